@@ -1,0 +1,5 @@
+"""An inference server that speaks every serving protocol to every model. Importing does nothing."""
+
+from importlib.metadata import version as _version
+
+__version__ = _version("mooring")

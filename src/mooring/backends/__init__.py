@@ -1,0 +1,1 @@
+"""How one kind of model is loaded and called. AMD's "workers" are our backends."""

@@ -1,0 +1,126 @@
+"""What can go wrong, named by what happened; ``protocols/status.py`` says what each protocol calls it.
+
+    MooringError
+    ├── InvalidInput              the request cannot be understood, or does not fit the model
+    ├── ModelNotFound             no model of that name
+    │   └── VersionNotFound       the model is known, this version of it is not
+    ├── ModelNotReady             known, but loading, unloading, failed or without a worker
+    ├── ModelExists               a version of that name is registered already
+    ├── ModelLoadFailed           its files or its own code kept it from loading
+    ├── QueueFull                 as many requests wait as the model allows
+    ├── DeadlineExceeded          the caller's time ran out before there was an answer
+    ├── RequestCancelled          the caller went away or withdrew the request
+    ├── Unsupported               understood, but this model or server cannot do it
+    ├── ModelFailed               the model's own code raised
+    │   ├── ModelRefused          ... on purpose, with a status and a text of its choice
+    │   ├── OutOfResources        ... for want of memory on the machine or the accelerator
+    │   └── InvalidOutput         it answered with something that is no answer
+    └── WorkerDied                the process that ran the model ended or had to be ended
+"""
+
+from typing import ClassVar
+
+import msgspec
+
+
+class MooringError(Exception):
+    """Anything the server says no to.
+
+    ``detail`` is for the log and for describe (a traceback, the last output of a process); no protocol
+    puts it on the wire. ``code`` is only set where the model itself chose a status.
+    """
+
+    kinds: ClassVar[dict[str, type["MooringError"]]] = {}
+
+    def __init__(
+        self, message: str = "", *, model: str = "", version: str = "", detail: str = "", code: int = 0
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.model = model
+        self.version = version
+        self.detail = detail
+        self.code = code
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        MooringError.kinds[cls.__name__] = cls
+
+
+class InvalidInput(MooringError):
+    """The request cannot be understood, or does not fit the model."""
+
+
+class ModelNotFound(MooringError):
+    """No model of that name."""
+
+
+class VersionNotFound(ModelNotFound):
+    """The model is known, this version of it is not."""
+
+
+class ModelNotReady(MooringError):
+    """Known, but loading, unloading, failed or without a worker."""
+
+
+class ModelExists(MooringError):
+    """A version of that name is registered already."""
+
+
+class ModelLoadFailed(MooringError):
+    """Its files or its own code kept it from loading."""
+
+
+class QueueFull(MooringError):
+    """As many requests wait as the model allows."""
+
+
+class DeadlineExceeded(MooringError):
+    """The caller's time ran out before there was an answer."""
+
+
+class RequestCancelled(MooringError):
+    """The caller went away or withdrew the request."""
+
+
+class Unsupported(MooringError):
+    """Understood, but this model or server cannot do it."""
+
+
+class ModelFailed(MooringError):
+    """The model's own code raised."""
+
+
+class ModelRefused(ModelFailed):
+    """The model's own code refused, with a status (``code``) and a text of its choice."""
+
+
+class OutOfResources(ModelFailed):
+    """The model ran out of memory on the machine or the accelerator."""
+
+
+class InvalidOutput(ModelFailed):
+    """The model answered with something that is no answer."""
+
+
+class WorkerDied(MooringError):
+    """The process that ran the model ended or had to be ended."""
+
+
+class ErrorRecord(msgspec.Struct, array_like=True, tag="error", frozen=True):
+    """An error as it travels between processes."""
+
+    kind: str
+    message: str
+    detail: str = ""
+    code: int = 0
+
+    @classmethod
+    def of(cls, error: MooringError) -> "ErrorRecord":
+        """Everything about ``error`` but the model's name, which the receiver knows."""
+        return cls(type(error).__name__, error.message, error.detail, error.code)
+
+    def error(self, *, model: str = "", version: str = "") -> MooringError:
+        """The exception again; a kind this side does not know is a plain ``ModelFailed``."""
+        kind = MooringError.kinds.get(self.kind, ModelFailed)
+        return kind(self.message, model=model, version=version, detail=self.detail, code=self.code)

@@ -1,0 +1,102 @@
+"""One request and one response, whichever protocol they come from and whichever model they go to."""
+
+import enum
+from typing import Any
+
+import msgspec
+
+from mooring.core.tensors import Parameter, Tensor
+
+
+class Operation(enum.IntEnum):
+    """What is asked of the model."""
+
+    INFER = 0
+    EXPLAIN = 1
+    DESCRIBE = 2  # the handler's own metadata (TorchServe's customized=true)
+
+
+class Form(enum.IntEnum):
+    """How a request carries its data, and so how its answer must look.
+
+    BODY        what a TorchServe client sends: one BYTES tensor of shape [1] per form field, named as the field
+                ("body" for a plain body), its content type in the tensor's parameters. The answer is one BYTES
+                tensor of shape [1] with the bytes of the response body.
+    INSTANCES   what a KServe v1 client sends: one BYTES tensor "instances" of shape [n], every element the JSON of
+                one instance; the answer is one BYTES tensor of shape [n], every element the JSON of one prediction.
+                With the tensor parameter ``undecoded`` the single element is the whole body instead.
+    TENSORS     the Open Inference Protocol: tensors as the model declares them, both ways.
+    """
+
+    BODY = 0
+    INSTANCES = 1
+    TENSORS = 2
+
+
+class RequestedOutput(msgspec.Struct, array_like=True, frozen=True):
+    """An output that the caller asked for by name."""
+
+    name: str
+    parameters: dict[str, Parameter] | None = None
+
+
+class InferenceRequest(msgspec.Struct, array_like=True, gc=False):
+    """Everything the engine, the worker and the model know of a request.
+
+    ``version`` empty means the default version. ``deadline`` is in seconds on the monotonic clock, so that it
+    survives a change of the wall clock and can be compared in any process of this machine. ``headers`` are the
+    client's own, in its spelling and order; only the handler backend reads them. ``path`` is what followed the
+    model's version in the URL.
+    """
+
+    model: str
+    version: str
+    id: str
+    inputs: list[Tensor]
+    form: Form = Form.TENSORS
+    operation: Operation = Operation.INFER
+    parameters: dict[str, Parameter] | None = None
+    outputs: list[RequestedOutput] | None = None
+    deadline: float | None = None
+    headers: list[tuple[bytes, bytes]] | None = None
+    path: str = ""
+
+    @property
+    def rows(self) -> int:
+        """How many rows of a batch this request fills, as far as can be told without the model."""
+        if self.form is Form.BODY or not self.inputs:
+            return 1
+        shape = self.inputs[0].shape
+        return shape[0] if shape else 1
+
+    def expired(self, now: float) -> bool:
+        """Whether the caller has stopped waiting."""
+        return self.deadline is not None and now >= self.deadline
+
+    def payloads(self) -> list[Any]:
+        """Every payload of every input, for whoever must release them."""
+        found: list[Any] = []
+        for tensor in self.inputs:
+            found.extend(tensor.data) if isinstance(tensor.data, list) else found.append(tensor.data)
+        return found
+
+
+class ResponseHead(msgspec.Struct, array_like=True, gc=False):
+    """What a TorchServe handler set on the HTTP response. ``status`` 0 means it set none."""
+
+    status: int = 0
+    reason: str = ""
+    content_type: str = ""
+    headers: list[tuple[str, str]] = []
+
+
+class InferenceResponse(msgspec.Struct, array_like=True, gc=False, tag="response"):
+    """An answer, or with ``final`` False one piece of a streamed answer."""
+
+    outputs: list[Tensor]
+    parameters: dict[str, Parameter] | None = None
+    head: ResponseHead | None = None
+    final: bool = True
+    model: str = ""
+    version: str = ""
+    id: str = ""

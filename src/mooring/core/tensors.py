@@ -1,0 +1,99 @@
+"""A named, shaped buffer that nobody copies, and the data types of the Open Inference Protocol."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from mooring.core.buffers import LARGE, Buffer, Payload, view_of
+from mooring.core.errors import InvalidInput
+
+Parameter = bool | int | float | str
+Array = npt.NDArray[np.generic]
+
+# Open Inference Protocol, Tensor Data Types. BF16 has no numpy type: its two bytes per element travel as uint16.
+NUMPY_TYPES: Mapping[str, np.dtype[np.generic]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype("<u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("<i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+DATATYPES = frozenset(NUMPY_TYPES) | {"BYTES"}
+_NAMES = {dtype: name for name, dtype in NUMPY_TYPES.items() if name != "BF16"}
+
+
+def datatype_of(array: Array) -> str:
+    """The protocol's name for an array's type.
+
+    Text and object arrays are BYTES. Raises ``InvalidInput`` for what no datatype holds (complex, dates).
+    """
+    name = _NAMES.get(array.dtype.newbyteorder("<"))
+    if name is not None:
+        return name
+    if array.dtype.kind in "SUO":
+        return "BYTES"
+    raise InvalidInput(f"no datatype for a numpy array of {array.dtype}")
+
+
+class Tensor(msgspec.Struct, array_like=True, gc=False):
+    """A named, shaped buffer that nobody copies.
+
+    ``data`` of a numeric tensor is its elements, little-endian, row-major; of a BYTES tensor, a list with one
+    payload per element. It stays valid until the request it belongs to has been answered.
+    """
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: Any  # Payload | list[Payload]; msgspec has no union of a custom type with others
+    parameters: dict[str, Parameter] | None = None
+
+    def array(self) -> Array:
+        """The elements as an array of ``shape``; a view where the data is numeric, ``object`` of bytes for BYTES.
+
+        BF16 comes as float32. Raises ``InvalidInput`` when the bytes do not fill the shape.
+        """
+        if isinstance(self.data, list):
+            flat = np.empty(len(self.data), dtype=object)
+            flat[:] = [bytes(element) if not isinstance(element, bytes) else element for element in self.data]
+        else:
+            flat = np.frombuffer(view_of(self.data), dtype=NUMPY_TYPES[self.datatype])
+            if self.datatype == "BF16":
+                flat = (flat.astype(np.uint32) << 16).view(np.float32)
+        try:
+            return flat.reshape(self.shape)
+        except ValueError:
+            raise InvalidInput(
+                f"tensor '{self.name}' has {flat.size} elements, which do not fill shape {self.shape}"
+            ) from None
+
+    @classmethod
+    def of(cls, name: str, array: Array) -> "Tensor":
+        """A tensor of the array's own type. Large contiguous data is borrowed: leave the array alone until it is sent."""
+        datatype = datatype_of(array)
+        data: Payload | list[Payload]
+        if datatype == "BYTES":
+            data = [element if isinstance(element, bytes) else str(element).encode() for element in array.ravel()]
+        else:
+            plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+            data = plain.tobytes() if plain.nbytes <= LARGE else Buffer(memoryview(plain.reshape(-1).view(np.uint8)))
+        return cls(name, datatype, list(array.shape), data)
+
+
+class TensorSpec(msgspec.Struct, frozen=True):
+    """What a model says of one input or output. ``shape`` has -1 where any size goes, batch dimension included."""
+
+    name: str
+    datatype: str
+    shape: list[int]

@@ -1,0 +1,1 @@
+"""Where models are stored, and how what is stored becomes a ``ModelSpec``."""

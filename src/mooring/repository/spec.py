@@ -1,0 +1,59 @@
+"""Everything the server knows of one version of a model before it is loaded."""
+
+import enum
+from typing import Any
+
+import msgspec
+
+from mooring.core.tensors import Parameter, TensorSpec
+
+
+class BatchMode(enum.StrEnum):
+    """How requests to a tensor model join into a batch: along their own first dimension, or along a new one."""
+
+    CONCAT = "concat"
+    STACK = "stack"
+
+
+class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the server knows of one version of a model before it is loaded. Times are in seconds.
+
+    ``location`` is the extracted directory (or the single file) the backend reads. ``entry`` names what in it is the
+    model: for handlers the manifest's handler (``handler.py``, ``handler:fn``, ``image_classifier``), for functions
+    ``file.py:name``, for builtins the builtin's name. ``url`` is what the user named, shown by describe.
+    """
+
+    name: str
+    version: str
+    backend: str
+    location: str
+    entry: str = ""
+    url: str = ""
+    platform: str = ""
+    inputs: list[TensorSpec] = []
+    outputs: list[TensorSpec] = []
+    labels: dict[str, Any] = {}
+    parameters: dict[str, Parameter] = {}
+    batch: BatchMode = BatchMode.CONCAT
+    max_batch_size: int = 1
+    max_delay: float = 0.0
+    # TorchServe's own behaviour: a lone request waits out the delay although a worker is idle.
+    exact_delay: bool = False
+    min_workers: int = 1
+    max_workers: int = 1
+    queue_size: int = 100
+    response_timeout: float = 120.0
+    startup_timeout: float = 120.0
+    # How long a crashing worker counts as healthy while it is being restarted (TorchServe's maxRetryTimeoutInSec).
+    retry_timeout: float = 300.0
+    # 0 means the caller waits for ever (TorchServe's clientTimeoutInMills).
+    client_timeout: float = 0.0
+    # Whether a request that was running when its worker died may run once more on another.
+    retry: bool = True
+    threads: int = 0  # 0: cores divided by workers
+    max_response_bytes: int = 6_553_500
+    decode_input: bool = True  # TorchServe's decode_input_request
+    limit_image_pixels: bool = True
+    envelope: str = ""  # TorchServe's service_envelope
+    manifest: dict[str, Any] = {}
+    config: dict[str, Any] = {}  # model-config.yaml, as the handler sees it
