@@ -89,3 +89,52 @@ class Reply(Protocol):
     def metric(self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]) -> None:
         """Record a metric of the model's own. ``kind`` is counter, gauge or histogram."""
         ...
+
+
+class WorkerDescription(msgspec.Struct, frozen=True):
+    """One worker process. ``started`` is in seconds since the epoch, ``memory`` in bytes."""
+
+    id: str
+    pid: int
+    state: str
+    started: float
+    memory: int
+
+
+class ModelDescription(msgspec.Struct, frozen=True):
+    """Everything there is to tell of one version. Times are in seconds.
+
+    ``reason`` is why it is not ready, in a line; ``detail`` the last traceback of its workers.
+    """
+
+    name: str
+    version: str
+    url: str
+    state: str
+    is_default: bool
+    reason: str
+    detail: str
+    runtime: str
+    min_workers: int
+    max_workers: int
+    batch_size: int
+    max_delay: float
+    response_timeout: float
+    startup_timeout: float
+    retry_timeout: float
+    client_timeout: float
+    queue_size: int
+    pending: int
+    loaded_at_startup: bool
+    workers: list[WorkerDescription]
+
+
+class ModelAdministration(abc.ABC):
+    """What an operator may see of the models, and later change."""
+
+    @abc.abstractmethod
+    def describe(self, model: str, version: str = "") -> Sequence[ModelDescription]:
+        """One version (by default the default one), or with version "all" every one of them.
+
+        Raises ``ModelNotFound`` or ``VersionNotFound``.
+        """
