@@ -1,0 +1,330 @@
+"""Every setting of the server: one frozen type, from a file, the environment and flags.
+
+A setting has one name: ``job_queue_size`` in a file, ``MOORING_JOB_QUEUE_SIZE`` in the environment and
+``--job-queue-size`` as a flag. Flags win over the environment, the environment over the file, the file over the
+defaults. Nothing reads the environment after this.
+"""
+
+import difflib
+import ipaddress
+import json
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from mooring.properties import parse_properties
+
+PREFIX = "MOORING_"
+
+
+class ConfigError(Exception):
+    """A setting that cannot be used; the text says where it stands, what it is and what is allowed."""
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where a listener is: a host and a port (0 takes a free one), or with ``path`` a unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @property
+    def scheme(self) -> str:
+        """``unix`` or ``http``."""
+        return "unix" if self.path else "http"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.path or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @classmethod
+    def parse(cls, text: str, port: int) -> "Address":
+        """An address as a user writes it; ``port`` where it names none. Raises ``ValueError``.
+
+        >>> Address.parse("http://[::1]:8080", 80)
+        Address(host='::1', port=8080, path='')
+        """
+        if text.startswith("unix:") and len(text) > len("unix:"):
+            return cls(path=text.removeprefix("unix:").removeprefix("//"))
+        parts = urlsplit(text if "://" in text else f"//{text}")
+        if parts.scheme == "https":
+            raise ValueError("https is not served yet")
+        if parts.scheme not in ("", "http") or not parts.hostname or parts.path not in ("", "/"):
+            raise ValueError("expected http://HOST:PORT or unix:/path")
+        return cls(parts.hostname, port if parts.port is None else parts.port)
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+
+class ModelSettings(msgspec.Struct, frozen=True, rename="camel"):
+    """What TorchServe's ``models`` setting says of one version of a model. None leaves it to the model's own config.
+
+    Times are as TorchServe has them: the delay in milliseconds, the time-outs in seconds.
+    """
+
+    default_version: bool = False
+    mar_name: str = ""
+    min_workers: int | None = None
+    max_workers: int | None = None
+    batch_size: int | None = None
+    max_batch_delay: int | None = None
+    response_timeout: float | None = None
+    startup_timeout: float | None = None
+
+
+Names = tuple[str, ...]
+Versions = dict[str, dict[str, ModelSettings]]
+Folder = Path | None
+Seconds = Annotated[float, Meta(gt=0)]
+Bytes = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Every setting of the server. Times are in seconds, sizes in bytes, paths relative to the working directory."""
+
+    targets: Annotated[Names, Meta(description="what to serve: FILE.mar, FILE.py:function or MODEL_DIR")] = ()
+    inference_address: Annotated[
+        Address, Meta(description="where predictions are served, http://HOST:PORT or unix:/path")
+    ] = Address("127.0.0.1", 8080)
+    management_address: Annotated[
+        Address, Meta(description="where models are managed, http://HOST:PORT or unix:/path")
+    ] = Address("127.0.0.1", 8081)
+    metrics_address: Annotated[
+        Address, Meta(description="where metrics are read, http://HOST:PORT or unix:/path")
+    ] = Address("127.0.0.1", 8082)
+    grpc_address: Annotated[
+        Address, Meta(description="where gRPC will be served, HOST:PORT; not served yet")
+    ] = Address("127.0.0.1", 7070)
+    model_store: Annotated[Folder, Meta(description="folder with model archives")] = None
+    models: Annotated[
+        Names,
+        Meta(
+            description="archives of the model store to load: all, or ARCHIVE or NAME=ARCHIVE, comma-separated"
+        ),
+    ] = ()
+    model_settings: Annotated[
+        Versions, Meta(description="settings by model and version, as JSON in TorchServe's form")
+    ] = {}
+    model_repository: Annotated[
+        Folder, Meta(description="folder of models, NAME/config.toml and NAME/1/model.py")
+    ] = None
+    # 0 is one worker, not one per CPU as TorchServe has it: that default fills a laptop's memory with copies of every
+    # model (its issues 2432, 2128, 2905). A value above 0 means the same in both.
+    default_workers_per_model: Annotated[
+        Count, Meta(description="worker processes of a model that does not say; 0 is one")
+    ] = 0
+    default_response_timeout: Annotated[Seconds, Meta(description="seconds a model may take to answer")] = (
+        120.0
+    )
+    default_startup_timeout: Annotated[Seconds, Meta(description="seconds a model may take to load")] = 120.0
+    job_queue_size: Annotated[
+        Annotated[int, Meta(ge=1)], Meta(description="requests that may wait for a model, at least 1")
+    ] = 100
+    max_request_size: Annotated[Bytes, Meta(description="bytes of the largest request body")] = 6_553_500
+    max_response_size: Annotated[Bytes, Meta(description="bytes of the largest answer")] = 6_553_500
+    decode_input_request: Annotated[
+        bool, Meta(description="whether handlers get JSON and text bodies decoded, true or false")
+    ] = True
+    limit_max_image_pixels: Annotated[
+        bool, Meta(description="whether Pillow refuses huge images, true or false")
+    ] = True
+    service_envelope: Annotated[
+        Literal["", "body", "json", "kserve", "kservev2"],
+        Meta(description="TorchServe's envelope around every handler: body, json, kserve or kservev2"),
+    ] = ""
+    exact_batch_delay: Annotated[
+        bool,
+        Meta(description="whether a lone request waits out the batch delay as in TorchServe, true or false"),
+    ] = False
+    arena_size: Annotated[Count, Meta(description="bytes of shared memory for large bodies; 0 is none")] = (
+        268_435_456
+    )
+    drain_timeout: Annotated[
+        Seconds, Meta(description="seconds that running requests get to finish at the end")
+    ] = 30.0
+    temporary_folder: Annotated[
+        Folder, Meta(description="folder for extracted archives and sockets; the system's by default")
+    ] = None
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Meta(description="how much is logged: debug, info, warning or error"),
+    ] = "info"
+    insecure: Annotated[
+        bool,
+        Meta(description="whether anybody may manage models on an address beyond loopback, true or false"),
+    ] = False
+
+
+_FIELDS = {field.name: field for field in msgspec.structs.fields(Config)}
+_PLAIN = get_type_hints(Config)  # without constraints: which reader a setting has
+_FULL = get_type_hints(Config, include_extras=True)
+
+SETTINGS: Mapping[str, str] = {name: hint.__metadata__[-1].description for name, hint in _FULL.items()}
+"""Every setting and what it is, in a line."""
+
+
+def is_switch(name: str) -> bool:
+    """Whether a setting is either on or off."""
+    return _PLAIN[name] is bool
+
+
+def load_config(
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    file: str | Path | None = None,
+    *,
+    warn: Callable[[str], object] = lambda _line: None,
+) -> Config:
+    """The settings of this start. ``flags`` holds only what the user gave, by the settings' names.
+
+    ``file`` is our TOML, or TorchServe's properties where its name ends so; ``MOORING_CONFIG`` names one when it is
+    None. ``warn`` gets a line for what is accepted without effect. Raises ``ConfigError``.
+    """
+    chosen: dict[str, Any] = {}
+    file = file or environ.get(f"{PREFIX}CONFIG")
+    if file:
+        chosen.update(_from_file(Path(file), environ, warn))
+    chosen.update(_from_environment(environ, warn))
+    chosen.update({name: _typed(name, value, _flag(name)) for name, value in flags.items()})
+    if "grpc_address" in chosen:
+        warn("grpc_address has no effect yet: gRPC is not served")
+    config = Config(**chosen)
+    _check_management(config)
+    return config
+
+
+def _from_file(path: Path, environ: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".properties":
+            return _from_properties(path, parse_properties(text, environ), warn)
+        table = tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    for name in table:
+        if name not in _FIELDS:
+            raise ConfigError(f"{path}: unknown setting '{name}'{_suggestion(name, _FIELDS)}")
+    return {name: _typed(name, value, f"{path}: {name}", strict=True) for name, value in table.items()}
+
+
+def _from_environment(environ: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
+    names = {_variable(name): name for name in (*_FIELDS, "config")}
+    for variable in environ:
+        # Not an error: Kubernetes sets MOORING_PORT and the like for a service that is called mooring.
+        if variable.startswith(PREFIX) and variable not in names and (hint := _suggestion(variable, names)):
+            warn(f"unknown variable {variable}{hint}")
+    return {
+        name: _typed(name, environ[variable], variable)
+        for variable, name in names.items()
+        if variable in environ and name in _FIELDS
+    }
+
+
+# TorchServe's key -> our setting, where the two mean the same.
+_PROPERTIES = {
+    "inference_address": "inference_address",
+    "management_address": "management_address",
+    "metrics_address": "metrics_address",
+    "model_store": "model_store",
+    "load_models": "models",
+    "models": "model_settings",
+    "default_workers_per_model": "default_workers_per_model",
+    "default_response_timeout": "default_response_timeout",
+    "default_startup_timeout": "default_startup_timeout",
+    "job_queue_size": "job_queue_size",
+    "max_request_size": "max_request_size",
+    "max_response_size": "max_response_size",
+    "decode_input_request": "decode_input_request",
+    "limit_max_image_pixels": "limit_max_image_pixels",
+    "service_envelope": "service_envelope",
+    "disable_token_authorization": "insecure",
+}
+_PROPERTIES_GRPC = ("grpc_inference_address", "grpc_inference_port")
+
+
+def _from_properties(path: Path, found: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
+    chosen = {
+        _PROPERTIES[key]: _typed(_PROPERTIES[key], value, f"{path}: {key}")
+        for key, value in found.items()
+        if key in _PROPERTIES
+    }
+    if any(key in found for key in _PROPERTIES_GRPC):
+        host, port = (
+            found.get(key, default)
+            for key, default in zip(_PROPERTIES_GRPC, ("127.0.0.1", "7070"), strict=True)
+        )
+        chosen["grpc_address"] = _typed(
+            "grpc_address", f"{host}:{port}", f"{path}: grpc_inference_address and _port"
+        )
+    ignored = [key for key in found if key not in _PROPERTIES and key not in _PROPERTIES_GRPC]
+    if ignored:
+        warn(f"{path}: without effect here: {', '.join(ignored)}")
+    return chosen
+
+
+def _typed(name: str, value: Any, where: str, *, strict: bool = False) -> Any:
+    """A setting's value in its own type. Text is read as what it stands for unless ``strict``."""
+    kind = _PLAIN[name]
+    try:
+        if not strict and isinstance(value, str):
+            value = value.strip()
+        if kind is Address:
+            return Address.parse(msgspec.convert(value, str), _FIELDS[name].default.port)
+        if kind == Folder:
+            return Path(value) if msgspec.convert(value, str) else None
+        if kind == Names:
+            return tuple(_names([value] if isinstance(value, str) else msgspec.convert(value, list[str])))
+        if kind == Versions and isinstance(value, str):
+            value = json.loads(value)
+        return msgspec.convert(value, _FULL[name], strict=strict)
+    except ValueError as error:
+        shown = value if isinstance(value, str) else json.dumps(value, default=str)
+        reason = str(error).split(" - at `$`")[0]
+        raise ConfigError(
+            f"{where} = {shown!r}: {reason[:1].lower()}{reason[1:]} ({SETTINGS[name]})"
+        ) from None
+
+
+def _names(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        yield from (part.strip() for part in text.split(",") if part.strip())
+
+
+def _check_management(config: Config) -> None:
+    """Nobody but this machine may manage models until tokens guard it, unless the user says so."""
+    if config.insecure or config.management_address.loopback:
+        return
+    raise ConfigError(
+        f"management_address {config.management_address} can be reached from other machines, where anybody could manage"
+        " the models: give a loopback address, or set insecure = true (--insecure) to allow it"
+    )
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _suggestion(name: str, known: Mapping[str, object]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    return f"; did you mean '{close[0]}'?" if close else ""
