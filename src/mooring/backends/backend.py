@@ -3,6 +3,7 @@
 import abc
 import importlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -47,18 +48,48 @@ _BACKENDS: Mapping[str, str] = {
     "builtin": "mooring.backends.builtin:BuiltinBackend",
 }
 
-# What a template process imports before it forks workers of a backend (docs/decisions: fork or spawn).
-PRELOAD: Mapping[str, tuple[str, ...]] = {
-    "handler": ("torch", "mooring.backends.handler.backend"),
-    "function": ("numpy", "mooring.backends.function"),
-    "builtin": ("numpy", "mooring.backends.builtin"),
+# What a template process imports before it forks workers of a backend (docs/decisions/0004-fork-or-spawn.md).
+_PRELOAD: Mapping[str, tuple[str, ...]] = {
+    "handler": ("mooring.backends.handler.backend",),
+    "function": ("mooring.backends.function",),
+    "builtin": ("mooring.backends.builtin",),
 }
+_SOURCE_READ = 1_048_576
+
+
+def preload(spec: ModelSpec) -> tuple[str, ...]:
+    """The modules that a template should have imported before it forks a worker for this model.
+
+    torch takes seconds and hundreds of megabytes, so it is only there for models whose code names it.
+    """
+    modules = _PRELOAD.get(spec.backend, ())
+    return ("torch", *modules) if _names_torch(spec) else modules
+
+
+def _names_torch(spec: ModelSpec) -> bool:
+    if spec.backend == "builtin":
+        return False
+    if spec.backend == "handler" and not spec.entry.partition(":")[0].endswith(".py"):
+        handler = Path(spec.location, spec.entry.partition(":")[0] + ".py")
+        if not handler.is_file():  # one of TorchServe's own handlers, all of which use torch
+            return True
+    location = Path(spec.location)
+    sources = [location] if location.is_file() else sorted(location.glob("*.py"))
+    for source in sources:
+        with source.open("rb") as file:
+            text = file.read(_SOURCE_READ)
+        if b"import torch" in text or b"from torch" in text or b"ts.torch_handler" in text:
+            return True
+    return False
 
 
 def create(name: str) -> Backend:
-    """A backend by its name, not loaded yet. Raises ``ModelLoadFailed`` for a name nobody knows."""
-    where = _BACKENDS.get(name)
-    if where is None:
+    """A backend by its name, or by ``package.module:Class`` for one of the user's own; not loaded yet.
+
+    Raises ``ModelLoadFailed`` for a name nobody knows.
+    """
+    where = _BACKENDS.get(name, name)
+    if ":" not in where:
         raise ModelLoadFailed(f"unknown backend '{name}'; known are {', '.join(sorted(_BACKENDS))}")
     module, _, attribute = where.partition(":")
     backend: Backend = getattr(importlib.import_module(module), attribute)()

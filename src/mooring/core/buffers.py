@@ -42,6 +42,11 @@ class Buffer:
     def __bytes__(self) -> bytes:
         return bytes(self.view)
 
+    def shortened(self, size: int) -> "Buffer":
+        """The first ``size`` bytes. The new buffer owns the memory; this one has nothing to release any more."""
+        give_back, self._give_back = self._give_back, None
+        return Buffer(self.view[:size], self.slot, give_back)
+
     def release(self) -> None:
         """Give the memory back to its allocator."""
         give_back, self._give_back = self._give_back, None

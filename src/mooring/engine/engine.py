@@ -1,0 +1,308 @@
+"""The engine: resolve, admit, split, answer. The ``InferenceService`` of this process."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Sequence
+
+import psutil
+
+from mooring.core.buffers import Buffer
+from mooring.core.errors import InvalidInput, ModelNotFound, MooringError, VersionNotFound
+from mooring.core.requests import Form, InferenceRequest, InferenceResponse
+from mooring.core.service import (
+    Done,
+    InferenceService,
+    ModelAdministration,
+    ModelDescription,
+    ModelMetadata,
+    ModelState,
+    Outcome,
+    Ticket,
+    WorkerDescription,
+)
+from mooring.core.tensors import Tensor
+from mooring.engine.registry import ModelVersion, Registry
+from mooring.engine.scheduler import Scheduler
+from mooring.observability.logs import get_logger
+from mooring.observability.metrics import Metrics
+from mooring.repository.spec import ModelSpec
+from mooring.workers.arena import Arena
+from mooring.workers.local import LocalWorkers
+from mooring.workers.pool import WorkerPool
+
+log = get_logger(__name__)
+
+# How often time-outs are looked at, in seconds: their precision, and nothing else, depends on it.
+_CHECK_EVERY = 0.05
+
+
+class Engine(InferenceService, ModelAdministration):
+    """Every model of this process, and the way of every request to one of them."""
+
+    def __init__(self, arena: Arena, metrics: Metrics) -> None:
+        self.registry = Registry()
+        self._arena = arena
+        self._metrics = metrics
+        self._workers = LocalWorkers(arena)
+        self._loop = asyncio.get_running_loop()
+        self._wanted: set[str] = set()
+        self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
+
+    # InferenceService
+
+    def submit(self, request: InferenceRequest, done: Done) -> Ticket:
+        model = self.registry.models.get(request.model)
+        if model is None:
+            return _refused(done, ModelNotFound(f"model '{request.model}' is not loaded", model=request.model))
+        version = model.versions.get(request.version or model.default)
+        if version is None or version.scheduler is None:
+            text = f"model '{request.model}' has no version '{request.version}'"
+            return _refused(done, VersionNotFound(text, model=request.model, version=request.version))
+        spec = version.spec
+        if spec.client_timeout and request.deadline is None:
+            request.deadline = time.monotonic() + spec.client_timeout
+        if request.form is Form.BODY:
+            return version.scheduler.submit(request, done, 1)
+        rows = request.rows
+        if rows > spec.max_batch_size and request.form is Form.INSTANCES:
+            return Parts(version.scheduler, request, done, spec.max_batch_size)
+        if rows == 0 and request.form is Form.INSTANCES:
+            done(InferenceResponse([Tensor("predictions", "BYTES", [0], [])], model=spec.name, version=spec.version))
+            return _NOTHING
+        return version.scheduler.submit(request, done, max(rows, 1))
+
+    def ready(self, model: str = "", version: str = "") -> bool:
+        if model:
+            return self.registry.find(model, version).ready
+        return all(
+            name in self.registry.models and self.registry.models[name].version("").ready for name in self._wanted
+        )
+
+    def healthy(self) -> bool:
+        return self._wanted <= self.registry.models.keys() and all(
+            model.version("").healthy for model in self.registry.models.values()
+        )
+
+    def metadata(self, model: str, version: str = "") -> ModelMetadata:
+        found = self.registry.find(model, version)
+        if not found.ready:
+            raise found.not_ready()
+        return found.metadata
+
+    def models(self) -> Sequence[ModelState]:
+        return [
+            ModelState(
+                name=version.spec.name,
+                version=version.spec.version,
+                state=version.state.name,
+                ready=version.ready,
+                is_default=self.registry.models[version.spec.name].default == version.spec.version,
+                reason=version.error.message if version.error is not None else "",
+            )
+            for version in self.registry
+        ]
+
+    # ModelAdministration
+
+    def describe(self, model: str, version: str = "") -> Sequence[ModelDescription]:
+        found = self.registry.model(model)
+        versions = list(found.versions.values()) if version == "all" else [found.version(version)]
+        return [self._describe(one, is_default=one.spec.version == found.default) for one in versions]
+
+    async def load(self, spec: ModelSpec, *, at_startup: bool = False) -> ModelVersion:
+        """Register a version and start its workers; return when the first of them has loaded it or has failed to.
+
+        Raises ``ModelExists``. A version that failed stays, FAILED, and its workers are tried again.
+        """
+        version = ModelVersion(spec)
+        version.loaded_at_startup = at_startup
+        self.registry.add(version)
+        self._wanted.add(spec.name)
+        scheduler = Scheduler(
+            spec, self._metrics.model(spec.name, spec.version), self._arena.allocate, version.report
+        )
+        version.begin(scheduler)
+        scheduler.pool = WorkerPool(spec, scheduler, self._workers, spec.threads or threads_for(spec.max_workers))
+        scheduler.pool.start(spec.min_workers)
+        if spec.min_workers:
+            await version.settled()
+        return version
+
+    async def unload(self, name: str, version: str = "", *, grace: float = 30.0) -> None:
+        """Return once the last request in flight is answered and the workers are gone.
+
+        Raises ``ModelNotFound`` or ``VersionNotFound``.
+        """
+        found = self.registry.find(name, version)
+        found.unload()
+        self.registry.remove(found)
+        if name not in self.registry.models:
+            self._wanted.discard(name)
+        assert found.scheduler is not None
+        assert found.scheduler.pool is not None
+        await _until(lambda: found.scheduler is None or found.scheduler.idle, grace)
+        await found.scheduler.pool.stop()
+        found.unloaded()
+        log.info("model unloaded", model=name, version=found.spec.version)
+
+    async def drain(self, grace: float) -> bool:
+        """Return when nothing waits and nothing runs; False if that took longer than ``grace`` seconds."""
+        return await _until(
+            lambda: all(version.scheduler is None or version.scheduler.idle for version in self.registry), grace
+        )
+
+    async def close(self) -> None:
+        """End every worker and template."""
+        self._ticker.cancel()
+        pools = [version.scheduler.pool for version in self.registry if version.scheduler is not None]
+        await asyncio.gather(*(pool.stop() for pool in pools if pool is not None))
+        self._workers.close()
+
+    def _check(self) -> None:
+        now = time.monotonic()
+        for version in self.registry:
+            if version.scheduler is not None:
+                version.scheduler.check(now)
+        self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
+
+    def _describe(self, version: ModelVersion, *, is_default: bool) -> ModelDescription:
+        spec = version.spec
+        pool = version.scheduler.pool if version.scheduler is not None else None
+        return ModelDescription(
+            name=spec.name,
+            version=spec.version,
+            url=spec.url,
+            state=version.state.name,
+            is_default=is_default,
+            reason=version.error.message if version.error is not None else "",
+            detail=version.error.detail if version.error is not None else "",
+            runtime=spec.manifest.get("runtime", "python"),
+            min_workers=spec.min_workers,
+            max_workers=spec.max_workers,
+            batch_size=spec.max_batch_size,
+            max_delay=spec.max_delay,
+            response_timeout=spec.response_timeout,
+            startup_timeout=spec.startup_timeout,
+            retry_timeout=spec.retry_timeout,
+            client_timeout=spec.client_timeout,
+            queue_size=spec.queue_size,
+            pending=version.scheduler.waiting if version.scheduler is not None else 0,
+            loaded_at_startup=version.loaded_at_startup,
+            workers=[
+                WorkerDescription(
+                    worker.id,
+                    worker.process.pid,
+                    worker.state.name,
+                    worker.started,
+                    resident_memory(worker.process.pid),
+                )
+                for worker in (pool.workers if pool is not None else ())
+            ],
+        )
+
+
+class Parts:
+    """A request of more rows than a batch holds, as several: split in order, rejoined in order, one answer.
+
+    The first part that fails answers for all, and the others are withdrawn.
+    """
+
+    def __init__(self, scheduler: Scheduler, request: InferenceRequest, done: Done, most: int) -> None:
+        self._done: Done | None = done
+        self._request = request
+        elements = request.inputs[0].data
+        groups = [elements[begin : begin + most] for begin in range(0, len(elements), most)]
+        self._answers: list[InferenceResponse | None] = [None] * len(groups)
+        self._tickets: list[Ticket] = []
+        for index, group in enumerate(groups):
+            if self._done is None:  # a part was refused: the rest would be
+                break
+            self._tickets.append(scheduler.submit(_part(request, group), self._take(index), len(group)))
+
+    def cancel(self) -> None:
+        """Nobody waits any more."""
+        self._done = None
+        for ticket in self._tickets:
+            ticket.cancel()
+
+    def _take(self, index: int) -> Done:
+        def done(outcome: Outcome) -> None:
+            if self._done is None:
+                return
+            if isinstance(outcome, MooringError):
+                whole = self._done
+                self.cancel()
+                whole(outcome)
+            elif outcome.final:
+                self._answers[index] = outcome
+                if None not in self._answers:
+                    whole, self._done = self._done, None
+                    whole(self._joined())
+
+        return done
+
+    def _joined(self) -> InferenceResponse:
+        first = self._answers[0]
+        assert first is not None
+        data = [element for answer in self._answers if answer is not None for element in answer.outputs[0].data]
+        output = first.outputs[0]
+        output.data, output.shape = data, [len(data)]
+        return first
+
+
+class _Nothing:
+    """The ticket of a request that was answered before it was queued."""
+
+    def cancel(self) -> None:
+        """There is nothing to withdraw."""
+
+
+_NOTHING = _Nothing()
+
+
+def _refused(done: Done, error: MooringError) -> Ticket:
+    done(error)
+    return _NOTHING
+
+
+def _part(request: InferenceRequest, elements: list[bytes | Buffer]) -> InferenceRequest:
+    tensor = request.inputs[0]
+    if not isinstance(elements, list):
+        raise InvalidInput(f"tensor '{tensor.name}' is no list of elements")
+    part = Tensor(tensor.name, tensor.datatype, [len(elements)], elements, tensor.parameters)
+    return InferenceRequest(
+        request.model,
+        request.version,
+        request.id,
+        [part],
+        form=request.form,
+        operation=request.operation,
+        parameters=request.parameters,
+        deadline=request.deadline,
+        headers=request.headers,
+        path=request.path,
+    )
+
+
+async def _until(reached: Callable[[], bool], limit: float) -> bool:
+    end = time.monotonic() + limit
+    while not reached():
+        if time.monotonic() > end:
+            return False
+        await asyncio.sleep(0.01)
+    return True
+
+
+def threads_for(workers: int) -> int:
+    """How many threads the libraries of one worker may use: its share of the cores, and at least one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return max(1, cores // max(workers, 1))
+
+
+def resident_memory(pid: int) -> int:
+    """Bytes of memory that a process has in use, 0 when it is gone."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0

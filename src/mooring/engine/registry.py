@@ -1,0 +1,191 @@
+"""Which models there are: name -> versions -> loaded model, and which version answers when none is named."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+from mooring.core.errors import ModelExists, ModelLoadFailed, ModelNotFound, ModelNotReady, MooringError, VersionNotFound
+from mooring.core.service import ModelMetadata
+from mooring.engine.lifecycle import Lifecycle, State
+from mooring.engine.scheduler import Scheduler
+from mooring.observability.logs import get_logger
+from mooring.repository.spec import ModelSpec
+
+log = get_logger(__name__)
+
+# A worker that dies this often in a row, without an answer in between, is in a crash loop.
+_CRASH_LOOP = 3
+
+
+class ModelVersion:
+    """One version: its state, its queue, and what went wrong last."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.metadata = ModelMetadata(spec.name, [spec.version], spec.platform, spec.inputs, spec.outputs)
+        self.error: MooringError | None = None
+        self.scheduler: Scheduler | None = None
+        self.loaded_at_startup = False
+        self._lifecycle = Lifecycle(self._changed)
+        self._settled = asyncio.Event()
+        self._began = time.monotonic()
+
+    @property
+    def state(self) -> State:
+        """Where it stands."""
+        return self._lifecycle.state
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can answer now."""
+        return self._lifecycle.state is State.READY
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it has the workers it should have, or is about to get them back.
+
+        While a worker is being restarted it counts, until the model's retry time-out has passed (TorchServe's rule);
+        while the first ones are loading it does not, so that nobody is sent here too early.
+        """
+        pool = self.scheduler.pool if self.scheduler is not None else None
+        if pool is None:
+            return False
+        if pool.ready >= min(self.spec.min_workers, pool.wanted):
+            return True
+        if not self._settled.is_set() or (self.state is State.FAILED and pool.ready == 0):
+            return False
+        since = pool.failing_since
+        return since is None or time.monotonic() - since < self.spec.retry_timeout
+
+    async def settled(self) -> None:
+        """Return when the first worker has loaded the model, or the first has failed to."""
+        await self._settled.wait()
+
+    def begin(self, scheduler: Scheduler) -> None:
+        """Workers are about to load it."""
+        self.scheduler = scheduler
+        self._lifecycle.move(State.LOADING)
+
+    def report(self, news: ModelMetadata | MooringError) -> None:
+        """A worker has loaded it, or has failed to, or has died."""
+        if self.state in (State.UNLOADING, State.UNLOADED):
+            return
+        if isinstance(news, ModelMetadata):
+            self.metadata = news
+            self._lifecycle.move(State.READY)
+        else:
+            self._went_wrong(news)
+        self._settled.set()
+
+    def unload(self) -> None:
+        """No more requests."""
+        self._lifecycle.move(State.UNLOADING)
+
+    def unloaded(self) -> None:
+        """Its workers are gone."""
+        self._lifecycle.move(State.UNLOADED)
+
+    def not_ready(self) -> ModelNotReady:
+        """Why it does not answer, as an error."""
+        reason = f": {self.error.message}" if self.error is not None else ""
+        return ModelNotReady(
+            f"model '{self.spec.name}' version '{self.spec.version}' is {self.state.name}{reason}",
+            model=self.spec.name,
+            version=self.spec.version,
+        )
+
+    def _went_wrong(self, error: MooringError) -> None:
+        self.error = error
+        assert self.scheduler is not None
+        assert self.scheduler.pool is not None
+        pool = self.scheduler.pool
+        log.error(
+            "worker failed",
+            model=self.spec.name,
+            version=self.spec.version,
+            reason=error.message,
+            failures_in_a_row=pool.failures,
+            detail=error.detail,
+        )
+        if pool.ready:
+            return
+        if isinstance(error, ModelLoadFailed) or pool.failures >= _CRASH_LOOP:
+            self._lifecycle.move(State.FAILED)
+        elif self.state is not State.FAILED:
+            self._lifecycle.move(State.LOADING)
+
+    def _changed(self, state: State) -> None:
+        facts = {"model": self.spec.name, "version": self.spec.version}
+        assert self.scheduler is not None
+        if state is State.READY:
+            self.error = None
+            self.scheduler.refusal = None
+            log.info("model ready", **facts, seconds=round(time.monotonic() - self._began, 3))
+        elif state is State.LOADING:
+            self._began = time.monotonic()
+            self.scheduler.refusal = None
+        else:
+            if state is State.FAILED:
+                log.error("model failed", **facts, reason=self.error.message if self.error is not None else "")
+            self.scheduler.refuse_all(self.not_ready())
+
+
+class Model:
+    """All versions under one name. The first one registered is the default until another is chosen."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.versions: dict[str, ModelVersion] = {}
+        self.default = ""
+
+    def version(self, version: str) -> ModelVersion:
+        """The version asked for, or the default one. Raises ``VersionNotFound``."""
+        found = self.versions.get(version or self.default)
+        if found is None:
+            raise VersionNotFound(
+                f"model '{self.name}' has no version '{version}'", model=self.name, version=version
+            )
+        return found
+
+
+class Registry:
+    """Every model of this server."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, Model] = {}
+
+    def find(self, name: str, version: str = "") -> ModelVersion:
+        """Raises ``ModelNotFound`` or ``VersionNotFound``."""
+        return self.model(name).version(version)
+
+    def model(self, name: str) -> Model:
+        """Raises ``ModelNotFound``."""
+        model = self.models.get(name)
+        if model is None:
+            raise ModelNotFound(f"model '{name}' is not loaded", model=name)
+        return model
+
+    def add(self, version: ModelVersion) -> None:
+        """Raises ``ModelExists`` if there is one of that name and version."""
+        spec = version.spec
+        model = self.models.setdefault(spec.name, Model(spec.name))
+        if spec.version in model.versions:
+            raise ModelExists(
+                f"model '{spec.name}' has a version '{spec.version}' already", model=spec.name, version=spec.version
+            )
+        model.versions[spec.version] = version
+        model.default = model.default or spec.version
+
+    def remove(self, version: ModelVersion) -> None:
+        """Forget a version, and the model with its last one."""
+        spec = version.spec
+        model = self.models[spec.name]
+        del model.versions[spec.version]
+        if not model.versions:
+            del self.models[spec.name]
+        elif model.default == spec.version:
+            model.default = next(iter(model.versions))
+
+    def __iter__(self) -> Iterator[ModelVersion]:
+        for name in sorted(self.models):
+            yield from self.models[name].versions.values()

@@ -1,0 +1,365 @@
+"""One queue per version: who waits, who goes to which worker, and who has waited long enough."""
+
+import asyncio
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from mooring.core.buffers import Buffer
+from mooring.core.errors import DeadlineExceeded, MooringError, QueueFull, WorkerDied
+from mooring.core.requests import InferenceRequest, InferenceResponse
+from mooring.core.service import Done, ModelMetadata, Outcome
+from mooring.engine.batching import BatchPolicy, RowTime
+from mooring.observability.metrics import ModelStatistics
+from mooring.repository.spec import ModelSpec
+from mooring.workers.pool import PooledWorker, Work, WorkerPool
+
+_keys = itertools.count(1)
+
+WAITING, RUNNING, DONE = 0, 1, 2
+_UNUSED_GRANTS = 32
+
+
+class QueuedRequest:
+    """One request from its arrival to its answer; the ``Ticket`` of whoever submitted it.
+
+    It owns the request's payloads and the slot granted for its answer. Both stay untouched until no worker can be
+    using them any more, which may be long after the caller has gone.
+    """
+
+    __slots__ = (
+        "_done",
+        "_scheduler",
+        "attempts",
+        "grant",
+        "key",
+        "queued_for",
+        "request",
+        "rows",
+        "since",
+        "state",
+        "streamed",
+        "worker",
+    )
+
+    def __init__(self, scheduler: "Scheduler", request: InferenceRequest, done: Done, rows: int, now: float) -> None:
+        self._scheduler = scheduler
+        self._done: Done | None = done
+        self.key = next(_keys)
+        self.request = request
+        self.rows = rows
+        self.since = now
+        self.queued_for = 0.0
+        self.state = WAITING
+        self.attempts = 0
+        self.streamed = False
+        self.grant: Buffer | None = None
+        self.worker: PooledWorker | None = None
+
+    def piece(self, response: InferenceResponse) -> None:
+        """A part of a streamed answer."""
+        self.streamed = True
+        if self._done is not None:
+            self._done(self._named(response))
+
+    def answer(self, outcome: Outcome) -> None:
+        """The end of it: no worker holds the payloads any more."""
+        self.forget()
+        done, self._done = self._done, None
+        self._scheduler.answered(self, ok=not isinstance(outcome, MooringError), told=done is not None)
+        if done is None:
+            _release(outcome)
+        elif isinstance(outcome, InferenceResponse):
+            done(self._named(outcome))
+        else:
+            done(outcome)
+
+    def refuse(self, error: MooringError) -> None:
+        """Tell the caller now; a worker that has the request may go on with it, but its answer is dropped."""
+        done, self._done = self._done, None
+        self._withdraw()
+        if done is not None:
+            self._scheduler.answered(self, ok=False, told=True)
+            done(error)
+
+    def cancel(self) -> None:
+        """Nobody waits any more."""
+        self._done = None
+        self._withdraw()
+
+    def forget(self) -> None:
+        """No worker has it and none will get it: give back its memory."""
+        self.state = DONE
+        for tensor in self.request.inputs:
+            data = tensor.data
+            if isinstance(data, list):
+                for element in data:
+                    if isinstance(element, Buffer):
+                        element.release()
+            elif isinstance(data, Buffer):
+                data.release()
+        if self.grant is not None:
+            self._scheduler.grant_unused()
+            self.grant.release()
+            self.grant = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody still waits for the answer."""
+        return self._done is not None
+
+    def _withdraw(self) -> None:
+        if self.state == WAITING:
+            self.forget()
+            self._scheduler.withdrawn(self)
+        elif self.state == RUNNING and self.worker is not None:
+            self.worker.cancel(self)
+
+    def _named(self, response: InferenceResponse) -> InferenceResponse:
+        request = self.request
+        response.model = request.model
+        response.version = self._scheduler.spec.version
+        response.id = request.id
+        return response
+
+
+class Scheduler:
+    """The queue of one version, and the owner of its workers.
+
+    A request on an idle worker leaves in the same turn of the event loop, together with all that arrive in it.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        statistics: ModelStatistics,
+        allocate: Callable[[int], Buffer],
+        health: Callable[[ModelMetadata | MooringError], None],
+    ) -> None:
+        self.spec = spec
+        self.pool: WorkerPool | None = None
+        self.refusal: MooringError | None = None
+        self._statistics = statistics
+        self._allocate = allocate
+        self._health = health
+        self._policy = BatchPolicy(spec.max_batch_size, spec.max_delay, spec.exact_delay)
+        self._row_time = RowTime()
+        self._queue: deque[QueuedRequest] = deque()
+        self._waiting = 0
+        self._running = 0
+        self._with_deadline: set[QueuedRequest] = set()
+        self._flushing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._answer_size = 0
+        self._unused_grants = 0
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a worker."""
+        return self._waiting
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not self._waiting and not self._running
+
+    def submit(self, request: InferenceRequest, done: Done, rows: int) -> QueuedRequest:
+        """Queue a request, or refuse it at once."""
+        now = time.monotonic()
+        queued = QueuedRequest(self, request, done, rows, now)
+        self._waiting += 1
+        if self.refusal is not None:
+            queued.refuse(self.refusal)
+            return queued
+        if self._waiting > self.spec.queue_size and self._overfull():
+            queued.refuse(
+                QueueFull(
+                    f"model '{self.spec.name}' has {self.spec.queue_size} requests waiting; try again later",
+                    model=self.spec.name,
+                    version=self.spec.version,
+                )
+            )
+            return queued
+        if request.deadline is not None:
+            self._with_deadline.add(queued)
+        self._queue.append(queued)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+        return queued
+
+    def answered(self, queued: QueuedRequest, *, ok: bool, told: bool) -> None:
+        """Called by a request that has its outcome."""
+        if queued.worker is not None and queued.state == DONE:
+            queued.worker = None
+            self._running -= 1
+        if queued.request.deadline is not None:
+            self._with_deadline.discard(queued)
+        if told:
+            self._statistics.observe(time.monotonic() - queued.since, queued.queued_for, ok, not queued.request.version)
+
+    def withdrawn(self, queued: QueuedRequest) -> None:
+        """Called by a request that nobody waits for any more; the queue forgets it when it comes by."""
+        self._waiting -= 1
+        self._with_deadline.discard(queued)
+
+    def refuse_all(self, error: MooringError) -> None:
+        """Answer everyone who waits, and everyone who comes, with this error."""
+        self.refusal = error
+        waiting, self._queue = self._queue, deque()
+        for queued in waiting:
+            if queued.state == WAITING:
+                queued.refuse(error)
+
+    def check(self, now: float) -> None:
+        """Give up requests whose deadline has passed. Call it often enough for the deadlines to mean something."""
+        if self.pool is not None:
+            self.pool.check(now)
+        for queued in [queued for queued in self._with_deadline if queued.request.expired(now)]:
+            self._with_deadline.discard(queued)
+            queued.refuse(self._too_late())
+
+    # What the pool tells its owner.
+
+    def worker_free(self) -> None:
+        """An idle worker and work that waits: send at once, the worker infers while answers are written."""
+        if self._waiting and not self._flushing:
+            self._flush()
+
+    def worker_lost(self, running: Sequence[Work], unstarted: Sequence[Work], error: WorkerDied, retry: bool) -> None:
+        """Requests that ran are tried once more if that can do no harm; those that did not start just wait again."""
+        again: list[QueuedRequest] = []
+        for queued in running:
+            assert isinstance(queued, QueuedRequest)
+            if retry and self.spec.retry and not queued.attempts and not queued.streamed and queued.wanted:
+                queued.attempts += 1
+                again.append(queued)
+            else:
+                queued.answer(error)
+        self.handed_back([*again, *unstarted])
+
+    def handed_back(self, works: Sequence[Work]) -> None:
+        """They wait again, before all others."""
+        for queued in reversed(works):
+            assert isinstance(queued, QueuedRequest)
+            self._running -= 1
+            queued.worker = None
+            if not queued.wanted:
+                queued.forget()
+            else:
+                if queued.grant is not None:
+                    queued.grant.release()
+                    queued.grant = None
+                queued.state = WAITING
+                self._waiting += 1
+                self._queue.appendleft(queued)
+        if self.refusal is not None:
+            self.refuse_all(self.refusal)
+        self.worker_free()
+
+    def large_answer(self, size: int) -> None:
+        """An answer had a payload of this size: the next ones get a slot to put theirs in."""
+        self._unused_grants = 0
+        self._answer_size = max(size, self._answer_size)
+
+    def grant_unused(self) -> None:
+        """A granted slot came back empty; a model whose answers are small again gets none."""
+        self._unused_grants += 1
+        if self._unused_grants > _UNUSED_GRANTS:
+            self._answer_size = self._unused_grants = 0
+
+    def batch_done(self, rows: int, seconds: float) -> None:
+        """The model was called once."""
+        self._row_time.observe(rows, seconds)
+        self._statistics.observe_batch(rows, seconds)
+
+    def worker_loaded(self, metadata: ModelMetadata) -> None:
+        """One more worker has the model."""
+        self._health(metadata)
+
+    def worker_failed(self, error: MooringError) -> None:
+        """A worker could not load the model, or died."""
+        self._health(error)
+
+    def _overfull(self) -> bool:
+        self._flush()
+        return self._waiting > self.spec.queue_size
+
+    def _flush(self) -> None:
+        self._flushing = False
+        pool = self.pool
+        if pool is None:
+            return
+        now = time.monotonic()
+        while pool.idle and self._waiting:
+            self._skip_withdrawn()
+            wait = self._policy.due_in(self._waiting, now - self._queue[0].since)
+            if wait > 0.0:
+                self._flush_in(wait)
+                return
+            share = self._policy.share(self._waiting, len(pool.idle), self._row_time.value)
+            worker = pool.idle[-1]
+            batch = self._take(share, now, worker)
+            if batch:
+                pool.idle.pop()
+                worker.send(batch)
+
+    def _flush_in(self, wait: float) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(wait, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        self._flush()
+
+    def _skip_withdrawn(self) -> None:
+        while self._queue[0].state != WAITING:
+            self._queue.popleft()
+
+    def _take(self, most: int, now: float, worker: PooledWorker) -> list[QueuedRequest]:
+        """The next requests of at most ``most`` rows together, and always at least one."""
+        batch: list[QueuedRequest] = []
+        rows = 0
+        queue = self._queue
+        while queue:
+            queued = queue[0]
+            if queued.state != WAITING:
+                queue.popleft()
+                continue
+            if batch and rows + queued.rows > most:
+                break
+            queue.popleft()
+            # Here, not on arrival: a request grows old in the queue, and running one that nobody waits for
+            # delays all the others.
+            if queued.request.deadline is not None and queued.request.expired(now):
+                queued.refuse(self._too_late())
+                continue
+            queued.state = RUNNING
+            queued.worker = worker
+            queued.queued_for = now - queued.since
+            if self._answer_size:
+                queued.grant = self._grant()
+            batch.append(queued)
+            rows += queued.rows
+        self._waiting -= len(batch)
+        self._running += len(batch)
+        return batch
+
+    def _grant(self) -> Buffer | None:
+        grant = self._allocate(self._answer_size)
+        return grant if grant.slot is not None else None
+
+    def _too_late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"model '{self.spec.name}' did not answer in time", model=self.spec.name, version=self.spec.version
+        )
+
+
+def _release(outcome: Outcome) -> None:
+    if isinstance(outcome, InferenceResponse):
+        for tensor in outcome.outputs:
+            for payload in tensor.data if isinstance(tensor.data, list) else [tensor.data]:
+                if isinstance(payload, Buffer):
+                    payload.release()

@@ -1,0 +1,118 @@
+"""Shared memory for large payloads: the server allocates slots and frees them, a worker only reads or fills them.
+
+The server owns every slot. A worker that dies in the middle of one leaves nothing to clean up: the slot is freed with
+the request it belongs to.
+"""
+
+import mmap
+import os
+import tempfile
+
+from mooring.core.buffers import LARGE, Buffer, Slot
+
+
+class BuddyAllocator:
+    """Blocks of a power of two, split on demand and merged when both halves are free. Offsets only, no memory.
+
+    >>> buddy = BuddyAllocator(total=4, smallest=1)
+    >>> buddy.take(2), buddy.take(1), buddy.take(2)
+    (0, 2, None)
+    """
+
+    def __init__(self, total: int, smallest: int) -> None:
+        if total % smallest or (total // smallest) & (total // smallest - 1):
+            raise ValueError(f"{total} is not {smallest} times a power of two")
+        self._smallest = smallest
+        self._top = (total // smallest).bit_length() - 1
+        self._free: list[set[int]] = [set() for _ in range(self._top + 1)]
+        self._free[self._top].add(0)
+        self._taken: dict[int, int] = {}
+
+    def take(self, size: int) -> int | None:
+        """The offset of a free block of at least ``size``, or None when there is none."""
+        order = max(0, (-(-size // self._smallest) - 1).bit_length())
+        found = next((o for o in range(order, self._top + 1) if self._free[o]), None)
+        if found is None:
+            return None
+        offset = self._free[found].pop()
+        while found > order:
+            found -= 1
+            self._free[found].add(offset + (self._smallest << found))
+        self._taken[offset] = order
+        return offset
+
+    def give_back(self, offset: int) -> None:
+        """Free a block. Raises ``KeyError`` for one that is not taken: a double release is a bug worth hearing of."""
+        order = self._taken.pop(offset)
+        while order < self._top:
+            buddy = offset ^ (self._smallest << order)
+            if buddy not in self._free[order]:
+                break
+            self._free[order].remove(buddy)
+            offset = min(offset, buddy)
+            order += 1
+        self._free[order].add(offset)
+
+    @property
+    def taken(self) -> int:
+        """How many blocks are out."""
+        return len(self._taken)
+
+
+class Arena:
+    """An ``Allocator`` over one piece of anonymous shared memory, whose ``fd`` can be passed to other processes.
+
+    Pages cost nothing until they are first written, so the size is a limit, not a price.
+    """
+
+    def __init__(self, size: int, number: int = 0) -> None:
+        smallest = LARGE
+        while smallest < size:
+            smallest *= 2
+        self.size = smallest
+        self.number = number
+        self.fd = anonymous_file(self.size)
+        self._memory = map_shared(self.fd, self.size)
+        self._blocks = BuddyAllocator(self.size, LARGE)
+
+    def allocate(self, size: int) -> Buffer:
+        """A slot, or memory of the heap when the arena is full: never waits, never fails."""
+        offset = self._blocks.take(size) if size else None
+        if offset is None:
+            return Buffer(memoryview(bytearray(size)))
+        return Buffer(self._memory[offset : offset + size], Slot(self.number, offset, size), self._give_back)
+
+    def _give_back(self, slot: Slot) -> None:
+        self._blocks.give_back(slot.offset)
+
+    @property
+    def slots_in_use(self) -> int:
+        """How many slots are out: zero when nothing is in flight."""
+        return self._blocks.taken
+
+
+class MappedArena:
+    """A worker's view of the server's arena."""
+
+    def __init__(self, fd: int) -> None:
+        self._memory = map_shared(fd, os.fstat(fd).st_size)
+
+    def view(self, slot: Slot) -> memoryview:
+        """The bytes of a slot; they are the caller's until its request is answered."""
+        return self._memory[slot.offset : slot.offset + slot.size]
+
+
+def anonymous_file(size: int) -> int:
+    """A descriptor of shared memory that has no name anywhere."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("mooring-arena")
+    else:  # macOS: a file that has no name any more
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.ftruncate(fd, size)
+    return fd
+
+
+def map_shared(fd: int, size: int) -> memoryview:
+    """The memory behind a descriptor, shared with everyone who maps it."""
+    return memoryview(mmap.mmap(fd, size))

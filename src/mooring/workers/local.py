@@ -1,0 +1,211 @@
+"""Workers as child processes of this machine: starting them from templates, and hearing that one has ended."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from mooring.observability.logs import get_logger
+from mooring.workers.arena import Arena, anonymous_file, map_shared
+from mooring.workers.template import ENDED, FORKED, ORDER, READY, RECORD
+
+log = get_logger(__name__)
+
+# What a worker prints is logged line by line; more than this much at once is cut, so that a flood delays nobody.
+_MOST_OUTPUT = 65_536
+_KEPT_LINES = 40
+
+
+class WorkerOutput:
+    """Reads what a worker prints, logs it under the model's name and keeps its last lines for the error text."""
+
+    def __init__(self, fd: int, facts: Mapping[str, str]) -> None:
+        self._fd = fd
+        self._facts = facts
+        self._rest = b""
+        self.last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        os.set_blocking(fd, False)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(fd, self.read)
+
+    def read(self) -> None:
+        """Take what is there."""
+        if self._fd < 0:
+            return
+        try:
+            data = os.read(self._fd, _MOST_OUTPUT)
+        except BlockingIOError:
+            return
+        if not data:
+            self.close()
+            return
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _MOST_OUTPUT:
+            lines, self._rest = [*lines, self._rest], b""
+        for line in lines:
+            text = line.decode("utf-8", "replace").rstrip()
+            if text:
+                self.last_lines.append(text)
+                log.info("model says", **self._facts, text=text)
+
+    def close(self) -> None:
+        """Stop reading. A second call does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            self._loop.remove_reader(fd)
+            os.close(fd)
+
+
+class LocalProcess:
+    """One worker process as the server sees it. ``status`` is its exit status, negative for a signal."""
+
+    def __init__(self, sock: socket.socket, progress: memoryview, output: WorkerOutput) -> None:
+        self.pid = 0
+        self.sock = sock
+        self.output = output
+        self.status: int | None = None
+        self.ended = asyncio.Event()
+        self._progress = progress
+
+    @property
+    def started_requests(self) -> int:
+        """How many requests of its last message it has begun; right even when the process is dead."""
+        return int(self._progress[0])
+
+    def forget_progress(self) -> None:
+        """Called before every message, so that ``started_requests`` speaks of that one."""
+        self._progress[0] = 0
+
+    def kill(self) -> None:
+        """End it now. Nothing is lost: the server knows what it was doing."""
+        if self.pid and self.status is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
+class Template:
+    """The server's side of one template process."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        self.modules = tuple(modules)
+        self.dead = False
+        self._control, theirs = socket.socketpair()
+        self._control.setblocking(False)
+        command = [sys.executable, "-m", "mooring.workers.template", str(theirs.fileno()), str(os.getpid())]
+        # One BLAS thread: numpy starts its pool at import, and a pool per worker would fight over the cores.
+        environment = {"OPENBLAS_NUM_THREADS": "1"} | dict(os.environ)
+        with theirs:
+            self._process = subprocess.Popen(
+                [*command, *self.modules],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=environment,
+            )
+        self._unread = b""
+        self._waiting: deque[LocalProcess] = deque()
+        self._processes: dict[int, LocalProcess] = {}
+        self._ready = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._control, self._hear)
+
+    async def ready(self) -> None:
+        """Return when it has imported its modules, or has died trying."""
+        await self._ready.wait()
+
+    def fork(self, process: LocalProcess, channels: Sequence[socket.socket], descriptors: Sequence[int]) -> None:
+        """Ask for a worker over these descriptors; its pid is known a moment later. Raises ``OSError``."""
+        socket.send_fds(self._control, [ORDER.pack(len(channels))], list(descriptors))
+        self._waiting.append(process)
+
+    def close(self) -> None:
+        """End it. Its workers end by their own channels, or are killed by the kernel with it."""
+        if self._control.fileno() >= 0:
+            self._loop.remove_reader(self._control)
+            self._control.close()
+        self._process.terminate()
+        self._process.wait()
+
+    def _hear(self) -> None:
+        try:
+            data = self._control.recv(65_536)
+        except (BlockingIOError, ConnectionResetError):
+            data = b""
+        if not data:
+            self._lost()
+            return
+        data = self._unread + data
+        whole = len(data) - len(data) % RECORD.size
+        self._unread = data[whole:]
+        for what, pid, status in RECORD.iter_unpack(data[:whole]):
+            if what == READY:
+                self._ready.set()
+            elif what == FORKED:
+                process = self._waiting.popleft()
+                process.pid = pid
+                self._processes[pid] = process
+            elif what == ENDED:
+                ended = self._processes.pop(pid)
+                ended.status = status
+                ended.ended.set()
+
+    def _lost(self) -> None:
+        """It died: the kernel ends its children with it, and the next worker comes from a new template."""
+        self._loop.remove_reader(self._control)
+        self._control.close()
+        self._process.kill()
+        self._process.wait()
+        self.dead = True
+        self._ready.set()
+        for process in [*self._processes.values(), *self._waiting]:
+            process.kill()
+            process.status = -signal.SIGKILL
+            process.ended.set()
+        self._processes.clear()
+        self._waiting.clear()
+
+
+class LocalWorkers:
+    """Starts worker processes, each from the template that has its libraries."""
+
+    def __init__(self, arena: Arena) -> None:
+        self._arena = arena
+        self._templates: dict[tuple[str, ...], Template] = {}
+
+    async def start(self, modules: Sequence[str], facts: Mapping[str, str]) -> LocalProcess:
+        """A new worker, forked where its libraries are imported already. Raises ``OSError`` when there is no room."""
+        template = self.template(modules)
+        await template.ready()
+        ours, theirs = socket.socketpair()
+        read, write = os.pipe()
+        progress_fd = anonymous_file(8)
+        try:
+            progress = map_shared(progress_fd, 8).cast("q")
+            process = LocalProcess(ours, progress, WorkerOutput(read, facts))
+            template.fork(process, [theirs], [write, progress_fd, theirs.fileno(), self._arena.fd])
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(write)
+            os.close(progress_fd)
+        ours.setblocking(False)
+        return process
+
+    def template(self, modules: Sequence[str]) -> Template:
+        """The template for these modules, started if need be: worth calling early, it imports meanwhile."""
+        key = tuple(modules)
+        template = self._templates.get(key)
+        if template is None or template.dead:
+            template = self._templates[key] = Template(key)
+        return template
+
+    def close(self) -> None:
+        """End the templates; every worker must have been stopped before."""
+        for template in self._templates.values():
+            template.close()

@@ -1,0 +1,440 @@
+"""The workers of one version of a model: sending them work, hearing their answers, replacing those that die."""
+
+import asyncio
+import enum
+import itertools
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from mooring.backends.backend import LoadContext, preload
+from mooring.core.buffers import LARGE, Buffer
+from mooring.core.errors import ErrorRecord, ModelLoadFailed, MooringError, WorkerDied
+from mooring.core.requests import InferenceRequest, InferenceResponse
+from mooring.core.service import ModelMetadata, Outcome
+from mooring.observability.logs import get_logger
+from mooring.repository.spec import ModelSpec
+from mooring.workers.channel import (
+    Batch,
+    Cancel,
+    Codec,
+    Frames,
+    InGrant,
+    Load,
+    Loaded,
+    LoadFailed,
+    Measured,
+    Piece,
+    Results,
+    Returned,
+    ToServer,
+    ToWorker,
+)
+from mooring.workers.local import LocalProcess, LocalWorkers
+
+log = get_logger(__name__)
+
+_codec = Codec()
+_numbers = itertools.count(9000)  # TorchServe counts its workers from 9000, and describe shows the number
+
+
+class Work(Protocol):
+    """A request on its way, as a worker sees it. ``grant`` is a slot that its answer may be written to."""
+
+    key: int
+    request: InferenceRequest
+    grant: Buffer | None
+
+    def piece(self, response: InferenceResponse) -> None:
+        """A part of a streamed answer."""
+
+    def answer(self, outcome: Outcome) -> None:
+        """The answer, or the last part of it."""
+
+
+class PoolOwner(Protocol):
+    """Who has work for the pool, and wants to know how it does."""
+
+    def worker_free(self) -> None:
+        """A worker is idle: send it what waits."""
+
+    def worker_lost(self, running: Sequence[Work], unstarted: Sequence[Work], error: WorkerDied, retry: bool) -> None:
+        """A worker is gone and did not answer these. ``retry`` is False when it was too slow rather than dead."""
+
+    def handed_back(self, works: Sequence[Work]) -> None:
+        """These were not started and wait again."""
+
+    def large_answer(self, size: int) -> None:
+        """An answer had a payload of this many bytes, too large to copy gladly."""
+
+    def batch_done(self, rows: int, seconds: float) -> None:
+        """The model was called once."""
+
+    def worker_loaded(self, metadata: ModelMetadata) -> None:
+        """One more worker has the model."""
+
+    def worker_failed(self, error: MooringError) -> None:
+        """A worker could not load the model, or died; another try follows."""
+
+
+class WorkerState(enum.Enum):
+    """What a worker is doing."""
+
+    STARTING = "STARTING"
+    READY = "READY"
+    BUSY = "BUSY"
+    ENDED = "ENDED"
+
+
+class PooledWorker:
+    """The server's side of one worker and its channel. At most one message is outstanding."""
+
+    def __init__(self, pool: "WorkerPool", process: LocalProcess) -> None:
+        self.id = str(next(_numbers))
+        self.process = process
+        self.state = WorkerState.STARTING
+        self.started = time.time()
+        self.timed_out = False
+        self._pool = pool
+        self._frames = Frames()
+        self._sock: socket.socket = process.sock
+        self._unsent = b""
+        self._message: Sequence[Work] = ()
+        self._outstanding: dict[int, Work] = {}
+        self._loop = asyncio.get_running_loop()
+        self.sent_at = time.monotonic()
+        self._loop.add_reader(self._sock, self._hear)
+
+    def send(self, works: Sequence[Work]) -> None:
+        """Give it this to do. Only while it is READY."""
+        self.state = WorkerState.BUSY
+        self.sent_at = time.monotonic()
+        self._message = works
+        self._outstanding = {work.key: work for work in works}
+        self.process.forget_progress()
+        grants = [work.grant and work.grant.slot for work in works]
+        self.tell(
+            Batch(
+                list(self._outstanding),
+                [work.request for work in works],
+                grants if any(grants) else None,
+            )
+        )
+
+    def cancel(self, work: Work) -> None:
+        """Tell it that nobody waits for this any more."""
+        self.tell(Cancel([work.key]))
+
+    def tell(self, message: ToWorker) -> None:
+        """Send now, and what the socket does not take as soon as it does."""
+        frame = _codec.frame(message)
+        if self._unsent:
+            self._unsent += frame
+            return
+        try:
+            sent = self._sock.send(frame)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # it is dead; the end of the stream is on its way to _hear
+            return
+        if sent < len(frame):
+            self._unsent = bytes(memoryview(frame)[sent:])
+            self._loop.add_writer(self._sock, self._send_rest)
+
+    def _send_rest(self) -> None:
+        try:
+            sent = self._sock.send(self._unsent)
+        except BlockingIOError:
+            return
+        except OSError:
+            sent = len(self._unsent)
+        self._unsent = self._unsent[sent:]
+        if not self._unsent:
+            self._loop.remove_writer(self._sock)
+
+    def _hear(self) -> None:
+        try:
+            count = self._frames.receive(self._sock)
+        except BlockingIOError:
+            return
+        except OSError:
+            count = 0
+        if not count:
+            self._pool.ended(self)
+            return
+        for message in [_codec.to_server(frame) for frame in self._frames]:
+            self._handle(message)
+
+    def _handle(self, message: ToServer) -> None:
+        if isinstance(message, Results):
+            self._answer(message)
+        elif isinstance(message, Piece):
+            self.sent_at = time.monotonic()
+            work = self._outstanding.get(message.key)
+            if work is not None:
+                work.piece(message.response)
+        elif isinstance(message, Returned):
+            self._pool.owner.handed_back([self._outstanding.pop(key) for key in message.keys])
+            self._free_if_done()
+        elif isinstance(message, Loaded):
+            self.state = WorkerState.READY
+            self._pool.loaded(self, message.metadata)
+        elif isinstance(message, LoadFailed):
+            self._pool.failed(self, message.error)
+        elif isinstance(message, Measured):
+            self._pool.measured(message)
+
+    def _answer(self, results: Results) -> None:
+        works = [self._outstanding.pop(key) for key in results.keys]
+        self.sent_at = time.monotonic()
+        owner = self._pool.owner
+        for rows, seconds in results.batches:
+            owner.batch_done(rows, seconds)
+        # The worker gets its next message first: it infers while the answers to this one are written.
+        self._free_if_done()
+        spec = self._pool.spec
+        for work, outcome in zip(works, results.outcomes, strict=True):
+            if isinstance(outcome, ErrorRecord):
+                work.answer(outcome.error(model=spec.name, version=spec.version))
+            else:
+                size = _large_payload(work, outcome)
+                if size:
+                    owner.large_answer(size)
+                work.answer(outcome)
+
+    def _free_if_done(self) -> None:
+        if not self._outstanding and self.state is WorkerState.BUSY:
+            self._message = ()
+            self.state = WorkerState.READY
+            self._pool.free(self)
+
+    def lost(self) -> tuple[list[Work], list[Work]]:
+        """What it did not answer: what it had started, and what it had not."""
+        count = self.process.started_requests
+        running = [work for work in self._message[:count] if work.key in self._outstanding]
+        unstarted = [work for work in self._message[count:] if work.key in self._outstanding]
+        self._outstanding, self._message = {}, ()
+        return running, unstarted
+
+    def close(self) -> None:
+        """Let go of the channel; an idle worker ends by itself then."""
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+            self._loop.remove_writer(self._sock)
+            self._sock.close()
+
+
+class WorkerPool:
+    """As many workers as asked for, kept alive.
+
+    A worker that dies or cannot load is replaced at once the first time, then after 1, 1, 2, 3, 5, 8 ... seconds;
+    an answered request ends the series.
+    """
+
+    def __init__(self, spec: ModelSpec, owner: PoolOwner, workers: LocalWorkers, threads: int) -> None:
+        self.spec = spec
+        self.owner = owner
+        self.idle: list[PooledWorker] = []
+        self.failures = 0
+        self.failing_since: float | None = None
+        self.on_metric: Callable[[Measured], None] | None = None
+        self._local = workers
+        self._threads = threads
+        self._wanted = 0
+        self._starting = 0
+        self._workers: list[PooledWorker] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def workers(self) -> Sequence[PooledWorker]:
+        """Those that live, loading ones included."""
+        return self._workers
+
+    @property
+    def ready(self) -> int:
+        """How many have the model loaded."""
+        return sum(worker.state in (WorkerState.READY, WorkerState.BUSY) for worker in self._workers)
+
+    @property
+    def wanted(self) -> int:
+        """How many there should be."""
+        return self._wanted
+
+    def start(self, count: int) -> None:
+        """Have this many workers from now on."""
+        self._wanted = count
+        for _ in range(count - len(self._workers) - self._starting):
+            self._spawn(0.0)
+
+    def free(self, worker: PooledWorker) -> None:
+        """Called by a worker that is idle."""
+        self.failures = 0
+        self.failing_since = None
+        self.idle.append(worker)
+        self.owner.worker_free()
+
+    def loaded(self, worker: PooledWorker, metadata: ModelMetadata) -> None:
+        """Called by a worker that has the model."""
+        self.idle.append(worker)
+        self.owner.worker_loaded(metadata)
+        self.owner.worker_free()
+
+    def failed(self, worker: PooledWorker, record: ErrorRecord) -> None:
+        """Called by a worker that cannot load the model; it ends by itself."""
+        error = record.error(model=self.spec.name, version=self.spec.version)
+        self._remove(worker)
+        worker.close()
+        self._report(error)
+        self._replace()
+
+    def ended(self, worker: PooledWorker) -> None:
+        """Called when a worker's channel is closed on its side."""
+        loading = worker.state is WorkerState.STARTING
+        self._remove(worker)
+        worker.close()
+        self._run(self._bury(worker, loading=loading))
+
+    def measured(self, message: Measured) -> None:
+        """Called when the model's own code recorded a metric."""
+        if self.on_metric is not None:
+            self.on_metric(message)
+
+    def check(self, now: float) -> None:
+        """End workers that have not answered within the model's response time-out. Call it a few times a second."""
+        for worker in self._workers:
+            limit = self.spec.response_timeout if worker.state is WorkerState.BUSY else self.spec.startup_timeout
+            if worker.state is not WorkerState.READY and now - worker.sent_at > limit and not worker.timed_out:
+                worker.timed_out = True
+                log.error(
+                    "worker too slow, ending it",
+                    **self._facts(worker),
+                    limit_seconds=limit,
+                    doing="infer" if worker.state is WorkerState.BUSY else "load",
+                )
+                worker.process.kill()
+
+    async def stop(self, grace: float = 2.0) -> None:
+        """Return once every worker is gone; one that does not end within ``grace`` seconds is killed."""
+        self._wanted = 0
+        for task in list(self._tasks):
+            task.cancel()
+        workers, self._workers, self.idle = self._workers, [], []
+        for worker in workers:
+            worker.state = WorkerState.ENDED
+            worker.close()
+        ends = [asyncio.ensure_future(worker.process.ended.wait()) for worker in workers]
+        if ends:
+            await asyncio.wait(ends, timeout=grace)
+        for worker in workers:
+            worker.process.kill()
+        if ends:
+            await asyncio.wait(ends, timeout=grace)
+        for worker in workers:
+            worker.process.output.close()
+
+    def _spawn(self, delay: float) -> None:
+        self._starting += 1
+        self._run(self._start_one(delay))
+
+    async def _start_one(self, delay: float) -> None:
+        if delay:
+            await asyncio.sleep(delay)
+        try:
+            process = await self._local.start(preload(self.spec), {"model": self.spec.name})
+        except OSError as error:
+            self._starting -= 1
+            self._report(ModelLoadFailed(f"no worker process could be started: {error}", model=self.spec.name))
+            self._replace()
+            return
+        self._starting -= 1
+        worker = PooledWorker(self, process)
+        self._workers.append(worker)
+        worker.tell(Load(self.spec, LoadContext(worker=worker.id, threads=self._threads)))
+
+    async def _bury(self, worker: PooledWorker, *, loading: bool) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(worker.process.ended.wait(), 1.0)
+        worker.process.kill()
+        worker.process.output.read()
+        error = self._obituary(worker, loading=loading)
+        running, unstarted = worker.lost()
+        worker.process.output.close()
+        self._report(error)
+        self._replace()
+        self.owner.worker_lost(running, unstarted, error, retry=not worker.timed_out)
+
+    def _obituary(self, worker: PooledWorker, *, loading: bool) -> WorkerDied:
+        status = worker.process.status
+        if worker.timed_out:
+            how = f"was ended after {self.spec.startup_timeout if loading else self.spec.response_timeout:g} s"
+        elif status is not None and status < 0:
+            how = f"was killed by signal {-status}"
+        else:
+            how = f"ended with status {status}"
+        detail = "\n".join([f"worker {worker.id} (pid {worker.process.pid}) {how}", *worker.process.output.last_lines])
+        return WorkerDied("Worker died.", model=self.spec.name, version=self.spec.version, detail=detail)
+
+    def _report(self, error: MooringError) -> None:
+        if self.failing_since is None:
+            self.failing_since = time.monotonic()
+        self.failures += 1
+        self.owner.worker_failed(error)
+
+    def _replace(self) -> None:
+        if len(self._workers) + self._starting < self._wanted:
+            self._spawn(backoff(self.failures))
+
+    def _remove(self, worker: PooledWorker) -> None:
+        worker.state = WorkerState.ENDED
+        with suppress(ValueError):
+            self._workers.remove(worker)
+        with suppress(ValueError):
+            self.idle.remove(worker)
+
+    def _run(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("supervision failed", model=self.spec.name, reason=repr(error), exc_info=error)
+
+    def _facts(self, worker: PooledWorker) -> dict[str, object]:
+        return {"model": self.spec.name, "version": self.spec.version, "worker": worker.id, "pid": worker.process.pid}
+
+
+def backoff(failures: int) -> float:
+    """Seconds to wait before the next try after so many failures in a row.
+
+    >>> [backoff(n) for n in range(1, 9)]
+    [0.0, 1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0]
+    """
+    if failures <= 1:
+        return 0.0
+    current, following = 1.0, 1.0
+    for _ in range(failures - 2):
+        current, following = following, current + following
+    return min(current, 34.0)
+
+
+def _large_payload(work: Work, response: InferenceResponse) -> int:
+    """The size of the answer's large payload, if it has one; it gets the granted slot if it was written there."""
+    large = 0
+    for tensor in response.outputs:
+        data = tensor.data
+        payloads = data if isinstance(data, list) else [data]
+        for index, payload in enumerate(payloads):
+            if isinstance(payload, InGrant):
+                assert work.grant is not None
+                large = max(large, payload.size)
+                payloads[index], work.grant = work.grant.shortened(payload.size), None
+                if data is not payloads:
+                    tensor.data = payloads[0]
+            elif len(payload) > LARGE:
+                large = max(large, len(payload))
+    return large

@@ -1,0 +1,124 @@
+"""The process that workers are forked from: it imports a backend's libraries once and then only forks.
+
+A fork shares the pages of what was imported, so one more worker costs tens of megabytes and milliseconds. The
+template never runs model code, starts no thread and no event loop, and never imports grpc: only such a process can
+be forked safely. A template that imports nothing is how a worker is *spawned*: its child imports all by itself.
+
+On the control socket the server sends one word (the number of channels) with the descriptors for one worker, and the
+template answers with records of (what, pid, status): a worker was forked, or a worker ended.
+"""
+
+import ctypes
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NoReturn
+
+from mooring.workers import worker
+
+ORDER = struct.Struct("<q")
+RECORD = struct.Struct("<qqq")
+READY, FORKED, ENDED = 0, 1, 2
+MOST_DESCRIPTORS = 64
+
+
+def serve(control: socket.socket, modules: Sequence[str], parent: int) -> None:
+    """Import, say so, and fork on demand until the server closes the control socket."""
+    end_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for module in modules:
+        # A library that is missing is the model's to report, from its worker, with the model's name.
+        with suppress(ImportError):
+            importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # the children's collector must not touch, and so copy, the pages they share
+    wake, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    os.set_blocking(wake, False)
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    control.sendall(RECORD.pack(READY, os.getpid(), 0))
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    poll.register(wake, select.POLLIN)
+    while True:
+        for fd, _ in poll.poll():
+            if fd == wake:
+                with suppress(BlockingIOError):
+                    os.read(wake, 512)
+                _reap(control)
+            elif not _fork(control, (wake, wake_write)):
+                return
+
+
+def _reap(control: socket.socket) -> None:
+    with suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            control.sendall(RECORD.pack(ENDED, pid, os.waitstatus_to_exitcode(status)))
+
+
+def _fork(control: socket.socket, private: Sequence[int]) -> bool:
+    order, descriptors, _, _ = socket.recv_fds(control, ORDER.size, MOST_DESCRIPTORS)
+    if not order:
+        return False
+    (channels,) = ORDER.unpack(order)
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        control.close()
+        for fd in private:
+            os.close(fd)
+        _become_worker(channels, descriptors, parent)
+    for fd in descriptors:
+        os.close(fd)
+    control.sendall(RECORD.pack(FORKED, pid, 0))
+    return True
+
+
+def _become_worker(channels: int, descriptors: Sequence[int], parent: int) -> NoReturn:
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    end_with(parent)
+    output, progress, *rest = descriptors
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    status = 0
+    try:
+        worker.main(rest[:channels], rest[channels:], progress)
+    except SystemExit as exit_:  # the model's code asked for it
+        status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+        if isinstance(exit_.code, str):
+            sys.stderr.write(f"{exit_.code}\\n")
+    except BaseException:  # noqa: BLE001 - the last thing this process can do is say what ended it
+        status = 1
+        sys.excepthook(*sys.exc_info())
+    with suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
+def end_with(parent: int) -> None:
+    """Ask the kernel to end this process with its parent, so that a killed server leaves no orphans (Linux)."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[3:], int(sys.argv[2]))

@@ -1,0 +1,387 @@
+"""What a child process does: load, then receive, infer, send, for as long as the server is there.
+
+It serves its channels in turn, one message at a time. A message may hold more requests than the model takes at once;
+the model is called in batches of at most its maximum, and what is ready travels back together.
+"""
+
+import select
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+
+from mooring.backends.backend import Backend, create
+from mooring.core.buffers import LARGE, Buffer, Slot, view_of
+from mooring.core.errors import ErrorRecord, MooringError, ModelFailed, ModelLoadFailed, OutOfResources
+from mooring.core.requests import InferenceRequest, InferenceResponse
+from mooring.core.service import ModelMetadata, Outcome
+from mooring.core.tensors import Tensor
+from mooring.repository.spec import ModelSpec
+from mooring.workers.arena import MappedArena, map_shared
+from mooring.workers.channel import (
+    Batch,
+    Cancel,
+    Codec,
+    Frames,
+    InGrant,
+    Load,
+    Loaded,
+    LoadFailed,
+    Measured,
+    Piece,
+    Results,
+    Returned,
+    ToServer,
+)
+
+# How long finished answers may wait for a slower one in the same message, in seconds.
+_PATIENCE = 0.003
+# How many looks in vain (of _PATIENCE each) before the courier sleeps until it is called.
+_IDLE_LOOKS = 100
+
+
+class Progress:
+    """Eight bytes shared with the server: how many requests of the message at hand were started.
+
+    The server reads them when the worker is dead, to know which requests may have run and which did not.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._cell = map_shared(fd, 8).cast("q")
+
+    def started(self, count: int) -> None:
+        """The first ``count`` requests are running or done."""
+        self._cell[0] = count
+
+
+class Channel:
+    """The worker's end of one channel. Blocking; sending is safe from two threads."""
+
+    def __init__(self, sock: socket.socket, arena: MappedArena) -> None:
+        sock.setblocking(True)
+        self.sock = sock
+        self._arena = arena
+        self._codec = Codec()
+        self._frames = Frames()
+        self._sending = threading.Lock()
+
+    def send(self, message: ToServer) -> None:
+        """Return once the kernel has taken all of it."""
+        with self._sending:
+            self.sock.sendall(self._codec.frame(message))
+
+    def receive(self) -> list[Load | Batch | Cancel] | None:
+        """What has come, waiting for at least one read; None when the server is gone."""
+        try:
+            if not self._frames.receive(self.sock):
+                return None
+        except ConnectionResetError:
+            return None
+        return [self._codec.to_worker(frame) for frame in self._frames]
+
+    def attach(self, requests: Sequence[InferenceRequest]) -> None:
+        """Turn the slots in the requests into views of the arena."""
+        for request in requests:
+            for tensor in request.inputs:
+                data = tensor.data
+                if isinstance(data, Slot):
+                    tensor.data = Buffer(self._arena.view(data), data)
+                elif isinstance(data, list):
+                    for index, element in enumerate(data):
+                        if isinstance(element, Slot):
+                            data[index] = Buffer(self._arena.view(element), element)
+
+    def place(self, outcome: Outcome, grant: Slot | None) -> InferenceResponse | ErrorRecord:
+        """Make an outcome ready to send: errors as records, one large payload in the granted slot if it fits."""
+        if isinstance(outcome, MooringError):
+            return ErrorRecord.of(outcome)
+        if grant is not None:
+            self._fill(outcome.outputs, grant)
+        return outcome
+
+    def _fill(self, outputs: list[Tensor], grant: Slot) -> None:
+        for tensor in outputs:
+            payloads = tensor.data if isinstance(tensor.data, list) else [tensor.data]
+            for index, payload in enumerate(payloads):
+                if LARGE < len(payload) <= grant.size:
+                    self._arena.view(grant)[: len(payload)] = view_of(payload)
+                    payloads[index] = InGrant(len(payload))
+                    if not isinstance(tensor.data, list):
+                        tensor.data = payloads[0]
+                    return
+
+
+class Delivery:
+    """One message being worked on: what was started, what is ready, what was handed back.
+
+    The model's thread begins and adds; the courier sends what has waited too long. One lock keeps them apart.
+    """
+
+    def __init__(self, channel: Channel, batch: Batch, progress: Progress) -> None:
+        self.batch = batch
+        self.cancelled: set[int] = set()
+        self.began = 0.0
+        self._channel = channel
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._taken = 0
+        self._sent = 0
+        self._returned = False
+        self._outcomes: list[InferenceResponse | ErrorRecord] = []
+        self._batches: list[tuple[int, float]] = []
+
+    def begin(self, end: int) -> bool:
+        """Take the requests up to ``end``; False when they were handed back meanwhile."""
+        with self._lock:
+            if self._returned:
+                return False
+            self._taken = end
+            self._progress.started(end)
+            self.began = time.monotonic()
+            return True
+
+    def add(self, outcomes: Sequence[Outcome], rows: int) -> None:
+        """Keep the answers to what ``begin`` took."""
+        grants = self.batch.grants
+        with self._lock:
+            self._batches.append((rows, time.monotonic() - self.began))
+            base = self._sent + len(self._outcomes)
+            for offset, outcome in enumerate(outcomes):
+                self._outcomes.append(self._channel.place(outcome, grants[base + offset] if grants else None))
+
+    def finish(self) -> None:
+        """Send what is left."""
+        with self._lock:
+            self._send()
+
+    def hurry(self, now: float) -> None:
+        """Called by the courier: if the model is slow at the moment, let nobody else wait for it."""
+        with self._lock:
+            if now - self.began < _PATIENCE:
+                return
+            if self._outcomes:
+                self._send()
+            if self._taken < len(self.batch.keys) and not self._returned:
+                self._returned = True
+                self._channel.send(Returned(self.batch.keys[self._taken :]))
+
+    def _send(self) -> None:
+        if not self._outcomes and not self._batches:
+            return
+        end = self._sent + len(self._outcomes)
+        self._channel.send(Results(self.batch.keys[self._sent : end], self._outcomes, self._batches))
+        self._sent, self._outcomes, self._batches = end, [], []
+
+
+class WorkerReply:
+    """The ``Reply`` that the backend gets: rows of the running batch, by their keys."""
+
+    def __init__(self, channel: Channel, worker: "Worker") -> None:
+        self._channel = channel
+        self._worker = worker
+        self.keys: list[int] = []
+        self.streamed: set[int] = set()
+
+    def emit(self, row: int, piece: InferenceResponse) -> None:
+        self.streamed.add(row)
+        self._channel.send(Piece(self.keys[row], piece))
+
+    def cancelled(self, row: int) -> bool:
+        return self._worker.cancelled(self.keys[row])
+
+    def metric(self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]) -> None:
+        self._channel.send(Measured(name, value, unit, kind, dimensions))
+
+
+class Courier(threading.Thread):
+    """Watches the delivery at hand while several batches of it are to run, so that a slow one delays nobody."""
+
+    def __init__(self) -> None:
+        super().__init__(name="courier", daemon=True)
+        self._called = threading.Event()
+        self._watched: Delivery | None = None
+        self._parked = True
+
+    def watch(self, delivery: Delivery | None) -> None:
+        """Look after this delivery from now on; None when it is finished."""
+        self._watched = delivery
+        if delivery is not None and self._parked:
+            self._called.set()
+
+    def run(self) -> None:
+        in_vain = 0
+        while True:
+            if in_vain > _IDLE_LOOKS:
+                self._called.clear()
+                self._parked = True
+                if self._watched is None:
+                    self._called.wait()
+                in_vain = 0
+            self._parked = False
+            delivery = self._watched
+            if delivery is None:
+                in_vain += 1
+            else:
+                in_vain = 0
+                try:
+                    delivery.hurry(time.monotonic())
+                except OSError:  # the server is gone; the worker notices by itself
+                    return
+            time.sleep(_PATIENCE)
+
+
+class Worker:
+    """One model in this process."""
+
+    def __init__(self, channels: Sequence[Channel], progress: Progress) -> None:
+        self._channels = {channel.sock.fileno(): channel for channel in channels}
+        self._progress = progress
+        self._backend: Backend | None = None
+        self._spec: ModelSpec | None = None
+        self._metadata = ModelMetadata("")
+        self._courier = Courier()
+        self._delivery: Delivery | None = None
+        self._delivering: Channel | None = None
+        self._inbox: list[tuple[Channel, Load | Batch | Cancel]] = []
+        self._poll = select.poll()
+        for fd in self._channels:
+            self._poll.register(fd, select.POLLIN)
+
+    def run(self) -> None:
+        """Return when the last channel is closed or the model could not be loaded."""
+        while self._channels or self._inbox:
+            if not self._inbox:
+                self._collect(None)
+            pending, self._inbox = self._inbox, []
+            for channel, message in pending:
+                if isinstance(message, Batch):
+                    self._serve(channel, message)
+                elif isinstance(message, Load) and not self._load(channel, message):
+                    return
+        if self._backend is not None:
+            self._backend.close()
+
+    def cancelled(self, key: int) -> bool:
+        """Whether nobody waits for a running request any more; looks into the channels for news of it."""
+        self._collect(0)
+        return self._delivery is not None and key in self._delivery.cancelled
+
+    def _collect(self, timeout: float | None) -> None:
+        for fd, _ in self._poll.poll(timeout):
+            channel = self._channels[fd]
+            messages = channel.receive()
+            if messages is None:
+                self._poll.unregister(fd)
+                del self._channels[fd]
+                if self._delivering is channel and self._delivery is not None:
+                    self._delivery.cancelled.update(self._delivery.batch.keys)
+                continue
+            for message in messages:
+                if not isinstance(message, Cancel):
+                    self._inbox.append((channel, message))
+                elif self._delivery is not None and self._delivering is channel:
+                    self._delivery.cancelled.update(message.keys)
+
+    def _load(self, channel: Channel, message: Load) -> bool:
+        if self._backend is not None:  # another front asks for what is there already
+            channel.send(Loaded(self._metadata))
+            return True
+        try:
+            backend = create(message.spec.backend)
+            self._metadata = backend.load(message.spec, message.context)
+        except MooringError as error:
+            record = ErrorRecord.of(error)
+        except Exception as error:  # user code may raise anything while it loads
+            record = ErrorRecord("ModelLoadFailed", _line(error), traceback.format_exc())
+        else:
+            self._backend, self._spec = backend, message.spec
+            self._courier.start()
+            channel.send(Loaded(self._metadata))
+            return True
+        channel.send(LoadFailed(record))
+        return False
+
+    def _serve(self, channel: Channel, batch: Batch) -> None:
+        assert self._spec is not None
+        channel.attach(batch.requests)
+        delivery = Delivery(channel, batch, self._progress)
+        self._delivery, self._delivering = delivery, channel
+        runs = list(chunks(batch.requests, self._spec.max_batch_size))
+        if len(runs) > 1:
+            self._courier.watch(delivery)
+        reply = WorkerReply(channel, self)
+        for begin, end, rows in runs:
+            if not delivery.begin(end):
+                break
+            reply.keys = batch.keys[begin:end]
+            delivery.add(self._infer(batch.requests[begin:end], reply), rows)
+        if len(runs) > 1:
+            self._courier.watch(None)
+        delivery.finish()
+        self._delivery = self._delivering = None
+
+    def _infer(self, requests: Sequence[InferenceRequest], reply: WorkerReply) -> Sequence[Outcome]:
+        assert self._backend is not None
+        assert self._spec is not None
+        try:
+            outcomes = self._backend.infer(requests, reply)
+        except Exception as error:  # user code may raise anything while it infers
+            if len(requests) == 1 or not self._spec.retry:
+                return [_failure(error)] * len(requests)
+        else:
+            if len(outcomes) == len(requests):
+                return outcomes
+            wrong = ModelFailed(f"the backend gave {len(outcomes)} outcomes for {len(requests)} requests")
+            return [wrong] * len(requests)
+        return self._one_by_one(requests, reply)
+
+    def _one_by_one(self, requests: Sequence[InferenceRequest], reply: WorkerReply) -> Sequence[Outcome]:
+        keys, streamed = reply.keys, reply.streamed
+        outcomes: list[Outcome] = []
+        for row, request in enumerate(requests):
+            if row in streamed:  # its caller has seen a part already, which cannot be taken back
+                outcomes.append(ModelFailed("the batch failed after a part of the answer was sent"))
+                continue
+            reply.keys, reply.streamed = [keys[row]], set()
+            outcomes.extend(self._infer([request], reply))
+        reply.keys, reply.streamed = keys, set()
+        return outcomes
+
+
+def chunks(requests: Sequence[InferenceRequest], most: int) -> Iterator[tuple[int, int, int]]:
+    """Runs of neighbors of one operation and at most ``most`` rows: where each begins and ends, and its rows.
+
+    A single request of more rows is a run of its own.
+    """
+    begin = rows = 0
+    for index, request in enumerate(requests):
+        more = request.rows
+        if index > begin and (rows + more > most or request.operation is not requests[begin].operation):
+            yield begin, index, rows
+            begin, rows = index, 0
+        rows += more
+    if requests:
+        yield begin, len(requests), rows
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _failure(error: Exception) -> MooringError:
+    if isinstance(error, MooringError):
+        return error
+    detail = traceback.format_exc()
+    if isinstance(error, MemoryError):
+        return OutOfResources(_line(error), detail=detail)
+    return ModelFailed(_line(error), detail=detail)
+
+
+def main(channel_fds: Sequence[int], arena_fds: Sequence[int], progress_fd: int) -> None:
+    """Be a worker over these descriptors until the server is gone."""
+    channels = [
+        Channel(socket.socket(fileno=fd), MappedArena(arena))
+        for fd, arena in zip(channel_fds, arena_fds, strict=True)
+    ]
+    Worker(channels, Progress(progress_fd)).run()
