@@ -1,0 +1,105 @@
+"""Log lines on stderr, event first and then facts: ``INFO  model ready model=digits version=1.0 seconds=3.2``.
+
+One event is one line. What has several (a traceback) follows it, indented, so that no text from outside can pass
+for a line of ours.
+"""
+
+import json
+import logging
+import sys
+from typing import Any
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_INDENT = "    "
+
+
+class Logger:
+    """The log of one module. The event is a constant text; what varies goes into the facts.
+
+    ``detail`` is text of many lines that belongs to the event.
+    """
+
+    __slots__ = ("_logger",)
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def debug(self, event: str, /, *, detail: str = "", **facts: Any) -> None:
+        if self._logger.isEnabledFor(logging.DEBUG):
+            self._write(logging.DEBUG, event, facts, detail)
+
+    def info(self, event: str, /, *, detail: str = "", **facts: Any) -> None:
+        if self._logger.isEnabledFor(logging.INFO):
+            self._write(logging.INFO, event, facts, detail)
+
+    def warning(self, event: str, /, *, detail: str = "", **facts: Any) -> None:
+        if self._logger.isEnabledFor(logging.WARNING):
+            self._write(logging.WARNING, event, facts, detail)
+
+    def error(
+        self, event: str, /, *, detail: str = "", exc_info: BaseException | None = None, **facts: Any
+    ) -> None:
+        """With ``exc_info``, its traceback follows."""
+        if self._logger.isEnabledFor(logging.ERROR):
+            self._write(logging.ERROR, event, facts, detail, exc_info)
+
+    def exception(self, event: str, /, **facts: Any) -> None:
+        """An error with the traceback of the exception that is being handled."""
+        self.error(event, exc_info=sys.exception(), **facts)
+
+    def _write(
+        self,
+        level: int,
+        event: str,
+        facts: dict[str, Any],
+        detail: str,
+        exc_info: BaseException | None = None,
+    ) -> None:
+        line = " ".join([event, *(f"{name}={shown(value)}" for name, value in facts.items())])
+        self._logger.log(level, "%s", f"{line}\n{detail}" if detail else line, exc_info=exc_info)
+
+
+def get_logger(name: str) -> Logger:
+    """The log of the module ``name``. Costs nothing; set up by ``setup``, once, at start."""
+    return Logger(name)
+
+
+def setup(level: str) -> None:
+    """Send the log of this process to stderr: ours from ``level`` up, other libraries' from warnings up."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines("%(asctime)s.%(msecs)03d %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("mooring").setLevel(_LEVELS[level])
+
+
+def shown(value: object) -> str:
+    """A value as a fact shows it: bare where it is one plain word, else quoted with its line ends escaped."""
+    text = str(value)
+    if not text.isprintable():
+        return json.dumps(text)
+    if not text or " " in text or "=" in text or '"' in text:
+        return json.dumps(text, ensure_ascii=False)
+    return text
+
+
+class _Lines(logging.Formatter):
+    """The first line of a record as it is, everything after it indented and without control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        first, *more = super().format(record).splitlines()
+        return "\n".join([_visible(first), *(_INDENT + _visible(line) for line in more)])
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name logging gave it
+        plain = record.levelname
+        record.levelname = f"{plain:<5}" if plain != "WARNING" else "WARN "
+        try:
+            return super().formatMessage(record)
+        finally:
+            record.levelname = plain
+
+
+def _visible(line: str) -> str:
+    """Without what would move a terminal's cursor or change its colors."""
+    if line.isprintable():
+        return line
+    return "".join(sign if sign.isprintable() or sign == "\t" else ascii(sign)[1:-1] for sign in line)
