@@ -1,0 +1,294 @@
+"""HandlerBackend: a TorchServe handler as one of the server's models."""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mooring.backends.backend import Backend, LoadContext
+from mooring.backends.handler.context import Context, PieceSender
+from mooring.backends.handler.entry import Handle, find_handle, prepare_imports
+from mooring.backends.handler.envelopes import ENVELOPES
+from mooring.backends.handler.faults import fault_of, summary
+from mooring.backends.handler.forms import (
+    BodyForm,
+    EnvelopeForm,
+    InputsForm,
+    InstancesForm,
+    RowForm,
+    TensorsForm,
+)
+from mooring.backends.handler.metrics import MetricsStore
+from mooring.core.errors import InvalidOutput, ModelLoadFailed, MooringError
+from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation, ResponseHead
+from mooring.core.service import ModelMetadata, Outcome, Reply
+from mooring.repository.spec import ModelSpec
+
+
+class HandlerBackend(Backend):
+    """Runs one handler. Owns the process it is loaded into: its working directory and its import path."""
+
+    def __init__(self) -> None:
+        self._handle: Handle
+        self._context: Context
+        self._metrics: MetricsStore
+        self._forms: dict[Form, RowForm]
+        self._body: BodyForm | None = None  # only where a body is one row: the fast path
+        self._max_rows = 1
+        self._max_bytes = 0
+
+    def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
+        """Import the handler and initialize it. The model's folder becomes the working directory."""
+        model_dir = Path(spec.location).resolve()
+        if not model_dir.is_dir():
+            raise ModelLoadFailed(f"the model's folder '{spec.location}' is not there", model=spec.name)
+        self._forms = _forms_of(spec)
+        body = self._forms[Form.BODY]
+        self._body = body if isinstance(body, BodyForm) else None
+        self._max_rows = max(spec.max_batch_size, 1)
+        self._max_bytes = spec.max_response_bytes
+        self._metrics = MetricsStore(model_name=spec.name)
+        self._context = _context_of(spec, context, str(model_dir), self._metrics)
+        os.environ.setdefault("TS_DECODE_INPUT_REQUEST", str(spec.decode_input).lower())
+        os.chdir(model_dir)
+        prepare_imports(model_dir)
+        _limit_threads(context.threads)
+        self._handle = _load_handle(spec, model_dir, self._context)
+        _limit_threads(context.threads)
+        return ModelMetadata(
+            name=spec.name,
+            versions=[spec.version],
+            platform=spec.platform,
+            inputs=spec.inputs,
+            outputs=spec.outputs,
+        )
+
+    def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
+        """Answer a batch; the handler sees all of its rows at once, unless it is asked for more than predictions."""
+        self._metrics.listen(reply.metric)
+        body = self._body
+        if body is not None and requests[0].operation is Operation.INFER:
+            for request in requests:
+                if request.form is not Form.BODY:
+                    break
+            else:
+                return self._infer_bodies(body, requests, reply)
+        return self._infer_forms(requests, reply)
+
+    def _infer_bodies(
+        self, body: BodyForm, requests: Sequence[InferenceRequest], reply: Reply
+    ) -> Sequence[Outcome]:
+        """The fast path: one row per request."""
+        data = [body.row(request) for request in requests]
+        ids = {index: request.id for index, request in enumerate(requests)}
+        sender = PieceSender(reply, body, requests, range(len(requests)))
+        results = _as_results(self._call(data, requests, ids, sender), len(data))
+        heads = self._context.heads()
+        if heads is None:
+            return [
+                self._answer(body, request, [result], None)
+                for request, result in zip(requests, results, strict=True)
+            ]
+        return [
+            self._answer(body, request, [result], head)
+            for request, result, head in zip(requests, results, heads, strict=True)
+        ]
+
+    def _infer_forms(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
+        outcomes: dict[int, Outcome] = {}
+        together: dict[Form, list[_Share]] = {}
+        for index, request in enumerate(requests):
+            form = self._forms[request.form]
+            try:
+                share = _Share(index, request, form.rows(request))
+            except MooringError as error:
+                outcomes[index] = error
+                continue
+            if form.joint or request.operation is not Operation.INFER:
+                outcomes[index] = self._infer_alone(form, share, reply)
+            else:
+                together.setdefault(request.form, []).append(share)
+        for kind, shares in together.items():
+            outcomes.update(self._infer_together(self._forms[kind], shares, reply))
+        return [outcomes[index] for index in range(len(requests))]
+
+    def _infer_alone(self, form: RowForm, share: "_Share", reply: Reply) -> Outcome:
+        """One request by itself: all of it in a joint form, else a row at a time (an explanation is of one row)."""
+        size = len(share.rows) if form.joint else 1
+        results: list[Any] = []
+        head = None
+        try:
+            for start in range(0, len(share.rows), max(size, 1)):
+                rows = share.rows[start : start + size]
+                returned, heads = self._call_shares(form, [share], rows, [start], reply)
+                results += _as_results(returned, None if form.joint else len(rows))
+                head = head or (heads[0] if heads else None)
+        except Exception as error:  # the handler's own code
+            return fault_of(error)
+        return self._answer(form, share.request, results, head)
+
+    def _infer_together(self, form: RowForm, shares: "Sequence[_Share]", reply: Reply) -> dict[int, Outcome]:
+        """The rows of many requests in calls of at most the model's batch size, and their results back in order."""
+        flat = [(share, position) for share in shares for position in range(len(share.rows))]
+        results: dict[int, list[Any]] = {share.index: [] for share in shares}
+        heads: dict[int, ResponseHead] = {}
+        for start in range(0, len(flat), self._max_rows):
+            part = flat[start : start + self._max_rows]
+            rows = [share.rows[position] for share, position in part]
+            owners = [share for share, _ in part]
+            returned, row_heads = self._call_shares(
+                form, owners, rows, [position for _, position in part], reply
+            )
+            for (share, _), result in zip(part, _as_results(returned, len(rows)), strict=True):
+                results[share.index].append(result)
+            for share, head in zip(owners, row_heads or (), strict=False):
+                if head is not None:
+                    heads.setdefault(share.index, head)
+        return {
+            share.index: self._answer(form, share.request, results[share.index], heads.get(share.index))
+            for share in shares
+        }
+
+    def _call_shares(
+        self,
+        form: RowForm,
+        owners: "Sequence[_Share]",
+        rows: list[Any],
+        positions: Sequence[int],
+        reply: Reply,
+    ) -> tuple[Any, "list[ResponseHead | None] | None"]:
+        requests = [owner.request for owner in owners]
+        ids = {
+            row: owner.row_id(position)
+            for row, (owner, position) in enumerate(zip(owners, positions, strict=True))
+        }
+        sender = PieceSender(reply, form, requests, [owner.index for owner in owners])
+        returned = self._call(rows, requests, ids, sender)
+        return returned, self._context.heads()
+
+    def _call(
+        self, data: list[Any], requests: Sequence[InferenceRequest], ids: dict[int, str], sender: PieceSender
+    ) -> Any:
+        """What the handler returns for these rows; raises as the server knows it."""
+        context = self._context
+        context.begin(requests, ids, sender)
+        started = time.perf_counter()
+        try:
+            returned = self._handle(data, context)
+        except Exception as error:  # the handler's own code
+            raise fault_of(error) from error
+        self._metrics.sample("PredictionTime", started)
+        return returned
+
+    def _answer(
+        self, form: RowForm, request: InferenceRequest, results: Sequence[Any], head: ResponseHead | None
+    ) -> Outcome:
+        """One request's outcome; what is wrong with its results is its own fault and nobody else's."""
+        try:
+            response = form.answer(request, results, head)
+        except InvalidOutput as error:
+            return error
+        size = _size_of(response)
+        if size > self._max_bytes:
+            # TorchServe kills the worker for this and answers 500; nothing is killed here.
+            return InvalidOutput(
+                f"the model's answer has {size} bytes and max_response_size is {self._max_bytes}", code=500
+            )
+        return response
+
+
+class _Share:
+    """What one request puts into a batch."""
+
+    __slots__ = ("index", "request", "rows")
+
+    def __init__(self, index: int, request: InferenceRequest, rows: list[Any]) -> None:
+        self.index = index
+        self.request = request
+        self.rows = rows
+
+    def row_id(self, position: int) -> str:
+        """The request's own id, made unique where it has several rows."""
+        return self.request.id if len(self.rows) == 1 else f"{self.request.id}-{position}"
+
+
+def _forms_of(spec: ModelSpec) -> dict[Form, RowForm]:
+    body = BodyForm(decode=spec.decode_input)
+    forms: dict[Form, RowForm] = {
+        Form.BODY: body,
+        Form.INSTANCES: InstancesForm(),
+        Form.TENSORS: InputsForm() if spec.envelope == "kservev2" else TensorsForm(),
+    }
+    if spec.envelope:
+        envelope = ENVELOPES.get(spec.envelope)
+        if envelope is None:
+            raise ModelLoadFailed(
+                f"unknown service_envelope '{spec.envelope}'; known are {', '.join(sorted(ENVELOPES))}"
+            )
+        forms[Form.BODY] = EnvelopeForm(body, envelope())
+    return forms
+
+
+def _context_of(spec: ModelSpec, context: LoadContext, model_dir: str, metrics: MetricsStore) -> Context:
+    config = dict(spec.config)
+    if "allow_pickle" in spec.parameters:
+        config["allow_pickle"] = spec.parameters["allow_pickle"]
+    return Context(
+        spec.name,
+        model_dir,
+        spec.manifest,
+        spec.max_batch_size,
+        context.gpu,
+        limit_max_image_pixels=spec.limit_image_pixels,
+        metrics=metrics,
+        model_yaml_config=config,
+    )
+
+
+def _load_handle(spec: ModelSpec, model_dir: Path, context: Context) -> Handle:
+    entry = spec.entry or str(spec.manifest.get("model", {}).get("handler", ""))
+    try:
+        return find_handle(entry, model_dir, context)
+    except ModelLoadFailed:
+        raise
+    except Exception as error:  # the handler's own code
+        raise ModelLoadFailed(summary(error), model=spec.name, detail=traceback.format_exc()) from error
+
+
+def _limit_threads(threads: int) -> None:
+    """Keep torch to its share of the cores: by environment before it is imported, by itself afterwards."""
+    if threads < 1:
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
+def _as_results(returned: Any, rows: int | None) -> list[Any]:
+    """What the handler returned, if it is a list with an item for every row (``rows`` None: for as many as it likes)."""
+    if not isinstance(returned, list):
+        raise InvalidOutput(
+            "Invalid model predict output", detail=f"the handler returned {type(returned).__name__}"
+        )
+    if rows is not None and len(returned) != rows:
+        raise InvalidOutput(
+            "number of batch response mismatched",
+            detail=f"the handler returned {len(returned)} items for {rows} rows",
+        )
+    return returned
+
+
+def _size_of(response: InferenceResponse) -> int:
+    size = 0
+    for tensor in response.outputs:
+        data = tensor.data
+        if type(data) is list:
+            for element in data:
+                size += len(element)
+        else:
+            size += len(data)
+    return size

@@ -1,0 +1,40 @@
+"""What a handler's exception means to the server."""
+
+import traceback
+
+from mooring.core.errors import ModelFailed, ModelRefused, MooringError, OutOfResources
+
+
+class PredictionException(Exception):
+    """Raised by a handler to refuse a request with a text and a status of its choice."""
+
+    def __init__(self, message: str, error_code: int = 500) -> None:
+        super().__init__(message)
+        self.message = message
+        self.error_code = error_code
+
+    def __str__(self) -> str:
+        return f"message : {self.message} error_code : {self.error_code}"
+
+
+def fault_of(error: Exception) -> MooringError:
+    """The error the server knows for what a handler raised; call it while the exception is being handled."""
+    if isinstance(error, MooringError):
+        return error
+    detail = traceback.format_exc()
+    if isinstance(error, PredictionException):
+        return ModelRefused(str(error.message), code=error.error_code, detail=detail)
+    text = summary(error)
+    # TorchServe answers 507 for out of memory, which it knows by this word, and clients test for it.
+    kind = OutOfResources if isinstance(error, MemoryError) or "CUDA" in text else ModelFailed
+    return kind(text, detail=detail)
+
+
+def summary(error: BaseException) -> str:
+    """An exception in a line: its type and its text."""
+    try:
+        text = str(error)
+    except Exception:  # the handler's own exception class is at fault
+        text = "its text cannot be had"
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name

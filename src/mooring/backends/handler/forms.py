@@ -1,0 +1,299 @@
+"""How a request becomes the rows a handler is given, and how what it returns becomes the answer.
+
+| form                  | rows                                        | answer                                     |
+|-----------------------|---------------------------------------------|--------------------------------------------|
+| BODY                  | one dict, field -> decoded value            | the bytes of the response body             |
+| BODY in an envelope   | what the envelope finds in the body         | the body the envelope makes of all results |
+| INSTANCES             | every instance is one                       | the JSON of every result                   |
+| TENSORS               | one dict per element, or one per request    | tensors typed from the results             |
+"""
+
+import abc
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mooring.backends.handler import json_text
+from mooring.backends.handler.envelopes import BaseEnvelope
+from mooring.core.buffers import Payload
+from mooring.core.errors import InvalidInput, InvalidOutput
+from mooring.core.requests import InferenceRequest, InferenceResponse, ResponseHead
+from mooring.core.tensors import Tensor
+
+_log = logging.getLogger(__name__)
+
+_JSON = "application/json"
+
+
+class RowForm(abc.ABC):
+    """One way of carrying data, in both directions.
+
+    ``joint`` says that a handler is called with one request at a time and may return any number of results.
+    """
+
+    joint = False
+
+    @abc.abstractmethod
+    def rows(self, request: InferenceRequest) -> list[Any]:
+        """What the handler is given for this request. Raises ``InvalidInput``."""
+
+    @abc.abstractmethod
+    def answer(
+        self, request: InferenceRequest, results: Sequence[Any], head: ResponseHead | None
+    ) -> InferenceResponse:
+        """The response made of one result per row. Raises ``InvalidOutput``."""
+
+    def piece(self, request: InferenceRequest, result: Any, head: ResponseHead | None) -> InferenceResponse:
+        """The response made of one row's intermediate result."""
+        return self.answer(request, [result], head)
+
+
+class BodyForm(RowForm):
+    """TorchServe's own: one row per request."""
+
+    def __init__(self, *, decode: bool) -> None:
+        self._decode = decode
+
+    def rows(self, request: InferenceRequest) -> list[Any]:
+        return [self.row(request)]
+
+    def row(self, request: InferenceRequest) -> dict[str, Any]:
+        """Field name to value; of two fields with one name the last wins."""
+        decode = self._decode
+        return {tensor.name: field(tensor, tensor.data[0], decode) for tensor in request.inputs}
+
+    def answer(
+        self, request: InferenceRequest, results: Sequence[Any], head: ResponseHead | None
+    ) -> InferenceResponse:
+        return body_answer(results[0], head)
+
+
+class EnvelopeForm(RowForm):
+    """A body whose rows are what the server's envelope finds in it."""
+
+    def __init__(self, body: BodyForm, envelope: BaseEnvelope) -> None:
+        self._body = body
+        self._envelope = envelope
+        self.joint = envelope.joint
+
+    def rows(self, request: InferenceRequest) -> list[Any]:
+        return self._envelope.split(self._body.row(request))
+
+    def answer(
+        self, request: InferenceRequest, results: Sequence[Any], head: ResponseHead | None
+    ) -> InferenceResponse:
+        return body_answer(self._envelope.join(results, request, self._body.row), head)
+
+    def piece(self, request: InferenceRequest, result: Any, head: ResponseHead | None) -> InferenceResponse:
+        return body_answer(result, head)
+
+
+class InstancesForm(RowForm):
+    """KServe v1: each instance's value is a row."""
+
+    def rows(self, request: InferenceRequest) -> list[Any]:
+        tensor = request.inputs[0]
+        if tensor.parameters and tensor.parameters.get("undecoded"):
+            return _instances_of(tensor.data[0])
+        try:
+            return [json_text.load(element) for element in tensor.data]
+        except ValueError as error:
+            raise InvalidInput(f"an instance is not JSON: {error}") from None
+
+    def answer(
+        self, request: InferenceRequest, results: Sequence[Any], head: ResponseHead | None
+    ) -> InferenceResponse:
+        elements = [_compact(result) for result in results]
+        return InferenceResponse([Tensor("predictions", "BYTES", [len(elements)], elements)], head=head)
+
+
+class TensorsForm(RowForm):
+    """The Open Inference Protocol: BYTES tensors of one length are a row per element, all else is one row."""
+
+    def rows(self, request: InferenceRequest) -> list[Any]:
+        tensors = request.inputs
+        if not _one_row_per_element(tensors):
+            return [{tensor.name: _value(tensor) for tensor in tensors}]
+        names = [tensor.name for tensor in tensors]
+        columns = [[field(tensor, element, True) for element in tensor.data] for tensor in tensors]
+        return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+    def answer(
+        self, request: InferenceRequest, results: Sequence[Any], head: ResponseHead | None
+    ) -> InferenceResponse:
+        name = _output_name(request)
+        stacked = list(results) if _one_row_per_element(request.inputs) else results[0]
+        return InferenceResponse([tensor_of(name, stacked)], head=head)
+
+
+class InputsForm(RowForm):
+    """The Open Inference Protocol under TorchServe's kservev2 envelope: the handler gets the list of inputs itself."""
+
+    joint = True
+
+    def rows(self, request: InferenceRequest) -> list[Any]:
+        return [
+            {"name": tensor.name, "shape": tensor.shape, "datatype": tensor.datatype, "data": _value(tensor)}
+            for tensor in request.inputs
+        ]
+
+    def answer(
+        self, request: InferenceRequest, results: Sequence[Any], head: ResponseHead | None
+    ) -> InferenceResponse:
+        names = [tensor.name for tensor in request.inputs]
+        outputs = [tensor_of(name, result) for name, result in zip(names, results, strict=False)]
+        return InferenceResponse(outputs, head=head)
+
+
+def body_answer(item: Any, head: ResponseHead | None) -> InferenceResponse:
+    """The response body of one result, exactly as contracts/torchserve.md 1.2 has it. Raises ``InvalidOutput``."""
+    kind = type(item)
+    if kind is bytes:
+        body = item
+    elif kind is str:
+        body = item.encode()
+    elif isinstance(item, (bytes, bytearray)):
+        body = bytes(item)
+    elif isinstance(item, str):
+        body = str(item).encode()
+    elif _is_torch_tensor(item):
+        body = _saved(item)
+    else:
+        body = _indented(item)
+        if head is None:
+            head = ResponseHead(content_type=_JSON)
+        elif not head.content_type:
+            head.content_type = _JSON
+    return InferenceResponse([Tensor("body", "BYTES", [1], [body])], head=head)
+
+
+def field(tensor: Tensor, payload: Payload, decode: bool) -> Any:
+    """One field's value by its content type (2.1): JSON and text are decoded, all else is a bytearray.
+
+    A form field that is no file is never decoded, whatever type its client gave it.
+    """
+    parameters = tensor.parameters
+    if decode and parameters:
+        content_type = parameters.get("content_type")
+        if content_type and isinstance(content_type, str) and parameters.get("file", True):
+            if content_type == _JSON or content_type.partition(";")[0].rstrip() == _JSON:
+                try:
+                    return json_text.load(payload)
+                except ValueError:
+                    _log.warning(
+                        "field '%s' says it is JSON and is not; the handler gets its bytes", tensor.name
+                    )
+            elif content_type.startswith("text"):
+                try:
+                    return bytes(payload).decode()
+                except UnicodeDecodeError:
+                    _log.warning(
+                        "field '%s' says it is text and is not UTF-8; the handler gets its bytes", tensor.name
+                    )
+    # Handlers expect a bytearray they may change, and the request's own memory is not theirs: one copy.
+    return bytearray(payload if isinstance(payload, bytes) else payload.view)
+
+
+def tensor_of(name: str, value: Any) -> Tensor:
+    """A tensor typed from a value: numbers in any regular nesting are numeric, everything else is BYTES.
+
+    Raises ``InvalidOutput`` for what is neither.
+    """
+    if _is_torch_tensor(value):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, np.ndarray | np.generic):
+        return Tensor.of(name, np.atleast_1d(value))
+    if isinstance(value, (str, bytes, bytearray, dict)) or value is None:
+        value = [value]
+    try:
+        array = np.atleast_1d(
+            np.asarray([_unwrapped(element) for element in value] if isinstance(value, list) else value)
+        )
+    except ValueError:  # ragged
+        array = np.empty(0, dtype=object)
+    if array.dtype.kind in "biuf":
+        return Tensor.of(name, array)
+    if not isinstance(value, list | tuple):
+        value = [value]
+    elements = [_element(element) for element in value]
+    return Tensor(name, "BYTES", [len(elements)], elements)
+
+
+def _instances_of(payload: Payload) -> list[Any]:
+    try:
+        body = json_text.load(payload)
+    except ValueError as error:
+        raise InvalidInput(f"the body is not JSON: {error}") from None
+    instances = body.get("instances") if isinstance(body, dict) else None
+    if not isinstance(instances, list):
+        raise InvalidInput("the body has no list 'instances'")
+    return instances
+
+
+def _one_row_per_element(tensors: Sequence[Tensor]) -> bool:
+    return all(tensor.datatype == "BYTES" for tensor in tensors) and (
+        len({tuple(tensor.shape) for tensor in tensors}) == 1 and len(tensors[0].shape) == 1
+    )
+
+
+def _value(tensor: Tensor) -> Any:
+    if tensor.datatype == "BYTES" and tensor.shape in ([], [1]):
+        return field(tensor, tensor.data[0], True)
+    return tensor.array().tolist()
+
+
+def _output_name(request: InferenceRequest) -> str:
+    # TorchServe's kservev2 envelope names an output after its input; a caller who asks by name knows better.
+    if request.outputs and len(request.outputs) == 1:
+        return request.outputs[0].name
+    return request.inputs[0].name if request.inputs else "output"
+
+
+def _unwrapped(value: Any) -> Any:
+    return value.tolist() if _is_torch_tensor(value) else value
+
+
+def _element(value: Any) -> bytes:
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value)
+    return value.encode() if isinstance(value, str) else _compact(value)
+
+
+def _compact(value: Any) -> bytes:
+    if isinstance(value, (bytes, bytearray)):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            raise InvalidOutput("Unsupported model output data type.") from None
+    elif _is_torch_tensor(value):
+        value = value.tolist()
+    try:
+        return json_text.dump_compact(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidOutput("Unsupported model output data type.", detail=str(error)) from None
+
+
+def _indented(item: Any) -> bytes:
+    try:
+        return json_text.dump(item)
+    except (TypeError, ValueError) as error:
+        raise InvalidOutput("Unsupported model output data type.", detail=str(error)) from None
+
+
+def _is_torch_tensor(item: Any) -> bool:
+    # A handler that returns a tensor has imported torch; one that has not must not pay for it.
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(item, torch.Tensor)
+
+
+def _saved(tensor: Any) -> bytes:
+    import io
+
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(tensor, buffer)
+    return buffer.getvalue()

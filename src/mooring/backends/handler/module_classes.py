@@ -1,0 +1,29 @@
+"""Finding classes in modules, as TorchServe's handlers and their users do."""
+
+import importlib
+import inspect
+from types import ModuleType
+from typing import Any
+
+
+def list_classes_from_module(module: ModuleType, parent_class: type | None = None) -> list[type]:
+    """The classes a module defines itself; what it imported does not count."""
+    return [
+        each
+        for _, each in inspect.getmembers(module, inspect.isclass)
+        if each.__module__ == module.__name__ and (parent_class is None or issubclass(each, parent_class))
+    ]
+
+
+def import_class(class_name: str, module_prefix: str | None = None) -> Any:
+    """The class of a dotted name (``package.module.Class``), or the only class of a dotted module."""
+    name = f"{module_prefix}.{class_name}" if module_prefix else class_name
+    module_name, _, last = name.rpartition(".")
+    if module_name:
+        found = getattr(importlib.import_module(module_name), last, None)
+        if inspect.isclass(found):
+            return found
+    classes = list_classes_from_module(importlib.import_module(name))
+    if len(classes) != 1:
+        raise ImportError(f"module '{name}' defines {len(classes)} classes, not one")
+    return classes[0]
