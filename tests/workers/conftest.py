@@ -19,9 +19,8 @@ class Harness:
         self.engine = Engine(self.arena, Metrics())
 
     async def load(self, name="echo", **settings):
-        spec = ModelSpec(
-            name=name, version="1.0", backend="echo_backend:EchoBackend", location=str(Path(__file__).parent), **settings
-        )
+        settings = {"backend": "echo_backend:EchoBackend"} | settings
+        spec = ModelSpec(name=name, version="1.0", location=str(Path(__file__).parent), **settings)
         return await self.engine.load(spec)
 
     def request(self, body=b"x", *, model="echo", rows=None, **parameters):

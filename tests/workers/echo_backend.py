@@ -47,6 +47,10 @@ class EchoBackend(Backend):
         if command == "stream":
             for number in range(3):
                 reply.emit(row, InferenceResponse([Tensor("out", "BYTES", [1], [b"%d" % number])], final=False))
+        if command == "copy_for_ever":
+            view = request.inputs[0].data[0].view
+            while True:
+                assert len(bytes(view)) == len(view)
         data = request.inputs[0].data
         payloads = data if isinstance(data, list) else [data]
         out = [payload if isinstance(payload, bytes) else bytes(payload.view) for payload in payloads]

@@ -1,0 +1,56 @@
+"""Frames and messages: whatever is sent in whatever pieces arrives once, whole and in order."""
+
+import socket
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mooring.core.buffers import Buffer, Slot
+from mooring.core.errors import ErrorRecord, InvalidInput, ModelFailed
+from mooring.core.requests import Form, InferenceRequest, InferenceResponse
+from mooring.core.tensors import Tensor
+from mooring.workers.channel import Batch, Codec, Frames, InGrant, Piece, Results
+
+
+@given(st.lists(st.binary(max_size=5000), min_size=1, max_size=8), st.integers(16, 4096))
+def test_frames_survive_any_way_of_cutting_them(payloads, capacity):
+    codec = Codec()
+    stream = b"".join(
+        bytes(codec.frame(Piece(n, InferenceResponse([Tensor("t", "BYTES", [1], [data])]))))
+        for n, data in enumerate(payloads)
+    )
+    left, right = socket.socketpair()
+    with left, right:
+        left.setblocking(False)
+        right.setblocking(False)
+        frames = Frames(capacity)
+        received = []
+        while stream or len(received) < len(payloads):
+            stream = stream[left.send(stream) :] if stream else stream
+            frames.receive(right)
+            received.extend(codec.to_server(frame) for frame in frames)
+    assert [piece.response.outputs[0].data[0] for piece in received] == payloads
+    assert [piece.key for piece in received] == list(range(len(payloads)))
+
+
+def test_a_slot_travels_as_its_handle_and_other_memory_inline():
+    codec = Codec()
+    slot = Buffer(memoryview(bytearray(9)), Slot(0, 65536, 9))
+    heap = Buffer(memoryview(bytearray(b"heap")))
+    request = InferenceRequest("m", "", "id", [Tensor("body", "BYTES", [2], [slot, heap])], form=Form.BODY)
+    frame = bytes(codec.frame(Batch([1], [request])))
+    (copy,) = codec.to_worker(memoryview(frame)[4:]).requests
+    assert copy.inputs[0].data == [Slot(0, 65536, 9), b"heap"]
+
+
+def test_a_payload_in_its_grant_travels_as_its_size():
+    codec = Codec()
+    response = InferenceResponse([Tensor("body", "BYTES", [1], [InGrant(700_000)])])
+    frame = bytes(codec.frame(Results([5], [response, ErrorRecord("InvalidInput", "no")], [(1, 0.5)])))
+    results = codec.to_server(memoryview(frame)[4:])
+    assert results.outcomes[0].outputs[0].data[0].size == 700_000
+    assert isinstance(results.outcomes[1].error(model="m"), InvalidInput)
+
+
+def test_an_error_of_a_kind_the_other_side_does_not_know_is_the_models_failure():
+    assert type(ErrorRecord("Surprise", "text").error()) is ModelFailed

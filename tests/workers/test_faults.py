@@ -1,0 +1,279 @@
+"""What happens when a worker dies, hangs, lies or is slow: every request is answered once, nothing is leaked."""
+
+import asyncio
+import os
+import random
+import signal
+import time
+
+import pytest
+from conftest import body_of
+
+from mooring.core.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    ModelFailed,
+    ModelLoadFailed,
+    ModelNotReady,
+    QueueFull,
+    WorkerDied,
+)
+from mooring.engine.lifecycle import State
+
+BIG = os.urandom(300_000)
+
+
+async def until(reached, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < end, "it did not come to pass"
+        await asyncio.sleep(0.002)
+
+
+async def test_a_request_whose_worker_is_killed_is_answered_by_the_next_worker(harness):
+    await harness.load()
+    future = harness.submit(BIG, do="sleep", seconds=0.3)
+    await asyncio.sleep(0.1)
+    os.kill(harness.worker().process.pid, signal.SIGKILL)
+    assert body_of(await asyncio.wait_for(future, 10)) == BIG
+    assert harness.arena.slots_in_use == 0
+
+
+async def test_a_request_that_kills_two_workers_is_told_so_with_the_last_words(harness):
+    await harness.load()
+    error = await harness.ask(b"x", do="print")
+    assert isinstance(error, WorkerDied)
+    assert "ended with status 9" in error.detail
+    assert "last words" in error.detail
+    assert body_of(await harness.ask(b"fine")) == b"fine"
+
+
+async def test_a_model_that_may_not_be_retried_is_not(harness):
+    await harness.load(retry=False)
+    before = harness.worker().id
+    error = await harness.ask(b"x", do="kill")
+    assert isinstance(error, WorkerDied)
+    assert "killed by signal 9" in error.detail
+    await until(lambda: harness.engine.registry.find("echo").ready)
+    assert int(harness.worker().id) == int(before) + 1
+
+
+async def test_requests_that_wait_survive_the_death_of_the_worker(harness):
+    await harness.load(retry=False)
+    first = harness.submit(b"x", do="sleep", seconds=0.2)
+    await asyncio.sleep(0.05)
+    rest = [harness.submit(b"%d" % n) for n in range(20)]
+    await asyncio.sleep(0.05)
+    os.kill(harness.worker().process.pid, signal.SIGKILL)
+    assert isinstance(await first, WorkerDied)
+    assert [body_of(await asyncio.wait_for(one, 10)) for one in rest] == [b"%d" % n for n in range(20)]
+
+
+async def test_requests_of_a_message_that_were_not_started_do_not_share_the_death_of_the_one_that_was(harness):
+    await harness.load(retry=False)
+    for _ in range(50):  # teaches the scheduler that this model is fast, so that many travel in one message
+        await asyncio.gather(*(harness.ask(b"warm") for _ in range(20)))
+    futures = [harness.submit(b"ok") for _ in range(5)]
+    futures.append(harness.submit(b"bad", do="kill"))
+    futures += [harness.submit(b"ok") for _ in range(5)]
+    outcomes = await asyncio.wait_for(asyncio.gather(*futures), 10)
+    assert isinstance(outcomes[5], WorkerDied)
+    later = outcomes[6:]
+    assert [body_of(outcome) for outcome in later] == [b"ok"] * 5
+
+
+async def test_a_fast_request_does_not_wait_for_a_slow_one_of_the_same_message(harness):
+    await harness.load()
+    for _ in range(50):
+        await asyncio.gather(*(harness.ask(b"warm") for _ in range(20)))
+    fast = [harness.submit(b"fast") for _ in range(5)]
+    slow = harness.submit(b"slow", do="sleep", seconds=1.0)
+    begin = time.monotonic()
+    await asyncio.wait_for(asyncio.gather(*fast), 10)
+    assert time.monotonic() - begin < 0.5
+    assert body_of(await slow) == b"slow"
+
+
+async def test_requests_behind_a_slow_one_go_to_another_worker(harness):
+    await harness.load(min_workers=2, max_workers=2)
+    for _ in range(50):
+        await asyncio.gather(*(harness.ask(b"warm") for _ in range(20)))
+    slow = harness.submit(b"slow", do="sleep", seconds=1.0)
+    behind = [harness.submit(b"behind") for _ in range(20)]
+    begin = time.monotonic()
+    await asyncio.wait_for(asyncio.gather(*behind), 10)
+    assert time.monotonic() - begin < 0.5
+    await slow
+
+
+async def test_waiting_requests_are_spread_over_idle_workers(harness):
+    await harness.load(min_workers=2, max_workers=2, max_batch_size=8, parameters={"sleep": 0.2})
+    await until(lambda: harness.engine.registry.find("echo").scheduler.pool.ready == 2)
+    futures = [harness.submit(b"x") for _ in range(8)]
+    await asyncio.sleep(0.05)
+    assert [worker.state.name for worker in harness.engine.registry.find("echo").scheduler.pool.workers] == ["BUSY"] * 2
+    await asyncio.gather(*futures)
+
+
+async def test_one_bad_row_never_fails_its_batch_mates(harness):
+    await harness.load(max_batch_size=8)
+    blocker = harness.submit(b"x", do="sleep", seconds=0.1)
+    await asyncio.sleep(0.03)
+    good = [harness.submit(b"%d" % n) for n in range(3)]
+    bad = harness.submit(b"x", do="raise")
+    refused = harness.submit(b"x", do="refuse")
+    good += [harness.submit(b"%d" % n) for n in range(3, 6)]
+    await blocker
+    assert [body_of(await one) for one in good] == [b"%d" % n for n in range(6)]
+    error = await bad
+    assert isinstance(error, ModelFailed)
+    assert error.message == "ValueError: told to raise"
+    assert "Traceback" in error.detail
+    assert isinstance(await refused, InvalidInput)
+
+
+async def test_a_full_queue_says_so_at_once_and_only_to_those_it_has_no_room_for(harness):
+    await harness.load(queue_size=3)
+    blocker = harness.submit(b"x", do="sleep", seconds=0.3)
+    await asyncio.sleep(0.05)
+    waiting = [harness.submit(b"w") for _ in range(3)]
+    begin = time.monotonic()
+    error = await harness.ask(b"one too many")
+    assert isinstance(error, QueueFull)
+    assert time.monotonic() - begin < 0.1
+    await blocker
+    assert [body_of(await one) for one in waiting] == [b"w"] * 3
+
+
+async def test_a_burst_that_idle_workers_can_take_is_not_refused(harness):
+    await harness.load(queue_size=1)
+    outcomes = await asyncio.gather(*[harness.submit(b"x") for _ in range(2)])
+    assert [body_of(outcome) for outcome in outcomes] == [b"x"] * 2
+
+
+async def test_a_worker_that_does_not_answer_in_time_is_replaced(harness):
+    await harness.load(response_timeout=0.3)
+    waiting = harness.submit(b"x", do="sleep", seconds=30)
+    await asyncio.sleep(0.05)
+    behind = harness.submit(b"behind")
+    error = await asyncio.wait_for(waiting, 10)
+    assert isinstance(error, WorkerDied)
+    assert "was ended after 0.3 s" in error.detail
+    assert body_of(await asyncio.wait_for(behind, 10)) == b"behind"
+
+
+async def test_a_request_past_its_deadline_never_reaches_a_worker(harness):
+    await harness.load()
+    blocker = harness.submit(b"x", do="sleep", seconds=0.3)
+    await asyncio.sleep(0.05)
+    begin = time.monotonic()
+    late = harness.submit(b"x", do="kill", deadline=begin + 0.1)
+    assert isinstance(await asyncio.wait_for(late, 5), DeadlineExceeded)
+    assert time.monotonic() - begin < 0.25
+    await blocker
+    before = harness.worker().id
+    assert body_of(await harness.ask(b"alive")) == b"alive"
+    assert harness.worker().id == before
+
+
+async def test_a_request_that_runs_past_its_deadline_is_answered_in_time_and_its_late_answer_dropped(harness):
+    await harness.load()
+    begin = time.monotonic()
+    error = await harness.ask(BIG, do="sleep", seconds=0.4, deadline=begin + 0.1)
+    assert isinstance(error, DeadlineExceeded)
+    assert time.monotonic() - begin < 0.3
+    assert harness.arena.slots_in_use == 1  # the worker still reads it
+    assert body_of(await harness.ask(b"next")) == b"next"
+    assert harness.arena.slots_in_use == 0
+
+
+async def test_a_withdrawn_request_never_runs_and_a_running_one_is_told(harness):
+    await harness.load()
+    running = harness.submit(b"x", do="wait_for_cancel")
+    await asyncio.sleep(0.05)
+    waiting = harness.submit(BIG, do="kill")
+    before = harness.worker().id
+    waiting.ticket.cancel()
+    assert harness.arena.slots_in_use == 0
+    begin = time.monotonic()
+    running.ticket.cancel()
+    assert body_of(await harness.ask(b"next")) == b"next"
+    assert time.monotonic() - begin < 2.0
+    assert harness.worker().id == before
+    assert not running.done()
+    assert not waiting.done()
+
+
+async def test_pieces_of_a_streamed_answer_come_in_order_before_the_last(harness):
+    await harness.load()
+    future = harness.submit(b"last", do="stream")
+    assert body_of(await asyncio.wait_for(future, 5)) == b"last"
+    assert [body_of(piece) for piece in future.pieces] == [b"0", b"1", b"2"]
+
+
+async def test_a_model_that_cannot_load_says_why_and_refuses_requests(harness):
+    version = await harness.load(parameters={"fail_at_load": True})
+    assert version.state is State.FAILED
+    assert isinstance(version.error, ModelLoadFailed)
+    assert "told to fail at load" in version.error.message
+    assert "Traceback" in version.error.detail
+    error = await harness.ask(b"x")
+    assert isinstance(error, ModelNotReady)
+    assert "told to fail at load" in error.message
+    assert not harness.engine.healthy()
+    assert not harness.engine.ready()
+
+
+async def test_a_worker_that_exits_while_loading_is_reported_with_its_status(harness):
+    version = await harness.load(parameters={"exit_at_load": True})
+    assert isinstance(version.error, WorkerDied)
+    assert "ended with status 3" in version.error.detail
+
+
+async def test_rows_beyond_a_batch_are_split_and_rejoined_in_order(harness):
+    await harness.load(max_batch_size=4, min_workers=2, max_workers=2)
+    rows = [b"%d" % n for n in range(50)]
+    outcome = await harness.ask(rows=rows)
+    assert outcome.outputs[0].data == rows
+    assert outcome.outputs[0].shape == [50]
+
+
+async def test_unloading_waits_for_what_runs_and_leaves_no_process(harness):
+    await harness.load()
+    pid = harness.worker().process.pid
+    future = harness.submit(b"x", do="sleep", seconds=0.3)
+    await asyncio.sleep(0.05)
+    await harness.engine.unload("echo")
+    assert body_of(await future) == b"x"
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_a_template_that_dies_is_replaced(harness):
+    await harness.load(retry=False)
+    template = next(iter(harness.engine._workers._templates.values()))
+    os.kill(template._process.pid, signal.SIGKILL)
+    await until(lambda: template.dead)
+    assert body_of(await harness.ask(b"x")) == b"x"
+
+
+@pytest.mark.timeout(300)
+async def test_a_thousand_workers_killed_in_the_middle_of_a_slot_leak_nothing_and_corrupt_nothing(harness):
+    """The spike that the design rests on: the server alone owns the slots, so a dead worker cannot lose one."""
+    await harness.load(retry=False)
+    rng = random.Random(7)
+    descriptors = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    await harness.ask(BIG)  # from now on answers get a slot too
+    for round_ in range(1000):
+        body = bytes([round_ % 256]) * 200_000
+        victim = harness.submit(body, do="copy_for_ever")
+        worker = harness.worker()
+        await until(lambda one=worker: one.state.name == "BUSY" and one.process.started_requests == 1)
+        await asyncio.sleep(rng.random() * 0.004)
+        worker.process.kill()
+        assert isinstance(await asyncio.wait_for(victim, 20), WorkerDied)
+        survivor = await asyncio.wait_for(harness.submit(body), 20)
+        assert body_of(survivor) == body
+        assert harness.arena.slots_in_use == 0
+    if descriptors:
+        assert len(os.listdir("/proc/self/fd")) <= descriptors + 8

@@ -1,0 +1,46 @@
+"""Pure rules of workers: how a message is cut into batches, and when a dead worker is replaced."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mooring.core.requests import Form, InferenceRequest, Operation
+from mooring.core.tensors import Tensor
+from mooring.workers.pool import backoff
+from mooring.workers.worker import chunks
+
+
+def request(rows, operation):
+    return InferenceRequest(
+        "m", "", "", [Tensor("instances", "BYTES", [rows], [])], form=Form.INSTANCES, operation=operation
+    )
+
+
+requests = st.lists(
+    st.builds(request, st.integers(1, 9), st.sampled_from([Operation.INFER, Operation.EXPLAIN])), max_size=30
+)
+
+
+@given(requests, st.integers(1, 8))
+def test_every_request_is_in_exactly_one_batch_in_order(items, most):
+    runs = list(chunks(items, most))
+    assert [index for begin, end, _ in runs for index in range(begin, end)] == list(range(len(items)))
+
+
+@given(requests, st.integers(1, 8))
+def test_a_batch_never_exceeds_the_maximum_unless_it_is_one_request(items, most):
+    for begin, end, rows in chunks(items, most):
+        assert rows == sum(item.rows for item in items[begin:end])
+        assert rows <= most or end - begin == 1
+
+
+@given(requests, st.integers(1, 8))
+def test_a_batch_is_of_one_operation(items, most):
+    for begin, end, _ in chunks(items, most):
+        assert len({item.operation for item in items[begin:end]}) == 1
+
+
+def test_the_first_restart_is_immediate_and_later_ones_wait_ever_longer_within_a_limit():
+    waits = [backoff(n) for n in range(1, 40)]
+    assert waits[0] == 0.0
+    assert waits == sorted(waits)
+    assert waits[-1] == 34.0
