@@ -1,0 +1,260 @@
+"""What the server counts, cheaply; what it looks like to Prometheus is worked out only when somebody asks.
+
+A request costs a few list additions here, and no lock: everything is written on the event loop's thread.
+"""
+
+import math
+import socket
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+
+import psutil
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+# Seconds. From a tiny echo to TorchServe's default response time-out of 120 s.
+DURATIONS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    120.0,
+)  # fmt: skip
+ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+
+DEFAULT_VERSION = "default"
+"""What TorchServe's counters call the version of a request whose URL named none."""
+
+
+class Histogram:
+    """How many values fell up to each bound, and their sum."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """A value equal to a bound counts under it, as Prometheus' ``le`` says."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+class ModelStatistics:
+    """One version of a model. The engine keeps it beside the version, so that no name is looked up per request."""
+
+    __slots__ = (
+        "batches", "durations", "inferences", "latency", "name", "outcomes", "queue", "queues",
+        "requests", "version",
+    )  # fmt: skip
+
+    def __init__(self, name: str, version: str) -> None:
+        self.name = name
+        self.version = version
+        self.outcomes = [0, 0]  # failed, answered
+        # TorchServe's three, apart for requests whose URL named a version [0] and those whose URL did not [1].
+        self.requests = [0, 0]
+        self.latency = [0.0, 0.0]
+        self.queue = [0.0, 0.0]
+        self.durations = Histogram(DURATIONS)
+        self.queues = Histogram(DURATIONS)
+        self.inferences = Histogram(DURATIONS)
+        self.batches = Histogram(ROWS)
+
+    def observe(self, latency: float, queue: float, ok: bool, defaulted: bool = False) -> None:
+        """A request is over. Times are in seconds; ``defaulted`` says that its URL named no version."""
+        self.outcomes[ok] += 1
+        self.requests[defaulted] += 1
+        self.latency[defaulted] += latency
+        self.queue[defaulted] += queue
+        durations = self.durations  # Histogram.observe by hand, twice: a call costs more than what it does
+        durations.counts[bisect_left(DURATIONS, latency)] += 1
+        durations.total += latency
+        queues = self.queues
+        queues.counts[bisect_left(DURATIONS, queue)] += 1
+        queues.total += queue
+
+    def observe_batch(self, rows: int, inference: float) -> None:
+        """A batch came back from a worker, ``inference`` seconds after it was sent there."""
+        self.batches.observe(rows)
+        self.inferences.observe(inference)
+
+
+class ResponseCounter:
+    """HTTP responses by the first digit of their status. Whoever writes a response adds one to ``classes``."""
+
+    __slots__ = ("classes",)
+
+    def __init__(self) -> None:
+        self.classes = [0] * 10
+
+    def count(self, status: int) -> None:
+        """A response of this status is on its way."""
+        self.classes[status // 100] += 1
+
+
+class Metrics:
+    """Everything the server counts. Further collectors (a model's own metrics) join through ``registry``."""
+
+    def __init__(self) -> None:
+        self.responses = ResponseCounter()
+        self.registry = CollectorRegistry(auto_describe=False)
+        self._models: dict[tuple[str, str], ModelStatistics] = {}
+        self.registry.register(_Served(self._models, self.responses))
+        self.registry.register(_Process())
+
+    def model(self, name: str, version: str) -> ModelStatistics:
+        """The statistics of a version, the same object every time: a version loaded again goes on counting."""
+        statistics = self._models.get((name, version))
+        if statistics is None:
+            statistics = self._models[name, version] = ModelStatistics(name, version)
+        return statistics
+
+    def text(self, names: Collection[str] | None = None) -> bytes:
+        """Prometheus' text format 0.0.4. ``names`` keeps the samples, and the families, so called; None keeps all."""
+        lines: list[str] = []
+        for family in self.registry.collect():
+            lines.extend(_lines(family, names))
+        return "".join(lines).encode()
+
+
+def _lines(family: Metric, names: Collection[str] | None) -> Iterator[str]:
+    # Written here and not by generate_latest, which appends _total to the name of every counter: TorchServe's
+    # Requests2XX and ts_queue_latency_microseconds are counters without it.
+    kept = [s for s in family.samples if names is None or s.name in names or family.name in names]
+    if not kept:
+        return
+    # A Counter of prometheus_client's own leaves the suffix out of its family's name, but not out of its samples'.
+    plain = family.type != "counter" or any(sample.name == family.name for sample in family.samples)
+    name = family.name if plain else f"{family.name}_total"
+    yield f"# HELP {name} {family.documentation}\n# TYPE {name} {family.type}\n"
+    for sample in kept:
+        labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in sample.labels.items())
+        yield (
+            f"{sample.name}{{{labels}}} {_number(sample.value)}\n"
+            if labels
+            else (f"{sample.name} {_number(sample.value)}\n")
+        )
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def _number(value: float) -> str:
+    return "+Inf" if value == math.inf else repr(float(value))
+
+
+_Value = Callable[[ModelStatistics], Histogram]
+
+_HISTOGRAMS: tuple[tuple[str, str, _Value], ...] = (
+    ("mooring_request_duration_seconds", "From arrival of a request to its answer", lambda s: s.durations),
+    ("mooring_queue_duration_seconds", "Time a request waited for a worker", lambda s: s.queues),
+    ("mooring_inference_duration_seconds", "Time a worker took for a batch", lambda s: s.inferences),
+    ("mooring_batch_rows", "Rows in a batch sent to a worker", lambda s: s.batches),
+)
+
+
+class _Served(Collector):
+    """Requests and responses, under TorchServe's names and our own."""
+
+    def __init__(self, models: Mapping[tuple[str, str], ModelStatistics], responses: ResponseCounter) -> None:
+        self._models = models
+        self._responses = responses
+        self._host = socket.gethostname()
+
+    def collect(self) -> Iterable[Metric]:
+        """Every family anew."""
+        yield from self._by_class()
+        models = list(self._models.values())
+        yield from self._by_url(models)
+        yield _outcomes(models)
+        for name, text, histogram_of in _HISTOGRAMS:
+            family = Metric(name, text, "histogram")
+            for statistics in models:
+                _add_histogram(family, _labels(statistics), histogram_of(statistics))
+            yield family
+
+    def _by_class(self) -> Iterator[Metric]:
+        for first in (2, 4, 5):
+            name = f"Requests{first}XX"
+            family = Metric(name, "Torchserve prometheus counter metric with unit: Count", "counter")
+            family.add_sample(name, {"Level": "Host", "Hostname": self._host}, self._responses.classes[first])
+            yield family
+
+    def _by_url(self, models: Sequence[ModelStatistics]) -> Iterator[Metric]:
+        counters: tuple[tuple[str, str, Callable[[ModelStatistics], Sequence[float]], float], ...] = (
+            ("ts_inference_requests_total", "Count", lambda s: s.requests, 1.0),
+            ("ts_inference_latency_microseconds", "Microseconds", lambda s: s.latency, 1e6),
+            ("ts_queue_latency_microseconds", "Microseconds", lambda s: s.queue, 1e6),
+        )
+        for name, unit, values_of, scale in counters:
+            family = Metric(name, f"Torchserve prometheus counter metric with unit: {unit}", "counter")
+            for model, version, value in _by_version(models, values_of):
+                labels = {"model_name": model, "model_version": version, "hostname": self._host}
+                family.add_sample(name, labels, value * scale)
+            yield family
+
+
+def _by_version(
+    models: Sequence[ModelStatistics], values_of: Callable[[ModelStatistics], Sequence[float]]
+) -> Iterator[tuple[str, str, float]]:
+    defaulted: dict[str, float] = {}  # over all versions that have been the default one
+    for statistics in models:
+        named, unnamed = values_of(statistics)
+        if statistics.requests[0]:
+            yield statistics.name, statistics.version, named
+        if statistics.requests[1]:
+            defaulted[statistics.name] = defaulted.get(statistics.name, 0.0) + unnamed
+    for name, value in defaulted.items():
+        yield name, DEFAULT_VERSION, value
+
+
+def _labels(statistics: ModelStatistics) -> dict[str, str]:
+    return {"model_name": statistics.name, "model_version": statistics.version}
+
+
+def _outcomes(models: Sequence[ModelStatistics]) -> Metric:
+    family = Metric("mooring_requests_total", "Requests by whether the model answered them", "counter")
+    for statistics in models:
+        for outcome, count in zip(("failed", "answered"), statistics.outcomes, strict=True):
+            family.add_sample("mooring_requests_total", {**_labels(statistics), "outcome": outcome}, count)
+    return family
+
+
+def _add_histogram(family: Metric, labels: dict[str, str], histogram: Histogram) -> None:
+    below = 0
+    for bound, count in zip((*histogram.bounds, math.inf), histogram.counts, strict=True):
+        below += count
+        family.add_sample(f"{family.name}_bucket", {**labels, "le": _number(bound)}, below)
+    family.add_sample(f"{family.name}_count", labels, below)
+    family.add_sample(f"{family.name}_sum", labels, histogram.total)
+
+
+class _Process(Collector):
+    """The server process itself, under the names every Prometheus client library gives them."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._started = time.time()
+
+    def collect(self) -> Iterable[Metric]:
+        """Read from the operating system now."""
+        times = self._process.cpu_times()
+        memory = self._process.memory_info()
+        values = (
+            (
+                "process_cpu_seconds_total",
+                "User and system CPU time spent",
+                "counter",
+                times.user + times.system,
+            ),
+            ("process_resident_memory_bytes", "Resident memory size", "gauge", float(memory.rss)),
+            ("process_start_time_seconds", "Start of the server since the epoch", "gauge", self._started),
+        )
+        for name, text, kind, value in values:
+            family = Metric(name, text, kind)
+            family.add_sample(name, {}, value)
+            yield family
