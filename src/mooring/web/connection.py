@@ -1,0 +1,636 @@
+"""One client's connection: bytes in, exchanges to the app, answers out in the order of the requests.
+
+    PARSING ──▶ FILLING      the parser stops at a large body, which the socket then writes into its slot itself
+       │  ◀──────┘
+       └──────▶ DEAF         what follows is not answered: read and dropped
+
+There is no task and no timer here. The server's sweep calls ``expire`` about once a second; everything else happens in
+the callbacks of the transport, of the parser and of the exchanges.
+"""
+
+import asyncio
+import enum
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from httptools import HttpParserError, HttpParserInvalidURLError, HttpParserUpgrade, HttpRequestParser
+
+from mooring.core.buffers import LARGE, Allocator, Buffer, Payload
+from mooring.observability.logs import get_logger
+from mooring.web import wire
+from mooring.web.exchange import JOINED, Exchange, Limits, Stage, release_all
+
+log = get_logger(__name__)
+
+App = Callable[[Exchange], None]
+OnError = Callable[[int, str, str], tuple[bytes, bytes]]
+
+# Bytes asked of the socket at a time. Not above LARGE: a body that gets a slot then never ends in the chunk it began in.
+RECEIVE = 65_536
+# Unsent bytes above which a client counts as slow.
+SLOW = 65_536
+# A client that was refused may still be sending. Closing at once would make the kernel throw away the answer with what
+# it sends; so it is read and dropped, for this many seconds of silence and in all.
+LINGER_SILENCE, LINGER = 2.0, 30.0
+
+
+class Mode(enum.IntEnum):
+    """What is done with the next bytes."""
+
+    PARSING = 0
+    FILLING = 1
+    DEAF = 2
+
+
+class Host(Protocol):
+    """What the connections of one listener share."""
+
+    app: App
+    limits: Limits
+    allocator: Allocator
+    refuse: OnError
+    room: memoryview
+    now: float
+    draining: bool
+    secure: bool
+    hosts: set[bytes]
+
+    def joined(self, connection: "Connection") -> None: ...
+
+    def left(self, connection: "Connection") -> None: ...
+
+
+class _Stop(Exception):
+    """Ends the parser's run from inside one of its callbacks."""
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One client. All connections of a server receive into the same memory, one at a time, so an idle one is small."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._app = host.app
+        self._into = self._room = host.room
+        self._mode = Mode.PARSING
+        self._transport: asyncio.Transport
+        self._parser = HttpRequestParser(self)
+        # The request that is being received.
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0  # of a head that did not end in the chunk it began in
+        self._complete = False  # whether a request ended in this chunk
+        self._incoming: Exchange | None = None
+        self._expected = 0  # bytes of its body; 0 when chunked
+        self._collected: bytearray | None = None
+        self._slot: Buffer | None = None
+        self._filled = 0
+        self._framing = 0  # bytes since the last byte of a chunked body
+        self._continue_due = False
+        # The requests that are not answered: one whose turn it is, those after it, those the app has not seen.
+        self._current: Exchange | None = None
+        self._later: deque[Exchange] | None = None
+        self._unseen: deque[Exchange] | None = None
+        self._admitting = False
+        # The sending side.
+        self._choked = False
+        self._held: list[Payload] = []
+        self._unsent = 0
+        # The connection's end.
+        self._reading = True
+        self._half_closed = False
+        self._probed = False
+        self._refused = False
+        self._lingering = 0.0
+        self._lost = False
+        self._since = host.now
+
+    # Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        # low=0: that writing may go on means that everything has left, and a buffer can be released.
+        self._transport.set_write_buffer_limits(high=SLOW, low=0)
+        self._host.joined(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._into
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._mode:
+            self._receive_unparsed(nbytes)
+            return
+        self._complete = False
+        try:
+            self._parser.feed_data(self._room[:nbytes])
+        except (HttpParserError, HttpParserUpgrade) as error:
+            self._stumble(error, self._room[:nbytes])
+        if not self._complete or self._current is not None or self._incoming is not None or self._choked:
+            self._take_stock(nbytes)
+
+    def eof_received(self) -> bool:
+        """Answers still go out to a client that only closed its sending side; a request cut in two is dropped."""
+        self._half_closed = True
+        if self._incoming is not None:
+            self._drop_incoming()
+        last = self._later[-1] if self._later else self._current
+        if last is None or self._refused or self._host.secure:
+            return False
+        self._mode = Mode.DEAF
+        last.keep = False
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        self._mode = Mode.DEAF
+        self._host.left(self)
+        release_all(self._held)
+        self._held = []
+        waiting = [self._incoming, self._current, *(self._later or ())]
+        self._incoming = self._current = self._later = self._unseen = None
+        for exchange in waiting:
+            if exchange is not None:
+                self._guard(exchange.abandon)
+        del self._parser  # it refers to this connection: a cycle
+
+    def pause_writing(self) -> None:
+        self._choked = True
+
+    def resume_writing(self) -> None:
+        self._choked = False
+        if self._held:
+            release_all(self._held)
+            self._held = []
+            self._transport.set_write_buffer_limits(high=SLOW, low=0)
+        current = self._current
+        if current is None:
+            self._proceed()
+        elif current.stage is Stage.STREAMING and current.on_writable is not None:
+            self._guard(current.on_writable)
+        if self._unseen:
+            self._admit()
+        self._regulate()
+
+    # Parser
+
+    def on_url(self, url: bytes) -> None:
+        self._target = self._target + url if self._target else url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name, value.rstrip()))
+
+    def on_headers_complete(self) -> None:
+        headers, self._headers = self._headers, []
+        target, self._target = self._target, b""
+        fields = {wire.LOWER[name]: value for name, value in headers}
+        parser, host = self._parser, self._host
+        exchange = self._incoming = Exchange(
+            wire.METHODS[parser.get_method()], target, headers, fields, parser.should_keep_alive(), self
+        )
+        if not exchange.keep or b"connection" in fields or b"transfer-encoding" in fields:
+            exchange.version = parser.get_http_version()
+        self._check_size(exchange)
+        if len(fields) != len(headers):
+            self._check_repeated(headers)
+        if fields.get(b"host") not in host.hosts:
+            self._check_host(exchange)
+        if exchange.version != "1.1" or exchange.method == "CONNECT":
+            self._check_version(exchange)
+        if host.draining:
+            exchange.keep = False
+        self._expected = 0
+        if b"content-length" in fields or b"transfer-encoding" in fields:
+            self._expect_body(exchange)
+        if b"expect" in fields and exchange.version == "1.1":
+            self._meet_expectation(fields[b"expect"])
+
+    def on_body(self, data: bytes) -> None:
+        self._framing = 0
+        incoming, slot = self._incoming, self._slot
+        if incoming is None:
+            return
+        if slot is not None:
+            end = self._filled + len(data)
+            slot.view[self._filled : end] = data
+            self._filled = end
+        elif len(data) == self._expected:
+            incoming.body = data
+        else:
+            if self._collected is None:
+                self._collected = bytearray()
+            self._collected += data
+            if len(self._collected) > self._host.limits.max_body_bytes:
+                self._refuse_body()
+
+    def on_message_complete(self) -> None:
+        self._complete = True
+        if self._headers:  # the trailers of a chunked body; nothing here has a use for them
+            self._headers = []
+        exchange, self._incoming = self._incoming, None
+        if exchange is None:
+            raise _Stop
+        if self._slot is not None:
+            self._slot = None
+        elif self._collected is not None:
+            exchange.body, self._collected = bytes(self._collected), None
+        self._hand_over(exchange)
+
+    # Receiving
+
+    def _stumble(self, error: Exception, chunk: memoryview) -> None:
+        """The parser stopped: at an upgrade, which is not taken up, or because there is no sense in the bytes."""
+        while isinstance(error, HttpParserUpgrade) and not self._mode:
+            chunk = chunk[error.args[0] :]
+            try:
+                self._parser.feed_data(chunk)
+            except (HttpParserError, HttpParserUpgrade) as next_error:
+                error = next_error
+            else:
+                return
+        if not self._mode:
+            status = 414 if isinstance(error, HttpParserInvalidURLError) and self._long_target() else 400
+            self._refuse(status, "invalid", "Invalid HTTP message.")
+
+    def _long_target(self) -> bool:
+        return len(self._target) > self._host.limits.max_url_bytes
+
+    def _take_stock(self, size: int) -> None:
+        """What a chunk left behind: a body to be continued, a head to be continued, or requests in flight."""
+        if self._mode is not Mode.DEAF:
+            if self._incoming is not None:
+                self._head_bytes = 0
+                self._since = self._host.now
+                self._continue_body(size)
+            elif not self._complete:
+                self._continue_head(size)
+            else:
+                self._head_bytes = 0
+        self._regulate()
+
+    def _continue_head(self, size: int) -> None:
+        if not self._head_bytes:
+            self._since = self._host.now
+        self._head_bytes += size
+        if self._long_target():
+            self._refuse(414, "too_long", "Request URL is too long.")
+        elif self._head_bytes > self._host.limits.max_header_bytes:
+            self._refuse(431, "too_large", "Request header is too large.")
+
+    def _continue_body(self, size: int) -> None:
+        if self._slot is not None:
+            self._mode = Mode.FILLING
+            self._into = self._slot.view[self._filled :]
+        else:
+            self._framing += size
+            if self._framing > self._host.limits.max_header_bytes + RECEIVE:
+                # Extensions or trailers without end.
+                self._refuse(431, "too_large", "Request trailer is too large.")
+
+    def _receive_unparsed(self, size: int) -> None:
+        self._since = self._host.now
+        if self._mode is Mode.DEAF:
+            return
+        self._filled += size
+        slot, exchange = self._slot, self._incoming
+        if slot is None or exchange is None:
+            return
+        if self._filled < len(slot):
+            self._into = slot.view[self._filled :]
+            return
+        # The parser still believes to be in this body. What comes next is the next request, for a new one.
+        self._parser = HttpRequestParser(self)
+        self._mode, self._into = Mode.PARSING, self._room
+        self._slot = self._incoming = None
+        self._hand_over(exchange)
+        self._regulate()
+
+    def _check_size(self, exchange: Exchange) -> None:
+        limits = self._host.limits
+        if len(exchange.target) > limits.max_url_bytes:
+            self._stop(414, "too_long", "Request URL is too long.")
+        if len(exchange.headers) > limits.max_header_count:
+            self._stop(431, "too_large", "Request has too many headers.")
+        if self._head_bytes or limits.max_header_bytes < RECEIVE:
+            size = len(exchange.target) + sum(len(name) + len(value) + 4 for name, value in exchange.headers)
+            if size > limits.max_header_bytes:
+                self._stop(431, "too_large", "Request header is too large.")
+
+    def _check_repeated(self, headers: list[tuple[bytes, bytes]]) -> None:
+        names = [name for name, _ in headers if wire.LOWER[name] in wire.SINGLE]
+        if len(names) != len({wire.LOWER[name] for name in names}):
+            self._stop(400, "invalid", "Invalid HTTP message.")
+
+    def _check_host(self, exchange: Exchange) -> None:
+        host = exchange.fields.get(b"host")
+        if host is None:
+            # Not known yet where nothing else asked for it.
+            exchange.version = self._parser.get_http_version()
+            if exchange.version == "1.1":
+                self._stop(400, "invalid", "Invalid HTTP message.")
+        elif not wire.HOST.fullmatch(host):
+            self._stop(400, "invalid", "Invalid HTTP message.")
+        elif len(self._host.hosts) < 1024:
+            self._host.hosts.add(host)
+
+    def _check_version(self, exchange: Exchange) -> None:
+        if exchange.version not in {"1.0", "1.1"}:
+            self._stop(505 if exchange.version > "1.1" else 400, "invalid", "Invalid HTTP message.")
+        # CONNECT asks for a tunnel; HTTP/1.0 has no transfer codings (RFC 9112, 6.1).
+        if exchange.method == "CONNECT" or (
+            exchange.version == "1.0" and b"transfer-encoding" in exchange.fields
+        ):
+            self._stop(400, "invalid", "Invalid HTTP message.")
+
+    def _expect_body(self, exchange: Exchange) -> None:
+        self._framing = 0
+        coding = exchange.fields.get(b"transfer-encoding")
+        if coding is not None:
+            if coding.lower() != b"chunked" or b"content-length" in exchange.fields:
+                self._stop(400, "invalid", "Invalid HTTP message.")
+            return
+        length = exchange.fields[b"content-length"]
+        if not length.isdigit():
+            self._stop(400, "invalid", "Invalid HTTP message.")
+        self._expected = int(length)
+        if self._expected > self._host.limits.max_body_bytes:
+            self._refuse_body()
+        if self._expected > LARGE:
+            self._slot = exchange.body = self._host.allocator.allocate(self._expected)
+            self._filled = 0
+
+    def _meet_expectation(self, expectation: bytes) -> None:
+        if expectation.lower() != b"100-continue":
+            self._stop(417, "expectation", "Expectation is not supported.")
+        if self._expected or b"transfer-encoding" in cast("Exchange", self._incoming).fields:
+            if self._current is None:
+                self._transport.write(wire.CONTINUE)
+            else:
+                self._continue_due = True
+
+    def _refuse_body(self) -> None:
+        self._stop(413, "too_large", "Request body is too large.")
+
+    def _drop_incoming(self) -> None:
+        incoming, self._incoming = self._incoming, None
+        self._slot = self._collected = None
+        self._into = self._room
+        if incoming is not None:
+            incoming.abandon()
+
+    # Answering
+
+    def carry_whole(self, exchange: Exchange, answer: bytes) -> None:
+        if self._current is exchange:
+            self._transport.write(answer)
+            self._since = self._host.now
+            if exchange.keep and not self._later and not self._continue_due and self._reading:
+                self._current = None
+            else:
+                self._advance(exchange)
+        else:
+            self.carry(exchange, [answer], last=True)
+
+    def carry(self, exchange: Exchange, pieces: list[Payload], *, last: bool) -> None:
+        if self._current is not exchange:
+            exchange.waiting = (exchange.waiting or []) + pieces
+            return
+        self._write(pieces)
+        if last:
+            self._since = self._host.now
+            self._advance(exchange)
+
+    def carries(self, exchange: Exchange) -> bool:
+        return not self._choked and self._current is exchange
+
+    def cut(self, exchange: Exchange) -> None:
+        exchange.keep = False
+        if self._current is not exchange:
+            return
+        if exchange.version == "1.0":
+            # The end of the connection is the end of this answer: only a reset says that it is broken.
+            self._reset()
+        else:
+            self._transport.close()
+
+    @property
+    def peer(self) -> str:
+        name = self._transport.get_extra_info("peername")
+        return str(name[0]) if isinstance(name, tuple) else ""
+
+    def _hand_over(self, exchange: Exchange) -> None:
+        if not exchange.keep:
+            self._mode = Mode.DEAF
+        if self._current is None and not self._choked:
+            self._current = exchange
+            self._call(exchange)
+            return
+        if self._later is None or self._unseen is None:
+            self._later, self._unseen = deque(), deque()
+        self._later.append(exchange)
+        self._unseen.append(exchange)
+        self._admit()
+
+    def _admit(self) -> None:
+        """Give the app what it has not seen, while it has few enough. Not from within itself: it would nest."""
+        if self._admitting or not self._unseen:
+            return
+        self._admitting = True
+        while self._unseen and self._later is not None and not self._choked:
+            seen = len(self._later) - len(self._unseen) + (self._current is not None)
+            if seen > self._host.limits.max_pipelined:
+                break
+            self._call(self._unseen.popleft())
+        self._admitting = False
+
+    def _call(self, exchange: Exchange) -> None:
+        try:
+            self._app(exchange)
+        except Exception:
+            log.exception("request failed in the server's own code")
+            if exchange.stage is Stage.OPEN:
+                body, head = self._host.refuse(500, "internal", "Internal server error.")
+                exchange.respond(500, body, head, close=True)
+            else:
+                exchange.abort()
+
+    def _advance(self, answered: Exchange) -> None:
+        if not answered.keep:
+            self._leave()
+            return
+        self._current = None
+        self._proceed()
+        if self._unseen:
+            self._admit()
+        if not self._lost:
+            self._regulate()
+
+    def _proceed(self) -> None:
+        """Send what was answered before its turn, up to the first request that is not answered."""
+        while self._later:
+            exchange = self._current = self._later.popleft()
+            if exchange.waiting:
+                pieces, exchange.waiting = exchange.waiting, None
+                self._write(pieces)
+            if exchange.stage < Stage.ANSWERED:
+                if exchange.stage is Stage.STREAMING and exchange.on_writable is not None:
+                    self._guard(exchange.on_writable)
+                return
+            if not exchange.keep:
+                self._leave()
+                return
+            self._current = None
+        if self._continue_due and self._incoming is not None:
+            self._transport.write(wire.CONTINUE)
+        self._continue_due = False
+
+    def _write(self, pieces: list[Payload]) -> None:
+        transport = self._transport
+        if self._lost or transport.is_closing():
+            release_all(pieces)
+            return
+        lent: list[Payload] = []
+        views: list[bytes | memoryview] = []
+        size = 0
+        for piece in pieces:
+            size += len(piece)
+            if isinstance(piece, Buffer):
+                lent.append(piece)
+                views.append(piece.view)
+            else:
+                views.append(piece)
+        if size <= JOINED:
+            transport.write(b"".join(views))
+            release_all(lent)
+        elif lent:
+            self._lend(views, lent)
+        else:
+            transport.writelines(views)
+
+    def _lend(self, views: list[bytes | memoryview], lent: list[Payload]) -> None:
+        """Write memory that belongs to somebody: it is released when the transport has nothing left of it."""
+        self._transport.set_write_buffer_limits(high=0, low=0)
+        self._transport.writelines(views)
+        if self._choked:
+            self._held += lent
+        else:
+            release_all(lent)
+            if not self._lost and not self._transport.is_closing():
+                self._transport.set_write_buffer_limits(high=SLOW, low=0)
+
+    def _regulate(self) -> None:
+        """Stop reading while a client does not read its answers or sends faster than it is answered.
+
+        A large body is only received when all before it is answered, so a connection holds two of them at most.
+        """
+        large = self._current is not None and self._incoming is not None and self._large_incoming()
+        wait = self._choked or large or bool(self._unseen)
+        if wait is self._reading and not self._transport.is_closing():
+            self._reading = not wait
+            (self._transport.pause_reading if wait else self._transport.resume_reading)()
+
+    def _large_incoming(self) -> bool:
+        return max(self._expected, len(self._collected or b"")) > LARGE
+
+    # The end
+
+    def _stop(self, status: int, kind: str, message: str) -> None:
+        self._refuse(status, kind, message)
+        raise _Stop
+
+    def _refuse(self, status: int, kind: str, message: str) -> None:
+        """Answer in the app's place, after all that was asked before, and listen no more."""
+        method = self._incoming.method if self._incoming is not None else "GET"
+        self._drop_incoming()
+        self._mode, self._refused = Mode.DEAF, True
+        exchange = Exchange(method, b"", [], {}, keep=False, line=self)
+        if self._current is None and not self._later:
+            self._current = exchange
+        else:
+            self._later = self._later if self._later is not None else deque()
+            self._later.append(exchange)
+        body, head = self._host.refuse(status, kind, message)
+        exchange.respond(status, body, head, close=True)
+
+    def _leave(self) -> None:
+        """The last answer is written. ``_current`` stays, so that no other is."""
+        self._mode = Mode.DEAF
+        unread = self._refused or self._incoming is not None or self._later
+        self._drop_incoming()
+        if not unread or self._half_closed or not self._transport.can_write_eof():
+            self._transport.close()
+            return
+        self._transport.write_eof()
+        self._lingering = self._since = self._host.now
+        if not self._reading:
+            self._reading = True
+            self._transport.resume_reading()
+
+    def _reset(self) -> None:
+        linger_for_nothing = struct.pack("ii", 1, 0)
+        self._transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, linger_for_nothing
+        )
+        self._transport.abort()
+
+    def _guard(self, callback: Callable[[], None]) -> None:
+        try:
+            callback()
+        except Exception:
+            log.exception("a request's callback failed")
+
+    def close(self) -> None:
+        """End now; what was not sent is lost."""
+        self._transport.abort()
+
+    def retire(self) -> None:
+        """The server stops: finish what runs, and end at once where nothing does."""
+        last = self._incoming or (self._later[-1] if self._later else self._current)
+        if last is not None:
+            last.keep = False
+        elif not self._head_bytes and not self._lingering:
+            self._transport.close()
+
+    def expire(self, now: float) -> None:
+        """Look at what has taken too long."""
+        limits = self._host.limits
+        unsent = self._transport.get_write_buffer_size()
+        silence = now - self._since
+        if unsent:
+            if unsent != self._unsent:
+                self._since = now
+            elif silence > limits.write_timeout:
+                self._transport.abort()
+        elif self._lingering:
+            if silence > LINGER_SILENCE or now - self._lingering > LINGER:
+                self._transport.abort()
+        elif self._half_closed:
+            self._probe()
+        elif self._mode is Mode.DEAF or not self._reading:
+            self._since = now
+        elif self._incoming is not None:
+            if silence > limits.body_timeout:
+                self._refuse(408, "timeout", "Request body took too long.")
+        elif self._head_bytes:
+            if silence > limits.header_timeout:
+                self._refuse(408, "timeout", "Request header took too long.")
+        elif self._current is None and silence > limits.idle_timeout:
+            self._transport.close()
+        self._unsent = unsent
+
+    def _probe(self) -> None:
+        """Find out whether a client that sends no more is still there.
+
+        The end of its sending looks the same whether it waits for the answer or is gone. Only something sent tells:
+        the kernel of a client that is gone answers with a reset. An interim response may be sent at any time and any
+        number of times before the final one (RFC 9110, 15.2), but not to a client of HTTP/1.0.
+        """
+        current = self._current
+        if current is None or current.stage is not Stage.OPEN or current.version == "1.0":
+            return
+        if not self._probed:
+            self._probed = True
+            self._transport.write(wire.CONTINUE)
+        elif self._transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._transport.abort()

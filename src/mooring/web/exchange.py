@@ -1,0 +1,226 @@
+"""One request and its response, as the protocols see them."""
+
+import enum
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from mooring.core.buffers import Buffer, Payload
+from mooring.web import wire
+
+# Up to here head and body are joined and leave in one piece; above, joining costs more than a second vector.
+JOINED = 16_384
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What one client may cost. Sizes in bytes, times in seconds.
+
+    ``body_timeout`` and ``write_timeout`` count from the last byte that moved; ``header_timeout`` from the first byte
+    of a request; ``idle_timeout`` from the last answer or the connection's start. They are looked at about
+    once a second, so they may take a second longer. ``max_pipelined`` requests of one connection are in the
+    app's hands at a time.
+    """
+
+    max_header_bytes: int = 65_536
+    max_header_count: int = 100
+    max_url_bytes: int = 8_190
+    max_body_bytes: int = 6_553_500
+    header_timeout: float = 30.0
+    body_timeout: float = 60.0
+    idle_timeout: float = 75.0
+    write_timeout: float = 60.0
+    max_pipelined: int = 16
+
+
+class Line(Protocol):
+    """The connection, as far as an exchange needs it."""
+
+    def carry(self, exchange: "Exchange", pieces: list[Payload], *, last: bool) -> None:
+        """Write pieces of an answer when it is their turn; buffers among them are released afterwards."""
+        ...
+
+    def carry_whole(self, exchange: "Exchange", answer: bytes) -> None:
+        """As ``carry`` with a complete answer in one piece."""
+        ...
+
+    def carries(self, exchange: "Exchange") -> bool:
+        """Whether more of this answer would leave now, not wait for a slow client or for an earlier answer."""
+        ...
+
+    def cut(self, exchange: "Exchange") -> None:
+        """End the connection without the end of this answer."""
+        ...
+
+    @property
+    def peer(self) -> str: ...
+
+
+class Stage(enum.IntEnum):
+    """How far the answer is. It only grows."""
+
+    OPEN = 0
+    STREAMING = 1
+    ANSWERED = 2
+    GONE = 3  # the client went away first
+
+
+class Exchange(msgspec.Struct, eq=False):
+    """One request and its response. Belongs to the connection; all of it happens on the loop's thread.
+
+    ``headers`` are as the client sent them, in its spelling and order; ``fields`` the same by lower-case name, where
+    the last of a name wins. ``body`` is complete; a ``Buffer`` is released when the answer is, unless somebody took
+    it. ``on_abandoned`` is called once if the client goes away before the answer is complete; from then on whatever
+    is answered is dropped. ``on_writable`` is called when a streamed answer may go on after ``writable`` was false.
+    """
+
+    method: str
+    target: bytes
+    headers: list[tuple[bytes, bytes]]
+    fields: dict[bytes, bytes]
+    keep: bool
+    line: Line
+    body: Payload = b""
+    on_abandoned: Callable[[], None] | None = None
+    on_writable: Callable[[], None] | None = None
+    version: str = "1.1"
+    stage: Stage = Stage.OPEN
+    waiting: list[Payload] | None = None
+    _chunked: bool = True
+    _silent: bool = False
+
+    def header(self, name: bytes) -> bytes | None:
+        """The value of a header, the last one where there are several. ``name`` is in lower case."""
+        return self.fields.get(name)
+
+    @property
+    def peer(self) -> str:
+        """The client's address without its port; empty on a unix socket."""
+        return self.line.peer
+
+    @property
+    def writable(self) -> bool:
+        """Whether a producer should send more. False asks it to wait for ``on_writable``."""
+        return self.stage < Stage.ANSWERED and self.line.carries(self)
+
+    def take_body(self) -> Payload:
+        """The body, to be released by the caller. The exchange's own is empty afterwards."""
+        body, self.body = self.body, b""
+        return body
+
+    def respond(
+        self, status: int, body: Payload, head: bytes = b"", *, reason: str = "", close: bool = False
+    ) -> None:
+        """Answer in one write. A ``Buffer`` is written without a copy and released afterwards.
+
+        ``head`` is zero or more lines of ``header_lines``. Status line, content-length and connection are added.
+        Raises ``RuntimeError`` if there was an answer already.
+        """
+        if self.stage:
+            self._too_late(body)
+            return
+        first = wire.status_line(status, reason) if reason else wire.STATUS_LINES[status]
+        self.stage = Stage.ANSWERED
+        if close:
+            self.keep = False
+        if self.body:
+            self._drop_body(body)
+        if isinstance(body, Buffer) or len(body) > JOINED or self.method == "HEAD" or status in {204, 304}:
+            self._respond_at_length(status, first + head, body)
+        else:
+            end = (wire.KEPT if self.keep else wire.CLOSED)[len(body)]
+            self.line.carry_whole(self, b"".join((first, head, end, body)))
+
+    def start(self, status: int, head: bytes = b"", *, reason: str = "") -> None:
+        """Begin a streamed answer: chunked, or to a client of HTTP/1.0 until the connection's end."""
+        if self.stage:
+            self._too_late(b"")
+            return
+        first = wire.status_line(status, reason) if reason else wire.STATUS_LINES[status]
+        self.stage = Stage.STREAMING
+        self._silent = self.method == "HEAD" or wire.bodiless(status)
+        if self.version == "1.0":
+            self._chunked, self.keep = False, False
+            end = wire.UNTIL_CLOSE
+        elif wire.bodiless(status):
+            end = b"connection: keep-alive\r\n\r\n" if self.keep else wire.UNTIL_CLOSE
+        else:
+            end = wire.STREAM_KEPT if self.keep else wire.STREAM_CLOSED
+        self.line.carry(self, [first + head + end], last=False)
+
+    def send(self, piece: Payload) -> None:
+        """One chunk of a streamed answer. An empty piece is skipped, for an empty chunk would end the answer."""
+        self._stream(piece, last=False)
+
+    def finish(self, piece: Payload = b"") -> None:
+        """The end of a streamed answer, with its last piece."""
+        self._stream(piece, last=True)
+
+    def abort(self) -> None:
+        """Break the answer off so that the client can tell: the connection ends, and no zero chunk is sent."""
+        if self.stage < Stage.ANSWERED:
+            self.stage = Stage.ANSWERED
+            self._drop_body(b"")
+            self.line.cut(self)
+
+    def abandon(self) -> None:
+        """For the connection: the client is gone."""
+        if self.waiting:
+            release_all(self.waiting)
+            self.waiting = None
+        if self.stage < Stage.ANSWERED:
+            self.stage = Stage.GONE
+            self._drop_body(b"")
+            told, self.on_abandoned = self.on_abandoned, None
+            if told is not None:
+                told()
+
+    def _respond_at_length(self, status: int, lines: bytes, body: Payload) -> None:
+        if status in {204, 304}:
+            end = b"connection: keep-alive\r\n\r\n" if self.keep else wire.UNTIL_CLOSE
+        else:
+            end = (wire.KEPT if self.keep else wire.CLOSED)[len(body)]
+        if self.method == "HEAD" or status in {204, 304}:
+            release_all([body])
+            self.line.carry_whole(self, lines + end)
+        else:
+            self.line.carry(self, [lines + end, body], last=True)
+
+    def _stream(self, piece: Payload, *, last: bool) -> None:
+        if self.stage is not Stage.STREAMING:
+            self._too_late(piece)
+            return
+        pieces: list[Payload] = []
+        if self._silent or not len(piece):
+            release_all([piece])
+        elif self._chunked:
+            pieces = [b"%x\r\n" % len(piece), piece, b"\r\n"]
+        else:
+            pieces = [piece]
+        if last:
+            self.stage = Stage.ANSWERED
+            self._drop_body(b"")
+            if self._chunked and not self._silent:
+                pieces.append(wire.LAST_CHUNK)
+        if pieces or last:
+            self.line.carry(self, pieces, last=last)
+
+    def _drop_body(self, answer: Payload) -> None:
+        """Release the request's body, unless it is the answer as well and must first be written."""
+        body, self.body = self.body, b""
+        if isinstance(body, Buffer) and body is not answer:
+            body.release()
+
+    def _too_late(self, piece: Payload) -> None:
+        release_all([piece])
+        if self.stage is not Stage.GONE:
+            raise RuntimeError(
+                "this request has been answered already" if self.stage else "no answer was started"
+            )
+
+
+def release_all(pieces: list[Payload]) -> None:
+    """Give back every buffer among the pieces."""
+    for piece in pieces:
+        if isinstance(piece, Buffer):
+            piece.release()

@@ -1,0 +1,115 @@
+"""The HTTP/1.1 front: a listener, its connections and the clock they share.
+
+What the other layers need of HTTP is imported from here.
+"""
+
+import asyncio
+import contextlib
+import ssl as tls
+from pathlib import Path
+
+from mooring.core.buffers import Allocator
+from mooring.web.connection import RECEIVE, App, Connection, OnError
+from mooring.web.exchange import Exchange, Limits, Stage
+from mooring.web.wire import header_lines
+
+# The modules behind this one are its own business; this is what the protocols know.
+__all__ = ["App", "Exchange", "HttpServer", "Limits", "OnError", "Stage", "header_lines"]
+
+
+class HttpServer:
+    """One listener. ``app`` gets every complete request, on the loop; ``refuse`` words what never gets there."""
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        limits: Limits,
+        allocator: Allocator,
+        refuse: OnError,
+        ssl: tls.SSLContext | None = None,
+    ) -> None:
+        self.app = app
+        self.limits = limits
+        self.allocator = allocator
+        self.refuse = refuse
+        self.secure = ssl is not None
+        self.draining = False
+        self.now = 0.0
+        self.port = 0
+        self.hosts: set[bytes] = set()
+        # One for all connections: between get_buffer and buffer_updated the loop does nothing else.
+        self.room = memoryview(bytearray(RECEIVE))
+        self._ssl = ssl
+        self._listener: asyncio.Server | None = None
+        self._connections: set[Connection] = set()
+        self._empty = asyncio.Event()
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        shortest = min(limits.header_timeout, limits.body_timeout, limits.idle_timeout, limits.write_timeout)
+        self._interval = max(0.01, min(1.0, shortest / 4))
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen on an address. With port 0 the system chooses one; ``port`` says which."""
+        loop = asyncio.get_running_loop()
+        self._begin(
+            await loop.create_server(lambda: Connection(self), host, port, ssl=self._ssl, backlog=1024)
+        )
+        assert self._listener is not None
+        self.port = self._listener.sockets[0].getsockname()[1]
+
+    async def start_unix(self, path: str) -> None:
+        """Listen on a unix socket, which is made anew."""
+        loop = asyncio.get_running_loop()
+        self._path = Path(path)
+        self._begin(
+            await loop.create_unix_server(lambda: Connection(self), path, ssl=self._ssl, backlog=1024)
+        )
+
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 — what is cut off here are the clients, not the caller
+        """Stop accepting, answer what runs, close idle connections at once; after ``timeout`` seconds close all."""
+        self.draining = True
+        self._stop_listening()
+        for connection in tuple(self._connections):
+            connection.retire()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._emptied(), timeout)
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop accepting and end every connection now."""
+        self._stop_listening()
+        for connection in tuple(self._connections):
+            connection.close()
+        await self._emptied()
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+
+    def joined(self, connection: Connection) -> None:
+        """For a connection: it is made."""
+        self._connections.add(connection)
+
+    def left(self, connection: Connection) -> None:
+        """For a connection: it is lost."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._empty.set()
+
+    def _begin(self, listener: asyncio.Server) -> None:
+        self._listener = listener
+        self._sweep()
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+
+    async def _emptied(self) -> None:
+        while self._connections:
+            self._empty.clear()
+            await self._empty.wait()
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.now = loop.time()
+        for connection in tuple(self._connections):
+            connection.expire(self.now)
+        self._sweep_timer = loop.call_later(self._interval, self._sweep)
