@@ -3,3 +3,5 @@
 from importlib.metadata import version as _version
 
 __version__ = _version("mooring")
+
+__all__ = ["__version__"]

@@ -55,12 +55,19 @@ class Address(msgspec.Struct, frozen=True):
         >>> Address.parse("http://[::1]:8080", 80)
         Address(host='::1', port=8080, path='')
         """
-        if text.startswith("unix:") and len(text) > len("unix:"):
+        if text.startswith("unix:/"):
             return cls(path=text.removeprefix("unix:").removeprefix("//"))
         parts = urlsplit(text if "://" in text else f"//{text}")
         if parts.scheme == "https":
             raise ValueError("https is not served yet")
-        if parts.scheme not in ("", "http") or not parts.hostname or parts.path not in ("", "/"):
+        beyond = (
+            parts.path.strip("/")
+            or parts.query
+            or parts.fragment
+            or "@" in parts.netloc
+            or parts.netloc.endswith(":")
+        )
+        if parts.scheme not in ("", "http") or not parts.hostname or beyond:
             raise ValueError("expected http://HOST:PORT or unix:/path")
         return cls(parts.hostname, port if parts.port is None else parts.port)
 
@@ -225,16 +232,17 @@ def _from_file(path: Path, environ: Mapping[str, str], warn: Callable[[str], obj
 
 
 def _from_environment(environ: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
-    names = {_variable(name): name for name in (*_FIELDS, "config")}
-    for variable in environ:
+    chosen: dict[str, Any] = {}
+    for variable, value in environ.items():
+        name = variable.removeprefix(PREFIX).lower()
+        if not variable.startswith(PREFIX) or name == "config":
+            continue
+        if name in _FIELDS:
+            chosen[name] = _typed(name, value, variable)
         # Not an error: Kubernetes sets MOORING_PORT and the like for a service that is called mooring.
-        if variable.startswith(PREFIX) and variable not in names and (hint := _suggestion(variable, names)):
+        elif hint := _suggestion(name, _FIELDS):
             warn(f"unknown variable {variable}{hint}")
-    return {
-        name: _typed(name, environ[variable], variable)
-        for variable, name in names.items()
-        if variable in environ and name in _FIELDS
-    }
+    return chosen
 
 
 # TorchServe's key -> our setting, where the two mean the same.
@@ -315,10 +323,6 @@ def _check_management(config: Config) -> None:
         f"management_address {config.management_address} can be reached from other machines, where anybody could manage"
         " the models: give a loopback address, or set insecure = true (--insecure) to allow it"
     )
-
-
-def _variable(name: str) -> str:
-    return PREFIX + name.upper()
 
 
 def _flag(name: str) -> str:

@@ -1,0 +1,60 @@
+# The one door: serve, test, check, bench. Needs make and Python 3.11 or newer, nothing else.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+HOST ?= 127.0.0.1
+PORT ?= 8080
+MANAGEMENT_PORT ?= 8081
+METRICS_PORT ?= 8082
+# Passed to pytest, as in: make test ARGS="tests/engine -x"
+ARGS ?=
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DIGITS := examples/digits/digits.mar
+DIGITS_FILES := $(addprefix examples/digits/,model.py digits.pt handler.py index_to_name.json model-config.yaml)
+
+.PHONY: serve test check bench clean install
+.DELETE_ON_ERROR:
+
+serve: $(INSTALLED) $(DIGITS)
+	@echo "Once it is up, ask it from another terminal:"
+	@echo "  curl http://$(HOST):$(PORT)/predictions/digits -T examples/digits/samples/7.png"
+	@echo "  curl http://$(HOST):$(PORT)/explanations/digits -T examples/digits/samples/7.png"
+	@echo "  curl http://$(HOST):$(PORT)/ping"
+	$(BIN)/mooring serve $(DIGITS) \
+		--inference-address http://$(HOST):$(PORT) \
+		--management-address http://127.0.0.1:$(MANAGEMENT_PORT) \
+		--metrics-address http://127.0.0.1:$(METRICS_PORT)
+
+test: check $(DIGITS)
+	$(BIN)/pytest $(ARGS)
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/sizes.py
+
+bench: $(INSTALLED) $(DIGITS)
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+install: $(INSTALLED)
+
+clean:
+	rm -rf $(VENV) $(DIGITS) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch by itself and first: a range in a list of requirements may fetch a CUDA build of several gigabytes.
+$(INSTALLED): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --editable .[dev]
+	touch $@
+
+$(DIGITS): $(DIGITS_FILES) | $(INSTALLED)
+	$(BIN)/mooring archive --force --model-name digits --version 1.0 --export-path examples/digits \
+		--model-file examples/digits/model.py --serialized-file examples/digits/digits.pt \
+		--handler examples/digits/handler.py --extra-files examples/digits/index_to_name.json \
+		--config-file examples/digits/model-config.yaml

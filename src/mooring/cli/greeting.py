@@ -1,0 +1,59 @@
+"""What a user sees when the server is up: where it listens, which models it has, and a line to try."""
+
+import sys
+from collections.abc import Sequence
+
+from mooring.config import Address, Config
+from mooring.core.service import ModelState
+
+# Models that are named one by one; a store of hundreds would push the addresses off the screen.
+_MOST_MODELS = 8
+
+
+def greet(config: Config, models: Sequence[ModelState], *, up: str) -> None:
+    """Print the greeting; in color where stdout is a terminal."""
+    lines = greeting(config, models, up=up)
+    if not sys.stdout.isatty():
+        print("\n".join(lines), flush=True)  # noqa: T201 - a command speaks to its user
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(lines[0], style="bold", markup=False)
+    console.print("\n".join(lines[1:]), markup=False)
+
+
+def greeting(config: Config, models: Sequence[ModelState], *, up: str) -> list[str]:
+    """The lines of the greeting."""
+    lines = [
+        up,
+        f"  inference   {config.inference_address}",
+        f"  management  {config.management_address}",
+        f"  metrics     {config.metrics_address}",
+        *(_model(state) for state in models[:_MOST_MODELS]),
+    ]
+    if len(models) > _MOST_MODELS:
+        lines.append(f"  and {len(models) - _MOST_MODELS} more models")
+    if not models:
+        lines.append("  no models: name some, as in `mooring serve FILE.mar`")
+    ready = [state for state in models if state.ready]
+    if ready:
+        lines += ["Try:", *_curls(config.inference_address, ready[0].name)]
+    return lines
+
+
+def _model(state: ModelState) -> str:
+    return f"  model       {state.name} {state.version} {state.reason or state.state}"
+
+
+def _curls(address: Address, model: str) -> list[str]:
+    where = (
+        f"curl --unix-socket {address.path} http://localhost" if address.path else f"curl {_reach(address)}"
+    )
+    return [f"  {where}/ping", f"  {where}/predictions/{model} -T FILE"]
+
+
+def _reach(address: Address) -> str:
+    """How this machine reaches a listener that takes every address."""
+    everywhere = address.host in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+    return str(Address("127.0.0.1", address.port) if everywhere else address)

@@ -1,0 +1,47 @@
+"""``mooring serve``: every setting of ``Config`` as a flag."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from mooring.cli.launch import given, launch
+from mooring.config import SETTINGS, Config, is_switch
+
+
+def _settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option per setting, so that flag, key and variable cannot drift apart."""
+    defaults = Config()
+    for name in reversed([name for name in SETTINGS if name != "targets"]):
+        flag = name.replace("_", "-")
+        declaration = f"--{flag}/--no-{flag}" if is_switch(name) else f"--{flag}"
+        default = getattr(defaults, name)
+        shown = (
+            f" [{str(default).lower() if is_switch(name) else default}]"
+            if default not in (None, "", (), {})
+            else ""
+        )
+        option = click.option(
+            declaration,
+            name,
+            default=None,
+            metavar=None if is_switch(name) else "VALUE",
+            help=SETTINGS[name] + shown,
+        )
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("targets", nargs=-1, metavar="[TARGET]...")
+@click.option(
+    "--config", "file", metavar="FILE", help="settings as TOML, or as TorchServe's config.properties"
+)
+@_settings
+def serve(file: str | None, **flags: Any) -> None:
+    """Serve models until interrupted.
+
+    TARGET is FILE.mar, FILE.py:function or the folder of a model. Every option can also stand in the file, as
+    job_queue_size, or in the environment, as MOORING_JOB_QUEUE_SIZE.
+    """
+    launch(given(flags), file)

@@ -1,0 +1,43 @@
+import logging
+import sys
+import types
+
+import pytest
+from click.testing import CliRunner
+
+from mooring.cli import commands
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Stands in for mooring.server: keeps the Config it was run with."""
+    fake = types.ModuleType("mooring.server")
+    fake.config = None
+    fake.models = []
+    fake.fails = None
+
+    def run(config, *, started):
+        fake.config = config
+        if fake.fails is not None:
+            raise fake.fails
+        started(fake.models)
+        return 3
+
+    fake.run = run
+    monkeypatch.setitem(sys.modules, "mooring.server", fake)
+    return fake
+
+
+@pytest.fixture
+def mooring(server, monkeypatch, tmp_path):
+    """Runs a command line in an empty folder and an environment without our variables."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TS_CONFIG_FILE", raising=False)
+    handlers, level = logging.root.handlers[:], logging.root.level
+
+    def run(*args, **environ):
+        return CliRunner().invoke(commands, args, env=environ, prog_name="mooring")
+
+    yield run
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)

@@ -1,0 +1,107 @@
+"""``mooring serve``: what the user typed reaches the server as one Config, and mistakes end in one line."""
+
+from pathlib import Path
+
+from mooring.config import SETTINGS, Address
+from mooring.core.errors import ModelLoadFailed
+from mooring.core.service import ModelState
+
+
+def test_targets_flags_and_variables_reach_the_server(mooring, server):
+    done = mooring(
+        "serve", "a.mar", "b.py:fn", "--model-store", "store", "--models", "all,c=d.mar", "--exact-batch-delay",
+        "--inference-address", "http://127.0.0.1:0", MOORING_JOB_QUEUE_SIZE="7",
+    )  # fmt: skip
+    assert done.exit_code == 3
+    assert server.config.targets == ("a.mar", "b.py:fn")
+    assert server.config.model_store == Path("store")
+    assert server.config.models == ("all", "c=d.mar")
+    assert server.config.inference_address == Address("127.0.0.1", 0)
+    assert server.config.exact_batch_delay
+    assert server.config.job_queue_size == 7
+
+
+def test_a_switch_can_be_turned_off_against_the_file(mooring, server, tmp_path):
+    (tmp_path / "m.toml").write_text("decode_input_request = true\nlimit_max_image_pixels = false")
+    mooring("serve", "--config", "m.toml", "--no-decode-input-request")
+    assert not server.config.decode_input_request
+    assert not server.config.limit_max_image_pixels
+
+
+def test_every_setting_is_an_option_of_help(mooring):
+    shown = mooring("serve", "--help").output
+    assert all(f"--{name.replace('_', '-')}" in shown for name in SETTINGS if name != "targets")
+
+
+def test_a_bad_setting_is_one_line_and_status_1(mooring, server):
+    done = mooring("serve", "--job-queue-size", "many")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: --job-queue-size = 'many': ")
+    assert done.stderr.count("\n") == 1
+    assert server.config is None
+
+
+def test_a_model_that_does_not_load_is_one_line_and_status_1(mooring, server):
+    server.fails = ModelLoadFailed("no such file: a.mar")
+    done = mooring("serve", "a.mar")
+    assert (done.exit_code, done.stderr) == (1, "Error: no such file: a.mar\n")
+
+
+def test_a_port_that_is_taken_is_one_line_and_status_1(mooring, server):
+    server.fails = OSError(98, "address already in use")
+    done = mooring("serve", "a.mar")
+    assert (done.exit_code, done.stderr) == (1, "Error: [Errno 98] address already in use\n")
+
+
+def test_an_open_management_address_is_refused_until_the_user_insists(mooring, server):
+    done = mooring("serve", "--management-address", "http://0.0.0.0:8081")
+    assert done.exit_code == 1
+    assert "--insecure" in done.stderr
+    assert mooring("serve", "--management-address", "http://0.0.0.0:8081", "--insecure").exit_code == 3
+
+
+def test_the_greeting_names_addresses_models_and_lines_to_try(mooring, server):
+    server.models = [
+        ModelState("bad", "1.0", "failed", ready=False, is_default=True, reason="no weights"),
+        ModelState("digits", "1.0", "ready", ready=True, is_default=True),
+    ]
+    assert mooring("serve", "--inference-address", "http://0.0.0.0:80").stdout.splitlines() == [
+        "Mooring is up.",
+        "  inference   http://0.0.0.0:80",
+        "  management  http://127.0.0.1:8081",
+        "  metrics     http://127.0.0.1:8082",
+        "  model       bad 1.0 no weights",
+        "  model       digits 1.0 ready",
+        "Try:",
+        "  curl http://127.0.0.1:80/ping",
+        "  curl http://127.0.0.1:80/predictions/digits -T FILE",
+    ]
+
+
+def test_the_greeting_reaches_a_unix_socket_too(mooring, server):
+    server.models = [ModelState("m", "1.0", "ready", ready=True, is_default=True)]
+    done = mooring("serve", "--inference-address", "unix:/tmp/s")
+    assert "  curl --unix-socket /tmp/s http://localhost/ping" in done.stdout.splitlines()
+
+
+def test_the_greeting_of_a_large_store_stays_short(mooring, server):
+    server.models = [ModelState(f"m{n}", "1.0", "ready", ready=True, is_default=True) for n in range(100)]
+    lines = mooring("serve").stdout.splitlines()
+    assert len(lines) < 20
+    assert "  and 92 more models" in lines
+
+
+def test_the_greeting_says_when_there_is_nothing_to_serve(mooring, server):
+    assert "  no models: name some, as in `mooring serve FILE.mar`" in mooring("serve").stdout
+
+
+def test_an_unknown_command_is_named(mooring):
+    done = mooring("sreve")
+    assert done.exit_code == 2
+    assert "sreve" in done.stderr
+
+
+def test_the_version_is_the_packages(mooring):
+    import mooring as package
+
+    assert mooring("--version").output == f"mooring {package.__version__}\n"

@@ -1,0 +1,81 @@
+"""Imports go one way, and importing costs next to nothing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import mooring
+
+ROOT = Path(mooring.__file__).parent
+# Where torch and its like may be: what only a worker imports.
+WORKER_SIDE = ("mooring.backends.handler", "mooring.compat", "mooring.explain")
+HEAVY = ("torch", "onnxruntime", "captum", "ray", "sklearn", "PIL")
+BUDGET = 0.150  # seconds; DESIGN and the README promise it
+
+
+def told(code):
+    """What ``code``, run in a fresh interpreter, prints as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def modules():
+    """Every module of the server's side, by name."""
+    names = []
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT.parent).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if not name.startswith(WORKER_SIDE) and name != "mooring.__main__":
+            names.append(name)
+    return names
+
+
+def test_importing_mooring_stays_in_its_budget_and_brings_nothing_along():
+    code = (
+        "import time, sys, json; began = time.perf_counter(); import mooring;"
+        "print(json.dumps([time.perf_counter() - began, sorted(sys.modules)]))"
+    )
+    # The best of three: other work on the machine is no fault of the import.
+    seconds, loaded = min(told(code) for _ in range(3))
+    assert seconds < BUDGET
+    assert not {"numpy", "msgspec", "click", "rich", "asyncio", *HEAVY} & set(loaded)
+    assert [name for name in loaded if name.startswith("mooring")] == ["mooring"]
+
+
+def test_asking_for_help_loads_no_server():
+    code = (
+        "import sys, json, contextlib, io\n"
+        "from mooring.cli import main\n"
+        "sys.argv = ['mooring', '--help']\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        "    main()\n"
+        "print(json.dumps(sorted(sys.modules)))"
+    )
+    assert not {"mooring.server", "uvloop", "numpy", "rich", *HEAVY} & set(told(code))
+
+
+def test_the_server_process_never_loads_a_heavy_library():
+    names = modules()
+    assert "mooring.server" in names
+    code = (
+        f"import importlib, sys, json\nfor name in {names!r}:\n    importlib.import_module(name)\n"
+        f"print(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+    )
+    assert not set(HEAVY) & set(told(code))
+
+
+def test_imports_follow_the_layers():
+    linter = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run(
+        [linter, "--no-cache"],
+        cwd=ROOT.parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout

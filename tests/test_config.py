@@ -1,0 +1,241 @@
+"""One type from file, environment and flags; and errors that say where, what and what else."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mooring.config import SETTINGS, Address, Config, ConfigError, ModelSettings, load_config
+
+
+def written(folder, text, name="mooring.toml"):
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def refusal(*args, **kwargs):
+    with pytest.raises(ConfigError) as caught:
+        load_config(*args, **kwargs)
+    return str(caught.value)
+
+
+def test_with_nothing_said_the_defaults_count():
+    config = load_config({}, {})
+    assert config == Config()
+    assert [
+        str(a) for a in (config.inference_address, config.management_address, config.metrics_address)
+    ] == [
+        "http://127.0.0.1:8080",
+        "http://127.0.0.1:8081",
+        "http://127.0.0.1:8082",
+    ]
+
+
+def test_flags_beat_the_environment_and_that_beats_the_file(tmp_path):
+    file = written(tmp_path, "job_queue_size = 1\nmax_request_size = 1\nmax_response_size = 1\n")
+    environ = {"MOORING_JOB_QUEUE_SIZE": "2", "MOORING_MAX_REQUEST_SIZE": "2"}
+    config = load_config({"job_queue_size": "3"}, environ, file)
+    assert (config.job_queue_size, config.max_request_size, config.max_response_size) == (3, 2, 1)
+
+
+def test_the_environment_may_name_the_file(tmp_path):
+    file = written(tmp_path, 'log_level = "debug"')
+    assert load_config({}, {"MOORING_CONFIG": str(file)}).log_level == "debug"
+
+
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name != "grpc_address"])
+def test_every_setting_reads_the_same_from_file_environment_and_flag(tmp_path, name):
+    text, toml = {
+        "targets": ("a.mar,b.py:fn", ["a.mar", "b.py:fn"]),
+        "models": ("all", ["all"]),
+        "model_settings": ('{"m": {"1.0": {"batchSize": 4}}}', None),
+        "log_level": ("error", "error"),
+        "service_envelope": ("kserve", "kserve"),
+    }.get(name, (None, None))
+    default = getattr(Config(), name)
+    if text is None and isinstance(default, bool):
+        text, toml = str(not default).lower(), not default
+    elif text is None and isinstance(default, int | float):
+        text, toml = "7", 7
+    elif text is None:
+        text = toml = "http://127.0.0.1:9000" if isinstance(default, Address) else "/somewhere"
+    line = f"{name} = {json.dumps(toml)}" if toml is not None else '[model_settings.m."1.0"]\nbatchSize = 4'
+    expected = load_config({name: text}, {})
+    assert getattr(expected, name) != default
+    assert load_config({}, {f"MOORING_{name.upper()}": text}) == expected
+    assert load_config({}, {}, written(tmp_path, line)) == expected
+
+
+def test_every_setting_says_what_it_is():
+    assert set(SETTINGS) == set(Config.__struct_fields__)
+    assert all(SETTINGS.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("http://0.0.0.0:1", Address("0.0.0.0", 1)),
+        ("http://host", Address("host", 80)),
+        ("http://host:0/", Address("host", 0)),
+        ("127.0.0.1:7070", Address("127.0.0.1", 7070)),
+        ("http://[::1]:8080", Address("::1", 8080)),
+        ("unix:/tmp/s", Address(path="/tmp/s")),
+        ("unix:///tmp/s", Address(path="/tmp/s")),
+    ],
+)
+def test_an_address_is_read_as_users_write_it(text, address):
+    assert Address.parse(text, 80) == address
+    assert Address.parse(str(address), 80) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "unix:",
+        "https://h:1",
+        "ftp://h:1",
+        "http://:1",
+        "http://h:x",
+        "http://h:1/p",
+        "http://u@h:1",
+        "unix:s",
+    ],
+)
+def test_what_is_no_address_is_refused(text):
+    assert refusal({"inference_address": text}, {}).startswith("--inference-address = ")
+
+
+@given(st.text())
+def test_an_address_parses_or_is_refused_and_nothing_else_happens(text):
+    with contextlib.suppress(ValueError):
+        Address.parse(text, 80)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("job_queue_size", "many", "at least 1"),
+        ("job_queue_size", "0", "at least 1"),
+        ("log_level", "loud", "debug, info, warning or error"),
+        ("insecure", "maybe", "true or false"),
+        ("default_response_timeout", "-1", "> 0"),
+        ("default_response_timeout", "nan", "> 0"),
+        ("service_envelope", "soap", "kservev2"),
+        ("model_settings", "{", "JSON"),
+        ("model_settings", '{"m": {"1.0": {"batchSize": "x"}}}', "batchSize"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_place_and_what_is_allowed(name, value, said):
+    flag, variable = f"--{name.replace('_', '-')} = ", f"MOORING_{name.upper()} = "
+    by_flag, by_variable = refusal({name: value}, {}), refusal({}, {f"MOORING_{name.upper()}": value})
+    assert by_flag.startswith(flag + repr(value))
+    assert by_variable.startswith(variable + repr(value))
+    assert said in by_flag
+    assert "\n" not in by_flag
+
+
+def test_a_file_is_strict_about_types(tmp_path):
+    file = written(tmp_path, 'job_queue_size = "7"')
+    assert refusal({}, {}, file).startswith(f"{file}: job_queue_size = '7': expected `int`, got `str`")
+    assert "expected `str`" in refusal({}, {}, written(tmp_path, "inference_address = 8080"))
+    assert "expected `str`" in refusal({}, {}, written(tmp_path, 'models = ["a.mar", 3]'))
+
+
+def test_an_unknown_key_is_an_error_that_guesses_what_was_meant(tmp_path):
+    file = written(tmp_path, "job_queue_sise = 7")
+    assert (
+        refusal({}, {}, file) == f"{file}: unknown setting 'job_queue_sise'; did you mean 'job_queue_size'?"
+    )
+    assert refusal({}, {}, written(tmp_path, "zzz = 7")).endswith("unknown setting 'zzz'")
+
+
+def test_a_file_that_is_not_there_or_no_toml_is_an_error_that_names_it(tmp_path):
+    assert refusal({}, {}, tmp_path / "none.toml") == f"{tmp_path}/none.toml: No such file or directory"
+    assert refusal({}, {}, written(tmp_path, "a = = b")).startswith(f"{tmp_path}/mooring.toml: ")
+
+
+def test_a_misspelled_variable_is_named_and_kubernetes_own_are_not():
+    lines = []
+    environ = {
+        "MOORING_JOB_QUEUE_SISE": "7",
+        "MOORING_SERVICE_HOST": "10.0.0.1",
+        "MOORING_PORT": "tcp://10.0.0.1:80",
+    }
+    load_config({}, environ, warn=lines.append)
+    assert lines == ["unknown variable MOORING_JOB_QUEUE_SISE; did you mean 'job_queue_size'?"]
+
+
+def test_grpc_is_accepted_and_said_to_be_missing():
+    lines = []
+    config = load_config({"grpc_address": "0.0.0.0:7071"}, {}, warn=lines.append)
+    assert config.grpc_address == Address("0.0.0.0", 7071)
+    assert lines == ["grpc_address has no effect yet: gRPC is not served"]
+
+
+@pytest.mark.parametrize("address", ["http://0.0.0.0:8081", "http://[::]:8081", "http://example.com:1"])
+def test_management_beyond_loopback_needs_a_word_from_the_user(address):
+    flags = {"management_address": address}
+    assert "insecure" in refusal(flags, {})
+    assert load_config({**flags, "insecure": True}, {}).insecure
+
+
+@pytest.mark.parametrize(
+    "address", ["http://localhost:1", "http://127.1.2.3:1", "http://[::1]:1", "unix:/tmp/s"]
+)
+def test_management_on_this_machine_needs_no_word(address):
+    assert load_config({"management_address": address}, {})
+
+
+def test_torchserve_properties_are_read_by_their_meaning(tmp_path):
+    file = written(
+        tmp_path,
+        """
+        inference_address=http://0.0.0.0:9080
+        management_address=http://0.0.0.0
+        disable_token_authorization=True
+        grpc_inference_port=7777
+        model_store=$$STORE$$/models
+        load_models=a.mar, b=b.mar
+        default_workers_per_model=3
+        decode_input_request=false
+        models={\\
+          "b": {"1.0": {"defaultVersion": true, "marName": "b.mar", "minWorkers": 2, "maxWorkers": 4,\\
+                        "batchSize": 8, "maxBatchDelay": 50, "responseTimeout": 20, "parallelLevel": 1}}}
+        """,
+        "config.properties",
+    )
+    config = load_config({}, {"STORE": "/data"}, file)
+    assert config.inference_address == Address("0.0.0.0", 9080)
+    assert config.management_address == Address("0.0.0.0", 8081)
+    assert config.insecure
+    assert config.grpc_address == Address("127.0.0.1", 7777)
+    assert config.model_store == Path("/data/models")
+    assert config.models == ("a.mar", "b=b.mar")
+    assert config.default_workers_per_model == 3
+    assert not config.decode_input_request
+    assert config.model_settings["b"]["1.0"] == ModelSettings(
+        default_version=True,
+        mar_name="b.mar",
+        min_workers=2,
+        max_workers=4,
+        batch_size=8,
+        max_batch_delay=50,
+        response_timeout=20,
+    )
+
+
+def test_torchserve_keys_without_effect_are_named_in_one_line(tmp_path):
+    file = written(tmp_path, "number_of_netty_threads=4\nvmargs=-Xmx1g\nfoo=1", "config.properties")
+    lines = []
+    assert load_config({}, {}, file, warn=lines.append) == Config()
+    assert lines == [f"{file}: without effect here: number_of_netty_threads, vmargs, foo"]
+
+
+def test_a_bad_property_is_named_by_torchserves_key(tmp_path):
+    file = written(tmp_path, "load_models=all\njob_queue_size=x", "config.properties")
+    assert refusal({}, {}, file).startswith(f"{file}: job_queue_size = 'x': ")
