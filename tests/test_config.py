@@ -60,7 +60,7 @@ def test_every_setting_reads_the_same_from_file_environment_and_flag(tmp_path, n
     if text is None and isinstance(default, bool):
         text, toml = str(not default).lower(), not default
     elif text is None and isinstance(default, int | float):
-        text, toml = "7", 7
+        text, toml = "70000", 70000
     elif text is None:
         text = toml = "http://127.0.0.1:9000" if isinstance(default, Address) else "/somewhere"
     line = f"{name} = {json.dumps(toml)}" if toml is not None else '[model_settings.m."1.0"]\nbatchSize = 4'

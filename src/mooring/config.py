@@ -158,9 +158,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         Meta(description="whether a lone request waits out the batch delay as in TorchServe, true or false"),
     ] = False
-    arena_size: Annotated[Count, Meta(description="bytes of shared memory for large bodies; 0 is none")] = (
-        268_435_456
-    )
+    arena_size: Annotated[
+        Annotated[int, Meta(ge=65_536)],
+        Meta(
+            description="bytes of shared memory for large bodies, at least 65536, rounded up to a power of two"
+        ),
+    ] = 268_435_456
     drain_timeout: Annotated[
         Seconds, Meta(description="seconds that running requests get to finish at the end")
     ] = 30.0

@@ -62,15 +62,15 @@ def test_an_open_management_address_is_refused_until_the_user_insists(mooring, s
 
 def test_the_greeting_names_addresses_models_and_lines_to_try(mooring, server):
     server.models = [
-        ModelState("bad", "1.0", "failed", ready=False, is_default=True, reason="no weights"),
-        ModelState("digits", "1.0", "ready", ready=True, is_default=True),
+        ModelState("bad", "1.0", "FAILED", ready=False, is_default=True, reason="no weights"),
+        ModelState("digits", "1.0", "READY", ready=True, is_default=True),
     ]
     assert mooring("serve", "--inference-address", "http://0.0.0.0:80").stdout.splitlines() == [
         "Mooring is up.",
         "  inference   http://0.0.0.0:80",
         "  management  http://127.0.0.1:8081",
         "  metrics     http://127.0.0.1:8082",
-        "  model       bad 1.0 no weights",
+        "  model       bad 1.0 failed: no weights",
         "  model       digits 1.0 ready",
         "Try:",
         "  curl http://127.0.0.1:80/ping",
@@ -79,13 +79,13 @@ def test_the_greeting_names_addresses_models_and_lines_to_try(mooring, server):
 
 
 def test_the_greeting_reaches_a_unix_socket_too(mooring, server):
-    server.models = [ModelState("m", "1.0", "ready", ready=True, is_default=True)]
+    server.models = [ModelState("m", "1.0", "READY", ready=True, is_default=True)]
     done = mooring("serve", "--inference-address", "unix:/tmp/s")
     assert "  curl --unix-socket /tmp/s http://localhost/ping" in done.stdout.splitlines()
 
 
 def test_the_greeting_of_a_large_store_stays_short(mooring, server):
-    server.models = [ModelState(f"m{n}", "1.0", "ready", ready=True, is_default=True) for n in range(100)]
+    server.models = [ModelState(f"m{n}", "1.0", "READY", ready=True, is_default=True) for n in range(100)]
     lines = mooring("serve").stdout.splitlines()
     assert len(lines) < 20
     assert "  and 92 more models" in lines

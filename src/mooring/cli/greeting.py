@@ -43,7 +43,8 @@ def greeting(config: Config, models: Sequence[ModelState], *, up: str) -> list[s
 
 
 def _model(state: ModelState) -> str:
-    return f"  model       {state.name} {state.version} {state.reason or state.state}"
+    how = "ready" if state.ready else f"{state.state.lower()}: {state.reason}".removesuffix(": ")
+    return f"  model       {state.name} {state.version} {how}"
 
 
 def _curls(address: Address, model: str) -> list[str]:
