@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import psutil
 
+from mooring.backends.backend import preload
 from mooring.core.buffers import Buffer
 from mooring.core.errors import InvalidInput, ModelNotFound, MooringError, VersionNotFound
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse
@@ -109,6 +110,13 @@ class Engine(InferenceService, ModelAdministration):
         found = self.registry.model(model)
         versions = list(found.versions.values()) if version == "all" else [found.version(version)]
         return [self._describe(one, is_default=one.spec.version == found.default) for one in versions]
+
+    def expect(self, spec: ModelSpec) -> None:
+        """A model that ``load`` will be asked for: its libraries are imported meanwhile, and until it is loaded this
+        server is not ready.
+        """
+        self._wanted.add(spec.name)
+        self._workers.template(preload(spec))
 
     async def load(self, spec: ModelSpec, *, at_startup: bool = False) -> ModelVersion:
         """Register a version and start its workers; return when the first of them has loaded it or has failed to.

@@ -71,6 +71,13 @@ class LocalProcess:
         self.status: int | None = None
         self.ended = asyncio.Event()
         self._progress = progress
+        self._doomed = False
+
+    def born(self, pid: int) -> None:
+        """The template has forked it."""
+        self.pid = pid
+        if self._doomed:
+            self.kill()
 
     @property
     def started_requests(self) -> int:
@@ -83,6 +90,7 @@ class LocalProcess:
 
     def kill(self) -> None:
         """End it now. Nothing is lost: the server knows what it was doing."""
+        self._doomed = True  # it may infer already while the news of its pid is still on the way
         if self.pid and self.status is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
@@ -146,7 +154,7 @@ class Template:
                 self._ready.set()
             elif what == FORKED:
                 process = self._waiting.popleft()
-                process.pid = pid
+                process.born(pid)
                 self._processes[pid] = process
             elif what == ENDED:
                 ended = self._processes.pop(pid)

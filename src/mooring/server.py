@@ -1,0 +1,175 @@
+"""The composition root: builds every part from ``Config``, starts, drains, stops. The only place that knows them all."""
+
+import asyncio
+import gc
+import signal
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import uvloop
+
+from mooring import __version__
+from mooring.config import Address, Config
+from mooring.core.service import ModelState
+from mooring.engine.engine import Engine
+from mooring.observability.logs import get_logger
+from mooring.observability.metrics import Metrics
+from mooring.protocols.application import Application
+from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.kserve.v1 import KServeV1
+from mooring.protocols.openapi import Description
+from mooring.protocols.responses import Responses
+from mooring.protocols.torchserve.inference import TorchServeInference
+from mooring.protocols.torchserve.management import TorchServeManagement
+from mooring.protocols.torchserve.metrics import TorchServeMetrics
+from mooring.repository.spec import ModelSpec
+from mooring.repository.store import Defaults, Store
+from mooring.web.http1 import HttpServer, Limits
+from mooring.workers.arena import Arena
+
+log = get_logger(__name__)
+
+Started = Callable[[Sequence[ModelState]], None]
+
+
+def run(config: Config, started: Started = lambda _models: None) -> int:
+    """Serve until a signal ends it; the exit status.
+
+    ``started`` is called once, when every model asked for is loaded or has failed to. Raises ``MooringError`` for a
+    model that cannot be found or opened and ``OSError`` for an address that cannot be had; nothing runs on then.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config, started))
+
+
+async def _serve(config: Config, started: Started) -> int:
+    async with AsyncExitStack() as stack:
+        server = Server(config, stack)
+        await server.start()
+        ended = _end_signals()
+        loading = asyncio.create_task(server.load())
+        loading.add_done_callback(lambda task: None if task.cancelled() else task.result())
+        first = asyncio.create_task(ended.wait())
+        await asyncio.wait([loading, first], return_when=asyncio.FIRST_COMPLETED)
+        if not ended.is_set():
+            _settle()
+            started(server.engine.models())
+            await first
+        loading.cancel()
+        ended.clear()
+        log.info("stopping", drain_seconds=config.drain_timeout)
+        drain = asyncio.create_task(server.drain(config.drain_timeout))
+        second = asyncio.create_task(ended.wait())
+        await asyncio.wait([drain, second], return_when=asyncio.FIRST_COMPLETED)
+        if ended.is_set():
+            log.warning("stopping at once", reason="a second signal came")
+        second.cancel()
+        drain.cancel()
+    log.info("stopped")
+    return 0
+
+
+def _end_signals() -> asyncio.Event:
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ended.set)
+    return ended
+
+
+def _settle() -> None:
+    """What is there after the start stays: the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+class Server:
+    """The parts of one running server. ``stack`` closes them in reverse order."""
+
+    def __init__(self, config: Config, stack: AsyncExitStack) -> None:
+        self._config = config
+        self._arena = Arena(config.arena_size)
+        self._metrics = Metrics()
+        self.engine = Engine(self._arena, self._metrics)
+        self._stack = stack
+        stack.push_async_callback(self.engine.close)
+        folder = tempfile.TemporaryDirectory(prefix="mooring-", dir=config.temporary_folder, ignore_cleanup_errors=True)
+        self._store = Store(Path(stack.enter_context(folder)), _defaults(config))
+        self._responses = Responses(self._metrics.responses)
+        self._sites: dict[Address, Site] = {}
+        self._listeners: list[HttpServer] = []
+        self._specs: list[ModelSpec] = []
+
+    async def start(self) -> None:
+        """Find the models, begin to load them and listen. Raises ``MooringError`` or ``OSError``."""
+        self._specs = self._store.find(self._config)
+        for spec in self._specs:
+            self.engine.expect(spec)
+        for address, endpoints in self._mounted().items():
+            await self._listen(address, endpoints)
+
+    async def load(self) -> None:
+        """Return when every model asked for is loaded, or has failed to and says so in its state."""
+        await asyncio.gather(*(self.engine.load(spec, at_startup=True) for spec in self._specs))
+
+    async def drain(self, limit: float) -> None:
+        """Take nothing new, answer what was accepted; give up after ``limit`` seconds."""
+        await asyncio.gather(*(listener.drain(limit) for listener in self._listeners))
+        if not await self.engine.drain(limit):
+            log.warning("requests given up", reason="they were not answered in time", limit_seconds=limit)
+
+    def _mounted(self) -> dict[Address, list[Endpoint]]:
+        """What each address serves; those that are the same share one listener (TorchServe's one-port mode)."""
+        config, engine = self._config, self.engine
+        inference, management, metrics = (
+            self._at(address)
+            for address in (config.inference_address, config.management_address, config.metrics_address)
+        )
+        v1 = KServeV1(engine, self._responses)
+        inference.mount(TorchServeInference(engine, self._responses, inference.description).endpoints())
+        inference.mount(v1.endpoints())
+        management.mount(TorchServeManagement(engine, engine, self._responses, management.description).endpoints())
+        if management is not inference:
+            management.mount(v1.readiness())
+        metrics.mount(TorchServeMetrics(self._metrics, self._responses).endpoints())
+        return {address: site.endpoints for address, site in self._sites.items()}
+
+    def _at(self, address: Address) -> "Site":
+        if address not in self._sites:
+            self._sites[address] = Site(Description(self._responses, __version__))
+        return self._sites[address]
+
+    async def _listen(self, address: Address, endpoints: Sequence[Endpoint]) -> None:
+        limits = Limits(max_body_bytes=self._config.max_request_size)
+        listener = HttpServer(
+            Application(endpoints, self._responses),
+            limits=limits,
+            allocator=self._arena,
+            refuse=self._responses.refuse_message,
+        )
+        if address.path:
+            await listener.start_unix(address.path)
+        else:
+            await listener.start(address.host, address.port)
+        self._stack.push_async_callback(listener.close)
+        self._listeners.append(listener)
+
+
+class Site:
+    """What one address serves, and the document that describes it."""
+
+    def __init__(self, description: Description) -> None:
+        self.description = description
+        self.endpoints: list[Endpoint] = []
+        self.mount(description.endpoints())
+
+    def mount(self, endpoints: Sequence[Endpoint]) -> None:
+        """Serve these too, and describe them."""
+        self.endpoints.extend(endpoints)
+        self.description.cover(endpoints)
+
+
+def _defaults(config: Config) -> Defaults:
+    raise NotImplementedError

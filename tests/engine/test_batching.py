@@ -1,0 +1,63 @@
+"""When batches leave and how they are shared out: no clock, no queue, nothing to wait for."""
+
+import doctest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mooring.engine import batching
+from mooring.engine.batching import MOST_REQUESTS, BatchPolicy, RowTime
+
+sizes = st.integers(1, 64)
+delays = st.floats(0, 10)
+
+
+def test_the_examples_in_the_docstrings_are_true():
+    assert doctest.testmod(batching).failed == 0
+
+
+@given(sizes, delays, st.integers(1, 1000), delays)
+def test_an_idle_worker_is_never_kept_waiting_unless_the_model_asks_for_it(size, delay, waiting, age):
+    assert BatchPolicy(size, delay).due_in(waiting, age) == 0.0
+
+
+@given(sizes, delays, st.integers(1, 1000), delays)
+def test_nobody_waits_longer_than_max_delay_even_in_exact_mode(size, delay, waiting, age):
+    due = BatchPolicy(size, delay, exact=True).due_in(waiting, age)
+    assert due == 0.0 if waiting >= size or age >= delay else age + due <= delay + 1e-9
+
+
+@given(sizes, st.integers(1, 1000), st.integers(1, 16), st.one_of(st.none(), st.floats(1e-9, 10)))
+def test_no_worker_gets_more_than_its_even_share(size, waiting, idle, row_time):
+    assert 1 <= BatchPolicy(size).share(waiting, idle, row_time) <= -(-waiting // idle)
+
+
+@given(sizes, st.integers(1, 1000), st.integers(1, 16), st.one_of(st.none(), st.floats(0.001, 10)))
+def test_a_slow_or_unknown_model_gets_one_batch_at_a_time(size, waiting, idle, row_time):
+    assert BatchPolicy(size).share(waiting, idle, row_time) <= size
+
+
+@given(st.integers(1, 5000), st.integers(1, 16), st.floats(1e-9, 10))
+def test_in_exact_mode_a_message_is_one_batch(waiting, idle, row_time):
+    assert BatchPolicy(4, 1.0, exact=True).share(waiting, idle, row_time) <= 4
+
+
+def test_a_fast_model_gets_many_requests_in_a_message_but_not_without_limit():
+    assert BatchPolicy(1).share(10_000, 1, 1e-9) == MOST_REQUESTS
+
+
+def test_bad_news_about_the_speed_of_a_model_is_believed_at_once():
+    speed = RowTime()
+    for _ in range(100):
+        speed.observe(32, 32 * 3e-6)
+    assert speed.value < 1e-5
+    speed.observe(1, 0.5)
+    assert speed.value == 0.5
+
+
+def test_a_short_hiccup_of_a_fast_model_is_no_news():
+    speed = RowTime()
+    for _ in range(100):
+        speed.observe(32, 32 * 3e-6)
+    speed.observe(1, 0.0002)
+    assert speed.value < 3e-5
