@@ -1,0 +1,161 @@
+"""From what the service says of a request to the bytes of its response."""
+
+from collections.abc import Iterable
+
+from mooring.core.buffers import Buffer, Payload
+from mooring.core.errors import MooringError
+from mooring.core.requests import InferenceResponse, ResponseHead
+from mooring.core.service import Outcome
+from mooring.core.tensors import Tensor
+from mooring.observability.logs import get_logger
+from mooring.protocols import status as statuses
+from mooring.protocols.responses import FIXED, Responses
+from mooring.protocols.status import Asked, Refusal
+from mooring.web.http1 import Exchange, header_lines
+
+log = get_logger(__name__)
+
+# What a handler may not set: HTTP's framing is ours, and so is whatever TorchServe overwrites.
+_OURS = frozenset(
+    (
+        "connection",
+        "content-length",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    )
+) | {"x-request-id", *(name.lower() for name, _ in FIXED)}
+
+_STREAM = b"ts_stream_next: true\r\n"
+
+
+def payload_of(outcome: InferenceResponse) -> Payload:
+    """The body of an answer in ``Form.BODY``; no output is an empty body."""
+    outputs = outcome.outputs
+    if not outputs or not outputs[0].data:
+        return b""
+    payload: Payload = outputs[0].data[0]
+    return payload
+
+
+def release(tensors: Iterable[Tensor]) -> None:
+    """Give back the memory of tensors that nobody will read."""
+    for tensor in tensors:
+        for payload in tensor.data if isinstance(tensor.data, list) else (tensor.data,):
+            if isinstance(payload, Buffer):
+                payload.release()
+
+
+class Answer:
+    """The response to one request: ``done`` is what the service calls.
+
+    Whole answers take one write; an answer in pieces is a chunked response. What goes wrong before the first piece is
+    an error response; after it the connection is ended, since nothing else tells the client that pieces are missing.
+    """
+
+    __slots__ = ("_asked", "_exchange", "_id", "_over", "_responses", "_started")
+
+    def __init__(self, responses: Responses, exchange: Exchange, request_id: str, asked: Asked) -> None:
+        self._responses = responses
+        self._exchange = exchange
+        self._id = request_id
+        self._asked = asked
+        self._started = False
+        self._over = False
+
+    def done(self, outcome: Outcome) -> None:
+        """The service's word on the request; never raises."""
+        try:
+            if self._over:
+                self._drop(outcome)
+            elif not isinstance(outcome, InferenceResponse):
+                self._refuse(outcome)
+            elif outcome.final and not self._started:
+                self._over = True
+                self._whole(outcome)
+            else:
+                self._over = outcome.final
+                self._piece(outcome)
+        except Exception as error:  # the protocol edge: an engine has no use for our faults
+            self._fault(error)
+            self._drop(outcome)
+
+    def _whole(self, outcome: InferenceResponse) -> None:
+        head = outcome.head
+        responses = self._responses
+        if head is None:
+            responses.counter.classes[2] += 1
+            self._exchange.respond(200, payload_of(outcome), responses.head(self._id))
+        elif not head.headers and not head.status and not head.reason:
+            lines = responses.head(self._id, head.content_type)
+            responses.counter.classes[2] += 1
+            self._exchange.respond(200, payload_of(outcome), lines)
+        else:
+            status, lines, reason = self._head(head)
+            responses.counter.count(status)
+            self._exchange.respond(status, payload_of(outcome), lines, reason=reason)
+
+    def _piece(self, outcome: InferenceResponse) -> None:
+        if not self._started:
+            status, lines, reason = self._head(outcome.head or ResponseHead())
+            self._started = True
+            self._responses.counter.count(status)
+            self._exchange.start(status, lines + _STREAM, reason=reason)
+        if outcome.final:
+            self._exchange.finish(payload_of(outcome))
+        else:
+            self._exchange.send(payload_of(outcome))
+
+    def _head(self, head: ResponseHead) -> tuple[int, bytes, str]:
+        """Status, header lines and reason phrase. Raises ``ValueError`` for what would break the response apart."""
+        status = head.status or 200
+        if not 200 <= status <= 999:
+            raise ValueError(f"the model set the status {status}, which no answer can have")
+        if not head.reason.isprintable():
+            raise ValueError(
+                f"the model set the reason phrase {head.reason!r}, which no status line can hold"
+            )
+        content_type = head.content_type
+        kept: dict[str, tuple[str, str]] = {}
+        for name, value in head.headers:
+            lower = name.lower()
+            if lower == "content-type":
+                content_type = content_type or value
+            elif lower not in _OURS and lower not in self._responses.reserved:
+                kept[lower] = (name, value)
+        reason = head.reason if head.reason.isascii() else ""
+        lines = self._responses.head(self._id, content_type) + header_lines(kept.values())
+        return status, lines, reason or statuses.phrase(status)
+
+    def _drop(self, outcome: Outcome) -> None:
+        if isinstance(outcome, InferenceResponse):
+            release(outcome.outputs)
+
+    def _refuse(self, error: MooringError) -> None:
+        self._over = True
+        if self._started:
+            kind = type(error).__name__
+            log.error(
+                "stream broken off",
+                model=self._asked.model,
+                request=self._id,
+                kind=kind,
+                reason=error.message,
+            )
+            self._exchange.abort()
+            return
+        self._responses.refuse(self._exchange, self._refusal(error), request_id=self._id)
+
+    def _refusal(self, error: MooringError) -> Refusal:
+        return statuses.torchserve(error, self._asked)
+
+    def _fault(self, error: Exception) -> None:
+        log.error("answer failed", exc_info=error, model=self._asked.model, request=self._id)
+        self._over = True
+        if self._started:
+            self._exchange.abort()
+        else:
+            self._responses.refuse(self._exchange, statuses.fault(error), request_id=self._id)

@@ -1,0 +1,65 @@
+"""One listener's requests to the endpoints that answer them, and the last word when one of them fails."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from mooring.core.errors import MooringError
+from mooring.observability.logs import get_logger
+from mooring.protocols import status as statuses
+from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.responses import Responses
+from mooring.protocols.status import Asked
+from mooring.web.http1 import Exchange, header_lines
+from mooring.web.routing import Handler, Match, Route, Router
+
+log = get_logger(__name__)
+
+
+class Application:
+    """The app of an ``HttpServer``. Endpoints of one pattern share its methods among them."""
+
+    def __init__(self, endpoints: Iterable[Endpoint], responses: Responses) -> None:
+        self._responses = responses
+        self._router = Router()
+        by_pattern: dict[str, list[Endpoint]] = {}
+        for endpoint in endpoints:
+            by_pattern.setdefault(endpoint.pattern, []).append(endpoint)
+        for pattern, sharing in by_pattern.items():
+            self._router.add(Route(pattern, self._one_of(sharing)))
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Answer now or later; never raises."""
+        try:
+            match = self._router.find(exchange.target)
+            if match is None:
+                self._responses.refuse(exchange, statuses.NOT_FOUND)
+            else:
+                match.handler(exchange, match)
+        except MooringError as error:
+            self._responses.refuse(exchange, statuses.torchserve(error, Asked(error.model, error.version)))
+        except Exception as error:  # the protocol edge: a fault of ours is this request's 500, and no other's
+            log.exception("request failed", method=exchange.method, target=exchange.target.decode("latin-1"))
+            self._responses.refuse(exchange, statuses.fault(error))
+
+    def _one_of(self, endpoints: list[Endpoint]) -> Handler:
+        if len(endpoints) == 1 and endpoints[0].methods is None:
+            return endpoints[0].handler
+        by_method: dict[str, Handler] = {}
+        otherwise: Handler | None = None
+        for endpoint in endpoints:
+            if endpoint.methods is None:
+                otherwise = endpoint.handler
+            else:
+                by_method.update(dict.fromkeys(endpoint.methods, endpoint.handler))
+        fallback = otherwise or self._not_allowed(by_method)
+
+        def dispatch(exchange: Exchange, match: Match) -> None:
+            by_method.get(exchange.method, fallback)(exchange, match)
+
+        return dispatch
+
+    def _not_allowed(self, methods: Iterable[str]) -> Handler:
+        allow = header_lines([("allow", ", ".join(sorted(methods)))])
+        refusal = msgspec.structs.replace(statuses.NOT_ALLOWED, head=allow)
+        return lambda exchange, _: self._responses.refuse(exchange, refusal)

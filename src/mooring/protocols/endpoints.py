@@ -1,0 +1,46 @@
+"""Tables of what is mounted: every protocol writes one, the router and the OpenAPI document are both made from it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from mooring.web.routing import Handler
+
+
+class Body(msgspec.Struct, frozen=True):
+    """The content of a request or of a response."""
+
+    content_type: str
+    schema: Mapping[str, Any]
+    description: str
+
+
+class Query(msgspec.Struct, frozen=True):
+    """A query parameter."""
+
+    name: str
+    schema: Mapping[str, Any]
+    description: str
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """One call a client may make."""
+
+    id: str
+    method: str
+    description: str
+    answer: Body
+    body: Body | None = None
+    query: tuple[Query, ...] = ()
+    errors: tuple[int, ...] = (500,)
+    deprecated: bool = False
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """A pattern, who answers it and what is told of it. ``methods`` None means that any will do."""
+
+    pattern: str
+    handler: Handler
+    operation: Operation | None = None
+    methods: frozenset[str] | None = None

@@ -1,0 +1,200 @@
+"""KServe's v1 protocol: instances in, predictions or explanations out, whichever model is behind it.
+
+The content type of a request is ignored: KServe's own examples send JSON as curl's default, a form.
+"""
+
+import json
+from typing import Any
+
+import msgspec
+
+from mooring.core.buffers import LARGE, Payload, view_of
+from mooring.core.errors import InvalidInput, ModelNotReady, MooringError, Unsupported
+from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
+from mooring.core.service import InferenceService
+from mooring.core.tensors import Tensor
+from mooring.protocols.answers import Answer, release
+from mooring.protocols.endpoints import Body, Endpoint
+from mooring.protocols.endpoints import Operation as Call
+from mooring.protocols.openapi import MODEL_ERRORS, TEXT, record
+from mooring.protocols.responses import JSON, Responses
+from mooring.protocols.status import Asked, Refusal, kserve_v1
+from mooring.web.http1 import Exchange
+from mooring.web.routing import Match
+
+_READING = frozenset({"GET", "HEAD"})
+_KEYS = {Operation.INFER: b'{"predictions":[', Operation.EXPLAIN: b'{"explanations":['}
+
+
+class _Instances(msgspec.Struct):
+    # Raw: what a client wrote as a number reaches the model as it was written, however many digits it has.
+    instances: list[msgspec.Raw]
+
+
+_decoder = msgspec.json.Decoder(_Instances)
+
+
+def instances_of(body: bytes) -> list[bytes]:
+    """The JSON of every instance in a v1 body. Raises ``InvalidInput``."""
+    try:
+        body.decode()  # the decoder passes over texts without a look at their encoding
+        return [bytes(raw) for raw in _decoder.decode(body).instances]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # NaN, Infinity, halves of surrogate pairs and byte order marks are no JSON, but Python's clients send them.
+        return _loosely(body)
+
+
+def _loosely(body: bytes) -> list[bytes]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"Unrecognized request format: {error}") from None
+    instances = document.get("instances") if isinstance(document, dict) else None
+    if not isinstance(instances, list):
+        raise InvalidInput('Expected "instances" to be a list')
+    return [json.dumps(instance).encode() for instance in instances]
+
+
+def _inputs(body: Payload) -> list[Tensor]:
+    if len(body) > LARGE:
+        # Decoded by the worker: half a millisecond of JSON here would be half a millisecond for every client.
+        return [Tensor("instances", "BYTES", [1], [body], {"undecoded": True})]
+    instances = instances_of(bytes(body))
+    return [Tensor("instances", "BYTES", [len(instances)], instances)]
+
+
+class _InstancesAnswer(Answer):
+    """A v1 answer: the elements that came back, in a list under the operation's key."""
+
+    __slots__ = ("_key",)
+
+    def __init__(
+        self, responses: Responses, exchange: Exchange, request_id: str, asked: Asked, operation: Operation
+    ) -> None:
+        super().__init__(responses, exchange, request_id, asked)
+        self._key = _KEYS[operation]
+
+    def _whole(self, outcome: InferenceResponse) -> None:
+        elements = outcome.outputs[0].data if outcome.outputs else []
+        body = self._key + b",".join([view_of(element) for element in elements]) + b"]}"
+        release(outcome.outputs)
+        head = outcome.head
+        if head is None:
+            self._responses.body(self._exchange, body, JSON, request_id=self._id)
+            return
+        status, lines, reason = self._head(msgspec.structs.replace(head, content_type=JSON))
+        self._responses.counter.count(status)
+        self._exchange.respond(status, body, lines, reason=reason)
+
+    def _piece(self, outcome: InferenceResponse) -> None:
+        # One JSON object cannot be right before its last element is: no client of v1 reads it in pieces.
+        release(outcome.outputs)
+        if self._exchange.on_abandoned is not None:
+            self._exchange.on_abandoned()
+        self._refuse(Unsupported(f"model '{self._asked.model}' streams its answer, which v1 has no form for"))
+
+    def _refusal(self, error: MooringError) -> Refusal:
+        return kserve_v1(error, self._asked)
+
+
+class KServeV1:
+    """The endpoints under ``/v1``."""
+
+    def __init__(self, service: InferenceService, responses: Responses) -> None:
+        self._service = service
+        self._responses = responses
+
+    def endpoints(self) -> list[Endpoint]:
+        """Everything mounted on the inference port. As in TorchServe, a verb may come with any method."""
+        return [
+            Endpoint("/v1/models", self.models, _MODELS, methods=_READING),
+            *self.readiness(),
+            Endpoint("/v1/models/{model_name}:predict", self.predict, _PREDICT),
+            Endpoint("/v1/models/{model_name}:explain", self.explain, _EXPLAIN),
+        ]
+
+    def readiness(self) -> list[Endpoint]:
+        """For the management port too, where TorchServe has it."""
+        return [Endpoint("/v1/models/{model_name}", self.ready, _READY, methods=_READING)]
+
+    def models(self, exchange: Exchange, match: Match) -> None:
+        """The names of the models that are ready."""
+        names = sorted({state.name for state in self._service.models() if state.ready and state.is_default})
+        self._responses.json(exchange, {"models": names})
+
+    def ready(self, exchange: Exchange, match: Match) -> None:
+        """Whether a model is ready."""
+        asked = Asked(match.params["model_name"])
+        try:
+            self._require_ready(asked)
+        except MooringError as error:
+            self._responses.refuse(exchange, kserve_v1(error, asked))
+        else:
+            self._responses.json(exchange, {"name": asked.model, "ready": True})
+
+    def predict(self, exchange: Exchange, match: Match) -> None:
+        """A prediction for every instance."""
+        self._ask(exchange, Asked(match.params["model_name"]), Operation.INFER)
+
+    def explain(self, exchange: Exchange, match: Match) -> None:
+        """An explanation for every instance."""
+        self._ask(exchange, Asked(match.params["model_name"]), Operation.EXPLAIN)
+
+    def _require_ready(self, asked: Asked) -> None:
+        if not self._service.ready(asked.model):
+            raise ModelNotReady(model=asked.model)
+
+    def _ask(self, exchange: Exchange, asked: Asked, operation: Operation) -> None:
+        responses = self._responses
+        try:
+            inputs = _inputs(exchange.take_body())
+            if inputs[0].shape == [0]:
+                self._answer_nothing(exchange, asked, operation)
+                return
+        except MooringError as error:
+            responses.refuse(exchange, kserve_v1(error, asked))
+            return
+        request_id = responses.new_id()
+        request = InferenceRequest(
+            asked.model, "", request_id, inputs, Form.INSTANCES, operation, None, None, None, exchange.headers
+        )
+        answer = _InstancesAnswer(responses, exchange, request_id, asked, operation)
+        exchange.on_abandoned = self._service.submit(request, answer.done).cancel
+
+    def _answer_nothing(self, exchange: Exchange, asked: Asked, operation: Operation) -> None:
+        # No instances have no predictions: the model need not be asked, but it has to be there.
+        self._require_ready(asked)
+        self._responses.body(exchange, _KEYS[operation] + b"]}", JSON)
+
+
+def _verb(id_: str, description: str, key: str) -> Call:
+    anything: dict[str, Any] = {}
+    return Call(
+        id=id_,
+        method="POST",
+        description=description,
+        body=Body(
+            JSON, record(("instances",), instances={"type": "array", "items": anything}), "The instances"
+        ),
+        answer=Body(
+            JSON, record((key,), **{key: {"type": "array", "items": anything}}), f"The {key}, in order"
+        ),
+        errors=(*MODEL_ERRORS, 501),
+    )
+
+
+_PREDICT = _verb("v1Predict", "Predict every instance of a list", "predictions")
+_EXPLAIN = _verb("v1Explain", "Explain the prediction of every instance of a list", "explanations")
+_MODELS = Call(
+    id="v1Models",
+    method="GET",
+    description="The models that are ready",
+    answer=Body(JSON, record(("models",), models={"type": "array", "items": TEXT}), "Their names"),
+)
+_READY = Call(
+    id="v1Ready",
+    method="GET",
+    description="Whether a model is ready",
+    answer=Body(JSON, record(("name", "ready"), name=TEXT, ready={"type": "boolean"}), "It is"),
+    errors=(404, 500, 503),
+)

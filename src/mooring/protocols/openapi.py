@@ -1,0 +1,171 @@
+"""The OpenAPI 3.0.1 document of what is mounted, made from the tables that mount it.
+
+Valid, so that client generators need no switch to be set; every operation has one body argument at most.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from mooring.protocols.endpoints import Body, Endpoint, Operation
+from mooring.protocols.responses import JSON, Responses, pretty
+from mooring.web.http1 import Exchange
+from mooring.web.routing import Match
+
+_MODELS_KEPT = 256
+_PARAMETER = re.compile(r"{(\w+)}")
+
+_MEANINGS: Mapping[int, str] = {
+    400: "The request cannot be understood, or does not fit the model",
+    404: "No such model, or no such version of it",
+    405: "The method is not allowed here",
+    500: "The server or the model's worker failed",
+    501: "The model cannot do this",
+    503: "The model cannot answer now, or its own code failed",
+    504: "The time allowed for the request ran out",
+    507: "Out of memory",
+}
+_PARAMETERS: Mapping[str, str] = {
+    "model_name": "Name of the model",
+    "model_version": "Version of the model; without one, its default version is meant",
+}
+_ERROR = {
+    "type": "object",
+    "required": ["code", "type", "message"],
+    "properties": {
+        "code": {"type": "integer", "description": "The HTTP status"},
+        "type": {"type": "string", "description": "The kind of error"},
+        "message": {"type": "string", "description": "What went wrong"},
+        "error": {"type": "string", "description": "What went wrong, where KServe's clients look for it"},
+    },
+}
+
+BINARY = {"type": "string", "format": "binary"}
+TEXT = {"type": "string"}
+NUMBER = {"type": "integer"}
+BIG = {"type": "integer", "format": "int64"}
+
+
+def record(required: Iterable[str] = (), **properties: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of an object."""
+    schema: dict[str, Any] = {"type": "object", "properties": properties}
+    if required := list(required):
+        schema["required"] = required
+    return schema
+
+
+# One media type, and not */*: a generated client then has one bytes argument and knows what to call it on the wire.
+ANY_INPUT = Body("application/octet-stream", BINARY, "The input, in whatever form the model reads")
+ANY_OUTPUT = Body("*/*", BINARY, "The output, in whatever form the model writes")
+MODEL_ERRORS = (400, 404, 500, 503, 504, 507)
+_OPENAPI = Body(
+    JSON,
+    record(("openapi", "info", "paths"), openapi=TEXT, info={"type": "object"}, paths={"type": "object"}),
+    "An OpenAPI 3.0.1 document",
+)
+_DESCRIBE = Operation(id="apiDescription", method="OPTIONS", description="This document", answer=_OPENAPI)
+_DESCRIBE_AGAIN = Operation(
+    id="api-description", method="GET", description="This document", answer=_OPENAPI, deprecated=True
+)
+
+
+class Description:
+    """The document of one listener, and those of its models. ``cover`` comes before the first request."""
+
+    def __init__(self, responses: Responses, version: str, title: str = "Mooring") -> None:
+        self._responses = responses
+        self._info = {
+            "title": title,
+            "description": "An inference server that speaks every serving protocol to every model",
+            "license": {"name": "Apache-2.0"},
+            "version": version,
+        }
+        self._operations: list[tuple[str, Operation]] = []
+        self._document = b""
+        self._models: dict[str, bytes] = {}
+
+    def endpoints(self) -> list[Endpoint]:
+        """Where the document is found."""
+        return [
+            Endpoint("/", self.describe, _DESCRIBE, methods=frozenset({"OPTIONS"})),
+            Endpoint("/api-description", self.describe, _DESCRIBE_AGAIN),
+        ]
+
+    def describe(self, exchange: Exchange, match: Match) -> None:
+        """Answer with the document."""
+        self._responses.body(exchange, self.document(), JSON)
+
+    def cover(self, endpoints: Iterable[Endpoint]) -> None:
+        """Add what these endpoints promise."""
+        self._operations.extend(_promised(endpoints))
+        self._document = b""
+        self._models.clear()
+
+    def document(self) -> bytes:
+        """Everything, as JSON."""
+        self._document = self._document or pretty(_document(self._info, self._operations))
+        return self._document
+
+    def of_model(self, model: str) -> bytes:
+        """The calls that concern one model, with its name filled in."""
+        document = self._models.get(model)
+        if document is None:
+            name = quote(model, safe="")
+            operations = [
+                (path.replace("{model_name}", name), operation)
+                for path, operation in self._operations
+                if "{model_name}" in path and not operation.deprecated
+            ]
+            info = self._info | {"title": f"RESTful API for: {model}"}
+            document = pretty(_document(info, operations))
+            if len(self._models) < _MODELS_KEPT:
+                self._models[model] = document
+        return document
+
+
+def _promised(endpoints: Iterable[Endpoint]) -> Iterator[tuple[str, Operation]]:
+    for endpoint in endpoints:
+        if endpoint.operation is not None:
+            yield endpoint.pattern, endpoint.operation
+
+
+def _document(info: Mapping[str, Any], operations: Iterable[tuple[str, Operation]]) -> dict[str, Any]:
+    paths: dict[str, Any] = {}
+    for path, operation in operations:
+        paths.setdefault(path, {})[operation.method.lower()] = _operation(path, operation)
+    return {"openapi": "3.0.1", "info": info, "paths": paths, "components": {"schemas": {"Error": _ERROR}}}
+
+
+def _operation(path: str, operation: Operation) -> dict[str, Any]:
+    written: dict[str, Any] = {
+        "description": operation.description,
+        "operationId": operation.id,
+        "parameters": [*_path_parameters(path), *_query_parameters(operation)],
+    }
+    if operation.body is not None:
+        written["requestBody"] = {**_content(operation.body), "required": True}
+    written["responses"] = {"200": _content(operation.answer)} | {
+        str(status): _content(Body(JSON, {"$ref": "#/components/schemas/Error"}, _MEANINGS[status]))
+        for status in operation.errors
+    }
+    if operation.deprecated:
+        written["deprecated"] = True
+    return written
+
+
+def _content(body: Body) -> dict[str, Any]:
+    return {"description": body.description, "content": {body.content_type: {"schema": body.schema}}}
+
+
+def _path_parameters(path: str) -> Iterator[dict[str, Any]]:
+    for name in _PARAMETER.findall(path):
+        yield {"in": "path", "name": name, "description": _PARAMETERS[name], "required": True, "schema": TEXT}
+
+
+def _query_parameters(operation: Operation) -> Iterator[dict[str, Any]]:
+    for query in operation.query:
+        yield {
+            "in": "query", "name": query.name, "description": query.description, "required": False,
+            "schema": query.schema,
+        }  # fmt: skip

@@ -1,0 +1,168 @@
+"""What each protocol calls what went wrong: one table per protocol, and nobody else knows a status code of an error.
+
+TorchServe's clients test for its statuses, types and texts, so they are kept to the letter, quirks included.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from mooring.core import errors
+from mooring.core.errors import MooringError
+from mooring.web.wire import reason_of
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """A no, worded for the wire. ``head`` is further raw header lines; ``error`` is set where KServe reads it."""
+
+    status: int
+    type: str
+    message: str
+    error: str = ""
+    head: bytes = b""
+
+    @property
+    def reason(self) -> str:
+        """The reason phrase of the status line."""
+        return phrase(self.status)
+
+    def document(self) -> dict[str, object]:
+        """The JSON body, in TorchServe's order."""
+        document: dict[str, object] = {"code": self.status, "type": self.type, "message": self.message}
+        if self.error:
+            document["error"] = self.error
+        return document
+
+
+class Asked(NamedTuple):
+    """What the URL named. An error's own version may be the one that a default was resolved to."""
+
+    model: str = ""
+    version: str = ""
+
+
+class _Rule(NamedTuple):
+    status: int
+    type: str
+    text: Callable[[MooringError, Asked], str]
+    head: bytes = b""
+    keeps_code: bool = False  # the error's own code, where it has one, goes before ``status``
+
+
+def _own(error: MooringError, _: Asked) -> str:
+    return error.message
+
+
+def _no_worker(_: MooringError, asked: Asked) -> str:
+    # The unbalanced quote after the version is TorchServe's.
+    who = f'"{asked.model}" Version {asked.version}"' if asked.version else f'"{asked.model}"'
+    return (
+        f"Model {who} has no worker to serve inference request. Please use scale workers API to add workers. "
+        "If this is a sequence inference, please check if it is closed, or expired; or exceeds maxSequenceJobQueueSize"
+    )
+
+
+def _no_version(error: MooringError, asked: Asked) -> str:
+    return f"Model version: {asked.version or error.version} does not exist for model: {asked.model or error.model}"
+
+
+def _exists(error: MooringError, asked: Asked) -> str:
+    return f"Model version {asked.version or error.version} is already registered for model {asked.model or error.model}"
+
+
+_TORCHSERVE: Mapping[type[MooringError], _Rule] = {
+    errors.InvalidInput: _Rule(400, "BadRequestException", _own),
+    errors.ModelNotFound: _Rule(
+        404, "ModelNotFoundException", lambda _, asked: f"Model not found: {asked.model}"
+    ),
+    errors.VersionNotFound: _Rule(404, "ModelVersionNotFoundException", _no_version),
+    errors.ModelNotReady: _Rule(503, "ServiceUnavailableException", _no_worker),
+    errors.ModelExists: _Rule(409, "ConflictStatusException", _exists),
+    errors.ModelLoadFailed: _Rule(500, "InternalServerException", _own),
+    errors.QueueFull: _Rule(503, "ServiceUnavailableException", _no_worker, head=b"retry-after: 1\r\n"),
+    # TorchServe never answers a request whose time ran out; a proxy would say this.
+    errors.DeadlineExceeded: _Rule(504, "RequestTimeoutException", _own),
+    errors.RequestCancelled: _Rule(499, "RequestCancelledException", _own),
+    errors.Unsupported: _Rule(501, "UnsupportedOperationException", _own),
+    errors.ModelFailed: _Rule(503, "InternalServerException", lambda *_: "Prediction failed"),
+    errors.ModelRefused: _Rule(500, "InternalServerException", _own, keeps_code=True),
+    errors.OutOfResources: _Rule(507, "InternalServerException", lambda *_: "Out of resources"),
+    # Its code says 500 where the answer was only too large: TorchServe kills the worker for that, and answers 500.
+    errors.InvalidOutput: _Rule(503, "InternalServerException", _own, keeps_code=True),
+    errors.WorkerDied: _Rule(500, "InternalServerException", lambda *_: "Worker died."),
+    MooringError: _Rule(500, "InternalServerException", _own),
+}
+
+
+def _raised(error: MooringError, _: Asked) -> str:
+    kind, colon, text = error.message.partition(": ")
+    return f"{kind} : {text}" if colon else error.message
+
+
+# Where KServe's v1 server differs: the status, and what "error" says; in all else it is TorchServe's table.
+_KSERVE_V1: Mapping[type[MooringError], tuple[int, Callable[[MooringError, Asked], str]]] = {
+    errors.ModelNotFound: (404, lambda _, asked: f"Model with name {asked.model} does not exist."),
+    errors.ModelNotReady: (503, lambda _, asked: f"Model with name {asked.model} is not ready."),
+    errors.ModelFailed: (500, _raised),
+}
+
+
+def _rule_of(error: MooringError) -> _Rule:
+    # A kind of error that is not in the table is what it is a kind of.
+    return next(_TORCHSERVE[kind] for kind in type(error).__mro__ if kind in _TORCHSERVE)
+
+
+def torchserve(error: MooringError, asked: Asked) -> Refusal:
+    """An error as TorchServe words it."""
+    rule = _rule_of(error)
+    status = rule.status
+    if rule.keeps_code and 400 <= error.code <= 999:
+        # TorchServe turns the 413 of a handler into 507, and clients test for it.
+        status = 507 if error.code == 413 else error.code
+    return Refusal(status, rule.type, rule.text(error, asked), head=rule.head)
+
+
+def kserve_v1(error: MooringError, asked: Asked) -> Refusal:
+    """An error in both forms at once: what a TorchServe client reads, and KServe's ``error``."""
+    refusal = torchserve(error, asked)
+    status, text = _KSERVE_V1.get(type(error), (refusal.status, None))
+    said = text(error, asked) if text is not None else refusal.message
+    return msgspec.structs.replace(refusal, status=status, error=said)
+
+
+NOT_FOUND = Refusal(
+    404, "ResourceNotFoundException", "Requested resource is not found, please refer to API document."
+)
+NOT_ALLOWED = Refusal(
+    405, "MethodNotAllowedException", "Requested method is not allowed, please refer to API document."
+)
+
+# What the front refuses by itself, before any protocol has seen the request.
+_FRONT: Mapping[int, str] = {
+    400: "BadRequestException",
+    408: "RequestTimeoutException",
+    413: "RequestEntityTooLargeException",
+    414: "RequestUriTooLongException",
+    417: "ExpectationFailedException",
+    431: "RequestHeaderFieldsTooLargeException",
+    501: "UnsupportedOperationException",
+    503: "ServiceUnavailableException",
+    505: "HttpVersionNotSupportedException",
+}
+
+
+def front(status: int, message: str) -> Refusal:
+    """What HTTP itself refuses. TorchServe has one text for whatever is not HTTP."""
+    kind = _FRONT.get(status, "InternalServerException" if status >= 500 else "BadRequestException")
+    return Refusal(status, kind, "Invalid HTTP message." if status == 400 else message)
+
+
+def fault(error: Exception) -> Refusal:
+    """A fault of our own: its class is said, its text is only in the log."""
+    return Refusal(500, type(error).__name__, "Internal server error, see the server's log.")
+
+
+def phrase(status: int) -> str:
+    """The reason phrase of a status; TorchServe knows no 418, and names it by its class as all it does not know."""
+    return "Client Error (418)" if status == 418 else reason_of(status)

@@ -1,0 +1,103 @@
+"""Form bodies, urlencoded and multipart: one tensor per field, as the rows of a TorchServe handler have them."""
+
+from collections.abc import Iterable
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from mooring.core.buffers import LARGE, Buffer, Payload, Slot
+from mooring.core.errors import InvalidInput
+from mooring.core.tensors import Parameter, Tensor
+from mooring.web.multipart import MULTIPART, URLENCODED, Field, parse_form
+
+
+def is_form(content_type: bytes) -> bool:
+    """Whether a body of this type has fields."""
+    return bare_type(content_type).lower() in {URLENCODED, MULTIPART}
+
+
+def bare_type(content_type: bytes) -> str:
+    """A content type without its parameters, spelled as it was sent."""
+    return content_type.partition(b";")[0].strip().decode("latin-1")
+
+
+def query_fields(query: bytes) -> list[Tensor]:
+    """The parameters of a query as fields; of equal names the last one."""
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    return [_tensor(name, value.encode()) for name, value in dict(pairs).items()]
+
+
+def form_fields(body: Payload, content_type: bytes) -> list[Tensor]:
+    """The fields of a form, of equal names the last one; none makes an empty row.
+
+    Takes the body over. Raises ``InvalidInput``.
+    """
+    try:
+        fields = parse_form(body.view if isinstance(body, Buffer) else body, content_type.decode("latin-1"))
+    except InvalidInput:
+        if isinstance(body, Buffer):
+            body.release()
+        raise
+    last = {field.name: field for field in fields}.values()
+    if not isinstance(body, Buffer):
+        return [_of_field(field, bytes(field.payload)) for field in last]
+    share = _Share(body)
+    tensors = [_of_field(field, share.part(field.payload)) for field in last]
+    share.let_go()
+    return tensors
+
+
+def merged(first: Iterable[Tensor], second: Iterable[Tensor]) -> list[Tensor]:
+    """The fields of both, those of the second in place of equal names in the first."""
+    return list(
+        ({tensor.name: tensor for tensor in first} | {tensor.name: tensor for tensor in second}).values()
+    )
+
+
+def text_field(fields: Iterable[Tensor], name: str) -> str:
+    """The value of a field as text; empty when there is none."""
+    value = next((tensor.data[0] for tensor in fields if tensor.name == name), b"")
+    return bytes(value).decode("utf-8", "replace")
+
+
+def _of_field(field: Field, value: Payload) -> Tensor:
+    if field.filename is None:
+        return _tensor(field.name, value)  # TorchServe loses the content type of a field that is no file
+    return _tensor(field.name, value, bare_type((field.content_type or "").encode()), file=True)
+
+
+def _tensor(name: str, value: Payload, content_type: str = "", *, file: bool = False) -> Tensor:
+    parameters: dict[str, Parameter] = {"content_type": content_type}
+    if file:
+        parameters["file"] = True
+    return Tensor(name, "BYTES", [1], [value], parameters)
+
+
+class _Share:
+    """A body cut into parts that are released one by one; the last one releases the body."""
+
+    def __init__(self, body: Buffer) -> None:
+        self._body = body
+        self._held = 1
+
+    def part(self, payload: bytes | memoryview) -> Payload:
+        """A small part as a copy, a large one where it lies."""
+        slot = self._body.slot
+        if slot is None or isinstance(payload, bytes) or payload.nbytes <= LARGE:
+            return bytes(payload)
+        self._held += 1
+        offset = _address(payload) - _address(self._body.view)
+        return Buffer(
+            payload, Slot(slot.arena, slot.offset + offset, payload.nbytes), lambda _: self.let_go()
+        )
+
+    def let_go(self) -> None:
+        """One holder less."""
+        self._held -= 1
+        if not self._held:
+            self._body.release()
+
+
+def _address(view: memoryview) -> int:
+    address: int = np.frombuffer(view, np.uint8).__array_interface__["data"][0]
+    return address

@@ -1,0 +1,164 @@
+"""TorchServe's inference API: which URL asks which model, and how a body becomes the rows its handler reads.
+
+No method is checked but on ``/``: ``curl -T`` sends PUT, and whatever else is sent is a prediction too.
+"""
+
+from mooring.core.errors import InvalidInput, ModelNotFound
+from mooring.core.requests import Form, InferenceRequest, Operation
+from mooring.core.service import InferenceService
+from mooring.core.tensors import Parameter, Tensor
+from mooring.protocols.answers import Answer, release
+from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.openapi import Description
+from mooring.protocols.responses import JSON, Responses, pretty
+from mooring.protocols.status import NOT_FOUND, Asked, torchserve
+from mooring.protocols.torchserve import operations as calls
+from mooring.protocols.torchserve.forms import (
+    bare_type,
+    form_fields,
+    is_form,
+    merged,
+    query_fields,
+    text_field,
+)
+from mooring.web.http1 import Exchange
+from mooring.web.routing import Match
+
+_TYPES_KEPT = 64
+_HEALTHY = pretty({"status": "Healthy", "health": "healthy!"})
+_UNHEALTHY = pretty({"status": "Unhealthy", "health": "unhealthy"})
+_ALIVE = b'{"status":"alive"}'
+
+
+class TorchServeInference:
+    """The endpoints of the inference port. ``description`` tells of a model when it is asked with OPTIONS."""
+
+    def __init__(self, service: InferenceService, responses: Responses, description: Description) -> None:
+        self._service = service
+        self._responses = responses
+        self._description = description
+        # Content type as sent -> what a tensor's parameters say of it. Shared by requests: nobody changes them.
+        self._parameters: dict[bytes | None, dict[str, Parameter]] = {}
+
+    def endpoints(self) -> list[Endpoint]:
+        """Everything mounted."""
+        return [
+            Endpoint("/", self.alive, calls.ALIVE, methods=frozenset({"GET", "HEAD"})),
+            Endpoint("/ping", self.ping, calls.PING),
+            Endpoint("/ping/{rest*}", self.ping),
+            Endpoint("/predictions/{model_name}", self.predict, calls.PREDICT),
+            Endpoint("/predictions/{model_name}/{model_version}", self.predict, calls.PREDICT_VERSION),
+            Endpoint("/predictions/{model_name}/{model_version}/{rest*}", self.predict),
+            Endpoint("/explanations/{model_name}", self.explain, calls.EXPLAIN),
+            Endpoint("/explanations/{model_name}/{model_version}", self.explain, calls.EXPLAIN_VERSION),
+            Endpoint("/explanations/{model_name}/{model_version}/{rest*}", self.explain),
+            Endpoint("/invocations", self.invoke, calls.INVOKE),
+            Endpoint("/models/{model_name}/invoke", self.predict_with_query, calls.INVOKE_MODEL),
+            # TorchServe has a route here that finds nothing, and the legacy ones must not take it.
+            Endpoint("/predictions", self.not_found),
+            Endpoint("/explanations", self.not_found),
+            Endpoint("/predictions/{rest*}", self.predict_oddly),
+            Endpoint("/explanations/{rest*}", self.explain_oddly),
+            Endpoint("/{model_name}/predict", self.predict_with_query, calls.LEGACY),
+            Endpoint("/{model_name}/{model_version}/predict", self.predict_with_query, calls.LEGACY_VERSION),
+        ]
+
+    def alive(self, exchange: Exchange, match: Match) -> None:
+        """KServe's liveness, on the path where TorchServe only knows OPTIONS."""
+        self._responses.body(exchange, _ALIVE, JSON)
+
+    def ping(self, exchange: Exchange, match: Match) -> None:
+        """Whether every default version has its workers."""
+        responses = self._responses
+        status, body = (200, _HEALTHY) if self._service.healthy() else (500, _UNHEALTHY)
+        responses.counter.count(status)
+        exchange.respond(status, body, responses.head(responses.new_id(), JSON))
+
+    def not_found(self, exchange: Exchange, match: Match) -> None:
+        """A collection without a model's name."""
+        self._responses.refuse(exchange, NOT_FOUND)
+
+    def predict(self, exchange: Exchange, match: Match) -> None:
+        """A prediction; OPTIONS tells of the model instead."""
+        self._ask(exchange, match, Operation.INFER)
+
+    def explain(self, exchange: Exchange, match: Match) -> None:
+        """An explanation; OPTIONS tells of the model instead."""
+        self._ask(exchange, match, Operation.EXPLAIN)
+
+    def predict_oddly(self, exchange: Exchange, match: Match) -> None:
+        """A prediction whose path has empty segments."""
+        self._ask_oddly(exchange, match, Operation.INFER)
+
+    def explain_oddly(self, exchange: Exchange, match: Match) -> None:
+        """An explanation whose path has empty segments."""
+        self._ask_oddly(exchange, match, Operation.EXPLAIN)
+
+    def predict_with_query(self, exchange: Exchange, match: Match) -> None:
+        """A prediction whose query parameters are fields too, before those of the body (the older routes only)."""
+        params = match.params
+        asked = Asked(params["model_name"], params.get("model_version", ""))
+        inputs = merged(query_fields(match.query), self._inputs(exchange))
+        self._submit(exchange, asked, inputs, Operation.INFER, "")
+
+    def invoke(self, exchange: Exchange, match: Match) -> None:
+        """SageMaker's route: the query names the model; else it is the only one; else a field of the body names it."""
+        query = query_fields(match.query)
+        inputs = merged(query, self._inputs(exchange))
+        name = text_field(query, "model_name") or self._only_model() or text_field(inputs, "model_name")
+        if not name:
+            release(inputs)
+            raise InvalidInput("Parameter model_name is required.")
+        self._submit(exchange, Asked(name), inputs, Operation.INFER, "")
+
+    def _only_model(self) -> str:
+        names = {state.name for state in self._service.models()}
+        return names.pop() if len(names) == 1 else ""
+
+    def _ask(self, exchange: Exchange, match: Match, operation: Operation) -> None:
+        params = match.params
+        asked = Asked(params["model_name"], params.get("model_version", ""))
+        if exchange.method == "OPTIONS":
+            self._describe_model(exchange, asked)
+            return
+        self._submit(exchange, asked, self._inputs(exchange), operation, params.get("rest", ""))
+
+    def _ask_oddly(self, exchange: Exchange, match: Match, operation: Operation) -> None:
+        # Slashes at the end do not count in TorchServe, however many; elsewhere an empty segment is an empty name.
+        model, version, path = [*match.params["rest"].rstrip("/").split("/", 2), "", ""][:3]
+        self._submit(exchange, Asked(model, version), self._inputs(exchange), operation, path)
+
+    def _submit(
+        self, exchange: Exchange, asked: Asked, inputs: list[Tensor], operation: Operation, path: str
+    ) -> None:
+        responses = self._responses
+        request_id = responses.new_id()
+        request = InferenceRequest(
+            asked.model, asked.version, request_id, inputs, Form.BODY, operation,
+            None, None, None, exchange.headers, path,
+        )  # fmt: skip
+        answer = Answer(responses, exchange, request_id, asked)
+        exchange.on_abandoned = self._service.submit(request, answer.done).cancel
+
+    def _inputs(self, exchange: Exchange) -> list[Tensor]:
+        content_type = exchange.header(b"content-type")
+        parameters = self._parameters.get(content_type)
+        if parameters is None:
+            if content_type is not None and is_form(content_type):
+                return form_fields(exchange.take_body(), content_type)
+            parameters = self._learn(content_type)
+        return [Tensor("body", "BYTES", [1], [exchange.take_body()], parameters)]
+
+    def _learn(self, content_type: bytes | None) -> dict[str, Parameter]:
+        parameters: dict[str, Parameter] = {"content_type": bare_type(content_type or b"")}
+        if len(self._parameters) < _TYPES_KEPT:  # clients may make them up
+            self._parameters[content_type] = parameters
+        return parameters
+
+    def _describe_model(self, exchange: Exchange, asked: Asked) -> None:
+        try:
+            self._service.ready(asked.model, asked.version)  # whether or not it is ready: it can be described
+        except ModelNotFound as error:
+            self._responses.refuse(exchange, torchserve(error, asked))
+        else:
+            self._responses.body(exchange, self._description.of_model(asked.model), JSON)

@@ -1,0 +1,30 @@
+"""TorchServe's metrics API: what Prometheus scrapes."""
+
+from urllib.parse import parse_qs
+
+from mooring.observability.metrics import CONTENT_TYPE, Metrics
+from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.responses import Responses
+from mooring.protocols.torchserve import operations as calls
+from mooring.web.http1 import Exchange
+from mooring.web.routing import Match
+
+
+class TorchServeMetrics:
+    """The endpoints of the metrics port."""
+
+    def __init__(self, metrics: Metrics, responses: Responses) -> None:
+        self._metrics = metrics
+        self._responses = responses
+
+    def endpoints(self) -> list[Endpoint]:
+        """Any method, and anything after the path, as TorchServe has it."""
+        return [
+            Endpoint("/metrics", self.scrape, calls.METRICS),
+            Endpoint("/metrics/{rest*}", self.scrape),
+        ]
+
+    def scrape(self, exchange: Exchange, match: Match) -> None:
+        """Everything counted, or what ``name[]`` names."""
+        names = parse_qs(match.query.decode("latin-1")).get("name[]")
+        self._responses.body(exchange, self._metrics.text(set(names) if names else None), CONTENT_TYPE)
