@@ -1,0 +1,134 @@
+"""What a tensor model returned, as the answer each form of request expects. Pure rules."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mooring.backends.samples import Arrays, Sample
+from mooring.codecs.bodies import encode_classes, encode_outputs, encode_rows
+from mooring.codecs.tensor_json import cast
+from mooring.core.errors import InvalidInput, InvalidOutput
+from mooring.core.requests import Form, InferenceRequest, InferenceResponse, ResponseHead
+from mooring.core.tensors import Array, Tensor, TensorSpec, datatype_of
+
+_JSON = "application/json"
+
+Results = Sequence[tuple[Sample, list[Arrays]]]
+"""Every sample of a request with what the model gave for it: one set of outputs, or several where it streams."""
+
+
+def settle(returned: Any, declared: Mapping[str, TensorSpec]) -> Arrays:
+    """The arrays in what a model returned, in the types it declares. Raises ``InvalidOutput``."""
+    if not isinstance(returned, Mapping):
+        raise InvalidOutput(
+            f"the model returned a {type(returned).__name__}; it must return a dict of arrays by name"
+        )
+    if not returned:
+        raise InvalidOutput("the model returned no outputs")
+    outputs = {str(name): _array(str(name), value) for name, value in returned.items()}
+    for name, spec in declared.items():
+        if name not in outputs:
+            raise InvalidOutput(
+                f"output '{name}' is missing; the model returned {', '.join(map(repr, outputs))}"
+            )
+        if datatype_of(outputs[name]) != spec.datatype:
+            outputs[name] = _as_declared(outputs[name], spec)
+    return outputs
+
+
+def _array(name: str, value: Any) -> Array:
+    try:
+        array: Array = np.asarray(value)
+        if array.dtype.kind in "SU":
+            # numpy's own text types drop NULs at the end.
+            array = np.array(value, object)
+        if array.dtype.kind == "O" and not all(isinstance(element, str | bytes) for element in array.flat):
+            raise InvalidOutput(
+                f"output '{name}' holds Python objects; return numbers, booleans, str or bytes"
+            )
+        datatype_of(array)
+    except (ValueError, TypeError, RuntimeError, InvalidInput) as error:
+        raise InvalidOutput(f"output '{name}' is no array: {error}") from None
+    return array
+
+
+def _as_declared(array: Array, spec: TensorSpec) -> Array:
+    try:
+        return cast(array, spec.name, spec.datatype)
+    except InvalidInput as error:
+        text = error.message.replace("input", "output", 1)
+        raise InvalidOutput(f"{text}, as the model's configuration declares it") from None
+
+
+def tensor_of(name: str, array: Array, datatype: str = "") -> Tensor:
+    """The array as a tensor; float32 becomes BF16 where that is declared."""
+    if datatype != "BF16":
+        return Tensor.of(name, array)
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # to nearest, ties to even
+    halves = np.where(np.isnan(array), np.uint32(0x7FC0), rounded).astype("<u2")
+    tensor = Tensor.of(name, halves)
+    tensor.datatype = "BF16"
+    return tensor
+
+
+def body_of(text: bytes) -> InferenceResponse:
+    """The answer to a TorchServe body: a JSON document."""
+    return InferenceResponse([Tensor("body", "BYTES", [1], [text])], head=ResponseHead(content_type=_JSON))
+
+
+def answer(
+    request: InferenceRequest,
+    results: Results,
+    *,
+    rows: bool,
+    labels: Mapping[str, Any],
+    declared: Mapping[str, TensorSpec],
+) -> InferenceResponse:
+    """The response to one request. ``rows``: its samples are KServe v1 instances. Raises ``InvalidInput``."""
+    if rows:
+        elements = [element for sample, outputs in results for element in _predictions(sample, outputs)]
+        if request.form is Form.BODY:
+            return body_of(b'{"predictions":[' + b",".join(elements) + b"]}")
+        return InferenceResponse([Tensor("predictions", "BYTES", [len(elements)], elements)])
+    sample, pieces = results[0]
+    outputs = pieces[-1]
+    if sample.lifted:
+        outputs = {name: array[0] if array.ndim else array for name, array in outputs.items()}
+    if request.form is Form.TENSORS:
+        return InferenceResponse(_requested(request, outputs, declared))
+    if labels and len(outputs) == 1:
+        (scores,) = outputs.values()
+        if scores.ndim and scores.size and scores.dtype.kind == "f":
+            found = encode_classes(scores, labels)
+            return body_of(found[0] if sample.lifted or len(found) == 1 else b"[" + b",".join(found) + b"]")
+    return body_of(encode_outputs(outputs))
+
+
+def _predictions(sample: Sample, pieces: list[Arrays]) -> list[bytes]:
+    """The JSON of each row; of a model that streams, the list of a row's pieces."""
+    count = sample.rows or 1
+    columns = []
+    for outputs in pieces:
+        if sample.rows:
+            columns.append(encode_rows(outputs, count))
+        else:
+            whole = outputs if sample.lifted else {name: array[None] for name, array in outputs.items()}
+            columns.append(encode_rows(whole, 1))
+    if len(columns) == 1:
+        return columns[0]
+    return [b"[" + b",".join(column[row] for column in columns) + b"]" for row in range(count)]
+
+
+def _requested(
+    request: InferenceRequest, outputs: Arrays, declared: Mapping[str, TensorSpec]
+) -> list[Tensor]:
+    """The outputs the caller asked for, in its order; all where it named none."""
+    names = [output.name for output in request.outputs] if request.outputs else list(outputs)
+    for name in names:
+        if name not in outputs:
+            raise InvalidInput(f"unexpected inference output '{name}' for model '{request.model}'")
+    return [
+        tensor_of(name, outputs[name], declared[name].datatype if name in declared else "") for name in names
+    ]

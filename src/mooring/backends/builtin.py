@@ -1,0 +1,197 @@
+"""Models that need no files: the AMD Inference Server's own, by its names and with its arithmetic.
+
+    echo            the first UINT32 of every input, plus one (it wraps)
+    echo_multi      inputs [a] and [b, c] give [a], [b, c, a, b] and [c, a, b]
+    invert_image    UINT8, 255 minus every value
+    base64_decode   base64 of an encoded image to UINT8 [height, width, 3], blue first as OpenCV has it
+    base64_encode   such an array to the base64 of a JPEG, without line breaks
+    fake            the identity; a TorchServe body comes back byte for byte
+
+They do not batch: each request is one sample, of the shape its client gave it. The names of the inputs do not matter.
+"""
+
+import base64
+import binascii
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mooring.backends.backend import LoadContext
+from mooring.backends.samples import Arrays, Parameters
+from mooring.backends.tensors import Returned, TensorBackend
+from mooring.codecs.images import open_image
+from mooring.codecs.signature import Signature
+from mooring.core.errors import InvalidInput, ModelLoadFailed
+from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation, ResponseHead
+from mooring.core.service import ModelMetadata, Outcome, Reply
+from mooring.core.tensors import Array, Tensor, TensorSpec
+from mooring.repository.spec import ModelSpec
+
+_MASK = 0xFFFF_FFFF
+
+
+def echo(arrays: Arrays) -> Arrays:
+    """The first element of every input, plus one."""
+    names = ["output"] if len(arrays) == 1 else [f"output{index}" for index in range(len(arrays))]
+    return {
+        name: np.array([(_first(array) + 1) & _MASK], np.uint32)
+        for name, array in zip(names, arrays.values(), strict=True)
+    }
+
+
+def _first(array: Array) -> int:
+    if not array.size:
+        raise InvalidInput("echo needs at least one element in every input")
+    return int(array.item(0))
+
+
+def echo_multi(arrays: Arrays) -> Arrays:
+    """Two inputs, of one and of two elements, mixed into three outputs."""
+    found: list[Any] = [array.reshape(-1) for array in arrays.values()]
+    if [array.size for array in found] != [1, 2]:
+        raise InvalidInput("echo_multi takes an input of one element and an input of two")
+    (a,), (b, c) = found
+    rows = ([a], [b, c, a, b], [c, a, b])
+    return {f"output{index}": np.array(row, np.uint32) for index, row in enumerate(rows)}
+
+
+def invert_image(arrays: Arrays) -> Arrays:
+    """The negative of an image."""
+    return {"output": np.invert(np.asarray(_only(arrays), np.uint8))}
+
+
+def base64_decode(arrays: Arrays) -> Arrays:
+    """An image out of base64 text, with or without line breaks."""
+    array = _only(arrays)
+    if array.size != 1:
+        raise InvalidInput(f"base64_decode takes one text, not {array.size}")
+    text = bytes(array.item(0))
+    try:
+        data = base64.b64decode(b"".join(text.split()), validate=True)
+    except binascii.Error as error:
+        raise InvalidInput(f"the input is no base64: {error}") from None
+    pixels = np.asarray(open_image(data).convert("RGB"))
+    return {"output": np.ascontiguousarray(pixels[:, :, ::-1])}
+
+
+def base64_encode(arrays: Arrays) -> Arrays:
+    """An image as base64 of a JPEG."""
+    array = _only(arrays)
+    if array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise InvalidInput(
+            f"base64_encode takes an image of shape [height, width, 3], not {list(array.shape)}"
+        )
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(array[:, :, ::-1], np.uint8)).save(file, "JPEG", quality=95)
+    return {"output": np.array([base64.b64encode(file.getvalue())], object)}
+
+
+def fake(arrays: Arrays) -> Arrays:
+    """The inputs."""
+    return arrays
+
+
+def _only(arrays: Arrays) -> Array:
+    if len(arrays) != 1:
+        raise InvalidInput(f"the model takes one input, not {len(arrays)}")
+    return next(iter(arrays.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Builtin:
+    """One of them, with what it declares. ``datatype`` is what every input must be; empty for any."""
+
+    run: Callable[[Arrays], Arrays]
+    datatype: str
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+
+
+def _words(*shapes: int, names: str = "output") -> list[TensorSpec]:
+    return [TensorSpec(f"{names}{index}", "UINT32", [size]) for index, size in enumerate(shapes)]
+
+
+_WORD = TensorSpec("", "UINT32", [1])
+_TEXT = TensorSpec("input", "BYTES", [1])
+_PIXELS = TensorSpec("input", "UINT8", [-1, -1, 3])
+_OUT_TEXT = TensorSpec("output", "BYTES", [1])
+_OUT_PIXELS = TensorSpec("output", "UINT8", [-1, -1, 3])
+
+BUILTINS: Mapping[str, Builtin] = {
+    "echo": Builtin(echo, "UINT32", [_WORD], [_WORD]),
+    "echo_multi": Builtin(echo_multi, "UINT32", _words(1, 2, names="input"), _words(1, 4, 3)),
+    "invert_image": Builtin(invert_image, "UINT8", [_PIXELS], [_OUT_PIXELS]),
+    "base64_decode": Builtin(base64_decode, "BYTES", [_TEXT], [_OUT_PIXELS]),
+    "base64_encode": Builtin(base64_encode, "UINT8", [_PIXELS], [_OUT_TEXT]),
+    "fake": Builtin(fake, "", [], []),
+}
+
+
+class BuiltinBackend(TensorBackend):
+    """Runs one of the builtins, the one that ``spec.entry`` names."""
+
+    joins: ClassVar[bool] = False
+
+    _builtin: Builtin
+
+    def open(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
+        """Find it. What the configuration declares is shown in its place, and not checked."""
+        found = BUILTINS.get(spec.entry)
+        if found is None:
+            raise ModelLoadFailed(f"unknown builtin '{spec.entry}'; known are {', '.join(BUILTINS)}")
+        self._builtin = found
+        return ModelMetadata(
+            spec.name,
+            [spec.version],
+            spec.platform or "mooring_builtin",
+            list(spec.inputs or found.inputs),
+            list(spec.outputs or found.outputs),
+        )
+
+    def signature(self, metadata: ModelMetadata) -> Signature:
+        """Any names, of the one datatype."""
+        return Signature(datatype=self._builtin.datatype)
+
+    def expect(self, request: InferenceRequest) -> None:
+        """Any output may be asked for: its name is what the caller wants the output to be called."""
+
+    def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
+        """As every tensor model, but that fake gives a body back as it came."""
+        if self._builtin.run is fake and all(request.form is Form.BODY for request in requests):
+            return [_mirror(request) for request in requests]
+        return super().infer(requests, reply)
+
+    def predict(self, arrays: Arrays, parameters: Parameters) -> Returned:
+        """One sample."""
+        return self._builtin.run(arrays)
+
+    def settle(self, operation: Operation, returned: Returned) -> Arrays:
+        """Already as declared."""
+        arrays: Arrays = returned
+        return arrays
+
+    def respond(self, request: InferenceRequest, results: Any, rows: bool) -> InferenceResponse:
+        """Requested names rename the outputs in order; AMD's echo calls its own by the empty name."""
+        if request.form is not Form.TENSORS:
+            return super().respond(request, results, rows)
+        outputs = results[0][1][-1]
+        asked = [output.name for output in request.outputs or []]
+        names = ["" if self._builtin.run is echo else name for name in outputs]
+        names = [wanted or name for name, wanted in zip(names, asked + [""] * len(names), strict=False)]
+        return InferenceResponse(
+            [Tensor.of(name, array) for name, array in zip(names, outputs.values(), strict=True)]
+        )
+
+
+def _mirror(request: InferenceRequest) -> InferenceResponse:
+    """The first field of a body, with its content type."""
+    (field, *_) = request.inputs
+    stated = (field.parameters or {}).get("content_type", "")
+    return InferenceResponse(
+        [Tensor("body", "BYTES", [1], field.data)], head=ResponseHead(content_type=str(stated))
+    )

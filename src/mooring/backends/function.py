@@ -1,0 +1,238 @@
+"""A Python function or class as a model.
+
+The file defines one of
+
+    def infer(inputs, parameters): ...      every input by name, and the request's parameters (either may be left out)
+    def scale(x, factor=2.0): ...           any other arguments are the inputs of those names
+    class Model:                            infer as above; load(context), explain and close where it has them
+
+and returns a dict of arrays by name, or one value, which is the only declared output or "output". A generator function
+streams: each item is such a result, the last one the end of the answer.
+
+Inputs are numpy arrays that the function may change: JSON numbers come as float64 or int64 of the shape they have
+(a lone number has none), text as an object array of bytes. Where config.toml declares inputs they come in the
+declared types and shapes, batch dimension first. A body that is no JSON object is the only argument, or "input".
+"""
+
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from mooring.backends.backend import LoadContext
+from mooring.backends.samples import Arrays, Parameters
+from mooring.backends.tensors import Returned, TensorBackend
+from mooring.codecs.signature import Signature
+from mooring.core.errors import InvalidInput, InvalidOutput, ModelLoadFailed, MooringError
+from mooring.core.service import ModelMetadata
+from mooring.core.tensors import Parameter
+from mooring.repository.spec import ModelSpec
+
+_DEFAULT_FILE = "model.py"
+_DEFAULT_OUTPUT = "output"
+_INPUTS, _PARAMETERS = "inputs", "parameters"
+
+
+class FunctionContext(msgspec.Struct, frozen=True):
+    """What ``Model.load`` is given. ``directory`` is where the file lies, ``gpu`` None means the CPU."""
+
+    name: str
+    version: str
+    directory: str
+    parameters: dict[str, Parameter]
+    threads: int
+    gpu: int | None
+
+
+class Arguments:
+    """How a user's function wants its inputs: all in one dict, or each by its name."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        parameters = inspect.signature(function).parameters.values()
+        takes = [each for each in parameters if each.name != _PARAMETERS]
+        self.parameters = any(each.name == _PARAMETERS for each in parameters)
+        self.whole = len(takes) == 1 and _is_dict(takes[0])
+        # ``**inputs`` takes any name, as a dict does.
+        self.open = self.whole or any(each.kind is each.VAR_KEYWORD for each in takes)
+        named = [each for each in takes if each.kind in {each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY}]
+        self.names = () if self.open else tuple(each.name for each in named)
+        self.required = () if self.whole else tuple(each.name for each in named if each.default is each.empty)
+        if any(each.kind is each.POSITIONAL_ONLY for each in takes):
+            raise ModelLoadFailed(
+                f"'{function.__name__}' has positional-only arguments; inputs are passed by name"
+            )
+
+    def call(self, arrays: Arrays, parameters: Parameters) -> Any:
+        """Call it. Raises ``InvalidInput`` for a missing input, and whatever the function raises."""
+        for name in self.required:
+            if name not in arrays:
+                raise InvalidInput(f"input '{name}' is missing")
+        extra = {_PARAMETERS: parameters} if self.parameters else {}
+        return self.function(arrays, **extra) if self.whole else self.function(**arrays, **extra)
+
+    def signature(self) -> Signature:
+        """What a model takes that declares nothing else."""
+        if self.open:
+            return Signature()
+        candidates = self.required or self.names
+        return Signature(self.names, lone=candidates[0] if len(candidates) == 1 else "")
+
+
+def _is_dict(parameter: inspect.Parameter) -> bool:
+    annotation = parameter.annotation
+    if parameter.kind is parameter.VAR_KEYWORD:
+        return False
+    return parameter.name == _INPUTS or str(getattr(annotation, "__name__", annotation)).lower().startswith(
+        "dict"
+    )
+
+
+class FunctionBackend(TensorBackend):
+    """Runs user code of ``model.py``, or of ``file.py:name``."""
+
+    _infer: Arguments
+    _explain: Arguments | None = None
+    _model: Any = None
+    _module: ModuleType | None = None
+
+    def open(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
+        """Import the file and find the model in it. Raises ``ModelLoadFailed`` with file, line and reason."""
+        location, (file, _, name) = Path(spec.location), spec.entry.partition(":")
+        path = location / (file or _DEFAULT_FILE) if location.is_dir() else location
+        if not path.is_file():
+            raise ModelLoadFailed(f"model '{spec.name}' has no file {path}")
+        self._module = _load(path, _import, path, spec)
+        found = _find(self._module, name, path)
+        if inspect.isclass(found):
+            given = FunctionContext(
+                spec.name, spec.version, str(path.parent), dict(spec.parameters), context.threads, context.gpu
+            )
+            self._model = _load(path, _construct, found, given)
+            found, explain = self._model.infer, getattr(self._model, "explain", None)
+            self._explain = None if explain is None else Arguments(explain)
+        if inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found):
+            raise ModelLoadFailed(f"{path}: '{found.__name__}' is async; a model is a plain function")
+        self._infer = Arguments(found)
+        self._agree(spec, path)
+        return ModelMetadata(
+            spec.name, [spec.version], spec.platform or "python", list(spec.inputs), list(spec.outputs)
+        )
+
+    def _agree(self, spec: ModelSpec, path: Path) -> None:
+        declared = {each.name for each in spec.inputs}
+        wrong = set(self._infer.required) - declared or (declared - set(self._infer.names))
+        if declared and not self._infer.open and wrong:
+            raise ModelLoadFailed(
+                f"{path}: the function takes {', '.join(self._infer.names)}, "
+                f"the configuration declares {', '.join(sorted(declared))}"
+            )
+
+    def signature(self, metadata: ModelMetadata) -> Signature:
+        """What is declared, else the names of the function's arguments."""
+        return super().signature(metadata) if metadata.inputs else self._infer.signature()
+
+    def predict(self, arrays: Arrays, parameters: Parameters) -> Returned:
+        """Call the function with arrays that are its own to change."""
+        return self._run(self._infer, arrays, parameters)
+
+    def explain(self, arrays: Arrays, parameters: Parameters) -> Returned:
+        """Call ``Model.explain`` where there is one."""
+        if self._explain is None:
+            return super().explain(arrays, parameters)
+        return self._run(self._explain, arrays, parameters)
+
+    def _run(self, arguments: Arguments, arrays: Arrays, parameters: Parameters) -> Returned:
+        # A view of the request would let the function change what a second try is given.
+        own = {name: array if array.flags.owndata else array.copy() for name, array in arrays.items()}
+        returned = arguments.call(own, {**self.spec.parameters, **parameters})
+        return self._pieces(returned) if hasattr(returned, "__next__") else self._named(returned)
+
+    def _named(self, returned: Any) -> Any:
+        if isinstance(returned, Mapping):
+            return returned
+        if returned is None:
+            raise InvalidOutput("the function returned None; it must return a dict of arrays by name")
+        declared = self.spec.outputs
+        return {declared[0].name if len(declared) == 1 else _DEFAULT_OUTPUT: returned}
+
+    def _pieces(self, returned: Iterator[Any]) -> Iterator[Any]:
+        try:
+            for item in returned:
+                yield self._named(item)
+        finally:
+            close = getattr(returned, "close", None)
+            if close is not None:
+                close()
+
+    def close(self) -> None:
+        """Tell the model, and forget its module."""
+        model, self._model = self._model, None
+        module, self._module = self._module, None
+        if module is not None:
+            sys.modules.pop(module.__name__, None)
+        if hasattr(model, "close"):
+            model.close()
+
+
+def _load(path: Path, step: Callable[..., Any], *arguments: Any) -> Any:
+    """Run user code that loads the model; what it raises becomes ``ModelLoadFailed`` with the line of its file."""
+    try:
+        return step(*arguments)
+    except MooringError:
+        raise
+    except (Exception, SystemExit) as error:
+        line = error.lineno if isinstance(error, SyntaxError) else None
+        for frame in traceback.extract_tb(error.__traceback__):
+            if frame.filename == str(path):
+                line = frame.lineno
+        where = f"{path}, line {line}" if line else str(path)
+        reason = error.msg if isinstance(error, SyntaxError) else error
+        detail = "".join(traceback.format_exception(error))
+        raise ModelLoadFailed(f"{where}: {type(error).__name__}: {reason}", detail=detail) from error
+
+
+def _import(path: Path, spec: ModelSpec) -> ModuleType:
+    """The file as a module of a private name, so that two models may both be called model.py."""
+    folder = str(path.parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    name = re.sub(r"\W", "_", f"_mooring_model_{spec.name}_{spec.version}")
+    found = importlib.util.spec_from_file_location(name, path)
+    if found is None or found.loader is None:
+        raise ModelLoadFailed(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(found)
+    # Before it runs: dataclasses and pickle look their module up.
+    sys.modules[name] = module
+    try:
+        found.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _find(module: ModuleType, name: str, path: Path) -> Any:
+    for each in (name,) if name else ("Model", "infer"):
+        found = getattr(module, each, None)
+        if inspect.isclass(found) and not hasattr(found, "infer"):
+            raise ModelLoadFailed(f"{path}: class '{each}' has no method infer")
+        if callable(found):
+            return found
+    if name:
+        raise ModelLoadFailed(f"{path} defines no function or class '{name}'")
+    raise ModelLoadFailed(f"{path} defines neither infer nor Model; name the function as {path.name}:NAME")
+
+
+def _construct(kind: type, context: FunctionContext) -> Any:
+    model = kind()
+    if hasattr(model, "load"):
+        model.load(context)
+    return model

@@ -1,0 +1,219 @@
+"""Requests as the arrays a tensor model is called with: read, checked, grouped, joined and split. Pure rules."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mooring.codecs.bodies import Instances, by_name, decode_body, decode_instances
+from mooring.codecs.signature import Signature
+from mooring.core.errors import InvalidInput, InvalidOutput
+from mooring.core.requests import Form, InferenceRequest
+from mooring.core.tensors import Array, Parameter, TensorSpec
+from mooring.repository.spec import BatchMode
+
+Arrays = dict[str, Array]
+Parameters = dict[str, Parameter]
+
+
+@dataclass(slots=True)
+class Sample:
+    """Arrays of one request that go through the model together.
+
+    ``rows`` is their first dimension where they may be joined with others along it, 0 where the model must get them
+    as they are. ``lifted``: the first dimension was added here, so the answer loses it again.
+    """
+
+    request: int
+    arrays: Arrays
+    rows: int = 0
+    lifted: bool = False
+    parameters: Parameters = field(default_factory=dict)
+
+    def key(self) -> tuple[Any, ...]:
+        """Equal for samples that may share a batch."""
+        # The type of a parameter too: True, 1 and 1.0 are equal, and a model may tell them apart.
+        return (
+            tuple(sorted((name, array.dtype.str, array.shape[1:]) for name, array in self.arrays.items())),
+            tuple(sorted((name, type(value).__name__, value) for name, value in self.parameters.items())),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Makes samples of requests, for one model. ``joins`` False: the model gets one request, or one row, at a time."""
+
+    signature: Signature
+    batch: BatchMode
+    limit: int
+    joins: bool = True
+
+    def read(self, index: int, request: InferenceRequest) -> tuple[list[Sample], bool]:
+        """The samples of a request, and whether they are KServe v1 instances. Raises ``InvalidInput``."""
+        if request.form is Form.TENSORS:
+            found, is_rows = [self._whole(self._native(request))], False
+        elif request.form is Form.INSTANCES:
+            found, is_rows = self._rows(decode_instances(request.inputs[0])), True
+        else:
+            body = decode_body(request.inputs, self.signature)
+            is_rows = body.instances is not None
+            found = [self._whole(body.inputs)] if body.instances is None else self._rows(body.instances)
+        for sample in found:
+            sample.request = index
+            if request.parameters:
+                sample.parameters = request.parameters
+        return found, is_rows
+
+    def _native(self, request: InferenceRequest) -> Arrays:
+        arrays: Arrays = {}
+        for tensor in request.inputs:
+            if tensor.name in arrays:
+                raise InvalidInput(f"input '{tensor.name}' is sent twice")
+            wanted = self.signature.datatype_of(tensor.name)
+            if wanted and tensor.datatype != wanted:
+                raise InvalidInput(f"input '{tensor.name}' is {tensor.datatype}; the model takes {wanted}")
+            arrays[tensor.name] = tensor.array()
+        return arrays
+
+    def _whole(self, arrays: Arrays) -> Sample:
+        """One request's tensors as one sample."""
+        self._complete(arrays)
+        sample = Sample(0, arrays)
+        if self.batch is BatchMode.STACK and self.joins:
+            self._check(arrays)
+            return Sample(0, {name: array[None] for name, array in arrays.items()}, 1, lifted=True)
+        if self._lifts(arrays):
+            sample = Sample(0, {name: array[None] for name, array in arrays.items()}, lifted=True)
+        self._check(sample.arrays)
+        if self.joins and self.limit > 1:
+            sample.rows = self._common_rows(sample.arrays)
+        return sample
+
+    def _lifts(self, arrays: Arrays) -> bool:
+        """Whether every input lacks just its first dimension, and that may be 1."""
+        specs = [self.signature.specs.get(name) for name in arrays]
+        return bool(specs) and all(
+            spec is not None and spec.shape[:1] in ([-1], [1]) and array.ndim == len(spec.shape) - 1
+            for spec, array in zip(specs, arrays.values(), strict=True)
+        )
+
+    def _common_rows(self, arrays: Arrays) -> int:
+        """The first dimension, 0 where the inputs have none in common or the model fixes it."""
+        for spec in self.signature.specs.values():
+            if spec.shape[:1] != [-1]:
+                return 0
+        sizes = {array.shape[0] if array.ndim else 0 for array in arrays.values()}
+        return sizes.pop() if len(sizes) == 1 else 0
+
+    def _rows(self, instances: Instances) -> list[Sample]:
+        """Every instance is a row; rows of one shape make one sample."""
+        signature = self.signature
+        if self.joins and len(instances) and signature.lone and not isinstance(instances[0], dict):
+            try:
+                arrays = by_name(
+                    instances if isinstance(instances, np.ndarray) else list(instances), signature
+                )
+            except InvalidInput:
+                pass  # perhaps they only differ in shape; if not, the faulty one is named below
+            else:
+                self._check_rows(arrays)
+                return [Sample(0, arrays, len(instances))]
+        samples = []
+        for position, instance in enumerate(instances):
+            try:
+                samples.append(self._row(by_name(instance, signature)))
+            except InvalidInput as error:
+                raise InvalidInput(f"instance {position}: {error.message}") from None
+        return samples
+
+    def _row(self, arrays: Arrays) -> Sample:
+        if not self.joins:
+            return self._whole(arrays)
+        self._complete(arrays)
+        rows = {name: array[None] for name, array in arrays.items()}
+        self._check_rows(rows)
+        return Sample(0, rows, 1)
+
+    def _complete(self, arrays: Arrays) -> None:
+        if not arrays:
+            raise InvalidInput("the request has no inputs")
+        for name in arrays:
+            self.signature.datatype_of(name)
+        missing = [name for name in self.signature.specs if name not in arrays]
+        if missing:
+            raise InvalidInput(f"input '{missing[0]}' is missing; the model takes {self.signature.listed()}")
+
+    def _check(self, arrays: Arrays) -> None:
+        for name, array in arrays.items():
+            spec = self.signature.specs.get(name)
+            if spec is not None:
+                check(spec, array, spec.shape)
+
+    def _check_rows(self, rows: Arrays) -> None:
+        for name, array in rows.items():
+            spec = self.signature.specs.get(name)
+            if spec is not None:
+                shape = spec.shape if self.batch is BatchMode.STACK else spec.shape[1:]
+                check(spec, array, [-1, *shape])
+
+
+def check(spec: TensorSpec, array: Array, shape: list[int]) -> None:
+    """Raises ``InvalidInput`` unless the array has the spec's datatype and the shape, where -1 is any size."""
+    fits = array.ndim == len(shape) and all(
+        want in (-1, size) for want, size in zip(shape, array.shape, strict=True)
+    )
+    if not fits:
+        raise InvalidInput(f"input '{spec.name}' has shape {list(array.shape)}; the model takes {shape}")
+
+
+def group(samples: Sequence[Sample], limit: int) -> Iterator[list[Sample]]:
+    """Samples that share a call: equal in names, dtypes, non-batch shape and parameters, ``limit`` rows at most.
+
+    A sample that cannot be joined, or has more rows than that by itself, comes alone.
+    """
+    if len(samples) == 1:
+        yield [samples[0]]
+        return
+    open_groups: dict[tuple[Any, ...], list[Sample]] = {}
+    filled: dict[tuple[Any, ...], int] = {}
+    for sample in samples:
+        if not sample.rows:
+            yield [sample]
+            continue
+        key = sample.key()
+        if key in open_groups and filled[key] + sample.rows > limit:
+            yield open_groups.pop(key)
+        if key not in open_groups:
+            open_groups[key], filled[key] = [], 0
+        open_groups[key].append(sample)
+        filled[key] += sample.rows
+    yield from open_groups.values()
+
+
+def join(samples: Sequence[Sample]) -> Arrays:
+    """The inputs of a call."""
+    if len(samples) == 1:
+        return samples[0].arrays
+    return {name: np.concatenate([sample.arrays[name] for sample in samples]) for name in samples[0].arrays}
+
+
+def split(outputs: Arrays, samples: Sequence[Sample]) -> list[Arrays]:
+    """The outputs of every sample of a call. Raises ``InvalidOutput`` for one without the batch dimension."""
+    rows = sum(sample.rows for sample in samples)
+    if not rows:
+        return [outputs]
+    for name, array in outputs.items():
+        if not array.ndim or array.shape[0] != rows:
+            raise InvalidOutput(
+                f"output '{name}' has shape {list(array.shape)} for a batch of {rows} rows; "
+                f"its first dimension must be {rows}, or set max_batch_size to 1"
+            )
+    if len(samples) == 1:
+        return [outputs]
+    found, start = [], 0
+    for sample in samples:
+        end = start + sample.rows
+        found.append({name: array[start:end] for name, array in outputs.items()})
+        start = end
+    return found

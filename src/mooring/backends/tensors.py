@@ -1,0 +1,242 @@
+"""Models that take and give named arrays: everything between a batch of requests and one call of the model."""
+
+import abc
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from mooring.backends.answers import Results, answer, settle
+from mooring.backends.backend import Backend, LoadContext
+from mooring.backends.samples import Arrays, Parameters, Reader, Sample, group, join, split
+from mooring.codecs.images import ImageSettings
+from mooring.codecs.signature import Signature
+from mooring.core.errors import (
+    InvalidInput,
+    InvalidOutput,
+    ModelFailed,
+    MooringError,
+    OutOfResources,
+    RequestCancelled,
+    Unsupported,
+)
+from mooring.core.requests import InferenceRequest, InferenceResponse, Operation
+from mooring.core.service import ModelMetadata, Outcome, Reply
+from mooring.repository.spec import ModelSpec
+
+Returned = Any
+"""What a model returns: a dict of arrays by name, or an iterator of such dicts when it streams."""
+
+
+class TensorBackend(Backend):
+    """Reads requests of every form, joins them, calls ``predict``, and splits what it returns.
+
+    With ``max_batch_size`` 1 a model gets each request's arrays as they were sent and may return any shape; above
+    that its inputs and outputs carry the batch in their first dimension. KServe v1 instances always do. A request of
+    more rows than ``max_batch_size`` is called in parts. ``joins`` False: no batch, not even for instances.
+    """
+
+    joins: ClassVar[bool] = True
+
+    spec: ModelSpec
+    reader: Reader
+
+    @abc.abstractmethod
+    def open(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
+        """Load the model, and say what it takes and gives. Raises ``ModelLoadFailed``."""
+
+    @abc.abstractmethod
+    def predict(self, arrays: Arrays, parameters: Parameters) -> Returned:
+        """One call of the model. The arrays may be views of the request's memory, which must not be written to."""
+
+    def explain(self, arrays: Arrays, parameters: Parameters) -> Returned:
+        """As ``predict``, for attributions. Raises ``Unsupported`` where the model has none."""
+        raise Unsupported(f"model '{self.spec.name}' gives no explanations")
+
+    def signature(self, metadata: ModelMetadata) -> Signature:
+        """What the bodies of requests are decoded for."""
+        return Signature.of(metadata.inputs, ImageSettings.of(self.spec.parameters))
+
+    def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
+        """Open the model and keep what it declares."""
+        self.spec = spec
+        metadata = self.open(spec, context)
+        limit = max(1, spec.max_batch_size)
+        self.reader = Reader(self.signature(metadata), spec.batch, limit, self.joins)
+        self._declared = {output.name: output for output in metadata.outputs}
+        return metadata
+
+    def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
+        """Answer a batch; see ``Backend.infer``."""
+        return Run(self, requests, reply).outcomes()
+
+    def respond(self, request: InferenceRequest, results: Results, rows: bool) -> InferenceResponse:
+        """The response to one request, or to a piece of its stream."""
+        explained = request.operation is Operation.EXPLAIN
+        labels = {} if explained else self.spec.labels
+        return answer(
+            request, results, rows=rows, labels=labels, declared={} if explained else self._declared
+        )
+
+    def call(self, operation: Operation, arrays: Arrays, parameters: Parameters) -> Returned:
+        """Call the model's code; whatever it raises becomes a ``ModelFailed`` with its traceback."""
+        try:
+            if operation is Operation.EXPLAIN:
+                return self.explain(arrays, parameters)
+            return self.predict(arrays, parameters)
+        except MooringError:
+            raise
+        except Exception as error:
+            raise failure(error) from error
+
+    def expect(self, request: InferenceRequest) -> None:
+        """Raises ``InvalidInput`` when the caller asks for an output that the model does not declare."""
+        if request.outputs and self._declared and request.operation is Operation.INFER:
+            for output in request.outputs:
+                if output.name not in self._declared:
+                    raise InvalidInput(
+                        f"unexpected inference output '{output.name}' for model '{request.model}'"
+                    )
+
+    def settle(self, operation: Operation, returned: Returned) -> Arrays:
+        """The arrays of one thing the model returned."""
+        return settle(returned, {} if operation is Operation.EXPLAIN else self._declared)
+
+
+def failure(error: Exception) -> ModelFailed:
+    """What the model's own code raised, as our error: its type and text, the traceback for the log."""
+    kind = type(error).__name__
+    # torch names its own error so, and it is no MemoryError.
+    short = isinstance(error, MemoryError) or kind == "OutOfMemoryError"
+    detail = "".join(traceback.format_exception(error))
+    return (OutOfResources if short else ModelFailed)(f"{kind}: {error}", detail=detail)
+
+
+class Run:
+    """One batch on its way through a model."""
+
+    def __init__(self, backend: TensorBackend, requests: Sequence[InferenceRequest], reply: Reply) -> None:
+        self._backend = backend
+        self._requests = requests
+        self._reply = reply
+        self._operation = requests[0].operation
+        self._limit = backend.reader.limit
+        self._errors: dict[int, MooringError] = {}
+        self._samples: list[list[Sample]] = []
+        self._rows: list[bool] = []
+        # By identity: arrays cannot be compared.
+        self._pieces: dict[int, list[Arrays]] = {}
+
+    def outcomes(self) -> list[Outcome]:
+        """Run it. Raises what the model raised in a call that several requests shared."""
+        self._read()
+        fit = [
+            sample
+            for index, samples in enumerate(self._samples)
+            if index not in self._errors
+            for sample in samples
+        ]
+        for samples in group(fit, self._limit):
+            try:
+                self._call(samples)
+            except MooringError as error:
+                if len({sample.request for sample in samples}) > 1:
+                    raise
+                self._errors.setdefault(samples[0].request, error)
+        return [self._outcome(index) for index in range(len(self._requests))]
+
+    def _read(self) -> None:
+        """No model code runs for a request that is at fault itself."""
+        for index, request in enumerate(self._requests):
+            samples: list[Sample] = []
+            rows = False
+            try:
+                if request.operation is Operation.DESCRIBE:
+                    raise Unsupported(f"model '{request.model}' has no description of its own")
+                samples, rows = self._backend.reader.read(index, request)
+                self._backend.expect(request)
+            except MooringError as error:
+                self._errors[index] = error
+            self._samples.append(samples)
+            self._rows.append(rows)
+
+    def _call(self, samples: list[Sample]) -> None:
+        """One call of the model, or for a sample of too many rows as many as it takes."""
+        if samples[0].rows > self._limit:
+            self._pieces[id(samples[0])] = [self._call_in_parts(samples[0])]
+            return
+        returned = self._backend.call(self._operation, join(samples), samples[0].parameters)
+        if hasattr(returned, "__next__"):
+            self._stream(samples, returned)
+        else:
+            self._keep(samples, self._split(samples, returned))
+
+    def _call_in_parts(self, sample: Sample) -> Arrays:
+        parts: list[Arrays] = []
+        for start in range(0, sample.rows, self._limit):
+            end = min(start + self._limit, sample.rows)
+            arrays = {name: array[start:end] for name, array in sample.arrays.items()}
+            returned = self._backend.call(self._operation, arrays, sample.parameters)
+            if hasattr(returned, "__next__"):
+                raise Unsupported(f"the model streams; send at most {self._limit} rows in a request")
+            parts += self._split([Sample(sample.request, arrays, end - start)], returned)
+        try:
+            return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        except (KeyError, ValueError) as error:
+            raise InvalidOutput(f"the outputs of one request's rows do not fit together: {error}") from None
+
+    def _split(self, samples: list[Sample], returned: Returned) -> list[Arrays]:
+        return split(self._backend.settle(self._operation, returned), samples)
+
+    def _keep(self, samples: list[Sample], outputs: list[Arrays]) -> None:
+        for sample, arrays in zip(samples, outputs, strict=True):
+            self._pieces.setdefault(id(sample), []).append(arrays)
+
+    def _stream(self, samples: list[Sample], returned: Iterator[Returned]) -> None:
+        """Every piece but the last is sent when the next one is there; the last is the answer."""
+        held: list[Arrays] | None = None
+        for piece in self._guarded(samples, returned):
+            if held is not None:
+                self._emit(samples, held)
+            held = self._split(samples, piece)
+            if any(self._rows[sample.request] for sample in samples):
+                self._keep(samples, held)
+        if held is None:
+            raise InvalidOutput("the model ended its stream without a piece")
+        if not any(self._rows[sample.request] for sample in samples):
+            self._keep(samples, held)
+
+    def _guarded(self, samples: list[Sample], returned: Iterator[Returned]) -> Iterator[Returned]:
+        """The pieces, until the model raises or nobody waits any more."""
+        try:
+            for piece in returned:
+                yield piece
+                if all(self._reply.cancelled(sample.request) for sample in samples):
+                    raise RequestCancelled("nobody waits for the rest of the stream")
+        except MooringError:
+            raise
+        except Exception as error:
+            raise failure(error) from error
+        finally:
+            close = getattr(returned, "close", None)
+            if close is not None:
+                close()
+
+    def _emit(self, samples: list[Sample], outputs: list[Arrays]) -> None:
+        for sample, arrays in zip(samples, outputs, strict=True):
+            # An answer to instances is whole: a prediction is the list of its pieces.
+            if not self._rows[sample.request]:
+                piece = self._backend.respond(self._requests[sample.request], [(sample, [arrays])], False)
+                piece.final = False
+                self._reply.emit(sample.request, piece)
+
+    def _outcome(self, index: int) -> Outcome:
+        error = self._errors.get(index)
+        if error is not None:
+            return error
+        results = [(sample, self._pieces[id(sample)]) for sample in self._samples[index]]
+        try:
+            return self._backend.respond(self._requests[index], results, self._rows[index])
+        except MooringError as late:
+            return late

@@ -1,0 +1,276 @@
+"""A TorchServe body or KServe v1 instances for a tensor model: arrays out of bytes, and the answer's bytes.
+
+By content type; where that says nothing (curl -T, curl -d) by what the bytes begin with, else JSON:
+
+    JSON                     {"inputs": [v2 tensors]}, {"instances": [...]}, {input: value}, or a bare value
+    application/x-npy        the only input               application/x-npz    inputs by name
+    application/octet-stream the only input's elements, little-endian, where its shape leaves one size open at most
+    image/*                  where the model's image_ parameters say what to make of it
+    anything else            a model whose only input is BYTES takes the bytes themselves
+"""
+
+import base64
+import binascii
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+
+from mooring.codecs import npy
+from mooring.codecs.images import looks_like_image
+from mooring.codecs.signature import Signature
+from mooring.codecs.tensor_json import cast, decode, encode, to_array
+from mooring.core.buffers import view_of
+from mooring.core.errors import InvalidInput
+from mooring.core.tensors import DATATYPES, NUMPY_TYPES, Array, Tensor
+
+Instances = list[Any] | Array
+
+
+class Body(NamedTuple):
+    """What a body holds: the inputs by name, or KServe v1 instances, which are rows."""
+
+    inputs: dict[str, Array]
+    instances: Instances | None = None
+
+
+def decode_body(fields: Sequence[Tensor], signature: Signature) -> Body:
+    """The body of a TorchServe request. Raises ``InvalidInput``.
+
+    One form field that is no input's name is as good as a plain body: clients call it data or file as they please.
+    """
+    if len(fields) == 1 and fields[0].name not in signature.names:
+        return _decode_whole(fields[0], signature)
+    inputs = {}
+    for part in fields:
+        if part.name in inputs:
+            raise InvalidInput(f"input '{part.name}' is sent twice")
+        inputs[part.name] = _decode_field(part, signature)
+    return Body(inputs)
+
+
+def decode_instances(tensor: Tensor) -> Instances:
+    """The rows of a KServe v1 request. Raises ``InvalidInput``."""
+    if not (tensor.parameters and tensor.parameters.get("undecoded")):
+        rows: Instances = decode(b"[" + b",".join(map(bytes, tensor.data)) + b"]")
+        return rows
+    value = decode(_bytes(tensor))
+    found = value.get("instances") if isinstance(value, dict) else None
+    if not isinstance(found, list | np.ndarray):
+        raise InvalidInput('the body must be a JSON object with a list "instances"')
+    return found
+
+
+def by_name(value: Any, signature: Signature) -> dict[str, Array]:
+    """The inputs that one JSON value stands for: an object by input name, anything else the only input."""
+    if not isinstance(value, dict):
+        return {signature.only(): to_array(value, signature.lone, signature.datatype_of(signature.lone))}
+    if len(value) == 1 and signature.lone and signature.lone not in value:
+        # {"data": ...} and {"b64": ...} are what TorchServe and TensorFlow clients wrap a lone value in.
+        if "b64" in value and "b64" not in signature.names:
+            return {signature.lone: _from_base64(value["b64"], signature)}
+        if signature.names and ("data" in value or "body" in value):
+            return by_name(next(iter(value.values())), signature)
+    return {name: _named(child, name, signature) for name, child in value.items()}
+
+
+def _named(value: Any, name: str, signature: Signature) -> Array:
+    datatype = signature.datatype_of(name)
+    if isinstance(value, dict) and value.keys() == {"b64"}:
+        return _from_base64(value["b64"], signature)
+    return to_array(value, name, datatype)
+
+
+def _from_base64(text: Any, signature: Signature) -> Array:
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (TypeError, ValueError, binascii.Error):
+        raise InvalidInput('the value of "b64" is no base64 text') from None
+    if signature.image is not None and looks_like_image(data[:12]):
+        return _fit(signature.image.decode(data), signature.lone, signature)
+    return _element(data)
+
+
+def _fit(array: Array, name: str, signature: Signature) -> Array:
+    """What came with a type of its own, as the type the input wants."""
+    datatype = signature.datatype_of(name)
+    return cast(array, name, datatype) if datatype else array
+
+
+def _element(data: bytes) -> Array:
+    array = np.empty((), object)
+    array[()] = data
+    return array
+
+
+def _decode_whole(tensor: Tensor, signature: Signature) -> Body:
+    media, data = _media(tensor), _bytes(tensor)
+    if _is_json(media):
+        return _from_json(decode(data), signature)
+    if signature.lone and signature.datatype_of(signature.lone) == "BYTES":
+        return _bytes_or_json(data, signature)
+    if media == "application/x-npz" or bytes(data[:4]) == npy.ZIP:
+        return _from_npz(data, signature)
+    array = _from_binary(data, media, signature.lone, signature)
+    if array is not None:
+        return Body({signature.only(): array})
+    return _from_json(decode(data), signature)
+
+
+def _decode_field(tensor: Tensor, signature: Signature) -> Array:
+    media, data, name = _media(tensor), _bytes(tensor), tensor.name
+    datatype = signature.datatype_of(name)
+    if _is_json(media):
+        return _named(decode(data), name, signature)
+    if datatype == "BYTES":
+        return _element(bytes(data))
+    array = _from_binary(data, media, name, signature)
+    if array is not None:
+        return array
+    try:
+        value = decode(data)
+    except InvalidInput:
+        if datatype:
+            raise
+        return _element(bytes(data))  # a text field of a model that declares nothing
+    return _named(value, name, signature)
+
+
+def _from_binary(data: bytes | memoryview, media: str, name: str, signature: Signature) -> Array | None:
+    """One array out of bytes that are no JSON; None where they may be."""
+    head = bytes(data[:12])
+    if media == "application/x-npy" or head.startswith(npy.NPY):
+        return _fit(npy.read_npy(data), name, signature)
+    if media.startswith("image/") or (signature.image is not None and looks_like_image(head)):
+        if signature.image is None:
+            raise InvalidInput(
+                "the model takes no images; send a tensor, or set image_height and image_width for it"
+            )
+        return signature.image.decode(data)
+    spec = signature.specs.get(name)
+    if media != "application/octet-stream" or spec is None:
+        return None
+    dtype = NUMPY_TYPES[spec.datatype]
+    fixed = math.prod(size for size in spec.shape if size >= 0) * dtype.itemsize
+    is_open = -1 in spec.shape
+    if spec.shape.count(-1) > 1 or not fixed or (len(data) % fixed if is_open else len(data) != fixed):
+        raise InvalidInput(
+            f"{len(data)} bytes do not fill input '{name}' of {spec.datatype} {spec.shape}; send JSON or application/x-npy"
+        )
+    return Tensor(name, spec.datatype, spec.shape, data).array()
+
+
+def _bytes_or_json(data: bytes | memoryview, signature: Signature) -> Body:
+    """A BYTES input takes any bytes; only an object that names it is JSON."""
+    if bytes(data[:1]) == b"{":
+        try:
+            value = decode(data)
+        except InvalidInput:
+            value = None
+        if isinstance(value, dict) and value.keys() & {signature.lone, "inputs", "instances", "b64"}:
+            return _from_json(value, signature)
+    return Body({signature.lone: _element(bytes(data))})
+
+
+def _from_npz(data: bytes | memoryview, signature: Signature) -> Body:
+    arrays = npy.read_npz(data)
+    if len(arrays) == 1 and signature.lone and "arr_0" in arrays:  # the name numpy.savez gives by itself
+        arrays = {signature.lone: arrays["arr_0"]}
+    return Body({name: _fit(array, name, signature) for name, array in arrays.items()})
+
+
+def _from_json(value: Any, signature: Signature) -> Body:
+    if isinstance(value, dict):
+        inputs, instances = value.get("inputs"), value.get("instances")
+        if isinstance(inputs, list) and inputs and isinstance(inputs[0], dict) and "shape" in inputs[0]:
+            return Body(_from_v2(inputs, signature))
+        if "instances" in value and "instances" not in signature.names:
+            if not isinstance(instances, list | np.ndarray):
+                raise InvalidInput('"instances" must be a list')
+            return Body({}, instances)
+    return Body(by_name(value, signature))
+
+
+def _from_v2(inputs: list[Any], signature: Signature) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
+    for tensor in inputs:
+        try:
+            name, datatype, shape, data = (tensor[key] for key in ("name", "datatype", "shape", "data"))
+        except (KeyError, TypeError):
+            raise InvalidInput("every input needs name, datatype, shape and data") from None
+        if name in arrays:
+            raise InvalidInput(f"input '{name}' is sent twice")
+        arrays[name] = _fit(tensor_array(name, datatype, shape, data), name, signature)
+    return arrays
+
+
+def tensor_array(name: Any, datatype: Any, shape: Any, data: Any) -> Array:
+    """One tensor of a v2 document: its data, flat or nested, fills the shape. Raises ``InvalidInput``."""
+    sizes = shape.tolist() if isinstance(shape, np.ndarray) else shape
+    if not isinstance(name, str) or not isinstance(datatype, str) or datatype not in DATATYPES:
+        raise InvalidInput(f"input '{name}' has the unknown datatype '{datatype}'")
+    if (
+        not isinstance(sizes, list)
+        or not all(type(size) is int and size >= 0 for size in sizes)
+        or len(sizes) > 32
+    ):
+        raise InvalidInput(f"input '{name}' must have a list of non-negative integers as its shape")
+    array = to_array(data, name, datatype)
+    if array.size != math.prod(sizes):
+        raise InvalidInput(
+            f"input '{name}' has {array.size} elements, its shape {sizes} needs {math.prod(sizes)}"
+        )
+    return array.reshape(sizes)
+
+
+def encode_outputs(outputs: Mapping[str, Array]) -> bytes:
+    """One JSON object, the outputs by name."""
+    return (
+        b"{"
+        + b",".join([orjson.dumps(name) + b":" + encode(array) for name, array in outputs.items()])
+        + b"}"
+    )
+
+
+def encode_rows(outputs: Mapping[str, Array], rows: int) -> list[bytes]:
+    """The JSON of every row's prediction: a value where there is one output, else an object by output name."""
+    if len(outputs) == 1:
+        (array,) = outputs.values()
+        return [encode(array[row]) for row in range(rows)]
+    return [encode_outputs({name: array[row] for name, array in outputs.items()}) for row in range(rows)]
+
+
+def encode_classes(scores: Array, labels: Mapping[str, Any]) -> list[bytes]:
+    """``{"class", "probability"}`` of every row of ``scores``: the likeliest class by its label.
+
+    Scores that are no probabilities already (0 to 1, a sum of 1) are taken for logits.
+    """
+    rows = scores.reshape(-1, scores.shape[-1]).astype(np.float64)
+    found = []
+    for row in rows:
+        sure = row
+        if row.min() < 0 or abs(row.sum() - 1) > 1e-3:
+            powers = np.exp(row - row.max())
+            sure = powers / powers.sum()
+        best = int(np.argmax(sure))
+        label = labels.get(str(best), str(best))
+        # index_to_name.json has ["n01440764", "tench"] or a name alone.
+        name = label[-1] if isinstance(label, list) and label else label
+        found.append(orjson.dumps({"class": name, "probability": float(sure[best])}))
+    return found
+
+
+def _bytes(tensor: Tensor) -> bytes | memoryview:
+    payload = tensor.data[0]
+    return payload if isinstance(payload, bytes) else view_of(payload)
+
+
+def _media(tensor: Tensor) -> str:
+    stated = tensor.parameters.get("content_type", "") if tensor.parameters else ""
+    return str(stated).partition(";")[0].strip().lower()
+
+
+def _is_json(media: str) -> bool:
+    return media == "application/json" or media.endswith("+json")

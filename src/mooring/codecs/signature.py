@@ -1,0 +1,51 @@
+"""What a tensor model takes, as far as a codec must know it to make tensors of a body."""
+
+from dataclasses import dataclass, field
+
+from mooring.codecs.images import ImageSettings
+from mooring.core.errors import InvalidInput
+from mooring.core.tensors import TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Names, types and shapes of the inputs.
+
+    ``names`` empty means any name will do. An input of ``names`` without a spec takes any type and shape; so do all
+    others, but for ``datatype`` where that is set. ``lone`` is the input that a value without a name goes to; empty
+    where there are several to choose from.
+    """
+
+    names: tuple[str, ...] = ()
+    specs: dict[str, TensorSpec] = field(default_factory=dict)
+    lone: str = "input"
+    datatype: str = ""
+    image: ImageSettings | None = None
+
+    @classmethod
+    def of(cls, inputs: list[TensorSpec], image: ImageSettings | None = None) -> "Signature":
+        """The signature of a model that declares its inputs."""
+        if not inputs:
+            return cls(image=image)
+        names = tuple(spec.name for spec in inputs)
+        lone = names[0] if len(names) == 1 else ""
+        return cls(names, {spec.name: spec for spec in inputs}, lone, image=image)
+
+    def datatype_of(self, name: str) -> str:
+        """The datatype that the input wants; empty for any. Raises ``InvalidInput`` for an unknown input."""
+        spec = self.specs.get(name)
+        if spec is not None:
+            return spec.datatype
+        if self.names and name not in self.names:
+            raise InvalidInput(f"unexpected input '{name}'; the model takes {self.listed()}")
+        return self.datatype
+
+    def only(self) -> str:
+        """The input a value without a name goes to. Raises ``InvalidInput`` where the model takes several."""
+        if not self.lone:
+            raise InvalidInput(f"name the inputs: the model takes {self.listed()}")
+        return self.lone
+
+    def listed(self) -> str:
+        """The names, for an error text."""
+        return ", ".join(f"'{name}'" for name in self.names)

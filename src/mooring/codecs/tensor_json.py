@@ -1,0 +1,274 @@
+"""JSON and numeric tensors, both ways, without routes.
+
+``decode`` reads a document so that large lists of numbers arrive as arrays, ``to_array`` makes one JSON value an
+array of a wanted datatype or says what is wrong with it, ``encode`` writes an array. The rules, which do not depend
+on the size of the document:
+
+- A list of lists is a tensor when it is regular; a ragged one is refused.
+- Without a wanted datatype integers are INT64 (UINT64 where that is needed), other numbers FP64, strings BYTES.
+- Nothing is rounded, wrapped or truncated but to a float type: an integer must fit, and 1.0 is the integer 1.
+- NaN, Infinity and -Infinity are read and written as bare tokens, as Python and Triton do.
+"""
+
+import base64
+import json
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import orjson
+import simdjson
+
+from mooring.core.errors import InvalidInput
+from mooring.core.tensors import NUMPY_TYPES, Array
+
+# From here on simdjson pays although it must check that lists are regular (150,528 floats: 2.0 ms against 4.8).
+LARGE_DOCUMENT = 4096
+# A parser keeps the memory of its largest document, about ten times its size: not for the rare giant.
+_KEPT_DOCUMENT = 16 << 20
+# numpy 1.26 has no more dimensions than this.
+_MAX_RANK = 32
+_MAX_OBJECTS = 8
+_MAX_KEYS = 64
+
+_parser = simdjson.Parser()
+
+
+def decode(document: bytes | memoryview) -> Any:
+    """The value of a JSON document; in a large one every regular list of numbers is an array already.
+
+    Raises ``InvalidInput`` when it is not JSON.
+    """
+    if len(document) >= LARGE_DOCUMENT:
+        try:
+            return _decode_large(document)
+        except _Irregular:
+            pass
+    try:
+        return orjson.loads(document)
+    except orjson.JSONDecodeError as error:
+        reason = str(error)
+    return _decode_with_tokens(bytes(document), reason)
+
+
+def _decode_with_tokens(document: bytes, reason: str) -> Any:
+    """The standard library reads NaN and Infinity; orjson refuses them, as JSON does."""
+    if b"NaN" in document or b"Infinity" in document:
+        try:
+            value = json.loads(document.decode(), parse_int=_integer)
+            # What orjson refuses to write (lone surrogates, hundreds of levels) it would have refused to read.
+            orjson.dumps(value)
+            return value
+        except (ValueError, TypeError, RecursionError):
+            pass
+    raise InvalidInput(f"the document is not JSON: {reason}")
+
+
+def _integer(text: str) -> int | float:
+    """As orjson reads integers: those above 64 bits are floats."""
+    number = int(text) if len(text) <= 20 else float(text)
+    return number if -(2**63) <= number < 2**64 else float(number)
+
+
+class _Irregular(Exception):
+    """Not for the quick way: the slow one finds out whether the document is at fault."""
+
+
+def _decode_large(document: bytes | memoryview) -> Any:
+    global _parser
+    parser = _parser if len(document) <= _KEPT_DOCUMENT else simdjson.Parser()
+    try:
+        try:
+            root = parser.parse(document)
+        except RuntimeError:
+            # Either the document (too deep, an integer above 64 bits), or somebody still holds the last one.
+            _parser = simdjson.Parser()
+            raise _Irregular from None
+        if not isinstance(root, simdjson.Array | simdjson.Object):
+            raise _Irregular
+        lists = [0]
+        value = _convert(root, _MAX_OBJECTS, lists)
+    except (ValueError, TypeError, OverflowError):
+        # A traceback would keep the parsed document alive, and with it the parser.
+        raise _Irregular from None
+    # ``as_buffer`` looks through lists where a number should be. All lists that a regular document has were counted,
+    # so one more bracket means such a list, or a string with a bracket in it.
+    if np.count_nonzero(np.frombuffer(document, np.uint8) == ord("[")) != lists[0]:
+        raise _Irregular
+    return value
+
+
+def _convert(node: Any, depth: int, lists: list[int]) -> Any:
+    if isinstance(node, simdjson.Object):
+        keys = list(node)
+        # A look-up walks the object, and finds the first of two equal keys where orjson keeps the last.
+        if not depth or len(keys) > _MAX_KEYS or len(set(keys)) != len(keys):
+            raise _Irregular
+        # Not items(): that makes Python lists of every value.
+        return {key: _convert(node[key], depth - 1, lists) for key in keys}
+    if not isinstance(node, simdjson.Array):
+        return node
+    if len(node) == 0:
+        lists[0] += 1
+        return []
+    first: Any = node[0]
+    if not isinstance(first, simdjson.Object):
+        return _numbers(node, lists)
+    lists[0] += 1
+    children = list(node)
+    if set(map(type, children)) != {simdjson.Object}:
+        raise _Irregular
+    return [_convert(child, depth, lists) for child in children]
+
+
+def _numbers(node: Any, lists: list[int]) -> Array:
+    """The array of a regular list of numbers. Raises whatever, when it is something else."""
+    rows, shape = [node], [len(node)]
+    while type(rows[0][0]) is simdjson.Array:
+        lists[0] += len(rows)
+        rows = list(chain.from_iterable(rows))
+        if len(shape) == _MAX_RANK or set(map(type, rows)) != {simdjson.Array}:
+            raise _Irregular
+        lengths = set(map(len, rows))
+        shape.append(lengths.pop())
+        if lengths or not shape[-1]:
+            raise _Irregular
+    lists[0] += len(rows)
+    if type(rows[0][0]) is int:
+        try:
+            return np.frombuffer(node.as_buffer(of_type="i"), np.int64).reshape(shape)
+        except TypeError:
+            pass  # a float further on: then they all are
+        except ValueError:
+            return np.frombuffer(node.as_buffer(of_type="u"), np.uint64).reshape(shape)
+    return np.frombuffer(node.as_buffer(of_type="d"), np.float64).reshape(shape)
+
+
+def to_array(value: Any, name: str, datatype: str = "") -> Array:
+    """One JSON value (or what ``decode`` made of it) as an array, of ``datatype`` where one is wanted.
+
+    Strings become an object array of their UTF-8 bytes, BF16 comes as float32. Raises ``InvalidInput``, which calls
+    the value ``name``.
+    """
+    source = value if isinstance(value, np.ndarray) else _from_lists(value, name)
+    return cast(source, name, datatype) if datatype else source
+
+
+def _from_lists(value: Any, name: str) -> Array:
+    shape: list[int] = []
+    flat = [value]
+    kinds = {type(value)}
+    while kinds == {list} and flat:
+        lengths = set(map(len, flat))
+        shape.append(lengths.pop())
+        if lengths:
+            raise InvalidInput(f"input '{name}' is ragged: its lists at depth {len(shape)} differ in length")
+        if len(shape) > _MAX_RANK:
+            raise InvalidInput(f"input '{name}' is nested deeper than {_MAX_RANK} lists")
+        flat = list(chain.from_iterable(flat)) if len(flat) > 1 else flat[0]
+        kinds = set(map(type, flat))
+    return _typed(flat, kinds, name).reshape(shape)
+
+
+def _typed(flat: list[Any], kinds: set[type], name: str) -> Array:
+    """The narrowest of INT64, UINT64, FP64, BOOL and BYTES that holds the values."""
+    if kinds == {float} or not kinds:
+        return np.array(flat, np.float64)
+    if kinds == {int}:
+        if max(flat) < 2**63:
+            return np.array(flat, np.int64)
+        if min(flat) >= 0:
+            return np.array(flat, np.uint64)
+        return np.array(flat, np.float64)
+    if kinds == {int, float}:
+        return np.array(flat, np.float64)
+    if kinds == {bool}:
+        return np.array(flat, np.bool_)
+    if kinds == {str}:
+        array = np.empty(len(flat), object)
+        array[:] = [text.encode() for text in flat]
+        return array
+    if list in kinds:
+        raise InvalidInput(f"input '{name}' is ragged: lists stand beside other values")
+    names = {bool: "booleans", int: "numbers", float: "numbers", str: "strings", dict: "objects"}
+    found = " and ".join(sorted({names.get(kind, "null") for kind in kinds}))
+    raise InvalidInput(f"input '{name}' holds {found}; send numbers, booleans or strings, one kind only")
+
+
+def cast(source: Array, name: str, datatype: str) -> Array:
+    """The same values as ``datatype``. Raises ``InvalidInput`` where that would change one, but to a float type."""
+    kind = source.dtype.kind
+    if not source.size:
+        return source.astype(object if datatype == "BYTES" else _numpy_type(datatype))
+    if (kind == "O") != (datatype == "BYTES") or (kind == "b") != (datatype == "BOOL"):
+        # 0 and 1 are what clients without a boolean type send.
+        if datatype == "BOOL" and kind in "iu" and np.isin(source, (0, 1)).all():
+            return source.astype(np.bool_)
+        held = {"O": "strings", "b": "booleans"}.get(kind, "numbers")
+        raise InvalidInput(f"input '{name}' holds {held}, which are no {datatype}")
+    if kind in "Ob":
+        return source
+    target = _numpy_type(datatype)
+    if source.dtype == target:
+        return source
+    return _to_float(source, name, datatype) if target.kind == "f" else _to_integer(source, name, datatype)
+
+
+def _numpy_type(datatype: str) -> np.dtype[Any]:
+    return np.dtype(np.float32) if datatype == "BF16" else NUMPY_TYPES[datatype]
+
+
+def _to_float(source: Array, name: str, datatype: str) -> Array:
+    with np.errstate(over="ignore"):
+        array = source.astype(_numpy_type(datatype))
+    infinite = np.isinf(array)
+    if infinite.any() and not np.array_equal(infinite, np.isinf(source.astype(np.float64))):
+        raise InvalidInput(f"input '{name}' holds a number too large for {datatype}")
+    return array
+
+
+def _to_integer(source: Array, name: str, datatype: str) -> Array:
+    limits = np.iinfo(_numpy_type(datatype))
+    if source.dtype.kind == "f":
+        # Above 2^53 a float may stand for another integer than the one that was written; NaN is never whole.
+        whole = (np.floor(source) == source) & (np.abs(source) < 2.0**53)
+        if not whole.all():
+            odd = source[~whole].flat[0]
+            raise InvalidInput(f"input '{name}' holds {odd}, which is no {datatype}")
+        source = source.astype(np.int64)
+    low, high = int(source.min()), int(source.max())
+    if low < limits.min or high > limits.max:
+        wrong = low if low < limits.min else high
+        raise InvalidInput(
+            f"input '{name}' holds {wrong}, which is no {datatype} ({limits.min} to {limits.max})"
+        )
+    return source.astype(NUMPY_TYPES[datatype])
+
+
+def encode(array: Array) -> bytes:
+    """The array as JSON: nested lists of its shape, or one value where it has none.
+
+    Integers are exact, floats the shortest text that reads back equal, NaN and Infinity bare tokens. BYTES elements
+    are strings: UTF-8 where they are that, base64 otherwise.
+    """
+    if array.dtype.kind in "OSU":
+        return orjson.dumps(_texts(array.tolist()))
+    if not array.shape:
+        return encode(array.reshape(1))[1:-1]
+    plain = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    text = orjson.dumps(plain, option=orjson.OPT_SERIALIZE_NUMPY)
+    # orjson writes null for what JSON has no number for; nothing else in an array of numbers is null.
+    if b"null" in text:
+        return json.dumps(array.tolist(), separators=(",", ":")).encode()
+    return text
+
+
+def _texts(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_texts(element) for element in value]
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return base64.b64encode(value).decode()
