@@ -1,4 +1,4 @@
-"""Print how large modules, classes and functions are, for a person to read; nothing fails by it (STYLE.md, 9)."""
+"""Print how large modules, classes and functions are, for a person to read; nothing fails by it."""
 
 import ast
 import statistics

@@ -11,7 +11,7 @@ ROOT = Path(mooring.__file__).parent
 # Where torch and its like may be: what only a worker imports.
 WORKER_SIDE = ("mooring.backends.handler", "mooring.compat", "mooring.explain")
 HEAVY = ("torch", "onnxruntime", "captum", "ray", "sklearn", "PIL")
-BUDGET = 0.150  # seconds; DESIGN and the README promise it
+BUDGET = 0.150  # seconds
 
 
 def told(code):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,14 @@ def test_torchserve_keys_without_effect_are_named_in_one_line(tmp_path):
     lines = []
     assert load_config({}, {}, file, warn=lines.append) == Config()
     assert lines == [f"{file}: without effect here: number_of_netty_threads, vmargs, foo"]
+
+
+def test_a_properties_file_in_latin_1_is_read(tmp_path):
+    file = tmp_path / "config.properties"
+    file.write_bytes("# für alle\njob_queue_size=7\nmodel_store=/für".encode("latin-1"))
+    config = load_config({}, {}, file)
+    assert config.job_queue_size == 7
+    assert os.fsencode(config.model_store) == b"/f\xfcr"
 
 
 def test_a_bad_property_is_named_by_torchserves_key(tmp_path):

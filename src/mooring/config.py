@@ -220,10 +220,12 @@ def load_config(
 
 def _from_file(path: Path, environ: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
         if path.suffix == ".properties":
-            return _from_properties(path, parse_properties(text, environ), warn)
-        table = tomllib.loads(text)
+            # Files for Java are Latin-1; bytes that are no UTF-8 stay what they are, so that paths still match.
+            found = parse_properties(text.decode("utf-8", "surrogateescape"), environ)
+            return _from_properties(path, found, warn)
+        table = tomllib.loads(text.decode())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""``mooring torchserve``: TorchServe's own flags (contracts/torchserve.md, section 4.3)."""
+"""``mooring torchserve``: TorchServe's own flags, so that its start commands go on working."""
 
 import os
 from pathlib import Path
