@@ -1,7 +1,7 @@
 """Which handler a request target belongs to.
 
 Patterns are paths whose segments may hold one ``{name}`` (``/v1/models/{model_name}:predict``); a last segment
-``{name...}`` takes the rest of the path, slashes and all. Literal text wins over a name, a longer literal over a
+``{name*}`` takes the rest of the path, slashes and all. Literal text wins over a name, a longer literal over a
 shorter one, and anything over the rest.
 """
 
@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from mooring.web.exchange import Exchange
 
-_HOLE = re.compile(r"\{(\w+)(\.\.\.)?\}")
+_HOLE = re.compile(r"\{(\w+)(\*)?\}")
 # http://host:8080/path, as it is sent to a proxy; a server must take it too (RFC 9112, 3.2.2).
 _ORIGIN = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 # Targets that are remembered. A client that varies the query can only make the router as slow as without a memory.
