@@ -32,7 +32,12 @@ class Harness:
         data = [body] if rows is None else rows
         deadline = parameters.pop("deadline", None)
         return InferenceRequest(
-            model, "", "id", [Tensor("body", "BYTES", [len(data)], data)], form=form, parameters=parameters or None,
+            model,
+            "",
+            "id",
+            [Tensor("body", "BYTES", [len(data)], data)],
+            form=form,
+            parameters=parameters or None,
             deadline=deadline,
         )
 

@@ -46,7 +46,9 @@ class EchoBackend(Backend):
                 time.sleep(0.01)
         if command == "stream":
             for number in range(3):
-                reply.emit(row, InferenceResponse([Tensor("out", "BYTES", [1], [b"%d" % number])], final=False))
+                reply.emit(
+                    row, InferenceResponse([Tensor("out", "BYTES", [1], [b"%d" % number])], final=False)
+                )
         if command == "copy_for_ever":
             view = request.inputs[0].data[0].view
             while True:

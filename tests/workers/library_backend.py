@@ -45,7 +45,9 @@ def with_captum(threads):
     torch.nn.init.constant_(layer.weight, 0.5)
 
     def calculate():
-        return float(IntegratedGradients(layer).attribute(torch.from_numpy(MATRIX), target=1, n_steps=5).sum())
+        return float(
+            IntegratedGradients(layer).attribute(torch.from_numpy(MATRIX), target=1, n_steps=5).sum()
+        )
 
     return calculate
 
@@ -58,13 +60,17 @@ def with_onnxruntime(threads):
     def value(name):
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, [300, 300])
 
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "x"], ["y"])], "g", [value("x")], [value("y")])
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "x"], ["y"])], "g", [value("x")], [value("y")]
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
     model.ir_version = 8
     onnx.checker.check_model(model)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
     def calculate():
         return float(session.run(None, {"x": MATRIX})[0].mean())

@@ -19,7 +19,9 @@ ROUNDS = 4
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("library", ["torch", "captum", "onnxruntime"])
 async def test_a_hundred_forked_workers_calculate_the_same(harness, monkeypatch, library):
-    modules = {"captum": ["torch", "captum.attr"], "onnxruntime": ["onnxruntime", "onnx"]}.get(library, [library])
+    modules = {"captum": ["torch", "captum.attr"], "onnxruntime": ["onnxruntime", "onnx"]}.get(
+        library, [library]
+    )
     for module in modules:
         if importlib.util.find_spec(module.partition(".")[0]) is None:
             pytest.skip(f"{module} is not installed")

@@ -37,7 +37,7 @@ class Backend(abc.ABC):
         batch; the worker then runs every request once more by itself, so that only the bad one fails.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most have nothing to let go of
         """Let go of files and threads; nothing is called afterwards."""
 
 

@@ -1,21 +1,21 @@
 """What can go wrong, named by what happened; ``protocols/status.py`` says what each protocol calls it.
 
-    MooringError
-    ├── InvalidInput              the request cannot be understood, or does not fit the model
-    ├── ModelNotFound             no model of that name
-    │   └── VersionNotFound       the model is known, this version of it is not
-    ├── ModelNotReady             known, but loading, unloading, failed or without a worker
-    ├── ModelExists               a version of that name is registered already
-    ├── ModelLoadFailed           its files or its own code kept it from loading
-    ├── QueueFull                 as many requests wait as the model allows
-    ├── DeadlineExceeded          the caller's time ran out before there was an answer
-    ├── RequestCancelled          the caller went away or withdrew the request
-    ├── Unsupported               understood, but this model or server cannot do it
-    ├── ModelFailed               the model's own code raised
-    │   ├── ModelRefused          ... on purpose, with a status and a text of its choice
-    │   ├── OutOfResources        ... for want of memory on the machine or the accelerator
-    │   └── InvalidOutput         it answered with something that is no answer
-    └── WorkerDied                the process that ran the model ended or had to be ended
+MooringError
+├── InvalidInput              the request cannot be understood, or does not fit the model
+├── ModelNotFound             no model of that name
+│   └── VersionNotFound       the model is known, this version of it is not
+├── ModelNotReady             known, but loading, unloading, failed or without a worker
+├── ModelExists               a version of that name is registered already
+├── ModelLoadFailed           its files or its own code kept it from loading
+├── QueueFull                 as many requests wait as the model allows
+├── DeadlineExceeded          the caller's time ran out before there was an answer
+├── RequestCancelled          the caller went away or withdrew the request
+├── Unsupported               understood, but this model or server cannot do it
+├── ModelFailed               the model's own code raised
+│   ├── ModelRefused          ... on purpose, with a status and a text of its choice
+│   ├── OutOfResources        ... for want of memory on the machine or the accelerator
+│   └── InvalidOutput         it answered with something that is no answer
+└── WorkerDied                the process that ran the model ended or had to be ended
 """
 
 from typing import ClassVar

@@ -84,10 +84,12 @@ class Tensor(msgspec.Struct, array_like=True, gc=False):
         datatype = datatype_of(array)
         data: Payload | list[Payload]
         if datatype == "BYTES":
-            data = [element if isinstance(element, bytes) else str(element).encode() for element in array.ravel()]
+            data = [
+                element if isinstance(element, bytes) else str(element).encode() for element in array.ravel()
+            ]
         else:
             plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-            data = plain.tobytes() if plain.nbytes <= LARGE else Buffer(memoryview(plain.reshape(-1).view(np.uint8)))
+            data = plain.tobytes() if plain.nbytes <= LARGE else Buffer(plain.reshape(-1).data.cast("B"))
         return cls(name, datatype, list(array.shape), data)
 
 

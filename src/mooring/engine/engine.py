@@ -55,7 +55,9 @@ class Engine(InferenceService, ModelAdministration):
     def submit(self, request: InferenceRequest, done: Done) -> Ticket:
         model = self.registry.models.get(request.model)
         if model is None:
-            return _refused(done, ModelNotFound(f"model '{request.model}' is not loaded", model=request.model))
+            return _refused(
+                done, ModelNotFound(f"model '{request.model}' is not loaded", model=request.model)
+            )
         version = model.versions.get(request.version or model.default)
         if version is None or version.scheduler is None:
             text = f"model '{request.model}' has no version '{request.version}'"
@@ -69,7 +71,11 @@ class Engine(InferenceService, ModelAdministration):
         if rows > spec.max_batch_size and request.form is Form.INSTANCES:
             return Parts(version.scheduler, request, done, spec.max_batch_size)
         if rows == 0 and request.form is Form.INSTANCES:
-            done(InferenceResponse([Tensor("predictions", "BYTES", [0], [])], model=spec.name, version=spec.version))
+            done(
+                InferenceResponse(
+                    [Tensor("predictions", "BYTES", [0], [])], model=spec.name, version=spec.version
+                )
+            )
             return _NOTHING
         return version.scheduler.submit(request, done, max(rows, 1))
 
@@ -77,7 +83,8 @@ class Engine(InferenceService, ModelAdministration):
         if model:
             return self.registry.find(model, version).ready
         return all(
-            name in self.registry.models and self.registry.models[name].version("").ready for name in self._wanted
+            name in self.registry.models and self.registry.models[name].version("").ready
+            for name in self._wanted
         )
 
     def healthy(self) -> bool:
@@ -131,7 +138,9 @@ class Engine(InferenceService, ModelAdministration):
             spec, self._metrics.model(spec.name, spec.version), self._arena.allocate, version.report
         )
         version.begin(scheduler)
-        scheduler.pool = WorkerPool(spec, scheduler, self._workers, spec.threads or threads_for(spec.max_workers))
+        scheduler.pool = WorkerPool(
+            spec, scheduler, self._workers, spec.threads or threads_for(spec.max_workers)
+        )
         scheduler.pool.start(spec.min_workers)
         if spec.min_workers:
             await version.settled()
@@ -157,7 +166,8 @@ class Engine(InferenceService, ModelAdministration):
     async def drain(self, grace: float) -> bool:
         """Return when nothing waits and nothing runs; False if that took longer than ``grace`` seconds."""
         return await _until(
-            lambda: all(version.scheduler is None or version.scheduler.idle for version in self.registry), grace
+            lambda: all(version.scheduler is None or version.scheduler.idle for version in self.registry),
+            grace,
         )
 
     async def close(self) -> None:
@@ -253,7 +263,9 @@ class Parts:
     def _joined(self) -> InferenceResponse:
         first = self._answers[0]
         assert first is not None
-        data = [element for answer in self._answers if answer is not None for element in answer.outputs[0].data]
+        data = [
+            element for answer in self._answers if answer is not None for element in answer.outputs[0].data
+        ]
         output = first.outputs[0]
         output.data, output.shape = data, [len(data)]
         return first

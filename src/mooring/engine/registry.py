@@ -4,7 +4,14 @@ import asyncio
 import time
 from collections.abc import Iterator
 
-from mooring.core.errors import ModelExists, ModelLoadFailed, ModelNotFound, ModelNotReady, MooringError, VersionNotFound
+from mooring.core.errors import (
+    ModelExists,
+    ModelLoadFailed,
+    ModelNotFound,
+    ModelNotReady,
+    MooringError,
+    VersionNotFound,
+)
 from mooring.core.service import ModelMetadata
 from mooring.engine.lifecycle import Lifecycle, State
 from mooring.engine.scheduler import Scheduler
@@ -115,18 +122,25 @@ class ModelVersion:
             self._lifecycle.move(State.LOADING)
 
     def _changed(self, state: State) -> None:
-        facts = {"model": self.spec.name, "version": self.spec.version}
+        name, version = self.spec.name, self.spec.version
         assert self.scheduler is not None
         if state is State.READY:
             self.error = None
             self.scheduler.refusal = None
-            log.info("model ready", **facts, seconds=round(time.monotonic() - self._began, 3))
+            log.info(
+                "model ready", model=name, version=version, seconds=round(time.monotonic() - self._began, 3)
+            )
         elif state is State.LOADING:
             self._began = time.monotonic()
             self.scheduler.refusal = None
         else:
             if state is State.FAILED:
-                log.error("model failed", **facts, reason=self.error.message if self.error is not None else "")
+                log.error(
+                    "model failed",
+                    model=name,
+                    version=version,
+                    reason=self.error.message if self.error is not None else "",
+                )
             self.scheduler.refuse_all(self.not_ready())
 
 
@@ -171,7 +185,9 @@ class Registry:
         model = self.models.setdefault(spec.name, Model(spec.name))
         if spec.version in model.versions:
             raise ModelExists(
-                f"model '{spec.name}' has a version '{spec.version}' already", model=spec.name, version=spec.version
+                f"model '{spec.name}' has a version '{spec.version}' already",
+                model=spec.name,
+                version=spec.version,
             )
         model.versions[spec.version] = version
         model.default = model.default or spec.version

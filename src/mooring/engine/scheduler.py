@@ -43,7 +43,9 @@ class QueuedRequest:
         "worker",
     )
 
-    def __init__(self, scheduler: "Scheduler", request: InferenceRequest, done: Done, rows: int, now: float) -> None:
+    def __init__(
+        self, scheduler: "Scheduler", request: InferenceRequest, done: Done, rows: int, now: float
+    ) -> None:
         self._scheduler = scheduler
         self._done: Done | None = done
         self.key = next(_keys)
@@ -198,7 +200,9 @@ class Scheduler:
         if queued.request.deadline is not None:
             self._with_deadline.discard(queued)
         if told:
-            self._statistics.observe(time.monotonic() - queued.since, queued.queued_for, ok, not queued.request.version)
+            self._statistics.observe(
+                time.monotonic() - queued.since, queued.queued_for, ok, not queued.request.version
+            )
 
     def withdrawn(self, queued: QueuedRequest) -> None:
         """Called by a request that nobody waits for any more; the queue forgets it when it comes by."""
@@ -228,7 +232,9 @@ class Scheduler:
         if self._waiting and not self._flushing:
             self._flush()
 
-    def worker_lost(self, running: Sequence[Work], unstarted: Sequence[Work], error: WorkerDied, retry: bool) -> None:
+    def worker_lost(
+        self, running: Sequence[Work], unstarted: Sequence[Work], error: WorkerDied, retry: bool
+    ) -> None:
         """Requests that ran are tried once more if that can do no harm; those that did not start just wait again."""
         again: list[QueuedRequest] = []
         for queued in running:
@@ -353,7 +359,9 @@ class Scheduler:
 
     def _too_late(self) -> DeadlineExceeded:
         return DeadlineExceeded(
-            f"model '{self.spec.name}' did not answer in time", model=self.spec.name, version=self.spec.version
+            f"model '{self.spec.name}' did not answer in time",
+            model=self.spec.name,
+            version=self.spec.version,
         )
 
 

@@ -187,8 +187,10 @@ class Codec:
 
     def to_worker(self, frame: memoryview) -> ToWorker:
         """What the server said."""
-        return self._to_worker.decode(frame)
+        message: ToWorker = self._to_worker.decode(frame)
+        return message
 
     def to_server(self, frame: memoryview) -> ToServer:
         """What the worker said."""
-        return self._to_server.decode(frame)
+        message: ToServer = self._to_server.decode(frame)
+        return message

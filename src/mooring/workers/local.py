@@ -108,7 +108,7 @@ class Template:
         # One BLAS thread: numpy starts its pool at import, and a pool per worker would fight over the cores.
         environment = {"OPENBLAS_NUM_THREADS": "1"} | dict(os.environ)
         with theirs:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
                 [*command, *self.modules],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -125,7 +125,9 @@ class Template:
         """Return when it has imported its modules, or has died trying."""
         await self._ready.wait()
 
-    def fork(self, process: LocalProcess, channels: Sequence[socket.socket], descriptors: Sequence[int]) -> None:
+    def fork(
+        self, process: LocalProcess, channels: Sequence[socket.socket], descriptors: Sequence[int]
+    ) -> None:
         """Ask for a worker over these descriptors; its pid is known a moment later. Raises ``OSError``."""
         socket.send_fds(self._control, [ORDER.pack(len(channels))], list(descriptors))
         self._waiting.append(process)

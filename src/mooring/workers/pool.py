@@ -60,7 +60,9 @@ class PoolOwner(Protocol):
     def worker_free(self) -> None:
         """A worker is idle: send it what waits."""
 
-    def worker_lost(self, running: Sequence[Work], unstarted: Sequence[Work], error: WorkerDied, retry: bool) -> None:
+    def worker_lost(
+        self, running: Sequence[Work], unstarted: Sequence[Work], error: WorkerDied, retry: bool
+    ) -> None:
         """A worker is gone and did not answer these. ``retry`` is False when it was too slow rather than dead."""
 
     def handed_back(self, works: Sequence[Work]) -> None:
@@ -114,7 +116,7 @@ class PooledWorker:
         self._message = works
         self._outstanding = {work.key: work for work in works}
         self.process.forget_progress()
-        grants = [work.grant and work.grant.slot for work in works]
+        grants = [None if work.grant is None else work.grant.slot for work in works]
         self.tell(
             Batch(
                 list(self._outstanding),
@@ -305,12 +307,20 @@ class WorkerPool:
     def check(self, now: float) -> None:
         """End workers that have not answered within the model's response time-out. Call it a few times a second."""
         for worker in self._workers:
-            limit = self.spec.response_timeout if worker.state is WorkerState.BUSY else self.spec.startup_timeout
-            if worker.state is not WorkerState.READY and now - worker.sent_at > limit and not worker.timed_out:
+            limit = (
+                self.spec.response_timeout if worker.state is WorkerState.BUSY else self.spec.startup_timeout
+            )
+            if (
+                worker.state is not WorkerState.READY
+                and now - worker.sent_at > limit
+                and not worker.timed_out
+            ):
                 worker.timed_out = True
                 log.error(
                     "worker too slow, ending it",
-                    **self._facts(worker),
+                    model=self.spec.name,
+                    worker=worker.id,
+                    pid=worker.process.pid,
                     limit_seconds=limit,
                     doing="infer" if worker.state is WorkerState.BUSY else "load",
                 )
@@ -346,7 +356,9 @@ class WorkerPool:
             process = await self._local.start(preload(self.spec), {"model": self.spec.name})
         except OSError as error:
             self._starting -= 1
-            self._report(ModelLoadFailed(f"no worker process could be started: {error}", model=self.spec.name))
+            self._report(
+                ModelLoadFailed(f"no worker process could be started: {error}", model=self.spec.name)
+            )
             self._replace()
             return
         self._starting -= 1
@@ -369,12 +381,16 @@ class WorkerPool:
     def _obituary(self, worker: PooledWorker, *, loading: bool) -> WorkerDied:
         status = worker.process.status
         if worker.timed_out:
-            how = f"was ended after {self.spec.startup_timeout if loading else self.spec.response_timeout:g} s"
+            how = (
+                f"was ended after {self.spec.startup_timeout if loading else self.spec.response_timeout:g} s"
+            )
         elif status is not None and status < 0:
             how = f"was killed by signal {-status}"
         else:
             how = f"ended with status {status}"
-        detail = "\n".join([f"worker {worker.id} (pid {worker.process.pid}) {how}", *worker.process.output.last_lines])
+        detail = "\n".join(
+            [f"worker {worker.id} (pid {worker.process.pid}) {how}", *worker.process.output.last_lines]
+        )
         return WorkerDied("Worker died.", model=self.spec.name, version=self.spec.version, detail=detail)
 
     def _report(self, error: MooringError) -> None:
@@ -403,9 +419,6 @@ class WorkerPool:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("supervision failed", model=self.spec.name, reason=repr(error), exc_info=error)
-
-    def _facts(self, worker: PooledWorker) -> dict[str, object]:
-        return {"model": self.spec.name, "version": self.spec.version, "worker": worker.id, "pid": worker.process.pid}
 
 
 def backoff(failures: int) -> float:

@@ -32,7 +32,9 @@ MOST_DESCRIPTORS = 64
 def serve(control: socket.socket, modules: Sequence[str], parent: int) -> None:
     """Import, say so, and fork on demand until the server closes the control socket."""
     end_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server ends its workers
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole group; the server ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for module in modules:
         # A library that is missing is the model's to report, from its worker, with the model's name.
@@ -102,7 +104,7 @@ def _become_worker(channels: int, descriptors: Sequence[int], parent: int) -> No
         status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
         if isinstance(exit_.code, str):
             sys.stderr.write(f"{exit_.code}\\n")
-    except BaseException:  # noqa: BLE001 - the last thing this process can do is say what ended it
+    except BaseException:
         status = 1
         sys.excepthook(*sys.exc_info())
     with suppress(Exception):

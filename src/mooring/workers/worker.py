@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from mooring.backends.backend import Backend, create
 from mooring.core.buffers import LARGE, Buffer, Slot, view_of
-from mooring.core.errors import ErrorRecord, MooringError, ModelFailed, ModelLoadFailed, OutOfResources
+from mooring.core.errors import ErrorRecord, ModelFailed, MooringError, OutOfResources
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import ModelMetadata, Outcome
 from mooring.core.tensors import Tensor
