@@ -228,7 +228,7 @@ def _forms_of(spec: ModelSpec) -> dict[Form, RowForm]:
             raise ModelLoadFailed(
                 f"unknown service_envelope '{spec.envelope}'; known are {', '.join(sorted(ENVELOPES))}"
             )
-        forms[Form.BODY] = EnvelopeForm(body, envelope())
+        forms[Form.BODY] = EnvelopeForm(body, envelope(), spec.version)
     return forms
 
 

@@ -56,11 +56,12 @@ def find_handle(entry: str, model_dir: Path, context: Context) -> Handle:
     module = _import(name, model_dir)
     handle = getattr(module, function or "handle", None)
     if callable(handle):
+        _demand_synchronous(handle, entry)
         handle(None, context)
-        return _synchronous(handle, entry)
+        return handle
     if function:
         raise ModelLoadFailed(f"handler '{entry}': {name}.py has no function '{function}'")
-    return _synchronous(_handle_of_class(module, entry, context), entry)
+    return _handle_of_class(module, entry, context)
 
 
 def _handle_of_class(module: ModuleType, entry: str, context: Context) -> Handle:
@@ -73,6 +74,7 @@ def _handle_of_class(module: ModuleType, entry: str, context: Context) -> Handle
     instance = classes[0]()
     if not callable(getattr(instance, "handle", None)):
         raise ModelLoadFailed(f"class '{classes[0].__name__}' of handler '{entry}' has no method 'handle'")
+    _demand_synchronous(instance.handle, entry)
     initialize = getattr(instance, "initialize", None)
     if initialize is not None:
         initialize(context)
@@ -119,7 +121,6 @@ def _import_file(name: str, path: Path) -> ModuleType:
     return module
 
 
-def _synchronous(handle: Handle, entry: str) -> Handle:
+def _demand_synchronous(handle: Any, entry: str) -> None:
     if inspect.iscoroutinefunction(handle) or inspect.isasyncgenfunction(handle):
-        raise ModelLoadFailed(f"handler '{entry}' is a coroutine, which this server does not run yet")
-    return handle
+        raise ModelLoadFailed(f"handler '{entry}' is a coroutine function, which this server does not run")

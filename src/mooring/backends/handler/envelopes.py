@@ -7,16 +7,22 @@ import abc
 import base64
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mooring.backends.handler import json_text
-from mooring.core.errors import InvalidInput
-from mooring.core.requests import InferenceRequest, Operation
+from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.tensors import datatype_of
 
-RowOf = Callable[[InferenceRequest], dict[str, Any]]
+
+class Asked(NamedTuple):
+    """What an envelope needs to know of a request beside its fields."""
+
+    explain: bool
+    id: str
+    model: str
+    version: str
 
 
 class BaseEnvelope(abc.ABC):
@@ -29,15 +35,32 @@ class BaseEnvelope(abc.ABC):
 
     def __init__(self, handle_fn: Callable[[Any, Any], Any] | None = None) -> None:
         self._handle_fn = handle_fn
-        self.context: Any = None
 
     @abc.abstractmethod
     def split(self, row: dict[str, Any]) -> list[Any]:
         """The handler's rows out of one request's fields. Raises ``InvalidInput``."""
 
     @abc.abstractmethod
-    def join(self, results: Sequence[Any], request: InferenceRequest, row_of: RowOf) -> Any:
-        """One request's answer out of the results of its rows."""
+    def join(self, results: Sequence[Any], row: dict[str, Any], asked: Asked) -> Any:
+        """One request's answer out of the results of its rows, and its fields as they came."""
+
+    def handle(self, data: Sequence[dict[str, Any]], context: Any) -> list[Any]:
+        """The answers to a batch by the function given at first: for handlers that wrap themselves."""
+        assert self._handle_fn is not None
+        parts = [self.split(row) for row in data]
+        if self.joint:
+            results = [self._handle_fn(part, context) for part in parts]
+        else:
+            flat = iter(self._handle_fn([each for part in parts for each in part], context))
+            results = [[next(flat) for _ in part] for part in parts]
+        explain = context.get_request_header(0, "explain") == "True"
+        version = str(context.manifest.get("model", {}).get("modelVersion", ""))
+        return [
+            self.join(
+                result, row, Asked(explain, context.get_request_id(index) or "", context.model_name, version)
+            )
+            for index, (result, row) in enumerate(zip(results, data, strict=True))
+        ]
 
 
 class BodyEnvelope(BaseEnvelope):
@@ -46,7 +69,7 @@ class BodyEnvelope(BaseEnvelope):
     def split(self, row: dict[str, Any]) -> list[Any]:
         return [_body(row)]
 
-    def join(self, results: Sequence[Any], request: InferenceRequest, row_of: RowOf) -> Any:
+    def join(self, results: Sequence[Any], row: dict[str, Any], asked: Asked) -> Any:
         return results[0]
 
 
@@ -56,7 +79,7 @@ class JSONEnvelope(BaseEnvelope):
     def split(self, row: dict[str, Any]) -> list[Any]:
         return [_without_base64(instance) for instance in _instances(row)]
 
-    def join(self, results: Sequence[Any], request: InferenceRequest, row_of: RowOf) -> Any:
+    def join(self, results: Sequence[Any], row: dict[str, Any], asked: Asked) -> Any:
         # TorchServe writes this one on a single line, and names explanations predictions too.
         return json.dumps({"predictions": list(results)})
 
@@ -67,8 +90,8 @@ class KServeEnvelope(BaseEnvelope):
     def split(self, row: dict[str, Any]) -> list[Any]:
         return _instances(row)
 
-    def join(self, results: Sequence[Any], request: InferenceRequest, row_of: RowOf) -> Any:
-        key = "explanations" if request.operation is Operation.EXPLAIN else "predictions"
+    def join(self, results: Sequence[Any], row: dict[str, Any], asked: Asked) -> Any:
+        key = "explanations" if asked.explain else "predictions"
         return {key: list(results)}
 
 
@@ -83,16 +106,26 @@ class KServev2Envelope(BaseEnvelope):
             raise InvalidInput("the body has no list 'inputs'")
         return [_reshaped(tensor) for tensor in inputs]
 
-    def join(self, results: Sequence[Any], request: InferenceRequest, row_of: RowOf) -> Any:
-        body = _object(row_of(request))
+    def join(self, results: Sequence[Any], row: dict[str, Any], asked: Asked) -> Any:
+        body = _object(row)
         names = [tensor.get("name", "") for tensor in body["inputs"]]
+        demand_names(len(names), len(results))
         outputs = [_output(name, result) for name, result in zip(names, results, strict=False)]
         return {
-            "id": body.get("id") or request.id,
-            "model_name": request.model,
-            "model_version": request.version,
+            "id": body.get("id") or asked.id,
+            "model_name": asked.model,
+            "model_version": asked.version,
             "outputs": outputs,
         }
+
+
+def demand_names(inputs: int, outputs: int) -> None:
+    """Raise ``InvalidOutput`` when there are more outputs than inputs whose names they could have."""
+    if outputs > inputs:
+        raise InvalidOutput(
+            "number of batch response mismatched",
+            detail=f"{outputs} outputs take their names from {inputs} inputs",
+        )
 
 
 def _body(row: dict[str, Any]) -> Any:
@@ -151,9 +184,13 @@ def _reshaped(tensor: Any) -> dict[str, Any]:
 
 
 def _output(name: str, result: Any) -> dict[str, Any]:
-    array = np.atleast_1d(np.asarray(result))
+    try:
+        array = np.atleast_1d(np.asarray(result))
+        datatype = datatype_of(array)
+    except (ValueError, InvalidInput) as error:
+        raise InvalidOutput("Unsupported model output data type.", detail=str(error)) from None
     flat = array.ravel().tolist()
-    return {"name": name, "datatype": datatype_of(array), "data": flat, "shape": [len(flat)]}
+    return {"name": name, "datatype": datatype, "data": flat, "shape": [len(flat)]}
 
 
 ENVELOPES: dict[str, type[BaseEnvelope]] = {

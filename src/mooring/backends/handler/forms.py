@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from mooring.backends.handler import json_text
-from mooring.backends.handler.envelopes import BaseEnvelope
+from mooring.backends.handler.envelopes import Asked, BaseEnvelope, demand_names
 from mooring.core.buffers import Payload
 from mooring.core.errors import InvalidInput, InvalidOutput
-from mooring.core.requests import InferenceRequest, InferenceResponse, ResponseHead
+from mooring.core.requests import InferenceRequest, InferenceResponse, Operation, ResponseHead
 from mooring.core.tensors import Tensor
 
 _log = logging.getLogger(__name__)
@@ -74,8 +74,9 @@ class BodyForm(RowForm):
 class EnvelopeForm(RowForm):
     """A body whose rows are what the server's envelope finds in it."""
 
-    def __init__(self, body: BodyForm, envelope: BaseEnvelope) -> None:
+    def __init__(self, body: BodyForm, envelope: BaseEnvelope, version: str) -> None:
         self._body = body
+        self._version = version
         self._envelope = envelope
         self.joint = envelope.joint
 
@@ -85,7 +86,10 @@ class EnvelopeForm(RowForm):
     def answer(
         self, request: InferenceRequest, results: Sequence[Any], head: ResponseHead | None
     ) -> InferenceResponse:
-        return body_answer(self._envelope.join(results, request, self._body.row), head)
+        asked = Asked(request.operation is Operation.EXPLAIN, request.id, request.model, self._version)
+        # Only a joint envelope looks at the body again, for the names in it.
+        row = self._body.row(request) if self.joint else {}
+        return body_answer(self._envelope.join(results, row, asked), head)
 
     def piece(self, request: InferenceRequest, result: Any, head: ResponseHead | None) -> InferenceResponse:
         return body_answer(result, head)
@@ -144,6 +148,7 @@ class InputsForm(RowForm):
         self, request: InferenceRequest, results: Sequence[Any], head: ResponseHead | None
     ) -> InferenceResponse:
         names = [tensor.name for tensor in request.inputs]
+        demand_names(len(names), len(results))
         outputs = [tensor_of(name, result) for name, result in zip(names, results, strict=False)]
         return InferenceResponse(outputs, head=head)
 

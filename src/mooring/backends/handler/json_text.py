@@ -21,8 +21,10 @@ _LONG_NUMBER = b"0" * 19
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _INDENTED = _OPTIONS | orjson.OPT_INDENT_2
 # Strings are matched first so that what looks like a number inside one stays as it is.
-_STRING_OR_ODD_FLOAT = re.compile(rb'"(?:[^"\\]|\\.)*"|(-?[0-9]+(?:\.[0-9]+)?e[+-]?[0-9]+|-?0\.0000[0-9]*)')
-_ODD_FLOAT = re.compile(rb"-?[0-9]+(?:\.[0-9]+)?e[+-]?[0-9]+|-?0\.0000[0-9]*")
+_STRING_OR_ODD_FLOAT = re.compile(
+    rb'"(?:[^"\\]|\\.)*"|(-?[0-9]+(?:\.[0-9]+)?e[+-]?[0-9]+|(?<![0-9.])-?0\.0000[0-9]*)'
+)
+_ODD_FLOAT = re.compile(rb"-?[0-9]+(?:\.[0-9]+)?e[+-]?[0-9]+|(?<![0-9.])-?0\.0000[0-9]*")
 _NOT_PRINTABLE_ASCII = re.compile("[^\x00-\x7e]")
 
 

@@ -1,9 +1,12 @@
 """A handler's own metrics, recorded through whatever the worker listens with (contracts/torchserve.md, section 3)."""
 
 import enum
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+
+_log = logging.getLogger(__name__)
 
 Record = Callable[[str, float, str, str, dict[str, str]], None]
 """Name, value, unit, kind, dimensions: ``Reply.metric``."""
@@ -109,7 +112,8 @@ class MetricsStore:
     def record(
         self, name: str, value: float, unit: str, metric_type: MetricTypes, dimensions: dict[str, str]
     ) -> None:
-        """Record a value under exactly these dimensions."""
+        """Record a value under exactly these dimensions. Raises ``ValueError`` or ``TypeError`` for what is no number."""
+        value = float(value)  # handlers pass numpy's and torch's numbers too
         if self.listener is not None:
             self.listener(name, value, unit, metric_type.value, dimensions)
         elif len(self._waiting) < _KEPT_BEFORE_FIRST_BATCH:
@@ -182,7 +186,11 @@ class MetricsStore:
     ) -> None:
         self.add_metric(name, value, "percent", idx, dimensions, metric_type)
 
-    def add_error(self, name: str, value: float, dimensions: Iterable[Dimension] | None = None) -> None:
+    def add_error(self, name: str, value: Any, dimensions: Iterable[Dimension] | None = None) -> None:
+        """Count an error; a ``value`` that is a text goes to the log, since a metric has room for numbers only."""
+        if isinstance(value, str):
+            _log.error("%s: %s", name, value)
+            value = 1
         self.add_metric(name, value, "", None, dimensions)
 
     def add_metric_to_cache(

@@ -1,0 +1,201 @@
+"""BaseHandler: load a model from its archive, then preprocess, infer and postprocess."""
+
+import importlib.util
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mooring.backends.handler.compiling import compiled, pt2_settings
+from mooring.backends.handler.context import Context
+from mooring.backends.handler.labels import load_label_mapping
+from mooring.backends.handler.timer import timed
+from mooring.backends.handler.weights import (
+    Session,
+    load_compiled_library,
+    load_eager,
+    load_onnx,
+    load_script,
+)
+
+PROFILER_AVAILABLE = True
+
+
+class BaseHandler:
+    """What most handlers start from; every step may be overridden, and all attributes are the subclass's to use.
+
+    ``initialize`` picks the device and loads whatever the archive holds, by the suffix of its serialized file.
+    """
+
+    def __init__(self) -> None:
+        self.model: Any = None
+        self.mapping: dict[str, Any] | None = None
+        self.device: Any = None
+        self.initialized = False
+        self.context: Any = None
+        self.model_pt_path: str | None = None
+        self.manifest: dict[str, Any] | None = None
+        self.map_location: Any = None
+        self.explain = False
+        self.target: Any = 0
+        self.profiler_args: dict[str, Any] = {}
+        self.model_yaml_config: dict[str, Any] = {}
+
+    def initialize(self, context: Context) -> None:
+        """Load the model. Raises ``RuntimeError`` when the archive holds none."""
+        self.context = context
+        self.model_yaml_config = context.model_yaml_config or {}
+        properties = context.system_properties
+        self.map_location, self.device = _devices(properties.get("gpu_id"))
+        self.manifest = context.manifest
+        model_dir = properties["model_dir"]
+        described = (self.manifest or {}).get("model", {})
+        serialized = described.get("serializedFile") or ""
+        self.model_pt_path = str(Path(model_dir) / serialized) if serialized else None
+        self.model = self._load(model_dir, described.get("modelFile") or "")
+        settings = pt2_settings(self.model_yaml_config)
+        if settings and isinstance(self.model, torch.nn.Module):
+            self.model = compiled(self.model, settings)
+        self.mapping = load_label_mapping(str(Path(model_dir) / "index_to_name.json"))
+        self.initialized = True
+
+    def _load(self, model_dir: str, model_file: str) -> Any:
+        path = self.model_pt_path or ""
+        if model_file:
+            model = self._load_pickled_model(model_dir, model_file, path)
+            model.to(self.device)
+            model.eval()
+            return model
+        if path.endswith(".pt"):
+            model = self._load_torchscript_model(path)
+            model.eval()
+            return model
+        if path.endswith(".onnx"):
+            return load_onnx(path, self.device)
+        if path.endswith((".so", ".pt2")):
+            return self._load_torch_export_aot_compile(path)
+        raise RuntimeError(
+            "No model weights could be loaded: the archive needs a model file (--model-file) or a serialized file "
+            "ending in .pt, .onnx, .so or .pt2"
+        )
+
+    def _load_torchscript_model(self, model_pt_path: str) -> Any:
+        return load_script(model_pt_path, self.device)
+
+    def _load_pickled_model(self, model_dir: str, model_file: str, model_pt_path: str) -> Any:
+        return load_eager(
+            model_dir,
+            model_file,
+            model_pt_path,
+            device=self.device,
+            allow_pickle=bool(self.model_yaml_config.get("allow_pickle")),
+        )
+
+    def _load_torch_export_aot_compile(self, model_so_path: str) -> Any:
+        return load_compiled_library(model_so_path, str(self.map_location))
+
+    @timed
+    def preprocess(self, data: Any) -> Any:
+        """The rows as one tensor; rows that are dicts need a preprocessing of their own."""
+        return torch.as_tensor(data, device=self.device)
+
+    @timed
+    def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
+        """What the model makes of the batch, without gradients."""
+        if isinstance(self.model, Session):
+            return self.model(data)
+        with torch.inference_mode():
+            return self.model(data.to(self.device), *args, **kwargs)
+
+    @timed
+    def postprocess(self, data: Any) -> Any:
+        """One item per row."""
+        return data.tolist()
+
+    def handle(self, data: Any, context: Context) -> Any:
+        """One result per row: a prediction, or what else the request's headers ask for."""
+        started = time.perf_counter()
+        self.context = context
+        if self._is_describe():
+            return [self.describe_handle()]
+        if os.environ.get("ENABLE_TORCH_PROFILER"):  # here: handlers switch it on in their own initialize
+            output, _ = self._infer_with_profiler(data)
+        else:
+            output = self._answer(data)
+        sample = getattr(context.metrics, "sample", None)
+        if sample is not None:
+            sample("HandlerTime", started)
+        return output
+
+    def _answer(self, data: Any) -> Any:
+        prepared = self.preprocess(data)
+        if self._is_explain():
+            return self.explain_handle(prepared, data)
+        return self.postprocess(self.inference(prepared))
+
+    def _infer_with_profiler(self, data: Any) -> tuple[Any, Any]:
+        """The answer and the profile, whose trace lies in ``pytorch_profiler/<model>`` of the temporary folder."""
+        profiler = torch.profiler
+        arguments = dict(self.profiler_args)
+        if not arguments:
+            arguments["activities"] = [profiler.ProfilerActivity.CPU]
+            if torch.cuda.is_available():
+                arguments["activities"].append(profiler.ProfilerActivity.CUDA)
+            arguments["record_shapes"] = True
+        if "on_trace_ready" not in arguments:
+            folder = Path(tempfile.gettempdir()) / "pytorch_profiler" / self.context.model_name
+            arguments["on_trace_ready"] = profiler.tensorboard_trace_handler(str(folder))
+        with profiler.profile(**arguments) as profile:
+            output = self._answer(data)
+        return output, profile
+
+    def explain_handle(self, data_preprocess: Any, raw_data: Any) -> Any:
+        """What ``get_insights`` makes of the row at hand; explanations come one row at a time.
+
+        ``target``, the class to explain, is a field of the row beside ``data`` or ``body``.
+        """
+        row = raw_data[0]
+        inputs, target = row, 0
+        if isinstance(row, dict):
+            inputs = row.get("data") or row.get("body")
+            target = row.get("target") or 0
+        self.target = _number(target)
+        return self.get_insights(data_preprocess, inputs, self.target)  # type: ignore[attr-defined]
+
+    def describe_handle(self) -> Any:
+        """The model's own metadata, for ``GET /models/{name}?customized=true``; none by default."""
+
+    def get_device(self) -> Any:
+        return self.device
+
+    def _is_explain(self) -> bool:
+        return bool(self.context and self.context.get_request_header(0, "explain") == "True")
+
+    def _is_describe(self) -> bool:
+        return bool(self.context and self.context.get_request_header(0, "describe") == "True")
+
+
+def _devices(gpu: Any) -> tuple[str, torch.device]:
+    """Where weights are loaded to and where the model runs: the accelerator given, else the CPU."""
+    if gpu is not None:
+        if torch.cuda.is_available():
+            return "cuda", torch.device(f"cuda:{gpu}")
+        if os.environ.get("TS_IPEX_GPU_ENABLE", "").lower() == "true" and torch.xpu.is_available():
+            return "xpu", torch.device(f"xpu:{gpu}")
+        if torch.backends.mps.is_available():
+            return "mps", torch.device("mps")
+    if importlib.util.find_spec("torch_xla") is not None:
+        import torch_xla.core.xla_model as xm  # type: ignore[import-not-found]
+
+        return "xla", xm.xla_device()
+    return "cpu", torch.device("cpu")
+
+
+def _number(target: Any) -> Any:
+    """A target that came as a form field is text; Captum needs the number."""
+    if isinstance(target, (bytes, bytearray, str)):
+        return int(target)
+    return target

@@ -1,0 +1,29 @@
+"""How long a handler's methods take, where its model-config.yaml asks for it."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def timed(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Record ``ts_handler_<method>`` in milliseconds when model-config.yaml says ``handler: {profile: true}``."""
+    metric = f"ts_handler_{method.__name__}"
+
+    @functools.wraps(method)
+    def measured(self: Any, *args: Any, **kwargs: Any) -> Any:
+        context = getattr(self, "context", None)
+        if context is None or not _profiled(context):
+            return method(self, *args, **kwargs)
+        started = time.perf_counter()
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            context.metrics.add_time(metric, round((time.perf_counter() - started) * 1000, 2))
+
+    return measured
+
+
+def _profiled(context: Any) -> bool:
+    settings = context.model_yaml_config.get("handler") if context.model_yaml_config else None
+    return isinstance(settings, dict) and bool(settings.get("profile"))

@@ -1,0 +1,58 @@
+"""VisionHandler: images in, and which pixels mattered out."""
+
+import base64
+import io
+from typing import Any
+
+import torch
+from PIL import Image
+
+from mooring.backends.handler.base_handler import BaseHandler
+from mooring.backends.handler.context import Context
+from mooring.backends.handler.timer import timed
+
+_STEPS = 15
+
+
+class VisionHandler(BaseHandler):
+    """A subclass sets ``image_processing``, which turns a PIL image into a tensor."""
+
+    image_processing: Any = None
+
+    def initialize(self, context: Context) -> None:
+        super().initialize(context)
+        if not context.system_properties.get("limit_max_image_pixels", True):
+            Image.MAX_IMAGE_PIXELS = None
+
+    @property
+    def ig(self) -> Any:
+        """Captum's integrated gradients of the model; Captum is imported when an explanation is asked for."""
+        explainer = self.__dict__.get("_ig")
+        if explainer is None:
+            from captum.attr import IntegratedGradients
+
+            explainer = self.__dict__["_ig"] = IntegratedGradients(self.model)
+        return explainer
+
+    @ig.setter
+    def ig(self, explainer: Any) -> None:
+        self.__dict__["_ig"] = explainer
+
+    @timed
+    def preprocess(self, data: Any) -> Any:
+        """One batch of all rows' images: bytes of an image file, base64 text of them, or nested numbers."""
+        return torch.stack([self._tensor(row) for row in data]).to(self.device)
+
+    def _tensor(self, row: Any) -> torch.Tensor:
+        image = row.get("data") or row.get("body") if isinstance(row, dict) else row
+        if isinstance(image, str):
+            image = base64.b64decode(image)
+        if isinstance(image, (bytes, bytearray)):
+            with Image.open(io.BytesIO(image)) as opened:
+                tensor: torch.Tensor = self.image_processing(opened)
+            return tensor
+        return torch.FloatTensor(image)
+
+    def get_insights(self, tensor_data: Any, _: Any, target: Any = 0) -> Any:
+        """How much every pixel of every channel spoke for ``target``."""
+        return self.ig.attribute(tensor_data, target=target, n_steps=_STEPS).tolist()

@@ -1,0 +1,102 @@
+"""Loading weights out of a model's folder, none of them by running what is in the file unless that is asked for."""
+
+import importlib
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mooring.backends.handler.module_classes import list_classes_from_module
+
+
+def load_weights(path: str, *, device: Any, allow_pickle: bool) -> Any:
+    """What ``torch.save`` or safetensors stored.
+
+    Raises ``RuntimeError`` for a file that holds more than tensors unless ``allow_pickle``: unpickling runs whatever
+    code its author put there.
+    """
+    if path.endswith(".safetensors"):
+        from safetensors.torch import load_file
+
+        return load_file(path, device=str(device))
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        if not allow_pickle:
+            first = str(error).strip().partition("\n")[0]
+            raise RuntimeError(
+                f"{Path(path).name} holds more than tensors and is not loaded, since unpickling it may run any "
+                f"code; save a state_dict, or set 'allow_pickle: true' in model-config.yaml if you trust it ({first})"
+            ) from error
+    return torch.load(path, map_location=device, weights_only=False)
+
+
+def load_eager(
+    model_dir: str, model_file: str, weights_file: str, *, device: Any, allow_pickle: bool
+) -> torch.nn.Module:
+    """The model class of a Python file, with its weights. Raises ``RuntimeError`` or ``ValueError``."""
+    if not (Path(model_dir) / model_file).is_file():
+        raise RuntimeError(f"model file '{model_file}' is not in the archive")
+    module = importlib.import_module(Path(model_file).stem)
+    classes = list_classes_from_module(module)
+    if len(classes) != 1:
+        names = ", ".join(each.__name__ for each in classes) or "none"
+        raise ValueError(f"model file '{model_file}' must define exactly one class; it has {names}")
+    model: torch.nn.Module = classes[0]()
+    if weights_file:
+        weights = load_weights(weights_file, device=device, allow_pickle=allow_pickle)
+        if isinstance(weights, torch.nn.Module):
+            return weights
+        model.load_state_dict(weights)
+    return model
+
+
+def load_script(path: str, device: Any) -> Any:
+    """A TorchScript model on its device."""
+    with warnings.catch_warnings():
+        # TorchScript is deprecated, and archives that hold it are what this server is asked to serve.
+        warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*")
+        return torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
+
+
+def load_compiled_library(path: str, device: str) -> Any:
+    """A model that AOTInductor compiled ahead of time: a package (.pt2) or, from older torch, a shared library."""
+    inductor = torch._inductor  # noqa: SLF001 - torch has no public name for it
+    if path.endswith(".pt2"):
+        return inductor.aoti_load_package(path)
+    return torch._export.aot_load(path, device)  # noqa: SLF001
+
+
+class Session:
+    """An ONNX model, called with a batch as a torch model is."""
+
+    def __init__(self, path: str, providers: list[str]) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self.session = onnxruntime.InferenceSession(path, sess_options=options, providers=providers)
+        self._inputs = [each.name for each in self.session.get_inputs()]
+
+    def __call__(self, data: Any) -> Any:
+        """The first output as a tensor; ``data`` is a tensor for the first input, or a dict by name."""
+        feed = data if isinstance(data, dict) else {self._inputs[0]: data}
+        arrays = {
+            name: value.cpu().numpy() if torch.is_tensor(value) else value for name, value in feed.items()
+        }
+        return torch.from_numpy(self.session.run(None, arrays)[0])
+
+    def run(self, *arguments: Any) -> Any:
+        """As the session of ONNX Runtime itself, which handlers of ONNX models call."""
+        return self.session.run(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+
+def load_onnx(path: str, device: Any) -> Session:
+    """An ONNX Runtime session, on the accelerator where the device is one."""
+    accelerated = ["CUDAExecutionProvider"] if getattr(device, "type", "") == "cuda" else []
+    return Session(path, [*accelerated, "CPUExecutionProvider"])

@@ -1,0 +1,1 @@
+"""What stands in for packages of other servers that users' code imports."""

@@ -1,0 +1,1 @@
+from mooring.backends.handler.batch_streamer import TextIteratorStreamerBatch

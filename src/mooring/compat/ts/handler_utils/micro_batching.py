@@ -1,0 +1,1 @@
+from mooring.backends.handler.micro_batching import MicroBatching

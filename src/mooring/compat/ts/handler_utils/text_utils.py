@@ -1,0 +1,1 @@
+from mooring.backends.handler.text import get_tokenizer, ngrams_iterator

@@ -1,0 +1,2 @@
+from mooring.backends.handler.module_classes import import_class
+from mooring.backends.handler.streaming import send_intermediate_predict_response

@@ -1,0 +1,1 @@
+from mooring.backends.handler.metrics_yaml import MetricsCacheYamlImpl

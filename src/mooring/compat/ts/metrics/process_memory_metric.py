@@ -1,0 +1,1 @@
+from mooring.backends.handler.process_memory import check_process_mem_usage

@@ -1,0 +1,1 @@
+from mooring.backends.handler.streaming import send_intermediate_predict_response

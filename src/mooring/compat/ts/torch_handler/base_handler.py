@@ -1,0 +1,1 @@
+from mooring.backends.handler.base_handler import PROFILER_AVAILABLE, BaseHandler

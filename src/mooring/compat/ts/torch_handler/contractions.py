@@ -1,0 +1,1 @@
+from mooring.backends.handler.contractions import CONTRACTION_MAP

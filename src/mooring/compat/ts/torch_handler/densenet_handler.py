@@ -1,0 +1,1 @@
+from mooring.backends.handler.densenet_handler import DenseNetHandler, handle

@@ -1,0 +1,1 @@
+from mooring.backends.handler.image_classifier import ImageClassifier

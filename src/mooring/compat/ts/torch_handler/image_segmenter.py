@@ -1,0 +1,1 @@
+from mooring.backends.handler.image_segmenter import ImageSegmenter

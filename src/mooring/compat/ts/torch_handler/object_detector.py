@@ -1,0 +1,1 @@
+from mooring.backends.handler.object_detector import ObjectDetector

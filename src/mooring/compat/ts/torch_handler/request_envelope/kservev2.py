@@ -1,0 +1,1 @@
+from mooring.backends.handler.envelopes import KServev2Envelope

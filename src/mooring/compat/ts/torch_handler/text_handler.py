@@ -1,0 +1,1 @@
+from mooring.backends.handler.text_handler import TextHandler

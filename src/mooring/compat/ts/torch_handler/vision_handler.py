@@ -1,0 +1,1 @@
+from mooring.backends.handler.vision_handler import VisionHandler
