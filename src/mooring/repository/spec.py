@@ -1,10 +1,12 @@
 """Everything the server knows of one version of a model before it is loaded."""
 
 import enum
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from mooring.config import ModelSettings
 from mooring.core.tensors import Parameter, TensorSpec
 
 
@@ -57,3 +59,21 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     envelope: str = ""  # TorchServe's service_envelope
     manifest: dict[str, Any] = {}
     config: dict[str, Any] = {}  # model-config.yaml, as the handler sees it
+
+
+class Defaults(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server's settings say of a model that does not say it itself. Times are in seconds.
+
+    ``settings`` is by name and version; it wins over the rest and yields to the model's own config, as in TorchServe.
+    """
+
+    workers: int = 1
+    response_timeout: float = 120.0
+    startup_timeout: float = 120.0
+    queue_size: int = 100
+    max_response_bytes: int = 6_553_500
+    decode_input: bool = True
+    limit_image_pixels: bool = True
+    envelope: str = ""
+    exact_delay: bool = False
+    settings: Mapping[str, Mapping[str, ModelSettings]] = {}

@@ -1,0 +1,181 @@
+"""A TorchServe archive's folder -> ``ModelSpec``: its MANIFEST.json and model-config.yaml (contracts/torchserve.md, 4).
+
+A folder without a manifest is taken as what it looks like: ``handler.py``, ``model.py``, the one file of weights,
+``model-config.yaml``.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mooring.core.errors import ModelLoadFailed
+from mooring.repository.model_config import read_model_config, server_settings
+from mooring.repository.spec import Defaults, ModelSpec
+
+MANIFEST = "MAR-INF/MANIFEST.json"
+SUFFIXES = (".mar", ".model", ".tar.gz", ".tgz", ".zip")
+WEIGHTS = (".pt", ".pth", ".onnx", ".safetensors", ".bin")
+
+_MOST_BYTES = 1 << 20
+_TEXTS = (
+    "modelName",
+    "modelVersion",
+    "handler",
+    "modelFile",
+    "serializedFile",
+    "requirementsFile",
+    "configFile",
+    "sourceVocab",
+)
+_USUAL_NAMES = {
+    "handler": "handler.py",
+    "modelFile": "model.py",
+    "configFile": "model-config.yaml",
+    "requirementsFile": "requirements.txt",
+}
+
+
+def read_model(
+    folder: Path, url: str, *, name: str = "", fallback: str = "", defaults: Defaults | None = None
+) -> ModelSpec:
+    """The model in an unpacked folder. ``name`` wins over the manifest's own, ``fallback`` stands in where it has none.
+
+    Raises ``ModelLoadFailed`` naming ``url``, or the file in it that is at fault.
+    """
+    defaults = defaults or Defaults()
+    manifest = read_manifest(folder, url)
+    model = manifest["model"]
+    model["modelName"] = checked_name(name or model.get("modelName") or fallback, url, "name")
+    model.setdefault("modelVersion", "1.0")
+    version = checked_name(model["modelVersion"], url, "version")
+    config: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+    if model.get("configFile"):
+        file = inside(folder, model["configFile"], url)
+        config = read_model_config(file)
+        settings = server_settings(config, str(file))
+    return ModelSpec(
+        name=model["modelName"],
+        version=version,
+        backend="handler",
+        location=str(folder),
+        entry=model["handler"],
+        url=url,
+        **_server_side(settings, model["modelName"], version, defaults),
+        envelope=defaults.envelope,
+        max_response_bytes=defaults.max_response_bytes,
+        decode_input=defaults.decode_input,
+        limit_image_pixels=defaults.limit_image_pixels,
+        manifest=manifest,
+        config=config,
+    )
+
+
+def read_manifest(folder: Path, url: str) -> dict[str, Any]:
+    """The manifest as handlers see it, with ``runtime``, ``model`` and a handler in it, its known texts checked.
+
+    Raises ``ModelLoadFailed``.
+    """
+    file = folder / MANIFEST
+    manifest = _parsed(file, url) if file.is_file() else _guessed(folder)
+    runtime = manifest.setdefault("runtime", "python")
+    if not isinstance(runtime, str) or not runtime.startswith("python"):
+        raise ModelLoadFailed(f"model '{url}': runtime {runtime!r} cannot run here; expected python")
+    model = manifest.setdefault("model", {})
+    if not isinstance(model, dict):
+        raise ModelLoadFailed(f"model '{url}': 'model' in {MANIFEST} must be an object")
+    for key in _TEXTS:
+        value = model.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool) and key == "modelVersion":
+            model[key] = str(value)
+        elif value is None:
+            model.pop(key, None)
+        elif not isinstance(value, str):
+            raise ModelLoadFailed(f"model '{url}': '{key}' in {MANIFEST} must be text")
+    if not model.get("handler"):
+        raise ModelLoadFailed(
+            f"model '{url}' names no handler: it has neither 'handler' in {MANIFEST} nor a file handler.py"
+        )
+    return manifest
+
+
+def checked_name(name: str, where: str, what: str) -> str:
+    """A name or version that can stand in a URL. Raises ``ModelLoadFailed``."""
+    if (
+        not name
+        or name in (".", "..")
+        or len(name) > 255
+        or not name.isprintable()
+        or "/" in name
+        or "\\" in name
+    ):
+        raise ModelLoadFailed(f"model '{where}': {name[:255]!r} cannot be the {what} of a model")
+    return name
+
+
+def name_of_file(path: Path) -> str:
+    """What a model is called that does not say: its file without the ending, other signs than letters as ``_``."""
+    name = path.name
+    for suffix in SUFFIXES:
+        name = name.removesuffix(suffix)
+    return re.sub(r"\W", "_", name)
+
+
+def inside(folder: Path, name: str, url: str) -> Path:
+    """A file of the model by its relative name. Raises ``ModelLoadFailed`` where it is missing or lies elsewhere."""
+    file = folder / name
+    try:
+        if file.resolve().is_relative_to(folder.resolve()) and file.is_file():
+            return file
+    except (OSError, RuntimeError, ValueError):  # a name too long, a loop of links, a NUL
+        pass
+    raise ModelLoadFailed(f"model '{url}' names a file {name[:255]!r} that is not in it")
+
+
+def _parsed(file: Path, url: str) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > _MOST_BYTES:
+            raise ModelLoadFailed(f"model '{url}': {MANIFEST} is larger than {_MOST_BYTES} bytes")
+        return msgspec.json.decode(file.read_bytes().removeprefix(b"\xef\xbb\xbf"), type=dict[str, Any])
+    except (OSError, RecursionError, ValueError) as error:
+        raise ModelLoadFailed(f"model '{url}': {MANIFEST} cannot be read: {error}") from error
+
+
+def _guessed(folder: Path) -> dict[str, Any]:
+    """What the manifest of a folder without one would say."""
+    model = {key: name for key, name in _USUAL_NAMES.items() if (folder / name).is_file()}
+    weights = [entry.name for entry in folder.iterdir() if entry.name.endswith(WEIGHTS) and entry.is_file()]
+    if len(weights) == 1:
+        model["serializedFile"] = weights[0]
+    return {"runtime": "python", "model": model}
+
+
+def _server_side(settings: dict[str, Any], name: str, version: str, defaults: Defaults) -> dict[str, Any]:
+    """What the server does with the model: its own config first, then the ``models`` setting, then the defaults."""
+    given = defaults.settings.get(name, {}).get(version)
+    if given is not None:
+        settings = {
+            "batchSize": given.batch_size,
+            "maxBatchDelay": given.max_batch_delay,
+            "responseTimeout": given.response_timeout,
+            "startupTimeout": given.startup_timeout,
+            **settings,
+        }
+        if "minWorkers" not in settings and "maxWorkers" not in settings:
+            settings |= {"minWorkers": given.min_workers, "maxWorkers": given.max_workers}
+    chosen = {key: value for key, value in settings.items() if value is not None}
+    workers = chosen.get("minWorkers", min(defaults.workers, chosen.get("maxWorkers", defaults.workers)))
+    return {
+        "min_workers": workers,
+        "max_workers": max(workers, chosen.get("maxWorkers", workers), 1),
+        "max_batch_size": max(chosen.get("batchSize", 1), 1),
+        "max_delay": max(chosen.get("maxBatchDelay", 100), 0) / 1000,
+        "exact_delay": chosen.get("exactBatchDelay", defaults.exact_delay),
+        "response_timeout": float(chosen.get("responseTimeout", defaults.response_timeout)),
+        "startup_timeout": float(chosen.get("startupTimeout", defaults.startup_timeout)),
+        "retry_timeout": float(chosen.get("maxRetryTimeoutInSec", 300)),
+        "client_timeout": chosen.get("clientTimeoutInMills", 0) / 1000,
+        "queue_size": chosen.get("jobQueueSize", defaults.queue_size),
+    }

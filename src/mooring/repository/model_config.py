@@ -1,0 +1,145 @@
+"""model-config.yaml: what in it is meant for the server (contracts/torchserve.md, 4.1), and the rest for the handler.
+
+A key of the server's with a value of the wrong kind is named in a warning and then ignored, as TorchServe does.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from mooring.core.errors import ModelLoadFailed
+from mooring.observability.logs import get_logger
+
+log = get_logger(__name__)
+
+_MOST_BYTES = 1 << 20
+# Aliases make a small file a huge value; none that people write comes near.
+_MOST_VALUES = 100_000
+_DEEPEST = 100
+
+# What yaml raises: its own errors for bad syntax, and whatever its constructors run into (!!int "", !!timestamp x).
+_BROKEN = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    yaml.YAMLError,
+)
+
+
+class _Number(msgspec.Struct, frozen=True):
+    least: int
+    whole: bool = True
+
+    def takes(self, value: object) -> bool:
+        kinds = int if self.whole else (int, float)
+        # The comparison of nan is False, and infinity is no duration.
+        return isinstance(value, kinds) and not isinstance(value, bool) and self.least <= value < 1 << 53
+
+    def __str__(self) -> str:
+        return f"a {'whole ' if self.whole else ''}number from {self.least}"
+
+
+class _Switch(msgspec.Struct, frozen=True):
+    def takes(self, value: object) -> bool:
+        return isinstance(value, bool)
+
+    def __str__(self) -> str:
+        return "true or false"
+
+
+_KEYS: Mapping[str, _Number | _Switch] = {
+    "minWorkers": _Number(1),
+    "maxWorkers": _Number(1),
+    "batchSize": _Number(1),
+    "maxBatchDelay": _Number(0, whole=False),
+    "exactBatchDelay": _Switch(),
+    "responseTimeout": _Number(1, whole=False),
+    "startupTimeout": _Number(1, whole=False),
+    "maxRetryTimeoutInSec": _Number(0, whole=False),
+    "clientTimeoutInMills": _Number(0, whole=False),
+    "jobQueueSize": _Number(1),
+}
+
+# TorchServe's keys whose meaning would be missed; asking for one is said to be in vain.
+_WITHOUT_EFFECT = (
+    "asyncCommunication",
+    "continuousBatching",
+    "deviceIds",
+    "parallelLevel",
+    "parallelType",
+    "sequenceBatching",
+    "torchrun",
+    "useJobTicket",
+    "useVenv",
+)
+
+
+def read_model_config(file: Path) -> dict[str, Any]:
+    """The whole mapping, as the handler will see it. Raises ``ModelLoadFailed`` naming the file."""
+    try:
+        with file.open("rb") as source:
+            text = source.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise ModelLoadFailed(f"{file}: larger than a model's config can be ({_MOST_BYTES} bytes)")
+        value = yaml.safe_load(text)
+    except _BROKEN as error:
+        raise ModelLoadFailed(f"{file}: cannot be read: {error}") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ModelLoadFailed(f"{file}: expected a mapping of settings, as in 'batchSize: 4'")
+    if not _bounded(value):
+        raise ModelLoadFailed(f"{file}: too deep or too large once its aliases are followed")
+    try:
+        # To a worker it travels as msgpack: better to hear here what will not pass, with the file's name.
+        msgspec.msgpack.decode(msgspec.msgpack.encode(value), type=dict[str, Any])
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise ModelLoadFailed(
+            f"{file}: holds a value or a key that no handler can be given: {error}"
+        ) from error
+    return value
+
+
+def server_settings(config: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """The server's own keys that can be used; the others are named in a warning."""
+    chosen = {}
+    for key, kind in _KEYS.items():
+        value = config.get(key)
+        if value is None:
+            continue
+        if kind.takes(value):
+            chosen[key] = value
+        else:
+            log.warning("setting ignored", file=file, key=key, value=repr(value), expected=kind)
+    if chosen.get("minWorkers", 1) > chosen.get("maxWorkers", 1 << 53):
+        log.warning("setting ignored", file=file, key="minWorkers", reason="it is above maxWorkers")
+        del chosen["minWorkers"], chosen["maxWorkers"]
+    asked = [key for key in _WITHOUT_EFFECT if config.get(key)]
+    if asked:
+        log.warning("settings without effect here", file=file, keys=", ".join(asked))
+    return chosen
+
+
+def _bounded(value: object) -> bool:
+    """Whether a value stays small when written out in full, as it is when it travels to a worker."""
+    waiting: list[tuple[object, int]] = [(value, 0)]
+    seen = 0
+    while waiting:
+        current, depth = waiting.pop()
+        inner: list[object] = []
+        if isinstance(current, dict):
+            inner = [*current, *current.values()]
+        elif isinstance(current, list | tuple | set):
+            inner = [*current]
+        seen += 1 + len(inner)
+        if depth > _DEEPEST or seen > _MOST_VALUES:
+            return False
+        waiting += [(each, depth + 1) for each in inner]
+    return True

@@ -1,0 +1,253 @@
+"""Finding what is to be served, and making it ready to load: archives are unpacked, configs read.
+
+    a target of ``mooring serve``      FILE.mar · FILE.py:function · a model's folder; with NAME= in front it is called so
+    the model store                    archives and model folders, named one by one or "all"; links out of it are refused
+    the model repository               NAME/config.toml and NAME/1/model.py
+
+What the user named must be there. Of what was only found (all of a store, a repository), what is broken is logged
+and left out, and the rest is served.
+"""
+
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mooring.config import Config
+from mooring.core.errors import ModelExists, ModelLoadFailed, ModelNotFound, MooringError
+from mooring.observability.logs import get_logger
+from mooring.repository.archives import Limits, model_root, remove, unpack
+from mooring.repository.declaration import find_declaration, read_versions, version_folders
+from mooring.repository.mar import MANIFEST, SUFFIXES, checked_name, name_of_file, read_model
+from mooring.repository.spec import Defaults, ModelSpec
+
+log = get_logger(__name__)
+
+
+class Store:
+    """Makes models ready to load. Owns what it unpacks into ``unpacked``, a folder that nobody else writes to.
+
+    ``release`` gives one model's files up, ``close`` all of them.
+    """
+
+    def __init__(
+        self, unpacked: Path, defaults: Defaults | None = None, limits: Limits | None = None
+    ) -> None:
+        self._unpacked = unpacked.resolve()
+        self._defaults = defaults or Defaults()
+        self._limits = limits
+
+    def find(self, config: Config) -> list[ModelSpec]:
+        """Every model that the settings ask for, in this order: targets, model store, model repository.
+
+        Raises ``ModelNotFound`` or ``ModelLoadFailed`` for one that was named, and ``ModelExists`` where two of
+        those are the same version of the same model.
+        """
+        found = _Found()
+        for target in config.targets:
+            found.add(self.open_target(target))
+        if config.models:
+            self._find_in_store(config.model_store, config.models, found)
+        if config.model_repository is not None:
+            repository = _existing_folder(config.model_repository, "model repository")
+            for name in models_in(repository):
+                with _leaving_out(str(repository / name)):
+                    found.add(self.open_repository(repository, name))
+        return found.specs
+
+    def open_target(self, target: str) -> list[ModelSpec]:
+        """What one argument of ``mooring serve`` names: one model, or every version of one."""
+        name, path = _named(target)
+        file, colon, function = path.rpartition(":")
+        if colon and file.endswith(".py"):
+            return [self._function(Path(file), function, target, name)]
+        place = Path(path)
+        if not place.exists():
+            raise ModelNotFound(f"no such file or folder: '{path}'")
+        if place.is_dir():
+            return self._open_folder(place.resolve(), target, name)
+        if place.suffix == ".py":
+            return [self._function(place, "", target, name)]
+        return [self._unpack(place, target, name)]
+
+    def open_archive(self, store: Path, archive: str, *, name: str = "") -> ModelSpec:
+        """A model of the store by the name of its archive or folder there.
+
+        Raises ``ModelNotFound`` or ``ModelLoadFailed``; a name or a link that leads out of the store is the latter.
+        """
+        place = _within(store, archive)
+        if place.is_dir():
+            return self._read(model_root(place), archive, name, place)
+        return self._unpack(place, archive, name)
+
+    def open_repository(self, repository: Path, name: str) -> list[ModelSpec]:
+        """Every version of a model of the repository, the lowest first."""
+        folder = _within(repository, name)
+        if not folder.is_dir():
+            raise ModelNotFound(f"model repository '{repository}' has no folder '{name}'")
+        specs = read_versions(folder, str(folder), defaults=self._defaults)
+        for spec in specs:
+            _stays_inside(Path(spec.location), repository)
+        return specs
+
+    def release(self, spec: ModelSpec) -> None:
+        """Remove what was unpacked for a model; a folder of the user's own stays."""
+        location = Path(spec.location)
+        for folder in (location, location.parent):
+            if folder.parent == self._unpacked:
+                remove(folder)
+
+    def close(self) -> None:
+        """Remove everything that was unpacked."""
+        for folder in self._unpacked.iterdir():
+            remove(folder)
+
+    def _find_in_store(self, folder: Path | None, wanted: Sequence[str], found: "_Found") -> None:
+        if folder is None:
+            raise ModelLoadFailed("models are named but no model store to find them in: give --model-store")
+        store = _existing_folder(folder, "model store")
+        for each in wanted:
+            if each.lower() == "all":
+                for archive in archives_in(store):
+                    with _leaving_out(archive):
+                        found.add([self.open_archive(store, archive)])
+                continue
+            name, _, archive = each.rpartition("=")
+            found.add([self.open_archive(store, archive, name=name)])
+
+    def _unpack(self, archive: Path, url: str, name: str) -> ModelSpec:
+        if not archive.is_file():
+            raise ModelLoadFailed(f"'{archive}' is neither a file nor a folder")
+        folder = self._unpacked / uuid.uuid4().hex
+        folder.mkdir(mode=0o700)
+        try:
+            unpack(archive, folder, self._limits)
+            return self._read(model_root(folder), url, name, archive)
+        except MooringError:
+            remove(folder)
+            raise
+
+    def _read(self, folder: Path, url: str, name: str, origin: Path) -> ModelSpec:
+        fallback = name_of_file(origin)
+        return read_model(folder, url, name=name, fallback=fallback, defaults=self._defaults)
+
+    def _open_folder(self, folder: Path, url: str, name: str) -> list[ModelSpec]:
+        if find_declaration(folder) is not None or version_folders(folder):
+            return read_versions(folder, url, name=name, defaults=self._defaults)
+        root = model_root(folder)
+        if (root / MANIFEST).is_file() or (root / "handler.py").is_file():
+            return [self._read(root, url, name, folder)]
+        if (folder / "model.py").is_file():
+            return [self._function(folder / "model.py", "", url, name or folder.name)]
+        hint = "; its folders look like models: give it as --model-repository" if models_in(folder) else ""
+        raise ModelLoadFailed(
+            f"folder '{url}' holds no model: expected {MANIFEST}, handler.py, config.toml or model.py{hint}"
+        )
+
+    def _function(self, file: Path, function: str, url: str, name: str) -> ModelSpec:
+        """A function, or without its name the file's own ``infer`` or ``Model``."""
+        if not file.is_file():
+            raise ModelNotFound(f"no such file: '{file}'")
+        if function and not function.isidentifier():
+            raise ModelLoadFailed(f"'{url}': '{function}' cannot be the name of a function")
+        defaults = self._defaults
+        return ModelSpec(
+            name=checked_name(name or function or file.stem, url, "name"),
+            version="1",
+            backend="function",
+            location=str(file.resolve().parent),
+            entry=f"{file.name}:{function}" if function else file.name,
+            url=url,
+            exact_delay=defaults.exact_delay,
+            min_workers=defaults.workers,
+            max_workers=max(defaults.workers, 1),
+            queue_size=defaults.queue_size,
+            response_timeout=defaults.response_timeout,
+            startup_timeout=defaults.startup_timeout,
+            max_response_bytes=defaults.max_response_bytes,
+        )
+
+
+class _Found:
+    """Models so far; the same version of one model is not taken twice."""
+
+    def __init__(self) -> None:
+        self.specs: list[ModelSpec] = []
+
+    def add(self, specs: list[ModelSpec]) -> None:
+        for spec in specs:
+            for other in self.specs:
+                if (other.name, other.version) == (spec.name, spec.version):
+                    raise ModelExists(
+                        f"'{other.url}' and '{spec.url}' are both version '{spec.version}' of model '{spec.name}'; "
+                        "name one of them differently, as in NAME=FILE"
+                    )
+            self.specs.append(spec)
+
+
+@contextmanager
+def _leaving_out(url: str) -> Iterator[None]:
+    """Around a model that nobody named: one that cannot be served is logged, and the others are."""
+    try:
+        yield
+    except MooringError as error:
+        log.error("model left out", url=url, reason=error.message)  # noqa: TRY400 - the reason says it all
+
+
+def archives_in(store: Path) -> list[str]:
+    """The archives and the model folders of a store, by name."""
+    return sorted(
+        entry.name
+        for entry in store.iterdir()
+        if not entry.name.startswith(".")
+        and ((model_root(entry) / MANIFEST).is_file() if entry.is_dir() else entry.name.endswith(SUFFIXES))
+    )
+
+
+def models_in(repository: Path) -> list[str]:
+    """The folders of a repository that hold a model, by name."""
+    return sorted(
+        entry.name
+        for entry in repository.iterdir()
+        if not entry.name.startswith(".")
+        and entry.is_dir()
+        and (find_declaration(entry) is not None or version_folders(entry))
+    )
+
+
+def _named(target: str) -> tuple[str, str]:
+    """NAME=PATH in its two parts. A path may hold a = itself."""
+    name, equals, path = target.partition("=")
+    if not equals or "/" in name or Path(target).exists():
+        return "", target
+    return name, path
+
+
+def _existing_folder(folder: Path, what: str) -> Path:
+    if not folder.is_dir():
+        raise ModelLoadFailed(f"{what} '{folder}' is not a folder")
+    return folder.resolve()
+
+
+def _within(store: Path, name: str) -> Path:
+    """Where something in a store lies, with every link on the way followed and none of them leading out."""
+    if "://" in name:
+        raise ModelLoadFailed(
+            f"'{name}': models are not fetched from elsewhere; put the archive into the model store"
+        )
+    if ".." in Path(name).parts or "\0" in name:
+        raise ModelLoadFailed(f"'{name}': a relative path is not allowed; name a file of the model store")
+    place = store / name
+    if not name or not place.exists():
+        known = ", ".join(
+            entry.name for entry in sorted(store.iterdir())[:10] if not entry.name.startswith(".")
+        )
+        raise ModelNotFound(f"no '{name}' in '{store}'; there is {known or 'nothing'}")
+    return _stays_inside(place, store)
+
+
+def _stays_inside(place: Path, store: Path) -> Path:
+    real = place.resolve()
+    if not real.is_relative_to(store.resolve()) or real == store.resolve():
+        raise ModelLoadFailed(f"'{place}' leads out of '{store}'; move the model itself there")
+    return real

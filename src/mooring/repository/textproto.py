@@ -1,0 +1,130 @@
+"""Protobuf's text format, as far as model configurations use it: fields, messages, lists, strings, numbers, words.
+
+    name: "mnist"
+    inputs [ { name: "image" datatype: "FP32" shape: [28, 28] } ]   # a list, or the field once per element
+
+A message becomes a dict of lists: text alone does not tell a repeated field from a single one.
+"""
+
+import re
+from typing import Any
+
+_TOKEN = re.compile(
+    r"""(?P<skip>\s+|\#[^\n]*)
+      | (?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')
+      | (?P<number>[-+]?(?:0[xX][0-9a-fA-F]+|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?[fF]?))
+      | (?P<word>[A-Za-z_][A-Za-z0-9_.]*)
+      | (?P<sign>[{}<>\[\]:,;])""",
+    re.VERBOSE,
+)
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
+_CLOSING = {"{": "}", "<": ">"}
+_DEEPEST = 50
+
+Message = dict[str, list[Any]]
+
+
+def parse_textproto(text: str) -> Message:
+    """The fields of a message. Raises ``ValueError`` with the line that is at fault."""
+    return _Parser(text).message("", 0)
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._position = 0
+        self._kind = ""
+        self._token = ""
+        self._advance()
+
+    def message(self, closing: str, depth: int) -> Message:
+        """Fields up to the closing sign, or with none up to the end."""
+        if depth > _DEEPEST:
+            raise self._fault("it is nested too deep")
+        fields: Message = {}
+        while self._kind and (self._kind, self._token) != ("sign", closing):
+            name = self._take("word")
+            fields.setdefault(name, []).extend(self._values(depth))
+            if self._token in (",", ";") and self._kind == "sign":
+                self._advance()
+        if closing and not self._kind:
+            raise self._fault(f"expected '{closing}'")
+        return fields
+
+    def _values(self, depth: int) -> list[Any]:
+        colon = self._accept(":")
+        if not self._accept("["):
+            return [self._value(depth, colon=colon)]
+        values: list[Any] = []
+        while not self._accept("]"):
+            values.append(self._value(depth, colon=True))
+            if not self._accept(",") and (self._kind, self._token) != ("sign", "]"):
+                raise self._fault("expected ',' or ']'")
+        return values
+
+    def _value(self, depth: int, *, colon: bool) -> Any:
+        kind, token = self._kind, self._token
+        if kind == "sign" and token in _CLOSING:
+            self._advance()
+            inner = self.message(_CLOSING[token], depth + 1)
+            self._advance()
+            return inner
+        if not colon or kind not in ("string", "number", "word"):
+            raise self._fault("expected a value" if colon else "expected ':'")
+        if kind == "string":
+            return self._strings()
+        self._advance()
+        if kind == "number":
+            return _number(token)
+        return {"true": True, "false": False}.get(token, token)
+
+    def _strings(self) -> str:
+        """Strings that follow one another are one, as in C."""
+        found = ""
+        while self._kind == "string":
+            found += re.sub(r"\\(.)", self._escaped, self._token[1:-1])
+            self._advance()
+        return found
+
+    def _escaped(self, match: re.Match[str]) -> str:
+        if match[1] not in _ESCAPES:
+            raise self._fault(f"unknown escape '{match[0]}'")
+        return _ESCAPES[match[1]]
+
+    def _take(self, kind: str) -> str:
+        if self._kind != kind:
+            raise self._fault("expected the name of a field")
+        token = self._token
+        self._advance()
+        return token
+
+    def _accept(self, sign: str) -> bool:
+        if self._kind == "sign" and self._token == sign:
+            self._advance()
+            return True
+        return False
+
+    def _advance(self) -> None:
+        """The next token; its kind is empty at the end of the text."""
+        while self._position < len(self._text):
+            match = _TOKEN.match(self._text, self._position)
+            if match is None:
+                raise self._fault(f"unexpected {self._text[self._position]!r}")
+            self._position = match.end()
+            if match.lastgroup != "skip":
+                self._kind, self._token = str(match.lastgroup), match[0]
+                return
+        self._kind = self._token = ""
+
+    def _fault(self, reason: str) -> ValueError:
+        line = self._text.count("\n", 0, self._position) + 1
+        return ValueError(f"line {line}: {reason}{f' near {self._token[:40]!r}' if self._token else ''}")
+
+
+def _number(token: str) -> int | float:
+    if "x" in token.lower():
+        return int(token, 16)
+    try:
+        return int(token)
+    except ValueError:
+        return float(token.rstrip("fF"))
