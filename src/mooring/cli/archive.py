@@ -1,6 +1,7 @@
 """``mooring archive``: packs a model as torch-model-archiver does, with its flags."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -35,12 +36,13 @@ _FILE = click.Path(path_type=Path)
     help="default and zip-store make a .mar, tgz a .tar.gz, no-archive a folder",
 )
 @click.option("-f", "--force", is_flag=True, help="replace an archive of the same name")
-def archive(**options: object) -> None:
+def archive(**options: Any) -> None:
     """Pack a model, its handler and its files into an archive that `mooring serve` and TorchServe load."""
-    from mooring import archiver
+    from mooring.archiver import Options
+    from mooring.archiver import archive as pack
 
     try:
-        made = archiver.archive(**options)
+        made = pack(Options(**options))
     except (MooringError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"made {made}")
