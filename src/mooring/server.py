@@ -24,8 +24,8 @@ from mooring.protocols.responses import Responses
 from mooring.protocols.torchserve.inference import TorchServeInference
 from mooring.protocols.torchserve.management import TorchServeManagement
 from mooring.protocols.torchserve.metrics import TorchServeMetrics
-from mooring.repository.spec import ModelSpec
-from mooring.repository.store import Defaults, Store
+from mooring.repository.spec import Defaults, ModelSpec
+from mooring.repository.store import Store
 from mooring.web.http1 import HttpServer, Limits
 from mooring.workers.arena import Arena
 
@@ -95,7 +95,9 @@ class Server:
         self.engine = Engine(self._arena, self._metrics)
         self._stack = stack
         stack.push_async_callback(self.engine.close)
-        folder = tempfile.TemporaryDirectory(prefix="mooring-", dir=config.temporary_folder, ignore_cleanup_errors=True)
+        folder = tempfile.TemporaryDirectory(
+            prefix="mooring-", dir=config.temporary_folder, ignore_cleanup_errors=True
+        )
         self._store = Store(Path(stack.enter_context(folder)), _defaults(config))
         self._responses = Responses(self._metrics.responses)
         self._sites: dict[Address, Site] = {}
@@ -130,7 +132,9 @@ class Server:
         v1 = KServeV1(engine, self._responses)
         inference.mount(TorchServeInference(engine, self._responses, inference.description).endpoints())
         inference.mount(v1.endpoints())
-        management.mount(TorchServeManagement(engine, engine, self._responses, management.description).endpoints())
+        management.mount(
+            TorchServeManagement(engine, engine, self._responses, management.description).endpoints()
+        )
         if management is not inference:
             management.mount(v1.readiness())
         metrics.mount(TorchServeMetrics(self._metrics, self._responses).endpoints())
@@ -172,4 +176,15 @@ class Site:
 
 
 def _defaults(config: Config) -> Defaults:
-    raise NotImplementedError
+    return Defaults(
+        workers=config.default_workers_per_model or 1,
+        response_timeout=config.default_response_timeout,
+        startup_timeout=config.default_startup_timeout,
+        queue_size=config.job_queue_size,
+        max_response_bytes=config.max_response_size,
+        decode_input=config.decode_input_request,
+        limit_image_pixels=config.limit_max_image_pixels,
+        envelope=config.service_envelope,
+        exact_delay=config.exact_batch_delay,
+        settings=config.model_settings,
+    )
