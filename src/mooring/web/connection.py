@@ -88,6 +88,7 @@ class Connection(asyncio.BufferedProtocol):
         self._slot: Buffer | None = None
         self._filled = 0
         self._framing = 0  # bytes since the last byte of a chunked body
+        self._plain_head = b""
         self._continue_due = False
         # The requests that are not answered: one whose turn it is, those after it, those the app has not seen.
         self._current: Exchange | None = None
@@ -191,6 +192,14 @@ class Connection(asyncio.BufferedProtocol):
         )
         if not exchange.keep or b"connection" in fields or b"transfer-encoding" in fields:
             exchange.version = parser.get_http_version()
+            if (
+                b"upgrade" in fields
+                and parser.should_upgrade()
+                and not fields.keys().isdisjoint(wire.FRAMING)
+            ):
+                self._plain_head = wire.without_upgrade(exchange.method, target, exchange.version, headers)
+                self._incoming = None
+                return
         self._check_size(exchange)
         if len(fields) != len(headers):
             self._check_repeated(headers)
@@ -230,7 +239,7 @@ class Connection(asyncio.BufferedProtocol):
             self._headers = []
         exchange, self._incoming = self._incoming, None
         if exchange is None:
-            raise _Stop
+            return
         if self._slot is not None:
             self._slot = None
         elif self._collected is not None:
@@ -244,6 +253,11 @@ class Connection(asyncio.BufferedProtocol):
         while isinstance(error, HttpParserUpgrade) and not self._mode:
             chunk = chunk[error.args[0] :]
             try:
+                if self._plain_head:
+                    # The parser believes that no body follows. The same head without the upgrade tells a new one.
+                    self._parser = HttpRequestParser(self)
+                    head, self._plain_head = self._plain_head, b""
+                    self._parser.feed_data(head)
                 self._parser.feed_data(chunk)
             except (HttpParserError, HttpParserUpgrade) as next_error:
                 error = next_error

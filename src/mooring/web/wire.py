@@ -10,6 +10,9 @@ UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # A request names these at most once: two of them may make two readers see two different requests (RFC 9112, 6.3).
 SINGLE = frozenset({b"host", b"content-length", b"transfer-encoding"})
 
+# What says that a body follows.
+FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -93,6 +96,13 @@ UNTIL_CLOSE = b"connection: close\r\n\r\n"
 def bodiless(status: int) -> bool:
     """Whether a response of this status never has a body (RFC 9110, 6.4.1)."""
     return status in {204, 304}
+
+
+def without_upgrade(method: str, target: bytes, version: str, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The head of a request once more, without its wish for another protocol."""
+    first = b"%s %s HTTP/%s\r\n" % (method.encode(), target, version.encode())
+    kept = [b"%s: %s\r\n" % pair for pair in headers if LOWER[pair[0]] != b"upgrade"]
+    return first + b"".join(kept) + b"\r\n"
 
 
 def header_lines(pairs: Iterable[tuple[str, str]]) -> bytes:
