@@ -1,0 +1,112 @@
+"""The OpenAPI documents: valid, complete, and true of what is mounted."""
+
+import json
+
+import pytest
+from openapi_spec_validator import validate
+from protocol_wire import JSON
+
+
+async def document(served, method: str = "OPTIONS", target: str = "/") -> dict:
+    reply = await served.call(method, target)
+    assert (reply.status, reply.headers["content-type"]) == (200, JSON)
+    return json.loads(reply.body)
+
+
+@pytest.fixture(params=["inference", "management", "metrics"])
+def served(request):
+    return request.getfixturevalue(request.param)
+
+
+async def test_every_ports_document_is_valid(served):
+    found = await document(served)
+    validate(found)
+    assert found["openapi"] == "3.0.1"
+    assert found["info"]["title"] == "Mooring"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
+async def test_the_older_path_has_the_same_document(served, method):
+    assert await document(served, method, "/api-description") == await document(served)
+
+
+async def test_operation_ids_are_unique(served):
+    operations = [
+        call["operationId"] for path in (await document(served))["paths"].values() for call in path.values()
+    ]
+    assert len(operations) == len(set(operations))
+
+
+async def test_the_inference_port_promises_torchserves_paths_and_more(inference):
+    paths = (await document(inference))["paths"]
+    ids = {
+        f"{method} {path}": call["operationId"]
+        for path, calls in paths.items()
+        for method, call in calls.items()
+    }
+    assert ids == {
+        "options /": "apiDescription",
+        "get /": "alive",
+        "get /api-description": "api-description",
+        "get /ping": "ping",
+        "post /predictions/{model_name}": "predictions",
+        "post /predictions/{model_name}/{model_version}": "version_predictions",
+        "post /explanations/{model_name}": "explanations",
+        "post /explanations/{model_name}/{model_version}": "version_explanations",
+        "post /invocations": "invocations",
+        "post /models/{model_name}/invoke": "invoke",
+        "post /{model_name}/predict": "predict",
+        "post /{model_name}/{model_version}/predict": "version_predict",
+        "get /v1/models": "v1Models",
+        "get /v1/models/{model_name}": "v1Ready",
+        "post /v1/models/{model_name}:predict": "v1Predict",
+        "post /v1/models/{model_name}:explain": "v1Explain",
+    }
+
+
+async def test_every_promised_call_has_a_handler(served):
+    for path, calls in (await document(served))["paths"].items():
+        target = path.replace("{model_name}", "echo").replace("{model_version}", "1.0")
+        for method in calls:
+            body = b'{"instances": []}' if ":" in path else b""
+            reply = await served.call(method.upper(), target, body)
+            assert reply.status == 200 or b"model_name is required" in reply.body
+
+
+async def test_a_prediction_has_one_body_of_bytes(inference):
+    call = (await document(inference))["paths"]["/predictions/{model_name}"]["post"]
+    assert [parameter["name"] for parameter in call["parameters"]] == ["model_name"]
+    assert call["requestBody"]["content"] == {
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+    }
+
+
+@pytest.mark.parametrize(
+    "target", ["/predictions/echo", "/predictions/echo/2.0", "/explanations/echo", "/predictions/sleepy"]
+)
+async def test_a_model_has_a_document_of_its_own(inference, target):
+    name = target.split("/")[2]
+    found = await document(inference, "OPTIONS", target)
+    validate(found)
+    assert found["info"]["title"] == f"RESTful API for: {name}"
+    assert f"/predictions/{name}" in found["paths"]
+    assert f"/v1/models/{name}:explain" in found["paths"]
+    assert all(name in path for path in found["paths"])
+    assert inference.service.requests == []
+
+
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [
+        ("/predictions/nobody", "ModelNotFoundException"),
+        ("/explanations/nobody", "ModelNotFoundException"),
+        ("/predictions/echo/9", "ModelVersionNotFoundException"),
+    ],
+)
+async def test_a_model_that_is_not_there_has_no_document(inference, target, kind):
+    reply = await inference.call("OPTIONS", target)
+    assert (reply.status, json.loads(reply.body)["type"]) == (404, kind)
+
+
+async def test_the_management_port_describes_a_models_calls(management):
+    validate(await document(management, "OPTIONS", "/models/echo"))
