@@ -47,7 +47,8 @@ def _array(name: str, value: Any) -> Array:
             raise InvalidOutput(
                 f"output '{name}' holds Python objects; return numbers, booleans, str or bytes"
             )
-        datatype_of(array)
+        if array.dtype.kind not in "biufO" or array.dtype.itemsize > 8:
+            datatype_of(array)  # raises for what no datatype holds
     except (ValueError, TypeError, RuntimeError, InvalidInput) as error:
         raise InvalidOutput(f"output '{name}' is no array: {error}") from None
     return array
@@ -95,7 +96,7 @@ def answer(
     sample, pieces = results[0]
     outputs = pieces[-1]
     if sample.lifted:
-        outputs = {name: array[0] if array.ndim else array for name, array in outputs.items()}
+        outputs = {name: array[0, ...] if array.ndim else array for name, array in outputs.items()}
     if request.form is Form.TENSORS:
         return InferenceResponse(_requested(request, outputs, declared))
     if labels and len(outputs) == 1:

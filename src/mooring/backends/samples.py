@@ -35,7 +35,7 @@ class Sample:
         """Equal for samples that may share a batch."""
         # The type of a parameter too: True, 1 and 1.0 are equal, and a model may tell them apart.
         return (
-            tuple(sorted((name, array.dtype.str, array.shape[1:]) for name, array in self.arrays.items())),
+            tuple(sorted((name, array.dtype, array.shape[1:]) for name, array in self.arrays.items())),
             tuple(sorted((name, type(value).__name__, value) for name, value in self.parameters.items())),
         )
 
@@ -92,8 +92,10 @@ class Reader:
 
     def _lifts(self, arrays: Arrays) -> bool:
         """Whether every input lacks just its first dimension, and that may be 1."""
+        if not self.signature.specs:
+            return False
         specs = [self.signature.specs.get(name) for name in arrays]
-        return bool(specs) and all(
+        return all(
             spec is not None and spec.shape[:1] in ([-1], [1]) and array.ndim == len(spec.shape) - 1
             for spec, array in zip(specs, arrays.values(), strict=True)
         )

@@ -238,8 +238,9 @@ def encode_rows(outputs: Mapping[str, Array], rows: int) -> list[bytes]:
     """The JSON of every row's prediction: a value where there is one output, else an object by output name."""
     if len(outputs) == 1:
         (array,) = outputs.values()
-        return [encode(array[row]) for row in range(rows)]
-    return [encode_outputs({name: array[row] for name, array in outputs.items()}) for row in range(rows)]
+        # [row, ...], for [row] of a vector of texts is no array.
+        return [encode(array[row, ...]) for row in range(rows)]
+    return [encode_outputs({name: array[row, ...] for name, array in outputs.items()}) for row in range(rows)]
 
 
 def encode_classes(scores: Array, labels: Mapping[str, Any]) -> list[bytes]:

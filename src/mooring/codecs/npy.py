@@ -4,6 +4,7 @@ import ast
 import io
 import struct
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ NPY = b"\x93NUMPY"
 ZIP = b"PK\x03\x04"
 _MAX_UNPACKED = 256 << 20
 _MAX_MEMBERS = 256
+# RuntimeError: a member is encrypted.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError, RuntimeError)
 
 
 def read_npy(data: bytes | memoryview) -> Array:
@@ -89,7 +92,7 @@ def read_npz(data: bytes | memoryview) -> dict[str, Array]:
             return {
                 member.filename.removesuffix(".npy"): read_npy(archive.read(member)) for member in members
             }
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, OSError, EOFError, ValueError, RuntimeError) as error:
+    except _DAMAGED as error:
         raise InvalidInput(f"the body is no npz file: {error}") from None
     except NotImplementedError as error:
         raise InvalidInput(f"the npz file is packed in an unknown way: {error}") from None

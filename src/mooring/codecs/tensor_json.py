@@ -31,6 +31,12 @@ _MAX_RANK = 32
 _MAX_OBJECTS = 8
 _MAX_KEYS = 64
 
+_LIMITS = {
+    name: (int(np.iinfo(dtype.type).min), int(np.iinfo(dtype.type).max))  # type: ignore[type-var]
+    for name, dtype in NUMPY_TYPES.items()
+    if dtype.kind in "iu" and name != "BF16"
+}
+
 _parser = simdjson.Parser()
 
 
@@ -150,11 +156,12 @@ def to_array(value: Any, name: str, datatype: str = "") -> Array:
     Strings become an object array of their UTF-8 bytes, BF16 comes as float32. Raises ``InvalidInput``, which calls
     the value ``name``.
     """
-    source = value if isinstance(value, np.ndarray) else _from_lists(value, name)
-    return cast(source, name, datatype) if datatype else source
+    if isinstance(value, np.ndarray):
+        return cast(value, name, datatype) if datatype else value
+    return _from_lists(value, name, datatype)
 
 
-def _from_lists(value: Any, name: str) -> Array:
+def _from_lists(value: Any, name: str, datatype: str) -> Array:
     shape: list[int] = []
     flat = [value]
     kinds = {type(value)}
@@ -167,7 +174,14 @@ def _from_lists(value: Any, name: str) -> Array:
             raise InvalidInput(f"input '{name}' is nested deeper than {_MAX_RANK} lists")
         flat = list(chain.from_iterable(flat)) if len(flat) > 1 else flat[0]
         kinds = set(map(type, flat))
-    return _typed(flat, kinds, name).reshape(shape)
+    limits = _LIMITS.get(datatype)
+    if limits is not None and kinds == {int} and limits[0] <= min(flat) and max(flat) <= limits[1]:
+        array: Array = np.array(flat, NUMPY_TYPES[datatype])
+    else:
+        array = _typed(flat, kinds, name)
+        if datatype:
+            array = cast(array, name, datatype)
+    return array if len(shape) == 1 else array.reshape(shape)
 
 
 def _typed(flat: list[Any], kinds: set[type], name: str) -> Array:
@@ -228,7 +242,7 @@ def _to_float(source: Array, name: str, datatype: str) -> Array:
 
 
 def _to_integer(source: Array, name: str, datatype: str) -> Array:
-    limits = np.iinfo(_numpy_type(datatype))
+    lowest, highest = _LIMITS[datatype]
     if source.dtype.kind == "f":
         # Above 2^53 a float may stand for another integer than the one that was written; NaN is never whole.
         whole = (np.floor(source) == source) & (np.abs(source) < 2.0**53)
@@ -237,11 +251,9 @@ def _to_integer(source: Array, name: str, datatype: str) -> Array:
             raise InvalidInput(f"input '{name}' holds {odd}, which is no {datatype}")
         source = source.astype(np.int64)
     low, high = int(source.min()), int(source.max())
-    if low < limits.min or high > limits.max:
-        wrong = low if low < limits.min else high
-        raise InvalidInput(
-            f"input '{name}' holds {wrong}, which is no {datatype} ({limits.min} to {limits.max})"
-        )
+    if low < lowest or high > highest:
+        wrong = low if low < lowest else high
+        raise InvalidInput(f"input '{name}' holds {wrong}, which is no {datatype} ({lowest} to {highest})")
     return source.astype(NUMPY_TYPES[datatype])
 
 

@@ -1,0 +1,196 @@
+"""JSON and arrays: nothing is lost on the way, and nothing wrong comes through."""
+
+import contextlib
+import json
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from mooring.codecs import tensor_json
+from mooring.codecs.tensor_json import LARGE_DOCUMENT, decode, encode, to_array
+from mooring.core.errors import InvalidInput
+from mooring.core.tensors import NUMPY_TYPES, datatype_of
+
+NUMERIC = sorted(set(NUMPY_TYPES) - {"BF16"})
+SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
+
+
+def read(text, datatype=""):
+    return to_array(decode(text), "x", datatype)
+
+
+def padded(text: bytes) -> bytes:
+    """The same document, large enough for the quick way."""
+    return text + b" " * LARGE_DOCUMENT
+
+
+@given(st.data(), st.sampled_from(NUMERIC), SHAPES)
+@settings(max_examples=150)
+def test_what_is_written_reads_back_equal(data, datatype, shape):
+    array = data.draw(hnp.arrays(NUMPY_TYPES[datatype], shape))
+    for text in (encode(array), padded(encode(array))):
+        found = read(text, datatype)
+        assert found.dtype == array.dtype
+        # An empty list says nothing of the dimensions inside it.
+        assert found.shape == array.shape or not array.size
+        np.testing.assert_array_equal(found.ravel(), array.ravel())
+
+
+@given(
+    hnp.arrays(
+        np.float64, hnp.array_shapes(max_dims=3), elements=st.floats(allow_nan=False, allow_infinity=False)
+    )
+)
+def test_both_ways_of_reading_agree(array):
+    text = json.dumps(array.tolist()).encode()
+    np.testing.assert_array_equal(read(text), read(padded(text)))
+
+
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=3)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=2), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+def outcome(text, datatype):
+    try:
+        found = read(text, datatype)
+    except InvalidInput as error:
+        return type(error)
+    return found.dtype, found.shape, found.tolist()
+
+
+@given(VALUES, st.sampled_from(["", *NUMERIC, "BYTES"]))
+@settings(max_examples=300)
+def test_any_document_is_an_array_or_invalid_input_whatever_its_size(value, datatype):
+    text = json.dumps(value).encode()
+    assert repr(outcome(text, datatype)) == repr(outcome(padded(text), datatype))
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_json_or_invalid_input(data):
+    for document in (data, data + b" " * LARGE_DOCUMENT):
+        with contextlib.suppress(InvalidInput):
+            decode(document)
+
+
+def test_a_large_document_arrives_as_arrays():
+    array = np.arange(3 * 20 * 30, dtype=np.float32).reshape(3, 20, 30) / 7
+    document = orjson.dumps({"inputs": [{"name": "x", "data": array}]}, option=orjson.OPT_SERIALIZE_NUMPY)
+    found = decode(memoryview(document))["inputs"][0]["data"]
+    assert isinstance(found, np.ndarray)
+    np.testing.assert_array_equal(to_array(found, "x", "FP32"), array)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[[1, 2], [3]]",
+        b"[[1, 2], [3], [4, 5, 6]]",
+        b"[[1], 2]",
+        b"[1, [2]]",
+        b"[[1, 2], [[3], 4]]",
+        b"[[], [1]]",
+        b"[[1, 2], [[], [3, 4]]]",
+    ],
+)
+@pytest.mark.parametrize("size", [bytes, padded])
+def test_ragged_lists_are_refused(text, size):
+    with pytest.raises(InvalidInput, match="ragged"):
+        read(size(text))
+
+
+@pytest.mark.parametrize("size", [bytes, padded])
+@pytest.mark.parametrize(
+    ("text", "datatype", "says"),
+    [
+        (b"[300]", "INT8", "300"),
+        (b"[-1]", "UINT64", "-1"),
+        (b"[1.5]", "INT32", "1.5"),
+        (b"[9007199254740993.0]", "INT64", "which is no INT64"),
+        (b"[18446744073709551616]", "UINT64", "which is no UINT64"),
+        (b"[NaN]", "INT32", "nan"),
+        (b"[1e39]", "FP32", "too large for FP32"),
+        (b"[70000]", "FP16", "too large for FP16"),
+        (b"[true]", "INT32", "booleans"),
+        (b"[2]", "BOOL", "numbers"),
+        (b'["1"]', "FP32", "strings"),
+        (b"[1]", "BYTES", "numbers"),
+        (b"[1, true]", "", "booleans and numbers"),
+        (b"[1, null]", "FP32", "null"),
+        (b'[1, "2"]', "", "numbers and strings"),
+        (b"[{}]", "", "objects"),
+    ],
+)
+def test_values_that_do_not_fit_are_named(text, datatype, says, size):
+    with pytest.raises(InvalidInput, match="input 'x'") as refusal:
+        read(size(text), datatype)
+    assert says in refusal.value.message
+
+
+@pytest.mark.parametrize("size", [bytes, padded])
+def test_integers_above_2_to_the_53_are_exact(size):
+    assert read(size(b"[9007199254740993, -9007199254740993]"), "INT64").tolist() == [2**53 + 1, -(2**53) - 1]
+    assert read(size(b"[18446744073709551615, 1]"), "UINT64").tolist() == [2**64 - 1, 1]
+    assert read(size(b"[18446744073709551615]")).dtype == np.uint64
+    assert read(size(b"[123456789012345678901234567890]"), "FP64").tolist() == [1.2345678901234568e29]
+
+
+@pytest.mark.parametrize("size", [bytes, padded])
+def test_nan_and_infinity_are_bare_tokens_both_ways(size):
+    found = read(size(b"[NaN, Infinity, -Infinity, 1.0]"), "FP32")
+    assert np.isnan(found[0])
+    assert encode(found) == b"[NaN,Infinity,-Infinity,1.0]"
+    assert encode(np.array(np.nan)) == b"NaN"
+
+
+def test_the_integer_one_may_be_written_as_a_float():
+    assert read(b"[1.0, 2]", "INT32").tolist() == [1, 2]
+    assert read(b"[0, 1]", "BOOL").tolist() == [False, True]
+
+
+@pytest.mark.parametrize("depth", [33, 900, 100_000])
+def test_nesting_as_deep_as_anyone_likes_is_refused(depth):
+    for inner in (b"", b"1", b"NaN"):
+        with pytest.raises(InvalidInput):
+            read(b"[" * depth + inner + b"]" * depth)
+
+
+def test_a_lone_surrogate_is_refused_beside_nan_too():
+    with pytest.raises(InvalidInput):
+        decode(b'[NaN, "\\ud800"]')
+
+
+def test_a_document_that_is_still_held_does_not_block_the_parser():
+    held = tensor_json._parser.parse(padded(b"[1]"))
+    assert read(padded(b"[2]")).tolist() == [2]
+    assert held[0] == 1
+
+
+def test_an_object_of_many_keys_is_read_in_good_time():
+    document = orjson.dumps({str(key): [1] for key in range(50_000)})
+    assert len(decode(document)) == 50_000
+
+
+def test_of_equal_keys_the_last_counts_whatever_the_size():
+    document = b'{"a": [1], "a": [2.5]}'
+    assert decode(document) == decode(padded(document)) == {"a": [2.5]}
+
+
+def test_bytes_are_text_or_else_base64():
+    array = np.array([b"z\xc3\xbcrich", b"\xff\x00"], object)
+    assert json.loads(encode(array)) == ["zürich", "/wA="]
+    assert read(b'["a\\u0000"]', "BYTES").tolist() == [b"a\0"]
+
+
+def test_arrays_of_any_order_are_written_in_row_major_order():
+    assert encode(np.asfortranarray([[1, 2], [3, 4]])) == b"[[1,2],[3,4]]"
+    assert encode(np.arange(3, dtype=">i4")) == b"[0,1,2]"
+    assert datatype_of(read(b"[1]", "FP16")) == "FP16"
