@@ -1,0 +1,97 @@
+"""The real command in a process of its own, from its first line to its exit status."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from http.client import HTTPConnection
+
+import pytest
+
+DOUBLE = "def double(inputs, parameters):\n    return {'doubled': inputs['x'] * 2}\n"
+
+
+class UnixConnection(HTTPConnection):
+    """HTTP over a socket file."""
+
+    def __init__(self, path):
+        super().__init__("localhost")
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(20)
+        self.sock.connect(self.path)
+
+
+@contextmanager
+def served(folder, *args):
+    """A server on one socket file in ``folder``; yields its process once it has greeted."""
+    address = f"unix:{folder}/s"
+    flags = [f"--{name}-address={address}" for name in ("inference", "management", "metrics")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mooring", "serve", *args, *flags],
+        cwd=folder,
+        env={name: value for name, value in os.environ.items() if not name.startswith("MOORING_")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def answer(folder, method, path, body=None):
+    connection = UnixConnection(f"{folder}/s")
+    try:
+        connection.request(method, path, body, {"content-type": "application/json"} if body else {})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "double.py").write_text(DOUBLE)
+    return tmp_path
+
+
+def test_a_function_is_served_and_a_signal_ends_the_server(folder):
+    with served(folder, "double.py:double") as process:
+        assert process.stdout.readline() == "Mooring is up.\n"
+        assert answer(folder, "POST", "/predictions/double", '{"x": [1, 2.5]}') == (
+            200,
+            {"doubled": [2.0, 5.0]},
+        )
+        assert answer(folder, "GET", "/models")[0] == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+
+
+def test_the_first_answer_comes_within_a_second_of_the_start(folder):
+    took = []
+    for _ in range(5):  # the best one: other work on the machine is no fault of the start
+        began = time.monotonic()
+        with served(folder, "double.py:double") as process:
+            process.stdout.readline()
+            assert answer(folder, "POST", "/predictions/double", '{"x": [1]}')[0] == 200
+            took.append(time.monotonic() - began)
+        if took[-1] < 1.0:
+            break
+    assert min(took) < 1.0
+
+
+def test_a_function_that_is_not_there_leaves_a_server_that_says_so(folder):
+    with served(folder, "double.py:treble") as process:
+        greeting = [process.stdout.readline() for _ in range(5)][-1]
+        assert greeting.startswith("  model       treble 1 failed: ")
+        assert "treble" in greeting
+        assert answer(folder, "GET", "/ping")[0] == 500
