@@ -4,7 +4,7 @@ import asyncio
 import gc
 import signal
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -49,24 +49,14 @@ async def _serve(config: Config, started: Started) -> int:
         server = Server(config, stack)
         await server.start()
         ended = _end_signals()
-        loading = asyncio.create_task(server.load())
-        loading.add_done_callback(lambda task: None if task.cancelled() else task.result())
-        first = asyncio.create_task(ended.wait())
-        await asyncio.wait([loading, first], return_when=asyncio.FIRST_COMPLETED)
-        if not ended.is_set():
+        if await _unless(ended, server.load()):
             _settle()
             started(server.engine.models())
-            await first
-        loading.cancel()
+            await ended.wait()
         ended.clear()
         log.info("stopping", drain_seconds=config.drain_timeout)
-        drain = asyncio.create_task(server.drain(config.drain_timeout))
-        second = asyncio.create_task(ended.wait())
-        await asyncio.wait([drain, second], return_when=asyncio.FIRST_COMPLETED)
-        if ended.is_set():
+        if not await _unless(ended, server.drain(config.drain_timeout)):
             log.warning("stopping at once", reason="a second signal came")
-        second.cancel()
-        drain.cancel()
     log.info("stopped")
     return 0
 
@@ -77,6 +67,18 @@ def _end_signals() -> asyncio.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ended.set)
     return ended
+
+
+async def _unless(ended: asyncio.Event, work: Coroutine[None, None, None]) -> bool:
+    """Do this to its end, and then True; or leave it when ``ended`` is set first, and then False."""
+    doing, waiting = asyncio.ensure_future(work), asyncio.ensure_future(ended.wait())
+    await asyncio.wait([doing, waiting], return_when=asyncio.FIRST_COMPLETED)
+    finished = doing.done()
+    waiting.cancel()
+    doing.cancel()
+    if finished:
+        doing.result()
+    return finished
 
 
 def _settle() -> None:

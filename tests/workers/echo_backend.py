@@ -49,6 +49,9 @@ class EchoBackend(Backend):
                 reply.emit(
                     row, InferenceResponse([Tensor("out", "BYTES", [1], [b"%d" % number])], final=False)
                 )
+        if command == "flood":
+            for number in range(200_000):
+                print("line", number)
         if command == "copy_for_ever":
             view = request.inputs[0].data[0].view
             while True:

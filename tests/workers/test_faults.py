@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import random
 import signal
 import time
 
@@ -262,22 +261,43 @@ async def test_a_template_that_dies_is_replaced(harness):
     assert body_of(await harness.ask(b"x")) == b"x"
 
 
-@pytest.mark.timeout(300)
-async def test_a_thousand_workers_killed_in_the_middle_of_a_slot_leak_nothing_and_corrupt_nothing(harness):
-    """The spike that the design rests on: the server alone owns the slots, so a dead worker cannot lose one."""
-    await harness.load(retry=False)
-    rng = random.Random(7)
-    descriptors = psutil.Process().num_fds()
-    await harness.ask(BIG)  # from now on answers get a slot too
-    for round_ in range(1000):
-        body = bytes([round_ % 256]) * 200_000
-        victim = harness.submit(body, do="copy_for_ever")
-        worker = harness.worker()
-        await until(lambda one=worker: one.state.name == "BUSY" and one.process.started_requests == 1)
-        await asyncio.sleep(rng.random() * 0.004)
-        worker.process.kill()
-        assert isinstance(await asyncio.wait_for(victim, 20), WorkerDied)
-        survivor = await asyncio.wait_for(harness.submit(body), 20)
-        assert body_of(survivor) == body
-        assert harness.arena.slots_in_use == 0
-    assert psutil.Process().num_fds() <= descriptors + 8
+async def test_a_model_that_floods_its_output_is_neither_blocked_nor_logged_without_limit(harness, caplog):
+    caplog.set_level("INFO", "mooring")
+    await harness.load()
+    assert body_of(await harness.ask(b"done", do="flood")) == b"done"
+    assert sum("model says" in record.message for record in caplog.records) < 5000
+    assert body_of(await harness.ask(b"next")) == b"next"
+
+
+async def test_in_exact_mode_a_lone_request_waits_out_the_delay_and_a_full_batch_does_not(harness):
+    await harness.load(max_batch_size=4, max_delay=0.3, exact_delay=True)
+    begin = time.monotonic()
+    await harness.ask(b"lone")
+    assert 0.29 < time.monotonic() - begin < 2.0
+    begin = time.monotonic()
+    await asyncio.gather(*(harness.submit(b"x") for _ in range(4)))
+    assert time.monotonic() - begin < 0.25
+
+
+async def test_a_batch_delay_is_not_paid_on_an_idle_worker_by_default(harness):
+    await harness.load(max_batch_size=4, max_delay=5.0)
+    begin = time.monotonic()
+    await harness.ask(b"lone")
+    assert time.monotonic() - begin < 2.0
+
+
+async def test_an_idle_server_that_stops_leaves_no_worker(harness):
+    await harness.load(min_workers=2, max_workers=2)
+    await until(lambda: harness.engine.registry.find("echo").scheduler.pool.ready == 2)
+    pids = [worker.process.pid for worker in harness.engine.registry.find("echo").scheduler.pool.workers]
+    await harness.engine.close()
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+async def test_a_worker_in_the_middle_of_something_does_not_hold_up_the_end(harness):
+    await harness.load()
+    harness.submit(b"x", do="sleep", seconds=30)
+    await asyncio.sleep(0.05)
+    begin = time.monotonic()
+    await harness.engine.close()
+    assert time.monotonic() - begin < 1.0

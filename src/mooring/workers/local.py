@@ -16,8 +16,10 @@ from mooring.workers.template import ENDED, FORKED, ORDER, READY, RECORD
 
 log = get_logger(__name__)
 
-# What a worker prints is logged line by line; more than this much at once is cut, so that a flood delays nobody.
+# What a worker prints is logged line by line: lines of this length, and so many a second. A model that floods its
+# output must neither block on it nor keep the server busy, so what is more than that is only counted.
 _MOST_OUTPUT = 65_536
+_MOST_LINES = 500
 _KEPT_LINES = 40
 
 
@@ -28,6 +30,8 @@ class WorkerOutput:
         self._fd = fd
         self._facts = facts
         self._rest = b""
+        self._second = 0
+        self._logged = 0
         self.last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
         os.set_blocking(fd, False)
         self._loop = asyncio.get_running_loop()
@@ -51,7 +55,17 @@ class WorkerOutput:
             text = line.decode("utf-8", "replace").rstrip()
             if text:
                 self.last_lines.append(text)
-                log.info("model says", **self._facts, text=text)
+                self._log(text)
+
+    def _log(self, text: str) -> None:
+        second = int(self._loop.time())
+        if second != self._second:
+            if self._logged > _MOST_LINES:
+                log.warning("model says too much", **self._facts, lines_left_out=self._logged - _MOST_LINES)
+            self._second, self._logged = second, 0
+        self._logged += 1
+        if self._logged <= _MOST_LINES:
+            log.info("model says", **self._facts, text=text)
 
     def close(self) -> None:
         """Stop reading. A second call does nothing."""

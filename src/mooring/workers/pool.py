@@ -327,12 +327,14 @@ class WorkerPool:
                 worker.process.kill()
 
     async def stop(self, grace: float = 2.0) -> None:
-        """Return once every worker is gone; one that does not end within ``grace`` seconds is killed."""
+        """Return once every worker is gone. Idle ones get ``grace`` seconds to end; nobody waits for the others."""
         self._wanted = 0
         for task in list(self._tasks):
             task.cancel()
         workers, self._workers, self.idle = self._workers, [], []
         for worker in workers:
+            if worker.state is not WorkerState.READY:
+                worker.process.kill()
             worker.state = WorkerState.ENDED
             worker.close()
         ends = [asyncio.ensure_future(worker.process.ended.wait()) for worker in workers]
