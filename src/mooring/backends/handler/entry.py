@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from mooring.backends.handler.context import Context
 from mooring.backends.handler.module_classes import list_classes_from_module
@@ -58,7 +58,7 @@ def find_handle(entry: str, model_dir: Path, context: Context) -> Handle:
     if callable(handle):
         _demand_synchronous(handle, entry)
         handle(None, context)
-        return handle
+        return cast("Handle", handle)
     if function:
         raise ModelLoadFailed(f"handler '{entry}': {name}.py has no function '{function}'")
     return _handle_of_class(module, entry, context)

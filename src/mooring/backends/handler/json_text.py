@@ -20,18 +20,16 @@ _LONG_NUMBER = b"0" * 19
 
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _INDENTED = _OPTIONS | orjson.OPT_INDENT_2
-# Strings are matched first so that what looks like a number inside one stays as it is.
-_STRING_OR_ODD_FLOAT = re.compile(
-    rb'"(?:[^"\\]|\\.)*"|(-?[0-9]+(?:\.[0-9]+)?e[+-]?[0-9]+|(?<![0-9.])-?0\.0000[0-9]*)'
-)
-_ODD_FLOAT = re.compile(rb"-?[0-9]+(?:\.[0-9]+)?e[+-]?[0-9]+|(?<![0-9.])-?0\.0000[0-9]*")
+_EXPONENT = re.compile(rb"e[+-]?[0-9]+")
+# orjson writes 0.00001 where Python writes 1e-05. Both patterns begin with what can be searched for quickly.
+_SMALL = re.compile(rb"0\.0000[0-9]*")
 _NOT_PRINTABLE_ASCII = re.compile("[^\x00-\x7e]")
 
 
 def load(payload: Payload) -> Any:
     """What ``json.loads`` makes of these bytes. Raises ``ValueError`` for what is no JSON."""
     text = payload if isinstance(payload, bytes) else bytes(payload)
-    if _LONG_NUMBER not in text.translate(_DIGITS_TO_ZERO):
+    if not _has_long_integer(text):
         try:
             return orjson.loads(text)
         except orjson.JSONDecodeError:
@@ -65,22 +63,53 @@ def _like_python(text: bytes) -> bytes | None:
     """The text orjson wrote as Python would have written it; None where that cannot be told from the text."""
     if b"null" in text:  # None, or a NaN
         return None
-    if b"0e" in text.translate(_DIGITS_TO_ZERO) or b"0.0000" in text:
-        if b'"' in text:
-            text = _STRING_OR_ODD_FLOAT.sub(_python_float_outside_strings, text)
-        else:
-            text = _ODD_FLOAT.sub(_python_float, text)
+    exponents = b"0e" in text.translate(_DIGITS_TO_ZERO)
+    if exponents or b"0.0000" in text:
+        if b'"' in text:  # what looks like a number may be in a string
+            return None
+        if exponents:
+            text = _with_python_exponents(text)
+        text = _SMALL.sub(_python_small, text)
     if not text.isascii() or b"\x7f" in text:
         text = _NOT_PRINTABLE_ASCII.sub(_escape, text.decode()).encode()
     return text
 
 
-def _python_float(match: re.Match[bytes]) -> bytes:
-    return repr(float(match[0])).encode()
+def _has_long_integer(text: bytes) -> bool:
+    """Whether a number has so many digits that orjson may not read it as json does; a fraction may have any."""
+    zeros = text.translate(_DIGITS_TO_ZERO)
+    at = zeros.find(_LONG_NUMBER)
+    while at >= 0:
+        if zeros[at - 1 : at] != b".":
+            return True
+        at += len(_LONG_NUMBER)
+        while zeros[at : at + 1] == b"0":
+            at += 1
+        at = zeros.find(_LONG_NUMBER, at)
+    return False
 
 
-def _python_float_outside_strings(match: re.Match[bytes]) -> bytes:
-    return repr(float(match[1])).encode() if match[1] else match[0]
+def _python_small(match: re.Match[bytes]) -> bytes:
+    before = match.string[match.start() - 1 : match.start()]
+    return match[0] if before.isdigit() else repr(float(match[0])).encode()
+
+
+def _with_python_exponents(text: bytes) -> bytes:
+    """Text without strings, every number with an exponent written anew.
+
+    It looks for exponents alone: an explanation of 150,528 numbers takes 33 ms in all, 99 ms with json, and
+    668 ms with a pattern that looks at every number.
+    """
+    pieces = []
+    done = 0
+    for match in _EXPONENT.finditer(text):
+        start, end = match.span()
+        begin = max(text.rfind(b" ", done, start), text.rfind(b"\n", done, start)) + 1
+        if begin == 0:
+            begin = done
+        pieces += (text[done:begin], repr(float(text[begin:end])).encode())
+        done = end
+    return b"".join((*pieces, text[done:]))
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -22,7 +22,10 @@ def load_weights(path: str, *, device: Any, allow_pickle: bool) -> Any:
 
         return load_file(path, device=str(device))
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings():
+            # What it cannot read it refuses anyway, and old files are what this server is asked to serve.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         if not allow_pickle:
             first = str(error).strip().partition("\n")[0]
