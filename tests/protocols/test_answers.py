@@ -4,8 +4,18 @@ import asyncio
 import logging
 
 import pytest
-from conftest import Served, listening
-from protocol_wire import COMMON, JSON, FakeService, answered, elements, output, piece, read_reply
+from protocol_wire import (
+    COMMON,
+    JSON,
+    FakeService,
+    Served,
+    answered,
+    elements,
+    listening,
+    output,
+    piece,
+    read_reply,
+)
 
 from mooring.core import errors
 from mooring.core.buffers import Buffer, Slot

@@ -47,7 +47,7 @@ async def test_the_inference_port_promises_torchserves_paths_and_more(inference)
     assert ids == {
         "options /": "apiDescription",
         "get /": "alive",
-        "get /api-description": "api-description",
+        "get /api-description": "olderApiDescription",
         "get /ping": "ping",
         "post /predictions/{model_name}": "predictions",
         "post /predictions/{model_name}/{model_version}": "version_predictions",

@@ -66,7 +66,7 @@ _OPENAPI = Body(
 )
 _DESCRIBE = Operation(id="apiDescription", method="OPTIONS", description="This document", answer=_OPENAPI)
 _DESCRIBE_AGAIN = Operation(
-    id="api-description", method="GET", description="This document", answer=_OPENAPI, deprecated=True
+    id="olderApiDescription", method="GET", description="This document", answer=_OPENAPI, deprecated=True
 )
 
 
@@ -147,7 +147,7 @@ def _operation(path: str, operation: Operation) -> dict[str, Any]:
         written["requestBody"] = {**_content(operation.body), "required": True}
     written["responses"] = {"200": _content(operation.answer)} | {
         str(status): _content(Body(JSON, {"$ref": "#/components/schemas/Error"}, _MEANINGS[status]))
-        for status in operation.errors
+        for status in sorted(operation.errors)
     }
     if operation.deprecated:
         written["deprecated"] = True
