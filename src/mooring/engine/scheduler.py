@@ -7,18 +7,22 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from mooring.core.buffers import Buffer
-from mooring.core.errors import DeadlineExceeded, MooringError, QueueFull, WorkerDied
+from mooring.core.errors import DeadlineExceeded, ModelFailed, MooringError, QueueFull, WorkerDied
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import Done, ModelMetadata, Outcome
 from mooring.engine.batching import BatchPolicy, RowTime
+from mooring.observability.logs import Throttle, get_logger
 from mooring.observability.metrics import ModelStatistics
 from mooring.repository.spec import ModelSpec
 from mooring.workers.pool import PooledWorker, Work, WorkerPool
+
+log = get_logger(__name__)
 
 _keys = itertools.count(1)
 
 WAITING, RUNNING, DONE = 0, 1, 2
 _UNUSED_GRANTS = 32
+_LOGGED_FAILURES = 20
 
 
 class QueuedRequest:
@@ -69,13 +73,18 @@ class QueuedRequest:
         """The end of it: no worker holds the payloads any more."""
         self.forget()
         done, self._done = self._done, None
-        self._scheduler.answered(self, ok=not isinstance(outcome, MooringError), told=done is not None)
-        if done is None:
-            _release(outcome)
-        elif isinstance(outcome, InferenceResponse):
-            done(self._named(outcome))
+        if isinstance(outcome, InferenceResponse):
+            self._scheduler.answered(self, ok=True, told=done is not None)
+            if done is None:
+                _release(outcome)
+            else:
+                done(self._named(outcome))
         else:
-            done(outcome)
+            self._scheduler.answered(self, ok=False, told=done is not None)
+            if isinstance(outcome, ModelFailed):
+                self._scheduler.log_failure(self.request, outcome)
+            if done is not None:
+                done(outcome)
 
     def refuse(self, error: MooringError) -> None:
         """Tell the caller now; a worker that has the request may go on with it, but its answer is dropped."""
@@ -155,6 +164,7 @@ class Scheduler:
         self._timer: asyncio.TimerHandle | None = None
         self._answer_size = 0
         self._unused_grants = 0
+        self._failures = Throttle(_LOGGED_FAILURES)
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -203,6 +213,23 @@ class Scheduler:
             self._statistics.observe(
                 time.monotonic() - queued.since, queued.queued_for, ok, not queued.request.version
             )
+
+    def log_failure(self, request: InferenceRequest, error: ModelFailed) -> None:
+        """The reason that the wire does not show. A model that fails every request gets so many lines a second."""
+        throttle = self._failures
+        if not throttle.admits(time.monotonic()):
+            return
+        log.error(
+            "prediction failed",
+            model=self.spec.name,
+            version=self.spec.version,
+            request=request.id,
+            kind=type(error).__name__,
+            reason=error.message,
+            left_out=throttle.left_out,
+            detail=error.detail,
+        )
+        throttle.left_out = 0
 
     def withdrawn(self, queued: QueuedRequest) -> None:
         """Called by a request that nobody waits for any more; the queue forgets it when it comes by."""

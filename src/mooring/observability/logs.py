@@ -59,6 +59,33 @@ class Logger:
         self._logger.log(level, "%s", f"{line}\n{detail}" if detail else line, exc_info=exc_info)
 
 
+class Throttle:
+    """Lets so many lines a second through, so that a flood of one kind of event drowns nothing else."""
+
+    __slots__ = ("_most", "_second", "_seen", "left_out")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._second = 0
+        self._seen = 0
+        self.left_out = 0
+
+    def admits(self, now: float) -> bool:
+        """Whether to log one more. What is refused counts in ``left_out``, which whoever reports it sets to 0.
+
+        >>> throttle = Throttle(1)
+        >>> [throttle.admits(5.0), throttle.admits(5.1), throttle.admits(6.0)], throttle.left_out
+        ([True, False, True], 1)
+        """
+        if int(now) != self._second:
+            self._second, self._seen = int(now), 0
+        self._seen += 1
+        if self._seen <= self._most:
+            return True
+        self.left_out += 1
+        return False
+
+
 def get_logger(name: str) -> Logger:
     """The log of the module ``name``. Costs nothing; set up by ``setup``, once, at start."""
     return Logger(name)

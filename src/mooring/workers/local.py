@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from mooring.observability.logs import get_logger
+from mooring.observability.logs import Throttle, get_logger
 from mooring.workers.arena import Arena, anonymous_file, map_shared
 from mooring.workers.template import ENDED, FORKED, ORDER, READY, RECORD
 
@@ -30,8 +30,7 @@ class WorkerOutput:
         self._fd = fd
         self._facts = facts
         self._rest = b""
-        self._second = 0
-        self._logged = 0
+        self._throttle = Throttle(_MOST_LINES)
         self.last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
         os.set_blocking(fd, False)
         self._loop = asyncio.get_running_loop()
@@ -58,14 +57,13 @@ class WorkerOutput:
                 self._log(text)
 
     def _log(self, text: str) -> None:
-        second = int(self._loop.time())
-        if second != self._second:
-            if self._logged > _MOST_LINES:
-                log.warning("model says too much", **self._facts, lines_left_out=self._logged - _MOST_LINES)
-            self._second, self._logged = second, 0
-        self._logged += 1
-        if self._logged <= _MOST_LINES:
-            log.info("model says", **self._facts, text=text)
+        throttle = self._throttle
+        if not throttle.admits(self._loop.time()):
+            return
+        if throttle.left_out:
+            log.warning("model says too much", **self._facts, lines_left_out=throttle.left_out)
+            throttle.left_out = 0
+        log.info("model says", **self._facts, text=text)
 
     def close(self) -> None:
         """Stop reading. A second call does nothing."""
