@@ -123,13 +123,14 @@ def test_a_function_gives_no_explanations(function, reply, ask):
 STREAM = "def infer(inputs):\n    for step in range(3):\n        yield {'y': inputs['x'] + step}\n"
 
 
-def test_a_generator_streams_and_its_last_item_is_the_answer(function, reply, ask):
+def test_every_item_of_a_generator_is_a_piece_and_the_answer_ends_with_nothing_more(function, reply, ask):
     last = one(function(STREAM), reply, ask.body({"x": 1}))
     assert [(row, ask.read(piece), piece.final) for row, piece in reply.pieces] == [
         (0, {"y": 1}, False),
         (0, {"y": 2}, False),
+        (0, {"y": 3}, False),
     ]
-    assert (ask.read(last), last.final) == ({"y": 3}, True)
+    assert (last.outputs, last.final) == ([], True)
 
 
 def test_a_stream_of_a_batch_goes_to_each_of_its_rows(function, reply, ask):
@@ -140,8 +141,10 @@ def test_a_stream_of_a_batch_goes_to_each_of_its_rows(function, reply, ask):
         (1, [10, 20]),
         (0, [2]),
         (1, [11, 21]),
+        (0, [3]),
+        (1, [12, 22]),
     ]
-    assert [ask.read(each)["y"] for each in found] == [[3], [12, 22]]
+    assert [each.outputs for each in found] == [[], []]
 
 
 def test_a_prediction_of_a_streaming_model_is_the_list_of_its_pieces(function, reply, ask):

@@ -7,7 +7,7 @@ The file defines one of
     class Model:                            infer as above; load(context), explain and close where it has them
 
 and returns a dict of arrays by name, or one value, which is the only declared output or "output". A generator function
-streams: each item is such a result, the last one the end of the answer.
+streams: each item is such a result and is sent at once.
 
 Inputs are numpy arrays that the function may change: JSON numbers come as float64 or int64 of the shape they have
 (a lone number has none), text as an object array of bytes. Where config.toml declares inputs they come in the

@@ -127,6 +127,7 @@ class Run:
         self._rows: list[bool] = []
         # By identity: arrays cannot be compared.
         self._pieces: dict[int, list[Arrays]] = {}
+        self._streamed: set[int] = set()
 
     def outcomes(self) -> list[Outcome]:
         """Run it. Raises what the model raised in a call that several requests shared."""
@@ -194,18 +195,17 @@ class Run:
             self._pieces.setdefault(id(sample), []).append(arrays)
 
     def _stream(self, samples: list[Sample], returned: Iterator[Returned]) -> None:
-        """Every piece but the last is sent when the next one is there; the last is the answer."""
-        held: list[Arrays] | None = None
+        """Every piece is sent when it is there: nobody waits for a second token to see the first."""
+        empty = True
         for piece in self._guarded(samples, returned):
-            if held is not None:
-                self._emit(samples, held)
-            held = self._split(samples, piece)
-            if any(self._rows[sample.request] for sample in samples):
-                self._keep(samples, held)
-        if held is None:
+            empty = False
+            outputs = self._split(samples, piece)
+            self._emit(samples, outputs)
+            for sample, arrays in zip(samples, outputs, strict=True):
+                if self._rows[sample.request]:
+                    self._keep([sample], [arrays])
+        if empty:
             raise InvalidOutput("the model ended its stream without a piece")
-        if not any(self._rows[sample.request] for sample in samples):
-            self._keep(samples, held)
 
     def _guarded(self, samples: list[Sample], returned: Iterator[Returned]) -> Iterator[Returned]:
         """The pieces, until the model raises or nobody waits any more."""
@@ -225,6 +225,7 @@ class Run:
 
     def _emit(self, samples: list[Sample], outputs: list[Arrays]) -> None:
         for sample, arrays in zip(samples, outputs, strict=True):
+            self._streamed.add(sample.request)
             # An answer to instances is whole: a prediction is the list of its pieces.
             if not self._rows[sample.request]:
                 piece = self._backend.respond(self._requests[sample.request], [(sample, [arrays])], False)
@@ -235,6 +236,8 @@ class Run:
         error = self._errors.get(index)
         if error is not None:
             return error
+        if index in self._streamed and not self._rows[index]:
+            return InferenceResponse([])  # every piece is there already; this says that it was the last
         results = [(sample, self._pieces[id(sample)]) for sample in self._samples[index]]
         try:
             return self._backend.respond(self._requests[index], results, self._rows[index])
