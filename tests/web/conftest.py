@@ -158,8 +158,8 @@ class Served:
         if receive is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
         sock.settimeout(10)
-        sock.connect(("127.0.0.1", self.server.port))
         self.clients.append(Client(sock))
+        sock.connect(("127.0.0.1", self.server.port))
         return self.clients[-1]
 
     @property

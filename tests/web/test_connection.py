@@ -143,9 +143,9 @@ def test_the_app_gets_only_so_many_requests_of_one_connection_at_a_time(serve):
     client = served.connect().send(GET * 5000)
     eventually(lambda: len(served.seen) >= 4)
     served.soon(lambda: None)
-    assert len(served.seen) <= 5
+    assert len(served.seen) == 4
     served.app = hello
-    served.soon(lambda: [each.respond(200, b"hello") for each in served.seen[:5]])
+    served.soon(lambda: [each.respond(200, b"hello") for each in served.seen[:4]])
     for _ in range(5000):
         assert client.response().body == b"hello"
     assert len(served.seen) == 5000
@@ -241,11 +241,11 @@ def test_a_chunked_body_may_come_byte_by_byte_and_be_empty(serve):
     assert client.ask(chunked()).body == b""
 
 
-def test_a_large_chunked_body_is_bytes(serve):
+def test_a_large_chunked_body_ends_in_a_buffer_too(serve):
     served = serve(echo)
     body = pattern(BIG)
     assert served.connect().ask(chunked(body[:200_000], body[200_000:])).body == body
-    assert served.allocator.given == 0
+    assert served.allocator.given == 1
 
 
 # Limits
@@ -452,6 +452,15 @@ def test_a_fault_is_answered_after_all_that_was_asked_before(serve):
     assert client.ended()
 
 
+def test_a_fault_does_not_keep_a_half_closed_client_from_the_answers_before_it(serve):
+    served = serve(lambda exchange: None)
+    client = served.connect().send(GET * 2 + b"FOO\r\n\r\n").finish_sending()
+    eventually(lambda: len(served.seen) == 2)
+    served.soon(lambda: [each.respond(200, b"fine") for each in served.seen])
+    assert [client.response().status for _ in range(3)] == [200, 200, 400]
+    assert client.ended()
+
+
 def test_an_empty_host_and_blank_lines_before_a_request_are_fine(serve):
     client = serve().connect()
     assert client.ask(b"\r\n\r\nGET / HTTP/1.1\r\nHost:\r\n\r\n").status == 200
@@ -467,6 +476,11 @@ def test_an_upgrade_is_not_taken_up(serve):
     body = pattern(BIG)
     client.send(b"POST" + head + b"Content-Length: %d\r\n\r\n" % BIG + body + GET)
     assert [client.response().body for _ in range(2)] == [body, b""]
+    coded = head + b"Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
+    client.send(b"POST" + coded)
+    assert client.read_exactly(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    client.send(b"3\r\nabc\r\n0\r\n\r\n")
+    assert client.response().body == b"abc"
     client.send((b"GET" + head + b"\r\n") * 20)
     assert [client.response().status for _ in range(20)] == [200] * 20
 

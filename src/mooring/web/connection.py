@@ -76,6 +76,7 @@ class Connection(asyncio.BufferedProtocol):
         self._into = self._room = host.room
         self._mode = Mode.PARSING
         self._transport: asyncio.Transport
+        self.peer = ""
         self._parser = HttpRequestParser(self)
         # The request that is being received.
         self._target = b""
@@ -114,7 +115,11 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast("asyncio.Transport", transport)
         # low=0: that writing may go on means that everything has left, and a buffer can be released.
         self._transport.set_write_buffer_limits(high=SLOW, low=0)
+        name = transport.get_extra_info("peername")
+        self.peer = str(name[0]) if isinstance(name, tuple) else ""
         self._host.joined(self)
+        if self._host.draining:  # accepted just before the listener was closed
+            self._transport.close()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._into
@@ -137,7 +142,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._incoming is not None:
             self._drop_incoming()
         last = self._later[-1] if self._later else self._current
-        if last is None or self._refused or self._host.secure:
+        if last is None or self._lingering or self._host.secure:
             return False
         self._mode = Mode.DEAF
         last.keep = False
@@ -243,10 +248,18 @@ class Connection(asyncio.BufferedProtocol):
         if self._slot is not None:
             self._slot = None
         elif self._collected is not None:
-            exchange.body, self._collected = bytes(self._collected), None
+            exchange.body, self._collected = self._kept(self._collected), None
         self._hand_over(exchange)
 
     # Receiving
+
+    def _kept(self, collected: bytearray) -> Payload:
+        """A body that came in pieces. Above ``LARGE`` it is copied to where a worker can read it."""
+        if len(collected) <= LARGE:
+            return bytes(collected)
+        buffer = self._host.allocator.allocate(len(collected))
+        buffer.view[:] = collected
+        return buffer
 
     def _stumble(self, error: Exception, chunk: memoryview) -> None:
         """The parser stopped: at an upgrade, which is not taken up, or because there is no sense in the bytes."""
@@ -378,7 +391,7 @@ class Connection(asyncio.BufferedProtocol):
         if expectation.lower() != b"100-continue":
             self._stop(417, "expectation", "Expectation is not supported.")
         if self._expected or b"transfer-encoding" in cast("Exchange", self._incoming).fields:
-            if self._current is None:
+            if self._current is None and not self._later:
                 self._transport.write(wire.CONTINUE)
             else:
                 self._continue_due = True
@@ -428,11 +441,6 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._transport.close()
 
-    @property
-    def peer(self) -> str:
-        name = self._transport.get_extra_info("peername")
-        return str(name[0]) if isinstance(name, tuple) else ""
-
     def _hand_over(self, exchange: Exchange) -> None:
         if not exchange.keep:
             self._mode = Mode.DEAF
@@ -440,6 +448,7 @@ class Connection(asyncio.BufferedProtocol):
             self._current = exchange
             self._call(exchange)
             return
+        self._continue_due = False
         if self._later is None or self._unseen is None:
             self._later, self._unseen = deque(), deque()
         self._later.append(exchange)
@@ -453,7 +462,7 @@ class Connection(asyncio.BufferedProtocol):
         self._admitting = True
         while self._unseen and self._later is not None and not self._choked:
             seen = len(self._later) - len(self._unseen) + (self._current is not None)
-            if seen > self._host.limits.max_pipelined:
+            if seen >= self._host.limits.max_pipelined:
                 break
             self._call(self._unseen.popleft())
         self._admitting = False
@@ -570,8 +579,11 @@ class Connection(asyncio.BufferedProtocol):
     def _leave(self) -> None:
         """The last answer is written. ``_current`` stays, so that no other is."""
         self._mode = Mode.DEAF
-        unread = self._refused or self._incoming is not None or self._later
+        unread = self._refused or self._incoming is not None or bool(self._later)
         self._drop_incoming()
+        later, self._later, self._unseen = self._later, None, None
+        for exchange in later or ():
+            self._guard(exchange.abandon)
         if not unread or self._half_closed or not self._transport.can_write_eof():
             self._transport.close()
             return

@@ -34,7 +34,9 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Line(Protocol):
-    """The connection, as far as an exchange needs it."""
+    """The connection, as far as an exchange needs it. ``peer`` is the client's address without its port."""
+
+    peer: str
 
     def carry(self, exchange: "Exchange", pieces: list[Payload], *, last: bool) -> None:
         """Write pieces of an answer when it is their turn; buffers among them are released afterwards."""
@@ -51,9 +53,6 @@ class Line(Protocol):
     def cut(self, exchange: "Exchange") -> None:
         """End the connection without the end of this answer."""
         ...
-
-    @property
-    def peer(self) -> str: ...
 
 
 class Stage(enum.IntEnum):

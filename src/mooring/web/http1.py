@@ -37,6 +37,7 @@ class HttpServer:
         self.draining = False
         self.now = 0.0
         self.port = 0
+        self._path: Path | None = None
         self.hosts: set[bytes] = set()
         # One for all connections: between get_buffer and buffer_updated the loop does nothing else.
         self.room = memoryview(bytearray(RECEIVE))
@@ -101,6 +102,8 @@ class HttpServer:
     def _stop_listening(self) -> None:
         if self._listener is not None:
             self._listener.close()
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
 
     async def _emptied(self) -> None:
         while self._connections:
@@ -110,6 +113,6 @@ class HttpServer:
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         self.now = loop.time()
+        self._sweep_timer = loop.call_later(self._interval, self._sweep)
         for connection in tuple(self._connections):
             connection.expire(self.now)
-        self._sweep_timer = loop.call_later(self._interval, self._sweep)
