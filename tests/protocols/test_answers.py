@@ -1,7 +1,9 @@
 """Answers that a handler dresses, that come in pieces, that come too late, or that cannot be sent."""
 
 import asyncio
+import gc
 import logging
+import weakref
 
 import pytest
 from protocol_wire import (
@@ -218,4 +220,30 @@ async def test_cors_headers_are_on_every_response_once_configured():
     ):
         assert lines in reply.raw
         assert b"theirs" not in reply.raw
+    preflight = await served.call(
+        "OPTIONS", "/v1/models/echo:predict", b"", "origin: here", "access-control-request-method: POST"
+    )
+    assert preflight.raw == answered(b"").replace(COMMON, COMMON + lines)
+    assert len(service.requests) == 1
     await server.close()
+
+
+@pytest.mark.parametrize("outcomes", [[output(b"x")], [piece(b"x"), output(b"y")], [errors.WorkerDied()]])
+async def test_an_answered_request_leaves_nothing_to_the_garbage_collector(inference, outcomes):
+    inference.service.answer = lambda _: []
+    reader, writer = await asyncio.open_connection("127.0.0.1", inference.port)
+    writer.write(REQUEST)
+    await asyncio.wait_for(inference.service.arrived.wait(), 5)
+    ticket, done = inference.service.tickets.pop(), inference.service.dones.pop()
+    ticket.done = done  # as the engine's tickets do
+    remembered = weakref.ref(ticket)
+    gc.disable()
+    try:
+        for outcome in outcomes:
+            done(outcome)
+        del ticket, done
+        await read_reply(reader)
+        assert remembered() is None
+    finally:
+        gc.enable()
+    writer.close()

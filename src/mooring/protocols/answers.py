@@ -74,14 +74,20 @@ class Answer:
             elif not isinstance(outcome, InferenceResponse):
                 self._refuse(outcome)
             elif outcome.final and not self._started:
-                self._over = True
+                self._end()
                 self._whole(outcome)
             else:
-                self._over = outcome.final
+                if outcome.final:
+                    self._end()
                 self._piece(outcome)
         except Exception as error:  # the protocol edge: an engine has no use for our faults
             self._fault(error)
             self._drop(outcome)
+
+    def _end(self) -> None:
+        self._over = True
+        # The ticket holds ``done`` and so this answer: a circle, which would wait for the garbage collector.
+        self._exchange.on_abandoned = None
 
     def _whole(self, outcome: InferenceResponse) -> None:
         head = outcome.head
@@ -135,7 +141,7 @@ class Answer:
             release(outcome.outputs)
 
     def _refuse(self, error: MooringError) -> None:
-        self._over = True
+        self._end()
         if self._started:
             kind = type(error).__name__
             log.error(
@@ -154,7 +160,7 @@ class Answer:
 
     def _fault(self, error: Exception) -> None:
         log.error("answer failed", exc_info=error, model=self._asked.model, request=self._id)
-        self._over = True
+        self._end()
         if self._started:
             self._exchange.abort()
         else:

@@ -15,9 +15,14 @@ from mooring.web.routing import Handler, Match, Route, Router
 
 log = get_logger(__name__)
 
+_PREFLIGHT = b"access-control-request-method"
+
 
 class Application:
-    """The app of an ``HttpServer``. Endpoints of one pattern share its methods among them."""
+    """The app of an ``HttpServer``. Endpoints of one pattern share its methods among them.
+
+    Where responses carry CORS headers, what a browser asks before it asks is answered with them, on every path.
+    """
 
     def __init__(self, endpoints: Iterable[Endpoint], responses: Responses) -> None:
         self._responses = responses
@@ -32,7 +37,9 @@ class Application:
         """Answer now or later; never raises."""
         try:
             match = self._router.find(exchange.target)
-            if match is None:
+            if exchange.method == "OPTIONS" and self._responses.reserved and exchange.header(_PREFLIGHT):
+                self._responses.body(exchange, b"", "")
+            elif match is None:
                 self._responses.refuse(exchange, statuses.NOT_FOUND)
             else:
                 match.handler(exchange, match)
