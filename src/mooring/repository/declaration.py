@@ -220,7 +220,7 @@ def _from_message(message: Message) -> dict[str, Any]:
         elif key == "parameters":
             table[key] = dict(_from_parameter(value) for value in values)
         elif key in ("batching", "workers"):
-            table[key] = {inner: found[-1] for inner, found in _fields(values[-1]).items()}
+            table[key] = {inner: _last(found) for inner, found in _fields(_last(values)).items()}
         elif key != "versions":
             table[key] = _last(values)
     return table

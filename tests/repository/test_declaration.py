@@ -1,0 +1,281 @@
+"""config.toml and config.pbtxt: what a model declares reaches the spec, and a typo never passes for a setting."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mooring.core.errors import ModelLoadFailed
+from mooring.core.tensors import TensorSpec
+from mooring.repository.declaration import find_declaration, read_declaration, read_versions, version_folders
+from mooring.repository.spec import BatchMode, Defaults
+
+FULL = """
+name = "adder"
+platform = "python"
+max_batch_size = 16
+queue_size = 9
+response_timeout = 5
+threads = 2
+retry = false
+
+[[inputs]]
+name = "a"
+datatype = "FP32"
+shape = [-1, 3]
+
+[[inputs]]
+name = "b"
+datatype = "BYTES"
+shape = [-1]
+
+[[outputs]]
+name = "sum"
+datatype = "FP32"
+shape = [-1, 3]
+
+[batching]
+max_delay_ms = 2.5
+mode = "stack"
+exact_delay = true
+
+[workers]
+min = 2
+max = 3
+
+[parameters]
+scale = 1.5
+label = "x"
+flag = true
+count = 3
+"""
+
+AMD = """
+# the form of AMD's server
+name: "adder"
+versions: ["1"]
+platform: "python"
+max_batch_size: 4
+inputs [
+  { name: "a" datatype: "FP32" shape: [28, 28, 1] }
+]
+outputs { name: "sum" datatype: FP32 shape: 10 shape: 2 }
+parameters { key: "scale" value { double_param: 1.5 } }
+parameters { key: "label" value { string_param: "x" } }
+batching { max_delay_ms: 5 }
+workers { min: 1 max: 2 }
+"""
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A function model in a folder ``adder`` with a version 1."""
+    (tmp_path / "adder" / "1").mkdir(parents=True)
+    (tmp_path / "adder" / "1" / "model.py").write_text("def infer(inputs, parameters): return inputs\n")
+    return tmp_path / "adder"
+
+
+def read(model, text, name="config.toml", **more):
+    (model / name).write_text(text)
+    return read_versions(model, "adder", **more)
+
+
+def test_everything_a_config_says_reaches_the_spec(model):
+    (spec,) = read(model, FULL)
+    assert (spec.name, spec.version, spec.backend, spec.entry) == ("adder", "1", "function", "model.py")
+    assert (spec.location, spec.url, spec.platform) == (str(model / "1"), "adder", "python")
+    assert spec.inputs == [TensorSpec("a", "FP32", [-1, 3]), TensorSpec("b", "BYTES", [-1])]
+    assert spec.outputs == [TensorSpec("sum", "FP32", [-1, 3])]
+    assert (spec.max_batch_size, spec.max_delay, spec.batch, spec.exact_delay) == (
+        16,
+        0.0025,
+        BatchMode.STACK,
+        True,
+    )
+    assert (spec.min_workers, spec.max_workers, spec.threads) == (2, 3, 2)
+    assert (spec.queue_size, spec.response_timeout, spec.startup_timeout, spec.retry) == (9, 5, 120, False)
+    assert spec.parameters == {"scale": 1.5, "label": "x", "flag": True, "count": 3}
+
+
+def test_what_a_config_leaves_out_comes_from_the_server(model):
+    (spec,) = read(
+        model, "", defaults=Defaults(workers=3, queue_size=7, response_timeout=8.0, exact_delay=True)
+    )
+    assert (spec.name, spec.max_batch_size, spec.max_delay, spec.batch) == ("adder", 1, 0.0, BatchMode.CONCAT)
+    assert (spec.min_workers, spec.max_workers, spec.queue_size, spec.response_timeout) == (3, 3, 7, 8.0)
+    assert (spec.exact_delay, spec.inputs, spec.outputs, spec.parameters) == (True, [], [], {})
+
+
+def test_a_text_proto_says_the_same(model):
+    (spec,) = read(model, AMD, "config.pbtxt")
+    assert (spec.name, spec.backend, spec.max_batch_size, spec.max_delay) == ("adder", "function", 4, 0.005)
+    assert spec.inputs == [TensorSpec("a", "FP32", [28, 28, 1])]
+    assert spec.outputs == [TensorSpec("sum", "FP32", [10, 2])]
+    assert spec.parameters == {"scale": 1.5, "label": "x"}
+    assert (spec.min_workers, spec.max_workers) == (1, 2)
+
+
+def test_a_request_to_a_text_proto_model_is_a_single_sample(model):
+    assert read(model, AMD, "config.pbtxt")[0].batch is BatchMode.STACK
+    assert read(model, AMD + 'batching { mode: "concat" }', "config.pbtxt")[0].batch is BatchMode.CONCAT
+
+
+def test_toml_wins_over_text_proto_and_config_toml_over_other_names(model):
+    for name in ("a.pbtxt", "b.toml", "config.toml"):
+        (model / name).write_text("")
+    assert find_declaration(model) == model / "config.toml"
+    (model / "config.toml").unlink()
+    assert find_declaration(model) == model / "b.toml"
+    (model / "b.toml").unlink()
+    assert find_declaration(model) == model / "a.pbtxt"
+
+
+def test_a_config_in_a_folder_of_the_same_name_is_found(tmp_path):
+    inner = tmp_path / "adder" / "adder"
+    (inner / "1").mkdir(parents=True)
+    (inner / "1" / "model.py").touch()
+    (inner / "config.toml").write_text("")
+    (spec,) = read_versions(tmp_path / "adder", "adder")
+    assert spec.location == str(inner / "1")
+
+
+def test_every_version_is_found_in_the_order_of_numbers(model):
+    for name in ("2", "10", "assets", "v3"):
+        (model / name).mkdir()
+        (model / name / "model.py").touch()
+    assert [folder.name for folder in version_folders(model)] == ["1", "2", "10"]
+    assert [spec.version for spec in read(model, "")] == ["1", "2", "10"]
+
+
+def test_a_model_needs_no_config(model):
+    (spec,) = read_versions(model, "adder")
+    assert (spec.name, spec.backend, spec.entry) == ("adder", "function", "model.py")
+
+
+@pytest.mark.parametrize("key", ["platform", "backend"])
+def test_a_builtin_needs_no_version_and_is_called_by_its_name(tmp_path, key):
+    (tmp_path / "echo").mkdir()
+    (spec,) = read(tmp_path / "echo", f'{key} = "builtin"')
+    assert (spec.backend, spec.entry, spec.version, spec.platform) == ("builtin", "echo", "1", "builtin")
+
+
+def test_a_builtin_may_have_another_name_than_its_own(tmp_path):
+    (tmp_path / "mirror").mkdir()
+    (spec,) = read(tmp_path / "mirror", 'platform = "builtin"\nentry = "echo_multi"')
+    assert (spec.name, spec.entry) == ("mirror", "echo_multi")
+
+
+def test_the_servers_name_wins_over_the_configs(model):
+    assert read(model, 'name = "other"')[0].name == "other"
+    assert read_versions(model, "adder", name="mine")[0].name == "mine"
+
+
+def test_an_entry_names_the_file_and_the_function(model):
+    (model / "1" / "own.py").touch()
+    assert read(model, 'entry = "own.py:fn"')[0].entry == "own.py:fn"
+
+
+def test_the_only_file_needs_no_name(model):
+    (model / "1" / "model.py").rename(model / "1" / "other.py")
+    assert read(model, "")[0].entry == "other.py"
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("max_batchsize = 4", "unknown field `max_batchsize`"),
+        ("[batching]\nmax_delay = 4", "batching: .*unknown field `max_delay`"),
+        ("[workers]\nminimum = 4", "workers: .*unknown field `minimum`"),
+        (
+            '[[inputs]]\nname = "a"\ndatatype = "FP32"\nshape = [1]\ndims = [1]',
+            r"inputs\[.*unknown field `dims`",
+        ),
+        ('[[inputs]]\nname = "a"\ndatatype = "FP32"', r"inputs\[.*missing required field `shape`"),
+        (
+            '[[inputs]]\nname = "a"\ndatatype = "float"\nshape = [1]',
+            "inputs 'a' has the unknown datatype 'float'; known",
+        ),
+        ('[[outputs]]\nname = "a"\ndatatype = "FP32"\nshape = [-2]', "outputs"),
+        ('[[outputs]]\nname = "a"\ndatatype = "FP32"\nshape = ["x"]', "outputs"),
+        ('[[outputs]]\nname = ""\ndatatype = "FP32"\nshape = [1]', "outputs"),
+        ('inputs = "a"', "inputs: expected `array`"),
+        ("max_batch_size = 0", "max_batch_size"),
+        ('max_batch_size = "4"', "max_batch_size: expected `int`, got `str`"),
+        ("max_batch_size = true", "max_batch_size"),
+        ("[workers]\nmin = 3\nmax = 2", "workers.min is above workers.max"),
+        ("[workers]\nmax = 0", "workers.max"),
+        ("[batching]\nmax_delay_ms = -1", "max_delay_ms"),
+        ("[batching]\nmode = 'sum'", "batching.mode"),
+        ("[parameters]\na = [1]", "parameters"),
+        ("response_timeout = 0", "response_timeout"),
+        ('platform = "onnx_onnxv1"', "unknown platform 'onnx_onnxv1'; known are builtin, function, python"),
+        ('backend = "handlr"', "unknown backend 'handlr'"),
+        ('name = "a/b"', "cannot be the name"),
+        ('entry = "gone.py"', "'gone.py' that is not in it"),
+        ('entry = "../../secret.py"', "that is not in it"),
+        ('[[models]]\nname = "a"', "chains"),
+        ("name = ", "config.toml"),
+        ("name = 1", "name: expected `str`, got `int`"),
+        ("a = " + "[" * 5000, "config.toml"),
+        ("a = 1\na = 2", "config.toml"),
+        ("#" * 2_000_000, "larger than"),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_a_fault_in_a_config_is_named_with_its_file_and_its_key(model, text, match):
+    with pytest.raises(ModelLoadFailed, match=match) as caught:
+        read(model, text)
+    assert "adder" in caught.value.message
+
+
+def test_two_tensors_with_one_name_are_refused(model):
+    tensor = '[[inputs]]\nname = "a"\ndatatype = "FP32"\nshape = [1]\n'
+    with pytest.raises(ModelLoadFailed, match="same name"):
+        read(model, tensor + tensor)
+
+
+def test_a_folder_without_any_version_is_refused(tmp_path):
+    (tmp_path / "m").mkdir()
+    with pytest.raises(ModelLoadFailed, match=r"m/1/model\.py"):
+        read(tmp_path / "m", "")
+
+
+def test_a_version_without_a_file_is_refused(model):
+    (model / "1" / "model.py").unlink()
+    with pytest.raises(ModelLoadFailed, match=r"no model\.py"):
+        read(model, "")
+
+
+def test_text_that_is_no_text_is_refused(model):
+    (model / "config.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ModelLoadFailed, match=r"config\.toml"):
+        read_versions(model, "adder")
+
+
+KEYS = st.sampled_from(
+    ["name", "platform", "inputs", "outputs", "parameters", "batching", "workers", "versions", "x"]
+)
+VALUES = st.sampled_from(
+    ["1", '"a"', "FP32", "{}", "[]", "{ name: 1 }", '{ key: "k" value { a: 1 } }', "[1, {}]", "{ value {} }"]
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(KEYS, VALUES), max_size=5))
+def test_any_text_proto_is_a_declaration_or_a_refusal(tmp_path, fields):
+    file = tmp_path / "config.pbtxt"
+    file.write_text("\n".join(f"{key}: {value}" for key, value in fields))
+    try:
+        read_declaration(file)
+    except ModelLoadFailed as error:
+        assert "config.pbtxt" in error.message  # noqa: PT017 - either outcome is right
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=60) | st.text(alphabet="abcname=[]{}\"'\n.#1", max_size=60).map(str.encode))
+def test_any_toml_is_a_declaration_or_a_refusal(tmp_path, data):
+    file = tmp_path / "config.toml"
+    file.write_bytes(data)
+    try:
+        read_declaration(file)
+    except ModelLoadFailed as error:
+        assert "config.toml" in error.message  # noqa: PT017 - either outcome is right

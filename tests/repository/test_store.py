@@ -1,0 +1,334 @@
+"""What is to be served is found, made ready to load, and cleaned up; nothing is read from outside of a store."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from mooring.config import Config
+from mooring.core.errors import ModelExists, ModelLoadFailed, ModelNotFound
+from mooring.repository.spec import Defaults
+from mooring.repository.store import Store, archives_in, models_in
+
+DIGITS = Path(__file__).parents[2] / "examples" / "digits"
+
+
+@pytest.fixture
+def store(tmp_path):
+    (tmp_path / "unpacked").mkdir()
+    return Store(tmp_path / "unpacked", Defaults(workers=2))
+
+
+@pytest.fixture
+def models(tmp_path):
+    folder = tmp_path / "store"
+    folder.mkdir()
+    return folder
+
+
+def mar(path, name="m", version="1.0"):
+    with zipfile.ZipFile(path, "w") as archive:
+        model = {"modelName": name, "modelVersion": version, "handler": "handler.py"}
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": model}))
+        archive.writestr("handler.py", "def handle(data, context): return data")
+    return path
+
+
+def folder_model(path, name="m"):
+    (path / "MAR-INF").mkdir(parents=True)
+    model = {"modelName": name, "handler": "handler.py"}
+    (path / "MAR-INF" / "MANIFEST.json").write_text(json.dumps({"model": model}))
+    return path
+
+
+def function_model(path, config="", versions=("1",)):
+    for version in versions:
+        (path / version).mkdir(parents=True)
+        (path / version / "model.py").touch()
+    (path / "config.toml").write_text(config)
+    return path
+
+
+def names(specs):
+    return [(spec.name, spec.version) for spec in specs]
+
+
+def unpacked(tmp_path):
+    return list((tmp_path / "unpacked").iterdir())
+
+
+def test_an_archive_is_unpacked_and_removed_when_it_is_released(store, models, tmp_path):
+    spec = store.open_archive(models, mar(models / "a.mar").name)
+    assert (spec.name, spec.url, spec.entry) == ("m", "a.mar", "handler.py")
+    assert (Path(spec.location) / "handler.py").is_file()
+    store.release(spec)
+    assert unpacked(tmp_path) == []
+    assert (models / "a.mar").is_file()
+
+
+def test_a_leading_folder_is_removed_with_the_rest(store, models, tmp_path):
+    with zipfile.ZipFile(models / "a.zip", "w") as archive:
+        archive.writestr("m/handler.py", "")
+    spec = store.open_archive(models, "a.zip")
+    assert Path(spec.location).name == "m"
+    store.release(spec)
+    assert unpacked(tmp_path) == []
+
+
+def test_close_removes_everything_that_was_unpacked(store, models, tmp_path):
+    for name in ("a.mar", "b.mar"):
+        store.open_archive(models, mar(models / name).name)
+    assert len(unpacked(tmp_path)) == 2
+    store.close()
+    assert unpacked(tmp_path) == []
+
+
+def test_an_archive_that_cannot_be_read_leaves_nothing_behind(store, models, tmp_path):
+    (models / "bad.mar").write_bytes(b"PK\x03\x04 no zip")
+    with pytest.raises(ModelLoadFailed, match=r"bad\.mar"):
+        store.open_archive(models, "bad.mar")
+    with zipfile.ZipFile(models / "empty.mar", "w"):
+        pass
+    with pytest.raises(ModelLoadFailed, match="names no handler"):
+        store.open_archive(models, "empty.mar")
+    assert unpacked(tmp_path) == []
+
+
+def test_a_folder_is_used_where_it_is_and_never_removed(store, models):
+    spec = store.open_archive(models, folder_model(models / "plain").name)
+    assert spec.location == str(models / "plain")
+    store.release(spec)
+    assert (models / "plain" / "MAR-INF").is_dir()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../outside.mar",
+        "a/../../outside.mar",
+        "..",
+        "/etc/passwd",
+        "",
+        ".",
+        "https://host/m.mar",
+        "file:///m.mar",
+        "a\0b",
+    ],
+)
+def test_nothing_outside_of_the_store_can_be_named(store, models, tmp_path, name):
+    mar(tmp_path / "outside.mar")
+    with pytest.raises((ModelLoadFailed, ModelNotFound)):
+        store.open_archive(models, name)
+
+
+@pytest.mark.parametrize("make", [mar, folder_model])
+def test_a_link_out_of_the_store_is_not_followed(store, models, tmp_path, make):
+    (models / "link.mar").symlink_to(make(tmp_path / "outside.mar"))
+    with pytest.raises(ModelLoadFailed, match="leads out"):
+        store.open_archive(models, "link.mar")
+
+
+def test_a_link_within_the_store_is_followed(store, models):
+    mar(models / "real.mar")
+    (models / "latest.mar").symlink_to("real.mar")
+    assert store.open_archive(models, "latest.mar").url == "latest.mar"
+
+
+def test_a_store_may_itself_be_a_link(store, models, tmp_path):
+    mar(models / "a.mar")
+    (tmp_path / "link").symlink_to(models)
+    assert store.open_archive(tmp_path / "link", "a.mar").name == "m"
+
+
+def test_a_missing_archive_is_named_with_what_is_there(store, models):
+    mar(models / "a.mar")
+    with pytest.raises(ModelNotFound, match=r"no 'b\.mar' in .*; there is a\.mar"):
+        store.open_archive(models, "b.mar")
+
+
+def test_a_mixed_store_is_listed_by_what_can_be_served(models):
+    for name in ("b.mar", "a.tar.gz", "c.tgz", "d.model"):
+        (models / name).touch()
+    for name in ("notes.txt", ".hidden.mar", "weights.pt"):
+        (models / name).touch()
+    folder_model(models / "plain")
+    folder_model(models / "nested" / "inside")
+    (models / "empty").mkdir()
+    assert archives_in(models) == ["a.tar.gz", "b.mar", "c.tgz", "d.model", "nested", "plain"]
+
+
+def test_all_of_a_store_is_served_but_what_is_broken(store, models, caplog):
+    mar(models / "a.mar", "a")
+    mar(models / "b.mar", "b")
+    mar(models / "b2.mar", "b", "2.0")
+    mar(models / "copy.mar", "b")
+    (models / "broken.mar").write_bytes(b"x")
+    specs = store.find(Config(model_store=models, models=("all",)))
+    assert names(specs) == [("a", "1.0"), ("b", "1.0"), ("b", "2.0")]
+    assert caplog.text.count("model left out") == 2
+    assert "broken.mar" in caplog.text
+    assert "copy.mar" in caplog.text
+
+
+def test_named_models_come_in_their_order_and_under_their_names(store, models):
+    mar(models / "a.mar", "a")
+    mar(models / "b.mar", "b")
+    specs = store.find(Config(model_store=models, models=("other=b.mar", "a.mar")))
+    assert names(specs) == [("other", "1.0"), ("a", "1.0")]
+    assert [spec.url for spec in specs] == ["b.mar", "a.mar"]
+
+
+def test_a_named_model_that_cannot_be_served_is_an_error(store, models):
+    (models / "broken.mar").write_bytes(b"x")
+    with pytest.raises(ModelLoadFailed, match=r"broken\.mar"):
+        store.find(Config(model_store=models, models=("broken.mar",)))
+    with pytest.raises(ModelNotFound, match=r"gone\.mar"):
+        store.find(Config(model_store=models, models=("gone.mar",)))
+
+
+def test_the_same_version_named_twice_is_an_error(store, models):
+    mar(models / "a.mar")
+    mar(models / "b.mar")
+    with pytest.raises(ModelExists, match=r"'a\.mar' and 'b\.mar' are both version '1\.0' of model 'm'"):
+        store.find(Config(model_store=models, models=("a.mar", "b.mar")))
+
+
+def test_models_without_a_store_are_an_error(store, tmp_path):
+    with pytest.raises(ModelLoadFailed, match="--model-store"):
+        store.find(Config(models=("all",)))
+    with pytest.raises(ModelLoadFailed, match="is not a folder"):
+        store.find(Config(model_store=tmp_path / "gone", models=("all",)))
+
+
+def test_a_store_without_named_models_serves_none(store, models):
+    mar(models / "a.mar")
+    assert store.find(Config(model_store=models)) == []
+
+
+def test_a_repository_is_served_version_by_version(store, tmp_path, caplog):
+    repository = tmp_path / "repository"
+    function_model(repository / "adder", versions=("1", "2"))
+    function_model(repository / "typo", "max_batchsize = 4")
+    (repository / "echo").mkdir()
+    (repository / "echo" / "config.toml").write_text('platform = "builtin"')
+    (repository / "notes").mkdir()
+    (repository / ".git" / "1").mkdir(parents=True)
+    assert models_in(repository) == ["adder", "echo", "typo"]
+    specs = store.find(Config(model_repository=repository))
+    assert names(specs) == [("adder", "1"), ("adder", "2"), ("echo", "1")]
+    assert [spec.backend for spec in specs] == ["function", "function", "builtin"]
+    assert specs[0].min_workers == 2
+    assert "max_batchsize" in caplog.text
+
+
+def test_a_repository_is_not_left_by_links(store, tmp_path):
+    repository = tmp_path / "repository"
+    function_model(tmp_path / "outside")
+    function_model(repository / "inside")
+    (repository / "inside" / "2").symlink_to(tmp_path / "outside" / "1")
+    (repository / "link").symlink_to(tmp_path / "outside")
+    for name in ("inside", "link", "../outside", "gone"):
+        with pytest.raises((ModelLoadFailed, ModelNotFound)):
+            store.open_repository(repository, name)
+
+
+def test_targets_store_and_repository_come_together(store, models, tmp_path):
+    mar(models / "a.mar", "a")
+    function_model(tmp_path / "repository" / "adder")
+    (tmp_path / "fn.py").touch()
+    config = Config(
+        targets=(f"{tmp_path}/fn.py:double",),
+        model_store=models,
+        models=("all",),
+        model_repository=tmp_path / "repository",
+    )
+    assert names(store.find(config)) == [("double", "1"), ("a", "1.0"), ("adder", "1")]
+
+
+def test_a_function_is_served_without_any_other_file(store, tmp_path):
+    (tmp_path / "fn.py").touch()
+    (spec,) = store.open_target(f"{tmp_path}/fn.py:double")
+    assert (spec.name, spec.version, spec.backend) == ("double", "1", "function")
+    assert (spec.location, spec.entry, spec.url) == (
+        str(tmp_path),
+        "fn.py:double",
+        f"{tmp_path}/fn.py:double",
+    )
+    assert spec.min_workers == spec.max_workers == 2
+
+
+def test_a_file_is_served_under_its_own_name(store, tmp_path):
+    (tmp_path / "doubler.py").touch()
+    (spec,) = store.open_target(f"{tmp_path}/doubler.py")
+    assert (spec.name, spec.entry) == ("doubler", "doubler.py")
+
+
+def test_a_target_may_be_given_a_name(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fn.py").touch()
+    mar(tmp_path / "m.mar")
+    function_model(tmp_path / "adder")
+    assert store.open_target("mine=fn.py:double")[0].name == "mine"
+    assert store.open_target("mine=m.mar")[0].name == "mine"
+    assert store.open_target("mine=adder")[0].name == "mine"
+    mar(tmp_path / "a=b.mar")
+    assert store.open_target("a=b.mar")[0].name == "m"
+
+
+def test_an_archive_is_a_target_wherever_it_lies(store, tmp_path, monkeypatch):
+    mar(tmp_path / "m.mar")
+    monkeypatch.chdir(tmp_path)
+    (spec,) = store.open_target("m.mar")
+    assert (spec.name, spec.url) == ("m", "m.mar")
+    assert Path(spec.location).is_absolute()
+
+
+def test_a_folder_of_each_kind_is_a_target(store, tmp_path):
+    assert store.open_target(str(folder_model(tmp_path / "manifest")))[0].backend == "handler"
+    assert names(store.open_target(str(function_model(tmp_path / "adder", versions=("1", "2"))))) == [
+        ("adder", "1"),
+        ("adder", "2"),
+    ]
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "model.py").touch()
+    (spec,) = store.open_target(str(tmp_path / "bare"))
+    assert (spec.name, spec.backend, spec.entry) == ("bare", "function", "model.py")
+
+
+def test_the_shipped_example_is_a_target(store):
+    (spec,) = store.open_target(str(DIGITS))
+    assert (spec.name, spec.version, spec.backend, spec.entry) == ("digits", "1.0", "handler", "handler.py")
+    assert spec.manifest["model"] == {
+        "modelName": "digits",
+        "modelVersion": "1.0",
+        "handler": "handler.py",
+        "modelFile": "model.py",
+        "serializedFile": "digits.pt",
+        "configFile": "model-config.yaml",
+    }
+    assert (spec.max_batch_size, spec.max_delay) == (8, 0.005)
+
+
+@pytest.mark.parametrize(
+    ("target", "match"),
+    [
+        ("gone.mar", "no such file or folder: 'gone.mar'"),
+        ("gone.py:fn", "no such file: 'gone.py'"),
+        ("fn.py:not a name", "cannot be the name of a function"),
+        ("empty", "folder 'empty' holds no model: expected"),
+        ("repository", "--model-repository"),
+        ("notes.txt", "neither a zip"),
+        ("a/b=fn.py", "no such file"),
+    ],
+)
+def test_a_target_that_is_no_model_is_refused_with_what_is_missing(
+    store, tmp_path, monkeypatch, target, match
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "fn.py").touch()
+    (tmp_path / "notes.txt").write_text("hello")
+    function_model(tmp_path / "repository" / "adder")
+    with pytest.raises((ModelLoadFailed, ModelNotFound), match=match):
+        store.open_target(target)
