@@ -111,7 +111,7 @@ def test_a_list_of_another_length_than_the_batch_is_no_answer(load, returned):
         load(returning(returned)).body()
 
 
-@pytest.mark.parametrize("item", ["{1, 2}", "object()", "{(1, 2): 3}"])
+@pytest.mark.parametrize("item", ["{1, 2}", "object()", "{(1, 2): 3}", "'\\ud800'"])
 def test_what_is_not_json_is_refused(load, item):
     with pytest.raises(InvalidOutput, match=r"^Unsupported model output data type\.$"):
         load(returning(f"[{item}]")).body()

@@ -291,3 +291,12 @@ def test_tensors_reach_a_handler_of_the_kservev2_envelope_as_its_list_of_inputs(
 def test_instances_need_no_envelope_whatever_the_server_has(load):
     model = load(DOUBLE, envelope="json", max_batch_size=2)
     assert predictions(model.infer(instances(b"1", b"2"))[0]) == [2, 4]
+
+
+def test_a_description_needs_no_body_for_the_envelope(load):
+    model = load(
+        "def handle(data, context):\n    return data and [context.get_request_header(0, 'describe')]\n",
+        envelope="kserve",
+    )
+    outcome = model.infer(InferenceRequest("m", "", "r", [], Form.BODY, Operation.DESCRIBE))[0]
+    assert answer(outcome) == b"True"

@@ -36,6 +36,7 @@ class HandlerBackend(Backend):
         self._context: Context
         self._metrics: MetricsStore
         self._forms: dict[Form, RowForm]
+        self._plain: BodyForm
         self._body: BodyForm | None = None  # only where a body is one row: the fast path
         self._max_rows = 1
         self._max_bytes = 0
@@ -46,8 +47,8 @@ class HandlerBackend(Backend):
         if not model_dir.is_dir():
             raise ModelLoadFailed(f"the model's folder '{spec.location}' is not there", model=spec.name)
         self._forms = _forms_of(spec)
-        body = self._forms[Form.BODY]
-        self._body = body if isinstance(body, BodyForm) else None
+        self._plain = BodyForm(decode=spec.decode_input)
+        self._body = None if spec.envelope else self._plain
         self._max_rows = max(spec.max_batch_size, 1)
         self._max_bytes = spec.max_response_bytes
         self._metrics = MetricsStore(model_name=spec.name)
@@ -101,7 +102,9 @@ class HandlerBackend(Backend):
         outcomes: dict[int, Outcome] = {}
         together: dict[Form, list[_Share]] = {}
         for index, request in enumerate(requests):
-            form = self._forms[request.form]
+            # A description is asked of the handler itself: there is no body for an envelope to look into.
+            describing = request.operation is Operation.DESCRIBE
+            form = self._plain if describing else self._forms[request.form]
             try:
                 share = _Share(index, request, form.rows(request))
             except MooringError as error:

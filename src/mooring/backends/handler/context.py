@@ -31,8 +31,9 @@ class RequestProcessor:
         return self._request_header
 
     def report_status(self, code: int, reason_phrase: str | None = None) -> None:
-        self._status = code
-        self._phrase = reason_phrase or ""
+        # int and str here, where the handler that passes something else sees its error.
+        self._status = int(code)
+        self._phrase = str(reason_phrase or "")
 
     def get_response_status_code(self) -> int:
         return self._status or 200
@@ -137,9 +138,12 @@ class Context:
         return self.request_ids.get(idx)
 
     def get_request_header(self, idx: int, key: str) -> Any:
-        if key == "explain" and self._processors is None and idx < len(self._requests):
-            # BaseHandler asks this of every request, and it alone is no reason to decode all headers.
-            return str(self._requests[idx].operation is Operation.EXPLAIN)
+        if self._processors is None and idx < len(self._requests):
+            # BaseHandler asks these two of every request, and they alone are no reason to decode all headers.
+            if key == "explain":
+                return str(self._requests[idx].operation is Operation.EXPLAIN)
+            if key == "describe":
+                return "True" if self._requests[idx].operation is Operation.DESCRIBE else None
         return self.request_processor[idx].get_request_property(key)
 
     def get_all_request_header(self, idx: int) -> dict[str, Any]:

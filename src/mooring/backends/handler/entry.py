@@ -1,7 +1,6 @@
 """Which function of which file is a handler (contracts/torchserve.md, 2.2)."""
 
 import importlib
-import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from mooring.backends.handler.context import Context
-from mooring.backends.handler.module_classes import list_classes_from_module
+from mooring.backends.handler.module_classes import import_file, list_classes_from_module
 from mooring.core.errors import ModelLoadFailed
 
 Handle = Callable[[Any, Context], Any]
@@ -87,7 +86,7 @@ def _import(name: str, model_dir: Path) -> ModuleType:
     """A module of the model's own folder first, then a default handler, then anything installed."""
     path = model_dir / f"{name}.py"
     if path.is_file():
-        return _import_file(name, path)
+        return import_file(path)
     if name in DEFAULT_HANDLERS:
         return importlib.import_module(f"mooring.backends.handler.{name}")
     try:
@@ -99,26 +98,6 @@ def _import(name: str, model_dir: Path) -> ModuleType:
         raise ModelLoadFailed(
             f"no handler '{name}': it is no file of the model, no module, and none of {known}"
         ) from None
-
-
-def _import_file(name: str, path: Path) -> ModuleType:
-    """Import a file under its own name, even where the server has loaded another module of that name."""
-    loaded = sys.modules.get(name)
-    if loaded is None:
-        return importlib.import_module(name)
-    if getattr(loaded, "__file__", None) == str(path):
-        return loaded
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        sys.modules[name] = loaded
-        raise
-    return module
 
 
 def _demand_synchronous(handle: Any, entry: str) -> None:

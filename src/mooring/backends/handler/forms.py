@@ -26,6 +26,7 @@ from mooring.core.tensors import Tensor
 _log = logging.getLogger(__name__)
 
 _JSON = "application/json"
+_UNSUPPORTED = "Unsupported model output data type."
 
 
 class RowForm(abc.ABC):
@@ -158,12 +159,10 @@ def body_answer(item: Any, head: ResponseHead | None) -> InferenceResponse:
     kind = type(item)
     if kind is bytes:
         body = item
-    elif kind is str:
-        body = item.encode()
+    elif isinstance(item, str):
+        body = _utf8(item)
     elif isinstance(item, (bytes, bytearray)):
         body = bytes(item)
-    elif isinstance(item, str):
-        body = str(item).encode()
     elif _is_torch_tensor(item):
         body = _saved(item)
     else:
@@ -264,7 +263,14 @@ def _unwrapped(value: Any) -> Any:
 def _element(value: Any) -> bytes:
     if isinstance(value, (bytes, bytearray)):
         return bytes(value)
-    return value.encode() if isinstance(value, str) else _compact(value)
+    return _utf8(value) if isinstance(value, str) else _compact(value)
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return str(text).encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair
+        raise InvalidOutput(_UNSUPPORTED, detail=str(error)) from None
 
 
 def _compact(value: Any) -> bytes:
@@ -272,20 +278,20 @@ def _compact(value: Any) -> bytes:
         try:
             value = value.decode()
         except UnicodeDecodeError:
-            raise InvalidOutput("Unsupported model output data type.") from None
+            raise InvalidOutput(_UNSUPPORTED) from None
     elif _is_torch_tensor(value):
         value = value.tolist()
     try:
         return json_text.dump_compact(value)
     except (TypeError, ValueError) as error:
-        raise InvalidOutput("Unsupported model output data type.", detail=str(error)) from None
+        raise InvalidOutput(_UNSUPPORTED, detail=str(error)) from None
 
 
 def _indented(item: Any) -> bytes:
     try:
         return json_text.dump(item)
     except (TypeError, ValueError) as error:
-        raise InvalidOutput("Unsupported model output data type.", detail=str(error)) from None
+        raise InvalidOutput(_UNSUPPORTED, detail=str(error)) from None
 
 
 def _is_torch_tensor(item: Any) -> bool:

@@ -100,7 +100,7 @@ def _with_python_exponents(text: bytes) -> bytes:
     It looks for exponents alone: an explanation of 150,528 numbers takes 33 ms in all, 99 ms with json, and
     668 ms with a pattern that looks at every number.
     """
-    pieces = []
+    pieces: list[bytes] = []
     done = 0
     for match in _EXPONENT.finditer(text):
         start, end = match.span()

@@ -140,7 +140,7 @@ class MetricsStore:
         metric_type: MetricTypes = MetricTypes.COUNTER,
     ) -> None:
         """Record a value under the model's name, its level and the handler's own dimensions."""
-        named = {dimension.name: str(dimension.value) for dimension in dimensions or ()}
+        named = {str(dimension.name): str(dimension.value) for dimension in dimensions or ()}
         named["ModelName"] = self.model_name
         named["Level"] = "Model"
         self.record(name, value, unit, MetricTypes(metric_type), named)

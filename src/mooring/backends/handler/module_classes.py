@@ -1,9 +1,33 @@
-"""Finding classes in modules, as TorchServe's handlers and their users do."""
+"""Modules of a model's folder and the classes in them, found as TorchServe finds them."""
 
 import importlib
+import importlib.util
 import inspect
+import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+
+def import_file(path: Path) -> ModuleType:
+    """A file of the model's folder under its own name, even where the server has loaded another module of that name."""
+    name = path.stem
+    loaded = sys.modules.get(name)
+    if loaded is None:
+        return importlib.import_module(name)
+    if getattr(loaded, "__file__", None) == str(path):
+        return loaded
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules[name] = loaded
+        raise
+    return module
 
 
 def list_classes_from_module(module: ModuleType, parent_class: type | None = None) -> list[type]:

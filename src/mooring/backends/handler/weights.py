@@ -1,6 +1,5 @@
 """Loading weights out of a model's folder, none of them by running what is in the file unless that is asked for."""
 
-import importlib
 import pickle
 import warnings
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mooring.backends.handler.module_classes import list_classes_from_module
+from mooring.backends.handler.module_classes import import_file, list_classes_from_module
 
 
 def load_weights(path: str, *, device: Any, allow_pickle: bool) -> Any:
@@ -40,9 +39,10 @@ def load_eager(
     model_dir: str, model_file: str, weights_file: str, *, device: Any, allow_pickle: bool
 ) -> torch.nn.Module:
     """The model class of a Python file, with its weights. Raises ``RuntimeError`` or ``ValueError``."""
-    if not (Path(model_dir) / model_file).is_file():
+    path = Path(model_dir) / model_file
+    if not path.is_file():
         raise RuntimeError(f"model file '{model_file}' is not in the archive")
-    module = importlib.import_module(Path(model_file).stem)
+    module = import_file(path)
     classes = list_classes_from_module(module)
     if len(classes) != 1:
         names = ", ".join(each.__name__ for each in classes) or "none"
