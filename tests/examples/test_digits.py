@@ -18,8 +18,9 @@ SAMPLES = {digit: (DIGITS / "samples" / f"{digit}.png").read_bytes() for digit i
 
 @pytest.fixture(scope="module")
 def handler():
-    """The handler as a worker makes it: with the `ts` package on the path, initialized once."""
-    sys.path.insert(0, str(ROOT / "src" / "mooring" / "compat"))
+    """The handler as a worker makes it: its own folder and the `ts` package on the path, initialized once."""
+    paths = [str(DIGITS), str(ROOT / "src" / "mooring" / "compat")]
+    sys.path[:0] = paths
     try:
         spec = importlib.util.spec_from_file_location("digits_handler", DIGITS / "handler.py")
         module = importlib.util.module_from_spec(spec)
@@ -28,8 +29,9 @@ def handler():
         made.initialize(context())
         yield made
     finally:
-        sys.path.remove(str(ROOT / "src" / "mooring" / "compat"))
-        for name in [name for name in sys.modules if name.partition(".")[0] == "ts"]:
+        for path in paths:
+            sys.path.remove(path)
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("ts", "model")]:
             del sys.modules[name]
 
 
