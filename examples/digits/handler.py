@@ -60,7 +60,9 @@ class DigitHandler(BaseHandler):
             raw = base64.b64decode(row, validate=True) if isinstance(row, str) else bytes(row)
             image = Image.open(io.BytesIO(raw)).convert("L")
         except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
-            raise PredictionException(f"this is no image: {error}", 400) from error
+            raise PredictionException(
+                "this is no image: send a PNG or JPEG file, as it is or in base64", 400
+            ) from error
         if image.size != (8, 8):
             image = image.resize((8, 8), Image.Resampling.BILINEAR)
         return self.pixels(list(image.tobytes())) / 255
