@@ -23,6 +23,7 @@ from mooring.core import errors
 from mooring.core.buffers import Buffer, Slot
 from mooring.core.requests import InferenceResponse
 from mooring.core.tensors import Tensor
+from mooring.web.http1 import Exchange
 
 REQUEST = b"POST /predictions/echo HTTP/1.1\r\nhost: here\r\ncontent-length: 1\r\n\r\nx"
 
@@ -145,6 +146,45 @@ async def test_a_client_that_leaves_cancels_its_request(inference):
     await asyncio.wait_for(inference.service.arrived.wait(), 5)
     writer.transport.abort()
     await asyncio.wait_for(inference.service.tickets[0].cancelled.wait(), 5)
+
+
+@pytest.mark.parametrize(
+    ("target", "first", "status"),
+    [
+        (b"/predictions/echo", piece(b"x", status=7), 500),
+        (b"/v1/models/echo:predict", piece(b"x"), 501),
+    ],
+)
+async def test_a_stream_that_cannot_be_sent_is_refused_and_cancelled(inference, target, first, status):
+    inference.service.answer = lambda _: []
+    reader, writer = await asyncio.open_connection("127.0.0.1", inference.port)
+    body = b'{"instances":[1]}'
+    writer.write(b"POST %b HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%b" % (target, len(body), body))
+    await asyncio.wait_for(inference.service.arrived.wait(), 5)
+    inference.service.dones[0](first)
+    assert inference.service.tickets[0].cancelled.is_set()
+    inference.service.dones[0](output(b"late"))
+    assert (await read_reply(reader)).status == status
+    writer.close()
+    assert await reader.read() == b""
+
+
+async def test_a_fault_after_the_answer_does_not_reach_the_engine(inference, monkeypatch, caplog):
+    inference.service.answer = lambda _: []
+    reader, writer = await asyncio.open_connection("127.0.0.1", inference.port)
+    writer.write(REQUEST)
+    await asyncio.wait_for(inference.service.arrived.wait(), 5)
+
+    def written_and_then_broken(exchange, *args, **kwargs):
+        answer(exchange, *args, **kwargs)
+        raise OSError("odd")
+
+    answer = Exchange.respond
+    monkeypatch.setattr(Exchange, "respond", written_and_then_broken)
+    inference.service.dones[0](output(b"x"))
+    assert (await read_reply(reader)).raw == answered(b"x")
+    assert "OSError: odd" in caplog.text
+    writer.close()
 
 
 async def test_an_answer_may_come_later_and_only_once(inference):

@@ -22,7 +22,7 @@ _OURS = frozenset(
         "content-length",
         "keep-alive",
         "proxy-connection",
-        "te",
+        "te",  # codespell:ignore
         "trailer",
         "transfer-encoding",
         "upgrade",
@@ -160,8 +160,12 @@ class Answer:
 
     def _fault(self, error: Exception) -> None:
         log.error("answer failed", exc_info=error, model=self._asked.model, request=self._id)
+        self._withdraw()
+        self._responses.fault(self._exchange, error, request_id=self._id)
+
+    def _withdraw(self) -> None:
+        """Tell the service that nobody waits for more."""
+        cancel = self._exchange.on_abandoned
         self._end()
-        if self._started:
-            self._exchange.abort()
-        else:
-            self._responses.refuse(self._exchange, statuses.fault(error), request_id=self._id)
+        if cancel is not None:
+            cancel()

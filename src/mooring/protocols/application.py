@@ -47,7 +47,7 @@ class Application:
             self._responses.refuse(exchange, statuses.torchserve(error, Asked(error.model, error.version)))
         except Exception as error:  # the protocol edge: a fault of ours is this request's 500, and no other's
             log.exception("request failed", method=exchange.method, target=exchange.target.decode("latin-1"))
-            self._responses.refuse(exchange, statuses.fault(error))
+            self._responses.fault(exchange, error)
 
     def _one_of(self, endpoints: list[Endpoint]) -> Handler:
         if len(endpoints) == 1 and endpoints[0].methods is None:

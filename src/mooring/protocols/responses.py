@@ -96,6 +96,13 @@ class Responses:
         head = self.head(request_id or self.new_id(), JSON) + refusal.head
         exchange.respond(refusal.status, pretty(refusal.document()), head, reason=refusal.reason)
 
+    def fault(self, exchange: Exchange, error: Exception, *, request_id: str = "") -> None:
+        """A fault of ours, logged by the caller: a 500, or the connection's end where an answer has begun."""
+        if exchange.stage:
+            exchange.abort()
+        else:
+            self.refuse(exchange, statuses.fault(error), request_id=request_id)
+
     def refuse_message(self, status: int, kind: str, message: str) -> tuple[bytes, bytes]:
         """How TorchServe words what the front refuses by itself: body and header lines, for ``HttpServer``."""
         refusal = statuses.front(status, message)

@@ -89,8 +89,7 @@ class _InstancesAnswer(Answer):
     def _piece(self, outcome: InferenceResponse) -> None:
         # One JSON object cannot be right before its last element is: no client of v1 reads it in pieces.
         release(outcome.outputs)
-        if self._exchange.on_abandoned is not None:
-            self._exchange.on_abandoned()
+        self._withdraw()
         self._refuse(Unsupported(f"model '{self._asked.model}' streams its answer, which v1 has no form for"))
 
     def _refusal(self, error: MooringError) -> Refusal:
