@@ -5,13 +5,14 @@ import gc
 import signal
 import tempfile
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import uvloop
 
 from mooring import __version__
 from mooring.config import Address, Config
+from mooring.core.errors import ModelNotFound
 from mooring.core.service import ModelState
 from mooring.engine.engine import Engine
 from mooring.observability.logs import get_logger
@@ -102,7 +103,6 @@ class Server:
         )
         self._store = Store(Path(stack.enter_context(folder)), _defaults(config))
         self._responses = Responses(self._metrics.responses)
-        self._sites: dict[Address, Site] = {}
         self._listeners: list[HttpServer] = []
         self._specs: list[ModelSpec] = []
 
@@ -111,12 +111,17 @@ class Server:
         self._specs = self._store.find(self._config)
         for spec in self._specs:
             self.engine.expect(spec)
-        for address, endpoints in self._mounted().items():
-            await self._listen(address, endpoints)
+        for site in self._mount():
+            await self._listen(site.address, site.endpoints)
 
     async def load(self) -> None:
         """Return when every model asked for is loaded, or has failed to and says so in its state."""
         await asyncio.gather(*(self.engine.load(spec, at_startup=True) for spec in self._specs))
+        for name, versions in self._config.model_settings.items():
+            for version, settings in versions.items():
+                if settings.default_version:
+                    with suppress(ModelNotFound):  # it was not asked for after all
+                        self.engine.set_default(name, version)
 
     async def drain(self, limit: float) -> None:
         """Take nothing new, answer what was accepted; give up after ``limit`` seconds."""
@@ -124,11 +129,12 @@ class Server:
         if not await self.engine.drain(limit):
             log.warning("requests given up", reason="they were not answered in time", limit_seconds=limit)
 
-    def _mounted(self) -> dict[Address, list[Endpoint]]:
+    def _mount(self) -> list["Site"]:
         """What each address serves; those that are the same share one listener (TorchServe's one-port mode)."""
         config, engine = self._config, self.engine
+        sites: list[Site] = []
         inference, management, metrics = (
-            self._at(address)
+            self._site(sites, address)
             for address in (config.inference_address, config.management_address, config.metrics_address)
         )
         v1 = KServeV1(engine, self._responses)
@@ -140,12 +146,14 @@ class Server:
         if management is not inference:
             management.mount(v1.readiness())
         metrics.mount(TorchServeMetrics(self._metrics, self._responses).endpoints())
-        return {address: site.endpoints for address, site in self._sites.items()}
+        return sites
 
-    def _at(self, address: Address) -> "Site":
-        if address not in self._sites:
-            self._sites[address] = Site(Description(self._responses, __version__))
-        return self._sites[address]
+    def _site(self, sites: list["Site"], address: Address) -> "Site":
+        for site in sites:
+            if site.address == address and (address.path or address.port):  # port 0 is a new one every time
+                return site
+        sites.append(Site(address, Description(self._responses, __version__)))
+        return sites[-1]
 
     async def _listen(self, address: Address, endpoints: Sequence[Endpoint]) -> None:
         limits = Limits(max_body_bytes=self._config.max_request_size)
@@ -159,6 +167,8 @@ class Server:
             await listener.start_unix(address.path)
         else:
             await listener.start(address.host, address.port)
+            if not address.port:
+                log.info("listening", host=address.host, port=listener.port)
         self._stack.push_async_callback(listener.close)
         self._listeners.append(listener)
 
@@ -166,7 +176,8 @@ class Server:
 class Site:
     """What one address serves, and the document that describes it."""
 
-    def __init__(self, description: Description) -> None:
+    def __init__(self, address: Address, description: Description) -> None:
+        self.address = address
         self.description = description
         self.endpoints: list[Endpoint] = []
         self.mount(description.endpoints())

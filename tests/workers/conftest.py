@@ -20,7 +20,8 @@ class Harness:
 
     async def load(self, name="echo", **settings):
         settings = {"backend": "echo_backend:EchoBackend"} | settings
-        spec = ModelSpec(name=name, version="1.0", location=str(Path(__file__).parent), **settings)
+        settings = {"version": "1.0"} | settings
+        spec = ModelSpec(name=name, location=str(Path(__file__).parent), **settings)
         return await self.engine.load(spec)
 
     def request(self, body=b"x", *, model="echo", rows=None, **parameters):

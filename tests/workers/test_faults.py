@@ -301,3 +301,19 @@ async def test_a_worker_in_the_middle_of_something_does_not_hold_up_the_end(harn
     begin = time.monotonic()
     await harness.engine.close()
     assert time.monotonic() - begin < 1.0
+
+
+async def test_a_model_with_no_worker_refuses_at_once(harness):
+    await harness.load(min_workers=0)
+    assert isinstance(await harness.ask(b"x"), ModelNotReady)
+    assert harness.engine.healthy()
+
+
+async def test_the_first_version_answers_until_another_is_chosen(harness):
+    await harness.load(version="1.0", parameters={"say": "one"})
+    await harness.load(version="2.0", parameters={"say": "two"})
+    assert (await harness.ask(b"x")).version == "1.0"
+    harness.engine.set_default("echo", "2.0")
+    assert (await harness.ask(b"x")).version == "2.0"
+    await harness.engine.unload("echo", "2.0")
+    assert (await harness.ask(b"x")).version == "1.0"

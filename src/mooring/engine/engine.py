@@ -9,7 +9,7 @@ import psutil
 
 from mooring.backends.backend import preload
 from mooring.core.buffers import Buffer
-from mooring.core.errors import InvalidInput, ModelNotFound, MooringError, VersionNotFound
+from mooring.core.errors import InvalidInput, ModelNotFound, ModelNotReady, MooringError, VersionNotFound
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse
 from mooring.core.service import (
     Done,
@@ -144,7 +144,14 @@ class Engine(InferenceService, ModelAdministration):
         scheduler.pool.start(spec.min_workers)
         if spec.min_workers:
             await version.settled()
+        else:
+            scheduler.refuse_all(ModelNotReady(f"model '{spec.name}' has no worker", model=spec.name))
         return version
+
+    def set_default(self, name: str, version: str) -> None:
+        """The version that answers when none is named. Raises ``ModelNotFound`` or ``VersionNotFound``."""
+        model = self.registry.model(name)
+        model.default = model.version(version).spec.version
 
     async def unload(self, name: str, version: str = "", *, grace: float = 30.0) -> None:
         """Return once the last request in flight is answered and the workers are gone.
