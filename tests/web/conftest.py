@@ -182,6 +182,8 @@ def loop(request):
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     yield loop
+    # What was accepted in the moment of closing is made and closed by the loop's next turns.
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01), loop).result(10)
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()

@@ -30,7 +30,7 @@ def in_background(function, *args):
 
 
 def refuses_connections(served):
-    with contextlib.suppress(ConnectionRefusedError):
+    with contextlib.suppress(ConnectionRefusedError, ConnectionResetError):
         served.connect()
         return False
     return True
@@ -87,7 +87,9 @@ def test_a_stream_that_runs_is_finished_by_drain(serve):
     client = served.connect().send(GET)
     eventually(lambda: len(served.seen) == 1)
     drained = in_background(served.run, served.server.drain(10))
-    eventually(lambda: refuses_connections(served))
+    eventually(lambda: served.server.draining)
+    served.soon(lambda: None)
+    assert refuses_connections(served)
     served.soon(served.seen[0].finish, b"the end")
     assert client.response().body == b"the end"
     assert client.ended()

@@ -70,6 +70,43 @@ class _Stop(Exception):
 class Connection(asyncio.BufferedProtocol):
     """One client. All connections of a server receive into the same memory, one at a time, so an idle one is small."""
 
+    __slots__ = (
+        "_admitting",
+        "_app",
+        "_choked",
+        "_collected",
+        "_complete",
+        "_continue_due",
+        "_current",
+        "_expected",
+        "_filled",
+        "_framing",
+        "_half_closed",
+        "_head_bytes",
+        "_headers",
+        "_held",
+        "_host",
+        "_incoming",
+        "_into",
+        "_later",
+        "_lingering",
+        "_lost",
+        "_mode",
+        "_parser",
+        "_plain_head",
+        "_probed",
+        "_reading",
+        "_refused",
+        "_room",
+        "_since",
+        "_slot",
+        "_target",
+        "_transport",
+        "_unseen",
+        "_unsent",
+        "peer",
+    )
+
     def __init__(self, host: Host) -> None:
         self._host = host
         self._app = host.app

@@ -68,7 +68,6 @@ class HttpServer:
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 — what is cut off here are the clients, not the caller
         """Stop accepting, answer what runs, close idle connections at once; after ``timeout`` seconds close all."""
-        self.draining = True
         self._stop_listening()
         for connection in tuple(self._connections):
             connection.retire()
@@ -100,6 +99,7 @@ class HttpServer:
         self._sweep()
 
     def _stop_listening(self) -> None:
+        self.draining = True
         if self._listener is not None:
             self._listener.close()
         if self._path is not None:
