@@ -25,7 +25,10 @@ class Form(enum.IntEnum):
     INSTANCES   what a KServe v1 client sends: one BYTES tensor "instances" of shape [n], every element the JSON of
                 one instance; the answer is one BYTES tensor of shape [n], every element the JSON of one prediction.
                 With the tensor parameter ``undecoded`` the single element is the whole body instead.
-    TENSORS     the Open Inference Protocol: tensors as the model declares them, both ways.
+    TENSORS     the Open Inference Protocol: tensors as the model declares them, both ways. With the tensor parameter
+                ``undecoded`` the only tensor's only element is the JSON body of a v2 request (outputs, parameters and
+                id included): the worker decodes it, and its answer carries the request's id and, as ``Tensor.json``,
+                every output that the client did not ask for in binary.
     """
 
     BODY = 0
@@ -46,7 +49,8 @@ class InferenceRequest(msgspec.Struct, array_like=True, gc=False):
     ``version`` empty means the default version. ``deadline`` is in seconds on the monotonic clock, so that it
     survives a change of the wall clock and can be compared in any process of this machine. ``headers`` are the
     client's own, in its spelling and order; only the handler backend reads them. ``path`` is what followed the
-    model's version in the URL.
+    model's version in the URL. ``priority`` 1 is served first, then 2 and so on; 0 comes after all of them. With
+    ``json_outputs`` the worker may give large numeric outputs as JSON text (``Tensor.json``).
     """
 
     model: str
@@ -60,6 +64,8 @@ class InferenceRequest(msgspec.Struct, array_like=True, gc=False):
     deadline: float | None = None
     headers: list[tuple[bytes, bytes]] | None = None
     path: str = ""
+    priority: int = 0
+    json_outputs: bool = False
 
     @property
     def rows(self) -> int:

@@ -51,6 +51,9 @@ class Tensor(msgspec.Struct, array_like=True, gc=False):
 
     ``data`` of a numeric tensor is its elements, little-endian, row-major; of a BYTES tensor, a list with one
     payload per element. It stays valid until the request it belongs to has been answered.
+
+    With ``json`` the data is one payload with the JSON text of the elements, a flat list: a worker writes that for
+    large outputs that a client wants as JSON, because it would cost the front's event loop milliseconds.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Tensor(msgspec.Struct, array_like=True, gc=False):
     shape: list[int]
     data: Any  # Payload | list[Payload]; msgspec has no union of a custom type with others
     parameters: dict[str, Parameter] | None = None
+    json: bool = False
 
     def array(self) -> Array:
         """The elements as an array of ``shape``; a view where the data is numeric, ``object`` of bytes for BYTES.
