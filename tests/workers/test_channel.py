@@ -43,6 +43,14 @@ def test_a_slot_travels_as_its_handle_and_other_memory_inline():
     assert copy.inputs[0].data == [Slot(0, 65536, 9), b"heap"]
 
 
+def test_a_worker_sends_back_the_bytes_of_a_slot_and_not_its_handle():
+    slot = Buffer(memoryview(bytearray(b"lent bytes")), Slot(0, 65536, 10))
+    frame = bytes(
+        Codec(lends=False).frame(Piece(1, InferenceResponse([Tensor("body", "BYTES", [1], [slot])])))
+    )
+    assert Codec().to_server(memoryview(frame)[4:]).response.outputs[0].data == [b"lent bytes"]
+
+
 def test_a_payload_in_its_grant_travels_as_its_size():
     codec = Codec()
     response = InferenceResponse([Tensor("body", "BYTES", [1], [InGrant(700_000)])])

@@ -112,6 +112,10 @@ def _encode_special(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be sent to another process")
 
 
+def _encode_inline(value: Any) -> Any:
+    return value.view if isinstance(value, Buffer) else _encode_special(value)
+
+
 def _decode_special(code: int, data: memoryview) -> Any:
     if code == _SLOT_CODE:
         return msgspec.msgpack.decode(data, type=Slot)
@@ -170,10 +174,14 @@ class Frames:
 
 
 class Codec:
-    """Messages to frames and back. Frames are built in one reused buffer: send them before the next ``frame``."""
+    """Messages to frames and back. Frames are built in one reused buffer: send them before the next ``frame``.
 
-    def __init__(self) -> None:
-        self._encoder = msgspec.msgpack.Encoder(enc_hook=_encode_special)
+    ``lends`` is False for a worker: the slots it sees belong to the server, which frees those of a request as soon as
+    it is answered, so what an answer has in one travels by itself.
+    """
+
+    def __init__(self, *, lends: bool = True) -> None:
+        self._encoder = msgspec.msgpack.Encoder(enc_hook=_encode_special if lends else _encode_inline)
         self._to_worker = msgspec.msgpack.Decoder(ToWorker, ext_hook=_decode_special)
         self._to_server = msgspec.msgpack.Decoder(ToServer, ext_hook=_decode_special)
         self._frame = bytearray(65_536)

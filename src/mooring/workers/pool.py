@@ -166,8 +166,17 @@ class PooledWorker:
         if not count:
             self._pool.ended(self)
             return
-        for message in [_codec.to_server(frame) for frame in self._frames]:
-            self._handle(message)
+        try:
+            for message in [_codec.to_server(frame) for frame in self._frames]:
+                self._handle(message)
+        except (
+            Exception
+        ) as error:  # the supervisor: whatever it meant, whoever waits for it must not wait for ever
+            log.error(
+                "worker not understood, ending it", model=self._pool.spec.name, worker=self.id, exc_info=error
+            )
+            self.process.kill()
+            self._pool.ended(self)
 
     def _handle(self, message: ToServer) -> None:
         if isinstance(message, Results):

@@ -62,7 +62,7 @@ class Channel:
         sock.setblocking(True)
         self.sock = sock
         self._arena = arena
-        self._codec = Codec()
+        self._codec = Codec(lends=False)
         self._frames = Frames()
         self._sending = threading.Lock()
 
