@@ -175,11 +175,11 @@ class Exchange(msgspec.Struct, eq=False):
                 told()
 
     def _respond_at_length(self, status: int, lines: bytes, body: Payload) -> None:
-        if status in {204, 304}:
+        if wire.bodiless(status):
             end = b"connection: keep-alive\r\n\r\n" if self.keep else wire.UNTIL_CLOSE
         else:
             end = (wire.KEPT if self.keep else wire.CLOSED)[len(body)]
-        if self.method == "HEAD" or status in {204, 304}:
+        if self.method == "HEAD" or wire.bodiless(status):
             release_all([body])
             self.line.carry_whole(self, lines + end)
         else:
