@@ -5,7 +5,7 @@ import struct
 import time
 
 import pytest
-from conftest import echo, eventually, hello
+from web_client import echo, eventually, hello
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 BIG = 300_000
@@ -128,14 +128,14 @@ def test_a_streamed_answer_waits_for_its_turn(serve):
     def stream():
         third.respond(200, b"third")
         second.start(200)
-        second.send(b"sec")
+        second.send(b"be")
         assert not second.writable
         first.respond(200, b"first")
         assert second.writable
-        second.finish(b"ond")
+        second.finish(b"tween")
 
     served.soon(stream)
-    assert [client.response().body for _ in range(3)] == [b"first", b"second", b"third"]
+    assert [client.response().body for _ in range(3)] == [b"first", b"between", b"third"]
 
 
 def test_the_app_gets_only_so_many_requests_of_one_connection_at_a_time(serve):

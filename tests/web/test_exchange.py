@@ -1,7 +1,7 @@
 """Answers: whole, streamed, broken off, too late."""
 
 import pytest
-from conftest import eventually
+from web_client import eventually
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 HEAD = GET.replace(b"GET", b"HEAD")

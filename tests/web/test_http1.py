@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from conftest import Client, echo, eventually
+from web_client import Client, echo, eventually
 
 from mooring.core.buffers import HeapAllocator
 from mooring.web.http1 import HttpServer, Limits

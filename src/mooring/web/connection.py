@@ -158,7 +158,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._host.draining:  # accepted just before the listener was closed
             self._transport.close()
 
-    def get_buffer(self, sizehint: int) -> memoryview:
+    def get_buffer(self, _sizehint: int) -> memoryview:
         return self._into
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -185,7 +185,7 @@ class Connection(asyncio.BufferedProtocol):
         last.keep = False
         return True
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         self._lost = True
         self._mode = Mode.DEAF
         self._host.left(self)
