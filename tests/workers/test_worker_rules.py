@@ -3,10 +3,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.core.requests import Form, InferenceRequest, Operation
+from mooring.core.buffers import Buffer
+from mooring.core.errors import InvalidOutput, ModelFailed
+from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
 from mooring.core.tensors import Tensor
 from mooring.workers.pool import backoff
-from mooring.workers.worker import chunks
+from mooring.workers.worker import chunks, within
 
 
 def request(rows, operation):
@@ -44,3 +46,17 @@ def test_the_first_restart_is_immediate_and_later_ones_wait_ever_longer_within_a
     assert waits[0] == 0.0
     assert waits == sorted(waits)
     assert waits[-1] == 34.0
+
+
+def test_an_answer_over_the_limit_is_that_requests_error_and_names_both_sizes():
+    large, small = (
+        InferenceResponse([Tensor("out", "BYTES", [2], [bytes(size - 4), b"four"])]) for size in (11, 10)
+    )
+    lent = InferenceResponse([Tensor("out", "UINT8", [11], Buffer(memoryview(bytes(11))))])
+    failed = ModelFailed("for its own reasons")
+    first, *rest, last = within(10, [large, small, failed, lent])
+    assert rest == [small, failed]
+    for error in (first, last):
+        assert isinstance(error, InvalidOutput)
+        assert error.message == "the model's answer has 11 bytes and max_response_size is 10"
+        assert error.code == 500

@@ -169,12 +169,8 @@ class PooledWorker:
         try:
             for message in [_codec.to_server(frame) for frame in self._frames]:
                 self._handle(message)
-        except (
-            Exception
-        ) as error:  # the supervisor: whatever it meant, whoever waits for it must not wait for ever
-            log.error(
-                "worker not understood, ending it", model=self._pool.spec.name, worker=self.id, exc_info=error
-            )
+        except Exception:  # the supervisor: whatever it meant, whoever waits for it must not wait for ever
+            log.exception("worker not understood, ending it", model=self._pool.spec.name, worker=self.id)
             self.process.kill()
             self._pool.ended(self)
 

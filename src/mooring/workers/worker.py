@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from mooring.backends.backend import Backend, create
 from mooring.core.buffers import LARGE, Buffer, Slot, view_of
-from mooring.core.errors import ErrorRecord, ModelFailed, MooringError, OutOfResources
+from mooring.core.errors import ErrorRecord, InvalidOutput, ModelFailed, MooringError, OutOfResources
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import ModelMetadata, Outcome
 from mooring.core.tensors import Tensor
@@ -331,7 +331,7 @@ class Worker:
                 return [_failure(error)] * len(requests)
         else:
             if len(outcomes) == len(requests):
-                return outcomes
+                return within(self._spec.max_response_bytes, outcomes)
             wrong = ModelFailed(f"the backend gave {len(outcomes)} outcomes for {len(requests)} requests")
             return [wrong] * len(requests)
         return self._one_by_one(requests, reply)
@@ -363,6 +363,31 @@ def chunks(requests: Sequence[InferenceRequest], most: int) -> Iterator[tuple[in
         rows += more
     if requests:
         yield begin, len(requests), rows
+
+
+def within(most: int, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+    """The outcomes, with an error in the place of every answer of more bytes than ``most``.
+
+    TorchServe kills the worker for such an answer and says 500; nothing is killed here.
+    """
+    return [
+        outcome
+        if isinstance(outcome, MooringError) or (size := _size_of(outcome)) <= most
+        else InvalidOutput(f"the model's answer has {size} bytes and max_response_size is {most}", code=500)
+        for outcome in outcomes
+    ]
+
+
+def _size_of(response: InferenceResponse) -> int:
+    size = 0
+    for tensor in response.outputs:
+        data = tensor.data
+        if type(data) is list:
+            for element in data:
+                size += len(element)
+        else:
+            size += len(data)
+    return size
 
 
 def _line(error: BaseException) -> str:

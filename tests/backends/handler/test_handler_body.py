@@ -174,15 +174,6 @@ def test_the_end_of_the_process_is_not_an_answer(load):
         load("def handle(data, context):\n    if data is not None:\n        raise SystemExit(1)\n").body()
 
 
-def test_an_answer_over_the_limit_is_that_requests_error_and_names_both_sizes(load):
-    model = load(returning("['x' * 11, 'y' * 10]"), max_batch_size=2, max_response_bytes=10)
-    large, small = model.infer(request(), request())
-    assert answer(small) == b"y" * 10
-    assert isinstance(large, InvalidOutput)
-    assert large.message == "the model's answer has 11 bytes and max_response_size is 10"
-    assert large.code == 500
-
-
 def test_a_whole_batch_is_one_call_with_its_rows_in_order(load):
     model = load(returning("[[len(data), bytes(row['body']).decode()] for row in data]"), max_batch_size=3)
     outcomes = model.infer(*(request(word) for word in (b"a", b"b", b"c")))

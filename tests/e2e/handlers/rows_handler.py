@@ -1,6 +1,6 @@
 """Answers with what it was given, as Python writes it: the text of a row, or with ``show: headers`` its headers."""
 
-import os
+from pathlib import Path
 
 
 class RowsHandler:
@@ -22,7 +22,7 @@ class RowsHandler:
             }
             return keep | {
                 "model_name": context.model_name,
-                "at_home": os.path.samefile(os.getcwd(), self.properties["model_dir"]),
+                "at_home": Path.cwd().samefile(self.properties["model_dir"]),
                 "handler": context.manifest["model"]["handler"],
                 "yaml": context.model_yaml_config,
             }

@@ -23,7 +23,7 @@ from mooring.backends.handler.forms import (
 )
 from mooring.backends.handler.metrics import MetricsStore
 from mooring.core.errors import InvalidOutput, ModelLoadFailed, MooringError
-from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation, ResponseHead
+from mooring.core.requests import Form, InferenceRequest, Operation, ResponseHead
 from mooring.core.service import ModelMetadata, Outcome, Reply
 from mooring.repository.spec import ModelSpec
 
@@ -39,7 +39,6 @@ class HandlerBackend(Backend):
         self._plain: BodyForm
         self._body: BodyForm | None = None  # only where a body is one row: the fast path
         self._max_rows = 1
-        self._max_bytes = 0
 
     def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
         """Import the handler and initialize it. The model's folder becomes the working directory."""
@@ -50,7 +49,6 @@ class HandlerBackend(Backend):
         self._plain = BodyForm(decode=spec.decode_input)
         self._body = None if spec.envelope else self._plain
         self._max_rows = max(spec.max_batch_size, 1)
-        self._max_bytes = spec.max_response_bytes
         self._metrics = MetricsStore(model_name=spec.name)
         self._context = _context_of(spec, context, str(model_dir), self._metrics)
         os.environ.setdefault("TS_DECODE_INPUT_REQUEST", str(spec.decode_input).lower())
@@ -191,16 +189,9 @@ class HandlerBackend(Backend):
     ) -> Outcome:
         """One request's outcome; what is wrong with its results is its own fault and nobody else's."""
         try:
-            response = form.answer(request, results, head)
+            return form.answer(request, results, head)
         except InvalidOutput as error:
             return error
-        size = _size_of(response)
-        if size > self._max_bytes:
-            # TorchServe kills the worker for this and answers 500; nothing is killed here.
-            return InvalidOutput(
-                f"the model's answer has {size} bytes and max_response_size is {self._max_bytes}", code=500
-            )
-        return response
 
 
 class _Share:
@@ -283,15 +274,3 @@ def _as_results(returned: Any, rows: int | None) -> list[Any]:
             detail=f"the handler returned {len(returned)} items for {rows} rows",
         )
     return returned
-
-
-def _size_of(response: InferenceResponse) -> int:
-    size = 0
-    for tensor in response.outputs:
-        data = tensor.data
-        if type(data) is list:
-            for element in data:
-                size += len(element)
-        else:
-            size += len(data)
-    return size
