@@ -32,7 +32,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "batch",
         "batch_handler.py",
         "--config-file",
-        config(folder, "batch", batchSize=4, maxBatchDelay=2000, exactBatchDelay=True),
+        config(folder, "batch", batchSize=4, maxBatchDelay=1000, exactBatchDelay=True),
     )
     pack(
         folder,
