@@ -21,7 +21,8 @@ from httptools import HttpParserError, HttpParserInvalidURLError, HttpParserUpgr
 from mooring.core.buffers import LARGE, Allocator, Buffer, Payload
 from mooring.observability.logs import get_logger
 from mooring.web import wire
-from mooring.web.exchange import JOINED, Exchange, Limits, Stage, release_all
+from mooring.web.exchange import JOINED, Exchange, Stage, release_all
+from mooring.web.listener import SLOW, Host, Member
 
 log = get_logger(__name__)
 
@@ -30,8 +31,6 @@ OnError = Callable[[int, str, str], tuple[bytes, bytes]]
 
 # Bytes asked of the socket at a time. Not above LARGE: a body that gets a slot then never ends in the chunk it began in.
 RECEIVE = 65_536
-# Unsent bytes above which a client counts as slow.
-SLOW = 65_536
 # A client that was refused may still be sending. Closing at once would make the kernel throw away the answer with what
 # it sends; so it is read and dropped, for this many seconds of silence and in all.
 LINGER_SILENCE, LINGER = 2.0, 30.0
@@ -45,29 +44,22 @@ class Mode(enum.IntEnum):
     DEAF = 2
 
 
-class Host(Protocol):
-    """What the connections of one listener share."""
+class HttpHost(Host, Protocol):
+    """What the HTTP connections of one listener share beside that."""
 
     app: App
-    limits: Limits
     allocator: Allocator
     refuse: OnError
-    room: memoryview
-    now: float
     draining: bool
     secure: bool
     hosts: set[bytes]
-
-    def joined(self, connection: "Connection") -> None: ...
-
-    def left(self, connection: "Connection") -> None: ...
 
 
 class _Stop(Exception):
     """Ends the parser's run from inside one of its callbacks."""
 
 
-class Connection(asyncio.BufferedProtocol):
+class Connection(Member):
     """One client. All connections of a server receive into the same memory, one at a time, so an idle one is small."""
 
     __slots__ = (
@@ -100,6 +92,7 @@ class Connection(asyncio.BufferedProtocol):
         "_room",
         "_since",
         "_slot",
+        "_successor",
         "_target",
         "_transport",
         "_unseen",
@@ -107,7 +100,7 @@ class Connection(asyncio.BufferedProtocol):
         "peer",
     )
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: HttpHost) -> None:
         self._host = host
         self._app = host.app
         self._into = self._room = host.room
@@ -144,6 +137,7 @@ class Connection(asyncio.BufferedProtocol):
         self._refused = False
         self._lingering = 0.0
         self._lost = False
+        self._successor: Member | None = None
         self._since = host.now
 
     # Transport
@@ -299,7 +293,12 @@ class Connection(asyncio.BufferedProtocol):
         return buffer
 
     def _stumble(self, error: Exception, chunk: memoryview) -> None:
-        """The parser stopped: at an upgrade, which is not taken up, or because there is no sense in the bytes."""
+        """The parser stopped: at an upgrade, taken up or not, or because there is no sense in the bytes."""
+        if self._successor is not None:
+            del self._parser  # as when the connection is lost
+            if isinstance(error, HttpParserUpgrade) and (rest := bytes(chunk[error.args[0] :])):
+                self._successor.receive(rest)
+            return
         while isinstance(error, HttpParserUpgrade) and not self._mode:
             chunk = chunk[error.args[0] :]
             try:
@@ -478,6 +477,18 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._transport.close()
 
+    def switch(self, exchange: Exchange, answer: bytes, successor: Callable[[Host], Member]) -> bool:
+        if self._current is not exchange or self._later or not self._parser.should_upgrade():
+            return False
+        self._successor = member = successor(self._host)
+        self._transport.write(answer)
+        self._current, self._mode, self._lost = None, Mode.DEAF, True
+        self._transport.set_protocol(member)
+        member.connection_made(self._transport)
+        self._host.joined(member)
+        self._host.left(self)
+        return True
+
     def _hand_over(self, exchange: Exchange) -> None:
         if not exchange.keep:
             self._mode = Mode.DEAF
@@ -644,11 +655,9 @@ class Connection(asyncio.BufferedProtocol):
             log.exception("a request's callback failed")
 
     def close(self) -> None:
-        """End now; what was not sent is lost."""
         self._transport.abort()
 
     def retire(self) -> None:
-        """The server stops: finish what runs, and end at once where nothing does."""
         last = self._incoming or (self._later[-1] if self._later else self._current)
         if last is not None:
             last.keep = False
@@ -656,7 +665,6 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.close()
 
     def expire(self, now: float) -> None:
-        """Look at what has taken too long."""
         limits = self._host.limits
         unsent = self._transport.get_write_buffer_size()
         silence = now - self._since

@@ -8,29 +8,10 @@ import msgspec
 
 from mooring.core.buffers import Buffer, Payload
 from mooring.web import wire
+from mooring.web.listener import Host, Member
 
 # Up to here head and body are joined and leave in one piece; above, joining costs more than a second vector.
 JOINED = 16_384
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """What one client may cost. Sizes in bytes, times in seconds.
-
-    ``body_timeout`` and ``write_timeout`` count from the last byte that moved; ``header_timeout`` from the first byte
-    of a request; ``idle_timeout`` from the last answer or the connection's start. They are looked at about
-    once a second, so they may take a second longer. ``max_pipelined`` requests of one connection are in the
-    app's hands at a time.
-    """
-
-    max_header_bytes: int = 65_536
-    max_header_count: int = 100
-    max_url_bytes: int = 8_190
-    max_body_bytes: int = 6_553_500
-    header_timeout: float = 30.0
-    body_timeout: float = 60.0
-    idle_timeout: float = 75.0
-    write_timeout: float = 60.0
-    max_pipelined: int = 16
 
 
 class Line(Protocol):
@@ -52,6 +33,10 @@ class Line(Protocol):
 
     def cut(self, exchange: "Exchange") -> None:
         """End the connection without the end of this answer."""
+        ...
+
+    def switch(self, exchange: "Exchange", answer: bytes, successor: Callable[[Host], Member]) -> bool:
+        """Leave the connection to another protocol after this answer; False where that cannot be."""
         ...
 
 
@@ -161,6 +146,17 @@ class Exchange(msgspec.Struct, eq=False):
             self.stage = Stage.ANSWERED
             self._drop_body(b"")
             self.line.cut(self)
+
+    def switch(self, head: bytes, successor: Callable[[Host], Member]) -> bool:
+        """Answer 101 and leave the connection to another protocol; from within the app's call, or never.
+
+        False where the request did not ask for one, or earlier ones wait for their answers; nothing was sent then.
+        """
+        answer = b"HTTP/1.1 101 Switching Protocols\r\n" + head + b"\r\n"
+        if self.stage or not self.line.switch(self, answer, successor):
+            return False
+        self.stage = Stage.ANSWERED
+        return True
 
     def abandon(self) -> None:
         """For the connection: the client is gone."""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from mooring.core.buffers import Allocator
 from mooring.web.connection import RECEIVE, App, Connection, OnError
-from mooring.web.exchange import Exchange, Limits, Stage
+from mooring.web.exchange import Exchange, Stage
+from mooring.web.listener import Limits, Member
 from mooring.web.wire import header_lines
 
 # The modules behind this one are its own business; this is what the protocols know.
@@ -43,7 +44,7 @@ class HttpServer:
         self.room = memoryview(bytearray(RECEIVE))
         self._ssl = ssl
         self._listener: asyncio.Server | None = None
-        self._connections: set[Connection] = set()
+        self._connections: set[Member] = set()
         self._empty = asyncio.Event()
         self._sweep_timer: asyncio.TimerHandle | None = None
         shortest = min(limits.header_timeout, limits.body_timeout, limits.idle_timeout, limits.write_timeout)
@@ -84,13 +85,13 @@ class HttpServer:
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
 
-    def joined(self, connection: Connection) -> None:
+    def joined(self, member: Member) -> None:
         """For a connection: it is made."""
-        self._connections.add(connection)
+        self._connections.add(member)
 
-    def left(self, connection: Connection) -> None:
+    def left(self, member: Member) -> None:
         """For a connection: it is lost."""
-        self._connections.discard(connection)
+        self._connections.discard(member)
         if not self._connections:
             self._empty.set()
 

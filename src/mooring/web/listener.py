@@ -1,0 +1,63 @@
+"""What a listener and the connections made to it know of each other."""
+
+import asyncio
+from typing import Protocol
+
+import msgspec
+
+# Unsent bytes above which a client counts as slow.
+SLOW = 65_536
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What one client may cost. Sizes in bytes, times in seconds.
+
+    ``body_timeout`` and ``write_timeout`` count from the last byte that moved; ``header_timeout`` from the first byte
+    of a request; ``idle_timeout`` from the last answer or the connection's start. They are looked at about
+    once a second, so they may take a second longer. ``max_pipelined`` requests of one connection are in the
+    app's hands at a time.
+    """
+
+    max_header_bytes: int = 65_536
+    max_header_count: int = 100
+    max_url_bytes: int = 8_190
+    max_body_bytes: int = 6_553_500
+    header_timeout: float = 30.0
+    body_timeout: float = 60.0
+    idle_timeout: float = 75.0
+    write_timeout: float = 60.0
+    max_pipelined: int = 16
+
+
+class Host(Protocol):
+    """What the connections of one listener share, whatever is spoken on them."""
+
+    limits: Limits
+    room: memoryview
+    now: float
+
+    def joined(self, member: "Member") -> None: ...
+
+    def left(self, member: "Member") -> None: ...
+
+
+class Member(asyncio.BufferedProtocol):
+    """A client's connection as its listener sees it, whatever is spoken on it."""
+
+    __slots__ = ()
+
+    def receive(self, data: bytes) -> None:
+        """Bytes that came with the request which asked for another protocol."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End now; what was not sent is lost."""
+        raise NotImplementedError
+
+    def retire(self) -> None:
+        """The server stops: finish what runs, and end at once where nothing does."""
+        raise NotImplementedError
+
+    def expire(self, now: float) -> None:
+        """Look at what has taken too long."""
+        raise NotImplementedError
