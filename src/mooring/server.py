@@ -14,6 +14,7 @@ from mooring import __version__
 from mooring.config import Address, Config
 from mooring.core.errors import ModelNotFound
 from mooring.core.service import ModelState
+from mooring.engine.administration import Administration
 from mooring.engine.engine import Engine
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
@@ -25,6 +26,7 @@ from mooring.protocols.responses import Responses
 from mooring.protocols.torchserve.inference import TorchServeInference
 from mooring.protocols.torchserve.management import TorchServeManagement
 from mooring.protocols.torchserve.metrics import TorchServeMetrics
+from mooring.repository.catalog import Catalog
 from mooring.repository.spec import Defaults, ModelSpec
 from mooring.repository.store import Store
 from mooring.web.http1 import HttpServer, Limits
@@ -95,13 +97,20 @@ class Server:
         self._config = config
         self._arena = Arena(config.arena_size)
         self._metrics = Metrics()
-        self.engine = Engine(self._arena, self._metrics)
+        self.engine = Engine(self._arena, self._metrics, drain_limit=config.drain_timeout)
         self._stack = stack
         stack.push_async_callback(self.engine.close)
-        folder = tempfile.TemporaryDirectory(
-            prefix="mooring-", dir=config.temporary_folder, ignore_cleanup_errors=True
+        folder = Path(
+            stack.enter_context(
+                tempfile.TemporaryDirectory(
+                    prefix="mooring-", dir=config.temporary_folder, ignore_cleanup_errors=True
+                )
+            )
         )
-        self._store = Store(Path(stack.enter_context(folder)), _defaults(config))
+        defaults = _defaults(config)
+        self._store = Store(_made(folder / "archives"), defaults)
+        catalog = Catalog(self._store, config, _made(folder / "files"), defaults)
+        self._administration = Administration(self.engine, catalog, self._metrics)
         self._responses = Responses(self._metrics.responses)
         self._listeners: list[HttpServer] = []
         self._specs: list[ModelSpec] = []
@@ -116,7 +125,7 @@ class Server:
 
     async def load(self) -> None:
         """Return when every model asked for is loaded, or has failed to and says so in its state."""
-        await asyncio.gather(*(self.engine.load(spec, at_startup=True) for spec in self._specs))
+        await asyncio.gather(*(self.engine.deploy(spec, at_startup=True) for spec in self._specs))
         for name, versions in self._config.model_settings.items():
             for version, settings in versions.items():
                 if settings.default_version:
@@ -141,7 +150,9 @@ class Server:
         inference.mount(TorchServeInference(engine, self._responses, inference.description).endpoints())
         inference.mount(v1.endpoints())
         management.mount(
-            TorchServeManagement(engine, engine, self._responses, management.description).endpoints()
+            TorchServeManagement(
+                engine, self._administration, self._responses, management.description
+            ).endpoints()
         )
         if management is not inference:
             management.mount(v1.readiness())
@@ -186,6 +197,11 @@ class Site:
         """Serve these too, and describe them."""
         self.endpoints.extend(endpoints)
         self.description.cover(endpoints)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(mode=0o700)
+    return folder
 
 
 def _defaults(config: Config) -> Defaults:

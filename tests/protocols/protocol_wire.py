@@ -172,6 +172,27 @@ class FakeService(InferenceService, ModelAdministration):
     def models(self) -> list[ModelState]:
         return self.states
 
+    def index(self) -> list[ModelState]:
+        return self.states
+
+    def config(self, model: str, version: str = ""):
+        raise AssertionError("no protocol here asks for it")
+
+    def usage(self, model: str = "", version: str = ""):
+        raise AssertionError("no protocol here asks for it")
+
+    async def load(self, model: str, version: str = "", **changes) -> None:
+        raise AssertionError("no protocol here asks for it")
+
+    async def unload(self, model: str, version: str = "", *, dependents: bool = False) -> None:
+        raise AssertionError("no protocol here asks for it")
+
+    async def load_worker(self, worker: str, parameters) -> str:
+        raise AssertionError("no protocol here asks for it")
+
+    async def unload_worker(self, endpoint: str) -> None:
+        raise AssertionError("no protocol here asks for it")
+
     def describe(self, model: str, version: str = "") -> list[ModelDescription]:
         return [
             ModelDescription(

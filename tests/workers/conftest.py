@@ -22,7 +22,7 @@ class Harness:
         settings = {"backend": "echo_backend:EchoBackend"} | settings
         settings = {"version": "1.0"} | settings
         spec = ModelSpec(name=name, location=str(Path(__file__).parent), **settings)
-        return await self.engine.load(spec)
+        return await self.engine.deploy(spec)
 
     def request(self, body=b"x", *, model="echo", rows=None, **parameters):
         form = Form.BODY if rows is None else Form.INSTANCES

@@ -247,7 +247,7 @@ async def test_unloading_waits_for_what_runs_and_leaves_no_process(harness):
     pid = harness.worker().process.pid
     future = harness.submit(b"x", do="sleep", seconds=0.3)
     await asyncio.sleep(0.05)
-    await harness.engine.unload("echo")
+    await harness.engine.retire("echo")
     assert body_of(await future) == b"x"
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -315,5 +315,5 @@ async def test_the_first_version_answers_until_another_is_chosen(harness):
     assert (await harness.ask(b"x")).version == "1.0"
     harness.engine.set_default("echo", "2.0")
     assert (await harness.ask(b"x")).version == "2.0"
-    await harness.engine.unload("echo", "2.0")
+    await harness.engine.retire("echo", "2.0")
     assert (await harness.ask(b"x")).version == "1.0"

@@ -46,5 +46,5 @@ async def test_a_hundred_forked_workers_calculate_the_same(harness, monkeypatch,
         for worker in list(workers.workers):
             workers.idle = [worker]  # every one of them in turn, not whoever is quickest
             answers.add(body_of(await harness.ask(model=name)))
-        await harness.engine.unload(name)
+        await harness.engine.retire(name)
     assert len(answers) == 1, json.dumps([answer.decode() for answer in answers])

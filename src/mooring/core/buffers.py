@@ -58,6 +58,35 @@ Payload = bytes | Buffer
 """Some bytes: copied when small, borrowed when large."""
 
 
+class Share:
+    """A buffer cut into parts that are released one by one; the last to go, this holder too, gives the memory back.
+
+    Parts keep their place in the slot, so that a worker reads them where they lie.
+    """
+
+    __slots__ = ("_held", "_whole")
+
+    def __init__(self, whole: Buffer) -> None:
+        self._whole = whole
+        self._held = 1
+
+    def part(self, start: int, end: int) -> Payload:
+        """A small part as a copy, a large one where it lies."""
+        view, slot = self._whole.view[start:end], self._whole.slot
+        if view.nbytes <= LARGE:
+            return bytes(view)
+        if slot is None:
+            return Buffer(view)
+        self._held += 1
+        return Buffer(view, Slot(slot.arena, slot.offset + start, view.nbytes), lambda _: self.release())
+
+    def release(self) -> None:
+        """One holder less."""
+        self._held -= 1
+        if not self._held:
+            self._whole.release()
+
+
 class Allocator(Protocol):
     """Hands out writable memory of an exact size, in shared memory where there is room."""
 

@@ -1,14 +1,14 @@
 """What protocols may know of the engine, and what a model's code may know of the server."""
 
 import abc
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
 from mooring.core.errors import MooringError
 from mooring.core.requests import InferenceRequest, InferenceResponse
-from mooring.core.tensors import TensorSpec
+from mooring.core.tensors import Parameter, TensorSpec
 
 Outcome = InferenceResponse | MooringError
 Done = Callable[[Outcome], None]
@@ -129,8 +129,59 @@ class ModelDescription(msgspec.Struct, frozen=True):
     workers: list[WorkerDescription]
 
 
+class ModelConfig(msgspec.Struct, frozen=True):
+    """What a version was loaded with, in the terms of Triton's model configuration. Shapes include the batch dimension.
+
+    ``max_batch_size`` 0 means that the model's shapes have none; ``delay`` is in seconds.
+    """
+
+    name: str
+    version: str
+    platform: str
+    backend: str
+    max_batch_size: int
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    instances: int
+    delay: float
+    parameters: dict[str, Parameter]
+
+
+class Duration(msgspec.Struct, frozen=True):
+    """How often something happened and how long it took together, in nanoseconds."""
+
+    count: int = 0
+    ns: int = 0
+
+
+class BatchUsage(msgspec.Struct, frozen=True):
+    """The executions of one batch size, in rows."""
+
+    batch_size: int
+    infer: Duration
+
+
+class ModelUsage(msgspec.Struct, frozen=True):
+    """What a version has done since it was loaded first.
+
+    ``last_inference`` is in milliseconds since the epoch; ``inferences`` counts rows, ``executions`` calls of the
+    model, ``success`` and ``fail`` requests.
+    """
+
+    name: str
+    version: str
+    last_inference: int
+    inferences: int
+    executions: int
+    success: Duration
+    fail: Duration
+    queue: Duration
+    infer: Duration
+    batches: list[BatchUsage]
+
+
 class ModelAdministration(abc.ABC):
-    """What an operator may see of the models, and later change."""
+    """What an operator may see of the models, and do to them."""
 
     @abc.abstractmethod
     def describe(self, model: str, version: str = "") -> Sequence[ModelDescription]:
@@ -138,3 +189,72 @@ class ModelAdministration(abc.ABC):
 
         Raises ``ModelNotFound`` or ``VersionNotFound``.
         """
+
+    @abc.abstractmethod
+    def index(self) -> Sequence[ModelState]:
+        """Every version that is loaded or could be: those of the repository that never were have no state."""
+
+    @abc.abstractmethod
+    def config(self, model: str, version: str = "") -> ModelConfig:
+        """What a version was loaded with. Raises ``ModelNotFound`` or ``VersionNotFound``."""
+
+    @abc.abstractmethod
+    def usage(self, model: str = "", version: str = "") -> Sequence[ModelUsage]:
+        """What one version has done, all of a model's, or all. Raises ``ModelNotFound`` or ``VersionNotFound``."""
+
+    @abc.abstractmethod
+    async def load(
+        self,
+        model: str,
+        version: str = "",
+        *,
+        config: Mapping[str, Any] | None = None,
+        files: Mapping[str, bytes] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+    ) -> None:
+        """Load a model of the repository, every version or the one named, and return when it is ready.
+
+        One that is loaded is loaded anew; the old one answers until then, and on if the new one fails. ``config``
+        overrides keys of the model's own configuration (Triton's names or ours), ``files`` are its files by path
+        ("1/model.onnx"), to be used in place of the repository's; ``parameters`` are merged over the model's own.
+
+        Raises ``ModelNotFound`` for a model that is not in the repository, ``ModelLoadFailed`` for one that cannot be
+        loaded and ``InvalidInput`` for a config that cannot be understood.
+        """
+
+    @abc.abstractmethod
+    async def unload(self, model: str, version: str = "", *, dependents: bool = False) -> None:
+        """Return once the last request in flight is answered and the workers are gone: every version, or one.
+
+        With ``dependents`` the stages of a chain that nothing else uses go with it. Raises ``ModelNotFound`` or
+        ``VersionNotFound``.
+        """
+
+    @abc.abstractmethod
+    async def load_worker(self, worker: str, parameters: Mapping[str, Parameter]) -> str:
+        """Load a model by the name of what runs it, as AMD's server does, and return its endpoint when it is ready.
+
+        The first endpoint of a worker is called like it, further ones ``worker-0``, ``worker-1``; the same parameters
+        lead to the same endpoint, ``share`` False adds an instance to it. Raises ``InvalidInput`` or
+        ``ModelLoadFailed``.
+        """
+
+    @abc.abstractmethod
+    async def unload_worker(self, endpoint: str) -> None:
+        """Take one instance from an endpoint, and with the last one the endpoint. Raises ``ModelNotFound``."""
+
+
+class ServerAdministration(abc.ABC):
+    """What an operator may see of the server itself, and change while it runs."""
+
+    @abc.abstractmethod
+    def log_level(self) -> str:
+        """debug, info, warning or error."""
+
+    @abc.abstractmethod
+    def set_log_level(self, level: str) -> None:
+        """Raises ``InvalidInput`` for a level that there is not."""
+
+    @abc.abstractmethod
+    def devices(self) -> Mapping[str, int]:
+        """What the server can calculate on: "CPU" -> logical cores, and every accelerator's name -> how many."""

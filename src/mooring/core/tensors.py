@@ -1,6 +1,6 @@
 """A named, shaped buffer that nobody copies, and the data types of the Open Inference Protocol."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -103,3 +103,15 @@ class TensorSpec(msgspec.Struct, frozen=True):
     name: str
     datatype: str
     shape: list[int]
+
+
+def release(tensors: Iterable[Tensor]) -> None:
+    """Give back the memory of tensors that nobody will read any more."""
+    for tensor in tensors:
+        data = tensor.data
+        if isinstance(data, list):
+            for element in data:
+                if isinstance(element, Buffer):
+                    element.release()
+        elif isinstance(data, Buffer):
+            data.release()

@@ -5,8 +5,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-import psutil
-
 from mooring.backends.backend import preload
 from mooring.core.buffers import Buffer
 from mooring.core.errors import InvalidInput, ModelNotFound, ModelNotReady, MooringError, VersionNotFound
@@ -14,15 +12,13 @@ from mooring.core.requests import Form, InferenceRequest, InferenceResponse
 from mooring.core.service import (
     Done,
     InferenceService,
-    ModelAdministration,
-    ModelDescription,
     ModelMetadata,
     ModelState,
     Outcome,
     Ticket,
-    WorkerDescription,
 )
-from mooring.core.tensors import Tensor
+from mooring.core.tensors import Tensor, TensorSpec
+from mooring.engine.chains import ChainRun
 from mooring.engine.registry import ModelVersion, Registry
 from mooring.engine.scheduler import Scheduler
 from mooring.observability.logs import get_logger
@@ -38,19 +34,18 @@ log = get_logger(__name__)
 _CHECK_EVERY = 0.05
 
 
-class Engine(InferenceService, ModelAdministration):
+class Engine(InferenceService):
     """Every model of this process, and the way of every request to one of them."""
 
-    def __init__(self, arena: Arena, metrics: Metrics) -> None:
+    def __init__(self, arena: Arena, metrics: Metrics, *, drain_limit: float = 30.0) -> None:
         self.registry = Registry()
+        self.drain_limit = drain_limit
         self._arena = arena
         self._metrics = metrics
         self._workers = LocalWorkers(arena)
         self._loop = asyncio.get_running_loop()
         self._wanted: set[str] = set()
         self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
-
-    # InferenceService
 
     def submit(self, request: InferenceRequest, done: Done) -> Ticket:
         model = self.registry.models.get(request.model)
@@ -63,6 +58,8 @@ class Engine(InferenceService, ModelAdministration):
             text = f"model '{request.model}' has no version '{request.version}'"
             return _refused(done, VersionNotFound(text, model=request.model, version=request.version))
         spec = version.spec
+        if spec.stages:
+            return ChainRun(spec.stages, request, done, self.submit, self._inputs)
         if spec.client_timeout and request.deadline is None:
             request.deadline = time.monotonic() + spec.client_timeout
         if request.form is Form.BODY:
@@ -81,11 +78,19 @@ class Engine(InferenceService, ModelAdministration):
 
     def ready(self, model: str = "", version: str = "") -> bool:
         if model:
-            return self.registry.find(model, version).ready
-        return all(
-            name in self.registry.models and self.registry.models[name].version("").ready
-            for name in self._wanted
+            return self._ready(self.registry.find(model, version))
+        models = self.registry.models
+        return all(name in models and self._ready(models[name].version("")) for name in self._wanted)
+
+    def _ready(self, version: ModelVersion) -> bool:
+        models = self.registry.models
+        return version.ready and all(
+            stage in models and models[stage].version("").ready for stage in version.spec.stages
         )
+
+    def _inputs(self, model: str) -> Sequence[TensorSpec]:
+        found = self.registry.models.get(model)
+        return found.version("").metadata.inputs if found is not None else ()
 
     def healthy(self) -> bool:
         return self._wanted <= self.registry.models.keys() and all(
@@ -111,21 +116,14 @@ class Engine(InferenceService, ModelAdministration):
             for version in self.registry
         ]
 
-    # ModelAdministration
-
-    def describe(self, model: str, version: str = "") -> Sequence[ModelDescription]:
-        found = self.registry.model(model)
-        versions = list(found.versions.values()) if version == "all" else [found.version(version)]
-        return [self._describe(one, is_default=one.spec.version == found.default) for one in versions]
-
     def expect(self, spec: ModelSpec) -> None:
-        """A model that ``load`` will be asked for: its libraries are imported meanwhile, and until it is loaded this
+        """A model that ``deploy`` will be asked for: its libraries are imported meanwhile, and until it is loaded this
         server is not ready.
         """
         self._wanted.add(spec.name)
         self._workers.template(preload(spec))
 
-    async def load(self, spec: ModelSpec, *, at_startup: bool = False) -> ModelVersion:
+    async def deploy(self, spec: ModelSpec, *, at_startup: bool = False) -> ModelVersion:
         """Register a version and start its workers; return when the first of them has loaded it or has failed to.
 
         Raises ``ModelExists``. A version that failed stays, FAILED, and its workers are tried again.
@@ -134,13 +132,18 @@ class Engine(InferenceService, ModelAdministration):
         version.loaded_at_startup = at_startup
         self.registry.add(version)
         self._wanted.add(spec.name)
-        scheduler = Scheduler(
-            spec, self._metrics.model(spec.name, spec.version), self._arena.allocate, version.report
-        )
+        return await self._start(version)
+
+    async def _start(self, version: ModelVersion) -> ModelVersion:
+        spec = version.spec
+        statistics = self._metrics.model(spec.name, spec.version)
+        scheduler = Scheduler(spec, statistics, self._arena.allocate, version.report)
         version.begin(scheduler)
-        scheduler.pool = WorkerPool(
-            spec, scheduler, self._workers, spec.threads or threads_for(spec.max_workers)
-        )
+        if spec.stages:
+            version.report(version.metadata)
+            return version
+        threads = spec.threads or threads_for(spec.max_workers)
+        scheduler.pool = WorkerPool(spec, scheduler, self._workers, threads)
         scheduler.pool.start(spec.min_workers)
         if spec.min_workers:
             await version.settled()
@@ -148,26 +151,54 @@ class Engine(InferenceService, ModelAdministration):
             scheduler.refuse_all(ModelNotReady(f"model '{spec.name}' has no worker", model=spec.name))
         return version
 
+    async def _end(self, version: ModelVersion) -> None:
+        version.unload()
+        scheduler = version.scheduler
+        assert scheduler is not None
+        await _until(lambda: scheduler.idle, self.drain_limit)
+        if scheduler.pool is not None:
+            await scheduler.pool.stop()
+        version.unloaded()
+
     def set_default(self, name: str, version: str) -> None:
         """The version that answers when none is named. Raises ``ModelNotFound`` or ``VersionNotFound``."""
         model = self.registry.model(name)
         model.default = model.version(version).spec.version
 
-    async def unload(self, name: str, version: str = "", *, grace: float = 30.0) -> None:
+    async def replace(self, spec: ModelSpec) -> ModelVersion:
+        """Load a version anew: the old one answers until the new one is ready, and on if that fails.
+
+        Returns the new version where it failed, too: READY says which.
+        """
+        old = self.registry.models[spec.name].versions[spec.version]
+        new = await self._start(ModelVersion(spec))
+        if new.ready:
+            self.registry.models[spec.name].versions[spec.version] = new
+            await self._end(old)
+        else:
+            await self._end(new)
+        return new
+
+    def scale(self, name: str, workers: int) -> None:
+        """Have this many workers from now on; the idle ones among those too many end first.
+
+        Raises ``ModelNotFound``.
+        """
+        scheduler = self.registry.find(name).scheduler
+        assert scheduler is not None
+        assert scheduler.pool is not None
+        scheduler.pool.start(workers)
+
+    async def retire(self, name: str, version: str = "") -> None:
         """Return once the last request in flight is answered and the workers are gone.
 
         Raises ``ModelNotFound`` or ``VersionNotFound``.
         """
         found = self.registry.find(name, version)
-        found.unload()
         self.registry.remove(found)
         if name not in self.registry.models:
             self._wanted.discard(name)
-        assert found.scheduler is not None
-        assert found.scheduler.pool is not None
-        await _until(lambda: found.scheduler is None or found.scheduler.idle, grace)
-        await found.scheduler.pool.stop()
-        found.unloaded()
+        await self._end(found)
         log.info("model unloaded", model=name, version=found.spec.version)
 
     async def drain(self, grace: float) -> bool:
@@ -190,41 +221,6 @@ class Engine(InferenceService, ModelAdministration):
             if version.scheduler is not None:
                 version.scheduler.check(now)
         self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
-
-    def _describe(self, version: ModelVersion, *, is_default: bool) -> ModelDescription:
-        spec = version.spec
-        pool = version.scheduler.pool if version.scheduler is not None else None
-        return ModelDescription(
-            name=spec.name,
-            version=spec.version,
-            url=spec.url,
-            state=version.state.name,
-            is_default=is_default,
-            reason=version.error.message if version.error is not None else "",
-            detail=version.error.detail if version.error is not None else "",
-            runtime=spec.manifest.get("runtime", "python"),
-            min_workers=spec.min_workers,
-            max_workers=spec.max_workers,
-            batch_size=spec.max_batch_size,
-            max_delay=spec.max_delay,
-            response_timeout=spec.response_timeout,
-            startup_timeout=spec.startup_timeout,
-            retry_timeout=spec.retry_timeout,
-            client_timeout=spec.client_timeout,
-            queue_size=spec.queue_size,
-            pending=version.scheduler.waiting if version.scheduler is not None else 0,
-            loaded_at_startup=version.loaded_at_startup,
-            workers=[
-                WorkerDescription(
-                    worker.id,
-                    worker.process.pid,
-                    worker.state.name,
-                    worker.started,
-                    resident_memory(worker.process.pid),
-                )
-                for worker in (pool.workers if pool is not None else ())
-            ],
-        )
 
 
 class Parts:
@@ -325,11 +321,3 @@ def threads_for(workers: int) -> int:
     """How many threads the libraries of one worker may use: its share of the cores, and at least one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     return max(1, cores // max(workers, 1))
-
-
-def resident_memory(pid: int) -> int:
-    """Bytes of memory that a process has in use, 0 when it is gone."""
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return 0

@@ -54,6 +54,8 @@ class ModelVersion:
         While a worker is being restarted it counts, until the model's retry time-out has passed (TorchServe's rule);
         while the first ones are loading it does not, so that nobody is sent here too early.
         """
+        if self.spec.stages:
+            return True  # its stages answer for themselves
         pool = self.scheduler.pool if self.scheduler is not None else None
         if pool is None:
             return False

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from mooring.core.buffers import Buffer
 from mooring.core.errors import DeadlineExceeded, ModelFailed, MooringError, QueueFull, WorkerDied
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import Done, ModelMetadata, Outcome
+from mooring.core.tensors import release
 from mooring.engine.batching import BatchPolicy, RowTime
 from mooring.observability.logs import Throttle, get_logger
 from mooring.observability.metrics import ModelStatistics
@@ -76,7 +78,7 @@ class QueuedRequest:
         if isinstance(outcome, InferenceResponse):
             self._scheduler.answered(self, ok=True, told=done is not None)
             if done is None:
-                _release(outcome)
+                release(outcome.outputs)
             else:
                 done(self._named(outcome))
         else:
@@ -102,14 +104,7 @@ class QueuedRequest:
     def forget(self) -> None:
         """No worker has it and none will get it: give back its memory."""
         self.state = DONE
-        for tensor in self.request.inputs:
-            data = tensor.data
-            if isinstance(data, list):
-                for element in data:
-                    if isinstance(element, Buffer):
-                        element.release()
-            elif isinstance(data, Buffer):
-                data.release()
+        release(self.request.inputs)
         if self.grant is not None:
             self._scheduler.grant_unused()
             self.grant.release()
@@ -129,9 +124,9 @@ class QueuedRequest:
 
     def _named(self, response: InferenceResponse) -> InferenceResponse:
         request = self.request
-        response.model = request.model
-        response.version = self._scheduler.spec.version
-        response.id = request.id
+        response.model = response.model or request.model
+        response.version = response.version or self._scheduler.spec.version
+        response.id = response.id or request.id
         return response
 
 
@@ -164,6 +159,7 @@ class Scheduler:
         self._timer: asyncio.TimerHandle | None = None
         self._answer_size = 0
         self._unused_grants = 0
+        self._prioritized = False
         self._failures = Throttle(_LOGGED_FAILURES)
         self._loop = asyncio.get_running_loop()
 
@@ -196,11 +192,22 @@ class Scheduler:
             return queued
         if request.deadline is not None:
             self._with_deadline.add(queued)
-        self._queue.append(queued)
+        if request.priority or self._prioritized:
+            self._insert(queued)
+        else:
+            self._queue.append(queued)
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
         return queued
+
+    def _insert(self, queued: QueuedRequest) -> None:
+        """Behind those of its priority or a better one; only while such requests wait is the queue looked through."""
+        self._prioritized = True
+        queue, place = self._queue, len(self._queue)
+        while place and _precedence(queued) < _precedence(queue[place - 1]):
+            place -= 1
+        queue.insert(place, queued)
 
     def answered(self, queued: QueuedRequest, *, ok: bool, told: bool) -> None:
         """Called by a request that has its outcome."""
@@ -326,6 +333,8 @@ class Scheduler:
         if pool is None:
             return
         now = time.monotonic()
+        if not self._waiting:
+            self._prioritized = False
         while pool.idle and self._waiting:
             self._skip_withdrawn()
             wait = self._policy.due_in(self._waiting, now - self._queue[0].since)
@@ -392,9 +401,5 @@ class Scheduler:
         )
 
 
-def _release(outcome: Outcome) -> None:
-    if isinstance(outcome, InferenceResponse):
-        for tensor in outcome.outputs:
-            for payload in tensor.data if isinstance(tensor.data, list) else [tensor.data]:
-                if isinstance(payload, Buffer):
-                    payload.release()
+def _precedence(queued: QueuedRequest) -> float:
+    return queued.request.priority or math.inf

@@ -46,14 +46,17 @@ class ModelStatistics:
     """One version of a model. The engine keeps it beside the version, so that no name is looked up per request."""
 
     __slots__ = (
-        "batches", "durations", "inferences", "latency", "name", "outcomes", "queue", "queues",
-        "requests", "version",
+        "batches", "by_size", "durations", "inferences", "last", "latency", "name", "outcomes", "queue", "queues",
+        "requests", "spent", "version",
     )  # fmt: skip
 
     def __init__(self, name: str, version: str) -> None:
         self.name = name
         self.version = version
         self.outcomes = [0, 0]  # failed, answered
+        self.spent = [0.0, 0.0]  # seconds from arrival to answer, of each kind
+        self.by_size: dict[int, list[float]] = {}  # rows of a batch -> how many of them, and their seconds
+        self.last = 0.0  # when the model was called last, in seconds since the epoch
         # TorchServe's three, apart for requests whose URL named a version [0] and those whose URL did not [1].
         self.requests = [0, 0]
         self.latency = [0.0, 0.0]
@@ -66,6 +69,7 @@ class ModelStatistics:
     def observe(self, latency: float, queue: float, ok: bool, defaulted: bool = False) -> None:
         """A request is over. Times are in seconds; ``defaulted`` says that its URL named no version."""
         self.outcomes[ok] += 1
+        self.spent[ok] += latency
         self.requests[defaulted] += 1
         self.latency[defaulted] += latency
         self.queue[defaulted] += queue
@@ -80,6 +84,12 @@ class ModelStatistics:
         """A batch came back from a worker, ``inference`` seconds after it was sent there."""
         self.batches.observe(rows)
         self.inferences.observe(inference)
+        self.last = time.time()
+        of_size = self.by_size.get(rows)
+        if of_size is None:
+            of_size = self.by_size[rows] = [0, 0.0]
+        of_size[0] += 1
+        of_size[1] += inference
 
 
 class ResponseCounter:

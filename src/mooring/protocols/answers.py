@@ -1,12 +1,10 @@
 """From what the service says of a request to the bytes of its response."""
 
-from collections.abc import Iterable
-
-from mooring.core.buffers import Buffer, Payload
+from mooring.core.buffers import Payload
 from mooring.core.errors import MooringError
 from mooring.core.requests import InferenceResponse, ResponseHead
 from mooring.core.service import Outcome
-from mooring.core.tensors import Tensor
+from mooring.core.tensors import release
 from mooring.observability.logs import get_logger
 from mooring.protocols import status as statuses
 from mooring.protocols.responses import FIXED, Responses
@@ -39,14 +37,6 @@ def payload_of(outcome: InferenceResponse) -> Payload:
         return b""
     payload: Payload = outputs[0].data[0]
     return payload
-
-
-def release(tensors: Iterable[Tensor]) -> None:
-    """Give back the memory of tensors that nobody will read."""
-    for tensor in tensors:
-        for payload in tensor.data if isinstance(tensor.data, list) else (tensor.data,):
-            if isinstance(payload, Buffer):
-                payload.release()
 
 
 class Answer:

@@ -36,8 +36,12 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     outputs: list[TensorSpec] = []
     labels: dict[str, Any] = {}
     parameters: dict[str, Parameter] = {}
+    # Of a chain: the models that run in order. It has no worker of its own, its backend is "chain".
+    stages: list[str] = []
     batch: BatchMode = BatchMode.CONCAT
     max_batch_size: int = 1
+    # Nobody asked for that size: it holds where the model's own file shows a batch dimension.
+    batch_is_default: bool = False
     max_delay: float = 0.0
     # TorchServe's own behaviour: a lone request waits out the delay although a worker is idle.
     exact_delay: bool = False

@@ -36,6 +36,8 @@ from mooring.workers.local import LocalProcess, LocalWorkers
 
 log = get_logger(__name__)
 
+_GOODBYE = 2.0  # seconds that a dismissed worker has to close its model
+
 _codec = Codec()
 _numbers = itertools.count(9000)  # TorchServe counts its workers from 9000, and describe shows the number
 
@@ -271,8 +273,10 @@ class WorkerPool:
         return self._wanted
 
     def start(self, count: int) -> None:
-        """Have this many workers from now on."""
+        """Have this many workers from now on. Of those too many the idle ones end now, the others when they are."""
         self._wanted = count
+        while self.idle and len(self._workers) > count:
+            self._dismiss(self.idle[-1])
         for _ in range(count - len(self._workers) - self._starting):
             self._spawn(0.0)
 
@@ -280,6 +284,9 @@ class WorkerPool:
         """Called by a worker that is idle."""
         self.failures = 0
         self.failing_since = None
+        if len(self._workers) > self._wanted:
+            self._dismiss(worker)
+            return
         self.idle.append(worker)
         self.owner.worker_free()
 
@@ -351,6 +358,18 @@ class WorkerPool:
             await asyncio.wait(ends, timeout=grace)
         for worker in workers:
             worker.process.output.close()
+
+    def _dismiss(self, worker: PooledWorker) -> None:
+        """It has nothing to do and ends by itself when its channel is closed."""
+        self._remove(worker)
+        worker.close()
+        self._run(self._see_off(worker))
+
+    async def _see_off(self, worker: PooledWorker) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(worker.process.ended.wait(), _GOODBYE)
+        worker.process.kill()
+        worker.process.output.close()
 
     def _spawn(self, delay: float) -> None:
         self._starting += 1

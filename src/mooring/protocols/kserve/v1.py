@@ -12,8 +12,8 @@ from mooring.core.buffers import LARGE, Payload, view_of
 from mooring.core.errors import InvalidInput, ModelNotReady, MooringError, Unsupported
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
 from mooring.core.service import InferenceService
-from mooring.core.tensors import Tensor
-from mooring.protocols.answers import Answer, release
+from mooring.core.tensors import Tensor, release
+from mooring.protocols.answers import Answer
 from mooring.protocols.endpoints import Body, Endpoint
 from mooring.protocols.endpoints import Operation as Call
 from mooring.protocols.openapi import MODEL_ERRORS, TEXT, record

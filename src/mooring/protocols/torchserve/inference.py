@@ -6,8 +6,8 @@ No method is checked but on ``/``: ``curl -T`` sends PUT, and whatever else is s
 from mooring.core.errors import InvalidInput, ModelNotFound
 from mooring.core.requests import Form, InferenceRequest, Operation
 from mooring.core.service import InferenceService
-from mooring.core.tensors import Parameter, Tensor
-from mooring.protocols.answers import Answer, release
+from mooring.core.tensors import Parameter, Tensor, release
+from mooring.protocols.answers import Answer
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.openapi import Description
 from mooring.protocols.responses import JSON, Responses, pretty

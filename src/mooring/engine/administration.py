@@ -1,0 +1,243 @@
+"""What an operator does to the models: load, unload, look. The ``ModelAdministration`` of this process."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import psutil
+
+from mooring.core.errors import InvalidInput, ModelLoadFailed, ModelNotFound, MooringError
+from mooring.core.service import (
+    BatchUsage,
+    Duration,
+    ModelAdministration,
+    ModelConfig,
+    ModelDescription,
+    ModelState,
+    ModelUsage,
+    WorkerDescription,
+)
+from mooring.core.tensors import Parameter
+from mooring.engine.endpoints import WorkerEndpoints
+from mooring.engine.engine import Engine
+from mooring.engine.registry import ModelVersion
+from mooring.observability.metrics import Metrics, ModelStatistics
+from mooring.repository.catalog import Catalog, worker_spec
+from mooring.repository.spec import ModelSpec
+
+
+class Administration(ModelAdministration):
+    """Changes what the engine serves, out of what the catalog has. Changes to one model come one after the other."""
+
+    def __init__(self, engine: Engine, catalog: Catalog, metrics: Metrics) -> None:
+        self._engine = engine
+        self._catalog = catalog
+        self._metrics = metrics
+        self._endpoints = WorkerEndpoints()
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    def describe(self, model: str, version: str = "") -> Sequence[ModelDescription]:
+        found = self._engine.registry.model(model)
+        versions = list(found.versions.values()) if version == "all" else [found.version(version)]
+        return [_described(one, is_default=one.spec.version == found.default) for one in versions]
+
+    def index(self) -> Sequence[ModelState]:
+        known = list(self._engine.models())
+        loaded = {state.name for state in known}
+        known += [
+            ModelState(name, "", "", ready=False, is_default=False)
+            for name in self._catalog.names()
+            if name not in loaded
+        ]
+        return sorted(known, key=lambda state: state.name)
+
+    def config(self, model: str, version: str = "") -> ModelConfig:
+        found = self._engine.registry.find(model, version)
+        spec, metadata = found.spec, found.metadata
+        return ModelConfig(
+            name=spec.name,
+            version=spec.version,
+            platform=metadata.platform or spec.platform,
+            backend=spec.backend,
+            max_batch_size=spec.max_batch_size,
+            inputs=metadata.inputs,
+            outputs=metadata.outputs,
+            instances=spec.min_workers,
+            delay=spec.max_delay,
+            parameters=spec.parameters,
+        )
+
+    def usage(self, model: str = "", version: str = "") -> Sequence[ModelUsage]:
+        if version:
+            versions = [self._engine.registry.find(model, version)]
+        elif model:
+            versions = list(self._engine.registry.model(model).versions.values())
+        else:
+            versions = list(self._engine.registry)
+        return [_used(self._metrics.model(one.spec.name, one.spec.version)) for one in versions]
+
+    async def load(
+        self,
+        model: str,
+        version: str = "",
+        *,
+        config: Mapping[str, Any] | None = None,
+        files: Mapping[str, bytes] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+    ) -> None:
+        async with self._changing(model):
+            specs = await asyncio.to_thread(
+                self._catalog.open, model, version, config=config, files=files, parameters=parameters
+            )
+            for spec in specs:
+                await self._load_one(spec)
+
+    async def unload(self, model: str, version: str = "", *, dependents: bool = False) -> None:
+        async with self._changing(model):
+            found = self._engine.registry.model(model)
+            versions = [found.version(version)] if version else list(found.versions.values())
+            for one in versions:
+                await self._unload_one(one)
+        self._endpoints.forget(model)
+        if dependents:
+            for stage in {stage for one in versions for stage in one.spec.stages}:
+                if not self._in_use(stage):
+                    with suppress(ModelNotFound):  # somebody else unloaded it meanwhile
+                        await self.unload(stage, dependents=True)
+
+    async def load_worker(self, worker: str, parameters: Mapping[str, Parameter]) -> str:
+        worker = worker.lower()
+        share = parameters.get("share", True)
+        if not isinstance(share, bool):
+            raise InvalidInput(f"parameter 'share' of worker '{worker}' must be true or false, not {share!r}")
+        async with self._changing(f"worker {worker}"):
+            endpoint = self._endpoints.find(worker, parameters)
+            if endpoint is not None:
+                if not share:
+                    self._engine.scale(endpoint, self._endpoints.share(endpoint))
+                return endpoint
+            endpoint = self._endpoints.name(worker)
+            while endpoint in self._engine.registry.models:  # a model of the repository is called so
+                endpoint = self._endpoints.name(worker)
+            try:
+                spec = worker_spec(worker, endpoint, parameters, self._catalog.defaults)
+                await self._load_one(spec)
+            except MooringError:
+                self._endpoints.failed(worker)
+                raise
+            self._endpoints.add(worker, endpoint, parameters)
+            return endpoint
+
+    async def unload_worker(self, endpoint: str) -> None:
+        try:
+            left = self._endpoints.release(endpoint)
+        except KeyError:
+            await self.unload(endpoint)
+            return
+        if left:
+            self._engine.scale(endpoint, left)
+        else:
+            await self.unload(endpoint)
+
+    async def _load_one(self, spec: ModelSpec) -> None:
+        models = self._engine.registry.models
+        if spec.name in models and spec.version in models[spec.name].versions:
+            old = models[spec.name].versions[spec.version].spec
+            version = await self._engine.replace(spec)
+            if version.ready:
+                self._catalog.release(old)
+        else:
+            version = await self._engine.deploy(spec)
+            if not version.ready and version.spec.min_workers:
+                await self._engine.retire(spec.name, spec.version)  # a load that failed leaves nothing behind
+        if not version.ready and version.spec.min_workers:
+            self._catalog.release(spec)
+            raise _load_failed(version)
+
+    async def _unload_one(self, version: ModelVersion) -> None:
+        await self._engine.retire(version.spec.name, version.spec.version)
+        self._catalog.release(version.spec)
+
+    def _in_use(self, stage: str) -> bool:
+        return any(stage in version.spec.stages for version in self._engine.registry)
+
+    def _changing(self, model: str) -> asyncio.Lock:
+        return self._locks.setdefault(model, asyncio.Lock())
+
+
+def _load_failed(version: ModelVersion) -> ModelLoadFailed:
+    error = version.error
+    return ModelLoadFailed(
+        error.message if error is not None else "it did not load",
+        model=version.spec.name,
+        version=version.spec.version,
+        detail=error.detail if error is not None else "",
+    )
+
+
+def _used(statistics: ModelStatistics) -> ModelUsage:
+    failed, answered = statistics.outcomes
+    return ModelUsage(
+        name=statistics.name,
+        version=statistics.version,
+        last_inference=int(statistics.last * 1e3),
+        inferences=sum(rows * int(count) for rows, (count, _) in statistics.by_size.items()),
+        executions=sum(int(count) for count, _ in statistics.by_size.values()),
+        success=_duration(answered, statistics.spent[1]),
+        fail=_duration(failed, statistics.spent[0]),
+        queue=_duration(failed + answered, sum(statistics.queue)),
+        infer=_duration(sum(statistics.inferences.counts), statistics.inferences.total),
+        batches=[
+            BatchUsage(rows, _duration(int(count), seconds))
+            for rows, (count, seconds) in sorted(statistics.by_size.items())
+        ],
+    )
+
+
+def _duration(count: int, seconds: float) -> Duration:
+    return Duration(count, int(seconds * 1e9))
+
+
+def _described(version: ModelVersion, *, is_default: bool) -> ModelDescription:
+    spec, error = version.spec, version.error
+    pool = version.scheduler.pool if version.scheduler is not None else None
+    return ModelDescription(
+        name=spec.name,
+        version=spec.version,
+        url=spec.url,
+        state=version.state.name,
+        is_default=is_default,
+        reason=error.message if error is not None else "",
+        detail=error.detail if error is not None else "",
+        runtime=spec.manifest.get("runtime", "python"),
+        min_workers=spec.min_workers,
+        max_workers=spec.max_workers,
+        batch_size=spec.max_batch_size,
+        max_delay=spec.max_delay,
+        response_timeout=spec.response_timeout,
+        startup_timeout=spec.startup_timeout,
+        retry_timeout=spec.retry_timeout,
+        client_timeout=spec.client_timeout,
+        queue_size=spec.queue_size,
+        pending=version.scheduler.waiting if version.scheduler is not None else 0,
+        loaded_at_startup=version.loaded_at_startup,
+        workers=[
+            WorkerDescription(
+                worker.id,
+                worker.process.pid,
+                worker.state.name,
+                worker.started,
+                resident_memory(worker.process.pid),
+            )
+            for worker in (pool.workers if pool is not None else ())
+        ],
+    )
+
+
+def resident_memory(pid: int) -> int:
+    """Bytes of memory that a process has in use, 0 when it is gone."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0

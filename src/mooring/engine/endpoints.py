@@ -1,0 +1,82 @@
+"""How endpoints are named that are loaded by the name of a worker, as AMD's server does it: pure rules.
+
+The first endpoint of a worker is called like the worker, every other one ``worker-0``, ``worker-1`` ...; a number is
+never used twice while any endpoint of that worker lives. Equal parameters are the same endpoint.
+"""
+
+from collections.abc import Mapping
+
+from mooring.core.tensors import Parameter
+
+_NOT_COMPARED = frozenset({"share", "worker"})
+
+
+class WorkerEndpoints:
+    """The endpoints of every worker, and how many instances each has."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, dict[str, tuple[tuple[str, str, Parameter], ...]]] = {}
+        self._next: dict[str, int] = {}
+        self._instances: dict[str, int] = {}
+
+    def find(self, worker: str, parameters: Mapping[str, Parameter]) -> str | None:
+        """The endpoint that these parameters lead to already."""
+        wanted = _comparable(parameters)
+        for endpoint, known in self._loaded.get(worker, {}).items():
+            if known == wanted:
+                return endpoint
+        return None
+
+    def name(self, worker: str) -> str:
+        """A name for a further endpoint; what is tried and fails has used it up."""
+        number = self._next.get(worker)
+        if number is None:
+            self._next[worker] = 0
+            return worker
+        self._next[worker] = number + 1
+        return f"{worker}-{number}"
+
+    def add(self, worker: str, endpoint: str, parameters: Mapping[str, Parameter]) -> None:
+        """An endpoint is loaded, with one instance."""
+        self._loaded.setdefault(worker, {})[endpoint] = _comparable(parameters)
+        self._instances[endpoint] = 1
+
+    def share(self, endpoint: str) -> int:
+        """One more instance of an endpoint; how many it has now."""
+        self._instances[endpoint] += 1
+        return self._instances[endpoint]
+
+    def release(self, endpoint: str) -> int:
+        """One instance less; how many are left. Raises ``KeyError`` for an endpoint that was not loaded so."""
+        left = self._instances[endpoint] - 1
+        if left:
+            self._instances[endpoint] = left
+        else:
+            self.forget(endpoint)
+        return left
+
+    def forget(self, endpoint: str) -> None:
+        """An endpoint is gone with all its instances; the last one of a worker lets its names start anew."""
+        self._instances.pop(endpoint, None)
+        for worker in [worker for worker, endpoints in self._loaded.items() if endpoint in endpoints]:
+            del self._loaded[worker][endpoint]
+            self._settle(worker)
+
+    def failed(self, worker: str) -> None:
+        """The endpoint that was to be loaded could not be."""
+        self._settle(worker)
+
+    def _settle(self, worker: str) -> None:
+        if not self._loaded.get(worker):
+            self._loaded.pop(worker, None)
+            self._next.pop(worker, None)
+
+
+def _comparable(parameters: Mapping[str, Parameter]) -> tuple[tuple[str, str, Parameter], ...]:
+    # AMD's maps know bool, int, double and text; 100.0 is read as the integer it equals.
+    found: list[tuple[str, str, Parameter]] = []
+    for key, value in sorted(parameters.items()):
+        if key not in _NOT_COMPARED:
+            whole = int(value) if isinstance(value, float) and value.is_integer() else value
+            found.append((key, type(whole).__name__, whole))
+    return tuple(found)

@@ -1,0 +1,215 @@
+"""What could be loaded: the models of the repository and of the store, by name, as they are or as a caller changes them."""
+
+import json
+import uuid
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+
+from mooring.config import Config
+from mooring.core.errors import InvalidInput, ModelNotFound, MooringError
+from mooring.core.tensors import DATATYPES, Parameter, TensorSpec
+from mooring.repository.archives import remove
+from mooring.repository.mar import checked_name, name_of_file
+from mooring.repository.spec import BatchMode, Defaults, ModelSpec
+from mooring.repository.store import Store, archives_in, models_in
+
+# Worker names of AMD's server -> the backend that does the same here.
+WORKERS: Mapping[str, str] = {
+    "cplusplus": "builtin",
+    "fake": "builtin",
+    "migraphx": "onnx",
+    "ptzendnn": "pytorch",
+}
+
+
+class Catalog:
+    """Opens models by name. ``folder`` is where files are put that a caller sends along."""
+
+    def __init__(self, store: Store, config: Config, folder: Path, defaults: Defaults) -> None:
+        self.defaults = defaults
+        self._store = store
+        self._repository = config.model_repository
+        self._archives = config.model_store
+        self._folder = folder
+
+    def names(self) -> list[str]:
+        """Every model of the repository and of the store; an archive goes by its file's name."""
+        found: set[str] = set()
+        if self._repository is not None and self._repository.is_dir():
+            found.update(models_in(self._repository))
+        if self._archives is not None and self._archives.is_dir():
+            found.update(name_of_file(self._archives / archive) for archive in archives_in(self._archives))
+        return sorted(found)
+
+    def open(
+        self,
+        model: str,
+        version: str = "",
+        *,
+        config: Mapping[str, Any] | None = None,
+        files: Mapping[str, bytes] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+    ) -> list[ModelSpec]:
+        """Every version of a model, or the one named; stages before the chain they belong to.
+
+        Raises ``ModelNotFound``, ``ModelLoadFailed`` or, for a config or files that cannot be used, ``InvalidInput``.
+        """
+        specs = self._from_files(model, files) if files else self._find(model)
+        if version:
+            specs = [spec for spec in specs if spec.version == version or spec.name != model]
+            if not any(spec.name == model for spec in specs):
+                raise ModelNotFound(
+                    f"model '{model}' has no version '{version}' in the repository", model=model
+                )
+        return [overridden(spec, config or {}, parameters or {}) for spec in specs]
+
+    def release(self, spec: ModelSpec) -> None:
+        """Remove what was unpacked or written for a model; a folder of the user's own stays."""
+        self._store.release(spec)
+        for folder in Path(spec.location).parents:
+            if folder.parent == self._folder:
+                remove(folder)
+
+    def _find(self, model: str) -> list[ModelSpec]:
+        if (
+            self._repository is not None
+            and self._repository.is_dir()
+            and model in models_in(self._repository)
+        ):
+            return self._store.open_repository(self._repository.resolve(), model)
+        if self._archives is not None and self._archives.is_dir():
+            for archive in archives_in(self._archives):
+                if model in (archive, name_of_file(self._archives / archive)):
+                    return [self._store.open_archive(self._archives.resolve(), archive)]
+        raise ModelNotFound(f"model '{model}' is not in the repository", model=model)
+
+    def _from_files(self, model: str, files: Mapping[str, bytes]) -> list[ModelSpec]:
+        folder = self._folder / uuid.uuid4().hex / checked_name(model, model, "name")
+        try:
+            for name, content in files.items():
+                place = PurePosixPath(name.removeprefix("file:"))
+                if place.is_absolute() or ".." in place.parts or not place.name or "\0" in name:
+                    raise InvalidInput(
+                        f"file '{name}' of model '{model}' must be a path below the model's folder"
+                    )
+                (folder / place).parent.mkdir(parents=True, exist_ok=True)
+                (folder / place).write_bytes(content)
+            return self._store.open_repository(folder.parent, model)
+        except MooringError:
+            remove(folder.parent)
+            raise
+
+
+def overridden(spec: ModelSpec, config: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> ModelSpec:
+    """A model with a caller's configuration over its own: Triton's names (a model configuration as JSON) or ours.
+
+    Keys that have no meaning here (version_policy, optimization ...) change nothing; those that have one must be
+    right. Raises ``InvalidInput``.
+    """
+    changes: dict[str, Any] = {
+        "parameters": {**spec.parameters, **_plain(config.get("parameters", {})), **parameters}
+    }
+    try:
+        if "max_batch_size" in config:
+            changes["max_batch_size"] = max(1, msgspec.convert(config["max_batch_size"], int))
+        delay = config.get("dynamic_batching", {}).get("max_queue_delay_microseconds")
+        if delay is not None:
+            changes["max_delay"] = msgspec.convert(delay, float, strict=False) / 1e6
+        instances = config.get("instance_group")
+        if instances:
+            count = sum(max(1, msgspec.convert(group.get("count", 1), int)) for group in instances)
+            changes["min_workers"] = changes["max_workers"] = count
+        for key, field in (
+            ("input", "inputs"),
+            ("output", "outputs"),
+            ("inputs", "inputs"),
+            ("outputs", "outputs"),
+        ):
+            if config.get(key):
+                batched = (
+                    key in ("input", "output") and changes.get("max_batch_size", spec.max_batch_size) > 1
+                )
+                changes[field] = [_tensor(tensor, batched=batched) for tensor in config[key]]
+    except (msgspec.ValidationError, AttributeError, TypeError, KeyError) as error:
+        raise InvalidInput(f"config of model '{spec.name}': {error}", model=spec.name) from None
+    return msgspec.structs.replace(spec, **changes)
+
+
+def worker_spec(
+    worker: str, endpoint: str, parameters: Mapping[str, Parameter], defaults: Defaults
+) -> ModelSpec:
+    """The model that a worker of AMD's server is with these parameters. Raises ``InvalidInput``."""
+    backend = WORKERS.get(worker)
+    if backend is None:
+        raise InvalidInput(f"unknown worker '{worker}'; known are {', '.join(sorted(WORKERS))}")
+    model = _text(parameters, "model", "fake" if worker == "fake" else "")
+    if not model:
+        raise InvalidInput("No model specified")
+    if backend == "builtin":
+        location, entry = ".", Path(model).name.removeprefix("lib").removesuffix(".so")
+    else:
+        place = Path(model)
+        if not place.is_file():
+            raise InvalidInput(f"worker '{worker}': no such file '{model}'")
+        location, entry = str(place.resolve().parent), place.name
+    return ModelSpec(
+        name=endpoint,
+        version="1",
+        backend=backend,
+        location=location,
+        entry=entry,
+        url=model,
+        batch=BatchMode.STACK if backend != "onnx" else BatchMode.CONCAT,
+        max_batch_size=_number(parameters, "batch_size", 1, least=1),
+        max_delay=_number(parameters, "timeout", 100, least=0) / 1e3,
+        parameters={
+            key: value for key, value in parameters.items() if key not in ("model", "share", "worker")
+        },
+        min_workers=1,
+        max_workers=1,
+        queue_size=defaults.queue_size,
+        response_timeout=defaults.response_timeout,
+        startup_timeout=defaults.startup_timeout,
+        max_response_bytes=defaults.max_response_bytes,
+    )
+
+
+def _plain(parameters: Any) -> dict[str, Parameter]:
+    """Triton writes {"key": {"string_value": "text"}}, everybody else {"key": value}."""
+    if not isinstance(parameters, Mapping):
+        raise InvalidInput("config: 'parameters' must be an object")
+    plain: dict[str, Parameter] = {}
+    for key, value in parameters.items():
+        found = value.get("string_value") if isinstance(value, Mapping) else value
+        if not isinstance(found, bool | int | float | str):
+            raise InvalidInput(
+                f"config: parameter '{key}' must be text, a number, true or false: {json.dumps(value)}"
+            )
+        plain[key] = found
+    return plain
+
+
+def _tensor(tensor: Mapping[str, Any], *, batched: bool) -> TensorSpec:
+    datatype = str(tensor.get("data_type", tensor.get("datatype", ""))).removeprefix("TYPE_")
+    datatype = "BYTES" if datatype == "STRING" else datatype
+    if datatype not in DATATYPES:
+        raise InvalidInput(f"config: tensor '{tensor['name']}' has no known data type: '{datatype}'")
+    shape = msgspec.convert(tensor.get("dims", tensor.get("shape", [])), list[int], strict=False)
+    return TensorSpec(msgspec.convert(tensor["name"], str), datatype, [-1, *shape] if batched else shape)
+
+
+def _text(parameters: Mapping[str, Parameter], name: str, default: str) -> str:
+    value = parameters.get(name, default)
+    if not isinstance(value, str):
+        raise InvalidInput(f"parameter '{name}' must be text, not {value!r}")
+    return value
+
+
+def _number(parameters: Mapping[str, Parameter], name: str, default: int, *, least: int) -> int:
+    value = parameters.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < least:
+        raise InvalidInput(f"parameter '{name}' must be a whole number of at least {least}, not {value!r}")
+    return int(value)

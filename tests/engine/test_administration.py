@@ -1,0 +1,235 @@
+"""Loading and unloading while the server runs: over a real engine with real workers."""
+
+import asyncio
+import time
+
+import pytest
+
+from mooring.config import Config
+from mooring.core.errors import InvalidInput, ModelLoadFailed, ModelNotFound, QueueFull, VersionNotFound
+from mooring.core.requests import Form, InferenceRequest
+from mooring.core.tensors import Tensor
+from mooring.engine.administration import Administration
+from mooring.engine.engine import Engine
+from mooring.observability.metrics import Metrics
+from mooring.repository.catalog import Catalog
+from mooring.repository.spec import Defaults
+from mooring.repository.store import Store
+from mooring.workers.arena import Arena
+
+SAY = (
+    "def infer(inputs, parameters):\n    return {{'said': {text!r}, 'p': str(sorted(parameters.items()))}}\n"
+)
+
+
+class Harness:
+    def __init__(self, folder):
+        self.repository = folder / "repository"
+        for name in ("repository", "archives", "files"):
+            (folder / name).mkdir()
+        self.arena = Arena(16 << 20)
+        metrics = Metrics()
+        self.engine = Engine(self.arena, metrics, drain_limit=5.0)
+        config = Config(model_repository=self.repository)
+        catalog = Catalog(Store(folder / "archives"), config, folder / "files", Defaults())
+        self.files = folder / "files"
+        self.administration = Administration(self.engine, catalog, metrics)
+
+    def write(self, name, source, version="1"):
+        folder = self.repository / name / version
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.py").write_text(source)
+
+    async def ask(self, model, version="", **fields):
+        future = asyncio.get_running_loop().create_future()
+        body = Tensor("body", "BYTES", [1], [b'{"x":1}'], {"content_type": "application/json"})
+        self.engine.submit(
+            InferenceRequest(model, version, "", [body], Form.BODY, **fields), future.set_result
+        )
+        outcome = await asyncio.wait_for(future, 10)
+        return outcome if isinstance(outcome, Exception) else bytes(outcome.outputs[0].data[0])
+
+
+@pytest.fixture
+async def harness(tmp_path):
+    harness = Harness(tmp_path)
+    yield harness
+    await harness.engine.close()
+
+
+async def test_a_loaded_model_answers_and_an_unloaded_one_is_gone(harness):
+    harness.write("talker", SAY.format(text="one"))
+    assert [(state.name, state.state) for state in harness.administration.index()] == [("talker", "")]
+    await harness.administration.load("talker")
+    assert b"one" in await harness.ask("talker")
+    assert [(state.name, state.ready) for state in harness.administration.index()] == [("talker", True)]
+    await harness.administration.unload("talker")
+    assert isinstance(await harness.ask("talker"), ModelNotFound)
+    assert [(state.name, state.state) for state in harness.administration.index()] == [("talker", "")]
+
+
+async def test_loading_again_replaces_the_model_without_a_gap(harness):
+    harness.write("talker", SAY.format(text="one"))
+    await harness.administration.load("talker")
+    harness.write("talker", SAY.format(text="two"))
+    answers = []
+
+    async def keep_asking():
+        while b"two" not in (answers or [b""])[-1]:
+            answers.append(await harness.ask("talker"))
+
+    asking = asyncio.create_task(keep_asking())
+    await harness.administration.load("talker")
+    await asyncio.wait_for(asking, 10)
+    assert all(isinstance(answer, bytes) for answer in answers)
+
+
+async def test_a_new_version_that_does_not_load_leaves_the_old_one_serving(harness):
+    harness.write("talker", SAY.format(text="one"))
+    await harness.administration.load("talker")
+    harness.write("talker", "raise RuntimeError('broken release')")
+    with pytest.raises(ModelLoadFailed, match="broken release"):
+        await harness.administration.load("talker")
+    assert b"one" in await harness.ask("talker")
+    assert harness.engine.ready("talker")
+
+
+async def test_a_load_that_fails_leaves_nothing_behind(harness):
+    harness.write("broken", "raise RuntimeError('no')")
+    with pytest.raises(ModelLoadFailed, match="no"):
+        await harness.administration.load("broken")
+    assert harness.engine.models() == []
+    assert harness.engine.ready()
+
+
+async def test_what_is_not_there_cannot_be_loaded_or_unloaded(harness):
+    harness.write("talker", SAY.format(text="one"))
+    for change in (
+        harness.administration.load("nobody"),
+        harness.administration.load("talker", "9"),
+        harness.administration.unload("talker"),
+        harness.administration.unload_worker("cplusplus"),
+    ):
+        with pytest.raises(ModelNotFound):
+            await change
+    await harness.administration.load("talker")
+    with pytest.raises(VersionNotFound):
+        await harness.administration.unload("talker", "9")
+
+
+async def test_a_caller_may_override_the_configuration_and_add_parameters(harness):
+    harness.write("talker", SAY.format(text="one"))
+    config = {
+        "max_batch_size": 4,
+        "instance_group": [{"count": 2}],
+        "parameters": {"a": {"string_value": "b"}},
+    }
+    await harness.administration.load("talker", config=config, parameters={"c": 3})
+    shown = harness.administration.config("talker")
+    assert (shown.max_batch_size, shown.instances, shown.parameters) == (4, 2, {"a": "b", "c": 3})
+    assert b"('a', 'b'), ('c', 3)" in await harness.ask("talker")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"max_batch_size": "many"},
+        {"parameters": [1]},
+        {"instance_group": 3},
+        {"input": [{"name": "x", "data_type": "TYPE_COLOR"}]},
+        {"input": [{"data_type": "TYPE_FP32"}]},
+    ],
+)
+async def test_a_configuration_that_makes_no_sense_is_the_callers_fault(harness, config):
+    harness.write("talker", SAY.format(text="one"))
+    with pytest.raises(InvalidInput):
+        await harness.administration.load("talker", config=config)
+
+
+async def test_a_caller_may_send_the_models_files(harness):
+    await harness.administration.load("sent", files={"file:1/model.py": SAY.format(text="by mail").encode()})
+    assert b"by mail" in await harness.ask("sent")
+    await harness.administration.unload("sent")
+    assert list(harness.files.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../evil.py", "/etc/evil.py", "1/../../evil.py", ""])
+async def test_files_stay_below_the_models_folder(harness, name):
+    with pytest.raises(InvalidInput):
+        await harness.administration.load("sent", files={name: b"x"})
+    assert list(harness.files.iterdir()) == []
+
+
+async def test_usage_counts_requests_rows_and_executions(harness):
+    harness.write("talker", SAY.format(text="one"))
+    await harness.administration.load("talker")
+    for _ in range(3):
+        await harness.ask("talker")
+    (usage,) = harness.administration.usage("talker")
+    assert (usage.success.count, usage.fail.count, usage.inferences, usage.executions) == (3, 0, 3, 3)
+    assert usage.success.ns > usage.infer.ns > 0
+    assert abs(usage.last_inference / 1e3 - time.time()) < 60
+    assert harness.administration.usage() == [usage]
+
+
+async def test_a_worker_is_loaded_shared_and_unloaded_by_instances(harness):
+    administration = harness.administration
+    assert await administration.load_worker("CPlusPlus", {"model": "echo"}) == "cplusplus"
+    assert await administration.load_worker("cplusplus", {"model": "echo", "share": False}) == "cplusplus"
+    assert await administration.load_worker("cplusplus", {"model": "echo_multi"}) == "cplusplus-0"
+    assert len(administration.describe("cplusplus")[0].workers) >= 1
+    await administration.unload_worker("cplusplus")
+    assert harness.engine.ready("cplusplus")
+    await administration.unload_worker("cplusplus")
+    with pytest.raises(ModelNotFound):
+        harness.engine.ready("cplusplus")
+    assert await administration.load_worker("cplusplus", {"model": "echo"}) == "cplusplus-1"
+
+
+@pytest.mark.parametrize(
+    ("worker", "parameters"),
+    [
+        ("nobody", {}),
+        ("cplusplus", {}),
+        ("cplusplus", {"model": 3}),
+        ("cplusplus", {"model": "echo", "batch_size": "2"}),
+        ("cplusplus", {"model": "echo", "share": "no"}),
+        ("migraphx", {"model": "/nowhere/model.onnx"}),
+    ],
+)
+async def test_a_worker_that_cannot_be_is_the_callers_fault(harness, worker, parameters):
+    with pytest.raises(InvalidInput):
+        await harness.administration.load_worker(worker, parameters)
+    assert harness.engine.models() == []
+
+
+async def test_requests_of_a_better_priority_are_served_first(harness):
+    harness.write(
+        "slow",
+        "import time\norder = []\ndef infer(inputs, parameters):\n"
+        "    time.sleep(0.1 if not order else 0)\n    order.append(parameters['n'])\n    return {'order': str(order)}\n",
+    )
+    await harness.administration.load("slow")
+    first = asyncio.create_task(harness.ask("slow", parameters={"n": 0}))
+    await asyncio.sleep(0.03)
+    later = [
+        asyncio.create_task(harness.ask("slow", parameters={"n": n}, priority=priority))
+        for n, priority in ((1, 0), (2, 3), (3, 1), (4, 3), (5, 0), (6, 1))
+    ]
+    await first
+    answers = await asyncio.gather(*later)
+    assert max(answers, key=len) == b'{"order":"[0, 3, 6, 2, 4, 1, 5]"}'
+
+
+async def test_a_priority_does_not_get_around_a_full_queue(harness):
+    harness.write(
+        "slow", "import time\ndef infer(inputs, parameters):\n    time.sleep(0.3)\n    return {'y': 1}\n"
+    )
+    (harness.repository / "slow" / "config.toml").write_text("queue_size = 1\n")
+    await harness.administration.load("slow")
+    running = asyncio.create_task(harness.ask("slow"))
+    await asyncio.sleep(0.05)
+    waiting = asyncio.create_task(harness.ask("slow"))
+    await asyncio.sleep(0.05)
+    assert isinstance(await harness.ask("slow", priority=1), QueueFull)
+    assert await running == await waiting == b'{"y":1}'
