@@ -1,0 +1,37 @@
+"""What the servers that speak the Open Inference Protocol disagree about: said once, handed to the v2 endpoints."""
+
+import msgspec
+
+from mooring.core.errors import ModelNotFound, MooringError
+from mooring.protocols.status import Asked, Refusal
+
+
+class Dialect(msgspec.Struct, frozen=True, kw_only=True):
+    """How v2 is spoken on one listener. The defaults are ours, ``AMD`` is the AMD Inference Server's.
+
+    ``server``            what the server calls itself
+    ``workers``           a model is called a worker, and one that is not there is a bad request
+    ``unloads_anything``  unloading what is not there succeeds
+    ``plain_answers``     an answer has no model_version, always an id ("" where none was given) and always the
+                          parameters of every output; its model_name is what the model's own code says, if it does;
+                          the names of requested outputs rename what the model gives, in order, and choose nothing
+    ``byte_shapes``       the shape of a BYTES output with one element counts its bytes, not its elements
+    """
+
+    server: str = "mooring"
+    workers: bool = False
+    unloads_anything: bool = False
+    plain_answers: bool = False
+    byte_shapes: bool = False
+
+    def refusal(self, error: MooringError, asked: Asked) -> Refusal | None:
+        """What this dialect says of an error in place of v2's own words; None where it says no other."""
+        if not self.workers or not isinstance(error, ModelNotFound):
+            return None
+        name = f"{asked.model}_{asked.version}" if asked.version else asked.model
+        message = f"Worker {name or error.model} not found"
+        return Refusal(400, "ModelNotFoundException", message, message)
+
+
+V2 = Dialect()
+AMD = Dialect(server="amdinfer", workers=True, unloads_anything=True, plain_answers=True, byte_shapes=True)
