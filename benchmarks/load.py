@@ -1,0 +1,160 @@
+"""Closed-loop load: as many connections as asked for, each with one request on the wire at all times.
+
+wrk drives where it is installed. Elsewhere this file does, as a process of its own, with the same line of JSON at the
+end; it costs more CPU than wrk, which on a small machine the server then lacks.
+
+    python load.py HOST PORT PATH BODY_FILE CONTENT_TYPE CONNECTIONS SECONDS
+"""
+
+import asyncio
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+HERE = Path(__file__).parent
+WRK = shutil.which("wrk")
+DRIVER = "wrk" if WRK else "load.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the client saw. Times in seconds; ``client_cpu`` is what the load itself cost."""
+
+    requests: int
+    seconds: float
+    p50: float
+    p99: float
+    errors: int
+    client_cpu: float
+
+
+def drive(port: int, path: str, body: Path, content_type: str, connections: int, seconds: float) -> Outcome:
+    """Load one path of a server on this machine. Raises ``RuntimeError`` when the load generator fails."""
+    environment = None
+    if WRK:
+        url = f"http://127.0.0.1:{port}{path}"
+        # wrk counts whole seconds only.
+        command = [WRK, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"]
+        command += ["--latency", "-s", str(HERE / "post.lua"), url]
+        environment = os.environ | {"BENCH_BODY": str(body), "BENCH_CONTENT_TYPE": content_type}
+    else:
+        command = [sys.executable, __file__, "127.0.0.1", str(port), path, str(body), content_type]
+        command += [str(connections), str(seconds)]
+    before = _children_cpu()
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=seconds + 90
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not lines:
+        raise RuntimeError(f"the load generator failed: {done.stdout[-300:]} {done.stderr[-300:]}")
+    return Outcome(**json.loads(lines[-1]), client_cpu=_children_cpu() - before)
+
+
+def _children_cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+class Connection(asyncio.Protocol):
+    """Sends the request again as soon as it is answered. Answers have a content-length or are counted as errors."""
+
+    def __init__(self, request: bytes, latencies: list[float]) -> None:
+        self._request = request
+        self._latencies = latencies
+        self._missing = -1  # bytes of the answer still to come; below zero the head is not complete
+        self._head = b""
+        self.errors = 0
+        self.ending = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own class
+        self._send()
+
+    def _send(self) -> None:
+        self._sent = time.perf_counter()
+        self._transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        if self._missing >= 0:
+            self._missing -= len(data)
+        else:
+            self._head += data
+            end = self._head.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            self._missing = _content_length(self._head[:end]) - (len(self._head) - end - 4)
+            self.errors += not self._head.startswith(b"HTTP/1.1 200")
+            self._head = b""
+        if self._missing <= 0:
+            self._missing = -1
+            self._latencies.append(time.perf_counter() - self._sent)
+            if not self.ending:
+                self._send()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.errors += not self.ending
+
+
+def _content_length(head: bytes) -> int:
+    r"""The length an answer announces.
+
+    >>> _content_length(b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\na: b")
+    12
+    """
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            return int(value)
+    raise ValueError(f"an answer without content-length: {head!r}")
+
+
+def summary(latencies: list[float], seconds: float, errors: int) -> dict[str, float]:
+    """What wrk's script prints, of as many latencies as there were answers."""
+    ordered = sorted(latencies) or [0.0]
+    last = len(ordered) - 1
+    return {
+        "requests": len(latencies),
+        "seconds": seconds,
+        "p50": ordered[round(last * 0.5)],
+        "p99": ordered[round(last * 0.99)],
+        "errors": errors,
+    }
+
+
+async def load(
+    host: str, port: int, path: str, body: bytes, content_type: str, count: int, seconds: float
+) -> dict[str, float]:
+    """Keep ``count`` connections busy for so long."""
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+    request = head.encode() + body
+    latencies: list[float] = []
+    loop = asyncio.get_running_loop()
+    began = time.perf_counter()
+    opened = [
+        await loop.create_connection(lambda: Connection(request, latencies), host, port) for _ in range(count)
+    ]
+    await asyncio.sleep(seconds)
+    took = time.perf_counter() - began
+    for transport, connection in opened:
+        connection.ending = True
+        transport.abort()
+    return summary(latencies, took, sum(connection.errors for _, connection in opened))
+
+
+def main() -> None:
+    import uvloop  # noqa: PLC0415 - run.py imports this file and needs no loop
+
+    host, port, path, body, content_type, count, seconds = sys.argv[1:]
+    found = load(host, int(port), path, Path(body).read_bytes(), content_type, int(count), float(seconds))
+    print(json.dumps(uvloop.run(found)))
+
+
+if __name__ == "__main__":
+    main()

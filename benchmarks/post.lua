@@ -1,0 +1,13 @@
+-- For wrk: send one body over and over, print what came of it as one line of JSON.
+local file = io.open(os.getenv("BENCH_BODY"), "rb")
+wrk.method = "POST"
+wrk.body = file:read("*a")
+file:close()
+wrk.headers["Content-Type"] = os.getenv("BENCH_CONTENT_TYPE")
+
+done = function(summary, latency, requests)
+  local bad = summary.errors
+  io.write(string.format('{"requests":%d,"seconds":%.6f,"p50":%.6f,"p99":%.6f,"errors":%d}\n',
+    summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e6, latency:percentile(99) / 1e6,
+    bad.connect + bad.read + bad.write + bad.status + bad.timeout))
+end

@@ -1,0 +1,148 @@
+"""Measure our own server beside the least that is possible on this machine.
+
+    make bench                                   everything, a few minutes
+    make bench ARGS="--quick"                    one short repetition of each
+    make bench ARGS="--cases tiny,start"         some of it
+    make bench ARGS="--record today"             keep the table as results/today.md
+
+Raw figures go to results/latest.jsonl, one line per repetition.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+from measuring import Patience, Shot, median, repeat
+from report import Row, conditions, load_table, start_table
+from starting import Figure, figures
+from targets import NGINX, BareFront, Mooring, Nginx, Target
+from workloads import MODELS, OPTIONS, Body, Group, Workload, groups
+
+RESULTS = Path(__file__).parent / "results"
+START = "start"
+
+
+def main() -> int:
+    """Measure and print; the exit status is 1 when an answer was wrong or a request failed."""
+    options = parse(sys.argv[1:])
+    chosen = [group for group in groups() if group.name in options.cases]
+    rows: list[Row] = []
+    starts: list[Figure] = []
+    if START in options.cases:
+        starts = figures(options.repetitions)
+        print(start_table(starts), end="\n\n", flush=True)
+    if chosen:
+        for row in measured(chosen, options):
+            print(progress(row), flush=True)
+            rows.append(row)
+    text = "\n\n".join(
+        [
+            conditions(options.seconds, options.repetitions),
+            *([start_table(starts)] if starts else []),
+            *([load_table(rows)] if rows else []),
+        ]
+    )
+    print(f"\n{text}")
+    keep(rows, starts)
+    if options.record:
+        (RESULTS / f"{options.record}.md").write_text(f"# Benchmark of {options.record}\n\n{text}\n")
+    return int(any(row.middle.errors for row in rows))
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options, with the list of cases as a set."""
+    names = [START, *(group.name for group in groups())]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cases", default=",".join(names), help=f"comma-separated, of {', '.join(names)}")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a repetition")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one repetition of a second each")
+    parser.add_argument(
+        "--patience", type=float, default=120.0, help="seconds to wait, in all, for a quiet machine"
+    )
+    parser.add_argument("--record", metavar="NAME", help="keep the table as results/NAME.md")
+    options = parser.parse_args(arguments)
+    options.cases = set(options.cases.split(","))
+    unknown = options.cases - set(names)
+    if unknown:
+        parser.error(f"no such case: {', '.join(sorted(unknown))}")
+    if options.quick:
+        options.seconds, options.repetitions = 1.0, 1
+    return options
+
+
+def measured(chosen: Sequence[Group], options: argparse.Namespace) -> Iterator[Row]:
+    """Every workload of the groups, each beside its floors."""
+    patience = Patience(options.patience)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        server = stack.enter_context(Mooring(MODELS, OPTIONS))
+        bare = stack.enter_context(BareFront())
+        nginx = stack.enter_context(Nginx()) if NGINX else None
+        for group in chosen:
+            floors: list[Target] = [bare, *([nginx] if nginx is not None and group.nginx else [])]
+            for workload in group.workloads:
+                check(server, workload)
+            for connections in group.concurrencies:
+                shots = shots_of(group, floors, server, connections, folder)
+                taken = list(repeat(shots, options.repetitions, options.seconds, patience))
+                middles = {shot.name: median(samples) for shot, samples in taken[: len(floors)]}
+                yield from (Row(shot.name, connections, samples, middles) for shot, samples in taken)
+
+
+def shots_of(
+    group: Group, floors: Sequence[Target], server: Target, connections: int, folder: Path
+) -> list[Shot]:
+    """The floors first, then the workloads."""
+    body = group.workloads[0].body
+    for floor in floors:
+        floor.wait_for(group.floor, body.content, body.content_type)
+    shots = [
+        Shot(floor.label, floor, group.floor, body, file_of(body, folder), connections) for floor in floors
+    ]
+    return shots + [
+        Shot(each.name, server, each.path, each.body, file_of(each.body, folder), connections)
+        for each in group.workloads
+    ]
+
+
+def check(server: Target, workload: Workload) -> None:
+    """Ask once. Raises ``RuntimeError`` for a wrong answer: its speed would mean nothing."""
+    answer = server.wait_for(workload.path, workload.body.content, workload.body.content_type)
+    if not workload.right(answer):
+        raise RuntimeError(f"{workload.name}: wrong answer {answer[:300]!r}")
+
+
+def file_of(body: Body, folder: Path) -> Path:
+    """The body as a file, for a load generator to read."""
+    file = folder / body.name.replace(" ", "-")
+    if not file.exists():
+        file.write_bytes(body.content)
+    return file
+
+
+def progress(row: Row) -> str:
+    """A line while it runs."""
+    middle = row.middle
+    return f"{row.name:24} c={row.connections:<3} {middle.rps:8.0f} req/s  {middle.cpu * 1e6:7.1f} us CPU  foreign {middle.foreign:.0%}"
+
+
+def keep(rows: Sequence[Row], starts: Sequence[Figure]) -> None:
+    """All repetitions as JSON lines, for whoever wants more than medians."""
+    lines = [asdict(figure) for figure in starts]
+    for row in rows:
+        lines += [
+            {"name": row.name, "connections": row.connections, **asdict(sample)} for sample in row.samples
+        ]
+    (RESULTS / "latest.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

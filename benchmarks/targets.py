@@ -1,0 +1,189 @@
+"""The servers that are measured: how each is started, asked and ended, and which of its processes did what."""
+
+import http.client
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+HERE = Path(__file__).parent
+NGINX = shutil.which("nginx") or next(iter(Path("/usr/sbin").glob("nginx")), None)
+
+NGINX_CONFIG = """
+daemon off;
+worker_processes 1;
+pid {folder}/pid;
+error_log stderr crit;
+events {{ worker_connections 256; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    client_max_body_size 16m;
+    keepalive_requests 100000000;
+    server {{
+        listen 127.0.0.1:{port};
+        default_type application/json;
+        root {folder};
+        error_page 405 =200 $uri;  # a file in answer to a POST, its body read
+    }}
+}}
+"""
+
+
+class Target:
+    """A server that runs for as long as this context is open. ``label`` is its name in the tables."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.port = free_port()
+        self._stack = ExitStack()
+
+    def command(self, folder: Path) -> list[str]:
+        """How it is started; ``folder`` is its own and vanishes with it."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+            self._log = stack.enter_context((folder / "log").open("w+"))
+            self.started = time.perf_counter()
+            self._process = subprocess.Popen(
+                self.command(folder), stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT
+            )
+            stack.callback(self._end)
+            self.server = psutil.Process(self._process.pid)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _end(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(15)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def log(self) -> str:
+        """The last of what it printed."""
+        self._log.flush()
+        return Path(self._log.name).read_text()[-2000:]
+
+    def ask(self, path: str, body: bytes, content_type: str) -> tuple[int, bytes]:
+        """One request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request("POST", path, body, {"Content-Type": content_type})
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def wait_for(self, path: str, body: bytes, content_type: str, limit: float = 30.0) -> bytes:
+        """The first answer it gives that is a 200. Raises ``RuntimeError`` when it ends or none comes."""
+        status, answer = 0, b"no answer"
+        end = time.perf_counter() + limit
+        while time.perf_counter() < end and self._process.poll() is None:
+            with suppress(OSError, http.client.HTTPException):
+                status, answer = self.ask(path, body, content_type)
+            if status == 200:
+                return answer
+            time.sleep(0.002)
+        raise RuntimeError(f"{self.label} does not serve {path}: {status} {answer[:300]!r}\n{self.log()}")
+
+    def workers(self) -> list[psutil.Process]:
+        """Its processes below the first."""
+        return self.server.children(recursive=True)
+
+    def cpu(self) -> tuple[float, float]:
+        """Seconds of CPU so far: of the process that listens, and of all below it."""
+        return seconds_of(self.server), sum(seconds_of(worker) for worker in self.workers())
+
+
+class Mooring(Target):
+    """Our own server, as a user starts it."""
+
+    def __init__(self, models: Sequence[str] = (), options: Sequence[str] = ()) -> None:
+        super().__init__("mooring")
+        self._arguments = [*models, *options]
+
+    def command(self, folder: Path) -> list[str]:
+        command = [sys.executable, "-m", "mooring", "serve", *self._arguments]
+        command += ["--inference-address", f"http://127.0.0.1:{self.port}"]
+        for other in ("management", "metrics"):
+            command += [f"--{other}-address", f"unix:{folder}/{other}"]
+        return command
+
+
+class BareFront(Target):
+    """The least that a front in Python costs."""
+
+    def __init__(self) -> None:
+        super().__init__("bare front")
+
+    def command(self, folder: Path) -> list[str]:
+        return [sys.executable, str(HERE / "bare_front.py"), str(self.port)]
+
+
+class Nginx(Target):
+    """A front in C that answers with a small file. Its worker is the process that listens."""
+
+    def __init__(self) -> None:
+        super().__init__("nginx")
+
+    def command(self, folder: Path) -> list[str]:
+        (folder / "small").write_text('{"x":2.0}')
+        folder.chmod(0o755)  # its worker may be somebody else
+        config = folder / "nginx.conf"
+        config.write_text(NGINX_CONFIG.format(folder=folder, port=self.port))
+        return [str(NGINX), "-e", "stderr", "-p", str(folder), "-c", str(config)]
+
+    def cpu(self) -> tuple[float, float]:
+        return sum(super().cpu()), 0.0
+
+
+def seconds_of(process: psutil.Process) -> float:
+    """CPU that a process has used, its children not counted; none when it is gone."""
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
+
+
+def free_port() -> int:
+    """A port that is free at the moment."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def nginx_version() -> str:
+    """``nginx/1.22.1``, or nothing where it is not installed."""
+    if NGINX is None:
+        return ""
+    said = subprocess.run([str(NGINX), "-v"], capture_output=True, text=True, check=False).stderr
+    return said.rpartition(" ")[2].strip()
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

@@ -1,0 +1,105 @@
+"""The benchmark itself: what it counts is there, and what is wrong is never timed."""
+
+from pathlib import Path
+
+import load
+import pytest
+from measuring import FOREIGN, Sample, median
+from report import Row, load_table, start_table
+from run import check, parse
+from starting import Figure
+from targets import BareFront
+from workloads import groups
+
+SAMPLE = Sample(
+    rps=1000.0, p50=1e-3, p99=2e-3, front=20e-6, workers=10e-6, errors=0, foreign=0.0, client=1e-6
+)
+
+
+@pytest.fixture(scope="module")
+def front():
+    with BareFront() as target:
+        target.wait_for("/small", b"", "application/json")
+        yield target
+
+
+def test_bare_front_reads_whatever_comes_and_answers(front):
+    assert front.ask("/small", b"x" * 700_000, "image/png") == (200, b'{"x":2.0}')
+    assert front.ask("/large", b"x" * 700_000, "image/png") == (200, bytes(700_000))
+
+
+def test_own_client_counts_what_it_asked(front, monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(load, "WRK", None)
+    body = tmp_path / "body"
+    body.write_bytes(b"x" * 300_000)
+    outcome = load.drive(front.port, "/large", body, "image/png", 4, 0.3)
+    assert outcome.requests > 10
+    assert outcome.errors == 0
+    assert 0.0 < outcome.p50 <= outcome.p99 < 1.0
+    assert outcome.client_cpu > 0.0
+
+
+def test_server_is_charged_for_the_load(front, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(load, "WRK", None)
+    body = tmp_path / "body"
+    body.write_bytes(b"x" * 600_000)
+    before, _ = front.cpu()
+    load.drive(front.port, "/large", body, "image/png", 4, 0.3)
+    after, workers = front.cpu()
+    assert after > before
+    assert workers == 0.0
+
+
+def test_wrong_answer_is_never_timed(front):
+    for group in groups():
+        for workload in group.workloads:
+            if workload.name.startswith("echo") and "v1" not in workload.name:
+                check(front, workload)  # the fixed answer is right for these
+            else:
+                with pytest.raises((RuntimeError, KeyError)):
+                    check(front, workload)
+
+
+def test_answers_are_compared_in_order_of_time():
+    summed = load.summary([0.3, 0.1, 0.2], 2.0, 0)
+    assert (summed["requests"], summed["p50"], summed["p99"]) == (3, 0.2, 0.3)
+
+
+def test_median_takes_the_middle_and_forgets_no_error():
+    others = [
+        Sample(rps=each, p50=1.0, p99=1.0, front=1.0, workers=0.0, errors=1, foreign=0.0, client=0.0)
+        for each in (1.0, 9.0)
+    ]
+    middle = median([SAMPLE, *others])
+    assert middle.rps == 9.0
+    assert middle.errors == 2
+
+
+def test_table_compares_cpu_with_the_floor_and_marks_noise():
+    noisy = Sample(**{name: getattr(SAMPLE, name) for name in SAMPLE.__slots__} | {"foreign": FOREIGN * 2})
+    floor = Sample(
+        **{name: getattr(SAMPLE, name) for name in SAMPLE.__slots__} | {"front": 5e-6, "workers": 0.0}
+    )
+    line = load_table([Row("echo", 32, [noisy], {"bare front": floor})]).splitlines()[-1]
+    assert [cell.strip() for cell in line.split("|")][4:-1] == [
+        "1.00",
+        "2.00",
+        "20.0",
+        "10.0",
+        "30.0",
+        "6.00",
+        "",
+        "noisy",
+    ]
+
+
+def test_table_says_what_is_over_its_limit():
+    lines = start_table([Figure("a", 2.0, "s", 1.0), Figure("b", 0.5, "s", 1.0)]).splitlines()
+    assert "OVER" in lines[-2]
+    assert "OVER" not in lines[-1]
+
+
+def test_unknown_case_is_named(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--cases", "tiny,tinny"])
+    assert "tinny" in capsys.readouterr().err
