@@ -1,0 +1,33 @@
+"""Which models of a repository have changed on disk, as they change."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import watchfiles
+
+# A model is many files: its folder is looked at once it has been quiet for this long, in milliseconds.
+_QUIET = 200
+_POLL = 300
+
+
+async def changed_models(
+    repository: Path, ended: asyncio.Event, *, polling: bool = False
+) -> AsyncIterator[set[str]]:
+    """The names of the folders something changed in, until ``ended`` is set. ``repository`` is a resolved path.
+
+    ``polling`` looks instead of listening: for network file systems that tell nobody of changes.
+    """
+    async for changes in watchfiles.awatch(
+        repository,
+        stop_event=ended,
+        force_polling=polling,
+        step=_QUIET,
+        poll_delay_ms=_POLL,
+        debounce=10 * _QUIET,
+    ):
+        names = {
+            Path(path).relative_to(repository).parts[0] for _, path in changes if Path(path) != repository
+        }
+        if names:
+            yield names

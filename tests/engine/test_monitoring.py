@@ -1,0 +1,50 @@
+"""The repository while it changes: what is added is served, what changes is served anew, what goes is gone."""
+
+import asyncio
+import shutil
+import time
+
+import pytest
+from test_administration import SAY, Harness
+
+from mooring.core.errors import ModelNotFound
+from mooring.engine.monitoring import RepositoryMonitor
+
+
+async def until(reached, seconds=15.0):
+    end = time.monotonic() + seconds
+    while not await reached():
+        assert time.monotonic() < end, "it did not come to pass"
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("polling", [False, True])
+async def test_models_come_change_and_go_with_their_folders(tmp_path, polling):
+    harness = Harness(tmp_path)
+    catalog = harness.administration._catalog
+    monitor = RepositoryMonitor(harness.administration, catalog, harness.repository, polling=polling)
+    monitor.start()
+    await asyncio.sleep(0.6)
+
+    async def says(text):
+        answer = await harness.ask("talker")
+        return isinstance(answer, bytes) and text in answer
+
+    async def is_gone():
+        return isinstance(await harness.ask("talker"), ModelNotFound)
+
+    harness.write("talker", SAY.format(text="one"))
+    await until(lambda: says(b"one"))
+    harness.write("broken", "raise RuntimeError('no')")
+    harness.write("talker", SAY.format(text="two"))
+    await until(lambda: says(b"two"))
+    shutil.rmtree(harness.repository / "talker")
+    await until(is_gone)
+    harness.write("broken", SAY.format(text="mended"))
+
+    async def mended():
+        return [state.name for state in harness.engine.models() if state.ready] == ["broken"]
+
+    await until(mended)
+    await monitor.close()
+    await harness.engine.close()
