@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mooring.core.errors import InvalidInput, ModelLoadFailed, Unsupported
-from mooring.core.requests import Operation, RequestedOutput
+from mooring.core.requests import Form, InferenceRequest, Operation, RequestedOutput
 
 
 def words(*values):
@@ -112,6 +112,11 @@ def test_encode_then_decode_changes_little(builtin, reply, ask):
     (back,) = run(builtin("base64_decode"), reply, ask.tensors(text=np.array([text], object)))
     assert np.abs(back.outputs[0].array().astype(int) - image).mean() < 2
     (found,) = run(builtin("base64_encode"), reply, ask.tensors(image=image[0]))
+    assert isinstance(found, InvalidInput)
+
+
+def test_a_form_without_fields_is_nothing_to_give_back(builtin, reply):
+    (found,) = run(builtin("fake"), reply, InferenceRequest("m", "1", "id", [], form=Form.BODY))
     assert isinstance(found, InvalidInput)
 
 

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -152,16 +152,19 @@ class Wire:
 
 
 class Server:
-    """A server process of its own, and all that it started. ``folder`` is its working directory."""
+    """A server process of its own, and all that it started. ``folder`` is its working directory.
+
+    It is told to listen on free ports, unless it will find out from elsewhere that it is to be ``ports``.
+    """
 
     def __init__(
-        self, folder: Path, *arguments: str | Path, command: str = "serve", addresses: bool = True
+        self, folder: Path, *arguments: str | Path, command: str = "serve", ports: Sequence[int] = ()
     ) -> None:
-        self.ports = free_ports(3)
+        self.ports = ports or free_ports(3)
         self.folder = folder
         self.log_file = folder / "server.log"
         named = zip(("inference", "management", "metrics"), self.ports, strict=True)
-        flags = [f"--{name}-address=http://127.0.0.1:{port}" for name, port in named] if addresses else []
+        flags = [f"--{name}-address=http://127.0.0.1:{port}" for name, port in named] if not ports else []
         environ = {key: value for key, value in os.environ.items() if not key.startswith(("MOORING_", "TS_"))}
         with self.log_file.open("wb") as log:
             self.process = psutil.Popen(
@@ -181,15 +184,14 @@ class Server:
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
 
-    def started(self, said: str = "Mooring is up.") -> "Server":
-        """Return when every model is loaded and /ping says that all is well."""
+    def started(self, said: str = "Mooring is up.", *, ping: int = 200) -> Self:
+        """Return when every model is loaded, or has failed to, and /ping says what it should of that."""
         end = time.monotonic() + 2 * PATIENCE
         while said not in self.log:
             assert self.process.poll() is None, f"the server ended by itself:\n{self.log}"
             assert time.monotonic() < end, f"the server did not start:\n{self.log}"
             time.sleep(0.05)
-        ping = self.ask("GET", "/ping")
-        assert ping.code == 200, ping
+        assert self.ask("GET", "/ping").code == ping
         return self
 
     def ask(self, method: str, target: str, body: bytes = b"", *lines: str, head: bool = False) -> Answer:
@@ -239,15 +241,15 @@ class Server:
 
     def faults(self) -> list[str]:
         """Lines of the log that no server should write: its own errors, and tracebacks that are not of a model's code."""
-        found = []
-        before = ""
+        found, event = [], ""
         for line in self.log.splitlines():
-            ours = "Traceback" in line and " prediction failed " not in before
-            if ours or re.search(
-                r"answer failed|never retrieved|Exception in callback|Fatal|Error in sys", line
+            event = line if not line.startswith(" ") else event
+            if "Traceback" in line and " prediction failed " not in event:
+                found.append(event)
+            if re.search(
+                r"answer failed|never retrieved|Exception in callback|Fatal|supervision failed", line
             ):
-                found.append(f"{before}\n{line}")
-            before = line
+                found.append(line)
         return found
 
 

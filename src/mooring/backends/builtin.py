@@ -162,7 +162,9 @@ class BuiltinBackend(TensorBackend):
 
     def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
         """As every tensor model, but that fake gives a body back as it came."""
-        if self._builtin.run is fake and all(request.form is Form.BODY for request in requests):
+        if self._builtin.run is fake and all(
+            request.form is Form.BODY and request.inputs for request in requests
+        ):
             return [_mirror(request) for request in requests]
         return super().infer(requests, reply)
 
