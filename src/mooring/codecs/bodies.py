@@ -22,9 +22,10 @@ from mooring.codecs import npy
 from mooring.codecs.images import looks_like_image
 from mooring.codecs.signature import Signature
 from mooring.codecs.tensor_json import cast, decode, encode, to_array
+from mooring.codecs.v2_json import tensor_array
 from mooring.core.buffers import view_of
 from mooring.core.errors import InvalidInput
-from mooring.core.tensors import DATATYPES, NUMPY_TYPES, Array, Tensor
+from mooring.core.tensors import NUMPY_TYPES, Array, Tensor
 
 Instances = list[Any] | Array
 
@@ -204,25 +205,6 @@ def _from_v2(inputs: list[Any], signature: Signature) -> dict[str, Array]:
             raise InvalidInput(f"input '{name}' is sent twice")
         arrays[name] = _fit(tensor_array(name, datatype, shape, data), name, signature)
     return arrays
-
-
-def tensor_array(name: Any, datatype: Any, shape: Any, data: Any) -> Array:
-    """One tensor of a v2 document: its data, flat or nested, fills the shape. Raises ``InvalidInput``."""
-    sizes = shape.tolist() if isinstance(shape, np.ndarray) else shape
-    if not isinstance(name, str) or not isinstance(datatype, str) or datatype not in DATATYPES:
-        raise InvalidInput(f"input '{name}' has the unknown datatype '{datatype}'")
-    if (
-        not isinstance(sizes, list)
-        or not all(type(size) is int and size >= 0 for size in sizes)
-        or len(sizes) > 32
-    ):
-        raise InvalidInput(f"input '{name}' must have a list of non-negative integers as its shape")
-    array = to_array(data, name, datatype)
-    if array.size != math.prod(sizes):
-        raise InvalidInput(
-            f"input '{name}' has {array.size} elements, its shape {sizes} needs {math.prod(sizes)}"
-        )
-    return array.reshape(sizes)
 
 
 def encode_outputs(outputs: Mapping[str, Array]) -> bytes:

@@ -12,6 +12,7 @@ on the size of the document:
 
 import base64
 import json
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
@@ -36,6 +37,17 @@ _LIMITS = {
     for name, dtype in NUMPY_TYPES.items()
     if dtype.kind in "iu" and name != "BF16"
 }
+# Within these limits a number stays what it is, or at least finite: a short list is checked for that without numpy.
+_RANGES: Mapping[str, tuple[frozenset[type], float, float]] = {
+    **{name: (frozenset({int}), *limits) for name, limits in _LIMITS.items()},
+    **{
+        name: (frozenset({int, float}), -float(np.finfo(dtype.type).max), float(np.finfo(dtype.type).max))  # type: ignore[type-var]
+        for name, dtype in NUMPY_TYPES.items()
+        if dtype.kind == "f"
+    },
+}
+
+_NOTHING: tuple[frozenset[type], float, float] = (frozenset(), 0.0, 0.0)
 
 _parser = simdjson.Parser()
 
@@ -174,8 +186,8 @@ def _from_lists(value: Any, name: str, datatype: str) -> Array:
             raise InvalidInput(f"input '{name}' is nested deeper than {_MAX_RANK} lists")
         flat = list(chain.from_iterable(flat)) if len(flat) > 1 else flat[0]
         kinds = set(map(type, flat))
-    limits = _LIMITS.get(datatype)
-    if limits is not None and kinds == {int} and limits[0] <= min(flat) and max(flat) <= limits[1]:
+    held, lowest, highest = _RANGES.get(datatype, _NOTHING)
+    if kinds and kinds <= held and lowest <= min(flat) and max(flat) <= highest:
         array: Array = np.array(flat, NUMPY_TYPES[datatype])
     else:
         array = _typed(flat, kinds, name)
@@ -264,7 +276,7 @@ def encode(array: Array) -> bytes:
     are strings: UTF-8 where they are that, base64 otherwise.
     """
     if array.dtype.kind in "OSU":
-        return orjson.dumps(_texts(array.tolist()))
+        return orjson.dumps(texts(array.tolist()))
     if not array.shape:
         return encode(array.reshape(1))[1:-1]
     plain = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
@@ -275,9 +287,9 @@ def encode(array: Array) -> bytes:
     return text
 
 
-def _texts(value: Any) -> Any:
+def texts(value: Any) -> Any:
     if isinstance(value, list):
-        return [_texts(element) for element in value]
+        return [texts(element) for element in value]
     if not isinstance(value, bytes):
         return str(value)
     try:

@@ -1,0 +1,68 @@
+"""Elements as raw bytes: what the binary tensor extension and gRPC's raw contents carry.
+
+Numbers are little-endian and row-major, two bytes for BF16; every element of BYTES has its length before it, four bytes.
+"""
+
+import math
+import struct
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from mooring.core.buffers import Payload, view_of
+from mooring.core.errors import InvalidInput
+from mooring.core.tensors import NUMPY_TYPES, Array, Tensor
+
+_LENGTH = struct.Struct("<I")
+
+
+def raw_size(datatype: str, shape: Sequence[int]) -> int:
+    """How many bytes a numeric tensor of this shape fills."""
+    return math.prod(shape) * NUMPY_TYPES[datatype].itemsize
+
+
+def split_texts(
+    data: memoryview, name: str, cut: Callable[[int, int], Payload] | None = None
+) -> list[Payload]:
+    """The elements of a BYTES tensor; ``cut`` makes one of where it begins and ends. Raises ``InvalidInput``."""
+    elements: list[Payload] = []
+    at, size = 0, len(data)
+    while at < size:
+        begin = at + 4
+        end = begin + _LENGTH.unpack_from(data, at)[0] if begin <= size else size + 1
+        if end > size:
+            raise InvalidInput(
+                f"input '{name}' ends inside an element; every element is four bytes of length and then the bytes"
+            )
+        elements.append(bytes(data[begin:end]) if cut is None else cut(begin, end))
+        at = end
+    return elements
+
+
+def join_texts(elements: Sequence[Payload]) -> bytes:
+    """The elements of a BYTES tensor as one run of bytes."""
+    return b"".join([piece for each in elements for piece in (_LENGTH.pack(len(each)), view_of(each))])
+
+
+def raw_of(tensor: Tensor) -> Payload:
+    """The data of a tensor as it travels raw."""
+    if isinstance(tensor.data, list):
+        return join_texts(tensor.data)
+    payload: Payload = tensor.data
+    return payload
+
+
+def bfloat16(array: Array) -> Array:
+    """The two bytes of every element, as uint16: rounded to the nearest, ties to even."""
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(array), np.uint32(0x7FC0), rounded).astype("<u2")
+
+
+def tensor_of(name: str, array: Array, datatype: str = "") -> Tensor:
+    """The array as a tensor; of float32 it becomes BF16 where that is wanted."""
+    if datatype != "BF16":
+        return Tensor.of(name, array)
+    tensor = Tensor.of(name, bfloat16(array))
+    tensor.datatype = "BF16"
+    return tensor

@@ -1,0 +1,446 @@
+"""The Open Inference Protocol's infer bodies over HTTP, both ways: JSON, and JSON with binary tensors behind it.
+
+A body with binary tensors is a JSON document, whose length a header tells, and then the raw bytes of every tensor
+that has ``binary_data_size``, in the order of the document and with nothing between them. What is decoded of such a
+body lies where it came in; only what is small is copied.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+import orjson
+
+from mooring.codecs.raw import bfloat16, raw_of, raw_size, split_texts
+from mooring.codecs.tensor_json import decode, encode, texts, to_array
+from mooring.core.buffers import LARGE, Buffer, Payload, Share, view_of
+from mooring.core.errors import InvalidInput, InvalidOutput
+from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
+from mooring.core.tensors import DATATYPES, Array, Parameter, Tensor
+
+Parameters = dict[str, Parameter]
+Regions = Callable[[str, int, int], Payload]
+"""Reads so many bytes of a region of shared memory, by its name, from an offset in it. Raises ``InvalidInput``."""
+
+_SIZE = "binary_data_size"
+_REGION, _REGION_SIZE, _REGION_OFFSET = REGION = (
+    "shared_memory_region",
+    "shared_memory_byte_size",
+    "shared_memory_offset",
+)
+_PLACES = frozenset({_SIZE, *REGION})
+_NUMPY = orjson.OPT_SERIALIZE_NUMPY
+_MOST_DIMENSIONS = 32
+_LARGEST_SIZE = 1 << 40
+
+
+class InferBody(msgspec.Struct):
+    """What the body of an infer request says; ``id`` empty means it has none."""
+
+    id: str
+    inputs: list[Tensor]
+    outputs: list[RequestedOutput] | None = None
+    parameters: Parameters | None = None
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """Which outputs a client wants in binary: those named so, and of the others all or none."""
+
+    others: bool = False
+    named: Mapping[str, bool] = {}
+
+    def binary(self, tensor: Tensor) -> bool:
+        """Whether this output is one of them. What a worker has made JSON of already is none."""
+        return not tensor.json and self.named.get(tensor.name, self.others)
+
+
+JSON_ONLY = Wanted()
+ALL_BINARY = Wanted(others=True)
+
+
+def wanted_of(outputs: Iterable[RequestedOutput] | None, parameters: Parameters | None) -> Wanted:
+    """What a request says of it. Raises ``InvalidInput``."""
+    if not outputs and not parameters:
+        return JSON_ONLY
+    default = _flag(parameters or {}, "binary_data_output", False, "the request")
+    if not outputs:
+        return ALL_BINARY if default else JSON_ONLY
+    return Wanted(
+        default,
+        {
+            output.name: _flag(output.parameters or {}, "binary_data", default, f"output '{output.name}'")
+            for output in outputs
+        },
+    )
+
+
+def _flag(parameters: Parameters, name: str, default: bool, whose: str) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidInput(f"parameter '{name}' of {whose} must be true or false, not {value!r}")
+    return value
+
+
+# Reading
+
+
+class _Tail:
+    """What lies behind the JSON of a body, taken piece by piece."""
+
+    def __init__(self, body: Payload, start: int, regions: Regions | None) -> None:
+        self.view = view_of(body)
+        self.at = start
+        self.regions = regions
+        self._share = Share(body) if isinstance(body, Buffer) else None
+
+    def take(self, name: str, size: int) -> tuple[int, int]:
+        """Where the next ``size`` bytes begin and end."""
+        start, self.at = self.at, self.at + size
+        if self.at > len(self.view):
+            raise InvalidInput(
+                f"input '{name}' says it has {size} bytes of binary data, the body ends {self.at - len(self.view)} "
+                "bytes too early"
+            )
+        return start, self.at
+
+    def cut(self, start: int, end: int) -> Payload:
+        """A piece of the body: a copy where it is small."""
+        return bytes(self.view[start:end]) if self._share is None else self._share.part(start, end)
+
+    def done(self) -> None:
+        """All tensors are read, and hold what they need of the body."""
+        if self.at != len(self.view):
+            raise InvalidInput(f"the body has {len(self.view) - self.at} bytes after its last binary tensor")
+        if self._share is not None:
+            self._share.release()
+
+
+def decode_request(body: Payload, json_size: int | None = None, regions: Regions | None = None) -> InferBody:
+    """The request in a body; with ``json_size`` its JSON has that many bytes and binary tensors follow.
+
+    Takes the body over: the tensors hold what they need of it. Raises ``InvalidInput``.
+    """
+    try:
+        return _decode_request(body, json_size, regions)
+    except InvalidInput:
+        if isinstance(body, Buffer):
+            body.release()
+        raise
+
+
+def _decode_request(body: Payload, json_size: int | None, regions: Regions | None) -> InferBody:
+    document, tail = _opened(body, json_size, regions)
+    given = document.get("inputs")
+    if type(given) is not list or not given:
+        raise InvalidInput('the request needs "inputs", a list of at least one tensor')
+    inputs = [_tensor(entry, tail, "input") for entry in given]
+    if len(inputs) > 1 and len({tensor.name for tensor in inputs}) < len(inputs):
+        names = [tensor.name for tensor in inputs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidInput(f"input '{twice}' is sent twice; send every input once")
+    tail.done()
+    outputs, parameters = document.get("outputs"), document.get("parameters")
+    return InferBody(
+        _id(document),
+        inputs,
+        None if outputs is None else _outputs(outputs),
+        None if parameters is None else _parameters(parameters, "the request"),
+    )
+
+
+def _opened(
+    body: Payload, json_size: int | None, regions: Regions | None = None
+) -> tuple[dict[str, Any], _Tail]:
+    if not len(body):
+        raise InvalidInput('the body is empty; send a JSON object with "inputs"')
+    size = len(body) if json_size is None else json_size
+    if not 0 < size <= len(body):
+        raise InvalidInput(
+            f"Inference-Header-Content-Length must be the length of the JSON, from 1 to {len(body)}, and is {size}"
+        )
+    tail = _Tail(body, size, regions)
+    document = decode(tail.view[:size] if size < len(body) or isinstance(body, Buffer) else body)
+    if type(document) is not dict:
+        raise InvalidInput('the body must be a JSON object with "inputs"')
+    return document, tail
+
+
+def _id(document: Mapping[str, Any]) -> str:
+    found = document.get("id")
+    if found is not None and type(found) is not str:
+        raise InvalidInput('"id" must be a string')
+    return found or ""
+
+
+def _tensor(entry: Any, tail: _Tail, what: str) -> Tensor:
+    if type(entry) is not dict:
+        raise InvalidInput(f"every {what} must be an object with name, datatype, shape and data")
+    name, datatype = entry.get("name"), entry.get("datatype")
+    if type(name) is not str:
+        raise InvalidInput(f'every {what} needs a "name", a string')
+    parameters = entry.get("parameters")
+    if parameters:
+        kept = _parameters(parameters, f"{what} '{name}'") or {}
+        if not _PLACES.isdisjoint(kept):
+            return _elsewhere(entry, kept, tail, what)
+    elif "data" not in entry:
+        raise InvalidInput(
+            f"{what} '{name}' has no data; send data, binary_data_size or shared_memory_region"
+        )
+    sizes = _sizes(name, datatype, entry.get("shape"), what)
+    tensor = Tensor(name, str(datatype), sizes, _elements(name, str(datatype), sizes, entry.get("data")))
+    if parameters:
+        tensor.parameters = kept
+    return tensor
+
+
+def _filled(name: str, datatype: str, sizes: list[int], data: Any) -> Array:
+    array = to_array(data, name, datatype)
+    if array.size != math.prod(sizes):
+        _mismatch(name, array.size, sizes)
+    return array
+
+
+def _elements(name: str, datatype: str, sizes: list[int], data: Any) -> Payload | list[bytes]:
+    array = _filled(name, datatype, sizes, data)
+    if datatype == "BYTES":
+        elements: list[bytes] = array.ravel().tolist()
+        return elements
+    if datatype == "BF16":
+        array = bfloat16(array)
+    return array.tobytes() if array.nbytes <= LARGE else Buffer(array.reshape(-1).data.cast("B"))
+
+
+def _mismatch(name: str, found: int, sizes: list[int]) -> None:
+    raise InvalidInput(f"input '{name}' has {found} elements, its shape {sizes} needs {math.prod(sizes)}")
+
+
+def _sizes(name: str, datatype: Any, shape: Any, what: str = "input") -> list[int]:
+    if datatype not in DATATYPES if type(datatype) is str else True:
+        if datatype is None:
+            raise InvalidInput(f"{what} '{name}' has no datatype; one of {', '.join(sorted(DATATYPES))}")
+        raise InvalidInput(
+            f"{what} '{name}' has the unknown datatype '{datatype}'; known are {', '.join(sorted(DATATYPES))}"
+        )
+    sizes = shape.tolist() if isinstance(shape, np.ndarray) else shape
+    if type(sizes) is not list or len(sizes) > _MOST_DIMENSIONS:
+        raise InvalidInput(f"{what} '{name}' must have a list of non-negative integers as its shape")
+    for size in sizes:
+        if type(size) is not int or not 0 <= size < _LARGEST_SIZE:
+            raise InvalidInput(
+                f"{what} '{name}' must have a list of non-negative integers as its shape, not {sizes}"
+            )
+    return sizes
+
+
+def tensor_array(name: Any, datatype: Any, shape: Any, data: Any) -> Array:
+    """One tensor of a v2 document: its data, flat or nested, fills the shape. Raises ``InvalidInput``."""
+    sizes = _sizes(name, datatype, shape)
+    return _filled(name, datatype, sizes, data).reshape(sizes)
+
+
+def _elsewhere(entry: Mapping[str, Any], parameters: Parameters, tail: _Tail, what: str) -> Tensor:
+    """A tensor whose elements are behind the JSON or in shared memory."""
+    name, datatype = entry["name"], entry.get("datatype")
+    sizes = _sizes(name, datatype, entry.get("shape"), what)
+    ways = ("data" in entry) + (_SIZE in parameters) + (_REGION in parameters)
+    if ways != 1:
+        raise InvalidInput(
+            f"{what} '{name}' must have exactly one of data, binary_data_size and shared_memory_region"
+        )
+    datatype = str(datatype)
+    if _SIZE in parameters:
+        size = _count(parameters, _SIZE, name)
+        start, end = tail.take(name, size)
+        data = _raw(name, datatype, sizes, tail.view[start:end], lambda a, b: tail.cut(start + a, start + b))
+    elif _REGION in parameters:
+        if tail.regions is None:
+            raise InvalidInput(f"{what} '{name}' names a region of shared memory, which is not offered here")
+        region = str(parameters[_REGION])
+        size, offset = _count(parameters, _REGION_SIZE, name), _count(parameters, _REGION_OFFSET, name, 0)
+        read = tail.regions(region, offset, size)
+        data = _raw(name, datatype, sizes, view_of(read), None if datatype == "BYTES" else lambda *_: read)
+    else:
+        raise InvalidInput(
+            f"{what} '{name}' needs shared_memory_region beside the other shared_memory_ parameters"
+        )
+    kept = {key: value for key, value in parameters.items() if key not in _PLACES}
+    return Tensor(name, datatype, sizes, data, kept or None)
+
+
+def _raw(
+    name: str, datatype: str, sizes: list[int], view: memoryview, cut: Callable[[int, int], Payload] | None
+) -> Payload | list[Payload]:
+    """The elements in raw bytes, checked against the shape."""
+    if datatype == "BYTES":
+        elements = split_texts(view, name, cut)
+        if len(elements) != math.prod(sizes):
+            _mismatch(name, len(elements), sizes)
+        return elements
+    expected = raw_size(datatype, sizes)
+    if expected != len(view):
+        raise InvalidInput(
+            f"input '{name}' has {len(view)} bytes of data, its shape {sizes} of {datatype} needs {expected}"
+        )
+    if datatype == "BOOL" and expected and np.frombuffer(view, np.uint8).max() > 1:
+        raise InvalidInput(f"input '{name}' holds a byte other than 0 and 1, which is no BOOL")
+    assert cut is not None
+    return cut(0, expected)
+
+
+def _count(parameters: Parameters, key: str, name: str, default: int | None = None) -> int:
+    value = parameters.get(key, default)
+    if type(value) is not int or value < 0:
+        raise InvalidInput(f"parameter '{key}' of input '{name}' must be a number of bytes, not {value!r}")
+    return value
+
+
+def _parameters(given: Any, whose: str) -> Parameters | None:
+    if type(given) is not dict:
+        raise InvalidInput(f"the parameters of {whose} must be an object")
+    for name, value in given.items():
+        if type(value) not in {str, int, float, bool}:
+            raise InvalidInput(f"parameter '{name}' of {whose} must be a string, a number or a boolean")
+        if name.startswith("triton_"):
+            raise InvalidInput(
+                f"parameter '{name}' of {whose} cannot be set: keys that start with triton_ are reserved"
+            )
+    return given or None
+
+
+def _outputs(given: Any) -> list[RequestedOutput] | None:
+    if type(given) is not list:
+        raise InvalidInput('"outputs" must be a list of objects with a name')
+    outputs = []
+    for entry in given:
+        name = entry.get("name") if type(entry) is dict else None
+        if type(name) is not str:
+            raise InvalidInput('"outputs" must be a list of objects with a "name", a string')
+        parameters = entry.get("parameters")
+        if parameters is not None:
+            parameters = _parameters(parameters, f"output '{name}'")
+        outputs.append(RequestedOutput(name, parameters))
+    if len({output.name for output in outputs}) < len(outputs):
+        raise InvalidInput("an output is asked for twice; name every output once")
+    return outputs or None
+
+
+# Writing
+
+
+def encode_response(response: InferenceResponse, wanted: Wanted) -> tuple[list[Payload], int]:
+    """The body of an answer in pieces, and the size of its JSON where binary tensors follow it, else 0.
+
+    ``response.id`` empty: the answer has none. The payloads of the response are among the pieces; whoever writes
+    them releases them.
+    """
+    document: dict[str, Any] = {"id": response.id} if response.id else {}
+    document["model_name"] = response.model
+    document["model_version"] = response.version
+    if response.parameters:
+        document["parameters"] = response.parameters
+    return _written(document, "outputs", response.outputs, wanted)
+
+
+def _written(
+    document: dict[str, Any], key: str, tensors: list[Tensor], wanted: Wanted
+) -> tuple[list[Payload], int]:
+    behind: list[Payload] = []
+    entries = []
+    binary = as_json = False
+    for tensor in tensors:
+        entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        if wanted.binary(tensor):
+            binary = True
+            data = raw_of(tensor)
+            entry["parameters"] = {**(tensor.parameters or {}), _SIZE: len(data)}
+            if len(data):
+                behind.append(data)
+        else:
+            if tensor.parameters:
+                entry["parameters"] = tensor.parameters
+            if tensor.data is not None:
+                as_json = as_json or tensor.json
+                entry["data"] = None if tensor.json else _flat(tensor)
+        entries.append(entry)
+    whole = {**document, key: entries}
+    pieces = _spliced(document, key, entries, tensors) if as_json else [_dumped(whole)]
+    return pieces + behind, sum(map(len, pieces)) if binary else 0
+
+
+def _flat(tensor: Tensor) -> Any:
+    array = tensor.array().reshape(-1)
+    return texts(array.tolist()) if tensor.datatype == "BYTES" else array
+
+
+def _dumped(document: dict[str, Any]) -> bytes:
+    text = orjson.dumps(document, option=_NUMPY)
+    # orjson writes null for what JSON has no number for; Triton, and what reads its answers, has NaN and Infinity.
+    return _with_tokens(document) if b"null" in text else text
+
+
+def _with_tokens(value: Any) -> bytes:
+    return orjson.dumps(value, default=lambda array: orjson.Fragment(encode(array)))
+
+
+def _spliced(
+    document: dict[str, Any], key: str, entries: list[dict[str, Any]], tensors: list[Tensor]
+) -> list[Payload]:
+    """The document with the text of large tensors in its place, uncopied."""
+    pieces: list[Payload] = []
+    text = orjson.dumps(document)[:-1] + (b"," if document else b"") + orjson.dumps(key) + b":["
+    for position, (entry, tensor) in enumerate(zip(entries, tensors, strict=True)):
+        text += b"," if position else b""
+        if tensor.json:
+            del entry["data"]
+            pieces += [text + orjson.dumps(entry)[:-1] + b',"data":', tensor.data]
+            text = b"}"
+        else:
+            text += _dumped(entry)
+    return [*pieces, text + b"]}"]
+
+
+def json_text(tensor: Tensor) -> bytes:
+    """What ``Tensor.json`` stands for: the JSON of the elements as a flat list."""
+    return encode(tensor.array().reshape(-1))
+
+
+# The client's side
+
+
+def encode_request(request: InferenceRequest, wanted: Wanted = ALL_BINARY) -> tuple[list[Payload], int]:
+    """The body of a request in pieces, and the size of its JSON where binary tensors follow it, else 0.
+
+    ``wanted`` says of the inputs which are sent in binary; what comes back is up to the request's own parameters.
+    """
+    document: dict[str, Any] = {"id": request.id} if request.id else {}
+    if request.parameters:
+        document["parameters"] = request.parameters
+    if request.outputs:
+        document["outputs"] = [
+            {"name": output.name, "parameters": output.parameters}
+            if output.parameters
+            else {"name": output.name}
+            for output in request.outputs
+        ]
+    return _written(document, "inputs", request.inputs, wanted)
+
+
+def decode_response(body: Payload, json_size: int | None = None) -> InferenceResponse:
+    """The answer in a body. Raises ``InvalidOutput`` for what is none."""
+    try:
+        document, tail = _opened(body, json_size)
+        outputs = document.get("outputs")
+        tensors = [_tensor(entry, tail, "output") for entry in outputs] if isinstance(outputs, list) else []
+        tail.done()
+    except InvalidInput as error:
+        raise InvalidOutput(f"the server's answer cannot be read: {error.message}") from None
+    return InferenceResponse(
+        tensors,
+        parameters=document.get("parameters"),
+        model=str(document.get("model_name", "")),
+        version=str(document.get("model_version", "")),
+        id=_id(document),
+    )
