@@ -66,12 +66,16 @@ def tensor_of(name: str, array: Array, datatype: str = "") -> Tensor:
     """The array as a tensor; float32 becomes BF16 where that is declared."""
     if datatype != "BF16":
         return Tensor.of(name, array)
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # to nearest, ties to even
-    halves = np.where(np.isnan(array), np.uint32(0x7FC0), rounded).astype("<u2")
-    tensor = Tensor.of(name, halves)
+    tensor = Tensor.of(name, bfloat16_bits(array))
     tensor.datatype = "BF16"
     return tensor
+
+
+def bfloat16_bits(array: Array) -> Array:
+    """The two bytes of every element, as uint16."""
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # to nearest, ties to even
+    return np.where(np.isnan(array), np.uint32(0x7FC0), rounded).astype("<u2")
 
 
 def body_of(text: bytes) -> InferenceResponse:

@@ -46,6 +46,7 @@ _BACKENDS: Mapping[str, str] = {
     "handler": "mooring.backends.handler.backend:HandlerBackend",
     "function": "mooring.backends.function:FunctionBackend",
     "builtin": "mooring.backends.builtin:BuiltinBackend",
+    "onnx": "mooring.backends.onnx:OnnxBackend",
 }
 
 # What a template process imports before it forks workers of a backend (docs/decisions/0004-fork-or-spawn.md).
@@ -53,6 +54,7 @@ _PRELOAD: Mapping[str, tuple[str, ...]] = {
     "handler": ("mooring.backends.handler.backend",),
     "function": ("mooring.backends.function",),
     "builtin": ("mooring.backends.builtin",),
+    "onnx": ("onnxruntime", "mooring.backends.onnx"),
 }
 _SOURCE_READ = 1_048_576
 
@@ -67,7 +69,7 @@ def preload(spec: ModelSpec) -> tuple[str, ...]:
 
 
 def _names_torch(spec: ModelSpec) -> bool:
-    if spec.backend == "builtin":
+    if spec.backend in ("builtin", "onnx"):
         return False
     if spec.backend == "handler" and not spec.entry.partition(":")[0].endswith(".py"):
         handler = Path(spec.location, spec.entry.partition(":")[0] + ".py")

@@ -1,0 +1,126 @@
+"""What a model's own file declares and what its configuration says, brought together. Pure rules.
+
+A shape that the file leaves open (``[]``, or -1 in a place) takes what the configuration says; anything else must be
+equal, because a request that fits the one and not the other would only fail inside the library. Where the first
+dimension of every input is open it is the batch; where it is fixed there is no batching.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mooring.backends.backend import LoadContext
+from mooring.backends.tensors import TensorBackend
+from mooring.core.errors import ModelLoadFailed
+from mooring.core.service import ModelMetadata
+from mooring.core.tensors import TensorSpec
+from mooring.repository.spec import BatchMode, ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """The tensors as clients see them: per sample with ``BatchMode.STACK``. ``limit`` 1 and no ``joins``: no batch."""
+
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    batch: BatchMode
+    limit: int
+    joins: bool
+
+
+class DeclaredBackend(TensorBackend):
+    """A backend whose ``open`` sets ``agreement``."""
+
+    agreement: Agreement
+
+    def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
+        """Open the model; batch only where it can."""
+        metadata = super().load(spec, context)
+        agreed = self.agreement
+        self.reader = replace(self.reader, batch=agreed.batch, limit=agreed.limit, joins=agreed.joins)
+        return metadata
+
+
+def agree(
+    spec: ModelSpec,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    *,
+    file: object,
+    guess: bool = True,
+) -> Agreement:
+    """Raises ``ModelLoadFailed`` with both sides where the configuration says what the file does not hold.
+
+    Declared outputs may be some of the model's; inputs must be all. ``guess`` False: an open first dimension is no
+    batch unless the configuration asks for one.
+    """
+    stack = spec.batch is BatchMode.STACK
+    if stack and not _stacks(spec, inputs, file):
+        stack = False
+    taken = _settled(spec.inputs, inputs, "input", stack, file)
+    given = _settled(spec.outputs, outputs, "output", stack, file)
+    missing = [each.name for each in inputs if each.name not in {one.name for one in taken}]
+    if missing:
+        raise ModelLoadFailed(
+            f"{file} takes an input '{missing[0]}', which the configuration does not declare"
+        )
+    if stack:
+        whole = all(each.shape[:1] == [-1] for each in inputs)
+        return Agreement(
+            taken, given, BatchMode.STACK, max(1, spec.max_batch_size) if whole else 1, joins=True
+        )
+    joins = spec.max_batch_size > 1 and _opens(taken, given, strict=spec.batch_is_default)
+    if spec.batch_is_default and not guess:
+        joins = False
+    return Agreement(taken, given, BatchMode.CONCAT, spec.max_batch_size if joins else 1, joins)
+
+
+def _stacks(spec: ModelSpec, inputs: Sequence[TensorSpec], file: object) -> bool:
+    """Whether samples become a batch by one more dimension; not so where the file has none for it."""
+    own = {each.name: each.shape for each in inputs}
+    if spec.inputs and all(len(own.get(each.name, [])) == len(each.shape) for each in spec.inputs):
+        return not any(own.values())
+    for each in inputs:
+        if each.shape and each.shape[0] not in (-1, 1):
+            raise ModelLoadFailed(
+                f"{file}: input '{each.name}' has shape {each.shape}, a fixed batch of {each.shape[0]}; "
+                "single samples need a first dimension that is open or 1"
+            )
+    return True
+
+
+def _opens(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, strict: bool) -> bool:
+    """Whether the first dimension is open everywhere. Asked for, an output whose shape nobody knows may be so too."""
+    return (
+        bool(inputs)
+        and all(each.shape[:1] == [-1] for each in inputs)
+        and all(each.shape[:1] == [-1] or (not each.shape and not strict) for each in outputs)
+    )
+
+
+def _settled(
+    declared: Sequence[TensorSpec], own: Sequence[TensorSpec], kind: str, stack: bool, file: object
+) -> list[TensorSpec]:
+    """The declared tensors, each checked against the file's own; the file's where none are declared."""
+    if not declared:
+        return [TensorSpec(each.name, each.datatype, each.shape[1:] if stack else each.shape) for each in own]
+    found = {each.name: each for each in own}
+    for each in declared:
+        if each.name not in found:
+            names = ", ".join(f"'{name}'" for name in found)
+            raise ModelLoadFailed(f"the configuration declares {kind} '{each.name}'; {file} has {names}")
+        mine = found[each.name]
+        if not each.datatype == mine.datatype or not _fits(each.shape, mine.shape, stack):
+            raise ModelLoadFailed(
+                f"the configuration declares {kind} '{each.name}' as {each.datatype} {each.shape}; "
+                f"{file} has it as {mine.datatype} {mine.shape}{', batch included' if stack else ''}"
+            )
+    return list(declared)
+
+
+def _fits(declared: list[int], own: list[int], stack: bool) -> bool:
+    if not own:
+        return True
+    inner = own[1:] if stack else own
+    return len(declared) == len(inner) and all(
+        size in (-1, wanted) for wanted, size in zip(declared, inner, strict=True)
+    )

@@ -1,0 +1,257 @@
+"""An ONNX file, run by ONNX Runtime. Names, types and shapes come from the file; a configuration must agree with it.
+
+Providers are chosen by what is installed (``_ORDER``), or by the parameter ``providers``: short or full names in the
+order in which they are tried ("cuda, cpu"). On the CPU a worker uses as many threads as it is given.
+"""
+
+import ctypes
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mooring.backends.agreement import DeclaredBackend, agree
+from mooring.backends.answers import bfloat16_bits
+from mooring.backends.backend import LoadContext
+from mooring.backends.samples import Arrays, Parameters
+from mooring.backends.tensors import Returned
+from mooring.codecs.signature import Signature
+from mooring.codecs.tensor_json import cast
+from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed, OutOfResources
+from mooring.core.service import ModelMetadata
+from mooring.core.tensors import NUMPY_TYPES, Array, TensorSpec
+from mooring.repository.spec import ModelSpec
+
+PLATFORM = "onnx_onnxv1"
+
+_DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(bfloat16)": "BF16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+# What converters of scikit-learn end a classifier with: a probability by class for every row.
+_MAPS = re.compile(r"seq\(map\((?:int64|string),tensor\(float\)\)\)")
+
+# TensorRT is left out: it builds its engines for minutes, which nobody expects who did not ask for it.
+_ORDER = ("CUDA", "MIGraphX", "ROCM", "CANN", "OpenVINO", "DML", "CoreML", "CPU")
+_ON_GPU = ("CUDA", "MIGraphX", "ROCM", "CANN", "DML", "Tensorrt", "NvTensorRTRTX")
+_SUFFIX = "ExecutionProvider"
+_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
+
+# A batch dimension that has a name says so by it; a sequence must not be joined with another one's.
+_BATCH_NAME = re.compile(r"(?i)(.*batch.*|bs?|n|unk_.*|s\d+|dim_?\d*|none|\?)")
+
+
+class OnnxBackend(DeclaredBackend):
+    """One session of ONNX Runtime."""
+
+    _session: Any = None
+    _refusals: tuple[type[Exception], ...] = ()
+
+    def open(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
+        """Load the file. Raises ``ModelLoadFailed`` naming it."""
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ModelLoadFailed(
+                f"model '{spec.name}' needs ONNX Runtime, which is not installed: "
+                'pip install "mooring[onnx]"'
+            ) from error
+        file = model_file(spec)
+        self._session = _session(onnxruntime, file, spec, context)
+        self._refusals = (onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument,)
+        taken, given = self._session.get_inputs(), self._session.get_outputs()
+        self.agreement = agree(
+            spec,
+            [_input(each, file) for each in taken],
+            [_output(each, file) for each in given],
+            file=file,
+            guess=_one_batch([each.shape[0] if each.shape else "" for each in taken]),
+        )
+        inputs, outputs = self.agreement.inputs, self.agreement.outputs
+        self._names = [each.name for each in outputs]
+        self._types = {each.name: each.datatype for each in inputs}
+        self._ranks = {each.name: bool(each.shape) for each in taken}
+        # Its Python interface has no numpy type for them; they go by their bits.
+        self._bits = "BF16" in {each.datatype for each in (*inputs, *outputs)}
+        self._runtime = onnxruntime
+        return ModelMetadata(spec.name, [spec.version], spec.platform or PLATFORM, inputs, outputs)
+
+    def signature(self, metadata: ModelMetadata) -> Signature:
+        """What is declared. The file has no shape both for a scalar and for any shape: the runtime checks those."""
+        whole = super().signature(metadata)
+        free = [
+            each
+            for each in metadata.inputs
+            if not each.shape and not self._ranks[each.name] and not self.spec.inputs
+        ]
+        if not free:
+            return whole
+        types = {each.datatype for each in free}
+        specs = {name: spec for name, spec in whole.specs.items() if spec not in free}
+        common = types.pop() if len(types) == 1 else ""
+        return Signature(whole.names, specs, whole.lone, common, whole.image)
+
+    def predict(self, arrays: Arrays, parameters: Parameters) -> Returned:
+        """One run of the session. What the runtime refuses before or in a node is the caller's shape or value."""
+        feed = {name: self._fed(name, array) for name, array in arrays.items()}
+        try:
+            if self._bits:
+                return self._run_by_bits(feed)
+            results = self._session.run(self._names, feed)
+        except self._refusals as error:
+            raise InvalidInput(_reason(error)) from error
+        except ValueError as error:  # inputs missing, named by nobody
+            raise InvalidInput(str(error)) from error
+        except (MemoryError, InvalidOutput):
+            raise
+        except Exception as error:
+            text = _reason(error)
+            short = "allocate memory" in text or "out of memory" in text
+            raise (OutOfResources if short else ModelFailed)(text, detail=str(error)) from error
+        return {name: _plain(name, result) for name, result in zip(self._names, results, strict=True)}
+
+    def _fed(self, name: str, array: Array) -> Array:
+        wanted = self._types.get(name)
+        if wanted is None:
+            raise InvalidInput(
+                f"unexpected input '{name}'; the model takes {', '.join(map(repr, self._types))}"
+            )
+        if wanted == "BYTES":
+            # The runtime takes text, and of bytes it would take what Python prints of them.
+            return _text(cast(array, name, wanted), name)
+        if wanted == "BF16":
+            return bfloat16_bits(cast(array, name, wanted))
+        return cast(array, name, wanted) if array.dtype != NUMPY_TYPES[wanted] else array
+
+    def _run_by_bits(self, feed: Arrays) -> Arrays:
+        value = self._runtime.OrtValue
+        values = {
+            name: value.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), _BFLOAT16)
+            if self._types[name] == "BF16"
+            else value.ortvalue_from_numpy(array)
+            for name, array in feed.items()
+        }
+        results = self._session.run_with_ort_values(self._names, values)
+        return {name: _unpacked(name, result) for name, result in zip(self._names, results, strict=True)}
+
+    def close(self) -> None:
+        """Let the session go, and its threads with it."""
+        self._session = None
+
+
+def model_file(spec: ModelSpec) -> Path:
+    """The file of a model that is one file. Raises ``ModelLoadFailed`` where it is gone."""
+    location = Path(spec.location)
+    file = location / spec.entry if location.is_dir() else location
+    if not file.is_file():
+        raise ModelLoadFailed(f"model '{spec.name}' has no file {file}")
+    return file
+
+
+def _session(runtime: Any, file: Path, spec: ModelSpec, context: LoadContext) -> Any:
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = context.threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3  # what goes wrong is raised, and reported once
+    # Threads that spin between two requests take the cores from the other workers.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    providers = _providers(
+        runtime.get_available_providers(), str(spec.parameters.get("providers", "")), context
+    )
+    try:
+        return runtime.InferenceSession(str(file), sess_options=options, providers=providers)
+    except Exception as error:  # its own kinds have nothing in common but this
+        raise ModelLoadFailed(f"{file} cannot be loaded: {_reason(error)}", detail=str(error)) from error
+
+
+def _providers(available: list[str], asked: str, context: LoadContext) -> list[Any]:
+    """The execution providers in order of preference, with the device where they run on one."""
+    known = {name.removesuffix(_SUFFIX).lower(): name for name in available}
+    wanted = [name.strip().removesuffix(_SUFFIX) for name in asked.split(",") if name.strip()]
+    for name in wanted:
+        if name.lower() not in known:
+            raise ModelLoadFailed(
+                f"parameter 'providers': ONNX Runtime has no '{name}' here; it has {', '.join(known)}"
+            )
+    usual = [name for name in _ORDER if name not in _ON_GPU or context.gpu is not None]
+    found = [known[name.lower()] for name in wanted or usual if name.lower() in known]
+    on_gpu = {name + _SUFFIX for name in _ON_GPU}
+    device = {"device_id": str(context.gpu or 0)}
+    return [(name, device) if name in on_gpu else name for name in found]
+
+
+def _input(argument: Any, file: Path) -> TensorSpec:
+    if argument.type not in _DATATYPES:
+        raise ModelLoadFailed(
+            f"{file}: input '{argument.name}' is a {argument.type}, which no client can send"
+        )
+    return TensorSpec(argument.name, _DATATYPES[argument.type], _shape(argument))
+
+
+def _output(argument: Any, file: Path) -> TensorSpec:
+    if _MAPS.fullmatch(argument.type):
+        return TensorSpec(argument.name, "FP32", [-1, -1])
+    if argument.type not in _DATATYPES:
+        raise ModelLoadFailed(f"{file}: output '{argument.name}' is a {argument.type}, which is no tensor")
+    return TensorSpec(argument.name, _DATATYPES[argument.type], _shape(argument))
+
+
+def _shape(argument: Any) -> list[int]:
+    return [size if isinstance(size, int) else -1 for size in argument.shape]
+
+
+def _one_batch(firsts: list[Any]) -> bool:
+    """Whether the open first dimensions are one and the same, and by their name a batch."""
+    names = {first for first in firsts if isinstance(first, str)}
+    return len(names) <= 1 and all(_BATCH_NAME.fullmatch(name) for name in names)
+
+
+def _text(array: Array, name: str) -> Array:
+    try:
+        elements = [each.decode() if isinstance(each, bytes) else each for each in array.ravel().tolist()]
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"input '{name}' holds bytes that are no UTF-8, the text that ONNX has: {error}"
+        ) from None
+    found = np.empty(len(elements), object)
+    found[:] = elements
+    return found.reshape(array.shape)
+
+
+def _plain(name: str, result: Any) -> Array:
+    """An array; of a sequence of maps one row each, its columns in the order of the maps' keys."""
+    if isinstance(result, np.ndarray):
+        return result
+    if isinstance(result, list) and all(isinstance(row, dict) for row in result):
+        return np.array([list(row.values()) for row in result], np.float32)
+    raise InvalidOutput(f"output '{name}' is a {type(result).__name__}, which is no tensor")
+
+
+def _unpacked(name: str, value: Any) -> Array:
+    if value.data_type() != "tensor(bfloat16)":
+        return _plain(name, value.numpy())
+    shape = value.shape()
+    count = int(np.prod(shape))
+    memory = (ctypes.c_uint16 * count).from_address(value.data_ptr()) if count else ()
+    return (np.array(memory, np.uint32).reshape(shape) << 16).view(np.float32)
+
+
+def _reason(error: Exception) -> str:
+    """What the runtime says, in a line and without its own prefix."""
+    text = re.sub(r"\s+", " ", re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error)))
+    return text.removesuffix(" Please fix either the inputs/outputs or the model.").strip()
