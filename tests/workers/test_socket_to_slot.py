@@ -57,7 +57,7 @@ async def started(worker):
 @pytest.mark.timeout(300)
 async def test_a_thousand_workers_killed_in_the_middle_of_a_slot_leak_nothing_and_corrupt_nothing(harness):
     await harness.load(retry=False)
-    refuse = lambda status, kind, message: (message.encode(), b"")  # noqa: E731
+    refuse = lambda *refusal: (refusal[2].encode(), b"")  # noqa: E731
     server = HttpServer(Front(harness.engine), limits=Limits(), allocator=harness.arena, refuse=refuse)
     await server.start("127.0.0.1", 0)
     client = Client(*await asyncio.open_connection("127.0.0.1", server.port))

@@ -44,7 +44,8 @@ class Application:
             else:
                 match.handler(exchange, match)
         except MooringError as error:
-            self._responses.refuse(exchange, statuses.torchserve(error, Asked(error.model, error.version)))
+            asked = Asked(error.model, error.version)
+            self._responses.refuse(exchange, statuses.worded(error, asked, exchange.target))
         except Exception as error:  # the protocol edge: a fault of ours is this request's 500, and no other's
             log.exception("request failed", method=exchange.method, target=exchange.target.decode("latin-1"))
             self._responses.fault(exchange, error)

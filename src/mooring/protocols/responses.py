@@ -94,7 +94,9 @@ class Responses:
         """An error. The connection stays open: the request was read to its end, so the next one can follow."""
         self.counter.count(refusal.status)
         head = self.head(request_id or self.new_id(), JSON) + refusal.head
-        exchange.respond(refusal.status, pretty(refusal.document()), head, reason=refusal.reason)
+        exchange.respond(
+            refusal.status, pretty(refusal.document_for(exchange.target)), head, reason=refusal.reason
+        )
 
     def fault(self, exchange: Exchange, error: Exception, *, request_id: str = "") -> None:
         """A fault of ours, logged by the caller: a 500, or the connection's end where an answer has begun."""
@@ -103,8 +105,10 @@ class Responses:
         else:
             self.refuse(exchange, statuses.fault(error), request_id=request_id)
 
-    def refuse_message(self, status: int, kind: str, message: str) -> tuple[bytes, bytes]:
-        """How TorchServe words what the front refuses by itself: body and header lines, for ``HttpServer``."""
+    def refuse_message(
+        self, status: int, kind: str, message: str, target: bytes = b""
+    ) -> tuple[bytes, bytes]:
+        """How the target's protocol words what the front refuses by itself: body and head, for ``HttpServer``."""
         refusal = statuses.front(status, message)
         self.counter.count(status)
-        return pretty(refusal.document()), self.head(self.new_id(), JSON)
+        return pretty(refusal.document_for(target)), self.head(self.new_id(), JSON)

@@ -3,6 +3,7 @@
 TorchServe's clients test for its statuses, types and texts, so they are kept to the letter, quirks included.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -21,6 +22,12 @@ class Refusal(msgspec.Struct, frozen=True):
     message: str
     error: str = ""
     head: bytes = b""
+
+    def document_for(self, target: bytes) -> dict[str, object]:
+        """The JSON body as the protocol of this target has it."""
+        if not speaks_v2(target):
+            return self.document()
+        return {"error": _V2_TEXTS.get(self.type) or self.error or self.message}
 
     @property
     def reason(self) -> str:
@@ -108,6 +115,35 @@ _KSERVE_V1: Mapping[type[MooringError], tuple[int, Callable[[MooringError, Asked
 }
 
 
+def _in_model(error: MooringError, asked: Asked) -> str:
+    """What is wrong, and with whose request: a text from deep inside seldom names the model."""
+    if not asked.model or f"'{asked.model}'" in error.message:
+        return error.message
+    return f"{error.message} (model '{asked.model}')"
+
+
+def _no_such_version(error: MooringError, asked: Asked) -> str:
+    return f"model '{asked.model or error.model}' has no version '{asked.version or error.version}'"
+
+
+# Every fault of the caller is a 4xx, though Triton has 500 for most of what it cannot read.
+_KSERVE_V2: Mapping[type[MooringError], tuple[int, Callable[[MooringError, Asked], str]]] = {
+    errors.InvalidInput: (400, _in_model),
+    errors.ModelNotFound: (404, lambda error, asked: f"model '{asked.model or error.model}' is not found"),
+    errors.VersionNotFound: (404, _no_such_version),
+    errors.ModelNotReady: (503, _in_model),
+    errors.ModelExists: (409, _in_model),
+    errors.ModelLoadFailed: (400, _in_model),
+    errors.QueueFull: (503, _in_model),
+    errors.DeadlineExceeded: (504, _in_model),
+    errors.RequestCancelled: (499, _in_model),
+    errors.Unsupported: (501, _in_model),
+    errors.ModelFailed: (500, _own),
+    errors.WorkerDied: (500, _in_model),
+    MooringError: (500, _own),
+}
+
+
 def _rule_of(error: MooringError) -> _Rule:
     # A kind of error that is not in the table is what it is a kind of.
     return next(_TORCHSERVE[kind] for kind in type(error).__mro__ if kind in _TORCHSERVE)
@@ -131,12 +167,36 @@ def kserve_v1(error: MooringError, asked: Asked) -> Refusal:
     return msgspec.structs.replace(refusal, status=status, error=said)
 
 
+def kserve_v2(error: MooringError, asked: Asked) -> Refusal:
+    """An error as the Open Inference Protocol words it: a status and one text."""
+    status, text = next(_KSERVE_V2[kind] for kind in type(error).__mro__ if kind in _KSERVE_V2)
+    rule = _rule_of(error)
+    if isinstance(error, errors.ModelRefused) and 400 <= error.code <= 599:
+        status = error.code
+    return Refusal(status, rule.type, text(error, asked), head=rule.head)
+
+
+_V2_PATH = re.compile(rb"(?:https?://[^/?#]*)?/v2(?:[/?#]|$)")
+
+
+def speaks_v2(target: bytes) -> bool:
+    """Whether a request target is one of the Open Inference Protocol, mounted or not."""
+    return _V2_PATH.match(target) is not None
+
+
+def worded(error: MooringError, asked: Asked, target: bytes) -> Refusal:
+    """An error in the words of the protocol that the target belongs to, where nothing more is known of it."""
+    return kserve_v2(error, asked) if speaks_v2(target) else torchserve(error, asked)
+
+
 NOT_FOUND = Refusal(
     404, "ResourceNotFoundException", "Requested resource is not found, please refer to API document."
 )
 NOT_ALLOWED = Refusal(
     405, "MethodNotAllowedException", "Requested method is not allowed, please refer to API document."
 )
+
+_V2_TEXTS = {NOT_FOUND.type: "Not Found", NOT_ALLOWED.type: "Method Not Allowed"}
 
 # What the front refuses by itself, before any protocol has seen the request.
 _FRONT: Mapping[int, str] = {

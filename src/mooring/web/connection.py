@@ -27,7 +27,8 @@ from mooring.web.listener import SLOW, Host, Member
 log = get_logger(__name__)
 
 App = Callable[[Exchange], None]
-OnError = Callable[[int, str, str], tuple[bytes, bytes]]
+OnError = Callable[[int, str, str, bytes], tuple[bytes, bytes]]
+"""Words what the front refuses by itself: status, kind, message and target, as far as that was read, to body and head."""
 
 # Bytes asked of the socket at a time. Not above LARGE: a body that gets a slot then never ends in the chunk it began in.
 RECEIVE = 65_536
@@ -521,7 +522,7 @@ class Connection(Member):
         except Exception:
             log.exception("request failed in the server's own code")
             if exchange.stage is Stage.OPEN:
-                body, head = self._host.refuse(500, "internal", "Internal server error.")
+                body, head = self._host.refuse(500, "internal", "Internal server error.", exchange.target)
                 exchange.respond(500, body, head, close=True)
             else:
                 exchange.abort()
@@ -612,7 +613,8 @@ class Connection(Member):
 
     def _refuse(self, status: int, kind: str, message: str) -> None:
         """Answer in the app's place, after all that was asked before, and listen no more."""
-        method = self._incoming.method if self._incoming is not None else "GET"
+        incoming = self._incoming
+        method, target = ("GET", self._target) if incoming is None else (incoming.method, incoming.target)
         self._drop_incoming()
         self._mode, self._refused = Mode.DEAF, True
         exchange = Exchange(method, b"", [], {}, keep=False, line=self)
@@ -621,7 +623,7 @@ class Connection(Member):
         else:
             self._later = self._later if self._later is not None else deque()
             self._later.append(exchange)
-        body, head = self._host.refuse(status, kind, message)
+        body, head = self._host.refuse(status, kind, message, target)
         exchange.respond(status, body, head, close=True)
 
     def _leave(self) -> None:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import msgspec
 
-from mooring.core.buffers import Buffer, Payload
+from mooring.core.buffers import Buffer, Payload, view_of
 from mooring.web import wire
 from mooring.web.listener import Host, Member
 
@@ -114,6 +114,23 @@ class Exchange(msgspec.Struct, eq=False):
         else:
             end = (wire.KEPT if self.keep else wire.CLOSED)[len(body)]
             self.line.carry_whole(self, b"".join((first, head, end, body)))
+
+    def respond_in_pieces(
+        self, status: int, pieces: list[Payload], head: bytes = b"", *, reason: str = ""
+    ) -> None:
+        """As ``respond`` with a body that lies in several places; large pieces are not copied."""
+        size = sum(map(len, pieces))
+        if len(pieces) == 1 or size <= JOINED or self.stage or self.method == "HEAD" or wire.bodiless(status):
+            body = pieces[0] if len(pieces) == 1 else b"".join(map(view_of, pieces))
+            if len(pieces) > 1:
+                release_all(pieces)
+            self.respond(status, body, head, reason=reason)
+            return
+        first = wire.status_line(status, reason) if reason else wire.STATUS_LINES[status]
+        self.stage = Stage.ANSWERED
+        self._drop_body(b"")
+        end = (wire.KEPT if self.keep else wire.CLOSED)[size]
+        self.line.carry(self, [first + head + end, *pieces], last=True)
 
     def start(self, status: int, head: bytes = b"", *, reason: str = "") -> None:
         """Begin a streamed answer: chunked, or to a client of HTTP/1.0 until the connection's end."""
