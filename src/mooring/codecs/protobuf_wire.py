@@ -1,0 +1,168 @@
+"""The wire format of Protocol Buffers: fields as slices of the message, packed numbers as arrays, and the way back.
+
+By hand, because the library's message objects copy every byte of a tensor twice and give its numbers one by one
+(a 602 KB request: 23 us against 11; a tiny one: 3.0 us against 1.6). Pure rules, which raise ``Malformed``.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+UInt64s = npt.NDArray[np.uint64]
+
+VARINT, FIXED64, LEN, FIXED32 = 0, 1, 2, 5
+_WIDTHS = {FIXED64: 8, FIXED32: 4}
+_LONGEST_VARINT = 10
+_MASK = 0xFFFF_FFFF_FFFF_FFFF
+# Below this many bytes a loop is quicker than the dozen numpy calls that replace it.
+_FEW = 32
+
+
+class Malformed(ValueError):
+    """These bytes are no message."""
+
+
+def read_varint(message: bytes, at: int) -> tuple[int, int]:
+    """An unsigned number of at most 64 bits and where it ends. Raises ``IndexError`` at the end of the message."""
+    value = message[at]
+    at += 1
+    if value < 0x80:
+        return value, at
+    value &= 0x7F
+    for shift in range(7, 7 * _LONGEST_VARINT, 7):
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & _MASK, at
+    raise Malformed("a number has more than ten bytes")
+
+
+def signed(value: int) -> int:
+    """A varint as the int64 that it stands for."""
+    return value - (1 << 64) if value >> 63 else value
+
+
+def fields(message: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Every field between two places: its tag, and where its content starts and ends; of a varint its value and 0.
+
+    The tag is the number and the wire type together, so whoever compares tags skips, as the format demands, fields
+    that have the right number and the wrong type.
+    """
+    try:
+        while at < end:
+            tag = message[at]
+            at += 1
+            if tag > 0x7F:
+                tag, at = read_varint(message, at - 1)
+            kind = tag & 7
+            if tag < 8 or tag > 0xFFFF_FFFF:
+                raise Malformed("a field has a number that there is not")
+            if kind == LEN:
+                size = message[at]
+                at += 1
+                if size > 0x7F:
+                    size, at = read_varint(message, at - 1)
+                start, at = at, at + size
+                if at > end:
+                    break
+                yield tag, start, at
+            elif kind == VARINT:
+                value, at = read_varint(message, at)
+                yield tag, value, 0
+            elif kind in _WIDTHS:
+                start, at = at, at + _WIDTHS[kind]
+                if at > end:
+                    break
+                yield tag, start, at
+            else:
+                raise Malformed(f"a field has the wire type {kind}")
+    except IndexError:
+        at = end + 1
+    if at != end:
+        raise Malformed("a field is cut off")
+
+
+def read_varints(packed: bytes | memoryview) -> UInt64s:
+    """All numbers of a packed field."""
+    if len(packed) <= _FEW:
+        return np.array(_read_few(bytes(packed)), np.uint64)
+    data = np.frombuffer(packed, np.uint8)
+    last = data < 0x80
+    if last.all():
+        return data.astype(np.uint64)
+    ends = np.flatnonzero(last)
+    if not last[-1]:
+        raise Malformed("a number is cut off")
+    starts = np.empty_like(ends)
+    starts[0] = 0
+    starts[1:] = ends[:-1] + 1
+    lengths = ends - starts + 1
+    longest = int(lengths.max())
+    if longest > _LONGEST_VARINT:
+        raise Malformed("a number has more than ten bytes")
+    values = (data[starts] & 0x7F).astype(np.uint64)
+    for position in range(1, longest):
+        here = np.flatnonzero(lengths > position)
+        part = (data[starts[here] + position] & 0x7F).astype(np.uint64)
+        values[here] |= part << np.uint64(7 * position)
+    return values
+
+
+def _read_few(packed: bytes) -> list[int]:
+    values, at = [], 0
+    try:
+        while at < len(packed):
+            value, at = read_varint(packed, at)
+            values.append(value)
+    except IndexError:
+        raise Malformed("a number is cut off") from None
+    return values
+
+
+def varint(value: int) -> bytes:
+    """A number from 0 to 2^64-1."""
+    if value < 0x80:
+        return b"%c" % value
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def varints(values: UInt64s) -> bytes:
+    """Numbers as the content of a packed field."""
+    if not values.size or int(values.max()) < 0x80:
+        return values.astype(np.uint8).tobytes()
+    if values.size <= _FEW:
+        return b"".join(map(varint, values.tolist()))
+    lengths = np.ones(values.size, np.int64)
+    for position in range(1, _LONGEST_VARINT):
+        longer = values >= np.uint64(1 << 7 * position)
+        if not longer.any():
+            break
+        lengths += longer
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    out = np.empty(int(ends[-1]), np.uint8)
+    for position in range(int(lengths.max())):
+        here = np.flatnonzero(lengths > position)
+        part = (values[here] >> np.uint64(7 * position)).astype(np.uint8) & 0x7F
+        out[starts[here] + position] = part | (lengths[here] > position + 1).astype(np.uint8) << 7
+    return out.tobytes()
+
+
+def text(tag: bytes, value: str) -> bytes:
+    """A string field; nothing where it is empty, as in proto3."""
+    if not value:
+        return b""
+    encoded = value.encode()
+    return tag + varint(len(encoded)) + encoded
+
+
+def nested(tag: bytes, message: bytes) -> bytes:
+    """A message within a message."""
+    return tag + varint(len(message)) + message
