@@ -176,6 +176,43 @@ def kserve_v2(error: MooringError, asked: Asked) -> Refusal:
     return Refusal(status, rule.type, text(error, asked), head=rule.head)
 
 
+# gRPC's names for the same. UNAVAILABLE invites to try again, so it is only what another try may mend.
+_GRPC: Mapping[type[MooringError], str] = {
+    errors.InvalidInput: "INVALID_ARGUMENT",
+    errors.ModelNotFound: "NOT_FOUND",
+    errors.ModelNotReady: "UNAVAILABLE",
+    errors.ModelExists: "ALREADY_EXISTS",
+    errors.ModelLoadFailed: "FAILED_PRECONDITION",
+    errors.QueueFull: "RESOURCE_EXHAUSTED",
+    errors.DeadlineExceeded: "DEADLINE_EXCEEDED",
+    errors.RequestCancelled: "CANCELLED",
+    errors.Unsupported: "UNIMPLEMENTED",
+    errors.OutOfResources: "RESOURCE_EXHAUSTED",
+    MooringError: "INTERNAL",
+}
+
+# What a model refused with an HTTP status of its choice; other 4xx are the caller's fault, 5xx the model's.
+_GRPC_CHOSEN: Mapping[int, str] = {
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
+    409: "ABORTED",
+    429: "RESOURCE_EXHAUSTED",
+    501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+
+def grpc_v2(error: MooringError, asked: Asked) -> tuple[str, str]:
+    """An error as gRPC's status code, by name, and the text that the Open Inference Protocol has for it over HTTP."""
+    code = next(_GRPC[kind] for kind in type(error).__mro__ if kind in _GRPC)
+    if isinstance(error, errors.ModelRefused) and error.code >= 400:
+        code = _GRPC_CHOSEN.get(error.code, "INVALID_ARGUMENT" if error.code < 500 else "INTERNAL")
+    return code, kserve_v2(error, asked).message
+
+
 _V2_PATH = re.compile(rb"(?:https?://[^/?#]*)?/v2(?:[/?#]|$)")
 
 
