@@ -63,7 +63,7 @@ def _like_python(text: bytes) -> bytes | None:
     """The text orjson wrote as Python would have written it; None where that cannot be told from the text."""
     if b"null" in text:  # None, or a NaN
         return None
-    exponents = b"0e" in text.translate(_DIGITS_TO_ZERO)
+    exponents = b"e" in text and b"0e" in text.translate(_DIGITS_TO_ZERO)
     if exponents or b"0.0000" in text:
         if b'"' in text:  # what looks like a number may be in a string
             return None
@@ -77,6 +77,8 @@ def _like_python(text: bytes) -> bytes | None:
 
 def _has_long_integer(text: bytes) -> bool:
     """Whether a number has so many digits that orjson may not read it as json does; a fraction may have any."""
+    if len(text) < len(_LONG_NUMBER):
+        return False
     zeros = text.translate(_DIGITS_TO_ZERO)
     at = zeros.find(_LONG_NUMBER)
     while at >= 0:
