@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -279,9 +280,10 @@ def until(reached, *, within: float = PATIENCE) -> None:
 
 def pack(folder: Path, name: str, handler: str, *more: str | Path) -> None:
     """Make an archive with the real torch-model-archiver, of one of our handlers or of a default one."""
-    made = subprocess.run(
-        [SCRIPTS / "torch-model-archiver", "--model-name", name, "--version", "1.0", "--handler", handler,
-         "--export-path", folder, *more],
-        cwd=HANDLERS, capture_output=True, timeout=2 * PATIENCE, check=False,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as scratch:  # it works in a folder of the model's name there, whoever else does
+        made = subprocess.run(
+            [SCRIPTS / "torch-model-archiver", "--model-name", name, "--version", "1.0", "--handler", handler,
+             "--export-path", folder, *more],
+            cwd=HANDLERS, env=os.environ | {"TMPDIR": scratch}, capture_output=True, timeout=2 * PATIENCE, check=False,
+        )  # fmt: skip
     assert made.returncode == 0, made.stderr.decode()
