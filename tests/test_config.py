@@ -56,6 +56,7 @@ def test_every_setting_reads_the_same_from_file_environment_and_flag(tmp_path, n
         "model_settings": ('{"m": {"1.0": {"batchSize": 4}}}', None),
         "log_level": ("error", "error"),
         "service_envelope": ("kserve", "kserve"),
+        "dialect": ("amd", "amd"),
     }.get(name, (None, None))
     default = getattr(Config(), name)
     if text is None and isinstance(default, bool):

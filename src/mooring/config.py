@@ -11,6 +11,7 @@ import json
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_type_hints
 from urllib.parse import urlsplit
 
@@ -130,6 +131,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     model_repository: Annotated[
         Folder, Meta(description="folder of models, NAME/config.toml and NAME/1/model.py")
     ] = None
+    repository_load_existing: Annotated[
+        bool, Meta(description="whether every model of the repository is loaded at the start, true or false")
+    ] = True
+    repository_monitoring: Annotated[
+        bool, Meta(description="whether the repository is followed while serving, true or false")
+    ] = False
+    repository_polling: Annotated[
+        bool,
+        Meta(description="whether following means looking again and again, as network file systems need it"),
+    ] = False
+    dialect: Annotated[
+        Literal["v2", "amd"],
+        Meta(description="how /v2 is spoken: v2, or amd where the AMD Inference Server differs"),
+    ] = "v2"
     # 0 is one worker, not one per CPU as TorchServe has it: that default fills a laptop's memory with copies of every
     # model (its issues 2432, 2128, 2905). A value above 0 means the same in both.
     default_workers_per_model: Annotated[
@@ -198,14 +213,17 @@ def load_config(
     environ: Mapping[str, str],
     file: str | Path | None = None,
     *,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
     warn: Callable[[str], object] = lambda _line: None,
 ) -> Config:
     """The settings of this start. ``flags`` holds only what the user gave, by the settings' names.
 
+    ``defaults`` are a command's own, in their own types, where they are not those of ``Config``.
+
     ``file`` is our TOML, or TorchServe's properties where its name ends so; ``MOORING_CONFIG`` names one when it is
     None. ``warn`` gets a line for what is accepted without effect. Raises ``ConfigError``.
     """
-    chosen: dict[str, Any] = {}
+    chosen: dict[str, Any] = dict(defaults)
     file = file or environ.get(f"{PREFIX}CONFIG")
     if file:
         chosen.update(_from_file(Path(file), environ, warn))

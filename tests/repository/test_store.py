@@ -220,6 +220,7 @@ def test_a_repository_is_served_version_by_version(store, tmp_path, caplog):
     assert [spec.backend for spec in specs] == ["function", "function", "builtin"]
     assert specs[0].min_workers == 2
     assert "max_batchsize" in caplog.text
+    assert store.find(Config(model_repository=repository, repository_load_existing=False)) == []
 
 
 def test_a_repository_is_not_left_by_links(store, tmp_path):

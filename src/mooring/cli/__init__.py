@@ -11,6 +11,7 @@ from mooring import __version__
 _COMMANDS: Mapping[str, str] = {
     "serve": "mooring.cli.serve:serve",
     "torchserve": "mooring.cli.torchserve:torchserve",
+    "amdinfer-server": "mooring.cli.amdinfer_server:amdinfer_server",
     "archive": "mooring.cli.archive:archive",
 }
 

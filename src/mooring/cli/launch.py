@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import click
@@ -15,12 +16,17 @@ log = get_logger(__name__)
 
 
 def launch(
-    flags: Mapping[str, Any], file: str | None, warnings: Iterable[str] = (), *, up: str = "Mooring is up."
+    flags: Mapping[str, Any],
+    file: str | None,
+    warnings: Iterable[str] = (),
+    *,
+    up: str = "Mooring is up.",
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> NoReturn:
     """Serve until the server ends, then leave with its exit status. A user's mistake is one line and status 1."""
     heard = list(warnings)
     try:
-        config = load_config(flags, os.environ, file, warn=heard.append)
+        config = load_config(flags, os.environ, file, defaults=defaults, warn=heard.append)
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
     setup(config.log_level)

@@ -50,7 +50,7 @@ class Store:
             self._find_in_store(config.model_store, config.models, found)
         if config.model_repository is not None:
             repository = _existing_folder(config.model_repository, "model repository")
-            for name in models_in(repository):
+            for name in models_in(repository) if config.repository_load_existing else ():
                 with _leaving_out(str(repository / name)):
                     found.add(self.open_repository(repository, name))
         return found.specs
