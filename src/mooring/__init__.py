@@ -1,6 +1,53 @@
 """An inference server that speaks every serving protocol to every model. Importing does nothing."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mooring.client.aio.client import AsyncClient
+    from mooring.client.sync.client import Client
+    from mooring.core.errors import (
+        DeadlineExceeded,
+        InvalidInput,
+        ModelFailed,
+        ModelNotFound,
+        ModelNotReady,
+        MooringError,
+        QueueFull,
+        ServerUnreachable,
+        Unsupported,
+    )
+    from mooring.core.tensors import Tensor
+
 # Written here and read by the build: asking the installed package costs every worker 30 ms.
 __version__ = "0.1.0"
 
-__all__ = ["__version__"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "DeadlineExceeded",
+    "InvalidInput",
+    "ModelFailed",
+    "ModelNotFound",
+    "ModelNotReady",
+    "MooringError",
+    "QueueFull",
+    "ServerUnreachable",
+    "Tensor",
+    "Unsupported",
+    "__version__",
+]
+
+_ELSEWHERE = {
+    "AsyncClient": "mooring.client.aio.client",
+    "Client": "mooring.client.sync.client",
+    "Tensor": "mooring.core.tensors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module 'mooring' has no attribute '{name}'")
+    import importlib  # noqa: PLC0415 - importing mooring does nothing
+
+    return getattr(importlib.import_module(_ELSEWHERE.get(name, "mooring.core.errors")), name)

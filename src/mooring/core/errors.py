@@ -2,6 +2,7 @@
 
 MooringError
 ├── InvalidInput              the request cannot be understood, or does not fit the model
+│   └── InputTooLarge         it has more bytes than the server takes
 ├── ModelNotFound             no model of that name
 │   └── VersionNotFound       the model is known, this version of it is not
 ├── ModelNotReady             known, but loading, unloading, failed or without a worker
@@ -15,7 +16,8 @@ MooringError
 │   ├── ModelRefused          ... on purpose, with a status and a text of its choice
 │   ├── OutOfResources        ... for want of memory on the machine or the accelerator
 │   └── InvalidOutput         it answered with something that is no answer
-└── WorkerDied                the process that ran the model ended or had to be ended
+├── WorkerDied                the process that ran the model ended or had to be ended
+└── ServerUnreachable         a client's own: there was no server to ask, or it broke off
 """
 
 from typing import ClassVar
@@ -49,6 +51,10 @@ class MooringError(Exception):
 
 class InvalidInput(MooringError):
     """The request cannot be understood, or does not fit the model."""
+
+
+class InputTooLarge(InvalidInput):
+    """The request has more bytes than the server takes."""
 
 
 class ModelNotFound(MooringError):
@@ -105,6 +111,10 @@ class InvalidOutput(ModelFailed):
 
 class WorkerDied(MooringError):
     """The process that ran the model ended or had to be ended."""
+
+
+class ServerUnreachable(MooringError):
+    """A client's own: there was no server to ask, or it broke off."""
 
 
 class ErrorRecord(msgspec.Struct, array_like=True, tag="error", frozen=True):

@@ -1,0 +1,177 @@
+"""A server over HTTP."""
+
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import httpx
+import msgspec
+
+from mooring.client.documents import index_of, metadata_of, server_of, usage_of
+from mooring.client.rest_calls import (
+    Call,
+    answer_of,
+    error_of,
+    event_of,
+    infer_call,
+    load_body,
+    model_path,
+    stream_call,
+)
+from mooring.client.result import IndexEntry, ServerMetadata
+from mooring.core.errors import DeadlineExceeded, InvalidOutput, MooringError, ServerUnreachable
+from mooring.core.requests import InferenceRequest, InferenceResponse
+from mooring.core.service import ModelMetadata, ModelUsage
+from mooring.core.tensors import Parameter
+
+
+class AsyncRest:
+    """The calls of the protocol as requests to ``url``. Connections are kept and used again."""
+
+    def __init__(
+        self, url: str, *, timeout: float, headers: Mapping[str, str], verify: Any, binary: bool
+    ) -> None:
+        self._binary = binary
+        # Not from the environment: a proxy that is set there is for the web, not for the server next door.
+        self._http = httpx.AsyncClient(
+            base_url=url, timeout=timeout, headers=dict(headers), verify=verify, trust_env=False
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def infer(self, request: InferenceRequest, timeout: float | None) -> InferenceResponse:
+        """One answer to one request."""
+        call = infer_call(request, binary=self._binary)
+        answer = await self._ask(call, timeout, model=request.model, version=request.version)
+        return answer_of(answer.headers, answer.content)
+
+    async def stream(
+        self, request: InferenceRequest, timeout: float | None
+    ) -> AsyncGenerator[InferenceResponse, None]:
+        """The pieces of an answer, each when it comes; ``timeout`` is for each of them."""
+        call, model, version = stream_call(request), request.model, request.version
+        try:
+            async with self._http.stream(
+                call.method, call.path, content=call.body, headers=call.headers, timeout=_limit(timeout)
+            ) as answer:
+                if answer.status_code != 200:
+                    body = _plain(await answer.aread())
+                    raise error_of(answer.status_code, answer.headers, body, model=model, version=version)
+                async for line in answer.aiter_lines():
+                    piece = event_of(line, model=model, version=version)
+                    if piece is not None:
+                        yield piece
+        except httpx.HTTPError as error:
+            raise _unreachable(error) from error
+
+    async def live(self) -> bool:
+        """Whether the server runs."""
+        return await self._says_yes("/v2/health/live")
+
+    async def ready(self, model: str, version: str) -> bool:
+        """Whether the server, or one of its models, can answer now."""
+        if not model:
+            return await self._says_yes("/v2/health/ready")
+        return await self._says_yes(model_path(model, version, "/ready"), model=model, version=version)
+
+    async def server(self) -> ServerMetadata:
+        """What the server says of itself."""
+        return server_of(await self._document("GET", "/v2"))
+
+    async def metadata(self, model: str, version: str) -> ModelMetadata:
+        """What a model says of itself."""
+        return metadata_of(
+            await self._document("GET", model_path(model, version), model=model, version=version)
+        )
+
+    async def config(self, model: str, version: str) -> Mapping[str, Any]:
+        """What a model was loaded with."""
+        return await self._document(
+            "GET", model_path(model, version, "/config"), model=model, version=version
+        )
+
+    async def usage(self, model: str, version: str) -> list[ModelUsage]:
+        """What one model has done, or every one."""
+        path = model_path(model, version, "/stats") if model else "/v2/models/stats"
+        return usage_of(await self._document("GET", path, model=model, version=version))
+
+    async def index(self) -> list[IndexEntry]:
+        """Every model that there is."""
+        answer = await self._ask(Call("POST", "/v2/repository/index"))
+        return index_of(_json(answer.content))
+
+    async def load(
+        self,
+        model: str,
+        config: Mapping[str, Any] | None,
+        files: Mapping[str, bytes] | None,
+        parameters: Mapping[str, Parameter] | None,
+        timeout: float | None,
+    ) -> None:
+        """Load a model of the repository."""
+        await self._ask(_change(model, "load", load_body(config, files, parameters)), timeout, model=model)
+
+    async def unload(self, model: str, dependents: bool, timeout: float | None) -> None:
+        """Unload every version of a model."""
+        body = msgspec.json.encode({"parameters": {"unload_dependents": dependents}})
+        await self._ask(_change(model, "unload", body), timeout, model=model)
+
+    async def _says_yes(self, path: str, *, model: str = "", version: str = "") -> bool:
+        try:
+            answer = await self._http.get(path)
+        except httpx.HTTPError as error:
+            raise _unreachable(error) from error
+        # 404 is a fault of the caller; servers say not ready with 400 or 503.
+        if answer.status_code in (401, 403, 404):
+            raise error_of(answer.status_code, answer.headers, answer.content, model=model, version=version)
+        return answer.status_code == 200
+
+    async def _document(
+        self, method: str, path: str, *, model: str = "", version: str = ""
+    ) -> dict[str, Any]:
+        answer = await self._ask(Call(method, path), model=model, version=version)
+        document = _json(answer.content)
+        if not isinstance(document, dict):
+            raise InvalidOutput(f"the server answered {path} with something other than an object")
+        return document
+
+    async def _ask(
+        self, call: Call, timeout: float | None = None, *, model: str = "", version: str = ""
+    ) -> httpx.Response:
+        try:
+            answer = await self._http.request(
+                call.method, call.path, content=call.body, headers=call.headers, timeout=_limit(timeout)
+            )
+        except httpx.HTTPError as error:
+            raise _unreachable(error) from error
+        if answer.status_code != 200:
+            raise error_of(answer.status_code, answer.headers, answer.content, model=model, version=version)
+        return answer
+
+
+def _change(model: str, verb: str, body: bytes) -> Call:
+    path = model_path(model, "", f"/{verb}").replace("/v2/models/", "/v2/repository/models/", 1)
+    return Call("POST", path, body, {"content-type": "application/json"})
+
+
+def _limit(timeout: float | None) -> Any:
+    return httpx.USE_CLIENT_DEFAULT if timeout is None else timeout
+
+
+def _unreachable(error: httpx.HTTPError) -> MooringError:
+    if isinstance(error, httpx.TimeoutException):
+        return DeadlineExceeded(f"the server did not answer in time: {type(error).__name__}")
+    return ServerUnreachable(f"the server cannot be reached: {error or type(error).__name__}")
+
+
+def _plain(body: bytes) -> bytes:
+    """An error that came as an event is the same text with a word before it."""
+    return body.strip().removeprefix(b"data:").strip()
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except msgspec.DecodeError as error:
+        raise InvalidOutput(f"the server's answer cannot be read: {error}") from None

@@ -1,0 +1,87 @@
+"""What a server tells of itself and its models, out of the JSON of REST or the messages of gRPC.
+
+Both say the same under the same names, so that one reader does: ``strict`` is off, because the JSON form of a
+message writes 64-bit numbers as strings.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from mooring.client.result import IndexEntry, ServerMetadata
+from mooring.core.errors import InvalidOutput
+from mooring.core.service import BatchUsage, Duration, ModelMetadata, ModelUsage
+
+T = TypeVar("T")
+
+Document = Mapping[str, Any]
+
+
+class _Times(msgspec.Struct):
+    success: Duration = Duration()
+    fail: Duration = Duration()
+    queue: Duration = Duration()
+    compute_infer: Duration = Duration()
+
+
+class _Batch(msgspec.Struct):
+    batch_size: int
+    compute_infer: Duration = Duration()
+
+
+class _Statistics(msgspec.Struct):
+    name: str
+    version: str = ""
+    last_inference: int = 0
+    inference_count: int = 0
+    execution_count: int = 0
+    inference_stats: _Times = msgspec.field(default_factory=_Times)
+    batch_stats: list[_Batch] = []
+
+
+class _AllStatistics(msgspec.Struct):
+    model_stats: list[_Statistics] = []
+
+
+def server_of(document: Document) -> ServerMetadata:
+    """What a server says of itself."""
+    return _read(document, ServerMetadata)
+
+
+def metadata_of(document: Document) -> ModelMetadata:
+    """What a loaded model says of itself."""
+    return _read(document, ModelMetadata)
+
+
+def index_of(entries: Sequence[Any]) -> list[IndexEntry]:
+    """The repository's index."""
+    return _read(entries, list[IndexEntry])
+
+
+def usage_of(document: Document) -> list[ModelUsage]:
+    """What models have done."""
+    return [_usage(each) for each in _read(document, _AllStatistics).model_stats]
+
+
+def _usage(said: _Statistics) -> ModelUsage:
+    times = said.inference_stats
+    return ModelUsage(
+        name=said.name,
+        version=said.version,
+        last_inference=said.last_inference,
+        inferences=said.inference_count,
+        executions=said.execution_count,
+        success=times.success,
+        fail=times.fail,
+        queue=times.queue,
+        infer=times.compute_infer,
+        batches=[BatchUsage(batch.batch_size, batch.compute_infer) for batch in said.batch_stats],
+    )
+
+
+def _read(document: Any, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(document, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidOutput(f"the server's answer cannot be read: {error}") from None
