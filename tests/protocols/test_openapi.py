@@ -30,6 +30,11 @@ async def test_the_older_path_has_the_same_document(served, method):
     assert await document(served, method, "/api-description") == await document(served)
 
 
+@pytest.mark.parametrize("target", ["/openapi.json", "/v2/docs/dataplane.json"])
+async def test_the_document_is_also_where_other_servers_clients_look_for_it(served, target):
+    assert await document(served, "GET", target) == await document(served)
+
+
 async def test_operation_ids_are_unique(served):
     operations = [
         call["operationId"] for path in (await document(served))["paths"].values() for call in path.values()
@@ -48,6 +53,8 @@ async def test_the_inference_port_promises_torchserves_paths_and_more(inference)
         "options /": "apiDescription",
         "get /": "alive",
         "get /api-description": "olderApiDescription",
+        "get /openapi.json": "openapiFile",
+        "get /v2/docs/dataplane.json": "dataplaneFile",
         "get /ping": "ping",
         "post /predictions/{model_name}": "predictions",
         "post /predictions/{model_name}/{model_version}": "version_predictions",

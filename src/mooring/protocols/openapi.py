@@ -28,6 +28,7 @@ _MEANINGS: Mapping[int, str] = {
 }
 _PARAMETERS: Mapping[str, str] = {
     "model_name": "Name of the model",
+    "worker_name": "Name of the worker to load, or of the endpoint to unload",
     "model_version": "Version of the model; without one, its default version is meant",
 }
 _ERROR = {
@@ -68,6 +69,16 @@ _DESCRIBE = Operation(id="apiDescription", method="OPTIONS", description="This d
 _DESCRIBE_AGAIN = Operation(
     id="olderApiDescription", method="GET", description="This document", answer=_OPENAPI, deprecated=True
 )
+_OPENAPI_FILE, _DATAPLANE_FILE = (
+    Operation(
+        id=id_,
+        method="GET",
+        description=f"This document, where clients of {whose} look for it",
+        answer=_OPENAPI,
+    )
+    for id_, whose in (("openapiFile", "KServe"), ("dataplaneFile", "MLServer"))
+)
+_READING = frozenset({"GET", "HEAD"})
 
 
 class Description:
@@ -90,6 +101,8 @@ class Description:
         return [
             Endpoint("/", self.describe, _DESCRIBE, methods=frozenset({"OPTIONS"})),
             Endpoint("/api-description", self.describe, _DESCRIBE_AGAIN),
+            Endpoint("/openapi.json", self.describe, _OPENAPI_FILE, methods=_READING),
+            Endpoint("/v2/docs/dataplane.json", self.describe, _DATAPLANE_FILE, methods=_READING),
         ]
 
     def describe(self, exchange: Exchange, match: Match) -> None:

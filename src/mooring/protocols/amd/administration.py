@@ -1,0 +1,161 @@
+"""What AMD's server offers beside v2: which hardware there is, models loaded by name, and workers loaded by kind."""
+
+import importlib.util
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from mooring.core.errors import InvalidInput, ModelLoadFailed, ModelNotFound, MooringError
+from mooring.core.service import ModelAdministration, ServerAdministration
+from mooring.protocols.amd import operations as calls
+from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.later import Later
+from mooring.protocols.load_options import load_options, load_parameters
+from mooring.protocols.responses import Responses
+from mooring.protocols.status import Asked, Refusal, kserve_v2
+from mooring.web.http1 import Exchange
+from mooring.web.routing import Match
+
+_POST = frozenset({"POST"})
+# Clients take the body as it is, whatever this says: it is AMD's.
+_TEXT = "text/html; charset=utf-8"
+# An extension that AMD's clients look for -> the library that runs what it stands for.
+_EXTENSIONS = {"migraphx": "onnxruntime", "ptzendnn": "torch", "tfzendnn": "tensorflow"}
+
+
+def extensions() -> list[str]:
+    """AMD's extensions whose work can be done here: without them its clients do not even try."""
+    return [name for name, library in _EXTENSIONS.items() if importlib.util.find_spec(library)]
+
+
+class _Hardware(msgspec.Struct):
+    name: str = ""
+    num: Annotated[int, Meta(ge=0)] = 1
+
+
+_hardware = msgspec.json.Decoder(_Hardware)
+
+
+def _refusal(error: MooringError, asked: Asked) -> Refusal:
+    refusal = kserve_v2(error, asked)
+    # Its clients know one status of a request that cannot be met, whatever the reason.
+    if isinstance(error, (InvalidInput, ModelNotFound, ModelLoadFailed)):
+        return msgspec.structs.replace(refusal, status=400)
+    return refusal
+
+
+class AmdAdministration:
+    """``/v2/hardware``, ``/v2/workers`` and the loads and unloads under ``/v2/models``.
+
+    Unloading what is not there succeeds, as with AMD's server: its clients unload twice and ask no questions.
+    """
+
+    def __init__(
+        self,
+        administration: ModelAdministration,
+        server: ServerAdministration,
+        responses: Responses,
+    ) -> None:
+        self._administration = administration
+        self._server = server
+        self._responses = responses
+        self._later = Later(responses)
+
+    def endpoints(self) -> list[Endpoint]:
+        """Everything mounted. What ``/v2/repository`` has of this is the repository extension's."""
+        model, versioned = "/v2/models/{model_name}", "/v2/models/{model_name}/versions/{model_version}"
+        return [
+            Endpoint("/v2/hardware", self.has_hardware, calls.HARDWARE, methods=_POST),
+            Endpoint(f"{model}/load", self.load, calls.LOAD, methods=_POST),
+            Endpoint(f"{versioned}/load", self.load, calls.LOAD_VERSION, methods=_POST),
+            Endpoint(f"{model}/unload", self.unload, calls.UNLOAD, methods=_POST),
+            Endpoint(f"{versioned}/unload", self.unload, calls.UNLOAD_VERSION, methods=_POST),
+            Endpoint("/v2/workers/{worker_name}/load", self.load_worker, calls.LOAD_WORKER, methods=_POST),
+            Endpoint(
+                "/v2/workers/{worker_name}/unload", self.unload_worker, calls.UNLOAD_WORKER, methods=_POST
+            ),
+        ]
+
+    def has_hardware(self, exchange: Exchange, match: Match) -> None:
+        """200 where there are at least as many devices of that name, else 404; neither has a body."""
+        try:
+            asked = _hardware.decode(bytes(exchange.body))
+        except msgspec.DecodeError as error:
+            wrong = InvalidInput(f'the body must be a JSON object with "name" and "num": {error}')
+            self._responses.refuse(exchange, _refusal(wrong, Asked()))
+            return
+        found = self._server.devices().get(asked.name, 0)
+        self._nothing(exchange, 200 if found and found >= asked.num else 404)
+
+    def load(self, exchange: Exchange, match: Match) -> None:
+        """Load a model of the repository; answered when it is ready."""
+
+        async def load(asked: Asked, body: bytes) -> None:
+            options = load_options(body)
+            await self._administration.load(
+                asked.model,
+                asked.version,
+                config=options.config,
+                files=options.files,
+                parameters=options.parameters,
+            )
+            self._nothing(exchange)
+
+        asked = self._asked(match)
+        self._answer(exchange, asked, load(asked, bytes(exchange.body)))
+
+    def unload(self, exchange: Exchange, match: Match) -> None:
+        """Unload a model, whatever the body says."""
+
+        async def unload(asked: Asked) -> None:
+            with suppress(ModelNotFound):
+                await self._administration.unload(asked.model, asked.version)
+            self._nothing(exchange)
+
+        asked = self._asked(match)
+        self._answer(exchange, asked, unload(asked))
+
+    def load_worker(self, exchange: Exchange, match: Match) -> None:
+        """Load a worker by its kind; the body of the answer is its endpoint and nothing else."""
+
+        async def load(worker: str, body: bytes) -> None:
+            endpoint = await self._administration.load_worker(worker, load_parameters(body))
+            self._responses.body(exchange, endpoint.encode(), _TEXT)
+
+        worker = match.params["worker_name"].lower()
+        self._answer(exchange, Asked(worker), load(worker, bytes(exchange.body)))
+
+    def unload_worker(self, exchange: Exchange, match: Match) -> None:
+        """Take one instance from an endpoint, whatever the body says."""
+
+        async def unload(endpoint: str) -> None:
+            with suppress(ModelNotFound):
+                await self._administration.unload_worker(endpoint)
+            self._nothing(exchange)
+
+        endpoint = self._spelled(match.params["worker_name"])
+        self._answer(exchange, Asked(endpoint), unload(endpoint))
+
+    def _answer(self, exchange: Exchange, asked: Asked, work: Coroutine[None, None, None]) -> None:
+        def refuse(error: MooringError) -> None:
+            self._responses.refuse(exchange, _refusal(error, asked))
+
+        self._later.answer(exchange, work, refuse)
+
+    def _nothing(self, exchange: Exchange, status: int = 200) -> None:
+        self._responses.counter.count(status)
+        exchange.respond(status, b"", self._responses.head(self._responses.new_id()))
+
+    def _asked(self, match: Match) -> Asked:
+        return Asked(self._spelled(match.params["model_name"]), match.params.get("model_version", ""))
+
+    def _spelled(self, name: str) -> str:
+        """AMD's server lowers every name it loads: a name that nobody has but in lower case is meant so."""
+        lower = name.lower()
+        if lower == name:
+            return name
+        known = {state.name for state in self._administration.index()}
+        return lower if lower in known and name not in known else name

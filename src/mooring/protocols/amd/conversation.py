@@ -1,0 +1,212 @@
+"""AMD's websocket ``/models/infer``: a message is an infer request with its model's name, the replies are bare data.
+
+No reply says which request it is for, so they leave in the order of the requests. What makes no sense as a request
+ends the connection with 1003 when its turn comes; what goes wrong with a request is a reply in its place.
+"""
+
+from collections import deque
+from urllib.parse import urlsplit
+
+import msgspec
+
+from mooring.codecs.tensor_json import decode
+from mooring.codecs.v2_json import decode_request
+from mooring.core.buffers import view_of
+from mooring.core.errors import InvalidInput, ModelNotFound
+from mooring.core.requests import InferenceRequest, InferenceResponse
+from mooring.core.service import InferenceService, Outcome, Ticket
+from mooring.core.tensors import release
+from mooring.observability.logs import get_logger
+from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.responses import Responses
+from mooring.protocols.status import Asked, Refusal, kserve_v2
+from mooring.web.http1 import Exchange
+from mooring.web.routing import Match
+from mooring.web.websocket import GOING_AWAY, UNSUPPORTED_DATA, HandshakeRefused, WebSocket, upgrade
+
+log = get_logger(__name__)
+
+# Requests of one connection that are under way before its next one is read.
+_AT_ONCE = 16
+
+
+class InferenceSocket:
+    """The endpoint. A page of another site may only use it where ``any_origin`` says so."""
+
+    def __init__(self, service: InferenceService, responses: Responses, *, any_origin: bool = False) -> None:
+        self._service = service
+        self._responses = responses
+        self._any_origin = any_origin
+
+    def endpoints(self) -> list[Endpoint]:
+        """One path; OpenAPI has no words for it."""
+        return [Endpoint("/models/infer", self.open, methods=frozenset({"GET"}))]
+
+    def open(self, exchange: Exchange, match: Match) -> None:
+        """Take the handshake up."""
+        try:
+            if not self._any_origin and not _same_origin(exchange):
+                raise HandshakeRefused(403, "a page of another site asks")
+            upgrade(exchange, lambda socket: InferenceConversation(socket, self._service))
+        except HandshakeRefused as refused:
+            kind = "BadRequestException" if refused.status == 400 else "UpgradeRefusedException"
+            refusal = Refusal(refused.status, kind, refused.message, refused.message, refused.head)
+            self._responses.refuse(exchange, refusal)
+
+
+def _same_origin(exchange: Exchange) -> bool:
+    # Browsers let any page open a websocket anywhere, and leave it to the server to look at where the page is from.
+    origin = exchange.header(b"origin")
+    return origin is None or urlsplit(origin.decode("latin-1")).netloc.encode("latin-1") == exchange.header(
+        b"host"
+    )
+
+
+class _Turn:
+    """One request: what is to be sent of its answer, and how it ends."""
+
+    __slots__ = ("closing", "done", "replies", "ticket")
+
+    def __init__(self, closing: str = "") -> None:
+        self.replies: deque[bytes] = deque()
+        self.closing = closing  # the reason, where it ends the connection
+        self.done = bool(closing)
+        self.ticket: Ticket | None = None
+
+
+class InferenceConversation:
+    """One client's requests, in order."""
+
+    def __init__(self, socket: WebSocket, service: InferenceService) -> None:
+        self._socket = socket
+        self._service = service
+        self._turns: deque[_Turn] = deque()
+        self._retiring = False
+
+    def heard(self, message: bytes) -> None:
+        """One request; nothing that comes after what ends the connection."""
+        if self._retiring or (self._turns and self._turns[-1].closing):
+            return
+        try:
+            request = self._request(message)
+        except _Senseless as error:
+            self._turns.append(_Turn(str(error)))
+        except InvalidInput as error:
+            self._turns.append(_replied(error.message))
+        else:
+            self._submit(request)
+        self._flush()
+
+    def retire(self) -> None:
+        """Answer what was asked, then close."""
+        self._retiring = True
+        self._flush()
+
+    def gone(self) -> None:
+        """Nobody waits for the rest."""
+        for turn in self._turns:
+            if turn.ticket is not None and not turn.done:
+                turn.ticket.cancel()
+        self._turns.clear()
+
+    def _request(self, message: bytes) -> InferenceRequest:
+        model = _model_of(message)
+        try:
+            self._service.ready(model)
+        except ModelNotFound:
+            # AMD's server lowers every name it hears here.
+            model = model.lower()
+            self._require(model)
+        body = decode_request(message)
+        return InferenceRequest(model, "", body.id, body.inputs, parameters=body.parameters)
+
+    def _require(self, model: str) -> None:
+        try:
+            self._service.ready(model)
+        except ModelNotFound:
+            raise _Senseless(f"Worker {model} not found") from None
+
+    def _submit(self, request: InferenceRequest) -> None:
+        turn, asked = _Turn(), Asked(request.model)
+        self._turns.append(turn)
+
+        def done(outcome: Outcome) -> None:
+            try:
+                self._take(turn, outcome, asked)
+            except Exception:  # the protocol edge: an engine has no use for our faults
+                log.exception("reply failed", model=request.model)
+                self._socket.close()
+
+        ticket = self._service.submit(request, done)
+        if not turn.done:
+            turn.ticket = ticket
+
+    def _take(self, turn: _Turn, outcome: Outcome, asked: Asked) -> None:
+        if isinstance(outcome, InferenceResponse):
+            if outcome.outputs:
+                turn.replies.append(_bare(outcome))
+            release(outcome.outputs)
+            turn.done = outcome.final
+        else:
+            turn.replies.append(kserve_v2(outcome, asked).error.encode())
+            turn.done = True
+        if turn.done:
+            turn.ticket = None  # it holds ``done``, and that this turn: a circle
+        self._flush()
+
+    def _flush(self) -> None:
+        """Send what is due, as far as requests are answered in order."""
+        while self._turns:
+            turn = self._turns[0]
+            while turn.replies:
+                self._socket.send(turn.replies.popleft())
+            if turn.closing:
+                self._turns.clear()
+                self._socket.end(UNSUPPORTED_DATA, turn.closing)
+                return
+            if not turn.done:
+                break
+            self._turns.popleft()
+        if self._retiring and not self._turns:
+            self._socket.end(GOING_AWAY)
+        else:
+            self._socket.hold(len(self._turns) >= _AT_ONCE)
+
+
+class _Senseless(Exception):
+    """Not a request; the text is the reason that the client is given."""
+
+
+class _Named(msgspec.Struct):
+    model: str
+
+
+_named = msgspec.json.Decoder(_Named)
+
+
+def _model_of(message: bytes) -> str:
+    try:
+        return _named.decode(message).model  # quick: what else there is is only passed over
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    try:
+        document = decode(message)  # reads NaN, too, as everywhere else
+    except InvalidInput:
+        raise _Senseless("No JSON could be parsed in the request") from None
+    model = document.get("model") if isinstance(document, dict) else None
+    if not isinstance(model, str):
+        raise _Senseless("No model found in request")
+    return model
+
+
+def _replied(text: str) -> _Turn:
+    turn = _Turn()
+    turn.replies.append(text.encode())
+    turn.done = True
+    return turn
+
+
+def _bare(outcome: InferenceResponse) -> bytes:
+    """The bytes of the first output, and nothing of what they are."""
+    data = outcome.outputs[0].data
+    return b"".join([view_of(each) for each in (data if isinstance(data, list) else [data])])

@@ -1,0 +1,38 @@
+"""Answers that take a coroutine to work out: loading a model, and what else is no business of the fast path."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+
+from mooring.core.errors import MooringError
+from mooring.observability.logs import get_logger
+from mooring.protocols.responses import Responses
+from mooring.web.http1 import Exchange
+
+log = get_logger(__name__)
+
+
+class Later:
+    """Runs what answers an exchange. A client that goes away does not stop it: half a load would help nobody."""
+
+    def __init__(self, responses: Responses) -> None:
+        self._responses = responses
+        self._running: set[asyncio.Task[None]] = set()  # the loop itself holds tasks only weakly
+
+    def answer(
+        self, exchange: Exchange, work: Coroutine[None, None, None], refuse: Callable[[MooringError], None]
+    ) -> None:
+        """Let ``work`` answer the exchange. What it refuses goes to ``refuse``; any other fault is a 500."""
+        task = asyncio.get_running_loop().create_task(self._run(exchange, work, refuse))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _run(
+        self, exchange: Exchange, work: Coroutine[None, None, None], refuse: Callable[[MooringError], None]
+    ) -> None:
+        try:
+            await work
+        except MooringError as error:
+            refuse(error)
+        except Exception as error:  # the protocol edge, as in ``Application``
+            log.exception("request failed", method=exchange.method, target=exchange.target.decode("latin-1"))
+            self._responses.fault(exchange, error)

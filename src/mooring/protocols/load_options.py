@@ -1,0 +1,77 @@
+"""What a request to load a model may say about how: Triton's form, AMD's form, or nothing at all."""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from mooring.core.errors import InvalidInput
+from mooring.core.tensors import Parameter
+
+_FILE = "file:"
+_decode = msgspec.json.Decoder().decode
+
+
+class LoadOptions(msgspec.Struct, frozen=True):
+    """What ``ModelAdministration.load`` takes beside the model's name; None where nothing was said."""
+
+    config: Mapping[str, Any] | None = None
+    files: Mapping[str, bytes] | None = None
+    parameters: Mapping[str, Parameter] | None = None
+
+
+def load_options(body: bytes) -> LoadOptions:
+    """The options in a body: none for an empty one, ``null`` and ``{}``. Raises ``InvalidInput``.
+
+    Triton's clients send ``{"parameters": {"config": "<json>", "file:1/model.onnx": "<base64>", ...}}``, AMD's the
+    parameters alone.
+    """
+    document = _object(body)
+    if not isinstance(document.get("parameters"), dict):
+        return LoadOptions(parameters=_parameters(document))
+    given = document["parameters"]
+    files = {name.removeprefix(_FILE): _file(name, given[name]) for name in given if name.startswith(_FILE)}
+    others = {name: given[name] for name in given if name != "config" and not name.startswith(_FILE)}
+    config = _config(given["config"]) if "config" in given else None
+    return LoadOptions(config, files or None, _parameters(others))
+
+
+def load_parameters(body: bytes) -> Mapping[str, Parameter]:
+    """The parameters in a body that can hold nothing else. Raises ``InvalidInput``."""
+    return _parameters(_object(body)) or {}
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        document = _decode(body) if body.strip() else None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidInput(f"the body is no JSON: {error}") from None
+    if document is not None and not isinstance(document, dict):
+        raise InvalidInput("the body must be a JSON object of parameters")
+    return document or {}
+
+
+def _parameters(given: Mapping[str, Any]) -> Mapping[str, Parameter] | None:
+    for name, value in given.items():
+        if not isinstance(value, (str, bool, int, float)):
+            raise InvalidInput(f"parameter '{name}' must be a string, a number or a boolean")
+    return given or None
+
+
+def _config(text: Any) -> Mapping[str, Any]:
+    try:
+        config = _decode(text)
+    except (msgspec.DecodeError, TypeError, RecursionError) as error:
+        raise InvalidInput(f"parameter 'config' must be JSON in a string: {error}") from None
+    if not isinstance(config, dict):
+        raise InvalidInput("parameter 'config' must be a JSON object in a string")
+    return config
+
+
+def _file(name: str, text: Any) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, TypeError, ValueError):
+        raise InvalidInput(f"parameter '{name}' must be base64 in a string") from None
