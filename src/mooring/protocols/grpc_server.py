@@ -1,0 +1,137 @@
+"""gRPC as a transport: services of methods that take and give bytes, on the event loop of the process.
+
+Nothing here knows a message. A method that raises becomes a status; what is not an error of ours is a fault of ours.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NoReturn
+from urllib.parse import quote
+
+import grpc
+import msgspec
+
+from mooring.core.errors import MooringError
+from mooring.observability.logs import get_logger
+from mooring.protocols.status import Asked, grpc_v2
+
+log = get_logger(__name__)
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+Unary = Callable[[bytes, Context], Awaitable[bytes]]
+Streaming = Callable[[Context], Awaitable[None]]
+"""Reads what the client sends and writes answers through the context, until it returns."""
+
+# The text of a status travels percent-encoded in a header, and clients take 8 KB of headers by default.
+_LONGEST_TEXT = 4096
+
+
+class Service(msgspec.Struct, frozen=True):
+    """The methods of one service. ``leave`` is called when the server begins to stop: streams should come to an end."""
+
+    name: str
+    unary: Mapping[str, Unary] = {}
+    streaming: Mapping[str, Streaming] = {}
+    leave: Callable[[], None] = lambda: None
+
+
+class GrpcServer:
+    """One address. ``max_message_bytes`` 0 is no limit, as clients of Triton expect; a limit holds both ways."""
+
+    def __init__(self, services: Sequence[Service], *, max_message_bytes: int = 0) -> None:
+        self._services = services
+        limit = max_message_bytes or -1
+        self._server = grpc.aio.server(
+            options=(
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", limit),
+                # Or a second server on the port would start, and get half of the connections.
+                ("grpc.so_reuseport", 0),
+            )
+        )
+        for service in services:
+            handlers = {name: _unary(service, name, method) for name, method in service.unary.items()} | {
+                name: _streaming(service, name, method) for name, method in service.streaming.items()
+            }
+            self._server.add_generic_rpc_handlers(
+                (grpc.method_handlers_generic_handler(service.name, handlers),)
+            )
+        self.port = 0
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen; with port 0 on a free one. Raises ``OSError``."""
+        await self._listen(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+    async def start_unix(self, path: str) -> None:
+        """Listen on a unix socket. Raises ``OSError``."""
+        await self._listen(f"unix:{path}")
+
+    async def _listen(self, address: str) -> None:
+        try:
+            self.port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address} for gRPC: {error}") from None
+        await self._server.start()
+
+    async def drain(self, limit: float) -> None:
+        """Take nothing new, answer what was accepted; give up after ``limit`` seconds."""
+        for service in self._services:
+            service.leave()
+        await self._server.stop(limit)
+
+    async def close(self) -> None:
+        """End whatever still runs."""
+        await self._server.stop(None)
+
+
+async def refuse(context: Context, error: MooringError, asked: Asked | None = None) -> NoReturn:
+    """End a call with what the error is called here. Always raises."""
+    code, text = grpc_v2(error, asked or Asked(error.model, error.version))
+    await context.abort(grpc.StatusCode[code], _shortened(text))
+
+
+def _shortened(text: str) -> str:
+    if len(text) * 12 > _LONGEST_TEXT:  # a character takes twelve bytes at most
+        while len(quote(text)) > _LONGEST_TEXT:
+            text = text[: len(text) * 3 // 4] + "…"
+    return text
+
+
+async def _fault(context: Context, service: Service, name: str, error: Exception) -> NoReturn:
+    log.error("request failed", exc_info=error, service=service.name, method=name)
+    await context.abort(
+        grpc.StatusCode.INTERNAL, f"{type(error).__name__}: internal server error, see the server's log"
+    )
+
+
+def _unary(service: Service, name: str, method: Unary) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    async def answer(message: bytes, context: Context) -> bytes:
+        try:
+            return await method(message, context)
+        except MooringError as error:
+            await refuse(context, error)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:  # the protocol edge
+            await _fault(context, service, name, error)
+
+    return grpc.unary_unary_rpc_method_handler(answer)
+
+
+def _streaming(service: Service, name: str, method: Streaming) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    async def answer(_messages: object, context: Context) -> None:
+        try:
+            await method(context)
+        except MooringError as error:
+            await refuse(context, error)
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:  # the protocol edge
+            await _fault(context, service, name, error)
+
+    return grpc.stream_stream_rpc_method_handler(answer)
+
+
+async def receive(context: Context) -> bytes | None:
+    """The next message of a stream, None after the client's last."""
+    message: object = await context.read()
+    return message if isinstance(message, bytes) else None
