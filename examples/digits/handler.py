@@ -57,7 +57,7 @@ class DigitHandler(BaseHandler):
         if isinstance(row, list):
             return self.pixels(row)
         try:
-            raw = base64.b64decode(row, validate=True) if isinstance(row, str) else bytes(row)
+            raw = base64.b64decode(row, validate=True) if isinstance(row, str) else row
             image = Image.open(io.BytesIO(raw)).convert("L")
         except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError) as error:
             raise PredictionException(

@@ -87,6 +87,7 @@ def test_a_larger_image_is_brought_to_size(handler, tmp_path):
         {"body": b"not an image"},
         {"data": "not base64!"},
         {"data": 5},
+        {"data": 10**12},
         {"data": [[1, 2], [3]]},
         {"data": [["a"] * 8] * 8},
         {"body": SAMPLES[1][:60]},

@@ -96,6 +96,12 @@ def test_an_image_may_come_as_base64_text_or_as_numbers(load):
     assert list(json.loads(model.body(numbers, "application/json")).values()) == pytest.approx([1 / 6] * 5)
 
 
+def test_a_lone_number_is_no_picture_and_no_size_of_one(load):
+    model = load({"model.py": MEANS}, "image_classifier", manifest=MANIFEST)
+    with pytest.raises(ModelFailed, match="IndexError"):
+        model.body(b"200000000000", "application/json")
+
+
 @pytest.mark.parametrize(("mode", "color"), [("L", 128), ("RGBA", (128, 128, 128, 255)), ("P", 0), ("1", 1)])
 def test_pictures_without_three_channels_are_classified_too(load, mode, color):
     model = load({"model.py": MEANS}, "image_classifier", manifest=MANIFEST)

@@ -51,7 +51,8 @@ class VisionHandler(BaseHandler):
             with Image.open(io.BytesIO(image)) as opened:
                 tensor: torch.Tensor = self.image_processing(opened)
             return tensor
-        return torch.FloatTensor(image)
+        # Not FloatTensor: it takes a lone number for a size, and a caller could have gigabytes of memory, unwritten.
+        return torch.tensor(image, dtype=torch.float32)
 
     def get_insights(self, tensor_data: Any, _: Any, target: Any = 0) -> Any:
         """How much every pixel of every channel spoke for ``target``."""
