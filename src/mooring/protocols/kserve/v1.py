@@ -10,12 +10,13 @@ import msgspec
 
 from mooring.core.buffers import LARGE, Payload, view_of
 from mooring.core.errors import InvalidInput, ModelNotReady, MooringError, Unsupported
-from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
+from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation, ResponseHead
 from mooring.core.service import InferenceService
 from mooring.core.tensors import Tensor, release
 from mooring.protocols.answers import Answer
 from mooring.protocols.endpoints import Body, Endpoint
 from mooring.protocols.endpoints import Operation as Call
+from mooring.protocols.kserve import cloudevents
 from mooring.protocols.openapi import MODEL_ERRORS, TEXT, record
 from mooring.protocols.responses import JSON, Responses
 from mooring.protocols.status import Asked, Refusal, kserve_v1
@@ -64,25 +65,37 @@ def _inputs(body: Payload) -> list[Tensor]:
 
 
 class _InstancesAnswer(Answer):
-    """A v1 answer: the elements that came back, in a list under the operation's key."""
+    """A v1 answer: the elements that came back, in a list under the operation's key; an event answers an event."""
 
-    __slots__ = ("_key",)
+    __slots__ = ("_event", "_key")
 
     def __init__(
         self, responses: Responses, exchange: Exchange, request_id: str, asked: Asked, operation: Operation
     ) -> None:
         super().__init__(responses, exchange, request_id, asked)
         self._key = _KEYS[operation]
+        self._event = cloudevents.is_event(exchange)
 
     def _whole(self, outcome: InferenceResponse) -> None:
         elements = outcome.outputs[0].data if outcome.outputs else []
         body = self._key + b",".join([view_of(element) for element in elements]) + b"]}"
         release(outcome.outputs)
         head = outcome.head
-        if head is None:
+        if head is None and not self._event:
             self._responses.body(self._exchange, body, JSON, request_id=self._id)
             return
-        status, lines, reason = self._head(msgspec.structs.replace(head, content_type=JSON))
+        content_type = JSON
+        event = b""
+        if self._event:
+            if cloudevents.is_structured(self._exchange):
+                content_type = cloudevents.CONTENT_TYPE
+                body = cloudevents.wrapped(body, self._asked.model, self._id)
+            else:
+                event = cloudevents.answer_lines(self._asked.model, self._id)
+        status, lines, reason = self._head(
+            msgspec.structs.replace(head or ResponseHead(), content_type=content_type)
+        )
+        lines += event
         self._responses.counter.count(status)
         self._exchange.respond(status, body, lines, reason=reason)
 
@@ -145,25 +158,23 @@ class KServeV1:
 
     def _ask(self, exchange: Exchange, asked: Asked, operation: Operation) -> None:
         responses = self._responses
+        request_id = responses.new_id()
         try:
-            inputs = _inputs(exchange.take_body())
+            event = cloudevents.is_event(exchange)
+            inputs = _inputs(cloudevents.data_of(exchange) if event else exchange.take_body())
+            answer = _InstancesAnswer(responses, exchange, request_id, asked, operation)
             if inputs[0].shape == [0]:
-                self._answer_nothing(exchange, asked, operation)
+                # No instances have no predictions: the model need not be asked, but it has to be there.
+                self._require_ready(asked)
+                answer.done(InferenceResponse([]))
                 return
         except MooringError as error:
-            responses.refuse(exchange, kserve_v1(error, asked))
+            responses.refuse(exchange, kserve_v1(error, asked), request_id=request_id)
             return
-        request_id = responses.new_id()
         request = InferenceRequest(
             asked.model, "", request_id, inputs, Form.INSTANCES, operation, None, None, None, exchange.headers
         )
-        answer = _InstancesAnswer(responses, exchange, request_id, asked, operation)
         exchange.on_abandoned = self._service.submit(request, answer.done).cancel
-
-    def _answer_nothing(self, exchange: Exchange, asked: Asked, operation: Operation) -> None:
-        # No instances have no predictions: the model need not be asked, but it has to be there.
-        self._require_ready(asked)
-        self._responses.body(exchange, _KEYS[operation] + b"]}", JSON)
 
 
 def _verb(id_: str, description: str, key: str) -> Call:

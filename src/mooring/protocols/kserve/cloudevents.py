@@ -1,0 +1,107 @@
+"""CloudEvents 1.0 around a v1 call: the event's data is the request, and the answer is an event in the same mode.
+
+Binary mode has the attributes in headers (``ce-id``) and the data as the body; structured mode has all in one JSON
+object of the type ``application/cloudevents+json``.
+"""
+
+import base64
+import binascii
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+import orjson
+
+from mooring.core.buffers import Buffer, Payload, view_of
+from mooring.core.errors import InvalidInput
+from mooring.web.http1 import Exchange, header_lines
+
+CONTENT_TYPE = "application/cloudevents+json"
+_TYPE = "io.kserve.inference.response"
+_REQUIRED = ("id", "source", "type")
+
+
+class _Envelope(msgspec.Struct):
+    # All that is looked at; other attributes are the sender's own.
+    specversion: str = ""
+    id: str = ""
+    source: str = ""
+    type: str = ""
+    data: msgspec.Raw = msgspec.Raw()
+    data_base64: str | None = None
+
+
+_envelope = msgspec.json.Decoder(_Envelope)
+
+
+def is_event(exchange: Exchange) -> bool:
+    """Whether a request is an event in either mode."""
+    fields = exchange.fields
+    return b"ce-specversion" in fields or fields.get(b"content-type", b"").startswith(
+        b"application/cloudevents+json"
+    )
+
+
+def is_structured(exchange: Exchange) -> bool:
+    """Whether the attributes of an event are in its body."""
+    return b"ce-specversion" not in exchange.fields
+
+
+def data_of(exchange: Exchange) -> Payload:
+    """The data of an event, for the caller to release. Raises ``InvalidInput`` for an event that lacks something."""
+    if is_structured(exchange):
+        return _unwrapped(exchange.take_body())
+    attributes = {
+        name: exchange.fields.get(f"ce-{name}".encode(), b"").decode("latin-1") for name in _REQUIRED
+    }
+    _check(exchange.fields[b"ce-specversion"].decode("latin-1"), attributes)
+    return exchange.take_body()
+
+
+def _unwrapped(body: Payload) -> Payload:
+    try:
+        envelope = _envelope.decode(view_of(body))
+        found = bytes(envelope.data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidInput(f"the body is no CloudEvent in JSON: {error}") from None
+    finally:
+        if isinstance(body, Buffer):
+            body.release()
+    _check(envelope.specversion, {name: getattr(envelope, name) for name in _REQUIRED})
+    if envelope.data_base64 is None:
+        return found
+    try:
+        return base64.b64decode(envelope.data_base64, validate=True)
+    except binascii.Error as error:
+        raise InvalidInput(f"data_base64 of the CloudEvent is no base64: {error}") from None
+
+
+def _check(version: str, attributes: dict[str, str]) -> None:
+    # 0.3 has the same attributes, and KServe's senders still use it.
+    if version not in {"1.0", "0.3"}:
+        raise InvalidInput(f"the CloudEvent has the specversion '{version}'; 1.0 is understood")
+    missing = [name for name, value in attributes.items() if not value]
+    if missing:
+        raise InvalidInput(f"the CloudEvent has no {' and no '.join(missing)}")
+
+
+def answer_lines(model: str, request_id: str) -> bytes:
+    """The attributes of an answer in binary mode, as header lines."""
+    return header_lines([(f"ce-{name}", value) for name, value in _attributes(model, request_id).items()])
+
+
+def wrapped(data: bytes, model: str, request_id: str) -> bytes:
+    """An answer in structured mode; ``data`` is JSON."""
+    event: dict[str, Any] = {**_attributes(model, request_id), "datacontenttype": "application/json"}
+    return orjson.dumps({**event, "data": orjson.Fragment(data)})
+
+
+def _attributes(model: str, request_id: str) -> dict[str, str]:
+    return {
+        "specversion": "1.0",
+        "id": request_id,
+        "source": f"io.kserve.inference.{quote(model, safe='')}",
+        "type": _TYPE,
+        "time": datetime.now(UTC).isoformat(),
+    }
