@@ -111,6 +111,8 @@ class Metrics:
     def __init__(self) -> None:
         self.responses = ResponseCounter()
         self.registry = CollectorRegistry(auto_describe=False)
+        self.told = Histogram(DURATIONS)  # how long it took to say all this, every time
+        self.told_bytes = 0
         self._models: dict[tuple[str, str], ModelStatistics] = {}
         self.registry.register(_Served(self._models, self.responses))
         self.registry.register(_Process())
@@ -122,12 +124,20 @@ class Metrics:
             statistics = self._models[name, version] = ModelStatistics(name, version)
         return statistics
 
+    def models(self) -> Collection[ModelStatistics]:
+        """Every version that has been loaded."""
+        return self._models.values()
+
     def text(self, names: Collection[str] | None = None) -> bytes:
         """Prometheus' text format 0.0.4. ``names`` keeps the samples, and the families, so called; None keeps all."""
+        began = time.perf_counter()
         lines: list[str] = []
         for family in self.registry.collect():
             lines.extend(_lines(family, names))
-        return "".join(lines).encode()
+        text = "".join(lines).encode()
+        self.told.observe(time.perf_counter() - began)
+        self.told_bytes += len(text)
+        return text
 
 
 def _lines(family: Metric, names: Collection[str] | None) -> Iterator[str]:
