@@ -13,6 +13,8 @@ _COMMANDS: Mapping[str, str] = {
     "torchserve": "mooring.cli.torchserve:torchserve",
     "amdinfer-server": "mooring.cli.amdinfer_server:amdinfer_server",
     "archive": "mooring.cli.archive:archive",
+    "infer": "mooring.cli.infer:infer",
+    "models": "mooring.cli.models:models",
 }
 
 

@@ -29,16 +29,28 @@ _KINDS: Mapping[Any, type[MooringError]] = {
     grpc.StatusCode.CANCELLED: errors.RequestCancelled,
     grpc.StatusCode.UNIMPLEMENTED: errors.Unsupported,
 }
-_FROM_PEER = "Error received from peer"
+# The library says UNAVAILABLE itself where there is nobody to say it, and only its words tell.
+_BROKEN = (
+    "failed to connect",
+    "connections to all backends failing",
+    "socket closed",
+    "connection reset",
+    "broken pipe",
+    "goaway",
+    "recvmsg",
+    "sendmsg",
+    "dns resolution",
+    "name resolution",
+    "handshake",
+)
 
 
 def error_of(error: Any, *, model: str = "", version: str = "") -> MooringError:
     """What an RPC's failure means."""
-    kind = _KINDS.get(error.code(), errors.ModelFailed)
-    # The library itself says UNAVAILABLE too, where there is nobody to say it.
-    if error.code() is grpc.StatusCode.UNAVAILABLE and _FROM_PEER not in (error.debug_error_string() or ""):
-        kind = errors.ServerUnreachable
-    return kind(error.details() or error.code().name.lower(), model=model, version=version)
+    kind, text = _KINDS.get(error.code(), errors.ModelFailed), error.details() or error.code().name.lower()
+    if kind is errors.ModelNotReady and any(word in text.lower() for word in _BROKEN):
+        return errors.ServerUnreachable(f"the server cannot be reached: {text}")
+    return kind(text, model=model, version=version)
 
 
 def document_of(message: Message) -> dict[str, Any]:

@@ -1,0 +1,104 @@
+"""Files as a model's inputs: what lies in them, as the types and shapes that the model declares."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mooring.codecs.images import ImageSettings, looks_like_image
+from mooring.codecs.npy import NPY, ZIP, read_npy, read_npz
+from mooring.codecs.raw import tensor_of
+from mooring.codecs.tensor_json import cast, decode, to_array
+from mooring.codecs.v2_json import decode_request
+from mooring.core.errors import InvalidInput
+from mooring.core.tensors import Array, Parameter, Tensor, TensorSpec
+
+# What a handler looks for, as TorchServe's clients call it.
+_UNDECLARED = "data"
+
+Settings = Callable[[], Mapping[str, Parameter]]
+"""The parameters of the model, asked for only when they are needed."""
+
+
+def read_inputs(
+    given: Mapping[str, bytes], specs: Mapping[str, TensorSpec], settings: Settings
+) -> dict[str, Tensor]:
+    """The tensors in files by input name; the name "" is the only input. Raises ``InvalidInput``.
+
+    A file is .npy, .npz (inputs by name), an image, JSON (a v2 request, values by name, or one value) or, for an
+    input of bytes and for models that declare none, whatever it is.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, data in given.items():
+        if not name and (several := _several(data, specs)) is not None:
+            tensors.update(several)
+        else:
+            name = name or _only(specs)  # noqa: PLW2901 - the name it goes by
+            tensors[name] = _tensor(name, data, specs.get(name), settings)
+    return tensors
+
+
+def _several(data: bytes, specs: Mapping[str, TensorSpec]) -> dict[str, Tensor] | None:
+    """A file that names its inputs itself; None for one that does not."""
+    if data.startswith(ZIP):
+        return {name: _fit(name, array, specs.get(name)) for name, array in read_npz(data).items()}
+    if not data.lstrip().startswith(b"{"):
+        return None
+    document = decode(data)
+    if isinstance(document.get("inputs"), list):
+        return {tensor.name: tensor for tensor in decode_request(data).inputs}
+    if specs and not document.keys() <= specs.keys():
+        unknown = next(iter(document.keys() - specs.keys()))
+        raise InvalidInput(f"unexpected input '{unknown}'; the model takes {', '.join(map(repr, specs))}")
+    return (
+        {name: _from_json(name, value, specs.get(name)) for name, value in document.items()}
+        if specs
+        else None
+    )
+
+
+def _only(specs: Mapping[str, TensorSpec]) -> str:
+    if len(specs) > 1:
+        raise InvalidInput(
+            f"name the inputs, as in --input NAME=FILE: the model takes {', '.join(map(repr, specs))}"
+        )
+    return next(iter(specs), _UNDECLARED)
+
+
+def _tensor(name: str, data: bytes, spec: TensorSpec | None, settings: Settings) -> Tensor:
+    if data.startswith(NPY):
+        return _fit(name, read_npy(data), spec)
+    if spec is None or spec.datatype == "BYTES":
+        return Tensor(name, "BYTES", [1] * (len(spec.shape) if spec else 1), [data])
+    if not looks_like_image(data[:12]):
+        return _from_json(name, decode(data), spec)
+    image = ImageSettings.of(settings())
+    if image is None:
+        raise InvalidInput(
+            f"input '{name}' is {spec.datatype} {spec.shape}, and the model does not say how an image becomes that "
+            "(image_height and its like in [parameters]); give an .npy file"
+        )
+    return _fit(name, image.decode(data), spec)
+
+
+def _from_json(name: str, value: Any, spec: TensorSpec | None) -> Tensor:
+    return _fit(name, to_array(value, name, spec.datatype if spec else ""), spec)
+
+
+def _fit(name: str, array: Array, spec: TensorSpec | None) -> Tensor:
+    """The array in the type that the model declares, with a batch dimension where only that is missing."""
+    if spec is None:
+        return Tensor.of(name, array)
+    fitted: Any = cast(array, name, spec.datatype)
+    if fitted.ndim == len(spec.shape) - 1 and spec.shape[0] in (-1, 1):
+        fitted = fitted[None]
+    return tensor_of(name, np.ascontiguousarray(fitted), spec.datatype)
+
+
+def content_of(file: str) -> bytes:
+    """The bytes of a file. Raises ``InvalidInput``."""
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{file}: {error.strerror}") from None

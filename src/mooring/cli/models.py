@@ -1,0 +1,100 @@
+"""``mooring models``: what a running server has, and what it should have."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from mooring.cli.asking import asking, server_options
+
+
+@click.group()
+def models() -> None:
+    """List, load, unload and describe the models of a running server."""
+
+
+@models.command("list")
+@server_options
+def list_(url: str | None, grpc: bool, timeout: float) -> None:
+    """Every model of the server's repository, loaded or not."""
+    from mooring.cli.tables import show
+
+    with asking(url, grpc, timeout) as client:
+        entries = client.models()
+        show(
+            ["MODEL", "VERSION", "STATE", "REASON"],
+            [[each.name, each.version or "-", each.state or "not loaded", each.reason] for each in entries],
+        )
+
+
+@models.command()
+@click.argument("model")
+@click.option(
+    "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="a parameter to load it with"
+)
+@server_options
+def load(model: str, parameters: Sequence[str], url: str | None, grpc: bool, timeout: float) -> None:
+    """Load MODEL of the repository, anew if it is loaded, and return when it is ready."""
+    from mooring.cli.infer import pair
+
+    with asking(url, grpc, timeout) as client:
+        client.load(model, parameters=dict(pair(each) for each in parameters))
+        click.echo(f"{model} is ready")
+
+
+@models.command()
+@click.argument("model")
+@click.option("--dependents", is_flag=True, help="and the stages that only this chain of models uses")
+@server_options
+def unload(model: str, dependents: bool, url: str | None, grpc: bool, timeout: float) -> None:
+    """Unload every version of MODEL, once what it was asked is answered."""
+    with asking(url, grpc, timeout) as client:
+        client.unload(model, dependents=dependents)
+        click.echo(f"{model} is unloaded")
+
+
+@models.command()
+@click.argument("model")
+@click.option("--version", default="", help="the version to describe; without it the default one")
+@server_options
+def describe(model: str, version: str, url: str | None, grpc: bool, timeout: float) -> None:
+    """What MODEL takes and gives, how it is run, and what it has done."""
+    from mooring.cli.tables import show
+
+    with asking(url, grpc, timeout) as client:
+        metadata = client.metadata(model, version)
+        config = client.config(model, version)
+        usage = client.usage(model, version)
+    facts = [
+        ["name", metadata.name],
+        ["versions", ", ".join(metadata.versions)],
+        ["platform", metadata.platform],
+    ]
+    show(["", ""], [*facts, *_settings(config)])
+    tensors = [["input", *_row(spec)] for spec in metadata.inputs]
+    tensors += [["output", *_row(spec)] for spec in metadata.outputs]
+    show(["", "NAME", "DATATYPE", "SHAPE"], tensors or [["", "declares no tensors", "", ""]])
+    show(["VERSION", "REQUESTS", "FAILED", "ROWS", "CALLS", "MEAN"], [_done(each) for each in usage])
+
+
+def _settings(config: Mapping[str, Any]) -> list[list[str]]:
+    """How it is run, in the words of Triton's configuration."""
+    batching = config.get("dynamic_batching") or {}
+    instances = sum(int(group.get("count", 1)) for group in config.get("instance_group", []))
+    found = [
+        ["max batch size", str(config.get("max_batch_size", 0))],
+        ["instances", str(instances)],
+        ["batch delay", f"{int(batching.get('max_queue_delay_microseconds', 0)) / 1000:g} ms"],
+    ]
+    return [["backend", str(config["backend"])], *found] if config.get("backend") else found
+
+
+def _row(spec: Any) -> list[str]:
+    return [spec.name, spec.datatype, str(spec.shape)]
+
+
+def _done(usage: Any) -> list[str]:
+    success = usage.success
+    mean = f"{success.ns / success.count / 1e6:.3g} ms" if success.count else "-"
+    counts = (success.count, usage.fail.count, usage.inferences, usage.executions)
+    return [usage.version, *map(str, counts), mean]
