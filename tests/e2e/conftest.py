@@ -159,6 +159,6 @@ def server(store: Path, repository: Path, tmp_path_factory: pytest.TempPathFacto
     try:
         yield server.started()
         assert server.stop() == 0, server.log
-        assert not server.faults()
+        assert not server.faults(), server.log[-9000:]
     finally:
         server.kill()

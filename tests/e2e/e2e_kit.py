@@ -280,7 +280,9 @@ def until(reached, *, within: float = PATIENCE) -> None:
 
 def pack(folder: Path, name: str, handler: str, *more: str | Path) -> None:
     """Make an archive with the real torch-model-archiver, of one of our handlers or of a default one."""
-    with tempfile.TemporaryDirectory() as scratch:  # it works in a folder of the model's name there, whoever else does
+    with (
+        tempfile.TemporaryDirectory() as scratch
+    ):  # it works in a folder of the model's name there, whoever else does
         made = subprocess.run(
             [SCRIPTS / "torch-model-archiver", "--model-name", name, "--version", "1.0", "--handler", handler,
              "--export-path", folder, *more],
