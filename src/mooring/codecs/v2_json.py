@@ -18,7 +18,7 @@ from mooring.codecs.tensor_json import decode, encode, texts, to_array
 from mooring.core.buffers import LARGE, Buffer, Payload, Share, view_of
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
-from mooring.core.tensors import DATATYPES, Array, Parameter, Tensor
+from mooring.core.tensors import DATATYPES, Array, Parameter, Tensor, release
 
 Parameters = dict[str, Parameter]
 Regions = Callable[[str, int, int], Payload]
@@ -53,7 +53,7 @@ class Wanted(msgspec.Struct, frozen=True):
 
     def binary(self, tensor: Tensor) -> bool:
         """Whether this output is one of them. What a worker has made JSON of already is none."""
-        return not tensor.json and self.named.get(tensor.name, self.others)
+        return not tensor.json and tensor.data is not None and self.named.get(tensor.name, self.others)
 
 
 JSON_ONLY = Wanted()
@@ -122,20 +122,25 @@ def decode_request(body: Payload, json_size: int | None = None, regions: Regions
 
     Takes the body over: the tensors hold what they need of it. Raises ``InvalidInput``.
     """
+    inputs: list[Tensor] = []
     try:
-        return _decode_request(body, json_size, regions)
-    except InvalidInput:
+        return _decode_request(body, json_size, regions, inputs)
+    except BaseException:
+        release(inputs)
         if isinstance(body, Buffer):
             body.release()
         raise
 
 
-def _decode_request(body: Payload, json_size: int | None, regions: Regions | None) -> InferBody:
+def _decode_request(
+    body: Payload, json_size: int | None, regions: Regions | None, inputs: list[Tensor]
+) -> InferBody:
     document, tail = _opened(body, json_size, regions)
     given = document.get("inputs")
     if type(given) is not list or not given:
         raise InvalidInput('the request needs "inputs", a list of at least one tensor')
-    inputs = [_tensor(entry, tail, "input") for entry in given]
+    for entry in given:
+        inputs.append(_tensor(entry, tail, "input"))  # noqa: PERF401 - the caller releases them when one is at fault
     if len(inputs) > 1 and len({tensor.name for tensor in inputs}) < len(inputs):
         names = [tensor.name for tensor in inputs]
         twice = next(name for name in names if names.count(name) > 1)
@@ -258,16 +263,26 @@ def _elsewhere(entry: Mapping[str, Any], parameters: Parameters, tail: _Tail, wh
     elif _REGION in parameters:
         if tail.regions is None:
             raise InvalidInput(f"{what} '{name}' names a region of shared memory, which is not offered here")
-        region = str(parameters[_REGION])
         size, offset = _count(parameters, _REGION_SIZE, name), _count(parameters, _REGION_OFFSET, name, 0)
-        read = tail.regions(region, offset, size)
-        data = _raw(name, datatype, sizes, view_of(read), None if datatype == "BYTES" else lambda *_: read)
+        data = _shared(name, datatype, sizes, tail.regions(str(parameters[_REGION]), offset, size))
     else:
         raise InvalidInput(
             f"{what} '{name}' needs shared_memory_region beside the other shared_memory_ parameters"
         )
     kept = {key: value for key, value in parameters.items() if key not in _PLACES}
     return Tensor(name, datatype, sizes, data, kept or None)
+
+
+def _shared(name: str, datatype: str, sizes: list[int], read: Payload) -> Payload | list[Payload]:
+    """The elements in what was read from shared memory."""
+    kept = False
+    try:
+        data = _raw(name, datatype, sizes, view_of(read), None if datatype == "BYTES" else lambda *_: read)
+        kept = datatype != "BYTES"
+    finally:
+        if not kept and isinstance(read, Buffer):
+            read.release()
+    return data
 
 
 def _raw(
@@ -330,15 +345,18 @@ def _outputs(given: Any) -> list[RequestedOutput] | None:
 # Writing
 
 
-def encode_response(response: InferenceResponse, wanted: Wanted) -> tuple[list[Payload], int]:
+def encode_response(
+    response: InferenceResponse, wanted: Wanted, *, plain: bool = False
+) -> tuple[list[Payload], int]:
     """The body of an answer in pieces, and the size of its JSON where binary tensors follow it, else 0.
 
-    ``response.id`` empty: the answer has none. The payloads of the response are among the pieces; whoever writes
-    them releases them.
+    ``response.id`` empty: the answer has none. ``plain``: it always has one, and no version (AMD's form). The
+    payloads of the response are among the pieces; whoever writes them releases them.
     """
-    document: dict[str, Any] = {"id": response.id} if response.id else {}
+    document: dict[str, Any] = {"id": response.id} if response.id or plain else {}
     document["model_name"] = response.model
-    document["model_version"] = response.version
+    if not plain:
+        document["model_version"] = response.version
     if response.parameters:
         document["parameters"] = response.parameters
     return _written(document, "outputs", response.outputs, wanted)

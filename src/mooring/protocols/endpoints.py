@@ -14,6 +14,7 @@ class Body(msgspec.Struct, frozen=True):
     content_type: str
     schema: Mapping[str, Any]
     description: str
+    required: bool = True
 
 
 class Query(msgspec.Struct, frozen=True):

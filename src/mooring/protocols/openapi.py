@@ -18,8 +18,11 @@ _PARAMETER = re.compile(r"{(\w+)}")
 
 _MEANINGS: Mapping[int, str] = {
     400: "The request cannot be understood, or does not fit the model",
+    403: "Models and settings may not be changed over this address",
     404: "No such model, or no such version of it",
     405: "The method is not allowed here",
+    413: "The body is too large",
+    415: "The body's Content-Encoding is unknown",
     500: "The server or the model's worker failed",
     501: "The model cannot do this",
     503: "The model cannot answer now, or its own code failed",
@@ -28,6 +31,8 @@ _MEANINGS: Mapping[int, str] = {
 }
 _PARAMETERS: Mapping[str, str] = {
     "model_name": "Name of the model",
+    "region_name": "Name of the region of shared memory",
+    "repository_name": "Name of the repository; there is one, whatever it is called",
     "worker_name": "Name of the worker to load, or of the endpoint to unload",
     "model_version": "Version of the model; without one, its default version is meant",
 }
@@ -40,6 +45,12 @@ _ERROR = {
         "message": {"type": "string", "description": "What went wrong"},
         "error": {"type": "string", "description": "What went wrong, where KServe's clients look for it"},
     },
+}
+
+_OPEN_INFERENCE_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "string", "description": "What went wrong"}},
 }
 
 BINARY = {"type": "string", "format": "binary"}
@@ -147,7 +158,14 @@ def _document(info: Mapping[str, Any], operations: Iterable[tuple[str, Operation
     paths: dict[str, Any] = {}
     for path, operation in operations:
         paths.setdefault(path, {})[operation.method.lower()] = _operation(path, operation)
-    return {"openapi": "3.0.1", "info": info, "paths": paths, "components": {"schemas": {"Error": _ERROR}}}
+    schemas = {"Error": _ERROR}
+    if any(_is_v2(path) for path in paths):
+        schemas["OpenInferenceError"] = _OPEN_INFERENCE_ERROR
+    return {"openapi": "3.0.1", "info": info, "paths": paths, "components": {"schemas": schemas}}
+
+
+def _is_v2(path: str) -> bool:
+    return path == "/v2" or path.startswith("/v2/")
 
 
 def _operation(path: str, operation: Operation) -> dict[str, Any]:
@@ -157,9 +175,10 @@ def _operation(path: str, operation: Operation) -> dict[str, Any]:
         "parameters": [*_path_parameters(path), *_query_parameters(operation)],
     }
     if operation.body is not None:
-        written["requestBody"] = {**_content(operation.body), "required": True}
+        written["requestBody"] = {**_content(operation.body), "required": operation.body.required}
+    error = "OpenInferenceError" if _is_v2(path) else "Error"
     written["responses"] = {"200": _content(operation.answer)} | {
-        str(status): _content(Body(JSON, {"$ref": "#/components/schemas/Error"}, _MEANINGS[status]))
+        str(status): _content(Body(JSON, {"$ref": f"#/components/schemas/{error}"}, _MEANINGS[status]))
         for status in sorted(operation.errors)
     }
     if operation.deprecated:

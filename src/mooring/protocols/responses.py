@@ -33,6 +33,11 @@ def pretty(document: object) -> bytes:
         return json.dumps(document, indent=2).encode() + b"\n"
 
 
+def written(document: object, target: bytes) -> bytes:
+    """JSON as the target's protocol has it: v2's is on one line."""
+    return orjson.dumps(document) if statuses.speaks_v2(target) else pretty(document)
+
+
 class RequestIds:
     """Random UUIDs (version 4), made in batches: one system call serves 64 requests."""
 
@@ -81,9 +86,12 @@ class Responses:
             self._tails[content_type] = tail
         return tail
 
-    def json(self, exchange: Exchange, document: object, *, request_id: str = "") -> None:
-        """200 with a JSON document."""
-        self.body(exchange, pretty(document), JSON, request_id=request_id)
+    def json(self, exchange: Exchange, document: object, *, request_id: str = "", status: int = 200) -> None:
+        """A JSON document."""
+        self.counter.count(status)
+        exchange.respond(
+            status, written(document, exchange.target), self.head(request_id or self.new_id(), JSON)
+        )
 
     def body(self, exchange: Exchange, body: Payload, content_type: str, *, request_id: str = "") -> None:
         """200 with a body made already."""
@@ -95,7 +103,10 @@ class Responses:
         self.counter.count(refusal.status)
         head = self.head(request_id or self.new_id(), JSON) + refusal.head
         exchange.respond(
-            refusal.status, pretty(refusal.document_for(exchange.target)), head, reason=refusal.reason
+            refusal.status,
+            written(refusal.document_for(exchange.target), exchange.target),
+            head,
+            reason=refusal.reason,
         )
 
     def fault(self, exchange: Exchange, error: Exception, *, request_id: str = "") -> None:
@@ -111,4 +122,4 @@ class Responses:
         """How the target's protocol words what the front refuses by itself: body and head, for ``HttpServer``."""
         refusal = statuses.front(status, message)
         self.counter.count(status)
-        return pretty(refusal.document_for(target)), self.head(self.new_id(), JSON)
+        return written(refusal.document_for(target), target), self.head(self.new_id(), JSON)

@@ -27,7 +27,7 @@ class Refusal(msgspec.Struct, frozen=True):
         """The JSON body as the protocol of this target has it."""
         if not speaks_v2(target):
             return self.document()
-        return {"error": _V2_TEXTS.get(self.type) or self.error or self.message}
+        return {"error": self.error or _V2_TEXTS.get(self.type) or self.message}
 
     @property
     def reason(self) -> str:
@@ -80,6 +80,7 @@ def _exists(error: MooringError, asked: Asked) -> str:
 
 _TORCHSERVE: Mapping[type[MooringError], _Rule] = {
     errors.InvalidInput: _Rule(400, "BadRequestException", _own),
+    errors.InputTooLarge: _Rule(413, "RequestEntityTooLargeException", _own),
     errors.ModelNotFound: _Rule(
         404, "ModelNotFoundException", lambda _, asked: f"Model not found: {asked.model}"
     ),
@@ -122,6 +123,10 @@ def _in_model(error: MooringError, asked: Asked) -> str:
     return f"{error.message} (model '{asked.model}')"
 
 
+def _no_such_model(error: MooringError, asked: Asked) -> str:
+    return error.message or f"model '{asked.model or error.model}' is not found"
+
+
 def _no_such_version(error: MooringError, asked: Asked) -> str:
     return f"model '{asked.model or error.model}' has no version '{asked.version or error.version}'"
 
@@ -129,7 +134,8 @@ def _no_such_version(error: MooringError, asked: Asked) -> str:
 # Every fault of the caller is a 4xx, though Triton has 500 for most of what it cannot read.
 _KSERVE_V2: Mapping[type[MooringError], tuple[int, Callable[[MooringError, Asked], str]]] = {
     errors.InvalidInput: (400, _in_model),
-    errors.ModelNotFound: (404, lambda error, asked: f"model '{asked.model or error.model}' is not found"),
+    errors.InputTooLarge: (413, _in_model),
+    errors.ModelNotFound: (404, _no_such_model),
     errors.VersionNotFound: (404, _no_such_version),
     errors.ModelNotReady: (503, _in_model),
     errors.ModelExists: (409, _in_model),
@@ -234,6 +240,12 @@ NOT_ALLOWED = Refusal(
 )
 
 _V2_TEXTS = {NOT_FOUND.type: "Not Found", NOT_ALLOWED.type: "Method Not Allowed"}
+FORBIDDEN = Refusal(
+    403,
+    "ForbiddenException",
+    "models may not be loaded and unloaded over this address; it can be reached from other machines, "
+    "and the setting insecure = true (--insecure) allows it",
+)
 
 # What the front refuses by itself, before any protocol has seen the request.
 _FRONT: Mapping[int, str] = {

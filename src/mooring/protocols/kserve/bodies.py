@@ -1,0 +1,159 @@
+"""The bodies of v2 requests and answers as they travel: compressed or not, JSON or not, empty or not.
+
+What is compressed and may be large is worked on in a thread: zlib needs milliseconds where the event loop has none.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+
+from mooring.codecs.compression import ACCEPTED, CODINGS, deflate, inflate, preferred
+from mooring.core.buffers import LARGE, Allocator, Buffer, Payload, view_of
+from mooring.core.errors import InputTooLarge, InvalidInput, MooringError
+from mooring.protocols.later import Later
+from mooring.protocols.responses import Responses
+from mooring.protocols.status import Asked, Refusal, kserve_v2
+from mooring.web.http1 import Exchange, header_lines
+
+_WRONG_CODING = Refusal(
+    415,
+    "UnsupportedMediaTypeException",
+    f"the body's Content-Encoding is unknown; send one of {ACCEPTED}, or none",
+    head=header_lines([("Accept-Encoding", ACCEPTED)]),
+)
+# Compressed answers below this are no smaller.
+_WORTH_IT = 256
+# Compressed bytes that are inflated at once, on the loop, and what may become of them there.
+_AT_ONCE = 16_384
+
+Taken = Callable[[Payload], None]
+Refuse = Callable[[MooringError], None]
+
+
+class Bodies:
+    """Reads and writes bodies for the endpoints of one listener. ``limit`` is for what a body is decompressed to."""
+
+    def __init__(self, responses: Responses, allocator: Allocator, limit: int) -> None:
+        self._responses = responses
+        self._allocator = allocator
+        self._limit = limit
+        self._later = Later(responses)
+
+    def take(self, exchange: Exchange, taken: Taken, refuse: Refuse) -> None:
+        """Hand the body over, to be released: now, or later where it is compressed.
+
+        What ``taken`` raises, and what is wrong with the compression, goes to ``refuse``.
+        """
+        coding = exchange.fields.get(b"content-encoding")
+        if coding is None:
+            self._hand(taken, exchange.take_body(), refuse)
+            return
+        name = coding.decode("latin-1").strip().lower().removeprefix("x-")
+        if name == "identity":
+            self._hand(taken, exchange.take_body(), refuse)
+        elif name not in CODINGS:
+            self._responses.refuse(exchange, _WRONG_CODING)
+        else:
+            self._take_compressed(exchange, name, taken, refuse)
+
+    def take_object(self, exchange: Exchange, taken: Callable[[dict[str, Any]], None], asked: Asked) -> None:
+        """Hand a JSON object over; no body is an empty one."""
+
+        def read(body: Payload) -> None:
+            try:
+                document = json_object(body)
+            finally:
+                if isinstance(body, Buffer):
+                    body.release()
+            taken(document)
+
+        self.take(exchange, read, self.refuses(exchange, asked))
+
+    def refuses(self, exchange: Exchange, asked: Asked) -> Refuse:
+        """Says no in the words of v2."""
+        return lambda error: self._responses.refuse(exchange, kserve_v2(error, asked))
+
+    def respond(
+        self, exchange: Exchange, status: int, pieces: Sequence[Payload], head: bytes, *, reason: str = ""
+    ) -> None:
+        """Answer with a body in pieces, compressed where the client asks for it."""
+        accept = exchange.fields.get(b"accept-encoding")
+        coding = preferred(accept.decode("latin-1")) if accept is not None else ""
+        size = sum(map(len, pieces)) if coding else 0
+        if size < _WORTH_IT:
+            exchange.respond_in_pieces(status, list(pieces), head, reason=reason)
+            return
+        head += header_lines([("Content-Encoding", coding), ("Vary", "Accept-Encoding")])
+        if size <= LARGE:
+            body = deflate(map(view_of, pieces), coding)
+            _release(pieces)
+            exchange.respond(status, body, head, reason=reason)
+            return
+
+        async def work() -> None:
+            try:
+                body = await asyncio.to_thread(lambda: deflate(map(view_of, pieces), coding))
+            finally:
+                _release(pieces)
+            exchange.respond(status, body, head, reason=reason)
+
+        self._later.answer(exchange, work(), self.refuses(exchange, Asked()))
+
+    def _hand(self, taken: Taken, body: Payload, refuse: Refuse) -> None:
+        try:
+            taken(body)
+        except MooringError as error:
+            refuse(error)
+
+    def _take_compressed(self, exchange: Exchange, coding: str, taken: Taken, refuse: Refuse) -> None:
+        body = exchange.take_body()
+        if len(body) <= _AT_ONCE:
+            try:
+                data = inflate(view_of(body), coding, min(LARGE, self._limit))
+            except InputTooLarge:
+                pass  # for the loop; perhaps not for the server
+            except InvalidInput as error:
+                refuse(error)
+                return
+            else:
+                self._hand(taken, data, refuse)
+                return
+
+        async def work() -> None:
+            try:
+                data = await asyncio.to_thread(inflate, view_of(body), coding, self._limit)
+            finally:
+                _release([body])
+            taken(self._kept(data))
+
+        self._later.answer(exchange, work(), refuse)
+
+    def _kept(self, data: bytes) -> Payload:
+        if len(data) <= LARGE:
+            return data
+        buffer = self._allocator.allocate(len(data))
+        buffer.view[:] = data
+        return buffer
+
+
+def json_object(body: Payload) -> dict[str, Any]:
+    """The JSON object in a body; an empty one where there is no body. Raises ``InvalidInput``."""
+    if not len(body):
+        return {}
+    try:
+        document = orjson.loads(view_of(body))
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"the body is not JSON: {error}") from None
+    if document is None:
+        return {}
+    if type(document) is not dict:
+        raise InvalidInput("the body must be a JSON object")
+    return document
+
+
+def _release(pieces: Sequence[Payload]) -> None:
+    for piece in pieces:
+        if isinstance(piece, Buffer):
+            piece.release()

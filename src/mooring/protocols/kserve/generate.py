@@ -1,0 +1,267 @@
+"""The generate extension: any JSON object in, one out, or a stream of them as server-sent events.
+
+Keys of the request that are names of inputs are tensors; every other key, and what is in ``parameters``, is a
+parameter. A body with an ``inputs`` array is an infer request, as MLServer's clients send it to the same paths.
+"""
+
+import math
+from typing import Any
+
+import orjson
+
+from mooring.codecs.raw import tensor_of
+from mooring.codecs.tensor_json import encode, to_array
+from mooring.codecs.v2_json import JSON_ONLY, decode_request, encode_response
+from mooring.core.buffers import Buffer, Payload, view_of
+from mooring.core.errors import InvalidInput, ModelFailed, MooringError
+from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
+from mooring.core.service import InferenceService, ModelMetadata
+from mooring.core.tensors import Parameter, Tensor, TensorSpec, release
+from mooring.protocols.dialect import V2, Dialect
+from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.kserve import operations as calls
+from mooring.protocols.kserve.bodies import Bodies, json_object
+from mooring.protocols.kserve.scheduling import scheduled
+from mooring.protocols.kserve.v2 import MODEL, VERSION, WRITING, V2Answer, asked_of
+from mooring.protocols.responses import JSON, Responses
+from mooring.protocols.status import Asked, kserve_v2
+from mooring.web.http1 import Exchange
+from mooring.web.routing import Match
+
+_EVENTS = "text/event-stream; charset=utf-8"
+_OURS = frozenset({"id", "parameters", "inputs", "outputs", "model_name", "model_version"})
+
+
+class _Written:
+    """How a response is written: as the object of generate, or where the request was v2's, as v2's."""
+
+    def __init__(self, given: str, *, v2: bool) -> None:
+        self._given = given
+        self._v2 = v2
+
+    def document(self, response: InferenceResponse) -> bytes:
+        """The JSON of a response, whose memory is given back."""
+        response.id = self._given
+        try:
+            if self._v2:
+                pieces, _ = encode_response(response, JSON_ONLY)
+                return b"".join(map(view_of, pieces))
+            head = {"id": self._given} if self._given else {}
+            head |= {"model_name": response.model, "model_version": response.version}
+            outputs = b"".join(
+                [b"," + orjson.dumps(each.name) + b":" + _value(each) for each in response.outputs]
+            )
+            return orjson.dumps(head)[:-1] + outputs + b"}"
+        finally:
+            release(response.outputs)
+
+
+def _value(tensor: Tensor) -> bytes:
+    if tensor.json:
+        text = bytes(view_of(tensor.data))
+        return text[1:-1] if math.prod(tensor.shape) == 1 else text
+    array = tensor.array()
+    return encode(array.reshape(()) if array.size == 1 else array.reshape(-1))
+
+
+class GenerateAnswer(V2Answer):
+    """The one response of a model, as JSON."""
+
+    __slots__ = ("_only", "_written")
+
+    def __init__(
+        self, responses: Responses, exchange: Exchange, request_id: str, asked: Asked, dialect: Dialect,
+        written: _Written,
+    ) -> None:  # fmt: skip
+        super().__init__(responses, exchange, request_id, asked, dialect)
+        self._written = written
+        self._only: bytes | None = None
+
+    def _whole(self, outcome: InferenceResponse) -> None:
+        body = self._only
+        if body is None:
+            body = self._written.document(outcome)
+        elif outcome.outputs:
+            self._refuse_more(outcome)
+            return
+        self._responses.body(self._exchange, body, JSON, request_id=self._id)
+
+    def _piece(self, outcome: InferenceResponse) -> None:
+        if self._only is None:
+            self._only = self._written.document(outcome)
+        else:
+            self._withdraw()
+            self._refuse_more(outcome)
+
+    def _refuse_more(self, outcome: InferenceResponse) -> None:
+        release(outcome.outputs)
+        self._refuse(
+            InvalidInput(
+                f"model '{self._asked.model}' gives more than one response to a request; use generate_stream"
+            )
+        )
+
+
+class StreamAnswer(V2Answer):
+    """Every response as an event. What goes wrong in the model is an event, too, after the first or in its place."""
+
+    __slots__ = ("_written",)
+
+    def __init__(
+        self, responses: Responses, exchange: Exchange, request_id: str, asked: Asked, dialect: Dialect,
+        written: _Written,
+    ) -> None:  # fmt: skip
+        super().__init__(responses, exchange, request_id, asked, dialect)
+        self._written = written
+
+    def _whole(self, outcome: InferenceResponse) -> None:
+        self._begin(200)
+        self._exchange.finish(_event(self._written.document(outcome)))
+
+    def _piece(self, outcome: InferenceResponse) -> None:
+        self._begin(200)
+        if outcome.outputs:
+            self._exchange.send(_event(self._written.document(outcome)))
+        if outcome.final:
+            self._exchange.finish()
+
+    def _refuse(self, error: MooringError) -> None:
+        if not self._started and not isinstance(error, ModelFailed):
+            super()._refuse(error)  # before the model ran: an answer like any other
+            return
+        self._end()
+        refusal = self._refusal(error)
+        self._begin(refusal.status)
+        self._exchange.finish(_event(orjson.dumps({"error": refusal.message})))
+
+    def _begin(self, status: int) -> None:
+        if not self._started:
+            self._started = True
+            self._responses.counter.count(status)
+            self._exchange.start(status, self._responses.head(self._id, _EVENTS))
+
+
+def _event(document: bytes) -> bytes:
+    return b"data: " + document + b"\n\n"
+
+
+class Generate:
+    """The extension's endpoints. ``/v2`` does not list it: Triton has no name for it."""
+
+    extensions = ()
+
+    def __init__(
+        self, service: InferenceService, responses: Responses, bodies: Bodies, *, dialect: Dialect = V2
+    ) -> None:
+        self._service = service
+        self._responses = responses
+        self._bodies = bodies
+        self._dialect = dialect
+
+    def endpoints(self) -> list[Endpoint]:
+        """Everything mounted."""
+        return [
+            Endpoint(f"{MODEL}/generate", self.generate, calls.GENERATE, methods=WRITING),
+            Endpoint(f"{VERSION}/generate", self.generate, calls.GENERATE_VERSION, methods=WRITING),
+            Endpoint(f"{MODEL}/generate_stream", self.stream, calls.GENERATE_STREAM, methods=WRITING),
+            Endpoint(
+                f"{VERSION}/generate_stream", self.stream, calls.GENERATE_STREAM_VERSION, methods=WRITING
+            ),
+        ]
+
+    def generate(self, exchange: Exchange, match: Match) -> None:
+        """One response."""
+        self._ask(exchange, asked_of(match), GenerateAnswer)
+
+    def stream(self, exchange: Exchange, match: Match) -> None:
+        """Any number of responses, each when it is there."""
+        self._ask(exchange, asked_of(match), StreamAnswer)
+
+    def _ask(self, exchange: Exchange, asked: Asked, kind: type[GenerateAnswer] | type[StreamAnswer]) -> None:
+        def taken(body: Payload) -> None:
+            request, v2 = self._request(exchange, asked, body)
+            request_id = self._responses.new_id()
+            written = _Written(request.id, v2=v2)
+            request.id = request.id or request_id
+            answer = kind(self._responses, exchange, request_id, asked, self._dialect, written)
+            exchange.on_abandoned = self._service.submit(request, answer.done).cancel
+
+        self._bodies.take(exchange, taken, lambda error: self._refuse(exchange, error, asked))
+
+    def _refuse(self, exchange: Exchange, error: MooringError, asked: Asked) -> None:
+        self._responses.refuse(exchange, self._dialect.refusal(error, asked) or kserve_v2(error, asked))
+
+    def _request(self, exchange: Exchange, asked: Asked, body: Payload) -> tuple[InferenceRequest, bool]:
+        try:
+            document = json_object(body)
+            v2 = isinstance(document.get("inputs"), list)
+            if v2:
+                found = decode_request(bytes(view_of(body)))
+                return self._planned(
+                    exchange, asked, found.id, found.inputs, found.parameters, found.outputs
+                ), v2
+            metadata = self._service.metadata(*asked)
+            given = document.get("id", "")
+            if type(given) not in {str, int}:
+                raise InvalidInput('"id" must be a string')
+            inputs, parameters = _read(document, metadata)
+            return self._planned(exchange, asked, str(given), inputs, parameters, None), v2
+        finally:
+            if isinstance(body, Buffer):
+                body.release()
+
+    def _planned(
+        self,
+        exchange: Exchange,
+        asked: Asked,
+        given: str,
+        inputs: list[Tensor],
+        parameters: dict[str, Parameter] | None,
+        outputs: Any,
+    ) -> InferenceRequest:
+        plan = scheduled(parameters)
+        return InferenceRequest(
+            asked.model, asked.version, given, inputs, Form.TENSORS, Operation.INFER, plan.parameters, outputs,
+            plan.deadline, exchange.headers, "", plan.priority,
+        )  # fmt: skip
+
+
+def _read(
+    document: dict[str, Any], metadata: ModelMetadata
+) -> tuple[list[Tensor], dict[str, Parameter] | None]:
+    """The tensors and the parameters of a request. Of a model that declares no inputs every key is one."""
+    specs = {spec.name: spec for spec in metadata.inputs}
+    inputs: list[Tensor] = []
+    parameters: dict[str, Any] = {}
+    for name, value in document.items():
+        if name in specs or (not specs and name not in _OURS):
+            inputs.append(_tensor(name, value, specs.get(name)))
+        elif name not in _OURS:
+            parameters[name] = value
+    more = document.get("parameters")
+    if more is not None and type(more) is not dict:
+        raise InvalidInput('"parameters" must be an object')
+    parameters |= more or {}
+    for name, value in parameters.items():
+        if type(value) not in {str, int, float, bool}:
+            raise InvalidInput(f"parameter '{name}' must be a string, a number or a boolean")
+    missing = [name for name in specs if name not in document]
+    if missing or not inputs:
+        raise InvalidInput(
+            f"input '{missing[0] if missing else 'input'}' is missing; send it as a key of the object"
+        )
+    return inputs, parameters or None
+
+
+def _tensor(name: str, value: Any, spec: TensorSpec | None) -> Tensor:
+    """A scalar or a list as the tensor of an input: its shape is filled up with ones, from the left."""
+    array = to_array(value, name, "" if spec is None else spec.datatype)
+    if array.ndim > 1:
+        raise InvalidInput(f"input '{name}' must be a single value or a flat list of values")
+    rank = max(array.ndim, 1) if spec is None else len(spec.shape)
+    if rank < array.ndim:
+        if array.size != 1:
+            raise InvalidInput(f"input '{name}' must be a single value")
+        array = array.reshape(())
+    array = array.reshape([1] * (rank - array.ndim) + list(array.shape))
+    return tensor_of(name, array, "" if spec is None else spec.datatype)

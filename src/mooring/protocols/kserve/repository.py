@@ -1,0 +1,139 @@
+"""The model repository extension: which models there are, loading and unloading them."""
+
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+from mooring.core.buffers import Buffer, Payload, view_of
+from mooring.core.errors import InvalidInput, ModelNotFound
+from mooring.core.service import ModelAdministration, ModelState
+from mooring.protocols.dialect import V2, Dialect
+from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.kserve import operations as calls
+from mooring.protocols.kserve.bodies import Bodies
+from mooring.protocols.later import Later
+from mooring.protocols.load_options import load_options
+from mooring.protocols.responses import Responses
+from mooring.protocols.status import Asked, Refusal
+from mooring.web.http1 import Exchange
+from mooring.web.routing import Match
+
+# What is done with the body of a request to load or to unload.
+_Change = Callable[[bytes], Coroutine[None, None, None]]
+
+_WRITING = frozenset({"POST"})
+_LISTED = {"READY": "READY", "LOADING": "LOADING", "UNLOADING": "UNLOADING"}
+_FORBIDDEN = Refusal(
+    403,
+    "ForbiddenException",
+    "models may not be loaded and unloaded over this address; it can be reached from other machines, "
+    "and the setting insecure = true (--insecure) allows it",
+)
+
+
+class Repository:
+    """The extension's endpoints. ``changes`` False refuses what would change anything."""
+
+    extensions = ("model_repository", "model_repository(unload_dependents)")
+
+    def __init__(
+        self,
+        administration: ModelAdministration,
+        responses: Responses,
+        bodies: Bodies,
+        *,
+        changes: bool = True,
+        dialect: Dialect = V2,
+    ) -> None:
+        self._administration = administration
+        self._responses = responses
+        self._bodies = bodies
+        self._changes = changes
+        self._dialect = dialect
+        self._later = Later(responses)
+
+    def endpoints(self) -> list[Endpoint]:
+        """Everything mounted. There is one repository, whatever name a path gives it."""
+        endpoints = []
+        for path, named in (("/v2/repository", ""), ("/v2/repository/{repository_name}", "named_")):
+            model = f"{path}/models/{{model_name}}"
+            version = f"{model}/versions/{{model_version}}"
+            endpoints += [
+                Endpoint(f"{path}/index", self.index, calls.index(named), methods=_WRITING),
+                Endpoint(f"{model}/load", self.load, calls.load(named), methods=_WRITING),
+                Endpoint(f"{model}/unload", self.unload, calls.unload(named), methods=_WRITING),
+                Endpoint(f"{version}/load", self.load, calls.load(f"{named}version_"), methods=_WRITING),
+                Endpoint(
+                    f"{version}/unload", self.unload, calls.unload(f"{named}version_"), methods=_WRITING
+                ),
+            ]
+        return endpoints
+
+    def index(self, exchange: Exchange, match: Match) -> None:
+        """Every version of every model there is, or with ``{"ready": true}`` those that can answer."""
+
+        def taken(document: dict[str, Any]) -> None:
+            ready = document.get("ready", False)
+            if type(ready) is not bool:
+                raise InvalidInput('"ready" must be true or false')
+            states = [state for state in self._administration.index() if state.ready or not ready]
+            self._responses.json(exchange, [listed(state) for state in states])
+
+        self._bodies.take_object(exchange, taken, Asked())
+
+    def load(self, exchange: Exchange, match: Match) -> None:
+        """Load a model; answered when it is ready."""
+        asked = _asked(match)
+
+        async def load(body: bytes) -> None:
+            options = load_options(body)
+            await self._administration.load(
+                *asked, config=options.config, files=options.files, parameters=options.parameters
+            )
+            self._responses.json(exchange, {"name": asked.model, "load": True})
+
+        self._change(exchange, asked, load)
+
+    def unload(self, exchange: Exchange, match: Match) -> None:
+        """Unload a model; answered when its last request is."""
+        asked = _asked(match)
+
+        async def unload(body: bytes) -> None:
+            parameters = load_options(body).parameters or {}
+            dependents = parameters.get("unload_dependents", False)
+            if type(dependents) is not bool:
+                raise InvalidInput("parameter 'unload_dependents' must be true or false")
+            with suppress(*([ModelNotFound] if self._dialect.unloads_anything else [])):
+                await self._administration.unload(*asked, dependents=dependents)
+            self._responses.json(exchange, {"name": asked.model, "unload": True})
+
+        self._change(exchange, asked, unload)
+
+    def _change(self, exchange: Exchange, asked: Asked, change: _Change) -> None:
+        if not self._changes:
+            self._responses.refuse(exchange, _FORBIDDEN)
+            return
+        refuse = self._bodies.refuses(exchange, asked)
+
+        def taken(body: Payload) -> None:
+            text = bytes(view_of(body))
+            if isinstance(body, Buffer):
+                body.release()
+            self._later.answer(exchange, change(text), refuse)
+
+        self._bodies.take(exchange, taken, refuse)
+
+
+def _asked(match: Match) -> Asked:
+    return Asked(match.params["model_name"], match.params.get("model_version", ""))
+
+
+def listed(state: ModelState) -> dict[str, str]:
+    """A version in the index, with Triton's names of its states."""
+    entry = {"name": state.name}
+    if state.version:
+        entry["version"] = state.version
+    if state.state:
+        entry["state"] = _LISTED.get(state.state, "UNAVAILABLE")
+        entry["reason"] = state.reason or ("" if state.state in _LISTED else state.state.lower())
+    return entry

@@ -1,0 +1,209 @@
+"""The logging extension, and the settings of the trace extension, which are kept and shown."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mooring.core.errors import InvalidInput, MooringError
+from mooring.core.service import InferenceService, ServerAdministration
+from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.kserve import operations as calls
+from mooring.protocols.kserve.bodies import Bodies
+from mooring.protocols.responses import Responses
+from mooring.protocols.status import Asked, Refusal, kserve_v2
+from mooring.web.http1 import Exchange
+from mooring.web.routing import Match
+
+_READING, _WRITING = frozenset({"GET", "HEAD"}), frozenset({"POST"})
+_SWITCHES = ("log_info", "log_warning", "log_error")
+_FORMATS = ("default", "ISO8601")
+
+Setting = str | list[str]
+TRACE_DEFAULTS: Mapping[str, Setting] = {
+    "trace_level": ["OFF"],
+    "trace_rate": "1000",
+    "trace_count": "-1",
+    "log_frequency": "0",
+    "trace_file": "",
+    "trace_mode": "triton",
+}
+_TRACE_LEVELS = frozenset({"OFF", "TIMESTAMPS", "TENSORS"})
+_LOWEST = {"trace_rate": 0, "trace_count": -1, "log_frequency": 0}
+_FORBIDDEN = Refusal(
+    403,
+    "ForbiddenException",
+    "settings may not be changed over this address; set insecure = true to allow it",
+)
+
+
+class LogSettings:
+    """The server's log level in Triton's five settings. Levels include each other here: errors are always logged."""
+
+    def __init__(self, server: ServerAdministration) -> None:
+        self._server = server
+        self._verbose = 1
+        self._format = "default"
+
+    def shown(self) -> dict[str, Any]:
+        """All of them."""
+        level = self._server.log_level()
+        return {
+            "log_file": "",
+            "log_info": level in {"debug", "info"},
+            "log_warning": level in {"debug", "info", "warning"},
+            "log_error": True,
+            "log_verbose_level": self._verbose if level == "debug" else 0,
+            "log_format": self._format,
+        }
+
+    def change(self, given: Mapping[str, Any]) -> None:
+        """Raises ``InvalidInput``, and changes nothing then. What it does not know is passed over, as Triton does."""
+        wanted = self.shown()
+        for name in _SWITCHES:
+            wanted[name] = value = given.get(name, wanted[name])
+            if type(value) is not bool:
+                raise InvalidInput(f"'{name}' must be true or false, not {value!r}")
+        verbose = given.get("log_verbose_level", wanted["log_verbose_level"])
+        if type(verbose) is not int or not 0 <= verbose < 2**31:
+            raise InvalidInput(f"'log_verbose_level' must be a whole number from 0, not {verbose!r}")
+        layout = given.get("log_format", self._format)
+        if layout not in _FORMATS:
+            raise InvalidInput(f"'log_format' must be one of {', '.join(_FORMATS)}, not {layout!r}")
+        if given.get("log_file"):
+            raise InvalidInput("'log_file' cannot be changed: the log goes to the server's standard error")
+        self._verbose, self._format = verbose or 1, layout
+        if verbose:
+            self._server.set_log_level("debug")
+        elif wanted["log_info"]:
+            self._server.set_log_level("info")
+        else:
+            self._server.set_log_level("warning" if wanted["log_warning"] else "error")
+
+
+class TraceSettings:
+    """The global settings, and what models have of their own."""
+
+    def __init__(self) -> None:
+        self._all = dict(TRACE_DEFAULTS)
+        self._models: dict[str, dict[str, Setting]] = {}
+
+    def shown(self, model: str = "") -> dict[str, Setting]:
+        """What holds for a model, or for all of them."""
+        return {**self._all, **self._models.get(model, {})}
+
+    def change(self, given: Mapping[str, Any], model: str = "") -> None:
+        """Null takes a setting back: a model's to the global one, a global one to its default.
+
+        Raises ``InvalidInput``, and changes nothing then.
+        """
+        checked = {
+            name: None if value is None else _checked(name, value, self.shown(model))
+            for name, value in given.items()
+        }
+        for name, value in checked.items():
+            if value is not None:
+                (self._models.setdefault(model, {}) if model else self._all)[name] = value
+            elif model:
+                self._models.get(model, {}).pop(name, None)
+            else:
+                self._all[name] = TRACE_DEFAULTS[name]
+
+
+def _checked(name: str, value: Any, present: Mapping[str, Setting]) -> Setting:
+    if name not in TRACE_DEFAULTS:
+        raise InvalidInput(f"unknown trace setting '{name}'; known are {', '.join(TRACE_DEFAULTS)}")
+    if name == "trace_level":
+        levels = [value] if isinstance(value, str) else value
+        if not isinstance(levels, list) or not levels or not all(level in _TRACE_LEVELS for level in levels):
+            raise InvalidInput(
+                f"'trace_level' must be a list of {', '.join(sorted(_TRACE_LEVELS))}, not {value!r}"
+            )
+        return [str(level) for level in levels]
+    text = value[0] if isinstance(value, list) and len(value) == 1 else value
+    text = str(text) if type(text) is int else text
+    if name in _LOWEST:
+        if not isinstance(text, str) or not text.removeprefix("-").isdecimal() or int(text) < _LOWEST[name]:
+            raise InvalidInput(f"'{name}' must be a whole number from {_LOWEST[name]}, not {value!r}")
+        return str(int(text))
+    if text != present[name]:
+        raise InvalidInput(f"'{name}' cannot be changed while the server runs")
+    return str(text)
+
+
+class Settings:
+    """The endpoints of both. ``changes`` False refuses what would change anything."""
+
+    extensions = ("logging",)
+
+    def __init__(
+        self,
+        service: InferenceService,
+        log_settings: LogSettings,
+        trace: TraceSettings,
+        responses: Responses,
+        bodies: Bodies,
+        *,
+        changes: bool = True,
+    ) -> None:
+        self._service = service
+        self._log = log_settings
+        self._trace = trace
+        self._responses = responses
+        self._bodies = bodies
+        self._changes = changes
+
+    def endpoints(self) -> list[Endpoint]:
+        """Everything mounted."""
+        log, trace, model = "/v2/logging", "/v2/trace/setting", "/v2/models/{model_name}/trace/setting"
+        return [
+            Endpoint(log, self.log_settings, calls.LOG_SETTINGS, methods=_READING),
+            Endpoint(log, self.change_log, calls.CHANGE_LOG, methods=_WRITING),
+            Endpoint(trace, self.trace_settings, calls.TRACE_SETTINGS, methods=_READING),
+            Endpoint(trace, self.change_trace, calls.CHANGE_TRACE, methods=_WRITING),
+            Endpoint(model, self.trace_settings, calls.MODEL_TRACE_SETTINGS, methods=_READING),
+            Endpoint(model, self.change_trace, calls.CHANGE_MODEL_TRACE, methods=_WRITING),
+        ]
+
+    def log_settings(self, exchange: Exchange, match: Match) -> None:
+        """How much is logged."""
+        self._responses.json(exchange, self._log.shown())
+
+    def change_log(self, exchange: Exchange, match: Match) -> None:
+        """Change it, and show what holds then."""
+
+        def taken(document: dict[str, Any]) -> None:
+            self._log.change(document)
+            self._responses.json(exchange, self._log.shown())
+
+        if self._may_change(exchange):
+            self._bodies.take_object(exchange, taken, Asked())
+
+    def trace_settings(self, exchange: Exchange, match: Match) -> None:
+        """How much is traced."""
+        model = match.params.get("model_name", "")
+        try:
+            self._know(model)
+        except MooringError as error:
+            self._responses.refuse(exchange, kserve_v2(error, Asked(model)))
+        else:
+            self._responses.json(exchange, self._trace.shown(model))
+
+    def change_trace(self, exchange: Exchange, match: Match) -> None:
+        """Change it, and show what holds then."""
+        model = match.params.get("model_name", "")
+
+        def taken(document: dict[str, Any]) -> None:
+            self._know(model)
+            self._trace.change(document, model)
+            self._responses.json(exchange, self._trace.shown(model))
+
+        if self._may_change(exchange):
+            self._bodies.take_object(exchange, taken, Asked(model))
+
+    def _know(self, model: str) -> None:
+        if model:
+            self._service.ready(model)  # ready or not: it is there
+
+    def _may_change(self, exchange: Exchange) -> bool:
+        if not self._changes:
+            self._responses.refuse(exchange, _FORBIDDEN)
+        return self._changes

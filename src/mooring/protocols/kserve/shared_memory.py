@@ -1,0 +1,250 @@
+"""The system shared memory extension: tensors in memory that a client on this machine has named.
+
+A region is read and written through its descriptor, never mapped: a client that shortened a mapped object would end
+the server with a bus error. One copy is made either way, out of the region into the worker's memory.
+"""
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mooring.codecs.raw import raw_of
+from mooring.codecs.v2_json import REGION
+from mooring.core.buffers import LARGE, Allocator, Payload, view_of
+from mooring.core.errors import InvalidInput, ModelNotFound, MooringError
+from mooring.core.tensors import Parameter, Tensor, release
+from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.kserve import operations as calls
+from mooring.protocols.kserve.bodies import Bodies
+from mooring.protocols.responses import Responses
+from mooring.protocols.status import Asked, Refusal
+from mooring.web.http1 import Exchange
+from mooring.web.routing import Match
+
+_OBJECTS = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory, by name
+_MOST_REGIONS = 1024
+_NAME, _SIZE, _OFFSET = REGION
+_READING, _WRITING = frozenset({"GET", "HEAD"}), frozenset({"POST"})
+_NO_CUDA = Refusal(501, "UnsupportedOperationException", "CUDA shared memory is not offered")
+_OFF = Refusal(
+    501,
+    "UnsupportedOperationException",
+    "shared memory is off: it is offered to clients of this machine alone, or where the server's settings switch it on",
+)
+
+
+class Region(msgspec.Struct, frozen=True):
+    """A piece of a shared memory object, under the name its client gave it."""
+
+    name: str
+    key: str
+    offset: int
+    byte_size: int
+    descriptor: int
+
+    def described(self) -> dict[str, object]:
+        """As the protocol shows it."""
+        return {"name": self.name, "key": self.key, "offset": self.offset, "byte_size": self.byte_size}
+
+
+class SharedMemory:
+    """Every region that is registered, whichever protocol it came by."""
+
+    def __init__(self, allocator: Allocator) -> None:
+        self._allocator = allocator
+        self._regions: dict[str, Region] = {}
+
+    @staticmethod
+    def available() -> bool:
+        """Whether this system has shared memory that can be read by name."""
+        return _OBJECTS.is_dir()
+
+    def register(self, name: str, key: str, offset: int, byte_size: int) -> None:
+        """Open a region. Raises ``InvalidInput``: for a name that is taken, a key that names no object, and a
+        region beyond its end.
+        """
+        if name in self._regions:
+            raise InvalidInput(f"shared memory region '{name}' is registered already; unregister it first")
+        if len(self._regions) >= _MOST_REGIONS:
+            raise InvalidInput(f"{_MOST_REGIONS} shared memory regions are registered; unregister one first")
+        if offset < 0 or byte_size < 1:
+            raise InvalidInput(f"shared memory region '{name}' needs a byte_size from 1 and an offset from 0")
+        descriptor = _opened(name, key)
+        size = os.fstat(descriptor).st_size
+        if offset + byte_size > size:
+            os.close(descriptor)
+            raise InvalidInput(
+                f"shared memory region '{name}' ends at byte {offset + byte_size}, the object '{key}' has {size} bytes"
+            )
+        self._regions[name] = Region(name, key, offset, byte_size, descriptor)
+
+    def unregister(self, name: str = "") -> None:
+        """Forget a region, or every one. One that is not registered is forgotten already."""
+        for each in [name] if name else list(self._regions):
+            region = self._regions.pop(each, None)
+            if region is not None:
+                os.close(region.descriptor)
+
+    def regions(self, name: str = "") -> list[Region]:
+        """One region, or every one. Raises ``ModelNotFound`` for a name that is not registered."""
+        if not name:
+            return list(self._regions.values())
+        if name not in self._regions:
+            raise ModelNotFound(f"shared memory region '{name}' is not registered")
+        return [self._regions[name]]
+
+    def read(self, name: str, offset: int, size: int) -> Payload:
+        """Bytes of a region. Raises ``InvalidInput``."""
+        region = self._within(name, offset, size)
+        start = region.offset + offset
+        if size <= LARGE:
+            data = os.pread(region.descriptor, size, start)
+            if len(data) != size:
+                raise _shortened(name)
+            return data
+        buffer = self._allocator.allocate(size)
+        at = 0
+        while at < size:
+            count = os.preadv(region.descriptor, [buffer.view[at:]], start + at)
+            if not count:
+                buffer.release()
+                raise _shortened(name)
+            at += count
+        return buffer
+
+    def store(self, outputs: Iterable[Tensor]) -> None:
+        """Put the outputs that are to lie in regions there; they have no data afterwards. Raises ``InvalidInput``."""
+        for tensor in outputs:
+            place = tensor.parameters
+            if place and _NAME in place:
+                self._write(tensor, place)
+
+    def _write(self, tensor: Tensor, place: dict[str, Parameter]) -> None:
+        data = view_of(raw_of(tensor))
+        offset, room = place.get(_OFFSET, 0), place.get(_SIZE, -1)
+        if type(offset) is not int or type(room) is not int or offset < 0 or room < 0:
+            raise InvalidInput(f"output '{tensor.name}' needs a number of bytes as shared_memory_byte_size")
+        if len(data) > room:
+            raise InvalidInput(
+                f"output '{tensor.name}' has {len(data)} bytes, its place in shared memory has {room}"
+            )
+        region = self._within(str(place[_NAME]), offset, room)
+        if os.fstat(region.descriptor).st_size < region.offset + offset + len(data):
+            raise _shortened(region.name)
+        start = at = region.offset + offset
+        while at < start + len(data):
+            at += os.pwrite(region.descriptor, data[at - start :], at)
+        del data
+        release([tensor])
+        tensor.data = None
+        tensor.parameters = {key: value for key, value in place.items() if key not in REGION} or None
+
+    def _within(self, name: str, offset: int, size: int) -> Region:
+        region = self._regions.get(name)
+        if region is None:
+            raise InvalidInput(f"shared memory region '{name}' is not registered")
+        if offset + size > region.byte_size:
+            raise InvalidInput(
+                f"bytes {offset} to {offset + size} lie outside shared memory region '{name}' of {region.byte_size} bytes"
+            )
+        return region
+
+
+def _shortened(name: str) -> InvalidInput:
+    return InvalidInput(
+        f"the object of shared memory region '{name}' was made shorter since it was registered"
+    )
+
+
+def _opened(name: str, key: str) -> int:
+    """A descriptor of the object. Nothing but a plain file directly among the shared memory objects will do."""
+    plain = key.removeprefix("/")
+    # Semaphores lie there too, as sem.NAME.
+    if not plain or plain in {".", ".."} or "/" in plain or "\0" in plain or plain.startswith("sem."):
+        raise InvalidInput(
+            f"the key '{key}' of shared memory region '{name}' is no name of an object; give /NAME"
+        )
+    try:
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(_OBJECTS / plain, flags)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidInput(f"shared memory object '{key}' cannot be opened: {reason}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InvalidInput(f"'{key}' is no shared memory object")
+    return descriptor
+
+
+class SharedMemoryEndpoints:
+    """The extension's endpoints; with ``memory`` None all of them say that it is off."""
+
+    extensions = ("system_shared_memory",)
+
+    def __init__(self, memory: SharedMemory | None, responses: Responses, bodies: Bodies) -> None:
+        self._memory = memory
+        self._responses = responses
+        self._bodies = bodies
+
+    def endpoints(self) -> list[Endpoint]:
+        """Everything mounted. CUDA's half is there to say that it is not."""
+        path = "/v2/systemsharedmemory"
+        region = f"{path}/region/{{region_name}}"
+        return [
+            Endpoint(f"{path}/status", self.status, calls.REGIONS, methods=_READING),
+            Endpoint(f"{region}/status", self.status, calls.REGION_STATUS, methods=_READING),
+            Endpoint(f"{region}/register", self.register, calls.REGISTER, methods=_WRITING),
+            Endpoint(f"{path}/unregister", self.unregister, calls.UNREGISTER_ALL, methods=_WRITING),
+            Endpoint(f"{region}/unregister", self.unregister, calls.UNREGISTER, methods=_WRITING),
+            Endpoint("/v2/cudasharedmemory/{rest*}", self.no_cuda),
+        ]
+
+    def status(self, exchange: Exchange, match: Match) -> None:
+        """The regions that are registered."""
+        memory = self._offered(exchange)
+        if memory is None:
+            return
+        try:
+            regions = memory.regions(match.params.get("region_name", ""))
+        except MooringError as error:
+            self._responses.refuse(exchange, Refusal(404, "ResourceNotFoundException", "", error.message))
+            return
+        self._responses.json(exchange, [region.described() for region in regions])
+
+    def register(self, exchange: Exchange, match: Match) -> None:
+        """Take a region into use."""
+        memory = self._offered(exchange)
+        if memory is None:
+            return
+        name = match.params["region_name"]
+
+        def taken(document: dict[str, Any]) -> None:
+            key, offset, size = document.get("key"), document.get("offset", 0), document.get("byte_size")
+            if type(key) is not str or type(offset) is not int or type(size) is not int:
+                raise InvalidInput(
+                    f"to register region '{name}' send key (a string), byte_size and offset (numbers of bytes)"
+                )
+            memory.register(name, key, offset, size)
+            self._responses.body(exchange, b"", "")
+
+        self._bodies.take_object(exchange, taken, Asked())
+
+    def unregister(self, exchange: Exchange, match: Match) -> None:
+        """Forget a region, or every one."""
+        memory = self._offered(exchange)
+        if memory is not None:
+            memory.unregister(match.params.get("region_name", ""))
+            self._responses.body(exchange, b"", "")
+
+    def no_cuda(self, exchange: Exchange, match: Match) -> None:
+        """Not offered."""
+        self._responses.refuse(exchange, _NO_CUDA)
+
+    def _offered(self, exchange: Exchange) -> SharedMemory | None:
+        if self._memory is None:
+            self._responses.refuse(exchange, _OFF)
+        return self._memory

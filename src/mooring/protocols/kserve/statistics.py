@@ -1,0 +1,140 @@
+"""What a version was loaded with, and what it has done since: the configuration and statistics extensions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mooring.core.errors import MooringError
+from mooring.core.service import Duration, ModelAdministration, ModelConfig, ModelUsage
+from mooring.core.tensors import TensorSpec
+from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.kserve import operations as calls
+from mooring.protocols.responses import Responses
+from mooring.protocols.status import Asked, kserve_v2
+from mooring.web.http1 import Exchange
+from mooring.web.routing import Match
+
+_READING = frozenset({"GET", "HEAD"})
+_NEVER = {"count": 0, "ns": 0}
+
+
+class Statistics:
+    """The endpoints of both."""
+
+    extensions = ("model_configuration", "statistics")
+
+    def __init__(self, administration: ModelAdministration, responses: Responses) -> None:
+        self._administration = administration
+        self._responses = responses
+
+    def endpoints(self) -> list[Endpoint]:
+        """Everything mounted."""
+        model = "/v2/models/{model_name}"
+        version = f"{model}/versions/{{model_version}}"
+        return [
+            Endpoint(f"{model}/config", self.config, calls.CONFIG, methods=_READING),
+            Endpoint(f"{version}/config", self.config, calls.CONFIG_VERSION, methods=_READING),
+            Endpoint("/v2/models/stats", self.usage, calls.ALL_STATISTICS, methods=_READING),
+            Endpoint(f"{model}/stats", self.usage, calls.STATISTICS, methods=_READING),
+            Endpoint(f"{version}/stats", self.usage, calls.STATISTICS_VERSION, methods=_READING),
+        ]
+
+    def config(self, exchange: Exchange, match: Match) -> None:
+        """The configuration of a version."""
+        asked = _asked(match)
+        try:
+            found = self._administration.config(*asked)
+        except MooringError as error:
+            self._responses.refuse(exchange, kserve_v2(error, asked))
+        else:
+            self._responses.json(exchange, config_document(found))
+
+    def usage(self, exchange: Exchange, match: Match) -> None:
+        """What one version, a model's or all of them have done."""
+        asked = _asked(match)
+        try:
+            found = self._administration.usage(*asked)
+        except MooringError as error:
+            self._responses.refuse(exchange, kserve_v2(error, asked))
+        else:
+            self._responses.json(exchange, usage_document(found))
+
+
+def _asked(match: Match) -> Asked:
+    return Asked(match.params.get("model_name", ""), match.params.get("model_version", ""))
+
+
+def config_document(config: ModelConfig) -> dict[str, Any]:
+    """A configuration as Triton's clients read it: dims without the batch dimension where there is one."""
+    batched = config.max_batch_size > 1 and all(
+        spec.shape[:1] == [-1] for spec in (*config.inputs, *config.outputs)
+    )
+    document: dict[str, Any] = {
+        "name": config.name,
+        "platform": config.platform,
+        "backend": config.backend,
+        "version_policy": {"latest": {"num_versions": 1}},
+        "max_batch_size": config.max_batch_size if batched else 0,
+        "input": [_tensor(spec, batched) | {"format": "FORMAT_NONE"} for spec in config.inputs],
+        "output": [_tensor(spec, batched) for spec in config.outputs],
+        "instance_group": [
+            {"name": config.name, "kind": "KIND_CPU", "count": config.instances, "gpus": [], "profile": []}
+        ],
+        "parameters": {name: {"string_value": _text(value)} for name, value in config.parameters.items()},
+    }
+    if config.max_batch_size > 1:
+        document["dynamic_batching"] = {
+            "preferred_batch_size": [config.max_batch_size],
+            "max_queue_delay_microseconds": round(config.delay * 1e6),
+        }
+    return document
+
+
+def _tensor(spec: TensorSpec, batched: bool) -> dict[str, Any]:
+    datatype = "STRING" if spec.datatype == "BYTES" else spec.datatype
+    return {
+        "name": spec.name,
+        "data_type": f"TYPE_{datatype}",
+        "dims": spec.shape[1:] if batched else spec.shape,
+    }
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def usage_document(found: Sequence[ModelUsage]) -> dict[str, Any]:
+    """Statistics as Triton's clients read them."""
+    return {"model_stats": [_usage(usage) for usage in found]}
+
+
+def _usage(usage: ModelUsage) -> dict[str, Any]:
+    return {
+        "name": usage.name,
+        "version": usage.version,
+        "last_inference": usage.last_inference,
+        "inference_count": usage.inferences,
+        "execution_count": usage.executions,
+        "inference_stats": {
+            "success": _duration(usage.success),
+            "fail": _duration(usage.fail),
+            "queue": _duration(usage.queue),
+            **_computed(usage.infer),
+            "cache_hit": _NEVER,
+            "cache_miss": _NEVER,
+        },
+        "response_stats": {},
+        "batch_stats": [
+            {"batch_size": batch.batch_size, **_computed(batch.infer)} for batch in usage.batches
+        ],
+        "memory_usage": [],
+    }
+
+
+def _computed(infer: Duration) -> dict[str, Any]:
+    # Joining and splitting a batch is part of the model's call here; it is not measured by itself.
+    nothing = {"count": infer.count, "ns": 0}
+    return {"compute_input": nothing, "compute_infer": _duration(infer), "compute_output": nothing}
+
+
+def _duration(duration: Duration) -> dict[str, int]:
+    return {"count": duration.count, "ns": duration.ns}

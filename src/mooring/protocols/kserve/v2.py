@@ -1,0 +1,354 @@
+"""The Open Inference Protocol over HTTP: what the server and its models say of themselves, and inference.
+
+The content type of a request is ignored: clients send none, a form's or octet-stream with plain JSON. Whether binary
+tensors follow the JSON is said by ``Inference-Header-Content-Length`` alone.
+"""
+
+import math
+
+from mooring.codecs.raw import raw_size
+from mooring.codecs.v2_json import (
+    ALL_BINARY,
+    InferBody,
+    Wanted,
+    decode_request,
+    encode_response,
+    wanted_of,
+)
+from mooring.core.buffers import LARGE, Allocator, Buffer, Payload
+from mooring.core.errors import InvalidInput, MooringError, Unsupported
+from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
+from mooring.core.service import InferenceService
+from mooring.core.tensors import NUMPY_TYPES, Tensor, TensorSpec, release
+from mooring.protocols.answers import Answer
+from mooring.protocols.dialect import V2, Dialect
+from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.kserve import operations as calls
+from mooring.protocols.kserve.bodies import Bodies
+from mooring.protocols.kserve.scheduling import scheduled
+from mooring.protocols.kserve.shared_memory import SharedMemory
+from mooring.protocols.responses import JSON, Responses
+from mooring.protocols.status import Asked, Refusal, kserve_v2
+from mooring.web.http1 import Exchange
+from mooring.web.routing import Match
+
+READING = frozenset({"GET", "HEAD"})
+WRITING = frozenset({"POST"})
+MODEL = "/v2/models/{model_name}"
+VERSION = "/v2/models/{model_name}/versions/{model_version}"
+
+_BINARY = "application/octet-stream"
+_JSON_SIZE = b"inference-header-content-length"
+
+
+class V2Answer(Answer):
+    """An answer under ``/v2``: refusals in v2's words."""
+
+    __slots__ = ("_dialect",)
+
+    def __init__(
+        self,
+        responses: Responses,
+        exchange: Exchange,
+        request_id: str,
+        asked: Asked,
+        dialect: Dialect,
+    ) -> None:
+        super().__init__(responses, exchange, request_id, asked)
+        self._dialect = dialect
+
+    def _refusal(self, error: MooringError) -> Refusal:
+        return self._dialect.refusal(error, self._asked) or kserve_v2(error, self._asked)
+
+
+class InferAnswer(V2Answer):
+    """The answer to one infer request. ``given`` is the id that its client gave it, None where a worker reads it."""
+
+    __slots__ = ("_bodies", "_given", "_memory", "_only", "_wanted")
+
+    def __init__(
+        self,
+        responses: Responses,
+        exchange: Exchange,
+        request_id: str,
+        asked: Asked,
+        dialect: Dialect,
+        bodies: Bodies,
+        memory: SharedMemory | None,
+        given: str | None,
+        wanted: Wanted,
+    ) -> None:
+        super().__init__(responses, exchange, request_id, asked, dialect)
+        self._bodies = bodies
+        self._memory = memory
+        self._given = given
+        self._wanted = wanted
+        self._only: InferenceResponse | None = None
+
+    def _whole(self, outcome: InferenceResponse) -> None:
+        if self._only is not None and not outcome.outputs:
+            outcome, self._only = self._only, None
+        self._name(outcome)
+        if self._memory is not None:
+            self._memory.store(outcome.outputs)
+        pieces, json_size = encode_response(outcome, self._wanted, plain=self._dialect.plain_answers)
+        responses = self._responses
+        if json_size:
+            lines = b"Inference-Header-Content-Length: %d\r\n" % json_size
+            head = responses.head(self._id, _BINARY) + lines
+        else:
+            head = responses.head(self._id, JSON)
+        responses.counter.classes[2] += 1
+        exchange = self._exchange
+        if b"accept-encoding" in exchange.fields:
+            self._bodies.respond(exchange, 200, pieces, head)
+        else:
+            exchange.respond_in_pieces(200, pieces, head)
+
+    def _name(self, outcome: InferenceResponse) -> None:
+        """The id is the client's own: what the server called a request without one is not for it."""
+        if self._given is not None:
+            outcome.id = self._given
+        elif outcome.id == self._id:
+            outcome.id = ""
+
+    def _piece(self, outcome: InferenceResponse) -> None:
+        # A model that streams may answer with one piece; more have no form here.
+        if self._only is None:
+            self._only = outcome
+            return
+        release(outcome.outputs)
+        release(self._only.outputs)
+        self._withdraw()
+        self._refuse(
+            Unsupported(
+                f"model '{self._asked.model}' gives more than one response to a request; "
+                "use generate_stream, or ModelStreamInfer over gRPC"
+            )
+        )
+
+
+class KServeV2:
+    """The endpoints of the protocol's core. ``extensions`` is what ``/v2`` lists: whoever mounts one adds its names."""
+
+    def __init__(
+        self,
+        service: InferenceService,
+        responses: Responses,
+        *,
+        version: str,
+        allocator: Allocator,
+        max_body_bytes: int,
+        dialect: Dialect = V2,
+        memory: SharedMemory | None = None,
+    ) -> None:
+        self._service = service
+        self._responses = responses
+        self._version = version
+        self._dialect = dialect
+        self._memory = memory
+        self.bodies = Bodies(responses, allocator, max_body_bytes)
+        self.extensions = ["binary_tensor_data", "classification", "parameters", "schedule_policy"]
+
+    def endpoints(self) -> list[Endpoint]:
+        """Everything mounted."""
+        return [
+            Endpoint("/v2", self.server, calls.SERVER, methods=READING),
+            Endpoint("/v2/health/live", self.live, calls.LIVE, methods=READING),
+            Endpoint("/v2/health/ready", self.ready, calls.READY, methods=READING),
+            Endpoint("/v2/models", self.models, calls.MODELS, methods=READING),
+            Endpoint(MODEL, self.model, calls.MODEL, methods=READING),
+            Endpoint(VERSION, self.model, calls.MODEL_VERSION, methods=READING),
+            Endpoint(f"{MODEL}/ready", self.model_ready, calls.MODEL_READY, methods=READING),
+            Endpoint(f"{VERSION}/ready", self.model_ready, calls.MODEL_VERSION_READY, methods=READING),
+            Endpoint(f"{MODEL}/infer", self.infer, calls.INFER, methods=WRITING),
+            Endpoint(f"{VERSION}/infer", self.infer, calls.INFER_VERSION, methods=WRITING),
+        ]
+
+    def server(self, exchange: Exchange, match: Match) -> None:
+        """What the server is, and what it can do."""
+        self._responses.json(
+            exchange,
+            {"name": self._dialect.server, "version": self._version, "extensions": self.extensions},
+        )
+
+    def live(self, exchange: Exchange, match: Match) -> None:
+        """That the server is there."""
+        self._responses.json(exchange, {"live": True})
+
+    def ready(self, exchange: Exchange, match: Match) -> None:
+        """Whether every model asked for can answer."""
+        is_ready = self._service.ready()
+        self._responses.json(exchange, {"ready": is_ready}, status=200 if is_ready else 503)
+
+    def models(self, exchange: Exchange, match: Match) -> None:
+        """The names of the models that are ready."""
+        names = sorted({state.name for state in self._service.models() if state.ready and state.is_default})
+        self._responses.json(exchange, {"models": names})
+
+    def model(self, exchange: Exchange, match: Match) -> None:
+        """What a model takes and gives."""
+        asked = asked_of(match)
+        try:
+            metadata = self._service.metadata(*asked)
+        except MooringError as error:
+            self.refuse(exchange, error, asked)
+            return
+        versions = [state.version for state in self._service.models() if state.name == asked.model]
+        self._responses.json(
+            exchange,
+            {
+                "name": metadata.name,
+                "versions": versions or metadata.versions,
+                "platform": metadata.platform,
+                "inputs": [_described(spec) for spec in metadata.inputs],
+                "outputs": [_described(spec) for spec in metadata.outputs],
+            },
+        )
+
+    def model_ready(self, exchange: Exchange, match: Match) -> None:
+        """Whether a model can answer: 404 for one that is not there, 503 for one that cannot."""
+        asked = asked_of(match)
+        try:
+            is_ready = self._service.ready(*asked)
+        except MooringError as error:
+            self.refuse(exchange, error, asked)
+            return
+        answer: dict[str, object] = {"name": asked.model, "ready": is_ready}
+        if not is_ready:
+            answer["error"] = f"model '{asked.model}' is not ready"
+        self._responses.json(exchange, answer, status=200 if is_ready else 503)
+
+    def infer(self, exchange: Exchange, match: Match) -> None:
+        """The answer to an infer request."""
+        params = match.params
+        asked = Asked(params["model_name"], params.get("model_version", ""))
+        if b"content-encoding" in exchange.fields:
+            self.bodies.take(
+                exchange,
+                lambda body: self._infer(exchange, asked, body),
+                lambda error: self.refuse(exchange, error, asked),
+            )
+            return
+        try:
+            self._infer(exchange, asked, exchange.take_body())
+        except MooringError as error:
+            self.refuse(exchange, error, asked)
+
+    def refuse(self, exchange: Exchange, error: MooringError, asked: Asked) -> None:
+        """Say no in the dialect's words."""
+        self._responses.refuse(exchange, self._dialect.refusal(error, asked) or kserve_v2(error, asked))
+
+    def _infer(self, exchange: Exchange, asked: Asked, body: Payload) -> None:
+        """Send a request on its way. Takes the body over; raises ``MooringError``."""
+        stated = exchange.fields.get(_JSON_SIZE)
+        responses = self._responses
+        request_id = responses.new_id()
+        if stated is None and len(body) > LARGE:
+            # Decoded by the worker: milliseconds of JSON here would be milliseconds for every client.
+            undecoded = Tensor("request", "BYTES", [1], [body], {"undecoded": True})
+            request = InferenceRequest(
+                asked.model, asked.version, request_id, [undecoded], Form.TENSORS, Operation.INFER,
+                None, None, None, exchange.headers, json_outputs=True,
+            )  # fmt: skip
+            answer = self._answer(exchange, request_id, asked, None, ALL_BINARY)
+        else:
+            found, wanted = self._decoded(asked, body, stated)
+            try:
+                plan = scheduled(found.parameters)
+                wanted = wanted or wanted_of(found.outputs, found.parameters)
+            except InvalidInput:
+                release(found.inputs)
+                raise
+            request = InferenceRequest(
+                asked.model, asked.version, found.id or request_id, found.inputs, Form.TENSORS, Operation.INFER,
+                plan.parameters, found.outputs, plan.deadline, exchange.headers, "", plan.priority,
+                wanted is not ALL_BINARY,
+            )  # fmt: skip
+            answer = self._answer(exchange, request_id, asked, found.id, wanted)
+        exchange.on_abandoned = self._service.submit(request, answer.done).cancel
+
+    def _answer(
+        self, exchange: Exchange, request_id: str, asked: Asked, given: str | None, wanted: Wanted
+    ) -> InferAnswer:
+        return InferAnswer(
+            self._responses, exchange, request_id, asked, self._dialect, self.bodies, self._memory, given, wanted
+        )  # fmt: skip
+
+    def _decoded(self, asked: Asked, body: Payload, stated: bytes | None) -> tuple[InferBody, Wanted | None]:
+        """What a body says, and where that is not for it to say, which outputs are wanted in binary."""
+        memory = self._memory
+        if stated is None:
+            return decode_request(body, None, None if memory is None else memory.read), None
+        if not stated.isdigit() or len(stated) > 18:
+            _give_back(body)
+            raise InvalidInput(
+                f"Inference-Header-Content-Length must be a number of bytes, not '{stated.decode('latin-1')}'"
+            )
+        size = int(stated)
+        if size == 0:
+            return self._raw(asked, body), ALL_BINARY
+        return decode_request(body, size, None if memory is None else memory.read), None
+
+    def _raw(self, asked: Asked, body: Payload) -> InferBody:
+        """A raw binary request: the body is the only input, whole."""
+        try:
+            inputs = self._service.metadata(*asked).inputs
+            if len(inputs) != 1:
+                raise InvalidInput(
+                    f"a raw binary request is for models that declare one input, model '{asked.model}' declares "
+                    f"{len(inputs)}; send JSON, and the length of it as Inference-Header-Content-Length"
+                )
+            shape = raw_shape(inputs[0], len(body))
+        except MooringError:
+            _give_back(body)
+            raise
+        spec = inputs[0]
+        data = [body] if spec.datatype == "BYTES" else body
+        return InferBody("", [Tensor(spec.name, spec.datatype, shape, data)])
+
+
+def raw_shape(spec: TensorSpec, size: int) -> list[int]:
+    """The shape of an input that fills so many bytes. Raises ``InvalidInput`` where that does not tell it.
+
+    >>> raw_shape(TensorSpec("x", "FP32", [-1, 3, -1]), 24)
+    [1, 3, 2]
+    """
+    shape = list(spec.shape)
+    if shape.count(-1) > 1 and shape[0] == -1:
+        shape[0] = 1  # the batch
+    if spec.datatype == "BYTES":
+        shape = [1 if each == -1 else each for each in shape]
+        if math.prod(shape) != 1:
+            raise InvalidInput(
+                f"a raw binary request is one text, and input '{spec.name}' has shape {spec.shape}"
+            )
+        return shape
+    if shape.count(-1) == 1:
+        known = raw_size(spec.datatype, [each for each in shape if each != -1])
+        shape[shape.index(-1)] = size // known if known else 0
+    if -1 in shape:
+        raise InvalidInput(
+            f"{size} bytes do not tell the shape of input '{spec.name}', {spec.shape}; send JSON"
+        )
+    expected = raw_size(spec.datatype, shape)
+    if expected != size or not size:
+        raise InvalidInput(
+            f"{size} bytes do not fill input '{spec.name}' of {spec.datatype} {spec.shape}, "
+            f"{NUMPY_TYPES[spec.datatype].itemsize} bytes per element"
+        )
+    return shape
+
+
+def asked_of(match: Match) -> Asked:
+    """The model and the version in a path."""
+    return Asked(match.params["model_name"], match.params.get("model_version", ""))
+
+
+def _described(spec: TensorSpec) -> dict[str, object]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
+
+
+def _give_back(body: Payload) -> None:
+    if isinstance(body, Buffer):
+        body.release()
