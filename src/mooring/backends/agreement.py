@@ -7,6 +7,7 @@ dimension of every input is open it is the batch; where it is fixed there is no 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mooring.backends.backend import LoadContext
 from mooring.backends.tensors import TensorBackend
@@ -40,18 +41,27 @@ class DeclaredBackend(TensorBackend):
         return metadata
 
 
+def model_file(spec: ModelSpec) -> Path:
+    """The file of a model that is one file. Raises ``ModelLoadFailed`` where it is gone."""
+    location = Path(spec.location)
+    file = location / spec.entry if location.is_dir() else location
+    if not file.is_file():
+        raise ModelLoadFailed(f"model '{spec.name}' has no file {file}")
+    return file
+
+
 def agree(
     spec: ModelSpec,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     *,
     file: object,
-    guess: bool = True,
+    batched: bool = True,
 ) -> Agreement:
     """Raises ``ModelLoadFailed`` with both sides where the configuration says what the file does not hold.
 
-    Declared outputs may be some of the model's; inputs must be all. ``guess`` False: an open first dimension is no
-    batch unless the configuration asks for one.
+    Declared outputs may be some of the model's; inputs must be all. ``batched`` False: an open first dimension is no
+    batch, as whoever read the file can tell.
     """
     stack = spec.batch is BatchMode.STACK
     if stack and not _stacks(spec, inputs, file):
@@ -64,13 +74,11 @@ def agree(
             f"{file} takes an input '{missing[0]}', which the configuration does not declare"
         )
     if stack:
-        whole = all(each.shape[:1] == [-1] for each in inputs)
+        whole = batched and all(each.shape[:1] == [-1] for each in inputs)
         return Agreement(
             taken, given, BatchMode.STACK, max(1, spec.max_batch_size) if whole else 1, joins=True
         )
-    joins = spec.max_batch_size > 1 and _opens(taken, given, strict=spec.batch_is_default)
-    if spec.batch_is_default and not guess:
-        joins = False
+    joins = spec.max_batch_size > 1 and batched and _opens(taken, given, strict=spec.batch_is_default)
     return Agreement(taken, given, BatchMode.CONCAT, spec.max_batch_size if joins else 1, joins)
 
 
@@ -91,7 +99,7 @@ def _stacks(spec: ModelSpec, inputs: Sequence[TensorSpec], file: object) -> bool
 def _opens(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, strict: bool) -> bool:
     """Whether the first dimension is open everywhere. Asked for, an output whose shape nobody knows may be so too."""
     return (
-        bool(inputs)
+        (bool(inputs) or not strict)
         and all(each.shape[:1] == [-1] for each in inputs)
         and all(each.shape[:1] == [-1] or (not each.shape and not strict) for each in outputs)
     )

@@ -47,6 +47,7 @@ _BACKENDS: Mapping[str, str] = {
     "function": "mooring.backends.function:FunctionBackend",
     "builtin": "mooring.backends.builtin:BuiltinBackend",
     "onnx": "mooring.backends.onnx:OnnxBackend",
+    "pytorch": "mooring.backends.pytorch:PyTorchBackend",
 }
 
 # What a template process imports before it forks workers of a backend (docs/decisions/0004-fork-or-spawn.md).
@@ -55,6 +56,7 @@ _PRELOAD: Mapping[str, tuple[str, ...]] = {
     "function": ("mooring.backends.function",),
     "builtin": ("mooring.backends.builtin",),
     "onnx": ("onnxruntime", "mooring.backends.onnx"),
+    "pytorch": ("torch", "mooring.backends.programs", "mooring.backends.pytorch"),
 }
 _SOURCE_READ = 1_048_576
 
@@ -69,7 +71,7 @@ def preload(spec: ModelSpec) -> tuple[str, ...]:
 
 
 def _names_torch(spec: ModelSpec) -> bool:
-    if spec.backend in ("builtin", "onnx"):
+    if spec.backend in ("builtin", "onnx", "pytorch"):
         return False
     if spec.backend == "handler" and not spec.entry.partition(":")[0].endswith(".py"):
         handler = Path(spec.location, spec.entry.partition(":")[0] + ".py")

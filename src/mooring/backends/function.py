@@ -109,13 +109,13 @@ class FunctionBackend(TensorBackend):
         path = location / (file or _DEFAULT_FILE) if location.is_dir() else location
         if not path.is_file():
             raise ModelLoadFailed(f"model '{spec.name}' has no file {path}")
-        self._module = _load(path, _import, path, spec)
+        self._module = run_user_code(path, import_file, path, spec)
         found = _find(self._module, name, path)
         if inspect.isclass(found):
             given = FunctionContext(
                 spec.name, spec.version, str(path.parent), dict(spec.parameters), context.threads, context.gpu
             )
-            self._model = _load(path, _construct, found, given)
+            self._model = run_user_code(path, _construct, found, given)
             found, explain = self._model.infer, getattr(self._model, "explain", None)
             self._explain = None if explain is None else Arguments(explain)
         if inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found):
@@ -182,7 +182,7 @@ class FunctionBackend(TensorBackend):
             model.close()
 
 
-def _load(path: Path, step: Callable[..., Any], *arguments: Any) -> Any:
+def run_user_code(path: Path, step: Callable[..., Any], *arguments: Any) -> Any:
     """Run user code that loads the model; what it raises becomes ``ModelLoadFailed`` with the line of its file."""
     try:
         return step(*arguments)
@@ -199,7 +199,7 @@ def _load(path: Path, step: Callable[..., Any], *arguments: Any) -> Any:
         raise ModelLoadFailed(f"{where}: {type(error).__name__}: {reason}", detail=detail) from error
 
 
-def _import(path: Path, spec: ModelSpec) -> ModuleType:
+def import_file(path: Path, spec: ModelSpec) -> ModuleType:
     """The file as a module of a private name, so that two models may both be called model.py."""
     folder = str(path.parent)
     if folder not in sys.path:

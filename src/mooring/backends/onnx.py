@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mooring.backends.agreement import DeclaredBackend, agree
+from mooring.backends.agreement import DeclaredBackend, agree, model_file
 from mooring.backends.answers import bfloat16_bits
 from mooring.backends.backend import LoadContext
 from mooring.backends.samples import Arrays, Parameters
@@ -78,7 +78,7 @@ class OnnxBackend(DeclaredBackend):
             [_input(each, file) for each in taken],
             [_output(each, file) for each in given],
             file=file,
-            guess=_one_batch([each.shape[0] if each.shape else "" for each in taken]),
+            batched=not spec.batch_is_default or _one_batch([each.shape[0] for each in taken if each.shape]),
         )
         inputs, outputs = self.agreement.inputs, self.agreement.outputs
         self._names = [each.name for each in outputs]
@@ -150,15 +150,6 @@ class OnnxBackend(DeclaredBackend):
     def close(self) -> None:
         """Let the session go, and its threads with it."""
         self._session = None
-
-
-def model_file(spec: ModelSpec) -> Path:
-    """The file of a model that is one file. Raises ``ModelLoadFailed`` where it is gone."""
-    location = Path(spec.location)
-    file = location / spec.entry if location.is_dir() else location
-    if not file.is_file():
-        raise ModelLoadFailed(f"model '{spec.name}' has no file {file}")
-    return file
 
 
 def _session(runtime: Any, file: Path, spec: ModelSpec, context: LoadContext) -> Any:

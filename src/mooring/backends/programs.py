@@ -1,0 +1,228 @@
+"""Opening a PyTorch file, whichever of its kinds it is, as something that is called with values by name."""
+
+import inspect
+import pickle
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from mooring.backends.function import import_file, run_user_code
+from mooring.backends.handler.weights import load_script, load_weights
+from mooring.core.errors import ModelLoadFailed
+from mooring.core.tensors import TensorSpec
+from mooring.repository.spec import ModelSpec
+
+DATATYPES: Mapping[torch.dtype, str] = {
+    torch.bool: "BOOL",
+    torch.uint8: "UINT8",
+    torch.uint16: "UINT16",
+    torch.uint32: "UINT32",
+    torch.uint64: "UINT64",
+    torch.int8: "INT8",
+    torch.int16: "INT16",
+    torch.int32: "INT32",
+    torch.int64: "INT64",
+    torch.float16: "FP16",
+    torch.bfloat16: "BF16",
+    torch.float32: "FP32",
+    torch.float64: "FP64",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A loaded model, called with a value for the name of each argument.
+
+    ``inputs`` (named as the arguments) and ``outputs`` are empty where the file does not say. ``batched`` False: it
+    says that the open first dimensions are not one batch. ``floats`` is the type of its weights.
+    """
+
+    call: Callable[[dict[str, Any]], Any]
+    platform: str
+    arguments: Sequence[str]
+    required: Sequence[str]
+    floats: torch.dtype | None = None
+    inputs: Sequence[TensorSpec] = ()
+    outputs: Sequence[TensorSpec] = ()
+    batched: bool = True
+
+
+def open_program(file: Path, spec: ModelSpec, device: torch.device) -> Program:
+    """Load a file for a device. Raises ``ModelLoadFailed`` naming it."""
+    try:
+        inner = _entries(file)
+        if any(name.endswith(("models/model.json", "serialized_exported_program.json")) for name in inner):
+            return _exported(file, device)
+        if any(name.endswith("/constants.pkl") for name in inner):
+            return _scripted(file, device)
+    except ModelLoadFailed:
+        raise
+    except Exception as error:  # torch raises of every kind for a broken file
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelLoadFailed(f"{file} cannot be loaded: {reason}", detail=str(error)) from error
+    if file.suffix == ".pt2":
+        raise ModelLoadFailed(f"{file} cannot be loaded: it holds no program that torch.export saved")
+    return _eager(file, spec, device)
+
+
+def leaves(value: Any) -> dict[str, Any]:
+    """The values in what a model returned, by the keys of its dicts or by number. What is None is left out."""
+    found: dict[str, Any] = {}
+    for index, (key, leaf) in enumerate(_walk("", value)):
+        found[key if key and key not in found else f"OUTPUT{index}"] = leaf
+    return found
+
+
+def _walk(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _walk(str(name), inner)
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        for name, inner in zip(value._fields, value, strict=True):
+            yield from _walk(name, inner)
+    elif isinstance(value, list | tuple) and not (value and isinstance(value[0], str | bytes)):
+        for inner in value:
+            yield from _walk("", inner)
+    elif value is not None:
+        yield key, value
+
+
+def _entries(file: Path) -> list[str]:
+    if not zipfile.is_zipfile(file):
+        return []
+    with zipfile.ZipFile(file) as archive:
+        return archive.namelist()
+
+
+def _exported(file: Path, device: torch.device) -> Program:
+    program = torch.export.load(file)
+    if device.type != "cpu":
+        from torch.export.passes import move_to_device_pass
+
+        program = move_to_device_pass(program, str(device))
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    slots: list[tuple[str, Any]] = []
+    inputs: list[torch.Tensor] = []
+    for given in program.graph_signature.input_specs:
+        if given.kind is not torch.export.graph_signature.InputKind.USER_INPUT:
+            continue
+        tensor = values.get(given.arg.name)
+        constant = hasattr(given.arg, "value")
+        if not constant and not isinstance(tensor, torch.Tensor):
+            raise ModelLoadFailed(
+                f"{file}: argument '{given.arg.name}' is no tensor, so no client can send it"
+            )
+        slots.append(("", given.arg.value) if constant else (given.arg.name, None))
+        if isinstance(tensor, torch.Tensor):
+            inputs.append(tensor)
+    names = [name for name, _ in slots if name]
+    outputs = _outputs(program, values)
+    firsts = {str(tensor.shape[0]) if tensor.ndim else "" for tensor in (*inputs, *outputs.values())}
+    return Program(
+        _caller(program, slots),
+        "pytorch_exported",
+        names,
+        names,
+        inputs=[_spec(name, tensor) for name, tensor in zip(names, inputs, strict=True)],
+        outputs=[_spec(name, tensor) for name, tensor in outputs.items()],
+        # An expression of the batch (half of it, say) is open as well, but not the batch.
+        batched=len(firsts) == 1,
+    )
+
+
+def _outputs(program: torch.export.ExportedProgram, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What each output looks like, by the name that ``leaves`` will give it."""
+    given = [each.arg for each in program.graph_signature.output_specs if each.kind.name == "USER_OUTPUT"]
+    looks = [values.get(arg.name, getattr(arg, "value", None)) for arg in given]
+    out_spec = program.call_spec.out_spec
+    assert out_spec is not None
+    return {
+        name: torch.as_tensor(look) for name, look in leaves(pytree.tree_unflatten(looks, out_spec)).items()
+    }
+
+
+def _spec(name: str, tensor: torch.Tensor) -> TensorSpec:
+    shape = [size if isinstance(size, int) else -1 for size in tensor.shape]
+    return TensorSpec(name, DATATYPES.get(tensor.dtype, str(tensor.dtype)), shape)
+
+
+def _caller(
+    program: torch.export.ExportedProgram, slots: Sequence[tuple[str, Any]]
+) -> Callable[[dict[str, Any]], Any]:
+    module, in_spec = program.module(), program.call_spec.in_spec
+    assert in_spec is not None
+
+    def call(values: dict[str, Any]) -> Any:
+        flat = [values[name] if name else constant for name, constant in slots]
+        args, kwargs = pytree.tree_unflatten(flat, in_spec)
+        return module(*args, **kwargs)
+
+    return call
+
+
+def _scripted(file: Path, device: torch.device) -> Program:
+    module = load_script(str(file), device).eval()
+    floats = _floats(module)
+    schema = module.forward.schema
+    names = [each.name for each in schema.arguments[1:]]
+    required = [each.name for each in schema.arguments[1:] if not each.has_default_value()]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*")
+        # It may be frozen already, or change its own attributes: then it runs as it is.
+        with suppress(RuntimeError):
+            module = torch.jit.freeze(module)
+    return Program(lambda values: module(**values), "pytorch_torchscript", names, required, floats)
+
+
+def _eager(file: Path, spec: ModelSpec, device: torch.device) -> Program:
+    path, _, name = str(spec.parameters.get("module", "")).partition(":")
+    if not path:
+        raise ModelLoadFailed(
+            f"{file} holds weights alone: name the class they are for, as in "
+            '[parameters] module = "model.py:Net", or save the model with torch.export'
+        )
+    source = file.parent / path
+    if not source.resolve().is_relative_to(file.parent.resolve()) or not source.is_file():
+        raise ModelLoadFailed(f"parameter 'module': there is no file {path!r} beside {file}")
+    kind = _module_class(run_user_code(source, import_file, source, spec), name, source)
+    module: torch.nn.Module = run_user_code(source, kind)
+    try:
+        weights = load_weights(
+            str(file), device=device, allow_pickle=bool(spec.parameters.get("allow_pickle"))
+        )
+        module.load_state_dict(weights)
+    except (OSError, RuntimeError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise ModelLoadFailed(f"{file} cannot be loaded into '{kind.__name__}': {error}") from error
+    module = module.to(device).eval()
+    taken = list(inspect.signature(module.forward).parameters.values())
+    names = [each.name for each in taken if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    required = [each.name for each in taken if each.name in names and each.default is each.empty]
+    return Program(lambda values: module(**values), "pytorch_eager", names, required, _floats(module))
+
+
+def _module_class(module: Any, name: str, source: Path) -> type[torch.nn.Module]:
+    own = [
+        each
+        for each in vars(module).values()
+        if inspect.isclass(each) and issubclass(each, torch.nn.Module) and each.__module__ == module.__name__
+    ]
+    found = [each for each in own if each.__name__ == name] if name else own
+    if len(found) != 1:
+        known = ", ".join(each.__name__ for each in own) or "none"
+        raise ModelLoadFailed(
+            f"{source} must define one module class{f' {name!r}' if name else ''}; it has {known}"
+        )
+    return found[0]
+
+
+def _floats(module: Any) -> torch.dtype | None:
+    """The type of the weights, where it is one."""
+    kinds = {each.dtype for each in module.parameters() if each.is_floating_point()}
+    return kinds.pop() if len(kinds) == 1 else None

@@ -1,0 +1,178 @@
+"""PyTorch models without a handler: an exported program (.pt2), TorchScript (.pt), or weights and their module.
+
+    .pt2                         names, types and shapes come from the program; a configuration must agree with it
+    .pt                          TorchScript, which knows no more than the names of its arguments
+    .pt .pth .bin .safetensors   weights; the parameter ``module`` names the class they are for: "model.py:Net"
+
+Inputs that nobody declares are INPUT0, INPUT1 … in the order of the arguments, with the types that are sent; floats
+come in the type of the model's own weights. Declared names are those of the arguments, or else go by their order.
+Outputs have the keys of the dict that a model returns, else OUTPUT0, OUTPUT1 …; declared names go by the keys, or
+else by their order.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mooring.backends.agreement import DeclaredBackend, agree, model_file
+from mooring.backends.backend import LoadContext
+from mooring.backends.samples import Arrays, Parameters
+from mooring.backends.tensors import Returned, failure
+from mooring.codecs.signature import Signature
+from mooring.core.errors import InvalidInput, InvalidOutput, ModelLoadFailed
+from mooring.core.service import ModelMetadata
+from mooring.core.tensors import Array, TensorSpec
+from mooring.repository.spec import BatchMode, ModelSpec
+
+if TYPE_CHECKING:
+    from mooring.backends.programs import Program
+
+# Triton's INPUT__0 and our own INPUT0 say which one they are.
+_NUMBERED = re.compile(r"(?:.*__|INPUT|OUTPUT)(\d+)")
+
+
+class PyTorchBackend(DeclaredBackend):
+    """One program on one device."""
+
+    _program: "Program"
+    _arguments: Mapping[str, str]
+
+    def open(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
+        """Load the file. Raises ``ModelLoadFailed`` naming it."""
+        try:
+            import torch
+
+            from mooring.backends import programs
+        except ImportError as error:
+            raise ModelLoadFailed(
+                f"model '{spec.name}' needs PyTorch, which is not installed: pip install \"mooring[torch]\""
+            ) from error
+        self._torch, self._leaves = torch, programs.leaves
+        # Here, not before the fork: a template has one thread, and so would its workers.
+        torch.set_num_threads(context.threads)
+        self._device = torch.device("cpu" if context.gpu is None else f"cuda:{context.gpu}")
+        file = model_file(spec)
+        self._program = programs.open_program(file, spec, self._device)
+        return self._described(spec, file)
+
+    def _described(self, spec: ModelSpec, file: Path) -> ModelMetadata:
+        program = self._program
+        self._arguments = self._arguments_of(spec.inputs, file)
+        by_argument = {argument: name for name, argument in self._arguments.items()}
+        results = [each.name for each in program.outputs]
+        by_result = {
+            result: name for name, result in paired([each.name for each in spec.outputs], results).items()
+        }
+        agreed = self.agreement = agree(
+            spec,
+            _called(by_argument, program.inputs) or _believed(spec.inputs, spec.batch),
+            _called(by_result, program.outputs) or _believed(spec.outputs, spec.batch),
+            file=file,
+            batched=program.batched,
+        )
+        self._wanted = {each.name: each.datatype for each in agreed.inputs}
+        self._given = [each.name for each in agreed.outputs]
+        platform = spec.platform or program.platform
+        return ModelMetadata(spec.name, [spec.version], platform, agreed.inputs, agreed.outputs)
+
+    def _arguments_of(self, declared: Sequence[TensorSpec], file: Path) -> dict[str, str]:
+        """The argument that each input is for."""
+        program = self._program
+        if not declared:
+            if program.inputs:
+                return {name: name for name in program.arguments}
+            return {f"INPUT{index}": name for index, name in enumerate(program.arguments)}
+        found = paired([each.name for each in declared], program.arguments)
+        if len(found) < len(declared) or not set(program.required) <= set(found.values()):
+            raise ModelLoadFailed(
+                f"{file} takes {_listed(program.arguments)}; "
+                f"the configuration declares {_listed([each.name for each in declared])}"
+            )
+        return found
+
+    def signature(self, metadata: ModelMetadata) -> Signature:
+        """What is declared, else the arguments by number."""
+        whole = super().signature(metadata)
+        if metadata.inputs:
+            return whole
+        names = tuple(self._arguments)
+        lone = [name for name in names if self._arguments[name] in self._program.required] or names
+        return Signature(names, lone=lone[0] if len(lone) == 1 else "", image=whole.image)
+
+    def predict(self, arrays: Arrays, parameters: Parameters) -> Returned:
+        """One call of the program. A shape that an exported program's guards refuse is the caller's fault."""
+        with self._torch.inference_mode():
+            values = {self._arguments[name]: self._value(name, array) for name, array in arrays.items()}
+            for argument in self._program.required:
+                if argument not in values:
+                    missing = next(name for name, own in self._arguments.items() if own == argument)
+                    raise InvalidInput(f"input '{missing}' is missing")
+            try:
+                returned = self._program.call(values)
+            except AssertionError as error:
+                text = str(error)
+                raise InvalidInput(text) if text.startswith("Guard failed") else failure(error) from error
+            except RuntimeError as error:
+                failed = failure(error)
+                # TorchScript puts the source of every function on the way before what went wrong.
+                failed.message = failed.message.strip().rpartition("\n")[2]
+                raise failed from error
+            return self._named(self._leaves(returned))
+
+    def _value(self, name: str, array: Array) -> Any:
+        if array.dtype == object:
+            return [each.decode() if isinstance(each, bytes) else each for each in array.ravel().tolist()]
+        # A view of the request would let a model that works in place change what a second try is given.
+        own = array if array.flags.owndata and array.flags.writeable else array.copy()
+        value = self._torch.from_numpy(own)
+        kind = value.dtype
+        if self._wanted.get(name) == "BF16":
+            kind = self._torch.bfloat16
+        elif name not in self._wanted and self._program.floats and value.is_floating_point():
+            kind = self._program.floats
+        return value.to(self._device, kind)
+
+    def _named(self, results: dict[str, Any]) -> Arrays:
+        names = paired(self._given, list(results)) if self._given else {name: name for name in results}
+        if len(names) < len(self._given):
+            raise InvalidOutput(f"the model returned {len(results)} outputs; {len(self._given)} are declared")
+        return {name: self._array(results[own]) for name, own in names.items()}
+
+    def _array(self, value: Any) -> Array:
+        if not self._torch.is_tensor(value):
+            return np.array(value, object) if isinstance(value, list) else np.asarray(value)
+        value = value.detach().cpu()
+        array: Array = (value.float() if value.dtype is self._torch.bfloat16 else value).numpy()
+        return array
+
+
+def paired(declared: Sequence[str], own: Sequence[str]) -> dict[str, str]:
+    """Which of a model's own names each declared one stands for: the same, the one of its number, or of its place.
+
+    >>> paired(["INPUT__1", "INPUT__0"], ["a", "b"])
+    {'INPUT__1': 'b', 'INPUT__0': 'a'}
+    """
+    if set(declared) <= set(own):
+        return {name: name for name in declared}
+    numbers = [_NUMBERED.fullmatch(name) for name in declared]
+    places = [int(number[1]) for number in numbers if number]
+    if len(set(places)) == len(declared) and max(places) < len(own):
+        return {name: own[place] for name, place in zip(declared, places, strict=True)}
+    return dict(zip(declared, own, strict=False))
+
+
+def _called(names: Mapping[str, str], own: Sequence[TensorSpec]) -> list[TensorSpec]:
+    return [TensorSpec(names.get(each.name, each.name), each.datatype, each.shape) for each in own]
+
+
+def _believed(declared: Sequence[TensorSpec], batch: BatchMode) -> list[TensorSpec]:
+    """What a file that does not say must have: what is declared, and for single samples the batch before it."""
+    more = [-1] if batch is BatchMode.STACK else []
+    return [TensorSpec(each.name, each.datatype, [*more, *each.shape]) for each in declared]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
