@@ -1,8 +1,9 @@
 """config.toml (or .pbtxt): what a model of our own repository says of itself -> ``ModelSpec`` of each version.
 
     NAME/config.toml        name, platform, max_batch_size, [[inputs]], [[outputs]], [batching], [workers], [parameters]
-    NAME/1/model.py         the model of version 1
+    NAME/1/model.py         the model of version 1; which file it is, platforms.py says
 
+A config with ``[[models]]`` is a chain: every stage is a model of its own, and the chain one that runs them in order.
 Keys nobody knows are errors: a typo must not pass for a setting.
 """
 
@@ -16,14 +17,16 @@ from msgspec import Meta
 from mooring.core.errors import ModelLoadFailed
 from mooring.core.tensors import DATATYPES, Parameter, TensorSpec
 from mooring.repository.mar import checked_name, inside
+from mooring.repository.platforms import AMD_PLATFORMS, DEFAULT_BATCH, backend_named, backend_of, model_in
 from mooring.repository.spec import BatchMode, Defaults, ModelSpec
 from mooring.repository.textproto import Message, parse_textproto
+from mooring.repository.triton import from_triton, is_triton
 
 _MOST_BYTES = 1 << 20
 _Positive = Annotated[int, Meta(ge=1)]
 _Seconds = Annotated[float, Meta(gt=0)]
 
-_BACKENDS = {"": "function", "function": "function", "python": "function", "builtin": "builtin"}
+_Labels = str | list[str] | dict[str, str | list[str]]
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,18 +52,25 @@ class _Workers(_Strict, frozen=True):
 
 
 class Declaration(_Strict, frozen=True, kw_only=True):
-    """A model's config. ``entry`` is the file (``model.py:function``) or the builtin; times are in seconds."""
+    """A model's config. ``entry`` is the file (``model.py:function``) or the builtin; times are in seconds.
+
+    ``id`` is AMD's name for the file. ``labels`` are names of classes, or the file that has them. A model whose own
+    file shows a batch dimension is batched although ``max_batch_size`` is left out (platforms.DEFAULT_BATCH).
+    """
 
     name: str = ""
     platform: str = ""
     backend: str = ""
     entry: str = ""
-    max_batch_size: _Positive = 1
+    id: str = ""
+    max_batch_size: _Positive | None = None
     inputs: list[_Tensor] = []
     outputs: list[_Tensor] = []
     batching: _Batching = _Batching()
     workers: _Workers = _Workers()
     parameters: dict[str, Parameter] = {}
+    labels: _Labels = []
+    models: list["Declaration"] = []
     queue_size: _Positive | None = None
     response_timeout: _Seconds | None = None
     startup_timeout: _Seconds | None = None
@@ -104,28 +114,83 @@ def read_versions(
     """
     file = find_declaration(folder)
     declared = read_declaration(file) if file else Declaration()
-    where = str(file or folder)
-    backend = _backend(declared, where)
-    model = checked_name(name or declared.name or folder.name, where, "name")
-    versions = version_folders(file.parent if file else folder)
-    if backend == "builtin":
-        places = [(place.name, place, declared.entry or model) for place in versions]
-        places = places or [("1", folder, declared.entry or model)]
-    else:
-        places = [(place.name, place, _entry(declared, place)) for place in versions]
+    home = _Home(file.parent if file else folder, url, str(file or folder), defaults or Defaults())
+    model = checked_name(name or declared.name or folder.name, home.where, "name")
+    if declared.models:
+        return _chain(declared, model, home)
+    backend = _backend(declared, home.where)
+    places = [(place.name, place) for place in version_folders(home.folder)]
+    if not places and backend == "builtin":
+        places = [("1", home.folder)]
     if not places:
         raise ModelLoadFailed(
             f"model '{url}' has no version: expected a file such as {folder.name}/1/model.py"
         )
-    common = _common(declared, defaults or Defaults())
-    if file is not None and file.suffix == ".pbtxt" and declared.batching.mode is None:
-        common["batch"] = BatchMode.STACK  # AMD's requests are single samples
-    return [
-        ModelSpec(
-            name=model, version=version, backend=backend, location=str(place), entry=entry, url=url, **common
+    return [_spec(declared, model, version, place, home) for version, place in places]
+
+
+class _Home(msgspec.Struct, frozen=True):
+    """Where a model's versions lie, and what goes for all of them. ``where`` is named in errors."""
+
+    folder: Path
+    url: str
+    where: str
+    defaults: Defaults
+
+
+def _chain(declared: Declaration, model: str, home: _Home) -> list[ModelSpec]:
+    """The stages of every version, and after them the chain that runs them."""
+    found: list[ModelSpec] = []
+    for version, place in [(each.name, each) for each in version_folders(home.folder)] or [
+        ("1", home.folder)
+    ]:
+        stages = []
+        for index, stage in enumerate(declared.models):
+            name = checked_name(stage.name, home.where, "name of a stage")
+            # AMD's chains are asked by the name of their first stage: that is the chain's then.
+            name = f"{model}-{index}" if name == model else name
+            stages.append(_spec(stage, name, version, place, home))
+        common = {
+            **_common(declared, home.defaults),
+            "platform": declared.platform or "chain",
+            "inputs": stages[0].inputs,
+            "outputs": stages[-1].outputs,
+        }
+        entry = ModelSpec(
+            name=model,
+            version=version,
+            backend="chain",
+            location=str(place),
+            url=home.url,
+            stages=[stage.name for stage in stages],
+            **common,
         )
-        for version, place, entry in places
-    ]
+        found += [*stages, entry]
+    return found
+
+
+def _spec(declared: Declaration, name: str, version: str, place: Path, home: _Home) -> ModelSpec:
+    """One version of one model."""
+    backend = _backend(declared, home.where)
+    if backend == "builtin":
+        entry = _builtin(declared, place) or name
+    else:
+        backend, entry = _file(declared, backend, place)
+    rows: dict[str, Any] = {}
+    if declared.max_batch_size is None and backend in ("onnx", "pytorch"):
+        rows = {"max_batch_size": DEFAULT_BATCH, "batch_is_default": True}
+    common = {**_common(declared, home.defaults), **rows}
+    labels = _labels(declared.labels, place, home)
+    return ModelSpec(
+        name=name,
+        version=version,
+        backend=backend,
+        location=str(place),
+        entry=entry,
+        url=home.url,
+        labels=labels,
+        **common,
+    )
 
 
 def read_declaration(file: Path) -> Declaration:
@@ -135,8 +200,6 @@ def read_declaration(file: Path) -> Declaration:
             raise ModelLoadFailed(f"{file}: larger than a model's config can be ({_MOST_BYTES} bytes)")
         text = file.read_bytes().decode("utf-8-sig")
         table = _from_message(parse_textproto(text)) if file.suffix == ".pbtxt" else tomllib.loads(text)
-        if "models" in table:
-            raise ModelLoadFailed(f"{file}: chains ([[models]]) are not served yet")
         declared = msgspec.convert(table, Declaration)
         _check(declared, file)
     except OSError as error:
@@ -160,29 +223,57 @@ def _check(declared: Declaration, file: Path) -> None:
     workers = declared.workers
     if workers.min is not None and workers.max is not None and workers.min > workers.max:
         raise ModelLoadFailed(f"{file}: workers.min is above workers.max")
+    names = [stage.name for stage in declared.models]
+    if len(set(names)) < len(names):
+        raise ModelLoadFailed(f"{file}: two of the models of the chain have the same name")
+    for stage in declared.models:
+        if stage.models:
+            raise ModelLoadFailed(f"{file}: model '{stage.name}' of the chain is a chain itself")
+        _check(stage, file)
 
 
 def _backend(declared: Declaration, where: str) -> str:
-    asked = declared.backend or declared.platform
-    backend = _BACKENDS.get(asked)
-    if backend is None:
-        key = "backend" if declared.backend else "platform"
-        known = ", ".join(sorted(filter(None, _BACKENDS)))
-        raise ModelLoadFailed(f"{where}: unknown {key} '{asked}'; known are {known}")
-    return backend
+    """What the config says; empty where the files must tell."""
+    if declared.backend:
+        return backend_named(declared.backend, "backend", where)
+    return backend_named(declared.platform, "platform", where) if declared.platform else ""
 
 
-def _entry(declared: Declaration, place: Path) -> str:
-    """The model's file in a version's folder: the one named, model.py, or the only one there is."""
-    if declared.entry:
-        inside(place, declared.entry.partition(":")[0], str(place))
+def _file(declared: Declaration, backend: str, place: Path) -> tuple[str, str]:
+    """The backend and the model's file in a version's folder."""
+    entry = declared.entry or declared.id
+    if not entry:
+        return model_in(place, backend)
+    file = inside(place, entry.partition(":")[0], str(place))
+    return backend or backend_of(file) or "function", entry
+
+
+def _builtin(declared: Declaration, place: Path) -> str:
+    """A builtin's name. AMD's repositories have a shared library of that name, which is not run here."""
+    if declared.entry or not (declared.id or declared.platform == "amdinfer_cpp"):
         return declared.entry
-    if (place / "model.py").is_file():
-        return "model.py"
-    files = [file.name for file in place.glob("*.py")]
-    if len(files) != 1:
-        raise ModelLoadFailed(f"model '{place}' has no model.py; put it there, or name its file as 'entry'")
-    return files[0]
+    files = [declared.id] if declared.id else sorted(file.name for file in place.glob("*.so"))
+    return files[0].removesuffix(".so").removeprefix("lib") if files else ""
+
+
+def _labels(labels: _Labels, place: Path, home: _Home) -> dict[str, Any]:
+    """The class's name for each index. A file is JSON such as TorchServe's index_to_name.json, or a name per line."""
+    if isinstance(labels, dict):
+        return dict(labels)
+    if isinstance(labels, list):
+        return {str(index): label for index, label in enumerate(labels)}
+    if not labels:
+        return {}
+    file = inside(place if (place / labels).is_file() else home.folder, labels, home.where)
+    try:
+        data = file.read_bytes()
+        if file.suffix == ".json":
+            return _labels(
+                msgspec.json.decode(data, type=list[str] | dict[str, str | list[str]]), place, home
+            )
+        return _labels(data.decode().splitlines(), place, home)
+    except (OSError, ValueError) as error:
+        raise ModelLoadFailed(f"{file}: these are no labels: {error}") from error
 
 
 def _common(declared: Declaration, defaults: Defaults) -> dict[str, Any]:
@@ -193,8 +284,8 @@ def _common(declared: Declaration, defaults: Defaults) -> dict[str, Any]:
         "inputs": [TensorSpec(tensor.name, tensor.datatype, tensor.shape) for tensor in declared.inputs],
         "outputs": [TensorSpec(tensor.name, tensor.datatype, tensor.shape) for tensor in declared.outputs],
         "parameters": declared.parameters,
-        "batch": batching.mode or BatchMode.CONCAT,
-        "max_batch_size": declared.max_batch_size,
+        "batch": batching.mode or _usual_mode(declared),
+        "max_batch_size": declared.max_batch_size or 1,
         "max_delay": batching.max_delay_ms / 1000,
         "exact_delay": defaults.exact_delay if batching.exact_delay is None else batching.exact_delay,
         "min_workers": least,
@@ -211,16 +302,26 @@ def _common(declared: Declaration, defaults: Defaults) -> dict[str, Any]:
     }
 
 
+def _usual_mode(declared: Declaration) -> BatchMode:
+    """AMD's requests are single samples, unless a shape shows the batch itself."""
+    shapes = [tensor.shape for tensor in (*declared.inputs, *declared.outputs)]
+    amd = declared.platform in AMD_PLATFORMS and not any(shape[:1] == [-1] for shape in shapes)
+    return BatchMode.STACK if amd else BatchMode.CONCAT
+
+
 def _from_message(message: Message) -> dict[str, Any]:
     """A text-proto config in the form of a TOML one. AMD's ``versions`` is what the folders say anyway."""
-    table: dict[str, Any] = {}
+    table: dict[str, Any] = {"batching": {"mode": "stack"}}
+    if is_triton(message):
+        message = from_triton(message)
     for key, values in message.items():
         if key in ("inputs", "outputs"):
             table[key] = [_from_tensor(value) for value in values]
         elif key == "parameters":
             table[key] = dict(_from_parameter(value) for value in values)
         elif key in ("batching", "workers"):
-            table[key] = {inner: _last(found) for inner, found in _fields(_last(values)).items()}
+            fields = {inner: _last(found) for inner, found in _fields(_last(values)).items()}
+            table[key] = {**table.get(key, {}), **fields}
         elif key != "versions":
             table[key] = _last(values)
     return table

@@ -1,6 +1,7 @@
 """Finding what is to be served, and making it ready to load: archives are unpacked, configs read.
 
-    a target of ``mooring serve``      FILE.mar · FILE.py:function · a model's folder; with NAME= in front it is called so
+    a target of ``mooring serve``      FILE.mar · FILE.py:function · FILE.onnx · FILE.pt2 · FILE.pt · a model's folder;
+                                       with NAME= in front it is called so
     the model store                    archives and model folders, named one by one or "all"; links out of it are refused
     the model repository               NAME/config.toml and NAME/1/model.py
 
@@ -13,12 +14,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from msgspec import structs
+
 from mooring.config import Config
 from mooring.core.errors import ModelExists, ModelLoadFailed, ModelNotFound, MooringError
 from mooring.observability.logs import get_logger
 from mooring.repository.archives import Limits, model_root, remove, unpack
 from mooring.repository.declaration import find_declaration, read_versions, version_folders
 from mooring.repository.mar import MANIFEST, SUFFIXES, checked_name, name_of_file, read_model
+from mooring.repository.platforms import DEFAULT_BATCH, backend_of
 from mooring.repository.spec import Defaults, ModelSpec
 
 log = get_logger(__name__)
@@ -68,6 +72,8 @@ class Store:
             return self._open_folder(place.resolve(), target, name)
         if place.suffix == ".py":
             return [self._function(place, "", target, name)]
+        if backend_of(place):
+            return [self._file(place, target, name or place.stem)]
         return [self._unpack(place, target, name)]
 
     def open_archive(self, store: Path, archive: str, *, name: str = "") -> ModelSpec:
@@ -139,10 +145,20 @@ class Store:
             return [self._read(root, url, name, folder)]
         if (folder / "model.py").is_file():
             return [self._function(folder / "model.py", "", url, name or folder.name)]
+        files = [file for file in folder.iterdir() if file.is_file() and backend_of(file) in ("onnx", "pytorch")]
+        if len(files) == 1:
+            return [self._file(files[0], url, name or folder.name)]
         hint = "; its folders look like models: give it as --model-repository" if models_in(folder) else ""
         raise ModelLoadFailed(
             f"folder '{url}' holds no model: expected {MANIFEST}, handler.py, config.toml or model.py{hint}"
         )
+
+    def _file(self, file: Path, url: str, name: str) -> ModelSpec:
+        """A model that is one file and declares itself what it takes and gives."""
+        if not file.is_file():
+            raise ModelLoadFailed(f"'{file}' is no file")
+        spec = self._of_defaults(file, url, checked_name(name, url, "name"), backend_of(file), file.name)
+        return structs.replace(spec, max_batch_size=DEFAULT_BATCH, batch_is_default=True)
 
     def _function(self, file: Path, function: str, url: str, name: str) -> ModelSpec:
         """A function, or without its name the file's own ``infer`` or ``Model``."""
@@ -150,13 +166,20 @@ class Store:
             raise ModelNotFound(f"no such file: '{file}'")
         if function and not function.isidentifier():
             raise ModelLoadFailed(f"'{url}': '{function}' cannot be the name of a function")
+        entry = f"{file.name}:{function}" if function else file.name
+        chosen = checked_name(name or function or file.stem, url, "name")
+        return self._of_defaults(file, url, chosen, "function", entry)
+
+    def _of_defaults(self, file: Path, url: str, name: str, backend: str, entry: str) -> ModelSpec:
+        """A file of which nothing else is said."""
         defaults = self._defaults
         return ModelSpec(
-            name=checked_name(name or function or file.stem, url, "name"),
+            name=name,
             version="1",
-            backend="function",
-            location=str(file.resolve().parent),
-            entry=f"{file.name}:{function}" if function else file.name,
+            backend=backend,
+            # Of the link, where it is one: caches of models keep their files under other names.
+            location=str(file.parent.resolve()),
+            entry=entry,
             url=url,
             exact_delay=defaults.exact_delay,
             min_workers=defaults.workers,

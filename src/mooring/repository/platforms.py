@@ -1,0 +1,95 @@
+"""Which backend serves what a configuration calls its platform or backend, and which file of a version is the model.
+
+    platform (ours, AMD's, Triton's)                                  backend     the file in NAME/1/
+    python, function                                                  function    model.py, or the only .py
+    builtin, amdinfer_cpp                                             builtin     none, or lib<builtin>.so, which is not run
+    onnx, onnxruntime, onnxruntime_onnx, onnx_onnxv1, migraphx_mxr    onnx        model.onnx, the only .onnx, the only file
+    pytorch, pytorch_libtorch, pytorch_torchscript, pytorch_exported  pytorch     model.pt2, model.pt, the only one of those
+
+Without either, the files themselves tell.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mooring.core.errors import ModelLoadFailed
+
+BACKENDS: Mapping[str, str] = {
+    "function": "function",
+    "python": "function",
+    "builtin": "builtin",
+    "amdinfer_cpp": "builtin",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "onnxruntime_onnx": "onnx",
+    "onnx_onnxv1": "onnx",
+    "migraphx_mxr": "onnx",
+    "pytorch": "pytorch",
+    "pytorch_libtorch": "pytorch",
+    "pytorch_torchscript": "pytorch",
+    "pytorch_exported": "pytorch",
+    "pytorch_eager": "pytorch",
+}
+
+# AMD's own names: there a request is one sample, and its shape has no batch dimension.
+AMD_PLATFORMS = frozenset(
+    {
+        "amdinfer_cpp",
+        "migraphx_mxr",
+        "onnx_onnxv1",
+        "pytorch_torchscript",
+        "rocal_json",
+        "tensorflow_graphdef",
+    }
+)
+
+SUFFIXES: Mapping[str, tuple[str, ...]] = {
+    "function": (".py",),
+    "onnx": (".onnx",),
+    "pytorch": (".pt2", ".pt", ".pth", ".safetensors"),
+}
+
+# How many rows share a call of a model whose own file shows a batch dimension, where nobody says how many. Waiting
+# requests are joined, none waits for more to come, and a large request is called in parts.
+DEFAULT_BATCH = 8
+
+
+def backend_of(file: Path) -> str:
+    """The backend of a file that is a whole model; empty where there is none."""
+    return next((name for name, suffixes in SUFFIXES.items() if file.suffix in suffixes), "")
+
+
+def backend_named(name: str, key: str, where: str) -> str:
+    """The backend that a configuration means. Raises ``ModelLoadFailed``."""
+    backend = BACKENDS.get(name)
+    if backend is None:
+        raise ModelLoadFailed(f"{where}: unknown {key} '{name}'; known are {', '.join(sorted(BACKENDS))}")
+    return backend
+
+
+def model_in(place: Path, backend: str) -> tuple[str, str]:
+    """The backend and the file's name of a version that names neither, or only the first.
+
+    Raises ``ModelLoadFailed`` where there is no file, or several and none of them called "model".
+    """
+    for each in (backend,) if backend else SUFFIXES:
+        found = _candidates(place, each, alone=bool(backend))
+        if len(found) == 1:
+            return each, found[0]
+        if found:
+            raise ModelLoadFailed(
+                f"model '{place}' has {', '.join(found)}; name the one that it is as 'entry'"
+            )
+    example = f"model{SUFFIXES.get(backend, ('.py',))[0]}"
+    raise ModelLoadFailed(f"model '{place}' has no {example}; put it there, or name its file as 'entry'")
+
+
+def _candidates(place: Path, backend: str, *, alone: bool) -> list[str]:
+    """The files that could be the model: one called so, else those of its kind, else (``alone``) any there is."""
+    suffixes = SUFFIXES[backend]
+    files = sorted(file.name for file in place.iterdir() if file.is_file() and not file.name.startswith("."))
+    for suffix in suffixes:
+        if f"model{suffix}" in files:
+            return [f"model{suffix}"]
+    found = [name for suffix in suffixes for name in files if name.endswith(suffix)]
+    return found or (files if alone and backend != "function" and len(files) == 1 else [])
