@@ -7,7 +7,7 @@ import time
 
 import psutil
 import pytest
-from conftest import body_of
+from worker_kit import body_of
 
 from mooring.core.errors import (
     DeadlineExceeded,

@@ -8,7 +8,7 @@ import importlib.util
 import json
 
 import pytest
-from conftest import body_of
+from worker_kit import body_of
 
 from mooring.workers import pool
 

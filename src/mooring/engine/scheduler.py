@@ -83,7 +83,7 @@ class QueuedRequest:
                 done(self._named(outcome))
         else:
             self._scheduler.answered(self, ok=False, told=done is not None)
-            if isinstance(outcome, ModelFailed):
+            if isinstance(outcome, ModelFailed) and not 400 <= outcome.code < 500:
                 self._scheduler.log_failure(self.request, outcome)
             if done is not None:
                 done(outcome)
