@@ -195,21 +195,26 @@ def _tensor(entry: Any, tail: _Tail, what: str) -> Tensor:
             f"{what} '{name}' has no data; send data, binary_data_size or shared_memory_region"
         )
     sizes = _sizes(name, datatype, entry.get("shape"), what)
-    tensor = Tensor(name, str(datatype), sizes, _elements(name, str(datatype), sizes, entry.get("data")))
+    array, sizes = _filled(name, str(datatype), sizes, entry.get("data"))
+    tensor = Tensor(name, str(datatype), sizes, _elements(array, str(datatype)))
     if parameters:
         tensor.parameters = kept
     return tensor
 
 
-def _filled(name: str, datatype: str, sizes: list[int], data: Any) -> Array:
+def _filled(name: str, datatype: str, sizes: list[int], data: Any) -> tuple[Array, list[int]]:
+    """The elements and their shape."""
     array = to_array(data, name, datatype)
-    if array.size != math.prod(sizes):
+    size = math.prod(sizes)
+    if array.size != size:
+        # AMD's clients send one text, and the number of its bytes as the shape.
+        if datatype == "BYTES" and array.size == 1 and len(array.item()) == size:
+            return array, [1]
         _mismatch(name, array.size, sizes)
-    return array
+    return array, sizes
 
 
-def _elements(name: str, datatype: str, sizes: list[int], data: Any) -> Payload | list[bytes]:
-    array = _filled(name, datatype, sizes, data)
+def _elements(array: Array, datatype: str) -> Payload | list[bytes]:
     if datatype == "BYTES":
         elements: list[bytes] = array.ravel().tolist()
         return elements
@@ -242,8 +247,8 @@ def _sizes(name: str, datatype: Any, shape: Any, what: str = "input") -> list[in
 
 def tensor_array(name: Any, datatype: Any, shape: Any, data: Any) -> Array:
     """One tensor of a v2 document: its data, flat or nested, fills the shape. Raises ``InvalidInput``."""
-    sizes = _sizes(name, datatype, shape)
-    return _filled(name, datatype, sizes, data).reshape(sizes)
+    array, sizes = _filled(name, datatype, _sizes(name, datatype, shape), data)
+    return array.reshape(sizes)
 
 
 def _elsewhere(entry: Mapping[str, Any], parameters: Parameters, tail: _Tail, what: str) -> Tensor:
@@ -350,8 +355,8 @@ def encode_response(
 ) -> tuple[list[Payload], int]:
     """The body of an answer in pieces, and the size of its JSON where binary tensors follow it, else 0.
 
-    ``response.id`` empty: the answer has none. ``plain``: it always has one, and no version (AMD's form). The
-    payloads of the response are among the pieces; whoever writes them releases them.
+    ``response.id`` empty: the answer has none. ``plain``: it always has one, no version, and the parameters of every
+    output (AMD's form). The payloads of the response are among the pieces; whoever writes them releases them.
     """
     document: dict[str, Any] = {"id": response.id} if response.id or plain else {}
     document["model_name"] = response.model
@@ -359,11 +364,11 @@ def encode_response(
         document["model_version"] = response.version
     if response.parameters:
         document["parameters"] = response.parameters
-    return _written(document, "outputs", response.outputs, wanted)
+    return _written(document, "outputs", response.outputs, wanted, plain=plain)
 
 
 def _written(
-    document: dict[str, Any], key: str, tensors: list[Tensor], wanted: Wanted
+    document: dict[str, Any], key: str, tensors: list[Tensor], wanted: Wanted, *, plain: bool = False
 ) -> tuple[list[Payload], int]:
     behind: list[Payload] = []
     entries = []
@@ -377,8 +382,8 @@ def _written(
             if len(data):
                 behind.append(data)
         else:
-            if tensor.parameters:
-                entry["parameters"] = tensor.parameters
+            if tensor.parameters or plain:
+                entry["parameters"] = tensor.parameters or {}
             if tensor.data is not None:
                 as_json = as_json or tensor.json
                 entry["data"] = None if tensor.json else _flat(tensor)
@@ -389,8 +394,8 @@ def _written(
 
 
 def _flat(tensor: Tensor) -> Any:
-    array = tensor.array().reshape(-1)
-    return texts(array.tolist()) if tensor.datatype == "BYTES" else array
+    # Not through the array: in AMD's form the shape of a text counts its bytes.
+    return texts([*map(bytes, tensor.data)]) if tensor.datatype == "BYTES" else tensor.array().reshape(-1)
 
 
 def _dumped(document: dict[str, Any]) -> bytes:

@@ -1,8 +1,12 @@
 """What the servers that speak the Open Inference Protocol disagree about: said once, handed to the v2 endpoints."""
 
 import msgspec
+import orjson
 
+from mooring.core.buffers import view_of
 from mooring.core.errors import ModelNotFound, MooringError
+from mooring.core.requests import InferenceResponse
+from mooring.core.tensors import Tensor
 from mooring.protocols.status import Asked, Refusal
 
 
@@ -13,8 +17,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     ``workers``           a model is called a worker, and one that is not there is a bad request
     ``unloads_anything``  unloading what is not there succeeds
     ``plain_answers``     an answer has no model_version, always an id ("" where none was given) and always the
-                          parameters of every output; its model_name is what the model's own code says, if it does;
-                          the names of requested outputs rename what the model gives, in order, and choose nothing
+                          parameters of every output; its model_name is what the model's own code says, if it does
     ``byte_shapes``       the shape of a BYTES output with one element counts its bytes, not its elements
     """
 
@@ -31,6 +34,22 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         name = f"{asked.model}_{asked.version}" if asked.version else asked.model
         message = f"Worker {name or error.model} not found"
         return Refusal(400, "ModelNotFoundException", message, message)
+
+    def name(self, response: InferenceResponse, asked: Asked) -> None:
+        """Give an answer the name and the version that it has in this dialect."""
+        if not self.plain_answers:
+            response.model = asked.model
+        else:
+            response.model = response.model or asked.model
+            response.version = ""
+
+    def reshape(self, output: Tensor) -> None:
+        """Give an output that does not travel raw the shape that it has in this dialect."""
+        if not self.byte_shapes or output.datatype != "BYTES" or output.data is None:
+            return
+        texts = orjson.loads(view_of(output.data)) if output.json else output.data
+        if len(texts) == 1:
+            output.shape = [len(texts[0].encode() if output.json else texts[0])]
 
 
 V2 = Dialect()

@@ -15,7 +15,7 @@ from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.later import Later
 from mooring.protocols.load_options import load_options, load_parameters
 from mooring.protocols.responses import Responses
-from mooring.protocols.status import Asked, Refusal, kserve_v2
+from mooring.protocols.status import FORBIDDEN, Asked, Refusal, kserve_v2
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
@@ -51,6 +51,7 @@ class AmdAdministration:
     """``/v2/hardware``, ``/v2/workers`` and the loads and unloads under ``/v2/models``.
 
     Unloading what is not there succeeds, as with AMD's server: its clients unload twice and ask no questions.
+    ``changes`` False refuses every load and unload.
     """
 
     def __init__(
@@ -58,10 +59,13 @@ class AmdAdministration:
         administration: ModelAdministration,
         server: ServerAdministration,
         responses: Responses,
+        *,
+        changes: bool = True,
     ) -> None:
         self._administration = administration
         self._server = server
         self._responses = responses
+        self._changes = changes
         self._later = Later(responses)
 
     def endpoints(self) -> list[Endpoint]:
@@ -143,6 +147,10 @@ class AmdAdministration:
         def refuse(error: MooringError) -> None:
             self._responses.refuse(exchange, _refusal(error, asked))
 
+        if not self._changes:
+            work.close()
+            self._responses.refuse(exchange, FORBIDDEN)
+            return
         self._later.answer(exchange, work, refuse)
 
     def _nothing(self, exchange: Exchange, status: int = 200) -> None:
@@ -153,9 +161,15 @@ class AmdAdministration:
         return Asked(self._spelled(match.params["model_name"]), match.params.get("model_version", ""))
 
     def _spelled(self, name: str) -> str:
-        """AMD's server lowers every name it loads: a name that nobody has but in lower case is meant so."""
-        lower = name.lower()
-        if lower == name:
-            return name
-        known = {state.name for state in self._administration.index()}
-        return lower if lower in known and name not in known else name
+        return spelled(name, self._administration)
+
+
+def spelled(name: str, administration: ModelAdministration) -> str:
+    """A model's name as it is known: AMD's server lowers every name it loads, so one that nobody has but in lower
+    case is meant so.
+    """
+    lower = name.lower()
+    if lower == name:
+        return name
+    known = {state.name for state in administration.index()}
+    return lower if lower in known and name not in known else name

@@ -96,6 +96,8 @@ class AmdMetrics(Collector):
 
 
 def _kind_of(endpoint: Endpoint) -> str:
+    if endpoint.methods == frozenset({"OPTIONS"}):
+        return ""
     if endpoint.pattern in _MODEL:
         return "GET"
     return _COUNTED.get(endpoint.pattern.rpartition("/")[2], "") if endpoint.pattern.startswith("/v2") else ""

@@ -91,6 +91,9 @@ class InferAnswer(V2Answer):
         self._name(outcome)
         if self._memory is not None:
             self._memory.store(outcome.outputs)
+        for tensor in outcome.outputs:
+            if not self._wanted.binary(tensor):
+                self._dialect.reshape(tensor)
         pieces, json_size = encode_response(outcome, self._wanted, plain=self._dialect.plain_answers)
         responses = self._responses
         if json_size:
@@ -107,6 +110,7 @@ class InferAnswer(V2Answer):
 
     def _name(self, outcome: InferenceResponse) -> None:
         """The id is the client's own: what the server called a request without one is not for it."""
+        self._dialect.name(outcome, self._asked)
         if self._given is not None:
             outcome.id = self._given
         elif outcome.id == self._id:
