@@ -15,18 +15,30 @@ from mooring.config import Address, Config
 from mooring.core.errors import ModelNotFound
 from mooring.core.service import ModelState
 from mooring.engine.administration import Administration
+from mooring.engine.control import ServerControl
 from mooring.engine.engine import Engine
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
+from mooring.protocols.allowed import answering_options
+from mooring.protocols.amd.administration import AmdAdministration
+from mooring.protocols.amd.conversation import InferenceSocket
+from mooring.protocols.amd.metrics import AmdMetrics
 from mooring.protocols.application import Application
+from mooring.protocols.dialect import AMD, V2
 from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.kserve.generate import Generate
+from mooring.protocols.kserve.repository import Repository
+from mooring.protocols.kserve.settings import LogSettings, Settings, TraceSettings
+from mooring.protocols.kserve.shared_memory import SharedMemory, SharedMemoryEndpoints
+from mooring.protocols.kserve.statistics import Statistics
 from mooring.protocols.kserve.v1 import KServeV1
+from mooring.protocols.kserve.v2 import KServeV2
 from mooring.protocols.openapi import Description
 from mooring.protocols.responses import Responses
 from mooring.protocols.torchserve.inference import TorchServeInference
 from mooring.protocols.torchserve.management import TorchServeManagement
 from mooring.protocols.torchserve.metrics import TorchServeMetrics
-from mooring.repository.catalog import Catalog
+from mooring.repository.catalog import Catalog, worker_extensions
 from mooring.repository.spec import Defaults, ModelSpec
 from mooring.repository.store import Store
 from mooring.web.http1 import HttpServer, Limits
@@ -111,7 +123,15 @@ class Server:
         self._store = Store(_made(folder / "archives"), defaults)
         catalog = Catalog(self._store, config, _made(folder / "files"), defaults)
         self._administration = Administration(self.engine, catalog, self._metrics)
-        self._responses = Responses(self._metrics.responses)
+        self._control = ServerControl()
+        self._dialect = AMD if config.dialect == "amd" else V2
+        # Whoever reaches another address than this machine's own may ask models, not change what is served.
+        self._may_change = config.inference_address.loopback or config.insecure
+        self._memory = SharedMemory(self._arena) if self._may_change and SharedMemory.available() else None
+        self._log_settings, self._trace_settings = LogSettings(self._control), TraceSettings()
+        self._extensions: list[str] = []
+        cors = {"access-control-allow-origin": "*"} if self._dialect is AMD else None
+        self._responses = Responses(self._metrics.responses, cors=cors)
         self._listeners: list[HttpServer] = []
         self._specs: list[ModelSpec] = []
 
@@ -121,7 +141,8 @@ class Server:
         for spec in self._specs:
             self.engine.expect(spec)
         for site in self._mount():
-            await self._listen(site.address, site.endpoints)
+            endpoints = site.endpoints
+            await self._listen(site.address, [*endpoints, *answering_options(endpoints, self._responses)])
 
     async def load(self) -> None:
         """Return when every model asked for is loaded, or has failed to and says so in its state."""
@@ -140,24 +161,59 @@ class Server:
 
     def _mount(self) -> list["Site"]:
         """What each address serves; those that are the same share one listener (TorchServe's one-port mode)."""
-        config, engine = self._config, self.engine
+        config, engine, responses = self._config, self.engine, self._responses
         sites: list[Site] = []
         inference, management, metrics = (
             self._site(sites, address)
             for address in (config.inference_address, config.management_address, config.metrics_address)
         )
-        v1 = KServeV1(engine, self._responses)
-        inference.mount(TorchServeInference(engine, self._responses, inference.description).endpoints())
+        v1 = KServeV1(engine, responses)
+        inference.mount(TorchServeInference(engine, responses, inference.description).endpoints())
         inference.mount(v1.endpoints())
+        inference.mount(self._v2())
         management.mount(
-            TorchServeManagement(
-                engine, self._administration, self._responses, management.description
-            ).endpoints()
+            TorchServeManagement(engine, self._administration, responses, management.description).endpoints()
         )
         if management is not inference:
             management.mount(v1.readiness())
-        metrics.mount(TorchServeMetrics(self._metrics, self._responses).endpoints())
+        metrics.mount(TorchServeMetrics(self._metrics, responses).endpoints())
         return sites
+
+    def _v2(self) -> list[Endpoint]:
+        """The Open Inference Protocol with its extensions, and what AMD's server adds to it."""
+        config, engine, responses = self._config, self.engine, self._responses
+        administration, control, dialect = self._administration, self._control, self._dialect
+        changes = self._may_change
+        v2 = KServeV2(
+            engine,
+            responses,
+            version=__version__,
+            allocator=self._arena,
+            max_body_bytes=config.max_request_size,
+            dialect=dialect,
+            memory=self._memory,
+        )
+        bodies = v2.bodies
+        parts: list[Generate | Repository | Statistics | Settings] = [
+            Generate(engine, responses, bodies, dialect=dialect),
+            Repository(administration, responses, bodies, changes=changes, dialect=dialect),
+            Statistics(administration, responses),
+            Settings(engine, self._log_settings, self._trace_settings, responses, bodies, changes=changes),
+        ]
+        memory = SharedMemoryEndpoints(self._memory, responses, bodies)
+        amd = AmdAdministration(administration, control, responses, changes=changes)
+        endpoints = v2.endpoints() + memory.endpoints() + amd.endpoints()
+        for part in parts:
+            endpoints += part.endpoints()
+            v2.extensions.extend(part.extensions)
+        if self._memory is not None:
+            v2.extensions.extend(memory.extensions)
+        v2.extensions.extend(worker_extensions())
+        self._extensions = v2.extensions
+        if dialect is AMD:
+            endpoints = AmdMetrics(self._metrics, engine.waiting).counting(endpoints)
+        endpoints += InferenceSocket(engine, responses, any_origin=dialect is AMD).endpoints()
+        return endpoints
 
     def _site(self, sites: list["Site"], address: Address) -> "Site":
         for site in sites:

@@ -116,6 +116,10 @@ class Engine(InferenceService):
             for version in self.registry
         ]
 
+    def waiting(self) -> int:
+        """How many requests wait for a worker, over all models."""
+        return sum(version.scheduler.waiting for version in self.registry if version.scheduler is not None)
+
     def expect(self, spec: ModelSpec) -> None:
         """A model that ``deploy`` will be asked for: its libraries are imported meanwhile, and until it is loaded this
         server is not ready.

@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,6 +24,15 @@ WORKERS: Mapping[str, str] = {
     "migraphx": "onnx",
     "ptzendnn": "pytorch",
 }
+
+
+# What AMD's clients look for before they load a worker -> the library that runs it here.
+_LIBRARIES: Mapping[str, str] = {"migraphx": "onnxruntime", "ptzendnn": "torch"}
+
+
+def worker_extensions() -> list[str]:
+    """The workers that can be loaded here, of those AMD's clients ask for by name."""
+    return [worker for worker, library in _LIBRARIES.items() if find_spec(library) is not None]
 
 
 class Catalog:

@@ -1,0 +1,30 @@
+"""The server itself, as an operator may look at it and change it while it runs."""
+
+import logging
+from collections.abc import Mapping
+
+from mooring import hardware
+from mooring.core.errors import InvalidInput
+from mooring.core.service import ServerAdministration
+from mooring.observability.logs import LEVELS, get_logger
+
+log = get_logger(__name__)
+
+
+class ServerControl(ServerAdministration):
+    """The one of this process."""
+
+    def log_level(self) -> str:
+        level = logging.getLogger("mooring").getEffectiveLevel()
+        return next(
+            name for name, number in sorted(LEVELS.items(), key=lambda item: item[1]) if level <= number
+        )
+
+    def set_log_level(self, level: str) -> None:
+        if level not in LEVELS:
+            raise InvalidInput(f"unknown log level '{level}'; known are {', '.join(LEVELS)}")
+        logging.getLogger("mooring").setLevel(LEVELS[level])
+        log.info("log level changed", level=level)
+
+    def devices(self) -> Mapping[str, int]:
+        return hardware.devices()
