@@ -8,11 +8,27 @@ from protocol_wire import FakeService
 
 from mooring.codecs.proto import inference_pb2 as pb
 from mooring.core.buffers import HeapAllocator
+from mooring.core.errors import ModelLoadFailed, ModelNotFound
 from mooring.core.requests import InferenceResponse
-from mooring.core.service import ModelMetadata
+from mooring.core.service import (
+    BatchUsage,
+    Duration,
+    ModelConfig,
+    ModelMetadata,
+    ModelState,
+    ModelUsage,
+    ServerAdministration,
+)
 from mooring.core.tensors import TensorSpec
+from mooring.protocols.amd.rpcs import AmdRpcs
+from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.grpc_health import Health
+from mooring.protocols.grpc_reflection import Reflection
 from mooring.protocols.grpc_server import GrpcServer
+from mooring.protocols.kserve.grpc_administration import GrpcRepository, GrpcSettings, GrpcSharedMemory
+from mooring.protocols.kserve.grpc_infer import Inference
+from mooring.protocols.kserve.settings import LogSettings, TraceSettings
+from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.kserve.v2_grpc import NAME, TORCHSERVE_NAME, KServeV2Grpc
 
 SERVICE = f"/{NAME}/"
@@ -24,6 +40,10 @@ class TensorService(FakeService):
     def __init__(self) -> None:
         super().__init__()
         self.answer = lambda request: [InferenceResponse(request.inputs, model=request.model, version="1.0")]
+        self.changes: list[tuple] = []
+        self.held = asyncio.Event()
+        self.held.set()
+        self.administration = FakeServerAdministration()
 
     def ready(self, model: str = "", version: str = "") -> bool:
         return self._find(model, version)[0].ready if model else self.alive
@@ -34,6 +54,63 @@ class TensorService(FakeService):
         return ModelMetadata(
             model, ["1.0", "2.0"], "onnxruntime_onnx", tensors, [TensorSpec("y", "BYTES", [-1])]
         )
+
+    def index(self) -> list[ModelState]:
+        return [*self.states, ModelState("shelved", "", "", ready=False, is_default=False)]
+
+    def config(self, model: str, version: str = "") -> ModelConfig:
+        state = self._find(model, version)[0]
+        inputs = [TensorSpec("x", "FP32", [-1, 4]), TensorSpec("t", "BYTES", [-1, 1])]
+        return ModelConfig(
+            model, state.version, "onnxruntime_onnx", "onnx", 8, inputs, [TensorSpec("y", "BF16", [-1])], 2, 0.005,
+            {"flag": True, "text": "a"},
+        )  # fmt: skip
+
+    def usage(self, model: str = "", version: str = "") -> list[ModelUsage]:
+        states = self._find(model, version or "all") if model else self.states
+        return [
+            ModelUsage(
+                state.name, state.version, 1_700_000_000_000, 2**63 + 5, 4, Duration(3, 30), Duration(1, 10),
+                Duration(4, 8), Duration(4, 32), [BatchUsage(2, Duration(4, 32))],
+            )
+            for state in states
+        ]  # fmt: skip
+
+    async def load(self, model: str, version: str = "", **how) -> None:
+        self._change("load", model, version, **how)
+        await self.held.wait()
+
+    async def unload(self, model: str, version: str = "", *, dependents: bool = False) -> None:
+        self._change("unload", model, version, dependents=dependents)
+
+    async def load_worker(self, worker: str, parameters) -> str:
+        self._change("load_worker", worker, parameters=parameters)
+        return f"{worker}-0"
+
+    async def unload_worker(self, endpoint: str) -> None:
+        self._change("unload_worker", endpoint)
+
+    def _change(self, verb: str, name: str, *more, **how) -> None:
+        self.changes.append((verb, name, *more, how))
+        if name == "nobody":
+            raise ModelNotFound(model=name)
+        if name == "broken":
+            raise ModelLoadFailed("model 'broken' has no weights", model=name)
+
+
+class FakeServerAdministration(ServerAdministration):
+    """A level, and some devices."""
+
+    level = "info"
+
+    def log_level(self) -> str:
+        return self.level
+
+    def set_log_level(self, level: str) -> None:
+        self.level = level
+
+    def devices(self) -> dict[str, int]:
+        return {"CPU": 4, "MI300X": 2}
 
 
 class Talk(NamedTuple):
@@ -62,11 +139,27 @@ class Talk(NamedTuple):
         raise AssertionError(f"answered with {answer}")
 
 
-async def serve(service: TensorService, **how) -> GrpcServer:
+async def serve(
+    service: TensorService,
+    *,
+    changes: bool = True,
+    memory: SharedMemory | None = None,
+    dialect: Dialect = V2,
+    **how,
+) -> GrpcServer:
     """Every method over a service."""
-    v2 = KServeV2Grpc(service, HeapAllocator(), version="0.0.1", extensions=["binary_tensor_data"])
-    health = Health(service.ready, [NAME, TORCHSERVE_NAME])
-    server = GrpcServer([*v2.services(), health.service()], **how)
+    inference = Inference(service, HeapAllocator(), memory=memory, dialect=dialect)
+    v2 = KServeV2Grpc(inference, version="0.0.1", extensions=["binary_tensor_data"])
+    log = LogSettings(service.administration)
+    extensions = (
+        GrpcRepository(service, changes=changes, dialect=dialect),
+        GrpcSettings(service, log, TraceSettings(), changes=changes),
+        GrpcSharedMemory(memory),
+        AmdRpcs(service, service.administration, changes=changes),
+    )
+    services = v2.services({name: rpc for each in extensions for name, rpc in each.methods().items()})
+    services.append(Health(service.ready, [NAME, TORCHSERVE_NAME]).service())
+    server = GrpcServer([*services, *Reflection(services).services()], **how)
     await server.start("127.0.0.1", 0)
     return server
 

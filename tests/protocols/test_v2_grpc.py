@@ -146,7 +146,7 @@ async def test_a_fault_of_ours_is_internal_and_says_no_more_than_its_kind(talk):
 
 
 async def test_a_model_that_answers_in_pieces_is_refused_and_stopped(talk):
-    talk.service.answer = lambda _request: [InferenceResponse([], final=False)]
+    talk.service.answer = lambda _request: [InferenceResponse([], final=False)] * 2
     code, text = await talk.refused("ModelInfer", infer_request())
     assert code == "UNIMPLEMENTED"
     assert "ModelStreamInfer" in text
@@ -185,7 +185,7 @@ async def test_priority_and_timeout_are_the_queues_and_not_the_models(talk):
 
 async def test_reserved_parameters_are_refused(talk):
     message = infer_request()
-    message.parameters["triton_enable_empty_final_response"].bool_param = True
+    message.parameters["triton_x"].bool_param = True
     code, text = await talk.refused("ModelInfer", message)
     assert code == "INVALID_ARGUMENT"
     assert "reserved" in text

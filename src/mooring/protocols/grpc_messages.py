@@ -1,8 +1,10 @@
 """Methods of small messages, for ``GrpcServer``: a message object in, a message object out."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
+import grpc
 from google.protobuf.message import DecodeError, Message
 
 from mooring.core.errors import InvalidInput
@@ -28,10 +30,38 @@ def answering(kind: type[Asked], answer: Callable[[Asked], Message]) -> Unary:
     return method
 
 
-def awaiting(kind: type[Asked], answer: Callable[[Asked], Awaitable[Message]]) -> Unary:
-    """A method that takes its time."""
+def awaiting(kind: type[Asked], answer: Callable[[Asked], Coroutine[None, None, Message]]) -> Unary:
+    """A method that takes its time. A client that goes away does not stop it: half a load would help nobody."""
+    running: set[asyncio.Task[Message]] = set()  # the loop itself holds tasks only weakly
 
     async def method(message: bytes, _context: Context) -> bytes:
-        return (await answer(read(kind, message))).SerializeToString()
+        task = asyncio.get_running_loop().create_task(answer(read(kind, message)))
+        running.add(task)
+        task.add_done_callback(forget)
+        return (await asyncio.shield(task)).SerializeToString()
+
+    def forget(task: asyncio.Task[Message]) -> None:
+        running.discard(task)
+        if not task.cancelled():
+            task.exception()  # where the client has gone nobody else asks, and asyncio would complain
 
     return method
+
+
+def may_change(
+    method: Unary, allowed: bool, changes: Callable[[bytes], bool] = lambda _message: True
+) -> Unary:
+    """The method, or where it is not allowed, one that refuses those messages that would change something."""
+    if allowed:
+        return method
+
+    async def guarded(message: bytes, context: Context) -> bytes:
+        if changes(message):
+            await context.abort(
+                grpc.StatusCode.PERMISSION_DENIED,
+                "nothing may be changed over this address; it can be reached from other machines,"
+                " and the setting insecure = true (--insecure) allows it",
+            )
+        return await method(message, context)
+
+    return guarded

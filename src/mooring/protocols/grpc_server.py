@@ -12,6 +12,7 @@ import msgspec
 
 from mooring.core.errors import MooringError
 from mooring.observability.logs import get_logger
+from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.status import Asked, grpc_v2
 
 log = get_logger(__name__)
@@ -32,6 +33,7 @@ class Service(msgspec.Struct, frozen=True):
     unary: Mapping[str, Unary] = {}
     streaming: Mapping[str, Streaming] = {}
     leave: Callable[[], None] = lambda: None
+    dialect: Dialect = V2
 
 
 class GrpcServer:
@@ -83,10 +85,19 @@ class GrpcServer:
         await self._server.stop(None)
 
 
-async def refuse(context: Context, error: MooringError, asked: Asked | None = None) -> NoReturn:
+async def refuse(
+    context: Context, error: MooringError, asked: Asked | None = None, dialect: Dialect = V2
+) -> NoReturn:
     """End a call with what the error is called here. Always raises."""
-    code, text = grpc_v2(error, asked or Asked(error.model, error.version))
+    code, text = worded(error, asked or Asked(error.model, error.version), dialect)
     await context.abort(grpc.StatusCode[code], _shortened(text))
+
+
+def worded(error: MooringError, asked: Asked, dialect: Dialect) -> tuple[str, str]:
+    """The name of an error's status, and its text in the dialect's words."""
+    code, text = grpc_v2(error, asked)
+    said = dialect.refusal(error, asked)
+    return code, text if said is None else said.message
 
 
 def _shortened(text: str) -> str:
@@ -108,7 +119,7 @@ def _unary(service: Service, name: str, method: Unary) -> "grpc.RpcMethodHandler
         try:
             return await method(message, context)
         except MooringError as error:
-            await refuse(context, error)
+            await refuse(context, error, dialect=service.dialect)
         except grpc.aio.AbortError:
             raise
         except Exception as error:  # the protocol edge
@@ -122,7 +133,7 @@ def _streaming(service: Service, name: str, method: Streaming) -> "grpc.RpcMetho
         try:
             await method(context)
         except MooringError as error:
-            await refuse(context, error)
+            await refuse(context, error, dialect=service.dialect)
         except grpc.aio.AbortError:
             raise
         except Exception as error:  # the protocol edge

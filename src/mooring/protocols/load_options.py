@@ -34,7 +34,7 @@ def load_options(body: bytes) -> LoadOptions:
     given = document["parameters"]
     files = {name.removeprefix(_FILE): _file(name, given[name]) for name in given if name.startswith(_FILE)}
     others = {name: given[name] for name in given if name != "config" and not name.startswith(_FILE)}
-    config = _config(given["config"]) if "config" in given else None
+    config = config_of(given["config"]) if "config" in given else None
     return LoadOptions(config, files or None, _parameters(others))
 
 
@@ -60,7 +60,8 @@ def _parameters(given: Mapping[str, Any]) -> Mapping[str, Parameter] | None:
     return given or None
 
 
-def _config(text: Any) -> Mapping[str, Any]:
+def config_of(text: Any) -> Mapping[str, Any]:
+    """The overriding configuration, which comes as JSON in a string. Raises ``InvalidInput``."""
     try:
         config = _decode(text)
     except (msgspec.DecodeError, TypeError, RecursionError) as error:

@@ -1,0 +1,75 @@
+"""The six RPCs that AMD's server adds to ``inference.GRPCInferenceService``.
+
+As over HTTP, unloading what is not there succeeds.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+
+from mooring.codecs.proto import inference_pb2 as pb
+from mooring.core.errors import ModelNotFound
+from mooring.core.service import ModelAdministration, ServerAdministration
+from mooring.core.tensors import Parameter
+from mooring.protocols.amd.administration import spelled
+from mooring.protocols.grpc_messages import answering, awaiting, may_change
+from mooring.protocols.grpc_server import Unary
+
+
+class AmdRpcs:
+    """``changes`` False refuses loads and unloads."""
+
+    def __init__(
+        self, administration: ModelAdministration, server: ServerAdministration, *, changes: bool = True
+    ) -> None:
+        self._administration = administration
+        self._server = server
+        self._changes = changes
+
+    def methods(self) -> dict[str, Unary]:
+        """Every RPC of AMD's."""
+        changing = {
+            "ModelLoad": awaiting(pb.ModelLoadRequest, self._load),
+            "ModelUnload": awaiting(pb.ModelUnloadRequest, self._unload),
+            "WorkerLoad": awaiting(pb.WorkerLoadRequest, self._load_worker),
+            "WorkerUnload": awaiting(pb.WorkerUnloadRequest, self._unload_worker),
+        }
+        return {name: may_change(method, self._changes) for name, method in changing.items()} | {
+            "ModelList": answering(pb.ModelListRequest, self._list),
+            "HasHardware": answering(pb.HasHardwareRequest, self._has_hardware),
+        }
+
+    def _list(self, _asked: pb.ModelListRequest) -> pb.ModelListResponse:
+        ready = {state.name for state in self._administration.index() if state.ready and state.is_default}
+        return pb.ModelListResponse(models=sorted(ready))
+
+    async def _load(self, asked: pb.ModelLoadRequest) -> pb.ModelLoadResponse:
+        await self._administration.load(
+            self._spelled(asked.name), asked.version, parameters=_parameters(asked.parameters) or None
+        )
+        return pb.ModelLoadResponse()
+
+    async def _unload(self, asked: pb.ModelUnloadRequest) -> pb.ModelUnloadResponse:
+        with suppress(ModelNotFound):
+            await self._administration.unload(self._spelled(asked.name), asked.version)
+        return pb.ModelUnloadResponse()
+
+    async def _load_worker(self, asked: pb.WorkerLoadRequest) -> pb.WorkerLoadResponse:
+        endpoint = await self._administration.load_worker(asked.name.lower(), _parameters(asked.parameters))
+        return pb.WorkerLoadResponse(endpoint=endpoint)
+
+    async def _unload_worker(self, asked: pb.WorkerUnloadRequest) -> pb.WorkerUnloadResponse:
+        with suppress(ModelNotFound):
+            await self._administration.unload_worker(self._spelled(asked.name))
+        return pb.WorkerUnloadResponse()
+
+    def _has_hardware(self, asked: pb.HasHardwareRequest) -> pb.HasHardwareResponse:
+        found = self._server.devices().get(asked.name, 0)
+        return pb.HasHardwareResponse(found=bool(found) and found >= asked.num)
+
+    def _spelled(self, name: str) -> str:
+        return spelled(name, self._administration)
+
+
+def _parameters(given: Mapping[str, pb.InferParameter]) -> dict[str, Parameter]:
+    chosen = ((name, value, value.WhichOneof("parameter_choice")) for name, value in given.items())
+    return {name: getattr(value, field) for name, value, field in chosen if field is not None}

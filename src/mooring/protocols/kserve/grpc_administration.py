@@ -1,0 +1,212 @@
+"""Triton's administrative extensions over gRPC: the same as over HTTP, from the same objects."""
+
+from typing import TypeVar
+
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message import Message
+
+from mooring.codecs.proto import inference_pb2 as pb
+from mooring.core.errors import InvalidInput, ModelNotFound, Unsupported
+from mooring.core.service import InferenceService, ModelAdministration
+from mooring.core.tensors import Parameter
+from mooring.protocols.dialect import V2, Dialect
+from mooring.protocols.grpc_messages import answering, awaiting, may_change, read
+from mooring.protocols.grpc_server import Context, Unary
+from mooring.protocols.kserve.repository import listed
+from mooring.protocols.kserve.settings import LogSettings, TraceSettings
+from mooring.protocols.kserve.shared_memory import SharedMemory
+from mooring.protocols.kserve.statistics import config_document, usage_document
+from mooring.protocols.load_options import config_of
+
+_FILE = "file:"
+_CUDA = ("CudaSharedMemoryStatus", "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister")
+_Answer = TypeVar("_Answer", bound=Message)
+
+
+class GrpcRepository:
+    """The configuration, statistics and repository extensions. ``changes`` False refuses loads and unloads."""
+
+    def __init__(
+        self, administration: ModelAdministration, *, changes: bool = True, dialect: Dialect = V2
+    ) -> None:
+        self._administration = administration
+        self._changes = changes
+        self._dialect = dialect
+
+    def methods(self) -> dict[str, Unary]:
+        """Every RPC of them."""
+        return {
+            "ModelConfig": answering(pb.ModelConfigRequest, self._config),
+            "ModelStatistics": answering(pb.ModelStatisticsRequest, self._statistics),
+            "RepositoryIndex": answering(pb.RepositoryIndexRequest, self._index),
+            "RepositoryModelLoad": may_change(
+                awaiting(pb.RepositoryModelLoadRequest, self._load), self._changes
+            ),
+            "RepositoryModelUnload": may_change(
+                awaiting(pb.RepositoryModelUnloadRequest, self._unload), self._changes
+            ),
+        }
+
+    def _config(self, asked: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+        found = config_document(self._administration.config(asked.name, asked.version))
+        return pb.ModelConfigResponse(config=_parsed(found, pb.ModelConfig()))
+
+    def _statistics(self, asked: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
+        found = usage_document(self._administration.usage(asked.name, asked.version))
+        return _parsed(found, pb.ModelStatisticsResponse())
+
+    def _index(self, asked: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
+        states = [state for state in self._administration.index() if state.ready or not asked.ready]
+        kind = pb.RepositoryIndexResponse.ModelIndex
+        return pb.RepositoryIndexResponse(models=[kind(**listed(state)) for state in states])
+
+    async def _load(self, asked: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
+        model = _model_of(asked)
+        config, files, parameters = None, {}, {}
+        for name, parameter in asked.parameters.items():
+            value = _value(parameter)
+            if name == "config":
+                config = config_of(value)
+            elif name.startswith(_FILE) and isinstance(value, bytes):
+                files[name.removeprefix(_FILE)] = value
+            elif isinstance(value, bytes):
+                raise InvalidInput(f"parameter '{name}' must be a string, a number or a boolean")
+            elif value is not None:
+                parameters[name] = value
+        await self._administration.load(
+            model, config=config, files=files or None, parameters=parameters or None
+        )
+        return pb.RepositoryModelLoadResponse(model_name=model, is_loaded=True)
+
+    async def _unload(self, asked: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
+        model = _model_of(asked)
+        dependents = asked.parameters["unload_dependents"].bool_param
+        try:
+            await self._administration.unload(model, dependents=dependents)
+        except ModelNotFound:
+            if not self._dialect.unloads_anything:
+                raise
+        return pb.RepositoryModelUnloadResponse(model_name=model, is_unloaded=True)
+
+
+class GrpcSettings:
+    """The logging and trace extensions. ``changes`` False refuses what would change anything."""
+
+    def __init__(
+        self, service: InferenceService, log: LogSettings, trace: TraceSettings, *, changes: bool = True
+    ) -> None:
+        self._service = service
+        self._log = log
+        self._trace = trace
+        self._changes = changes
+
+    def methods(self) -> dict[str, Unary]:
+        """Both RPCs."""
+        return {
+            "LogSettings": may_change(
+                answering(pb.LogSettingsRequest, self._log_settings),
+                self._changes,
+                lambda message: bool(read(pb.LogSettingsRequest, message).settings),
+            ),
+            "TraceSetting": may_change(
+                answering(pb.TraceSettingRequest, self._trace_settings),
+                self._changes,
+                lambda message: bool(read(pb.TraceSettingRequest, message).settings),
+            ),
+        }
+
+    def _log_settings(self, asked: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
+        given = {}
+        for name, setting in asked.settings.items():
+            chosen = setting.WhichOneof("parameter_choice")
+            if chosen is not None:
+                given[name] = getattr(setting, chosen)
+        if given:
+            self._log.change(given)
+        response = pb.LogSettingsResponse()
+        for name, value in self._log.shown().items():
+            if isinstance(value, bool):
+                response.settings[name].bool_param = value
+            elif isinstance(value, int):
+                response.settings[name].uint32_param = value
+            else:
+                response.settings[name].string_param = value
+        return response
+
+    def _trace_settings(self, asked: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
+        if asked.model_name:
+            self._service.ready(asked.model_name)  # ready or not: it is there
+        if asked.settings:
+            # No value is Triton's way to take a setting back.
+            given = {name: list(setting.value) or None for name, setting in asked.settings.items()}
+            self._trace.change(given, asked.model_name)
+        response = pb.TraceSettingResponse()
+        for name, value in self._trace.shown(asked.model_name).items():
+            response.settings[name].value.extend(value if isinstance(value, list) else [value])
+        return response
+
+
+class GrpcSharedMemory:
+    """The system shared memory extension; with ``memory`` None every RPC says that it is off."""
+
+    def __init__(self, memory: SharedMemory | None) -> None:
+        self._memory = memory
+
+    def methods(self) -> dict[str, Unary]:
+        """Every RPC of it, and CUDA's, which say that they are not offered."""
+        return {
+            "SystemSharedMemoryStatus": answering(pb.SystemSharedMemoryStatusRequest, self._status),
+            "SystemSharedMemoryRegister": answering(pb.SystemSharedMemoryRegisterRequest, self._register),
+            "SystemSharedMemoryUnregister": answering(
+                pb.SystemSharedMemoryUnregisterRequest, self._unregister
+            ),
+            **dict.fromkeys(_CUDA, _no_cuda),
+        }
+
+    def _status(self, asked: pb.SystemSharedMemoryStatusRequest) -> pb.SystemSharedMemoryStatusResponse:
+        response = pb.SystemSharedMemoryStatusResponse()
+        memory = self._offered()
+        for region in memory.regions(asked.name):
+            kept = response.regions[region.name]
+            kept.name, kept.key = region.name, region.key
+            kept.offset, kept.byte_size = region.offset, region.byte_size
+        return response
+
+    def _register(self, asked: pb.SystemSharedMemoryRegisterRequest) -> pb.SystemSharedMemoryRegisterResponse:
+        if not asked.name:
+            raise InvalidInput("a shared memory region needs a name")
+        self._offered().register(asked.name, asked.key, asked.offset, asked.byte_size)
+        return pb.SystemSharedMemoryRegisterResponse()
+
+    def _unregister(
+        self, asked: pb.SystemSharedMemoryUnregisterRequest
+    ) -> pb.SystemSharedMemoryUnregisterResponse:
+        self._offered().unregister(asked.name)
+        return pb.SystemSharedMemoryUnregisterResponse()
+
+    def _offered(self) -> SharedMemory:
+        if self._memory is None:
+            raise Unsupported("shared memory is off: it is offered to clients of this machine alone")
+        return self._memory
+
+
+async def _no_cuda(_message: bytes, _context: Context) -> bytes:
+    raise Unsupported("CUDA shared memory is not offered")
+
+
+def _model_of(asked: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest) -> str:
+    # Field 1 is Triton's repository_name and KServe's model_name: it names the model where field 2 does not.
+    return asked.model_name or asked.repository_name
+
+
+def _value(parameter: pb.ModelRepositoryParameter) -> Parameter | bytes | None:
+    chosen = parameter.WhichOneof("parameter_choice")
+    if chosen is None:
+        return None
+    value: Parameter | bytes = getattr(parameter, chosen)
+    return value
+
+
+def _parsed(document: dict[str, object], message: _Answer) -> _Answer:
+    """The JSON that HTTP would answer, as a message. What the message has no field for is left out."""
+    return ParseDict(document, message, ignore_unknown_fields=True)

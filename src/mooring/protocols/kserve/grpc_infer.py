@@ -1,0 +1,354 @@
+"""Inference over gRPC: ModelInfer, one request and one answer, and ModelStreamInfer, any number of either.
+
+What a request says is read, and what an answer is to say is written, in one place for both.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+import msgspec
+
+from mooring.codecs import protobuf
+from mooring.codecs.protobuf import Layout
+from mooring.core.buffers import Allocator
+from mooring.core.errors import InvalidInput, ModelNotReady, MooringError, Unsupported
+from mooring.core.requests import InferenceRequest, InferenceResponse
+from mooring.core.service import InferenceService, Outcome, Ticket
+from mooring.core.tensors import Parameter, release
+from mooring.observability.logs import get_logger
+from mooring.protocols.dialect import V2, Dialect
+from mooring.protocols.grpc_server import Context, receive, refuse, worded
+from mooring.protocols.kserve.scheduling import scheduled
+from mooring.protocols.kserve.shared_memory import SharedMemory
+from mooring.protocols.responses import RequestIds
+from mooring.protocols.status import Asked
+
+log = get_logger(__name__)
+
+_EMPTY_FINAL = "triton_enable_empty_final_response"
+_FINAL = "triton_final_response"
+# Requests of one stream that are not answered yet, and answers that the client has not taken: above this many no
+# further request is read.
+_MOST_PENDING = 256
+
+
+class Told(msgspec.Struct, gc=False):
+    """A request as the service takes it, and what its client expects of the answer.
+
+    ``id`` is the client's own, empty where it gave none. With ``empty_final`` a streamed answer has a last message
+    without outputs.
+    """
+
+    request: InferenceRequest
+    layout: Layout
+    id: str
+    empty_final: bool
+
+    @property
+    def asked(self) -> Asked:
+        """What an error is about."""
+        return Asked(self.request.model, self.request.version)
+
+
+class Inference:
+    """What ModelInfer and ModelStreamInfer share: the service, and how its requests and answers look on the wire."""
+
+    def __init__(
+        self,
+        service: InferenceService,
+        allocator: Allocator,
+        *,
+        memory: SharedMemory | None = None,
+        dialect: Dialect = V2,
+    ) -> None:
+        self.service = service
+        self.dialect = dialect
+        self._allocator = allocator
+        self._memory = memory
+        self._new_id = RequestIds().new
+        self._streams: set[_Stream] = set()
+
+    async def infer(self, message: bytes, context: Context) -> bytes:
+        """One request, one answer. A client that goes away takes its request with it."""
+        told = self.read(message, context)
+        waiting = _Waiting()
+        ticket = self.service.submit(told.request, waiting.done)
+        try:
+            outcome = await waiting.future
+        except asyncio.CancelledError:
+            ticket.cancel()
+            raise
+        if isinstance(outcome, MooringError):
+            if waiting.withdrawn:
+                ticket.cancel()
+            await refuse(context, outcome, told.asked, self.dialect)
+        return self.write(told, outcome)
+
+    async def stream(self, context: Context) -> None:
+        """Requests and answers until the client has sent its last request and got its last answer."""
+        stream = _Stream(self, context)
+        self._streams.add(stream)
+        try:
+            await stream.run()
+        finally:
+            self._streams.discard(stream)
+
+    def leave(self) -> None:
+        """The server stops: read no further requests, answer those that were."""
+        for stream in list(self._streams):
+            stream.leave()
+
+    def read(self, message: bytes, context: Context) -> Told:
+        """What a message asks. Raises ``MooringError``."""
+        memory = self._memory
+        request, layout = protobuf.decode_request(
+            message, self._allocator, None if memory is None else memory.read
+        )
+        told = Told(request, layout, request.id, False)
+        request.id = request.id or self._new_id()
+        left = context.time_remaining()
+        if left is not None:
+            request.deadline = time.monotonic() + left
+        if request.parameters:
+            try:
+                _schedule(told, request.parameters)
+            except InvalidInput:
+                release(request.inputs)
+                raise
+        return told
+
+    def write(self, told: Told, response: InferenceResponse) -> bytes:
+        """An answer, whole. Raises ``InvalidInput`` where it does not fit the shared memory it was to go to."""
+        try:
+            self._name(told, response)
+            return protobuf.encode_response(response, told.layout)
+        finally:
+            release(response.outputs)
+
+    def write_piece(self, told: Told, response: InferenceResponse) -> bytes:
+        """An answer, or a piece of one, as a message of a stream. Raises as ``write``."""
+        try:
+            self._name(told, response)
+            response.parameters = {**(response.parameters or {}), _FINAL: response.final}
+            return protobuf.encode_piece(response, told.layout)
+        finally:
+            release(response.outputs)
+
+    def _name(self, told: Told, response: InferenceResponse) -> None:
+        """Give an answer the id that its client knows, and put what belongs in shared memory there."""
+        response.id = told.id
+        if self._memory is not None:
+            self._memory.store(response.outputs)
+        if self.dialect.plain_answers:
+            response.version = ""
+        if self.dialect.byte_shapes:
+            for tensor in response.outputs:
+                if tensor.datatype == "BYTES" and tensor.data is not None and len(tensor.data) == 1:
+                    tensor.shape = [len(tensor.data[0])]
+
+
+def _schedule(told: Told, parameters: dict[str, Parameter]) -> None:
+    """Take what is the server's out of the parameters. Raises ``InvalidInput``."""
+    request = told.request
+    told.empty_final = parameters.pop(_EMPTY_FINAL, False) is True
+    _refuse_reserved(parameters)
+    schedule = scheduled(parameters)
+    request.parameters, request.priority = schedule.parameters, schedule.priority
+    if schedule.deadline is not None:
+        request.deadline = min(schedule.deadline, request.deadline or schedule.deadline)
+
+
+def _refuse_reserved(parameters: Mapping[str, Parameter]) -> None:
+    for name in parameters:
+        if name.startswith("triton_"):
+            raise InvalidInput(
+                f"parameter '{name}' of the request cannot be set: keys that start with triton_ are reserved"
+            )
+
+
+class _Waiting:
+    """Waits for the one answer to a request. A model that streams may give it as a piece, but only one."""
+
+    __slots__ = ("_piece", "future", "withdrawn")
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.withdrawn = False
+        self._piece: InferenceResponse | None = None
+
+    def done(self, outcome: Outcome) -> None:
+        """What the service says."""
+        if self.future.done():
+            _drop(outcome)
+        elif isinstance(outcome, MooringError):
+            self._settle(outcome)
+        elif not outcome.final and self._piece is None:
+            self._piece = outcome
+        elif self._piece is None:
+            self._settle(outcome)
+        elif outcome.final and not outcome.outputs:
+            piece, self._piece = self._piece, None
+            self._settle(piece)
+        else:
+            _drop(outcome)
+            self.withdrawn = True
+            self._settle(
+                Unsupported("the model gives more than one response to a request; use ModelStreamInfer")
+            )
+
+    def _settle(self, outcome: Outcome) -> None:
+        if self._piece is not None:
+            _drop(self._piece)
+        self.future.set_result(outcome)
+
+
+def _drop(outcome: Outcome) -> None:
+    if isinstance(outcome, InferenceResponse):
+        release(outcome.outputs)
+
+
+class _Stream:
+    """One call of ModelStreamInfer. Answers come as they are ready, whatever the order of the requests."""
+
+    def __init__(self, inference: Inference, context: Context) -> None:
+        self.inference = inference
+        self._context = context
+        self._answers: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._asking: set[_StreamedRequest] = set()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._reader: asyncio.Task[None] | None = None
+        self._leaving = False
+
+    async def run(self) -> None:
+        """Return when the client has every answer."""
+        self._reader = asyncio.ensure_future(self._read())
+        try:
+            while (answer := await self._answers.get()) is not None:
+                await self._context.write(answer)
+                self._make_room()
+        finally:
+            if self._reader is not None:
+                self._reader.cancel()
+            for request in self._asking:
+                request.withdraw()
+        if self._leaving:
+            raise ModelNotReady("the server is stopping")
+
+    def leave(self) -> None:
+        """Read no further request."""
+        self._leaving = True
+        if self._reader is not None:
+            self._reader.cancel()
+
+    async def _read(self) -> None:
+        try:
+            while (message := await receive(self._context)) is not None:
+                self._ask(message)
+                self._make_room()
+                await self._room.wait()
+        finally:
+            self._reader = None
+            self._finish()
+
+    def _ask(self, message: bytes) -> None:
+        request = _StreamedRequest(self)
+        self._asking.add(request)
+        request.begin(message, self._context)
+
+    def _make_room(self) -> None:
+        if len(self._asking) + self._answers.qsize() < _MOST_PENDING:
+            self._room.set()
+        else:
+            self._room.clear()
+
+    def send(self, answer: bytes) -> None:
+        """Send an answer, after those before it."""
+        self._answers.put_nowait(answer)
+
+    def over(self, request: "_StreamedRequest") -> None:
+        """A request has its last answer."""
+        self._asking.discard(request)
+        self._make_room()
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._reader is None and not self._asking:
+            self._answers.put_nowait(None)
+
+
+class _StreamedRequest:
+    """One request of a stream, from its message to its last answer."""
+
+    __slots__ = ("_over", "_stream", "_streamed", "_ticket", "_told")
+
+    def __init__(self, stream: _Stream) -> None:
+        self._stream = stream
+        self._told = Told(InferenceRequest("", "", "", []), Layout.RAW, "", False)
+        self._ticket: Ticket | None = None
+        self._streamed = False
+        self._over = False
+
+    def begin(self, message: bytes, context: Context) -> None:
+        """Read the message and send the request on its way."""
+        inference = self._stream.inference
+        try:
+            self._told = inference.read(message, context)
+            self._ticket = inference.service.submit(self._told.request, self.done)
+        except MooringError as error:
+            self._refuse(error)
+        except Exception as error:  # the protocol edge: the stream and its other requests live on
+            self._fault(error)
+
+    def withdraw(self) -> None:
+        """Nobody waits any more."""
+        self._over = True
+        if self._ticket is not None:
+            self._ticket.cancel()
+
+    def done(self, outcome: Outcome) -> None:
+        """What the service says; never raises."""
+        if self._over:
+            _drop(outcome)
+            return
+        try:
+            if isinstance(outcome, MooringError):
+                self._refuse(outcome)
+            else:
+                self._answer(outcome)
+        except MooringError as error:
+            self._refuse(error)
+        except Exception as error:  # the protocol edge: an engine has no use for our faults
+            self._fault(error)
+
+    def _answer(self, outcome: InferenceResponse) -> None:
+        final = outcome.final
+        # The end of a streamed answer that was all sent is only for those who asked to hear of it.
+        if outcome.outputs or not final or not self._streamed or self._told.empty_final:
+            self._stream.send(self._stream.inference.write_piece(self._told, outcome))
+        self._streamed = True
+        if final:
+            self._end()
+
+    def _refuse(self, error: MooringError) -> None:
+        _, text = worded(error, self._told.asked, self._stream.inference.dialect)
+        self._fail(text)
+
+    def _fault(self, error: Exception) -> None:
+        log.error(
+            "request failed", exc_info=error, model=self._told.request.model, request=self._told.request.id
+        )
+        self._fail(f"{type(error).__name__}: internal server error, see the server's log")
+
+    def _fail(self, text: str) -> None:
+        said = InferenceResponse([], {_FINAL: True}, model=self._told.request.model, id=self._told.id)
+        self._stream.send(protobuf.encode_piece(said, error=text))
+        if self._ticket is not None:
+            self._ticket.cancel()
+        self._end()
+
+    def _end(self) -> None:
+        self._over = True
+        self._ticket = None
+        self._stream.over(self)
