@@ -60,10 +60,24 @@ def test_requests_that_differ_do_not(function, reply, ask, other):
 def test_no_call_has_more_rows_than_the_maximum(function, reply, ask):
     model = function(COUNTING, max_batch_size=3, **WIDE)
     many = [[row, row] for row in range(7)]
-    for request in (tensors(ask, many), ask.instances(*many), ask.instances(*many, undecoded=True)):
+    for request in (ask.body(many), ask.instances(*many), ask.instances(*many, undecoded=True)):
         calls(model).clear()
         model.infer([request], reply)
         assert [shape[0] for shape in calls(model)] == [3, 3, 1]
+
+
+def test_a_v2_request_of_more_rows_is_told_the_limit(function, reply, ask):
+    model = function(COUNTING, max_batch_size=3, **WIDE)
+    (found,) = model.infer([tensors(ask, [[0, 0]] * 4)], reply)
+    assert found.message == "inference request batch-size must be <= 3 for 'm', and is 4; send fewer rows"
+    assert calls(model) == []
+
+
+def test_a_limit_that_nobody_set_only_says_how_it_is_called(function, reply, ask):
+    model = function(COUNTING, max_batch_size=3, batch_is_default=True, **WIDE)
+    (found,) = model.infer([tensors(ask, [[0, 0]] * 4)], reply)
+    assert len(ask.read(found)["y"]) == 4
+    assert [shape[0] for shape in calls(model)] == [3, 1]
 
 
 def test_with_a_batch_of_one_a_request_goes_in_as_it_is(function, reply, ask):
@@ -218,11 +232,14 @@ def test_whoever_shares_a_call_gets_the_rows_it_sent(function, reply, ask, rows,
         "undecoded": lambda each: ask.instances(*each, undecoded=True),
     }
     found = model.infer([makers[form](each) for form, each in zip(forms, rows, strict=False)], reply)
-    for outcome, each in zip(found, rows, strict=True):
+    for outcome, each, form in zip(found, rows, forms, strict=False):
+        if form == "tensors" and len(each) > limit > 1:
+            assert isinstance(outcome, InvalidInput)
+            continue
         answer = ask.read(outcome)
         y = [row["y"] for row in answer] if isinstance(answer, list) else answer["y"]
         assert y == [[2 * a, 2 * b] for a, b in each]
-    assert limit == 1 or max(shape[0] for shape in calls(model)) <= limit
+    assert limit == 1 or max([0, *(shape[0] for shape in calls(model))]) <= limit
 
 
 def test_texts_are_split_like_numbers(function, reply, ask):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mooring.backends.open_inference import open_body
 from mooring.codecs.bodies import Instances, by_name, decode_body, decode_instances
 from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput, InvalidOutput
@@ -52,6 +53,7 @@ class Reader:
     def read(self, index: int, request: InferenceRequest) -> tuple[list[Sample], bool]:
         """The samples of a request, and whether they are KServe v1 instances. Raises ``InvalidInput``."""
         if request.form is Form.TENSORS:
+            open_body(request)
             found, is_rows = [self._whole(self._native(request))], False
         elif request.form is Form.INSTANCES:
             found, is_rows = self._rows(decode_instances(request.inputs[0])), True

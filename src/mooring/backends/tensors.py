@@ -9,6 +9,7 @@ import numpy as np
 
 from mooring.backends.answers import Results, answer, settle
 from mooring.backends.backend import Backend, LoadContext
+from mooring.backends.open_inference import present
 from mooring.backends.samples import Arrays, Parameters, Reader, Sample, group, join, split
 from mooring.codecs.images import ImageSettings
 from mooring.codecs.signature import Signature
@@ -21,7 +22,7 @@ from mooring.core.errors import (
     RequestCancelled,
     Unsupported,
 )
-from mooring.core.requests import InferenceRequest, InferenceResponse, Operation
+from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
 from mooring.core.service import ModelMetadata, Outcome, Reply
 from mooring.repository.spec import ModelSpec
 
@@ -34,7 +35,8 @@ class TensorBackend(Backend):
 
     With ``max_batch_size`` 1 a model gets each request's arrays as they were sent and may return any shape; above
     that its inputs and outputs carry the batch in their first dimension. KServe v1 instances always do. A request of
-    more rows than ``max_batch_size`` is called in parts. ``joins`` False: no batch, not even for instances.
+    more rows than ``max_batch_size`` is called in parts, but one of v2 is refused where the configuration says so
+    many. ``joins`` False: no batch, not even for instances.
     """
 
     joins: ClassVar[bool] = True
@@ -157,10 +159,22 @@ class Run:
                     raise Unsupported(f"model '{request.model}' has no description of its own")
                 samples, rows = self._backend.reader.read(index, request)
                 self._backend.expect(request)
+                self._check_rows(request, samples)
             except MooringError as error:
                 self._errors[index] = error
             self._samples.append(samples)
             self._rows.append(rows)
+
+    def _check_rows(self, request: InferenceRequest, samples: list[Sample]) -> None:
+        """Clients of v2 make their batches themselves and expect a limit to hold, where the configuration sets one."""
+        spec = self._backend.spec
+        if request.form is not Form.TENSORS or spec.batch_is_default:
+            return
+        most, rows = spec.max_batch_size, samples[0].rows
+        if rows > most > 1:
+            raise InvalidInput(
+                f"inference request batch-size must be <= {most} for '{request.model}', and is {rows}; send fewer rows"
+            )
 
     def _call(self, samples: list[Sample]) -> None:
         """One call of the model, or for a sample of too many rows as many as it takes."""
@@ -228,7 +242,7 @@ class Run:
             self._streamed.add(sample.request)
             # An answer to instances is whole: a prediction is the list of its pieces.
             if not self._rows[sample.request]:
-                piece = self._backend.respond(self._requests[sample.request], [(sample, [arrays])], False)
+                piece = self._respond(sample.request, [(sample, [arrays])])
                 piece.final = False
                 self._reply.emit(sample.request, piece)
 
@@ -240,6 +254,11 @@ class Run:
             return InferenceResponse([])  # every piece is there already; this says that it was the last
         results = [(sample, self._pieces[id(sample)]) for sample in self._samples[index]]
         try:
-            return self._backend.respond(self._requests[index], results, self._rows[index])
+            return self._respond(index, results)
         except MooringError as late:
             return late
+
+    def _respond(self, index: int, results: Results) -> InferenceResponse:
+        request = self._requests[index]
+        response = self._backend.respond(request, results, self._rows[index])
+        return present(request, response, self._backend.spec.labels)

@@ -18,6 +18,7 @@ import numpy as np
 
 from mooring.backends.handler import json_text
 from mooring.backends.handler.envelopes import Asked, BaseEnvelope, demand_names
+from mooring.backends.open_inference import open_body, present
 from mooring.core.buffers import Payload
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.requests import InferenceRequest, InferenceResponse, Operation, ResponseHead
@@ -119,6 +120,7 @@ class TensorsForm(RowForm):
     """The Open Inference Protocol: BYTES tensors of one length are a row per element, all else is one row."""
 
     def rows(self, request: InferenceRequest) -> list[Any]:
+        open_body(request)
         tensors = request.inputs
         if not _one_row_per_element(tensors):
             return [{tensor.name: _value(tensor) for tensor in tensors}]
@@ -131,7 +133,7 @@ class TensorsForm(RowForm):
     ) -> InferenceResponse:
         name = _output_name(request)
         stacked = list(results) if _one_row_per_element(request.inputs) else results[0]
-        return InferenceResponse([tensor_of(name, stacked)], head=head)
+        return present(request, InferenceResponse([tensor_of(name, stacked)], head=head), {})
 
 
 class InputsForm(RowForm):
@@ -140,6 +142,7 @@ class InputsForm(RowForm):
     joint = True
 
     def rows(self, request: InferenceRequest) -> list[Any]:
+        open_body(request)
         return [
             {"name": tensor.name, "shape": tensor.shape, "datatype": tensor.datatype, "data": _value(tensor)}
             for tensor in request.inputs
@@ -151,7 +154,7 @@ class InputsForm(RowForm):
         names = [tensor.name for tensor in request.inputs]
         demand_names(len(names), len(results))
         outputs = [tensor_of(name, result) for name, result in zip(names, results, strict=False)]
-        return InferenceResponse(outputs, head=head)
+        return present(request, InferenceResponse(outputs, head=head), {})
 
 
 def body_answer(item: Any, head: ResponseHead | None) -> InferenceResponse:

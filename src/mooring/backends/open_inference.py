@@ -1,0 +1,87 @@
+"""What a request of the Open Inference Protocol leaves to the worker.
+
+Its JSON body where that is large; and of its answer the classes in place of the numbers, and the JSON text of large
+outputs: both would cost the server's one thread more than it has.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mooring.codecs.classification import classify
+from mooring.codecs.v2_json import REGION, decode_request, json_text, wanted_of
+from mooring.core.buffers import LARGE
+from mooring.core.errors import InvalidInput
+from mooring.core.requests import Form, InferenceRequest, InferenceResponse, RequestedOutput
+from mooring.core.tensors import Parameter, Tensor
+
+# Bytes of numbers above which their JSON is written here: a few thousand cost the server's thread 0.1 ms.
+_MUCH = 16_384
+# What a body says to the server, which has not seen it.
+_SERVERS = frozenset({"binary_data_output", "priority", "timeout"})
+_BINARY = "binary_data"
+
+
+def open_body(request: InferenceRequest) -> None:
+    """Put what an undecoded body says in its place. Raises ``InvalidInput``.
+
+    Then ``outputs`` is no longer None, and says of every output it names whether it is wanted in binary.
+    """
+    if not request.inputs:
+        return
+    first = request.inputs[0]
+    if not (first.parameters and first.parameters.get("undecoded")):
+        return
+    body = decode_request(first.data[0])
+    given = body.parameters or {}
+    wanted = wanted_of(body.outputs, given)
+    request.id = body.id or request.id
+    request.outputs = [
+        RequestedOutput(output.name, {**(output.parameters or {}), _BINARY: wanted.named[output.name]})
+        for output in body.outputs or []
+    ]
+    request.json_outputs = not wanted.others
+    request.parameters = {name: value for name, value in given.items() if name not in _SERVERS} or None
+    request.inputs = body.inputs
+
+
+def present(
+    request: InferenceRequest, response: InferenceResponse, labels: Mapping[str, Any]
+) -> InferenceResponse:
+    """The answer as the request wants to see its outputs. Raises ``InvalidInput``."""
+    if request.form is not Form.TENSORS:
+        return response
+    response.id = request.id
+    asked = {output.name: output.parameters for output in request.outputs or () if output.parameters}
+    if asked or request.json_outputs:
+        response.outputs = [
+            _presented(request, tensor, asked.get(tensor.name) or {}, labels) for tensor in response.outputs
+        ]
+    return response
+
+
+def _presented(
+    request: InferenceRequest, tensor: Tensor, asked: Mapping[str, Parameter], labels: Mapping[str, Any]
+) -> Tensor:
+    if "classification" in asked:
+        classes = classify(tensor.array(), asked["classification"], labels, tensor.name)
+        tensor = Tensor.of(tensor.name, classes)
+    if not asked.keys().isdisjoint(REGION):
+        place = {name: asked[name] for name in REGION if name in asked}
+        if REGION[0] not in place:
+            raise InvalidInput(f"output '{tensor.name}' needs shared_memory_region")
+        tensor.parameters = {**(tensor.parameters or {}), **place}
+    elif _as_json(request, tensor, asked):
+        tensor.data, tensor.json = json_text(tensor), True
+    return tensor
+
+
+def _as_json(request: InferenceRequest, tensor: Tensor, asked: Mapping[str, Parameter]) -> bool:
+    if _BINARY in asked:
+        return not asked[_BINARY]
+    if not request.json_outputs:
+        return False
+    if request.outputs is not None and not request.outputs:
+        return True  # the body was opened here, so nobody else knows that this is wanted as JSON
+    if isinstance(tensor.data, list):
+        return sum(map(len, tensor.data)) > LARGE
+    return len(tensor.data) > _MUCH
