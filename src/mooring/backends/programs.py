@@ -199,7 +199,8 @@ def _eager(file: Path, spec: ModelSpec, device: torch.device) -> Program:
         )
         module.load_state_dict(weights)
     except (OSError, RuntimeError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise ModelLoadFailed(f"{file} cannot be loaded into '{kind.__name__}': {error}") from error
+        reason = " ".join(str(error).split())
+        raise ModelLoadFailed(f"{file} cannot be loaded into '{kind.__name__}': {reason}") from error
     module = module.to(device).eval()
     taken = list(inspect.signature(module.forward).parameters.values())
     names = [each.name for each in taken if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]

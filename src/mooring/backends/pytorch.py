@@ -22,7 +22,7 @@ from mooring.backends.backend import LoadContext
 from mooring.backends.samples import Arrays, Parameters
 from mooring.backends.tensors import Returned, failure
 from mooring.codecs.signature import Signature
-from mooring.core.errors import InvalidInput, InvalidOutput, ModelLoadFailed
+from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed
 from mooring.core.service import ModelMetadata
 from mooring.core.tensors import Array, TensorSpec
 from mooring.repository.spec import BatchMode, ModelSpec
@@ -116,10 +116,7 @@ class PyTorchBackend(DeclaredBackend):
                 text = str(error)
                 raise InvalidInput(text) if text.startswith("Guard failed") else failure(error) from error
             except RuntimeError as error:
-                failed = failure(error)
-                # TorchScript puts the source of every function on the way before what went wrong.
-                failed.message = failed.message.strip().rpartition("\n")[2]
-                raise failed from error
+                raise _shortened(failure(error)) from error
             return self._named(self._leaves(returned))
 
     def _value(self, name: str, array: Array) -> Any:
@@ -172,6 +169,13 @@ def _believed(declared: Sequence[TensorSpec], batch: BatchMode) -> list[TensorSp
     """What a file that does not say must have: what is declared, and for single samples the batch before it."""
     more = [-1] if batch is BatchMode.STACK else []
     return [TensorSpec(each.name, each.datatype, [*more, *each.shape]) for each in declared]
+
+
+def _shortened(failed: ModelFailed) -> ModelFailed:
+    """TorchScript quotes the source of every function on the way; what went wrong is its last line."""
+    if "TorchScript" not in failed.message:
+        return failed
+    return type(failed)(failed.message.strip().rpartition("\n")[2], detail=failed.detail)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,0 +1,428 @@
+"""Exported programs, TorchScript, and weights with their module: what they are called with, and what is said of faults."""
+
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mooring.backends.backend import LoadContext, create, preload
+from mooring.backends.programs import leaves
+from mooring.backends.pytorch import PyTorchBackend, paired
+from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed
+from mooring.core.requests import InferenceRequest
+from mooring.core.tensors import Tensor, TensorSpec
+from mooring.repository.spec import BatchMode, ModelSpec
+
+BATCH = torch.export.Dim("batch")
+
+
+class Net(nn.Module):
+    """Every feature times its weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+
+    def forward(self, x):
+        return x * self.weight
+
+
+class Pair(nn.Module):
+    def forward(self, a, b):
+        return a + b, a - b
+
+
+class Doubled(nn.Module):
+    def forward(self, x):
+        return {"y": torch.cat([x, x])}
+
+
+class Nested(nn.Module):
+    def forward(self, a, more, *, flag=True):
+        b, c = more
+        return (a + b, {"k": c * 2}, None)
+
+
+@pytest.fixture
+def export(tmp_path):
+    def export(module, *arguments, shapes, name="model.pt2", **keywords):
+        program = torch.export.export(module.eval(), arguments, keywords or None, dynamic_shapes=shapes)
+        torch.export.save(program, tmp_path / name)
+        return tmp_path / name
+
+    return export
+
+
+@pytest.fixture
+def net(export):
+    return export(Net(), torch.ones(2, 3), shapes={"x": {0: BATCH}})
+
+
+@pytest.fixture
+def script(tmp_path):
+    def script(module, *examples):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            made = torch.jit.trace(module.eval(), examples) if examples else torch.jit.script(module.eval())
+            made.save(str(tmp_path / "model.pt"))
+        return tmp_path / "model.pt"
+
+    return script
+
+
+@pytest.fixture
+def load():
+    threads = torch.get_num_threads()
+
+    def load(file, context=None, **more):
+        more = {"max_batch_size": 8, "batch_is_default": True, **more}
+        spec = ModelSpec(
+            name="m", version="1", backend="pytorch", location=str(file.parent), entry=file.name, **more
+        )
+        backend = PyTorchBackend()
+        backend.metadata = backend.load(spec, context or LoadContext())
+        return backend
+
+    yield load
+    torch.set_num_threads(threads)
+
+
+def one(backend, reply, request):
+    (outcome,) = backend.infer([request], reply)
+    return outcome
+
+
+def spec(name, datatype="FP32", shape=(-1, 3)):
+    return TensorSpec(name, datatype, list(shape))
+
+
+def rows(*sizes):
+    return [np.full((size, 3), size, np.float32) for size in sizes]
+
+
+def watch(backend):
+    """The shapes of what the program is called with."""
+    seen = []
+    call = backend._program.call
+
+    def watched(values):
+        seen.append([tuple(value.shape) for value in values.values()])
+        return call(values)
+
+    object.__setattr__(backend._program, "call", watched)
+    return seen
+
+
+def test_a_program_says_what_it_takes_and_gives(net, load):
+    model = load(net)
+    assert model.metadata.inputs == [spec("x")]
+    assert model.metadata.outputs == [spec("OUTPUT0")]
+    assert model.metadata.platform == "pytorch_exported"
+
+
+def test_a_program_answers_every_form(net, load, reply, ask):
+    model = load(net)
+    assert ask.read(one(model, reply, ask.tensors(x=np.ones((1, 3), np.float32)))) == {"OUTPUT0": [[1, 2, 3]]}
+    assert ask.read(one(model, reply, ask.body({"x": [[1, 1, 1]]}))) == {"OUTPUT0": [[1, 2, 3]]}
+    assert ask.read(one(model, reply, ask.instances([1, 1, 1], [2, 2, 2]))) == [[1, 2, 3], [2, 4, 6]]
+
+
+def test_requests_share_a_call_along_the_open_dimension(net, load, reply, ask):
+    model = load(net)
+    seen = watch(model)
+    outcomes = model.infer([ask.tensors(x=array) for array in rows(1, 2, 3)], reply)
+    assert seen == [[(6, 3)]]
+    assert [np.shape(ask.read(outcome)["OUTPUT0"]) for outcome in outcomes] == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_program_of_a_fixed_shape_takes_requests_one_by_one(export, load, reply, ask):
+    model = load(export(Net(), torch.ones(1, 3), shapes=None))
+    seen = watch(model)
+    model.infer([ask.tensors(x=array) for array in rows(1, 1)], reply)
+    assert seen == [[(1, 3)], [(1, 3)]]
+    with pytest.raises(InvalidInput, match=r"\[1, 3\]"):
+        ask.read(one(model, reply, ask.tensors(x=rows(2)[0])))
+
+
+def test_an_output_of_twice_the_rows_is_no_batch(export, load, reply, ask):
+    for asked in (False, True):
+        model = load(
+            export(Doubled(), torch.ones(2, 3), shapes={"x": {0: BATCH}}), batch_is_default=not asked
+        )
+        outcomes = model.infer([ask.tensors(x=array) for array in rows(1, 2)], reply)
+        assert [np.shape(ask.read(outcome)["y"]) for outcome in outcomes] == [(2, 3), (4, 3)]
+
+
+def test_nested_arguments_and_results_have_names(export, load, reply, ask):
+    file = export(
+        Nested(),
+        torch.ones(2, 3),
+        (torch.ones(2, 3), torch.ones(2, 3)),
+        shapes={"a": {0: BATCH}, "more": ({0: BATCH}, {0: BATCH}), "flag": None},
+        flag=True,
+    )
+    model = load(file)
+    assert [each.name for each in model.metadata.inputs] == ["a", "more_0", "more_1"]
+    ones = np.ones((1, 3), np.float32)
+    answer = ask.read(one(model, reply, ask.tensors(a=ones, more_0=ones, more_1=ones)))
+    assert answer == {"OUTPUT0": [[2, 2, 2]], "k": [[2, 2, 2]]}
+
+
+def test_declared_names_stand_for_the_programs_by_their_order(net, load, reply, ask):
+    model = load(net, inputs=[spec("image")], outputs=[spec("scores")])
+    assert ask.read(one(model, reply, ask.tensors(image=rows(1)[0]))) == {"scores": [[1, 2, 3]]}
+
+
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [
+        ({"inputs": [spec("x", shape=(-1, 4))]}, r"as FP32 \[-1, 4\]; .*model.pt2 has it as FP32 \[-1, 3\]"),
+        ({"inputs": [spec("x", "FP64")]}, "as FP64"),
+        ({"outputs": [spec("y", "INT8")]}, "output 'y' as INT8"),
+        ({"inputs": [spec("x"), spec("z")]}, "takes 'x'; the configuration declares 'x', 'z'"),
+    ],
+)
+def test_a_configuration_that_disagrees_is_refused(net, load, more, match):
+    with pytest.raises(ModelLoadFailed, match=match):
+        load(net, **more)
+
+
+def test_what_the_guards_of_a_program_refuse_is_the_callers_fault(export, load, reply, ask):
+    batch = torch.export.Dim("batch", max=4)
+    model = load(export(Net(), torch.ones(2, 3), shapes={"x": {0: batch}}), max_batch_size=1)
+    with pytest.raises(InvalidInput, match="Guard failed"):
+        ask.read(one(model, reply, ask.tensors(x=rows(5)[0])))
+
+
+KINDS = [
+    (torch.bool, "BOOL"),
+    (torch.uint8, "UINT8"),
+    (torch.int8, "INT8"),
+    (torch.int16, "INT16"),
+    (torch.int32, "INT32"),
+    (torch.int64, "INT64"),
+    (torch.float16, "FP16"),
+    (torch.float64, "FP64"),
+]
+
+
+class Same(nn.Module):
+    def forward(self, x):
+        return x.clone()
+
+
+@pytest.mark.parametrize(("kind", "datatype"), KINDS, ids=[each[1] for each in KINDS])
+def test_types_come_back_as_they_went_in(export, load, reply, ask, kind, datatype):
+    model = load(export(Same(), torch.ones(2, dtype=kind), shapes={"x": {0: BATCH}}))
+    request = ask.tensors(x=torch.tensor([1, 0, 1], dtype=kind).numpy())
+    outcome = one(model, reply, request)
+    assert (outcome.outputs[0].datatype, outcome.outputs[0].data) == (datatype, request.inputs[0].data)
+
+
+def test_bfloat16_goes_in_and_out_by_its_bits(export, load, reply):
+    model = load(export(Same(), torch.ones(2, dtype=torch.bfloat16), shapes={"x": {0: BATCH}}))
+    data = np.array([0x3F80, 0xC000], np.uint16).tobytes()
+    outcome = one(model, reply, InferenceRequest("m", "1", "id", [Tensor("x", "BF16", [2], data)]))
+    assert (outcome.outputs[0].datatype, outcome.outputs[0].data) == ("BF16", data)
+
+
+def test_a_script_takes_what_nobody_declared_by_number_and_in_its_own_type(script, load, reply, ask):
+    model = load(script(Net()))
+    assert (model.metadata.inputs, model.metadata.platform) == ([], "pytorch_torchscript")
+    # JSON has doubles; the weights are floats.
+    assert ask.read(one(model, reply, ask.body([1, 1.5, 2]))) == {"OUTPUT0": [1, 3, 6]}
+    assert ask.read(one(model, reply, ask.tensors(INPUT0=rows(1)[0]))) == {"OUTPUT0": [[1, 2, 3]]}
+    assert ask.read(one(model, reply, ask.instances([1, 1, 1], [2, 2, 2]))) == [[1, 2, 3], [2, 4, 6]]
+    with pytest.raises(InvalidInput, match="unexpected input 'x'; the model takes 'INPUT0'"):
+        ask.read(one(model, reply, ask.tensors(x=rows(1)[0])))
+
+
+def test_a_script_joins_only_what_its_configuration_says_is_a_batch(script, load, reply, ask):
+    file = script(Net())
+    for more, calls in [
+        ({}, [[(1, 3)], [(2, 3)]]),
+        ({"batch_is_default": False}, [[(3, 3)]]),
+        ({"inputs": [spec("x")], "outputs": [spec("y")]}, [[(3, 3)]]),
+    ]:
+        model = load(file, **more)
+        seen = watch(model)
+        name = more["inputs"][0].name if "inputs" in more else "INPUT0"
+        model.infer([ask.tensors(**{name: array}) for array in rows(1, 2)], reply)
+        assert seen == calls
+
+
+@pytest.mark.parametrize(
+    "names", [("a", "b"), ("b", "a"), ("INPUT__0", "INPUT__1"), ("INPUT__1", "INPUT__0"), ("x", "y")]
+)
+def test_declared_names_are_the_arguments_or_their_numbers_or_in_their_order(script, load, reply, ask, names):
+    model = load(script(Pair()), inputs=[spec(name) for name in names], outputs=[spec("sum"), spec("rest")])
+    first = {"a": "a", "INPUT__0": "INPUT__0"}.get(min(names), names[0])
+    second = next(name for name in names if name != first)
+    three, one_ = np.full((1, 3), 3, np.float32), np.ones((1, 3), np.float32)
+    answer = ask.read(one(model, reply, ask.tensors({}, **{first: three, second: one_})))
+    assert answer == {"sum": [[4, 4, 4]], "rest": [[2, 2, 2]]}
+
+
+def test_a_missing_argument_is_named_as_clients_know_it(script, load, reply, ask):
+    with pytest.raises(InvalidInput, match="input 'INPUT1' is missing"):
+        ask.read(one(load(script(Pair())), reply, ask.tensors(INPUT0=rows(1)[0])))
+
+
+def test_single_samples_are_stacked(script, load, reply, ask):
+    for inputs in ([], [spec("x", shape=[3])]):
+        model = load(script(Net()), batch=BatchMode.STACK, inputs=inputs)
+        seen = watch(model)
+        name = "x" if inputs else "INPUT0"
+        outcomes = model.infer([ask.tensors(**{name: np.full(3, n, np.float32)}) for n in (1, 2)], reply)
+        assert seen == [[(2, 3)]]
+        assert [ask.read(each) for each in outcomes] == [{"OUTPUT0": [1, 2, 3]}, {"OUTPUT0": [2, 4, 6]}]
+
+
+def test_fewer_outputs_than_declared_are_an_invalid_output(script, load, reply, ask):
+    model = load(script(Net()), inputs=[spec("x")], outputs=[spec("y"), spec("z")])
+    with pytest.raises(InvalidOutput, match="returned 1 outputs; 2 are declared"):
+        ask.read(one(model, reply, ask.tensors(x=rows(1)[0])))
+
+
+def test_what_a_model_raises_is_its_failure_in_a_line(script, load, reply, ask):
+    with pytest.raises(ModelFailed, match=r"^RuntimeError: The size of tensor a \(4\)") as caught:
+        ask.read(one(load(script(Net())), reply, ask.tensors(INPUT0=np.ones((1, 4), np.float32))))
+    assert "Traceback" in caught.value.detail
+
+
+class InPlace(nn.Module):
+    def forward(self, x):
+        return x.add_(1)
+
+
+def test_a_model_that_works_in_place_does_not_change_the_request(script, load, reply, ask):
+    model = load(script(InPlace()))
+    request = ask.tensors(INPUT0=rows(1)[0])
+    before = bytes(request.inputs[0].data)
+    for _ in range(2):
+        assert ask.read(one(model, reply, request)) == {"OUTPUT0": [[2, 2, 2]]}
+    assert request.inputs[0].data == before
+
+
+SOURCE = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(3))
+
+    def forward(self, x, factor=None):
+        return {"y": x * self.weight if factor is None else x * self.weight * factor}
+"""
+
+
+@pytest.fixture
+def weights(tmp_path):
+    (tmp_path / "net.py").write_text(SOURCE)
+    torch.save(Net().state_dict(), tmp_path / "weights.pt")
+    return tmp_path / "weights.pt"
+
+
+@pytest.mark.parametrize("module", ["net.py:Net", "net.py"])
+def test_weights_are_loaded_into_the_module_that_is_named(weights, load, reply, ask, module):
+    model = load(weights, parameters={"module": module})
+    assert model.metadata.platform == "pytorch_eager"
+    assert ask.read(one(model, reply, ask.body([1, 1, 1]))) == {"y": [1, 2, 3]}
+    twice = ask.tensors(INPUT0=rows(1)[0], INPUT1=np.float32([[2]]))
+    assert ask.read(one(model, reply, twice)) == {"y": [[2, 4, 6]]}
+
+
+def test_safetensors_are_weights(weights, load, reply, ask):
+    from safetensors.torch import save_file
+
+    file = weights.with_suffix(".safetensors")
+    save_file(Net().state_dict(), file)
+    model = load(file, parameters={"module": "net.py"})
+    assert ask.read(one(model, reply, ask.body([1, 1, 1]))) == {"y": [1, 2, 3]}
+
+
+@pytest.mark.parametrize(
+    ("module", "match"),
+    [
+        ("", r'weights\.pt holds weights alone: .* module = "model\.py:Net"'),
+        ("gone.py:Net", r"no file 'gone\.py' beside"),
+        ("../net.py:Net", r"no file '\.\./net\.py' beside"),
+        ("net.py:Other", "module class 'Other'; it has Net"),
+        ("bad.py", r"bad\.py, line 1: ZeroDivisionError"),
+        ("more.py", "cannot be loaded into 'More': .*(missing|Missing)"),
+    ],
+)
+def test_a_module_that_does_not_fit_is_named(weights, load, module, match):
+    weights.with_name("bad.py").write_text("1 / 0")
+    weights.with_name("more.py").write_text(
+        "import torch\n\n\nclass More(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.inner = torch.nn.Linear(3, 3)\n"
+    )
+    with pytest.raises(ModelLoadFailed, match=match):
+        load(weights, parameters={"module": module} if module else {})
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("unpickled",))
+
+
+def test_a_pickle_is_never_run(weights, load, capsys):
+    torch.save({"weight": Evil()}, weights)
+    with pytest.raises(ModelLoadFailed, match="holds more than tensors"):
+        load(weights, parameters={"module": "net.py"})
+    assert "unpickled" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["broken.pt2", "broken.pt"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"\x00" * 100])
+def test_a_broken_file_is_named(tmp_path, load, name, content):
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "net.py").write_text(SOURCE)
+    with pytest.raises(ModelLoadFailed, match=name.replace(".", r"\.") + " cannot be loaded"):
+        load(tmp_path / name, parameters={"module": "net.py"})
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.9])
+def test_a_truncated_program_is_named(net, load, keep):
+    content = net.read_bytes()
+    net.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(ModelLoadFailed, match=r"model\.pt2 cannot be loaded"):
+        load(net)
+
+
+def test_a_program_is_known_by_what_it_holds_not_by_its_name(net, load):
+    assert load(net.rename(net.with_name("program.pt"))).metadata.platform == "pytorch_exported"
+
+
+def test_without_the_library_the_reason_says_what_to_install(net, load, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ModelLoadFailed, match=r'pip install "mooring\[torch\]"'):
+        load(net)
+
+
+def test_a_worker_uses_the_threads_it_is_given(net, load):
+    load(net, LoadContext(threads=3))
+    assert torch.get_num_threads() == 3
+
+
+def test_the_library_is_there_before_workers_are_forked(tmp_path):
+    spec = ModelSpec(name="m", version="1", backend="pytorch", location=str(tmp_path))
+    assert preload(spec)[0] == "torch"
+    assert isinstance(create("pytorch"), PyTorchBackend)
+
+
+def test_results_have_the_names_of_their_keys_or_numbers():
+    assert leaves({"a": 1, "b": [2, None, {"a": 3}]}) == {"a": 1, "OUTPUT1": 2, "OUTPUT2": 3}
+    assert leaves((1, 2)) == {"OUTPUT0": 1, "OUTPUT1": 2}
+    assert leaves([["x", "y"]]) == {"OUTPUT0": ["x", "y"]}
+    assert leaves(torch.return_types.max((1, 2))) == {"OUTPUT0": 1, "OUTPUT1": 2}
+
+
+def test_numbers_beyond_the_arguments_are_no_numbers():
+    assert paired(["INPUT__7", "INPUT__8"], ["a", "b"]) == {"INPUT__7": "a", "INPUT__8": "b"}
+    assert paired([], ["a"]) == {}
