@@ -194,3 +194,9 @@ def test_arrays_of_any_order_are_written_in_row_major_order():
     assert encode(np.asfortranarray([[1, 2], [3, 4]])) == b"[[1,2],[3,4]]"
     assert encode(np.arange(3, dtype=">i4")) == b"[0,1,2]"
     assert datatype_of(read(b"[1]", "FP16")) == "FP16"
+
+
+@pytest.mark.parametrize("padding", [0, LARGE_DOCUMENT])
+def test_a_key_may_hold_a_nul(padding):
+    document = b'{"a": 1, "a\\u0000b": [2, 3]}' + b" " * padding
+    assert decode(document) == {"a": 1, "a\0b": [2, 3]}

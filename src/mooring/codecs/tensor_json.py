@@ -106,7 +106,12 @@ def _decode_large(document: bytes | memoryview) -> Any:
             raise _Irregular
         lists = [0]
         value = _convert(root, _MAX_OBJECTS, lists)
-    except (ValueError, TypeError, OverflowError):
+    except (
+        ValueError,
+        TypeError,
+        OverflowError,
+        KeyError,
+    ):  # KeyError: simdjson looks for a key up to its first NUL
         # A traceback would keep the parsed document alive, and with it the parser.
         raise _Irregular from None
     # ``as_buffer`` looks through lists where a number should be. All lists that a regular document has were counted,
@@ -119,8 +124,9 @@ def _decode_large(document: bytes | memoryview) -> Any:
 def _convert(node: Any, depth: int, lists: list[int]) -> Any:
     if isinstance(node, simdjson.Object):
         keys = list(node)
-        # A look-up walks the object, and finds the first of two equal keys where orjson keeps the last.
-        if not depth or len(keys) > _MAX_KEYS or len(set(keys)) != len(keys):
+        # A look-up walks the object, and finds the first of two equal keys where orjson keeps the last; of a key with
+        # a NUL it sees what stands before that.
+        if not depth or len(keys) > _MAX_KEYS or len(set(keys)) != len(keys) or "\0" in "".join(keys):
             raise _Irregular
         # Not items(): that makes Python lists of every value.
         return {key: _convert(node[key], depth - 1, lists) for key in keys}
