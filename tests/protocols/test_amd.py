@@ -2,112 +2,17 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
 
 import msgspec
 import pytest
-from protocol_wire import FakeService, Reply, Served
+from amd_wire import FakeAdministration, listening, request
+from protocol_wire import Reply, Served
 
-from mooring.core.buffers import HeapAllocator
 from mooring.core.errors import InvalidInput, ModelLoadFailed, ModelNotFound, WorkerDied
 from mooring.core.requests import InferenceResponse
-from mooring.core.service import ModelMetadata, ServerAdministration
-from mooring.core.tensors import Tensor, TensorSpec
-from mooring.observability.metrics import Metrics
-from mooring.protocols.allowed import answering_options
-from mooring.protocols.amd.administration import AmdAdministration, extensions
-from mooring.protocols.amd.conversation import InferenceSocket
-from mooring.protocols.amd.metrics import AmdMetrics
-from mooring.protocols.application import Application
+from mooring.core.tensors import Tensor
+from mooring.protocols.amd.administration import extensions
 from mooring.protocols.dialect import AMD, V2
-from mooring.protocols.kserve.repository import Repository
-from mooring.protocols.kserve.v2 import KServeV2
-from mooring.protocols.openapi import Description
-from mooring.protocols.responses import Responses
-from mooring.protocols.torchserve.metrics import TorchServeMetrics
-from mooring.web.http1 import HttpServer, Limits
-
-ANYONE = {"access-control-allow-origin": "*"}
-
-
-class FakeAdministration(FakeService, ServerAdministration):
-    """Does as it is told, and remembers what that was. ``fails`` is what it raises instead."""
-
-    def __init__(self):
-        super().__init__()
-        self.done = []
-        self.fails = None
-
-    def metadata(self, model, version=""):
-        self._find(model, version)
-        return ModelMetadata(
-            model, ["1.0"], "CPU", [TensorSpec("in", "UINT32", [1])], [TensorSpec("out", "UINT32", [1])]
-        )
-
-    def _do(self, *what):
-        self.done.append(what)
-        if self.fails is not None:
-            raise self.fails
-
-    async def load(self, model, version="", *, config=None, files=None, parameters=None):
-        self._do("load", model, version, config, files, parameters)
-
-    async def unload(self, model, version="", *, dependents=False):
-        self._do("unload", model, version)
-        self._find(model, version)
-
-    async def load_worker(self, worker, parameters: Mapping):
-        self._do("load_worker", worker, dict(parameters))
-        return f"{worker}-0"
-
-    async def unload_worker(self, endpoint):
-        self._do("unload_worker", endpoint)
-        self._find(endpoint, "")
-
-    def log_level(self):
-        return "info"
-
-    def set_log_level(self, level):
-        raise AssertionError("no protocol here asks for it")
-
-    def devices(self):
-        return {"CPU": 4, "NVIDIA H200": 2}
-
-
-async def listening(service, dialect, *, changes=True):
-    metrics = Metrics()
-    responses = Responses(metrics.responses, cors=ANYONE if dialect is AMD else None)
-    description = Description(responses, "0.0.1")
-    v2 = KServeV2(
-        service,
-        responses,
-        version="0.0.1",
-        allocator=HeapAllocator(),
-        max_body_bytes=1_000_000,
-        dialect=dialect,
-    )
-    v2.extensions += extensions()
-    amd = AmdAdministration(service, service, responses, changes=changes)
-    repository = Repository(service, responses, v2.bodies, dialect=dialect, changes=changes)
-    ingress = AmdMetrics(metrics, lambda: 3)
-    endpoints = [
-        *description.endpoints(),
-        *v2.endpoints(),
-        *repository.endpoints(),
-        *amd.endpoints(),
-        *InferenceSocket(service, responses, any_origin=dialect is AMD).endpoints(),
-        *TorchServeMetrics(metrics, responses).endpoints(),
-    ]
-    endpoints += answering_options(endpoints, responses)
-    description.cover(endpoints)
-    server = HttpServer(
-        Application(ingress.counting(endpoints), responses),
-        limits=Limits(max_body_bytes=1_000_000),
-        allocator=HeapAllocator(),
-        refuse=responses.refuse_message,
-    )
-    await server.start("127.0.0.1", 0)
-    return server, metrics
 
 
 @pytest.fixture
@@ -139,11 +44,6 @@ def error_of(reply: Reply) -> str:
     (key,) = json.loads(reply.body)
     assert key == "error"
     return json.loads(reply.body)["error"]
-
-
-def request(*shape, datatype="UINT32", data=(5,), **more):
-    tensor = {"name": "in", "shape": list(shape), "datatype": datatype, "data": list(data), "parameters": {}}
-    return json.dumps({"inputs": [tensor], "parameters": {}, **more}).encode()
 
 
 def outputs(*tensors, model="echo"):

@@ -148,7 +148,7 @@ class InferenceConversation:
             release(outcome.outputs)
             turn.done = outcome.final
         else:
-            turn.replies.append(kserve_v2(outcome, asked).error.encode())
+            turn.replies.append(kserve_v2(outcome, asked).message.encode())
             turn.done = True
         if turn.done:
             turn.ticket = None  # it holds ``done``, and that this turn: a circle
