@@ -9,7 +9,7 @@ from typing import Any
 
 from mooring.codecs.classification import classify
 from mooring.codecs.v2_json import REGION, decode_request, json_text, wanted_of
-from mooring.core.buffers import LARGE
+from mooring.core.buffers import LARGE, Payload
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, RequestedOutput
 from mooring.core.tensors import Parameter, Tensor
@@ -31,7 +31,7 @@ def open_body(request: InferenceRequest) -> None:
     first = request.inputs[0]
     if not (first.parameters and first.parameters.get("undecoded")):
         return
-    body = decode_request(first.data[0])
+    body = decode_request(first.data[0], regions=_no_regions)
     given = body.parameters or {}
     wanted = wanted_of(body.outputs, given)
     request.id = body.id or request.id
@@ -42,6 +42,13 @@ def open_body(request: InferenceRequest) -> None:
     request.json_outputs = not wanted.others
     request.parameters = {name: value for name, value in given.items() if name not in _SERVERS} or None
     request.inputs = body.inputs
+
+
+def _no_regions(region: str, offset: int, size: int) -> Payload:
+    raise InvalidInput(
+        f"the JSON is above {LARGE} bytes, and then no input may lie in shared memory region '{region}'; "
+        "send the large ones in binary"
+    )
 
 
 def present(

@@ -117,7 +117,7 @@ class SharedMemory:
         return buffer
 
     def store(self, outputs: Iterable[Tensor]) -> None:
-        """Put the outputs that are to lie in regions there; they have no data afterwards. Raises ``InvalidInput``."""
+        """Put outputs whose parameters name a region there; they have no data then. Raises ``InvalidInput``."""
         for tensor in outputs:
             place = tensor.parameters
             if place and _NAME in place:

@@ -9,6 +9,7 @@ import math
 from mooring.codecs.raw import raw_size
 from mooring.codecs.v2_json import (
     ALL_BINARY,
+    REGION,
     InferBody,
     Wanted,
     decode_request,
@@ -89,8 +90,12 @@ class InferAnswer(V2Answer):
         if self._only is not None and not outcome.outputs:
             outcome, self._only = self._only, None
         self._name(outcome)
-        if self._memory is not None:
-            self._memory.store(outcome.outputs)
+        try:
+            self._store(outcome)
+        except InvalidInput as error:
+            release(outcome.outputs)
+            self._refuse(error)
+            return
         for tensor in outcome.outputs:
             if not self._wanted.binary(tensor):
                 self._dialect.reshape(tensor)
@@ -107,6 +112,16 @@ class InferAnswer(V2Answer):
             self._bodies.respond(exchange, 200, pieces, head)
         else:
             exchange.respond_in_pieces(200, pieces, head)
+
+    def _store(self, outcome: InferenceResponse) -> None:
+        if self._memory is not None:
+            self._memory.store(outcome.outputs)
+            return
+        for tensor in outcome.outputs:
+            if tensor.parameters and REGION[0] in tensor.parameters:
+                raise InvalidInput(
+                    f"output '{tensor.name}' names a region of shared memory, which is not offered here"
+                )
 
     def _name(self, outcome: InferenceResponse) -> None:
         """The id is the client's own: what the server called a request without one is not for it."""
