@@ -130,7 +130,7 @@ class Mooring(Target):
         command += ["--inference-address", f"http://127.0.0.1:{self.port}"]
         for other in ("management", "metrics"):
             command += [f"--{other}-address", f"unix:{folder}/{other}"]
-        return command
+        return [*command, "--grpc-address", f"unix:{folder}/grpc"]
 
 
 class BareFront(Target):

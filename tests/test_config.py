@@ -172,13 +172,6 @@ def test_a_misspelled_variable_is_named_and_kubernetes_own_are_not():
     assert lines == ["unknown variable MOORING_JOB_QUEUE_SISE; did you mean 'job_queue_size'?"]
 
 
-def test_grpc_is_accepted_and_said_to_be_missing():
-    lines = []
-    config = load_config({"grpc_address": "0.0.0.0:7071"}, {}, warn=lines.append)
-    assert config.grpc_address == Address("0.0.0.0", 7071)
-    assert lines == ["grpc_address has no effect yet: gRPC is not served"]
-
-
 @pytest.mark.parametrize("address", ["http://0.0.0.0:8081", "http://[::]:8081", "http://example.com:1"])
 def test_management_beyond_loopback_needs_a_word_from_the_user(address):
     flags = {"management_address": address}

@@ -116,7 +116,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Address, Meta(description="where metrics are read, http://HOST:PORT or unix:/path")
     ] = Address("127.0.0.1", 8082)
     grpc_address: Annotated[
-        Address, Meta(description="where gRPC will be served, HOST:PORT; not served yet")
+        Address, Meta(description="where gRPC is served, HOST:PORT or unix:/path")
     ] = Address("127.0.0.1", 7070)
     model_store: Annotated[Folder, Meta(description="folder with model archives")] = None
     models: Annotated[
@@ -229,8 +229,6 @@ def load_config(
         chosen.update(_from_file(Path(file), environ, warn))
     chosen.update(_from_environment(environ, warn))
     chosen.update({name: _typed(name, value, _flag(name)) for name, value in flags.items()})
-    if "grpc_address" in chosen:
-        warn("grpc_address has no effect yet: gRPC is not served")
     config = Config(**chosen)
     _check_management(config)
     return config

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import Protocol
 
 import uvloop
 
@@ -17,6 +18,7 @@ from mooring.core.service import ModelState
 from mooring.engine.administration import Administration
 from mooring.engine.control import ServerControl
 from mooring.engine.engine import Engine
+from mooring.engine.monitoring import RepositoryMonitor
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.protocols.allowed import answering_options
@@ -45,6 +47,14 @@ from mooring.web.http1 import HttpServer, Limits
 from mooring.workers.arena import Arena
 
 log = get_logger(__name__)
+
+
+class Listener(Protocol):
+    """Whatever takes requests from outside."""
+
+    async def drain(self, limit: float, /) -> None:
+        """Take nothing new, answer what was accepted; give up after ``limit`` seconds."""
+
 
 Started = Callable[[Sequence[ModelState]], None]
 
@@ -121,8 +131,8 @@ class Server:
         )
         defaults = _defaults(config)
         self._store = Store(_made(folder / "archives"), defaults)
-        catalog = Catalog(self._store, config, _made(folder / "files"), defaults)
-        self._administration = Administration(self.engine, catalog, self._metrics)
+        self._catalog = Catalog(self._store, config, _made(folder / "files"), defaults)
+        self._administration = Administration(self.engine, self._catalog, self._metrics)
         self._control = ServerControl()
         self._dialect = AMD if config.dialect == "amd" else V2
         # Whoever reaches another address than this machine's own may ask models, not change what is served.
@@ -132,7 +142,7 @@ class Server:
         self._extensions: list[str] = []
         cors = {"access-control-allow-origin": "*"} if self._dialect is AMD else None
         self._responses = Responses(self._metrics.responses, cors=cors)
-        self._listeners: list[HttpServer] = []
+        self._listeners: list[Listener] = []
         self._specs: list[ModelSpec] = []
 
     async def start(self) -> None:
@@ -143,6 +153,43 @@ class Server:
         for site in self._mount():
             endpoints = site.endpoints
             await self._listen(site.address, [*endpoints, *answering_options(endpoints, self._responses)])
+        await self._listen_grpc()
+        if self._config.repository_monitoring and self._config.model_repository is not None:
+            monitor = RepositoryMonitor(
+                self._administration,
+                self._catalog,
+                self._config.model_repository,
+                polling=self._config.repository_polling,
+            )
+            monitor.start()
+            self._stack.push_async_callback(monitor.close)
+
+    async def _listen_grpc(self) -> None:
+        # Here and not above: grpc takes a tenth of a second to import, and HTTP is up meanwhile.
+        from mooring.protocols.grpc_mount import grpc_server  # noqa: PLC0415
+
+        address = self._config.grpc_address
+        server = grpc_server(
+            self.engine,
+            self._administration,
+            self._control,
+            self._arena,
+            version=__version__,
+            extensions=self._extensions,
+            dialect=self._dialect,
+            memory=self._memory,
+            log_settings=self._log_settings,
+            trace_settings=self._trace_settings,
+            changes=address.loopback or self._config.insecure,
+        )
+        if address.path:
+            await server.start_unix(address.path)
+        else:
+            await server.start(address.host, address.port)
+            if not address.port:
+                log.info("listening for gRPC", host=address.host, port=server.port)
+        self._stack.push_async_callback(server.close)
+        self._listeners.append(server)
 
     async def load(self) -> None:
         """Return when every model asked for is loaded, or has failed to and says so in its state."""

@@ -33,6 +33,7 @@ def served(folder, *args):
     """A server on one socket file in ``folder``; yields its process once it has greeted."""
     address = f"unix:{folder}/s"
     flags = [f"--{name}-address={address}" for name in ("inference", "management", "metrics")]
+    flags.append(f"--grpc-address=unix:{folder}/g")
     process = subprocess.Popen(
         [sys.executable, "-m", "mooring", "serve", *args, *flags],
         cwd=folder,
@@ -91,7 +92,7 @@ def test_the_first_answer_comes_within_a_second_of_the_start(folder):
 
 def test_a_function_that_is_not_there_leaves_a_server_that_says_so(folder):
     with served(folder, "double.py:treble") as process:
-        greeting = [process.stdout.readline() for _ in range(5)][-1]
+        greeting = [process.stdout.readline() for _ in range(6)][-1]
         assert greeting.startswith("  model       treble 1 failed: ")
         assert "treble" in greeting
         assert answer(folder, "GET", "/ping")[0] == 500

@@ -37,9 +37,14 @@ def test_everything_mounted_is_described(server):
         "/v1/models/{model_name}:explain", "/invocations",
     } <= set(paths)  # fmt: skip
     for path, operations in paths.items():
+        if path.endswith(("load", "register")):  # other tests need the models of this server
+            continue
         for method in operations:
             target = path.replace("{model_name}", "rows").replace("{model_version}", "1.0")
-            assert server.ask(method.upper(), target).code not in (404, 405, 501), (method, path)
+            answer = server.ask(method.upper(), target)
+            assert answer.code not in (405, 501), (method, path)
+            assert answer.body != b'{"error":"Not Found"}', (method, path)
+            assert b"ResourceNotFoundException" not in answer.body, (method, path)
 
 
 CLIENT = """

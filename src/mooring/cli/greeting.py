@@ -28,6 +28,7 @@ def greeting(config: Config, models: Sequence[ModelState], *, up: str) -> list[s
     lines = [
         up,
         f"  inference   {config.inference_address}",
+        f"  gRPC        {str(config.grpc_address).removeprefix('http://')}",
         f"  management  {config.management_address}",
         f"  metrics     {config.metrics_address}",
         *(_model(state) for state in models[:_MOST_MODELS]),
