@@ -35,13 +35,16 @@ _OURS = frozenset({"id", "parameters", "inputs", "outputs", "model_name", "model
 class _Written:
     """How a response is written: as the object of generate, or where the request was v2's, as v2's."""
 
-    def __init__(self, given: str, *, v2: bool) -> None:
+    def __init__(self, given: str, asked: Asked, dialect: Dialect, *, v2: bool) -> None:
         self._given = given
+        self._asked = asked
+        self._dialect = dialect
         self._v2 = v2
 
     def document(self, response: InferenceResponse) -> bytes:
         """The JSON of a response, whose memory is given back."""
         response.id = self._given
+        self._dialect.name(response, self._asked)
         try:
             if self._v2:
                 pieces, _ = encode_response(response, JSON_ONLY)
@@ -181,7 +184,7 @@ class Generate:
         def taken(body: Payload) -> None:
             request, v2 = self._request(exchange, asked, body)
             request_id = self._responses.new_id()
-            written = _Written(request.id, v2=v2)
+            written = _Written(request.id, asked, self._dialect, v2=v2)
             request.id = request.id or request_id
             answer = kind(self._responses, exchange, request_id, asked, self._dialect, written)
             exchange.on_abandoned = self._service.submit(request, answer.done).cancel

@@ -140,8 +140,7 @@ class Inference:
         response.id = told.id
         if self._memory is not None:
             self._memory.store(response.outputs)
-        if self.dialect.plain_answers:
-            response.version = ""
+        self.dialect.name(response, told.asked)
         if self.dialect.byte_shapes:
             for tensor in response.outputs:
                 if tensor.datatype == "BYTES" and tensor.data is not None and len(tensor.data) == 1:
