@@ -46,8 +46,8 @@ def open_body(request: InferenceRequest) -> None:
 
 def _no_regions(region: str, offset: int, size: int) -> Payload:
     raise InvalidInput(
-        f"the JSON is above {LARGE} bytes, and then no input may lie in shared memory region '{region}'; "
-        "send the large ones in binary"
+        f"the JSON is above {LARGE} bytes, and then no input may lie in shared memory, as the {size} bytes at {offset} "
+        f"of region '{region}'; send large inputs in binary"
     )
 
 

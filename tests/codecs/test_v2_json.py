@@ -1,0 +1,386 @@
+"""v2's infer bodies: what is written reads back equal, in JSON and in binary, and what is wrong is the caller's fault."""
+
+import contextlib
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from mooring.codecs.raw import tensor_of
+from mooring.codecs.tensor_json import LARGE_DOCUMENT
+from mooring.codecs.v2_json import (
+    ALL_BINARY,
+    JSON_ONLY,
+    Wanted,
+    decode_request,
+    decode_response,
+    encode_request,
+    encode_response,
+    json_text,
+    wanted_of,
+)
+from mooring.core.buffers import LARGE, Buffer, Slot, view_of
+from mooring.core.errors import InvalidInput, InvalidOutput
+from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
+from mooring.core.tensors import DATATYPES, NUMPY_TYPES, Tensor, release
+
+SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
+
+
+NAMES, BYTES = st.text(max_size=5), st.binary(max_size=9)
+UTF8 = st.text(max_size=5).map(str.encode)
+
+
+@st.composite
+def tensors(draw, texts=BYTES):
+    """A tensor of any type and shape."""
+    datatype = draw(st.sampled_from(sorted(DATATYPES)))
+    shape = draw(SHAPES)
+    if datatype == "BYTES":
+        array = draw(hnp.arrays(object, shape, elements=texts))
+    elif datatype == "BF16":
+        array = draw(hnp.arrays(np.float32, shape))
+    else:
+        array = draw(hnp.arrays(NUMPY_TYPES[datatype], shape))
+    tensor = tensor_of(draw(NAMES), array, datatype)
+    tensor.datatype = datatype  # of no elements numpy cannot tell
+    return tensor
+
+
+def joined(pieces):
+    return b"".join(map(view_of, pieces))
+
+
+def unique(found):
+    return list({tensor.name: tensor for tensor in found}.values())
+
+
+def same(found, expected):
+    assert [(each.name, each.datatype, each.shape) for each in found] == [
+        (each.name, each.datatype, each.shape) for each in expected
+    ]
+    for one, other in zip(found, expected, strict=True):
+        if one.datatype == "BYTES":
+            assert [bytes(each) for each in one.data] == [bytes(each) for each in other.data]
+        else:
+            np.testing.assert_array_equal(one.array(), other.array())
+
+
+@given(st.lists(tensors(), min_size=1, max_size=4).map(unique), st.booleans(), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_what_is_written_in_binary_reads_back_equal(found, some_as_json, padded):
+    json_ones = {each.name: False for each in found[::2] if each.datatype != "BYTES"} if some_as_json else {}
+    request = InferenceRequest("m", "", "id é", found, parameters={"k": 1.5})
+    pieces, size = encode_request(request, Wanted(others=True, named=json_ones))
+    body = joined(pieces)
+    if padded and size:
+        body, size = body[:size] + b" " * LARGE_DOCUMENT + body[size:], size + LARGE_DOCUMENT
+    read = decode_request(body, size or None)
+    assert (read.id, read.parameters, read.outputs) == ("id é", {"k": 1.5}, None)
+    same(read.inputs, found)
+
+
+@given(st.lists(tensors(texts=UTF8), min_size=1, max_size=4).map(unique))
+@settings(max_examples=150, deadline=None)
+def test_what_is_written_as_json_reads_back_equal_and_so_does_a_workers_text(found):
+    pieces, size = encode_request(InferenceRequest("m", "", "", found), JSON_ONLY)
+    assert size == 0
+    same(decode_request(joined(pieces)).inputs, found)
+    as_text = [Tensor(each.name, each.datatype, each.shape, json_text(each), None, True) for each in found]
+    pieces, size = encode_response(InferenceResponse(as_text, model="m", version="1"), ALL_BINARY)
+    assert size == 0
+    answer = decode_response(joined(pieces))
+    assert (answer.model, answer.version, answer.id) == ("m", "1", "")
+    same(answer.outputs, found)
+
+
+@given(st.lists(tensors(), max_size=3).map(unique))
+@settings(deadline=None)
+def test_an_answer_reads_back_equal(found):
+    response = InferenceResponse(found, model="m", version="2", id="7", parameters={"a": True})
+    pieces, size = encode_response(response, ALL_BINARY)
+    read = decode_response(joined(pieces), size or None)
+    assert (read.model, read.version, read.id, read.parameters) == ("m", "2", "7", {"a": True})
+    same(read.outputs, found)
+
+
+DOCUMENTS = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=3)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(["inputs", "name", "shape", "datatype", "data", "parameters", "outputs", "id"]),
+            inner,
+            max_size=6,
+        ),
+    ),
+    max_leaves=20,
+)
+
+
+@given(DOCUMENTS, st.one_of(st.none(), st.integers(-2, 300)), st.binary(max_size=20))
+@settings(max_examples=300, deadline=None)
+def test_any_document_is_a_request_or_invalid_input(document, size, behind):
+    for inputs in (document, {"inputs": document}, {"inputs": [document]}):
+        with contextlib.suppress(InvalidInput):
+            decode_request(json.dumps(inputs).encode() + behind, size)
+
+
+@given(st.binary(max_size=80), st.one_of(st.none(), st.integers(0, 90)))
+def test_any_bytes_are_a_request_or_invalid_input(body, size):
+    with contextlib.suppress(InvalidInput):
+        decode_request(body, size)
+
+
+@given(st.binary(max_size=80), st.one_of(st.none(), st.integers(0, 90)))
+def test_any_bytes_are_an_answer_or_no_answer(body, size):
+    with contextlib.suppress(InvalidOutput):
+        decode_response(body, size)
+
+
+def body(**more):
+    tensor = {"name": "x", "shape": [2], "datatype": "INT32", "data": [1, 2]} | more
+    return json.dumps(
+        {"inputs": [{key: value for key, value in tensor.items() if value is not ...}]}
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    ("datatype", "text"),
+    [
+        ("UINT64", "18446744073709551615"),
+        ("UINT64", "9007199254740993"),
+        ("INT64", "-9223372036854775808"),
+        ("FP64", "0.1"),
+        ("FP64", "5e-324"),
+        ("FP64", "1.7976931348623157e308"),
+        ("FP32", "16777217.0"),
+        ("INT8", "-128"),
+        ("BOOL", "true"),
+    ],
+)
+@pytest.mark.parametrize("padding", [0, LARGE_DOCUMENT])
+def test_numbers_are_exact_whatever_the_size_of_the_document(datatype, text, padding):
+    document = b'{"inputs":[{"name":"x","shape":[1],"datatype":"%s","data":[%s]}]}' % (
+        datatype.encode(),
+        text.encode(),
+    )
+    (found,) = decode_request(document + b" " * padding).inputs
+    expected = NUMPY_TYPES[datatype].type(json.loads(text))
+    assert found.array()[0] == expected
+    pieces, _ = encode_response(InferenceResponse([found], model="m", version="1"), JSON_ONLY)
+    again = json.loads(joined(pieces))["outputs"][0]["data"][0]
+    assert NUMPY_TYPES[datatype].type(again) == expected
+
+
+def test_numbers_that_json_has_not_are_bare_tokens_both_ways():
+    document = b'{"inputs":[{"name":"x","shape":[3],"datatype":"FP32","data":[NaN,Infinity,-Infinity]}]}'
+    (found,) = decode_request(document).inputs
+    np.testing.assert_array_equal(found.array(), np.float32([np.nan, np.inf, -np.inf]))
+    other = Tensor("null", "BYTES", [1], [b"null"])
+    pieces, _ = encode_response(InferenceResponse([found, other], model="m", version="1"), JSON_ONLY)
+    assert joined(pieces).endswith(
+        b'"data":[NaN,Infinity,-Infinity]},{"name":"null","datatype":"BYTES","shape":[1],"data":["null"]}]}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("document", "why"),
+    [
+        (b"", "the body is empty"),
+        (b"{", "not JSON"),
+        (b"[]", "must be a JSON object"),
+        (b"null", "must be a JSON object"),
+        (b"{}", 'needs "inputs"'),
+        (b'{"inputs":{}}', 'needs "inputs"'),
+        (b'{"inputs":[]}', 'needs "inputs"'),
+        (b'{"inputs":[1]}', "every input must be an object"),
+        (body(name=...), 'needs a "name"'),
+        (body(name=3), 'needs a "name"'),
+        (body(datatype=...), "input 'x' has no datatype"),
+        (body(datatype="INT4"), "unknown datatype 'INT4'"),
+        (body(datatype=["INT32"]), "unknown datatype"),
+        (body(shape=...), "non-negative integers"),
+        (body(shape=[-1]), "non-negative integers"),
+        (body(shape=[2.0]), "non-negative integers"),
+        (body(shape=[True]), "non-negative integers"),
+        (body(shape="2"), "non-negative integers"),
+        (body(shape=[1] * 33), "non-negative integers"),
+        (body(shape=[2**60, 0]), "non-negative integers"),
+        (body(data=...), "input 'x' has no data"),
+        (body(data=None), "null"),
+        (body(data=[1]), "has 1 elements, its shape [2] needs 2"),
+        (body(data=[[1], [2, 3]]), "ragged"),
+        (body(data=[1, None]), "null"),
+        (body(data=[1, "a"]), "numbers and strings"),
+        (body(data=[1, 1.5]), "1.5, which is no INT32"),
+        (body(data=[1, 2**31]), "2147483648"),
+        (body(data=[1, 10**30]), "which is no INT32"),
+        (body(data=[True, False]), "booleans"),
+        (body(datatype="BOOL"), "numbers, which are no BOOL"),
+        (body(datatype="FP32", data=[1e39, 0]), "too large for FP32"),
+        (body(datatype="FP16", data=[7e4, 0]), "too large for FP16"),
+        (body(datatype="BYTES"), "numbers, which are no BYTES"),
+        (body(parameters={"binary_data_size": 8}), "exactly one of"),
+        (body(parameters=[1]), "must be an object"),
+        (body(parameters={"a": [1]}), "must be a string, a number or a boolean"),
+        (body(data=..., parameters={"binary_data_size": "8"}), "must be a number of bytes"),
+        (body(data=..., parameters={"binary_data_size": -1}), "must be a number of bytes"),
+        (body(data=..., parameters={"binary_data_size": 8}), "the body ends 8 bytes too early"),
+        (body(data=..., parameters={"shared_memory_byte_size": 8}), "exactly one of"),
+        (
+            body(data=..., parameters={"shared_memory_region": "r", "shared_memory_byte_size": 8}),
+            "not offered",
+        ),
+        (b'{"inputs":[%s,%s]}' % ((body()[12:-2],) * 2), "sent twice"),
+        (body()[:-1] + b',"id":7}', '"id" must be a string'),
+        (body()[:-1] + b',"parameters":3}', "must be an object"),
+        (body()[:-1] + b',"parameters":{"triton_x":1}}', "are reserved"),
+        (body()[:-1] + b',"outputs":{}}', '"outputs" must be a list'),
+        (body()[:-1] + b',"outputs":[{}]}', '"outputs" must be a list'),
+        (body()[:-1] + b',"outputs":[{"name":"y"},{"name":"y"}]}', "asked for twice"),
+        (b'{"inputs":' + b"[" * 5000 + b"]" * 5000 + b"}", "not JSON"),
+        (b"\xff" + body(), "not JSON"),
+    ],
+)
+def test_what_is_wrong_is_said(document, why):
+    with pytest.raises(InvalidInput) as caught:
+        decode_request(document)
+    assert why in caught.value.message
+
+
+def binary(datatype, shape, size, data, *, header=None, extra=0):
+    text = json.dumps(
+        {
+            "inputs": [
+                {"name": "x", "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}}
+            ]
+        }
+    ).encode()
+    return decode_request(text + data, len(text) + extra if header is None else header)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("INT32", [2], 4, b"1234"), "has 4 bytes of data, its shape [2] of INT32 needs 8"),
+        (("INT32", [1], 4, b"123"), "1 bytes too early"),
+        (("INT32", [1], 4, b"12345"), "1 bytes after its last binary tensor"),
+        (("BYTES", [1], 3, b"\1\0\0"), "ends inside an element"),
+        (("BYTES", [1], 5, b"\2\0\0\0a"), "ends inside an element"),
+        (("BYTES", [2], 5, b"\1\0\0\0a"), "has 1 elements, its shape [2] needs 2"),
+        (("BOOL", [2], 2, b"\1\2"), "no BOOL"),
+    ],
+)
+def test_binary_data_that_does_not_fit_is_refused(arguments, why):
+    with pytest.raises(InvalidInput) as caught:
+        binary(*arguments)
+    assert why in caught.value.message
+
+
+@pytest.mark.parametrize("header", [0, -1, 10_000])
+def test_the_json_must_have_a_size_within_the_body(header):
+    with pytest.raises(InvalidInput, match="Inference-Header-Content-Length"):
+        binary("INT32", [1], 4, b"1234", header=header)
+
+
+def slotted(data):
+    freed = []
+    return Buffer(memoryview(bytearray(data)), Slot(1, 65536, len(data)), freed.append), freed
+
+
+def test_a_large_binary_tensor_stays_where_it_lies_and_the_last_one_frees_the_body():
+    big = np.arange(LARGE, dtype=np.int32)
+    found = [
+        Tensor.of("a", big),
+        Tensor("b", "BYTES", [2], [b"x" * (LARGE + 1), b"y"]),
+        Tensor.of("c", big[:2]),
+    ]
+    pieces, size = encode_request(InferenceRequest("m", "", "", found))
+    whole, freed = slotted(joined(pieces))
+    read = decode_request(whole, size).inputs
+    same(read, found)
+    first, text = read[0].data, read[1].data[0]
+    assert isinstance(first, Buffer)
+    assert first.slot == Slot(1, 65536 + size, big.nbytes)
+    assert text.slot.offset == 65536 + size + big.nbytes + 4
+    assert isinstance(read[1].data[1], bytes)
+    assert isinstance(read[2].data, bytes)
+    first.release()
+    first.release()
+    assert not freed
+    release(read)
+    assert [slot.offset for slot in freed] == [65536]
+
+
+def test_a_body_that_is_refused_is_given_back_once():
+    big = Tensor.of("a", np.zeros(LARGE, np.int32))
+    pieces, size = encode_request(InferenceRequest("m", "", "", [big]))
+    whole, freed = slotted(joined(pieces) + b"more")
+    with pytest.raises(InvalidInput):
+        decode_request(whole, size)
+    assert len(freed) == 1
+
+
+def test_regions_are_read_and_given_back_where_the_request_is_refused():
+    freed = []
+
+    def regions(name, offset, size):
+        assert (name, offset, size) == ("r", 4, LARGE * 2)
+        return Buffer(memoryview(bytearray(size)), Slot(1, 0, size), freed.append)
+
+    place = {"shared_memory_region": "r", "shared_memory_byte_size": LARGE * 2, "shared_memory_offset": 4}
+    good = {"name": "x", "shape": [LARGE], "datatype": "INT16", "parameters": place}
+    (found,) = decode_request(json.dumps({"inputs": [good]}).encode(), regions=regions).inputs
+    assert len(found.data) == LARGE * 2
+    assert found.parameters is None
+    assert not freed
+    for wrong in ([good | {"shape": [1]}], [good, {"name": "y"}], [good, good]):
+        freed.clear()
+        with pytest.raises(InvalidInput):
+            decode_request(json.dumps({"inputs": wrong}).encode(), regions=regions)
+        assert len(freed) == sum(each.get("shape") is not None for each in wrong)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "parameters", "expected"),
+    [
+        (None, None, [False, False]),
+        (None, {"binary_data_output": True}, [True, True]),
+        ([RequestedOutput("a", {"binary_data": True})], None, [True, False]),
+        ([RequestedOutput("a", {"binary_data": False})], {"binary_data_output": True}, [False, True]),
+    ],
+)
+def test_an_outputs_own_wish_goes_before_the_requests(outputs, parameters, expected):
+    wanted = wanted_of(outputs, parameters)
+    assert [wanted.binary(Tensor(name, "INT8", [0], b"")) for name in "ab"] == expected
+
+
+@pytest.mark.parametrize(
+    ("outputs", "parameters"),
+    [(None, {"binary_data_output": 1}), ([RequestedOutput("a", {"binary_data": "true"})], None)],
+)
+def test_a_wish_is_true_or_false(outputs, parameters):
+    with pytest.raises(InvalidInput, match="must be true or false"):
+        wanted_of(outputs, parameters)
+
+
+def test_an_output_without_data_is_only_described():
+    tensor = Tensor("y", "FP32", [2], None, {"a": 1})
+    pieces, size = encode_response(InferenceResponse([tensor], model="m", version="1"), ALL_BINARY)
+    assert size == 0
+    assert json.loads(joined(pieces))["outputs"] == [
+        {"name": "y", "datatype": "FP32", "shape": [2], "parameters": {"a": 1}}
+    ]
+
+
+def test_the_text_of_a_large_output_is_not_copied():
+    large = Buffer(memoryview(b"[1,2]"))
+    outputs = [Tensor("y", "INT8", [2], large, None, True), Tensor.of("z", np.int8([3]))]
+    pieces, size = encode_response(InferenceResponse(outputs, model="m", version="1"), JSON_ONLY)
+    assert any(piece is large for piece in pieces)
+    assert [each["data"] for each in json.loads(joined(pieces))["outputs"]] == [[1, 2], [3]]
+    assert size == 0
