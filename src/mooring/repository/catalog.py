@@ -125,6 +125,7 @@ def overridden(spec: ModelSpec, config: Mapping[str, Any], parameters: Mapping[s
     try:
         if "max_batch_size" in config:
             changes["max_batch_size"] = max(1, msgspec.convert(config["max_batch_size"], int))
+            changes["batch_is_default"] = False
         delay = config.get("dynamic_batching", {}).get("max_queue_delay_microseconds")
         if delay is not None:
             changes["max_delay"] = msgspec.convert(delay, float, strict=False) / 1e6
