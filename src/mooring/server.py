@@ -2,12 +2,13 @@
 
 import asyncio
 import gc
+import importlib
 import signal
 import tempfile
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import uvloop
 
@@ -19,6 +20,7 @@ from mooring.engine.administration import Administration
 from mooring.engine.control import ServerControl
 from mooring.engine.engine import Engine
 from mooring.engine.monitoring import RepositoryMonitor
+from mooring.engine.registry import ModelVersion
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.protocols.allowed import answering_options
@@ -41,10 +43,13 @@ from mooring.protocols.torchserve.inference import TorchServeInference
 from mooring.protocols.torchserve.management import TorchServeManagement
 from mooring.protocols.torchserve.metrics import TorchServeMetrics
 from mooring.repository.catalog import Catalog, worker_extensions
-from mooring.repository.spec import Defaults, ModelSpec
+from mooring.repository.spec import Defaults
 from mooring.repository.store import Store
 from mooring.web.http1 import HttpServer, Limits
 from mooring.workers.arena import Arena
+
+if TYPE_CHECKING:
+    from mooring.protocols.grpc_server import GrpcServer
 
 log = get_logger(__name__)
 
@@ -143,13 +148,15 @@ class Server:
         cors = {"access-control-allow-origin": "*"} if self._dialect is AMD else None
         self._responses = Responses(self._metrics.responses, cors=cors)
         self._listeners: list[Listener] = []
-        self._specs: list[ModelSpec] = []
+        self._loading: list[asyncio.Future[ModelVersion]] = []
 
     async def start(self) -> None:
         """Find the models, begin to load them and listen. Raises ``MooringError`` or ``OSError``."""
-        self._specs = self._store.find(self._config)
-        for spec in self._specs:
+        specs = self._store.find(self._config)
+        for spec in specs:
             self.engine.expect(spec)
+        self._loading = [asyncio.ensure_future(self.engine.deploy(spec, at_startup=True)) for spec in specs]
+        await asyncio.sleep(0)  # from here on a request for one of them waits for it, and is not told 404
         for site in self._mount():
             endpoints = site.endpoints
             await self._listen(site.address, [*endpoints, *answering_options(endpoints, self._responses)])
@@ -165,11 +172,10 @@ class Server:
             self._stack.push_async_callback(monitor.close)
 
     async def _listen_grpc(self) -> None:
-        # Here and not above: grpc takes a tenth of a second to import, and HTTP is up meanwhile.
-        from mooring.protocols.grpc_mount import grpc_server  # noqa: PLC0415
-
+        # Here and not above, and in a thread: it takes a tenth of a second to import, and HTTP answers meanwhile.
+        mount = await asyncio.to_thread(importlib.import_module, "mooring.protocols.grpc_mount")
         address = self._config.grpc_address
-        server = grpc_server(
+        server: GrpcServer = mount.grpc_server(
             self.engine,
             self._administration,
             self._control,
@@ -193,7 +199,7 @@ class Server:
 
     async def load(self) -> None:
         """Return when every model asked for is loaded, or has failed to and says so in its state."""
-        await asyncio.gather(*(self.engine.deploy(spec, at_startup=True) for spec in self._specs))
+        await asyncio.gather(*self._loading)
         for name, versions in self._config.model_settings.items():
             for version, settings in versions.items():
                 if settings.default_version:
