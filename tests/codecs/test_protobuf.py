@@ -363,3 +363,12 @@ def test_field_numbers_and_types_are_tritons():
 def test_tritons_client_and_ours_share_a_process():
     code = "import mooring.codecs.proto.inference_pb2, tritonclient.grpc, mooring.codecs.proto.health_pb2, grpc_health.v1.health_pb2"
     subprocess.run([sys.executable, "-W", "error::RuntimeWarning", "-c", code], check=True)
+
+
+def test_what_workers_are_forked_from_has_neither_grpc_nor_protobuf():
+    code = (
+        "import sys, mooring.workers.template, mooring.backends.onnx, mooring.backends.pytorch,"
+        " mooring.backends.builtin, mooring.backends.function, mooring.backends.handler.backend;"
+        " found = {'grpc', 'google.protobuf'} & set(sys.modules); assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,9 +10,12 @@ from grpc_kit import Talk, TensorService, serve, until
 from mooring.codecs.proto import health_pb2 as health
 from mooring.codecs.proto import inference_pb2 as pb
 from mooring.core import errors
-from mooring.core.buffers import Buffer, Slot
+from mooring.core.buffers import Buffer, HeapAllocator, Slot
 from mooring.core.requests import InferenceResponse
 from mooring.core.tensors import Tensor
+from mooring.protocols.grpc_server import GrpcServer
+from mooring.protocols.kserve.grpc_infer import Inference
+from mooring.protocols.kserve.v2_grpc import KServeV2Grpc
 
 HEALTH = "/grpc.health.v1.Health/"
 ALIAS = "/org.pytorch.serve.grpc.openinference.GRPCInferenceService/"
@@ -271,13 +274,20 @@ async def test_a_port_in_use_is_refused(talk):
 
 
 async def serve_at(port):
-    from mooring.protocols.grpc_server import GrpcServer
-
     server = GrpcServer([])
     try:
         await server.start("127.0.0.1", port)
     finally:
         await server.close()
+
+
+async def test_a_unix_socket_serves_too(tmp_path):
+    v2 = KServeV2Grpc(Inference(TensorService(), HeapAllocator()), version="1")
+    server = GrpcServer(v2.services())
+    await server.start_unix(str(tmp_path / "grpc.sock"))
+    async with grpc.aio.insecure_channel(f"unix:{tmp_path}/grpc.sock") as channel:
+        assert (await Talk(None, server, channel).call("ServerLive")).live
+    await server.close()
 
 
 async def test_a_draining_server_answers_what_it_took_and_takes_nothing_new(talk):

@@ -377,3 +377,11 @@ async def test_reflection_answers_under_its_new_name_too(talk):
     assert answer.error_response.error_code == grpc.StatusCode.UNIMPLEMENTED.value[0]
     await call.done_writing()
     assert await call.code() is grpc.StatusCode.OK
+
+
+async def test_a_client_that_asks_no_more_does_not_hold_up_the_end(talk):
+    call = talk.channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")()
+    await call.write(reflection.ServerReflectionRequest(list_services="*").SerializeToString())
+    await call.read()
+    await asyncio.wait_for(talk.server.drain(30), 5)
+    assert await call.code() is grpc.StatusCode.OK

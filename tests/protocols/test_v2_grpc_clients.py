@@ -66,10 +66,10 @@ class Running:
         return f"127.0.0.1:{self.server.port}"
 
     async def _run(self):
-        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        self.loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         self.arena = Arena(64 << 20)
         self.engine = Engine(self.arena, Metrics())
-        await asyncio.gather(*(self._load(name) for name in ("same", "half", "failing", "counting", "slow")))
+        await asyncio.gather(*(self.load(name) for name in ("same", "half", "failing", "counting", "slow")))
         memory = SharedMemory(self.arena)
         v2 = KServeV2Grpc(Inference(self.engine, self.arena, memory=memory), version="1")
         services = [
@@ -84,19 +84,19 @@ class Running:
         memory.unregister()
         await self.engine.close()
 
-    async def _load(self, name):
-        how = {"inputs": [BF16[0]], "outputs": [BF16[1]]} if name == "half" else {}
-        if name == "slow":
+    async def load(self, entry, name=""):
+        how = {"inputs": [BF16[0]], "outputs": [BF16[1]]} if entry == "half" else {}
+        if entry == "slow":
             how["queue_size"] = 1
         await self.engine.deploy(
             ModelSpec(
-                name=name, version="1", backend="function", location=str(self._folder), entry=f"model.py:{name}",
+                name=name or entry, version="1", backend="function", location=str(self._folder), entry=f"model.py:{entry}",
                 max_response_bytes=1 << 30, **how,
             )
         )  # fmt: skip
 
     def close(self):
-        self._loop.call_soon_threadsafe(self._end.set)
+        self.loop.call_soon_threadsafe(self._end.set)
         self._thread.join(30)
 
 
@@ -298,3 +298,12 @@ def test_tensors_in_shared_memory_go_both_ways(client):
     finally:
         client.unregister_system_shared_memory()
         path.unlink()
+
+
+def test_workers_start_while_requests_come_over_grpc(running, client):
+    array = np.zeros(3, np.float32)
+    deploying = asyncio.run_coroutine_threadsafe(running.load("same", "later"), running.loop)
+    while not deploying.done():
+        client.infer("same", [sent(array, "FP32")])
+    deploying.result()
+    assert client.infer("later", [sent(array, "FP32")]).as_numpy("x").tolist() == [0, 0, 0]

@@ -117,7 +117,7 @@ class _Elements:
     def _check(self, each: _Found, before: Sequence[Tensor]) -> None:
         if not each.name and self._side == "input":
             raise InvalidInput("an input has no name")
-        if any(tensor.name == each.name for tensor in before) and self._side == "input":
+        if before and self._side == "input" and any(tensor.name == each.name for tensor in before):
             raise InvalidInput(f"input '{each.name}' is sent twice")
         if each.datatype not in DATATYPES:
             raise InvalidInput(f"invalid datatype '{each.datatype}' for {self._side} '{each.name}'")
@@ -425,9 +425,9 @@ def _head(tensor: Tensor) -> bytes:
     """All of a tensor but its elements."""
     name, datatype, shape = tensor.name.encode(), tensor.datatype.encode(), tensor.shape
     sizes = bytes(shape) if not shape or max(shape) < 0x80 else b"".join(map(varint, shape))
-    head = b"\x0a" + varint(len(name)) + name + b"\x12%c" % len(datatype) + datatype
+    head = b"%b\x12%c%b" % (nested(b"\x0a", name), len(datatype), datatype)
     if sizes:
-        head += b"\x1a" + varint(len(sizes)) + sizes
+        head += nested(b"\x1a", sizes)
     return head + b"".join(_entries(b"\x22", tensor.parameters)) if tensor.parameters else head
 
 

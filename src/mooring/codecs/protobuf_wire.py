@@ -159,10 +159,10 @@ def text(tag: bytes, value: str) -> bytes:
     """A string field; nothing where it is empty, as in proto3."""
     if not value:
         return b""
-    encoded = value.encode()
-    return tag + varint(len(encoded)) + encoded
+    return nested(tag, value.encode())
 
 
 def nested(tag: bytes, message: bytes) -> bytes:
-    """A message within a message."""
-    return tag + varint(len(message)) + message
+    """A message within a message, or any other field that tells its length."""
+    size = len(message)
+    return b"%b%c%b" % (tag, size, message) if size < 0x80 else tag + varint(size) + message

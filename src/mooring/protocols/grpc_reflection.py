@@ -3,6 +3,7 @@
 By hand, since the library's would look in the process-wide pool of descriptors, where ours are not.
 """
 
+import asyncio
 from collections.abc import Sequence
 
 import grpc
@@ -29,19 +30,35 @@ class Reflection:
 
     def __init__(self, services: Sequence[Service]) -> None:
         self._names = sorted({*(service.name for service in services), *_NAMES})
+        self._asking: set[asyncio.Task[bytes | None]] = set()
 
     def services(self) -> list[Service]:
         """Under its name and the older one, which most tools still try."""
-        return [Service(name, {}, {"ServerReflectionInfo": self.answer}) for name in _NAMES]
+        return [Service(name, {}, {"ServerReflectionInfo": self.answer}, self.leave) for name in _NAMES]
+
+    def leave(self) -> None:
+        """The server stops: wait for no further questions."""
+        for waiting in self._asking:
+            waiting.cancel()
 
     async def answer(self, context: Context) -> None:
         """An answer to every question, until the client has no more."""
-        while (message := await receive(context)) is not None:
+        while (message := await self._receive(context)) is not None:
             asked = read(reflection_pb2.ServerReflectionRequest, message)
             answer = self._answered(asked)
             answer.valid_host = asked.host
             answer.original_request.CopyFrom(asked)
             await context.write(answer.SerializeToString())
+
+    async def _receive(self, context: Context) -> bytes | None:
+        waiting = asyncio.ensure_future(receive(context))
+        self._asking.add(waiting)
+        try:
+            await asyncio.wait([waiting])
+            return None if waiting.cancelled() else waiting.result()
+        finally:
+            waiting.cancel()
+            self._asking.discard(waiting)
 
     def _answered(
         self, asked: reflection_pb2.ServerReflectionRequest
