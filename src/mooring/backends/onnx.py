@@ -45,8 +45,8 @@ _DATATYPES = {
 _MAPS = re.compile(r"seq\(map\((?:int64|string),tensor\(float\)\)\)")
 
 # TensorRT is left out: it builds its engines for minutes, which nobody expects who did not ask for it.
-_ORDER = ("CUDA", "MIGraphX", "ROCM", "CANN", "OpenVINO", "DML", "CoreML", "CPU")
-_ON_GPU = ("CUDA", "MIGraphX", "ROCM", "CANN", "DML", "Tensorrt", "NvTensorRTRTX")
+_ORDER = ("CUDA", "MIGraphX", "ROCM", "OpenVINO", "DML", "CoreML", "CPU")
+_ON_GPU = ("CUDA", "MIGraphX", "ROCM", "DML", "Tensorrt", "NvTensorRTRTX")
 _SUFFIX = "ExecutionProvider"
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
