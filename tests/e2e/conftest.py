@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from e2e_kit import DIGITS, Server, pack
+from v2_kit import tensors
+
+__all__ = ["tensors"]
 
 # Weights that can be checked by head: the sum, and the difference of the first two.
 WEIGHTS = [[1.0, 1.0, 1.0, 1.0], [1.0, -1.0, 0.0, 0.0]]
