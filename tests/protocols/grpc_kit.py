@@ -20,16 +20,12 @@ from mooring.core.service import (
     ServerAdministration,
 )
 from mooring.core.tensors import TensorSpec
-from mooring.protocols.amd.rpcs import AmdRpcs
 from mooring.protocols.dialect import V2, Dialect
-from mooring.protocols.grpc_health import Health
-from mooring.protocols.grpc_reflection import Reflection
+from mooring.protocols.grpc_mount import grpc_server
 from mooring.protocols.grpc_server import GrpcServer
-from mooring.protocols.kserve.grpc_administration import GrpcRepository, GrpcSettings, GrpcSharedMemory
-from mooring.protocols.kserve.grpc_infer import Inference
 from mooring.protocols.kserve.settings import LogSettings, TraceSettings
 from mooring.protocols.kserve.shared_memory import SharedMemory
-from mooring.protocols.kserve.v2_grpc import NAME, TORCHSERVE_NAME, KServeV2Grpc
+from mooring.protocols.kserve.v2_grpc import NAME
 
 SERVICE = f"/{NAME}/"
 
@@ -140,26 +136,22 @@ class Talk(NamedTuple):
 
 
 async def serve(
-    service: TensorService,
-    *,
-    changes: bool = True,
-    memory: SharedMemory | None = None,
-    dialect: Dialect = V2,
-    **how,
+    service: TensorService, *, changes: bool = True, memory: SharedMemory | None = None, dialect: Dialect = V2
 ) -> GrpcServer:
-    """Every method over a service."""
-    inference = Inference(service, HeapAllocator(), memory=memory, dialect=dialect)
-    v2 = KServeV2Grpc(inference, version="0.0.1", extensions=["binary_tensor_data"])
-    log = LogSettings(service.administration)
-    extensions = (
-        GrpcRepository(service, changes=changes, dialect=dialect),
-        GrpcSettings(service, log, TraceSettings(), changes=changes),
-        GrpcSharedMemory(memory),
-        AmdRpcs(service, service.administration, changes=changes),
+    """Everything that a server mounts, over a service."""
+    server = grpc_server(
+        service,
+        service,
+        service.administration,
+        HeapAllocator(),
+        version="0.0.1",
+        extensions=["binary_tensor_data"],
+        dialect=dialect,
+        memory=memory,
+        log_settings=LogSettings(service.administration),
+        trace_settings=TraceSettings(),
+        changes=changes,
     )
-    services = v2.services({name: rpc for each in extensions for name, rpc in each.methods().items()})
-    services.append(Health(service.ready, [NAME, TORCHSERVE_NAME]).service())
-    server = GrpcServer([*services, *Reflection(services).services()], **how)
     await server.start("127.0.0.1", 0)
     return server
 

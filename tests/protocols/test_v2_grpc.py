@@ -74,12 +74,14 @@ async def test_a_message_larger_than_grpcs_default_limit_goes_both_ways(talk):
 
 
 async def test_a_limit_on_messages_can_be_set():
-    server = await serve(TensorService(), max_message_bytes=1000)
+    v2 = KServeV2Grpc(Inference(TensorService(), HeapAllocator()), version="1")
+    server = GrpcServer(v2.services(), max_message_bytes=1000)
+    await server.start("127.0.0.1", 0)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        talk = Talk(TensorService(), server, channel)
-        assert (await talk.refused("ModelInfer", infer_request(np.zeros(300, np.float32))))[
-            0
-        ] == "RESOURCE_EXHAUSTED"
+        code, _ = await Talk(None, server, channel).refused(
+            "ModelInfer", infer_request(np.zeros(300, np.float32))
+        )
+        assert code == "RESOURCE_EXHAUSTED"
     await server.close()
 
 

@@ -307,3 +307,10 @@ def test_workers_start_while_requests_come_over_grpc(running, client):
         client.infer("same", [sent(array, "FP32")])
     deploying.result()
     assert client.infer("later", [sent(array, "FP32")]).as_numpy("x").tolist() == [0, 0, 0]
+
+
+def test_classes_can_be_asked_for(client):
+    array = np.array([[0.25, 0.5, 0.125]], np.float32)
+    output = triton.InferRequestedOutput("x", class_count=2)
+    result = client.infer("same", [sent(array, "FP32")], outputs=[output])
+    assert result.as_numpy("x").ravel().tolist() == [b"0.500000:1", b"0.250000:0"]

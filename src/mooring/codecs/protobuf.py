@@ -468,7 +468,7 @@ def _contents(tensor: Tensor) -> list[Part]:
     number, _ = _CONTENTS[tensor.datatype]
     tag = varint(number << 3 | LEN)
     if tensor.datatype == "BYTES":
-        return [part for each in tensor.data for part in (tag, varint(len(each)), view_of(each))]
+        return [nested(tag, each if type(each) is bytes else bytes(each)) for each in tensor.data]
     packed: Part = view_of(tensor.data)
     if tensor.datatype in _HALVES:
         packed = tensor.array().astype("<f4").tobytes()
