@@ -14,6 +14,10 @@ shape = [-1, 3]
 name = "n"
 datatype = "INT8"
 shape = [-1]
+[[outputs]]
+name = "calls"
+datatype = "INT64"
+shape = [1]
 """
 MODELS = {
     # Whatever it is given, in the type it came in.
