@@ -84,6 +84,15 @@ async def test_loading_again_replaces_the_model_without_a_gap(harness):
     assert all(isinstance(answer, bytes) for answer in answers)
 
 
+async def test_what_waits_when_a_model_is_unloaded_is_still_answered(harness):
+    harness.write("slow", "import time\ndef infer(inputs):\n    time.sleep(0.1)\n    return {'y': 1}\n")
+    await harness.administration.load("slow")
+    asked = [asyncio.create_task(harness.ask("slow")) for _ in range(4)]
+    await asyncio.sleep(0.02)
+    await harness.administration.unload("slow")
+    assert await asyncio.gather(*asked) == [b'{"y":1}'] * 4
+
+
 async def test_a_new_version_that_does_not_load_leaves_the_old_one_serving(harness):
     harness.write("talker", SAY.format(text="one"))
     await harness.administration.load("talker")

@@ -128,13 +128,15 @@ class ModelVersion:
         assert self.scheduler is not None
         if state is State.READY:
             self.error = None
-            self.scheduler.refusal = None
+            self.scheduler.admit()
             log.info(
                 "model ready", model=name, version=version, seconds=round(time.monotonic() - self._began, 3)
             )
         elif state is State.LOADING:
             self._began = time.monotonic()
-            self.scheduler.refusal = None
+            self.scheduler.admit()
+        elif state is State.UNLOADING:
+            self.scheduler.refuse_new(self.not_ready())
         else:
             if state is State.FAILED:
                 log.error(

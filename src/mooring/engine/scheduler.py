@@ -146,6 +146,7 @@ class Scheduler:
         self.spec = spec
         self.pool: WorkerPool | None = None
         self.refusal: MooringError | None = None
+        self._given_up: MooringError | None = None
         self._statistics = statistics
         self._allocate = allocate
         self._health = health
@@ -243,9 +244,17 @@ class Scheduler:
         self._waiting -= 1
         self._with_deadline.discard(queued)
 
+    def refuse_new(self, error: MooringError) -> None:
+        """Answer everyone who comes with this error; who waits already was accepted and is served."""
+        self.refusal = error
+
+    def admit(self) -> None:
+        """Take requests again."""
+        self.refusal = self._given_up = None
+
     def refuse_all(self, error: MooringError) -> None:
         """Answer everyone who waits, and everyone who comes, with this error."""
-        self.refusal = error
+        self.refusal = self._given_up = error
         waiting, self._queue = self._queue, deque()
         for queued in waiting:
             if queued.state == WAITING:
@@ -295,8 +304,8 @@ class Scheduler:
                 queued.state = WAITING
                 self._waiting += 1
                 self._queue.appendleft(queued)
-        if self.refusal is not None:
-            self.refuse_all(self.refusal)
+        if self._given_up is not None:
+            self.refuse_all(self._given_up)
         self.worker_free()
 
     def large_answer(self, size: int) -> None:
