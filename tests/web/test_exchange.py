@@ -89,6 +89,27 @@ def test_lent_and_plain_answers_look_the_same(serve, size):
     eventually(lambda: not served.allocator.live)
 
 
+@pytest.mark.parametrize("sizes", [[5], [5, 0, 7], [100, 70_000], [70_000, 3, 70_000], [200, 20_000]])
+def test_an_answer_in_pieces_looks_as_if_it_were_one(serve, sizes):
+    content = [bytes([65 + at]) * size for at, size in enumerate(sizes)]
+    served = serve(
+        lambda exchange: exchange.respond_in_pieces(
+            200,
+            [buffer_of(served, each) if len(each) % 2 == 0 and each else each for each in content],
+            b"x-a: b\r\n",
+        )
+    )
+    client = served.connect()
+    for _ in range(2):
+        answer = client.ask(GET)
+        assert answer.body == b"".join(content)
+        assert answer.headers == {
+            "x-a": "b", "content-length": str(sum(sizes)), "connection": "keep-alive",
+        }  # fmt: skip
+    assert client.ask(HEAD, bodiless=True).headers["content-length"] == str(sum(sizes))
+    eventually(lambda: not served.allocator.live)
+
+
 def test_a_body_answered_without_being_taken_is_written_before_it_is_released(serve):
     served = serve(lambda exchange: exchange.respond(200, exchange.body))
     body = b"z" * 3_000_000
