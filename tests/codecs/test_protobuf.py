@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mooring.codecs import protobuf, protobuf_wire
 from mooring.codecs.proto import inference_pb2 as pb
-from mooring.codecs.protobuf import Layout
+from mooring.codecs.protobuf_tensors import Layout
 from mooring.core.buffers import Buffer, HeapAllocator, Slot
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
@@ -305,6 +305,21 @@ def test_a_refused_request_gives_back_the_memory_it_took():
     with pytest.raises(InvalidInput):
         decoded(message, allocator=Counting())
     assert released == [100_000]
+    released.clear()
+    text = b"\xa0\x86\x01\0" + b"x" * 100_000
+    for data in (text + b"\x01\0\0\0", text + text):  # cut off, and one too many
+        message = pb.ModelInferRequest(raw_input_contents=[data])
+        message.inputs.add(name="x", datatype="BYTES", shape=[1])
+        with pytest.raises(InvalidInput):
+            decoded(message, allocator=Counting())
+    assert released == [100_000] * 3
+
+
+def test_an_input_may_have_the_empty_name_as_amds_echo_calls_its_own():
+    message = message_of("UINT32", np.array([3]))
+    message.inputs[0].name = ""
+    request, _ = decoded(message)
+    assert request.inputs[0].name == ""
 
 
 def test_what_a_client_may_add_is_skipped():

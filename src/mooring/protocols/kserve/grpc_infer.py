@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import msgspec
 
 from mooring.codecs import protobuf
-from mooring.codecs.protobuf import Layout
+from mooring.codecs.protobuf_tensors import Layout
 from mooring.core.buffers import Allocator
 from mooring.core.errors import InvalidInput, ModelNotReady, MooringError, Unsupported
 from mooring.core.requests import InferenceRequest, InferenceResponse
