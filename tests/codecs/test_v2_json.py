@@ -316,6 +316,22 @@ def test_a_large_binary_tensor_stays_where_it_lies_and_the_last_one_frees_the_bo
     assert [slot.offset for slot in freed] == [65536]
 
 
+def test_what_an_answer_does_not_hold_is_given_back_and_what_it_holds_is_not():
+    (text, text_freed), (number, number_freed) = slotted(b"a" * 10), slotted(bytes(8))
+    (raw, raw_freed), (written, written_freed) = slotted(bytes(4)), slotted(b"[1]")
+    outputs = [
+        Tensor("text", "BYTES", [1], [text]),
+        Tensor("number", "FP64", [1], number),
+        Tensor("raw", "FP32", [1], raw),
+        Tensor("written", "INT8", [1], written, None, True),
+    ]
+    wanted = Wanted(named={"text": True, "raw": True})
+    pieces, _ = encode_response(InferenceResponse(outputs, model="m", version="1"), wanted)
+    assert b"aaaa" in joined(pieces)
+    assert (len(text_freed), len(number_freed), raw_freed, written_freed) == (1, 1, [], [])
+    assert [piece for piece in pieces if isinstance(piece, Buffer)] == [written, raw]
+
+
 def test_a_body_that_is_refused_is_given_back_once():
     big = Tensor.of("a", np.zeros(LARGE, np.int32))
     pieces, size = encode_request(InferenceRequest("m", "", "", [big]))

@@ -356,7 +356,7 @@ def encode_response(
     """The body of an answer in pieces, and the size of its JSON where binary tensors follow it, else 0.
 
     ``response.id`` empty: the answer has none. ``plain``: it always has one, no version, and the parameters of every
-    output (AMD's form). The payloads of the response are among the pieces; whoever writes them releases them.
+    output (AMD's form). Payloads that are among the pieces are released by whoever writes them, all others here.
     """
     document: dict[str, Any] = {"id": response.id} if response.id or plain else {}
     document["model_name"] = response.model
@@ -372,9 +372,12 @@ def _written(
 ) -> tuple[list[Payload], int]:
     behind: list[Payload] = []
     entries = []
+    copied: list[Tensor] = []
     binary = as_json = False
     for tensor in tensors:
         entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        if isinstance(tensor.data, list):
+            copied.append(tensor)
         if wanted.binary(tensor):
             binary = True
             data = raw_of(tensor)
@@ -387,9 +390,12 @@ def _written(
             if tensor.data is not None:
                 as_json = as_json or tensor.json
                 entry["data"] = None if tensor.json else _flat(tensor)
+                if isinstance(tensor.data, Buffer) and not tensor.json:
+                    copied.append(tensor)
         entries.append(entry)
     whole = {**document, key: entries}
     pieces = _spliced(document, key, entries, tensors) if as_json else [_dumped(whole)]
+    release(copied)
     return pieces + behind, sum(map(len, pieces)) if binary else 0
 
 

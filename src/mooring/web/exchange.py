@@ -119,11 +119,13 @@ class Exchange(msgspec.Struct, eq=False):
         self, status: int, pieces: list[Payload], head: bytes = b"", *, reason: str = ""
     ) -> None:
         """As ``respond`` with a body that lies in several places; large pieces are not copied."""
+        if len(pieces) == 1:
+            self.respond(status, pieces[0], head, reason=reason)
+            return
         size = sum(map(len, pieces))
-        if len(pieces) == 1 or size <= JOINED or self.stage or self.method == "HEAD" or wire.bodiless(status):
-            body = pieces[0] if len(pieces) == 1 else b"".join(map(view_of, pieces))
-            if len(pieces) > 1:
-                release_all(pieces)
+        if size <= JOINED or self.stage or self.method == "HEAD" or wire.bodiless(status):
+            body = b"".join(map(view_of, pieces))
+            release_all(pieces)
             self.respond(status, body, head, reason=reason)
             return
         first = wire.status_line(status, reason) if reason else wire.STATUS_LINES[status]

@@ -96,9 +96,10 @@ class InferAnswer(V2Answer):
             release(outcome.outputs)
             self._refuse(error)
             return
-        for tensor in outcome.outputs:
-            if not self._wanted.binary(tensor):
-                self._dialect.reshape(tensor)
+        if self._dialect.byte_shapes:
+            for tensor in outcome.outputs:
+                if not self._wanted.binary(tensor):
+                    self._dialect.reshape(tensor)
         pieces, json_size = encode_response(outcome, self._wanted, plain=self._dialect.plain_answers)
         responses = self._responses
         if json_size:
