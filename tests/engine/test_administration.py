@@ -40,9 +40,9 @@ class Harness:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "model.py").write_text(source)
 
-    async def ask(self, model, version="", **fields):
+    async def ask(self, model, version="", number=1, **fields):
         future = asyncio.get_running_loop().create_future()
-        body = Tensor("body", "BYTES", [1], [b'{"x":1}'], {"content_type": "application/json"})
+        body = Tensor("body", "BYTES", [1], [b'{"x":%d}' % number], {"content_type": "application/json"})
         self.engine.submit(
             InferenceRequest(model, version, "", [body], Form.BODY, **fields), future.set_result
         )
@@ -242,3 +242,18 @@ async def test_a_priority_does_not_get_around_a_full_queue(harness):
     await asyncio.sleep(0.05)
     assert isinstance(await harness.ask("slow", priority=1), QueueFull)
     assert await running == await waiting == b'{"y":1}'
+
+
+async def test_workers_are_chained_by_the_endpoint_that_comes_next(harness):
+    administration = harness.administration
+    last = await administration.load_worker("cplusplus", {"model": "echo"})
+    middle = await administration.load_worker("cplusplus", {"model": "echo", "next": last})
+    first = await administration.load_worker("cplusplus", {"model": "echo", "next": middle})
+    assert [last, middle, first] == ["cplusplus", "cplusplus-0", "cplusplus-1"]
+    answers = [await harness.ask(endpoint, number=7) for endpoint in (last, middle, first)]
+    assert answers == [b'{"output":[8]}', b'{"output":[9]}', b'{"output":[10]}']
+    await administration.unload_worker(last)
+    assert not harness.engine.ready(first)
+    assert isinstance(await harness.ask(first), ModelNotFound)
+    with pytest.raises(InvalidInput, match="No next endpoint found at: nowhere"):
+        await administration.load_worker("cplusplus", {"model": "echo", "next": "nowhere"})

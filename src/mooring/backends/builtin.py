@@ -178,12 +178,14 @@ class BuiltinBackend(TensorBackend):
         return arrays
 
     def respond(self, request: InferenceRequest, results: Any, rows: bool) -> InferenceResponse:
-        """Requested names rename the outputs in order; AMD's echo calls its own by the empty name."""
+        """Requested names rename the outputs in order, and so do declared ones; AMD's echo has an empty name."""
         if request.form is not Form.TENSORS:
             return super().respond(request, results, rows)
         outputs = results[0][1][-1]
         asked = [output.name for output in request.outputs or []]
         names = ["" if self._builtin.run is echo else name for name in outputs]
+        if len(self.spec.outputs) == len(names):
+            names = [output.name for output in self.spec.outputs]
         names = [wanted or name for name, wanted in zip(names, asked + [""] * len(names), strict=False)]
         return InferenceResponse(
             [Tensor.of(name, array) for name, array in zip(names, outputs.values(), strict=True)],

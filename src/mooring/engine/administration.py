@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 import psutil
 
 from mooring.core.errors import InvalidInput, ModelLoadFailed, ModelNotFound, MooringError
@@ -122,7 +123,7 @@ class Administration(ModelAdministration):
                 endpoint = self._endpoints.name(worker)
             try:
                 spec = worker_spec(worker, endpoint, parameters, self._catalog.defaults)
-                await self._load_one(spec)
+                await self._load_one(self._followed(spec))
             except MooringError:
                 self._endpoints.failed(worker)
                 raise
@@ -139,6 +140,17 @@ class Administration(ModelAdministration):
             self._engine.scale(endpoint, left)
         else:
             await self.unload(endpoint)
+
+    def _followed(self, spec: ModelSpec) -> ModelSpec:
+        """With the endpoint that its parameter ``next`` names, and those that follow that one."""
+        following = spec.parameters.get("next")
+        if following is None:
+            return spec
+        if not isinstance(following, str) or following not in self._engine.registry.models:
+            raise InvalidInput(f"No next endpoint found at: {following}")
+        then = self._engine.registry.find(following).spec
+        parameters = {key: value for key, value in spec.parameters.items() if key != "next"}
+        return msgspec.structs.replace(spec, parameters=parameters, following=[following, *then.following])
 
     async def _load_one(self, spec: ModelSpec) -> None:
         models = self._engine.registry.models
@@ -160,7 +172,9 @@ class Administration(ModelAdministration):
         self._catalog.release(version.spec)
 
     def _in_use(self, stage: str) -> bool:
-        return any(stage in version.spec.stages for version in self._engine.registry)
+        return any(
+            stage in (*version.spec.stages, *version.spec.following) for version in self._engine.registry
+        )
 
     def _changing(self, model: str) -> asyncio.Lock:
         return self._locks.setdefault(model, asyncio.Lock())

@@ -60,13 +60,29 @@ class Engine(InferenceService):
         spec = version.spec
         if spec.stages:
             return ChainRun(spec.stages, request, done, self.submit, self._inputs)
+        if spec.following:
+            return ChainRun([spec.name, *spec.following], request, done, self._submit_stage, self._inputs)
+        return self._submit_to(version, request, done)
+
+    def _submit_stage(self, request: InferenceRequest, done: Done) -> Ticket:
+        """As ``submit``, but a model that others follow does its own part only."""
+        model = self.registry.models.get(request.model)
+        version = model.versions.get(model.default) if model is not None else None
+        if version is None or not version.spec.following:
+            return self.submit(request, done)
+        return self._submit_to(version, request, done)
+
+    def _submit_to(self, version: ModelVersion, request: InferenceRequest, done: Done) -> Ticket:
+        spec = version.spec
+        scheduler = version.scheduler
+        assert scheduler is not None
         if spec.client_timeout and request.deadline is None:
             request.deadline = time.monotonic() + spec.client_timeout
         if request.form is Form.BODY:
-            return version.scheduler.submit(request, done, 1)
+            return scheduler.submit(request, done, 1)
         rows = request.rows
         if rows > spec.max_batch_size and request.form is Form.INSTANCES:
-            return Parts(version.scheduler, request, done, spec.max_batch_size)
+            return Parts(scheduler, request, done, spec.max_batch_size)
         if rows == 0 and request.form is Form.INSTANCES:
             done(
                 InferenceResponse(
@@ -74,7 +90,7 @@ class Engine(InferenceService):
                 )
             )
             return _NOTHING
-        return version.scheduler.submit(request, done, max(rows, 1))
+        return scheduler.submit(request, done, max(rows, 1))
 
     def ready(self, model: str = "", version: str = "") -> bool:
         if model:
@@ -85,7 +101,8 @@ class Engine(InferenceService):
     def _ready(self, version: ModelVersion) -> bool:
         models = self.registry.models
         return version.ready and all(
-            stage in models and models[stage].version("").ready for stage in version.spec.stages
+            stage in models and models[stage].version("").ready
+            for stage in (*version.spec.stages, *version.spec.following)
         )
 
     def _inputs(self, model: str) -> Sequence[TensorSpec]:

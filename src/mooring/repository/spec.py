@@ -38,6 +38,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     parameters: dict[str, Parameter] = {}
     # Of a chain: the models that run in order. It has no worker of its own, its backend is "chain".
     stages: list[str] = []
+    # Models that take this one's outputs further, in order (AMD's load parameter "next").
+    following: list[str] = []
     batch: BatchMode = BatchMode.CONCAT
     max_batch_size: int = 1
     # Nobody asked for that size: it holds where the model's own file shows a batch dimension.
