@@ -115,9 +115,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     metrics_address: Annotated[
         Address, Meta(description="where metrics are read, http://HOST:PORT or unix:/path")
     ] = Address("127.0.0.1", 8082)
-    grpc_address: Annotated[
-        Address, Meta(description="where gRPC is served, HOST:PORT or unix:/path")
-    ] = Address("127.0.0.1", 7070)
+    grpc_address: Annotated[Address, Meta(description="where gRPC is served, HOST:PORT or unix:/path")] = (
+        Address("127.0.0.1", 7070)
+    )
+    grpc_max_message_size: Annotated[
+        Count, Meta(description="bytes of the largest gRPC message; 0 is no limit")
+    ] = 0
     model_store: Annotated[Folder, Meta(description="folder with model archives")] = None
     models: Annotated[
         Names,

@@ -187,6 +187,7 @@ class Server:
             log_settings=self._log_settings,
             trace_settings=self._trace_settings,
             changes=address.loopback or self._config.insecure,
+            max_message_bytes=self._config.grpc_max_message_size,
         )
         if address.path:
             await server.start_unix(address.path)

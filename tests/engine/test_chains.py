@@ -1,7 +1,7 @@
 """Chains: stages in order, names matched, errors and cancellation passed on, memory given back."""
 
 from mooring.core.buffers import Buffer, Slot
-from mooring.core.errors import InvalidOutput, ModelFailed, RequestCancelled
+from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, RequestCancelled
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, ResponseHead
 from mooring.core.tensors import Tensor, TensorSpec
 from mooring.engine.chains import ChainRun
@@ -97,6 +97,33 @@ def test_requested_outputs_concern_the_last_stage_only():
         ["y"],
         True,
     )
+
+
+def test_a_large_v2_body_is_opened_before_the_first_stage_and_answered_as_the_last_one_is_asked():
+    stages = Stages()
+    body = (
+        b'{"id": "mine", "inputs": [{"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}],'
+        b' "outputs": [{"name": "y"}], "parameters": {"k": 3}}'
+    )
+    request = InferenceRequest(
+        "chain", "", "7", [Tensor("request", "BYTES", [1], [body], {"undecoded": True})]
+    )
+    ChainRun(["first", "second"], request, stages.outcomes.append, stages.submit, lambda name: ())
+    first = stages.asked[0][0]
+    assert (first.id, first.outputs, first.json_outputs, first.parameters) == ("mine", None, False, {"k": 3})
+    assert first.inputs[0].array().tolist() == [1.0, 2.0]
+    stages.answer(first.inputs[0])
+    assert [output.name for output in stages.asked[1][0].outputs] == ["y"]
+
+
+def test_a_large_v2_body_that_makes_no_sense_reaches_no_stage():
+    stages = Stages()
+    request = InferenceRequest(
+        "chain", "", "7", [Tensor("request", "BYTES", [1], [b"{}"], {"undecoded": True})]
+    )
+    ChainRun(["first"], request, stages.outcomes.append, stages.submit, lambda name: ())
+    assert isinstance(stages.outcomes[0], InvalidInput)
+    assert stages.asked == []
 
 
 def test_a_body_goes_through_with_the_content_type_the_stage_gave_it():

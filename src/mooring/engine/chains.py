@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from mooring.core.errors import InvalidOutput, MooringError, Unsupported
+from mooring.backends.open_inference import open_body
+from mooring.core.errors import InvalidInput, InvalidOutput, MooringError, Unsupported
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse
 from mooring.core.service import Done, Outcome, Ticket
 from mooring.core.tensors import Tensor, TensorSpec, release
@@ -27,7 +28,13 @@ class ChainRun:
         self._submit = submit
         self._inputs = inputs
         self._ticket: Ticket | None = None
-        self._next(request.inputs)
+        try:
+            if request.form is Form.TENSORS:
+                open_body(request)  # here and not in the first stage: what it asks for concerns the last one
+        except InvalidInput as error:
+            self._end(error)
+        else:
+            self._next(request.inputs)
 
     def cancel(self) -> None:
         """Nobody waits any more."""

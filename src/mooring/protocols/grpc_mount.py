@@ -29,6 +29,7 @@ def grpc_server(
     log_settings: LogSettings,
     trace_settings: TraceSettings,
     changes: bool,
+    max_message_bytes: int,
 ) -> GrpcServer:
     """A server that speaks v2 with its extensions, AMD's methods, health and reflection.
 
@@ -43,4 +44,4 @@ def grpc_server(
     }
     services = KServeV2Grpc(inference, version=version, extensions=extensions).services(methods)
     services.append(Health(service.ready, [each.name for each in services]).service())
-    return GrpcServer([*services, *Reflection(services).services()])
+    return GrpcServer([*services, *Reflection(services).services()], max_message_bytes=max_message_bytes)
