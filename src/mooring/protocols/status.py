@@ -243,7 +243,8 @@ _V2_TEXTS = {NOT_FOUND.type: "Not Found", NOT_ALLOWED.type: "Method Not Allowed"
 FORBIDDEN = Refusal(
     403,
     "ForbiddenException",
-    "models may not be loaded and unloaded over this address; it can be reached from other machines, "
+    "models may not be loaded and unloaded, nor settings changed, over this address; "
+    "it can be reached from other machines, "
     "and the setting insecure = true (--insecure) allows it",
 )
 

@@ -14,7 +14,7 @@ from mooring.protocols.kserve.bodies import Bodies
 from mooring.protocols.later import Later
 from mooring.protocols.load_options import load_options
 from mooring.protocols.responses import Responses
-from mooring.protocols.status import Asked, Refusal
+from mooring.protocols.status import FORBIDDEN, Asked
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
@@ -23,12 +23,6 @@ _Change = Callable[[bytes], Coroutine[None, None, None]]
 
 _WRITING = frozenset({"POST"})
 _LISTED = {"READY": "READY", "LOADING": "LOADING", "UNLOADING": "UNLOADING"}
-_FORBIDDEN = Refusal(
-    403,
-    "ForbiddenException",
-    "models may not be loaded and unloaded over this address; it can be reached from other machines, "
-    "and the setting insecure = true (--insecure) allows it",
-)
 
 
 class Repository:
@@ -111,7 +105,7 @@ class Repository:
 
     def _change(self, exchange: Exchange, asked: Asked, change: _Change) -> None:
         if not self._changes:
-            self._responses.refuse(exchange, _FORBIDDEN)
+            self._responses.refuse(exchange, FORBIDDEN)
             return
         refuse = self._bodies.refuses(exchange, asked)
 

@@ -9,7 +9,7 @@ from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
 from mooring.protocols.kserve.bodies import Bodies
 from mooring.protocols.responses import Responses
-from mooring.protocols.status import Asked, Refusal, kserve_v2
+from mooring.protocols.status import FORBIDDEN, Asked, kserve_v2
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
@@ -28,11 +28,6 @@ TRACE_DEFAULTS: Mapping[str, Setting] = {
 }
 _TRACE_LEVELS = frozenset({"OFF", "TIMESTAMPS", "TENSORS"})
 _LOWEST = {"trace_rate": 0, "trace_count": -1, "log_frequency": 0}
-_FORBIDDEN = Refusal(
-    403,
-    "ForbiddenException",
-    "settings may not be changed over this address; set insecure = true to allow it",
-)
 
 
 class LogSettings:
@@ -205,5 +200,5 @@ class Settings:
 
     def _may_change(self, exchange: Exchange) -> bool:
         if not self._changes:
-            self._responses.refuse(exchange, _FORBIDDEN)
+            self._responses.refuse(exchange, FORBIDDEN)
         return self._changes

@@ -5,7 +5,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from mooring.core.buffers import LARGE, Buffer, Payload, Slot
+from mooring.core.buffers import Buffer, Payload, Share
 from mooring.core.errors import InvalidInput
 from mooring.core.tensors import Parameter, Tensor
 from mooring.web.multipart import MULTIPART, URLENCODED, Field, parse_form
@@ -41,9 +41,9 @@ def form_fields(body: Payload, content_type: bytes) -> list[Tensor]:
     last = {field.name: field for field in fields}.values()
     if not isinstance(body, Buffer):
         return [_of_field(field, bytes(field.payload)) for field in last]
-    share = _Share(body)
-    tensors = [_of_field(field, share.part(field.payload)) for field in last]
-    share.let_go()
+    share = Share(body)
+    tensors = [_of_field(field, _part(body, share, field.payload)) for field in last]
+    share.release()
     return tensors
 
 
@@ -73,29 +73,12 @@ def _tensor(name: str, value: Payload, content_type: str = "", *, file: bool = F
     return Tensor(name, "BYTES", [1], [value], parameters)
 
 
-class _Share:
-    """A body cut into parts that are released one by one; the last one releases the body."""
-
-    def __init__(self, body: Buffer) -> None:
-        self._body = body
-        self._held = 1
-
-    def part(self, payload: bytes | memoryview) -> Payload:
-        """A small part as a copy, a large one where it lies."""
-        slot = self._body.slot
-        if slot is None or isinstance(payload, bytes) or payload.nbytes <= LARGE:
-            return bytes(payload)
-        self._held += 1
-        offset = _address(payload) - _address(self._body.view)
-        return Buffer(
-            payload, Slot(slot.arena, slot.offset + offset, payload.nbytes), lambda _: self.let_go()
-        )
-
-    def let_go(self) -> None:
-        """One holder less."""
-        self._held -= 1
-        if not self._held:
-            self._body.release()
+def _part(body: Buffer, share: Share, payload: bytes | memoryview) -> Payload:
+    """A value where it lies in the body; what the parser had to unfold is its own."""
+    if isinstance(payload, bytes):
+        return payload
+    start = _address(payload) - _address(body.view) if payload.nbytes else 0
+    return share.part(start, start + payload.nbytes)
 
 
 def _address(view: memoryview) -> int:
