@@ -44,10 +44,22 @@ class Address(msgspec.Struct, frozen=True):
 
 
 def verification(ca: str) -> Any:
-    """What HTTP checks a server's certificate with: ``ca``, a file of certificates, or what the machine trusts."""
-    return ssl.create_default_context(cafile=ca) if ca else True
+    """What HTTP checks a server's certificate with: ``ca``, a file of certificates, or what the machine trusts.
+
+    Raises ``InvalidInput``.
+    """
+    roots = certificates(ca)
+    if roots is None:
+        return True
+    try:
+        return ssl.create_default_context(cadata=roots.decode("latin-1"))
+    except (ssl.SSLError, ValueError) as error:
+        raise InvalidInput(f"{ca} holds no certificates: {error}") from None
 
 
-def roots(ca: str) -> bytes | None:
-    """The same for gRPC."""
-    return Path(ca).read_bytes() if ca else None
+def certificates(ca: str) -> bytes | None:
+    """The content of a file of certificates, None for none. Raises ``InvalidInput``."""
+    try:
+        return Path(ca).read_bytes() if ca else None
+    except OSError as error:
+        raise InvalidInput(f"{ca}: {error.strerror}") from None

@@ -20,6 +20,8 @@ OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_leng
 _KINDS: Mapping[Any, type[MooringError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidInput,
     grpc.StatusCode.OUT_OF_RANGE: errors.InvalidInput,
+    grpc.StatusCode.UNAUTHENTICATED: errors.InvalidInput,
+    grpc.StatusCode.PERMISSION_DENIED: errors.InvalidInput,
     grpc.StatusCode.NOT_FOUND: errors.ModelNotFound,
     grpc.StatusCode.ALREADY_EXISTS: errors.ModelExists,
     grpc.StatusCode.UNAVAILABLE: errors.ModelNotReady,

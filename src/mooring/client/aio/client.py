@@ -5,7 +5,7 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from mooring.client.address import DEFAULT_URL, Address, roots, verification
+from mooring.client.address import DEFAULT_URL, Address, certificates, verification
 from mooring.client.result import IndexEntry, Input, Result, ServerMetadata, request_of
 from mooring.core.errors import Unsupported
 from mooring.core.requests import InferenceRequest, InferenceResponse
@@ -179,7 +179,7 @@ def _transport(
 
         from mooring.client.aio.rpc import AsyncRpc  # noqa: PLC0415
 
-        credentials = grpc.ssl_channel_credentials(roots(ca)) if address.scheme == "grpcs" else None
+        credentials = grpc.ssl_channel_credentials(certificates(ca)) if address.scheme == "grpcs" else None
         return AsyncRpc(address.authority, timeout=timeout, headers=headers, credentials=credentials)
     try:
         from mooring.client.aio.rest import AsyncRest  # noqa: PLC0415

@@ -6,7 +6,7 @@ from contextlib import closing
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from mooring.client.address import DEFAULT_URL, Address, roots, verification
+from mooring.client.address import DEFAULT_URL, Address, certificates, verification
 from mooring.client.result import IndexEntry, Input, Result, ServerMetadata, request_of
 from mooring.core.errors import Unsupported
 from mooring.core.requests import InferenceRequest, InferenceResponse
@@ -180,7 +180,7 @@ def _transport(
 
         from mooring.client.sync.rpc import Rpc  # noqa: PLC0415
 
-        credentials = grpc.ssl_channel_credentials(roots(ca)) if address.scheme == "grpcs" else None
+        credentials = grpc.ssl_channel_credentials(certificates(ca)) if address.scheme == "grpcs" else None
         return Rpc(address.authority, timeout=timeout, headers=headers, credentials=credentials)
     try:
         from mooring.client.sync.rest import Rest  # noqa: PLC0415
