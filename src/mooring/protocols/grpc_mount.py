@@ -29,7 +29,7 @@ def grpc_server(
     log_settings: LogSettings,
     trace_settings: TraceSettings,
     changes: bool,
-    max_message_bytes: int,
+    max_message_bytes: int = 0,
 ) -> GrpcServer:
     """A server that speaks v2 with its extensions, AMD's methods, health and reflection.
 

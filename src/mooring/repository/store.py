@@ -145,7 +145,9 @@ class Store:
             return [self._read(root, url, name, folder)]
         if (folder / "model.py").is_file():
             return [self._function(folder / "model.py", "", url, name or folder.name)]
-        files = [file for file in folder.iterdir() if file.is_file() and backend_of(file) in ("onnx", "pytorch")]
+        files = [
+            file for file in folder.iterdir() if file.is_file() and backend_of(file) in ("onnx", "pytorch")
+        ]
         if len(files) == 1:
             return [self._file(files[0], url, name or folder.name)]
         hint = "; its folders look like models: give it as --model-repository" if models_in(folder) else ""
