@@ -1,9 +1,9 @@
 """Closed-loop load: as many connections as asked for, each with one request on the wire at all times.
 
 wrk drives where it is installed. Elsewhere this file does, as a process of its own, with the same line of JSON at the
-end; it costs more CPU than wrk, which on a small machine the server then lacks.
+end; it costs more CPU than wrk, which on a small machine the server then lacks. gRPC is always driven by grpc_load.py.
 
-    python load.py HOST PORT PATH BODY_FILE CONTENT_TYPE CONNECTIONS SECONDS
+    python load.py HOST PORT PATH BODY_FILE HEADERS CONNECTIONS SECONDS
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -35,26 +36,40 @@ class Outcome:
     client_cpu: float
 
 
-def drive(port: int, path: str, body: Path, content_type: str, connections: int, seconds: float) -> Outcome:
+def drive(
+    port: int, path: str, body: Path, headers: Mapping[str, str], connections: int, seconds: float
+) -> Outcome:
     """Load one path of a server on this machine. Raises ``RuntimeError`` when the load generator fails."""
-    environment = None
+    lines = "".join(f"{name}: {value}\n" for name, value in headers.items())
     if WRK:
-        url = f"http://127.0.0.1:{port}{path}"
         # wrk counts whole seconds only.
         command = [WRK, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"]
-        command += ["--latency", "-s", str(HERE / "post.lua"), url]
-        environment = os.environ | {"BENCH_BODY": str(body), "BENCH_CONTENT_TYPE": content_type}
-    else:
-        command = [sys.executable, __file__, "127.0.0.1", str(port), path, str(body), content_type]
-        command += [str(connections), str(seconds)]
+        command += ["--latency", "-s", str(HERE / "post.lua"), f"http://127.0.0.1:{port}{path}"]
+        return _run(command, seconds, {"BENCH_BODY": str(body), "BENCH_HEADERS": lines})
+    command = [sys.executable, __file__, "127.0.0.1", str(port), path, str(body), lines]
+    return _run([*command, str(connections), str(seconds)], seconds)
+
+
+def drive_grpc(port: int, method: str, message: Path, connections: int, seconds: float) -> Outcome:
+    """Load one method that takes and gives one message. Raises as ``drive``."""
+    command = [sys.executable, str(HERE / "grpc_load.py"), str(port), method, str(message)]
+    return _run([*command, str(connections), str(seconds)], seconds)
+
+
+def _run(command: Sequence[str], seconds: float, environment: Mapping[str, str] = {}) -> Outcome:
     before = _children_cpu()
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, timeout=seconds + 90
+        command,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds + 90,
     )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not lines:
+    said = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not said:
         raise RuntimeError(f"the load generator failed: {done.stdout[-300:]} {done.stderr[-300:]}")
-    return Outcome(**json.loads(lines[-1]), client_cpu=_children_cpu() - before)
+    return Outcome(**json.loads(said[-1]), client_cpu=_children_cpu() - before)
 
 
 def _children_cpu() -> float:
@@ -129,11 +144,11 @@ def summary(latencies: list[float], seconds: float, errors: int) -> dict[str, fl
 
 
 async def load(
-    host: str, port: int, path: str, body: bytes, content_type: str, count: int, seconds: float
+    host: str, port: int, path: str, body: bytes, headers: str, count: int, seconds: float
 ) -> dict[str, float]:
     """Keep ``count`` connections busy for so long."""
-    head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
-    request = head.encode() + body
+    lines = [f"POST {path} HTTP/1.1", f"Host: {host}:{port}", *headers.splitlines()]
+    request = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
     latencies: list[float] = []
     loop = asyncio.get_running_loop()
     began = time.perf_counter()
@@ -151,8 +166,8 @@ async def load(
 def main() -> None:
     import uvloop  # noqa: PLC0415 - run.py imports this file and needs no loop
 
-    host, port, path, body, content_type, count, seconds = sys.argv[1:]
-    found = load(host, int(port), path, Path(body).read_bytes(), content_type, int(count), float(seconds))
+    host, port, path, body, headers, count, seconds = sys.argv[1:]
+    found = load(host, int(port), path, Path(body).read_bytes(), headers, int(count), float(seconds))
     print(json.dumps(uvloop.run(found)))
 
 

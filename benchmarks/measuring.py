@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
-from load import Outcome, drive
+from load import Outcome, drive, drive_grpc
 from targets import Target
 from workloads import Body
 
@@ -26,7 +26,7 @@ WARM_UP_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """One thing to load: a path of a server, with a body, on so many connections."""
+    """One thing to load: a path of a server (of gRPC a method), with a body, on so many connections."""
 
     name: str
     target: Target
@@ -132,7 +132,9 @@ def median(samples: list[Sample]) -> Sample:
 
 
 def _drive(shot: Shot, seconds: float) -> Outcome:
-    return drive(shot.target.port, shot.path, shot.file, shot.body.content_type, shot.connections, seconds)
+    if shot.body.grpc:
+        return drive_grpc(shot.target.grpc_port, shot.path, shot.file, shot.connections, seconds)
+    return drive(shot.target.port, shot.path, shot.file, shot.body.headers, shot.connections, seconds)
 
 
 def busy_seconds() -> float:

@@ -3,7 +3,9 @@ local file = io.open(os.getenv("BENCH_BODY"), "rb")
 wrk.method = "POST"
 wrk.body = file:read("*a")
 file:close()
-wrk.headers["Content-Type"] = os.getenv("BENCH_CONTENT_TYPE")
+for name, value in os.getenv("BENCH_HEADERS"):gmatch("([^\n:]+): ([^\n]*)") do
+  wrk.headers[name] = value
+end
 
 done = function(summary, latency, requests)
   local bad = summary.errors

@@ -12,7 +12,7 @@ from measuring import FOREIGN, Sample, median
 from starting import Figure
 from targets import cores, nginx_version
 
-PACKAGES = ("mooring", "uvloop", "httptools", "msgspec", "orjson", "numpy", "torch")
+PACKAGES = ("mooring", "uvloop", "httptools", "msgspec", "orjson", "pysimdjson", "grpcio", "numpy", "torch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,11 @@ class Row:
     def middle(self) -> Sample:
         """The median repetition."""
         return median(list(self.samples))
+
+    @property
+    def bare(self) -> str:
+        """Which of the bare fronts it is compared with."""
+        return next((name for name in self.floors if name.startswith("bare")), "")
 
     def over(self, floor: str) -> float | None:
         """How many times the floor's CPU it needs; None where that floor was not measured."""
@@ -47,6 +52,7 @@ def load_table(rows: Iterable[Row]) -> str:
             "front us",
             "workers us",
             "CPU us",
+            "client us",
             "/ bare",
             "/ nginx",
             "",
@@ -65,7 +71,8 @@ def load_table(rows: Iterable[Row]) -> str:
                 f"{middle.front * 1e6:.1f}",
                 f"{middle.workers * 1e6:.1f}",
                 f"{middle.cpu * 1e6:.1f}",
-                *(_ratio(row.over(floor)) for floor in ("bare front", "nginx")),
+                f"{middle.client * 1e6:.1f}",
+                *(_ratio(row.over(floor)) for floor in (row.bare, "nginx")),
                 ", ".join(marks),
             ]
         )
@@ -85,15 +92,18 @@ def start_table(figures: Iterable[Figure]) -> str:
 def conditions(seconds: float, repetitions: int) -> str:
     """Machine, versions and method: without them the figures mean nothing."""
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    floors = ", ".join(filter(None, ["bare front (uvloop and httptools)", nginx_version()]))
+    floors = ", ".join(
+        filter(None, ["bare front (uvloop and httptools)", "bare gRPC (grpc.aio)", nginx_version()])
+    )
     return "\n".join(
         [
             f"Machine: {_cpu_model()}, {cores()} cores, {platform.system()} {platform.release()}.",
             f"Versions: Python {platform.python_version()} ({_call_time() * 1e9:.0f} ns for a call of int.__add__), {versions}.",
             f"Load: {DRIVER}, closed loop, on the same cores. Medians of {repetitions} repetitions of {seconds:g} s that",
-            f"alternate with the floors ({floors}). A repetition with more than {FOREIGN:.0%} of the machine used by",
-            "others is repeated up to three times, then marked noisy. CPU is user and system time per request,",
-            "of the process that listens (front) and of all below it (workers).",
+            f"alternate with the floors ({floors}).",
+            f"A repetition with more than {FOREIGN:.0%} of the machine used by others is repeated up to three times, then marked noisy. CPU is user and system time per request,",
+            "of the process that listens (front) and of all below it (workers); client is the load generator's own,",
+            "which is grpcio for gRPC.",
         ]
     )
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from measuring import Patience, Shot, median, repeat
 from report import Row, conditions, load_table, start_table
 from starting import Figure, figures
-from targets import NGINX, BareFront, Mooring, Nginx, Target
+from targets import NGINX, BareFront, BareGrpc, Mooring, Nginx, Target
 from workloads import MODELS, OPTIONS, Body, Group, Workload, groups
 
 RESULTS = Path(__file__).parent / "results"
@@ -86,8 +86,12 @@ def measured(chosen: Sequence[Group], options: argparse.Namespace) -> Iterator[R
         server = stack.enter_context(Mooring(MODELS, OPTIONS))
         bare = stack.enter_context(BareFront())
         nginx = stack.enter_context(Nginx()) if NGINX else None
+        bare_grpc = stack.enter_context(BareGrpc())
         for group in chosen:
-            floors: list[Target] = [bare, *([nginx] if nginx is not None and group.nginx else [])]
+            if group.workloads[0].body.grpc:
+                floors: list[Target] = [bare_grpc]
+            else:
+                floors = [bare, *([nginx] if nginx is not None and group.nginx else [])]
             for workload in group.workloads:
                 check(server, workload)
             for connections in group.concurrencies:
@@ -103,7 +107,7 @@ def shots_of(
     """The floors first, then the workloads."""
     body = group.workloads[0].body
     for floor in floors:
-        floor.wait_for(group.floor, body.content, body.content_type)
+        answer_of(floor, group.floor, body)
     shots = [
         Shot(floor.label, floor, group.floor, body, file_of(body, folder), connections) for floor in floors
     ]
@@ -115,9 +119,16 @@ def shots_of(
 
 def check(server: Target, workload: Workload) -> None:
     """Ask once. Raises ``RuntimeError`` for a wrong answer: its speed would mean nothing."""
-    answer = server.wait_for(workload.path, workload.body.content, workload.body.content_type)
+    answer = answer_of(server, workload.path, workload.body)
     if not workload.right(answer):
         raise RuntimeError(f"{workload.name}: wrong answer {answer[:300]!r}")
+
+
+def answer_of(server: Target, path: str, body: Body) -> bytes:
+    """What a server says, as soon as it says something."""
+    if body.grpc:
+        return server.call(path, body.content)
+    return server.wait_for(path, body.content, body.headers)
 
 
 def file_of(body: Body, folder: Path) -> Path:

@@ -67,7 +67,7 @@ def figures(repetitions: int) -> list[Figure]:
 def _start(start: Start) -> tuple[float, float, float, float, float]:
     """Seconds to the first answer; then RSS of server, template and worker, and the worker's own share."""
     with Mooring(start.models) as server:
-        answer = server.wait_for(start.path, start.body, start.content_type)
+        answer = server.wait_for(start.path, start.body, {"Content-Type": start.content_type})
         took = time.perf_counter() - server.started
         if not start.right(answer):
             raise RuntimeError(f"{start.name} answers {answer[:300]!r}")

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import grpc
 import psutil
 
 HERE = Path(__file__).parent
@@ -49,7 +50,7 @@ class Target:
 
     def __init__(self, label: str) -> None:
         self.label = label
-        self.port = free_port()
+        self.port = self.grpc_port = free_port()
         self._stack = ExitStack()
 
     def command(self, folder: Path) -> list[str]:
@@ -87,23 +88,33 @@ class Target:
         self._log.flush()
         return Path(self._log.name).read_text()[-2000:]
 
-    def ask(self, path: str, body: bytes, content_type: str) -> tuple[int, bytes]:
+    def ask(self, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
         """One request on a connection of its own."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
-            connection.request("POST", path, body, {"Content-Type": content_type})
+            connection.request("POST", path, body, dict(headers))
             response = connection.getresponse()
             return response.status, response.read()
         finally:
             connection.close()
 
-    def wait_for(self, path: str, body: bytes, content_type: str, limit: float = 30.0) -> bytes:
+    def call(self, method: str, message: bytes, limit: float = 30.0) -> bytes:
+        """One call over gRPC, once the server is there. Raises ``RuntimeError`` when it fails."""
+        options = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+        with grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}", options=options) as channel:
+            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
+            try:
+                return call(message, timeout=limit, wait_for_ready=True)
+            except grpc.RpcError as error:
+                raise RuntimeError(f"{self.label} does not serve {method}: {error}\n{self.log()}") from None
+
+    def wait_for(self, path: str, body: bytes, headers: Mapping[str, str], limit: float = 30.0) -> bytes:
         """The first answer it gives that is a 200. Raises ``RuntimeError`` when it ends or none comes."""
         status, answer = 0, b"no answer"
         end = time.perf_counter() + limit
         while time.perf_counter() < end and self._process.poll() is None:
             with suppress(OSError, http.client.HTTPException):
-                status, answer = self.ask(path, body, content_type)
+                status, answer = self.ask(path, body, headers)
             if status == 200:
                 return answer
             time.sleep(0.002)
@@ -123,6 +134,7 @@ class Mooring(Target):
 
     def __init__(self, models: Sequence[str] = (), options: Sequence[str] = ()) -> None:
         super().__init__("mooring")
+        self.grpc_port = free_port()
         self._arguments = [*models, *options]
 
     def command(self, folder: Path) -> list[str]:
@@ -130,7 +142,7 @@ class Mooring(Target):
         command += ["--inference-address", f"http://127.0.0.1:{self.port}"]
         for other in ("management", "metrics"):
             command += [f"--{other}-address", f"unix:{folder}/{other}"]
-        return [*command, "--grpc-address", f"unix:{folder}/grpc"]
+        return [*command, "--grpc-address", f"127.0.0.1:{self.grpc_port}"]
 
 
 class BareFront(Target):
@@ -141,6 +153,16 @@ class BareFront(Target):
 
     def command(self, folder: Path) -> list[str]:
         return [sys.executable, str(HERE / "bare_front.py"), str(self.port)]
+
+
+class BareGrpc(Target):
+    """The least that gRPC in Python costs."""
+
+    def __init__(self) -> None:
+        super().__init__("bare gRPC")
+
+    def command(self, folder: Path) -> list[str]:
+        return [sys.executable, str(HERE / "bare_grpc.py"), str(self.port)]
 
 
 class Nginx(Target):

@@ -1,7 +1,7 @@
 """What is asked of the server: bodies, paths, and the answer that makes a workload worth timing.
 
 Workloads of a group share their body, so they share their floor: the bare front answering the same body in the same
-minute, and for small bodies nginx too.
+minute, and for small bodies nginx too. A body of gRPC goes to a method, and its floor is bare gRPC.
 """
 
 import json
@@ -12,7 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import open_inference as v2
+
 HERE = Path(__file__).parent
+FUNCTIONS = HERE / "models" / "function.py"
 DIGITS = HERE.parent / "examples" / "digits"
 SEVEN = DIGITS / "samples" / "7.png"
 
@@ -20,7 +23,9 @@ SEVEN = DIGITS / "samples" / "7.png"
 MODELS = [
     *(f"{name}={HERE / 'models' / name}" for name in ("echo", "length", "total", "identity")),
     f"batched={HERE / 'models' / 'echo'}",
-    f"function={HERE / 'models' / 'function.py'}:plus_one",
+    f"function={FUNCTIONS}:plus_one",
+    f"tensor_total={FUNCTIONS}:total",
+    f"tensor_identity={FUNCTIONS}:identity",
     f"digits={DIGITS}",
 ]
 
@@ -32,16 +37,26 @@ OPTIONS = [
 
 JSON = "application/json"
 BYTES = "application/octet-stream"
+SHAPE = [1, 3, 224, 224]
+ONE, TWO = struct.pack("<f", 1.0), struct.pack("<f", 2.0)
 BOUNDARY = "of-the-benchmark"
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What is sent, in which type."""
+    """What is sent: in which type, with the length of its JSON where binary tensors follow, or as a gRPC message."""
 
     name: str
     content: bytes
-    content_type: str
+    content_type: str = ""
+    json_size: int = 0
+    grpc: bool = False
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The fields of an HTTP request."""
+        fields = {"Content-Type": self.content_type}
+        return fields | {"Inference-Header-Content-Length": str(self.json_size)} if self.json_size else fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +97,24 @@ def groups() -> list[Group]:
     values = [noise.gauss(0.0, 1.0) for _ in range(3 * 224 * 224)]
     image = Body("602 KB", struct.pack(f"<{len(values)}f", *values), BYTES)
     total = math.fsum(struct.unpack(f"<{len(values)}f", image.content))
+    number_tensor = Body("83 B JSON", v2.json_body("x", [1], ONE), JSON)
+    tiny_message = Body("tiny message", v2.message("function", "x", [1], ONE), grpc=True)
+    image_message = Body(
+        "602 KB message", v2.message("tensor_identity", "image", SHAPE, image.content), grpc=True
+    )
+    json_image = Body("3 MB JSON", v2.json_body("image", SHAPE, image.content), JSON)
+    binary, json_size = v2.binary_body("image", SHAPE, image.content)
+    binary_image = Body("602 KB binary tensor", binary, BYTES, json_size)
     digit = Body("PNG", SEVEN.read_bytes(), "image/png")
 
-    def close_to_total(answer: bytes) -> bool:
-        return abs(float(json.loads(answer)["total"]) - total) < 0.5
+    def is_total(found: float) -> bool:
+        return abs(found - total) < 0.5
+
+    def is_image(read: Callable[[bytes], bytes]) -> Callable[[bytes], bool]:
+        return lambda answer: read(answer) == image.content
+
+    def number_of(raw: bytes) -> float:
+        return float(*struct.unpack("<f", raw))
 
     return [
         Group(
@@ -101,6 +130,12 @@ def groups() -> list[Group]:
                     instances,
                     says({"predictions": [{"x": 2.0}]}),
                 ),
+                Workload(
+                    "echo v2",
+                    "/v2/models/function/infer",
+                    number_tensor,
+                    lambda answer: v2.from_json(answer) == TWO,
+                ),
             ),
             nginx=True,
         ),
@@ -114,7 +149,18 @@ def groups() -> list[Group]:
             (1, 8),
             (Workload("100 KB form", "/predictions/length", form, says({"length": len(picture)})),),
         ),
-        Group("sum", (1, 8), (Workload("602 KB sum", "/predictions/total", image, close_to_total),)),
+        Group(
+            "sum",
+            (1, 8),
+            (
+                Workload(
+                    "602 KB sum",
+                    "/predictions/total",
+                    image,
+                    lambda answer: is_total(json.loads(answer)["total"]),
+                ),
+            ),
+        ),
         Group(
             "identity",
             (1, 8),
@@ -124,6 +170,61 @@ def groups() -> list[Group]:
                 ),
             ),
             floor="/large",
+        ),
+        Group(
+            "json_tensor",
+            (1, 8),
+            (
+                Workload(
+                    "v2 JSON, sum",
+                    "/v2/models/tensor_total/infer",
+                    json_image,
+                    lambda answer: is_total(number_of(v2.from_json(answer))),
+                ),
+                Workload(
+                    "v2 JSON, both ways",
+                    "/v2/models/tensor_identity/infer",
+                    json_image,
+                    is_image(v2.from_json),
+                ),
+            ),
+        ),
+        Group(
+            "binary_tensor",
+            (1, 8),
+            (
+                Workload(
+                    "v2 binary, sum",
+                    "/v2/models/tensor_total/infer",
+                    binary_image,
+                    lambda answer: is_total(number_of(v2.from_binary(answer))),
+                ),
+            ),
+        ),
+        Group(
+            "binary_identity",
+            (1, 8),
+            (
+                Workload(
+                    "v2 binary, both ways",
+                    "/v2/models/tensor_identity/infer",
+                    binary_image,
+                    is_image(v2.from_binary),
+                ),
+            ),
+            floor="/large",
+        ),
+        Group(
+            "grpc",
+            (1, 8, 32),
+            (Workload("echo gRPC", v2.INFER, tiny_message, lambda answer: v2.from_message(answer) == TWO),),
+            floor="/bare/small",
+        ),
+        Group(
+            "grpc_identity",
+            (1, 8),
+            (Workload("602 KB gRPC, both ways", v2.INFER, image_message, is_image(v2.from_message)),),
+            floor="/bare/large",
         ),
         Group(
             "digits",

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import load
 import pytest
+from google.protobuf.message import DecodeError
 from measuring import FOREIGN, Sample, median
 from report import Row, load_table, start_table
-from run import check, parse
+from run import answer_of, check, parse
 from starting import Figure
-from targets import BareFront
-from workloads import groups
+from targets import BareFront, BareGrpc
+from workloads import Body, groups
 
 SAMPLE = Sample(
     rps=1000.0, p50=1e-3, p99=2e-3, front=20e-6, workers=10e-6, errors=0, foreign=0.0, client=1e-6
@@ -19,20 +20,20 @@ SAMPLE = Sample(
 @pytest.fixture(scope="module")
 def front():
     with BareFront() as target:
-        target.wait_for("/small", b"", "application/json")
+        target.wait_for("/small", b"", {})
         yield target
 
 
 def test_bare_front_reads_whatever_comes_and_answers(front):
-    assert front.ask("/small", b"x" * 700_000, "image/png") == (200, b'{"x":2.0}')
-    assert front.ask("/large", b"x" * 700_000, "image/png") == (200, bytes(700_000))
+    assert front.ask("/small", b"x" * 700_000, {}) == (200, b'{"x":2.0}')
+    assert front.ask("/large", b"x" * 700_000, {}) == (200, bytes(700_000))
 
 
 def test_own_client_counts_what_it_asked(front, monkeypatch, tmp_path: Path):
     monkeypatch.setattr(load, "WRK", None)
     body = tmp_path / "body"
     body.write_bytes(b"x" * 300_000)
-    outcome = load.drive(front.port, "/large", body, "image/png", 4, 0.3)
+    outcome = load.drive(front.port, "/large", body, {"X-Is": "a, b: c"}, 4, 0.3)
     assert outcome.requests > 10
     assert outcome.errors == 0
     assert 0.0 < outcome.p50 <= outcome.p99 < 1.0
@@ -44,7 +45,7 @@ def test_server_is_charged_for_the_load(front, tmp_path: Path, monkeypatch):
     body = tmp_path / "body"
     body.write_bytes(b"x" * 600_000)
     before, _ = front.cpu()
-    load.drive(front.port, "/large", body, "image/png", 4, 0.3)
+    load.drive(front.port, "/large", body, {"X-Is": "a, b: c"}, 4, 0.3)
     after, workers = front.cpu()
     assert after > before
     assert workers == 0.0
@@ -53,11 +54,40 @@ def test_server_is_charged_for_the_load(front, tmp_path: Path, monkeypatch):
 def test_wrong_answer_is_never_timed(front):
     for group in groups():
         for workload in group.workloads:
-            if workload.name.startswith("echo") and "v1" not in workload.name:
+            if workload.body.grpc:
+                continue  # the next test's
+            if workload.path.startswith("/predictions/") and workload.name.startswith("echo"):
                 check(front, workload)  # the fixed answer is right for these
             else:
                 with pytest.raises((RuntimeError, KeyError)):
                     check(front, workload)
+
+
+def test_wrong_message_is_never_timed():
+    with BareGrpc() as target:
+        small, large = (
+            answer_of(target, f"/bare/{size}", Body("", b"x" * 70_000, grpc=True))
+            for size in ("small", "large")
+        )
+    assert len(small) < 100
+    assert large == b"x" * 70_000
+    for workload in (each for group in groups() for each in group.workloads if each.body.grpc):
+        for answer in (small, workload.body.content):
+            with pytest.raises((ValueError, DecodeError)):
+                workload.right(answer)
+
+
+def test_own_grpc_client_counts_calls_and_failures(tmp_path: Path):
+    message = tmp_path / "message"
+    message.write_bytes(b"x" * 5_000_000)  # above the default limit of a message
+    with BareGrpc() as target:
+        answer_of(target, "/bare/small", Body("", b"", grpc=True))
+        outcome = load.drive_grpc(target.port, "/bare/large", message, 2, 0.3)
+        assert outcome.requests > 1
+        assert outcome.errors == 0
+        assert 0.0 < outcome.p50 <= outcome.p99 < 5.0
+        failed = load.drive_grpc(target.port, "/bare/none", message, 1, 0.2)
+        assert failed.errors == failed.requests > 0
 
 
 def test_answers_are_compared_in_order_of_time():
@@ -87,6 +117,7 @@ def test_table_compares_cpu_with_the_floor_and_marks_noise():
         "20.0",
         "10.0",
         "30.0",
+        "1.0",
         "6.00",
         "",
         "noisy",
