@@ -1,5 +1,7 @@
 """Which function of which file is the handler, and what is said when there is none (2.2)."""
 
+import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -115,12 +117,22 @@ def test_files_beside_the_handler_are_importable(load):
     assert load({**files, "neighbor.py": "WORD = 'near'"}).body() == b"near"
 
 
-def test_a_handler_may_have_the_name_of_a_module_that_is_loaded_already(load):
-    model = load({"json.py": "def handle(data, context):\n    return data and ['mine']\n"}, "json.py")
-    assert model.body() == b"mine"
-    import mooring.backends.handler.json_text as ours
+def test_a_handler_may_have_the_name_of_a_module_that_is_loaded_already_and_leaves_it_alone(load):
+    source = """
+        import json
+        def handle(data, context):
+            import json as later
+            return data and [json.dumps([later is json, "mine"])]
+    """
+    assert load({"json.py": source}, "json.py").body() == b'[true, "mine"]'
+    assert importlib.import_module("json") is json
 
-    assert ours.json.dumps(1) == "1"
+
+def test_a_handler_of_a_loaded_name_that_fails_leaves_nothing_behind(load, tmp_path):
+    before = set(sys.modules)
+    with pytest.raises(ModelLoadFailed, match="no weights"):
+        load({"json.py": "raise RuntimeError('no weights')"}, "json.py")
+    assert not [name for name in set(sys.modules) - before if str(tmp_path) in name]
 
 
 def test_another_installed_ts_does_not_win(load, tmp_path_factory, monkeypatch):

@@ -10,13 +10,18 @@ from typing import Any
 
 
 def import_file(path: Path) -> ModuleType:
-    """A file of the model's folder under its own name, even where the server has loaded another module of that name."""
-    name = path.stem
-    loaded = sys.modules.get(name)
+    """A file of the model's folder under its own name; where another module has that name already, under one beside it.
+
+    A handler may be called ``json.py``; whoever imports ``json`` later, in this process, still wants the other.
+    """
+    loaded = sys.modules.get(path.stem)
     if loaded is None:
-        return importlib.import_module(name)
+        return importlib.import_module(path.stem)
     if getattr(loaded, "__file__", None) == str(path):
         return loaded
+    name = f"{path.stem} of {path.parent}"
+    if name in sys.modules:
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -25,7 +30,7 @@ def import_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        sys.modules[name] = loaded
+        del sys.modules[name]
         raise
     return module
 
