@@ -161,6 +161,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1)], Meta(description="requests that may wait for a model, at least 1")
     ] = 100
     max_request_size: Annotated[Bytes, Meta(description="bytes of the largest request body")] = 6_553_500
+    max_tensor_request_size: Annotated[
+        Bytes, Meta(description="bytes of the largest request to the Open Inference Protocol (/v2)")
+    ] = 1_073_741_824
     max_response_size: Annotated[Bytes, Meta(description="bytes of the largest answer")] = 6_553_500
     decode_input_request: Annotated[
         bool, Meta(description="whether handlers get JSON and text bodies decoded, true or false")

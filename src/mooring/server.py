@@ -243,7 +243,7 @@ class Server:
             responses,
             version=__version__,
             allocator=self._arena,
-            max_body_bytes=config.max_request_size,
+            max_body_bytes=config.max_tensor_request_size,
             dialect=dialect,
             memory=self._memory,
         )
@@ -277,9 +277,12 @@ class Server:
         return sites[-1]
 
     async def _listen(self, address: Address, endpoints: Sequence[Endpoint]) -> None:
-        limits = Limits(max_body_bytes=self._config.max_request_size)
+        config = self._config
+        # TorchServe's clients count on its small limit, Triton's know of none.
+        most = max(config.max_request_size, config.max_tensor_request_size)
+        limits = Limits(max_body_bytes=config.max_request_size, larger_bodies=((b"/v2/", most),))
         listener = HttpServer(
-            Application(endpoints, self._responses),
+            Application(endpoints, self._responses, loopback=address.loopback and not self._config.insecure),
             limits=limits,
             allocator=self._arena,
             refuse=self._responses.refuse_message,

@@ -260,6 +260,18 @@ def refused(client, request, status):
     return answer
 
 
+def test_some_targets_may_have_larger_bodies_than_others(serve):
+    served = serve(max_body_bytes=1000, larger_bodies=((b"/v2/", 2000),))
+    for target, size, status in (
+        ("/v2/x", 2000, 200),
+        ("/v2/x", 2001, 413),
+        ("/v20", 1001, 413),
+        ("/x", 1000, 200),
+    ):
+        head = f"POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n"
+        assert served.connect().ask(head.encode() + b"x" * size).status == status, target
+
+
 def test_a_length_above_the_limit_is_refused_before_the_body(serve):
     served = serve(max_body_bytes=1000)
     refused(served.connect(), b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\n", 413)

@@ -54,9 +54,16 @@ def test_an_answer_over_the_limit_is_that_requests_error_and_names_both_sizes():
     )
     lent = InferenceResponse([Tensor("out", "UINT8", [11], Buffer(memoryview(bytes(11))))])
     failed = ModelFailed("for its own reasons")
-    first, *rest, last = within(10, [large, small, failed, lent])
+    bodies = [request(1, Operation.INFER)] * 4
+    first, *rest, last = within(10, bodies, [large, small, failed, lent])
     assert rest == [small, failed]
     for error in (first, last):
         assert isinstance(error, InvalidOutput)
         assert error.message == "the model's answer has 11 bytes and max_response_size is 10"
         assert error.code == 500
+
+
+def test_tensors_may_be_as_large_as_they_are():
+    large = InferenceResponse([Tensor("out", "UINT8", [11], bytes(11))])
+    asked = InferenceRequest("m", "", "", [], form=Form.TENSORS)
+    assert within(10, [asked], [large]) == [large]

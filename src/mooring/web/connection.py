@@ -22,7 +22,7 @@ from mooring.core.buffers import LARGE, Allocator, Buffer, Payload
 from mooring.observability.logs import get_logger
 from mooring.web import wire
 from mooring.web.exchange import JOINED, Exchange, Stage, release_all
-from mooring.web.listener import SLOW, Host, Member
+from mooring.web.listener import SLOW, Host, Member, most_bytes
 
 log = get_logger(__name__)
 
@@ -267,8 +267,7 @@ class Connection(Member):
             if self._collected is None:
                 self._collected = bytearray()
             self._collected += data
-            if len(self._collected) > self._host.limits.max_body_bytes:
-                self._refuse_body()
+            self._limit_body(len(self._collected), incoming.target)
 
     def on_message_complete(self) -> None:
         self._complete = True
@@ -418,8 +417,7 @@ class Connection(Member):
         if not length.isdigit():
             self._stop(400, "invalid", "Invalid HTTP message.")
         self._expected = int(length)
-        if self._expected > self._host.limits.max_body_bytes:
-            self._refuse_body()
+        self._limit_body(self._expected, exchange.target)
         if self._expected > LARGE:
             self._slot = exchange.body = self._host.allocator.allocate(self._expected)
             self._filled = 0
@@ -433,8 +431,10 @@ class Connection(Member):
             else:
                 self._continue_due = True
 
-    def _refuse_body(self) -> None:
-        self._stop(413, "too_large", "Request body is too large.")
+    def _limit_body(self, size: int, target: bytes) -> None:
+        limits = self._host.limits
+        if size > limits.max_body_bytes and size > most_bytes(limits, target):
+            self._stop(413, "too_large", "Request body is too large.")
 
     def _drop_incoming(self) -> None:
         incoming, self._incoming = self._incoming, None

@@ -15,18 +15,27 @@ class Limits(msgspec.Struct, frozen=True):
     ``body_timeout`` and ``write_timeout`` count from the last byte that moved; ``header_timeout`` from the first byte
     of a request; ``idle_timeout`` from the last answer or the connection's start. They are looked at about
     once a second, so they may take a second longer. ``max_pipelined`` requests of one connection are in the
-    app's hands at a time.
+    app's hands at a time. ``larger_bodies`` has other limits, above ``max_body_bytes``, for targets that begin so.
     """
 
     max_header_bytes: int = 65_536
     max_header_count: int = 100
     max_url_bytes: int = 8_190
     max_body_bytes: int = 6_553_500
+    larger_bodies: tuple[tuple[bytes, int], ...] = ()
     header_timeout: float = 30.0
     body_timeout: float = 60.0
     idle_timeout: float = 75.0
     write_timeout: float = 60.0
     max_pipelined: int = 16
+
+
+def most_bytes(limits: Limits, target: bytes) -> int:
+    """How large the body of a request for ``target`` may be."""
+    for prefix, most in limits.larger_bodies:
+        if target.startswith(prefix):
+            return most
+    return limits.max_body_bytes
 
 
 class Host(Protocol):

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from mooring.backends.backend import Backend, create
 from mooring.core.buffers import LARGE, Buffer, Slot, view_of
 from mooring.core.errors import ErrorRecord, InvalidOutput, ModelFailed, MooringError, OutOfResources
-from mooring.core.requests import InferenceRequest, InferenceResponse
+from mooring.core.requests import Form, InferenceRequest, InferenceResponse
 from mooring.core.service import ModelMetadata, Outcome
 from mooring.core.tensors import Tensor
 from mooring.repository.spec import ModelSpec
@@ -331,7 +331,7 @@ class Worker:
                 return [_failure(error)] * len(requests)
         else:
             if len(outcomes) == len(requests):
-                return within(self._spec.max_response_bytes, outcomes)
+                return within(self._spec.max_response_bytes, requests, outcomes)
             wrong = ModelFailed(f"the backend gave {len(outcomes)} outcomes for {len(requests)} requests")
             return [wrong] * len(requests)
         return self._one_by_one(requests, reply)
@@ -365,16 +365,19 @@ def chunks(requests: Sequence[InferenceRequest], most: int) -> Iterator[tuple[in
         yield begin, len(requests), rows
 
 
-def within(most: int, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+def within(most: int, requests: Sequence[InferenceRequest], outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
     """The outcomes, with an error in the place of every answer of more bytes than ``most``.
 
-    TorchServe kills the worker for such an answer and says 500; nothing is killed here.
+    TorchServe kills the worker for such an answer and says 500; nothing is killed here. Tensors have no such limit:
+    Triton's clients know none.
     """
     return [
         outcome
-        if isinstance(outcome, MooringError) or (size := _size_of(outcome)) <= most
+        if isinstance(outcome, MooringError)
+        or request.form is Form.TENSORS
+        or (size := _size_of(outcome)) <= most
         else InvalidOutput(f"the model's answer has {size} bytes and max_response_size is {most}", code=500)
-        for outcome in outcomes
+        for request, outcome in zip(requests, outcomes, strict=True)
     ]
 
 
