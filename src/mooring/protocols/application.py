@@ -8,6 +8,7 @@ from mooring.core.errors import MooringError
 from mooring.observability.logs import get_logger
 from mooring.protocols import status as statuses
 from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.origins import CROSS_SITE, from_elsewhere
 from mooring.protocols.responses import Responses
 from mooring.protocols.status import Asked
 from mooring.web.http1 import Exchange, header_lines
@@ -22,10 +23,15 @@ class Application:
     """The app of an ``HttpServer``. Endpoints of one pattern share its methods among them.
 
     Where responses carry CORS headers, what a browser asks before it asks is answered with them, on every path.
+    Pages of other sites reach no endpoint that changes what is served; with ``loopback``, which says that only this
+    machine reaches the listener, a page's site must be this machine as well.
     """
 
-    def __init__(self, endpoints: Iterable[Endpoint], responses: Responses) -> None:
+    def __init__(
+        self, endpoints: Iterable[Endpoint], responses: Responses, *, loopback: bool = False
+    ) -> None:
         self._responses = responses
+        self._loopback = loopback
         self._router = Router()
         by_pattern: dict[str, list[Endpoint]] = {}
         for endpoint in endpoints:
@@ -52,20 +58,32 @@ class Application:
 
     def _one_of(self, endpoints: list[Endpoint]) -> Handler:
         if len(endpoints) == 1 and endpoints[0].methods is None:
-            return endpoints[0].handler
+            return self._handler(endpoints[0])
         by_method: dict[str, Handler] = {}
         otherwise: Handler | None = None
         for endpoint in endpoints:
             if endpoint.methods is None:
-                otherwise = endpoint.handler
+                otherwise = self._handler(endpoint)
             else:
-                by_method.update(dict.fromkeys(endpoint.methods, endpoint.handler))
+                by_method.update(dict.fromkeys(endpoint.methods, self._handler(endpoint)))
         fallback = otherwise or self._not_allowed(by_method)
 
         def dispatch(exchange: Exchange, match: Match) -> None:
             by_method.get(exchange.method, fallback)(exchange, match)
 
         return dispatch
+
+    def _handler(self, endpoint: Endpoint) -> Handler:
+        if not endpoint.changes:
+            return endpoint.handler
+
+        def guarded(exchange: Exchange, match: Match) -> None:
+            if from_elsewhere(exchange, loopback=self._loopback):
+                self._responses.refuse(exchange, CROSS_SITE)
+            else:
+                endpoint.handler(exchange, match)
+
+        return guarded
 
     def _not_allowed(self, methods: Iterable[str]) -> Handler:
         allow = header_lines([("allow", ", ".join(sorted(methods)))])

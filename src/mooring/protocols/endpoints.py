@@ -39,9 +39,13 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """A pattern, who answers it and what is told of it. ``methods`` None means that any will do."""
+    """A pattern, who answers it and what is told of it. ``methods`` None means that any will do.
+
+    ``changes``: it changes what is served, and so is refused to web pages of other sites.
+    """
 
     pattern: str
     handler: Handler
     operation: Operation | None = None
     methods: frozenset[str] | None = None
+    changes: bool = False

@@ -73,13 +73,23 @@ class AmdAdministration:
         model, versioned = "/v2/models/{model_name}", "/v2/models/{model_name}/versions/{model_version}"
         return [
             Endpoint("/v2/hardware", self.has_hardware, calls.HARDWARE, methods=_POST),
-            Endpoint(f"{model}/load", self.load, calls.LOAD, methods=_POST),
-            Endpoint(f"{versioned}/load", self.load, calls.LOAD_VERSION, methods=_POST),
-            Endpoint(f"{model}/unload", self.unload, calls.UNLOAD, methods=_POST),
-            Endpoint(f"{versioned}/unload", self.unload, calls.UNLOAD_VERSION, methods=_POST),
-            Endpoint("/v2/workers/{worker_name}/load", self.load_worker, calls.LOAD_WORKER, methods=_POST),
+            Endpoint(f"{model}/load", self.load, calls.LOAD, methods=_POST, changes=True),
+            Endpoint(f"{versioned}/load", self.load, calls.LOAD_VERSION, methods=_POST, changes=True),
+            Endpoint(f"{model}/unload", self.unload, calls.UNLOAD, methods=_POST, changes=True),
+            Endpoint(f"{versioned}/unload", self.unload, calls.UNLOAD_VERSION, methods=_POST, changes=True),
             Endpoint(
-                "/v2/workers/{worker_name}/unload", self.unload_worker, calls.UNLOAD_WORKER, methods=_POST
+                "/v2/workers/{worker_name}/load",
+                self.load_worker,
+                calls.LOAD_WORKER,
+                methods=_POST,
+                changes=True,
+            ),
+            Endpoint(
+                "/v2/workers/{worker_name}/unload",
+                self.unload_worker,
+                calls.UNLOAD_WORKER,
+                methods=_POST,
+                changes=True,
             ),
         ]
 

@@ -5,7 +5,6 @@ ends the connection with 1003 when its turn comes; what goes wrong with a reques
 """
 
 from collections import deque
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -18,6 +17,7 @@ from mooring.core.service import InferenceService, Outcome, Ticket
 from mooring.core.tensors import release
 from mooring.observability.logs import get_logger
 from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.origins import from_elsewhere
 from mooring.protocols.responses import Responses
 from mooring.protocols.status import Asked, Refusal, kserve_v2
 from mooring.web.http1 import Exchange
@@ -45,21 +45,13 @@ class InferenceSocket:
     def open(self, exchange: Exchange, match: Match) -> None:
         """Take the handshake up."""
         try:
-            if not self._any_origin and not _same_origin(exchange):
+            if not self._any_origin and from_elsewhere(exchange, loopback=False):
                 raise HandshakeRefused(403, "a page of another site asks")
             upgrade(exchange, lambda socket: InferenceConversation(socket, self._service))
         except HandshakeRefused as refused:
             kind = "BadRequestException" if refused.status == 400 else "UpgradeRefusedException"
             refusal = Refusal(refused.status, kind, refused.message, refused.message, refused.head)
             self._responses.refuse(exchange, refusal)
-
-
-def _same_origin(exchange: Exchange) -> bool:
-    # Browsers let any page open a websocket anywhere, and leave it to the server to look at where the page is from.
-    origin = exchange.header(b"origin")
-    return origin is None or urlsplit(origin.decode("latin-1")).netloc.encode("latin-1") == exchange.header(
-        b"host"
-    )
 
 
 class _Turn:

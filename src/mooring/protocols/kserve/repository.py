@@ -54,11 +54,21 @@ class Repository:
             version = f"{model}/versions/{{model_version}}"
             endpoints += [
                 Endpoint(f"{path}/index", self.index, calls.index(named), methods=_WRITING),
-                Endpoint(f"{model}/load", self.load, calls.load(named), methods=_WRITING),
-                Endpoint(f"{model}/unload", self.unload, calls.unload(named), methods=_WRITING),
-                Endpoint(f"{version}/load", self.load, calls.load(f"{named}version_"), methods=_WRITING),
+                Endpoint(f"{model}/load", self.load, calls.load(named), methods=_WRITING, changes=True),
+                Endpoint(f"{model}/unload", self.unload, calls.unload(named), methods=_WRITING, changes=True),
                 Endpoint(
-                    f"{version}/unload", self.unload, calls.unload(f"{named}version_"), methods=_WRITING
+                    f"{version}/load",
+                    self.load,
+                    calls.load(f"{named}version_"),
+                    methods=_WRITING,
+                    changes=True,
+                ),
+                Endpoint(
+                    f"{version}/unload",
+                    self.unload,
+                    calls.unload(f"{named}version_"),
+                    methods=_WRITING,
+                    changes=True,
                 ),
             ]
         return endpoints

@@ -151,11 +151,11 @@ class Settings:
         log, trace, model = "/v2/logging", "/v2/trace/setting", "/v2/models/{model_name}/trace/setting"
         return [
             Endpoint(log, self.log_settings, calls.LOG_SETTINGS, methods=_READING),
-            Endpoint(log, self.change_log, calls.CHANGE_LOG, methods=_WRITING),
+            Endpoint(log, self.change_log, calls.CHANGE_LOG, methods=_WRITING, changes=True),
             Endpoint(trace, self.trace_settings, calls.TRACE_SETTINGS, methods=_READING),
-            Endpoint(trace, self.change_trace, calls.CHANGE_TRACE, methods=_WRITING),
+            Endpoint(trace, self.change_trace, calls.CHANGE_TRACE, methods=_WRITING, changes=True),
             Endpoint(model, self.trace_settings, calls.MODEL_TRACE_SETTINGS, methods=_READING),
-            Endpoint(model, self.change_trace, calls.CHANGE_MODEL_TRACE, methods=_WRITING),
+            Endpoint(model, self.change_trace, calls.CHANGE_MODEL_TRACE, methods=_WRITING, changes=True),
         ]
 
     def log_settings(self, exchange: Exchange, match: Match) -> None:

@@ -197,9 +197,13 @@ class SharedMemoryEndpoints:
         return [
             Endpoint(f"{path}/status", self.status, calls.REGIONS, methods=_READING),
             Endpoint(f"{region}/status", self.status, calls.REGION_STATUS, methods=_READING),
-            Endpoint(f"{region}/register", self.register, calls.REGISTER, methods=_WRITING),
-            Endpoint(f"{path}/unregister", self.unregister, calls.UNREGISTER_ALL, methods=_WRITING),
-            Endpoint(f"{region}/unregister", self.unregister, calls.UNREGISTER, methods=_WRITING),
+            Endpoint(f"{region}/register", self.register, calls.REGISTER, methods=_WRITING, changes=True),
+            Endpoint(
+                f"{path}/unregister", self.unregister, calls.UNREGISTER_ALL, methods=_WRITING, changes=True
+            ),
+            Endpoint(
+                f"{region}/unregister", self.unregister, calls.UNREGISTER, methods=_WRITING, changes=True
+            ),
             Endpoint("/v2/cudasharedmemory/{rest*}", self.no_cuda),
         ]
 

@@ -1,0 +1,125 @@
+"""A web page may not change what is served, unless it is the server's own: whatever the protocol."""
+
+import json
+
+import pytest
+from amd_wire import FakeAdministration
+from amd_wire import listening as listening_amd
+from protocol_wire import Served
+from v2_wire import infer_body, x
+
+from mooring.core.buffers import HeapAllocator
+from mooring.observability.metrics import Metrics
+from mooring.protocols.application import Application
+from mooring.protocols.dialect import AMD
+from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.responses import Responses
+from mooring.web.http1 import HttpServer, Limits
+
+ELSEWHERE = "origin: http://evil.example"
+CHANGES = [
+    f"{model}{version}/{verb}"
+    for model in ("/v2/repository/models/echo", "/v2/repository/main/models/echo")
+    for version in ("", "/versions/1.0")
+    for verb in ("load", "unload")
+]
+SETTINGS = [
+    "/v2/logging", "/v2/trace/setting", "/v2/models/echo/trace/setting",
+    "/v2/systemsharedmemory/region/r/register", "/v2/systemsharedmemory/region/r/unregister",
+    "/v2/systemsharedmemory/unregister",
+]  # fmt: skip
+OF_AMD = [
+    "/v2/models/echo/load", "/v2/models/echo/unload", "/v2/models/echo/versions/1/load",
+    "/v2/models/echo/versions/1/unload", "/v2/workers/echo/load", "/v2/workers/echo/unload",
+]  # fmt: skip
+
+
+@pytest.fixture
+async def amd():
+    service = FakeAdministration()
+    server, metrics = await listening_amd(service, AMD)
+    yield Served(service, metrics, server.port)
+    await server.close()
+
+
+@pytest.mark.parametrize("target", [*CHANGES, *SETTINGS])
+async def test_another_sites_page_changes_nothing_over_v2(v2, target):
+    reply = await v2.call("POST", target, b"{}", ELSEWHERE, "content-type: text/plain")
+    assert (reply.status, list(json.loads(reply.body))) == (403, ["error"])
+    assert "another site" in json.loads(reply.body)["error"]
+    assert v2.service.calls == []
+
+
+@pytest.mark.parametrize("target", [*CHANGES, *OF_AMD])
+async def test_another_sites_page_changes_nothing_over_amds_api_though_that_lets_pages_ask(amd, target):
+    reply = await amd.call("POST", target, b"{}", ELSEWHERE)
+    assert (reply.status, list(json.loads(reply.body))) == (403, ["error"])
+    assert amd.service.done == []
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "null",
+        "",
+        "http://here.evil.example",
+        "http://here:81",
+        "http://[",
+        "https://evil.example/here",
+        "here",
+    ],
+)
+async def test_what_is_not_the_servers_own_origin_is_anothers(v2, origin):
+    reply = await v2.call("POST", "/v2/repository/models/echo/unload", b"", f"origin: {origin}")
+    assert (reply.status, v2.service.calls) == (403, [])
+
+
+@pytest.mark.parametrize(
+    "headers", [[], ["origin: http://here"], ["origin: http://HERE"], ["origin: https://here"]]
+)
+async def test_programs_and_the_servers_own_pages_may(v2, headers):
+    reply = await v2.call("POST", "/v2/repository/models/echo/unload", b"", *headers)
+    assert (reply.status, v2.service.calls) == (200, [("unload", "echo", "", False)])
+
+
+async def test_any_page_may_ask_a_model_and_look(v2):
+    reply = await v2.call("POST", "/v2/models/echo/infer", infer_body(x()), ELSEWHERE)
+    assert reply.status == 200
+    assert (await v2.call("POST", "/v2/repository/index", b"", ELSEWHERE)).status == 200
+    assert (await v2.call("GET", "/v2/logging", b"", ELSEWHERE)).status == 200
+
+
+@pytest.fixture
+async def loopback():
+    responses = Responses(Metrics().responses)
+
+    def change(exchange, _):
+        responses.body(exchange, b"changed", "text/plain")
+
+    server = HttpServer(
+        Application([Endpoint("/change", change, changes=True)], responses, loopback=True),
+        limits=Limits(),
+        allocator=HeapAllocator(),
+        refuse=responses.refuse_message,
+    )
+    await server.start("127.0.0.1", 0)
+    yield Served(None, None, server.port)
+    await server.close()
+
+
+async def asked_from(served, site, host):
+    text = f"PUT /change HTTP/1.1\r\nhost: {host}\r\norigin: http://{site}\r\n\r\n"
+    return await served.send(text.encode())
+
+
+@pytest.mark.parametrize(
+    "name", ["127.0.0.1:80", "localhost:80", "console.localhost:80", "[::1]:80", "127.3.2.1"]
+)
+async def test_a_listener_on_loopback_knows_its_own_pages_by_loopbacks_names(loopback, name):
+    assert (await asked_from(loopback, name, name)).status == 200
+
+
+@pytest.mark.parametrize("name", ["evil.example:80", "10.0.0.1:80", "localhost.evil.example"])
+async def test_a_name_pointed_at_loopback_afterwards_is_still_another_site(loopback, name):
+    reply = await asked_from(loopback, name, name)
+    assert (reply.status, json.loads(reply.body)["type"]) == (403, "ForbiddenException")
