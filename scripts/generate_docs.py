@@ -1,0 +1,64 @@
+"""Write the tables of docs/guide-settings.md and docs/guide-errors.md from the code they describe.
+
+tests/test_docs.py fails when they are not what this writes.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from mooring.config import SETTINGS, Config, is_switch
+from mooring.core.errors import MooringError
+from mooring.protocols.status import Asked, grpc_v2, kserve_v1, kserve_v2, torchserve
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def settings() -> list[str]:
+    """A row for every setting."""
+    return [_row(f"`{name}`", _default(name), text) for name, text in SETTINGS.items()]
+
+
+def errors() -> list[str]:
+    """A row for every class of errors: what happened, and what each protocol calls it."""
+    asked = Asked("model", "1")
+    rows = []
+    for name, kind in MooringError.kinds.items():
+        error = kind("text")
+        statuses = [called(error, asked).status for called in (torchserve, kserve_v1, kserve_v2)]
+        happened = (kind.__doc__ or "").partition("\n")[0].removesuffix(".").replace("``", "`")
+        rows.append(_row(f"`{name}`", happened, *statuses, grpc_v2(error, asked)[0]))
+    return rows
+
+
+def with_table(text: str, rows: Iterable[str]) -> str:
+    """A document with these rows in its first table."""
+    lines = text.splitlines()
+    begin = next(index for index, line in enumerate(lines) if line.startswith("| ---")) + 1
+    end = next(index for index in range(begin, len(lines)) if not lines[index].startswith("|"))
+    return "\n".join([*lines[:begin], *rows, *lines[end:]]) + "\n"
+
+
+TABLES = {DOCS / "guide-settings.md": settings, DOCS / "guide-errors.md": errors}
+
+
+def _default(name: str) -> str:
+    default = getattr(Config(), name)
+    if name == "grpc_address":  # named without a scheme
+        return f"`{default.host}:{default.port}`"
+    if is_switch(name):
+        return str(default).lower()
+    return f"`{default}`" if default not in (None, (), {}, "") else ""
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def main() -> None:
+    """Write them."""
+    for file, rows in TABLES.items():
+        file.write_text(with_table(file.read_text(), rows()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The documents say all there is: each setting, route, RPC, metric, error and key of a configuration, and no other."""
+
+import re
+import runpy
+from contextlib import AsyncExitStack
+from pathlib import Path
+from unittest.mock import Mock
+
+import msgspec
+import pytest
+
+from mooring.config import _PROPERTIES, _PROPERTIES_GRPC, Config
+from mooring.observability.metrics import Metrics
+from mooring.protocols.amd.metrics import AmdMetrics
+from mooring.protocols.grpc_mount import grpc_server
+from mooring.protocols.kserve.settings import TraceSettings
+from mooring.repository.catalog import WORKERS
+from mooring.repository.declaration import Declaration, _Batching, _Workers
+from mooring.repository.model_config import _KEYS, _WITHOUT_EFFECT
+from mooring.repository.platforms import BACKENDS
+from mooring.server import Server
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+generated = runpy.run_path(str(ROOT / "scripts" / "generate_docs.py"))
+
+
+def guide(name):
+    return (DOCS / f"guide-{name}.md").read_text()
+
+
+def quoted(text):
+    """Everything in backquotes."""
+    return set(re.findall(r"`([^`\n]+)`", text))
+
+
+def first_cells(text):
+    """Everything in backquotes in the first column of a table."""
+    return {
+        each for line in text.splitlines() if line.startswith("| `") for each in quoted(line.split("|")[1])
+    }
+
+
+@pytest.mark.parametrize("file", generated["TABLES"], ids=lambda file: file.stem)
+def test_each_setting_and_each_error_is_documented_as_it_is(file):
+    rows = generated["TABLES"][file]()
+    assert file.read_text() == generated["with_table"](file.read_text(), rows), "run scripts/generate_docs.py"
+
+
+def test_each_key_of_torchserves_file_is_documented_with_what_it_sets():
+    text = guide("settings").partition("## TorchServe")[2]
+    assert first_cells(text) == {*_PROPERTIES, *_PROPERTIES_GRPC}
+    assert [key for key, name in _PROPERTIES.items() if f"| `{key}` | `{name}` |" not in text] == []
+
+
+@pytest.mark.parametrize("dialect", ["v2", "amd"])
+async def test_each_route_is_documented_and_no_other(dialect):
+    async with AsyncExitStack() as stack:
+        server = Server(Config(dialect=dialect, arena_size=65_536), stack)
+        mounted = {endpoint.pattern for site in server._mount() for endpoint in site.endpoints}
+    assert first_cells(guide("protocols").partition("## gRPC")[0]) == mounted
+
+
+async def test_each_rpc_is_documented_and_no_other():
+    mounted = grpc_server(
+        Mock(), Mock(), Mock(), Mock(), version="", extensions=[], dialect=Mock(server=""), memory=None,
+        log_settings=Mock(), trace_settings=TraceSettings(), changes=True, max_message_bytes=0,
+    )._services  # fmt: skip
+    methods = {name for service in mounted for name in (*service.unary, *service.streaming)}
+    text = guide("protocols").partition("## gRPC")[2]
+    assert first_cells(text) == methods
+    assert {service.name for service in mounted} <= quoted(text)
+
+
+def test_each_metric_is_documented_and_no_other():
+    metrics = Metrics()
+    AmdMetrics(metrics, lambda: 0)
+    assert first_cells(guide("metrics")) == {family.name for family in metrics.registry.collect()}
+
+
+def test_each_key_of_a_models_configuration_is_documented_and_no_other():
+    fields = {field.name for field in msgspec.structs.fields(Declaration)} - {"batching", "workers"}
+    for table, kind in (("batching", _Batching), ("workers", _Workers)):
+        fields |= {f"{table}.{field.name}" for field in msgspec.structs.fields(kind)}
+    text = guide("models")
+    assert first_cells(text.partition("## Keys")[2].partition("## ")[0]) == fields
+
+
+def test_each_platform_key_and_worker_is_documented():
+    assert {*BACKENDS, *WORKERS, *_KEYS, *_WITHOUT_EFFECT} <= quoted(guide("models"))
+
+
+@pytest.mark.parametrize(
+    "file", sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")]), ids=lambda file: file.name
+)
+def test_what_a_document_names_is_there(file):
+    text = file.read_text()
+    for name in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (file.parent / name).exists(), name
+    for name in re.findall(
+        r"(?:docs|tests|examples|benchmarks|scripts)/[\w./-]+\.(?:py|md|pt|png|onnx|toml)", text
+    ):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"\*\*([\w/]+\.py)\*\*", text):
+        assert (ROOT / "src/mooring" / name).exists(), name
