@@ -106,7 +106,9 @@ def open_image(data: bytes | memoryview) -> Any:
                 f"the image has {image.width} x {image.height} pixels; at most {_MAX_PIXELS} are taken"
             )
         image.load()
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError) as error:
+    except UnidentifiedImageError:  # its own text is an address in memory
+        raise InvalidInput(f"this is no image of a kind that is read here: {', '.join(_FORMATS)}") from None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise InvalidInput(f"the image cannot be read: {error}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InvalidInput(f"the image has more than {_MAX_PIXELS} pixels") from None
