@@ -50,3 +50,44 @@ async def test_models_come_change_and_go_with_their_folders(tmp_path, polling):
     await until(mended)
     await monitor.close()
     await harness.engine.close()
+
+
+CHAIN = """
+[[models]]
+name = "first"
+platform = "amdinfer_cpp"
+id = "libfake.so"
+[[models]]
+name = "second"
+platform = "amdinfer_cpp"
+id = "libfake.so"
+"""
+
+
+async def test_what_a_removed_folder_held_goes_whatever_it_was_called(tmp_path):
+    harness = Harness(tmp_path)
+    catalog = harness.administration._catalog
+    monitor = RepositoryMonitor(harness.administration, catalog, harness.repository)
+    monitor.start()
+    await asyncio.sleep(0.6)
+
+    def loaded():
+        return {state.name for state in harness.engine.models() if state.ready}
+
+    async def there():
+        return loaded() == {"called_so", "first", "second", "pair", "stays"}
+
+    async def gone():
+        return loaded() == {"stays"}
+
+    harness.write("stays", SAY.format(text="here"))
+    harness.write("folder", SAY.format(text="one"))
+    (harness.repository / "folder" / "config.toml").write_text('name = "called_so"\n')
+    (harness.repository / "pair").mkdir()
+    (harness.repository / "pair" / "chain.toml").write_text(CHAIN)
+    await until(there)
+    shutil.rmtree(harness.repository / "folder")
+    shutil.rmtree(harness.repository / "pair")
+    await until(gone)
+    await monitor.close()
+    await harness.engine.close()

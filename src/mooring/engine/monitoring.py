@@ -1,6 +1,7 @@
 """Keeping what is served in step with the model repository while the server runs."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 from mooring.core.errors import ModelNotFound, MooringError
@@ -48,15 +49,23 @@ class RepositoryMonitor:
             for name in sorted(names):
                 await self._follow(name)
 
+    def _read_from(self, folder: str) -> list[str]:
+        """What is loaded from a folder: a config may call its model otherwise, and a chain has many."""
+        url = str(self._repository / folder)
+        loaded = {state.name for state in self._administration.index() if state.version}
+        return [name for name in sorted(loaded) if self._administration.describe(name)[0].url == url]
+
     async def _follow(self, name: str) -> None:
         try:
             if name in self._catalog.names():
                 await self._administration.load(name)
                 log.info("model loaded from the repository", model=name)
             else:
-                await self._administration.unload(name)
+                for model in self._read_from(name):
+                    with suppress(ModelNotFound):  # somebody else unloaded it meanwhile
+                        await self._administration.unload(model)
         except ModelNotFound:
-            pass  # it was never loaded, or is half removed: the next change will say more
+            pass  # it is half removed: the next change will say more
         except MooringError as error:
             log.error("model of the repository not loaded", model=name, reason=error.message)  # noqa: TRY400
         except Exception:  # the supervisor: one model must not end the watch over all others
