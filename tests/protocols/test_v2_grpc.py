@@ -123,6 +123,16 @@ async def test_every_error_has_its_status_and_its_text(talk, error, code):
     assert text
 
 
+@pytest.mark.parametrize(
+    ("version", "code"), [("7", "NOT_FOUND"), ("7.0", "NOT_FOUND"), ("latest", "INVALID_ARGUMENT")]
+)
+async def test_a_version_that_is_no_number_is_a_fault_of_the_request(talk, version, code):
+    talk.service.answer = lambda _request: [
+        errors.VersionNotFound(f"no '{version}'", model="echo", version=version)
+    ]
+    assert (await talk.refused("ModelInfer", infer_request(model_version=version)))[0] == code
+
+
 async def test_a_text_too_long_for_a_header_is_shortened(talk):
     talk.service.answer = lambda _request: [errors.ModelFailed("ü" * 100_000)]
     code, text = await talk.refused("ModelInfer", infer_request())

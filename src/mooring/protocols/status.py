@@ -211,9 +211,14 @@ _GRPC_CHOSEN: Mapping[int, str] = {
 }
 
 
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)*\Z")
+
+
 def grpc_v2(error: MooringError, asked: Asked) -> tuple[str, str]:
     """An error as gRPC's status code, by name, and the text that the Open Inference Protocol has for it over HTTP."""
     code = next(_GRPC[kind] for kind in type(error).__mro__ if kind in _GRPC)
+    if isinstance(error, errors.VersionNotFound) and asked.version and not _NUMBER.match(asked.version):
+        code = "INVALID_ARGUMENT"  # as Triton: no version is called so
     if isinstance(error, errors.ModelRefused) and error.code >= 400:
         code = _GRPC_CHOSEN.get(error.code, "INVALID_ARGUMENT" if error.code < 500 else "INTERNAL")
     return code, kserve_v2(error, asked).message
