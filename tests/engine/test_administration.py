@@ -257,3 +257,46 @@ async def test_workers_are_chained_by_the_endpoint_that_comes_next(harness):
     assert isinstance(await harness.ask(first), ModelNotFound)
     with pytest.raises(InvalidInput, match="No next endpoint found at: nowhere"):
         await administration.load_worker("cplusplus", {"model": "echo", "next": "nowhere"})
+
+
+STAGES = """
+[[models]]
+name = "twice"
+platform = "amdinfer_cpp"
+id = "libecho.so"
+[[models]]
+name = "thrice"
+platform = "amdinfer_cpp"
+id = "libecho.so"
+[[models]]
+name = "once"
+platform = "amdinfer_cpp"
+id = "libecho.so"
+"""
+
+
+async def counted(harness, model):
+    future = asyncio.get_running_loop().create_future()
+    word = Tensor("", "UINT32", [1], b"\x07\0\0\0")
+    harness.engine.submit(InferenceRequest(model, "", "", [word], Form.TENSORS), future.set_result)
+    outcome = await asyncio.wait_for(future, 10)
+    return int.from_bytes(bytes(outcome.outputs[0].data), "little")
+
+
+@pytest.mark.parametrize(
+    ("name", "answers"),
+    [
+        ("", {"three": 10, "twice": 10, "thrice": 9, "once": 8}),
+        ("three", {"three": 10, "twice": 8, "once": 8}),
+    ],
+)
+async def test_a_stage_of_amds_chains_runs_the_rest_and_one_of_a_named_chain_runs_alone(
+    harness, name, answers
+):
+    folder = harness.repository / "three"
+    folder.mkdir()
+    (folder / "chain.toml").write_text((f'name = "{name}"\n' if name else "") + STAGES)
+    await harness.administration.load("three")
+    assert {model: await counted(harness, model) for model in answers} == answers
+    await harness.administration.unload("three", dependents=True)
+    assert harness.engine.models() == []

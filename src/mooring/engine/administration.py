@@ -102,7 +102,7 @@ class Administration(ModelAdministration):
                 await self._unload_one(one)
         self._endpoints.forget(model)
         if dependents:
-            for stage in {stage for one in versions for stage in one.spec.stages}:
+            for stage in dict.fromkeys(stage for one in versions for stage in one.spec.stages):
                 if not self._in_use(stage):
                     with suppress(ModelNotFound):  # somebody else unloaded it meanwhile
                         await self.unload(stage, dependents=True)

@@ -59,7 +59,7 @@ class Engine(InferenceService):
             return _refused(done, VersionNotFound(text, model=request.model, version=request.version))
         spec = version.spec
         if spec.stages:
-            return ChainRun(spec.stages, request, done, self.submit, self._inputs)
+            return ChainRun(spec.stages, request, done, self._submit_stage, self._inputs)
         if spec.following:
             return ChainRun([spec.name, *spec.following], request, done, self._submit_stage, self._inputs)
         return self._submit_to(version, request, done)

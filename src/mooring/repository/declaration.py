@@ -150,6 +150,12 @@ def _chain(declared: Declaration, model: str, home: _Home) -> list[ModelSpec]:
             # AMD's chains are asked by the name of their first stage: that is the chain's then.
             name = f"{model}-{index}" if name == model else name
             stages.append(_spec(stage, name, version, place, home))
+        if not declared.name:  # as in AMD's: whoever asks for a stage gets what the rest makes of it
+            names = [stage.name for stage in stages]
+            stages = [
+                msgspec.structs.replace(stage, following=names[index:])
+                for index, stage in enumerate(stages, 1)
+            ]
         common = {
             **_common(declared, home.defaults),
             "platform": declared.platform or "chain",
