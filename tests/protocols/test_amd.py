@@ -60,6 +60,13 @@ SIX = Tensor("out", "UINT32", [1], b"\x06\0\0\0")
 # Every row of the seed's endpoint list.
 
 
+@pytest.mark.parametrize("target", ["/v2/repository/models/zz/load", "/v2/models/zz/load"])
+async def test_loading_what_is_not_in_the_repository_is_amds_400(amd, service, target):
+    service.fails = ModelNotFound("model 'zz' is not in the repository", model="zz")
+    reply = await amd.call("POST", target)
+    assert (reply.status, error_of(reply)) == (400, "model 'zz' is not in the repository")
+
+
 @pytest.mark.parametrize("target", ["/v2/", "/v2"])
 async def test_get_v2_server_metadata(amd, target):
     reply = await amd.call("GET", target)

@@ -4,8 +4,10 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+import msgspec
+
 from mooring.core.buffers import Buffer, Payload, view_of
-from mooring.core.errors import InvalidInput, ModelNotFound
+from mooring.core.errors import InvalidInput, ModelNotFound, MooringError
 from mooring.core.service import ModelAdministration, ModelState
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.endpoints import Endpoint
@@ -14,7 +16,7 @@ from mooring.protocols.kserve.bodies import Bodies
 from mooring.protocols.later import Later
 from mooring.protocols.load_options import load_options
 from mooring.protocols.responses import Responses
-from mooring.protocols.status import FORBIDDEN, Asked
+from mooring.protocols.status import FORBIDDEN, Asked, kserve_v2
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
@@ -117,7 +119,12 @@ class Repository:
         if not self._changes:
             self._responses.refuse(exchange, FORBIDDEN)
             return
-        refuse = self._bodies.refuses(exchange, asked)
+
+        def refuse(error: MooringError) -> None:
+            refusal = kserve_v2(error, asked)
+            if self._dialect.workers and isinstance(error, ModelNotFound):
+                refusal = msgspec.structs.replace(refusal, status=400)
+            self._responses.refuse(exchange, refusal)
 
         def taken(body: Payload) -> None:
             text = bytes(view_of(body))
