@@ -175,6 +175,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Literal["", "body", "json", "kserve", "kservev2"],
         Meta(description="TorchServe's envelope around every handler: body, json, kserve or kservev2"),
     ] = ""
+    install_py_dep_per_model: Annotated[
+        bool,
+        Meta(
+            description="whether a model's requirements.txt is installed into a folder of its own, true or false"
+        ),
+    ] = False
     exact_batch_delay: Annotated[
         bool,
         Meta(description="whether a lone request waits out the batch delay as in TorchServe, true or false"),
@@ -289,6 +295,7 @@ _PROPERTIES = {
     "decode_input_request": "decode_input_request",
     "limit_max_image_pixels": "limit_max_image_pixels",
     "service_envelope": "service_envelope",
+    "install_py_dep_per_model": "install_py_dep_per_model",
     "disable_token_authorization": "insecure",
 }
 _PROPERTIES_GRPC = ("grpc_inference_address", "grpc_inference_port")

@@ -328,5 +328,6 @@ def _defaults(config: Config) -> Defaults:
         limit_image_pixels=config.limit_max_image_pixels,
         envelope=config.service_envelope,
         exact_delay=config.exact_batch_delay,
+        install_requirements=config.install_py_dep_per_model,
         settings=config.model_settings,
     )

@@ -11,8 +11,12 @@ from typing import Any
 import msgspec
 
 from mooring.core.errors import ModelLoadFailed
+from mooring.observability.logs import get_logger
 from mooring.repository.model_config import read_model_config, server_settings
+from mooring.repository.requirements import install
 from mooring.repository.spec import Defaults, ModelSpec
+
+log = get_logger(__name__)
 
 MANIFEST = "MAR-INF/MANIFEST.json"
 SUFFIXES = (".mar", ".model", ".tar.gz", ".tgz", ".zip")
@@ -42,6 +46,7 @@ def read_model(
 ) -> ModelSpec:
     """The model in an unpacked folder. ``name`` wins over the manifest's own, ``fallback`` stands in where it has none.
 
+    Its requirements are installed where the settings say so, which takes as long as pip does.
     Raises ``ModelLoadFailed`` naming ``url``, or the file in it that is at fault.
     """
     defaults = defaults or Defaults()
@@ -68,9 +73,26 @@ def read_model(
         max_response_bytes=defaults.max_response_bytes,
         decode_input=defaults.decode_input,
         limit_image_pixels=defaults.limit_image_pixels,
+        packages=_packages(folder, model, url, install_them=defaults.install_requirements),
         manifest=manifest,
         config=config,
     )
+
+
+def _packages(folder: Path, model: dict[str, Any], url: str, *, install_them: bool) -> str:
+    """Where the model's requirements are; empty where it has none, or where they are not to be installed."""
+    requirements = model.get("requirementsFile")
+    if not requirements:
+        return ""
+    if not install_them:
+        log.warning(
+            "requirements not installed",
+            model=model["modelName"],
+            file=requirements,
+            install_with="install_py_dep_per_model=true",
+        )
+        return ""
+    return str(install(inside(folder, requirements, url), folder, model["modelName"]))
 
 
 def read_manifest(folder: Path, url: str) -> dict[str, Any]:

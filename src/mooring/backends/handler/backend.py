@@ -53,7 +53,7 @@ class HandlerBackend(Backend):
         self._context = _context_of(spec, context, str(model_dir), self._metrics)
         os.environ.setdefault("TS_DECODE_INPUT_REQUEST", str(spec.decode_input).lower())
         os.chdir(model_dir)
-        prepare_imports(model_dir)
+        prepare_imports(model_dir, spec.packages)
         _limit_threads(context.threads)
         self._handle = _load_handle(spec, model_dir, self._context)
         _limit_threads(context.threads)

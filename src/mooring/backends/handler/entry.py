@@ -30,9 +30,9 @@ DEFAULT_HANDLERS = frozenset(
 )
 
 
-def prepare_imports(model_dir: Path) -> None:
-    """Make the model's own files and the ``ts`` package importable, before anything else that is installed."""
-    for folder in (str(COMPAT), str(model_dir)):
+def prepare_imports(model_dir: Path, packages: str = "") -> None:
+    """Make importable, before anything else that is installed: the model's requirements, its own files, ``ts``."""
+    for folder in (str(COMPAT), str(model_dir), *filter(None, (packages,))):
         if folder in sys.path:
             sys.path.remove(folder)
         sys.path.insert(0, folder)

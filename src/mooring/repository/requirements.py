@@ -1,0 +1,112 @@
+"""A model's own requirements: installed by pip into a folder of its own, and never into the server's.
+
+    MODEL/.packages/<digest>/      what a requirements.txt asked for; its worker imports from there first
+
+The digest is of what was asked for, so that a model of the user's own folder is installed once and not at every start,
+and a change of the file never touches packages that a running worker imports from.
+"""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from importlib.util import find_spec
+from pathlib import Path
+
+from mooring.core.errors import ModelLoadFailed
+from mooring.observability.logs import Throttle, get_logger
+
+log = get_logger(__name__)
+
+_PACKAGES = ".packages"
+_LINES_KEPT = 30
+_LINES_A_SECOND = 2
+_COMMAND = (
+    sys.executable,
+    "-P",  # a model may have a json.py; pip is to import the real one
+    "-m",
+    "pip",
+    "install",
+    "--disable-pip-version-check",
+    "--no-input",
+    "--no-color",
+    "--progress-bar=off",
+)
+
+
+def install(requirements: Path, folder: Path, model: str) -> Path:
+    """The folder that holds what the file asks for; pip is run where it is not there yet.
+
+    Paths in the file are relative to the model's ``folder``, so that an archive may carry its wheels. Blocks for as long
+    as pip takes. Raises ``ModelLoadFailed`` with pip's last lines as its detail; then nothing is left behind.
+    """
+    try:
+        return _installed(requirements, folder, model)
+    except OSError as error:
+        raise _failed(model, f"{error.strerror or error}: {error.filename or folder}") from error
+
+
+def _installed(requirements: Path, folder: Path, model: str) -> Path:
+    home = folder / _PACKAGES
+    target = home / _digest(requirements, folder)
+    if target.is_dir():
+        log.info("requirements are installed already", model=model, file=requirements.name)
+        return target
+    if find_spec("pip") is None:
+        raise _failed(model, f"{sys.executable} has no pip; run it with -m ensurepip")
+    home.mkdir(exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix="partial-", dir=home))
+    try:
+        _run_pip(requirements, folder, partial, model)
+        partial.chmod(0o755)
+        if not target.is_dir():  # another server of the same folder may have been faster
+            partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _run_pip(requirements: Path, folder: Path, target: Path, model: str) -> None:
+    began = time.monotonic()
+    log.info("installing requirements", model=model, file=requirements.name)
+    command = (*_COMMAND, "--target", str(target), "-r", str(requirements))
+    last: deque[str] = deque(maxlen=_LINES_KEPT)
+    throttle = Throttle(_LINES_A_SECOND)
+    with subprocess.Popen(  # noqa: S603 - this interpreter's pip, on the model's own file
+        command,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as pip:
+        assert pip.stdout is not None
+        for line in pip.stdout:
+            last.append(line.rstrip())
+            if line.strip() and throttle.admits(time.monotonic()):
+                log.info("installing", model=model, pip=line.strip())
+    if pip.returncode:
+        raise _failed(model, "\n".join(last))
+    seconds = round(time.monotonic() - began, 1)
+    log.info("requirements installed", model=model, seconds=seconds, lines_left_out=throttle.left_out)
+
+
+def _digest(requirements: Path, folder: Path) -> str:
+    digest = hashlib.sha256(sys.version.encode())
+    digest.update(requirements.read_bytes())
+    for wheel in sorted(folder.rglob("*.whl")):
+        state = wheel.stat()
+        digest.update(
+            f"{wheel.relative_to(folder)} {state.st_size} {state.st_mtime_ns}\n".encode(errors="replace")
+        )
+    return digest.hexdigest()[:16]
+
+
+def _failed(model: str, detail: str) -> ModelLoadFailed:
+    # TorchServe's text, which its users search for.
+    text = f"Custom pip package installation failed for model {model}"
+    return ModelLoadFailed(text, model=model, detail=detail)
