@@ -153,6 +153,7 @@ class Server:
     async def start(self) -> None:
         """Find the models, begin to load them and listen. Raises ``MooringError`` or ``OSError``."""
         specs = self._store.find(self._config)
+        self._catalog.keep(specs)
         for spec in specs:
             self.engine.expect(spec)
         self._loading = [asyncio.ensure_future(self.engine.deploy(spec, at_startup=True)) for spec in specs]

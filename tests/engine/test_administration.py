@@ -300,3 +300,23 @@ async def test_a_stage_of_amds_chains_runs_the_rest_and_one_of_a_named_chain_run
     assert {model: await counted(harness, model) for model in answers} == answers
     await harness.administration.unload("three", dependents=True)
     assert harness.engine.models() == []
+
+
+async def test_what_the_server_was_started_with_can_be_loaded_again(tmp_path):
+    harness = Harness(tmp_path)
+    file = tmp_path / "elsewhere.py"
+    file.write_text("def infer(inputs, parameters):\n    return {'said': 'elsewhere'}\n")
+    store = Store(tmp_path / "archives")
+    config = Config(targets=[f"talker={file}"], model_repository=harness.repository)
+    catalog = Catalog(store, config, harness.files, Defaults())
+    administration = Administration(harness.engine, catalog, Metrics())
+    with pytest.raises(ModelNotFound):
+        await administration.load("talker")
+    catalog.keep(store.find(config))
+    await administration.load("talker")
+    assert b"elsewhere" in await harness.ask("talker")
+    await administration.unload("talker")
+    assert [(state.name, state.state) for state in administration.index()] == [("talker", "")]
+    await administration.load("talker")
+    assert b"elsewhere" in await harness.ask("talker")
+    await harness.engine.close()

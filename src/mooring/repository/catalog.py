@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -44,10 +44,19 @@ class Catalog:
         self._repository = config.model_repository
         self._archives = config.model_store
         self._folder = folder
+        self._named = frozenset(config.targets)
+        self._targets: dict[str, str] = {}
+
+    def keep(self, specs: Iterable[ModelSpec]) -> None:
+        """Remember what the server was started with: it can be loaded again, wherever it lies."""
+        self._targets = {spec.name: spec.url for spec in specs if spec.url in self._named}
 
     def names(self) -> list[str]:
-        """Every model of the repository and of the store; an archive goes by its file's name."""
-        found: set[str] = set()
+        """Every model of the repository and of the store, and what was given at the start.
+
+        An archive of the store goes by its file's name.
+        """
+        found = set(self._targets)
         if self._repository is not None and self._repository.is_dir():
             found.update(models_in(self._repository))
         if self._archives is not None and self._archives.is_dir():
@@ -94,6 +103,8 @@ class Catalog:
             for archive in archives_in(self._archives):
                 if model in (archive, name_of_file(self._archives / archive)):
                     return [self._store.open_archive(self._archives.resolve(), archive)]
+        if model in self._targets:
+            return self._store.open_target(self._targets[model])
         raise ModelNotFound(f"model '{model}' is not in the repository", model=model)
 
     def _from_files(self, model: str, files: Mapping[str, bytes]) -> list[ModelSpec]:
