@@ -200,3 +200,12 @@ def test_arrays_of_any_order_are_written_in_row_major_order():
 def test_a_key_may_hold_a_nul(padding):
     document = b'{"a": 1, "a\\u0000b": [2, 3]}' + b" " * padding
     assert decode(document) == {"a": 1, "a\0b": [2, 3]}
+
+
+@pytest.mark.parametrize("code", "?bBhHiIlLqQefd")
+@pytest.mark.parametrize("value", [0, 1, 0.1, 2**62 + 1, float("nan"), float("-inf")])
+def test_a_number_by_itself_is_written_as_in_a_list(code, value):
+    with np.errstate(all="ignore"):
+        for dtype in (np.dtype(code), np.dtype(code).newbyteorder(">")):
+            array = np.array([value]).astype(dtype)
+            assert encode(array.reshape(())) == encode(array)[1:-1]

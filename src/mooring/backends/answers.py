@@ -14,13 +14,16 @@ from mooring.core.tensors import Array, Tensor, TensorSpec, datatype_of
 
 _JSON = "application/json"
 
+_NUMBERS = frozenset(map(np.dtype, "?bBhHiIlLqQefd"))
+
 Results = Sequence[tuple[Sample, list[Arrays]]]
 """Every sample of a request with what the model gave for it: one set of outputs, or several where it streams."""
 
 
 def settle(returned: Any, declared: Mapping[str, TensorSpec]) -> Arrays:
     """The arrays in what a model returned, in the types it declares. Raises ``InvalidOutput``."""
-    if not isinstance(returned, Mapping):
+    # The exact type first: asking an abstract class costs as much as all the rest.
+    if type(returned) is not dict and not isinstance(returned, Mapping):
         raise InvalidOutput(
             f"the model returned a {type(returned).__name__}; it must return a dict of arrays by name"
         )
@@ -40,6 +43,8 @@ def settle(returned: Any, declared: Mapping[str, TensorSpec]) -> Arrays:
 def _array(name: str, value: Any) -> Array:
     try:
         array: Array = np.asarray(value)
+        if array.dtype in _NUMBERS:
+            return array
         if array.dtype.kind in "SU":
             # numpy's own text types drop NULs at the end.
             array = np.array(value, object)

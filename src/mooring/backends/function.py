@@ -75,7 +75,9 @@ class Arguments:
         for name in self.required:
             if name not in arrays:
                 raise InvalidInput(f"input '{name}' is missing")
-        extra = {_PARAMETERS: parameters} if self.parameters else {}
+        if not self.parameters:
+            return self.function(arrays) if self.whole else self.function(**arrays)
+        extra = {_PARAMETERS: parameters}
         return self.function(arrays, **extra) if self.whole else self.function(**arrays, **extra)
 
     def signature(self) -> Signature:
@@ -152,11 +154,12 @@ class FunctionBackend(TensorBackend):
     def _run(self, arguments: Arguments, arrays: Arrays, parameters: Parameters) -> Returned:
         # A view of the request would let the function change what a second try is given.
         own = {name: array if array.flags.owndata else array.copy() for name, array in arrays.items()}
-        returned = arguments.call(own, {**self.spec.parameters, **parameters})
+        given = {**self.spec.parameters, **parameters} if arguments.parameters else {}
+        returned = arguments.call(own, given)
         return self._pieces(returned) if hasattr(returned, "__next__") else self._named(returned)
 
     def _named(self, returned: Any) -> Any:
-        if isinstance(returned, Mapping):
+        if type(returned) is dict or isinstance(returned, Mapping):
             return returned
         if returned is None:
             raise InvalidOutput("the function returned None; it must return a dict of arrays by name")

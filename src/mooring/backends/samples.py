@@ -204,7 +204,7 @@ def join(samples: Sequence[Sample]) -> Arrays:
 
 def split(outputs: Arrays, samples: Sequence[Sample]) -> list[Arrays]:
     """The outputs of every sample of a call. Raises ``InvalidOutput`` for one without the batch dimension."""
-    rows = sum(sample.rows for sample in samples)
+    rows = samples[0].rows if len(samples) == 1 else sum(sample.rows for sample in samples)
     if not rows:
         return [outputs]
     for name, array in outputs.items():

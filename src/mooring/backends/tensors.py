@@ -134,12 +134,7 @@ class Run:
     def outcomes(self) -> list[Outcome]:
         """Run it. Raises what the model raised in a call that several requests shared."""
         self._read()
-        fit = [
-            sample
-            for index, samples in enumerate(self._samples)
-            if index not in self._errors
-            for sample in samples
-        ]
+        fit = [sample for samples in self._samples for sample in samples]
         for samples in group(fit, self._limit):
             try:
                 self._call(samples)
@@ -162,6 +157,7 @@ class Run:
                 self._check_rows(request, samples)
             except MooringError as error:
                 self._errors[index] = error
+                samples = []
             self._samples.append(samples)
             self._rows.append(rows)
 

@@ -27,6 +27,8 @@ from mooring.core.buffers import view_of
 from mooring.core.errors import InvalidInput
 from mooring.core.tensors import NUMPY_TYPES, Array, Tensor
 
+_JSON = "application/json"
+
 Instances = list[Any] | Array
 
 
@@ -252,8 +254,10 @@ def _bytes(tensor: Tensor) -> bytes | memoryview:
 
 def _media(tensor: Tensor) -> str:
     stated = tensor.parameters.get("content_type", "") if tensor.parameters else ""
+    if stated == _JSON:
+        return _JSON
     return str(stated).partition(";")[0].strip().lower()
 
 
 def _is_json(media: str) -> bool:
-    return media == "application/json" or media.endswith("+json")
+    return media == _JSON or media.endswith("+json")

@@ -47,6 +47,9 @@ _RANGES: Mapping[str, tuple[frozenset[type], float, float]] = {
     },
 }
 
+_NUMPY, _NULL = orjson.OPT_SERIALIZE_NUMPY, b"null"
+# What orjson takes by itself, in half the time of an array of one.
+_NUMBERS = frozenset({np.float32, np.float64, np.int32, np.int64, np.bool_})
 _NOTHING: tuple[frozenset[type], float, float] = (frozenset(), 0.0, 0.0)
 
 _parser = simdjson.Parser()
@@ -176,6 +179,8 @@ def to_array(value: Any, name: str, datatype: str = "") -> Array:
     """
     if isinstance(value, np.ndarray):
         return cast(value, name, datatype) if datatype else value
+    if type(value) is float and not datatype:
+        return np.array(value)
     return _from_lists(value, name, datatype)
 
 
@@ -284,13 +289,19 @@ def encode(array: Array) -> bytes:
     if array.dtype.kind in "OSU":
         return orjson.dumps(texts(array.tolist()))
     if not array.shape:
-        return encode(array.reshape(1))[1:-1]
-    plain = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-    text = orjson.dumps(plain, option=orjson.OPT_SERIALIZE_NUMPY)
+        number = array[()]
+        text = orjson.dumps(number, option=_NUMPY) if type(number) in _NUMBERS else _NULL
+        return encode(array.reshape(1))[1:-1] if text == _NULL else text
+    plain = array if array.dtype.isnative and array.flags.c_contiguous else _plain(array)
+    text = orjson.dumps(plain, option=_NUMPY)
     # orjson writes null for what JSON has no number for; nothing else in an array of numbers is null.
-    if b"null" in text:
+    if _NULL in text:
         return json.dumps(array.tolist(), separators=(",", ":")).encode()
     return text
+
+
+def _plain(array: Array) -> Array:
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
 
 
 def texts(value: Any) -> Any:

@@ -38,7 +38,7 @@ def datatype_of(array: Array) -> str:
 
     Text and object arrays are BYTES. Raises ``InvalidInput`` for what no datatype holds (complex, dates).
     """
-    name = _NAMES.get(array.dtype.newbyteorder("<"))
+    name = _NAMES.get(array.dtype) or _NAMES.get(array.dtype.newbyteorder("<"))
     if name is not None:
         return name
     if array.dtype.kind in "SUO":
@@ -92,7 +92,7 @@ class Tensor(msgspec.Struct, array_like=True, gc=False):
                 element if isinstance(element, bytes) else str(element).encode() for element in array.ravel()
             ]
         else:
-            plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+            plain = np.ascontiguousarray(array, dtype=NUMPY_TYPES[datatype])
             data = plain.tobytes() if plain.nbytes <= LARGE else Buffer(plain.reshape(-1).data.cast("B"))
         return cls(name, datatype, list(array.shape), data)
 
