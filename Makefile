@@ -47,10 +47,10 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch by itself and first: a range in a list of requirements may fetch a CUDA build of several gigabytes.
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable .[dev]
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .[dev]
 	touch $@
 
 $(DIGITS): $(DIGITS_FILES) | $(INSTALLED)
