@@ -107,9 +107,17 @@ def read_model_config(file: Path) -> dict[str, Any]:
     return value
 
 
-def server_settings(config: Mapping[str, Any], file: str) -> dict[str, Any]:
-    """The server's own keys that can be used; the others are named in a warning."""
-    chosen = {}
+class Judged(msgspec.Struct, frozen=True):
+    """The server's own keys of a config: those that can be used, what is wrong with the others, and those in vain."""
+
+    chosen: dict[str, Any]
+    faults: dict[str, str]
+    without_effect: list[str]
+
+
+def judge(config: Mapping[str, Any]) -> Judged:
+    """Which of the server's keys can be used as they are written."""
+    chosen, faults = {}, {}
     for key, kind in _KEYS.items():
         value = config.get(key)
         if value is None:
@@ -117,14 +125,21 @@ def server_settings(config: Mapping[str, Any], file: str) -> dict[str, Any]:
         if kind.takes(value):
             chosen[key] = value
         else:
-            log.warning("setting ignored", file=file, key=key, value=repr(value), expected=kind)
+            faults[key] = f"expected {kind}"
     if chosen.get("minWorkers", 1) > chosen.get("maxWorkers", 1 << 53):
-        log.warning("setting ignored", file=file, key="minWorkers", reason="it is above maxWorkers")
+        faults["minWorkers"] = "it is above maxWorkers"
         del chosen["minWorkers"], chosen["maxWorkers"]
-    asked = [key for key in _WITHOUT_EFFECT if config.get(key)]
-    if asked:
-        log.warning("settings without effect here", file=file, keys=", ".join(asked))
-    return chosen
+    return Judged(chosen, faults, [key for key in _WITHOUT_EFFECT if config.get(key)])
+
+
+def server_settings(config: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """The server's own keys that can be used; the others are named in a warning."""
+    judged = judge(config)
+    for key, fault in judged.faults.items():
+        log.warning("setting ignored", file=file, key=key, value=repr(config[key]), reason=fault)
+    if judged.without_effect:
+        log.warning("settings without effect here", file=file, keys=", ".join(judged.without_effect))
+    return judged.chosen
 
 
 def _bounded(value: object) -> bool:

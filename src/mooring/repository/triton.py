@@ -15,7 +15,7 @@ from mooring.repository.textproto import Message
 _OWN = frozenset({"input", "output", "dynamic_batching", "instance_group", "default_model_filename"})
 
 # They tune what has no counterpart here, or say what is so anyway.
-_WITHOUT_EFFECT = frozenset(
+WITHOUT_EFFECT = frozenset(
     {
         "cc_model_filenames",
         "metric_tags",
@@ -35,7 +35,7 @@ _RENAMED = {"TYPE_STRING": "BYTES"}
 def is_triton(message: Message) -> bool:
     """Whether it is meant for Triton; AMD's text proto has ``inputs`` where Triton's has ``input``."""
     return not {"inputs", "outputs"} & message.keys() and bool(
-        (_OWN | _WITHOUT_EFFECT) & message.keys()
+        (_OWN | WITHOUT_EFFECT) & message.keys()
         or {"onnxruntime_onnx", "pytorch_libtorch"} & set(_texts(message, "platform"))
         or "onnxruntime" in _texts(message, "backend")
     )
@@ -49,7 +49,7 @@ def from_triton(message: Message) -> Message:
     table = {
         key: values
         for key, values in message.items()
-        if key not in _OWN | _WITHOUT_EFFECT | {"max_batch_size"}
+        if key not in _OWN | WITHOUT_EFFECT | {"max_batch_size"}
     }
     table["batching"] = [{"mode": ["concat"]}]
     rows = _number(message, "max_batch_size", 0)
