@@ -10,7 +10,7 @@ from mooring.core.service import ModelMetadata, ServerAdministration
 from mooring.core.tensors import TensorSpec
 from mooring.observability.metrics import Metrics
 from mooring.protocols.allowed import answering_options
-from mooring.protocols.amd.administration import AmdAdministration, extensions
+from mooring.protocols.amd.administration import AmdAdministration
 from mooring.protocols.amd.conversation import InferenceSocket
 from mooring.protocols.amd.metrics import AmdMetrics
 from mooring.protocols.application import Application
@@ -20,6 +20,7 @@ from mooring.protocols.kserve.v2 import KServeV2
 from mooring.protocols.openapi import Description
 from mooring.protocols.responses import Responses
 from mooring.protocols.torchserve.metrics import TorchServeMetrics
+from mooring.repository.catalog import worker_extensions
 from mooring.web.http1 import HttpServer, Limits
 
 ANYONE = {"access-control-allow-origin": "*"}
@@ -81,7 +82,7 @@ async def listening(service, dialect, *, changes=True):
         max_body_bytes=1_000_000,
         dialect=dialect,
     )
-    v2.extensions += extensions()
+    v2.extensions += worker_extensions()
     amd = AmdAdministration(service, service, responses, changes=changes)
     repository = Repository(service, responses, v2.bodies, dialect=dialect, changes=changes)
     ingress = AmdMetrics(metrics, lambda: 3)

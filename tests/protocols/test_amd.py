@@ -11,8 +11,8 @@ from protocol_wire import Reply, Served
 from mooring.core.errors import InvalidInput, ModelLoadFailed, ModelNotFound, WorkerDied
 from mooring.core.requests import InferenceResponse
 from mooring.core.tensors import Tensor
-from mooring.protocols.amd.administration import extensions
 from mooring.protocols.dialect import AMD, V2
+from mooring.repository.catalog import worker_extensions
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ async def test_get_v2_server_metadata(amd, target):
     found = json.loads(reply.body)
     assert (reply.status, found["name"]) == (200, "amdinfer")
     assert {"name", "version", "extensions"} <= set(found)
-    assert set(extensions()) <= set(found["extensions"])
+    assert set(worker_extensions()) <= set(found["extensions"])
 
 
 async def test_post_v2_hardware_has_hardware(served):
@@ -425,10 +425,10 @@ async def test_a_client_that_goes_away_does_not_stop_a_load(amd):
 
 async def test_extensions_are_those_whose_library_is_there(monkeypatch):
     there = {"onnxruntime"}
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name in there or None)
-    assert extensions() == ["migraphx"]
+    monkeypatch.setattr("mooring.repository.catalog.find_spec", lambda name: name in there or None)
+    assert worker_extensions() == ["migraphx"]
     there |= {"torch", "tensorflow"}
-    assert extensions() == ["migraphx", "ptzendnn", "tfzendnn"]
+    assert worker_extensions() == ["migraphx", "ptzendnn"]
 
 
 # Metrics.

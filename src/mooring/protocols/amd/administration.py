@@ -1,6 +1,5 @@
 """What AMD's server offers beside v2: which hardware there is, models loaded by name, and workers loaded by kind."""
 
-import importlib.util
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Annotated
@@ -22,13 +21,6 @@ from mooring.web.routing import Match
 _POST = frozenset({"POST"})
 # Clients take the body as it is, whatever this says: it is AMD's.
 _TEXT = "text/html; charset=utf-8"
-# An extension that AMD's clients look for -> the library that runs what it stands for.
-_EXTENSIONS = {"migraphx": "onnxruntime", "ptzendnn": "torch", "tfzendnn": "tensorflow"}
-
-
-def extensions() -> list[str]:
-    """AMD's extensions whose work can be done here: without them its clients do not even try."""
-    return [name for name, library in _EXTENSIONS.items() if importlib.util.find_spec(library)]
 
 
 class _Hardware(msgspec.Struct):
