@@ -1,6 +1,7 @@
 """A web page may not change what is served, unless it is the server's own: whatever the protocol."""
 
 import json
+from contextlib import AsyncExitStack
 
 import pytest
 from amd_wire import FakeAdministration
@@ -8,12 +9,14 @@ from amd_wire import listening as listening_amd
 from protocol_wire import Served
 from v2_wire import infer_body, x
 
+from mooring.config import Config
 from mooring.core.buffers import HeapAllocator
 from mooring.observability.metrics import Metrics
 from mooring.protocols.application import Application
 from mooring.protocols.dialect import AMD
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.responses import Responses
+from mooring.server import Server
 from mooring.web.http1 import HttpServer, Limits
 
 ELSEWHERE = "origin: http://evil.example"
@@ -123,3 +126,18 @@ async def test_a_listener_on_loopback_knows_its_own_pages_by_loopbacks_names(loo
 async def test_a_name_pointed_at_loopback_afterwards_is_still_another_site(loopback, name):
     reply = await asked_from(loopback, name, name)
     assert (reply.status, json.loads(reply.body)["type"]) == (403, "ForbiddenException")
+
+
+# What is asked with a body and changes nothing.
+ASKING = ("/infer", "/generate", "/generate_stream", "/index", "/v2/hardware")
+
+
+@pytest.mark.parametrize("dialect", ["v2", "amd"])
+async def test_every_endpoint_that_is_written_to_is_closed_to_pages_but_those_that_only_ask(dialect):
+    async with AsyncExitStack() as stack:
+        server = Server(Config(dialect=dialect, arena_size=65_536), stack)
+        mounted = [endpoint for site in server._mount() for endpoint in site.endpoints]
+    written = [each for each in mounted if each.methods and each.methods & {"POST", "PUT", "PATCH", "DELETE"}]
+    assert {each.pattern for each in written if not each.changes} == {
+        each.pattern for each in written if each.pattern.endswith(ASKING)
+    }
