@@ -45,7 +45,7 @@ def _default(name: str) -> str:
     default = getattr(Config(), name)
     if name == "grpc_address":  # named without a scheme
         return f"`{default.host}:{default.port}`"
-    if is_switch(name):
+    if is_switch(name) and default is not None:
         return str(default).lower()
     return f"`{default}`" if default not in (None, (), {}, "") else ""
 

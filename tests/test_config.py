@@ -57,6 +57,8 @@ def test_every_setting_reads_the_same_from_file_environment_and_flag(tmp_path, n
         "log_level": ("error", "error"),
         "service_envelope": ("kserve", "kserve"),
         "dialect": ("amd", "amd"),
+        "allowed_urls": ("https://models[.]example/.*", ["https://models[.]example/.*"]),
+        "enable_model_api": ("false", False),
     }.get(name, (None, None))
     default = getattr(Config(), name)
     if text is None and isinstance(default, bool):
@@ -70,6 +72,10 @@ def test_every_setting_reads_the_same_from_file_environment_and_flag(tmp_path, n
     assert getattr(expected, name) != default
     assert load_config({}, {f"MOORING_{name.upper()}": text}) == expected
     assert load_config({}, {}, written(tmp_path, line)) == expected
+
+
+def test_an_allowed_url_that_is_no_regular_expression_is_refused():
+    assert "'(' is no regular expression" in refusal({"allowed_urls": "https://a/.*,("}, {})
 
 
 def test_every_setting_says_what_it_is():

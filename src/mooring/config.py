@@ -8,6 +8,7 @@ defaults. Nothing reads the environment after this.
 import difflib
 import ipaddress
 import json
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -97,6 +98,7 @@ class ModelSettings(msgspec.Struct, frozen=True, rename="camel"):
 Names = tuple[str, ...]
 Versions = dict[str, dict[str, ModelSettings]]
 Folder = Path | None
+Switch = bool | None  # None where the default depends on other settings
 Seconds = Annotated[float, Meta(gt=0)]
 Bytes = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
@@ -137,6 +139,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     repository_load_existing: Annotated[
         bool, Meta(description="whether every model of the repository is loaded at the start, true or false")
     ] = True
+    allowed_urls: Annotated[
+        Names,
+        Meta(
+            description="where archives may be fetched from: regular expressions for whole URLs, comma-separated"
+        ),
+    ] = ()
+    enable_model_api: Annotated[
+        Switch,
+        Meta(
+            description="whether models may be registered and unregistered on the management port, true or false; "
+            "by default where only this machine reaches it"
+        ),
+    ] = None
     repository_monitoring: Annotated[
         bool, Meta(description="whether the repository is followed while serving, true or false")
     ] = False
@@ -217,7 +232,7 @@ SETTINGS: Mapping[str, str] = {name: hint.__metadata__[-1].description for name,
 
 def is_switch(name: str) -> bool:
     """Whether a setting is either on or off."""
-    return _PLAIN[name] is bool
+    return _PLAIN[name] in (bool, Switch)
 
 
 def load_config(
@@ -295,6 +310,8 @@ _PROPERTIES = {
     "decode_input_request": "decode_input_request",
     "limit_max_image_pixels": "limit_max_image_pixels",
     "service_envelope": "service_envelope",
+    "allowed_urls": "allowed_urls",
+    "enable_model_api": "enable_model_api",
     "install_py_dep_per_model": "install_py_dep_per_model",
     "disable_token_authorization": "insecure",
 }
@@ -332,7 +349,8 @@ def _typed(name: str, value: Any, where: str, *, strict: bool = False) -> Any:
         if kind == Folder:
             return Path(value) if msgspec.convert(value, str) else None
         if kind == Names:
-            return tuple(_names([value] if isinstance(value, str) else msgspec.convert(value, list[str])))
+            names = _names([value] if isinstance(value, str) else msgspec.convert(value, list[str]))
+            return tuple(_patterns(names) if name == "allowed_urls" else names)
         if kind == Versions and isinstance(value, str):
             value = json.loads(value)
         return msgspec.convert(value, _FULL[name], strict=strict)
@@ -347,6 +365,15 @@ def _typed(name: str, value: Any, where: str, *, strict: bool = False) -> Any:
 def _names(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         yield from (part.strip() for part in text.split(",") if part.strip())
+
+
+def _patterns(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise ValueError(f"'{text}' is no regular expression: {error}") from None
+        yield text
 
 
 def _check_management(config: Config) -> None:

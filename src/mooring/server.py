@@ -43,6 +43,7 @@ from mooring.protocols.torchserve.inference import TorchServeInference
 from mooring.protocols.torchserve.management import TorchServeManagement
 from mooring.protocols.torchserve.metrics import TorchServeMetrics
 from mooring.repository.catalog import Catalog, worker_extensions
+from mooring.repository.fetch import Fetcher
 from mooring.repository.spec import Defaults
 from mooring.repository.store import Store
 from mooring.web.http1 import HttpServer, Limits
@@ -135,7 +136,7 @@ class Server:
             )
         )
         defaults = _defaults(config)
-        self._store = Store(_made(folder / "archives"), defaults)
+        self._store = Store(_made(folder / "archives"), defaults, fetcher=Fetcher(config.allowed_urls))
         self._catalog = Catalog(self._store, config, _made(folder / "files"), defaults)
         self._administration = Administration(self.engine, self._catalog, self._metrics)
         self._control = ServerControl()
@@ -227,12 +228,23 @@ class Server:
         inference.mount(v1.endpoints())
         inference.mount(self._v2())
         management.mount(
-            TorchServeManagement(engine, self._administration, responses, management.description).endpoints()
+            TorchServeManagement(
+                engine,
+                self._administration,
+                responses,
+                management.description,
+                model_api=self._model_api(config.management_address),
+            ).endpoints()
         )
         if management is not inference:
             management.mount(v1.readiness())
         metrics.mount(TorchServeMetrics(self._metrics, responses).endpoints())
         return sites
+
+    def _model_api(self, address: Address) -> bool:
+        """Whether models may be registered and unregistered there."""
+        chosen = self._config.enable_model_api
+        return address.loopback if chosen is None else chosen
 
     def _v2(self) -> list[Endpoint]:
         """The Open Inference Protocol with its extensions, and what AMD's server adds to it."""

@@ -37,13 +37,24 @@ def test_models_without_a_word_is_a_mistake(mooring, server, store):
 def test_what_has_no_effect_is_named_once_in_one_line(mooring, server, store):
     done = mooring(
         "torchserve", "--start", "--foreground", "--model-store", store, "--workflow-store", store,
-        "--enable-model-api", "--log-config", "x", "--ppath", "p",
+        "--log-config", "x", "--ppath", "p",
     )  # fmt: skip
     assert done.exit_code == 3
     (line,) = done.stderr.splitlines()
     assert "WARN" in line
-    for flag in ("--workflow-store", "--enable-model-api", "--log-config", "--plugins-path"):
+    for flag in ("--workflow-store", "--log-config", "--plugins-path"):
         assert line.count(flag) == 1
+
+
+def test_the_model_api_can_be_switched_on(mooring, server, store):
+    start = ("torchserve", "--start", "--foreground", "--model-store", store)
+    mooring(*start)
+    assert server.config.enable_model_api is None
+    mooring(*start, "--enable-model-api")
+    assert server.config.enable_model_api is True
+    Path("config.properties").write_text("enable_model_api=false")
+    mooring(*start)
+    assert server.config.enable_model_api is False
 
 
 def test_without_foreground_it_says_that_it_stays_there(mooring, server, store):

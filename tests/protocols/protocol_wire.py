@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mooring.core.buffers import HeapAllocator
-from mooring.core.errors import ModelNotFound, VersionNotFound
+from mooring.core.errors import ModelNotFound, MooringError, VersionNotFound
 from mooring.core.requests import InferenceRequest, InferenceResponse, ResponseHead
 from mooring.core.service import (
     Done,
@@ -15,6 +15,8 @@ from mooring.core.service import (
     ModelDescription,
     ModelState,
     Outcome,
+    Registration,
+    Scaled,
     WorkerDescription,
 )
 from mooring.core.tensors import Tensor
@@ -131,6 +133,8 @@ class FakeService(InferenceService, ModelAdministration):
         self.dones: list[Done] = []
         self.arrived = asyncio.Event()
         self.alive = True
+        self.changes: list[tuple[object, ...]] = []
+        self.outcome: Scaled | MooringError = Scaled("echo", "1.0", 1)
         self.states = [
             ModelState("echo", "1.0", "READY", ready=True, is_default=True),
             ModelState("echo", "2.0", "READY", ready=True, is_default=False),
@@ -187,6 +191,27 @@ class FakeService(InferenceService, ModelAdministration):
     async def unload(self, model: str, version: str = "", *, dependents: bool = False) -> None:
         raise AssertionError("no protocol here asks for it")
 
+    async def register(self, registration: Registration, *, wait: bool = True) -> Scaled:
+        return self._changed("register", registration, wait)
+
+    async def scale(
+        self, model: str, version: str = "", *, least: int, most: int, wait: bool = True
+    ) -> Scaled:
+        return self._changed("scale", model, version, least, most, wait)
+
+    def set_default(self, model: str, version: str) -> None:
+        self._changed("set default", model, version)
+
+    async def unregister(self, model: str, version: str = "") -> None:
+        self._changed("unregister", model, version)
+
+    def _changed(self, *change: object) -> Scaled:
+        """Remember what was to be changed; ``outcome`` is what comes of it."""
+        self.changes.append(change)
+        if isinstance(self.outcome, MooringError):
+            raise self.outcome
+        return self.outcome
+
     async def load_worker(self, worker: str, parameters) -> str:
         raise AssertionError("no protocol here asks for it")
 
@@ -232,7 +257,7 @@ class Served(NamedTuple):
 
 
 async def listening(
-    service: FakeService, kind: str, cors: dict[str, str] | None = None
+    service: FakeService, kind: str, cors: dict[str, str] | None = None, *, model_api: bool = True
 ) -> tuple[HttpServer, Metrics]:
     """A server with the endpoints of one port."""
     metrics = Metrics()
@@ -242,7 +267,7 @@ async def listening(
     endpoints = {
         "inference": lambda: [*TorchServeInference(service, responses, description).endpoints(), *v1.endpoints()],
         "management": lambda: [
-            *TorchServeManagement(service, service, responses, description).endpoints(), *v1.readiness(),
+            *TorchServeManagement(service, service, responses, description, model_api=model_api).endpoints(), *v1.readiness(),
         ],
         "metrics": lambda: TorchServeMetrics(metrics, responses).endpoints(),
     }[kind]()  # fmt: skip

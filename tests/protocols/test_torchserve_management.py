@@ -106,14 +106,15 @@ async def test_models_that_are_not_there_are_not_described(management, method, t
 @pytest.mark.parametrize(
     ("method", "target", "allow"),
     [
-        ("POST", "/models?url=a.mar", "GET, HEAD"),
-        ("PUT", "/models/echo", "GET, HEAD, OPTIONS"),
-        ("DELETE", "/models/echo/1.0", "GET, HEAD, OPTIONS"),
+        ("PUT", "/models", "GET, HEAD, POST"),
+        ("POST", "/models/echo", "DELETE, GET, HEAD, OPTIONS, PUT"),
+        ("PATCH", "/models/echo/1.0", "DELETE, GET, HEAD, OPTIONS, PUT"),
+        ("DELETE", "/models/echo/1.0/set-default", "GET, HEAD, PUT"),
         ("POST", "/v1/models/echo", "GET, HEAD"),
         ("GET", "/", "OPTIONS"),
     ],
 )
-async def test_changing_calls_are_not_allowed(management, method, target, allow):
+async def test_other_methods_are_not_allowed(management, method, target, allow):
     expected = refused(
         "405 Method Not Allowed",
         "MethodNotAllowedException",

@@ -45,7 +45,11 @@ class _ManyModels(click.Command):
     is_flag=True,
     help="let anybody who reaches the management address manage models",
 )
-@click.option("--enable-model-api", is_flag=True, help="without effect yet")
+@click.option(
+    "--enable-model-api",
+    is_flag=True,
+    help="let models be registered and unregistered; on anyway where only this machine can",
+)
 @click.option("--workflow-store", metavar="DIR", help="without effect yet")
 @click.option("--log-config", metavar="FILE", help="without effect")
 @click.option("--cpp-log-config", metavar="FILE", help="without effect")
@@ -59,6 +63,7 @@ def torchserve(
     model_store: str | None,
     models: tuple[str, ...],
     disable_token_auth: bool,
+    enable_model_api: bool,
     **rest: Any,
 ) -> None:
     """Start as TorchServe would, from its flags and its config.properties."""
@@ -68,7 +73,14 @@ def torchserve(
         raise click.UsageError("give --start")
     if model_store is not None and not Path(model_store).is_dir():
         raise click.ClickException(f"--model-store directory not found: {model_store}")
-    flags = given({"model_store": model_store, "models": models, "insecure": disable_token_auth or None})
+    flags = given(
+        {
+            "model_store": model_store,
+            "models": models,
+            "insecure": disable_token_auth or None,
+            "enable_model_api": enable_model_api or None,
+        }
+    )
     warnings = _warnings(rest, foreground=foreground)
     # The line that scripts wait for.
     launch(flags, _file(ts_config), warnings, up="Model server started.")

@@ -8,6 +8,10 @@ MooringError
 ├── ModelNotReady             known, but loading, unloading, failed or without a worker
 ├── ModelExists               a version of that name is registered already
 ├── ModelLoadFailed           its files or its own code kept it from loading
+│   ├── SourceRefused         ... it lies where models may not come from
+│   ├── FetchFailed           ... it could not be fetched from where it lies
+│   └── WorkersFailed         ... no worker came up with it
+├── VersionIsDefault          the default version cannot go while there are others
 ├── QueueFull                 as many requests wait as the model allows
 ├── DeadlineExceeded          the caller's time ran out before there was an answer
 ├── RequestCancelled          the caller went away or withdrew the request
@@ -75,6 +79,22 @@ class ModelExists(MooringError):
 
 class ModelLoadFailed(MooringError):
     """Its files or its own code kept it from loading."""
+
+
+class SourceRefused(ModelLoadFailed):
+    """It lies where models may not come from: outside the store, and on no allow-list."""
+
+
+class FetchFailed(ModelLoadFailed):
+    """It could not be fetched from where it lies."""
+
+
+class WorkersFailed(ModelLoadFailed):
+    """No worker came up with it, or not as many as were asked for."""
+
+
+class VersionIsDefault(MooringError):
+    """The default version cannot go while there are others: requests that name none would go elsewhere."""
 
 
 class QueueFull(MooringError):

@@ -180,6 +180,34 @@ class ModelUsage(msgspec.Struct, frozen=True):
     batches: list[BatchUsage]
 
 
+class Registration(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator says of a model to register. Times are in seconds.
+
+    ``url`` is an archive or folder of the model store, or where an archive is fetched from. What is empty or None is
+    left to the model's own configuration and the server's settings; those win over ``workers`` and the time-outs, and
+    yield to the rest, as in TorchServe.
+    """
+
+    url: str
+    name: str = ""
+    handler: str = ""
+    runtime: str = ""
+    batch_size: int | None = None
+    max_delay: float | None = None
+    workers: int | None = None
+    response_timeout: float | None = None
+    startup_timeout: float | None = None
+
+
+class Scaled(msgspec.Struct, frozen=True):
+    """What became of a version's workers. ``done`` is False while those asked for are still to come, or others to go."""
+
+    name: str
+    version: str
+    workers: int
+    done: bool = True
+
+
 class ModelAdministration(abc.ABC):
     """What an operator may see of the models, and do to them."""
 
@@ -228,6 +256,37 @@ class ModelAdministration(abc.ABC):
 
         With ``dependents`` the stages of a chain that nothing else uses go with it. Raises ``ModelNotFound`` or
         ``VersionNotFound``.
+        """
+
+    @abc.abstractmethod
+    async def register(self, registration: Registration, *, wait: bool = True) -> Scaled:
+        """Add a version of a model and return when its workers are there, or without ``wait`` once it is known.
+
+        One whose workers do not come up is gone again, files and all. Raises ``ModelNotFound`` for what is not in the
+        store, ``SourceRefused``, ``FetchFailed``, ``ModelLoadFailed`` for what is no model, ``ModelExists``,
+        ``WorkersFailed`` and, for a runtime that there is not, ``InvalidInput``.
+        """
+
+    @abc.abstractmethod
+    async def scale(
+        self, model: str, version: str = "", *, least: int, most: int, wait: bool = True
+    ) -> Scaled:
+        """Have at least and at most so many workers, and return when it is so, or without ``wait`` at once.
+
+        Those too many finish what they do. Where new ones do not come up the number stays as it was. Raises
+        ``ModelNotFound``, ``VersionNotFound``, ``WorkersFailed`` and, where there are no workers to count,
+        ``Unsupported``.
+        """
+
+    @abc.abstractmethod
+    def set_default(self, model: str, version: str) -> None:
+        """The version that answers when none is named. Raises ``ModelNotFound`` or ``VersionNotFound``."""
+
+    @abc.abstractmethod
+    async def unregister(self, model: str, version: str = "") -> None:
+        """As ``unload``, but of one version, by default the default one; and that only as the last.
+
+        Raises ``ModelNotFound``, ``VersionNotFound`` or ``VersionIsDefault``.
         """
 
     @abc.abstractmethod

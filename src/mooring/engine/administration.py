@@ -8,7 +8,15 @@ from typing import Any
 import msgspec
 import psutil
 
-from mooring.core.errors import InvalidInput, ModelLoadFailed, ModelNotFound, MooringError
+from mooring.core.errors import (
+    InvalidInput,
+    ModelExists,
+    ModelLoadFailed,
+    ModelNotFound,
+    MooringError,
+    VersionIsDefault,
+    WorkersFailed,
+)
 from mooring.core.service import (
     BatchUsage,
     Duration,
@@ -17,15 +25,20 @@ from mooring.core.service import (
     ModelDescription,
     ModelState,
     ModelUsage,
+    Registration,
+    Scaled,
     WorkerDescription,
 )
 from mooring.core.tensors import Parameter
 from mooring.engine.endpoints import WorkerEndpoints
 from mooring.engine.engine import Engine
 from mooring.engine.registry import ModelVersion
+from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics, ModelStatistics
 from mooring.repository.catalog import Catalog, worker_spec
 from mooring.repository.spec import ModelSpec
+
+log = get_logger(__name__)
 
 
 class Administration(ModelAdministration):
@@ -37,6 +50,7 @@ class Administration(ModelAdministration):
         self._metrics = metrics
         self._endpoints = WorkerEndpoints()
         self._locks: dict[str, asyncio.Lock] = {}
+        self._changes: set[asyncio.Task[bool]] = set()  # the loop itself holds tasks only weakly
 
     def describe(self, model: str, version: str = "") -> Sequence[ModelDescription]:
         found = self._engine.registry.model(model)
@@ -106,6 +120,71 @@ class Administration(ModelAdministration):
                 if not self._in_use(stage):
                     with suppress(ModelNotFound):  # somebody else unloaded it meanwhile
                         await self.unload(stage, dependents=True)
+
+    async def register(self, registration: Registration, *, wait: bool = True) -> Scaled:
+        spec = await asyncio.to_thread(self._catalog.registered, registration)
+        least, most = spec.min_workers, spec.max_workers
+        try:
+            version = await self._engine.deploy(msgspec.structs.replace(spec, min_workers=0))
+        except ModelExists:
+            self._catalog.release(spec)
+            raise
+        return await self._resize(version, least, most, wait=wait or not least, new=True)
+
+    async def scale(
+        self, model: str, version: str = "", *, least: int, most: int, wait: bool = True
+    ) -> Scaled:
+        found = self._engine.registry.find(model, version)
+        return await self._resize(found, least, most, wait=wait)
+
+    def set_default(self, model: str, version: str) -> None:
+        self._engine.set_default(model, version)
+
+    async def unregister(self, model: str, version: str = "") -> None:
+        async with self._changing(model):
+            found = self._engine.registry.model(model)
+            one = found.version(version)
+            if one.spec.version == found.default and len(found.versions) > 1:
+                raise VersionIsDefault(
+                    f"version '{one.spec.version}' is the default of model '{model}', which has others",
+                    model=model,
+                    version=one.spec.version,
+                )
+            await self._unload_one(one)
+        self._endpoints.forget(model)
+
+    async def _resize(
+        self, version: ModelVersion, least: int, most: int, *, wait: bool, new: bool = False
+    ) -> Scaled:
+        """Change how many workers a version has; a new one that cannot have them goes again."""
+        spec = version.spec
+        task = asyncio.get_running_loop().create_task(self._resized(version, least, most, new=new))
+        self._changes.add(task)
+        task.add_done_callback(self._changed)
+        # A shield: who asked may go away, and half a change would help nobody.
+        done = await asyncio.shield(task) if wait else False
+        pool = version.scheduler.pool if version.scheduler is not None else None
+        return Scaled(spec.name, spec.version, pool.wanted if pool is not None else 0, done)
+
+    async def _resized(self, version: ModelVersion, least: int, most: int, *, new: bool) -> bool:
+        try:
+            return await self._engine.resize(version, least, most)
+        except WorkersFailed as error:
+            if new and version in self._engine.registry:
+                await self._unload_one(version)
+            log.error(  # noqa: TRY400 - the reason says it all, and the model's traceback is in the detail
+                "workers not started",
+                model=error.model,
+                version=error.version,
+                reason=error.message,
+                registered=not new,
+            )
+            raise
+
+    def _changed(self, task: asyncio.Task[bool]) -> None:
+        self._changes.discard(task)
+        if not task.cancelled():
+            task.exception()  # logged where it was raised; without ``wait`` nobody else takes it
 
     async def load_worker(self, worker: str, parameters: Mapping[str, Parameter]) -> str:
         worker = worker.lower()

@@ -7,7 +7,14 @@ from collections.abc import Callable, Sequence
 
 from mooring.backends.backend import preload
 from mooring.core.buffers import Buffer
-from mooring.core.errors import InvalidInput, ModelNotFound, ModelNotReady, MooringError, VersionNotFound
+from mooring.core.errors import (
+    InvalidInput,
+    ModelNotFound,
+    MooringError,
+    Unsupported,
+    VersionNotFound,
+    WorkersFailed,
+)
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse
 from mooring.core.service import (
     Done,
@@ -96,7 +103,10 @@ class Engine(InferenceService):
         if model:
             return self._ready(self.registry.find(model, version))
         models = self.registry.models
-        return all(name in models and self._ready(models[name].version("")) for name in self._wanted)
+        return all(
+            name in models and (models[name].version("").resting or self._ready(models[name].version("")))
+            for name in self._wanted
+        )
 
     def _ready(self, version: ModelVersion) -> bool:
         models = self.registry.models
@@ -169,7 +179,7 @@ class Engine(InferenceService):
         if spec.min_workers:
             await version.settled()
         else:
-            scheduler.refuse_all(ModelNotReady(f"model '{spec.name}' has no worker", model=spec.name))
+            version.rest()
         return version
 
     async def _end(self, version: ModelVersion) -> None:
@@ -209,6 +219,41 @@ class Engine(InferenceService):
         assert scheduler is not None
         assert scheduler.pool is not None
         scheduler.pool.start(workers)
+
+    async def resize(self, version: ModelVersion, least: int, most: int) -> bool:
+        """Have at least and at most so many workers of this version; True when it is so and those too many are gone.
+
+        False where somebody changed the number again meanwhile, or what ran took too long to be waited for: it goes on.
+        Raises ``WorkersFailed`` when a new worker does not load the model, and then there are as many as before.
+        """
+        scheduler = version.scheduler
+        if scheduler is None or scheduler.pool is None:
+            raise Unsupported(f"model '{version.spec.name}' has no workers of its own")
+        pool, before = scheduler.pool, version.spec
+        had, stillborn = pool.wanted, pool.stillborn
+        version.sized(least, most)
+        turn, count = version.turn, min(max(had, least), most)
+        limit = before.startup_timeout + before.response_timeout
+        if count:
+            version.rouse()
+        else:
+            # What was accepted is answered by the workers that there are.
+            scheduler.refuse_new(version.no_worker())
+            await _until(lambda: scheduler.idle or version.turn != turn, limit)
+        if version.turn != turn:
+            return False
+        _have(version, pool, count)
+        await _until(
+            lambda: version.turn != turn or pool.stillborn != stillborn or pool.holds(count),
+            limit,
+        )
+        if version.turn != turn:
+            return False
+        if pool.stillborn != stillborn:
+            version.sized(before.min_workers, before.max_workers)
+            _have(version, pool, had)
+            raise _no_more_workers(version, pool.last_error)
+        return pool.holds(count)
 
     async def retire(self, name: str, version: str = "") -> None:
         """Return once the last request in flight is answered and the workers are gone.
@@ -326,6 +371,22 @@ def _part(request: InferenceRequest, elements: list[bytes | Buffer]) -> Inferenc
         deadline=request.deadline,
         headers=request.headers,
         path=request.path,
+    )
+
+
+def _have(version: ModelVersion, pool: WorkerPool, count: int) -> None:
+    pool.start(count)
+    if not count:
+        version.rest()
+
+
+def _no_more_workers(version: ModelVersion, error: MooringError | None) -> WorkersFailed:
+    spec = version.spec
+    return WorkersFailed(
+        error.message if error is not None else "",
+        model=spec.name,
+        version=spec.version,
+        detail=error.detail if error is not None else "",
     )
 
 

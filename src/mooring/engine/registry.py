@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import Iterator
 
+import msgspec
+
 from mooring.core.errors import (
     ModelExists,
     ModelLoadFailed,
@@ -33,6 +35,8 @@ class ModelVersion:
         self.error: MooringError | None = None
         self.scheduler: Scheduler | None = None
         self.loaded_at_startup = False
+        # Whose turn it is to say how many workers there are: the later one's.
+        self.turn = 0
         self._lifecycle = Lifecycle(self._changed)
         self._settled = asyncio.Event()
         self._began = time.monotonic()
@@ -46,6 +50,12 @@ class ModelVersion:
     def ready(self) -> bool:
         """Whether it can answer now."""
         return self._lifecycle.state is State.READY
+
+    @property
+    def resting(self) -> bool:
+        """Whether it has no workers because nobody wants any."""
+        pool = self.scheduler.pool if self.scheduler is not None else None
+        return pool is not None and not pool.wanted and not self.ready
 
     @property
     def healthy(self) -> bool:
@@ -86,8 +96,37 @@ class ModelVersion:
             self._went_wrong(news)
         self._settled.set()
 
+    def sized(self, least: int, most: int) -> None:
+        """It is to have so many workers from now on."""
+        self.turn += 1
+        self.spec = msgspec.structs.replace(self.spec, min_workers=least, max_workers=most)
+
+    def rouse(self) -> None:
+        """Workers are about to come: who asks for it waits for them."""
+        assert self.scheduler is not None
+        if self.state is State.FAILED:
+            self._lifecycle.move(State.LOADING)
+        self.scheduler.admit()
+
+    def rest(self) -> None:
+        """It has no workers until somebody wants some: who asks for it is told so."""
+        assert self.scheduler is not None
+        self._lifecycle.move(State.LOADING)
+        self.scheduler.refuse_all(self.no_worker())
+        self._settled.set()
+
+    def no_worker(self) -> ModelNotReady:
+        """Why it does not answer when it has no workers, as an error."""
+        spec = self.spec
+        return ModelNotReady(
+            f"model '{spec.name}' version '{spec.version}' has no worker",
+            model=spec.name,
+            version=spec.version,
+        )
+
     def unload(self) -> None:
         """No more requests."""
+        self.turn += 1
         self._lifecycle.move(State.UNLOADING)
 
     def unloaded(self) -> None:

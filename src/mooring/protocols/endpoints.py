@@ -36,6 +36,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     query: tuple[Query, ...] = ()
     errors: tuple[int, ...] = (500,)
     deprecated: bool = False
+    # What 202 means, where an answer may come before the work is done.
+    accepted: str = ""
 
 
 class Endpoint(msgspec.Struct, frozen=True):

@@ -21,6 +21,7 @@ _MEANINGS: Mapping[int, str] = {
     403: "Models and settings may not be changed over this address",
     404: "No such model, or no such version of it",
     405: "The method is not allowed here",
+    409: "There is one already",
     413: "The body is too large",
     415: "The body's Content-Encoding is unknown",
     500: "The server or the model's worker failed",
@@ -177,7 +178,11 @@ def _operation(path: str, operation: Operation) -> dict[str, Any]:
     if operation.body is not None:
         written["requestBody"] = {**_content(operation.body), "required": operation.body.required}
     error = "OpenInferenceError" if _is_v2(path) else "Error"
-    written["responses"] = {"200": _content(operation.answer)} | {
+    written["responses"] = {"200": _content(operation.answer)}
+    if operation.accepted:
+        answer = operation.answer
+        written["responses"]["202"] = _content(Body(answer.content_type, answer.schema, operation.accepted))
+    written["responses"] |= {
         str(status): _content(Body(JSON, {"$ref": f"#/components/schemas/{error}"}, _MEANINGS[status]))
         for status in sorted(operation.errors)
     }

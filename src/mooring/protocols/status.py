@@ -78,6 +78,10 @@ def _exists(error: MooringError, asked: Asked) -> str:
     return f"Model version {asked.version or error.version} is already registered for model {asked.model or error.model}"
 
 
+def _no_workers(error: MooringError, asked: Asked) -> str:
+    return f"Failed to start workers for model {asked.model or error.model} version: {asked.version or error.version}"
+
+
 _TORCHSERVE: Mapping[type[MooringError], _Rule] = {
     errors.InvalidInput: _Rule(400, "BadRequestException", _own),
     errors.InputTooLarge: _Rule(413, "RequestEntityTooLargeException", _own),
@@ -88,6 +92,12 @@ _TORCHSERVE: Mapping[type[MooringError], _Rule] = {
     errors.ModelNotReady: _Rule(503, "ServiceUnavailableException", _no_worker),
     errors.ModelExists: _Rule(409, "ConflictStatusException", _exists),
     errors.ModelLoadFailed: _Rule(500, "InternalServerException", _own),
+    errors.VersionIsDefault: _Rule(
+        403,
+        "InvalidModelVersionException",
+        lambda _, asked: f"Cannot remove default version for model {asked.model}",
+    ),
+    errors.WorkersFailed: _Rule(500, "InternalServerException", _no_workers),
     errors.QueueFull: _Rule(503, "ServiceUnavailableException", _no_worker, head=b"retry-after: 1\r\n"),
     # TorchServe never answers a request whose time ran out; a proxy would say this.
     errors.DeadlineExceeded: _Rule(504, "RequestTimeoutException", _own),
@@ -140,6 +150,7 @@ _KSERVE_V2: Mapping[type[MooringError], tuple[int, Callable[[MooringError, Asked
     errors.ModelNotReady: (503, _in_model),
     errors.ModelExists: (409, _in_model),
     errors.ModelLoadFailed: (400, _in_model),
+    errors.VersionIsDefault: (409, _in_model),
     errors.QueueFull: (503, _in_model),
     errors.DeadlineExceeded: (504, _in_model),
     errors.RequestCancelled: (499, _in_model),
@@ -163,6 +174,54 @@ def torchserve(error: MooringError, asked: Asked) -> Refusal:
         # TorchServe turns the 413 of a handler into 507, and clients test for it.
         status = 507 if error.code == 413 else error.code
     return Refusal(status, rule.type, rule.text(error, asked), head=rule.head)
+
+
+# Where TorchServe words an error of a registration in its own way: the status, the type and the text, given the URL.
+_REGISTRATION: Mapping[type[MooringError], tuple[int, str, Callable[[MooringError, str], str]]] = {
+    errors.ModelNotFound: (404, "ModelNotFoundException", lambda _, url: _not_there(url)),
+    errors.SourceRefused: (404, "ModelNotFoundException", lambda _, url: _not_from(url)),
+    errors.FetchFailed: (
+        400,
+        "DownloadArchiveException",
+        lambda _, url: f"Failed to download archive from: {url}",
+    ),
+    errors.ModelLoadFailed: (400, "InvalidModelException", lambda error, _: error.message),
+}
+
+
+def _not_there(url: str) -> str:
+    return f"Model not found at: {url}" if url else "empty url"
+
+
+def _not_from(url: str) -> str:
+    if "://" in url:
+        return f"Given URL {url} does not match any allowed URL(s)"
+    return f"Relative path is not allowed in url: {url}"
+
+
+def torchserve_registration(error: MooringError, url: str) -> Refusal:
+    """What went wrong with a registration, as TorchServe words it.
+
+    What no longer exists cannot be described, so what kept the workers from starting is told here, in ``error``.
+    """
+    if isinstance(error, errors.WorkersFailed):
+        refusal = torchserve(error, Asked(error.model, error.version))
+        return msgspec.structs.replace(refusal, error=error.message)
+    kind = next((kind for kind in type(error).__mro__ if kind in _REGISTRATION), None)
+    if kind is None:
+        return torchserve(error, Asked(error.model, error.version))
+    status, name, text = _REGISTRATION[kind]
+    said = text(error, url)
+    return Refusal(status, name, said, error=error.message if error.message != said else "")
+
+
+def torchserve_default(error: MooringError, asked: Asked) -> Refusal:
+    """Why a version does not become the default; TorchServe words it otherwise than elsewhere."""
+    refusal = torchserve(error, asked)
+    if isinstance(error, errors.VersionNotFound):
+        text = f"Model version {asked.version} does not exist for model {asked.model}"
+        return msgspec.structs.replace(refusal, message=text)
+    return refusal
 
 
 def kserve_v1(error: MooringError, asked: Asked) -> Refusal:
@@ -189,6 +248,7 @@ _GRPC: Mapping[type[MooringError], str] = {
     errors.ModelNotReady: "UNAVAILABLE",
     errors.ModelExists: "ALREADY_EXISTS",
     errors.ModelLoadFailed: "FAILED_PRECONDITION",
+    errors.VersionIsDefault: "FAILED_PRECONDITION",
     errors.QueueFull: "RESOURCE_EXHAUSTED",
     errors.DeadlineExceeded: "DEADLINE_EXCEEDED",
     errors.RequestCancelled: "CANCELLED",

@@ -11,8 +11,10 @@ import msgspec
 
 from mooring.config import Config
 from mooring.core.errors import InvalidInput, ModelNotFound, MooringError
+from mooring.core.service import Registration
 from mooring.core.tensors import DATATYPES, Parameter, TensorSpec
 from mooring.repository.archives import remove
+from mooring.repository.fetch import is_remote
 from mooring.repository.mar import checked_name, name_of_file
 from mooring.repository.spec import BatchMode, Defaults, ModelSpec
 from mooring.repository.store import Store, archives_in, models_in
@@ -25,6 +27,9 @@ WORKERS: Mapping[str, str] = {
     "ptzendnn": "pytorch",
 }
 
+
+# TorchServe's, but for the one that is C++.
+_RUNTIMES = ("python", "python2", "python3")
 
 # What AMD's clients look for before they load a worker -> the library that runs it here.
 _LIBRARIES: Mapping[str, str] = {"migraphx": "onnxruntime", "ptzendnn": "torch"}
@@ -46,6 +51,8 @@ class Catalog:
         self._folder = folder
         self._named = frozenset(config.targets)
         self._targets: dict[str, str] = {}
+        # What a registration that does not say has: none, unless the settings name a number (TorchServe's rule).
+        self._workers = config.default_workers_per_model
 
     def keep(self, specs: Iterable[ModelSpec]) -> None:
         """Remember what the server was started with: it can be loaded again, wherever it lies."""
@@ -84,6 +91,33 @@ class Catalog:
                     f"model '{model}' has no version '{version}' in the repository", model=model
                 )
         return [overridden(spec, config or {}, parameters or {}) for spec in specs]
+
+    def registered(self, registration: Registration) -> ModelSpec:
+        """What an operator wants to register, by the name of its archive or folder in the store or by a URL.
+
+        Raises ``ModelNotFound``, ``ModelLoadFailed`` and its kinds or, for a runtime there is not, ``InvalidInput``.
+        """
+        runtime, handler = registration.runtime, registration.handler
+        if runtime and runtime not in _RUNTIMES:
+            raise InvalidInput(f"Invalid RuntimeType value: {runtime}")
+        given = {
+            "workers": self._workers if registration.workers is None else registration.workers,
+            "response_timeout": registration.response_timeout,
+            "startup_timeout": registration.startup_timeout,
+        }
+        defaults = msgspec.structs.replace(self.defaults, **_said(given))
+        spec = self._open(registration.url, registration.name, defaults)
+        model = spec.manifest.get("model", {}) | ({"handler": handler} if handler else {})
+        manifest = spec.manifest | {"model": model} | ({"runtime": runtime} if runtime else {})
+        own = {"max_batch_size": registration.batch_size, "max_delay": registration.max_delay}
+        return msgspec.structs.replace(spec, entry=handler or spec.entry, manifest=manifest, **_said(own))
+
+    def _open(self, url: str, name: str, defaults: Defaults) -> ModelSpec:
+        if is_remote(url):
+            return self._store.open_remote(url, name=name, defaults=defaults)
+        if not url or self._archives is None or not self._archives.is_dir():
+            raise ModelNotFound(f"no '{url}': there is no model store" if url else "")
+        return self._store.open_archive(self._archives.resolve(), url, name=name, defaults=defaults)
 
     def release(self, spec: ModelSpec) -> None:
         """Remove what was unpacked or written for a model; a folder of the user's own stays."""
@@ -197,6 +231,10 @@ def worker_spec(
         startup_timeout=defaults.startup_timeout,
         max_response_bytes=defaults.max_response_bytes,
     )
+
+
+def _said(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _plain(parameters: Any) -> dict[str, Parameter]:

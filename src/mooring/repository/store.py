@@ -17,10 +17,11 @@ from pathlib import Path
 from msgspec import structs
 
 from mooring.config import Config
-from mooring.core.errors import ModelExists, ModelLoadFailed, ModelNotFound, MooringError
+from mooring.core.errors import ModelExists, ModelLoadFailed, ModelNotFound, MooringError, SourceRefused
 from mooring.observability.logs import get_logger
 from mooring.repository.archives import Limits, model_root, remove, unpack
 from mooring.repository.declaration import find_declaration, read_versions, version_folders
+from mooring.repository.fetch import Fetcher, is_remote, shown
 from mooring.repository.mar import MANIFEST, SUFFIXES, checked_name, name_of_file, read_model
 from mooring.repository.platforms import DEFAULT_BATCH, backend_of
 from mooring.repository.spec import Defaults, ModelSpec
@@ -35,11 +36,16 @@ class Store:
     """
 
     def __init__(
-        self, unpacked: Path, defaults: Defaults | None = None, limits: Limits | None = None
+        self,
+        unpacked: Path,
+        defaults: Defaults | None = None,
+        limits: Limits | None = None,
+        fetcher: Fetcher | None = None,
     ) -> None:
         self._unpacked = unpacked.resolve()
         self._defaults = defaults or Defaults()
         self._limits = limits
+        self._fetcher = fetcher or Fetcher()
 
     def find(self, config: Config) -> list[ModelSpec]:
         """Every model that the settings ask for, in this order: targets, model store, model repository.
@@ -76,15 +82,30 @@ class Store:
             return [self._file(place, target, name or place.stem)]
         return [self._unpack(place, target, name)]
 
-    def open_archive(self, store: Path, archive: str, *, name: str = "") -> ModelSpec:
-        """A model of the store by the name of its archive or folder there.
+    def open_archive(
+        self, store: Path, archive: str, *, name: str = "", defaults: Defaults | None = None
+    ) -> ModelSpec:
+        """A model of the store by the name of its archive or folder there, or by a URL from the allow-list.
 
-        Raises ``ModelNotFound`` or ``ModelLoadFailed``; a name or a link that leads out of the store is the latter.
+        Raises ``ModelNotFound`` or ``ModelLoadFailed``; of a name, a link or a URL that leads elsewhere
+        ``SourceRefused``, of an archive that does not come ``FetchFailed``.
         """
+        if is_remote(archive):
+            return self.open_remote(archive, name=name, defaults=defaults)
         place = _within(store, archive)
         if place.is_dir():
-            return self._read(model_root(place), archive, name, place)
-        return self._unpack(place, archive, name)
+            return self._read(model_root(place), archive, name, place, defaults)
+        return self._unpack(place, archive, name, defaults)
+
+    def open_remote(self, url: str, *, name: str = "", defaults: Defaults | None = None) -> ModelSpec:
+        """A model whose archive lies elsewhere; as ``open_archive``."""
+        self._fetcher.check(url)
+        folder = self._unpacked / uuid.uuid4().hex
+        folder.mkdir(mode=0o700)
+        try:
+            return self._unpack(self._fetcher.fetch(url, folder), shown(url), name, defaults)
+        finally:
+            remove(folder)
 
     def open_repository(self, repository: Path, name: str) -> list[ModelSpec]:
         """Every version of a model of the repository, the lowest first."""
@@ -121,21 +142,23 @@ class Store:
             name, _, archive = each.rpartition("=")
             found.add([self.open_archive(store, archive, name=name)])
 
-    def _unpack(self, archive: Path, url: str, name: str) -> ModelSpec:
+    def _unpack(self, archive: Path, url: str, name: str, defaults: Defaults | None = None) -> ModelSpec:
         if not archive.is_file():
             raise ModelLoadFailed(f"'{archive}' is neither a file nor a folder")
         folder = self._unpacked / uuid.uuid4().hex
         folder.mkdir(mode=0o700)
         try:
             unpack(archive, folder, self._limits)
-            return self._read(model_root(folder), url, name, archive)
+            return self._read(model_root(folder), url, name, archive, defaults)
         except MooringError:
             remove(folder)
             raise
 
-    def _read(self, folder: Path, url: str, name: str, origin: Path) -> ModelSpec:
+    def _read(
+        self, folder: Path, url: str, name: str, origin: Path, defaults: Defaults | None = None
+    ) -> ModelSpec:
         fallback = name_of_file(origin)
-        return read_model(folder, url, name=name, fallback=fallback, defaults=self._defaults)
+        return read_model(folder, url, name=name, fallback=fallback, defaults=defaults or self._defaults)
 
     def _open_folder(self, folder: Path, url: str, name: str) -> list[ModelSpec]:
         if find_declaration(folder) is not None or version_folders(folder):
@@ -256,14 +279,10 @@ def _existing_folder(folder: Path, what: str) -> Path:
 
 def _within(store: Path, name: str) -> Path:
     """Where something in a store lies, with every link on the way followed and none of them leading out."""
-    if "://" in name:
-        raise ModelLoadFailed(
-            f"'{name}': models are not fetched from elsewhere; put the archive into the model store"
-        )
     if ".." in Path(name).parts or "\0" in name:
-        raise ModelLoadFailed(f"'{name}': a relative path is not allowed; name a file of the model store")
+        raise SourceRefused(f"'{name}': a relative path is not allowed; name a file of the model store")
     place = store / name
-    if not name or not place.exists():
+    if not name or not _exists(place):
         known = ", ".join(
             entry.name for entry in sorted(store.iterdir())[:10] if not entry.name.startswith(".")
         )
@@ -271,8 +290,15 @@ def _within(store: Path, name: str) -> Path:
     return _stays_inside(place, store)
 
 
+def _exists(place: Path) -> bool:
+    try:
+        return place.exists()
+    except (OSError, ValueError):  # a name too long, or one that no file system can hold
+        return False
+
+
 def _stays_inside(place: Path, store: Path) -> Path:
     real = place.resolve()
     if not real.is_relative_to(store.resolve()) or real == store.resolve():
-        raise ModelLoadFailed(f"'{place}' leads out of '{store}'; move the model itself there")
+        raise SourceRefused(f"'{place}' leads out of '{store}'; move the model itself there")
     return real

@@ -248,6 +248,9 @@ class WorkerPool:
         self.idle: list[PooledWorker] = []
         self.failures = 0
         self.failing_since: float | None = None
+        # Those that never had the model, over all time, and what the last of them said.
+        self.stillborn = 0
+        self.last_error: MooringError | None = None
         self.on_metric: Callable[[Measured], None] | None = None
         self._local = workers
         self._threads = threads
@@ -272,9 +275,16 @@ class WorkerPool:
         """How many there should be."""
         return self._wanted
 
+    def holds(self, count: int) -> bool:
+        """Whether there are exactly so many, all of them with the model."""
+        return self.ready == len(self._workers) == count
+
     def start(self, count: int) -> None:
-        """Have this many workers from now on. Of those too many the idle ones end now, the others when they are."""
+        """Have this many workers from now on. Of those too many the loading and idle ones end now, others when idle."""
         self._wanted = count
+        loading = [worker for worker in self._workers if worker.state is WorkerState.STARTING]
+        while loading and len(self._workers) > count:
+            self._dismiss(loading.pop())
         while self.idle and len(self._workers) > count:
             self._dismiss(self.idle[-1])
         for _ in range(count - len(self._workers) - self._starting):
@@ -301,7 +311,7 @@ class WorkerPool:
         error = record.error(model=self.spec.name, version=self.spec.version)
         self._remove(worker)
         worker.close()
-        self._report(error)
+        self._report(error, loading=True)
         self._replace()
 
     def ended(self, worker: PooledWorker) -> None:
@@ -378,18 +388,25 @@ class WorkerPool:
     async def _start_one(self, delay: float) -> None:
         if delay:
             await asyncio.sleep(delay)
+        if len(self._workers) + self._starting > self._wanted:  # fewer are wanted than when this was begun
+            self._starting -= 1
+            return
         try:
             process = await self._local.start(preload(self.spec), {"model": self.spec.name})
         except OSError as error:
             self._starting -= 1
             self._report(
-                ModelLoadFailed(f"no worker process could be started: {error}", model=self.spec.name)
+                ModelLoadFailed(f"no worker process could be started: {error}", model=self.spec.name),
+                loading=True,
             )
             self._replace()
             return
         self._starting -= 1
         worker = PooledWorker(self, process)
         self._workers.append(worker)
+        if len(self._workers) > self._wanted:
+            self._dismiss(worker)
+            return
         worker.tell(Load(self.spec, LoadContext(worker=worker.id, threads=self._threads)))
 
     async def _bury(self, worker: PooledWorker, *, loading: bool) -> None:
@@ -400,7 +417,7 @@ class WorkerPool:
         error = self._obituary(worker, loading=loading)
         running, unstarted = worker.lost()
         worker.process.output.close()
-        self._report(error)
+        self._report(error, loading=loading)
         self._replace()
         self.owner.worker_lost(running, unstarted, error, retry=not worker.timed_out)
 
@@ -419,7 +436,10 @@ class WorkerPool:
         )
         return WorkerDied("Worker died.", model=self.spec.name, version=self.spec.version, detail=detail)
 
-    def _report(self, error: MooringError) -> None:
+    def _report(self, error: MooringError, *, loading: bool) -> None:
+        if loading:
+            self.stillborn += 1
+            self.last_error = error
         if self.failing_since is None:
             self.failing_since = time.monotonic()
         self.failures += 1

@@ -1,29 +1,60 @@
-"""TorchServe's management API, as far as it looks: which models there are and how they do."""
+"""TorchServe's management API: which models there are, how they do, and changing that."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import parse_qs
 
-from mooring.core.errors import ModelNotFound
-from mooring.core.service import InferenceService, ModelAdministration, ModelDescription, WorkerDescription
+import orjson
+
+from mooring.core.buffers import view_of
+from mooring.core.errors import InvalidInput, ModelNotFound, MooringError, Unsupported
+from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
+from mooring.core.service import (
+    InferenceService,
+    ModelAdministration,
+    ModelDescription,
+    Outcome,
+    Scaled,
+    WorkerDescription,
+)
+from mooring.core.tensors import Tensor, release
+from mooring.protocols.answers import payload_of
 from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.later import Later
 from mooring.protocols.openapi import Description
 from mooring.protocols.responses import JSON, Responses
-from mooring.protocols.status import Asked, torchserve
+from mooring.protocols.status import (
+    NOT_ALLOWED,
+    Asked,
+    torchserve,
+    torchserve_default,
+    torchserve_registration,
+)
 from mooring.protocols.torchserve import operations as calls
+from mooring.protocols.torchserve.registration import (
+    MOST_WORKERS,
+    number,
+    registration_of,
+    switch,
+    texts_of,
+)
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
 _READING = frozenset({"GET", "HEAD"})
 _ASKING = frozenset({"OPTIONS"})
-_PAGE = 100
+_ADDING = frozenset({"POST"})
+_SCALING = frozenset({"PUT"})
+_REMOVING = frozenset({"DELETE"})
+PAGE = 100
+PROCESSING = "Processing worker updates..."
+SCALING = "Workers scaling in progress..."
 # TorchServe's workers are READY while they work, too.
 _WORKER_STATES = {"STARTING": "LOADING", "BUSY": "READY", "ENDED": "UNLOADING"}
 
 
 class TorchServeManagement:
-    """The endpoints of the management port that change nothing."""
+    """The endpoints of the management port. ``model_api`` False refuses to register and unregister models."""
 
     def __init__(
         self,
@@ -31,56 +62,158 @@ class TorchServeManagement:
         administration: ModelAdministration,
         responses: Responses,
         description: Description,
+        *,
+        model_api: bool = True,
     ) -> None:
         self._service = service
         self._administration = administration
         self._responses = responses
         self._description = description
+        self._model_api = model_api
+        self._later = Later(responses)
 
     def endpoints(self) -> list[Endpoint]:
         """Everything mounted; other methods on these paths are not allowed."""
-        return [
+        endpoints = [
             Endpoint("/models", self.list, calls.LIST_MODELS, methods=_READING),
-            Endpoint("/models/{model_name}", self.describe, calls.DESCRIBE_MODEL, methods=_READING),
-            Endpoint("/models/{model_name}", self.describe_calls, methods=_ASKING),
-            Endpoint(
+            Endpoint("/models", self.register, calls.REGISTER_MODEL, methods=_ADDING, changes=True),
+        ]
+        for path, described, scaled, removed in (
+            ("/models/{model_name}", calls.DESCRIBE_MODEL, calls.SCALE_MODEL, calls.UNREGISTER_MODEL),
+            (
                 "/models/{model_name}/{model_version}",
-                self.describe,
                 calls.DESCRIBE_VERSION,
-                methods=_READING,
+                calls.SCALE_VERSION,
+                calls.UNREGISTER_VERSION,
             ),
-            Endpoint("/models/{model_name}/{model_version}", self.describe_calls, methods=_ASKING),
+        ):
+            endpoints += [
+                Endpoint(path, self.describe, described, methods=_READING),
+                Endpoint(path, self.describe_calls, methods=_ASKING),
+                Endpoint(path, self.scale, scaled, methods=_SCALING, changes=True),
+                Endpoint(path, self.unregister, removed, methods=_REMOVING, changes=True),
+            ]
+        path = "/models/{model_name}/{model_version}/set-default"
+        return [
+            *endpoints,
+            Endpoint(path, self.set_default, calls.SET_DEFAULT, methods=_SCALING, changes=True),
+            Endpoint(path, self.describe, methods=_READING),  # as TorchServe has it
         ]
 
     def list(self, exchange: Exchange, match: Match) -> None:
         """A page of the models, by name."""
-        query = parse_qs(match.query.decode("latin-1"))
-        names = sorted({state.name for state in self._service.models()})
-        limit = _number(query, "limit", _PAGE, lambda value: 0 <= value <= _PAGE)
+        query = texts_of(match.query)
+        limit = _number(query, "limit", PAGE, lambda value: 0 <= value <= PAGE)
         first = _number(query, "next_page_token", 0, lambda value: value >= 0)
-        page: dict[str, Any] = {}
-        # TorchServe's pages: the token comes first, and comes even when the last page is exactly full.
-        if first + limit <= len(names):
-            page["nextPageToken"] = str(first + limit)
-        page["models"] = [
-            {"modelName": name, "modelUrl": self._administration.describe(name)[0].url}
-            for name in names[first : first + limit]
-        ]
+        page = page_of(self._service, self._administration, limit, first)
         self._responses.json(exchange, page)
 
     def describe(self, exchange: Exchange, match: Match) -> None:
         """One version of a model, or with the version "all" every one."""
-        asked = Asked(match.params["model_name"], match.params.get("model_version", ""))
+        asked = _asked(match)
         try:
             versions = self._administration.describe(asked.model, asked.version)
         except ModelNotFound as error:
             self._responses.refuse(exchange, torchserve(error, asked))
+            return
+        if switch(texts_of(match.query), "customized", default=False) and asked.version != "all":
+            self._describe_by_handler(exchange, asked, versions[0])
         else:
             self._responses.json(exchange, [described(version) for version in versions])
 
+    def _describe_by_handler(self, exchange: Exchange, asked: Asked, version: ModelDescription) -> None:
+        """With what the model's own ``describe_handle`` says."""
+        request_id = self._responses.new_id()
+
+        def done(outcome: Outcome) -> None:
+            if isinstance(outcome, InferenceResponse):
+                text = bytes(view_of(payload_of(outcome)))
+                release(outcome.outputs)
+                if not outcome.final:
+                    return
+            elif isinstance(outcome, Unsupported):
+                text = b""  # it has no handler that could say anything
+            else:
+                self._responses.refuse(exchange, torchserve(outcome, asked), request_id=request_id)
+                return
+            document = described(version, object_in(text))
+            self._responses.json(exchange, [document], request_id=request_id)
+
+        request = InferenceRequest(
+            version.name, version.version, request_id, [Tensor("body", "BYTES", [1], [b""])],
+            Form.BODY, Operation.DESCRIBE,
+        )  # fmt: skip
+        exchange.on_abandoned = self._service.submit(request, done).cancel
+
+    def register(self, exchange: Exchange, match: Match) -> None:
+        """Add a model from the store or from where one may fetch it."""
+        if not self._model_api:
+            self._responses.refuse(exchange, NOT_ALLOWED)
+            return
+        registration, wait = registration_of(exchange, match.query)
+
+        async def register() -> None:
+            scaled = await self._administration.register(registration, wait=wait)
+            if wait or not scaled.workers:
+                self._say(exchange, registered(scaled))
+            else:
+                self._say(exchange, PROCESSING, 202)
+
+        self._later.answer(
+            exchange,
+            register(),
+            lambda error: self._responses.refuse(exchange, torchserve_registration(error, registration.url)),
+        )
+
+    def scale(self, exchange: Exchange, match: Match) -> None:
+        """Change how many workers a version has."""
+        asked, query = _asked(match), texts_of(match.query)
+        least, most = workers_of(query)
+        wait = switch(query, "synchronous", default=False)
+
+        async def scale() -> None:
+            scaled = await self._administration.scale(*asked, least=least, most=most, wait=wait)
+            if not wait:
+                self._say(exchange, PROCESSING, 202)
+            elif scaled.done:
+                self._say(exchange, scaled_to(scaled, asked))
+            else:
+                self._say(exchange, SCALING, 206)
+
+        self._later.answer(exchange, scale(), self._refuses(exchange, asked))
+
+    def unregister(self, exchange: Exchange, match: Match) -> None:
+        """Take a version away; answered when its last request is."""
+        if not self._model_api:
+            self._responses.refuse(exchange, NOT_ALLOWED)
+            return
+        asked = _asked(match)
+
+        async def unregister() -> None:
+            await self._administration.unregister(*asked)
+            self._say(exchange, unregistered(asked))
+
+        self._later.answer(exchange, unregister(), self._refuses(exchange, asked))
+
+    def set_default(self, exchange: Exchange, match: Match) -> None:
+        """Let a version answer who names none."""
+        asked = _asked(match)
+        try:
+            self._administration.set_default(*asked)
+        except ModelNotFound as error:
+            self._responses.refuse(exchange, torchserve_default(error, asked))
+        else:
+            self._say(exchange, made_default(asked))
+
+    def _say(self, exchange: Exchange, status: str, code: int = 200) -> None:
+        self._responses.json(exchange, {"status": status}, status=code)
+
+    def _refuses(self, exchange: Exchange, asked: Asked) -> Callable[[MooringError], None]:
+        return lambda error: self._responses.refuse(exchange, torchserve(error, asked))
+
     def describe_calls(self, exchange: Exchange, match: Match) -> None:
         """The OpenAPI document of a model that is there."""
-        asked = Asked(match.params["model_name"], match.params.get("model_version", ""))
+        asked = _asked(match)
         try:
             self._administration.describe(asked.model, asked.version)
         except ModelNotFound as error:
@@ -89,16 +222,77 @@ class TorchServeManagement:
             self._responses.body(exchange, self._description.of_model(asked.model), JSON)
 
 
-def _number(query: dict[str, list[str]], name: str, default: int, fits: Callable[[int], bool]) -> int:
+def _asked(match: Match) -> Asked:
+    return Asked(match.params["model_name"], match.params.get("model_version", ""))
+
+
+def page_of(
+    service: InferenceService, administration: ModelAdministration, limit: int, first: int
+) -> dict[str, Any]:
+    """So many of the models by name, from the one of this number on."""
+    names = sorted({state.name for state in service.models()})
+    page: dict[str, Any] = {}
+    # TorchServe's pages: the token comes first, and comes even when the last page is exactly full.
+    if first + limit <= len(names):
+        page["nextPageToken"] = str(first + limit)
+    page["models"] = [
+        {"modelName": name, "modelUrl": administration.describe(name)[0].url}
+        for name in names[first : first + limit]
+    ]
+    return page
+
+
+def _number(query: Mapping[str, str], name: str, default: int, fits: Callable[[int], bool]) -> int:
     # What is no number, or out of range, is the default: TorchServe refuses no page.
-    try:
-        value = int(query[name][-1])
-    except (KeyError, ValueError):
-        return default
+    value = number(query, name, default)
     return value if fits(value) else default
 
 
-def described(model: ModelDescription) -> dict[str, Any]:
+def workers_of(query: Mapping[str, str]) -> tuple[int, int]:
+    """The least and the most workers that a client asks for. Raises ``InvalidInput``."""
+    least = number(query, "min_worker", 1)
+    most = number(query, "max_worker", least)
+    if least < 0:  # TorchServe answers 500 and leaves the model without a usable worker
+        raise InvalidInput("min_worker cannot be less than 0.")
+    if most < least:
+        raise InvalidInput("max_worker cannot be less than min_worker.")
+    if most > MOST_WORKERS:
+        raise InvalidInput(f"max_worker cannot be more than {MOST_WORKERS}.")
+    return least, most
+
+
+def registered(scaled: Scaled) -> str:
+    """What a client hears of a registration that is done."""
+    hint = "" if scaled.workers else ". Use scale workers API to add workers for the model."
+    who = f'Model "{scaled.name}" Version: {scaled.version}'
+    return f"{who} registered with {scaled.workers} initial workers{hint}"
+
+
+def scaled_to(scaled: Scaled, asked: Asked) -> str:
+    """What a client hears of a scaling that is done."""
+    version = f", version: {asked.version}" if asked.version else ""
+    return f"Workers scaled to {scaled.workers} for model: {asked.model}{version}"
+
+
+def unregistered(asked: Asked) -> str:
+    """What a client hears of a model that is gone."""
+    return f'Model "{asked.model}" unregistered'
+
+
+def made_default(asked: Asked) -> str:
+    """What a client hears of a new default version."""
+    return f'Default version successfully updated for model "{asked.model}" to "{asked.version}"'
+
+
+def object_in(text: bytes) -> object:
+    """What a handler says of itself; what is no JSON says nothing."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return {}
+
+
+def described(model: ModelDescription, metadata: object = None) -> dict[str, Any]:
     """A version as TorchServe describes it, key by key in its order; what only we can tell comes last."""
     document: dict[str, Any] = {
         "modelName": model.name,
@@ -130,9 +324,10 @@ def described(model: ModelDescription) -> dict[str, Any]:
             "remainingCapacity": max(model.queue_size - model.pending, 0),
             "pendingRequests": model.pending,
         },
-        "state": model.state,
-        "defaultVersion": model.is_default,
     }
+    if metadata is not None:
+        document["customizedMetadata"] = metadata
+    document |= {"state": model.state, "defaultVersion": model.is_default}
     if model.reason:
         document["reason"] = model.reason
     if model.detail:

@@ -1,5 +1,7 @@
 """What TorchServe's endpoints promise to a client generator; operation ids as TorchServe has them where they are valid."""
 
+from typing import Any
+
 from mooring.protocols.endpoints import Body, Operation, Query
 from mooring.protocols.openapi import (
     ANY_INPUT,
@@ -83,7 +85,9 @@ _DESCRIBED = {
         jobQueueStatus=record(
             ("remainingCapacity", "pendingRequests"), remainingCapacity=NUMBER, pendingRequests=NUMBER
         ),
+        customizedMetadata={},
         state=TEXT,
+        defaultVersion={"type": "boolean"},
         reason=TEXT,
         detail=TEXT,
     ),
@@ -100,19 +104,92 @@ LIST_MODELS = Operation(
         Query("next_page_token", TEXT, "What the page before gave as nextPageToken"),
     ),
 )
+_CUSTOMIZED = (
+    Query(
+        "customized",
+        {"type": "boolean", "default": False},
+        "Whether the model's own handler is asked for customizedMetadata, too",
+    ),
+)
 DESCRIBE_MODEL = Operation(
     id="describeModel",
     method="GET",
     description="How the default version of a model does",
     answer=Body(JSON, _DESCRIBED, "A list of one"),
-    errors=(404, 500),
+    query=_CUSTOMIZED,
+    errors=(404, 500, 503),
 )
 DESCRIBE_VERSION = Operation(
     id="version_describeModel",
     method="GET",
     description='How a version of a model does, or with the version "all" each of them',
     answer=Body(JSON, _DESCRIBED, "The versions"),
-    errors=(404, 500),
+    query=_CUSTOMIZED,
+    errors=(404, 500, 503),
+)
+_SAID = record(("status",), status=TEXT)
+_WHOLE = {"type": "integer", "minimum": 0}
+_TRUTH = {"type": "boolean"}
+
+
+def _model_change(id_: str, method: str, description: str, **more: Any) -> Operation:
+    """A call that changes a model, and says so in a line."""
+    errors = more.pop("errors", (400, 403, 404, 500))
+    answer = Body(JSON, _SAID, "It is done")
+    return Operation(id=id_, method=method, description=description, answer=answer, errors=errors, **more)
+
+
+REGISTER_MODEL = _model_change(
+    "registerModel",
+    "POST",
+    "Add a model from the model store, or from a URL that the server allows",
+    accepted="The model is added, and its workers are being started",
+    query=(
+        Query(
+            "url", TEXT, "Name of an archive or folder of the model store, or where one is fetched; required"
+        ),
+        Query("model_name", TEXT, "What the model is to be called, in place of its archive's own name"),
+        Query("handler", TEXT, "The handler to use in place of the archive's own"),
+        Query(
+            "runtime", {"type": "string", "enum": ["python", "python2", "python3"]}, "What runs the handler"
+        ),
+        Query("batch_size", _WHOLE, "Most requests in a batch"),
+        Query("max_batch_delay", _WHOLE, "Milliseconds to wait for a batch to fill"),
+        Query("initial_workers", _WHOLE, "Workers to start with; the model's own configuration wins"),
+        Query("synchronous", _TRUTH | {"default": True}, "Whether to answer when the workers are there"),
+        Query("response_timeout", _WHOLE, "Seconds the model may take to answer"),
+        Query("startup_timeout", _WHOLE, "Seconds the model may take to load"),
+    ),
+    errors=(400, 403, 404, 405, 409, 500),
+)
+_SCALE = (
+    Query("min_worker", {"type": "integer", "minimum": 0, "default": 1}, "Least number of workers"),
+    Query("max_worker", _WHOLE, "Most workers; without it as many as the least"),
+    Query("synchronous", _TRUTH | {"default": False}, "Whether to answer when it is so"),
+)
+SCALE_MODEL, SCALE_VERSION = (
+    _model_change(
+        id_,
+        "PUT",
+        f"Change how many workers {which} has; those too many finish what they do",
+        query=_SCALE,
+        accepted="The workers are being started or ended",
+        errors=(400, 403, 404, 500, 501),
+    )
+    for id_, which in (
+        ("setAutoScale", "the default version of a model"),
+        ("version_setAutoScale", "a version"),
+    )
+)
+UNREGISTER_MODEL, UNREGISTER_VERSION = (
+    _model_change(id_, "DELETE", description, errors=(403, 404, 405, 500))
+    for id_, description in (
+        ("unregisterModel", "Take away the only version of a model"),
+        ("version_unregisterModel", "Take away a version; the default one only as the last"),
+    )
+)
+SET_DEFAULT = _model_change(
+    "setDefault", "PUT", "Let a version answer where none is named", errors=(403, 404, 500)
 )
 METRICS = Operation(
     id="metrics",
