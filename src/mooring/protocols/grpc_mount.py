@@ -14,6 +14,7 @@ from mooring.protocols.kserve.grpc_infer import Inference
 from mooring.protocols.kserve.settings import LogSettings, TraceSettings
 from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.kserve.v2_grpc import KServeV2Grpc
+from mooring.protocols.torchserve.grpc_inference import TorchServeInferenceRpcs
 
 
 def grpc_server(
@@ -31,7 +32,7 @@ def grpc_server(
     changes: bool,
     max_message_bytes: int = 0,
 ) -> GrpcServer:
-    """A server that speaks v2 with its extensions, AMD's methods, health and reflection.
+    """A server that speaks v2 with its extensions, AMD's methods, TorchServe's inference, health and reflection.
 
     ``changes`` False refuses whatever would change what is served.
     """
@@ -43,5 +44,6 @@ def grpc_server(
         **AmdRpcs(administration, control, changes=changes).methods(),
     }
     services = KServeV2Grpc(inference, version=version, extensions=extensions).services(methods)
+    services.append(TorchServeInferenceRpcs(service, allocator).service())
     services.append(Health(service.ready, [each.name for each in services]).service())
     return GrpcServer([*services, *Reflection(services).services()], max_message_bytes=max_message_bytes)

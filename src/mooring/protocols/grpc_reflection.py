@@ -3,7 +3,6 @@
 By hand, since the library's would look in the process-wide pool of descriptors, where ours are not.
 """
 
-import asyncio
 from collections.abc import Sequence
 
 import grpc
@@ -15,13 +14,23 @@ from mooring.codecs.proto import (
     open_inference_pb2,
     reflection_pb2,
     reflection_v1alpha_pb2,
+    torchserve_inference_pb2,
+    torchserve_management_pb2,
 )
 from mooring.codecs.proto.pool import POOL
 from mooring.protocols.grpc_messages import read
-from mooring.protocols.grpc_server import Context, Service, receive
+from mooring.protocols.grpc_server import Context, Questions, Service
 
 # Whoever imports these fills the pool.
-DESCRIBED = (health_pb2, inference_pb2, open_inference_pb2, reflection_pb2, reflection_v1alpha_pb2)
+DESCRIBED = (
+    health_pb2,
+    inference_pb2,
+    open_inference_pb2,
+    reflection_pb2,
+    reflection_v1alpha_pb2,
+    torchserve_inference_pb2,
+    torchserve_management_pb2,
+)
 _NAMES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 
 
@@ -30,35 +39,22 @@ class Reflection:
 
     def __init__(self, services: Sequence[Service]) -> None:
         self._names = sorted({*(service.name for service in services), *_NAMES})
-        self._asking: set[asyncio.Task[bytes | None]] = set()
+        self._questions = Questions()
 
     def services(self) -> list[Service]:
         """Under its name and the older one, which most tools still try."""
-        return [Service(name, {}, {"ServerReflectionInfo": self.answer}, self.leave) for name in _NAMES]
-
-    def leave(self) -> None:
-        """The server stops: wait for no further questions."""
-        for waiting in self._asking:
-            waiting.cancel()
+        return [
+            Service(name, {}, {"ServerReflectionInfo": self.answer}, self._questions.leave) for name in _NAMES
+        ]
 
     async def answer(self, context: Context) -> None:
         """An answer to every question, until the client has no more."""
-        while (message := await self._receive(context)) is not None:
+        while (message := await self._questions.next(context)) is not None:
             asked = read(reflection_pb2.ServerReflectionRequest, message)
             answer = self._answered(asked)
             answer.valid_host = asked.host
             answer.original_request.CopyFrom(asked)
             await context.write(answer.SerializeToString())
-
-    async def _receive(self, context: Context) -> bytes | None:
-        waiting = asyncio.ensure_future(receive(context))
-        self._asking.add(waiting)
-        try:
-            await asyncio.wait([waiting])
-            return None if waiting.cancelled() else waiting.result()
-        finally:
-            waiting.cancel()
-            self._asking.discard(waiting)
 
     def _answered(
         self, asked: reflection_pb2.ServerReflectionRequest

@@ -3,6 +3,7 @@
 Nothing here knows a message. A method that raises becomes a status; what is not an error of ours is a fault of ours.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NoReturn
 from urllib.parse import quote
@@ -89,7 +90,11 @@ async def refuse(
     context: Context, error: MooringError, asked: Asked | None = None, dialect: Dialect = V2
 ) -> NoReturn:
     """End a call with what the error is called here. Always raises."""
-    code, text = worded(error, asked or Asked(error.model, error.version), dialect)
+    await end(context, *worded(error, asked or Asked(error.model, error.version), dialect))
+
+
+async def end(context: Context, code: str, text: str) -> NoReturn:
+    """End a call with a status, by name. Always raises."""
     await context.abort(grpc.StatusCode[code], _shortened(text))
 
 
@@ -146,3 +151,30 @@ async def receive(context: Context) -> bytes | None:
     """The next message of a stream, None after the client's last."""
     message: object = await context.read()
     return message if isinstance(message, bytes) else None
+
+
+class Questions:
+    """Reads the messages of streams that are answered one by one, until the server stops."""
+
+    def __init__(self) -> None:
+        self.leaving = False
+        self._reading: set[asyncio.Task[bytes | None]] = set()
+
+    def leave(self) -> None:
+        """The server stops: wait for no further messages."""
+        self.leaving = True
+        for reading in self._reading:
+            reading.cancel()
+
+    async def next(self, context: Context) -> bytes | None:
+        """The next message of a stream, None after the client's last and once the server stops."""
+        if self.leaving:
+            return None
+        reading = asyncio.ensure_future(receive(context))
+        self._reading.add(reading)
+        try:
+            await asyncio.wait([reading])
+            return None if reading.cancelled() else reading.result()
+        finally:
+            reading.cancel()
+            self._reading.discard(reading)

@@ -284,6 +284,40 @@ def grpc_v2(error: MooringError, asked: Asked) -> tuple[str, str]:
     return code, kserve_v2(error, asked).message
 
 
+# TorchServe's own table from HTTP to gRPC. What it has no line for is the caller's fault below 500, and else the server's.
+_GRPC_OF_HTTP: Mapping[int, str] = {
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    405: "PERMISSION_DENIED",
+    408: "DEADLINE_EXCEEDED",
+    409: "ABORTED",
+    413: "RESOURCE_EXHAUSTED",
+    429: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
+    501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+_IN_ARCHIVES = {"ModelNotFoundException", "ModelVersionNotFoundException", "InvalidModelException"}
+
+
+def java_class(refusal: Refusal) -> str:
+    """The full name of the exception that TorchServe's clients know a refusal by."""
+    if refusal.type in _IN_ARCHIVES:
+        return f"org.pytorch.serve.archive.model.{refusal.type}"
+    if refusal.type == "DownloadArchiveException":
+        return f"org.pytorch.serve.archive.{refusal.type}"
+    return f"org.pytorch.serve.http.{refusal.type}"
+
+
+def grpc_torchserve(refusal: Refusal) -> tuple[str, str]:
+    """A refusal in TorchServe's words as gRPC's status code, by name, and its details: the text, then the class."""
+    code = _GRPC_OF_HTTP.get(refusal.status, "INVALID_ARGUMENT" if refusal.status < 500 else "INTERNAL")
+    why = f"\n{refusal.error}" if refusal.error else ""
+    return code, f"{refusal.message}\n{java_class(refusal)}{why}"
+
+
 _V2_PATH = re.compile(rb"(?:https?://[^/?#]*)?/v2(?:[/?#]|$)")
 
 
