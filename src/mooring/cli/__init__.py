@@ -15,6 +15,7 @@ _COMMANDS: Mapping[str, str] = {
     "archive": "mooring.cli.archive:archive",
     "infer": "mooring.cli.infer:infer",
     "models": "mooring.cli.models:models",
+    "doctor": "mooring.cli.doctor:doctor",
 }
 
 

@@ -1,0 +1,60 @@
+"""``mooring doctor``: what of an installation of another server runs here, and what has to be changed."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from mooring.doctor.findings import Report
+
+_COLORS = {"runs": "green", "differs": "yellow", "change": "red"}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("place", metavar="DIR", type=click.Path(exists=True, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="write the findings as JSON")
+def doctor(place: Path, as_json: bool) -> None:
+    """Say what of DIR runs as it is, what behaves differently and what needs a change.
+
+    DIR is an installation of TorchServe, a repository of MLServer, Triton or AMD's server, or one archive. None of its
+    code is run. The exit status is 1 where something needs a change.
+    """
+    from mooring.doctor.examination import examine
+
+    report = examine(place)
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
+    else:
+        _show(report)
+    sys.exit(1 if report.needs_change else 0)
+
+
+def _show(report: "Report") -> None:
+    counts = {verdict: report.count(verdict) for verdict in type(report.findings[0].verdict)}
+    runs, differs, change = counts.values()
+    summary = f"{runs} run as they are, {differs} behave differently, {change} need a change"
+    if not sys.stdout.isatty():
+        for each in report.findings:
+            click.echo(f"{each.verdict.value:8}{each.where}: {each.what}")
+            if each.suggestion:
+                click.echo(f"{'':8}-> {each.suggestion}")
+        click.echo(summary)
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, title=report.examined, title_justify="left")
+    for name in ("", "WHERE", "WHAT", "WHAT TO DO"):
+        table.add_column(name, overflow="fold")
+    for each in report.findings:
+        verdict = Text(each.verdict.value, style=_COLORS[each.verdict.value])
+        table.add_row(verdict, Text(each.where), Text(each.what), Text(each.suggestion))
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(Text(summary))

@@ -1,0 +1,91 @@
+"""What the doctor says: findings, each about one place, and the report they make."""
+
+import enum
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+
+class Verdict(enum.StrEnum):
+    """What becomes of it here."""
+
+    RUNS = "runs"
+    DIFFERS = "differs"
+    CHANGE = "change"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing about one place. ``where`` is a file below what was examined, with its line where one is at fault.
+
+    A file in an archive is named behind it: ``store/bell.mar/handler.py:3``.
+    """
+
+    verdict: Verdict
+    where: str
+    what: str
+    suggestion: str = ""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Everything that was found, by place."""
+
+    examined: str
+    findings: list[Finding]
+
+    @property
+    def needs_change(self) -> bool:
+        """Whether anything does not run as it is."""
+        return any(each.verdict is Verdict.CHANGE for each in self.findings)
+
+    def count(self, verdict: Verdict) -> int:
+        """How many findings say so."""
+        return sum(each.verdict is verdict for each in self.findings)
+
+
+def report(examined: Path, findings: Iterable[Finding]) -> Report:
+    """The report of these findings, safe to print: names come out of archives that nobody vouches for."""
+    clean = [
+        Finding(each.verdict, printable(each.where), printable(each.what), printable(each.suggestion))
+        for each in findings
+    ]
+    return Report(printable(str(examined)), clean)
+
+
+def printable(text: str) -> str:
+    r"""Text in which nothing steers a terminal, and which any encoding can hold.
+
+    >>> printable("a\x1b[31mb")
+    'a\\x1b[31mb'
+    """
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+def runs(where: str, what: str) -> Finding:
+    return Finding(Verdict.RUNS, where, what)
+
+
+def differs(where: str, what: str, suggestion: str = "") -> Finding:
+    return Finding(Verdict.DIFFERS, where, what, suggestion)
+
+
+def change(where: str, what: str, suggestion: str) -> Finding:
+    return Finding(Verdict.CHANGE, where, what, suggestion)
+
+
+def line_of(text: str, key: str, after: str) -> int:
+    """The line (from 1) on which a key is set, the last where there are several; 0 where there is none.
+
+    ``after`` holds the signs that may follow a key.
+    """
+    found = 0
+    for number, line in enumerate(text.splitlines(), 1):
+        rest = line.strip().removeprefix(key)
+        if rest != line.strip() and (not rest or rest[0] in after):
+            found = number
+    return found
+
+
+def at(where: str, line: int) -> str:
+    """A place with its line, where it has one."""
+    return f"{where}:{line}" if line else where

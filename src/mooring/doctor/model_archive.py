@@ -1,0 +1,222 @@
+"""A TorchServe archive, or the folder it was made of: manifest, handler, weights, model-config.yaml."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mooring.backends.handler.entry import DEFAULT_HANDLERS
+from mooring.core.errors import ModelLoadFailed
+from mooring.doctor.findings import Finding, Verdict, at, change, differs, line_of, runs
+from mooring.doctor.libraries import Requirements, library_findings
+from mooring.doctor.python_source import (
+    SourceUnreadable,
+    binds,
+    classes,
+    function,
+    has_method,
+    read_source,
+    torch_loads,
+)
+from mooring.doctor.weights import more_than_tensors
+from mooring.repository.archives import model_root, unpack
+from mooring.repository.mar import MANIFEST, checked_name, inside, name_of_file, read_manifest
+from mooring.repository.model_config import judge, read_model_config
+
+_WEIGHTS = (".pt", ".pth", ".bin", ".ckpt")
+# TorchServe's own that are no part of this server.
+_VENDOR_HANDLERS = frozenset({"dali_image_classifier", "trt_llm_handler", "vllm_handler"})
+
+
+class _Model(msgspec.Struct, frozen=True):
+    """An unpacked model and what it is called in findings."""
+
+    folder: Path
+    shown: str
+    manifest: dict[str, Any]
+    installing: bool
+
+    def said(self, key: str) -> str:
+        """A text of the manifest."""
+        return str(self.manifest["model"].get(key, ""))
+
+    def file(self, key: str) -> Path | None:
+        """The file that the manifest names. Raises ``ModelLoadFailed`` for one that is not in the archive."""
+        return inside(self.folder, self.said(key), self.shown) if self.said(key) else None
+
+    def handler(self) -> tuple[str, str]:
+        """The handler's module and the function that is asked for."""
+        location, _, wanted = self.said("handler").partition(":")
+        return location.rpartition("/")[2].removesuffix(".py").removeprefix("ts.torch_handler."), wanted
+
+    def place(self, file: Path, line: int = 0) -> str:
+        """How a file of the model is named."""
+        return at(f"{self.shown}/{file.relative_to(self.folder)}", line)
+
+
+def archive_findings(archive: Path, shown: str, *, installing: bool) -> Iterator[Finding]:
+    """What is to be said of an archive. It is unpacked to a temporary folder, as carefully as the server does it."""
+    with tempfile.TemporaryDirectory(prefix="mooring-doctor-") as temporary:
+        folder = Path(temporary).resolve()
+        try:
+            unpack(archive, folder)
+        except ModelLoadFailed as error:
+            yield change(shown, error.message, "make the archive anew with 'mooring archive'")
+            return
+        yield from folder_findings(
+            model_root(folder), shown, installing=installing, fallback=name_of_file(archive)
+        )
+
+
+def folder_findings(folder: Path, shown: str, *, installing: bool, fallback: str = "") -> Iterator[Finding]:
+    """What is to be said of a model's folder."""
+    folder = folder.resolve()
+    try:
+        manifest = read_manifest(folder, shown)
+        name = checked_name(manifest["model"].get("modelName") or fallback or folder.name, shown, "name")
+        model = _Model(folder, shown, manifest, installing)
+        found = list(_findings(model))
+    except ModelLoadFailed as error:
+        yield change(f"{shown}/{MANIFEST}", error.message, "make the archive anew with 'mooring archive'")
+        return
+    if not any(each.verdict is Verdict.CHANGE for each in found):
+        version = manifest["model"].get("modelVersion", "1.0")
+        yield runs(shown, f"model {name} {version} runs as it is, with handler {model.said('handler')}")
+    yield from found
+
+
+def _findings(model: _Model) -> Iterator[Finding]:
+    requirements = model.file("requirementsFile")
+    if requirements is not None and not model.installing:
+        yield differs(
+            model.place(requirements),
+            "is not installed, as in TorchServe without the setting",
+            "set install_py_dep_per_model=true in config.properties if the model needs it",
+        )
+    config_file = model.file("configFile")
+    config: dict[str, Any] = {}
+    if config_file is not None:
+        config = read_model_config(config_file)
+        yield from _config_findings(model, config_file, config)
+    name, wanted = model.handler()
+    handler = model.folder / f"{name}.py"
+    sources = [each for each in (handler, model.folder / (model.said("modelFile") or "-")) if each.is_file()]
+    if handler.is_file():
+        yield from _handler_findings(model, handler, wanted)
+    else:
+        yield from _named_handler_findings(model, name)
+    if model.said("modelFile") and model.folder / model.said("modelFile") not in sources:
+        yield change(
+            f"{model.shown}/{MANIFEST}",
+            f"names modelFile {model.said('modelFile')}, which is not in it",
+            "add the file",
+        )
+    yield from library_findings(
+        model.folder, model.shown, sources, Requirements(requirements, installed=model.installing)
+    )
+    yield from _weights_findings(model, sources, config_file, config)
+
+
+def _named_handler_findings(model: _Model, name: str) -> Iterator[Finding]:
+    where = f"{model.shown}/{MANIFEST}"
+    if name in DEFAULT_HANDLERS:
+        return
+    if name in _VENDOR_HANDLERS:
+        text = f"handler {name} needs a GPU vendor's library and is not part of this server"
+        yield change(where, text, "name a handler of your own in its place")
+    else:
+        text = f"the handler is missing: {name}.py is not in the archive, and no default handler is called so"
+        yield change(where, text, f"make the archive anew with --handler {name}.py")
+
+
+def _handler_findings(model: _Model, file: Path, wanted: str) -> Iterator[Finding]:
+    try:
+        tree = read_source(file)
+    except SourceUnreadable:
+        return  # it is said where its imports are read
+    entry = function(tree.body, wanted or "handle")
+    if binds(tree, wanted or "handle"):
+        if entry is not None and type(entry).__name__ == "AsyncFunctionDef":
+            yield _asynchronous(model.place(file, entry.lineno))
+        return
+    if wanted:
+        text = f"the handler has no function {wanted}, which the manifest asks for"
+        yield change(model.place(file), text, f"define {wanted}(data, context)")
+        return
+    found = classes(tree)
+    if len(found) != 1:
+        text = f"a handler has one class or a function 'handle'; this has {', '.join(each.name for each in found) or 'neither'}"
+        line = found[1].lineno if found else 0
+        hint = "move the other classes into a file of their own (--extra-files)" if found else "define one"
+        yield change(model.place(file, line), text, hint)
+        return
+    method = function(found[0].body, "handle")
+    if not has_method(found[0], "handle"):
+        text = f"class {found[0].name} has no method 'handle'"
+        yield change(model.place(file, found[0].lineno), text, "define handle(self, data, context)")
+    elif method is not None and type(method).__name__ == "AsyncFunctionDef":
+        yield _asynchronous(model.place(file, method.lineno))
+
+
+def _asynchronous(where: str) -> Finding:
+    return change(
+        where, "is a coroutine function, which this server does not run", "make it a plain function"
+    )
+
+
+def _config_findings(model: _Model, file: Path, config: dict[str, Any]) -> Iterator[Finding]:
+    text = file.read_text(errors="replace")
+    judged = judge(config)
+    for key, fault in judged.faults.items():
+        where = model.place(file, line_of(text, key, ": \t"))
+        yield change(where, f"{key} is {config[key]!r} and is ignored: {fault}", f"give {key} such a value")
+    for key in judged.without_effect:
+        where = model.place(file, line_of(text, key, ": \t"))
+        yield differs(where, f"{key} has no effect here", "remove it if the model does not read it itself")
+
+
+def _weights_findings(
+    model: _Model, sources: list[Path], config_file: Path | None, config: dict[str, Any]
+) -> Iterator[Finding]:
+    for file in sorted(model.folder.rglob("*")):
+        if file.suffix not in _WEIGHTS or not file.is_file():
+            continue
+        others = more_than_tensors(file)
+        if not others:
+            continue
+        names = ", ".join(each.replace(" ", ".") for each in others[:3])
+        what = f"is a full pickle, which runs code when it is loaded: it holds more than tensors ({names})"
+        yield _pickle_finding(model, sources, model.place(file), what, config_file, config)
+
+
+def _pickle_finding(
+    model: _Model,
+    sources: list[Path],
+    where: str,
+    what: str,
+    config_file: Path | None,
+    config: dict[str, Any],
+) -> Finding:
+    loads = [(source, line, only) for source in sources for line, only in _loads(source)]
+    if any(only is False for _, _, only in loads):
+        return differs(where, f"{what}; the handler's own code loads it so", "save a state_dict")
+    if loads:
+        source, line, _ = loads[0]
+        place = model.place(source, line)
+        return change(place, f"loads {Path(where).name}, which {what}; torch refuses that since 2.6",
+                      "save a state_dict, or add weights_only=False if you trust the file")  # fmt: skip
+    if config.get("allow_pickle") is True:
+        return differs(where, f"{what}; allow_pickle says that it is trusted", "save a state_dict")
+    name = model.place(config_file) if config_file else "a model-config.yaml (--config-file)"
+    return change(
+        where, what, f"save a state_dict, or write 'allow_pickle: true' into {name} if you trust the file"
+    )
+
+
+def _loads(source: Path) -> list[tuple[int, bool | None]]:
+    try:
+        return torch_loads(read_source(source))
+    except SourceUnreadable:
+        return []

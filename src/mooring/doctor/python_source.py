@@ -1,0 +1,132 @@
+"""Python files read as text: what they import, define and call. Nothing of them is run."""
+
+import ast
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+_MOST_BYTES = 1 << 20
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class SourceUnreadable(Exception):
+    """A file that Python would not import; ``line`` is where, or 0."""
+
+    def __init__(self, reason: str, line: int = 0) -> None:
+        super().__init__(reason)
+        self.line = line
+
+
+class Import(msgspec.Struct, frozen=True):
+    """An import statement. ``optional``: the code goes on where it fails."""
+
+    module: str
+    line: int
+    optional: bool = False
+    level: int = 0
+    names: tuple[str, ...] = ()
+
+
+def read_source(file: Path) -> ast.Module:
+    """The syntax tree of a file. Raises ``SourceUnreadable``."""
+    try:
+        with file.open("rb") as source:
+            text = source.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise SourceUnreadable("it is larger than a source file can be")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its author's escapes; they are no fault
+            return ast.parse(text)
+    except SyntaxError as error:
+        raise SourceUnreadable(error.msg, error.lineno or 0) from error
+    except OSError as error:
+        raise SourceUnreadable(error.strerror or str(error)) from error
+    except (MemoryError, RecursionError, ValueError) as error:
+        raise SourceUnreadable(str(error) or "it is nested too deep") from error
+
+
+def imports(tree: ast.Module) -> list[Import]:
+    """Every import, in functions too; those only a type checker sees are left out."""
+    found: list[Import] = []
+    waiting: list[tuple[ast.AST, bool]] = [(tree, False)]
+    while waiting:
+        node, optional = waiting.pop()
+        if isinstance(node, ast.Import):
+            found += [Import(each.name, node.lineno, optional) for each in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = tuple(each.name for each in node.names)
+            found.append(Import(node.module or "", node.lineno, optional, node.level, names))
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            waiting += [(each, optional) for each in node.orelse]
+        elif isinstance(node, ast.Try) and _forgives_imports(node):
+            waiting += [(each, True) for each in (*node.body, *node.orelse, *node.finalbody, *node.handlers)]
+        else:
+            waiting += [(each, optional) for each in ast.iter_child_nodes(node)]
+    return sorted(found, key=lambda each: each.line)
+
+
+def _forgives_imports(node: ast.Try) -> bool:
+    words = ("ImportError", "ModuleNotFoundError", "Exception")
+    return any(
+        each.type is None or any(word in ast.dump(each.type) for word in words)
+        for each in node.handlers
+        if not any(isinstance(step, ast.Raise) for step in ast.walk(each))
+    )
+
+
+def statements(tree: ast.Module) -> Iterator[ast.stmt]:
+    """What a module runs when it is imported, conditional branches included."""
+    waiting: list[ast.stmt] = list(reversed(tree.body))
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, ast.If | ast.Try | ast.With):
+            inner = [each for each in ast.iter_child_nodes(node) if isinstance(each, ast.stmt)]
+            for handler in getattr(node, "handlers", ()):
+                inner += handler.body
+            waiting += reversed(inner)
+
+
+def classes(tree: ast.Module) -> list[ast.ClassDef]:
+    """The classes that a module defines itself."""
+    return [each for each in statements(tree) if isinstance(each, ast.ClassDef)]
+
+
+def function(body: Iterable[ast.stmt], name: str) -> _Function | None:
+    """A function of that name."""
+    return next((each for each in body if isinstance(each, _FUNCTIONS) and each.name == name), None)
+
+
+def binds(tree: ast.Module, name: str) -> bool:
+    """Whether a module has that name once it is imported; a star brings any."""
+    for node in statements(tree):
+        if isinstance(node, _FUNCTIONS) and node.name == name:
+            return True
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            if any((each.asname or each.name) in (name, "*") for each in node.names):
+                return True
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(each, ast.Name) and each.id == name for each in targets):
+                return True
+    return False
+
+
+def has_method(node: ast.ClassDef, name: str) -> bool:
+    """Whether a class has a method, its own or perhaps one of a base's."""
+    bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+    return bool(bases - {"ABC", "object"}) or function(node.body, name) is not None
+
+
+def torch_loads(tree: ast.Module) -> list[tuple[int, bool | None]]:
+    """The lines that call ``torch.load``, each with its ``weights_only`` (None where it is left to torch)."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+            given = [word.value for word in node.keywords if word.arg == "weights_only"]
+            value = given[0].value if given and isinstance(given[0], ast.Constant) else None
+            found.append((node.lineno, value if isinstance(value, bool) else None))
+    return sorted(found)

@@ -1,0 +1,374 @@
+"""Each thing that keeps an installation from running here is named with its line; nothing of it is run."""
+
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from mooring.cli import commands
+from mooring.doctor.examination import examine
+from mooring.doctor.weights import _allowed, more_than_tensors
+
+HANDLER = "import json\n\nclass Echo:\n    def handle(self, data, context):\n        return data\n"
+CANARY = "import pathlib\npathlib.Path({!r}).touch()\n"
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "root" / "store").mkdir(parents=True)
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def mar(root):
+    """Writes store/NAME.mar by hand."""
+
+    def make(name="bell", files=(), **model):
+        manifest = {"modelName": name, "modelVersion": "1.0", "handler": "handler.py"} | model
+        place = root / "store" / f"{name}.mar"
+        with zipfile.ZipFile(place, "w") as archive:
+            archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"runtime": "python", "model": manifest}))
+            for file, text in {"handler.py": HANDLER, **dict(files)}.items():
+                if text is not None:
+                    archive.writestr(file, text)
+        return place
+
+    return make
+
+
+def told(root, verdict=None):
+    """``where`` -> what, of one verdict or of all."""
+    found = examine(root).findings
+    return {each.where: each.what for each in found if verdict in (None, each.verdict)}
+
+
+def suggestion(root, where):
+    return next(each.suggestion for each in examine(root).findings if each.where == where)
+
+
+@pytest.mark.parametrize("command", [["torch-model-archiver"], [sys.executable, "-m", "mooring", "archive"]])
+@pytest.mark.parametrize("form", ["default", "tgz", "no-archive"])
+def test_a_healthy_archive_of_either_archiver_runs_as_it_is(tmp_path, root, command, form):
+    if command == ["torch-model-archiver"]:
+        command = [str(Path(sys.executable).parent / "torch-model-archiver")]
+    (tmp_path / "echo.py").write_text(HANDLER)
+    subprocess.run(
+        [*command, "--model-name", "echo", "--version", "2.0", "--handler", str(tmp_path / "echo.py"),
+         "--export-path", str(root / "store"), "--archive-format", form],
+        check=True, capture_output=True, env=os.environ | {"PYTHONWARNINGS": "ignore"},
+    )  # fmt: skip
+    report = examine(root)
+    assert [each.what for each in report.findings] == ["model echo 2.0 runs as it is, with handler echo.py"]
+    assert not report.needs_change
+
+
+def test_a_gpu_library_is_named_with_the_line_that_imports_it(root, mar):
+    mar(files={"handler.py": "import os\nfrom vllm import LLM\n" + HANDLER})
+    assert told(root, "change") == {
+        "store/bell.mar/handler.py:2": "imports vllm, which needs CUDA; it is not installed here"
+    }
+
+
+def test_a_missing_library_is_found_behind_the_models_own_modules(root, mar):
+    mar(
+        files={"handler.py": "import inner.deep\n" + HANDLER, "inner/deep.py": "\n\nimport no_such_library\n"}
+    )
+    assert list(told(root, "change")) == ["store/bell.mar/inner/deep.py:3"]
+    assert "pip install no_such_library" in suggestion(root, "store/bell.mar/inner/deep.py:3")
+
+
+def test_an_import_that_may_fail_is_no_fault(root, mar):
+    source = "try:\n    import deepspeed\nexcept ImportError:\n    deepspeed = None\n"
+    mar(files={"handler.py": source + HANDLER})
+    assert not examine(root).needs_change
+    assert list(told(root, "differs")) == ["store/bell.mar/handler.py:2"]
+
+
+def test_an_import_whose_failure_is_raised_again_is_one(root, mar):
+    source = "try:\n    import deepspeed\nexcept ImportError as error:\n    raise SystemExit(1) from error\n"
+    mar(files={"handler.py": source + HANDLER})
+    assert list(told(root, "change")) == ["store/bell.mar/handler.py:2"]
+
+
+@pytest.mark.parametrize(("setting", "change"), [("false", True), ("true", False)])
+def test_requirements_count_where_they_are_installed(root, mar, setting, change):
+    (root / "config.properties").write_text(f"install_py_dep_per_model={setting}\n")
+    files = {
+        "handler.py": "import tinybell\n" + HANDLER,
+        "requirements.txt": "./tinybell-1.0-py3-none-any.whl\n",
+    }
+    mar(files=files, requirementsFile="requirements.txt")
+    assert examine(root).needs_change is change
+
+
+def test_what_of_torchserves_package_is_not_here_is_named(root, mar):
+    source = "from ts.torch_handler.base_handler import BaseHandler\nimport ts.torch_handler.distributed.base_pippy_handler\n"
+    mar(files={"handler.py": source + HANDLER})
+    assert list(told(root, "change")) == ["store/bell.mar/handler.py:2"]
+
+
+def test_a_missing_handler_is_named(root, mar):
+    mar(files={"handler.py": None}, handler="my_handler.py")
+    assert (
+        "the handler is missing: my_handler.py"
+        in told(root, "change")["store/bell.mar/MAR-INF/MANIFEST.json"]
+    )
+
+
+def test_default_handlers_are_here_but_for_those_of_vendors(root, mar):
+    mar("cats", {"handler.py": None}, handler="image_classifier")
+    mar("talk", {"handler.py": None}, handler="vllm_handler")
+    assert list(told(root, "change")) == ["store/talk.mar/MAR-INF/MANIFEST.json"]
+
+
+@pytest.mark.parametrize(
+    ("source", "line", "what"),
+    [
+        (HANDLER + "\nclass Other:\n    pass\n", 7, "this has Echo, Other"),
+        ("class Echo:\n    pass\n", 1, "class Echo has no method 'handle'"),
+        ("class Echo:\n    async def handle(self, data, context):\n        return data\n", 2, "coroutine"),
+        ("import json\n", 0, "this has neither"),
+        ("x = (\n", 1, "no Python"),
+    ],
+)
+def test_a_handler_that_cannot_be_loaded_is_named_with_its_line(root, mar, source, line, what):
+    mar(files={"handler.py": source})
+    where = f"store/bell.mar/handler.py{f':{line}' if line else ''}"
+    assert what in told(root, "change")[where]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "def handle(data, context):\n    pass\n",
+        "handle = Echo().handle\n",
+        "from json import dumps as handle\n",
+    ],
+)
+def test_two_classes_beside_a_function_handle_are_no_fault(root, mar, more):
+    mar(files={"handler.py": HANDLER + "\nclass Other:\n    pass\n\n" + more})
+    assert not examine(root).needs_change
+
+
+class Evil:
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return (exec, (CANARY.format(self.place),))
+
+
+def saved(value, **options):
+    torch = pytest.importorskip("torch")
+    file = io.BytesIO()
+    torch.save(value, file, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_full_pickle_is_told_from_tensors_without_unpickling_it(tmp_path, zipped, protocol):
+    torch = pytest.importorskip("torch")
+    canary = tmp_path / "ran"
+    options = {"_use_new_zipfile_serialization": zipped, "pickle_protocol": protocol}
+    file = tmp_path / "model.pt"
+    file.write_bytes(saved(torch.nn.Linear(2, 1).state_dict(), **options))
+    assert more_than_tensors(file) == []
+    file.write_bytes(saved({"w": torch.ones(1), "x": Evil(str(canary))}, **options))
+    assert more_than_tensors(file) in (["builtins exec"], ["__builtin__ exec"])
+    file.write_bytes(saved(torch.nn.Linear(2, 1), **options))
+    assert "torch.nn.modules.linear Linear" in more_than_tensors(file)
+    assert not canary.exists()
+
+
+def test_what_weights_only_allows_is_what_torch_says_it_does():
+    unpickler = pytest.importorskip("torch._weights_only_unpickler")
+    names = [" ".join(name.rpartition(".")[::2]) for name in unpickler._get_allowed_globals()]
+    assert [name for name in names if not _allowed(name)] == []
+    for name in ("builtins eval", "torch load", "torch.nn.modules.linear Linear", "os system"):
+        assert not _allowed(name)
+
+
+def test_torchscript_is_not_taken_for_a_pickle(tmp_path):
+    file = tmp_path / "model.pt"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("net/constants.pkl", b"")
+        archive.writestr("net/data.pkl", pickle.dumps(Evil("x")))
+    assert more_than_tensors(file) == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x80", b"\x80\x02\x8e" + b"\xff" * 8, b"PK\x05\x06" + bytes(18), bytes(99)]
+)
+def test_weights_that_are_broken_break_nothing(tmp_path, content):
+    (tmp_path / "model.pt").write_bytes(content)
+    assert more_than_tensors(tmp_path / "model.pt") == []
+
+
+def test_a_full_pickle_names_the_line_to_change(root, mar):
+    weights = {"model.pt": pickle.dumps(Evil("x"))}
+    mar("base", {"handler.py": None, **weights}, handler="base_handler", serializedFile="model.pt")
+    mar("own", {"handler.py": "import torch\nnet = torch.load('model.pt')\n" + HANDLER, **weights})
+    found = told(root, "change")
+    assert list(found) == ["store/base.mar/model.pt", "store/own.mar/handler.py:2"]
+    assert "full pickle" in found["store/base.mar/model.pt"]
+    assert "allow_pickle: true" in suggestion(root, "store/base.mar/model.pt")
+
+
+def test_keys_of_a_models_config_are_judged_by_line(root, mar):
+    mar(files={"c.yaml": "batchSize: 4\nmaxWorkers: many\nuseVenv: true\n"}, configFile="c.yaml")
+    assert list(told(root, "change")) == ["store/bell.mar/c.yaml:2"]
+    assert list(told(root, "differs")) == ["store/bell.mar/c.yaml:3"]
+
+
+def test_keys_of_the_configuration_are_judged_by_line(root):
+    lines = [
+        "# a comment", "inference_address=http://127.0.0.1:8080", "job_queue_size = none", "plugins_path=/plugins",
+        "vmargs=-Xmx4g", "enable_model_api=true", "disable_token_authorization=true", "max_reqest_size=1",
+    ]  # fmt: skip
+    (root / "config.properties").write_text("\n".join(lines))
+    change, differs = told(root, "change"), told(root, "differs")
+    assert set(change) == {f"config.properties:{line}" for line in (3, 4)}
+    assert "plugins" in change["config.properties:4"]
+    assert set(differs) == {f"config.properties:{line}" for line in (5, 6, 7, 8)}
+    assert "token setting" in differs["config.properties:7"]
+    assert suggestion(root, "config.properties:8") == "did you mean max_request_size?"
+
+
+def test_a_management_address_for_everybody_needs_a_word(root):
+    (root / "config.properties").write_text("job_queue_size=5\nmanagement_address=http://0.0.0.0:8081\n")
+    assert list(told(root, "change")) == ["config.properties:2"]
+    (root / "config.properties").write_text(
+        "management_address=http://0.0.0.0:8081\ndisable_token_authorization=true\n"
+    )
+    assert not examine(root).needs_change
+
+
+def test_a_plugin_and_a_key_file_are_named(root):
+    (root / "plugins").mkdir()
+    (root / "plugins" / "auth.jar").write_bytes(b"PK")
+    (root / "key_file.json").write_text("{}")
+    assert "plugin" in told(root, "change")["plugins/auth.jar"]
+    assert "tokens" in told(root, "differs")["key_file.json"]
+
+
+def test_a_workflow_is_named_with_what_is_missing_of_it(root, mar):
+    mar("m1")
+    with zipfile.ZipFile(root / "store" / "wf.war", "w") as war:
+        said = {"workflowName": "wf", "specFile": "wf.yaml", "handler": "fn.py"}
+        war.writestr("WAR-INF/MANIFEST.json", json.dumps({"workflow": said}))
+        spec = "models:\n  min-workers: 1\n  m1:\n    url: m1.mar\n  m2:\n    url: m2.mar\n"
+        war.writestr("wf.yaml", spec + "dag:\n  pre: [m1]\n  m1: [m2]\n  m2: [post]\n")
+        war.writestr("fn.py", "def pre(data, context):\n    return data\n")
+    found = told(root)
+    assert "workflow wf of pre, m1, m2, post" in found["store/wf.war"]
+    assert "m2.mar, which is not in the store" in found["store/wf.war/wf.yaml:6"]
+    assert "has no function post" in found["store/wf.war/fn.py"]
+
+
+def test_mlservers_models_are_recognised(root):
+    (root / "iris").mkdir()
+    said = {
+        "name": "iris",
+        "implementation": "mlserver_sklearn.SKLearnModel",
+        "parameters": {"uri": "./m.joblib"},
+    }
+    (root / "iris" / "model-settings.json").write_text(json.dumps(said, indent=1))
+    assert "MLServer's model iris" in told(root, "change")["iris/model-settings.json:3"]
+    assert "./m.joblib" in suggestion(root, "iris/model-settings.json:3")
+
+
+def test_a_repository_of_tritons_is_recognised(root):
+    good, python, old = (root / name for name in ("good", "py", "old"))
+    for folder in (good, python, old):
+        (folder / "1").mkdir(parents=True)
+    tensors = 'input [{name: "x" data_type: TYPE_FP32 dims: [2]}]\noutput [{name: "y" data_type: TYPE_FP32 dims: [2]}]\n'
+    (good / "config.pbtxt").write_text(f'platform: "onnxruntime_onnx"\n{tensors}optimization {{ }}\n')
+    (good / "1" / "model.onnx").write_bytes(b"")
+    (python / "config.pbtxt").write_text(f'backend: "python"\n{tensors}')
+    (python / "1" / "model.py").write_text(
+        "import triton_python_backend_utils as pb\nclass TritonPythonModel: pass\n"
+    )
+    (old / "config.pbtxt").write_text(f'platform: "tensorflow_graphdef"\n{tensors}')
+    found = told(root)
+    assert "runs as it is, by the backend onnx" in found["good/config.pbtxt"]
+    assert "no effect" in found["good/config.pbtxt:4"]
+    assert "Python backend" in found["py/1/model.py:1"]
+    assert "tensorflow_graphdef" in told(root, "change")["old/config.pbtxt"]
+
+
+def test_no_code_of_an_archive_is_run(root, mar, tmp_path):
+    canary = CANARY.format(str(tmp_path / "ran"))
+    files = dict.fromkeys(
+        ("handler.py", "net.py", "helper.py", "setup.py", "sitecustomize.py"), canary + HANDLER
+    )
+    mar(files={**files, "handler.py": "import helper\n" + canary + HANDLER}, modelFile="net.py")
+    examine(root)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["../../escaped.py", "/tmp/escaped.py", "a/../../escaped.py"])
+def test_an_archive_that_leads_elsewhere_is_refused_and_writes_nothing(root, mar, tmp_path, name):
+    mar(files={name: "x"})
+    assert "leads out" in told(root, "change")["store/bell.mar"]
+    assert not list(tmp_path.rglob("escaped.py"))
+
+
+def test_links_bombs_and_rubbish_are_refused(root):
+    with tarfile.open(root / "store" / "link.tar.gz", "w:gz") as archive:
+        link = tarfile.TarInfo("link/handler.py")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    with zipfile.ZipFile(root / "store" / "bomb.mar", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(65 << 20))
+    (root / "store" / "rubbish.mar").write_bytes(b"nothing")
+    (root / "store" / "out.mar").symlink_to("/etc/hostname")
+    assert set(told(root, "change")) == {
+        f"store/{name}" for name in ("link.tar.gz", "bomb.mar", "rubbish.mar", "out.mar")
+    }
+
+
+def test_names_that_would_steer_a_terminal_are_escaped(root, mar):
+    mar(files={"handler.py": None}, handler="\x1b[31mred.py")
+    done = CliRunner().invoke(commands, ["doctor", str(root)])
+    assert "\x1b" not in done.output
+    assert "\\x1b[31mred" in done.output
+
+
+def test_the_command_says_it_in_lines_and_in_json_and_by_its_status(root, mar):
+    mar()
+    healthy = CliRunner().invoke(commands, ["doctor", str(root)])
+    assert (healthy.exit_code, healthy.stdout.splitlines()[-1]) == (
+        0, "1 run as they are, 0 behave differently, 0 need a change",
+    )  # fmt: skip
+    mar("sick", {"handler.py": "import vllm\n" + HANDLER})
+    assert (
+        "change  store/sick.mar/handler.py:1: imports vllm"
+        in CliRunner().invoke(commands, ["doctor", str(root)]).stdout
+    )
+    done = CliRunner().invoke(commands, ["doctor", "--json", str(root)])
+    assert done.exit_code == 1
+    assert {each["verdict"] for each in json.loads(done.stdout)["findings"]} == {"runs", "change"}
+
+
+def test_one_archive_alone_can_be_asked_about(mar):
+    assert [each.verdict for each in examine(mar()).findings] == ["runs"]
+
+
+def test_a_folder_with_nothing_in_it_says_so(root):
+    assert examine(root).needs_change
+
+
+def test_a_store_beside_the_folder_is_followed(root, tmp_path, mar):
+    mar()
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "config.properties").write_text(f"model_store={root / 'store'}\n")
+    assert any("model bell" in each.what for each in examine(tmp_path / "etc").findings)
