@@ -142,7 +142,8 @@ class Mooring(Target):
         command += ["--inference-address", f"http://127.0.0.1:{self.port}"]
         for other in ("management", "metrics"):
             command += [f"--{other}-address", f"unix:{folder}/{other}"]
-        return [*command, "--grpc-address", f"127.0.0.1:{self.grpc_port}"]
+        rpc = f"127.0.0.1:{self.grpc_port}"
+        return [*command, "--grpc-address", rpc, "--grpc-management-address", rpc]
 
 
 class BareFront(Target):

@@ -43,7 +43,7 @@ TABLES = {DOCS / "guide-settings.md": settings, DOCS / "guide-errors.md": errors
 
 def _default(name: str) -> str:
     default = getattr(Config(), name)
-    if name == "grpc_address":  # named without a scheme
+    if name in ("grpc_address", "grpc_management_address"):  # named without a scheme
         return f"`{default.host}:{default.port}`"
     if is_switch(name) and default is not None:
         return str(default).lower()

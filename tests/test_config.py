@@ -48,7 +48,7 @@ def test_the_environment_may_name_the_file(tmp_path):
     assert load_config({}, {"MOORING_CONFIG": str(file)}).log_level == "debug"
 
 
-@pytest.mark.parametrize("name", [name for name in SETTINGS if name != "grpc_address"])
+@pytest.mark.parametrize("name", [name for name in SETTINGS if not name.startswith("grpc_")])
 def test_every_setting_reads_the_same_from_file_environment_and_flag(tmp_path, name):
     text, toml = {
         "targets": ("a.mar,b.py:fn", ["a.mar", "b.py:fn"]),
@@ -178,10 +178,11 @@ def test_a_misspelled_variable_is_named_and_kubernetes_own_are_not():
     assert lines == ["unknown variable MOORING_JOB_QUEUE_SISE; did you mean 'job_queue_size'?"]
 
 
+@pytest.mark.parametrize("name", ["management_address", "grpc_management_address"])
 @pytest.mark.parametrize("address", ["http://0.0.0.0:8081", "http://[::]:8081", "http://example.com:1"])
-def test_management_beyond_loopback_needs_a_word_from_the_user(address):
-    flags = {"management_address": address}
-    assert "insecure" in refusal(flags, {})
+def test_management_beyond_loopback_needs_a_word_from_the_user(name, address):
+    flags = {name: address}
+    assert refusal(flags, {}).startswith(f"{name} {address} can be reached")
     assert load_config({**flags, "insecure": True}, {}).insecure
 
 
@@ -200,6 +201,7 @@ def test_torchserve_properties_are_read_by_their_meaning(tmp_path):
         management_address=http://0.0.0.0
         disable_token_authorization=True
         grpc_inference_port=7777
+        grpc_management_address=::1
         model_store=$$STORE$$/models
         load_models=a.mar, b=b.mar
         default_workers_per_model=3
@@ -215,6 +217,7 @@ def test_torchserve_properties_are_read_by_their_meaning(tmp_path):
     assert config.management_address == Address("0.0.0.0", 8081)
     assert config.insecure
     assert config.grpc_address == Address("127.0.0.1", 7777)
+    assert config.grpc_management_address == Address("::1", 7071)
     assert config.model_store == Path("/data/models")
     assert config.models == ("a.mar", "b=b.mar")
     assert config.default_workers_per_model == 3

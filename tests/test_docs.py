@@ -12,7 +12,7 @@ import pytest
 from mooring.config import _PROPERTIES, _PROPERTIES_GRPC, Config
 from mooring.observability.metrics import Metrics
 from mooring.protocols.amd.metrics import AmdMetrics
-from mooring.protocols.grpc_mount import grpc_server
+from mooring.protocols.grpc_mount import grpc_management, grpc_server
 from mooring.protocols.kserve.settings import TraceSettings
 from mooring.repository.catalog import WORKERS
 from mooring.repository.declaration import Declaration, _Batching, _Workers
@@ -49,7 +49,7 @@ def test_each_setting_and_each_error_is_documented_as_it_is(file):
 
 def test_each_key_of_torchserves_file_is_documented_with_what_it_sets():
     text = guide("settings").partition("## TorchServe")[2]
-    assert first_cells(text) == {*_PROPERTIES, *_PROPERTIES_GRPC}
+    assert first_cells(text) == {*_PROPERTIES, *(key for keys in _PROPERTIES_GRPC for key in keys)}
     assert [key for key, name in _PROPERTIES.items() if f"| `{key}` | `{name}` |" not in text] == []
 
 
@@ -64,7 +64,7 @@ async def test_each_route_is_documented_and_no_other(dialect):
 async def test_each_rpc_is_documented_and_no_other():
     mounted = grpc_server(
         Mock(), Mock(), Mock(), Mock(), version="", extensions=[], dialect=Mock(server=""), memory=None,
-        log_settings=Mock(), trace_settings=TraceSettings(), changes=True, max_message_bytes=0,
+        log_settings=Mock(), trace_settings=TraceSettings(), changes=True, max_message_bytes=0, further=[grpc_management(Mock(), Mock(), model_api=True)],
     )._services  # fmt: skip
     methods = {name for service in mounted for name in (*service.unary, *service.streaming)}
     text = guide("protocols").partition("## gRPC")[2]

@@ -120,6 +120,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     grpc_address: Annotated[Address, Meta(description="where gRPC is served, HOST:PORT or unix:/path")] = (
         Address("127.0.0.1", 7070)
     )
+    grpc_management_address: Annotated[
+        Address,
+        Meta(description="where TorchServe's management is served over gRPC, HOST:PORT or unix:/path"),
+    ] = Address("127.0.0.1", 7071)
     grpc_max_message_size: Annotated[
         Count, Meta(description="bytes of the largest gRPC message; 0 is no limit")
     ] = 0
@@ -315,7 +319,11 @@ _PROPERTIES = {
     "install_py_dep_per_model": "install_py_dep_per_model",
     "disable_token_authorization": "insecure",
 }
-_PROPERTIES_GRPC = ("grpc_inference_address", "grpc_inference_port")
+# Host and port have a key each -> our setting.
+_PROPERTIES_GRPC = {
+    ("grpc_inference_address", "grpc_inference_port"): "grpc_address",
+    ("grpc_management_address", "grpc_management_port"): "grpc_management_address",
+}
 
 
 def _from_properties(path: Path, found: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
@@ -324,15 +332,14 @@ def _from_properties(path: Path, found: Mapping[str, str], warn: Callable[[str],
         for key, value in found.items()
         if key in _PROPERTIES
     }
-    if any(key in found for key in _PROPERTIES_GRPC):
-        host, port = (
-            found.get(key, default)
-            for key, default in zip(_PROPERTIES_GRPC, ("127.0.0.1", "7070"), strict=True)
-        )
-        chosen["grpc_address"] = _typed(
-            "grpc_address", f"{host}:{port}", f"{path}: grpc_inference_address and _port"
-        )
-    ignored = [key for key in found if key not in _PROPERTIES and key not in _PROPERTIES_GRPC]
+    for (host, port), name in _PROPERTIES_GRPC.items():
+        if host in found or port in found:
+            default = _FIELDS[name].default
+            where = found.get(host, default.host)
+            text = f"{f'[{where}]' if ':' in where else where}:{found.get(port, default.port)}"
+            chosen[name] = _typed(name, text, f"{path}: {host} and _port")
+    known = _PROPERTIES.keys() | {key for keys in _PROPERTIES_GRPC for key in keys}
+    ignored = [key for key in found if key not in known]
     if ignored:
         warn(f"{path}: without effect here: {', '.join(ignored)}")
     return chosen
@@ -378,12 +385,13 @@ def _patterns(texts: Iterable[str]) -> Iterator[str]:
 
 def _check_management(config: Config) -> None:
     """Nobody but this machine may manage models until tokens guard it, unless the user says so."""
-    if config.insecure or config.management_address.loopback:
-        return
-    raise ConfigError(
-        f"management_address {config.management_address} can be reached from other machines, where anybody could manage"
-        " the models: give a loopback address, or set insecure = true (--insecure) to allow it"
-    )
+    for name in ("management_address", "grpc_management_address"):
+        address: Address = getattr(config, name)
+        if not config.insecure and not address.loopback:
+            raise ConfigError(
+                f"{name} {address} can be reached from other machines, where anybody could manage"
+                " the models: give a loopback address, or set insecure = true (--insecure) to allow it"
+            )
 
 
 def _flag(name: str) -> str:

@@ -176,7 +176,12 @@ class Server:
     async def _listen_grpc(self) -> None:
         # Here and not above, and in a thread: it takes a tenth of a second to import, and HTTP answers meanwhile.
         mount = await asyncio.to_thread(importlib.import_module, "mooring.protocols.grpc_mount")
-        address = self._config.grpc_address
+        config = self._config
+        address, managing = config.grpc_address, config.grpc_management_address
+        management = mount.grpc_management(
+            self.engine, self._administration, model_api=self._model_api(managing)
+        )
+        together = managing == address and bool(address.path or address.port)
         server: GrpcServer = mount.grpc_server(
             self.engine,
             self._administration,
@@ -188,9 +193,16 @@ class Server:
             memory=self._memory,
             log_settings=self._log_settings,
             trace_settings=self._trace_settings,
-            changes=address.loopback or self._config.insecure,
-            max_message_bytes=self._config.grpc_max_message_size,
+            changes=address.loopback or config.insecure,
+            max_message_bytes=config.grpc_max_message_size,
+            further=[management] if together else [],
         )
+        await self._start_grpc(server, address)
+        if not together:
+            server = mount.grpc_of([management], max_message_bytes=config.grpc_max_message_size)
+            await self._start_grpc(server, managing)
+
+    async def _start_grpc(self, server: "GrpcServer", address: Address) -> None:
         if address.path:
             await server.start_unix(address.path)
         else:

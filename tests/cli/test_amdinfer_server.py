@@ -20,6 +20,7 @@ def test_without_flags_the_ports_are_amds_and_the_address_is_loopback(mooring, s
     for address in (config.inference_address, config.management_address, config.metrics_address):
         assert str(address) == "http://127.0.0.1:8998"
     assert str(config.grpc_address) == "http://127.0.0.1:50051"
+    assert config.grpc_management_address == config.grpc_address
     assert config.dialect == "amd"
     assert config.max_request_size == 400 * 2**20
     assert not config.insecure

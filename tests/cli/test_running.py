@@ -33,7 +33,7 @@ def served(folder, *args):
     """A server on one socket file in ``folder``; yields its process once it has greeted."""
     address = f"unix:{folder}/s"
     flags = [f"--{name}-address={address}" for name in ("inference", "management", "metrics")]
-    flags.append(f"--grpc-address=unix:{folder}/g")
+    flags += [f"--grpc-address=unix:{folder}/g", f"--grpc-management-address=unix:{folder}/g"]
     process = subprocess.Popen(
         [sys.executable, "-m", "mooring", "serve", *args, *flags],
         cwd=folder,

@@ -78,6 +78,7 @@ def served(tmp_path_factory):
         management_address=Address("127.0.0.1", management),
         metrics_address=Address("127.0.0.1", metrics),
         grpc_address=Address("127.0.0.1", rpc),
+        grpc_management_address=Address("127.0.0.1", rpc),
     )
     served = Served(config, f"http://127.0.0.1:{inference}", f"grpc://127.0.0.1:{rpc}")
     yield served

@@ -166,10 +166,10 @@ class Server:
         self.log_file = folder / "server.log"
         named = zip(("inference", "management", "metrics"), self.ports, strict=True)
         flags = [f"--{name}-address=http://127.0.0.1:{port}" for name, port in named] if not ports else []
-        if command == "serve" and not any(
-            str(argument).startswith("--grpc-address") for argument in arguments
-        ):
-            flags.append("--grpc-address=127.0.0.1:0")
+        said = {str(argument).partition("=")[0] for argument in arguments}
+        if command == "serve":
+            names = {"--grpc-address", "--grpc-management-address"} - said
+            flags += [f"{name}=127.0.0.1:0" for name in sorted(names)]
         environ = {key: value for key, value in os.environ.items() if not key.startswith(("MOORING_", "TS_"))}
         with self.log_file.open("wb") as log:
             self.process = psutil.Popen(

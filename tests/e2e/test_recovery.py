@@ -251,7 +251,7 @@ def test_torchserves_start_command_serves_its_model_store(tmp_path):
     inference, management, metrics = ports = free_ports(3)
     (tmp_path / "config.properties").write_text(
         f"inference_address=http://127.0.0.1:{inference}\nmanagement_address=http://127.0.0.1:{management}\n"
-        f"metrics_address=http://127.0.0.1:{metrics}\nnumber_of_netty_threads=4\ngrpc_inference_port=0\n"
+        f"metrics_address=http://127.0.0.1:{metrics}\nnumber_of_netty_threads=4\ngrpc_inference_port=0\ngrpc_management_port=0\n"
     )
     server = Server(
         tmp_path, "--start", "--foreground", "--ncs", "--model-store", store, "--models", "rows=rows.mar", "answers.mar",

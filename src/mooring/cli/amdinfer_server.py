@@ -69,13 +69,15 @@ def amdinfer_server(
     """Start as amdinfer-server would, from its flags."""
     there = Path(model_repository).is_dir()
     http = str(Address(address, http_port))
+    rpc = str(Address(address, grpc_port))
     everybody = insecure or Address(address).loopback
     flags = {
         "inference_address": http,
         "metrics_address": http,
         # From other machines, management is refused; here it then has a port of its own, as under `serve`.
         "management_address": http if everybody else None,
-        "grpc_address": str(Address(address, grpc_port)),
+        "grpc_address": rpc,
+        "grpc_management_address": rpc if everybody else None,
         "model_repository": model_repository if there else None,
         "repository_load_existing": repository_load_existing or repository_monitoring,
         "repository_monitoring": repository_monitoring and there,

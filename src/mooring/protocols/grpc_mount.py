@@ -8,13 +8,14 @@ from mooring.protocols.amd.rpcs import AmdRpcs
 from mooring.protocols.dialect import Dialect
 from mooring.protocols.grpc_health import Health
 from mooring.protocols.grpc_reflection import Reflection
-from mooring.protocols.grpc_server import GrpcServer
+from mooring.protocols.grpc_server import GrpcServer, Service
 from mooring.protocols.kserve.grpc_administration import GrpcRepository, GrpcSettings, GrpcSharedMemory
 from mooring.protocols.kserve.grpc_infer import Inference
 from mooring.protocols.kserve.settings import LogSettings, TraceSettings
 from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.kserve.v2_grpc import KServeV2Grpc
 from mooring.protocols.torchserve.grpc_inference import TorchServeInferenceRpcs
+from mooring.protocols.torchserve.grpc_management import TorchServeManagementRpcs
 
 
 def grpc_server(
@@ -31,10 +32,11 @@ def grpc_server(
     trace_settings: TraceSettings,
     changes: bool,
     max_message_bytes: int = 0,
+    further: Sequence[Service] = (),
 ) -> GrpcServer:
     """A server that speaks v2 with its extensions, AMD's methods, TorchServe's inference, health and reflection.
 
-    ``changes`` False refuses whatever would change what is served.
+    ``changes`` False refuses whatever would change what is served; ``further`` services are mounted beside these.
     """
     inference = Inference(service, allocator, memory=memory, dialect=dialect)
     methods = {
@@ -44,6 +46,18 @@ def grpc_server(
         **AmdRpcs(administration, control, changes=changes).methods(),
     }
     services = KServeV2Grpc(inference, version=version, extensions=extensions).services(methods)
-    services.append(TorchServeInferenceRpcs(service, allocator).service())
+    services += [TorchServeInferenceRpcs(service, allocator).service(), *further]
     services.append(Health(service.ready, [each.name for each in services]).service())
+    return grpc_of(services, max_message_bytes=max_message_bytes)
+
+
+def grpc_management(
+    service: InferenceService, administration: ModelAdministration, *, model_api: bool
+) -> Service:
+    """TorchServe's management. ``model_api`` False refuses to register and unregister models."""
+    return TorchServeManagementRpcs(service, administration, model_api=model_api).service()
+
+
+def grpc_of(services: Sequence[Service], *, max_message_bytes: int = 0) -> GrpcServer:
+    """A server of these services that tells, too, what they are."""
     return GrpcServer([*services, *Reflection(services).services()], max_message_bytes=max_message_bytes)
