@@ -14,6 +14,7 @@ with warnings.catch_warnings():
 EXAMPLES = 25
 # Understood, and not offered here or by this model: these are answers, and no faults.
 ANSWERS = {501}
+_WORKERS = {"min_worker", "max_worker", "initial_workers"}
 MODELS = ["digits", "digits_onnx", "sums", "mirror", "steps", "counted", "echo"]
 
 
@@ -35,7 +36,9 @@ def operations(url):
     found = [each.ok() for each in schema.get_all_operations()]
     assert len(found) > 5
     # Those that unload models come last, so that the others have some to ask.
-    return sorted(found, key=lambda each: ("unload" in each.path, each.path, each.method))
+    return sorted(
+        found, key=lambda each: ("unload" in each.path or each.method == "delete", each.path, each.method)
+    )
 
 
 def faults_of(operation):
@@ -48,6 +51,8 @@ def faults_of(operation):
     def ask(case, name):
         if "model_name" in (case.path_parameters or {}):
             case.path_parameters["model_name"] = name
+        for each in _WORKERS & (case.query or {}).keys():
+            case.query[each] = 1  # a thousand workers would be what was asked for, and no fault
         answer = case.call(timeout=30)
         if answer.status_code >= 500 and answer.status_code not in ANSWERS:
             faults.append((case.as_curl_command(), answer.status_code, answer.text[:300]))

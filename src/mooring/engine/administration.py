@@ -14,6 +14,7 @@ from mooring.core.errors import (
     ModelLoadFailed,
     ModelNotFound,
     MooringError,
+    Unsupported,
     VersionIsDefault,
     WorkersFailed,
 )
@@ -135,6 +136,8 @@ class Administration(ModelAdministration):
         self, model: str, version: str = "", *, least: int, most: int, wait: bool = True
     ) -> Scaled:
         found = self._engine.registry.find(model, version)
+        if found.spec.stages:
+            raise Unsupported(f"model '{model}' is a chain: its stages have the workers")
         return await self._resize(found, least, most, wait=wait)
 
     def set_default(self, model: str, version: str) -> None:
@@ -161,8 +164,10 @@ class Administration(ModelAdministration):
         task = asyncio.get_running_loop().create_task(self._resized(version, least, most, new=new))
         self._changes.add(task)
         task.add_done_callback(self._changed)
+        if not wait:
+            return Scaled(spec.name, spec.version, least, done=False)
         # A shield: who asked may go away, and half a change would help nobody.
-        done = await asyncio.shield(task) if wait else False
+        done = await asyncio.shield(task)
         pool = version.scheduler.pool if version.scheduler is not None else None
         return Scaled(spec.name, spec.version, pool.wanted if pool is not None else 0, done)
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from typing import IO
+from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import msgspec
@@ -88,6 +89,8 @@ class Fetcher:
             else:
                 self._download(url, target)
         except (OSError, HTTPException, ValueError) as error:
+            if isinstance(error, HTTPError):
+                error.close()
             raise FetchFailed(f"'{shown(url)}' could not be fetched: {error}") from error
         return target
 
@@ -143,10 +146,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         headers: HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
-        if urlsplit(newurl).scheme == "file":
-            raise FetchFailed(f"'{shown(req.full_url)}' leads to a file of this machine")
         try:
             self._fetcher.check(newurl)
         except SourceRefused as error:
+            fp.close()
             raise FetchFailed(f"'{shown(req.full_url)}' leads elsewhere: {error.message}") from None
         return super().redirect_request(req, fp, code, msg, headers, newurl)

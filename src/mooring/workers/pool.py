@@ -370,7 +370,9 @@ class WorkerPool:
             worker.process.output.close()
 
     def _dismiss(self, worker: PooledWorker) -> None:
-        """It has nothing to do and ends by itself when its channel is closed."""
+        """It has nothing to do and ends by itself when its channel is closed; while it is loading it is made to."""
+        if worker.state is WorkerState.STARTING:
+            worker.process.kill()
         self._remove(worker)
         worker.close()
         self._run(self._see_off(worker))

@@ -1,0 +1,179 @@
+"""Archives from elsewhere: from where the allow-list says and from nowhere else, whole or not at all."""
+
+import http.server
+import re
+import threading
+import time
+import zipfile
+from contextlib import suppress
+
+import pytest
+
+from mooring.core.errors import FetchFailed, ModelLoadFailed, SourceRefused
+from mooring.repository.fetch import Fetcher, FetchLimits
+from mooring.repository.store import Store
+
+CONTENT = bytes(range(256)) * 64
+
+
+class Origin(http.server.BaseHTTPRequestHandler):
+    """Serves CONTENT, and every way of not doing so."""
+
+    def do_GET(self) -> None:
+        kind = self.path.partition("?")[0].strip("/").partition("/")[0]
+        if kind == "missing":
+            self.send_error(404)
+        elif kind == "moved":
+            self.send_response(302)
+            self.send_header("location", self.path.partition("?")[2])
+            self.send_header("content-length", "0")
+            self.end_headers()
+        else:
+            self._content(kind)
+
+    def _content(self, kind: str) -> None:
+        self.send_response(200)
+        if kind != "unmeasured":
+            self.send_header("content-length", str(len(CONTENT) * (2 if kind in ("short", "slow") else 1)))
+        self.end_headers()
+        self.wfile.write(self.server.content or CONTENT)
+        if kind == "slow":
+            with suppress(OSError):
+                for _ in range(40):
+                    time.sleep(0.05)
+                    self.wfile.write(b"x")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def origin():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Origin)
+    server.daemon_threads = True
+    server.content = b""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def url(origin, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return f"http://127.0.0.1:{origin.server_port}"
+
+
+@pytest.mark.parametrize("kind", ["file", "unmeasured"])
+def test_what_is_allowed_is_fetched_whole(url, tmp_path, kind):
+    file = Fetcher([f"{url}/.*"]).fetch(f"{url}/{kind}/a%20model.mar?signature=secret", tmp_path)
+    assert file == tmp_path / "a model.mar"
+    assert file.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "allowed", [(), ("https://models[.]example/.*",), ("http://127.0.0.1:1/.*",), ("http://127",)]
+)
+def test_what_no_pattern_matches_as_a_whole_is_refused(url, tmp_path, allowed):
+    with pytest.raises(SourceRefused, match="matches none of the allowed URLs"):
+        Fetcher(allowed).fetch(f"{url}/file", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "http://user@127.0.0.1/x", "http://a/../x", "http://a/%2e%2e/x", "http://a/b\\c", "http://a/b c", "http://a/b\nc",
+        "http://a/b%00c", "ftp://a/x", "data://a/x", "s3://a/x", "gopher://a/x", "://", "http://[a/x", "HTTP//x",
+        "file:///models/../etc/passwd", "http://a/%5c..%5cx",
+    ],
+)  # fmt: skip
+def test_what_may_mean_something_else_is_refused_even_where_everything_is_allowed(odd, tmp_path):
+    with pytest.raises(SourceRefused):
+        Fetcher([r"(?s).*"]).fetch(odd, tmp_path)
+
+
+def test_a_redirect_within_the_list_is_followed(url, tmp_path):
+    file = Fetcher([f"{url}/.*"]).fetch(f"{url}/moved/m.mar?{url}/file/other.mar", tmp_path)
+    assert file.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    "where", ["{url}/elsewhere/m.mar", "file:///etc/passwd", "ftp://127.0.0.1/x", "//evil.example/x"]
+)
+def test_no_redirect_leads_out_of_the_list(url, tmp_path, where):
+    fetcher = Fetcher([f"{url}/moved/.*", "file://.*"])
+    with pytest.raises(FetchFailed):
+        fetcher.fetch(f"{url}/moved/m.mar?{where.format(url=url)}", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_circle_of_redirects_ends(url, tmp_path):
+    with pytest.raises(FetchFailed):
+        Fetcher([".*"]).fetch(f"{url}/moved/m.mar?/moved/m.mar", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "limits", "reason"),
+    [
+        ("missing", FetchLimits(), "404"),
+        ("short", FetchLimits(), "broke off|more expected|IncompleteRead"),
+        ("file", FetchLimits(total_bytes=1000), "more than 1000"),
+        ("unmeasured", FetchLimits(total_bytes=1000), "more than 1000"),
+        ("slow", FetchLimits(seconds=0.2), "longer than 0.2 s"),
+    ],
+)
+def test_what_does_not_come_whole_and_in_time_has_failed(url, tmp_path, kind, limits, reason):
+    with pytest.raises(FetchFailed, match=reason):
+        Fetcher([f"{url}/.*"], limits).fetch(f"{url}/{kind}/m.mar", tmp_path)
+
+
+def test_a_server_that_is_not_there_has_failed(tmp_path):
+    with pytest.raises(FetchFailed):
+        Fetcher([".*"]).fetch("http://127.0.0.1:1/m.mar", tmp_path)
+
+
+def test_a_signature_is_not_told(url, tmp_path):
+    for fetcher in (Fetcher(), Fetcher([".*"])):
+        with pytest.raises(ModelLoadFailed) as caught:
+            fetcher.fetch(f"{url}/missing/m.mar?signature=secret", tmp_path)
+        assert "secret" not in caught.value.message
+
+
+def test_a_file_of_this_machine_is_fetched_where_it_is_allowed(tmp_path):
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "m.mar").write_bytes(CONTENT)
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "ours" / "link.mar").symlink_to(tmp_path / "secret")
+    fetcher = Fetcher([f"file://{re.escape(str(tmp_path))}/ours/.*"])
+    (tmp_path / "in").mkdir()
+    assert fetcher.fetch(f"file://{tmp_path}/ours/m.mar", tmp_path / "in").read_bytes() == CONTENT
+    for refused in (f"file://{tmp_path}/secret", f"file://{tmp_path}/ours/link.mar"):
+        with pytest.raises(SourceRefused):
+            fetcher.fetch(refused, tmp_path / "in")
+    with pytest.raises(FetchFailed):
+        fetcher.fetch(f"file://{tmp_path}/ours/none.mar", tmp_path / "in")
+
+
+def test_the_store_unpacks_what_was_fetched_and_keeps_nothing_else(origin, url, tmp_path):
+    archive = tmp_path / "m.mar"
+    with zipfile.ZipFile(archive, "w") as made:
+        made.writestr("MAR-INF/MANIFEST.json", '{"model": {"handler": "h.py"}}')
+        made.writestr("h.py", "")
+    unpacked = tmp_path / "unpacked"
+    unpacked.mkdir()
+    store = Store(unpacked, fetcher=Fetcher([f"{url}/.*"]))
+    origin.content = archive.read_bytes()
+    try:
+        spec = store.open_archive(tmp_path, f"{url}/unmeasured/fetched-model.mar?signature=secret")
+    finally:
+        origin.content = b""
+    assert (spec.name, spec.url) == ("fetched_model", f"{url}/unmeasured/fetched-model.mar")
+    assert len(list(unpacked.iterdir())) == 1
+    store.release(spec)
+    with pytest.raises(ModelLoadFailed):
+        store.open_archive(tmp_path, f"{url}/file/no-archive.mar")
+    assert list(unpacked.iterdir()) == []
