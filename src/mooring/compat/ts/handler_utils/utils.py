@@ -1,2 +1,3 @@
 from mooring.backends.handler.module_classes import import_class
 from mooring.backends.handler.streaming import send_intermediate_predict_response
+from mooring.backends.handler.worker_wire import create_predict_response

@@ -1,0 +1,115 @@
+"""TorchServe's own messages between its front and a worker, for code that imports the functions that make them.
+
+Nothing here is sent anywhere in this server. Integers are four bytes, big-endian; a text or body has its length before
+it. Source: contracts/torchserve.md, section 3, "Worker wire".
+"""
+
+import socket
+import struct
+from typing import Any
+
+from mooring.backends.handler.context import Context
+from mooring.backends.handler.forms import body_answer
+
+_INT = struct.Struct(">i")
+_END = _INT.pack(-1)
+
+
+def create_load_model_response(code: int, message: str) -> bytes:
+    """What a worker answers to the order to load: a code, a text, and no predictions."""
+    return _INT.pack(code) + _sized(message.encode()) + _END
+
+
+def create_predict_response(
+    ret: Any,
+    req_id_map: dict[int, str],
+    message: str,
+    code: int,
+    context: Context | None = None,
+    ts_stream_next: bool = False,
+) -> bytearray:
+    """What a worker answers to a batch: of every request its id, content type, status, headers and body.
+
+    ``ret`` is the list that the handler returned, or None where the batch failed. Raises ``InvalidOutput`` for an item
+    that no body can hold.
+    """
+    reply = bytearray(_INT.pack(code) + _sized(message.encode()))
+    for row, request_id in req_id_map.items():
+        status, reason, content_type = code, message, ""
+        headers: dict[str, str] = {}
+        if context is not None:
+            content_type = context.get_response_content_type(row) or ""
+            status, reason = context.get_response_status(row)
+            headers = dict(context.get_response_headers(row) or {})
+        if ts_stream_next:
+            headers["ts_stream_next"] = "true"
+        body = message.encode() if ret is None else body_answer(ret[row], None).outputs[0].data[0]
+        reply += _sized(request_id.encode()) + _sized(content_type.encode())
+        reply += _INT.pack(status or code) + _sized((reason or "").encode()) + _INT.pack(len(headers))
+        for name, value in headers.items():
+            reply += _sized(str(name).encode()) + _sized(str(value).encode())
+        reply += _sized(body)
+    reply += _END
+    return reply
+
+
+def retrieve_msg(conn: socket.socket) -> tuple[bytes, Any]:
+    """The next order on a worker's socket: b"L" with a dict, or b"I" with a list of requests.
+
+    Raises ``ValueError`` for any other order and ``EOFError`` when the socket ends.
+    """
+    command = _exactly(conn, 1)
+    if command == b"L":
+        return command, _load_order(conn)
+    if command == b"I":
+        return command, _requests(conn)
+    raise ValueError(f"unknown order {command!r} for a worker; expected b'L' or b'I'")
+
+
+def _load_order(conn: socket.socket) -> dict[str, Any]:
+    order: dict[str, Any] = {"modelName": _text(conn).encode(), "modelPath": _text(conn).encode()}
+    order["batchSize"] = _int(conn)
+    order["handler"] = _text(conn).encode()
+    gpu = _int(conn)
+    order["gpu"] = gpu if gpu >= 0 else None
+    order["envelope"] = _text(conn).encode()
+    order["limitMaxImagePixels"] = _exactly(conn, 1) != b"\0"
+    return order
+
+
+def _requests(conn: socket.socket) -> list[dict[str, Any]]:
+    requests = []
+    while (size := _int(conn)) != -1:
+        request: dict[str, Any] = {"requestId": _exactly(conn, size), "headers": [], "parameters": []}
+        while (size := _int(conn)) != -1:
+            name = _exactly(conn, size)
+            request["headers"].append({"name": name, "value": _exactly(conn, _int(conn))})
+        while (size := _int(conn)) != -1:
+            field, content_type = _exactly(conn, size).decode(), _text(conn)
+            value = bytearray(_exactly(conn, _int(conn)))
+            request["parameters"].append({"name": field, "contentType": content_type, "value": value})
+        requests.append(request)
+    return requests
+
+
+def _sized(data: bytes) -> bytes:
+    return _INT.pack(len(data)) + data
+
+
+def _int(conn: socket.socket) -> int:
+    found: int = _INT.unpack(_exactly(conn, _INT.size))[0]
+    return found
+
+
+def _text(conn: socket.socket) -> str:
+    return _exactly(conn, _int(conn)).decode()
+
+
+def _exactly(conn: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        more = conn.recv(size - len(data))
+        if not more:
+            raise EOFError(f"the socket ended {size - len(data)} bytes early")
+        data += more
+    return bytes(data)
