@@ -103,7 +103,7 @@ def test_requirements_count_where_they_are_installed(root, mar, setting, change)
     (root / "config.properties").write_text(f"install_py_dep_per_model={setting}\n")
     files = {
         "handler.py": "import tinybell\n" + HANDLER,
-        "requirements.txt": "./tinybell-1.0-py3-none-any.whl\n",
+        "requirements.txt": "./tinybell-2.0-py3-none-any.whl\n",
     }
     mar(files=files, requirementsFile="requirements.txt")
     assert examine(root).needs_change is change
@@ -372,3 +372,16 @@ def test_a_store_beside_the_folder_is_followed(root, tmp_path, mar):
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc" / "config.properties").write_text(f"model_store={root / 'store'}\n")
     assert any("model bell" in each.what for each in examine(tmp_path / "etc").findings)
+
+
+def test_what_cannot_be_read_is_told_and_the_rest_is_read(root, mar):
+    deep = "x = " + "a" + ".b" * 2000 + "()\n"
+    mar("deep", {"handler.py": deep + HANDLER, "model.pt": pickle.dumps(Evil("x"))})
+    mar()
+    os.mkfifo(root / "store" / "pipe.mar")
+    os.mkfifo(root / "x.properties")
+    (root / "store" / "gone.mar").symlink_to("nowhere.mar")
+    found = told(root)
+    assert "runs as it is" in found["store/bell.mar"]
+    assert any(where.startswith("store/deep.mar") for where in told(root, "change"))
+    assert "store/gone.mar" in told(root, "change")

@@ -18,7 +18,7 @@ _KEY_FILE = "key_file.json"
 def examine(place: Path) -> Report:
     """The report of a folder, or of a single archive. Nothing in it is run, and nothing is written to it."""
     root = place.resolve()
-    alone = root.is_file()
+    alone = not root.is_dir()
     findings = list(_of_file(root, root.name, installing=False)) if alone else _of_folder(root)
     if not findings:
         hint = "name the folder that holds config.properties, or the model store"
@@ -39,10 +39,11 @@ def _of_folder(root: Path) -> list[Finding]:
         for entry, is_model in _entries(place):
             shown = str(entry.relative_to(root)) if entry.is_relative_to(root) else str(entry)
             shown = root.name if shown == "." else shown
-            if is_model:
-                found += _of_model_folder(entry, shown, installing=installing)
-            else:
-                found += _of_file(entry, shown, installing=installing)
+            read = _of_model_folder if is_model else _of_file
+            try:
+                found += list(read(entry, shown, installing=installing))
+            except (OSError, RecursionError) as error:
+                found.append(change(shown, f"cannot be read: {error}", "look at it by hand"))
     return found
 
 
@@ -72,7 +73,9 @@ def _entries(root: Path) -> Iterator[tuple[Path, bool]]:
             for each in folders
             if not deep and not each.startswith(".") and not (folder / each / "pyvenv.cfg").exists()
         ]
-        yield from ((folder / each, False) for each in sorted(files))
+        # Links that lead nowhere are told of; pipes and devices would be waited for.
+        places = [folder / each for each in sorted(files)]
+        yield from ((each, False) for each in places if each.is_file() or each.is_symlink())
 
 
 def _is_model(folder: Path) -> bool:

@@ -48,9 +48,7 @@ class Requirements:
         if file is not None:
             text = file.read_bytes()[: 1 << 20].decode("utf-8", "replace")
             lines = (line.strip().rpartition("/")[2] for line in text.splitlines())
-            found = (
-                _NAME.match(line.partition("-1")[0] if line.endswith(".whl") else line) for line in lines
-            )
+            found = (_NAME.match(line.partition("-")[0] if line.endswith(".whl") else line) for line in lines)
             self._names = {_normal(each[0]) for each in found if each}
 
     def bring(self, module: str) -> bool:

@@ -181,7 +181,8 @@ def _weights_findings(
     model: _Model, sources: list[Path], config_file: Path | None, config: dict[str, Any]
 ) -> Iterator[Finding]:
     for file in sorted(model.folder.rglob("*")):
-        if file.suffix not in _WEIGHTS or not file.is_file():
+        hidden = any(part.startswith(".") for part in file.relative_to(model.folder).parts)
+        if hidden or file.suffix not in _WEIGHTS or not file.is_file():
             continue
         others = more_than_tensors(file)
         if not others:
