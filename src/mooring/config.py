@@ -117,6 +117,25 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     metrics_address: Annotated[
         Address, Meta(description="where metrics are read, http://HOST:PORT or unix:/path")
     ] = Address("127.0.0.1", 8082)
+    enable_metrics_api: Annotated[bool, Meta(description="whether metrics are served, true or false")] = True
+    metrics_mode: Annotated[
+        Literal["prometheus", "log", "legacy"],
+        Meta(
+            description="where metrics go: prometheus serves them, log writes them to the log, legacy serves"
+            " TorchServe's three by model and writes the others"
+        ),
+    ] = "prometheus"
+    metrics_config: Annotated[
+        Folder,
+        Meta(description="a metrics.yaml that declares metrics for every handler, as TorchServe's does"),
+    ] = None
+    metric_time_interval: Annotated[
+        Seconds,
+        Meta(description="seconds between two times that the server's own metrics are written to the log"),
+    ] = 60.0
+    disable_system_metrics: Annotated[
+        bool, Meta(description="whether metrics leave out CPU, memory, disk and GPUs, true or false")
+    ] = False
     grpc_address: Annotated[Address, Meta(description="where gRPC is served, HOST:PORT or unix:/path")] = (
         Address("127.0.0.1", 7070)
     )
@@ -302,6 +321,11 @@ _PROPERTIES = {
     "inference_address": "inference_address",
     "management_address": "management_address",
     "metrics_address": "metrics_address",
+    "enable_metrics_api": "enable_metrics_api",
+    "metrics_mode": "metrics_mode",
+    "metrics_config": "metrics_config",
+    "metric_time_interval": "metric_time_interval",
+    "disable_system_metrics": "disable_system_metrics",
     "model_store": "model_store",
     "load_models": "models",
     "models": "model_settings",
@@ -314,9 +338,9 @@ _PROPERTIES = {
     "decode_input_request": "decode_input_request",
     "limit_max_image_pixels": "limit_max_image_pixels",
     "service_envelope": "service_envelope",
+    "install_py_dep_per_model": "install_py_dep_per_model",
     "allowed_urls": "allowed_urls",
     "enable_model_api": "enable_model_api",
-    "install_py_dep_per_model": "install_py_dep_per_model",
     "disable_token_authorization": "insecure",
 }
 # Host and port have a key each -> our setting.

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 import uvloop
 
 from mooring import __version__
-from mooring.config import Address, Config
+from mooring.backends.handler.metrics_yaml import declared
+from mooring.config import Address, Config, ConfigError
 from mooring.core.errors import ModelNotFound
 from mooring.core.service import ModelState
 from mooring.engine.administration import Administration
@@ -124,7 +125,7 @@ class Server:
     def __init__(self, config: Config, stack: AsyncExitStack) -> None:
         self._config = config
         self._arena = Arena(config.arena_size)
-        self._metrics = Metrics()
+        self._metrics = Metrics(config.metrics_mode, system=not config.disable_system_metrics)
         self.engine = Engine(self._arena, self._metrics, drain_limit=config.drain_timeout)
         self._stack = stack
         stack.push_async_callback(self.engine.close)
@@ -153,6 +154,7 @@ class Server:
 
     async def start(self) -> None:
         """Find the models, begin to load them and listen. Raises ``MooringError`` or ``OSError``."""
+        _check_declared(self._config.metrics_config)
         specs = self._store.find(self._config)
         self._catalog.keep(specs)
         for spec in specs:
@@ -163,6 +165,7 @@ class Server:
             endpoints = site.endpoints
             await self._listen(site.address, [*endpoints, *answering_options(endpoints, self._responses)])
         await self._listen_grpc()
+        self._write_metrics()
         if self._config.repository_monitoring and self._config.model_repository is not None:
             monitor = RepositoryMonitor(
                 self._administration,
@@ -231,9 +234,8 @@ class Server:
         """What each address serves; those that are the same share one listener (TorchServe's one-port mode)."""
         config, engine, responses = self._config, self.engine, self._responses
         sites: list[Site] = []
-        inference, management, metrics = (
-            self._site(sites, address)
-            for address in (config.inference_address, config.management_address, config.metrics_address)
+        inference, management = (
+            self._site(sites, address) for address in (config.inference_address, config.management_address)
         )
         v1 = KServeV1(engine, responses)
         inference.mount(TorchServeInference(engine, responses, inference.description).endpoints())
@@ -250,8 +252,20 @@ class Server:
         )
         if management is not inference:
             management.mount(v1.readiness())
-        metrics.mount(TorchServeMetrics(self._metrics, responses).endpoints())
+        if config.enable_metrics_api:
+            metrics = TorchServeMetrics(self._metrics, responses).endpoints()
+            own = self._site(sites, config.metrics_address)
+            own.mount(metrics)
+            if management is inference and own is not inference:  # one port shows all, as in TorchServe
+                inference.mount(metrics)
         return sites
+
+    def _write_metrics(self) -> None:
+        """Write to the log what nobody is served, now and then and once more at the end."""
+        lines, interval = self._metrics.log, self._config.metric_time_interval
+        if lines is not None:
+            self._stack.callback(lines.write)
+            self._stack.callback(asyncio.ensure_future(_again(lines.write, interval)).cancel)
 
     def _model_api(self, address: Address) -> bool:
         """Whether models may be registered and unregistered there."""
@@ -342,6 +356,21 @@ def _made(folder: Path) -> Path:
     return folder
 
 
+async def _again(work: Callable[[], None], interval: float) -> None:
+    while True:
+        await asyncio.sleep(interval)
+        work()
+
+
+def _check_declared(file: Path | None) -> None:
+    """Raises ``ConfigError`` for a metrics.yaml that no handler could use."""
+    try:
+        for _ in declared(file) if file is not None else ():
+            pass
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"metrics_config: {error}") from error
+
+
 def _defaults(config: Config) -> Defaults:
     return Defaults(
         workers=config.default_workers_per_model or 1,
@@ -352,6 +381,7 @@ def _defaults(config: Config) -> Defaults:
         decode_input=config.decode_input_request,
         limit_image_pixels=config.limit_max_image_pixels,
         envelope=config.service_envelope,
+        metrics_config=str(config.metrics_config.resolve()) if config.metrics_config is not None else "",
         exact_delay=config.exact_batch_delay,
         install_requirements=config.install_py_dep_per_model,
         settings=config.model_settings,

@@ -30,7 +30,7 @@ def greeting(config: Config, models: Sequence[ModelState], *, up: str) -> list[s
         f"  inference   {config.inference_address}",
         f"  gRPC        {str(config.grpc_address).removeprefix('http://')}",
         f"  management  {config.management_address}",
-        f"  metrics     {config.metrics_address}",
+        *([f"  metrics     {config.metrics_address}"] if config.enable_metrics_api else []),
         *(_model(state) for state in models[:_MOST_MODELS]),
     ]
     if len(models) > _MOST_MODELS:

@@ -38,7 +38,7 @@ def launch(
 
     try:
         status = run(config, started=lambda models: greet(config, models, up=up))
-    except (MooringError, OSError) as error:
+    except (MooringError, ConfigError, OSError) as error:
         raise click.ClickException(str(error)) from error
     sys.exit(status)
 

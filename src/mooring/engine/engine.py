@@ -1,9 +1,10 @@
 """The engine: resolve, admit, split, answer. The ``InferenceService`` of this process."""
 
 import asyncio
+import functools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from mooring.backends.backend import preload
 from mooring.core.buffers import Buffer
@@ -49,6 +50,7 @@ class Engine(InferenceService):
         self.drain_limit = drain_limit
         self._arena = arena
         self._metrics = metrics
+        metrics.host.loads = self._loads
         self._workers = LocalWorkers(arena)
         self._loop = asyncio.get_running_loop()
         self._wanted: set[str] = set()
@@ -143,6 +145,14 @@ class Engine(InferenceService):
             for version in self.registry
         ]
 
+    def _loads(self) -> Iterator[tuple[str, float]]:
+        """How long every worker took to load its model, by the name that TorchServe would give it."""
+        for version in self.registry:
+            pool = version.scheduler.pool if version.scheduler is not None else None
+            for worker in pool.workers if pool is not None else ():
+                if worker.load_seconds is not None:
+                    yield f"W-{worker.id}-{version.spec.name}_{version.spec.version}", worker.load_seconds
+
     def waiting(self) -> int:
         """How many requests wait for a worker, over all models."""
         return sum(version.scheduler.waiting for version in self.registry if version.scheduler is not None)
@@ -175,6 +185,7 @@ class Engine(InferenceService):
             return version
         threads = spec.threads or threads_for(spec.max_workers)
         scheduler.pool = WorkerPool(spec, scheduler, self._workers, threads)
+        scheduler.pool.on_records = functools.partial(self._metrics.record, spec.name)
         scheduler.pool.start(spec.min_workers)
         if spec.min_workers:
             await version.settled()

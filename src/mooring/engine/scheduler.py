@@ -324,6 +324,10 @@ class Scheduler:
         self._row_time.observe(rows, seconds)
         self._statistics.observe_batch(rows, seconds)
 
+    def answers_came(self, seconds: float) -> None:
+        """Answers took so long on their way, beyond the time of the model."""
+        self._statistics.last_way = max(seconds, 0.0)
+
     def worker_loaded(self, metadata: ModelMetadata) -> None:
         """One more worker has the model."""
         self._health(metadata)

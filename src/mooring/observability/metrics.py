@@ -3,15 +3,21 @@
 A request costs a few list additions here, and no lock: everything is written on the event loop's thread.
 """
 
-import math
 import socket
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Literal
 
 import psutil
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
+
+from mooring.observability.histogram import Histogram, add_histogram, number
+from mooring.observability.host import SYSTEM, HostMetrics
+from mooring.observability.metrics_log import MetricsLog
+from mooring.observability.recorded import RecordedMetrics
+from mooring.observability.records import Record
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -25,29 +31,22 @@ ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 DEFAULT_VERSION = "default"
 """What TorchServe's counters call the version of a request whose URL named none."""
 
-
-class Histogram:
-    """How many values fell up to each bound, and their sum."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        """A value equal to a bound counts under it, as Prometheus' ``le`` says."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+_BY_MODEL = (
+    "ts_inference_requests_total",
+    "ts_inference_latency_microseconds",
+    "ts_queue_latency_microseconds",
+)
+_OTHERS = {"Requests2XX", "Requests4XX", "Requests5XX", "QueueTime", "WorkerThreadTime", "WorkerLoadTime"}
+_TORCHSERVES = frozenset((*_BY_MODEL, *_OTHERS, *SYSTEM))
+_OURS = ("mooring_", "process_", "amdinfer_", "exposer_")
 
 
 class ModelStatistics:
     """One version of a model. The engine keeps it beside the version, so that no name is looked up per request."""
 
     __slots__ = (
-        "batches", "by_size", "durations", "inferences", "last", "latency", "name", "outcomes", "queue", "queues",
-        "requests", "spent", "version",
+        "batches", "by_size", "durations", "inferences", "last", "last_queue", "last_way", "latency", "name", "outcomes",
+        "queue", "queues", "requests", "spent", "version",
     )  # fmt: skip
 
     def __init__(self, name: str, version: str) -> None:
@@ -57,6 +56,8 @@ class ModelStatistics:
         self.spent = [0.0, 0.0]  # seconds from arrival to answer, of each kind
         self.by_size: dict[int, list[float]] = {}  # rows of a batch -> how many of them, and their seconds
         self.last = 0.0  # when the model was called last, in seconds since the epoch
+        self.last_queue = 0.0  # how long the last request waited for a worker
+        self.last_way = 0.0  # and its worker's message, there and back, beyond the time of the model
         # TorchServe's three, apart for requests whose URL named a version [0] and those whose URL did not [1].
         self.requests = [0, 0]
         self.latency = [0.0, 0.0]
@@ -73,6 +74,7 @@ class ModelStatistics:
         self.requests[defaulted] += 1
         self.latency[defaulted] += latency
         self.queue[defaulted] += queue
+        self.last_queue = queue
         durations = self.durations  # Histogram.observe by hand, twice: a call costs more than what it does
         durations.counts[bisect_left(DURATIONS, latency)] += 1
         durations.total += latency
@@ -106,16 +108,45 @@ class ResponseCounter:
 
 
 class Metrics:
-    """Everything the server counts. Further collectors (a model's own metrics) join through ``registry``."""
+    """Everything the server counts, and what its models record. Further collectors join through ``registry``.
 
-    def __init__(self) -> None:
+    ``mode`` is TorchServe's metrics_mode: ``prometheus`` tells everything to who asks, ``log`` writes it to the log,
+    ``legacy`` tells TorchServe's three counters by model and writes the rest. Without ``system`` nothing is said of
+    the machine.
+    """
+
+    def __init__(
+        self, mode: Literal["prometheus", "log", "legacy"] = "prometheus", *, system: bool = True
+    ) -> None:
+        self.mode = mode
         self.responses = ResponseCounter()
         self.registry = CollectorRegistry(auto_describe=False)
         self.told = Histogram(DURATIONS)  # how long it took to say all this, every time
         self.told_bytes = 0
         self._models: dict[tuple[str, str], ModelStatistics] = {}
-        self.registry.register(_Served(self._models, self.responses))
-        self.registry.register(_Process())
+        self._served = _Served(self._models, self.responses)
+        self.host = HostMetrics(self._last_way, system=system)
+        self._recorded = RecordedMetrics(_reserved)
+        self.log = MetricsLog(self._torchserves) if mode != "prometheus" else None
+        for collector in (self._served, self.host, _Process(), self._recorded):
+            self.registry.register(collector)
+
+    def record(self, model: str, records: Iterable[Record]) -> None:
+        """Take what a model's own code recorded in one of its workers."""
+        if self.log is None:
+            self._recorded.record(model, records)
+        else:
+            self.log.record(records)
+
+    def _torchserves(self) -> Iterator[Metric]:
+        yield from self._served.by_class()
+        yield from self._served.by_url()
+        yield from self.host.collect()
+
+    def _last_way(self) -> tuple[float, float] | None:
+        """Of the model that was called last."""
+        last = max(self._models.values(), key=lambda model: model.last, default=None)
+        return (last.last_queue, last.last_way) if last is not None and last.last else None
 
     def model(self, name: str, version: str) -> ModelStatistics:
         """The statistics of a version, the same object every time: a version loaded again goes on counting."""
@@ -130,6 +161,10 @@ class Metrics:
 
     def text(self, names: Collection[str] | None = None) -> bytes:
         """Prometheus' text format 0.0.4. ``names`` keeps the samples, and the families, so called; None keeps all."""
+        if self.mode != "prometheus":
+            # TorchServe answers 200 with nothing in log mode, and a scraper takes that for a target that is up.
+            told = set(_BY_MODEL) if self.mode == "legacy" else set()
+            names = told.intersection(names) if names is not None else told
         began = time.perf_counter()
         lines: list[str] = []
         for family in self.registry.collect():
@@ -153,18 +188,14 @@ def _lines(family: Metric, names: Collection[str] | None) -> Iterator[str]:
     for sample in kept:
         labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in sample.labels.items())
         yield (
-            f"{sample.name}{{{labels}}} {_number(sample.value)}\n"
+            f"{sample.name}{{{labels}}} {number(sample.value)}\n"
             if labels
-            else (f"{sample.name} {_number(sample.value)}\n")
+            else (f"{sample.name} {number(sample.value)}\n")
         )
 
 
 def _escaped(value: str) -> str:
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-
-
-def _number(value: float) -> str:
-    return "+Inf" if value == math.inf else repr(float(value))
 
 
 _Value = Callable[[ModelStatistics], Histogram]
@@ -187,24 +218,27 @@ class _Served(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Every family anew."""
-        yield from self._by_class()
+        yield from self.by_class()
+        yield from self.by_url()
         models = list(self._models.values())
-        yield from self._by_url(models)
         yield _outcomes(models)
         for name, text, histogram_of in _HISTOGRAMS:
             family = Metric(name, text, "histogram")
             for statistics in models:
-                _add_histogram(family, _labels(statistics), histogram_of(statistics))
+                add_histogram(family, _labels(statistics), histogram_of(statistics))
             yield family
 
-    def _by_class(self) -> Iterator[Metric]:
+    def by_class(self) -> Iterator[Metric]:
+        """HTTP responses by the first digit of their status."""
         for first in (2, 4, 5):
             name = f"Requests{first}XX"
             family = Metric(name, "Torchserve prometheus counter metric with unit: Count", "counter")
             family.add_sample(name, {"Level": "Host", "Hostname": self._host}, self._responses.classes[first])
             yield family
 
-    def _by_url(self, models: Sequence[ModelStatistics]) -> Iterator[Metric]:
+    def by_url(self) -> Iterator[Metric]:
+        """TorchServe's three by model, and by version where the URL named one."""
+        models = list(self._models.values())
         counters: tuple[tuple[str, str, Callable[[ModelStatistics], Sequence[float]], float], ...] = (
             ("ts_inference_requests_total", "Count", lambda s: s.requests, 1.0),
             ("ts_inference_latency_microseconds", "Microseconds", lambda s: s.latency, 1e6),
@@ -244,13 +278,8 @@ def _outcomes(models: Sequence[ModelStatistics]) -> Metric:
     return family
 
 
-def _add_histogram(family: Metric, labels: dict[str, str], histogram: Histogram) -> None:
-    below = 0
-    for bound, count in zip((*histogram.bounds, math.inf), histogram.counts, strict=True):
-        below += count
-        family.add_sample(f"{family.name}_bucket", {**labels, "le": _number(bound)}, below)
-    family.add_sample(f"{family.name}_count", labels, below)
-    family.add_sample(f"{family.name}_sum", labels, histogram.total)
+def _reserved(name: str) -> bool:
+    return name in _TORCHSERVES or name.startswith(_OURS)
 
 
 class _Process(Collector):

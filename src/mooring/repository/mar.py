@@ -70,6 +70,7 @@ def read_model(
         url=url,
         **_server_side(settings, model["modelName"], version, defaults),
         envelope=defaults.envelope,
+        metrics_config=defaults.metrics_config,
         max_response_bytes=defaults.max_response_bytes,
         decode_input=defaults.decode_input,
         limit_image_pixels=defaults.limit_image_pixels,

@@ -63,6 +63,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     decode_input: bool = True  # TorchServe's decode_input_request
     limit_image_pixels: bool = True
     envelope: str = ""  # TorchServe's service_envelope
+    metrics_config: str = ""  # TorchServe's metrics_config: a metrics.yaml for every model
     packages: str = ""  # a folder that the model's code imports from before all others: its own requirements
     manifest: dict[str, Any] = {}
     config: dict[str, Any] = {}  # model-config.yaml, as the handler sees it
@@ -82,6 +83,7 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     decode_input: bool = True
     limit_image_pixels: bool = True
     envelope: str = ""
+    metrics_config: str = ""
     exact_delay: bool = False
     install_requirements: bool = False  # TorchServe's install_py_dep_per_model
     settings: Mapping[str, Mapping[str, ModelSettings]] = {}

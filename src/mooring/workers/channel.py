@@ -15,6 +15,7 @@ from mooring.core.buffers import Buffer, Slot
 from mooring.core.errors import ErrorRecord
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import ModelMetadata
+from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
 
 _HEADER = 4
@@ -56,11 +57,15 @@ class LoadFailed(msgspec.Struct, array_like=True, tag="failed"):
 
 
 class Results(msgspec.Struct, array_like=True, tag="results", gc=False):
-    """Answers, in any order. ``batches`` has the rows and seconds of every call of the model among them."""
+    """Answers, in any order. ``batches`` has the rows and seconds of every call of the model among them.
+
+    ``records`` is what the model's own code measured meanwhile: nothing costs a byte, and no message of its own.
+    """
 
     keys: list[int]
     outcomes: list[InferenceResponse | ErrorRecord]
     batches: list[tuple[int, float]]
+    records: list[Record] | None = None
 
 
 class Piece(msgspec.Struct, array_like=True, tag="piece"):
@@ -77,13 +82,9 @@ class Returned(msgspec.Struct, array_like=True, tag="returned"):
 
 
 class Measured(msgspec.Struct, array_like=True, tag="measured"):
-    """A metric that the model's own code recorded."""
+    """What the model's own code measured, where it is too much to wait for the next answers."""
 
-    name: str
-    value: float
-    unit: str
-    kind: str
-    dimensions: dict[str, str]
+    records: list[Record]
 
 
 class InGrant:

@@ -15,6 +15,7 @@ from mooring.core.errors import ErrorRecord, ModelLoadFailed, MooringError, Work
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import ModelMetadata, Outcome
 from mooring.observability.logs import get_logger
+from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
 from mooring.workers.channel import (
     Batch,
@@ -76,6 +77,9 @@ class PoolOwner(Protocol):
     def batch_done(self, rows: int, seconds: float) -> None:
         """The model was called once."""
 
+    def answers_came(self, seconds: float) -> None:
+        """Answers took so long from the last message to their worker or from it, beyond the time of the model."""
+
     def worker_loaded(self, metadata: ModelMetadata) -> None:
         """One more worker has the model."""
 
@@ -100,6 +104,7 @@ class PooledWorker:
         self.process = process
         self.state = WorkerState.STARTING
         self.started = time.time()
+        self.load_seconds: float | None = None
         self.timed_out = False
         self._pool = pool
         self._frames = Frames()
@@ -189,18 +194,24 @@ class PooledWorker:
             self._free_if_done()
         elif isinstance(message, Loaded):
             self.state = WorkerState.READY
+            self.load_seconds = time.monotonic() - self.sent_at
             self._pool.loaded(self, message.metadata)
         elif isinstance(message, LoadFailed):
             self._pool.failed(self, message.error)
         elif isinstance(message, Measured):
-            self._pool.measured(message)
+            self._pool.measured(message.records)
 
     def _answer(self, results: Results) -> None:
         works = [self._outstanding.pop(key) for key in results.keys]
-        self.sent_at = time.monotonic()
+        now = time.monotonic()
+        way, self.sent_at = now - self.sent_at, now
         owner = self._pool.owner
         for rows, seconds in results.batches:
             owner.batch_done(rows, seconds)
+            way -= seconds
+        owner.answers_came(way)
+        if results.records:
+            self._pool.measured(results.records)
         # The worker gets its next message first: it infers while the answers to this one are written.
         self._free_if_done()
         spec = self._pool.spec
@@ -251,7 +262,7 @@ class WorkerPool:
         # Those that never had the model, over all time, and what the last of them said.
         self.stillborn = 0
         self.last_error: MooringError | None = None
-        self.on_metric: Callable[[Measured], None] | None = None
+        self.on_records: Callable[[Sequence[Record]], None] | None = None
         self._local = workers
         self._threads = threads
         self._wanted = 0
@@ -321,10 +332,10 @@ class WorkerPool:
         worker.close()
         self._run(self._bury(worker, loading=loading))
 
-    def measured(self, message: Measured) -> None:
-        """Called when the model's own code recorded a metric."""
-        if self.on_metric is not None:
-            self.on_metric(message)
+    def measured(self, records: Sequence[Record]) -> None:
+        """Called when the model's own code recorded metrics."""
+        if self.on_records is not None:
+            self.on_records(records)
 
     def check(self, now: float) -> None:
         """End workers that have not answered within the model's response time-out. Call it a few times a second."""

@@ -17,6 +17,7 @@ from mooring.core.errors import ErrorRecord, InvalidOutput, ModelFailed, Mooring
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse
 from mooring.core.service import ModelMetadata, Outcome
 from mooring.core.tensors import Tensor
+from mooring.observability.records import Recorder
 from mooring.repository.spec import ModelSpec
 from mooring.workers.arena import MappedArena, map_shared
 from mooring.workers.channel import (
@@ -118,12 +119,13 @@ class Delivery:
     The model's thread begins and adds; the courier sends what has waited too long. One lock keeps them apart.
     """
 
-    def __init__(self, channel: Channel, batch: Batch, progress: Progress) -> None:
+    def __init__(self, channel: Channel, batch: Batch, progress: Progress, recorder: Recorder) -> None:
         self.batch = batch
         self.cancelled: set[int] = set()
         self.began = 0.0
         self._channel = channel
         self._progress = progress
+        self._recorder = recorder
         self._lock = threading.Lock()
         self._taken = 0
         self._sent = 0
@@ -170,7 +172,8 @@ class Delivery:
         if not self._outcomes and not self._batches:
             return
         end = self._sent + len(self._outcomes)
-        self._channel.send(Results(self.batch.keys[self._sent : end], self._outcomes, self._batches))
+        records = self._recorder.take()
+        self._channel.send(Results(self.batch.keys[self._sent : end], self._outcomes, self._batches, records))
         self._sent, self._outcomes, self._batches = end, [], []
 
 
@@ -180,6 +183,7 @@ class WorkerReply:
     def __init__(self, channel: Channel, worker: "Worker") -> None:
         self._channel = channel
         self._worker = worker
+        self._recorder = worker.recorder
         self.keys: list[int] = []
         self.streamed: set[int] = set()
 
@@ -191,7 +195,10 @@ class WorkerReply:
         return self._worker.cancelled(self.keys[row])
 
     def metric(self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]) -> None:
-        self._channel.send(Measured(name, value, unit, kind, dimensions))
+        if self._recorder.record(name, value, unit, kind, dimensions):
+            records = self._recorder.take()
+            if records:  # another thread may have taken them
+                self._channel.send(Measured(records))
 
 
 class Courier(threading.Thread):
@@ -235,6 +242,7 @@ class Worker:
     """One model in this process."""
 
     def __init__(self, channels: Sequence[Channel], progress: Progress) -> None:
+        self.recorder = Recorder()
         self._channels = {channel.sock.fileno(): channel for channel in channels}
         self._progress = progress
         self._backend: Backend | None = None
@@ -305,7 +313,7 @@ class Worker:
     def _serve(self, channel: Channel, batch: Batch) -> None:
         assert self._spec is not None
         channel.attach(batch.requests)
-        delivery = Delivery(channel, batch, self._progress)
+        delivery = Delivery(channel, batch, self._progress, self.recorder)
         self._delivery, self._delivering = delivery, channel
         runs = list(chunks(batch.requests, self._spec.max_batch_size))
         if len(runs) > 1:

@@ -1,5 +1,6 @@
 """HandlerBackend: a TorchServe handler as one of the server's models."""
 
+import logging
 import os
 import sys
 import time
@@ -22,10 +23,13 @@ from mooring.backends.handler.forms import (
     TensorsForm,
 )
 from mooring.backends.handler.metrics import MetricsStore
+from mooring.backends.handler.metrics_yaml import declared
 from mooring.core.errors import InvalidOutput, ModelLoadFailed, MooringError
 from mooring.core.requests import Form, InferenceRequest, Operation, ResponseHead
 from mooring.core.service import ModelMetadata, Outcome, Reply
 from mooring.repository.spec import ModelSpec
+
+_log = logging.getLogger(__name__)
 
 
 class HandlerBackend(Backend):
@@ -49,7 +53,7 @@ class HandlerBackend(Backend):
         self._plain = BodyForm(decode=spec.decode_input)
         self._body = None if spec.envelope else self._plain
         self._max_rows = max(spec.max_batch_size, 1)
-        self._metrics = MetricsStore(model_name=spec.name)
+        self._metrics = _store_of(spec, model_dir)
         self._context = _context_of(spec, context, str(model_dir), self._metrics)
         os.environ.setdefault("TS_DECODE_INPUT_REQUEST", str(spec.decode_input).lower())
         os.chdir(model_dir)
@@ -224,6 +228,22 @@ def _forms_of(spec: ModelSpec) -> dict[Form, RowForm]:
             )
         forms[Form.BODY] = EnvelopeForm(body, envelope(), spec.version)
     return forms
+
+
+def _store_of(spec: ModelSpec, model_dir: Path) -> MetricsStore:
+    """Knows the metrics of the server's file and of the archive's own, which wins."""
+    store = MetricsStore(model_name=spec.name)
+    files = [Path(spec.metrics_config)] if spec.metrics_config else []
+    for file in (*files, model_dir / "metrics.yaml"):
+        try:
+            for metric in declared(file):
+                store.declare(metric)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            # The server has read its own file; and a model serves as well without what its archive's declares.
+            _log.warning("metrics not declared: %s", error)
+    return store
 
 
 def _context_of(spec: ModelSpec, context: LoadContext, model_dir: str, metrics: MetricsStore) -> Context:

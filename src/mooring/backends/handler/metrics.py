@@ -75,7 +75,7 @@ class CachingMetric:
         self.unit = unit
         self.dimension_names = list(dimension_names)
         self.metric_type = MetricTypes(metric_type)
-        self._store = store
+        self.store = store
 
     def add_or_update(self, value: float, dimension_values: Sequence[Any] = (), request_id: str = "") -> None:
         """Record a value. Raises ``ValueError`` unless there is one dimension value for every name."""
@@ -83,9 +83,9 @@ class CachingMetric:
             raise ValueError(
                 f"metric '{self.metric_name}' has dimensions {self.dimension_names}, got {list(dimension_values)}"
             )
-        if self._store is not None:
+        if self.store is not None:
             dimensions = dict(zip(self.dimension_names, map(str, dimension_values), strict=True))
-            self._store.record(self.metric_name, value, self.unit, self.metric_type, dimensions)
+            self.store.record(self.metric_name, value, self.unit, self.metric_type, dimensions)
 
     update = add_or_update
 
@@ -98,6 +98,7 @@ class MetricsStore:
         self.request_ids = request_ids
         self.listener: Record | None = None
         self._declared: dict[tuple[str, MetricTypes], CachingMetric] = {}
+        self._in_files: dict[str, CachingMetric] = {}
         self._next_sample: dict[str, float] = {}
         self._waiting: list[tuple[str, float, str, str, dict[str, str]]] = []
 
@@ -120,15 +121,24 @@ class MetricsStore:
             self._waiting.append((name, value, unit, metric_type.value, dimensions))
 
     def sample(self, name: str, started: float) -> None:
-        """Record the milliseconds since ``started`` (of ``time.perf_counter``), but at most once a second.
+        """Record the milliseconds since ``started`` (of ``time.perf_counter``), but of a gauge at most once a second.
 
-        A gauge keeps its last value only, and a message to the server for every request would cost more than
-        the request itself.
+        It keeps its last value only, and to send one with every answer would cost more than a small model does.
         """
         now = time.perf_counter()
-        if now >= self._next_sample.get(name, 0.0):
+        if now >= self._next_sample.get(name, 0.0) or self._adds_up(name):
             self._next_sample[name] = now + _SAMPLED_EVERY
             self.add_time(name, round((now - started) * 1000, 2))
+
+    def _adds_up(self, name: str) -> bool:
+        known = self._in_files.get(name)
+        return known is not None and known.metric_type is not MetricTypes.GAUGE
+
+    def declare(self, metric: CachingMetric) -> None:
+        """Know a metric from a file, which then says its unit and its type whatever the handler's call says."""
+        metric.store = self
+        self._declared[metric.metric_name, metric.metric_type] = metric
+        self._in_files[metric.metric_name] = metric
 
     def add_metric(
         self,
@@ -143,6 +153,9 @@ class MetricsStore:
         named = {str(dimension.name): str(dimension.value) for dimension in dimensions or ()}
         named["ModelName"] = self.model_name
         named["Level"] = "Model"
+        known = self._in_files.get(name)
+        if known is not None:
+            unit, metric_type = known.unit, known.metric_type
         self.record(name, value, unit, MetricTypes(metric_type), named)
 
     def add_counter(

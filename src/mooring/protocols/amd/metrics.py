@@ -8,7 +8,8 @@ import msgspec
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
-from mooring.observability.metrics import DURATIONS, Histogram, Metrics
+from mooring.observability.histogram import Histogram
+from mooring.observability.metrics import DURATIONS, Metrics
 from mooring.protocols.endpoints import Endpoint
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Handler, Match

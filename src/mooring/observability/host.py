@@ -1,0 +1,115 @@
+"""The machine and the way to the workers, under the names that TorchServe gives its gauges; read when somebody asks."""
+
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import psutil
+from prometheus_client import Metric
+from prometheus_client.registry import Collector
+
+from mooring.observability.gpus import Gpus
+
+_MB = 1 << 20
+_GB = 1 << 30
+# Two readings of the CPU in a shorter time say nothing.
+_CPU_EVERY = 1.0
+
+SYSTEM: Mapping[str, str] = {
+    "CPUUtilization": "Percent",
+    "MemoryUsed": "Megabytes",
+    "MemoryAvailable": "Megabytes",
+    "MemoryUtilization": "Percent",
+    "DiskUsage": "Gigabytes",
+    "DiskAvailable": "Gigabytes",
+    "DiskUtilization": "Percent",
+    "GPUMemoryUtilization": "Percent",
+    "GPUMemoryUsed": "Megabytes",
+    "GPUUtilization": "Percent",
+}
+"""What is told of the machine itself, and in which unit."""
+
+Loads = Callable[[], Iterable[tuple[str, float]]]
+"""The name of every worker that has its model, and how many seconds it took to have it."""
+
+
+class HostMetrics(Collector):
+    """``paths`` tells the seconds that the last request waited, and that its worker's message was on the way.
+
+    None of both when there was none. Without ``system`` nothing is said of the machine.
+    """
+
+    def __init__(self, paths: Callable[[], tuple[float, float] | None], *, system: bool = True) -> None:
+        self.loads: Loads = lambda: ()
+        self._paths = paths
+        self._host = socket.gethostname()
+        self._machine = Machine() if system else None
+
+    def collect(self) -> Iterator[Metric]:
+        """Every gauge anew. Those of GPUs have no samples where there is none."""
+        paths = self._paths()
+        for index, name in enumerate(("QueueTime", "WorkerThreadTime")):
+            family = gauge(name, "Milliseconds")
+            if paths is not None:
+                family.add_sample(name, self._labels(), paths[index] * 1000)
+            yield family
+        loads = gauge("WorkerLoadTime", "Milliseconds")
+        for worker, seconds in self.loads():
+            loads.add_sample(loads.name, {"WorkerName": worker} | self._labels(), seconds * 1000)
+        yield loads
+        if self._machine is not None:
+            yield from self._system(self._machine)
+
+    def _system(self, machine: "Machine") -> Iterator[Metric]:
+        families = {name: gauge(name, unit) for name, unit in SYSTEM.items()}
+        for name, value in machine.read():
+            families[name].add_sample(name, self._labels(), value)
+        for number, values in machine.read_gpus():
+            for name, value in values.items():
+                families[name].add_sample(name, self._labels() | {"DeviceId": str(number)}, value)
+        yield from families.values()
+
+    def _labels(self) -> dict[str, str]:
+        return {"Level": "Host", "Hostname": self._host}
+
+
+class Machine:
+    """What the machine is doing now."""
+
+    def __init__(self) -> None:
+        self._gpus = Gpus()
+        psutil.cpu_percent()  # what the first call says is meaningless
+        self._cpu = 0.0
+        self._cpu_at = time.monotonic()
+
+    def read(self) -> Iterator[tuple[str, float]]:
+        """The gauges of the host."""
+        memory, disk = psutil.virtual_memory(), psutil.disk_usage("/")
+        yield "CPUUtilization", self._cpu_percent()
+        yield "MemoryUsed", memory.used / _MB
+        yield "MemoryAvailable", memory.available / _MB
+        yield "MemoryUtilization", memory.percent
+        yield "DiskUsage", disk.used / _GB
+        yield "DiskAvailable", disk.free / _GB
+        yield "DiskUtilization", disk.percent
+
+    def read_gpus(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """The gauges of every GPU, those that its driver tells."""
+        for number, gpu in self._gpus.read():
+            values = {
+                "GPUMemoryUtilization": gpu.memory_utilization,
+                "GPUMemoryUsed": gpu.memory_used and gpu.memory_used / _MB,
+                "GPUUtilization": gpu.utilization,
+            }
+            yield number, {name: value for name, value in values.items() if value is not None}
+
+    def _cpu_percent(self) -> float:
+        now = time.monotonic()
+        if now - self._cpu_at >= _CPU_EVERY:
+            self._cpu, self._cpu_at = psutil.cpu_percent(), now
+        return self._cpu
+
+
+def gauge(name: str, unit: str) -> Metric:
+    """A family without samples yet."""
+    return Metric(name, f"Torchserve prometheus gauge metric with unit: {unit}", "gauge")

@@ -1,0 +1,59 @@
+"""Metrics as lines of the log, in TorchServe's form: ``HandlerTime.Milliseconds:2.5|#ModelName:m,Level:Model|#...``.
+
+What models record is written as it comes; what the server counts, every so often, counters by what was added since.
+"""
+
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import Metric
+from prometheus_client.samples import Sample
+
+from mooring.observability.logs import get_logger
+from mooring.observability.recorded import UNITS
+from mooring.observability.records import Record
+
+log = get_logger(__name__)
+
+
+class MetricsLog:
+    """Writes the lines. ``collect`` tells the server's own metrics."""
+
+    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        self._collect = collect
+        self._host = socket.gethostname()
+        self._before: dict[tuple[object, ...], float] = {}
+
+    def record(self, records: Iterable[Record]) -> None:
+        """Write what a model recorded."""
+        for record in records:
+            dimensions = ",".join(f"{name}:{value}" for name, value in record.dimensions.items())
+            unit = UNITS.get(record.unit, record.unit)
+            for value in record.values:
+                self._write("MODEL_METRICS", f"{record.name}.{unit}:{value}|#{dimensions}")
+
+    def write(self) -> None:
+        """Write what the server has counted since it was last asked to, and what it measures."""
+        for family in self._collect():
+            unit = family.documentation.rpartition("unit: ")[2]
+            for sample, value in self._changes(family):
+                dimensions = ",".join(
+                    f"{name}:{text}" for name, text in sample.labels.items() if name.lower() != "hostname"
+                )
+                self._write("TS_METRICS", f"{sample.name}.{unit}:{value}|#{dimensions}")
+
+    def _changes(self, family: Metric) -> Iterator[tuple[Sample, float]]:
+        for sample in family.samples:
+            if family.type != "counter":
+                yield sample, sample.value
+                continue
+            key = (sample.name, *sample.labels.items())
+            added = sample.value - self._before.get(key, 0.0)
+            if added:
+                self._before[key] = sample.value
+                yield sample, float(added)
+
+    def _write(self, which: str, line: str) -> None:
+        whole = f"{which} - {line}|#hostname:{self._host},timestamp:{time.time():.0f}"
+        log.info(whole)
