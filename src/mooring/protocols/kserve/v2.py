@@ -38,6 +38,9 @@ WRITING = frozenset({"POST"})
 MODEL = "/v2/models/{model_name}"
 VERSION = "/v2/models/{model_name}/versions/{model_version}"
 
+# Whatever may be sent as it is, a few bytes must not become more than this: larger tensors are sent uncompressed.
+_MOST_DECOMPRESSED = 67_108_864
+
 _BINARY = "application/octet-stream"
 _JSON_SIZE = b"inference-header-content-length"
 
@@ -167,7 +170,7 @@ class KServeV2:
         self._version = version
         self._dialect = dialect
         self._memory = memory
-        self.bodies = Bodies(responses, allocator, max_body_bytes)
+        self.bodies = Bodies(responses, allocator, min(max_body_bytes, _MOST_DECOMPRESSED))
         self.extensions = ["binary_tensor_data", "classification", "parameters", "schedule_policy"]
 
     def endpoints(self) -> list[Endpoint]:
