@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from http.client import HTTPConnection
 
@@ -75,19 +74,6 @@ def test_a_function_is_served_and_a_signal_ends_the_server(folder):
         assert answer(folder, "GET", "/models")[0] == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0
-
-
-def test_the_first_answer_comes_within_a_second_of_the_start(folder):
-    took = []
-    for _ in range(5):  # the best one: other work on the machine is no fault of the start
-        began = time.monotonic()
-        with served(folder, "double.py:double") as process:
-            process.stdout.readline()
-            assert answer(folder, "POST", "/predictions/double", '{"x": [1]}')[0] == 200
-            took.append(time.monotonic() - began)
-        if took[-1] < 1.0:
-            break
-    assert min(took) < 1.0
 
 
 def test_a_function_that_is_not_there_leaves_a_server_that_says_so(folder):
