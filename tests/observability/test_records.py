@@ -99,6 +99,12 @@ def test_a_counter_cannot_go_down(caplog):
     assert "a counter cannot go down" in caplog.text
 
 
+def test_what_no_message_can_hold_is_made_text():
+    recorder = Recorder()
+    recorder.record(5, 1, None, "gauge", {"who": "\ud800", "n": 3})
+    assert recorder.take() == [("5", "", "gauge", {"who": "?", "n": "3"}, [1.0])]
+
+
 def test_an_unknown_kind_is_the_callers_mistake():
     with pytest.raises(ValueError, match="unknown kind of metric 'meter'"):
         Recorder().record("a", 1, "", "meter", {})

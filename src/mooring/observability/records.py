@@ -58,7 +58,8 @@ class Recorder:
         key = (name, kind, *dimensions.items())
         known = self._series.get(key)
         if known is None:
-            self._series[key] = Record(name, unit, kind, dimensions, [value])
+            texts = {_text(label): _text(text) for label, text in dimensions.items()}
+            self._series[key] = Record(_text(name), _text(unit), kind, texts, [float(value)])
         elif kind == HISTOGRAM:
             known.values.append(value)
         else:
@@ -78,3 +79,8 @@ class Recorder:
         if (name, reason) not in self._refused and len(self._refused) < MOST_WAITING:
             self._refused.add((name, reason))
             _log.warning("a value of the metric %r is left out: %s", name, reason)
+
+
+def _text(given: object) -> str:
+    """What can be sent: handlers pass None for a unit, and clients' halves of surrogate pairs as dimensions."""
+    return str("" if given is None else given).encode("utf-8", "replace").decode()
