@@ -35,6 +35,9 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/vulture
+	$(BIN)/deptry src
+	$(BIN)/codespell src docs tests examples benchmarks scripts *.md
 	$(BIN)/python scripts/sizes.py
 
 bench: $(INSTALLED) $(DIGITS)
