@@ -82,8 +82,14 @@ def _names_torch(spec: ModelSpec) -> bool:
         if not handler.is_file():  # one of TorchServe's own handlers, all of which use torch
             return True
     location = Path(spec.location)
-    sources = [location] if location.is_file() else sorted(location.glob("*.py"))
+    if spec.backend == "function":
+        # Only its own file: it may lie in a folder of scripts that are none of its business.
+        sources = [location / spec.entry.partition(":")[0]]
+    else:
+        sources = sorted(location.glob("*.py"))
     for source in sources:
+        if not source.is_file():  # the worker will say so, with the model's name
+            continue
         with source.open("rb") as file:
             text = file.read(_SOURCE_READ)
         if b"import torch" in text or b"from torch" in text or b"ts.torch_handler" in text:

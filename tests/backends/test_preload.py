@@ -1,0 +1,34 @@
+"""What a worker's template imports beforehand: torch only where a model's own code names it."""
+
+import pytest
+
+from mooring.backends.backend import preload
+from mooring.repository.spec import ModelSpec
+
+
+def modules(folder, backend, entry):
+    return preload(ModelSpec(name="m", version="1", backend=backend, location=str(folder), entry=entry))
+
+
+@pytest.mark.parametrize(
+    ("backend", "entry", "source", "torch"),
+    [
+        ("function", "model.py:f", "import numpy\n", False),
+        ("function", "model.py:f", "import torch\n", True),
+        ("handler", "model.py", "import json\n", False),
+        ("handler", "model.py", "from ts.torch_handler.base_handler import BaseHandler\n", True),
+        ("handler", "image_classifier", "", True),
+        ("builtin", "echo", "import torch\n", False),
+        ("function", "missing.py", "", False),
+    ],
+)
+def test_torch_is_imported_beforehand_for_models_that_use_it(tmp_path, backend, entry, source, torch):
+    (tmp_path / "model.py").write_text(source)
+    assert ("torch" in modules(tmp_path, backend, entry)) is torch
+
+
+def test_a_function_does_not_pay_for_the_scripts_beside_it(tmp_path):
+    (tmp_path / "model.py").write_text("def f(x): return x\n")
+    (tmp_path / "train.py").write_text("import torch\n")
+    assert "torch" not in modules(tmp_path, "function", "model.py:f")
+    assert "torch" in modules(tmp_path, "handler", "model.py")
