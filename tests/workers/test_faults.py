@@ -14,8 +14,10 @@ from mooring.core.errors import (
     InvalidInput,
     ModelFailed,
     ModelLoadFailed,
+    ModelNotFound,
     ModelNotReady,
     QueueFull,
+    VersionNotFound,
     WorkerDied,
 )
 from mooring.engine.lifecycle import State
@@ -317,3 +319,15 @@ async def test_the_first_version_answers_until_another_is_chosen(harness):
     assert (await harness.ask(b"x")).version == "2.0"
     await harness.engine.retire("echo", "2.0")
     assert (await harness.ask(b"x")).version == "1.0"
+
+
+async def test_a_large_request_for_a_model_that_is_not_there_gives_its_slot_back(harness):
+    await harness.load()
+    assert isinstance(await harness.ask(BIG, model="nobody"), ModelNotFound)
+    assert harness.arena.slots_in_use == 0
+    request = harness.request(BIG)
+    request.version = "9"
+    refused = []
+    harness.engine.submit(request, refused.append)
+    assert isinstance(refused[0], VersionNotFound)
+    assert harness.arena.slots_in_use == 0

@@ -25,7 +25,7 @@ from mooring.core.service import (
     Outcome,
     Ticket,
 )
-from mooring.core.tensors import Tensor, TensorSpec
+from mooring.core.tensors import Tensor, TensorSpec, release
 from mooring.engine.chains import ChainRun
 from mooring.engine.registry import ModelVersion, Registry
 from mooring.engine.scheduler import Scheduler
@@ -59,13 +59,14 @@ class Engine(InferenceService):
     def submit(self, request: InferenceRequest, done: Done) -> Ticket:
         model = self.registry.models.get(request.model)
         if model is None:
-            return _refused(
-                done, ModelNotFound(f"model '{request.model}' is not loaded", model=request.model)
-            )
+            text = f"model '{request.model}' is not loaded"
+            return _refused(request, done, ModelNotFound(text, model=request.model))
         version = model.versions.get(request.version or model.default)
         if version is None or version.scheduler is None:
             text = f"model '{request.model}' has no version '{request.version}'"
-            return _refused(done, VersionNotFound(text, model=request.model, version=request.version))
+            return _refused(
+                request, done, VersionNotFound(text, model=request.model, version=request.version)
+            )
         spec = version.spec
         if spec.stages:
             return ChainRun(spec.stages, request, done, self._submit_stage, self._inputs)
@@ -361,7 +362,8 @@ class _Nothing:
 _NOTHING = _Nothing()
 
 
-def _refused(done: Done, error: MooringError) -> Ticket:
+def _refused(request: InferenceRequest, done: Done, error: MooringError) -> Ticket:
+    release(request.inputs)
     done(error)
     return _NOTHING
 
