@@ -147,6 +147,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Count, Meta(description="bytes of the largest gRPC message; 0 is no limit")
     ] = 0
     model_store: Annotated[Folder, Meta(description="folder with model archives")] = None
+    workflow_store: Annotated[
+        Folder, Meta(description="folder with workflow archives (.war); the model store by default")
+    ] = None
     models: Annotated[
         Names,
         Meta(
@@ -327,6 +330,7 @@ _PROPERTIES = {
     "metric_time_interval": "metric_time_interval",
     "disable_system_metrics": "disable_system_metrics",
     "model_store": "model_store",
+    "workflow_store": "workflow_store",
     "load_models": "models",
     "models": "model_settings",
     "default_workers_per_model": "default_workers_per_model",

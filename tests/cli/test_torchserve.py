@@ -36,14 +36,22 @@ def test_models_without_a_word_is_a_mistake(mooring, server, store):
 
 def test_what_has_no_effect_is_named_once_in_one_line(mooring, server, store):
     done = mooring(
-        "torchserve", "--start", "--foreground", "--model-store", store, "--workflow-store", store,
-        "--log-config", "x", "--ppath", "p",
+        "torchserve", "--start", "--foreground", "--model-store", store, "--log-config", "x", "--ppath", "p",
     )  # fmt: skip
     assert done.exit_code == 3
     (line,) = done.stderr.splitlines()
     assert "WARN" in line
-    for flag in ("--workflow-store", "--log-config", "--plugins-path"):
+    for flag in ("--log-config", "--plugins-path"):
         assert line.count(flag) == 1
+
+
+def test_workflows_may_have_a_store_of_their_own(mooring, server, store):
+    mooring("torchserve", "--start", "--foreground", "--model-store", store)
+    assert server.config.workflow_store is None
+    mooring("torchserve", "--start", "--foreground", "--model-store", store, "--workflow-store", store)
+    assert server.config.workflow_store == Path(store)
+    gone = mooring("torchserve", "--start", "--model-store", store, "--workflow-store", "gone")
+    assert "--workflow-store directory not found" in gone.stderr
 
 
 def test_the_model_api_can_be_switched_on(mooring, server, store):

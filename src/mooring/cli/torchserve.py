@@ -50,7 +50,9 @@ class _ManyModels(click.Command):
     is_flag=True,
     help="let models be registered and unregistered; on anyway where only this machine can",
 )
-@click.option("--workflow-store", metavar="DIR", help="without effect yet")
+@click.option(
+    "--workflow-store", metavar="DIR", help="folder with workflow archives; the model store by default"
+)
 @click.option("--log-config", metavar="FILE", help="without effect")
 @click.option("--cpp-log-config", metavar="FILE", help="without effect")
 @click.option("--plugins-path", "--ppath", metavar="PATH", help="without effect")
@@ -62,6 +64,7 @@ def torchserve(
     ts_config: str | None,
     model_store: str | None,
     models: tuple[str, ...],
+    workflow_store: str | None,
     disable_token_auth: bool,
     enable_model_api: bool,
     **rest: Any,
@@ -73,10 +76,13 @@ def torchserve(
         raise click.UsageError("give --start")
     if model_store is not None and not Path(model_store).is_dir():
         raise click.ClickException(f"--model-store directory not found: {model_store}")
+    if workflow_store is not None and not Path(workflow_store).is_dir():
+        raise click.ClickException(f"--workflow-store directory not found: {workflow_store}")
     flags = given(
         {
             "model_store": model_store,
             "models": models,
+            "workflow_store": workflow_store,
             "insecure": disable_token_auth or None,
             "enable_model_api": enable_model_api or None,
         }
