@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.config import SETTINGS, Address, Config, ConfigError, ModelSettings, load_config
+from mooring.config import (
+    SETTINGS,
+    TORCHSERVE_DEFAULTS,
+    Address,
+    Config,
+    ConfigError,
+    ModelSettings,
+    is_secret,
+    load_config,
+)
 
 
 def written(folder, text, name="mooring.toml"):
@@ -59,6 +68,7 @@ def test_every_setting_reads_the_same_from_file_environment_and_flag(tmp_path, n
         "log_level": ("error", "error"),
         "service_envelope": ("kserve", "kserve"),
         "dialect": ("amd", "amd"),
+        "token_authorization": ("on", "on"),
         "metrics_mode": ("log", "log"),
         "allowed_urls": ("https://models[.]example/.*", ["https://models[.]example/.*"]),
         "enable_model_api": ("false", False),
@@ -185,8 +195,13 @@ def test_a_misspelled_variable_is_named_and_kubernetes_own_are_not():
 @pytest.mark.parametrize("address", ["http://0.0.0.0:8081", "http://[::]:8081", "http://example.com:1"])
 def test_management_beyond_loopback_needs_a_word_from_the_user(name, address):
     flags = {name: address}
-    assert refusal(flags, {}).startswith(f"{name} {address} can be reached")
+    said = refusal(flags, {})
+    assert said.startswith(f"{name} {address} can be reached")
+    assert "MOORING_MANAGEMENT_TOKEN" in said
     assert load_config({**flags, "insecure": True}, {}).insecure
+    assert load_config(flags, {"MOORING_MANAGEMENT_TOKEN": "long enough"}).guards_management
+    assert load_config({**flags, "management_token_file": "t"}, {}).guards_management
+    assert load_config({**flags, "token_authorization": "elsewhere"}, {}).generates_tokens
 
 
 @pytest.mark.parametrize(
@@ -194,6 +209,27 @@ def test_management_beyond_loopback_needs_a_word_from_the_user(name, address):
 )
 def test_management_on_this_machine_needs_no_word(address):
     assert load_config({"management_address": address}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "insecure", "mode"), [("true", True, "off"), ("false", False, "on"), (None, False, "elsewhere")]
+)
+def test_torchserves_own_switch_says_both_that_there_are_no_tokens_and_that_it_is_meant(
+    tmp_path, text, insecure, mode
+):
+    line = "" if text is None else f"disable_token_authorization={text}"
+    file = written(tmp_path, line, "config.properties")
+    config = load_config({}, {}, file, defaults=TORCHSERVE_DEFAULTS)
+    assert (config.insecure, config.token_authorization) == (insecure, mode)
+
+
+def test_a_secret_is_no_flag_and_is_shown_nowhere(tmp_path):
+    config = load_config({}, {"MOORING_MANAGEMENT_TOKEN": "the secret"})
+    assert config.management_token.text == "the secret"
+    assert "the secret" not in f"{config} {config!r} {config.management_token}"
+    file = written(tmp_path, 'inference_token = ["the secret"]')
+    assert "the secret" not in refusal({}, {}, file)
+    assert [name for name in SETTINGS if is_secret(name)] == ["inference_token", "management_token"]
 
 
 def test_torchserve_properties_are_read_by_their_meaning(tmp_path):

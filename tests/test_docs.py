@@ -56,7 +56,7 @@ def test_each_key_of_torchserves_file_is_documented_with_what_it_sets():
 @pytest.mark.parametrize("dialect", ["v2", "amd"])
 async def test_each_route_is_documented_and_no_other(dialect):
     async with AsyncExitStack() as stack:
-        server = Server(Config(dialect=dialect, arena_size=65_536), stack)
+        server = Server(Config(dialect=dialect, arena_size=65_536, token_authorization="on"), stack)
         mounted = {endpoint.pattern for site in server._mount() for endpoint in site.endpoints}
     assert first_cells(guide("protocols").partition("## gRPC")[0]) == mounted
 
@@ -64,7 +64,7 @@ async def test_each_route_is_documented_and_no_other(dialect):
 async def test_each_rpc_is_documented_and_no_other():
     mounted = grpc_server(
         Mock(), Mock(), Mock(), Mock(), version="", extensions=[], dialect=Mock(server=""), memory=None,
-        log_settings=Mock(), trace_settings=TraceSettings(), changes=True, max_message_bytes=0, further=[grpc_management(Mock(), Mock(), model_api=True)],
+        log_settings=Mock(), trace_settings=TraceSettings(), max_message_bytes=0, further=[grpc_management(Mock(), Mock(), model_api=True)],
     )._services  # fmt: skip
     methods = {name for service in mounted for name in (*service.unary, *service.streaming)}
     text = guide("protocols").partition("## gRPC")[2]

@@ -79,6 +79,21 @@ class Address(msgspec.Struct, frozen=True):
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
+class Secret(msgspec.Struct, frozen=True):
+    """A text that is never shown: not where settings are printed, nor where one of them is refused."""
+
+    text: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.text)
+
+    def __repr__(self) -> str:
+        return "Secret(...)" if self.text else "Secret()"
+
+    def __str__(self) -> str:
+        return "***" if self.text else ""
+
+
 class ModelSettings(msgspec.Struct, frozen=True, rename="camel"):
     """What TorchServe's ``models`` setting says of one version of a model. None leaves it to the model's own config.
 
@@ -246,6 +261,43 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         Meta(description="whether anybody may manage models on an address beyond loopback, true or false"),
     ] = False
+    token_authorization: Annotated[
+        Literal["off", "on", "elsewhere"],
+        Meta(
+            description="whether clients need tokens, generated at the start into key_file.json: off, on, or elsewhere,"
+            " which is on where other machines reach the management address"
+        ),
+    ] = "off"  # noqa: S105 - a mode, and no password
+    token_expiration_min: Annotated[
+        Seconds, Meta(description="minutes that a generated token lasts until it is renewed")
+    ] = 60.0
+    inference_token: Annotated[
+        Secret, Meta(description="a fixed token that inference needs; best given in the environment")
+    ] = Secret()
+    inference_token_file: Annotated[
+        Folder, Meta(description="file with that token, read again when it has changed")
+    ] = None
+    management_token: Annotated[
+        Secret, Meta(description="a fixed token that managing models needs; best given in the environment")
+    ] = Secret()
+    management_token_file: Annotated[
+        Folder, Meta(description="file with that token, read again when it has changed")
+    ] = None
+    protect_metrics: Annotated[
+        bool,
+        Meta(description="whether reading metrics needs a token, too, where there are any, true or false"),
+    ] = False
+
+    @property
+    def generates_tokens(self) -> bool:
+        """Whether tokens are generated for what has no fixed one."""
+        elsewhere = not (self.management_address.loopback and self.grpc_management_address.loopback)
+        return self.token_authorization in (("on", "elsewhere") if elsewhere else ("on",))
+
+    @property
+    def guards_management(self) -> bool:
+        """Whether managing models needs a token."""
+        return self.generates_tokens or bool(self.management_token) or self.management_token_file is not None
 
 
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Config)}
@@ -259,6 +311,11 @@ SETTINGS: Mapping[str, str] = {name: hint.__metadata__[-1].description for name,
 def is_switch(name: str) -> bool:
     """Whether a setting is either on or off."""
     return _PLAIN[name] in (bool, Switch)
+
+
+def is_secret(name: str) -> bool:
+    """Whether a setting may not be seen, and so is no flag: everybody on the machine sees those."""
+    return _PLAIN[name] is Secret
 
 
 def load_config(
@@ -319,6 +376,10 @@ def _from_environment(environ: Mapping[str, str], warn: Callable[[str], object])
     return chosen
 
 
+# Where only this machine manages models its own users are trusted; TorchServe asks for tokens there, too.
+TORCHSERVE_DEFAULTS: Mapping[str, Any] = MappingProxyType({"token_authorization": "elsewhere"})
+"""What a start under TorchServe's command has in place of our defaults."""
+
 # TorchServe's key -> our setting, where the two mean the same.
 _PROPERTIES = {
     "inference_address": "inference_address",
@@ -346,6 +407,7 @@ _PROPERTIES = {
     "allowed_urls": "allowed_urls",
     "enable_model_api": "enable_model_api",
     "disable_token_authorization": "insecure",
+    "token_expiration_min": "token_expiration_min",
 }
 # Host and port have a key each -> our setting.
 _PROPERTIES_GRPC = {
@@ -360,6 +422,8 @@ def _from_properties(path: Path, found: Mapping[str, str], warn: Callable[[str],
         for key, value in found.items()
         if key in _PROPERTIES
     }
+    if "disable_token_authorization" in found:  # True says both: no tokens, and that the user wants it so
+        chosen["token_authorization"] = "off" if chosen["insecure"] else "on"
     for (host, port), name in _PROPERTIES_GRPC.items():
         if host in found or port in found:
             default = _FIELDS[name].default
@@ -383,6 +447,8 @@ def _typed(name: str, value: Any, where: str, *, strict: bool = False) -> Any:
             return Address.parse(msgspec.convert(value, str), _FIELDS[name].default.port)
         if kind == Folder:
             return Path(value) if msgspec.convert(value, str) else None
+        if kind is Secret:
+            return Secret(msgspec.convert(value, str))
         if kind == Names:
             names = _names([value] if isinstance(value, str) else msgspec.convert(value, list[str]))
             return tuple(_patterns(names) if name == "allowed_urls" else names)
@@ -390,7 +456,9 @@ def _typed(name: str, value: Any, where: str, *, strict: bool = False) -> Any:
             value = json.loads(value)
         return msgspec.convert(value, _FULL[name], strict=strict)
     except ValueError as error:
-        shown = value if isinstance(value, str) else json.dumps(value, default=str)
+        shown = (
+            "***" if kind is Secret else value if isinstance(value, str) else json.dumps(value, default=str)
+        )
         reason = str(error).split(" - at `$`")[0]
         raise ConfigError(
             f"{where} = {shown!r}: {reason[:1].lower()}{reason[1:]} ({SETTINGS[name]})"
@@ -412,13 +480,14 @@ def _patterns(texts: Iterable[str]) -> Iterator[str]:
 
 
 def _check_management(config: Config) -> None:
-    """Nobody but this machine may manage models until tokens guard it, unless the user says so."""
+    """Nobody but this machine may manage models unless a token guards it, or the user says so."""
     for name in ("management_address", "grpc_management_address"):
         address: Address = getattr(config, name)
-        if not config.insecure and not address.loopback:
+        if not config.insecure and not address.loopback and not config.guards_management:
             raise ConfigError(
                 f"{name} {address} can be reached from other machines, where anybody could manage"
-                " the models: give a loopback address, or set insecure = true (--insecure) to allow it"
+                " the models: give a loopback address, or ask for a token (management_token_file,"
+                " MOORING_MANAGEMENT_TOKEN or token_authorization = on), or set insecure = true (--insecure) to allow it"
             )
 
 

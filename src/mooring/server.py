@@ -24,6 +24,7 @@ from mooring.engine.monitoring import RepositoryMonitor
 from mooring.engine.registry import ModelVersion
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
+from mooring.protocols.access import Gate
 from mooring.protocols.allowed import answering_options
 from mooring.protocols.amd.administration import AmdAdministration
 from mooring.protocols.amd.conversation import InferenceSocket
@@ -43,10 +44,12 @@ from mooring.protocols.responses import Responses
 from mooring.protocols.torchserve.inference import TorchServeInference
 from mooring.protocols.torchserve.management import TorchServeManagement
 from mooring.protocols.torchserve.metrics import TorchServeMetrics
+from mooring.protocols.torchserve.tokens import TokenRenewal
 from mooring.repository.catalog import Catalog, worker_extensions
 from mooring.repository.fetch import Fetcher
 from mooring.repository.spec import Defaults
 from mooring.repository.store import Store
+from mooring.tokens import Access, tokens_of
 from mooring.web.http1 import HttpServer, Limits
 from mooring.workers.arena import Arena
 
@@ -142,9 +145,8 @@ class Server:
         self._administration = Administration(self.engine, self._catalog, self._metrics)
         self._control = ServerControl()
         self._dialect = AMD if config.dialect == "amd" else V2
-        # Whoever reaches another address than this machine's own may ask models, not change what is served.
-        self._may_change = config.inference_address.loopback or config.insecure
-        self._memory = SharedMemory(self._arena) if self._may_change and SharedMemory.available() else None
+        self._tokens = tokens_of(config)
+        self._memory = SharedMemory(self._arena) if SharedMemory.available() else None
         self._log_settings, self._trace_settings = LogSettings(self._control), TraceSettings()
         self._extensions: list[str] = []
         cors = {"access-control-allow-origin": "*"} if self._dialect is AMD else None
@@ -165,6 +167,7 @@ class Server:
             endpoints = site.endpoints
             await self._listen(site.address, [*endpoints, *answering_options(endpoints, self._responses)])
         await self._listen_grpc()
+        self._say_who_may()
         self._write_metrics()
         if self._config.repository_monitoring and self._config.model_repository is not None:
             monitor = RepositoryMonitor(
@@ -193,16 +196,18 @@ class Server:
             version=__version__,
             extensions=self._extensions,
             dialect=self._dialect,
-            memory=self._memory,
+            memory=self._memory_at(address),
             log_settings=self._log_settings,
             trace_settings=self._trace_settings,
-            changes=address.loopback or config.insecure,
+            gate=self._gate(address),
             max_message_bytes=config.grpc_max_message_size,
             further=[management] if together else [],
         )
         await self._start_grpc(server, address)
         if not together:
-            server = mount.grpc_of([management], max_message_bytes=config.grpc_max_message_size)
+            server = mount.grpc_of(
+                [management], gate=self._gate(managing), max_message_bytes=config.grpc_max_message_size
+            )
             await self._start_grpc(server, managing)
 
     async def _start_grpc(self, server: "GrpcServer", address: Address) -> None:
@@ -250,6 +255,8 @@ class Server:
                 model_api=self._model_api(config.management_address),
             ).endpoints()
         )
+        if self._tokens is not None and self._tokens.renewable:
+            management.mount(TokenRenewal(self._tokens, responses).endpoints())
         if management is not inference:
             management.mount(v1.readiness())
         if config.enable_metrics_api:
@@ -272,11 +279,43 @@ class Server:
         chosen = self._config.enable_model_api
         return address.loopback if chosen is None else chosen
 
+    def _gate(self, address: Address) -> Gate:
+        """What clients of this address need. Who reaches it from elsewhere without a token may not manage models."""
+        config = self._config
+        return Gate(
+            self._tokens,
+            closed=not (address.loopback or config.insecure or config.guards_management),
+            protect_metrics=config.protect_metrics,
+        )
+
+    def _memory_at(self, address: Address) -> SharedMemory | None:
+        """Shared memory, where the clients are of this machine: others would name objects that are not theirs."""
+        return self._memory if address.loopback or self._config.insecure else None
+
+    def _say_who_may(self) -> None:
+        """Write the key file, and to the log: whether there are tokens and where, and what is not to be had for want of one."""
+        config, tokens = self._config, self._tokens
+        if tokens is not None:
+            tokens.publish()
+            where = str(tokens.file) if tokens.file is not None else "fixed"
+            open_ = not tokens.guards(Access.INFERENCE)
+            log.info(
+                "tokens are on", needed_for="management" if open_ else "inference, management", keys=where
+            )
+        for address in {config.inference_address, config.grpc_address}:
+            if not (address.loopback or config.insecure or config.guards_management):
+                log.warning(
+                    "models are not managed over this address",
+                    address=str(address),
+                    reason="other machines reach it, and no token guards it",
+                    remedy="set management_token_file or MOORING_MANAGEMENT_TOKEN, or insecure = true",
+                )
+
     def _v2(self) -> list[Endpoint]:
         """The Open Inference Protocol with its extensions, and what AMD's server adds to it."""
         config, engine, responses = self._config, self.engine, self._responses
         administration, control, dialect = self._administration, self._control, self._dialect
-        changes = self._may_change
+        shared_memory = self._memory_at(config.inference_address)
         v2 = KServeV2(
             engine,
             responses,
@@ -284,22 +323,22 @@ class Server:
             allocator=self._arena,
             max_body_bytes=config.max_tensor_request_size,
             dialect=dialect,
-            memory=self._memory,
+            memory=shared_memory,
         )
         bodies = v2.bodies
         parts: list[Generate | Repository | Statistics | Settings] = [
             Generate(engine, responses, bodies, dialect=dialect),
-            Repository(administration, responses, bodies, changes=changes, dialect=dialect),
+            Repository(administration, responses, bodies, dialect=dialect),
             Statistics(administration, responses),
-            Settings(engine, self._log_settings, self._trace_settings, responses, bodies, changes=changes),
+            Settings(engine, self._log_settings, self._trace_settings, responses, bodies),
         ]
-        memory = SharedMemoryEndpoints(self._memory, responses, bodies)
-        amd = AmdAdministration(administration, control, responses, changes=changes)
+        memory = SharedMemoryEndpoints(shared_memory, responses, bodies)
+        amd = AmdAdministration(administration, control, responses)
         endpoints = v2.endpoints() + memory.endpoints() + amd.endpoints()
         for part in parts:
             endpoints += part.endpoints()
             v2.extensions.extend(part.extensions)
-        if self._memory is not None:
+        if shared_memory is not None:
             v2.extensions.extend(memory.extensions)
         v2.extensions.extend(worker_extensions())
         self._extensions = v2.extensions
@@ -312,7 +351,7 @@ class Server:
         for site in sites:
             if site.address == address and (address.path or address.port):  # port 0 is a new one every time
                 return site
-        sites.append(Site(address, Description(self._responses, __version__)))
+        sites.append(Site(address, Description(self._responses, __version__, gate=self._gate(address))))
         return sites[-1]
 
     async def _listen(self, address: Address, endpoints: Sequence[Endpoint]) -> None:
@@ -321,7 +360,12 @@ class Server:
         most = max(config.max_request_size, config.max_tensor_request_size)
         limits = Limits(max_body_bytes=config.max_request_size, larger_bodies=((b"/v2/", most),))
         listener = HttpServer(
-            Application(endpoints, self._responses, loopback=address.loopback and not self._config.insecure),
+            Application(
+                endpoints,
+                self._responses,
+                gate=self._gate(address),
+                loopback=address.loopback and not self._config.insecure,
+            ),
             limits=limits,
             allocator=self._arena,
             refuse=self._responses.refuse_message,

@@ -9,6 +9,7 @@ from mooring.core.buffers import HeapAllocator
 from mooring.core.service import ModelMetadata, ServerAdministration
 from mooring.core.tensors import TensorSpec
 from mooring.observability.metrics import Metrics
+from mooring.protocols.access import Gate
 from mooring.protocols.allowed import answering_options
 from mooring.protocols.amd.administration import AmdAdministration
 from mooring.protocols.amd.conversation import InferenceSocket
@@ -83,8 +84,8 @@ async def listening(service, dialect, *, changes=True):
         dialect=dialect,
     )
     v2.extensions += worker_extensions()
-    amd = AmdAdministration(service, service, responses, changes=changes)
-    repository = Repository(service, responses, v2.bodies, dialect=dialect, changes=changes)
+    amd = AmdAdministration(service, service, responses)
+    repository = Repository(service, responses, v2.bodies, dialect=dialect)
     ingress = AmdMetrics(metrics, lambda: 3)
     endpoints = [
         *description.endpoints(),
@@ -97,7 +98,7 @@ async def listening(service, dialect, *, changes=True):
     endpoints += answering_options(endpoints, responses)
     description.cover(endpoints)
     server = HttpServer(
-        Application(ingress.counting(endpoints), responses),
+        Application(ingress.counting(endpoints), responses, gate=Gate(closed=not changes)),
         limits=Limits(max_body_bytes=1_000_000),
         allocator=HeapAllocator(),
         refuse=responses.refuse_message,

@@ -20,6 +20,7 @@ from mooring.core.service import (
     ServerAdministration,
 )
 from mooring.core.tensors import TensorSpec
+from mooring.protocols.access import Gate
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.grpc_mount import grpc_server
 from mooring.protocols.grpc_server import GrpcServer
@@ -150,7 +151,7 @@ async def serve(
         memory=memory,
         log_settings=LogSettings(service.administration),
         trace_settings=TraceSettings(),
-        changes=changes,
+        gate=Gate(closed=not changes),
     )
     await server.start("127.0.0.1", 0)
     return server

@@ -17,6 +17,7 @@ from mooring.protocols.dialect import AMD
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.responses import Responses
 from mooring.server import Server
+from mooring.tokens import Access
 from mooring.web.http1 import HttpServer, Limits
 
 ELSEWHERE = "origin: http://evil.example"
@@ -100,7 +101,7 @@ async def loopback():
         responses.body(exchange, b"changed", "text/plain")
 
     server = HttpServer(
-        Application([Endpoint("/change", change, changes=True)], responses, loopback=True),
+        Application([Endpoint("/change", change, Access.MANAGEMENT, changes=True)], responses, loopback=True),
         limits=Limits(),
         allocator=HeapAllocator(),
         refuse=responses.refuse_message,

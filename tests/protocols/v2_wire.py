@@ -20,6 +20,7 @@ from mooring.core.service import (
 )
 from mooring.core.tensors import Tensor, TensorSpec
 from mooring.observability.metrics import Metrics
+from mooring.protocols.access import Gate
 from mooring.protocols.application import Application
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.kserve.generate import Generate
@@ -130,8 +131,8 @@ async def listening_v2(
     log, trace = LogSettings(FakeServer()), TraceSettings()
     parts = [
         Statistics(service, responses),
-        Repository(service, responses, v2.bodies, changes=changes, dialect=dialect),
-        Settings(service, log, trace, responses, v2.bodies, changes=changes),
+        Repository(service, responses, v2.bodies, dialect=dialect),
+        Settings(service, log, trace, responses, v2.bodies),
         SharedMemoryEndpoints(memory if shared else None, responses, v2.bodies),
         Generate(service, responses, v2.bodies, dialect=dialect),
     ]
@@ -142,7 +143,7 @@ async def listening_v2(
         endpoints.extend(part.endpoints())
     description.cover(endpoints)
     server = HttpServer(
-        Application(endpoints, responses),
+        Application(endpoints, responses, gate=Gate(closed=not changes)),
         limits=Limits(max_body_bytes=LIMIT, max_url_bytes=2000),
         allocator=HeapAllocator(),
         refuse=responses.refuse_message,

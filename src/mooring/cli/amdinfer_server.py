@@ -1,5 +1,6 @@
 """``mooring amdinfer-server``: the AMD Inference Server's own flags, so that its start commands go on working."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,12 @@ def amdinfer_server(
 
 def _warnings(repository: str, *, there: bool, everybody: bool) -> list[str]:
     warnings = [] if there else [f"no model repository at {repository}: only workers can be loaded"]
-    if not everybody:
-        warnings.append("models can be loaded and unloaded from this machine only: --insecure lets everybody")
+    guarded = any(
+        name in os.environ for name in ("MOORING_MANAGEMENT_TOKEN", "MOORING_MANAGEMENT_TOKEN_FILE")
+    )
+    if not everybody and not guarded:
+        warnings.append(
+            "models can be loaded and unloaded from this machine only: MOORING_MANAGEMENT_TOKEN=... lets those who"
+            " have the token, --insecure everybody"
+        )
     return warnings

@@ -1,7 +1,10 @@
-"""What commands that ask a server share: which one, and how a refusal is told."""
+"""What commands that ask a server share: which one, with which token, and how a refusal is told."""
 
+import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,6 +16,12 @@ _DEFAULT_GRPC = "grpc://127.0.0.1:7070"
 def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that say which server to ask."""
     for option in (
+        click.option(
+            "--token-file",
+            type=click.Path(exists=True, dir_okay=False),
+            help="file with the token that the server asks for, or its key_file.json;"
+            " a token itself goes into MOORING_TOKEN",
+        ),
         click.option(
             "--timeout", default=60.0, show_default=True, metavar="SECONDS", help="how long to wait"
         ),
@@ -26,7 +35,7 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def asking(url: str | None, grpc: bool, timeout: float) -> Iterator[Any]:
+def asking(url: str | None, grpc: bool, timeout: float, token_file: str | None) -> Iterator[Any]:
     """A client of the server. What the server, or the user, got wrong is one line and status 1."""
     from mooring.client.sync.client import Client
     from mooring.core.errors import MooringError
@@ -36,7 +45,23 @@ def asking(url: str | None, grpc: bool, timeout: float) -> Iterator[Any]:
             raise click.UsageError(f"--grpc speaks with a grpc:// or grpcs:// URL, not with {url}")
         url = url if "://" in url else f"grpc://{url}"
     try:
-        with Client(url or (_DEFAULT_GRPC if grpc else _DEFAULT), timeout=timeout) as client:
+        server, token = url or (_DEFAULT_GRPC if grpc else _DEFAULT), _token(token_file)
+        with Client(server, timeout=timeout, token=token) as client:
             yield client
     except MooringError as error:
         raise click.ClickException(error.message) from error
+
+
+def _token(file: str | None) -> str:
+    """The token of a file, which may be a key file: its management token may do all; or that of the environment."""
+    if file is None:
+        return os.environ.get("MOORING_TOKEN", "")
+    try:
+        text = Path(file).read_text().strip()
+        if not text.startswith("{"):
+            return text
+        keys = json.loads(text)
+        found = keys.get("management") or keys.get("inference")
+        return str(found["key"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise click.ClickException(f"{file}: no token can be read there") from None

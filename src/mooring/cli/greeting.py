@@ -2,9 +2,11 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from mooring.config import Address, Config
 from mooring.core.service import ModelState
+from mooring.tokens import KEY_FILE
 
 # Models that are named one by one; a store of hundreds would push the addresses off the screen.
 _MOST_MODELS = 8
@@ -31,6 +33,7 @@ def greeting(config: Config, models: Sequence[ModelState], *, up: str) -> list[s
         f"  gRPC        {str(config.grpc_address).removeprefix('http://')}",
         f"  management  {config.management_address}",
         *([f"  metrics     {config.metrics_address}"] if config.enable_metrics_api else []),
+        *_tokens(config),
         *(_model(state) for state in models[:_MOST_MODELS]),
     ]
     if len(models) > _MOST_MODELS:
@@ -39,7 +42,23 @@ def greeting(config: Config, models: Sequence[ModelState], *, up: str) -> list[s
         lines.append("  no models: name some, as in `mooring serve FILE.mar`")
     ready = [state for state in models if state.ready]
     if ready:
-        lines += ["Try:", *_curls(config.inference_address, ready[0].name)]
+        lines += ["Try:", *_curls(config, ready[0].name)]
+    return lines
+
+
+def _tokens(config: Config) -> list[str]:
+    """Who needs a token, and where it is; nothing where nobody does."""
+    if not config.guards_management:
+        return []
+    fixed = [
+        kind
+        for kind in ("inference", "management")
+        if getattr(config, f"{kind}_token") or getattr(config, f"{kind}_token_file")
+    ]
+    keys = [f"{Path(KEY_FILE).absolute()}"] if config.generates_tokens and len(fixed) < 2 else []
+    lines = [f"  tokens      {', '.join([*keys, *(f'{kind} fixed' for kind in fixed)])}"]
+    if "inference" not in fixed and not config.generates_tokens:
+        lines.append("              inference needs none")
     return lines
 
 
@@ -48,11 +67,14 @@ def _model(state: ModelState) -> str:
     return f"  model       {state.name} {state.version} {how}"
 
 
-def _curls(address: Address, model: str) -> list[str]:
+def _curls(config: Config, model: str) -> list[str]:
+    address = config.inference_address
     where = (
         f"curl --unix-socket {address.path} http://localhost" if address.path else f"curl {_reach(address)}"
     )
-    return [f"  {where}/ping", f"  {where}/predictions/{model} -T FILE"]
+    guarded = config.generates_tokens or config.inference_token or config.inference_token_file
+    token = ' -H "Authorization: Bearer $TOKEN"' if guarded else ""
+    return [f"  {where}/ping", f"  {where}/predictions/{model} -T FILE{token}"]
 
 
 def _reach(address: Address) -> str:

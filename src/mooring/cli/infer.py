@@ -25,7 +25,7 @@ from mooring.cli.asking import asking, server_options
 @server_options
 def infer(
     model: str, inputs: Sequence[str], version: str, outputs: Sequence[str], parameters: Sequence[str],
-    save: str | None, url: str | None, grpc: bool, timeout: float,
+    save: str | None, url: str | None, grpc: bool, timeout: float, token_file: str | None,
 ) -> None:  # fmt: skip
     """Ask MODEL of a running server, and print its answer as JSON.
 
@@ -34,7 +34,7 @@ def infer(
     """
     from mooring.cli.inputs import read_inputs
 
-    with asking(url, grpc, timeout) as client:
+    with asking(url, grpc, timeout, token_file) as client:
         metadata = client.metadata(model, version)
         tensors = read_inputs(
             _files(inputs),

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from mooring.config import ConfigError, load_config
+from mooring.config import PREFIX, SETTINGS, ConfigError, is_secret, load_config
 from mooring.core.errors import MooringError
 from mooring.observability.logs import get_logger, setup
 
@@ -29,6 +29,10 @@ def launch(
         config = load_config(flags, os.environ, file, defaults=defaults, warn=heard.append)
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
+    for name in filter(is_secret, SETTINGS):
+        os.environ.pop(
+            f"{PREFIX}{name.upper()}", None
+        )  # workers run users' code, and inherit the environment
     setup(config.log_level)
     for warning in heard:
         log.warning(warning)

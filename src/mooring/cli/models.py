@@ -15,11 +15,11 @@ def models() -> None:
 
 @models.command("list")
 @server_options
-def list_(url: str | None, grpc: bool, timeout: float) -> None:
+def list_(url: str | None, grpc: bool, timeout: float, token_file: str | None) -> None:
     """Every model of the server's repository, loaded or not."""
     from mooring.cli.tables import show
 
-    with asking(url, grpc, timeout) as client:
+    with asking(url, grpc, timeout, token_file) as client:
         entries = client.models()
         show(
             ["MODEL", "VERSION", "STATE", "REASON"],
@@ -33,11 +33,13 @@ def list_(url: str | None, grpc: bool, timeout: float) -> None:
     "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="a parameter to load it with"
 )
 @server_options
-def load(model: str, parameters: Sequence[str], url: str | None, grpc: bool, timeout: float) -> None:
+def load(
+    model: str, parameters: Sequence[str], url: str | None, grpc: bool, timeout: float, token_file: str | None
+) -> None:
     """Load MODEL of the repository, anew if it is loaded, and return when it is ready."""
     from mooring.cli.infer import pair
 
-    with asking(url, grpc, timeout) as client:
+    with asking(url, grpc, timeout, token_file) as client:
         client.load(model, parameters=dict(pair(each) for each in parameters))
         click.echo(f"{model} is ready")
 
@@ -46,9 +48,11 @@ def load(model: str, parameters: Sequence[str], url: str | None, grpc: bool, tim
 @click.argument("model")
 @click.option("--dependents", is_flag=True, help="and the stages that only this chain of models uses")
 @server_options
-def unload(model: str, dependents: bool, url: str | None, grpc: bool, timeout: float) -> None:
+def unload(
+    model: str, dependents: bool, url: str | None, grpc: bool, timeout: float, token_file: str | None
+) -> None:
     """Unload every version of MODEL, once what it was asked is answered."""
-    with asking(url, grpc, timeout) as client:
+    with asking(url, grpc, timeout, token_file) as client:
         client.unload(model, dependents=dependents)
         click.echo(f"{model} is unloaded")
 
@@ -57,11 +61,13 @@ def unload(model: str, dependents: bool, url: str | None, grpc: bool, timeout: f
 @click.argument("model")
 @click.option("--version", default="", help="the version to describe; without it the default one")
 @server_options
-def describe(model: str, version: str, url: str | None, grpc: bool, timeout: float) -> None:
+def describe(
+    model: str, version: str, url: str | None, grpc: bool, timeout: float, token_file: str | None
+) -> None:
     """What MODEL takes and gives, how it is run, and what it has done."""
     from mooring.cli.tables import show
 
-    with asking(url, grpc, timeout) as client:
+    with asking(url, grpc, timeout, token_file) as client:
         metadata = client.metadata(model, version)
         config = client.config(model, version)
         usage = client.usage(model, version)

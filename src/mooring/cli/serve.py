@@ -6,13 +6,13 @@ from typing import Any
 import click
 
 from mooring.cli.launch import given, launch
-from mooring.config import SETTINGS, Config, is_switch
+from mooring.config import SETTINGS, Config, is_secret, is_switch
 
 
 def _settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one option per setting, so that flag, key and variable cannot drift apart."""
+    """Give a command one option per setting that is no secret, so that flag, key and variable cannot drift apart."""
     defaults = Config()
-    for name in reversed([name for name in SETTINGS if name != "targets"]):
+    for name in reversed([name for name in SETTINGS if name != "targets" and not is_secret(name)]):
         flag = name.replace("_", "-")
         declaration = f"--{flag}/--no-{flag}" if is_switch(name) else f"--{flag}"
         default = getattr(defaults, name)

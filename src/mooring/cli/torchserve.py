@@ -8,6 +8,7 @@ import click
 
 from mooring import __version__
 from mooring.cli.launch import given, launch
+from mooring.config import TORCHSERVE_DEFAULTS
 
 # Where TorchServe looks when nobody names a file.
 _DEFAULT_FILE = "config.properties"
@@ -43,7 +44,7 @@ class _ManyModels(click.Command):
     "--disable-token-auth",
     "--dt",
     is_flag=True,
-    help="let anybody who reaches the management address manage models",
+    help="ask for no tokens: anybody who reaches the management address may manage models",
 )
 @click.option(
     "--enable-model-api",
@@ -84,12 +85,13 @@ def torchserve(
             "models": models,
             "workflow_store": workflow_store,
             "insecure": disable_token_auth or None,
+            "token_authorization": "off" if disable_token_auth else None,
             "enable_model_api": enable_model_api or None,
         }
     )
     warnings = _warnings(rest, foreground=foreground)
     # The line that scripts wait for.
-    launch(flags, _file(ts_config), warnings, up="Model server started.")
+    launch(flags, _file(ts_config), warnings, up="Model server started.", defaults=TORCHSERVE_DEFAULTS)
 
 
 def _file(named: str | None) -> str | None:

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mooring.config import ConfigError, load_config
+from mooring.config import TORCHSERVE_DEFAULTS, ConfigError, load_config
 from mooring.doctor.findings import Finding, at, change, differs, line_of, runs
 from mooring.properties import parse_properties
 
@@ -97,10 +97,10 @@ _MISSED = {
     "private_key_file": "put a proxy that ends TLS in front, or give the key where the server takes one",
 }
 _TOKENS = {
-    "disable_token_authorization": "anybody who reaches the management address may manage models where it is true",
-    "enable_model_api": "says whether models may be registered; without it that is so where only this machine asks",
-    "token_expiration_min": "says how long a token lasts",
+    "disable_token_authorization": "where it is true nobody needs a token, as in TorchServe",
+    "token_expiration_min": "how long a token lasts, as in TorchServe",
 }
+_MODEL_API = "says whether models may be registered; without it that is so where only this machine asks"
 _PLUGINS = "plugins are Java code, which is not run here"
 
 
@@ -145,7 +145,9 @@ class Settings:
                 wrong = True
                 yield change(self.where(key), fault, f"give {key} a value that is allowed")
             elif key in _TOKENS:
-                yield self._token(key, value, effective=effective)
+                yield runs(self.where(key), f"token setting {key} = {value}: {_TOKENS[key]}")
+            elif key == "enable_model_api":
+                yield differs(self.where(key), f"{key} = {value}: {_MODEL_API}")
             elif effective:
                 honored += 1
             else:
@@ -155,12 +157,17 @@ class Settings:
             yield change(
                 self.where("management_address"), whole, "keep the management address to this machine"
             )
+        if not whole and not wrong and "disable_token_authorization" not in self.values:
+            yield self._tokens_by_default()
         if honored:
             yield runs(self.shown, f"{honored} of its keys mean the same here")
 
-    def _token(self, key: str, value: str, *, effective: bool) -> Finding:
-        what = f"token setting {key} = {value}: {_TOKENS[key]}"
-        return differs(self.where(key), what if effective else f"{what}; it has no effect here")
+    def _tokens_by_default(self) -> Finding:
+        if load_config({}, {}, self.file, defaults=TORCHSERVE_DEFAULTS).generates_tokens:
+            what = "tokens are needed, as in TorchServe, since other machines reach the management address"
+            return runs(self.where("management_address"), what)
+        what = "no tokens are needed, since only this machine reaches the management address; in TorchServe they are"
+        return differs(self.shown, what, "set disable_token_authorization=false to ask for them")
 
     def _in_vain(self, key: str) -> Finding:
         if key in _MISSED:
@@ -191,7 +198,7 @@ def _fault(file: Path, heard: list[str] | None = None) -> str:
     lines = [] if heard is None else heard
     environ: Mapping[str, str] = {}
     try:
-        load_config({}, environ, file, warn=lines.append)
+        load_config({}, environ, file, defaults=TORCHSERVE_DEFAULTS, warn=lines.append)
     except ConfigError as error:
         return str(error)
     return ""

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.responses import Responses
+from mooring.tokens import Access
 from mooring.web.http1 import Exchange, header_lines
 from mooring.web.routing import Handler, Match
 
@@ -17,7 +18,7 @@ def answering_options(endpoints: Iterable[Endpoint], responses: Responses) -> li
         if endpoint.methods is not None:
             methods.setdefault(endpoint.pattern, set()).update(endpoint.methods)
     return [
-        Endpoint(pattern, _telling(known, responses), methods=_OPTIONS)
+        Endpoint(pattern, _telling(known, responses), Access.OPEN, methods=_OPTIONS)
         for pattern, known in methods.items()
         if "OPTIONS" not in known
     ]

@@ -7,6 +7,7 @@ import msgspec
 from mooring.core.errors import MooringError
 from mooring.observability.logs import get_logger
 from mooring.protocols import status as statuses
+from mooring.protocols.access import Check, Gate
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.origins import CROSS_SITE, from_elsewhere
 from mooring.protocols.responses import Responses
@@ -24,13 +25,19 @@ class Application:
 
     Where responses carry CORS headers, what a browser asks before it asks is answered with them, on every path.
     Pages of other sites reach no endpoint that changes what is served; with ``loopback``, which says that only this
-    machine reaches the listener, a page's site must be this machine as well.
+    machine reaches the listener, a page's site must be this machine as well. Endpoints are put behind the ``gate`` here.
     """
 
     def __init__(
-        self, endpoints: Iterable[Endpoint], responses: Responses, *, loopback: bool = False
+        self,
+        endpoints: Iterable[Endpoint],
+        responses: Responses,
+        *,
+        gate: Gate | None = None,
+        loopback: bool = False,
     ) -> None:
         self._responses = responses
+        self._gate = gate or Gate()
         self._loopback = loopback
         self._router = Router()
         by_pattern: dict[str, list[Endpoint]] = {}
@@ -74,14 +81,29 @@ class Application:
         return dispatch
 
     def _handler(self, endpoint: Endpoint) -> Handler:
-        if not endpoint.changes:
-            return endpoint.handler
+        check, handler = self._gate.check(endpoint.access), endpoint.handler
+        if check is not None:
+            handler = self._behind(check, handler)
+        return self._of_this_site(handler) if endpoint.changes else handler
 
+    def _behind(self, check: Check, handler: Handler) -> Handler:
+        def allowed(exchange: Exchange, match: Match) -> None:
+            refusal = check(exchange.header(b"authorization"))
+            if refusal is None:
+                handler(exchange, match)
+            else:
+                if match.route.pattern.startswith("/v1/"):  # KServe's clients look there
+                    refusal = msgspec.structs.replace(refusal, error=refusal.message)
+                self._responses.refuse(exchange, refusal)
+
+        return allowed
+
+    def _of_this_site(self, handler: Handler) -> Handler:
         def guarded(exchange: Exchange, match: Match) -> None:
             if from_elsewhere(exchange, loopback=self._loopback):
                 self._responses.refuse(exchange, CROSS_SITE)
             else:
-                endpoint.handler(exchange, match)
+                handler(exchange, match)
 
         return guarded
 

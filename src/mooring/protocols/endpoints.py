@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from mooring.tokens import Access
 from mooring.web.routing import Handler
 
 
@@ -41,13 +42,14 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """A pattern, who answers it and what is told of it. ``methods`` None means that any will do.
+    """A pattern, who answers it, what a client needs for it and what is told of it. ``methods`` None: any will do.
 
     ``changes``: it changes what is served, and so is refused to web pages of other sites.
     """
 
     pattern: str
     handler: Handler
+    access: Access
     operation: Operation | None = None
     methods: frozenset[str] | None = None
     changes: bool = False

@@ -8,7 +8,8 @@ import grpc
 
 from mooring.codecs.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from mooring.protocols.grpc_messages import read
-from mooring.protocols.grpc_server import Context, Service, receive
+from mooring.protocols.grpc_server import Context, Method, Service, receive
+from mooring.tokens import Access
 
 # How late a watcher may hear of a change, in seconds: readiness is looked at, nobody announces it.
 _LOOK_EVERY = 0.5
@@ -25,7 +26,10 @@ class Health:
     def service(self) -> Service:
         """What the server mounts."""
         return Service(
-            "grpc.health.v1.Health", {"Check": self.check}, {"Watch": self.watch}, leave=self._leaving.set
+            "grpc.health.v1.Health",
+            {"Check": Method(Access.OPEN, self.check)},
+            {"Watch": Method(Access.OPEN, self.watch)},
+            leave=self._leaving.set,
         )
 
     async def check(self, message: bytes, context: Context) -> bytes:

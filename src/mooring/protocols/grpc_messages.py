@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
-import grpc
 from google.protobuf.message import DecodeError, Message
 
 from mooring.core.errors import InvalidInput
@@ -46,22 +45,3 @@ def awaiting(kind: type[Asked], answer: Callable[[Asked], Coroutine[None, None, 
             task.exception()  # where the client has gone nobody else asks, and asyncio would complain
 
     return method
-
-
-def may_change(
-    method: Unary, allowed: bool, changes: Callable[[bytes], bool] = lambda _message: True
-) -> Unary:
-    """The method, or where it is not allowed, one that refuses those messages that would change something."""
-    if allowed:
-        return method
-
-    async def guarded(message: bytes, context: Context) -> bytes:
-        if changes(message):
-            await context.abort(
-                grpc.StatusCode.PERMISSION_DENIED,
-                "nothing may be changed over this address; it can be reached from other machines,"
-                " and the setting insecure = true (--insecure) allows it",
-            )
-        return await method(message, context)
-
-    return guarded

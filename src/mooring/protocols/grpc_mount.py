@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from mooring.core.buffers import Allocator
 from mooring.core.service import InferenceService, ModelAdministration, ServerAdministration
+from mooring.protocols.access import Gate
 from mooring.protocols.amd.rpcs import AmdRpcs
 from mooring.protocols.dialect import Dialect
 from mooring.protocols.grpc_health import Health
@@ -30,25 +31,25 @@ def grpc_server(
     memory: SharedMemory | None,
     log_settings: LogSettings,
     trace_settings: TraceSettings,
-    changes: bool,
+    gate: Gate | None = None,
     max_message_bytes: int = 0,
     further: Sequence[Service] = (),
 ) -> GrpcServer:
     """A server that speaks v2 with its extensions, AMD's methods, TorchServe's inference, health and reflection.
 
-    ``changes`` False refuses whatever would change what is served; ``further`` services are mounted beside these.
+    ``further`` services are mounted beside these, all of them behind the ``gate``.
     """
     inference = Inference(service, allocator, memory=memory, dialect=dialect)
     methods = {
-        **GrpcRepository(administration, changes=changes, dialect=dialect).methods(),
-        **GrpcSettings(service, log_settings, trace_settings, changes=changes).methods(),
+        **GrpcRepository(administration, dialect=dialect).methods(),
+        **GrpcSettings(service, log_settings, trace_settings).methods(),
         **GrpcSharedMemory(memory).methods(),
-        **AmdRpcs(administration, control, changes=changes).methods(),
+        **AmdRpcs(administration, control).methods(),
     }
     services = KServeV2Grpc(inference, version=version, extensions=extensions).services(methods)
     services += [TorchServeInferenceRpcs(service, allocator).service(), *further]
     services.append(Health(service.ready, [each.name for each in services]).service())
-    return grpc_of(services, max_message_bytes=max_message_bytes)
+    return grpc_of(services, gate=gate, max_message_bytes=max_message_bytes)
 
 
 def grpc_management(
@@ -58,6 +59,9 @@ def grpc_management(
     return TorchServeManagementRpcs(service, administration, model_api=model_api).service()
 
 
-def grpc_of(services: Sequence[Service], *, max_message_bytes: int = 0) -> GrpcServer:
+def grpc_of(
+    services: Sequence[Service], *, gate: Gate | None = None, max_message_bytes: int = 0
+) -> GrpcServer:
     """A server of these services that tells, too, what they are."""
-    return GrpcServer([*services, *Reflection(services).services()], max_message_bytes=max_message_bytes)
+    services = [*services, *Reflection(services).services()]
+    return GrpcServer(services, gate=gate, max_message_bytes=max_message_bytes)

@@ -19,7 +19,8 @@ from mooring.codecs.proto import (
 )
 from mooring.codecs.proto.pool import POOL
 from mooring.protocols.grpc_messages import read
-from mooring.protocols.grpc_server import Context, Questions, Service
+from mooring.protocols.grpc_server import Context, Method, Questions, Service
+from mooring.tokens import Access
 
 # Whoever imports these fills the pool.
 DESCRIBED = (
@@ -44,7 +45,13 @@ class Reflection:
     def services(self) -> list[Service]:
         """Under its name and the older one, which most tools still try."""
         return [
-            Service(name, {}, {"ServerReflectionInfo": self.answer}, self._questions.leave) for name in _NAMES
+            Service(
+                name,
+                {},
+                {"ServerReflectionInfo": Method(Access.INFERENCE, self.answer)},
+                self._questions.leave,
+            )
+            for name in _NAMES
         ]
 
     async def answer(self, context: Context) -> None:

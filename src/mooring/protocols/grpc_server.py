@@ -5,7 +5,7 @@ Nothing here knows a message. A method that raises becomes a status; what is not
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import NoReturn
+from typing import Generic, NamedTuple, NoReturn, TypeVar
 from urllib.parse import quote
 
 import grpc
@@ -13,8 +13,10 @@ import msgspec
 
 from mooring.core.errors import MooringError
 from mooring.observability.logs import get_logger
+from mooring.protocols.access import Gate
 from mooring.protocols.dialect import V2, Dialect
-from mooring.protocols.status import Asked, grpc_v2
+from mooring.protocols.status import Asked, Refusal, grpc_gate, grpc_v2
+from mooring.tokens import Access
 
 log = get_logger(__name__)
 
@@ -22,6 +24,16 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 Unary = Callable[[bytes, Context], Awaitable[bytes]]
 Streaming = Callable[[Context], Awaitable[None]]
 """Reads what the client sends and writes answers through the context, until it returns."""
+
+_Call = TypeVar("_Call")
+
+
+class Method(NamedTuple, Generic[_Call]):
+    """A method and what a client needs for it, which may depend on what the message asks."""
+
+    access: Access | Callable[[bytes], Access]
+    call: _Call
+
 
 # The text of a status travels percent-encoded in a header, and clients take 8 KB of headers by default.
 _LONGEST_TEXT = 4096
@@ -31,17 +43,23 @@ class Service(msgspec.Struct, frozen=True):
     """The methods of one service. ``leave`` is called when the server begins to stop: streams should come to an end."""
 
     name: str
-    unary: Mapping[str, Unary] = {}
-    streaming: Mapping[str, Streaming] = {}
+    unary: Mapping[str, Method[Unary]] = {}
+    streaming: Mapping[str, Method[Streaming]] = {}
     leave: Callable[[], None] = lambda: None
     dialect: Dialect = V2
 
 
 class GrpcServer:
-    """One address. ``max_message_bytes`` 0 is no limit, as clients of Triton expect; a limit holds both ways."""
+    """One address. ``max_message_bytes`` 0 is no limit, as clients of Triton expect; a limit holds both ways.
 
-    def __init__(self, services: Sequence[Service], *, max_message_bytes: int = 0) -> None:
+    Methods are put behind the ``gate`` here.
+    """
+
+    def __init__(
+        self, services: Sequence[Service], *, gate: Gate | None = None, max_message_bytes: int = 0
+    ) -> None:
         self._services = services
+        gate = gate or Gate()
         limit = max_message_bytes or -1
         self._server = grpc.aio.server(
             options=(
@@ -52,8 +70,12 @@ class GrpcServer:
             )
         )
         for service in services:
-            handlers = {name: _unary(service, name, method) for name, method in service.unary.items()} | {
-                name: _streaming(service, name, method) for name, method in service.streaming.items()
+            handlers = {
+                name: _unary(service, name, _guarded(gate, service.name, method))
+                for name, method in service.unary.items()
+            } | {
+                name: _streaming(service, name, _guarded_stream(gate, service.name, method))
+                for name, method in service.streaming.items()
             }
             self._server.add_generic_rpc_handlers(
                 (grpc.method_handlers_generic_handler(service.name, handlers),)
@@ -117,6 +139,60 @@ async def _fault(context: Context, service: Service, name: str, error: Exception
     await context.abort(
         grpc.StatusCode.INTERNAL, f"{type(error).__name__}: internal server error, see the server's log"
     )
+
+
+def _guarded(gate: Gate, service: str, method: Method[Unary]) -> Unary:
+    """The call behind the gate; the call itself where nothing is asked."""
+    needs, call = method
+    if isinstance(needs, Access):
+        check = gate.check(needs)
+        if check is None:
+            return call
+
+        async def checked(message: bytes, context: Context) -> bytes:
+            await _admit(check(_authorization(context)), service, context)
+            return await call(message, context)
+
+        return checked
+    checks = {access: gate.check(access) for access in Access}
+    if not any(checks.values()):
+        return call
+
+    async def read_first(message: bytes, context: Context) -> bytes:
+        asked = checks[needs(message)]
+        if asked is not None:
+            await _admit(asked(_authorization(context)), service, context)
+        return await call(message, context)
+
+    return read_first
+
+
+def _guarded_stream(gate: Gate, service: str, method: Method[Streaming]) -> Streaming:
+    """The same for a stream, which is asked once, before its first message is read."""
+    needs, call = method
+    if not isinstance(needs, Access):
+        raise TypeError("what a stream needs cannot depend on a message: there are many")
+    check = gate.check(needs)
+    if check is None:
+        return call
+
+    async def checked(context: Context) -> None:
+        await _admit(check(_authorization(context)), service, context)
+        await call(context)
+
+    return checked
+
+
+def _authorization(context: Context) -> bytes | None:
+    for name, value in context.invocation_metadata() or ():
+        if name == "authorization":
+            return value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
+    return None
+
+
+async def _admit(refusal: Refusal | None, service: str, context: Context) -> None:
+    if refusal is not None:
+        await end(context, *grpc_gate(refusal, service))
 
 
 def _unary(service: Service, name: str, method: Unary) -> "grpc.RpcMethodHandler[bytes, bytes]":

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
+from mooring.protocols.access import Gate
 from mooring.protocols.endpoints import Body, Endpoint, Operation
 from mooring.protocols.responses import JSON, Responses, pretty
+from mooring.tokens import Access, allowing
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
@@ -18,6 +20,7 @@ _PARAMETER = re.compile(r"{(\w+)}")
 
 _MEANINGS: Mapping[int, str] = {
     400: "The request cannot be understood, or does not fit the model",
+    401: "The token is missing, wrong or expired",
     403: "Models and settings may not be changed over this address",
     404: "No such model, or no such version of it",
     405: "The method is not allowed here",
@@ -96,25 +99,30 @@ _READING = frozenset({"GET", "HEAD"})
 class Description:
     """The document of one listener, and those of its models. ``cover`` comes before the first request."""
 
-    def __init__(self, responses: Responses, version: str, title: str = "Mooring") -> None:
+    def __init__(
+        self, responses: Responses, version: str, title: str = "Mooring", *, gate: Gate | None = None
+    ) -> None:
         self._responses = responses
+        self._gate = gate or Gate()
         self._info = {
             "title": title,
             "description": "An inference server that speaks every serving protocol to every model",
             "license": {"name": "Apache-2.0"},
             "version": version,
         }
-        self._operations: list[tuple[str, Operation]] = []
+        self._operations: list[_Promise] = []
         self._document = b""
         self._models: dict[str, bytes] = {}
 
     def endpoints(self) -> list[Endpoint]:
         """Where the document is found."""
         return [
-            Endpoint("/", self.describe, _DESCRIBE, methods=frozenset({"OPTIONS"})),
-            Endpoint("/api-description", self.describe, _DESCRIBE_AGAIN),
-            Endpoint("/openapi.json", self.describe, _OPENAPI_FILE, methods=_READING),
-            Endpoint("/v2/docs/dataplane.json", self.describe, _DATAPLANE_FILE, methods=_READING),
+            Endpoint("/", self.describe, Access.OPEN, _DESCRIBE, methods=frozenset({"OPTIONS"})),
+            Endpoint("/api-description", self.describe, Access.OPEN, _DESCRIBE_AGAIN),
+            Endpoint("/openapi.json", self.describe, Access.OPEN, _OPENAPI_FILE, methods=_READING),
+            Endpoint(
+                "/v2/docs/dataplane.json", self.describe, Access.OPEN, _DATAPLANE_FILE, methods=_READING
+            ),
         ]
 
     def describe(self, exchange: Exchange, match: Match) -> None:
@@ -123,7 +131,7 @@ class Description:
 
     def cover(self, endpoints: Iterable[Endpoint]) -> None:
         """Add what these endpoints promise."""
-        self._operations.extend(_promised(endpoints))
+        self._operations.extend(self._promised(endpoints))
         self._document = b""
         self._models.clear()
 
@@ -138,8 +146,8 @@ class Description:
         if document is None:
             name = quote(model, safe="")
             operations = [
-                (path.replace("{model_name}", name), operation)
-                for path, operation in self._operations
+                (path.replace("{model_name}", name), operation, token)
+                for path, operation, token in self._operations
                 if "{model_name}" in path and not operation.deprecated
             ]
             info = self._info | {"title": f"RESTful API for: {model}"}
@@ -148,28 +156,36 @@ class Description:
                 self._models[model] = document
         return document
 
+    def _promised(self, endpoints: Iterable[Endpoint]) -> Iterator["_Promise"]:
+        for endpoint in endpoints:
+            if endpoint.operation is not None:
+                token = endpoint.access if self._gate.guards(endpoint.access) else Access.OPEN
+                yield endpoint.pattern, endpoint.operation, token
 
-def _promised(endpoints: Iterable[Endpoint]) -> Iterator[tuple[str, Operation]]:
-    for endpoint in endpoints:
-        if endpoint.operation is not None:
-            yield endpoint.pattern, endpoint.operation
+
+_Promise = tuple[str, Operation, Access]
+"""A path, a call to it, and the token that the call needs."""
 
 
-def _document(info: Mapping[str, Any], operations: Iterable[tuple[str, Operation]]) -> dict[str, Any]:
+def _document(info: Mapping[str, Any], operations: Iterable[_Promise]) -> dict[str, Any]:
     paths: dict[str, Any] = {}
-    for path, operation in operations:
-        paths.setdefault(path, {})[operation.method.lower()] = _operation(path, operation)
+    schemes: dict[str, Any] = {}
+    for path, operation, token in operations:
+        call = paths.setdefault(path, {})[operation.method.lower()] = _operation(path, operation, token)
+        for name in (name for either in call.get("security", ()) for name in either):
+            schemes[name] = {"type": "http", "scheme": "bearer", "description": f"The {name} token"}
     schemas = {"Error": _ERROR}
     if any(_is_v2(path) for path in paths):
         schemas["OpenInferenceError"] = _OPEN_INFERENCE_ERROR
-    return {"openapi": "3.0.1", "info": info, "paths": paths, "components": {"schemas": schemas}}
+    components = {"schemas": schemas} | ({"securitySchemes": schemes} if schemes else {})
+    return {"openapi": "3.0.1", "info": info, "paths": paths, "components": components}
 
 
 def _is_v2(path: str) -> bool:
     return path == "/v2" or path.startswith("/v2/")
 
 
-def _operation(path: str, operation: Operation) -> dict[str, Any]:
+def _operation(path: str, operation: Operation, token: Access) -> dict[str, Any]:
     written: dict[str, Any] = {
         "description": operation.description,
         "operationId": operation.id,
@@ -184,8 +200,10 @@ def _operation(path: str, operation: Operation) -> dict[str, Any]:
         written["responses"]["202"] = _content(Body(answer.content_type, answer.schema, operation.accepted))
     written["responses"] |= {
         str(status): _content(Body(JSON, {"$ref": f"#/components/schemas/{error}"}, _MEANINGS[status]))
-        for status in sorted(operation.errors)
+        for status in sorted({*operation.errors, *([] if token is Access.OPEN else [401])})
     }
+    if token is not Access.OPEN:
+        written["security"] = [{kind.value: []} for kind in allowing(token)]
     if operation.deprecated:
         written["deprecated"] = True
     return written

@@ -343,9 +343,26 @@ FORBIDDEN = Refusal(
     403,
     "ForbiddenException",
     "models may not be loaded and unloaded, nor settings changed, over this address; "
-    "it can be reached from other machines, "
-    "and the setting insecure = true (--insecure) allows it",
+    "it can be reached from other machines, and no token guards it: the setting management_token_file "
+    "(or MOORING_MANAGEMENT_TOKEN) lets those who have the token, insecure = true (--insecure) everybody",
 )
+
+
+def unauthorized(token: str, why: str, how: str) -> Refusal:
+    """A call without the token that it needs. TorchServe says the first two sentences, with 400."""
+    text = (
+        "Token Authorization failed. Token either incorrect, expired, or not provided correctly: "
+        f"{why}; this call needs the {token} token, sent as 'Authorization: Bearer TOKEN', and {how}"
+    )
+    return Refusal(401, "InvalidKeyException", text, head=b'www-authenticate: Bearer realm="mooring"\r\n')
+
+
+def grpc_gate(refusal: Refusal, service: str) -> tuple[str, str]:
+    """How a service words what its gate refuses: TorchServe's clients look for PERMISSION_DENIED, too."""
+    if service.startswith("org.pytorch.serve."):
+        return "PERMISSION_DENIED", grpc_torchserve(refusal)[1]
+    return _GRPC_OF_HTTP[refusal.status], refusal.message
+
 
 # What the front refuses by itself, before any protocol has seen the request.
 _FRONT: Mapping[int, str] = {

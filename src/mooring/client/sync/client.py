@@ -55,8 +55,8 @@ class Client:
     """A server that speaks the Open Inference Protocol: Mooring, or another.
 
     ``url`` names the server and how to speak with it: ``http://`` and ``https://`` are REST, ``grpc://`` and
-    ``grpcs://`` gRPC. ``timeout`` is in seconds, for every call that names none of its own; ``headers`` go with each
-    call. ``ca`` is a file of certificates to trust in place of the machine's. Over REST tensors travel in binary
+    ``grpcs://`` gRPC. ``timeout`` is in seconds, for every call that names none of its own; ``token`` is what a
+    server with tokens asks for, and goes with each call as ``headers`` do. ``ca`` is a file of certificates to trust in place of the machine's. Over REST tensors travel in binary
     unless ``binary`` is off; over gRPC they always do.
 
     What a server refuses is raised as a ``MooringError`` of the kind that its protocol lets tell; a server that cannot
@@ -68,11 +68,13 @@ class Client:
         url: str = DEFAULT_URL,
         *,
         timeout: float = 60.0,
+        token: str = "",
         headers: Mapping[str, str] | None = None,
         ca: str = "",
         binary: bool = True,
     ) -> None:
-        self._transport = _transport(Address.of(url), timeout, headers or {}, ca, binary)
+        sent = dict(headers or {}) | ({"authorization": f"Bearer {token}"} if token else {})
+        self._transport = _transport(Address.of(url), timeout, sent, ca, binary)
 
     def __enter__(self) -> Self:
         return self

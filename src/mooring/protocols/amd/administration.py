@@ -14,7 +14,8 @@ from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.later import Later
 from mooring.protocols.load_options import load_options, load_parameters
 from mooring.protocols.responses import Responses
-from mooring.protocols.status import FORBIDDEN, Asked, Refusal, kserve_v2
+from mooring.protocols.status import Asked, Refusal, kserve_v2
+from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
@@ -43,7 +44,6 @@ class AmdAdministration:
     """``/v2/hardware``, ``/v2/workers`` and the loads and unloads under ``/v2/models``.
 
     Unloading what is not there succeeds, as with AMD's server: its clients unload twice and ask no questions.
-    ``changes`` False refuses every load and unload.
     """
 
     def __init__(
@@ -51,27 +51,41 @@ class AmdAdministration:
         administration: ModelAdministration,
         server: ServerAdministration,
         responses: Responses,
-        *,
-        changes: bool = True,
     ) -> None:
         self._administration = administration
         self._server = server
         self._responses = responses
-        self._changes = changes
         self._later = Later(responses)
 
     def endpoints(self) -> list[Endpoint]:
         """Everything mounted. What ``/v2/repository`` has of this is the repository extension's."""
         model, versioned = "/v2/models/{model_name}", "/v2/models/{model_name}/versions/{model_version}"
         return [
-            Endpoint("/v2/hardware", self.has_hardware, calls.HARDWARE, methods=_POST),
-            Endpoint(f"{model}/load", self.load, calls.LOAD, methods=_POST, changes=True),
-            Endpoint(f"{versioned}/load", self.load, calls.LOAD_VERSION, methods=_POST, changes=True),
-            Endpoint(f"{model}/unload", self.unload, calls.UNLOAD, methods=_POST, changes=True),
-            Endpoint(f"{versioned}/unload", self.unload, calls.UNLOAD_VERSION, methods=_POST, changes=True),
+            Endpoint("/v2/hardware", self.has_hardware, Access.INFERENCE, calls.HARDWARE, methods=_POST),
+            Endpoint(f"{model}/load", self.load, Access.MANAGEMENT, calls.LOAD, methods=_POST, changes=True),
+            Endpoint(
+                f"{versioned}/load",
+                self.load,
+                Access.MANAGEMENT,
+                calls.LOAD_VERSION,
+                methods=_POST,
+                changes=True,
+            ),
+            Endpoint(
+                f"{model}/unload", self.unload, Access.MANAGEMENT, calls.UNLOAD, methods=_POST, changes=True
+            ),
+            Endpoint(
+                f"{versioned}/unload",
+                self.unload,
+                Access.MANAGEMENT,
+                calls.UNLOAD_VERSION,
+                methods=_POST,
+                changes=True,
+            ),
             Endpoint(
                 "/v2/workers/{worker_name}/load",
                 self.load_worker,
+                Access.MANAGEMENT,
                 calls.LOAD_WORKER,
                 methods=_POST,
                 changes=True,
@@ -79,6 +93,7 @@ class AmdAdministration:
             Endpoint(
                 "/v2/workers/{worker_name}/unload",
                 self.unload_worker,
+                Access.MANAGEMENT,
                 calls.UNLOAD_WORKER,
                 methods=_POST,
                 changes=True,
@@ -149,10 +164,6 @@ class AmdAdministration:
         def refuse(error: MooringError) -> None:
             self._responses.refuse(exchange, _refusal(error, asked))
 
-        if not self._changes:
-            work.close()
-            self._responses.refuse(exchange, FORBIDDEN)
-            return
         self._later.answer(exchange, work, refuse)
 
     def _nothing(self, exchange: Exchange, status: int = 200) -> None:

@@ -20,6 +20,7 @@ from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.origins import from_elsewhere
 from mooring.protocols.responses import Responses
 from mooring.protocols.status import Asked, Refusal, kserve_v2
+from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 from mooring.web.websocket import GOING_AWAY, UNSUPPORTED_DATA, HandshakeRefused, WebSocket, upgrade
@@ -40,7 +41,7 @@ class InferenceSocket:
 
     def endpoints(self) -> list[Endpoint]:
         """One path; OpenAPI has no words for it."""
-        return [Endpoint("/models/infer", self.open, methods=frozenset({"GET"}))]
+        return [Endpoint("/models/infer", self.open, Access.INFERENCE, methods=frozenset({"GET"}))]
 
     def open(self, exchange: Exchange, match: Match) -> None:
         """Take the handshake up."""

@@ -11,21 +11,19 @@ from mooring.core.errors import ModelNotFound
 from mooring.core.service import ModelAdministration, ServerAdministration
 from mooring.core.tensors import Parameter
 from mooring.protocols.amd.administration import spelled
-from mooring.protocols.grpc_messages import answering, awaiting, may_change
-from mooring.protocols.grpc_server import Unary
+from mooring.protocols.grpc_messages import answering, awaiting
+from mooring.protocols.grpc_server import Method, Unary
+from mooring.tokens import Access
 
 
 class AmdRpcs:
-    """``changes`` False refuses loads and unloads."""
+    """The methods. Loads and unloads are management."""
 
-    def __init__(
-        self, administration: ModelAdministration, server: ServerAdministration, *, changes: bool = True
-    ) -> None:
+    def __init__(self, administration: ModelAdministration, server: ServerAdministration) -> None:
         self._administration = administration
         self._server = server
-        self._changes = changes
 
-    def methods(self) -> dict[str, Unary]:
+    def methods(self) -> dict[str, Method[Unary]]:
         """Every RPC of AMD's."""
         changing = {
             "ModelLoad": awaiting(pb.ModelLoadRequest, self._load),
@@ -33,9 +31,12 @@ class AmdRpcs:
             "WorkerLoad": awaiting(pb.WorkerLoadRequest, self._load_worker),
             "WorkerUnload": awaiting(pb.WorkerUnloadRequest, self._unload_worker),
         }
-        return {name: may_change(method, self._changes) for name, method in changing.items()} | {
+        asking = {
             "ModelList": answering(pb.ModelListRequest, self._list),
             "HasHardware": answering(pb.HasHardwareRequest, self._has_hardware),
+        }
+        return {name: Method(Access.MANAGEMENT, method) for name, method in changing.items()} | {
+            name: Method(Access.INFERENCE, method) for name, method in asking.items()
         }
 
     def _list(self, _asked: pb.ModelListRequest) -> pb.ModelListResponse:

@@ -25,6 +25,7 @@ from mooring.protocols.kserve.scheduling import scheduled
 from mooring.protocols.kserve.v2 import MODEL, VERSION, WRITING, V2Answer, asked_of
 from mooring.protocols.responses import JSON, Responses
 from mooring.protocols.status import Asked, kserve_v2
+from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
@@ -164,11 +165,27 @@ class Generate:
     def endpoints(self) -> list[Endpoint]:
         """Everything mounted."""
         return [
-            Endpoint(f"{MODEL}/generate", self.generate, calls.GENERATE, methods=WRITING),
-            Endpoint(f"{VERSION}/generate", self.generate, calls.GENERATE_VERSION, methods=WRITING),
-            Endpoint(f"{MODEL}/generate_stream", self.stream, calls.GENERATE_STREAM, methods=WRITING),
+            Endpoint(f"{MODEL}/generate", self.generate, Access.INFERENCE, calls.GENERATE, methods=WRITING),
             Endpoint(
-                f"{VERSION}/generate_stream", self.stream, calls.GENERATE_STREAM_VERSION, methods=WRITING
+                f"{VERSION}/generate",
+                self.generate,
+                Access.INFERENCE,
+                calls.GENERATE_VERSION,
+                methods=WRITING,
+            ),
+            Endpoint(
+                f"{MODEL}/generate_stream",
+                self.stream,
+                Access.INFERENCE,
+                calls.GENERATE_STREAM,
+                methods=WRITING,
+            ),
+            Endpoint(
+                f"{VERSION}/generate_stream",
+                self.stream,
+                Access.INFERENCE,
+                calls.GENERATE_STREAM_VERSION,
+                methods=WRITING,
             ),
         ]
 

@@ -1,5 +1,6 @@
 """Triton's administrative extensions over gRPC: the same as over HTTP, from the same objects."""
 
+from collections.abc import Collection
 from typing import TypeVar
 
 from google.protobuf.json_format import ParseDict
@@ -10,13 +11,14 @@ from mooring.core.errors import InvalidInput, ModelNotFound, Unsupported
 from mooring.core.service import InferenceService, ModelAdministration
 from mooring.core.tensors import Parameter
 from mooring.protocols.dialect import V2, Dialect
-from mooring.protocols.grpc_messages import answering, awaiting, may_change, read
-from mooring.protocols.grpc_server import Context, Unary
+from mooring.protocols.grpc_messages import answering, awaiting, read
+from mooring.protocols.grpc_server import Context, Method, Unary
 from mooring.protocols.kserve.repository import listed
 from mooring.protocols.kserve.settings import LogSettings, TraceSettings
 from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.kserve.statistics import config_document, usage_document
 from mooring.protocols.load_options import config_of
+from mooring.tokens import Access
 
 _FILE = "file:"
 _CUDA = ("CudaSharedMemoryStatus", "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister")
@@ -24,26 +26,25 @@ _Answer = TypeVar("_Answer", bound=Message)
 
 
 class GrpcRepository:
-    """The configuration, statistics and repository extensions. ``changes`` False refuses loads and unloads."""
+    """The configuration, statistics and repository extensions."""
 
-    def __init__(
-        self, administration: ModelAdministration, *, changes: bool = True, dialect: Dialect = V2
-    ) -> None:
+    def __init__(self, administration: ModelAdministration, *, dialect: Dialect = V2) -> None:
         self._administration = administration
-        self._changes = changes
         self._dialect = dialect
 
-    def methods(self) -> dict[str, Unary]:
+    def methods(self) -> dict[str, Method[Unary]]:
         """Every RPC of them."""
         return {
-            "ModelConfig": answering(pb.ModelConfigRequest, self._config),
-            "ModelStatistics": answering(pb.ModelStatisticsRequest, self._statistics),
-            "RepositoryIndex": answering(pb.RepositoryIndexRequest, self._index),
-            "RepositoryModelLoad": may_change(
-                awaiting(pb.RepositoryModelLoadRequest, self._load), self._changes
+            "ModelConfig": Method(Access.INFERENCE, answering(pb.ModelConfigRequest, self._config)),
+            "ModelStatistics": Method(
+                Access.INFERENCE, answering(pb.ModelStatisticsRequest, self._statistics)
             ),
-            "RepositoryModelUnload": may_change(
-                awaiting(pb.RepositoryModelUnloadRequest, self._unload), self._changes
+            "RepositoryIndex": Method(Access.INFERENCE, answering(pb.RepositoryIndexRequest, self._index)),
+            "RepositoryModelLoad": Method(
+                Access.MANAGEMENT, awaiting(pb.RepositoryModelLoadRequest, self._load)
+            ),
+            "RepositoryModelUnload": Method(
+                Access.MANAGEMENT, awaiting(pb.RepositoryModelUnloadRequest, self._unload)
             ),
         }
 
@@ -90,28 +91,23 @@ class GrpcRepository:
 
 
 class GrpcSettings:
-    """The logging and trace extensions. ``changes`` False refuses what would change anything."""
+    """The logging and trace extensions: to change is management, to look is not."""
 
-    def __init__(
-        self, service: InferenceService, log: LogSettings, trace: TraceSettings, *, changes: bool = True
-    ) -> None:
+    def __init__(self, service: InferenceService, log: LogSettings, trace: TraceSettings) -> None:
         self._service = service
         self._log = log
         self._trace = trace
-        self._changes = changes
 
-    def methods(self) -> dict[str, Unary]:
+    def methods(self) -> dict[str, Method[Unary]]:
         """Both RPCs."""
         return {
-            "LogSettings": may_change(
+            "LogSettings": Method(
+                lambda message: _to_set(read(pb.LogSettingsRequest, message).settings),
                 answering(pb.LogSettingsRequest, self._log_settings),
-                self._changes,
-                lambda message: bool(read(pb.LogSettingsRequest, message).settings),
             ),
-            "TraceSetting": may_change(
+            "TraceSetting": Method(
+                lambda message: _to_set(read(pb.TraceSettingRequest, message).settings),
                 answering(pb.TraceSettingRequest, self._trace_settings),
-                self._changes,
-                lambda message: bool(read(pb.TraceSettingRequest, message).settings),
             ),
         }
 
@@ -152,15 +148,18 @@ class GrpcSharedMemory:
     def __init__(self, memory: SharedMemory | None) -> None:
         self._memory = memory
 
-    def methods(self) -> dict[str, Unary]:
+    def methods(self) -> dict[str, Method[Unary]]:
         """Every RPC of it, and CUDA's, which say that they are not offered."""
         return {
-            "SystemSharedMemoryStatus": answering(pb.SystemSharedMemoryStatusRequest, self._status),
-            "SystemSharedMemoryRegister": answering(pb.SystemSharedMemoryRegisterRequest, self._register),
-            "SystemSharedMemoryUnregister": answering(
-                pb.SystemSharedMemoryUnregisterRequest, self._unregister
-            ),
-            **dict.fromkeys(_CUDA, _no_cuda),
+            name: Method(Access.INFERENCE, call)
+            for name, call in {
+                "SystemSharedMemoryStatus": answering(pb.SystemSharedMemoryStatusRequest, self._status),
+                "SystemSharedMemoryRegister": answering(pb.SystemSharedMemoryRegisterRequest, self._register),
+                "SystemSharedMemoryUnregister": answering(
+                    pb.SystemSharedMemoryUnregisterRequest, self._unregister
+                ),
+                **dict.fromkeys(_CUDA, _no_cuda),
+            }.items()
         }
 
     def _status(self, asked: pb.SystemSharedMemoryStatusRequest) -> pb.SystemSharedMemoryStatusResponse:
@@ -192,6 +191,10 @@ class GrpcSharedMemory:
 
 async def _no_cuda(_message: bytes, _context: Context) -> bytes:
     raise Unsupported("CUDA shared memory is not offered")
+
+
+def _to_set(settings: Collection[str]) -> Access:
+    return Access.MANAGEMENT if settings else Access.INFERENCE
 
 
 def _model_of(asked: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest) -> str:

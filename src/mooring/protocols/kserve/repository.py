@@ -16,7 +16,8 @@ from mooring.protocols.kserve.bodies import Bodies
 from mooring.protocols.later import Later
 from mooring.protocols.load_options import load_options
 from mooring.protocols.responses import Responses
-from mooring.protocols.status import FORBIDDEN, Asked, kserve_v2
+from mooring.protocols.status import Asked, kserve_v2
+from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
@@ -28,7 +29,7 @@ _LISTED = {"READY": "READY", "LOADING": "LOADING", "UNLOADING": "UNLOADING"}
 
 
 class Repository:
-    """The extension's endpoints. ``changes`` False refuses what would change anything."""
+    """The extension's endpoints."""
 
     extensions = ("model_repository", "model_repository(unload_dependents)")
 
@@ -38,13 +39,11 @@ class Repository:
         responses: Responses,
         bodies: Bodies,
         *,
-        changes: bool = True,
         dialect: Dialect = V2,
     ) -> None:
         self._administration = administration
         self._responses = responses
         self._bodies = bodies
-        self._changes = changes
         self._dialect = dialect
         self._later = Later(responses)
 
@@ -55,12 +54,27 @@ class Repository:
             model = f"{path}/models/{{model_name}}"
             version = f"{model}/versions/{{model_version}}"
             endpoints += [
-                Endpoint(f"{path}/index", self.index, calls.index(named), methods=_WRITING),
-                Endpoint(f"{model}/load", self.load, calls.load(named), methods=_WRITING, changes=True),
-                Endpoint(f"{model}/unload", self.unload, calls.unload(named), methods=_WRITING, changes=True),
+                Endpoint(f"{path}/index", self.index, Access.INFERENCE, calls.index(named), methods=_WRITING),
+                Endpoint(
+                    f"{model}/load",
+                    self.load,
+                    Access.MANAGEMENT,
+                    calls.load(named),
+                    methods=_WRITING,
+                    changes=True,
+                ),
+                Endpoint(
+                    f"{model}/unload",
+                    self.unload,
+                    Access.MANAGEMENT,
+                    calls.unload(named),
+                    methods=_WRITING,
+                    changes=True,
+                ),
                 Endpoint(
                     f"{version}/load",
                     self.load,
+                    Access.MANAGEMENT,
                     calls.load(f"{named}version_"),
                     methods=_WRITING,
                     changes=True,
@@ -68,6 +82,7 @@ class Repository:
                 Endpoint(
                     f"{version}/unload",
                     self.unload,
+                    Access.MANAGEMENT,
                     calls.unload(f"{named}version_"),
                     methods=_WRITING,
                     changes=True,
@@ -116,10 +131,6 @@ class Repository:
         self._change(exchange, asked, unload)
 
     def _change(self, exchange: Exchange, asked: Asked, change: _Change) -> None:
-        if not self._changes:
-            self._responses.refuse(exchange, FORBIDDEN)
-            return
-
         def refuse(error: MooringError) -> None:
             refusal = kserve_v2(error, asked)
             if self._dialect.workers and isinstance(error, ModelNotFound):

@@ -9,7 +9,8 @@ from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
 from mooring.protocols.kserve.bodies import Bodies
 from mooring.protocols.responses import Responses
-from mooring.protocols.status import FORBIDDEN, Asked, kserve_v2
+from mooring.protocols.status import Asked, kserve_v2
+from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
@@ -136,26 +137,41 @@ class Settings:
         trace: TraceSettings,
         responses: Responses,
         bodies: Bodies,
-        *,
-        changes: bool = True,
     ) -> None:
         self._service = service
         self._log = log_settings
         self._trace = trace
         self._responses = responses
         self._bodies = bodies
-        self._changes = changes
 
     def endpoints(self) -> list[Endpoint]:
         """Everything mounted."""
         log, trace, model = "/v2/logging", "/v2/trace/setting", "/v2/models/{model_name}/trace/setting"
         return [
-            Endpoint(log, self.log_settings, calls.LOG_SETTINGS, methods=_READING),
-            Endpoint(log, self.change_log, calls.CHANGE_LOG, methods=_WRITING, changes=True),
-            Endpoint(trace, self.trace_settings, calls.TRACE_SETTINGS, methods=_READING),
-            Endpoint(trace, self.change_trace, calls.CHANGE_TRACE, methods=_WRITING, changes=True),
-            Endpoint(model, self.trace_settings, calls.MODEL_TRACE_SETTINGS, methods=_READING),
-            Endpoint(model, self.change_trace, calls.CHANGE_MODEL_TRACE, methods=_WRITING, changes=True),
+            Endpoint(log, self.log_settings, Access.INFERENCE, calls.LOG_SETTINGS, methods=_READING),
+            Endpoint(
+                log, self.change_log, Access.MANAGEMENT, calls.CHANGE_LOG, methods=_WRITING, changes=True
+            ),
+            Endpoint(trace, self.trace_settings, Access.INFERENCE, calls.TRACE_SETTINGS, methods=_READING),
+            Endpoint(
+                trace,
+                self.change_trace,
+                Access.MANAGEMENT,
+                calls.CHANGE_TRACE,
+                methods=_WRITING,
+                changes=True,
+            ),
+            Endpoint(
+                model, self.trace_settings, Access.INFERENCE, calls.MODEL_TRACE_SETTINGS, methods=_READING
+            ),
+            Endpoint(
+                model,
+                self.change_trace,
+                Access.MANAGEMENT,
+                calls.CHANGE_MODEL_TRACE,
+                methods=_WRITING,
+                changes=True,
+            ),
         ]
 
     def log_settings(self, exchange: Exchange, match: Match) -> None:
@@ -169,8 +185,7 @@ class Settings:
             self._log.change(document)
             self._responses.json(exchange, self._log.shown())
 
-        if self._may_change(exchange):
-            self._bodies.take_object(exchange, taken, Asked())
+        self._bodies.take_object(exchange, taken, Asked())
 
     def trace_settings(self, exchange: Exchange, match: Match) -> None:
         """How much is traced."""
@@ -191,14 +206,8 @@ class Settings:
             self._trace.change(document, model)
             self._responses.json(exchange, self._trace.shown(model))
 
-        if self._may_change(exchange):
-            self._bodies.take_object(exchange, taken, Asked(model))
+        self._bodies.take_object(exchange, taken, Asked(model))
 
     def _know(self, model: str) -> None:
         if model:
             self._service.ready(model)  # ready or not: it is there
-
-    def _may_change(self, exchange: Exchange) -> bool:
-        if not self._changes:
-            self._responses.refuse(exchange, FORBIDDEN)
-        return self._changes

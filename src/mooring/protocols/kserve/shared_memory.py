@@ -22,6 +22,7 @@ from mooring.protocols.kserve import operations as calls
 from mooring.protocols.kserve.bodies import Bodies
 from mooring.protocols.responses import Responses
 from mooring.protocols.status import Asked, Refusal
+from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
@@ -195,16 +196,35 @@ class SharedMemoryEndpoints:
         path = "/v2/systemsharedmemory"
         region = f"{path}/region/{{region_name}}"
         return [
-            Endpoint(f"{path}/status", self.status, calls.REGIONS, methods=_READING),
-            Endpoint(f"{region}/status", self.status, calls.REGION_STATUS, methods=_READING),
-            Endpoint(f"{region}/register", self.register, calls.REGISTER, methods=_WRITING, changes=True),
+            Endpoint(f"{path}/status", self.status, Access.INFERENCE, calls.REGIONS, methods=_READING),
             Endpoint(
-                f"{path}/unregister", self.unregister, calls.UNREGISTER_ALL, methods=_WRITING, changes=True
+                f"{region}/status", self.status, Access.INFERENCE, calls.REGION_STATUS, methods=_READING
             ),
             Endpoint(
-                f"{region}/unregister", self.unregister, calls.UNREGISTER, methods=_WRITING, changes=True
+                f"{region}/register",
+                self.register,
+                Access.INFERENCE,
+                calls.REGISTER,
+                methods=_WRITING,
+                changes=True,
             ),
-            Endpoint("/v2/cudasharedmemory/{rest*}", self.no_cuda),
+            Endpoint(
+                f"{path}/unregister",
+                self.unregister,
+                Access.INFERENCE,
+                calls.UNREGISTER_ALL,
+                methods=_WRITING,
+                changes=True,
+            ),
+            Endpoint(
+                f"{region}/unregister",
+                self.unregister,
+                Access.INFERENCE,
+                calls.UNREGISTER,
+                methods=_WRITING,
+                changes=True,
+            ),
+            Endpoint("/v2/cudasharedmemory/{rest*}", self.no_cuda, Access.INFERENCE),
         ]
 
     def status(self, exchange: Exchange, match: Match) -> None:

@@ -10,6 +10,7 @@ from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
 from mooring.protocols.responses import Responses
 from mooring.protocols.status import Asked, kserve_v2
+from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
@@ -31,11 +32,17 @@ class Statistics:
         model = "/v2/models/{model_name}"
         version = f"{model}/versions/{{model_version}}"
         return [
-            Endpoint(f"{model}/config", self.config, calls.CONFIG, methods=_READING),
-            Endpoint(f"{version}/config", self.config, calls.CONFIG_VERSION, methods=_READING),
-            Endpoint("/v2/models/stats", self.usage, calls.ALL_STATISTICS, methods=_READING),
-            Endpoint(f"{model}/stats", self.usage, calls.STATISTICS, methods=_READING),
-            Endpoint(f"{version}/stats", self.usage, calls.STATISTICS_VERSION, methods=_READING),
+            Endpoint(f"{model}/config", self.config, Access.INFERENCE, calls.CONFIG, methods=_READING),
+            Endpoint(
+                f"{version}/config", self.config, Access.INFERENCE, calls.CONFIG_VERSION, methods=_READING
+            ),
+            Endpoint(
+                "/v2/models/stats", self.usage, Access.INFERENCE, calls.ALL_STATISTICS, methods=_READING
+            ),
+            Endpoint(f"{model}/stats", self.usage, Access.INFERENCE, calls.STATISTICS, methods=_READING),
+            Endpoint(
+                f"{version}/stats", self.usage, Access.INFERENCE, calls.STATISTICS_VERSION, methods=_READING
+            ),
         ]
 
     def config(self, exchange: Exchange, match: Match) -> None:

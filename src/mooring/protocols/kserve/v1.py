@@ -20,6 +20,7 @@ from mooring.protocols.kserve import cloudevents
 from mooring.protocols.openapi import MODEL_ERRORS, TEXT, record
 from mooring.protocols.responses import JSON, Responses
 from mooring.protocols.status import Asked, Refusal, kserve_v1
+from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
@@ -119,15 +120,15 @@ class KServeV1:
     def endpoints(self) -> list[Endpoint]:
         """Everything mounted on the inference port. As in TorchServe, a verb may come with any method."""
         return [
-            Endpoint("/v1/models", self.models, _MODELS, methods=_READING),
+            Endpoint("/v1/models", self.models, Access.INFERENCE, _MODELS, methods=_READING),
             *self.readiness(),
-            Endpoint("/v1/models/{model_name}:predict", self.predict, _PREDICT),
-            Endpoint("/v1/models/{model_name}:explain", self.explain, _EXPLAIN),
+            Endpoint("/v1/models/{model_name}:predict", self.predict, Access.INFERENCE, _PREDICT),
+            Endpoint("/v1/models/{model_name}:explain", self.explain, Access.INFERENCE, _EXPLAIN),
         ]
 
     def readiness(self) -> list[Endpoint]:
         """For the management port too, where TorchServe has it."""
-        return [Endpoint("/v1/models/{model_name}", self.ready, _READY, methods=_READING)]
+        return [Endpoint("/v1/models/{model_name}", self.ready, Access.OPEN, _READY, methods=_READING)]
 
     def models(self, exchange: Exchange, match: Match) -> None:
         """The names of the models that are ready."""

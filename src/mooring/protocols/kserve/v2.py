@@ -30,6 +30,7 @@ from mooring.protocols.kserve.scheduling import scheduled
 from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.responses import JSON, Responses
 from mooring.protocols.status import Asked, Refusal, kserve_v2
+from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
@@ -176,16 +177,18 @@ class KServeV2:
     def endpoints(self) -> list[Endpoint]:
         """Everything mounted."""
         return [
-            Endpoint("/v2", self.server, calls.SERVER, methods=READING),
-            Endpoint("/v2/health/live", self.live, calls.LIVE, methods=READING),
-            Endpoint("/v2/health/ready", self.ready, calls.READY, methods=READING),
-            Endpoint("/v2/models", self.models, calls.MODELS, methods=READING),
-            Endpoint(MODEL, self.model, calls.MODEL, methods=READING),
-            Endpoint(VERSION, self.model, calls.MODEL_VERSION, methods=READING),
-            Endpoint(f"{MODEL}/ready", self.model_ready, calls.MODEL_READY, methods=READING),
-            Endpoint(f"{VERSION}/ready", self.model_ready, calls.MODEL_VERSION_READY, methods=READING),
-            Endpoint(f"{MODEL}/infer", self.infer, calls.INFER, methods=WRITING),
-            Endpoint(f"{VERSION}/infer", self.infer, calls.INFER_VERSION, methods=WRITING),
+            Endpoint("/v2", self.server, Access.INFERENCE, calls.SERVER, methods=READING),
+            Endpoint("/v2/health/live", self.live, Access.OPEN, calls.LIVE, methods=READING),
+            Endpoint("/v2/health/ready", self.ready, Access.OPEN, calls.READY, methods=READING),
+            Endpoint("/v2/models", self.models, Access.INFERENCE, calls.MODELS, methods=READING),
+            Endpoint(MODEL, self.model, Access.INFERENCE, calls.MODEL, methods=READING),
+            Endpoint(VERSION, self.model, Access.INFERENCE, calls.MODEL_VERSION, methods=READING),
+            Endpoint(f"{MODEL}/ready", self.model_ready, Access.OPEN, calls.MODEL_READY, methods=READING),
+            Endpoint(
+                f"{VERSION}/ready", self.model_ready, Access.OPEN, calls.MODEL_VERSION_READY, methods=READING
+            ),
+            Endpoint(f"{MODEL}/infer", self.infer, Access.INFERENCE, calls.INFER, methods=WRITING),
+            Endpoint(f"{VERSION}/infer", self.infer, Access.INFERENCE, calls.INFER_VERSION, methods=WRITING),
         ]
 
     def server(self, exchange: Exchange, match: Match) -> None:

@@ -9,8 +9,9 @@ from mooring.codecs.proto import inference_pb2 as pb
 from mooring.core.errors import ModelNotFound
 from mooring.core.tensors import TensorSpec
 from mooring.protocols.grpc_messages import answering
-from mooring.protocols.grpc_server import Service, Unary
+from mooring.protocols.grpc_server import Method, Service, Streaming, Unary
 from mooring.protocols.kserve.grpc_infer import Inference
+from mooring.tokens import Access
 
 NAME = "inference.GRPCInferenceService"
 TORCHSERVE_NAME = "org.pytorch.serve.grpc.openinference.GRPCInferenceService"
@@ -32,26 +33,37 @@ class KServeV2Grpc:
             name=inference.dialect.server, version=version, extensions=extensions
         )
 
-    def services(self, extensions: Mapping[str, Unary] | None = None) -> list[Service]:
+    def services(self, extensions: Mapping[str, Method[Unary]] | None = None) -> list[Service]:
         """What the server mounts: these methods under both names, and with the first those of extensions."""
         own, inference = self.methods(), self._inference
-        streaming = {"ModelStreamInfer": inference.stream}
+        streaming: dict[str, Method[Streaming]] = {
+            "ModelStreamInfer": Method(Access.INFERENCE, inference.stream)
+        }
         return [
             Service(NAME, own | dict(extensions or {}), streaming, inference.leave, inference.dialect),
             Service(TORCHSERVE_NAME, own, dialect=inference.dialect),
         ]
 
-    def methods(self) -> dict[str, Unary]:
+    def methods(self) -> dict[str, Method[Unary]]:
         """Every RPC of the protocol."""
         return {
-            "ModelInfer": self._inference.infer,
-            "ServerLive": answering(pb.ServerLiveRequest, lambda _: pb.ServerLiveResponse(live=True)),
-            "ServerReady": answering(
-                pb.ServerReadyRequest, lambda _: pb.ServerReadyResponse(ready=self._service.ready())
+            "ModelInfer": Method(Access.INFERENCE, self._inference.infer),
+            "ServerLive": Method(
+                Access.OPEN, answering(pb.ServerLiveRequest, lambda _: pb.ServerLiveResponse(live=True))
             ),
-            "ServerMetadata": answering(pb.ServerMetadataRequest, lambda _: self._about),
-            "ModelReady": answering(pb.ModelReadyRequest, self._model_ready),
-            "ModelMetadata": answering(pb.ModelMetadataRequest, self._model_metadata),
+            "ServerReady": Method(
+                Access.OPEN,
+                answering(
+                    pb.ServerReadyRequest, lambda _: pb.ServerReadyResponse(ready=self._service.ready())
+                ),
+            ),
+            "ServerMetadata": Method(
+                Access.INFERENCE, answering(pb.ServerMetadataRequest, lambda _: self._about)
+            ),
+            "ModelReady": Method(Access.OPEN, answering(pb.ModelReadyRequest, self._model_ready)),
+            "ModelMetadata": Method(
+                Access.INFERENCE, answering(pb.ModelMetadataRequest, self._model_metadata)
+            ),
         }
 
     def _model_ready(self, asked: pb.ModelReadyRequest) -> pb.ModelReadyResponse:

@@ -18,9 +18,10 @@ from mooring.core.service import InferenceService, Outcome
 from mooring.core.tensors import Tensor, release
 from mooring.protocols.answers import payload_of
 from mooring.protocols.grpc_messages import answering, read
-from mooring.protocols.grpc_server import Context, Questions, Service, end, receive
+from mooring.protocols.grpc_server import Context, Method, Questions, Service, end, receive
 from mooring.protocols.responses import RequestIds
 from mooring.protocols.status import Asked, grpc_torchserve, java_class, torchserve
+from mooring.tokens import Access
 
 NAME = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
 # As handlers read it, whichever way it came.
@@ -41,8 +42,14 @@ class TorchServeInferenceRpcs:
         """What the server mounts."""
         return Service(
             NAME,
-            {"Ping": answering(pb.PingRequest, self.ping), "Predictions": self.predict},
-            {"StreamPredictions": self.stream, "StreamPredictions2": self.converse},
+            {
+                "Ping": Method(Access.OPEN, answering(pb.PingRequest, self.ping)),
+                "Predictions": Method(Access.INFERENCE, self.predict),
+            },
+            {
+                "StreamPredictions": Method(Access.INFERENCE, self.stream),
+                "StreamPredictions2": Method(Access.INFERENCE, self.converse),
+            },
             self._questions.leave,
         )
 

@@ -14,7 +14,7 @@ from mooring.core.requests import Form, InferenceRequest, Operation
 from mooring.core.service import InferenceService, ModelAdministration
 from mooring.core.tensors import Tensor
 from mooring.protocols.grpc_messages import awaiting, read
-from mooring.protocols.grpc_server import Context, Service, Unary, end
+from mooring.protocols.grpc_server import Context, Method, Service, Unary, end
 from mooring.protocols.responses import RequestIds, pretty
 from mooring.protocols.status import (
     Asked,
@@ -39,6 +39,7 @@ from mooring.protocols.torchserve.management import (
     workers_of,
 )
 from mooring.protocols.torchserve.registration import registration_in
+from mooring.tokens import Access
 
 NAME = "org.pytorch.serve.grpc.management.ManagementAPIsService"
 _Asking = TypeVar("_Asking", bound=Message)
@@ -61,16 +62,19 @@ class TorchServeManagementRpcs:
         return Service(
             NAME,
             {
-                "ListModels": _saying(pb.ListModelsRequest, self.list),
-                "DescribeModel": _saying(pb.DescribeModelRequest, self.describe, _refusal),
-                "RegisterModel": self._changing(
-                    _saying(pb.RegisterModelRequest, self.register, _refused_registration)
-                ),
-                "ScaleWorker": _saying(pb.ScaleWorkerRequest, self.scale, _refusal),
-                "SetDefault": _saying(pb.SetDefaultRequest, self.set_default, _refused_default),
-                "UnregisterModel": self._changing(
-                    _saying(pb.UnregisterModelRequest, self.unregister, _refusal)
-                ),
+                name: Method(Access.MANAGEMENT, call)
+                for name, call in {
+                    "ListModels": _saying(pb.ListModelsRequest, self.list),
+                    "DescribeModel": _saying(pb.DescribeModelRequest, self.describe, _refusal),
+                    "RegisterModel": self._changing(
+                        _saying(pb.RegisterModelRequest, self.register, _refused_registration)
+                    ),
+                    "ScaleWorker": _saying(pb.ScaleWorkerRequest, self.scale, _refusal),
+                    "SetDefault": _saying(pb.SetDefaultRequest, self.set_default, _refused_default),
+                    "UnregisterModel": self._changing(
+                        _saying(pb.UnregisterModelRequest, self.unregister, _refusal)
+                    ),
+                }.items()
             },
         )
 

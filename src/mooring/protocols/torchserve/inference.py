@@ -21,6 +21,7 @@ from mooring.protocols.torchserve.forms import (
     query_fields,
     text_field,
 )
+from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
@@ -43,24 +44,41 @@ class TorchServeInference:
     def endpoints(self) -> list[Endpoint]:
         """Everything mounted."""
         return [
-            Endpoint("/", self.alive, calls.ALIVE, methods=frozenset({"GET", "HEAD"})),
-            Endpoint("/ping", self.ping, calls.PING),
-            Endpoint("/ping/{rest*}", self.ping),
-            Endpoint("/predictions/{model_name}", self.predict, calls.PREDICT),
-            Endpoint("/predictions/{model_name}/{model_version}", self.predict, calls.PREDICT_VERSION),
-            Endpoint("/predictions/{model_name}/{model_version}/{rest*}", self.predict),
-            Endpoint("/explanations/{model_name}", self.explain, calls.EXPLAIN),
-            Endpoint("/explanations/{model_name}/{model_version}", self.explain, calls.EXPLAIN_VERSION),
-            Endpoint("/explanations/{model_name}/{model_version}/{rest*}", self.explain),
-            Endpoint("/invocations", self.invoke, calls.INVOKE),
-            Endpoint("/models/{model_name}/invoke", self.predict_with_query, calls.INVOKE_MODEL),
+            Endpoint("/", self.alive, Access.OPEN, calls.ALIVE, methods=frozenset({"GET", "HEAD"})),
+            Endpoint("/ping", self.ping, Access.OPEN, calls.PING),
+            Endpoint("/ping/{rest*}", self.ping, Access.OPEN),
+            Endpoint("/predictions/{model_name}", self.predict, Access.INFERENCE, calls.PREDICT),
+            Endpoint(
+                "/predictions/{model_name}/{model_version}",
+                self.predict,
+                Access.INFERENCE,
+                calls.PREDICT_VERSION,
+            ),
+            Endpoint("/predictions/{model_name}/{model_version}/{rest*}", self.predict, Access.INFERENCE),
+            Endpoint("/explanations/{model_name}", self.explain, Access.INFERENCE, calls.EXPLAIN),
+            Endpoint(
+                "/explanations/{model_name}/{model_version}",
+                self.explain,
+                Access.INFERENCE,
+                calls.EXPLAIN_VERSION,
+            ),
+            Endpoint("/explanations/{model_name}/{model_version}/{rest*}", self.explain, Access.INFERENCE),
+            Endpoint("/invocations", self.invoke, Access.INFERENCE, calls.INVOKE),
+            Endpoint(
+                "/models/{model_name}/invoke", self.predict_with_query, Access.INFERENCE, calls.INVOKE_MODEL
+            ),
             # TorchServe has a route here that finds nothing, and the legacy ones must not take it.
-            Endpoint("/predictions", self.not_found),
-            Endpoint("/explanations", self.not_found),
-            Endpoint("/predictions/{rest*}", self.predict_oddly),
-            Endpoint("/explanations/{rest*}", self.explain_oddly),
-            Endpoint("/{model_name}/predict", self.predict_with_query, calls.LEGACY),
-            Endpoint("/{model_name}/{model_version}/predict", self.predict_with_query, calls.LEGACY_VERSION),
+            Endpoint("/predictions", self.not_found, Access.INFERENCE),
+            Endpoint("/explanations", self.not_found, Access.INFERENCE),
+            Endpoint("/predictions/{rest*}", self.predict_oddly, Access.INFERENCE),
+            Endpoint("/explanations/{rest*}", self.explain_oddly, Access.INFERENCE),
+            Endpoint("/{model_name}/predict", self.predict_with_query, Access.INFERENCE, calls.LEGACY),
+            Endpoint(
+                "/{model_name}/{model_version}/predict",
+                self.predict_with_query,
+                Access.INFERENCE,
+                calls.LEGACY_VERSION,
+            ),
         ]
 
     def alive(self, exchange: Exchange, match: Match) -> None:

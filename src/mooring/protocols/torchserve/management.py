@@ -38,6 +38,7 @@ from mooring.protocols.torchserve.registration import (
     switch,
     texts_of,
 )
+from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
@@ -75,8 +76,15 @@ class TorchServeManagement:
     def endpoints(self) -> list[Endpoint]:
         """Everything mounted; other methods on these paths are not allowed."""
         endpoints = [
-            Endpoint("/models", self.list, calls.LIST_MODELS, methods=_READING),
-            Endpoint("/models", self.register, calls.REGISTER_MODEL, methods=_ADDING, changes=True),
+            Endpoint("/models", self.list, Access.MANAGEMENT, calls.LIST_MODELS, methods=_READING),
+            Endpoint(
+                "/models",
+                self.register,
+                Access.MANAGEMENT,
+                calls.REGISTER_MODEL,
+                methods=_ADDING,
+                changes=True,
+            ),
         ]
         for path, described, scaled, removed in (
             ("/models/{model_name}", calls.DESCRIBE_MODEL, calls.SCALE_MODEL, calls.UNREGISTER_MODEL),
@@ -88,16 +96,18 @@ class TorchServeManagement:
             ),
         ):
             endpoints += [
-                Endpoint(path, self.describe, described, methods=_READING),
-                Endpoint(path, self.describe_calls, methods=_ASKING),
-                Endpoint(path, self.scale, scaled, methods=_SCALING, changes=True),
-                Endpoint(path, self.unregister, removed, methods=_REMOVING, changes=True),
+                Endpoint(path, self.describe, Access.MANAGEMENT, described, methods=_READING),
+                Endpoint(path, self.describe_calls, Access.MANAGEMENT, methods=_ASKING),
+                Endpoint(path, self.scale, Access.MANAGEMENT, scaled, methods=_SCALING, changes=True),
+                Endpoint(path, self.unregister, Access.MANAGEMENT, removed, methods=_REMOVING, changes=True),
             ]
         path = "/models/{model_name}/{model_version}/set-default"
         return [
             *endpoints,
-            Endpoint(path, self.set_default, calls.SET_DEFAULT, methods=_SCALING, changes=True),
-            Endpoint(path, self.describe, methods=_READING),  # as TorchServe has it
+            Endpoint(
+                path, self.set_default, Access.MANAGEMENT, calls.SET_DEFAULT, methods=_SCALING, changes=True
+            ),
+            Endpoint(path, self.describe, Access.MANAGEMENT, methods=_READING),  # as TorchServe has it
         ]
 
     def list(self, exchange: Exchange, match: Match) -> None:

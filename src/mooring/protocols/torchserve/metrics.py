@@ -6,6 +6,7 @@ from mooring.observability.metrics import CONTENT_TYPE, Metrics
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.responses import Responses
 from mooring.protocols.torchserve import operations as calls
+from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
@@ -20,8 +21,8 @@ class TorchServeMetrics:
     def endpoints(self) -> list[Endpoint]:
         """Any method, and anything after the path, as TorchServe has it."""
         return [
-            Endpoint("/metrics", self.scrape, calls.METRICS),
-            Endpoint("/metrics/{rest*}", self.scrape),
+            Endpoint("/metrics", self.scrape, Access.METRICS, calls.METRICS),
+            Endpoint("/metrics/{rest*}", self.scrape, Access.METRICS),
         ]
 
     def scrape(self, exchange: Exchange, match: Match) -> None:

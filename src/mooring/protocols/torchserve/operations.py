@@ -198,3 +198,11 @@ METRICS = Operation(
     answer=Body("text/plain", TEXT, "Prometheus' text format 0.0.4"),
     query=(Query("name[]", {"type": "array", "items": TEXT}, "Names of the metrics wanted; all without it"),),
 )
+RENEW = Operation(
+    id="token",
+    method="GET",
+    description="Put another token into the server's key file; the one before it is of no use from then on",
+    answer=Body(JSON, {}, "It is done: the body is a line break"),
+    query=(Query("type", {"type": "string", "enum": ["inference", "management"]}, "Which token; required"),),
+    errors=(400, 500),
+)
