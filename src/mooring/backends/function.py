@@ -28,7 +28,7 @@ import msgspec
 
 from mooring.backends.backend import LoadContext
 from mooring.backends.samples import Arrays, Parameters
-from mooring.backends.tensors import Returned, TensorBackend
+from mooring.backends.tensors import Returned, TensorBackend, Wanted
 from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelLoadFailed, MooringError
 from mooring.core.service import ModelMetadata
@@ -37,7 +37,7 @@ from mooring.repository.spec import ModelSpec
 
 _DEFAULT_FILE = "model.py"
 _DEFAULT_OUTPUT = "output"
-_INPUTS, _PARAMETERS = "inputs", "parameters"
+_INPUTS, _PARAMETERS, _TARGET = "inputs", "parameters", "target"
 
 
 class FunctionContext(msgspec.Struct, frozen=True):
@@ -119,7 +119,7 @@ class FunctionBackend(TensorBackend):
             )
             self._model = run_user_code(path, _construct, found, given)
             found, explain = self._model.infer, getattr(self._model, "explain", None)
-            self._explain = None if explain is None else Arguments(explain)
+            self._own_explanations(explain)
         if inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found):
             raise ModelLoadFailed(f"{path}: '{found.__name__}' is async; a model is a plain function")
         self._infer = Arguments(found)
@@ -127,6 +127,17 @@ class FunctionBackend(TensorBackend):
         return ModelMetadata(
             spec.name, [spec.version], spec.platform or "python", list(spec.inputs), list(spec.outputs)
         )
+
+    def _own_explanations(self, explain: Callable[..., Any] | None) -> None:
+        if explain is None:
+            return
+        if self.spec.explain:
+            raise ModelLoadFailed(
+                "the model has a method explain, and [explain] configures another: remove one"
+            )
+        self._explain = Arguments(explain)
+        self.explains_itself = True
+        self.takes_target = _TARGET in self._explain.names
 
     def _agree(self, spec: ModelSpec, path: Path) -> None:
         declared = {each.name for each in spec.inputs}
@@ -145,15 +156,26 @@ class FunctionBackend(TensorBackend):
         """Call the function with arrays that are its own to change."""
         return self._run(self._infer, arrays, parameters)
 
-    def explain(self, arrays: Arrays, parameters: Parameters) -> Returned:
-        """Call ``Model.explain`` where there is one."""
+    def explain(self, arrays: Arrays, parameters: Parameters, wanted: Wanted) -> Returned:
+        """Call ``Model.explain`` where there is one; its argument ``target`` is a list with an item for each row."""
         if self._explain is None:
-            return super().explain(arrays, parameters)
-        return self._run(self._explain, arrays, parameters)
+            return super().explain(arrays, parameters, wanted)
+        targets = [target for target, rows in wanted for _ in range(max(1, rows))]
+        more = {_TARGET: targets} if self.takes_target and _TARGET not in arrays else {}
+        return self._run(self._explain, arrays, parameters, more)
 
-    def _run(self, arguments: Arguments, arrays: Arrays, parameters: Parameters) -> Returned:
+    def _run(
+        self,
+        arguments: Arguments,
+        arrays: Arrays,
+        parameters: Parameters,
+        more: Mapping[str, Any] | None = None,
+    ) -> Returned:
         # A view of the request would let the function change what a second try is given.
-        own = {name: array if array.flags.owndata else array.copy() for name, array in arrays.items()}
+        own: dict[str, Any] = {
+            name: array if array.flags.owndata else array.copy() for name, array in arrays.items()
+        }
+        own.update(more or {})
         given = {**self.spec.parameters, **parameters} if arguments.parameters else {}
         returned = arguments.call(own, given)
         return self._pieces(returned) if hasattr(returned, "__next__") else self._named(returned)

@@ -41,7 +41,8 @@ class Program:
     """A loaded model, called with a value for the name of each argument.
 
     ``inputs`` (named as the arguments) and ``outputs`` are empty where the file does not say. ``batched`` False: it
-    says that the open first dimensions are not one batch. ``floats`` is the type of its weights.
+    says that the open first dimensions are not one batch. ``floats`` is the type of its weights. ``unfolded`` gives the
+    model with its layers.
     """
 
     call: Callable[[dict[str, Any]], Any]
@@ -52,6 +53,24 @@ class Program:
     inputs: Sequence[TensorSpec] = ()
     outputs: Sequence[TensorSpec] = ()
     batched: bool = True
+    unfolded: Callable[[], tuple[torch.nn.Module, Callable[[dict[str, Any]], Any]]] | None = None
+
+    def watched(self, layer: str) -> tuple[torch.nn.Module, Callable[[dict[str, Any]], Any]]:
+        """The model with its single layers, and what calls it. Raises ``ModelLoadFailed`` where it has lost them."""
+        if self.unfolded is None:
+            raise ModelLoadFailed(
+                "TorchScript does not let its layers be watched: save the model with torch.export, or its weights "
+                "beside the module"
+            )
+        if not layer and self.platform != "pytorch_eager":
+            raise ModelLoadFailed(
+                "explain.method: DeepLift knows the layers of weights beside their module only, no exported program's"
+            )
+        module, call = self.unfolded()
+        known = [name for name, _ in module.named_modules() if name]
+        if layer and layer not in known:
+            raise ModelLoadFailed(f"explain.layer: there is no '{layer}'; the model has {', '.join(known)}")
+        return module, call
 
 
 def open_program(file: Path, spec: ModelSpec, device: torch.device) -> Program:
@@ -126,7 +145,7 @@ def _exported(file: Path, device: torch.device) -> Program:
     outputs = _outputs(program, values)
     firsts = {str(tensor.shape[0]) if tensor.ndim else "" for tensor in (*inputs, *outputs.values())}
     return Program(
-        _caller(program, slots),
+        _caller(program.module(), program, slots),
         "pytorch_exported",
         names,
         names,
@@ -134,7 +153,17 @@ def _exported(file: Path, device: torch.device) -> Program:
         outputs=[_spec(name, tensor) for name, tensor in outputs.items()],
         # An expression of the batch (half of it, say) is open as well, but not the batch.
         batched=len(firsts) == 1,
+        unfolded=lambda: _unfolded(program, slots),
     )
+
+
+def _unfolded(
+    program: torch.export.ExportedProgram, slots: Sequence[tuple[str, Any]]
+) -> tuple[torch.nn.Module, Callable[[dict[str, Any]], Any]]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # torch of itself
+        module = torch.export.unflatten(program)
+    return module, _caller(module, program, slots)
 
 
 def _outputs(program: torch.export.ExportedProgram, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,9 +183,9 @@ def _spec(name: str, tensor: torch.Tensor) -> TensorSpec:
 
 
 def _caller(
-    program: torch.export.ExportedProgram, slots: Sequence[tuple[str, Any]]
+    module: torch.nn.Module, program: torch.export.ExportedProgram, slots: Sequence[tuple[str, Any]]
 ) -> Callable[[dict[str, Any]], Any]:
-    module, in_spec = program.module(), program.call_spec.in_spec
+    in_spec = program.call_spec.in_spec
     assert in_spec is not None
 
     def call(values: dict[str, Any]) -> Any:
@@ -205,7 +234,11 @@ def _eager(file: Path, spec: ModelSpec, device: torch.device) -> Program:
     taken = list(inspect.signature(module.forward).parameters.values())
     names = [each.name for each in taken if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
     required = [each.name for each in taken if each.name in names and each.default is each.empty]
-    return Program(lambda values: module(**values), "pytorch_eager", names, required, _floats(module))
+
+    def call(values: dict[str, Any]) -> Any:
+        return module(**values)
+
+    return Program(call, "pytorch_eager", names, required, _floats(module), unfolded=lambda: (module, call))
 
 
 def _module_class(module: Any, name: str, source: Path) -> type[torch.nn.Module]:

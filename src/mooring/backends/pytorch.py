@@ -11,7 +11,7 @@ else by their order.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +20,16 @@ import numpy as np
 from mooring.backends.agreement import DeclaredBackend, agree, model_file
 from mooring.backends.backend import LoadContext
 from mooring.backends.samples import Arrays, Parameters
-from mooring.backends.tensors import Returned, failure
+from mooring.backends.tensors import Returned, Wanted, failure
 from mooring.codecs.signature import Signature
-from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed
+from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed, Unsupported
 from mooring.core.service import ModelMetadata
 from mooring.core.tensors import Array, TensorSpec
 from mooring.repository.spec import BatchMode, ModelSpec
 
 if TYPE_CHECKING:
     from mooring.backends.programs import Program
+    from mooring.explain.attribution import Explainer
 
 # Triton's INPUT__0 and our own INPUT0 say which one they are.
 _NUMBERED = re.compile(r"(?:.*__|INPUT|OUTPUT)(\d+)")
@@ -37,7 +38,11 @@ _NUMBERED = re.compile(r"(?:.*__|INPUT|OUTPUT)(\d+)")
 class PyTorchBackend(DeclaredBackend):
     """One program on one device."""
 
+    differentiable = True
+
     _program: "Program"
+    # What an explanation calls in the program's place, where it watches its layers.
+    _watched: Callable[[dict[str, Any]], Any] | None = None
     _arguments: Mapping[str, str]
 
     def open(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
@@ -53,10 +58,14 @@ class PyTorchBackend(DeclaredBackend):
         self._torch, self._leaves = torch, programs.leaves
         # Here, not before the fork: a template has one thread, and so would its workers.
         torch.set_num_threads(context.threads)
+        self._context = context
         self._device = torch.device("cpu" if context.gpu is None else f"cuda:{context.gpu}")
+        # What a model keeps of a call in inference mode could not be differentiated by in a later one.
+        self._predicting = torch.no_grad if spec.explain else torch.inference_mode
         file = model_file(spec)
         self._program = programs.open_program(file, spec, self._device)
-        return self._described(spec, file)
+        self._metadata = self._described(spec, file)
+        return self._metadata
 
     def _described(self, spec: ModelSpec, file: Path) -> ModelMetadata:
         program = self._program
@@ -104,20 +113,53 @@ class PyTorchBackend(DeclaredBackend):
 
     def predict(self, arrays: Arrays, parameters: Parameters) -> Returned:
         """One call of the program. A shape that an exported program's guards refuse is the caller's fault."""
-        with self._torch.inference_mode():
-            values = {self._arguments[name]: self._value(name, array) for name, array in arrays.items()}
-            for argument in self._program.required:
-                if argument not in values:
-                    missing = next(name for name, own in self._arguments.items() if own == argument)
-                    raise InvalidInput(f"input '{missing}' is missing")
-            try:
-                returned = self._program.call(values)
-            except AssertionError as error:
-                text = str(error)
-                raise InvalidInput(text) if text.startswith("Guard failed") else failure(error) from error
-            except RuntimeError as error:
-                raise _shortened(failure(error)) from error
-            return self._named(self._leaves(returned))
+        with self._predicting():
+            values = {name: self._value(name, array) for name, array in arrays.items()}
+            results = self._run(self._program.call, values)
+            return {name: self._array(value) for name, value in results.items()}
+
+    def _run(self, call: Callable[[dict[str, Any]], Any], values: Mapping[str, Any]) -> dict[str, Any]:
+        """The model's outputs by the names that clients see, for inputs by theirs."""
+        given = {self._arguments[name]: value for name, value in values.items()}
+        for argument in self._program.required:
+            if argument not in given:
+                missing = next(name for name, own in self._arguments.items() if own == argument)
+                raise InvalidInput(f"input '{missing}' is missing")
+        try:
+            return self._named(self._leaves(call(given)))
+        except AssertionError as error:
+            text = str(error)
+            raise InvalidInput(text) if text.startswith("Guard failed") else failure(error) from error
+        except RuntimeError as error:
+            raise _shortened(failure(error)) from error
+
+    def explain(self, arrays: Arrays, parameters: Parameters, wanted: Wanted) -> Returned:
+        """As configured, else by integrated gradients."""
+        if self.explainer is None:
+            self.explainer = self.explaining(self._metadata, self._context)
+        return super().explain(arrays, parameters, wanted)
+
+    def explaining(self, metadata: ModelMetadata, context: LoadContext) -> "Explainer":
+        """Captum looks into the program itself."""
+        from mooring.backends.explaining import open_explainer
+
+        return open_explainer(self.spec, metadata, self, tuple(self._arguments))
+
+    def value(self, name: str, array: Array) -> Any:
+        """An input for an explanation. Raises ``Unsupported`` for text."""
+        if array.dtype == object:
+            raise Unsupported(f"input '{name}' is text, which has no explanation here")
+        return self._value(name, array)
+
+    def outputs(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The tensors among the outputs, with their gradients."""
+        results = self._run(self._watched or self._program.call, values)
+        return {name: value for name, value in results.items() if self._torch.is_tensor(value)}
+
+    def module(self, layer: str) -> tuple[Any, Any]:
+        """The module and one of its layers; see ``explain.attribution.Network``."""
+        module, self._watched = self._program.watched(layer)
+        return module, module.get_submodule(layer) if layer else None
 
     def _value(self, name: str, array: Array) -> Any:
         if array.dtype == object:
@@ -132,11 +174,11 @@ class PyTorchBackend(DeclaredBackend):
             kind = self._program.floats
         return value.to(self._device, kind)
 
-    def _named(self, results: dict[str, Any]) -> Arrays:
+    def _named(self, results: dict[str, Any]) -> dict[str, Any]:
         names = paired(self._given, list(results)) if self._given else {name: name for name in results}
         if len(names) < len(self._given):
             raise InvalidOutput(f"the model returned {len(results)} outputs; {len(self._given)} are declared")
-        return {name: self._array(results[own]) for name, own in names.items()}
+        return {name: results[own] for name, own in names.items()}
 
     def _array(self, value: Any) -> Array:
         if not self._torch.is_tensor(value):

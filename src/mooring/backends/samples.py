@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mooring.backends.open_inference import open_body
-from mooring.codecs.bodies import Instances, by_name, decode_body, decode_instances
+from mooring.codecs.bodies import Instances, by_name, decode_body, decode_instances, set_aside
 from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.requests import Form, InferenceRequest
@@ -23,7 +23,8 @@ class Sample:
     """Arrays of one request that go through the model together.
 
     ``rows`` is their first dimension where they may be joined with others along it, 0 where the model must get them
-    as they are. ``lifted``: the first dimension was added here, so the answer loses it again.
+    as they are. ``lifted``: the first dimension was added here, so the answer loses it again. ``target`` is what an
+    explanation shall be of, as it was sent.
     """
 
     request: int
@@ -31,6 +32,7 @@ class Sample:
     rows: int = 0
     lifted: bool = False
     parameters: Parameters = field(default_factory=dict)
+    target: Any = None
 
     def key(self) -> tuple[Any, ...]:
         """Equal for samples that may share a batch."""
@@ -52,17 +54,23 @@ class Reader:
 
     def read(self, index: int, request: InferenceRequest) -> tuple[list[Sample], bool]:
         """The samples of a request, and whether they are KServe v1 instances. Raises ``InvalidInput``."""
+        target: Any = None
         if request.form is Form.TENSORS:
             open_body(request)
             found, is_rows = [self._whole(self._native(request))], False
+            if self.signature.aside and request.parameters:
+                target = request.parameters.get(self.signature.aside)
         elif request.form is Form.INSTANCES:
             found, is_rows = self._rows(decode_instances(request.inputs[0])), True
         else:
             body = decode_body(request.inputs, self.signature)
             is_rows = body.instances is not None
             found = [self._whole(body.inputs)] if body.instances is None else self._rows(body.instances)
+            target = body.aside
         for sample in found:
             sample.request = index
+            if sample.target is None:
+                sample.target = target
             if request.parameters:
                 sample.parameters = request.parameters
         return found, is_rows
@@ -125,8 +133,10 @@ class Reader:
                 return [Sample(0, arrays, len(instances))]
         samples = []
         for position, instance in enumerate(instances):
+            row, target = set_aside(instance, signature)
             try:
-                samples.append(self._row(by_name(instance, signature)))
+                samples.append(self._row(by_name(row, signature)))
+                samples[-1].target = target
             except InvalidInput as error:
                 raise InvalidInput(f"instance {position}: {error.message}") from None
         return samples

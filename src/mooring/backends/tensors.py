@@ -3,7 +3,8 @@
 import abc
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -26,8 +27,16 @@ from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Ope
 from mooring.core.service import ModelMetadata, Outcome, Reply
 from mooring.repository.spec import ModelSpec
 
+if TYPE_CHECKING:
+    from mooring.explain.attribution import Explainer
+
 Returned = Any
 """What a model returns: a dict of arrays by name, or an iterator of such dicts when it streams."""
+
+Wanted = Sequence[tuple[Any, int]]
+"""The targets of an explanation as they were sent, each with the rows it is for (``Sample.rows``)."""
+
+_TARGET = "target"
 
 
 class TensorBackend(Backend):
@@ -43,6 +52,10 @@ class TensorBackend(Backend):
 
     spec: ModelSpec
     reader: Reader
+    explainer: "Explainer | None" = None
+    # The model's own code explains, and not we.
+    explains_itself = False
+    takes_target = True
 
     @abc.abstractmethod
     def open(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
@@ -52,9 +65,13 @@ class TensorBackend(Backend):
     def predict(self, arrays: Arrays, parameters: Parameters) -> Returned:
         """One call of the model. The arrays may be views of the request's memory, which must not be written to."""
 
-    def explain(self, arrays: Arrays, parameters: Parameters) -> Returned:
-        """As ``predict``, for attributions. Raises ``Unsupported`` where the model has none."""
-        raise Unsupported(f"model '{self.spec.name}' gives no explanations")
+    def explain(self, arrays: Arrays, parameters: Parameters, wanted: Wanted) -> Returned:
+        """As ``predict``, for attributions by input. Raises ``Unsupported`` where the model has none."""
+        if self.explainer is None:
+            raise Unsupported(
+                f"model '{self.spec.name}' gives no explanations: name a method under [explain] in its configuration"
+            )
+        return self.explainer.attribute(arrays, wanted, self.reader.limit)
 
     def signature(self, metadata: ModelMetadata) -> Signature:
         """What the bodies of requests are decoded for."""
@@ -67,7 +84,23 @@ class TensorBackend(Backend):
         limit = max(1, spec.max_batch_size)
         self.reader = Reader(self.signature(metadata), spec.batch, limit, self.joins)
         self._declared = {output.name: output for output in metadata.outputs}
+        if spec.explain:
+            self.explainer = self.explaining(metadata, context)
         return metadata
+
+    def explaining(self, metadata: ModelMetadata, context: LoadContext) -> "Explainer":
+        """What explains the model as its configuration says. Raises ``ModelLoadFailed``."""
+        from mooring.backends.explaining import ArrayNetwork, open_explainer
+
+        return open_explainer(self.spec, metadata, ArrayNetwork(self, context.threads))
+
+    def reading(self, operation: Operation) -> Reader:
+        """What reads the requests of an operation."""
+        if operation is not Operation.EXPLAIN or not self.takes_target:
+            return self.reader
+        signature = self.reader.signature
+        aside = "" if _TARGET in signature.names else _TARGET
+        return replace(self.reader, signature=replace(signature, aside=aside))
 
     def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
         """Answer a batch; see ``Backend.infer``."""
@@ -81,11 +114,13 @@ class TensorBackend(Backend):
             request, results, rows=rows, labels=labels, declared={} if explained else self._declared
         )
 
-    def call(self, operation: Operation, arrays: Arrays, parameters: Parameters) -> Returned:
+    def call(
+        self, operation: Operation, arrays: Arrays, parameters: Parameters, wanted: Wanted = ()
+    ) -> Returned:
         """Call the model's code; whatever it raises becomes a ``ModelFailed`` with its traceback."""
         try:
             if operation is Operation.EXPLAIN:
-                return self.explain(arrays, parameters)
+                return self.explain(arrays, parameters, wanted)
             return self.predict(arrays, parameters)
         except MooringError:
             raise
@@ -146,13 +181,14 @@ class Run:
 
     def _read(self) -> None:
         """No model code runs for a request that is at fault itself."""
+        reader = self._backend.reading(self._operation)
         for index, request in enumerate(self._requests):
             samples: list[Sample] = []
             rows = False
             try:
                 if request.operation is Operation.DESCRIBE:
                     raise Unsupported(f"model '{request.model}' has no description of its own")
-                samples, rows = self._backend.reader.read(index, request)
+                samples, rows = reader.read(index, request)
                 self._backend.expect(request)
                 self._check_rows(request, samples)
             except MooringError as error:
@@ -174,10 +210,12 @@ class Run:
 
     def _call(self, samples: list[Sample]) -> None:
         """One call of the model, or for a sample of too many rows as many as it takes."""
-        if samples[0].rows > self._limit:
+        whole = self._operation is Operation.EXPLAIN and not self._backend.explains_itself
+        if samples[0].rows > self._limit and not whole:
             self._pieces[id(samples[0])] = [self._call_in_parts(samples[0])]
             return
-        returned = self._backend.call(self._operation, join(samples), samples[0].parameters)
+        wanted = [(sample.target, sample.rows) for sample in samples]
+        returned = self._backend.call(self._operation, join(samples), samples[0].parameters, wanted)
         if hasattr(returned, "__next__"):
             self._stream(samples, returned)
         else:
@@ -188,7 +226,8 @@ class Run:
         for start in range(0, sample.rows, self._limit):
             end = min(start + self._limit, sample.rows)
             arrays = {name: array[start:end] for name, array in sample.arrays.items()}
-            returned = self._backend.call(self._operation, arrays, sample.parameters)
+            wanted = [(sample.target, end - start)]
+            returned = self._backend.call(self._operation, arrays, sample.parameters, wanted)
             if hasattr(returned, "__next__"):
                 raise Unsupported(f"the model streams; send at most {self._limit} rows in a request")
             parts += self._split([Sample(sample.request, arrays, end - start)], returned)

@@ -13,6 +13,7 @@ import base64
 import binascii
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,10 +34,11 @@ Instances = list[Any] | Array
 
 
 class Body(NamedTuple):
-    """What a body holds: the inputs by name, or KServe v1 instances, which are rows."""
+    """What a body holds: the inputs by name, or KServe v1 instances, which are rows; and what it says aside."""
 
     inputs: dict[str, Array]
     instances: Instances | None = None
+    aside: Any = None
 
 
 def decode_body(fields: Sequence[Tensor], signature: Signature) -> Body:
@@ -44,6 +46,8 @@ def decode_body(fields: Sequence[Tensor], signature: Signature) -> Body:
 
     One form field that is no input's name is as good as a plain body: clients call it data or file as they please.
     """
+    if signature.aside and any(each.name == signature.aside for each in fields):
+        return _decode_beside(fields, signature)
     if len(fields) == 1 and fields[0].name not in signature.names:
         return _decode_whole(fields[0], signature)
     inputs = {}
@@ -52,6 +56,31 @@ def decode_body(fields: Sequence[Tensor], signature: Signature) -> Body:
             raise InvalidInput(f"input '{part.name}' is sent twice")
         inputs[part.name] = _decode_field(part, signature)
     return Body(inputs)
+
+
+def _decode_beside(fields: Sequence[Tensor], signature: Signature) -> Body:
+    """A form of which one field is no input."""
+    found = [each for each in fields if each.name == signature.aside]
+    if len(found) > 1:
+        raise InvalidInput(f"'{signature.aside}' is sent twice")
+    others = [each for each in fields if each.name != signature.aside]
+    body = decode_body(others, replace(signature, aside="")) if others else Body({})
+    text = bytes(_bytes(found[0]))
+    if _is_json(_media(found[0])) or text.lstrip().startswith(b"["):
+        return body._replace(aside=_plain(decode(text)))
+    return body._replace(aside=text.decode(errors="replace"))
+
+
+def set_aside(value: Any, signature: Signature) -> tuple[Any, Any]:
+    """A JSON value without what it says aside, and that; None where it says nothing."""
+    name = signature.aside
+    if not name or not isinstance(value, dict) or name not in value:
+        return value, None
+    return {key: child for key, child in value.items() if key != name}, _plain(value[name])
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def decode_instances(tensor: Tensor) -> Instances:
@@ -172,7 +201,8 @@ def _bytes_or_json(data: bytes | memoryview, signature: Signature) -> Body:
             value = decode(data)
         except InvalidInput:
             value = None
-        if isinstance(value, dict) and value.keys() & {signature.lone, "inputs", "instances", "b64"}:
+        telling = {signature.lone, "inputs", "instances", "b64", signature.aside or signature.lone}
+        if isinstance(value, dict) and value.keys() & telling:
             return _from_json(value, signature)
     return Body({signature.lone: _element(bytes(data))})
 
@@ -185,15 +215,16 @@ def _from_npz(data: bytes | memoryview, signature: Signature) -> Body:
 
 
 def _from_json(value: Any, signature: Signature) -> Body:
+    value, aside = set_aside(value, signature)
     if isinstance(value, dict):
         inputs, instances = value.get("inputs"), value.get("instances")
         if isinstance(inputs, list) and inputs and isinstance(inputs[0], dict) and "shape" in inputs[0]:
-            return Body(_from_v2(inputs, signature))
+            return Body(_from_v2(inputs, signature), aside=aside)
         if "instances" in value and "instances" not in signature.names:
             if not isinstance(instances, list | np.ndarray):
                 raise InvalidInput('"instances" must be a list')
-            return Body({}, instances)
-    return Body(by_name(value, signature))
+            return Body({}, instances, aside)
+    return Body(by_name(value, signature), aside=aside)
 
 
 def _from_v2(inputs: list[Any], signature: Signature) -> dict[str, Array]:

@@ -13,7 +13,8 @@ class Signature:
 
     ``names`` empty means any name will do. An input of ``names`` without a spec takes any type and shape; so do all
     others, but for ``datatype`` where that is set. ``lone`` is the input that a value without a name goes to; empty
-    where there are several to choose from.
+    where there are several to choose from. ``aside`` is what a body may say beside its inputs (the target of an
+    explanation), where no input has that name.
     """
 
     names: tuple[str, ...] = ()
@@ -21,6 +22,7 @@ class Signature:
     lone: str = "input"
     datatype: str = ""
     image: ImageSettings | None = None
+    aside: str = ""
 
     @classmethod
     def of(cls, inputs: list[TensorSpec], image: ImageSettings | None = None) -> "Signature":

@@ -54,7 +54,8 @@ class _Workers(_Strict, frozen=True):
 class Declaration(_Strict, frozen=True, kw_only=True):
     """A model's config. ``entry`` is the file (``model.py:function``) or the builtin; times are in seconds.
 
-    ``id`` is AMD's name for the file. ``labels`` are names of classes, or the file that has them. A model whose own
+    ``id`` is AMD's name for the file. ``labels`` are names of classes, or the file that has them. ``explain`` is judged
+    where the model is loaded (explain/settings.py). A model whose own
     file shows a batch dimension is batched although ``max_batch_size`` is left out (platforms.DEFAULT_BATCH).
     """
 
@@ -70,6 +71,7 @@ class Declaration(_Strict, frozen=True, kw_only=True):
     workers: _Workers = _Workers()
     parameters: dict[str, Parameter] = {}
     labels: _Labels = []
+    explain: dict[str, Any] = {}
     models: list["Declaration"] = []
     queue_size: _Positive | None = None
     response_timeout: _Seconds | None = None
@@ -290,6 +292,7 @@ def _common(declared: Declaration, defaults: Defaults) -> dict[str, Any]:
         "inputs": [TensorSpec(tensor.name, tensor.datatype, tensor.shape) for tensor in declared.inputs],
         "outputs": [TensorSpec(tensor.name, tensor.datatype, tensor.shape) for tensor in declared.outputs],
         "parameters": declared.parameters,
+        "explain": declared.explain,
         "batch": batching.mode or _usual_mode(declared),
         "max_batch_size": declared.max_batch_size or 1,
         "max_delay": batching.max_delay_ms / 1000,
@@ -328,6 +331,11 @@ def _from_message(message: Message) -> dict[str, Any]:
         elif key in ("batching", "workers"):
             fields = {inner: _last(found) for inner, found in _fields(_last(values)).items()}
             table[key] = {**table.get(key, {}), **fields}
+        elif key == "explain":
+            table[key] = {
+                inner: found if len(found) > 1 else _last(found)
+                for inner, found in _fields(_last(values)).items()
+            }
         elif key != "versions":
             table[key] = _last(values)
     return table

@@ -36,6 +36,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     outputs: list[TensorSpec] = []
     labels: dict[str, Any] = {}
     parameters: dict[str, Parameter] = {}
+    explain: dict[str, Any] = {}  # how a tensor model is explained (explain/settings.py)
     # Of a chain: the models that run in order. It has no worker of its own, its backend is "chain".
     stages: list[str] = []
     # Models that take this one's outputs further, in order (AMD's load parameter "next").

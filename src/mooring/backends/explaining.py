@@ -1,0 +1,118 @@
+"""Explanations for models that take and give named arrays: what is configured, checked against the model itself."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mooring.core.errors import InvalidInput, ModelLoadFailed, Unsupported
+from mooring.core.requests import Operation
+from mooring.core.service import ModelMetadata
+from mooring.core.tensors import Array, TensorSpec
+from mooring.explain.settings import Settings, settings_of
+from mooring.explain.targets import indices_of
+from mooring.repository.spec import BatchMode, ModelSpec
+
+if TYPE_CHECKING:
+    from mooring.backends.tensors import TensorBackend
+    from mooring.explain.attribution import Explainer, Network
+
+
+class ArrayNetwork:
+    """A model that is called with arrays and shows nothing of itself."""
+
+    differentiable = False
+
+    def __init__(self, backend: "TensorBackend", threads: int) -> None:
+        """Raises ``ModelLoadFailed`` where torch is not installed."""
+        try:
+            import torch
+        except ImportError as error:
+            raise ModelLoadFailed('explanations need PyTorch: pip install "mooring[torch]"') from error
+        torch.set_num_threads(threads)
+        self._torch = torch
+        self._backend = backend
+        self._types: dict[str, np.dtype[Any]] = {}
+
+    def value(self, name: str, array: Array) -> Any:
+        """An input as a tensor; of integers torch knows few, so they travel as the largest."""
+        if array.dtype == object:
+            raise Unsupported(f"input '{name}' is text, which has no explanation here")
+        self._types[name] = array.dtype
+        whole = array.dtype.kind in ("b", "i", "u")
+        return self._torch.from_numpy(array.astype(np.int64 if whole else array.dtype))
+
+    def outputs(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """One call of the model; outputs that are text are left out. Raises ``Unsupported`` for a stream."""
+        arrays = {name: value.numpy().astype(self._types[name]) for name, value in values.items()}
+        returned = self._backend.predict(arrays, {})
+        if hasattr(returned, "__next__"):
+            raise Unsupported("the model streams its answers, which have no explanation here")
+        settled = self._backend.settle(Operation.INFER, returned)
+        return {
+            name: self._torch.from_numpy(np.array(array))
+            for name, array in settled.items()
+            if array.dtype != object
+        }
+
+    def module(self, layer: str) -> tuple[Any, Any]:
+        """It has no layers to be seen."""
+        raise ModelLoadFailed(f"explain.layer: nothing is known here of a layer '{layer}'")
+
+
+def open_explainer(
+    spec: ModelSpec, metadata: ModelMetadata, network: "Network", names: Sequence[str] = ()
+) -> "Explainer":
+    """What explains a model, whose inputs are ``names`` where it declares none.
+
+    Raises ``ModelLoadFailed`` naming the key of its configuration that is wrong, ``Unsupported`` without Captum.
+    """
+    try:
+        import captum.attr  # noqa: F401 - here, so that the first explanation need not wait for it
+
+        from mooring.explain.attribution import Explainer
+    except ImportError as error:
+        # Nobody need have asked for them: then the model serves without.
+        kind = ModelLoadFailed if spec.explain else Unsupported
+        raise kind('explanations need Captum: pip install "mooring[torch]"') from error
+    location = Path(spec.location)
+    settings = settings_of(spec.explain, location if location.is_dir() else location.parent)
+    _check_names(settings, [each.name for each in metadata.inputs] or names, metadata.outputs)
+    _check_target(settings, spec, metadata.outputs)
+    return Explainer(settings, network, spec.labels)
+
+
+def _check_names(settings: Settings, inputs: Sequence[str], outputs: Sequence[TensorSpec]) -> None:
+    named: dict[str, Iterable[str]] = {"inputs": settings.inputs, "baselines": settings.baselines}
+    named |= {key: value for key, value in settings.arguments.items() if isinstance(value, Mapping)}
+    for key, found in named.items():
+        for name in found:
+            if name and inputs and name not in inputs:
+                raise ModelLoadFailed(
+                    f"explain.{key}: there is no input '{name}'; the model takes {_list(inputs)}"
+                )
+    results = [each.name for each in outputs]
+    if settings.output and results and settings.output not in results:
+        raise ModelLoadFailed(
+            f"explain.output: there is no '{settings.output}'; the model gives {_list(results)}"
+        )
+
+
+def _check_target(settings: Settings, spec: ModelSpec, outputs: Sequence[TensorSpec]) -> None:
+    """A configured target that no answer can have is a mistake to hear of now, where the shape is known."""
+    found = [each for each in outputs if each.name == settings.output or len(outputs) == 1]
+    if settings.target is None or not found or not found[0].shape:
+        return
+    shape = found[0].shape if spec.batch is BatchMode.STACK else found[0].shape[1:]
+    if -1 not in shape:
+        # Of no size: an output may be larger than the machine's memory once its numbers are there.
+        scores = np.broadcast_to(np.float32(0), (1, *shape))
+        try:
+            indices_of(settings.target, scores, spec.labels, output=found[0].name)
+        except InvalidInput as error:
+            raise ModelLoadFailed(f"explain.target: {error.message}") from None
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)

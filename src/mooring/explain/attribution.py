@@ -1,0 +1,359 @@
+"""Explanations of one model: the rows of a call in, the attributions of every row out."""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from mooring.core.errors import InvalidInput, ModelFailed, ModelLoadFailed, Unsupported
+from mooring.core.tensors import Array
+from mooring.explain.methods import WITHOUT_GRADIENTS
+from mooring.explain.settings import Baseline, Settings
+from mooring.explain.targets import Index, indices_of
+
+Values = dict[str, torch.Tensor]
+
+
+class Network(Protocol):
+    """A model as Captum sees it: tensors by name in, tensors by name out."""
+
+    differentiable: bool
+
+    def value(self, name: str, array: Array) -> torch.Tensor:
+        """An input as the model takes it. Raises ``Unsupported`` for text."""
+
+    def outputs(self, values: Values) -> Values:
+        """One call, with gradients where there are some."""
+
+    def module(self, layer: str) -> tuple[torch.nn.Module, torch.nn.Module | None]:
+        """What ``outputs`` runs from now on, with its single layers, and the layer of that name, None for "".
+
+        Raises ``ModelLoadFailed``.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The inputs of a part of the rows, and how they go through the model. ``step``: rows of one run at most."""
+
+    network: Network
+    output: str
+    explained: Sequence[str]
+    others: Sequence[str]
+    step: int
+
+    def forward(self, *given: torch.Tensor) -> torch.Tensor:
+        """The explained output, for the explained inputs and after them the others."""
+        rows = given[0].shape[0]
+        if not self.step or rows <= self.step:
+            return self._once(given)
+        starts = range(0, rows, self.step)
+        return torch.cat([self._once([one[start : start + self.step] for one in given]) for start in starts])
+
+    def _once(self, given: Sequence[torch.Tensor]) -> torch.Tensor:
+        names = (*self.explained, *self.others)
+        # Copies: a model that works in place may not do so on what Captum differentiates by.
+        values = {name: value.clone() for name, value in zip(names, given, strict=True)}
+        scores = self.network.outputs(values)[self.output]
+        return scores if scores.is_floating_point() else scores.float()
+
+
+class Explainer:
+    """Explanations of one model, as ``settings`` has them. Raises ``ModelLoadFailed`` where it cannot give them."""
+
+    def __init__(self, settings: Settings, network: Network, labels: Mapping[str, Any]) -> None:
+        self._settings = settings
+        self._network = network
+        self._labels = labels
+        traits = settings.traits
+        if traits.gradients and not network.differentiable:
+            raise ModelLoadFailed(
+                f"explain.method: {settings.method} needs gradients, which this kind of model has not; "
+                f"those that do without are {WITHOUT_GRADIENTS}"
+            )
+        self._module: torch.nn.Module | None = None
+        self._layer: torch.nn.Module | None = None
+        if traits.module:
+            self._module, self._layer = network.module(settings.layer)
+
+    def attribute(
+        self, arrays: Mapping[str, Array], wanted: Sequence[tuple[Any, int]], limit: int
+    ) -> dict[str, Array]:
+        """The attributions of every row, by input, in the shape of the input.
+
+        ``wanted`` has what each request named as its target, with the number of its rows, 0 where the rows must stay
+        together; otherwise the model is called with ``limit`` rows at most. Raises ``InvalidInput`` for a target that
+        there is not.
+        """
+        traits = self._settings.traits
+        with torch.inference_mode(mode=False), torch.set_grad_enabled(traits.gradients):
+            values = {name: self._network.value(name, array) for name, array in arrays.items()}
+            rows = _rows(values)
+            together = wanted[0][1] == 0
+            step = rows if together else limit
+            explained = self._explained(values)
+            scores, output = self._scores(values, step)
+            indices = self._indices(scores, [(target, count or rows) for target, count in wanted], output)
+            others = [name for name in values if name not in explained]
+            call = Call(self._network, output, explained, others, 0 if traits.module else step)
+            parts = [
+                self._part(
+                    call,
+                    {name: value[start : start + size] for name, value in values.items()},
+                    indices[start : start + size],
+                    step,
+                )
+                for size in [rows if together else self._size(step)]
+                for start in range(0, rows, size)
+            ]
+        return {
+            name: np.concatenate([_array(part[place]) for part in parts])
+            for place, name in enumerate(explained)
+        }
+
+    def _size(self, step: int) -> int:
+        """Rows that Captum is given at once."""
+        if self._settings.method == "GradientShap":
+            return 1  # a row draws the same lots whoever is beside it
+        # DeepLift puts the baselines beside the inputs.
+        return max(1, step // 2) if self._settings.method == "DeepLift" else step
+
+    def _explained(self, values: Values) -> list[str]:
+        settings = self._settings
+        names = list(settings.inputs) or list(values)
+        for name in names:
+            if name not in values:
+                raise Unsupported(f"explain.inputs names '{name}'; the model was sent {_listed(values)}")
+        if settings.layer:
+            if len(names) != 1:
+                raise Unsupported(
+                    f"name the input whose layer is explained, as in inputs = ['{names[0]}'] under [explain]"
+                )
+            return names
+        floats = [name for name in names if values[name].is_floating_point()]
+        if settings.traits.gradients and (not floats or (settings.inputs and floats != names)):
+            raise Unsupported(
+                f"{settings.method} explains inputs of floating-point numbers, and {_listed(values)} holds none; "
+                f"configure one of {WITHOUT_GRADIENTS}, or LayerIntegratedGradients, under [explain] of the model"
+            )
+        return floats if settings.traits.gradients else names
+
+    def _scores(self, values: Values, step: int) -> tuple[torch.Tensor, str]:
+        """What the model says to the inputs themselves, and the name of the output that is explained."""
+        rows = next(iter(values.values())).shape[0]
+        found: list[torch.Tensor] = []
+        name = self._settings.output
+        with torch.no_grad():
+            for start in range(0, rows, step):
+                part = {key: value[start : start + step].clone() for key, value in values.items()}
+                outputs = self._network.outputs(part)
+                name = name or _the_output(outputs)
+                if name not in outputs:
+                    raise Unsupported(f"explain.output names '{name}'; the model gives {_listed(outputs)}")
+                found.append(outputs[name])
+        whole = [len(one) if one.ndim else 0 for one in found]
+        if sum(whole) != rows:
+            raise Unsupported(
+                f"output '{name}' has shape {list(found[0].shape)} for {min(step, rows)} rows; explanations need a "
+                "model whose inputs and output have the batch in their first dimension"
+            )
+        return torch.cat(found), name
+
+    def _indices(self, scores: torch.Tensor, wanted: Sequence[tuple[Any, int]], output: str) -> list[Index]:
+        found: list[Index] = []
+        for target, count in wanted:
+            own = _array(scores[len(found) : len(found) + count])
+            found += indices_of(target, own, self._labels, default=self._settings.target, output=output)
+        return found
+
+    def _part(
+        self, call: Call, values: Values, indices: Sequence[Index], step: int
+    ) -> Sequence[torch.Tensor]:
+        inputs = tuple(self._own(values[name]) for name in call.explained)
+        method = self._method(call)
+        options = self._options(call.explained, inputs, step)
+        options["target"] = _target(indices)
+        options["additional_forward_args"] = tuple(values[name] for name in call.others) or None
+        try:
+            with _lots(self._settings), warnings.catch_warnings():
+                # DeepLift tells its caller, with each call, that it hooks itself into the model.
+                warnings.filterwarnings("ignore", message="Setting forward, backward hooks")
+                found = method(inputs, **options)
+        except (ModelFailed, RuntimeError) as error:
+            reason = _reason(str(error), self._settings)
+            if not reason:
+                raise
+            raise Unsupported(reason) from error
+        if self._settings.layer:
+            return [_per_element(found[0] if isinstance(found, tuple) else found, inputs[0], self._settings)]
+        return found if isinstance(found, tuple) else (found,)
+
+    def _own(self, value: torch.Tensor) -> torch.Tensor:
+        """Captum asks for inputs that keep a gradient where a method needs one."""
+        keeps = self._settings.traits.gradients and value.is_floating_point()
+        return value.detach().requires_grad_(keeps)
+
+    def _method(self, call: Call) -> Callable[..., Any]:
+        """Captum's own ``attribute`` of the method."""
+        from captum import attr
+
+        settings = self._settings
+        kind = getattr(attr, settings.method)
+        if self._module is None:
+            return kind(call.forward).attribute  # type: ignore[no-any-return]
+        if self._layer is not None:
+            return kind(call.forward, self._layer).attribute  # type: ignore[no-any-return]
+        more = {key: value for key, value in settings.arguments.items() if key == "multiply_by_inputs"}
+        return kind(_Called(self._module, call), **more).attribute  # type: ignore[no-any-return]
+
+    def _options(self, names: Sequence[str], inputs: Sequence[torch.Tensor], step: int) -> dict[str, Any]:
+        settings, rows = self._settings, inputs[0].shape[0]
+        traits = settings.traits
+        options: dict[str, Any] = {}
+        for key, value in settings.arguments.items():
+            if traits.arguments[key].shaped:
+                options[key] = tuple(
+                    _fitting(key, value.get(name, value.get("")), name, one)
+                    for name, one in zip(names, inputs, strict=True)
+                )
+            elif key not in ("seed", "multiply_by_inputs"):
+                options[key] = value
+        if traits.baselines:
+            options["baselines"] = tuple(
+                self._baseline(settings.baselines.get(name, settings.baselines.get("", 0)), name, one)
+                for name, one in zip(names, inputs, strict=True)
+            )
+        if traits.portion == "internal_batch_size":
+            options[traits.portion] = max(step, rows)
+        elif traits.portion:
+            options[traits.portion] = max(1, step // rows)
+        return options
+
+    def _baseline(self, baseline: Baseline, name: str, value: torch.Tensor) -> torch.Tensor:
+        """One row to compare with, or for GradientShap as many as there are."""
+        shape = value.shape[1:]
+        if not isinstance(baseline, np.ndarray):
+            return torch.full((1, *shape), baseline).to(value.device, value.dtype)
+        found = baseline[None] if baseline.shape == tuple(shape) else baseline
+        if found.shape[1:] != tuple(shape):
+            raise InvalidInput(
+                f"explain.baselines has shape {list(baseline.shape)}, which fits no input '{name}' of {list(shape)}"
+            )
+        if self._settings.method != "GradientShap" and len(found) > 1:
+            found = found.mean(axis=0, keepdims=True)
+        return torch.as_tensor(found).to(value.device, value.dtype)
+
+
+class _Called(torch.nn.Module):
+    """A module whose layers Captum can watch, called with tensors in order."""
+
+    def __init__(self, module: torch.nn.Module, call: Call) -> None:
+        super().__init__()
+        self.module = module
+        self._call = call
+
+    def forward(self, *given: torch.Tensor) -> torch.Tensor:
+        return self._call.forward(*given)
+
+
+def _rows(values: Values) -> int:
+    sizes = {value.shape[0] if value.ndim else 0 for value in values.values()}
+    if len(sizes) != 1 or 0 in sizes:
+        shapes = ", ".join(f"'{name}' {list(value.shape)}" for name, value in values.items())
+        raise InvalidInput(
+            f"an explanation needs inputs with the same number of rows, at least one: {shapes}"
+        )
+    return sizes.pop()
+
+
+def _the_output(outputs: Values) -> str:
+    """The only output, or the only one of floating-point numbers."""
+    floats = [name for name, value in outputs.items() if value.is_floating_point()]
+    for found in (list(outputs), floats):
+        if len(found) == 1:
+            return found[0]
+    raise Unsupported(
+        f"the model gives {_listed(outputs)}: name the one to explain, as in output = '{next(iter(outputs))}' "
+        "under [explain] of the model"
+    )
+
+
+def _target(indices: Sequence[Index]) -> Any:
+    """The indices in the form that Captum wants."""
+    if not indices[0]:
+        return None
+    return torch.tensor([index[0] for index in indices]) if len(indices[0]) == 1 else list(indices)
+
+
+def _fitting(key: str, value: Any, name: str, tensor: torch.Tensor) -> Any:
+    """A window, a stride or a mask for one input. Raises ``InvalidInput`` where the input has another shape."""
+    shape = list(tensor.shape[1:])
+    if value is None:
+        raise Unsupported(f"explain.{key} says nothing of input '{name}'")
+    if isinstance(value, np.ndarray):
+        mask = value[None] if value.ndim == len(shape) else value
+        if mask.ndim == tensor.ndim and all(
+            one in (1, size) for one, size in zip(mask.shape, [1, *shape], strict=True)
+        ):
+            return torch.as_tensor(mask.astype(np.int64)).to(tensor.device)
+        value = list(value.shape)
+    elif len(value) == len(shape) and all(one <= size for one, size in zip(value, shape, strict=True)):
+        return tuple(value)
+    raise InvalidInput(f"explain.{key} is {value}, which does not fit input '{name}' of {shape}")
+
+
+def _per_element(found: torch.Tensor, value: torch.Tensor, settings: Settings) -> torch.Tensor:
+    """What a layer's vectors got, added up: a number for every element of the input."""
+    if found.ndim > value.ndim:
+        found = found.flatten(value.ndim).sum(-1)
+    if found.shape != value.shape:
+        raise Unsupported(
+            f"layer '{settings.layer}' gives {list(found.shape)}, which is not a vector for each element of the input"
+        )
+    return found
+
+
+def _reason(text: str, settings: Settings) -> str:
+    """What to do about a fault of autograd's, empty for any other."""
+    if "does not require grad" in text or "appears to not have been used" in text:
+        return (
+            f"{settings.method} finds no gradient from the output to every explained input; name the inputs that "
+            f"count (inputs), or use a method without gradients: {WITHOUT_GRADIENTS}"
+        )
+    if "Inference tensors" in text:
+        return (
+            "the model keeps tensors that a prediction made without gradients; "
+            "configure [explain] for it, and predictions will let explanations use them"
+        )
+    return ""
+
+
+@contextlib.contextmanager
+def _lots(settings: Settings) -> Iterator[None]:
+    """The same request draws the same lots, and nobody else's are touched."""
+    if not settings.traits.random:
+        yield
+        return
+    seed = settings.arguments.get("seed", 0)
+    state = np.random.get_state()  # noqa: NPY002 - Captum draws from the old generator
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
+
+
+def _array(value: torch.Tensor) -> Array:
+    value = value.detach().cpu()
+    array: Array = (value.float() if value.dtype is torch.bfloat16 else value).numpy()
+    return array
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"'{name}'" for name in values)
