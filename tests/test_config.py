@@ -16,9 +16,14 @@ from mooring.config import (
     Config,
     ConfigError,
     ModelSettings,
+    effective,
     is_secret,
+    known_keys,
     load_config,
+    to_properties,
 )
+from mooring.properties import format_properties
+from mooring.torchserve_keys import why_idle
 
 
 def written(folder, text, name="mooring.toml"):
@@ -72,6 +77,8 @@ def test_every_setting_reads_the_same_from_file_environment_and_flag(tmp_path, n
         "metrics_mode": ("log", "log"),
         "allowed_urls": ("https://models[.]example/.*", ["https://models[.]example/.*"]),
         "enable_model_api": ("false", False),
+        "number_of_gpu": ("2", 2),
+        "model_snapshot": ('{"models": {"m": {"1.0": {"marName": "m.mar"}}}}', None),
     }.get(name, (None, None))
     default = getattr(Config(), name)
     if text is None and isinstance(default, bool):
@@ -80,7 +87,10 @@ def test_every_setting_reads_the_same_from_file_environment_and_flag(tmp_path, n
         text, toml = "70000", 70000
     elif text is None:
         text = toml = "http://127.0.0.1:9000" if isinstance(default, Address) else "/somewhere"
-    line = f"{name} = {json.dumps(toml)}" if toml is not None else '[model_settings.m."1.0"]\nbatchSize = 4'
+    line = f"{name} = {json.dumps(toml)}"
+    if toml is None:
+        of_snapshot = '[model_snapshot.models.m."1.0"]\nmarName = "m.mar"'
+        line = of_snapshot if name == "model_snapshot" else '[model_settings.m."1.0"]\nbatchSize = 4'
     expected = load_config({name: text}, {})
     assert getattr(expected, name) != default
     assert load_config({}, {f"MOORING_{name.upper()}": text}) == expected
@@ -272,11 +282,62 @@ def test_torchserve_properties_are_read_by_their_meaning(tmp_path):
     )
 
 
-def test_torchserve_keys_without_effect_are_named_in_one_line(tmp_path):
-    file = written(tmp_path, "number_of_netty_threads=4\nvmargs=-Xmx1g\nfoo=1", "config.properties")
+def test_torchserves_keys_without_effect_are_named_together_with_the_reason_and_unknown_ones_apart(tmp_path):
+    text = "number_of_netty_threads=4\nasync_logging=false\nvmargs=-Xmx1g\nfoo=1\njob_queue_sise=3"
+    file = written(tmp_path, text, "config.properties")
     lines = []
     assert load_config({}, {}, file, warn=lines.append) == Config()
-    assert lines == [f"{file}: without effect here: number_of_netty_threads, vmargs, foo"]
+    assert lines == [
+        (
+            f"{file}: not applicable here: number_of_netty_threads (one event loop serves the connections),"
+            " vmargs (there is no Java here)"
+        ),
+        f"{file}: no keys of TorchServe's: foo, job_queue_sise; did you mean 'job_queue_size'?",
+    ]
+
+
+def test_every_key_of_torchserves_either_sets_something_or_says_why_not():
+    keys = known_keys()
+    assert len(keys) == 72
+    assert all(effective(key) or why_idle(key, "some value") for key in keys)
+
+
+def test_torchserves_variables_beat_file_and_flags_where_the_file_says_so(tmp_path):
+    environ = {
+        "TS_JOB_QUEUE_SIZE": "1",
+        "TS_MODEL_STORE": "/env",
+        "TS_GRPC_INFERENCE_PORT": "1",
+        "TS_OTHER": "x",
+    }
+    environ |= {"TS_OPEN_INFERENCE_PROTOCOL": "oip"}
+    text = "job_queue_size=2\nservice_envelope=json\ngrpc_inference_address=127.0.0.9\n"
+    file = written(tmp_path, text, "config.properties")
+    assert load_config({}, environ, file).job_queue_size == 2
+    file = written(tmp_path, text + "enable_envvars_config=true", "config.properties")
+    config = load_config({"model_store": "/flag", "job_queue_size": "3"}, environ, file)
+    assert (config.job_queue_size, config.model_store, config.service_envelope) == (1, Path("/env"), "json")
+    assert config.grpc_address == Address("127.0.0.9", 1)
+    assert refusal({}, {"TS_JOB_QUEUE_SIZE": "x"}, file).startswith("TS_JOB_QUEUE_SIZE = 'x': ")
+
+
+def test_allowed_urls_come_from_the_environment_only_where_the_file_says_so(tmp_path):
+    environ = {"TS_ALLOWED_URLS": "https://a/.*,https://b/.*"}
+    for said, urls in (("false", ("https://c/.*",)), ("true", ("https://a/.*", "https://b/.*"))):
+        text = f"allowed_urls=https://c/.*\nuse_env_allowed_urls={said}"
+        file = written(tmp_path, text, "config.properties")
+        assert load_config({}, environ, file).allowed_urls == urls
+
+
+def test_settings_become_torchserves_file_and_settings_again(tmp_path):
+    said = {
+        "inference_address": "http://127.0.0.1:1", "grpc_address": "127.0.0.1:2", "model_store": str(tmp_path),
+        "models": "a.mar,b=b.mar", "model_settings": '{"m": {"1.0": {"batchSize": 4}}}', "insecure": "true",
+        "number_of_gpu": "0", "default_response_timeout": "0.5", "grpc_max_connection_age": "1.5",
+        "blacklist_env_vars": "A|B=.*", "allowed_urls": "https://a/.*", "enable_model_api": "false",
+    }  # fmt: skip
+    config = load_config(said, {})
+    file = written(tmp_path, format_properties(to_properties(config)), "again.cfg")
+    assert load_config({}, {}, file) == config
 
 
 def test_a_properties_file_in_latin_1_is_read(tmp_path):

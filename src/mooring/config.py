@@ -20,8 +20,12 @@ import msgspec
 from msgspec import Meta
 
 from mooring.properties import parse_properties
+from mooring.torchserve_keys import WITHOUT_EFFECT, why_idle
 
 PREFIX = "MOORING_"
+PROPERTIES = (".properties", ".cfg")
+"""How the names of files in TorchServe's format end: its configurations, and its snapshots."""
+_TORCHSERVE = "TS_"
 
 
 class ConfigError(Exception):
@@ -108,6 +112,17 @@ class ModelSettings(msgspec.Struct, frozen=True, rename="camel"):
     max_batch_delay: int | None = None
     response_timeout: float | None = None
     startup_timeout: float | None = None
+    runtime_type: str = ""
+    handler: str = ""  # ours: one that an operator named at the registration
+
+
+class Snapshot(msgspec.Struct, frozen=True, rename="camel"):
+    """Which models were served, and how, as TorchServe writes it down. ``created`` is in milliseconds since 1970."""
+
+    name: str = ""
+    model_count: int = 0
+    created: int = 0
+    models: dict[str, dict[str, ModelSettings]] = {}
 
 
 Names = tuple[str, ...]
@@ -115,6 +130,7 @@ Versions = dict[str, dict[str, ModelSettings]]
 Folder = Path | None
 Switch = bool | None  # None where the default depends on other settings
 Seconds = Annotated[float, Meta(gt=0)]
+Age = Annotated[float, Meta(ge=0)]
 Bytes = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
 
@@ -148,6 +164,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Seconds,
         Meta(description="seconds between two times that the server's own metrics are written to the log"),
     ] = 60.0
+    metrics_folder: Annotated[
+        Folder,
+        Meta(
+            description="folder for ts_metrics.log and model_metrics.log, where metrics_mode writes metrics;"
+            " they go to the log without"
+        ),
+    ] = None
     disable_system_metrics: Annotated[
         bool, Meta(description="whether metrics leave out CPU, memory, disk and GPUs, true or false")
     ] = False
@@ -158,6 +181,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Address,
         Meta(description="where TorchServe's management is served over gRPC, HOST:PORT or unix:/path"),
     ] = Address("127.0.0.1", 7071)
+    grpc_max_connection_age: Annotated[
+        Age, Meta(description="seconds after which a gRPC client must connect anew; 0 is never")
+    ] = 0.0
+    grpc_max_connection_age_grace: Annotated[
+        Age, Meta(description="seconds that its calls get to finish then; 0 is no limit")
+    ] = 0.0
+    grpc_management_max_connection_age: Annotated[
+        Age, Meta(description="the same age for the management over gRPC; 0 is never")
+    ] = 0.0
+    grpc_management_max_connection_age_grace: Annotated[
+        Age, Meta(description="the same grace for the management over gRPC; 0 is no limit")
+    ] = 0.0
     grpc_max_message_size: Annotated[
         Count, Meta(description="bytes of the largest gRPC message; 0 is no limit")
     ] = 0
@@ -174,6 +209,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     model_settings: Annotated[
         Versions, Meta(description="settings by model and version, as JSON in TorchServe's form")
     ] = {}
+    model_snapshot: Annotated[
+        Snapshot | None,
+        Meta(
+            description="the models to load in place of those that models names, as in TorchServe's snapshots"
+        ),
+    ] = None
+    snapshot_folder: Annotated[
+        Folder,
+        Meta(
+            description="folder for snapshots of the served models in TorchServe's form, one after every change;"
+            " none are written without"
+        ),
+    ] = None
     model_repository: Annotated[
         Folder, Meta(description="folder of models, NAME/config.toml and NAME/1/model.py")
     ] = None
@@ -186,6 +234,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             description="where archives may be fetched from: regular expressions for whole URLs, comma-separated"
         ),
     ] = ()
+    use_env_allowed_urls: Annotated[
+        bool, Meta(description="whether the variable TS_ALLOWED_URLS wins over allowed_urls, true or false")
+    ] = False
+    enable_envvars_config: Annotated[
+        bool,
+        Meta(
+            description="whether variables win over the file and flags that are called as TorchServe's keys,"
+            " TS_JOB_QUEUE_SIZE, true or false"
+        ),
+    ] = False
     enable_model_api: Annotated[
         Switch,
         Meta(
@@ -213,6 +271,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         120.0
     )
     default_startup_timeout: Annotated[Seconds, Meta(description="seconds a model may take to load")] = 120.0
+    unregister_model_timeout: Annotated[
+        Seconds, Meta(description="seconds that a model's requests get to finish when it is unregistered")
+    ] = 120.0
     job_queue_size: Annotated[
         Annotated[int, Meta(ge=1)], Meta(description="requests that may wait for a model, at least 1")
     ] = 100
@@ -231,6 +292,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Literal["", "body", "json", "kserve", "kservev2"],
         Meta(description="TorchServe's envelope around every handler: body, json, kserve or kservev2"),
     ] = ""
+    default_service_handler: Annotated[
+        str, Meta(description="the handler of an archive that names none, as in image_classifier")
+    ] = ""
+    blacklist_env_vars: Annotated[
+        str, Meta(description="variables that workers do not see: a regular expression for whole names")
+    ] = ""
+    number_of_gpu: Annotated[Count | None, Meta(description="GPUs that workers see; all by default")] = None
+    initial_worker_port: Annotated[
+        Count, Meta(description="the number of the first worker, which is a port in TorchServe")
+    ] = 9000
     install_py_dep_per_model: Annotated[
         bool,
         Meta(
@@ -339,6 +410,7 @@ def load_config(
         chosen.update(_from_file(Path(file), environ, warn))
     chosen.update(_from_environment(environ, warn))
     chosen.update({name: _typed(name, value, _flag(name)) for name, value in flags.items()})
+    chosen.update(_from_torchserves_environment(environ, chosen))
     config = Config(**chosen)
     _check_management(config)
     return config
@@ -347,7 +419,7 @@ def load_config(
 def _from_file(path: Path, environ: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
     try:
         text = path.read_bytes()
-        if path.suffix == ".properties":
+        if path.suffix in PROPERTIES:
             # Files for Java are Latin-1; bytes that are no UTF-8 stay what they are, so that paths still match.
             found = parse_properties(text.decode("utf-8", "surrogateescape"), environ)
             return _from_properties(path, found, warn)
@@ -380,6 +452,20 @@ def _from_environment(environ: Mapping[str, str], warn: Callable[[str], object])
 TORCHSERVE_DEFAULTS: Mapping[str, Any] = MappingProxyType({"token_authorization": "elsewhere"})
 """What a start under TorchServe's command has in place of our defaults."""
 
+
+def _from_torchserves_environment(environ: Mapping[str, str], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """What TorchServe's variables say, where they are to be heard."""
+    found: dict[str, str] = {}
+    if chosen.get("enable_envvars_config"):
+        for key in known_keys():
+            for variable in (f"{_TORCHSERVE}{key.upper()}", key.upper()):
+                if variable.startswith(_TORCHSERVE) and variable in environ:
+                    found[key] = environ[variable]
+    if chosen.get("use_env_allowed_urls") and f"{_TORCHSERVE}ALLOWED_URLS" in environ:
+        found["allowed_urls"] = environ[f"{_TORCHSERVE}ALLOWED_URLS"]
+    return _of_keys(found, lambda key: f"{_TORCHSERVE}{key.upper().removeprefix(_TORCHSERVE)}", chosen)
+
+
 # TorchServe's key -> our setting, where the two mean the same.
 _PROPERTIES = {
     "inference_address": "inference_address",
@@ -397,14 +483,22 @@ _PROPERTIES = {
     "default_workers_per_model": "default_workers_per_model",
     "default_response_timeout": "default_response_timeout",
     "default_startup_timeout": "default_startup_timeout",
+    "unregister_model_timeout": "unregister_model_timeout",
     "job_queue_size": "job_queue_size",
     "max_request_size": "max_request_size",
     "max_response_size": "max_response_size",
     "decode_input_request": "decode_input_request",
     "limit_max_image_pixels": "limit_max_image_pixels",
     "service_envelope": "service_envelope",
+    "default_service_handler": "default_service_handler",
+    "blacklist_env_vars": "blacklist_env_vars",
+    "number_of_gpu": "number_of_gpu",
+    "initial_worker_port": "initial_worker_port",
     "install_py_dep_per_model": "install_py_dep_per_model",
     "allowed_urls": "allowed_urls",
+    "use_env_allowed_urls": "use_env_allowed_urls",
+    "enable_envvars_config": "enable_envvars_config",
+    "model_snapshot": "model_snapshot",
     "enable_model_api": "enable_model_api",
     "disable_token_authorization": "insecure",
     "token_expiration_min": "token_expiration_min",
@@ -416,25 +510,91 @@ _PROPERTIES_GRPC = {
 }
 
 
+# Milliseconds there -> our setting in seconds.
+_PROPERTIES_MS = {
+    "grpc_inference_max_connection_age_ms": "grpc_max_connection_age",
+    "grpc_inference_max_connection_age_grace_ms": "grpc_max_connection_age_grace",
+    "grpc_management_max_connection_age_ms": "grpc_management_max_connection_age",
+    "grpc_management_max_connection_age_grace_ms": "grpc_management_max_connection_age_grace",
+}
+
+
+def known_keys() -> frozenset[str]:
+    """Every key of TorchServe's config.properties, those without effect here among them."""
+    pairs = (key for keys in _PROPERTIES_GRPC for key in keys)
+    return frozenset([*_PROPERTIES, *_PROPERTIES_MS, *pairs, *WITHOUT_EFFECT])
+
+
+def effective(key: str) -> bool:
+    """Whether a key of TorchServe's sets something here."""
+    return key in known_keys() and (key in _PROPERTIES or key not in WITHOUT_EFFECT)
+
+
 def _from_properties(path: Path, found: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
-    chosen = {
-        _PROPERTIES[key]: _typed(_PROPERTIES[key], value, f"{path}: {key}")
-        for key, value in found.items()
-        if key in _PROPERTIES
-    }
+    known = known_keys()
+    idle = {key: why_idle(key, value) for key, value in found.items() if key in known and not effective(key)}
+    told = [f"{key} ({why})" for key, why in idle.items() if why]
+    if told:
+        warn(f"{path}: not applicable here: {', '.join(told)}")
+    unknown = [f"{key}{_suggestion(key, dict.fromkeys(known))}" for key in found if key not in known]
+    if unknown:
+        warn(f"{path}: no keys of TorchServe's: {', '.join(unknown)}")
+    return _of_keys(found, lambda key: f"{path}: {key}", {})
+
+
+def _of_keys(
+    found: Mapping[str, str], where: Callable[[str], str], before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings that TorchServe's keys set. ``before`` has the half of an address that ``found`` has not."""
+    chosen = {name: _typed(name, found[key], where(key)) for key, name in _PROPERTIES.items() if key in found}
+    for key, name in _PROPERTIES_MS.items():
+        if key in found:
+            chosen[name] = _typed(name, found[key], where(key)) / 1000
     if "disable_token_authorization" in found:  # True says both: no tokens, and that the user wants it so
         chosen["token_authorization"] = "off" if chosen["insecure"] else "on"
     for (host, port), name in _PROPERTIES_GRPC.items():
         if host in found or port in found:
-            default = _FIELDS[name].default
-            where = found.get(host, default.host)
-            text = f"{f'[{where}]' if ':' in where else where}:{found.get(port, default.port)}"
-            chosen[name] = _typed(name, text, f"{path}: {host} and _port")
-    known = _PROPERTIES.keys() | {key for keys in _PROPERTIES_GRPC for key in keys}
-    ignored = [key for key in found if key not in known]
-    if ignored:
-        warn(f"{path}: without effect here: {', '.join(ignored)}")
+            default = before.get(name, _FIELDS[name].default)
+            place = found.get(host, default.host)
+            text = f"{f'[{place}]' if ':' in place else place}:{found.get(port, default.port)}"
+            chosen[name] = _typed(name, text, where(f"{host} and _port"))
     return chosen
+
+
+def to_properties(config: Config) -> dict[str, str]:
+    """The settings that TorchServe has keys for, as its file says them; those at their defaults are left out."""
+    default = Config()
+    said = {
+        key: _said(getattr(config, name))
+        for key, name in _PROPERTIES.items()
+        if getattr(config, name) != getattr(default, name)
+    }
+    if config.token_authorization == "on":  # noqa: S105 - a mode, and no password
+        said["disable_token_authorization"] = "false"  # noqa: S105 - as above
+    for key, name in _PROPERTIES_MS.items():
+        if seconds := getattr(config, name):
+            said[key] = f"{seconds * 1000:.0f}"
+    for (host, port), name in _PROPERTIES_GRPC.items():
+        address: Address = getattr(config, name)
+        if address != getattr(default, name) and not address.path:
+            said |= {host: address.host, port: str(address.port)}
+    return said
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if isinstance(value, Path):
+        return str(value.absolute())  # who starts from it again may do so elsewhere
+    if isinstance(value, float):
+        return f"{value:.15g}"
+    if isinstance(value, Secret):
+        return value.text
+    if isinstance(value, dict | Snapshot):
+        return msgspec.json.encode(value).decode()
+    return str(value)
 
 
 def _typed(name: str, value: Any, where: str, *, strict: bool = False) -> Any:
@@ -452,8 +612,10 @@ def _typed(name: str, value: Any, where: str, *, strict: bool = False) -> Any:
         if kind == Names:
             names = _names([value] if isinstance(value, str) else msgspec.convert(value, list[str]))
             return tuple(_patterns(names) if name == "allowed_urls" else names)
-        if kind == Versions and isinstance(value, str):
+        if kind in (Versions, Snapshot | None) and isinstance(value, str):
             value = json.loads(value)
+        if name == "blacklist_env_vars":
+            (value,) = _patterns([msgspec.convert(value, str)])
         return msgspec.convert(value, _FULL[name], strict=strict)
     except ValueError as error:
         shown = (

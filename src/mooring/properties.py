@@ -1,9 +1,11 @@
-"""Java's .properties format, as TorchServe reads its config.properties: text in, a dict of texts out."""
+"""Java's .properties format, as TorchServe reads its config.properties: text in, a dict of texts out, and back."""
 
 import re
 from collections.abc import Iterator, Mapping
 
 _ESCAPES = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}
+_NAMES = {sign: name for name, sign in _ESCAPES.items()}
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")  # Java writes what lies beyond 16 bits as two escapes
 _VARIABLE = re.compile(r"\$\$(\w+)\$\$")
 
 
@@ -22,6 +24,40 @@ def parse_properties(text: str, environ: Mapping[str, str] | None = None) -> dic
         value = _unescape(value)
         found[_unescape(key)] = _VARIABLE.sub(lambda match: known.get(match[1], match[0]), value)
     return found
+
+
+def format_properties(values: Mapping[str, str]) -> str:
+    r"""A .properties file that says this. ASCII only, so that every reader of the format takes it for the same.
+
+    >>> format_properties({"store": "/models", "a key": "1\n=2"})
+    'store=/models\na\\ key=1\\n\\=2\n'
+    """
+    return "".join(f"{_escape(key)}={_escape(value, inside=' ')}\n" for key, value in values.items())
+
+
+def _escape(text: str, *, inside: str = "") -> str:
+    """With a backslash before whatever the format reads otherwise; ``inside`` may stand bare but for the first place."""
+    written = ""
+    for place, sign in enumerate(text):
+        if sign in inside and place:
+            written += sign
+        elif sign in " =:#!\\":
+            written += f"\\{sign}"
+        elif sign in _NAMES:
+            written += f"\\{_NAMES[sign]}"
+        elif " " < sign < "\x7f":
+            written += sign
+        else:
+            written += "".join(f"\\u{unit:04x}" for unit in _utf16(sign))
+    return written
+
+
+def _utf16(sign: str) -> Iterator[int]:
+    code = ord(sign)
+    if code < 0x10000:
+        yield code
+    else:
+        yield from (0xD7C0 + (code >> 10), 0xDC00 + (code & 0x3FF))
 
 
 def _logical_lines(text: str) -> Iterator[str]:
@@ -57,7 +93,8 @@ def _unescape(text: str) -> str:
     r"""Resolve ``\t``, ``\uXXXX`` and the like; a backslash before anything else just vanishes, as in Java."""
     if "\\" not in text:
         return text
-    return re.sub(r"\\(u[0-9a-fA-F]{4}|.|$)", _resolve, text, flags=re.DOTALL)
+    plain = re.sub(r"\\(u[0-9a-fA-F]{4}|.|$)", _resolve, text, flags=re.DOTALL)
+    return _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), plain)
 
 
 def _resolve(match: re.Match[str]) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import importlib
+import os
 import signal
 import tempfile
 from collections.abc import Callable, Coroutine, Sequence
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import uvloop
+from msgspec import structs
 
 from mooring import __version__
 from mooring.backends.handler.metrics_yaml import declared
-from mooring.config import Address, Config, ConfigError
+from mooring.config import Address, Config, ConfigError, to_properties
 from mooring.core.errors import ModelNotFound
 from mooring.core.service import ModelState
 from mooring.engine.administration import Administration
@@ -22,6 +24,7 @@ from mooring.engine.control import ServerControl
 from mooring.engine.engine import Engine
 from mooring.engine.monitoring import RepositoryMonitor
 from mooring.engine.registry import ModelVersion
+from mooring.engine.snapshots import Snapshots
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.protocols.access import Gate
@@ -47,11 +50,13 @@ from mooring.protocols.torchserve.metrics import TorchServeMetrics
 from mooring.protocols.torchserve.tokens import TokenRenewal
 from mooring.repository.catalog import Catalog, worker_extensions
 from mooring.repository.fetch import Fetcher
+from mooring.repository.snapshot import Kind
 from mooring.repository.spec import Defaults
 from mooring.repository.store import Store
 from mooring.tokens import Access, tokens_of
 from mooring.web.http1 import HttpServer, Limits
 from mooring.workers.arena import Arena
+from mooring.workers.environment import worker_environment
 
 if TYPE_CHECKING:
     from mooring.protocols.grpc_server import GrpcServer
@@ -66,13 +71,14 @@ class Listener(Protocol):
         """Take nothing new, answer what was accepted; give up after ``limit`` seconds."""
 
 
-Started = Callable[[Sequence[ModelState]], None]
+Started = Callable[[Config, Sequence[ModelState]], None]
 
 
-def run(config: Config, started: Started = lambda _models: None) -> int:
+def run(config: Config, started: Started = lambda _listening, _models: None) -> int:
     """Serve until a signal ends it; the exit status.
 
-    ``started`` is called once, when every model asked for is loaded or has failed to. Raises ``MooringError`` for a
+    ``started`` is called once, when every model asked for is loaded or has failed to, with the settings as they came
+    to be: with the ports that were found where they say 0. Raises ``MooringError`` for a
     model that cannot be found or opened and ``OSError`` for an address that cannot be had; nothing runs on then.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -86,10 +92,11 @@ async def _serve(config: Config, started: Started) -> int:
         ended = _end_signals()
         if await _unless(ended, server.load()):
             _settle()
-            started(server.engine.models())
+            started(server.listening, server.engine.models())
             await ended.wait()
         ended.clear()
         log.info("stopping", drain_seconds=config.drain_timeout)
+        server.snapshot("shutdown")
         if not await _unless(ended, server.drain(config.drain_timeout)):
             log.warning("stopping at once", reason="a second signal came")
     log.info("stopped")
@@ -128,8 +135,18 @@ class Server:
     def __init__(self, config: Config, stack: AsyncExitStack) -> None:
         self._config = config
         self._arena = Arena(config.arena_size)
-        self._metrics = Metrics(config.metrics_mode, system=not config.disable_system_metrics)
-        self.engine = Engine(self._arena, self._metrics, drain_limit=config.drain_timeout)
+        self._metrics = Metrics(
+            config.metrics_mode, system=not config.disable_system_metrics, folder=config.metrics_folder
+        )
+        self.engine = Engine(
+            self._arena,
+            self._metrics,
+            drain_limit=config.unregister_model_timeout,
+            environment=worker_environment(
+                os.environ, hidden=config.blacklist_env_vars, gpus=config.number_of_gpu
+            ),
+            first_worker=config.initial_worker_port,
+        )
         self._stack = stack
         stack.push_async_callback(self.engine.close)
         folder = Path(
@@ -142,7 +159,10 @@ class Server:
         defaults = _defaults(config)
         self._store = Store(_made(folder / "archives"), defaults, fetcher=Fetcher(config.allowed_urls))
         self._catalog = Catalog(self._store, config, _made(folder / "files"), defaults)
-        self._administration = Administration(self.engine, self._catalog, self._metrics)
+        self._snapshots = self._snapshots_in(config.snapshot_folder)
+        self._administration = Administration(
+            self.engine, self._catalog, self._metrics, on_change=self._changed
+        )
         self._control = ServerControl()
         self._dialect = AMD if config.dialect == "amd" else V2
         self._tokens = tokens_of(config)
@@ -153,6 +173,9 @@ class Server:
         self._responses = Responses(self._metrics.responses, cors=cors)
         self._listeners: list[Listener] = []
         self._loading: list[asyncio.Future[ModelVersion]] = []
+        self._loaded = False
+        # The settings with the ports that were found where they say 0.
+        self.listening = config
 
     async def start(self) -> None:
         """Find the models, begin to load them and listen. Raises ``MooringError`` or ``OSError``."""
@@ -165,7 +188,7 @@ class Server:
         await asyncio.sleep(0)  # from here on a request for one of them waits for it, and is not told 404
         for site in self._mount():
             endpoints = site.endpoints
-            await self._listen(site.address, [*endpoints, *answering_options(endpoints, self._responses)])
+            await self._listen(site, [*endpoints, *answering_options(endpoints, self._responses)])
         await self._listen_grpc()
         self._say_who_may()
         self._write_metrics()
@@ -201,33 +224,66 @@ class Server:
             trace_settings=self._trace_settings,
             gate=self._gate(address),
             max_message_bytes=config.grpc_max_message_size,
+            age=mount.Age(config.grpc_max_connection_age, config.grpc_max_connection_age_grace),
             further=[management] if together else [],
         )
-        await self._start_grpc(server, address)
+        await self._start_grpc(server, "grpc_address")
         if not together:
             server = mount.grpc_of(
-                [management], gate=self._gate(managing), max_message_bytes=config.grpc_max_message_size
+                [management],
+                gate=self._gate(managing),
+                max_message_bytes=config.grpc_max_message_size,
+                age=mount.Age(
+                    config.grpc_management_max_connection_age,
+                    config.grpc_management_max_connection_age_grace,
+                ),
             )
-            await self._start_grpc(server, managing)
+            await self._start_grpc(server, "grpc_management_address")
 
-    async def _start_grpc(self, server: "GrpcServer", address: Address) -> None:
+    async def _start_grpc(self, server: "GrpcServer", name: str) -> None:
+        address: Address = getattr(self._config, name)
         if address.path:
             await server.start_unix(address.path)
         else:
             await server.start(address.host, address.port)
             if not address.port:
                 log.info("listening for gRPC", host=address.host, port=server.port)
+                self._found_port(name, server.port)
         self._stack.push_async_callback(server.close)
         self._listeners.append(server)
 
     async def load(self) -> None:
         """Return when every model asked for is loaded, or has failed to and says so in its state."""
         await asyncio.gather(*self._loading)
-        for name, versions in self._config.model_settings.items():
+        snapshot = self._config.model_snapshot
+        for name, versions in (snapshot.models if snapshot else self._config.model_settings).items():
             for version, settings in versions.items():
                 if settings.default_version:
                     with suppress(ModelNotFound):  # it was not asked for after all
                         self.engine.set_default(name, version)
+        self._loaded = True
+        self.snapshot("startup")
+
+    def snapshot(self, kind: Kind) -> None:
+        """Write down what is served, if it is to be and was loaded at all."""
+        if self._snapshots is not None and self._loaded:
+            self._snapshots.write(kind)
+
+    def _changed(self) -> None:
+        self.snapshot("snapshot")
+
+    def _snapshots_in(self, folder: Path | None) -> Snapshots | None:
+        if folder is None:
+            return None
+        config = self._config
+        # The snapshot names the models itself.
+        properties = {key: value for key, value in to_properties(config).items() if key != "load_models"}
+        return Snapshots(
+            self.engine.registry,
+            folder,
+            properties,
+            lambda spec: self._store.archive_of(spec, config.model_store),
+        )
 
     async def drain(self, limit: float) -> None:
         """Take nothing new, answer what was accepted; give up after ``limit`` seconds."""
@@ -240,7 +296,7 @@ class Server:
         config, engine, responses = self._config, self.engine, self._responses
         sites: list[Site] = []
         inference, management = (
-            self._site(sites, address) for address in (config.inference_address, config.management_address)
+            self._site(sites, name) for name in ("inference_address", "management_address")
         )
         v1 = KServeV1(engine, responses)
         inference.mount(TorchServeInference(engine, responses, inference.description).endpoints())
@@ -261,7 +317,7 @@ class Server:
             management.mount(v1.readiness())
         if config.enable_metrics_api:
             metrics = TorchServeMetrics(self._metrics, responses).endpoints()
-            own = self._site(sites, config.metrics_address)
+            own = self._site(sites, "metrics_address")
             own.mount(metrics)
             if management is inference and own is not inference:  # one port shows all, as in TorchServe
                 inference.mount(metrics)
@@ -271,6 +327,7 @@ class Server:
         """Write to the log what nobody is served, now and then and once more at the end."""
         lines, interval = self._metrics.log, self._config.metric_time_interval
         if lines is not None:
+            self._stack.callback(lines.close)
             self._stack.callback(lines.write)
             self._stack.callback(asyncio.ensure_future(_again(lines.write, interval)).cancel)
 
@@ -347,15 +404,24 @@ class Server:
         endpoints += InferenceSocket(engine, responses, any_origin=dialect is AMD).endpoints()
         return endpoints
 
-    def _site(self, sites: list["Site"], address: Address) -> "Site":
+    def _site(self, sites: list["Site"], name: str) -> "Site":
+        """The listener of this setting's address."""
+        address: Address = getattr(self._config, name)
         for site in sites:
             if site.address == address and (address.path or address.port):  # port 0 is a new one every time
                 return site
-        sites.append(Site(address, Description(self._responses, __version__, gate=self._gate(address))))
+        description = Description(self._responses, __version__, gate=self._gate(address))
+        sites.append(Site(name, address, description))
         return sites[-1]
 
-    async def _listen(self, address: Address, endpoints: Sequence[Endpoint]) -> None:
-        config = self._config
+    def _found_port(self, name: str, port: int) -> None:
+        """A setting's address has this port in place of 0."""
+        address: Address = getattr(self._config, name)
+        found = {name: structs.replace(address, port=port)}
+        self.listening = structs.replace(self.listening, **found)
+
+    async def _listen(self, site: "Site", endpoints: Sequence[Endpoint]) -> None:
+        config, address = self._config, site.address
         # TorchServe's clients count on its small limit, Triton's know of none.
         most = max(config.max_request_size, config.max_tensor_request_size)
         limits = Limits(max_body_bytes=config.max_request_size, larger_bodies=((b"/v2/", most),))
@@ -376,6 +442,7 @@ class Server:
             await listener.start(address.host, address.port)
             if not address.port:
                 log.info("listening", host=address.host, port=listener.port)
+                self._found_port(site.name, listener.port)
         self._stack.push_async_callback(listener.close)
         self._listeners.append(listener)
 
@@ -383,7 +450,8 @@ class Server:
 class Site:
     """What one address serves, and the document that describes it."""
 
-    def __init__(self, address: Address, description: Description) -> None:
+    def __init__(self, name: str, address: Address, description: Description) -> None:
+        self.name = name  # of the first setting that has this address
         self.address = address
         self.description = description
         self.endpoints: list[Endpoint] = []
@@ -427,6 +495,7 @@ def _defaults(config: Config) -> Defaults:
         envelope=config.service_envelope,
         metrics_config=str(config.metrics_config.resolve()) if config.metrics_config is not None else "",
         exact_delay=config.exact_batch_delay,
+        handler=config.default_service_handler,
         install_requirements=config.install_py_dep_per_model,
         settings=config.model_settings,
     )

@@ -1,5 +1,6 @@
 import logging
 import sys
+import tempfile
 import types
 
 import pytest
@@ -20,7 +21,7 @@ def server(monkeypatch):
         fake.config = config
         if fake.fails is not None:
             raise fake.fails
-        started(fake.models)
+        started(config, fake.models)
         return 3
 
     fake.run = run
@@ -32,7 +33,9 @@ def server(monkeypatch):
 def mooring(server, monkeypatch, tmp_path):
     """Runs a command line in an empty folder and an environment without our variables."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("TS_CONFIG_FILE", raising=False)
+    for name in ("TS_CONFIG_FILE", "LOG_LOCATION", "METRICS_LOCATION", "TEMP"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where the pid file is
     handlers, level = logging.root.handlers[:], logging.root.level
 
     def run(*args, **environ):

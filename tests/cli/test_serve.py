@@ -69,7 +69,7 @@ def test_the_greeting_names_addresses_models_and_lines_to_try(mooring, server):
         "Mooring is up.",
         "  inference   http://0.0.0.0:80",
         "  gRPC        127.0.0.1:7070",
-        "  management  http://127.0.0.1:8081",
+        "  management  http://127.0.0.1:8081, gRPC 127.0.0.1:7071",
         "  metrics     http://127.0.0.1:8082",
         "  model       bad 1.0 failed: no weights",
         "  model       digits 1.0 ready",

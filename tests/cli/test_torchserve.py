@@ -1,8 +1,11 @@
 """``mooring torchserve`` takes TorchServe's command lines, and pretends nothing."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+from mooring.cli.pid_file import serving
 
 
 @pytest.fixture
@@ -65,17 +68,71 @@ def test_the_model_api_can_be_switched_on(mooring, server, store):
     assert server.config.enable_model_api is False
 
 
-def test_without_foreground_it_says_that_it_stays_there(mooring, server, store):
-    done = mooring("torchserve", "--start", "--model-store", store)
-    assert done.exit_code == 3
-    assert done.stderr.count("\n") == 1
-    assert "foreground" in done.stderr
+def test_start_and_stop_exclude_each_other_and_one_of_them_is_needed(mooring, server):
+    assert mooring("torchserve", "--start", "--stop").exit_code == 2
+    assert mooring("torchserve").exit_code == 2
 
 
-def test_stop_does_not_pretend(mooring, server):
+def test_there_may_be_nothing_to_stop(mooring, server):
+    Path(".model_server.pid").write_text("1")  # of a server that was killed, and not of process 1
     done = mooring("torchserve", "--stop")
-    assert done.exit_code == 1
-    assert "--stop is not supported yet" in done.stderr
+    assert (done.exit_code, done.stdout) == (0, "TorchServe is not currently running.\n")
+
+
+def test_a_second_server_is_refused_in_torchserves_words(mooring, server, store):
+    with serving():
+        done = mooring("torchserve", "--start", "--model-store", store)
+    said = "TorchServe is already running, please use torchserve --stop to stop TorchServe.\n"
+    assert (done.exit_code, done.stdout) == (1, said)
+    assert not Path(".model_server.pid").exists()
+
+
+def test_a_model_store_is_mandatory(mooring, server, store):
+    done = mooring("torchserve", "--start", "--foreground")
+    assert (done.exit_code, done.stderr) == (1, "Error: Missing mandatory parameter --model-store\n")
+    Path("config.properties").write_text("model_store=store")
+    assert mooring("torchserve", "--start", "--foreground").exit_code == 3
+    Path("config.properties").write_text("model_store=nowhere")
+    done = mooring("torchserve", "--start", "--foreground")
+    assert (done.exit_code, done.stderr) == (1, "Error: --model-store directory not found: nowhere\n")
+
+
+def test_the_places_that_torchserves_variables_name_are_used(mooring, server, store):
+    start = ("torchserve", "--start", "--foreground", "--model-store", store)
+    mooring(*start)
+    config = server.config
+    assert (config.snapshot_folder, config.metrics_folder) == (Path("logs/config"), Path("logs"))
+    mooring(*start, LOG_LOCATION="l", METRICS_LOCATION="m", TEMP=store)
+    config = server.config
+    assert (config.snapshot_folder, config.metrics_folder) == (Path("l/config"), Path("m"))
+    assert config.temporary_folder == Path(store)
+    done = mooring(*start, TEMP="nowhere")
+    assert (done.exit_code, done.stderr) == (1, "Error: TEMP: no folder 'nowhere'\n")
+
+
+def snapshot(folder, models="", stamp="20260101000000000"):
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{stamp}-snapshot.cfg"
+    file.write_text(f'model_store=store\nmodel_snapshot={{"models": {{{models}}}}}\n')
+    return file
+
+
+def test_without_a_file_it_goes_on_from_the_newest_snapshot(mooring, server, store):
+    Path("config.properties").write_text("model_store=store\njob_queue_size=7")
+    old = snapshot(Path("logs/config"), stamp="20270101000000000")
+    os.utime(old, (0, 0))
+    new = snapshot(Path("logs/config"), '"m": {"1.0": {"marName": "m.mar", "minWorkers": 3}}')
+    (Path("logs/config") / "notes.txt").write_text("x")
+    done = mooring("torchserve", "--start", "--foreground", "--models", "all")
+    assert server.config.model_snapshot.models["m"]["1.0"].min_workers == 3
+    assert server.config.job_queue_size == 100
+    assert str(new) in done.stderr
+    assert "--models and load_models are ignored" in done.stderr
+    mooring("torchserve", "--start", "--foreground", "--ts-config", "config.properties")
+    assert (server.config.model_snapshot, server.config.job_queue_size) == (None, 7)
+    mooring("torchserve", "--start", "--foreground", "--ncs")
+    assert (server.config.model_snapshot, server.config.job_queue_size) == (None, 7)
+    assert server.config.snapshot_folder is None
 
 
 def test_a_store_that_is_not_there_is_named_as_torchserve_names_it(mooring, server):

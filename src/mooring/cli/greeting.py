@@ -30,8 +30,8 @@ def greeting(config: Config, models: Sequence[ModelState], *, up: str) -> list[s
     lines = [
         up,
         f"  inference   {config.inference_address}",
-        f"  gRPC        {str(config.grpc_address).removeprefix('http://')}",
-        f"  management  {config.management_address}",
+        f"  gRPC        {_plain(config.grpc_address)}",
+        f"  management  {config.management_address}, gRPC {_plain(config.grpc_management_address)}",
         *([f"  metrics     {config.metrics_address}"] if config.enable_metrics_api else []),
         *_tokens(config),
         *(_model(state) for state in models[:_MOST_MODELS]),
@@ -60,6 +60,11 @@ def _tokens(config: Config) -> list[str]:
     if "inference" not in fixed and not config.generates_tokens:
         lines.append("              inference needs none")
     return lines
+
+
+def _plain(address: Address) -> str:
+    """As gRPC's clients name it."""
+    return str(address).removeprefix("http://")
 
 
 def _model(state: ModelState) -> str:

@@ -1,17 +1,24 @@
-"""``mooring torchserve``: TorchServe's own flags, so that its start commands go on working."""
+"""``mooring torchserve``: TorchServe's own flags, so that its start and stop commands go on working."""
 
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mooring import __version__
-from mooring.cli.launch import given, launch
-from mooring.config import TORCHSERVE_DEFAULTS
+from mooring.cli.background import Ready
+from mooring.cli.background import start as start_in_background
+from mooring.cli.launch import configured, given, served
+from mooring.cli.pid_file import AlreadyServing, running, serving
+from mooring.cli.stopping import stop as stop_server
+from mooring.config import TORCHSERVE_DEFAULTS, Config
 
 # Where TorchServe looks when nobody names a file.
 _DEFAULT_FILE = "config.properties"
+_UP = "Model server started."  # the line that scripts wait for
 
 
 class _ManyModels(click.Command):
@@ -34,12 +41,17 @@ class _ManyModels(click.Command):
     "0.12.0", "--version", "-v", message=f"TorchServe Version is %(version)s (Mooring {__version__})"
 )
 @click.option("--start", is_flag=True, help="start the server")
-@click.option("--stop", is_flag=True, help="not supported yet")
-@click.option("--foreground", is_flag=True, help="stay in the foreground, as this server always does for now")
+@click.option("--stop", is_flag=True, help="stop the server, and return when it is gone")
+@click.option("--foreground", is_flag=True, help="do not go to the background; log to the terminal")
 @click.option("--ts-config", metavar="FILE", help="config.properties to read; TS_CONFIG_FILE names another")
 @click.option("--model-store", metavar="DIR", help="folder with model archives")
 @click.option("--models", multiple=True, metavar="MODEL...", help="all, or ARCHIVE or NAME=ARCHIVE")
-@click.option("--ncs", "--no-config-snapshots", is_flag=True, expose_value=False, help="as it is here anyway")
+@click.option(
+    "--no-config-snapshots",
+    "--ncs",
+    is_flag=True,
+    help="write no snapshots of what is served, and start from none",
+)
 @click.option(
     "--disable-token-auth",
     "--dt",
@@ -63,49 +75,104 @@ def torchserve(
     stop: bool,
     foreground: bool,
     ts_config: str | None,
-    model_store: str | None,
-    models: tuple[str, ...],
-    workflow_store: str | None,
+    no_config_snapshots: bool,
     disable_token_auth: bool,
     enable_model_api: bool,
-    **rest: Any,
+    log_config: str | None,
+    cpp_log_config: str | None,
+    plugins_path: str | None,
+    **stores: Any,
 ) -> None:
-    """Start as TorchServe would, from its flags and its config.properties."""
+    """Start as TorchServe would, from its flags and its config.properties, or stop what was started so."""
+    if start and stop:
+        raise click.UsageError("give --start or --stop, not both")
     if stop:
-        raise click.ClickException("--stop is not supported yet: end the server with Ctrl-C or SIGTERM")
+        stop_server()
+        return
     if not start:
-        raise click.UsageError("give --start")
-    if model_store is not None and not Path(model_store).is_dir():
-        raise click.ClickException(f"--model-store directory not found: {model_store}")
-    if workflow_store is not None and not Path(workflow_store).is_dir():
-        raise click.ClickException(f"--workflow-store directory not found: {workflow_store}")
+        raise click.UsageError("give --start or --stop")
     flags = given(
         {
-            "model_store": model_store,
-            "models": models,
-            "workflow_store": workflow_store,
             "insecure": disable_token_auth or None,
             "token_authorization": "off" if disable_token_auth else None,
             "enable_model_api": enable_model_api or None,
+            **stores,
         }
     )
-    warnings = _warnings(rest, foreground=foreground)
-    # The line that scripts wait for.
-    launch(flags, _file(ts_config), warnings, up="Model server started.", defaults=TORCHSERVE_DEFAULTS)
+    idle = given(
+        {"--log-config": log_config, "--cpp-log-config": cpp_log_config, "--plugins-path": plugins_path}
+    )
+    heard = [f"not applicable here: {', '.join(idle)}"] if idle else []
+    logs = Path(os.environ.get("LOG_LOCATION") or "logs")
+    config = _configured(flags, ts_config, heard, logs, snapshots=not no_config_snapshots)
+    if running() is not None:
+        _refuse_second()
+    if foreground:
+        from mooring.cli.greeting import greet
+
+        with serving():
+            sys.exit(served(config, heard, lambda listening, models: greet(listening, models, up=_UP)))
+    log_file = logs / "ts_log.log"
+    click.echo(f"Starting in the background; the log is in {log_file}", err=True)
+    click.echo(start_in_background(lambda ready: _serve(config, heard, ready), log_file))
 
 
-def _file(named: str | None) -> str | None:
+def _serve(config: Config, heard: Sequence[str], ready: Ready) -> int:
+    from mooring.cli.greeting import greeting
+
+    with serving():
+        return served(
+            config, heard, lambda listening, models: ready("\n".join(greeting(listening, models, up=_UP)))
+        )
+
+
+def _refuse_second() -> None:
+    click.echo(AlreadyServing().format_message())  # where TorchServe prints it
+    sys.exit(1)
+
+
+def _configured(
+    flags: dict[str, Any], named: str | None, heard: list[str], logs: Path, *, snapshots: bool
+) -> Config:
+    """The settings of this start, out of a file, or out of the last snapshot where nobody names a file."""
+    snapshot_folder = logs / "config" if snapshots else None
+    defaults = {
+        **TORCHSERVE_DEFAULTS,
+        "snapshot_folder": snapshot_folder,
+        "metrics_folder": Path(os.environ.get("METRICS_LOCATION") or logs),
+        "temporary_folder": _temporary(),
+    }
+    config = configured(flags, _file(named, snapshot_folder), heard, defaults=defaults)
+    for name in ("model_store", "workflow_store"):
+        folder = getattr(config, name)
+        if folder is not None and not folder.is_dir():
+            raise click.ClickException(f"--{name.replace('_', '-')} directory not found: {folder}")
+    if config.model_store is None:
+        raise click.ClickException("Missing mandatory parameter --model-store")
+    if config.model_snapshot is not None and config.models:
+        heard.append("--models and load_models are ignored: the models of the snapshot are served")
+    return config
+
+
+def _file(named: str | None, snapshot_folder: Path | None) -> str | None:
     file = os.environ.get("TS_CONFIG_FILE") or named
-    if file is None and Path(_DEFAULT_FILE).is_file():
-        return _DEFAULT_FILE
-    if file is not None and not Path(file).is_file():
-        raise click.ClickException(f"--ts-config file not found: {file}")
-    return file
+    if file is not None:
+        if not Path(file).is_file():
+            raise click.ClickException(f"--ts-config file not found: {file}")
+        return file
+    from mooring.repository.snapshot import newest
+
+    last = newest(snapshot_folder) if snapshot_folder is not None else None
+    if last is not None:
+        hint = "--no-config-snapshots starts without"
+        click.echo(f"Going on with what was served last, from {last}; {hint}", err=True)
+        return str(last)
+    return _DEFAULT_FILE if Path(_DEFAULT_FILE).is_file() else None
 
 
-def _warnings(rest: dict[str, Any], *, foreground: bool) -> list[str]:
-    idle = [f"--{name.replace('_', '-')}" for name, value in rest.items() if value]
-    warnings = [f"without effect here: {', '.join(idle)}"] if idle else []
-    if not foreground:
-        warnings.append("staying in the foreground: starting in the background is not supported yet")
-    return warnings
+def _temporary() -> Path | None:
+    """Where TEMP says that temporary files go, in place of TMPDIR."""
+    folder = os.environ.get("TEMP")
+    if folder is None or Path(folder).is_dir():
+        return Path(folder) if folder else None
+    raise click.ClickException(f"TEMP: no folder '{folder}'")

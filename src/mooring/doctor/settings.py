@@ -5,87 +5,10 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mooring.config import TORCHSERVE_DEFAULTS, ConfigError, load_config
+from mooring.config import TORCHSERVE_DEFAULTS, ConfigError, effective, known_keys, load_config
 from mooring.doctor.findings import Finding, at, change, differs, line_of, runs
-from mooring.properties import parse_properties
-
-# Every key of TorchServe 0.12 (contracts: config.properties).
-TORCHSERVE_KEYS = frozenset(
-    [
-        "allowed_urls",
-        "async_logging",
-        "blacklist_env_vars",
-        "certificate_file",
-        "cors_allowed_headers",
-        "cors_allowed_methods",
-        "cors_allowed_origin",
-        "cpp_log_config",
-        "cpu_launcher_args",
-        "cpu_launcher_enable",
-        "debug",
-        "decode_input_request",
-        "default_response_timeout",
-        "default_service_handler",
-        "default_startup_timeout",
-        "default_workers_per_model",
-        "disable_system_metrics",
-        "disable_token_authorization",
-        "enable_envvars_config",
-        "enable_grpc_ssl",
-        "enable_metrics_api",
-        "enable_model_api",
-        "grpc_inference_address",
-        "grpc_inference_max_connection_age_grace_ms",
-        "grpc_inference_max_connection_age_ms",
-        "grpc_inference_port",
-        "grpc_management_address",
-        "grpc_management_max_connection_age_grace_ms",
-        "grpc_management_max_connection_age_ms",
-        "grpc_management_port",
-        "inference_address",
-        "initial_distribution_port",
-        "initial_worker_port",
-        "install_py_dep_per_model",
-        "io_ratio",
-        "ipex_enable",
-        "ipex_gpu_enable",
-        "job_queue_size",
-        "keystore",
-        "keystore_pass",
-        "keystore_type",
-        "limit_max_image_pixels",
-        "load_models",
-        "management_address",
-        "max_request_size",
-        "max_response_size",
-        "metric_time_interval",
-        "metrics_address",
-        "metrics_config",
-        "metrics_mode",
-        "model_metrics_auto_detect",
-        "model_snapshot",
-        "model_store",
-        "models",
-        "netty_client_threads",
-        "number_of_gpu",
-        "number_of_netty_threads",
-        "plugins_path",
-        "prefer_direct_buffer",
-        "private_key_file",
-        "service_envelope",
-        "system_metrics_cmd",
-        "token_expiration_min",
-        "ts_header_key_sequence_end",
-        "ts_header_key_sequence_id",
-        "ts_header_key_sequence_start",
-        "ts_open_inference_protocol",
-        "unregister_model_timeout",
-        "use_env_allowed_urls",
-        "use_native_io",
-        "vmargs",
-        "workflow_store",
-    ]
-)
+from mooring.properties import format_properties, parse_properties
+from mooring.torchserve_keys import why_idle
 
 # Keys whose loss changes what callers see, where the server has no use for them -> what to do.
 _MISSED = {
@@ -116,7 +39,7 @@ class Settings:
     @property
     def of_torchserve(self) -> bool:
         """Whether it is for TorchServe and no other Java program."""
-        return bool(TORCHSERVE_KEYS & self.values.keys())
+        return bool(known_keys() & self.values.keys())
 
     @property
     def installing(self) -> bool:
@@ -137,7 +60,7 @@ class Settings:
         honored = 0
         wrong = False
         for key, value in self.values.items():
-            if key not in TORCHSERVE_KEYS:
+            if key not in known_keys():
                 yield self._unknown(key)
                 continue
             effective, fault = has_effect(key, value)
@@ -173,36 +96,30 @@ class Settings:
         if key in _MISSED:
             what = _PLUGINS if key == "plugins_path" else f"{key} has no effect here"
             return change(self.where(key), what, _MISSED[key])
-        return differs(self.where(key), f"{key} has no effect here", "the line may stay")
+        why = why_idle(key, self.values[key])
+        return differs(self.where(key), f"{key} has no effect here: {why}", "the line may stay")
 
     def _unknown(self, key: str) -> Finding:
-        close = difflib.get_close_matches(key, TORCHSERVE_KEYS, n=1, cutoff=0.75)
+        close = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.75)
         hint = f"did you mean {close[0]}?" if close else "remove it"
         return differs(self.where(key), f"{key} is no key of TorchServe's, and is ignored by both", hint)
 
 
 def has_effect(key: str, value: str) -> tuple[bool, str]:
-    """Whether the server acts on a key, and what is wrong with its value."""
+    """Whether the server acts on a key, or does anyway what it asks for, and what is wrong with its value."""
     # The management address alone is refused beyond loopback for want of this other key.
     content = {"disable_token_authorization": "true", key: value}
-    heard: list[str] = []
     with tempfile.TemporaryDirectory(prefix="mooring-doctor-") as folder:
         file = Path(folder, "config.properties")
-        file.write_text("".join(f"{name}={_escaped(text)}\n" for name, text in content.items()))
-        fault = _fault(file, heard)
-    idle = any(key in line.replace(str(file), "") for line in heard)
-    return not idle, fault.replace(f"{file}: ", "")
+        file.write_text(format_properties(content))
+        fault = _fault(file)
+    return effective(key) or not why_idle(key, value), fault.replace(f"{file}: ", "")
 
 
-def _fault(file: Path, heard: list[str] | None = None) -> str:
-    lines = [] if heard is None else heard
+def _fault(file: Path) -> str:
     environ: Mapping[str, str] = {}
     try:
-        load_config({}, environ, file, defaults=TORCHSERVE_DEFAULTS, warn=lines.append)
+        load_config({}, environ, file, defaults=TORCHSERVE_DEFAULTS)
     except ConfigError as error:
         return str(error)
     return ""
-
-
-def _escaped(value: str) -> str:
-    return value.encode("unicode_escape").decode().replace("\\x", "\\u00")

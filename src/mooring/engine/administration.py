@@ -1,7 +1,7 @@
 """What an operator does to the models: load, unload, look. The ``ModelAdministration`` of this process."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -43,12 +43,22 @@ log = get_logger(__name__)
 
 
 class Administration(ModelAdministration):
-    """Changes what the engine serves, out of what the catalog has. Changes to one model come one after the other."""
+    """Changes what the engine serves, out of what the catalog has. Changes to one model come one after the other.
 
-    def __init__(self, engine: Engine, catalog: Catalog, metrics: Metrics) -> None:
+    ``on_change`` is called after each that was made.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        catalog: Catalog,
+        metrics: Metrics,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
         self._engine = engine
         self._catalog = catalog
         self._metrics = metrics
+        self._on_change = on_change
         self._endpoints = WorkerEndpoints()
         self._locks: dict[str, asyncio.Lock] = {}
         self._changes: set[asyncio.Task[bool]] = set()  # the loop itself holds tasks only weakly
@@ -108,6 +118,7 @@ class Administration(ModelAdministration):
             )
             for spec in specs:
                 await self._load_one(spec)
+        self._on_change()
 
     async def unload(self, model: str, version: str = "", *, dependents: bool = False) -> None:
         async with self._changing(model):
@@ -116,6 +127,7 @@ class Administration(ModelAdministration):
             for one in versions:
                 await self._unload_one(one)
         self._endpoints.forget(model)
+        self._on_change()
         if dependents:
             for stage in dict.fromkeys(stage for one in versions for stage in one.spec.stages):
                 if not self._in_use(stage):
@@ -142,6 +154,7 @@ class Administration(ModelAdministration):
 
     def set_default(self, model: str, version: str) -> None:
         self._engine.set_default(model, version)
+        self._on_change()
 
     async def unregister(self, model: str, version: str = "") -> None:
         async with self._changing(model):
@@ -155,6 +168,7 @@ class Administration(ModelAdministration):
                 )
             await self._unload_one(one)
         self._endpoints.forget(model)
+        self._on_change()
 
     async def _resize(
         self, version: ModelVersion, least: int, most: int, *, wait: bool, new: bool = False
@@ -173,7 +187,7 @@ class Administration(ModelAdministration):
 
     async def _resized(self, version: ModelVersion, least: int, most: int, *, new: bool) -> bool:
         try:
-            return await self._engine.resize(version, least, most)
+            done = await self._engine.resize(version, least, most)
         except WorkersFailed as error:
             if new and version in self._engine.registry:
                 await self._unload_one(version)
@@ -185,6 +199,8 @@ class Administration(ModelAdministration):
                 registered=not new,
             )
             raise
+        self._on_change()
+        return done
 
     def _changed(self, task: asyncio.Task[bool]) -> None:
         self._changes.discard(task)

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from mooring.backends.backend import preload
 from mooring.core.buffers import Buffer
@@ -43,15 +43,27 @@ _CHECK_EVERY = 0.05
 
 
 class Engine(InferenceService):
-    """Every model of this process, and the way of every request to one of them."""
+    """Every model of this process, and the way of every request to one of them.
 
-    def __init__(self, arena: Arena, metrics: Metrics, *, drain_limit: float = 30.0) -> None:
+    A version that is unloaded has ``drain_limit`` seconds for what it was asked. Workers see the variables in
+    ``environment``, by default this process's own.
+    """
+
+    def __init__(
+        self,
+        arena: Arena,
+        metrics: Metrics,
+        *,
+        drain_limit: float = 30.0,
+        environment: Mapping[str, str] | None = None,
+        first_worker: int = 9000,  # TorchServe's number, which describe shows
+    ) -> None:
         self.registry = Registry()
         self.drain_limit = drain_limit
         self._arena = arena
         self._metrics = metrics
         metrics.host.loads = self._loads
-        self._workers = LocalWorkers(arena)
+        self._workers = LocalWorkers(arena, os.environ if environment is None else environment, first_worker)
         self._loop = asyncio.get_running_loop()
         self._wanted: set[str] = set()
         self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)

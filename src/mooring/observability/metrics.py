@@ -7,6 +7,7 @@ import socket
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -112,11 +113,15 @@ class Metrics:
 
     ``mode`` is TorchServe's metrics_mode: ``prometheus`` tells everything to who asks, ``log`` writes it to the log,
     ``legacy`` tells TorchServe's three counters by model and writes the rest. Without ``system`` nothing is said of
-    the machine.
+    the machine. With a ``folder`` what is written goes to files there and not to the log.
     """
 
     def __init__(
-        self, mode: Literal["prometheus", "log", "legacy"] = "prometheus", *, system: bool = True
+        self,
+        mode: Literal["prometheus", "log", "legacy"] = "prometheus",
+        *,
+        system: bool = True,
+        folder: Path | None = None,
     ) -> None:
         self.mode = mode
         self.responses = ResponseCounter()
@@ -127,7 +132,7 @@ class Metrics:
         self._served = _Served(self._models, self.responses)
         self.host = HostMetrics(self._last_way, system=system)
         self._recorded = RecordedMetrics(_reserved)
-        self.log = MetricsLog(self._torchserves) if mode != "prometheus" else None
+        self.log = MetricsLog(self._torchserves, folder) if mode != "prometheus" else None
         for collector in (self._served, self.host, _Process(), self._recorded):
             self.registry.register(collector)
 

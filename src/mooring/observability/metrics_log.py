@@ -6,6 +6,8 @@ What models record is written as it comes; what the server counts, every so ofte
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO
 
 from prometheus_client import Metric
 from prometheus_client.samples import Sample
@@ -18,10 +20,19 @@ log = get_logger(__name__)
 
 
 class MetricsLog:
-    """Writes the lines. ``collect`` tells the server's own metrics."""
+    """Writes the lines. ``collect`` tells the server's own metrics.
 
-    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
+    With a ``folder`` they go to ts_metrics.log and model_metrics.log in it, as in TorchServe. Raises ``OSError``.
+    """
+
+    def __init__(self, collect: Callable[[], Iterable[Metric]], folder: Path | None = None) -> None:
         self._collect = collect
+        self._files: dict[str, IO[str]] = {}
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in ("TS_METRICS", "MODEL_METRICS"):
+                file = folder / f"{name.lower()}.log"
+                self._files[name] = file.open("a", buffering=1, encoding="utf-8", errors="replace")
         self._host = socket.gethostname()
         self._before: dict[tuple[object, ...], float] = {}
 
@@ -43,6 +54,11 @@ class MetricsLog:
                 )
                 self._write("TS_METRICS", f"{sample.name}.{unit}:{value}|#{dimensions}")
 
+    def close(self) -> None:
+        """Write no more."""
+        for file in self._files.values():
+            file.close()
+
     def _changes(self, family: Metric) -> Iterator[tuple[Sample, float]]:
         for sample in family.samples:
             if family.type != "counter":
@@ -56,4 +72,11 @@ class MetricsLog:
 
     def _write(self, which: str, line: str) -> None:
         whole = f"{which} - {line}|#hostname:{self._host},timestamp:{time.time():.0f}"
-        log.info(whole)
+        file = self._files.get(which)
+        if file is None:
+            log.info(whole)
+            return
+        try:
+            file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {whole}\n")
+        except OSError as error:  # a full disk is no reason to fail a request
+            log.error("metric not written", file=file.name, reason=error)  # noqa: TRY400 - the reason says it all

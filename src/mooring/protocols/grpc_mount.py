@@ -9,7 +9,7 @@ from mooring.protocols.amd.rpcs import AmdRpcs
 from mooring.protocols.dialect import Dialect
 from mooring.protocols.grpc_health import Health
 from mooring.protocols.grpc_reflection import Reflection
-from mooring.protocols.grpc_server import GrpcServer, Service
+from mooring.protocols.grpc_server import Age, GrpcServer, Service
 from mooring.protocols.kserve.grpc_administration import GrpcRepository, GrpcSettings, GrpcSharedMemory
 from mooring.protocols.kserve.grpc_infer import Inference
 from mooring.protocols.kserve.settings import LogSettings, TraceSettings
@@ -33,6 +33,7 @@ def grpc_server(
     trace_settings: TraceSettings,
     gate: Gate | None = None,
     max_message_bytes: int = 0,
+    age: Age | None = None,
     further: Sequence[Service] = (),
 ) -> GrpcServer:
     """A server that speaks v2 with its extensions, AMD's methods, TorchServe's inference, health and reflection.
@@ -49,7 +50,7 @@ def grpc_server(
     services = KServeV2Grpc(inference, version=version, extensions=extensions).services(methods)
     services += [TorchServeInferenceRpcs(service, allocator).service(), *further]
     services.append(Health(service.ready, [each.name for each in services]).service())
-    return grpc_of(services, gate=gate, max_message_bytes=max_message_bytes)
+    return grpc_of(services, gate=gate, max_message_bytes=max_message_bytes, age=age)
 
 
 def grpc_management(
@@ -60,8 +61,12 @@ def grpc_management(
 
 
 def grpc_of(
-    services: Sequence[Service], *, gate: Gate | None = None, max_message_bytes: int = 0
+    services: Sequence[Service],
+    *,
+    gate: Gate | None = None,
+    max_message_bytes: int = 0,
+    age: Age | None = None,
 ) -> GrpcServer:
     """A server of these services that tells, too, what they are."""
     services = [*services, *Reflection(services).services()]
-    return GrpcServer(services, gate=gate, max_message_bytes=max_message_bytes)
+    return GrpcServer(services, gate=gate, max_message_bytes=max_message_bytes, age=age)

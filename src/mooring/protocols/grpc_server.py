@@ -49,6 +49,18 @@ class Service(msgspec.Struct, frozen=True):
     dialect: Dialect = V2
 
 
+class Age(msgspec.Struct, frozen=True):
+    """After how many seconds a connection is to be made anew, and how many its calls get then; 0 is no limit."""
+
+    most: float = 0.0
+    grace: float = 0.0
+
+    def options(self) -> list[tuple[str, int]]:
+        """As gRPC takes them."""
+        said = (("grpc.max_connection_age_ms", self.most), ("grpc.max_connection_age_grace_ms", self.grace))
+        return [(name, round(seconds * 1000)) for name, seconds in said if seconds]
+
+
 class GrpcServer:
     """One address. ``max_message_bytes`` 0 is no limit, as clients of Triton expect; a limit holds both ways.
 
@@ -56,7 +68,12 @@ class GrpcServer:
     """
 
     def __init__(
-        self, services: Sequence[Service], *, gate: Gate | None = None, max_message_bytes: int = 0
+        self,
+        services: Sequence[Service],
+        *,
+        gate: Gate | None = None,
+        max_message_bytes: int = 0,
+        age: Age | None = None,
     ) -> None:
         self._services = services
         gate = gate or Gate()
@@ -67,6 +84,7 @@ class GrpcServer:
                 ("grpc.max_send_message_length", limit),
                 # Or a second server on the port would start, and get half of the connections.
                 ("grpc.so_reuseport", 0),
+                *(age or Age()).options(),
             )
         )
         for service in services:

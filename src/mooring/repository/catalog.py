@@ -110,7 +110,9 @@ class Catalog:
         model = spec.manifest.get("model", {}) | ({"handler": handler} if handler else {})
         manifest = spec.manifest | {"model": model} | ({"runtime": runtime} if runtime else {})
         own = {"max_batch_size": registration.batch_size, "max_delay": registration.max_delay}
-        return msgspec.structs.replace(spec, entry=handler or spec.entry, manifest=manifest, **_said(own))
+        return msgspec.structs.replace(
+            spec, entry=handler or spec.entry, handler=handler, manifest=manifest, **_said(own)
+        )
 
     def _open(self, url: str, name: str, defaults: Defaults) -> ModelSpec:
         if is_remote(url):

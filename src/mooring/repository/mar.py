@@ -50,7 +50,7 @@ def read_model(
     Raises ``ModelLoadFailed`` naming ``url``, or the file in it that is at fault.
     """
     defaults = defaults or Defaults()
-    manifest = read_manifest(folder, url)
+    manifest = read_manifest(folder, url, defaults.handler)
     model = manifest["model"]
     model["modelName"] = checked_name(name or model.get("modelName") or fallback, url, "name")
     model.setdefault("modelVersion", "1.0")
@@ -96,10 +96,10 @@ def _packages(folder: Path, model: dict[str, Any], url: str, *, install_them: bo
     return str(install(inside(folder, requirements, url), folder, model["modelName"]))
 
 
-def read_manifest(folder: Path, url: str) -> dict[str, Any]:
+def read_manifest(folder: Path, url: str, handler: str = "") -> dict[str, Any]:
     """The manifest as handlers see it, with ``runtime``, ``model`` and a handler in it, its known texts checked.
 
-    Raises ``ModelLoadFailed``.
+    ``handler`` stands in where it names none. Raises ``ModelLoadFailed``.
     """
     file = folder / MANIFEST
     manifest = _parsed(file, url) if file.is_file() else _guessed(folder)
@@ -117,6 +117,8 @@ def read_manifest(folder: Path, url: str) -> dict[str, Any]:
             model.pop(key, None)
         elif not isinstance(value, str):
             raise ModelLoadFailed(f"model '{url}': '{key}' in {MANIFEST} must be text")
+    if not model.get("handler") and handler:
+        model["handler"] = handler
     if not model.get("handler"):
         raise ModelLoadFailed(
             f"model '{url}' names no handler: it has neither 'handler' in {MANIFEST} nor a file handler.py"

@@ -31,6 +31,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     location: str
     entry: str = ""
     url: str = ""
+    handler: str = ""  # named by an operator in place of the archive's own
     platform: str = ""
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
@@ -86,5 +87,6 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     envelope: str = ""
     metrics_config: str = ""
     exact_delay: bool = False
+    handler: str = ""  # of an archive that names none: TorchServe's default_service_handler
     install_requirements: bool = False  # TorchServe's install_py_dep_per_model
     settings: Mapping[str, Mapping[str, ModelSettings]] = {}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from msgspec import structs
 
-from mooring.config import Config
+from mooring.config import Config, Snapshot
 from mooring.core.errors import ModelExists, ModelLoadFailed, ModelNotFound, MooringError, SourceRefused
 from mooring.observability.logs import get_logger
 from mooring.repository.archives import Limits, model_root, remove, unpack
@@ -24,6 +24,7 @@ from mooring.repository.declaration import find_declaration, read_versions, vers
 from mooring.repository.fetch import Fetcher, is_remote, shown
 from mooring.repository.mar import MANIFEST, SUFFIXES, checked_name, name_of_file, read_model
 from mooring.repository.platforms import DEFAULT_BATCH, backend_of
+from mooring.repository.snapshot import restored
 from mooring.repository.spec import Defaults, ModelSpec
 
 log = get_logger(__name__)
@@ -56,7 +57,9 @@ class Store:
         found = _Found()
         for target in config.targets:
             found.add(self.open_target(target))
-        if config.models:
+        if config.model_snapshot is not None:
+            self._find_again(config.model_store, config.model_snapshot, found)
+        elif config.models:
             self._find_in_store(config.model_store, config.models, found)
         if config.model_repository is not None:
             repository = _existing_folder(config.model_repository, "model repository")
@@ -141,6 +144,40 @@ class Store:
                 continue
             name, _, archive = each.rpartition("=")
             found.add([self.open_archive(store, archive, name=name)])
+
+    def _find_again(self, folder: Path | None, snapshot: Snapshot, found: "_Found") -> None:
+        """The models of a snapshot, their default versions first. One that is missing is an error that names it."""
+        if folder is None:
+            raise ModelLoadFailed(
+                "a snapshot names models but no model store to find them in: give --model-store"
+            )
+        store = _existing_folder(folder, "model store")
+        for name, versions in snapshot.models.items():
+            for version in sorted(versions, key=lambda version: not versions[version].default_version):
+                settings = versions[version]
+                try:
+                    spec = self.open_archive(store, settings.mar_name, name=name)
+                except MooringError as error:
+                    text = f"model '{name}' version '{version}' of the snapshot: {error.message}"
+                    raise ModelLoadFailed(text, model=name, version=version) from error
+                if spec.version != version:
+                    raise ModelLoadFailed(
+                        f"model '{name}' version '{version}' of the snapshot: '{settings.mar_name}' in the model"
+                        f" store is version '{spec.version}'",
+                        model=name,
+                        version=version,
+                    )
+                found.add([restored(spec, settings)])
+
+    def archive_of(self, spec: ModelSpec, folder: Path | None) -> str:
+        """How ``open_archive`` finds a model again; empty for one that is of neither the store nor a URL."""
+        if is_remote(spec.url):
+            return spec.url
+        if folder is None or not spec.url or spec.backend != "handler":
+            return ""
+        place = folder / spec.url
+        inside = place.resolve().is_relative_to(folder.resolve())
+        return str(spec.url) if inside and _exists(place) else ""
 
     def _unpack(self, archive: Path, url: str, name: str, defaults: Defaults | None = None) -> ModelSpec:
         if not archive.is_file():

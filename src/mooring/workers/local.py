@@ -1,6 +1,7 @@
 """Workers as child processes of this machine: starting them from templates, and hearing that one has ended."""
 
 import asyncio
+import itertools
 import os
 import signal
 import socket
@@ -121,19 +122,18 @@ class LocalProcess:
 class Template:
     """The server's side of one template process."""
 
-    def __init__(self, modules: Sequence[str]) -> None:
+    def __init__(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
         self.modules = tuple(modules)
         self.dead = False
         self._control, theirs = socket.socketpair()
         self._control.setblocking(False)
         command = [sys.executable, "-m", "mooring.workers.template", str(theirs.fileno()), str(os.getpid())]
-        environment = _ENVIRONMENT | dict(os.environ)
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
                 [*command, *self.modules],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env=environment,
+                env={**_ENVIRONMENT, **environment},
             )
         self._unread = b""
         self._waiting: deque[LocalProcess] = deque()
@@ -201,10 +201,15 @@ class Template:
 
 
 class LocalWorkers:
-    """Starts worker processes, each from the template that has its libraries."""
+    """Starts worker processes, each from the template that has its libraries.
 
-    def __init__(self, arena: Arena) -> None:
+    They see the variables in ``environment``; ``numbers`` counts them from ``first`` on.
+    """
+
+    def __init__(self, arena: Arena, environment: Mapping[str, str], first: int) -> None:
+        self.numbers = itertools.count(first)
         self._arena = arena
+        self._environment = environment
         self._templates: dict[tuple[str, ...], Template] = {}
 
     async def start(self, modules: Sequence[str], facts: Mapping[str, str]) -> LocalProcess:
@@ -233,7 +238,7 @@ class LocalWorkers:
         key = tuple(modules)
         template = self._templates.get(key)
         if template is None or template.dead:
-            template = self._templates[key] = Template(key)
+            template = self._templates[key] = Template(key, self._environment)
         return template
 
     def close(self) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import enum
-import itertools
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -40,7 +39,6 @@ log = get_logger(__name__)
 _GOODBYE = 2.0  # seconds that a dismissed worker has to close its model
 
 _codec = Codec()
-_numbers = itertools.count(9000)  # TorchServe counts its workers from 9000, and describe shows the number
 
 
 class Work(Protocol):
@@ -99,8 +97,8 @@ class WorkerState(enum.Enum):
 class PooledWorker:
     """The server's side of one worker and its channel. At most one message is outstanding."""
 
-    def __init__(self, pool: "WorkerPool", process: LocalProcess) -> None:
-        self.id = str(next(_numbers))
+    def __init__(self, pool: "WorkerPool", process: LocalProcess, number: int) -> None:
+        self.id = str(number)
         self.process = process
         self.state = WorkerState.STARTING
         self.started = time.time()
@@ -415,7 +413,7 @@ class WorkerPool:
             self._replace()
             return
         self._starting -= 1
-        worker = PooledWorker(self, process)
+        worker = PooledWorker(self, process, next(self._local.numbers))
         self._workers.append(worker)
         if len(self._workers) > self._wanted:
             self._dismiss(worker)
