@@ -19,6 +19,7 @@ from mooring.repository.declaration import Declaration, _Batching, _Workers
 from mooring.repository.model_config import _KEYS, _WITHOUT_EFFECT
 from mooring.repository.platforms import BACKENDS
 from mooring.server import Server
+from mooring.tokens import Access
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -65,6 +66,20 @@ async def test_each_route_is_documented_and_no_other(dialect):
         server = Server(Config(dialect=dialect, arena_size=65_536, token_authorization="on"), stack)
         mounted = {endpoint.pattern for site in server._mount() for endpoint in site.endpoints}
     assert first_cells(guide("protocols").partition("## gRPC")[0]) == mounted
+
+
+async def test_each_route_that_needs_no_token_is_documented_as_such_and_no_other():
+    async with AsyncExitStack() as stack:
+        server = Server(Config(arena_size=65_536, token_authorization="on"), stack)
+        mounted = {
+            endpoint.pattern for site in server._mount() for endpoint in site.endpoints
+            if endpoint.access in (Access.OPEN, Access.METRICS)
+        }  # fmt: skip
+    text = guide("tokens").partition("## What needs no token")[2].partition("##")[0]
+    shown = {each for each in quoted(text) if each.startswith("/")}
+    assert {
+        pattern for pattern in mounted if "{rest*}" not in pattern and "/versions/" not in pattern
+    } == shown
 
 
 async def test_each_rpc_is_documented_and_no_other():

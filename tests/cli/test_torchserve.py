@@ -159,3 +159,15 @@ def test_a_file_that_is_not_there_is_named(mooring, server):
 
 def test_the_version_is_one_that_scripts_know(mooring):
     assert mooring("torchserve", "--version").output.startswith("TorchServe Version is 0.12.0 ")
+
+
+def test_a_management_address_that_others_reach_has_tokens_unless_they_are_turned_off(mooring, server, store):
+    start = ["torchserve", "--start", "--foreground", "--model-store", store]
+    mooring(*start)
+    assert not server.config.generates_tokens
+    Path("config.properties").write_text("management_address=http://0.0.0.0:8081\n")
+    assert "tokens" in mooring(*start).stdout
+    assert server.config.generates_tokens
+    assert "tokens" not in mooring(*start, "--dt").stdout
+    assert not server.config.generates_tokens
+    assert server.config.insecure

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -159,7 +159,12 @@ class Server:
     """
 
     def __init__(
-        self, folder: Path, *arguments: str | Path, command: str = "serve", ports: Sequence[int] = ()
+        self,
+        folder: Path,
+        *arguments: str | Path,
+        command: str = "serve",
+        ports: Sequence[int] = (),
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self.ports = ports or free_ports(3)
         self.folder = folder
@@ -170,11 +175,13 @@ class Server:
         if command == "serve":
             names = {"--grpc-address", "--grpc-management-address"} - said
             flags += [f"{name}=127.0.0.1:0" for name in sorted(names)]
-        environ = {key: value for key, value in os.environ.items() if not key.startswith(("MOORING_", "TS_"))}
+        inherited = {
+            key: value for key, value in os.environ.items() if not key.startswith(("MOORING_", "TS_"))
+        }
         with self.log_file.open("wb") as log:
             self.process = psutil.Popen(
                 [SCRIPTS / "mooring", command, *flags, *arguments],
-                cwd=folder, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environ,
+                cwd=folder, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=inherited | dict(environ or {}),
             )  # fmt: skip
 
     @property

@@ -1,0 +1,529 @@
+"""Who may call what: every route and RPC that is mounted, with every token and without, at real servers."""
+
+import json
+import os
+import re
+import subprocess
+from contextlib import AsyncExitStack
+from pathlib import Path
+from unittest.mock import Mock
+
+import grpc
+import numpy as np
+import pytest
+import requests
+import tritonclient.grpc
+import tritonclient.http
+from e2e_kit import SCRIPTS, Server, free_ports, until
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from mooring import Client, MooringError
+from mooring.codecs.proto import inference_pb2
+from mooring.config import Config
+from mooring.protocols.grpc_mount import grpc_management, grpc_server
+from mooring.protocols.kserve.settings import TraceSettings
+from mooring.server import Server as Composition
+
+DENIED = "Token Authorization failed"
+MODEL = "/v2/models/{model_name}"
+VERSION = f"{MODEL}/versions/{{model_version}}"
+
+# Written by hand, from the guide: what is asked of a route is not to follow from what the code says of it.
+OPEN = {
+    "/", "/api-description", "/openapi.json", "/v2/docs/dataplane.json", "/ping", "/ping/{rest*}", "/v2/health/live",
+    "/v2/health/ready", "/v1/models/{model_name}", f"{MODEL}/ready", f"{VERSION}/ready", "/metrics",
+    "/metrics/{rest*}",
+}  # fmt: skip
+MANAGED = {
+    "/models", "/models/{model_name}", "/models/{model_name}/{model_version}",
+    "/models/{model_name}/{model_version}/set-default", f"{MODEL}/load", f"{VERSION}/load", f"{MODEL}/unload",
+    f"{VERSION}/unload", "/v2/workers/{worker_name}/load", "/v2/workers/{worker_name}/unload",
+    *(
+        f"/v2/repository{named}/models/{{model_name}}{version}/{verb}"
+        for named in ("", "/{repository_name}")
+        for version in ("", "/versions/{model_version}")
+        for verb in ("load", "unload")
+    ),
+}  # fmt: skip
+SET_BY_POST = {"/v2/logging", "/v2/trace/setting", f"{MODEL}/trace/setting"}
+OPEN_RPCS = {"Ping", "ServerLive", "ServerReady", "ModelReady", "Check", "Watch"}
+MANAGED_RPCS = {
+    "ListModels", "DescribeModel", "RegisterModel", "ScaleWorker", "SetDefault", "UnregisterModel", "RepositoryModelLoad",
+    "RepositoryModelUnload", "ModelLoad", "ModelUnload", "WorkerLoad", "WorkerUnload",
+}  # fmt: skip
+
+MAY = {
+    "open": {"none", "wrong", "malformed", "inference", "management", "API", "expired"},
+    "inference": {"inference", "management"},
+    "management": {"management"},
+    "renewal": {"API"},
+}
+
+
+def need_of(method: str, pattern: str) -> str:
+    if pattern in OPEN:
+        return "open"
+    if pattern == "/token":
+        return "renewal"
+    return (
+        "management" if pattern in MANAGED or (pattern in SET_BY_POST and method == "POST") else "inference"
+    )
+
+
+def need_of_rpc(name: str) -> str:
+    if name in OPEN_RPCS:
+        return "open"
+    return "management" if name in MANAGED_RPCS else "inference"
+
+
+async def routes(**settings) -> list[tuple[int, str, str]]:
+    """Everything that a server with tokens mounts: which address, a method, a pattern."""
+    config = Config(token_authorization="on", arena_size=65_536, **settings)
+    async with AsyncExitStack() as stack:
+        sites = Composition(config, stack)._mount()
+        return [
+            (number, method, endpoint.pattern)
+            for number, site in enumerate(sites)
+            for endpoint in site.endpoints
+            for method in sorted((endpoint.methods or {"POST"}) - {"HEAD"})
+        ]
+
+
+async def rpcs() -> list[tuple[str, str, str]]:
+    """Every RPC: its service, its name, and unary or streaming."""
+    server = grpc_server(
+        Mock(), Mock(), Mock(), Mock(), version="", extensions=[], dialect=Mock(server=""), memory=None,
+        log_settings=Mock(), trace_settings=TraceSettings(), further=[grpc_management(Mock(), Mock(), model_api=True)],
+    )  # fmt: skip
+    return [
+        (service.name, name, kind)
+        for service in server._services
+        for kind in ("unary", "streaming")
+        for name in getattr(service, kind)
+    ]
+
+
+class Guarded(Server):
+    """A server with generated keys, asked over ``host``, whatever it is bound to."""
+
+    def __init__(self, folder: Path, *arguments: str | Path, **how) -> None:
+        self.rpc, self.managing = free_ports(2)
+        bound = how.pop("bound", "127.0.0.1")
+        super().__init__(
+            folder, *arguments, f"--grpc-address={bound}:{self.rpc}",
+            f"--grpc-management-address=127.0.0.1:{self.managing}", **how,
+        )  # fmt: skip
+
+    def keys(self) -> dict[str, str]:
+        return {
+            kind: each["key"]
+            for kind, each in json.loads((self.folder / "key_file.json").read_text()).items()
+        }
+
+    def credentials(self) -> dict[str, str | None]:
+        """Every header that the matrix has, by what it is."""
+        keys = self.keys()
+        bearers = {kind: f"Bearer {key}" for kind, key in keys.items()}
+        return {"none": None, "wrong": "Bearer AAAAAAAAAAAA", "malformed": keys["management"], **bearers}
+
+    def code(
+        self, port: int, method: str, path: str, header: str | None, session=requests
+    ) -> tuple[int, str]:
+        headers = {} if header is None else {"Authorization": header}
+        answer = session.request(
+            method, f"http://127.0.0.1:{port}{path}", headers=headers, data=b"", timeout=30
+        )
+        return answer.status_code, answer.text
+
+    def rpc_code(self, port: int, service: str, name: str, kind: str, header: str | None, message=b""):
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            metadata = () if header is None else (("authorization", header),)
+            path = f"/{service}/{name}"
+            try:
+                if kind == "unary":
+                    channel.unary_unary(path)(message, metadata=metadata, timeout=30)
+                else:
+                    stream = channel.stream_stream(path)(iter([message]), metadata=metadata, timeout=30)
+                    next(stream, None)
+                    stream.cancel()
+            except grpc.RpcError as error:
+                return error.code().name, error.details()
+            return "OK", ""
+
+    def closed(self) -> None:
+        assert self.stop() == 0, self.log
+        assert not self.faults(), self.log
+
+
+def filled(pattern: str) -> str:
+    """A path of a pattern, of models that are not there: what is allowed changes nothing."""
+    return re.sub(r"\{[^}]*\}", "nobody", pattern)
+
+
+@pytest.fixture(scope="module")
+def function(tmp_path_factory):
+    file = tmp_path_factory.mktemp("function") / "scaling.py"
+    file.write_text(
+        "import os\n\n\ndef scale(x):\n    return x * 2.0\n\n\ndef tell(x):\n"
+        '    return [[name for name in os.environ if "TOKEN" in name]]\n'
+    )
+    return file
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory, function):
+    """On loopback, an address for each API."""
+    server = Guarded(tmp_path_factory.mktemp("here"), f"{function}:scale", "--token-authorization=on")
+    try:
+        yield server.started()
+        server.closed()
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory, function):
+    """Where other machines reach it, all HTTP on one port and all gRPC on another, as `mooring torchserve` has it."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    port, rpc = free_ports(2)
+    addresses = "".join(
+        f"{name}_address=http://0.0.0.0:{port}\n" for name in ("inference", "management", "metrics")
+    )
+    for name in ("inference", "management"):
+        addresses += f"grpc_{name}_address=0.0.0.0\ngrpc_{name}_port={rpc}\n"
+    (folder / "config.properties").write_text(f"{addresses}enable_model_api=true\n")
+    (folder / "store").mkdir()
+    server = Server(
+        folder, "--start", "--foreground", "--model-store", folder / "store", command="torchserve",
+        ports=[port, port, port],
+    )  # fmt: skip
+    server.__class__, server.rpc, server.managing = Guarded, rpc, rpc
+    try:
+        yield server.started("Model server started.")
+        server.closed()
+    finally:
+        server.kill()
+
+
+@pytest.fixture(scope="module")
+def late(tmp_path_factory, function):
+    """Where every token has expired before anybody has read it."""
+    server = Guarded(
+        tmp_path_factory.mktemp("late"), f"{function}:scale", "--token-authorization=on",
+        "--token-expiration-min=0.00001",
+    )  # fmt: skip
+    try:
+        yield server.started()
+        server.closed()
+    finally:
+        server.kill()
+
+
+async def of_routes(server: Guarded, mounted, credentials: dict[str, str | None]) -> None:
+    wrong = []
+    with requests.Session() as session:
+        for number, method, pattern in mounted:
+            may = MAY[need_of(method, pattern)]
+            for name, header in credentials.items():
+                code, text = server.code(server.ports[number], method, filled(pattern), header, session)
+                if (code == 401) == (name in may) or (code == 401 and DENIED not in text):
+                    wrong.append((method, pattern, name, code, text))
+    assert wrong == []
+
+
+async def of_rpcs(server: Guarded, credentials: dict[str, str | None]) -> None:
+    wrong = []
+    for service, name, kind in await rpcs():
+        may = MAY[need_of_rpc(name)]
+        managing = service.endswith("ManagementAPIsService")
+        for who, header in credentials.items():
+            port = server.managing if managing else server.rpc
+            code, text = server.rpc_code(port, service, name, kind, header)
+            denied = "PERMISSION_DENIED" if service.startswith("org.pytorch") else "UNAUTHENTICATED"
+            if (who not in may) != (code == denied and text.startswith(DENIED)):
+                wrong.append((service, name, who, code, text))
+    assert wrong == []
+
+
+def only_expired(server: Guarded) -> dict[str, str | None]:
+    return {"expired": f"Bearer {server.keys()['management']}"}
+
+
+async def test_every_route_asks_for_the_token_that_it_needs(here):
+    mounted = await routes()
+    assert len(mounted) > 70
+    await of_routes(here, mounted, here.credentials())
+
+
+async def test_every_route_asks_for_the_same_where_all_share_a_port_that_others_reach(elsewhere):
+    addresses = {f"{name}_address": Config().inference_address for name in ("management", "metrics")}
+    await of_routes(elsewhere, await routes(**addresses), elsewhere.credentials())
+
+
+async def test_no_route_takes_a_token_that_has_expired(late):
+    await of_routes(late, await routes(), only_expired(late))
+    code, text = late.code(late.port, "GET", "/v2", only_expired(late)["expired"])
+    assert code == 401
+    assert "the token has expired" in text
+
+
+async def test_what_needs_what_is_known_of_every_route_and_rpc():
+    mounted = {pattern for _, _, pattern in await routes()}
+    assert mounted >= OPEN | MANAGED | SET_BY_POST | {"/token"}
+    assert {name for _, name, _ in await rpcs()} >= OPEN_RPCS | MANAGED_RPCS
+
+
+async def test_every_rpc_asks_for_the_token_that_it_needs(here):
+    await of_rpcs(here, here.credentials())
+
+
+async def test_every_rpc_asks_for_the_same_where_all_share_a_port_that_others_reach(elsewhere):
+    await of_rpcs(elsewhere, elsewhere.credentials())
+
+
+async def test_no_rpc_takes_a_token_that_has_expired(late):
+    await of_rpcs(late, only_expired(late))
+
+
+def test_an_rpc_that_reads_and_changes_needs_the_management_token_to_change(here):
+    message = inference_pb2.LogSettingsRequest()
+    message.settings["log_warning"].bool_param = True
+    said, service = message.SerializeToString(), "inference.GRPCInferenceService"
+    bearers = here.credentials()
+    for who, expected in (
+        ("none", "UNAUTHENTICATED"),
+        ("inference", "UNAUTHENTICATED"),
+        ("management", "OK"),
+    ):
+        assert here.rpc_code(here.rpc, service, "LogSettings", "unary", bearers[who], said)[0] == expected
+
+
+@pytest.mark.parametrize(
+    "target", ["/predictions/scale", "/v1/models/scale:predict", "/v2/models/scale/infer"]
+)
+def test_a_refusal_has_the_form_of_its_protocol_and_says_what_to_do(here, target):
+    answer = requests.post(f"{here.url}{target}", data=b"{}", timeout=30)
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="mooring"'
+    said = answer.json()
+    text = said["error" if target.startswith("/v2") else "message"]
+    for part in (
+        "there is no Authorization header", "the inference token", "key_file.json", "GET /token?type=inference",
+    ):  # fmt: skip
+        assert part in text
+    if not target.startswith("/v2"):
+        assert (said["code"], said["type"]) == (401, "InvalidKeyException")
+    assert ("error" in said) == (not target.startswith("/predictions"))
+
+
+def test_a_refusal_over_grpc_names_torchserves_class(here):
+    service = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
+    code, text = here.rpc_code(here.rpc, service, "Predictions", "unary", None)
+    assert code == "PERMISSION_DENIED"
+    assert text.endswith("\norg.pytorch.serve.http.InvalidKeyException")
+
+
+def test_the_key_file_is_torchserves_and_for_the_servers_user_alone(here):
+    file = here.folder / "key_file.json"
+    assert file.stat().st_mode & 0o777 == 0o600
+    document = json.loads(file.read_text())
+    assert list(document) == ["management", "inference", "API"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", document["inference"]["expiration time"])
+    assert list(document["API"]) == ["key"]
+    assert f"tokens      {file}" in here.log
+    assert "tokens are on" in here.log
+
+
+def test_a_renewed_token_takes_the_place_of_the_one_before(here):
+    old, url = here.keys(), f"http://127.0.0.1:{here.ports[1]}/token"
+    api = {"Authorization": f"Bearer {old['API']}"}
+    answer = requests.get(url, params={"type": "inference"}, headers=api, timeout=30)
+    assert (answer.status_code, answer.text) == (200, "\n")
+    new = here.keys()
+    assert new["inference"] != old["inference"]
+    assert (new["management"], new["API"]) == (old["management"], old["API"])
+    assert here.code(here.port, "GET", "/v2", f"Bearer {old['inference']}")[0] == 401
+    assert here.code(here.port, "GET", "/v2", f"Bearer {new['inference']}")[0] == 200
+    for kind in ("API", "", "nonsense"):
+        answer = requests.get(url, params={"type": kind}, headers=api, timeout=30)
+        assert (answer.status_code, answer.json()["type"]) == (400, "InvalidKeyException")
+
+
+def test_clients_of_every_kind_send_the_token(here):
+    token = here.keys()["inference"]
+    headers = {"Authorization": f"Bearer {token}"}
+    x = np.array([[1.0, 2.0]], np.float32)
+    for url in (here.url, f"grpc://127.0.0.1:{here.rpc}"):
+        with Client(url, token=token) as client:
+            np.testing.assert_array_equal(client.infer("scale", {"x": x})["output"], 2 * x)
+            with pytest.raises(MooringError, match="management token"):
+                client.load("scale")
+        with Client(url) as nobody:
+            assert nobody.ready("scale")
+            with pytest.raises(MooringError, match="Token Authorization failed"):
+                nobody.metadata("scale")
+    with tritonclient.http.InferenceServerClient(f"127.0.0.1:{here.port}") as client:
+        assert client.is_model_ready("scale")
+        assert client.get_model_metadata("scale", headers=headers)["name"] == "scale"
+    with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{here.rpc}") as client:
+        assert (
+            client.get_model_metadata("scale", headers={"authorization": f"Bearer {token}"}).name == "scale"
+        )
+    answer = requests.post(f"{here.url}/predictions/scale", json={"x": [[1.0]]}, headers=headers, timeout=30)
+    assert answer.status_code == 200, answer.text
+
+
+def test_the_commands_take_a_token_from_the_environment_or_from_a_file(here):
+    def listed(*more: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [SCRIPTS / "mooring", "models", "list", "--url", here.url, *more],
+            env=os.environ | environ,
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    assert "scale" in listed(MOORING_TOKEN=here.keys()["inference"]).stdout
+    assert "scale" in listed("--token-file", str(here.folder / "key_file.json")).stdout
+    nobody = listed()
+    assert nobody.returncode == 1
+    assert DENIED in nobody.stderr
+
+
+def test_a_websocket_needs_the_token_to_open(here):
+    url = f"ws://127.0.0.1:{here.port}/models/infer"
+    with pytest.raises(InvalidStatus) as refused:
+        connect(url)
+    assert refused.value.response.status_code == 401
+    with connect(url, additional_headers={"Authorization": f"Bearer {here.keys()['inference']}"}) as socket:
+        socket.send(
+            json.dumps(
+                {
+                    "model": "scale",
+                    "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [3.0]}],
+                }
+            )
+        )
+        assert np.frombuffer(socket.recv(timeout=30), np.float32).tolist() == [6.0]
+
+
+def test_the_document_says_which_token_a_call_needs(here):
+    document = requests.get(f"{here.url}/openapi.json", timeout=30).json()
+    infer = document["paths"]["/v2/models/{model_name}/infer"]["post"]
+    assert infer["security"] == [{"inference": []}, {"management": []}]
+    assert "401" in infer["responses"]
+    load = document["paths"]["/v2/repository/models/{model_name}/load"]["post"]
+    assert load["security"] == [{"management": []}]
+    assert "security" not in document["paths"]["/v2/health/live"]["get"]
+    assert document["components"]["securitySchemes"]["inference"]["scheme"] == "bearer"
+
+
+async def test_where_others_reach_it_without_a_token_models_are_asked_and_not_managed(tmp_path, function):
+    ports = free_ports(3)
+    server = Guarded(
+        tmp_path, f"{function}:scale", f"--inference-address=0.0.0.0:{ports[0]}",
+        f"--management-address=127.0.0.1:{ports[1]}", f"--metrics-address=127.0.0.1:{ports[2]}",
+        bound="0.0.0.0", ports=ports,
+    )  # fmt: skip
+    try:
+        server.started()
+        for pattern in sorted(MANAGED):
+            if pattern.startswith("/v2"):
+                code, text = server.code(server.port, "POST", filled(pattern), None)
+                assert (code, "MOORING_MANAGEMENT_TOKEN" in text) == (403, True), pattern
+        assert server.code(server.port, "GET", "/v2/models", None)[0] == 200
+        assert server.code(server.ports[1], "GET", "/models", None)[0] == 200
+        for service, name, kind in await rpcs():
+            if name in MANAGED_RPCS and not service.startswith("org.pytorch"):
+                code, text = server.rpc_code(server.rpc, service, name, kind, None)
+                assert (code, "MOORING_MANAGEMENT_TOKEN" in text) == ("PERMISSION_DENIED", True), name
+        assert "models are not managed over this address" in server.log
+        server.closed()
+    finally:
+        server.kill()
+
+
+def test_shared_memory_goes_by_the_address_of_each_listener(tmp_path, function):
+    rpc = free_ports(1)[0]
+    server = Server(tmp_path, f"{function}:scale", f"--grpc-address=0.0.0.0:{rpc}")
+    try:
+        server.started()
+        assert server.ask("GET", "/v2/systemsharedmemory/status").code == 200
+        off = pytest.raises(tritonclient.grpc.InferenceServerException, match="shared memory is off")
+        with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{rpc}") as client, off:
+            client.register_system_shared_memory("mine", "/mine", 8)
+        assert server.stop() == 0
+    finally:
+        server.kill()
+
+
+def test_fixed_tokens_come_from_the_environment_and_from_files_that_may_change(tmp_path, function):
+    secret, inference = "a-management-secret", tmp_path / "inference"
+    inference.write_text("an-inference-secret\n")
+    server = Guarded(
+        tmp_path, f"{function}:tell", "--inference-token-file", inference, "--log-level=debug",
+        environ={"MOORING_MANAGEMENT_TOKEN": secret},
+    )  # fmt: skip
+    try:
+        server.started()
+        assert not (tmp_path / "key_file.json").exists()
+        assert server.code(server.ports[1], "GET", "/token?type=inference", f"Bearer {secret}")[0] == 404
+        assert server.code(server.ports[1], "GET", "/models", "Bearer an-inference-secret")[0] == 401
+        assert server.code(server.ports[1], "GET", "/models", f"Bearer {secret}")[0] == 200
+        assert server.code(server.port, "GET", "/v2", "Bearer an-inference-secret")[0] == 200
+
+        told = requests.post(
+            f"{server.url}/predictions/tell", json={"x": [1.0]}, headers={"Authorization": f"Bearer {secret}"},
+            timeout=30,
+        )  # fmt: skip
+        assert "MOORING" not in told.text
+
+        inference.write_text("another-inference-secret")
+        until(lambda: server.code(server.port, "GET", "/v2", "Bearer another-inference-secret")[0] == 200)
+        assert server.code(server.port, "GET", "/v2", "Bearer an-inference-secret")[0] == 401
+
+        seen = [server.log, *(" ".join(each.cmdline()) for each in server.family())]
+        with requests.Session() as session:
+            session.headers["Authorization"] = f"Bearer {secret}"
+            for port, path in (
+                (0, "/v2"),
+                (0, "/openapi.json"),
+                (1, "/models/tell"),
+                (2, "/metrics"),
+                (0, "/v2/nobody"),
+            ):
+                seen.append(session.get(f"http://127.0.0.1:{server.ports[port]}{path}", timeout=30).text)
+        seen.append(server.code(server.port, "GET", "/v2", f"Bearer {secret}x")[1])
+        assert not any(word in text for word in (secret, "inference-secret") for text in seen)
+        server.closed()
+    finally:
+        server.kill()
+
+
+def test_with_the_management_token_alone_inference_needs_none(tmp_path, function):
+    server = Guarded(
+        tmp_path, f"{function}:scale", "--protect-metrics", environ={"MOORING_MANAGEMENT_TOKEN": "the-secret"}
+    )
+    try:
+        server.started()
+        load = "/v2/repository/models/scale/load"
+        assert server.code(server.port, "GET", "/v2", None)[0] == 200
+        assert server.code(server.port, "POST", load, None)[0] == 401
+        assert server.code(server.port, "POST", load, "Bearer the-secret")[0] != 401
+        assert server.code(server.ports[2], "GET", "/metrics", None)[0] == 401
+        assert server.code(server.ports[2], "GET", "/metrics", "Bearer the-secret")[0] == 200
+        assert "inference needs none" in server.log
+        server.closed()
+    finally:
+        server.kill()
+
+
+def test_a_start_in_vain_leaves_the_keys_of_a_running_server_alone(here):
+    before = here.keys()
+    second = subprocess.run(
+        [SCRIPTS / "mooring", "serve", "--token-authorization=on", f"--inference-address=127.0.0.1:{here.port}",
+         "--management-address=127.0.0.1:0", "--metrics-address=127.0.0.1:0", "--grpc-address=127.0.0.1:0",
+         "--grpc-management-address=127.0.0.1:0"],
+        cwd=here.folder, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert second.returncode == 1, second.stderr
+    assert here.keys() == before
