@@ -75,6 +75,9 @@ def test_every_setting_reads_the_same_from_file_environment_and_flag(tmp_path, n
         "dialect": ("amd", "amd"),
         "token_authorization": ("on", "on"),
         "metrics_mode": ("log", "log"),
+        "cors_allowed_origin": ("https://a.example,*", ["https://a.example", "*"]),
+        "cors_allowed_methods": ("GET, PUT", ["GET", "PUT"]),
+        "cors_allowed_headers": ("X-Own", ["X-Own"]),
         "allowed_urls": ("https://models[.]example/.*", ["https://models[.]example/.*"]),
         "enable_model_api": ("false", False),
         "number_of_gpu": ("2", 2),
@@ -114,6 +117,7 @@ def test_every_setting_says_what_it_is():
         ("http://host:0/", Address("host", 0)),
         ("127.0.0.1:7070", Address("127.0.0.1", 7070)),
         ("http://[::1]:8080", Address("::1", 8080)),
+        ("https://h:8443", Address("h", 8443, secure=True)),
         ("unix:/tmp/s", Address(path="/tmp/s")),
         ("unix:///tmp/s", Address(path="/tmp/s")),
     ],
@@ -128,7 +132,7 @@ def test_an_address_is_read_as_users_write_it(text, address):
     [
         "",
         "unix:",
-        "https://h:1",
+        "https://",
         "ftp://h:1",
         "http://:1",
         "http://h:x",
@@ -239,7 +243,11 @@ def test_a_secret_is_no_flag_and_is_shown_nowhere(tmp_path):
     assert "the secret" not in f"{config} {config!r} {config.management_token}"
     file = written(tmp_path, 'inference_token = ["the secret"]')
     assert "the secret" not in refusal({}, {}, file)
-    assert [name for name in SETTINGS if is_secret(name)] == ["inference_token", "management_token"]
+    assert [name for name in SETTINGS if is_secret(name)] == [
+        "keystore_pass",
+        "inference_token",
+        "management_token",
+    ]
 
 
 def test_torchserve_properties_are_read_by_their_meaning(tmp_path):

@@ -33,16 +33,20 @@ class ConfigError(Exception):
 
 
 class Address(msgspec.Struct, frozen=True):
-    """Where a listener is: a host and a port (0 takes a free one), or with ``path`` a unix socket."""
+    """Where a listener is: a host and a port (0 takes a free one), or with ``path`` a unix socket.
+
+    ``secure``: it speaks TLS.
+    """
 
     host: str = ""
     port: int = 0
     path: str = ""
+    secure: bool = False
 
     @property
     def scheme(self) -> str:
-        """``unix`` or ``http``."""
-        return "unix" if self.path else "http"
+        """``unix``, ``http`` or ``https``."""
+        return "unix" if self.path else "https" if self.secure else "http"
 
     @property
     def loopback(self) -> bool:
@@ -59,13 +63,11 @@ class Address(msgspec.Struct, frozen=True):
         """An address as a user writes it; ``port`` where it names none. Raises ``ValueError``.
 
         >>> Address.parse("http://[::1]:8080", 80)
-        Address(host='::1', port=8080, path='')
+        Address(host='::1', port=8080, path='', secure=False)
         """
         if text.startswith("unix:/"):
             return cls(path=text.removeprefix("unix:").removeprefix("//"))
         parts = urlsplit(text if "://" in text else f"//{text}")
-        if parts.scheme == "https":
-            raise ValueError("https is not served yet")
         beyond = (
             parts.path.strip("/")
             or parts.query
@@ -73,14 +75,15 @@ class Address(msgspec.Struct, frozen=True):
             or "@" in parts.netloc
             or parts.netloc.endswith(":")
         )
-        if parts.scheme not in ("", "http") or not parts.hostname or beyond:
-            raise ValueError("expected http://HOST:PORT or unix:/path")
-        return cls(parts.hostname, port if parts.port is None else parts.port)
+        if parts.scheme not in ("", "http", "https") or not parts.hostname or beyond:
+            raise ValueError("expected http://HOST:PORT, https://HOST:PORT or unix:/path")
+        chosen = port if parts.port is None else parts.port
+        return cls(parts.hostname, chosen, secure=parts.scheme == "https")
 
     def __str__(self) -> str:
         if self.path:
             return f"unix:{self.path}"
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        return f"{self.scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
 class Secret(msgspec.Struct, frozen=True):
@@ -140,13 +143,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     targets: Annotated[Names, Meta(description="what to serve: FILE.mar, FILE.py:function or MODEL_DIR")] = ()
     inference_address: Annotated[
-        Address, Meta(description="where predictions are served, http://HOST:PORT or unix:/path")
+        Address,
+        Meta(description="where predictions are served, http://HOST:PORT, https://HOST:PORT or unix:/path"),
     ] = Address("127.0.0.1", 8080)
     management_address: Annotated[
-        Address, Meta(description="where models are managed, http://HOST:PORT or unix:/path")
+        Address,
+        Meta(description="where models are managed, http://HOST:PORT, https://HOST:PORT or unix:/path"),
     ] = Address("127.0.0.1", 8081)
     metrics_address: Annotated[
-        Address, Meta(description="where metrics are read, http://HOST:PORT or unix:/path")
+        Address, Meta(description="where metrics are read, http://HOST:PORT, https://HOST:PORT or unix:/path")
     ] = Address("127.0.0.1", 8082)
     enable_metrics_api: Annotated[bool, Meta(description="whether metrics are served, true or false")] = True
     metrics_mode: Annotated[
@@ -193,9 +198,43 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     grpc_management_max_connection_age_grace: Annotated[
         Age, Meta(description="the same grace for the management over gRPC; 0 is no limit")
     ] = 0.0
+    enable_grpc_ssl: Annotated[bool, Meta(description="whether gRPC is served over TLS, true or false")] = (
+        False
+    )
     grpc_max_message_size: Annotated[
         Count, Meta(description="bytes of the largest gRPC message; 0 is no limit")
     ] = 0
+    certificate_file: Annotated[
+        Folder, Meta(description="the server's certificate with its chain, PEM, for https and gRPC over TLS")
+    ] = None
+    private_key_file: Annotated[
+        Folder, Meta(description="the key of the server's certificate, PEM, not encrypted")
+    ] = None
+    keystore: Annotated[
+        Folder, Meta(description="certificate and key in one PKCS12 file, in place of the PEM files")
+    ] = None
+    keystore_pass: Annotated[Secret, Meta(description="the keystore's password; changeit without")] = Secret(
+        "changeit"
+    )
+    keystore_type: Annotated[
+        str, Meta(description="the keystore's form: PKCS12; JKS is refused with the command that converts it")
+    ] = "PKCS12"
+    client_ca_file: Annotated[
+        Folder,
+        Meta(
+            description="PEM certificates of authorities: who asks over TLS must show a certificate of one of them"
+        ),
+    ] = None
+    cors_allowed_origin: Annotated[
+        Names,
+        Meta(description="web sites whose pages may ask: *, or scheme://HOST[:PORT], comma-separated"),
+    ] = ()
+    cors_allowed_methods: Annotated[
+        Names, Meta(description="methods that such pages may use, comma-separated")
+    ] = ()
+    cors_allowed_headers: Annotated[
+        Names, Meta(description="headers that such pages may send, comma-separated")
+    ] = ()
     model_store: Annotated[Folder, Meta(description="folder with model archives")] = None
     workflow_store: Annotated[
         Folder, Meta(description="folder with workflow archives (.war); the model store by default")
@@ -370,6 +409,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """Whether managing models needs a token."""
         return self.generates_tokens or bool(self.management_token) or self.management_token_file is not None
 
+    def guarded(self, address: Address) -> bool:
+        """Whether it takes this machine, a token or a certificate to manage models there, or the user wants it open."""
+        certified = address.secure and self.client_ca_file is not None
+        return address.loopback or certified or self.guards_management or self.insecure
+
 
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Config)}
 _PLAIN = get_type_hints(Config)  # without constraints: which reader a setting has
@@ -411,7 +455,7 @@ def load_config(
     chosen.update(_from_environment(environ, warn))
     chosen.update({name: _typed(name, value, _flag(name)) for name, value in flags.items()})
     chosen.update(_from_torchserves_environment(environ, chosen))
-    config = Config(**chosen)
+    config = _secured(Config(**chosen))
     _check_management(config)
     return config
 
@@ -502,6 +546,15 @@ _PROPERTIES = {
     "enable_model_api": "enable_model_api",
     "disable_token_authorization": "insecure",
     "token_expiration_min": "token_expiration_min",
+    "enable_grpc_ssl": "enable_grpc_ssl",
+    "certificate_file": "certificate_file",
+    "private_key_file": "private_key_file",
+    "keystore": "keystore",
+    "keystore_pass": "keystore_pass",
+    "keystore_type": "keystore_type",
+    "cors_allowed_origin": "cors_allowed_origin",
+    "cors_allowed_methods": "cors_allowed_methods",
+    "cors_allowed_headers": "cors_allowed_headers",
 }
 # Host and port have a key each -> our setting.
 _PROPERTIES_GRPC = {
@@ -611,7 +664,7 @@ def _typed(name: str, value: Any, where: str, *, strict: bool = False) -> Any:
             return Secret(msgspec.convert(value, str))
         if kind == Names:
             names = _names([value] if isinstance(value, str) else msgspec.convert(value, list[str]))
-            return tuple(_patterns(names) if name == "allowed_urls" else names)
+            return tuple(_CHECKED[name](names) if name in _CHECKED else names)
         if kind in (Versions, Snapshot | None) and isinstance(value, str):
             value = json.loads(value)
         if name == "blacklist_env_vars":
@@ -641,15 +694,51 @@ def _patterns(texts: Iterable[str]) -> Iterator[str]:
         yield text
 
 
+def _origins(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        parts = urlsplit(text)
+        if text != "*" and (text != f"{parts.scheme}://{parts.netloc}" or not parts.hostname):
+            raise ValueError(f"'{text}' is no origin, such as https://example.com, with nothing behind")
+        yield text.lower()
+
+
+def _tokens(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", text):
+            raise ValueError(f"'{text}' is no name of a method or a header")
+        yield text
+
+
+_CHECKED: Mapping[str, Callable[[Iterable[str]], Iterator[str]]] = {
+    "allowed_urls": _patterns,
+    "cors_allowed_origin": _origins,
+    "cors_allowed_methods": _tokens,
+    "cors_allowed_headers": _tokens,
+}
+
+
+def _secured(config: Config) -> Config:
+    """The settings with gRPC's addresses secure where that is set; a unix socket needs no TLS."""
+    if not config.enable_grpc_ssl:
+        return config
+    grpc, management = config.grpc_address, config.grpc_management_address
+    return msgspec.structs.replace(
+        config,
+        grpc_address=msgspec.structs.replace(grpc, secure=not grpc.path),
+        grpc_management_address=msgspec.structs.replace(management, secure=not management.path),
+    )
+
+
 def _check_management(config: Config) -> None:
-    """Nobody but this machine may manage models unless a token guards it, or the user says so."""
+    """Nobody but this machine, or who shows a token or a certificate, may manage models, unless the user says so."""
     for name in ("management_address", "grpc_management_address"):
         address: Address = getattr(config, name)
-        if not config.insecure and not address.loopback and not config.guards_management:
+        if not config.guarded(address):
             raise ConfigError(
                 f"{name} {address} can be reached from other machines, where anybody could manage"
                 " the models: give a loopback address, or ask for a token (management_token_file,"
-                " MOORING_MANAGEMENT_TOKEN or token_authorization = on), or set insecure = true (--insecure) to allow it"
+                " MOORING_MANAGEMENT_TOKEN or token_authorization = on) or for certificates (client_ca_file),"
+                " or set insecure = true (--insecure) to allow it"
             )
 
 

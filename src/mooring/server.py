@@ -32,8 +32,9 @@ from mooring.protocols.allowed import answering_options
 from mooring.protocols.amd.administration import AmdAdministration
 from mooring.protocols.amd.conversation import InferenceSocket
 from mooring.protocols.amd.metrics import AmdMetrics
-from mooring.protocols.application import Application
-from mooring.protocols.dialect import AMD, V2
+from mooring.protocols.application import Application, https_only
+from mooring.protocols.cors import Cors
+from mooring.protocols.dialect import AMD, V2, Dialect
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve.generate import Generate
 from mooring.protocols.kserve.repository import Repository
@@ -55,6 +56,7 @@ from mooring.repository.spec import Defaults
 from mooring.repository.store import Store
 from mooring.tokens import Access, tokens_of
 from mooring.web.http1 import HttpServer, Limits
+from mooring.web.tls import certificates_of
 from mooring.workers.arena import Arena
 from mooring.workers.environment import worker_environment
 
@@ -70,6 +72,9 @@ class Listener(Protocol):
     async def drain(self, limit: float, /) -> None:
         """Take nothing new, answer what was accepted; give up after ``limit`` seconds."""
 
+
+# Seconds between two looks at the files of certificates.
+_RENEWAL = 3.0
 
 Started = Callable[[Config, Sequence[ModelState]], None]
 
@@ -169,8 +174,11 @@ class Server:
         self._memory = SharedMemory(self._arena) if SharedMemory.available() else None
         self._log_settings, self._trace_settings = LogSettings(self._control), TraceSettings()
         self._extensions: list[str] = []
-        cors = {"access-control-allow-origin": "*"} if self._dialect is AMD else None
-        self._responses = Responses(self._metrics.responses, cors=cors)
+        self._cors = _cors(config, self._dialect)
+        self._responses = Responses(
+            self._metrics.responses, cors=self._cors.headers, reserved=self._cors.reserved
+        )
+        self._certificates = certificates_of(config)
         self._listeners: list[Listener] = []
         self._loading: list[asyncio.Future[ModelVersion]] = []
         self._loaded = False
@@ -192,6 +200,9 @@ class Server:
         await self._listen_grpc()
         self._say_who_may()
         self._write_metrics()
+        if self._certificates is not None:
+            renewing = asyncio.ensure_future(_again(self._certificates.renew, _RENEWAL))
+            self._stack.callback(renewing.cancel)
         if self._config.repository_monitoring and self._config.model_repository is not None:
             monitor = RepositoryMonitor(
                 self._administration,
@@ -245,7 +256,7 @@ class Server:
         if address.path:
             await server.start_unix(address.path)
         else:
-            await server.start(address.host, address.port)
+            await server.start(address.host, address.port, self._certificates if address.secure else None)
             if not address.port:
                 log.info("listening for gRPC", host=address.host, port=server.port)
                 self._found_port(name, server.port)
@@ -341,7 +352,7 @@ class Server:
         config = self._config
         return Gate(
             self._tokens,
-            closed=not (address.loopback or config.insecure or config.guards_management),
+            closed=not config.guarded(address),
             protect_metrics=config.protect_metrics,
         )
 
@@ -360,12 +371,12 @@ class Server:
                 "tokens are on", needed_for="management" if open_ else "inference, management", keys=where
             )
         for address in {config.inference_address, config.grpc_address}:
-            if not (address.loopback or config.insecure or config.guards_management):
+            if not config.guarded(address):
                 log.warning(
                     "models are not managed over this address",
                     address=str(address),
-                    reason="other machines reach it, and no token guards it",
-                    remedy="set management_token_file or MOORING_MANAGEMENT_TOKEN, or insecure = true",
+                    reason="other machines reach it, and no token guards it, nor a client's certificate",
+                    remedy="set management_token_file, MOORING_MANAGEMENT_TOKEN or client_ca_file, or insecure = true",
                 )
 
     def _v2(self) -> list[Endpoint]:
@@ -401,7 +412,8 @@ class Server:
         self._extensions = v2.extensions
         if dialect is AMD:
             endpoints = AmdMetrics(self._metrics, engine.waiting).counting(endpoints)
-        endpoints += InferenceSocket(engine, responses, any_origin=dialect is AMD).endpoints()
+        socket = InferenceSocket(engine, responses, any_origin=self._cors.anyone, named=self._cors.named)
+        endpoints += socket.endpoints()
         return endpoints
 
     def _site(self, sites: list["Site"], name: str) -> "Site":
@@ -421,20 +433,24 @@ class Server:
         self.listening = structs.replace(self.listening, **found)
 
     async def _listen(self, site: "Site", endpoints: Sequence[Endpoint]) -> None:
-        config, address = self._config, site.address
+        config, certificates, address = self._config, self._certificates, site.address
         # TorchServe's clients count on its small limit, Triton's know of none.
         most = max(config.max_request_size, config.max_tensor_request_size)
         limits = Limits(max_body_bytes=config.max_request_size, larger_bodies=((b"/v2/", most),))
+        application = Application(
+            endpoints,
+            self._responses,
+            gate=self._gate(address),
+            loopback=address.loopback and not config.insecure,
+            named=self._cors.named,
+        )
         listener = HttpServer(
-            Application(
-                endpoints,
-                self._responses,
-                gate=self._gate(address),
-                loopback=address.loopback and not self._config.insecure,
-            ),
+            self._cors.telling(application),
             limits=limits,
             allocator=self._arena,
             refuse=self._responses.refuse_message,
+            tls=certificates.current if address.secure and certificates is not None else None,
+            plain=https_only(self._responses),
         )
         if address.path:
             await listener.start_unix(address.path)
@@ -461,6 +477,12 @@ class Site:
         """Serve these too, and describe them."""
         self.endpoints.extend(endpoints)
         self.description.cover(endpoints)
+
+
+def _cors(config: Config, dialect: Dialect) -> Cors:
+    # AMD's server lets every page read its answers, and does not ask.
+    origins = config.cors_allowed_origin or (("*",) if dialect is AMD else ())
+    return Cors(origins, config.cors_allowed_methods, config.cors_allowed_headers)
 
 
 def _made(folder: Path) -> Path:

@@ -144,7 +144,7 @@ def secure(serve, certificate):
     def make(app):
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
-        served = serve(app, ssl=context)
+        served = serve(app, tls=lambda: context)
         trusting = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
         sock = trusting.wrap_socket(served.connect().sock, server_hostname="localhost")
         served.clients.append(Client(sock))

@@ -121,14 +121,19 @@ class Client:
 class Served:
     """A listener that runs."""
 
-    def __init__(self, loop, app, *, ssl=None, path=None, **limits):
+    def __init__(self, loop, app, *, tls=None, plain=None, path=None, **limits):
         self.loop = loop
         self.allocator = CountingAllocator()
         self.seen = []
         self.clients = []
         self.app = app
         self.server = HttpServer(
-            self._app, limits=Limits(**limits), allocator=self.allocator, refuse=triple, ssl=ssl
+            self._app,
+            limits=Limits(**limits),
+            allocator=self.allocator,
+            refuse=triple,
+            tls=tls,
+            plain=plain,
         )
         self.run(self.server.start("127.0.0.1", 0) if path is None else self.server.start_unix(path))
 

@@ -1,11 +1,12 @@
 """What commands that ask a server share: which one, with which token, and how a refusal is told."""
 
+import functools
 import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -13,40 +14,69 @@ _DEFAULT = "http://127.0.0.1:8080"
 _DEFAULT_GRPC = "grpc://127.0.0.1:7070"
 
 
+class Server(NamedTuple):
+    """Which server to ask, and how. The last four are files."""
+
+    url: str | None
+    grpc: bool
+    timeout: float
+    token_file: str | None
+    ca: str
+    certificate: str
+    key: str
+
+
+_OPTIONS = (
+    click.option("--key", default="", metavar="FILE", help="its key, PEM, if that is not in the same file"),
+    click.option(
+        "--cert", "certificate", default="", metavar="FILE", help="certificate to show the server, PEM"
+    ),
+    click.option("--cacert", "ca", default="", metavar="FILE", help="certificates to trust [the machine's]"),
+    click.option(
+        "--token-file",
+        type=click.Path(exists=True, dir_okay=False),
+        help="file with the token that the server asks for, or its key_file.json;"
+        " a token itself goes into MOORING_TOKEN",
+    ),
+    click.option("--timeout", default=60.0, show_default=True, metavar="SECONDS", help="how long to wait"),
+    click.option("--grpc", is_flag=True, help="speak gRPC"),
+    click.option("--url", help=f"the server, as http, https, grpc or grpcs [{_DEFAULT}, {_DEFAULT_GRPC}]"),
+)
+
+
 def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that say which server to ask."""
-    for option in (
-        click.option(
-            "--token-file",
-            type=click.Path(exists=True, dir_okay=False),
-            help="file with the token that the server asks for, or its key_file.json;"
-            " a token itself goes into MOORING_TOKEN",
-        ),
-        click.option(
-            "--timeout", default=60.0, show_default=True, metavar="SECONDS", help="how long to wait"
-        ),
-        click.option("--grpc", is_flag=True, help="speak gRPC"),
-        click.option(
-            "--url", help=f"the server, as http, https, grpc or grpcs [{_DEFAULT}, {_DEFAULT_GRPC}]"
-        ),
-    ):
-        command = option(command)
-    return command
+    """Give a command the options that say which server to ask; it gets them as ``server``."""
+
+    @functools.wraps(command)
+    def asked(**given: Any) -> Any:
+        chosen = {name: given.pop(name) for name in Server._fields}
+        return command(**given, server=Server(**chosen))
+
+    for option in _OPTIONS:
+        asked = option(asked)
+    return asked
 
 
 @contextmanager
-def asking(url: str | None, grpc: bool, timeout: float, token_file: str | None) -> Iterator[Any]:
+def asking(server: Server) -> Iterator[Any]:
     """A client of the server. What the server, or the user, got wrong is one line and status 1."""
     from mooring.client.sync.client import Client
     from mooring.core.errors import MooringError
 
-    if url and grpc:
+    url = server.url
+    if url and server.grpc:
         if url.startswith("http"):
             raise click.UsageError(f"--grpc speaks with a grpc:// or grpcs:// URL, not with {url}")
         url = url if "://" in url else f"grpc://{url}"
     try:
-        server, token = url or (_DEFAULT_GRPC if grpc else _DEFAULT), _token(token_file)
-        with Client(server, timeout=timeout, token=token) as client:
+        with Client(
+            url or (_DEFAULT_GRPC if server.grpc else _DEFAULT),
+            timeout=server.timeout,
+            token=_token(server.token_file),
+            ca=server.ca,
+            certificate=server.certificate,
+            key=server.key,
+        ) as client:
             yield client
     except MooringError as error:
         raise click.ClickException(error.message) from error

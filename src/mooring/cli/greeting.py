@@ -4,6 +4,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from mooring.config import Address, Config
 from mooring.core.service import ModelState
 from mooring.tokens import KEY_FILE
@@ -64,7 +66,7 @@ def _tokens(config: Config) -> list[str]:
 
 def _plain(address: Address) -> str:
     """As gRPC's clients name it."""
-    return str(address).removeprefix("http://")
+    return str(address).removeprefix("http://").replace("https://", "grpcs://")
 
 
 def _model(state: ModelState) -> str:
@@ -74,15 +76,15 @@ def _model(state: ModelState) -> str:
 
 def _curls(config: Config, model: str) -> list[str]:
     address = config.inference_address
-    where = (
-        f"curl --unix-socket {address.path} http://localhost" if address.path else f"curl {_reach(address)}"
-    )
+    where = f"--unix-socket {address.path} http://localhost" if address.path else _reach(address)
+    if address.secure and config.client_ca_file is not None:
+        where = f"--cert CERTIFICATE --key KEY {where}"
     guarded = config.generates_tokens or config.inference_token or config.inference_token_file
     token = ' -H "Authorization: Bearer $TOKEN"' if guarded else ""
-    return [f"  {where}/ping", f"  {where}/predictions/{model} -T FILE{token}"]
+    return [f"  curl {where}/ping", f"  curl {where}/predictions/{model} -T FILE{token}"]
 
 
 def _reach(address: Address) -> str:
     """How this machine reaches a listener that takes every address."""
     everywhere = address.host in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
-    return str(Address("127.0.0.1", address.port) if everywhere else address)
+    return str(msgspec.structs.replace(address, host="127.0.0.1") if everywhere else address)

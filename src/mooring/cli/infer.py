@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mooring.cli.asking import asking, server_options
+from mooring.cli.asking import Server, asking, server_options
 
 
 @click.command()
@@ -25,7 +25,7 @@ from mooring.cli.asking import asking, server_options
 @server_options
 def infer(
     model: str, inputs: Sequence[str], version: str, outputs: Sequence[str], parameters: Sequence[str],
-    save: str | None, url: str | None, grpc: bool, timeout: float, token_file: str | None,
+    save: str | None, server: Server,
 ) -> None:  # fmt: skip
     """Ask MODEL of a running server, and print its answer as JSON.
 
@@ -34,7 +34,7 @@ def infer(
     """
     from mooring.cli.inputs import read_inputs
 
-    with asking(url, grpc, timeout, token_file) as client:
+    with asking(server) as client:
         metadata = client.metadata(model, version)
         tensors = read_inputs(
             _files(inputs),

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from mooring.cli.asking import asking, server_options
+from mooring.cli.asking import Server, asking, server_options
 
 
 @click.group()
@@ -15,11 +15,11 @@ def models() -> None:
 
 @models.command("list")
 @server_options
-def list_(url: str | None, grpc: bool, timeout: float, token_file: str | None) -> None:
+def list_(server: Server) -> None:
     """Every model of the server's repository, loaded or not."""
     from mooring.cli.tables import show
 
-    with asking(url, grpc, timeout, token_file) as client:
+    with asking(server) as client:
         entries = client.models()
         show(
             ["MODEL", "VERSION", "STATE", "REASON"],
@@ -33,13 +33,11 @@ def list_(url: str | None, grpc: bool, timeout: float, token_file: str | None) -
     "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="a parameter to load it with"
 )
 @server_options
-def load(
-    model: str, parameters: Sequence[str], url: str | None, grpc: bool, timeout: float, token_file: str | None
-) -> None:
+def load(model: str, parameters: Sequence[str], server: Server) -> None:
     """Load MODEL of the repository, anew if it is loaded, and return when it is ready."""
     from mooring.cli.infer import pair
 
-    with asking(url, grpc, timeout, token_file) as client:
+    with asking(server) as client:
         client.load(model, parameters=dict(pair(each) for each in parameters))
         click.echo(f"{model} is ready")
 
@@ -48,11 +46,9 @@ def load(
 @click.argument("model")
 @click.option("--dependents", is_flag=True, help="and the stages that only this chain of models uses")
 @server_options
-def unload(
-    model: str, dependents: bool, url: str | None, grpc: bool, timeout: float, token_file: str | None
-) -> None:
+def unload(model: str, dependents: bool, server: Server) -> None:
     """Unload every version of MODEL, once what it was asked is answered."""
-    with asking(url, grpc, timeout, token_file) as client:
+    with asking(server) as client:
         client.unload(model, dependents=dependents)
         click.echo(f"{model} is unloaded")
 
@@ -61,13 +57,11 @@ def unload(
 @click.argument("model")
 @click.option("--version", default="", help="the version to describe; without it the default one")
 @server_options
-def describe(
-    model: str, version: str, url: str | None, grpc: bool, timeout: float, token_file: str | None
-) -> None:
+def describe(model: str, version: str, server: Server) -> None:
     """What MODEL takes and gives, how it is run, and what it has done."""
     from mooring.cli.tables import show
 
-    with asking(url, grpc, timeout, token_file) as client:
+    with asking(server) as client:
         metadata = client.metadata(model, version)
         config = client.config(model, version)
         usage = client.usage(model, version)

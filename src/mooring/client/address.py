@@ -43,23 +43,45 @@ class Address(msgspec.Struct, frozen=True):
         return self.scheme.startswith("grpc")
 
 
-def verification(ca: str) -> Any:
-    """What HTTP checks a server's certificate with: ``ca``, a file of certificates, or what the machine trusts.
+class Trust(msgspec.Struct, frozen=True):
+    """Files, all PEM. ``ca``: whom to trust in place of what the machine trusts; ``certificate`` and ``key``: who asks.
 
-    Raises ``InvalidInput``.
+    A ``key`` that is not given is in the file of the certificate.
     """
-    roots = certificates(ca)
-    if roots is None:
+
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+
+
+def verification(trust: Trust) -> Any:
+    """What HTTP checks a server's certificate with, and shows it where it asks for one. Raises ``InvalidInput``."""
+    roots, certificate, _ = identities(trust)
+    if roots is None and certificate is None:
         return True
     try:
-        return ssl.create_default_context(cadata=roots.decode("latin-1"))
+        context = ssl.create_default_context(cadata=None if roots is None else roots.decode("ascii"))
     except (ssl.SSLError, ValueError) as error:
-        raise InvalidInput(f"{ca} holds no certificates: {error}") from None
+        raise InvalidInput(f"{trust.ca} holds no certificates: {error}") from None
+    if certificate is not None:
+        try:
+            context.load_cert_chain(trust.certificate, trust.key or None, password=lambda: b"")
+        except ssl.SSLError as error:
+            reason = error.reason or "is the key encrypted?"
+            raise InvalidInput(f"{trust.certificate} and its key cannot be used: {reason}") from None
+    return context
 
 
-def certificates(ca: str) -> bytes | None:
-    """The content of a file of certificates, None for none. Raises ``InvalidInput``."""
+def identities(trust: Trust) -> tuple[bytes | None, bytes | None, bytes | None]:
+    """What the files hold, None for those that are not given. Raises ``InvalidInput``."""
+    if trust.key and not trust.certificate:
+        raise InvalidInput(f"the key {trust.key} is of use only with its certificate")
+    key = trust.key or trust.certificate
+    return _content(trust.ca), _content(trust.certificate), _content(key)
+
+
+def _content(file: str) -> bytes | None:
     try:
-        return Path(ca).read_bytes() if ca else None
+        return Path(file).read_bytes() if file else None
     except OSError as error:
-        raise InvalidInput(f"{ca}: {error.strerror}") from None
+        raise InvalidInput(f"{file}: {error.strerror}") from None

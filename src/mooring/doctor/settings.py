@@ -12,12 +12,7 @@ from mooring.torchserve_keys import why_idle
 
 # Keys whose loss changes what callers see, where the server has no use for them -> what to do.
 _MISSED = {
-    "certificate_file": "put a proxy that ends TLS in front, or give the certificate where the server takes one",
-    "cors_allowed_origin": "let the proxy in front answer for other origins",
-    "enable_grpc_ssl": "put a proxy that ends TLS in front",
-    "keystore": "export the key and the certificate as PEM, and put a proxy that ends TLS in front",
     "plugins_path": "remove the line; do what the plugin did in a handler or in the proxy in front",
-    "private_key_file": "put a proxy that ends TLS in front, or give the key where the server takes one",
 }
 _TOKENS = {
     "disable_token_authorization": "where it is true nobody needs a token, as in TorchServe",
@@ -94,8 +89,7 @@ class Settings:
 
     def _in_vain(self, key: str) -> Finding:
         if key in _MISSED:
-            what = _PLUGINS if key == "plugins_path" else f"{key} has no effect here"
-            return change(self.where(key), what, _MISSED[key])
+            return change(self.where(key), _PLUGINS, _MISSED[key])
         why = why_idle(key, self.values[key])
         return differs(self.where(key), f"{key} has no effect here: {why}", "the line may stay")
 

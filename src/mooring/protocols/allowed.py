@@ -27,7 +27,10 @@ def answering_options(endpoints: Iterable[Endpoint], responses: Responses) -> li
 def _telling(methods: set[str], responses: Responses) -> Handler:
     listed = ",".join(["OPTIONS", *sorted(methods)])
     lines = [("allow", listed)]
-    if "access-control-allow-origin" in responses.reserved:
+    if (
+        "access-control-allow-origin" in responses.reserved
+        and "access-control-allow-methods" not in responses.reserved
+    ):
         lines.append(("access-control-allow-methods", listed))
     head = header_lines(lines)
 

@@ -12,7 +12,7 @@ from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.origins import CROSS_SITE, from_elsewhere
 from mooring.protocols.responses import Responses
 from mooring.protocols.status import Asked
-from mooring.web.http1 import Exchange, header_lines
+from mooring.web.http1 import App, Exchange, header_lines
 from mooring.web.routing import Handler, Match, Route, Router
 
 log = get_logger(__name__)
@@ -25,7 +25,8 @@ class Application:
 
     Where responses carry CORS headers, what a browser asks before it asks is answered with them, on every path.
     Pages of other sites reach no endpoint that changes what is served; with ``loopback``, which says that only this
-    machine reaches the listener, a page's site must be this machine as well. Endpoints are put behind the ``gate`` here.
+    machine reaches the listener, a page's site must be this machine as well. Sites that are ``named`` count as this
+    one's own. Endpoints are put behind the ``gate`` here.
     """
 
     def __init__(
@@ -35,10 +36,12 @@ class Application:
         *,
         gate: Gate | None = None,
         loopback: bool = False,
+        named: frozenset[bytes] = frozenset(),
     ) -> None:
         self._responses = responses
         self._gate = gate or Gate()
         self._loopback = loopback
+        self._named = named
         self._router = Router()
         by_pattern: dict[str, list[Endpoint]] = {}
         for endpoint in endpoints:
@@ -100,7 +103,7 @@ class Application:
 
     def _of_this_site(self, handler: Handler) -> Handler:
         def guarded(exchange: Exchange, match: Match) -> None:
-            if from_elsewhere(exchange, loopback=self._loopback):
+            if from_elsewhere(exchange, loopback=self._loopback, named=self._named):
                 self._responses.refuse(exchange, CROSS_SITE)
             else:
                 handler(exchange, match)
@@ -111,3 +114,13 @@ class Application:
         allow = header_lines([("allow", ", ".join(sorted(methods)))])
         refusal = msgspec.structs.replace(statuses.NOT_ALLOWED, head=allow)
         return lambda exchange, _: self._responses.refuse(exchange, refusal)
+
+
+def https_only(responses: Responses) -> App:
+    """The app of those who speak plain HTTP to a listener that speaks TLS: it says so, and ends the connection."""
+
+    def refuse(exchange: Exchange) -> None:
+        exchange.keep = False
+        responses.json(exchange, statuses.HTTPS_ONLY, status=403)
+
+    return refuse

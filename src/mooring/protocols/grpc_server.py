@@ -17,6 +17,7 @@ from mooring.protocols.access import Gate
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.status import Asked, Refusal, grpc_gate, grpc_v2
 from mooring.tokens import Access
+from mooring.web.tls import Certificates, Identity
 
 log = get_logger(__name__)
 
@@ -100,17 +101,21 @@ class GrpcServer:
             )
         self.port = 0
 
-    async def start(self, host: str, port: int) -> None:
-        """Listen; with port 0 on a free one. Raises ``OSError``."""
-        await self._listen(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    async def start(self, host: str, port: int, certificates: Certificates | None = None) -> None:
+        """Listen; with port 0 on a free one, with ``certificates`` over TLS. Raises ``OSError``."""
+        credentials = None if certificates is None else _credentials(certificates)
+        await self._listen(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", credentials)
 
     async def start_unix(self, path: str) -> None:
         """Listen on a unix socket. Raises ``OSError``."""
         await self._listen(f"unix:{path}")
 
-    async def _listen(self, address: str) -> None:
+    async def _listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> None:
         try:
-            self.port = self._server.add_insecure_port(address)
+            if credentials is None:
+                self.port = self._server.add_insecure_port(address)
+            else:
+                self.port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address} for gRPC: {error}") from None
         await self._server.start()
@@ -124,6 +129,25 @@ class GrpcServer:
     async def close(self) -> None:
         """End whatever still runs."""
         await self._server.stop(None)
+
+
+def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
+    """What each new connection is shown: the certificates as they are then."""
+    shown = certificates.identity
+
+    def renewed() -> grpc.ServerCertificateConfiguration:
+        # Asked from gRPC's threads. What has not changed could be None as well, but the types do not know that.
+        return _configuration(certificates.identity)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(shown), renewed, require_client_authentication=bool(shown.client_ca)
+    )
+
+
+def _configuration(identity: Identity) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(identity.key, identity.chain)], root_certificates=identity.client_ca or None
+    )
 
 
 async def refuse(

@@ -13,18 +13,19 @@ from mooring.web.http1 import Exchange
 CROSS_SITE = Refusal(
     403,
     "ForbiddenException",
-    "a page of another site (Origin) may not change what this server serves; ask without an Origin header",
+    "a page of another site (Origin) may not change what this server serves; ask without an Origin header,"
+    " or name the site in cors_allowed_origin",
 )
 
 
-def from_elsewhere(exchange: Exchange, *, loopback: bool) -> bool:
-    """Whether a page of another site asks.
+def from_elsewhere(exchange: Exchange, *, loopback: bool, named: frozenset[bytes] = frozenset()) -> bool:
+    """Whether a page of another site asks, and not one of those that are ``named`` (in lower case).
 
     ``loopback``: the page must also have come under one of this machine's own names. A site may point its name at
     127.0.0.1 once its page is loaded, and then Origin and Host agree.
     """
     origin = exchange.header(b"origin")
-    if origin is None:
+    if origin is None or origin.lower() in named:
         return False
     try:
         parts = urlsplit(origin.decode("latin-1").lower())

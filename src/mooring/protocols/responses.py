@@ -62,13 +62,22 @@ class RequestIds:
 
 
 class Responses:
-    """Writes the responses of one listener. ``cors`` are header lines that every response carries, if any."""
+    """Writes the responses of one listener.
 
-    def __init__(self, counter: ResponseCounter, *, cors: Mapping[str, str] | None = None) -> None:
+    ``cors`` are header lines that every response carries, if any; what is ``reserved`` is nobody else's to set.
+    """
+
+    def __init__(
+        self,
+        counter: ResponseCounter,
+        *,
+        cors: Mapping[str, str] | None = None,
+        reserved: frozenset[str] = frozenset(),
+    ) -> None:
         self.counter = counter
         self.ids = RequestIds()
         self.new_id = self.ids.new
-        self.reserved = frozenset(name.lower() for name in cors or ())
+        self.reserved = reserved | {name.lower() for name in cors or ()}
         self._common = header_lines([*FIXED, *(cors or {}).items()])
         self._tails: dict[str, bytes] = {"": b"\r\n" + self._common}
 

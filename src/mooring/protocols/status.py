@@ -337,6 +337,8 @@ NOT_FOUND = Refusal(
 NOT_ALLOWED = Refusal(
     405, "MethodNotAllowedException", "Requested method is not allowed, please refer to API document."
 )
+# TorchServe's words, to whoever speaks plain HTTP to its https address.
+HTTPS_ONLY = {"status": "This TorchServe instance only accepts HTTPS requests"}
 
 _V2_TEXTS = {NOT_FOUND.type: "Not Found", NOT_ALLOWED.type: "Method Not Allowed"}
 FORBIDDEN = Refusal(

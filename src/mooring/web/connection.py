@@ -35,6 +35,8 @@ RECEIVE = 65_536
 # A client that was refused may still be sending. Closing at once would make the kernel throw away the answer with what
 # it sends; so it is read and dropped, for this many seconds of silence and in all.
 LINGER_SILENCE, LINGER = 2.0, 30.0
+# Seconds that TLS has to tell an idle client that the server stops.
+RETIRE = 0.1
 
 
 class Mode(enum.IntEnum):
@@ -51,9 +53,11 @@ class HttpHost(Host, Protocol):
     app: App
     allocator: Allocator
     refuse: OnError
-    draining: bool
     secure: bool
     hosts: set[bytes]
+
+    @property
+    def draining(self) -> bool: ...
 
 
 class _Stop(Exception):
@@ -82,6 +86,7 @@ class Connection(Member):
         "_incoming",
         "_into",
         "_later",
+        "_leaving",
         "_lingering",
         "_lost",
         "_mode",
@@ -136,6 +141,7 @@ class Connection(Member):
         self._half_closed = False
         self._probed = False
         self._refused = False
+        self._leaving = False  # as soon as all is sent
         self._lingering = 0.0
         self._lost = False
         self._successor: Member | None = None
@@ -203,7 +209,9 @@ class Connection(Member):
             self._held = []
             self._transport.set_write_buffer_limits(high=SLOW, low=0)
         current = self._current
-        if current is None:
+        if self._leaving:
+            self._transport.close()
+        elif current is None:
             self._proceed()
         elif current.stage is Stage.STREAMING and current.on_writable is not None:
             self._guard(current.on_writable)
@@ -634,6 +642,9 @@ class Connection(Member):
         later, self._later, self._unseen = self._later, None, None
         for exchange in later or ():
             self._guard(exchange.abandon)
+        if self._host.secure:
+            self._leave_tls()
+            return
         if not unread or self._half_closed or not self._transport.can_write_eof():
             self._transport.close()
             return
@@ -642,6 +653,15 @@ class Connection(Member):
         if not self._reading:
             self._reading = True
             self._transport.resume_reading()
+
+    def _leave_tls(self) -> None:
+        """A transport with TLS gives its last bytes little time once it is closed; until then, they have ours."""
+        transport = self._transport
+        if transport.get_write_buffer_size() and not transport.is_closing():
+            self._leaving = True
+            transport.set_write_buffer_limits(high=0, low=0)
+        if not self._choked:
+            transport.close()
 
     def _reset(self) -> None:
         linger_for_nothing = struct.pack("ii", 1, 0)
@@ -665,6 +685,9 @@ class Connection(Member):
             last.keep = False
         elif not self._head_bytes and not self._lingering:
             self._transport.close()
+            if self._host.secure:
+                # A client that leaves the connection idle does not read the farewell either, nor answer it.
+                asyncio.get_running_loop().call_later(RETIRE, self._transport.abort)
 
     def expire(self, now: float) -> None:
         limits = self._host.limits

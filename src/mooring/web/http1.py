@@ -5,21 +5,30 @@ What the other layers need of HTTP is imported from here.
 
 import asyncio
 import contextlib
-import ssl as tls
+import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 from mooring.core.buffers import Allocator
+from mooring.web.adding import add_lines
 from mooring.web.connection import RECEIVE, App, Connection, OnError
 from mooring.web.exchange import Exchange, Stage
 from mooring.web.listener import Limits, Member
+from mooring.web.secure import SecureListener, bound
 from mooring.web.wire import header_lines
 
 # The modules behind this one are its own business; this is what the protocols know.
-__all__ = ["App", "Exchange", "HttpServer", "Limits", "OnError", "Stage", "header_lines"]
+__all__ = ["App", "Exchange", "HttpServer", "Limits", "OnError", "Stage", "add_lines", "header_lines"]
+
+_BACKLOG = 1024
 
 
 class HttpServer:
-    """One listener. ``app`` gets every complete request, on the loop; ``refuse`` words what never gets there."""
+    """One listener. ``app`` gets every complete request, on the loop; ``refuse`` words what never gets there.
+
+    With ``tls`` it speaks TLS, in the context that ``tls`` gives for each new connection; ``plain`` is then the app of
+    those who ask without.
+    """
 
     def __init__(
         self,
@@ -28,13 +37,14 @@ class HttpServer:
         limits: Limits,
         allocator: Allocator,
         refuse: OnError,
-        ssl: tls.SSLContext | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+        plain: App | None = None,
     ) -> None:
         self.app = app
         self.limits = limits
         self.allocator = allocator
         self.refuse = refuse
-        self.secure = ssl is not None
+        self.secure = tls is not None
         self.draining = False
         self.now = 0.0
         self.port = 0
@@ -42,8 +52,9 @@ class HttpServer:
         self.hosts: set[bytes] = set()
         # One for all connections: between get_buffer and buffer_updated the loop does nothing else.
         self.room = memoryview(bytearray(RECEIVE))
-        self._ssl = ssl
-        self._listener: asyncio.Server | None = None
+        self._tls = tls
+        self._plain = plain or app
+        self._listener: asyncio.Server | SecureListener | None = None
         self._connections: set[Member] = set()
         self._empty = asyncio.Event()
         self._sweep_timer: asyncio.TimerHandle | None = None
@@ -52,20 +63,23 @@ class HttpServer:
 
     async def start(self, host: str, port: int) -> None:
         """Listen on an address. With port 0 the system chooses one; ``port`` says which."""
-        loop = asyncio.get_running_loop()
-        self._begin(
-            await loop.create_server(lambda: Connection(self), host, port, ssl=self._ssl, backlog=1024)
-        )
+        if self._tls is not None:
+            outside = Outside(self, self._plain)
+            sockets = await bound(host, port, _BACKLOG)
+            self._begin(
+                SecureListener(sockets, self._tls, lambda: Connection(self), lambda: Connection(outside))
+            )
+        else:
+            loop = asyncio.get_running_loop()
+            self._begin(await loop.create_server(lambda: Connection(self), host, port, backlog=_BACKLOG))
         assert self._listener is not None
         self.port = self._listener.sockets[0].getsockname()[1]
 
     async def start_unix(self, path: str) -> None:
-        """Listen on a unix socket, which is made anew."""
+        """Listen on a unix socket, which is made anew; always without TLS."""
         loop = asyncio.get_running_loop()
         self._path = Path(path)
-        self._begin(
-            await loop.create_unix_server(lambda: Connection(self), path, ssl=self._ssl, backlog=1024)
-        )
+        self._begin(await loop.create_unix_server(lambda: Connection(self), path, backlog=_BACKLOG))
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 — what is cut off here are the clients, not the caller
         """Stop accepting, answer what runs, close idle connections at once; after ``timeout`` seconds close all."""
@@ -95,7 +109,7 @@ class HttpServer:
         if not self._connections:
             self._empty.set()
 
-    def _begin(self, listener: asyncio.Server) -> None:
+    def _begin(self, listener: asyncio.Server | SecureListener) -> None:
         self._listener = listener
         self._sweep()
 
@@ -117,3 +131,30 @@ class HttpServer:
         self._sweep_timer = loop.call_later(self._interval, self._sweep)
         for connection in tuple(self._connections):
             connection.expire(self.now)
+
+
+class Outside:
+    """A listener as those find it who come without the TLS it speaks: the same but for the app, which refuses them."""
+
+    secure = False
+
+    def __init__(self, server: HttpServer, app: App) -> None:
+        self.app = app
+        self.limits = server.limits
+        self.allocator = server.allocator
+        self.refuse = server.refuse
+        self.room = server.room
+        self.hosts = server.hosts
+        self.joined = server.joined
+        self.left = server.left
+        self._server = server
+
+    @property
+    def draining(self) -> bool:
+        """As the listener's."""
+        return self._server.draining
+
+    @property
+    def now(self) -> float:
+        """As the listener's."""
+        return self._server.now

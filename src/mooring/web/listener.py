@@ -43,7 +43,9 @@ class Host(Protocol):
 
     limits: Limits
     room: memoryview
-    now: float
+
+    @property
+    def now(self) -> float: ...
 
     def joined(self, member: "Member") -> None: ...
 

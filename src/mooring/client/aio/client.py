@@ -5,7 +5,7 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from mooring.client.address import DEFAULT_URL, Address, certificates, verification
+from mooring.client.address import DEFAULT_URL, Address, Trust, identities, verification
 from mooring.client.result import IndexEntry, Input, Result, ServerMetadata, request_of
 from mooring.core.errors import Unsupported
 from mooring.core.requests import InferenceRequest, InferenceResponse
@@ -55,7 +55,9 @@ class AsyncClient:
 
     ``url`` names the server and how to speak with it: ``http://`` and ``https://`` are REST, ``grpc://`` and
     ``grpcs://`` gRPC. ``timeout`` is in seconds, for every call that names none of its own; ``token`` is what a
-    server with tokens asks for, and goes with each call as ``headers`` do. ``ca`` is a file of certificates to trust in place of the machine's. Over REST tensors travel in binary
+    server with tokens asks for, and goes with each call as ``headers`` do. ``ca`` is a file of certificates to trust
+    in place of the machine's; ``certificate`` and ``key`` are files with what to show a server that asks for one, or
+    one file that holds both; all are PEM. Over REST tensors travel in binary
     unless ``binary`` is off; over gRPC they always do.
 
     What a server refuses is raised as a ``MooringError`` of the kind that its protocol lets tell; a server that cannot
@@ -70,10 +72,13 @@ class AsyncClient:
         token: str = "",
         headers: Mapping[str, str] | None = None,
         ca: str = "",
+        certificate: str = "",
+        key: str = "",
         binary: bool = True,
     ) -> None:
         sent = dict(headers or {}) | ({"authorization": f"Bearer {token}"} if token else {})
-        self._transport = _transport(Address.of(url), timeout, sent, ca, binary)
+        trust = Trust(ca, certificate, key)
+        self._transport = _transport(Address.of(url), timeout, sent, trust, binary)
 
     async def __aenter__(self) -> Self:
         return self
@@ -173,7 +178,7 @@ class AsyncClient:
 
 
 def _transport(
-    address: Address, timeout: float, headers: Mapping[str, str], ca: str, binary: bool
+    address: Address, timeout: float, headers: Mapping[str, str], trust: Trust, binary: bool
 ) -> AsyncTransport:
     # Only the one that is asked for: httpx is an extra, and gRPC takes a tenth of a second to import.
     if address.grpc:
@@ -181,7 +186,10 @@ def _transport(
 
         from mooring.client.aio.rpc import AsyncRpc  # noqa: PLC0415
 
-        credentials = grpc.ssl_channel_credentials(certificates(ca)) if address.scheme == "grpcs" else None
+        credentials = None
+        if address.scheme == "grpcs":
+            roots, certificate, key = identities(trust)
+            credentials = grpc.ssl_channel_credentials(roots, key, certificate)
         return AsyncRpc(address.authority, timeout=timeout, headers=headers, credentials=credentials)
     try:
         from mooring.client.aio.rest import AsyncRest  # noqa: PLC0415
@@ -189,4 +197,4 @@ def _transport(
         raise Unsupported(
             f"the REST client needs another package ({error}): pip install mooring[client]"
         ) from None
-    return AsyncRest(address.url, timeout=timeout, headers=headers, verify=verification(ca), binary=binary)
+    return AsyncRest(address.url, timeout=timeout, headers=headers, verify=verification(trust), binary=binary)

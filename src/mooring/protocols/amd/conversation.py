@@ -32,12 +32,20 @@ _AT_ONCE = 16
 
 
 class InferenceSocket:
-    """The endpoint. A page of another site may only use it where ``any_origin`` says so."""
+    """The endpoint. A page of another site may only use it if it is ``named``, or where ``any_origin`` says so."""
 
-    def __init__(self, service: InferenceService, responses: Responses, *, any_origin: bool = False) -> None:
+    def __init__(
+        self,
+        service: InferenceService,
+        responses: Responses,
+        *,
+        any_origin: bool = False,
+        named: frozenset[bytes] = frozenset(),
+    ) -> None:
         self._service = service
         self._responses = responses
         self._any_origin = any_origin
+        self._named = named
 
     def endpoints(self) -> list[Endpoint]:
         """One path; OpenAPI has no words for it."""
@@ -46,7 +54,7 @@ class InferenceSocket:
     def open(self, exchange: Exchange, match: Match) -> None:
         """Take the handshake up."""
         try:
-            if not self._any_origin and from_elsewhere(exchange, loopback=False):
+            if not self._any_origin and from_elsewhere(exchange, loopback=False, named=self._named):
                 raise HandshakeRefused(403, "a page of another site asks")
             upgrade(exchange, lambda socket: InferenceConversation(socket, self._service))
         except HandshakeRefused as refused:

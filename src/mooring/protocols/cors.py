@@ -1,0 +1,52 @@
+"""Cross-origin resource sharing: which web pages may read what the server answers.
+
+``*`` lets every page ask and read. Only a site that is named may change what is served as well (see ``origins``).
+"""
+
+from collections.abc import Iterable, Mapping
+
+from mooring.web.http1 import App, Exchange, add_lines, header_lines
+
+_ORIGIN = "access-control-allow-origin"
+
+
+class Cors:
+    """What is said to pages: ``headers`` on every response, and by ``telling`` what depends on who asks."""
+
+    def __init__(
+        self, origins: Iterable[str], methods: Iterable[str] = (), headers: Iterable[str] = ()
+    ) -> None:
+        listed = tuple(origins)
+        self.anyone = "*" in listed
+        self.named = frozenset(origin.encode("latin-1", "replace") for origin in listed if origin != "*")
+        # What TorchServe says to everybody, whoever asks; of several origins, only the asking one may be said.
+        one = "*" if self.anyone else listed[0] if len(listed) == 1 else ""
+        said = {
+            _ORIGIN: one,
+            "access-control-allow-methods": ", ".join(methods),
+            "access-control-allow-headers": ", ".join(headers),
+        }
+        self.headers: Mapping[str, str] = (
+            {name: text for name, text in said.items() if text} if listed else {}
+        )
+
+    @property
+    def reserved(self) -> frozenset[str]:
+        """Header names that no handler may set."""
+        return frozenset([*self.headers, _ORIGIN]) if self.headers or self.named else frozenset()
+
+    def telling(self, app: App) -> App:
+        """``app``, its answers with the header for the one of several sites that asks."""
+        if self.anyone or len(self.named) < 2:
+            return app
+        vary = header_lines([("vary", "Origin")])
+
+        def told(exchange: Exchange) -> None:
+            origin = exchange.header(b"origin") or b""
+            lines = vary
+            if origin.lower() in self.named:
+                lines += header_lines([(_ORIGIN, origin.decode("latin-1"))])
+            add_lines(exchange, lines)
+            app(exchange)
+
+        return told

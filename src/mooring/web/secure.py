@@ -1,0 +1,139 @@
+"""Connections to a TLS listener: TLS begins for those who speak it, the others get a place of their own.
+
+The loop's own servers would do the first part. But they cannot tell plain HTTP from a broken handshake, keep the
+certificate that they were started with, and have each client who fails write to the log.
+"""
+
+import asyncio
+import contextlib
+import errno
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+
+from mooring.observability.logs import get_logger
+from mooring.web.listener import Member
+
+log = get_logger(__name__)
+
+# Seconds from a connection to the end of its handshake.
+HANDSHAKE = 15.0
+# Seconds for the last 64 KB, which are the kernel's to send, and for the client's word that it has seen the end.
+FAREWELL = 10.0
+_RECORD = b"\x16"  # a handshake's first byte; no method of HTTP begins so
+_AT_ONCE = 128
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+Make = Callable[[], Member]
+
+
+class SecureListener:
+    """Accepts on ``sockets``. ``secured`` makes the protocol of a client with TLS, ``plain`` of one without."""
+
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        context: Callable[[], ssl.SSLContext],
+        secured: Make,
+        plain: Make,
+    ) -> None:
+        self.sockets = sockets
+        self._context = context
+        self._secured = secured
+        self._plain = plain
+        self._loop = asyncio.get_running_loop()
+        self._arriving: set[asyncio.Task[None]] = set()
+        self._open = True
+        for each in sockets:
+            each.setblocking(False)
+            self._listen(each)
+
+    def close(self) -> None:
+        """Accept no more; clients that are not through with their handshake are left."""
+        if not self._open:
+            return
+        self._open = False
+        for each in self.sockets:
+            self._loop.remove_reader(each)
+            each.close()
+        for task in self._arriving:
+            task.cancel()
+
+    def _listen(self, listening: socket.socket) -> None:
+        if self._open:
+            self._loop.add_reader(listening, self._accept, listening)
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(_AT_ONCE):
+            try:
+                client, _address = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    raise
+                # The client is still there, and would be reported at once again: others must end first.
+                log.warning("cannot accept connections", reason=error.strerror)
+                self._loop.remove_reader(listening)
+                self._loop.call_later(1.0, self._listen, listening)
+                return
+            client.setblocking(False)
+            task = self._loop.create_task(self._receive(client))
+            self._arriving.add(task)
+            task.add_done_callback(self._arriving.discard)
+
+    async def _receive(self, client: socket.socket) -> None:
+        """A handshake that fails is the client's affair: a line for those who look for it, and no more."""
+        try:
+            async with asyncio.timeout(HANDSHAKE):
+                first = await self._first_byte(client)
+                if first == _RECORD:
+                    await self._loop.connect_accepted_socket(
+                        self._secured,
+                        client,
+                        ssl=self._context(),
+                        ssl_handshake_timeout=HANDSHAKE,
+                        ssl_shutdown_timeout=FAREWELL,
+                    )
+                elif first:
+                    await self._loop.connect_accepted_socket(self._plain, client)
+                else:
+                    client.close()
+        except (OSError, TimeoutError) as error:
+            log.debug("handshake failed", reason=str(error) or type(error).__name__)
+
+    async def _first_byte(self, client: socket.socket) -> bytes:
+        """The byte that the client begins with, left for others to read; empty where there is none."""
+        readable = self._loop.create_future()
+        self._loop.add_reader(client, _set, readable)
+        try:
+            await readable
+            return client.recv(1, socket.MSG_PEEK)
+        except BaseException:
+            client.close()
+            raise
+        finally:
+            self._loop.remove_reader(client)
+
+
+def _set(readable: asyncio.Future[None]) -> None:
+    if not readable.done():
+        readable.set_result(None)
+
+
+async def bound(host: str, port: int, backlog: int) -> list[socket.socket]:
+    """Listening sockets, one for each address that ``host`` stands for. Raises ``OSError``."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    with contextlib.ExitStack() as stack:
+        for family, address in dict.fromkeys((family, address) for family, *_, address in found):
+            listening = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listening.bind(address)
+            listening.listen(backlog)
+            sockets.append(listening)
+        stack.pop_all()
+    return sockets

@@ -1,0 +1,211 @@
+"""Who the server is to its clients, and which clients it lets in: certificates, read, checked and renewed.
+
+One place for every listener, HTTP and gRPC: ``context`` is for those who speak TLS with ``ssl``, ``identity`` holds the
+same as PEM for those who bring a TLS of their own.
+"""
+
+import ssl
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from mooring.config import Config, ConfigError
+from mooring.observability.logs import get_logger
+
+log = get_logger(__name__)
+
+_ADDRESSES = (
+    "inference_address",
+    "management_address",
+    "metrics_address",
+    "grpc_address",
+    "grpc_management_address",
+)
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """All PEM. ``chain`` begins with the server's own certificate; ``key`` is not encrypted.
+
+    ``client_ca`` are the authorities one of whose certificates every client must show; empty asks for none.
+    """
+
+    chain: bytes
+    key: bytes
+    client_ca: bytes = b""
+
+
+class Certificates:
+    """The files that the settings name. Raises ``ConfigError`` for those that no client could be served with.
+
+    ``renew`` reads them again: what has become of them is for the connections made after it.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        named = (config.certificate_file, config.private_key_file, config.keystore, config.client_ca_file)
+        self._files = [file for file in named if file is not None]
+        self._seen = self._state()
+        self.identity, self.context = self._read()
+
+    def current(self) -> ssl.SSLContext:
+        """The context for a connection made now."""
+        return self.context
+
+    def renew(self) -> None:
+        """Take what the files hold now, if they have changed; what cannot be used is logged, and nothing changes."""
+        state = self._state()
+        if state == self._seen:
+            return
+        self._seen = state
+        try:
+            self.identity, self.context = self._read()
+        except ConfigError as error:
+            # Likely the certificate is there and its key is not yet: they are read again when that comes.
+            log.warning("certificates not renewed", reason=str(error))
+        else:
+            log.info("certificates renewed", files=[str(file) for file in self._files])
+
+    def _state(self) -> list[tuple[int, int, int] | None]:
+        return [_state_of(file) for file in self._files]
+
+    def _read(self) -> tuple[Identity, ssl.SSLContext]:
+        config = self._config
+        pem = config.certificate_file, config.private_key_file
+        what = (
+            f"certificate_file {pem[0]} with private_key_file {pem[1]}"
+            if config.certificate_file and config.private_key_file
+            else f"keystore {config.keystore}"
+        )
+        chain, key = _own(config)
+        ca = b"" if config.client_ca_file is None else _content("client_ca_file", config.client_ca_file)
+        context = _context(what, chain, key)
+        if config.client_ca_file is not None:
+            _demand(context, ca, config.client_ca_file)
+        if complaint := _complaint(context, chain):
+            log.warning("clients will refuse the server's certificate", certificate=what, reason=complaint)
+        return Identity(chain, key, ca), context
+
+
+def certificates_of(config: Config) -> Certificates | None:
+    """What the server's addresses need of them, None where none speaks TLS. Raises ``ConfigError``."""
+    secure = [name for name in _ADDRESSES if getattr(config, name).secure]
+    pem = {name: getattr(config, name) for name in ("certificate_file", "private_key_file")}
+    if secure:
+        if not all(pem.values()) and config.keystore is None:
+            missing = " and ".join(name for name, file in pem.items() if file is None)
+            raise ConfigError(
+                f"{secure[0]} {getattr(config, secure[0])} needs a certificate:"
+                f" set {missing} (PEM), or keystore (PKCS12)"
+            )
+        return Certificates(config)
+    if config.client_ca_file is not None:  # somebody believes to be guarded
+        raise ConfigError(
+            "client_ca_file guards nothing: no address is https://, and enable_grpc_ssl is not set"
+        )
+    if idle := [name for name, file in (pem | {"keystore": config.keystore}).items() if file is not None]:
+        log.warning("without effect: no address is https://, and enable_grpc_ssl is not set", settings=idle)
+    return None
+
+
+def _state_of(file: Path) -> tuple[int, int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+def _own(config: Config) -> tuple[bytes, bytes]:
+    """The server's certificates and its key. As in TorchServe, PEM files go before a keystore."""
+    if config.certificate_file is not None and config.private_key_file is not None:
+        chain = _content("certificate_file", config.certificate_file)
+        key = _content("private_key_file", config.private_key_file)
+        if b"ENCRYPTED" in key:
+            raise ConfigError(
+                f"private_key_file {config.private_key_file} is encrypted, and nobody is there to be asked:"
+                f" openssl pkey -in {config.private_key_file} -out key.pem writes it without a password"
+            )
+        return chain, key
+    assert config.keystore is not None  # the settings are checked for one of the two
+    return _from_keystore(config, config.keystore)
+
+
+def _from_keystore(config: Config, file: Path) -> tuple[bytes, bytes]:
+    try:
+        from mooring.web.keystore import opened  # noqa: PLC0415 (an extra)
+    except ImportError:
+        raise ConfigError(
+            f"keystore {file} is read with the library cryptography: pip install 'mooring[tls]';"
+            " or give certificate_file and private_key_file as PEM"
+        ) from None
+    try:
+        return opened(file, _content("keystore", file), config.keystore_pass.text, config.keystore_type)
+    except ValueError as error:
+        raise ConfigError(f"keystore {file} {error}") from error
+
+
+def _content(setting: str, file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{setting} {file}: {error.strerror}") from error
+
+
+def _context(what: str, chain: bytes, key: bytes) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION  # a client could have the server do that again and again
+    context.set_alpn_protocols(["http/1.1"])
+    # OpenSSL reads these from files only. This one is for its owner alone, and for a moment.
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(key + b"\n" + chain)
+        file.flush()
+        try:
+            context.load_cert_chain(file.name, password=lambda: b"")
+        except ssl.SSLError as error:
+            raise ConfigError(f"{what}: {_reason(error, chain, key)}") from error
+    return context
+
+
+def _reason(error: ssl.SSLError, chain: bytes, key: bytes) -> str:
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return "the private key is not that of the certificate"
+    for name, content, mark in (
+        ("certificate", chain, b"CERTIFICATE-----"),
+        ("key", key, b"PRIVATE KEY-----"),
+    ):
+        if mark not in content:
+            return f"there is no {name} in PEM in it"
+    return f"it cannot be used ({error.reason or error})"
+
+
+def _demand(context: ssl.SSLContext, authorities: bytes, file: Path) -> None:
+    """Let in only who shows a certificate of these."""
+    try:
+        context.load_verify_locations(cadata=authorities.decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:
+        raise ConfigError(f"client_ca_file {file} holds no certificates in PEM: {error}") from error
+    context.verify_mode = ssl.CERT_REQUIRED
+
+
+def _complaint(context: ssl.SSLContext, chain: bytes) -> str:
+    """What a client has against the certificate even if it trusts it, such as that it has expired; or nothing.
+
+    Nothing but a client's own look at it tells that: so here is one, over memory.
+    """
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.check_hostname = False
+    trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    trusting.load_verify_locations(cadata=chain.decode("latin-1"))
+    asked, answered = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = trusting.wrap_bio(answered, asked)
+    server = context.wrap_bio(asked, answered, server_side=True)
+    for side in (client, server, client):
+        try:
+            side.do_handshake()
+        except ssl.SSLCertVerificationError as error:
+            return error.verify_message
+        except ssl.SSLWantReadError:
+            continue
+    return ""
