@@ -135,6 +135,7 @@ Switch = bool | None  # None where the default depends on other settings
 Seconds = Annotated[float, Meta(gt=0)]
 Age = Annotated[float, Meta(ge=0)]
 Bytes = Annotated[int, Meta(ge=1)]
+Header = Annotated[str, Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 Count = Annotated[int, Meta(ge=0)]
 
 
@@ -341,6 +342,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     initial_worker_port: Annotated[
         Count, Meta(description="the number of the first worker, which is a port in TorchServe")
     ] = 9000
+    sequence_id_header: Annotated[
+        Header, Meta(description="the header that names the sequence of a request, as TorchServe has it")
+    ] = "ts_request_sequence_id"
+    sequence_start_header: Annotated[
+        Header, Meta(description="the header that says that a request is the first of its sequence")
+    ] = "ts_request_sequence_start"
+    sequence_end_header: Annotated[
+        Header, Meta(description="the header that says that a request is the last of its sequence")
+    ] = "ts_request_sequence_end"
     install_py_dep_per_model: Annotated[
         bool,
         Meta(
@@ -538,6 +548,9 @@ _PROPERTIES = {
     "blacklist_env_vars": "blacklist_env_vars",
     "number_of_gpu": "number_of_gpu",
     "initial_worker_port": "initial_worker_port",
+    "ts_header_key_sequence_id": "sequence_id_header",
+    "ts_header_key_sequence_start": "sequence_start_header",
+    "ts_header_key_sequence_end": "sequence_end_header",
     "install_py_dep_per_model": "install_py_dep_per_model",
     "allowed_urls": "allowed_urls",
     "use_env_allowed_urls": "use_env_allowed_urls",

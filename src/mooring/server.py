@@ -52,7 +52,7 @@ from mooring.protocols.torchserve.tokens import TokenRenewal
 from mooring.repository.catalog import Catalog, worker_extensions
 from mooring.repository.fetch import Fetcher
 from mooring.repository.snapshot import Kind
-from mooring.repository.spec import Defaults
+from mooring.repository.spec import Defaults, SequenceHeaders
 from mooring.repository.store import Store
 from mooring.tokens import Access, tokens_of
 from mooring.web.http1 import HttpServer, Limits
@@ -236,6 +236,7 @@ class Server:
             gate=self._gate(address),
             max_message_bytes=config.grpc_max_message_size,
             age=mount.Age(config.grpc_max_connection_age, config.grpc_max_connection_age_grace),
+            sequence_headers=_sequence_headers(config),
             further=[management] if together else [],
         )
         await self._start_grpc(server, "grpc_address")
@@ -518,6 +519,13 @@ def _defaults(config: Config) -> Defaults:
         metrics_config=str(config.metrics_config.resolve()) if config.metrics_config is not None else "",
         exact_delay=config.exact_batch_delay,
         handler=config.default_service_handler,
+        sequence_headers=_sequence_headers(config),
         install_requirements=config.install_py_dep_per_model,
         settings=config.model_settings,
+    )
+
+
+def _sequence_headers(config: Config) -> SequenceHeaders:
+    return SequenceHeaders(
+        config.sequence_id_header, config.sequence_start_header, config.sequence_end_header
     )

@@ -63,6 +63,9 @@ def agree(
     Declared outputs may be some of the model's; inputs must be all. ``batched`` False: an open first dimension is no
     batch, as whoever read the file can tell.
     """
+    if spec.sequence is not None:  # what the server fills is no client's to send
+        filled = {each.name for each in spec.sequence.controls}
+        inputs = [each for each in inputs if each.name not in filled]
     stack = spec.batch is BatchMode.STACK
     if stack and not _stacks(spec, inputs, file):
         stack = False

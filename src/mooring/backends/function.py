@@ -9,6 +9,9 @@ The file defines one of
 and returns a dict of arrays by name, or one value, which is the only declared output or "output". A generator function
 streams: each item is such a result and is sent at once.
 
+Where config.toml has [sequences], arguments called sequence_id (an object array of bytes), sequence_start and
+sequence_end (bool) have an entry for every row; in a dict of inputs they are among them.
+
 Inputs are numpy arrays that the function may change: JSON numbers come as float64 or int64 of the shape they have
 (a lone number has none), text as an object array of bytes. Where config.toml declares inputs they come in the
 declared types and shapes, batch dimension first. A body that is no JSON object is the only argument, or "input".
@@ -19,7 +22,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,11 +36,16 @@ from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelLoadFailed, MooringError
 from mooring.core.service import ModelMetadata
 from mooring.core.tensors import Parameter
-from mooring.repository.spec import ModelSpec
+from mooring.repository.spec import Control, ControlKind, ModelSpec
 
 _DEFAULT_FILE = "model.py"
 _DEFAULT_OUTPUT = "output"
 _INPUTS, _PARAMETERS, _TARGET = "inputs", "parameters", "target"
+_CONTROLS = (
+    Control("sequence_id", ControlKind.ID, "BYTES", flat=True),
+    Control("sequence_start", ControlKind.START, "BOOL", flat=True),
+    Control("sequence_end", ControlKind.END, "BOOL", flat=True),
+)
 
 
 class FunctionContext(msgspec.Struct, frozen=True):
@@ -52,10 +60,14 @@ class FunctionContext(msgspec.Struct, frozen=True):
 
 
 class Arguments:
-    """How a user's function wants its inputs: all in one dict, or each by its name."""
+    """How a user's function wants its inputs: all in one dict, or each by its name.
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    ``filled`` are the names of those that the server adds.
+    """
+
+    def __init__(self, function: Callable[..., Any], filled: Collection[str] = ()) -> None:
         self.function = function
+        self._filled = filled
         parameters = inspect.signature(function).parameters.values()
         takes = [each for each in parameters if each.name != _PARAMETERS]
         self.parameters = any(each.name == _PARAMETERS for each in parameters)
@@ -72,6 +84,10 @@ class Arguments:
 
     def call(self, arrays: Arrays, parameters: Parameters) -> Any:
         """Call it. Raises ``InvalidInput`` for a missing input, and whatever the function raises."""
+        if self._filled and not self.open:
+            arrays = {
+                name: each for name, each in arrays.items() if self.takes(name) or name not in self._filled
+            }
         for name in self.required:
             if name not in arrays:
                 raise InvalidInput(f"input '{name}' is missing")
@@ -80,12 +96,17 @@ class Arguments:
         extra = {_PARAMETERS: parameters}
         return self.function(arrays, **extra) if self.whole else self.function(**arrays, **extra)
 
+    def takes(self, name: str) -> bool:
+        """Whether there is a place for an input of this name."""
+        return self.open or name in self.names
+
     def signature(self) -> Signature:
         """What a model takes that declares nothing else."""
         if self.open:
             return Signature()
-        candidates = self.required or self.names
-        return Signature(self.names, lone=candidates[0] if len(candidates) == 1 else "")
+        names = tuple(name for name in self.names if name not in self._filled)
+        candidates = [name for name in self.required if name not in self._filled] or names
+        return Signature(names, lone=candidates[0] if len(candidates) == 1 else "")
 
 
 def _is_dict(parameter: inspect.Parameter) -> bool:
@@ -122,7 +143,9 @@ class FunctionBackend(TensorBackend):
             self._own_explanations(explain)
         if inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found):
             raise ModelLoadFailed(f"{path}: '{found.__name__}' is async; a model is a plain function")
-        self._infer = Arguments(found)
+        self._infer = self._arguments(found)
+        if not self.controls and spec.sequence is not None:
+            self.controls = [each for each in _CONTROLS if self._infer.takes(each.name)]
         self._agree(spec, path)
         return ModelMetadata(
             spec.name, [spec.version], spec.platform or "python", list(spec.inputs), list(spec.outputs)
@@ -135,13 +158,19 @@ class FunctionBackend(TensorBackend):
             raise ModelLoadFailed(
                 "the model has a method explain, and [explain] configures another: remove one"
             )
-        self._explain = Arguments(explain)
+        self._explain = self._arguments(explain)
         self.explains_itself = True
         self.takes_target = _TARGET in self._explain.names
 
+    def _arguments(self, function: Callable[..., Any]) -> Arguments:
+        if self.spec.sequence is None:
+            return Arguments(function)
+        return Arguments(function, {each.name for each in self.controls or _CONTROLS})
+
     def _agree(self, spec: ModelSpec, path: Path) -> None:
         declared = {each.name for each in spec.inputs}
-        wrong = set(self._infer.required) - declared or (declared - set(self._infer.names))
+        filled = {each.name for each in self.controls}
+        wrong = set(self._infer.required) - declared - filled or (declared - set(self._infer.names))
         if declared and not self._infer.open and wrong:
             raise ModelLoadFailed(
                 f"{path}: the function takes {', '.join(self._infer.names)}, "

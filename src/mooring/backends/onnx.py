@@ -83,6 +83,7 @@ class OnnxBackend(DeclaredBackend):
         inputs, outputs = self.agreement.inputs, self.agreement.outputs
         self._names = [each.name for each in outputs]
         self._types = {each.name: each.datatype for each in inputs}
+        self._types |= {each.name: each.datatype for each in self.controls}
         self._ranks = {each.name: bool(each.shape) for each in taken}
         # Its Python interface has no numpy type for them; they go by their bits.
         self._bits = "BF16" in {each.datatype for each in (*inputs, *outputs)}

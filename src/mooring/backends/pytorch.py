@@ -69,7 +69,12 @@ class PyTorchBackend(DeclaredBackend):
 
     def _described(self, spec: ModelSpec, file: Path) -> ModelMetadata:
         program = self._program
-        self._arguments = self._arguments_of(spec.inputs, file)
+        if self.controls and not spec.inputs:
+            raise ModelLoadFailed(
+                f"{file}: where the configuration declares controls it must declare the inputs too"
+            )
+        filled = [TensorSpec(each.name, each.datatype, []) for each in self.controls]
+        self._arguments = self._arguments_of([*spec.inputs, *filled], file)
         by_argument = {argument: name for name, argument in self._arguments.items()}
         results = [each.name for each in program.outputs]
         by_result = {

@@ -10,6 +10,7 @@ import numpy as np
 
 from mooring.backends.answers import Results, answer, settle
 from mooring.backends.backend import Backend, LoadContext
+from mooring.backends.controls import check_id, filled
 from mooring.backends.open_inference import present
 from mooring.backends.samples import Arrays, Parameters, Reader, Sample, group, join, split
 from mooring.codecs.images import ImageSettings
@@ -25,7 +26,7 @@ from mooring.core.errors import (
 )
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
 from mooring.core.service import ModelMetadata, Outcome, Reply
-from mooring.repository.spec import ModelSpec
+from mooring.repository.spec import Control, ModelSpec
 
 if TYPE_CHECKING:
     from mooring.explain.attribution import Explainer
@@ -56,6 +57,7 @@ class TensorBackend(Backend):
     # The model's own code explains, and not we.
     explains_itself = False
     takes_target = True
+    controls: Sequence[Control] = ()
 
     @abc.abstractmethod
     def open(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
@@ -80,6 +82,7 @@ class TensorBackend(Backend):
     def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
         """Open the model and keep what it declares."""
         self.spec = spec
+        self.controls = spec.sequence.controls if spec.sequence is not None else ()
         metadata = self.open(spec, context)
         limit = max(1, spec.max_batch_size)
         self.reader = Reader(self.signature(metadata), spec.batch, limit, self.joins)
@@ -191,6 +194,7 @@ class Run:
                 samples, rows = reader.read(index, request)
                 self._backend.expect(request)
                 self._check_rows(request, samples)
+                check_id(self._backend.controls, request)
             except MooringError as error:
                 self._errors[index] = error
                 samples = []
@@ -215,7 +219,8 @@ class Run:
             self._pieces[id(samples[0])] = [self._call_in_parts(samples[0])]
             return
         wanted = [(sample.target, sample.rows) for sample in samples]
-        returned = self._backend.call(self._operation, join(samples), samples[0].parameters, wanted)
+        arrays = self._controlled(join(samples), samples)
+        returned = self._backend.call(self._operation, arrays, samples[0].parameters, wanted)
         if hasattr(returned, "__next__"):
             self._stream(samples, returned)
         else:
@@ -227,14 +232,27 @@ class Run:
             end = min(start + self._limit, sample.rows)
             arrays = {name: array[start:end] for name, array in sample.arrays.items()}
             wanted = [(sample.target, end - start)]
+            part = Sample(sample.request, arrays, end - start)
+            arrays = self._controlled(arrays, [part])
             returned = self._backend.call(self._operation, arrays, sample.parameters, wanted)
             if hasattr(returned, "__next__"):
                 raise Unsupported(f"the model streams; send at most {self._limit} rows in a request")
-            parts += self._split([Sample(sample.request, arrays, end - start)], returned)
+            parts += self._split([part], returned)
         try:
             return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         except (KeyError, ValueError) as error:
             raise InvalidOutput(f"the outputs of one request's rows do not fit together: {error}") from None
+
+    def _controlled(self, arrays: Arrays, samples: list[Sample]) -> Arrays:
+        """The inputs of a call, and where the model wants to know which sequence each row belongs to, that."""
+        controls = self._backend.controls
+        if not controls:
+            return arrays
+        steps = [
+            self._requests[sample.request].sequence for sample in samples for _ in range(max(sample.rows, 1))
+        ]
+        first = samples[0]
+        return {**arrays, **filled(controls, steps, batched=first.rows > 0 or first.lifted)}
 
     def _split(self, samples: list[Sample], returned: Returned) -> list[Arrays]:
         return split(self._backend.settle(self._operation, returned), samples)

@@ -13,6 +13,8 @@ MooringError
 │   └── WorkersFailed         ... no worker came up with it
 ├── VersionIsDefault          the default version cannot go while there are others
 ├── QueueFull                 as many requests wait as the model allows
+│   └── SequencesFull         ... or as many sequences are open, or steps of one wait
+├── SequenceLost              the worker that had the sequence's state is gone, and the state with it
 ├── DeadlineExceeded          the caller's time ran out before there was an answer
 ├── RequestCancelled          the caller went away or withdrew the request
 ├── Unsupported               understood, but this model or server cannot do it
@@ -99,6 +101,14 @@ class VersionIsDefault(MooringError):
 
 class QueueFull(MooringError):
     """As many requests wait as the model allows."""
+
+
+class SequencesFull(QueueFull):
+    """As many sequences are open as the model allows, or as many steps of this one wait."""
+
+
+class SequenceLost(MooringError):
+    """The worker that had the sequence's state is gone; only a step that starts it anew can be answered."""
 
 
 class DeadlineExceeded(MooringError):

@@ -43,6 +43,14 @@ class RequestedOutput(msgspec.Struct, array_like=True, frozen=True):
     parameters: dict[str, Parameter] | None = None
 
 
+class Step(msgspec.Struct, array_like=True, frozen=True):
+    """A request as one step of a sequence: the sequence's id, and whether it is its first or its last step."""
+
+    id: str | int
+    start: bool = False
+    end: bool = False
+
+
 class InferenceRequest(msgspec.Struct, array_like=True, gc=False):
     """Everything the engine, the worker and the model know of a request.
 
@@ -50,7 +58,8 @@ class InferenceRequest(msgspec.Struct, array_like=True, gc=False):
     survives a change of the wall clock and can be compared in any process of this machine. ``headers`` are the
     client's own, in its spelling and order; only the handler backend reads them. ``path`` is what followed the
     model's version in the URL. ``priority`` 1 is served first, then 2 and so on; 0 comes after all of them. With
-    ``json_outputs`` the worker may give large numeric outputs as JSON text (``Tensor.json``).
+    ``json_outputs`` the worker may give large numeric outputs as JSON text (``Tensor.json``). ``sequence`` is set by
+    the scheduler of a model that has sequences; before, the headers or the parameters say it.
     """
 
     model: str
@@ -66,6 +75,7 @@ class InferenceRequest(msgspec.Struct, array_like=True, gc=False):
     path: str = ""
     priority: int = 0
     json_outputs: bool = False
+    sequence: Step | None = None
 
     @property
     def rows(self) -> int:

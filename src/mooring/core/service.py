@@ -101,6 +101,19 @@ class WorkerDescription(msgspec.Struct, frozen=True):
     memory: int
 
 
+class SequenceDescription(msgspec.Struct, frozen=True):
+    """How a model has its sequences: how many at most, how many steps of one may wait, and when one is over (0: never).
+
+    ``controls`` are the names and kinds of the inputs that say of a row which sequence it belongs to.
+    """
+
+    most: int
+    waiting: int
+    max_idle: float
+    timeout: float
+    controls: list[tuple[str, str, str]] = []
+
+
 class ModelDescription(msgspec.Struct, frozen=True):
     """Everything there is to tell of one version. Times are in seconds.
 
@@ -127,6 +140,7 @@ class ModelDescription(msgspec.Struct, frozen=True):
     pending: int
     loaded_at_startup: bool
     workers: list[WorkerDescription]
+    sequences: SequenceDescription | None = None
 
 
 class ModelConfig(msgspec.Struct, frozen=True):
@@ -145,6 +159,7 @@ class ModelConfig(msgspec.Struct, frozen=True):
     instances: int
     delay: float
     parameters: dict[str, Parameter]
+    sequences: SequenceDescription | None = None
 
 
 class Duration(msgspec.Struct, frozen=True):

@@ -28,6 +28,7 @@ from mooring.core.service import (
     ModelUsage,
     Registration,
     Scaled,
+    SequenceDescription,
     WorkerDescription,
 )
 from mooring.core.tensors import Parameter
@@ -92,6 +93,7 @@ class Administration(ModelAdministration):
             instances=spec.min_workers,
             delay=spec.max_delay,
             parameters=spec.parameters,
+            sequences=_sequences(spec),
         )
 
     def usage(self, model: str = "", version: str = "") -> Sequence[ModelUsage]:
@@ -346,7 +348,16 @@ def _described(version: ModelVersion, *, is_default: bool) -> ModelDescription:
             )
             for worker in (pool.workers if pool is not None else ())
         ],
+        sequences=_sequences(spec),
     )
+
+
+def _sequences(spec: ModelSpec) -> SequenceDescription | None:
+    found = spec.sequence
+    if found is None:
+        return None
+    controls = [(each.name, each.kind.name, each.datatype) for each in found.controls]
+    return SequenceDescription(found.most, found.waiting, found.max_idle, found.timeout, controls)
 
 
 def resident_memory(pid: int) -> int:

@@ -29,6 +29,7 @@ from mooring.core.tensors import Tensor, TensorSpec, release
 from mooring.engine.chains import ChainRun
 from mooring.engine.registry import ModelVersion, Registry
 from mooring.engine.scheduler import Scheduler
+from mooring.engine.sequence_scheduler import SequenceScheduler
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
@@ -103,7 +104,7 @@ class Engine(InferenceService):
         if request.form is Form.BODY:
             return scheduler.submit(request, done, 1)
         rows = request.rows
-        if rows > spec.max_batch_size and request.form is Form.INSTANCES:
+        if rows > spec.max_batch_size and request.form is Form.INSTANCES and spec.sequence is None:
             return Parts(scheduler, request, done, spec.max_batch_size)
         if rows == 0 and request.form is Form.INSTANCES:
             done(
@@ -191,7 +192,8 @@ class Engine(InferenceService):
     async def _start(self, version: ModelVersion) -> ModelVersion:
         spec = version.spec
         statistics = self._metrics.model(spec.name, spec.version)
-        scheduler = Scheduler(spec, statistics, self._arena.allocate, version.report)
+        kind = Scheduler if spec.sequence is None else SequenceScheduler
+        scheduler = kind(spec, statistics, self._arena.allocate, version.report)
         version.begin(scheduler)
         if spec.stages:
             version.report(version.metadata)

@@ -17,6 +17,7 @@ from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.kserve.v2_grpc import KServeV2Grpc
 from mooring.protocols.torchserve.grpc_inference import TorchServeInferenceRpcs
 from mooring.protocols.torchserve.grpc_management import TorchServeManagementRpcs
+from mooring.repository.spec import SequenceHeaders
 
 
 def grpc_server(
@@ -34,6 +35,7 @@ def grpc_server(
     gate: Gate | None = None,
     max_message_bytes: int = 0,
     age: Age | None = None,
+    sequence_headers: SequenceHeaders,
     further: Sequence[Service] = (),
 ) -> GrpcServer:
     """A server that speaks v2 with its extensions, AMD's methods, TorchServe's inference, health and reflection.
@@ -48,7 +50,7 @@ def grpc_server(
         **AmdRpcs(administration, control).methods(),
     }
     services = KServeV2Grpc(inference, version=version, extensions=extensions).services(methods)
-    services += [TorchServeInferenceRpcs(service, allocator).service(), *further]
+    services += [TorchServeInferenceRpcs(service, allocator, sequence_headers).service(), *further]
     services.append(Health(service.ready, [each.name for each in services]).service())
     return grpc_of(services, gate=gate, max_message_bytes=max_message_bytes, age=age)
 

@@ -55,6 +55,7 @@ class _Rule(NamedTuple):
     text: Callable[[MooringError, Asked], str]
     head: bytes = b""
     keeps_code: bool = False  # the error's own code, where it has one, goes before ``status``
+    explains: bool = False  # TorchServe's text does not say why: the error's own stands beside it
 
 
 def _own(error: MooringError, _: Asked) -> str:
@@ -100,6 +101,10 @@ _TORCHSERVE: Mapping[type[MooringError], _Rule] = {
     errors.WorkersFailed: _Rule(500, "InternalServerException", _no_workers),
     errors.QueueFull: _Rule(503, "ServiceUnavailableException", _no_worker, head=b"retry-after: 1\r\n"),
     # TorchServe never answers a request whose time ran out; a proxy would say this.
+    errors.SequencesFull: _Rule(
+        503, "ServiceUnavailableException", _no_worker, head=b"retry-after: 1\r\n", explains=True
+    ),
+    errors.SequenceLost: _Rule(503, "ServiceUnavailableException", _no_worker, explains=True),
     errors.DeadlineExceeded: _Rule(504, "RequestTimeoutException", _own),
     errors.RequestCancelled: _Rule(499, "RequestCancelledException", _own),
     errors.Unsupported: _Rule(501, "UnsupportedOperationException", _own),
@@ -122,6 +127,8 @@ def _raised(error: MooringError, _: Asked) -> str:
 _KSERVE_V1: Mapping[type[MooringError], tuple[int, Callable[[MooringError, Asked], str]]] = {
     errors.ModelNotFound: (404, lambda _, asked: f"Model with name {asked.model} does not exist."),
     errors.ModelNotReady: (503, lambda _, asked: f"Model with name {asked.model} is not ready."),
+    errors.SequencesFull: (503, _own),
+    errors.SequenceLost: (503, _own),
     errors.ModelFailed: (500, _raised),
 }
 
@@ -152,6 +159,7 @@ _KSERVE_V2: Mapping[type[MooringError], tuple[int, Callable[[MooringError, Asked
     errors.ModelLoadFailed: (400, _in_model),
     errors.VersionIsDefault: (409, _in_model),
     errors.QueueFull: (503, _in_model),
+    errors.SequenceLost: (409, _in_model),
     errors.DeadlineExceeded: (504, _in_model),
     errors.RequestCancelled: (499, _in_model),
     errors.Unsupported: (501, _in_model),
@@ -173,7 +181,8 @@ def torchserve(error: MooringError, asked: Asked) -> Refusal:
     if rule.keeps_code and 400 <= error.code <= 999:
         # TorchServe turns the 413 of a handler into 507, and clients test for it.
         status = 507 if error.code == 413 else error.code
-    return Refusal(status, rule.type, rule.text(error, asked), head=rule.head)
+    why = error.message if rule.explains else ""
+    return Refusal(status, rule.type, rule.text(error, asked), why, head=rule.head)
 
 
 # Where TorchServe words an error of a registration in its own way: the status, the type and the text, given the URL.
@@ -250,6 +259,7 @@ _GRPC: Mapping[type[MooringError], str] = {
     errors.ModelLoadFailed: "FAILED_PRECONDITION",
     errors.VersionIsDefault: "FAILED_PRECONDITION",
     errors.QueueFull: "RESOURCE_EXHAUSTED",
+    errors.SequenceLost: "ABORTED",
     errors.DeadlineExceeded: "DEADLINE_EXCEEDED",
     errors.RequestCancelled: "CANCELLED",
     errors.Unsupported: "UNIMPLEMENTED",

@@ -18,13 +18,18 @@ from mooring.core.errors import ModelLoadFailed
 from mooring.core.tensors import DATATYPES, Parameter, TensorSpec
 from mooring.repository.mar import checked_name, inside
 from mooring.repository.platforms import AMD_PLATFORMS, DEFAULT_BATCH, backend_named, backend_of, model_in
-from mooring.repository.spec import BatchMode, Defaults, ModelSpec
+from mooring.repository.spec import BatchMode, Control, ControlKind, Defaults, ModelSpec, SequenceSettings
 from mooring.repository.textproto import Message, parse_textproto
 from mooring.repository.triton import from_triton, is_triton
 
 _MOST_BYTES = 1 << 20
 _Positive = Annotated[int, Meta(ge=1)]
 _Seconds = Annotated[float, Meta(gt=0)]
+
+_WHOLE = ("INT32", "UINT32", "INT64", "UINT64")
+_FLAGS = ("BOOL", "INT32", "FP32")
+# What a model of our own may have at a time where it does not say; TorchServe's and Triton's say.
+_SEQUENCES = 1000
 
 _Labels = str | list[str] | dict[str, str | list[str]]
 
@@ -51,6 +56,22 @@ class _Workers(_Strict, frozen=True):
     max: _Positive | None = None
 
 
+class _Control(_Strict, frozen=True):
+    name: Annotated[str, Meta(min_length=1)]
+    kind: ControlKind
+    datatype: str = "INT32"
+    values: tuple[float, float] = (0, 1)
+
+
+class _Sequences(_Strict, frozen=True):
+    max: _Positive | None = None
+    per_worker: Annotated[int, Meta(ge=0)] = 0
+    queue_size: _Positive = 1000
+    max_idle: Annotated[float, Meta(ge=0)] = 0.0
+    timeout: Annotated[float, Meta(ge=0)] = 0.0
+    controls: list[_Control] = []
+
+
 class Declaration(_Strict, frozen=True, kw_only=True):
     """A model's config. ``entry`` is the file (``model.py:function``) or the builtin; times are in seconds.
 
@@ -69,6 +90,7 @@ class Declaration(_Strict, frozen=True, kw_only=True):
     outputs: list[_Tensor] = []
     batching: _Batching = _Batching()
     workers: _Workers = _Workers()
+    sequences: _Sequences | None = None
     parameters: dict[str, Parameter] = {}
     labels: _Labels = []
     explain: dict[str, Any] = {}
@@ -228,6 +250,15 @@ def _check(declared: Declaration, file: Path) -> None:
                     f"{file}: {kind} '{tensor.name}' has the unknown datatype '{tensor.datatype}'; "
                     f"known are {', '.join(sorted(DATATYPES))}"
                 )
+    for control in declared.sequences.controls if declared.sequences else ():
+        fits = ("BYTES", *_WHOLE) if control.kind is ControlKind.ID else _FLAGS
+        if control.datatype not in fits:
+            raise ModelLoadFailed(
+                f"{file}: control '{control.name}' has the datatype '{control.datatype}'; one of kind "
+                f"{control.kind} is {', '.join(fits)}"
+            )
+        if control.name in {tensor.name for tensor in declared.inputs}:
+            raise ModelLoadFailed(f"{file}: '{control.name}' is a control and an input")
     workers = declared.workers
     if workers.min is not None and workers.max is not None and workers.min > workers.max:
         raise ModelLoadFailed(f"{file}: workers.min is above workers.max")
@@ -287,6 +318,7 @@ def _labels(labels: _Labels, place: Path, home: _Home) -> dict[str, Any]:
 def _common(declared: Declaration, defaults: Defaults) -> dict[str, Any]:
     batching, workers = declared.batching, declared.workers
     least = workers.min if workers.min is not None else min(defaults.workers, workers.max or defaults.workers)
+    most = max(workers.max or least, 1)
     return {
         "platform": declared.platform or declared.backend,
         "inputs": [TensorSpec(tensor.name, tensor.datatype, tensor.shape) for tensor in declared.inputs],
@@ -298,17 +330,32 @@ def _common(declared: Declaration, defaults: Defaults) -> dict[str, Any]:
         "max_delay": batching.max_delay_ms / 1000,
         "exact_delay": defaults.exact_delay if batching.exact_delay is None else batching.exact_delay,
         "min_workers": least,
-        "max_workers": max(workers.max or least, 1),
+        "max_workers": most,
         "queue_size": declared.queue_size or defaults.queue_size,
         "response_timeout": declared.response_timeout or defaults.response_timeout,
         "startup_timeout": declared.startup_timeout or defaults.startup_timeout,
         "client_timeout": declared.client_timeout,
-        "retry": declared.retry,
+        "retry": declared.retry and declared.sequences is None,
+        "sequence": _sequence(declared.sequences, most) if declared.sequences else None,
+        "sequence_headers": defaults.sequence_headers,
         "threads": declared.threads,
         "max_response_bytes": defaults.max_response_bytes,
         "decode_input": defaults.decode_input,
         "limit_image_pixels": defaults.limit_image_pixels,
     }
+
+
+def _sequence(declared: _Sequences, workers: int) -> SequenceSettings:
+    return SequenceSettings(
+        most=declared.max or declared.per_worker * workers or _SEQUENCES,
+        per_worker=declared.per_worker,
+        waiting=declared.queue_size,
+        max_idle=declared.max_idle,
+        timeout=declared.timeout,
+        controls=tuple(
+            Control(each.name, each.kind, each.datatype, each.values) for each in declared.controls
+        ),
+    )
 
 
 def _usual_mode(declared: Declaration) -> BatchMode:

@@ -14,7 +14,7 @@ from mooring.core.errors import ModelLoadFailed
 from mooring.observability.logs import get_logger
 from mooring.repository.model_config import read_model_config, server_settings
 from mooring.repository.requirements import install
-from mooring.repository.spec import Defaults, ModelSpec
+from mooring.repository.spec import Defaults, ModelSpec, SequenceSettings
 
 log = get_logger(__name__)
 
@@ -74,6 +74,7 @@ def read_model(
         max_response_bytes=defaults.max_response_bytes,
         decode_input=defaults.decode_input,
         limit_image_pixels=defaults.limit_image_pixels,
+        sequence_headers=defaults.sequence_headers,
         packages=_packages(folder, model, url, install_them=defaults.install_requirements),
         manifest=manifest,
         config=config,
@@ -192,10 +193,14 @@ def _server_side(settings: dict[str, Any], name: str, version: str, defaults: De
             settings |= {"minWorkers": given.min_workers, "maxWorkers": given.max_workers}
     chosen = {key: value for key, value in settings.items() if value is not None}
     workers = chosen.get("minWorkers", min(defaults.workers, chosen.get("maxWorkers", defaults.workers)))
+    most, rows = max(workers, chosen.get("maxWorkers", workers), 1), max(chosen.get("batchSize", 1), 1)
+    sequence = _sequence(chosen, most * rows)
     return {
         "min_workers": workers,
-        "max_workers": max(workers, chosen.get("maxWorkers", workers), 1),
-        "max_batch_size": max(chosen.get("batchSize", 1), 1),
+        "max_workers": most,
+        "max_batch_size": rows,
+        "sequence": sequence,
+        "retry": sequence is None,
         "max_delay": max(chosen.get("maxBatchDelay", 100), 0) / 1000,
         "exact_delay": chosen.get("exactBatchDelay", defaults.exact_delay),
         "response_timeout": float(chosen.get("responseTimeout", defaults.response_timeout)),
@@ -204,3 +209,15 @@ def _server_side(settings: dict[str, Any], name: str, version: str, defaults: De
         "client_timeout": chosen.get("clientTimeoutInMills", 0) / 1000,
         "queue_size": chosen.get("jobQueueSize", defaults.queue_size),
     }
+
+
+def _sequence(chosen: dict[str, Any], rows: int) -> SequenceSettings | None:
+    """How the model has its sequences, where it does. As in TorchServe, every row of every worker's batch may be one."""
+    if not chosen.get("sequenceBatching"):
+        return None
+    return SequenceSettings(
+        most=max(chosen.get("maxNumSequence", 1), rows),
+        waiting=chosen.get("maxSequenceJobQueueSize", 1),
+        max_idle=chosen.get("sequenceMaxIdleMSec", 0) / 1000,
+        timeout=chosen.get("sequenceTimeoutMSec", 0) / 1000,
+    )

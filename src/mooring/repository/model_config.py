@@ -65,6 +65,11 @@ _KEYS: Mapping[str, _Number | _Switch] = {
     "maxRetryTimeoutInSec": _Number(0, whole=False),
     "clientTimeoutInMills": _Number(0, whole=False),
     "jobQueueSize": _Number(1),
+    "sequenceBatching": _Switch(),
+    "maxNumSequence": _Number(1),
+    "maxSequenceJobQueueSize": _Number(1),
+    "sequenceMaxIdleMSec": _Number(0, whole=False),
+    "sequenceTimeoutMSec": _Number(0, whole=False),
 }
 
 # TorchServe's keys whose meaning would be missed; asking for one is said to be in vain.
@@ -74,7 +79,6 @@ _WITHOUT_EFFECT = (
     "deviceIds",
     "parallelLevel",
     "parallelType",
-    "sequenceBatching",
     "torchrun",
     "useJobTicket",
     "useVenv",

@@ -17,6 +17,57 @@ class BatchMode(enum.StrEnum):
     STACK = "stack"
 
 
+class SequenceHeaders(msgspec.Struct, frozen=True):
+    """The names of the headers that say which sequence a request belongs to, as handlers spell them."""
+
+    id: str = "ts_request_sequence_id"
+    start: str = "ts_request_sequence_start"
+    end: str = "ts_request_sequence_end"
+
+    @property
+    def lower(self) -> tuple[str, str, str]:
+        """The three as they are compared: clients may spell them as they like."""
+        return self.id.lower(), self.start.lower(), self.end.lower()
+
+
+class ControlKind(enum.StrEnum):
+    """What an input that the server fills says of a row's sequence."""
+
+    START = "start"
+    END = "end"
+    READY = "ready"
+    ID = "id"
+
+
+class Control(msgspec.Struct, frozen=True):
+    """An input that the server fills and no client sends: ``[rows, 1]``, or ``[1]`` where there is no batch.
+
+    A flag is ``values[1]`` where it is set and ``values[0]`` where it is not. With ``flat`` it is ``[rows]`` always.
+    """
+
+    name: str
+    kind: ControlKind
+    datatype: str
+    values: tuple[float, float] = (0, 1)
+    flat: bool = False
+
+
+class SequenceSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a model has its sequences. Times are in seconds, and 0 is for ever.
+
+    ``most`` sequences at a time, ``waiting`` steps of one beside the step that runs. One of which nothing was heard
+    for ``max_idle``, or that began ``timeout`` ago, is over. ``per_worker`` 0 is any number; where every worker has so
+    many, new ones wait.
+    """
+
+    most: int = 1
+    per_worker: int = 0
+    waiting: int = 1
+    max_idle: float = 0.0
+    timeout: float = 0.0
+    controls: tuple[Control, ...] = ()
+
+
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything the server knows of one version of a model before it is loaded. Times are in seconds.
 
@@ -60,6 +111,9 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     client_timeout: float = 0.0
     # Whether a request that was running when its worker died may run once more on another.
     retry: bool = True
+    # Of a model that keeps state from request to request. Its requests are never tried twice.
+    sequence: SequenceSettings | None = None
+    sequence_headers: SequenceHeaders = SequenceHeaders()
     threads: int = 0  # 0: cores divided by workers
     max_response_bytes: int = 6_553_500
     decode_input: bool = True  # TorchServe's decode_input_request
@@ -88,5 +142,6 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     metrics_config: str = ""
     exact_delay: bool = False
     handler: str = ""  # of an archive that names none: TorchServe's default_service_handler
+    sequence_headers: SequenceHeaders = SequenceHeaders()
     install_requirements: bool = False  # TorchServe's install_py_dep_per_model
     settings: Mapping[str, Mapping[str, ModelSettings]] = {}

@@ -5,6 +5,7 @@ input [ { name: "x" data_type: TYPE_FP32 dims: [ 3 ] } ]
 output [ { name: "y" data_type: TYPE_STRING dims: [ 1 ] label_filename: "labels.txt" } ]
 dynamic_batching { max_queue_delay_microseconds: 100 }
 instance_group [ { count: 2 } ]
+sequence_batching { oldest { max_candidate_sequences: 8 } max_sequence_idle_microseconds: 5000000 }
 default_model_filename: "net.onnx"
 """
 
@@ -12,7 +13,9 @@ from typing import Any
 
 from mooring.repository.textproto import Message
 
-_OWN = frozenset({"input", "output", "dynamic_batching", "instance_group", "default_model_filename"})
+_OWN = frozenset(
+    {"input", "output", "dynamic_batching", "instance_group", "sequence_batching", "default_model_filename"}
+)
 
 # They tune what has no counterpart here, or say what is so anyway.
 WITHOUT_EFFECT = frozenset(
@@ -29,6 +32,15 @@ WITHOUT_EFFECT = frozenset(
         "version_policy",
     }
 )
+# Microseconds after which Triton ends a sequence that nobody goes on with, where nothing is said.
+_USUAL_IDLE = 1_000_000
+_CONTROLS = {
+    "CONTROL_SEQUENCE_START": "start",
+    "CONTROL_SEQUENCE_END": "end",
+    "CONTROL_SEQUENCE_READY": "ready",
+    "CONTROL_SEQUENCE_CORRID": "id",
+}
+_FLAGS = {"int32_false_true": "INT32", "fp32_false_true": "FP32", "bool_false_true": "BOOL"}
 _RENAMED = {"TYPE_STRING": "BYTES"}
 
 
@@ -43,9 +55,8 @@ def is_triton(message: Message) -> bool:
 
 def from_triton(message: Message) -> Message:
     """The message with our keys for Triton's. Raises ``ValueError`` for what cannot be served as it is meant."""
-    for key in ("ensemble_scheduling", "sequence_batching"):
-        if key in message:
-            raise ValueError(f"{key} is not served")
+    if "ensemble_scheduling" in message:
+        raise ValueError("ensemble_scheduling is not served")
     table = {
         key: values
         for key, values in message.items()
@@ -66,11 +77,54 @@ def from_triton(message: Message) -> Message:
     for each in _messages(message, "dynamic_batching"):
         delay = _number(each, "max_queue_delay_microseconds", 0)
         table["batching"] = [{"mode": ["concat"], "max_delay_ms": [delay / 1000]}]
+    for each in _messages(message, "sequence_batching"):
+        table["sequences"] = [_sequences(each, rows)]
+        for oldest in _messages(each, "oldest"):
+            delay = _number(oldest, "max_queue_delay_microseconds", 0)
+            table["batching"] = [{"mode": ["concat"], "max_delay_ms": [delay / 1000]}]
     groups = _messages(message, "instance_group")
     if groups:
         count = sum(_number(each, "count", 1) for each in groups)
         table["workers"] = [{"min": [count], "max": [max(1, count)]}]
     return table
+
+
+def _sequences(batching: Message, rows: int) -> dict[str, Any]:
+    """How sequences share the instances. Raises ``ValueError`` where a model counts on what is not kept here."""
+    for key in ("state", "iterative_sequence"):
+        if key in batching and batching[key] != [False]:
+            raise ValueError(f"sequence_batching.{key} is not served: the model must keep its state itself")
+    oldest = _messages(batching, "oldest")
+    if not oldest and rows > 1:
+        raise ValueError(
+            "sequence_batching: the direct strategy gives a sequence a place in the batch of its own, which is not "
+            "kept here; set max_batch_size to 1, or choose oldest where the model goes by the CORRID input"
+        )
+    candidates = _number(oldest[-1], "max_candidate_sequences", 0) if oldest else 1
+    idle = _number(batching, "max_sequence_idle_microseconds", 0) or _USUAL_IDLE
+    return {
+        "per_worker": candidates,
+        "max_idle": idle / 1e6,
+        "controls": [
+            _control(name, control)
+            for each in _messages(batching, "control_input")
+            for name in each.get("name", [])[-1:]
+            for control in _messages(each, "control")
+        ],
+    }
+
+
+def _control(name: Any, control: Message) -> dict[str, Any]:
+    kind = str(_last(control, "kind", "CONTROL_SEQUENCE_START"))
+    if kind not in _CONTROLS:
+        raise ValueError(f"control_input '{name}': unknown kind {kind}; known are {', '.join(_CONTROLS)}")
+    found: dict[str, Any] = {"name": name, "kind": _CONTROLS[kind]}
+    for key, datatype in _FLAGS.items():
+        if key in control:
+            values = [float(value) for value in control[key]]
+            return found | {"datatype": datatype, "values": values or [0.0, 1.0]}
+    datatype = str(_last(control, "data_type", "TYPE_INT32"))
+    return found | {"datatype": _RENAMED.get(datatype, datatype.removeprefix("TYPE_"))}
 
 
 def _tensor(tensor: Message, *, batched: bool) -> dict[str, list[Any]]:

@@ -66,6 +66,9 @@ class PoolOwner(Protocol):
     ) -> None:
         """A worker is gone and did not answer these. ``retry`` is False when it was too slow rather than dead."""
 
+    def may_go(self, worker: "PooledWorker") -> bool:
+        """Whether an idle worker that is too many may end now; else ``shed`` is called when it may."""
+
     def handed_back(self, works: Sequence[Work]) -> None:
         """These were not started and wait again."""
 
@@ -294,16 +297,21 @@ class WorkerPool:
         loading = [worker for worker in self._workers if worker.state is WorkerState.STARTING]
         while loading and len(self._workers) > count:
             self._dismiss(loading.pop())
-        while self.idle and len(self._workers) > count:
-            self._dismiss(self.idle[-1])
+        self.shed()
         for _ in range(count - len(self._workers) - self._starting):
             self._spawn(0.0)
+
+    def shed(self) -> None:
+        """Let idle workers that are too many end, where their owner lets them."""
+        for worker in self.idle[::-1]:
+            if len(self._workers) > self._wanted and self.owner.may_go(worker):
+                self._dismiss(worker)
 
     def free(self, worker: PooledWorker) -> None:
         """Called by a worker that is idle."""
         self.failures = 0
         self.failing_since = None
-        if len(self._workers) > self._wanted:
+        if len(self._workers) > self._wanted and self.owner.may_go(worker):
             self._dismiss(worker)
             return
         self.idle.append(worker)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from mooring.backends.backend import Backend, LoadContext
 from mooring.backends.handler.context import Context, PieceSender
 from mooring.backends.handler.entry import Handle, find_handle, prepare_imports
@@ -56,6 +58,10 @@ class HandlerBackend(Backend):
         self._metrics = _store_of(spec, model_dir)
         self._context = _context_of(spec, context, str(model_dir), self._metrics)
         os.environ.setdefault("TS_DECODE_INPUT_REQUEST", str(spec.decode_input).lower())
+        for name, header in zip(
+            ("ID", "START", "END"), msgspec.structs.astuple(spec.sequence_headers), strict=True
+        ):
+            os.environ.setdefault(f"TS_REQUEST_SEQUENCE_{name}", header)
         os.chdir(model_dir)
         prepare_imports(model_dir, spec.packages)
         _limit_threads(context.threads)
@@ -259,6 +265,7 @@ def _context_of(spec: ModelSpec, context: LoadContext, model_dir: str, metrics: 
         limit_max_image_pixels=spec.limit_image_pixels,
         metrics=metrics,
         model_yaml_config=config,
+        sequence_headers=spec.sequence_headers,
     )
 
 

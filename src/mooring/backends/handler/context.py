@@ -11,6 +11,7 @@ from mooring.backends.handler.forms import RowForm
 from mooring.backends.handler.metrics import MetricsStore
 from mooring.core.requests import Form, InferenceRequest, Operation, ResponseHead
 from mooring.core.service import Reply
+from mooring.repository.spec import SequenceHeaders
 
 _SET_BY_SERVER = frozenset(("explain", "describe", "url_path"))
 
@@ -67,10 +68,6 @@ class RequestProcessor:
 class Context:
     """The handler's view of the server. Free attributes are the handler's own."""
 
-    header_key_sequence_id = "ts_request_sequence_id"
-    header_key_sequence_start = "ts_request_sequence_start"
-    header_key_sequence_end = "ts_request_sequence_end"
-
     def __init__(
         self,
         model_name: str,
@@ -82,8 +79,13 @@ class Context:
         limit_max_image_pixels: bool = True,
         metrics: Any = None,
         model_yaml_config: dict[str, Any] | None = None,
+        sequence_headers: SequenceHeaders | None = None,
     ) -> None:
         self.model_name = model_name
+        names = sequence_headers or SequenceHeaders()
+        self.header_key_sequence_id = names.id
+        self.header_key_sequence_start = names.start
+        self.header_key_sequence_end = names.end
         self.manifest = manifest
         self.model_yaml_config = model_yaml_config or {}
         self.system_properties: dict[str, Any] = {
@@ -150,6 +152,9 @@ class Context:
         return self.request_processor[idx].get_request_properties()
 
     def get_sequence_id(self, idx: int) -> Any:
+        """Which sequence the row belongs to: where the model has sequences every row has one."""
+        if idx < len(self._requests) and (step := self._requests[idx].sequence) is not None:
+            return str(step.id)
         return self.get_request_header(idx, self.header_key_sequence_id)
 
     def set_response_content_type(self, idx: int, value: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mooring.core.errors import MooringError
-from mooring.core.service import Duration, ModelAdministration, ModelConfig, ModelUsage
+from mooring.core.service import Duration, ModelAdministration, ModelConfig, ModelUsage, SequenceDescription
 from mooring.core.tensors import TensorSpec
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
@@ -88,12 +88,39 @@ def config_document(config: ModelConfig) -> dict[str, Any]:
         ],
         "parameters": {name: {"string_value": _text(value)} for name, value in config.parameters.items()},
     }
-    if config.max_batch_size > 1:
+    if config.sequences is not None:
+        document["sequence_batching"] = _sequence_batching(config.sequences)
+    elif config.max_batch_size > 1:
         document["dynamic_batching"] = {
             "preferred_batch_size": [config.max_batch_size],
             "max_queue_delay_microseconds": round(config.delay * 1e6),
         }
     return document
+
+
+_FALSE_TRUE = {"INT32": ("int32_false_true", [0, 1]), "FP32": ("fp32_false_true", [0, 1]),
+               "BOOL": ("bool_false_true", [False, True])}  # fmt: skip
+
+
+def _sequence_batching(sequences: SequenceDescription) -> dict[str, Any]:
+    return {
+        "oldest": {"max_candidate_sequences": sequences.most},
+        "max_sequence_idle_microseconds": round(sequences.max_idle * 1e6),
+        "control_input": [
+            {"name": name, "control": [_control(kind, datatype)]}
+            for name, kind, datatype in sequences.controls
+        ],
+    }
+
+
+def _control(kind: str, datatype: str) -> dict[str, Any]:
+    if kind == "ID":
+        return {
+            "kind": "CONTROL_SEQUENCE_CORRID",
+            "data_type": f"TYPE_{'STRING' if datatype == 'BYTES' else datatype}",
+        }
+    key, values = _FALSE_TRUE[datatype]
+    return {"kind": f"CONTROL_SEQUENCE_{kind}", key: values}
 
 
 def _tensor(spec: TensorSpec, batched: bool) -> dict[str, Any]:

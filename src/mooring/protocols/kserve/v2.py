@@ -36,6 +36,8 @@ from mooring.web.routing import Match
 
 READING = frozenset({"GET", "HEAD"})
 WRITING = frozenset({"POST"})
+SEQUENCES = ("sequence", "sequence(string_id)")
+"""Triton's names for what a model that has sequences offers; whole numbers and texts name one."""
 MODEL = "/v2/models/{model_name}"
 VERSION = "/v2/models/{model_name}/versions/{model_version}"
 
@@ -172,7 +174,13 @@ class KServeV2:
         self._dialect = dialect
         self._memory = memory
         self.bodies = Bodies(responses, allocator, min(max_body_bytes, _MOST_DECOMPRESSED))
-        self.extensions = ["binary_tensor_data", "classification", "parameters", "schedule_policy"]
+        self.extensions = [
+            "binary_tensor_data",
+            "classification",
+            "parameters",
+            "schedule_policy",
+            *SEQUENCES,
+        ]
 
     def endpoints(self) -> list[Endpoint]:
         """Everything mounted."""

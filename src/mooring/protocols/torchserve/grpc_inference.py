@@ -6,6 +6,8 @@ the caller's mistake is not called INTERNAL.
 
 import asyncio
 import time
+from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
 import grpc
@@ -22,19 +24,26 @@ from mooring.protocols.grpc_server import Context, Method, Questions, Service, e
 from mooring.protocols.responses import RequestIds
 from mooring.protocols.status import Asked, grpc_torchserve, java_class, torchserve
 from mooring.tokens import Access
+from mooring.repository.spec import SequenceHeaders
 
 NAME = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
-# As handlers read it, whichever way it came.
-_SEQUENCE = b"ts_request_sequence_id"
+# Steps of one stream that are not answered yet: above this many no further one is read.
+_MOST_PENDING = 256
 _INFO = "type.googleapis.com/google.rpc.ErrorInfo"
+
+
+_HEADERS = SequenceHeaders()
 
 
 class TorchServeInferenceRpcs:
     """The methods of the service."""
 
-    def __init__(self, service: InferenceService, allocator: Allocator) -> None:
+    def __init__(
+        self, service: InferenceService, allocator: Allocator, headers: SequenceHeaders = _HEADERS
+    ) -> None:
         self._service = service
         self._allocator = allocator
+        self._names = headers
         self._new_id = RequestIds().new
         self._questions = Questions()
 
@@ -82,24 +91,34 @@ class TorchServeInferenceRpcs:
             await _refuse(context, error, asked)
 
     async def converse(self, context: Context) -> None:
-        """The steps of sequences, one after the other: each is asked when the one before it has been answered.
+        """The steps of many sequences at once; of one sequence each is asked when the one before it is answered.
 
         What goes wrong with a step is said in its answer, and the next one is read.
         """
-        while (message := await self._questions.next(context)) is not None:
-            asked = read(pb.PredictionsRequest, message)
-            try:
-                if not asked.sequence_id:
-                    raise MooringError("Parameter sequenceId is required.")
-                answer = await self._whole(asked, context)
-            except MooringError as error:
-                answer = _refusal(error, asked)
-            await context.write(answer.SerializeToString())
+        conversation = Conversation(context, self._step)
+        try:
+            while (message := await self._questions.next(context)) is not None:
+                await conversation.take(read(pb.PredictionsRequest, message))
+            await conversation.finish()
+        finally:
+            conversation.close()
         if self._questions.leaving:
             raise ModelNotReady("the server is stopping")
 
+    async def _step(self, asked: pb.PredictionsRequest, context: Context) -> pb.PredictionResponse:
+        try:
+            if not asked.sequence_id:
+                raise MooringError("Parameter sequenceId is required.")
+            return await self._whole(asked, context)
+        except MooringError as error:
+            return _refusal(error, asked)
+
     async def _whole(self, asked: pb.PredictionsRequest, context: Context) -> pb.PredictionResponse:
-        return _answer(asked, await self._ask(asked, context).whole())
+        prediction = self._ask(asked, context)
+        answer = _answer(asked, await prediction.whole())
+        if prediction.sequence:
+            answer.sequence_id = prediction.sequence
+        return answer
 
     def _ask(self, asked: pb.PredictionsRequest, context: Context) -> "Prediction":
         if not asked.model_name:
@@ -115,9 +134,21 @@ class TorchServeInferenceRpcs:
             ],
             Form.BODY,
             deadline=None if left is None else time.monotonic() + left,
-            headers=[(_SEQUENCE, asked.sequence_id.encode())] if asked.sequence_id else [],
+            headers=self._headers(asked, context),
         )
         return Prediction(self._service, request)
+
+    def _headers(self, asked: pb.PredictionsRequest, context: Context) -> list[tuple[bytes, bytes]]:
+        """The sequence's id as handlers read it. That it starts or ends can only be said in the call's metadata."""
+        if not asked.sequence_id:
+            return []
+        headers = [(self._names.id.encode(), asked.sequence_id.encode())]
+        metadata = dict(context.invocation_metadata() or ())
+        for name in (self._names.start, self._names.end):
+            value = metadata.get(name.lower())
+            if isinstance(value, str):
+                headers.append((name.encode(), value.encode()))
+        return headers
 
     def _kept(self, value: bytes) -> Payload:
         if len(value) <= LARGE:
@@ -127,14 +158,61 @@ class TorchServeInferenceRpcs:
         return buffer
 
 
+Answering = Callable[[pb.PredictionsRequest, Context], Awaitable[pb.PredictionResponse]]
+
+
+class Conversation:
+    """The steps of one stream: a task for every sequence that has any, and its steps in line."""
+
+    def __init__(self, context: Context, answer: Answering) -> None:
+        self._context = context
+        self._answer = answer
+        self._lines: dict[str, deque[pb.PredictionsRequest]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._room = asyncio.Semaphore(_MOST_PENDING)
+        self._writing = asyncio.Lock()
+
+    async def take(self, asked: pb.PredictionsRequest) -> None:
+        """Take a step in; wait while too many are unanswered. Raises what went wrong with the stream."""
+        await self._room.acquire()
+        line = self._lines.get(asked.sequence_id)
+        if line is not None:
+            line.append(asked)
+            return
+        self._lines[asked.sequence_id] = deque([asked])
+        task = asyncio.ensure_future(self._work_off(asked.sequence_id))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def finish(self) -> None:
+        """Return when every step has its answer. Raises what went wrong with the stream."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks)
+
+    def close(self) -> None:
+        """Nobody hears the answers any more."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def _work_off(self, sequence: str) -> None:
+        line = self._lines[sequence]
+        while line:
+            answer = await self._answer(line.popleft(), self._context)
+            async with self._writing:  # gRPC takes one message at a time
+                await self._context.write(answer.SerializeToString())
+            self._room.release()
+        del self._lines[sequence]
+
+
 class Prediction:
     """A request on its way, and what has come of it so far. Whoever asks for pieces must ``close`` it."""
 
-    __slots__ = ("_outcomes", "_over", "_streamed", "_ticket")
+    __slots__ = ("_outcomes", "_over", "_streamed", "_ticket", "sequence")
 
     def __init__(self, service: InferenceService, request: InferenceRequest) -> None:
         self._outcomes: asyncio.Queue[Outcome] = asyncio.Queue()
         self._over = self._streamed = False
+        self.sequence = ""  # what the service calls the sequence it belongs to
         self._ticket = service.submit(request, self._outcomes.put_nowait)
 
     async def next(self) -> bytes | None:
@@ -146,6 +224,8 @@ class Prediction:
             self._over = True
             raise outcome
         self._over = outcome.final
+        if outcome.parameters:
+            self.sequence = str(outcome.parameters.get("sequence_id", ""))
         payload = payload_of(outcome)
         piece = bytes(payload.view) if isinstance(payload, Buffer) else payload
         release(outcome.outputs)
@@ -192,7 +272,7 @@ def _refusal(error: MooringError, asked: pb.PredictionsRequest) -> pb.Prediction
     code, _ = grpc_torchserve(refusal)
     answer = _answer(asked, b"")
     answer.status.code = grpc.StatusCode[code].value[0]
-    answer.status.message = refusal.message
+    answer.status.message = f"{refusal.message}\n{refusal.error}" if refusal.error else refusal.message
     info = pb.ErrorInfo(reason=java_class(refusal))
     answer.status.details.add(type_url=_INFO, value=info.SerializeToString())
     return answer

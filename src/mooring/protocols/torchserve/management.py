@@ -15,6 +15,7 @@ from mooring.core.service import (
     ModelDescription,
     Outcome,
     Scaled,
+    SequenceDescription,
     WorkerDescription,
 )
 from mooring.core.tensors import Tensor, release
@@ -323,11 +324,7 @@ def described(model: ModelDescription, metadata: object = None) -> dict[str, Any
         "continuousBatching": False,
         "useJobTicket": False,
         "useVenv": False,
-        "stateful": False,
-        "sequenceMaxIdleMSec": 0,
-        "sequenceTimeoutMSec": 0,
-        "maxNumSequence": 1,
-        "maxSequenceJobQueueSize": 1,
+        **_stateful(model.sequences),
         "loadedAtStartup": model.loaded_at_startup,
         "workers": [_worker(worker) for worker in model.workers],
         "jobQueueStatus": {
@@ -343,6 +340,17 @@ def described(model: ModelDescription, metadata: object = None) -> dict[str, Any
     if model.detail:
         document["detail"] = model.detail
     return document
+
+
+def _stateful(sequences: SequenceDescription | None) -> dict[str, Any]:
+    found = sequences or SequenceDescription(1, 1, 0, 0)
+    return {
+        "stateful": sequences is not None,
+        "sequenceMaxIdleMSec": round(found.max_idle * 1000),
+        "sequenceTimeoutMSec": round(found.timeout * 1000),
+        "maxNumSequence": found.most,
+        "maxSequenceJobQueueSize": found.waiting,
+    }
 
 
 def _worker(worker: WorkerDescription) -> dict[str, Any]:
