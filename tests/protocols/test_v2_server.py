@@ -33,7 +33,7 @@ async def test_the_server_says_what_it_is_and_what_it_can_do(v2, target):
     assert (found["name"], found["version"]) == ("mooring", "0.0.1")
     assert sorted(found["extensions"]) == [
         "binary_tensor_data", "classification", "logging", "model_configuration", "model_repository",
-        "model_repository(unload_dependents)", "parameters", "schedule_policy", "statistics", "system_shared_memory",
+        "model_repository(unload_dependents)", "parameters", "schedule_policy", "sequence", "sequence(string_id)", "statistics", "system_shared_memory",
     ]  # fmt: skip
 
 

@@ -224,8 +224,8 @@ def test_one_bound_on_workers_is_enough(folder, config, workers):
 
 
 def test_what_is_asked_for_in_vain_is_said(folder, caplog):
-    read(write(folder, config="sequenceBatching: true\nuseVenv: false\nparallelType: tp"))
-    assert 'keys="parallelType, sequenceBatching"' in caplog.text
+    read(write(folder, config="torchrun: {}\nuseVenv: false\nuseJobTicket: true\nparallelType: tp"))
+    assert 'keys="parallelType, useJobTicket"' in caplog.text
 
 
 def test_an_empty_config_is_an_empty_mapping(folder):

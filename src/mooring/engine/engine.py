@@ -231,6 +231,8 @@ class Engine(InferenceService):
         new = await self._start(ModelVersion(spec))
         if new.ready:
             self.registry.models[spec.name].versions[spec.version] = new
+            if isinstance(new.scheduler, SequenceScheduler) and old.scheduler is not None:
+                new.scheduler.succeed(old.scheduler)
             await self._end(old)
         else:
             await self._end(new)

@@ -160,6 +160,11 @@ class SequenceScheduler(Scheduler):
             self.refuse_all(self._given_up)
         self.worker_free()
 
+    def succeed(self, old: Scheduler) -> None:
+        """Take the place of another one, whose sequences are lost."""
+        if isinstance(old, SequenceScheduler):
+            self._sequences.remember(old._sequences.ids())
+
     def may_go(self, worker: PooledWorker) -> bool:
         """A worker that is too many stays until its sequences are over, unless no worker is to stay."""
         return self.pool is None or not self.pool.wanted or not self._sequences.held(worker)

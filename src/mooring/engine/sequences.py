@@ -5,7 +5,7 @@ hold whatever happens: the steps of a sequence run in the order in which they ca
 """
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from mooring.core.errors import InvalidInput, SequenceLost, SequencesFull
@@ -297,15 +297,20 @@ class Sequences(Generic[P, J]):
                 self._line_up(live)
             else:
                 self._remove(live)
-                self._remember(live)
+                if live.id is not None:
+                    self.remember([live.id])
         return lost
 
-    def _remember(self, live: Live[P, J]) -> None:
-        if live.id is None:
-            return
-        self._lost[live.id] = None
-        if len(self._lost) > _MOST_REMEMBERED:
-            del self._lost[next(iter(self._lost))]
+    def ids(self) -> list[str]:
+        """Of every sequence that there is."""
+        return list(self._live)
+
+    def remember(self, lost: Iterable[str]) -> None:
+        """The state of these sequences is lost: whoever goes on with one is told so."""
+        for name in lost:
+            self._lost[name] = None
+            if len(self._lost) > _MOST_REMEMBERED:
+                del self._lost[next(iter(self._lost))]
 
     def waiting(self) -> Iterator[J]:
         """Every step that waits."""

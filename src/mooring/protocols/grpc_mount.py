@@ -17,7 +17,7 @@ from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.kserve.v2_grpc import KServeV2Grpc
 from mooring.protocols.torchserve.grpc_inference import TorchServeInferenceRpcs
 from mooring.protocols.torchserve.grpc_management import TorchServeManagementRpcs
-from mooring.repository.spec import SequenceHeaders
+from mooring.repository.spec import TORCHSERVE_HEADERS, SequenceHeaders
 
 
 def grpc_server(
@@ -35,7 +35,7 @@ def grpc_server(
     gate: Gate | None = None,
     max_message_bytes: int = 0,
     age: Age | None = None,
-    sequence_headers: SequenceHeaders,
+    sequence_headers: SequenceHeaders = TORCHSERVE_HEADERS,
     further: Sequence[Service] = (),
 ) -> GrpcServer:
     """A server that speaks v2 with its extensions, AMD's methods, TorchServe's inference, health and reflection.

@@ -30,6 +30,10 @@ class SequenceHeaders(msgspec.Struct, frozen=True):
         return self.id.lower(), self.start.lower(), self.end.lower()
 
 
+TORCHSERVE_HEADERS = SequenceHeaders()
+"""As TorchServe has them where nothing else is set."""
+
+
 class ControlKind(enum.StrEnum):
     """What an input that the server fills says of a row's sequence."""
 
@@ -113,7 +117,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     retry: bool = True
     # Of a model that keeps state from request to request. Its requests are never tried twice.
     sequence: SequenceSettings | None = None
-    sequence_headers: SequenceHeaders = SequenceHeaders()
+    sequence_headers: SequenceHeaders = TORCHSERVE_HEADERS
     threads: int = 0  # 0: cores divided by workers
     max_response_bytes: int = 6_553_500
     decode_input: bool = True  # TorchServe's decode_input_request
@@ -142,6 +146,6 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     metrics_config: str = ""
     exact_delay: bool = False
     handler: str = ""  # of an archive that names none: TorchServe's default_service_handler
-    sequence_headers: SequenceHeaders = SequenceHeaders()
+    sequence_headers: SequenceHeaders = TORCHSERVE_HEADERS
     install_requirements: bool = False  # TorchServe's install_py_dep_per_model
     settings: Mapping[str, Mapping[str, ModelSettings]] = {}

@@ -11,7 +11,7 @@ from mooring.backends.handler.forms import RowForm
 from mooring.backends.handler.metrics import MetricsStore
 from mooring.core.requests import Form, InferenceRequest, Operation, ResponseHead
 from mooring.core.service import Reply
-from mooring.repository.spec import SequenceHeaders
+from mooring.repository.spec import TORCHSERVE_HEADERS, SequenceHeaders
 
 _SET_BY_SERVER = frozenset(("explain", "describe", "url_path"))
 
@@ -79,13 +79,12 @@ class Context:
         limit_max_image_pixels: bool = True,
         metrics: Any = None,
         model_yaml_config: dict[str, Any] | None = None,
-        sequence_headers: SequenceHeaders | None = None,
+        sequence_headers: SequenceHeaders = TORCHSERVE_HEADERS,
     ) -> None:
         self.model_name = model_name
-        names = sequence_headers or SequenceHeaders()
-        self.header_key_sequence_id = names.id
-        self.header_key_sequence_start = names.start
-        self.header_key_sequence_end = names.end
+        self.header_key_sequence_id = sequence_headers.id
+        self.header_key_sequence_start = sequence_headers.start
+        self.header_key_sequence_end = sequence_headers.end
         self.manifest = manifest
         self.model_yaml_config = model_yaml_config or {}
         self.system_properties: dict[str, Any] = {

@@ -23,8 +23,8 @@ from mooring.protocols.grpc_messages import answering, read
 from mooring.protocols.grpc_server import Context, Method, Questions, Service, end, receive
 from mooring.protocols.responses import RequestIds
 from mooring.protocols.status import Asked, grpc_torchserve, java_class, torchserve
+from mooring.repository.spec import TORCHSERVE_HEADERS, SequenceHeaders
 from mooring.tokens import Access
-from mooring.repository.spec import SequenceHeaders
 
 NAME = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
 # Steps of one stream that are not answered yet: above this many no further one is read.
@@ -32,14 +32,11 @@ _MOST_PENDING = 256
 _INFO = "type.googleapis.com/google.rpc.ErrorInfo"
 
 
-_HEADERS = SequenceHeaders()
-
-
 class TorchServeInferenceRpcs:
     """The methods of the service."""
 
     def __init__(
-        self, service: InferenceService, allocator: Allocator, headers: SequenceHeaders = _HEADERS
+        self, service: InferenceService, allocator: Allocator, headers: SequenceHeaders = TORCHSERVE_HEADERS
     ) -> None:
         self._service = service
         self._allocator = allocator
