@@ -231,8 +231,8 @@ class Engine(InferenceService):
         new = await self._start(ModelVersion(spec))
         if new.ready:
             self.registry.models[spec.name].versions[spec.version] = new
-            if isinstance(new.scheduler, SequenceScheduler) and old.scheduler is not None:
-                new.scheduler.succeed(old.scheduler)
+            if isinstance(new.scheduler, SequenceScheduler) and isinstance(old.scheduler, SequenceScheduler):
+                new.scheduler.remember(old.scheduler.sequences())
             await self._end(old)
         else:
             await self._end(new)

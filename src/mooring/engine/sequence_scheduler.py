@@ -160,10 +160,13 @@ class SequenceScheduler(Scheduler):
             self.refuse_all(self._given_up)
         self.worker_free()
 
-    def succeed(self, old: Scheduler) -> None:
-        """Take the place of another one, whose sequences are lost."""
-        if isinstance(old, SequenceScheduler):
-            self._sequences.remember(old._sequences.ids())
+    def sequences(self) -> list[str]:
+        """The ids of those that are open."""
+        return self._sequences.ids()
+
+    def remember(self, lost: Sequence[str]) -> None:
+        """Sequences that a scheduler before this one had: they can only be started anew."""
+        self._sequences.remember(lost)
 
     def may_go(self, worker: PooledWorker) -> bool:
         """A worker that is too many stays until its sequences are over, unless no worker is to stay."""
