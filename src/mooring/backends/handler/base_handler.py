@@ -11,6 +11,7 @@ import torch
 
 from mooring.backends.handler.compiling import compiled, pt2_settings
 from mooring.backends.handler.context import Context
+from mooring.backends.handler.insights import ConfiguredInsights, target_of
 from mooring.backends.handler.labels import load_label_mapping
 from mooring.backends.handler.timer import timed
 from mooring.backends.handler.weights import (
@@ -29,6 +30,9 @@ class BaseHandler:
 
     ``initialize`` picks the device and loads whatever the archive holds, by the suffix of its serialized file.
     """
+
+    # What explains in place of a handler's own ways, where model-config.yaml says so.
+    _insights: ConfiguredInsights | None = None
 
     def __init__(self) -> None:
         self.model: Any = None
@@ -155,14 +159,15 @@ class BaseHandler:
     def explain_handle(self, data_preprocess: Any, raw_data: Any) -> Any:
         """What ``get_insights`` makes of the row at hand; explanations come one row at a time.
 
-        ``target``, the class to explain, is a field of the row beside ``data`` or ``body``.
+        ``target``, the class to explain, stands beside ``data``, as a form field or in JSON. Where nobody names it, it
+        is the first one, as in TorchServe; with ``explain`` in model-config.yaml it is what that says, else the
+        predicted one. Raises ``InvalidInput`` for text that names no class.
         """
         row = raw_data[0]
-        inputs, target = row, 0
-        if isinstance(row, dict):
-            inputs = row.get("data") or row.get("body")
-            target = row.get("target") or 0
-        self.target = _number(target)
+        inputs = row.get("data") or row.get("body") if isinstance(row, dict) else row
+        self.target = target_of(row, self.mapping)
+        if self.target is None and self._insights is None:
+            self.target = 0
         return self.get_insights(data_preprocess, inputs, self.target)  # type: ignore[attr-defined]
 
     def describe_handle(self) -> Any:
@@ -192,10 +197,3 @@ def _devices(gpu: Any) -> tuple[str, torch.device]:
 
         return "xla", xm.xla_device()
     return "cpu", torch.device("cpu")
-
-
-def _number(target: Any) -> Any:
-    """A target that came as a form field is text; Captum needs the number."""
-    if isinstance(target, (bytes, bytearray, str)):
-        return int(target)
-    return target

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from mooring.backends.handler.insights import checked_target, input_of
 from mooring.backends.handler.labels import map_class_to_label
 from mooring.backends.handler.text import ngrams_iterator
 from mooring.backends.handler.text_handler import TextHandler
@@ -25,7 +26,7 @@ class TextClassifier(TextHandler):
         if len(data) != 1:
             raise ValueError(f"text_classifier takes one text at a time, got {len(data)}")
         row = data[0]
-        text: Any = row.get("data") or row.get("body") if isinstance(row, dict) else row
+        text: Any = input_of(row)
         if isinstance(text, (bytes, bytearray)):
             text = text.decode()
         for clean in (
@@ -59,10 +60,15 @@ class TextClassifier(TextHandler):
         return map_class_to_label(torch.softmax(data, dim=1).tolist(), self.mapping)
 
     def get_insights(self, text_preprocess: Any, _: Any, target: Any = 0) -> Any:
-        """How much every word spoke for ``target``, a run of words being shared out among its words."""
+        """How much every word spoke for ``target``, a run of words being shared out among its words.
+
+        Raises ``InvalidInput`` for a target there is not.
+        """
         from captum.attr import IntegratedGradients
 
         numbers, text = text_preprocess
+        offsets = torch.zeros(1, dtype=torch.long, device=self.device)
+        target = checked_target(self.model, (numbers, offsets), target, self.mapping)
         words = self.get_word_token(text)
         # Captum varies a gate per token from closed to open: the embedding itself takes numbers, which do not vary.
         gates = torch.ones(1, len(numbers), device=self.device)

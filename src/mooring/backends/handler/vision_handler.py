@@ -2,6 +2,7 @@
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from PIL import Image
 
 from mooring.backends.handler.base_handler import BaseHandler
 from mooring.backends.handler.context import Context
+from mooring.backends.handler.insights import ConfiguredInsights, HandlerNetwork, checked_target, input_of
 from mooring.backends.handler.timer import timed
 
 _STEPS = 15
@@ -23,6 +25,12 @@ class VisionHandler(BaseHandler):
         super().initialize(context)
         if not context.system_properties.get("limit_max_image_pixels", True):
             Image.MAX_IMAGE_PIXELS = None
+        table = self.model_yaml_config.get("explain")
+        # A handler with ways of its own may have settings of its own under that key.
+        if isinstance(table, dict) and type(self).get_insights is VisionHandler.get_insights:
+            folder = Path(context.system_properties["model_dir"])
+            network = HandlerNetwork(self.model, self.device)
+            self._insights = ConfiguredInsights(table, folder, network, self.mapping)
 
     @property
     def ig(self) -> Any:
@@ -44,7 +52,7 @@ class VisionHandler(BaseHandler):
         return torch.stack([self._tensor(row) for row in data]).to(self.device)
 
     def _tensor(self, row: Any) -> torch.Tensor:
-        image = row.get("data") or row.get("body") if isinstance(row, dict) else row
+        image = input_of(row)
         if isinstance(image, str):
             image = base64.b64decode(image)
         if isinstance(image, (bytes, bytearray)):
@@ -55,5 +63,8 @@ class VisionHandler(BaseHandler):
         return torch.tensor(image, dtype=torch.float32)
 
     def get_insights(self, tensor_data: Any, _: Any, target: Any = 0) -> Any:
-        """How much every pixel of every channel spoke for ``target``."""
+        """How much every pixel of every channel spoke for ``target``. Raises ``InvalidInput`` for one there is not."""
+        if self._insights is not None:
+            return self._insights.of(tensor_data, target).tolist()
+        target = checked_target(self.model, (tensor_data,), target, self.mapping)
         return self.ig.attribute(tensor_data, target=target, n_steps=_STEPS).tolist()

@@ -1,0 +1,117 @@
+"""What an explanation of a handler's row is of, and explanations as model-config.yaml's ``explain`` has them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mooring.backends.programs import leaves
+from mooring.core.errors import InvalidInput, ModelLoadFailed
+from mooring.core.tensors import Array
+from mooring.explain.attribution import Explainer
+from mooring.explain.settings import settings_of
+from mooring.explain.targets import indices_of
+
+_DATA = "data"
+
+
+def input_of(row: Any) -> Any:
+    """What a row is about: its ``data`` or ``body``, also where a JSON body wraps it once more."""
+    if not isinstance(row, dict):
+        return row
+    found = row.get("data") or row.get("body")
+    if isinstance(found, dict) and not found.keys().isdisjoint(("data", "body")):
+        return found.get("data") or found.get("body")
+    return found
+
+
+def target_of(row: Any, mapping: Mapping[str, Any] | None) -> Any:
+    """The class that a row names beside its data, in a form field or in JSON; None where it names none.
+
+    Text is the index or the label of a class. Raises ``InvalidInput`` for other text.
+    """
+    if not isinstance(row, dict):
+        return None
+    target, body = row.get("target"), row.get("data") or row.get("body")
+    if target is None and isinstance(body, dict):
+        target = body.get("target")
+    if isinstance(target, bytes | bytearray):
+        target = target.decode(errors="replace")
+    return _number(target.strip(), mapping or {}) if isinstance(target, str) else target
+
+
+def _number(text: str, mapping: Mapping[str, Any]) -> Any:
+    if not text:
+        return None
+    if text.isdecimal() and len(text) < 10:
+        return int(text)
+    if text.startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError:
+            raise InvalidInput(f"target {text[:60]!r} is no JSON list") from None
+    for index, label in mapping.items():
+        if label == text and index.isdecimal():
+            return int(index)
+    labels = ", ".join(repr(label) for label in list(mapping.values())[:10])
+    raise InvalidInput(
+        f"target {text[:60]!r} is no class: send its index{f' or its label, such as {labels}' * bool(labels)}"
+    )
+
+
+def checked_target(
+    model: Any, inputs: tuple[Any, ...], target: Any, mapping: Mapping[str, Any] | None
+) -> Any:
+    """The target, if the model's answer to ``inputs`` has it. Raises ``InvalidInput`` naming what it has."""
+    with torch.no_grad():
+        scores = model(*inputs)
+    if torch.is_tensor(scores) and scores.ndim:
+        found = indices_of(target, scores.cpu().numpy(), mapping or {}, default=0)
+        # Of one dimension as one number, which is what handlers hand to Captum.
+        return found[0] if len(found[0]) > 1 else found[0][0] if found[0] else None
+    return target or 0
+
+
+class HandlerNetwork:
+    """A handler's model of one input, as ``explain.attribution.Network`` wants to see it."""
+
+    def __init__(self, model: Any, device: Any) -> None:
+        self._model = model
+        self._device = device
+        self.differentiable = isinstance(model, torch.nn.Module)
+
+    def value(self, name: str, array: Array) -> torch.Tensor:
+        return torch.as_tensor(array).to(self._device)
+
+    def outputs(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """One call; what else than tensors comes out is left out."""
+        found = leaves(self._model(values[_DATA]))
+        return {name: torch.as_tensor(value) for name, value in found.items() if _is_array(value)}
+
+    def module(self, layer: str) -> tuple[torch.nn.Module, torch.nn.Module | None]:
+        """Raises ``ModelLoadFailed`` where there is no such layer, or none to be seen."""
+        if isinstance(self._model, torch.jit.ScriptModule):
+            raise ModelLoadFailed("explain.method: TorchScript does not let its layers be watched")
+        try:
+            return self._model, self._model.get_submodule(layer) if layer else None
+        except AttributeError:
+            raise ModelLoadFailed(f"explain.layer: there is no '{layer}' in the model") from None
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, torch.Tensor | np.ndarray)
+
+
+class ConfiguredInsights:
+    """Explanations of a handler's model. Raises ``ModelLoadFailed`` for a configuration that cannot work."""
+
+    def __init__(self, table: Mapping[str, Any], folder: Path, network: HandlerNetwork, mapping: Any) -> None:
+        self._explainer = Explainer(settings_of(table, folder), network, mapping or {})
+
+    def of(self, prepared: torch.Tensor, target: Any) -> Array:
+        """A number for every number of ``prepared``, which has the batch in its first dimension."""
+        rows = len(prepared)
+        return self._explainer.attribute({_DATA: prepared.cpu().numpy()}, [(target, rows)], rows)[_DATA]
