@@ -176,7 +176,7 @@ class Explainer:
         inputs = tuple(self._own(values[name]) for name in call.explained)
         method = self._method(call)
         options = self._options(call.explained, inputs, step)
-        options["target"] = _target(indices)
+        options["target"] = _target(indices, inputs[0].device)
         options["additional_forward_args"] = tuple(values[name] for name in call.others) or None
         try:
             with _lots(self._settings), warnings.catch_warnings():
@@ -282,11 +282,13 @@ def _the_output(outputs: Values) -> str:
     )
 
 
-def _target(indices: Sequence[Index]) -> Any:
+def _target(indices: Sequence[Index], device: torch.device) -> Any:
     """The indices in the form that Captum wants."""
     if not indices[0]:
         return None
-    return torch.tensor([index[0] for index in indices]) if len(indices[0]) == 1 else list(indices)
+    if len(indices[0]) > 1:
+        return list(indices)
+    return torch.tensor([index[0] for index in indices], device=device)
 
 
 def _fitting(key: str, value: Any, name: str, tensor: torch.Tensor) -> Any:
