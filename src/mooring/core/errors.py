@@ -23,6 +23,7 @@ MooringError
 │   ├── OutOfResources        ... for want of memory on the machine or the accelerator
 │   └── InvalidOutput         it answered with something that is no answer
 ├── WorkerDied                the process that ran the model ended or had to be ended
+├── NodeFailed                a node of a workflow gave no answer, for whatever reason
 └── ServerUnreachable         a client's own: there was no server to ask, or it broke off
 """
 
@@ -141,6 +142,10 @@ class InvalidOutput(ModelFailed):
 
 class WorkerDied(MooringError):
     """The process that ran the model ended or had to be ended."""
+
+
+class NodeFailed(MooringError):
+    """A node of a workflow gave no answer, for whatever reason; the log has it."""
 
 
 class ServerUnreachable(MooringError):

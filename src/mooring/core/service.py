@@ -34,6 +34,7 @@ class ModelState(msgspec.Struct, frozen=True):
     ready: bool
     is_default: bool
     reason: str = ""
+    listed: bool = True  # False for a function of a workflow, which TorchServe lists nowhere
 
 
 class Ticket(Protocol):
@@ -316,6 +317,65 @@ class ModelAdministration(abc.ABC):
     @abc.abstractmethod
     async def unload_worker(self, endpoint: str) -> None:
         """Take one instance from an endpoint, and with the last one the endpoint. Raises ``ModelNotFound``."""
+
+
+class WorkflowRegistration(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator says of a workflow to register. Times are in seconds; what is empty or None is left open.
+
+    ``url`` is an archive (.war) of the workflow store, or where one is fetched from.
+    """
+
+    url: str
+    name: str = ""
+    response_timeout: float | None = None
+    startup_timeout: float | None = None
+
+
+class WorkflowDescription(msgspec.Struct, frozen=True):
+    """What is told of a workflow. ``max_delay`` is in seconds; ``graph`` is what follows on each node, as it is written.
+
+    The sizes are those that its archive has for every model that does not say.
+    """
+
+    name: str
+    url: str
+    min_workers: int
+    max_workers: int
+    batch_size: int
+    max_delay: float
+    graph: dict[str, list[str]]
+
+
+class WorkflowService(abc.ABC):
+    """The workflows there are: asking one, and what an operator may do to them."""
+
+    @abc.abstractmethod
+    def submit(self, request: InferenceRequest, done: Done) -> Ticket:
+        """As ``InferenceService.submit``, where ``request.model`` is the name of a workflow.
+
+        A node that gives no answer is ``NodeFailed``, whatever the reason, unless its queue was full or the client's
+        time ran out.
+        """
+
+    @abc.abstractmethod
+    def workflows(self) -> Sequence[WorkflowDescription]:
+        """All of them, by name."""
+
+    @abc.abstractmethod
+    def describe(self, workflow: str) -> WorkflowDescription:
+        """One of them. Raises ``ModelNotFound``."""
+
+    @abc.abstractmethod
+    async def register(self, registration: WorkflowRegistration) -> str:
+        """Add a workflow, with models of its own for every node, and return its name when all their workers are there.
+
+        One that fails leaves nothing behind. Raises ``ModelNotFound`` for what is not in the store, ``SourceRefused``,
+        ``FetchFailed``, ``ModelLoadFailed`` for what is no workflow, ``ModelExists`` and ``WorkersFailed``.
+        """
+
+    @abc.abstractmethod
+    async def unregister(self, workflow: str) -> None:
+        """Return once the last request in flight is answered and its models are gone. Raises ``ModelNotFound``."""
 
 
 class ServerAdministration(abc.ABC):

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from mooring.core.buffers import LARGE, Buffer, Payload, view_of
+from mooring.core.buffers import LARGE, Buffer, Payload, Share, view_of
 from mooring.core.errors import InvalidInput
 
 Parameter = bool | int | float | str
@@ -103,6 +103,32 @@ class TensorSpec(msgspec.Struct, frozen=True):
     name: str
     datatype: str
     shape: list[int]
+
+
+def shared(tensors: list[Tensor], count: int) -> list[list[Tensor]]:
+    """The same tensors for so many readers, each of whom releases its own; takes ``tensors`` over."""
+    if count == 1:
+        return [tensors]
+    copies: list[list[Tensor]] = [[] for _ in range(count)]
+    for tensor in tensors:
+        elements = tensor.data if isinstance(tensor.data, list) else [tensor.data]
+        parts = [_parts(element, count) for element in elements]
+        for index, copy in enumerate(copies):
+            own = [part[index] for part in parts]
+            data = own if isinstance(tensor.data, list) else own[0]
+            copy.append(
+                Tensor(tensor.name, tensor.datatype, tensor.shape, data, tensor.parameters, tensor.json)
+            )
+    return copies
+
+
+def _parts(payload: Payload, count: int) -> list[Payload]:
+    if not isinstance(payload, Buffer):
+        return [payload] * count
+    share = Share(payload)
+    parts = [share.part(0, payload.view.nbytes) for _ in range(count)]
+    share.release()
+    return parts
 
 
 def release(tensors: Iterable[Tensor]) -> None:

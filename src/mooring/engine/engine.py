@@ -26,7 +26,7 @@ from mooring.core.service import (
     Ticket,
 )
 from mooring.core.tensors import Tensor, TensorSpec, release
-from mooring.engine.chains import ChainRun
+from mooring.engine.graphs import GraphRun
 from mooring.engine.registry import ModelVersion, Registry
 from mooring.engine.scheduler import Scheduler
 from mooring.engine.sequence_scheduler import SequenceScheduler
@@ -60,6 +60,8 @@ class Engine(InferenceService):
         first_worker: int = 9000,  # TorchServe's number, which describe shows
     ) -> None:
         self.registry = Registry()
+        # Beside the models: one may be called as a model is, and is then reached by its own route only.
+        self.workflows = Registry()
         self.drain_limit = drain_limit
         self._arena = arena
         self._metrics = metrics
@@ -70,7 +72,7 @@ class Engine(InferenceService):
         self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
 
     def submit(self, request: InferenceRequest, done: Done) -> Ticket:
-        model = self.registry.models.get(request.model)
+        model = self.registry.models.get(request.model) or self.workflows.models.get(request.model)
         if model is None:
             text = f"model '{request.model}' is not loaded"
             return _refused(request, done, ModelNotFound(text, model=request.model))
@@ -80,12 +82,14 @@ class Engine(InferenceService):
             return _refused(
                 request, done, VersionNotFound(text, model=request.model, version=request.version)
             )
-        spec = version.spec
-        if spec.stages:
-            return ChainRun(spec.stages, request, done, self._submit_stage, self._inputs)
-        if spec.following:
-            return ChainRun([spec.name, *spec.following], request, done, self._submit_stage, self._inputs)
+        if version.graph is not None:
+            return self.run(version, request, done)
         return self._submit_to(version, request, done)
+
+    def run(self, version: ModelVersion, request: InferenceRequest, done: Done) -> Ticket:
+        """Send a request on its way through a chain or a workflow; as ``submit``."""
+        assert version.graph is not None
+        return GraphRun(version.graph, request, done, self._submit_stage, self._inputs, version.runs)
 
     def _submit_stage(self, request: InferenceRequest, done: Done) -> Ticket:
         """As ``submit``, but a model that others follow does its own part only."""
@@ -117,12 +121,16 @@ class Engine(InferenceService):
 
     def ready(self, model: str = "", version: str = "") -> bool:
         if model:
-            return self._ready(self.registry.find(model, version))
+            return self._ready(self._find(model, version))
         models = self.registry.models
         return all(
             name in models and (models[name].version("").resting or self._ready(models[name].version("")))
             for name in self._wanted
         )
+
+    def _find(self, model: str, version: str) -> ModelVersion:
+        registry = self.registry if model in self.registry.models else self.workflows
+        return registry.find(model, version)
 
     def _ready(self, version: ModelVersion) -> bool:
         models = self.registry.models
@@ -141,7 +149,7 @@ class Engine(InferenceService):
         )
 
     def metadata(self, model: str, version: str = "") -> ModelMetadata:
-        found = self.registry.find(model, version)
+        found = self._find(model, version)
         if not found.ready:
             raise found.not_ready()
         return found.metadata
@@ -155,6 +163,7 @@ class Engine(InferenceService):
                 ready=version.ready,
                 is_default=self.registry.models[version.spec.name].default == version.spec.version,
                 reason=version.error.message if version.error is not None else "",
+                listed=not version.spec.function,
             )
             for version in self.registry
         ]
@@ -189,6 +198,12 @@ class Engine(InferenceService):
         self._wanted.add(spec.name)
         return await self._start(version)
 
+    async def deploy_workflow(self, spec: ModelSpec) -> None:
+        """Register a workflow whose models are deployed. Raises ``ModelExists``."""
+        version = ModelVersion(spec)
+        self.workflows.add(version)
+        await self._start(version)
+
     async def _start(self, version: ModelVersion) -> ModelVersion:
         spec = version.spec
         statistics = self._metrics.model(spec.name, spec.version)
@@ -212,7 +227,7 @@ class Engine(InferenceService):
         version.unload()
         scheduler = version.scheduler
         assert scheduler is not None
-        await _until(lambda: scheduler.idle, self.drain_limit)
+        await _until(lambda: scheduler.idle and not version.runs, self.drain_limit)
         if scheduler.pool is not None:
             await scheduler.pool.stop()
         version.unloaded()
@@ -294,6 +309,12 @@ class Engine(InferenceService):
             self._wanted.discard(name)
         await self._end(found)
         log.info("model unloaded", model=name, version=found.spec.version)
+
+    async def retire_workflow(self, name: str) -> None:
+        """Return once the last request in flight is answered; its models stay. Raises ``ModelNotFound``."""
+        found = self.workflows.find(name)
+        self.workflows.remove(found)
+        await self._end(found)
 
     async def drain(self, grace: float) -> bool:
         """Return when nothing waits and nothing runs; False if that took longer than ``grace`` seconds."""

@@ -15,6 +15,7 @@ from mooring.core.errors import (
     VersionNotFound,
 )
 from mooring.core.service import ModelMetadata
+from mooring.engine.graphs import GraphRun, graph_of
 from mooring.engine.lifecycle import Lifecycle, State
 from mooring.engine.scheduler import Scheduler
 from mooring.observability.logs import get_logger
@@ -35,6 +36,9 @@ class ModelVersion:
         self.error: MooringError | None = None
         self.scheduler: Scheduler | None = None
         self.loaded_at_startup = False
+        # Of a chain or a workflow, and of a model that others follow; with the requests on their way through it.
+        self.graph = graph_of(spec)
+        self.runs: set[GraphRun] = set()
         # Whose turn it is to say how many workers there are: the later one's.
         self.turn = 0
         self._lifecycle = Lifecycle(self._changed)

@@ -72,6 +72,19 @@ class SequenceSettings(msgspec.Struct, frozen=True, kw_only=True):
     controls: tuple[Control, ...] = ()
 
 
+class Node(msgspec.Struct, frozen=True):
+    """A node of a workflow: the model that it asks, and the nodes whose answers it takes.
+
+    ``timeout`` is in seconds, 0 is none; ``retries`` is how often it is asked again when it gave no answer.
+    """
+
+    name: str
+    model: str
+    parents: list[str] = []
+    timeout: float = 0.0
+    retries: int = 0
+
+
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything the server knows of one version of a model before it is loaded. Times are in seconds.
 
@@ -95,6 +108,10 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     explain: dict[str, Any] = {}  # how a tensor model is explained (explain/settings.py)
     # Of a chain: the models that run in order. It has no worker of its own, its backend is "chain".
     stages: list[str] = []
+    # Of a workflow, whose models are the stages: its graph. Every node stands after those whose answers it takes.
+    nodes: list[Node] = []
+    # A function of a workflow: its files are the workflow's, and TorchServe lists it nowhere.
+    function: bool = False
     # Models that take this one's outputs further, in order (AMD's load parameter "next").
     following: list[str] = []
     batch: BatchMode = BatchMode.CONCAT

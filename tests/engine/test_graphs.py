@@ -1,10 +1,10 @@
-"""Chains: stages in order, names matched, errors and cancellation passed on, memory given back."""
+"""Graphs: nodes in order, names matched, errors and cancellation passed on, memory given back."""
 
 from mooring.core.buffers import Buffer, Slot
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, RequestCancelled
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, ResponseHead
 from mooring.core.tensors import Tensor, TensorSpec
-from mooring.engine.chains import ChainRun
+from mooring.engine.graphs import GraphRun, chain_of
 
 
 class Stages:
@@ -17,6 +17,7 @@ class Stages:
         self.asked = []
         self.withdrawn = []
         self.outcomes = []
+        self.runs = set()
 
     def submit(self, request, done):
         self.asked.append((request, done))
@@ -30,9 +31,11 @@ class Stages:
 
     def run(self, *names, form=Form.TENSORS, **fields):
         request = InferenceRequest("chain", "", "7", [tensor("x", b"in")], form=form, **fields)
-        return ChainRun(
-            names, request, self.outcomes.append, self.submit, lambda name: self.declared.get(name, ())
-        )
+        return self.of(chain_of(names), request)
+
+    def of(self, graph, request):
+        inputs = lambda name: self.declared.get(name, ())  # noqa: E731
+        return GraphRun(graph, request, self.outcomes.append, self.submit, inputs, self.runs)
 
     def answer(self, *tensors, **fields):
         self.asked[-1][1](InferenceResponse(list(tensors), **fields))
@@ -108,7 +111,7 @@ def test_a_large_v2_body_is_opened_before_the_first_stage_and_answered_as_the_la
     request = InferenceRequest(
         "chain", "", "7", [Tensor("request", "BYTES", [1], [body], {"undecoded": True})]
     )
-    ChainRun(["first", "second"], request, stages.outcomes.append, stages.submit, lambda name: ())
+    stages.of(chain_of(["first", "second"]), request)
     first = stages.asked[0][0]
     assert (first.id, first.outputs, first.json_outputs, first.parameters) == ("mine", None, False, {"k": 3})
     assert first.inputs[0].array().tolist() == [1.0, 2.0]
@@ -121,7 +124,7 @@ def test_a_large_v2_body_that_makes_no_sense_reaches_no_stage():
     request = InferenceRequest(
         "chain", "", "7", [Tensor("request", "BYTES", [1], [b"{}"], {"undecoded": True})]
     )
-    ChainRun(["first"], request, stages.outcomes.append, stages.submit, lambda name: ())
+    stages.of(chain_of(["first"]), request)
     assert isinstance(stages.outcomes[0], InvalidInput)
     assert stages.asked == []
 

@@ -1,0 +1,132 @@
+"""How answers become requests between the nodes of a graph, and the answers of several nodes one: pure rules.
+
+an answer goes to         one node                               of several, to one
+Form.BODY                 the field "body"                       a field each, named as the node it comes from
+Form.INSTANCES            the instances, row by row              rows that are objects: node -> value
+Form.TENSORS              by name, else by position              the same, named "node", or "node.output" of several
+"""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from mooring.backends.open_inference import present
+from mooring.core.errors import InvalidInput, InvalidOutput
+from mooring.core.requests import Form, InferenceRequest, InferenceResponse, ResponseHead
+from mooring.core.tensors import Tensor, TensorSpec, release
+
+Answers = Mapping[str, InferenceResponse]
+"""By node, in the order in which they count. Never empty."""
+
+
+def passed_on(
+    answers: Answers, form: Form, wanted: Sequence[TensorSpec], model: str, *, typed: bool
+) -> list[Tensor]:
+    """What ``model``, which declares ``wanted``, takes in of these answers. It takes their tensors over.
+
+    ``typed``: a body keeps the content type that it was given, so that a handler gets JSON decoded; else it stays
+    bytes. Raises ``InvalidOutput`` where they do not fit, and then the tensors are still the caller's.
+    """
+    if form is Form.BODY:
+        return [
+            Tensor(
+                node if len(answers) > 1 else "body",
+                "BYTES",
+                [1],
+                output.data,
+                {"content_type": answer.head.content_type if typed and answer.head is not None else ""},
+            )
+            for node, answer in answers.items()
+            for output in answer.outputs
+        ]
+    if form is Form.INSTANCES:
+        if len(answers) > 1:
+            return [_rows(answers, "instances")]
+        (answer,) = answers.values()
+        return [Tensor("instances", "BYTES", output.shape, output.data) for output in answer.outputs]
+    outputs = _named(answers)
+    if not wanted or {spec.name for spec in wanted} == {output.name for output in outputs}:
+        return outputs
+    if len(wanted) != len(outputs):
+        raise InvalidOutput(
+            f"model '{model}' takes {len(wanted)} inputs, and what comes before it gives {len(outputs)}"
+        )
+    return [_renamed(output, spec.name) for output, spec in zip(outputs, wanted, strict=True)]
+
+
+def joined(answers: Answers, request: InferenceRequest) -> InferenceResponse:
+    """The answers of several nodes as one, in the form of the request. It takes their tensors over.
+
+    Raises ``InvalidOutput``, or ``InvalidInput`` for an output asked for that there is not; then the tensors are
+    still the caller's.
+    """
+    if request.form is Form.BODY:
+        # Text, whatever it holds: TorchServe's clients decode it themselves.
+        texts = {node: _body(answer).decode("utf-8", "replace") for node, answer in answers.items()}
+        for answer in answers.values():
+            release(answer.outputs)
+        output = Tensor("body", "BYTES", [1], [msgspec.json.encode(texts)])
+        return InferenceResponse([output], head=ResponseHead(content_type="application/json"))
+    if request.form is Form.INSTANCES:
+        return InferenceResponse([_rows(answers, "predictions")])
+    return _presented(_asked_for(_named(answers), request), request)
+
+
+def _asked_for(outputs: list[Tensor], request: InferenceRequest) -> list[Tensor]:
+    if not request.outputs:
+        return outputs
+    by_name = {output.name: output for output in outputs}
+    for asked in request.outputs:
+        if asked.name not in by_name:
+            raise InvalidInput(f"there is no output '{asked.name}'; there is {', '.join(by_name)}")
+    kept = [by_name.pop(name) for name in dict.fromkeys(asked.name for asked in request.outputs)]
+    release(by_name.values())
+    return kept
+
+
+def _presented(outputs: list[Tensor], request: InferenceRequest) -> InferenceResponse:
+    """As a worker would have shown them, had one made them all."""
+    before = [(output, output.data) for output in outputs]
+    response = present(request, InferenceResponse(outputs), {})
+    release(
+        Tensor(output.name, output.datatype, output.shape, data)
+        for output, data in before
+        if output.data is not data
+    )
+    return response
+
+
+def _body(answer: InferenceResponse) -> bytes:
+    return bytes(answer.outputs[0].data[0]) if answer.outputs and answer.outputs[0].data else b""
+
+
+def _rows(answers: Answers, name: str) -> Tensor:
+    """A row of every answer as one object; JSON stays the text it is."""
+    columns = {node: answer.outputs[0].data for node, answer in answers.items() if answer.outputs}
+    counts = {len(column) for column in columns.values()}
+    if len(counts) != 1 or len(columns) != len(answers):
+        told = ", ".join(f"'{node}' {len(column)}" for node, column in columns.items())
+        raise InvalidOutput(f"the nodes answer different numbers of rows: {told or 'none'}")
+    rows = [
+        msgspec.json.encode({node: msgspec.Raw(bytes(column[row])) for node, column in columns.items()})
+        for row in range(counts.pop())
+    ]
+    for answer in answers.values():
+        release(answer.outputs)
+    return Tensor(name, "BYTES", [len(rows)], rows)
+
+
+def _named(answers: Answers) -> list[Tensor]:
+    """All tensors, named after their node where there are several nodes."""
+    if len(answers) == 1:
+        (answer,) = answers.values()
+        return answer.outputs
+    return [
+        _renamed(output, node if len(answer.outputs) == 1 else f"{node}.{output.name}")
+        for node, answer in answers.items()
+        for output in answer.outputs
+    ]
+
+
+def _renamed(tensor: Tensor, name: str) -> Tensor:
+    return Tensor(name, tensor.datatype, tensor.shape, tensor.data, tensor.parameters, tensor.json)
