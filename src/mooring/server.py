@@ -25,6 +25,7 @@ from mooring.engine.engine import Engine
 from mooring.engine.monitoring import RepositoryMonitor
 from mooring.engine.registry import ModelVersion
 from mooring.engine.snapshots import Snapshots
+from mooring.engine.workflows import Workflows
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.protocols.access import Gate
@@ -49,11 +50,13 @@ from mooring.protocols.torchserve.inference import TorchServeInference
 from mooring.protocols.torchserve.management import TorchServeManagement
 from mooring.protocols.torchserve.metrics import TorchServeMetrics
 from mooring.protocols.torchserve.tokens import TokenRenewal
+from mooring.protocols.torchserve.workflows import TorchServeWorkflows
 from mooring.repository.catalog import Catalog, worker_extensions
 from mooring.repository.fetch import Fetcher
 from mooring.repository.snapshot import Kind
 from mooring.repository.spec import Defaults, SequenceHeaders
 from mooring.repository.store import Store
+from mooring.repository.workflows import WorkflowCatalog
 from mooring.tokens import Access, tokens_of
 from mooring.web.http1 import HttpServer, Limits
 from mooring.web.tls import certificates_of
@@ -168,6 +171,7 @@ class Server:
         self._administration = Administration(
             self.engine, self._catalog, self._metrics, on_change=self._changed
         )
+        self._workflows = Workflows(self.engine, WorkflowCatalog(self._store, config, defaults))
         self._control = ServerControl()
         self._dialect = AMD if config.dialect == "amd" else V2
         self._tokens = tokens_of(config)
@@ -312,6 +316,8 @@ class Server:
         )
         v1 = KServeV1(engine, responses)
         inference.mount(TorchServeInference(engine, responses, inference.description).endpoints())
+        workflows = TorchServeWorkflows(self._workflows, responses)
+        inference.mount(workflows.inference())
         inference.mount(v1.endpoints())
         inference.mount(self._v2())
         management.mount(
@@ -325,6 +331,7 @@ class Server:
         )
         if self._tokens is not None and self._tokens.renewable:
             management.mount(TokenRenewal(self._tokens, responses).endpoints())
+        management.mount(workflows.management())
         if management is not inference:
             management.mount(v1.readiness())
         if config.enable_metrics_api:

@@ -75,13 +75,11 @@ class Engine(InferenceService):
         model = self.registry.models.get(request.model) or self.workflows.models.get(request.model)
         if model is None:
             text = f"model '{request.model}' is not loaded"
-            return _refused(request, done, ModelNotFound(text, model=request.model))
+            return refused(request, done, ModelNotFound(text, model=request.model))
         version = model.versions.get(request.version or model.default)
         if version is None or version.scheduler is None:
             text = f"model '{request.model}' has no version '{request.version}'"
-            return _refused(
-                request, done, VersionNotFound(text, model=request.model, version=request.version)
-            )
+            return refused(request, done, VersionNotFound(text, model=request.model, version=request.version))
         if version.graph is not None:
             return self.run(version, request, done)
         return self._submit_to(version, request, done)
@@ -399,7 +397,8 @@ class _Nothing:
 _NOTHING = _Nothing()
 
 
-def _refused(request: InferenceRequest, done: Done, error: MooringError) -> Ticket:
+def refused(request: InferenceRequest, done: Done, error: MooringError) -> Ticket:
+    """The ticket of a request that goes nowhere: its memory is given back, and ``done`` hears why."""
     release(request.inputs)
     done(error)
     return _NOTHING

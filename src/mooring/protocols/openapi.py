@@ -35,6 +35,7 @@ _MEANINGS: Mapping[int, str] = {
 }
 _PARAMETERS: Mapping[str, str] = {
     "model_name": "Name of the model",
+    "workflow_name": "Name of the workflow",
     "region_name": "Name of the region of shared memory",
     "repository_name": "Name of the repository; there is one, whatever it is called",
     "worker_name": "Name of the worker to load, or of the endpoint to unload",

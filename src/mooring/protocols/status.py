@@ -114,6 +114,7 @@ _TORCHSERVE: Mapping[type[MooringError], _Rule] = {
     # Its code says 500 where the answer was only too large: TorchServe kills the worker for that, and answers 500.
     errors.InvalidOutput: _Rule(503, "InternalServerException", _own, keeps_code=True),
     errors.WorkerDied: _Rule(500, "InternalServerException", lambda *_: "Worker died."),
+    errors.NodeFailed: _Rule(500, "InternalServerException", _own),
     MooringError: _Rule(500, "InternalServerException", _own),
 }
 
@@ -222,6 +223,32 @@ def torchserve_registration(error: MooringError, url: str) -> Refusal:
     status, name, text = _REGISTRATION[kind]
     said = text(error, url)
     return Refusal(status, name, said, error=error.message if error.message != said else "")
+
+
+def torchserve_workflow(error: MooringError, workflow: str) -> Refusal:
+    """What went wrong with a workflow, by its name, or with asking one."""
+    refusal = torchserve(error, Asked(workflow))
+    if type(error) is errors.ModelNotFound:
+        return Refusal(404, "WorkflowNotFoundException", f"Workflow not found: {workflow}")
+    return refusal
+
+
+def torchserve_workflow_registration(error: MooringError, url: str) -> Refusal:
+    """What went wrong with the registration of a workflow."""
+    if isinstance(error, errors.WorkersFailed):
+        # What no longer exists cannot be described: the reason is told here.
+        text = f"Workflow {error.model} has failed to register. Failures: [{error.message}]"
+        return Refusal(500, "InternalServerException", text)
+    if isinstance(error, errors.ModelExists) and not error.version:
+        return Refusal(409, "ConflictStatusException", f"Workflow {error.model} is already registered.")
+    elsewhere = isinstance(error, errors.SourceRefused) and "://" not in url
+    if type(error) is errors.ModelNotFound or elsewhere:
+        text = f"Workflow not found in workflow store: {url}" if url else "empty url"
+        return Refusal(404, "WorkflowNotFoundException", text, error=error.message if url else "")
+    refusal = torchserve_registration(error, url)
+    if refusal.type == "InvalidModelException":
+        return msgspec.structs.replace(refusal, type="InvalidWorkflowException")
+    return refusal
 
 
 def torchserve_default(error: MooringError, asked: Asked) -> Refusal:

@@ -167,7 +167,7 @@ class _Metered:
 
 def model_root(folder: Path) -> Path:
     """Where in an unpacked folder the model lies: there, or in the one folder that it holds (as in a .tar.gz)."""
-    if (folder / "MAR-INF").is_dir():
+    if (folder / "MAR-INF").is_dir() or (folder / "WAR-INF").is_dir():
         return folder
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
     if len(entries) == 1 and entries[0].is_dir() and not entries[0].is_symlink():

@@ -122,7 +122,9 @@ class Catalog:
         return self._store.open_archive(self._archives.resolve(), url, name=name, defaults=defaults)
 
     def release(self, spec: ModelSpec) -> None:
-        """Remove what was unpacked or written for a model; a folder of the user's own stays."""
+        """Remove what was unpacked or written for a model; a folder of the user's own stays, and a workflow's."""
+        if spec.function:
+            return
         self._store.release(spec)
         for folder in Path(spec.location).parents:
             if folder.parent == self._folder:

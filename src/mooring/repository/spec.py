@@ -110,6 +110,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     stages: list[str] = []
     # Of a workflow, whose models are the stages: its graph. Every node stands after those whose answers it takes.
     nodes: list[Node] = []
+    # The workflow that this model belongs to, and is registered and unregistered with.
+    workflow: str = ""
     # A function of a workflow: its files are the workflow's, and TorchServe lists it nowhere.
     function: bool = False
     # Models that take this one's outputs further, in order (AMD's load parameter "next").

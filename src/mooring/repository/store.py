@@ -10,9 +10,10 @@ and left out, and the rest is served.
 """
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from msgspec import structs
 
@@ -26,8 +27,11 @@ from mooring.repository.mar import MANIFEST, SUFFIXES, checked_name, name_of_fil
 from mooring.repository.platforms import DEFAULT_BATCH, backend_of
 from mooring.repository.snapshot import restored
 from mooring.repository.spec import Defaults, ModelSpec
+from mooring.repository.workflow_spec import Workflow, read_workflow
 
 log = get_logger(__name__)
+
+_Read = TypeVar("_Read")
 
 
 class Store:
@@ -102,13 +106,15 @@ class Store:
 
     def open_remote(self, url: str, *, name: str = "", defaults: Defaults | None = None) -> ModelSpec:
         """A model whose archive lies elsewhere; as ``open_archive``."""
-        self._fetcher.check(url)
-        folder = self._unpacked / uuid.uuid4().hex
-        folder.mkdir(mode=0o700)
-        try:
-            return self._unpack(self._fetcher.fetch(url, folder), shown(url), name, defaults)
-        finally:
-            remove(folder)
+        with self._fetched(url) as archive:
+            return self._unpack(archive, shown(url), name, defaults)
+
+    def open_workflow(self, store: Path, url: str, *, name: str = "") -> Workflow:
+        """A workflow by the name of its archive in the store, or by a URL; as ``open_archive``."""
+        if is_remote(url):
+            with self._fetched(url) as archive:
+                return self._unpack_workflow(archive, shown(url), name)
+        return self._unpack_workflow(_within(store, url), url, name)
 
     def open_repository(self, repository: Path, name: str) -> list[ModelSpec]:
         """Every version of a model of the repository, the lowest first."""
@@ -170,7 +176,9 @@ class Store:
                 found.add([restored(spec, settings)])
 
     def archive_of(self, spec: ModelSpec, folder: Path | None) -> str:
-        """How ``open_archive`` finds a model again; empty for one that is of neither the store nor a URL."""
+        """How ``open_archive`` finds a model again; empty for one that is of neither the store nor a URL, or of a workflow."""
+        if spec.workflow:
+            return ""
         if is_remote(spec.url):
             return spec.url
         if folder is None or not spec.url or spec.backend != "handler":
@@ -179,14 +187,37 @@ class Store:
         inside = place.resolve().is_relative_to(folder.resolve())
         return str(spec.url) if inside and _exists(place) else ""
 
+    @contextmanager
+    def _fetched(self, url: str) -> Iterator[Path]:
+        """An archive from elsewhere, for as long as it is read."""
+        self._fetcher.check(url)
+        folder = self._unpacked / uuid.uuid4().hex
+        folder.mkdir(mode=0o700)
+        try:
+            yield self._fetcher.fetch(url, folder)
+        finally:
+            remove(folder)
+
+    def _unpack_workflow(self, archive: Path, url: str, name: str) -> Workflow:
+        def read(folder: Path) -> Workflow:
+            return read_workflow(model_root(folder), url, name=name, fallback=archive.stem)
+
+        return self._unpack_to(archive, read)
+
     def _unpack(self, archive: Path, url: str, name: str, defaults: Defaults | None = None) -> ModelSpec:
+        return self._unpack_to(
+            archive, lambda folder: self._read(model_root(folder), url, name, archive, defaults)
+        )
+
+    def _unpack_to(self, archive: Path, read: Callable[[Path], _Read]) -> _Read:
+        """What ``read`` makes of the unpacked archive; nothing is left of one that it refuses."""
         if not archive.is_file():
             raise ModelLoadFailed(f"'{archive}' is neither a file nor a folder")
         folder = self._unpacked / uuid.uuid4().hex
         folder.mkdir(mode=0o700)
         try:
             unpack(archive, folder, self._limits)
-            return self._read(model_root(folder), url, name, archive, defaults)
+            return read(folder)
         except MooringError:
             remove(folder)
             raise

@@ -1,4 +1,4 @@
-"""Form bodies, urlencoded and multipart: one tensor per field, as the rows of a TorchServe handler have them."""
+"""Bodies as the rows of a TorchServe handler have them: one tensor, or of a form (urlencoded, multipart) one per field."""
 
 from collections.abc import Iterable
 from urllib.parse import parse_qsl
@@ -8,7 +8,34 @@ import numpy as np
 from mooring.core.buffers import Buffer, Payload, Share
 from mooring.core.errors import InvalidInput
 from mooring.core.tensors import Parameter, Tensor
+from mooring.web.http1 import Exchange
 from mooring.web.multipart import MULTIPART, URLENCODED, Field, parse_form
+
+_TYPES_KEPT = 64
+
+
+class Inputs:
+    """The inputs of requests, out of their bodies."""
+
+    def __init__(self) -> None:
+        # Content type as sent -> what a tensor's parameters say of it. Shared by requests: nobody changes them.
+        self._parameters: dict[bytes | None, dict[str, Parameter]] = {}
+
+    def of(self, exchange: Exchange) -> list[Tensor]:
+        """What a request brings; takes its body. Raises ``InvalidInput`` for a form that is none."""
+        content_type = exchange.header(b"content-type")
+        parameters = self._parameters.get(content_type)
+        if parameters is None:
+            if content_type is not None and is_form(content_type):
+                return form_fields(exchange.take_body(), content_type)
+            parameters = self._learn(content_type)
+        return [Tensor("body", "BYTES", [1], [exchange.take_body()], parameters)]
+
+    def _learn(self, content_type: bytes | None) -> dict[str, Parameter]:
+        parameters: dict[str, Parameter] = {"content_type": bare_type(content_type or b"")}
+        if len(self._parameters) < _TYPES_KEPT:  # clients may make them up
+            self._parameters[content_type] = parameters
+        return parameters
 
 
 def is_form(content_type: bytes) -> bool:

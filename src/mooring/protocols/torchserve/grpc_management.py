@@ -26,7 +26,6 @@ from mooring.protocols.status import (
 )
 from mooring.protocols.torchserve.grpc_inference import Prediction
 from mooring.protocols.torchserve.management import (
-    PAGE,
     PROCESSING,
     SCALING,
     described,
@@ -38,6 +37,7 @@ from mooring.protocols.torchserve.management import (
     unregistered,
     workers_of,
 )
+from mooring.protocols.torchserve.paging import PAGE
 from mooring.protocols.torchserve.registration import registration_in
 from mooring.tokens import Access
 

@@ -6,26 +6,18 @@ No method is checked but on ``/``: ``curl -T`` sends PUT, and whatever else is s
 from mooring.core.errors import InvalidInput, ModelNotFound
 from mooring.core.requests import Form, InferenceRequest, Operation
 from mooring.core.service import InferenceService
-from mooring.core.tensors import Parameter, Tensor, release
+from mooring.core.tensors import Tensor, release
 from mooring.protocols.answers import Answer
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.openapi import Description
 from mooring.protocols.responses import JSON, Responses, pretty
 from mooring.protocols.status import NOT_FOUND, Asked, torchserve
 from mooring.protocols.torchserve import operations as calls
-from mooring.protocols.torchserve.forms import (
-    bare_type,
-    form_fields,
-    is_form,
-    merged,
-    query_fields,
-    text_field,
-)
+from mooring.protocols.torchserve.forms import Inputs, merged, query_fields, text_field
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
-_TYPES_KEPT = 64
 _HEALTHY = pretty({"status": "Healthy", "health": "healthy!"})
 _UNHEALTHY = pretty({"status": "Unhealthy", "health": "unhealthy"})
 _ALIVE = b'{"status":"alive"}'
@@ -38,8 +30,7 @@ class TorchServeInference:
         self._service = service
         self._responses = responses
         self._description = description
-        # Content type as sent -> what a tensor's parameters say of it. Shared by requests: nobody changes them.
-        self._parameters: dict[bytes | None, dict[str, Parameter]] = {}
+        self._inputs = Inputs().of
 
     def endpoints(self) -> list[Endpoint]:
         """Everything mounted."""
@@ -130,7 +121,7 @@ class TorchServeInference:
         self._submit(exchange, Asked(name), inputs, Operation.INFER, "")
 
     def _only_model(self) -> str:
-        names = {state.name for state in self._service.models()}
+        names = {state.name for state in self._service.models() if state.listed}
         return names.pop() if len(names) == 1 else ""
 
     def _ask(self, exchange: Exchange, match: Match, operation: Operation) -> None:
@@ -157,21 +148,6 @@ class TorchServeInference:
         )  # fmt: skip
         answer = Answer(responses, exchange, request_id, asked)
         exchange.on_abandoned = self._service.submit(request, answer.done).cancel
-
-    def _inputs(self, exchange: Exchange) -> list[Tensor]:
-        content_type = exchange.header(b"content-type")
-        parameters = self._parameters.get(content_type)
-        if parameters is None:
-            if content_type is not None and is_form(content_type):
-                return form_fields(exchange.take_body(), content_type)
-            parameters = self._learn(content_type)
-        return [Tensor("body", "BYTES", [1], [exchange.take_body()], parameters)]
-
-    def _learn(self, content_type: bytes | None) -> dict[str, Parameter]:
-        parameters: dict[str, Parameter] = {"content_type": bare_type(content_type or b"")}
-        if len(self._parameters) < _TYPES_KEPT:  # clients may make them up
-            self._parameters[content_type] = parameters
-        return parameters
 
     def _describe_model(self, exchange: Exchange, asked: Asked) -> None:
         try:

@@ -32,6 +32,7 @@ from mooring.protocols.status import (
     torchserve_registration,
 )
 from mooring.protocols.torchserve import operations as calls
+from mooring.protocols.torchserve.paging import page, window
 from mooring.protocols.torchserve.registration import (
     MOST_WORKERS,
     number,
@@ -48,7 +49,6 @@ _ASKING = frozenset({"OPTIONS"})
 _ADDING = frozenset({"POST"})
 _SCALING = frozenset({"PUT"})
 _REMOVING = frozenset({"DELETE"})
-PAGE = 100
 PROCESSING = "Processing worker updates..."
 SCALING = "Workers scaling in progress..."
 # TorchServe's workers are READY while they work, too.
@@ -113,11 +113,8 @@ class TorchServeManagement:
 
     def list(self, exchange: Exchange, match: Match) -> None:
         """A page of the models, by name."""
-        query = texts_of(match.query)
-        limit = _number(query, "limit", PAGE, lambda value: 0 <= value <= PAGE)
-        first = _number(query, "next_page_token", 0, lambda value: value >= 0)
-        page = page_of(self._service, self._administration, limit, first)
-        self._responses.json(exchange, page)
+        models = page_of(self._service, self._administration, *window(match.query))
+        self._responses.json(exchange, models)
 
     def describe(self, exchange: Exchange, match: Match) -> None:
         """One version of a model, or with the version "all" every one."""
@@ -241,22 +238,14 @@ def page_of(
     service: InferenceService, administration: ModelAdministration, limit: int, first: int
 ) -> dict[str, Any]:
     """So many of the models by name, from the one of this number on."""
-    names = sorted({state.name for state in service.models()})
-    page: dict[str, Any] = {}
-    # TorchServe's pages: the token comes first, and comes even when the last page is exactly full.
-    if first + limit <= len(names):
-        page["nextPageToken"] = str(first + limit)
-    page["models"] = [
-        {"modelName": name, "modelUrl": administration.describe(name)[0].url}
-        for name in names[first : first + limit]
-    ]
-    return page
-
-
-def _number(query: Mapping[str, str], name: str, default: int, fits: Callable[[int], bool]) -> int:
-    # What is no number, or out of range, is the default: TorchServe refuses no page.
-    value = number(query, name, default)
-    return value if fits(value) else default
+    names = sorted({state.name for state in service.models() if state.listed})
+    return page(
+        "models",
+        names,
+        limit,
+        first,
+        lambda name: {"modelName": name, "modelUrl": administration.describe(name)[0].url},
+    )
 
 
 def workers_of(query: Mapping[str, str]) -> tuple[int, int]:

@@ -191,6 +191,70 @@ UNREGISTER_MODEL, UNREGISTER_VERSION = (
 SET_DEFAULT = _model_change(
     "setDefault", "PUT", "Let a version answer where none is named", errors=(403, 404, 500)
 )
+_WORKFLOW = record(("workflowName", "workflowUrl"), workflowName=TEXT, workflowUrl=TEXT)
+REGISTER_WORKFLOW = _model_change(
+    "registerWorkflow",
+    "POST",
+    "Add a workflow from the workflow store, or from a URL that the server allows, with models of its own",
+    query=(
+        Query(
+            "url", TEXT, "Name of an archive (.war) of the workflow store, or where one is fetched; required"
+        ),
+        Query("workflow_name", TEXT, "What the workflow is to be called, in place of its archive's own name"),
+        Query("response_timeout", _WHOLE, "Seconds that each of its models may take to answer"),
+        Query("startup_timeout", _WHOLE, "Seconds that each of its models may take to load"),
+    ),
+    errors=(400, 403, 404, 409, 500),
+)
+LIST_WORKFLOWS = Operation(
+    id="listWorkflows",
+    method="GET",
+    description="The workflows there are, in pages",
+    answer=Body(
+        JSON, record(("workflows",), nextPageToken=TEXT, workflows={"type": "array", "items": _WORKFLOW}), "A page"
+    ),
+    query=(
+        Query("limit", {"type": "integer", "default": 100}, "Workflows in a page, at most 100"),
+        Query("next_page_token", TEXT, "What the page before gave as nextPageToken"),
+    ),
+)  # fmt: skip
+DESCRIBE_WORKFLOW = Operation(
+    id="describeWorkflow",
+    method="GET",
+    description="What a workflow is made of",
+    answer=Body(
+        JSON,
+        {
+            "type": "array",
+            "items": record(
+                ("workflowName", "workflowUrl", "workflowDag"),
+                workflowName=TEXT,
+                workflowUrl=TEXT,
+                minWorkers=NUMBER,
+                maxWorkers=NUMBER,
+                batchSize=NUMBER,
+                maxBatchDelay=NUMBER,
+                workflowDag=TEXT,
+            ),
+        },
+        "A list of one",
+    ),
+    errors=(404, 500),
+)
+UNREGISTER_WORKFLOW = _model_change(
+    "unregisterWorkflow",
+    "DELETE",
+    "Take a workflow away, and the models that are its own",
+    errors=(403, 404, 500),
+)
+RUN_WORKFLOW = Operation(
+    id="wfpredict",
+    method="POST",
+    description="Ask a workflow",
+    body=ANY_INPUT,
+    answer=Body(JSON, {}, "What its last node answers, or of several an object: node -> text"),
+    errors=(400, 404, 413, 500, 503, 504),
+)
 METRICS = Operation(
     id="metrics",
     method="GET",

@@ -7,7 +7,7 @@ import msgspec
 
 from mooring.core.buffers import Buffer, view_of
 from mooring.core.errors import InvalidInput
-from mooring.core.service import Registration
+from mooring.core.service import Registration, WorkflowRegistration
 from mooring.web.http1 import Exchange
 
 # More processes than any machine has a use for: a number with a zero too many must not end it.
@@ -17,6 +17,7 @@ MOST_WORKERS = 1024
 class _Body(msgspec.Struct):
     url: str | None = None
     model_name: str | None = None
+    workflow_name: str | None = None
     handler: str | None = None
     runtime: str | None = None
     batch_size: int | None = None
@@ -55,14 +56,21 @@ def registration_of(exchange: Exchange, query: bytes) -> tuple[Registration, boo
 
     Raises ``InvalidInput``.
     """
-    said = _of_query(texts_of(query))
-    body = exchange.take_body()
-    text = bytes(view_of(body))
-    if isinstance(body, Buffer):
-        body.release()
-    if (exchange.header(b"content-type") or b"").lower().startswith(b"application/json") and text.strip():
-        said = _over(_of_json(text), said)
+    said = _said(exchange, query)
     return _registration(said), said.synchronous is not False
+
+
+def workflow_of(exchange: Exchange, query: bytes) -> WorkflowRegistration:
+    """What workflow is to be registered. Raises ``InvalidInput``."""
+    said = _said(exchange, query)
+    if said.url is None:
+        raise InvalidInput("Parameter url is required.")
+    return WorkflowRegistration(
+        url=said.url,
+        name=said.workflow_name or "",
+        response_timeout=_from(1, said.response_timeout),
+        startup_timeout=_from(1, said.startup_timeout),
+    )
 
 
 def registration_in(texts: Mapping[str, str]) -> Registration:
@@ -88,10 +96,23 @@ def _registration(said: _Body) -> Registration:
     )
 
 
+def _said(exchange: Exchange, query: bytes) -> _Body:
+    """What the query says, and over it a JSON body."""
+    said = _of_query(texts_of(query))
+    body = exchange.take_body()
+    text = bytes(view_of(body))
+    if isinstance(body, Buffer):
+        body.release()
+    if (exchange.header(b"content-type") or b"").lower().startswith(b"application/json") and text.strip():
+        return _over(_of_json(text), said)
+    return said
+
+
 def _of_query(texts: Mapping[str, str]) -> _Body:
     body = _Body(
         url=texts.get("url"),
         model_name=texts.get("model_name"),
+        workflow_name=texts.get("workflow_name"),
         handler=texts.get("handler"),
         runtime=texts.get("runtime"),
         synchronous=switch(texts, "synchronous", default=True),
