@@ -1,8 +1,10 @@
-"""Makes model archives: torch-model-archiver's flags, file list and manifest (contracts/torchserve.md, 4).
+"""Makes archives of models and of workflows: torch-model-archiver's and torch-workflow-archiver's flags, file lists and
+manifests (contracts/torchserve.md, 4 and 6).
 
     default, zip-store   NAME.mar       a zip; the second without compression
     tgz                  NAME.tar.gz    everything in one leading folder NAME
     no-archive           NAME/          the folder itself
+    of a workflow        NAME.war       a zip
 
 Files lie flat at the root under their own names; of a folder among the extra files, what is in it, as it is in there.
 """
@@ -25,9 +27,11 @@ from typing import Literal
 
 import msgspec
 
-from mooring.core.errors import InvalidInput
+from mooring.core.errors import InvalidInput, ModelLoadFailed
 from mooring.observability.logs import get_logger
+from mooring.repository.archives import unpack
 from mooring.repository.mar import MANIFEST
+from mooring.repository.workflow_spec import WORKFLOW_MANIFEST, read_workflow
 
 log = get_logger(__name__)
 
@@ -50,6 +54,7 @@ _NATIVE_HANDLERS = frozenset(("BaseHandler", "TorchScriptHandler"))
 
 # The version whose format this is; TorchServe reads archives by it.
 _ARCHIVER_VERSION = "0.12.0"
+_WORKFLOW_ARCHIVER_VERSION = "0.2.15"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-.]*")
 _SUFFIXES = {"default": ".mar", "zip-store": ".mar", "tgz": ".tar.gz", "no-archive": ""}
 _LEFT_OUT = ("__pycache__", "__MACOSX")
@@ -72,13 +77,65 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     force: bool = False
 
 
+class WorkflowOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What workflow to pack, named as the flags are. ``extra_files`` is as in ``Options``."""
+
+    workflow_name: str
+    spec_file: Path
+    handler: Path | None = None
+    extra_files: str = ""
+    export_path: Path = Path()
+    force: bool = False
+
+
+def archive_workflow(options: WorkflowOptions) -> Path:
+    """Make a workflow's archive and return where it is; as ``archive``.
+
+    Its spec is read as the server would: ``InvalidInput`` says what the server would say.
+    """
+    target = _target(options.workflow_name, ".war", options.export_path, force=options.force)
+    files: dict[str, Path] = {}
+    for what, path in (("spec file", options.spec_file), ("handler", options.handler)):
+        if path is not None:
+            if not path.is_file():
+                raise InvalidInput(f"{what} '{path}' is not there")
+            _add(files, path.name, path)
+    for name, path in _extra_files(options.extra_files):
+        _add(files, name, path)
+    manifest = json.dumps(_workflow_manifest(options), indent=2)
+    with tempfile.TemporaryDirectory(prefix=".mooring-", dir=options.export_path) as folder:
+        made = Path(folder) / target.name
+        _write_zip(made, files, manifest, zipfile.ZIP_DEFLATED, WORKFLOW_MANIFEST)
+        unpacked = Path(folder) / "unpacked"
+        unpacked.mkdir()
+        try:
+            unpack(made, unpacked)
+            read_workflow(unpacked, target.name)
+        except ModelLoadFailed as error:
+            raise InvalidInput(error.message) from error
+        made.replace(target)
+    return target
+
+
+def _workflow_manifest(options: WorkflowOptions) -> dict[str, object]:
+    workflow = {"workflowName": options.workflow_name, "specFile": options.spec_file.name}
+    if options.handler is not None:
+        workflow["handler"] = options.handler.name
+    return {
+        "createdOn": time.strftime("%d/%m/%Y %H:%M:%S"),
+        "workflow": workflow,
+        "archiverVersion": _WORKFLOW_ARCHIVER_VERSION,
+    }
+
+
 def archive(options: Options) -> Path:
     """Make the archive and return where it is.
 
     It appears whole or not at all, and replaces another only with ``force``. Raises ``InvalidInput`` for what cannot
     be packed, with the file's name, and ``OSError`` where it cannot be written.
     """
-    target = _target(options)
+    suffix = _SUFFIXES[options.archive_format]
+    target = _target(options.model_name, suffix, options.export_path, force=options.force)
     files = _collect(options)
     manifest = json.dumps(_manifest(options), indent=2)
     # Beside the target, so that the last step is a rename within one file system.
@@ -91,16 +148,16 @@ def archive(options: Options) -> Path:
     return target
 
 
-def _target(options: Options) -> Path:
-    if not _NAME.fullmatch(options.model_name):
+def _target(name: str, suffix: str, export_path: Path, *, force: bool) -> Path:
+    if not _NAME.fullmatch(name):
         raise InvalidInput(
-            f"'{options.model_name}' cannot be the name of a model: "
+            f"'{name}' cannot be the name of a {'workflow' if suffix == '.war' else 'model'}: "
             "letters, digits, '_', '-' and '.' are allowed, and a letter or digit first"
         )
-    if not options.export_path.is_dir():
-        raise InvalidInput(f"export path '{options.export_path}' is not a folder; make it first")
-    target = options.export_path / f"{options.model_name}{_SUFFIXES[options.archive_format]}"
-    if os.path.lexists(target) and not options.force:
+    if not export_path.is_dir():
+        raise InvalidInput(f"export path '{export_path}' is not a folder; make it first")
+    target = export_path / f"{name}{suffix}"
+    if os.path.lexists(target) and not force:
         raise InvalidInput(f"'{target}' is there already; give --force to replace it")
     if target.is_dir() and not (target / MANIFEST).is_file():
         raise InvalidInput(f"folder '{target}' is no model archive and is not replaced; remove it yourself")
@@ -121,7 +178,7 @@ def _collect(options: Options) -> dict[str, Path]:
             if not path.is_file():
                 raise InvalidInput(f"{what} '{path}' is not there")
             _add(files, path.name, path)
-    for name, path in _extra_files(options):
+    for name, path in _extra_files(options.extra_files):
         _add(files, name, path)
     files.pop(MANIFEST, None)  # the old one of a folder that is packed again
     return files
@@ -151,8 +208,8 @@ def _handler_file(options: Options) -> Path | None:
     return path
 
 
-def _extra_files(options: Options) -> Iterator[tuple[str, Path]]:
-    for given in filter(None, (part.strip() for part in options.extra_files.split(","))):
+def _extra_files(named: str) -> Iterator[tuple[str, Path]]:
+    for given in filter(None, (part.strip() for part in named.split(","))):
         # A file may be called a[1].txt: it is taken as it is before it is taken as a pattern.
         found = [given] if os.path.lexists(given) else sorted(glob.glob(given))  # noqa: PTH207 - as the shell has it
         if not found and glob.has_magic(given):
@@ -201,12 +258,14 @@ def _manifest(options: Options) -> dict[str, object]:
     }
 
 
-def _write_zip(made: Path, files: dict[str, Path], manifest: str, compression: int) -> None:
+def _write_zip(
+    made: Path, files: dict[str, Path], manifest: str, compression: int, manifest_name: str = MANIFEST
+) -> None:
     # A file from before 1980 has no date that a zip can hold; it is clamped instead of refused.
     with zipfile.ZipFile(made, "w", compression, strict_timestamps=False) as target:
         for name, path in files.items():
             target.write(path, name)
-        target.writestr(MANIFEST, manifest)
+        target.writestr(manifest_name, manifest)
 
 
 def _write_tgz(made: Path, files: dict[str, Path], manifest: str, model_name: str) -> None:

@@ -1,4 +1,4 @@
-"""``mooring archive``: packs a model as torch-model-archiver does, with its flags."""
+"""``mooring archive``: packs a model as torch-model-archiver does, or a workflow as torch-workflow-archiver; their flags."""
 
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,24 @@ import click
 from mooring.core.errors import MooringError
 
 _FILE = click.Path(path_type=Path)
+# What each kind of archive needs, and what else it takes.
+_MODEL = (
+    ("model_name", "version", "handler"),
+    ("serialized_file", "model_file", "requirements_file", "config_file"),
+)
+_WORKFLOW = (("workflow_name", "spec_file"), ("handler",))
+_BOTH = ("extra_files", "export_path", "force")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--model-name", required=True, help="name of the model and of the archive")
-@click.option("-v", "--version", required=True, help="version of the model")
-@click.option("--handler", required=True, help="a handler's file, or the name of a default handler")
+@click.option("--model-name", help="name of the model and of the archive")
+@click.option("-v", "--version", help="version of the model")
+@click.option(
+    "--handler", help="a handler's file, or the name of a default handler; of a workflow, its functions"
+)
+@click.option("--workflow", is_flag=True, help="pack a workflow (.war); without it, a model")
+@click.option("--workflow-name", help="name of the workflow and of the archive")
+@click.option("--spec-file", type=_FILE, help="YAML file with the workflow's models and graph")
 @click.option("--serialized-file", type=_FILE, help="weights, TorchScript or ONNX file")
 @click.option("--model-file", type=_FILE, help="Python file with the one class of the model")
 @click.option("--extra-files", default="", metavar="FILES", help="files, folders and globs, comma-separated")
@@ -36,13 +48,35 @@ _FILE = click.Path(path_type=Path)
     help="default and zip-store make a .mar, tgz a .tar.gz, no-archive a folder",
 )
 @click.option("-f", "--force", is_flag=True, help="replace an archive of the same name")
-def archive(**options: Any) -> None:
-    """Pack a model, its handler and its files into an archive that `mooring serve` and TorchServe load."""
-    from mooring.archiver import Options
+@click.pass_context
+def archive(context: click.Context, /, *, workflow: bool, **options: Any) -> None:
+    """Pack a model, its handler and its files, or a workflow, as `mooring serve` and TorchServe load it."""
+    from mooring.archiver import Options, WorkflowOptions, archive_workflow
     from mooring.archiver import archive as pack
 
+    chosen = _chosen(context, options, workflow=workflow)
     try:
-        made = pack(Options(**options))
+        if workflow:
+            handler = chosen.pop("handler")
+            named = Path(handler) if handler else None
+            made = archive_workflow(WorkflowOptions(**chosen, handler=named))
+        else:
+            made = pack(Options(**chosen))
     except (MooringError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"made {made}")
+
+
+def _chosen(context: click.Context, options: dict[str, Any], *, workflow: bool) -> dict[str, Any]:
+    """The options of one kind of archive. Those of the other are a mistake, as are those that are missing."""
+    needed, taken = _WORKFLOW if workflow else _MODEL
+    own = {*needed, *taken, *_BOTH, *(() if workflow else ("runtime", "archive_format"))}
+    parameters = {parameter.name: parameter for parameter in context.command.params}
+    for name, value in options.items():
+        if name in needed and value is None:
+            raise click.MissingParameter(ctx=context, param=parameters[name])
+        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and name not in own:
+            kind = "a workflow" if workflow else "a model; give --workflow"
+            raise click.UsageError(f"--{name.replace('_', '-')} is not for {kind}", context)
+    return {name: value for name, value in options.items() if name in own}

@@ -20,7 +20,7 @@ from mooring.core.errors import ModelLoadFailed
 from mooring.repository.mar import checked_name, inside
 from mooring.repository.model_config import read_model_config
 
-MANIFESTS = ("WAR-INF/MANIFEST.json", "MAR-INF/MANIFEST.json")
+WORKFLOW_MANIFEST = "WAR-INF/MANIFEST.json"
 
 # Key of a spec -> the least that it may be. Delays and time-outs are in milliseconds.
 KEYS: Mapping[str, int] = {
@@ -116,10 +116,10 @@ def read_manifest(folder: Path, shown: str) -> dict[str, str]:
 
     Raises ``ModelLoadFailed``.
     """
-    file = next((folder / name for name in MANIFESTS if (folder / name).is_file()), None)
-    if file is None:
-        raise ModelLoadFailed(f"'{shown}' is no workflow archive: it has no {MANIFESTS[0]}")
-    where = f"{shown}/{file.relative_to(folder).as_posix()}"
+    file = folder / WORKFLOW_MANIFEST
+    if not file.is_file():
+        raise ModelLoadFailed(f"'{shown}' is no workflow archive: it has no {WORKFLOW_MANIFEST}")
+    where = f"{shown}/{WORKFLOW_MANIFEST}"
     try:
         with file.open("rb") as source:
             text = source.read(_MOST_BYTES)
