@@ -16,6 +16,7 @@ from mooring.config import (
     Config,
     ConfigError,
     ModelSettings,
+    Secret,
     effective,
     is_secret,
     known_keys,
@@ -236,6 +237,18 @@ def test_torchserves_own_switch_says_both_that_there_are_no_tokens_and_that_it_i
     file = written(tmp_path, line, "config.properties")
     config = load_config({}, {}, file, defaults=TORCHSERVE_DEFAULTS)
     assert (config.insecure, config.token_authorization) == (insecure, mode)
+
+
+@pytest.mark.parametrize("mode", ["on", "elsewhere"])
+def test_tokens_that_were_on_are_on_after_a_start_from_what_was_written_down(tmp_path, mode):
+    config = Config(
+        token_authorization=mode, insecure=True, management_address=Address("0.0.0.0", 8081),
+        management_token=Secret("a-management-secret"),
+    )  # fmt: skip
+    text = format_properties(to_properties(config))
+    assert "a-management-secret" not in text
+    again = load_config({}, {}, written(tmp_path, text, "again.properties"), defaults=TORCHSERVE_DEFAULTS)
+    assert again.generates_tokens
 
 
 def test_a_secret_is_no_flag_and_is_shown_nowhere(tmp_path):

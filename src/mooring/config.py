@@ -635,8 +635,8 @@ def to_properties(config: Config) -> dict[str, str]:
         for key, name in _PROPERTIES.items()
         if getattr(config, name) != getattr(default, name)
     }
-    if config.token_authorization == "on":  # noqa: S105 - a mode, and no password
-        said["disable_token_authorization"] = "false"  # noqa: S105 - as above
+    if config.generates_tokens:  # insecure or not: whoever reads the file again is not to lose them
+        said["disable_token_authorization"] = "false"  # noqa: S105 - a switch, and no password
     for key, name in _PROPERTIES_MS.items():
         if seconds := getattr(config, name):
             said[key] = f"{seconds * 1000:.0f}"

@@ -83,6 +83,15 @@ def test_elsewhere_it_serves_inference_and_says_how_to_let_others_load(mooring, 
     assert server.config.management_address.loopback
 
 
+@pytest.mark.parametrize(
+    "said", [{"MOORING_MANAGEMENT_TOKEN": "long-enough"}, {"MOORING_TOKEN_AUTHORIZATION": "on"}]
+)
+def test_with_a_token_elsewhere_nothing_is_left_to_say(mooring, server, said):
+    done = mooring("amdinfer-server", "--address", "0.0.0.0", **said)
+    assert "--insecure" not in done.stderr
+    assert server.config.guards_management
+
+
 def test_insecure_lets_everybody_manage(mooring, server):
     mooring("amdinfer-server", "--address", "0.0.0.0", "--insecure")
     assert str(server.config.management_address) == "http://0.0.0.0:8998"

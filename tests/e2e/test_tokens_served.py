@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -515,6 +516,44 @@ def test_with_the_management_token_alone_inference_needs_none(tmp_path, function
         server.closed()
     finally:
         server.kill()
+
+
+def test_torchserves_start_writes_the_key_file_that_a_signal_leaves_and_its_stop_deletes(tmp_path):
+    port, managing, metrics, rpc, rpc_managing = free_ports(5)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "config.properties").write_text(
+        f"inference_address=http://127.0.0.1:{port}\nmanagement_address=http://0.0.0.0:{managing}\n"
+        f"metrics_address=http://127.0.0.1:{metrics}\ngrpc_inference_port={rpc}\n"
+        f"grpc_management_port={rpc_managing}\nmodel_store=store\n"
+    )
+
+    def torchserve(*arguments: str) -> str:
+        return subprocess.run(
+            [SCRIPTS / "mooring", "torchserve", *arguments], cwd=tmp_path, capture_output=True, text=True,
+            env=os.environ | {"TMPDIR": str(tmp_path)}, timeout=60, check=True,
+        ).stdout  # fmt: skip
+
+    def code(key: str = "") -> int:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return requests.get(f"http://127.0.0.1:{managing}/models", headers=headers, timeout=30).status_code
+
+    file = tmp_path / "key_file.json"
+    try:
+        assert str(file) in torchserve("--start")
+        first = json.loads(file.read_text())["management"]["key"]
+        assert (code(first), code()) == (200, 401)
+        os.kill(int((tmp_path / ".model_server.pid").read_text()), signal.SIGTERM)
+        until(lambda: "not currently running" in torchserve("--stop"))
+        assert file.exists()
+        torchserve("--start")
+        second = json.loads(file.read_text())["management"]["key"]
+        assert (code(second), code(first)) == (200, 401)
+        written = [each.read_text() for each in (tmp_path / "logs").rglob("*") if each.is_file()]
+        assert written
+        assert not any(key in text for key in (first, second) for text in written)
+    finally:
+        torchserve("--stop")
+    assert not file.exists()
 
 
 def test_a_start_in_vain_leaves_the_keys_of_a_running_server_alone(here):

@@ -1,12 +1,12 @@
 """``mooring amdinfer-server``: the AMD Inference Server's own flags, so that its start commands go on working."""
 
-import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mooring.cli.launch import given, launch
+from mooring.cli.launch import configured, given, served
 from mooring.config import Address
 
 _REPOSITORY = "/mnt/models"
@@ -88,23 +88,13 @@ def amdinfer_server(
     # The lines that scripts wait for.
     up = f"gRPC server starting at port {grpc_port}\nHTTP server starting at port {http_port}"
     defaults = {"dialect": "amd", "max_request_size": _LARGEST, "max_response_size": _LARGEST}
-    launch(
-        given(flags),
-        None,
-        _warnings(model_repository, there=there, everybody=everybody),
-        up=up,
-        defaults=defaults,
-    )
-
-
-def _warnings(repository: str, *, there: bool, everybody: bool) -> list[str]:
-    warnings = [] if there else [f"no model repository at {repository}: only workers can be loaded"]
-    guarded = any(
-        name in os.environ for name in ("MOORING_MANAGEMENT_TOKEN", "MOORING_MANAGEMENT_TOKEN_FILE")
-    )
-    if not everybody and not guarded:
-        warnings.append(
+    heard = [] if there else [f"no model repository at {model_repository}: only workers can be loaded"]
+    config = configured(given(flags), None, heard, defaults=defaults)
+    if not everybody and not config.guards_management:
+        heard.append(
             "models can be loaded and unloaded from this machine only: MOORING_MANAGEMENT_TOKEN=... lets those who"
             " have the token, --insecure everybody"
         )
-    return warnings
+    from mooring.cli.greeting import greet
+
+    sys.exit(served(config, heard, lambda listening, models: greet(listening, models, up=up)))
