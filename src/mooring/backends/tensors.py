@@ -214,11 +214,12 @@ class Run:
 
     def _call(self, samples: list[Sample]) -> None:
         """One call of the model, or for a sample of too many rows as many as it takes."""
-        whole = self._operation is Operation.EXPLAIN and not self._backend.explains_itself
-        if samples[0].rows > self._limit and not whole:
+        explained = self._operation is Operation.EXPLAIN
+        # An explainer keeps to the limit itself, since its targets may be one for each row.
+        if samples[0].rows > self._limit and not (explained and not self._backend.explains_itself):
             self._pieces[id(samples[0])] = [self._call_in_parts(samples[0])]
             return
-        wanted = [(sample.target, sample.rows) for sample in samples]
+        wanted = [(sample.target, sample.rows) for sample in samples] if explained else ()
         arrays = self._controlled(join(samples), samples)
         returned = self._backend.call(self._operation, arrays, samples[0].parameters, wanted)
         if hasattr(returned, "__next__"):

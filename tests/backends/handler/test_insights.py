@@ -114,3 +114,37 @@ def test_a_handlers_own_setting_of_that_name_is_left_alone(load, picture):
     model = load({**FILES, "handler.py": own}, manifest=MANIFEST, config={"explain": {"method": "Guess"}})
     (outcome,) = model.infer(form(data=(picture, "image/png")))
     assert json.loads(answer(outcome)) == [0, {"method": "Guess"}]
+
+
+TEXT = """
+import torch
+class Text(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = torch.nn.EmbeddingBag(6, 2)
+        self.embedding.weight.data = torch.tensor([[0.0, 0], [1, 0], [0, 1], [2, 2], [0, 0], [0, 0]])
+    def forward(self, text, offsets):
+        return self.embedding(text, offsets)
+"""
+
+
+def test_a_text_in_json_may_name_its_class_and_only_one_that_there_is(load):
+    vocabulary = io.BytesIO()
+    torch.save({"hello": 1, "world": 2, "hello world": 3}, vocabulary)
+    files = {"model.py": TEXT, "source_vocab.pt": vocabulary.getvalue(),
+             "index_to_name.json": '{"0": "World", "1": "Sports"}'}  # fmt: skip
+    model = load(files, "text_classifier", manifest=MANIFEST)
+
+    def explained(target):
+        body = json.dumps({"data": "hello world", "target": target}).encode()
+        return json.loads(
+            answer(model.infer(request(body, "application/json", operation=Operation.EXPLAIN))[0])
+        )
+
+    found = explained("Sports")
+    assert found["words"] == ["hello", "world"]
+    # "world" and half of the pair, against half of the pair alone.
+    np.testing.assert_allclose(found["importances"], [np.array([1, 2]) / np.sqrt(5)], rtol=1e-4)
+    assert explained(1) == found != explained(0)
+    with pytest.raises(InvalidInput, match="takes 0 to 1, or one of 'World', 'Sports'"):
+        explained(2)
