@@ -224,7 +224,7 @@ def test_a_full_pickle_names_the_line_to_change(root, mar):
 
 
 def test_keys_of_a_models_config_are_judged_by_line(root, mar):
-    mar(files={"c.yaml": "batchSize: 4\nmaxWorkers: many\nuseVenv: true\n"}, configFile="c.yaml")
+    mar(files={"c.yaml": "batchSize: 4\nmaxWorkers: many\nparallelType: tp\n"}, configFile="c.yaml")
     assert list(told(root, "change")) == ["store/bell.mar/c.yaml:2"]
     assert list(told(root, "differs")) == ["store/bell.mar/c.yaml:3"]
 

@@ -13,7 +13,7 @@ from mooring.core import errors
 from mooring.core.buffers import Buffer, HeapAllocator, Slot
 from mooring.core.requests import InferenceResponse
 from mooring.core.tensors import Tensor
-from mooring.protocols.grpc_server import GrpcServer
+from mooring.protocols.grpc_server import Age, GrpcServer
 from mooring.protocols.kserve.grpc_infer import Inference
 from mooring.protocols.kserve.v2_grpc import KServeV2Grpc
 
@@ -291,6 +291,21 @@ async def serve_at(port):
         await server.start("127.0.0.1", port)
     finally:
         await server.close()
+
+
+async def test_a_connection_that_is_old_enough_is_made_anew():
+    age = Age(most=0.05, grace=20)
+    assert age.options() == [("grpc.max_connection_age_ms", 50), ("grpc.max_connection_age_grace_ms", 20_000)]
+    assert Age().options() == []
+    server = GrpcServer([], age=age)
+    await server.start("127.0.0.1", 0)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        states = [channel.get_state(try_to_connect=True)]
+        while grpc.ChannelConnectivity.IDLE not in states[1:]:  # where the server's goodbye leads
+            await asyncio.wait_for(channel.wait_for_state_change(states[-1]), 20)
+            states.append(channel.get_state())
+    assert grpc.ChannelConnectivity.READY in states
+    await server.close()
 
 
 async def test_a_unix_socket_serves_too(tmp_path):

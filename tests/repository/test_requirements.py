@@ -96,6 +96,41 @@ def test_the_handler_imports_its_packages_before_all_others(tmp_path, store, arc
     assert done.stdout == "True ding\n", done.stderr
 
 
+def test_a_virtual_environment_gets_only_what_the_server_has_not(tmp_path, store, archive):
+    asked = "--no-index\nnumpy\n./tinybell-1.0-py3-none-any.whl\n"
+    with zipfile.ZipFile(tmp_path / archive(asked, configFile="c.yaml"), "a") as mar:
+        mar.writestr("c.yaml", "useVenv: true\n")
+    spec = store().open_archive(tmp_path, "bell.mar")
+    assert spec.venv.startswith(spec.location)
+    assert {each.name for each in Path(spec.packages).iterdir() if each.suffix == ".py"} == {"tinybell.py"}
+    assert not (Path(spec.packages) / "numpy").exists()
+    code = (
+        "import os, sys; from pathlib import Path; from mooring.backends.handler.entry import prepare_imports\n"
+        "prepare_imports(Path(sys.argv[1]), sys.argv[2], sys.argv[3]); import tinybell, numpy\n"
+        "print(tinybell.SOUND, os.environ['PATH'].startswith(sys.argv[3] + '/bin'), os.environ['VIRTUAL_ENV'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, spec.location, spec.packages, spec.venv],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == f"ding True {spec.venv}\n", done.stderr
+
+
+def test_an_environment_that_cannot_be_filled_is_named_with_what_pip_said_and_leaves_nothing(
+    tmp_path, store, archive
+):
+    with zipfile.ZipFile(
+        tmp_path / archive("--no-index\nnowhere-to-be-found\n", configFile="c.yaml"), "a"
+    ) as mar:
+        mar.writestr("c.yaml", "useVenv: true\n")
+    with pytest.raises(
+        ModelLoadFailed, match="Custom pip package installation failed for model bell"
+    ) as failed:
+        store().open_archive(tmp_path, "bell.mar")
+    assert "nowhere-to-be-found" in failed.value.detail
+    assert list((tmp_path / "unpacked").iterdir()) == []
+
+
 def test_progress_is_in_the_log_and_a_flood_of_lines_is_not(tmp_path, store, archive, caplog):
     caplog.set_level(logging.INFO)
     store().open_archive(tmp_path, archive())

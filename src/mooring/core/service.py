@@ -142,6 +142,7 @@ class ModelDescription(msgspec.Struct, frozen=True):
     loaded_at_startup: bool
     workers: list[WorkerDescription]
     sequences: SequenceDescription | None = None
+    use_venv: bool = False
 
 
 class ModelConfig(msgspec.Struct, frozen=True):

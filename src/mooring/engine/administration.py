@@ -336,6 +336,7 @@ def _described(version: ModelVersion, *, is_default: bool) -> ModelDescription:
         retry_timeout=spec.retry_timeout,
         client_timeout=spec.client_timeout,
         queue_size=spec.queue_size,
+        use_venv=bool(spec.venv),
         pending=version.scheduler.waiting if version.scheduler is not None else 0,
         loaded_at_startup=version.loaded_at_startup,
         workers=[

@@ -13,7 +13,7 @@ import msgspec
 from mooring.core.errors import ModelLoadFailed
 from mooring.observability.logs import get_logger
 from mooring.repository.model_config import read_model_config, server_settings
-from mooring.repository.requirements import install
+from mooring.repository.requirements import install, install_in_venv, packages_of
 from mooring.repository.spec import Defaults, ModelSpec, SequenceSettings
 
 log = get_logger(__name__)
@@ -75,17 +75,25 @@ def read_model(
         decode_input=defaults.decode_input,
         limit_image_pixels=defaults.limit_image_pixels,
         sequence_headers=defaults.sequence_headers,
-        packages=_packages(folder, model, url, install_them=defaults.install_requirements),
+        **_packages(
+            folder,
+            model,
+            url,
+            install_them=defaults.install_requirements,
+            in_venv=settings.get("useVenv", False),
+        ),
         manifest=manifest,
         config=config,
     )
 
 
-def _packages(folder: Path, model: dict[str, Any], url: str, *, install_them: bool) -> str:
+def _packages(
+    folder: Path, model: dict[str, Any], url: str, *, install_them: bool, in_venv: bool
+) -> dict[str, Any]:
     """Where the model's requirements are; empty where it has none, or where they are not to be installed."""
     requirements = model.get("requirementsFile")
     if not requirements:
-        return ""
+        return {}
     if not install_them:
         log.warning(
             "requirements not installed",
@@ -93,8 +101,12 @@ def _packages(folder: Path, model: dict[str, Any], url: str, *, install_them: bo
             file=requirements,
             install_with="install_py_dep_per_model=true",
         )
-        return ""
-    return str(install(inside(folder, requirements, url), folder, model["modelName"]))
+        return {}
+    file = inside(folder, requirements, url)
+    if in_venv:
+        environment = install_in_venv(file, folder, model["modelName"])
+        return {"venv": str(environment), "packages": str(packages_of(environment))}
+    return {"packages": str(install(file, folder, model["modelName"]))}
 
 
 def read_manifest(folder: Path, url: str, handler: str = "") -> dict[str, Any]:

@@ -70,6 +70,7 @@ _KEYS: Mapping[str, _Number | _Switch] = {
     "maxSequenceJobQueueSize": _Number(1),
     "sequenceMaxIdleMSec": _Number(0, whole=False),
     "sequenceTimeoutMSec": _Number(0, whole=False),
+    "useVenv": _Switch(),
 }
 
 # TorchServe's keys whose meaning would be missed; asking for one is said to be in vain.
@@ -77,12 +78,15 @@ _WITHOUT_EFFECT = (
     "asyncCommunication",
     "continuousBatching",
     "deviceIds",
+    "deviceType",
     "parallelLevel",
     "parallelType",
     "torchrun",
     "useJobTicket",
-    "useVenv",
 )
+
+# Of these values nobody misses anything: a model runs on the CPU, in one process.
+_HARMLESS: tuple[object, ...] = (None, False, 0, 1, "", "cpu", "NONE", [], {})
 
 
 def read_model_config(file: Path) -> dict[str, Any]:
@@ -133,7 +137,11 @@ def judge(config: Mapping[str, Any]) -> Judged:
     if chosen.get("minWorkers", 1) > chosen.get("maxWorkers", 1 << 53):
         faults["minWorkers"] = "it is above maxWorkers"
         del chosen["minWorkers"], chosen["maxWorkers"]
-    return Judged(chosen, faults, [key for key in _WITHOUT_EFFECT if config.get(key)])
+    return Judged(chosen, faults, [key for key in _WITHOUT_EFFECT if _missed(config.get(key))])
+
+
+def _missed(value: object) -> bool:
+    return value is True or value not in _HARMLESS  # True is 1 in Python
 
 
 def server_settings(config: Mapping[str, Any], file: str) -> dict[str, Any]:

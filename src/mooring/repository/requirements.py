@@ -1,6 +1,7 @@
 """A model's own requirements: installed by pip into a folder of its own, and never into the server's.
 
     MODEL/.packages/<digest>/      what a requirements.txt asked for; its worker imports from there first
+    MODEL/.packages/<digest>-venv  a link to a virtual environment (useVenv), which has only what the server has not
 
 The digest is of what was asked for, so that a model of the user's own folder is installed once and not at every start,
 and a change of the file never touches packages that a running worker imports from.
@@ -12,7 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import venv
 from collections import deque
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,11 +27,13 @@ log = get_logger(__name__)
 _PACKAGES = ".packages"
 _LINES_KEPT = 30
 _LINES_A_SECOND = 2
-_COMMAND = (
+_PIP = (
     sys.executable,
     "-P",  # a model may have a json.py; pip is to import the real one
     "-m",
     "pip",
+)
+_INSTALL = (
     "install",
     "--disable-pip-version-check",
     "--no-input",
@@ -55,12 +60,11 @@ def _installed(requirements: Path, folder: Path, model: str) -> Path:
     if target.is_dir():
         log.info("requirements are installed already", model=model, file=requirements.name)
         return target
-    if find_spec("pip") is None:
-        raise _failed(model, f"{sys.executable} has no pip; run it with -m ensurepip")
+    _demand_pip(model)
     home.mkdir(exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix="partial-", dir=home))
     try:
-        _run_pip(requirements, folder, partial, model)
+        _run_pip(requirements, folder, (), ("--target", str(partial)), model)
         partial.chmod(0o755)
         if not target.is_dir():  # another server of the same folder may have been faster
             partial.rename(target)
@@ -69,10 +73,58 @@ def _installed(requirements: Path, folder: Path, model: str) -> Path:
     return target
 
 
-def _run_pip(requirements: Path, folder: Path, target: Path, model: str) -> None:
+def install_in_venv(requirements: Path, folder: Path, model: str) -> Path:
+    """The virtual environment that has what the file asks for; else as ``install``.
+
+    It sees the packages of the server, so that only what is missing there, or is another version, is installed.
+    """
+    try:
+        return _venv(requirements, folder, model)
+    except OSError as error:
+        raise _failed(model, f"{error.strerror or error}: {error.filename or folder}") from error
+
+
+def packages_of(environment: Path) -> Path:
+    """Where a virtual environment has its packages."""
+    return environment / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+
+
+def _venv(requirements: Path, folder: Path, model: str) -> Path:
+    home = folder / _PACKAGES
+    # A link to it: an environment cannot be moved, and only a whole one may be found under this name.
+    link = home / f"{_digest(requirements, folder)}-venv"
+    if link.is_dir():
+        log.info("requirements are installed already", model=model, file=requirements.name)
+        return link.resolve()
+    _demand_pip(model)
+    home.mkdir(exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix="venv-", dir=home))
+    try:
+        venv.create(made, symlinks=True)
+        seen = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+        (packages_of(made) / "server.pth").write_text("\n".join(seen))
+        _run_pip(requirements, folder, ("--python", str(made)), (), model)
+        made.chmod(0o755)
+        link.symlink_to(made.name)
+    except FileExistsError:  # another server of the same folder was faster
+        shutil.rmtree(made, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+    return link.resolve()
+
+
+def _demand_pip(model: str) -> None:
+    if find_spec("pip") is None:
+        raise _failed(model, f"{sys.executable} has no pip; run it with -m ensurepip")
+
+
+def _run_pip(
+    requirements: Path, folder: Path, first: Sequence[str], target: Sequence[str], model: str
+) -> None:
     began = time.monotonic()
     log.info("installing requirements", model=model, file=requirements.name)
-    command = (*_COMMAND, "--target", str(target), "-r", str(requirements))
+    command = (*_PIP, *first, *_INSTALL, *target, "-r", str(requirements))
     last: deque[str] = deque(maxlen=_LINES_KEPT)
     throttle = Throttle(_LINES_A_SECOND)
     with subprocess.Popen(  # noqa: S603 - this interpreter's pip, on the model's own file

@@ -144,6 +144,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     envelope: str = ""  # TorchServe's service_envelope
     metrics_config: str = ""  # TorchServe's metrics_config: a metrics.yaml for every model
     packages: str = ""  # a folder that the model's code imports from before all others: its own requirements
+    venv: str = ""  # the virtual environment that those packages are in, where they are in one
     manifest: dict[str, Any] = {}
     config: dict[str, Any] = {}  # model-config.yaml, as the handler sees it
 

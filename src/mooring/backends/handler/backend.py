@@ -63,7 +63,7 @@ class HandlerBackend(Backend):
         ):
             os.environ.setdefault(f"TS_REQUEST_SEQUENCE_{name}", header)
         os.chdir(model_dir)
-        prepare_imports(model_dir, spec.packages)
+        prepare_imports(model_dir, spec.packages, spec.venv)
         _limit_threads(context.threads)
         self._handle = _load_handle(spec, model_dir, self._context)
         _limit_threads(context.threads)

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,8 +31,14 @@ DEFAULT_HANDLERS = frozenset(
 )
 
 
-def prepare_imports(model_dir: Path, packages: str = "") -> None:
-    """Make importable, before anything else that is installed: the model's requirements, its own files, ``ts``."""
+def prepare_imports(model_dir: Path, packages: str = "", venv: str = "") -> None:
+    """Make importable, before anything else that is installed: the model's requirements, its own files, ``ts``.
+
+    The commands of its virtual environment come first, too.
+    """
+    if venv:
+        os.environ["VIRTUAL_ENV"] = venv
+        os.environ["PATH"] = f"{venv}/bin{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     for folder in (str(COMPAT), str(model_dir), *filter(None, (packages,))):
         if folder in sys.path:
             sys.path.remove(folder)

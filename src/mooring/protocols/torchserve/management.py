@@ -312,7 +312,7 @@ def described(model: ModelDescription, metadata: object = None) -> dict[str, Any
         "deviceType": "cpu",
         "continuousBatching": False,
         "useJobTicket": False,
-        "useVenv": False,
+        "useVenv": model.use_venv,
         **_stateful(model.sequences),
         "loadedAtStartup": model.loaded_at_startup,
         "workers": [_worker(worker) for worker in model.workers],
