@@ -1,8 +1,8 @@
 """Graphs: nodes in order, names matched, errors and cancellation passed on, memory given back."""
 
 from mooring.core.buffers import Buffer, Slot
-from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, RequestCancelled
-from mooring.core.requests import Form, InferenceRequest, InferenceResponse, ResponseHead
+from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, RequestCancelled, Unsupported
+from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation, ResponseHead
 from mooring.core.tensors import Tensor, TensorSpec
 from mooring.engine.graphs import GraphRun, chain_of
 
@@ -60,6 +60,15 @@ def test_names_that_agree_are_kept_in_any_order():
     stages.run("first", "second")
     stages.answer(tensor("a", b"1"), tensor("b", b"2"))
     assert {each.name: each.data for each in stages.asked[1][0].inputs} == {"a": [b"1"], "b": [b"2"]}
+
+
+def test_several_models_have_no_explanation_together_and_a_single_one_has_its_own():
+    stages = Stages()
+    stages.run("first", "second", operation=Operation.EXPLAIN)
+    assert (stages.asked, stages.runs) == ([], set())
+    assert isinstance(stages.outcomes[0], Unsupported)
+    stages.run("first", operation=Operation.EXPLAIN)
+    assert stages.asked[0][0].operation is Operation.EXPLAIN
 
 
 def test_too_few_outputs_are_said_so_and_given_back():

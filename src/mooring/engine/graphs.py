@@ -20,7 +20,7 @@ from mooring.core.errors import (
     Unsupported,
     WorkerDied,
 )
-from mooring.core.requests import Form, InferenceRequest, InferenceResponse
+from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
 from mooring.core.service import Done, Outcome, Ticket
 from mooring.core.tensors import Tensor, TensorSpec, release, shared
 from mooring.engine.joining import joined, passed_on
@@ -100,9 +100,14 @@ class GraphRun:
         self._ended: dict[str, InferenceResponse] = {}
         runs.add(self)
         try:
+            if request.operation is Operation.EXPLAIN and len(graph.nodes) > 1:
+                # What spoke for one model's answer is no input of the next.
+                raise Unsupported(
+                    f"'{request.model}' is made of several models and has no explanation of its own; ask one of them"
+                )
             if request.form is Form.TENSORS:
                 _open(request)
-        except InvalidInput as error:
+        except (InvalidInput, Unsupported) as error:
             self._end(error)
         else:
             self._start()
