@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,11 +10,12 @@ from unittest.mock import Mock
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 import requests
 import tritonclient.grpc
 import tritonclient.http
-from e2e_kit import SCRIPTS, Server, free_ports, until
+from e2e_kit import PATIENCE, SCRIPTS, Server, free_ports, until
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -37,7 +37,7 @@ OPEN = {
     "/metrics/{rest*}",
 }  # fmt: skip
 MANAGED = {
-    "/models", "/models/{model_name}", "/models/{model_name}/{model_version}",
+    "/workflows", "/workflows/{workflow_name}", "/models", "/models/{model_name}", "/models/{model_name}/{model_version}",
     "/models/{model_name}/{model_version}/set-default", f"{MODEL}/load", f"{VERSION}/load", f"{MODEL}/unload",
     f"{VERSION}/unload", "/v2/workers/{worker_name}/load", "/v2/workers/{worker_name}/unload",
     *(
@@ -542,8 +542,9 @@ def test_torchserves_start_writes_the_key_file_that_a_signal_leaves_and_its_stop
         assert str(file) in torchserve("--start")
         first = json.loads(file.read_text())["management"]["key"]
         assert (code(first), code()) == (200, 401)
-        os.kill(int((tmp_path / ".model_server.pid").read_text()), signal.SIGTERM)
-        until(lambda: "not currently running" in torchserve("--stop"))
+        server = psutil.Process(int((tmp_path / ".model_server.pid").read_text()))
+        server.terminate()
+        psutil.wait_procs([server], timeout=PATIENCE)
         assert file.exists()
         torchserve("--start")
         second = json.loads(file.read_text())["management"]["key"]
