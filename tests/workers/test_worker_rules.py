@@ -7,8 +7,8 @@ from mooring.core.buffers import Buffer
 from mooring.core.errors import InvalidOutput, ModelFailed
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
 from mooring.core.tensors import Tensor
+from mooring.workers.outcomes import chunks, within
 from mooring.workers.pool import backoff
-from mooring.workers.worker import chunks, within
 
 
 def request(rows, operation):

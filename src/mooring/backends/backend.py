@@ -4,6 +4,7 @@ import abc
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -11,6 +12,9 @@ from mooring.core.errors import ModelLoadFailed
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import ModelMetadata, Outcome, Reply
 from mooring.repository.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import asyncio  # 30 ms that most workers need not spend
 
 
 class LoadContext(msgspec.Struct, frozen=True):
@@ -21,8 +25,40 @@ class LoadContext(msgspec.Struct, frozen=True):
     gpu: int | None = None
 
 
+class Concurrent(abc.ABC):
+    """How a loaded model takes any number of batches at once. All its coroutines run on ``loop``."""
+
+    loop: "asyncio.AbstractEventLoop"
+
+    @abc.abstractmethod
+    async def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
+        """As ``Backend.infer``, while others run. Cancelled when nobody waits, or when it has taken too long.
+
+        The model's own code must have no view of the requests' memory, which is given back as soon as they are
+        answered: a coroutine may go on for longer.
+        """
+
+
+class Stepwise(abc.ABC):
+    """How a loaded model works on requests step by step: others join and leave between any two steps."""
+
+    @abc.abstractmethod
+    def step(self, requests: Sequence[InferenceRequest], begun: int, reply: Reply) -> Sequence[Outcome]:
+        """What a step gave of every request, in order: a piece of a request that goes on is not ``final``.
+
+        The first ``begun`` requests have been in a step before, in this order; a request that is not among them any
+        more was withdrawn. Raising fails all of them: what a step did cannot be done once more.
+        """
+
+
 class Backend(abc.ABC):
-    """One model in one worker. Calls come one at a time, from one thread."""
+    """One model in one worker. Calls come one at a time, from one thread.
+
+    ``overlap`` is set by ``load`` for a model that takes requests while others run; ``infer`` is only asked then for
+    what is no prediction.
+    """
+
+    overlap: Concurrent | Stepwise | None = None
 
     @abc.abstractmethod
     def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:

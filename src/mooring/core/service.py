@@ -143,6 +143,8 @@ class ModelDescription(msgspec.Struct, frozen=True):
     workers: list[WorkerDescription]
     sequences: SequenceDescription | None = None
     use_venv: bool = False
+    stepwise: bool = False
+    job_ticket: bool = False
 
 
 class ModelConfig(msgspec.Struct, frozen=True):

@@ -15,7 +15,6 @@ from mooring.doctor.python_source import (
     SourceUnreadable,
     binds,
     classes,
-    function,
     has_method,
     read_source,
     torch_loads,
@@ -136,10 +135,7 @@ def _handler_findings(model: _Model, file: Path, wanted: str) -> Iterator[Findin
         tree = read_source(file)
     except SourceUnreadable:
         return  # it is said where its imports are read
-    entry = function(tree.body, wanted or "handle")
     if binds(tree, wanted or "handle"):
-        if entry is not None and type(entry).__name__ == "AsyncFunctionDef":
-            yield _asynchronous(model.place(file, entry.lineno))
         return
     if wanted:
         text = f"the handler has no function {wanted}, which the manifest asks for"
@@ -152,18 +148,9 @@ def _handler_findings(model: _Model, file: Path, wanted: str) -> Iterator[Findin
         hint = "move the other classes into a file of their own (--extra-files)" if found else "define one"
         yield change(model.place(file, line), text, hint)
         return
-    method = function(found[0].body, "handle")
     if not has_method(found[0], "handle"):
         text = f"class {found[0].name} has no method 'handle'"
         yield change(model.place(file, found[0].lineno), text, "define handle(self, data, context)")
-    elif method is not None and type(method).__name__ == "AsyncFunctionDef":
-        yield _asynchronous(model.place(file, method.lineno))
-
-
-def _asynchronous(where: str) -> Finding:
-    return change(
-        where, "is a coroutine function, which this server does not run", "make it a plain function"
-    )
 
 
 def _config_findings(model: _Model, file: Path, config: dict[str, Any]) -> Iterator[Finding]:

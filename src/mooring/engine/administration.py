@@ -350,6 +350,8 @@ def _described(version: ModelVersion, *, is_default: bool) -> ModelDescription:
             for worker in (pool.workers if pool is not None else ())
         ],
         sequences=_sequences(spec),
+        stepwise=spec.stepwise,
+        job_ticket=spec.job_ticket,
     )
 
 

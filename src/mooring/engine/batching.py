@@ -33,6 +33,17 @@ class BatchPolicy(msgspec.Struct, frozen=True):
             return 0.0
         return max(0.0, self.max_delay - oldest_age)
 
+    def share_of_room(self, waiting: int, idle: int, room: int) -> int:
+        """How many rows the next of the workers gets that take requests while others run, and cut batches themselves.
+
+        >>> BatchPolicy(max_size=1).share_of_room(waiting=50, idle=2, room=256)
+        25
+        >>> BatchPolicy(max_size=8).share_of_room(waiting=50, idle=2, room=3)
+        3
+        """
+        most = min(room, self.max_size) if self.exact else room
+        return max(1, min(most, -(-waiting // idle)))
+
     def share(self, waiting: int, idle: int, row_time: float | None) -> int:
         """How many rows the next idle worker should get of those that wait.
 

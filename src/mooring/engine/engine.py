@@ -106,8 +106,10 @@ class Engine(InferenceService):
         if request.form is Form.BODY:
             return scheduler.submit(request, done, 1)
         rows = request.rows
-        if rows > spec.max_batch_size and request.form is Form.INSTANCES and spec.sequence is None:
-            return Parts(scheduler, request, done, spec.max_batch_size)
+        # A handler that goes step by step has a row for each request.
+        most = 1 if spec.stepwise else spec.max_batch_size
+        if rows > most and request.form is Form.INSTANCES and spec.sequence is None:
+            return Parts(scheduler, request, done, most)
         if rows == 0 and request.form is Form.INSTANCES:
             done(
                 InferenceResponse(
@@ -364,11 +366,15 @@ class Parts:
         def done(outcome: Outcome) -> None:
             if self._done is None:
                 return
+            if isinstance(outcome, InferenceResponse) and not outcome.final:
+                release(outcome.outputs)
+                name = self._request.model
+                outcome = Unsupported(f"model '{name}' streams its answers: send one instance in a request")
             if isinstance(outcome, MooringError):
                 whole = self._done
                 self.cancel()
                 whole(outcome)
-            elif outcome.final:
+            else:
                 self._answers[index] = outcome
                 if None not in self._answers:
                     whole, self._done = self._done, None

@@ -183,13 +183,10 @@ class Scheduler:
             queued.refuse(self.refusal)
             return queued
         if self._waiting > self.spec.queue_size and self._overfull():
-            queued.refuse(
-                QueueFull(
-                    f"model '{self.spec.name}' has {self.spec.queue_size} requests waiting; try again later",
-                    model=self.spec.name,
-                    version=self.spec.version,
-                )
-            )
+            queued.refuse(self._queue_full(f"{self.spec.queue_size} requests waiting"))
+            return queued
+        if self.spec.job_ticket and self._waiting > self._room():
+            queued.refuse(self._queue_full("no idle worker (useJobTicket)"))
             return queued
         if request.deadline is not None:
             self._with_deadline.add(queued)
@@ -340,6 +337,18 @@ class Scheduler:
         """A worker could not load the model, or died."""
         self._health(error)
 
+    def _queue_full(self, what: str) -> QueueFull:
+        return QueueFull(
+            f"model '{self.spec.name}' has {what}; try again later",
+            model=self.spec.name,
+            version=self.spec.version,
+        )
+
+    def _room(self) -> int:
+        """How many requests the idle workers take at once."""
+        idle = self.pool.idle if self.pool is not None else ()
+        return sum(worker.room if worker.capacity else self.spec.max_batch_size for worker in idle)
+
     def _overfull(self) -> bool:
         self._flush()
         return self._waiting > self.spec.queue_size
@@ -358,7 +367,11 @@ class Scheduler:
             if wait > 0.0:
                 self._flush_in(wait)
                 return
-            share = self._policy.share(self._waiting, len(pool.idle), self._row_time.value)
+            if pool.overlapping:
+                pool.put_least_busy_last()
+                share = self._policy.share_of_room(self._waiting, len(pool.idle), pool.idle[-1].room)
+            else:
+                share = self._policy.share(self._waiting, len(pool.idle), self._row_time.value)
             worker = pool.idle[-1]
             batch = self._take(share, now, worker)
             if batch:

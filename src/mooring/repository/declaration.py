@@ -96,6 +96,7 @@ class Declaration(_Strict, frozen=True, kw_only=True):
     explain: dict[str, Any] = {}
     models: list["Declaration"] = []
     queue_size: _Positive | None = None
+    job_ticket: bool = False
     response_timeout: _Seconds | None = None
     startup_timeout: _Seconds | None = None
     client_timeout: Annotated[float, Meta(ge=0)] = 0.0
@@ -332,6 +333,7 @@ def _common(declared: Declaration, defaults: Defaults) -> dict[str, Any]:
         "min_workers": least,
         "max_workers": most,
         "queue_size": declared.queue_size or defaults.queue_size,
+        "job_ticket": declared.job_ticket,
         "response_timeout": declared.response_timeout or defaults.response_timeout,
         "startup_timeout": declared.startup_timeout or defaults.startup_timeout,
         "client_timeout": declared.client_timeout,

@@ -14,7 +14,7 @@ from mooring.core.errors import ModelLoadFailed
 from mooring.observability.logs import get_logger
 from mooring.repository.model_config import read_model_config, server_settings
 from mooring.repository.requirements import install, install_in_venv, packages_of
-from mooring.repository.spec import Defaults, ModelSpec, SequenceSettings
+from mooring.repository.spec import MOST_CONCURRENT, Defaults, ModelSpec, SequenceSettings
 
 log = get_logger(__name__)
 
@@ -212,7 +212,7 @@ def _server_side(settings: dict[str, Any], name: str, version: str, defaults: De
         "max_workers": most,
         "max_batch_size": rows,
         "sequence": sequence,
-        "retry": sequence is None,
+        "retry": sequence is None and chosen.get("retryRequests", True),
         "max_delay": max(chosen.get("maxBatchDelay", 100), 0) / 1000,
         "exact_delay": chosen.get("exactBatchDelay", defaults.exact_delay),
         "response_timeout": float(chosen.get("responseTimeout", defaults.response_timeout)),
@@ -220,6 +220,9 @@ def _server_side(settings: dict[str, Any], name: str, version: str, defaults: De
         "retry_timeout": float(chosen.get("maxRetryTimeoutInSec", 300)),
         "client_timeout": chosen.get("clientTimeoutInMills", 0) / 1000,
         "queue_size": chosen.get("jobQueueSize", defaults.queue_size),
+        "stepwise": chosen.get("continuousBatching", False),
+        "concurrency": chosen.get("maxConcurrentRequests", MOST_CONCURRENT),
+        "job_ticket": chosen.get("useJobTicket", False),
     }
 
 

@@ -71,18 +71,20 @@ _KEYS: Mapping[str, _Number | _Switch] = {
     "sequenceMaxIdleMSec": _Number(0, whole=False),
     "sequenceTimeoutMSec": _Number(0, whole=False),
     "useVenv": _Switch(),
+    "asyncCommunication": _Switch(),  # it changes nothing: whether a handler waits is seen in its code
+    "continuousBatching": _Switch(),
+    "maxConcurrentRequests": _Number(1),
+    "retryRequests": _Switch(),
+    "useJobTicket": _Switch(),
 }
 
 # TorchServe's keys whose meaning would be missed; asking for one is said to be in vain.
 _WITHOUT_EFFECT = (
-    "asyncCommunication",
-    "continuousBatching",
     "deviceIds",
     "deviceType",
     "parallelLevel",
     "parallelType",
     "torchrun",
-    "useJobTicket",
 )
 
 # Of these values nobody misses anything: a model runs on the CPU, in one process.

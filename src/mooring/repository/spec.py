@@ -9,6 +9,8 @@ import msgspec
 from mooring.config import ModelSettings
 from mooring.core.tensors import Parameter, TensorSpec
 
+MOST_CONCURRENT = 256
+
 
 class BatchMode(enum.StrEnum):
     """How requests to a tensor model join into a batch: along their own first dimension, or along a new one."""
@@ -123,6 +125,12 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_delay: float = 0.0
     # TorchServe's own behaviour: a lone request waits out the delay although a worker is idle.
     exact_delay: bool = False
+    # TorchServe's continuousBatching: the handler is called step by step, and each step's results are pieces.
+    stepwise: bool = False
+    # How many requests one worker of an asynchronous model takes at once.
+    concurrency: int = MOST_CONCURRENT
+    # TorchServe's useJobTicket: who finds no idle worker is refused at once.
+    job_ticket: bool = False
     min_workers: int = 1
     max_workers: int = 1
     queue_size: int = 100

@@ -45,9 +45,10 @@ class Cancel(msgspec.Struct, array_like=True, tag="cancel"):
 
 
 class Loaded(msgspec.Struct, array_like=True, tag="loaded"):
-    """The model can infer."""
+    """The model can infer. ``capacity`` is how many requests it takes while others run; 0: one message at a time."""
 
     metadata: ModelMetadata
+    capacity: int = 0
 
 
 class LoadFailed(msgspec.Struct, array_like=True, tag="failed"):
@@ -59,6 +60,7 @@ class LoadFailed(msgspec.Struct, array_like=True, tag="failed"):
 class Results(msgspec.Struct, array_like=True, tag="results", gc=False):
     """Answers, in any order. ``batches`` has the rows and seconds of every call of the model among them.
 
+    A worker with a capacity answers requests of many messages in one of these, and sends pieces here, too.
     ``records`` is what the model's own code measured meanwhile: nothing costs a byte, and no message of its own.
     """
 

@@ -37,6 +37,11 @@ from mooring.workers.local import LocalProcess, LocalWorkers
 log = get_logger(__name__)
 
 _GOODBYE = 2.0  # seconds that a dismissed worker has to close its model
+# A worker that takes requests while others run refuses the slow ones itself; it is only ended where it does not, and
+# so many seconds after it should have.
+_LENIENCE = 2.0
+# The room of a worker that takes one message at a time: what goes into that is the scheduler's to say.
+_A_MESSAGE = 1 << 30
 
 _codec = Codec()
 
@@ -98,7 +103,11 @@ class WorkerState(enum.Enum):
 
 
 class PooledWorker:
-    """The server's side of one worker and its channel. At most one message is outstanding."""
+    """The server's side of one worker and its channel.
+
+    At most one message is outstanding, unless the worker has a ``capacity``: such a worker stays among the idle ones
+    for as long as it has room for another request, and answers in any order.
+    """
 
     def __init__(self, pool: "WorkerPool", process: LocalProcess, number: int) -> None:
         self.id = str(number)
@@ -107,6 +116,8 @@ class PooledWorker:
         self.started = time.time()
         self.load_seconds: float | None = None
         self.timed_out = False
+        self.capacity = 0
+        self.retiring = False
         self._pool = pool
         self._frames = Frames()
         self._sock: socket.socket = process.sock
@@ -117,8 +128,16 @@ class PooledWorker:
         self.sent_at = time.monotonic()
         self._loop.add_reader(self._sock, self._hear)
 
+    @property
+    def room(self) -> int:
+        """How many more requests it takes now, if it takes any."""
+        return self.capacity - len(self._outstanding) if self.capacity else _A_MESSAGE
+
     def send(self, works: Sequence[Work]) -> None:
-        """Give it this to do. Only while it is READY."""
+        """Give it this to do. Only one of the pool's idle workers, which has been taken from among them."""
+        if self.capacity:
+            self._send_more(works)
+            return
         self.state = WorkerState.BUSY
         self.sent_at = time.monotonic()
         self._message = works
@@ -132,6 +151,26 @@ class PooledWorker:
                 grants if any(grants) else None,
             )
         )
+
+    def _send_more(self, works: Sequence[Work]) -> None:
+        if not self._outstanding:
+            self.state = WorkerState.BUSY
+            self.sent_at = time.monotonic()
+        self._outstanding.update((work.key, work) for work in works)
+        self.offer()
+        grants = [None if work.grant is None else work.grant.slot for work in works]
+        self.tell(
+            Batch(
+                [work.key for work in works],
+                [work.request for work in works],
+                grants if any(grants) else None,
+            )
+        )
+
+    def offer(self) -> None:
+        """Stand among the idle ones of the pool where there is room for more."""
+        if self.room > 0 and not self.retiring and self not in self._pool.idle:
+            self._pool.idle.append(self)
 
     def cancel(self, work: Work) -> None:
         """Tell it that nobody waits for this any more."""
@@ -195,6 +234,7 @@ class PooledWorker:
             self._free_if_done()
         elif isinstance(message, Loaded):
             self.state = WorkerState.READY
+            self.capacity = message.capacity
             self.load_seconds = time.monotonic() - self.sent_at
             self._pool.loaded(self, message.metadata)
         elif isinstance(message, LoadFailed):
@@ -203,6 +243,9 @@ class PooledWorker:
             self._pool.measured(message.records)
 
     def _answer(self, results: Results) -> None:
+        if self.capacity:
+            self._answer_some(results)
+            return
         works = [self._outstanding.pop(key) for key in results.keys]
         now = time.monotonic()
         way, self.sent_at = now - self.sent_at, now
@@ -225,6 +268,42 @@ class PooledWorker:
                     owner.large_answer(size)
                 work.answer(outcome)
 
+    def _answer_some(self, results: Results) -> None:
+        """Answers and pieces, of whichever of the outstanding requests."""
+        self.sent_at = time.monotonic()
+        owner, spec = self._pool.owner, self._pool.spec
+        for rows, seconds in results.batches:
+            owner.batch_done(rows, seconds)
+        if results.records:
+            self._pool.measured(results.records)
+        told: list[tuple[Work, Outcome]] = []
+        for key, outcome in zip(results.keys, results.outcomes, strict=True):
+            if isinstance(outcome, ErrorRecord):
+                told.append(
+                    (self._outstanding.pop(key), outcome.error(model=spec.name, version=spec.version))
+                )
+            elif outcome.final:
+                work = self._outstanding.pop(key)
+                size = _large_payload(work, outcome)
+                if size:
+                    owner.large_answer(size)
+                told.append((work, outcome))
+            else:
+                self._outstanding[key].piece(outcome)
+        if told:
+            self._has_room()
+        for work, answer in told:
+            work.answer(answer)
+
+    def _has_room(self) -> None:
+        if not self._outstanding:
+            self.state = WorkerState.READY
+            self._pool.free(self)
+        else:
+            self._pool.forget_failures()
+            self.offer()
+            self._pool.owner.worker_free()
+
     def _free_if_done(self) -> None:
         if not self._outstanding and self.state is WorkerState.BUSY:
             self._message = ()
@@ -232,7 +311,13 @@ class PooledWorker:
             self._pool.free(self)
 
     def lost(self) -> tuple[list[Work], list[Work]]:
-        """What it did not answer: what it had started, and what it had not."""
+        """What it did not answer: what it had started, and what it had not.
+
+        Of what a worker with a capacity has, anything may have been started.
+        """
+        if self.capacity:
+            taken, self._outstanding = list(self._outstanding.values()), {}
+            return taken, []
         count = self.process.started_requests
         running = [work for work in self._message[:count] if work.key in self._outstanding]
         unstarted = [work for work in self._message[count:] if work.key in self._outstanding]
@@ -258,6 +343,8 @@ class WorkerPool:
         self.spec = spec
         self.owner = owner
         self.idle: list[PooledWorker] = []
+        # Whether the workers take requests while others run: the idle ones are not all equally idle then.
+        self.overlapping = False
         self.failures = 0
         self.failing_since: float | None = None
         # Those that never had the model, over all time, and what the last of them said.
@@ -304,21 +391,52 @@ class WorkerPool:
     def shed(self) -> None:
         """Let idle workers that are too many end, where their owner lets them."""
         for worker in self.idle[::-1]:
-            if len(self._workers) > self._wanted and self.owner.may_go(worker):
+            if (
+                len(self._workers) > self._wanted
+                and worker.state is WorkerState.READY
+                and self.owner.may_go(worker)
+            ):
                 self._dismiss(worker)
+        self._retire()
+
+    def put_least_busy_last(self) -> None:
+        """Arrange the idle workers so that the one with the most room is the next to be sent something."""
+        self.idle.sort(key=lambda worker: worker.room)
 
     def free(self, worker: PooledWorker) -> None:
-        """Called by a worker that is idle."""
-        self.failures = 0
-        self.failing_since = None
+        """Called by a worker that has nothing to do."""
+        self.forget_failures()
+        worker.retiring = False
         if len(self._workers) > self._wanted and self.owner.may_go(worker):
             self._dismiss(worker)
             return
-        self.idle.append(worker)
+        if worker.capacity:
+            worker.offer()
+        else:
+            self.idle.append(worker)
         self.owner.worker_free()
+
+    def forget_failures(self) -> None:
+        """A worker has answered: the next one that dies is replaced at once."""
+        self.failures = 0
+        self.failing_since = None
+
+    def _retire(self) -> None:
+        """Of workers that always have something to do, those too many get nothing new, and so end some time."""
+        if not self.overlapping:
+            return
+        busy = [worker for worker in self._workers if worker.capacity and worker.state is WorkerState.BUSY]
+        too_many = max(len(self._workers) - self._wanted, 0)
+        for index, worker in enumerate(busy):
+            worker.retiring = index < too_many and self.owner.may_go(worker)
+            if not worker.retiring:
+                worker.offer()
+            elif worker in self.idle:
+                self.idle.remove(worker)
 
     def loaded(self, worker: PooledWorker, metadata: ModelMetadata) -> None:
         """Called by a worker that has the model."""
+        self.overlapping = worker.capacity > 0
         self.idle.append(worker)
         self.owner.worker_loaded(metadata)
         self.owner.worker_free()
@@ -349,6 +467,8 @@ class WorkerPool:
             limit = (
                 self.spec.response_timeout if worker.state is WorkerState.BUSY else self.spec.startup_timeout
             )
+            if worker.capacity:
+                limit += _LENIENCE
             if (
                 worker.state is not WorkerState.READY
                 and now - worker.sent_at > limit
@@ -474,6 +594,7 @@ class WorkerPool:
             self._workers.remove(worker)
         with suppress(ValueError):
             self.idle.remove(worker)
+        self._retire()
 
     def _run(self, work: "asyncio._CoroutineLike[None]") -> None:
         task = self._loop.create_task(work)

@@ -1,7 +1,8 @@
 """What a child process does: load, then receive, infer, send, for as long as the server is there.
 
 It serves its channels in turn, one message at a time. A message may hold more requests than the model takes at once;
-the model is called in batches of at most its maximum, and what is ready travels back together.
+the model is called in batches of at most its maximum, and what is ready travels back together. A model that takes
+requests while others run is served by concurrent.py or stepwise.py once it is loaded.
 """
 
 import select
@@ -9,23 +10,18 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from mooring.backends.backend import Backend, create
-from mooring.core.buffers import LARGE, Buffer, Slot, view_of
-from mooring.core.errors import ErrorRecord, InvalidOutput, ModelFailed, MooringError, OutOfResources
-from mooring.core.requests import Form, InferenceRequest, InferenceResponse
-from mooring.core.service import ModelMetadata, Outcome
-from mooring.core.tensors import Tensor
+from mooring.backends.backend import Backend, Concurrent, Stepwise, create
+from mooring.core.errors import ErrorRecord, ModelFailed, MooringError
+from mooring.core.requests import InferenceRequest, InferenceResponse
+from mooring.core.service import Outcome
 from mooring.observability.records import Recorder
 from mooring.repository.spec import ModelSpec
 from mooring.workers.arena import MappedArena, map_shared
 from mooring.workers.channel import (
     Batch,
     Cancel,
-    Codec,
-    Frames,
-    InGrant,
     Load,
     Loaded,
     LoadFailed,
@@ -33,8 +29,10 @@ from mooring.workers.channel import (
     Piece,
     Results,
     Returned,
-    ToServer,
 )
+from mooring.workers.outcomes import chunks, failure_of, line_of, within
+from mooring.workers.stepwise import StepServing
+from mooring.workers.worker_end import Channel, Outbox
 
 # How long finished answers may wait for a slower one in the same message, in seconds.
 _PATIENCE = 0.003
@@ -54,63 +52,6 @@ class Progress:
     def started(self, count: int) -> None:
         """The first ``count`` requests are running or done."""
         self._cell[0] = count
-
-
-class Channel:
-    """The worker's end of one channel. Blocking; sending is safe from two threads."""
-
-    def __init__(self, sock: socket.socket, arena: MappedArena) -> None:
-        sock.setblocking(True)
-        self.sock = sock
-        self._arena = arena
-        self._codec = Codec(lends=False)
-        self._frames = Frames()
-        self._sending = threading.Lock()
-
-    def send(self, message: ToServer) -> None:
-        """Return once the kernel has taken all of it."""
-        with self._sending:
-            self.sock.sendall(self._codec.frame(message))
-
-    def receive(self) -> list[Load | Batch | Cancel] | None:
-        """What has come, waiting for at least one read; None when the server is gone."""
-        try:
-            if not self._frames.receive(self.sock):
-                return None
-        except ConnectionResetError:
-            return None
-        return [self._codec.to_worker(frame) for frame in self._frames]
-
-    def attach(self, requests: Sequence[InferenceRequest]) -> None:
-        """Turn the slots in the requests into views of the arena."""
-        for request in requests:
-            for tensor in request.inputs:
-                data = tensor.data
-                if isinstance(data, Slot):
-                    tensor.data = Buffer(self._arena.view(data), data)
-                elif isinstance(data, list):
-                    for index, element in enumerate(data):
-                        if isinstance(element, Slot):
-                            data[index] = Buffer(self._arena.view(element), element)
-
-    def place(self, outcome: Outcome, grant: Slot | None) -> InferenceResponse | ErrorRecord:
-        """Make an outcome ready to send: errors as records, one large payload in the granted slot if it fits."""
-        if isinstance(outcome, MooringError):
-            return ErrorRecord.of(outcome)
-        if grant is not None:
-            self._fill(outcome.outputs, grant)
-        return outcome
-
-    def _fill(self, outputs: list[Tensor], grant: Slot) -> None:
-        for tensor in outputs:
-            payloads = tensor.data if isinstance(tensor.data, list) else [tensor.data]
-            for index, payload in enumerate(payloads):
-                if LARGE < len(payload) <= grant.size:
-                    self._arena.view(grant)[: len(payload)] = view_of(payload)
-                    payloads[index] = InGrant(len(payload))
-                    if not isinstance(tensor.data, list):
-                        tensor.data = payloads[0]
-                    return
 
 
 class Delivery:
@@ -247,7 +188,7 @@ class Worker:
         self._progress = progress
         self._backend: Backend | None = None
         self._spec: ModelSpec | None = None
-        self._metadata = ModelMetadata("")
+        self._loaded: Loaded | None = None
         self._courier = Courier()
         self._delivery: Delivery | None = None
         self._delivering: Channel | None = None
@@ -267,6 +208,8 @@ class Worker:
                     self._serve(channel, message)
                 elif isinstance(message, Load) and not self._load(channel, message):
                     return
+            if self._backend is not None and self._backend.overlap is not None:
+                self._serve_overlapping(self._backend, self._backend.overlap)
         if self._backend is not None:
             self._backend.close()
 
@@ -292,23 +235,38 @@ class Worker:
                     self._delivery.cancelled.update(message.keys)
 
     def _load(self, channel: Channel, message: Load) -> bool:
-        if self._backend is not None:  # another front asks for what is there already
-            channel.send(Loaded(self._metadata))
+        if self._loaded is not None:  # another front asks for what is there already
+            channel.send(self._loaded)
             return True
         try:
             backend = create(message.spec.backend)
-            self._metadata = backend.load(message.spec, message.context)
+            metadata = backend.load(message.spec, message.context)
         except MooringError as error:
             record = ErrorRecord.of(error)
         except Exception as error:  # user code may raise anything while it loads
-            record = ErrorRecord("ModelLoadFailed", _line(error), traceback.format_exc())
+            record = ErrorRecord("ModelLoadFailed", line_of(error), traceback.format_exc())
         else:
             self._backend, self._spec = backend, message.spec
-            self._courier.start()
-            channel.send(Loaded(self._metadata))
+            self._loaded = Loaded(metadata, capacity_of(backend, message.spec))
+            if not self._loaded.capacity:
+                self._courier.start()
+            channel.send(self._loaded)
             return True
         channel.send(LoadFailed(record))
         return False
+
+    def _serve_overlapping(self, backend: Backend, model: Concurrent | Stepwise) -> None:
+        """Return when the last channel is closed."""
+        assert self._spec is not None
+        assert self._loaded is not None
+        outboxes = [Outbox(channel, self.recorder) for channel in self._channels.values()]
+        self._channels.clear()
+        if isinstance(model, Stepwise):
+            StepServing(outboxes, backend, model, self._spec, self._loaded).run()
+        else:
+            from mooring.workers.concurrent import ConcurrentServing  # noqa: PLC0415 - asyncio, for the few that use it
+
+            ConcurrentServing(outboxes, model, self._spec, self._loaded).run()
 
     def _serve(self, channel: Channel, batch: Batch) -> None:
         assert self._spec is not None
@@ -336,7 +294,7 @@ class Worker:
             outcomes = self._backend.infer(requests, reply)
         except Exception as error:  # user code may raise anything while it infers
             if len(requests) == 1 or not self._spec.retry:
-                return [_failure(error)] * len(requests)
+                return [failure_of(error)] * len(requests)
         else:
             if len(outcomes) == len(requests):
                 return within(self._spec.max_response_bytes, requests, outcomes)
@@ -357,61 +315,11 @@ class Worker:
         return outcomes
 
 
-def chunks(requests: Sequence[InferenceRequest], most: int) -> Iterator[tuple[int, int, int]]:
-    """Runs of neighbors of one operation and at most ``most`` rows: where each begins and ends, and its rows.
-
-    A single request of more rows is a run of its own.
-    """
-    begin = rows = 0
-    for index, request in enumerate(requests):
-        more = request.rows
-        if index > begin and (rows + more > most or request.operation is not requests[begin].operation):
-            yield begin, index, rows
-            begin, rows = index, 0
-        rows += more
-    if requests:
-        yield begin, len(requests), rows
-
-
-def within(most: int, requests: Sequence[InferenceRequest], outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
-    """The outcomes, with an error in the place of every answer of more bytes than ``most``.
-
-    TorchServe kills the worker for such an answer and says 500; nothing is killed here. Tensors have no such limit:
-    Triton's clients know none.
-    """
-    return [
-        outcome
-        if isinstance(outcome, MooringError)
-        or request.form is Form.TENSORS
-        or (size := _size_of(outcome)) <= most
-        else InvalidOutput(f"the model's answer has {size} bytes and max_response_size is {most}", code=500)
-        for request, outcome in zip(requests, outcomes, strict=True)
-    ]
-
-
-def _size_of(response: InferenceResponse) -> int:
-    size = 0
-    for tensor in response.outputs:
-        data = tensor.data
-        if type(data) is list:
-            for element in data:
-                size += len(element)
-        else:
-            size += len(data)
-    return size
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _failure(error: Exception) -> MooringError:
-    if isinstance(error, MooringError):
-        return error
-    detail = traceback.format_exc()
-    if isinstance(error, MemoryError):
-        return OutOfResources(_line(error), detail=detail)
-    return ModelFailed(_line(error), detail=detail)
+def capacity_of(backend: Backend, spec: ModelSpec) -> int:
+    """How many requests the loaded model takes while others run; 0 for one message at a time."""
+    if backend.overlap is None:
+        return 0
+    return spec.max_batch_size if isinstance(backend.overlap, Stepwise) else spec.concurrency
 
 
 def main(channel_fds: Sequence[int], arena_fds: Sequence[int], progress_fd: int) -> None:

@@ -71,7 +71,6 @@ def test_a_class_needs_no_initialize(load):
         (ECHO, "handler.py:nothing", "has no function 'nothing'"),
         (ECHO, "missing.py", "no handler 'missing'"),
         (ECHO, "", "the manifest names no handler"),
-        ("async def handle(data, context): ...", "handler.py:handle", "coroutine"),
         ("import nosuchmodule", "handler.py", "ModuleNotFoundError: No module named 'nosuchmodule'"),
         ("raise RuntimeError('no weights')", "handler.py", "RuntimeError: no weights"),
         ("def handle(data, context): raise KeyError('x')", "handler.py", "KeyError: 'x'"),

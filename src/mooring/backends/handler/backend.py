@@ -5,15 +5,16 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from mooring.backends.backend import Backend, LoadContext
+from mooring.backends.backend import Backend, Concurrent, LoadContext
 from mooring.backends.handler.context import Context, PieceSender
-from mooring.backends.handler.entry import Handle, find_handle, prepare_imports
+from mooring.backends.handler.continuous import HandlerSteps
+from mooring.backends.handler.entry import Handle, find_handler, prepare_imports
 from mooring.backends.handler.envelopes import ENVELOPES
 from mooring.backends.handler.faults import fault_of, summary
 from mooring.backends.handler.forms import (
@@ -23,15 +24,19 @@ from mooring.backends.handler.forms import (
     InstancesForm,
     RowForm,
     TensorsForm,
+    as_results,
 )
 from mooring.backends.handler.metrics import MetricsStore
 from mooring.backends.handler.metrics_yaml import declared
 from mooring.core.errors import InvalidOutput, ModelLoadFailed, MooringError
-from mooring.core.requests import Form, InferenceRequest, Operation, ResponseHead
+from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation, ResponseHead
 from mooring.core.service import ModelMetadata, Outcome, Reply
 from mooring.repository.spec import ModelSpec
 
 _log = logging.getLogger(__name__)
+
+# Stands for the result of a row whose pieces have all been sent.
+_STREAMED = object()
 
 
 class HandlerBackend(Backend):
@@ -45,6 +50,7 @@ class HandlerBackend(Backend):
         self._plain: BodyForm
         self._body: BodyForm | None = None  # only where a body is one row: the fast path
         self._max_rows = 1
+        self._asynchronous = False
 
     def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
         """Import the handler and initialize it. The model's folder becomes the working directory."""
@@ -56,7 +62,6 @@ class HandlerBackend(Backend):
         self._body = None if spec.envelope else self._plain
         self._max_rows = max(spec.max_batch_size, 1)
         self._metrics = _store_of(spec, model_dir)
-        self._context = _context_of(spec, context, str(model_dir), self._metrics)
         os.environ.setdefault("TS_DECODE_INPUT_REQUEST", str(spec.decode_input).lower())
         for name, header in zip(
             ("ID", "START", "END"), msgspec.structs.astuple(spec.sequence_headers), strict=True
@@ -65,7 +70,7 @@ class HandlerBackend(Backend):
         os.chdir(model_dir)
         prepare_imports(model_dir, spec.packages, spec.venv)
         _limit_threads(context.threads)
-        self._handle = _load_handle(spec, model_dir, self._context)
+        self._initialize(spec, context, model_dir)
         _limit_threads(context.threads)
         return ModelMetadata(
             name=spec.name,
@@ -74,6 +79,41 @@ class HandlerBackend(Backend):
             inputs=spec.inputs,
             outputs=spec.outputs,
         )
+
+    def _initialize(self, spec: ModelSpec, context: LoadContext, model_dir: Path) -> None:
+        """Find the handler and let it load its model, on the event loop that it will run on if it needs one."""
+        try:
+            entry = find_handler(
+                spec.entry or str(spec.manifest.get("model", {}).get("handler", "")), model_dir
+            )
+            given = (spec, context, str(model_dir), self._metrics)
+            if entry.asynchronous and spec.stepwise:
+                raise ModelLoadFailed(
+                    "continuousBatching calls a handler step by step, and this one is a coroutine function: "
+                    "make handle a plain function, or take continuousBatching out of model-config.yaml"
+                )
+            if entry.asynchronous:
+                from mooring.backends.handler.asynchronous import ConcurrentContext, ConcurrentHandler, settle
+
+                self._context = _context_of(ConcurrentContext, *given)
+                self.overlap = ConcurrentHandler(self._answer_listening)
+                settle(self.overlap.loop, entry.initialize, self._context)
+            else:
+                self._context = _context_of(Context, *given)
+                entry.initialize(self._context)
+            self._asynchronous = entry.asynchronous
+            self._handle = entry.handle
+        except ModelLoadFailed:
+            raise
+        except Exception as error:  # the handler's own code
+            raise ModelLoadFailed(summary(error), model=spec.name, detail=traceback.format_exc()) from error
+        if spec.stepwise:
+            self.overlap = HandlerSteps(self._call, self._context, self._forms, self._metrics)
+
+    def close(self) -> None:
+        """Let go of the event loop, if there is one."""
+        if isinstance(self.overlap, Concurrent):
+            self.overlap.loop.close()
 
     def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
         """Answer a batch; the handler sees all of its rows at once, unless it is asked for more than predictions."""
@@ -85,7 +125,7 @@ class HandlerBackend(Backend):
                     break
             else:
                 return self._infer_bodies(body, requests, reply)
-        return self._infer_forms(requests, reply)
+        return _driven(self._infer_forms(requests, reply))
 
     def _infer_bodies(
         self, body: BodyForm, requests: Sequence[InferenceRequest], reply: Reply
@@ -94,7 +134,7 @@ class HandlerBackend(Backend):
         data = [body.row(request) for request in requests]
         ids = {index: request.id for index, request in enumerate(requests)}
         sender = PieceSender(reply, body, requests, range(len(requests)))
-        results = _as_results(self._call(data, requests, ids, sender), len(data))
+        results = as_results(self._call(data, requests, ids, sender), len(data))
         heads = self._context.heads()
         if heads is None:
             return [
@@ -106,7 +146,14 @@ class HandlerBackend(Backend):
             for request, result, head in zip(requests, results, heads, strict=True)
         ]
 
-    def _infer_forms(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
+    async def _answer_listening(
+        self, requests: Sequence[InferenceRequest], reply: Reply
+    ) -> Sequence[Outcome]:
+        self._metrics.listen(reply.metric)
+        return await self._infer_forms(requests, reply)
+
+    async def _infer_forms(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
+        """As ``infer``, for requests of any form; it only ever waits where the handler does."""
         outcomes: dict[int, Outcome] = {}
         together: dict[Form, list[_Share]] = {}
         for index, request in enumerate(requests):
@@ -119,14 +166,14 @@ class HandlerBackend(Backend):
                 outcomes[index] = error
                 continue
             if form.joint or request.operation is not Operation.INFER:
-                outcomes[index] = self._infer_alone(form, share, reply)
+                outcomes[index] = await self._infer_alone(form, share, reply)
             else:
                 together.setdefault(request.form, []).append(share)
         for kind, shares in together.items():
-            outcomes.update(self._infer_together(self._forms[kind], shares, reply))
+            outcomes.update(await self._infer_together(self._forms[kind], shares, reply))
         return [outcomes[index] for index in range(len(requests))]
 
-    def _infer_alone(self, form: RowForm, share: "_Share", reply: Reply) -> Outcome:
+    async def _infer_alone(self, form: RowForm, share: "_Share", reply: Reply) -> Outcome:
         """One request by itself: all of it in a joint form, else a row at a time (an explanation is of one row)."""
         size = len(share.rows) if form.joint else 1
         results: list[Any] = []
@@ -134,14 +181,16 @@ class HandlerBackend(Backend):
         try:
             for start in range(0, len(share.rows), max(size, 1)):
                 rows = share.rows[start : start + size]
-                returned, heads = self._call_shares(form, [share], rows, [start], reply)
-                results += _as_results(returned, None if form.joint else len(rows))
+                returned, heads = await self._call_shares(form, [share], rows, [start], reply)
+                results += as_results(returned, None if form.joint else len(rows))
                 head = head or (heads[0] if heads else None)
         except Exception as error:  # the handler's own code
             return fault_of(error)
         return self._answer(form, share.request, results, head)
 
-    def _infer_together(self, form: RowForm, shares: "Sequence[_Share]", reply: Reply) -> dict[int, Outcome]:
+    async def _infer_together(
+        self, form: RowForm, shares: "Sequence[_Share]", reply: Reply
+    ) -> dict[int, Outcome]:
         """The rows of many requests in calls of at most the model's batch size, and their results back in order."""
         flat = [(share, position) for share in shares for position in range(len(share.rows))]
         results: dict[int, list[Any]] = {share.index: [] for share in shares}
@@ -150,10 +199,10 @@ class HandlerBackend(Backend):
             part = flat[start : start + self._max_rows]
             rows = [share.rows[position] for share, position in part]
             owners = [share for share, _ in part]
-            returned, row_heads = self._call_shares(
+            returned, row_heads = await self._call_shares(
                 form, owners, rows, [position for _, position in part], reply
             )
-            for (share, _), result in zip(part, _as_results(returned, len(rows)), strict=True):
+            for (share, _), result in zip(part, as_results(returned, len(rows)), strict=True):
                 results[share.index].append(result)
             for share, head in zip(owners, row_heads or (), strict=False):
                 if head is not None:
@@ -163,7 +212,7 @@ class HandlerBackend(Backend):
             for share in shares
         }
 
-    def _call_shares(
+    async def _call_shares(
         self,
         form: RowForm,
         owners: "Sequence[_Share]",
@@ -177,7 +226,10 @@ class HandlerBackend(Backend):
             for row, (owner, position) in enumerate(zip(owners, positions, strict=True))
         }
         sender = PieceSender(reply, form, requests, [owner.index for owner in owners])
-        returned = self._call(rows, requests, ids, sender)
+        if self._asynchronous:
+            returned = await self._called(rows, requests, ids, sender)
+        else:
+            returned = self._call(rows, requests, ids, sender)
         return returned, self._context.heads()
 
     def _call(
@@ -194,10 +246,32 @@ class HandlerBackend(Backend):
         self._metrics.sample("PredictionTime", started)
         return returned
 
+    async def _called(
+        self, data: list[Any], requests: Sequence[InferenceRequest], ids: dict[int, str], sender: PieceSender
+    ) -> Any:
+        """As ``_call``, of a handler that waits; others are called meanwhile."""
+        context = self._context
+        context.begin(requests, ids, sender)
+        started = time.perf_counter()
+        try:
+            returned = self._handle(data, context)
+            if hasattr(returned, "__anext__"):
+                returned = await _stream(returned, context, len(data))
+            elif hasattr(returned, "__await__"):
+                returned = await returned
+        except Exception as error:  # the handler's own code
+            raise fault_of(error) from error
+        self._metrics.sample("PredictionTime", started)
+        return returned
+
     def _answer(
         self, form: RowForm, request: InferenceRequest, results: Sequence[Any], head: ResponseHead | None
     ) -> Outcome:
         """One request's outcome; what is wrong with its results is its own fault and nobody else's."""
+        if results and results[0] is _STREAMED:
+            return InferenceResponse(
+                [], head=head
+            )  # every piece is there already; this says that it was the last
         try:
             return form.answer(request, results, head)
         except InvalidOutput as error:
@@ -252,11 +326,13 @@ def _store_of(spec: ModelSpec, model_dir: Path) -> MetricsStore:
     return store
 
 
-def _context_of(spec: ModelSpec, context: LoadContext, model_dir: str, metrics: MetricsStore) -> Context:
+def _context_of(
+    kind: type[Context], spec: ModelSpec, context: LoadContext, model_dir: str, metrics: MetricsStore
+) -> Context:
     config = dict(spec.config)
     if "allow_pickle" in spec.parameters:
         config["allow_pickle"] = spec.parameters["allow_pickle"]
-    return Context(
+    return kind(
         spec.name,
         model_dir,
         spec.manifest,
@@ -269,16 +345,6 @@ def _context_of(spec: ModelSpec, context: LoadContext, model_dir: str, metrics: 
     )
 
 
-def _load_handle(spec: ModelSpec, model_dir: Path, context: Context) -> Handle:
-    entry = spec.entry or str(spec.manifest.get("model", {}).get("handler", ""))
-    try:
-        return find_handle(entry, model_dir, context)
-    except ModelLoadFailed:
-        raise
-    except Exception as error:  # the handler's own code
-        raise ModelLoadFailed(summary(error), model=spec.name, detail=traceback.format_exc()) from error
-
-
 def _limit_threads(threads: int) -> None:
     """Keep torch to its share of the cores: by environment before it is imported, by itself afterwards."""
     if threads < 1:
@@ -289,15 +355,25 @@ def _limit_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def _as_results(returned: Any, rows: int | None) -> list[Any]:
-    """What the handler returned, if it is a list with an item for every row (``rows`` None: for as many as it likes)."""
-    if not isinstance(returned, list):
+def _driven(coroutine: Coroutine[Any, Any, Sequence[Outcome]]) -> Sequence[Outcome]:
+    """What a coroutine returns that never waits: there is one way through a batch, and plain handlers take it, too."""
+    try:
+        coroutine.send(None)
+    except StopIteration as returned:
+        outcomes: Sequence[Outcome] = returned.value
+        return outcomes
+    raise RuntimeError("a plain handler cannot wait for anything")
+
+
+async def _stream(pieces: AsyncIterator[Any], context: Context, rows: int) -> list[Any]:
+    """Send every list of results that an asynchronous generator yields, each when it is there."""
+    empty = True
+    async for piece in pieces:
+        empty = False
+        for row, item in enumerate(as_results(piece, rows)):
+            context.send_piece(row, item)
+    if empty:
         raise InvalidOutput(
-            "Invalid model predict output", detail=f"the handler returned {type(returned).__name__}"
+            "Invalid model predict output", detail="the handler ended without yielding anything"
         )
-    if rows is not None and len(returned) != rows:
-        raise InvalidOutput(
-            "number of batch response mismatched",
-            detail=f"the handler returned {len(returned)} items for {rows} rows",
-        )
-    return returned
+    return [_STREAMED] * rows

@@ -1,6 +1,7 @@
 """BaseHandler: load a model from its archive, then preprocess, infer and postprocess."""
 
 import importlib.util
+import inspect
 import os
 import tempfile
 import time
@@ -33,6 +34,12 @@ class BaseHandler:
 
     # What explains in place of a handler's own ways, where model-config.yaml says so.
     _insights: ConfiguredInsights | None = None
+
+    _waits = False  # whether any of its steps is a coroutine function
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._waits = any(map(inspect.iscoroutinefunction, (cls.preprocess, cls.inference, cls.postprocess)))
 
     def __init__(self) -> None:
         self.model: Any = None
@@ -125,6 +132,8 @@ class BaseHandler:
         self.context = context
         if self._is_describe():
             return [self.describe_handle()]
+        if self._waits:
+            return self._answer_async(data)
         if os.environ.get("ENABLE_TORCH_PROFILER"):  # here: handlers switch it on in their own initialize
             output, _ = self._infer_with_profiler(data)
         else:
@@ -139,6 +148,13 @@ class BaseHandler:
         if self._is_explain():
             return self.explain_handle(prepared, data)
         return self.postprocess(self.inference(prepared))
+
+    async def _answer_async(self, data: Any) -> Any:
+        """As ``_answer``, where any of the steps is a coroutine function."""
+        prepared = await _awaited(self.preprocess(data))
+        if self._is_explain():
+            return await _awaited(self.explain_handle(prepared, data))
+        return await _awaited(self.postprocess(await _awaited(self.inference(prepared))))
 
     def _infer_with_profiler(self, data: Any) -> tuple[Any, Any]:
         """The answer and the profile, whose trace lies in ``pytorch_profiler/<model>`` of the temporary folder."""
@@ -197,3 +213,7 @@ def _devices(gpu: Any) -> tuple[str, torch.device]:
 
         return "xla", xm.xla_device()
     return "cpu", torch.device("cpu")
+
+
+async def _awaited(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value

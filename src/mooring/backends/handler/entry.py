@@ -4,16 +4,45 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 from mooring.backends.handler.context import Context
 from mooring.backends.handler.module_classes import import_file, list_classes_from_module
 from mooring.core.errors import ModelLoadFailed
 
 Handle = Callable[[Any, Context], Any]
+# Those that TorchServe's own handlers call, so that a model need not have a ``handle`` of its own.
+_STEPS = ("preprocess", "inference", "postprocess")
+
+
+class Entry(NamedTuple):
+    """A handler that has been found and not been initialized yet: ``owner`` is its module, or an object of its class."""
+
+    owner: Any
+    name: str
+    initialize: Callable[[Context], Awaitable[None] | None]
+
+    @property
+    def handle(self) -> Handle:
+        """What is called for every batch. ``initialize`` may put another in its place, as MicroBatching's users do."""
+        handle: Handle = getattr(self.owner, self.name)
+        return handle
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether ``handle`` gives something to await, or an asynchronous generator."""
+        handle = self.handle
+        if inspect.iscoroutinefunction(handle) or inspect.isasyncgenfunction(handle):
+            return True
+        # One of ours awaits what it calls; any other knows what it does with its coroutines.
+        return getattr(handle, "__module__", "").startswith("mooring.") and any(
+            inspect.iscoroutinefunction(getattr(self.owner, step, None)) for step in _STEPS
+        )
+
 
 # Every folder on this path that is not ours may hold a real ``ts``; ours stands before them all but the model's own.
 COMPAT = Path(__file__).parents[2] / "compat"
@@ -50,8 +79,8 @@ def prepare_imports(model_dir: Path, packages: str = "", venv: str = "") -> None
     importlib.invalidate_caches()
 
 
-def find_handle(entry: str, model_dir: Path, context: Context) -> Handle:
-    """The ready handler named by ``entry`` (``file[.py][:function]``), initialized.
+def find_handler(entry: str, model_dir: Path) -> Entry:
+    """The handler named by ``entry`` (``file[.py][:function]``).
 
     Raises ``ModelLoadFailed`` where there is none; what the handler's own code raises goes through.
     """
@@ -62,15 +91,13 @@ def find_handle(entry: str, model_dir: Path, context: Context) -> Handle:
     module = _import(name, model_dir)
     handle = getattr(module, function or "handle", None)
     if callable(handle):
-        _demand_synchronous(handle, entry)
-        handle(None, context)
-        return cast("Handle", handle)
+        return Entry(module, function or "handle", partial(handle, None))
     if function:
         raise ModelLoadFailed(f"handler '{entry}': {name}.py has no function '{function}'")
-    return _handle_of_class(module, entry, context)
+    return _entry_of_class(module, entry)
 
 
-def _handle_of_class(module: ModuleType, entry: str, context: Context) -> Handle:
+def _entry_of_class(module: ModuleType, entry: str) -> Entry:
     classes = list_classes_from_module(module)
     if len(classes) != 1:
         found = ", ".join(sorted(each.__name__ for each in classes)) or "none"
@@ -80,13 +107,11 @@ def _handle_of_class(module: ModuleType, entry: str, context: Context) -> Handle
     instance = classes[0]()
     if not callable(getattr(instance, "handle", None)):
         raise ModelLoadFailed(f"class '{classes[0].__name__}' of handler '{entry}' has no method 'handle'")
-    _demand_synchronous(instance.handle, entry)
-    initialize = getattr(instance, "initialize", None)
-    if initialize is not None:
-        initialize(context)
-    # ``initialize`` may have put another in its place, as MicroBatching's users do.
-    handle: Handle = instance.handle
-    return handle
+    return Entry(instance, "handle", getattr(instance, "initialize", None) or _nothing)
+
+
+def _nothing(_context: Context) -> None:
+    """What a class without ``initialize`` does."""
 
 
 def _import(name: str, model_dir: Path) -> ModuleType:
@@ -105,8 +130,3 @@ def _import(name: str, model_dir: Path) -> ModuleType:
         raise ModelLoadFailed(
             f"no handler '{name}': it is no file of the model, no module, and none of {known}"
         ) from None
-
-
-def _demand_synchronous(handle: Any, entry: str) -> None:
-    if inspect.iscoroutinefunction(handle) or inspect.isasyncgenfunction(handle):
-        raise ModelLoadFailed(f"handler '{entry}' is a coroutine function, which this server does not run")

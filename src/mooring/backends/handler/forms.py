@@ -177,6 +177,20 @@ def body_answer(item: Any, head: ResponseHead | None) -> InferenceResponse:
     return InferenceResponse([Tensor("body", "BYTES", [1], [body])], head=head)
 
 
+def as_results(returned: Any, rows: int | None) -> list[Any]:
+    """What the handler returned, if it is a list with an item for every row (``rows`` None: for as many as it likes)."""
+    if not isinstance(returned, list):
+        raise InvalidOutput(
+            "Invalid model predict output", detail=f"the handler returned {type(returned).__name__}"
+        )
+    if rows is not None and len(returned) != rows:
+        raise InvalidOutput(
+            "number of batch response mismatched",
+            detail=f"the handler returned {len(returned)} items for {rows} rows",
+        )
+    return returned
+
+
 def field(tensor: Tensor, payload: Payload, decode: bool) -> Any:
     """One field's value by its content type (2.1): JSON and text are decoded, all else is a bytearray.
 

@@ -1,6 +1,7 @@
 """How long a handler's methods take, where its model-config.yaml asks for it."""
 
 import functools
+import inspect
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 def timed(method: Callable[..., Any]) -> Callable[..., Any]:
     """Record ``ts_handler_<method>`` in milliseconds when model-config.yaml says ``handler: {profile: true}``."""
     metric = f"ts_handler_{method.__name__}"
+    if inspect.iscoroutinefunction(method):
+        return _timed_coroutine(method, metric)
 
     @functools.wraps(method)
     def measured(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -20,6 +23,20 @@ def timed(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(self, *args, **kwargs)
         finally:
             context.metrics.add_time(metric, round((time.perf_counter() - started) * 1000, 2))
+
+    return measured
+
+
+def _timed_coroutine(method: Callable[..., Any], metric: str) -> Callable[..., Any]:
+    @functools.wraps(method)
+    async def measured(self: Any, *args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return await method(self, *args, **kwargs)
+        finally:
+            context = getattr(self, "context", None)
+            if context is not None and _profiled(context):
+                context.metrics.add_time(metric, round((time.perf_counter() - started) * 1000, 2))
 
     return measured
 

@@ -1,0 +1,81 @@
+"""Handlers that wait: ``async def handle``, called for any number of batches at once on one event loop."""
+
+import asyncio
+import inspect
+from collections.abc import Callable, Coroutine, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+from mooring.backends.backend import Concurrent
+from mooring.backends.handler.context import Context, PieceSender
+from mooring.core.requests import InferenceRequest
+from mooring.core.service import Outcome, Reply
+
+Answer = Callable[[Sequence[InferenceRequest], Reply], Coroutine[Any, Any, Sequence[Outcome]]]
+
+
+class ConcurrentHandler(Concurrent):
+    """The handler behind ``answer``, and the loop that all of it runs on."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._answer = answer
+
+    async def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
+        return await self._answer(requests, reply)
+
+
+class _Batch:
+    """What a context knows of one call of the handler."""
+
+    def __init__(self) -> None:
+        self.request_ids: dict[int, str] = {}
+        self._requests: Sequence[InferenceRequest] = ()
+        self._sender: PieceSender | None = None
+        self._processors: list[Any] | None = None
+
+
+# Of the task that asks. Threads have it that asyncio.to_thread starts; others see no request.
+_batch: ContextVar[_Batch] = ContextVar("batch")
+
+
+def _of_batch(name: str) -> Any:
+    def get(_context: Context) -> Any:
+        return getattr(_batch.get(_NONE), name)
+
+    def put(_context: Context, value: Any) -> None:
+        setattr(_batch.get(_NONE), name, value)
+
+    return property(get, put)
+
+
+class ConcurrentContext(Context):
+    """The one context of a handler whose calls overlap: what belongs to a call is only seen by that call's task."""
+
+    request_ids = _of_batch("request_ids")
+    _requests = _of_batch("_requests")
+    _sender = _of_batch("_sender")
+    _processors = _of_batch("_processors")
+
+    def begin(
+        self, requests: Sequence[InferenceRequest], ids: dict[int, str], sender: PieceSender | None = None
+    ) -> None:
+        _batch.set(_Batch())
+        super().begin(requests, ids, sender)
+
+
+_NONE = _Batch()
+
+
+def settle(loop: asyncio.AbstractEventLoop, call: Callable[[Context], Any], context: Context) -> None:
+    """Call it while the loop runs, as libraries expect that make tasks of their own, and wait for what it returns."""
+
+    async def called() -> None:
+        returned = call(context)
+        if inspect.isawaitable(returned):
+            await returned
+        elif hasattr(returned, "__anext__"):  # a handler that yields is initialized by its first step
+            await anext(returned, None)
+            await returned.aclose()
+
+    loop.run_until_complete(called())

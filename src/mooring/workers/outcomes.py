@@ -1,0 +1,67 @@
+"""How requests become calls of a model and calls become outcomes: pure rules that every kind of worker keeps."""
+
+import traceback
+from collections.abc import Iterator, Sequence
+
+from mooring.core.errors import InvalidOutput, ModelFailed, MooringError, OutOfResources
+from mooring.core.requests import Form, InferenceRequest, InferenceResponse
+from mooring.core.service import Outcome
+
+
+def chunks(requests: Sequence[InferenceRequest], most: int) -> Iterator[tuple[int, int, int]]:
+    """Runs of neighbors of one operation and at most ``most`` rows: where each begins and ends, and its rows.
+
+    A single request of more rows is a run of its own.
+    """
+    begin = rows = 0
+    for index, request in enumerate(requests):
+        more = request.rows
+        if index > begin and (rows + more > most or request.operation is not requests[begin].operation):
+            yield begin, index, rows
+            begin, rows = index, 0
+        rows += more
+    if requests:
+        yield begin, len(requests), rows
+
+
+def within(most: int, requests: Sequence[InferenceRequest], outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+    """The outcomes, with an error in the place of every answer of more bytes than ``most``.
+
+    TorchServe kills the worker for such an answer and says 500; nothing is killed here. Tensors have no such limit:
+    Triton's clients know none.
+    """
+    return [
+        outcome
+        if isinstance(outcome, MooringError)
+        or request.form is Form.TENSORS
+        or (size := _size_of(outcome)) <= most
+        else InvalidOutput(f"the model's answer has {size} bytes and max_response_size is {most}", code=500)
+        for request, outcome in zip(requests, outcomes, strict=True)
+    ]
+
+
+def _size_of(response: InferenceResponse) -> int:
+    size = 0
+    for tensor in response.outputs:
+        data = tensor.data
+        if type(data) is list:
+            for element in data:
+                size += len(element)
+        else:
+            size += len(data)
+    return size
+
+
+def line_of(error: BaseException) -> str:
+    """An exception in a line: its type and its text."""
+    return f"{type(error).__name__}: {error}"
+
+
+def failure_of(error: Exception) -> MooringError:
+    """What the model's code raised, as our error; call it while the exception is being handled."""
+    if isinstance(error, MooringError):
+        return error
+    detail = traceback.format_exc()
+    if isinstance(error, MemoryError):
+        return OutOfResources(line_of(error), detail=detail)
+    return ModelFailed(line_of(error), detail=detail)

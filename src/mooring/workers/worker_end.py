@@ -1,0 +1,157 @@
+"""A worker's end of its channels: receiving what the server says, and sending answers."""
+
+import socket
+import threading
+from collections.abc import Sequence
+
+import msgspec
+
+from mooring.core.buffers import LARGE, Buffer, Slot, view_of
+from mooring.core.errors import ErrorRecord, MooringError
+from mooring.core.requests import Form, InferenceRequest, InferenceResponse
+from mooring.core.service import Outcome
+from mooring.core.tensors import Tensor
+from mooring.observability.records import Recorder
+from mooring.workers.arena import MappedArena
+from mooring.workers.channel import (
+    Batch,
+    Cancel,
+    Codec,
+    Frames,
+    InGrant,
+    Load,
+    Measured,
+    Results,
+    ToServer,
+)
+
+
+class Channel:
+    """The worker's end of one channel. Blocking; sending is safe from two threads."""
+
+    def __init__(self, sock: socket.socket, arena: MappedArena) -> None:
+        sock.setblocking(True)
+        self.sock = sock
+        self._arena = arena
+        self._codec = Codec(lends=False)
+        self._frames = Frames()
+        self._sending = threading.Lock()
+
+    def send(self, message: ToServer) -> None:
+        """Return once the kernel has taken all of it."""
+        with self._sending:
+            self.sock.sendall(self._codec.frame(message))
+
+    def receive(self) -> list[Load | Batch | Cancel] | None:
+        """What has come, waiting for at least one read; None when the server is gone."""
+        try:
+            if not self._frames.receive(self.sock):
+                return None
+        except ConnectionResetError:
+            return None
+        return [self._codec.to_worker(frame) for frame in self._frames]
+
+    def attach(self, requests: Sequence[InferenceRequest]) -> None:
+        """Turn the slots in the requests into views of the arena."""
+        for request in requests:
+            for tensor in request.inputs:
+                data = tensor.data
+                if isinstance(data, Slot):
+                    tensor.data = Buffer(self._arena.view(data), data)
+                elif isinstance(data, list):
+                    for index, element in enumerate(data):
+                        if isinstance(element, Slot):
+                            data[index] = Buffer(self._arena.view(element), element)
+
+    def place(self, outcome: Outcome, grant: Slot | None) -> InferenceResponse | ErrorRecord:
+        """Make an outcome ready to send: errors as records, one large payload in the granted slot if it fits."""
+        if isinstance(outcome, MooringError):
+            return ErrorRecord.of(outcome)
+        if grant is not None:
+            self._fill(outcome.outputs, grant)
+        return outcome
+
+    def _fill(self, outputs: list[Tensor], grant: Slot) -> None:
+        for tensor in outputs:
+            payloads = tensor.data if isinstance(tensor.data, list) else [tensor.data]
+            for index, payload in enumerate(payloads):
+                if LARGE < len(payload) <= grant.size:
+                    self._arena.view(grant)[: len(payload)] = view_of(payload)
+                    payloads[index] = InGrant(len(payload))
+                    if not isinstance(tensor.data, list):
+                        tensor.data = payloads[0]
+                    return
+
+
+class Outbox:
+    """What is to be sent on one channel by a worker whose requests overlap: all that is ready in one message.
+
+    What only makes sense whole (an instance of KServe v1) is kept until its last piece is there. Not for two threads.
+    """
+
+    def __init__(self, channel: Channel, recorder: Recorder) -> None:
+        self.channel = channel
+        self._recorder = recorder
+        self._grants: dict[int, Slot] = {}
+        self._pieces: dict[int, list[InferenceResponse]] = {}
+        self._keys: list[int] = []
+        self._outcomes: list[InferenceResponse | ErrorRecord] = []
+        self._batches: list[tuple[int, float]] = []
+
+    def expect(self, batch: Batch) -> None:
+        """These are about to be worked on: map what they have in the arena."""
+        self.channel.attach(batch.requests)
+        for index, (key, request) in enumerate(zip(batch.keys, batch.requests, strict=True)):
+            grant = batch.grants[index] if batch.grants else None
+            if grant is not None:
+                self._grants[key] = grant
+            if request.form is Form.INSTANCES and request.rows == 1:
+                self._pieces[key] = []
+
+    def put(self, key: int, outcome: Outcome) -> None:
+        """The answer to a request, or a piece of it."""
+        kept = self._pieces.get(key)
+        if isinstance(outcome, InferenceResponse) and not outcome.final:
+            if kept is None:
+                self._keys.append(key)
+                self._outcomes.append(outcome)
+            else:
+                kept.append(outcome)
+            return
+        if kept is not None:
+            del self._pieces[key]
+            if kept and isinstance(outcome, InferenceResponse):
+                outcome = joined([*kept, outcome])
+        self._keys.append(key)
+        self._outcomes.append(self.channel.place(outcome, self._grants.pop(key, None)))
+
+    def measure(self, rows: int, seconds: float) -> None:
+        """The model was called for so many rows."""
+        self._batches.append((rows, seconds))
+
+    def record(self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]) -> None:
+        """A metric of the model's own; see ``Reply.metric``."""
+        if self._recorder.record(name, value, unit, kind, dimensions):
+            records = self._recorder.take()
+            if records:  # another thread may have taken them
+                self.channel.send(Measured(records))
+
+    def send(self) -> None:
+        """Send what there is."""
+        if not self._keys and not self._batches:
+            return
+        keys, outcomes, batches = self._keys, self._outcomes, self._batches
+        self._keys, self._outcomes, self._batches = [], [], []
+        self.channel.send(Results(keys, outcomes, batches, self._recorder.take()))
+
+
+def joined(pieces: Sequence[InferenceResponse]) -> InferenceResponse:
+    """The one prediction that the pieces of an instance's answer make: their text, else the list of them."""
+    elements = [bytes(element) for piece in pieces if piece.outputs for element in piece.outputs[0].data]
+    if all(element.startswith(b'"') for element in elements):
+        prediction = msgspec.json.encode(
+            "".join(msgspec.json.decode(element, type=str) for element in elements)
+        )
+    else:
+        prediction = b"[" + b",".join(elements) + b"]"
+    return InferenceResponse([Tensor("predictions", "BYTES", [1], [prediction])], head=pieces[0].head)
