@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mooring.config import (
+    _PROPERTIES,
     SETTINGS,
     TORCHSERVE_DEFAULTS,
     Address,
@@ -24,7 +25,7 @@ from mooring.config import (
     to_properties,
 )
 from mooring.properties import format_properties
-from mooring.torchserve_keys import why_idle
+from mooring.torchserve_keys import WITHOUT_EFFECT, why_idle
 
 
 def written(folder, text, name="mooring.toml"):
@@ -322,6 +323,8 @@ def test_every_key_of_torchserves_either_sets_something_or_says_why_not():
     keys = known_keys()
     assert len(keys) == 72
     assert all(effective(key) or why_idle(key, "some value") for key in keys)
+    assert not any(why_idle(key, "some value") for key in keys if effective(key))
+    assert _PROPERTIES.keys().isdisjoint(WITHOUT_EFFECT)
 
 
 def test_torchserves_variables_beat_file_and_flags_where_the_file_says_so(tmp_path):

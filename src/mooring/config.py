@@ -593,7 +593,7 @@ def known_keys() -> frozenset[str]:
 
 def effective(key: str) -> bool:
     """Whether a key of TorchServe's sets something here."""
-    return key in known_keys() and (key in _PROPERTIES or key not in WITHOUT_EFFECT)
+    return key in known_keys() - WITHOUT_EFFECT.keys()
 
 
 def _from_properties(path: Path, found: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:

@@ -40,9 +40,6 @@ WITHOUT_EFFECT: Mapping[str, Idle] = {
     "ts_open_inference_protocol": Idle("the Open Inference Protocol is always served", ("true", "oip")),
     "use_native_io": Idle(_JAVA, ("true",)),
     "vmargs": Idle(_JAVA),
-    "ts_header_key_sequence_end": Idle("there are no sequences yet"),
-    "ts_header_key_sequence_id": Idle("there are no sequences yet"),
-    "ts_header_key_sequence_start": Idle("there are no sequences yet"),
 }
 
 

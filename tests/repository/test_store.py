@@ -5,8 +5,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from mooring.config import Config
+from mooring.config import Config, ModelSettings, Snapshot
 from mooring.core.errors import ModelExists, ModelLoadFailed, ModelNotFound
 from mooring.repository.spec import Defaults
 from mooring.repository.store import Store, archives_in, models_in
@@ -333,3 +334,46 @@ def test_a_target_that_is_no_model_is_refused_with_what_is_missing(
     function_model(tmp_path / "repository" / "adder")
     with pytest.raises((ModelLoadFailed, ModelNotFound), match=match):
         store.open_target(target)
+
+
+def again(store, models, name, spec, **settings):
+    """The models of a snapshot that has this one."""
+    settings = ModelSettings(mar_name=store.archive_of(spec, models), **settings)
+    versions = {name: {spec.version: settings}}
+    return store.find(Config(model_store=models, model_snapshot=Snapshot(models=versions), models=("all",)))
+
+
+def test_a_snapshots_models_are_found_again_and_no_others(store, models):
+    mar(models / "m.mar")
+    mar(models / "other.mar", "other")
+    (spec,) = store.find(Config(model_store=models, models=("own=m.mar",)))
+    (found,) = again(store, models, "own", spec, min_workers=3, max_workers=3)
+    assert (found.name, found.version, found.url, found.min_workers) == ("own", "1.0", "m.mar", 3)
+
+
+def test_an_archive_that_is_gone_or_another_now_is_named(store, models):
+    mar(models / "m.mar")
+    (spec,) = store.find(Config(model_store=models, models=("m.mar",)))
+    mar(models / "m.mar", version="2.0")
+    with pytest.raises(
+        ModelLoadFailed, match=r"model 'm' version '1.0' of the snapshot: 'm.mar' .* is version '2.0'"
+    ):
+        again(store, models, "m", spec)
+    archive = store.archive_of(spec, models)
+    (models / "m.mar").unlink()
+    snapshot = Snapshot(models={"m": {"1.0": ModelSettings(mar_name=archive)}})
+    with pytest.raises(ModelLoadFailed, match=r"model 'm' version '1.0' of the snapshot: no 'm.mar' in "):
+        store.find(Config(model_store=models, model_snapshot=snapshot))
+    with pytest.raises(ModelLoadFailed, match="no model store"):
+        store.find(Config(model_snapshot=snapshot))
+
+
+def test_only_what_can_be_had_again_has_a_place_in_a_snapshot(store, models, tmp_path):
+    mar(models / "m.mar")
+    (spec,) = store.find(Config(model_store=models, models=("m.mar",)))
+    (target,) = store.open_target(str(mar(tmp_path / "t.mar", "t")))
+    assert store.archive_of(spec, models) == "m.mar"
+    assert store.archive_of(target, models) == ""
+    assert store.archive_of(spec, None) == ""
+    assert store.archive_of(replace(spec, workflow="w"), models) == ""
+    assert store.archive_of(replace(spec, url="https://a/b.mar"), None) == "https://a/b.mar"
