@@ -67,6 +67,14 @@ class Served(Server):
         """A step, as TorchServe's clients send it."""
         return self.predict(model, str(number), *headers)
 
+    def open_sequences(self, model):
+        """How many there are, as the metrics page has it."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self.ports[2], timeout=60)) as connection:
+            connection.request("GET", "/metrics?name[]=mooring_sequences")
+            lines = connection.getresponse().read().decode().splitlines()
+        (line,) = [line for line in lines if f'model_name="{model}"' in line]
+        return float(line.rpartition(" ")[2])
+
     def manage(self, method, target):
         with closing(http.client.HTTPConnection("127.0.0.1", self.ports[1], timeout=60)) as connection:
             connection.request(method, target)
@@ -393,3 +401,69 @@ def test_a_worker_that_is_too_many_stays_until_its_sequences_are_over(server):
     assert server.say("few", 1, *marks("a", end=True)).json()["total"] == 7
     until(lambda: server.workers("few") == [places["b"]])
     assert server.say("few", 1, *marks("b", end=True)).json()["total"] == 7
+
+
+def test_kserves_clients_say_it_in_headers_too(server):
+    def ask(number, **what):
+        body = json.dumps({"instances": [{"data": str(number)}]}).encode()
+        answer = server.ask("POST", "/v1/models/tally:predict", body, *marks("v1", **what))
+        return json.loads(answer.json()["predictions"][0])["total"]
+
+    assert (ask(3), ask(4, end=True)) == (3, 7)
+    several = json.dumps({"instances": [{"data": "1"}] * 9}).encode()
+    refused = server.ask("POST", "/v1/models/tally:predict", several, *marks("v1"))
+    assert refused.code == 400
+    assert "at most 8 instances for model 'tally', not 9" in refused.json()["error"]
+
+
+def test_a_step_that_fails_is_not_tried_again_and_the_sequence_goes_on(server):
+    assert server.say("tally", 5, *marks("fails")).json()["total"] == 5
+    assert server.say("tally", "no number", *marks("fails")).code == 503
+    assert server.say("tally", 6, *marks("fails", end=True)).json()["total"] == 11
+
+
+def test_a_sequence_whose_name_nobody_heard_takes_no_slot(server):
+    for _ in range(5):
+        assert server.say("few", "no number").code == 503
+    assert server.say("few", 1, *marks("", end=True)).code == 200
+
+
+def test_a_model_that_is_loaded_anew_says_that_its_sequences_are_lost(server):
+    assert server.v2("narrow", 1, sequence_id="a", sequence_start=True).code == 200
+    until(lambda: server.open_sequences("narrow") == 1)
+    assert server.open_sequences("few") == 0
+    assert server.ask("POST", "/v2/repository/models/narrow/load").code == 200
+    lost = server.v2("narrow", 1, sequence_id="a")
+    assert lost.code == 409
+    assert "the state of sequence 'a' of model 'narrow' is lost" in lost.json()["error"]
+    anew = server.v2("narrow", 4, sequence_id="a", sequence_start=True, sequence_end=True).json()
+    assert {each["name"]: each["data"] for each in anew["outputs"]}["total"] == [4]
+
+
+def test_a_model_with_open_sequences_can_be_unloaded(server):
+    assert server.v2("narrow", 1, sequence_id="open", sequence_start=True).code == 200
+    assert server.ask("POST", "/v2/repository/models/narrow/unload").code == 200
+    assert server.v2("narrow", 1, sequence_id="open").code == 404
+    assert server.ask("POST", "/v2/repository/models/narrow/load").code == 200
+
+
+def test_the_headers_may_have_other_names(folder):
+    file = folder / "config.properties"
+    file.write_text(
+        "ts_header_key_sequence_id=X-Seq\nts_header_key_sequence_start=X-Seq-Start\n"
+        "ts_header_key_sequence_end=X-Seq-End\n"
+    )
+    server = Served(folder, folder / "few.mar", "--config", file)
+    try:
+        server.started()
+        assert server.say("few", 1, "x-seq: s").headers["x-seq"] == "s"
+        with grpc.insecure_channel(f"127.0.0.1:{server.rpc}") as channel:
+            asked = pb.PredictionsRequest(model_name="few", sequence_id="s", input={"data": b"2"})
+            answer = channel.unary_unary(f"{SERVICE}Predictions")(
+                asked.SerializeToString(), timeout=30, metadata=[("x-seq-end", "true")]
+            )
+        said = json.loads(pb.PredictionResponse.FromString(answer).prediction)
+        assert (said["id"], said["total"], said["end"]) == ("s", 3, "true")
+        assert server.stop() == 0
+    finally:
+        server.kill()

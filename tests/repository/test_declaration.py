@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mooring.core.errors import ModelLoadFailed
 from mooring.core.tensors import TensorSpec
 from mooring.repository.declaration import find_declaration, read_declaration, read_versions, version_folders
-from mooring.repository.spec import BatchMode, Defaults
+from mooring.repository.spec import BatchMode, Control, ControlKind, Defaults, SequenceSettings
 
 FULL = """
 name = "adder"
@@ -296,3 +296,96 @@ def test_any_toml_is_a_declaration_or_a_refusal(tmp_path, data):
         read_declaration(file)
     except ModelLoadFailed as error:
         assert "config.toml" in error.message  # noqa: PT017 - either outcome is right
+
+
+def test_a_model_that_keeps_state_says_so_with_a_table(model):
+    (spec,) = read(model, "[sequences]\n")
+    assert spec.sequence == SequenceSettings(most=1000, waiting=1000)
+    assert not spec.retry
+    (spec,) = read(
+        model,
+        "[workers]\nmax = 3\n[sequences]\nper_worker = 4\nqueue_size = 2\nmax_idle = 1.5\ntimeout = 60\n"
+        '[[sequences.controls]]\nname = "S"\nkind = "start"\ndatatype = "FP32"\nvalues = [-1, 1]\n'
+        '[[sequences.controls]]\nname = "C"\nkind = "id"\ndatatype = "BYTES"\n',
+    )
+    assert spec.sequence == SequenceSettings(
+        most=12, per_worker=4, waiting=2, max_idle=1.5, timeout=60.0,
+        controls=(Control("S", ControlKind.START, "FP32", (-1, 1)), Control("C", ControlKind.ID, "BYTES")),
+    )  # fmt: skip
+    assert read(model, "")[0].sequence is None
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("[sequences]\nmaximum = 1", "maximum"),
+        ("[sequences]\nmax = 0", "max"),
+        (
+            '[[sequences.controls]]\nname = "S"\nkind = "start"\ndatatype = "FP64"',
+            "one of kind start is BOOL",
+        ),
+        ('[[sequences.controls]]\nname = "S"\nkind = "id"\ndatatype = "FP32"', "one of kind id is BYTES"),
+        (
+            'inputs = [{name = "S", datatype = "INT32", shape = [1]}]\nsequences.controls = [{name = "S", kind = "start"}]',
+            "'S' is a control and an input",
+        ),
+    ],
+)
+def test_a_fault_in_the_table_of_sequences_is_named(model, text, match):
+    with pytest.raises(ModelLoadFailed, match=match):
+        read(model, text)
+
+
+TRITON = """
+max_batch_size: 4
+input [ { name: "x" data_type: TYPE_FP32 dims: [ 1 ] } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [ 1 ] } ]
+instance_group [ { count: 2 } ]
+sequence_batching {
+  max_sequence_idle_microseconds: 5000000
+  oldest { max_candidate_sequences: 8 max_queue_delay_microseconds: 100 }
+  control_input [
+    { name: "START" control [ { kind: CONTROL_SEQUENCE_START fp32_false_true: [ 0, 1 ] } ] },
+    { name: "READY" control [ { kind: CONTROL_SEQUENCE_READY int32_false_true: [ 0, 1 ] } ] },
+    { name: "CORRID" control [ { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 } ] }
+  ]
+}
+"""
+
+
+def test_triton_s_sequences_are_ours(model):
+    (spec,) = read(model, TRITON, "config.pbtxt")
+    assert spec.sequence == SequenceSettings(
+        most=16, per_worker=8, waiting=1000, max_idle=5.0,
+        controls=(
+            Control("START", ControlKind.START, "FP32", (0, 1)), Control("READY", ControlKind.READY, "INT32", (0, 1)),
+            Control("CORRID", ControlKind.ID, "UINT64"),
+        ),
+    )  # fmt: skip
+    assert (spec.max_delay, spec.max_workers, spec.max_batch_size) == (0.0001, 2, 4)
+
+
+def test_triton_s_direct_strategy_has_one_sequence_in_each_instance(model):
+    (spec,) = read(
+        model, "max_batch_size: 0 sequence_batching { } instance_group [ { count: 3 } ]", "config.pbtxt"
+    )
+    assert spec.sequence == SequenceSettings(most=3, per_worker=1, waiting=1000, max_idle=1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (
+            "max_batch_size: 8 sequence_batching { direct { } }",
+            "the direct strategy gives a sequence a place",
+        ),
+        ('sequence_batching { state [ { input_name: "a" } ] }', "sequence_batching.state is not served"),
+        (
+            'sequence_batching { control_input [ { name: "S" control [ { kind: NONE } ] } ] }',
+            "control_input 'S': unknown kind NONE",
+        ),
+    ],
+)
+def test_what_of_triton_s_sequences_cannot_be_kept_is_said(model, text, match):
+    with pytest.raises(ModelLoadFailed, match=match):
+        read(model, text, "config.pbtxt")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mooring.config import ModelSettings
 from mooring.core.errors import ModelLoadFailed
 from mooring.repository.mar import name_of_file, read_model
-from mooring.repository.spec import Defaults
+from mooring.repository.spec import Defaults, SequenceSettings
 
 
 @pytest.fixture
@@ -328,3 +328,25 @@ def test_any_config_is_a_mapping_or_a_refusal(folder, config):
         assert isinstance(read(folder).config, dict)
     except ModelLoadFailed as error:
         assert "model-config.yaml" in error.message  # noqa: PT017 - either outcome is right
+
+
+def test_a_model_that_keeps_state_says_how_many_sequences_it_has(folder):
+    assert read(write(folder)).sequence is None
+    spec = read(
+        write(
+            folder,
+            config="sequenceBatching: true\nbatchSize: 2\nmaxWorkers: 3\nmaxNumSequence: 9\n"
+            "maxSequenceJobQueueSize: 4\nsequenceMaxIdleMSec: 1500\nsequenceTimeoutMSec: 60000",
+        )
+    )
+    assert spec.sequence == SequenceSettings(most=9, waiting=4, max_idle=1.5, timeout=60.0)
+    assert not spec.retry
+
+
+def test_every_row_of_every_worker_may_be_a_sequence(folder):
+    spec = read(write(folder, config="sequenceBatching: true\nbatchSize: 8\nmaxWorkers: 4"))
+    assert spec.sequence == SequenceSettings(most=32, waiting=1)
+
+
+def test_what_is_said_of_sequences_means_nothing_to_a_model_without(folder):
+    assert read(write(folder, config="maxNumSequence: 9")).sequence is None

@@ -130,6 +130,7 @@ class SequenceScheduler(Scheduler):
         self._sequences.expire(now)
         self._lose_the_dead()
         self._shed()
+        self._statistics.sequences = len(self._sequences)
 
     def worker_lost(
         self, running: Sequence[Work], unstarted: Sequence[Work], error: WorkerDied, retry: bool
@@ -199,18 +200,21 @@ class SequenceScheduler(Scheduler):
             return
         now = time.monotonic()
         self._sequences.place(self._open_places())
+        waits: list[float] = []
         for worker in list(pool.idle):
             count, oldest = self._sequences.ready(worker)
             if oldest is None:
                 continue
             wait = self._policy.due_in(count, now - oldest.since)
             if wait > 0.0:
-                self._flush_in(wait)
+                waits.append(wait)
                 continue
             batch = self._next_call(worker, now)
             if batch:
                 pool.idle.remove(worker)
                 worker.send(batch)
+        if waits:
+            self._flush_in(min(waits))
 
     def _open_places(self) -> list[PooledWorker]:
         """The workers that new sequences may go to: of too many, those that have the most to keep."""

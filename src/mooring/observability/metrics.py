@@ -47,7 +47,7 @@ class ModelStatistics:
 
     __slots__ = (
         "batches", "by_size", "durations", "inferences", "last", "last_queue", "last_way", "latency", "name", "outcomes",
-        "queue", "queues", "requests", "spent", "version",
+        "queue", "queues", "requests", "sequences", "spent", "version",
     )  # fmt: skip
 
     def __init__(self, name: str, version: str) -> None:
@@ -55,6 +55,7 @@ class ModelStatistics:
         self.version = version
         self.outcomes = [0, 0]  # failed, answered
         self.spent = [0.0, 0.0]  # seconds from arrival to answer, of each kind
+        self.sequences: int | None = None  # that are open; None of a model that keeps no state
         self.by_size: dict[int, list[float]] = {}  # rows of a batch -> how many of them, and their seconds
         self.last = 0.0  # when the model was called last, in seconds since the epoch
         self.last_queue = 0.0  # how long the last request waited for a worker
@@ -227,6 +228,7 @@ class _Served(Collector):
         yield from self.by_url()
         models = list(self._models.values())
         yield _outcomes(models)
+        yield _sequences(models)
         for name, text, histogram_of in _HISTOGRAMS:
             family = Metric(name, text, "histogram")
             for statistics in models:
@@ -280,6 +282,14 @@ def _outcomes(models: Sequence[ModelStatistics]) -> Metric:
     for statistics in models:
         for outcome, count in zip(("failed", "answered"), statistics.outcomes, strict=True):
             family.add_sample("mooring_requests_total", {**_labels(statistics), "outcome": outcome}, count)
+    return family
+
+
+def _sequences(models: Sequence[ModelStatistics]) -> Metric:
+    family = Metric("mooring_sequences", "Sequences that are open, of models that keep state", "gauge")
+    for statistics in models:
+        if statistics.sequences is not None:
+            family.add_sample("mooring_sequences", _labels(statistics), statistics.sequences)
     return family
 
 

@@ -168,10 +168,13 @@ class Conversation:
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(_MOST_PENDING)
         self._writing = asyncio.Lock()
+        self._fault: BaseException | None = None
 
     async def take(self, asked: pb.PredictionsRequest) -> None:
         """Take a step in; wait while too many are unanswered. Raises what went wrong with the stream."""
         await self._room.acquire()
+        if self._fault is not None:
+            raise self._fault
         line = self._lines.get(asked.sequence_id)
         if line is not None:
             line.append(asked)
@@ -179,17 +182,25 @@ class Conversation:
         self._lines[asked.sequence_id] = deque([asked])
         task = asyncio.ensure_future(self._work_off(asked.sequence_id))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._worked_off)
 
     async def finish(self) -> None:
         """Return when every step has its answer. Raises what went wrong with the stream."""
-        while self._tasks:
-            await asyncio.gather(*self._tasks)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._fault is not None:
+            raise self._fault
 
     def close(self) -> None:
         """Nobody hears the answers any more."""
         for task in self._tasks:
             task.cancel()
+
+    def _worked_off(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            self._fault = fault
+            self._room.release()
 
     async def _work_off(self, sequence: str) -> None:
         line = self._lines[sequence]
