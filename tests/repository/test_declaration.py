@@ -119,6 +119,14 @@ def test_a_request_to_a_text_proto_model_is_a_single_sample(model):
     assert read(model, AMD + 'batching { mode: "concat" }', "config.pbtxt")[0].batch is BatchMode.CONCAT
 
 
+def test_explanations_are_declared_in_either_form(model):
+    wanted = {"method": "Occlusion", "baselines": 0.5, "sliding_window_shapes": [1, 2]}
+    toml = '[explain]\nmethod = "Occlusion"\nbaselines = 0.5\nsliding_window_shapes = [1, 2]\n'
+    assert read(model, toml)[0].explain == wanted
+    text = 'explain { method: "Occlusion" baselines: 0.5 sliding_window_shapes: [1, 2] }'
+    assert read(model, AMD + text, "config.pbtxt")[0].explain == wanted
+
+
 def test_toml_wins_over_text_proto_and_config_toml_over_other_names(model):
     for name in ("a.pbtxt", "b.toml", "config.toml"):
         (model / name).write_text("")

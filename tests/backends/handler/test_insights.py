@@ -148,3 +148,20 @@ def test_a_text_in_json_may_name_its_class_and_only_one_that_there_is(load):
     assert explained(1) == found != explained(0)
     with pytest.raises(InvalidInput, match="takes 0 to 1, or one of 'World', 'Sports'"):
         explained(2)
+
+
+def test_text_in_a_json_body_is_judged_by_who_explains(load):
+    own = SMALL + (
+        "    def preprocess(self, data):\n        return data\n"
+        "    def get_insights(self, prepared, row, target=0):\n        return [[row['target'], target]]\n"
+    )
+    asked = request(b'{"data": "x", "target": "french"}', "application/json", operation=Operation.EXPLAIN)
+    model = load({**FILES, "handler.py": own}, manifest=MANIFEST)
+    assert json.loads(answer(model.infer(asked)[0])) == ["french", "french"]
+
+
+def test_text_in_a_json_body_that_is_no_class_is_refused_by_the_default_handlers(load, picture):
+    body = json.dumps({"data": base64.b64encode(picture).decode(), "target": "mauve"}).encode()
+    model = load(FILES, manifest=MANIFEST)
+    with pytest.raises(InvalidInput, match=r"target 'mauve': .* takes 0 to 5, or one of 'red', 'green'"):
+        of(model, request(body, "application/json", operation=Operation.EXPLAIN))

@@ -31,16 +31,25 @@ def input_of(row: Any) -> Any:
 def target_of(row: Any, mapping: Mapping[str, Any] | None) -> Any:
     """The class that a row names beside its data, in a form field or in JSON; None where it names none.
 
-    Text is the index or the label of a class. Raises ``InvalidInput`` for other text.
+    Text is the index or the label of a class. Raises ``InvalidInput`` for other text in a field of the row; in a JSON
+    body, which TorchServe does not look into, it may be meant for the handler and is left as it is.
     """
     if not isinstance(row, dict):
         return None
     target, body = row.get("target"), row.get("data") or row.get("body")
-    if target is None and isinstance(body, dict):
-        target = body.get("target")
+    inner: dict[str, Any] = body if target is None and isinstance(body, dict) else {}
+    if inner:
+        target = inner.get("target")
     if isinstance(target, bytes | bytearray):
         target = target.decode(errors="replace")
-    return _number(target.strip(), mapping or {}) if isinstance(target, str) else target
+    if not isinstance(target, str):
+        return target
+    try:
+        return _number(target.strip(), mapping or {})
+    except InvalidInput:
+        if not inner:
+            raise
+        return target
 
 
 def _number(text: str, mapping: Mapping[str, Any]) -> Any:
@@ -69,7 +78,7 @@ def checked_target(
     with torch.no_grad():
         scores = model(*inputs)
     if torch.is_tensor(scores) and scores.ndim:
-        found = indices_of(target, scores.cpu().numpy(), mapping or {}, default=0)
+        found = indices_of(target, scores.float().cpu().numpy(), mapping or {}, default=0)
         # Of one dimension as one number, which is what handlers hand to Captum.
         return found[0] if len(found[0]) > 1 else found[0][0] if found[0] else None
     return target or 0
