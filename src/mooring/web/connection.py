@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, cast
 
+import msgspec
 from httptools import HttpParserError, HttpParserInvalidURLError, HttpParserUpgrade, HttpRequestParser
 
 from mooring.core.buffers import LARGE, Allocator, Buffer, Payload
@@ -37,6 +38,8 @@ RECEIVE = 65_536
 LINGER_SILENCE, LINGER = 2.0, 30.0
 # Seconds that TLS has to tell an idle client that the server stops.
 RETIRE = 0.1
+# Heads that a listener remembers, of some hundred bytes each.
+_KNOWN_HEADS = 512
 
 
 class Mode(enum.IntEnum):
@@ -47,6 +50,21 @@ class Mode(enum.IntEnum):
     DEAF = 2
 
 
+class KnownHead(msgspec.Struct, frozen=True, gc=False):
+    """What the parser made of a head, for the next request whose head has the very same bytes.
+
+    Only of heads that say everything about their body by a content-length, and that ask for nothing special. The lists
+    are shared by all those requests: nobody changes them.
+    """
+
+    head: bytes
+    method: str
+    target: bytes
+    headers: list[tuple[bytes, bytes]]
+    fields: dict[bytes, bytes]
+    size: int
+
+
 class HttpHost(Host, Protocol):
     """What the HTTP connections of one listener share beside that."""
 
@@ -55,6 +73,7 @@ class HttpHost(Host, Protocol):
     refuse: OnError
     secure: bool
     hosts: set[bytes]
+    heads: dict[bytes, KnownHead]
 
     @property
     def draining(self) -> bool: ...
@@ -70,6 +89,8 @@ class Connection(Member):
     __slots__ = (
         "_admitting",
         "_app",
+        "_begun",
+        "_between",
         "_choked",
         "_collected",
         "_complete",
@@ -85,6 +106,8 @@ class Connection(Member):
         "_host",
         "_incoming",
         "_into",
+        "_known",
+        "_last_head",
         "_later",
         "_leaving",
         "_lingering",
@@ -95,6 +118,7 @@ class Connection(Member):
         "_probed",
         "_reading",
         "_refused",
+        "_rest",
         "_room",
         "_since",
         "_slot",
@@ -114,13 +138,19 @@ class Connection(Member):
         self._transport: asyncio.Transport
         self.peer = ""
         self._parser = HttpRequestParser(self)
+        # Whether the next byte begins a request, and after how many it does so: as long as that can be told.
+        self._between = True
+        self._rest = 0
+        self._begun: Exchange | None = None
+        self._known: KnownHead | None = None
+        self._last_head = b""
         # The request that is being received.
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._head_bytes = 0  # of a head that did not end in the chunk it began in
         self._complete = False  # whether a request ended in this chunk
         self._incoming: Exchange | None = None
-        self._expected = 0  # bytes of its body; 0 when chunked
+        self._expected = 0  # bytes of its body; -1 when chunked
         self._collected: bytearray | None = None
         self._slot: Buffer | None = None
         self._filled = 0
@@ -166,6 +196,8 @@ class Connection(Member):
         if self._mode:
             self._receive_unparsed(nbytes)
             return
+        if self._between and self._recognize(nbytes):
+            return
         self._complete = False
         try:
             self._parser.feed_data(self._room[:nbytes])
@@ -173,6 +205,78 @@ class Connection(Member):
             self._stumble(error, self._room[:nbytes])
         if not self._complete or self._current is not None or self._incoming is not None or self._choked:
             self._take_stock(nbytes)
+        if self._rest or self._between:
+            self._count_down(nbytes)
+
+    def _recognize(self, nbytes: int) -> bool:
+        """Take a request whose head is known, and whose body is here or large, without asking the parser.
+
+        The parser, which is between two requests, does not notice. It costs a fifth of what a tiny request needs.
+        """
+        raw: bytearray = self._room.obj  # type: ignore[assignment]
+        known = self._known
+        if known is None or not raw.startswith(known.head):
+            end = raw.find(wire.HEAD_END, 0, nbytes) + len(wire.HEAD_END)
+            known = self._known = self._host.heads.get(self._room[:end].tobytes())
+            if known is None:
+                return False
+        end = len(known.head)
+        here = nbytes - end
+        if here == known.size and here <= LARGE:
+            body: Payload = self._room[end:nbytes].tobytes()
+        elif here < known.size > LARGE:
+            body = self._host.allocator.allocate(known.size)
+            body.view[:here] = self._room[end:nbytes]
+        else:
+            return False
+        keep = not self._host.draining
+        exchange = Exchange(known.method, known.target, known.headers, known.fields, keep, self, body)
+        if isinstance(body, Buffer):
+            self._incoming, self._slot = exchange, body
+            self._expected, self._filled = known.size, here
+            self._take_stock(nbytes)
+            return True
+        self._hand_over(exchange)
+        if self._choked or self._unseen or not self._reading:
+            self._regulate()
+        return True
+
+    def _count_down(self, nbytes: int) -> None:
+        """Keep track of where the next request begins: known while every request comes in chunks of its own."""
+        if self._between:
+            self._between = False
+            begun, self._begun = self._begun, None
+            if begun is None:
+                return
+            self._learn(begun)
+            end = self._room.obj.find(wire.HEAD_END, 0, nbytes) + len(wire.HEAD_END)  # type: ignore[attr-defined]
+            if self._expected < 0:  # chunked: only the parser knows where it ends
+                return
+            self._rest = end + self._expected
+        self._rest -= nbytes
+        if self._rest <= 0:
+            self._between, self._rest = self._rest == 0 and not self._mode, 0
+
+    def _learn(self, exchange: Exchange) -> None:
+        """Remember a head that came twice in a row on this connection: others will be as busy with it."""
+        fields, host = exchange.fields, self._host
+        length = fields.get(b"content-length")
+        if (
+            not exchange.keep
+            or exchange.version != "1.1"
+            or length is None
+            or not fields.keys().isdisjoint(wire.SPECIAL)
+            or fields.get(b"connection", b"keep-alive").lower() != b"keep-alive"
+        ):
+            return
+        raw: bytearray = self._room.obj  # type: ignore[assignment]
+        head = bytes(raw[: raw.find(wire.HEAD_END) + len(wire.HEAD_END)])
+        if head != self._last_head:
+            self._last_head = head
+        elif len(host.heads) < _KNOWN_HEADS:
+            host.heads[head] = KnownHead(
+                head, exchange.method, exchange.target, exchange.headers, fields, int(length)
+            )
 
     def eof_received(self) -> bool:
         """Answers still go out to a client that only closed its sending side; a request cut in two is dropped."""
@@ -245,6 +349,8 @@ class Connection(Member):
                 self._plain_head = wire.without_upgrade(exchange.method, target, exchange.version, headers)
                 self._incoming = None
                 return
+        if self._between and self._begun is None:
+            self._begun = exchange
         self._check_size(exchange)
         if len(fields) != len(headers):
             self._check_repeated(headers)
@@ -373,6 +479,7 @@ class Connection(Member):
         # The parser still believes to be in this body. What comes next is the next request, for a new one.
         self._parser = HttpRequestParser(self)
         self._mode, self._into = Mode.PARSING, self._room
+        self._between, self._rest = True, 0
         self._slot = self._incoming = None
         self._hand_over(exchange)
         self._regulate()
@@ -420,6 +527,7 @@ class Connection(Member):
         if coding is not None:
             if coding.lower() != b"chunked" or b"content-length" in exchange.fields:
                 self._stop(400, "invalid", "Invalid HTTP message.")
+            self._expected = -1
             return
         length = exchange.fields[b"content-length"]
         if not length.isdigit():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mooring.core.buffers import Allocator
 from mooring.web.adding import add_lines
-from mooring.web.connection import RECEIVE, App, Connection, OnError
+from mooring.web.connection import RECEIVE, App, Connection, KnownHead, OnError
 from mooring.web.exchange import Exchange, Stage
 from mooring.web.listener import Limits, Member
 from mooring.web.secure import SecureListener, bound
@@ -50,6 +50,7 @@ class HttpServer:
         self.port = 0
         self._path: Path | None = None
         self.hosts: set[bytes] = set()
+        self.heads: dict[bytes, KnownHead] = {}
         # One for all connections: between get_buffer and buffer_updated the loop does nothing else.
         self.room = memoryview(bytearray(RECEIVE))
         self._tls = tls
