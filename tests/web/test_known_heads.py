@@ -1,5 +1,6 @@
 """A head that comes again is not parsed again: whatever the chunks look like, the answers are the same."""
 
+import itertools
 import socket
 import time
 
@@ -63,7 +64,7 @@ def test_requests_in_any_chunks_are_understood_as_they_were_sent(serve, asked, c
     with socket.create_connection(("127.0.0.1", server.server.port), 10) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.settimeout(10)
-        for begin, end in zip(ends, ends[1:], strict=False):
+        for begin, end in itertools.pairwise(ends):
             sock.sendall(message[begin:end])
             time.sleep(0.001)
         assert answers(sock, len(asked)) == list(expected)
