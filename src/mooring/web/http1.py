@@ -146,6 +146,7 @@ class Outside:
         self.refuse = server.refuse
         self.room = server.room
         self.hosts = server.hosts
+        self.heads = server.heads
         self.joined = server.joined
         self.left = server.left
         self._server = server
