@@ -261,18 +261,61 @@ def test_a_plugin_and_a_key_file_are_named(root):
     assert "tokens" in told(root, "differs")["key_file.json"]
 
 
-def test_a_workflow_is_named_with_what_is_missing_of_it(root, mar):
+@pytest.fixture
+def war(root):
+    """Puts a workflow of the spec into a folder of the installation."""
+
+    def put(spec, code="def pre(data, context):\n    return data\n", folder="store", **said):
+        (root / folder).mkdir(exist_ok=True)
+        with zipfile.ZipFile(root / folder / "wf.war", "w") as archive:
+            said = {"workflowName": "wf", "specFile": "wf.yaml", "handler": "fn.py"} | said
+            archive.writestr("WAR-INF/MANIFEST.json", json.dumps({"workflow": said}))
+            archive.writestr("wf.yaml", spec)
+            archive.writestr("fn.py", code)
+
+    return put
+
+
+def test_a_workflow_is_named_with_what_is_missing_of_it(root, mar, war):
     mar("m1")
-    with zipfile.ZipFile(root / "store" / "wf.war", "w") as war:
-        said = {"workflowName": "wf", "specFile": "wf.yaml", "handler": "fn.py"}
-        war.writestr("WAR-INF/MANIFEST.json", json.dumps({"workflow": said}))
-        spec = "models:\n  min-workers: 1\n  m1:\n    url: m1.mar\n  m2:\n    url: m2.mar\n"
-        war.writestr("wf.yaml", spec + "dag:\n  pre: [m1]\n  m1: [m2]\n  m2: [post]\n")
-        war.writestr("fn.py", "def pre(data, context):\n    return data\n")
+    spec = "models:\n  min-workers: 1\n  m1:\n    url: m1.mar\n  m2:\n    url: m2.mar\n"
+    war(spec + "dag:\n  pre: [m1]\n  m1: [m2]\n  m2: [post]\n")
     found = told(root)
-    assert "workflow wf of pre, m1, m2, post" in found["store/wf.war"]
+    assert "workflow wf of pre, m1, m2, post cannot be registered" in found["store/wf.war"]
     assert "m2.mar, which is not in the store" in found["store/wf.war/wf.yaml:6"]
     assert "has no function post" in found["store/wf.war/fn.py"]
+
+
+def test_a_workflow_that_has_all_it_needs_runs_wherever_its_store_is(root, mar, war):
+    mar("m1")
+    (root / "config.properties").write_text("model_store=store\nworkflow_store=workflows\n")
+    war("models: {m1: {url: m1.mar}, m2: {url: m2.mar}}\ndag: {pre: [m1]}\n", folder="workflows")
+    assert "workflow wf of pre, m1" in told(root, "runs")["workflows/wf.war"]
+    assert "workflow_store" not in str(told(root))
+    assert "m2 of its models are on no path" in told(root, "differs")["workflows/wf.war/wf.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "said", "message"),
+    [
+        ("dag: {pre: [post], post: [pre]}", {}, "store/wf.war/wf.yaml: dag: pre -> post -> pre is a cycle"),
+        (
+            "models: {batch-size: no}\ndag: {pre: []}",
+            {},
+            "models.batch-size = False: expected a whole number",
+        ),
+        ("dag: {pre: []}", {"specFile": "gone.yaml"}, "'gone.yaml' that is not in it"),
+        ("dag: {pre: []}", {"handler": "gone.py"}, "'gone.py' that is not in it"),
+    ],
+)
+def test_a_workflow_that_cannot_be_read_is_named_with_the_file_and_the_key(root, war, spec, said, message):
+    war(spec, **said)
+    assert message in told(root, "change")["store/wf.war"]
+
+
+def test_a_workflows_handler_that_is_no_python_is_named_with_its_line(root, war):
+    war("dag: {pre: []}", code="def pre(data, context):\n    return (\n")
+    assert "is no Python" in told(root, "change")["store/wf.war/fn.py:2"]
 
 
 def test_mlservers_models_are_recognised(root):

@@ -1,7 +1,7 @@
 """Looking through a folder for everything a server would have served from it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mooring.doctor.findings import Finding, Report, change, differs, report
@@ -39,9 +39,11 @@ def _of_folder(root: Path) -> list[Finding]:
         for entry, is_model in _entries(place):
             shown = str(entry.relative_to(root)) if entry.is_relative_to(root) else str(entry)
             shown = root.name if shown == "." else shown
-            read = _of_model_folder if is_model else _of_file
             try:
-                found += list(read(entry, shown, installing=installing))
+                if is_model:
+                    found += _of_model_folder(entry, shown, installing=installing)
+                else:
+                    found += _of_file(entry, shown, installing=installing, stores=stores)
             except (OSError, RecursionError) as error:
                 found.append(change(shown, f"cannot be read: {error}", "look at it by hand"))
     return found
@@ -90,14 +92,14 @@ def _of_model_folder(folder: Path, shown: str, *, installing: bool) -> Iterator[
     return repository_findings(folder, shown)
 
 
-def _of_file(file: Path, shown: str, *, installing: bool) -> Iterator[Finding]:
+def _of_file(file: Path, shown: str, *, installing: bool, stores: Sequence[Path] = ()) -> Iterator[Finding]:
     of_a_model = file.name.endswith((*SUFFIXES, ".war"))
     if of_a_model and file.is_symlink() and not file.resolve().is_relative_to(file.parent.resolve()):
         yield change(
             shown, "is a link that leads out of the store, which is refused", "put the archive itself there"
         )
     elif file.suffix == ".war":
-        yield from workflow_findings(file, shown)
+        yield from workflow_findings(file, shown, stores)
     elif of_a_model:
         yield from archive_findings(file, shown, installing=installing)
     elif file.suffix == ".jar":

@@ -1,110 +1,61 @@
-"""Workflow archives (.war): which models and functions they join, and whether those are there."""
+"""Workflow archives (.war): whether they can be registered, and whether the models and functions they join are there."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from mooring.core.errors import ModelLoadFailed
-from mooring.doctor.findings import Finding, at, change, line_of, runs
+from mooring.doctor.findings import Finding, at, change, differs, line_of, runs
 from mooring.doctor.python_source import SourceUnreadable, binds, read_source
-from mooring.doctor.settings import has_effect
 from mooring.repository.archives import model_root, unpack
-from mooring.repository.mar import inside
-from mooring.repository.model_config import read_model_config
-
-_MANIFESTS = ("WAR-INF/MANIFEST.json", "MAR-INF/MANIFEST.json")
-# Keys of a spec's models that are settings of all of them.
-_SETTINGS = frozenset(
-    {"min-workers", "max-workers", "batch-size", "max-batch-delay", "retry-attempts", "timeout-ms"}
-)
+from mooring.repository.workflow_spec import Workflow, read_workflow
 
 
-def workflow_findings(archive: Path, shown: str) -> Iterator[Finding]:
-    """What is to be said of a .war."""
+def workflow_findings(archive: Path, shown: str, stores: Sequence[Path] = ()) -> Iterator[Finding]:
+    """What is to be said of a .war whose models are beside it or in one of ``stores``."""
     with tempfile.TemporaryDirectory(prefix="mooring-doctor-") as temporary:
         try:
             unpack(archive, Path(temporary))
-            yield from _findings(model_root(Path(temporary)).resolve(), shown, archive.parent)
+            folder = model_root(Path(temporary)).resolve()
+            workflow = read_workflow(folder, shown, fallback=archive.stem)
         except ModelLoadFailed as error:
-            yield change(shown, error.message, "make the workflow's archive anew")
+            hint = "mend what it says, and make the archive anew with mooring archive --workflow"
+            yield change(shown, error.message, hint)
+            return
+        yield from _findings(workflow, [archive.parent, *stores])
 
 
-def _findings(folder: Path, shown: str, store: Path) -> Iterator[Finding]:
-    manifest = next((folder / name for name in _MANIFESTS if (folder / name).is_file()), None)
-    if manifest is None:
-        yield change(shown, f"is no workflow archive: it has no {_MANIFESTS[0]}", "make it anew")
-        return
-    said = _said(manifest, shown)
-    file = inside(folder, str(said.get("specFile", "")), shown)
-    spec = read_model_config(file)
-    nodes = _nodes(spec)
-    name = said.get("workflowName") or archive_name(shown)
-    if has_effect("workflow_store", str(store))[0]:
-        yield runs(shown, f"workflow {name} of {', '.join(nodes) or 'no nodes'}")
+def _findings(workflow: Workflow, stores: Sequence[Path]) -> Iterator[Finding]:
+    shown, file = workflow.shown, workflow.spec_file
+    missing = [*_models(workflow, stores), *_functions(workflow)]
+    what = f"workflow {workflow.name} of {', '.join(workflow.order)}"
+    if missing:
+        yield change(shown, f"{what} cannot be registered as it is", "mend what is named below")
     else:
-        hint = "call its models one after another from the client, or from a handler"
-        yield change(shown, f"workflow {name} of {', '.join(nodes)}: workflows are not served here", hint)
-    text = file.read_text(errors="replace")
-    models = spec.get("models") if isinstance(spec.get("models"), dict) else {}
-    assert isinstance(models, dict)
-    where = f"{shown}/{file.name}"
-    for model, settings in models.items():
-        url = settings.get("url") if isinstance(settings, dict) else None
-        if (
-            model not in _SETTINGS
-            and isinstance(url, str)
-            and "://" not in url
-            and not (store / url).exists()
-        ):
-            line = at(where, line_of(text, f"url: {url}", " \t#"))
+        yield runs(shown, f"{what}: register it after each start, as with TorchServe")
+    yield from missing
+    if workflow.unused:
+        told = f"{', '.join(workflow.unused)} of its models are on no path of the graph"
+        yield differs(f"{shown}/{file}", told, "nothing is loaded for them; remove them")
+
+
+def _models(workflow: Workflow, stores: Sequence[Path]) -> Iterator[Finding]:
+    text = (workflow.folder / workflow.spec_file).read_text(errors="replace")
+    for model, url in workflow.models.items():
+        if "://" not in url and not any((store / url).exists() for store in stores):
+            line = at(f"{workflow.shown}/{workflow.spec_file}", line_of(text, f"url: {url}", " \t#"))
             yield change(line, f"model {model} is {url}, which is not in the store", "put the archive there")
-    yield from _functions(folder, shown, said, [node for node in nodes if node not in models])
 
 
-def _functions(folder: Path, shown: str, said: dict[str, Any], wanted: list[str]) -> Iterator[Finding]:
-    if not wanted:
+def _functions(workflow: Workflow) -> Iterator[Finding]:
+    if not workflow.functions:
         return
-    handler = str(said.get("handler") or "")
-    file = folder / Path(handler).name
-    if not handler or not file.is_file():
-        yield change(
-            shown, f"names {', '.join(wanted)}, but holds no handler with functions", "add --handler"
-        )
-        return
+    where = f"{workflow.shown}/{workflow.handler}"
     try:
-        tree = read_source(file)
+        tree = read_source(workflow.folder / workflow.handler)
     except SourceUnreadable as error:
-        yield change(at(f"{shown}/{file.name}", error.line), f"is no Python: {error}", "mend the file")
+        yield change(at(where, error.line), f"is no Python: {error}", "mend the file")
         return
-    for node in wanted:
+    for node in workflow.functions:
         if not binds(tree, node):
-            yield change(
-                f"{shown}/{file.name}", f"has no function {node}, a node of the workflow", "define it"
-            )
-
-
-def archive_name(shown: str) -> str:
-    """What a workflow is called that does not say."""
-    return Path(shown).stem
-
-
-def _said(manifest: Path, shown: str) -> dict[str, Any]:
-    try:
-        whole = msgspec.json.decode(manifest.read_bytes()[: 1 << 20], type=dict[str, Any])
-    except (RecursionError, ValueError) as error:
-        raise ModelLoadFailed(f"workflow '{shown}': its manifest cannot be read: {error}") from error
-    said = whole.get("workflow")
-    return said if isinstance(said, dict) else {}
-
-
-def _nodes(spec: dict[str, Any]) -> list[str]:
-    """Every node of the graph, in the order they are written."""
-    dag = spec.get("dag")
-    found: dict[str, None] = {}
-    for node, following in dag.items() if isinstance(dag, dict) else ():
-        after = following if isinstance(following, list) else [following]
-        found |= dict.fromkeys(str(each) for each in (node, *after) if each is not None)
-    return list(found)
+            yield change(where, f"has no function {node}, a node of the workflow", "define it")

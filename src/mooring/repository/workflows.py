@@ -162,7 +162,8 @@ def _node(workflow: Workflow, node: str, part: ModelSpec) -> Node:
         model=part.name,
         parents=workflow.parents(node),
         timeout=timeout / 1000,
-        retries=retries if part.retry else 0,
+        # A step of a sequence changes what the next one finds.
+        retries=retries if part.retry and part.sequence is None else 0,
     )
 
 
