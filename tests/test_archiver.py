@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mooring.archiver import Options, archive
+from mooring.archiver import Options, WorkflowOptions, archive, archive_workflow
 from mooring.core.errors import InvalidInput
 from mooring.repository.archives import model_root, unpack
+from mooring.repository.store import Store
 
 
 @pytest.fixture
@@ -67,22 +68,28 @@ def packed(path):
     return files, manifest
 
 
-@pytest.mark.parametrize("form", ["default", "zip-store", "tgz", "no-archive"])
-def test_every_format_holds_what_the_real_archiver_packs(sources, form):
-    (sources / "theirs").mkdir()
-    extra = "extra,index_to_name.json,extra/*.txt"
-    command = [
-        *(
-            sys.executable,
-            "-c",
-            "from model_archiver.model_packaging import generate_model_archive as g; g()",
-        ),
-        *("--model-name", "m", "--version", "1.0", "--handler", "handler:handle", "--export-path", "theirs"),
-        *("--model-file", "net.py", "--serialized-file", "weights.pt", "--extra-files", extra),
-        *("-r", "requirements.txt", "-c", "model-config.yaml", "--archive-format", form),
-    ]
+def theirs(sources, *flags):
+    """Run the real archiver; the archive it makes."""
+    (sources / "theirs").mkdir(exist_ok=True)
+    program = "from model_archiver.model_packaging import generate_model_archive as g; g()"
+    named = ("--model-name", "m", "--version", "1.0", "--export-path", "theirs")
+    command = [sys.executable, "-c", program, *named, *flags]
     # It gathers the files in a folder of the model's name in the temporary folder that everybody shares.
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "TMPDIR": str(sources)})
+    (made,) = (sources / "theirs").iterdir()
+    return made
+
+
+FORMS = ("default", "zip-store", "tgz", "no-archive")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_format_holds_what_the_real_archiver_packs(sources, form):
+    extra = "extra,index_to_name.json,extra/*.txt"
+    real = theirs(
+        sources, "--handler", "handler:handle", "--model-file", "net.py", "--serialized-file", "weights.pt",
+        "--extra-files", extra, "-r", "requirements.txt", "-c", "model-config.yaml", "--archive-format", form,
+    )  # fmt: skip
     ours = archive(
         options(
             handler="handler:handle",
@@ -94,9 +101,91 @@ def test_every_format_holds_what_the_real_archiver_packs(sources, form):
             archive_format=form,
         )
     )
-    theirs = sources / "theirs" / ours.name
-    assert theirs.exists()
-    assert packed(ours) == packed(theirs)
+    assert ours.name == real.name
+    assert packed(ours) == packed(real)
+
+
+@pytest.mark.parametrize(
+    ("flags", "changed"),
+    [
+        (["--handler", "handler.py", "--runtime", "python3"], {"runtime": "python3"}),
+        (["--handler", "./handler.py"], {"handler": "./handler.py"}),
+        (["--handler", "image_classifier"], {"handler": "image_classifier"}),
+        (["--handler", "BaseHandler", "--runtime", "LSP"], {"handler": "BaseHandler", "runtime": "LSP"}),
+        (["--handler", "handler.py", "-r", "requirements.txt"], {"requirements_file": Path("requirements.txt")}),
+        (["--handler", "handler.py", "-c", "model-config.yaml"], {"config_file": Path("model-config.yaml")}),
+        (["--handler", "handler.py", "--extra-files", "extra/*"], {"extra_files": "extra/*"}),
+        (["--handler", "handler.py", "--extra-files", "extra"], {"extra_files": "extra"}),
+    ],
+)  # fmt: skip
+def test_every_flag_means_what_it_means_to_the_real_archiver(sources, flags, changed):
+    assert packed(archive(options(**changed))) == packed(theirs(sources, *flags))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("real", [True, False])
+def test_archives_of_both_are_opened_alike(sources, form, real):
+    flags = ("--handler", "handler.py", "-c", "model-config.yaml", "--archive-format", form)
+    ours = options(config_file=Path("model-config.yaml"), archive_format=form)
+    made = theirs(sources, *flags) if real else archive(ours)
+    (sources / "unpacked").mkdir()
+    spec = Store(sources / "unpacked").open_archive(made.parent, made.name)
+    assert (spec.name, spec.version, spec.entry) == ("m", "1.0", "handler.py")
+    assert spec.config == {"minWorkers": 1}
+    assert (Path(spec.location) / "handler.py").read_text() == (sources / "handler.py").read_text()
+
+
+@pytest.fixture
+def spec(sources):
+    (sources / "wf.yaml").write_text("models: {m1: {url: m1.mar}}\ndag: {pre: [m1]}\n")
+    return Path("wf.yaml")
+
+
+def workflow(**changed):
+    named = {"workflow_name": "wf", "spec_file": Path("wf.yaml"), "export_path": Path("out")}
+    return WorkflowOptions(**({**named, "handler": Path("handler.py")} | changed))
+
+
+def test_a_workflows_archive_has_the_files_and_the_manifest_of_the_real_archivers(sources, spec):
+    # What torch-workflow-archiver 0.2.15 makes of the same files.
+    made = archive_workflow(workflow(extra_files="extra/one.txt,index_to_name.json"))
+    assert made == Path("out/wf.war")
+    with zipfile.ZipFile(made) as found:
+        names = {"wf.yaml", "handler.py", "one.txt", "index_to_name.json", "WAR-INF/MANIFEST.json"}
+        assert set(found.namelist()) == names
+        manifest = json.loads(found.read("WAR-INF/MANIFEST.json"))
+    assert len(manifest.pop("createdOn")) == len("21/11/2026 04:00:00")
+    assert manifest == {
+        "workflow": {"workflowName": "wf", "specFile": "wf.yaml", "handler": "handler.py"},
+        "archiverVersion": "0.2.15",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"spec_file": Path("gone.yaml")}, "spec file 'gone.yaml' is not there"),
+        ({"handler": Path("gone.py")}, "handler 'gone.py' is not there"),
+        ({"handler": None}, "wf.war/wf.yaml: dag: 'pre' is none of the models"),
+        ({"spec_file": Path("model-config.yaml")}, "wf.war/model-config.yaml: dag: expected a mapping"),
+        ({"extra_files": "gone.txt"}, "extra file 'gone.txt' is not there"),
+        ({"workflow_name": "a/b"}, "'a/b' cannot be the name of a workflow"),
+        ({"export_path": Path("gone")}, "export path 'gone' is not a folder"),
+    ],
+)
+def test_a_workflow_that_cannot_be_packed_is_named_and_nothing_is_left_behind(
+    sources, spec, changed, message
+):
+    with pytest.raises(InvalidInput, match=message):
+        archive_workflow(workflow(**changed))
+    assert list((sources / "out").iterdir()) == []
+
+
+def test_a_workflows_archive_is_replaced_only_by_force(sources, spec):
+    archive_workflow(workflow())
+    with pytest.raises(InvalidInput, match="--force"):
+        archive_workflow(workflow())
+    archive_workflow(workflow(force=True))
 
 
 def test_the_manifest_says_when_it_was_made_as_torchserve_writes_it(sources):

@@ -1,10 +1,35 @@
 """Graphs: nodes in order, names matched, errors and cancellation passed on, memory given back."""
 
-from mooring.core.buffers import Buffer, Slot
-from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, RequestCancelled, Unsupported
-from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation, ResponseHead
+import json
+import time
+
+import pytest
+
+from mooring.core.buffers import LARGE, Buffer, Slot
+from mooring.core.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    InvalidOutput,
+    ModelFailed,
+    ModelNotReady,
+    ModelRefused,
+    NodeFailed,
+    QueueFull,
+    RequestCancelled,
+    Unsupported,
+    WorkerDied,
+)
+from mooring.core.requests import (
+    Form,
+    InferenceRequest,
+    InferenceResponse,
+    Operation,
+    RequestedOutput,
+    ResponseHead,
+)
 from mooring.core.tensors import Tensor, TensorSpec
-from mooring.engine.graphs import GraphRun, chain_of
+from mooring.engine.graphs import Graph, GraphRun, chain_of
+from mooring.repository.spec import Node
 
 
 class Stages:
@@ -152,3 +177,236 @@ def test_instances_go_through_row_by_row():
     stages.answer(Tensor("predictions", "BYTES", [2], [b"1", b"2"]))
     (instances,) = stages.asked[1][0].inputs
     assert (instances.name, instances.shape, instances.data) == ("instances", [2], [b"1", b"2"])
+
+
+DIAMOND = (("a", []), ("b", ["a"]), ("c", ["a"]), ("d", ["b", "c"]))
+
+
+def workflow(*nodes, **fields):
+    """A workflow of (name, parents); the models are called as the nodes are."""
+    return Graph([Node(name, name, parents, **fields) for name, parents in nodes], workflow=True)
+
+
+def asking(stages, graph, tensors, form=Form.BODY, **fields):
+    return stages.of(graph, InferenceRequest("wf", "", "7", tensors, form=form, **fields))
+
+
+def answer(stages, model, *tensors, **fields):
+    """Answer the last time that a model was asked."""
+    done = next(done for request, done in reversed(stages.asked) if request.model == model)
+    done(InferenceResponse(list(tensors), **fields))
+
+
+def fail(stages, model, error):
+    next(done for request, done in reversed(stages.asked) if request.model == model)(error)
+
+
+def models_asked(stages):
+    return [request.model for request, _ in stages.asked]
+
+
+class Memory:
+    """Large buffers, and whether all of them came back."""
+
+    def __init__(self):
+        self.out = 0
+
+    def tensor(self, name="body", fill=b"x"):
+        self.out += 1
+        size = 2 * LARGE
+        return tensor(name, Buffer(memoryview(fill * size), Slot(0, 0, size), self.back))
+
+    def back(self, _slot):
+        self.out -= 1
+
+
+def release_asked(stages):
+    """What the scheduler does once a request is answered or withdrawn."""
+    for request, _ in stages.asked:
+        for payload in request.payloads():
+            if isinstance(payload, Buffer):
+                payload.release()
+
+
+def test_nodes_of_one_level_are_asked_together_and_the_next_when_all_have_answered():
+    stages = Stages()
+    asking(stages, workflow(*DIAMOND), [tensor("body", b"in")])
+    assert models_asked(stages) == ["a"]
+    answer(stages, "a", tensor("body", b"from a"), head=ResponseHead(content_type="application/json"))
+    assert models_asked(stages) == ["a", "b", "c"]
+    answer(stages, "c", tensor("body", b"from c"))
+    assert len(stages.asked) == 3
+    answer(stages, "b", tensor("body", b"from b"))
+    joined = stages.asked[-1][0]
+    fields = [(each.name, each.data, each.parameters["content_type"]) for each in joined.inputs]
+    assert fields == [("b", [b"from b"], ""), ("c", [b"from c"], "")]  # bytes, as TorchServe passes them
+    answer(stages, "d", tensor("body", b"end"))
+    assert stages.outcomes[0].outputs[0].data == [b"end"]
+    assert stages.runs == set()
+
+
+def test_the_answers_of_several_leaves_are_one_object_of_texts():
+    stages = Stages()
+    asking(stages, workflow(("a", []), ("b", [])), [tensor("body", b"in")])
+    answer(stages, "b", tensor("body", b"{}"))
+    answer(stages, "a", tensor("body", b"\xff"))
+    (outcome,) = stages.outcomes
+    assert json.loads(outcome.outputs[0].data[0]) == {"a": "\ufffd", "b": "{}"}
+
+
+def test_instances_of_several_nodes_are_joined_row_by_row():
+    stages = Stages()
+    asking(stages, workflow(*DIAMOND), [Tensor("instances", "BYTES", [2], [b"1", b"2"])], Form.INSTANCES)
+    answer(stages, "a", Tensor("p", "BYTES", [2], [b"1", b"2"]))
+    answer(stages, "b", Tensor("p", "BYTES", [2], [b"[3]", b"4"]))
+    answer(stages, "c", Tensor("p", "BYTES", [2], [b'"x"', b"6"]))
+    assert stages.asked[-1][0].inputs[0].data == [b'{"b":[3],"c":"x"}', b'{"b":4,"c":6}']
+
+
+def test_different_numbers_of_rows_are_the_failure_of_the_node_that_joins_them():
+    stages = Stages()
+    asking(stages, workflow(*DIAMOND), [Tensor("instances", "BYTES", [1], [b"1"])], Form.INSTANCES)
+    for model, rows in (("a", [b"1"]), ("b", [b"1"]), ("c", [b"1", b"2"])):
+        answer(stages, model, Tensor("p", "BYTES", [len(rows)], rows))
+    assert stages.outcomes[0].message == "Error executing d"
+
+
+def test_tensors_of_several_nodes_go_under_the_names_the_next_declares():
+    stages = Stages(d=["left", "right"])
+    asking(stages, workflow(*DIAMOND), [tensor("x", b"in")], Form.TENSORS)
+    for model in "abc":
+        answer(stages, model, tensor("out", model.encode()))
+    assert {each.name: each.data for each in stages.asked[-1][0].inputs} == {"left": [b"b"], "right": [b"c"]}
+
+
+def test_tensors_of_several_leaves_are_named_as_their_nodes_and_chosen_by_that_name():
+    stages = Stages()
+    graph = workflow(("a", []), ("b", []))
+    asking(stages, graph, [tensor("x", b"in")], Form.TENSORS)
+    answer(stages, "a", tensor("y", b"1"), tensor("z", b"2"))
+    answer(stages, "b", tensor("y", b"3"))
+    assert [each.name for each in stages.outcomes[0].outputs] == ["a.y", "a.z", "b"]
+    for name, expected in (("b", ["b"]), ("gone", None)):
+        stages = Stages()
+        asking(stages, graph, [tensor("x", b"in")], Form.TENSORS, outputs=[RequestedOutput(name)])
+        answer(stages, "a", tensor("y", b"1"))
+        answer(stages, "b", tensor("y", b"3"))
+        (outcome,) = stages.outcomes
+        if expected is None:
+            assert isinstance(outcome, InvalidInput)
+        else:
+            assert [each.name for each in outcome.outputs] == expected
+
+
+@pytest.mark.parametrize("error", [ModelFailed("x"), WorkerDied("x"), DeadlineExceeded("x")])
+def test_what_may_pass_is_tried_as_often_as_it_may_and_no_more(error):
+    stages = Stages()
+    asking(stages, workflow(("a", []), retries=2), [tensor("body", b"in")])
+    for _ in range(3):
+        assert stages.outcomes == []
+        assert stages.asked[-1][0].inputs[0].data == [b"in"]
+        fail(stages, "a", error)
+    (outcome,) = stages.outcomes
+    assert (type(outcome), outcome.message) == (NodeFailed, "Error executing a")
+    assert len(stages.asked) == 3
+
+
+@pytest.mark.parametrize("error", [ModelRefused("no", code=400), InvalidInput("no"), ModelNotReady("no")])
+def test_what_cannot_pass_is_not_tried_again(error):
+    stages = Stages()
+    asking(stages, workflow(("a", []), retries=2), [tensor("body", b"in")])
+    fail(stages, "a", error)
+    assert [type(outcome) for outcome in stages.outcomes] == [NodeFailed]
+    assert len(stages.asked) == 1
+
+
+def test_a_full_queue_and_the_clients_own_deadline_are_what_they_are():
+    for error, deadline in ((QueueFull("full"), None), (DeadlineExceeded("late"), time.monotonic() - 1)):
+        stages = Stages()
+        asking(stages, workflow(("a", []), retries=2), [tensor("body", b"in")], deadline=deadline)
+        fail(stages, "a", error)
+        assert stages.outcomes == [error]
+
+
+def test_a_nodes_deadline_is_its_own_unless_the_clients_comes_first():
+    for deadline in (None, time.monotonic() + 1, time.monotonic() + 1000):
+        stages = Stages()
+        before = time.monotonic()
+        asking(stages, workflow(("a", []), timeout=10.0), [tensor("body", b"in")], deadline=deadline)
+        own = stages.asked[0][0].deadline
+        if deadline is not None and deadline < before + 10:
+            assert own == deadline
+        else:
+            assert before + 10 <= own <= time.monotonic() + 10
+
+
+def test_the_first_failure_withdraws_all_other_nodes():
+    stages = Stages()
+    asking(stages, workflow(*DIAMOND), [tensor("body", b"in")])
+    answer(stages, "a", tensor("body", b"1"))
+    fail(stages, "b", ModelFailed("no"))
+    assert "c" in stages.withdrawn
+    assert len(stages.outcomes) == 1
+    answer(stages, "c", tensor("body", b"late"))
+    assert (len(stages.outcomes), len(stages.asked), stages.runs) == (1, 3, set())
+
+
+def test_a_stream_comes_from_the_only_leaf_or_not_at_all():
+    stages = Stages()
+    asking(stages, workflow(("a", []), retries=1), [tensor("body", b"in")])
+    answer(stages, "a", tensor("body", b"piece"), final=False)
+    fail(stages, "a", ModelFailed("no"))  # no second try: the first piece is on its way
+    assert (stages.outcomes[0].final, type(stages.outcomes[1])) == (False, NodeFailed)
+    stages = Stages()
+    asking(stages, workflow(("a", []), ("b", ["a"])), [tensor("body", b"in")])
+    answer(stages, "a", tensor("body", b"piece"), final=False)
+    assert isinstance(stages.outcomes[0], Unsupported)
+
+
+@pytest.mark.parametrize("end", ["answered", "failed", "withdrawn", "refused"])
+def test_all_memory_comes_back_however_it_ends(end):
+    memory, stages = Memory(), Stages()
+    graph = workflow(*DIAMOND, ("e", []), ("f", ["a"]), retries=2)
+    run = asking(stages, graph, [memory.tensor()])
+    answer(stages, "a", memory.tensor())
+    answer(stages, "b", memory.tensor())
+    answer(stages, "e", memory.tensor())
+    if end == "answered":
+        for model in "cdf":
+            answer(stages, model, memory.tensor())
+        (outcome,) = stages.outcomes
+        assert outcome.outputs[0].data[0].startswith(b'{"d":"xxx')
+    elif end == "failed":
+        fail(stages, "c", ModelRefused("no"))
+    elif end == "refused":
+        fail(stages, "c", QueueFull("no"))
+    else:
+        run.cancel()
+    for model in "cf":  # what comes when nobody waits any more
+        answer(stages, model, memory.tensor())
+    release_asked(stages)
+    assert memory.out == 0
+
+
+def test_an_undecoded_body_is_given_back_once_it_is_open():
+    for body in (b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}]}', b"{}"):
+        given_back, stages = [], Stages()
+        payload = Buffer(memoryview(body), Slot(0, 0, len(body)), given_back.append)
+        request = InferenceRequest(
+            "c", "", "7", [Tensor("request", "BYTES", [1], [payload], {"undecoded": True})]
+        )
+        stages.of(chain_of(["first"]), request)
+        assert len(given_back) == 1
+
+
+def test_a_node_refused_at_once_ends_the_run_before_the_others_begin():
+    stages = Stages()
+
+    def submit(request, done):
+        stages.asked.append((request, done))
+        done(ModelNotReady("gone"))
+
+    stages.submit = submit
+    asking(stages, workflow(("a", []), ("b", [])), [tensor("body", b"in")])
+    assert models_asked(stages) == ["a"]
+    assert [type(outcome) for outcome in stages.outcomes] == [NodeFailed]
