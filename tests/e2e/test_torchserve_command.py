@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import urllib.request
@@ -280,3 +281,19 @@ def test_without_snapshots_none_is_written(torchserve):
     assert torchserve("--stop").returncode == 0
     assert torchserve.snapshots == []
     assert "ts_inference_requests_total" in (torchserve.folder / "figures/ts_metrics.log").read_text()
+
+
+def test_the_greeting_names_the_ports_that_were_found(torchserve):
+    text = FORTY.format(0, 0, 0, 0, 0)
+    (torchserve.folder / "config.properties").write_text(text)
+    done = torchserve("--start", "--ts-config", "config.properties")
+    assert done.returncode == 0, done.stderr
+    named = dict(re.findall(r"^  (\w+) +(?:http://)?127\.0\.0\.1:(\d+)", done.stdout, re.MULTILINE))
+    (management,) = re.findall(r"management .*, gRPC 127\.0\.0\.1:(\d+)$", done.stdout, re.MULTILINE)
+    torchserve.ports = [int(named[name]) for name in ("inference", "management", "metrics", "gRPC")]
+    assert len({0, int(management), *torchserve.ports}) == 6
+    assert torchserve.ask("POST", "/predictions/rows", b"x") == "{'body': bytearray(b'x')}"
+    assert "models" in torchserve.manage("GET", "/models")
+    assert "ts_inference_requests_total" in torchserve.ask("GET", "/metrics", port=2)
+    assert rpc_describes(int(management))
+    assert "inference_address=http\\://127.0.0.1\\:0" in torchserve.snapshots[-1].read_text()

@@ -2,11 +2,19 @@
 
 import asyncio
 import time
+from contextlib import suppress
 
 import pytest
 
 from mooring.config import Config
-from mooring.core.errors import InvalidInput, ModelLoadFailed, ModelNotFound, QueueFull, VersionNotFound
+from mooring.core.errors import (
+    InvalidInput,
+    ModelLoadFailed,
+    ModelNotFound,
+    MooringError,
+    QueueFull,
+    VersionNotFound,
+)
 from mooring.core.requests import Form, InferenceRequest
 from mooring.core.tensors import Tensor
 from mooring.engine.administration import Administration
@@ -33,7 +41,10 @@ class Harness:
         config = Config(model_repository=self.repository)
         catalog = Catalog(Store(folder / "archives"), config, folder / "files", Defaults())
         self.files = folder / "files"
-        self.administration = Administration(self.engine, catalog, metrics)
+        self.changes = []
+        self.administration = Administration(
+            self.engine, catalog, metrics, on_change=lambda: self.changes.append(1)
+        )
 
     def write(self, name, source, version="1"):
         folder = self.repository / name / version
@@ -320,3 +331,32 @@ async def test_what_the_server_was_started_with_can_be_loaded_again(tmp_path):
     await administration.load("talker")
     assert b"elsewhere" in await harness.ask("talker")
     await harness.engine.close()
+
+
+async def test_each_change_that_was_made_is_told_and_none_that_was_not(harness):
+    administration = harness.administration
+
+    async def told(change):
+        before = len(harness.changes)
+        with suppress(MooringError):
+            await change
+        return len(harness.changes) - before
+
+    harness.write("talker", SAY.format(text="one"))
+    harness.write("broken", "import a_module_that_is_not_there")
+    assert await told(administration.load("talker")) == 1
+    assert await told(administration.load("broken")) == 0
+    assert await told(administration.load("nowhere")) == 0
+    assert await told(administration.scale("talker", least=2, most=2)) == 1
+    assert await told(administration.scale("nowhere", least=2, most=2)) == 0
+    before = len(harness.changes)
+    await administration.scale("talker", least=1, most=1, wait=False)
+    while len(harness.changes) == before:
+        await asyncio.sleep(0.01)
+    administration.set_default("talker", "1")
+    assert len(harness.changes) == before + 2
+    with pytest.raises(ModelNotFound):
+        administration.set_default("talker", "7")
+    assert len(harness.changes) == before + 2
+    assert await told(administration.unregister("talker")) == 1
+    assert await told(administration.unregister("talker")) == 0

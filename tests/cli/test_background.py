@@ -1,0 +1,109 @@
+"""A server in the background tells its terminal that it serves or why not, and one at a time holds the pid file."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import psutil
+import pytest
+
+from mooring.cli.pid_file import AlreadyServing, running, serving
+
+START = """
+import os, signal, sys, time, click
+from pathlib import Path
+from mooring.cli.background import start
+
+def serve(ready):
+    print("in the log", flush=True)
+    {body}
+
+try:
+    print(start(serve, Path("logs/log.txt")))
+except click.ClickException as error:
+    error.show()
+    sys.exit(error.exit_code)
+"""
+
+
+def started(folder, body):
+    return subprocess.run(
+        [sys.executable, "-c", START.format(body=body)],
+        cwd=folder, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+
+
+def test_the_terminal_gets_its_prompt_back_when_the_server_serves(tmp_path):
+    done = started(tmp_path, "ready(f'up {os.getpid()} {os.getsid(0)}'); time.sleep(60)")
+    up, number, session = done.stdout.split()
+    process = psutil.Process(int(number))
+    process.kill()
+    assert (done.returncode, up, session) == (0, "up", number)
+    assert (tmp_path / "logs/log.txt").read_text() == "in the log\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise click.ClickException('no such model')", "Error: no such model\n"),
+        ("raise RuntimeError('a fault of ours')", "RuntimeError: a fault of ours\n"),
+        (
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            "the server was killed by signal 9 before it served\nin the log\n",
+        ),
+        ("sys.exit(4)", "the server ended with status 4 before it served\n"),
+        ("return 0", "the server ended with status 0 before it served\n"),
+    ],
+)
+def test_a_server_that_ends_before_it_serves_says_why_in_the_terminal(tmp_path, body, said):
+    done = started(tmp_path, body)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert said in done.stderr
+    assert "(more in logs/log.txt)" in done.stderr
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "logs").write_text("no folder")
+    done = started(tmp_path, "ready('up')")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "logs/log.txt: " in done.stderr
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_the_file_has_the_number_of_the_process_for_as_long_as_it_serves(folder):
+    assert running() is None
+    with serving():
+        assert running() == os.getpid()
+        assert (folder / ".model_server.pid").read_text() == str(os.getpid())
+        with pytest.raises(AlreadyServing), serving():
+            pass
+        assert running() == os.getpid()
+    assert running() is None
+    assert not (folder / ".model_server.pid").exists()
+
+
+def test_the_file_of_a_server_that_was_killed_is_no_hindrance(folder):
+    code = (
+        "import os, signal\nfrom mooring.cli.pid_file import serving\nwith serving(): os.kill(os.getpid(), 9)"
+    )
+    environ = os.environ | {"TMPDIR": str(folder)}
+    assert subprocess.run([sys.executable, "-c", code], env=environ, check=False).returncode == -9
+    assert int((folder / ".model_server.pid").read_text())
+    assert running() is None
+    with serving():
+        assert running() == os.getpid()
+
+
+def test_a_link_in_place_of_the_file_is_not_followed(folder):
+    (folder / "mine").write_text("precious")
+    (folder / ".model_server.pid").symlink_to(folder / "mine")
+    with pytest.raises(click.ClickException, match="TMPDIR"), serving():
+        pass
+    assert Path(folder / "mine").read_text() == "precious"
