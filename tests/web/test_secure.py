@@ -105,6 +105,21 @@ def test_a_head_in_many_records_is_one_request(served, connect):
     assert client.response().body == b"abc"
 
 
+def test_a_client_that_reads_slowly_gets_the_whole_of_a_last_answer(served, connect, monkeypatch):
+    monkeypatch.setattr(secure, "FAREWELL", 1.0)
+    body = b"0123456789abcdef" * 400_000
+    listener = served(lambda exchange: exchange.respond(200, body))
+    client = connect(listener, receive=65_536)
+    client.send(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+    head = client.read_until(b"\r\n\r\n")
+    assert b"connection: close" in head
+    # Longer than the farewell, while most of the answer is still the server's to send.
+    listener.run(asyncio.sleep(1.5))
+    whole = client.read_exactly(len(body)) == body
+    assert whole
+    assert client.ended()
+
+
 def test_a_client_that_does_not_read_stops_the_producer_and_is_let_go(served, connect):
     sent = []
 

@@ -109,7 +109,6 @@ class Connection(Member):
         "_known",
         "_last_head",
         "_later",
-        "_leaving",
         "_lingering",
         "_lost",
         "_mode",
@@ -171,7 +170,6 @@ class Connection(Member):
         self._half_closed = False
         self._probed = False
         self._refused = False
-        self._leaving = False  # as soon as all is sent
         self._lingering = 0.0
         self._lost = False
         self._successor: Member | None = None
@@ -313,9 +311,7 @@ class Connection(Member):
             self._held = []
             self._transport.set_write_buffer_limits(high=SLOW, low=0)
         current = self._current
-        if self._leaving:
-            self._transport.close()
-        elif current is None:
+        if current is None:
             self._proceed()
         elif current.stage is Stage.STREAMING and current.on_writable is not None:
             self._guard(current.on_writable)
@@ -750,9 +746,6 @@ class Connection(Member):
         later, self._later, self._unseen = self._later, None, None
         for exchange in later or ():
             self._guard(exchange.abandon)
-        if self._host.secure:
-            self._leave_tls()
-            return
         if not unread or self._half_closed or not self._transport.can_write_eof():
             self._transport.close()
             return
@@ -761,15 +754,6 @@ class Connection(Member):
         if not self._reading:
             self._reading = True
             self._transport.resume_reading()
-
-    def _leave_tls(self) -> None:
-        """A transport with TLS gives its last bytes little time once it is closed; until then, they have ours."""
-        transport = self._transport
-        if transport.get_write_buffer_size() and not transport.is_closing():
-            self._leaving = True
-            transport.set_write_buffer_limits(high=0, low=0)
-        if not self._choked:
-            transport.close()
 
     def _reset(self) -> None:
         linger_for_nothing = struct.pack("ii", 1, 0)

@@ -14,6 +14,7 @@ from mooring.web.adding import add_lines
 from mooring.web.connection import RECEIVE, App, Connection, KnownHead, OnError
 from mooring.web.exchange import Exchange, Stage
 from mooring.web.listener import Limits, Member
+from mooring.web.sealed import Sealed
 from mooring.web.secure import SecureListener, bound
 from mooring.web.wire import header_lines
 
@@ -68,7 +69,9 @@ class HttpServer:
             outside = Outside(self, self._plain)
             sockets = await bound(host, port, _BACKLOG)
             self._begin(
-                SecureListener(sockets, self._tls, lambda: Connection(self), lambda: Connection(outside))
+                SecureListener(
+                    sockets, self._tls, lambda: Sealed(Connection(self)), lambda: Connection(outside)
+                )
             )
         else:
             loop = asyncio.get_running_loop()

@@ -12,7 +12,6 @@ import ssl
 from collections.abc import Callable, Sequence
 
 from mooring.observability.logs import get_logger
-from mooring.web.listener import Member
 
 log = get_logger(__name__)
 
@@ -24,7 +23,7 @@ _RECORD = b"\x16"  # a handshake's first byte; no method of HTTP begins so
 _AT_ONCE = 128
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
-Make = Callable[[], Member]
+Make = Callable[[], asyncio.BufferedProtocol]
 
 
 class SecureListener:

@@ -1,0 +1,153 @@
+"""Between a loop's TLS transport and a connection: what the transport does not do for large answers and slow clients.
+
+It encrypts at once whatever it is given, however slow the client is, keeps a second copy of it out of sight, and gives
+all that a few seconds once it is closed. Here, bytes wait until there is room for them: a connection sees what is
+unsent, as it does without TLS, and closing means closing after the last byte.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, cast
+
+from mooring.web.listener import SLOW, Member
+
+# Bytes encrypted at a time. The event loop has other clients to look after.
+_SLICE = 65_536
+
+_Bytes = bytes | bytearray | memoryview
+
+
+class Sealed(asyncio.BufferedProtocol, asyncio.Transport):
+    """The protocol of the TLS transport, and the transport of ``member``."""
+
+    def __init__(self, member: Member) -> None:
+        super().__init__()
+        self._inner: asyncio.Transport
+        self._waiting: deque[memoryview] = deque()
+        self._size = 0  # bytes of these
+        self._high, self._low = SLOW, 0
+        self._full = False  # the transport has what it takes
+        self._choked = False  # the member knows that something is unsent
+        self._closing = False
+        self._serve(member)
+
+    def _serve(self, member: Member) -> None:
+        self._member = member
+        # In place of methods that would only call them: these are called for every chunk.
+        self.get_buffer = member.get_buffer  # type: ignore[method-assign]
+        self.buffer_updated = member.buffer_updated  # type: ignore[method-assign]
+
+    # To the TLS transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._inner = cast("asyncio.Transport", transport)
+        self._inner.set_write_buffer_limits(high=1, low=0)
+        self._member.connection_made(self)
+
+    def eof_received(self) -> bool | None:
+        return self._member.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+        self._member.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._send()
+
+    # To the member
+
+    def write(self, data: _Bytes) -> None:
+        """Send this after what was written before; memory that is lent stays in use until nothing is unsent."""
+        if self._waiting or self._full or len(data) > _SLICE:
+            self._keep(data)
+            self._send()
+        else:
+            self._inner.write(data)
+            self._regulate()
+
+    def writelines(self, list_of_data: Iterable[_Bytes]) -> None:
+        """Send these, one after the other."""
+        for data in list_of_data:
+            self._keep(data)
+        self._send()
+
+    def close(self) -> None:
+        """End the connection once all is sent."""
+        if not self._closing:
+            self._closing = True
+            self._send()
+
+    def abort(self) -> None:
+        """End the connection now."""
+        self._forget()
+        self._inner.abort()
+
+    def is_closing(self) -> bool:
+        """Whether nothing more can be written."""
+        return self._closing or self._inner.is_closing()
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes that wait, but for those that the kernel or the TLS transport is about to send."""
+        return self._size + self._inner.get_write_buffer_size()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """As ``asyncio`` has it."""
+        self._high, self._low = high or 0, low or 0
+        self._regulate()
+
+    def can_write_eof(self) -> bool:
+        """TLS has no half-closed connections."""
+        return False
+
+    def pause_reading(self) -> None:
+        """As ``asyncio`` has it."""
+        self._inner.pause_reading()
+
+    def resume_reading(self) -> None:
+        """As ``asyncio`` has it."""
+        self._inner.resume_reading()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """As ``asyncio`` has it."""
+        return self._inner.get_extra_info(name, default)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Serve another member from here on."""
+        self._serve(cast("Member", protocol))
+        self._inner.set_protocol(self)
+
+    def _keep(self, data: _Bytes) -> None:
+        if len(data) and not self._inner.is_closing():
+            self._waiting.append(memoryview(data).cast("B"))
+            self._size += len(data)
+
+    def _send(self) -> None:
+        waiting = self._waiting
+        while waiting and not self._full:
+            piece = waiting.popleft()
+            if len(piece) > _SLICE:
+                waiting.appendleft(piece[_SLICE:])
+                piece = piece[:_SLICE]
+            self._size -= len(piece)
+            self._inner.write(piece)
+        if self._closing and not waiting and not self._full:
+            self._inner.close()
+        self._regulate()
+
+    def _regulate(self) -> None:
+        unsent = self.get_write_buffer_size()
+        if unsent > self._high and not self._choked:
+            self._choked = True
+            self._member.pause_writing()
+        elif unsent <= self._low and self._choked:
+            self._choked = False
+            self._member.resume_writing()
+
+    def _forget(self) -> None:
+        self._waiting.clear()
+        self._size = 0
