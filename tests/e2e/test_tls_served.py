@@ -41,7 +41,10 @@ class Secured:
         self.server = Server(folder, "model.py:echo", *named, *flags, ports=self.ports)
 
     def __enter__(self):
-        until(lambda: "Mooring is up." in self.server.log or self.server.process.poll() is not None)
+        until(
+            lambda: "Mooring is up." in self.server.log or self.server.process.poll() is not None,
+            within=2 * PATIENCE,
+        )
         assert self.server.process.poll() is None, self.server.log
         return self
 
@@ -234,7 +237,10 @@ def test_torchserves_own_keystore_settings_start_as_they_are(authority, tmp_path
     flags = ["--start", "--foreground", "--model-store", tmp_path, "--ts-config", "config.properties"]
     server = Server(tmp_path, *flags, command="torchserve", ports=ports)
     try:
-        until(lambda: "Model server started." in server.log or server.process.poll() is not None)
+        until(
+            lambda: "Model server started." in server.log or server.process.poll() is not None,
+            within=2 * PATIENCE,
+        )
         assert server.process.poll() is None, server.log
         assert requests.get(
             f"https://127.0.0.1:{ports[0]}/ping", verify=str(authority.ca), timeout=PATIENCE
