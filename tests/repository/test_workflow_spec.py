@@ -28,9 +28,9 @@ class Harness:
         self.workflows = folder / "workflows"
         for each in (self.store, self.unpacked, self.workflows):
             each.mkdir()
-        fetcher = Fetcher([f"file://{folder}/.*"])
+        self.opener = Store(self.unpacked, fetcher=Fetcher([f"file://{folder}/.*"]))
         self.catalog = WorkflowCatalog(
-            Store(self.unpacked, fetcher=fetcher),
+            self.opener,
             Config(model_store=self.store, workflow_store=self.workflows),
             Defaults(response_timeout=7.0),
         )
@@ -80,6 +80,23 @@ def test_a_workflow_has_models_of_its_own_and_functions_of_its_handler(harness):
     for spec in (*opened.parts, opened.spec):
         harness.catalog.release(spec)
     assert harness.left() == []
+
+
+def test_no_snapshot_names_a_workflows_models(harness):
+    harness.mar()
+    harness.war()
+    for part in harness.open().parts:
+        assert harness.opener.archive_of(part, harness.store) == ""
+    alone = harness.opener.open_archive(harness.store, "m1.mar")
+    assert harness.opener.archive_of(alone, harness.store) == "m1.mar"
+
+
+def test_a_model_that_keeps_sequences_or_refuses_a_second_run_is_not_asked_again(harness):
+    harness.mar(config="sequenceBatching: true\nstateful: true\n")
+    harness.war()
+    opened = harness.open()
+    assert opened.parts[1].sequence is not None
+    assert [node.retries for node in opened.spec.nodes] == [1, 0]
 
 
 def test_what_nobody_says_is_as_torchserve_has_it(harness):
