@@ -746,10 +746,12 @@ class Connection(Member):
         later, self._later, self._unseen = self._later, None, None
         for exchange in later or ():
             self._guard(exchange.abandon)
-        if not unread or self._half_closed or not self._transport.can_write_eof():
+        secure = self._host.secure
+        if not unread or self._half_closed or not (secure or self._transport.can_write_eof()):
             self._transport.close()
             return
-        self._transport.write_eof()
+        if not secure:  # TLS cannot say that it is the end and listen on: the answer itself says it
+            self._transport.write_eof()
         self._lingering = self._since = self._host.now
         if not self._reading:
             self._reading = True
@@ -792,7 +794,8 @@ class Connection(Member):
                 self._transport.abort()
         elif self._lingering:
             if silence > LINGER_SILENCE or now - self._lingering > LINGER:
-                self._transport.abort()
+                over = self._transport.is_closing() or not self._host.secure
+                (self._transport.abort if over else self._transport.close)()
         elif self._half_closed:
             self._probe()
         elif self._mode is Mode.DEAF or not self._reading:
