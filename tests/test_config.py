@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mooring.config import (
-    _PROPERTIES,
     SETTINGS,
     TORCHSERVE_DEFAULTS,
     Address,
@@ -18,14 +17,12 @@ from mooring.config import (
     ConfigError,
     ModelSettings,
     Secret,
-    effective,
     is_secret,
-    known_keys,
     load_config,
     to_properties,
 )
 from mooring.properties import format_properties
-from mooring.torchserve_keys import WITHOUT_EFFECT, why_idle
+from mooring.torchserve_keys import SAME, WITHOUT_EFFECT, effective, known_keys, why_idle
 
 
 def written(folder, text, name="mooring.toml"):
@@ -324,7 +321,7 @@ def test_every_key_of_torchserves_either_sets_something_or_says_why_not():
     assert len(keys) == 72
     assert all(effective(key) or why_idle(key, "some value") for key in keys)
     assert not any(why_idle(key, "some value") for key in keys if effective(key))
-    assert _PROPERTIES.keys().isdisjoint(WITHOUT_EFFECT)
+    assert SAME.keys().isdisjoint(WITHOUT_EFFECT)
 
 
 def test_torchserves_variables_beat_file_and_flags_where_the_file_says_so(tmp_path):

@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import msgspec
 import pytest
 
-from mooring.config import _PROPERTIES, _PROPERTIES_MS, Config, effective, known_keys
+from mooring.config import Config
 from mooring.observability.metrics import Metrics
 from mooring.protocols.amd.metrics import AmdMetrics
 from mooring.protocols.grpc_mount import grpc_management, grpc_server
@@ -20,6 +20,7 @@ from mooring.repository.model_config import _KEYS, _WITHOUT_EFFECT
 from mooring.repository.platforms import BACKENDS
 from mooring.server import Server
 from mooring.tokens import Access
+from mooring.torchserve_keys import MILLISECONDS, SAME, effective, known_keys
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -51,8 +52,8 @@ def test_each_setting_and_each_error_is_documented_as_it_is(file):
 def test_each_key_of_torchserves_file_is_documented_with_what_it_sets():
     text = guide("settings").partition("## TorchServe")[2]
     assert first_cells(text) == {key for key in known_keys() if effective(key)}
-    assert [key for key, name in _PROPERTIES.items() if f"| `{key}` | `{name}` |" not in text] == []
-    assert [key for key, name in _PROPERTIES_MS.items() if f"| `{key}` | `{name}`, in ms |" not in text] == []
+    assert [key for key, name in SAME.items() if f"| `{key}` | `{name}` |" not in text] == []
+    assert [key for key, name in MILLISECONDS.items() if f"| `{key}` | `{name}`, in ms |" not in text] == []
 
 
 def test_each_key_of_torchserves_without_effect_is_documented():

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from mooring.properties import parse_properties
-from mooring.torchserve_keys import WITHOUT_EFFECT, why_idle
+from mooring.torchserve_keys import ADDRESSES, MILLISECONDS, SAME, effective, known_keys, why_idle
 
 PREFIX = "MOORING_"
 PROPERTIES = (".properties", ".cfg")
@@ -520,82 +520,6 @@ def _from_torchserves_environment(environ: Mapping[str, str], chosen: Mapping[st
     return _of_keys(found, lambda key: f"{_TORCHSERVE}{key.upper().removeprefix(_TORCHSERVE)}", chosen)
 
 
-# TorchServe's key -> our setting, where the two mean the same.
-_PROPERTIES = {
-    "inference_address": "inference_address",
-    "management_address": "management_address",
-    "metrics_address": "metrics_address",
-    "enable_metrics_api": "enable_metrics_api",
-    "metrics_mode": "metrics_mode",
-    "metrics_config": "metrics_config",
-    "metric_time_interval": "metric_time_interval",
-    "disable_system_metrics": "disable_system_metrics",
-    "model_store": "model_store",
-    "workflow_store": "workflow_store",
-    "load_models": "models",
-    "models": "model_settings",
-    "default_workers_per_model": "default_workers_per_model",
-    "default_response_timeout": "default_response_timeout",
-    "default_startup_timeout": "default_startup_timeout",
-    "unregister_model_timeout": "unregister_model_timeout",
-    "job_queue_size": "job_queue_size",
-    "max_request_size": "max_request_size",
-    "max_response_size": "max_response_size",
-    "decode_input_request": "decode_input_request",
-    "limit_max_image_pixels": "limit_max_image_pixels",
-    "service_envelope": "service_envelope",
-    "default_service_handler": "default_service_handler",
-    "blacklist_env_vars": "blacklist_env_vars",
-    "number_of_gpu": "number_of_gpu",
-    "initial_worker_port": "initial_worker_port",
-    "ts_header_key_sequence_id": "sequence_id_header",
-    "ts_header_key_sequence_start": "sequence_start_header",
-    "ts_header_key_sequence_end": "sequence_end_header",
-    "install_py_dep_per_model": "install_py_dep_per_model",
-    "allowed_urls": "allowed_urls",
-    "use_env_allowed_urls": "use_env_allowed_urls",
-    "enable_envvars_config": "enable_envvars_config",
-    "model_snapshot": "model_snapshot",
-    "enable_model_api": "enable_model_api",
-    "disable_token_authorization": "insecure",
-    "token_expiration_min": "token_expiration_min",
-    "enable_grpc_ssl": "enable_grpc_ssl",
-    "certificate_file": "certificate_file",
-    "private_key_file": "private_key_file",
-    "keystore": "keystore",
-    "keystore_pass": "keystore_pass",
-    "keystore_type": "keystore_type",
-    "cors_allowed_origin": "cors_allowed_origin",
-    "cors_allowed_methods": "cors_allowed_methods",
-    "cors_allowed_headers": "cors_allowed_headers",
-}
-# Host and port have a key each -> our setting.
-_PROPERTIES_GRPC = {
-    ("grpc_inference_address", "grpc_inference_port"): "grpc_address",
-    ("grpc_management_address", "grpc_management_port"): "grpc_management_address",
-}
-
-
-# Milliseconds there -> our setting in seconds.
-_PROPERTIES_MS = {
-    "grpc_inference_max_connection_age_ms": "grpc_max_connection_age",
-    "grpc_inference_max_connection_age_grace_ms": "grpc_max_connection_age_grace",
-    "grpc_management_max_connection_age_ms": "grpc_management_max_connection_age",
-    "grpc_management_max_connection_age_grace_ms": "grpc_management_max_connection_age_grace",
-}
-
-
-def known_keys() -> frozenset[str]:
-    """Every key of TorchServe's config.properties, those without effect here among them."""
-    pairs = (key for keys in _PROPERTIES_GRPC for key in keys)
-    return frozenset([*_PROPERTIES, *_PROPERTIES_MS, *pairs, *WITHOUT_EFFECT])
-
-
-def effective(key: str) -> bool:
-    """Whether a key of TorchServe's sets something here."""
-    return key in known_keys() - WITHOUT_EFFECT.keys()
-
-
 def _from_properties(path: Path, found: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
     known = known_keys()
     idle = {key: why_idle(key, value) for key, value in found.items() if key in known and not effective(key)}
@@ -612,13 +536,13 @@ def _of_keys(
     found: Mapping[str, str], where: Callable[[str], str], before: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The settings that TorchServe's keys set. ``before`` has the half of an address that ``found`` has not."""
-    chosen = {name: _typed(name, found[key], where(key)) for key, name in _PROPERTIES.items() if key in found}
-    for key, name in _PROPERTIES_MS.items():
+    chosen = {name: _typed(name, found[key], where(key)) for key, name in SAME.items() if key in found}
+    for key, name in MILLISECONDS.items():
         if key in found:
             chosen[name] = _typed(name, found[key], where(key)) / 1000
     if "disable_token_authorization" in found:  # True says both: no tokens, and that the user wants it so
         chosen["token_authorization"] = "off" if chosen["insecure"] else "on"
-    for (host, port), name in _PROPERTIES_GRPC.items():
+    for (host, port), name in ADDRESSES.items():
         if host in found or port in found:
             default = before.get(name, _FIELDS[name].default)
             place = found.get(host, default.host)
@@ -632,15 +556,15 @@ def to_properties(config: Config) -> dict[str, str]:
     default = Config()
     said = {
         key: _said(getattr(config, name))
-        for key, name in _PROPERTIES.items()
+        for key, name in SAME.items()
         if getattr(config, name) != getattr(default, name)
     }
     if config.generates_tokens:  # insecure or not: whoever reads the file again is not to lose them
         said["disable_token_authorization"] = "false"  # noqa: S105 - a switch, and no password
-    for key, name in _PROPERTIES_MS.items():
+    for key, name in MILLISECONDS.items():
         if seconds := getattr(config, name):
             said[key] = f"{seconds * 1000:.0f}"
-    for (host, port), name in _PROPERTIES_GRPC.items():
+    for (host, port), name in ADDRESSES.items():
         address: Address = getattr(config, name)
         if address != getattr(default, name) and not address.path:
             said |= {host: address.host, port: str(address.port)}

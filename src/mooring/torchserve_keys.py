@@ -1,4 +1,4 @@
-"""The keys of TorchServe's config.properties that have no meaning here, and why.
+"""The keys of TorchServe's config.properties: what each sets here, or why it sets nothing.
 
 A key is without effect unless its value asks for nothing but what is the case here anyway (``async_logging=false``).
 """
@@ -6,6 +6,70 @@ A key is without effect unless its value asks for nothing but what is the case h
 from collections.abc import Mapping
 
 import msgspec
+
+# TorchServe's key -> our setting, where the two mean the same.
+SAME: Mapping[str, str] = {
+    "inference_address": "inference_address",
+    "management_address": "management_address",
+    "metrics_address": "metrics_address",
+    "enable_metrics_api": "enable_metrics_api",
+    "metrics_mode": "metrics_mode",
+    "metrics_config": "metrics_config",
+    "metric_time_interval": "metric_time_interval",
+    "disable_system_metrics": "disable_system_metrics",
+    "model_store": "model_store",
+    "workflow_store": "workflow_store",
+    "load_models": "models",
+    "models": "model_settings",
+    "default_workers_per_model": "default_workers_per_model",
+    "default_response_timeout": "default_response_timeout",
+    "default_startup_timeout": "default_startup_timeout",
+    "unregister_model_timeout": "unregister_model_timeout",
+    "job_queue_size": "job_queue_size",
+    "max_request_size": "max_request_size",
+    "max_response_size": "max_response_size",
+    "decode_input_request": "decode_input_request",
+    "limit_max_image_pixels": "limit_max_image_pixels",
+    "service_envelope": "service_envelope",
+    "default_service_handler": "default_service_handler",
+    "blacklist_env_vars": "blacklist_env_vars",
+    "number_of_gpu": "number_of_gpu",
+    "initial_worker_port": "initial_worker_port",
+    "ts_header_key_sequence_id": "sequence_id_header",
+    "ts_header_key_sequence_start": "sequence_start_header",
+    "ts_header_key_sequence_end": "sequence_end_header",
+    "install_py_dep_per_model": "install_py_dep_per_model",
+    "allowed_urls": "allowed_urls",
+    "use_env_allowed_urls": "use_env_allowed_urls",
+    "enable_envvars_config": "enable_envvars_config",
+    "model_snapshot": "model_snapshot",
+    "enable_model_api": "enable_model_api",
+    "disable_token_authorization": "insecure",
+    "token_expiration_min": "token_expiration_min",
+    "enable_grpc_ssl": "enable_grpc_ssl",
+    "certificate_file": "certificate_file",
+    "private_key_file": "private_key_file",
+    "keystore": "keystore",
+    "keystore_pass": "keystore_pass",
+    "keystore_type": "keystore_type",
+    "cors_allowed_origin": "cors_allowed_origin",
+    "cors_allowed_methods": "cors_allowed_methods",
+    "cors_allowed_headers": "cors_allowed_headers",
+}
+# Host and port have a key each -> our setting.
+ADDRESSES: Mapping[tuple[str, str], str] = {
+    ("grpc_inference_address", "grpc_inference_port"): "grpc_address",
+    ("grpc_management_address", "grpc_management_port"): "grpc_management_address",
+}
+
+
+# Milliseconds there -> our setting in seconds.
+MILLISECONDS: Mapping[str, str] = {
+    "grpc_inference_max_connection_age_ms": "grpc_max_connection_age",
+    "grpc_inference_max_connection_age_grace_ms": "grpc_max_connection_age_grace",
+    "grpc_management_max_connection_age_ms": "grpc_management_max_connection_age",
+    "grpc_management_max_connection_age_grace_ms": "grpc_management_max_connection_age_grace",
+}
 
 _LOOP = "one event loop serves the connections"
 _JAVA = "there is no Java here"
@@ -51,3 +115,14 @@ def why_idle(key: str, value: str) -> str:
     """
     idle = WITHOUT_EFFECT.get(key)
     return "" if idle is None or value.strip().lower() in idle.harmless else idle.why
+
+
+def known_keys() -> frozenset[str]:
+    """Every key of TorchServe's config.properties, those without effect here among them."""
+    pairs = (key for keys in ADDRESSES for key in keys)
+    return frozenset([*SAME, *MILLISECONDS, *pairs, *WITHOUT_EFFECT])
+
+
+def effective(key: str) -> bool:
+    """Whether a key of TorchServe's sets something here."""
+    return key in known_keys() - WITHOUT_EFFECT.keys()

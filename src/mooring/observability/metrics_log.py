@@ -22,19 +22,25 @@ log = get_logger(__name__)
 class MetricsLog:
     """Writes the lines. ``collect`` tells the server's own metrics.
 
-    With a ``folder`` they go to ts_metrics.log and model_metrics.log in it, as in TorchServe. Raises ``OSError``.
+    With a ``folder`` they go to ts_metrics.log and model_metrics.log in it, as in TorchServe, if it can be written to.
     """
 
     def __init__(self, collect: Callable[[], Iterable[Metric]], folder: Path | None = None) -> None:
         self._collect = collect
         self._files: dict[str, IO[str]] = {}
         if folder is not None:
+            self._open(folder)
+        self._host = socket.gethostname()
+        self._before: dict[tuple[object, ...], float] = {}
+
+    def _open(self, folder: Path) -> None:
+        try:
             folder.mkdir(parents=True, exist_ok=True)
             for name in ("TS_METRICS", "MODEL_METRICS"):
                 file = folder / f"{name.lower()}.log"
                 self._files[name] = file.open("a", buffering=1, encoding="utf-8", errors="replace")
-        self._host = socket.gethostname()
-        self._before: dict[tuple[object, ...], float] = {}
+        except OSError as error:  # as in a container that may not write: no reason to serve nobody
+            log.warning("metrics go to the log", folder=folder, reason=error)
 
     def record(self, records: Iterable[Record]) -> None:
         """Write what a model recorded."""
