@@ -106,6 +106,13 @@ def sleepy(data, context):
     return ["awake"]
 
 
+def count(data, context):
+    return data
+
+
+again = count
+
+
 def parts(data, context):
     return None if data is None else [f"fields {sorted(data[0])}"]
 '''
@@ -121,6 +128,7 @@ GRAPHS = {
     "diamond": "dag:\n  split: [left, right]\n  left: [join]\n  right: [join]\n",
     "leaves": "dag:\n  split: [left, right]\n",
     "starts": "dag:\n  pre: [join]\n  parts: [join]\n",
+    "rows": "dag: {count: [], again: []}\n",
     "flaky": "models: {retry-attempts: 2}\ndag: {flaky: []}\n",
     "sleepy": "models: {timeout-ms: 200, retry-attempts: 1}\ndag: {sleepy: []}\n",
     "impatient": "models: {timeout-ms: 200, retry-attempts: 0}\ndag: {hold: [post]}\n",
@@ -465,9 +473,18 @@ def test_a_workflow_is_reached_by_its_name_as_a_model_is(server, workflows):
     register(workflows, "wfseq")
     assert server.predict("wfseq", "x").body == b"post(wfseq__m1(pre(x)))"
     tensor = {"name": "body", "datatype": "BYTES", "shape": [1], "data": ["x"]}
-    answer = server.ask("POST", "/v2/models/wfseq/infer", json.dumps({"inputs": [tensor]}).encode())
-    assert answer.json()["outputs"][0]["data"] == ["post(wfseq__m1(pre(x)))"]
+    asked = json.dumps({"id": "7", "inputs": [tensor]}).encode()
+    answer = server.ask("POST", "/v2/models/wfseq/infer", asked).json()
+    assert (answer["id"], answer["model_name"], answer["model_version"]) == ("7", "wfseq", "1.0")
+    assert answer["outputs"][0]["data"] == ["post(wfseq__m1(pre(x)))"]
     assert server.ask("GET", "/v2/models/wfseq/ready").code == 200
+
+
+def test_every_instance_of_kserves_v1_goes_through_the_graph(server, workflows):
+    register(workflows, "rows")
+    asked = json.dumps({"instances": [1, "x"]}).encode()
+    answer = server.ask("POST", "/v1/models/rows:predict", asked)
+    assert answer.json() == {"predictions": [{"count": 1, "again": 1}, {"count": "x", "again": "x"}]}
 
 
 def test_an_archive_of_mooring_archive_is_registered_and_asked(server, workflows, store):

@@ -184,7 +184,8 @@ DIAMOND = (("a", []), ("b", ["a"]), ("c", ["a"]), ("d", ["b", "c"]))
 
 def workflow(*nodes, **fields):
     """A workflow of (name, parents); the models are called as the nodes are."""
-    return Graph([Node(name, name, parents, **fields) for name, parents in nodes], workflow=True)
+    made = [Node(name, name, parents, **fields) for name, parents in nodes]
+    return Graph(made, workflow=True, version="1.0")
 
 
 def asking(stages, graph, tensors, form=Form.BODY, **fields):
@@ -285,7 +286,9 @@ def test_tensors_of_several_leaves_are_named_as_their_nodes_and_chosen_by_that_n
     asking(stages, graph, [tensor("x", b"in")], Form.TENSORS)
     answer(stages, "a", tensor("y", b"1"), tensor("z", b"2"))
     answer(stages, "b", tensor("y", b"3"))
-    assert [each.name for each in stages.outcomes[0].outputs] == ["a.y", "a.z", "b"]
+    (outcome,) = stages.outcomes
+    assert [each.name for each in outcome.outputs] == ["a.y", "a.z", "b"]
+    assert (outcome.model, outcome.version, outcome.id) == ("wf", "1.0", "7")
     for name, expected in (("b", ["b"]), ("gone", None)):
         stages = Stages()
         asking(stages, graph, [tensor("x", b"in")], Form.TENSORS, outputs=[RequestedOutput(name)])

@@ -37,10 +37,14 @@ _LOGGED_FAILURES = 20
 
 
 class Graph:
-    """What follows on what. Of a ``workflow`` bodies go on as bytes, and any failure is that of a node."""
+    """What follows on what. Of a ``workflow`` bodies go on as bytes, and any failure is that of a node.
 
-    def __init__(self, nodes: Sequence[Node], *, workflow: bool = False) -> None:
+    Its answers have ``version``; where that is empty, the version of the model that gave them.
+    """
+
+    def __init__(self, nodes: Sequence[Node], *, workflow: bool = False, version: str = "") -> None:
         self.workflow = workflow
+        self.version = version
         self.failures = Throttle(_LOGGED_FAILURES)
         self.nodes = {node.name: node for node in nodes}
         self.children: dict[str, list[str]] = {node.name: [] for node in nodes}
@@ -64,7 +68,7 @@ def chain_of(models: Sequence[str]) -> Graph:
 def graph_of(spec: ModelSpec) -> Graph | None:
     """The graph that a model stands for; None for one that answers by itself."""
     if spec.nodes:
-        return Graph(spec.nodes, workflow=True)
+        return Graph(spec.nodes, workflow=True, version=spec.version)
     if spec.stages:
         return chain_of(spec.stages)
     return chain_of([spec.name, *spec.following]) if spec.following else None
@@ -255,6 +259,8 @@ class GraphRun:
         self._ended.clear()
         self._tickets.clear()
         answer.model = request.model
+        answer.version = self._graph.version or answer.version
+        answer.id = answer.id or request.id
         done, self._done = self._done, None
         self._runs.discard(self)
         assert done is not None

@@ -63,6 +63,7 @@ class Workflows(WorkflowService):
         return name
 
     async def unregister(self, workflow: str) -> None:
+        self.describe(workflow)  # a name that nothing has needs no lock
         async with self._changing(workflow):
             opened = self._opened.pop(workflow, None)
             if opened is None:
