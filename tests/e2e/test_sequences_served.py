@@ -42,6 +42,22 @@ class Model:
                 del self.totals[name]
         return {"total": x, "pid": x * 0 + os.getpid()}
 """
+ASYNC = """
+import asyncio
+
+
+class Tally:
+    def __init__(self):
+        self.totals = {}
+
+    async def handle(self, data, context):
+        name = context.get_sequence_id(0)
+        start = context.get_request_header(0, context.header_key_sequence_start)
+        before = 0 if start == "true" else self.totals[name]
+        await asyncio.sleep(0.001)  # a second step of the sequence would be lost here
+        self.totals[name] = before + int(data[0].get("body") or data[0].get("data"))
+        return [str(self.totals[name])]
+"""
 ADDER_CONFIG = """
 max_batch_size = 8
 [workers]
@@ -101,6 +117,10 @@ def folder(tmp_path_factory):
         file = folder / f"{name}.yaml"
         file.write_text(json.dumps({"sequenceBatching": True, **settings}))
         pack(folder, name, "tally_handler.py", "--config-file", file)
+    (folder / "async").mkdir()
+    (folder / "async/handler.py").write_text(ASYNC)
+    settings = {"sequenceBatching": True, "minWorkers": 2, "asyncCommunication": True, "maxNumSequence": 50}
+    (folder / "async/model-config.yaml").write_text(json.dumps(settings))
     for name, settings in (("adder", ""), ("narrow", "max = 1\nmax_idle = 60")):
         (folder / f"models/{name}/1").mkdir(parents=True)
         (folder / f"models/{name}/config.toml").write_text(ADDER_CONFIG.format(settings=settings))
@@ -112,7 +132,11 @@ def folder(tmp_path_factory):
 def server(folder):
     names = ("tally", "few", "brief")
     server = Served(
-        folder, *(folder / f"{name}.mar" for name in names), "--model-repository", folder / "models"
+        folder,
+        *(folder / f"{name}.mar" for name in names),
+        f"async={folder / 'async'}",
+        "--model-repository",
+        folder / "models",
     )
     try:
         yield server.started()
@@ -467,3 +491,34 @@ def test_the_headers_may_have_other_names(folder):
         assert server.stop() == 0
     finally:
         server.kill()
+
+
+def test_an_asynchronous_handler_gets_a_step_of_a_sequence_at_a_time(server):
+    asked = [
+        pb.PredictionsRequest(
+            model_name="async", sequence_id=f"a{name}", input={"data": b"%d" % step}
+        ).SerializeToString()
+        for step in range(1, 21)
+        for name in range(20)
+    ]
+    totals = {}
+    with grpc.insecure_channel(f"127.0.0.1:{server.rpc}") as channel:
+        for message in channel.stream_stream(f"{SERVICE}StreamPredictions2")(iter(asked), timeout=120):
+            answer = pb.PredictionResponse.FromString(message)
+            assert not answer.HasField("status"), answer
+            totals.setdefault(answer.sequence_id, []).append(int(answer.prediction))
+    assert totals == {f"a{name}": RIGHT[:20] for name in range(20)}
+
+
+def test_steps_sent_ahead_run_one_after_the_other_without_anybody_elses_help(server):
+    got = queue.Queue()
+    with closing(tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{server.rpc}")) as client:
+        client.start_stream(lambda result, error: got.put((result, error)))
+        tensor = tritonclient.grpc.InferInput("x", [1, 1], "FP64")
+        tensor.set_data_from_numpy(np.array([[1.0]]))
+        for step in range(5):
+            client.async_stream_infer(
+                "adder", [tensor], sequence_id="ahead", sequence_start=step == 0, sequence_end=step == 4
+            )
+        answers = [got.get(timeout=20) for _ in range(5)]
+    assert [result.as_numpy("total").item() for result, _ in answers] == [1.0, 2.0, 3.0, 4.0, 5.0]

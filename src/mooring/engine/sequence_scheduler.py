@@ -66,10 +66,13 @@ class SequenceScheduler(Scheduler):
             return queued
         if request.deadline is not None:
             self._with_deadline.add(queued)
-        if not self._flushing:
+        self._flush_soon()
+        return queued
+
+    def _flush_soon(self) -> None:
+        if self._waiting and not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
-        return queued
 
     def _admit(self, queued: QueuedStep, now: float) -> None:
         request = queued.request
@@ -111,12 +114,14 @@ class SequenceScheduler(Scheduler):
             # Nobody can go on with a sequence whose id the answer was to tell.
             self._sequences.done(queued, time.monotonic(), over=queued.made and not (ok and told))
             self._shed()
+            self._flush_soon()  # its worker was free before, and had nothing to do then
 
     def withdrawn(self, queued: QueuedRequest) -> None:
         """As for every request; the steps behind it move up."""
         super().withdrawn(queued)
         assert isinstance(queued, QueuedStep)
         self._sequences.withdraw(queued, time.monotonic())
+        self._flush_soon()
 
     def refuse_all(self, error: MooringError) -> None:
         """Answer everyone who waits, and everyone who comes, with this error."""
@@ -130,6 +135,7 @@ class SequenceScheduler(Scheduler):
         self._sequences.expire(now)
         self._lose_the_dead()
         self._shed()
+        self._flush_soon()  # there may be room now for a sequence that waits for some
         self._statistics.sequences = len(self._sequences)
 
     def worker_lost(
@@ -233,7 +239,10 @@ class SequenceScheduler(Scheduler):
             return queued.rows
 
         batch: list[QueuedStep] = []
-        for turn in self._sequences.take(worker, self.spec.max_batch_size, rows):
+        most = self.spec.max_batch_size
+        if worker.capacity:  # it takes steps while others run
+            most = worker.room
+        for turn in self._sequences.take(worker, most, rows):
             queued = turn.job
             if queued.step is not None:
                 queued.step = Step(queued.step.id, turn.start, turn.end)
