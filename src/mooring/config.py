@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from mooring.properties import parse_properties
-from mooring.torchserve_keys import ADDRESSES, MILLISECONDS, SAME, effective, known_keys, why_idle
+from mooring.torchserve_keys import ADDRESSES, MILLISECONDS, SAME, WRITTEN, effective, known_keys, why_idle
 
 PREFIX = "MOORING_"
 PROPERTIES = (".properties", ".cfg")
@@ -526,7 +526,9 @@ def _from_properties(path: Path, found: Mapping[str, str], warn: Callable[[str],
     told = [f"{key} ({why})" for key, why in idle.items() if why]
     if told:
         warn(f"{path}: not applicable here: {', '.join(told)}")
-    unknown = [f"{key}{_suggestion(key, dict.fromkeys(known))}" for key in found if key not in known]
+    unknown = [
+        f"{key}{_suggestion(key, dict.fromkeys(known))}" for key in found if key not in known | WRITTEN
+    ]
     if unknown:
         warn(f"{path}: no keys of TorchServe's: {', '.join(unknown)}")
     return _of_keys(found, lambda key: f"{path}: {key}", {})

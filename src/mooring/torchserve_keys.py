@@ -117,6 +117,10 @@ def why_idle(key: str, value: str) -> str:
     return "" if idle is None or value.strip().lower() in idle.harmless else idle.why
 
 
+# In TorchServe's snapshots, beside the settings.
+WRITTEN = frozenset({"NUM_WORKERS", "tsConfigFile"})
+
+
 def known_keys() -> frozenset[str]:
     """Every key of TorchServe's config.properties, those without effect here among them."""
     pairs = (key for keys in ADDRESSES for key in keys)

@@ -247,11 +247,13 @@ def test_a_snapshot_that_torchserve_wrote_is_restored(torchserve):
     text = FORTY.format(*torchserve.ports) + f"model_snapshot={json.dumps(snapshot, indent=1)}".replace(
         "\n", "\\\n"
     )
+    text = f"#Saving snapshot\n#Wed Mar 25 13:50:47 UTC 2020\nNUM_WORKERS=4\ntsConfigFile=config.properties\n{text}"
     folder = torchserve.folder / "elsewhere/config"
     folder.mkdir(parents=True)
     (folder / "20231121094105123-snapshot.cfg").write_text(text.replace("http:", "http\\:"))
     done = torchserve("--start", LOG_LOCATION="elsewhere")
     assert done.returncode == 0, done.stderr
+    assert "no keys of" not in (torchserve.folder / "elsewhere/ts_log.log").read_text()
     described = torchserve.described("rows")
     assert (described["modelVersion"], described["minWorkers"], described["maxWorkers"]) == ("2.0", 0, 4)
     assert (described["batchSize"], described["maxBatchDelay"], described["responseTimeout"]) == (4, 50, 30)

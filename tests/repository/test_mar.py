@@ -224,8 +224,17 @@ def test_one_bound_on_workers_is_enough(folder, config, workers):
 
 
 def test_what_is_asked_for_in_vain_is_said(folder, caplog):
-    read(write(folder, config="torchrun: {}\nuseVenv: false\nuseJobTicket: true\nparallelType: tp"))
-    assert 'keys="parallelType, useJobTicket"' in caplog.text
+    read(
+        write(
+            folder, config="torchrun: {}\nuseVenv: false\ndeviceType: gpu\nparallelType: tp\nparallelLevel: 1"
+        )
+    )
+    assert 'keys="deviceType, parallelType"' in caplog.text
+
+
+def test_what_is_so_anyway_is_not_asked_for_in_vain(folder, caplog):
+    read(write(folder, config="deviceType: cpu\nparallelLevel: 1\ndeviceIds: []"))
+    assert "without effect" not in caplog.text
 
 
 def test_an_empty_config_is_an_empty_mapping(folder):

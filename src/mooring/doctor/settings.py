@@ -8,7 +8,7 @@ from pathlib import Path
 from mooring.config import TORCHSERVE_DEFAULTS, ConfigError, load_config
 from mooring.doctor.findings import Finding, at, change, differs, line_of, runs
 from mooring.properties import format_properties, parse_properties
-from mooring.torchserve_keys import effective, known_keys, why_idle
+from mooring.torchserve_keys import WRITTEN, effective, known_keys, why_idle
 
 # Keys whose loss changes what callers see, where the server has no use for them -> what to do.
 _MISSED = {
@@ -55,6 +55,8 @@ class Settings:
         honored = 0
         wrong = False
         for key, value in self.values.items():
+            if key in WRITTEN:
+                continue
             if key not in known_keys():
                 yield self._unknown(key)
                 continue
