@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
-from e2e_kit import PATIENCE, SCRIPTS, assert_gone, free_ports, pack, until
+from e2e_kit import PATIENCE, SCRIPTS, Server, assert_gone, free_ports, pack, until
 
 from mooring.codecs.proto import torchserve_management_pb2 as messages
 from mooring.properties import parse_properties
@@ -299,3 +299,21 @@ def test_the_greeting_names_the_ports_that_were_found(torchserve):
     assert "ts_inference_requests_total" in torchserve.ask("GET", "/metrics", port=2)
     assert rpc_describes(int(management))
     assert "inference_address=http\\://127.0.0.1\\:0" in torchserve.snapshots[-1].read_text()
+
+
+def test_mooring_serve_writes_snapshots_and_goes_on_from_one_where_it_is_told_to(tmp_path, archives):
+    start = ("--model-store", archives, "--snapshot-folder", "snapshots")
+    first = Server(tmp_path, *start, "--models", "own=rows.mar")
+    try:
+        assert first.started().predict("own", "x").code == 200
+        assert first.stop() == 0
+    finally:
+        first.kill()
+    names = sorted(file.name for file in (tmp_path / "snapshots").iterdir())
+    assert [name.partition("-")[2] for name in names] == ["startup.cfg", "shutdown.cfg"]
+    second = Server(tmp_path, "--config", tmp_path / "snapshots" / names[-1])
+    try:
+        assert second.started().predict("own", "x").code == 200
+        assert second.stop() == 0
+    finally:
+        second.kill()
