@@ -153,6 +153,8 @@ class Scheduler:
         self._policy = BatchPolicy(spec.max_batch_size, spec.max_delay, spec.exact_delay)
         self._row_time = RowTime()
         self._queue: deque[QueuedRequest] = deque()
+        # With job tickets nobody waits: whether there is room is asked for every request.
+        self._most_waiting = 0 if spec.job_ticket else spec.queue_size
         self._waiting = 0
         self._running = 0
         self._with_deadline: set[QueuedRequest] = set()
@@ -182,11 +184,8 @@ class Scheduler:
         if self.refusal is not None:
             queued.refuse(self.refusal)
             return queued
-        if self._waiting > self.spec.queue_size and self._overfull():
-            queued.refuse(self._queue_full(f"{self.spec.queue_size} requests waiting"))
-            return queued
-        if self.spec.job_ticket and self._waiting > self._room():
-            queued.refuse(self._queue_full("no idle worker (useJobTicket)"))
+        if self._waiting > self._most_waiting and self._overfull():
+            queued.refuse(self._queue_full())
             return queued
         if request.deadline is not None:
             self._with_deadline.add(queued)
@@ -337,7 +336,8 @@ class Scheduler:
         """A worker could not load the model, or died."""
         self._health(error)
 
-    def _queue_full(self, what: str) -> QueueFull:
+    def _queue_full(self) -> QueueFull:
+        what = "no idle worker" if self.spec.job_ticket else f"{self.spec.queue_size} requests waiting"
         return QueueFull(
             f"model '{self.spec.name}' has {what}; try again later",
             model=self.spec.name,
@@ -350,6 +350,8 @@ class Scheduler:
         return sum(worker.room if worker.capacity else self.spec.max_batch_size for worker in idle)
 
     def _overfull(self) -> bool:
+        if self.spec.job_ticket:
+            return self._waiting > self._room()
         self._flush()
         return self._waiting > self.spec.queue_size
 

@@ -291,18 +291,11 @@ class PooledWorker:
             else:
                 self._outstanding[key].piece(outcome)
         if told:
-            self._has_room()
+            if not self._outstanding:
+                self.state = WorkerState.READY
+            self._pool.has_room(self)
         for work, answer in told:
             work.answer(answer)
-
-    def _has_room(self) -> None:
-        if not self._outstanding:
-            self.state = WorkerState.READY
-            self._pool.free(self)
-        else:
-            self._pool.forget_failures()
-            self.offer()
-            self._pool.owner.worker_free()
 
     def _free_if_done(self) -> None:
         if not self._outstanding and self.state is WorkerState.BUSY:
@@ -404,22 +397,26 @@ class WorkerPool:
         self.idle.sort(key=lambda worker: worker.room)
 
     def free(self, worker: PooledWorker) -> None:
-        """Called by a worker that has nothing to do."""
-        self.forget_failures()
-        worker.retiring = False
+        """Called by a worker that has nothing to do any more, and takes one message at a time."""
+        self.failures = 0
+        self.failing_since = None
         if len(self._workers) > self._wanted and self.owner.may_go(worker):
             self._dismiss(worker)
             return
-        if worker.capacity:
-            worker.offer()
-        else:
-            self.idle.append(worker)
+        self.idle.append(worker)
         self.owner.worker_free()
 
-    def forget_failures(self) -> None:
-        """A worker has answered: the next one that dies is replaced at once."""
+    def has_room(self, worker: PooledWorker) -> None:
+        """Called by a worker with a capacity that has answered something."""
         self.failures = 0
         self.failing_since = None
+        if worker.state is WorkerState.READY:
+            worker.retiring = False
+            if len(self._workers) > self._wanted and self.owner.may_go(worker):
+                self._dismiss(worker)
+                return
+        worker.offer()
+        self.owner.worker_free()
 
     def _retire(self) -> None:
         """Of workers that always have something to do, those too many get nothing new, and so end some time."""
