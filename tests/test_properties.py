@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.properties import parse_properties
+from mooring.properties import format_properties, parse_properties
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,19 @@ def test_an_expanded_variable_is_not_unescaped_again():
 @given(st.text())
 def test_no_text_is_too_strange_to_read(text):
     assert isinstance(parse_properties(text), dict)
+
+
+# Any character but the halves of a pair, which no text has.
+ANY = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(st.dictionaries(ANY.filter(bool), ANY))
+def test_what_is_written_reads_the_same(values):
+    text = format_properties(values)
+    assert text.isascii()
+    assert parse_properties(text) == values
+
+
+def test_bytes_of_another_encoding_survive():
+    values = {"model_store": b"/f\xfcr".decode("utf-8", "surrogateescape")}
+    assert parse_properties(format_properties(values)) == values
