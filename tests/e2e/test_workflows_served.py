@@ -525,3 +525,30 @@ def test_the_workers_of_a_workflow_end_with_it(server, workflows):
     assert len(workers) == 3
     assert requests.delete(f"{workflows}/wfseq", timeout=PATIENCE).status_code == 200
     assert_gone(workers)
+
+
+def test_tokens_guard_workflows_as_they_guard_models_and_the_model_api_does_not(store, tmp_path):
+    for kind in ("management", "inference"):
+        (tmp_path / kind).write_text(f"{kind}-token")
+    tokens = [f"--{kind}-token-file={tmp_path / kind}" for kind in ("management", "inference")]
+    server = Server(
+        tmp_path, "--model-store", tmp_path, "--workflow-store", store, "--no-enable-model-api", *tokens
+    )
+    (tmp_path / "m1.mar").write_bytes((store / "m1.mar").read_bytes())
+    try:
+        server.started()
+        url = f"http://127.0.0.1:{server.ports[1]}/workflows"
+        inference, management = (
+            {"Authorization": f"Bearer {kind}-token"} for kind in ("inference", "management")
+        )
+        for headers, status in ((None, 401), (inference, 401), (management, 200)):
+            answer = requests.post(url, params={"url": "wfseq.war"}, headers=headers, timeout=PATIENCE)
+            assert answer.status_code == status, answer.text
+        place = f"{server.url}/wfpredict/wfseq"
+        for headers, status in ((None, 401), (inference, 200), (management, 200)):
+            assert requests.post(place, b"x", headers=headers, timeout=PATIENCE).status_code == status
+        for headers, status in ((inference, 401), (management, 200)):
+            assert requests.delete(f"{url}/wfseq", headers=headers, timeout=PATIENCE).status_code == status
+        assert server.stop() == 0
+    finally:
+        server.kill()

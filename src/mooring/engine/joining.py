@@ -61,7 +61,7 @@ def joined(answers: Answers, request: InferenceRequest) -> InferenceResponse:
     still the caller's.
     """
     if request.form is Form.BODY:
-        # Text, whatever it holds: TorchServe's clients decode it themselves.
+        # Text, whatever it holds: a client need not guess which of the values was JSON.
         texts = {node: _body(answer).decode("utf-8", "replace") for node, answer in answers.items()}
         for answer in answers.values():
             release(answer.outputs)

@@ -115,7 +115,7 @@ class WorkflowCatalog:
 
 
 def _function(workflow: Workflow, node: str, name: str, defaults: Defaults) -> ModelSpec:
-    """A function of the workflow's handler as a model: one worker, a request at a time, as in TorchServe."""
+    """A function of the workflow's handler as a model: one worker, a request at a time."""
     entry = f"{workflow.handler}:{node}"
     return ModelSpec(
         name=name,
