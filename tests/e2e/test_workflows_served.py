@@ -527,6 +527,22 @@ def test_the_workers_of_a_workflow_end_with_it(server, workflows):
     assert_gone(workers)
 
 
+def test_of_two_registrations_at_once_one_wins(server, workflows):
+    answers = []
+
+    def add():
+        answer = requests.post(workflows, params={"url": "wfseq.war"}, timeout=PATIENCE)
+        answers.append(answer.status_code)
+
+    threads = [threading.Thread(target=add) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert sorted(answers) == [200, 409, 409]
+    assert ask(server, "wfseq", b"x").body == b"post(wfseq__m1(pre(x)))"
+
+
 def test_tokens_guard_workflows_as_they_guard_models_and_the_model_api_does_not(store, tmp_path):
     for kind in ("management", "inference"):
         (tmp_path / kind).write_text(f"{kind}-token")
