@@ -69,5 +69,6 @@ class Meeting:
             await asyncio.sleep(float(rest))
             return "slept"
         if verb == "pid":
+            await asyncio.sleep(float(rest or 0))
             return str(os.getpid())
         return {"here": self.here, "cancelled": self.cancelled, "batches": self.batches}
