@@ -118,6 +118,12 @@ def test_what_a_call_reads_and_sets_is_its_own(server):
         assert (answer.headers["x-before"], answer.headers["x-after"]) == (str(number), f"caller {number}")
 
 
+def test_a_thread_of_a_call_sees_its_requests(server):
+    with ThreadPoolExecutor(4) as clients:
+        answers = clients.map(lambda n: server.predict("meeting", "thread", f"X-Name: caller {n}"), range(4))
+        assert list(answers) == [answered(f"caller {number}") for number in range(4)]
+
+
 def test_a_client_that_goes_away_takes_its_call_with_it(server):
     before = state(server, "meeting")["cancelled"]
     with Wire(server.port) as wire:

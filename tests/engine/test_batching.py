@@ -61,3 +61,10 @@ def test_a_short_hiccup_of_a_fast_model_is_no_news():
         speed.observe(32, 32 * 3e-6)
     speed.observe(1, 0.0002)
     assert speed.value < 3e-5
+
+
+@given(st.integers(1, 500), st.integers(1, 16), st.integers(1, 64), st.integers(1, 16), st.booleans())
+def test_a_worker_with_room_gets_no_more_than_fits_nor_than_its_even_share(waiting, idle, room, size, exact):
+    share = BatchPolicy(size, 1.0, exact=exact).share_of_room(waiting, idle, room)
+    assert 1 <= share <= min(room, -(-waiting // idle))
+    assert share <= size or not exact

@@ -49,6 +49,9 @@ class Meeting:
             context.set_response_header(row, "X-After", context.get_request_header(row, "X-Name"))
             context.set_response_status(200 + int(rest), "fine", row)
             return rest
+        if verb == "thread":
+            await self.answer(row, "meet 4", context, size)
+            return await asyncio.to_thread(context.get_request_header, row, "X-Name")
         if verb == "wait":
             self.here += 1
             await self.released.wait()
