@@ -1,15 +1,15 @@
-"""The floor over gRPC: the least a server in Python can do. grpc.aio, messages as bytes, and nothing else.
+"""What gRPC costs with the library: grpc.aio on uvloop, messages as bytes, and nothing else.
 
     python bare_grpc.py PORT
 
 ``/bare/small`` answers with a few bytes, ``/bare/large`` with the message that came.
 """
 
-import asyncio
 import sys
 from typing import Any
 
 import grpc
+import uvloop
 
 SMALL = bytes(60)  # as many as a ModelInferResponse with one number has
 
@@ -36,4 +36,4 @@ async def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1])))
+    uvloop.run(main(int(sys.argv[1])))

@@ -93,7 +93,7 @@ def conditions(seconds: float, repetitions: int) -> str:
     """Machine, versions and method: without them the figures mean nothing."""
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     floors = ", ".join(
-        filter(None, ["bare front (uvloop and httptools)", "bare gRPC (grpc.aio)", nginx_version()])
+        filter(None, ["bare front (uvloop and httptools)", "bare gRPC (grpc.aio on uvloop)", nginx_version()])
     )
     return "\n".join(
         [

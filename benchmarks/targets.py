@@ -157,7 +157,7 @@ class BareFront(Target):
 
 
 class BareGrpc(Target):
-    """The least that gRPC in Python costs."""
+    """What gRPC costs with the library."""
 
     def __init__(self) -> None:
         super().__init__("bare gRPC")

@@ -1,7 +1,7 @@
 """What is asked of the server: bodies, paths, and the answer that makes a workload worth timing.
 
 Workloads of a group share their body, so they share their floor: the bare front answering the same body in the same
-minute, and for small bodies nginx too. A body of gRPC goes to a method, and its floor is bare gRPC.
+minute, and for small bodies nginx too. A body of gRPC goes to a method, and stands beside bare gRPC.
 """
 
 import json

@@ -146,7 +146,9 @@ def test_raw_contents_of_every_datatype_arrive_exactly(datatype, count):
 @pytest.mark.parametrize("datatype", FIELDS)
 def test_typed_answers_of_every_datatype_are_read_exactly(datatype, count, layout):
     array = sample(datatype, count).reshape(1, count)
-    encoded = protobuf.encode_response(InferenceResponse([Tensor.of("o", array)], model="m"), layout)
+    encoded = b"".join(
+        protobuf.encode_response(InferenceResponse([Tensor.of("o", array)], model="m"), layout)
+    )
     message = pb.ModelInferResponse.FromString(encoded)
     if datatype == "FP16" and layout is Layout.TYPED:
         assert list(message.raw_output_contents) == [array.tobytes()]
@@ -161,9 +163,9 @@ def test_typed_answers_of_every_datatype_are_read_exactly(datatype, count, layou
 def test_texts_travel_in_every_layout():
     tensor = Tensor("o", "BYTES", [2, 1], [b"", b"\x00\xff"])
     for layout in Layout:
-        encoded = protobuf.encode_response(InferenceResponse([tensor]), layout)
+        encoded = b"".join(protobuf.encode_response(InferenceResponse([tensor]), layout))
         assert protobuf.decode_response(encoded).outputs[0].data == tensor.data
-    raw = pb.ModelInferResponse.FromString(protobuf.encode_response(InferenceResponse([tensor])))
+    raw = pb.ModelInferResponse.FromString(b"".join(protobuf.encode_response(InferenceResponse([tensor]))))
     assert list(raw.raw_output_contents) == [b"\0\0\0\0\x02\0\0\0\x00\xff"]
 
 
@@ -199,7 +201,7 @@ def test_what_is_around_the_tensors_arrives():
 def test_an_answer_says_what_it_is():
     tensor = Tensor("o", "FP32", [200, 1], np.zeros(200, "<f4").tobytes(), {"p": 1.5})
     response = InferenceResponse([tensor], {"final": True}, model="m", version="2", id="i")
-    message = pb.ModelInferResponse.FromString(protobuf.encode_response(response))
+    message = pb.ModelInferResponse.FromString(b"".join(protobuf.encode_response(response)))
     assert (message.model_name, message.model_version, message.id) == ("m", "2", "i")
     assert message.parameters["final"].bool_param
     assert message.outputs[0].parameters["p"].double_param == 1.5
@@ -212,7 +214,7 @@ def test_an_answer_says_what_it_is():
 
 def test_an_output_in_shared_memory_has_no_raw_entry():
     tensors = [Tensor("a", "INT8", [1], None), Tensor("b", "INT8", [1], b"\x01")]
-    message = pb.ModelInferResponse.FromString(protobuf.encode_response(InferenceResponse(tensors)))
+    message = pb.ModelInferResponse.FromString(b"".join(protobuf.encode_response(InferenceResponse(tensors))))
     assert [tensor.name for tensor in message.outputs] == ["a", "b"]
     assert list(message.raw_output_contents) == [b"\x01"]
 

@@ -17,19 +17,32 @@ from mooring.codecs.protobuf_tensors import (
     typed_contents,
 )
 from mooring.codecs.protobuf_wire import Malformed, fields, nested, read_varints, signed, text, varint
-from mooring.core.buffers import Allocator
+from mooring.core.buffers import Allocator, Buffer, Payload, Share
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
 from mooring.core.tensors import Parameter, Tensor
 
 
 def decode_request(
-    message: bytes, allocator: Allocator | None = None, regions: Regions | None = None
+    payload: Payload, allocator: Allocator | None = None, regions: Regions | None = None
 ) -> tuple[InferenceRequest, Layout]:
-    """A ModelInferRequest and its layout. Large elements are copied once, to the allocator's memory, or borrowed.
+    """A ModelInferRequest and its layout. Takes the message over: large elements of a buffer stay where they lie.
 
-    Raises ``InvalidInput``, or what ``regions`` raises; nothing is allocated then.
+    Those of bytes are copied to the allocator's memory, or borrowed where there is none. Raises ``InvalidInput``, or
+    what ``regions`` raises; nothing is held then.
     """
+    if not isinstance(payload, Buffer):
+        return _decode_request(payload, None, allocator, regions)
+    share = Share(payload)
+    try:
+        return _decode_request(payload.view, share, allocator, regions)
+    finally:
+        share.release()
+
+
+def _decode_request(
+    message: bytes | memoryview, share: Share | None, allocator: Allocator | None, regions: Regions | None
+) -> tuple[InferenceRequest, Layout]:
     request = InferenceRequest("", "", "", [])
     found: list[Found] = []
     raw: list[tuple[int, int]] = []
@@ -37,11 +50,11 @@ def decode_request(
     try:
         for tag, start, end in fields(message, 0, len(message)):
             if tag == 0x0A:
-                request.model = message[start:end].decode()
+                request.model = str(message[start:end], "utf-8")
             elif tag == 0x12:
-                request.version = message[start:end].decode()
+                request.version = str(message[start:end], "utf-8")
             elif tag == 0x1A:
-                request.id = message[start:end].decode()
+                request.id = str(message[start:end], "utf-8")
             elif tag == 0x22:
                 request.parameters = request.parameters or {}
                 _read_parameter(message, start, end, request.parameters)
@@ -51,7 +64,7 @@ def decode_request(
                 outputs.append(_read_requested(message, start, end))
             elif tag == 0x3A:
                 raw.append((start, end))
-        request.inputs, layout = Elements(message, "input", allocator).fill(found, raw, regions)
+        request.inputs, layout = Elements(message, "input", allocator, share).fill(found, raw, regions)
     except (Malformed, UnicodeDecodeError) as error:
         raise InvalidInput(f"the message is no ModelInferRequest: {error}") from None
     if outputs:
@@ -67,11 +80,11 @@ def decode_response(message: bytes) -> InferenceResponse:
     try:
         for tag, start, end in fields(message, 0, len(message)):
             if tag == 0x0A:
-                response.model = message[start:end].decode()
+                response.model = str(message[start:end], "utf-8")
             elif tag == 0x12:
-                response.version = message[start:end].decode()
+                response.version = str(message[start:end], "utf-8")
             elif tag == 0x1A:
-                response.id = message[start:end].decode()
+                response.id = str(message[start:end], "utf-8")
             elif tag == 0x22:
                 response.parameters = response.parameters or {}
                 _read_parameter(message, start, end, response.parameters)
@@ -85,15 +98,15 @@ def decode_response(message: bytes) -> InferenceResponse:
     return response
 
 
-def _read_tensor(message: bytes, at: int, stop: int) -> Found:
+def _read_tensor(message: bytes | memoryview, at: int, stop: int) -> Found:
     found = Found("", "", [], None, [])
     for tag, start, end in fields(message, at, stop):
         if tag == 0x0A:
-            found.name = message[start:end].decode()
+            found.name = str(message[start:end], "utf-8")
         elif tag == 0x12:
-            found.datatype = message[start:end].decode()
+            found.datatype = str(message[start:end], "utf-8")
         elif tag == 0x1A:
-            sizes = message[start:end]
+            sizes = bytes(message[start:end])
             found.shape += sizes if sizes.isascii() else map(signed, read_varints(sizes).tolist())
         elif tag == 0x18:  # a number by itself, which a reader of proto3 must take too
             found.shape.append(signed(start))
@@ -105,24 +118,24 @@ def _read_tensor(message: bytes, at: int, stop: int) -> Found:
     return found
 
 
-def _read_requested(message: bytes, at: int, stop: int) -> RequestedOutput:
+def _read_requested(message: bytes | memoryview, at: int, stop: int) -> RequestedOutput:
     name = ""
     parameters: dict[str, Parameter] = {}
     for tag, start, end in fields(message, at, stop):
         if tag == 0x0A:
-            name = message[start:end].decode()
+            name = str(message[start:end], "utf-8")
         elif tag == 0x12:
             _read_parameter(message, start, end, parameters)
     return RequestedOutput(name, parameters or None)
 
 
-def _read_parameter(message: bytes, at: int, stop: int, into: dict[str, Parameter]) -> None:
+def _read_parameter(message: bytes | memoryview, at: int, stop: int, into: dict[str, Parameter]) -> None:
     """An entry of a map of InferParameter; one that has no value is none."""
     key = ""
     value: Parameter | None = None
     for tag, start, end in fields(message, at, stop):
         if tag == 0x0A:
-            key = message[start:end].decode()
+            key = str(message[start:end], "utf-8")
         elif tag == 0x12:
             for choice, begin, finish in fields(message, start, end):
                 if choice == 0x08:
@@ -130,7 +143,7 @@ def _read_parameter(message: bytes, at: int, stop: int, into: dict[str, Paramete
                 elif choice == 0x10:
                     value = signed(begin)
                 elif choice == 0x1A:
-                    value = message[begin:finish].decode()
+                    value = str(message[begin:finish], "utf-8")
                 elif choice == 0x21:
                     value = struct.unpack_from("<d", message, begin)[0]
                 elif choice == 0x28:
@@ -139,9 +152,12 @@ def _read_parameter(message: bytes, at: int, stop: int, into: dict[str, Paramete
         into[key] = value
 
 
-def encode_response(response: InferenceResponse, layout: Layout = Layout.RAW) -> bytes:
-    """A ModelInferResponse. An output whose data is None lies in shared memory, and has no elements here."""
-    return b"".join(_response(response, layout))
+def encode_response(response: InferenceResponse, layout: Layout = Layout.RAW) -> list[Part]:
+    """A ModelInferResponse, in parts. An output whose data is None lies in shared memory, and has no elements here.
+
+    Parts may be views of the outputs: they are to be released when the parts have been sent.
+    """
+    return _response(response, layout)
 
 
 def encode_piece(response: InferenceResponse, layout: Layout = Layout.RAW, error: str = "") -> bytes:

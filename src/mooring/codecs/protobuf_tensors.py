@@ -10,7 +10,7 @@ import numpy as np
 from mooring.codecs.protobuf_wire import LEN, VARINT, Malformed, fields, nested, read_varints, varint, varints
 from mooring.codecs.raw import bfloat16, raw_of, raw_size, split_texts
 from mooring.codecs.tensor_json import cast
-from mooring.core.buffers import LARGE, Allocator, Buffer, Payload, view_of
+from mooring.core.buffers import LARGE, Allocator, Buffer, Payload, Share, view_of
 from mooring.core.errors import InvalidInput
 from mooring.core.tensors import DATATYPES, NUMPY_TYPES, Array, Parameter, Tensor, release
 
@@ -65,10 +65,13 @@ class Found(msgspec.Struct, gc=False):
 class Elements:
     """Makes the data of tensors out of one message. Large data is copied to the allocator's memory, or borrowed."""
 
-    __slots__ = ("_allocator", "_message", "_side", "_view")
+    __slots__ = ("_allocator", "_message", "_share", "_side", "_view")
 
-    def __init__(self, message: bytes, side: str, allocator: Allocator | None) -> None:
+    def __init__(
+        self, message: bytes | memoryview, side: str, allocator: Allocator | None, share: Share | None = None
+    ) -> None:
         self._message = message
+        self._share = share  # of the buffer that the message is
         self._view = memoryview(message)
         self._side = side
         self._allocator = allocator
@@ -86,7 +89,7 @@ class Elements:
                 if each.parameters and _REGION in each.parameters:
                     tensors.append(self._elsewhere(each, each.parameters, regions))
                 elif raw:
-                    tensors.append(self._raw(each, self._next(rest, each)))
+                    tensors.append(self._raw(each, *self._next(rest, each)))
                 else:
                     tensors.append(self._typed(each))
                     wide = each.datatype in HALVES or layout is Layout.WIDENED
@@ -109,11 +112,11 @@ class Elements:
                 f"{self._side} '{each.name}' has a shape that no tensor can have: {shape[:40]}"
             )
 
-    def _next(self, rest: Iterator[tuple[int, int]], each: Found) -> memoryview:
+    def _next(self, rest: Iterator[tuple[int, int]], each: Found) -> tuple[int, int]:
         place = next(rest, None)
         if place is None:
             raise InvalidInput(f"{self._side} '{each.name}' has no entry in raw_{self._side}_contents")
-        return self._view[place[0] : place[1]]
+        return place
 
     def _keep(self, part: memoryview) -> Payload:
         if part.nbytes <= LARGE:
@@ -135,21 +138,22 @@ class Elements:
         offset = _count(parameters.pop(_REGION_OFFSET, 0), _REGION_OFFSET, each.name)
         payload = regions(region, offset, size)
         try:
-            tensor = self._raw(each, view_of(payload), payload)
+            tensor = self._raw(each, 0, len(payload), payload)
         except InvalidInput:
             if isinstance(payload, Buffer):
                 payload.release()
             raise
         return tensor
 
-    def _raw(self, each: Found, part: memoryview, whole: Payload | None = None) -> Tensor:
-        """A tensor of raw bytes; ``whole`` is the payload that they are already."""
+    def _raw(self, each: Found, start: int, end: int, whole: Payload | None = None) -> Tensor:
+        """A tensor of raw bytes, from a place in the message; ``whole`` is the payload that they are instead."""
+        part = self._view[start:end] if whole is None else view_of(whole)
         if each.contents:
             raise InvalidInput(
                 f"contents field must not be specified when using raw_{self._side}_contents for '{each.name}'"
             )
         if each.datatype == "BYTES":
-            texts = self._split(each, part)
+            texts = self._split(each, part, start if whole is None else None)
             if isinstance(whole, Buffer):
                 whole.release()
             return self._tensor(each, self._counted(each, texts))
@@ -163,13 +167,19 @@ class Elements:
             raise InvalidInput(
                 f"{self._side} '{each.name}' holds a byte other than 0 and 1, which is no BOOL"
             )
-        return self._tensor(each, self._keep(part) if whole is None else whole)
+        return self._tensor(each, self._cut(part, start, 0, expected) if whole is None else whole)
 
-    def _split(self, each: Found, part: memoryview) -> list[Payload]:
+    def _cut(self, part: memoryview, start: int | None, begin: int, end: int) -> Payload:
+        """Bytes of a part that starts in the message there, or elsewhere."""
+        if self._share is None or start is None:
+            return self._keep(part[begin:end])
+        return self._share.part(start + begin, start + end)
+
+    def _split(self, each: Found, part: memoryview, start: int | None) -> list[Payload]:
         kept: list[Payload] = []
 
         def keep(begin: int, end: int) -> Payload:
-            kept.append(self._keep(part[begin:end]))
+            kept.append(self._cut(part, start, begin, end))
             return kept[-1]
 
         try:

@@ -23,7 +23,7 @@ class Malformed(ValueError):
     """These bytes are no message."""
 
 
-def read_varint(message: bytes, at: int) -> tuple[int, int]:
+def read_varint(message: bytes | memoryview, at: int) -> tuple[int, int]:
     """An unsigned number of at most 64 bits and where it ends. Raises ``IndexError`` at the end of the message."""
     value = message[at]
     at += 1
@@ -44,7 +44,7 @@ def signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def fields(message: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+def fields(message: bytes | memoryview, at: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Every field between two places: its tag, and where its content starts and ends; of a varint its value and 0.
 
     The tag is the number and the wire type together, so whoever compares tags skips, as the format demands, fields

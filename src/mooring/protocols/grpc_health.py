@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
-import grpc
-
 from mooring.codecs.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from mooring.protocols.grpc_messages import read
-from mooring.protocols.grpc_server import Context, Method, Service, receive
+from mooring.protocols.grpc_messages import answering, read
+from mooring.protocols.grpc_server import Method, Service, receive, refused
 from mooring.tokens import Access
+from mooring.web.grpc import Call
 
 # How late a watcher may hear of a change, in seconds: readiness is looked at, nobody announces it.
 _LOOK_EVERY = 0.5
@@ -27,21 +26,20 @@ class Health:
         """What the server mounts."""
         return Service(
             "grpc.health.v1.Health",
-            {"Check": Method(Access.OPEN, self.check)},
+            {"Check": Method(Access.OPEN, answering(HealthCheckRequest, self.check))},
             {"Watch": Method(Access.OPEN, self.watch)},
             leave=self._leaving.set,
         )
 
-    async def check(self, message: bytes, context: Context) -> bytes:
+    def check(self, asked: HealthCheckRequest) -> HealthCheckResponse:
         """The state now."""
-        name = read(HealthCheckRequest, message).service
-        if name not in self._known:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service '{name}' is served here")
-        return HealthCheckResponse(status=self._status(name)).SerializeToString()
+        if asked.service not in self._known:
+            raise refused("NOT_FOUND", f"no service '{asked.service}' is served here")
+        return HealthCheckResponse(status=self._status(asked.service))
 
-    async def watch(self, context: Context) -> None:
+    async def watch(self, call: Call) -> None:
         """The state now and whenever it has changed, until the server stops."""
-        message = await receive(context)
+        message = await receive(call)
         if message is None:
             return
         name, told = read(HealthCheckRequest, message).service, None
@@ -49,7 +47,7 @@ class Health:
             status = self._status(name)
             if status != told:
                 told = status
-                await context.write(HealthCheckResponse(status=status).SerializeToString())
+                await call.write(HealthCheckResponse(status=status).SerializeToString())
             if self._leaving.is_set():
                 return
             with suppress(TimeoutError):

@@ -52,7 +52,7 @@ def grpc_server(
     services = KServeV2Grpc(inference, version=version, extensions=extensions).services(methods)
     services += [TorchServeInferenceRpcs(service, allocator, sequence_headers).service(), *further]
     services.append(Health(service.ready, [each.name for each in services]).service())
-    return grpc_of(services, gate=gate, max_message_bytes=max_message_bytes, age=age)
+    return grpc_of(services, gate=gate, allocator=allocator, max_message_bytes=max_message_bytes, age=age)
 
 
 def grpc_management(
@@ -66,9 +66,10 @@ def grpc_of(
     services: Sequence[Service],
     *,
     gate: Gate | None = None,
+    allocator: Allocator | None = None,
     max_message_bytes: int = 0,
     age: Age | None = None,
 ) -> GrpcServer:
     """A server of these services that tells, too, what they are."""
     services = [*services, *Reflection(services).services()]
-    return GrpcServer(services, gate=gate, max_message_bytes=max_message_bytes, age=age)
+    return GrpcServer(services, gate=gate, allocator=allocator, max_message_bytes=max_message_bytes, age=age)

@@ -5,7 +5,6 @@ By hand, since the library's would look in the process-wide pool of descriptors,
 
 from collections.abc import Sequence
 
-import grpc
 from google.protobuf.descriptor import FileDescriptor
 
 from mooring.codecs.proto import (
@@ -19,8 +18,9 @@ from mooring.codecs.proto import (
 )
 from mooring.codecs.proto.pool import POOL
 from mooring.protocols.grpc_messages import read
-from mooring.protocols.grpc_server import Context, Method, Questions, Service
+from mooring.protocols.grpc_server import Method, Questions, Service
 from mooring.tokens import Access
+from mooring.web.grpc import Call, Status
 
 # Whoever imports these fills the pool.
 DESCRIBED = (
@@ -54,14 +54,14 @@ class Reflection:
             for name in _NAMES
         ]
 
-    async def answer(self, context: Context) -> None:
+    async def answer(self, call: Call) -> None:
         """An answer to every question, until the client has no more."""
-        while (message := await self._questions.next(context)) is not None:
+        while (message := await self._questions.next(call)) is not None:
             asked = read(reflection_pb2.ServerReflectionRequest, message)
             answer = self._answered(asked)
             answer.valid_host = asked.host
             answer.original_request.CopyFrom(asked)
-            await context.write(answer.SerializeToString())
+            await call.write(answer.SerializeToString())
 
     def _answered(
         self, asked: reflection_pb2.ServerReflectionRequest
@@ -78,9 +78,9 @@ class Reflection:
             elif question == "file_containing_symbol":
                 found = POOL.FindFileContainingSymbol(asked.file_containing_symbol)
             else:
-                return _refused(grpc.StatusCode.UNIMPLEMENTED, "proto3 has no extensions to ask for")
+                return _refused(Status.UNIMPLEMENTED, "proto3 has no extensions to ask for")
         except KeyError:
-            return _refused(grpc.StatusCode.NOT_FOUND, "nothing here is called so")
+            return _refused(Status.NOT_FOUND, "nothing here is called so")
         answer.file_descriptor_response.file_descriptor_proto.extend(_with_imports(found))
         return answer
 
@@ -90,8 +90,8 @@ def _with_imports(file: FileDescriptor) -> list[bytes]:
     return [each.serialized_pb for each in (file, *file.dependencies)]
 
 
-def _refused(status: grpc.StatusCode, text: str) -> reflection_pb2.ServerReflectionResponse:
+def _refused(status: Status, text: str) -> reflection_pb2.ServerReflectionResponse:
     answer = reflection_pb2.ServerReflectionResponse()
-    answer.error_response.error_code = status.value[0]
+    answer.error_response.error_code = status
     answer.error_response.error_message = text
     return answer

@@ -4,48 +4,58 @@ Nothing here knows a message. A method that raises becomes a status; what is not
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Generic, NamedTuple, NoReturn, TypeVar
-from urllib.parse import quote
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import NamedTuple
 
-import grpc
 import msgspec
 
-from mooring.core.errors import MooringError
+from mooring.codecs.compression import inflate
+from mooring.core.buffers import Allocator, HeapAllocator, Payload
+from mooring.core.errors import InputTooLarge, MooringError
 from mooring.observability.logs import get_logger
-from mooring.protocols.access import Gate
+from mooring.protocols.access import Check, Gate
 from mooring.protocols.dialect import V2, Dialect
-from mooring.protocols.status import Asked, Refusal, grpc_gate, grpc_v2
+from mooring.protocols.status import Asked, grpc_gate, grpc_v2
 from mooring.tokens import Access
-from mooring.web.tls import Certificates, Identity
+from mooring.web import grpc
+from mooring.web.accepting import Listener
+from mooring.web.grpc import Call, Head, Refused, Status
+from mooring.web.hpack import Field
+from mooring.web.http1 import Limits
+from mooring.web.http2 import Http2Connection, Http2Limits
+from mooring.web.tls import Certificates
 
 log = get_logger(__name__)
 
-Context = grpc.aio.ServicerContext[bytes, bytes]
-Unary = Callable[[bytes, Context], Awaitable[bytes]]
-Streaming = Callable[[Context], Awaitable[None]]
-"""Reads what the client sends and writes answers through the context, until it returns."""
-
-_Call = TypeVar("_Call")
+Work = Callable[[Call], Coroutine[None, None, None] | None]
+"""Answers a call through itself, at once or later; a coroutine is run as a task, which ends with the client's interest."""
 
 
-class Method(NamedTuple, Generic[_Call]):
+class Method(NamedTuple):
     """A method and what a client needs for it, which may depend on what the message asks."""
 
     access: Access | Callable[[bytes], Access]
-    call: _Call
+    call: Work
 
 
 # The text of a status travels percent-encoded in a header, and clients take 8 KB of headers by default.
 _LONGEST_TEXT = 4096
 
 
+# What a compressed message may become where messages have no limit: it is no more than that on its way.
+_LARGEST_INFLATED = 1 << 26
+
+
 class Service(msgspec.Struct, frozen=True):
-    """The methods of one service. ``leave`` is called when the server begins to stop: streams should come to an end."""
+    """The methods of one service. ``leave`` is called when the server begins to stop: streams should come to an end.
+
+    A ``unary`` method has its one message when it is called and gives one answer. A ``streaming`` one reads messages,
+    writes answers, and is over when it returns.
+    """
 
     name: str
-    unary: Mapping[str, Method[Unary]] = {}
-    streaming: Mapping[str, Method[Streaming]] = {}
+    unary: Mapping[str, Method] = {}
+    streaming: Mapping[str, Method] = {}
     leave: Callable[[], None] = lambda: None
     dialect: Dialect = V2
 
@@ -56,16 +66,15 @@ class Age(msgspec.Struct, frozen=True):
     most: float = 0.0
     grace: float = 0.0
 
-    def options(self) -> list[tuple[str, int]]:
-        """As gRPC takes them."""
-        said = (("grpc.max_connection_age_ms", self.most), ("grpc.max_connection_age_grace_ms", self.grace))
-        return [(name, round(seconds * 1000)) for name, seconds in said if seconds]
+    def limits(self) -> Http2Limits:
+        """As HTTP/2 takes them."""
+        return Http2Limits(max_age=self.most or float("inf"), max_age_grace=self.grace or float("inf"))
 
 
-class GrpcServer:
+class GrpcServer(Listener):
     """One address. ``max_message_bytes`` 0 is no limit, as clients of Triton expect; a limit holds both ways.
 
-    Methods are put behind the ``gate`` here.
+    Methods are put behind the ``gate`` here. Large messages are received into the allocator's memory.
     """
 
     def __init__(
@@ -73,93 +82,121 @@ class GrpcServer:
         services: Sequence[Service],
         *,
         gate: Gate | None = None,
+        allocator: Allocator | None = None,
         max_message_bytes: int = 0,
         age: Age | None = None,
     ) -> None:
+        super().__init__(Limits())
+        self.allocator = allocator or HeapAllocator()
+        self.max_message_bytes = max_message_bytes
+        self.http2 = (age or Age()).limits()
         self._services = services
+        self._tasks: set[asyncio.Task[None]] = set()
         gate = gate or Gate()
-        limit = max_message_bytes or -1
-        self._server = grpc.aio.server(
-            options=(
-                ("grpc.max_receive_message_length", limit),
-                ("grpc.max_send_message_length", limit),
-                # Or a second server on the port would start, and get half of the connections.
-                ("grpc.so_reuseport", 0),
-                *(age or Age()).options(),
-            )
-        )
-        for service in services:
-            handlers = {
-                name: _unary(service, name, _guarded(gate, service.name, method))
-                for name, method in service.unary.items()
-            } | {
-                name: _streaming(service, name, _guarded_stream(gate, service.name, method))
-                for name, method in service.streaming.items()
-            }
-            self._server.add_generic_rpc_handlers(
-                (grpc.method_handlers_generic_handler(service.name, handlers),)
-            )
-        self.port = 0
+        self.methods: Mapping[bytes, grpc.Method] = {
+            f"/{service.name}/{name}".encode(): self._mounted(gate, service, name, method, single=single)
+            for service in services
+            for methods, single in ((service.unary, True), (service.streaming, False))
+            for name, method in methods.items()
+        }
+
+    def member(self) -> Http2Connection:
+        return Http2Connection(self)
 
     async def start(self, host: str, port: int, certificates: Certificates | None = None) -> None:
         """Listen; with port 0 on a free one, with ``certificates`` over TLS. Raises ``OSError``."""
-        credentials = None if certificates is None else _credentials(certificates)
-        await self._listen(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", credentials)
-
-    async def start_unix(self, path: str) -> None:
-        """Listen on a unix socket. Raises ``OSError``."""
-        await self._listen(f"unix:{path}")
-
-    async def _listen(self, address: str, credentials: grpc.ServerCredentials | None = None) -> None:
+        if certificates is not None:
+            self.secure, self._tls = True, certificates.current_rpc
         try:
-            if credentials is None:
-                self.port = self._server.add_insecure_port(address)
-            else:
-                self.port = self._server.add_secure_port(address, credentials)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {address} for gRPC: {error}") from None
-        await self._server.start()
+            await super().start(host, port)
+        except OSError as error:
+            raise OSError(f"cannot listen on {host}:{port} for gRPC: {error}") from None
 
-    async def drain(self, limit: float) -> None:
-        """Take nothing new, answer what was accepted; give up after ``limit`` seconds."""
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 — as in the listener
+        """Take nothing new, answer what was accepted; give up after ``timeout`` seconds."""
         for service in self._services:
             service.leave()
-        await self._server.stop(limit)
+        await super().drain(timeout)
 
     async def close(self) -> None:
         """End whatever still runs."""
-        await self._server.stop(None)
+        await super().close()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def read_head(self, fields: list[Field]) -> Head:
+        return grpc.read_head(fields)
+
+    def trailer_fault(self, head: Head) -> str:
+        return "" if not head.path and all(name[:1] != b":" for name, _ in head.metadata) else "no trailers"
+
+    def open(self, carrier: Http2Connection, number: int, head: Head) -> Call | None:
+        if head.fault:
+            return None
+        method = self.methods.get(head.path, _UNKNOWN)
+        call = Call(self, carrier, number, head, method)
+        call.begin()
+        return call
+
+    def inflate(self, data: bytes | memoryview, encoding: str) -> bytes:
+        try:
+            return inflate(data, encoding, self.max_message_bytes or _LARGEST_INFLATED)
+        except InputTooLarge as error:
+            raise Refused(Status.RESOURCE_EXHAUSTED, error.message) from None
+        except MooringError as error:
+            raise Refused(Status.INVALID_ARGUMENT, error.message) from None
+
+    def _mounted(
+        self, gate: Gate, service: Service, name: str, method: Method, *, single: bool
+    ) -> grpc.Method:
+        admit, work = _guarded(gate, service.name, method)
+
+        def start(call: Call) -> None:
+            try:
+                working = work(call)
+            except Exception as error:  # the protocol edge
+                _fail(call, service, name, error)
+                return
+            if working is not None:
+                self._run(call, service, name, working, single=single)
+
+        return grpc.Method(start, single, admit)
+
+    def _run(
+        self, call: Call, service: Service, name: str, working: Coroutine[None, None, None], *, single: bool
+    ) -> None:
+        async def run() -> None:
+            try:
+                await working
+            except Exception as error:  # the protocol edge
+                _fail(call, service, name, error)
+            else:
+                if not single:
+                    call.end(Status.OK)
+
+        task = asyncio.get_running_loop().create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        # A call that ends at once is over before its work has begun.
+        task.add_done_callback(lambda _: working.close())
+        call.on_cancelled = task.cancel
 
 
-def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
-    """What each new connection is shown: the certificates as they are then."""
-    shown = certificates.identity
-
-    def renewed() -> grpc.ServerCertificateConfiguration:
-        # Asked from gRPC's threads. What has not changed could be None as well, but the types do not know that.
-        return _configuration(certificates.identity)
-
-    return grpc.dynamic_ssl_server_credentials(
-        _configuration(shown), renewed, require_client_authentication=bool(shown.client_ca)
-    )
+def _unknown(call: Call) -> None:
+    raise Refused(Status.UNIMPLEMENTED, f"method '{call.path}' is not offered here")
 
 
-def _configuration(identity: Identity) -> grpc.ServerCertificateConfiguration:
-    return grpc.ssl_server_certificate_configuration(
-        [(identity.key, identity.chain)], root_certificates=identity.client_ca or None
-    )
+_UNKNOWN = grpc.Method(_unknown, admit=_unknown)
 
 
-async def refuse(
-    context: Context, error: MooringError, asked: Asked | None = None, dialect: Dialect = V2
-) -> NoReturn:
-    """End a call with what the error is called here. Always raises."""
-    await end(context, *worded(error, asked or Asked(error.model, error.version), dialect))
+def refuse(error: MooringError, asked: Asked | None = None, dialect: Dialect = V2) -> Refused:
+    """What ends a call with what the error is called here."""
+    return refused(*worded(error, asked or Asked(error.model, error.version), dialect))
 
 
-async def end(context: Context, code: str, text: str) -> NoReturn:
-    """End a call with a status, by name. Always raises."""
-    await context.abort(grpc.StatusCode[code], _shortened(text))
+def refused(code: str, text: str) -> Refused:
+    """What ends a call with a status, by name."""
+    return Refused(Status[code], shortened(text))
 
 
 def worded(error: MooringError, asked: Asked, dialect: Dialect) -> tuple[str, str]:
@@ -169,106 +206,69 @@ def worded(error: MooringError, asked: Asked, dialect: Dialect) -> tuple[str, st
     return code, text if said is None else said.message
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """A text that fits a header."""
     if len(text) * 12 > _LONGEST_TEXT:  # a character takes twelve bytes at most
-        while len(quote(text)) > _LONGEST_TEXT:
+        while len(grpc.percent_encoded(text)) > _LONGEST_TEXT:
             text = text[: len(text) * 3 // 4] + "…"
     return text
 
 
-async def _fault(context: Context, service: Service, name: str, error: Exception) -> NoReturn:
+def fault(error: Exception) -> str:
+    """What a client hears of a fault of ours."""
+    return f"{type(error).__name__}: internal server error, see the server's log"
+
+
+def _fail(call: Call, service: Service, name: str, error: Exception) -> None:
+    """End a call with what its method has raised."""
+    if isinstance(error, MooringError):
+        error = refuse(error, dialect=service.dialect)
+    if isinstance(error, Refused):
+        call.end(error.status, str(error))
+        return
     log.error("request failed", exc_info=error, service=service.name, method=name)
-    await context.abort(
-        grpc.StatusCode.INTERNAL, f"{type(error).__name__}: internal server error, see the server's log"
-    )
+    call.end(Status.INTERNAL, fault(error))
 
 
-def _guarded(gate: Gate, service: str, method: Method[Unary]) -> Unary:
-    """The call behind the gate; the call itself where nothing is asked."""
-    needs, call = method
+def _guarded(gate: Gate, service: str, method: Method) -> tuple[Callable[[Call], None] | None, Work]:
+    """What to ask before a message is received, and the call; itself where nothing depends on the message."""
+    needs, work = method
     if isinstance(needs, Access):
         check = gate.check(needs)
-        if check is None:
-            return call
-
-        async def checked(message: bytes, context: Context) -> bytes:
-            await _admit(check(_authorization(context)), service, context)
-            return await call(message, context)
-
-        return checked
+        return None if check is None else (lambda call: _admit(check, service, call)), work
     checks = {access: gate.check(access) for access in Access}
     if not any(checks.values()):
-        return call
+        return None, work
 
-    async def read_first(message: bytes, context: Context) -> bytes:
-        asked = checks[needs(message)]
+    def read_first(call: Call) -> Coroutine[None, None, None] | None:
+        asked = checks[needs(call.message)]
         if asked is not None:
-            await _admit(asked(_authorization(context)), service, context)
-        return await call(message, context)
+            _admit(asked, service, call)
+        return work(call)
 
-    return read_first
-
-
-def _guarded_stream(gate: Gate, service: str, method: Method[Streaming]) -> Streaming:
-    """The same for a stream, which is asked once, before its first message is read."""
-    needs, call = method
-    if not isinstance(needs, Access):
-        raise TypeError("what a stream needs cannot depend on a message: there are many")
-    check = gate.check(needs)
-    if check is None:
-        return call
-
-    async def checked(context: Context) -> None:
-        await _admit(check(_authorization(context)), service, context)
-        await call(context)
-
-    return checked
+    return None, read_first
 
 
-def _authorization(context: Context) -> bytes | None:
-    for name, value in context.invocation_metadata() or ():
-        if name == "authorization":
-            return value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
-    return None
-
-
-async def _admit(refusal: Refusal | None, service: str, context: Context) -> None:
+def _admit(check: Check, service: str, call: Call) -> None:
+    refusal = check(call.header(b"authorization"))
     if refusal is not None:
-        await end(context, *grpc_gate(refusal, service))
+        raise refused(*grpc_gate(refusal, service))
 
 
-def _unary(service: Service, name: str, method: Unary) -> "grpc.RpcMethodHandler[bytes, bytes]":
-    async def answer(message: bytes, context: Context) -> bytes:
-        try:
-            return await method(message, context)
-        except MooringError as error:
-            await refuse(context, error, dialect=service.dialect)
-        except grpc.aio.AbortError:
-            raise
-        except Exception as error:  # the protocol edge
-            await _fault(context, service, name, error)
-
-    return grpc.unary_unary_rpc_method_handler(answer)
+def taken(payload: Payload) -> bytes:
+    """The bytes of a message that is small, as a rule. Releases it."""
+    if isinstance(payload, bytes):
+        return payload
+    try:
+        return bytes(payload)
+    finally:
+        payload.release()
 
 
-def _streaming(service: Service, name: str, method: Streaming) -> "grpc.RpcMethodHandler[bytes, bytes]":
-    async def answer(_messages: object, context: Context) -> None:
-        try:
-            await method(context)
-        except MooringError as error:
-            await refuse(context, error, dialect=service.dialect)
-        except grpc.aio.AbortError:
-            raise
-        except Exception as error:  # the protocol edge
-            await _fault(context, service, name, error)
-
-    return grpc.stream_stream_rpc_method_handler(answer)
-
-
-async def receive(context: Context) -> bytes | None:
+async def receive(call: Call) -> bytes | None:
     """The next message of a stream, None after the client's last."""
-    message: object = await context.read()
-    return message if isinstance(message, bytes) else None
+    message = await call.read()
+    return None if message is None else taken(message)
 
 
 class Questions:
@@ -284,11 +284,11 @@ class Questions:
         for reading in self._reading:
             reading.cancel()
 
-    async def next(self, context: Context) -> bytes | None:
+    async def next(self, call: Call) -> bytes | None:
         """The next message of a stream, None after the client's last and once the server stops."""
         if self.leaving:
             return None
-        reading = asyncio.ensure_future(receive(context))
+        reading = asyncio.ensure_future(receive(call))
         self._reading.add(reading)
         try:
             await asyncio.wait([reading])

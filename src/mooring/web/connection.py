@@ -23,7 +23,7 @@ from mooring.core.buffers import LARGE, Allocator, Buffer, Payload
 from mooring.observability.logs import get_logger
 from mooring.web import wire
 from mooring.web.exchange import JOINED, Exchange, Stage, release_all
-from mooring.web.listener import SLOW, Host, Member, most_bytes
+from mooring.web.listener import RECEIVE, SLOW, Host, Member, most_bytes
 
 log = get_logger(__name__)
 
@@ -31,8 +31,6 @@ App = Callable[[Exchange], None]
 OnError = Callable[[int, str, str, bytes], tuple[bytes, bytes]]
 """Words what the front refuses by itself: status, kind, message and target, as far as that was read, to body and head."""
 
-# Bytes asked of the socket at a time. Not above LARGE: a body that gets a slot then never ends in the chunk it began in.
-RECEIVE = 65_536
 # A client that was refused may still be sending. Closing at once would make the kernel throw away the answer with what
 # it sends; so it is read and dropped, for this many seconds of silence and in all.
 LINGER_SILENCE, LINGER = 2.0, 30.0

@@ -1,30 +1,24 @@
-"""The HTTP/1.1 front: a listener, its connections and the clock they share.
+"""The HTTP/1.1 front: a listener whose connections speak it.
 
 What the other layers need of HTTP is imported from here.
 """
 
-import asyncio
-import contextlib
 import ssl
 from collections.abc import Callable
-from pathlib import Path
 
 from mooring.core.buffers import Allocator
+from mooring.web.accepting import Listener
 from mooring.web.adding import add_lines
-from mooring.web.connection import RECEIVE, App, Connection, KnownHead, OnError
+from mooring.web.connection import App, Connection, KnownHead, OnError
 from mooring.web.exchange import Exchange, Stage
-from mooring.web.listener import Limits, Member
-from mooring.web.sealed import Sealed
-from mooring.web.secure import SecureListener, bound
+from mooring.web.listener import Limits
 from mooring.web.wire import header_lines
 
 # The modules behind this one are its own business; this is what the protocols know.
 __all__ = ["App", "Exchange", "HttpServer", "Limits", "OnError", "Stage", "add_lines", "header_lines"]
 
-_BACKLOG = 1024
 
-
-class HttpServer:
+class HttpServer(Listener):
     """One listener. ``app`` gets every complete request, on the loop; ``refuse`` words what never gets there.
 
     With ``tls`` it speaks TLS, in the context that ``tls`` gives for each new connection; ``plain`` is then the app of
@@ -41,100 +35,19 @@ class HttpServer:
         tls: Callable[[], ssl.SSLContext] | None = None,
         plain: App | None = None,
     ) -> None:
+        super().__init__(limits, tls=tls)
         self.app = app
-        self.limits = limits
         self.allocator = allocator
         self.refuse = refuse
-        self.secure = tls is not None
-        self.draining = False
-        self.now = 0.0
-        self.port = 0
-        self._path: Path | None = None
         self.hosts: set[bytes] = set()
         self.heads: dict[bytes, KnownHead] = {}
-        # One for all connections: between get_buffer and buffer_updated the loop does nothing else.
-        self.room = memoryview(bytearray(RECEIVE))
-        self._tls = tls
-        self._plain = plain or app
-        self._listener: asyncio.Server | SecureListener | None = None
-        self._connections: set[Member] = set()
-        self._empty = asyncio.Event()
-        self._sweep_timer: asyncio.TimerHandle | None = None
-        shortest = min(limits.header_timeout, limits.body_timeout, limits.idle_timeout, limits.write_timeout)
-        self._interval = max(0.01, min(1.0, shortest / 4))
+        self._outside = Outside(self, plain or app)
 
-    async def start(self, host: str, port: int) -> None:
-        """Listen on an address. With port 0 the system chooses one; ``port`` says which."""
-        if self._tls is not None:
-            outside = Outside(self, self._plain)
-            sockets = await bound(host, port, _BACKLOG)
-            self._begin(
-                SecureListener(
-                    sockets, self._tls, lambda: Sealed(Connection(self)), lambda: Connection(outside)
-                )
-            )
-        else:
-            loop = asyncio.get_running_loop()
-            self._begin(await loop.create_server(lambda: Connection(self), host, port, backlog=_BACKLOG))
-        assert self._listener is not None
-        self.port = self._listener.sockets[0].getsockname()[1]
+    def member(self) -> Connection:
+        return Connection(self)
 
-    async def start_unix(self, path: str) -> None:
-        """Listen on a unix socket, which is made anew; always without TLS."""
-        loop = asyncio.get_running_loop()
-        self._path = Path(path)
-        self._begin(await loop.create_unix_server(lambda: Connection(self), path, backlog=_BACKLOG))
-
-    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 — what is cut off here are the clients, not the caller
-        """Stop accepting, answer what runs, close idle connections at once; after ``timeout`` seconds close all."""
-        self._stop_listening()
-        for connection in tuple(self._connections):
-            connection.retire()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._emptied(), timeout)
-        await self.close()
-
-    async def close(self) -> None:
-        """Stop accepting and end every connection now."""
-        self._stop_listening()
-        for connection in tuple(self._connections):
-            connection.close()
-        await self._emptied()
-        if self._sweep_timer is not None:
-            self._sweep_timer.cancel()
-
-    def joined(self, member: Member) -> None:
-        """For a connection: it is made."""
-        self._connections.add(member)
-
-    def left(self, member: Member) -> None:
-        """For a connection: it is lost."""
-        self._connections.discard(member)
-        if not self._connections:
-            self._empty.set()
-
-    def _begin(self, listener: asyncio.Server | SecureListener) -> None:
-        self._listener = listener
-        self._sweep()
-
-    def _stop_listening(self) -> None:
-        self.draining = True
-        if self._listener is not None:
-            self._listener.close()
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-
-    async def _emptied(self) -> None:
-        while self._connections:
-            self._empty.clear()
-            await self._empty.wait()
-
-    def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.now = loop.time()
-        self._sweep_timer = loop.call_later(self._interval, self._sweep)
-        for connection in tuple(self._connections):
-            connection.expire(self.now)
+    def outsider(self) -> Connection:
+        return Connection(self._outside)
 
 
 class Outside:

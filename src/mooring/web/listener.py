@@ -5,6 +5,8 @@ from typing import Protocol
 
 import msgspec
 
+# Bytes asked of the socket at a time. Not above LARGE: a body that gets a slot then never ends in the chunk it began in.
+RECEIVE = 65_536
 # Unsent bytes above which a client counts as slow.
 SLOW = 65_536
 

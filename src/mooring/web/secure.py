@@ -24,17 +24,21 @@ _AT_ONCE = 128
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 Make = Callable[[], asyncio.BufferedProtocol]
+MakeOrNot = Callable[[], asyncio.BufferedProtocol | None]
 
 
 class SecureListener:
-    """Accepts on ``sockets``. ``secured`` makes the protocol of a client with TLS, ``plain`` of one without."""
+    """Accepts on ``sockets``. ``secured`` makes the protocol of a client with TLS, ``plain`` of one without.
+
+    Where ``plain`` makes none, such a client is left.
+    """
 
     def __init__(
         self,
         sockets: Sequence[socket.socket],
         context: Callable[[], ssl.SSLContext],
         secured: Make,
-        plain: Make,
+        plain: MakeOrNot,
     ) -> None:
         self.sockets = sockets
         self._context = context
@@ -94,8 +98,8 @@ class SecureListener:
                         ssl_handshake_timeout=HANDSHAKE,
                         ssl_shutdown_timeout=FAREWELL,
                     )
-                elif first:
-                    await self._loop.connect_accepted_socket(self._plain, client)
+                elif first and (plain := self._plain()) is not None:
+                    await self._loop.connect_accepted_socket(lambda: plain, client)
                 else:
                     client.close()
         except (OSError, TimeoutError) as error:

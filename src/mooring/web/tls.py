@@ -1,14 +1,11 @@
 """Who the server is to its clients, and which clients it lets in: certificates, read, checked and renewed.
 
-One place for every listener, HTTP and gRPC: ``context`` is for those who speak TLS with ``ssl``, ``identity`` holds the
-same as PEM for those who bring a TLS of their own.
+One place for every listener, HTTP and gRPC.
 """
 
 import ssl
 import tempfile
 from pathlib import Path
-
-import msgspec
 
 from mooring.config import Config, ConfigError
 from mooring.observability.logs import get_logger
@@ -24,17 +21,6 @@ _ADDRESSES = (
 )
 
 
-class Identity(msgspec.Struct, frozen=True):
-    """All PEM. ``chain`` begins with the server's own certificate; ``key`` is not encrypted.
-
-    ``client_ca`` are the authorities one of whose certificates every client must show; empty asks for none.
-    """
-
-    chain: bytes
-    key: bytes
-    client_ca: bytes = b""
-
-
 class Certificates:
     """The files that the settings name. Raises ``ConfigError`` for those that no client could be served with.
 
@@ -46,11 +32,15 @@ class Certificates:
         named = (config.certificate_file, config.private_key_file, config.keystore, config.client_ca_file)
         self._files = [file for file in named if file is not None]
         self._seen = self._state()
-        self.identity, self.context = self._read()
+        self.context, self.rpc_context = self._read()
 
     def current(self) -> ssl.SSLContext:
         """The context for a connection made now."""
         return self.context
+
+    def current_rpc(self) -> ssl.SSLContext:
+        """The same for a connection of gRPC, which is HTTP/2."""
+        return self.rpc_context
 
     def renew(self) -> None:
         """Take what the files hold now, if they have changed; what cannot be used is logged, and nothing changes."""
@@ -59,7 +49,7 @@ class Certificates:
             return
         self._seen = state
         try:
-            self.identity, self.context = self._read()
+            self.context, self.rpc_context = self._read()
         except ConfigError as error:
             # Likely the certificate is there and its key is not yet: they are read again when that comes.
             log.warning("certificates not renewed", reason=str(error))
@@ -69,7 +59,7 @@ class Certificates:
     def _state(self) -> list[tuple[int, int, int] | None]:
         return [_state_of(file) for file in self._files]
 
-    def _read(self) -> tuple[Identity, ssl.SSLContext]:
+    def _read(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         config = self._config
         pem = config.certificate_file, config.private_key_file
         what = (
@@ -79,12 +69,13 @@ class Certificates:
         )
         chain, key = _own(config)
         ca = b"" if config.client_ca_file is None else _content("client_ca_file", config.client_ca_file)
-        context = _context(what, chain, key)
+        context, rpc = (_context(what, chain, key, protocol) for protocol in ("http/1.1", "h2"))
         if config.client_ca_file is not None:
             _demand(context, ca, config.client_ca_file)
+            _demand(rpc, ca, config.client_ca_file)
         if complaint := _complaint(context, chain):
             log.warning("clients will refuse the server's certificate", certificate=what, reason=complaint)
-        return Identity(chain, key, ca), context
+        return context, rpc
 
 
 def certificates_of(config: Config) -> Certificates | None:
@@ -152,11 +143,11 @@ def _content(setting: str, file: Path) -> bytes:
         raise ConfigError(f"{setting} {file}: {error.strerror}") from error
 
 
-def _context(what: str, chain: bytes, key: bytes) -> ssl.SSLContext:
+def _context(what: str, chain: bytes, key: bytes, protocol: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION  # a client could have the server do that again and again
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([protocol])
     # OpenSSL reads these from files only. This one is for its owner alone, and for a moment.
     with tempfile.NamedTemporaryFile() as file:
         file.write(key + b"\n" + chain)

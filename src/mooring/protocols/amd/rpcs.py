@@ -12,7 +12,7 @@ from mooring.core.service import ModelAdministration, ServerAdministration
 from mooring.core.tensors import Parameter
 from mooring.protocols.amd.administration import spelled
 from mooring.protocols.grpc_messages import answering, awaiting
-from mooring.protocols.grpc_server import Method, Unary
+from mooring.protocols.grpc_server import Method
 from mooring.tokens import Access
 
 
@@ -23,7 +23,7 @@ class AmdRpcs:
         self._administration = administration
         self._server = server
 
-    def methods(self) -> dict[str, Method[Unary]]:
+    def methods(self) -> dict[str, Method]:
         """Every RPC of AMD's."""
         changing = {
             "ModelLoad": awaiting(pb.ModelLoadRequest, self._load),

@@ -12,13 +12,14 @@ from mooring.core.service import InferenceService, ModelAdministration
 from mooring.core.tensors import Parameter
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.grpc_messages import answering, awaiting, read
-from mooring.protocols.grpc_server import Context, Method, Unary
+from mooring.protocols.grpc_server import Method
 from mooring.protocols.kserve.repository import listed
 from mooring.protocols.kserve.settings import LogSettings, TraceSettings
 from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.kserve.statistics import config_document, usage_document
 from mooring.protocols.load_options import config_of
 from mooring.tokens import Access
+from mooring.web.grpc import Call
 
 _FILE = "file:"
 _CUDA = ("CudaSharedMemoryStatus", "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister")
@@ -32,7 +33,7 @@ class GrpcRepository:
         self._administration = administration
         self._dialect = dialect
 
-    def methods(self) -> dict[str, Method[Unary]]:
+    def methods(self) -> dict[str, Method]:
         """Every RPC of them."""
         return {
             "ModelConfig": Method(Access.INFERENCE, answering(pb.ModelConfigRequest, self._config)),
@@ -98,7 +99,7 @@ class GrpcSettings:
         self._log = log
         self._trace = trace
 
-    def methods(self) -> dict[str, Method[Unary]]:
+    def methods(self) -> dict[str, Method]:
         """Both RPCs."""
         return {
             "LogSettings": Method(
@@ -148,7 +149,7 @@ class GrpcSharedMemory:
     def __init__(self, memory: SharedMemory | None) -> None:
         self._memory = memory
 
-    def methods(self) -> dict[str, Method[Unary]]:
+    def methods(self) -> dict[str, Method]:
         """Every RPC of it, and CUDA's, which say that they are not offered."""
         return {
             name: Method(Access.INFERENCE, call)
@@ -189,7 +190,7 @@ class GrpcSharedMemory:
         return self._memory
 
 
-async def _no_cuda(_message: bytes, _context: Context) -> bytes:
+def _no_cuda(_call: Call) -> None:
     raise Unsupported("CUDA shared memory is not offered")
 
 

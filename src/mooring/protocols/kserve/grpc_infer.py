@@ -4,25 +4,25 @@ What a request says is read, and what an answer is to say is written, in one pla
 """
 
 import asyncio
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from mooring.codecs import protobuf
-from mooring.codecs.protobuf_tensors import Layout
-from mooring.core.buffers import Allocator
+from mooring.codecs.protobuf_tensors import Layout, Part
+from mooring.core.buffers import Allocator, Payload
 from mooring.core.errors import InvalidInput, ModelNotReady, MooringError, Unsupported
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import InferenceService, Outcome, Ticket
 from mooring.core.tensors import Parameter, release
 from mooring.observability.logs import get_logger
 from mooring.protocols.dialect import V2, Dialect
-from mooring.protocols.grpc_server import Context, receive, refuse, worded
+from mooring.protocols.grpc_server import fault, refuse, worded
 from mooring.protocols.kserve.scheduling import scheduled
 from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.responses import RequestIds
 from mooring.protocols.status import Asked
+from mooring.web.grpc import Call, Status
 
 log = get_logger(__name__)
 
@@ -69,25 +69,19 @@ class Inference:
         self._new_id = RequestIds().new
         self._streams: set[_Stream] = set()
 
-    async def infer(self, message: bytes, context: Context) -> bytes:
-        """One request, one answer. A client that goes away takes its request with it."""
-        told = self.read(message, context)
-        waiting = _Waiting()
-        ticket = self.service.submit(told.request, waiting.done)
-        try:
-            outcome = await waiting.future
-        except asyncio.CancelledError:
-            ticket.cancel()
-            raise
-        if isinstance(outcome, MooringError):
-            if waiting.withdrawn:
+    def infer(self, call: Call) -> None:
+        """One request, one answer, and no task. A client that goes away takes its request with it."""
+        answer = _Answer(self, self.read(call.take(), call.deadline), call)
+        ticket = self.service.submit(answer.told.request, answer.done)
+        if answer.over:
+            if answer.withdrawn:
                 ticket.cancel()
-            await refuse(context, outcome, told.asked, self.dialect)
-        return self.write(told, outcome)
+        else:
+            answer.ticket, call.on_cancelled = ticket, answer.cancel
 
-    async def stream(self, context: Context) -> None:
+    async def stream(self, call: Call) -> None:
         """Requests and answers until the client has sent its last request and got its last answer."""
-        stream = _Stream(self, context)
+        stream = _Stream(self, call)
         self._streams.add(stream)
         try:
             await stream.run()
@@ -99,17 +93,15 @@ class Inference:
         for stream in list(self._streams):
             stream.leave()
 
-    def read(self, message: bytes, context: Context) -> Told:
-        """What a message asks. Raises ``MooringError``."""
+    def read(self, message: Payload, deadline: float | None) -> Told:
+        """What a message asks, which is taken over. Raises ``MooringError``."""
         memory = self._memory
         request, layout = protobuf.decode_request(
             message, self._allocator, None if memory is None else memory.read
         )
         told = Told(request, layout, request.id, False)
         request.id = request.id or self._new_id()
-        left = context.time_remaining()
-        if left is not None:
-            request.deadline = time.monotonic() + left
+        request.deadline = deadline
         if request.parameters:
             try:
                 _schedule(told, request.parameters)
@@ -118,13 +110,17 @@ class Inference:
                 raise
         return told
 
-    def write(self, told: Told, response: InferenceResponse) -> bytes:
-        """An answer, whole. Raises ``InvalidInput`` where it does not fit the shared memory it was to go to."""
+    def write(self, told: Told, response: InferenceResponse) -> tuple[list[Part], Callable[[], None]]:
+        """The parts of an answer and what to call when they are sent. Raises ``InvalidInput`` where it does not fit the
+        shared memory it was to go to.
+        """
+        outputs = response.outputs
         try:
             self._name(told, response)
-            return protobuf.encode_response(response, told.layout)
-        finally:
-            release(response.outputs)
+            return protobuf.encode_response(response, told.layout), lambda: release(outputs)
+        except BaseException:
+            release(outputs)
+            raise
 
     def write_piece(self, told: Told, response: InferenceResponse) -> bytes:
         """An answer, or a piece of one, as a message of a stream. Raises as ``write``."""
@@ -166,22 +162,33 @@ def _refuse_reserved(parameters: Mapping[str, Parameter]) -> None:
             )
 
 
-class _Waiting:
-    """Waits for the one answer to a request. A model that streams may give it as a piece, but only one."""
+class _Answer:
+    """The one answer to a call. A model that streams may give it as a piece, but only one."""
 
-    __slots__ = ("_piece", "future", "withdrawn")
+    __slots__ = ("_call", "_inference", "_piece", "over", "ticket", "told", "withdrawn")
 
-    def __init__(self) -> None:
-        self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.withdrawn = False
+    def __init__(self, inference: Inference, told: Told, call: Call) -> None:
+        self.told = told
+        self.ticket: Ticket | None = None
+        self.over = self.withdrawn = False
+        self._inference = inference
+        self._call = call
         self._piece: InferenceResponse | None = None
 
+    def cancel(self) -> None:
+        """Nobody waits any more."""
+        if not self.over:
+            self.over = True
+            self._drop_piece()
+            if self.ticket is not None:
+                self.ticket.cancel()
+
     def done(self, outcome: Outcome) -> None:
-        """What the service says."""
-        if self.future.done():
+        """What the service says; never raises."""
+        if self.over:
             _drop(outcome)
         elif isinstance(outcome, MooringError):
-            self._settle(outcome)
+            self._refuse(outcome)
         elif not outcome.final and self._piece is None:
             self._piece = outcome
         elif self._piece is None:
@@ -191,15 +198,34 @@ class _Waiting:
             self._settle(piece)
         else:
             _drop(outcome)
-            self.withdrawn = True
-            self._settle(
-                Unsupported("the model gives more than one response to a request; use ModelStreamInfer")
-            )
+            self._withdraw()
 
-    def _settle(self, outcome: Outcome) -> None:
-        if self._piece is not None:
-            _drop(self._piece)
-        self.future.set_result(outcome)
+    def _withdraw(self) -> None:
+        self.withdrawn = True
+        self._refuse(Unsupported("the model gives more than one response to a request; use ModelStreamInfer"))
+        if self.ticket is not None:
+            self.ticket.cancel()
+
+    def _settle(self, response: InferenceResponse) -> None:
+        self.over = True
+        try:
+            self._call.respond(*self._inference.write(self.told, response))
+        except MooringError as error:
+            self._refuse(error)
+        except Exception as error:  # the protocol edge: an engine has no use for our faults
+            log.exception("request failed", model=self.told.request.model, request=self.told.request.id)
+            self._call.end(Status.INTERNAL, fault(error))
+
+    def _refuse(self, error: MooringError) -> None:
+        self.over = True
+        self._drop_piece()
+        refused = refuse(error, self.told.asked, self._inference.dialect)
+        self._call.end(refused.status, str(refused))
+
+    def _drop_piece(self) -> None:
+        piece, self._piece = self._piece, None
+        if piece is not None:
+            _drop(piece)
 
 
 def _drop(outcome: Outcome) -> None:
@@ -210,9 +236,9 @@ def _drop(outcome: Outcome) -> None:
 class _Stream:
     """One call of ModelStreamInfer. Answers come as they are ready, whatever the order of the requests."""
 
-    def __init__(self, inference: Inference, context: Context) -> None:
+    def __init__(self, inference: Inference, call: Call) -> None:
         self.inference = inference
-        self._context = context
+        self._call = call
         self._answers: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._asking: set[_StreamedRequest] = set()
         self._room = asyncio.Event()
@@ -225,7 +251,7 @@ class _Stream:
         self._reader = asyncio.ensure_future(self._read())
         try:
             while (answer := await self._answers.get()) is not None:
-                await self._context.write(answer)
+                await self._call.write(answer)
                 self._make_room()
         finally:
             if self._reader is not None:
@@ -243,7 +269,7 @@ class _Stream:
 
     async def _read(self) -> None:
         try:
-            while (message := await receive(self._context)) is not None:
+            while (message := await self._call.read()) is not None:
                 self._ask(message)
                 self._make_room()
                 await self._room.wait()
@@ -251,10 +277,10 @@ class _Stream:
             self._reader = None
             self._finish()
 
-    def _ask(self, message: bytes) -> None:
+    def _ask(self, message: Payload) -> None:
         request = _StreamedRequest(self)
         self._asking.add(request)
-        request.begin(message, self._context)
+        request.begin(message, self._call.deadline)
 
     def _make_room(self) -> None:
         if len(self._asking) + self._answers.qsize() < _MOST_PENDING:
@@ -289,11 +315,11 @@ class _StreamedRequest:
         self._streamed = False
         self._over = False
 
-    def begin(self, message: bytes, context: Context) -> None:
+    def begin(self, message: Payload, deadline: float | None) -> None:
         """Read the message and send the request on its way."""
         inference = self._stream.inference
         try:
-            self._told = inference.read(message, context)
+            self._told = inference.read(message, deadline)
             self._ticket = inference.service.submit(self._told.request, self.done)
         except MooringError as error:
             self._refuse(error)
@@ -338,7 +364,7 @@ class _StreamedRequest:
         log.error(
             "request failed", exc_info=error, model=self._told.request.model, request=self._told.request.id
         )
-        self._fail(f"{type(error).__name__}: internal server error, see the server's log")
+        self._fail(fault(error))
 
     def _fail(self, text: str) -> None:
         said = InferenceResponse([], {_FINAL: True}, model=self._told.request.model, id=self._told.id)

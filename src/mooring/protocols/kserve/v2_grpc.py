@@ -9,7 +9,7 @@ from mooring.codecs.proto import inference_pb2 as pb
 from mooring.core.errors import ModelNotFound
 from mooring.core.tensors import TensorSpec
 from mooring.protocols.grpc_messages import answering
-from mooring.protocols.grpc_server import Method, Service, Streaming, Unary
+from mooring.protocols.grpc_server import Method, Service
 from mooring.protocols.kserve.grpc_infer import Inference
 from mooring.tokens import Access
 
@@ -33,18 +33,16 @@ class KServeV2Grpc:
             name=inference.dialect.server, version=version, extensions=extensions
         )
 
-    def services(self, extensions: Mapping[str, Method[Unary]] | None = None) -> list[Service]:
+    def services(self, extensions: Mapping[str, Method] | None = None) -> list[Service]:
         """What the server mounts: these methods under both names, and with the first those of extensions."""
         own, inference = self.methods(), self._inference
-        streaming: dict[str, Method[Streaming]] = {
-            "ModelStreamInfer": Method(Access.INFERENCE, inference.stream)
-        }
+        streaming: dict[str, Method] = {"ModelStreamInfer": Method(Access.INFERENCE, inference.stream)}
         return [
             Service(NAME, own | dict(extensions or {}), streaming, inference.leave, inference.dialect),
             Service(TORCHSERVE_NAME, own, dialect=inference.dialect),
         ]
 
-    def methods(self) -> dict[str, Method[Unary]]:
+    def methods(self) -> dict[str, Method]:
         """Every RPC of the protocol."""
         return {
             "ModelInfer": Method(Access.INFERENCE, self._inference.infer),

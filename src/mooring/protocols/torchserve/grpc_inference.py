@@ -5,12 +5,8 @@ the caller's mistake is not called INTERNAL.
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import NoReturn
-
-import grpc
 
 from mooring.codecs.proto import torchserve_inference_pb2 as pb
 from mooring.core.buffers import LARGE, Allocator, Buffer, Payload
@@ -20,11 +16,12 @@ from mooring.core.service import InferenceService, Outcome
 from mooring.core.tensors import Tensor, release
 from mooring.protocols.answers import payload_of
 from mooring.protocols.grpc_messages import answering, read
-from mooring.protocols.grpc_server import Context, Method, Questions, Service, end, receive
+from mooring.protocols.grpc_server import Method, Questions, Service, receive, refused, taken
 from mooring.protocols.responses import RequestIds
 from mooring.protocols.status import Asked, grpc_torchserve, java_class, torchserve
 from mooring.repository.spec import TORCHSERVE_HEADERS, SequenceHeaders
 from mooring.tokens import Access
+from mooring.web.grpc import Call, Refused, Status
 
 NAME = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
 # Steps of one stream that are not answered yet: above this many no further one is read.
@@ -64,37 +61,37 @@ class TorchServeInferenceRpcs:
         state = "Healthy" if self._service.healthy() else "Unhealthy"
         return pb.TorchServeHealthResponse(health=f'{{\n  "status": "{state}"\n}}')
 
-    async def predict(self, message: bytes, context: Context) -> bytes:
+    async def predict(self, call: Call) -> None:
         """One request, one answer: a streamed one whole."""
-        asked = read(pb.PredictionsRequest, message)
+        asked = read(pb.PredictionsRequest, taken(call.take()))
         try:
-            answer = await self._whole(asked, context)
+            answer = await self._whole(asked, call)
         except MooringError as error:
-            await _refuse(context, error, asked)
-        return answer.SerializeToString()
+            raise _refused(error, asked) from None
+        call.respond([answer.SerializeToString()])
 
-    async def stream(self, context: Context) -> None:
+    async def stream(self, call: Call) -> None:
         """One request, and its answer piece by piece."""
-        message = await receive(context)
+        message = await receive(call)
         asked = read(pb.PredictionsRequest, message or b"")
         try:
-            prediction = self._ask(asked, context)
+            prediction = self._ask(asked, call)
             try:
                 while (piece := await prediction.next()) is not None:
-                    await context.write(_answer(asked, piece).SerializeToString())
+                    await call.write(_answer(asked, piece).SerializeToString())
             finally:
                 prediction.close()
         except MooringError as error:
-            await _refuse(context, error, asked)
+            raise _refused(error, asked) from None
 
-    async def converse(self, context: Context) -> None:
+    async def converse(self, call: Call) -> None:
         """The steps of many sequences at once; of one sequence each is asked when the one before it is answered.
 
         What goes wrong with a step is said in its answer, and the next one is read.
         """
-        conversation = Conversation(context, self._step)
+        conversation = Conversation(call, self._step)
         try:
-            while (message := await self._questions.next(context)) is not None:
+            while (message := await self._questions.next(call)) is not None:
                 await conversation.take(read(pb.PredictionsRequest, message))
             await conversation.finish()
         finally:
@@ -102,25 +99,24 @@ class TorchServeInferenceRpcs:
         if self._questions.leaving:
             raise ModelNotReady("the server is stopping")
 
-    async def _step(self, asked: pb.PredictionsRequest, context: Context) -> pb.PredictionResponse:
+    async def _step(self, asked: pb.PredictionsRequest, call: Call) -> pb.PredictionResponse:
         try:
             if not asked.sequence_id:
                 raise MooringError("Parameter sequenceId is required.")
-            return await self._whole(asked, context)
+            return await self._whole(asked, call)
         except MooringError as error:
             return _refusal(error, asked)
 
-    async def _whole(self, asked: pb.PredictionsRequest, context: Context) -> pb.PredictionResponse:
-        prediction = self._ask(asked, context)
+    async def _whole(self, asked: pb.PredictionsRequest, call: Call) -> pb.PredictionResponse:
+        prediction = self._ask(asked, call)
         answer = _answer(asked, await prediction.whole())
         if prediction.sequence:
             answer.sequence_id = prediction.sequence
         return answer
 
-    def _ask(self, asked: pb.PredictionsRequest, context: Context) -> "Prediction":
+    def _ask(self, asked: pb.PredictionsRequest, call: Call) -> "Prediction":
         if not asked.model_name:
             raise InvalidInput("Parameter model_name is required.")
-        left = context.time_remaining()
         request = InferenceRequest(
             asked.model_name,
             asked.model_version,
@@ -130,21 +126,20 @@ class TorchServeInferenceRpcs:
                 for name, value in asked.input.items()
             ],
             Form.BODY,
-            deadline=None if left is None else time.monotonic() + left,
-            headers=self._headers(asked, context),
+            deadline=call.deadline,
+            headers=self._headers(asked, call),
         )
         return Prediction(self._service, request)
 
-    def _headers(self, asked: pb.PredictionsRequest, context: Context) -> list[tuple[bytes, bytes]]:
+    def _headers(self, asked: pb.PredictionsRequest, call: Call) -> list[tuple[bytes, bytes]]:
         """The sequence's id as handlers read it. That it starts or ends can only be said in the call's metadata."""
         if not asked.sequence_id:
             return []
         headers = [(self._names.id.encode(), asked.sequence_id.encode())]
-        metadata = dict(context.invocation_metadata() or ())
         for name in (self._names.start, self._names.end):
-            value = metadata.get(name.lower())
-            if isinstance(value, str):
-                headers.append((name.encode(), value.encode()))
+            value = call.header(name.lower().encode())
+            if value is not None:
+                headers.append((name.encode(), value))
         return headers
 
     def _kept(self, value: bytes) -> Payload:
@@ -155,14 +150,14 @@ class TorchServeInferenceRpcs:
         return buffer
 
 
-Answering = Callable[[pb.PredictionsRequest, Context], Awaitable[pb.PredictionResponse]]
+Answering = Callable[[pb.PredictionsRequest, Call], Awaitable[pb.PredictionResponse]]
 
 
 class Conversation:
     """The steps of one stream: a task for every sequence that has any, and its steps in line."""
 
-    def __init__(self, context: Context, answer: Answering) -> None:
-        self._context = context
+    def __init__(self, call: Call, answer: Answering) -> None:
+        self._call = call
         self._answer = answer
         self._lines: dict[str, deque[pb.PredictionsRequest]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -205,9 +200,9 @@ class Conversation:
     async def _work_off(self, sequence: str) -> None:
         line = self._lines[sequence]
         while line:
-            answer = await self._answer(line.popleft(), self._context)
+            answer = await self._answer(line.popleft(), self._call)
             async with self._writing:  # gRPC takes one message at a time
-                await self._context.write(answer.SerializeToString())
+                await self._call.write(answer.SerializeToString())
             self._room.release()
         del self._lines[sequence]
 
@@ -269,9 +264,8 @@ def _answer(asked: pb.PredictionsRequest, prediction: bytes) -> pb.PredictionRes
     return answer
 
 
-async def _refuse(context: Context, error: MooringError, asked: pb.PredictionsRequest) -> NoReturn:
-    refusal = torchserve(error, Asked(asked.model_name, asked.model_version))
-    await end(context, *grpc_torchserve(refusal))
+def _refused(error: MooringError, asked: pb.PredictionsRequest) -> Refused:
+    return refused(*grpc_torchserve(torchserve(error, Asked(asked.model_name, asked.model_version))))
 
 
 def _refusal(error: MooringError, asked: pb.PredictionsRequest) -> pb.PredictionResponse:
@@ -279,7 +273,7 @@ def _refusal(error: MooringError, asked: pb.PredictionsRequest) -> pb.Prediction
     refusal = torchserve(error, Asked(asked.model_name, asked.model_version))
     code, _ = grpc_torchserve(refusal)
     answer = _answer(asked, b"")
-    answer.status.code = grpc.StatusCode[code].value[0]
+    answer.status.code = Status[code]
     answer.status.message = f"{refusal.message}\n{refusal.error}" if refusal.error else refusal.message
     info = pb.ErrorInfo(reason=java_class(refusal))
     answer.status.details.add(type_url=_INFO, value=info.SerializeToString())

@@ -3,7 +3,7 @@
 A number that is zero is one that was not said: the messages know no difference.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -13,8 +13,8 @@ from mooring.core.errors import MooringError, Unsupported
 from mooring.core.requests import Form, InferenceRequest, Operation
 from mooring.core.service import InferenceService, ModelAdministration
 from mooring.core.tensors import Tensor
-from mooring.protocols.grpc_messages import awaiting, read
-from mooring.protocols.grpc_server import Context, Method, Service, Unary, end
+from mooring.protocols.grpc_messages import read, unstopped
+from mooring.protocols.grpc_server import Method, Service, Work, refused, taken
 from mooring.protocols.responses import RequestIds, pretty
 from mooring.protocols.status import (
     Asked,
@@ -40,6 +40,7 @@ from mooring.protocols.torchserve.management import (
 from mooring.protocols.torchserve.paging import PAGE
 from mooring.protocols.torchserve.registration import registration_in
 from mooring.tokens import Access
+from mooring.web.grpc import Call
 
 NAME = "org.pytorch.serve.grpc.management.ManagementAPIsService"
 _Asking = TypeVar("_Asking", bound=Message)
@@ -128,33 +129,30 @@ class TorchServeManagementRpcs:
         await self._administration.unregister(*_asked(asked))
         return unregistered(_asked(asked))
 
-    def _changing(self, method: Unary) -> Unary:
+    def _changing(self, method: Work) -> Work:
         return method if self._model_api else _disabled
 
 
-async def _disabled(_message: bytes, context: Context) -> bytes:
-    await end(context, "PERMISSION_DENIED", "Model API disabled")
+def _disabled(_call: Call) -> None:
+    raise refused("PERMISSION_DENIED", "Model API disabled")
 
 
 def _saying(
     kind: type[_Asking],
-    say: Callable[[_Asking], Awaitable[str]],
+    say: Callable[[_Asking], Coroutine[None, None, str]],
     refusal: Callable[[MooringError, _Asking], Refusal] = lambda error, _: torchserve(error, Asked()),
-) -> Unary:
-    """A method that answers with a text, or is refused in TorchServe's words."""
+) -> Work:
+    """A method that answers with a text, or is refused in TorchServe's words. It goes on when its client goes away."""
 
-    async def said(asked: _Asking) -> pb.ManagementResponse:
-        return pb.ManagementResponse(msg=await say(asked))
-
-    answer = awaiting(kind, said)
-
-    async def method(message: bytes, context: Context) -> bytes:
+    async def work(call: Call) -> None:
+        asked = read(kind, taken(call.take()))
         try:
-            return await answer(message, context)
+            text = await unstopped(say(asked))
         except MooringError as error:
-            await end(context, *grpc_torchserve(refusal(error, read(kind, message))))
+            raise refused(*grpc_torchserve(refusal(error, asked))) from None
+        call.respond([pb.ManagementResponse(msg=text).SerializeToString()])
 
-    return method
+    return work
 
 
 def _asked(asked: _Named) -> Asked:
