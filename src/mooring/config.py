@@ -314,6 +314,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     unregister_model_timeout: Annotated[
         Seconds, Meta(description="seconds that a model's requests get to finish when it is unregistered")
     ] = 120.0
+    max_requests_per_worker: Annotated[
+        Count,
+        Meta(description="requests after which a worker is replaced by a fresh one; 0 is never"),
+    ] = 0
+    worker_memory_limit: Annotated[
+        Count,
+        Meta(
+            description="bytes of memory at which a worker is replaced by a fresh one, and twice that ends it at once;"
+            " 0 is no limit"
+        ),
+    ] = 0
     job_queue_size: Annotated[
         Annotated[int, Meta(ge=1)], Meta(description="requests that may wait for a model, at least 1")
     ] = 100

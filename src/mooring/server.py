@@ -54,7 +54,7 @@ from mooring.protocols.torchserve.workflows import TorchServeWorkflows
 from mooring.repository.catalog import Catalog, worker_extensions
 from mooring.repository.fetch import Fetcher
 from mooring.repository.snapshot import Kind
-from mooring.repository.spec import Defaults, SequenceHeaders
+from mooring.repository.spec import Defaults, Recycling, SequenceHeaders
 from mooring.repository.store import Store
 from mooring.repository.workflows import WorkflowCatalog
 from mooring.tokens import Access, tokens_of
@@ -528,6 +528,7 @@ def _defaults(config: Config) -> Defaults:
         handler=config.default_service_handler,
         sequence_headers=_sequence_headers(config),
         install_requirements=config.install_py_dep_per_model,
+        recycling=Recycling(config.max_requests_per_worker, config.worker_memory_limit),
         settings=config.model_settings,
     )
 

@@ -46,6 +46,7 @@ class FakePool:
         self.workers = [FakeWorker(self) for _ in range(count)]
         self.idle = list(self.workers)
         self.wanted = count
+        self.leaving = ()
         self.shedding = 0
 
     def check(self, now):

@@ -14,8 +14,11 @@ class EchoBackend(Backend):
     def load(self, spec, context):
         if spec.parameters.get("fail_at_load"):
             raise RuntimeError("told to fail at load")
+        if os.path.exists(spec.parameters.get("fail_while", "")):
+            raise RuntimeError("told to fail for now")
         if spec.parameters.get("exit_at_load"):
             os._exit(3)
+        self.leaked = []
         self.sleep = float(spec.parameters.get("sleep", 0.0))
         return ModelMetadata(spec.name, [spec.version], "test")
 
@@ -25,6 +28,8 @@ class EchoBackend(Backend):
         return [self.answer(row, request, reply) for row, request in enumerate(requests)]
 
     def answer(self, row, request, reply):
+        if (request.parameters or {}).get("leak"):
+            self.leaked.append(b"x" * request.parameters["leak"])
         command = (request.parameters or {}).get("do")
         if command == "raise":
             raise ValueError("told to raise")
@@ -44,6 +49,8 @@ class EchoBackend(Backend):
                 if reply.cancelled(row):
                     return InferenceResponse([Tensor("out", "BYTES", [1], [b"cancelled"])])
                 time.sleep(0.01)
+        if command == "pid":
+            return InferenceResponse([Tensor("out", "BYTES", [1], [b"%d" % os.getpid()])])
         if command == "stream":
             for number in range(3):
                 reply.emit(

@@ -30,6 +30,7 @@ class Harness:
             body = buffer
         data = [body] if rows is None else rows
         deadline = parameters.pop("deadline", None)
+        headers = parameters.pop("headers", None)
         return InferenceRequest(
             model,
             "",
@@ -38,6 +39,7 @@ class Harness:
             form=form,
             parameters=parameters or None,
             deadline=deadline,
+            headers=headers,
         )
 
     def submit(self, *args, **kwargs):

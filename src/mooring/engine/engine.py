@@ -66,6 +66,7 @@ class Engine(InferenceService):
         self._arena = arena
         self._metrics = metrics
         metrics.host.loads = self._loads
+        metrics.served.states = self._states
         self._workers = LocalWorkers(arena, os.environ if environment is None else environment, first_worker)
         self._loop = asyncio.get_running_loop()
         self._wanted: set[str] = set()
@@ -175,6 +176,10 @@ class Engine(InferenceService):
             for worker in pool.workers if pool is not None else ():
                 if worker.load_seconds is not None:
                     yield f"W-{worker.id}-{version.spec.name}_{version.spec.version}", worker.load_seconds
+
+    def _states(self) -> Iterator[tuple[str, str, str]]:
+        for version in self.registry:
+            yield version.spec.name, version.spec.version, version.state.name
 
     def waiting(self) -> int:
         """How many requests wait for a worker, over all models."""

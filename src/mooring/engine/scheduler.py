@@ -334,7 +334,12 @@ class Scheduler:
 
     def worker_failed(self, error: MooringError) -> None:
         """A worker could not load the model, or died."""
+        self._statistics.workers[0] += 1
         self._health(error)
+
+    def worker_recycled(self) -> None:
+        """A worker makes way for a fresh one."""
+        self._statistics.workers[1] += 1
 
     def _queue_full(self) -> QueueFull:
         what = "no idle worker" if self.spec.job_ticket else f"{self.spec.queue_size} requests waiting"

@@ -226,7 +226,11 @@ class SequenceScheduler(Scheduler):
         """The workers that new sequences may go to: of too many, those that have the most to keep."""
         assert self.pool is not None
         pool = self.pool
-        loaded = [worker for worker in pool.workers if worker.state in (WorkerState.READY, WorkerState.BUSY)]
+        loaded = [
+            worker
+            for worker in pool.workers
+            if worker.state in (WorkerState.READY, WorkerState.BUSY) and worker not in pool.leaving
+        ]
         if len(loaded) > pool.wanted:
             loaded.sort(key=self._sequences.held, reverse=True)
         return loaded[: pool.wanted] or loaded

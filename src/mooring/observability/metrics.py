@@ -47,7 +47,7 @@ class ModelStatistics:
 
     __slots__ = (
         "batches", "by_size", "durations", "inferences", "last", "last_queue", "last_way", "latency", "name", "outcomes",
-        "queue", "queues", "requests", "sequences", "spent", "version",
+        "queue", "queues", "requests", "sequences", "spent", "version", "workers",
     )  # fmt: skip
 
     def __init__(self, name: str, version: str) -> None:
@@ -55,6 +55,7 @@ class ModelStatistics:
         self.version = version
         self.outcomes = [0, 0]  # failed, answered
         self.spent = [0.0, 0.0]  # seconds from arrival to answer, of each kind
+        self.workers = [0, 0]  # that failed, that were recycled
         self.sequences: int | None = None  # that are open; None of a model that keeps no state
         self.by_size: dict[int, list[float]] = {}  # rows of a batch -> how many of them, and their seconds
         self.last = 0.0  # when the model was called last, in seconds since the epoch
@@ -130,11 +131,11 @@ class Metrics:
         self.told = Histogram(DURATIONS)  # how long it took to say all this, every time
         self.told_bytes = 0
         self._models: dict[tuple[str, str], ModelStatistics] = {}
-        self._served = _Served(self._models, self.responses)
+        self.served = _Served(self._models, self.responses)
         self.host = HostMetrics(self._last_way, system=system)
         self._recorded = RecordedMetrics(_reserved)
         self.log = MetricsLog(self._torchserves, folder) if mode != "prometheus" else None
-        for collector in (self._served, self.host, _Process(), self._recorded):
+        for collector in (self.served, self.host, _Process(), self._recorded):
             self.registry.register(collector)
 
     def record(self, model: str, records: Iterable[Record]) -> None:
@@ -145,8 +146,8 @@ class Metrics:
             self.log.record(records)
 
     def _torchserves(self) -> Iterator[Metric]:
-        yield from self._served.by_class()
-        yield from self._served.by_url()
+        yield from self.served.by_class()
+        yield from self.served.by_url()
         yield from self.host.collect()
 
     def _last_way(self) -> tuple[float, float] | None:
@@ -206,6 +207,9 @@ def _escaped(value: str) -> str:
 
 _Value = Callable[[ModelStatistics], Histogram]
 
+States = Callable[[], Iterable[tuple[str, str, str]]]
+"""The name, version and state of every version that is there."""
+
 _HISTOGRAMS: tuple[tuple[str, str, _Value], ...] = (
     ("mooring_request_duration_seconds", "From arrival of a request to its answer", lambda s: s.durations),
     ("mooring_queue_duration_seconds", "Time a request waited for a worker", lambda s: s.queues),
@@ -221,6 +225,7 @@ class _Served(Collector):
         self._models = models
         self._responses = responses
         self._host = socket.gethostname()
+        self.states: States = lambda: ()
 
     def collect(self) -> Iterable[Metric]:
         """Every family anew."""
@@ -228,12 +233,21 @@ class _Served(Collector):
         yield from self.by_url()
         models = list(self._models.values())
         yield _outcomes(models)
+        yield from _workers(models)
+        yield self._state()
         yield _sequences(models)
         for name, text, histogram_of in _HISTOGRAMS:
             family = Metric(name, text, "histogram")
             for statistics in models:
                 add_histogram(family, _labels(statistics), histogram_of(statistics))
             yield family
+
+    def _state(self) -> Metric:
+        family = Metric("mooring_model_state", "1 for the state that a version is in", "gauge")
+        for model, version, state in self.states():
+            labels = {"model_name": model, "model_version": version, "state": state}
+            family.add_sample(family.name, labels, 1)
+        return family
 
     def by_class(self) -> Iterator[Metric]:
         """HTTP responses by the first digit of their status."""
@@ -283,6 +297,17 @@ def _outcomes(models: Sequence[ModelStatistics]) -> Metric:
         for outcome, count in zip(("failed", "answered"), statistics.outcomes, strict=True):
             family.add_sample("mooring_requests_total", {**_labels(statistics), "outcome": outcome}, count)
     return family
+
+
+def _workers(models: Sequence[ModelStatistics]) -> Iterator[Metric]:
+    for index, name, text in (
+        (0, "mooring_worker_failures_total", "Workers that died, or could not load the model"),
+        (1, "mooring_workers_recycled_total", "Workers that made way for fresh ones, losing nothing"),
+    ):
+        family = Metric(name, text, "counter")
+        for statistics in models:
+            family.add_sample(name, _labels(statistics), statistics.workers[index])
+        yield family
 
 
 def _sequences(models: Sequence[ModelStatistics]) -> Metric:

@@ -233,6 +233,7 @@ def worker_spec(
         queue_size=defaults.queue_size,
         response_timeout=defaults.response_timeout,
         startup_timeout=defaults.startup_timeout,
+        recycling=defaults.recycling,
         max_response_bytes=defaults.max_response_bytes,
     )
 

@@ -54,6 +54,8 @@ class _Batching(_Strict, frozen=True):
 class _Workers(_Strict, frozen=True):
     min: Annotated[int, Meta(ge=0)] | None = None
     max: _Positive | None = None
+    max_requests: Annotated[int, Meta(ge=0)] | None = None
+    memory_limit: Annotated[int, Meta(ge=0)] | None = None
 
 
 class _Control(_Strict, frozen=True):
@@ -341,6 +343,7 @@ def _common(declared: Declaration, defaults: Defaults) -> dict[str, Any]:
         "sequence": _sequence(declared.sequences, most) if declared.sequences else None,
         "sequence_headers": defaults.sequence_headers,
         "threads": declared.threads,
+        "recycling": defaults.recycling.changed(workers.max_requests, workers.memory_limit),
         "max_response_bytes": defaults.max_response_bytes,
         "decode_input": defaults.decode_input,
         "limit_image_pixels": defaults.limit_image_pixels,

@@ -223,6 +223,9 @@ def _server_side(settings: dict[str, Any], name: str, version: str, defaults: De
         "stepwise": chosen.get("continuousBatching", False),
         "concurrency": chosen.get("maxConcurrentRequests", MOST_CONCURRENT),
         "job_ticket": chosen.get("useJobTicket", False),
+        "recycling": defaults.recycling.changed(
+            chosen.get("maxRequestsPerWorker"), chosen.get("workerMemoryLimit")
+        ),
     }
 
 

@@ -74,6 +74,8 @@ _KEYS: Mapping[str, _Number | _Switch] = {
     "asyncCommunication": _Switch(),  # it changes nothing: whether a handler waits is seen in its code
     "continuousBatching": _Switch(),
     "maxConcurrentRequests": _Number(1),
+    "maxRequestsPerWorker": _Number(0),
+    "workerMemoryLimit": _Number(0),
     "retryRequests": _Switch(),
     "useJobTicket": _Switch(),
 }

@@ -74,6 +74,20 @@ class SequenceSettings(msgspec.Struct, frozen=True, kw_only=True):
     controls: tuple[Control, ...] = ()
 
 
+class Recycling(msgspec.Struct, frozen=True):
+    """When a worker makes way for a fresh one: after so many requests, or at so many bytes of memory; 0 is never."""
+
+    max_requests: int = 0
+    memory_limit: int = 0
+
+    def changed(self, max_requests: int | None, memory_limit: int | None) -> "Recycling":
+        """With what is said in place of what is not, which is None."""
+        return Recycling(
+            self.max_requests if max_requests is None else max_requests,
+            self.memory_limit if memory_limit is None else memory_limit,
+        )
+
+
 class Node(msgspec.Struct, frozen=True):
     """A node of a workflow: the model that it asks, and the nodes whose answers it takes.
 
@@ -146,6 +160,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     sequence: SequenceSettings | None = None
     sequence_headers: SequenceHeaders = TORCHSERVE_HEADERS
     threads: int = 0  # 0: cores divided by workers
+    recycling: Recycling = Recycling()
     max_response_bytes: int = 6_553_500
     decode_input: bool = True  # TorchServe's decode_input_request
     limit_image_pixels: bool = True
@@ -176,4 +191,5 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     handler: str = ""  # of an archive that names none: TorchServe's default_service_handler
     sequence_headers: SequenceHeaders = TORCHSERVE_HEADERS
     install_requirements: bool = False  # TorchServe's install_py_dep_per_model
+    recycling: Recycling = Recycling()
     settings: Mapping[str, Mapping[str, ModelSettings]] = {}

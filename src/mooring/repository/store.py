@@ -280,6 +280,7 @@ class Store:
             queue_size=defaults.queue_size,
             response_timeout=defaults.response_timeout,
             startup_timeout=defaults.startup_timeout,
+            recycling=defaults.recycling,
             max_response_bytes=defaults.max_response_bytes,
         )
 

@@ -128,6 +128,7 @@ def _function(workflow: Workflow, node: str, name: str, defaults: Defaults) -> M
         queue_size=defaults.queue_size,
         response_timeout=defaults.response_timeout,
         startup_timeout=defaults.startup_timeout,
+        recycling=defaults.recycling,
         max_response_bytes=defaults.max_response_bytes,
         decode_input=defaults.decode_input,
         limit_image_pixels=defaults.limit_image_pixels,

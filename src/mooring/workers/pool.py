@@ -4,7 +4,7 @@ import asyncio
 import enum
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -33,6 +33,7 @@ from mooring.workers.channel import (
     ToWorker,
 )
 from mooring.workers.local import LocalProcess, LocalWorkers
+from mooring.workers.recycling import Recycler, memory_of
 
 log = get_logger(__name__)
 
@@ -92,6 +93,9 @@ class PoolOwner(Protocol):
     def worker_failed(self, error: MooringError) -> None:
         """A worker could not load the model, or died; another try follows."""
 
+    def worker_recycled(self) -> None:
+        """A worker makes way for a fresh one, which has the model."""
+
 
 class WorkerState(enum.Enum):
     """What a worker is doing."""
@@ -116,6 +120,8 @@ class PooledWorker:
         self.started = time.time()
         self.load_seconds: float | None = None
         self.timed_out = False
+        self.served = 0  # requests that it was sent
+        self.memory = 0  # bytes, where a limit is watched
         self.capacity = 0
         self.retiring = False
         self._pool = pool
@@ -140,6 +146,7 @@ class PooledWorker:
             return
         self.state = WorkerState.BUSY
         self.sent_at = time.monotonic()
+        self.served += len(works)
         self._message = works
         self._outstanding = {work.key: work for work in works}
         self.process.forget_progress()
@@ -156,6 +163,7 @@ class PooledWorker:
         if not self._outstanding:
             self.state = WorkerState.BUSY
             self.sent_at = time.monotonic()
+        self.served += len(works)
         self._outstanding.update((work.key, work) for work in works)
         self.offer()
         grants = [None if work.grant is None else work.grant.slot for work in works]
@@ -349,6 +357,7 @@ class WorkerPool:
         self._wanted = 0
         self._starting = 0
         self._workers: list[PooledWorker] = []
+        self._recycler = Recycler(spec.recycling)
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
@@ -367,6 +376,11 @@ class WorkerPool:
         """How many there should be."""
         return self._wanted
 
+    @property
+    def leaving(self) -> Collection[PooledWorker]:
+        """Those whose successors are there: they get nothing new that may go elsewhere."""
+        return self._recycler.leaving
+
     def holds(self, count: int) -> bool:
         """Whether there are exactly so many, all of them with the model."""
         return self.ready == len(self._workers) == count
@@ -374,18 +388,19 @@ class WorkerPool:
     def start(self, count: int) -> None:
         """Have this many workers from now on. Of those too many the loading and idle ones end now, others when idle."""
         self._wanted = count
+        self._recycler.due = None  # who is over its limit still is at the next look
         loading = [worker for worker in self._workers if worker.state is WorkerState.STARTING]
-        while loading and len(self._workers) > count:
+        while loading and len(self._workers) > self._places:
             self._dismiss(loading.pop())
         self.shed()
-        for _ in range(count - len(self._workers) - self._starting):
+        for _ in range(self._places - len(self._workers) - self._starting):
             self._spawn(0.0)
 
     def shed(self) -> None:
         """Let idle workers that are too many end, where their owner lets them."""
         for worker in self.idle[::-1]:
             if (
-                len(self._workers) > self._wanted
+                self._superfluous(worker)
                 and worker.state is WorkerState.READY
                 and self.owner.may_go(worker)
             ):
@@ -400,7 +415,7 @@ class WorkerPool:
         """Called by a worker that has nothing to do any more, and takes one message at a time."""
         self.failures = 0
         self.failing_since = None
-        if len(self._workers) > self._wanted and self.owner.may_go(worker):
+        if self._superfluous(worker) and self.owner.may_go(worker):
             self._dismiss(worker)
             return
         self.idle.append(worker)
@@ -412,7 +427,7 @@ class WorkerPool:
         self.failing_since = None
         if worker.state is WorkerState.READY:
             worker.retiring = False
-            if len(self._workers) > self._wanted and self.owner.may_go(worker):
+            if self._superfluous(worker) and self.owner.may_go(worker):
                 self._dismiss(worker)
                 return
         worker.offer()
@@ -423,7 +438,9 @@ class WorkerPool:
         if not self.overlapping:
             return
         busy = [worker for worker in self._workers if worker.capacity and worker.state is WorkerState.BUSY]
-        too_many = max(len(self._workers) - self._wanted, 0)
+        leaving = self._recycler.leaving
+        busy.sort(key=lambda worker: worker not in leaving)
+        too_many = max(len(self._workers) - self._places + len(leaving), 0)
         for index, worker in enumerate(busy):
             worker.retiring = index < too_many and self.owner.may_go(worker)
             if not worker.retiring:
@@ -435,6 +452,8 @@ class WorkerPool:
         """Called by a worker that has the model."""
         self.overlapping = worker.capacity > 0
         self.idle.append(worker)
+        if self._recycler.due is not None and self.ready - len(self._recycler.leaving) > self._wanted:
+            self._let_go(self._recycler.leave())
         self.owner.worker_loaded(metadata)
         self.owner.worker_free()
 
@@ -459,7 +478,11 @@ class WorkerPool:
             self.on_records(records)
 
     def check(self, now: float) -> None:
-        """End workers that have not answered within the model's response time-out. Call it a few times a second."""
+        """End workers that have not answered within the model's response time-out, and replace those that are to be
+        recycled. Call it a few times a second.
+        """
+        if self._recycler.active:
+            self._recycle(now)
         for worker in self._workers:
             limit = (
                 self.spec.response_timeout if worker.state is WorkerState.BUSY else self.spec.startup_timeout
@@ -481,6 +504,55 @@ class WorkerPool:
                     doing="infer" if worker.state is WorkerState.BUSY else "load",
                 )
                 worker.process.kill()
+
+    @property
+    def _places(self) -> int:
+        """How many workers there may be, those included that leave when their successors are there."""
+        return self._wanted + self._recycler.extra
+
+    def _superfluous(self, worker: PooledWorker) -> bool:
+        """Whether it is not needed: it has a successor, or there are too many."""
+        return worker in self._recycler.leaving or len(self._workers) > self._places
+
+    def _recycle(self, now: float) -> None:
+        if self._recycler.looks(now):
+            self._run(self._weigh())
+        loaded = (
+            worker for worker in self._workers if worker.state in (WorkerState.READY, WorkerState.BUSY)
+        )
+        # Not while some are missing: the next one to load would not be a successor.
+        if self.ready - len(self._recycler.leaving) >= self._wanted and self._recycler.choose(loaded) is not None:
+            self._spawn(0.0)
+
+    async def _weigh(self) -> None:
+        for worker in list(self._workers):
+            if worker.state not in (WorkerState.READY, WorkerState.BUSY):
+                continue
+            worker.memory = await asyncio.to_thread(memory_of, worker.process.pid)
+            if self._recycler.excessive(worker) and worker in self._workers:
+                log.error(
+                    "worker has too much memory, ending it",
+                    model=self.spec.name,
+                    worker=worker.id,
+                    pid=worker.process.pid,
+                    bytes=worker.memory,
+                    limit_bytes=self.spec.recycling.memory_limit,
+                )
+                worker.process.kill()
+
+    def _let_go(self, worker: PooledWorker) -> None:
+        """Its successor is there: it ends when it has nothing to do."""
+        log.info(
+            "worker recycled",
+            model=self.spec.name,
+            worker=worker.id,
+            pid=worker.process.pid,
+            requests=worker.served,
+            bytes=worker.memory,
+        )
+        self.owner.worker_recycled()
+        self._retire()
+        self.shed()
 
     async def stop(self, grace: float = 2.0) -> None:
         """Return once every worker is gone. Idle ones get ``grace`` seconds to end; nobody waits for the others."""
@@ -524,7 +596,7 @@ class WorkerPool:
     async def _start_one(self, delay: float) -> None:
         if delay:
             await asyncio.sleep(delay)
-        if len(self._workers) + self._starting > self._wanted:  # fewer are wanted than when this was begun
+        if len(self._workers) + self._starting > self._places:  # fewer are wanted than when this was begun
             self._starting -= 1
             return
         try:
@@ -540,7 +612,7 @@ class WorkerPool:
         self._starting -= 1
         worker = PooledWorker(self, process, next(self._local.numbers))
         self._workers.append(worker)
-        if len(self._workers) > self._wanted:
+        if len(self._workers) > self._places:
             self._dismiss(worker)
             return
         worker.tell(Load(self.spec, LoadContext(worker=worker.id, threads=self._threads)))
@@ -559,10 +631,13 @@ class WorkerPool:
 
     def _obituary(self, worker: PooledWorker, *, loading: bool) -> WorkerDied:
         status = worker.process.status
+        limit = self.spec.recycling.memory_limit
         if worker.timed_out:
             how = (
                 f"was ended after {self.spec.startup_timeout if loading else self.spec.response_timeout:g} s"
             )
+        elif limit and self._recycler.excessive(worker):
+            how = f"was ended at {worker.memory} bytes of memory, its limit is {limit}"
         elif status is not None and status < 0:
             how = f"was killed by signal {-status}"
         else:
@@ -582,11 +657,12 @@ class WorkerPool:
         self.owner.worker_failed(error)
 
     def _replace(self) -> None:
-        if len(self._workers) + self._starting < self._wanted:
+        if len(self._workers) + self._starting < self._places:
             self._spawn(backoff(self.failures))
 
     def _remove(self, worker: PooledWorker) -> None:
         worker.state = WorkerState.ENDED
+        self._recycler.forget(worker)
         with suppress(ValueError):
             self._workers.remove(worker)
         with suppress(ValueError):

@@ -1,0 +1,84 @@
+"""Which worker makes way for a fresh one, and how much memory it has.
+
+    serving ──▶ due: its successor loads ──▶ leaving: nothing new comes to it ──▶ dismissed once it is idle
+
+One is due at a time: there is one process more than wanted, and all the others serve.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import psutil
+
+from mooring.repository.spec import Recycling
+
+if TYPE_CHECKING:
+    from mooring.workers.pool import PooledWorker
+
+_LOOK_EVERY = 1.0  # seconds: the kernel walks all pages of a process to tell its memory
+# A worker at this many times its limit is not waited for: a request that eats memory would take the machine's.
+_TOO_MUCH = 2
+
+
+class Recycler:
+    """Of one pool: who is to go, who is going. ``extra`` is how many workers there are for that reason alone."""
+
+    def __init__(self, rule: Recycling) -> None:
+        self.due: PooledWorker | None = None
+        self.leaving: set[PooledWorker] = set()
+        self.active = bool(rule.max_requests or rule.memory_limit)
+        self._rule = rule
+        self._next_look = 0.0
+
+    @property
+    def extra(self) -> int:
+        """How many workers there may be beyond those wanted."""
+        return len(self.leaving) + (self.due is not None)
+
+    def looks(self, now: float) -> bool:
+        """Whether the workers are to be weighed now."""
+        if not self._rule.memory_limit or now < self._next_look:
+            return False
+        self._next_look = now + _LOOK_EVERY
+        return True
+
+    def choose(self, workers: Iterable["PooledWorker"]) -> "PooledWorker | None":
+        """The first of these whose time has come, which is due from now on; None while another one is."""
+        if self.due is None:
+            self.due = next((one for one in workers if one not in self.leaving and self._past(one)), None)
+            return self.due
+        return None
+
+    def leave(self) -> "PooledWorker":
+        """The one that is due has its successor."""
+        worker, self.due = self.due, None
+        assert worker is not None
+        self.leaving.add(worker)
+        return worker
+
+    def forget(self, worker: "PooledWorker") -> None:
+        """It is gone."""
+        self.leaving.discard(worker)
+        if self.due is worker:
+            self.due = None
+
+    def excessive(self, worker: "PooledWorker") -> bool:
+        """Whether it has so much memory that it must end now."""
+        return worker.memory > self._rule.memory_limit * _TOO_MUCH
+
+    def _past(self, worker: "PooledWorker") -> bool:
+        most, limit = self._rule.max_requests, self._rule.memory_limit
+        return bool((most and worker.served >= most) or (limit and worker.memory > limit))
+
+
+def memory_of(pid: int) -> int:
+    """Bytes of memory that are a process's own, and its share of what it shares; 0 when it is gone.
+
+    The proportional set size where the kernel tells it: what is resident counts libraries and the arena in every worker
+    again, and what is mapped (RLIMIT_AS) has nothing to do with memory in use.
+    """
+    try:
+        told = psutil.Process(pid).memory_full_info()
+    except psutil.Error:
+        return 0
+    return int(getattr(told, "pss", told.uss))
