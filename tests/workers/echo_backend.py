@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 from mooring.backends.backend import Backend
 from mooring.core.errors import InvalidInput
@@ -14,7 +15,7 @@ class EchoBackend(Backend):
     def load(self, spec, context):
         if spec.parameters.get("fail_at_load"):
             raise RuntimeError("told to fail at load")
-        if os.path.exists(spec.parameters.get("fail_while", "")):
+        if Path(spec.parameters.get("fail_while", "/nowhere")).exists():
             raise RuntimeError("told to fail for now")
         if spec.parameters.get("exit_at_load"):
             os._exit(3)
