@@ -399,11 +399,7 @@ class WorkerPool:
     def shed(self) -> None:
         """Let idle workers that are too many end, where their owner lets them."""
         for worker in self.idle[::-1]:
-            if (
-                self._superfluous(worker)
-                and worker.state is WorkerState.READY
-                and self.owner.may_go(worker)
-            ):
+            if self._superfluous(worker) and worker.state is WorkerState.READY and self.owner.may_go(worker):
                 self._dismiss(worker)
         self._retire()
 
@@ -517,11 +513,12 @@ class WorkerPool:
     def _recycle(self, now: float) -> None:
         if self._recycler.looks(now):
             self._run(self._weigh())
-        loaded = (
-            worker for worker in self._workers if worker.state in (WorkerState.READY, WorkerState.BUSY)
-        )
+        loaded = (worker for worker in self._workers if worker.state in (WorkerState.READY, WorkerState.BUSY))
         # Not while some are missing: the next one to load would not be a successor.
-        if self.ready - len(self._recycler.leaving) >= self._wanted and self._recycler.choose(loaded) is not None:
+        if (
+            self.ready - len(self._recycler.leaving) >= self._wanted
+            and self._recycler.choose(loaded) is not None
+        ):
             self._spawn(0.0)
 
     async def _weigh(self) -> None:
