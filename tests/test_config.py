@@ -262,6 +262,31 @@ def test_a_secret_is_no_flag_and_is_shown_nowhere(tmp_path):
     ]
 
 
+def test_what_is_written_down_names_the_file_of_a_secret_and_not_the_secret(tmp_path):
+    file = written(tmp_path, "keystore_pass=the secret\nkeystore=a.p12", "config.properties")
+    said = to_properties(load_config({}, {}, file))
+    assert said["tsConfigFile"] == str(file)
+    assert not any("secret" in text for text in said.values())
+    snapshot = written(tmp_path, format_properties(said | {"model_snapshot": "{}"}), "20261121-snapshot.cfg")
+    again = load_config({}, {}, snapshot)
+    assert again.keystore_pass.text == "the secret"
+    assert to_properties(again)["tsConfigFile"] == str(file)
+    assert load_config({}, {"MOORING_KEYSTORE_PASS": "another"}, snapshot).keystore_pass.text == "another"
+    file.unlink()
+    heard = []
+    assert load_config({}, {}, snapshot, warn=heard.append).keystore_pass == Config().keystore_pass
+    assert heard == [
+        f"the secrets that the snapshot leaves in its file are not there: {file}: No such file or directory"
+    ]
+
+
+def test_fixed_tokens_of_a_file_are_asked_for_after_a_start_from_a_snapshot_too(tmp_path):
+    file = written(tmp_path, 'management_token = "a-management-secret"', "mooring.toml")
+    said = to_properties(load_config({}, {}, file))
+    snapshot = written(tmp_path, format_properties(said | {"model_snapshot": "{}"}), "20261121-snapshot.cfg")
+    assert load_config({}, {}, snapshot).management_token == Secret("a-management-secret")
+
+
 def test_torchserve_properties_are_read_by_their_meaning(tmp_path):
     file = written(
         tmp_path,

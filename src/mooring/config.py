@@ -20,7 +20,16 @@ import msgspec
 from msgspec import Meta
 
 from mooring.properties import parse_properties
-from mooring.torchserve_keys import ADDRESSES, MILLISECONDS, SAME, WRITTEN, effective, known_keys, why_idle
+from mooring.torchserve_keys import (
+    ADDRESSES,
+    CONFIG_FILE,
+    MILLISECONDS,
+    SAME,
+    WRITTEN,
+    effective,
+    known_keys,
+    why_idle,
+)
 
 PREFIX = "MOORING_"
 PROPERTIES = (".properties", ".cfg")
@@ -86,10 +95,20 @@ class Address(msgspec.Struct, frozen=True):
         return f"{self.scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
-class Secret(msgspec.Struct, frozen=True):
-    """A text that is never shown: not where settings are printed, nor where one of them is refused."""
+class Secret(msgspec.Struct, frozen=True, eq=False):
+    """A text that is never shown: not where settings are printed, nor where one of them is refused.
+
+    ``file`` is where it was read, empty where it came from the environment; wherever that was, it is the same secret.
+    """
 
     text: str = ""
+    file: str = ""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
 
     def __bool__(self) -> bool:
         return bool(self.text)
@@ -487,7 +506,8 @@ def _from_file(path: Path, environ: Mapping[str, str], warn: Callable[[str], obj
         if path.suffix in PROPERTIES:
             # Files for Java are Latin-1; bytes that are no UTF-8 stay what they are, so that paths still match.
             found = parse_properties(text.decode("utf-8", "surrogateescape"), environ)
-            return _from_properties(path, found, warn)
+            chosen = _kept_in(found, environ, warn) | _from_properties(path, found, warn)
+            return _remembering(path, chosen)
         table = tomllib.loads(text.decode())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
@@ -496,7 +516,33 @@ def _from_file(path: Path, environ: Mapping[str, str], warn: Callable[[str], obj
     for name in table:
         if name not in _FIELDS:
             raise ConfigError(f"{path}: unknown setting '{name}'{_suggestion(name, _FIELDS)}")
-    return {name: _typed(name, value, f"{path}: {name}", strict=True) for name, value in table.items()}
+    return _remembering(
+        path, {name: _typed(name, value, f"{path}: {name}", strict=True) for name, value in table.items()}
+    )
+
+
+def _remembering(path: Path, chosen: dict[str, Any]) -> dict[str, Any]:
+    """The settings, each secret among them with the file that it was read from."""
+    place = str(path.absolute())
+    return {
+        name: Secret(value.text, value.file or place) if isinstance(value, Secret) else value
+        for name, value in chosen.items()
+    }
+
+
+def _kept_in(
+    snapshot: Mapping[str, str], environ: Mapping[str, str], warn: Callable[[str], object]
+) -> dict[str, Any]:
+    """The secrets that a snapshot leaves where they were: in the file that it names."""
+    file = snapshot.get(CONFIG_FILE)
+    if "model_snapshot" not in snapshot or file is None or Path(file).suffix == ".cfg":
+        return {}
+    try:
+        found = _from_file(Path(file), environ, lambda _line: None)
+    except ConfigError as error:
+        warn(f"the secrets that the snapshot leaves in its file are not there: {error}")
+        return {}
+    return {name: value for name, value in found.items() if isinstance(value, Secret)}
 
 
 def _from_environment(environ: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
@@ -565,13 +611,18 @@ def _of_keys(
 
 
 def to_properties(config: Config) -> dict[str, str]:
-    """The settings that TorchServe has keys for, as its file says them; those at their defaults are left out."""
+    """The settings that TorchServe has keys for, as its file says them; those at their defaults are left out.
+
+    So are secrets: the file that holds them is named in their place.
+    """
     default = Config()
     said = {
         key: _said(getattr(config, name))
         for key, name in SAME.items()
-        if getattr(config, name) != getattr(default, name)
+        if getattr(config, name) != getattr(default, name) and not is_secret(name)
     }
+    if file := next(filter(None, (getattr(config, name).file for name in filter(is_secret, SETTINGS))), ""):
+        said[CONFIG_FILE] = file
     if config.generates_tokens:  # insecure or not: whoever reads the file again is not to lose them
         said["disable_token_authorization"] = "false"  # noqa: S105 - a switch, and no password
     for key, name in MILLISECONDS.items():
@@ -593,8 +644,6 @@ def _said(value: Any) -> str:
         return str(value.absolute())  # who starts from it again may do so elsewhere
     if isinstance(value, float):
         return f"{value:.15g}"
-    if isinstance(value, Secret):
-        return value.text
     if isinstance(value, dict | Snapshot):
         return msgspec.json.encode(value).decode()
     return str(value)

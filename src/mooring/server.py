@@ -457,6 +457,7 @@ class Server:
             limits=limits,
             allocator=self._arena,
             refuse=self._responses.refuse_message,
+            screen=self._cors.screening(application.screen),
             tls=certificates.current if address.secure and certificates is not None else None,
             plain=https_only(self._responses),
         )

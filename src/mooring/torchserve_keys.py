@@ -118,7 +118,8 @@ def why_idle(key: str, value: str) -> str:
 
 
 # In TorchServe's snapshots, beside the settings.
-WRITTEN = frozenset({"NUM_WORKERS", "tsConfigFile"})
+CONFIG_FILE = "tsConfigFile"
+WRITTEN = frozenset({"NUM_WORKERS", CONFIG_FILE})
 
 
 def known_keys() -> frozenset[str]:

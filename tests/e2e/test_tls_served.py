@@ -252,3 +252,30 @@ def test_torchserves_own_keystore_settings_start_as_they_are(authority, tmp_path
     finally:
         if server.process.is_running():
             server.kill()
+
+
+def test_a_keystores_password_is_in_no_snapshot_and_a_restart_finds_it_where_it_was(authority, tmp_path):
+    ports, secret = free_ports(5), "kEys-t0re-pAss"
+    addresses = zip(("inference", "management", "metrics"), ports, strict=False)
+    lines = [f"{name}_address=https://127.0.0.1:{port}" for name, port in addresses]
+    lines += [f"grpc_inference_port={ports[3]}", f"grpc_management_port={ports[4]}"]
+    lines += [f"keystore={authority.keystore(secret)}", f"keystore_pass={secret}", "keystore_type=PKCS12"]
+    (tmp_path / "own.properties").write_text("\n".join(lines))
+    start = ["--start", "--foreground", "--model-store", tmp_path]
+    for flags in (["--ts-config", "own.properties"], []):
+        server = Server(tmp_path, *start, *flags, command="torchserve", ports=ports)
+        try:
+            until(lambda server=server: "Model server started." in server.log, within=2 * PATIENCE)
+            url = f"https://127.0.0.1:{ports[0]}/ping"
+            assert requests.get(url, verify=str(authority.ca), timeout=PATIENCE).ok
+            assert server.stop() == 0
+        finally:
+            if server.process.is_running():
+                server.kill()
+        written = [each.read_text() for each in (tmp_path / "logs").rglob("*") if each.is_file()]
+        assert any("model_snapshot" in text for text in written)
+        assert not any(secret in text for text in [*written, server.log])
+    (tmp_path / "own.properties").unlink()
+    server = Server(tmp_path, *start, command="torchserve", ports=ports)
+    assert server.process.wait(2 * PATIENCE) == 1
+    assert "give MOORING_KEYSTORE_PASS" in server.log

@@ -15,7 +15,7 @@ import pytest
 import requests
 import tritonclient.grpc
 import tritonclient.http
-from e2e_kit import PATIENCE, SCRIPTS, Server, free_ports, until
+from e2e_kit import PATIENCE, SCRIPTS, Server, Wire, free_ports, request, until
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -316,6 +316,68 @@ def test_a_refusal_has_the_form_of_its_protocol_and_says_what_to_do(here, target
     if not target.startswith("/v2"):
         assert (said["code"], said["type"]) == (401, "InvalidKeyException")
     assert ("error" in said) == (not target.startswith("/predictions"))
+
+
+COMING = {
+    "a large body": "Content-Length: 100000000",
+    "a body in chunks": "Transfer-Encoding: chunked",
+    "a small body that waits for leave": "Content-Length: 2\r\nExpect: 100-continue",
+}
+
+
+@pytest.mark.parametrize("what", COMING)
+@pytest.mark.parametrize("path", ["/predictions/scale", "/v1/models/scale:predict", "/v2/models/scale/infer"])
+def test_without_a_token_a_request_is_refused_before_its_body_is_sent(here, path, what):
+    if path.startswith("/v2") or "100000000" not in COMING[what]:
+        line = COMING[what]
+    else:
+        line = "Content-Length: 6000000"
+    with Wire(here.port) as wire:
+        wire.send(request("POST", path, b"", line))
+        answer = wire.answer()
+        assert (answer.code, answer.headers["connection"]) == (401, "close")
+        assert answer.headers["www-authenticate"] == 'Bearer realm="mooring"'
+        assert DENIED in answer.body.decode()
+        assert wire.ended()
+
+
+def test_with_the_token_the_body_is_waited_for(here):
+    bearer = f"Authorization: Bearer {here.keys()['inference']}"
+    body = json.dumps({"x": [[0.5] * 40_000]}).encode()
+    for _ in range(3):  # the third time the head is known, and the parser not asked
+        with Wire(here.port) as wire:
+            head = request(
+                "POST",
+                "/predictions/scale",
+                b"",
+                bearer,
+                f"Content-Length: {len(body)}",
+                "Expect: 100-continue",
+            )
+            wire.send(head)
+            assert wire.line() == b"HTTP/1.1 100 Continue\r\n"
+            assert wire.line() == b"\r\n"
+            wire.send(body)
+            assert wire.answer().code == 200
+    with Wire(here.port) as wire:
+        for _ in range(4):
+            wire.send(request("POST", "/predictions/scale", body, bearer))
+            assert wire.answer().code == 200
+
+
+def test_a_large_body_without_a_token_is_refused_in_its_turn_and_nothing_behind_it_is_heard(here):
+    bearer = f"Authorization: Bearer {here.keys()['inference']}"
+    first = request("POST", "/predictions/scale", b'{"x": [[1.0]]}', bearer)
+    with Wire(here.port) as wire:
+        wire.send(first + request("POST", "/predictions/scale", b"x" * 100_000) + first)
+        assert [wire.answer().code, wire.answer().code] == [200, 401]
+        assert wire.ended()
+
+
+def test_a_call_that_needs_no_token_may_send_what_it_likes(here):
+    with Wire(here.port) as wire:
+        wire.send(request("POST", "/ping", b"x" * 100_000))
+        assert wire.answer().code in (200, 405)
 
 
 def test_a_refusal_over_grpc_names_torchserves_class(here):

@@ -375,9 +375,60 @@ def test_http_1_0_and_requests_without_a_body_get_no_100_continue(serve):
     assert served.connect().ask(b"GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n").status == 200
 
 
-# Messages that two readers might read in two ways (RFC 9112, 11.2)
+# Requests that are refused whatever their body
 
 H = b"POST / HTTP/1.1\r\nHost: a\r\n"
+
+
+def screening(exchange):
+    """Refuses what has no token, at its head."""
+
+    def refuse(refused):
+        refused.respond(401, b"no token")
+
+    return None if b"token" in exchange.fields else refuse
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"Content-Length: 70000", b"Transfer-Encoding: chunked", b"Content-Length: 2\r\nExpect: 100-continue"],
+)
+def test_what_is_refused_at_its_head_sends_no_body_and_reaches_no_app(serve, line):
+    served = serve(echo, screen=screening)
+    client = served.connect().send(H + line + b"\r\n\r\n")
+    assert (client.response().status, client.ended()) == (401, True)
+    assert served.seen == []
+    assert served.allocator.given == 0
+
+
+def test_a_known_head_is_screened_as_any_other(serve):
+    allowed = [True]
+    served = serve(echo, screen=lambda exchange: None if allowed[0] else screening(exchange))
+    client, body = served.connect(), pattern(70_000)
+    for _ in range(4):
+        assert client.ask(H + b"Content-Length: 70000\r\n\r\n" + body).body == body
+    assert served.server.heads
+    allowed[0] = False  # the token has expired
+    assert client.ask(H + b"Content-Length: 70000\r\n\r\n").status == 401
+    assert client.ended()
+
+
+def test_a_small_body_is_received_and_left_to_the_app(serve):
+    served = serve(echo, screen=screening)
+    assert served.connect().ask(H + b"Content-Length: 2\r\n\r\nab").body == b"ab"
+
+
+def test_what_is_refused_at_its_head_is_answered_after_all_before_it(serve):
+    served = serve(lambda exchange: None, screen=screening)
+    client = served.connect().send(GET * 2 + H + b"Content-Length: 70000\r\n\r\n" + pattern(70_000) + GET)
+    eventually(lambda: len(served.seen) == 2)
+    served.soon(lambda: [each.respond(200, b"fine") for each in served.seen])
+    assert [client.response().status for _ in range(3)] == [200, 200, 401]
+    assert client.ended()
+
+
+# Messages that two readers might read in two ways (RFC 9112, 11.2)
+
 AMBIGUOUS = {
     "length and coding": H + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "coding and length": H + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",

@@ -109,7 +109,7 @@ def test_a_head_is_known_from_its_second_time_on_a_connection(client):
 
 @pytest.mark.parametrize(
     "line",
-    [b"Connection: close", b"Expect: 100-continue", b"Transfer-Encoding: chunked", b"Upgrade: h2c", b"TE: trailers"],
+    [b"Connection: close", b"Expect: 100-continue", b"Transfer-Encoding: chunked", b"Upgrade: h2c", b"TE: trailers"],  # codespell:ignore
 )  # fmt: skip
 def test_a_head_that_asks_for_something_special_is_never_known(serve, line):
     server = serve(told)

@@ -121,7 +121,7 @@ class Client:
 class Served:
     """A listener that runs."""
 
-    def __init__(self, loop, app, *, tls=None, plain=None, path=None, **limits):
+    def __init__(self, loop, app, *, tls=None, plain=None, path=None, screen=None, **limits):
         self.loop = loop
         self.allocator = CountingAllocator()
         self.seen = []
@@ -132,6 +132,7 @@ class Served:
             limits=Limits(**limits),
             allocator=self.allocator,
             refuse=triple,
+            screen=screen,
             tls=tls,
             plain=plain,
         )

@@ -11,8 +11,8 @@ from mooring.protocols.access import Check, Gate
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.origins import CROSS_SITE, from_elsewhere
 from mooring.protocols.responses import Responses
-from mooring.protocols.status import Asked
-from mooring.web.http1 import App, Exchange, header_lines
+from mooring.protocols.status import Asked, Refusal
+from mooring.web.http1 import App, Exchange, Screen, header_lines
 from mooring.web.routing import Handler, Match, Route, Router
 
 log = get_logger(__name__)
@@ -43,6 +43,7 @@ class Application:
         self._loopback = loopback
         self._named = named
         self._router = Router()
+        self._checks: dict[str, dict[str, Check]] = {}  # by pattern and method, "" for any
         by_pattern: dict[str, list[Endpoint]] = {}
         for endpoint in endpoints:
             by_pattern.setdefault(endpoint.pattern, []).append(endpoint)
@@ -66,6 +67,20 @@ class Application:
             log.exception("request failed", method=exchange.method, target=exchange.target.decode("latin-1"))
             self._responses.fault(exchange, error)
 
+    @property
+    def screen(self) -> Screen | None:
+        """What the listener asks about large bodies before it receives them; None where every call is open."""
+        return self._screen if self._checks else None
+
+    def _screen(self, exchange: Exchange) -> App | None:
+        match = self._router.find(exchange.target)
+        checks = self._checks.get(match.route.pattern) if match is not None else None
+        if checks is None or match is None:
+            return None
+        check = checks.get(exchange.method) or checks.get("")
+        refusal = _lacking(check, exchange, match) if check is not None else None
+        return None if refusal is None else lambda refused: self._responses.refuse(refused, refusal)
+
     def _one_of(self, endpoints: list[Endpoint]) -> Handler:
         if len(endpoints) == 1 and endpoints[0].methods is None:
             return self._handler(endpoints[0])
@@ -86,17 +101,17 @@ class Application:
     def _handler(self, endpoint: Endpoint) -> Handler:
         check, handler = self._gate.check(endpoint.access), endpoint.handler
         if check is not None:
+            checks = self._checks.setdefault(endpoint.pattern, {})
+            checks.update(dict.fromkeys(endpoint.methods or ("",), check))
             handler = self._behind(check, handler)
         return self._of_this_site(handler) if endpoint.changes else handler
 
     def _behind(self, check: Check, handler: Handler) -> Handler:
         def allowed(exchange: Exchange, match: Match) -> None:
-            refusal = check(exchange.header(b"authorization"))
+            refusal = _lacking(check, exchange, match)
             if refusal is None:
                 handler(exchange, match)
             else:
-                if match.route.pattern.startswith("/v1/"):  # KServe's clients look there
-                    refusal = msgspec.structs.replace(refusal, error=refusal.message)
                 self._responses.refuse(exchange, refusal)
 
         return allowed
@@ -114,6 +129,14 @@ class Application:
         allow = header_lines([("allow", ", ".join(sorted(methods)))])
         refusal = msgspec.structs.replace(statuses.NOT_ALLOWED, head=allow)
         return lambda exchange, _: self._responses.refuse(exchange, refusal)
+
+
+def _lacking(check: Check, exchange: Exchange, match: Match) -> Refusal | None:
+    """Why the check does not let this request pass, in the words of its protocol; None where it does."""
+    refusal = check(exchange.header(b"authorization"))
+    if refusal is not None and match.route.pattern.startswith("/v1/"):  # KServe's clients look there
+        refusal = msgspec.structs.replace(refusal, error=refusal.message)
+    return refusal
 
 
 def https_only(responses: Responses) -> App:

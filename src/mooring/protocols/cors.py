@@ -5,7 +5,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from mooring.web.http1 import App, Exchange, add_lines, header_lines
+from mooring.web.http1 import App, Exchange, Screen, add_lines, header_lines
 
 _ORIGIN = "access-control-allow-origin"
 
@@ -50,3 +50,14 @@ class Cors:
             app(exchange)
 
         return told
+
+    def screening(self, screen: Screen | None) -> Screen | None:
+        """``screen``, its refusals with the same header."""
+        if screen is None:
+            return None
+
+        def screened(exchange: Exchange) -> App | None:
+            refuse = screen(exchange)
+            return None if refuse is None else self.telling(refuse)
+
+        return screened

@@ -91,7 +91,7 @@ def save(
     text = format_properties({**properties, "model_snapshot": _encoded(snapshot)})
     partial = folder / f".{place.name}.{os.getpid()}"
     try:
-        # Only for its owner: settings may hold passwords. And on the disk before it gets its name, since after a
+        # Only for its owner: settings may say more than others should know. And on the disk before it gets its name, since after a
         # power cut the newest snapshot is the one that the next start believes.
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(text)

@@ -30,6 +30,8 @@ log = get_logger(__name__)
 App = Callable[[Exchange], None]
 OnError = Callable[[int, str, str, bytes], tuple[bytes, bytes]]
 """Words what the front refuses by itself: status, kind, message and target, as far as that was read, to body and head."""
+Screen = Callable[[Exchange], App | None]
+"""Asked of a head whose body is still to come: who refuses the request without it; None where it is to be received."""
 
 # A client that was refused may still be sending. Closing at once would make the kernel throw away the answer with what
 # it sends; so it is read and dropped, for this many seconds of silence and in all.
@@ -69,6 +71,7 @@ class HttpHost(Host, Protocol):
     app: App
     allocator: Allocator
     refuse: OnError
+    screen: Screen | None
     secure: bool
     hosts: set[bytes]
     heads: dict[bytes, KnownHead]
@@ -220,7 +223,7 @@ class Connection(Member):
         here = nbytes - end
         if here == known.size and here <= LARGE:
             body: Payload = self._room[end:nbytes].tobytes()
-        elif here < known.size > LARGE:
+        elif here < known.size > LARGE and self._host.screen is None:
             body = self._host.allocator.allocate(known.size)
             body.view[:here] = self._room[end:nbytes]
         else:
@@ -522,6 +525,7 @@ class Connection(Member):
             if coding.lower() != b"chunked" or b"content-length" in exchange.fields:
                 self._stop(400, "invalid", "Invalid HTTP message.")
             self._expected = -1
+            self._screen(exchange)
             return
         length = exchange.fields[b"content-length"]
         if not length.isdigit():
@@ -529,17 +533,31 @@ class Connection(Member):
         self._expected = int(length)
         self._limit_body(self._expected, exchange.target)
         if self._expected > LARGE:
+            self._screen(exchange)
             self._slot = exchange.body = self._host.allocator.allocate(self._expected)
             self._filled = 0
 
     def _meet_expectation(self, expectation: bytes) -> None:
         if expectation.lower() != b"100-continue":
             self._stop(417, "expectation", "Expectation is not supported.")
-        if self._expected or b"transfer-encoding" in cast("Exchange", self._incoming).fields:
+        exchange = cast("Exchange", self._incoming)
+        if self._expected or b"transfer-encoding" in exchange.fields:
+            if 0 < self._expected <= LARGE:  # the others were asked about already
+                self._screen(exchange)
             if self._current is None and not self._later:
                 self._transport.write(wire.CONTINUE)
             else:
                 self._continue_due = True
+
+    def _screen(self, exchange: Exchange) -> None:
+        """Refuse now what would be refused whatever its body, rather than receive that first."""
+        screen = self._host.screen
+        refuse = None if screen is None else screen(exchange)
+        if refuse is not None:
+            self._incoming = None
+            self._take_last(exchange)
+            refuse(exchange)
+            raise _Stop
 
     def _limit_body(self, size: int, target: bytes) -> None:
         limits = self._host.limits
@@ -726,15 +744,20 @@ class Connection(Member):
         incoming = self._incoming
         method, target = ("GET", self._target) if incoming is None else (incoming.method, incoming.target)
         self._drop_incoming()
-        self._mode, self._refused = Mode.DEAF, True
         exchange = Exchange(method, b"", [], {}, keep=False, line=self)
+        self._take_last(exchange)
+        body, head = self._host.refuse(status, kind, message, target)
+        exchange.respond(status, body, head, close=True)
+
+    def _take_last(self, exchange: Exchange) -> None:
+        """Listen no more: this one, whose answer is at hand, is answered after all that was asked before."""
+        exchange.keep = False
+        self._mode, self._refused = Mode.DEAF, True
         if self._current is None and not self._later:
             self._current = exchange
         else:
             self._later = self._later if self._later is not None else deque()
             self._later.append(exchange)
-        body, head = self._host.refuse(status, kind, message, target)
-        exchange.respond(status, body, head, close=True)
 
     def _leave(self) -> None:
         """The last answer is written. ``_current`` stays, so that no other is."""

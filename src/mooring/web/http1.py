@@ -9,20 +9,31 @@ from collections.abc import Callable
 from mooring.core.buffers import Allocator
 from mooring.web.accepting import Listener
 from mooring.web.adding import add_lines
-from mooring.web.connection import App, Connection, KnownHead, OnError
+from mooring.web.connection import App, Connection, KnownHead, OnError, Screen
 from mooring.web.exchange import Exchange, Stage
 from mooring.web.listener import Limits
 from mooring.web.wire import header_lines
 
 # The modules behind this one are its own business; this is what the protocols know.
-__all__ = ["App", "Exchange", "HttpServer", "Limits", "OnError", "Stage", "add_lines", "header_lines"]
+__all__ = [
+    "App",
+    "Exchange",
+    "HttpServer",
+    "Limits",
+    "OnError",
+    "Screen",
+    "Stage",
+    "add_lines",
+    "header_lines",
+]
 
 
 class HttpServer(Listener):
     """One listener. ``app`` gets every complete request, on the loop; ``refuse`` words what never gets there.
 
-    With ``tls`` it speaks TLS, in the context that ``tls`` gives for each new connection; ``plain`` is then the app of
-    those who ask without.
+    ``screen`` is asked at the head of a request with a large body, or that waits for leave to send it, and may have it
+    refused there. With ``tls`` it speaks TLS, in the context that ``tls`` gives for each new connection; ``plain`` is
+    then the app of those who ask without.
     """
 
     def __init__(
@@ -32,6 +43,7 @@ class HttpServer(Listener):
         limits: Limits,
         allocator: Allocator,
         refuse: OnError,
+        screen: Screen | None = None,
         tls: Callable[[], ssl.SSLContext] | None = None,
         plain: App | None = None,
     ) -> None:
@@ -39,6 +51,7 @@ class HttpServer(Listener):
         self.app = app
         self.allocator = allocator
         self.refuse = refuse
+        self.screen = screen
         self.hosts: set[bytes] = set()
         self.heads: dict[bytes, KnownHead] = {}
         self._outside = Outside(self, plain or app)
@@ -54,6 +67,7 @@ class Outside:
     """A listener as those find it who come without the TLS it speaks: the same but for the app, which refuses them."""
 
     secure = False
+    screen: Screen | None = None  # the app refuses them all
 
     def __init__(self, server: HttpServer, app: App) -> None:
         self.app = app

@@ -14,7 +14,9 @@ SINGLE = frozenset({b"host", b"content-length", b"transfer-encoding"})
 FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 # What asks for more than an answer, or leaves the length of the body open.
-SPECIAL = frozenset({b"expect", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings"})
+SPECIAL = frozenset(
+    {b"expect", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings"}  # codespell:ignore
+)
 
 HEAD_END = b"\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
