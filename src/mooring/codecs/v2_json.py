@@ -7,6 +7,7 @@ body lies where it came in; only what is small is copied.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ import numpy as np
 import orjson
 
 from mooring.codecs.raw import bfloat16, raw_of, raw_size, split_texts
+from mooring.codecs.short_lists import SHORT, packed, text
 from mooring.codecs.tensor_json import decode, encode, texts, to_array
 from mooring.core.buffers import LARGE, Buffer, Payload, Share, view_of
 from mooring.core.errors import InvalidInput, InvalidOutput
@@ -86,35 +88,39 @@ def _flag(parameters: Parameters, name: str, default: bool, whose: str) -> bool:
 # Reading
 
 
-class _Tail:
-    """What lies behind the JSON of a body, taken piece by piece."""
+class _Tail(msgspec.Struct):
+    """What lies behind the JSON of a body, from ``at`` on, taken piece by piece."""
 
-    def __init__(self, body: Payload, start: int, regions: Regions | None) -> None:
-        self.view = view_of(body)
-        self.at = start
-        self.regions = regions
-        self._share = Share(body) if isinstance(body, Buffer) else None
+    body: Payload
+    at: int
+    regions: Regions | None
+    share: Share | None
+
+    @property
+    def view(self) -> memoryview:
+        """The whole body."""
+        return view_of(self.body)
 
     def take(self, name: str, size: int) -> tuple[int, int]:
         """Where the next ``size`` bytes begin and end."""
         start, self.at = self.at, self.at + size
-        if self.at > len(self.view):
+        if self.at > len(self.body):
             raise InvalidInput(
-                f"input '{name}' says it has {size} bytes of binary data, the body ends {self.at - len(self.view)} "
+                f"input '{name}' says it has {size} bytes of binary data, the body ends {self.at - len(self.body)} "
                 "bytes too early"
             )
         return start, self.at
 
     def cut(self, start: int, end: int) -> Payload:
         """A piece of the body: a copy where it is small."""
-        return bytes(self.view[start:end]) if self._share is None else self._share.part(start, end)
+        return bytes(self.view[start:end]) if self.share is None else self.share.part(start, end)
 
     def done(self) -> None:
         """All tensors are read, and hold what they need of the body."""
-        if self.at != len(self.view):
-            raise InvalidInput(f"the body has {len(self.view) - self.at} bytes after its last binary tensor")
-        if self._share is not None:
-            self._share.release()
+        if self.at != len(self.body):
+            raise InvalidInput(f"the body has {len(self.body) - self.at} bytes after its last binary tensor")
+        if self.share is not None:
+            self.share.release()
 
 
 def decode_request(body: Payload, json_size: int | None = None, regions: Regions | None = None) -> InferBody:
@@ -165,8 +171,12 @@ def _opened(
         raise InvalidInput(
             f"Inference-Header-Content-Length must be the length of the JSON, from 1 to {len(body)}, and is {size}"
         )
-    tail = _Tail(body, size, regions)
-    document = decode(tail.view[:size] if size < len(body) or isinstance(body, Buffer) else body)
+    if type(body) is bytes and size == len(body):
+        tail = _Tail(body, size, regions, None)
+        document = decode(body)
+    else:
+        tail = _Tail(body, size, regions, Share(body) if isinstance(body, Buffer) else None)
+        document = decode(tail.view[:size])
     if type(document) is not dict:
         raise InvalidInput('the body must be a JSON object with "inputs"')
     return document, tail
@@ -194,12 +204,29 @@ def _tensor(entry: Any, tail: _Tail, what: str) -> Tensor:
         raise InvalidInput(
             f"{what} '{name}' has no data; send data, binary_data_size or shared_memory_region"
         )
+    elif (plain := _plain(name, datatype, entry.get("shape"), entry["data"])) is not None:
+        return plain
     sizes = _sizes(name, datatype, entry.get("shape"), what)
     array, sizes = _filled(name, str(datatype), sizes, entry.get("data"))
     tensor = Tensor(name, str(datatype), sizes, _elements(array, str(datatype)))
     if parameters:
         tensor.parameters = kept
     return tensor
+
+
+def _plain(name: str, datatype: Any, shape: Any, data: Any) -> Tensor | None:
+    """A tensor of a flat list of numbers, as most clients send them; None for what must be looked at more closely."""
+    if type(data) is not list or not data or type(datatype) is not str or type(shape) is not list:
+        return None
+    size = 1
+    for each in shape:
+        if type(each) is not int or each < 1:
+            return None
+        size *= each
+    if size != len(data) or len(shape) > _MOST_DIMENSIONS:
+        return None
+    elements = packed(data, datatype)
+    return None if elements is None else Tensor(name, datatype, shape, elements)
 
 
 def _filled(name: str, datatype: str, sizes: list[int], data: Any) -> tuple[Array, list[int]]:
@@ -358,6 +385,8 @@ def encode_response(
     ``response.id`` empty: the answer has none. ``plain``: it always has one, no version, and the parameters of every
     output (AMD's form). Payloads that are among the pieces are released by whoever writes them, all others here.
     """
+    if wanted is JSON_ONLY and not plain and (short := _short(response)) is not None:
+        return [short], 0
     document: dict[str, Any] = {"id": response.id} if response.id or plain else {}
     document["model_name"] = response.model
     if not plain:
@@ -365,6 +394,35 @@ def encode_response(
     if response.parameters:
         document["parameters"] = response.parameters
     return _written(document, "outputs", response.outputs, wanted, plain=plain)
+
+
+def _short(response: InferenceResponse) -> bytes | None:
+    """The answer of a few numbers, as most clients get them; None for one that must be looked at more closely."""
+    if response.parameters:
+        return None
+    texts = []
+    for tensor in response.outputs:
+        data, datatype = tensor.data, tensor.datatype
+        if type(data) is not bytes or len(data) > SHORT or tensor.json or tensor.parameters or datatype == "BF16":
+            return None
+        numbers = text(data, datatype)
+        if numbers is None:
+            return None
+        texts.append(_before_data(tensor.name, datatype, tuple(tensor.shape)) + numbers)
+    named = _before_outputs(response.model, response.version)
+    if response.id:
+        named = b'{"id":%b,%b' % (orjson.dumps(response.id), named[1:])
+    return b"%b%b}]}" % (named, b"},".join(texts)) if texts else None
+
+
+@lru_cache(1024)
+def _before_outputs(model: str, version: str) -> bytes:
+    return orjson.dumps({"model_name": model, "model_version": version})[:-1] + b',"outputs":['
+
+
+@lru_cache(1024)
+def _before_data(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    return orjson.dumps({"name": name, "datatype": datatype, "shape": shape})[:-1] + b',"data":'
 
 
 def _written(
