@@ -136,6 +136,7 @@ class BuiltinBackend(TensorBackend):
     """Runs one of the builtins, the one that ``spec.entry`` names."""
 
     joins: ClassVar[bool] = False
+    plain: ClassVar[bool] = False
 
     _builtin: Builtin
 

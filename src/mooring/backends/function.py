@@ -200,11 +200,13 @@ class FunctionBackend(TensorBackend):
         parameters: Parameters,
         more: Mapping[str, Any] | None = None,
     ) -> Returned:
-        # A view of the request would let the function change what a second try is given.
+        # A view of the request would let the function change what a second try is given; a bytearray is a copy of it.
         own: dict[str, Any] = {
-            name: array if array.flags.owndata else array.copy() for name, array in arrays.items()
+            name: array if array.base is None or isinstance(array.base, bytearray) else array.copy()
+            for name, array in arrays.items()
         }
-        own.update(more or {})
+        if more:
+            own.update(more)
         given = {**self.spec.parameters, **parameters} if arguments.parameters else {}
         returned = arguments.call(own, given)
         return self._pieces(returned) if hasattr(returned, "__next__") else self._named(returned)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from mooring.backends.alike import Alike, Batch
 from mooring.backends.answers import Results, answer, settle
 from mooring.backends.backend import Backend, LoadContext
 from mooring.backends.controls import check_id, filled
@@ -50,6 +51,8 @@ class TensorBackend(Backend):
     """
 
     joins: ClassVar[bool] = True
+    # Whether its answers are its outputs, each under its own name.
+    plain: ClassVar[bool] = True
 
     spec: ModelSpec
     reader: Reader
@@ -57,6 +60,7 @@ class TensorBackend(Backend):
     # The model's own code explains, and not we.
     explains_itself = False
     takes_target = True
+    _alike: Alike | None = None
     controls: Sequence[Control] = ()
 
     @abc.abstractmethod
@@ -87,6 +91,9 @@ class TensorBackend(Backend):
         limit = max(1, spec.max_batch_size)
         self.reader = Reader(self.signature(metadata), spec.batch, limit, self.joins)
         self._declared = {output.name: output for output in metadata.outputs}
+        bfloat16 = any(output.datatype == "BF16" for output in metadata.outputs)
+        if self.plain and not bfloat16 and not self.controls:
+            self._alike = Alike(self)
         if spec.explain:
             self.explainer = self.explaining(metadata, context)
         return metadata
@@ -107,7 +114,32 @@ class TensorBackend(Backend):
 
     def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
         """Answer a batch; see ``Backend.infer``."""
-        return Run(self, requests, reply).outcomes()
+        batch = None if self._alike is None else self._alike.batch(requests)
+        return Run(self, requests, reply).outcomes() if batch is None else self._shortly(batch, reply)
+
+    def _shortly(self, batch: Batch, reply: Reply) -> Sequence[Outcome]:
+        """Answer requests that are alike: what takes long is left to ``Run``."""
+        try:
+            returned = self.call(Operation.INFER, batch.arrays, {})
+            if type(returned) is not dict and hasattr(returned, "__next__"):
+                return Run(self, batch.requests, reply).outcomes(returned)
+            outputs = self.settle(Operation.INFER, returned)
+            return batch.answers(outputs) or Run(self, batch.requests, reply).outcomes(outputs)
+        except MooringError as error:
+            if len(batch.requests) > 1:
+                raise
+            return [error]
+
+    def admit(self, name: str, rows: int) -> None:
+        """Raises ``InvalidInput`` for more rows than a request of v2 may have, of the model called so.
+
+        Its clients make their batches themselves and expect a limit to hold, where the configuration sets one.
+        """
+        most = self.spec.max_batch_size
+        if not self.spec.batch_is_default and rows > most > 1:
+            raise InvalidInput(
+                f"inference request batch-size must be <= {most} for '{name}', and is {rows}; send fewer rows"
+            )
 
     def respond(self, request: InferenceRequest, results: Results, rows: bool) -> InferenceResponse:
         """The response to one request, or to a piece of its stream."""
@@ -169,13 +201,16 @@ class Run:
         self._pieces: dict[int, list[Arrays]] = {}
         self._streamed: set[int] = set()
 
-    def outcomes(self) -> list[Outcome]:
-        """Run it. Raises what the model raised in a call that several requests shared."""
+    def outcomes(self, returned: Returned = None) -> list[Outcome]:
+        """Run it; ``returned`` is what the model gave where it was called for all of them already.
+
+        Raises what the model raised in a call that several requests shared.
+        """
         self._read()
         fit = [sample for samples in self._samples for sample in samples]
         for samples in group(fit, self._limit):
             try:
-                self._call(samples)
+                self._call(samples) if returned is None else self._take(samples, returned)
             except MooringError as error:
                 if len({sample.request for sample in samples}) > 1:
                     raise
@@ -193,24 +228,14 @@ class Run:
                     raise Unsupported(f"model '{request.model}' has no description of its own")
                 samples, rows = reader.read(index, request)
                 self._backend.expect(request)
-                self._check_rows(request, samples)
+                if request.form is Form.TENSORS:
+                    self._backend.admit(request.model, samples[0].rows)
                 check_id(self._backend.controls, request)
             except MooringError as error:
                 self._errors[index] = error
                 samples = []
             self._samples.append(samples)
             self._rows.append(rows)
-
-    def _check_rows(self, request: InferenceRequest, samples: list[Sample]) -> None:
-        """Clients of v2 make their batches themselves and expect a limit to hold, where the configuration sets one."""
-        spec = self._backend.spec
-        if request.form is not Form.TENSORS or spec.batch_is_default:
-            return
-        most, rows = spec.max_batch_size, samples[0].rows
-        if rows > most > 1:
-            raise InvalidInput(
-                f"inference request batch-size must be <= {most} for '{request.model}', and is {rows}; send fewer rows"
-            )
 
     def _call(self, samples: list[Sample]) -> None:
         """One call of the model, or for a sample of too many rows as many as it takes."""
@@ -221,7 +246,9 @@ class Run:
             return
         wanted = [(sample.target, sample.rows) for sample in samples] if explained else ()
         arrays = self._controlled(join(samples), samples)
-        returned = self._backend.call(self._operation, arrays, samples[0].parameters, wanted)
+        self._take(samples, self._backend.call(self._operation, arrays, samples[0].parameters, wanted))
+
+    def _take(self, samples: list[Sample], returned: Returned) -> None:
         if hasattr(returned, "__next__"):
             self._stream(samples, returned)
         else:

@@ -63,7 +63,7 @@ def packed(values: list[object], datatype: str) -> bytes | None:
 def _scratch(datatype: str, size: int) -> tuple[Array, memoryview]:
     dtype = NUMPY_TYPES[datatype]
     array = np.zeros(size // dtype.itemsize, dtype)
-    return array, memoryview(array).cast("B")
+    return array, array.data.cast("B")
 
 
 def text(raw: bytes, datatype: str) -> bytes | None:

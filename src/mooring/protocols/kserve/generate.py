@@ -68,18 +68,11 @@ def _value(tensor: Tensor) -> bytes:
     return encode(array.reshape(()) if array.size == 1 else array.reshape(-1))
 
 
-class GenerateAnswer(V2Answer):
+class GenerateAnswer(V2Answer, eq=False):
     """The one response of a model, as JSON."""
 
-    __slots__ = ("_only", "_written")
-
-    def __init__(
-        self, responses: Responses, exchange: Exchange, request_id: str, asked: Asked, dialect: Dialect,
-        written: _Written,
-    ) -> None:  # fmt: skip
-        super().__init__(responses, exchange, request_id, asked, dialect)
-        self._written = written
-        self._only: bytes | None = None
+    _written: _Written
+    _only: bytes | None = None
 
     def _whole(self, outcome: InferenceResponse) -> None:
         body = self._only
@@ -106,17 +99,10 @@ class GenerateAnswer(V2Answer):
         )
 
 
-class StreamAnswer(V2Answer):
+class StreamAnswer(V2Answer, eq=False):
     """Every response as an event. What goes wrong in the model is an event, too, after the first or in its place."""
 
-    __slots__ = ("_written",)
-
-    def __init__(
-        self, responses: Responses, exchange: Exchange, request_id: str, asked: Asked, dialect: Dialect,
-        written: _Written,
-    ) -> None:  # fmt: skip
-        super().__init__(responses, exchange, request_id, asked, dialect)
-        self._written = written
+    _written: _Written
 
     def _whole(self, outcome: InferenceResponse) -> None:
         self._begin(200)

@@ -65,17 +65,11 @@ def _inputs(body: Payload) -> list[Tensor]:
     return [Tensor("instances", "BYTES", [len(instances)], instances)]
 
 
-class _InstancesAnswer(Answer):
+class _InstancesAnswer(Answer, eq=False):
     """A v1 answer: the elements that came back, in a list under the operation's key; an event answers an event."""
 
-    __slots__ = ("_event", "_key")
-
-    def __init__(
-        self, responses: Responses, exchange: Exchange, request_id: str, asked: Asked, operation: Operation
-    ) -> None:
-        super().__init__(responses, exchange, request_id, asked)
-        self._key = _KEYS[operation]
-        self._event = cloudevents.is_event(exchange)
+    _key: bytes
+    _event: bool
 
     def _whole(self, outcome: InferenceResponse) -> None:
         elements = outcome.outputs[0].data if outcome.outputs else []
@@ -163,7 +157,7 @@ class KServeV1:
         try:
             event = cloudevents.is_event(exchange)
             inputs = _inputs(cloudevents.data_of(exchange) if event else exchange.take_body())
-            answer = _InstancesAnswer(responses, exchange, request_id, asked, operation)
+            answer = _InstancesAnswer(responses, exchange, request_id, asked, _KEYS[operation], event)
             if inputs[0].shape == [0]:
                 # No instances have no predictions: the model need not be asked, but it has to be there.
                 self._require_ready(asked)

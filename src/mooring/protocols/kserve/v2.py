@@ -48,49 +48,23 @@ _BINARY = "application/octet-stream"
 _JSON_SIZE = b"inference-header-content-length"
 
 
-class V2Answer(Answer):
+class V2Answer(Answer, eq=False):
     """An answer under ``/v2``: refusals in v2's words."""
 
-    __slots__ = ("_dialect",)
-
-    def __init__(
-        self,
-        responses: Responses,
-        exchange: Exchange,
-        request_id: str,
-        asked: Asked,
-        dialect: Dialect,
-    ) -> None:
-        super().__init__(responses, exchange, request_id, asked)
-        self._dialect = dialect
+    _dialect: Dialect
 
     def _refusal(self, error: MooringError) -> Refusal:
         return self._dialect.refusal(error, self._asked) or kserve_v2(error, self._asked)
 
 
-class InferAnswer(V2Answer):
+class InferAnswer(V2Answer, eq=False):
     """The answer to one infer request. ``given`` is the id that its client gave it, None where a worker reads it."""
 
-    __slots__ = ("_bodies", "_given", "_memory", "_only", "_wanted")
-
-    def __init__(
-        self,
-        responses: Responses,
-        exchange: Exchange,
-        request_id: str,
-        asked: Asked,
-        dialect: Dialect,
-        bodies: Bodies,
-        memory: SharedMemory | None,
-        given: str | None,
-        wanted: Wanted,
-    ) -> None:
-        super().__init__(responses, exchange, request_id, asked, dialect)
-        self._bodies = bodies
-        self._memory = memory
-        self._given = given
-        self._wanted = wanted
-        self._only: InferenceResponse | None = None
+    _bodies: Bodies
+    _memory: SharedMemory | None
+    _given: str | None
+    _wanted: Wanted
+    _only: InferenceResponse | None = None
 
     def _whole(self, outcome: InferenceResponse) -> None:
         if self._only is not None and not outcome.outputs:
@@ -117,6 +91,8 @@ class InferAnswer(V2Answer):
         exchange = self._exchange
         if b"accept-encoding" in exchange.fields:
             self._bodies.respond(exchange, 200, pieces, head)
+        elif len(pieces) == 1:
+            exchange.respond(200, pieces[0], head)
         else:
             exchange.respond_in_pieces(200, pieces, head)
 

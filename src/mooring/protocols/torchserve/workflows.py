@@ -127,10 +127,8 @@ class TorchServeWorkflows:
         self._responses.json(exchange, {"status": status})
 
 
-class WorkflowAnswer(Answer):
+class WorkflowAnswer(Answer, eq=False):
     """As TorchServe answers for a workflow: always as JSON, whatever a node set on its own answer."""
-
-    __slots__ = ()
 
     def done(self, outcome: Outcome) -> None:
         """The service's word on the request; never raises."""

@@ -1,0 +1,157 @@
+"""The short way through a tensor model, for batches of small requests that are alike.
+
+Most requests are: a few numbers under the same names, in the same types and shapes, with nothing asked but the answer.
+What those mean to the model is worked out once, by the general way (samples.py), and kept. Then a batch is one copy
+from bytes to arrays, a call, and one copy back. Everything else takes the general way, and so does what is wrong: here
+no request is ever refused.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+
+from mooring.backends.samples import Arrays, Parameters, Reader
+from mooring.core.errors import InvalidInput
+from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
+from mooring.core.tensors import NUMPY_TYPES, Tensor
+
+# Bytes of an input or output of one request up to which copying it is the cheapest there is.
+_SMALL = 4096
+_KEPT = 1024
+
+Kind = tuple[object, ...]
+"""What requests must have in common: name, datatype and sizes of every input. Neither can be taken for another."""
+
+_NAMES = {dtype: name for name, dtype in NUMPY_TYPES.items() if name != "BF16"}
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """How requests of one kind become the arrays of a call: name, type, shape and bytes of every input.
+
+    ``rows`` and ``lifted`` are the sample's.
+    """
+
+    inputs: list[tuple[str, np.dtype[Any], tuple[int, ...], int]]
+    rows: int
+    lifted: bool
+
+
+class Model(Protocol):
+    """What is called."""
+
+    reader: Reader
+
+    def admit(self, name: str, rows: int) -> None:
+        """Raises ``InvalidInput`` for more rows than a request may have."""
+
+    def call(self, operation: Operation, arrays: Arrays, parameters: Parameters) -> Any:
+        """Call the model's code."""
+
+    def settle(self, operation: Operation, returned: Any) -> Arrays:
+        """The arrays of what it returned."""
+
+
+class Batch(msgspec.Struct):
+    """Requests that are alike, and what the model is called with for all of them."""
+
+    requests: Sequence[InferenceRequest]
+    layout: Layout
+    arrays: Arrays
+
+    def answers(self, outputs: Arrays) -> list[InferenceResponse] | None:
+        """The outputs as everyone's answers; None where the general way must make them or refuse to."""
+        count, layout = len(self.requests), self.layout
+        rows = count * layout.rows or count * layout.lifted
+        responses = [InferenceResponse([]) for _ in range(count)]
+        for name, array in outputs.items():
+            datatype, shape = _NAMES.get(array.dtype), list(array.shape)
+            if datatype is None or array.nbytes > _SMALL * count or (rows and shape[:1] != [rows]):
+                return None
+            if layout.lifted:
+                del shape[0]
+            elif count > 1:
+                shape[0] = layout.rows
+            raw = array.tobytes()
+            size = len(raw) // count
+            for index, response in enumerate(responses):
+                part = raw if count == 1 else raw[index * size : (index + 1) * size]
+                response.outputs.append(Tensor(name, datatype, shape, part))
+        return responses
+
+
+class Alike:
+    """Recognizes batches of requests that are alike, for one model."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._layouts: dict[Kind, Layout | None] = {}
+
+    def batch(self, requests: Sequence[InferenceRequest]) -> Batch | None:
+        """The arrays to call the model with for these; None where they must take the general way."""
+        first = requests[0]
+        kind = _kind(first)
+        if kind is None:
+            return None
+        layout = self._layouts[kind] if kind in self._layouts else self._learn(kind, first)
+        if layout is None:
+            return None
+        count = len(requests)
+        if count > 1 and not (
+            0 < count * layout.rows <= self._model.reader.limit
+            and all(_kind(request) == kind for request in requests)
+        ):
+            return None
+        arrays: Arrays = {}
+        for index, (name, dtype, shape, size) in enumerate(layout.inputs):
+            if count == 1:
+                own = bytearray(first.inputs[index].data)
+            else:
+                parts = [request.inputs[index].data for request in requests]
+                own = bytearray().join(parts)
+                if set(map(len, parts)) != {size}:
+                    return None
+                shape = (count * layout.rows, *shape[1:])
+            if len(own) != size * count:
+                return None
+            arrays[name] = np.ndarray(shape, dtype, own)
+        return Batch(requests, layout, arrays)
+
+    def _learn(self, kind: Kind, request: InferenceRequest) -> Layout | None:
+        """What the general way makes of such a request. What is wrong with one it says each time anew."""
+        model = self._model
+        try:
+            (sample,), _ = model.reader.read(0, request)
+            model.admit(request.model, sample.rows)
+        except InvalidInput:
+            return None
+        inputs = [
+            (name, array.dtype, array.shape, array.nbytes)
+            for name, array in sample.arrays.items()
+            if array.nbytes and array.dtype in _NAMES
+        ]
+        fits = len(inputs) == len(request.inputs) and sample.rows <= model.reader.limit
+        layout = Layout(inputs, sample.rows, sample.lifted) if fits else None
+        if len(self._layouts) < _KEPT:
+            self._layouts[kind] = layout
+        return layout
+
+
+def _kind(request: InferenceRequest) -> Kind | None:
+    """None for a request that asks for more than an answer, or whose inputs are no small numbers."""
+    if (
+        request.form is not Form.TENSORS
+        or request.operation is not Operation.INFER
+        or request.parameters
+        or request.outputs is not None
+    ):
+        return None
+    kind: Kind = ()
+    for tensor in request.inputs:
+        if type(tensor.data) is not bytes or len(tensor.data) > _SMALL or tensor.parameters:
+            return None
+        if tensor.datatype == "BF16":
+            return None
+        kind = (*kind, tensor.name, tensor.datatype, *tensor.shape)
+    return kind
