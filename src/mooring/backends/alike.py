@@ -105,17 +105,13 @@ class Alike:
             return None
         arrays: Arrays = {}
         for index, (name, dtype, shape, size) in enumerate(layout.inputs):
-            if count == 1:
-                own = bytearray(first.inputs[index].data)
-            else:
-                parts = [request.inputs[index].data for request in requests]
-                own = bytearray().join(parts)
-                if set(map(len, parts)) != {size}:
+            parts = [request.inputs[index].data for request in requests]
+            for part in parts:
+                if len(part) != size:
                     return None
-                shape = (count * layout.rows, *shape[1:])
-            if len(own) != size * count:
-                return None
-            arrays[name] = np.ndarray(shape, dtype, own)
+            whole = shape if count == 1 else (count * layout.rows, *shape[1:])
+            # Of a bytearray, and not of bytes: a model may write to the array, and this is no request's memory.
+            arrays[name] = np.ndarray(whole, dtype, bytearray().join(parts))
         return Batch(requests, layout, arrays)
 
     def _learn(self, kind: Kind, request: InferenceRequest) -> Layout | None:

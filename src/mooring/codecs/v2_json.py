@@ -403,7 +403,13 @@ def _short(response: InferenceResponse) -> bytes | None:
     texts = []
     for tensor in response.outputs:
         data, datatype = tensor.data, tensor.datatype
-        if type(data) is not bytes or len(data) > SHORT or tensor.json or tensor.parameters or datatype == "BF16":
+        if (
+            type(data) is not bytes
+            or len(data) > SHORT
+            or tensor.json
+            or tensor.parameters
+            or datatype == "BF16"
+        ):
             return None
         numbers = text(data, datatype)
         if numbers is None:

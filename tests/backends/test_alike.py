@@ -1,0 +1,113 @@
+"""The short way for requests that are alike: it says what the general way says, or leaves the batch to it."""
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mooring.backends.alike import Alike
+from mooring.backends.tensors import Run
+from mooring.core.errors import MooringError
+from mooring.core.requests import InferenceResponse, RequestedOutput
+from mooring.core.tensors import TensorSpec
+from mooring.repository.spec import BatchMode
+
+TWICE = """
+def infer(inputs):
+    x = inputs["x"]
+    if (x == 13).any():
+        raise ValueError("unlucky")
+    given = x.copy()
+    x += x
+    return {"twice": x, "first": given.reshape(len(x), -1)[:, 0] if x.ndim else given, "text": x.astype(str)}
+"""
+NUMBERS = TWICE.replace(', "text": x.astype(str)', "")
+PAIRS = {"inputs": [TensorSpec("x", "FP32", [-1, 2])], "max_batch_size": 4}
+
+
+def told(outcomes):
+    return [
+        (type(outcome), outcome.message)
+        if isinstance(outcome, MooringError)
+        else msgspec.msgpack.encode(outcome.outputs)  # the scheduler knows the id
+        for outcome in outcomes
+    ]
+
+
+def both_ways(model, requests, reply):
+    """What each way says; None of one that raises, so that the worker tries the requests one by one."""
+    found = []
+    for way in (lambda: model.infer(requests, reply), lambda: Run(model, requests, reply).outcomes()):
+        try:
+            found.append(told(way()))
+        except MooringError as error:
+            found.append(error.message)
+    return found
+
+
+@pytest.mark.parametrize("code", [TWICE, NUMBERS])
+@pytest.mark.parametrize(
+    "settings_",
+    [{}, PAIRS, {**PAIRS, "inputs": []}, {**PAIRS, "batch": BatchMode.STACK}, {"max_batch_size": 4}],
+)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_both_ways_say_the_same(function, reply, ask, code, settings_, data):
+    model = function(code, **settings_)
+    shape = data.draw(st.sampled_from([(), (1,), (1, 2), (2, 2), (2,), (5, 2)]))
+    requests = []
+    for _ in range(data.draw(st.integers(1, 4))):
+        size = data.draw(st.sampled_from([shape, shape, shape, (2, 2)]))
+        dtype = data.draw(st.sampled_from(["<f4", "<f4", "<f4", "<i8"]))
+        values = data.draw(st.lists(st.integers(0, 14), min_size=10, max_size=10))
+        requests.append(ask.tensors(x=np.resize(np.array(values, dtype), size)))
+    short, general = both_ways(model, requests, reply)
+    assert short == general
+
+
+@pytest.mark.parametrize(
+    "more", [{"parameters": {"k": 1}}, {"outputs": [RequestedOutput("first")]}, {"json_outputs": True}]
+)
+def test_what_asks_for_more_is_answered_as_ever(function, reply, ask, more):
+    model = function(NUMBERS)
+    requests = [ask.tensors(more, x=np.ones((1, 2), np.float32))]
+    short, general = both_ways(model, requests, reply)
+    assert short == general
+
+
+def test_batches_of_equal_requests_are_taken_and_others_left(function, ask):
+    model = function(NUMBERS, **PAIRS)
+    alike = Alike(model)
+    pair, other = (ask.tensors(x=np.float32(rows)) for rows in ([[1, 2]], [[3, 4], [5, 6]]))
+    assert alike.batch([pair, pair]).arrays["x"].tolist() == [[1, 2], [1, 2]]
+    assert alike.batch([pair, other]) is None
+    assert alike.batch([other, other, other]) is None  # six rows
+    assert alike.batch([ask.body([1, 2])]) is None
+
+
+def test_a_request_too_short_for_its_shape_does_not_borrow_of_its_neighbor(function, ask):
+    model = function(NUMBERS, **PAIRS)
+    alike = Alike(model)
+    requests = [ask.tensors(x=np.float32([[1, 2]])) for _ in range(3)]
+    assert alike.batch(requests) is not None
+    first, second = requests[0].inputs[0], requests[1].inputs[0]
+    first.data, second.data = first.data[:4], second.data + second.data[:4]
+    assert alike.batch(requests) is None
+    assert alike.batch(requests[:1]) is None
+
+
+def test_a_function_that_changes_its_input_does_not_change_the_request(function, reply, ask):
+    model = function(NUMBERS)
+    request = ask.tensors(x=np.float32([3.0]))
+    for _ in range(2):
+        (outcome,) = model.infer([request], reply)
+        assert isinstance(outcome, InferenceResponse)
+        assert ask.read(outcome)["twice"] == [6]
+
+
+def test_a_stream_is_sent_piece_by_piece(function, reply, ask):
+    model = function("def infer(x):\n    yield {'y': x}\n    yield {'y': x + 1}")
+    (last,) = model.infer([ask.tensors(x=np.float32([1.0]))], reply)
+    assert last.outputs == []
+    assert [ask.read(piece) for _, piece in reply.pieces] == [{"y": [1]}, {"y": [2]}]
