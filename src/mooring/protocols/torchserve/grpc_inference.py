@@ -8,15 +8,16 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 
+from mooring.codecs.predictions import Part, PredictionAsked, decode_asked, encode_prediction
 from mooring.codecs.proto import torchserve_inference_pb2 as pb
 from mooring.core.buffers import LARGE, Allocator, Buffer, Payload
 from mooring.core.errors import InvalidInput, ModelNotReady, MooringError
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse
-from mooring.core.service import InferenceService, Outcome
+from mooring.core.service import InferenceService, Outcome, Ticket
 from mooring.core.tensors import Tensor, release
 from mooring.protocols.answers import payload_of
-from mooring.protocols.grpc_messages import answering, read
-from mooring.protocols.grpc_server import Method, Questions, Service, receive, refused, taken
+from mooring.protocols.grpc_messages import answering
+from mooring.protocols.grpc_server import Method, Questions, Service, receive, refused
 from mooring.protocols.responses import RequestIds
 from mooring.protocols.status import Asked, grpc_torchserve, java_class, torchserve
 from mooring.repository.spec import TORCHSERVE_HEADERS, SequenceHeaders
@@ -61,19 +62,22 @@ class TorchServeInferenceRpcs:
         state = "Healthy" if self._service.healthy() else "Unhealthy"
         return pb.TorchServeHealthResponse(health=f'{{\n  "status": "{state}"\n}}')
 
-    async def predict(self, call: Call) -> None:
-        """One request, one answer: a streamed one whole."""
-        asked = read(pb.PredictionsRequest, taken(call.take()))
+    def predict(self, call: Call) -> None:
+        """One request, one answer, and no task: a streamed one whole."""
+        asked = decode_asked(call.take())
         try:
-            answer = await self._whole(asked, call)
+            request = self._request(asked, call)
         except MooringError as error:
             raise _refused(error, asked) from None
-        call.respond([answer.SerializeToString()])
+        answer = WholeAnswer(asked, call)
+        ticket = self._service.submit(request, answer.done)
+        if not answer.over:
+            answer.ticket, call.on_cancelled = ticket, answer.cancel
 
     async def stream(self, call: Call) -> None:
         """One request, and its answer piece by piece."""
         message = await receive(call)
-        asked = read(pb.PredictionsRequest, message or b"")
+        asked = decode_asked(message or b"")
         try:
             prediction = self._ask(asked, call)
             try:
@@ -92,14 +96,14 @@ class TorchServeInferenceRpcs:
         conversation = Conversation(call, self._step)
         try:
             while (message := await self._questions.next(call)) is not None:
-                await conversation.take(read(pb.PredictionsRequest, message))
+                await conversation.take(decode_asked(message))
             await conversation.finish()
         finally:
             conversation.close()
         if self._questions.leaving:
             raise ModelNotReady("the server is stopping")
 
-    async def _step(self, asked: pb.PredictionsRequest, call: Call) -> pb.PredictionResponse:
+    async def _step(self, asked: PredictionAsked, call: Call) -> pb.PredictionResponse:
         try:
             if not asked.sequence_id:
                 raise MooringError("Parameter sequenceId is required.")
@@ -107,31 +111,35 @@ class TorchServeInferenceRpcs:
         except MooringError as error:
             return _refusal(error, asked)
 
-    async def _whole(self, asked: pb.PredictionsRequest, call: Call) -> pb.PredictionResponse:
+    async def _whole(self, asked: PredictionAsked, call: Call) -> pb.PredictionResponse:
         prediction = self._ask(asked, call)
         answer = _answer(asked, await prediction.whole())
         if prediction.sequence:
             answer.sequence_id = prediction.sequence
         return answer
 
-    def _ask(self, asked: pb.PredictionsRequest, call: Call) -> "Prediction":
+    def _ask(self, asked: PredictionAsked, call: Call) -> "Prediction":
+        return Prediction(self._service, self._request(asked, call))
+
+    def _request(self, asked: PredictionAsked, call: Call) -> InferenceRequest:
+        tensors = [
+            Tensor(name, "BYTES", [1], [self._kept(value)], {"content_type": ""})
+            for name, value in asked.inputs.items()
+        ]
         if not asked.model_name:
+            release(tensors)
             raise InvalidInput("Parameter model_name is required.")
-        request = InferenceRequest(
+        return InferenceRequest(
             asked.model_name,
             asked.model_version,
             self._new_id(),
-            [
-                Tensor(name, "BYTES", [1], [self._kept(value)], {"content_type": ""})
-                for name, value in asked.input.items()
-            ],
+            tensors,
             Form.BODY,
             deadline=call.deadline,
             headers=self._headers(asked, call),
         )
-        return Prediction(self._service, request)
 
-    def _headers(self, asked: pb.PredictionsRequest, call: Call) -> list[tuple[bytes, bytes]]:
+    def _headers(self, asked: PredictionAsked, call: Call) -> list[tuple[bytes, bytes]]:
         """The sequence's id as handlers read it. That it starts or ends can only be said in the call's metadata."""
         if not asked.sequence_id:
             return []
@@ -142,15 +150,15 @@ class TorchServeInferenceRpcs:
                 headers.append((name.encode(), value))
         return headers
 
-    def _kept(self, value: bytes) -> Payload:
-        if len(value) <= LARGE:
+    def _kept(self, value: Payload) -> Payload:
+        if isinstance(value, Buffer) or len(value) <= LARGE:
             return value
         buffer = self._allocator.allocate(len(value))
         buffer.view[:] = value
         return buffer
 
 
-Answering = Callable[[pb.PredictionsRequest, Call], Awaitable[pb.PredictionResponse]]
+Answering = Callable[[PredictionAsked, Call], Awaitable[pb.PredictionResponse]]
 
 
 class Conversation:
@@ -159,23 +167,24 @@ class Conversation:
     def __init__(self, call: Call, answer: Answering) -> None:
         self._call = call
         self._answer = answer
-        self._lines: dict[str, deque[pb.PredictionsRequest]] = {}
+        self._lines: dict[str, deque[PredictionAsked]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Semaphore(_MOST_PENDING)
         self._writing = asyncio.Lock()
         self._fault: BaseException | None = None
 
-    async def take(self, asked: pb.PredictionsRequest) -> None:
+    async def take(self, asked: PredictionAsked) -> None:
         """Take a step in; wait while too many are unanswered. Raises what went wrong with the stream."""
         await self._room.acquire()
         if self._fault is not None:
             raise self._fault
-        line = self._lines.get(asked.sequence_id)
+        sequence = asked.sequence_id or ""
+        line = self._lines.get(sequence)
         if line is not None:
             line.append(asked)
             return
-        self._lines[asked.sequence_id] = deque([asked])
-        task = asyncio.ensure_future(self._work_off(asked.sequence_id))
+        self._lines[sequence] = deque([asked])
+        task = asyncio.ensure_future(self._work_off(sequence))
         self._tasks.add(task)
         task.add_done_callback(self._worked_off)
 
@@ -205,6 +214,58 @@ class Conversation:
                 await self._call.write(answer.SerializeToString())
             self._room.release()
         del self._lines[sequence]
+
+
+class WholeAnswer:
+    """The one answer to a call, out of all pieces that come."""
+
+    __slots__ = ("_asked", "_call", "_outcomes", "over", "ticket")
+
+    def __init__(self, asked: PredictionAsked, call: Call) -> None:
+        self._asked = asked
+        self._call = call
+        self._outcomes: list[InferenceResponse] = []
+        self.ticket: Ticket | None = None
+        self.over = False
+
+    def cancel(self) -> None:
+        """Nobody waits any more."""
+        if not self.over:
+            self.over = True
+            self._release()
+            if self.ticket is not None:
+                self.ticket.cancel()
+
+    def done(self, outcome: Outcome) -> None:
+        """What the service says; never raises."""
+        if self.over:
+            if isinstance(outcome, InferenceResponse):
+                release(outcome.outputs)
+        elif isinstance(outcome, MooringError):
+            self.over = True
+            self._release()
+            refused = _refused(outcome, self._asked)
+            self._call.end(refused.status, str(refused))
+        else:
+            self._outcomes.append(outcome)
+            if outcome.final:
+                self.over = True
+                self._respond()
+
+    def _respond(self) -> None:
+        sequence = self._asked.sequence_id
+        pieces: list[Part] = []
+        for outcome in self._outcomes:
+            payload = payload_of(outcome)
+            pieces.append(payload.view if isinstance(payload, Buffer) else payload)
+            if outcome.parameters:
+                sequence = str(outcome.parameters.get("sequence_id") or "") or sequence
+        self._call.respond(encode_prediction(pieces, sequence), self._release)
+
+    def _release(self) -> None:
+        for outcome in self._outcomes:
+            release(outcome.outputs)
+        self._outcomes = []
 
 
 class Prediction:
@@ -257,18 +318,18 @@ class Prediction:
                 release(outcome.outputs)
 
 
-def _answer(asked: pb.PredictionsRequest, prediction: bytes) -> pb.PredictionResponse:
+def _answer(asked: PredictionAsked, prediction: bytes) -> pb.PredictionResponse:
     answer = pb.PredictionResponse(prediction=prediction)
-    if asked.HasField("sequence_id"):
+    if asked.sequence_id is not None:
         answer.sequence_id = asked.sequence_id
     return answer
 
 
-def _refused(error: MooringError, asked: pb.PredictionsRequest) -> Refused:
+def _refused(error: MooringError, asked: PredictionAsked) -> Refused:
     return refused(*grpc_torchserve(torchserve(error, Asked(asked.model_name, asked.model_version))))
 
 
-def _refusal(error: MooringError, asked: pb.PredictionsRequest) -> pb.PredictionResponse:
+def _refusal(error: MooringError, asked: PredictionAsked) -> pb.PredictionResponse:
     """An error as an answer of a stream that goes on."""
     refusal = torchserve(error, Asked(asked.model_name, asked.model_version))
     code, _ = grpc_torchserve(refusal)
