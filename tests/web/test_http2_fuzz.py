@@ -1,9 +1,13 @@
-"""Whatever a client sends: it is answered, told what is wrong, or left; the server goes on and keeps nothing."""
+"""Whatever a client sends: it is answered, told what is wrong, or left; the server goes on and keeps nothing.
+
+On the loop that servers run on.
+"""
 
 import asyncio
 import logging
 
 import pytest
+import uvloop
 from http2_kit import PREFACE, packed, served
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -55,7 +59,7 @@ def test_no_bytes_break_the_server(sent, cut, caplog):
             other.call(1, b"still there")
             assert (await other.answer(1))[1] == packed(b"still there")
 
-    asyncio.run(attack())
+    uvloop.run(attack())
     assert not caplog.records
 
 
@@ -67,4 +71,4 @@ def test_zeros_are_no_http2(size):
             wire.send(bytes(size))
             assert b" 505 " in await asyncio.wait_for(wire.reader.read(200), 5)
 
-    asyncio.run(attack())
+    uvloop.run(attack())

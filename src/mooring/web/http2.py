@@ -13,7 +13,6 @@ import functools
 import math
 import random
 import struct
-from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -22,8 +21,9 @@ from mooring.observability.logs import get_logger
 from mooring.web import frames
 from mooring.web.frames import Code, Setting
 from mooring.web.hpack import Decoder, Field, Garbled, Oversized
-from mooring.web.listener import SLOW, Host, Member
-from mooring.web.streams import Part, Stream
+from mooring.web.listener import SLOW, Host
+from mooring.web.sender import Sender
+from mooring.web.streams import Stream
 
 log = get_logger(__name__)
 
@@ -97,7 +97,7 @@ class _Broken(Exception):
         self.code = code
 
 
-class Http2Connection(Member):
+class Http2Connection(Sender):
     """One client. All connections of a listener receive into the same memory, one at a time, so an idle one is small."""
 
     __slots__ = (
@@ -107,13 +107,10 @@ class Http2Connection(Member):
         "_block_stream",
         "_broken",
         "_calm",
-        "_choked",
         "_decoder",
         "_end_by",
         "_final",
-        "_first_window",
         "_forgotten",
-        "_held",
         "_host",
         "_into",
         "_last",
@@ -124,7 +121,6 @@ class Http2Connection(Member):
         "_moved",
         "_padding",
         "_pinged",
-        "_pushing",
         "_receiving",
         "_receiving_ends",
         "_refused",
@@ -133,19 +129,16 @@ class Http2Connection(Member):
         "_room",
         "_since",
         "_streams",
-        "_transport",
         "_unsent",
-        "_window",
-        "max_frame",
         "peer",
     )
 
     def __init__(self, host: Http2Host) -> None:
+        super().__init__()
         self._host = host
         self._limits = host.http2
         self._into = self._room = host.room
         self._mode = _Mode.PREFACE
-        self._transport: asyncio.Transport
         self.peer = ""
         self._rest = b""  # of a frame that is not complete
         self._decoder: Decoder[Any] = Decoder(host.read_head, host.limits.max_header_bytes)
@@ -162,13 +155,7 @@ class Http2Connection(Member):
         self._receiving: Stream | None = None
         self._receiving_ends = False
         self._left = self._padding = 0
-        # What may still be sent, by either side.
-        self._allowed = frames.FIRST_WINDOW
-        self._window = self._first_window = frames.FIRST_WINDOW
-        self.max_frame = frames.FIRST_FRAME
-        self._pushing: dict[Stream, None] = {}  # in the order of their turns
-        self._choked = False
-        self._held: list[Callable[[], None]] = []
+        self._allowed = frames.FIRST_WINDOW  # what the client may still send
         self._unsent = 0
         # The connection's end.
         self._since = self._moved = host.now
@@ -220,16 +207,6 @@ class Http2Connection(Member):
         self._host.left(self)
         self._abandon_all()
         self._let_go()
-
-    def pause_writing(self) -> None:
-        self._choked = True
-
-    def resume_writing(self) -> None:
-        self._choked = False
-        if self._held:
-            self._let_go()
-            self._transport.set_write_buffer_limits(high=SLOW, low=0)
-        self._pump()
 
     # Receiving
 
@@ -552,34 +529,11 @@ class Http2Connection(Member):
         if self._calm < 0:
             raise _Broken(Code.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
 
-    # Sending
+    # For streams
 
     def first_window(self) -> tuple[int, int, float]:
         """What a new stream begins with: what may be sent, what the client may send, and the time."""
         return self._first_window, self._limits.stream_window, self._since
-
-    def takes(self, stream: Stream, size: int) -> bool:
-        return (
-            size <= stream.window
-            and size <= self._window
-            and size <= self.max_frame
-            and not self._choked
-            and not self._pushing
-            and not stream.waiting
-        )
-
-    def send_last(self, stream: Stream, size: int, answer: bytes) -> None:
-        self._window -= size
-        self._transport.write(answer)
-        self._close(stream)
-
-    def send(self, stream: Stream, answer: bytes) -> None:
-        if not stream.closed:
-            self._transport.write(answer)
-
-    def push(self, stream: Stream) -> None:
-        self._pushing[stream] = None
-        self._pump()
 
     def grant(self, stream: Stream, more: int) -> None:
         if not stream.closed and not stream.ended:
@@ -592,53 +546,13 @@ class Http2Connection(Member):
             self._refuse(stream.id, code)
             self._guard(stream.abandon)
 
-    def _pump(self) -> None:
-        """Send what waits, a burst of each stream in turn, while the client takes it."""
-        pushing, idle = self._pushing, 0
-        while idle < len(pushing) and not self._choked:  # until it has gone round and nobody could send
-            stream = next(iter(pushing))
-            del pushing[stream]
-            parts: list[Part] = []
-            size, over = stream.cut(self._window, parts)
-            self._window -= size
-            if parts or over:
-                self._write(parts, over)
-                stream.since = self._host.now
-            if stream.waiting:
-                if stream.window > 0:  # otherwise its own window brings it back
-                    pushing[stream] = None
-                    idle = 0 if parts or over else idle + 1
-                continue
-            if stream.closed:
-                self._close(stream)
-            self._guard(stream.drained)
-
-    def _write(self, parts: list[Part], over: list[Callable[[], None]]) -> None:
-        """Write memory that may belong to somebody, and call ``over`` when the transport has nothing left of it."""
-        transport = self._transport
-        if transport.is_closing():
-            self._held += over
-        elif not over:
-            transport.writelines(parts)
-        else:
-            # high=0: either all of it leaves now, or the transport says when it has, as before to ``resume_writing``.
-            transport.set_write_buffer_limits(high=0, low=0)
-            transport.writelines(parts)
-            self._held += over
-            if not self._choked:
-                self._let_go()
-                if not transport.is_closing():
-                    transport.set_write_buffer_limits(high=SLOW, low=0)
-
-    def _let_go(self) -> None:
-        held, self._held = self._held, []
-        for over in held:
-            self._guard(over)
+    def _now(self) -> float:
+        return self._host.now
 
     # The end
 
     def _close(self, stream: Stream) -> None:
-        """A stream has its answer. One whose client is still speaking is told to stop (8.1)."""
+        # A client that is still speaking is told to stop (8.1).
         stream.closed = True
         self._streams.pop(stream.id, None)
         if not stream.ended:
@@ -693,12 +607,6 @@ class Http2Connection(Member):
             stream.closed = True
             self._held += stream.drop()
             self._guard(stream.abandon)
-
-    def _guard(self, callback: Callable[[], None]) -> None:
-        try:
-            callback()
-        except Exception:
-            log.exception("a request's callback failed")
 
     def close(self) -> None:
         self._transport.abort()
