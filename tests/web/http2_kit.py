@@ -163,6 +163,7 @@ class Served:
     """A server for one test."""
 
     def __init__(self, **limits):
+        self.certificates = limits.pop("certificates", None)
         self.methods = Methods()
         self.allocator = CountingAllocator()
         most = limits.pop("max_message_bytes", 0)
@@ -183,7 +184,7 @@ class Served:
 async def served(**limits):
     """At the end nothing may be left of connections, tasks or memory."""
     each = Served(**limits)
-    await each.server.start("127.0.0.1", 0)
+    await each.server.start("127.0.0.1", 0, each.certificates)
     try:
         yield each
     finally:

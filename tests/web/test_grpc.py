@@ -9,11 +9,14 @@ import zlib
 import grpc
 import pytest
 from http2_kit import packed, served, setting, until
+from tls_kit import Authority
 
+from mooring.config import Address, Config
 from mooring.web import frames
 from mooring.web.frames import Code, frame
 from mooring.web.grpc import percent_encoded, unpacked
 from mooring.web.listener import Limits
+from mooring.web.tls import certificates_of
 
 LARGEST = 300
 
@@ -379,6 +382,33 @@ async def test_the_synchronous_grpcio(each):
             return [channel.unary_unary("/t.T/Echo")(b"%d" % number, timeout=10) for number in range(20)]
 
     assert await asyncio.to_thread(ask) == [b"%d" % number for number in range(20)]
+
+
+async def test_grpcio_over_tls_with_large_messages_and_a_slow_reader(tmp_path):
+    authority = Authority(tmp_path / "ca")
+    pair = authority.issue()
+    config = Config(
+        grpc_address=Address("127.0.0.1", 7070, secure=True),
+        certificate_file=pair.cert,
+        private_key_file=pair.key,
+    )
+    async with served(certificates=certificates_of(config)) as each:
+        address = f"localhost:{each.server.port}"
+        trusting = grpc.ssl_channel_credentials(authority.ca.read_bytes())
+        options = [("grpc.max_receive_message_length", -1)]
+        async with grpc.aio.secure_channel(address, trusting, options) as channel:
+            content = bytes(range(256)) * 20_000
+            echo = channel.unary_unary("/t.T/Echo")
+            assert await asyncio.gather(*(echo(content, timeout=30) for _ in range(4))) == [content] * 4
+            call = channel.unary_stream("/t.T/Pour")(b"", timeout=60)
+            for _ in range(100):
+                assert len(await call.read()) == 100_000
+            call.cancel()
+            await until(lambda: each.methods.cancelled)
+        async with grpc.aio.insecure_channel(address) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await channel.unary_unary("/t.T/Echo")(b"", timeout=5)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

@@ -397,6 +397,16 @@ async def test_a_retiring_connection_takes_what_was_on_its_way_and_then_no_more(
         await draining
 
 
+async def test_an_old_connection_takes_no_new_streams_and_ends_after_its_grace():
+    async with served(max_age=0.05, max_age_grace=0.1) as each:
+        each.server._interval = 0.02
+        wire = await each.wire()
+        wire.call(1, b"x", "/t.T/Hold")
+        assert (await wire.until("GoAway")).last_stream_id == 0x7FFF_FFFF
+        assert await wire.gone() == Code.NO_ERROR
+        await until(lambda: each.methods.cancelled)
+
+
 async def test_a_client_that_says_nothing_is_asked_whether_it_is_there():
     async with served(keepalive=0.05, keepalive_timeout=0.05) as each:
         each.server._interval = 0.02
