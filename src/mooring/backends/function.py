@@ -9,6 +9,9 @@ The file defines one of
 and returns a dict of arrays by name, or one value, which is the only declared output or "output". A generator function
 streams: each item is such a result and is sent at once.
 
+An argument called cancelled, where it is no declared input, is a function without arguments: whether nobody waits for
+the answer any more. A model that works for long asks it now and then, and returns.
+
 Where config.toml has [sequences], arguments called sequence_id (an object array of bytes), sequence_start and
 sequence_end (bool) have an entry for every row; in a dict of inputs they are among them.
 
@@ -40,7 +43,7 @@ from mooring.repository.spec import Control, ControlKind, ModelSpec
 
 _DEFAULT_FILE = "model.py"
 _DEFAULT_OUTPUT = "output"
-_INPUTS, _PARAMETERS, _TARGET = "inputs", "parameters", "target"
+_INPUTS, _PARAMETERS, _TARGET, _CANCELLED = "inputs", "parameters", "target", "cancelled"
 _CONTROLS = (
     Control("sequence_id", ControlKind.ID, "BYTES", flat=True),
     Control("sequence_start", ControlKind.START, "BOOL", flat=True),
@@ -62,15 +65,21 @@ class FunctionContext(msgspec.Struct, frozen=True):
 class Arguments:
     """How a user's function wants its inputs: all in one dict, or each by its name.
 
-    ``filled`` are the names of those that the server adds.
+    ``filled`` are the names of those that the server adds to the arrays, ``own`` of those that are no arrays.
     """
 
-    def __init__(self, function: Callable[..., Any], filled: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        filled: Collection[str] = (),
+        own: Collection[str] = (_PARAMETERS, _CANCELLED),
+    ) -> None:
         self.function = function
         self._filled = filled
         parameters = inspect.signature(function).parameters.values()
-        takes = [each for each in parameters if each.name != _PARAMETERS]
+        takes = [each for each in parameters if each.name not in own]
         self.parameters = any(each.name == _PARAMETERS for each in parameters)
+        self.asks = _CANCELLED in own and any(each.name == _CANCELLED for each in parameters)
         self.whole = len(takes) == 1 and _is_dict(takes[0])
         # ``**inputs`` takes any name, as a dict does.
         self.open = self.whole or any(each.kind is each.VAR_KEYWORD for each in takes)
@@ -82,7 +91,7 @@ class Arguments:
                 f"'{function.__name__}' has positional-only arguments; inputs are passed by name"
             )
 
-    def call(self, arrays: Arrays, parameters: Parameters) -> Any:
+    def call(self, arrays: Arrays, parameters: Parameters, cancelled: Callable[[], bool]) -> Any:
         """Call it. Raises ``InvalidInput`` for a missing input, and whatever the function raises."""
         if self._filled and not self.open:
             arrays = {
@@ -91,9 +100,9 @@ class Arguments:
         for name in self.required:
             if name not in arrays:
                 raise InvalidInput(f"input '{name}' is missing")
-        if not self.parameters:
-            return self.function(arrays) if self.whole else self.function(**arrays)
-        extra = {_PARAMETERS: parameters}
+        extra: dict[str, Any] = {_PARAMETERS: parameters} if self.parameters else {}
+        if self.asks:
+            extra[_CANCELLED] = cancelled
         return self.function(arrays, **extra) if self.whole else self.function(**arrays, **extra)
 
     def takes(self, name: str) -> bool:
@@ -144,6 +153,7 @@ class FunctionBackend(TensorBackend):
         if inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found):
             raise ModelLoadFailed(f"{path}: '{found.__name__}' is async; a model is a plain function")
         self._infer = self._arguments(found)
+        self.asks = self._infer.asks or (self._explain is not None and self._explain.asks)
         if not self.controls and spec.sequence is not None:
             self.controls = [each for each in _CONTROLS if self._infer.takes(each.name)]
         self._agree(spec, path)
@@ -163,9 +173,11 @@ class FunctionBackend(TensorBackend):
         self.takes_target = _TARGET in self._explain.names
 
     def _arguments(self, function: Callable[..., Any]) -> Arguments:
+        inputs = {each.name for each in self.spec.inputs}
+        own = {_PARAMETERS, _CANCELLED} - (inputs & {_CANCELLED})
         if self.spec.sequence is None:
-            return Arguments(function)
-        return Arguments(function, {each.name for each in self.controls or _CONTROLS})
+            return Arguments(function, (), own)
+        return Arguments(function, {each.name for each in self.controls or _CONTROLS}, own)
 
     def _agree(self, spec: ModelSpec, path: Path) -> None:
         declared = {each.name for each in spec.inputs}
@@ -208,7 +220,7 @@ class FunctionBackend(TensorBackend):
         if more:
             own.update(more)
         given = {**self.spec.parameters, **parameters} if arguments.parameters else {}
-        returned = arguments.call(own, given)
+        returned = arguments.call(own, given, self.cancelled)
         return self._pieces(returned) if hasattr(returned, "__next__") else self._named(returned)
 
     def _named(self, returned: Any) -> Any:

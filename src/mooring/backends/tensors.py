@@ -1,8 +1,9 @@
 """Models that take and give named arrays: everything between a batch of requests and one call of the model."""
 
 import abc
+import functools
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -62,6 +63,9 @@ class TensorBackend(Backend):
     takes_target = True
     _alike: Alike | None = None
     controls: Sequence[Control] = ()
+    # Whether a call of the model asks ``cancelled`` if anybody still waits for what it does.
+    asks: bool = False
+    cancelled: Callable[[], bool] = staticmethod(lambda: False)
 
     @abc.abstractmethod
     def open(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
@@ -239,6 +243,8 @@ class Run:
 
     def _call(self, samples: list[Sample]) -> None:
         """One call of the model, or for a sample of too many rows as many as it takes."""
+        if self._backend.asks:
+            self._backend.cancelled = functools.partial(self._withdrawn, samples)
         explained = self._operation is Operation.EXPLAIN
         # An explainer keeps to the limit itself, since its targets may be one for each row.
         if samples[0].rows > self._limit and not (explained and not self._backend.explains_itself):
@@ -307,7 +313,7 @@ class Run:
         try:
             for piece in returned:
                 yield piece
-                if all(self._reply.cancelled(sample.request) for sample in samples):
+                if self._withdrawn(samples):
                     raise RequestCancelled("nobody waits for the rest of the stream")
         except MooringError:
             raise
@@ -317,6 +323,10 @@ class Run:
             close = getattr(returned, "close", None)
             if close is not None:
                 close()
+
+    def _withdrawn(self, samples: list[Sample]) -> bool:
+        """Whether nobody waits for any of these any more."""
+        return all(self._reply.cancelled(sample.request) for sample in samples)
 
     def _emit(self, samples: list[Sample], outputs: list[Arrays]) -> None:
         for sample, arrays in zip(samples, outputs, strict=True):

@@ -36,6 +36,9 @@ Screen = Callable[[Exchange], App | None]
 # A client that was refused may still be sending. Closing at once would make the kernel throw away the answer with what
 # it sends; so it is read and dropped, for this many seconds of silence and in all.
 LINGER_SILENCE, LINGER = 2.0, 30.0
+# Seconds after which a client that sends no more is asked whether it is still there, and then its kernel's answer read.
+# Not at once: most answers are ready by then, and nobody need be asked.
+PROBE = 0.1
 # Seconds that TLS has to tell an idle client that the server stops.
 RETIRE = 0.1
 # Heads that a listener remembers, of some hundred bytes each.
@@ -287,6 +290,7 @@ class Connection(Member):
             return False
         self._mode = Mode.DEAF
         last.keep = False
+        self._probe_in_time(2)
         return True
 
     def connection_lost(self, _exc: Exception | None) -> None:
@@ -830,6 +834,16 @@ class Connection(Member):
         elif self._current is None and silence > limits.idle_timeout:
             self._transport.close()
         self._unsent = unsent
+
+    def _probe_in_time(self, times: int) -> None:
+        """Probe so often, and from then on with every sweep."""
+        asyncio.get_running_loop().call_later(PROBE, self._probe_now, times)
+
+    def _probe_now(self, times: int) -> None:
+        if not self._lost:
+            self._probe()
+            if times > 1:
+                self._probe_in_time(times - 1)
 
     def _probe(self) -> None:
         """Find out whether a client that sends no more is still there.

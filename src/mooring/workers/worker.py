@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 
 from mooring.backends.backend import Backend, Concurrent, Stepwise, create
-from mooring.core.errors import ErrorRecord, ModelFailed, MooringError
+from mooring.core.errors import DeadlineExceeded, ErrorRecord, ModelFailed, MooringError
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import Outcome
 from mooring.observability.records import Recorder
@@ -193,6 +193,7 @@ class Worker:
         self._delivery: Delivery | None = None
         self._delivering: Channel | None = None
         self._inbox: list[tuple[Channel, Load | Batch | Cancel]] = []
+        self._collecting = threading.Lock()
         self._poll = select.poll()
         for fd in self._channels:
             self._poll.register(fd, select.POLLIN)
@@ -201,7 +202,7 @@ class Worker:
         """Return when the last channel is closed or the model could not be loaded."""
         while self._channels or self._inbox:
             if not self._inbox:
-                self._collect(None)
+                self._collect()
             pending, self._inbox = self._inbox, []
             for channel, message in pending:
                 if isinstance(message, Batch):
@@ -214,11 +215,22 @@ class Worker:
             self._backend.close()
 
     def cancelled(self, key: int) -> bool:
-        """Whether nobody waits for a running request any more; looks into the channels for news of it."""
-        self._collect(0)
+        """Whether nobody waits for a running request any more; looks into the channels for news of it.
+
+        Any thread of the model's may ask.
+        """
+        if self._collecting.acquire(blocking=False):  # else another thread looks just now
+            try:
+                self._look(0)
+            finally:
+                self._collecting.release()
         return self._delivery is not None and key in self._delivery.cancelled
 
-    def _collect(self, timeout: float | None) -> None:
+    def _collect(self) -> None:
+        with self._collecting:
+            self._look(None)
+
+    def _look(self, timeout: float | None) -> None:
         for fd, _ in self._poll.poll(timeout):
             channel = self._channels[fd]
             messages = channel.receive()
@@ -281,11 +293,29 @@ class Worker:
             if not delivery.begin(end):
                 break
             reply.keys = batch.keys[begin:end]
-            delivery.add(self._infer(batch.requests[begin:end], reply), rows)
+            if begin:
+                reply.streamed = set()
+                delivery.add(self._infer_in_time(batch.requests[begin:end], reply), rows)
+            else:
+                delivery.add(self._infer(batch.requests[:end], reply), rows)
         if len(runs) > 1:
             self._courier.watch(None)
         delivery.finish()
         self._delivery = self._delivering = None
+
+    def _infer_in_time(self, requests: Sequence[InferenceRequest], reply: WorkerReply) -> Sequence[Outcome]:
+        """As ``_infer``, but for those whose time ran out while the calls before this one were made."""
+        now = time.monotonic()
+        if not any(request.expired(now) for request in requests):
+            return self._infer(requests, reply)
+        late = DeadlineExceeded("the time ran out while others were answered")
+        keys, kept = reply.keys, [row for row, request in enumerate(requests) if not request.expired(now)]
+        outcomes: list[Outcome] = [late] * len(requests)
+        if kept:
+            reply.keys = [keys[row] for row in kept]
+            for row, outcome in zip(kept, self._infer([requests[row] for row in kept], reply), strict=True):
+                outcomes[row] = outcome
+        return outcomes
 
     def _infer(self, requests: Sequence[InferenceRequest], reply: WorkerReply) -> Sequence[Outcome]:
         assert self._backend is not None

@@ -118,6 +118,18 @@ class Context:
             head = self._processors[row].head() if self._processors else None
             self._sender.send(row, item, head)
 
+    def cancelled(self, idx: int | None = None) -> bool:
+        """Whether nobody waits any more for a row's answer, or where none is named, for any row's of the batch.
+
+        True once a client has gone, has withdrawn its request, or its time has run out: a handler that works for long
+        looks now and then, and returns. Mooring's own; without a batch at hand (in a unit test) it is False.
+        """
+        sender = self._sender
+        if sender is None or not self._requests:
+            return False
+        rows = range(len(self._requests)) if idx is None else (idx,)
+        return all(sender.cancelled(row) for row in rows)
+
     def heads(self) -> list[ResponseHead | None] | None:
         """What the handler set on each row's response; None when it cannot have set anything."""
         if self._processors is None:
@@ -198,6 +210,10 @@ class PieceSender:
         piece = self._form.piece(self._requests[row], item, head)
         piece.final = False
         self._reply.emit(self._owners[row], piece)
+
+    def cancelled(self, row: int) -> bool:
+        """Whether nobody waits for one row's answer."""
+        return self._reply.cancelled(self._owners[row])
 
 
 def headers_of(request: InferenceRequest) -> dict[str, Any]:

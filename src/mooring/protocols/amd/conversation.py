@@ -19,6 +19,7 @@ from mooring.observability.logs import get_logger
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.origins import from_elsewhere
 from mooring.protocols.responses import Responses
+from mooring.protocols.scheduling import scheduled
 from mooring.protocols.status import Asked, Refusal, kserve_v2
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
@@ -119,7 +120,16 @@ class InferenceConversation:
             model = model.lower()
             self._require(model)
         body = decode_request(message)
-        return InferenceRequest(model, "", body.id, body.inputs, parameters=body.parameters)
+        plan = scheduled(body.parameters)
+        return InferenceRequest(
+            model,
+            "",
+            body.id,
+            body.inputs,
+            parameters=plan.parameters,
+            deadline=plan.deadline,
+            priority=plan.priority,
+        )
 
     def _require(self, model: str) -> None:
         try:

@@ -21,9 +21,9 @@ from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
 from mooring.protocols.kserve.bodies import Bodies, json_object
-from mooring.protocols.kserve.scheduling import scheduled
 from mooring.protocols.kserve.v2 import MODEL, VERSION, WRITING, V2Answer, asked_of
 from mooring.protocols.responses import JSON, Responses
+from mooring.protocols.scheduling import deadline_of, scheduled
 from mooring.protocols.status import Asked, kserve_v2
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
@@ -225,7 +225,11 @@ class Generate:
         parameters: dict[str, Parameter] | None,
         outputs: Any,
     ) -> InferenceRequest:
-        plan = scheduled(parameters)
+        try:
+            plan = scheduled(parameters, deadline_of(exchange))
+        except InvalidInput:
+            release(inputs)
+            raise
         return InferenceRequest(
             asked.model, asked.version, given, inputs, Form.TENSORS, Operation.INFER, plan.parameters, outputs,
             plan.deadline, exchange.headers, "", plan.priority,

@@ -18,9 +18,9 @@ from mooring.core.tensors import Parameter, release
 from mooring.observability.logs import get_logger
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.grpc_server import fault, refuse, worded
-from mooring.protocols.kserve.scheduling import scheduled
 from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.responses import RequestIds
+from mooring.protocols.scheduling import scheduled
 from mooring.protocols.status import Asked
 from mooring.web.grpc import Call, Status
 
@@ -148,10 +148,9 @@ def _schedule(told: Told, parameters: dict[str, Parameter]) -> None:
     request = told.request
     told.empty_final = parameters.pop(_EMPTY_FINAL, False) is True
     _refuse_reserved(parameters)
-    schedule = scheduled(parameters)
+    schedule = scheduled(parameters, request.deadline)
     request.parameters, request.priority = schedule.parameters, schedule.priority
-    if schedule.deadline is not None:
-        request.deadline = min(schedule.deadline, request.deadline or schedule.deadline)
+    request.deadline = schedule.deadline
 
 
 def _refuse_reserved(parameters: Mapping[str, Parameter]) -> None:

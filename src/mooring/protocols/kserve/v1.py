@@ -19,6 +19,7 @@ from mooring.protocols.endpoints import Operation as Call
 from mooring.protocols.kserve import cloudevents
 from mooring.protocols.openapi import MODEL_ERRORS, TEXT, record
 from mooring.protocols.responses import JSON, Responses
+from mooring.protocols.scheduling import deadline_of
 from mooring.protocols.status import Asked, Refusal, kserve_v1
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
@@ -155,6 +156,7 @@ class KServeV1:
         responses = self._responses
         request_id = responses.new_id()
         try:
+            deadline = deadline_of(exchange)
             event = cloudevents.is_event(exchange)
             inputs = _inputs(cloudevents.data_of(exchange) if event else exchange.take_body())
             answer = _InstancesAnswer(responses, exchange, request_id, asked, _KEYS[operation], event)
@@ -167,7 +169,16 @@ class KServeV1:
             responses.refuse(exchange, kserve_v1(error, asked), request_id=request_id)
             return
         request = InferenceRequest(
-            asked.model, "", request_id, inputs, Form.INSTANCES, operation, None, None, None, exchange.headers
+            asked.model,
+            "",
+            request_id,
+            inputs,
+            Form.INSTANCES,
+            operation,
+            None,
+            None,
+            deadline,
+            exchange.headers,
         )
         exchange.on_abandoned = self._service.submit(request, answer.done).cancel
 

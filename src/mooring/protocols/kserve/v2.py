@@ -26,9 +26,9 @@ from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
 from mooring.protocols.kserve.bodies import Bodies
-from mooring.protocols.kserve.scheduling import scheduled
 from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.responses import JSON, Responses
+from mooring.protocols.scheduling import deadline_of, scheduled
 from mooring.protocols.status import Asked, Refusal, kserve_v2
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
@@ -233,15 +233,16 @@ class KServeV2:
         """The answer to an infer request."""
         params = match.params
         asked = Asked(params["model_name"], params.get("model_version", ""))
-        if b"content-encoding" in exchange.fields:
-            self.bodies.take(
-                exchange,
-                lambda body: self._infer(exchange, asked, body),
-                lambda error: self.refuse(exchange, error, asked),
-            )
-            return
         try:
-            self._infer(exchange, asked, exchange.take_body())
+            deadline = deadline_of(exchange)
+            if b"content-encoding" in exchange.fields:
+                self.bodies.take(
+                    exchange,
+                    lambda body: self._infer(exchange, asked, body, deadline),
+                    lambda error: self.refuse(exchange, error, asked),
+                )
+                return
+            self._infer(exchange, asked, exchange.take_body(), deadline)
         except MooringError as error:
             self.refuse(exchange, error, asked)
 
@@ -249,7 +250,7 @@ class KServeV2:
         """Say no in the dialect's words."""
         self._responses.refuse(exchange, self._dialect.refusal(error, asked) or kserve_v2(error, asked))
 
-    def _infer(self, exchange: Exchange, asked: Asked, body: Payload) -> None:
+    def _infer(self, exchange: Exchange, asked: Asked, body: Payload, deadline: float | None) -> None:
         """Send a request on its way. Takes the body over; raises ``MooringError``."""
         stated = exchange.fields.get(_JSON_SIZE)
         responses = self._responses
@@ -259,13 +260,13 @@ class KServeV2:
             undecoded = Tensor("request", "BYTES", [1], [body], {"undecoded": True})
             request = InferenceRequest(
                 asked.model, asked.version, request_id, [undecoded], Form.TENSORS, Operation.INFER,
-                None, None, None, exchange.headers, json_outputs=True,
+                None, None, deadline, exchange.headers, json_outputs=True,
             )  # fmt: skip
             answer = self._answer(exchange, request_id, asked, None, ALL_BINARY)
         else:
             found, wanted = self._decoded(asked, body, stated)
             try:
-                plan = scheduled(found.parameters)
+                plan = scheduled(found.parameters, deadline)
                 wanted = wanted or wanted_of(found.outputs, found.parameters)
             except InvalidInput:
                 release(found.inputs)

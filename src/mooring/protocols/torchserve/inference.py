@@ -11,6 +11,7 @@ from mooring.protocols.answers import Answer
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.openapi import Description
 from mooring.protocols.responses import JSON, Responses, pretty
+from mooring.protocols.scheduling import deadline_of
 from mooring.protocols.status import NOT_FOUND, Asked, torchserve
 from mooring.protocols.torchserve import operations as calls
 from mooring.protocols.torchserve.forms import Inputs, merged, query_fields, text_field
@@ -142,9 +143,14 @@ class TorchServeInference:
     ) -> None:
         responses = self._responses
         request_id = responses.new_id()
+        try:
+            deadline = deadline_of(exchange)
+        except InvalidInput:
+            release(inputs)
+            raise
         request = InferenceRequest(
             asked.model, asked.version, request_id, inputs, Form.BODY, operation,
-            None, None, None, exchange.headers, path,
+            None, None, deadline, exchange.headers, path,
         )  # fmt: skip
         answer = Answer(responses, exchange, request_id, asked)
         exchange.on_abandoned = self._service.submit(request, answer.done).cancel

@@ -7,6 +7,7 @@ from mooring.protocols.answers import Answer
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.later import Later
 from mooring.protocols.responses import JSON, Responses
+from mooring.protocols.scheduling import deadline_of
 from mooring.protocols.status import (
     Asked,
     Refusal,
@@ -68,8 +69,15 @@ class TorchServeWorkflows:
         """Ask a workflow."""
         workflow = match.params["workflow_name"]
         request_id = self._responses.new_id()
+        deadline = deadline_of(exchange)
         request = InferenceRequest(
-            workflow, "", request_id, self._inputs(exchange), Form.BODY, headers=exchange.headers
+            workflow,
+            "",
+            request_id,
+            self._inputs(exchange),
+            Form.BODY,
+            deadline=deadline,
+            headers=exchange.headers,
         )
         answer = WorkflowAnswer(self._responses, exchange, request_id, Asked(workflow))
         exchange.on_abandoned = self._workflows.submit(request, answer.done).cancel
