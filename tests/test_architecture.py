@@ -68,6 +68,11 @@ def test_the_server_process_never_loads_a_heavy_library():
     assert not set(HEAVY) & set(told(code))
 
 
+def test_a_server_speaks_grpc_without_the_library():
+    code = "import json, sys, mooring.server, mooring.protocols.grpc_mount; print(json.dumps(sorted(sys.modules)))"
+    assert not {"grpc", "h2", "hpack"} & set(told(code))
+
+
 def test_imports_follow_the_layers():
     linter = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run(

@@ -7,11 +7,13 @@ import subprocess
 import zlib
 
 import grpc
+import psutil
 import pytest
 from http2_kit import packed, served, setting, until
 from tls_kit import Authority
 
 from mooring.config import Address, Config
+from mooring.core.buffers import HeapAllocator
 from mooring.web import frames
 from mooring.web.frames import Code, frame
 from mooring.web.grpc import percent_encoded, unpacked
@@ -115,6 +117,27 @@ async def test_large_messages_may_come_compressed(each):
     sent = packed(gzip.compress(content, 0), 1)  # stored: as large as before
     wire.data(1, sent, end=True)
     assert (await wire.answer(1))[1] == packed(content)
+
+
+async def test_messages_of_a_stream_may_come_compressed_and_keep_their_order(wire):
+    wire.send(frame(frames.WINDOW_UPDATE, 0, 0, (1 << 20).to_bytes(4, "big")))
+    large, small = b"".join(number.to_bytes(4, "big") for number in range(3_000)), b"small"
+    wire.call(1, None, "/t.T/Chat", grpc_encoding="gzip")
+    wire.data(1, packed(gzip.compress(large), 1) + packed(gzip.compress(small), 1) + packed(large), end=True)
+    assert (await wire.answer(1))[1] == packed(large) + packed(small) + packed(large)
+    wire.call(3, None, "/t.T/Chat", grpc_encoding="gzip")
+    wire.data(3, packed(b"no gzip", 1), end=True)
+    assert (await wire.answer(3))[0]["grpc-status"] == "3"
+
+
+async def test_a_client_that_goes_away_while_its_message_is_inflated_is_not_answered(each, wire):
+    wire.call(1, None, "/t.T/Hold", grpc_encoding="gzip")
+    wire.data(1, packed(gzip.compress(bytes(20_000_000)), 1), end=True)
+    wire.send(frame(frames.RST_STREAM, 0, 1, Code.CANCEL.to_bytes(4, "big")))
+    assert await wire.alive()
+    wire.call(3, b"x", "/t.T/Hold")
+    await until(lambda: each.methods.held)
+    assert [message for _, message in each.methods.held] == [b"x"]
 
 
 async def test_an_encoding_that_is_not_known_is_refused_with_those_that_are(wire):
@@ -273,6 +296,18 @@ async def test_a_message_larger_than_the_window_of_a_stream_comes_through():
             assert more >= len(content) - 10_000
             wire.data(1, content[10_000:], end=True)
             assert (await wire.answer(1))[1] == content
+
+
+async def test_a_message_that_is_announced_and_not_sent_costs_no_memory():
+    async with served() as each:
+        each.server.allocator = HeapAllocator()
+        wire = await each.wire()
+        before = psutil.Process().memory_info().rss
+        for number in (1, 3, 5):
+            wire.call(number, None)
+            wire.data(number, b"\0" + (1 << 30).to_bytes(4, "big"))
+        assert await wire.alive()
+        assert psutil.Process().memory_info().rss - before < 50_000_000
 
 
 async def test_messages_that_come_together_or_in_pieces_are_the_same(wire):

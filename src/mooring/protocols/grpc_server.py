@@ -138,7 +138,7 @@ class GrpcServer(Listener):
         call.begin()
         return call
 
-    def inflate(self, data: bytes | memoryview, encoding: str) -> bytes:
+    def inflate(self, data: bytes, encoding: str) -> bytes:
         try:
             return inflate(data, encoding, self.max_message_bytes or _LARGEST_INFLATED)
         except InputTooLarge as error:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from mooring.core.buffers import LARGE, Allocator, Buffer, Payload, Slot, view_of
+from mooring.core.buffers import LARGE, Allocator, Buffer, Payload, Slot
 from mooring.web import frames
 from mooring.web.frames import Code
 from mooring.web.hpack import Field, encode
@@ -25,6 +25,8 @@ from mooring.web.streams import Part, Stream
 
 # Up to here an answer is joined to one piece; above, joining costs more than a vector.
 JOINED = 16_384
+# A compressed message up to here is inflated at once, a larger one in a thread: it may become a thousand times as much.
+_INFLATED_AT_ONCE = 4096
 # Where the end of a large message lies: its last tensor is then as well aligned as its size allows.
 _ALIGNMENT = 64
 _PREFIX = struct.Struct(">BI")
@@ -92,6 +94,10 @@ class Head(msgspec.Struct, frozen=True):
     problem: tuple[Status, str] | None = None
 
 
+class Compressed(bytes):
+    """A message as it came, to be inflated before anybody reads it."""
+
+
 class Method(msgspec.Struct, frozen=True):
     """What is called by one path. ``start`` gets the call, when its message is there or with ``single`` False at once.
 
@@ -111,8 +117,8 @@ class GrpcHost(Http2Host, Protocol):
     methods: Mapping[bytes, Method]
     max_message_bytes: int
 
-    def inflate(self, data: bytes | memoryview, encoding: str) -> bytes:
-        """A message that came compressed. Raises ``Refused``."""
+    def inflate(self, data: bytes, encoding: str) -> bytes:
+        """A message that came compressed; called from threads, too. Raises ``Refused``."""
         ...
 
 
@@ -176,6 +182,7 @@ class Call(Stream):
         "_prefix",
         "_reader",
         "_slot",
+        "_unpacking",
         "_unread",
         "_writer",
         "deadline",
@@ -201,6 +208,7 @@ class Call(Stream):
         self._slot: Buffer | None = None
         self._collected: bytearray | None = None
         self._reader: asyncio.Future[None] | None = None
+        self._unpacking: asyncio.Future[None] | None = None
         # The answer.
         self._begun = False
         self._writer: asyncio.Future[None] | None = None
@@ -256,7 +264,8 @@ class Call(Stream):
                 await self._reader
             finally:
                 self._reader = None
-        return self.take()
+        message = self.take()
+        return await self._inflate(message) if isinstance(message, Compressed) else message
 
     def respond(self, parts: Sequence[Part], then: Callable[[], None] | None = None) -> None:
         """The one answer, and the end of the call. ``then`` is called when nobody reads the parts any more."""
@@ -361,13 +370,30 @@ class Call(Stream):
             self._wake()
         elif not self._messages:
             self._fail(Status.INVALID_ARGUMENT, "the request has no message")
+        elif isinstance(message := self._messages[0], Compressed):
+            self._unpacking = asyncio.ensure_future(self._start_inflated(message))
         else:
             self._method.start(self)
+
+    async def _start_inflated(self, message: Compressed) -> None:
+        try:
+            self._messages[0] = await self._inflate(message)
+        except Refused as refused:
+            self._fail(refused.status, str(refused))
+        else:
+            self._method.start(self)
+
+    async def _inflate(self, message: Compressed) -> bytes:
+        """Raises ``Refused``."""
+        inflate, encoding = self._host.inflate, self._head.encoding
+        if len(message) <= _INFLATED_AT_ONCE:
+            return inflate(message, encoding)
+        return await asyncio.to_thread(inflate, message, encoding)
 
     def abandon(self) -> None:
         self._drop_incoming()
         told, self.on_cancelled = self.on_cancelled, None
-        for waiter in (self._reader, self._writer):
+        for waiter in (self._reader, self._writer, self._unpacking):
             if waiter is not None and not waiter.done():
                 waiter.cancel()
         if told is not None:
@@ -429,7 +455,7 @@ class Call(Stream):
     def _make_room(self, size: int) -> None:
         """Where a message goes that is large, or comes in pieces."""
         self._missing, self._filled = size, 0
-        if size <= LARGE:
+        if size <= LARGE or self._compressed:
             self._collected = bytearray()
             return
         before = -size % _ALIGNMENT
@@ -467,17 +493,7 @@ class Call(Stream):
             self._arrive(bytes(collected))
 
     def _arrive(self, message: Payload) -> None:
-        if self._compressed:
-            try:
-                inflated = self._host.inflate(view_of(message), self._head.encoding)
-            except Refused as refused:
-                self._fail(refused.status, str(refused))
-                return
-            finally:
-                if isinstance(message, Buffer):
-                    message.release()
-            message = inflated
-        self._messages.append(message)
+        self._messages.append(Compressed(message) if self._compressed else message)
         self._unread += len(message) + _PREFIX.size
         if not self._method.single:
             self._wake()

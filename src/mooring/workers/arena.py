@@ -8,7 +8,7 @@ import mmap
 import os
 import tempfile
 
-from mooring.core.buffers import LARGE, Buffer, Slot
+from mooring.core.buffers import LARGE, Buffer, Slot, heap
 
 
 class BuddyAllocator:
@@ -79,7 +79,7 @@ class Arena:
         """A slot, or memory of the heap when the arena is full: never waits, never fails."""
         offset = self._blocks.take(size) if size else None
         if offset is None:
-            return Buffer(memoryview(bytearray(size)))
+            return Buffer(heap(size))
         return Buffer(self._memory[offset : offset + size], Slot(self.number, offset, size), self._give_back)
 
     def _give_back(self, slot: Slot) -> None:
