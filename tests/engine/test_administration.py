@@ -173,10 +173,31 @@ async def test_a_caller_may_send_the_models_files(harness):
     assert list(harness.files.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["../evil.py", "/etc/evil.py", "1/../../evil.py", ""])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../evil.py",
+        "/etc/evil.py",
+        "1/../../evil.py",
+        "",
+        ".",
+        "..",
+        "/",
+        "a\0b",
+        "x" * 300,
+        "1/" * 3000 + "x",
+        "\ud800",
+    ],
+)
 async def test_files_stay_below_the_models_folder(harness, name):
     with pytest.raises(InvalidInput):
         await harness.administration.load("sent", files={name: b"x"})
+    assert list(harness.files.iterdir()) == []
+
+
+async def test_a_file_where_a_folder_must_be_is_refused(harness):
+    with pytest.raises(InvalidInput, match="cannot be written"):
+        await harness.administration.load("sent", files={"1": b"x", "1/model.py": b"x"})
     assert list(harness.files.iterdir()) == []
 
 

@@ -388,6 +388,48 @@ async def test_a_region_that_was_cut_short_is_an_error_and_no_crash(v2, memory):
 
 
 @needs_shm
+async def test_a_region_stays_readable_when_its_name_is_gone_and_no_other_object_takes_its_place(v2, memory):
+    memory.write_bytes(b"\x01" * 1_000_000)
+    await register(v2, memory)
+    memory.unlink()
+    memory.write_bytes(b"\x02" * 1_000_000)
+    seen = []
+
+    def answer(request):
+        seen.append(bytes(request.inputs[0].data))
+        return [named(request, present(request, echoed(request), {}))]
+
+    v2.service.answer = answer
+    tensor = {"name": "x", "shape": [4], "datatype": "UINT8", "parameters": in_region(4)}
+    await got(v2, "/v2/models/echo/infer", "POST", {"inputs": [tensor]})
+    assert seen == [b"\x01" * 4]
+
+
+@needs_shm
+@pytest.mark.parametrize(
+    "place",
+    [
+        in_region(8, 2**63), in_region(2**64, 0), in_region(-8, 0), in_region(8, -1), in_region(8.5, 0), in_region("8", 0),
+        in_region(True, 0), in_region(8, None),
+    ],
+)  # fmt: skip
+async def test_an_input_beyond_its_region_is_an_error(v2, memory, place):
+    await register(v2, memory)
+    tensor = {"name": "x", "shape": [2], "datatype": "FP32", "parameters": place}
+    found = await got(v2, "/v2/models/echo/infer", "POST", {"inputs": [tensor]}, 400)
+    assert list(found) == ["error"]
+    assert v2.service.requests == []
+
+
+@needs_shm
+@pytest.mark.parametrize(
+    "more", [{"offset": 2**63}, {"byte_size": 2**64}, {"offset": 2**63 - 1, "byte_size": 2**63 - 1}]
+)
+async def test_a_region_larger_than_anything_is_refused(v2, memory, more):
+    assert (await register(v2, memory, **more)).status == 400
+
+
+@needs_shm
 @pytest.mark.parametrize(
     "place", [in_region(4), in_region(8, 999_999), in_region(8, 0, "nobody"), {"shared_memory_region": "r"}]
 )

@@ -162,7 +162,28 @@ def test_a_name_with_a_nul_is_refused(tmp_path, into):
 
 
 @pytest.mark.parametrize(
-    "name", ["ä/ö.txt", "a b", "-rf", "a\nb", "new'quote\"", ".hidden", "x" * 255, "./a/./b"]
+    "name",
+    [
+        "ä/ö.txt",
+        "a b",
+        "-rf",
+        "a\nb",
+        "new'quote\"",
+        ".hidden",
+        "x" * 255,
+        "./a/./b",
+        "C:/x",
+        "C:x",
+        "aux",
+        "a\u202egpj.py",
+        "e\u0301",
+        "..a/b..",
+        "...",
+        "~/x",
+        "$HOME",
+        "%2e%2e/x",
+        "a\r\nb",
+    ],
 )
 def test_odd_names_are_only_names(tmp_path, into, name):
     for kind, archive in (
@@ -172,6 +193,18 @@ def test_odd_names_are_only_names(tmp_path, into, name):
         (into / kind).mkdir()
         unpack(archive, into / kind)
         assert list(tree(into / kind).values()) == [b"data"]
+
+
+def test_names_that_differ_in_case_or_in_their_accents_code_are_different_files(tmp_path, into):
+    files = {"A": b"1", "a": b"2", "\u00e9": b"3", "e\u0301": b"4"}
+    unpack(zipped(tmp_path / "m.mar", files), into)
+    assert tree(into) == files
+
+
+@pytest.mark.parametrize("name", ["a" + "/b" * 3000, "x" * 5000])
+def test_names_beyond_what_a_path_can_be_are_refused(tmp_path, into, name):
+    refused(zipped(tmp_path / "m.mar", {name: b""}), into, "cannot be unpacked")
+    refused(tarred(tmp_path / "m.tar.gz", (member(name), b"")), into, "cannot be unpacked")
 
 
 def test_a_name_that_no_file_system_takes_is_refused(tmp_path, into):

@@ -2,6 +2,7 @@
 
 import http.server
 import re
+import socket
 import threading
 import time
 import zipfile
@@ -141,6 +142,72 @@ def test_a_signature_is_not_told(url, tmp_path):
         with pytest.raises(ModelLoadFailed) as caught:
             fetcher.fetch(f"{url}/missing/m.mar?signature=secret", tmp_path)
         assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["http://me:p4ssw0rd@{host}/file/m.mar", "http://me:p4ss/w0rd@{host}/x", "http://[p4ssw0rd@{host}/x"],
+)
+def test_a_password_in_a_url_is_refused_and_not_told(url, tmp_path, secret):
+    with pytest.raises(SourceRefused) as caught:
+        Fetcher([".*"]).fetch(secret.format(host=url.removeprefix("http://")), tmp_path)
+    assert "w0rd" not in caught.value.message
+
+
+CREDENTIALS = [
+    "169.254.169.254",
+    "fe80::1",
+    "fd00:ec2::254",
+    "100.100.100.200",
+    "::ffff:169.254.169.254",
+    "224.0.0.1",
+]
+
+
+@pytest.mark.parametrize("address", CREDENTIALS)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_where_clouds_keep_credentials_nothing_is_fetched_by_whichever_name(
+    monkeypatch, tmp_path, address, scheme
+):
+    asked, found = [], socket.getaddrinfo
+
+    def resolved(host, port, *more, **named):
+        return found(address if host == "models.example" else host, port, *more, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    monkeypatch.setattr(socket, "create_connection", lambda *given, **_: asked.append(given))
+    literal = f"[{address}]" if ":" in address else address
+    for host in ("models.example", literal):
+        with pytest.raises(FetchFailed, match="nothing is fetched from there"):
+            Fetcher([".*"]).fetch(f"{scheme}://{host}/m.mar", tmp_path)
+    assert asked == []
+
+
+def test_no_redirect_leads_there_either(url, monkeypatch, tmp_path):
+    found = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *more, **named: found(host.replace("inside.example", "169.254.1.1"), *more, **named),
+    )
+    with pytest.raises(FetchFailed, match="nothing is fetched from there"):
+        Fetcher([".*"]).fetch(f"{url}/moved/m.mar?http://inside.example/latest/meta-data", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_is_asked_for_once_and_what_was_looked_at_is_connected_to(url, origin, monkeypatch, tmp_path):
+    """A name that stands for another address each time it is asked for must not get past the look."""
+    answers = iter(["127.0.0.1", "169.254.169.254"])
+    found = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *more, **named: found(
+            next(answers) if host == "twice.example" else host, *more, **named
+        ),
+    )
+    place = f"http://twice.example:{origin.server_port}/file/m.mar"
+    assert Fetcher(["http://twice[.]example.*"]).fetch(place, tmp_path).read_bytes() == CONTENT
 
 
 def test_a_file_of_this_machine_is_fetched_where_it_is_allowed(tmp_path):

@@ -50,7 +50,12 @@ class Soaked(Server):
     def __init__(self, folder: Path) -> None:
         (self.rpc,) = free_ports(1)
         repository, store = write_models(folder / "repository"), folder / "store"
-        for name, source in (("mirror", traffic.MIRROR), ("guest", traffic.MIRROR), ("numbers", traffic.NUMBERS), ("counter", traffic.COUNTER)):
+        for name, source in (
+            ("mirror", traffic.MIRROR),
+            ("guest", traffic.MIRROR),
+            ("numbers", traffic.NUMBERS),
+            ("counter", traffic.COUNTER),
+        ):
             (repository / name / "1").mkdir(parents=True, exist_ok=True)
             (repository / name / "1/model.py").write_text(source)
         store.mkdir()
@@ -250,7 +255,9 @@ def soak(most: int, seed: int, folder: Path) -> list[str]:
         found = verdict(running[0], seen)
         for kind, count in running[0].asked.most_common():
             print(f"{count:>9} {kind}")
-        print(f"{running[0].total} requests, {growth(seen):+.2%} memory in the second half, {len(found)} faults")
+        print(
+            f"{running[0].total} requests, {growth(seen):+.2%} memory in the second half, {len(found)} faults"
+        )
         if server.stop() != 0:
             found.append("the server did not leave with 0")
         return [*found, *server.faults()]

@@ -98,11 +98,15 @@ def streamed(rng: random.Random) -> Asked:
     def right(got: Answer) -> bool:
         return (got.status, got.body) == (200, b"".join(b'{"n":[%d]}' % number for number in range(count)))
 
-    return post("/predictions/counter", json.dumps({"to": count}).encode(), "Content-Type: application/json"), right
+    return post(
+        "/predictions/counter", json.dumps({"to": count}).encode(), "Content-Type: application/json"
+    ), right
 
 
 def probes(rng: random.Random) -> Asked:
-    target = rng.choice(["/", "/v2/health/live", "/v2/models/mirror", "/v1/models/rows", "/v2/models/mirror/stats"])
+    target = rng.choice(
+        ["/", "/v2/health/live", "/v2/models/mirror", "/v1/models/rows", "/v2/models/mirror/stats"]
+    )
     return f"GET {target} HTTP/1.1\r\nHost: soak\r\n\r\n".encode(), lambda got: got.status == 200
 
 
@@ -165,7 +169,9 @@ class Rpcs:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         self._stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
-        self._predict = channel.unary_unary("/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions")
+        self._predict = channel.unary_unary(
+            "/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions"
+        )
 
     async def tensors(self, rng: random.Random, count: int = 8) -> bool:
         raw = struct.pack("<f", rng.random()) * count
@@ -210,7 +216,14 @@ class Rpcs:
     @property
     def kinds(self):
         """Each with how often it is asked."""
-        return [(self.tensors, 60), (self.row, 30), (self.pieces, 5), (self.refused, 3), (self.large, 1), (self.cancelled, 1)]
+        return [
+            (self.tensors, 60),
+            (self.row, 30),
+            (self.pieces, 5),
+            (self.refused, 3),
+            (self.large, 1),
+            (self.cancelled, 1),
+        ]
 
 
 def _infer_of(raw: bytes, count: int) -> bytes:

@@ -160,6 +160,11 @@ class Catalog:
         except MooringError:
             remove(folder.parent)
             raise
+        except (OSError, ValueError) as error:
+            # Two of the names, or one of them, are more than a file system takes.
+            remove(folder.parent)
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise InvalidInput(f"the files of model '{model}' cannot be written: {reason}") from None
 
 
 def overridden(spec: ModelSpec, config: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> ModelSpec:

@@ -1,19 +1,23 @@
 """Fetching archives from elsewhere: only from where the allow-list says, and no redirect leads further.
 
 The list is TorchServe's ``allowed_urls``: regular expressions, one of which a URL must match as a whole. Empty, as it
-is by default, it allows nothing.
+is by default, it allows nothing. Whatever it says, nothing is asked of the addresses under which clouds hand out a
+machine's credentials, by whichever name they are reached.
 """
 
+import http.client
+import ipaddress
 import re
 import shutil
+import socket
 import time
 import urllib.request
 from collections.abc import Sequence
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from urllib.error import HTTPError
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -37,9 +41,16 @@ def is_remote(url: str) -> bool:
 
 
 def shown(url: str) -> str:
-    """A URL as it may be told and logged: what stands behind ``?`` is often a signature that lets others in."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
+    """A URL, or what was given as one, as it may be told and logged.
+
+    What stands behind ``?`` is often a signature that lets others in, and what stands before ``@`` a password.
+
+    >>> shown("https://me:secret@models.example/a.mar?signature=secret#here")
+    'https://models.example/a.mar'
+    """
+    scheme, separator, rest = re.split(r"[?#]", url, maxsplit=1)[0].partition("://")
+    # Whatever the slashes: a password may hold some that nobody escaped.
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"[:200]
 
 
 class Fetcher:
@@ -52,8 +63,8 @@ class Fetcher:
         self._opener = urllib.request.OpenerDirector()
         for handler in (
             urllib.request.ProxyHandler(),
-            urllib.request.HTTPHandler(),
-            urllib.request.HTTPSHandler(),
+            _Http(),
+            _Https(),
             urllib.request.HTTPDefaultErrorHandler(),
             urllib.request.HTTPErrorProcessor(),
             _Redirects(self),
@@ -64,15 +75,16 @@ class Fetcher:
         """Raises ``SourceRefused`` for what is not allowed, and for what may mean something else than it seems to."""
         try:
             parts = urlsplit(url)
+            _ = parts.port
         except ValueError:
-            raise SourceRefused(f"'{url[:200]}' is no URL") from None
+            raise SourceRefused(f"'{shown(url)}' is no URL") from None
         path = unquote(parts.path)
         odd = not url.isprintable() or " " in url or "\\" in unquote(url) or "\0" in path
         if odd or "@" in parts.netloc or ".." in path.split("/") or parts.scheme not in _SCHEMES:
-            raise SourceRefused(f"'{url[:200]}' is not fetched: give a plain http, https or file URL")
+            raise SourceRefused(f"'{shown(url)}' is not fetched: give a plain http, https or file URL")
         if not any(pattern.fullmatch(url) for pattern in self._allowed):
             raise SourceRefused(
-                f"'{shown(url)[:200]}' matches none of the allowed URLs; put the archive into the model store, "
+                f"'{shown(url)}' matches none of the allowed URLs; put the archive into the model store, "
                 "or name where it comes from in allowed_urls"
             )
 
@@ -97,14 +109,14 @@ class Fetcher:
     def _copy(self, url: str, target: Path) -> None:
         parts = urlsplit(url)
         if parts.netloc not in ("", "localhost"):
-            raise SourceRefused(f"'{url}' names a file of another machine")
+            raise SourceRefused(f"'{shown(url)}' names a file of another machine")
         place = Path(unquote(parts.path))
         real = place.resolve()
         # A link must lead to where one may fetch from, too.
         if real != place:
             self.check(f"file://{real}")
         if not real.is_file():
-            raise FetchFailed(f"'{url}' is no file")
+            raise FetchFailed(f"'{shown(url)}' is no file")
         shutil.copyfile(real, target)
 
     def _download(self, url: str, target: Path) -> None:
@@ -152,3 +164,51 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             fp.close()
             raise FetchFailed(f"'{shown(req.full_url)}' leads elsewhere: {error.message}") from None
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+# Beside the link-local addresses: where EC2 answers over IPv6, and where Alibaba's cloud does.
+_CREDENTIALS = frozenset({"fd00:ec2::254", "100.100.100.200"})
+
+
+def _forbidden(address: str) -> bool:
+    """Whether no archive is fetched from an IP address, whatever is allowed."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(found, "ipv4_mapped", None)
+    found = mapped or found
+    return found.is_link_local or found.is_multicast or str(found) in _CREDENTIALS
+
+
+def _connected(place: tuple[str, int], timeout: float | None, _source: object = None) -> socket.socket:
+    """A connection to what a name stands for. The address that is looked at is the one that is connected to."""
+    failure: OSError | None = None
+    for *_, found in socket.getaddrinfo(*place, type=socket.SOCK_STREAM):
+        address = str(found[0])
+        if _forbidden(address):
+            raise OSError(f"'{place[0]}' is at {address}, and nothing is fetched from there")
+        try:
+            return socket.create_connection((address, place[1]), timeout)
+        except OSError as error:
+            failure = error
+    raise failure or OSError(f"'{place[0]}' has no address")
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._create_connection = _connected
+
+
+class _SecureConnection(http.client.HTTPSConnection):
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._create_connection = _connected
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Connection, req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_SecureConnection, req)
