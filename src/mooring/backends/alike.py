@@ -14,7 +14,7 @@ import numpy as np
 
 from mooring.backends.samples import Arrays, Parameters, Reader
 from mooring.core.errors import InvalidInput
-from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
+from mooring.core.requests import INFER, TENSORS, InferenceRequest, InferenceResponse, Operation
 from mooring.core.tensors import NUMPY_TYPES, Tensor
 
 # Bytes of an input or output of one request up to which copying it is the cheapest there is.
@@ -137,8 +137,8 @@ class Alike:
 def _kind(request: InferenceRequest) -> Kind | None:
     """None for a request that asks for more than an answer, or whose inputs are no small numbers."""
     if (
-        request.form is not Form.TENSORS
-        or request.operation is not Operation.INFER
+        request.form is not TENSORS
+        or request.operation is not INFER
         or request.parameters
         or request.outputs is not None
     ):

@@ -26,7 +26,7 @@ from mooring.core.errors import (
     RequestCancelled,
     Unsupported,
 )
-from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
+from mooring.core.requests import INFER, TENSORS, InferenceRequest, InferenceResponse, Operation
 from mooring.core.service import ModelMetadata, Outcome, Reply
 from mooring.repository.spec import Control, ModelSpec
 
@@ -124,10 +124,10 @@ class TensorBackend(Backend):
     def _shortly(self, batch: Batch, reply: Reply) -> Sequence[Outcome]:
         """Answer requests that are alike: what takes long is left to ``Run``."""
         try:
-            returned = self.call(Operation.INFER, batch.arrays, {})
+            returned = self.call(INFER, batch.arrays, {})
             if type(returned) is not dict and hasattr(returned, "__next__"):
                 return Run(self, batch.requests, reply).outcomes(returned)
-            outputs = self.settle(Operation.INFER, returned)
+            outputs = self.settle(INFER, returned)
             return batch.answers(outputs) or Run(self, batch.requests, reply).outcomes(outputs)
         except MooringError as error:
             if len(batch.requests) > 1:
@@ -232,7 +232,7 @@ class Run:
                     raise Unsupported(f"model '{request.model}' has no description of its own")
                 samples, rows = reader.read(index, request)
                 self._backend.expect(request)
-                if request.form is Form.TENSORS:
+                if request.form is TENSORS:
                     self._backend.admit(request.model, samples[0].rows)
                 check_id(self._backend.controls, request)
             except MooringError as error:

@@ -16,7 +16,7 @@ from mooring.core.errors import (
     VersionNotFound,
     WorkersFailed,
 )
-from mooring.core.requests import Form, InferenceRequest, InferenceResponse
+from mooring.core.requests import BODY, INSTANCES, InferenceRequest, InferenceResponse
 from mooring.core.service import (
     Done,
     InferenceService,
@@ -104,14 +104,14 @@ class Engine(InferenceService):
         assert scheduler is not None
         if spec.client_timeout and request.deadline is None:
             request.deadline = time.monotonic() + spec.client_timeout
-        if request.form is Form.BODY:
+        if request.form is BODY:
             return scheduler.submit(request, done, 1)
         rows = request.rows
         # A handler that goes step by step has a row for each request.
         most = 1 if spec.stepwise else spec.max_batch_size
-        if rows > most and request.form is Form.INSTANCES and spec.sequence is None:
+        if rows > most and request.form is INSTANCES and spec.sequence is None:
             return Parts(scheduler, request, done, most)
-        if rows == 0 and request.form is Form.INSTANCES:
+        if rows == 0 and request.form is INSTANCES:
             done(
                 InferenceResponse(
                     [Tensor("predictions", "BYTES", [0], [])], model=spec.name, version=spec.version

@@ -7,6 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from mooring.core.buffers import Buffer
 from mooring.core.errors import DeadlineExceeded, ModelFailed, MooringError, QueueFull, WorkerDied
 from mooring.core.requests import InferenceRequest, InferenceResponse
@@ -20,50 +22,32 @@ from mooring.workers.pool import PooledWorker, Work, WorkerPool
 
 log = get_logger(__name__)
 
-_keys = itertools.count(1)
+keys = itertools.count(1)
 
 WAITING, RUNNING, DONE = 0, 1, 2
 _UNUSED_GRANTS = 32
 _LOGGED_FAILURES = 20
 
 
-class QueuedRequest:
+class QueuedRequest(msgspec.Struct, eq=False):
     """One request from its arrival to its answer; the ``Ticket`` of whoever submitted it.
 
     It owns the request's payloads and the slot granted for its answer. Both stay untouched until no worker can be
     using them any more, which may be long after the caller has gone.
     """
 
-    __slots__ = (
-        "_done",
-        "_scheduler",
-        "attempts",
-        "grant",
-        "key",
-        "queued_for",
-        "request",
-        "rows",
-        "since",
-        "state",
-        "streamed",
-        "worker",
-    )
-
-    def __init__(
-        self, scheduler: "Scheduler", request: InferenceRequest, done: Done, rows: int, now: float
-    ) -> None:
-        self._scheduler = scheduler
-        self._done: Done | None = done
-        self.key = next(_keys)
-        self.request = request
-        self.rows = rows
-        self.since = now
-        self.queued_for = 0.0
-        self.state = WAITING
-        self.attempts = 0
-        self.streamed = False
-        self.grant: Buffer | None = None
-        self.worker: PooledWorker | None = None
+    _scheduler: "Scheduler"
+    request: InferenceRequest
+    _done: Done | None
+    rows: int
+    since: float
+    key: int
+    queued_for: float = 0.0
+    state: int = WAITING
+    attempts: int = 0
+    streamed: bool = False
+    grant: Buffer | None = None
+    worker: PooledWorker | None = None
 
     def piece(self, response: InferenceResponse) -> None:
         """A part of a streamed answer."""
@@ -163,6 +147,8 @@ class Scheduler:
         self._answer_size = 0
         self._unused_grants = 0
         self._prioritized = False
+        # Only handlers read them, and they are half of what the worker must decode of a small request.
+        self._headless = spec.backend != "handler"
         self._failures = Throttle(_LOGGED_FAILURES)
         self._loop = asyncio.get_running_loop()
 
@@ -179,7 +165,9 @@ class Scheduler:
     def submit(self, request: InferenceRequest, done: Done, rows: int) -> QueuedRequest:
         """Queue a request, or refuse it at once."""
         now = time.monotonic()
-        queued = QueuedRequest(self, request, done, rows, now)
+        queued = QueuedRequest(self, request, done, rows, now, next(keys))
+        if self._headless:
+            request.headers = None
         self._waiting += 1
         if self.refusal is not None:
             queued.refuse(self.refusal)

@@ -8,7 +8,7 @@ from mooring.core.buffers import Buffer
 from mooring.core.errors import InvalidInput, MooringError, SequenceLost, WorkerDied
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation, Step
 from mooring.core.service import Done, ModelMetadata
-from mooring.engine.scheduler import DONE, RUNNING, WAITING, QueuedRequest, Scheduler
+from mooring.engine.scheduler import DONE, RUNNING, WAITING, QueuedRequest, Scheduler, keys
 from mooring.engine.sequences import Sequences
 from mooring.engine.steps import mark, new_id, said, tell
 from mooring.observability.metrics import ModelStatistics
@@ -16,13 +16,11 @@ from mooring.repository.spec import ModelSpec, SequenceSettings
 from mooring.workers.pool import PooledWorker, Work, WorkerState
 
 
-class QueuedStep(QueuedRequest):
+class QueuedStep(QueuedRequest, eq=False):
     """A request of a model with sequences. ``made``: only its answer tells the client what its sequence is called."""
 
-    __slots__ = ("made", "step")
-
-    step: Step | None
-    made: bool
+    step: Step | None = None
+    made: bool = False
 
     def _named(self, response: InferenceResponse) -> InferenceResponse:
         response = super()._named(response)
@@ -53,8 +51,7 @@ class SequenceScheduler(Scheduler):
     def submit(self, request: InferenceRequest, done: Done, rows: int) -> QueuedRequest:
         """Queue a step behind those of its sequence, or refuse it at once."""
         now = time.monotonic()
-        queued = QueuedStep(self, request, done, rows, now)
-        queued.step, queued.made = None, False
+        queued = QueuedStep(self, request, done, rows, now, next(keys))
         self._waiting += 1
         if self.refusal is not None:
             queued.refuse(self.refusal)

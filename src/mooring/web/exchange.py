@@ -49,6 +49,9 @@ class Stage(enum.IntEnum):
     GONE = 3  # the client went away first
 
 
+_ANSWERED = Stage.ANSWERED  # looked up in the class it costs 0.1 us, for every answer
+
+
 class Exchange(msgspec.Struct, eq=False):
     """One request and its response. Belongs to the connection; all of it happens on the loop's thread.
 
@@ -104,7 +107,7 @@ class Exchange(msgspec.Struct, eq=False):
             self._too_late(body)
             return
         first = wire.status_line(status, reason) if reason else wire.STATUS_LINES[status]
-        self.stage = Stage.ANSWERED
+        self.stage = _ANSWERED
         if close:
             self.keep = False
         if self.body:

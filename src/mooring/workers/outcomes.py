@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 
 from mooring.core.errors import InvalidOutput, ModelFailed, MooringError, OutOfResources
-from mooring.core.requests import Form, InferenceRequest, InferenceResponse
+from mooring.core.requests import TENSORS, InferenceRequest, InferenceResponse
 from mooring.core.service import Outcome
 
 
@@ -32,9 +32,7 @@ def within(most: int, requests: Sequence[InferenceRequest], outcomes: Sequence[O
     """
     return [
         outcome
-        if isinstance(outcome, MooringError)
-        or request.form is Form.TENSORS
-        or (size := _size_of(outcome)) <= most
+        if isinstance(outcome, MooringError) or request.form is TENSORS or (size := _size_of(outcome)) <= most
         else InvalidOutput(f"the model's answer has {size} bytes and max_response_size is {most}", code=500)
         for request, outcome in zip(requests, outcomes, strict=True)
     ]

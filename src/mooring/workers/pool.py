@@ -222,16 +222,17 @@ class PooledWorker:
             self._pool.ended(self)
             return
         try:
-            for message in [_codec.to_server(frame) for frame in self._frames]:
-                self._handle(message)
+            for message, size in [(_codec.to_server(frame), len(frame)) for frame in self._frames]:
+                self._handle(message, size)
         except Exception:  # the supervisor: whatever it meant, whoever waits for it must not wait for ever
             log.exception("worker not understood, ending it", model=self._pool.spec.name, worker=self.id)
             self.process.kill()
             self._pool.ended(self)
 
-    def _handle(self, message: ToServer) -> None:
+    def _handle(self, message: ToServer, size: int) -> None:
+        """``size`` is in bytes: a small message without a granted slot has no large payload to look for."""
         if isinstance(message, Results):
-            self._answer(message)
+            self._answer(message, large=size > LARGE)
         elif isinstance(message, Piece):
             self.sent_at = time.monotonic()
             work = self._outstanding.get(message.key)
@@ -250,7 +251,7 @@ class PooledWorker:
         elif isinstance(message, Measured):
             self._pool.measured(message.records)
 
-    def _answer(self, results: Results) -> None:
+    def _answer(self, results: Results, *, large: bool) -> None:
         if self.capacity:
             self._answer_some(results)
             return
@@ -271,9 +272,10 @@ class PooledWorker:
             if isinstance(outcome, ErrorRecord):
                 work.answer(outcome.error(model=spec.name, version=spec.version))
             else:
-                size = _large_payload(work, outcome)
-                if size:
-                    owner.large_answer(size)
+                if large or work.grant is not None:
+                    size = _large_payload(work, outcome)
+                    if size:
+                        owner.large_answer(size)
                 work.answer(outcome)
 
     def _answer_some(self, results: Results) -> None:

@@ -29,7 +29,15 @@ from mooring.backends.handler.forms import (
 from mooring.backends.handler.metrics import MetricsStore
 from mooring.backends.handler.metrics_yaml import declared
 from mooring.core.errors import InvalidOutput, ModelLoadFailed, MooringError
-from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation, ResponseHead
+from mooring.core.requests import (
+    BODY,
+    INFER,
+    Form,
+    InferenceRequest,
+    InferenceResponse,
+    Operation,
+    ResponseHead,
+)
 from mooring.core.service import ModelMetadata, Outcome, Reply
 from mooring.repository.spec import ModelSpec
 
@@ -119,9 +127,9 @@ class HandlerBackend(Backend):
         """Answer a batch; the handler sees all of its rows at once, unless it is asked for more than predictions."""
         self._metrics.listen(reply.metric)
         body = self._body
-        if body is not None and requests[0].operation is Operation.INFER:
+        if body is not None and requests[0].operation is INFER:
             for request in requests:
-                if request.form is not Form.BODY:
+                if request.form is not BODY:
                     break
             else:
                 return self._infer_bodies(body, requests, reply)

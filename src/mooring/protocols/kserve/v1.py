@@ -10,7 +10,7 @@ import msgspec
 
 from mooring.core.buffers import LARGE, Payload, view_of
 from mooring.core.errors import InvalidInput, ModelNotReady, MooringError, Unsupported
-from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation, ResponseHead
+from mooring.core.requests import INSTANCES, InferenceRequest, InferenceResponse, Operation, ResponseHead
 from mooring.core.service import InferenceService
 from mooring.core.tensors import Tensor, release
 from mooring.protocols.answers import Answer
@@ -173,7 +173,7 @@ class KServeV1:
             "",
             request_id,
             inputs,
-            Form.INSTANCES,
+            INSTANCES,
             operation,
             None,
             None,

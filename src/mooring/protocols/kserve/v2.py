@@ -18,7 +18,7 @@ from mooring.codecs.v2_json import (
 )
 from mooring.core.buffers import LARGE, Allocator, Buffer, Payload
 from mooring.core.errors import InvalidInput, MooringError, Unsupported
-from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
+from mooring.core.requests import INFER, TENSORS, InferenceRequest, InferenceResponse
 from mooring.core.service import InferenceService
 from mooring.core.tensors import NUMPY_TYPES, Tensor, TensorSpec, release
 from mooring.protocols.answers import Answer
@@ -259,7 +259,7 @@ class KServeV2:
             # Decoded by the worker: milliseconds of JSON here would be milliseconds for every client.
             undecoded = Tensor("request", "BYTES", [1], [body], {"undecoded": True})
             request = InferenceRequest(
-                asked.model, asked.version, request_id, [undecoded], Form.TENSORS, Operation.INFER,
+                asked.model, asked.version, request_id, [undecoded], TENSORS, INFER,
                 None, None, deadline, exchange.headers, json_outputs=True,
             )  # fmt: skip
             answer = self._answer(exchange, request_id, asked, None, ALL_BINARY)
@@ -272,7 +272,7 @@ class KServeV2:
                 release(found.inputs)
                 raise
             request = InferenceRequest(
-                asked.model, asked.version, found.id or request_id, found.inputs, Form.TENSORS, Operation.INFER,
+                asked.model, asked.version, found.id or request_id, found.inputs, TENSORS, INFER,
                 plan.parameters, found.outputs, plan.deadline, exchange.headers, "", plan.priority,
                 wanted is not ALL_BINARY,
             )  # fmt: skip

@@ -4,7 +4,7 @@ No method is checked but on ``/``: ``curl -T`` sends PUT, and whatever else is s
 """
 
 from mooring.core.errors import InvalidInput, ModelNotFound
-from mooring.core.requests import Form, InferenceRequest, Operation
+from mooring.core.requests import BODY, INFER, InferenceRequest, Operation
 from mooring.core.service import InferenceService
 from mooring.core.tensors import Tensor, release
 from mooring.protocols.answers import Answer
@@ -90,7 +90,7 @@ class TorchServeInference:
 
     def predict(self, exchange: Exchange, match: Match) -> None:
         """A prediction; OPTIONS tells of the model instead."""
-        self._ask(exchange, match, Operation.INFER)
+        self._ask(exchange, match, INFER)
 
     def explain(self, exchange: Exchange, match: Match) -> None:
         """An explanation; OPTIONS tells of the model instead."""
@@ -149,7 +149,7 @@ class TorchServeInference:
             release(inputs)
             raise
         request = InferenceRequest(
-            asked.model, asked.version, request_id, inputs, Form.BODY, operation,
+            asked.model, asked.version, request_id, inputs, BODY, operation,
             None, None, deadline, exchange.headers, path,
         )  # fmt: skip
         answer = Answer(responses, exchange, request_id, asked)
