@@ -149,6 +149,7 @@ class KServeV2:
         self._version = version
         self._dialect = dialect
         self._memory = memory
+        self._regions = None if memory is None else memory.read
         self.bodies = Bodies(responses, allocator, min(max_body_bytes, _MOST_DECOMPRESSED))
         self.extensions = [
             "binary_tensor_data",
@@ -236,15 +237,18 @@ class KServeV2:
         try:
             deadline = deadline_of(exchange)
             if b"content-encoding" in exchange.fields:
-                self.bodies.take(
-                    exchange,
-                    lambda body: self._infer(exchange, asked, body, deadline),
-                    lambda error: self.refuse(exchange, error, asked),
-                )
-                return
-            self._infer(exchange, asked, exchange.take_body(), deadline)
+                self._inflate(exchange, asked, deadline)
+            else:
+                self._infer(exchange, asked, exchange.take_body(), deadline)
         except MooringError as error:
             self.refuse(exchange, error, asked)
+
+    def _inflate(self, exchange: Exchange, asked: Asked, deadline: float | None) -> None:
+        self.bodies.take(
+            exchange,
+            lambda body: self._infer(exchange, asked, body, deadline),
+            lambda error: self.refuse(exchange, error, asked),
+        )
 
     def refuse(self, exchange: Exchange, error: MooringError, asked: Asked) -> None:
         """Say no in the dialect's words."""
@@ -271,12 +275,13 @@ class KServeV2:
             except InvalidInput:
                 release(found.inputs)
                 raise
+            given = found.id
             request = InferenceRequest(
-                asked.model, asked.version, found.id or request_id, found.inputs, TENSORS, INFER,
+                asked.model, asked.version, given or request_id, found.inputs, TENSORS, INFER,
                 plan.parameters, found.outputs, plan.deadline, exchange.headers, "", plan.priority,
                 wanted is not ALL_BINARY,
             )  # fmt: skip
-            answer = self._answer(exchange, request_id, asked, found.id, wanted)
+            answer = self._answer(exchange, request_id, asked, given, wanted)
         exchange.on_abandoned = self._service.submit(request, answer.done).cancel
 
     def _answer(
@@ -288,9 +293,8 @@ class KServeV2:
 
     def _decoded(self, asked: Asked, body: Payload, stated: bytes | None) -> tuple[InferBody, Wanted | None]:
         """What a body says, and where that is not for it to say, which outputs are wanted in binary."""
-        memory = self._memory
         if stated is None:
-            return decode_request(body, None, None if memory is None else memory.read), None
+            return decode_request(body, None, self._regions), None
         if not stated.isdigit() or len(stated) > 18:
             _give_back(body)
             raise InvalidInput(
@@ -299,7 +303,7 @@ class KServeV2:
         size = int(stated)
         if size == 0:
             return self._raw(asked, body), ALL_BINARY
-        return decode_request(body, size, None if memory is None else memory.read), None
+        return decode_request(body, size, self._regions), None
 
     def _raw(self, asked: Asked, body: Payload) -> InferBody:
         """A raw binary request: the body is the only input, whole."""
