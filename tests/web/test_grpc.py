@@ -210,6 +210,18 @@ async def test_a_call_past_its_deadline_is_over_and_its_method_told(each, wire):
     assert len(wire.seen[1]) == 1
 
 
+async def test_an_answer_that_is_not_taken_before_the_deadline_is_dropped(each):
+    each.server._interval = 0.02
+    wire = await each.wire(settings=setting(4, 10))
+    wire.call(1, bytes(10_000), grpc_timeout="50m")
+    assert await wire.answer(1) == Code.CANCEL
+    wire.call(3, b"", "/t.T/Pour", grpc_timeout="50m")
+    await wire.until("Data", 3)
+    wire.send(frame(frames.WINDOW_UPDATE, 0, 3, (90_000).to_bytes(4, "big")))
+    await until(lambda: each.methods.cancelled)
+    assert await wire.alive()
+
+
 async def test_a_message_that_does_not_come_is_not_waited_for():
     async with served() as each:
         each.server.limits = Limits(body_timeout=0.05)

@@ -307,7 +307,7 @@ class Call(Stream):
 
     def end(self, status: Status, text: str = "") -> None:
         """The end of the call, after everything that was written. A second one does nothing."""
-        if self.closed:
+        if self.closed or self.ending:
             return
         self._drop_incoming()
         fields = [(b"grpc-status", b"%d" % status)]
@@ -407,7 +407,10 @@ class Call(Stream):
         limits = self._host.limits
         silence = now - self.since
         if self.deadline is not None and now > self.deadline:
-            self._fail(Status.DEADLINE_EXCEEDED, "the deadline is over")
+            if self.ending:  # the answer is there, and the client did not take it in time
+                self.carrier.reset(self, Code.CANCEL)
+            else:
+                self._fail(Status.DEADLINE_EXCEEDED, "the deadline is over")
         elif self._missing or (self._method.single and not self.ended):
             if silence > limits.body_timeout:
                 self._fail(Status.DEADLINE_EXCEEDED, "the request took too long to come")

@@ -103,6 +103,11 @@ class Stream:
         """Whether something does."""
         return bool(self._out) or bool(self._tail)
 
+    @property
+    def ending(self) -> bool:
+        """Whether its end waits to be sent."""
+        return bool(self._tail)
+
     def queue(self, parts: Sequence[Part], then: Callable[[], None] | None, tail: bytes = b"") -> None:
         """Content to be sent, what to call when nobody reads the parts any more, and frames that end the stream."""
         out = self._out = self._out if self._out is not None else deque()
