@@ -218,7 +218,7 @@ class Server:
             self._stack.push_async_callback(monitor.close)
 
     async def _listen_grpc(self) -> None:
-        # Here and not above, and in a thread: it takes a tenth of a second to import, and HTTP answers meanwhile.
+        # Here and not above, and in a thread: it takes some sixty milliseconds to import, and HTTP answers meanwhile.
         mount = await asyncio.to_thread(importlib.import_module, "mooring.protocols.grpc_mount")
         config = self._config
         address, managing = config.grpc_address, config.grpc_management_address
