@@ -111,3 +111,12 @@ def test_a_stream_is_sent_piece_by_piece(function, reply, ask):
     (last,) = model.infer([ask.tensors(x=np.float32([1.0]))], reply)
     assert last.outputs == []
     assert [ask.read(piece) for _, piece in reply.pieces] == [{"y": [1]}, {"y": [2]}]
+
+
+def test_a_function_that_asks_whether_anybody_waits_is_told_of_its_own_request(function, reply, ask):
+    model = function("def infer(x, cancelled): return {'gone': x * cancelled()}")
+    request = ask.tensors(x=np.float32([1.0]))
+    for gone in (False, True, False):
+        reply.gone = {0} if gone else set()
+        (outcome,) = model.infer([request], reply)
+        assert ask.read(outcome) == {"gone": [float(gone)]}

@@ -96,7 +96,7 @@ class TensorBackend(Backend):
         self.reader = Reader(self.signature(metadata), spec.batch, limit, self.joins)
         self._declared = {output.name: output for output in metadata.outputs}
         bfloat16 = any(output.datatype == "BF16" for output in metadata.outputs)
-        if self.plain and not bfloat16 and not self.controls:
+        if self.plain and not bfloat16 and not self.controls and not self.asks:
             self._alike = Alike(self)
         if spec.explain:
             self.explainer = self.explaining(metadata, context)

@@ -30,12 +30,15 @@ def within(most: int, requests: Sequence[InferenceRequest], outcomes: Sequence[O
     TorchServe kills the worker for such an answer and says 500; nothing is killed here. Tensors have no such limit:
     Triton's clients know none.
     """
-    return [
-        outcome
-        if isinstance(outcome, MooringError) or request.form is TENSORS or (size := _size_of(outcome)) <= most
-        else InvalidOutput(f"the model's answer has {size} bytes and max_response_size is {most}", code=500)
-        for request, outcome in zip(requests, outcomes, strict=True)
-    ]
+    found = outcomes
+    for index, outcome in enumerate(outcomes):
+        if isinstance(outcome, MooringError) or requests[index].form is TENSORS:
+            continue
+        size = _size_of(outcome)
+        if size > most:
+            text = f"the model's answer has {size} bytes and max_response_size is {most}"
+            found = [*found[:index], InvalidOutput(text, code=500), *found[index + 1 :]]
+    return found
 
 
 def _size_of(response: InferenceResponse) -> int:

@@ -89,9 +89,15 @@ class Delivery:
         grants = self.batch.grants
         with self._lock:
             self._batches.append((rows, time.monotonic() - self.began))
+            if grants is None:
+                self._outcomes += [
+                    outcome if type(outcome) is InferenceResponse else self._channel.place(outcome, None)
+                    for outcome in outcomes
+                ]
+                return
             base = self._sent + len(self._outcomes)
             for offset, outcome in enumerate(outcomes):
-                self._outcomes.append(self._channel.place(outcome, grants[base + offset] if grants else None))
+                self._outcomes.append(self._channel.place(outcome, grants[base + offset]))
 
     def finish(self) -> None:
         """Send what is left."""
@@ -289,15 +295,16 @@ class Worker:
         if len(runs) > 1:
             self._courier.watch(delivery)
         reply = WorkerReply(channel, self)
+        requests = batch.requests
+        timed = any(request.deadline is not None for request in requests)
         for begin, end, rows in runs:
             if not delivery.begin(end):
                 break
             reply.keys = batch.keys[begin:end]
-            if begin:
+            if reply.streamed:
                 reply.streamed = set()
-                delivery.add(self._infer_in_time(batch.requests[begin:end], reply), rows)
-            else:
-                delivery.add(self._infer(batch.requests[:end], reply), rows)
+            infer = self._infer_in_time if timed and begin else self._infer
+            delivery.add(infer(requests[begin:end], reply), rows)
         if len(runs) > 1:
             self._courier.watch(None)
         delivery.finish()
