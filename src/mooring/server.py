@@ -451,6 +451,7 @@ class Server:
             gate=self._gate(address),
             loopback=address.loopback and not config.insecure,
             named=self._cors.named,
+            crowded=self.engine.crowded,
         )
         listener = HttpServer(
             self._cors.telling(application),

@@ -103,6 +103,9 @@ class VersionIsDefault(MooringError):
 class QueueFull(MooringError):
     """As many requests wait as the model allows."""
 
+    # In how many seconds those that wait now will have been answered, as far as that can be told; 0 if it cannot.
+    retry_after = 0.0
+
 
 class SequencesFull(QueueFull):
     """As many sequences are open as the model allows, or as many steps of this one wait."""

@@ -56,6 +56,13 @@ class InferenceService(abc.ABC):
         the request are released by the service once the request has been answered.
         """
 
+    def crowded(self, model: str, version: str = "") -> MooringError | None:
+        """Why a request would be refused now, whatever it says: who knows it need not receive its body.
+
+        None where it would not be, as far as that can be told.
+        """
+        return None
+
     @abc.abstractmethod
     def ready(self, model: str = "", version: str = "") -> bool:
         """Whether a model (or with no name: every model asked for) can answer now.

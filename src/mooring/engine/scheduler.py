@@ -27,6 +27,8 @@ keys = itertools.count(1)
 WAITING, RUNNING, DONE = 0, 1, 2
 _UNUSED_GRANTS = 32
 _LOGGED_FAILURES = 20
+# Withdrawn requests that may lie in a queue, beside as many as wait in it twice over.
+_MOST_WITHDRAWN = 64
 
 
 class QueuedRequest(msgspec.Struct, eq=False):
@@ -162,18 +164,24 @@ class Scheduler:
         """Whether nothing waits and nothing runs."""
         return not self._waiting and not self._running
 
+    def crowded(self) -> MooringError | None:
+        """Why a request would be refused if it came now; None where there is room."""
+        if self.refusal is not None:
+            return self.refusal
+        return self._queue_full() if self._waiting >= self._most_waiting and self._full() else None
+
     def submit(self, request: InferenceRequest, done: Done, rows: int) -> QueuedRequest:
         """Queue a request, or refuse it at once."""
         now = time.monotonic()
         queued = QueuedRequest(self, request, done, rows, now, next(keys))
         if self._headless:
             request.headers = None
+        refusal = self.refusal
+        if refusal is None and self._waiting >= self._most_waiting and self._full():
+            refusal = self._queue_full()
         self._waiting += 1
-        if self.refusal is not None:
-            queued.refuse(self.refusal)
-            return queued
-        if self._waiting > self._most_waiting and self._overfull():
-            queued.refuse(self._queue_full())
+        if refusal is not None:
+            queued.refuse(refusal)
             return queued
         if request.deadline is not None:
             self._with_deadline.add(queued)
@@ -224,9 +232,17 @@ class Scheduler:
         throttle.left_out = 0
 
     def withdrawn(self, queued: QueuedRequest) -> None:
-        """Called by a request that nobody waits for any more; the queue forgets it when it comes by."""
+        """Called by a request that nobody waits for any more; the queue forgets it when it comes by.
+
+        Where clients come and go before a slow model, so many go that the queue is cleared of them in between.
+        """
         self._waiting -= 1
         self._with_deadline.discard(queued)
+        queue = self._queue
+        if len(queue) > 2 * self._waiting + _MOST_WITHDRAWN:
+            left = [each for each in queue if each.state == WAITING]
+            queue.clear()  # in place: it may be gone through just now
+            queue.extend(left)
 
     def refuse_new(self, error: MooringError) -> None:
         """Answer everyone who comes with this error; who waits already was accepted and is served."""
@@ -331,22 +347,26 @@ class Scheduler:
 
     def _queue_full(self) -> QueueFull:
         what = "no idle worker" if self.spec.job_ticket else f"{self.spec.queue_size} requests waiting"
-        return QueueFull(
+        error = QueueFull(
             f"model '{self.spec.name}' has {what}; try again later",
             model=self.spec.name,
             version=self.spec.version,
         )
+        workers = self.pool.ready if self.pool is not None else 0
+        error.retry_after = (self._row_time.value or 0.0) * self._waiting / max(workers, 1)
+        return error
 
     def _room(self) -> int:
         """How many requests the idle workers take at once."""
         idle = self.pool.idle if self.pool is not None else ()
         return sum(worker.room if worker.capacity else self.spec.max_batch_size for worker in idle)
 
-    def _overfull(self) -> bool:
+    def _full(self) -> bool:
+        """Whether one more would find no room, once those that wait have gone to whoever is idle."""
         if self.spec.job_ticket:
-            return self._waiting > self._room()
+            return self._waiting >= self._room()
         self._flush()
-        return self._waiting > self.spec.queue_size
+        return self._waiting >= self.spec.queue_size
 
     def _flush(self) -> None:
         self._flushing = False

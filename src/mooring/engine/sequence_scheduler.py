@@ -66,6 +66,10 @@ class SequenceScheduler(Scheduler):
         self._flush_soon()
         return queued
 
+    def crowded(self) -> MooringError | None:
+        """Which sequence a request belongs to is only known when it is there: nothing is said before."""
+        return self.refusal
+
     def _flush_soon(self) -> None:
         if self._waiting and not self._flushing:
             self._flushing = True

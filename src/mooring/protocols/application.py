@@ -1,6 +1,6 @@
 """One listener's requests to the endpoints that answer them, and the last word when one of them fails."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -12,10 +12,13 @@ from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.origins import CROSS_SITE, from_elsewhere
 from mooring.protocols.responses import Responses
 from mooring.protocols.status import Asked, Refusal
+from mooring.tokens import Access
 from mooring.web.http1 import App, Exchange, Screen, header_lines
 from mooring.web.routing import Handler, Match, Route, Router
 
 log = get_logger(__name__)
+
+Crowded = Callable[[str, str], MooringError | None]
 
 _PREFLIGHT = b"access-control-request-method"
 
@@ -26,7 +29,8 @@ class Application:
     Where responses carry CORS headers, what a browser asks before it asks is answered with them, on every path.
     Pages of other sites reach no endpoint that changes what is served; with ``loopback``, which says that only this
     machine reaches the listener, a page's site must be this machine as well. Sites that are ``named`` count as this
-    one's own. Endpoints are put behind the ``gate`` here.
+    one's own. Endpoints are put behind the ``gate`` here. ``crowded`` says of a model and a version why a request to it
+    would be refused now, so that large bodies are not received in vain.
     """
 
     def __init__(
@@ -37,8 +41,11 @@ class Application:
         gate: Gate | None = None,
         loopback: bool = False,
         named: frozenset[bytes] = frozenset(),
+        crowded: Crowded | None = None,
     ) -> None:
         self._responses = responses
+        self._crowded = crowded
+        self._asking: set[str] = set()  # the patterns of endpoints that ask a model
         self._gate = gate or Gate()
         self._loopback = loopback
         self._named = named
@@ -69,16 +76,21 @@ class Application:
 
     @property
     def screen(self) -> Screen | None:
-        """What the listener asks about large bodies before it receives them; None where every call is open."""
-        return self._screen if self._checks else None
+        """What the listener asks about large bodies before it receives them; None where nothing could be said."""
+        return self._screen if self._checks or (self._crowded and self._asking) else None
 
     def _screen(self, exchange: Exchange) -> App | None:
         match = self._router.find(exchange.target)
-        checks = self._checks.get(match.route.pattern) if match is not None else None
-        if checks is None or match is None:
+        if match is None:
             return None
+        checks = self._checks.get(match.route.pattern, {})
         check = checks.get(exchange.method) or checks.get("")
         refusal = _lacking(check, exchange, match) if check is not None else None
+        if refusal is None and self._crowded is not None and match.route.pattern in self._asking:
+            asked = Asked(match.params["model_name"], match.params.get("model_version", ""))
+            error = self._crowded(*asked)
+            if error is not None:
+                refusal = statuses.worded(error, asked, exchange.target)
         return None if refusal is None else lambda refused: self._responses.refuse(refused, refusal)
 
     def _one_of(self, endpoints: list[Endpoint]) -> Handler:
@@ -100,6 +112,8 @@ class Application:
 
     def _handler(self, endpoint: Endpoint) -> Handler:
         check, handler = self._gate.check(endpoint.access), endpoint.handler
+        if endpoint.access is Access.INFERENCE and "{model_name}" in endpoint.pattern:
+            self._asking.add(endpoint.pattern)
         if check is not None:
             checks = self._checks.setdefault(endpoint.pattern, {})
             checks.update(dict.fromkeys(endpoint.methods or ("",), check))

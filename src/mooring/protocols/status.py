@@ -3,6 +3,7 @@
 TorchServe's clients test for its statuses, types and texts, so they are kept to the letter, quirks included.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
@@ -57,7 +58,6 @@ class _Rule(NamedTuple):
     status: int
     type: str
     text: Callable[[MooringError, Asked], str]
-    head: bytes = b""
     keeps_code: bool = False  # the error's own code, where it has one, goes before ``status``
     explains: bool = False  # TorchServe's text does not say why: the error's own stands beside it
 
@@ -103,11 +103,9 @@ _TORCHSERVE: Mapping[type[MooringError], _Rule] = {
         lambda _, asked: f"Cannot remove default version for model {asked.model}",
     ),
     errors.WorkersFailed: _Rule(500, "InternalServerException", _no_workers),
-    errors.QueueFull: _Rule(503, "ServiceUnavailableException", _no_worker, head=b"retry-after: 1\r\n"),
+    errors.QueueFull: _Rule(503, "ServiceUnavailableException", _no_worker),
     # TorchServe never answers a request whose time ran out; a proxy would say this.
-    errors.SequencesFull: _Rule(
-        503, "ServiceUnavailableException", _no_worker, head=b"retry-after: 1\r\n", explains=True
-    ),
+    errors.SequencesFull: _Rule(503, "ServiceUnavailableException", _no_worker, explains=True),
     errors.SequenceLost: _Rule(503, "ServiceUnavailableException", _no_worker, explains=True),
     errors.DeadlineExceeded: _Rule(504, "RequestTimeoutException", _own),
     errors.RequestCancelled: _Rule(499, "RequestCancelledException", _own),
@@ -187,7 +185,14 @@ def torchserve(error: MooringError, asked: Asked) -> Refusal:
         # TorchServe turns the 413 of a handler into 507, and clients test for it.
         status = 507 if error.code == 413 else error.code
     why = error.message if rule.explains else ""
-    return Refusal(status, rule.type, rule.text(error, asked), why, head=rule.head)
+    return Refusal(status, rule.type, rule.text(error, asked), why, head=_head_of(error))
+
+
+def _head_of(error: MooringError) -> bytes:
+    """Further header lines: to whoever finds no room, when to come again, in whole seconds and within a minute."""
+    if not isinstance(error, errors.QueueFull):
+        return b""
+    return b"retry-after: %d\r\n" % min(max(math.ceil(error.retry_after), 1), 60)
 
 
 # Where TorchServe words an error of a registration in its own way: the status, the type and the text, given the URL.
@@ -278,7 +283,7 @@ def kserve_v2(error: MooringError, asked: Asked) -> Refusal:
     rule = _rule_of(error)
     if isinstance(error, errors.ModelRefused) and 400 <= error.code <= 599:
         status = error.code
-    return Refusal(status, rule.type, text(error, asked), head=rule.head)
+    return Refusal(status, rule.type, text(error, asked), head=_head_of(error))
 
 
 # gRPC's names for the same. UNAVAILABLE invites to try again, so it is only what another try may mend.
@@ -369,7 +374,9 @@ def speaks_v2(target: bytes) -> bool:
 
 def worded(error: MooringError, asked: Asked, target: bytes) -> Refusal:
     """An error in the words of the protocol that the target belongs to, where nothing more is known of it."""
-    return kserve_v2(error, asked) if speaks_v2(target) else torchserve(error, asked)
+    if speaks_v2(target):
+        return kserve_v2(error, asked)
+    return kserve_v1(error, asked) if target.startswith(b"/v1/") else torchserve(error, asked)
 
 
 NOT_FOUND = Refusal(

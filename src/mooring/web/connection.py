@@ -226,7 +226,7 @@ class Connection(Member):
         here = nbytes - end
         if here == known.size and here <= LARGE:
             body: Payload = self._room[end:nbytes].tobytes()
-        elif here < known.size > LARGE and self._host.screen is None:
+        elif here < known.size > LARGE and not self._screened_out(known):
             body = self._host.allocator.allocate(known.size)
             body.view[:here] = self._room[end:nbytes]
         else:
@@ -552,6 +552,14 @@ class Connection(Member):
                 self._transport.write(wire.CONTINUE)
             else:
                 self._continue_due = True
+
+    def _screened_out(self, known: KnownHead) -> bool:
+        """Whether a request with this head would be refused; that is for the parser's way to do."""
+        screen = self._host.screen
+        if screen is None:
+            return False
+        exchange = Exchange(known.method, known.target, known.headers, known.fields, keep=False, line=self)
+        return screen(exchange) is not None
 
     def _screen(self, exchange: Exchange) -> None:
         """Refuse now what would be refused whatever its body, rather than receive that first."""
