@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 DIGITS := examples/digits/digits.mar
 DIGITS_FILES := $(addprefix examples/digits/,model.py digits.pt handler.py index_to_name.json model-config.yaml)
 
-.PHONY: serve test check bench clean install
+.PHONY: serve test check bench overload clean install
 .DELETE_ON_ERROR:
 
 serve: $(INSTALLED) $(DIGITS)
@@ -42,6 +42,9 @@ check: $(INSTALLED)
 
 bench: $(INSTALLED) $(DIGITS)
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+overload: $(INSTALLED)
+	$(BIN)/python benchmarks/overload.py $(ARGS)
 
 install: $(INSTALLED)
 

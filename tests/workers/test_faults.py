@@ -157,6 +157,41 @@ async def test_a_burst_that_idle_workers_can_take_is_not_refused(harness):
     assert [body_of(outcome) for outcome in outcomes] == [b"x"] * 2
 
 
+async def test_a_moment_that_idle_workers_can_take_is_not_refused_where_there_are_more_of_them(harness):
+    version = await harness.load(queue_size=1, min_workers=2, max_workers=2)
+    while version.scheduler.pool.ready < 2:
+        await asyncio.sleep(0.01)
+    outcomes = await asyncio.gather(*[harness.submit(b"x") for _ in range(2)])
+    assert [body_of(outcome) for outcome in outcomes] == [b"x"] * 2
+
+
+async def test_whoever_finds_no_room_is_told_how_long_the_queue_is(harness):
+    await harness.load(queue_size=10)
+    await harness.ask(b"x", do="sleep", seconds=0.2)
+    running = [harness.submit(b"x", do="sleep", seconds=0.2) for _ in range(11)]
+    error = await harness.ask(b"y")
+    assert isinstance(error, QueueFull)
+    assert 1.0 < error.retry_after < 20.0
+    assert harness.engine.crowded("echo").retry_after == pytest.approx(error.retry_after)
+    for each in running[1:]:
+        each.ticket.cancel()
+    assert harness.engine.crowded("echo") is None
+    await running[0]
+
+
+async def test_requests_that_are_withdrawn_before_a_busy_model_do_not_pile_up(harness):
+    version = await harness.load(queue_size=10)
+    running = harness.submit(b"x", do="sleep", seconds=0.5)
+    await asyncio.sleep(0.05)
+    kept = harness.submit(b"kept")
+    for _ in range(1000):
+        harness.submit(b"x").ticket.cancel()
+    assert len(version.scheduler._queue) < 100
+    assert version.scheduler.waiting == 1
+    assert body_of(await kept) == b"kept"
+    await running
+
+
 async def test_a_worker_that_does_not_answer_in_time_is_replaced(harness):
     await harness.load(response_timeout=0.3)
     waiting = harness.submit(b"x", do="sleep", seconds=30)
