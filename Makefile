@@ -1,4 +1,4 @@
-# The one door: serve, test, check, bench. Needs make and Python 3.11 or newer, nothing else.
+# The one door: serve, test, check, fuzz, soak, bench. Needs make and Python 3.11 or newer, nothing else.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -8,13 +8,16 @@ MANAGEMENT_PORT ?= 8081
 METRICS_PORT ?= 8082
 # Passed to pytest, as in: make test ARGS="tests/engine -x"
 ARGS ?=
+# For how long `make fuzz` looks, and how much `make soak` asks.
+FUZZ_SECONDS ?= 600
+REQUESTS ?= 1000000
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DIGITS := examples/digits/digits.mar
 DIGITS_FILES := $(addprefix examples/digits/,model.py digits.pt handler.py index_to_name.json model-config.yaml)
 
-.PHONY: serve test check bench overload clean install
+.PHONY: serve test check fuzz soak bench overload clean install
 .DELETE_ON_ERROR:
 
 serve: $(INSTALLED) $(DIGITS)
@@ -29,6 +32,12 @@ serve: $(INSTALLED) $(DIGITS)
 
 test: check $(DIGITS)
 	$(BIN)/pytest $(ARGS)
+
+fuzz: $(INSTALLED) $(DIGITS)
+	$(BIN)/pytest --fuzz $(FUZZ_SECONDS) $(ARGS)
+
+soak: $(INSTALLED)
+	$(BIN)/python tests/soak/soak.py --requests $(REQUESTS) $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

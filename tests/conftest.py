@@ -1,7 +1,9 @@
 """What every test may rely on: no setting of the machine leaks in, and examples of hypothesis may take their time."""
 
 import os
+import time
 
+import pytest
 from hypothesis import settings
 
 # Two cores shared with others: how long an example takes says nothing about the code.
@@ -10,3 +12,37 @@ settings.load_profile("mooring")
 
 for _name in [name for name in os.environ if name.startswith(("MOORING_", "TS_"))]:
     del os.environ[_name]
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--fuzz",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="run each test of hypothesis again and again, so long in all",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """With --fuzz, the tests of hypothesis alone; each gets its share of the time, and at least one run."""
+    seconds = config.getoption("--fuzz")
+    if not seconds:
+        return
+    chosen = [each for each in items if each.get_closest_marker("hypothesis")]
+    config.hook.pytest_deselected(items=[each for each in items if each not in chosen])
+    items[:] = chosen
+    for each in chosen:
+        each.share = seconds / len(chosen)
+        each.add_marker(pytest.mark.timeout(60 + 20 * each.share))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """The test, and the same with other examples until its share is used up."""
+    end = time.monotonic() + getattr(pyfuncitem, "share", 0.0)
+    result = yield
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    while time.monotonic() < end:
+        pyfuncitem.obj(**arguments)
+    return result

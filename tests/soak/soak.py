@@ -83,8 +83,9 @@ class Soaked(Server):
 class Soak:
     """The clients and their count. Everybody waits at the gate between two questions."""
 
-    def __init__(self, server: Soaked, most: int, seed: int) -> None:
+    def __init__(self, server: Soaked, most: int, seed: int, *, rest: float = 1.0) -> None:
         self.server = server
+        self.rest = rest  # seconds
         self.most = most
         self.asked: Counter[str] = Counter()
         self.wrong: list[str] = []
@@ -203,7 +204,7 @@ class Soak:
             self._open.clear()
             await self._idle.wait()
             # What is being ended ends: connections, workers of a model that was unloaded.
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(self.rest)
             seen.append(self.server.held(self.total, time.monotonic() - began))
             print(said(seen[-1]), flush=True)
             self._open.set()

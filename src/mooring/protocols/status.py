@@ -12,6 +12,7 @@ import msgspec
 
 from mooring.core import errors
 from mooring.core.errors import MooringError
+from mooring.repository.fetch import is_remote, shown
 from mooring.web.wire import reason_of
 
 
@@ -230,7 +231,7 @@ def torchserve_registration(error: MooringError, url: str) -> Refusal:
     if kind is None:
         return torchserve(error, Asked(error.model, error.version))
     status, name, text = _REGISTRATION[kind]
-    said = text(error, url)
+    said = text(error, shown(url) if is_remote(url) else url)
     return Refusal(status, name, said, error=error.message if error.message != said else "")
 
 
@@ -252,7 +253,11 @@ def torchserve_workflow_registration(error: MooringError, url: str) -> Refusal:
         return Refusal(409, "ConflictStatusException", f"Workflow {error.model} is already registered.")
     elsewhere = isinstance(error, errors.SourceRefused) and "://" not in url
     if type(error) is errors.ModelNotFound or elsewhere:
-        text = f"Workflow not found in workflow store: {url}" if url else "empty url"
+        text = (
+            f"Workflow not found in workflow store: {shown(url) if is_remote(url) else url}"
+            if url
+            else "empty url"
+        )
         return Refusal(404, "WorkflowNotFoundException", text, error=error.message if url else "")
     refusal = torchserve_registration(error, url)
     if refusal.type == "InvalidModelException":

@@ -1,0 +1,162 @@
+"""A server as a user who may do nothing: it needs no more than its own folders, and others' things stay theirs."""
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+from e2e_kit import SCRIPTS, Server, free_ports
+
+NOBODY = 65_534
+MODEL = """
+import os
+from pathlib import Path
+
+
+def tell(x):
+    try:
+        Path("/etc/mooring-test").write_text("")
+        wrote = "wrote"
+    except OSError as error:
+        wrote = error.strerror
+    return [[str(os.getuid()), wrote]]
+"""
+
+pytestmark = [
+    pytest.mark.skipif(os.getuid() != 0, reason="only root can start a server as somebody else"),
+    pytest.mark.skipif(shutil.which("setpriv") is None, reason="there is no setpriv here"),
+]
+
+
+# A mount namespace of its own: an interpreter that lies in a folder closed to others (root's home) is shown there all
+# the same, and the rest is read-only where that is asked for.
+NAMESPACE = """
+mount --make-rprivate / || exit 1
+if [ -n "$CLOSED" ]; then
+    mkdir -p "$HOME_OF_IT/python" && mount --bind "$PYTHON" "$HOME_OF_IT/python" || exit 1
+    mount -t tmpfs -o mode=755 tmpfs "$CLOSED" && mkdir -p "$PYTHON" && mount --bind "$HOME_OF_IT/python" "$PYTHON" || exit 1
+fi
+if [ -n "$READ_ONLY" ]; then
+    mount --bind "$HOME_OF_IT" "$HOME_OF_IT" && mount -o remount,bind,ro / || exit 1
+fi
+exec "$@"
+"""
+
+
+def namespace(home: Path, *, read_only: bool = False) -> list[str]:
+    """The command that runs another in such a namespace; skips the test where none can be made."""
+    prefix = Path(sys.base_prefix).resolve()
+    closed = [each for each in prefix.parents if not each.stat().st_mode & stat.S_IXOTH]
+    words = {
+        "CLOSED": closed[-1] if closed else "",
+        "PYTHON": prefix,
+        "HOME_OF_IT": home,
+        "READ_ONLY": read_only or "",
+    }
+    around = [
+        "unshare",
+        "--mount",
+        "env",
+        *(f"{name}={word}" for name, word in words.items()),
+        "sh",
+        "-c",
+        NAMESPACE,
+        "sh",
+    ]
+    if not closed and not read_only:
+        return []
+    tried = subprocess.run([*around, "true"], capture_output=True, text=True, timeout=60, check=False)
+    if tried.returncode:
+        pytest.skip(f"file systems cannot be mounted here: {tried.stderr.strip()}")
+    return around
+
+
+class Unprivileged(Server):
+    """A server of nobody's, in a folder of nobody's; ``around`` is run before it, for more that it may not do."""
+
+    def __init__(self, folder: Path, *arguments: str, around: Sequence[str] = ()) -> None:
+        self.ports, self.folder = free_ports(3), folder
+        self.log_file = folder / "server.log"
+        named = zip(("inference", "management", "metrics"), self.ports, strict=True)
+        flags = [f"--{name}-address=http://127.0.0.1:{port}" for name, port in named]
+        flags += ["--grpc-address=127.0.0.1:0", "--grpc-management-address=127.0.0.1:0", *arguments]
+        drop = [
+            "setpriv",
+            f"--reuid={NOBODY}",
+            f"--regid={NOBODY}",
+            "--clear-groups",
+            "--no-new-privs",
+            "--bounding-set=-all",
+        ]
+        with self.log_file.open("wb") as log:
+            self.process = psutil.Popen(
+                [*around, *drop, SCRIPTS / "mooring", "serve", *flags],
+                cwd=folder, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                env=os.environ | {"TMPDIR": str(folder / "tmp"), "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"},
+            )  # fmt: skip
+
+
+@pytest.fixture
+def home():
+    folder = Path("/var/tmp", f"mooring-test-{uuid.uuid4()}")
+    (folder / "tmp").mkdir(parents=True)
+    (folder / "model.py").write_text(MODEL)
+    for each in (folder, folder / "tmp"):
+        os.chown(each, NOBODY, NOBODY)
+        each.chmod(0o700)
+    yield folder
+    if (folder / "python").exists():
+        (folder / "python").rmdir()  # not with what lies in it: it is empty unless a mount has come through
+    shutil.rmtree(folder)
+
+
+def check(server: Server) -> None:
+    """It serves, writes nothing but its own, and everything of it is nobody's."""
+    body = json.dumps({"x": [1.0]}).encode()
+    answer = server.ask("POST", "/predictions/tell", body, "Content-Type: application/json")
+    assert answer.code == 200, answer
+    uid, wrote = answer.json()["output"][0]
+    assert uid == str(NOBODY)
+    assert wrote in ("Permission denied", "Read-only file system")
+    assert {each.uids().real for each in server.family() if each.name() != "unshare"} == {NOBODY}
+    large = json.dumps({"x": [0.5] * 100_000}).encode()
+    assert server.ask("POST", "/predictions/tell", large, "Content-Type: application/json").code == 200
+
+
+def test_a_server_runs_as_a_user_without_rights(home):
+    server = Unprivileged(home, "model.py:tell", "--snapshot-folder=tmp/snapshots", around=namespace(home))
+    try:
+        check(server.started())
+        with_key = {"key": "", "offset": 0, "byte_size": 4}
+        theirs = Path("/dev/shm", f"mooring-test-{uuid.uuid4()}")
+        theirs.write_bytes(b"root")
+        theirs.chmod(0o600)
+        try:
+            body = json.dumps(with_key | {"key": f"/{theirs.name}"}).encode()
+            refused = server.ask("POST", "/v2/systemsharedmemory/region/r/register", body)
+            assert (refused.code, "Permission denied" in refused.body.decode()) == (400, True)
+        finally:
+            theirs.unlink()
+        assert server.stop() == 0
+        assert not server.faults()
+        assert {each.name for each in home.iterdir()} - {"python"} == {"model.py", "server.log", "tmp"}
+        assert [each.name for each in (home / "tmp").iterdir()] == ["snapshots"]
+    finally:
+        server.kill()
+
+
+def test_a_server_runs_where_all_but_its_folder_is_read_only(home):
+    server = Unprivileged(home, "model.py:tell", around=namespace(home, read_only=True))
+    try:
+        check(server.started())
+        assert server.stop() == 0
+        assert not server.faults()
+    finally:
+        server.kill()
