@@ -6,9 +6,11 @@ tensors follow the JSON is said by ``Inference-Header-Content-Length`` alone.
 
 import math
 
+from mooring.codecs.known_bodies import KnownBodies
 from mooring.codecs.raw import raw_size
 from mooring.codecs.v2_json import (
     ALL_BINARY,
+    JSON_ONLY,
     REGION,
     InferBody,
     Wanted,
@@ -149,6 +151,7 @@ class KServeV2:
         self._version = version
         self._dialect = dialect
         self._memory = memory
+        self._known = KnownBodies()
         self._regions = None if memory is None else memory.read
         self.bodies = Bodies(responses, allocator, min(max_body_bytes, _MOST_DECOMPRESSED))
         self.extensions = [
@@ -294,7 +297,14 @@ class KServeV2:
     def _decoded(self, asked: Asked, body: Payload, stated: bytes | None) -> tuple[InferBody, Wanted | None]:
         """What a body says, and where that is not for it to say, which outputs are wanted in binary."""
         if stated is None:
-            return decode_request(body, None, self._regions), None
+            if type(body) is not bytes:
+                return decode_request(body, None, self._regions), None
+            known = self._known.read(body)
+            if known is not None:
+                return known, JSON_ONLY
+            found = decode_request(body, None, self._regions)
+            self._known.learn(body, found)
+            return found, None
         if not stated.isdigit() or len(stated) > 18:
             _give_back(body)
             raise InvalidInput(
