@@ -65,8 +65,7 @@ def test_no_body_is_read_otherwise_than_in_the_general_way(data, tail, cut):
         b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2], "data": [1, 2]}]}',
         b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2], "data": [3, 4]}]}',
         b'{"inputs": [{"x": {"data": [1, 2]}, "name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}]}',
-        b'{"inputs": [{"data": [1, 2], "name": "x"}], '
-        + b'"inputs": [{"data": [1, 2], "name": "y", "datatype": "FP32", "shape": [2]}]}',
+        b'{"inputs": 1, "inputs": [{"data": [1], "name": "y", "datatype": "FP32", "shape": [1], "data": [1]}]}',
     ],
 )
 def test_what_says_more_or_is_ambiguous_is_never_known(odd):
