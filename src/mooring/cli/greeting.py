@@ -1,5 +1,6 @@
 """What a user sees when the server is up: where it listens, which models it has, and a line to try."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,15 +9,29 @@ import msgspec
 
 from mooring.config import Address, Config
 from mooring.core.service import ModelState
+from mooring.observability.logs import get_logger
 from mooring.tokens import KEY_FILE
+
+log = get_logger(__name__)
 
 # Models that are named one by one; a store of hundreds would push the addresses off the screen.
 _MOST_MODELS = 8
 
 
 def greet(config: Config, models: Sequence[ModelState], *, up: str) -> None:
-    """Print the greeting; in color where stdout is a terminal."""
-    lines = greeting(config, models, up=up)
+    """Print the greeting; in color where stdout is a terminal. Where it cannot be written the server serves all the
+    same, and says nothing more there.
+    """
+    try:
+        _print(greeting(config, models, up=up))
+    except OSError as error:  # a full disk, or a reader that has gone
+        log.warning("greeting not printed", reason=error.strerror)
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
+
+
+def _print(lines: Sequence[str]) -> None:
     if not sys.stdout.isatty():
         print("\n".join(lines), flush=True)  # noqa: T201 - a command speaks to its user
         return

@@ -136,7 +136,7 @@ class ModelRefused(ModelFailed):
 
 
 class OutOfResources(ModelFailed):
-    """The model ran out of memory on the machine or the accelerator."""
+    """Memory ran out on the machine or the accelerator, or room on a disk."""
 
 
 class InvalidOutput(ModelFailed):

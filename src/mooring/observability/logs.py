@@ -7,7 +7,7 @@ for a line of ours.
 import json
 import logging
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _INDENT = "    "
@@ -93,10 +93,31 @@ def get_logger(name: str) -> Logger:
 
 def setup(level: str) -> None:
     """Send the log of this process to stderr: ours from ``level`` up, other libraries' from warnings up."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stream()
     handler.setFormatter(_Lines("%(asctime)s.%(msecs)03d %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("mooring").setLevel(LEVELS[level])
+
+
+class _Stream(logging.StreamHandler[TextIO]):
+    """Leaves out lines that cannot be written: a full disk is no reason to serve nobody, or to end with a failure."""
+
+    def __init__(self) -> None:
+        super().__init__(_stderr())
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name logging gave it
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+
+def _stderr() -> TextIO:
+    """Standard error, buffered apart from ``sys.stderr``: the interpreter fails at its end where that has anything left
+    that cannot be written.
+    """
+    try:
+        return open(sys.stderr.fileno(), "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+    except (OSError, ValueError):  # it is no file, as where tests capture it
+        return sys.stderr
 
 
 def shown(value: object) -> str:

@@ -6,6 +6,7 @@ What models record is written as it comes; what the server counts, every so ofte
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -63,7 +64,8 @@ class MetricsLog:
     def close(self) -> None:
         """Write no more."""
         for file in self._files.values():
-            file.close()
+            with suppress(OSError):  # what a full disk did not take it tries once more
+                file.close()
 
     def _changes(self, family: Metric) -> Iterator[tuple[Sample, float]]:
         for sample in family.samples:

@@ -206,6 +206,7 @@ _REGISTRATION: Mapping[type[MooringError], tuple[int, str, Callable[[MooringErro
         lambda _, url: f"Failed to download archive from: {url}",
     ),
     errors.ModelLoadFailed: (400, "InvalidModelException", lambda error, _: error.message),
+    errors.OutOfResources: (507, "InternalServerException", lambda error, _: error.message),
 }
 
 

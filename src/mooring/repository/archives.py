@@ -4,6 +4,7 @@ Only plain files and folders are taken. Links, devices and names that lead elsew
 archive: the first one refuses the whole archive.
 """
 
+import errno
 import gzip
 import os
 import shutil
@@ -17,7 +18,7 @@ from typing import IO, BinaryIO, cast
 
 import msgspec
 
-from mooring.core.errors import ModelLoadFailed
+from mooring.core.errors import ModelLoadFailed, OutOfResources
 
 _GZIP = b"\x1f\x8b"
 _CHUNK = 1 << 20
@@ -34,6 +35,9 @@ _BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
 )
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -53,7 +57,8 @@ class Limits(msgspec.Struct, frozen=True):
 def unpack(archive: Path, into: Path, limits: Limits | None = None) -> None:
     """Unpack a zip (``.mar``) or gzipped tar into the empty folder ``into``; which it is, its bytes say.
 
-    Raises ``ModelLoadFailed`` naming the archive; ``into`` then holds an unknown part of it.
+    Raises ``ModelLoadFailed`` naming the archive, or ``OutOfResources`` where the disk is full; ``into`` then holds an
+    unknown part of it.
     """
     try:
         with archive.open("rb") as file:
@@ -67,7 +72,10 @@ def unpack(archive: Path, into: Path, limits: Limits | None = None) -> None:
             else:
                 raise ModelLoadFailed(f"archive '{archive}' is neither a zip (.mar) nor a gzipped tar file")
     except _BROKEN as error:
-        raise ModelLoadFailed(f"archive '{archive}' cannot be unpacked: {_reason(error)}") from error
+        # A full disk is no fault of the archive's, or of whoever asked for it.
+        full = isinstance(error, OSError) and error.errno in _FULL
+        kind = OutOfResources if full else ModelLoadFailed
+        raise kind(f"archive '{archive}' cannot be unpacked: {_reason(error)}") from error
 
 
 class _Extraction:
