@@ -9,6 +9,7 @@ import psutil
 import pytest
 from worker_kit import body_of
 
+from mooring.backends.backend import preload
 from mooring.core.errors import (
     DeadlineExceeded,
     InvalidInput,
@@ -263,6 +264,44 @@ async def test_a_model_that_cannot_load_says_why_and_refuses_requests(harness):
     assert "told to fail at load" in error.message
     assert not harness.engine.healthy()
     assert not harness.engine.ready()
+
+
+async def test_a_worker_that_cannot_load_is_tried_later_each_time_though_another_one_answers(
+    harness, tmp_path
+):
+    version = await harness.load(
+        min_workers=2, max_workers=2, parameters={"fail_while": str(tmp_path / "file")}
+    )
+    pool = version.scheduler.pool
+    await until(lambda: pool.holds(2))
+    (tmp_path / "file").touch()
+    os.kill(harness.worker().process.pid, signal.SIGKILL)
+    end = time.monotonic() + 1.6
+    while time.monotonic() < end:
+        assert body_of(await harness.ask(b"fine")) == b"fine"
+    assert 3 <= pool.failures <= 4
+    assert pool.failing_since
+    (tmp_path / "file").unlink()
+    await until(lambda: pool.holds(2))
+    while pool.failures:  # until the new one has answered
+        await asyncio.gather(*(harness.ask(do="sleep", seconds=0.01) for _ in range(2)))
+    assert pool.failing_since is None
+
+
+@pytest.mark.parametrize("step", ["Template.fork", "anonymous_file", "os.pipe"])
+async def test_a_worker_that_cannot_be_started_for_want_of_descriptors_costs_none(harness, monkeypatch, step):
+    def none_left(*_args):
+        raise OSError(24, "Too many open files")
+
+    version = await harness.load()
+    with monkeypatch.context() as patched:
+        patched.setattr(f"mooring.workers.local.{step}", none_left)
+        before = psutil.Process().num_fds()
+        for _ in range(5):
+            with pytest.raises(OSError, match="Too many open files"):
+                await version.scheduler.pool._local.start(preload(version.spec), {})
+        assert psutil.Process().num_fds() == before
+    assert body_of(await harness.ask(b"fine")) == b"fine"
 
 
 async def test_a_worker_that_exits_while_loading_is_reported_with_its_status(harness):

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from mooring.observability.logs import Throttle, get_logger
 from mooring.workers.arena import Arena, anonymous_file, map_shared
@@ -216,20 +216,20 @@ class LocalWorkers:
         """A new worker, forked where its libraries are imported already. Raises ``OSError`` when there is no room."""
         template = self.template(modules)
         await template.ready()
-        ours, theirs = socket.socketpair()
-        read, write = os.pipe()
-        progress_fd = anonymous_file(8)
-        try:
-            progress = map_shared(progress_fd, 8).cast("q")
-            process = LocalProcess(ours, progress, WorkerOutput(read, facts))
+        # Both are closed where descriptors run out in the middle: who has none left must not lose more.
+        with ExitStack() as handed_over, ExitStack() as kept:
+            ours, theirs = socket.socketpair()
+            kept.enter_context(ours)
+            handed_over.enter_context(theirs)
+            read, write = os.pipe()
+            handed_over.callback(os.close, write)
+            output = WorkerOutput(read, facts)
+            kept.callback(output.close)
+            progress_fd = anonymous_file(8)
+            handed_over.callback(os.close, progress_fd)
+            process = LocalProcess(ours, map_shared(progress_fd, 8).cast("q"), output)
             template.fork(process, [theirs], [write, progress_fd, theirs.fileno(), self._arena.fd])
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-            os.close(write)
-            os.close(progress_fd)
+            kept.pop_all()
         ours.setblocking(False)
         return process
 

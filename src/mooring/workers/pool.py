@@ -2,6 +2,7 @@
 
 import asyncio
 import enum
+import math
 import socket
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -41,6 +42,9 @@ _GOODBYE = 2.0  # seconds that a dismissed worker has to close its model
 # A worker that takes requests while others run refuses the slow ones itself; it is only ended where it does not, and
 # so many seconds after it should have.
 _LENIENCE = 2.0
+# A pool that has had all its workers for so many seconds has recovered, whether or not the new ones were asked for
+# anything: longer than the longest pause between two tries.
+_SETTLED = 60.0
 # The room of a worker that takes one message at a time: what goes into that is the scheduler's to say.
 _A_MESSAGE = 1 << 30
 
@@ -118,6 +122,7 @@ class PooledWorker:
         self.process = process
         self.state = WorkerState.STARTING
         self.started = time.time()
+        self.born = time.monotonic()
         self.load_seconds: float | None = None
         self.timed_out = False
         self.served = 0  # requests that it was sent
@@ -338,8 +343,8 @@ class PooledWorker:
 class WorkerPool:
     """As many workers as asked for, kept alive.
 
-    A worker that dies or cannot load is replaced at once the first time, then after 1, 1, 2, 3, 5, 8 ... seconds;
-    an answered request ends the series.
+    A worker that dies or cannot load is replaced at once the first time, then after 1, 1, 2, 3, 5, 8 ... seconds; an
+    answer of a worker that came after the last failure ends the series.
     """
 
     def __init__(self, spec: ModelSpec, owner: PoolOwner, workers: LocalWorkers, threads: int) -> None:
@@ -350,6 +355,8 @@ class WorkerPool:
         self.overlapping = False
         self.failures = 0
         self.failing_since: float | None = None
+        self._failed_at = -math.inf
+        self._whole_since = math.inf  # when the last missing worker came
         # Those that never had the model, over all time, and what the last of them said.
         self.stillborn = 0
         self.last_error: MooringError | None = None
@@ -411,8 +418,8 @@ class WorkerPool:
 
     def free(self, worker: PooledWorker) -> None:
         """Called by a worker that has nothing to do any more, and takes one message at a time."""
-        self.failures = 0
-        self.failing_since = None
+        if self.failures:
+            self._recover(worker)
         if self._superfluous(worker) and self.owner.may_go(worker):
             self._dismiss(worker)
             return
@@ -421,8 +428,8 @@ class WorkerPool:
 
     def has_room(self, worker: PooledWorker) -> None:
         """Called by a worker with a capacity that has answered something."""
-        self.failures = 0
-        self.failing_since = None
+        if self.failures:
+            self._recover(worker)
         if worker.state is WorkerState.READY:
             worker.retiring = False
             if self._superfluous(worker) and self.owner.may_go(worker):
@@ -450,6 +457,8 @@ class WorkerPool:
         """Called by a worker that has the model."""
         self.overlapping = worker.capacity > 0
         self.idle.append(worker)
+        if self.ready >= self._wanted:
+            self._whole_since = time.monotonic()
         if self._recycler.due is not None and self.ready - len(self._recycler.leaving) > self._wanted:
             self._let_go(self._recycler.leave())
         self.owner.worker_loaded(metadata)
@@ -646,12 +655,26 @@ class WorkerPool:
         )
         return WorkerDied("Worker died.", model=self.spec.name, version=self.spec.version, detail=detail)
 
+    def _recover(self, worker: PooledWorker) -> None:
+        """A worker answers that came after the last failure: that was not of the model, or is over.
+
+        Another one's answers say nothing of it, or a worker that never loads would be tried again without a pause.
+        """
+        if worker.born > self._failed_at:
+            self.failures = 0
+            self.failing_since = None
+
     def _report(self, error: MooringError, *, loading: bool) -> None:
         if loading:
             self.stillborn += 1
             self.last_error = error
+        now = time.monotonic()
+        if now - self._whole_since > _SETTLED:  # the last one to come had nothing to answer
+            self.failures = 0
+            self.failing_since = None
+        self._whole_since, self._failed_at = math.inf, now
         if self.failing_since is None:
-            self.failing_since = time.monotonic()
+            self.failing_since = now
         self.failures += 1
         self.owner.worker_failed(error)
 
