@@ -1,4 +1,4 @@
-# The one door: serve, test, check, fuzz, soak, bench. Needs make and Python 3.11 or newer, nothing else.
+# The one door: serve, test, check, fuzz, soak, bench, faults. Needs make and Python 3.11 or newer, nothing else.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -17,7 +17,7 @@ INSTALLED := $(VENV)/.installed
 DIGITS := examples/digits/digits.mar
 DIGITS_FILES := $(addprefix examples/digits/,model.py digits.pt handler.py index_to_name.json model-config.yaml)
 
-.PHONY: serve test check fuzz soak bench overload clean install
+.PHONY: serve test check fuzz soak bench overload faults clean install
 .DELETE_ON_ERROR:
 
 serve: $(INSTALLED) $(DIGITS)
@@ -54,6 +54,11 @@ bench: $(INSTALLED) $(DIGITS)
 
 overload: $(INSTALLED)
 	$(BIN)/python benchmarks/overload.py $(ARGS)
+
+# Every fault on purpose, in at most ten minutes; writes docs/RELIABILITY.md. The short form is part of the tests.
+# ARGS="--torchserve HOME" compares with the TorchServe of that virtual environment.
+faults: $(INSTALLED)
+	$(BIN)/python tests/faults/fault_suite.py $(ARGS)
 
 install: $(INSTALLED)
 
