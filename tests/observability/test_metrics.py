@@ -81,7 +81,7 @@ def test_histograms_are_cumulative_and_complete(metrics):
     statistics = metrics.model("m", "1.0")
     statistics.observe(0.0007, 0.0, ok=True)
     statistics.observe(1000.0, 0.0, ok=True)
-    statistics.observe_batch(3, 0.02)
+    statistics.observe_batches([(3, 0.02)])
     found = samples(metrics)
     labels = (("model_name", "m"), ("model_version", "1.0"))
 

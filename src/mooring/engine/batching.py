@@ -1,5 +1,7 @@
 """When waiting requests leave, and how many of them go to one worker: pure rules, with no clock and no queue."""
 
+from collections.abc import Iterable
+
 import msgspec
 
 # A message to a worker should not keep it longer than this, in seconds: long enough that the cost of the message is
@@ -67,10 +69,13 @@ class RowTime:
     def __init__(self) -> None:
         self.value: float | None = None
 
-    def observe(self, rows: int, seconds: float) -> None:
-        """The model took this long for this many rows."""
-        now = seconds / max(rows, 1)
-        if self.value is None or (seconds > MESSAGE_TIME and now > self.value * 4):
-            self.value = now
-        else:
-            self.value += (now - self.value) * 0.1
+    def observe(self, batches: Iterable[tuple[int, float]]) -> None:
+        """The model took so many seconds for so many rows, once or several times."""
+        value = self.value
+        for rows, seconds in batches:
+            now = seconds / rows if rows else seconds
+            if value is None or (seconds > MESSAGE_TIME and now > value * 4):
+                value = now
+            else:
+                value += (now - value) * 0.1
+        self.value = value

@@ -323,10 +323,10 @@ class Scheduler:
         if self._unused_grants > _UNUSED_GRANTS:
             self._answer_size = self._unused_grants = 0
 
-    def batch_done(self, rows: int, seconds: float) -> None:
-        """The model was called once."""
-        self._row_time.observe(rows, seconds)
-        self._statistics.observe_batch(rows, seconds)
+    def batches_done(self, batches: Sequence[tuple[int, float]]) -> None:
+        """The model was called, each time for so many rows and seconds."""
+        self._row_time.observe(batches)
+        self._statistics.observe_batches(batches)
 
     def answers_came(self, seconds: float) -> None:
         """Answers took so long on their way, beyond the time of the model."""

@@ -17,10 +17,10 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, value: float) -> None:
+    def observe(self, value: float, times: int = 1) -> None:
         """A value equal to a bound counts under it, as Prometheus' ``le`` says."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
 
 
 def add_histogram(family: Metric, labels: dict[str, str], histogram: Histogram) -> None:

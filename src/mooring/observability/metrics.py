@@ -46,7 +46,7 @@ class ModelStatistics:
     """One version of a model. The engine keeps it beside the version, so that no name is looked up per request."""
 
     __slots__ = (
-        "batches", "by_size", "durations", "inferences", "last", "last_queue", "last_way", "latency", "name", "outcomes",
+        "by_size", "durations", "inferences", "last", "last_queue", "last_way", "latency", "name", "outcomes",
         "queue", "queues", "requests", "sequences", "spent", "version", "workers",
     )  # fmt: skip
 
@@ -68,7 +68,6 @@ class ModelStatistics:
         self.durations = Histogram(DURATIONS)
         self.queues = Histogram(DURATIONS)
         self.inferences = Histogram(DURATIONS)
-        self.batches = Histogram(ROWS)
 
     def observe(self, latency: float, queue: float, ok: bool, defaulted: bool = False) -> None:
         """A request is over. Times are in seconds; ``defaulted`` says that its URL named no version."""
@@ -85,16 +84,30 @@ class ModelStatistics:
         queues.counts[bisect_left(DURATIONS, queue)] += 1
         queues.total += queue
 
-    def observe_batch(self, rows: int, inference: float) -> None:
-        """A batch came back from a worker, ``inference`` seconds after it was sent there."""
-        self.batches.observe(rows)
-        self.inferences.observe(inference)
+    def observe_batches(self, batches: Iterable[tuple[int, float]]) -> None:
+        """A worker has called the model, each time for so many rows and seconds.
+
+        Of a model that takes one request at a time there are as many as requests.
+        """
         self.last = time.time()
-        of_size = self.by_size.get(rows)
-        if of_size is None:
-            of_size = self.by_size[rows] = [0, 0.0]
-        of_size[0] += 1
-        of_size[1] += inference
+        inferences, by_size = self.inferences, self.by_size
+        counts = inferences.counts
+        for rows, seconds in batches:
+            counts[bisect_left(DURATIONS, seconds)] += 1
+            inferences.total += seconds
+            of_size = by_size.get(rows)
+            if of_size is None:
+                of_size = by_size[rows] = [0, 0.0]
+            of_size[0] += 1
+            of_size[1] += seconds
+
+    @property
+    def batches(self) -> Histogram:
+        """The rows of every call."""
+        sizes = Histogram(ROWS)
+        for rows, (count, _) in self.by_size.items():
+            sizes.observe(rows, int(count))
+        return sizes
 
 
 class ResponseCounter:

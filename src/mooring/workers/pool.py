@@ -85,8 +85,8 @@ class PoolOwner(Protocol):
     def large_answer(self, size: int) -> None:
         """An answer had a payload of this many bytes, too large to copy gladly."""
 
-    def batch_done(self, rows: int, seconds: float) -> None:
-        """The model was called once."""
+    def batches_done(self, batches: Sequence[tuple[int, float]]) -> None:
+        """The model was called, each time for so many rows and seconds."""
 
     def answers_came(self, seconds: float) -> None:
         """Answers took so long from the last message to their worker or from it, beyond the time of the model."""
@@ -264,10 +264,8 @@ class PooledWorker:
         now = time.monotonic()
         way, self.sent_at = now - self.sent_at, now
         owner = self._pool.owner
-        for rows, seconds in results.batches:
-            owner.batch_done(rows, seconds)
-            way -= seconds
-        owner.answers_came(way)
+        owner.batches_done(results.batches)
+        owner.answers_came(way - sum([seconds for _, seconds in results.batches]))
         if results.records:
             self._pool.measured(results.records)
         # The worker gets its next message first: it infers while the answers to this one are written.
@@ -287,8 +285,7 @@ class PooledWorker:
         """Answers and pieces, of whichever of the outstanding requests."""
         self.sent_at = time.monotonic()
         owner, spec = self._pool.owner, self._pool.spec
-        for rows, seconds in results.batches:
-            owner.batch_done(rows, seconds)
+        owner.batches_done(results.batches)
         if results.records:
             self._pool.measured(results.records)
         told: list[tuple[Work, Outcome]] = []
