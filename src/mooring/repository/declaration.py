@@ -9,7 +9,7 @@ Keys nobody knows are errors: a typo must not pass for a setting.
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -18,7 +18,16 @@ from mooring.core.errors import ModelLoadFailed
 from mooring.core.tensors import DATATYPES, Parameter, TensorSpec
 from mooring.repository.mar import checked_name, inside
 from mooring.repository.platforms import AMD_PLATFORMS, DEFAULT_BATCH, backend_named, backend_of, model_in
-from mooring.repository.spec import BatchMode, Control, ControlKind, Defaults, ModelSpec, SequenceSettings
+from mooring.repository.spec import (
+    BatchMode,
+    Control,
+    ControlKind,
+    Defaults,
+    ModelSpec,
+    SequenceSettings,
+    Warmup,
+    WarmupInput,
+)
 from mooring.repository.textproto import Message, parse_textproto
 from mooring.repository.triton import from_triton, is_triton
 
@@ -74,6 +83,23 @@ class _Sequences(_Strict, frozen=True):
     controls: list[_Control] = []
 
 
+class _WarmupInput(_Strict, frozen=True):
+    name: Annotated[str, Meta(min_length=1)]
+    datatype: str
+    shape: list[Annotated[int, Meta(ge=0)]]
+    data: str = "zero"
+
+
+class _Warmup(_Strict, frozen=True):
+    name: str = ""
+    count: _Positive = 1
+    rows: _Positive = 1
+    body: str = ""
+    content_type: str = ""
+    inputs: list[_WarmupInput] = []
+    data: Literal["zero", "random"] = "zero"
+
+
 class Declaration(_Strict, frozen=True, kw_only=True):
     """A model's config. ``entry`` is the file (``model.py:function``) or the builtin; times are in seconds.
 
@@ -104,6 +130,7 @@ class Declaration(_Strict, frozen=True, kw_only=True):
     client_timeout: Annotated[float, Meta(ge=0)] = 0.0
     retry: bool = True
     threads: Annotated[int, Meta(ge=0)] = 0
+    warmup: list[_Warmup] = []
 
 
 def find_declaration(folder: Path) -> Path | None:
@@ -214,6 +241,7 @@ def _spec(declared: Declaration, name: str, version: str, place: Path, home: _Ho
         rows = {"max_batch_size": DEFAULT_BATCH, "batch_is_default": True}
     common = {**_common(declared, home.defaults), **rows}
     labels = _labels(declared.labels, place, home)
+    warmup = [_warmup(each, index, place, home) for index, each in enumerate(declared.warmup, 1)]
     return ModelSpec(
         name=name,
         version=version,
@@ -222,6 +250,7 @@ def _spec(declared: Declaration, name: str, version: str, place: Path, home: _Ho
         entry=entry,
         url=home.url,
         labels=labels,
+        warmup=warmup,
         **common,
     )
 
@@ -316,6 +345,35 @@ def _labels(labels: _Labels, place: Path, home: _Home) -> dict[str, Any]:
         return _labels(data.decode().splitlines(), place, home)
     except (OSError, ValueError) as error:
         raise ModelLoadFailed(f"{file}: these are no labels: {error}") from error
+
+
+def _warmup(declared: _Warmup, number: int, place: Path, home: _Home) -> Warmup:
+    """A warm-up request with its files found: in the version's folder, in the model's, or where Triton has them."""
+    if declared.body and declared.inputs:
+        raise ModelLoadFailed(f"{home.where}: warmup '{declared.name or number}' has a body and inputs")
+
+    def found(name: str) -> str:
+        folders = (place, home.folder, home.folder / "warmup")
+        folder = next((each for each in folders if (each / name).is_file()), place)
+        return str(inside(folder, name, home.where).resolve())
+
+    inputs = []
+    for each in declared.inputs:
+        if each.datatype not in DATATYPES:
+            raise ModelLoadFailed(
+                f"{home.where}: warmup input '{each.name}' has the unknown datatype '{each.datatype}'"
+            )
+        data = each.data if each.data in ("zero", "random") else found(each.data)
+        inputs.append(WarmupInput(each.name, each.datatype, each.shape, data))
+    return Warmup(
+        name=declared.name or str(number),
+        count=declared.count,
+        rows=declared.rows,
+        body=found(declared.body) if declared.body else "",
+        content_type=declared.content_type,
+        inputs=inputs,
+        data=declared.data,
+    )
 
 
 def _common(declared: Declaration, defaults: Defaults) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import msgspec
 
 from mooring.core.errors import ModelLoadFailed
 from mooring.observability.logs import get_logger
-from mooring.repository.model_config import read_model_config, server_settings
+from mooring.repository.model_config import WarmupRequest, read_model_config, server_settings
 from mooring.repository.requirements import install, install_in_venv, packages_of
-from mooring.repository.spec import MOST_CONCURRENT, Defaults, ModelSpec, SequenceSettings
+from mooring.repository.spec import MOST_CONCURRENT, Defaults, ModelSpec, SequenceSettings, Warmup
 
 log = get_logger(__name__)
 
@@ -69,6 +69,7 @@ def read_model(
         entry=model["handler"],
         url=url,
         **_server_side(settings, model["modelName"], version, defaults),
+        warmup=_warmup(settings, folder, url),
         envelope=defaults.envelope,
         metrics_config=defaults.metrics_config,
         max_response_bytes=defaults.max_response_bytes,
@@ -227,6 +228,19 @@ def _server_side(settings: dict[str, Any], name: str, version: str, defaults: De
             chosen.get("maxRequestsPerWorker"), chosen.get("workerMemoryLimit")
         ),
     }
+
+
+def _warmup(settings: dict[str, Any], folder: Path, url: str) -> list[Warmup]:
+    requests = msgspec.convert(settings.get("warmupRequests", []), list[WarmupRequest])
+    return [
+        Warmup(
+            name=each.name or str(number),
+            count=each.count,
+            body=str(inside(folder, each.body, url).resolve()),
+            content_type=each.content_type,
+        )
+        for number, each in enumerate(requests, 1)
+    ]
 
 
 def _sequence(chosen: dict[str, Any], rows: int) -> SequenceSettings | None:

@@ -5,7 +5,7 @@ A key of the server's with a value of the wrong kind is named in a warning and t
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import yaml
@@ -33,6 +33,15 @@ _BROKEN = (
 )
 
 
+class WarmupRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """A request that a worker makes of the handler before it is ready; ``body`` is a file of the archive."""
+
+    body: str
+    name: str = ""
+    content_type: str = ""
+    count: Annotated[int, msgspec.Meta(ge=1)] = 1
+
+
 class _Number(msgspec.Struct, frozen=True):
     least: int
     whole: bool = True
@@ -54,7 +63,19 @@ class _Switch(msgspec.Struct, frozen=True):
         return "true or false"
 
 
-_KEYS: Mapping[str, _Number | _Switch] = {
+class _Warmups(msgspec.Struct, frozen=True):
+    def takes(self, value: object) -> bool:
+        try:
+            msgspec.convert(value, list[WarmupRequest])
+        except msgspec.ValidationError:
+            return False
+        return True
+
+    def __str__(self) -> str:
+        return "a list of requests: body, a file of the archive, and where it is wanted name, contentType and count"
+
+
+_KEYS: Mapping[str, _Number | _Switch | _Warmups] = {
     "minWorkers": _Number(1),
     "maxWorkers": _Number(1),
     "batchSize": _Number(1),
@@ -78,6 +99,7 @@ _KEYS: Mapping[str, _Number | _Switch] = {
     "workerMemoryLimit": _Number(0),
     "retryRequests": _Switch(),
     "useJobTicket": _Switch(),
+    "warmupRequests": _Warmups(),
 }
 
 # TorchServe's keys whose meaning would be missed; asking for one is said to be in vain.

@@ -101,6 +101,31 @@ class Node(msgspec.Struct, frozen=True):
     retries: int = 0
 
 
+class WarmupInput(msgspec.Struct, frozen=True):
+    """An input of a warm-up request. ``data`` is zero, random, or the file that holds its elements, little-endian."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: str = "zero"
+
+
+class Warmup(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that a worker makes of its model, ``count`` times, before it takes any other.
+
+    ``body`` is a file with what a client would send, of that content type. Where there is none, the ``inputs``, and
+    without them what the model declares, with ``rows`` in the place of open dimensions in front.
+    """
+
+    name: str
+    count: int = 1
+    rows: int = 1
+    body: str = ""
+    content_type: str = ""
+    inputs: list[WarmupInput] = []
+    data: str = "zero"  # of what the model declares
+
+
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything the server knows of one version of a model before it is loaded. Times are in seconds.
 
@@ -126,6 +151,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     stages: list[str] = []
     # Of a workflow, whose models are the stages: its graph. Every node stands after those whose answers it takes.
     nodes: list[Node] = []
+    # What a worker asks its model before it is ready.
+    warmup: list[Warmup] = []
     # The workflow that this model belongs to, and is registered and unregistered with.
     workflow: str = ""
     # A function of a workflow: its files are the workflow's, and TorchServe lists it nowhere.

@@ -7,6 +7,7 @@ dynamic_batching { max_queue_delay_microseconds: 100 }
 instance_group [ { count: 2 } ]
 sequence_batching { oldest { max_candidate_sequences: 8 } max_sequence_idle_microseconds: 5000000 }
 default_model_filename: "net.onnx"
+model_warmup [ { name: "one" batch_size: 1 inputs { key: "x" value { data_type: TYPE_FP32 dims: [ 3 ] zero_data: true } } } ]
 """
 
 from typing import Any
@@ -14,7 +15,15 @@ from typing import Any
 from mooring.repository.textproto import Message
 
 _OWN = frozenset(
-    {"input", "output", "dynamic_batching", "instance_group", "sequence_batching", "default_model_filename"}
+    {
+        "input",
+        "output",
+        "dynamic_batching",
+        "instance_group",
+        "model_warmup",
+        "sequence_batching",
+        "default_model_filename",
+    }
 )
 
 # They tune what has no counterpart here, or say what is so anyway.
@@ -25,7 +34,6 @@ WITHOUT_EFFECT = frozenset(
         "model_metrics",
         "model_operations",
         "model_transaction_policy",
-        "model_warmup",
         "optimization",
         "response_cache",
         "runtime",
@@ -82,11 +90,38 @@ def from_triton(message: Message) -> Message:
         for oldest in _messages(each, "oldest"):
             delay = _number(oldest, "max_queue_delay_microseconds", 0)
             table["batching"] = [{"mode": ["concat"], "max_delay_ms": [delay / 1000]}]
+    warmup = [_warmup(each) for each in _messages(message, "model_warmup")]
+    if warmup:
+        table["warmup"] = [warmup]
     groups = _messages(message, "instance_group")
     if groups:
         count = sum(_number(each, "count", 1) for each in groups)
         table["workers"] = [{"min": [count], "max": [max(1, count)]}]
     return table
+
+
+def _warmup(warmup: Message) -> dict[str, Any]:
+    """A warm-up request; a ``batch_size`` above 0 is a dimension in front of every shape, as in requests."""
+    rows = _number(warmup, "batch_size", 0)
+    inputs = []
+    for entry in _messages(warmup, "inputs"):
+        for value in _messages(entry, "value"):
+            datatype = str(_last(value, "data_type", "TYPE_INVALID"))
+            dims = value.get("dims", [])
+            kind = "random" if _last(value, "random_data", default=False) is True else "zero"
+            inputs.append(
+                {
+                    "name": _last(entry, "key", ""),
+                    "datatype": _RENAMED.get(datatype, datatype.removeprefix("TYPE_")),
+                    "shape": [rows, *dims] if rows else dims,
+                    "data": _last(value, "input_data_file", kind),
+                }
+            )
+    return {
+        "name": _last(warmup, "name", ""),
+        "count": max(1, _number(warmup, "count", 1)),
+        "inputs": inputs,
+    }
 
 
 def _sequences(batching: Message, rows: int) -> dict[str, Any]:

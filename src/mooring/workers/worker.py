@@ -259,6 +259,10 @@ class Worker:
         try:
             backend = create(message.spec.backend)
             metadata = backend.load(message.spec, message.context)
+            if message.spec.warmup:
+                from mooring.workers.warmup import warm  # noqa: PLC0415 - most models have none
+
+                warm(backend, message.spec, metadata)
         except MooringError as error:
             record = ErrorRecord.of(error)
         except Exception as error:  # user code may raise anything while it loads

@@ -1,0 +1,122 @@
+"""What a worker asks its model before it takes requests: the first calls of many libraries take seconds.
+
+The requests are a client's in all but their way: the model is asked what it would be asked then, and in the same form.
+"""
+
+import math
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mooring.backends.backend import Backend, Concurrent
+from mooring.codecs.raw import bfloat16, join_texts, raw_size, split_texts
+from mooring.core.errors import ModelLoadFailed, MooringError
+from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Step
+from mooring.core.service import ModelMetadata, Outcome, Reply
+from mooring.core.tensors import NUMPY_TYPES, Parameter, Tensor
+from mooring.repository.spec import ModelSpec, Warmup, WarmupInput
+from mooring.workers.outcomes import failure_of
+
+_SEED = 0  # the same at every start: a failure can be seen again
+_MOST_RANDOM = 100  # what is random may be an index, or a count
+
+
+def warm(backend: Backend, spec: ModelSpec, metadata: ModelMetadata) -> None:
+    """Make every warm-up request. Raises ``ModelLoadFailed`` that names the one that failed."""
+    for warmup in spec.warmup:
+        for _ in range(warmup.count):
+            try:
+                outcome = _ask(backend, _request(spec, warmup, metadata))
+            except Exception as error:  # user code may raise anything
+                outcome = failure_of(error)
+            if isinstance(outcome, MooringError):
+                raise ModelLoadFailed(
+                    f"warm-up request '{warmup.name}' failed: {outcome.message}",
+                    detail=outcome.detail or traceback.format_exc(),
+                )
+
+
+def _ask(backend: Backend, request: InferenceRequest) -> Outcome:
+    model, reply = backend.overlap, _Unheard()
+    if model is None:
+        (outcome,) = backend.infer([request], reply)
+    elif isinstance(model, Concurrent):
+        (outcome,) = model.loop.run_until_complete(model.infer([request], reply))
+    else:
+        (outcome,) = model.step([request], 0, reply)
+        while isinstance(outcome, InferenceResponse) and not outcome.final:
+            (outcome,) = model.step([request], 1, reply)
+    return outcome
+
+
+def _request(spec: ModelSpec, warmup: Warmup, metadata: ModelMetadata) -> InferenceRequest:
+    form = Form.TENSORS
+    if warmup.body:
+        form = Form.BODY
+        parameters: dict[str, Parameter] | None = None
+        if warmup.content_type:
+            parameters = {"content_type": warmup.content_type}
+        inputs = [Tensor("body", "BYTES", [1], [Path(warmup.body).read_bytes()], parameters)]
+    else:
+        inputs = [_tensor(each) for each in warmup.inputs or _declared(spec, warmup, metadata)]
+    # A sequence of its own, which leaves no state behind.
+    step = None if spec.sequence is None else Step(f"warmup-{warmup.name}", start=True, end=True)
+    return InferenceRequest(
+        spec.name, spec.version, f"warmup-{warmup.name}", inputs, form, headers=[], sequence=step
+    )
+
+
+def _declared(spec: ModelSpec, warmup: Warmup, metadata: ModelMetadata) -> Iterator[WarmupInput]:
+    declared = spec.inputs or metadata.inputs
+    if not declared:
+        raise ModelLoadFailed("the model declares no inputs: give the request a body or inputs")
+    for each in declared:
+        shape = [1 if size < 0 else size for size in each.shape]
+        if shape and each.shape[0] < 0:
+            shape[0] = warmup.rows
+        yield WarmupInput(each.name, each.datatype, shape, warmup.data)
+
+
+def _tensor(given: WarmupInput) -> Tensor:
+    data = Path(given.data).read_bytes() if given.data not in ("zero", "random") else _made(given)
+    elements = split_texts(memoryview(data), given.name) if given.datatype == "BYTES" else data
+    count = math.prod(given.shape)
+    expected, found = (
+        (count, len(elements))
+        if given.datatype == "BYTES"
+        else (raw_size(given.datatype, given.shape), len(data))
+    )
+    if found != expected:
+        raise ModelLoadFailed(
+            f"input '{given.name}' needs {expected} elements or bytes, and {given.data} has {found}"
+        )
+    return Tensor(given.name, given.datatype, given.shape, elements)
+
+
+def _made(given: WarmupInput) -> bytes:
+    """Raw elements that nobody recorded: numbers from 0 to 1, whole ones below a hundred, short texts of digits."""
+    count = math.prod(given.shape)
+    numbers = np.random.default_rng(_SEED).random(count) if given.data == "random" else np.zeros(count)
+    if given.datatype == "BYTES":
+        return join_texts([b"%d" % (number * _MOST_RANDOM) if number else b"" for number in numbers])
+    if given.datatype == "BF16":
+        return bfloat16(numbers).tobytes()
+    kind = np.dtype(NUMPY_TYPES[given.datatype])
+    if kind.kind == "b":
+        return (numbers >= 0.5).tobytes()
+    return (numbers if kind.kind == "f" else numbers * _MOST_RANDOM).astype(kind).tobytes()
+
+
+class _Unheard(Reply):
+    """The ``Reply`` of a request that nobody made: nothing that is said is heard."""
+
+    def emit(self, row: int, piece: InferenceResponse) -> None:
+        """A piece of a streamed answer."""
+
+    def cancelled(self, row: int) -> bool:
+        return False
+
+    def metric(self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]) -> None:
+        """A metric of the model's own."""
