@@ -397,6 +397,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             description="bytes of shared memory for large bodies, at least 65536, rounded up to a power of two"
         ),
     ] = 268_435_456
+    frontends: Annotated[
+        Annotated[int, Meta(ge=1, le=24)],
+        Meta(description="processes that take connections to the inference address, 1 to 24"),
+    ] = 1
     drain_timeout: Annotated[
         Seconds, Meta(description="seconds that running requests get to finish at the end")
     ] = 30.0
@@ -497,6 +501,7 @@ def load_config(
     chosen.update(_from_torchserves_environment(environ, chosen))
     config = _secured(Config(**chosen))
     _check_management(config)
+    _check_frontends(config)
     return config
 
 
@@ -739,6 +744,23 @@ def _check_management(config: Config) -> None:
                 " MOORING_MANAGEMENT_TOKEN or token_authorization = on) or for certificates (client_ca_file),"
                 " or set insecure = true (--insecure) to allow it"
             )
+
+
+def _check_frontends(config: Config) -> None:
+    """Further processes share a port, and know the settings: neither sockets in the file system nor generated tokens."""
+    if config.frontends == 1:
+        return
+    if config.inference_address.path:
+        raise ConfigError("frontends above 1 need an inference_address with a port, not a unix socket")
+    if config.dialect == "amd":
+        raise ConfigError(
+            "frontends above 1 do not speak AMD's dialect: its metrics are counted in one process"
+        )
+    if config.token_authorization != "off":  # noqa: S105 - not a token, whether there are some
+        raise ConfigError(
+            "frontends above 1 do not know tokens that are generated: give fixed ones"
+            " (inference_token_file and management_token_file)"
+        )
 
 
 def _flag(name: str) -> str:

@@ -26,16 +26,15 @@ from mooring.engine.monitoring import RepositoryMonitor
 from mooring.engine.registry import ModelVersion
 from mooring.engine.snapshots import Snapshots
 from mooring.engine.workflows import Workflows
+from mooring.front import Settings as FrontSettings
+from mooring.listeners import Listeners
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
-from mooring.protocols.access import Gate
 from mooring.protocols.allowed import answering_options
 from mooring.protocols.amd.administration import AmdAdministration
 from mooring.protocols.amd.conversation import InferenceSocket
 from mooring.protocols.amd.metrics import AmdMetrics
-from mooring.protocols.application import Application, https_only
-from mooring.protocols.cors import Cors
-from mooring.protocols.dialect import AMD, V2, Dialect
+from mooring.protocols.dialect import AMD, V2
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve.generate import Generate
 from mooring.protocols.kserve.repository import Repository
@@ -45,7 +44,6 @@ from mooring.protocols.kserve.statistics import Statistics
 from mooring.protocols.kserve.v1 import KServeV1
 from mooring.protocols.kserve.v2 import KServeV2
 from mooring.protocols.openapi import Description
-from mooring.protocols.responses import Responses
 from mooring.protocols.torchserve.inference import TorchServeInference
 from mooring.protocols.torchserve.management import TorchServeManagement
 from mooring.protocols.torchserve.metrics import TorchServeMetrics
@@ -58,7 +56,6 @@ from mooring.repository.spec import Defaults, Recycling, SequenceHeaders
 from mooring.repository.store import Store
 from mooring.repository.workflows import WorkflowCatalog
 from mooring.tokens import Access, tokens_of
-from mooring.web.http1 import HttpServer, Limits
 from mooring.web.tls import certificates_of
 from mooring.workers.arena import Arena
 from mooring.workers.environment import worker_environment
@@ -154,6 +151,7 @@ class Server:
                 os.environ, hidden=config.blacklist_env_vars, gpus=config.number_of_gpu
             ),
             first_worker=config.initial_worker_port,
+            fronts=config.frontends - 1,
         )
         self._stack = stack
         stack.push_async_callback(self.engine.close)
@@ -178,12 +176,11 @@ class Server:
         self._memory = SharedMemory(self._arena) if SharedMemory.available() else None
         self._log_settings, self._trace_settings = LogSettings(self._control), TraceSettings()
         self._extensions: list[str] = []
-        self._cors = _cors(config, self._dialect)
-        self._responses = Responses(
-            self._metrics.responses, cors=self._cors.headers, reserved=self._cors.reserved
-        )
         self._certificates = certificates_of(config)
+        self._http = Listeners(config, self._metrics.responses, self._arena, self._tokens, self._certificates)
+        self._responses = self._http.responses
         self._listeners: list[Listener] = []
+        self._behind = folder / "behind"  # where further fronts ask what they do not know
         self._loading: list[asyncio.Future[ModelVersion]] = []
         self._loaded = False
         # The settings with the ports that were found where they say 0.
@@ -237,7 +234,7 @@ class Server:
             memory=self._memory_at(address),
             log_settings=self._log_settings,
             trace_settings=self._trace_settings,
-            gate=self._gate(address),
+            gate=self._http.gate(address),
             max_message_bytes=config.grpc_max_message_size,
             age=mount.Age(config.grpc_max_connection_age, config.grpc_max_connection_age_grace),
             sequence_headers=_sequence_headers(config),
@@ -247,7 +244,7 @@ class Server:
         if not together:
             server = mount.grpc_of(
                 [management],
-                gate=self._gate(managing),
+                gate=self._http.gate(managing),
                 max_message_bytes=config.grpc_max_message_size,
                 age=mount.Age(
                     config.grpc_management_max_connection_age,
@@ -270,7 +267,7 @@ class Server:
 
     async def load(self) -> None:
         """Return when every model asked for is loaded, or has failed to and says so in its state."""
-        await asyncio.gather(*self._loading)
+        await asyncio.gather(self.engine.fronts.listening(), *self._loading)
         snapshot = self._config.model_snapshot
         for name, versions in (snapshot.models if snapshot else self._config.model_settings).items():
             for version, settings in versions.items():
@@ -303,7 +300,9 @@ class Server:
 
     async def drain(self, limit: float) -> None:
         """Take nothing new, answer what was accepted; give up after ``limit`` seconds."""
-        await asyncio.gather(*(listener.drain(limit) for listener in self._listeners))
+        await asyncio.gather(
+            self.engine.fronts.drain(limit), *(listener.drain(limit) for listener in self._listeners)
+        )
         if not await self.engine.drain(limit):
             log.warning("requests given up", reason="they were not answered in time", limit_seconds=limit)
 
@@ -354,15 +353,6 @@ class Server:
         """Whether models may be registered and unregistered there."""
         chosen = self._config.enable_model_api
         return address.loopback if chosen is None else chosen
-
-    def _gate(self, address: Address) -> Gate:
-        """What clients of this address need. Who reaches it from elsewhere without a token may not manage models."""
-        config = self._config
-        return Gate(
-            self._tokens,
-            closed=not config.guarded(address),
-            protect_metrics=config.protect_metrics,
-        )
 
     def _memory_at(self, address: Address) -> SharedMemory | None:
         """Shared memory, where the clients are of this machine: others would name objects that are not theirs."""
@@ -420,7 +410,9 @@ class Server:
         self._extensions = v2.extensions
         if dialect is AMD:
             endpoints = AmdMetrics(self._metrics, engine.waiting).counting(endpoints)
-        socket = InferenceSocket(engine, responses, any_origin=self._cors.anyone, named=self._cors.named)
+        socket = InferenceSocket(
+            engine, responses, any_origin=self._http.cors.anyone, named=self._http.cors.named
+        )
         endpoints += socket.endpoints()
         return endpoints
 
@@ -430,7 +422,7 @@ class Server:
         for site in sites:
             if site.address == address and (address.path or address.port):  # port 0 is a new one every time
                 return site
-        description = Description(self._responses, __version__, gate=self._gate(address))
+        description = Description(self._responses, __version__, gate=self._http.gate(address))
         sites.append(Site(name, address, description))
         return sites[-1]
 
@@ -441,36 +433,31 @@ class Server:
         self.listening = structs.replace(self.listening, **found)
 
     async def _listen(self, site: "Site", endpoints: Sequence[Endpoint]) -> None:
-        config, certificates, address = self._config, self._certificates, site.address
-        # TorchServe's clients count on its small limit, Triton's know of none.
-        most = max(config.max_request_size, config.max_tensor_request_size)
-        limits = Limits(max_body_bytes=config.max_request_size, larger_bodies=((b"/v2/", most),))
-        application = Application(
-            endpoints,
-            self._responses,
-            gate=self._gate(address),
-            loopback=address.loopback and not config.insecure,
-            named=self._cors.named,
-            crowded=self.engine.crowded,
-        )
-        listener = HttpServer(
-            self._cors.telling(application),
-            limits=limits,
-            allocator=self._arena,
-            refuse=self._responses.refuse_message,
-            screen=self._cors.screening(application.screen),
-            tls=certificates.current if address.secure and certificates is not None else None,
-            plain=https_only(self._responses),
-        )
+        address = site.address
+        listener = self._http.listener(address, endpoints, self.engine.crowded)
+        shared = site.name == "inference_address" and self._config.frontends > 1
         if address.path:
             await listener.start_unix(address.path)
         else:
+            listener.shared = shared
             await listener.start(address.host, address.port)
             if not address.port:
                 log.info("listening", host=address.host, port=listener.port)
                 self._found_port(site.name, listener.port)
         self._stack.push_async_callback(listener.close)
         self._listeners.append(listener)
+        if shared:
+            await self._start_fronts(structs.replace(address, port=listener.port), endpoints)
+
+    async def _start_fronts(self, address: Address, endpoints: Sequence[Endpoint]) -> None:
+        """Have further processes take connections to this address, too."""
+        behind = self._http.listener(address, endpoints, self.engine.crowded, behind=True)
+        await behind.start_unix(str(self._behind))
+        self._stack.push_async_callback(behind.close)
+        patterns = sorted({endpoint.pattern for endpoint in endpoints})
+        settings = FrontSettings(self._config, address, str(self._behind), patterns)
+        self.engine.fronts.start(settings.encoded(), self.engine, self.engine.registry)
+        self._stack.push_async_callback(self.engine.fronts.close)
 
 
 class Site:
@@ -487,12 +474,6 @@ class Site:
         """Serve these too, and describe them."""
         self.endpoints.extend(endpoints)
         self.description.cover(endpoints)
-
-
-def _cors(config: Config, dialect: Dialect) -> Cors:
-    # AMD's server lets every page read its answers, and does not ask.
-    origins = config.cors_allowed_origin or (("*",) if dialect is AMD else ())
-    return Cors(origins, config.cors_allowed_methods, config.cors_allowed_headers)
 
 
 def _made(folder: Path) -> Path:

@@ -175,6 +175,8 @@ class Server:
         if command == "serve":
             names = {"--grpc-address", "--grpc-management-address"} - said
             flags += [f"{name}=127.0.0.1:0" for name in sorted(names)]
+            if os.environ.get("FRONTS") and not {"--inference-address"} & said:
+                flags += [f"--frontends={os.environ['FRONTS']}"]
         inherited = {
             key: value for key, value in os.environ.items() if not key.startswith(("MOORING_", "TS_"))
         }

@@ -4,28 +4,27 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from mooring.backends.backend import preload
-from mooring.core.buffers import Buffer
 from mooring.core.errors import (
-    InvalidInput,
     ModelNotFound,
     MooringError,
     Unsupported,
     VersionNotFound,
     WorkersFailed,
 )
-from mooring.core.requests import BODY, INSTANCES, InferenceRequest, InferenceResponse
+from mooring.core.requests import InferenceRequest
 from mooring.core.service import (
     Done,
     InferenceService,
     ModelMetadata,
     ModelState,
-    Outcome,
     Ticket,
 )
-from mooring.core.tensors import Tensor, TensorSpec, release
+from mooring.core.tensors import TensorSpec
+from mooring.engine.admission import admit, refused, until
+from mooring.engine.fronts import Fronts
 from mooring.engine.graphs import GraphRun
 from mooring.engine.registry import ModelVersion, Registry
 from mooring.engine.scheduler import Scheduler
@@ -46,7 +45,8 @@ _CHECK_EVERY = 0.05
 class Engine(InferenceService):
     """Every model of this process, and the way of every request to one of them.
 
-    A version that is unloaded has ``drain_limit`` seconds for what it was asked. Workers see the variables in
+    A version that is unloaded has ``drain_limit`` seconds for what it was asked. ``fronts`` is how many further processes
+    take connections. Workers see the variables in
     ``environment``, by default this process's own.
     """
 
@@ -58,6 +58,7 @@ class Engine(InferenceService):
         drain_limit: float = 30.0,
         environment: Mapping[str, str] | None = None,
         first_worker: int = 9000,  # TorchServe's number, which describe shows
+        fronts: int = 0,
     ) -> None:
         self.registry = Registry()
         # Beside the models: one may be called as a model is, and is then reached by its own route only.
@@ -67,7 +68,10 @@ class Engine(InferenceService):
         self._metrics = metrics
         metrics.host.loads = self._loads
         metrics.served.states = self._states
-        self._workers = LocalWorkers(arena, os.environ if environment is None else environment, first_worker)
+        self.fronts = Fronts(fronts, arena.size, metrics)
+        self._workers = LocalWorkers(
+            arena, os.environ if environment is None else environment, first_worker, self.fronts.processes
+        )
         self._loop = asyncio.get_running_loop()
         self._wanted: set[str] = set()
         self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
@@ -83,7 +87,8 @@ class Engine(InferenceService):
             return refused(request, done, VersionNotFound(text, model=request.model, version=request.version))
         if version.graph is not None:
             return self.run(version, request, done)
-        return self._submit_to(version, request, done)
+        assert version.scheduler is not None
+        return admit(version.scheduler, request, done)
 
     def crowded(self, model: str, version: str = "") -> MooringError | None:
         found = self.registry.models.get(model)
@@ -104,29 +109,8 @@ class Engine(InferenceService):
         version = model.versions.get(model.default) if model is not None else None
         if version is None or not version.spec.following:
             return self.submit(request, done)
-        return self._submit_to(version, request, done)
-
-    def _submit_to(self, version: ModelVersion, request: InferenceRequest, done: Done) -> Ticket:
-        spec = version.spec
-        scheduler = version.scheduler
-        assert scheduler is not None
-        if spec.client_timeout and request.deadline is None:
-            request.deadline = time.monotonic() + spec.client_timeout
-        if request.form is BODY:
-            return scheduler.submit(request, done, 1)
-        rows = request.rows
-        # A handler that goes step by step has a row for each request.
-        most = 1 if spec.stepwise else spec.max_batch_size
-        if rows > most and request.form is INSTANCES and spec.sequence is None:
-            return Parts(scheduler, request, done, most)
-        if rows == 0 and request.form is INSTANCES:
-            done(
-                InferenceResponse(
-                    [Tensor("predictions", "BYTES", [0], [])], model=spec.name, version=spec.version
-                )
-            )
-            return _NOTHING
-        return scheduler.submit(request, done, max(rows, 1))
+        assert version.scheduler is not None
+        return admit(version.scheduler, request, done)
 
     def ready(self, model: str = "", version: str = "") -> bool:
         if model:
@@ -229,18 +213,22 @@ class Engine(InferenceService):
         threads = spec.threads or threads_for(spec.max_workers)
         scheduler.pool = WorkerPool(spec, scheduler, self._workers, threads)
         scheduler.pool.on_records = functools.partial(self._metrics.record, spec.name)
+        scheduler.pool.sharing = self.fronts.sharing(version)
         scheduler.pool.start(spec.min_workers)
         if spec.min_workers:
             await version.settled()
         else:
             version.rest()
+        self.fronts.publish()
         return version
 
     async def _end(self, version: ModelVersion) -> None:
         version.unload()
         scheduler = version.scheduler
         assert scheduler is not None
-        await _until(lambda: scheduler.idle and not version.runs, self.drain_limit)
+        self.fronts.publish()
+        await self.fronts.retire(version)
+        await until(lambda: scheduler.idle and not version.runs, self.drain_limit)
         if scheduler.pool is not None:
             await scheduler.pool.stop()
         version.unloaded()
@@ -249,6 +237,7 @@ class Engine(InferenceService):
         """The version that answers when none is named. Raises ``ModelNotFound`` or ``VersionNotFound``."""
         model = self.registry.model(name)
         model.default = model.version(version).spec.version
+        self.fronts.publish()
 
     async def replace(self, spec: ModelSpec) -> ModelVersion:
         """Load a version anew: the old one answers until the new one is ready, and on if that fails.
@@ -295,11 +284,12 @@ class Engine(InferenceService):
         else:
             # What was accepted is answered by the workers that there are.
             scheduler.refuse_new(version.no_worker())
-            await _until(lambda: scheduler.idle or version.turn != turn, limit)
+            await self.fronts.retire(version)
+            await until(lambda: scheduler.idle or version.turn != turn, limit)
         if version.turn != turn:
             return False
         _have(version, pool, count)
-        await _until(
+        await until(
             lambda: version.turn != turn or pool.stillborn != stillborn or pool.holds(count),
             limit,
         )
@@ -331,7 +321,7 @@ class Engine(InferenceService):
 
     async def drain(self, grace: float) -> bool:
         """Return when nothing waits and nothing runs; False if that took longer than ``grace`` seconds."""
-        return await _until(
+        return await until(
             lambda: all(version.scheduler is None or version.scheduler.idle for version in self.registry),
             grace,
         )
@@ -348,98 +338,8 @@ class Engine(InferenceService):
         for version in self.registry:
             if version.scheduler is not None:
                 version.scheduler.check(now)
+        self.fronts.publish()
         self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
-
-
-class Parts:
-    """A request of more rows than a batch holds, as several: split in order, rejoined in order, one answer.
-
-    The first part that fails answers for all, and the others are withdrawn.
-    """
-
-    def __init__(self, scheduler: Scheduler, request: InferenceRequest, done: Done, most: int) -> None:
-        self._done: Done | None = done
-        self._request = request
-        elements = request.inputs[0].data
-        groups = [elements[begin : begin + most] for begin in range(0, len(elements), most)]
-        self._answers: list[InferenceResponse | None] = [None] * len(groups)
-        self._tickets: list[Ticket] = []
-        for index, group in enumerate(groups):
-            if self._done is None:  # a part was refused: the rest would be
-                break
-            self._tickets.append(scheduler.submit(_part(request, group), self._take(index), len(group)))
-
-    def cancel(self) -> None:
-        """Nobody waits any more."""
-        self._done = None
-        for ticket in self._tickets:
-            ticket.cancel()
-
-    def _take(self, index: int) -> Done:
-        def done(outcome: Outcome) -> None:
-            if self._done is None:
-                return
-            if isinstance(outcome, InferenceResponse) and not outcome.final:
-                release(outcome.outputs)
-                name = self._request.model
-                outcome = Unsupported(f"model '{name}' streams its answers: send one instance in a request")
-            if isinstance(outcome, MooringError):
-                whole = self._done
-                self.cancel()
-                whole(outcome)
-            else:
-                self._answers[index] = outcome
-                if None not in self._answers:
-                    whole, self._done = self._done, None
-                    whole(self._joined())
-
-        return done
-
-    def _joined(self) -> InferenceResponse:
-        first = self._answers[0]
-        assert first is not None
-        data = [
-            element for answer in self._answers if answer is not None for element in answer.outputs[0].data
-        ]
-        output = first.outputs[0]
-        output.data, output.shape = data, [len(data)]
-        return first
-
-
-class _Nothing:
-    """The ticket of a request that was answered before it was queued."""
-
-    def cancel(self) -> None:
-        """There is nothing to withdraw."""
-
-
-_NOTHING = _Nothing()
-
-
-def refused(request: InferenceRequest, done: Done, error: MooringError) -> Ticket:
-    """The ticket of a request that goes nowhere: its memory is given back, and ``done`` hears why."""
-    release(request.inputs)
-    done(error)
-    return _NOTHING
-
-
-def _part(request: InferenceRequest, elements: list[bytes | Buffer]) -> InferenceRequest:
-    tensor = request.inputs[0]
-    if not isinstance(elements, list):
-        raise InvalidInput(f"tensor '{tensor.name}' is no list of elements")
-    part = Tensor(tensor.name, tensor.datatype, [len(elements)], elements, tensor.parameters)
-    return InferenceRequest(
-        request.model,
-        request.version,
-        request.id,
-        [part],
-        form=request.form,
-        operation=request.operation,
-        parameters=request.parameters,
-        deadline=request.deadline,
-        headers=request.headers,
-        path=request.path,
-    )
 
 
 def _have(version: ModelVersion, pool: WorkerPool, count: int) -> None:
@@ -456,15 +356,6 @@ def _no_more_workers(version: ModelVersion, error: MooringError | None) -> Worke
         version=spec.version,
         detail=error.detail if error is not None else "",
     )
-
-
-async def _until(reached: Callable[[], bool], limit: float) -> bool:
-    end = time.monotonic() + limit
-    while not reached():
-        if time.monotonic() > end:
-            return False
-        await asyncio.sleep(0.01)
-    return True
 
 
 def threads_for(workers: int) -> int:

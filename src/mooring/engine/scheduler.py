@@ -387,10 +387,10 @@ class Scheduler:
                 share = self._policy.share_of_room(self._waiting, len(pool.idle), pool.idle[-1].room)
             else:
                 share = self._policy.share(self._waiting, len(pool.idle), self._row_time.value)
-            worker = pool.idle[-1]
+            worker = pool.next()
             batch = self._take(share, now, worker)
             if batch:
-                pool.idle.pop()
+                pool.idle.remove(worker)
                 worker.send(batch)
 
     def _flush_in(self, wait: float) -> None:

@@ -223,7 +223,7 @@ class SequenceScheduler(Scheduler):
         if waits:
             self._flush_in(min(waits))
 
-    def _open_places(self) -> list[PooledWorker]:
+    def _open_places(self) -> Sequence[PooledWorker]:
         """The workers that new sequences may go to: of too many, those that have the most to keep."""
         assert self.pool is not None
         pool = self.pool

@@ -15,7 +15,8 @@ from mooring.core.service import (
     WorkflowRegistration,
     WorkflowService,
 )
-from mooring.engine.engine import Engine, refused
+from mooring.engine.admission import refused
+from mooring.engine.engine import Engine
 from mooring.observability.logs import get_logger
 from mooring.repository.spec import ModelSpec
 from mooring.repository.workflows import OpenedWorkflow, WorkflowCatalog

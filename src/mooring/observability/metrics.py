@@ -3,12 +3,13 @@
 A request costs a few list additions here, and no lock: everything is written on the event loop's thread.
 """
 
+import operator
 import socket
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 from prometheus_client import CollectorRegistry, Metric
@@ -109,6 +110,43 @@ class ModelStatistics:
             sizes.observe(rows, int(count))
         return sizes
 
+    def take(self) -> list[Any]:
+        """Everything counted since the last time, for ``add`` in another process; nothing is left of it here."""
+        if not any(self.requests) and not self.by_size:
+            return []
+        histograms = [(h.counts, h.total) for h in self._histograms()]
+        counted = [
+            self.outcomes,
+            self.spent,
+            self.requests,
+            self.latency,
+            self.queue,
+            self.by_size,
+            histograms,
+        ]
+        latest = [self.last, self.last_queue, self.last_way]
+        self.__init__(self.name, self.version)  # type: ignore[misc]
+        return [*counted, latest]
+
+    def add(self, counted: Sequence[Any]) -> None:
+        """Count what another process has counted."""
+        *sums, by_size, histograms, latest = counted
+        totals: tuple[list[Any], ...] = (self.outcomes, self.spent, self.requests, self.latency, self.queue)
+        for total, more in zip(totals, sums, strict=True):
+            total[:] = map(operator.add, total, more)
+        for rows, (count, seconds) in by_size.items():
+            of_size = self.by_size.setdefault(rows, [0, 0.0])
+            of_size[0] += count
+            of_size[1] += seconds
+        for histogram, (counts, seconds) in zip(self._histograms(), histograms, strict=True):
+            histogram.counts[:] = map(operator.add, histogram.counts, counts)
+            histogram.total += seconds
+        if latest[0] > self.last:
+            self.last, self.last_queue, self.last_way = latest
+
+    def _histograms(self) -> tuple[Histogram, ...]:
+        return self.durations, self.queues, self.inferences, self.batches
+
 
 class ResponseCounter:
     """HTTP responses by the first digit of their status. Whoever writes a response adds one to ``classes``."""
@@ -157,6 +195,24 @@ class Metrics:
             self._recorded.record(model, records)
         else:
             self.log.record(records)
+
+    def take(self) -> tuple[list[tuple[str, str, list[Any]]], list[int]]:
+        """What was counted since the last time, by model and version, and the responses by class."""
+        taken = [
+            (name, version, counted)
+            for (name, version), one in self._models.items()
+            if (counted := one.take())
+        ]
+        responses = self.responses.classes[:]
+        self.responses.classes[:] = [0] * len(responses)
+        return taken, responses
+
+    def add(self, models: Iterable[tuple[str, str, list[Any]]], responses: Sequence[int]) -> None:
+        """Count what another process took."""
+        for name, version, counted in models:
+            self.model(name, version).add(counted)
+        classes = self.responses.classes
+        classes[:] = map(operator.add, classes, responses)
 
     def _torchserves(self) -> Iterator[Metric]:
         yield from self.served.by_class()

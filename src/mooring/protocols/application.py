@@ -30,7 +30,8 @@ class Application:
     Pages of other sites reach no endpoint that changes what is served; with ``loopback``, which says that only this
     machine reaches the listener, a page's site must be this machine as well. Sites that are ``named`` count as this
     one's own. Endpoints are put behind the ``gate`` here. ``crowded`` says of a model and a version why a request to it
-    would be refused now, so that large bodies are not received in vain.
+    would be refused now, so that large bodies are not received in vain. What no endpoint answers goes to ``elsewhere``,
+    if there is such an app, and so does every question what there is to ask.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class Application:
         loopback: bool = False,
         named: frozenset[bytes] = frozenset(),
         crowded: Crowded | None = None,
+        elsewhere: App | None = None,
     ) -> None:
         self._responses = responses
+        self._elsewhere = elsewhere
         self._crowded = crowded
         self._asking: set[str] = set()  # the patterns of endpoints that ask a model
         self._gate = gate or Gate()
@@ -61,10 +64,13 @@ class Application:
         """Answer now or later; never raises."""
         try:
             match = self._router.find(exchange.target)
-            if exchange.method == "OPTIONS" and self._responses.reserved and exchange.header(_PREFLIGHT):
-                self._responses.body(exchange, b"", "")
-            elif match is None:
-                self._responses.refuse(exchange, statuses.NOT_FOUND)
+            if exchange.method == "OPTIONS" and self._options(exchange):
+                return
+            if match is None:
+                if self._elsewhere is None:
+                    self._responses.refuse(exchange, statuses.NOT_FOUND)
+                else:
+                    self._elsewhere(exchange)
             else:
                 match.handler(exchange, match)
         except MooringError as error:
@@ -92,6 +98,16 @@ class Application:
             if error is not None:
                 refusal = statuses.worded(error, asked, exchange.target)
         return None if refusal is None else lambda refused: self._responses.refuse(refused, refusal)
+
+    def _options(self, exchange: Exchange) -> bool:
+        """Answer what a browser asks before it asks, and hand other questions on; False where an endpoint is to."""
+        if self._responses.reserved and exchange.header(_PREFLIGHT):
+            self._responses.body(exchange, b"", "")
+            return True
+        if self._elsewhere is None:
+            return False
+        self._elsewhere(exchange)
+        return True
 
     def _one_of(self, endpoints: list[Endpoint]) -> Handler:
         if len(endpoints) == 1 and endpoints[0].methods is None:
@@ -140,6 +156,9 @@ class Application:
         return guarded
 
     def _not_allowed(self, methods: Iterable[str]) -> Handler:
+        elsewhere = self._elsewhere
+        if elsewhere is not None:
+            return lambda exchange, _: elsewhere(exchange)
         allow = header_lines([("allow", ", ".join(sorted(methods)))])
         refusal = msgspec.structs.replace(statuses.NOT_ALLOWED, head=allow)
         return lambda exchange, _: self._responses.refuse(exchange, refusal)

@@ -14,7 +14,10 @@ _BACKLOG = 1024
 
 
 class Listener:
-    """One address. With ``tls`` it speaks TLS, in the context that ``tls`` gives for each new connection."""
+    """One address. With ``tls`` it speaks TLS, in the context that ``tls`` gives for each new connection.
+
+    Where it is ``shared``, other processes listen there, too, and the system deals the connections out.
+    """
 
     def __init__(self, limits: Limits, *, tls: Callable[[], ssl.SSLContext] | None = None) -> None:
         self.limits = limits
@@ -22,6 +25,7 @@ class Listener:
         self.draining = False
         self.now = 0.0
         self.port = 0
+        self.shared = False
         self._path: Path | None = None
         # One for all connections: between get_buffer and buffer_updated the loop does nothing else.
         self.room = memoryview(bytearray(RECEIVE))
@@ -44,11 +48,13 @@ class Listener:
     async def start(self, host: str, port: int) -> None:
         """Listen on an address. With port 0 the system chooses one; ``port`` says which."""
         if self._tls is not None:
-            sockets = await bound(host, port, _BACKLOG)
+            sockets = await bound(host, port, _BACKLOG, shared=self.shared)
             self._begin(SecureListener(sockets, self._tls, lambda: Sealed(self.member()), self.outsider))
         else:
             loop = asyncio.get_running_loop()
-            self._begin(await loop.create_server(self.member, host, port, backlog=_BACKLOG))
+            self._begin(
+                await loop.create_server(self.member, host, port, backlog=_BACKLOG, reuse_port=self.shared)
+            )
         assert self._listener is not None
         self.port = self._listener.sockets[0].getsockname()[1]
 

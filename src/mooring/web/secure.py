@@ -124,8 +124,11 @@ def _set(readable: asyncio.Future[None]) -> None:
         readable.set_result(None)
 
 
-async def bound(host: str, port: int, backlog: int) -> list[socket.socket]:
-    """Listening sockets, one for each address that ``host`` stands for. Raises ``OSError``."""
+async def bound(host: str, port: int, backlog: int, *, shared: bool) -> list[socket.socket]:
+    """Listening sockets, one for each address that ``host`` stands for; ``shared`` with other processes.
+
+    Raises ``OSError``.
+    """
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
@@ -133,6 +136,8 @@ async def bound(host: str, port: int, backlog: int) -> list[socket.socket]:
         for family, address in dict.fromkeys((family, address) for family, *_, address in found):
             listening = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listening.bind(address)

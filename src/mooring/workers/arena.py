@@ -62,16 +62,14 @@ class BuddyAllocator:
 class Arena:
     """An ``Allocator`` over one piece of anonymous shared memory, whose ``fd`` can be passed to other processes.
 
-    Pages cost nothing until they are first written, so the size is a limit, not a price.
+    Pages cost nothing until they are first written, so the size is a limit, not a price. ``fd`` is memory that another
+    process has made for this one, of a size that ``rounded`` gave.
     """
 
-    def __init__(self, size: int, number: int = 0) -> None:
-        smallest = LARGE
-        while smallest < size:
-            smallest *= 2
-        self.size = smallest
+    def __init__(self, size: int, number: int = 0, fd: int | None = None) -> None:
+        self.size = rounded(size)
         self.number = number
-        self.fd = anonymous_file(self.size)
+        self.fd = anonymous_file(self.size) if fd is None else fd
         self._memory = map_shared(self.fd, self.size)
         self._blocks = BuddyAllocator(self.size, LARGE)
 
@@ -89,6 +87,14 @@ class Arena:
     def slots_in_use(self) -> int:
         """How many slots are out: zero when nothing is in flight."""
         return self._blocks.taken
+
+
+def rounded(size: int) -> int:
+    """The bytes that an arena of this size really has."""
+    power = LARGE
+    while power < size:
+        power *= 2
+    return power
 
 
 class MappedArena:

@@ -115,11 +115,13 @@ def _encode_special(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be sent to another process")
 
 
-def _encode_inline(value: Any) -> Any:
+def encode_inline(value: Any) -> Any:
+    """For an encoder whose messages go where this process's slots mean nothing."""
     return value.view if isinstance(value, Buffer) else _encode_special(value)
 
 
-def _decode_special(code: int, data: memoryview) -> Any:
+def decode_special(code: int, data: memoryview) -> Any:
+    """For a decoder: what the encoders write that msgpack does not know."""
     if code == _SLOT_CODE:
         return msgspec.msgpack.decode(data, type=Slot)
     if code == _GRANT_CODE:
@@ -184,9 +186,9 @@ class Codec:
     """
 
     def __init__(self, *, lends: bool = True) -> None:
-        self._encoder = msgspec.msgpack.Encoder(enc_hook=_encode_special if lends else _encode_inline)
-        self._to_worker = msgspec.msgpack.Decoder(ToWorker, ext_hook=_decode_special)
-        self._to_server = msgspec.msgpack.Decoder(ToServer, ext_hook=_decode_special)
+        self._encoder = msgspec.msgpack.Encoder(enc_hook=_encode_special if lends else encode_inline)
+        self._to_worker = msgspec.msgpack.Decoder(ToWorker, ext_hook=decode_special)
+        self._to_server = msgspec.msgpack.Decoder(ToServer, ext_hook=decode_special)
         self._frame = bytearray(65_536)
 
     def frame(self, message: ToWorker | ToServer) -> bytearray:

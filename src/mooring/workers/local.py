@@ -10,9 +10,11 @@ import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from typing import NamedTuple, Protocol
 
 from mooring.observability.logs import Throttle, get_logger
-from mooring.workers.arena import Arena, anonymous_file, map_shared
+from mooring.workers.arena import Arena, anonymous_file
+from mooring.workers.progress import Progress
 from mooring.workers.template import ENDED, FORKED, ORDER, READY, RECORD
 
 log = get_logger(__name__)
@@ -84,32 +86,63 @@ class WorkerOutput:
             os.close(fd)
 
 
-class LocalProcess:
-    """One worker process as the server sees it. ``status`` is its exit status, negative for a signal."""
+class Share(NamedTuple):
+    """A front's end of its channel to a worker. ``generation`` tells the fronts of one number apart."""
 
-    def __init__(self, sock: socket.socket, progress: memoryview, output: WorkerOutput) -> None:
+    number: int
+    generation: int
+    sock: socket.socket
+
+
+class SharingFront(Protocol):
+    """A further front, as whoever forks workers for it must know it. ``arena`` is a descriptor of its shared memory."""
+
+    number: int
+    generation: int
+    arena: int
+
+
+class LocalProcess:
+    """One worker process as the server sees it. ``status`` is its exit status, negative for a signal.
+
+    ``shares`` are the ends of the channels for further fronts until those have them, ``progress_fd`` describes the
+    memory of ``progress`` for as long.
+    """
+
+    channel = 0
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        progress: Progress,
+        output: WorkerOutput,
+        shares: Sequence[Share] = (),
+        progress_fd: int = -1,
+    ) -> None:
         self.pid = 0
         self.sock = sock
         self.output = output
         self.status: int | None = None
         self.ended = asyncio.Event()
-        self._progress = progress
+        self.progress = progress
+        self.shared = bool(shares)
+        self.shares = shares
+        self.progress_fd = progress_fd
         self._doomed = False
+
+    def handed_over(self) -> None:
+        """Every front has its end of its channel."""
+        for share in self.shares:
+            share.sock.close()
+        if self.progress_fd >= 0:
+            os.close(self.progress_fd)
+        self.shares, self.progress_fd = (), -1
 
     def born(self, pid: int) -> None:
         """The template has forked it."""
         self.pid = pid
         if self._doomed:
             self.kill()
-
-    @property
-    def started_requests(self) -> int:
-        """How many requests of its last message it has begun; right even when the process is dead."""
-        return int(self._progress[0])
-
-    def forget_progress(self) -> None:
-        """Called before every message, so that ``started_requests`` speaks of that one."""
-        self._progress[0] = 0
 
     def kill(self) -> None:
         """End it now. Nothing is lost: the server knows what it was doing."""
@@ -203,13 +236,17 @@ class Template:
 class LocalWorkers:
     """Starts worker processes, each from the template that has its libraries.
 
-    They see the variables in ``environment``; ``numbers`` counts them from ``first`` on.
+    They see the variables in ``environment``; ``numbers`` counts them from ``first`` on. Every worker gets a channel to
+    each of the ``fronts``, too.
     """
 
-    def __init__(self, arena: Arena, environment: Mapping[str, str], first: int) -> None:
+    def __init__(
+        self, arena: Arena, environment: Mapping[str, str], first: int, fronts: Sequence[SharingFront] = ()
+    ) -> None:
         self.numbers = itertools.count(first)
         self._arena = arena
         self._environment = environment
+        self._fronts = fronts
         self._templates: dict[tuple[str, ...], Template] = {}
 
     async def start(self, modules: Sequence[str], facts: Mapping[str, str]) -> LocalProcess:
@@ -218,19 +255,29 @@ class LocalWorkers:
         await template.ready()
         # Both are closed where descriptors run out in the middle: who has none left must not lose more.
         with ExitStack() as handed_over, ExitStack() as kept:
-            ours, theirs = socket.socketpair()
-            kept.enter_context(ours)
-            handed_over.enter_context(theirs)
+            ours, theirs = [], []
+            for _ in range(1 + len(self._fronts)):
+                mine, its = socket.socketpair()
+                ours.append(kept.enter_context(mine))
+                theirs.append(handed_over.enter_context(its))
             read, write = os.pipe()
             handed_over.callback(os.close, write)
             output = WorkerOutput(read, facts)
             kept.callback(output.close)
-            progress_fd = anonymous_file(8)
-            handed_over.callback(os.close, progress_fd)
-            process = LocalProcess(ours, map_shared(progress_fd, 8).cast("q"), output)
-            template.fork(process, [theirs], [write, progress_fd, theirs.fileno(), self._arena.fd])
+            progress_fd = anonymous_file(Progress.size(len(ours)))
+            kept.callback(os.close, progress_fd)
+            shares = [
+                Share(front.number, front.generation, sock)
+                for front, sock in zip(self._fronts, ours[1:], strict=True)
+            ]
+            progress = Progress(progress_fd, len(ours))
+            process = LocalProcess(ours[0], progress, output, shares, progress_fd)
+            arenas = [self._arena.fd, *(front.arena for front in self._fronts)]
+            template.fork(process, theirs, [write, progress_fd, *(s.fileno() for s in theirs), *arenas])
             kept.pop_all()
-        ours.setblocking(False)
+        if not shares:
+            process.handed_over()
+        ours[0].setblocking(False)
         return process
 
     def template(self, modules: Sequence[str]) -> Template:

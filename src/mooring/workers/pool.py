@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from mooring.backends.backend import LoadContext, preload
 from mooring.core.buffers import LARGE, Buffer
@@ -34,6 +34,7 @@ from mooring.workers.channel import (
     ToWorker,
 )
 from mooring.workers.local import LocalProcess, LocalWorkers
+from mooring.workers.progress import Progress
 from mooring.workers.recycling import Recycler, memory_of
 
 log = get_logger(__name__)
@@ -101,6 +102,57 @@ class PoolOwner(Protocol):
         """A worker makes way for a fresh one, which has the model."""
 
 
+class WorkerProcess(Protocol):
+    """The process of a worker, as its channel needs it. ``channel`` is the number of this end among ``progress``."""
+
+    sock: socket.socket
+    progress: Progress
+    channel: int
+    shared: bool
+
+    def kill(self) -> None:
+        """End it now."""
+
+
+class Pool(Protocol):
+    """Who has workers, and is told of them."""
+
+    spec: ModelSpec
+    owner: PoolOwner
+    idle: list[Any]
+
+    def free(self, worker: Any) -> None:
+        """It has nothing to do."""
+
+    def loaded(self, worker: Any, metadata: ModelMetadata) -> None:
+        """It has the model."""
+
+    def failed(self, worker: Any, record: ErrorRecord) -> None:
+        """It cannot load the model, and ends by itself."""
+
+    def ended(self, worker: Any) -> None:
+        """Its channel is closed on its side."""
+
+    def measured(self, records: Sequence[Record]) -> None:
+        """The model's own code recorded metrics."""
+
+    def has_room(self, worker: Any) -> None:
+        """It has answered something, and takes requests while others run."""
+
+
+class Sharing(Protocol):
+    """Who gives further fronts their part in the workers of a version."""
+
+    def joined(self, worker: "KeptWorker") -> None:
+        """It has loaded the model, and serves one message at a time."""
+
+    async def leave(self, worker: "KeptWorker") -> None:
+        """Return when no front has anything in it any more."""
+
+    def buried(self, worker: "KeptWorker", error: WorkerDied, *, retry: bool) -> None:
+        """It died."""
+
+
 class WorkerState(enum.Enum):
     """What a worker is doing."""
 
@@ -117,11 +169,10 @@ class PooledWorker:
     for as long as it has room for another request, and answers in any order.
     """
 
-    def __init__(self, pool: "WorkerPool", process: LocalProcess, number: int) -> None:
-        self.id = str(number)
+    def __init__(self, pool: Pool, process: WorkerProcess, name: str) -> None:
+        self.id = name
         self.process = process
         self.state = WorkerState.STARTING
-        self.started = time.time()
         self.born = time.monotonic()
         self.load_seconds: float | None = None
         self.timed_out = False
@@ -154,7 +205,7 @@ class PooledWorker:
         self.served += len(works)
         self._message = works
         self._outstanding = {work.key: work for work in works}
-        self.process.forget_progress()
+        self.process.progress.send(self.process.channel, len(works))
         grants = [None if work.grant is None else work.grant.slot for work in works]
         self.tell(
             Batch(
@@ -313,6 +364,8 @@ class PooledWorker:
         if not self._outstanding and self.state is WorkerState.BUSY:
             self._message = ()
             self.state = WorkerState.READY
+            if self.process.shared:
+                self.process.progress.send(self.process.channel, 0)
             self._pool.free(self)
 
     def lost(self) -> tuple[list[Work], list[Work]]:
@@ -323,7 +376,7 @@ class PooledWorker:
         if self.capacity:
             taken, self._outstanding = list(self._outstanding.values()), {}
             return taken, []
-        count = self.process.started_requests
+        count = self.process.progress.started(self.process.channel)
         running = [work for work in self._message[:count] if work.key in self._outstanding]
         unstarted = [work for work in self._message[count:] if work.key in self._outstanding]
         self._outstanding, self._message = {}, ()
@@ -337,6 +390,16 @@ class PooledWorker:
             self._sock.close()
 
 
+class KeptWorker(PooledWorker):
+    """A worker whose process is a child of this one, or of one of its templates."""
+
+    process: LocalProcess
+
+    def __init__(self, pool: Pool, process: LocalProcess, name: str) -> None:
+        super().__init__(pool, process, name)
+        self.started = time.time()
+
+
 class WorkerPool:
     """As many workers as asked for, kept alive.
 
@@ -347,7 +410,8 @@ class WorkerPool:
     def __init__(self, spec: ModelSpec, owner: PoolOwner, workers: LocalWorkers, threads: int) -> None:
         self.spec = spec
         self.owner = owner
-        self.idle: list[PooledWorker] = []
+        self.idle: list[KeptWorker] = []
+        self.sharing: Sharing | None = None
         # Whether the workers take requests while others run: the idle ones are not all equally idle then.
         self.overlapping = False
         self.failures = 0
@@ -362,13 +426,13 @@ class WorkerPool:
         self._threads = threads
         self._wanted = 0
         self._starting = 0
-        self._workers: list[PooledWorker] = []
+        self._workers: list[KeptWorker] = []
         self._recycler = Recycler(spec.recycling)
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
     @property
-    def workers(self) -> Sequence[PooledWorker]:
+    def workers(self) -> Sequence[KeptWorker]:
         """Those that live, loading ones included."""
         return self._workers
 
@@ -413,7 +477,7 @@ class WorkerPool:
         """Arrange the idle workers so that the one with the most room is the next to be sent something."""
         self.idle.sort(key=lambda worker: worker.room)
 
-    def free(self, worker: PooledWorker) -> None:
+    def free(self, worker: KeptWorker) -> None:
         """Called by a worker that has nothing to do any more, and takes one message at a time."""
         if self.failures:
             self._recover(worker)
@@ -423,7 +487,7 @@ class WorkerPool:
         self.idle.append(worker)
         self.owner.worker_free()
 
-    def has_room(self, worker: PooledWorker) -> None:
+    def has_room(self, worker: KeptWorker) -> None:
         """Called by a worker with a capacity that has answered something."""
         if self.failures:
             self._recover(worker)
@@ -450,9 +514,12 @@ class WorkerPool:
             elif worker in self.idle:
                 self.idle.remove(worker)
 
-    def loaded(self, worker: PooledWorker, metadata: ModelMetadata) -> None:
+    def loaded(self, worker: KeptWorker, metadata: ModelMetadata) -> None:
         """Called by a worker that has the model."""
         self.overlapping = worker.capacity > 0
+        if self.sharing is not None and not worker.capacity:
+            self.sharing.joined(worker)
+        worker.process.handed_over()
         self.idle.append(worker)
         if self.ready >= self._wanted:
             self._whole_since = time.monotonic()
@@ -461,7 +528,7 @@ class WorkerPool:
         self.owner.worker_loaded(metadata)
         self.owner.worker_free()
 
-    def failed(self, worker: PooledWorker, record: ErrorRecord) -> None:
+    def failed(self, worker: KeptWorker, record: ErrorRecord) -> None:
         """Called by a worker that cannot load the model; it ends by itself."""
         error = record.error(model=self.spec.name, version=self.spec.version)
         self._remove(worker)
@@ -469,12 +536,26 @@ class WorkerPool:
         self._report(error, loading=True)
         self._replace()
 
-    def ended(self, worker: PooledWorker) -> None:
+    def ended(self, worker: KeptWorker) -> None:
         """Called when a worker's channel is closed on its side."""
         loading = worker.state is WorkerState.STARTING
         self._remove(worker)
         worker.close()
         self._run(self._bury(worker, loading=loading))
+
+    def next(self) -> KeptWorker:
+        """The idle worker to send to: one that no other front keeps busy, if there is one."""
+        if self.sharing is not None:
+            for worker in reversed(self.idle):
+                if not worker.process.progress.wanted_by_others(worker.process.channel):
+                    return worker
+        return self.idle[-1]
+
+    def end(self, name: str) -> None:
+        """End a worker that does not answer another front in time."""
+        for worker in self._workers:
+            if worker.id == name and not worker.timed_out:
+                self._end(worker, self.spec.response_timeout, "infer")
 
     def measured(self, records: Sequence[Record]) -> None:
         """Called when the model's own code recorded metrics."""
@@ -498,23 +579,26 @@ class WorkerPool:
                 and now - worker.sent_at > limit
                 and not worker.timed_out
             ):
-                worker.timed_out = True
-                log.error(
-                    "worker too slow, ending it",
-                    model=self.spec.name,
-                    worker=worker.id,
-                    pid=worker.process.pid,
-                    limit_seconds=limit,
-                    doing="infer" if worker.state is WorkerState.BUSY else "load",
-                )
-                worker.process.kill()
+                self._end(worker, limit, "infer" if worker.state is WorkerState.BUSY else "load")
+
+    def _end(self, worker: KeptWorker, limit: float, doing: str) -> None:
+        worker.timed_out = True
+        log.error(
+            "worker too slow, ending it",
+            model=self.spec.name,
+            worker=worker.id,
+            pid=worker.process.pid,
+            limit_seconds=limit,
+            doing=doing,
+        )
+        worker.process.kill()
 
     @property
     def _places(self) -> int:
         """How many workers there may be, those included that leave when their successors are there."""
         return self._wanted + self._recycler.extra
 
-    def _superfluous(self, worker: PooledWorker) -> bool:
+    def _superfluous(self, worker: KeptWorker) -> bool:
         """Whether it is not needed: it has a successor, or there are too many."""
         return worker in self._recycler.leaving or len(self._workers) > self._places
 
@@ -545,7 +629,7 @@ class WorkerPool:
                 )
                 worker.process.kill()
 
-    def _let_go(self, worker: PooledWorker) -> None:
+    def _let_go(self, worker: KeptWorker) -> None:
         """Its successor is there: it ends when it has nothing to do."""
         log.info(
             "worker recycled",
@@ -580,7 +664,7 @@ class WorkerPool:
         for worker in workers:
             worker.process.output.close()
 
-    def _dismiss(self, worker: PooledWorker) -> None:
+    def _dismiss(self, worker: KeptWorker) -> None:
         """It has nothing to do and ends by itself when its channel is closed; while it is loading it is made to."""
         if worker.state is WorkerState.STARTING:
             worker.process.kill()
@@ -588,7 +672,9 @@ class WorkerPool:
         worker.close()
         self._run(self._see_off(worker))
 
-    async def _see_off(self, worker: PooledWorker) -> None:
+    async def _see_off(self, worker: KeptWorker) -> None:
+        if self.sharing is not None:
+            await self.sharing.leave(worker)
         with suppress(TimeoutError):
             await asyncio.wait_for(worker.process.ended.wait(), _GOODBYE)
         worker.process.kill()
@@ -615,14 +701,14 @@ class WorkerPool:
             self._replace()
             return
         self._starting -= 1
-        worker = PooledWorker(self, process, next(self._local.numbers))
+        worker = KeptWorker(self, process, str(next(self._local.numbers)))
         self._workers.append(worker)
         if len(self._workers) > self._places:
             self._dismiss(worker)
             return
         worker.tell(Load(self.spec, LoadContext(worker=worker.id, threads=self._threads)))
 
-    async def _bury(self, worker: PooledWorker, *, loading: bool) -> None:
+    async def _bury(self, worker: KeptWorker, *, loading: bool) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(worker.process.ended.wait(), 1.0)
         worker.process.kill()
@@ -632,9 +718,11 @@ class WorkerPool:
         worker.process.output.close()
         self._report(error, loading=loading)
         self._replace()
+        if self.sharing is not None:
+            self.sharing.buried(worker, error, retry=not worker.timed_out)
         self.owner.worker_lost(running, unstarted, error, retry=not worker.timed_out)
 
-    def _obituary(self, worker: PooledWorker, *, loading: bool) -> WorkerDied:
+    def _obituary(self, worker: KeptWorker, *, loading: bool) -> WorkerDied:
         status = worker.process.status
         limit = self.spec.recycling.memory_limit
         if worker.timed_out:
@@ -679,9 +767,10 @@ class WorkerPool:
         if len(self._workers) + self._starting < self._places:
             self._spawn(backoff(self.failures))
 
-    def _remove(self, worker: PooledWorker) -> None:
+    def _remove(self, worker: KeptWorker) -> None:
         worker.state = WorkerState.ENDED
         self._recycler.forget(worker)
+        worker.process.handed_over()
         with suppress(ValueError):
             self._workers.remove(worker)
         with suppress(ValueError):

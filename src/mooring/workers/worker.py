@@ -18,7 +18,7 @@ from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import Outcome
 from mooring.observability.records import Recorder
 from mooring.repository.spec import ModelSpec
-from mooring.workers.arena import MappedArena, map_shared
+from mooring.workers.arena import MappedArena
 from mooring.workers.channel import (
     Batch,
     Cancel,
@@ -31,6 +31,7 @@ from mooring.workers.channel import (
     Returned,
 )
 from mooring.workers.outcomes import chunks, failure_of, line_of, within
+from mooring.workers.progress import Progress
 from mooring.workers.stepwise import StepServing
 from mooring.workers.worker_end import Channel, Outbox
 
@@ -38,20 +39,6 @@ from mooring.workers.worker_end import Channel, Outbox
 _PATIENCE = 0.003
 # How many looks in vain (of _PATIENCE each) before the courier sleeps until it is called.
 _IDLE_LOOKS = 100
-
-
-class Progress:
-    """Eight bytes shared with the server: how many requests of the message at hand were started.
-
-    The server reads them when the worker is dead, to know which requests may have run and which did not.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self._cell = map_shared(fd, 8).cast("q")
-
-    def started(self, count: int) -> None:
-        """The first ``count`` requests are running or done."""
-        self._cell[0] = count
 
 
 class Delivery:
@@ -80,7 +67,7 @@ class Delivery:
             if self._returned:
                 return False
             self._taken = end
-            self._progress.started(end)
+            self._progress.start(self._channel.number, end)
             self.began = time.monotonic()
             return True
 
@@ -178,10 +165,7 @@ class Courier(threading.Thread):
                 in_vain += 1
             else:
                 in_vain = 0
-                try:
-                    delivery.hurry(time.monotonic())
-                except OSError:  # the server is gone; the worker notices by itself
-                    return
+                delivery.hurry(time.monotonic())
             time.sleep(_PATIENCE)
 
 
@@ -211,6 +195,8 @@ class Worker:
                 self._collect()
             pending, self._inbox = self._inbox, []
             for channel, message in pending:
+                if channel.sock.fileno() not in self._channels:
+                    continue  # who sent it is gone
                 if isinstance(message, Batch):
                     self._serve(channel, message)
                 elif isinstance(message, Load) and not self._load(channel, message):
@@ -366,7 +352,7 @@ def capacity_of(backend: Backend, spec: ModelSpec) -> int:
 def main(channel_fds: Sequence[int], arena_fds: Sequence[int], progress_fd: int) -> None:
     """Be a worker over these descriptors until the server is gone."""
     channels = [
-        Channel(socket.socket(fileno=fd), MappedArena(arena))
-        for fd, arena in zip(channel_fds, arena_fds, strict=True)
+        Channel(socket.socket(fileno=fd), MappedArena(arena), number)
+        for number, (fd, arena) in enumerate(zip(channel_fds, arena_fds, strict=True))
     ]
-    Worker(channels, Progress(progress_fd)).run()
+    Worker(channels, Progress(progress_fd, len(channels))).run()

@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -27,19 +28,20 @@ from mooring.workers.channel import (
 
 
 class Channel:
-    """The worker's end of one channel. Blocking; sending is safe from two threads."""
+    """The worker's end of one of its channels. Blocking; sending is safe from two threads."""
 
-    def __init__(self, sock: socket.socket, arena: MappedArena) -> None:
+    def __init__(self, sock: socket.socket, arena: MappedArena, number: int = 0) -> None:
         sock.setblocking(True)
         self.sock = sock
+        self.number = number
         self._arena = arena
         self._codec = Codec(lends=False)
         self._frames = Frames()
         self._sending = threading.Lock()
 
     def send(self, message: ToServer) -> None:
-        """Return once the kernel has taken all of it."""
-        with self._sending:
+        """Return once the kernel has taken all of it, or the other end is gone: ``receive`` says so then."""
+        with self._sending, suppress(BrokenPipeError, ConnectionResetError):
             self.sock.sendall(self._codec.frame(message))
 
     def receive(self) -> list[Load | Batch | Cancel] | None:

@@ -1,0 +1,135 @@
+"""From a request to the queue of its version: its deadline, and its parts where it has more rows than a batch."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from mooring.core.buffers import Buffer
+from mooring.core.errors import InvalidInput, MooringError, Unsupported
+from mooring.core.requests import BODY, INSTANCES, InferenceRequest, InferenceResponse
+from mooring.core.service import Done, Outcome, Ticket
+from mooring.core.tensors import Tensor, release
+from mooring.engine.scheduler import Scheduler
+
+
+def admit(scheduler: Scheduler, request: InferenceRequest, done: Done) -> Ticket:
+    """Queue a request for the version that this scheduler serves; every refusal goes to ``done``."""
+    spec = scheduler.spec
+    if spec.client_timeout and request.deadline is None:
+        request.deadline = time.monotonic() + spec.client_timeout
+    if request.form is BODY:
+        return scheduler.submit(request, done, 1)
+    rows = request.rows
+    # A handler that goes step by step has a row for each request.
+    most = 1 if spec.stepwise else spec.max_batch_size
+    if rows > most and request.form is INSTANCES and spec.sequence is None:
+        return Parts(scheduler, request, done, most)
+    if rows == 0 and request.form is INSTANCES:
+        done(
+            InferenceResponse(
+                [Tensor("predictions", "BYTES", [0], [])], model=spec.name, version=spec.version
+            )
+        )
+        return _NOTHING
+    return scheduler.submit(request, done, max(rows, 1))
+
+
+class Parts:
+    """A request of more rows than a batch holds, as several: split in order, rejoined in order, one answer.
+
+    The first part that fails answers for all, and the others are withdrawn.
+    """
+
+    def __init__(self, scheduler: Scheduler, request: InferenceRequest, done: Done, most: int) -> None:
+        self._done: Done | None = done
+        self._request = request
+        elements = request.inputs[0].data
+        groups = [elements[begin : begin + most] for begin in range(0, len(elements), most)]
+        self._answers: list[InferenceResponse | None] = [None] * len(groups)
+        self._tickets: list[Ticket] = []
+        for index, group in enumerate(groups):
+            if self._done is None:  # a part was refused: the rest would be
+                break
+            self._tickets.append(scheduler.submit(_part(request, group), self._take(index), len(group)))
+
+    def cancel(self) -> None:
+        """Nobody waits any more."""
+        self._done = None
+        for ticket in self._tickets:
+            ticket.cancel()
+
+    def _take(self, index: int) -> Done:
+        def done(outcome: Outcome) -> None:
+            if self._done is None:
+                return
+            if isinstance(outcome, InferenceResponse) and not outcome.final:
+                release(outcome.outputs)
+                name = self._request.model
+                outcome = Unsupported(f"model '{name}' streams its answers: send one instance in a request")
+            if isinstance(outcome, MooringError):
+                whole = self._done
+                self.cancel()
+                whole(outcome)
+            else:
+                self._answers[index] = outcome
+                if None not in self._answers:
+                    whole, self._done = self._done, None
+                    whole(self._joined())
+
+        return done
+
+    def _joined(self) -> InferenceResponse:
+        first = self._answers[0]
+        assert first is not None
+        data = [
+            element for answer in self._answers if answer is not None for element in answer.outputs[0].data
+        ]
+        output = first.outputs[0]
+        output.data, output.shape = data, [len(data)]
+        return first
+
+
+class _Nothing:
+    """The ticket of a request that was answered before it was queued."""
+
+    def cancel(self) -> None:
+        """There is nothing to withdraw."""
+
+
+_NOTHING = _Nothing()
+
+
+def refused(request: InferenceRequest, done: Done, error: MooringError) -> Ticket:
+    """The ticket of a request that goes nowhere: its memory is given back, and ``done`` hears why."""
+    release(request.inputs)
+    done(error)
+    return _NOTHING
+
+
+def _part(request: InferenceRequest, elements: list[bytes | Buffer]) -> InferenceRequest:
+    tensor = request.inputs[0]
+    if not isinstance(elements, list):
+        raise InvalidInput(f"tensor '{tensor.name}' is no list of elements")
+    part = Tensor(tensor.name, tensor.datatype, [len(elements)], elements, tensor.parameters)
+    return InferenceRequest(
+        request.model,
+        request.version,
+        request.id,
+        [part],
+        form=request.form,
+        operation=request.operation,
+        parameters=request.parameters,
+        deadline=request.deadline,
+        headers=request.headers,
+        path=request.path,
+    )
+
+
+async def until(reached: Callable[[], bool], limit: float) -> bool:
+    """Return True as soon as it is so, or False after ``limit`` seconds."""
+    end = time.monotonic() + limit
+    while not reached():
+        if time.monotonic() > end:
+            return False
+        await asyncio.sleep(0.01)
+    return True

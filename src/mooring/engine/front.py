@@ -1,0 +1,295 @@
+"""The ``InferenceService`` of a front process: its own queues to shared workers, and the rest handed on.
+
+What only needs workers (any model whose requests are independent of each other) is served here, with everything that
+the engine does for it. Sequences, chains, workflows, models that are loading and models nobody knows are the first
+process's business: their requests are handed on, and so get the very answer they would get there.
+"""
+
+import asyncio
+import functools
+import itertools
+import os
+import socket
+import time
+from collections.abc import Sequence
+from typing import cast
+
+from mooring.core.errors import (
+    ErrorRecord,
+    ModelNotFound,
+    ModelNotReady,
+    MooringError,
+    RequestCancelled,
+    VersionNotFound,
+    WorkerDied,
+)
+from mooring.core.requests import InferenceRequest
+from mooring.core.service import Done, InferenceService, ModelMetadata, ModelState, Ticket
+from mooring.core.tensors import release
+from mooring.engine import link
+from mooring.engine.admission import admit, until
+from mooring.engine.scheduler import Scheduler
+from mooring.observability.metrics import Metrics
+from mooring.repository.spec import ModelSpec
+from mooring.workers.arena import Arena
+from mooring.workers.pool import WorkerPool
+from mooring.workers.progress import Progress
+from mooring.workers.sharing import SharedPool, SharedProcess
+
+# How often time-outs are looked at and counts are sent, in seconds.
+_CHECK_EVERY = 0.05
+_COUNT_EVERY = 4  # checks
+
+
+class Served:
+    """One version that is served here."""
+
+    def __init__(self, number: int, scheduler: Scheduler, pool: SharedPool) -> None:
+        self.number = number
+        self.scheduler = scheduler
+        self.pool = pool
+        self.name, self.version = scheduler.spec.name, scheduler.spec.version
+
+    def give_up(self, reason: str) -> None:
+        """Its workers do not come back: answer who waits for one. Who comes is handed on, and told by others."""
+        self.scheduler.refuse_all(ModelNotReady(reason, model=self.name, version=self.version))
+
+
+class HandedOn:
+    """A request that the first process answers; the ``Ticket`` of whoever submitted it."""
+
+    __slots__ = ("_front", "_key", "done", "request")
+
+    def __init__(self, front: "Front", key: int, request: InferenceRequest, done: Done) -> None:
+        self._front = front
+        self._key = key
+        self.request = request
+        self.done = done
+
+    def cancel(self) -> None:
+        """Nobody waits any more."""
+        self._front.withdraw(self._key)
+
+
+class Front(InferenceService):
+    """Serves what it was told of by the first process, whose link comes in as ``sock``.
+
+    Descriptors come over ``descriptors``. ``ended`` is set when the first process is gone or wants this one to end, and
+    ``limit`` says how many seconds it then has for what runs.
+    """
+
+    def __init__(
+        self, number: int, sock: socket.socket, descriptors: socket.socket, arena: Arena, metrics: Metrics
+    ) -> None:
+        self.ended = asyncio.Event()
+        self.limit = 0.0
+        self._number = number
+        self._descriptors = descriptors
+        self._arena = arena
+        self._metrics = metrics
+        self._link = link.Link(sock, link.ToFront, self._hear, self.ended.set)
+        self._served: dict[int, Served] = {}
+        self._by_name: dict[tuple[str, str], Served] = {}
+        self._retiring: dict[int, tuple[Served, int]] = {}
+        self._handed_on: dict[int, HandedOn] = {}
+        self._keys = itertools.count(1)
+        self._view = link.View([], [], ready=False, healthy=False)
+        self._defaults: dict[str, str] = {}
+        self._metadata: dict[tuple[str, str], ModelMetadata] = {}
+        self._waiting: dict[int, int] = {}
+        self._checks = 0
+        self._loop = asyncio.get_running_loop()
+        self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
+
+    def submit(self, request: InferenceRequest, done: Done) -> Ticket:
+        served = self._by_name.get((request.model, request.version))
+        if served is None or not served.pool.count or served.scheduler.refusal is not None:
+            return self._hand_on(request, done)
+        return admit(served.scheduler, request, done)
+
+    def crowded(self, model: str, version: str = "") -> MooringError | None:
+        served = self._by_name.get((model, version))
+        return served.scheduler.crowded() if served is not None else None
+
+    def ready(self, model: str = "", version: str = "") -> bool:
+        return self._state(model, version).ready if model else self._view.ready
+
+    def healthy(self) -> bool:
+        return self._view.healthy
+
+    def metadata(self, model: str, version: str = "") -> ModelMetadata:
+        state = self._state(model, version)
+        if not state.ready:
+            raise ModelNotReady(
+                f"model '{model}' version '{state.version}' is {state.state}",
+                model=model,
+                version=state.version,
+            )
+        return self._metadata[state.name, state.version]
+
+    def models(self) -> Sequence[ModelState]:
+        return self._view.states
+
+    def end(self, limit: float) -> None:
+        """Take nothing new, and let what runs have so many seconds."""
+        self.limit = limit
+        self.ended.set()
+
+    def listening(self) -> None:
+        """Connections are taken."""
+        self._link.tell(link.Listening())
+
+    def withdraw(self, key: int) -> None:
+        """Nobody waits for a request that was handed on."""
+        if self._handed_on.pop(key, None) is not None:
+            self._link.tell(link.Withdrawn(key))
+
+    async def drain(self, grace: float) -> None:
+        """Return when nothing waits and nothing runs, or after ``grace`` seconds."""
+        await until(lambda: not self._busy(), grace)
+
+    def close(self) -> None:
+        """Say what was counted, and let go of everything."""
+        self._ticker.cancel()
+        self._count()
+        for served in self._served.values():
+            served.pool.close()
+        self._link.close()
+
+    def _busy(self) -> bool:
+        return bool(self._handed_on) or any(not served.scheduler.idle for served in self._served.values())
+
+    def _state(self, model: str, version: str) -> ModelState:
+        wanted = version or self._defaults.get(model)
+        if wanted is None:
+            raise ModelNotFound(f"model '{model}' is not loaded", model=model)
+        for state in self._view.states:
+            if state.name == model and state.version == wanted:
+                return state
+        raise VersionNotFound(f"model '{model}' has no version '{version}'", model=model, version=version)
+
+    def _hand_on(self, request: InferenceRequest, done: Done) -> Ticket:
+        key = next(self._keys)
+        ticket = self._handed_on[key] = HandedOn(self, key, request, done)
+        self._link.tell(link.Asked(key, request))
+        release(request.inputs)  # it was copied
+        return ticket
+
+    # What the first process says.
+
+    def _hear(self, message: link.ToFront) -> None:
+        if isinstance(message, link.Answered):
+            self._answered(message)
+        elif isinstance(message, link.Join):
+            self._join(message)
+        elif isinstance(message, link.Serve):
+            self._serve(message.number, message.spec)
+        elif isinstance(message, link.Leave):
+            served = self._served[message.number]
+            served.pool.leave(message.worker, functools.partial(self._link.tell, link.Done(message.order)))
+        elif isinstance(message, link.Bury):
+            served = self._served[message.number]
+            error = message.error.error(model=served.name, version=served.version)
+            assert isinstance(error, WorkerDied)
+            served.pool.bury(message.worker, error, retry=message.retry)
+        elif isinstance(message, link.Retire):
+            self._retire(message)
+        elif isinstance(message, link.View):
+            self._look(message)
+        else:
+            self.end(message.limit)
+
+    def _answered(self, message: link.Answered) -> None:
+        handed_on = self._handed_on.get(message.key)
+        if handed_on is None:
+            return
+        outcome = message.outcome
+        if isinstance(outcome, ErrorRecord) or outcome.final:
+            del self._handed_on[message.key]
+        request = handed_on.request
+        handed_on.done(
+            outcome.error(model=request.model, version=request.version)
+            if isinstance(outcome, ErrorRecord)
+            else outcome
+        )
+
+    def _serve(self, number: int, spec: ModelSpec) -> None:
+        statistics = self._metrics.model(spec.name, spec.version)
+        scheduler = Scheduler(spec, statistics, self._arena.allocate, lambda _news: None)
+        pool = SharedPool(
+            spec, scheduler, lambda records: self._link.tell(link.Recorded(spec.name, list(records)))
+        )
+        scheduler.pool = cast("WorkerPool", pool)  # a scheduler asks no more of its pool than this one has
+        served = self._served[number] = Served(number, scheduler, pool)
+        self._by_name[spec.name, spec.version] = served
+        self._name_default(spec.name)
+
+    def _join(self, message: link.Join) -> None:
+        _, descriptors, _, _ = socket.recv_fds(self._descriptors, 1, 2)
+        sock = socket.socket(fileno=descriptors[0])
+        sock.setblocking(False)
+        progress = Progress(descriptors[1], message.channels)
+        os.close(descriptors[1])
+        kill = functools.partial(self._link.tell, link.End(message.number, message.worker))
+        process = SharedProcess(sock, progress, self._number, kill)
+        self._served[message.number].pool.join(message.worker, process)
+
+    def _retire(self, message: link.Retire) -> None:
+        served = self._served[message.number]
+        key = served.name, served.version
+        if self._by_name.get(key) is served:  # a newer one of the same name may have come
+            del self._by_name[key]
+            self._name_default(served.name)
+        served.scheduler.refuse_new(RequestCancelled("this version is gone"))
+        self._retiring[message.number] = served, message.order
+
+    def _look(self, view: link.View) -> None:
+        self._view = view
+        self._defaults = {state.name: state.version for state in view.states if state.is_default}
+        self._metadata = {
+            (state.name, state.version): metadata
+            for state, metadata in zip(view.states, view.metadata, strict=True)
+        }
+        for name in {served.name for served in self._served.values()}:
+            self._name_default(name)
+        states = {(state.name, state.version): state for state in view.states}
+        for served in self._by_name.values():
+            state = states.get((served.name, served.version))
+            if state is not None and state.state == "FAILED":
+                served.give_up(f"model '{served.name}' version '{served.version}' is FAILED: {state.reason}")
+            else:
+                served.scheduler.admit()
+
+    def _name_default(self, name: str) -> None:
+        """A request that names no version finds the default one."""
+        self._by_name.pop((name, ""), None)
+        default = self._by_name.get((name, self._defaults.get(name, "")))
+        if default is not None:
+            self._by_name[name, ""] = default
+
+    # What is done now and then.
+
+    def _check(self) -> None:
+        now = time.monotonic()
+        for served in self._served.values():
+            served.scheduler.check(now)
+        for number, (served, order) in list(self._retiring.items()):
+            if served.scheduler.idle:
+                del self._retiring[number], self._served[number]
+                served.pool.close()
+                self._link.tell(link.Done(order))
+        self._checks += 1
+        if self._checks % _COUNT_EVERY == 0:
+            self._count()
+        self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
+
+    def _count(self) -> None:
+        models, responses = self._metrics.take()
+        waiting = {
+            served.number: served.scheduler.waiting
+            for served in self._served.values()
+            if served.scheduler.waiting
+        }
+        if models or any(responses) or waiting != self._waiting:
+            self._waiting = waiting
+            self._link.tell(link.Counted(models, responses, waiting))

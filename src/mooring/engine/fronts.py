@@ -1,0 +1,337 @@
+"""What the first process does for further fronts: it tells them of versions and workers, and answers what they hand on."""
+
+import asyncio
+import functools
+import itertools
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+
+from msgspec import structs
+
+from mooring.core.errors import ErrorRecord, MooringError, WorkerDied
+from mooring.core.service import InferenceService, Outcome, Ticket
+from mooring.core.tensors import release
+from mooring.engine import link
+from mooring.engine.registry import ModelVersion, Registry
+from mooring.observability.logs import get_logger
+from mooring.observability.metrics import Metrics
+from mooring.repository.spec import ModelSpec
+from mooring.workers.arena import anonymous_file
+from mooring.workers.pool import KeptWorker, Sharing
+
+log = get_logger(__name__)
+
+# Seconds before a front that died is started again: whatever killed it may come again.
+_AGAIN = 0.5
+
+_generations = itertools.count(1)
+
+
+class FrontProcess:
+    """One further front as the first process sees it. A new one takes its place when it dies.
+
+    ``arena`` describes the shared memory of its large payloads, ``generation`` which of the processes with this number
+    it is: a worker knows only those that were there when it was forked.
+    """
+
+    def __init__(self, number: int, arena_size: int) -> None:
+        self.number = number
+        self.generation = next(_generations)
+        self.arena = anonymous_file(arena_size)
+        self.gone = False
+        self.listening = asyncio.Event()
+        self.served: set[int] = set()
+        self.waiting: dict[int, int] = {}
+        self.tickets: dict[int, Ticket] = {}
+        self.orders: dict[int, asyncio.Future[None]] = {}
+        self.link: link.Link | None = None
+        self._descriptors: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, settings: bytes, keeper: "Fronts") -> None:
+        """Run it. ``settings`` is what its process reads from its standard input."""
+        ours, theirs = socket.socketpair()
+        descriptors, their_descriptors = socket.socketpair()
+        passed = [theirs.fileno(), their_descriptors.fileno(), self.arena]
+        words = [str(number) for number in (self.number, *passed, os.getpid())]
+        with theirs, their_descriptors:
+            self._process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
+                [sys.executable, "-m", "mooring.front", *words], pass_fds=passed, stdin=subprocess.PIPE
+            )
+        assert self._process.stdin is not None
+        with self._process.stdin as pipe:
+            pipe.write(settings)
+        self._descriptors = descriptors
+        self.link = link.Link(
+            ours,
+            link.ToKeeper,
+            functools.partial(keeper.hear, self),
+            functools.partial(keeper.lost, self),
+        )
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid if self._process is not None else 0
+
+    def tell(self, message: link.ToFront) -> None:
+        """Send it, if there is somebody to hear it."""
+        if self.link is not None:
+            self.link.tell(message)
+
+    def join(self, number: int, worker: str, sock: socket.socket, progress: int, channels: int) -> None:
+        """Hand over its channel to a worker."""
+        if self._descriptors is not None:
+            socket.send_fds(self._descriptors, [b"w"], [sock.fileno(), progress])
+            self.tell(link.Join(number, worker, channels))
+
+    def order(self, number: int, message: link.ToFront) -> asyncio.Future[None]:
+        """Tell it something; the future is done when it has done so."""
+        done = self.orders[number] = asyncio.get_running_loop().create_future()
+        self.tell(message)
+        return done
+
+    def forget(self) -> None:
+        """It is gone: nobody waits for what it asked, and nobody needs to wait for it. A second call does nothing."""
+        if self.gone:
+            return
+        self.gone = True
+        for ticket in self.tickets.values():
+            ticket.cancel()
+        for done in self.orders.values():
+            if not done.done():
+                done.set_result(None)
+        if self.link is not None:
+            self.link.close()
+        if self._descriptors is not None:
+            self._descriptors.close()
+        os.close(self.arena)
+
+    async def end(self, limit: float) -> None:
+        """Return when its process is gone: by itself within ``limit`` seconds, or killed."""
+        process = self._process
+        if process is None:
+            return
+        try:
+            await asyncio.wait_for(asyncio.to_thread(process.wait), limit)
+        except TimeoutError:
+            process.kill()
+            process.wait()
+
+
+class _Unanswered:
+    """The ticket of a request until there is one."""
+
+    def cancel(self) -> None:
+        """It is not queued yet."""
+
+
+_UNANSWERED = _Unanswered()
+
+
+class Fronts:
+    """All further fronts. ``count`` 0 is the usual case, in which nothing here costs or does anything."""
+
+    def __init__(self, count: int, arena_size: int, metrics: Metrics) -> None:
+        self.processes = [FrontProcess(number, arena_size) for number in range(1, count + 1)]
+        self._arena_size = arena_size
+        self._metrics = metrics
+        self._settings = b""
+        self._service: InferenceService | None = None
+        self._registry = Registry()
+        self._numbers: dict[int, ModelVersion] = {}
+        self._orders = itertools.count(1)
+        self._view: link.View | None = None
+        self._ending = False
+        self._loop = asyncio.get_running_loop()
+
+    def start(self, settings: bytes, service: InferenceService, registry: Registry) -> None:
+        """Run them, each with these settings; ``service`` answers what they hand on."""
+        self._settings, self._service, self._registry = settings, service, registry
+        for front in self.processes:
+            front.start(settings, self)
+        self.publish()
+
+    async def listening(self) -> None:
+        """Return when all of them take connections."""
+        for front in self.processes:
+            await front.listening.wait()
+
+    async def drain(self, limit: float) -> None:
+        """Have them answer what they accepted and end."""
+        self._ending = True
+        for front in self.processes:
+            front.tell(link.Drain(limit))
+        await asyncio.gather(*(front.end(limit + 1.0) for front in self.processes))
+
+    async def close(self) -> None:
+        """End them now."""
+        self._ending = True
+        for front in self.processes:
+            front.forget()
+        await asyncio.gather(*(front.end(1.0) for front in self.processes))
+
+    def waiting(self, version: ModelVersion) -> int:
+        """How many requests wait for a version in all of them."""
+        return sum(front.waiting.get(id(version), 0) for front in self.processes)
+
+    def publish(self) -> None:
+        """Tell them what there is to know of every version, if it is something else than before."""
+        service = self._service
+        if not self.processes or service is None:
+            return
+        metadata = [version.metadata for version in self._registry]
+        view = link.View(list(service.models()), metadata, service.ready(), service.healthy())
+        if view != self._view:
+            self._view = view
+            self._tell(view)
+
+    def share_of(self, spec: ModelSpec) -> ModelSpec:
+        """The same with what every front, this process among them, has for itself of a bound on all."""
+        count = 1 + len(self.processes)
+        return structs.replace(spec, queue_size=max(1, spec.queue_size // count))
+
+    def sharing(self, version: ModelVersion) -> Sharing | None:
+        """Who gives the fronts their part in the workers of a version; None where they have none."""
+        return VersionSharing(self, version) if self.processes and shareable(version.spec) else None
+
+    async def retire(self, version: ModelVersion) -> None:
+        """Return when no front has anything in the version any more."""
+        number = id(version)
+        await self.order(lambda order: link.Retire(number, order), number)
+        self._numbers.pop(number, None)
+        for front in self.processes:
+            front.served.discard(number)
+            front.waiting.pop(number, None)
+
+    def serve(self, version: ModelVersion, front: FrontProcess) -> None:
+        """Have a front serve a version, if it does not yet."""
+        number = id(version)
+        if number not in front.served:
+            front.served.add(number)
+            self._numbers[number] = version
+            share = self.share_of(version.spec)
+            front.tell(link.Serve(number, share))
+            if version.scheduler is not None:
+                version.scheduler.spec = structs.replace(version.scheduler.spec, queue_size=share.queue_size)
+
+    async def order(self, order: Callable[[int], link.ToFront], version: int) -> None:
+        """Tell all fronts that serve a version, and return when they have done it."""
+        waiting = []
+        for front in self.processes:
+            if version in front.served:
+                number = next(self._orders)
+                waiting.append(front.order(number, order(number)))
+        if waiting:
+            await asyncio.wait(waiting)
+
+    # What a front says.
+
+    def hear(self, front: FrontProcess, message: link.ToKeeper) -> None:
+        """One message of a front."""
+        if isinstance(message, link.Asked):
+            self._asked(front, message)
+        elif isinstance(message, link.Withdrawn):
+            ticket = front.tickets.pop(message.key, None)
+            if ticket is not None:
+                ticket.cancel()
+        elif isinstance(message, link.Done):
+            done = front.orders.pop(message.order, None)
+            if done is not None and not done.done():
+                done.set_result(None)
+        elif isinstance(message, link.Counted):
+            self._metrics.add(message.models, message.responses)
+            front.waiting = message.waiting
+        elif isinstance(message, link.Recorded):
+            self._metrics.record(message.model, message.records)
+        elif isinstance(message, link.End):
+            self._end_worker(message)
+        else:
+            front.listening.set()
+            log.info("front listening", front=front.number, pid=front.pid)
+
+    def lost(self, front: FrontProcess) -> None:
+        """A front is gone. Unless all are to go, another one comes in its place."""
+        front.forget()
+        if self._ending:
+            return
+        log.error("front died, starting another", front=front.number, pid=front.pid)
+        at = self.processes.index(front)
+        self.processes[at] = FrontProcess(front.number, self._arena_size)
+        self._loop.call_later(_AGAIN, self._start_again, self.processes[at])
+
+    def _start_again(self, front: FrontProcess) -> None:
+        if self._ending:
+            return
+        front.start(self._settings, self)
+        if self._view is not None:
+            front.tell(self._view)
+
+    def _asked(self, front: FrontProcess, message: link.Asked) -> None:
+        assert self._service is not None
+        key = message.key
+
+        def done(outcome: Outcome) -> None:
+            if isinstance(outcome, MooringError):
+                front.tickets.pop(key, None)
+                front.tell(link.Answered(key, ErrorRecord.of(outcome)))
+                return
+            if outcome.final:
+                front.tickets.pop(key, None)
+            front.tell(link.Answered(key, outcome))
+            release(outcome.outputs)  # they were copied
+
+        # What is refused at once is answered before there is a ticket: it must not be kept then.
+        front.tickets[key] = _UNANSWERED
+        ticket = self._service.submit(message.request, done)
+        if key in front.tickets:
+            front.tickets[key] = ticket
+
+    def _end_worker(self, message: link.End) -> None:
+        version = self._numbers.get(message.number)
+        pool = version.scheduler.pool if version is not None and version.scheduler is not None else None
+        if pool is not None:
+            pool.end(message.worker)
+
+    def _tell(self, message: link.ToFront) -> None:
+        for front in self.processes:
+            front.tell(message)
+
+
+class VersionSharing:
+    """The part that the fronts have in the workers of one version."""
+
+    def __init__(self, fronts: Fronts, version: ModelVersion) -> None:
+        self._fronts = fronts
+        self._version = version
+        self._number = id(version)
+
+    def joined(self, worker: KeptWorker) -> None:
+        """Every front that was there when the worker was forked gets its channel."""
+        processes = self._fronts.processes
+        for share in worker.process.shares:
+            front = processes[share.number - 1]
+            if front.generation == share.generation:
+                self._fronts.serve(self._version, front)
+                channels = len(processes) + 1
+                front.join(self._number, worker.id, share.sock, worker.process.progress_fd, channels)
+
+    async def leave(self, worker: KeptWorker) -> None:
+        """Return when no front has anything in it any more."""
+        await self._fronts.order(lambda order: link.Leave(self._number, worker.id, order), self._number)
+
+    def buried(self, worker: KeptWorker, error: WorkerDied, *, retry: bool) -> None:
+        """Those who had something in it want to know why."""
+        record = ErrorRecord.of(error)
+        for front in self._fronts.processes:
+            if self._number in front.served:
+                front.tell(link.Bury(self._number, worker.id, record, retry))
+
+
+def shareable(spec: ModelSpec) -> bool:
+    """Whether any front may send to its workers: not where requests depend on each other, or on who else is served."""
+    alone = spec.stages or spec.following or spec.sequence is not None or spec.stepwise or spec.job_ticket
+    return not alone

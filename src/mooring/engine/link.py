@@ -1,0 +1,212 @@
+"""What the server's first process and a further front say to each other, over a pair of unix sockets.
+
+The first process keeps registry, workers and administration; a front has connections, queues and a channel to every
+worker. What a front cannot answer by itself it hands on: requests as ``Asked``, and their answers come back as they
+would from a worker.
+"""
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from mooring.core.errors import ErrorRecord
+from mooring.core.requests import InferenceRequest, InferenceResponse
+from mooring.core.service import ModelMetadata, ModelState
+from mooring.observability.logs import get_logger
+from mooring.observability.records import Record
+from mooring.repository.spec import ModelSpec
+from mooring.workers.channel import Frames, decode_special, encode_inline
+
+log = get_logger(__name__)
+
+_HEADER = 4
+
+
+class Serve(msgspec.Struct, array_like=True, tag="serve"):
+    """A version whose workers the front may use; ``number`` is what it is called from now on."""
+
+    number: int
+    spec: ModelSpec
+
+
+class Join(msgspec.Struct, array_like=True, tag="join"):
+    """A worker of a version. Its channel and its progress come as descriptors, before this message."""
+
+    number: int
+    worker: str
+    channels: int
+
+
+class Leave(msgspec.Struct, array_like=True, tag="leave"):
+    """Send nothing more to a worker, and say ``Done`` when it has answered all."""
+
+    number: int
+    worker: str
+    order: int
+
+
+class Bury(msgspec.Struct, array_like=True, tag="bury"):
+    """A worker died, and why."""
+
+    number: int
+    worker: str
+    error: ErrorRecord
+    retry: bool
+
+
+class Retire(msgspec.Struct, array_like=True, tag="retire"):
+    """A version is no longer served: hand its requests on, and say ``Done`` when those that wait here are answered."""
+
+    number: int
+    order: int
+
+
+class View(msgspec.Struct, array_like=True, tag="view"):
+    """What there is to know of every version, whoever serves it: states, metadata, and whether all is well."""
+
+    states: list[ModelState]
+    metadata: list[ModelMetadata]
+    ready: bool
+    healthy: bool
+
+
+class Drain(msgspec.Struct, array_like=True, tag="drain"):
+    """Take nothing new, answer what was accepted within ``limit`` seconds, and end."""
+
+    limit: float
+
+
+class Asked(msgspec.Struct, array_like=True, tag="asked"):
+    """A request that the front hands on."""
+
+    key: int
+    request: InferenceRequest
+
+
+class Withdrawn(msgspec.Struct, array_like=True, tag="withdrawn"):
+    """Nobody waits for a request that was handed on."""
+
+    key: int
+
+
+class Answered(msgspec.Struct, array_like=True, tag="answered"):
+    """An answer to a request that was handed on, or with ``final`` False a piece of it."""
+
+    key: int
+    outcome: InferenceResponse | ErrorRecord
+
+
+class Done(msgspec.Struct, array_like=True, tag="done"):
+    """The front has done what an order asked."""
+
+    order: int
+
+
+class Listening(msgspec.Struct, array_like=True, tag="listening"):
+    """The front takes connections."""
+
+
+class End(msgspec.Struct, array_like=True, tag="end"):
+    """A worker does not answer in time: end it."""
+
+    number: int
+    worker: str
+
+
+class Counted(msgspec.Struct, array_like=True, tag="counted"):
+    """What the front counted since it last said so: by model and version, and responses by class."""
+
+    models: list[tuple[str, str, list[Any]]]
+    responses: list[int]
+    waiting: dict[int, int]
+
+
+class Recorded(msgspec.Struct, array_like=True, tag="recorded"):
+    """What a model's own code measured."""
+
+    model: str
+    records: list[Record]
+
+
+ToFront = Serve | Join | Leave | Bury | Retire | View | Drain | Answered
+ToKeeper = Asked | Withdrawn | Done | Listening | End | Counted | Recorded
+
+
+class Link:
+    """One end of the connection. ``hear`` gets every message; ``lost`` is called once when the other end is gone.
+
+    Nothing waits: what the socket does not take at once is kept and sent later.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        kinds: Any,
+        hear: Callable[[Any], None],
+        lost: Callable[[], None],
+    ) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._hear_one = hear
+        self._lost = lost
+        self._frames = Frames()
+        self._encoder = msgspec.msgpack.Encoder(enc_hook=encode_inline)
+        self._decoder = msgspec.msgpack.Decoder(kinds, ext_hook=decode_special)
+        self._unsent: deque[memoryview] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(sock, self._hear)
+
+    def tell(self, message: ToFront | ToKeeper) -> None:
+        """Send it; after the other end is gone this does nothing."""
+        body = self._encoder.encode(message)
+        frame = memoryview(len(body).to_bytes(_HEADER, "little") + body)
+        if not self._unsent and self._sock.fileno() >= 0:
+            self._loop.add_writer(self._sock, self._send)
+        self._unsent.append(frame)
+        self._send()
+
+    def close(self) -> None:
+        """Say no more and hear no more."""
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+            self._loop.remove_writer(self._sock)
+            self._sock.close()
+        self._unsent.clear()
+
+    def _send(self) -> None:
+        if self._sock.fileno() < 0:
+            self._unsent.clear()
+            return
+        with suppress(BlockingIOError):
+            try:
+                while self._unsent:
+                    sent = self._sock.send(self._unsent[0])
+                    if sent == len(self._unsent[0]):
+                        self._unsent.popleft()
+                    else:
+                        self._unsent[0] = self._unsent[0][sent:]
+            except OSError as error:
+                if isinstance(error, BlockingIOError):
+                    raise
+                self._unsent.clear()  # the end of the stream is on its way to _hear
+        if not self._unsent:
+            self._loop.remove_writer(self._sock)
+
+    def _hear(self) -> None:
+        try:
+            count = self._frames.receive(self._sock)
+        except BlockingIOError:
+            return
+        except OSError:
+            count = 0
+        if not count:
+            self.close()
+            self._lost()
+            return
+        for message in [self._decoder.decode(frame) for frame in self._frames]:
+            self._hear_one(message)

@@ -1,0 +1,163 @@
+"""A further front: the process that takes connections beside the server's first one (``frontends`` above 1).
+
+It serves what only needs workers and hands everything else to the first process: requests over the link, other calls
+as they are, over a private unix socket.
+"""
+
+import asyncio
+import gc
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import uvloop
+from msgspec.structs import replace
+
+from mooring import __version__
+from mooring.config import Address, Config
+from mooring.core.buffers import LARGE, view_of
+from mooring.engine.front import Front
+from mooring.listeners import Listeners
+from mooring.observability.logs import get_logger, setup
+from mooring.observability.metrics import Metrics
+from mooring.protocols.amd.conversation import InferenceSocket
+from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.kserve.generate import Generate
+from mooring.protocols.kserve.v1 import KServeV1
+from mooring.protocols.kserve.v2 import KServeV2
+from mooring.protocols.openapi import Description
+from mooring.protocols.torchserve.inference import TorchServeInference
+from mooring.tokens import tokens_of
+from mooring.web.http1 import Exchange
+from mooring.web.relay import Relay
+from mooring.web.routing import Handler, Match
+from mooring.web.tls import certificates_of
+from mooring.workers.arena import Arena
+from mooring.workers.template import end_with
+
+log = get_logger(__name__)
+
+_SHARED = b"shared_memory_region"
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What a front is told before it begins.
+
+    ``address`` has the real port, ``behind`` is the first process's private socket, ``patterns`` what it serves there.
+    """
+
+    config: Config
+    address: Address
+    behind: str
+    patterns: list[str]
+
+    def encoded(self) -> bytes:
+        """As bytes, for ``decoded``."""
+        return msgspec.msgpack.encode(self, enc_hook=str)
+
+    @classmethod
+    def decoded(cls, data: bytes) -> "Settings":
+        """The inverse of ``encoded``."""
+        return msgspec.msgpack.decode(data, type=cls, dec_hook=_decoded)
+
+
+def _decoded(kind: type, value: Any) -> Any:
+    return Address.parse(value, 0) if kind is Address else kind(value)
+
+
+class FrontServer:
+    """The parts of one front process."""
+
+    def __init__(self, settings: Settings, front: Front, arena: Arena, metrics: Metrics) -> None:
+        config = settings.config
+        self._settings = settings
+        self._front = front
+        self._listeners = Listeners(
+            config, metrics.responses, arena, tokens_of(config), certificates_of(config)
+        )
+        self._relay = Relay(settings.behind, self._not_relayed)
+        self._listener = self._listeners.listener(
+            settings.address, self._endpoints(arena), front.crowded, elsewhere=self._relay
+        )
+
+    async def serve(self) -> None:
+        """Take connections until the first process has enough of it, then answer what was accepted."""
+        address = self._settings.address
+        self._listener.shared = True
+        await self._listener.start(address.host, address.port)
+        self._front.listening()
+        await self._front.ended.wait()
+        limit = self._front.limit
+        await self._listener.drain(limit)
+        await self._front.drain(limit)
+        self._relay.close()
+        self._front.close()
+
+    def _endpoints(self, arena: Arena) -> list[Endpoint]:
+        """Those that need nothing but the service: everything else is the first process's."""
+        front, responses = self._front, self._listeners.responses
+        most = self._settings.config.max_tensor_request_size
+        v2 = KServeV2(front, responses, version=__version__, allocator=arena, max_body_bytes=most)
+        description = Description(responses, __version__)  # who asks for it is handed on
+        cors = self._listeners.cors
+        endpoints = [
+            *TorchServeInference(front, responses, description).endpoints(),
+            *KServeV1(front, responses).endpoints(),
+            *v2.endpoints(),
+            *Generate(front, responses, v2.bodies).endpoints(),
+            *InferenceSocket(front, responses, any_origin=cors.anyone, named=cors.named).endpoints(),
+        ]
+        # What the server can do is known to the first process only, and so are regions of shared memory.
+        return [
+            replace(each, handler=self._unless_shared(each.handler))
+            if each.pattern.endswith("/infer")
+            else each
+            for each in endpoints
+            if each.pattern != "/v2"
+        ]
+
+    def _unless_shared(self, handler: Handler) -> Handler:
+        def infer(exchange: Exchange, match: Match) -> None:
+            if _SHARED in view_of(exchange.body)[:LARGE].tobytes():
+                self._relay(exchange)
+            else:
+                handler(exchange, match)
+
+        return infer
+
+    def _not_relayed(self, exchange: Exchange, error: Exception) -> None:
+        log.error("call not handed on", target=exchange.target.decode("latin-1"), exc_info=error)
+        self._listeners.responses.fault(exchange, error)
+
+
+async def _run(number: int, descriptors: Sequence[int], settings: Settings) -> None:
+    link, passing, memory = descriptors
+    config = settings.config
+    arena = Arena(config.arena_size, number, memory)
+    metrics = Metrics(config.metrics_mode, system=False)
+    front = Front(number, socket.socket(fileno=link), socket.socket(fileno=passing), arena, metrics)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, front.end, config.drain_timeout)
+    server = FrontServer(settings, front, arena, metrics)
+    gc.collect()
+    gc.freeze()
+    await server.serve()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Be a front until the first process is gone. ``arguments``: number, three descriptors, the first process's pid."""
+    number, *descriptors, parent = map(int, arguments)
+    end_with(parent)
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole group; the first process ends this one
+    settings = Settings.decoded(sys.stdin.buffer.read())
+    setup(settings.config.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(number, descriptors, settings))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

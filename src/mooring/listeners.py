@@ -1,0 +1,78 @@
+"""How the HTTP listeners of a process are made out of the settings: the same in the first process and in every front."""
+
+from collections.abc import Sequence
+
+from mooring.config import Address, Config
+from mooring.core.buffers import Allocator
+from mooring.observability.metrics import ResponseCounter
+from mooring.protocols.access import Gate
+from mooring.protocols.application import Application, Crowded, https_only
+from mooring.protocols.cors import Cors
+from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.responses import Responses
+from mooring.tokens import Tokens
+from mooring.web.http1 import App, HttpServer, Limits
+from mooring.web.tls import Certificates
+
+
+class Listeners:
+    """Makes them. What they share is here: the responses, who may do what, and what pages of other sites are told."""
+
+    def __init__(
+        self,
+        config: Config,
+        counter: ResponseCounter,
+        allocator: Allocator,
+        tokens: Tokens | None,
+        certificates: Certificates | None,
+    ) -> None:
+        # AMD's server lets every page read its answers, and does not ask.
+        origins = config.cors_allowed_origin or (("*",) if config.dialect == "amd" else ())
+        self.cors = Cors(origins, config.cors_allowed_methods, config.cors_allowed_headers)
+        self.responses = Responses(counter, cors=self.cors.headers, reserved=self.cors.reserved)
+        self._config = config
+        self._allocator = allocator
+        self._tokens = tokens
+        self._certificates = certificates
+        # TorchServe's clients count on its small limit, Triton's know of none.
+        most = max(config.max_request_size, config.max_tensor_request_size)
+        self._limits = Limits(max_body_bytes=config.max_request_size, larger_bodies=((b"/v2/", most),))
+
+    def gate(self, address: Address) -> Gate:
+        """What clients of this address need. Who reaches it from elsewhere without a token may not manage models."""
+        config = self._config
+        return Gate(self._tokens, closed=not config.guarded(address), protect_metrics=config.protect_metrics)
+
+    def listener(
+        self,
+        address: Address,
+        endpoints: Sequence[Endpoint],
+        crowded: Crowded | None,
+        *,
+        elsewhere: App | None = None,
+        behind: bool = False,
+    ) -> HttpServer:
+        """One that serves these, and hands what they do not cover to ``elsewhere``; it is still to be started.
+
+
+        One that is ``behind`` another speaks no TLS and tells pages nothing: the one before it does.
+        """
+        application = Application(
+            endpoints,
+            self.responses,
+            gate=self.gate(address),
+            loopback=address.loopback and not self._config.insecure,
+            named=self.cors.named,
+            crowded=crowded,
+            elsewhere=elsewhere,
+        )
+        certificates = self._certificates
+        return HttpServer(
+            application if behind else self.cors.telling(application),
+            limits=self._limits,
+            allocator=self._allocator,
+            refuse=self.responses.refuse_message,
+            screen=self.cors.screening(application.screen),
+            tls=certificates.current if address.secure and certificates and not behind else None,
+            plain=https_only(self.responses),
+        )

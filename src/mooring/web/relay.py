@@ -1,0 +1,145 @@
+"""Requests handed to another server on a unix socket, and its answers handed back: whole ones, over kept connections."""
+
+import asyncio
+from collections.abc import Callable
+
+import httptools
+
+from mooring.core.buffers import view_of
+from mooring.web import wire
+from mooring.web.exchange import Exchange, release_all
+
+# What concerns only one of the two connections (RFC 9110, 7.6.1), and what is written anew.
+_HOP = frozenset(
+    {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"content-length"}
+)
+_KEPT = 16
+_RECEIVE = 65_536
+
+
+class Relay:
+    """Asks the server on the socket at ``path``. ``failed`` answers a client whom that server does not."""
+
+    def __init__(self, path: str, failed: Callable[[Exchange, Exception], None]) -> None:
+        self._path = path
+        self._failed = failed
+        self._idle: list[_Connection] = []
+        self._running: set[asyncio.Task[None]] = set()
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Have it answered."""
+        task = asyncio.get_running_loop().create_task(self._ask(exchange))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+        def leave() -> None:
+            task.cancel()
+
+        exchange.on_abandoned = leave
+
+    async def idle(self) -> None:
+        """Return when nothing is on its way."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        for task in self._running:
+            task.cancel()
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+    async def _ask(self, exchange: Exchange) -> None:
+        connection: _Connection | None = None
+        try:
+            connection = await self._connection()
+            kept = await connection.ask(exchange)
+        except Exception as error:  # the protocol edge: whatever it was, the client must not wait for ever
+            if connection is not None:
+                connection.close()
+            self._failed(exchange, error)
+        except asyncio.CancelledError:  # the client is gone
+            if connection is not None:
+                connection.close()
+            raise
+        else:
+            if kept and len(self._idle) < _KEPT:
+                self._idle.append(connection)
+            else:
+                connection.close()
+
+    async def _connection(self) -> "_Connection":
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable:
+                return connection
+            connection.close()
+        return _Connection(*await asyncio.open_unix_connection(self._path))
+
+
+class _Connection:
+    """One connection to the other server, and its parser's callbacks."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._headers: list[tuple[str, str]] = []
+        self._body: list[bytes] = []
+        self._complete = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be asked once more."""
+        return not self._reader.at_eof() and not self._writer.is_closing()
+
+    def close(self) -> None:
+        """Now."""
+        self._writer.close()
+
+    async def ask(self, exchange: Exchange) -> bool:
+        """Answer the exchange as the other server does; whether the connection can be used again.
+
+        Raises ``OSError`` where there is no whole answer.
+        """
+        body = exchange.take_body()
+        self._headers, self._body, self._complete = [], [], False
+        parser = httptools.HttpResponseParser(self)
+        try:
+            self._writer.writelines([_head(exchange, len(body)), view_of(body)])
+            while not self._complete:
+                data = await self._reader.read(_RECEIVE)
+                if not data:
+                    raise ConnectionResetError("the answer broke off")
+                parser.feed_data(data)
+        finally:
+            if not self._complete:
+                self._writer.transport.abort()  # what it still has to send lies in the body
+            release_all([body])
+        status = parser.get_status_code()
+        head = wire.header_lines([pair for pair in self._headers if pair[0].lower().encode() not in _HOP])
+        exchange.respond(status, b"".join(self._body), head)
+        return bool(parser.should_keep_alive())
+
+    # What the parser tells.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One line of the head."""
+        self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        """That was it."""
+        self._complete = True
+
+
+def _head(exchange: Exchange, size: int) -> bytes:
+    # The answer to HEAD says how long a body is that does not come; the exchange knows by itself not to send it.
+    method = "GET" if exchange.method == "HEAD" else exchange.method
+    lines = [b"%s %s HTTP/1.1" % (method.encode(), exchange.target)]
+    lines += [name + b": " + value for name, value in exchange.headers if name.lower() not in _HOP]
+    lines += [b"content-length: %d" % size, b"", b""]
+    return b"\r\n".join(lines)

@@ -1,0 +1,38 @@
+"""How far a worker is, in memory that it shares with the server: right even when one of the two is dead."""
+
+from mooring.workers.arena import map_shared
+
+
+class Progress:
+    """Two numbers by channel of one worker, 16 bytes each.
+
+    The worker writes how many requests of a channel's message it has started, so that after its death everybody knows
+    which may have run. The channel's other end writes how many it has sent and not heard of, so that several senders
+    can spread what they have over workers that nobody keeps busy.
+    """
+
+    def __init__(self, fd: int, channels: int) -> None:
+        self._cells = map_shared(fd, self.size(channels)).cast("q")
+
+    @staticmethod
+    def size(channels: int) -> int:
+        """Bytes of memory for so many channels."""
+        return 16 * channels
+
+    def start(self, channel: int, count: int) -> None:
+        """The first ``count`` requests of the channel's message are running or done."""
+        self._cells[2 * channel] = count
+
+    def started(self, channel: int) -> int:
+        """How many are running or done."""
+        return int(self._cells[2 * channel])
+
+    def send(self, channel: int, count: int) -> None:
+        """So many are sent and not answered; none of them is started."""
+        self._cells[2 * channel] = 0
+        self._cells[2 * channel + 1] = count
+
+    def wanted_by_others(self, channel: int) -> bool:
+        """Whether another channel has something in the worker."""
+        cells = self._cells
+        return any(cells[at] for at in range(1, len(cells), 2) if at != 2 * channel + 1)

@@ -1,0 +1,170 @@
+"""Workers of another process, as a front process sees them: it may send them work, but does not keep them alive.
+
+A worker has a channel to every front and serves them in turn, one message of each at a time.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+
+from mooring.core.errors import WorkerDied
+from mooring.core.service import ModelMetadata
+from mooring.observability.records import Record
+from mooring.repository.spec import ModelSpec
+from mooring.workers.pool import PooledWorker, PoolOwner, WorkerState
+from mooring.workers.progress import Progress
+
+# How long the news why a worker died may take from the process that keeps it, in seconds.
+_NEWS = 2.0
+
+
+class SharedProcess:
+    """A worker process that somebody else keeps. ``kill`` asks its keeper to end it."""
+
+    def __init__(
+        self, sock: socket.socket, progress: Progress, channel: int, kill: Callable[[], None]
+    ) -> None:
+        self.sock = sock
+        self.progress = progress
+        self.channel = channel
+        self.shared = True
+        self.kill = kill
+
+
+class SharedPool:
+    """The workers of one version, as far as its keeper has told of them."""
+
+    def __init__(
+        self, spec: ModelSpec, owner: PoolOwner, measured: Callable[[Sequence[Record]], None]
+    ) -> None:
+        self.spec = spec
+        self.owner = owner
+        self.idle: list[PooledWorker] = []
+        self.overlapping = False  # such workers are not shared
+        self._measured = measured
+        self._workers: dict[str, PooledWorker] = {}
+        self._leaving: dict[str, Callable[[], None]] = {}
+        self._dead: dict[str, tuple[PooledWorker, asyncio.TimerHandle]] = {}
+        self._obituaries: dict[str, tuple[WorkerDied, bool]] = {}
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def count(self) -> int:
+        """How many workers there are to send to."""
+        return len(self._workers) - len(self._leaving)
+
+    def join(self, name: str, process: SharedProcess) -> None:
+        """One more worker, which has loaded the model."""
+        worker = PooledWorker(self, process, name)
+        worker.state = WorkerState.READY
+        self._workers[name] = worker
+        self.idle.append(worker)
+        self.owner.worker_free()
+
+    def leave(self, name: str, left: Callable[[], None]) -> None:
+        """Send nothing more to a worker; ``left`` is called when it has answered all."""
+        worker = self._workers.get(name)
+        if worker is None:
+            left()
+            return
+        self._leaving[name] = left
+        if worker in self.idle:
+            self._let_go(worker)
+
+    def bury(self, name: str, error: WorkerDied, *, retry: bool) -> None:
+        """Why a worker died; known before or after its channel was seen to end."""
+        if name in self._dead:
+            worker, timer = self._dead.pop(name)
+            timer.cancel()
+            self._lost(worker, error, retry=retry)
+        elif name in self._workers:
+            self._obituaries[name] = error, retry
+
+    def next(self) -> PooledWorker:
+        """The idle worker to send to: one that no other front keeps busy, if there is one."""
+        for worker in reversed(self.idle):
+            process = worker.process
+            if not process.progress.wanted_by_others(process.channel):
+                return worker
+        return self.idle[-1]
+
+    def check(self, now: float) -> None:
+        """Have workers ended that do not answer within the response time-out, counted from when they began."""
+        for worker in self._workers.values():
+            if worker.state is not WorkerState.BUSY or worker.timed_out:
+                continue
+            process = worker.process
+            if not process.progress.started(process.channel):
+                worker.sent_at = now  # it serves another front
+            elif now - worker.sent_at > self.spec.response_timeout:
+                worker.timed_out = True
+                process.kill()
+
+    def close(self) -> None:
+        """Let go of all workers."""
+        for worker in list(self._workers.values()):
+            worker.close()
+        for _, timer in self._dead.values():
+            timer.cancel()
+        self._workers, self.idle = {}, []
+
+    # What a worker tells its pool.
+
+    def free(self, worker: PooledWorker) -> None:
+        """It is idle."""
+        if worker.id in self._leaving:
+            self._let_go(worker)
+            return
+        self.idle.append(worker)
+        self.owner.worker_free()
+
+    def ended(self, worker: PooledWorker) -> None:
+        """Its channel is closed on its side."""
+        worker.state = WorkerState.ENDED
+        self._workers.pop(worker.id, None)
+        if worker in self.idle:
+            self.idle.remove(worker)
+        worker.close()
+        if worker.id in self._obituaries:
+            error, retry = self._obituaries.pop(worker.id)
+            self._lost(worker, error, retry=retry)
+        else:
+            timer = self._loop.call_later(_NEWS, self._unexplained, worker)
+            self._dead[worker.id] = worker, timer
+
+    def measured(self, records: Sequence[Record]) -> None:
+        """The model's own code recorded metrics."""
+        self._measured(records)
+
+    def has_room(self, worker: PooledWorker) -> None:
+        """Not said by a worker that is shared."""
+
+    def put_least_busy_last(self) -> None:
+        """All idle ones are equally idle."""
+
+    def loaded(self, worker: PooledWorker, metadata: ModelMetadata) -> None:
+        """Not said to a front: it is told of workers that have loaded the model."""
+
+    def failed(self, worker: PooledWorker, error: object) -> None:
+        """Not said to a front."""
+
+    def _unexplained(self, worker: PooledWorker) -> None:
+        del self._dead[worker.id]
+        spec = self.spec
+        error = WorkerDied("Worker died.", model=spec.name, version=spec.version)
+        self._lost(worker, error, retry=not worker.timed_out)
+
+    def _lost(self, worker: PooledWorker, error: WorkerDied, *, retry: bool) -> None:
+        running, unstarted = worker.lost()
+        self.owner.worker_lost(running, unstarted, error, retry)
+        left = self._leaving.pop(worker.id, None)
+        if left is not None:
+            left()
+
+    def _let_go(self, worker: PooledWorker) -> None:
+        if worker in self.idle:
+            self.idle.remove(worker)
+        self._workers.pop(worker.id, None)
+        worker.state = WorkerState.ENDED
+        worker.close()
+        self._leaving.pop(worker.id)()
