@@ -30,7 +30,7 @@ from mooring.protocols.kserve.v1 import KServeV1
 from mooring.protocols.kserve.v2 import KServeV2
 from mooring.protocols.openapi import Description
 from mooring.protocols.torchserve.inference import TorchServeInference
-from mooring.tokens import tokens_of
+from mooring.tokens import Access, tokens_of
 from mooring.web.http1 import Exchange
 from mooring.web.relay import Relay
 from mooring.web.routing import Handler, Match
@@ -111,13 +111,18 @@ class FrontServer:
             *InferenceSocket(front, responses, any_origin=cors.anyone, named=cors.named).endpoints(),
         ]
         # What the server can do is known to the first process only, and so are regions of shared memory.
-        return [
+        own = [
             replace(each, handler=self._unless_shared(each.handler))
             if each.pattern.endswith("/infer")
             else each
             for each in endpoints
             if each.pattern != "/v2"
         ]
+        others = set(self._settings.patterns) - {each.pattern for each in own}
+        return [*own, *(Endpoint(pattern, self._hand_on, Access.OPEN) for pattern in sorted(others))]
+
+    def _hand_on(self, exchange: Exchange, _match: Match) -> None:
+        self._relay(exchange)
 
     def _unless_shared(self, handler: Handler) -> Handler:
         def infer(exchange: Exchange, match: Match) -> None:

@@ -50,7 +50,7 @@ class Client:
 
 
 async def started(worker):
-    while worker.state.name != "BUSY" or worker.process.started_requests != 1:
+    while worker.state.name != "BUSY" or worker.process.progress.started(0) != 1:
         await asyncio.sleep(0.001)
 
 
