@@ -4,7 +4,7 @@ import os
 import time
 
 import pytest
-from hypothesis import settings
+from hypothesis import is_hypothesis_test, settings
 
 # Two cores shared with others: how long an example takes says nothing about the code.
 settings.register_profile("mooring", deadline=None)
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(config, items):
     seconds = config.getoption("--fuzz")
     if not seconds:
         return
-    chosen = [each for each in items if each.get_closest_marker("hypothesis")]
+    chosen = [each for each in items if is_hypothesis_test(getattr(each, "obj", None))]
     config.hook.pytest_deselected(items=[each for each in items if each not in chosen])
     items[:] = chosen
     for each in chosen:
