@@ -7,10 +7,13 @@ answer, for memory that grows by 2 % or more in the second half, and for descrip
 
 import argparse
 import asyncio
+import os
+import platform
 import random
 import statistics
 import sys
 import tempfile
+import textwrap
 import time
 from collections import Counter
 from contextlib import suppress
@@ -28,6 +31,7 @@ from e2e_kit import Server, free_ports, pack
 from v2_kit import write_models
 from wire import Lines
 
+DOCUMENT = Path(__file__).parents[2] / "docs/RELIABILITY.md"
 RESTS = 20
 GROWTH = 0.02
 
@@ -195,7 +199,7 @@ class Soak:
     async def run(self) -> list[Held]:
         """Ask until it is enough; what was held at each rest, and at the end."""
         clients = [self.http(depth) for depth in (1, 1, 8, 16, 32, 32, 32, 32)]
-        clients += [self.rpcs(), self.rpcs(), self.vanishing(), self.loading()]
+        clients += [*(self.rpcs() for _ in range(4)), self.vanishing(), self.loading()]
         tasks = [asyncio.ensure_future(self._guarded(each)) for each in clients]
         began, seen = time.monotonic(), []
         for number in range(1, RESTS + 1):
@@ -241,7 +245,40 @@ def verdict(soak: Soak, seen: list[Held]) -> list[str]:
     return found
 
 
-def soak(most: int, seed: int, folder: Path) -> list[str]:
+def table(soak: Soak, seen: list[Held]) -> str:
+    """The run as the document has it."""
+    half, last = seen[len(seen) // 2 - 1], seen[-1]
+    kinds = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in soak.asked.most_common())
+    rows = [
+        f"| {each.asked:,} | {each.seconds:.0f} s | {each.pss / 1e6:.1f} MB | {each.server / 1e6:.1f} MB"
+        f" | {each.descriptors} | {each.threads} | {each.processes} |"
+        for each in (seen[0], seen[len(seen) // 4 - 1], half, seen[3 * len(seen) // 4 - 1], last)
+    ]
+    head = (
+        "| requests | after | PSS | of it the server | descriptors | threads | processes |\n"
+        + "| --- " * 7
+        + "|"
+    )
+    cores, load = os.cpu_count(), os.getloadavg()[0]
+    where = f"{cores} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}; load average {load:.1f}"
+    return "\n".join(
+        [f"{soak.total:,} requests in {last.seconds:.0f} s on {where}.", "", head, *rows, "",
+         f"Memory in the second half: {growth(seen):+.2%}. Wrong or missing answers: {len(soak.wrong)}.", "",
+         f"Asked were {kinds}."]
+    )  # fmt: skip
+
+
+def write(text: str) -> None:
+    """Put it where the document has its place for it."""
+    before, begin, rest = DOCUMENT.read_text().partition("<!-- soak -->\n")
+    _, end, after = rest.partition("<!-- end of soak -->")
+    wrapped = "\n".join(
+        line if line.startswith("|") else textwrap.fill(line, 118) for line in text.split("\n")
+    )
+    DOCUMENT.write_text(f"{before}{begin}{wrapped}\n{end}{after}")
+
+
+def soak(most: int, seed: int, folder: Path, *, into_document: bool = False) -> list[str]:
     """Start a server, ask it, end it; what was wrong."""
     server = Soaked(folder)
     try:
@@ -259,6 +296,8 @@ def soak(most: int, seed: int, folder: Path) -> list[str]:
         print(
             f"{running[0].total} requests, {growth(seen):+.2%} memory in the second half, {len(found)} faults"
         )
+        if into_document and not found:
+            write(table(running[0], seen))
         if server.stop() != 0:
             found.append("the server did not leave with 0")
         return [*found, *server.faults()]
@@ -271,9 +310,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write", action="store_true", help="write the figures into docs/RELIABILITY.md")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = soak(chosen.requests, chosen.seed, Path(folder))
+        found = soak(chosen.requests, chosen.seed, Path(folder), into_document=chosen.write)
     print("\n".join(found[:20]) or "nothing is wrong")
     return 1 if found else 0
 
