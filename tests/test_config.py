@@ -80,6 +80,7 @@ def test_every_setting_reads_the_same_from_file_environment_and_flag(tmp_path, n
         "allowed_urls": ("https://models[.]example/.*", ["https://models[.]example/.*"]),
         "enable_model_api": ("false", False),
         "number_of_gpu": ("2", 2),
+        "frontends": ("2", 2),
         "model_snapshot": ('{"models": {"m": {"1.0": {"marName": "m.mar"}}}}', None),
         **{f"sequence_{each}_header": ("X-Sequence", "X-Sequence") for each in ("id", "start", "end")},
     }.get(name, (None, None))
@@ -285,6 +286,45 @@ def test_fixed_tokens_of_a_file_are_asked_for_after_a_start_from_a_snapshot_too(
     said = to_properties(load_config({}, {}, file))
     snapshot = written(tmp_path, format_properties(said | {"model_snapshot": "{}"}), "20261121-snapshot.cfg")
     assert load_config({}, {}, snapshot).management_token == Secret("a-management-secret")
+
+
+TEXTS = st.text(max_size=12) | st.sampled_from(
+    ["true", "-1", "1e999", "0", "http://", "http://[", "unix:/x", "*", "(", "{}", "[]", "null", "$$HOME$$", "a,b", "\\u12", "1" * 5000]
+)  # fmt: skip
+LINES = st.lists(
+    st.tuples(st.sampled_from([*known_keys(), "model_snapshot", "tsConfigFile", "unknown"]), TEXTS),
+    max_size=6,
+)
+
+
+@given(LINES)
+def test_any_properties_are_settings_or_a_refusal(tmp_path_factory, lines):
+    file = tmp_path_factory.getbasetemp() / "any.properties"
+    file.write_bytes("\n".join(f"{key}={value}" for key, value in lines).encode("utf-8", "surrogatepass"))
+    with contextlib.suppress(ConfigError):
+        config = load_config({}, {}, file)
+        file.write_text(format_properties(to_properties(config)))
+        load_config({}, {}, file)
+
+
+VALUES = st.recursive(
+    st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(SETTINGS)), VALUES, max_size=4))
+def test_any_value_of_any_type_is_a_setting_or_a_refusal_that_names_it(tmp_path_factory, values):
+    file = tmp_path_factory.getbasetemp() / "any.toml"
+    lines = [
+        f"{name} = {json.dumps(value)}" for name, value in values.items()
+    ]  # TOML's but for what JSON alone has
+    file.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
+    try:
+        load_config({}, {}, file)
+    except ConfigError as error:
+        assert "any.toml" in str(error) or any(name in str(error) for name in values)  # noqa: PT017
 
 
 def test_torchserve_properties_are_read_by_their_meaning(tmp_path):

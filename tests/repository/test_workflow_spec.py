@@ -260,3 +260,44 @@ def test_an_order_has_every_node_after_those_before_it_or_the_cycle_that_is_name
 def test_an_unpacked_folder_without_a_manifest_is_no_workflow(tmp_path):
     with pytest.raises(ModelLoadFailed, match="is no workflow archive"):
         read_workflow(tmp_path, "x.war")
+
+
+SPECS = st.text(max_size=60) | st.text(alphabet="&*!<>[]{}:,-?|#'\"%@` \nmodelsdag01", max_size=80)
+PARTS = st.sampled_from(
+    [
+        "models",
+        "dag",
+        "pre",
+        "m1",
+        "url",
+        "m1.mar",
+        "min-workers",
+        "batch-size",
+        "retry-attempts",
+        "timeout-ms",
+        "",
+    ]
+)
+TREES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | PARTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(PARTS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(
+    SPECS
+    | TREES.map(json.dumps)
+    | st.tuples(TREES, TREES).map(lambda two: json.dumps({"models": two[0], "dag": two[1]}))
+)
+def test_any_spec_is_a_workflow_or_a_refusal_that_names_the_archive(tmp_path_factory, spec):
+    folder = tmp_path_factory.getbasetemp() / "any-workflow"
+    (folder / "WAR-INF").mkdir(parents=True, exist_ok=True)
+    said = {"workflowName": "wf", "specFile": "wf.yaml", "handler": "fn.py"}
+    (folder / "WAR-INF/MANIFEST.json").write_text(json.dumps({"workflow": said}))
+    (folder / "fn.py").write_text(CODE)
+    (folder / "wf.yaml").write_bytes(spec.encode("utf-8", "surrogatepass"))
+    try:
+        assert read_workflow(folder, "wf.war").name == "wf"
+    except ModelLoadFailed as error:
+        assert "wf.war" in error.message or "wf.yaml" in error.message  # noqa: PT017 - either outcome is right
