@@ -59,6 +59,8 @@ class Backend(abc.ABC):
     """
 
     overlap: Concurrent | Stepwise | None = None
+    # Why a process that has loaded the model may not be forked, where the backend knows of a reason.
+    unshared: str = ""
 
     @abc.abstractmethod
     def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
@@ -72,6 +74,9 @@ class Backend(abc.ABC):
         have more). A request that is at fault gets its own error as its outcome. Raising instead fails the whole
         batch; the worker then runs every request once more by itself, so that only the bad one fails.
         """
+
+    def adopt(self, context: LoadContext) -> None:  # noqa: B027 - most have no number of threads to set
+        """Called first of all in a worker that was forked from the process which loaded the model."""
 
     def close(self) -> None:  # noqa: B027 - most have nothing to let go of
         """Let go of files and threads; nothing is called afterwards."""
@@ -108,6 +113,23 @@ def preload(spec: ModelSpec) -> tuple[str, ...]:
     if spec.backend == "pytorch" and spec.entry.endswith(".pt2"):
         modules = (*modules, _READS_PROGRAMS)
     return ("torch", *modules) if _names_torch(spec) else modules
+
+
+def alone(spec: ModelSpec, threads: int) -> str:
+    """Why every worker of this model loads it by itself, where loading it before they are forked is no good idea.
+
+    Code of the user's may do anything while it loads (open files, ask who it is, start threads), so of the models with
+    such code only those are loaded before that say so.
+    """
+    if spec.preload is False:
+        return "preload = false"
+    if spec.backend not in ("onnx", "pytorch"):
+        return "its code is the user's own"
+    if spec.parameters.get("module") and not spec.preload:
+        return "its module is code of the user's own, and does not say preload = true"
+    if spec.backend == "onnx" and threads > 1:
+        return "a session of ONNX Runtime starts its threads when it is made"
+    return ""
 
 
 def _names_torch(spec: ModelSpec) -> bool:

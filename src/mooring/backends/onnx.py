@@ -158,7 +158,8 @@ def _session(runtime: Any, file: Path, spec: ModelSpec, context: LoadContext) ->
     options.intra_op_num_threads = context.threads
     options.inter_op_num_threads = 1
     options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    levels = runtime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if spec.optimize else levels.ORT_DISABLE_ALL
     options.log_severity_level = 3  # what goes wrong is raised, and reported once
     # Threads that spin between two requests take the cores from the other workers.
     options.add_session_config_entry("session.force_spinning_stop", "1")

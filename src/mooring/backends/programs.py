@@ -1,5 +1,6 @@
 """Opening a PyTorch file, whichever of its kinds it is, as something that is called with values by name."""
 
+import functools
 import inspect
 import pickle
 import warnings
@@ -54,6 +55,8 @@ class Program:
     outputs: Sequence[TensorSpec] = ()
     batched: bool = True
     unfolded: Callable[[], tuple[torch.nn.Module, Callable[[dict[str, Any]], Any]]] | None = None
+    # Rearranged for speed: it has no gradients then.
+    optimized: bool = False
 
     def watched(self, layer: str) -> tuple[torch.nn.Module, Callable[[dict[str, Any]], Any]]:
         """The model with its single layers, and what calls it. Raises ``ModelLoadFailed`` where it has lost them."""
@@ -73,14 +76,14 @@ class Program:
         return module, call
 
 
-def open_program(file: Path, spec: ModelSpec, device: torch.device) -> Program:
-    """Load a file for a device. Raises ``ModelLoadFailed`` naming it."""
+def open_program(file: Path, spec: ModelSpec, device: torch.device, *, optimize: bool) -> Program:
+    """Load a file for a device, as fast as it gets or as it is. Raises ``ModelLoadFailed`` naming it."""
     try:
         inner = _entries(file)
         if any(name.endswith(("models/model.json", "serialized_exported_program.json")) for name in inner):
-            return _exported(file, device)
+            return _exported(file, device, spec)
         if any(name.endswith("/constants.pkl") for name in inner):
-            return _scripted(file, device)
+            return _scripted(file, device, optimize=optimize)
     except ModelLoadFailed:
         raise
     except Exception as error:  # torch raises of every kind for a broken file
@@ -120,7 +123,7 @@ def _entries(file: Path) -> list[str]:
         return archive.namelist()
 
 
-def _exported(file: Path, device: torch.device) -> Program:
+def _exported(file: Path, device: torch.device, spec: ModelSpec) -> Program:
     program = torch.export.load(file)
     if device.type != "cpu":
         from torch.export.passes import move_to_device_pass
@@ -145,7 +148,7 @@ def _exported(file: Path, device: torch.device) -> Program:
     outputs = _outputs(program, values)
     firsts = {str(tensor.shape[0]) if tensor.ndim else "" for tensor in (*inputs, *outputs.values())}
     return Program(
-        _caller(program.module(), program, slots),
+        _caller(_laid_out(program.module(), spec), program, slots),
         "pytorch_exported",
         names,
         names,
@@ -196,8 +199,14 @@ def _caller(
     return call
 
 
-def _scripted(file: Path, device: torch.device) -> Program:
-    module = load_script(str(file), device).eval()
+def _laid_out(module: torch.nn.Module, spec: ModelSpec) -> torch.nn.Module:
+    """The weights of convolutions as the model's configuration wants them in memory; inputs follow by themselves."""
+    # torch has no type for this call of its own.
+    return module.to(memory_format=torch.channels_last) if spec.channels_last else module  # type: ignore[call-overload]
+
+
+def _scripted(file: Path, device: torch.device, *, optimize: bool) -> Program:
+    module: Any = load_script(str(file), device).eval()
     floats = _floats(module)
     schema = module.forward.schema
     names = [each.name for each in schema.arguments[1:]]
@@ -207,7 +216,51 @@ def _scripted(file: Path, device: torch.device) -> Program:
         # It may be frozen already, or change its own attributes: then it runs as it is.
         with suppress(RuntimeError):
             module = torch.jit.freeze(module)
-    return Program(lambda values: module(**values), "pytorch_torchscript", names, required, floats)
+        optimized = optimize and device.type == "cpu" and _has_convolutions(module)
+        if optimized:
+            module = _Optimized(module, file, device)
+    return Program(
+        lambda values: module(**values),
+        "pytorch_torchscript",
+        names,
+        required,
+        floats,
+        optimized=optimized,
+    )
+
+
+class _Optimized:
+    """A frozen model in oneDNN's own layouts, which are kept from one convolution to the next.
+
+    What it refuses is left to the model as it is in the file, which takes some that it does not (a picture that is no
+    batch), and says better what is wrong with the others.
+    """
+
+    def __init__(self, module: Any, file: Path, device: torch.device) -> None:
+        self._module = torch.jit.optimize_for_inference(module)
+        self._plain = functools.cache(lambda: load_script(str(file), device).eval())
+
+    def __call__(self, **values: Any) -> Any:
+        try:
+            return self._module(**values)
+        except RuntimeError:
+            return self._plain()(**values)
+
+
+def _has_convolutions(module: Any) -> bool:
+    """Whether a frozen model has the layers that gain, in 32 bits."""
+    kinds = {
+        str(node.output().type().scalarType())
+        for node in module.graph.findAllNodes("prim::Constant")
+        if isinstance(node.output().type(), torch.TensorType)
+    }
+    return bool(
+        module.graph.findNode("aten::_convolution") or module.graph.findNode("aten::conv2d")
+    ) and kinds <= {
+        "Float",
+        "Long",
+        "None",
+    }
 
 
 def _eager(file: Path, spec: ModelSpec, device: torch.device) -> Program:
@@ -230,7 +283,7 @@ def _eager(file: Path, spec: ModelSpec, device: torch.device) -> Program:
     except (OSError, RuntimeError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())
         raise ModelLoadFailed(f"{file} cannot be loaded into '{kind.__name__}': {reason}") from error
-    module = module.to(device).eval()
+    module = _laid_out(module.to(device).eval(), spec)
     taken = list(inspect.signature(module.forward).parameters.values())
     names = [each.name for each in taken if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
     required = [each.name for each in taken if each.name in names and each.default is each.empty]

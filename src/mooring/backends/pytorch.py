@@ -63,9 +63,17 @@ class PyTorchBackend(DeclaredBackend):
         # What a model keeps of a call in inference mode could not be differentiated by in a later one.
         self._predicting = torch.no_grad if spec.explain else torch.inference_mode
         file = model_file(spec)
-        self._program = programs.open_program(file, spec, self._device)
+        # A model that is to be explained needs gradients, which a rearranged one has not.
+        self._program = programs.open_program(
+            file, spec, self._device, optimize=spec.optimize and not spec.explain
+        )
         self._metadata = self._described(spec, file)
         return self._metadata
+
+    def adopt(self, context: LoadContext) -> None:
+        """The threads of this worker: the process that it was forked from had one."""
+        self._torch.set_num_threads(context.threads)
+        self._context = context
 
     def _described(self, spec: ModelSpec, file: Path) -> ModelMetadata:
         program = self._program
@@ -141,6 +149,12 @@ class PyTorchBackend(DeclaredBackend):
     def explain(self, arrays: Arrays, parameters: Parameters, wanted: Wanted) -> Returned:
         """As configured, else by integrated gradients."""
         if self.explainer is None:
+            if self._program.optimized:
+                from mooring.backends import programs
+
+                self._program = programs.open_program(
+                    model_file(self.spec), self.spec, self._device, optimize=False
+                )
             self.explainer = self.explaining(self._metadata, self._context)
         return super().explain(arrays, parameters, wanted)
 

@@ -131,6 +131,9 @@ class Declaration(_Strict, frozen=True, kw_only=True):
     retry: bool = True
     threads: Annotated[int, Meta(ge=0)] = 0
     warmup: list[_Warmup] = []
+    preload: bool | None = None
+    optimize: bool = True
+    channels_last: bool = False
 
 
 def find_declaration(folder: Path) -> Path | None:
@@ -402,6 +405,9 @@ def _common(declared: Declaration, defaults: Defaults) -> dict[str, Any]:
         "sequence_headers": defaults.sequence_headers,
         "threads": declared.threads,
         "recycling": defaults.recycling.changed(workers.max_requests, workers.memory_limit),
+        "preload": declared.preload,
+        "optimize": declared.optimize,
+        "channels_last": declared.channels_last,
         "max_response_bytes": defaults.max_response_bytes,
         "decode_input": defaults.decode_input,
         "limit_image_pixels": defaults.limit_image_pixels,

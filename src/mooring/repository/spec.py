@@ -188,6 +188,11 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     sequence_headers: SequenceHeaders = TORCHSERVE_HEADERS
     threads: int = 0  # 0: cores divided by workers
     recycling: Recycling = Recycling()
+    # Whether the model is loaded once, before its workers are forked; None where that is known to be safe.
+    preload: bool | None = None
+    # Whether the library may rearrange the model for speed when it is loaded, within what floats are exact to.
+    optimize: bool = True
+    channels_last: bool = False
     max_response_bytes: int = 6_553_500
     decode_input: bool = True  # TorchServe's decode_input_request
     limit_image_pixels: bool = True

@@ -11,11 +11,13 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import NamedTuple, Protocol
+from weakref import WeakSet
 
 from mooring.observability.logs import Throttle, get_logger
 from mooring.workers.arena import Arena, anonymous_file
+from mooring.workers.channel import Codec, Load
 from mooring.workers.progress import Progress
-from mooring.workers.template import ENDED, FORKED, ORDER, READY, RECORD
+from mooring.workers.template import ENDED, FORKED, MODEL, ORDER, READY, RECORD, REFUSED
 
 log = get_logger(__name__)
 
@@ -25,6 +27,8 @@ _MOST_OUTPUT = 65_536
 _MOST_LINES = 500
 _KEPT_LINES = 40
 
+
+_REFUSED = RECORD.pack(REFUSED, 0, 0)[:8]
 
 _ENVIRONMENT = {
     # numpy starts its threads at import, and a pool in every worker would fight over the cores.
@@ -102,41 +106,15 @@ class SharingFront(Protocol):
     arena: int
 
 
-class LocalProcess:
-    """One worker process as the server sees it. ``status`` is its exit status, negative for a signal.
+class ForkedProcess:
+    """A process that a template was asked for. ``status`` is its exit status, negative for a signal."""
 
-    ``shares`` are the ends of the channels for further fronts until those have them, ``progress_fd`` describes the
-    memory of ``progress`` for as long.
-    """
-
-    channel = 0
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        progress: Progress,
-        output: WorkerOutput,
-        shares: Sequence[Share] = (),
-        progress_fd: int = -1,
-    ) -> None:
+    def __init__(self, output: WorkerOutput) -> None:
         self.pid = 0
-        self.sock = sock
         self.output = output
         self.status: int | None = None
         self.ended = asyncio.Event()
-        self.progress = progress
-        self.shared = bool(shares)
-        self.shares = shares
-        self.progress_fd = progress_fd
         self._doomed = False
-
-    def handed_over(self) -> None:
-        """Every front has its end of its channel."""
-        for share in self.shares:
-            share.sock.close()
-        if self.progress_fd >= 0:
-            os.close(self.progress_fd)
-        self.shares, self.progress_fd = (), -1
 
     def born(self, pid: int) -> None:
         """The template has forked it."""
@@ -152,47 +130,99 @@ class LocalProcess:
                 os.kill(self.pid, signal.SIGKILL)
 
 
-class Template:
-    """The server's side of one template process."""
+class LocalProcess(ForkedProcess):
+    """One worker process as the server sees it.
 
-    def __init__(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.modules = tuple(modules)
+    ``shares`` are the ends of the channels for further fronts until those have them, ``progress_fd`` describes the
+    memory of ``progress`` for as long.
+    """
+
+    channel = 0
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        progress: Progress,
+        output: WorkerOutput,
+        shares: Sequence[Share] = (),
+        progress_fd: int = -1,
+    ) -> None:
+        super().__init__(output)
+        self.sock = sock
+        self.progress = progress
+        self.shared = bool(shares)
+        self.shares = shares
+        self.progress_fd = progress_fd
+
+    def handed_over(self) -> None:
+        """Every front has its end of its channel."""
+        for share in self.shares:
+            share.sock.close()
+        if self.progress_fd >= 0:
+            os.close(self.progress_fd)
+        self.shares, self.progress_fd = (), -1
+
+
+class Template:
+    """The server's side of one template process: asks it for others, and hears how they fare."""
+
+    def __init__(self, control: socket.socket) -> None:
         self.dead = False
-        self._control, theirs = socket.socketpair()
-        self._control.setblocking(False)
-        command = [sys.executable, "-m", "mooring.workers.template", str(theirs.fileno()), str(os.getpid())]
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
-                [*command, *self.modules],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**_ENVIRONMENT, **environment},
-            )
+        # Why it is of no use, where it is not; known once it is ready.
+        self.refusal = ""
+        self._control = control
+        control.setblocking(False)
         self._unread = b""
-        self._waiting: deque[LocalProcess] = deque()
-        self._processes: dict[int, LocalProcess] = {}
+        self._waiting: deque[ForkedProcess] = deque()
+        self._processes: dict[int, ForkedProcess] = {}
+        self._models: WeakSet[ModelTemplate] = WeakSet()
         self._ready = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._control, self._hear)
+        self._loop.add_reader(control, self._hear)
 
     async def ready(self) -> None:
-        """Return when it has imported its modules, or has died trying."""
+        """Return when it has imported its modules or loaded its model, or has died trying."""
         await self._ready.wait()
 
     def fork(
         self, process: LocalProcess, channels: Sequence[socket.socket], descriptors: Sequence[int]
     ) -> None:
         """Ask for a worker over these descriptors; its pid is known a moment later. Raises ``OSError``."""
-        socket.send_fds(self._control, [ORDER.pack(len(channels))], list(descriptors))
+        self._order(len(channels), process, descriptors)
+
+    def _order(self, word: int, process: ForkedProcess, descriptors: Sequence[int]) -> None:
+        socket.send_fds(self._control, [ORDER.pack(word)], list(descriptors))
         self._waiting.append(process)
+
+    def fork_model(self, load: Load, facts: Mapping[str, str]) -> "ModelTemplate":
+        """Ask for a template with this model in it. Raises ``OSError``."""
+        with ExitStack() as handed_over, ExitStack() as kept:
+            ours, theirs = socket.socketpair()
+            kept.enter_context(ours)
+            handed_over.enter_context(theirs)
+            read, write = os.pipe()
+            handed_over.callback(os.close, write)
+            output = WorkerOutput(read, facts)
+            kept.callback(output.close)
+            process = ForkedProcess(output)
+            self._order(MODEL, process, [write, theirs.fileno()])
+            ours.sendall(Codec().frame(load))
+            kept.pop_all()
+        model = ModelTemplate(ours, process)
+        self._models.add(model)
+        return model
 
     def close(self) -> None:
         """End it. Its workers end by their own channels, or are killed by the kernel with it."""
         if self._control.fileno() >= 0:
             self._loop.remove_reader(self._control)
             self._control.close()
-        self._process.terminate()
-        self._process.wait()
+        for model in self._models:
+            model.close()
+        self._end()
+
+    def _end(self) -> None:
+        """Make sure that the process is gone, or about to be."""
 
     def _hear(self) -> None:
         try:
@@ -204,6 +234,8 @@ class Template:
             return
         data = self._unread + data
         whole = len(data) - len(data) % RECORD.size
+        if data[: RECORD.size].startswith(_REFUSED):  # its reason follows, and nothing else ever
+            self.refusal, whole = data[RECORD.size :].decode(errors="replace"), 0
         self._unread = data[whole:]
         for what, pid, status in RECORD.iter_unpack(data[:whole]):
             if what == READY:
@@ -221,8 +253,7 @@ class Template:
         """It died: the kernel ends its children with it, and the next worker comes from a new template."""
         self._loop.remove_reader(self._control)
         self._control.close()
-        self._process.kill()
-        self._process.wait()
+        self._end()
         self.dead = True
         self._ready.set()
         for process in [*self._processes.values(), *self._waiting]:
@@ -231,6 +262,49 @@ class Template:
             process.ended.set()
         self._processes.clear()
         self._waiting.clear()
+
+
+class LibraryTemplate(Template):
+    """One that has imported these modules. The server starts it."""
+
+    def __init__(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
+        control, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "mooring.workers.template", str(theirs.fileno()), str(os.getpid())]
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
+                [*command, *modules],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**_ENVIRONMENT, **environment},
+            )
+        super().__init__(control)
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+class ModelTemplate(Template):
+    """One that has loaded a model, forked from the one with its libraries."""
+
+    def __init__(self, control: socket.socket, process: ForkedProcess) -> None:
+        self._process = process
+        super().__init__(control)
+
+    def kill(self) -> None:
+        """End it and its workers now."""
+        self._process.kill()
+
+    def dismiss(self) -> None:
+        """No worker is wanted of it any more: it ends when its last one has."""
+        if not self.dead and self._control.fileno() >= 0:
+            with suppress(OSError):
+                self._control.shutdown(socket.SHUT_WR)
+
+    def _end(self) -> None:
+        self.refusal = self.refusal or "its template has ended"
+        self._process.kill()
+        self._process.output.close()
 
 
 class LocalWorkers:
@@ -247,12 +321,10 @@ class LocalWorkers:
         self._arena = arena
         self._environment = environment
         self._fronts = fronts
-        self._templates: dict[tuple[str, ...], Template] = {}
+        self._templates: dict[tuple[str, ...], LibraryTemplate] = {}
 
-    async def start(self, modules: Sequence[str], facts: Mapping[str, str]) -> LocalProcess:
-        """A new worker, forked where its libraries are imported already. Raises ``OSError`` when there is no room."""
-        template = self.template(modules)
-        await template.ready()
+    def start(self, template: Template, facts: Mapping[str, str]) -> LocalProcess:
+        """A new worker, forked from a template that is ready. Raises ``OSError`` when there is no room."""
         # Both are closed where descriptors run out in the middle: who has none left must not lose more.
         with ExitStack() as handed_over, ExitStack() as kept:
             ours, theirs = [], []
@@ -280,12 +352,12 @@ class LocalWorkers:
         ours[0].setblocking(False)
         return process
 
-    def template(self, modules: Sequence[str]) -> Template:
+    def template(self, modules: Sequence[str]) -> LibraryTemplate:
         """The template for these modules, started if need be: worth calling early, it imports meanwhile."""
         key = tuple(modules)
         template = self._templates.get(key)
         if template is None or template.dead:
-            template = self._templates[key] = Template(key, self._environment)
+            template = self._templates[key] = LibraryTemplate(key, self._environment)
         return template
 
     def close(self) -> None:

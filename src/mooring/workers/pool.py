@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-from mooring.backends.backend import LoadContext, preload
+from mooring.backends.backend import LoadContext
 from mooring.core.buffers import LARGE, Buffer
 from mooring.core.errors import ErrorRecord, ModelLoadFailed, MooringError, WorkerDied
 from mooring.core.requests import InferenceRequest, InferenceResponse
@@ -34,6 +34,7 @@ from mooring.workers.channel import (
     ToWorker,
 )
 from mooring.workers.local import LocalProcess, LocalWorkers
+from mooring.workers.origin import Origin
 from mooring.workers.progress import Progress
 from mooring.workers.recycling import Recycler, memory_of
 
@@ -422,7 +423,8 @@ class WorkerPool:
         self.stillborn = 0
         self.last_error: MooringError | None = None
         self.on_records: Callable[[Sequence[Record]], None] | None = None
-        self._local = workers
+        self._numbers = workers.numbers
+        self._origin = Origin(spec, workers, threads)
         self._threads = threads
         self._wanted = 0
         self._starting = 0
@@ -663,6 +665,7 @@ class WorkerPool:
             await asyncio.wait(ends, timeout=grace)
         for worker in workers:
             worker.process.output.close()
+        self._origin.close()
 
     def _dismiss(self, worker: KeptWorker) -> None:
         """It has nothing to do and ends by itself when its channel is closed; while it is loading it is made to."""
@@ -691,7 +694,7 @@ class WorkerPool:
             self._starting -= 1
             return
         try:
-            process = await self._local.start(preload(self.spec), {"model": self.spec.name})
+            process = await self._origin.start()
         except OSError as error:
             self._starting -= 1
             self._report(
@@ -701,7 +704,7 @@ class WorkerPool:
             self._replace()
             return
         self._starting -= 1
-        worker = KeptWorker(self, process, str(next(self._local.numbers)))
+        worker = KeptWorker(self, process, str(next(self._numbers)))
         self._workers.append(worker)
         if len(self._workers) > self._places:
             self._dismiss(worker)

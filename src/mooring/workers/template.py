@@ -4,8 +4,12 @@ A fork shares the pages of what was imported, so one more worker costs tens of m
 template never runs model code, starts no thread and no event loop, and never imports grpc: only such a process can
 be forked safely. A template that imports nothing is how a worker is *spawned*: its child imports all by itself.
 
-On the control socket the server sends one word (the number of channels) with the descriptors for one worker, and the
-template answers with records of (what, pid, status): a worker was forked, or a worker ended.
+A template may also be asked to fork a *template of a model*, which loads it (preloaded.py) and is forked in turn: its
+workers share the model's pages as well.
+
+On the control socket the server sends one word (the number of channels, or ``MODEL``) with the descriptors for one
+process, and the template answers with records of (what, pid, status): a process was forked, or one ended. The template
+of a model begins with ``READY``, or with ``REFUSED`` and the reason, whose length is the record's status.
 """
 
 import ctypes
@@ -22,10 +26,12 @@ from contextlib import suppress
 from typing import NoReturn
 
 from mooring.workers import worker
+from mooring.workers.preloaded import Preloaded, loaded_once, receive_load
 
 ORDER = struct.Struct("<q")
 RECORD = struct.Struct("<qqq")
-READY, FORKED, ENDED = 0, 1, 2
+READY, FORKED, ENDED, REFUSED = 0, 1, 2, 3
+MODEL = -1
 MOST_DESCRIPTORS = 64
 
 
@@ -40,6 +46,21 @@ def serve(control: socket.socket, modules: Sequence[str], parent: int) -> None:
         # A library that is missing is the model's to report, from its worker, with the model's name.
         with suppress(ImportError):
             importlib.import_module(module)
+    _fork_on_demand(control, None)
+
+
+def _serve_model(control: socket.socket) -> None:
+    """Load the model that the server names, say so or why not, and fork on demand as every template."""
+    model = loaded_once(receive_load(control))
+    if isinstance(model, str):
+        reason = model.encode()
+        control.sendall(RECORD.pack(REFUSED, os.getpid(), len(reason)) + reason)
+    else:
+        _fork_on_demand(control, model)
+
+
+def _fork_on_demand(control: socket.socket, model: Preloaded | None) -> None:
+    """Return when the server has closed the control socket, and every worker of a model with it has ended."""
     gc.collect()
     gc.freeze()  # the children's collector must not touch, and so copy, the pages they share
     wake, wake_write = os.pipe()
@@ -51,26 +72,30 @@ def serve(control: socket.socket, modules: Sequence[str], parent: int) -> None:
     poll = select.poll()
     poll.register(control, select.POLLIN)
     poll.register(wake, select.POLLIN)
-    while True:
+    wanted = True
+    while wanted or (model is not None and _reap(control)):
         for fd, _ in poll.poll():
             if fd == wake:
                 with suppress(BlockingIOError):
                     os.read(wake, 512)
                 _reap(control)
-            elif not _fork(control, (wake, wake_write)):
-                return
+            elif not _fork(control, (wake, wake_write), model):
+                poll.unregister(control)
+                wanted = False
 
 
-def _reap(control: socket.socket) -> None:
+def _reap(control: socket.socket) -> bool:
+    """Say which children have ended; whether there are others."""
     with suppress(ChildProcessError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
-                return
+                return True
             control.sendall(RECORD.pack(ENDED, pid, os.waitstatus_to_exitcode(status)))
+    return False
 
 
-def _fork(control: socket.socket, private: Sequence[int]) -> bool:
+def _fork(control: socket.socket, private: Sequence[int], model: Preloaded | None) -> bool:
     order, descriptors, _, _ = socket.recv_fds(control, ORDER.size, MOST_DESCRIPTORS)
     if not order:
         return False
@@ -81,29 +106,33 @@ def _fork(control: socket.socket, private: Sequence[int]) -> bool:
         control.close()
         for fd in private:
             os.close(fd)
-        _become_worker(channels, descriptors, parent)
+        _become(channels, descriptors, parent, model)
     for fd in descriptors:
         os.close(fd)
     control.sendall(RECORD.pack(FORKED, pid, 0))
     return True
 
 
-def _become_worker(channels: int, descriptors: Sequence[int], parent: int) -> NoReturn:
+def _become(channels: int, descriptors: Sequence[int], parent: int, model: Preloaded | None) -> NoReturn:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     end_with(parent)
-    output, progress, *rest = descriptors
+    output, *rest = descriptors
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     status = 0
     try:
-        worker.main(rest[:channels], rest[channels:], progress)
+        if channels == MODEL:
+            _serve_model(socket.socket(fileno=rest[0]))
+        else:
+            progress, *rest = rest
+            worker.main(rest[:channels], rest[channels:], progress, model)
     except SystemExit as exit_:  # the model's code asked for it
         status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
         if isinstance(exit_.code, str):
-            sys.stderr.write(f"{exit_.code}\\n")
+            sys.stderr.write(f"{exit_.code}\n")
     except BaseException:
         status = 1
         sys.excepthook(*sys.exc_info())

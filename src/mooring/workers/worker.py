@@ -31,6 +31,7 @@ from mooring.workers.channel import (
     Returned,
 )
 from mooring.workers.outcomes import chunks, failure_of, line_of, within
+from mooring.workers.preloaded import Preloaded
 from mooring.workers.progress import Progress
 from mooring.workers.stepwise import StepServing
 from mooring.workers.worker_end import Channel, Outbox
@@ -172,8 +173,9 @@ class Courier(threading.Thread):
 class Worker:
     """One model in this process."""
 
-    def __init__(self, channels: Sequence[Channel], progress: Progress) -> None:
+    def __init__(self, channels: Sequence[Channel], progress: Progress, model: Preloaded | None) -> None:
         self.recorder = Recorder()
+        self._model = model
         self._channels = {channel.sock.fileno(): channel for channel in channels}
         self._progress = progress
         self._backend: Backend | None = None
@@ -243,8 +245,12 @@ class Worker:
             channel.send(self._loaded)
             return True
         try:
-            backend = create(message.spec.backend)
-            metadata = backend.load(message.spec, message.context)
+            if self._model is not None:
+                backend, metadata = self._model.backend, self._model.metadata
+                backend.adopt(message.context)
+            else:
+                backend = create(message.spec.backend)
+                metadata = backend.load(message.spec, message.context)
             if message.spec.warmup:
                 from mooring.workers.warmup import warm  # noqa: PLC0415 - most models have none
 
@@ -349,10 +355,12 @@ def capacity_of(backend: Backend, spec: ModelSpec) -> int:
     return spec.max_batch_size if isinstance(backend.overlap, Stepwise) else spec.concurrency
 
 
-def main(channel_fds: Sequence[int], arena_fds: Sequence[int], progress_fd: int) -> None:
-    """Be a worker over these descriptors until the server is gone."""
+def main(
+    channel_fds: Sequence[int], arena_fds: Sequence[int], progress_fd: int, model: Preloaded | None = None
+) -> None:
+    """Be a worker over these descriptors until the server is gone, of a model that may be loaded already."""
     channels = [
         Channel(socket.socket(fileno=fd), MappedArena(arena), number)
         for number, (fd, arena) in enumerate(zip(channel_fds, arena_fds, strict=True))
     ]
-    Worker(channels, Progress(progress_fd, len(channels))).run()
+    Worker(channels, Progress(progress_fd, len(channels)), model).run()

@@ -1,0 +1,62 @@
+"""What the workers of a version are forked from: a process with the model in it where that is safe, else its libraries."""
+
+import asyncio
+import sys
+import time
+
+from mooring.backends.backend import LoadContext, alone, preload
+from mooring.observability.logs import get_logger
+from mooring.repository.spec import ModelSpec
+from mooring.workers.channel import Load
+from mooring.workers.local import LocalProcess, LocalWorkers, ModelTemplate, Template
+
+log = get_logger(__name__)
+
+
+class Origin:
+    """Where new workers of one version come from. The model is loaded once, when the first of them is wanted."""
+
+    def __init__(self, spec: ModelSpec, workers: LocalWorkers, threads: int) -> None:
+        self._spec = spec
+        self._local = workers
+        self._facts = {"model": spec.name}
+        self._alone = alone(spec, threads)
+        if not self._alone and sys.platform != "linux":
+            self._alone = "only Linux shows whether loading started threads"
+        if self._alone:
+            log.debug("workers load the model themselves", **self._facts, reason=self._alone)
+        self._model: ModelTemplate | None = None
+        self._loading = asyncio.Lock()
+
+    async def start(self) -> LocalProcess:
+        """A new worker. Raises ``OSError`` when there is no room."""
+        async with self._loading:
+            template = await self._template()
+        return self._local.start(template, self._facts)
+
+    def close(self) -> None:
+        """No more workers are wanted; those that are there may end in peace."""
+        model, self._model = self._model, None
+        if model is not None:
+            model.dismiss()
+
+    async def _template(self) -> Template:
+        if self._model is not None and not self._model.dead:
+            return self._model
+        libraries = self._local.template(preload(self._spec))
+        await libraries.ready()
+        if self._alone or libraries.dead:
+            return libraries
+        begin = time.monotonic()
+        model = self._model = libraries.fork_model(Load(self._spec, LoadContext()), self._facts)
+        try:
+            await asyncio.wait_for(model.ready(), self._spec.startup_timeout)
+        except TimeoutError:
+            model.refusal = f"loading took longer than {self._spec.startup_timeout:g} s"
+            model.kill()
+        if not model.refusal:
+            log.debug("model loaded before the fork", **self._facts, seconds=time.monotonic() - begin)
+            return model
+        self._model, self._alone = None, model.refusal
+        log.info("workers load the model themselves", **self._facts, reason=self._alone)
+        return libraries
