@@ -431,3 +431,61 @@ def test_results_have_the_names_of_their_keys_or_numbers():
 def test_numbers_beyond_the_arguments_are_no_numbers():
     assert paired(["INPUT__7", "INPUT__8"], ["a", "b"]) == {"INPUT__7": "a", "INPUT__8": "b"}
     assert paired([], ["a"]) == {}
+
+
+class Picture(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return self.norm(self.convolution(x)).relu().mean((-2, -1))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 16, 16), (5, 3, 16, 16), (2, 3, 9, 20), (0, 3, 16, 16)])
+@pytest.mark.parametrize("optimize", [True, False])
+def test_an_optimized_script_answers_as_the_model_does(tmp_path, shape, optimize):
+    torch.manual_seed(0)
+    module = Picture().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(module, torch.rand(2, 3, 16, 16)).save(str(tmp_path / "model.pt"))
+    spec = ModelSpec(
+        name="m",
+        version="1",
+        backend="pytorch",
+        location=str(tmp_path),
+        entry="model.pt",
+        max_batch_size=8,
+        optimize=optimize,
+    )
+    backend = PyTorchBackend()
+    backend.load(spec, LoadContext())
+    x = np.random.default_rng(1).random(shape, np.float32)
+    (found,) = backend.predict({"INPUT0": x}, {}).values()
+    with torch.inference_mode():
+        assert np.allclose(found, module(torch.from_numpy(x)).numpy(), atol=1e-5)
+    with pytest.raises(ModelFailed, match="channels"):
+        backend.predict({"INPUT0": np.ones((1, 2, 16, 16), np.float32)}, {})
+
+
+def test_weights_may_lie_channels_last_and_answers_stay(tmp_path):
+    torch.manual_seed(0)
+    module = Picture().eval()
+    program = torch.export.export(module, (torch.rand(2, 3, 16, 16),), dynamic_shapes=({0: BATCH},))
+    torch.export.save(program, tmp_path / "model.pt2")
+    spec = ModelSpec(
+        name="m",
+        version="1",
+        backend="pytorch",
+        location=str(tmp_path),
+        entry="model.pt2",
+        channels_last=True,
+    )
+    backend = PyTorchBackend()
+    backend.load(spec, LoadContext())
+    x = np.random.default_rng(1).random((3, 3, 16, 16), np.float32)
+    (found,) = backend.predict({"x": x}, {}).values()
+    with torch.inference_mode():
+        assert np.allclose(found, module(torch.from_numpy(x)).numpy(), atol=1e-5)

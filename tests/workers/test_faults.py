@@ -9,7 +9,6 @@ import psutil
 import pytest
 from worker_kit import body_of
 
-from mooring.backends.backend import preload
 from mooring.core.errors import (
     DeadlineExceeded,
     InvalidInput,
@@ -299,7 +298,7 @@ async def test_a_worker_that_cannot_be_started_for_want_of_descriptors_costs_non
         before = psutil.Process().num_fds()
         for _ in range(5):
             with pytest.raises(OSError, match="Too many open files"):
-                await version.scheduler.pool._local.start(preload(version.spec), {})
+                await version.scheduler.pool._origin.start()
         assert psutil.Process().num_fds() == before
     assert body_of(await harness.ask(b"fine")) == b"fine"
 

@@ -1,7 +1,7 @@
 """A model that is loaded before the fork, so that its workers share its pages and are ready as soon as they are born.
 
 Only a process with a single thread may be forked, so what loading started decides: where the library has made a pool of
-threads, or the model's device is no CPU, every worker loads the model by itself (docs/decisions/NUMBER-loaded-once.md).
+threads, or the model's device is no CPU, every worker loads the model by itself (docs/decisions/0021-models-loaded-once.md).
 """
 
 import ctypes
