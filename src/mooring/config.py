@@ -404,6 +404,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout: Annotated[
         Seconds, Meta(description="seconds that running requests get to finish at the end")
     ] = 30.0
+    pre_stop_delay: Annotated[
+        Annotated[float, Meta(ge=0)],
+        Meta(
+            description="seconds at the end in which the server says that it is not ready and serves on, for load"
+            " balancers to notice, before it takes nothing new and drain_timeout begins"
+        ),
+    ] = 0.0
     temporary_folder: Annotated[
         Folder, Meta(description="folder for extracted archives and sockets; the system's by default")
     ] = None

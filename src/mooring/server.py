@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -100,9 +101,9 @@ async def _serve(config: Config, started: Started) -> int:
             started(server.listening, server.engine.models())
             await ended.wait()
         ended.clear()
-        log.info("stopping", drain_seconds=config.drain_timeout)
+        log.info("stopping", drain_seconds=config.drain_timeout, serving_on_for_seconds=config.pre_stop_delay)
         server.snapshot("shutdown")
-        if not await _unless(ended, server.drain(config.drain_timeout)):
+        if not await _unless(ended, server.leave(config.pre_stop_delay, config.drain_timeout)):
             log.warning("stopping at once", reason="a second signal came")
     log.info("stopped")
     return 0
@@ -298,12 +299,19 @@ class Server:
             lambda spec: self._store.archive_of(spec, config.model_store),
         )
 
+    async def leave(self, delay: float, limit: float) -> None:
+        """Say that the server is not ready, serve on for ``delay`` seconds, and then drain."""
+        self.engine.leaving = True
+        await asyncio.sleep(delay)
+        await self.drain(limit)
+
     async def drain(self, limit: float) -> None:
         """Take nothing new, answer what was accepted; give up after ``limit`` seconds."""
+        end = time.monotonic() + limit
         await asyncio.gather(
             self.engine.fronts.drain(limit), *(listener.drain(limit) for listener in self._listeners)
         )
-        if not await self.engine.drain(limit):
+        if not await self.engine.drain(end - time.monotonic()):
             log.warning("requests given up", reason="they were not answered in time", limit_seconds=limit)
 
     def _mount(self) -> list["Site"]:

@@ -64,6 +64,8 @@ class Engine(InferenceService):
         # Beside the models: one may be called as a model is, and is then reached by its own route only.
         self.workflows = Registry()
         self.drain_limit = drain_limit
+        # Whether the server is about to stop: it is not ready then, whatever its models are.
+        self.leaving = False
         self._arena = arena
         self._metrics = metrics
         metrics.host.loads = self._loads
@@ -116,7 +118,7 @@ class Engine(InferenceService):
         if model:
             return self._ready(self._find(model, version))
         models = self.registry.models
-        return all(
+        return not self.leaving and all(
             name in models and (models[name].version("").resting or self._ready(models[name].version("")))
             for name in self._wanted
         )
@@ -137,8 +139,11 @@ class Engine(InferenceService):
         return found.version("").metadata.inputs if found is not None else ()
 
     def healthy(self) -> bool:
-        return self._wanted <= self.registry.models.keys() and all(
-            model.version("").healthy for model in self.registry.models.values()
+        models = self.registry.models
+        return (
+            not self.leaving
+            and self._wanted <= models.keys()
+            and all(model.version("").healthy for model in models.values())
         )
 
     def metadata(self, model: str, version: str = "") -> ModelMetadata:
