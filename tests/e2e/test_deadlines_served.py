@@ -12,6 +12,7 @@ import pytest
 import tritonclient.grpc as triton
 import tritonclient.http as triton_http
 from e2e_kit import JSON, PATIENCE, Server, Wire, request, until
+from websockets.sync.client import connect
 
 from mooring.codecs.proto import torchserve_inference_pb2 as inference
 
@@ -237,6 +238,19 @@ def test_a_time_in_the_parameters_of_v2_holds_and_the_sooner_of_two_counts(serve
         )  # fmt: skip
         assert answer.code == 504
         until(lambda name=name: f"cancelled {name}" in told)
+
+
+def test_a_time_on_amds_websocket_holds_and_so_does_the_clients_going_away(served):
+    url, told = f"ws://127.0.0.1:{served.server.port}/models/infer", served.told["slow"]
+    asked = json.loads(tensors(PATIENCE, "socket late", timeout=150_000)) | {"model": "slow"}
+    with connect(url) as socket:
+        socket.send(json.dumps(asked))
+        reply = socket.recv(PATIENCE)
+        assert "did not answer in time" in (reply if isinstance(reply, str) else reply.decode())
+        until(lambda: "cancelled socket late" in told)
+        socket.send(json.dumps(json.loads(tensors(PATIENCE, "socket gone")) | {"model": "slow"}))
+        until(lambda: "begin socket gone" in told)
+    until(lambda: "cancelled socket gone" in told)
 
 
 def test_a_large_body_that_only_the_worker_decodes_has_the_headers_time(served):

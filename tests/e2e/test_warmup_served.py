@@ -158,14 +158,12 @@ def test_a_warm_up_that_fails_is_a_load_that_fails_and_is_named(start, tmp_path,
 class Asking:
     """Clients of every kind who ask one after another, and what each was told."""
 
-    def __init__(self, server, name):
+    def __init__(self, server, name, kinds=("_http", "_http", "_grpc", "_stream")):
         self.answers = []
         self.wrong = []
         self._server, self._name = server, name
         self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=each) for each in (self._http, self._http, self._grpc, self._stream)
-        ]
+        self._threads = [threading.Thread(target=getattr(self, kind)) for kind in kinds]
 
     def __enter__(self):
         for thread in self._threads:
@@ -261,4 +259,67 @@ def test_a_worker_that_is_replaced_warms_up_before_it_is_asked(start, tmp_path):
     os.kill(pid, signal.SIGKILL)
     until(lambda: server.workers("fresh") not in ([], [pid]))
     assert asked(server, "fresh") == 2
+    assert server.stop() == 0
+
+
+VERSIONED = """
+import time
+
+def handle(data, context):
+    if data is None:
+        return None
+    if not getattr(context, "warm", False):
+        time.sleep(0.3)
+        context.warm = True
+    {fails}
+    return [context.manifest["model"]["modelVersion"]] * len(data)
+"""
+
+
+def versioned(place, version, fails="pass"):
+    """A version as an unpacked archive, with a warm-up request."""
+    folder = handler(
+        place, f"versioned-{version}", VERSIONED.format(fails=fails), warmupRequests=[{"body": "first.json"}]
+    )
+    (folder / "MAR-INF").mkdir()
+    said = {
+        "modelName": "versioned",
+        "modelVersion": version,
+        "handler": "handler.py",
+        "configFile": "model-config.yaml",
+    }
+    (folder / "MAR-INF/MANIFEST.json").write_text(json.dumps({"runtime": "python", "model": said}))
+    return folder
+
+
+def manage(server, method, target):
+    with Wire(server.ports[1]) as wire:
+        wire.send(request(method, target))
+        return wire.answer()
+
+
+def test_versions_that_come_and_go_through_the_management_api_fail_nobody(start, tmp_path):
+    store = tmp_path / "store"
+    store.mkdir()
+    versioned(store, "1.0")
+    server = start("--model-store", store, store / "versioned-1.0")
+    server.grpc = grpc_port(server)
+    assert server.predict("versioned", ROW).body == b"1.0"
+    with Asking(server, "versioned", kinds=("_http", "_http")) as asking:
+        versioned(store, "2.0")
+        added = manage(server, "POST", "/models?url=versioned-2.0&initial_workers=1&synchronous=true")
+        assert added.code == 200, added
+        assert server.predict("versioned", ROW).body == b"1.0"
+        assert manage(server, "PUT", "/models/versioned/2.0/set-default").code == 200
+        assert server.predict("versioned", ROW).body == b"2.0"
+        assert manage(server, "DELETE", "/models/versioned/1.0").code == 200
+        versioned(store, "3.0", fails="raise ValueError('cold')")
+        refused = manage(server, "POST", "/models?url=versioned-3.0&initial_workers=1&synchronous=true")
+        assert refused.code == 500
+        assert "warm-up request '1' failed" in refused.json()["error"]
+        before = len(asking.answers)
+        until(lambda: len(asking.answers) > before + 50)
+    assert not asking.wrong
+    assert set(asking.answers) == {b"1.0", b"2.0"}
+    assert asking.answers[-1] == b"2.0"
     assert server.stop() == 0
