@@ -20,8 +20,6 @@ from workloads import Body
 FOREIGN = 0.15
 QUIET = 0.08
 RETRIES = 3
-# So that the first repetition is not the one in which buffers grow and sockets are made.
-WARM_UP_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,7 @@ def repeat(
     """Load all of them in turn, so many times over; the samples of each, quiet ones only where there are enough."""
     taken: dict[Shot, list[Sample]] = {shot: [] for shot in shots}
     for shot in taken:
-        _drive(shot, WARM_UP_SECONDS)
+        _drive(shot, shot.target.warm_up)
     for _ in range(repetitions):
         for shot, samples in taken.items():
             samples.append(_quiet_sample(shot, seconds, patience))

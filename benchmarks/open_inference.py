@@ -16,11 +16,17 @@ def json_body(name: str, shape: Sequence[int], raw: bytes) -> bytes:
     return json.dumps({"inputs": [entry]}, separators=(",", ":")).encode()
 
 
-def binary_body(name: str, shape: Sequence[int], raw: bytes) -> tuple[bytes, int]:
-    """Its elements behind the JSON, which asks for a binary answer; and the size of the JSON."""
+def binary_body(
+    name: str, shape: Sequence[int], raw: bytes, *, datatype: str = "FP32", output: str = ""
+) -> tuple[bytes, int]:
+    """Its elements behind the JSON, which asks for a binary answer (of ``output``, or of all); and the JSON's size."""
     parameters = {"binary_data_size": len(raw)}
-    entry = {"name": name, "datatype": "FP32", "shape": shape, "parameters": parameters}
-    document = {"inputs": [entry], "parameters": {"binary_data_output": True}}
+    entry = {"name": name, "datatype": datatype, "shape": shape, "parameters": parameters}
+    document: dict[str, object] = {"inputs": [entry]}
+    if output:
+        document["outputs"] = [{"name": output, "parameters": {"binary_data": True}}]
+    else:
+        document["parameters"] = {"binary_data_output": True}
     text = json.dumps(document, separators=(",", ":")).encode()
     return text + raw, len(text)
 

@@ -76,7 +76,7 @@ def load_table(rows: Iterable[Row]) -> str:
                 ", ".join(marks),
             ]
         )
-    return _table(lines)
+    return table(lines)
 
 
 def start_table(figures: Iterable[Figure]) -> str:
@@ -86,7 +86,7 @@ def start_table(figures: Iterable[Figure]) -> str:
         limit = "" if each.limit is None else f"{each.limit:g} {each.unit}"
         over = each.limit is not None and each.value >= each.limit
         lines.append([each.name, f"{each.value:.3g} {each.unit}", limit, "OVER" if over else ""])
-    return _table(lines)
+    return table(lines)
 
 
 def conditions(seconds: float, repetitions: int) -> str:
@@ -112,7 +112,7 @@ def _ratio(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _table(lines: list[list[str]]) -> str:
+def table(lines: list[list[str]]) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     lines.insert(1, ["-" * max(width, 3) for width in widths])
 

@@ -3,6 +3,7 @@
 import http.client
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -46,7 +47,12 @@ http {{
 
 
 class Target:
-    """A server that runs for as long as this context is open. ``label`` is its name in the tables."""
+    """A server that runs for as long as this context is open. ``label`` is its name in the tables.
+
+    ``warm_up`` is how many seconds of load it gets before it is measured.
+    """
+
+    warm_up = 1.0
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -57,13 +63,24 @@ class Target:
         """How it is started; ``folder`` is its own and vanishes with it."""
         raise NotImplementedError
 
+    def variables(self, folder: Path) -> dict[str, str]:
+        """Its environment."""
+        return dict(os.environ)
+
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
             self._log = stack.enter_context((folder / "log").open("w+"))
+            command, variables = self.command(folder), self.variables(folder)
             self.started = time.perf_counter()
             self._process = subprocess.Popen(
-                self.command(folder), stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                env=variables,
+                cwd=folder,
+                start_new_session=True,
             )
             stack.callback(self._end)
             self.server = psutil.Process(self._process.pid)
@@ -77,11 +94,12 @@ class Target:
 
     def _end(self) -> None:
         self._process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(15)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        # Whatever it has left behind; its group is its own.
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def log(self) -> str:
         """The last of what it printed."""

@@ -1,0 +1,83 @@
+"""What a model can do in this machine without any server: the most that one may hope for, in the layout of the servers.
+
+    python limits.py ENGINE MODEL FOLDER PROCESSES BATCH SECONDS
+
+So many processes of one thread each call the model with batches of this many rows; prints rows per second over all and
+the seconds of one call.
+"""
+
+import json
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "peers"))
+import models
+
+
+def measured(engine: str, model: str, folder: Path, processes: int, batch: int, seconds: float) -> tuple[float, float]:
+    """Rows per second of all, and the mean seconds of a call."""
+    command = [sys.executable, __file__, engine, model, str(folder), "0", str(batch), str(seconds)]
+    running = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)
+    ]
+    for process in running:
+        assert process.stdout is not None
+        process.stdout.readline()  # it is ready
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.close()
+    calls = []
+    for process in running:
+        assert process.stdout is not None
+        calls.append(json.loads(process.stdout.read()))
+        process.wait()
+    return sum(each["calls"] * batch / each["seconds"] for each in calls), calls[0]["seconds"] / calls[0]["calls"]
+
+
+def callable_of(engine: str, name: str, folder: Path) -> models.Model:
+    """The model in this process, on one thread."""
+    if engine == "onnx":
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(
+            str(folder / name / "model.onnx"), options, providers=["CPUExecutionProvider"]
+        )
+        return lambda x: session.run(None, {"x": x})[0]
+    import torch
+
+    torch.set_num_threads(1)
+    program = torch.jit.load(str(folder / name / "model.pt"))
+
+    def call(x):  # type: ignore[no-untyped-def]
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return program(torch.from_numpy(x)).numpy()
+
+    return call
+
+
+def _run(engine: str, name: str, folder: Path, batch: int, seconds: float) -> None:
+    call = callable_of(engine, name, folder)
+    x = models.example(name, batch)
+    for _ in range(3):
+        call(x)
+    print("ready", flush=True)
+    sys.stdin.read()
+    began, calls = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        call(x)
+        calls += 1
+    print(json.dumps({"calls": calls, "seconds": time.perf_counter() - began}))
+
+
+if __name__ == "__main__":
+    engine, name, folder, processes, batch, seconds = sys.argv[1:]
+    if int(processes):
+        print(*measured(engine, name, Path(folder), int(processes), int(batch), float(seconds)))
+    else:
+        _run(engine, name, Path(folder), int(batch), float(seconds))
