@@ -17,7 +17,7 @@ INSTALLED := $(VENV)/.installed
 DIGITS := examples/digits/digits.mar
 DIGITS_FILES := $(addprefix examples/digits/,model.py digits.pt handler.py index_to_name.json model-config.yaml)
 
-.PHONY: serve test check fuzz soak bench overload faults clean install
+.PHONY: serve test check fuzz soak bench bench-peers overload faults clean install
 .DELETE_ON_ERROR:
 
 serve: $(INSTALLED) $(DIGITS)
@@ -59,6 +59,11 @@ overload: $(INSTALLED)
 # ARGS="--torchserve HOME" compares with the TorchServe of that virtual environment.
 faults: $(INSTALLED)
 	$(BIN)/python tests/faults/fault_suite.py $(ARGS)
+
+# The peers are installed by it where they are not there: some ten gigabytes, and Java for TorchServe.
+bench-peers: $(INSTALLED)
+	$(BIN)/python benchmarks/peers/install.py
+	$(BIN)/python benchmarks/compare.py $(ARGS)
 
 install: $(INSTALLED)
 

@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import lifecycle
 import limits
 import open_inference as v2
 from measuring import Patience, Sample, Shot, median, repeat
@@ -88,7 +89,9 @@ class Bodies:
         image = models.example("resnet18", 1)
         words = models.example("transformer", 1)
         picture = image.tobytes()[:102_400]
-        nested = json.dumps({"input": [[[[round(float(v), 6) for v in row] for row in plane] for plane in image[0]]]})
+        nested = json.dumps(
+            {"input": [[[[round(float(v), 6) for v in row] for row in plane] for plane in image[0]]]}
+        )
         shape = [1, *models.IMAGE]
         self.kinds: dict[str, Callable[[], Body]] = {
             "number": lambda: Body("number", b'{"input":1.0}', JSON),
@@ -180,34 +183,48 @@ def main() -> int:
     lines: list[Line] = []
     failed: list[str] = []
     bodies = Bodies()
+    lives: list[list[str]] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         for model in TORCH:
-            if any(model in case.models for case in CASES if case.name in options.cases):
+            if LIFE in options.cases or any(
+                model in case.models for case in CASES if case.name in options.cases
+            ):
                 models.export(model, folder / "exported" / model)
         for case in CASES:
             if case.name in options.cases:
                 for line in measured(case, options, bodies, folder, failed):
                     print(told(line), flush=True)
                     lines.append(line)
-    text = "\n\n".join([conditions(options.seconds, options.repetitions), versions(), tables(lines), *failed])
+        if LIFE in options.cases:
+            lives = list(lived(options, bodies, folder / "exported", failed))
+    life = [f"## Start, memory, kill -9\n\n{table([LIFE_TITLES, *lives])}"] if lives else []
+    text = "\n\n".join(
+        [conditions(options.seconds, options.repetitions), versions(), tables(lines), *life, *failed]
+    )
     print(f"\n{text}")
     keep(lines)
     if options.record:
-        (RESULTS / f"{options.record}-peers.md").write_text(f"# Our server beside its peers, {options.record}\n\n{text}\n")
+        (RESULTS / f"{options.record}-peers.md").write_text(
+            f"# Our server beside its peers, {options.record}\n\n{text}\n"
+        )
     return int(any("mooring" in each for each in failed))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options, with lists as sets."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [case.name for case in CASES]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [*(case.name for case in CASES), LIFE]
     parser.add_argument("--cases", default=",".join(names), help=f"comma-separated, of {', '.join(names)}")
     parser.add_argument("--servers", default="", help="comma-separated; all that are installed by default")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a repetition")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one repetition of a second each")
-    parser.add_argument("--patience", type=float, default=300.0, help="seconds to wait, in all, for a quiet machine")
+    parser.add_argument(
+        "--patience", type=float, default=300.0, help="seconds to wait, in all, for a quiet machine"
+    )
     parser.add_argument("--record", metavar="NAME", help="keep the tables as results/NAME-peers.md")
     options = parser.parse_args(arguments)
     options.cases = set(options.cases.split(","))
@@ -235,6 +252,57 @@ def servers(case: Case, wanted: set[str], folder: Path) -> Iterator[Server]:
                 yield TorchServe(case.models, echo_batch=16)
             if kind is FastApi and case.models[0] in TORCH:
                 yield BatchedFastApi(case.models)
+
+
+LIFE = "life"
+LIFE_TITLES = [
+    "server", "start s", "PSS MB, 1 worker", "2 workers", "errors, 1 worker", "back after s", "errors, 2 workers",
+    "hung", "",
+]  # fmt: skip
+
+
+def lived(
+    options: argparse.Namespace, bodies: Bodies, exported: Path, failed: list[str]
+) -> Iterator[list[str]]:
+    """How every server starts, what memory it takes, and what eight clients see when a worker of it is killed."""
+    workload = "resnet18"
+    for engine in ("torch", "onnx"):
+        bare = sorted(lifecycle.bare_start(engine, workload, exported) for _ in range(options.repetitions))
+        yield [f"bare script, {engine}", f"{bare[len(bare) // 2]:.2f}", *[""] * 7]
+    case = Case("life", (workload,), (workload,), ())
+    kinds = [
+        server for server in servers(case, options.servers, exported.parent) if workload in server.ways()
+    ]
+    for template in kinds:
+        if isinstance(template, BatchedFastApi):
+            continue
+
+        def fresh(workers: int, template: Server = template) -> Server:
+            if isinstance(template, Ours):
+                return Ours(case.models, exported, engine=template.engine, workers=workers)
+            return type(template)(case.models, workers=workers)
+
+        way = template.ways()[workload]
+        body = bodies.body(way.body)
+
+        def right(answer: bytes, kind: str = way.answer) -> bool:
+            return bodies.right(workload, kind, answer)
+
+        try:
+            ones = [lifecycle.started(fresh(1), way.path, body, right) for _ in range(options.repetitions)]
+            two = lifecycle.started(fresh(2), way.path, body, right)
+            alone, pair = (lifecycle.killed(fresh(workers), way.path, body) for workers in (1, 2))
+        except RuntimeError as error:
+            failed.append(f"{template.label}, life: {error}")
+            continue
+        one = sorted(ones, key=lambda each: each.seconds)[len(ones) // 2]
+        row = [
+            template.label, f"{one.seconds:.2f}", f"{one.memory / lifecycle.MEGABYTE:.0f}",
+            f"{two.memory / lifecycle.MEGABYTE:.0f}", str(alone.errors),
+            "never" if alone.back is None else f"{alone.back:.2f}", str(pair.errors), str(alone.hung + pair.hung), "",
+        ]  # fmt: skip
+        print("life ", *row, flush=True)
+        yield row
 
 
 def measured(
@@ -291,7 +359,8 @@ def limit_lines(model: str, connections: int, folder: Path, options: argparse.Na
     batch = min(BATCH, max(1, connections // processes))
     for engine in ("torch", "onnx"):
         tries = [
-            limits.measured(engine, model, folder, processes, batch, options.seconds) for _ in range(options.repetitions)
+            limits.measured(engine, model, folder, processes, batch, options.seconds)
+            for _ in range(options.repetitions)
         ]
         rate, seconds = sorted(tries)[len(tries) // 2]
         yield Line(model, f"no server, {engine}, {processes} x {batch} rows", connections, rate, seconds)
@@ -300,7 +369,15 @@ def limit_lines(model: str, connections: int, folder: Path, options: argparse.Na
 def line(workload: str, shot: Shot, middle: Sample) -> Line:
     """What a table says of it."""
     return Line(
-        workload, shot.name, shot.connections, middle.rps, middle.p50, middle.p99, middle.cpu, middle.errors, middle.noisy
+        workload,
+        shot.name,
+        shot.connections,
+        middle.rps,
+        middle.p50,
+        middle.p99,
+        middle.cpu,
+        middle.errors,
+        middle.noisy,
     )
 
 
@@ -319,20 +396,20 @@ def tables(lines: Iterable[Line]) -> str:
 
 def _table_of(workload: str, connections: int, lines: list[Line]) -> str:
     ours = next((each.rps for each in lines if each.server == "mooring"), None)
-    rows = [["server", "req/s", "p50 ms", "p99 ms", "CPU us", "mooring is", ""]]
-    for each in sorted(lines, key=lambda line: -line.rps):
-        rows.append(
-            [
-                each.server,
-                f"{each.rps:.1f}" if each.rps < 1000 else f"{each.rps:.0f}",
-                f"{each.p50 * 1e3:.2f}",
-                "" if each.p99 is None else f"{each.p99 * 1e3:.2f}",
-                "" if each.cpu is None else f"{each.cpu * 1e6:.0f}",
-                "" if ours is None or each.rps == 0 else f"{ours / each.rps:.2f} x",
-                ", ".join([f"{each.errors} errors"] * bool(each.errors) + ["noisy"] * each.noisy),
-            ]
-        )
-    return f"## {workload}, c={connections}\n\n{table(rows)}"
+    titles = ["server", "req/s", "p50 ms", "p99 ms", "CPU us", "mooring is", ""]
+    rows = [
+        [
+            each.server,
+            f"{each.rps:.1f}" if each.rps < 1000 else f"{each.rps:.0f}",
+            f"{each.p50 * 1e3:.2f}",
+            "" if each.p99 is None else f"{each.p99 * 1e3:.2f}",
+            "" if each.cpu is None else f"{each.cpu * 1e6:.0f}",
+            "" if ours is None or each.rps == 0 else f"{ours / each.rps:.2f} x",
+            ", ".join([f"{each.errors} errors"] * bool(each.errors) + ["noisy"] * each.noisy),
+        ]
+        for each in sorted(lines, key=lambda line: -line.rps)
+    ]
+    return f"## {workload}, c={connections}\n\n{table([titles, *rows])}"
 
 
 def versions() -> str:
@@ -348,7 +425,9 @@ def versions() -> str:
 
 def keep(lines: Iterable[Line]) -> None:
     """As JSON lines, for whoever wants to reckon with them."""
-    text = "".join(json.dumps({name: getattr(each, name) for name in Line.__slots__}) + "\n" for each in lines)
+    text = "".join(
+        json.dumps({name: getattr(each, name) for name in Line.__slots__}) + "\n" for each in lines
+    )
     (RESULTS / "latest-peers.jsonl").write_text(text)
 
 

@@ -13,15 +13,20 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 import models
 
 
-def measured(engine: str, model: str, folder: Path, processes: int, batch: int, seconds: float) -> tuple[float, float]:
+def measured(
+    engine: str, model: str, folder: Path, processes: int, batch: int, seconds: float
+) -> tuple[float, float]:
     """Rows per second of all, and the mean seconds of a call."""
     command = [sys.executable, __file__, engine, model, str(folder), "0", str(batch), str(seconds)]
     running = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(processes)
     ]
     for process in running:
         assert process.stdout is not None
@@ -34,7 +39,9 @@ def measured(engine: str, model: str, folder: Path, processes: int, batch: int, 
         assert process.stdout is not None
         calls.append(json.loads(process.stdout.read()))
         process.wait()
-    return sum(each["calls"] * batch / each["seconds"] for each in calls), calls[0]["seconds"] / calls[0]["calls"]
+    return sum(each["calls"] * batch / each["seconds"] for each in calls), calls[0]["seconds"] / calls[0][
+        "calls"
+    ]
 
 
 def callable_of(engine: str, name: str, folder: Path) -> models.Model:
@@ -53,7 +60,7 @@ def callable_of(engine: str, name: str, folder: Path) -> models.Model:
     torch.set_num_threads(1)
     program = torch.jit.load(str(folder / name / "model.pt"))
 
-    def call(x):  # type: ignore[no-untyped-def]
+    def call(x: np.ndarray) -> np.ndarray:
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return program(torch.from_numpy(x)).numpy()
@@ -64,7 +71,7 @@ def callable_of(engine: str, name: str, folder: Path) -> models.Model:
 def _run(engine: str, name: str, folder: Path, batch: int, seconds: float) -> None:
     call = callable_of(engine, name, folder)
     x = models.example(name, batch)
-    for _ in range(3):
+    for _ in range(3 if seconds else 1):
         call(x)
     print("ready", flush=True)
     sys.stdin.read()

@@ -47,11 +47,11 @@ class Peer(Target):
     ready = "/ready"
     environment: Mapping[str, str] = {}
 
-    def __init__(self, models: Sequence[str], **settings: str) -> None:
+    def __init__(self, models: Sequence[str], *, workers: int = WORKERS) -> None:
         super().__init__(self.name)
         self.grpc_port = free_port()
         self.models = list(models)
-        self.settings = settings
+        self.torch_workers = workers
         self.python = str(install.python(self.package()))
 
     @classmethod
@@ -66,7 +66,7 @@ class Peer(Target):
             "BENCH_PEERS": str(PEERS),
             "BENCH_MODELS": " ".join(self.models),
             "BENCH_THREADS": str(THREADS),
-            "BENCH_WORKERS": str(WORKERS),
+            "BENCH_WORKERS": str(self.torch_workers),
             "BENCH_BATCH": str(BATCH),
             "BENCH_DELAY": str(DELAY),
             "OMP_NUM_THREADS": str(THREADS),
@@ -87,8 +87,26 @@ class FastApi(Peer):
     name = "fastapi"
 
     def command(self, folder: Path) -> list[str]:
-        command = [self.python, "-m", "uvicorn", "fastapi_app:app", "--host", "127.0.0.1", "--port", str(self.port)]
-        return [*command, "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
+        command = [
+            self.python,
+            "-m",
+            "uvicorn",
+            "fastapi_app:app",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+        ]
+        return [
+            *command,
+            "--loop",
+            "uvloop",
+            "--http",
+            "httptools",
+            "--no-access-log",
+            "--log-level",
+            "warning",
+        ]
 
     def ways(self) -> dict[str, Way]:
         return {
@@ -106,8 +124,8 @@ class FastApi(Peer):
 class BatchedFastApi(FastApi):
     """Written by hand with more care."""
 
-    def __init__(self, models: Sequence[str]) -> None:
-        super().__init__(models)
+    def __init__(self, models: Sequence[str], *, workers: int = WORKERS) -> None:
+        super().__init__(models, workers=workers)
         self.label = "fastapi, batching"
 
     def ways(self) -> dict[str, Way]:
@@ -146,7 +164,14 @@ class KServe(V2Peer):
         log = folder / "log.yaml"
         log.write_text("version: 1\ndisable_existing_loggers: false\nroot: {level: WARNING}\n")
         command = [self.python, str(PEERS / "kserve_server.py"), "--http_port", str(self.port), "--grpc_port"]
-        return [*command, str(self.grpc_port), "--enable_latency_logging", "false", "--log_config_file", str(log)]
+        return [
+            *command,
+            str(self.grpc_port),
+            "--enable_latency_logging",
+            "false",
+            "--log_config_file",
+            str(log),
+        ]
 
 
 class Triton(V2Peer):
@@ -164,8 +189,14 @@ class Triton(V2Peer):
     def variables(self, folder: Path) -> dict[str, str]:
         site = self._site()
         ask = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
-        library = subprocess.run([self.python, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
-        found = [library, str(site / "pytriton/tritonserver/external_libs"), str(site / "nvidia_pytriton.libs")]
+        library = subprocess.run(
+            [self.python, "-c", ask], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        found = [
+            library,
+            str(site / "pytriton/tritonserver/external_libs"),
+            str(site / "nvidia_pytriton.libs"),
+        ]
         environment = install.PEERS / "pytriton"
         return super().variables(folder) | {
             "LD_LIBRARY_PATH": ":".join(found),
@@ -183,7 +214,14 @@ class Triton(V2Peer):
         for model in self.models:
             self._declare(model, folder / "models" / model)
         command = [str(bundle / "bin" / "tritonserver"), "--model-repository", str(folder / "models")]
-        command += ["--backend-directory", str(folder / "backends"), "--allow-metrics", "false", "--log-info", "false"]
+        command += [
+            "--backend-directory",
+            str(folder / "backends"),
+            "--allow-metrics",
+            "false",
+            "--log-info",
+            "false",
+        ]
         command += ["--http-address", "127.0.0.1", "--http-port", str(self.port)]
         return [*command, "--grpc-address", "127.0.0.1", "--grpc-port", str(self.grpc_port)]
 
@@ -196,7 +234,7 @@ class Triton(V2Peer):
             f'name: "{model}"\nbackend: "python"\nmax_batch_size: {BATCH if heavy else 16}\n'
             f'input [{{ name: "x" data_type: TYPE_{datatype} dims: [{given}] }}]\n'
             f'output [{{ name: "y" data_type: TYPE_FP32 dims: [{wanted}] }}]\n'
-            f"instance_group [{{ kind: KIND_CPU count: {WORKERS if heavy else 1} }}]\n"
+            f"instance_group [{{ kind: KIND_CPU count: {self.torch_workers if heavy else 1} }}]\n"
             f"dynamic_batching {{ max_queue_delay_microseconds: {int(DELAY * 1e6) if heavy else 0} }}\n"
         )
 
@@ -208,7 +246,9 @@ class PyTriton(V2Peer):
 
     def variables(self, folder: Path) -> dict[str, str]:
         ask = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
-        library = subprocess.run([self.python, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
+        library = subprocess.run(
+            [self.python, "-c", ask], capture_output=True, text=True, check=True
+        ).stdout.strip()
         path = f"{install.PEERS / 'pytriton' / 'bin'}:{os.environ['PATH']}"
         return super().variables(folder) | {
             "LD_LIBRARY_PATH": library,
@@ -228,7 +268,7 @@ class MlServer(V2Peer):
     def command(self, folder: Path) -> list[str]:
         (folder / "settings.json").write_text(
             f'{{"debug": false, "host": "127.0.0.1", "http_port": {self.port}, "grpc_port": {self.grpc_port},'
-            f' "metrics_port": {free_port()}, "parallel_workers": {WORKERS}, "grpc_max_message_length": 67108864}}'
+            f' "metrics_port": {free_port()}, "parallel_workers": {self.torch_workers}, "grpc_max_message_length": 67108864}}'
         )
         for model in self.models:
             (folder / model).mkdir()
@@ -275,7 +315,17 @@ class BentoMl(Peer):
     def command(self, folder: Path) -> list[str]:
         shutil.copy(PEERS / "bentoml_service.py", folder / "service.py")
         bento = str(Path(self.python).parent / "bentoml")
-        return [bento, "serve", "service:Served", "--working-dir", str(folder), "--host", "127.0.0.1", "--port", str(self.port)]
+        return [
+            bento,
+            "serve",
+            "service:Served",
+            "--working-dir",
+            str(folder),
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+        ]
 
     def ways(self) -> dict[str, Way]:
         return {
@@ -319,8 +369,8 @@ class TorchServe(Peer):
     ready = "/ping"
     warm_up = 5.0  # before that it compiles itself
 
-    def __init__(self, models: Sequence[str], *, echo_batch: int = 1) -> None:
-        super().__init__([*models, "length"] if "echo" in models else models)
+    def __init__(self, models: Sequence[str], *, workers: int = WORKERS, echo_batch: int = 1) -> None:
+        super().__init__([*models, "length"] if "echo" in models else models, workers=workers)
         self._echo_batch = echo_batch
         if echo_batch > 1:
             self.label = f"torchserve, batch {echo_batch}"
@@ -338,7 +388,7 @@ class TorchServe(Peer):
 
     def command(self, folder: Path) -> list[str]:
         for model in self.models:
-            batch, workers = (BATCH, WORKERS) if model in TORCH else (self._echo_batch, 1)
+            batch, workers = (BATCH, self.torch_workers) if model in TORCH else (self._echo_batch, 1)
             write_archive_folder(model, folder / "store" / model, batch=batch, workers=workers)
         addresses = [f"{name}_address=http://127.0.0.1:{port}" for name, port in (
             ("inference", self.port), ("management", free_port()), ("metrics", free_port()))]  # fmt: skip
@@ -353,11 +403,20 @@ class TorchServe(Peer):
             "<Loggers><Root level='warn'><AppenderRef ref='c'/></Root></Loggers></Configuration>"
         )
         command = [str(Path(self.python).parent / "torchserve"), "--start", "--foreground", "--ncs"]
-        return [*command, "--log-config", str(folder / "log4j2.xml"), "--ts-config", str(folder / "config.properties")]
+        return [
+            *command,
+            "--log-config",
+            str(folder / "log4j2.xml"),
+            "--ts-config",
+            str(folder / "config.properties"),
+        ]
 
     def ways(self) -> dict[str, Way]:
         return {
-            **{name.replace("raw", "binary") if "length" not in name else name: way for name, way in PREDICTIONS.items()},
+            **{
+                name.replace("raw", "binary") if "length" not in name else name: way
+                for name, way in PREDICTIONS.items()
+            },
             "total JSON": Way("/predictions/total", "image json", "json"),
             "resnet18": Way("/predictions/resnet18", "image", "raw"),
             "transformer": Way("/predictions/transformer", "words", "raw"),
@@ -369,11 +428,14 @@ class Ours(Mooring):
 
     ready = "/ping"
 
-    def __init__(self, models: Sequence[str], exported: Path, *, engine: str = "torch", frontends: int = 1) -> None:
-        super().__init__(options=["--frontends", str(frontends)] if frontends > 1 else [])
+    def __init__(
+        self, models: Sequence[str], exported: Path, *, engine: str = "torch", workers: int = WORKERS
+    ) -> None:
+        super().__init__()
+        self.torch_workers = workers
         self.models = list(models)
         self._exported = exported
-        self._engine = engine
+        self.engine = engine
         self.label = {"torch": "mooring", "onnx": "mooring, ONNX"}[engine]
 
     def variables(self, folder: Path) -> dict[str, str]:
@@ -394,14 +456,14 @@ class Ours(Mooring):
         heavy = model in TORCH
         (folder / "1").mkdir(parents=True)
         if heavy:
-            file = "model.onnx" if self._engine == "onnx" else "model.pt"
-            platform = "onnx" if self._engine == "onnx" else "pytorch_torchscript"
+            file = "model.onnx" if self.engine == "onnx" else "model.pt"
+            platform = "onnx" if self.engine == "onnx" else "pytorch_torchscript"
             shutil.copy(self._exported / model / file, folder / "1")
         else:
             platform, file = "python", f"mooring_models.py:{model}"
             for source in ("models.py", "mooring_models.py"):
                 shutil.copy(PEERS / source, folder / "1")
-        workers, threads, batch = (WORKERS, THREADS, BATCH) if heavy else (1, 1, 16)
+        workers, threads, batch = (self.torch_workers, THREADS, BATCH) if heavy else (1, 1, 16)
         (folder / "config.toml").write_text(
             f'name = "{name}"\nplatform = "{platform}"\nentry = "{file}"\nmax_batch_size = {batch}\nthreads = {threads}\n'
             f"[workers]\nmin = {workers}\nmax = {workers}\n"
@@ -427,4 +489,13 @@ class Ours(Mooring):
         }
 
 
-PEER_KINDS: tuple[type[Peer], ...] = (TorchServe, Triton, PyTriton, KServe, MlServer, LitServe, BentoMl, FastApi)
+PEER_KINDS: tuple[type[Peer], ...] = (
+    TorchServe,
+    Triton,
+    PyTriton,
+    KServe,
+    MlServer,
+    LitServe,
+    BentoMl,
+    FastApi,
+)

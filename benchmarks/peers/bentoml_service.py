@@ -37,6 +37,8 @@ class Served:
     def resnet18(self, input: np.ndarray) -> np.ndarray:
         return self.models["resnet18"](np.ascontiguousarray(input, np.float32))
 
-    @bentoml.api(route="/transformer", batchable=True, batch_dim=0, max_batch_size=BATCH, max_latency_ms=10_000)
+    @bentoml.api(
+        route="/transformer", batchable=True, batch_dim=0, max_batch_size=BATCH, max_latency_ms=10_000
+    )
     def transformer(self, input: np.ndarray) -> np.ndarray:
         return self.models["transformer"](np.ascontiguousarray(input, np.int64))

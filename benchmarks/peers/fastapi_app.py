@@ -113,7 +113,9 @@ class Batcher:
             except TimeoutError:
                 pass
             rows = np.concatenate([row for row, _ in batch])
-            for (_, answered), given in zip(batch, await loop.run_in_executor(self._threads, self._model, rows), strict=True):
+            for (_, answered), given in zip(
+                batch, await loop.run_in_executor(self._threads, self._model, rows), strict=True
+            ):
                 answered.set_result(given[None])
 
 

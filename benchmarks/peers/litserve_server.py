@@ -16,7 +16,11 @@ TORCH = ("resnet18", "transformer")
 
 class Served(litserve.LitAPI):
     def __init__(self, name: str) -> None:
-        batching = {"max_batch_size": BATCH, "batch_timeout": float(os.environ["BENCH_DELAY"])} if name in TORCH else {}
+        batching = (
+            {"max_batch_size": BATCH, "batch_timeout": float(os.environ["BENCH_DELAY"])}
+            if name in TORCH
+            else {}
+        )
         super().__init__(api_path=f"/{name}", **batching)
         self.name = name
 
@@ -25,7 +29,9 @@ class Served(litserve.LitAPI):
 
     def decode_request(self, request: Request) -> Any:
         if "data" not in request:
-            return np.asarray(request["input"], np.float32).reshape((1,) if self.name == "echo" else models.IMAGE)
+            return np.asarray(request["input"], np.float32).reshape(
+                (1,) if self.name == "echo" else models.IMAGE
+            )
         content = request["data"].file.read()
         if self.name == "length":
             return content

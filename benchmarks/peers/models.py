@@ -12,6 +12,7 @@
 import os
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def resnet18() -> Any:
 
     torch.manual_seed(0)
     widths = [64, 64, 64, 128, 128, 256, 256, 512, 512]
-    blocks = [Residual(before, after) for before, after in zip(widths, widths[1:], strict=False)]
+    blocks = [Residual(before, after) for before, after in pairwise(widths)]
     stem = [convolution(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000)]
     return nn.Sequential(*stem, *blocks, *head).eval()

@@ -27,7 +27,11 @@ def bound(name: str):
 
 def main(port: int, grpc_port: int) -> None:
     config = TritonConfig(
-        http_address="127.0.0.1", http_port=port, grpc_address="127.0.0.1", grpc_port=grpc_port, allow_metrics=False
+        http_address="127.0.0.1",
+        http_port=port,
+        grpc_address="127.0.0.1",
+        grpc_port=grpc_port,
+        allow_metrics=False,
     )
     with Triton(config=config) as server:
         for name in os.environ["BENCH_MODELS"].split():
@@ -36,7 +40,9 @@ def main(port: int, grpc_port: int) -> None:
             server.bind(
                 name,
                 [bound(name) for _ in range(int(os.environ["BENCH_WORKERS"]) if torch else 1)],
-                inputs=[Tensor(name="x", dtype=np.int64 if name == "transformer" else np.float32, shape=given)],
+                inputs=[
+                    Tensor(name="x", dtype=np.int64 if name == "transformer" else np.float32, shape=given)
+                ],
                 outputs=[Tensor(name="y", dtype=np.float32, shape=wanted)],
                 config=ModelConfig(
                     max_batch_size=BATCH if torch else 16,
