@@ -36,18 +36,21 @@ def until(reached: Callable[[], object], *, within: float = PATIENCE, every: flo
 
 
 def archive(store: Path, name: str, config: Mapping[str, object], *, also: Sequence[str] = ()) -> Path:
-    """The model of faults as ``NAME.mar``; the empty files ``also`` tell it how to behave while it loads."""
+    """The model of faults as ``NAME.mar``; the empty files ``also`` tell it how to behave while it loads, and with
+    ``waiting`` among them its handler is asynchronous.
+    """
     file = store / f"{name}.mar"
     model = {
         "modelName": name,
         "modelVersion": "1.0",
-        "handler": "fault_handler.py",
+        "handler": f"{'waiting' if 'waiting' in also else 'fault'}_handler.py",
         "configFile": "model-config.yaml",
     }
     manifest = {"createdOn": "01/01/2026 00:00:00", "runtime": "python", "model": model}
     with zipfile.ZipFile(file, "w") as packed:
         packed.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest | {"archiverVersion": "0.12.0"}))
-        packed.write(MODEL / "fault_handler.py", "fault_handler.py")
+        for handler in MODEL.glob("*.py"):
+            packed.write(handler, handler.name)
         packed.writestr("weights", WEIGHTS)
         packed.writestr("model-config.yaml", json.dumps(dict(config)))  # JSON is YAML
         for each in also:

@@ -173,6 +173,25 @@ def recycled(stage: Stage) -> None:
     stage.notes.append(f"{len(seen)} workers, one after the other")
 
 
+@case("workers with many requests each: killed, recycled, fewer", short=True)
+def overlapping(stage: Stage) -> None:
+    model = stage.subject.registered("waiting", workers=2, also=["waiting"], maxRequestsPerWorker=200)
+    first = stage.subject.workers(model)
+    seen: set[int] = set(first)
+    with stage.load(model, clients=24) as load:
+        kill(stage, model, times=times(stage), load=load)
+        for count in (1, 2) * times(stage):
+            query = f"min_worker={count}&max_worker={count}&synchronous=true"
+            status, told = stage.subject.manage("PUT", f"/models/{model}?{query}")
+            assert status == 200, told
+            load.until_right(300)
+            seen.update(stage.subject.workers(model))
+    assert not stage.account.honest, stage.account.statuses
+    assert len(seen) > 4
+    until(lambda: len(stage.subject.workers(model)) == 2)
+    stage.notes.append(f"an asynchronous handler, 24 clients; {len(seen)} workers in all")
+
+
 @case("worker killed while a slot of shared memory is in use", short=True)
 def slots(stage: Stage) -> None:
     server = stage.own("--arena-size", str(4 * MB))  # too small for all of them at once
@@ -209,6 +228,24 @@ def deaf(stage: Stage) -> None:
     assert (status := server.stop()) == 0, status
     assert not stage.account.honest
     stage.notes.append("scaled down and stopped: nothing is left of it")
+
+
+@case("worker killed whose handler has forked a child", short=True)
+def parent(stage: Stage) -> None:
+    server = stage.own()
+    server.await_start()
+    model = server.registered("parent", also=["parent"], responseTimeout=20)
+    with stage.load(model, server=server) as load:
+        for _ in range(times(stage)):
+            (victim,) = server.workers(model)
+            stage.strike()
+            os.kill(victim, signal.SIGKILL)
+            until(lambda before=victim: (now := server.workers(model)) and before not in now)
+            load.until_right(50)
+    assert not stage.account.honest
+    family = server.family()
+    assert (status := server.stop()) == 0, status
+    gone(family)
 
 
 @case("queue full: 100 clients, 10 may wait", compared=True)
@@ -254,10 +291,10 @@ def zombies(stage: Stage) -> None:
 def orphans(stage: Stage) -> None:
     server = stage.own()
     server.await_start()
-    model = server.registered("orphan", workers=2)
+    model = server.registered("orphan", workers=2, also=["parent"])
     with stage.load(model, server=server, mortal=True):
         family = server.family()
-        assert len(family) >= 4, family
+        assert len(family) >= 6, family  # the server, a template, two workers and what their handlers forked
         os.kill(server.process.pid, signal.SIGKILL)
         gone(family)
     psutil.wait_procs(family, timeout=PATIENCE)

@@ -52,6 +52,8 @@ class EchoBackend(Backend):
                 time.sleep(0.01)
         if command == "pid":
             return InferenceResponse([Tensor("out", "BYTES", [1], [b"%d" % os.getpid()])])
+        if command == "fork" and not os.fork():
+            time.sleep(600)
         if command == "stream":
             for number in range(3):
                 reply.emit(

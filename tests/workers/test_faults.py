@@ -303,6 +303,20 @@ async def test_a_worker_that_cannot_be_started_for_want_of_descriptors_costs_non
     assert body_of(await harness.ask(b"fine")) == b"fine"
 
 
+async def test_a_worker_that_dies_is_missed_though_its_child_holds_the_channel_and_the_child_ends_with_it(
+    harness,
+):
+    await harness.load()
+    worker = harness.worker().process.pid
+    assert body_of(await harness.ask(b"born", do="fork")) == b"born"
+    (child,) = psutil.Process(worker).children()
+    future = harness.submit(BIG, do="sleep", seconds=0.3)
+    await asyncio.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    assert body_of(await asyncio.wait_for(future, 10)) == BIG
+    await until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
 async def test_a_worker_that_exits_while_loading_is_reported_with_its_status(harness):
     version = await harness.load(parameters={"exit_at_load": True})
     assert isinstance(version.error, WorkerDied)

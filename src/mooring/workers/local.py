@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import NamedTuple, Protocol
 from weakref import WeakSet
@@ -114,6 +114,7 @@ class ForkedProcess:
         self.output = output
         self.status: int | None = None
         self.ended = asyncio.Event()
+        self.on_end: Callable[[], None] = lambda: None
         self._doomed = False
 
     def born(self, pid: int) -> None:
@@ -121,6 +122,12 @@ class ForkedProcess:
         self.pid = pid
         if self._doomed:
             self.kill()
+
+    def end(self, status: int) -> None:
+        """It is gone."""
+        self.status = status
+        self.ended.set()
+        self.on_end()
 
     def kill(self) -> None:
         """End it now. Nothing is lost: the server knows what it was doing."""
@@ -245,9 +252,7 @@ class Template:
                 process.born(pid)
                 self._processes[pid] = process
             elif what == ENDED:
-                ended = self._processes.pop(pid)
-                ended.status = status
-                ended.ended.set()
+                self._processes.pop(pid).end(status)
 
     def _lost(self) -> None:
         """It died: the kernel ends its children with it, and the next worker comes from a new template."""
@@ -258,8 +263,7 @@ class Template:
         self._ready.set()
         for process in [*self._processes.values(), *self._waiting]:
             process.kill()
-            process.status = -signal.SIGKILL
-            process.ended.set()
+            process.end(-signal.SIGKILL)
         self._processes.clear()
         self._waiting.clear()
 

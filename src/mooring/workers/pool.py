@@ -268,16 +268,17 @@ class PooledWorker:
         if not self._unsent:
             self._loop.remove_writer(self._sock)
 
-    def _hear(self) -> None:
+    def _hear(self) -> bool:
+        """Take what has come; False when nothing has, and nothing more will."""
         try:
             count = self._frames.receive(self._sock)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             count = 0
         if not count:
             self._pool.ended(self)
-            return
+            return False
         try:
             for message, size in [(_codec.to_server(frame), len(frame)) for frame in self._frames]:
                 self._handle(message, size)
@@ -285,6 +286,8 @@ class PooledWorker:
             log.exception("worker not understood, ending it", model=self._pool.spec.name, worker=self.id)
             self.process.kill()
             self._pool.ended(self)
+            return False
+        return True
 
     def _handle(self, message: ToServer, size: int) -> None:
         """``size`` is in bytes: a small message without a granted slot has no large payload to look for."""
@@ -398,7 +401,15 @@ class KeptWorker(PooledWorker):
 
     def __init__(self, pool: Pool, process: LocalProcess, name: str) -> None:
         super().__init__(pool, process, name)
+        process.on_end = self._gone
         self.started = time.time()
+
+    def _gone(self) -> None:
+        """The process has ended. What its model's code forked may hold its end of the channel open for ever."""
+        while self.state is not WorkerState.ENDED and self._hear():
+            pass
+        if self.state is not WorkerState.ENDED:
+            self._pool.ended(self)
 
 
 class WorkerPool:

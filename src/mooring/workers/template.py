@@ -66,36 +66,72 @@ def _fork_on_demand(control: socket.socket, model: Preloaded | None) -> None:
     wake, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     os.set_blocking(wake, False)
-    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: None)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    end_with(os.getppid(), signal.SIGTERM)  # with its parent still, but there is something to be done first
     control.sendall(RECORD.pack(READY, os.getpid(), 0))
     poll = select.poll()
     poll.register(control, select.POLLIN)
     poll.register(wake, select.POLLIN)
     wanted = True
-    while wanted or (model is not None and _reap(control)):
-        for fd, _ in poll.poll():
-            if fd == wake:
-                with suppress(BlockingIOError):
-                    os.read(wake, 512)
-                _reap(control)
-            elif not _fork(control, (wake, wake_write), model):
-                poll.unregister(control)
-                wanted = False
+    family = _Family()
+    try:
+        while wanted or (model is not None and _reap(control, family)):
+            for fd, _ in poll.poll():
+                if fd == wake:
+                    with suppress(BlockingIOError):
+                        if signal.SIGTERM in os.read(wake, 512):
+                            return
+                    _reap(control, family)
+                elif not _fork(control, (wake, wake_write), model, family):
+                    poll.unregister(control)
+                    wanted = False
+    finally:
+        family.end()
 
 
-def _reap(control: socket.socket) -> bool:
+class _Family:
+    """The children of this process, each the head of a process group that has what the model's code forked: that would
+    outlive it otherwise, with the memory and the channels that it shares.
+    """
+
+    def __init__(self) -> None:
+        self._workers: set[int] = set()
+        self._templates: set[int] = set()
+
+    def born(self, pid: int, *, template: bool) -> None:
+        (self._templates if template else self._workers).add(pid)
+
+    def died(self, pid: int) -> None:
+        """To be called before it is waited for: until then nobody else gets its number."""
+        self._workers.discard(pid)
+        self._templates.discard(pid)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """End them all: a template does so with its own first."""
+        for pid in self._templates:
+            os.kill(pid, signal.SIGTERM)
+        for pid in list(self._workers):
+            self.died(pid)
+
+
+def _reap(control: socket.socket, family: _Family) -> bool:
     """Say which children have ended; whether there are others."""
     with suppress(ChildProcessError):
         while True:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if not pid:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None:
                 return True
+            family.died(ended.si_pid)
+            pid, status = os.waitpid(ended.si_pid, 0)
             control.sendall(RECORD.pack(ENDED, pid, os.waitstatus_to_exitcode(status)))
     return False
 
 
-def _fork(control: socket.socket, private: Sequence[int], model: Preloaded | None) -> bool:
+def _fork(control: socket.socket, private: Sequence[int], model: Preloaded | None, family: _Family) -> bool:
     order, descriptors, _, _ = socket.recv_fds(control, ORDER.size, MOST_DESCRIPTORS)
     if not order:
         return False
@@ -106,7 +142,11 @@ def _fork(control: socket.socket, private: Sequence[int], model: Preloaded | Non
         control.close()
         for fd in private:
             os.close(fd)
-        _become(channels, descriptors, parent, model)
+        try:
+            _become(channels, descriptors, parent, model)
+        finally:  # nothing of the template's is ever done in a child
+            os._exit(1)
+    family.born(pid, template=channels == MODEL)
     for fd in descriptors:
         os.close(fd)
     control.sendall(RECORD.pack(FORKED, pid, 0))
@@ -115,8 +155,10 @@ def _fork(control: socket.socket, private: Sequence[int], model: Preloaded | Non
 
 def _become(channels: int, descriptors: Sequence[int], parent: int, model: Preloaded | None) -> NoReturn:
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     end_with(parent)
+    os.setpgid(0, 0)  # what it forks ends with it
     output, *rest = descriptors
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -142,11 +184,11 @@ def _become(channels: int, descriptors: Sequence[int], parent: int, model: Prelo
     os._exit(status)
 
 
-def end_with(parent: int) -> None:
+def end_with(parent: int, how: signal.Signals = signal.SIGKILL) -> None:
     """Ask the kernel to end this process with its parent, so that a killed server leaves no orphans (Linux)."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, how)
     if os.getppid() != parent:
         os._exit(1)
 

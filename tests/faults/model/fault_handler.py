@@ -22,6 +22,8 @@ class Faults:
             raise ValueError("these are not the weights of this model")
         if (folder / "deaf").exists():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if (folder / "parent").exists() and not os.fork():
+            time.sleep(600)  # it has a copy of every descriptor, that of the channel among them
 
     def handle(self, data, context):
         rows = [self.asked(row) for row in data]
