@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mooring.engine import batching
-from mooring.engine.batching import MOST_REQUESTS, BatchPolicy, RowTime
+from mooring.engine.batching import MOST_REQUESTS, BatchPolicy, RowTime, company, fair
 
 sizes = st.integers(1, 64)
 delays = st.floats(0, 10)
@@ -68,3 +68,31 @@ def test_a_worker_with_room_gets_no_more_than_fits_nor_than_its_even_share(waiti
     share = BatchPolicy(size, 1.0, exact=exact).share_of_room(waiting, idle, room)
     assert 1 <= share <= min(room, -(-waiting // idle))
     assert share <= size or not exact
+
+
+@given(st.lists(st.integers(0, 64), min_size=1, max_size=8), st.integers(0, 64))
+def test_a_fair_share_is_never_more_than_can_come_and_all_shares_together_are_everybody(running, waiting):
+    others = sum(running)
+    level = others + waiting
+    share = fair(level, len(running), others)
+    assert 1 <= share <= max(waiting, 1)
+    assert share * len(running) >= min(level, waiting)
+
+
+def test_eight_callers_of_two_workers_settle_at_four_and_four_from_wherever_they_start():
+    mine, theirs = 1, 7
+    for _ in range(6):
+        mine, theirs = fair(mine + theirs, 2, mine), mine + theirs - fair(mine + theirs, 2, mine)
+        mine, theirs = theirs, mine
+    assert (mine, theirs) == (4, 4)
+
+
+def test_a_lone_caller_of_a_slow_model_is_not_kept_waiting_for_company():
+    assert fair(1, workers=2, others=0) == 1
+    assert fair(2, workers=2, others=1) == 1
+
+
+@given(st.floats(0, 100))
+def test_waiting_for_company_costs_little_beside_a_row(row_time):
+    assert company(row_time) <= min(row_time / 4, 0.005)
+    assert not company(None)

@@ -8,6 +8,9 @@ import msgspec
 # shared by many requests, short enough that other workers, or requests that come later, do not wait for it.
 MESSAGE_TIME = 0.001
 MOST_REQUESTS = 256
+# Rows that take as long as this, in seconds, are worth looking after one by one.
+SLOW_ROW = 0.002
+MOST_COMPANY = 0.005
 
 
 class BatchPolicy(msgspec.Struct, frozen=True):
@@ -61,6 +64,30 @@ class BatchPolicy(msgspec.Struct, frozen=True):
         if row_time is not None and not self.exact:
             most = max(most, min(MOST_REQUESTS, int(MESSAGE_TIME / max(row_time, 1e-7))))
         return max(1, min(most, -(-waiting // idle)))
+
+
+def fair(level: int, workers: int, others: int) -> int:
+    """How many of ``level`` requests one of the workers should have when ``others`` of them run elsewhere.
+
+    >>> fair(8, workers=2, others=4)
+    4
+    >>> fair(7, workers=2, others=6)
+    1
+    >>> fair(7, workers=2, others=1)
+    4
+    """
+    return max(1, min(-(-level // max(workers, 1)), level - others))
+
+
+def company(row_time: float | None) -> float:
+    """Seconds to wait for those who were just answered together, and are likely to ask again; 0.0 for a fast model.
+
+    A quarter of a row's time is soon made good by a fuller batch, and a lone caller never waits.
+
+    >>> company(0.008), company(0.0001)
+    (0.002, 0.0)
+    """
+    return min(row_time / 4, MOST_COMPANY) if row_time is not None and row_time >= SLOW_ROW else 0.0
 
 
 class RowTime:

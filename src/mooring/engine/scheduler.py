@@ -14,7 +14,7 @@ from mooring.core.errors import DeadlineExceeded, ModelFailed, MooringError, Que
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import Done, ModelMetadata, Outcome
 from mooring.core.tensors import release
-from mooring.engine.batching import BatchPolicy, RowTime
+from mooring.engine.batching import BatchPolicy, RowTime, company, fair
 from mooring.observability.logs import Throttle, get_logger
 from mooring.observability.metrics import ModelStatistics
 from mooring.repository.spec import ModelSpec
@@ -138,6 +138,8 @@ class Scheduler:
         self._health = health
         self._policy = BatchPolicy(spec.max_batch_size, spec.max_delay, spec.exact_delay)
         self._row_time = RowTime()
+        self._company = self._company_until = 0.0
+        self._level = self._others = 0
         self._queue: deque[QueuedRequest] = deque()
         # With job tickets nobody waits: whether there is room is asked for every request.
         self._most_waiting = 0 if spec.job_ticket else spec.queue_size
@@ -327,6 +329,12 @@ class Scheduler:
         """The model was called, each time for so many rows and seconds."""
         self._row_time.observe(batches)
         self._statistics.observe_batches(batches)
+        self._company = company(self._row_time.value)
+        if self._company:
+            # Who is answered now is likely to ask again at once. All of these together are what the workers share.
+            self._level = self._running + self._waiting
+            self._others = self._running - sum(rows for rows, _ in batches)
+            self._company_until = time.monotonic() + self._company
 
     def answers_came(self, seconds: float) -> None:
         """Answers took so long on their way, beyond the time of the model."""
@@ -387,6 +395,13 @@ class Scheduler:
                 share = self._policy.share_of_room(self._waiting, len(pool.idle), pool.idle[-1].room)
             else:
                 share = self._policy.share(self._waiting, len(pool.idle), self._row_time.value)
+                if self._company and not self._policy.exact:
+                    share = min(share, fair(self._waiting + self._running, pool.ready, self._running))
+                    wanted = fair(self._level, pool.ready, self._others)
+                    if self._waiting < min(wanted, self._policy.max_size) and now < self._company_until:
+                        self._flush_in(self._company_until - now)
+                        return
+                    self._company_until = 0.0
             worker = pool.next()
             batch = self._take(share, now, worker)
             if batch:
