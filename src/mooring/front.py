@@ -43,16 +43,24 @@ log = get_logger(__name__)
 _SHARED = b"shared_memory_region"
 
 
+class Handed(msgspec.Struct, frozen=True):
+    """An endpoint of the first process. Each front asks for the token that it needs, before a large body has come."""
+
+    pattern: str
+    access: Access
+    methods: frozenset[str] | None
+
+
 class Settings(msgspec.Struct, frozen=True):
     """What a front is told before it begins.
 
-    ``address`` has the real port, ``behind`` is the first process's private socket, ``patterns`` what it serves there.
+    ``address`` has the real port, ``behind`` is the first process's private socket, ``handed`` what it serves there.
     """
 
     config: Config
     address: Address
     behind: str
-    patterns: list[str]
+    handed: list[Handed]
 
     def encoded(self) -> bytes:
         """As bytes, for ``decoded``."""
@@ -118,8 +126,15 @@ class FrontServer:
             for each in endpoints
             if each.pattern != "/v2"
         ]
-        others = set(self._settings.patterns) - {each.pattern for each in own}
-        return [*own, *(Endpoint(pattern, self._hand_on, Access.OPEN) for pattern in sorted(others))]
+        served = {each.pattern for each in own}
+        handed = [each for each in self._settings.handed if each.pattern not in served]
+        # A method that is not there is refused by the first process, too.
+        rest = {each.pattern for each in handed} - {each.pattern for each in handed if each.methods is None}
+        return [
+            *own,
+            *(Endpoint(each.pattern, self._hand_on, each.access, methods=each.methods) for each in handed),
+            *(Endpoint(pattern, self._hand_on, Access.OPEN) for pattern in sorted(rest)),
+        ]
 
     def _hand_on(self, exchange: Exchange, _match: Match) -> None:
         self._relay(exchange)

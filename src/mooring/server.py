@@ -27,6 +27,7 @@ from mooring.engine.monitoring import RepositoryMonitor
 from mooring.engine.registry import ModelVersion
 from mooring.engine.snapshots import Snapshots
 from mooring.engine.workflows import Workflows
+from mooring.front import Handed
 from mooring.front import Settings as FrontSettings
 from mooring.listeners import Listeners
 from mooring.observability.logs import get_logger
@@ -462,8 +463,8 @@ class Server:
         behind = self._http.listener(address, endpoints, self.engine.crowded, behind=True)
         await behind.start_unix(str(self._behind))
         self._stack.push_async_callback(behind.close)
-        patterns = sorted({endpoint.pattern for endpoint in endpoints})
-        settings = FrontSettings(self._config, address, str(self._behind), patterns)
+        handed = [Handed(each.pattern, each.access, each.methods) for each in endpoints]
+        settings = FrontSettings(self._config, address, str(self._behind), handed)
         self.engine.fronts.start(settings.encoded(), self.engine, self.engine.registry)
         self._stack.push_async_callback(self.engine.fronts.close)
 

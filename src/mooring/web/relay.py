@@ -9,10 +9,14 @@ from mooring.core.buffers import view_of
 from mooring.web import wire
 from mooring.web.exchange import Exchange, release_all
 
-# What concerns only one of the two connections (RFC 9110, 7.6.1), and what is written anew.
+# What concerns only one of the two connections (RFC 9110, 7.6.1), and what is written anew. Leave to send the body was
+# given already: an interim answer would be taken for the answer.
 _HOP = frozenset(
-    {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"content-length"}
-)
+    {
+        b"connection", b"content-length", b"expect", b"keep-alive", b"te", b"trailer",  # codespell:ignore
+        b"transfer-encoding", b"upgrade",
+    }
+)  # fmt: skip
 _KEPT = 16
 _RECEIVE = 65_536
 
