@@ -33,6 +33,14 @@ def by_hand(message):
     return found.model_name, found.model_version, {name: bytes(data) for name, data in found.inputs.items()}
 
 
+def check_alike(message):
+    """Refused, or read as the library reads it: but that it passes over inputs with fields that it does not know."""
+    found, expected = by_hand(message), by_library(message)
+    if found is not None:
+        assert found[:2] == expected[:2]
+        assert expected[2].items() <= found[2].items()
+
+
 def test_a_message_is_read_whole():
     assert (
         by_hand(WHOLE) == by_library(WHOLE) == ("mnist", "1.0", {"data": b"abc" * 9, "body": b"", "": b"x"})
@@ -47,15 +55,13 @@ def test_any_bytes_are_read_or_refused_and_nothing_else(message):
 @given(st.integers(0, len(WHOLE) - 1), st.integers(0, 255))
 def test_a_changed_byte_is_read_as_the_library_reads_it_or_refused(place, byte):
     message = WHOLE[:place] + bytes([byte]) + WHOLE[place + 1 :]
-    found = by_hand(message)
-    assert found is None or found == by_library(message)
+    check_alike(message)
 
 
 @given(st.integers(0, len(WHOLE)), st.binary(max_size=8))
 def test_a_message_that_was_cut_or_prolonged_is_read_alike(end, behind):
     message = WHOLE[:end] + behind
-    found = by_hand(message)
-    assert found is None or found == by_library(message)
+    check_alike(message)
 
 
 @given(st.binary(max_size=60) | st.integers(0, len(WHOLE)).map(lambda end: WHOLE[:end]))

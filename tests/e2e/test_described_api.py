@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 from e2e_kit import Wire, request
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from v2_kit import TensorServer
 
@@ -87,6 +87,7 @@ def faults_of(operation):
 NAMES = st.sampled_from(
     ["digits", "sums", "nobody", "1", "1.0", "%00", "..%2f", "a" * 300, "%c3%a9", "\u00e9"]
 )
+KINDS = ["Content-Type: application/json", "Content-Type: application/cloudevents+json", "Accept: */*"]
 QUERIES = st.sampled_from(["", "?x", "?min_worker=1", "?url=%ff&limit=-1"])
 
 
@@ -110,6 +111,8 @@ BODIES = st.binary(max_size=60) | st.sampled_from(
         b'{"inputs": []}',
         b"null",
         b'{"parameters": {"x": 1}}',
+        b'"\x80"',
+        b'{"model": "\xff", "name": "\xff", "inputs": "\xff", "text_input": "\xff", "data": "\xff"}',
         b'{"key": "/x", "byte_size": 1}',
     ]
 )
@@ -121,20 +124,30 @@ async def test_nothing_that_is_mounted_is_answered_with_5xx_described_or_not(des
     assert len([each for each in every if not each[3]]) > 10
     faults = []
 
-    def ask(number, method, pattern, names, body, query):
+    def ask(number, method, pattern, names, body, query, kind):
         target = re.sub(r"\{[^}]*\}", lambda _: next(names), pattern)
         with Wire(described.ports[number]) as wire:
-            wire.send(request(method, f"{target}{query}", body, "Connection: close"))
+            wire.send(request(method, f"{target}{query}", body, "Connection: close", kind))
             answer = wire.answer(head=method == "HEAD")
         if answer.code >= 500 and answer.code not in ANSWERS:
             faults.append((method, target, body, answer))
 
-    @settings(max_examples=8, deadline=None, derandomize=True)
-    @given(name=NAMES, other=NAMES, body=BODIES, query=QUERIES)
-    def ask_each(name, other, body, query):
+    @settings(max_examples=12, deadline=None, derandomize=True)
+    @example(name="digits", other="1", body=b'{"name": "\xff", "model": "\xff"}', query="", kind=KINDS[0])
+    @example(name="digits", other="1", body=b'{"specversion": "\xff"}', query="", kind=KINDS[1])
+    @given(name=NAMES, other=NAMES, body=BODIES, query=QUERIES, kind=st.sampled_from(KINDS))
+    def ask_each(name, other, body, query, kind):
         for number, method, pattern, _ in every:
             changes = method in ("PUT", "DELETE") or "load" in pattern
-            ask(number, method, pattern, iter(["nobody" if changes else name, other, other]), body, query)
+            ask(
+                number,
+                method,
+                pattern,
+                iter(["nobody" if changes else name, other, other]),
+                body,
+                query,
+                kind,
+            )
 
     ask_each()
     assert not faults, faults[:5]

@@ -46,6 +46,14 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.parametrize(
+    "body", [b'"\x80"', b'{"\xff": 1}', b'{"parameters": {"config": "\\ud800"}}', b"[" * 100_000]
+)
+def test_what_is_no_text_is_invalid_input(body):
+    with pytest.raises(InvalidInput):
+        load_options(body)
+
+
 @given(st.binary(max_size=60) | VALUES.map(lambda value: json.dumps(value).encode()))
 def test_any_body_is_options_or_invalid_input(body):
     with contextlib.suppress(InvalidInput):

@@ -46,7 +46,7 @@ def load_parameters(body: bytes) -> Mapping[str, Parameter]:
 def _object(body: bytes) -> dict[str, Any]:
     try:
         document = _decode(body) if body.strip() else None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"the body is no JSON: {error}") from None
     if document is not None and not isinstance(document, dict):
         raise InvalidInput("the body must be a JSON object of parameters")
@@ -64,7 +64,7 @@ def config_of(text: Any) -> Mapping[str, Any]:
     """The overriding configuration, which comes as JSON in a string. Raises ``InvalidInput``."""
     try:
         config = _decode(text)
-    except (msgspec.DecodeError, TypeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, TypeError, RecursionError) as error:
         raise InvalidInput(f"parameter 'config' must be JSON in a string: {error}") from None
     if not isinstance(config, dict):
         raise InvalidInput("parameter 'config' must be a JSON object in a string")

@@ -104,7 +104,7 @@ class AmdAdministration:
         """200 where there are at least as many devices of that name, else 404; neither has a body."""
         try:
             asked = _hardware.decode(bytes(exchange.body))
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             wrong = InvalidInput(f'the body must be a JSON object with "name" and "num": {error}')
             self._responses.refuse(exchange, _refusal(wrong, Asked()))
             return

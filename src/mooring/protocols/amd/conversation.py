@@ -198,7 +198,7 @@ _named = msgspec.json.Decoder(_Named)
 def _model_of(message: bytes) -> str:
     try:
         return _named.decode(message).model  # quick: what else there is is only passed over
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
         document = decode(message)  # reads NaN, too, as everywhere else

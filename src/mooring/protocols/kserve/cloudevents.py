@@ -63,7 +63,7 @@ def _unwrapped(body: Payload) -> Payload:
     try:
         envelope = _envelope.decode(view_of(body))
         found = bytes(envelope.data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"the body is no CloudEvent in JSON: {error}") from None
     finally:
         if isinstance(body, Buffer):
