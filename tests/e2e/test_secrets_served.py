@@ -2,7 +2,8 @@
 
 import http.server
 import json
-import subprocess
+import socket
+import ssl
 import threading
 
 import grpc
@@ -161,11 +162,17 @@ def failures(server: Server, elsewhere: str) -> list[str]:
 
 
 def over_tls(server: Server, message: bytes) -> str:
-    done = subprocess.run(
-        ["openssl", "s_client", "-quiet", "-connect", f"127.0.0.1:{server.port}"],
-        input=message, capture_output=True, timeout=PATIENCE, check=False,
-    )  # fmt: skip
-    return done.stdout.decode("latin-1")
+    context = ssl.create_default_context(cafile=server.ca)
+    said = b""
+    with (
+        socket.create_connection(("127.0.0.1", server.port), PATIENCE) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        connection.sendall(message)
+        while data := connection.recv(65_536):
+            said += data
+    assert b" 400 " in said
+    return said.decode("latin-1")
 
 
 def over_grpc(server: Server, header: str) -> str:
