@@ -401,6 +401,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1, le=24)],
         Meta(description="processes that take connections to the inference address, 1 to 24"),
     ] = 1
+    max_body_memory: Annotated[
+        Count,
+        Meta(
+            description="bytes that large bodies may take beyond arena_size; from there on further ones are refused with"
+            " 503 until there is room; 0 is no limit"
+        ),
+    ] = 1_073_741_824
     drain_timeout: Annotated[
         Seconds, Meta(description="seconds that running requests get to finish at the end")
     ] = 30.0

@@ -156,7 +156,7 @@ class FrontServer:
 async def _run(number: int, descriptors: Sequence[int], settings: Settings) -> None:
     link, passing, memory = descriptors
     config = settings.config
-    arena = Arena(config.arena_size, number, memory)
+    arena = Arena(config.arena_size, number, memory, most_beyond=config.max_body_memory)
     metrics = Metrics(config.metrics_mode, system=False)
     front = Front(number, socket.socket(fileno=link), socket.socket(fileno=passing), arena, metrics)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, front.end, config.drain_timeout)

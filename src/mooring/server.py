@@ -141,7 +141,7 @@ class Server:
 
     def __init__(self, config: Config, stack: AsyncExitStack) -> None:
         self._config = config
-        self._arena = Arena(config.arena_size)
+        self._arena = Arena(config.arena_size, most_beyond=config.max_body_memory)
         self._metrics = Metrics(
             config.metrics_mode, system=not config.disable_system_metrics, folder=config.metrics_folder
         )

@@ -114,3 +114,38 @@ def test_what_asks_no_model_is_heard(full):
     assert full.ask("GET", "/ping").code == 200
     assert full.ask("GET", "/v2/health/ready").code == 200
     assert full.ask("POST", "/v2/repository/models/full/unload", b'{"x": "' + b"x" * LARGE).code == 400
+
+
+def test_large_bodies_of_all_models_together_have_a_bound(tmp_path):
+    """Shared memory is full with the first of them; two more lie on the heap, and then there is no room."""
+    for name in ("one", "two"):
+        (tmp_path / f"models/{name}/1").mkdir(parents=True)
+        (tmp_path / f"models/{name}/1/model.py").write_text(SLOW)
+    server = Server(
+        tmp_path, "--model-repository", tmp_path / "models", "--arena-size", "1048576", "--max-body-memory", "1500000"
+    )  # fmt: skip
+    body = json.dumps({"x": [1], "y": "x" * LARGE}).encode()
+    wires = []
+    try:
+        server.started()
+        for name in ("one", "two", "one"):
+            wires.append(Wire(server.port))
+            wires[-1].send(request("POST", f"/predictions/{name}", body))
+            until(lambda: refused_at_head(server) is (len(wires) == 3))
+        for name in ("one", "two"):
+            (tmp_path / f"models/{name}/1/go").touch()
+        assert [wire.answer().code for wire in wires] == [200] * 3
+        until(lambda: not refused_at_head(server))
+        assert server.predict("two", body).code == 200
+        assert server.stop() == 0
+    finally:
+        for wire in wires:
+            wire.__exit__()
+        server.kill()
+
+
+def refused_at_head(server):
+    """Whether a large body would be refused, asked by one that waits for leave to send it."""
+    with Wire(server.port) as wire:
+        wire.send(only_head("/predictions/one", "Expect: 100-continue"))
+        return wire.line().startswith(b"HTTP/1.1 503")

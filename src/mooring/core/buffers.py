@@ -31,7 +31,10 @@ class Buffer:
     __slots__ = ("_give_back", "slot", "view")
 
     def __init__(
-        self, view: memoryview, slot: Slot | None = None, give_back: Callable[[Slot], None] | None = None
+        self,
+        view: memoryview,
+        slot: Slot | None = None,
+        give_back: Callable[[Slot | None], None] | None = None,
     ) -> None:
         self.view = view
         self.slot = slot
@@ -51,7 +54,7 @@ class Buffer:
     def release(self) -> None:
         """Give the memory back to its allocator."""
         give_back, self._give_back = self._give_back, None
-        if give_back is not None and self.slot is not None:
+        if give_back is not None:
             give_back(self.slot)
 
 
@@ -76,10 +79,9 @@ class Share:
         view, slot = self._whole.view[start:end], self._whole.slot
         if view.nbytes <= LARGE:
             return bytes(view)
-        if slot is None:
-            return Buffer(view)
         self._held += 1
-        return Buffer(view, Slot(slot.arena, slot.offset + start, view.nbytes), lambda _: self.release())
+        place = None if slot is None else Slot(slot.arena, slot.offset + start, view.nbytes)
+        return Buffer(view, place, lambda _: self.release())
 
     def release(self) -> None:
         """One holder less."""

@@ -23,7 +23,7 @@ from mooring.core.service import (
     Ticket,
 )
 from mooring.core.tensors import TensorSpec
-from mooring.engine.admission import admit, refused, until
+from mooring.engine.admission import admit, no_memory, refused, until
 from mooring.engine.fronts import Fronts
 from mooring.engine.graphs import GraphRun
 from mooring.engine.registry import ModelVersion, Registry
@@ -93,6 +93,8 @@ class Engine(InferenceService):
         return admit(version.scheduler, request, done)
 
     def crowded(self, model: str, version: str = "") -> MooringError | None:
+        if self._arena.overflowing:
+            return no_memory(model)
         found = self.registry.models.get(model)
         one = found.versions.get(version or found.default) if found is not None else None
         # A chain has no queue: its models have theirs.

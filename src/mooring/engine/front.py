@@ -27,7 +27,7 @@ from mooring.core.requests import InferenceRequest
 from mooring.core.service import Done, InferenceService, ModelMetadata, ModelState, Ticket
 from mooring.core.tensors import release
 from mooring.engine import link
-from mooring.engine.admission import admit, until
+from mooring.engine.admission import admit, no_memory, until
 from mooring.engine.scheduler import Scheduler
 from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
@@ -108,6 +108,8 @@ class Front(InferenceService):
         return admit(served.scheduler, request, done)
 
     def crowded(self, model: str, version: str = "") -> MooringError | None:
+        if self._arena.overflowing:
+            return no_memory(model)
         served = self._by_name.get((model, version))
         return served.scheduler.crowded() if served is not None else None
 

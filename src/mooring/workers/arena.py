@@ -59,16 +59,39 @@ class BuddyAllocator:
         return len(self._taken)
 
 
+class HeapBuffer(Buffer):
+    """Memory of the heap, which the arena counts until it is released, or until nobody holds it any more."""
+
+    __slots__ = ("_arena", "_size")
+
+    def __init__(self, arena: "Arena", size: int) -> None:
+        super().__init__(heap(size))
+        self._arena = arena
+        self._size = size
+        arena.beyond += size
+
+    def release(self) -> None:
+        """Count it no more."""
+        self._arena.beyond -= self._size
+        self._size = 0
+
+    def __del__(self) -> None:
+        self.release()
+
+
 class Arena:
     """An ``Allocator`` over one piece of anonymous shared memory, whose ``fd`` can be passed to other processes.
 
     Pages cost nothing until they are first written, so the size is a limit, not a price. ``fd`` is memory that another
-    process has made for this one, of a size that ``rounded`` gave.
+    process has made for this one, of a size that ``rounded`` gave. ``beyond`` is how many bytes of the heap are lent in
+    place of slots, and from ``most_beyond`` on it is too much; 0 is no limit.
     """
 
-    def __init__(self, size: int, number: int = 0, fd: int | None = None) -> None:
+    def __init__(self, size: int, number: int = 0, fd: int | None = None, *, most_beyond: int = 0) -> None:
         self.size = rounded(size)
         self.number = number
+        self.beyond = 0
+        self._most_beyond = most_beyond
         self.fd = anonymous_file(self.size) if fd is None else fd
         self._memory = map_shared(self.fd, self.size)
         self._blocks = BuddyAllocator(self.size, LARGE)
@@ -77,11 +100,17 @@ class Arena:
         """A slot, or memory of the heap when the arena is full: never waits, never fails."""
         offset = self._blocks.take(size) if size else None
         if offset is None:
-            return Buffer(heap(size))
+            return HeapBuffer(self, size)
         return Buffer(self._memory[offset : offset + size], Slot(self.number, offset, size), self._give_back)
 
-    def _give_back(self, slot: Slot) -> None:
+    def _give_back(self, slot: Slot | None) -> None:
+        assert slot is not None
         self._blocks.give_back(slot.offset)
+
+    @property
+    def overflowing(self) -> bool:
+        """Whether so much is lent beyond its size that no more should be received."""
+        return 0 < self._most_beyond <= self.beyond
 
     @property
     def slots_in_use(self) -> int:
