@@ -253,7 +253,7 @@ class Load:
                 self.account.enter("broken off" if self._mortal and verdict == "lost" else verdict)
                 connection.close()
                 connection = None
-            elif connection.closing:
+            elif connection.closing or verdict in _MALADIES:  # answers out of step would all count again
                 connection.close()
                 connection = None
         if connection is not None:

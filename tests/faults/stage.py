@@ -102,7 +102,7 @@ class Stage:
             broken=account.broken,
             **account.maladies,
             recovery=None if self.fault_at is None else account.longest_pause(self.fault_at),
-            notes=self.notes,
+            notes=[*self.notes, *account.remarks[:1]],
         )
 
 
