@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mooring.backends.alike import Alike
-from mooring.backends.tensors import Run
+from mooring.backends.backend import driven
 from mooring.core.errors import MooringError
 from mooring.core.requests import InferenceResponse, RequestedOutput
 from mooring.core.tensors import TensorSpec
@@ -38,7 +38,7 @@ def told(outcomes):
 def both_ways(model, requests, reply):
     """What each way says; None of one that raises, so that the worker tries the requests one by one."""
     found = []
-    for way in (lambda: model.infer(requests, reply), lambda: Run(model, requests, reply).outcomes()):
+    for way in (lambda: model.infer(requests, reply), lambda: driven(model.answer(requests, reply))):
         try:
             found.append(told(way()))
         except MooringError as error:

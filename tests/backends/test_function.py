@@ -218,7 +218,6 @@ def test_texts_keep_the_nuls_at_their_end(function, reply, ask):
         ("x = 1", "model.py", "defines neither infer nor Model"),
         ("x = 1", "f.py:go", "no function or class 'go'"),
         ("class Model: pass", "model.py", "no method infer"),
-        ("async def infer(inputs): pass", "model.py", "async"),
         (
             "class Model:\n    def load(self, context):\n        1 / 0\n    def infer(self, inputs): pass",
             "model.py",
@@ -230,6 +229,35 @@ def test_a_file_that_does_not_load_says_where_and_why(function, source, entry, s
     with pytest.raises(ModelLoadFailed) as failure:
         function(source, entry)
     assert says in failure.value.message
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (
+            "class Model:\n    async def load(self, context): pass\n    def infer(self, x): return x",
+            "'load' is async and 'infer' is not",
+        ),
+        (
+            "class Model:\n    def infer(self, x): return x\n    async def explain(self, x): return x",
+            "'explain' is async and 'infer' is not",
+        ),
+    ],
+)
+def test_what_waits_beside_an_infer_that_does_not_is_refused(function, source, says):
+    with pytest.raises(ModelLoadFailed, match=says):
+        function(source)
+
+
+def test_a_function_that_waits_cannot_be_explained_by_calling_it(function):
+    with pytest.raises(ModelLoadFailed, match="write a method explain instead"):
+        function("async def infer(x): return x", explain={"method": "integrated_gradients"})
+
+
+def test_the_line_at_fault_in_an_asynchronous_load_is_named(function):
+    source = "class Model:\n    async def load(self, context):\n        raise KeyError('w')\n    async def infer(self, x): pass"
+    with pytest.raises(ModelLoadFailed, match=r"model\.py, line 3: KeyError: 'w'"):
+        function(source)
 
 
 def test_a_function_and_its_configuration_must_agree(function):

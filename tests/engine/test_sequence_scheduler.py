@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mooring.core.errors import DeadlineExceeded, ModelNotReady, SequenceLost, WorkerDied
+from mooring.core.errors import DeadlineExceeded, ModelNotReady, QueueFull, SequenceLost, WorkerDied
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse
 from mooring.engine.sequence_scheduler import SequenceScheduler
 from mooring.observability.metrics import ModelStatistics
@@ -45,7 +45,7 @@ class FakePool:
         self.owner = owner
         self.workers = [FakeWorker(self) for _ in range(count)]
         self.idle = list(self.workers)
-        self.wanted = count
+        self.wanted = self.ready = count
         self.leaving = ()
         self.shedding = 0
 
@@ -71,9 +71,9 @@ async def scheduler():
     return made()
 
 
-def made(workers=1, rows=8, **settings):
+def made(workers=1, rows=8, *, job_ticket=False, **settings):
     spec = ModelSpec(
-        name="m", version="1", backend="x", location="", max_batch_size=rows, retry=False,
+        name="m", version="1", backend="x", location="", max_batch_size=rows, retry=False, job_ticket=job_ticket,
         sequence=SequenceSettings(**{"most": 10, "waiting": 10, **settings}),
     )  # fmt: skip
     scheduler = SequenceScheduler(spec, ModelStatistics("m", "1"), lambda _size: None, lambda _health: None)
@@ -116,6 +116,45 @@ async def test_the_next_step_leaves_when_the_one_before_it_is_withdrawn(schedule
     worker.answer()
     await turn()
     assert worker.names() == [["a"], ["c"]]
+
+
+async def test_with_job_tickets_a_step_that_would_wait_is_refused_and_its_sequence_goes_on():
+    scheduler = made(workers=2, rows=1, job_ticket=True)
+    first, second = scheduler.pool.workers
+    outcomes = [asked(scheduler, name, name + "1")[1] for name in "abc"]
+    await turn()
+    assert [worker.names() for worker in (first, second)] == [[["a1"]], [["b1"]]]
+    (refused,) = outcomes[2]
+    assert isinstance(refused, QueueFull)
+    assert refused.message == "model 'm' has no idle worker; try again later"
+    assert isinstance(asked(scheduler, "a", "a2")[1][0], QueueFull)  # its own first step still runs
+    first.answer()
+    # The other worker has as few sequences, and is busy: a new one goes where it can run.
+    asked(scheduler, "c", "c1")
+    await turn()
+    assert first.names() == [["a1"], ["c1"]]
+    assert isinstance(asked(scheduler, "a", "a2")[1][0], QueueFull)  # c's step runs where a's state is
+    second.answer()
+    assert isinstance(asked(scheduler, "a", "a2")[1][0], QueueFull)  # nor can it run anywhere else
+    first.answer()
+    asked(scheduler, "a", "a2")
+    await turn()
+    assert first.names() == [["a1"], ["c1"], ["a2"]]
+    first.answer()
+    assert scheduler.idle
+
+
+async def test_with_job_tickets_a_call_takes_as_many_steps_as_it_has_rows():
+    scheduler = made(rows=2, job_ticket=True)
+    (worker,) = scheduler.pool.workers
+    outcomes = [asked(scheduler, name, name)[1] for name in "abc"]
+    await turn()
+    assert worker.names() == [["a", "b"]]
+    assert (outcomes[:2], len(outcomes[2])) == ([[], []], 1)
+    worker.answer()
+    asked(scheduler, "c", "c")
+    await turn()
+    assert worker.names() == [["a", "b"], ["c"]]
 
 
 async def test_a_step_past_its_deadline_never_reaches_a_worker(scheduler):

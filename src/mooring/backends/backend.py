@@ -2,9 +2,9 @@
 
 import abc
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -15,6 +15,8 @@ from mooring.repository.spec import ModelSpec
 
 if TYPE_CHECKING:
     import asyncio  # 30 ms that most workers need not spend
+
+T = TypeVar("T")
 
 
 class LoadContext(msgspec.Struct, frozen=True):
@@ -37,6 +39,16 @@ class Concurrent(abc.ABC):
         The model's own code must have no view of the requests' memory, which is given back as soon as they are
         answered: a coroutine may go on for longer.
         """
+
+
+def driven(coroutine: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine returns that never waits: there is one way through a batch, and plain models take it, too."""
+    try:
+        coroutine.send(None)
+    except StopIteration as returned:
+        result: T = returned.value
+        return result
+    raise RuntimeError("a plain model cannot wait for anything")
 
 
 class Stepwise(abc.ABC):

@@ -9,6 +9,9 @@ The file defines one of
 and returns a dict of arrays by name, or one value, which is the only declared output or "output". A generator function
 streams: each item is such a result and is sent at once.
 
+An ``async def``, or a class whose infer is one, has many requests in its hands at once, all on one event loop, which
+runs while load does; load, explain and close may be coroutines then, too. An asynchronous generator streams.
+
 An argument called cancelled, where it is no declared input, is a function without arguments: whether nobody waits for
 the answer any more. A model that works for long asks it now and then, and returns.
 
@@ -25,14 +28,14 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import msgspec
 
-from mooring.backends.backend import LoadContext
+from mooring.backends.backend import Concurrent, LoadContext, driven
 from mooring.backends.samples import Arrays, Parameters
 from mooring.backends.tensors import Returned, TensorBackend, Wanted
 from mooring.codecs.signature import Signature
@@ -44,6 +47,7 @@ from mooring.repository.spec import Control, ControlKind, ModelSpec
 _DEFAULT_FILE = "model.py"
 _DEFAULT_OUTPUT = "output"
 _INPUTS, _PARAMETERS, _TARGET, _CANCELLED = "inputs", "parameters", "target", "cancelled"
+_BESIDE = ("load", "explain", "close")
 _CONTROLS = (
     Control("sequence_id", ControlKind.ID, "BYTES", flat=True),
     Control("sequence_start", ControlKind.START, "BOOL", flat=True),
@@ -135,6 +139,14 @@ class FunctionBackend(TensorBackend):
     _model: Any = None
     _module: ModuleType | None = None
 
+    def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
+        """Open the model and keep what it declares; one that fails to load is told to close."""
+        try:
+            return super().load(spec, context)
+        except BaseException:
+            self.close()
+            raise
+
     def open(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
         """Import the file and find the model in it. Raises ``ModelLoadFailed`` with file, line and reason."""
         location, (file, _, name) = Path(spec.location), spec.entry.partition(":")
@@ -142,16 +154,17 @@ class FunctionBackend(TensorBackend):
         if not path.is_file():
             raise ModelLoadFailed(f"model '{spec.name}' has no file {path}")
         self._module = run_user_code(path, import_file, path, spec)
-        found = _find(self._module, name, path)
+        found: Any = _find(self._module, name, path)
         if inspect.isclass(found):
             given = FunctionContext(
                 spec.name, spec.version, str(path.parent), dict(spec.parameters), context.threads, context.gpu
             )
-            self._model = run_user_code(path, _construct, found, given)
+            self._overlap(getattr(found, "infer"), path, *(getattr(found, name, None) for name in _BESIDE))  # noqa: B009
+            self._model = run_user_code(path, self._settled, _construct(found, given))
             found, explain = self._model.infer, getattr(self._model, "explain", None)
             self._own_explanations(explain)
-        if inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found):
-            raise ModelLoadFailed(f"{path}: '{found.__name__}' is async; a model is a plain function")
+        else:
+            self._overlap(found, path)
         self._infer = self._arguments(found)
         self.asks = self._infer.asks or (self._explain is not None and self._explain.asks)
         if not self.controls and spec.sequence is not None:
@@ -160,6 +173,29 @@ class FunctionBackend(TensorBackend):
         return ModelMetadata(
             spec.name, [spec.version], spec.platform or "python", list(spec.inputs), list(spec.outputs)
         )
+
+    def _overlap(self, infer: Callable[..., Any], path: Path, *beside: Callable[..., Any] | None) -> None:
+        """Take requests while others run, where ``infer`` waits."""
+        if _waits(infer):
+            if self.spec.explain:
+                raise ModelLoadFailed(
+                    f"{path}: [explain] cannot call '{_name(infer)}', which is async: write a method explain instead"
+                )
+            from mooring.backends.overlapping import Overlapping
+
+            self.overlap = Overlapping(self.answer)
+            return
+        for each in beside:
+            if each is not None and _waits(each):
+                raise ModelLoadFailed(
+                    f"{path}: '{_name(each)}' is async and '{_name(infer)}' is not: make both async, or neither"
+                )
+
+    def _settled(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """What it returns, on the event loop of the model if there is one."""
+        if isinstance(self.overlap, Concurrent):
+            return self.overlap.loop.run_until_complete(coroutine)
+        return driven(coroutine)
 
     def _own_explanations(self, explain: Callable[..., Any] | None) -> None:
         if explain is None:
@@ -221,7 +257,20 @@ class FunctionBackend(TensorBackend):
             own.update(more)
         given = {**self.spec.parameters, **parameters} if arguments.parameters else {}
         returned = arguments.call(own, given, self.cancelled)
-        return self._pieces(returned) if hasattr(returned, "__next__") else self._named(returned)
+        if self.overlap is not None and hasattr(returned, "__await__"):
+            return self._awaited(returned)
+        return self._named_all(returned)
+
+    async def _awaited(self, returned: Awaitable[Any]) -> Returned:
+        return self._named_all(await returned)
+
+    def _named_all(self, returned: Any) -> Returned:
+        """What the function returned, or every piece of it, as a dict by name."""
+        if hasattr(returned, "__next__"):
+            return self._pieces(returned)
+        if self.overlap is not None and hasattr(returned, "__anext__"):
+            return self._pieces_to_come(returned)
+        return self._named(returned)
 
     def _named(self, returned: Any) -> Any:
         if type(returned) is dict or isinstance(returned, Mapping):
@@ -240,14 +289,27 @@ class FunctionBackend(TensorBackend):
             if close is not None:
                 close()
 
+    async def _pieces_to_come(self, returned: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        try:
+            async for item in returned:
+                yield self._named(item)
+        finally:
+            close = getattr(returned, "aclose", None)
+            if close is not None:
+                await close()
+
     def close(self) -> None:
-        """Tell the model, and forget its module."""
+        """Tell the model, and forget its module and its event loop."""
         model, self._model = self._model, None
         module, self._module = self._module, None
         if module is not None:
             sys.modules.pop(module.__name__, None)
-        if hasattr(model, "close"):
-            model.close()
+        try:
+            if hasattr(model, "close"):
+                self._settled(_called(model.close))
+        finally:
+            if isinstance(self.overlap, Concurrent):
+                self.overlap.loop.close()
 
 
 def run_user_code(path: Path, step: Callable[..., Any], *arguments: Any) -> Any:
@@ -299,8 +361,25 @@ def _find(module: ModuleType, name: str, path: Path) -> Any:
     raise ModelLoadFailed(f"{path} defines neither infer nor Model; name the function as {path.name}:NAME")
 
 
-def _construct(kind: type, context: FunctionContext) -> Any:
+async def _construct(kind: type, context: FunctionContext) -> Any:
     model = kind()
     if hasattr(model, "load"):
-        model.load(context)
+        await _called(model.load, context)
     return model
+
+
+async def _called(function: Callable[..., Any], *arguments: Any) -> None:
+    """Call it, and wait for it where it is a coroutine function."""
+    returned = function(*arguments)
+    if inspect.isawaitable(returned):
+        await returned
+
+
+def _waits(function: Callable[..., Any]) -> bool:
+    """Whether calling it gives something to wait for; of an object that is called, whether its ``__call__`` does."""
+    candidates = (function, getattr(function, "__call__", None))  # noqa: B004 - the method, not whether there is one
+    return any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in candidates)
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__name__", function))

@@ -3,7 +3,8 @@
 import abc
 import functools
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from mooring.backends.alike import Alike, Batch
 from mooring.backends.answers import Results, answer, settle
-from mooring.backends.backend import Backend, LoadContext
+from mooring.backends.backend import Backend, LoadContext, driven
 from mooring.backends.controls import check_id, filled
 from mooring.backends.open_inference import present
 from mooring.backends.samples import Arrays, Parameters, Reader, Sample, group, join, split
@@ -34,7 +35,10 @@ if TYPE_CHECKING:
     from mooring.explain.attribution import Explainer
 
 Returned = Any
-"""What a model returns: a dict of arrays by name, or an iterator of such dicts when it streams."""
+"""What a model returns: a dict of arrays by name, or an iterator of such dicts when it streams.
+
+One that waits returns an awaitable of the dict, or an asynchronous iterator.
+"""
 
 Wanted = Sequence[tuple[Any, int]]
 """The targets of an explanation as they were sent, each with the rows it is for (``Sample.rows``)."""
@@ -96,7 +100,7 @@ class TensorBackend(Backend):
         self.reader = Reader(self.signature(metadata), spec.batch, limit, self.joins)
         self._declared = {output.name: output for output in metadata.outputs}
         bfloat16 = any(output.datatype == "BF16" for output in metadata.outputs)
-        if self.plain and not bfloat16 and not self.controls and not self.asks:
+        if self.plain and not bfloat16 and not self.controls and not self.asks and self.overlap is None:
             self._alike = Alike(self)
         if spec.explain:
             self.explainer = self.explaining(metadata, context)
@@ -119,16 +123,22 @@ class TensorBackend(Backend):
     def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
         """Answer a batch; see ``Backend.infer``."""
         batch = None if self._alike is None else self._alike.batch(requests)
-        return Run(self, requests, reply).outcomes() if batch is None else self._shortly(batch, reply)
+        return driven(self.answer(requests, reply)) if batch is None else self._shortly(batch, reply)
+
+    async def answer(
+        self, requests: Sequence[InferenceRequest], reply: Reply, returned: Returned = None
+    ) -> Sequence[Outcome]:
+        """As ``infer``; it only ever waits where the model does. ``returned`` is what it gave for all, if it did."""
+        return await Run(self, requests, reply).outcomes(returned)
 
     def _shortly(self, batch: Batch, reply: Reply) -> Sequence[Outcome]:
         """Answer requests that are alike: what takes long is left to ``Run``."""
         try:
             returned = self.call(INFER, batch.arrays, {})
             if type(returned) is not dict and hasattr(returned, "__next__"):
-                return Run(self, batch.requests, reply).outcomes(returned)
+                return driven(self.answer(batch.requests, reply, returned))
             outputs = self.settle(INFER, returned)
-            return batch.answers(outputs) or Run(self, batch.requests, reply).outcomes(outputs)
+            return batch.answers(outputs) or driven(self.answer(batch.requests, reply, outputs))
         except MooringError as error:
             if len(batch.requests) > 1:
                 raise
@@ -189,6 +199,15 @@ def failure(error: Exception) -> ModelFailed:
     return (OutOfResources if short else ModelFailed)(f"{kind}: {error}", detail=detail)
 
 
+def _streams(returned: Returned) -> bool:
+    return hasattr(returned, "__next__") or hasattr(returned, "__anext__")
+
+
+async def _each(pieces: Iterator[Returned]) -> AsyncIterator[Returned]:
+    for piece in pieces:
+        yield piece
+
+
 class Run:
     """One batch on its way through a model."""
 
@@ -205,7 +224,7 @@ class Run:
         self._pieces: dict[int, list[Arrays]] = {}
         self._streamed: set[int] = set()
 
-    def outcomes(self, returned: Returned = None) -> list[Outcome]:
+    async def outcomes(self, returned: Returned = None) -> list[Outcome]:
         """Run it; ``returned`` is what the model gave where it was called for all of them already.
 
         Raises what the model raised in a call that several requests shared.
@@ -214,7 +233,7 @@ class Run:
         fit = [sample for samples in self._samples for sample in samples]
         for samples in group(fit, self._limit):
             try:
-                self._call(samples) if returned is None else self._take(samples, returned)
+                await (self._call(samples) if returned is None else self._take(samples, returned))
             except MooringError as error:
                 if len({sample.request for sample in samples}) > 1:
                     raise
@@ -241,35 +260,46 @@ class Run:
             self._samples.append(samples)
             self._rows.append(rows)
 
-    def _call(self, samples: list[Sample]) -> None:
+    async def _call(self, samples: list[Sample]) -> None:
         """One call of the model, or for a sample of too many rows as many as it takes."""
-        if self._backend.asks:
-            self._backend.cancelled = functools.partial(self._withdrawn, samples)
         explained = self._operation is Operation.EXPLAIN
         # An explainer keeps to the limit itself, since its targets may be one for each row.
         if samples[0].rows > self._limit and not (explained and not self._backend.explains_itself):
-            self._pieces[id(samples[0])] = [self._call_in_parts(samples[0])]
+            self._pieces[id(samples[0])] = [await self._call_in_parts(samples[0])]
             return
         wanted = [(sample.target, sample.rows) for sample in samples] if explained else ()
-        arrays = self._controlled(join(samples), samples)
-        self._take(samples, self._backend.call(self._operation, arrays, samples[0].parameters, wanted))
+        await self._take(samples, await self._returned(join(samples), samples, wanted))
 
-    def _take(self, samples: list[Sample], returned: Returned) -> None:
-        if hasattr(returned, "__next__"):
-            self._stream(samples, returned)
+    async def _returned(self, arrays: Arrays, samples: list[Sample], wanted: Wanted) -> Returned:
+        """What the model gives for the rows of these samples."""
+        backend = self._backend
+        if backend.asks:
+            backend.cancelled = functools.partial(self._withdrawn, samples)
+        arrays = self._controlled(arrays, samples)
+        returned = backend.call(self._operation, arrays, samples[0].parameters, wanted)
+        if backend.overlap is None or not hasattr(returned, "__await__"):
+            return returned
+        try:
+            return await returned
+        except MooringError:
+            raise
+        except Exception as error:
+            raise failure(error) from error
+
+    async def _take(self, samples: list[Sample], returned: Returned) -> None:
+        if _streams(returned):
+            await self._stream(samples, returned)
         else:
             self._keep(samples, self._split(samples, returned))
 
-    def _call_in_parts(self, sample: Sample) -> Arrays:
+    async def _call_in_parts(self, sample: Sample) -> Arrays:
         parts: list[Arrays] = []
         for start in range(0, sample.rows, self._limit):
             end = min(start + self._limit, sample.rows)
             arrays = {name: array[start:end] for name, array in sample.arrays.items()}
-            wanted = [(sample.target, end - start)]
-            part = Sample(sample.request, arrays, end - start)
-            arrays = self._controlled(arrays, [part])
-            returned = self._backend.call(self._operation, arrays, sample.parameters, wanted)
-            if hasattr(returned, "__next__"):
+            part = Sample(sample.request, arrays, end - start, parameters=sample.parameters)
+            returned = await self._returned(arrays, [part], [(sample.target, end - start)])
+            if _streams(returned):
                 raise Unsupported(f"the model streams; send at most {self._limit} rows in a request")
             parts += self._split([part], returned)
         try:
@@ -295,23 +325,24 @@ class Run:
         for sample, arrays in zip(samples, outputs, strict=True):
             self._pieces.setdefault(id(sample), []).append(arrays)
 
-    def _stream(self, samples: list[Sample], returned: Iterator[Returned]) -> None:
+    async def _stream(self, samples: list[Sample], returned: Returned) -> None:
         """Every piece is sent when it is there: nobody waits for a second token to see the first."""
         empty = True
-        for piece in self._guarded(samples, returned):
-            empty = False
-            outputs = self._split(samples, piece)
-            self._emit(samples, outputs)
-            for sample, arrays in zip(samples, outputs, strict=True):
-                if self._rows[sample.request]:
-                    self._keep([sample], [arrays])
+        async with aclosing(self._guarded(samples, returned)) as pieces:
+            async for piece in pieces:
+                empty = False
+                outputs = self._split(samples, piece)
+                self._emit(samples, outputs)
+                for sample, arrays in zip(samples, outputs, strict=True):
+                    if self._rows[sample.request]:
+                        self._keep([sample], [arrays])
         if empty:
             raise InvalidOutput("the model ended its stream without a piece")
 
-    def _guarded(self, samples: list[Sample], returned: Iterator[Returned]) -> Iterator[Returned]:
+    async def _guarded(self, samples: list[Sample], returned: Returned) -> AsyncGenerator[Returned, None]:
         """The pieces, until the model raises or nobody waits any more."""
         try:
-            for piece in returned:
+            async for piece in returned if hasattr(returned, "__anext__") else _each(returned):
                 yield piece
                 if self._withdrawn(samples):
                     raise RequestCancelled("nobody waits for the rest of the stream")
@@ -320,9 +351,10 @@ class Run:
         except Exception as error:
             raise failure(error) from error
         finally:
-            close = getattr(returned, "close", None)
-            if close is not None:
-                close()
+            if hasattr(returned, "aclose"):
+                await returned.aclose()
+            elif hasattr(returned, "close"):
+                returned.close()
 
     def _withdrawn(self, samples: list[Sample]) -> bool:
         """Whether nobody waits for any of these any more."""

@@ -93,6 +93,10 @@ class SequenceScheduler(Scheduler):
         name, implicit = str(step.id), request.form is not Form.TENSORS
         if self._sequences.full(name):  # what waits may only wait for the end of this turn of the loop
             self._flush()
+        if self.spec.job_ticket:
+            self._sequences.place(self._idle_places())  # who came before in this turn of the loop
+            if not self._sequences.could_run(name, self._idle_places()):
+                raise self._queue_full()
         self._sequences.admit(name, queued, now, start=step.start, end=step.end, implicit=implicit)
         queued.step = step
 
@@ -206,7 +210,8 @@ class SequenceScheduler(Scheduler):
         if pool is None:
             return
         now = time.monotonic()
-        self._sequences.place(self._open_places())
+        # With job tickets nothing waits for a worker that has the fewest and is busy.
+        self._sequences.place(self._idle_places() if self.spec.job_ticket else self._open_places())
         waits: list[float] = []
         for worker in list(pool.idle):
             count, oldest = self._sequences.ready(worker)
@@ -222,6 +227,18 @@ class SequenceScheduler(Scheduler):
                 worker.send(batch)
         if waits:
             self._flush_in(min(waits))
+
+    def _idle_places(self) -> Sequence[PooledWorker]:
+        """The workers whose next call has room for one more step."""
+        if self.pool is None:
+            return []
+        return [
+            worker
+            for worker in self._open_places()
+            if worker in self.pool.idle
+            and self._sequences.ready(worker)[0]
+            < (worker.room if worker.capacity else self.spec.max_batch_size)
+        ]
 
     def _open_places(self) -> Sequence[PooledWorker]:
         """The workers that new sequences may go to: of too many, those that have the most to keep."""

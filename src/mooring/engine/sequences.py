@@ -5,7 +5,7 @@ hold whatever happens: the steps of a sequence run in the order in which they ca
 """
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from mooring.core.errors import InvalidInput, SequenceLost, SequencesFull
@@ -70,6 +70,14 @@ class Sequences(Generic[P, J]):
         """Whether as many steps of this sequence wait as may."""
         live = self._live.get(name)
         return live is not None and len(live.waiting) >= self._settings.waiting
+
+    def could_run(self, name: str, places: Collection[P]) -> bool:
+        """Whether the next step of this sequence, come now, would run in one of these places without waiting."""
+        live = self._live.get(name)
+        if live is None or live.place is None:
+            room = self._settings.per_worker
+            return live is None and any(not room or self.held(place) < room for place in places)
+        return live.running is None and not live.waiting and live.place in places
 
     def admit(
         self, name: str, job: J, now: float, *, start: bool = False, end: bool = False, implicit: bool = False

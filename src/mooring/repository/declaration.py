@@ -19,6 +19,7 @@ from mooring.core.tensors import DATATYPES, Parameter, TensorSpec
 from mooring.repository.mar import checked_name, inside
 from mooring.repository.platforms import AMD_PLATFORMS, DEFAULT_BATCH, backend_named, backend_of, model_in
 from mooring.repository.spec import (
+    MOST_CONCURRENT,
     BatchMode,
     Control,
     ControlKind,
@@ -124,6 +125,7 @@ class Declaration(_Strict, frozen=True, kw_only=True):
     explain: dict[str, Any] = {}
     models: list["Declaration"] = []
     queue_size: _Positive | None = None
+    concurrency: _Positive = MOST_CONCURRENT
     job_ticket: bool = False
     response_timeout: _Seconds | None = None
     startup_timeout: _Seconds | None = None
@@ -396,6 +398,7 @@ def _common(declared: Declaration, defaults: Defaults) -> dict[str, Any]:
         "min_workers": least,
         "max_workers": most,
         "queue_size": declared.queue_size or defaults.queue_size,
+        "concurrency": declared.concurrency,
         "job_ticket": declared.job_ticket,
         "response_timeout": declared.response_timeout or defaults.response_timeout,
         "startup_timeout": declared.startup_timeout or defaults.startup_timeout,

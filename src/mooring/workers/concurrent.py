@@ -159,7 +159,8 @@ class _Call:
             if len(outcomes) != len(rows):
                 raise ModelFailed(f"the backend gave {len(outcomes)} outcomes for {len(rows)} requests")
         except Exception as error:  # user code may raise anything while it infers
-            if len(rows) == 1 or not spec.retry:
+            # What is over must not be run again: the memory of its requests has been given back.
+            if len(rows) == 1 or not spec.retry or self._over:
                 return [failure_of(error)] * len(rows)
         else:
             return list(within(spec.max_response_bytes, requests, outcomes))

@@ -2,27 +2,12 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
-from mooring.backends.backend import Concurrent
 from mooring.backends.handler.context import Context, PieceSender
 from mooring.core.requests import InferenceRequest
-from mooring.core.service import Outcome, Reply
-
-Answer = Callable[[Sequence[InferenceRequest], Reply], Coroutine[Any, Any, Sequence[Outcome]]]
-
-
-class ConcurrentHandler(Concurrent):
-    """The handler behind ``answer``, and the loop that all of it runs on."""
-
-    def __init__(self, answer: Answer) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._answer = answer
-
-    async def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
-        return await self._answer(requests, reply)
 
 
 class _Batch:

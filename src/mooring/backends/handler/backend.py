@@ -5,13 +5,13 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from mooring.backends.backend import Backend, Concurrent, LoadContext
+from mooring.backends.backend import Backend, Concurrent, LoadContext, driven
 from mooring.backends.handler.context import Context, PieceSender
 from mooring.backends.handler.continuous import HandlerSteps
 from mooring.backends.handler.entry import Handle, find_handler, prepare_imports
@@ -101,10 +101,11 @@ class HandlerBackend(Backend):
                     "make handle a plain function, or take continuousBatching out of model-config.yaml"
                 )
             if entry.asynchronous:
-                from mooring.backends.handler.asynchronous import ConcurrentContext, ConcurrentHandler, settle
+                from mooring.backends.handler.asynchronous import ConcurrentContext, settle
+                from mooring.backends.overlapping import Overlapping
 
                 self._context = _context_of(ConcurrentContext, *given)
-                self.overlap = ConcurrentHandler(self._answer_listening)
+                self.overlap = Overlapping(self._answer_listening)
                 settle(self.overlap.loop, entry.initialize, self._context)
             else:
                 self._context = _context_of(Context, *given)
@@ -133,7 +134,7 @@ class HandlerBackend(Backend):
                     break
             else:
                 return self._infer_bodies(body, requests, reply)
-        return _driven(self._infer_forms(requests, reply))
+        return driven(self._infer_forms(requests, reply))
 
     def _infer_bodies(
         self, body: BodyForm, requests: Sequence[InferenceRequest], reply: Reply
@@ -361,16 +362,6 @@ def _limit_threads(threads: int) -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
-
-
-def _driven(coroutine: Coroutine[Any, Any, Sequence[Outcome]]) -> Sequence[Outcome]:
-    """What a coroutine returns that never waits: there is one way through a batch, and plain handlers take it, too."""
-    try:
-        coroutine.send(None)
-    except StopIteration as returned:
-        outcomes: Sequence[Outcome] = returned.value
-        return outcomes
-    raise RuntimeError("a plain handler cannot wait for anything")
 
 
 async def _stream(pieces: AsyncIterator[Any], context: Context, rows: int) -> list[Any]:

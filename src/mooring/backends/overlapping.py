@@ -1,0 +1,22 @@
+"""Models that wait: called for any number of batches at once, on one event loop."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from mooring.backends.backend import Concurrent
+from mooring.core.requests import InferenceRequest
+from mooring.core.service import Outcome, Reply
+
+Answer = Callable[[Sequence[InferenceRequest], Reply], Coroutine[Any, Any, Sequence[Outcome]]]
+
+
+class Overlapping(Concurrent):
+    """The model behind ``answer``, and the loop that all of it runs on; whoever made it closes the loop."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._answer = answer
+
+    async def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
+        return await self._answer(requests, reply)
