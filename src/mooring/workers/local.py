@@ -127,7 +127,8 @@ class ForkedProcess:
         """It is gone."""
         self.status = status
         self.ended.set()
-        self.on_end()
+        told, self.on_end = self.on_end, lambda: None  # or process and worker would keep each other in memory
+        told()
 
     def kill(self) -> None:
         """End it now. Nothing is lost: the server knows what it was doing."""
