@@ -9,7 +9,7 @@ from mooring.core.requests import Form, InferenceRequest, InferenceResponse
 from mooring.engine.sequence_scheduler import SequenceScheduler
 from mooring.observability.metrics import ModelStatistics
 from mooring.repository.spec import ModelSpec, SequenceSettings
-from mooring.workers.pool import WorkerState
+from mooring.workers.server_end import WorkerState
 
 
 class FakeWorker:

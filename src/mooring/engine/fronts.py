@@ -20,7 +20,8 @@ from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
 from mooring.workers.arena import anonymous_file
-from mooring.workers.pool import KeptWorker, Sharing
+from mooring.workers.pool import Sharing
+from mooring.workers.server_end import KeptWorker
 
 log = get_logger(__name__)
 

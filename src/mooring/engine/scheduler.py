@@ -18,7 +18,8 @@ from mooring.engine.batching import BatchPolicy, RowTime, company, fair
 from mooring.observability.logs import Throttle, get_logger
 from mooring.observability.metrics import ModelStatistics
 from mooring.repository.spec import ModelSpec
-from mooring.workers.pool import PooledWorker, Work, WorkerPool
+from mooring.workers.pool import WorkerPool
+from mooring.workers.server_end import PooledWorker, Work
 
 log = get_logger(__name__)
 

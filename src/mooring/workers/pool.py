@@ -1,42 +1,23 @@
-"""The workers of one version of a model: sending them work, hearing their answers, replacing those that die."""
+"""The workers of one version of a model: as many as are wanted, and replacing those that die."""
 
 import asyncio
-import enum
 import math
-import socket
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Protocol
 
 from mooring.backends.backend import LoadContext
-from mooring.core.buffers import LARGE, Buffer
 from mooring.core.errors import ErrorRecord, ModelLoadFailed, MooringError, WorkerDied
-from mooring.core.requests import InferenceRequest, InferenceResponse
-from mooring.core.service import ModelMetadata, Outcome
+from mooring.core.service import ModelMetadata
 from mooring.observability.logs import get_logger
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
-from mooring.workers.channel import (
-    Batch,
-    Cancel,
-    Codec,
-    Frames,
-    InGrant,
-    Load,
-    Loaded,
-    LoadFailed,
-    Measured,
-    Piece,
-    Results,
-    Returned,
-    ToServer,
-    ToWorker,
-)
-from mooring.workers.local import LocalProcess, LocalWorkers
+from mooring.workers.channel import Load
+from mooring.workers.local import LocalWorkers
 from mooring.workers.origin import Origin
-from mooring.workers.progress import Progress
 from mooring.workers.recycling import Recycler, memory_of
+from mooring.workers.server_end import KeptWorker, PooledWorker, PoolOwner, WorkerState
 
 log = get_logger(__name__)
 
@@ -47,369 +28,19 @@ _LENIENCE = 2.0
 # A pool that has had all its workers for so many seconds has recovered, whether or not the new ones were asked for
 # anything: longer than the longest pause between two tries.
 _SETTLED = 60.0
-# The room of a worker that takes one message at a time: what goes into that is the scheduler's to say.
-_A_MESSAGE = 1 << 30
-
-_codec = Codec()
-
-
-class Work(Protocol):
-    """A request on its way, as a worker sees it. ``grant`` is a slot that its answer may be written to."""
-
-    key: int
-    request: InferenceRequest
-    grant: Buffer | None
-
-    def piece(self, response: InferenceResponse) -> None:
-        """A part of a streamed answer."""
-
-    def answer(self, outcome: Outcome) -> None:
-        """The answer, or the last part of it."""
-
-
-class PoolOwner(Protocol):
-    """Who has work for the pool, and wants to know how it does."""
-
-    def worker_free(self) -> None:
-        """A worker is idle: send it what waits."""
-
-    def worker_lost(
-        self, running: Sequence[Work], unstarted: Sequence[Work], error: WorkerDied, retry: bool
-    ) -> None:
-        """A worker is gone and did not answer these. ``retry`` is False when it was too slow rather than dead."""
-
-    def may_go(self, worker: "PooledWorker") -> bool:
-        """Whether an idle worker that is too many may end now; else ``shed`` is called when it may."""
-
-    def handed_back(self, works: Sequence[Work]) -> None:
-        """These were not started and wait again."""
-
-    def large_answer(self, size: int) -> None:
-        """An answer had a payload of this many bytes, too large to copy gladly."""
-
-    def batches_done(self, batches: Sequence[tuple[int, float]]) -> None:
-        """The model was called, each time for so many rows and seconds."""
-
-    def answers_came(self, seconds: float) -> None:
-        """Answers took so long from the last message to their worker or from it, beyond the time of the model."""
-
-    def worker_loaded(self, metadata: ModelMetadata) -> None:
-        """One more worker has the model."""
-
-    def worker_failed(self, error: MooringError) -> None:
-        """A worker could not load the model, or died; another try follows."""
-
-    def worker_recycled(self) -> None:
-        """A worker makes way for a fresh one, which has the model."""
-
-
-class WorkerProcess(Protocol):
-    """The process of a worker, as its channel needs it. ``channel`` is the number of this end among ``progress``."""
-
-    sock: socket.socket
-    progress: Progress
-    channel: int
-    shared: bool
-
-    def kill(self) -> None:
-        """End it now."""
-
-
-class Pool(Protocol):
-    """Who has workers, and is told of them."""
-
-    spec: ModelSpec
-    owner: PoolOwner
-    idle: list[Any]
-
-    def free(self, worker: Any) -> None:
-        """It has nothing to do."""
-
-    def loaded(self, worker: Any, metadata: ModelMetadata) -> None:
-        """It has the model."""
-
-    def failed(self, worker: Any, record: ErrorRecord) -> None:
-        """It cannot load the model, and ends by itself."""
-
-    def ended(self, worker: Any) -> None:
-        """Its channel is closed on its side."""
-
-    def measured(self, records: Sequence[Record]) -> None:
-        """The model's own code recorded metrics."""
-
-    def has_room(self, worker: Any) -> None:
-        """It has answered something, and takes requests while others run."""
 
 
 class Sharing(Protocol):
     """Who gives further fronts their part in the workers of a version."""
 
-    def joined(self, worker: "KeptWorker") -> None:
+    def joined(self, worker: KeptWorker) -> None:
         """It has loaded the model, and serves one message at a time."""
 
-    async def leave(self, worker: "KeptWorker") -> None:
+    async def leave(self, worker: KeptWorker) -> None:
         """Return when no front has anything in it any more."""
 
-    def buried(self, worker: "KeptWorker", error: WorkerDied, *, retry: bool) -> None:
+    def buried(self, worker: KeptWorker, error: WorkerDied, *, retry: bool) -> None:
         """It died."""
-
-
-class WorkerState(enum.Enum):
-    """What a worker is doing."""
-
-    STARTING = "STARTING"
-    READY = "READY"
-    BUSY = "BUSY"
-    ENDED = "ENDED"
-
-
-class PooledWorker:
-    """The server's side of one worker and its channel.
-
-    At most one message is outstanding, unless the worker has a ``capacity``: such a worker stays among the idle ones
-    for as long as it has room for another request, and answers in any order.
-    """
-
-    def __init__(self, pool: Pool, process: WorkerProcess, name: str) -> None:
-        self.id = name
-        self.process = process
-        self.state = WorkerState.STARTING
-        self.born = time.monotonic()
-        self.load_seconds: float | None = None
-        self.timed_out = False
-        self.served = 0  # requests that it was sent
-        self.memory = 0  # bytes, where a limit is watched
-        self.capacity = 0
-        self.retiring = False
-        self._pool = pool
-        self._frames = Frames()
-        self._sock: socket.socket = process.sock
-        self._unsent = b""
-        self._message: Sequence[Work] = ()
-        self._outstanding: dict[int, Work] = {}
-        self._loop = asyncio.get_running_loop()
-        self.sent_at = time.monotonic()
-        self._loop.add_reader(self._sock, self._hear)
-
-    @property
-    def room(self) -> int:
-        """How many more requests it takes now, if it takes any."""
-        return self.capacity - len(self._outstanding) if self.capacity else _A_MESSAGE
-
-    def send(self, works: Sequence[Work]) -> None:
-        """Give it this to do. Only one of the pool's idle workers, which has been taken from among them."""
-        if self.capacity:
-            self._send_more(works)
-            return
-        self.state = WorkerState.BUSY
-        self.sent_at = time.monotonic()
-        self.served += len(works)
-        self._message = works
-        self._outstanding = {work.key: work for work in works}
-        self.process.progress.send(self.process.channel, len(works))
-        grants = [None if work.grant is None else work.grant.slot for work in works]
-        self.tell(
-            Batch(
-                list(self._outstanding),
-                [work.request for work in works],
-                grants if any(grants) else None,
-            )
-        )
-
-    def _send_more(self, works: Sequence[Work]) -> None:
-        if not self._outstanding:
-            self.state = WorkerState.BUSY
-            self.sent_at = time.monotonic()
-        self.served += len(works)
-        self._outstanding.update((work.key, work) for work in works)
-        self.offer()
-        grants = [None if work.grant is None else work.grant.slot for work in works]
-        self.tell(
-            Batch(
-                [work.key for work in works],
-                [work.request for work in works],
-                grants if any(grants) else None,
-            )
-        )
-
-    def offer(self) -> None:
-        """Stand among the idle ones of the pool where there is room for more."""
-        if self.room > 0 and not self.retiring and self not in self._pool.idle:
-            self._pool.idle.append(self)
-
-    def cancel(self, work: Work) -> None:
-        """Tell it that nobody waits for this any more."""
-        self.tell(Cancel([work.key]))
-
-    def tell(self, message: ToWorker) -> None:
-        """Send now, and what the socket does not take as soon as it does."""
-        frame = _codec.frame(message)
-        if self._unsent:
-            self._unsent += frame
-            return
-        try:
-            sent = self._sock.send(frame)
-        except BlockingIOError:
-            sent = 0
-        except OSError:  # it is dead; the end of the stream is on its way to _hear
-            return
-        if sent < len(frame):
-            self._unsent = bytes(memoryview(frame)[sent:])
-            self._loop.add_writer(self._sock, self._send_rest)
-
-    def _send_rest(self) -> None:
-        try:
-            sent = self._sock.send(self._unsent)
-        except BlockingIOError:
-            return
-        except OSError:
-            sent = len(self._unsent)
-        self._unsent = self._unsent[sent:]
-        if not self._unsent:
-            self._loop.remove_writer(self._sock)
-
-    def _hear(self) -> bool:
-        """Take what has come; False when nothing has, and nothing more will."""
-        try:
-            count = self._frames.receive(self._sock)
-        except BlockingIOError:
-            return False
-        except OSError:
-            count = 0
-        if not count:
-            self._pool.ended(self)
-            return False
-        try:
-            for message, size in [(_codec.to_server(frame), len(frame)) for frame in self._frames]:
-                self._handle(message, size)
-        except Exception:  # the supervisor: whatever it meant, whoever waits for it must not wait for ever
-            log.exception("worker not understood, ending it", model=self._pool.spec.name, worker=self.id)
-            self.process.kill()
-            self._pool.ended(self)
-            return False
-        return True
-
-    def _handle(self, message: ToServer, size: int) -> None:
-        """``size`` is in bytes: a small message without a granted slot has no large payload to look for."""
-        if isinstance(message, Results):
-            self._answer(message, large=size > LARGE)
-        elif isinstance(message, Piece):
-            self.sent_at = time.monotonic()
-            work = self._outstanding.get(message.key)
-            if work is not None:
-                work.piece(message.response)
-        elif isinstance(message, Returned):
-            self._pool.owner.handed_back([self._outstanding.pop(key) for key in message.keys])
-            self._free_if_done()
-        elif isinstance(message, Loaded):
-            self.state = WorkerState.READY
-            self.capacity = message.capacity
-            self.load_seconds = time.monotonic() - self.sent_at
-            self._pool.loaded(self, message.metadata)
-        elif isinstance(message, LoadFailed):
-            self._pool.failed(self, message.error)
-        elif isinstance(message, Measured):
-            self._pool.measured(message.records)
-
-    def _answer(self, results: Results, *, large: bool) -> None:
-        if self.capacity:
-            self._answer_some(results)
-            return
-        works = [self._outstanding.pop(key) for key in results.keys]
-        now = time.monotonic()
-        way, self.sent_at = now - self.sent_at, now
-        owner = self._pool.owner
-        owner.batches_done(results.batches)
-        owner.answers_came(way - sum([seconds for _, seconds in results.batches]))
-        if results.records:
-            self._pool.measured(results.records)
-        # The worker gets its next message first: it infers while the answers to this one are written.
-        self._free_if_done()
-        spec = self._pool.spec
-        for work, outcome in zip(works, results.outcomes, strict=True):
-            if isinstance(outcome, ErrorRecord):
-                work.answer(outcome.error(model=spec.name, version=spec.version))
-            else:
-                if large or work.grant is not None:
-                    size = _large_payload(work, outcome)
-                    if size:
-                        owner.large_answer(size)
-                work.answer(outcome)
-
-    def _answer_some(self, results: Results) -> None:
-        """Answers and pieces, of whichever of the outstanding requests."""
-        self.sent_at = time.monotonic()
-        owner, spec = self._pool.owner, self._pool.spec
-        owner.batches_done(results.batches)
-        if results.records:
-            self._pool.measured(results.records)
-        told: list[tuple[Work, Outcome]] = []
-        for key, outcome in zip(results.keys, results.outcomes, strict=True):
-            if isinstance(outcome, ErrorRecord):
-                told.append(
-                    (self._outstanding.pop(key), outcome.error(model=spec.name, version=spec.version))
-                )
-            elif outcome.final:
-                work = self._outstanding.pop(key)
-                size = _large_payload(work, outcome)
-                if size:
-                    owner.large_answer(size)
-                told.append((work, outcome))
-            else:
-                self._outstanding[key].piece(outcome)
-        if told:
-            if not self._outstanding:
-                self.state = WorkerState.READY
-            self._pool.has_room(self)
-        for work, answer in told:
-            work.answer(answer)
-
-    def _free_if_done(self) -> None:
-        if not self._outstanding and self.state is WorkerState.BUSY:
-            self._message = ()
-            self.state = WorkerState.READY
-            if self.process.shared:
-                self.process.progress.send(self.process.channel, 0)
-            self._pool.free(self)
-
-    def lost(self) -> tuple[list[Work], list[Work]]:
-        """What it did not answer: what it had started, and what it had not.
-
-        Of what a worker with a capacity has, anything may have been started.
-        """
-        if self.capacity:
-            taken, self._outstanding = list(self._outstanding.values()), {}
-            return taken, []
-        count = self.process.progress.started(self.process.channel)
-        running = [work for work in self._message[:count] if work.key in self._outstanding]
-        unstarted = [work for work in self._message[count:] if work.key in self._outstanding]
-        self._outstanding, self._message = {}, ()
-        return running, unstarted
-
-    def close(self) -> None:
-        """Let go of the channel; an idle worker ends by itself then."""
-        if self._sock.fileno() >= 0:
-            self._loop.remove_reader(self._sock)
-            self._loop.remove_writer(self._sock)
-            self._sock.close()
-
-
-class KeptWorker(PooledWorker):
-    """A worker whose process is a child of this one, or of one of its templates."""
-
-    process: LocalProcess
-
-    def __init__(self, pool: Pool, process: LocalProcess, name: str) -> None:
-        super().__init__(pool, process, name)
-        process.on_end = self._gone
-        self.started = time.time()
-
-    def _gone(self) -> None:
-        """The process has ended. What its model's code forked may hold its end of the channel open for ever."""
-        while self.state is not WorkerState.ENDED and self._hear():
-            pass
-        if self.state is not WorkerState.ENDED:
-            self._pool.ended(self)
 
 
 class WorkerPool:
@@ -814,21 +445,3 @@ def backoff(failures: int) -> float:
     for _ in range(failures - 2):
         current, following = following, current + following
     return min(current, 34.0)
-
-
-def _large_payload(work: Work, response: InferenceResponse) -> int:
-    """The size of the answer's large payload, if it has one; it gets the granted slot if it was written there."""
-    large = 0
-    for tensor in response.outputs:
-        data = tensor.data
-        payloads = data if isinstance(data, list) else [data]
-        for index, payload in enumerate(payloads):
-            if isinstance(payload, InGrant):
-                assert work.grant is not None
-                large = max(large, payload.size)
-                payloads[index], work.grant = work.grant.shortened(payload.size), None
-                if data is not payloads:
-                    tensor.data = payloads[0]
-            elif len(payload) > LARGE:
-                large = max(large, len(payload))
-    return large
