@@ -11,17 +11,16 @@ from hypothesis import strategies as st
 
 from mooring.config import (
     SETTINGS,
-    TORCHSERVE_DEFAULTS,
     Address,
     Config,
     ConfigError,
     ModelSettings,
     Secret,
     is_secret,
-    load_config,
-    to_properties,
 )
 from mooring.properties import format_properties
+from mooring.sources.loading import load_config
+from mooring.sources.torchserve import TORCHSERVE_DEFAULTS, to_properties
 from mooring.torchserve_keys import SAME, WITHOUT_EFFECT, effective, known_keys, why_idle
 
 

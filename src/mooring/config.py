@@ -1,40 +1,16 @@
-"""Every setting of the server: one frozen type, from a file, the environment and flags.
+"""Every setting of the server: one frozen type. Nothing looks a setting up anywhere else.
 
-A setting has one name: ``job_queue_size`` in a file, ``MOORING_JOB_QUEUE_SIZE`` in the environment and
-``--job-queue-size`` as a flag. Flags win over the environment, the environment over the file, the file over the
-defaults. Nothing reads the environment after this.
+``mooring.sources`` makes one of what files, the environment and flags say.
 """
 
-import difflib
 import ipaddress
-import json
-import re
-import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
-
-from mooring.properties import parse_properties
-from mooring.torchserve_keys import (
-    ADDRESSES,
-    CONFIG_FILE,
-    MILLISECONDS,
-    SAME,
-    WRITTEN,
-    effective,
-    known_keys,
-    why_idle,
-)
-
-PREFIX = "MOORING_"
-PROPERTIES = (".properties", ".cfg")
-"""How the names of files in TorchServe's format end: its configurations, and its snapshots."""
-_TORCHSERVE = "TS_"
 
 
 class ConfigError(Exception):
@@ -473,314 +449,24 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         return address.loopback or certified or self.guards_management or self.insecure
 
 
-_FIELDS = {field.name: field for field in msgspec.structs.fields(Config)}
-_PLAIN = get_type_hints(Config)  # without constraints: which reader a setting has
-_FULL = get_type_hints(Config, include_extras=True)
+DEFAULTS = Config()
+"""Every setting as it is where nobody says anything."""
 
-SETTINGS: Mapping[str, str] = {name: hint.__metadata__[-1].description for name, hint in _FULL.items()}
+KINDS: Mapping[str, Any] = get_type_hints(Config)
+"""The type of every setting, without its limits: which reader it has."""
+
+TYPES: Mapping[str, Any] = get_type_hints(Config, include_extras=True)
+"""The type of every setting with its limits."""
+
+SETTINGS: Mapping[str, str] = {name: hint.__metadata__[-1].description for name, hint in TYPES.items()}
 """Every setting and what it is, in a line."""
 
 
 def is_switch(name: str) -> bool:
     """Whether a setting is either on or off."""
-    return _PLAIN[name] in (bool, Switch)
+    return KINDS[name] in (bool, Switch)
 
 
 def is_secret(name: str) -> bool:
     """Whether a setting may not be seen, and so is no flag: everybody on the machine sees those."""
-    return _PLAIN[name] is Secret
-
-
-def load_config(
-    flags: Mapping[str, Any],
-    environ: Mapping[str, str],
-    file: str | Path | None = None,
-    *,
-    defaults: Mapping[str, Any] = MappingProxyType({}),
-    warn: Callable[[str], object] = lambda _line: None,
-) -> Config:
-    """The settings of this start. ``flags`` holds only what the user gave, by the settings' names.
-
-    ``defaults`` are a command's own, in their own types, where they are not those of ``Config``.
-
-    ``file`` is our TOML, or TorchServe's properties where its name ends so; ``MOORING_CONFIG`` names one when it is
-    None. ``warn`` gets a line for what is accepted without effect. Raises ``ConfigError``.
-    """
-    chosen: dict[str, Any] = dict(defaults)
-    file = file or environ.get(f"{PREFIX}CONFIG")
-    if file:
-        chosen.update(_from_file(Path(file), environ, warn))
-    chosen.update(_from_environment(environ, warn))
-    chosen.update({name: _typed(name, value, _flag(name)) for name, value in flags.items()})
-    chosen.update(_from_torchserves_environment(environ, chosen))
-    config = _secured(Config(**chosen))
-    _check_management(config)
-    _check_frontends(config)
-    return config
-
-
-def _from_file(path: Path, environ: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
-    try:
-        text = path.read_bytes()
-        if path.suffix in PROPERTIES:
-            # Files for Java are Latin-1; bytes that are no UTF-8 stay what they are, so that paths still match.
-            found = parse_properties(text.decode("utf-8", "surrogateescape"), environ)
-            chosen = _kept_in(found, environ, warn) | _from_properties(path, found, warn)
-            return _remembering(path, chosen)
-        table = tomllib.loads(text.decode())
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    for name in table:
-        if name not in _FIELDS:
-            raise ConfigError(f"{path}: unknown setting '{name}'{_suggestion(name, _FIELDS)}")
-    return _remembering(
-        path, {name: _typed(name, value, f"{path}: {name}", strict=True) for name, value in table.items()}
-    )
-
-
-def _remembering(path: Path, chosen: dict[str, Any]) -> dict[str, Any]:
-    """The settings, each secret among them with the file that it was read from."""
-    place = str(path.absolute())
-    return {
-        name: Secret(value.text, value.file or place) if isinstance(value, Secret) else value
-        for name, value in chosen.items()
-    }
-
-
-def _kept_in(
-    snapshot: Mapping[str, str], environ: Mapping[str, str], warn: Callable[[str], object]
-) -> dict[str, Any]:
-    """The secrets that a snapshot leaves where they were: in the file that it names."""
-    file = snapshot.get(CONFIG_FILE)
-    if "model_snapshot" not in snapshot or file is None or Path(file).suffix == ".cfg":
-        return {}
-    try:
-        found = _from_file(Path(file), environ, lambda _line: None)
-    except ConfigError as error:
-        warn(f"the secrets that the snapshot leaves in its file are not there: {error}")
-        return {}
-    return {name: value for name, value in found.items() if isinstance(value, Secret)}
-
-
-def _from_environment(environ: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
-    chosen: dict[str, Any] = {}
-    for variable, value in environ.items():
-        name = variable.removeprefix(PREFIX).lower()
-        if not variable.startswith(PREFIX) or name == "config":
-            continue
-        if name in _FIELDS:
-            chosen[name] = _typed(name, value, variable)
-        # Not an error: Kubernetes sets MOORING_PORT and the like for a service that is called mooring.
-        elif hint := _suggestion(name, _FIELDS):
-            warn(f"unknown variable {variable}{hint}")
-    return chosen
-
-
-# Where only this machine manages models its own users are trusted; TorchServe asks for tokens there, too.
-TORCHSERVE_DEFAULTS: Mapping[str, Any] = MappingProxyType({"token_authorization": "elsewhere"})
-"""What a start under TorchServe's command has in place of our defaults."""
-
-
-def _from_torchserves_environment(environ: Mapping[str, str], chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """What TorchServe's variables say, where they are to be heard."""
-    found: dict[str, str] = {}
-    if chosen.get("enable_envvars_config"):
-        for key in known_keys():
-            for variable in (f"{_TORCHSERVE}{key.upper()}", key.upper()):
-                if variable.startswith(_TORCHSERVE) and variable in environ:
-                    found[key] = environ[variable]
-    if chosen.get("use_env_allowed_urls") and f"{_TORCHSERVE}ALLOWED_URLS" in environ:
-        found["allowed_urls"] = environ[f"{_TORCHSERVE}ALLOWED_URLS"]
-    return _of_keys(found, lambda key: f"{_TORCHSERVE}{key.upper().removeprefix(_TORCHSERVE)}", chosen)
-
-
-def _from_properties(path: Path, found: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
-    known = known_keys()
-    idle = {key: why_idle(key, value) for key, value in found.items() if key in known and not effective(key)}
-    told = [f"{key} ({why})" for key, why in idle.items() if why]
-    if told:
-        warn(f"{path}: not applicable here: {', '.join(told)}")
-    unknown = [
-        f"{key}{_suggestion(key, dict.fromkeys(known))}" for key in found if key not in known | WRITTEN
-    ]
-    if unknown:
-        warn(f"{path}: no keys of TorchServe's: {', '.join(unknown)}")
-    return _of_keys(found, lambda key: f"{path}: {key}", {})
-
-
-def _of_keys(
-    found: Mapping[str, str], where: Callable[[str], str], before: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The settings that TorchServe's keys set. ``before`` has the half of an address that ``found`` has not."""
-    chosen = {name: _typed(name, found[key], where(key)) for key, name in SAME.items() if key in found}
-    for key, name in MILLISECONDS.items():
-        if key in found:
-            chosen[name] = _typed(name, found[key], where(key)) / 1000
-    if "disable_token_authorization" in found:  # True says both: no tokens, and that the user wants it so
-        chosen["token_authorization"] = "off" if chosen["insecure"] else "on"
-    for (host, port), name in ADDRESSES.items():
-        if host in found or port in found:
-            default = before.get(name, _FIELDS[name].default)
-            place = found.get(host, default.host)
-            text = f"{f'[{place}]' if ':' in place else place}:{found.get(port, default.port)}"
-            chosen[name] = _typed(name, text, where(f"{host} and _port"))
-    return chosen
-
-
-def to_properties(config: Config) -> dict[str, str]:
-    """The settings that TorchServe has keys for, as its file says them; those at their defaults are left out.
-
-    So are secrets: the file that holds them is named in their place.
-    """
-    default = Config()
-    said = {
-        key: _said(getattr(config, name))
-        for key, name in SAME.items()
-        if getattr(config, name) != getattr(default, name) and not is_secret(name)
-    }
-    if file := next(filter(None, (getattr(config, name).file for name in filter(is_secret, SETTINGS))), ""):
-        said[CONFIG_FILE] = file
-    if config.generates_tokens:  # insecure or not: whoever reads the file again is not to lose them
-        said["disable_token_authorization"] = "false"  # noqa: S105 - a switch, and no password
-    for key, name in MILLISECONDS.items():
-        if seconds := getattr(config, name):
-            said[key] = f"{seconds * 1000:.0f}"
-    for (host, port), name in ADDRESSES.items():
-        address: Address = getattr(config, name)
-        if address != getattr(default, name) and not address.path:
-            said |= {host: address.host, port: str(address.port)}
-    return said
-
-
-def _said(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return ",".join(value)
-    if isinstance(value, Path):
-        return str(value.absolute())  # who starts from it again may do so elsewhere
-    if isinstance(value, float):
-        return f"{value:.15g}"
-    if isinstance(value, dict | Snapshot):
-        return msgspec.json.encode(value).decode()
-    return str(value)
-
-
-def _typed(name: str, value: Any, where: str, *, strict: bool = False) -> Any:
-    """A setting's value in its own type. Text is read as what it stands for unless ``strict``."""
-    kind = _PLAIN[name]
-    try:
-        if not strict and isinstance(value, str):
-            value = value.strip()
-        if kind is Address:
-            return Address.parse(msgspec.convert(value, str), _FIELDS[name].default.port)
-        if kind == Folder:
-            return Path(value) if msgspec.convert(value, str) else None
-        if kind is Secret:
-            return Secret(msgspec.convert(value, str))
-        if kind == Names:
-            names = _names([value] if isinstance(value, str) else msgspec.convert(value, list[str]))
-            return tuple(_CHECKED[name](names) if name in _CHECKED else names)
-        if kind in (Versions, Snapshot | None) and isinstance(value, str):
-            value = json.loads(value)
-        if name == "blacklist_env_vars":
-            (value,) = _patterns([msgspec.convert(value, str)])
-        return msgspec.convert(value, _FULL[name], strict=strict)
-    except ValueError as error:
-        shown = (
-            "***" if kind is Secret else value if isinstance(value, str) else json.dumps(value, default=str)
-        )
-        reason = str(error).split(" - at `$`")[0]
-        raise ConfigError(
-            f"{where} = {shown!r}: {reason[:1].lower()}{reason[1:]} ({SETTINGS[name]})"
-        ) from None
-
-
-def _names(texts: Iterable[str]) -> Iterator[str]:
-    for text in texts:
-        yield from (part.strip() for part in text.split(",") if part.strip())
-
-
-def _patterns(texts: Iterable[str]) -> Iterator[str]:
-    for text in texts:
-        try:
-            re.compile(text)
-        except re.error as error:
-            raise ValueError(f"'{text}' is no regular expression: {error}") from None
-        yield text
-
-
-def _origins(texts: Iterable[str]) -> Iterator[str]:
-    for text in texts:
-        parts = urlsplit(text)
-        if text != "*" and (text != f"{parts.scheme}://{parts.netloc}" or not parts.hostname):
-            raise ValueError(f"'{text}' is no origin, such as https://example.com, with nothing behind")
-        yield text.lower()
-
-
-def _tokens(texts: Iterable[str]) -> Iterator[str]:
-    for text in texts:
-        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", text):
-            raise ValueError(f"'{text}' is no name of a method or a header")
-        yield text
-
-
-_CHECKED: Mapping[str, Callable[[Iterable[str]], Iterator[str]]] = {
-    "allowed_urls": _patterns,
-    "cors_allowed_origin": _origins,
-    "cors_allowed_methods": _tokens,
-    "cors_allowed_headers": _tokens,
-}
-
-
-def _secured(config: Config) -> Config:
-    """The settings with gRPC's addresses secure where that is set; a unix socket needs no TLS."""
-    if not config.enable_grpc_ssl:
-        return config
-    grpc, management = config.grpc_address, config.grpc_management_address
-    return msgspec.structs.replace(
-        config,
-        grpc_address=msgspec.structs.replace(grpc, secure=not grpc.path),
-        grpc_management_address=msgspec.structs.replace(management, secure=not management.path),
-    )
-
-
-def _check_management(config: Config) -> None:
-    """Nobody but this machine, or who shows a token or a certificate, may manage models, unless the user says so."""
-    for name in ("management_address", "grpc_management_address"):
-        address: Address = getattr(config, name)
-        if not config.guarded(address):
-            raise ConfigError(
-                f"{name} {address} can be reached from other machines, where anybody could manage"
-                " the models: give a loopback address, or ask for a token (management_token_file,"
-                " MOORING_MANAGEMENT_TOKEN or token_authorization = on) or for certificates (client_ca_file),"
-                " or set insecure = true (--insecure) to allow it"
-            )
-
-
-def _check_frontends(config: Config) -> None:
-    """Further processes share a port, and know the settings: neither sockets in the file system nor generated tokens."""
-    if config.frontends == 1:
-        return
-    if config.inference_address.path:
-        raise ConfigError("frontends above 1 need an inference_address with a port, not a unix socket")
-    if config.dialect == "amd":
-        raise ConfigError(
-            "frontends above 1 do not speak AMD's dialect: its metrics are counted in one process"
-        )
-    if config.token_authorization != "off":  # noqa: S105 - not a token, whether there are some
-        raise ConfigError(
-            "frontends above 1 do not know tokens that are generated: give fixed ones"
-            " (inference_token_file and management_token_file)"
-        )
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _suggestion(name: str, known: Mapping[str, object]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return KINDS[name] is Secret

@@ -17,7 +17,7 @@ from msgspec import structs
 
 from mooring import __version__
 from mooring.backends.handler.metrics_yaml import declared
-from mooring.config import Address, Config, ConfigError, to_properties
+from mooring.config import Address, Config, ConfigError
 from mooring.core.errors import ModelNotFound
 from mooring.core.service import ModelState
 from mooring.engine.administration import Administration
@@ -57,6 +57,7 @@ from mooring.repository.snapshot import Kind
 from mooring.repository.spec import Defaults, Recycling, SequenceHeaders
 from mooring.repository.store import Store
 from mooring.repository.workflows import WorkflowCatalog
+from mooring.sources.torchserve import to_properties
 from mooring.tokens import Access, tokens_of
 from mooring.web.tls import certificates_of
 from mooring.workers.arena import Arena

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from mooring.config import PREFIX, SETTINGS, Config, ConfigError, is_secret, load_config
+from mooring.config import SETTINGS, Config, ConfigError, is_secret
 from mooring.core.errors import MooringError
 from mooring.observability.logs import get_logger, setup
+from mooring.sources.loading import PREFIX, load_config
 
 if TYPE_CHECKING:
     from mooring.core.service import ModelState

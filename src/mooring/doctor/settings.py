@@ -5,9 +5,11 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mooring.config import TORCHSERVE_DEFAULTS, ConfigError, load_config
+from mooring.config import ConfigError
 from mooring.doctor.findings import Finding, at, change, differs, line_of, runs
 from mooring.properties import format_properties, parse_properties
+from mooring.sources.loading import load_config
+from mooring.sources.torchserve import TORCHSERVE_DEFAULTS
 from mooring.torchserve_keys import WRITTEN, effective, known_keys, why_idle
 
 # Keys whose loss changes what callers see, where the server has no use for them -> what to do.

@@ -1,0 +1,156 @@
+"""The settings of a start: flags win over the environment, the environment over the file, the file over the defaults.
+
+A setting has one name: ``job_queue_size`` in a file, ``MOORING_JOB_QUEUE_SIZE`` in the environment and
+``--job-queue-size`` as a flag. Nothing reads the environment after this.
+"""
+
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from mooring.config import SETTINGS, Address, Config, ConfigError, Secret
+from mooring.properties import parse_properties
+from mooring.sources.torchserve import from_properties, from_variables
+from mooring.sources.values import suggestion, typed
+from mooring.torchserve_keys import CONFIG_FILE
+
+PREFIX = "MOORING_"
+PROPERTIES = (".properties", ".cfg")
+"""How the names of files in TorchServe's format end: its configurations, and its snapshots."""
+
+
+def load_config(
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    file: str | Path | None = None,
+    *,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+    warn: Callable[[str], object] = lambda _line: None,
+) -> Config:
+    """The settings of this start. ``flags`` holds only what the user gave, by the settings' names.
+
+    ``defaults`` are a command's own, in their own types, where they are not those of ``Config``.
+
+    ``file`` is our TOML, or TorchServe's properties where its name ends so; ``MOORING_CONFIG`` names one when it is
+    None. ``warn`` gets a line for what is accepted without effect. Raises ``ConfigError``.
+    """
+    chosen: dict[str, Any] = dict(defaults)
+    file = file or environ.get(f"{PREFIX}CONFIG")
+    if file:
+        chosen.update(_from_file(Path(file), environ, warn))
+    chosen.update(_from_environment(environ, warn))
+    chosen.update({name: typed(name, value, _flag(name)) for name, value in flags.items()})
+    chosen.update(from_variables(environ, chosen))
+    config = _secured(Config(**chosen))
+    _check_management(config)
+    _check_frontends(config)
+    return config
+
+
+def _from_file(path: Path, environ: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
+    try:
+        text = path.read_bytes()
+        if path.suffix in PROPERTIES:
+            # Files for Java are Latin-1; bytes that are no UTF-8 stay what they are, so that paths still match.
+            found = parse_properties(text.decode("utf-8", "surrogateescape"), environ)
+            chosen = _kept_in(found, environ, warn) | from_properties(path, found, warn)
+            return _remembering(path, chosen)
+        table = tomllib.loads(text.decode())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    for name in table:
+        if name not in SETTINGS:
+            raise ConfigError(f"{path}: unknown setting '{name}'{suggestion(name, SETTINGS)}")
+    return _remembering(
+        path, {name: typed(name, value, f"{path}: {name}", strict=True) for name, value in table.items()}
+    )
+
+
+def _remembering(path: Path, chosen: dict[str, Any]) -> dict[str, Any]:
+    """The settings, each secret among them with the file that it was read from."""
+    place = str(path.absolute())
+    return {
+        name: Secret(value.text, value.file or place) if isinstance(value, Secret) else value
+        for name, value in chosen.items()
+    }
+
+
+def _kept_in(
+    snapshot: Mapping[str, str], environ: Mapping[str, str], warn: Callable[[str], object]
+) -> dict[str, Any]:
+    """The secrets that a snapshot leaves where they were: in the file that it names."""
+    file = snapshot.get(CONFIG_FILE)
+    if "model_snapshot" not in snapshot or file is None or Path(file).suffix == ".cfg":
+        return {}
+    try:
+        found = _from_file(Path(file), environ, lambda _line: None)
+    except ConfigError as error:
+        warn(f"the secrets that the snapshot leaves in its file are not there: {error}")
+        return {}
+    return {name: value for name, value in found.items() if isinstance(value, Secret)}
+
+
+def _from_environment(environ: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
+    chosen: dict[str, Any] = {}
+    for variable, value in environ.items():
+        name = variable.removeprefix(PREFIX).lower()
+        if not variable.startswith(PREFIX) or name == "config":
+            continue
+        if name in SETTINGS:
+            chosen[name] = typed(name, value, variable)
+        # Not an error: Kubernetes sets MOORING_PORT and the like for a service that is called mooring.
+        elif hint := suggestion(name, SETTINGS):
+            warn(f"unknown variable {variable}{hint}")
+    return chosen
+
+
+def _secured(config: Config) -> Config:
+    """The settings with gRPC's addresses secure where that is set; a unix socket needs no TLS."""
+    if not config.enable_grpc_ssl:
+        return config
+    grpc, management = config.grpc_address, config.grpc_management_address
+    return msgspec.structs.replace(
+        config,
+        grpc_address=msgspec.structs.replace(grpc, secure=not grpc.path),
+        grpc_management_address=msgspec.structs.replace(management, secure=not management.path),
+    )
+
+
+def _check_management(config: Config) -> None:
+    """Nobody but this machine, or who shows a token or a certificate, may manage models, unless the user says so."""
+    for name in ("management_address", "grpc_management_address"):
+        address: Address = getattr(config, name)
+        if not config.guarded(address):
+            raise ConfigError(
+                f"{name} {address} can be reached from other machines, where anybody could manage"
+                " the models: give a loopback address, or ask for a token (management_token_file,"
+                " MOORING_MANAGEMENT_TOKEN or token_authorization = on) or for certificates (client_ca_file),"
+                " or set insecure = true (--insecure) to allow it"
+            )
+
+
+def _check_frontends(config: Config) -> None:
+    """Further processes share a port, and know the settings: neither sockets in the file system nor generated tokens."""
+    if config.frontends == 1:
+        return
+    if config.inference_address.path:
+        raise ConfigError("frontends above 1 need an inference_address with a port, not a unix socket")
+    if config.dialect == "amd":
+        raise ConfigError(
+            "frontends above 1 do not speak AMD's dialect: its metrics are counted in one process"
+        )
+    if config.token_authorization != "off":  # noqa: S105 - not a token, whether there are some
+        raise ConfigError(
+            "frontends above 1 do not know tokens that are generated: give fixed ones"
+            " (inference_token_file and management_token_file)"
+        )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -1,0 +1,110 @@
+"""Settings under the names of TorchServe's keys: in its files and its variables, and back."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from mooring.config import DEFAULTS, SETTINGS, Address, Config, Snapshot, is_secret
+from mooring.sources.values import suggestion, typed
+from mooring.torchserve_keys import (
+    ADDRESSES,
+    CONFIG_FILE,
+    MILLISECONDS,
+    SAME,
+    WRITTEN,
+    effective,
+    known_keys,
+    why_idle,
+)
+
+_TORCHSERVE = "TS_"
+
+# Where only this machine manages models its own users are trusted; TorchServe asks for tokens there, too.
+TORCHSERVE_DEFAULTS: Mapping[str, Any] = MappingProxyType({"token_authorization": "elsewhere"})
+"""What a start under TorchServe's command has in place of our defaults."""
+
+
+def from_variables(environ: Mapping[str, str], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """What TorchServe's variables say, where they are to be heard."""
+    found: dict[str, str] = {}
+    if chosen.get("enable_envvars_config"):
+        for key in known_keys():
+            for variable in (f"{_TORCHSERVE}{key.upper()}", key.upper()):
+                if variable.startswith(_TORCHSERVE) and variable in environ:
+                    found[key] = environ[variable]
+    if chosen.get("use_env_allowed_urls") and f"{_TORCHSERVE}ALLOWED_URLS" in environ:
+        found["allowed_urls"] = environ[f"{_TORCHSERVE}ALLOWED_URLS"]
+    return _of_keys(found, lambda key: f"{_TORCHSERVE}{key.upper().removeprefix(_TORCHSERVE)}", chosen)
+
+
+def from_properties(path: Path, found: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
+    """What the keys of a file say. ``warn`` hears of those without effect here, and of those that TorchServe has not."""
+    known = known_keys()
+    idle = {key: why_idle(key, value) for key, value in found.items() if key in known and not effective(key)}
+    told = [f"{key} ({why})" for key, why in idle.items() if why]
+    if told:
+        warn(f"{path}: not applicable here: {', '.join(told)}")
+    unknown = [f"{key}{suggestion(key, dict.fromkeys(known))}" for key in found if key not in known | WRITTEN]
+    if unknown:
+        warn(f"{path}: no keys of TorchServe's: {', '.join(unknown)}")
+    return _of_keys(found, lambda key: f"{path}: {key}", {})
+
+
+def _of_keys(
+    found: Mapping[str, str], where: Callable[[str], str], before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings that TorchServe's keys set. ``before`` has the half of an address that ``found`` has not."""
+    chosen = {name: typed(name, found[key], where(key)) for key, name in SAME.items() if key in found}
+    for key, name in MILLISECONDS.items():
+        if key in found:
+            chosen[name] = typed(name, found[key], where(key)) / 1000
+    if "disable_token_authorization" in found:  # True says both: no tokens, and that the user wants it so
+        chosen["token_authorization"] = "off" if chosen["insecure"] else "on"
+    for (host, port), name in ADDRESSES.items():
+        if host in found or port in found:
+            default = before.get(name, getattr(DEFAULTS, name))
+            place = found.get(host, default.host)
+            text = f"{f'[{place}]' if ':' in place else place}:{found.get(port, default.port)}"
+            chosen[name] = typed(name, text, where(f"{host} and _port"))
+    return chosen
+
+
+def to_properties(config: Config) -> dict[str, str]:
+    """The settings that TorchServe has keys for, as its file says them; those at their defaults are left out.
+
+    So are secrets: the file that holds them is named in their place.
+    """
+    said = {
+        key: _said(getattr(config, name))
+        for key, name in SAME.items()
+        if getattr(config, name) != getattr(DEFAULTS, name) and not is_secret(name)
+    }
+    if file := next(filter(None, (getattr(config, name).file for name in filter(is_secret, SETTINGS))), ""):
+        said[CONFIG_FILE] = file
+    if config.generates_tokens:  # insecure or not: whoever reads the file again is not to lose them
+        said["disable_token_authorization"] = "false"  # noqa: S105 - a switch, and no password
+    for key, name in MILLISECONDS.items():
+        if seconds := getattr(config, name):
+            said[key] = f"{seconds * 1000:.0f}"
+    for (host, port), name in ADDRESSES.items():
+        address: Address = getattr(config, name)
+        if address != getattr(DEFAULTS, name) and not address.path:
+            said |= {host: address.host, port: str(address.port)}
+    return said
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if isinstance(value, Path):
+        return str(value.absolute())  # who starts from it again may do so elsewhere
+    if isinstance(value, float):
+        return f"{value:.15g}"
+    if isinstance(value, dict | Snapshot):
+        return msgspec.json.encode(value).decode()
+    return str(value)

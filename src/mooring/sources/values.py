@@ -1,0 +1,98 @@
+"""What a setting's value is in its own type: of a text, or of what a file's own types say."""
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from mooring.config import (
+    DEFAULTS,
+    KINDS,
+    SETTINGS,
+    TYPES,
+    Address,
+    ConfigError,
+    Folder,
+    Names,
+    Secret,
+    Snapshot,
+    Versions,
+)
+
+
+def typed(name: str, value: Any, where: str, *, strict: bool = False) -> Any:
+    """A setting's value in its own type. Text is read as what it stands for unless ``strict``."""
+    kind = KINDS[name]
+    try:
+        if not strict and isinstance(value, str):
+            value = value.strip()
+        if kind is Address:
+            return Address.parse(msgspec.convert(value, str), getattr(DEFAULTS, name).port)
+        if kind == Folder:
+            return Path(value) if msgspec.convert(value, str) else None
+        if kind is Secret:
+            return Secret(msgspec.convert(value, str))
+        if kind == Names:
+            names = _names([value] if isinstance(value, str) else msgspec.convert(value, list[str]))
+            return tuple(_CHECKED[name](names) if name in _CHECKED else names)
+        if kind in (Versions, Snapshot | None) and isinstance(value, str):
+            value = json.loads(value)
+        if name == "blacklist_env_vars":
+            (value,) = _patterns([msgspec.convert(value, str)])
+        return msgspec.convert(value, TYPES[name], strict=strict)
+    except ValueError as error:
+        shown = (
+            "***" if kind is Secret else value if isinstance(value, str) else json.dumps(value, default=str)
+        )
+        reason = str(error).split(" - at `$`")[0]
+        raise ConfigError(
+            f"{where} = {shown!r}: {reason[:1].lower()}{reason[1:]} ({SETTINGS[name]})"
+        ) from None
+
+
+def _names(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        yield from (part.strip() for part in text.split(",") if part.strip())
+
+
+def _patterns(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise ValueError(f"'{text}' is no regular expression: {error}") from None
+        yield text
+
+
+def _origins(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        parts = urlsplit(text)
+        if text != "*" and (text != f"{parts.scheme}://{parts.netloc}" or not parts.hostname):
+            raise ValueError(f"'{text}' is no origin, such as https://example.com, with nothing behind")
+        yield text.lower()
+
+
+def _tokens(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", text):
+            raise ValueError(f"'{text}' is no name of a method or a header")
+        yield text
+
+
+_CHECKED: Mapping[str, Callable[[Iterable[str]], Iterator[str]]] = {
+    "allowed_urls": _patterns,
+    "cors_allowed_origin": _origins,
+    "cors_allowed_methods": _tokens,
+    "cors_allowed_headers": _tokens,
+}
+
+
+def suggestion(name: str, known: Mapping[str, object]) -> str:
+    """The end of a refusal: which known name may have been meant, if one is close."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    return f"; did you mean '{close[0]}'?" if close else ""
