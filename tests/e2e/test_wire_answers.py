@@ -159,7 +159,7 @@ ALLOWED = "GET, HEAD, OPTIONS"
         ("GET", "/nowhere", refused(LOST, "ResourceNotFoundException", MISSING)),
         ("GET", "/models", refused(LOST, "ResourceNotFoundException", MISSING)),
         ("GET", "/models/rows", refused(LOST, "ResourceNotFoundException", MISSING)),
-        ("GET", "/wfpredict/flow", refused(LOST, "ResourceNotFoundException", MISSING)),
+        ("GET", "/wfpredict/flow", refused(LOST, "WorkflowNotFoundException", "Workflow not found: flow")),
         ("POST", "/", refused("405 Method Not Allowed", "MethodNotAllowedException", NOT_ALLOWED, allow=ALLOWED)),
         ("DELETE", "/", refused("405 Method Not Allowed", "MethodNotAllowedException", NOT_ALLOWED, allow=ALLOWED)),
         (
