@@ -280,6 +280,15 @@ def test_what_is_written_down_names_the_file_of_a_secret_and_not_the_secret(tmp_
     ]
 
 
+def test_what_models_says_is_written_down_for_torchserves_own_reader_too(tmp_path):
+    said = {
+        "m": {"1.0": {"defaultVersion": False, "marName": "m.mar", "batchSize": 4, "responseTimeout": 30}}
+    }
+    config = load_config({}, {}, written(tmp_path, f"models={json.dumps(said)}", "config.properties"))
+    # It reads whole numbers only, and no null.
+    assert to_properties(config)["models"] == json.dumps(said, separators=(",", ":"))
+
+
 def test_fixed_tokens_of_a_file_are_asked_for_after_a_start_from_a_snapshot_too(tmp_path):
     file = written(tmp_path, 'management_token = "a-management-secret"', "mooring.toml")
     said = to_properties(load_config({}, {}, file))

@@ -123,6 +123,28 @@ class Snapshot(msgspec.Struct, frozen=True, rename="camel"):
     models: dict[str, dict[str, ModelSettings]] = {}
 
 
+def snapshot_text(snapshot: Snapshot) -> str:
+    """As TorchServe writes it."""
+    document = msgspec.to_builtins(snapshot) | {"models": versions_said(snapshot.models)}
+    return msgspec.json.encode(document).decode()
+
+
+def versions_said(models: Mapping[str, Mapping[str, ModelSettings]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """What ``models`` says, for TorchServe's own reader too: numbers whole where they are, no key that says nothing."""
+
+    def said(settings: ModelSettings) -> dict[str, Any]:
+        found: dict[str, Any] = msgspec.to_builtins(settings)
+        return {
+            key: int(value) if isinstance(value, float) and value.is_integer() else value
+            for key, value in found.items()
+            if value is not None and value != ""
+        }
+
+    return {
+        name: {version: said(each) for version, each in versions.items()} for name, versions in models.items()
+    }
+
+
 Names = tuple[str, ...]
 Versions = dict[str, dict[str, ModelSettings]]
 Folder = Path | None

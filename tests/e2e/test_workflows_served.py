@@ -7,10 +7,16 @@ import subprocess
 import threading
 import zipfile
 
+import grpc
+import numpy as np
 import psutil
 import pytest
 import requests
-from e2e_kit import PATIENCE, SCRIPTS, Server, Wire, assert_gone, pack, refused, request, until
+import tritonclient.grpc as triton
+from e2e_kit import PATIENCE, SCRIPTS, Server, Wire, assert_gone, free_ports, pack, refused, request, until
+from tritonclient.utils import InferenceServerException
+
+from mooring.codecs.proto import torchserve_inference_pb2 as pb
 
 # What models and functions do is in the request: a folder in which events are files.
 HANDLER = '''
@@ -164,7 +170,10 @@ def store(tmp_path_factory):
 def server(store, tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
     (folder / "scratch").mkdir()
-    server = Server(folder, "--model-store", store, "--temporary-folder", folder / "scratch")
+    (port,) = free_ports(1)
+    places = ("--model-store", store, "--temporary-folder", folder / "scratch")
+    server = Server(folder, *places, f"--grpc-address=127.0.0.1:{port}")
+    server.grpc = f"127.0.0.1:{port}"
     try:
         yield server.started()
         assert server.stop() == 0, server.log
@@ -478,6 +487,40 @@ def test_a_workflow_is_reached_by_its_name_as_a_model_is(server, workflows):
     assert (answer["id"], answer["model_name"], answer["model_version"]) == ("7", "wfseq", "1.0")
     assert answer["outputs"][0]["data"] == ["post(wfseq__m1(pre(x)))"]
     assert server.ask("GET", "/v2/models/wfseq/ready").code == 200
+
+
+def test_a_workflow_is_reached_over_grpc_by_the_rpcs_of_every_protocol(server, workflows, tmp_path):
+    register(workflows, "wfseq")
+    register(workflows, "once")
+    service = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/"
+    with grpc.insecure_channel(server.grpc) as channel, triton.InferenceServerClient(server.grpc) as client:
+
+        def asked(name, text):
+            message = pb.PredictionsRequest(model_name=name, input={"data": text}).SerializeToString()
+            answer = channel.unary_unary(f"{service}Predictions")(message, timeout=PATIENCE)
+            (piece,) = channel.unary_stream(f"{service}StreamPredictions")(message, timeout=PATIENCE)
+            assert piece == answer
+            return pb.PredictionResponse.FromString(answer).prediction
+
+        assert asked("wfseq", b"x") == b"post(wfseq__m1(pre(x)))"
+        tensor = triton.InferInput("body", [1], "BYTES")
+        tensor.set_data_from_numpy(np.array([b"y"], object))
+        answer = client.infer("wfseq", [tensor], request_id="7")
+        (output,) = answer.get_response().outputs
+        assert answer.as_numpy(output.name).tolist() == [b"post(wfseq__m1(pre(y)))"]
+        assert (answer.get_response().id, answer.get_response().model_name) == ("7", "wfseq")
+        assert client.is_model_ready("wfseq")
+        assert client.get_model_metadata("wfseq").platform == "workflow"
+
+        with pytest.raises(grpc.RpcError) as failed:  # its first node reads JSON
+            asked("once", b"no json")
+        assert failed.value.code() is grpc.StatusCode.INTERNAL
+        assert (
+            failed.value.details() == "Error executing hold\norg.pytorch.serve.http.InternalServerException"
+        )
+        with pytest.raises(InferenceServerException, match="Error executing hold") as refused:
+            client.infer("once", [tensor])
+        assert refused.value.status() == "StatusCode.INTERNAL"
 
 
 def test_every_instance_of_kserves_v1_goes_through_the_graph(server, workflows):

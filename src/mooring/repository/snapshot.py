@@ -16,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-from mooring.config import ModelSettings, Snapshot
+from mooring.config import ModelSettings, Snapshot, snapshot_text
 from mooring.properties import format_properties
 from mooring.repository.spec import ModelSpec
 
@@ -41,8 +41,8 @@ def settings_of(spec: ModelSpec, archive: str, *, is_default: bool) -> ModelSett
         max_workers=spec.max_workers,
         batch_size=spec.max_batch_size,
         max_batch_delay=round(spec.max_delay * 1000),
-        response_timeout=_short(spec.response_timeout),
-        startup_timeout=_short(spec.startup_timeout),
+        response_timeout=spec.response_timeout,
+        startup_timeout=spec.startup_timeout,
         runtime_type=spec.manifest.get("runtime", "python"),
         handler=spec.handler,
     )
@@ -88,7 +88,7 @@ def save(
         created=round(now.timestamp() * 1000),
         models={name: dict(versions) for name, versions in models.items()},
     )
-    text = format_properties({**properties, "model_snapshot": _encoded(snapshot)})
+    text = format_properties({**properties, "model_snapshot": snapshot_text(snapshot)})
     partial = folder / f".{place.name}.{os.getpid()}"
     try:
         # Only for its owner: settings may say more than others should know. And on the disk before it gets its name, since after a
@@ -127,18 +127,3 @@ def _snapshots(folder: Path) -> list[Path]:
 def _remove(files: Iterable[Path]) -> None:
     for file in files:
         file.unlink(missing_ok=True)
-
-
-def _encoded(snapshot: Snapshot) -> str:
-    """As JSON, without the keys that TorchServe's do not have where they say nothing."""
-    document = msgspec.to_builtins(snapshot)
-    for versions in document["models"].values():
-        for settings in versions.values():
-            if not settings["handler"]:
-                del settings["handler"]
-    return msgspec.json.encode(document).decode()
-
-
-def _short(seconds: float) -> float:
-    """Whole where it is whole: TorchServe reads whole numbers only."""
-    return int(seconds) if seconds == int(seconds) else seconds

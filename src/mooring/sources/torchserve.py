@@ -7,7 +7,16 @@ from typing import Any
 
 import msgspec
 
-from mooring.config import DEFAULTS, SETTINGS, Address, Config, Snapshot, is_secret
+from mooring.config import (
+    DEFAULTS,
+    SETTINGS,
+    Address,
+    Config,
+    Snapshot,
+    is_secret,
+    snapshot_text,
+    versions_said,
+)
 from mooring.sources.values import suggestion, typed
 from mooring.torchserve_keys import (
     ADDRESSES,
@@ -105,6 +114,6 @@ def _said(value: Any) -> str:
         return str(value.absolute())  # who starts from it again may do so elsewhere
     if isinstance(value, float):
         return f"{value:.15g}"
-    if isinstance(value, dict | Snapshot):
-        return msgspec.json.encode(value).decode()
-    return str(value)
+    if isinstance(value, dict):
+        return msgspec.json.encode(versions_said(value)).decode()
+    return snapshot_text(value) if isinstance(value, Snapshot) else str(value)
