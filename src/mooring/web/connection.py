@@ -16,13 +16,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, cast
 
-import msgspec
 from httptools import HttpParserError, HttpParserInvalidURLError, HttpParserUpgrade, HttpRequestParser
 
 from mooring.core.buffers import LARGE, Allocator, Buffer, Payload
 from mooring.observability.logs import get_logger
 from mooring.web import wire
 from mooring.web.exchange import JOINED, Exchange, Stage, release_all
+from mooring.web.heads import KnownHead, Refusal, check_head, learn
 from mooring.web.listener import RECEIVE, SLOW, Host, Member, most_bytes
 
 log = get_logger(__name__)
@@ -41,8 +41,6 @@ LINGER_SILENCE, LINGER = 2.0, 30.0
 PROBE = 0.1
 # Seconds that TLS has to tell an idle client that the server stops.
 RETIRE = 0.1
-# Heads that a listener remembers, of some hundred bytes each.
-_KNOWN_HEADS = 512
 
 
 class Mode(enum.IntEnum):
@@ -51,21 +49,6 @@ class Mode(enum.IntEnum):
     PARSING = 0
     FILLING = 1
     DEAF = 2
-
-
-class KnownHead(msgspec.Struct, frozen=True, gc=False):
-    """What the parser made of a head, for the next request whose head has the very same bytes.
-
-    Only of heads that say everything about their body by a content-length, and that ask for nothing special. The lists
-    are shared by all those requests: nobody changes them.
-    """
-
-    head: bytes
-    method: str
-    target: bytes
-    headers: list[tuple[bytes, bytes]]
-    fields: dict[bytes, bytes]
-    size: int
 
 
 class HttpHost(Host, Protocol):
@@ -250,35 +233,15 @@ class Connection(Member):
             begun, self._begun = self._begun, None
             if begun is None:
                 return
-            self._learn(begun)
-            end = self._room.obj.find(wire.HEAD_END, 0, nbytes) + len(wire.HEAD_END)  # type: ignore[attr-defined]
+            raw: bytearray = self._room.obj  # type: ignore[assignment]
+            self._last_head = learn(begun, raw, self._last_head, self._host.heads)
+            end = raw.find(wire.HEAD_END, 0, nbytes) + len(wire.HEAD_END)
             if self._expected < 0:  # chunked: only the parser knows where it ends
                 return
             self._rest = end + self._expected
         self._rest -= nbytes
         if self._rest <= 0:
             self._between, self._rest = self._rest == 0 and not self._mode, 0
-
-    def _learn(self, exchange: Exchange) -> None:
-        """Remember a head that came twice in a row on this connection: others will be as busy with it."""
-        fields, host = exchange.fields, self._host
-        length = fields.get(b"content-length")
-        if (
-            not exchange.keep
-            or exchange.version != "1.1"
-            or length is None
-            or not fields.keys().isdisjoint(wire.SPECIAL)
-            or fields.get(b"connection", b"keep-alive").lower() != b"keep-alive"
-        ):
-            return
-        raw: bytearray = self._room.obj  # type: ignore[assignment]
-        head = bytes(raw[: raw.find(wire.HEAD_END) + len(wire.HEAD_END)])
-        if head != self._last_head:
-            self._last_head = head
-        elif len(host.heads) < _KNOWN_HEADS:
-            host.heads[head] = KnownHead(
-                head, exchange.method, exchange.target, exchange.headers, fields, int(length)
-            )
 
     def eof_received(self) -> bool:
         """Answers still go out to a client that only closed its sending side; a request cut in two is dropped."""
@@ -352,13 +315,12 @@ class Connection(Member):
                 return
         if self._between and self._begun is None:
             self._begun = exchange
-        self._check_size(exchange)
-        if len(fields) != len(headers):
-            self._check_repeated(headers)
-        if fields.get(b"host") not in host.hosts:
-            self._check_host(exchange)
-        if exchange.version != "1.1" or exchange.method == "CONNECT":
-            self._check_version(exchange)
+        if b"host" not in fields:  # the version is not known yet where nothing else asked for it
+            exchange.version = parser.get_http_version()
+        try:
+            check_head(exchange, host.limits, host.hosts, self._head_bytes)
+        except Refusal as refusal:
+            self._stop(refusal.status, refusal.kind, refusal.message)
         if host.draining:
             exchange.keep = False
         self._expected = 0
@@ -484,43 +446,6 @@ class Connection(Member):
         self._slot = self._incoming = None
         self._hand_over(exchange)
         self._regulate()
-
-    def _check_size(self, exchange: Exchange) -> None:
-        limits = self._host.limits
-        if len(exchange.target) > limits.max_url_bytes:
-            self._stop(414, "too_long", "Request URL is too long.")
-        if len(exchange.headers) > limits.max_header_count:
-            self._stop(431, "too_large", "Request has too many headers.")
-        if self._head_bytes or limits.max_header_bytes < RECEIVE:
-            size = len(exchange.target) + sum(len(name) + len(value) + 4 for name, value in exchange.headers)
-            if size > limits.max_header_bytes:
-                self._stop(431, "too_large", "Request header is too large.")
-
-    def _check_repeated(self, headers: list[tuple[bytes, bytes]]) -> None:
-        names = [name for name, _ in headers if wire.LOWER[name] in wire.SINGLE]
-        if len(names) != len({wire.LOWER[name] for name in names}):
-            self._stop(400, "invalid", "Invalid HTTP message.")
-
-    def _check_host(self, exchange: Exchange) -> None:
-        host = exchange.fields.get(b"host")
-        if host is None:
-            # Not known yet where nothing else asked for it.
-            exchange.version = self._parser.get_http_version()
-            if exchange.version == "1.1":
-                self._stop(400, "invalid", "Invalid HTTP message.")
-        elif not wire.HOST.fullmatch(host):
-            self._stop(400, "invalid", "Invalid HTTP message.")
-        elif len(self._host.hosts) < 1024:
-            self._host.hosts.add(host)
-
-    def _check_version(self, exchange: Exchange) -> None:
-        if exchange.version not in {"1.0", "1.1"}:
-            self._stop(505 if exchange.version > "1.1" else 400, "invalid", "Invalid HTTP message.")
-        # CONNECT asks for a tunnel; HTTP/1.0 has no transfer codings (RFC 9112, 6.1).
-        if exchange.method == "CONNECT" or (
-            exchange.version == "1.0" and b"transfer-encoding" in exchange.fields
-        ):
-            self._stop(400, "invalid", "Invalid HTTP message.")
 
     def _expect_body(self, exchange: Exchange) -> None:
         self._framing = 0

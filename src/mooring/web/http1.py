@@ -9,8 +9,9 @@ from collections.abc import Callable
 from mooring.core.buffers import Allocator
 from mooring.web.accepting import Listener
 from mooring.web.adding import add_lines
-from mooring.web.connection import App, Connection, KnownHead, OnError, Screen
+from mooring.web.connection import App, Connection, OnError, Screen
 from mooring.web.exchange import Exchange, Stage
+from mooring.web.heads import KnownHead
 from mooring.web.listener import Limits
 from mooring.web.wire import header_lines
 

@@ -1,0 +1,105 @@
+"""What a request's head must be, and which heads can be known again: the rules, without a connection or its parser."""
+
+import msgspec
+
+from mooring.web import wire
+from mooring.web.exchange import Exchange
+from mooring.web.listener import RECEIVE, Limits
+
+# Heads that a listener remembers, of some hundred bytes each.
+_KNOWN_HEADS = 512
+_SOUND_HOSTS = 1024
+
+
+class Refusal(Exception):
+    """No head to go on with: status, kind and message of the answer."""
+
+    def __init__(self, status: int, kind: str, message: str) -> None:
+        super().__init__(status, kind, message)
+        self.status = status
+        self.kind = kind
+        self.message = message
+
+
+class KnownHead(msgspec.Struct, frozen=True, gc=False):
+    """What the parser made of a head, for the next request whose head has the very same bytes.
+
+    Only of heads that say everything about their body by a content-length, and that ask for nothing special. The lists
+    are shared by all those requests: nobody changes them.
+    """
+
+    head: bytes
+    method: str
+    target: bytes
+    headers: list[tuple[bytes, bytes]]
+    fields: dict[bytes, bytes]
+    size: int
+
+
+def learn(exchange: Exchange, received: bytearray, last: bytes, heads: dict[bytes, KnownHead]) -> bytes:
+    """Add the head of a request to ``heads`` where it came twice in a row on its connection: others will be as busy
+    with it. ``received`` begins with it, ``last`` is what this returned for the request before.
+    """
+    fields = exchange.fields
+    length = fields.get(b"content-length")
+    if (
+        not exchange.keep
+        or exchange.version != "1.1"
+        or length is None
+        or not fields.keys().isdisjoint(wire.SPECIAL)
+        or fields.get(b"connection", b"keep-alive").lower() != b"keep-alive"
+    ):
+        return last
+    head = bytes(received[: received.find(wire.HEAD_END) + len(wire.HEAD_END)])
+    if head == last and len(heads) < _KNOWN_HEADS:
+        heads[head] = KnownHead(head, exchange.method, exchange.target, exchange.headers, fields, int(length))
+    return head
+
+
+def check_head(exchange: Exchange, limits: Limits, sound: set[bytes], before: int) -> None:
+    """Raise ``Refusal`` where this is no sound head. A host that was not asked for before is added to the ``sound`` ones.
+
+    ``before`` is how many of its bytes came in earlier chunks: where none did, it is not larger than a chunk.
+    """
+    headers, fields = exchange.headers, exchange.fields
+    if len(exchange.target) > limits.max_url_bytes:
+        raise Refusal(414, "too_long", "Request URL is too long.")
+    if len(headers) > limits.max_header_count:
+        raise Refusal(431, "too_large", "Request has too many headers.")
+    if before or limits.max_header_bytes < RECEIVE:
+        size = len(exchange.target) + sum(len(name) + len(value) + 4 for name, value in headers)
+        if size > limits.max_header_bytes:
+            raise Refusal(431, "too_large", "Request header is too large.")
+    if len(fields) != len(headers):
+        _check_repeated(headers)
+    if fields.get(b"host") not in sound:
+        _check_host(exchange, sound)
+    if exchange.version != "1.1" or exchange.method == "CONNECT":
+        _check_version(exchange)
+
+
+def _check_repeated(headers: list[tuple[bytes, bytes]]) -> None:
+    names = [name for name, _ in headers if wire.LOWER[name] in wire.SINGLE]
+    if len(names) != len({wire.LOWER[name] for name in names}):
+        raise Refusal(400, "invalid", "Invalid HTTP message.")
+
+
+def _check_host(exchange: Exchange, sound: set[bytes]) -> None:
+    host = exchange.fields.get(b"host")
+    if host is None:
+        if exchange.version == "1.1":
+            raise Refusal(400, "invalid", "Invalid HTTP message.")
+    elif not wire.HOST.fullmatch(host):
+        raise Refusal(400, "invalid", "Invalid HTTP message.")
+    elif len(sound) < _SOUND_HOSTS:
+        sound.add(host)
+
+
+def _check_version(exchange: Exchange) -> None:
+    if exchange.version not in {"1.0", "1.1"}:
+        raise Refusal(505 if exchange.version > "1.1" else 400, "invalid", "Invalid HTTP message.")
+    # CONNECT asks for a tunnel; HTTP/1.0 has no transfer codings (RFC 9112, 6.1).
+    if exchange.method == "CONNECT" or (
+        exchange.version == "1.0" and b"transfer-encoding" in exchange.fields
+    ):
+        raise Refusal(400, "invalid", "Invalid HTTP message.")
