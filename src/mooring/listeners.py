@@ -29,7 +29,9 @@ class Listeners:
         # AMD's server lets every page read its answers, and does not ask.
         origins = config.cors_allowed_origin or (("*",) if config.dialect == "amd" else ())
         self.cors = Cors(origins, config.cors_allowed_methods, config.cors_allowed_headers)
-        self.responses = Responses(counter, cors=self.cors.headers, reserved=self.cors.reserved)
+        self.responses = Responses(
+            counter, cors=self.cors.headers, reserved=self.cors.reserved, lines_for=self.cors.lines_for
+        )
         self._config = config
         self._allocator = allocator
         self._tokens = tokens

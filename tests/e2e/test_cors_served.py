@@ -94,6 +94,14 @@ def test_of_several_sites_the_one_that_asks_is_named_and_no_other(listed):
     assert (preflight.code, preflight.headers[ALLOW]) == (200, A)
 
 
+def test_a_page_of_a_named_site_may_read_what_the_front_refuses_by_itself(listed):
+    large = "Content-Length: 10000000"
+    for origin, allowed in ((A, A), (EVIL, None)):
+        answer = listed.ask("POST", "/predictions/echo", b"", f"Origin: {origin}", large)
+        assert (answer.code, answer.headers.get(ALLOW), answer.headers["vary"]) == (413, allowed, "Origin")
+    assert listed.raw(b"no request\r\n\r\n").headers["vary"] == "Origin"
+
+
 def test_a_large_answer_carries_the_header_once(listed):
     tensor = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[50000],"data":[%s]}]}'
     body = tensor % b",".join([b"1.5"] * 50_000)

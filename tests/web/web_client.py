@@ -27,7 +27,7 @@ class CountingAllocator:
         memory[:] = b"\xdd" * len(memory)
 
 
-def triple(status, kind, message, target):
+def triple(status, kind, message, target, origin):
     """TorchServe's words for a refusal."""
     body = json.dumps({"code": status, "type": kind, "message": message}).encode()
     return body, header_lines([("content-type", "application/json")])

@@ -39,17 +39,19 @@ class Cors:
         """``app``, its answers with the header for the one of several sites that asks."""
         if self.anyone or len(self.named) < 2:
             return app
-        vary = header_lines([("vary", "Origin")])
 
         def told(exchange: Exchange) -> None:
-            origin = exchange.header(b"origin") or b""
-            lines = vary
-            if origin.lower() in self.named:
-                lines += header_lines([(_ORIGIN, origin.decode("latin-1"))])
-            add_lines(exchange, lines)
+            add_lines(exchange, self.lines_for(exchange.header(b"origin") or b""))
             app(exchange)
 
         return told
+
+    def lines_for(self, origin: bytes) -> bytes:
+        """The header lines for a page of ``origin``, where they depend on it."""
+        if self.anyone or len(self.named) < 2:
+            return b""
+        named = [(_ORIGIN, origin.decode("latin-1"))] if origin.lower() in self.named else []
+        return header_lines([("vary", "Origin"), *named])
 
     def screening(self, screen: Screen | None) -> Screen | None:
         """``screen``, its refusals with the same header."""

@@ -3,7 +3,7 @@
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import orjson
 
@@ -65,6 +65,7 @@ class Responses:
     """Writes the responses of one listener.
 
     ``cors`` are header lines that every response carries, if any; what is ``reserved`` is nobody else's to set.
+    ``lines_for`` an origin are those of a refusal to its page, which no app adds them to.
     """
 
     def __init__(
@@ -73,8 +74,10 @@ class Responses:
         *,
         cors: Mapping[str, str] | None = None,
         reserved: frozenset[str] = frozenset(),
+        lines_for: Callable[[bytes], bytes] = lambda _origin: b"",
     ) -> None:
         self.counter = counter
+        self._lines_for = lines_for
         self.ids = RequestIds()
         self.new_id = self.ids.new
         self.reserved = reserved | {name.lower() for name in cors or ()}
@@ -126,9 +129,15 @@ class Responses:
             self.refuse(exchange, statuses.fault(error), request_id=request_id)
 
     def refuse_message(
-        self, status: int, kind: str, message: str, target: bytes = b""
+        self, status: int, kind: str, message: str, target: bytes = b"", origin: bytes | None = None
     ) -> tuple[bytes, bytes]:
-        """How the target's protocol words what the front refuses by itself: body and head, for ``HttpServer``."""
+        """How the target's protocol words what the front refuses by itself: body and head, for ``HttpServer``.
+
+        ``origin`` is None where its page has been told already.
+        """
         refusal = statuses.front(status, message)
         self.counter.count(status)
-        return written(refusal.document_for(target), target), self.head(self.new_id(), JSON)
+        head = self.head(self.new_id(), JSON)
+        if origin is not None:
+            head += self._lines_for(origin)
+        return written(refusal.document_for(target), target), head

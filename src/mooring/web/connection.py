@@ -28,8 +28,9 @@ from mooring.web.listener import RECEIVE, SLOW, Host, Member, most_bytes
 log = get_logger(__name__)
 
 App = Callable[[Exchange], None]
-OnError = Callable[[int, str, str, bytes], tuple[bytes, bytes]]
-"""Words what the front refuses by itself: status, kind, message and target, as far as that was read, to body and head."""
+OnError = Callable[[int, str, str, bytes, bytes | None], tuple[bytes, bytes]]
+"""Words what the front refuses by itself: status, kind, message, target and origin, as far as that was read, to body
+and head. The origin is None where the app has had the request."""
 Screen = Callable[[Exchange], App | None]
 """Asked of a head whose body is still to come: who refuses the request without it; None where it is to be received."""
 
@@ -587,7 +588,9 @@ class Connection(Member):
         except Exception:
             log.exception("request failed in the server's own code")
             if exchange.stage is Stage.OPEN:
-                body, head = self._host.refuse(500, "internal", "Internal server error.", exchange.target)
+                body, head = self._host.refuse(
+                    500, "internal", "Internal server error.", exchange.target, None
+                )
                 exchange.respond(500, body, head, close=True)
             else:
                 exchange.abort()
@@ -679,11 +682,13 @@ class Connection(Member):
     def _refuse(self, status: int, kind: str, message: str) -> None:
         """Answer in the app's place, after all that was asked before, and listen no more."""
         incoming = self._incoming
-        method, target = ("GET", self._target) if incoming is None else (incoming.method, incoming.target)
+        method, target, origin = "GET", self._target, b""
+        if incoming is not None:
+            method, target, origin = incoming.method, incoming.target, incoming.header(b"origin") or b""
         self._drop_incoming()
         exchange = Exchange(method, b"", [], {}, keep=False, line=self)
         self._take_last(exchange)
-        body, head = self._host.refuse(status, kind, message, target)
+        body, head = self._host.refuse(status, kind, message, target, origin)
         exchange.respond(status, body, head, close=True)
 
     def _take_last(self, exchange: Exchange) -> None:
