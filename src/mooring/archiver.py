@@ -21,7 +21,7 @@ import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -94,14 +94,7 @@ def archive_workflow(options: WorkflowOptions) -> Path:
     Its spec is read as the server would: ``InvalidInput`` says what the server would say.
     """
     target = _target(options.workflow_name, ".war", options.export_path, force=options.force)
-    files: dict[str, Path] = {}
-    for what, path in (("spec file", options.spec_file), ("handler", options.handler)):
-        if path is not None:
-            if not path.is_file():
-                raise InvalidInput(f"{what} '{path}' is not there")
-            _add(files, path.name, path)
-    for name, path in _extra_files(options.extra_files):
-        _add(files, name, path)
+    files = _files((("spec file", options.spec_file), ("handler", options.handler)), options.extra_files)
     manifest = json.dumps(_workflow_manifest(options), indent=2)
     with tempfile.TemporaryDirectory(prefix=".mooring-", dir=options.export_path) as folder:
         made = Path(folder) / target.name
@@ -166,21 +159,30 @@ def _target(name: str, suffix: str, export_path: Path, *, force: bool) -> Path:
 
 def _collect(options: Options) -> dict[str, Path]:
     """Where each file of the archive comes from, by its name there. Of two with one name the later stays."""
+    files = _files(
+        (
+            ("model file", options.model_file),
+            ("serialized file", options.serialized_file),
+            ("handler", _handler_file(options)),
+            ("requirements file", options.requirements_file),
+            ("config file", options.config_file),
+        ),
+        options.extra_files,
+    )
+    files.pop(MANIFEST, None)  # the old one of a folder that is packed again
+    return files
+
+
+def _files(named: Iterable[tuple[str, Path | None]], extra: str) -> dict[str, Path]:
+    """Those that options name, by what they are, and the extra ones. Raises ``InvalidInput`` for one that is not there."""
     files: dict[str, Path] = {}
-    for what, path in (
-        ("model file", options.model_file),
-        ("serialized file", options.serialized_file),
-        ("handler", _handler_file(options)),
-        ("requirements file", options.requirements_file),
-        ("config file", options.config_file),
-    ):
+    for what, path in named:
         if path is not None:
             if not path.is_file():
                 raise InvalidInput(f"{what} '{path}' is not there")
             _add(files, path.name, path)
-    for name, path in _extra_files(options.extra_files):
+    for name, path in _extra_files(extra):
         _add(files, name, path)
-    files.pop(MANIFEST, None)  # the old one of a folder that is packed again
     return files
 
 

@@ -92,6 +92,15 @@ _DESCRIBED = {
         detail=TEXT,
     ),
 }
+
+
+def _page_of(what: str) -> tuple[Query, ...]:
+    return (
+        Query("limit", {"type": "integer", "default": 100}, f"{what} in a page, at most 100"),
+        Query("next_page_token", TEXT, "What the page before gave as nextPageToken"),
+    )
+
+
 LIST_MODELS = Operation(
     id="listModels",
     method="GET",
@@ -99,10 +108,7 @@ LIST_MODELS = Operation(
     answer=Body(
         JSON, record(("models",), nextPageToken=TEXT, models={"type": "array", "items": _NAMED}), "A page"
     ),
-    query=(
-        Query("limit", {"type": "integer", "default": 100}, "Models in a page, at most 100"),
-        Query("next_page_token", TEXT, "What the page before gave as nextPageToken"),
-    ),
+    query=_page_of("Models"),
 )
 _CUSTOMIZED = (
     Query(
@@ -213,10 +219,7 @@ LIST_WORKFLOWS = Operation(
     answer=Body(
         JSON, record(("workflows",), nextPageToken=TEXT, workflows={"type": "array", "items": _WORKFLOW}), "A page"
     ),
-    query=(
-        Query("limit", {"type": "integer", "default": 100}, "Workflows in a page, at most 100"),
-        Query("next_page_token", TEXT, "What the page before gave as nextPageToken"),
-    ),
+    query=_page_of("Workflows"),
 )  # fmt: skip
 DESCRIBE_WORKFLOW = Operation(
     id="describeWorkflow",
