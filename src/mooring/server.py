@@ -3,9 +3,7 @@
 import asyncio
 import gc
 import importlib
-import os
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -32,6 +30,7 @@ from mooring.front import Settings as FrontSettings
 from mooring.listeners import Listeners
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
+from mooring.opening import Opening, sequence_headers
 from mooring.protocols.allowed import answering_options
 from mooring.protocols.amd.administration import AmdAdministration
 from mooring.protocols.amd.conversation import InferenceSocket
@@ -52,16 +51,12 @@ from mooring.protocols.torchserve.metrics import TorchServeMetrics
 from mooring.protocols.torchserve.tokens import TokenRenewal
 from mooring.protocols.torchserve.workflows import TorchServeWorkflows
 from mooring.repository.catalog import Catalog, worker_extensions
-from mooring.repository.fetch import Fetcher
 from mooring.repository.snapshot import Kind
-from mooring.repository.spec import Defaults, Recycling, SequenceHeaders
-from mooring.repository.store import Store
 from mooring.repository.workflows import WorkflowCatalog
 from mooring.sources.torchserve import to_properties
 from mooring.tokens import Access, tokens_of
 from mooring.web.tls import certificates_of
 from mooring.workers.arena import Arena
-from mooring.workers.environment import worker_environment
 
 if TYPE_CHECKING:
     from mooring.protocols.grpc_server import GrpcServer
@@ -82,20 +77,20 @@ _RENEWAL = 3.0
 Started = Callable[[Config, Sequence[ModelState]], None]
 
 
-def run(config: Config, started: Started = lambda _listening, _models: None) -> int:
-    """Serve until a signal ends it; the exit status.
+def run(config: Config, opening: Opening, *, started: Started = lambda _listening, _models: None) -> int:
+    """Serve what ``opening`` has found until a signal ends it; the exit status.
 
     ``started`` is called once, when every model asked for is loaded or has failed to, with the settings as they came
     to be: with the ports that were found where they say 0. Raises ``MooringError`` for a
     model that cannot be found or opened and ``OSError`` for an address that cannot be had; nothing runs on then.
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(config, started))
+        return runner.run(_serve(config, opening, started))
 
 
-async def _serve(config: Config, started: Started) -> int:
+async def _serve(config: Config, opening: Opening, started: Started) -> int:
     async with AsyncExitStack() as stack:
-        server = Server(config, stack)
+        server = Server(config, stack, opening)
         await server.start()
         ended = _end_signals()
         if await _unless(ended, server.load()):
@@ -138,9 +133,13 @@ def _settle() -> None:
 
 
 class Server:
-    """The parts of one running server. ``stack`` closes them in reverse order."""
+    """The parts of one running server. ``stack`` closes them in reverse order.
 
-    def __init__(self, config: Config, stack: AsyncExitStack) -> None:
+    ``opening`` is what was begun before it was built; without one it begins itself.
+    """
+
+    def __init__(self, config: Config, stack: AsyncExitStack, opening: Opening | None = None) -> None:
+        self._opening = opening = opening or Opening(config, stack)
         self._config = config
         self._arena = Arena(config.arena_size, most_beyond=config.max_body_memory)
         self._metrics = Metrics(
@@ -150,23 +149,13 @@ class Server:
             self._arena,
             self._metrics,
             drain_limit=config.unregister_model_timeout,
-            environment=worker_environment(
-                os.environ, hidden=config.blacklist_env_vars, gpus=config.number_of_gpu
-            ),
+            libraries=opening.libraries,
             first_worker=config.initial_worker_port,
             fronts=config.frontends - 1,
         )
         self._stack = stack
         stack.push_async_callback(self.engine.close)
-        folder = Path(
-            stack.enter_context(
-                tempfile.TemporaryDirectory(
-                    prefix="mooring-", dir=config.temporary_folder, ignore_cleanup_errors=True
-                )
-            )
-        )
-        defaults = _defaults(config)
-        self._store = Store(_made(folder / "archives"), defaults, fetcher=Fetcher(config.allowed_urls))
+        folder, defaults, self._store = opening.folder, opening.defaults, opening.store
         self._catalog = Catalog(self._store, config, _made(folder / "files"), defaults)
         self._snapshots = self._snapshots_in(config.snapshot_folder)
         self._administration = Administration(
@@ -190,9 +179,9 @@ class Server:
         self.listening = config
 
     async def start(self) -> None:
-        """Find the models, begin to load them and listen. Raises ``MooringError`` or ``OSError``."""
+        """Find the models if nobody has, begin to load them and listen. Raises ``MooringError`` or ``OSError``."""
         _check_declared(self._config.metrics_config)
-        specs = self._store.find(self._config)
+        specs = self._opening.find()
         self._catalog.keep(specs)
         for spec in specs:
             self.engine.expect(spec)
@@ -240,7 +229,7 @@ class Server:
             gate=self._http.gate(address),
             max_message_bytes=config.grpc_max_message_size,
             age=mount.Age(config.grpc_max_connection_age, config.grpc_max_connection_age_grace),
-            sequence_headers=_sequence_headers(config),
+            sequence_headers=sequence_headers(config),
             further=[management] if together else [],
         )
         await self._start_grpc(server, "grpc_address")
@@ -504,29 +493,3 @@ def _check_declared(file: Path | None) -> None:
             pass
     except (OSError, ValueError) as error:
         raise ConfigError(f"metrics_config: {error}") from error
-
-
-def _defaults(config: Config) -> Defaults:
-    return Defaults(
-        workers=config.default_workers_per_model or 1,
-        response_timeout=config.default_response_timeout,
-        startup_timeout=config.default_startup_timeout,
-        queue_size=config.job_queue_size,
-        max_response_bytes=config.max_response_size,
-        decode_input=config.decode_input_request,
-        limit_image_pixels=config.limit_max_image_pixels,
-        envelope=config.service_envelope,
-        metrics_config=str(config.metrics_config.resolve()) if config.metrics_config is not None else "",
-        exact_delay=config.exact_batch_delay,
-        handler=config.default_service_handler,
-        sequence_headers=_sequence_headers(config),
-        install_requirements=config.install_py_dep_per_model,
-        recycling=Recycling(config.max_requests_per_worker, config.worker_memory_limit),
-        settings=config.model_settings,
-    )
-
-
-def _sequence_headers(config: Config) -> SequenceHeaders:
-    return SequenceHeaders(
-        config.sequence_id_header, config.sequence_start_header, config.sequence_end_header
-    )

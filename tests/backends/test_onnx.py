@@ -8,8 +8,9 @@ import pytest
 from onnx import TensorProto as Kind
 from onnx import helper
 
-from mooring.backends.backend import LoadContext, create, preload
+from mooring.backends.backend import LoadContext, create
 from mooring.backends.onnx import OnnxBackend
+from mooring.backends.preloads import preload
 from mooring.core.errors import InvalidInput, ModelFailed, ModelLoadFailed, Unsupported
 from mooring.core.requests import Form, InferenceRequest, Operation, RequestedOutput
 from mooring.core.tensors import Tensor, TensorSpec

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mooring.backends.backend import preload
+from mooring.backends.preloads import preload
 from mooring.repository.spec import ModelSpec
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from mooring.backends.backend import LoadContext, create, preload
+from mooring.backends.backend import LoadContext, create
+from mooring.backends.preloads import preload
 from mooring.backends.programs import leaves
 from mooring.backends.pytorch import PyTorchBackend, paired
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed

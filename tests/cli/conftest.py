@@ -7,17 +7,18 @@ import pytest
 from click.testing import CliRunner
 
 from mooring.cli import commands
+from mooring.opening import Opening
 
 
 @pytest.fixture
 def server(monkeypatch):
-    """Stands in for mooring.server: keeps the Config it was run with."""
+    """Stands in for mooring.server: keeps the Config it was run with, and is given no models."""
     fake = types.ModuleType("mooring.server")
     fake.config = None
     fake.models = []
     fake.fails = None
 
-    def run(config, *, started):
+    def run(config, opening, *, started):
         fake.config = config
         if fake.fails is not None:
             raise fake.fails
@@ -26,6 +27,7 @@ def server(monkeypatch):
 
     fake.run = run
     monkeypatch.setitem(sys.modules, "mooring.server", fake)
+    monkeypatch.setattr(Opening, "find", lambda opening: [])
     return fake
 
 

@@ -3,7 +3,6 @@
 import abc
 import importlib
 from collections.abc import Coroutine, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -103,29 +102,6 @@ _BACKENDS: Mapping[str, str] = {
     "pytorch": "mooring.backends.pytorch:PyTorchBackend",
 }
 
-# What a template process imports before it forks workers of a backend (docs/decisions/0004-fork-or-spawn.md).
-_PRELOAD: Mapping[str, tuple[str, ...]] = {
-    "handler": ("mooring.backends.handler.backend",),
-    "function": ("mooring.backends.function",),
-    "builtin": ("mooring.backends.builtin",),
-    "onnx": ("onnxruntime", "mooring.backends.onnx"),
-    "pytorch": ("torch", "mooring.backends.programs", "mooring.backends.pytorch"),
-}
-# What torch imports to read an exported program: a second of every worker's start (1.05 s, with it 0.19).
-_READS_PROGRAMS = "torch._export.serde.serialize"
-_SOURCE_READ = 1_048_576
-
-
-def preload(spec: ModelSpec) -> tuple[str, ...]:
-    """The modules that a template should have imported before it forks a worker for this model.
-
-    torch takes seconds and hundreds of megabytes, so it is only there for models whose code names it.
-    """
-    modules = _PRELOAD.get(spec.backend, ())
-    if spec.backend == "pytorch" and spec.entry.endswith(".pt2"):
-        modules = (*modules, _READS_PROGRAMS)
-    return ("torch", *modules) if _names_torch(spec) else modules
-
 
 def alone(spec: ModelSpec, threads: int) -> str:
     """Why every worker of this model loads it by itself, where loading it before they are forked is no good idea.
@@ -142,29 +118,6 @@ def alone(spec: ModelSpec, threads: int) -> str:
     if spec.backend == "onnx" and threads > 1:
         return "a session of ONNX Runtime starts its threads when it is made"
     return ""
-
-
-def _names_torch(spec: ModelSpec) -> bool:
-    if spec.backend in ("builtin", "onnx", "pytorch"):
-        return False
-    if spec.backend == "handler" and not spec.entry.partition(":")[0].endswith(".py"):
-        handler = Path(spec.location, spec.entry.partition(":")[0] + ".py")
-        if not handler.is_file():  # one of TorchServe's own handlers, all of which use torch
-            return True
-    location = Path(spec.location)
-    if spec.backend == "function":
-        # Only its own file: it may lie in a folder of scripts that are none of its business.
-        sources = [location / spec.entry.partition(":")[0]]
-    else:
-        sources = sorted(location.glob("*.py"))
-    for source in sources:
-        if not source.is_file():  # the worker will say so, with the model's name
-            continue
-        with source.open("rb") as file:
-            text = file.read(_SOURCE_READ)
-        if b"import torch" in text or b"from torch" in text or b"ts.torch_handler" in text:
-            return True
-    return False
 
 
 def create(name: str) -> Backend:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from mooring.cli.launch import configured, given, served
+from mooring.cli.launch import configured, given, greets, served
 from mooring.config import Address
 
 _REPOSITORY = "/mnt/models"
@@ -95,6 +95,4 @@ def amdinfer_server(
             "models can be loaded and unloaded from this machine only: MOORING_MANAGEMENT_TOKEN=... lets those who"
             " have the token, --insecure everybody"
         )
-    from mooring.cli.greeting import greet
-
-    sys.exit(served(config, heard, lambda listening, models: greet(listening, models, up=up)))
+    sys.exit(served(config, heard, greets(up)))

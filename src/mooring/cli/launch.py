@@ -1,8 +1,11 @@
 """From the flags of a command to a running server: what ``serve`` and ``torchserve`` share."""
 
+import functools
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -28,11 +31,9 @@ def launch(
     defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> NoReturn:
     """Serve until the server ends, then leave with its exit status. A user's mistake is one line and status 1."""
-    from mooring.cli.greeting import greet
-
     heard = list(warnings)
     config = configured(flags, file, heard, defaults=defaults)
-    sys.exit(served(config, heard, lambda listening, models: greet(listening, models, up=up)))
+    sys.exit(served(config, heard, greets(up)))
 
 
 def configured(
@@ -60,12 +61,43 @@ def served(
     for warning in heard:
         log.warning(warning)
 
-    from mooring.server import run
-
     try:
-        return run(config, started=started)
+        with ExitStack() as stack:
+            return _prepared(config, stack)(started=started)
     except (MooringError, ConfigError, OSError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def _prepared(config: Config, stack: ExitStack) -> Callable[..., int]:
+    """``mooring.server.run`` for these settings. Imported bit by bit: what takes longest has begun before the next is."""
+    gc.disable()  # all that an import makes stays
+    try:
+        from mooring.workers.libraries import begun
+
+        libraries = begun(config)
+        stack.callback(libraries.close)
+
+        from mooring.opening import Opening
+
+        opening = Opening(config, stack, libraries)
+        opening.find()
+
+        from mooring.server import run
+
+        return functools.partial(run, config, opening)
+    finally:
+        gc.enable()
+
+
+def greets(up: str) -> "Callable[[Config, Sequence[ModelState]], None]":
+    """What prints the greeting, imported when it is time for it."""
+
+    def started(listening: Config, models: "Sequence[ModelState]") -> None:
+        from mooring.cli.greeting import greet
+
+        greet(listening, models, up=up)
+
+    return started
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import click
 from mooring import __version__
 from mooring.cli.background import Ready
 from mooring.cli.background import start as start_in_background
-from mooring.cli.launch import configured, given, served
+from mooring.cli.launch import configured, given, greets, served
 from mooring.cli.pid_file import AlreadyServing, running, serving
 from mooring.cli.stopping import stop as stop_server
 from mooring.config import Config
@@ -109,10 +109,8 @@ def torchserve(
     if running() is not None:
         _refuse_second()
     if foreground:
-        from mooring.cli.greeting import greet
-
         with serving():
-            sys.exit(served(config, heard, lambda listening, models: greet(listening, models, up=_UP)))
+            sys.exit(served(config, heard, greets(_UP)))
     log_file = logs / "ts_log.log"
     click.echo(f"Starting in the background; the log is in {log_file}", err=True)
     click.echo(start_in_background(lambda ready: _serve(config, heard, ready), log_file))

@@ -4,9 +4,9 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
-from mooring.backends.backend import preload
+from mooring.backends.preloads import preload
 from mooring.core.errors import (
     ModelNotFound,
     MooringError,
@@ -33,6 +33,7 @@ from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
 from mooring.workers.arena import Arena
+from mooring.workers.libraries import Libraries
 from mooring.workers.local import LocalWorkers
 from mooring.workers.pool import WorkerPool
 
@@ -46,8 +47,8 @@ class Engine(InferenceService):
     """Every model of this process, and the way of every request to one of them.
 
     A version that is unloaded has ``drain_limit`` seconds for what it was asked. ``fronts`` is how many further processes
-    take connections. Workers see the variables in
-    ``environment``, by default this process's own.
+    take connections. Workers are forked from processes of ``libraries``, by default such as see this process's own
+    variables.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Engine(InferenceService):
         metrics: Metrics,
         *,
         drain_limit: float = 30.0,
-        environment: Mapping[str, str] | None = None,
+        libraries: Libraries | None = None,
         first_worker: int = 9000,  # TorchServe's number, which describe shows
         fronts: int = 0,
     ) -> None:
@@ -72,7 +73,7 @@ class Engine(InferenceService):
         metrics.served.states = self._states
         self.fronts = Fronts(fronts, arena.size, metrics)
         self._workers = LocalWorkers(
-            arena, os.environ if environment is None else environment, first_worker, self.fronts.processes
+            arena, libraries or Libraries(os.environ), first_worker, self.fronts.processes
         )
         self._loop = asyncio.get_running_loop()
         self._wanted: set[str] = set()

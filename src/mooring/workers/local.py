@@ -5,8 +5,6 @@ import itertools
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -16,6 +14,7 @@ from weakref import WeakSet
 from mooring.observability.logs import Throttle, get_logger
 from mooring.workers.arena import Arena, anonymous_file
 from mooring.workers.channel import Codec, Load
+from mooring.workers.libraries import Libraries, LibraryProcess
 from mooring.workers.progress import Progress
 from mooring.workers.template import ENDED, FORKED, MODEL, ORDER, READY, RECORD, REFUSED
 
@@ -29,15 +28,6 @@ _KEPT_LINES = 40
 
 
 _REFUSED = RECORD.pack(REFUSED, 0, 0)[:8]
-
-_ENVIRONMENT = {
-    # numpy starts its threads at import, and a pool in every worker would fight over the cores.
-    "OPENBLAS_NUM_THREADS": "1",
-    # glibc maps and unmaps every large copy anew, and the kernel clears its pages each time. Kept instead, an echo of
-    # 602 KB takes 139 us of CPU, not 396, for 2 MB more memory a worker (make bench, identity).
-    "MALLOC_MMAP_THRESHOLD_": "33554432",
-    "MALLOC_TRIM_THRESHOLD_": "67108864",
-}
 
 
 class WorkerOutput:
@@ -270,23 +260,14 @@ class Template:
 
 
 class LibraryTemplate(Template):
-    """One that has imported these modules. The server starts it."""
+    """One that imports libraries. It is this one's to end."""
 
-    def __init__(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
-        control, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "mooring.workers.template", str(theirs.fileno()), str(os.getpid())]
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
-                [*command, *modules],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**_ENVIRONMENT, **environment},
-            )
-        super().__init__(control)
+    def __init__(self, process: LibraryProcess) -> None:
+        self._process = process
+        super().__init__(process.control)
 
     def _end(self) -> None:
-        self._process.kill()
-        self._process.wait()
+        self._process.end()
 
 
 class ModelTemplate(Template):
@@ -315,16 +296,15 @@ class ModelTemplate(Template):
 class LocalWorkers:
     """Starts worker processes, each from the template that has its libraries.
 
-    They see the variables in ``environment``; ``numbers`` counts them from ``first`` on. Every worker gets a channel to
-    each of the ``fronts``, too.
+    ``numbers`` counts them from ``first`` on. Every worker gets a channel to each of the ``fronts``, too.
     """
 
     def __init__(
-        self, arena: Arena, environment: Mapping[str, str], first: int, fronts: Sequence[SharingFront] = ()
+        self, arena: Arena, libraries: Libraries, first: int, fronts: Sequence[SharingFront] = ()
     ) -> None:
         self.numbers = itertools.count(first)
         self._arena = arena
-        self._environment = environment
+        self._libraries = libraries
         self._fronts = fronts
         self._templates: dict[tuple[str, ...], LibraryTemplate] = {}
 
@@ -362,7 +342,7 @@ class LocalWorkers:
         key = tuple(modules)
         template = self._templates.get(key)
         if template is None or template.dead:
-            template = self._templates[key] = LibraryTemplate(key, self._environment)
+            template = self._templates[key] = LibraryTemplate(self._libraries.take(key))
         return template
 
     def close(self) -> None:

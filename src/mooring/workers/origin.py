@@ -4,7 +4,8 @@ import asyncio
 import sys
 import time
 
-from mooring.backends.backend import LoadContext, alone, preload
+from mooring.backends.backend import LoadContext, alone
+from mooring.backends.preloads import preload
 from mooring.observability.logs import get_logger
 from mooring.repository.spec import ModelSpec
 from mooring.workers.channel import Load

@@ -1,0 +1,78 @@
+"""What a template process imports before it forks workers of a model (docs/decisions/0004-fork-or-spawn.md).
+
+Little is needed to say so: torch is being imported while the rest of the server still is.
+"""
+
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mooring.repository.platforms import backend_of
+
+if TYPE_CHECKING:
+    from mooring.config import Config
+    from mooring.repository.spec import ModelSpec
+
+_PRELOAD: Mapping[str, tuple[str, ...]] = {
+    "handler": ("mooring.backends.handler.backend",),
+    "function": ("mooring.backends.function",),
+    "builtin": ("mooring.backends.builtin",),
+    "onnx": ("onnxruntime", "mooring.backends.onnx"),
+    "pytorch": ("torch", "mooring.backends.programs", "mooring.backends.pytorch"),
+}
+# What torch imports to read an exported program: a second of every worker's start (1.05 s, with it 0.19).
+_READS_PROGRAMS = "torch._export.serde.serialize"
+_SOURCE_READ = 1_048_576
+_NATIVE = ("onnx", "pytorch")
+# How many folders of a repository are looked at before it is read.
+_GLANCES = 32
+
+
+def preload(spec: "ModelSpec") -> tuple[str, ...]:
+    """The modules that a template should have imported before it forks a worker for this model.
+
+    torch takes seconds and hundreds of megabytes, so it is only there for models whose code names it.
+    """
+    modules = libraries(spec.backend, spec.entry)
+    return ("torch", *modules) if _names_torch(spec) else modules
+
+
+def libraries(backend: str, entry: str) -> tuple[str, ...]:
+    """What every model of this backend whose file is called so needs."""
+    modules = _PRELOAD.get(backend, ())
+    return (*modules, _READS_PROGRAMS) if backend == "pytorch" and entry.endswith(".pt2") else modules
+
+
+def likely(config: "Config") -> set[tuple[str, ...]]:
+    """The modules that the files of native models suggest at a glance, before anything is read.
+
+    A configuration may know better, so whoever has them imported must be ready to throw that away.
+    """
+    files = [Path(target.rpartition("=")[2]) for target in config.targets]
+    if config.model_repository is not None and config.repository_load_existing:
+        files += islice(config.model_repository.glob("*/*/*.*"), _GLANCES)
+    return {libraries(backend, file.name) for file in files if (backend := backend_of(file)) in _NATIVE}
+
+
+def _names_torch(spec: "ModelSpec") -> bool:
+    if spec.backend in ("builtin", "onnx", "pytorch"):
+        return False
+    if spec.backend == "handler" and not spec.entry.partition(":")[0].endswith(".py"):
+        handler = Path(spec.location, spec.entry.partition(":")[0] + ".py")
+        if not handler.is_file():  # one of TorchServe's own handlers, all of which use torch
+            return True
+    location = Path(spec.location)
+    if spec.backend == "function":
+        # Only its own file: it may lie in a folder of scripts that are none of its business.
+        sources = [location / spec.entry.partition(":")[0]]
+    else:
+        sources = sorted(location.glob("*.py"))
+    for source in sources:
+        if not source.is_file():  # the worker will say so, with the model's name
+            continue
+        with source.open("rb") as file:
+            text = file.read(_SOURCE_READ)
+        if b"import torch" in text or b"from torch" in text or b"ts.torch_handler" in text:
+            return True
+    return False

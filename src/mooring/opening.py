@@ -1,0 +1,73 @@
+"""What a start does before the server itself is even imported: find the models, and have their libraries imported.
+
+Those take longer than everything else together, torch 0.7 s of CPU (docs/decisions/0021-models-loaded-once.md).
+"""
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+
+from mooring.backends.preloads import preload
+from mooring.config import Config
+from mooring.repository.fetch import Fetcher
+from mooring.repository.spec import Defaults, ModelSpec, Recycling, SequenceHeaders
+from mooring.repository.store import Store
+from mooring.workers.libraries import Libraries, begun
+
+
+class Opening:
+    """The store of a server, in a ``folder`` of its own, and the libraries of its workers. ``stack`` closes both."""
+
+    def __init__(
+        self, config: Config, stack: ExitStack | AsyncExitStack, libraries: Libraries | None = None
+    ) -> None:
+        self._config = config
+        self.libraries = libraries or begun(config)
+        stack.callback(self.libraries.close)
+        self.folder = Path(
+            stack.enter_context(
+                tempfile.TemporaryDirectory(
+                    prefix="mooring-", dir=config.temporary_folder, ignore_cleanup_errors=True
+                )
+            )
+        )
+        self.defaults = _defaults(config)
+        archives = self.folder / "archives"
+        archives.mkdir(mode=0o700)
+        self.store = Store(archives, self.defaults, fetcher=Fetcher(config.allowed_urls))
+        self._specs: Sequence[ModelSpec] | None = None
+
+    def find(self) -> Sequence[ModelSpec]:
+        """The models that the settings ask for, found at the first call. Raises ``MooringError``, as ``Store.find``."""
+        if self._specs is None:
+            self._specs = self.store.find(self._config)
+            self.libraries.begin_only({preload(spec) for spec in self._specs})
+        return self._specs
+
+
+def sequence_headers(config: Config) -> SequenceHeaders:
+    """The headers that say which sequence a request belongs to."""
+    return SequenceHeaders(
+        config.sequence_id_header, config.sequence_start_header, config.sequence_end_header
+    )
+
+
+def _defaults(config: Config) -> Defaults:
+    return Defaults(
+        workers=config.default_workers_per_model or 1,
+        response_timeout=config.default_response_timeout,
+        startup_timeout=config.default_startup_timeout,
+        queue_size=config.job_queue_size,
+        max_response_bytes=config.max_response_size,
+        decode_input=config.decode_input_request,
+        limit_image_pixels=config.limit_max_image_pixels,
+        envelope=config.service_envelope,
+        metrics_config=str(config.metrics_config.resolve()) if config.metrics_config is not None else "",
+        exact_delay=config.exact_batch_delay,
+        handler=config.default_service_handler,
+        sequence_headers=sequence_headers(config),
+        install_requirements=config.install_py_dep_per_model,
+        recycling=Recycling(config.max_requests_per_worker, config.worker_memory_limit),
+        settings=config.model_settings,
+    )
