@@ -69,7 +69,7 @@ CASES = (
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One server at one workload and concurrency; of a limit only the rate and the time of a call are known."""
+    """One server at one workload and concurrency; of a limit the rate, the time of a call and the CPU of a row are known."""
 
     workload: str
     server: str
@@ -80,6 +80,7 @@ class Line:
     cpu: float | None = None
     errors: int = 0
     noisy: bool = False
+    engine: str = ""  # what calculates, of our own server and of limits: "torch" or "onnx"
 
 
 class Bodies:
@@ -254,6 +255,9 @@ def servers(case: Case, wanted: set[str], folder: Path) -> Iterator[Server]:
                 yield BatchedFastApi(case.models)
 
 
+# Models that our server rearranges; their limit is the better one of as they are and rearranged.
+CONVOLUTIONS = ("resnet18",)
+LIMIT = "no server, "
 LIFE = "life"
 LIFE_TITLES = [
     "server", "start s", "PSS MB, 1 worker", "2 workers", "errors, 1 worker", "back after s", "errors, 2 workers",
@@ -357,13 +361,22 @@ def limit_lines(model: str, connections: int, folder: Path, options: argparse.Na
     """The model without a server, with as many processes and rows a call as so many clients can keep busy."""
     processes = min(WORKERS, connections)
     batch = min(BATCH, max(1, connections // processes))
-    for engine in ("torch", "onnx"):
+    for engine in ("torch", *["optimized"] * (model in CONVOLUTIONS), "onnx"):
         tries = [
             limits.measured(engine, model, folder, processes, batch, options.seconds)
             for _ in range(options.repetitions)
         ]
-        rate, seconds = sorted(tries)[len(tries) // 2]
-        yield Line(model, f"no server, {engine}, {processes} x {batch} rows", connections, rate, seconds)
+        rate, seconds, cpu = sorted(tries)[len(tries) // 2]
+        family = "onnx" if engine == "onnx" else "torch"
+        yield Line(
+            model,
+            f"{LIMIT}{engine}, {processes} x {batch} rows",
+            connections,
+            rate,
+            seconds,
+            cpu=cpu,
+            engine=family,
+        )
 
 
 def line(workload: str, shot: Shot, middle: Sample) -> Line:
@@ -378,6 +391,7 @@ def line(workload: str, shot: Shot, middle: Sample) -> Line:
         middle.cpu,
         middle.errors,
         middle.noisy,
+        shot.target.engine if isinstance(shot.target, Ours) else "",
     )
 
 
@@ -396,7 +410,8 @@ def tables(lines: Iterable[Line]) -> str:
 
 def _table_of(workload: str, connections: int, lines: list[Line]) -> str:
     ours = next((each.rps for each in lines if each.server == "mooring"), None)
-    titles = ["server", "req/s", "p50 ms", "p99 ms", "CPU us", "mooring is", ""]
+    best = {engine: limit_of(engine, lines) for engine in ("torch", "onnx")}
+    titles = ["server", "req/s", "p50 ms", "p99 ms", "CPU us", "mooring is", "of limit", ""]
     rows = [
         [
             each.server,
@@ -405,11 +420,19 @@ def _table_of(workload: str, connections: int, lines: list[Line]) -> str:
             "" if each.p99 is None else f"{each.p99 * 1e3:.2f}",
             "" if each.cpu is None else f"{each.cpu * 1e6:.0f}",
             "" if ours is None or each.rps == 0 else f"{ours / each.rps:.2f} x",
+            f"{each.rps / best[each.engine]:.0%}" if best.get(each.engine) else "",
             ", ".join([f"{each.errors} errors"] * bool(each.errors) + ["noisy"] * each.noisy),
         ]
         for each in sorted(lines, key=lambda line: -line.rps)
     ]
     return f"## {workload}, c={connections}\n\n{table([titles, *rows])}"
+
+
+def limit_of(engine: str, lines: Iterable[Line]) -> float | None:
+    """The best that this engine did without a server, in any of its variants; None where nobody measured."""
+    return max(
+        (each.rps for each in lines if each.engine == engine and each.server.startswith(LIMIT)), default=None
+    )
 
 
 def versions() -> str:

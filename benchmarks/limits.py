@@ -2,8 +2,8 @@
 
     python limits.py ENGINE MODEL FOLDER PROCESSES BATCH SECONDS
 
-So many processes of one thread each call the model with batches of this many rows; prints rows per second over all and
-the seconds of one call.
+So many processes of one thread each call the model with batches of this many rows; prints rows per second over all,
+the seconds of one call, and the seconds of CPU of one row. ENGINE is torch, optimized (torch, with the model as the server rearranges it) or onnx.
 """
 
 import json
@@ -21,8 +21,8 @@ import models
 
 def measured(
     engine: str, model: str, folder: Path, processes: int, batch: int, seconds: float
-) -> tuple[float, float]:
-    """Rows per second of all, and the mean seconds of a call."""
+) -> tuple[float, float, float]:
+    """Rows per second of all, the mean seconds of a call, and the mean seconds of CPU of a row."""
     command = [sys.executable, __file__, engine, model, str(folder), "0", str(batch), str(seconds)]
     running = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -39,9 +39,9 @@ def measured(
         assert process.stdout is not None
         calls.append(json.loads(process.stdout.read()))
         process.wait()
-    return sum(each["calls"] * batch / each["seconds"] for each in calls), calls[0]["seconds"] / calls[0][
-        "calls"
-    ]
+    rate = sum(each["calls"] * batch / each["seconds"] for each in calls)
+    cpu = sum(each["cpu"] for each in calls) / sum(each["calls"] * batch for each in calls)
+    return rate, calls[0]["seconds"] / calls[0]["calls"], cpu
 
 
 def callable_of(engine: str, name: str, folder: Path) -> models.Model:
@@ -59,6 +59,8 @@ def callable_of(engine: str, name: str, folder: Path) -> models.Model:
 
     torch.set_num_threads(1)
     program = torch.jit.load(str(folder / name / "model.pt"))
+    if engine == "optimized":
+        program = torch.jit.optimize_for_inference(program)
 
     def call(x: np.ndarray) -> np.ndarray:
         with torch.inference_mode(), warnings.catch_warnings():
@@ -74,12 +76,15 @@ def _run(engine: str, name: str, folder: Path, batch: int, seconds: float) -> No
     for _ in range(3 if seconds else 1):
         call(x)
     print("ready", flush=True)
+    if not seconds:
+        return
     sys.stdin.read()
-    began, calls = time.perf_counter(), 0
+    began, used, calls = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - began < seconds:
         call(x)
         calls += 1
-    print(json.dumps({"calls": calls, "seconds": time.perf_counter() - began}))
+    used = time.process_time() - used
+    print(json.dumps({"calls": calls, "seconds": time.perf_counter() - began, "cpu": used}))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import compare
 import load
 import pytest
 from google.protobuf.message import DecodeError
@@ -134,3 +135,22 @@ def test_unknown_case_is_named(capsys):
     with pytest.raises(SystemExit):
         parse(["--cases", "tiny,tinny"])
     assert "tinny" in capsys.readouterr().err
+
+
+def test_our_server_is_compared_with_the_best_limit_of_its_own_engine():
+    lines = [
+        compare.Line("resnet18", "mooring", 8, 60.0, 0.1, engine="torch"),
+        compare.Line("resnet18", "mooring, ONNX", 8, 66.0, 0.1, engine="onnx"),
+        compare.Line("resnet18", "fastapi", 8, 50.0, 0.1),
+        compare.Line("resnet18", "no server, torch, 2 x 4 rows", 8, 50.0, 0.1, engine="torch"),
+        compare.Line("resnet18", "no server, optimized, 2 x 4 rows", 8, 80.0, 0.1, engine="torch"),
+        compare.Line("resnet18", "no server, onnx, 2 x 4 rows", 8, 88.0, 0.1, engine="onnx"),
+    ]
+    rows = {
+        cells[1].strip(): cells[7].strip()
+        for row in compare.tables(lines).splitlines()
+        if len(cells := row.split("|")) > 7
+    }
+    assert rows["mooring"] == "75%"
+    assert rows["mooring, ONNX"] == "75%"
+    assert rows["fastapi"] == ""
