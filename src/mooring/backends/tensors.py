@@ -123,22 +123,20 @@ class TensorBackend(Backend):
     def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
         """Answer a batch; see ``Backend.infer``."""
         batch = None if self._alike is None else self._alike.batch(requests)
-        return driven(self.answer(requests, reply)) if batch is None else self._shortly(batch, reply)
+        return driven(Run(self, requests, reply).outcomes()) if batch is None else self._shortly(batch, reply)
 
-    async def answer(
-        self, requests: Sequence[InferenceRequest], reply: Reply, returned: Returned = None
-    ) -> Sequence[Outcome]:
-        """As ``infer``; it only ever waits where the model does. ``returned`` is what it gave for all, if it did."""
-        return await Run(self, requests, reply).outcomes(returned)
+    async def answer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
+        """As ``infer``, for a model that waits."""
+        return await Run(self, requests, reply).outcomes()
 
     def _shortly(self, batch: Batch, reply: Reply) -> Sequence[Outcome]:
         """Answer requests that are alike: what takes long is left to ``Run``."""
         try:
             returned = self.call(INFER, batch.arrays, {})
             if type(returned) is not dict and hasattr(returned, "__next__"):
-                return driven(self.answer(batch.requests, reply, returned))
+                return driven(Run(self, batch.requests, reply).outcomes(returned))
             outputs = self.settle(INFER, returned)
-            return batch.answers(outputs) or driven(self.answer(batch.requests, reply, outputs))
+            return batch.answers(outputs) or driven(Run(self, batch.requests, reply).outcomes(outputs))
         except MooringError as error:
             if len(batch.requests) > 1:
                 raise
@@ -201,6 +199,18 @@ def failure(error: Exception) -> ModelFailed:
 
 def _streams(returned: Returned) -> bool:
     return hasattr(returned, "__next__") or hasattr(returned, "__anext__")
+
+
+async def _waited(returned: Returned) -> Returned:
+    """What a model that waits gave; whatever it raises becomes a ``ModelFailed`` with its traceback."""
+    if not hasattr(returned, "__await__"):
+        return returned
+    try:
+        return await returned
+    except MooringError:
+        raise
+    except Exception as error:
+        raise failure(error) from error
 
 
 async def _each(pieces: Iterator[Returned]) -> AsyncIterator[Returned]:
@@ -268,23 +278,18 @@ class Run:
             self._pieces[id(samples[0])] = [await self._call_in_parts(samples[0])]
             return
         wanted = [(sample.target, sample.rows) for sample in samples] if explained else ()
-        await self._take(samples, await self._returned(join(samples), samples, wanted))
+        returned = self._ask(join(samples), samples, wanted)
+        if self._backend.overlap is not None:
+            returned = await _waited(returned)
+        await self._take(samples, returned)
 
-    async def _returned(self, arrays: Arrays, samples: list[Sample], wanted: Wanted) -> Returned:
-        """What the model gives for the rows of these samples."""
+    def _ask(self, arrays: Arrays, samples: list[Sample], wanted: Wanted) -> Returned:
+        """What the model gives for the rows of these samples, at once or to be waited for."""
         backend = self._backend
         if backend.asks:
             backend.cancelled = functools.partial(self._withdrawn, samples)
         arrays = self._controlled(arrays, samples)
-        returned = backend.call(self._operation, arrays, samples[0].parameters, wanted)
-        if backend.overlap is None or not hasattr(returned, "__await__"):
-            return returned
-        try:
-            return await returned
-        except MooringError:
-            raise
-        except Exception as error:
-            raise failure(error) from error
+        return backend.call(self._operation, arrays, samples[0].parameters, wanted)
 
     async def _take(self, samples: list[Sample], returned: Returned) -> None:
         if _streams(returned):
@@ -298,7 +303,9 @@ class Run:
             end = min(start + self._limit, sample.rows)
             arrays = {name: array[start:end] for name, array in sample.arrays.items()}
             part = Sample(sample.request, arrays, end - start, parameters=sample.parameters)
-            returned = await self._returned(arrays, [part], [(sample.target, end - start)])
+            returned = self._ask(arrays, [part], [(sample.target, end - start)])
+            if self._backend.overlap is not None:
+                returned = await _waited(returned)
             if _streams(returned):
                 raise Unsupported(f"the model streams; send at most {self._limit} rows in a request")
             parts += self._split([part], returned)
