@@ -34,6 +34,7 @@ from mooring.repository.spec import ModelSpec
 from mooring.workers.arena import Arena
 from mooring.workers.pool import WorkerPool
 from mooring.workers.progress import Progress
+from mooring.workers.server_end import Workers
 from mooring.workers.sharing import SharedPool, SharedProcess
 
 # How often time-outs are looked at and counts are sent, in seconds.
@@ -103,7 +104,7 @@ class Front(InferenceService):
 
     def submit(self, request: InferenceRequest, done: Done) -> Ticket:
         served = self._by_name.get((request.model, request.version))
-        if served is None or not served.pool.count or served.scheduler.refusal is not None:
+        if served is None or not served.pool.ready or served.scheduler.refusal is not None:
             return self._hand_on(request, done)
         return admit(served.scheduler, request, done)
 
@@ -221,7 +222,8 @@ class Front(InferenceService):
         pool = SharedPool(
             spec, scheduler, lambda records: self._link.tell(link.Recorded(spec.name, list(records)))
         )
-        scheduler.pool = cast("WorkerPool", pool)  # a scheduler asks no more of its pool than this one has
+        workers: Workers = pool  # a scheduler asks no more of its pool than this
+        scheduler.pool = cast("WorkerPool", workers)
         served = self._served[number] = Served(number, scheduler, pool)
         self._by_name[spec.name, spec.version] = served
         self._name_default(spec.name)

@@ -208,5 +208,10 @@ class Link:
             self.close()
             self._lost()
             return
-        for message in [self._decoder.decode(frame) for frame in self._frames]:
-            self._hear_one(message)
+        try:
+            for message in [self._decoder.decode(frame) for frame in self._frames]:
+                self._hear_one(message)
+        except Exception:  # the supervisor: whoever waits at the other end must not wait for ever
+            log.exception("link not understood, ending it")
+            self.close()
+            self._lost()

@@ -19,7 +19,7 @@ from mooring.observability.logs import Throttle, get_logger
 from mooring.observability.metrics import ModelStatistics
 from mooring.repository.spec import ModelSpec
 from mooring.workers.pool import WorkerPool
-from mooring.workers.server_end import PooledWorker, Work
+from mooring.workers.server_end import PooledWorker, Work, Workers
 
 log = get_logger(__name__)
 
@@ -361,13 +361,15 @@ class Scheduler:
             model=self.spec.name,
             version=self.spec.version,
         )
-        workers = self.pool.ready if self.pool is not None else 0
+        pool: Workers | None = self.pool
+        workers = pool.ready if pool is not None else 0
         error.retry_after = (self._row_time.value or 0.0) * self._waiting / max(workers, 1)
         return error
 
     def _room(self) -> int:
         """How many requests the idle workers take at once."""
-        idle = self.pool.idle if self.pool is not None else ()
+        pool: Workers | None = self.pool
+        idle = pool.idle if pool is not None else ()
         return sum(worker.room if worker.capacity else self.spec.max_batch_size for worker in idle)
 
     def _full(self) -> bool:
@@ -379,7 +381,7 @@ class Scheduler:
 
     def _flush(self) -> None:
         self._flushing = False
-        pool = self.pool
+        pool: Workers | None = self.pool  # a further front's is no WorkerPool
         if pool is None:
             return
         now = time.monotonic()

@@ -128,6 +128,26 @@ class Pool(Protocol):
         """It has answered something, and takes requests while others run."""
 
 
+class Workers(Protocol):
+    """What a scheduler asks of those who have the workers of its version."""
+
+    idle: list[Any]
+    overlapping: bool
+
+    @property
+    def ready(self) -> int:
+        """How many have the model loaded."""
+
+    def next(self) -> Any:
+        """The idle worker to send to."""
+
+    def put_least_busy_last(self) -> None:
+        """Arrange the idle ones so that the one with the most room is the next."""
+
+    def check(self, now: float) -> None:
+        """End those that take too long. Call it a few times a second."""
+
+
 class WorkerState(enum.Enum):
     """What a worker is doing."""
 

@@ -49,7 +49,7 @@ class SharedPool:
         self._loop = asyncio.get_running_loop()
 
     @property
-    def count(self) -> int:
+    def ready(self) -> int:
         """How many workers there are to send to."""
         return len(self._workers) - len(self._leaving)
 
