@@ -30,7 +30,7 @@ def admit(scheduler: Scheduler, request: InferenceRequest, done: Done) -> Ticket
                 [Tensor("predictions", "BYTES", [0], [])], model=spec.name, version=spec.version
             )
         )
-        return _NOTHING
+        return NOTHING
     return scheduler.submit(request, done, max(rows, 1))
 
 
@@ -90,13 +90,13 @@ class Parts:
 
 
 class _Nothing:
-    """The ticket of a request that was answered before it was queued."""
+    """The ticket of a request that is not queued: answered before, or on its way there."""
 
     def cancel(self) -> None:
         """There is nothing to withdraw."""
 
 
-_NOTHING = _Nothing()
+NOTHING = _Nothing()
 
 
 def no_memory(model: str) -> QueueFull:
@@ -108,7 +108,7 @@ def refused(request: InferenceRequest, done: Done, error: MooringError) -> Ticke
     """The ticket of a request that goes nowhere: its memory is given back, and ``done`` hears why."""
     release(request.inputs)
     done(error)
-    return _NOTHING
+    return NOTHING
 
 
 def _part(request: InferenceRequest, elements: list[bytes | Buffer]) -> InferenceRequest:

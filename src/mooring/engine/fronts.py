@@ -15,6 +15,7 @@ from mooring.core.errors import ErrorRecord, MooringError, WorkerDied
 from mooring.core.service import InferenceService, Outcome, Ticket
 from mooring.core.tensors import release
 from mooring.engine import link
+from mooring.engine.admission import NOTHING
 from mooring.engine.registry import ModelVersion, Registry
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
@@ -27,6 +28,8 @@ log = get_logger(__name__)
 
 # Seconds before a front that died is started again: whatever killed it may come again.
 _AGAIN = 0.5
+# Seconds that one has to be gone whose link is.
+_GRACE = 5.0
 
 _generations = itertools.count(1)
 
@@ -123,16 +126,6 @@ class FrontProcess:
             process.wait()
 
 
-class _Unanswered:
-    """The ticket of a request until there is one."""
-
-    def cancel(self) -> None:
-        """It is not queued yet."""
-
-
-_UNANSWERED = _Unanswered()
-
-
 class Fronts:
     """All further fronts. ``count`` 0 is the usual case, in which nothing here costs or does anything."""
 
@@ -147,6 +140,7 @@ class Fronts:
         self._orders = itertools.count(1)
         self._view: link.View | None = None
         self._ending = False
+        self._burials: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
     def start(self, settings: bytes, service: InferenceService, registry: Registry) -> None:
@@ -260,6 +254,9 @@ class Fronts:
         if self._ending:
             return
         log.error("front died, starting another", front=front.number, pid=front.pid)
+        burial = self._loop.create_task(front.end(_GRACE))
+        self._burials.add(burial)  # the loop itself holds tasks only weakly
+        burial.add_done_callback(self._burials.discard)
         at = self.processes.index(front)
         self.processes[at] = FrontProcess(front.number, self._arena_size)
         self._loop.call_later(_AGAIN, self._start_again, self.processes[at])
@@ -286,7 +283,7 @@ class Fronts:
             release(outcome.outputs)  # they were copied
 
         # What is refused at once is answered before there is a ticket: it must not be kept then.
-        front.tickets[key] = _UNANSWERED
+        front.tickets[key] = NOTHING
         ticket = self._service.submit(message.request, done)
         if key in front.tickets:
             front.tickets[key] = ticket
