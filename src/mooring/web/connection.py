@@ -23,7 +23,7 @@ from mooring.observability.logs import get_logger
 from mooring.web import wire
 from mooring.web.exchange import JOINED, Exchange, Stage, release_all
 from mooring.web.heads import KnownHead, Refusal, check_head, learn
-from mooring.web.listener import RECEIVE, SLOW, Host, Member, most_bytes
+from mooring.web.listener import RECEIVE, SLOW, Host, Member, enter, most_bytes
 
 log = get_logger(__name__)
 
@@ -62,9 +62,6 @@ class HttpHost(Host, Protocol):
     secure: bool
     hosts: set[bytes]
     heads: dict[bytes, KnownHead]
-
-    @property
-    def draining(self) -> bool: ...
 
 
 class _Stop(Exception):
@@ -167,13 +164,7 @@ class Connection(Member):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        # low=0: that writing may go on means that everything has left, and a buffer can be released.
-        self._transport.set_write_buffer_limits(high=SLOW, low=0)
-        name = transport.get_extra_info("peername")
-        self.peer = str(name[0]) if isinstance(name, tuple) else ""
-        self._host.joined(self)
-        if self._host.draining:  # accepted just before the listener was closed
-            self._transport.close()
+        self.peer = enter(self._host, self, self._transport)
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         return self._into

@@ -21,7 +21,7 @@ from mooring.observability.logs import get_logger
 from mooring.web import frames
 from mooring.web.frames import Code, Setting
 from mooring.web.hpack import Decoder, Field, Garbled, Oversized
-from mooring.web.listener import SLOW, Host
+from mooring.web.listener import Host, enter
 from mooring.web.sender import Sender
 from mooring.web.streams import Stream
 
@@ -65,9 +65,6 @@ class Http2Host(Host, Protocol):
     """What the connections of one listener share beside that."""
 
     http2: Http2Limits
-
-    @property
-    def draining(self) -> bool: ...
 
     def read_head(self, fields: list[Field]) -> Any:
         """What ``open`` needs of a header block, which may be one of trailers; kept for as long as the block returns."""
@@ -171,13 +168,7 @@ class Http2Connection(Sender):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        # low=0: that writing may go on means that everything has left, and memory that was lent can be given back.
-        self._transport.set_write_buffer_limits(high=SLOW, low=0)
-        name = transport.get_extra_info("peername")
-        self.peer = str(name[0]) if isinstance(name, tuple) else ""
-        self._host.joined(self)
-        if self._host.draining:  # accepted just before the listener was closed
-            self._transport.close()
+        self.peer = enter(self._host, self, self._transport)
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         return self._into

@@ -49,6 +49,9 @@ class Host(Protocol):
     @property
     def now(self) -> float: ...
 
+    @property
+    def draining(self) -> bool: ...
+
     def joined(self, member: "Member") -> None: ...
 
     def left(self, member: "Member") -> None: ...
@@ -74,3 +77,14 @@ class Member(asyncio.BufferedProtocol):
     def expire(self, now: float) -> None:
         """Look at what has taken too long."""
         raise NotImplementedError
+
+
+def enter(host: Host, member: Member, transport: asyncio.Transport) -> str:
+    """Make a new connection one of its listener's; the client's address without its port, empty on a unix socket."""
+    # low=0: that writing may go on means that everything has left, and memory that was lent can be given back.
+    transport.set_write_buffer_limits(high=SLOW, low=0)
+    name = transport.get_extra_info("peername")
+    host.joined(member)
+    if host.draining:  # accepted just before the listener was closed
+        transport.close()
+    return str(name[0]) if isinstance(name, tuple) else ""
