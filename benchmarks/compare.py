@@ -1,215 +1,57 @@
 """Measure our own server beside its peers: the same models, one driver, in turn.
 
-    make bench-peers                                       everything, an hour or so
+    make bench-peers                                       everything, some forty minutes
     make bench-peers ARGS="--quick --cases echo,binary"    one short repetition of some
     make bench-peers ARGS="--servers mooring,tritonserver,fastapi"
     make bench-peers ARGS="--record 2026-01-31"            keep the tables as results/2026-01-31-peers.md
 
-Peers are installed by peers/install.py; those that are not there are left out, and said so.
+What was found is written after every step, so an interrupted run keeps it: the same --record again, or --resume, goes on
+with what is missing. Peers are installed by peers/install.py; those that are not there are left out, and said so.
 """
 
 import argparse
-import json
-import math
-import struct
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import lifecycle
-import limits
-import open_inference as v2
-from measuring import Patience, Sample, Shot, median, repeat
-from peer_targets import (
-    BATCH,
-    PEER_KINDS,
-    TORCH,
-    WORKERS,
-    BatchedFastApi,
-    FastApi,
-    Ours,
-    Peer,
-    TorchServe,
-    install,
-)
-from report import conditions, table
+from in_process import Callers, Limit
+from lifecycle import Life, Question
+from measuring import Patience, Sample, Shot, idle_load, median, repeat
+from peer_cases import CASES, Bodies, Case, models
+from peer_record import Record
+from peer_targets import BATCH, PEER_KINDS, TORCH, WORKERS, Ours, Server, StaticFile, install
 from run import file_of
-from workloads import BOUNDARY, BYTES, JSON, Body
-
-sys.path.insert(0, str(Path(__file__).parent / "peers"))
-import models
+from standings import LIMIT, Line, told
 
 RESULTS = Path(__file__).parent / "results"
-Server = Peer | Ours
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """Workloads that are measured with the same servers running. ``expected`` is the beginning of a right answer."""
-
-    name: str
-    models: tuple[str, ...]
-    workloads: tuple[str, ...]
-    concurrencies: tuple[int, ...]
-
-
-CASES = (
-    Case("echo", ("echo",), ("echo", "echo v2"), (1, 16, 64)),
-    Case("json", ("total", "identity"), ("total JSON", "identity JSON"), (1, 8)),
-    Case("binary", ("total", "identity"), ("total binary", "identity binary"), (1, 8)),
-    Case("body", ("echo",), ("length raw", "length form"), (1, 16)),
-    Case("resnet18", ("resnet18",), ("resnet18",), (1, 8, 32)),
-    Case("transformer", ("transformer",), ("transformer",), (1, 32)),
-    Case("grpc", ("echo", "identity"), ("gRPC echo", "gRPC identity"), (1, 8, 16)),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One server at one workload and concurrency; of a limit the rate, the time of a call and the CPU of a row are known."""
-
-    workload: str
-    server: str
-    connections: int
-    rps: float
-    p50: float
-    p99: float | None = None
-    cpu: float | None = None
-    errors: int = 0
-    noisy: bool = False
-    engine: str = ""  # what calculates, of our own server and of limits: "torch" or "onnx"
-
-
-class Bodies:
-    """What is sent, by kind, and what must come back, by model."""
-
-    def __init__(self) -> None:
-        image = models.example("resnet18", 1)
-        words = models.example("transformer", 1)
-        picture = image.tobytes()[:102_400]
-        nested = json.dumps(
-            {"input": [[[[round(float(v), 6) for v in row] for row in plane] for plane in image[0]]]}
-        )
-        shape = [1, *models.IMAGE]
-        self.kinds: dict[str, Callable[[], Body]] = {
-            "number": lambda: Body("number", b'{"input":1.0}', JSON),
-            "number v2": lambda: Body("number-v2", v2.json_body("x", [1, 1], struct.pack("<f", 1.0)), JSON),
-            "image": lambda: Body("image", image.tobytes(), BYTES),
-            "image json": lambda: Body("image-json", nested.encode(), JSON),
-            "image v2 json": lambda: Body("image-v2-json", v2.json_body("x", shape, image.tobytes()), JSON),
-            "image v2": lambda: _binary("image-v2", "FP32", shape, image.tobytes()),
-            "image form": lambda: _form("image-form", image.tobytes()),
-            "words": lambda: Body("words", words.tobytes(), BYTES),
-            "words v2": lambda: _binary("words-v2", "INT64", [1, models.TOKENS], words.tobytes()),
-            "words json": lambda: Body("words-json", json.dumps({"input": words.tolist()}).encode(), JSON),
-            "words form": lambda: _form("words-form", words.tobytes()),
-            "picture": lambda: Body("picture", picture, "image/jpeg"),
-            "picture form": lambda: _form("picture-form", picture),
-        }
-        for model in ("echo", "echo_function", "identity", "identity_function"):
-            raw, size = (struct.pack("<f", 1.0), [1, 1]) if "echo" in model else (image.tobytes(), shape)
-            for kind in ("number message", "image message"):
-                message = v2.message(model, "x", size, raw)
-                self.kinds[f"{kind} {model}"] = lambda message=message, model=model: Body(
-                    f"message-{model}", message, grpc=True
-                )
-        self.expected: dict[str, list[float]] = {
-            "echo": [2.0],
-            "total": [math.fsum(map(float, image.ravel()))],
-            "identity": image.ravel()[:8].tolist(),
-            "length": [102_400.0],
-        }
-        self._made: dict[str, Body] = {}
-
-    def body(self, kind: str) -> Body:
-        """One of each kind."""
-        if kind not in self._made:
-            self._made[kind] = self.kinds[kind]()
-        return self._made[kind]
-
-    def right(self, workload: str, kind: str, answer: bytes) -> bool:
-        """Whether this is the model's answer."""
-        model = workload.replace("gRPC ", "").split()[0]
-        if model not in self.expected:
-            self.expected[model] = models.load(model, 1)(models.example(model, 1))[0, :4].tolist()
-        expected = self.expected[model]
-        tolerance = 0.5 if model == "total" else 1e-3
-        found = numbers(kind, answer)
-        return len(found) >= len(expected) and all(
-            abs(mine - theirs) <= tolerance for mine, theirs in zip(expected, found, strict=False)
-        )
-
-
-def _binary(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> Body:
-    content, size = v2.binary_body("x", shape, raw, datatype=datatype, output="y")
-    return Body(name, content, BYTES, size)
-
-
-def _form(name: str, content: bytes) -> Body:
-    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="data"; filename="data"\r\n'
-    head += "Content-Type: application/octet-stream\r\n\r\n"
-    whole = head.encode() + content + f"\r\n--{BOUNDARY}--\r\n".encode()
-    return Body(name, whole, f"multipart/form-data; boundary={BOUNDARY}")
-
-
-def numbers(kind: str, answer: bytes) -> list[float]:
-    """The numbers that an answer carries, in order."""
-    if kind == "message":
-        answer, kind = v2.from_message(answer), "raw"
-    if kind == "v2":
-        document, end = json.JSONDecoder().raw_decode(answer.decode("latin-1"))
-        if len(answer) > end:
-            answer, kind = answer[end:], "raw"
-        else:
-            return list(_floats(document["outputs"][0]["data"]))
-    if kind == "raw":
-        return list(struct.unpack(f"<{len(answer) // 4}f", answer)) if len(answer) % 4 == 0 else []
-    return list(_floats(json.loads(answer)))
-
-
-def _floats(value: object) -> Iterator[float]:
-    if isinstance(value, int | float):
-        yield float(value)
-    elif isinstance(value, list | dict):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _floats(each)
+LIFE, LIFE_MODEL = "life", "resnet18"
+# Models that our server rearranges; their limit is the better one of as they are and rearranged.
+CONVOLUTIONS = ("resnet18",)
+STARTING, LIVING = 25.0, 50.0  # seconds that servers take to start, and one to be killed: for the estimate
+BUSY = 0.03  # of a core: an idle server that uses more disturbs the others
 
 
 def main() -> int:
     """Measure and print; the exit status is 1 when our own server gave a wrong answer or none."""
     options = parse(sys.argv[1:])
-    lines: list[Line] = []
-    failed: list[str] = []
-    bodies = Bodies()
-    lives: list[list[str]] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
-        for model in TORCH:
-            if LIFE in options.cases or any(
-                model in case.models for case in CASES if case.name in options.cases
-            ):
-                models.export(model, folder / "exported" / model)
+        record = Record(RESULTS, options.record or "latest", go_on=bool(options.record) or options.resume)
+        record.sit(lengths(options), peers())
+        run = Run(options, record, folder)
+        run.export()
         for case in CASES:
             if case.name in options.cases:
-                for line in measured(case, options, bodies, folder, failed):
-                    print(told(line), flush=True)
-                    lines.append(line)
+                run.measure(case)
         if LIFE in options.cases:
-            lives = list(lived(options, bodies, folder / "exported", failed))
-    life = [f"## Start, memory, kill -9\n\n{table([LIFE_TITLES, *lives])}"] if lives else []
-    text = "\n\n".join(
-        [conditions(options.seconds, options.repetitions), versions(), tables(lines), *life, *failed]
-    )
-    print(f"\n{text}")
-    keep(lines)
-    if options.record:
-        (RESULTS / f"{options.record}-peers.md").write_text(
-            f"# Our server beside its peers, {options.record}\n\n{text}\n"
-        )
-    return int(any("mooring" in each for each in failed))
+            run.live()
+    print(f"\n{record.text()}")
+    return int(any("mooring" in each for each in record.failed))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -220,238 +62,246 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     names = [*(case.name for case in CASES), LIFE]
     parser.add_argument("--cases", default=",".join(names), help=f"comma-separated, of {', '.join(names)}")
     parser.add_argument("--servers", default="", help="comma-separated; all that are installed by default")
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of a repetition")
+    parser.add_argument("--seconds", type=float, help="length of a repetition; by default the case's own")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one repetition of a second each")
     parser.add_argument(
-        "--patience", type=float, default=300.0, help="seconds to wait, in all, for a quiet machine"
+        "--patience", type=float, default=120.0, help="seconds to wait, in all, for a quiet machine"
     )
     parser.add_argument("--record", metavar="NAME", help="keep the tables as results/NAME-peers.md")
+    parser.add_argument("--resume", action="store_true", help="go on with the last run that has no name")
     options = parser.parse_args(arguments)
     options.cases = set(options.cases.split(","))
+    unknown = options.cases - set(names)
+    if unknown:
+        parser.error(f"no such case: {', '.join(sorted(unknown))}")
     options.servers = set(filter(None, options.servers.split(",")))
     if options.quick:
-        options.seconds, options.repetitions = 1.0, 1
+        options.seconds, options.repetitions = options.seconds or 1.0, 1
     return options
 
 
-def servers(case: Case, wanted: set[str], folder: Path) -> Iterator[Server]:
-    """Those that take part."""
+class Run:
+    """One sitting: what is missing in the record is measured and added to it."""
 
-    def takes_part(name: str) -> bool:
-        return not wanted or name in wanted
+    def __init__(self, options: argparse.Namespace, record: Record, folder: Path) -> None:
+        self._options = options
+        self._record = record
+        self._folder = folder
+        self._exported = folder / "exported"
+        self._bodies = Bodies()
+        self._patience = Patience(options.patience)
+        self._left = {step: seconds for step, seconds in self._plan() if not record.has(step)}
 
-    exported = folder / "exported"
-    if takes_part("mooring"):
-        yield Ours(case.models, exported)
-        if case.models[0] in TORCH:
-            yield Ours(case.models, exported, engine="onnx")
-    for kind in PEER_KINDS:
-        if takes_part(kind.name) and install.installed(kind.package()):
-            yield kind(case.models)
-            if kind is TorchServe and case.name == "echo":
-                yield TorchServe(case.models, echo_batch=16)
-            if kind is FastApi and case.models[0] in TORCH:
-                yield BatchedFastApi(case.models)
+    def _plan(self) -> Iterator[tuple[str, float]]:
+        """The steps of the record, and about how many seconds each takes."""
+        for case in (case for case in CASES if case.name in self._options.cases):
+            for workload, concurrencies in case.workloads.items():
+                able = sum(workload in server.ways() for server in self.servers(case))
+                for connections in concurrencies:
+                    seconds = self._options.repetitions * (self._seconds(case) + 0.6) + 1.2
+                    yield step_of(workload, connections), able * seconds + STARTING / len(case.workloads)
+        if LIFE in self._options.cases:
+            for server in self.living():
+                yield f"{LIFE} {server.label}", LIVING
 
+    def _seconds(self, case: Case) -> float:
+        return float(self._options.seconds or case.seconds)
 
-# Models that our server rearranges; their limit is the better one of as they are and rearranged.
-CONVOLUTIONS = ("resnet18",)
-LIMIT = "no server, "
-LIFE = "life"
-LIFE_TITLES = [
-    "server", "start s", "PSS MB, 1 worker", "2 workers", "errors, 1 worker", "back after s", "errors, 2 workers",
-    "hung", "",
-]  # fmt: skip
+    def servers(self, case: Case) -> Iterator[Server]:
+        """Those that take part, peers in every setting that suits the case."""
+        if self._wanted("mooring"):
+            yield Ours(case.models, self._exported)
+            if case.models[0] in TORCH:
+                yield Ours(case.models, self._exported, engine="onnx")
+        if case.name == "echo" and StaticFile.there():
+            yield StaticFile()
+        for kind in PEER_KINDS:
+            if self._wanted(kind.name) and install.installed(kind.package()):
+                yield from kind.settings(case.name, case.models)
 
+    def _wanted(self, name: str) -> bool:
+        return not self._options.servers or name in self._options.servers
 
-def lived(
-    options: argparse.Namespace, bodies: Bodies, exported: Path, failed: list[str]
-) -> Iterator[list[str]]:
-    """How every server starts, what memory it takes, and what eight clients see when a worker of it is killed."""
-    workload = "resnet18"
-    for engine in ("torch", "onnx"):
-        bare = sorted(lifecycle.bare_start(engine, workload, exported) for _ in range(options.repetitions))
-        yield [f"bare script, {engine}", f"{bare[len(bare) // 2]:.2f}", *[""] * 7]
-    case = Case("life", (workload,), (workload,), ())
-    kinds = [
-        server for server in servers(case, options.servers, exported.parent) if workload in server.ways()
-    ]
-    for template in kinds:
-        if isinstance(template, BatchedFastApi):
-            continue
+    def export(self) -> None:
+        """Write the files of the models that missing steps need."""
+        for model in TORCH:
+            if any(step.startswith((model, LIFE)) for step in self._left):
+                models.export(model, self._exported / model)
 
-        def fresh(workers: int, template: Server = template) -> Server:
-            if isinstance(template, Ours):
-                return Ours(case.models, exported, engine=template.engine, workers=workers)
-            return type(template)(case.models, workers=workers)
+    def measure(self, case: Case) -> None:
+        """Every server at every workload of the case, in turn, after each has answered right once."""
+        missing = {
+            workload: [each for each in concurrencies if step_of(workload, each) in self._left]
+            for workload, concurrencies in case.workloads.items()
+        }
+        if not any(missing.values()):
+            return
+        chosen = [each for each in self.servers(case) if any(missing.get(way) for way in each.ways())]
+        with started(chosen), ExitStack() as stack:
+            callers = self._callers(case, stack)
+            for workload, concurrencies in missing.items():
+                able = [server for server in chosen if concurrencies and self._answers(server, workload)]
+                if workload == next(iter(missing)):
+                    self._look_at_idle(able)
+                for turn, connections in enumerate(concurrencies):
+                    shots = [
+                        self._shot(server, workload, connections, case, first=not turn) for server in able
+                    ]
+                    self._step(case, workload, connections, [*shots, *limits_of(callers, connections)])
 
-        way = template.ways()[workload]
-        body = bodies.body(way.body)
+    def _step(self, case: Case, workload: str, connections: int, each: Sequence[Shot | Limit]) -> None:
+        taken = repeat(each, self._options.repetitions, self._seconds(case), self._patience)
+        lines = [line(workload, connections, one, median(samples)) for one, samples in taken]
+        for one in lines:
+            print(told(one), flush=True)
+        self._done(step_of(workload, connections), lines=[asdict(one) for one in lines])
 
-        def right(answer: bytes, kind: str = way.answer) -> bool:
-            return bodies.right(workload, kind, answer)
+    def _done(self, step: str, **found: object) -> None:
+        self._record.add(step, found)
+        self._left.pop(step, None)
+        left = sum(self._left.values())
+        print(f"-- {step} is written; about {left / 60:.0f} minutes left", flush=True)
 
+    def _callers(self, case: Case, stack: ExitStack) -> list[Callers]:
+        model = case.models[0]
+        if model not in TORCH:
+            return []
+        engines = ("torch", *["optimized"] * (model in CONVOLUTIONS), "onnx")
+        found = [stack.enter_context(Callers(engine, model, self._exported, WORKERS)) for engine in engines]
+        for callers in found:
+            callers.ready()
+        return found
+
+    def _answers(self, server: Server, workload: str) -> bool:
+        """Whether it can do this, and does it right; what it did wrong goes to the record."""
+        way = server.ways().get(workload)
+        if way is None:
+            return False
+        body = self._bodies.body(way.body)
         try:
-            ones = [lifecycle.started(fresh(1), way.path, body, right) for _ in range(options.repetitions)]
-            two = lifecycle.started(fresh(2), way.path, body, right)
-            alone, pair = (lifecycle.killed(fresh(workers), way.path, body) for workers in (1, 2))
+            if body.grpc:
+                answer = server.call(way.path, body.content, 90.0)
+            else:
+                answer = server.wait_for(way.path, body.content, body.headers, 90.0)
         except RuntimeError as error:
-            failed.append(f"{template.label}, life: {error}")
-            continue
-        one = sorted(ones, key=lambda each: each.seconds)[len(ones) // 2]
-        row = [
-            template.label, f"{one.seconds:.2f}", f"{one.memory / lifecycle.MEGABYTE:.0f}",
-            f"{two.memory / lifecycle.MEGABYTE:.0f}", str(alone.errors),
-            "never" if alone.back is None else f"{alone.back:.2f}", str(pair.errors), str(alone.hung + pair.hung), "",
-        ]  # fmt: skip
-        print("life ", *row, flush=True)
-        yield row
+            self._record.fail(f"{server.label}, {workload}: {error}")
+            return False
+        if not self._bodies.right(workload, way.answer, answer):
+            self._record.fail(f"{server.label}, {workload}: wrong answer {answer[:200]!r}")
+            return False
+        return True
+
+    def _look_at_idle(self, running: Sequence[Server]) -> None:
+        """Say which servers work while nobody asks them: that disturbs the others."""
+        self._patience.wait()
+        for server, share in zip(running, idle_load(running), strict=True):
+            if share > BUSY:
+                self._record.note(f"{server.label} uses {share:.0%} of a core while nobody asks it.")
+
+    def _shot(self, server: Server, workload: str, connections: int, case: Case, *, first: bool) -> Shot:
+        """One load of a server. It gets its whole warm-up once for a workload."""
+        way = server.ways()[workload]
+        body = self._bodies.body(way.body)
+        warm_up = server.warm_up if first else 1.0
+        file = file_of(body, self._folder)
+        return Shot(server.label, server, way.path, body, file, connections, warm_up, case.steady)
+
+    def living(self) -> list[Server]:
+        """Those whose start, memory and end are looked at, in their first setting."""
+        case = Case(LIFE, (LIFE_MODEL,), {})
+        return [server for server in self.servers(case) if LIFE_MODEL in server.ways()]
+
+    def live(self) -> None:
+        """How every server starts, what memory it takes, and what clients see when a worker of it is killed."""
+        if not any(step.startswith(LIFE) for step in self._left):
+            return
+        turns = range(self._options.repetitions)
+        for engine in ("torch", "onnx"):
+            if self._record.has(f"{LIFE} bare script, {engine}"):
+                continue
+            starts = sorted(lifecycle.bare_start(engine, LIFE_MODEL, self._exported) for _ in turns)
+            script = Life(f"bare script, {engine}", starts[len(starts) // 2], engine=engine)
+            self._done(f"{LIFE} {script.server}", life=asdict(script))
+        for server in self.living():
+            if f"{LIFE} {server.label}" not in self._left:
+                continue
+            way = server.ways()[LIFE_MODEL]
+            question = Question(way.path, self._bodies.body(way.body), self._right(way.answer))
+            engine = server.engine if isinstance(server, Ours) else "torch"
+            try:
+                life = lifecycle.lived(server.with_workers, question, starts=len(turns), engine=engine)
+            except RuntimeError as error:
+                self._record.fail(f"{server.label}, {LIFE}: {error}")
+                continue
+            self._done(f"{LIFE} {server.label}", life=asdict(life))
+
+    def _right(self, kind: str) -> Callable[[bytes], bool]:
+        return lambda answer: self._bodies.right(LIFE_MODEL, kind, answer)
 
 
-def measured(
-    case: Case, options: argparse.Namespace, bodies: Bodies, folder: Path, failed: list[str]
-) -> Iterator[Line]:
-    """Every server at every workload of the case, in turn, after each has answered right once."""
-    patience = Patience(options.patience)
-    with ExitStack() as stack:
-        running = []
-        for server in servers(case, options.servers, folder):
-            if any(workload in server.ways() for workload in case.workloads):
-                stack.enter_context(server)
-                running.append(server)
-        for workload in case.workloads:
-            able = [server for server in running if answers(server, workload, bodies, failed)]
-            for connections in case.concurrencies:
-                shots = [shot(server, workload, bodies, folder, connections) for server in able]
-                for each, samples in repeat(shots, options.repetitions, options.seconds, patience):
-                    yield line(workload, each, median(samples))
-                if workload in TORCH:
-                    yield from limit_lines(workload, connections, folder / "exported", options)
+def lengths(options: argparse.Namespace) -> str:
+    """How often and how long everything is measured, in words."""
+    chosen = sorted({options.seconds or case.seconds for case in CASES if case.name in options.cases})
+    spans = [f"{each:g}" for each in (chosen[:1] + chosen[-1:] if len(chosen) > 1 else chosen)]
+    return f"{options.repetitions} repetitions of {' to '.join(spans) or '0'} s"
 
 
-def answers(server: Server, workload: str, bodies: Bodies, failed: list[str]) -> bool:
-    """Whether it can do this, and does it right; what it did wrong goes to ``failed``."""
-    way = server.ways().get(workload)
-    if way is None:
-        return False
-    body = bodies.body(way.body)
-    try:
-        if body.grpc:
-            answer = server.call(way.path, body.content, 120.0)
-        else:
-            answer = server.wait_for(way.path, body.content, body.headers, 120.0)
-    except RuntimeError as error:
-        failed.append(f"{server.label}, {workload}: {error}")
-        return False
-    if not bodies.right(workload, way.answer, answer):
-        failed.append(f"{server.label}, {workload}: wrong answer {answer[:200]!r}")
-        return False
-    return True
+def step_of(workload: str, connections: int) -> str:
+    """What one step of the record is called: all that alternates."""
+    return f"{workload}, c={connections}"
 
 
-def shot(server: Server, workload: str, bodies: Bodies, folder: Path, connections: int) -> Shot:
-    """One load of a server."""
-    way = server.ways()[workload]
-    body = bodies.body(way.body)
-    return Shot(server.label, server, way.path, body, file_of(body, folder), connections)
+@contextmanager
+def started(servers: Sequence[Server]) -> Iterator[None]:
+    """All of them at once, and ended at once: each takes seconds for both."""
+    with ExitStack() as stack, ThreadPoolExecutor(max(1, len(servers))) as pool:
+        for server in servers:
+            server.__enter__()
+            stack.callback(pool.submit, server.__exit__, None, None, None)
+        yield
 
 
-def limit_lines(model: str, connections: int, folder: Path, options: argparse.Namespace) -> Iterator[Line]:
-    """The model without a server, with as many processes and rows a call as so many clients can keep busy."""
+def limits_of(callers: Sequence[Callers], connections: int) -> list[Limit]:
+    """As many processes and rows a call as so many clients can keep busy."""
     processes = min(WORKERS, connections)
     batch = min(BATCH, max(1, connections // processes))
-    for engine in ("torch", *["optimized"] * (model in CONVOLUTIONS), "onnx"):
-        tries = [
-            limits.measured(engine, model, folder, processes, batch, options.seconds)
-            for _ in range(options.repetitions)
-        ]
-        rate, seconds, cpu = sorted(tries)[len(tries) // 2]
-        family = "onnx" if engine == "onnx" else "torch"
-        yield Line(
-            model,
-            f"{LIMIT}{engine}, {processes} x {batch} rows",
-            connections,
-            rate,
-            seconds,
-            cpu=cpu,
-            engine=family,
-        )
+    return [
+        Limit(f"{LIMIT}{each.engine}, {processes} x {batch} rows", each, processes, batch) for each in callers
+    ]
 
 
-def line(workload: str, shot: Shot, middle: Sample) -> Line:
+def line(workload: str, connections: int, one: Shot | Limit, middle: Sample) -> Line:
     """What a table says of it."""
+    if isinstance(one, Limit):
+        engine = one.engine
+    else:
+        engine = one.target.engine if isinstance(one.target, Ours) else ""
     return Line(
         workload,
-        shot.name,
-        shot.connections,
+        one.name,
+        connections,
         middle.rps,
         middle.p50,
-        middle.p99,
+        middle.p99 or None,
         middle.cpu,
         middle.errors,
         middle.noisy,
-        shot.target.engine if isinstance(shot.target, Ours) else "",
+        engine,
     )
 
 
-def told(line: Line) -> str:
-    """A line while it runs."""
-    return f"{line.workload:16} {line.server:28} c={line.connections:<3} {line.rps:9.1f} req/s  p50 {line.p50 * 1e3:9.2f} ms"
-
-
-def tables(lines: Iterable[Line]) -> str:
-    """One table by workload and concurrency, the fastest first."""
-    groups: dict[tuple[str, int], list[Line]] = {}
-    for each in lines:
-        groups.setdefault((each.workload, each.connections), []).append(each)
-    return "\n\n".join(_table_of(*key, group) for key, group in groups.items())
-
-
-def _table_of(workload: str, connections: int, lines: list[Line]) -> str:
-    ours = next((each.rps for each in lines if each.server == "mooring"), None)
-    best = {engine: limit_of(engine, lines) for engine in ("torch", "onnx")}
-    titles = ["server", "req/s", "p50 ms", "p99 ms", "CPU us", "mooring is", "of limit", ""]
-    rows = [
-        [
-            each.server,
-            f"{each.rps:.1f}" if each.rps < 1000 else f"{each.rps:.0f}",
-            f"{each.p50 * 1e3:.2f}",
-            "" if each.p99 is None else f"{each.p99 * 1e3:.2f}",
-            "" if each.cpu is None else f"{each.cpu * 1e6:.0f}",
-            "" if ours is None or each.rps == 0 else f"{ours / each.rps:.2f} x",
-            f"{each.rps / best[each.engine]:.0%}" if best.get(each.engine) else "",
-            ", ".join([f"{each.errors} errors"] * bool(each.errors) + ["noisy"] * each.noisy),
-        ]
-        for each in sorted(lines, key=lambda line: -line.rps)
-    ]
-    return f"## {workload}, c={connections}\n\n{table([titles, *rows])}"
-
-
-def limit_of(engine: str, lines: Iterable[Line]) -> float | None:
-    """The best that this engine did without a server, in any of its variants; None where nobody measured."""
-    return max(
-        (each.rps for each in lines if each.engine == engine and each.server.startswith(LIMIT)), default=None
-    )
-
-
-def versions() -> str:
-    """Of the peers."""
+def peers() -> str:
+    """Their versions."""
     found = []
     for kind in PEER_KINDS:
         if install.installed(kind.package()):
             packages = install.versions(kind.package())
             of = "nvidia-pytriton" if kind.package() == "pytriton" else kind.package()
             found.append(f"{kind.name} {packages.get(of, '?')}")
+        else:
+            found.append(f"{kind.name} is not installed")
     return f"Peers: {', '.join(found)}."
-
-
-def keep(lines: Iterable[Line]) -> None:
-    """As JSON lines, for whoever wants to reckon with them."""
-    text = "".join(
-        json.dumps({name: getattr(each, name) for name in Line.__slots__}) + "\n" for each in lines
-    )
-    (RESULTS / "latest-peers.jsonl").write_text(text)
 
 
 if __name__ == "__main__":

@@ -1,48 +1,97 @@
 """What it costs a server to be there, and to lose a worker: time to the first right answer, memory, kill -9 under load."""
 
 import http.client
+import statistics
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import in_process
 import psutil
 from targets import Target, seconds_of
 from workloads import Body
 
-HERE = Path(__file__).parent
 CLIENTS = 8
+PATIENCE = 10.0  # seconds after which a client says that it hangs
 MEGABYTE = 1 << 20
 
 
+@dataclass(slots=True)
+class Killed:
+    """What eight clients saw when a model's process was killed. Times in seconds; ``back`` None: it never was."""
+
+    errors: int = 0
+    hung: int = 0
+    back: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
-class Started:
-    """Seconds to the first right answer, and the memory of all its processes two seconds later, in bytes."""
+class Life:
+    """Of a server (or a bare script): seconds to the first right answer, bytes of memory (PSS), what clients saw of a kill."""
 
-    seconds: float
-    memory: float
+    server: str
+    start: float
+    memory: float = 0.0
+    memory_of_two: float = 0.0
+    alone: Killed | None = None  # with one worker
+    pair: Killed | None = None  # with two
+    engine: str = "torch"
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is a server."""
+        return self.alone is not None
 
 
-def started(server: Target, path: str, body: Body, right: Callable[[bytes], bool]) -> Started:
-    """Start a server and ask until it answers. Raises ``RuntimeError`` for a wrong answer, or none."""
-    with server:
-        answer = server.wait_for(path, body.content, body.headers, 180.0)
-        seconds = time.perf_counter() - server.started
-        if not right(answer):
-            raise RuntimeError(f"{server.label}: wrong answer {answer[:200]!r}")
-        time.sleep(2.0)
-        return Started(seconds, memory_of(server))
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a server is asked, and how to know that it is right."""
+
+    path: str
+    body: Body
+    right: Callable[[bytes], bool]
+
+
+def lived(fresh: Callable[[int], Target], question: Question, *, starts: int, engine: str = "torch") -> Life:
+    """Start a server so many times with one worker and once with two; kill one of each. Raises ``RuntimeError``.
+
+    ``fresh`` makes one of so many workers. Start and memory are medians.
+    """
+    taken: list[tuple[float, float]] = []
+    alone = Killed()
+    for turn in range(max(1, starts)):
+        with fresh(1) as server:
+            taken.append(started(server, question))
+            if turn == max(1, starts) - 1:
+                alone = killed(server, question)
+    with fresh(2) as server:
+        _, of_two = started(server, question)
+        pair = killed(server, question)
+    start, memory = (statistics.median(each) for each in zip(*taken, strict=True))
+    return Life(server.label, start, memory, of_two, alone, pair, engine)
+
+
+def started(server: Target, question: Question) -> tuple[float, float]:
+    """Seconds until it answers, memory of all its processes two seconds later. Raises ``RuntimeError`` for a wrong answer."""
+    answer = server.wait_for(question.path, question.body.content, question.body.headers, 120.0)
+    seconds = time.perf_counter() - server.started
+    if not question.right(answer):
+        raise RuntimeError(f"{server.label}: wrong answer {answer[:200]!r}")
+    time.sleep(2.0)
+    return seconds, memory_of(server)
 
 
 def bare_start(engine: str, model: str, folder: Path) -> float:
     """Seconds until a script that only imports, loads and calls the model has its first answer."""
-    command = [sys.executable, str(HERE / "limits.py"), engine, model, str(folder), "0", "1", "0"]
     began = time.perf_counter()
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as script:
+    script = subprocess.Popen(
+        in_process.command(engine, model, folder), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    )
+    with script:
         assert script.stdout is not None
         script.stdout.readline()  # it has its answer; what it takes to end is not counted
         return time.perf_counter() - began
@@ -57,62 +106,68 @@ def memory_of(server: Target) -> float:
     return total
 
 
-@dataclass(slots=True)
-class Killed:
-    """What eight clients saw when a model's process was killed. Times in seconds; ``back`` None: it never was."""
+class Client(threading.Thread):
+    """Asks again and again, on one connection as long as that lasts, and notes every answer's beginning and end."""
 
-    answered: int = 0
-    errors: int = 0
-    hung: int = 0
-    back: float | None = None
+    def __init__(self, server: Target, question: Question, ended: threading.Event) -> None:
+        super().__init__()
+        self.right: list[tuple[float, float]] = []
+        self.errors = self.hung = 0
+        self._question, self._ended = question, ended
+        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+
+    def run(self) -> None:
+        while not self._ended.is_set():
+            began = time.perf_counter()
+            try:
+                served = self._ask()
+            except TimeoutError:
+                self.hung += 1
+                self._connection.close()
+                continue
+            except (OSError, http.client.HTTPException):
+                served = False
+                self._connection.close()
+            if served:
+                self.right.append((began, time.perf_counter()))
+            else:
+                self.errors += 1
+                time.sleep(0.02)
+
+    def _ask(self) -> bool:
+        body = self._question.body
+        self._connection.request("POST", self._question.path, body.content, body.headers)
+        response = self._connection.getresponse()
+        response.read()
+        return response.status == 200
 
 
-def killed(server: Target, path: str, body: Body, *, seconds: float = 12.0, patience: float = 10.0) -> Killed:
-    """Kill -9 the process that works hardest, after three seconds of load, and watch what its clients are told."""
-    outcome = Killed()
-    lock = threading.Lock()
-    with server:
-        server.wait_for(path, body.content, body.headers, 180.0)
-        died = [float("inf")]
-        end = time.perf_counter() + seconds
+def killed(server: Target, question: Question) -> Killed:
+    """Kill -9 the process that works hardest, after two seconds of load, and watch what its clients are told.
 
-        def ask() -> None:
-            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=patience)
-            while time.perf_counter() < end:
-                began = time.perf_counter()
-                try:
-                    connection.request("POST", path, body.content, body.headers)
-                    response = connection.getresponse()
-                    response.read()
-                    right = response.status == 200
-                except TimeoutError:
-                    with lock:
-                        outcome.hung += 1
-                    connection.close()
-                    continue
-                except (OSError, http.client.HTTPException):
-                    right = False
-                    connection.close()
-                with lock:
-                    if right:
-                        outcome.answered += 1
-                        if began > died[0] and outcome.back is None:
-                            outcome.back = time.perf_counter() - died[0]
-                    else:
-                        outcome.errors += 1
-                if not right:
-                    time.sleep(0.02)
+    Until two seconds after the server is back, or ``PATIENCE`` is over.
+    """
+    ended = threading.Event()
+    clients = [Client(server, question, ended) for _ in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    time.sleep(1.0)
+    victim = busiest(server)
+    died = time.perf_counter()
+    victim.kill()
+    while (back := back_after(died, clients)) is None and time.perf_counter() < died + PATIENCE:
+        time.sleep(0.05)
+    time.sleep(2.0)
+    ended.set()
+    for client in clients:
+        client.join()
+    return Killed(sum(client.errors for client in clients), sum(client.hung for client in clients), back)
 
-        clients = [threading.Thread(target=ask) for _ in range(CLIENTS)]
-        for client in clients:
-            client.start()
-        time.sleep(3.0)
-        victim = busiest(server)
-        died[0] = time.perf_counter()
-        victim.kill()
-        for client in clients:
-            client.join()
-    return outcome
+
+def back_after(died: float, clients: Sequence[Client]) -> float | None:
+    """Seconds until a request that was sent after the kill was answered; None as long as none was."""
+    ends = [end for client in clients for began, end in list(client.right) if began > died]
+    return min(ends, default=died) - died or None
 
 
 def busiest(server: Target) -> psutil.Process:

@@ -26,26 +26,39 @@ DRIVER = "wrk" if WRK else "load.py"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the client saw. Times in seconds; ``client_cpu`` is what the load itself cost."""
+    """What the client saw. Times in seconds; ``client_cpu`` is what the load itself cost, ``rate`` answers per second."""
 
     requests: int
     seconds: float
     p50: float
     p99: float
     errors: int
+    rate: float
     client_cpu: float
 
 
 def drive(
-    port: int, path: str, body: Path, headers: Mapping[str, str], connections: int, seconds: float
+    port: int,
+    path: str,
+    body: Path,
+    headers: Mapping[str, str],
+    connections: int,
+    seconds: float,
+    *,
+    steady: bool = False,
 ) -> Outcome:
-    """Load one path of a server on this machine. Raises ``RuntimeError`` when the load generator fails."""
+    """Load one path of a server on this machine. Raises ``RuntimeError`` when the load generator fails.
+
+    ``steady`` for a few long calls: the rate is the slope of the count of answers, so that those which the end cuts off
+    do not make it less. Only wrk can do that; the other driver always divides by the time.
+    """
     lines = "".join(f"{name}: {value}\n" for name, value in headers.items())
     if WRK:
         # wrk counts whole seconds only.
         command = [WRK, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"]
         command += ["--latency", "-s", str(HERE / "post.lua"), f"http://127.0.0.1:{port}{path}"]
-        return _run(command, seconds, {"BENCH_BODY": str(body), "BENCH_HEADERS": lines})
+        environment = {"BENCH_BODY": str(body), "BENCH_HEADERS": lines}
+        return _run(command, seconds, environment | ({"BENCH_STEADY": "1"} if steady else {}))
     command = [sys.executable, __file__, "127.0.0.1", str(port), path, str(body), lines]
     return _run([*command, str(connections), str(seconds)], seconds)
 
@@ -140,6 +153,7 @@ def summary(latencies: list[float], seconds: float, errors: int) -> dict[str, fl
         "p50": ordered[round(last * 0.5)],
         "p99": ordered[round(last * 0.99)],
         "errors": errors,
+        "rate": len(latencies) / seconds,
     }
 
 

@@ -8,9 +8,10 @@ times; what stays noisy is marked.
 import os
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import psutil
 from load import Outcome, drive, drive_grpc
@@ -19,19 +20,8 @@ from workloads import Body
 
 FOREIGN = 0.15
 QUIET = 0.08
-RETRIES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Shot:
-    """One thing to load: a path of a server (of gRPC a method), with a body, on so many connections."""
-
-    name: str
-    target: Target
-    path: str
-    body: Body
-    file: Path
-    connections: int
+RETRIES = 2
+FINISHING = 5.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +48,80 @@ class Sample:
         return self.foreign > FOREIGN
 
 
+class Measured(Protocol):
+    """Whatever alternates with others in a run."""
+
+    @property
+    def name(self) -> str: ...
+
+    def warm(self) -> None:
+        """Make it as fast as it gets."""
+
+    def measure(self, seconds: float) -> Sample:
+        """Let it work for so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """One thing to load: a path of a server (of gRPC a method), with a body, on so many connections.
+
+    ``warm_up`` are seconds of load before it is measured; of few and long answers (``steady``) the rate is their slope.
+    """
+
+    name: str
+    target: Target
+    path: str
+    body: Body
+    file: Path
+    connections: int
+    warm_up: float = 1.0
+    steady: bool = False
+
+    def warm(self) -> None:
+        """Load it without looking."""
+        self._drive(self.warm_up)
+        self._finish()
+
+    def measure(self, seconds: float) -> Sample:
+        """Load it once. CPU is of an answer even where the end cut off calls that had cost some."""
+        front, workers = self.target.cpu()
+        busy, began = busy_seconds(), time.perf_counter()
+        outcome = self._drive(seconds)
+        took, busy = time.perf_counter() - began, busy_seconds() - busy
+        front_now, workers_now = self.target.cpu()
+        front, workers = front_now - front, workers_now - workers
+        self._finish()
+        answers = max(outcome.rate * outcome.seconds, 1.0)
+        return Sample(
+            rps=outcome.rate,
+            p50=outcome.p50,
+            p99=outcome.p99,
+            front=front / answers,
+            workers=workers / answers,
+            errors=outcome.errors if outcome.requests else 1,
+            foreign=foreign(busy - front - workers - outcome.client_cpu, took),
+            client=outcome.client_cpu / answers,
+        )
+
+    def _finish(self) -> None:
+        """Let a slow server end the calls that nobody waits for any more: they would take the next one's time."""
+        end = time.perf_counter() + FINISHING
+        while self.steady and time.perf_counter() < end:
+            used = sum(self.target.cpu())
+            time.sleep(0.1)
+            if sum(self.target.cpu()) - used < 0.03:
+                return
+
+    def _drive(self, seconds: float) -> Outcome:
+        if self.body.grpc:
+            return drive_grpc(self.target.grpc_port, self.path, self.file, self.connections, seconds)
+        fields, steady = self.body.headers, self.steady
+        return drive(self.target.port, self.path, self.file, fields, self.connections, seconds, steady=steady)
+
+
+Each = TypeVar("Each", bound=Measured)
+
+
 class Patience:
     """How long this run may still wait for others to be quiet, in seconds. Shared by all of it."""
 
@@ -76,23 +140,23 @@ class Patience:
 
 
 def repeat(
-    shots: Iterable[Shot], repetitions: int, seconds: float, patience: Patience
-) -> Iterator[tuple[Shot, list[Sample]]]:
-    """Load all of them in turn, so many times over; the samples of each, quiet ones only where there are enough."""
-    taken: dict[Shot, list[Sample]] = {shot: [] for shot in shots}
-    for shot in taken:
-        _drive(shot, shot.target.warm_up)
+    each: Iterable[Each], repetitions: int, seconds: float, patience: Patience
+) -> Iterator[tuple[Each, list[Sample]]]:
+    """Measure all of them in turn, so many times over; the samples of each, quiet ones only where there are enough."""
+    taken: list[tuple[Each, list[Sample]]] = [(one, []) for one in each]
+    for one, _ in taken:
+        one.warm()
     for _ in range(repetitions):
-        for shot, samples in taken.items():
-            samples.append(_quiet_sample(shot, seconds, patience))
-    yield from taken.items()
+        for one, samples in taken:
+            samples.append(_quiet_sample(one, seconds, patience))
+    yield from taken
 
 
-def _quiet_sample(shot: Shot, seconds: float, patience: Patience) -> Sample:
+def _quiet_sample(one: Measured, seconds: float, patience: Patience) -> Sample:
     best: Sample | None = None
     for _ in range(1 + RETRIES):
         patience.wait()
-        sample = measure(shot, seconds)
+        sample = one.measure(seconds)
         if best is None or sample.foreign < best.foreign:
             best = sample
         if not best.noisy:
@@ -101,25 +165,11 @@ def _quiet_sample(shot: Shot, seconds: float, patience: Patience) -> Sample:
     return best
 
 
-def measure(shot: Shot, seconds: float) -> Sample:
-    """Load it once."""
-    front, workers = shot.target.cpu()
-    busy, began = busy_seconds(), time.perf_counter()
-    outcome = _drive(shot, seconds)
-    took, busy = time.perf_counter() - began, busy_seconds() - busy
-    front_now, workers_now = shot.target.cpu()
-    front, workers = front_now - front, workers_now - workers
-    requests = max(outcome.requests, 1)
-    return Sample(
-        rps=outcome.requests / outcome.seconds,
-        p50=outcome.p50,
-        p99=outcome.p99,
-        front=front / requests,
-        workers=workers / requests,
-        errors=outcome.errors if outcome.requests else 1,
-        foreign=max(0.0, busy - front - workers - outcome.client_cpu) / (took * machine_cores()),
-        client=outcome.client_cpu / requests,
-    )
+def idle_load(targets: Sequence[Target]) -> list[float]:
+    """How many cores each of them keeps busy for a second in which nobody asks anything."""
+    before = [sum(target.cpu()) for target in targets]
+    time.sleep(1.0)
+    return [sum(target.cpu()) - used for target, used in zip(targets, before, strict=True)]
 
 
 def median(samples: list[Sample]) -> Sample:
@@ -129,10 +179,9 @@ def median(samples: list[Sample]) -> Sample:
     return replace(first, **figures | {"errors": sum(each.errors for each in samples)})
 
 
-def _drive(shot: Shot, seconds: float) -> Outcome:
-    if shot.body.grpc:
-        return drive_grpc(shot.target.grpc_port, shot.path, shot.file, shot.connections, seconds)
-    return drive(shot.target.port, shot.path, shot.file, shot.body.headers, shot.connections, seconds)
+def foreign(seconds: float, took: float) -> float:
+    """The share of the machine that somebody else's seconds of CPU were."""
+    return max(0.0, seconds) / (took * machine_cores())
 
 
 def busy_seconds() -> float:

@@ -1,4 +1,4 @@
-"""One FP32 tensor as the Open Inference Protocol sends it, and what is in an answer: by its definition, not our codecs."""
+"""One tensor (of FP32 where nothing else is said) as the Open Inference Protocol sends it, and what is in an answer: by its definition, not our codecs."""
 
 import json
 import struct
@@ -31,9 +31,9 @@ def binary_body(
     return text + raw, len(text)
 
 
-def message(model: str, name: str, shape: Sequence[int], raw: bytes) -> bytes:
+def message(model: str, name: str, shape: Sequence[int], raw: bytes, *, datatype: str = "FP32") -> bytes:
     """A ModelInferRequest with raw contents."""
-    tensor = pb.ModelInferRequest.InferInputTensor(name=name, datatype="FP32", shape=shape)
+    tensor = pb.ModelInferRequest.InferInputTensor(name=name, datatype=datatype, shape=shape)
     request = pb.ModelInferRequest(model_name=model, inputs=[tensor], raw_input_contents=[raw])
     return bytes(request.SerializeToString())
 

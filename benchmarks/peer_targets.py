@@ -9,12 +9,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from open_inference import INFER
-from targets import Mooring, Target, free_port
+from targets import NGINX, Mooring, Nginx, Target, free_port
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 import install
@@ -55,6 +56,15 @@ class Peer(Target):
         self.python = str(install.python(self.package()))
 
     @classmethod
+    def settings(cls, case: str, models: Sequence[str]) -> "Iterator[Peer]":  # noqa: ARG003 - most have one for all
+        """The ways to set it up that are worth measuring for a case, the usual one first."""
+        yield cls(models)
+
+    def with_workers(self, workers: int) -> Self:
+        """Another one of so many workers of torch models."""
+        return type(self)(self.models, workers=workers)
+
+    @classmethod
     def package(cls) -> str:
         """What it is called in install.py."""
         return cls.name
@@ -86,6 +96,20 @@ class FastApi(Peer):
 
     name = "fastapi"
 
+    def __init__(self, models: Sequence[str], *, workers: int = WORKERS, processes: int = 1) -> None:
+        super().__init__(models, workers=workers)
+        self._processes = processes
+        if processes > 1:
+            self.label = f"{self.name}, {processes} processes"
+
+    @classmethod
+    def settings(cls, case: str, models: Sequence[str]) -> Iterator[Peer]:
+        yield cls(models)
+        if case == "echo":
+            yield cls(models, processes=2)
+        if case in TORCH:
+            yield BatchedFastApi(models)
+
     def command(self, folder: Path) -> list[str]:
         command = [
             self.python,
@@ -106,12 +130,15 @@ class FastApi(Peer):
             "--no-access-log",
             "--log-level",
             "warning",
+            "--workers",
+            str(self._processes),
         ]
 
     def ways(self) -> dict[str, Way]:
         return {
             "echo": Way("/echo", "number", "json"),
             "total JSON": Way("/total_json", "image json", "json"),
+            "identity JSON": Way("/identity_json", "image json", "json"),
             "total binary": Way("/total", "image", "json"),
             "identity binary": Way("/identity", "image", "raw"),
             "length raw": Way("/length", "picture", "json"),
@@ -136,11 +163,36 @@ class BatchedFastApi(FastApi):
 
 
 class V2Peer(Peer):
-    """A server of the Open Inference Protocol."""
+    """A server of the Open Inference Protocol.
+
+    Those that are slow with binary tensors over HTTP, or do not take them, are asked for the models over gRPC as well.
+    """
 
     ready = "/v2/health/ready"
+    best_over_grpc = False
+
+    def __init__(
+        self, models: Sequence[str], *, workers: int = WORKERS, setting: str = "", over_grpc: bool = False
+    ) -> None:
+        super().__init__(models, workers=workers)
+        self._over_grpc = over_grpc
+        setting = "gRPC" if over_grpc else setting
+        self.label = f"{self.name}, {setting}" if setting else self.name
+
+    @classmethod
+    def settings(cls, case: str, models: Sequence[str]) -> Iterator[Peer]:
+        yield cls(models)
+        if cls.best_over_grpc and case in TORCH:
+            yield cls(models, over_grpc=True)
 
     def ways(self) -> dict[str, Way]:
+        if self._over_grpc:
+            kinds = {"resnet18": "image", "transformer": "words"}
+            return {name: Way(INFER, f"{kind} message {name}", "message") for name, kind in kinds.items()}
+        return self.http_ways()
+
+    def http_ways(self) -> dict[str, Way]:
+        """Over HTTP, and of gRPC the workloads that are about it."""
         path = "/v2/models/{}/infer"
         return {
             "echo v2": Way(path.format("echo"), "number v2", "v2"),
@@ -156,9 +208,10 @@ class V2Peer(Peer):
 
 
 class KServe(V2Peer):
-    """KServe's Python server."""
+    """KServe's Python server. Of a binary tensor over HTTP it makes a list of Python's numbers first, over gRPC it does not."""
 
     name = "kserve"
+    best_over_grpc = True
 
     def command(self, folder: Path) -> list[str]:
         log = folder / "log.yaml"
@@ -261,9 +314,16 @@ class PyTriton(V2Peer):
 
 
 class MlServer(V2Peer):
-    """MLServer. It takes no binary tensors over REST."""
+    """MLServer. It takes no binary tensors over REST. Without workers models run in the server's own process."""
 
     name = "mlserver"
+    best_over_grpc = True
+
+    @classmethod
+    def settings(cls, case: str, models: Sequence[str]) -> Iterator[Peer]:
+        yield from super().settings(case, models)
+        if case == "echo":
+            yield cls(models, workers=0, setting="in process")
 
     def command(self, folder: Path) -> list[str]:
         (folder / "settings.json").write_text(
@@ -279,9 +339,10 @@ class MlServer(V2Peer):
             )
         return [str(Path(self.python).parent / "mlserver"), "start", str(folder)]
 
-    def ways(self) -> dict[str, Way]:
-        ways = super().ways()
+    def http_ways(self) -> dict[str, Way]:
+        ways = super().http_ways()
         ways["resnet18"] = Way("/v2/models/resnet18/infer", "image v2 json", "v2")
+        ways["transformer"] = Way("/v2/models/transformer/infer", "words v2 json", "v2")
         return {name: way for name, way in ways.items() if "binary" not in name}
 
 
@@ -291,14 +352,27 @@ class LitServe(Peer):
     name = "litserve"
     ready = "/health"
 
+    def __init__(self, models: Sequence[str], *, workers: int = WORKERS, fronts: int = 1) -> None:
+        super().__init__(models, workers=workers)
+        self._fronts = fronts
+        if fronts > 1:
+            self.label = f"{self.name}, {fronts} fronts"
+
+    @classmethod
+    def settings(cls, case: str, models: Sequence[str]) -> Iterator[Peer]:
+        yield cls(models)
+        if case == "echo":
+            yield cls(models, fronts=2)
+
     def command(self, folder: Path) -> list[str]:
-        return [self.python, str(PEERS / "litserve_server.py"), str(self.port)]
+        return [self.python, str(PEERS / "litserve_server.py"), str(self.port), str(self._fronts)]
 
     def ways(self) -> dict[str, Way]:
         return {
             "echo": Way("/echo", "number", "json"),
             "total JSON": Way("/total", "image json", "json"),
             "total binary": Way("/total", "image form", "json"),
+            "identity binary": Way("/identity", "image form", "raw"),
             "length form": Way("/length", "picture form", "json"),
             "resnet18": Way("/resnet18", "image form", "raw"),
             "transformer": Way("/transformer", "words form", "raw"),
@@ -331,6 +405,7 @@ class BentoMl(Peer):
         return {
             "echo": Way("/echo", "number", "json"),
             "total JSON": Way("/total", "image json", "json"),
+            "identity JSON": Way("/identity", "image json", "json"),
             "length form": Way("/length", "picture form", "json"),
             "resnet18": Way("/resnet18", "image json", "json"),
             "transformer": Way("/transformer", "words json", "json"),
@@ -369,11 +444,27 @@ class TorchServe(Peer):
     ready = "/ping"
     warm_up = 5.0  # before that it compiles itself
 
-    def __init__(self, models: Sequence[str], *, workers: int = WORKERS, echo_batch: int = 1) -> None:
+    def __init__(
+        self,
+        models: Sequence[str],
+        *,
+        workers: int = WORKERS,
+        echo_batch: int = 1,
+        echo_workers: int = 1,
+    ) -> None:
         super().__init__([*models, "length"] if "echo" in models else models, workers=workers)
-        self._echo_batch = echo_batch
+        self._echo = echo_batch, echo_workers
         if echo_batch > 1:
-            self.label = f"torchserve, batch {echo_batch}"
+            self.label = f"{self.name}, batch {echo_batch}"
+        elif echo_workers > 1:
+            self.label = f"{self.name}, {echo_workers} workers"
+
+    @classmethod
+    def settings(cls, case: str, models: Sequence[str]) -> Iterator[Peer]:
+        yield cls(models)
+        if case == "echo":
+            yield cls(models, echo_batch=16)
+            yield cls(models, echo_workers=2)
 
     def variables(self, folder: Path) -> dict[str, str]:
         path = f"{Path(self.python).parent}:{os.environ['PATH']}"
@@ -388,7 +479,7 @@ class TorchServe(Peer):
 
     def command(self, folder: Path) -> list[str]:
         for model in self.models:
-            batch, workers = (BATCH, self.torch_workers) if model in TORCH else (self._echo_batch, 1)
+            batch, workers = (BATCH, self.torch_workers) if model in TORCH else self._echo
             write_archive_folder(model, folder / "store" / model, batch=batch, workers=workers)
         addresses = [f"{name}_address=http://127.0.0.1:{port}" for name, port in (
             ("inference", self.port), ("management", free_port()), ("metrics", free_port()))]  # fmt: skip
@@ -418,6 +509,7 @@ class TorchServe(Peer):
                 for name, way in PREDICTIONS.items()
             },
             "total JSON": Way("/predictions/total", "image json", "json"),
+            "identity JSON": Way("/predictions/identity", "image json", "json"),
             "resnet18": Way("/predictions/resnet18", "image", "raw"),
             "transformer": Way("/predictions/transformer", "words", "raw"),
         }
@@ -437,6 +529,10 @@ class Ours(Mooring):
         self._exported = exported
         self.engine = engine
         self.label = {"torch": "mooring", "onnx": "mooring, ONNX"}[engine]
+
+    def with_workers(self, workers: int) -> "Ours":
+        """Another one of so many workers of torch models."""
+        return Ours(self.models, self._exported, engine=self.engine, workers=workers)
 
     def variables(self, folder: Path) -> dict[str, str]:
         return dict(os.environ) | {"BENCH_THREADS": str(THREADS)}
@@ -488,6 +584,24 @@ class Ours(Mooring):
             "gRPC identity": Way(INFER, "image message identity_function", "message"),
         }
 
+
+class StaticFile(Nginx):
+    """The floor of a tiny request: nginx answers it with a file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.label = "nginx, a file"
+
+    @staticmethod
+    def there() -> bool:
+        """Whether it is installed."""
+        return NGINX is not None
+
+    def ways(self) -> dict[str, Way]:
+        return {"echo": Way("/small", "number", "json")}
+
+
+Server = Peer | Ours | StaticFile
 
 PEER_KINDS: tuple[type[Peer], ...] = (
     TorchServe,

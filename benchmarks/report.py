@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from load import DRIVER
-from measuring import FOREIGN, Sample, median
+from measuring import FOREIGN, RETRIES, Sample, median
 from starting import Figure
 from targets import cores, nginx_version
 
@@ -89,22 +89,28 @@ def start_table(figures: Iterable[Figure]) -> str:
     return table(lines)
 
 
-def conditions(seconds: float, repetitions: int) -> str:
+def conditions(method: str) -> str:
     """Machine, versions and method: without them the figures mean nothing."""
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    floors = ", ".join(
-        filter(None, ["bare front (uvloop and httptools)", "bare gRPC (grpc.aio on uvloop)", nginx_version()])
-    )
     return "\n".join(
         [
             f"Machine: {_cpu_model()}, {cores()} cores, {platform.system()} {platform.release()}.",
             f"Versions: Python {platform.python_version()} ({_call_time() * 1e9:.0f} ns for a call of int.__add__), {versions}.",
-            f"Load: {DRIVER}, closed loop, on the same cores. Medians of {repetitions} repetitions of {seconds:g} s that",
-            f"alternate with the floors ({floors}).",
-            f"A repetition with more than {FOREIGN:.0%} of the machine used by others is repeated up to three times, then marked noisy. CPU is user and system time per request,",
+            f"Load: {DRIVER}, closed loop, on the same cores. {method}",
+            f"A repetition with more than {FOREIGN:.0%} of the machine used by others is repeated up to {RETRIES} times, then marked noisy. CPU is user and system time per request,",
             "of the process that listens (front) and of all below it (workers); client is the load generator's own,",
             "which is grpcio for gRPC.",
         ]
+    )
+
+
+def beside_floors(seconds: float, repetitions: int) -> str:
+    """The method of ``make bench``."""
+    floors = ", ".join(
+        filter(None, ["bare front (uvloop and httptools)", "bare gRPC (grpc.aio on uvloop)", nginx_version()])
+    )
+    return (
+        f"Medians of {repetitions} repetitions of {seconds:g} s that\nalternate with the floors ({floors})."
     )
 
 

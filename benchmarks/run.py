@@ -9,7 +9,6 @@ Raw figures go to results/latest.jsonl, one line per repetition.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,8 +16,9 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
+from journal import Journal
 from measuring import Patience, Shot, median, repeat
-from report import Row, conditions, load_table, start_table
+from report import Row, beside_floors, conditions, load_table, start_table
 from starting import Figure, figures
 from targets import NGINX, BareFront, BareGrpc, Mooring, Nginx, Target
 from workloads import MODELS, OPTIONS, Body, Group, Workload, groups
@@ -33,22 +33,26 @@ def main() -> int:
     chosen = [group for group in groups() if group.name in options.cases]
     rows: list[Row] = []
     starts: list[Figure] = []
+    journal = Journal(RESULTS / "latest.jsonl")
     if START in options.cases:
         starts = figures(options.repetitions)
+        for figure in starts:
+            journal.add(asdict(figure))
         print(start_table(starts), end="\n\n", flush=True)
     if chosen:
         for row in measured(chosen, options):
             print(progress(row), flush=True)
             rows.append(row)
+            for sample in row.samples:
+                journal.add({"name": row.name, "connections": row.connections, **asdict(sample)})
     text = "\n\n".join(
         [
-            conditions(options.seconds, options.repetitions),
+            conditions(beside_floors(options.seconds, options.repetitions)),
             *([start_table(starts)] if starts else []),
             *([load_table(rows)] if rows else []),
         ]
     )
     print(f"\n{text}")
-    keep(rows, starts)
     if options.record:
         (RESULTS / f"{options.record}.md").write_text(f"# Benchmark of {options.record}\n\n{text}\n")
     return int(any(row.middle.errors for row in rows))
@@ -143,16 +147,6 @@ def progress(row: Row) -> str:
     """A line while it runs."""
     middle = row.middle
     return f"{row.name:24} c={row.connections:<3} {middle.rps:8.0f} req/s  {middle.cpu * 1e6:7.1f} us CPU  foreign {middle.foreign:.0%}"
-
-
-def keep(rows: Sequence[Row], starts: Sequence[Figure]) -> None:
-    """All repetitions as JSON lines, for whoever wants more than medians."""
-    lines = [asdict(figure) for figure in starts]
-    for row in rows:
-        lines += [
-            {"name": row.name, "connections": row.connections, **asdict(sample)} for sample in row.samples
-        ]
-    (RESULTS / "latest.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ http {{
 class Target:
     """A server that runs for as long as this context is open. ``label`` is its name in the tables.
 
-    ``warm_up`` is how many seconds of load it gets before it is measured.
+    ``warm_up`` is how many seconds of load it gets before a workload is measured.
     """
 
     warm_up = 1.0
@@ -95,7 +95,7 @@ class Target:
     def _end(self) -> None:
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(15)
+            self._process.wait(5)
         # Whatever it has left behind; its group is its own.
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)

@@ -29,6 +29,10 @@ class Served:
     async def total(self, input: np.ndarray) -> float:
         return float(self.models["total"](np.asarray(input, np.float32))[0, 0])
 
+    @bentoml.api(route="/identity")
+    async def identity(self, input: np.ndarray) -> np.ndarray:
+        return self.models["identity"](np.asarray(input, np.float32))
+
     @bentoml.api(route="/length")
     async def length(self, data: Path) -> int:
         return data.stat().st_size

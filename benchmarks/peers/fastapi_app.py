@@ -11,6 +11,7 @@ import models
 import numpy as np
 from fastapi import FastAPI, Request, Response, UploadFile
 from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 NAMES = os.environ["BENCH_MODELS"].split()
@@ -42,6 +43,12 @@ async def echo(number: Number) -> dict[str, float]:
 async def total_json(request: Request) -> dict[str, float]:
     array = np.asarray((await request.json())["input"], np.float32)
     return {"output": float(loaded["total"](array)[0, 0])}
+
+
+@app.post("/identity_json")
+async def identity_json(request: Request) -> Response:
+    array = np.asarray((await request.json())["input"], np.float32)
+    return JSONResponse({"output": loaded["identity"](array).tolist()})
 
 
 @app.post("/total")

@@ -12,6 +12,7 @@ from fastapi import Request, Response
 BATCH = int(os.environ["BENCH_BATCH"])
 WORKERS = int(os.environ["BENCH_WORKERS"])
 TORCH = ("resnet18", "transformer")
+RAW = (*TORCH, "identity")  # what they give goes back as bytes
 
 
 class Served(litserve.LitAPI):
@@ -53,11 +54,11 @@ class Served(litserve.LitAPI):
     def encode_response(self, output: Any) -> Any:
         if self.name == "length":
             return {"length": output}
-        return Response(output.tobytes()) if self.name in TORCH else {"output": output.tolist()}
+        return Response(output.tobytes()) if self.name in RAW else {"output": output.tolist()}
 
 
-def main(port: int) -> None:
-    names = [name for name in os.environ["BENCH_MODELS"].split() if name != "identity"]
+def main(port: int, fronts: int) -> None:
+    names = os.environ["BENCH_MODELS"].split()
     names += ["length"] if "echo" in names else []
     server = litserve.LitServer(
         [Served(name) for name in names],
@@ -66,8 +67,15 @@ def main(port: int) -> None:
         timeout=120,
         fast_queue=True,
     )
-    server.run(host="127.0.0.1", port=port, generate_client_file=False, log_level="warning", access_log=False)
+    server.run(
+        host="127.0.0.1",
+        port=port,
+        num_api_servers=fronts,
+        generate_client_file=False,
+        log_level="warning",
+        access_log=False,
+    )
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

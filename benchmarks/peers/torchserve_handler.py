@@ -19,6 +19,8 @@ class Handler:
         given = self.model(arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
         if self.name in ("echo", "total"):
             return [{"output": row.item()} for row in given]
+        if isinstance(bodies[0], dict):
+            return [{"output": row.tolist()} for row in given]
         return [row.tobytes() for row in given]
 
     def array(self, body: Any) -> np.ndarray:

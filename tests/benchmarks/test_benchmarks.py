@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import compare
 import load
 import pytest
 from google.protobuf.message import DecodeError
 from measuring import FOREIGN, Sample, median
 from report import Row, load_table, start_table
 from run import answer_of, check, parse
+from standings import Line, tables
 from starting import Figure
 from targets import BareFront, BareGrpc
 from workloads import Body, groups
@@ -39,6 +39,15 @@ def test_own_client_counts_what_it_asked(front, monkeypatch, tmp_path: Path):
     assert outcome.errors == 0
     assert 0.0 < outcome.p50 <= outcome.p99 < 1.0
     assert outcome.client_cpu > 0.0
+
+
+@pytest.mark.skipif(load.WRK is None, reason="wrk is not installed")
+def test_slope_of_the_answers_is_their_rate(front, tmp_path: Path):
+    body = tmp_path / "body"
+    body.write_bytes(b"x" * 300_000)
+    outcome = load.drive(front.port, "/large", body, {}, 4, 1.0, steady=True)
+    assert outcome.rate == pytest.approx(outcome.requests / outcome.seconds, rel=0.3)
+    assert outcome.rate != outcome.requests / outcome.seconds
 
 
 def test_server_is_charged_for_the_load(front, tmp_path: Path, monkeypatch):
@@ -139,16 +148,16 @@ def test_unknown_case_is_named(capsys):
 
 def test_our_server_is_compared_with_the_best_limit_of_its_own_engine():
     lines = [
-        compare.Line("resnet18", "mooring", 8, 60.0, 0.1, engine="torch"),
-        compare.Line("resnet18", "mooring, ONNX", 8, 66.0, 0.1, engine="onnx"),
-        compare.Line("resnet18", "fastapi", 8, 50.0, 0.1),
-        compare.Line("resnet18", "no server, torch, 2 x 4 rows", 8, 50.0, 0.1, engine="torch"),
-        compare.Line("resnet18", "no server, optimized, 2 x 4 rows", 8, 80.0, 0.1, engine="torch"),
-        compare.Line("resnet18", "no server, onnx, 2 x 4 rows", 8, 88.0, 0.1, engine="onnx"),
+        Line("resnet18", "mooring", 8, 60.0, 0.1, engine="torch"),
+        Line("resnet18", "mooring, ONNX", 8, 66.0, 0.1, engine="onnx"),
+        Line("resnet18", "fastapi", 8, 50.0, 0.1),
+        Line("resnet18", "no server, torch, 2 x 4 rows", 8, 50.0, 0.1, engine="torch"),
+        Line("resnet18", "no server, optimized, 2 x 4 rows", 8, 80.0, 0.1, engine="torch"),
+        Line("resnet18", "no server, onnx, 2 x 4 rows", 8, 88.0, 0.1, engine="onnx"),
     ]
     rows = {
         cells[1].strip(): cells[7].strip()
-        for row in compare.tables(lines).splitlines()
+        for row in tables(lines).splitlines()
         if len(cells := row.split("|")) > 7
     }
     assert rows["mooring"] == "75%"
