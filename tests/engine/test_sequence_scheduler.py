@@ -7,7 +7,7 @@ import pytest
 from mooring.core.errors import DeadlineExceeded, ModelNotReady, QueueFull, SequenceLost, WorkerDied
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse
 from mooring.engine.sequence_scheduler import SequenceScheduler
-from mooring.observability.metrics import ModelStatistics
+from mooring.observability.statistics import ModelStatistics
 from mooring.repository.spec import ModelSpec, SequenceSettings
 from mooring.workers.server_end import WorkerState
 

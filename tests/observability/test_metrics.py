@@ -5,12 +5,15 @@ import re
 import socket
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import Counter
 from prometheus_client.parser import text_string_to_metric_families
 
-from mooring.observability.metrics import DURATIONS, Histogram, Metrics
+from mooring.observability.metrics import Histogram, Metrics
 from mooring.observability.metrics_log import MetricsLog
 from mooring.observability.records import Record
+from mooring.observability.statistics import DURATIONS, ModelStatistics
 
 HOST = socket.gethostname()
 
@@ -162,3 +165,37 @@ def test_lines_go_to_files_where_a_folder_is_named_and_to_the_log_where_it_canno
     MetricsLog(list, tmp_path / "file").record([record])
     assert "metrics go to the log" in caplog.text
     assert "MODEL_METRICS - Hits." in caplog.text
+
+
+@given(
+    notes=st.lists(
+        st.tuples(st.floats(0.0, 200.0), st.floats(0.0, 200.0), st.booleans(), st.booleans()), max_size=40
+    ),
+    calls=st.lists(st.tuples(st.integers(1, 9), st.floats(0.0, 200.0)), max_size=20),
+    times=st.sampled_from([1, 60]),
+)
+def test_what_is_noted_is_summed_up_as_if_it_had_been_at_once(notes, calls, times):
+    statistics, durations, queues, inferences = (
+        ModelStatistics("m", "1"),
+        *(Histogram(DURATIONS) for _ in range(3)),
+    )
+    for _ in range(times):  # sixty times are more notes than are left lying about
+        for latency, queue, ok, defaulted in notes:
+            statistics.observe(latency, queue, ok, defaulted)
+            durations.observe(latency)
+            queues.observe(queue)
+        statistics.observe_batches(calls)
+        for _, seconds in calls:
+            inferences.observe(seconds)
+    counts = statistics.counts
+    told = counts.durations, counts.queues, counts.inferences
+    for found, expected in zip(told, (durations, queues, inferences), strict=True):
+        assert found.counts == expected.counts
+        assert found.total == pytest.approx(expected.total)
+    assert counts.outcomes == [times * sum(note[2] is ok for note in notes) for ok in (False, True)]
+    assert counts.requests == [times * sum(note[3] is named for note in notes) for named in (False, True)]
+    assert sum(counts.spent) == pytest.approx(durations.total)
+    assert sum(counts.queue) == pytest.approx(queues.total)
+    assert {rows: count for rows, (count, _) in counts.by_size.items()} == {
+        rows: times * sum(row == rows for row, _ in calls) for rows, _ in calls
+    }

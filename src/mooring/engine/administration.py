@@ -36,7 +36,8 @@ from mooring.engine.endpoints import WorkerEndpoints
 from mooring.engine.engine import Engine
 from mooring.engine.registry import ModelVersion
 from mooring.observability.logs import get_logger
-from mooring.observability.metrics import Metrics, ModelStatistics
+from mooring.observability.metrics import Metrics
+from mooring.observability.statistics import ModelStatistics
 from mooring.repository.catalog import Catalog, worker_spec
 from mooring.repository.spec import ModelSpec
 
@@ -293,20 +294,21 @@ def _load_failed(version: ModelVersion) -> ModelLoadFailed:
 
 
 def _used(statistics: ModelStatistics) -> ModelUsage:
-    failed, answered = statistics.outcomes
+    counts = statistics.counts
+    failed, answered = counts.outcomes
     return ModelUsage(
         name=statistics.name,
         version=statistics.version,
         last_inference=int(statistics.last * 1e3),
-        inferences=sum(rows * int(count) for rows, (count, _) in statistics.by_size.items()),
-        executions=sum(int(count) for count, _ in statistics.by_size.values()),
-        success=_duration(answered, statistics.spent[1]),
-        fail=_duration(failed, statistics.spent[0]),
-        queue=_duration(failed + answered, sum(statistics.queue)),
-        infer=_duration(sum(statistics.inferences.counts), statistics.inferences.total),
+        inferences=sum(rows * int(count) for rows, (count, _) in counts.by_size.items()),
+        executions=sum(int(count) for count, _ in counts.by_size.values()),
+        success=_duration(answered, counts.spent[1]),
+        fail=_duration(failed, counts.spent[0]),
+        queue=_duration(failed + answered, sum(counts.queue)),
+        infer=_duration(sum(counts.inferences.counts), counts.inferences.total),
         batches=[
             BatchUsage(rows, _duration(int(count), seconds))
-            for rows, (count, seconds) in sorted(statistics.by_size.items())
+            for rows, (count, seconds) in sorted(counts.by_size.items())
         ],
     )
 

@@ -16,7 +16,7 @@ from mooring.core.service import Done, ModelMetadata, Outcome
 from mooring.core.tensors import release
 from mooring.engine.batching import BatchPolicy, RowTime, company, fair
 from mooring.observability.logs import Throttle, get_logger
-from mooring.observability.metrics import ModelStatistics
+from mooring.observability.statistics import ModelStatistics
 from mooring.repository.spec import ModelSpec
 from mooring.workers.pool import WorkerPool
 from mooring.workers.server_end import PooledWorker, Work, Workers

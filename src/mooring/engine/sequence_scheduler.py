@@ -11,7 +11,7 @@ from mooring.core.service import Done, ModelMetadata
 from mooring.engine.scheduler import DONE, RUNNING, WAITING, QueuedRequest, Scheduler, keys
 from mooring.engine.sequences import Sequences
 from mooring.engine.steps import mark, new_id, said, tell
-from mooring.observability.metrics import ModelStatistics
+from mooring.observability.statistics import ModelStatistics
 from mooring.repository.spec import ModelSpec, SequenceSettings
 from mooring.workers.server_end import PooledWorker, Work, WorkerState
 

@@ -1,9 +1,12 @@
 """Counting values by size, as Prometheus' histograms do."""
 
 import math
+from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 from prometheus_client import Metric
 
 
@@ -21,6 +24,15 @@ class Histogram:
         """A value equal to a bound counts under it, as Prometheus' ``le`` says."""
         self.counts[bisect_left(self.bounds, value)] += times
         self.total += value * times
+
+    def observe_all(self, values: "array[float] | npt.NDArray[np.float64]") -> float:
+        """Each of these once; their sum."""
+        places = np.searchsorted(self.bounds, values)
+        for place, times in enumerate(np.bincount(places, minlength=len(self.counts)).tolist()):
+            self.counts[place] += times
+        total = float(np.sum(values))
+        self.total += total
+        return total
 
 
 def add_histogram(family: Metric, labels: dict[str, str], histogram: Histogram) -> None:

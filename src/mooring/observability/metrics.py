@@ -6,7 +6,6 @@ A request costs a few list additions here, and no lock: everything is written on
 import operator
 import socket
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,15 +19,9 @@ from mooring.observability.host import SYSTEM, HostMetrics
 from mooring.observability.metrics_log import MetricsLog
 from mooring.observability.recorded import RecordedMetrics
 from mooring.observability.records import Record
+from mooring.observability.statistics import DURATIONS, Counts, ModelStatistics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-# Seconds. From a tiny echo to TorchServe's default response time-out of 120 s.
-DURATIONS = (
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-    120.0,
-)  # fmt: skip
-ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
 DEFAULT_VERSION = "default"
 """What TorchServe's counters call the version of a request whose URL named none."""
@@ -41,111 +34,6 @@ _BY_MODEL = (
 _OTHERS = {"Requests2XX", "Requests4XX", "Requests5XX", "QueueTime", "WorkerThreadTime", "WorkerLoadTime"}
 _TORCHSERVES = frozenset((*_BY_MODEL, *_OTHERS, *SYSTEM))
 _OURS = ("mooring_", "process_", "amdinfer_", "exposer_")
-
-
-class ModelStatistics:
-    """One version of a model. The engine keeps it beside the version, so that no name is looked up per request."""
-
-    __slots__ = (
-        "by_size", "durations", "inferences", "last", "last_queue", "last_way", "latency", "name", "outcomes",
-        "queue", "queues", "requests", "sequences", "spent", "version", "workers",
-    )  # fmt: skip
-
-    def __init__(self, name: str, version: str) -> None:
-        self.name = name
-        self.version = version
-        self.outcomes = [0, 0]  # failed, answered
-        self.spent = [0.0, 0.0]  # seconds from arrival to answer, of each kind
-        self.workers = [0, 0]  # that failed, that were recycled
-        self.sequences: int | None = None  # that are open; None of a model that keeps no state
-        self.by_size: dict[int, list[float]] = {}  # rows of a batch -> how many of them, and their seconds
-        self.last = 0.0  # when the model was called last, in seconds since the epoch
-        self.last_queue = 0.0  # how long the last request waited for a worker
-        self.last_way = 0.0  # and its worker's message, there and back, beyond the time of the model
-        # TorchServe's three, apart for requests whose URL named a version [0] and those whose URL did not [1].
-        self.requests = [0, 0]
-        self.latency = [0.0, 0.0]
-        self.queue = [0.0, 0.0]
-        self.durations = Histogram(DURATIONS)
-        self.queues = Histogram(DURATIONS)
-        self.inferences = Histogram(DURATIONS)
-
-    def observe(self, latency: float, queue: float, ok: bool, defaulted: bool = False) -> None:
-        """A request is over. Times are in seconds; ``defaulted`` says that its URL named no version."""
-        self.outcomes[ok] += 1
-        self.spent[ok] += latency
-        self.requests[defaulted] += 1
-        self.latency[defaulted] += latency
-        self.queue[defaulted] += queue
-        self.last_queue = queue
-        durations = self.durations  # Histogram.observe by hand, twice: a call costs more than what it does
-        durations.counts[bisect_left(DURATIONS, latency)] += 1
-        durations.total += latency
-        queues = self.queues
-        queues.counts[bisect_left(DURATIONS, queue)] += 1
-        queues.total += queue
-
-    def observe_batches(self, batches: Iterable[tuple[int, float]]) -> None:
-        """A worker has called the model, each time for so many rows and seconds.
-
-        Of a model that takes one request at a time there are as many as requests.
-        """
-        self.last = time.time()
-        inferences, by_size = self.inferences, self.by_size
-        counts = inferences.counts
-        for rows, seconds in batches:
-            counts[bisect_left(DURATIONS, seconds)] += 1
-            inferences.total += seconds
-            of_size = by_size.get(rows)
-            if of_size is None:
-                of_size = by_size[rows] = [0, 0.0]
-            of_size[0] += 1
-            of_size[1] += seconds
-
-    @property
-    def batches(self) -> Histogram:
-        """The rows of every call."""
-        sizes = Histogram(ROWS)
-        for rows, (count, _) in self.by_size.items():
-            sizes.observe(rows, int(count))
-        return sizes
-
-    def take(self) -> list[Any]:
-        """Everything counted since the last time, for ``add`` in another process; nothing is left of it here."""
-        if not any(self.requests) and not self.by_size:
-            return []
-        histograms = [(h.counts, h.total) for h in self._histograms()]
-        counted = [
-            self.outcomes,
-            self.spent,
-            self.requests,
-            self.latency,
-            self.queue,
-            self.by_size,
-            histograms,
-        ]
-        latest = [self.last, self.last_queue, self.last_way]
-        self.__init__(self.name, self.version)  # type: ignore[misc]
-        return [*counted, latest]
-
-    def add(self, counted: Sequence[Any]) -> None:
-        """Count what another process has counted."""
-        *sums, by_size, histograms, latest = counted
-        totals: tuple[list[Any], ...] = (self.outcomes, self.spent, self.requests, self.latency, self.queue)
-        for total, more in zip(totals, sums, strict=True):
-            total[:] = map(operator.add, total, more)
-        for rows, (count, seconds) in by_size.items():
-            of_size = self.by_size.setdefault(rows, [0, 0.0])
-            of_size[0] += count
-            of_size[1] += seconds
-        for histogram, (counts, seconds) in zip(self._histograms(), histograms, strict=True):
-            histogram.counts[:] = map(operator.add, histogram.counts, counts)
-            histogram.total += seconds
-        if latest[0] > self.last:
-            self.last, self.last_queue, self.last_way = latest
-
-    def _histograms(self) -> tuple[Histogram, ...]:
-        return self.durations, self.queues, self.inferences, self.batches
 
 
 class ResponseCounter:
@@ -274,7 +162,7 @@ def _escaped(value: str) -> str:
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
-_Value = Callable[[ModelStatistics], Histogram]
+_Value = Callable[[Counts], Histogram]
 
 States = Callable[[], Iterable[tuple[str, str, str]]]
 """The name, version and state of every version that is there."""
@@ -308,7 +196,7 @@ class _Served(Collector):
         for name, text, histogram_of in _HISTOGRAMS:
             family = Metric(name, text, "histogram")
             for statistics in models:
-                add_histogram(family, _labels(statistics), histogram_of(statistics))
+                add_histogram(family, _labels(statistics), histogram_of(statistics.counts))
             yield family
 
     def _state(self) -> Metric:
@@ -329,7 +217,7 @@ class _Served(Collector):
     def by_url(self) -> Iterator[Metric]:
         """TorchServe's three by model, and by version where the URL named one."""
         models = list(self._models.values())
-        counters: tuple[tuple[str, str, Callable[[ModelStatistics], Sequence[float]], float], ...] = (
+        counters: tuple[tuple[str, str, Callable[[Counts], Sequence[float]], float], ...] = (
             ("ts_inference_requests_total", "Count", lambda s: s.requests, 1.0),
             ("ts_inference_latency_microseconds", "Microseconds", lambda s: s.latency, 1e6),
             ("ts_queue_latency_microseconds", "Microseconds", lambda s: s.queue, 1e6),
@@ -343,14 +231,15 @@ class _Served(Collector):
 
 
 def _by_version(
-    models: Sequence[ModelStatistics], values_of: Callable[[ModelStatistics], Sequence[float]]
+    models: Sequence[ModelStatistics], values_of: Callable[[Counts], Sequence[float]]
 ) -> Iterator[tuple[str, str, float]]:
     defaulted: dict[str, float] = {}  # over all versions that have been the default one
     for statistics in models:
-        named, unnamed = values_of(statistics)
-        if statistics.requests[0]:
+        counts = statistics.counts
+        named, unnamed = values_of(counts)
+        if counts.requests[0]:
             yield statistics.name, statistics.version, named
-        if statistics.requests[1]:
+        if counts.requests[1]:
             defaulted[statistics.name] = defaulted.get(statistics.name, 0.0) + unnamed
     for name, value in defaulted.items():
         yield name, DEFAULT_VERSION, value
@@ -363,7 +252,7 @@ def _labels(statistics: ModelStatistics) -> dict[str, str]:
 def _outcomes(models: Sequence[ModelStatistics]) -> Metric:
     family = Metric("mooring_requests_total", "Requests by whether the model answered them", "counter")
     for statistics in models:
-        for outcome, count in zip(("failed", "answered"), statistics.outcomes, strict=True):
+        for outcome, count in zip(("failed", "answered"), statistics.counts.outcomes, strict=True):
             family.add_sample("mooring_requests_total", {**_labels(statistics), "outcome": outcome}, count)
     return family
 

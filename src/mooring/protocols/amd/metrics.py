@@ -9,7 +9,8 @@ from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
 from mooring.observability.histogram import Histogram
-from mooring.observability.metrics import DURATIONS, Metrics
+from mooring.observability.metrics import Metrics
+from mooring.observability.statistics import DURATIONS
 from mooring.protocols.endpoints import Endpoint
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Handler, Match
@@ -49,7 +50,7 @@ class AmdMetrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Every family anew."""
-        models = list(self._metrics.models())
+        models = [model.counts for model in self._metrics.models()]
         requests = sum(sum(model.outcomes) for model in models)
         batches = sum(sum(model.batches.counts) for model in models)
         waiting = self._waiting()
