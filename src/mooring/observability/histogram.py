@@ -6,7 +6,6 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from prometheus_client import Metric
 
 
@@ -25,7 +24,7 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += times
         self.total += value * times
 
-    def observe_all(self, values: "array[float] | npt.NDArray[np.float64]") -> float:
+    def observe_all(self, values: "array[float]") -> float:
         """Each of these once; their sum."""
         places = np.searchsorted(self.bounds, values)
         for place, times in enumerate(np.bincount(places, minlength=len(self.counts)).tolist()):

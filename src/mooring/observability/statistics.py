@@ -10,8 +10,6 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-
 from mooring.observability.histogram import Histogram
 
 # Seconds. From a tiny echo to TorchServe's default response time-out of 120 s.
@@ -63,16 +61,11 @@ class Counts:
         self.latency[defaulted] += latency
         self.queue[defaulted] += queue
 
-    def add_calls(self, calls: Sequence[tuple[int, float]]) -> None:
-        """The model was called, each time for so many rows and seconds."""
-        sizes, times = zip(*calls, strict=True)
-        seconds = np.array(times)
-        self.inferences.observe_all(seconds)
-        for rows in set(sizes):
-            those = seconds[np.array(sizes) == rows]
-            of_size = self.by_size.setdefault(rows, [0, 0.0])
-            of_size[0] += len(those)
-            of_size[1] += float(those.sum())
+    def add_calls(self, rows: int, seconds: "array[float]") -> None:
+        """The model was called, each time for so many rows and so many seconds."""
+        of_size = self.by_size.setdefault(rows, [0, 0.0])
+        of_size[0] += len(seconds)
+        of_size[1] += self.inferences.observe_all(seconds)
 
     def packed(self) -> list[Any]:
         """Everything, for ``add`` in another process."""
@@ -115,7 +108,7 @@ class ModelStatistics:
         self._counts = Counts()
         # Of requests that are over and not in the sums: latencies and queue times, by kind (answered, named no version).
         self._notes = tuple((array("d"), array("d")) for _ in range(4))
-        self._calls: list[tuple[int, float]] = []
+        self._calls: dict[int, array[float]] = {}  # the same of calls of the model: their seconds, by rows
 
     def observe(self, latency: float, queue: float, ok: bool, defaulted: bool = False) -> None:
         """A request is over. Times are in seconds; ``defaulted`` says that its URL named no version."""
@@ -132,8 +125,13 @@ class ModelStatistics:
         Of a model that takes one request at a time there are as many as requests.
         """
         self.last = time.time()
-        self._calls += batches
-        if len(self._calls) >= _MOST_NOTES:
+        calls = self._calls
+        for rows, seconds in batches:
+            if rows in calls:
+                calls[rows].append(seconds)
+            else:
+                calls[rows] = array("d", (seconds,))
+        if any(len(kind) > _MOST_NOTES for kind in calls.values()):
             self._sum_up()
 
     @property
@@ -164,6 +162,6 @@ class ModelStatistics:
             if latencies:
                 self._counts.add_requests(kind >= 2, kind % 2 == 1, latencies, queues)
                 del latencies[:], queues[:]
-        if self._calls:
-            self._counts.add_calls(self._calls)
-            self._calls.clear()
+        for rows, seconds in self._calls.items():
+            self._counts.add_calls(rows, seconds)
+        self._calls.clear()
