@@ -6,7 +6,7 @@ import types
 import pytest
 from click.testing import CliRunner
 
-from mooring.cli import commands
+from mooring.cli.commands import commands
 from mooring.opening import Opening
 
 

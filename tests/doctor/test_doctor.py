@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from mooring.cli import commands
+from mooring.cli.commands import commands
 from mooring.doctor.examination import examine
 from mooring.doctor.weights import _allowed, more_than_tensors
 

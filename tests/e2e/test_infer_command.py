@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from e2e_kit import SAMPLES, SCRIPTS, free_ports
 
-from mooring.cli import commands
+from mooring.cli.commands import commands
 
 
 @pytest.fixture(params=["rest", "grpc"])

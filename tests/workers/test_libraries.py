@@ -7,6 +7,8 @@ import pytest
 from mooring.backends.preloads import libraries, likely
 from mooring.config import Config
 from mooring.workers.libraries import Libraries
+from mooring.workers.libraries import begun as begun_for
+from mooring.workers.library_process import LibraryProcess
 
 ONE, OTHER = ("json",), ("json", "csv")
 
@@ -16,6 +18,13 @@ def begun():
     libraries = Libraries(os.environ)
     yield libraries
     libraries.close()
+
+
+@pytest.fixture
+def first():
+    process = LibraryProcess(os.environ)
+    yield process
+    process.end()
 
 
 def running(process):
@@ -68,3 +77,45 @@ def test_what_was_not_begun_is_begun_when_it_is_taken(begun):
     process = begun.take(ONE)
     assert running(process)
     process.end()
+
+
+def test_the_first_process_goes_to_those_that_need_the_library_that_takes_longest(first):
+    libraries = Libraries(first.environment, first)
+    libraries.begin_only({ONE, ("torch", "json")})
+    assert libraries._begun["torch", "json"] is first
+    assert libraries._begun[ONE] is not first
+    libraries.close()
+    assert not running(first)
+
+
+def test_the_first_process_is_taken_by_who_was_not_foreseen(first):
+    libraries = Libraries(first.environment, first)
+    assert libraries.take(ONE) is first
+    libraries.close()
+    assert running(first)
+
+
+def test_the_first_process_is_ended_where_no_model_is_found(first):
+    Libraries(first.environment, first).begin_only(set())
+    assert not running(first)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"blacklist_env_vars": "FOR_THE_SERVER_.*"}, {"number_of_gpu": 1}], ids=["hidden", "devices"]
+)
+def test_the_first_process_is_of_no_use_where_workers_see_other_variables(settings, monkeypatch):
+    monkeypatch.setenv("FOR_THE_SERVER_ALONE", "x")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with_it = LibraryProcess(os.environ)
+    libraries = begun_for(Config(**settings), with_it)
+    assert not running(with_it)
+    process = libraries.take(ONE)
+    assert process.environment.get("FOR_THE_SERVER_ALONE") == (
+        None if "blacklist_env_vars" in settings else "x"
+    )
+    process.end()
+
+
+def test_a_process_that_is_told_nothing_ends_with_who_began_it(first):
+    first.control.close()
+    assert first._process.wait(20) == 0

@@ -1,45 +1,35 @@
-"""The ``mooring`` command: one file per subcommand, imported when it is asked for."""
+"""The ``mooring`` command. What a server's workers are forked from is begun first of all, before the flags are read."""
 
-import importlib
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
-import click
-
-from mooring import __version__
-
-_COMMANDS: Mapping[str, str] = {
-    "serve": "mooring.cli.serve:serve",
-    "torchserve": "mooring.cli.torchserve:torchserve",
-    "amdinfer-server": "mooring.cli.amdinfer_server:amdinfer_server",
-    "archive": "mooring.cli.archive:archive",
-    "infer": "mooring.cli.infer:infer",
-    "models": "mooring.cli.models:models",
-    "doctor": "mooring.cli.doctor:doctor",
-}
-
-
-class _Commands(click.Group):
-    """Subcommands by name, each imported at its first use."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        where = _COMMANDS.get(cmd_name)
-        if where is None:
-            return None
-        module, _, attribute = where.partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-
-@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, "--version", "-v", prog_name="mooring", message="%(prog)s %(version)s")
-def commands() -> None:
-    """Serve models of any kind to clients of any serving protocol."""
+if TYPE_CHECKING:
+    from mooring.workers.library_process import LibraryProcess
 
 
 def main() -> None:
     """Run the command line of this process and leave with its exit status."""
-    commands(prog_name="mooring", args=sys.argv[1:])
+    arguments = sys.argv[1:]
+    first = _begun(arguments)
+    try:
+        from mooring.cli.commands import commands
+
+        commands(prog_name="mooring", args=arguments, obj=first)
+    finally:
+        if first is not None:
+            first.end()
+
+
+def _begun(arguments: Sequence[str]) -> "LibraryProcess | None":
+    """What workers will be forked from, where these words are going to start a server in this very process."""
+    foreground = arguments[:1] == ["torchserve"] and "--foreground" in arguments
+    if not foreground and (arguments[:1] not in (["serve"], ["amdinfer-server"]) or "--help" in arguments):
+        return None
+    from mooring.workers.library_process import LibraryProcess
+
+    with suppress(OSError):  # who needs one will say so
+        return LibraryProcess(os.environ)
+    return None

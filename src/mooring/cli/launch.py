@@ -18,6 +18,7 @@ from mooring.sources.loading import PREFIX, load_config
 
 if TYPE_CHECKING:
     from mooring.core.service import ModelState
+    from mooring.workers.library_process import LibraryProcess
 
 log = get_logger(__name__)
 
@@ -74,7 +75,7 @@ def _prepared(config: Config, stack: ExitStack) -> Callable[..., int]:
     try:
         from mooring.workers.libraries import begun
 
-        libraries = begun(config)
+        libraries = begun(config, _first())
         stack.callback(libraries.close)
 
         from mooring.opening import Opening
@@ -87,6 +88,13 @@ def _prepared(config: Config, stack: ExitStack) -> Callable[..., int]:
         return functools.partial(run, config, opening)
     finally:
         gc.enable()
+
+
+def _first() -> "LibraryProcess | None":
+    """What this command line has begun before it was read, if it has."""
+    context = click.get_current_context(silent=True)
+    first: LibraryProcess | None = context.obj if context is not None else None
+    return first
 
 
 def greets(up: str) -> "Callable[[Config, Sequence[ModelState]], None]":

@@ -1,85 +1,72 @@
-"""Starting the processes that import libraries: nothing else is needed for it, so that they can begin before the server does."""
+"""Which processes import libraries for the workers: at a glance at first, and as the models that were found need it."""
 
 import os
-import socket
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
 from mooring.backends.preloads import likely
 from mooring.config import Config
 from mooring.workers.environment import worker_environment
-
-_ENVIRONMENT = {
-    # numpy starts its threads at import, and a pool in every worker would fight over the cores.
-    "OPENBLAS_NUM_THREADS": "1",
-    # glibc maps and unmaps every large copy anew, and the kernel clears its pages each time. Kept instead, an echo of
-    # 602 KB takes 139 us of CPU, not 396, for 2 MB more memory a worker (make bench, identity).
-    "MALLOC_MMAP_THRESHOLD_": "33554432",
-    "MALLOC_TRIM_THRESHOLD_": "67108864",
-}
-
-
-class LibraryProcess:
-    """A process of template.py that imports these modules. ``control`` is the server's end of its control socket."""
-
-    def __init__(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.control, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "mooring.workers.template", str(theirs.fileno()), str(os.getpid())]
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
-                [*command, *modules],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**_ENVIRONMENT, **environment},
-            )
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def end(self) -> None:
-        """End it now, with all that it has forked."""
-        self.control.close()
-        self._process.kill()
-        self._process.wait()
+from mooring.workers.library_process import LibraryProcess
 
 
 class Libraries:
-    """The processes that workers are forked from, by what they import. All see the variables in ``environment``."""
+    """The processes that workers are forked from, by what they import. All see the variables in ``environment``.
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    ``first`` was begun before anything was known, and is of use where it sees the same ones.
+    """
+
+    def __init__(self, environment: Mapping[str, str], first: LibraryProcess | None = None) -> None:
         self._environment = environment
         self._begun: dict[tuple[str, ...], LibraryProcess] = {}
+        self._first = first
+        if first is not None and first.environment != dict(environment):
+            self._end_first()
 
     def begin(self, modules: tuple[str, ...]) -> None:
         """Have these imported from now on: somebody is going to take the process."""
         if modules not in self._begun:
-            self._begun[modules] = LibraryProcess(modules, self._environment)
+            self._begun[modules] = self._new(modules)
 
     def begin_only(self, wanted: AbstractSet[tuple[str, ...]]) -> None:
         """Have these imported, and no others that were begun."""
         for modules in self._begun.keys() - wanted:
             self._begun.pop(modules).end()
-        for modules in wanted:
+        for modules in _slowest_first(wanted):
             self.begin(modules)
+        self._end_first()
 
     def take(self, modules: tuple[str, ...]) -> LibraryProcess:
         """One that is begun, or a new one. It is the caller's to end."""
-        return self._begun.pop(modules, None) or LibraryProcess(modules, self._environment)
+        return self._begun.pop(modules, None) or self._new(modules)
 
     def close(self) -> None:
         """End those that nobody took."""
+        self._end_first()
         while self._begun:
             self._begun.popitem()[1].end()
 
+    def _new(self, modules: tuple[str, ...]) -> LibraryProcess:
+        process, self._first = self._first or LibraryProcess(self._environment), None
+        process.load(modules)
+        return process
 
-def begun(config: Config) -> Libraries:
+    def _end_first(self) -> None:
+        first, self._first = self._first, None
+        if first is not None:
+            first.end()
+
+
+def begun(config: Config, first: LibraryProcess | None = None) -> Libraries:
     """Those of a server with these settings; what its models seem to need at a glance is being imported."""
     libraries = Libraries(
-        worker_environment(os.environ, hidden=config.blacklist_env_vars, gpus=config.number_of_gpu)
+        worker_environment(os.environ, hidden=config.blacklist_env_vars, gpus=config.number_of_gpu), first
     )
-    for modules in likely(config):
+    for modules in _slowest_first(likely(config)):
         libraries.begin(modules)
     return libraries
+
+
+def _slowest_first(wanted: AbstractSet[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Those with torch before the others: the process that was begun first is for them."""
+    return sorted(wanted, key=lambda modules: ("torch" not in modules, modules))

@@ -14,7 +14,8 @@ from weakref import WeakSet
 from mooring.observability.logs import Throttle, get_logger
 from mooring.workers.arena import Arena, anonymous_file
 from mooring.workers.channel import Codec, Load
-from mooring.workers.libraries import Libraries, LibraryProcess
+from mooring.workers.libraries import Libraries
+from mooring.workers.library_process import LibraryProcess
 from mooring.workers.progress import Progress
 from mooring.workers.template import ENDED, FORKED, MODEL, ORDER, READY, RECORD, REFUSED
 

@@ -7,7 +7,7 @@ be forked safely. A template that imports nothing is how a worker is *spawned*: 
 A template may also be asked to fork a *template of a model*, which loads it (preloaded.py) and is forked in turn: its
 workers share the model's pages as well.
 
-On the control socket the server sends one word (the number of channels, or ``MODEL``) with the descriptors for one
+On the control socket the server first says which modules to import. From then on it sends one word (the number of channels, or ``MODEL``) with the descriptors for one
 process, and the template answers with records of (what, pid, status): a process was forked, or one ended. The template
 of a model begins with ``READY``, or with ``REFUSED`` and the reason, whose length is the record's status.
 """
@@ -26,6 +26,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from mooring.workers import worker
+from mooring.workers.library_process import LENGTH
 from mooring.workers.preloaded import Preloaded, loaded_once, receive_load
 
 ORDER = struct.Struct("<q")
@@ -35,21 +36,31 @@ MODEL = -1
 MOST_DESCRIPTORS = 64
 
 
-def serve(control: socket.socket, modules: Sequence[str], parent: int) -> None:
-    """Import, say so, and fork on demand until the server closes the control socket."""
+def serve(control: socket.socket, parent: int) -> None:
+    """Import what the server names, say so, and fork on demand until it closes the control socket."""
     end_with(parent)
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole group; the server ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     gc.disable()  # what an import makes stays; looking for what does not took a fifth of torch's (0.15 of 0.72 s)
-    for module in modules:
+    for module in _receive_modules(control):
         # A library that is missing is the model's to report, from its worker, with the model's name.
         with suppress(ImportError):
             importlib.import_module(module)
     gc.freeze()  # without looking first: of torch it would find a megabyte
     gc.enable()
     _fork_on_demand(control, None)
+
+
+def _receive_modules(control: socket.socket) -> list[str]:
+    """What to import. No word of it: the server did not want any of this, and the process ends."""
+    head = control.recv(LENGTH.size, socket.MSG_WAITALL)
+    if not head:
+        sys.exit()
+    (length,) = LENGTH.unpack(head)
+    # To the byte: descriptors come with the next word.
+    return control.recv(length, socket.MSG_WAITALL).decode().split() if length else []
 
 
 def _serve_model(control: socket.socket) -> None:
@@ -197,4 +208,4 @@ def end_with(parent: int, how: signal.Signals = signal.SIGKILL) -> None:
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[3:], int(sys.argv[2]))
+    serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))

@@ -1,0 +1,39 @@
+"""The subcommands of ``mooring``: one file each, imported when it is asked for."""
+
+import importlib
+from collections.abc import Mapping
+
+import click
+
+from mooring import __version__
+
+_COMMANDS: Mapping[str, str] = {
+    "serve": "mooring.cli.serve:serve",
+    "torchserve": "mooring.cli.torchserve:torchserve",
+    "amdinfer-server": "mooring.cli.amdinfer_server:amdinfer_server",
+    "archive": "mooring.cli.archive:archive",
+    "infer": "mooring.cli.infer:infer",
+    "models": "mooring.cli.models:models",
+    "doctor": "mooring.cli.doctor:doctor",
+}
+
+
+class _Commands(click.Group):
+    """Subcommands by name, each imported at its first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        where = _COMMANDS.get(cmd_name)
+        if where is None:
+            return None
+        module, _, attribute = where.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "--version", "-v", prog_name="mooring", message="%(prog)s %(version)s")
+def commands() -> None:
+    """Serve models of any kind to clients of any serving protocol."""
