@@ -12,7 +12,7 @@ from pathlib import Path
 
 import in_process
 import psutil
-from targets import Target, seconds_of
+from targets import Target, kept, seconds_of
 from workloads import Body
 
 CLIENTS = 8
@@ -89,7 +89,10 @@ def bare_start(engine: str, model: str, folder: Path) -> float:
     """Seconds until a script that only imports, loads and calls the model has its first answer."""
     began = time.perf_counter()
     script = subprocess.Popen(
-        in_process.command(engine, model, folder), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        in_process.command(engine, model, folder),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=kept(),
     )
     with script:
         assert script.stdout is not None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from open_inference import INFER
-from targets import NGINX, Mooring, Nginx, Target, free_port
+from targets import NGINX, Mooring, Nginx, Target, free_port, kept
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 import install
@@ -70,7 +70,7 @@ class Peer(Target):
         return cls.name
 
     def variables(self, folder: Path) -> dict[str, str]:
-        return dict(os.environ) | {
+        return kept() | {
             "PYTHONPATH": str(PEERS),
             "PYTHONWARNINGS": "ignore",
             "BENCH_PEERS": str(PEERS),
@@ -535,7 +535,7 @@ class Ours(Mooring):
         return Ours(self.models, self._exported, engine=self.engine, workers=workers)
 
     def variables(self, folder: Path) -> dict[str, str]:
-        return dict(os.environ) | {"BENCH_THREADS": str(THREADS)}
+        return kept() | {"BENCH_THREADS": str(THREADS)}
 
     def command(self, folder: Path) -> list[str]:
         light = [model for model in self.models if model not in TORCH]

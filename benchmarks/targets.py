@@ -46,6 +46,13 @@ http {{
 """
 
 
+def kept() -> dict[str, str]:
+    """The environment of whatever is started. It keeps its bytecode, as where it is installed: without, half of a start
+    is compiling our own modules anew, and those of peers that were installed without theirs.
+    """
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
 class Target:
     """A server that runs for as long as this context is open. ``label`` is its name in the tables.
 
@@ -65,7 +72,7 @@ class Target:
 
     def variables(self, folder: Path) -> dict[str, str]:
         """Its environment."""
-        return dict(os.environ)
+        return kept()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:

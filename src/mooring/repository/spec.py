@@ -2,12 +2,16 @@
 
 import enum
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mooring.config import ModelSettings
 from mooring.core.tensors import Parameter, TensorSpec
+
+if TYPE_CHECKING:
+    from mooring.config import (
+        ModelSettings,
+    )  # which every worker would import, for the server's Defaults alone
 
 MOST_CONCURRENT = 256
 
@@ -224,4 +228,4 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     sequence_headers: SequenceHeaders = TORCHSERVE_HEADERS
     install_requirements: bool = False  # TorchServe's install_py_dep_per_model
     recycling: Recycling = Recycling()
-    settings: Mapping[str, Mapping[str, ModelSettings]] = {}
+    settings: Mapping[str, Mapping[str, "ModelSettings"]] = {}
