@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lifecycle import MEGABYTE, Life
 from report import table
-from standings import FLOOR, LIMIT, OURS, OURS_ONNX, Line, limit_of
+from standings import FLOOR, LIMIT, OURS, OURS_ONNX, Line, limit_of, told_back
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +232,7 @@ def back_within(seconds: float) -> Aim:
         if ours is None or ours.alone is None:
             return None
         back = ours.alone.back
-        text = "never" if back is None else f"{back:.2f} s"
-        return Shown(text, back is not None and back <= seconds)
+        return Shown(f"{told_back(ours.alone)} s", back is not None and back <= seconds)
 
     return Aim("kill -9 with one worker, serving again", f"<= {seconds:g} s", judge)
 

@@ -10,6 +10,8 @@ with what is missing. Peers are installed by peers/install.py; those that are no
 """
 
 import argparse
+import signal
+import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +26,7 @@ from lifecycle import Life, Question
 from measuring import Patience, Sample, Shot, idle_load, median, repeat
 from peer_cases import CASES, Bodies, Case, models
 from peer_record import Record
-from peer_targets import BATCH, PEER_KINDS, TORCH, WORKERS, Ours, Server, StaticFile, install
+from peer_targets import BATCH, PEER_KINDS, TORCH, WORKERS, Ours, Peer, Server, StaticFile, install
 from run import file_of
 from standings import LIMIT, Line, told
 
@@ -39,6 +41,7 @@ BUSY = 0.03  # of a core: an idle server that uses more disturbs the others
 def main() -> int:
     """Measure and print; the exit status is 1 when our own server gave a wrong answer or none."""
     options = parse(sys.argv[1:])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no server is left behind
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         record = Record(RESULTS, options.record or "latest", go_on=bool(options.record) or options.resume)
@@ -66,7 +69,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one repetition of a second each")
     parser.add_argument(
-        "--patience", type=float, default=120.0, help="seconds to wait, in all, for a quiet machine"
+        "--patience", type=float, default=120.0, help="seconds, in all, to wait for others or repeat for them"
     )
     parser.add_argument("--record", metavar="NAME", help="keep the tables as results/NAME-peers.md")
     parser.add_argument("--resume", action="store_true", help="go on with the last run that has no name")
@@ -140,13 +143,16 @@ class Run:
         chosen = [each for each in self.servers(case) if any(missing.get(way) for way in each.ways())]
         with started(chosen), ExitStack() as stack:
             callers = self._callers(case, stack)
-            for workload, concurrencies in missing.items():
-                able = [server for server in chosen if concurrencies and self._answers(server, workload)]
-                if workload == next(iter(missing)):
-                    self._look_at_idle(able)
-                for turn, connections in enumerate(concurrencies):
+            able = {
+                workload: [server for server in chosen if self._answers(server, workload)]
+                for workload, concurrencies in missing.items()
+                if concurrencies
+            }
+            self._look_at_idle(chosen)
+            for workload, servers in able.items():
+                for turn, connections in enumerate(missing[workload]):
                     shots = [
-                        self._shot(server, workload, connections, case, first=not turn) for server in able
+                        self._shot(server, workload, connections, case, first=not turn) for server in servers
                     ]
                     self._step(case, workload, connections, [*shots, *limits_of(callers, connections)])
 
@@ -207,34 +213,42 @@ class Run:
         file = file_of(body, self._folder)
         return Shot(server.label, server, way.path, body, file, connections, warm_up, case.steady)
 
-    def living(self) -> list[Server]:
+    def living(self) -> list[Peer | Ours]:
         """Those whose start, memory and end are looked at, in their first setting."""
         case = Case(LIFE, (LIFE_MODEL,), {})
-        return [server for server in self.servers(case) if LIFE_MODEL in server.ways()]
+        return [
+            server
+            for server in self.servers(case)
+            if not isinstance(server, StaticFile) and LIFE_MODEL in server.ways()
+        ]
 
     def live(self) -> None:
         """How every server starts, what memory it takes, and what clients see when a worker of it is killed."""
         if not any(step.startswith(LIFE) for step in self._left):
             return
-        turns = range(self._options.repetitions)
-        for engine in ("torch", "onnx"):
-            if self._record.has(f"{LIFE} bare script, {engine}"):
-                continue
-            starts = sorted(lifecycle.bare_start(engine, LIFE_MODEL, self._exported) for _ in turns)
-            script = Life(f"bare script, {engine}", starts[len(starts) // 2], engine=engine)
-            self._done(f"{LIFE} {script.server}", life=asdict(script))
         for server in self.living():
             if f"{LIFE} {server.label}" not in self._left:
                 continue
-            way = server.ways()[LIFE_MODEL]
-            question = Question(way.path, self._bodies.body(way.body), self._right(way.answer))
-            engine = server.engine if isinstance(server, Ours) else "torch"
             try:
-                life = lifecycle.lived(server.with_workers, question, starts=len(turns), engine=engine)
+                lives = self._live(server)
             except RuntimeError as error:
                 self._record.fail(f"{server.label}, {LIFE}: {error}")
                 continue
-            self._done(f"{LIFE} {server.label}", life=asdict(life))
+            self._done(f"{LIFE} {server.label}", lives=[asdict(each) for each in lives])
+
+    def _live(self, server: Peer | Ours) -> list[Life]:
+        """The server's, and before our own that of the bare script, which started in turn with it."""
+        way, starts = server.ways()[LIFE_MODEL], self._options.repetitions
+        question = Question(way.path, self._bodies.body(way.body), self._right(way.answer))
+        if not isinstance(server, Ours):
+            return [lifecycle.lived(server.with_workers, question, starts=starts)]
+        engine, scripts = server.engine, []
+
+        def script() -> None:
+            scripts.append(lifecycle.bare_start(engine, LIFE_MODEL, self._exported))
+
+        life = lifecycle.lived(server.with_workers, question, starts=starts, engine=engine, before=script)
+        return [Life(f"bare script, {engine}", statistics.median(scripts), engine=engine), life]
 
     def _right(self, kind: str) -> Callable[[bytes], bool]:
         return lambda answer: self._bodies.right(LIFE_MODEL, kind, answer)
@@ -244,7 +258,7 @@ def lengths(options: argparse.Namespace) -> str:
     """How often and how long everything is measured, in words."""
     chosen = sorted({options.seconds or case.seconds for case in CASES if case.name in options.cases})
     spans = [f"{each:g}" for each in (chosen[:1] + chosen[-1:] if len(chosen) > 1 else chosen)]
-    return f"{options.repetitions} repetitions of {' to '.join(spans) or '0'} s"
+    return f"{options.repetitions} repetitions" + (f" of {' to '.join(spans)} s" if spans else "")
 
 
 def step_of(workload: str, connections: int) -> str:
@@ -255,7 +269,7 @@ def step_of(workload: str, connections: int) -> str:
 @contextmanager
 def started(servers: Sequence[Server]) -> Iterator[None]:
     """All of them at once, and ended at once: each takes seconds for both."""
-    with ExitStack() as stack, ThreadPoolExecutor(max(1, len(servers))) as pool:
+    with ThreadPoolExecutor(max(1, len(servers))) as pool, ExitStack() as stack:
         for server in servers:
             server.__enter__()
             stack.callback(pool.submit, server.__exit__, None, None, None)

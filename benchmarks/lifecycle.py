@@ -5,8 +5,8 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,13 @@ from workloads import Body
 
 CLIENTS = 8
 PATIENCE = 10.0  # seconds after which a client says that it hangs
+WATCHED = 15.0  # seconds that a server has to come back
 MEGABYTE = 1 << 20
 
 
 @dataclass(slots=True)
 class Killed:
-    """What eight clients saw when a model's process was killed. Times in seconds; ``back`` None: it never was."""
+    """What eight clients saw when a model's process was killed. Times in seconds; ``back`` None: not in time."""
 
     errors: int = 0
     hung: int = 0
@@ -56,14 +57,22 @@ class Question:
     right: Callable[[bytes], bool]
 
 
-def lived(fresh: Callable[[int], Target], question: Question, *, starts: int, engine: str = "torch") -> Life:
+def lived(
+    fresh: Callable[[int], Target],
+    question: Question,
+    *,
+    starts: int,
+    engine: str = "torch",
+    before: Callable[[], None] = lambda: None,
+) -> Life:
     """Start a server so many times with one worker and once with two; kill one of each. Raises ``RuntimeError``.
 
-    ``fresh`` makes one of so many workers. Start and memory are medians.
+    ``fresh`` makes one of so many workers; ``before`` is called before each start that is timed. Start and memory are medians.
     """
     taken: list[tuple[float, float]] = []
     alone = Killed()
     for turn in range(max(1, starts)):
+        before()
         with fresh(1) as server:
             taken.append(started(server, question))
             if turn == max(1, starts) - 1:
@@ -76,12 +85,17 @@ def lived(fresh: Callable[[int], Target], question: Question, *, starts: int, en
 
 
 def started(server: Target, question: Question) -> tuple[float, float]:
-    """Seconds until it answers, memory of all its processes two seconds later. Raises ``RuntimeError`` for a wrong answer."""
+    """Seconds until it answers, and the memory of all its processes. Raises ``RuntimeError`` for a wrong answer.
+
+    Memory is looked at a second after a second of load: before that a worker may have done nothing yet.
+    """
     answer = server.wait_for(question.path, question.body.content, question.body.headers, 120.0)
     seconds = time.perf_counter() - server.started
     if not question.right(answer):
         raise RuntimeError(f"{server.label}: wrong answer {answer[:200]!r}")
-    time.sleep(2.0)
+    with asking(server, question):
+        time.sleep(1.0)
+    time.sleep(1.0)
     return seconds, memory_of(server)
 
 
@@ -145,25 +159,34 @@ class Client(threading.Thread):
         return response.status == 200
 
 
-def killed(server: Target, question: Question) -> Killed:
-    """Kill -9 the process that works hardest, after two seconds of load, and watch what its clients are told.
-
-    Until two seconds after the server is back, or ``PATIENCE`` is over.
-    """
+@contextmanager
+def asking(server: Target, question: Question) -> Iterator[list[Client]]:
+    """All clients at work while this is open; afterwards none waits for anything."""
     ended = threading.Event()
     clients = [Client(server, question, ended) for _ in range(CLIENTS)]
     for client in clients:
         client.start()
-    time.sleep(1.0)
-    victim = busiest(server)
-    died = time.perf_counter()
-    victim.kill()
-    while (back := back_after(died, clients)) is None and time.perf_counter() < died + PATIENCE:
-        time.sleep(0.05)
-    time.sleep(2.0)
-    ended.set()
-    for client in clients:
-        client.join()
+    try:
+        yield clients
+    finally:
+        ended.set()
+        for client in clients:
+            client.join()
+
+
+def killed(server: Target, question: Question) -> Killed:
+    """Kill -9 the process that works hardest, after two seconds of load, and watch what its clients are told.
+
+    Until two seconds after the server is back, or ``WATCHED`` is over.
+    """
+    with asking(server, question) as clients:
+        time.sleep(1.0)
+        victim = busiest(server)
+        died = time.perf_counter()
+        victim.kill()
+        while (back := back_after(died, clients)) is None and time.perf_counter() < died + WATCHED:
+            time.sleep(0.05)
+        time.sleep(2.0)
     return Killed(sum(client.errors for client in clients), sum(client.hung for client in clients), back)
 
 

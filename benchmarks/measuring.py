@@ -123,10 +123,15 @@ Each = TypeVar("Each", bound=Measured)
 
 
 class Patience:
-    """How long this run may still wait for others to be quiet, in seconds. Shared by all of it."""
+    """How long this run may still wait for others to be quiet, or repeat what they disturbed, in seconds."""
 
     def __init__(self, seconds: float) -> None:
         self._left = seconds
+
+    def repeats(self, seconds: float) -> bool:
+        """Whether so much may be spent on a repetition, which then is."""
+        self._left -= seconds
+        return self._left > 0.0
 
     def wait(self) -> None:
         """Return when the machine is quiet, or patience ends."""
@@ -159,7 +164,7 @@ def _quiet_sample(one: Measured, seconds: float, patience: Patience) -> Sample:
         sample = one.measure(seconds)
         if best is None or sample.foreign < best.foreign:
             best = sample
-        if not best.noisy:
+        if not best.noisy or not patience.repeats(seconds):
             break
     assert best is not None
     return best

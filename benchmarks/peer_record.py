@@ -34,7 +34,7 @@ class Record:
         return any(entry.get("step") == step for entry in self._journal.entries)
 
     def add(self, step: str, found: Mapping[str, object]) -> None:
-        """Keep what a step found: ``lines`` or a ``life``."""
+        """Keep what a step found: ``lines`` or ``lives``."""
         self._write({"step": step, "at": now(), **found})
 
     def fail(self, what: str) -> None:
@@ -66,7 +66,7 @@ class Record:
 
     def lives(self) -> list[Life]:
         """Of all servers."""
-        return [life_of(entry["life"]) for entry in self._journal.entries if "life" in entry]
+        return [life_of(each) for entry in self._journal.entries for each in entry.get("lives", ())]
 
     def text(self) -> str:
         """The whole record."""
@@ -76,7 +76,7 @@ class Record:
                 self._when(),
                 *self._all("conditions"),
                 *self._all("note"),
-                tables(lines),
+                *([tables(lines)] if lines else []),
                 *([f"## Start, memory, kill -9\n\n{life_table(lives)}"] if lives else []),
                 aims_table(lines, lives),
                 *self.failed,

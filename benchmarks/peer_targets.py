@@ -380,7 +380,7 @@ class LitServe(Peer):
 
 
 class BentoMl(Peer):
-    """BentoML. It takes no raw bodies."""
+    """BentoML. It takes no raw bodies, and what it batches as JSON only."""
 
     name = "bentoml"
     ready = "/readyz"
@@ -406,6 +406,7 @@ class BentoMl(Peer):
             "echo": Way("/echo", "number", "json"),
             "total JSON": Way("/total", "image json", "json"),
             "identity JSON": Way("/identity", "image json", "json"),
+            "total binary": Way("/total_form", "image form", "json"),
             "length form": Way("/length", "picture form", "json"),
             "resnet18": Way("/resnet18", "image json", "json"),
             "transformer": Way("/transformer", "words json", "json"),

@@ -97,7 +97,7 @@ def conditions(method: str) -> str:
             f"Machine: {_cpu_model()}, {cores()} cores, {platform.system()} {platform.release()}.",
             f"Versions: Python {platform.python_version()} ({_call_time() * 1e9:.0f} ns for a call of int.__add__), {versions}.",
             f"Load: {DRIVER}, closed loop, on the same cores. {method}",
-            f"A repetition with more than {FOREIGN:.0%} of the machine used by others is repeated up to {RETRIES} times, then marked noisy. CPU is user and system time per request,",
+            f"A repetition with more than {FOREIGN:.0%} of the machine used by others is repeated up to {RETRIES} times while patience lasts, then marked noisy. CPU is user and system time per request,",
             "of the process that listens (front) and of all below it (workers); client is the load generator's own,",
             "which is grpcio for gRPC.",
         ]

@@ -69,7 +69,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="one repetition of a second each")
     parser.add_argument(
-        "--patience", type=float, default=120.0, help="seconds to wait, in all, for a quiet machine"
+        "--patience", type=float, default=120.0, help="seconds, in all, to wait for others or repeat for them"
     )
     parser.add_argument("--record", metavar="NAME", help="keep the table as results/NAME.md")
     options = parser.parse_args(arguments)

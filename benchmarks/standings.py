@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lifecycle import MEGABYTE, Life
+from lifecycle import MEGABYTE, WATCHED, Killed, Life
 from report import table
 
 OURS, OURS_ONNX = "mooring", "mooring, ONNX"
@@ -73,6 +73,11 @@ LIFE_TITLES = [
 ]  # fmt: skip
 
 
+def told_back(killed: Killed) -> str:
+    """How many seconds a server was away."""
+    return f"not in {WATCHED:g}" if killed.back is None else f"{killed.back:.2f}"
+
+
 def life_table(lives: Iterable[Life]) -> str:
     """One row by server; starts beside the script that uses the same engine."""
     lives = list(lives)
@@ -87,5 +92,5 @@ def life_row(life: Life, script: float | None) -> list[str]:
         return row + [""] * (len(LIFE_TITLES) - len(row))
     megabytes = (life.memory, life.memory_of_two, life.memory_of_two - life.memory)
     row += [f"{each / MEGABYTE:.0f}" for each in megabytes]
-    row += [str(life.alone.errors), "never" if life.alone.back is None else f"{life.alone.back:.2f}"]
+    row += [str(life.alone.errors), told_back(life.alone)]
     return [*row, str(life.pair.errors), str(life.alone.hung + life.pair.hung)]

@@ -100,12 +100,18 @@ class Target:
         self._stack.close()
 
     def _end(self) -> None:
+        family: list[psutil.Process] = []
+        with suppress(psutil.Error):
+            family = self.workers()
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
-        # Whatever it has left behind; its group is its own.
+        # Whatever it has left behind; its group is its own, but some give their workers groups too.
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        for process in family:
+            with suppress(psutil.Error):
+                process.kill()
         self._process.wait()
 
     def log(self) -> str:

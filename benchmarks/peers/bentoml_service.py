@@ -29,6 +29,11 @@ class Served:
     async def total(self, input: np.ndarray) -> float:
         return float(self.models["total"](np.asarray(input, np.float32))[0, 0])
 
+    @bentoml.api(route="/total_form")
+    async def total_form(self, data: Path) -> float:
+        image = np.frombuffer(data.read_bytes(), np.float32).reshape(1, *models.IMAGE)
+        return float(self.models["total"](image)[0, 0])
+
     @bentoml.api(route="/identity")
     async def identity(self, input: np.ndarray) -> np.ndarray:
         return self.models["identity"](np.asarray(input, np.float32))

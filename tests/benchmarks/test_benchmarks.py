@@ -5,7 +5,7 @@ from pathlib import Path
 import load
 import pytest
 from google.protobuf.message import DecodeError
-from measuring import FOREIGN, Sample, median
+from measuring import FOREIGN, Patience, Sample, median
 from report import Row, load_table, start_table
 from run import answer_of, check, parse
 from standings import Line, tables
@@ -113,6 +113,13 @@ def test_median_takes_the_middle_and_forgets_no_error():
     middle = median([SAMPLE, *others])
     assert middle.rps == 9.0
     assert middle.errors == 2
+
+
+def test_patience_is_spent_by_repeating():
+    patience = Patience(5.0)
+    assert patience.repeats(3.0)
+    assert not patience.repeats(3.0)
+    patience.wait()  # returns at once
 
 
 def test_table_compares_cpu_with_the_floor_and_marks_noise():

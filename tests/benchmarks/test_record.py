@@ -4,7 +4,18 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from aims import AIMS, Run, aims_table, faster, no_errors_of_two, of_limit, over_floor, second_worker, sooner
+from aims import (
+    AIMS,
+    Run,
+    aims_table,
+    back_within,
+    faster,
+    no_errors_of_two,
+    of_limit,
+    over_floor,
+    second_worker,
+    sooner,
+)
 from journal import Journal
 from lifecycle import MEGABYTE, Killed, Life
 from peer_record import Record
@@ -41,7 +52,7 @@ def test_a_record_that_goes_on_has_what_was_found_before_and_says_so(tmp_path: P
     assert second.has("echo v2, c=64")
     assert not second.has("life mooring")
     second.sit("3 repetitions of 2 s", "Peers: none.")
-    second.add("life mooring", {"life": asdict(LIFE)})
+    second.add("life mooring", {"lives": [asdict(LIFE)]})
     text = (tmp_path / "day-peers.md").read_text()
     assert "in 2 sittings" in text
     assert "| tritonserver |" in text
@@ -95,6 +106,14 @@ def test_the_limit_is_that_of_the_own_engine():
     ]
     shown = of_limit("resnet18", 8, 0.97).judge(Run(lines, []))
     assert (shown.figure, shown.met, shown.noisy) == ("96.0% of the limit", False, True)
+
+
+def test_a_server_that_did_not_come_back_is_not_said_to_be_back():
+    gone = Life("mooring", 1.0, alone=Killed(9), pair=Killed())
+    shown = back_within(0.5).judge(Run([], [gone]))
+    assert (shown.figure, shown.met) == ("not in 15 s", False)
+    assert "not in 15" in life_table([gone])
+    assert back_within(0.5).judge(Run([], [LIFE])).met
 
 
 def test_a_hung_client_is_an_error():
