@@ -79,3 +79,21 @@ def test_a_shortened_buffer_owns_the_slot_alone():
     assert arena.slots_in_use == 1
     part.release()
     assert arena.slots_in_use == 0
+
+
+def test_the_slot_used_last_is_the_next_of_its_size():
+    arena = Arena(64 * LARGE)
+    first, second = arena.allocate(3 * LARGE), arena.allocate(4 * LARGE)
+    places = first.slot.offset, second.slot.offset
+    first.release()
+    second.release()
+    assert (arena.allocate(4 * LARGE).slot.offset, arena.allocate(3 * LARGE).slot.offset) == places[::-1]
+
+
+def test_slots_given_back_make_room_for_a_larger_one():
+    buddy = BuddyAllocator(total=8, smallest=1)
+    blocks = [buddy.take(1) for _ in range(8)]
+    for block in blocks:
+        buddy.give_back(block)
+    assert sorted([buddy.take(4), buddy.take(4)]) == [0, 4]
+    assert buddy.take(1) is None

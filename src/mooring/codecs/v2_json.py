@@ -387,6 +387,8 @@ def encode_response(
     """
     if wanted is JSON_ONLY and not plain and (short := _short(response)) is not None:
         return [short], 0
+    if wanted is not JSON_ONLY and not plain and (binary := _all_binary(response, wanted)) is not None:
+        return binary
     document: dict[str, Any] = {"id": response.id} if response.id or plain else {}
     document["model_name"] = response.model
     if not plain:
@@ -415,10 +417,35 @@ def _short(response: InferenceResponse) -> bytes | None:
         if numbers is None:
             return None
         texts.append(_before_data(tensor.name, datatype, tuple(tensor.shape)) + numbers)
+    return b"%b%b}]}" % (_named(response), b"},".join(texts)) if texts else None
+
+
+def _all_binary(response: InferenceResponse, wanted: Wanted) -> tuple[list[Payload], int] | None:
+    """The answer of numbers that are all wanted in binary; None for one that must be looked at more closely."""
+    if response.parameters or not response.outputs:
+        return None
+    pieces: list[Payload] = [b""]
+    texts = []
+    for tensor in response.outputs:
+        data = tensor.data
+        if type(data) is list or tensor.parameters or not data or not wanted.binary(tensor):
+            return None
+        texts.append(_behind(tensor.name, tensor.datatype, tuple(tensor.shape), len(data)))
+        pieces.append(data)
+    head = pieces[0] = b"%b%b]}" % (_named(response), b",".join(texts))
+    return pieces, len(head)
+
+
+def _named(response: InferenceResponse) -> bytes:
+    """The document of an answer up to its first output."""
     named = _before_outputs(response.model, response.version)
-    if response.id:
-        named = b'{"id":%b,%b' % (orjson.dumps(response.id), named[1:])
-    return b"%b%b}]}" % (named, b"},".join(texts)) if texts else None
+    return b'{"id":%b,%b' % (orjson.dumps(response.id), named[1:]) if response.id else named
+
+
+@lru_cache(1024)
+def _behind(name: str, datatype: str, shape: tuple[int, ...], size: int) -> bytes:
+    """An output with so many bytes behind the JSON."""
+    return orjson.dumps({"name": name, "datatype": datatype, "shape": shape, "parameters": {_SIZE: size}})
 
 
 @lru_cache(1024)

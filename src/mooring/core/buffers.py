@@ -51,6 +51,12 @@ class Buffer:
         give_back, self._give_back = self._give_back, None
         return Buffer(self.view[:size], self.slot, give_back)
 
+    def tail(self, start: int) -> "Buffer":
+        """The bytes from ``start`` on. The new buffer is what is to be released, and this one no more."""
+        slot = self.slot
+        place = None if slot is None else Slot(slot.arena, slot.offset + start, slot.size - start)
+        return Buffer(self.view[start:], place, lambda _: self.release())
+
     def release(self) -> None:
         """Give the memory back to its allocator."""
         give_back, self._give_back = self._give_back, None

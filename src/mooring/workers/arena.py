@@ -14,6 +14,9 @@ from mooring.core.buffers import LARGE, Buffer, Slot, heap
 class BuddyAllocator:
     """Blocks of a power of two, split on demand and merged when both halves are free. Offsets only, no memory.
 
+    What is given back is kept whole until it is wanted again or nothing else is left: requests are mostly of one size,
+    and the block used last is the one that the processor still has in its cache.
+
     >>> buddy = BuddyAllocator(total=4, smallest=1)
     >>> buddy.take(2), buddy.take(1), buddy.take(2)
     (0, 2, None)
@@ -26,24 +29,53 @@ class BuddyAllocator:
         self._top = (total // smallest).bit_length() - 1
         self._free: list[set[int]] = [set() for _ in range(self._top + 1)]
         self._free[self._top].add(0)
+        # Given back, the last one at the end, and merged with nothing yet.
+        self._kept: list[list[int]] = [[] for _ in range(self._top + 1)]
         self._taken: dict[int, int] = {}
 
     def take(self, size: int) -> int | None:
         """The offset of a free block of at least ``size``, or None when there is none."""
-        order = max(0, (-(-size // self._smallest) - 1).bit_length())
-        found = next((o for o in range(order, self._top + 1) if self._free[o]), None)
-        if found is None:
+        order = ((size - 1) // self._smallest).bit_length() if size > 0 else 0
+        if order > self._top:
             return None
-        offset = self._free[found].pop()
-        while found > order:
-            found -= 1
-            self._free[found].add(offset + (self._smallest << found))
+        kept = self._kept[order]
+        if kept:
+            offset = kept.pop()
+        else:
+            found = self._split(order)
+            if found is None and any(self._kept):
+                self._merge_kept()
+                found = self._split(order)
+            if found is None:
+                return None
+            offset = found
         self._taken[offset] = order
         return offset
 
     def give_back(self, offset: int) -> None:
         """Free a block. Raises ``KeyError`` for one that is not taken: a double release is a bug worth hearing of."""
-        order = self._taken.pop(offset)
+        self._kept[self._taken.pop(offset)].append(offset)
+
+    def _split(self, order: int) -> int | None:
+        """A free block of 2 ** ``order``, cut out of the smallest there is."""
+        found = order
+        while not self._free[found]:
+            found += 1
+            if found > self._top:
+                return None
+        offset = self._free[found].pop()
+        while found > order:
+            found -= 1
+            self._free[found].add(offset + (self._smallest << found))
+        return offset
+
+    def _merge_kept(self) -> None:
+        for order, kept in enumerate(self._kept):
+            for offset in kept:
+                self._merge(offset, order)
+            kept.clear()
+
+    def _merge(self, offset: int, order: int) -> None:
         while order < self._top:
             buddy = offset ^ (self._smallest << order)
             if buddy not in self._free[order]:

@@ -6,6 +6,7 @@ tensors follow the JSON is said by ``Inference-Header-Content-Length`` alone.
 
 import math
 
+from mooring.codecs.known_binaries import KnownBinaries, document_of
 from mooring.codecs.known_bodies import KnownBodies
 from mooring.codecs.raw import raw_size
 from mooring.codecs.v2_json import (
@@ -152,6 +153,7 @@ class KServeV2:
         self._dialect = dialect
         self._memory = memory
         self._known = KnownBodies()
+        self._binaries = KnownBinaries()
         self._regions = None if memory is None else memory.read
         self.bodies = Bodies(responses, allocator, min(max_body_bytes, _MOST_DECOMPRESSED))
         self.extensions = [
@@ -313,7 +315,13 @@ class KServeV2:
         size = int(stated)
         if size == 0:
             return self._raw(asked, body), ALL_BINARY
-        return decode_request(body, size, self._regions), None
+        document, whole = document_of(body, size), len(body)
+        read = self._binaries.read(document, body)
+        if read is not None:
+            return read
+        found = decode_request(body, size, self._regions)
+        self._binaries.learn(document, whole, found)
+        return found, None
 
     def _raw(self, asked: Asked, body: Payload) -> InferBody:
         """A raw binary request: the body is the only input, whole."""
