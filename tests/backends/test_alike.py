@@ -30,7 +30,7 @@ def told(outcomes):
     return [
         (type(outcome), outcome.message)
         if isinstance(outcome, MooringError)
-        else msgspec.msgpack.encode(outcome.outputs)  # the scheduler knows the id
+        else msgspec.msgpack.encode(outcome.outputs, enc_hook=bytes)  # the scheduler knows the id
         for outcome in outcomes
     ]
 
@@ -74,6 +74,43 @@ def test_what_asks_for_more_is_answered_as_ever(function, reply, ask, more):
     requests = [ask.tensors(more, x=np.ones((1, 2), np.float32))]
     short, general = both_ways(model, requests, reply)
     assert short == general
+
+
+WIDE = {"inputs": [TensorSpec("x", "FP32", [-1, 30_000])], "max_batch_size": 4}
+BINARY = {"binary_data": True}
+
+
+@pytest.mark.parametrize("settings_", [{}, WIDE, {**WIDE, "batch": BatchMode.STACK}, {"max_batch_size": 4}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"json_outputs": True},
+        {"json_outputs": True, "outputs": [RequestedOutput("twice", BINARY)]},
+        {"json_outputs": True, "outputs": [RequestedOutput("first", BINARY), RequestedOutput("twice")]},
+        {"outputs": [RequestedOutput("twice"), RequestedOutput("first")]},
+        {"outputs": [RequestedOutput("none")]},
+    ],
+)
+@pytest.mark.parametrize("count", [1, 3])
+def test_large_requests_are_answered_alike_and_left_as_they_are(function, reply, ask, settings_, more, count):
+    model = function(NUMBERS, **settings_)
+    shape = (30_000,) if settings_.get("batch") is BatchMode.STACK else (1, 30_000)
+    values = [np.full(shape, 20 + number, np.float32) for number in range(count)]
+    requests = [ask.tensors(more, x=each) for each in values]
+    for outputs in [each.outputs for each in requests]:
+        assert outputs == more.get("outputs")
+    short, general = both_ways(model, requests, reply)
+    assert short == general
+    assert [each[each != 20 + number].size for number, each in enumerate(values)] == [0] * count
+
+
+def test_a_large_array_of_a_request_alone_is_not_copied_on_its_way_to_the_model(function, ask):
+    alike = Alike(function(NUMBERS))
+    given = np.zeros((1, 30_000), np.float32)
+    batch = alike.batch([ask.tensors({"outputs": [RequestedOutput("twice", BINARY)]}, x=given)])
+    assert batch is not None
+    assert np.shares_memory(batch.arrays["x"], given)
 
 
 def test_batches_of_equal_requests_are_taken_and_others_left(function, ask):

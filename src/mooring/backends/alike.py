@@ -1,9 +1,9 @@
-"""The short way through a tensor model, for batches of small requests that are alike.
+"""The short way through a tensor model, for batches of requests that are alike.
 
-Most requests are: a few numbers under the same names, in the same types and shapes, with nothing asked but the answer.
-What those mean to the model is worked out once, by the general way (samples.py), and kept. Then a batch is one copy
-from bytes to arrays, a call, and one copy back. Everything else takes the general way, and so does what is wrong: here
-no request is ever refused.
+Most requests are: numbers under the same names, in the same types and shapes, with nothing asked but the answer or some
+of its outputs as they are. What those mean to the model is worked out once, by the general way (samples.py), and kept.
+Then a batch is one copy from bytes to arrays, a call, and one copy back; large arrays of a request that is alone are
+not copied at all. Everything else takes the general way, and so does what is wrong: here no request is ever refused.
 """
 
 from collections.abc import Sequence
@@ -13,16 +13,19 @@ import msgspec
 import numpy as np
 
 from mooring.backends.samples import Arrays, Parameters, Reader
+from mooring.core.buffers import Buffer, view_of
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import INFER, TENSORS, InferenceRequest, InferenceResponse, Operation
-from mooring.core.tensors import NUMPY_TYPES, Tensor
+from mooring.core.tensors import NUMPY_TYPES, Array, Tensor
 
-# Bytes of an input or output of one request up to which copying it is the cheapest there is.
+# Bytes of an output of one request up to which copying it is the cheapest there is, and nobody wants it as JSON.
 _SMALL = 4096
 _KEPT = 1024
+_BINARY = {"binary_data": True}
 
 Kind = tuple[object, ...]
-"""What requests must have in common: name, datatype and sizes of every input. Neither can be taken for another."""
+"""What requests must have in common: the outputs asked for, and name, datatype and sizes of every input. Neither can be
+taken for another."""
 
 _NAMES = {dtype: name for name, dtype in NUMPY_TYPES.items() if name != "BF16"}
 
@@ -30,12 +33,15 @@ _NAMES = {dtype: name for name, dtype in NUMPY_TYPES.items() if name != "BF16"}
 class Layout(msgspec.Struct, frozen=True):
     """How requests of one kind become the arrays of a call: name, type, shape and bytes of every input.
 
-    ``rows`` and ``lifted`` are the sample's.
+    ``rows`` and ``lifted`` are the sample's. ``outputs`` are the names of those asked for, None where all are, and
+    ``binary`` those which are not wanted as JSON however large they are, None where none is.
     """
 
     inputs: list[tuple[str, np.dtype[Any], tuple[int, ...], int]]
     rows: int
     lifted: bool
+    outputs: list[str] | None
+    binary: frozenset[str] | None
 
 
 class Model(Protocol):
@@ -45,6 +51,9 @@ class Model(Protocol):
 
     def admit(self, name: str, rows: int) -> None:
         """Raises ``InvalidInput`` for more rows than a request may have."""
+
+    def expect(self, request: InferenceRequest) -> None:
+        """Raises ``InvalidInput`` for an output that there is not."""
 
     def call(self, operation: Operation, arrays: Arrays, parameters: Parameters) -> Any:
         """Call the model's code."""
@@ -65,10 +74,18 @@ class Batch(msgspec.Struct):
         count, layout = len(self.requests), self.layout
         rows = count * layout.rows or count * layout.lifted
         responses = [InferenceResponse([]) for _ in range(count)]
-        for name, array in outputs.items():
-            datatype, shape = _NAMES.get(array.dtype), list(array.shape)
-            if datatype is None or array.nbytes > _SMALL * count or (rows and shape[:1] != [rows]):
+        for name in outputs if layout.outputs is None else layout.outputs:
+            if name not in outputs:
                 return None
+            array = outputs[name]
+            datatype, shape = _NAMES.get(array.dtype), list(array.shape)
+            if datatype is None or (rows and shape[:1] != [rows]):
+                return None
+            if array.nbytes > _SMALL * count:
+                if layout.binary is not None and name not in layout.binary:
+                    return None
+                self._lend(name, array, responses)
+                continue
             if layout.lifted:
                 del shape[0]
             elif count > 1:
@@ -79,6 +96,16 @@ class Batch(msgspec.Struct):
                 part = raw if count == 1 else raw[index * size : (index + 1) * size]
                 response.outputs.append(Tensor(name, datatype, shape, part))
         return responses
+
+    def _lend(self, name: str, array: Array, responses: list[InferenceResponse]) -> None:
+        """Everyone's part of a large output, where it lies."""
+        each = self.layout.rows
+        for index, response in enumerate(responses):
+            if self.layout.lifted:
+                part = array[index, ...]
+            else:
+                part = array if len(responses) == 1 else array[index * each : (index + 1) * each]
+            response.outputs.append(Tensor.of(name, part))
 
 
 class Alike:
@@ -109,9 +136,12 @@ class Alike:
             for part in parts:
                 if len(part) != size:
                     return None
+            if count == 1 and type(parts[0]) is Buffer:
+                arrays[name] = np.ndarray(shape, dtype, parts[0].view)
+                continue
             whole = shape if count == 1 else (count * layout.rows, *shape[1:])
             # Of a bytearray, and not of bytes: a model may write to the array, and this is no request's memory.
-            arrays[name] = np.ndarray(whole, dtype, bytearray().join(parts))
+            arrays[name] = np.ndarray(whole, dtype, bytearray().join(map(view_of, parts)))
         return Batch(requests, layout, arrays)
 
     def _learn(self, kind: Kind, request: InferenceRequest) -> Layout | None:
@@ -119,6 +149,7 @@ class Alike:
         model = self._model
         try:
             (sample,), _ = model.reader.read(0, request)
+            model.expect(request)
             model.admit(request.model, sample.rows)
         except InvalidInput:
             return None
@@ -128,24 +159,33 @@ class Alike:
             if array.nbytes and array.dtype in _NAMES
         ]
         fits = len(inputs) == len(request.inputs) and sample.rows <= model.reader.limit
-        layout = Layout(inputs, sample.rows, sample.lifted) if fits else None
+        asked = request.outputs
+        names = None if asked is None else [output.name for output in asked]
+        binary = frozenset(output.name for output in asked or () if output.parameters)
+        layout = (
+            Layout(inputs, sample.rows, sample.lifted, names, binary if request.json_outputs else None)
+            if fits
+            else None
+        )
         if len(self._layouts) < _KEPT:
             self._layouts[kind] = layout
         return layout
 
 
 def _kind(request: InferenceRequest) -> Kind | None:
-    """None for a request that asks for more than an answer, or whose inputs are no small numbers."""
-    if (
-        request.form is not TENSORS
-        or request.operation is not INFER
-        or request.parameters
-        or request.outputs is not None
-    ):
+    """None for a request that asks for more than its outputs as they are, or whose inputs are no numbers."""
+    if request.form is not TENSORS or request.operation is not INFER or request.parameters:
         return None
-    kind: Kind = ()
+    kind: Kind = (request.json_outputs,)
+    if request.outputs is not None:
+        for output in request.outputs:
+            if output.parameters and output.parameters != _BINARY:
+                return None
+            kind = (*kind, (output.name, bool(output.parameters)))
+        if len(kind) == 1:  # what its body says has been looked at already
+            return None
     for tensor in request.inputs:
-        if type(tensor.data) is not bytes or len(tensor.data) > _SMALL or tensor.parameters:
+        if (type(tensor.data) is not bytes and type(tensor.data) is not Buffer) or tensor.parameters:
             return None
         if tensor.datatype == "BF16":
             return None
