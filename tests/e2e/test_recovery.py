@@ -1,7 +1,9 @@
 """Workers that are killed, servers that are told to end, servers that are killed: nobody hangs, nothing is left."""
 
+import json
 import os
 import signal
+import struct
 import threading
 import time
 from collections import Counter
@@ -264,3 +266,37 @@ def test_torchserves_start_command_serves_its_model_store(tmp_path):
         assert server.stop() == 0
     finally:
         server.kill()
+
+
+SPOILER = """
+import os, pathlib, signal
+
+def infer(x):
+    total = float(x.sum())
+    x[...] = -1
+    died = pathlib.Path(__file__).with_name("died")
+    if not died.exists():
+        died.write_text("")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"total": [total], "spoiled": x}
+"""
+
+
+def test_a_request_that_runs_again_finds_what_was_sent_though_the_function_wrote_over_it(start, tmp_path):
+    (tmp_path / "models/spoiler/1").mkdir(parents=True)
+    (tmp_path / "models/spoiler/1/model.py").write_text(SPOILER)
+    server = start()
+    count = 40_000
+    entry = {"name": "x", "datatype": "FP32", "shape": [count], "parameters": {"binary_data_size": 4 * count}}
+    head = json.dumps({"inputs": [entry], "parameters": {"binary_data_output": True}}).encode()
+    line = f"Inference-Header-Content-Length: {len(head)}"
+    raw = request("POST", "/v2/models/spoiler/infer", head + struct.pack("<f", 1.0) * count, line)
+    with Wire(server.port) as wire:
+        for _ in range(4):  # the first one runs twice, later ones the way of what is known
+            wire.send(raw)
+            answer = wire.answer()
+            assert answer.code == 200
+            behind = answer.body[int(answer.headers["inference-header-content-length"]) :]
+            assert behind == struct.pack("<d", float(count)) + struct.pack("<f", -1.0) * count
+    assert (tmp_path / "models/spoiler/1/died").exists()
+    assert server.stop() == 0
