@@ -1,6 +1,6 @@
 """Measure our own server beside its peers: the same models, one driver, in turn.
 
-    make bench-peers                                       everything, some forty minutes
+    make bench-peers                                       everything, some forty-five minutes
     make bench-peers ARGS="--quick --cases echo,binary"    one short repetition of some
     make bench-peers ARGS="--servers mooring,tritonserver,fastapi"
     make bench-peers ARGS="--record 2026-01-31"            keep the tables as results/2026-01-31-peers.md
@@ -102,7 +102,7 @@ class Run:
             for workload, concurrencies in case.workloads.items():
                 able = sum(workload in server.ways() for server in self.servers(case))
                 for connections in concurrencies:
-                    seconds = self._options.repetitions * (self._seconds(case) + 0.6) + 1.2
+                    seconds = self._options.repetitions * (self._seconds(case) + 0.5) + 0.7
                     yield step_of(workload, connections), able * seconds + STARTING / len(case.workloads)
         if LIFE in self._options.cases:
             for server in self.living():
@@ -206,10 +206,10 @@ class Run:
                 self._record.note(f"{server.label} uses {share:.0%} of a core while nobody asks it.")
 
     def _shot(self, server: Server, workload: str, connections: int, case: Case, *, first: bool) -> Shot:
-        """One load of a server. It gets its whole warm-up once for a workload."""
+        """One load of a server. It is warmed up once for a workload, and models for every size of their batches."""
         way = server.ways()[workload]
         body = self._bodies.body(way.body)
-        warm_up = server.warm_up if first else 1.0
+        warm_up = server.warm_up if first else float(workload in TORCH)
         file = file_of(body, self._folder)
         return Shot(server.label, server, way.path, body, file, connections, warm_up, case.steady)
 

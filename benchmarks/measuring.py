@@ -79,8 +79,9 @@ class Shot:
 
     def warm(self) -> None:
         """Load it without looking."""
-        self._drive(self.warm_up)
-        self._finish()
+        if self.warm_up:
+            self._drive(self.warm_up)
+            self._finish()
 
     def measure(self, seconds: float) -> Sample:
         """Load it once. CPU is of an answer even where the end cut off calls that had cost some."""

@@ -31,12 +31,12 @@ class Case:
 
 CASES = (
     Case("echo", ("echo",), {"echo": (1, 16, 64), "echo v2": (1, 16, 64)}),
-    Case("json", ("total", "identity"), {"total JSON": (1, 8), "identity JSON": (1, 8)}, 3.0, steady=True),
-    Case("binary", ("total", "identity"), {"total binary": (1, 8), "identity binary": (1, 8)}),
-    Case("body", ("echo",), {"length raw": (1, 16), "length form": (1, 16)}),
-    Case("resnet18", ("resnet18",), {"resnet18": (1, 8, 32)}, 5.0, steady=True),
-    Case("transformer", ("transformer",), {"transformer": (1, 32)}, 3.0, steady=True),
-    Case("grpc", ("echo", "identity"), {"gRPC echo": (1, 16), "gRPC identity": (1, 8)}),
+    Case("json", ("total", "identity"), {"total JSON": (1, 8), "identity JSON": (1, 8)}, 2.0, steady=True),
+    Case("binary", ("total", "identity"), {"total binary": (1, 8), "identity binary": (1, 8)}, 1.0),
+    Case("body", ("echo",), {"length raw": (1, 16), "length form": (1, 16)}, 1.0),
+    Case("resnet18", ("resnet18",), {"resnet18": (1, 8, 32)}, 4.0, steady=True),
+    Case("transformer", ("transformer",), {"transformer": (1, 32)}, 2.0, steady=True),
+    Case("grpc", ("echo", "identity"), {"gRPC echo": (1, 16), "gRPC identity": (1, 8)}, 1.0),
 )
 
 
