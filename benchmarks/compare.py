@@ -14,6 +14,7 @@ import signal
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -187,7 +188,7 @@ class Run:
         body = self._bodies.body(way.body)
         try:
             if body.grpc:
-                answer = server.call(way.path, body.content, 90.0)
+                answer = called(server, way.path, body.content, 90.0)
             else:
                 answer = server.wait_for(way.path, body.content, body.headers, 90.0)
         except RuntimeError as error:
@@ -252,6 +253,18 @@ class Run:
 
     def _right(self, kind: str) -> Callable[[bytes], bool]:
         return lambda answer: self._bodies.right(LIFE_MODEL, kind, answer)
+
+
+def called(server: Server, method: str, message: bytes, limit: float) -> bytes:
+    """The first answer over gRPC: some listen before their models are there. Raises ``RuntimeError`` when none comes."""
+    end = time.perf_counter() + limit
+    while True:
+        try:
+            return server.call(method, message, limit)
+        except RuntimeError:
+            if time.perf_counter() > end:
+                raise
+            time.sleep(0.2)
 
 
 def lengths(options: argparse.Namespace) -> str:
