@@ -399,6 +399,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1, le=24)],
         Meta(description="processes that take connections to the inference address, 1 to 24"),
     ] = 1
+    deal_connections: Annotated[
+        Literal["by_load", "evenly"],
+        Meta(
+            description="with frontends above 1, by_load (all are the first process's until its loop is full while cores"
+            " are idle, and move as the load does) or evenly (the system deals them out when they come, as it always does"
+            " under TLS)"
+        ),
+    ] = "by_load"
     max_body_memory: Annotated[
         Count,
         Meta(

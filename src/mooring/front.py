@@ -19,8 +19,11 @@ from msgspec.structs import replace
 from mooring import __version__
 from mooring.config import Address, Config
 from mooring.core.buffers import LARGE, view_of
+from mooring.engine.dealing import Load
 from mooring.engine.front import Front
-from mooring.listeners import Listeners
+from mooring.engine.link import CONNECTION, LOAD_EVERY
+from mooring.listeners import Listeners, by_load
+from mooring.observability.load import OwnLoad
 from mooring.observability.logs import get_logger, setup
 from mooring.observability.metrics import Metrics
 from mooring.protocols.amd.conversation import InferenceSocket
@@ -31,7 +34,8 @@ from mooring.protocols.kserve.v2 import KServeV2
 from mooring.protocols.openapi import Description
 from mooring.protocols.torchserve.inference import TorchServeInference
 from mooring.tokens import Access, tokens_of
-from mooring.web.http1 import Exchange
+from mooring.web.http1 import Exchange, HttpServer
+from mooring.web.moving import Passage
 from mooring.web.relay import Relay
 from mooring.web.routing import Handler, Match
 from mooring.web.tls import certificates_of
@@ -76,10 +80,59 @@ def _decoded(kind: type, value: Any) -> Any:
     return Address.parse(value, 0) if kind is Address else kind(value)
 
 
+class Traffic:
+    """The connections that this process was given, gives back, and is to accept for some time."""
+
+    def __init__(self, listener: HttpServer, front: Front, passage: socket.socket) -> None:
+        self._listener = listener
+        self._front = front
+        self._passage = Passage(passage, self._arrived)
+        self._load = OwnLoad()
+        self._ticker: asyncio.TimerHandle | None = None
+        self._opening: set[asyncio.Task[None]] = set()
+
+    def begin(self) -> None:
+        """Do as the first process says."""
+        self._front.on_give, self._front.on_rest = self._give, self._rest
+        self._report()
+
+    async def end(self) -> None:
+        """Take up what has come, and give nothing away any more."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self._passage.settle()
+        self._passage.close()
+        await self._listener.settle()
+
+    def _give(self, share: float, mark: int) -> None:
+        self._passage.give(self._listener.connections, share, mark)
+
+    def _rest(self) -> None:
+        self._listener.rest()
+        for task in self._opening:  # it was to listen only just now
+            task.add_done_callback(lambda _: self._listener.rest())
+
+    def _arrived(self, mark: int, sock: socket.socket) -> None:
+        if mark == CONNECTION:
+            self._listener.adopt(sock)
+        else:
+            task = asyncio.get_running_loop().create_task(self._listener.listen_on(sock))
+            self._opening.add(task)  # the loop itself holds tasks only weakly
+            task.add_done_callback(self._opening.discard)
+
+    def _report(self) -> None:
+        self._ticker = asyncio.get_running_loop().call_later(LOAD_EVERY, self._report)
+        busy = round(self._load.look(), 2)
+        count = len(self._listener.connections)
+        self._front.report(Load(busy if count else 0.0, count))
+
+
 class FrontServer:
     """The parts of one front process."""
 
-    def __init__(self, settings: Settings, front: Front, arena: Arena, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, front: Front, passage: socket.socket, arena: Arena, metrics: Metrics
+    ) -> None:
         config = settings.config
         self._settings = settings
         self._front = front
@@ -90,15 +143,22 @@ class FrontServer:
         self._listener = self._listeners.listener(
             settings.address, self._endpoints(arena), front.crowded, elsewhere=self._relay
         )
+        self._traffic = Traffic(self._listener, front, passage)
 
     async def serve(self) -> None:
         """Take connections until the first process has enough of it, then answer what was accepted."""
         address = self._settings.address
-        self._listener.shared = True
-        await self._listener.start(address.host, address.port)
+        if by_load(self._settings.config, address):
+            self._listener.movable = True
+            self._listener.attend()
+            self._traffic.begin()
+        else:
+            self._listener.shared = True
+            await self._listener.start(address.host, address.port)
         self._front.listening()
         await self._front.ended.wait()
         limit = self._front.limit
+        await self._traffic.end()
         await self._listener.drain(limit)
         await self._front.drain(limit)
         self._relay.close()
@@ -154,20 +214,20 @@ class FrontServer:
 
 
 async def _run(number: int, descriptors: Sequence[int], settings: Settings) -> None:
-    link, passing, memory = descriptors
+    link, passing, passage, memory = descriptors
     config = settings.config
     arena = Arena(config.arena_size, number, memory, most_beyond=config.max_body_memory)
     metrics = Metrics(config.metrics_mode, system=False)
     front = Front(number, socket.socket(fileno=link), socket.socket(fileno=passing), arena, metrics)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, front.end, config.drain_timeout)
-    server = FrontServer(settings, front, arena, metrics)
+    server = FrontServer(settings, front, socket.socket(fileno=passage), arena, metrics)
     gc.collect()
     gc.freeze()
     await server.serve()
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Be a front until the first process is gone. ``arguments``: number, three descriptors, the first process's pid."""
+    """Be a front until the first process is gone. ``arguments``: number, four descriptors, the first process's pid."""
     number, *descriptors, parent = map(int, arguments)
     end_with(parent)
     signal.signal(

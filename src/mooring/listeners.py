@@ -78,3 +78,8 @@ class Listeners:
             tls=certificates.current if address.secure and certificates and not behind else None,
             plain=https_only(self.responses),
         )
+
+
+def by_load(config: Config, address: Address) -> bool:
+    """Whether the connections to an address move between processes. Those with TLS cannot."""
+    return config.frontends > 1 and config.deal_connections == "by_load" and not address.secure

@@ -20,6 +20,7 @@ from mooring.core.errors import ModelNotFound
 from mooring.core.service import ModelState
 from mooring.engine.administration import Administration
 from mooring.engine.control import ServerControl
+from mooring.engine.dealer import Dealer
 from mooring.engine.engine import Engine
 from mooring.engine.monitoring import RepositoryMonitor
 from mooring.engine.registry import ModelVersion
@@ -27,7 +28,7 @@ from mooring.engine.snapshots import Snapshots
 from mooring.engine.workflows import Workflows
 from mooring.front import Handed
 from mooring.front import Settings as FrontSettings
-from mooring.listeners import Listeners
+from mooring.listeners import Listeners, by_load
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.opening import Opening, sequence_headers
@@ -55,6 +56,7 @@ from mooring.repository.snapshot import Kind
 from mooring.repository.workflows import WorkflowCatalog
 from mooring.sources.torchserve import to_properties
 from mooring.tokens import Access, tokens_of
+from mooring.web.http1 import HttpServer
 from mooring.web.tls import certificates_of
 from mooring.workers.arena import Arena
 
@@ -172,6 +174,7 @@ class Server:
         self._http = Listeners(config, self._metrics.responses, self._arena, self._tokens, self._certificates)
         self._responses = self._http.responses
         self._listeners: list[Listener] = []
+        self._dealer: Dealer | None = None
         self._behind = folder / "behind"  # where further fronts ask what they do not know
         self._loading: list[asyncio.Future[ModelVersion]] = []
         self._loaded = False
@@ -299,9 +302,13 @@ class Server:
     async def drain(self, limit: float) -> None:
         """Take nothing new, answer what was accepted; give up after ``limit`` seconds."""
         end = time.monotonic() + limit
+        if self._dealer is not None:
+            self._dealer.stop()
         await asyncio.gather(
             self.engine.fronts.drain(limit), *(listener.drain(limit) for listener in self._listeners)
         )
+        if self._dealer is not None:
+            await self._dealer.settle(end - time.monotonic())
         if not await self.engine.drain(end - time.monotonic()):
             log.warning("requests given up", reason="they were not answered in time", limit_seconds=limit)
 
@@ -438,7 +445,8 @@ class Server:
         if address.path:
             await listener.start_unix(address.path)
         else:
-            listener.shared = shared
+            listener.movable = shared and by_load(self._config, address)
+            listener.shared = shared and not listener.movable
             await listener.start(address.host, address.port)
             if not address.port:
                 log.info("listening", host=address.host, port=listener.port)
@@ -446,10 +454,14 @@ class Server:
         self._stack.push_async_callback(listener.close)
         self._listeners.append(listener)
         if shared:
-            await self._start_fronts(structs.replace(address, port=listener.port), endpoints)
+            await self._start_fronts(listener, structs.replace(address, port=listener.port), endpoints)
 
-    async def _start_fronts(self, address: Address, endpoints: Sequence[Endpoint]) -> None:
+    async def _start_fronts(
+        self, listener: HttpServer, address: Address, endpoints: Sequence[Endpoint]
+    ) -> None:
         """Have further processes take connections to this address, too."""
+        if listener.movable:
+            self._dealer = Dealer(self.engine.fronts, listener)
         behind = self._http.listener(address, endpoints, self.engine.crowded, behind=True)
         await behind.start_unix(str(self._behind))
         self._stack.push_async_callback(behind.close)
@@ -457,6 +469,8 @@ class Server:
         settings = FrontSettings(self._config, address, str(self._behind), handed)
         self.engine.fronts.start(settings.encoded(), self.engine, self.engine.registry)
         self._stack.push_async_callback(self.engine.fronts.close)
+        if self._dealer is not None:
+            self._stack.callback(self._dealer.close)
 
 
 class Site:

@@ -158,6 +158,8 @@ class Server:
     It is told to listen on free ports, unless it will find out from elsewhere that it is to be ``ports``.
     """
 
+    PROGRAM: tuple[str | Path, ...] = (SCRIPTS / "mooring",)
+
     def __init__(
         self,
         folder: Path,
@@ -182,7 +184,7 @@ class Server:
         }
         with self.log_file.open("wb") as log:
             self.process = psutil.Popen(
-                [SCRIPTS / "mooring", command, *flags, *arguments],
+                [*self.PROGRAM, command, *flags, *arguments],
                 cwd=folder, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=inherited | dict(environ or {}),
             )  # fmt: skip
 

@@ -64,7 +64,15 @@ def start(tmp_path, repository):
     servers = []
 
     def begin(*arguments, environ=None):
-        flags = ["--model-repository", repository, "--frontends", str(FRONTS), *arguments]
+        flags = [
+            "--model-repository",
+            repository,
+            "--frontends",
+            str(FRONTS),
+            "--deal-connections",
+            "evenly",
+            *arguments,
+        ]
         servers.append(Server(tmp_path, *flags, environ=environ))
         return servers[-1].started()
 
@@ -76,7 +84,11 @@ def start(tmp_path, repository):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, repository):
     server = Server(
-        tmp_path_factory.mktemp("server"), "--model-repository", repository, "--frontends", str(FRONTS)
+        tmp_path_factory.mktemp("server"),
+        "--model-repository",
+        repository,
+        f"--frontends={FRONTS}",
+        "--deal-connections=evenly",
     )
     try:
         yield server.started()

@@ -27,7 +27,7 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fronts")
     (folder / "model.py").write_text(MODEL)
     tokens = {"MOORING_MANAGEMENT_TOKEN": MANAGEMENT, "MOORING_INFERENCE_TOKEN": INFERENCE}
-    server = Server(folder, "model.py:scale", "--frontends=2", environ=tokens)
+    server = Server(folder, "model.py:scale", "--frontends=2", "--deal-connections=evenly", environ=tokens)
     try:
         yield server.started()
         shown = [" ".join(each.cmdline()) for each in server.family()]

@@ -11,7 +11,7 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from mooring.core.errors import (
@@ -28,6 +28,7 @@ from mooring.core.service import Done, InferenceService, ModelMetadata, ModelSta
 from mooring.core.tensors import release
 from mooring.engine import link
 from mooring.engine.admission import admit, no_memory, until
+from mooring.engine.dealing import Load, part
 from mooring.engine.scheduler import Scheduler
 from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
@@ -45,8 +46,9 @@ _COUNT_EVERY = 4  # checks
 class Served:
     """One version that is served here."""
 
-    def __init__(self, number: int, scheduler: Scheduler, pool: SharedPool) -> None:
+    def __init__(self, number: int, scheduler: Scheduler, pool: SharedPool, queue_size: int) -> None:
         self.number = number
+        self.queue_size = queue_size  # of all processes together
         self.scheduler = scheduler
         self.pool = pool
         self.name, self.version = scheduler.spec.name, scheduler.spec.version
@@ -84,6 +86,11 @@ class Front(InferenceService):
     ) -> None:
         self.ended = asyncio.Event()
         self.limit = 0.0
+        # What to do when the first process wants connections, and when it wants no more of them accepted here.
+        self.on_give: Callable[[float, int], None] = lambda _share, _mark: None
+        self.on_rest: Callable[[], None] = lambda: None
+        self._share = 1
+        self._load = Load(0.0, 0)
         self._number = number
         self._descriptors = descriptors
         self._arena = arena
@@ -142,6 +149,12 @@ class Front(InferenceService):
         """Connections are taken."""
         self._link.tell(link.Listening())
 
+    def report(self, load: Load) -> None:
+        """Say what there is to do here, if it is something else than before."""
+        if load != self._load:
+            self._load = load
+            self._link.tell(link.Loaded(load))
+
     def withdraw(self, key: int) -> None:
         """Nobody waits for a request that was handed on."""
         if self._handed_on.pop(key, None) is not None:
@@ -199,6 +212,14 @@ class Front(InferenceService):
             self._retire(message)
         elif isinstance(message, link.View):
             self._look(message)
+        elif isinstance(message, link.Divide):
+            self._share = message.count
+            for served in self._served.values():
+                self._limit(served)
+        elif isinstance(message, link.Give):
+            self.on_give(message.share, message.mark)
+        elif isinstance(message, link.Rest):
+            self.on_rest()
         else:
             self.end(message.limit)
 
@@ -224,9 +245,13 @@ class Front(InferenceService):
         )
         workers: Workers = pool  # a scheduler asks no more of its pool than this
         scheduler.pool = cast("WorkerPool", workers)
-        served = self._served[number] = Served(number, scheduler, pool)
+        served = self._served[number] = Served(number, scheduler, pool, spec.queue_size)
+        self._limit(served)
         self._by_name[spec.name, spec.version] = served
         self._name_default(spec.name)
+
+    def _limit(self, served: Served) -> None:
+        served.scheduler.limit(part(served.queue_size, self._share))
 
     def _join(self, message: link.Join) -> None:
         _, descriptors, _, _ = socket.recv_fds(self._descriptors, 1, 2)
@@ -296,4 +321,5 @@ class Front(InferenceService):
         }
         if models or any(responses) or waiting != self._waiting:
             self._waiting = waiting
-            self._link.tell(link.Counted(models, responses, waiting))
+            sent = [(each.number, *sent) for each in self._served.values() for sent in each.pool.served()]
+            self._link.tell(link.Counted(models, responses, waiting, sent))

@@ -9,19 +9,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from msgspec import structs
-
 from mooring.core.errors import ErrorRecord, MooringError, WorkerDied
 from mooring.core.service import InferenceService, Outcome, Ticket
 from mooring.core.tensors import release
 from mooring.engine import link
 from mooring.engine.admission import NOTHING
+from mooring.engine.dealing import Load, part
 from mooring.engine.registry import ModelVersion, Registry
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
 from mooring.workers.arena import anonymous_file
-from mooring.workers.pool import Sharing
+from mooring.workers.pool import Sharing, WorkerPool
 from mooring.workers.server_end import KeptWorker
 
 log = get_logger(__name__)
@@ -49,6 +48,7 @@ class FrontProcess:
         self.listening = asyncio.Event()
         self.served: set[int] = set()
         self.waiting: dict[int, int] = {}
+        self.load = Load(0.0, 0)
         self.tickets: dict[int, Ticket] = {}
         self.orders: dict[int, asyncio.Future[None]] = {}
         self.link: link.Link | None = None
@@ -59,9 +59,10 @@ class FrontProcess:
         """Run it. ``settings`` is what its process reads from its standard input."""
         ours, theirs = socket.socketpair()
         descriptors, their_descriptors = socket.socketpair()
-        passed = [theirs.fileno(), their_descriptors.fileno(), self.arena]
+        passage, their_passage = socket.socketpair()
+        passed = [theirs.fileno(), their_descriptors.fileno(), their_passage.fileno(), self.arena]
         words = [str(number) for number in (self.number, *passed, os.getpid())]
-        with theirs, their_descriptors:
+        with theirs, their_descriptors, their_passage:
             self._process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
                 [sys.executable, "-m", "mooring.front", *words], pass_fds=passed, stdin=subprocess.PIPE
             )
@@ -69,6 +70,7 @@ class FrontProcess:
         with self._process.stdin as pipe:
             pipe.write(settings)
         self._descriptors = descriptors
+        keeper.attach(self, passage)
         self.link = link.Link(
             ours,
             link.ToKeeper,
@@ -133,6 +135,9 @@ class Fronts:
         self.processes = [FrontProcess(number, arena_size) for number in range(1, count + 1)]
         self._arena_size = arena_size
         self._metrics = metrics
+        self._share = 1 + count  # processes that divide every bound on a queue among them
+        # Called with every front that is started, and this process's end of its passage.
+        self.attach: Callable[[FrontProcess, socket.socket], None] = _let_be
         self._settings = b""
         self._service: InferenceService | None = None
         self._registry = Registry()
@@ -148,6 +153,7 @@ class Fronts:
         self._settings, self._service, self._registry = settings, service, registry
         for front in self.processes:
             front.start(settings, self)
+        self.divide(self._share)
         self.publish()
 
     async def listening(self) -> None:
@@ -184,10 +190,12 @@ class Fronts:
             self._view = view
             self._tell(view)
 
-    def share_of(self, spec: ModelSpec) -> ModelSpec:
-        """The same with what every front, this process among them, has for itself of a bound on all."""
-        count = 1 + len(self.processes)
-        return structs.replace(spec, queue_size=max(1, spec.queue_size // count))
+    def divide(self, count: int) -> None:
+        """Have so many processes divide every bound on a queue among them."""
+        self._share = count
+        self._tell(link.Divide(count))
+        for version in self._numbers.values():
+            self._limit(version)
 
     def sharing(self, version: ModelVersion) -> Sharing | None:
         """Who gives the fronts their part in the workers of a version; None where they have none."""
@@ -208,10 +216,12 @@ class Fronts:
         if number not in front.served:
             front.served.add(number)
             self._numbers[number] = version
-            share = self.share_of(version.spec)
-            front.tell(link.Serve(number, share))
-            if version.scheduler is not None:
-                version.scheduler.spec = structs.replace(version.scheduler.spec, queue_size=share.queue_size)
+            front.tell(link.Serve(number, version.spec))
+            self._limit(version)
+
+    def _limit(self, version: ModelVersion) -> None:
+        if version.scheduler is not None:
+            version.scheduler.limit(part(version.spec.queue_size, self._share))
 
     async def order(self, order: Callable[[int], link.ToFront], version: int) -> None:
         """Tell all fronts that serve a version, and return when they have done it."""
@@ -240,6 +250,10 @@ class Fronts:
         elif isinstance(message, link.Counted):
             self._metrics.add(message.models, message.responses)
             front.waiting = message.waiting
+            for number, worker, count in message.served:
+                self._count_served(number, worker, count)
+        elif isinstance(message, link.Loaded):
+            front.load = message.load
         elif isinstance(message, link.Recorded):
             self._metrics.record(message.model, message.records)
         elif isinstance(message, link.End):
@@ -265,6 +279,7 @@ class Fronts:
         if self._ending:
             return
         front.start(self._settings, self)
+        front.tell(link.Divide(self._share))
         if self._view is not None:
             front.tell(self._view)
 
@@ -289,10 +304,18 @@ class Fronts:
             front.tickets[key] = ticket
 
     def _end_worker(self, message: link.End) -> None:
-        version = self._numbers.get(message.number)
-        pool = version.scheduler.pool if version is not None and version.scheduler is not None else None
+        pool = self._pool(message.number)
         if pool is not None:
             pool.end(message.worker)
+
+    def _count_served(self, number: int, worker: str, count: int) -> None:
+        pool = self._pool(number)
+        if pool is not None:
+            pool.count_served(worker, count)
+
+    def _pool(self, number: int) -> WorkerPool | None:
+        version = self._numbers.get(number)
+        return version.scheduler.pool if version is not None and version.scheduler is not None else None
 
     def _tell(self, message: link.ToFront) -> None:
         for front in self.processes:
@@ -327,6 +350,11 @@ class VersionSharing:
         for front in self._fronts.processes:
             if self._number in front.served:
                 front.tell(link.Bury(self._number, worker.id, record, retry))
+
+
+def _let_be(_front: FrontProcess, passage: socket.socket) -> None:
+    """The passage of a front that accepts its own connections."""
+    passage.close()
 
 
 def shareable(spec: ModelSpec) -> bool:

@@ -17,6 +17,7 @@ import msgspec
 from mooring.core.errors import ErrorRecord
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import ModelMetadata, ModelState
+from mooring.engine.dealing import Load
 from mooring.observability.logs import get_logger
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
@@ -25,6 +26,11 @@ from mooring.workers.channel import Frames, decode_special, encode_inline
 log = get_logger(__name__)
 
 _HEADER = 4
+
+# Seconds between two looks at how busy a process is.
+LOAD_EVERY = 0.1
+# What a socket is that the first process sends over a passage.
+CONNECTION, LISTENER = 0, 1
 
 
 class Serve(msgspec.Struct, array_like=True, tag="serve"):
@@ -81,6 +87,23 @@ class Drain(msgspec.Struct, array_like=True, tag="drain"):
     limit: float
 
 
+class Divide(msgspec.Struct, array_like=True, tag="divide"):
+    """So many processes take connections: each has that part of every bound on a queue."""
+
+    count: int
+
+
+class Give(msgspec.Struct, array_like=True, tag="give"):
+    """Send this share of the connections over the passage, with ``mark``: the number of the process they are for."""
+
+    share: float
+    mark: int
+
+
+class Rest(msgspec.Struct, array_like=True, tag="rest"):
+    """Accept no more connections, until a listening socket comes over the passage."""
+
+
 class Asked(msgspec.Struct, array_like=True, tag="asked"):
     """A request that the front hands on."""
 
@@ -124,6 +147,13 @@ class Counted(msgspec.Struct, array_like=True, tag="counted"):
     models: list[tuple[str, str, list[Any]]]
     responses: list[int]
     waiting: dict[int, int]
+    served: list[tuple[int, str, int]]  # requests by version and worker
+
+
+class Loaded(msgspec.Struct, array_like=True, tag="loaded"):
+    """What the front has to do now."""
+
+    load: Load
 
 
 class Recorded(msgspec.Struct, array_like=True, tag="recorded"):
@@ -133,8 +163,8 @@ class Recorded(msgspec.Struct, array_like=True, tag="recorded"):
     records: list[Record]
 
 
-ToFront = Serve | Join | Leave | Bury | Retire | View | Drain | Answered
-ToKeeper = Asked | Withdrawn | Done | Listening | End | Counted | Recorded
+ToFront = Serve | Join | Leave | Bury | Retire | View | Drain | Answered | Divide | Give | Rest
+ToKeeper = Asked | Withdrawn | Done | Listening | End | Counted | Recorded | Loaded
 
 
 class Link:

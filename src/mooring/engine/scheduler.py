@@ -247,6 +247,12 @@ class Scheduler:
             queue.clear()  # in place: it may be gone through just now
             queue.extend(left)
 
+    def limit(self, queue_size: int) -> None:
+        """Have so many requests wait at most; who waits already is not affected."""
+        self.spec = msgspec.structs.replace(self.spec, queue_size=queue_size)
+        if not self.spec.job_ticket:
+            self._most_waiting = queue_size
+
     def refuse_new(self, error: MooringError) -> None:
         """Answer everyone who comes with this error; who waits already was accepted and is served."""
         self.refusal = error

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from mooring.web.listener import RECEIVE, Limits, Member
@@ -16,7 +17,8 @@ _BACKLOG = 1024
 class Listener:
     """One address. With ``tls`` it speaks TLS, in the context that ``tls`` gives for each new connection.
 
-    Where it is ``shared``, other processes listen there, too, and the system deals the connections out.
+    Where it is ``shared``, other processes listen there, too, and the system deals the connections out. One that is
+    ``movable`` gives connections away and takes others', and need not listen itself.
     """
 
     def __init__(self, limits: Limits, *, tls: Callable[[], ssl.SSLContext] | None = None) -> None:
@@ -26,6 +28,7 @@ class Listener:
         self.now = 0.0
         self.port = 0
         self.shared = False
+        self.movable = False
         self._path: Path | None = None
         # One for all connections: between get_buffer and buffer_updated the loop does nothing else.
         self.room = memoryview(bytearray(RECEIVE))
@@ -33,9 +36,21 @@ class Listener:
         self._listener: asyncio.Server | SecureListener | None = None
         self._connections: set[Member] = set()
         self._empty = asyncio.Event()
+        self._adopting: set[asyncio.Task[None]] = set()
         self._sweep_timer: asyncio.TimerHandle | None = None
         shortest = min(limits.header_timeout, limits.body_timeout, limits.idle_timeout, limits.write_timeout)
         self._interval = max(0.01, min(1.0, shortest / 4))
+
+    @property
+    def connections(self) -> Collection[Member]:
+        """Those that are there now."""
+        return self._connections
+
+    @property
+    def listening(self) -> socket.socket:
+        """What it listens on."""
+        assert self._listener is not None
+        return self._listener.sockets[0]
 
     def member(self) -> Member:
         """A new connection, that has no transport yet."""
@@ -63,6 +78,42 @@ class Listener:
         loop = asyncio.get_running_loop()
         self._path = Path(path)
         self._begin(await loop.create_unix_server(self.member, path, backlog=_BACKLOG))
+
+    def attend(self) -> None:
+        """Look after connections, and listen nowhere."""
+        self._sweep()
+
+    async def listen_on(self, sock: socket.socket) -> None:
+        """Take connections from a socket that another process listens on, too; the socket is this listener's now."""
+        if self.draining or self._listener is not None:
+            sock.close()
+            return
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(self.member, sock=sock, backlog=_BACKLOG)
+
+    def rest(self) -> None:
+        """Take no new connections until ``listen_on`` is called again."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
+
+    def adopt(self, sock: socket.socket) -> None:
+        """Take up a connection that another process accepted."""
+        task = asyncio.get_running_loop().create_task(self._adopt(sock))
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
+
+    async def settle(self) -> None:
+        """Return when every connection that was adopted is there."""
+        while self._adopting:
+            await asyncio.wait(self._adopting)
+
+    async def _adopt(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self.member, sock)
+        except OSError:  # its client has gone meanwhile
+            sock.close()
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 — what is cut off here are the clients, not the caller
         """Stop accepting, answer what runs, close idle connections at once; after ``timeout`` seconds close all."""

@@ -180,7 +180,8 @@ class Connection(Member):
             self._parser.feed_data(self._room[:nbytes])
         except (HttpParserError, HttpParserUpgrade) as error:
             self._stumble(error, self._room[:nbytes])
-        if not self._complete or self._current is not None or self._incoming is not None or self._choked:
+        waits = self._current is not None or self._incoming is not None or self._choked
+        if not self._complete or waits or self._head_bytes:
             self._take_stock(nbytes)
         if self._rest or self._between:
             self._count_down(nbytes)

@@ -13,6 +13,7 @@ from mooring.web.connection import App, Connection, OnError, Screen
 from mooring.web.exchange import Exchange, Stage
 from mooring.web.heads import KnownHead
 from mooring.web.listener import Limits
+from mooring.web.moving import MovableConnection
 from mooring.web.wire import header_lines
 
 # The modules behind this one are its own business; this is what the protocols know.
@@ -58,7 +59,7 @@ class HttpServer(Listener):
         self._outside = Outside(self, plain or app)
 
     def member(self) -> Connection:
-        return Connection(self)
+        return MovableConnection(self) if self.movable else Connection(self)
 
     def outsider(self) -> Connection:
         return Connection(self._outside)

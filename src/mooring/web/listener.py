@@ -79,12 +79,15 @@ class Member(asyncio.BufferedProtocol):
         raise NotImplementedError
 
 
-def enter(host: Host, member: Member, transport: asyncio.Transport) -> str:
-    """Make a new connection one of its listener's; the client's address without its port, empty on a unix socket."""
+def enter(host: Host, member: Member, transport: asyncio.Transport, *, asked: bool = False) -> str:
+    """Make a new connection one of its listener's; the client's address without its port, empty on a unix socket.
+
+    ``asked`` says that a request has come already, which is answered even where the listener takes nothing new.
+    """
     # low=0: that writing may go on means that everything has left, and memory that was lent can be given back.
     transport.set_write_buffer_limits(high=SLOW, low=0)
     name = transport.get_extra_info("peername")
     host.joined(member)
-    if host.draining:  # accepted just before the listener was closed
+    if host.draining and not asked:  # accepted just before the listener was closed
         transport.close()
     return str(name[0]) if isinstance(name, tuple) else ""

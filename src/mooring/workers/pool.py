@@ -201,6 +201,12 @@ class WorkerPool:
             if worker.id == name and not worker.timed_out:
                 self._end(worker, self.spec.response_timeout, "infer")
 
+    def count_served(self, name: str, requests: int) -> None:
+        """Another front sent a worker so many requests."""
+        for worker in self._workers:
+            if worker.id == name:
+                worker.served += requests
+
     def measured(self, records: Sequence[Record]) -> None:
         """Called when the model's own code recorded metrics."""
         if self.on_records is not None:

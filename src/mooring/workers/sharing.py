@@ -5,7 +5,7 @@ A worker has a channel to every front and serves them in turn, one message of ea
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from mooring.core.errors import WorkerDied
 from mooring.core.service import ModelMetadata
@@ -99,6 +99,13 @@ class SharedPool:
             elif now - worker.sent_at > self.spec.response_timeout:
                 worker.timed_out = True
                 process.kill()
+
+    def served(self) -> Iterator[tuple[str, int]]:
+        """How many requests each worker was sent since this was last asked, if any."""
+        for worker in self._workers.values():
+            if worker.served:
+                yield worker.id, worker.served
+                worker.served = 0
 
     def close(self) -> None:
         """Let go of all workers."""

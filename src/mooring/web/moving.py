@@ -1,0 +1,217 @@
+"""Connections of HTTP/1.1 that go from one process to another between two requests, and the sockets they go over.
+
+A connection that is to leave stops reading. What was asked is answered as ever; then nothing of it lies in this
+process, and its descriptor goes to the other one. What the client sent meanwhile lies in the kernel, and is read there.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import cast
+
+from mooring.web.connection import Connection, HttpHost
+from mooring.web.exchange import Exchange
+from mooring.web.listener import Member, enter
+
+# Seconds that a connection has to come to an end of what was asked. It does not see its client go away meanwhile.
+_PAUSE = 0.1
+# Sockets that are taken up before the loop has a look at everything else.
+_TURN = 64
+# Seconds until a process that has no descriptor to spare looks for what comes again.
+_AGAIN = 0.1
+
+
+class MovableConnection(Connection):
+    """A connection that may leave. It knows more of where its parser stands than others need to."""
+
+    __slots__ = ("_destination", "_inside")
+
+    def __init__(self, host: HttpHost) -> None:
+        super().__init__(host)
+        self._inside = False  # a request that the parser has begun and not ended
+        self._destination: Callable[[int], bool] | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether something is asked, or was in the last seconds."""
+        return self._current is not None or self._host.now - self._since <= 1.0
+
+    def depart(self, send: Callable[[int], bool]) -> bool:
+        """Leave at the end of what was asked, and read no more; False where it cannot, or not now.
+
+        ``send`` gets the descriptor then and says whether it went; if not, or if anything of the connection lies here
+        at that moment, it stays. Until ``stay`` is called that moment may yet come.
+        """
+        if self._destination is not None or not self._at_an_end() or self._host.draining:
+            return False
+        self._destination = send
+        if self._reading:
+            self._reading = False
+            self._transport.pause_reading()
+        if self._current is None:
+            asyncio.get_running_loop().call_soon(self._go)
+        return True
+
+    def stay(self) -> None:
+        """Read on, if it has not left."""
+        if self._destination is not None:
+            self._destination = None
+            self._regulate()
+
+    def _at_an_end(self) -> bool:
+        """Whether no part of a request has been read that is not the app's by now."""
+        return (
+            (self._between or not self._inside)
+            and self._incoming is None
+            and not (self._mode or self._head_bytes or self._half_closed or self._lost or self._unseen)
+            and not self._transport.is_closing()
+        )
+
+    def _go(self) -> None:
+        send, self._destination = self._destination, None
+        if send is None or self._lost:
+            return
+        transport = self._transport
+        kept = self._current is not None or self._later or self._choked or transport.get_write_buffer_size()
+        if kept or not self._at_an_end() or not send(transport.get_extra_info("socket").fileno()):
+            self._regulate()
+        else:
+            transport.abort()  # which closes this process's descriptor, and tells the client nothing
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's own class
+        asked = self._host.draining and _asked(self._transport)
+        self.peer = enter(self._host, self, self._transport, asked=asked)
+
+    def on_message_begin(self) -> None:
+        self._inside = True
+
+    def on_message_complete(self) -> None:
+        self._inside = False
+        super().on_message_complete()
+
+    def retire(self) -> None:
+        self.stay()
+        # What came while it was to leave has not been read: that is answered, and then it ends.
+        if self._current is not None or not _asked(self._transport):
+            super().retire()
+
+    def _advance(self, answered: Exchange) -> None:
+        super()._advance(answered)
+        if self._destination is not None and self._current is None:
+            # What was just written leaves at the end of this turn of the loop.
+            asyncio.get_running_loop().call_soon(self._go)
+
+    def _regulate(self) -> None:
+        if self._destination is None:
+            super()._regulate()
+
+
+class Passage:
+    """One end of a pair of stream sockets over which other sockets go, each with a mark from 0 to 255.
+
+    ``arrived`` gets those that come. The other end's end is no news here: whoever is there has a link as well.
+    """
+
+    def __init__(self, sock: socket.socket, arrived: Callable[[int, socket.socket], None]) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._arrived = arrived
+        self._departing: list[MovableConnection] = []
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(sock, self._take)
+
+    def send(self, mark: int, descriptor: int) -> bool:
+        """Pass a descriptor on, which stays open here; False where there is no room at the moment."""
+        try:
+            socket.send_fds(self._sock, [bytes([mark])], [descriptor])
+        except OSError:
+            return False
+        return True
+
+    def give(self, connections: Iterable[Member], share: float, mark: int) -> None:
+        """Have this share of the active connections leave, each as soon as it can; at 1.0 all of them, idle or not."""
+        movable = [each for each in connections if isinstance(each, MovableConnection)]
+        if share < 1.0:
+            movable = [each for each in movable if each.active]
+            wanted = min(round(share * len(movable)), len(movable) - 1)
+        else:
+            wanted = len(movable)
+
+        def send(descriptor: int) -> bool:
+            return self.send(mark, descriptor)
+
+        self.keep()
+        for each in movable:
+            if len(self._departing) >= wanted:
+                break
+            if each.depart(send):
+                self._departing.append(each)
+        self._loop.call_later(_PAUSE, self._keep, self._departing)
+
+    def keep(self) -> None:
+        """Whoever has not left stays."""
+        self._keep(self._departing)
+        self._departing = []
+
+    def settle(self) -> None:
+        """Take up all that lies here."""
+        while self._sock.fileno() >= 0 and self._take_one():
+            pass
+
+    def close(self) -> None:
+        """Nothing goes and nothing comes any more."""
+        self.keep()
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+            self._sock.close()
+
+    def _keep(self, departing: list[MovableConnection]) -> None:
+        for each in departing:
+            each.stay()
+
+    def _take(self) -> None:
+        for _ in range(_TURN):
+            if not self._take_one():
+                return
+
+    def _take_one(self) -> bool:
+        if not self._spare():  # the kernel would close what it cannot hand over
+            self._loop.remove_reader(self._sock)
+            self._loop.call_later(_AGAIN, self._listen_again)
+            return False
+        try:
+            data, descriptors, _, _ = socket.recv_fds(
+                self._sock, 1, 1, getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+            )
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._sock)
+            return False
+        for descriptor in descriptors:
+            self._arrived(data[0], socket.socket(fileno=descriptor))
+        return True
+
+    def _spare(self) -> bool:
+        try:
+            os.close(os.dup(self._sock.fileno()))
+        except OSError:
+            return False
+        return True
+
+    def _listen_again(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._loop.add_reader(self._sock, self._take)
+
+
+def _asked(transport: asyncio.Transport) -> bool:
+    """Whether a request, or the beginning of one, has come already."""
+    sock = transport.get_extra_info("socket")
+    with suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as own:
+        return bool(own.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    return False

@@ -1,0 +1,35 @@
+"""``mooring`` with connections that are dealt out at random all the time, whatever the load; counts those that went."""
+
+import random
+
+from mooring.cli import main
+from mooring.engine import dealer
+from mooring.engine.dealing import Dealing, Move
+from mooring.web.moving import Passage
+
+moved = 0
+
+
+def anywhere(self, _now, loads, _idle):
+    self.open = [True, *(random.random() < 0.5 for _ in loads[1:])]
+    takers = [number for number, is_open in enumerate(self.open) if is_open]
+    moves = [Move(giver, random.choice(takers), random.choice([0.4, 1.0])) for giver in range(len(loads))]
+    return [move for move in moves if move.giver != move.taker]
+
+
+def counted(self, mark, descriptor):
+    global moved
+    went = send(self, mark, descriptor)
+    moved += went
+    if moved % 50 == 0:
+        print("connections moved:", moved, flush=True)
+    return went
+
+
+send, Passage.send = Passage.send, counted
+Dealing.next = anywhere
+dealer._EASY = -1.0
+dealer.link.LOAD_EVERY = 0.02
+
+if __name__ == "__main__":
+    main()
