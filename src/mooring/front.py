@@ -23,7 +23,7 @@ from mooring.engine.dealing import Load
 from mooring.engine.front import Front
 from mooring.engine.link import CONNECTION, LOAD_EVERY
 from mooring.listeners import Listeners, by_load
-from mooring.observability.load import OwnLoad
+from mooring.observability.load import ThreadLoad
 from mooring.observability.logs import get_logger, setup
 from mooring.observability.metrics import Metrics
 from mooring.protocols.amd.conversation import InferenceSocket
@@ -87,7 +87,7 @@ class Traffic:
         self._listener = listener
         self._front = front
         self._passage = Passage(passage, self._arrived)
-        self._load = OwnLoad()
+        self._load = ThreadLoad()
         self._ticker: asyncio.TimerHandle | None = None
         self._opening: set[asyncio.Task[None]] = set()
 

@@ -283,6 +283,27 @@ def test_a_worker_that_dies_is_answered_for_with_the_reason(server):
     assert {answer.code for answer in asked(server)} == {200}
 
 
+def recycled(server):
+    """How many workers of the counter made way, over all time."""
+    with Wire(server.ports[2]) as wire:
+        wire.send(request("GET", "/metrics"))
+        lines = wire.answer().body.decode().splitlines()
+    wanted = 'mooring_workers_recycled_total{model_name="counter"'
+    return next((float(line.split()[-1]) for line in lines if line.startswith(wanted)), 0.0)
+
+
+def test_what_every_front_sent_to_a_worker_counts_for_its_recycling(start):
+    server = start("--max-requests-per-worker", "100")
+    with ExitStack() as stack:
+        wires = [stack.enter_context(Wire(server.port)) for _ in range(12)]
+        for _ in range(21):  # 126 a worker or more: what came over one process alone would hardly reach a hundred
+            for wire in wires:
+                wire.send(request("POST", "/predictions/counter", b'{"seconds": 0}'))
+            assert {wire.answer().code for wire in wires} == {200}
+        until(lambda: recycled(server))
+    until(lambda: count_of(server) == 252)
+
+
 def test_a_front_that_is_killed_is_replaced_and_nobody_else_notices(start, contexts):
     server = start()
     victim = fronts(server)[0]

@@ -7,7 +7,7 @@ import time
 from mooring.engine import link
 from mooring.engine.dealing import Dealing, Load, Move
 from mooring.engine.fronts import FrontProcess, Fronts
-from mooring.observability.load import IdleCores, OwnLoad
+from mooring.observability.load import IdleCores, ThreadLoad
 from mooring.observability.logs import get_logger
 from mooring.web.accepting import Listener
 from mooring.web.moving import Passage
@@ -26,7 +26,7 @@ class Dealer:
         self._listener = listener
         self._dealing = Dealing(len(fronts.processes) + 1)
         self._passages: dict[FrontProcess, Passage] = {}
-        self._own = OwnLoad()
+        self._own = ThreadLoad()
         self._idle = IdleCores()
         self._attentive = False
         self._loop = asyncio.get_running_loop()

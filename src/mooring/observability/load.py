@@ -10,7 +10,7 @@ import psutil
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
-class OwnLoad:
+class ThreadLoad:
     """Of the thread that asks."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ def _quota(group: Path | None) -> float:
             (group / "cpu.max").read_text().partition(" ") if group is not None else ("max", "", "")
         )
         return float("inf") if most == "max" else int(most) / int(period)
-    except (OSError, ValueError):
+    except (OSError, ValueError, ZeroDivisionError):
         return float("inf")
 
 
