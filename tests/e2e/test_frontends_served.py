@@ -296,7 +296,9 @@ def test_what_every_front_sent_to_a_worker_counts_for_its_recycling(start):
     server = start("--max-requests-per-worker", "100")
     with ExitStack() as stack:
         wires = [stack.enter_context(Wire(server.port)) for _ in range(12)]
-        for _ in range(21):  # 126 a worker or more: what came over one process alone would hardly reach a hundred
+        for _ in range(
+            21
+        ):  # 126 a worker or more: what came over one process alone would hardly reach a hundred
             for wire in wires:
                 wire.send(request("POST", "/predictions/counter", b'{"seconds": 0}'))
             assert {wire.answer().code for wire in wires} == {200}
