@@ -407,6 +407,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             " under TLS)"
         ),
     ] = "by_load"
+    codec_processes: Annotated[
+        Annotated[int, Meta(ge=0, le=64)] | None,
+        Meta(
+            description="processes, started when they are first needed, that read and write large JSON while the workers"
+            " of its model are busy, 0 to 64; by default one for each core but one, at most 4"
+        ),
+    ] = None
     max_body_memory: Annotated[
         Count,
         Meta(

@@ -21,7 +21,7 @@ from mooring.core.service import ModelState
 from mooring.engine.administration import Administration
 from mooring.engine.control import ServerControl
 from mooring.engine.dealer import Dealer
-from mooring.engine.engine import Engine
+from mooring.engine.engine import Engine, codecs_for
 from mooring.engine.monitoring import RepositoryMonitor
 from mooring.engine.registry import ModelVersion
 from mooring.engine.snapshots import Snapshots
@@ -154,6 +154,7 @@ class Server:
             libraries=opening.libraries,
             first_worker=config.initial_worker_port,
             fronts=config.frontends - 1,
+            codecs=codecs_for() if config.codec_processes is None else config.codec_processes,
         )
         self._stack = stack
         stack.push_async_callback(self.engine.close)

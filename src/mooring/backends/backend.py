@@ -100,6 +100,7 @@ _BACKENDS: Mapping[str, str] = {
     "builtin": "mooring.backends.builtin:BuiltinBackend",
     "onnx": "mooring.backends.onnx:OnnxBackend",
     "pytorch": "mooring.backends.pytorch:PyTorchBackend",
+    "codec": "mooring.backends.codec:CodecBackend",
 }
 
 

@@ -18,6 +18,7 @@ _PRELOAD: Mapping[str, tuple[str, ...]] = {
     "handler": ("mooring.backends.handler.backend",),
     "function": ("mooring.backends.function",),
     "builtin": ("mooring.backends.builtin",),
+    "codec": ("mooring.backends.codec",),
     "onnx": ("onnxruntime", "mooring.backends.onnx"),
     "pytorch": ("torch", "mooring.backends.programs", "mooring.backends.pytorch"),
 }
@@ -56,7 +57,7 @@ def likely(config: "Config") -> set[tuple[str, ...]]:
 
 
 def _names_torch(spec: "ModelSpec") -> bool:
-    if spec.backend in ("builtin", "onnx", "pytorch"):
+    if spec.backend in ("builtin", "codec", "onnx", "pytorch"):
         return False
     if spec.backend == "handler" and not spec.entry.partition(":")[0].endswith(".py"):
         handler = Path(spec.location, spec.entry.partition(":")[0] + ".py")

@@ -294,8 +294,9 @@ def encode(array: Array) -> bytes:
         return encode(array.reshape(1))[1:-1] if text == _NULL else text
     plain = array if array.dtype.isnative and array.flags.c_contiguous else _plain(array)
     text = orjson.dumps(plain, option=_NUMPY)
-    # orjson writes null for what JSON has no number for; nothing else in an array of numbers is null.
-    if _NULL in text:
+    # orjson writes null for what JSON has no number for; nothing else in an array of numbers or booleans has an "n", and
+    # one letter is found in a tenth of the time of four (0.08 of 0.8 ms in 1.6 MB).
+    if b"n" in text:
         return json.dumps(array.tolist(), separators=(",", ":")).encode()
     return text
 

@@ -49,7 +49,10 @@ class Buffer:
     def shortened(self, size: int) -> "Buffer":
         """The first ``size`` bytes. The new buffer owns the memory; this one has nothing to release any more."""
         give_back, self._give_back = self._give_back, None
-        return Buffer(self.view[:size], self.slot, give_back)
+        slot = self.slot
+        # Another process sees as much of it as is used: an answer may be the input of somebody else.
+        used = None if slot is None else Slot(slot.arena, slot.offset, size)
+        return Buffer(self.view[:size], used, give_back)
 
     def tail(self, start: int) -> "Buffer":
         """The bytes from ``start`` on. The new buffer is what is to be released, and this one no more."""

@@ -24,8 +24,10 @@ from mooring.core.service import (
 )
 from mooring.core.tensors import TensorSpec
 from mooring.engine.admission import admit, no_memory, refused, until
+from mooring.engine.codecs import MOST, Codecs
 from mooring.engine.fronts import Fronts
 from mooring.engine.graphs import GraphRun
+from mooring.engine.openings import Openings
 from mooring.engine.registry import ModelVersion, Registry
 from mooring.engine.scheduler import Scheduler
 from mooring.engine.sequence_scheduler import SequenceScheduler
@@ -47,8 +49,8 @@ class Engine(InferenceService):
     """Every model of this process, and the way of every request to one of them.
 
     A version that is unloaded has ``drain_limit`` seconds for what it was asked. ``fronts`` is how many further processes
-    take connections. Workers are forked from processes of ``libraries``, by default such as see this process's own
-    variables.
+    take connections, and ``codecs`` how many may read and write large JSON beside the workers. Workers are forked from
+    processes of ``libraries``, by default such as see this process's own variables.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Engine(InferenceService):
         libraries: Libraries | None = None,
         first_worker: int = 9000,  # TorchServe's number, which describe shows
         fronts: int = 0,
+        codecs: int = 0,
     ) -> None:
         self.registry = Registry()
         # Beside the models: one may be called as a model is, and is then reached by its own route only.
@@ -75,6 +78,7 @@ class Engine(InferenceService):
         self._workers = LocalWorkers(
             arena, libraries or Libraries(os.environ), first_worker, self.fronts.processes
         )
+        self._codecs = Codecs(codecs, arena.allocate, self._workers) if codecs else None
         self._loop = asyncio.get_running_loop()
         self._wanted: set[str] = set()
         self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
@@ -214,6 +218,8 @@ class Engine(InferenceService):
         statistics = self._metrics.model(spec.name, spec.version)
         kind = Scheduler if spec.sequence is None else SequenceScheduler
         scheduler = kind(spec, statistics, self._arena.allocate, version.report)
+        if self._codecs is not None and spec.sequence is None:
+            scheduler.openings = Openings(self._codecs, scheduler)
         version.begin(scheduler)
         if spec.stages:
             version.report(version.metadata)
@@ -339,6 +345,8 @@ class Engine(InferenceService):
         self._ticker.cancel()
         pools = [version.scheduler.pool for version in self.registry if version.scheduler is not None]
         await asyncio.gather(*(pool.stop() for pool in pools if pool is not None))
+        if self._codecs is not None:
+            await self._codecs.stop()
         self._workers.close()
 
     def _check(self) -> None:
@@ -346,6 +354,8 @@ class Engine(InferenceService):
         for version in self.registry:
             if version.scheduler is not None:
                 version.scheduler.check(now)
+        if self._codecs is not None:
+            self._codecs.check(now)
         self.fronts.publish()
         self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
 
@@ -368,5 +378,13 @@ def _no_more_workers(version: ModelVersion, error: MooringError | None) -> Worke
 
 def threads_for(workers: int) -> int:
     """How many threads the libraries of one worker may use: its share of the cores, and at least one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return max(1, cores // max(workers, 1))
+    return max(1, _cores() // max(workers, 1))
+
+
+def codecs_for() -> int:
+    """How many codec processes there may be where nothing is set: one for each core but one."""
+    return min(_cores() - 1, MOST)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

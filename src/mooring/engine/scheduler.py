@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from mooring.codecs.v2_json import Wanted
 from mooring.core.buffers import Buffer
 from mooring.core.errors import DeadlineExceeded, ModelFailed, MooringError, QueueFull, WorkerDied
-from mooring.core.requests import InferenceRequest, InferenceResponse
+from mooring.core.requests import TENSORS, InferenceRequest, InferenceResponse
 from mooring.core.service import Done, ModelMetadata, Outcome
 from mooring.core.tensors import release
 from mooring.engine.batching import BatchPolicy, RowTime, company, fair
+from mooring.engine.openings import Openings, is_closed, write_piece
 from mooring.observability.logs import Throttle, get_logger
 from mooring.observability.statistics import ModelStatistics
 from mooring.repository.spec import ModelSpec
@@ -25,7 +27,8 @@ log = get_logger(__name__)
 
 keys = itertools.count(1)
 
-WAITING, RUNNING, DONE = 0, 1, 2
+# ASIDE waits, too, while its body is being opened (openings.py).
+WAITING, RUNNING, DONE, ASIDE = 0, 1, 2, 3
 _UNUSED_GRANTS = 32
 _LOGGED_FAILURES = 20
 # Withdrawn requests that may lie in a queue, beside as many as wait in it twice over.
@@ -51,16 +54,27 @@ class QueuedRequest(msgspec.Struct, eq=False):
     streamed: bool = False
     grant: Buffer | None = None
     worker: PooledWorker | None = None
+    # Where the worker leaves the JSON of its outputs to a codec process: which of them are not to be JSON.
+    texts: Wanted | None = None
 
     def piece(self, response: InferenceResponse) -> None:
         """A part of a streamed answer."""
         self.streamed = True
         if self._done is not None:
+            if self.texts is not None:
+                write_piece(response, self.texts)
             self._done(self._named(response))
 
     def answer(self, outcome: Outcome) -> None:
         """The end of it: no worker holds the payloads any more."""
         self.forget()
+        if self.texts is not None and isinstance(outcome, InferenceResponse) and self.wanted:
+            self._scheduler.write(self, outcome, self.texts)
+        else:
+            self.finish(outcome)
+
+    def finish(self, outcome: Outcome) -> None:
+        """Tell the caller; ``answer`` does so unless there is something to be written first."""
         done, self._done = self._done, None
         if isinstance(outcome, InferenceResponse):
             self._scheduler.answered(self, ok=True, told=done is not None)
@@ -106,6 +120,9 @@ class QueuedRequest(msgspec.Struct, eq=False):
         if self.state == WAITING:
             self.forget()
             self._scheduler.withdrawn(self)
+        elif self.state == ASIDE:
+            self.forget()
+            self._scheduler.withdrawn_aside(self)
         elif self.state == RUNNING and self.worker is not None:
             self.worker.cancel(self)
 
@@ -146,6 +163,9 @@ class Scheduler:
         self._most_waiting = 0 if spec.job_ticket else spec.queue_size
         self._waiting = 0
         self._running = 0
+        self._aside = 0
+        # Who opens large bodies while all workers are busy; None where nobody does.
+        self.openings: Openings | None = None
         self._with_deadline: set[QueuedRequest] = set()
         self._flushing = False
         self._timer: asyncio.TimerHandle | None = None
@@ -160,12 +180,12 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """How many requests wait for a worker."""
-        return self._waiting
+        return self._waiting + self._aside
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
-        return not self._waiting and not self._running
+        return not self._waiting and not self._running and not self._aside
 
     def crowded(self) -> MooringError | None:
         """Why a request would be refused if it came now; None where there is room."""
@@ -192,6 +212,8 @@ class Scheduler:
             self._insert(queued)
         else:
             self._queue.append(queued)
+        if self.openings is not None and request.form is TENSORS and is_closed(request):
+            self.openings.add(queued)
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
@@ -204,6 +226,56 @@ class Scheduler:
         while place and _precedence(queued) < _precedence(queue[place - 1]):
             place -= 1
         queue.insert(place, queued)
+
+    # What is done to requests whose bodies are opened elsewhere.
+
+    def holds(self, queued: QueuedRequest) -> bool:
+        """Whether it waits for a worker."""
+        return queued.state == WAITING
+
+    def is_aside(self, queued: QueuedRequest) -> bool:
+        """Whether its body is being opened."""
+        return queued.state == ASIDE
+
+    def set_aside(self, queued: QueuedRequest) -> None:
+        """Its body is being opened: no worker gets it, but it waits, and counts among those."""
+        queued.state = ASIDE
+        queued.queued_for = time.monotonic() - queued.since
+        self._waiting -= 1
+        self._leave_aside(-1)
+
+    def _leave_aside(self, count: int) -> None:
+        self._aside -= count
+        self._most_waiting += count
+
+    def put_back(self, queued: QueuedRequest) -> None:
+        """It has been: it waits again, behind those only that came before it or have a priority."""
+        self._leave_aside(1)
+        queued.state = WAITING
+        self._waiting += 1
+        queue, place, own = self._queue, 0, (_precedence(queued), queued.key)
+        # What was set aside came early, so its place is near the head.
+        while place < len(queue) and (_precedence(queue[place]), queue[place].key) < own:
+            place += 1
+        queue.insert(place, queued)
+        self.worker_free()
+
+    def dismiss(self, queued: QueuedRequest, error: MooringError) -> None:
+        """It cannot be opened."""
+        self._leave_aside(1)
+        queued.answer(error)
+
+    def withdrawn_aside(self, queued: QueuedRequest) -> None:
+        """Called by a request that nobody waits for any more while it is being opened."""
+        self._leave_aside(1)
+        self._with_deadline.discard(queued)
+        if self.openings is not None:
+            self.openings.withdraw(queued)
+
+    def write(self, queued: QueuedRequest, answer: InferenceResponse, wanted: Wanted) -> None:
+        """Have the outputs written that its worker has left to others."""
+        assert self.openings is not None
+        self.openings.write(queued, answer, wanted)
 
     def answered(self, queued: QueuedRequest, *, ok: bool, told: bool) -> None:
         """Called by a request that has its outcome."""
@@ -265,8 +337,8 @@ class Scheduler:
         """Answer everyone who waits, and everyone who comes, with this error."""
         self.refusal = self._given_up = error
         waiting, self._queue = self._queue, deque()
-        for queued in waiting:
-            if queued.state == WAITING:
+        for queued in [*waiting, *(self.openings.begun if self.openings is not None else ())]:
+            if queued.state in (WAITING, ASIDE):
                 queued.refuse(error)
 
     def check(self, now: float) -> None:
@@ -383,7 +455,7 @@ class Scheduler:
         if self.spec.job_ticket:
             return self._waiting >= self._room()
         self._flush()
-        return self._waiting >= self.spec.queue_size
+        return self.waiting >= self.spec.queue_size
 
     def _flush(self) -> None:
         self._flushing = False
@@ -416,6 +488,8 @@ class Scheduler:
             if batch:
                 pool.idle.remove(worker)
                 worker.send(batch)
+        if self.openings is not None and self.openings.some:
+            self.openings.begin()
 
     def _flush_in(self, wait: float) -> None:
         if self._timer is None:
@@ -434,12 +508,15 @@ class Scheduler:
         batch: list[QueuedRequest] = []
         rows = 0
         queue = self._queue
+        # One that takes milliseconds to open goes alone: others are for the codec processes.
+        opening = self.openings is not None and self.openings.some
         while queue:
             queued = queue[0]
             if queued.state != WAITING:
                 queue.popleft()
                 continue
-            if batch and rows + queued.rows > most:
+            closed = opening and is_closed(queued.request)
+            if batch and (closed or rows + queued.rows > most):
                 break
             queue.popleft()
             # Here, not on arrival: a request grows old in the queue, and running one that nobody waits for
@@ -454,6 +531,8 @@ class Scheduler:
                 queued.grant = self._grant()
             batch.append(queued)
             rows += queued.rows
+            if closed:
+                break
         self._waiting -= len(batch)
         self._running += len(batch)
         return batch
