@@ -408,10 +408,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = "by_load"
     codec_processes: Annotated[
-        Annotated[int, Meta(ge=0, le=64)] | None,
+        Count | None,
         Meta(
-            description="processes, started when they are first needed, that read and write large JSON while the workers"
-            " of its model are busy, 0 to 64; by default one for each core but one, at most 4"
+            description="processes, started when they are first needed, that read and write large JSON tensors while the"
+            " workers of their model are busy; by default one for each core but one and at most 4; 0 is none"
         ),
     ] = None
     max_body_memory: Annotated[

@@ -219,7 +219,7 @@ class Engine(InferenceService):
         kind = Scheduler if spec.sequence is None else SequenceScheduler
         scheduler = kind(spec, statistics, self._arena.allocate, version.report)
         if self._codecs is not None and spec.sequence is None:
-            scheduler.openings = Openings(self._codecs, scheduler)
+            scheduler.openings = Openings(self._codecs, scheduler, self._arena.allocate)
         version.begin(scheduler)
         if spec.stages:
             version.report(version.metadata)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mooring.backends.codec import as_text, take_up
 from mooring.codecs.v2_json import Wanted
+from mooring.core.buffers import LARGE, Buffer
 from mooring.core.errors import ErrorRecord, InvalidInput, MooringError
 from mooring.core.requests import INFER, TENSORS, InferenceRequest, InferenceResponse, RequestedOutput
 from mooring.core.service import Done, Outcome, Ticket
@@ -39,8 +40,9 @@ class Codecs(Protocol):
 class Openings:
     """The bodies of one scheduler that wait unopened, the oldest first, and those that are being opened."""
 
-    def __init__(self, codecs: Codecs, scheduler: "Scheduler") -> None:
+    def __init__(self, codecs: Codecs, scheduler: "Scheduler", allocate: Callable[[int], Buffer]) -> None:
         self._codecs = codecs
+        self._allocate = allocate
         self._scheduler = scheduler
         self._closed: deque[QueuedRequest] = deque()
         self._begun: dict[QueuedRequest, Ticket] = {}
@@ -90,6 +92,10 @@ class Openings:
         self._begun.pop(queued, None)
         request, scheduler = queued.request, self._scheduler
         if isinstance(outcome, InferenceResponse):
+            if not self._placed(outcome.outputs):
+                release(outcome.outputs)
+                scheduler.put_back(queued)
+                return
             body = request.inputs
             take_up(request, outcome)
             release(body)
@@ -101,6 +107,21 @@ class Openings:
             return
         # A deadline is the scheduler's own to see. Of any other error the worker will know more.
         scheduler.put_back(queued)
+
+    def _placed(self, tensors: list[Tensor]) -> bool:
+        """Put into the arena what came inline; False when there is no room.
+
+        A model that writes to its inputs may do so with what its worker has decoded, and must not see a difference.
+        """
+        for tensor in tensors:
+            data = tensor.data
+            if isinstance(data, bytes) and len(data) > LARGE:
+                place = self._allocate(len(data))
+                if place.slot is None:
+                    return False
+                place.view[:] = data
+                tensor.data = place
+        return True
 
     def write(self, queued: "QueuedRequest", answer: InferenceResponse, wanted: Wanted) -> None:
         """Have the JSON of an answer written, and then finish its request."""
