@@ -76,6 +76,8 @@ def test_a_shortened_buffer_owns_the_slot_alone():
     part = whole.shortened(10)
     whole.release()
     assert len(part) == 10
+    assert part.slot is not None
+    assert part.slot.size == 10
     assert arena.slots_in_use == 1
     part.release()
     assert arena.slots_in_use == 0
