@@ -13,7 +13,7 @@ from mooring.core.requests import Form, InferenceRequest, InferenceResponse
 from mooring.core.tensors import Tensor, release
 from mooring.engine.openings import Openings
 from mooring.engine.scheduler import Scheduler
-from mooring.observability.metrics import ModelStatistics
+from mooring.observability.statistics import ModelStatistics
 from mooring.repository.spec import ModelSpec
 
 MANY = 40_000

@@ -12,7 +12,7 @@ from mooring.core.requests import InferenceRequest
 from mooring.core.service import Done, ModelMetadata, Ticket
 from mooring.engine.scheduler import Scheduler
 from mooring.observability.logs import get_logger
-from mooring.observability.metrics import ModelStatistics
+from mooring.observability.statistics import ModelStatistics
 from mooring.repository.spec import ModelSpec
 from mooring.workers.local import LocalWorkers
 from mooring.workers.pool import WorkerPool
