@@ -4,7 +4,6 @@ import base64
 import io
 
 import torch
-from captum.attr import IntegratedGradients
 from PIL import Image
 from ts.torch_handler.base_handler import BaseHandler
 from ts.utils.util import PredictionException
@@ -12,10 +11,6 @@ from ts.utils.util import PredictionException
 
 class DigitHandler(BaseHandler):
     """An image per request in, ``{"class": "7", "probability": 0.99}`` per request out."""
-
-    def initialize(self, context):
-        super().initialize(context)
-        self.attributions = IntegratedGradients(self.model)
 
     def preprocess(self, data):
         return torch.stack([self.image_of(row) for row in data]).to(self.device)
@@ -41,7 +36,10 @@ class DigitHandler(BaseHandler):
 
     def get_insights(self, tensor_data, _, target=0):
         """How much each pixel speaks for the target: [channels][height][width] per image."""
-        return self.attributions.attribute(tensor_data, target=target, n_steps=15).tolist()
+        # Here: with matplotlib, which it brings, it takes a quarter of a second, and few start a server to explain.
+        from captum.attr import IntegratedGradients  # noqa: PLC0415
+
+        return IntegratedGradients(self.model).attribute(tensor_data, target=target, n_steps=15).tolist()
 
     def digit_of(self, target):
         if isinstance(target, bytes | bytearray):  # a form field

@@ -1,6 +1,7 @@
 """What is imported for workers before anybody has read the models: a glance at files, and what becomes of a wrong one."""
 
 import os
+import zipfile
 
 import pytest
 
@@ -46,6 +47,25 @@ def test_files_of_native_models_tell_what_they_need(tmp_path):
 def test_targets_tell_what_they_need():
     assert likely(Config(targets=("net=models/net.pt",))) == {libraries("pytorch", "net.pt")}
     assert likely(Config(targets=("models/code.py:f", "digits.mar", "folder"))) == set()
+
+
+def archive(path, *names):
+    with zipfile.ZipFile(path, "w") as members:
+        for name in names:
+            members.writestr(name, "x")
+
+
+def test_archives_with_weights_tell_that_their_handlers_need_torch(tmp_path):
+    archive(tmp_path / "net.mar", "MAR-INF/MANIFEST.json", "handler.py", "net.pt")
+    archive(tmp_path / "text.mar", "MAR-INF/MANIFEST.json", "handler.py", "words.txt")
+    (tmp_path / "broken.mar").write_bytes(b"PK")
+    torch = {("torch", *libraries("handler", "handler.py"))}
+    assert likely(Config(targets=(f"n={tmp_path / 'net.mar'}",))) == torch
+    assert likely(Config(targets=(str(tmp_path / "text.mar"), str(tmp_path / "broken.mar")))) == set()
+    assert likely(Config(model_store=tmp_path, models=("all",))) == torch
+    assert likely(Config(model_store=tmp_path, models=("n=net.mar",))) == torch
+    assert likely(Config(model_store=tmp_path, models=("text.mar", "no-such.mar"))) == set()
+    assert likely(Config(model_store=tmp_path)) == set()
 
 
 def test_a_repository_that_is_not_there_is_no_fault_of_a_glance(tmp_path):

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile, ZipFile
 
-from mooring.repository.platforms import backend_of
+from mooring.repository.platforms import SUFFIXES, backend_of
 
 if TYPE_CHECKING:
     from mooring.config import Config
@@ -26,7 +27,7 @@ _PRELOAD: Mapping[str, tuple[str, ...]] = {
 _READS_PROGRAMS = "torch._export.serde.serialize"
 _SOURCE_READ = 1_048_576
 _NATIVE = ("onnx", "pytorch")
-# How many folders of a repository are looked at before it is read.
+# How many folders of a repository, or archives of a store, are looked at before they are read.
 _GLANCES = 32
 
 
@@ -46,14 +47,33 @@ def libraries(backend: str, entry: str) -> tuple[str, ...]:
 
 
 def likely(config: "Config") -> set[tuple[str, ...]]:
-    """The modules that the files of native models suggest at a glance, before anything is read.
+    """The modules that the names of files suggest at a glance, before anything is read.
 
     A configuration may know better, so whoever has them imported must be ready to throw that away.
     """
     files = [Path(target.rpartition("=")[2]) for target in config.targets]
     if config.model_repository is not None and config.repository_load_existing:
         files += islice(config.model_repository.glob("*/*/*.*"), _GLANCES)
-    return {libraries(backend, file.name) for file in files if (backend := backend_of(file)) in _NATIVE}
+    found = {libraries(backend, file.name) for file in files if (backend := backend_of(file)) in _NATIVE}
+    if config.model_store is not None:
+        named = [name.rpartition("=")[2] for name in config.models]
+        every = any(name.lower() == "all" for name in named)
+        files += config.model_store.glob("*.mar") if every else map(config.model_store.joinpath, named)
+    archives = (file for file in files if file.suffix == ".mar")
+    if any(map(_holds_weights, islice(archives, _GLANCES))):
+        found.add(("torch", *libraries("handler", "")))
+    return found
+
+
+def _holds_weights(archive: Path) -> bool:
+    """Whether an archive has a file of PyTorch's in it: its handler is going to use torch, then."""
+    if not archive.is_file():  # it may be a pipe
+        return False
+    try:
+        with ZipFile(archive) as members:
+            return any(name.endswith(SUFFIXES["pytorch"]) for name in members.namelist())
+    except (OSError, ValueError, BadZipFile):  # who reads it says what is wrong
+        return False
 
 
 def _names_torch(spec: "ModelSpec") -> bool:
