@@ -5,6 +5,7 @@ import sys
 import warnings
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -444,14 +445,20 @@ class Picture(nn.Module):
         return self.norm(self.convolution(x)).relu().mean((-2, -1))
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 16, 16), (5, 3, 16, 16), (2, 3, 9, 20), (0, 3, 16, 16)])
-@pytest.mark.parametrize("optimize", [True, False])
-def test_an_optimized_script_answers_as_the_model_does(tmp_path, shape, optimize):
-    torch.manual_seed(0)
-    module = Picture().eval()
+def save_script(module, given, file, *, frozen):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.trace(module, torch.rand(2, 3, 16, 16)).save(str(tmp_path / "model.pt"))
+        script = torch.jit.trace(module, given)
+        (torch.jit.freeze(script) if frozen else script).save(str(file))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 16, 16), (5, 3, 16, 16), (2, 3, 9, 20), (0, 3, 16, 16)])
+@pytest.mark.parametrize("optimize", [True, False])
+@pytest.mark.parametrize("saved", ["as traced", "frozen"])
+def test_an_optimized_script_answers_as_the_model_does(tmp_path, shape, optimize, saved):
+    torch.manual_seed(0)
+    module = Picture().eval()
+    save_script(module, torch.rand(2, 3, 16, 16), tmp_path / "model.pt", frozen=saved == "frozen")
     spec = ModelSpec(
         name="m",
         version="1",
@@ -469,6 +476,19 @@ def test_an_optimized_script_answers_as_the_model_does(tmp_path, shape, optimize
         assert np.allclose(found, module(torch.from_numpy(x)).numpy(), atol=1e-5)
     with pytest.raises(ModelFailed, match="channels"):
         backend.predict({"INPUT0": np.ones((1, 2, 16, 16), np.float32)}, {})
+
+
+def test_a_script_that_was_frozen_before_it_was_saved_is_in_memory_once(tmp_path):
+    wide = nn.Sequential(nn.Conv2d(1024, 1024, 3), nn.ReLU()).eval()
+    save_script(wide, torch.rand(2, 1024, 4, 4), tmp_path / "model.pt", frozen=True)
+    size = (tmp_path / "model.pt").stat().st_size
+    del wide
+    spec = ModelSpec(name="m", version="1", backend="pytorch", location=str(tmp_path), entry="model.pt")
+    before = psutil.Process().memory_full_info().uss
+    backend = PyTorchBackend()
+    backend.load(spec, LoadContext())
+    assert backend._program.optimized
+    assert psutil.Process().memory_full_info().uss - before < 1.5 * size
 
 
 def test_weights_may_lie_channels_last_and_answers_stay(tmp_path):
