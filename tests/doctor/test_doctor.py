@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from mooring.cli.commands import commands
 from mooring.doctor.examination import examine
+from mooring.doctor.findings import Verdict
 from mooring.doctor.weights import _allowed, more_than_tensors
 
 HANDLER = "import json\n\nclass Echo:\n    def handle(self, data, context):\n        return data\n"
@@ -429,3 +430,41 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_read(root, mar):
     assert "runs as it is" in found["store/bell.mar"]
     assert any(where.startswith("store/deep.mar") for where in told(root, "change"))
     assert "store/gone.mar" in told(root, "change")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'torch.device("cuda:0")',
+        "self.model.cuda()",
+        'torch.load("w", map_location="cuda")',
+        'self.model.to("cuda")',
+        "self.model.to(device='cuda:1')",
+    ],
+)
+@pytest.mark.parametrize("there", [{"CPU": 2}, {"CPU": 2, "NVIDIA H200": 1}], ids=["none", "one"])
+def test_a_device_that_is_taken_for_granted_is_named_where_the_machine_has_none(
+    root, mar, monkeypatch, line, there
+):
+    monkeypatch.setattr("mooring.doctor.libraries.devices", lambda: there)
+    mar(files={"handler.py": f"{HANDLER}\n    def initialize(self, context):\n        {line}\n"})
+    found = told(root, Verdict.CHANGE)
+    if len(there) == 1:
+        assert "CUDA device" in found["store/bell.mar/handler.py:8"]
+    else:
+        assert not found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'torch.device("cuda" if torch.cuda.is_available() else "cpu")',
+        'torch.device("cuda:0") if context.system_properties.get("gpu_id") else torch.device("cpu")',
+        'torch.device("cpu")',
+        'print("cuda")',
+    ],
+)
+def test_a_device_that_is_asked_for_with_care_is_no_fault(root, mar, monkeypatch, line):
+    monkeypatch.setattr("mooring.doctor.libraries.devices", lambda: {"CPU": 2})
+    mar(files={"handler.py": f"{HANDLER}\n    def initialize(self, context):\n        {line}\n"})
+    assert not told(root, Verdict.CHANGE)

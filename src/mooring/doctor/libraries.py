@@ -8,7 +8,14 @@ from pathlib import Path
 
 from mooring.backends.handler.entry import COMPAT
 from mooring.doctor.findings import Finding, at, change, differs
-from mooring.doctor.python_source import Import, SourceUnreadable, imports, read_source
+from mooring.doctor.python_source import (
+    Import,
+    SourceUnreadable,
+    imports,
+    read_source,
+    takes_cuda_for_granted,
+)
+from mooring.hardware import CPU, devices
 
 # Libraries that only run on a vendor's devices.
 _VENDORS = {
@@ -60,17 +67,26 @@ class Requirements:
 def library_findings(
     folder: Path, shown: str, start: list[Path], requirements: Requirements
 ) -> Iterator[Finding]:
-    """What is to be said of the imports of these files and of the model's own files that they import."""
+    """What is to be said of the imports of these files and of the model's own files that they import, and of the devices
+    that they take for granted.
+    """
     waiting, seen, told = list(start), set(start), set()
     while waiting:
         file = waiting.pop(0)
         name = f"{shown}/{file.relative_to(folder)}"
         try:
-            found = imports(read_source(file))
+            tree = read_source(file)
         except SourceUnreadable as error:
             yield change(at(name, error.line), f"is no Python that can be imported: {error}", "mend the file")
             continue
-        for each in found:
+        cuda = takes_cuda_for_granted(tree)
+        if cuda and set(devices()) == {CPU}:
+            yield change(
+                at(name, cuda),
+                "takes a CUDA device for granted, and this machine has none",
+                'say torch.device("cuda" if torch.cuda.is_available() else "cpu")',
+            )
+        for each in imports(tree):
             own = _own(folder, file, each)
             waiting += [path for path in own if path not in seen]
             seen.update(own)

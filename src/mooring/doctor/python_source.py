@@ -130,3 +130,35 @@ def torch_loads(tree: ast.Module) -> list[tuple[int, bool | None]]:
             value = given[0].value if given and isinstance(given[0], ast.Constant) else None
             found.append((node.lineno, value if isinstance(value, bool) else None))
     return sorted(found)
+
+
+def takes_cuda_for_granted(tree: ast.Module) -> int:
+    """The first line that puts something on a CUDA device whatever happens; 0 where there is none.
+
+    What stands under a condition, and a file that asks anywhere which devices there are, has seen to it itself.
+    """
+    asks = ("is_available", "device_count")
+    if any(isinstance(node, ast.Attribute) and node.attr in asks for node in ast.walk(tree)):
+        return 0
+    lines: list[int] = []
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If | ast.IfExp | ast.BoolOp | ast.Try | ast.Match):
+            continue
+        if isinstance(node, ast.Call) and _names_cuda(node):
+            lines.append(node.lineno)
+        waiting += ast.iter_child_nodes(node)
+    return min(lines, default=0)
+
+
+def _names_cuda(call: ast.Call) -> bool:
+    """``x.cuda()``, or ``torch.device``, ``x.to``, ``map_location=`` or ``device=`` with "cuda" or "cuda:0"."""
+    called = call.func.attr if isinstance(call.func, ast.Attribute) else ast.unparse(call.func)
+    if called == "cuda":
+        return True
+    given = [word.value for word in call.keywords if word.arg in ("map_location", "device")]
+    given += call.args[:1] if called in ("device", "to") else []
+    return any(
+        isinstance(each, ast.Constant) and str(each.value).partition(":")[0] == "cuda" for each in given
+    )
