@@ -35,7 +35,9 @@ def callable_of(engine: str, name: str, folder: Path) -> models.Model:
     torch.set_num_threads(1)
     program = torch.jit.load(str(folder / name / "model.pt"))
     if engine == "optimized":
-        program = torch.jit.optimize_for_inference(program)
+        from mooring.backends.rearranged import rearranged
+
+        program = rearranged(torch.jit.freeze(program)) or program
 
     def call(x: np.ndarray) -> np.ndarray:
         with torch.inference_mode(), warnings.catch_warnings():

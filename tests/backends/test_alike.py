@@ -157,3 +157,15 @@ def test_a_function_that_asks_whether_anybody_waits_is_told_of_its_own_request(f
         reply.gone = {0} if gone else set()
         (outcome,) = model.infer([request], reply)
         assert ask.read(outcome) == {"gone": [float(gone)]}
+
+
+def test_large_arrays_that_are_joined_have_their_own_memory_in_order(function, ask):
+    model = function(
+        "def infer(x):\n    return {'y': x}", inputs=[TensorSpec("x", "FP32", [-1, 2000])], max_batch_size=4
+    )
+    rows = [np.full((1, 2000), number, np.float32) for number in range(3)]
+    requests = [ask.tensors(x=row) for row in rows]
+    batch = Alike(model).batch(requests)
+    assert batch.arrays["x"].flags.owndata  # what has not, a library would copy before it writes
+    assert batch.arrays["x"].flags.writeable
+    assert np.array_equal(batch.arrays["x"], np.concatenate(rows))

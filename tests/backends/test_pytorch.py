@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from mooring.backends import rearranged
 from mooring.backends.backend import LoadContext, create
 from mooring.backends.preloads import preload
 from mooring.backends.programs import leaves
@@ -489,6 +490,135 @@ def test_a_script_that_was_frozen_before_it_was_saved_is_in_memory_once(tmp_path
     backend.load(spec, LoadContext())
     assert backend._program.optimized
     assert psutil.Process().memory_full_info().uss - before < 1.5 * size
+
+
+class Encoder(nn.Module):
+    """Tokens through two layers with weights that are large enough to be rearranged."""
+
+    def __init__(self, *, first=False, kind="gelu"):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(256, 4, 512, 0.0, kind, batch_first=True, norm_first=first)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.classes = nn.Linear(256, 3)
+
+    def forward(self, x):
+        return self.classes(self.layers(x)[:, 0])
+
+
+class Attending(nn.Module):
+    """Attention in its own steps; the layers without a bias, and one whose weight is the caller's."""
+
+    def __init__(self):
+        super().__init__()
+        self.both = nn.Linear(256, 512, bias=False)
+        self.last = nn.Linear(256, 256)
+
+    def forward(self, x, w):
+        key, value = self.both(x).chunk(2, -1)
+        mixed = nn.functional.scaled_dot_product_attention(x, key, value)
+        return nn.functional.linear(self.last(mixed), w)
+
+
+def encoded(tmp_path, module, *examples, optimize=True):
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(module.eval(), examples, check_trace=False).save(str(tmp_path / "model.pt"))
+    backend = PyTorchBackend()
+    spec = ModelSpec(
+        name="m",
+        version="1",
+        backend="pytorch",
+        location=str(tmp_path),
+        entry="model.pt",
+        max_batch_size=8,
+        optimize=optimize,
+    )
+    backend.load(spec, LoadContext())
+    return backend
+
+
+def operators(backend):
+    """How many layers oneDNN calculates."""
+    optimized = backend._program.call.__closure__[0].cell_contents
+    return str(getattr(optimized, "_module", optimized).graph).count("mkldnn::_linear_pointwise")
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """A processor for which MKL has none of its best ways."""
+    monkeypatch.setattr(rearranged, "_mkl_holds_back", lambda: True)
+
+
+@pytest.mark.parametrize("shape", [(1, 16), (5, 16), (2, 1), (3, 70), (0, 16), (2, 0)])
+@pytest.mark.parametrize(
+    ("first", "kind"), [(False, "gelu"), (True, "gelu"), (False, "relu"), (True, "relu")]
+)
+def test_an_encoder_in_onednns_layouts_answers_as_the_model_does(tmp_path, elsewhere, shape, first, kind):
+    torch.manual_seed(0)
+    module = Encoder(first=first, kind=kind).eval()
+    for weight in module.parameters():  # norms begin as ones and zeros, and layers all alike
+        nn.init.normal_(weight, 0.1, 0.1)
+    backend = encoded(tmp_path, module, torch.rand(2, 16, 256))
+    assert operators(backend) == 8
+    x = np.random.default_rng(1).random((*shape, 256), np.float32)
+    with torch.inference_mode():
+        if not shape[1]:
+            with pytest.raises(ModelFailed):
+                backend.predict({"INPUT0": x}, {})
+            return
+        wanted = module(torch.from_numpy(x)).numpy()
+    (found,) = backend.predict({"INPUT0": x}, {}).values()
+    assert found.shape == wanted.shape
+    assert np.allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_what_an_encoder_refuses_is_said_by_the_model_as_it_is(tmp_path, elsewhere):
+    backend = encoded(tmp_path, Encoder(), torch.rand(2, 16, 256))
+    plain = encoded(tmp_path, Encoder(), torch.rand(2, 16, 256), optimize=False)
+    for shape in ((2, 16, 255), (16, 256), (2, 256)):
+        said = []
+        for model in (backend, plain):
+            try:
+                said.append(model.predict({"INPUT0": np.ones(shape, np.float32)}, {})["OUTPUT0"].shape)
+            except ModelFailed as error:
+                said.append(error.message)
+        assert said[0] == said[1]
+
+
+def test_attention_in_steps_keeps_what_is_no_constant(tmp_path, elsewhere):
+    torch.manual_seed(0)
+    module = Attending().eval()
+    x, w = torch.rand(2, 16, 256), torch.rand(4, 256)
+    backend = encoded(tmp_path, module, x, w)
+    assert operators(backend) == 2
+    for rows in (1, 3):
+        x = torch.rand(rows, 7, 256)
+        (found,) = backend.predict({"INPUT0": x.numpy(), "INPUT1": w.numpy()}, {}).values()
+        with torch.inference_mode():
+            assert np.allclose(found, module(x, w).numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_linear_layers_stay_as_they_are_where_nothing_is_gained(tmp_path, monkeypatch):
+    monkeypatch.setattr(rearranged, "_mkl_holds_back", lambda: False)
+    assert operators(encoded(tmp_path, Encoder(), torch.rand(2, 16, 256))) == 0
+    monkeypatch.setattr(rearranged, "_mkl_holds_back", lambda: True)
+    assert operators(encoded(tmp_path, nn.Linear(512, 512), torch.rand(2, 512))) == 0
+    assert operators(encoded(tmp_path, Encoder(), torch.rand(2, 16, 256), optimize=False)) == 0
+
+
+def test_a_torch_that_cannot_rearrange_runs_the_model_as_it_is(tmp_path, elsewhere, monkeypatch):
+    def refuse(graph):
+        raise AttributeError("no such operator")
+
+    monkeypatch.setattr(rearranged, "_pack_linears", refuse)
+    torch.manual_seed(0)
+    module = Encoder().eval()
+    backend = encoded(tmp_path, module, torch.rand(2, 16, 256))
+    assert operators(backend) == 0
+    x = torch.rand(3, 5, 256)
+    (found,) = backend.predict({"INPUT0": x.numpy()}, {}).values()
+    with torch.inference_mode():
+        assert np.allclose(found, module(x).numpy(), rtol=1e-4, atol=1e-4)
 
 
 def test_weights_may_lie_channels_last_and_answers_stay(tmp_path):

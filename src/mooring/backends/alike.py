@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from mooring.backends.samples import Arrays, Parameters, Reader
-from mooring.core.buffers import Buffer, view_of
+from mooring.core.buffers import Buffer, Payload, view_of
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import INFER, TENSORS, InferenceRequest, InferenceResponse, Operation
 from mooring.core.tensors import NUMPY_TYPES, Array, Tensor
@@ -140,8 +140,14 @@ class Alike:
                 arrays[name] = np.ndarray(shape, dtype, parts[0].view)
                 continue
             whole = shape if count == 1 else (count * layout.rows, *shape[1:])
-            # Of a bytearray, and not of bytes: a model may write to the array, and this is no request's memory.
-            arrays[name] = np.ndarray(whole, dtype, bytearray().join(map(view_of, parts)))
+            # A model may write to these arrays: they are no request's memory.
+            if size > _SMALL:
+                arrays[name] = joined = np.empty(
+                    whole, dtype
+                )  # of its own, or a model would have to copy it once more
+                _fill(joined, parts)
+            else:
+                arrays[name] = np.ndarray(whole, dtype, bytearray().join(map(view_of, parts)))
         return Batch(requests, layout, arrays)
 
     def _learn(self, kind: Kind, request: InferenceRequest) -> Layout | None:
@@ -170,6 +176,14 @@ class Alike:
         if len(self._layouts) < _KEPT:
             self._layouts[kind] = layout
         return layout
+
+
+def _fill(joined: Array, parts: Sequence[Payload]) -> None:
+    raw, at = joined.reshape(-1).view(np.uint8).data, 0
+    for part in parts:
+        end = at + len(part)
+        raw[at:end] = view_of(part)
+        at = end
 
 
 def _kind(request: InferenceRequest) -> Kind | None:

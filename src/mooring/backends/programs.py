@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from mooring.backends.function import import_file, run_user_code
 from mooring.backends.handler.weights import load_script, load_weights
+from mooring.backends.rearranged import rearranged
 from mooring.core.errors import ModelLoadFailed
 from mooring.core.tensors import TensorSpec
 from mooring.repository.spec import ModelSpec
@@ -216,30 +217,35 @@ def _scripted(file: Path, device: torch.device, *, optimize: bool) -> Program:
         # It may be frozen already, or change its own attributes: then it runs as it is.
         with suppress(RuntimeError):
             module = torch.jit.freeze(loaded)
-        optimized = optimize and device.type == "cpu" and _has_convolutions(module)
-        if optimized:
+        fast = None
+        if optimize and device.type == "cpu":
+            try:
+                fast = rearranged(module)
+            except (AttributeError, OSError, RuntimeError, TypeError):  # a torch that knows other operators
+                module = load_script(str(file), device).eval()
+        if fast is not None:
             if module is not loaded:  # the graph that is optimized is a copy
                 _forget_weights(loaded)
-            module = _Optimized(module, file, device)
+            module = _Optimized(fast, file, device)
     return Program(
         lambda values: module(**values),
         "pytorch_torchscript",
         names,
         required,
         floats,
-        optimized=optimized,
+        optimized=fast is not None,
     )
 
 
 class _Optimized:
-    """A frozen model in oneDNN's own layouts, which are kept from one convolution to the next.
+    """A model that was rearranged.
 
     What it refuses is left to the model as it is in the file, which takes some that it does not (a picture that is no
     batch), and says better what is wrong with the others.
     """
 
     def __init__(self, module: Any, file: Path, device: torch.device) -> None:
-        self._module = torch.jit.optimize_for_inference(module)
+        self._module = module
         self._plain = functools.cache(lambda: load_script(str(file), device).eval())
 
     def __call__(self, **values: Any) -> Any:
@@ -256,22 +262,6 @@ def _forget_weights(module: Any) -> None:
     for node in module.graph.findAllNodes("prim::Constant"):
         if node.hasAttribute("value") and node.kindOf("value") == "t":
             node.t_("value", torch.empty(0))
-
-
-def _has_convolutions(module: Any) -> bool:
-    """Whether a frozen model has the layers that gain, in 32 bits."""
-    kinds = {
-        str(node.output().type().scalarType())
-        for node in module.graph.findAllNodes("prim::Constant")
-        if isinstance(node.output().type(), torch.TensorType)
-    }
-    return bool(
-        module.graph.findNode("aten::_convolution") or module.graph.findNode("aten::conv2d")
-    ) and kinds <= {
-        "Float",
-        "Long",
-        "None",
-    }
 
 
 def _eager(file: Path, spec: ModelSpec, device: torch.device) -> Program:
