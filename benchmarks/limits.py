@@ -33,7 +33,7 @@ def callable_of(engine: str, name: str, folder: Path) -> models.Model:
     import torch
 
     torch.set_num_threads(1)
-    program = torch.jit.load(str(folder / name / "model.pt"))
+    program = torch.jit.load(str(folder / name / "model.pt")).eval()
     if engine == "optimized":
         from mooring.backends.rearranged import rearranged
 

@@ -9,7 +9,13 @@ import mooring
 
 ROOT = Path(mooring.__file__).parent
 # Where torch and its like may be: what only a worker imports.
-WORKER_SIDE = ("mooring.backends.handler", "mooring.backends.programs", "mooring.compat", "mooring.explain")
+WORKER_SIDE = (
+    "mooring.backends.handler",
+    "mooring.backends.programs",
+    "mooring.backends.rearranged",
+    "mooring.compat",
+    "mooring.explain",
+)
 HEAVY = ("torch", "onnxruntime", "captum", "ray", "sklearn", "PIL")
 BUDGET = 0.150  # seconds
 
