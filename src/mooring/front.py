@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 import uvloop
-from msgspec.structs import replace
 
 from mooring import __version__
 from mooring.config import Address, Config
@@ -180,9 +179,7 @@ class FrontServer:
         ]
         # What the server can do is known to the first process only, and so are regions of shared memory.
         own = [
-            replace(each, handler=self._unless_shared(each.handler))
-            if each.pattern.endswith("/infer")
-            else each
+            each.handled(self._unless_shared(each.handler)) if each.pattern.endswith("/infer") else each
             for each in endpoints
             if each.pattern != "/v2"
         ]

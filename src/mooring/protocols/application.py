@@ -8,12 +8,12 @@ from mooring.core.errors import MooringError
 from mooring.observability.logs import get_logger
 from mooring.protocols import status as statuses
 from mooring.protocols.access import Check, Gate
-from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.endpoints import Endpoint, Prepare
 from mooring.protocols.origins import CROSS_SITE, from_elsewhere
 from mooring.protocols.responses import Responses
 from mooring.protocols.status import Asked, Refusal
 from mooring.tokens import Access
-from mooring.web.http1 import App, Exchange, Screen, header_lines
+from mooring.web.http1 import App, Exchange, Memory, Screen, header_lines
 from mooring.web.routing import Handler, Match, Route, Router
 
 log = get_logger(__name__)
@@ -54,6 +54,7 @@ class Application:
         self._named = named
         self._router = Router()
         self._checks: dict[str, dict[str, Check]] = {}  # by pattern and method, "" for any
+        self._prepares: dict[str, dict[str, Prepare]] = {}
         by_pattern: dict[str, list[Endpoint]] = {}
         for endpoint in endpoints:
             by_pattern.setdefault(endpoint.pattern, []).append(endpoint)
@@ -62,7 +63,14 @@ class Application:
 
     def __call__(self, exchange: Exchange) -> None:
         """Answer now or later; never raises."""
+        memory = exchange.memory
         try:
+            if memory is not None:
+                if memory.way is not None:
+                    memory.way(exchange)
+                    return
+                if not memory.tried:
+                    self._prepare(exchange, memory)
             match = self._router.find(exchange.target)
             if exchange.method == "OPTIONS" and self._options(exchange):
                 return
@@ -99,6 +107,15 @@ class Application:
                 refusal = statuses.worded(error, asked, exchange.target)
         return None if refusal is None else lambda refused: self._responses.refuse(refused, refusal)
 
+    def _prepare(self, exchange: Exchange, memory: Memory) -> None:
+        """Find the short way of all requests after this one that have the same head."""
+        memory.tried = True
+        match = self._router.find(exchange.target)
+        if match is not None and exchange.method != "OPTIONS":
+            prepares = self._prepares.get(match.route.pattern, {})
+            prepare = prepares.get(exchange.method) or prepares.get("")
+            memory.way = None if prepare is None else prepare(exchange, match)
+
     def _options(self, exchange: Exchange) -> bool:
         """Answer what a browser asks before it asks, and hand other questions on; False where an endpoint is to."""
         if self._responses.reserved and exchange.header(_PREFLIGHT):
@@ -128,6 +145,9 @@ class Application:
 
     def _handler(self, endpoint: Endpoint) -> Handler:
         check, handler = self._gate.check(endpoint.access), endpoint.handler
+        if endpoint.prepare is not None and check is None and not endpoint.changes:
+            prepares = self._prepares.setdefault(endpoint.pattern, {})
+            prepares.update(dict.fromkeys(endpoint.methods or ("",), endpoint.prepare))
         if endpoint.access is Access.INFERENCE and "{model_name}" in endpoint.pattern:
             self._asking.add(endpoint.pattern)
         if check is not None:

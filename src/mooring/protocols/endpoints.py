@@ -1,12 +1,13 @@
 """Tables of what is mounted: every protocol writes one, the router and the OpenAPI document are both made from it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from mooring.tokens import Access
-from mooring.web.routing import Handler
+from mooring.web.http1 import Exchange
+from mooring.web.routing import Handler, Match
 
 
 class Body(msgspec.Struct, frozen=True):
@@ -41,6 +42,13 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     accepted: str = ""
 
 
+Prepare = Callable[[Exchange, Match], Callable[[Exchange], None] | None]
+"""Makes the handler of all further requests whose heads are this request's, to the byte; None where there is none.
+
+Everything that a head says is worked out once then. It must answer just as the handler would.
+"""
+
+
 class Endpoint(msgspec.Struct, frozen=True):
     """A pattern, who answers it, what a client needs for it and what is told of it. ``methods`` None: any will do.
 
@@ -53,3 +61,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     operation: Operation | None = None
     methods: frozenset[str] | None = None
     changes: bool = False
+    prepare: Prepare | None = None
+
+    def handled(self, handler: Handler) -> "Endpoint":
+        """The same with another handler, and no way past it."""
+        return msgspec.structs.replace(self, handler=handler, prepare=None)

@@ -14,7 +14,7 @@ from mooring.web.http1 import Exchange
 # What the server reads; all other parameters are the model's.
 _OURS = frozenset({"priority", "timeout", "binary_data_output"})
 _MOST = 2**63
-_HEADER = b"x-request-timeout-ms"
+TIMEOUT_HEADER = _HEADER = b"x-request-timeout-ms"
 _MOST_DIGITS = 12
 
 

@@ -208,7 +208,9 @@ class Connection(Member):
         else:
             return False
         keep = not self._host.draining
-        exchange = Exchange(known.method, known.target, known.headers, known.fields, keep, self, body)
+        exchange = Exchange(
+            known.method, known.target, known.headers, known.fields, keep, self, body, known.memory
+        )
         if isinstance(body, Buffer):
             self._incoming, self._slot = exchange, body
             self._expected, self._filled = known.size, here

@@ -3,7 +3,7 @@
 import msgspec
 
 from mooring.web import wire
-from mooring.web.exchange import Exchange
+from mooring.web.exchange import Exchange, Memory
 from mooring.web.listener import RECEIVE, Limits
 
 # Heads that a listener remembers, of some hundred bytes each.
@@ -34,6 +34,7 @@ class KnownHead(msgspec.Struct, frozen=True, gc=False):
     headers: list[tuple[bytes, bytes]]
     fields: dict[bytes, bytes]
     size: int
+    memory: Memory
 
 
 def learn(exchange: Exchange, received: bytearray, last: bytes, heads: dict[bytes, KnownHead]) -> bytes:
@@ -52,7 +53,9 @@ def learn(exchange: Exchange, received: bytearray, last: bytes, heads: dict[byte
         return last
     head = bytes(received[: received.find(wire.HEAD_END) + len(wire.HEAD_END)])
     if head == last and len(heads) < _KNOWN_HEADS:
-        heads[head] = KnownHead(head, exchange.method, exchange.target, exchange.headers, fields, int(length))
+        heads[head] = KnownHead(
+            head, exchange.method, exchange.target, exchange.headers, fields, int(length), Memory()
+        )
     return head
 
 

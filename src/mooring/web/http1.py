@@ -10,7 +10,7 @@ from mooring.core.buffers import Allocator
 from mooring.web.accepting import Listener
 from mooring.web.adding import add_lines
 from mooring.web.connection import App, Connection, OnError, Screen
-from mooring.web.exchange import Exchange, Stage
+from mooring.web.exchange import Exchange, Memory, Stage
 from mooring.web.heads import KnownHead
 from mooring.web.listener import Limits
 from mooring.web.moving import MovableConnection
@@ -22,6 +22,7 @@ __all__ = [
     "Exchange",
     "HttpServer",
     "Limits",
+    "Memory",
     "OnError",
     "Screen",
     "Stage",

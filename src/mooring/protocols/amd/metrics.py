@@ -4,7 +4,6 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import msgspec
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
@@ -33,7 +32,7 @@ class AmdMetrics(Collector):
     def counting(self, endpoints: Iterable[Endpoint]) -> list[Endpoint]:
         """The same endpoints, where every call that AMD's server counts is counted."""
         return [
-            msgspec.structs.replace(endpoint, handler=self._counted(endpoint.handler, kind))
+            endpoint.handled(self._counted(endpoint.handler, kind))
             if (kind := _kind_of(endpoint))
             else endpoint
             for endpoint in endpoints

@@ -32,10 +32,15 @@ class Inputs:
         return [Tensor("body", "BYTES", [1], [exchange.take_body()], parameters)]
 
     def _learn(self, content_type: bytes | None) -> dict[str, Parameter]:
-        parameters: dict[str, Parameter] = {"content_type": bare_type(content_type or b"")}
+        parameters = parameters_of(content_type)
         if len(self._parameters) < _TYPES_KEPT:  # clients may make them up
             self._parameters[content_type] = parameters
         return parameters
+
+
+def parameters_of(content_type: bytes | None) -> dict[str, Parameter]:
+    """What the tensor of a plain body says of it."""
+    return {"content_type": bare_type(content_type or b"")}
 
 
 def is_form(content_type: bytes) -> bool:

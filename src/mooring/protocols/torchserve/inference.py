@@ -3,6 +3,8 @@
 No method is checked but on ``/``: ``curl -T`` sends PUT, and whatever else is sent is a prediction too.
 """
 
+from collections.abc import Callable
+
 from mooring.core.errors import InvalidInput, ModelNotFound
 from mooring.core.requests import BODY, INFER, InferenceRequest, Operation
 from mooring.core.service import InferenceService
@@ -11,10 +13,17 @@ from mooring.protocols.answers import Answer
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.openapi import Description
 from mooring.protocols.responses import JSON, Responses, pretty
-from mooring.protocols.scheduling import deadline_of
+from mooring.protocols.scheduling import TIMEOUT_HEADER, deadline_of
 from mooring.protocols.status import NOT_FOUND, Asked, torchserve
 from mooring.protocols.torchserve import operations as calls
-from mooring.protocols.torchserve.forms import Inputs, merged, query_fields, text_field
+from mooring.protocols.torchserve.forms import (
+    Inputs,
+    is_form,
+    merged,
+    parameters_of,
+    query_fields,
+    text_field,
+)
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
@@ -39,12 +48,19 @@ class TorchServeInference:
             Endpoint("/", self.alive, Access.OPEN, calls.ALIVE, methods=frozenset({"GET", "HEAD"})),
             Endpoint("/ping", self.ping, Access.OPEN, calls.PING),
             Endpoint("/ping/{rest*}", self.ping, Access.OPEN),
-            Endpoint("/predictions/{model_name}", self.predict, Access.INFERENCE, calls.PREDICT),
+            Endpoint(
+                "/predictions/{model_name}",
+                self.predict,
+                Access.INFERENCE,
+                calls.PREDICT,
+                prepare=self.prepare_prediction,
+            ),
             Endpoint(
                 "/predictions/{model_name}/{model_version}",
                 self.predict,
                 Access.INFERENCE,
                 calls.PREDICT_VERSION,
+                prepare=self.prepare_prediction,
             ),
             Endpoint("/predictions/{model_name}/{model_version}/{rest*}", self.predict, Access.INFERENCE),
             Endpoint("/explanations/{model_name}", self.explain, Access.INFERENCE, calls.EXPLAIN),
@@ -91,6 +107,28 @@ class TorchServeInference:
     def predict(self, exchange: Exchange, match: Match) -> None:
         """A prediction; OPTIONS tells of the model instead."""
         self._ask(exchange, match, INFER)
+
+    def prepare_prediction(self, exchange: Exchange, match: Match) -> Callable[[Exchange], None] | None:
+        """The way of a plain body that may take its time; forms are read, and times counted, request by request."""
+        content_type = exchange.header(b"content-type")
+        if TIMEOUT_HEADER in exchange.fields or (content_type is not None and is_form(content_type)):
+            return None
+        params = match.params
+        asked = Asked(params["model_name"], params.get("model_version", ""))
+        parameters = parameters_of(content_type)
+        responses, new_id, submit = self._responses, self._responses.new_id, self._service.submit
+
+        def predict(exchange: Exchange) -> None:
+            request_id = new_id()
+            body, exchange.body = exchange.body, b""
+            request = InferenceRequest(
+                asked.model, asked.version, request_id, [Tensor("body", "BYTES", [1], [body], parameters)], BODY, INFER,
+                None, None, None, exchange.headers,
+            )  # fmt: skip
+            answer = Answer(responses, exchange, request_id, asked)
+            exchange.on_abandoned = submit(request, answer.done).cancel
+
+        return predict
 
     def explain(self, exchange: Exchange, match: Match) -> None:
         """An explanation; OPTIONS tells of the model instead."""
