@@ -179,8 +179,8 @@ async def test_a_fault_after_the_answer_does_not_reach_the_engine(inference, mon
         answer(exchange, *args, **kwargs)
         raise OSError("odd")
 
-    answer = Exchange.respond
-    monkeypatch.setattr(Exchange, "respond", written_and_then_broken)
+    answer = Exchange.respond_ok
+    monkeypatch.setattr(Exchange, "respond_ok", written_and_then_broken)
     inference.service.dones[0](output(b"x"))
     assert (await read_reply(reader)).raw == answered(b"x")
     assert "OSError: odd" in caplog.text

@@ -135,9 +135,9 @@ def release(tensors: Iterable[Tensor]) -> None:
     """Give back the memory of tensors that nobody will read any more."""
     for tensor in tensors:
         data = tensor.data
-        if isinstance(data, list):
+        if type(data) is list:
             for element in data:
-                if isinstance(element, Buffer):
+                if type(element) is not bytes and isinstance(element, Buffer):
                     element.release()
-        elif isinstance(data, Buffer):
+        elif type(data) is not bytes and isinstance(data, Buffer):
             data.release()

@@ -17,21 +17,22 @@ def admit(scheduler: Scheduler, request: InferenceRequest, done: Done) -> Ticket
     spec = scheduler.spec
     if spec.client_timeout and request.deadline is None:
         request.deadline = time.monotonic() + spec.client_timeout
-    if request.form is BODY:
-        return scheduler.submit(request, done, 1)
+    form = request.form
+    if form is not INSTANCES:
+        return scheduler.submit(request, done, 1 if form is BODY else request.rows or 1)
     rows = request.rows
     # A handler that goes step by step has a row for each request.
     most = 1 if spec.stepwise else spec.max_batch_size
-    if rows > most and request.form is INSTANCES and spec.sequence is None:
+    if rows > most and spec.sequence is None:
         return Parts(scheduler, request, done, most)
-    if rows == 0 and request.form is INSTANCES:
+    if rows == 0:
         done(
             InferenceResponse(
                 [Tensor("predictions", "BYTES", [0], [])], model=spec.name, version=spec.version
             )
         )
         return NOTHING
-    return scheduler.submit(request, done, max(rows, 1))
+    return scheduler.submit(request, done, rows)
 
 
 class Parts:

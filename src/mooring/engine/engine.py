@@ -94,7 +94,6 @@ class Engine(InferenceService):
             return refused(request, done, VersionNotFound(text, model=request.model, version=request.version))
         if version.graph is not None:
             return self.run(version, request, done)
-        assert version.scheduler is not None
         return admit(version.scheduler, request, done)
 
     def crowded(self, model: str, version: str = "") -> MooringError | None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from mooring.backends.open_inference import open_body
 from mooring.core.buffers import Buffer
-from mooring.core.errors import InvalidInput, MooringError, SequenceLost, WorkerDied
+from mooring.core.errors import ErrorRecord, InvalidInput, MooringError, SequenceLost, WorkerDied
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation, Step
 from mooring.core.service import Done, ModelMetadata
 from mooring.engine.scheduler import DONE, RUNNING, WAITING, QueuedRequest, Scheduler, keys
@@ -13,7 +13,7 @@ from mooring.engine.sequences import Sequences
 from mooring.engine.steps import mark, new_id, said, tell
 from mooring.observability.statistics import ModelStatistics
 from mooring.repository.spec import ModelSpec, SequenceSettings
-from mooring.workers.server_end import PooledWorker, Work, WorkerState
+from mooring.workers.server_end import Answered, PooledWorker, Work, WorkerState
 
 
 class QueuedStep(QueuedRequest, eq=False):
@@ -111,9 +111,17 @@ class SequenceScheduler(Scheduler):
         queued.made = True
         return Step(new_id(), start=True, end=step.end)
 
-    def answered(self, queued: QueuedRequest, *, ok: bool, told: bool) -> None:
+    def answered_together(self, works: Sequence[Work], outcomes: Answered, *, lent: bool) -> None:
+        """One after the other: each answer may let the next step of its sequence run."""
+        for work, outcome in zip(works, outcomes, strict=True):
+            if isinstance(outcome, ErrorRecord):
+                work.answer(outcome.error(model=self.spec.name, version=self.spec.version))
+            else:
+                work.answer(outcome)
+
+    def answered(self, queued: QueuedRequest, ok: bool, told: bool) -> None:
         """As for every request; the next step of the sequence may run."""
-        super().answered(queued, ok=ok, told=told)
+        super().answered(queued, ok, told)
         assert isinstance(queued, QueuedStep)
         if queued.state == DONE:
             # Nobody can go on with a sequence whose id the answer was to tell.

@@ -119,6 +119,15 @@ class ModelStatistics:
         if len(queues) >= _MOST_NOTES:
             self._sum_up()
 
+    def observe_all(self, latencies: list[float], queues: list[float], defaulted: bool) -> None:
+        """As ``observe``, for requests that were all answered."""
+        notes = self._notes[2 + defaulted]
+        notes[0].extend(latencies)
+        notes[1].extend(queues)
+        self.last_queue = queues[-1]
+        if len(notes[1]) >= _MOST_NOTES:
+            self._sum_up()
+
     def observe_batches(self, batches: Iterable[tuple[int, float]]) -> None:
         """A worker has called the model, each time for so many rows and seconds.
 
@@ -126,11 +135,11 @@ class ModelStatistics:
         """
         self.last = time.time()
         calls = self._calls
+        last = None
         for rows, seconds in batches:
-            if rows in calls:
-                calls[rows].append(seconds)
-            else:
-                calls[rows] = array("d", (seconds,))
+            if rows != last:
+                note, last = calls.setdefault(rows, array("d")).append, rows
+            note(seconds)
         if any(len(kind) > _MOST_NOTES for kind in calls.values()):
             self._sum_up()
 

@@ -64,10 +64,11 @@ class Answer(_Progress, eq=False):
         try:
             if self._over:
                 self._drop(outcome)
-            elif not isinstance(outcome, InferenceResponse):
+            elif type(outcome) is not InferenceResponse:
+                assert isinstance(outcome, MooringError)
                 self._refuse(outcome)
             elif outcome.final and not self._started:
-                self._end()
+                self._over, self._exchange.on_abandoned = True, None  # as ``_end``
                 self._whole(outcome)
             else:
                 if outcome.final:
@@ -86,12 +87,9 @@ class Answer(_Progress, eq=False):
         head = outcome.head
         responses = self._responses
         if head is None:
-            responses.counter.classes[2] += 1
-            self._exchange.respond(200, payload_of(outcome), responses.head(self._id))
+            responses.whole(self._exchange, self._id, "", payload_of(outcome))
         elif not head.headers and not head.status and not head.reason:
-            lines = responses.head(self._id, head.content_type)
-            responses.counter.classes[2] += 1
-            self._exchange.respond(200, payload_of(outcome), lines)
+            responses.whole(self._exchange, self._id, head.content_type, payload_of(outcome))
         else:
             status, lines, reason = self._head(head)
             responses.counter.count(status)

@@ -81,12 +81,17 @@ class Application:
                     self._elsewhere(exchange)
             else:
                 match.handler(exchange, match)
-        except MooringError as error:
+        except Exception as error:  # the protocol edge: a fault of ours is this request's 500, and no other's
+            self._failed(exchange, error)
+
+    def _failed(self, exchange: Exchange, error: Exception) -> None:
+        if isinstance(error, MooringError):
             asked = Asked(error.model, error.version)
             self._responses.refuse(exchange, statuses.worded(error, asked, exchange.target))
-        except Exception as error:  # the protocol edge: a fault of ours is this request's 500, and no other's
-            log.exception("request failed", method=exchange.method, target=exchange.target.decode("latin-1"))
-            self._responses.fault(exchange, error)
+            return
+        method, target = exchange.method, exchange.target.decode("latin-1")
+        log.error("request failed", method=method, target=target, exc_info=error)
+        self._responses.fault(exchange, error)
 
     @property
     def screen(self) -> Screen | None:
@@ -115,6 +120,7 @@ class Application:
             prepares = self._prepares.get(match.route.pattern, {})
             prepare = prepares.get(exchange.method) or prepares.get("")
             memory.way = None if prepare is None else prepare(exchange, match)
+            memory.failed = self._failed
 
     def _options(self, exchange: Exchange) -> bool:
         """Answer what a browser asks before it asks, and hand other questions on; False where an endpoint is to."""

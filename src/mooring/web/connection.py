@@ -31,6 +31,7 @@ App = Callable[[Exchange], None]
 OnError = Callable[[int, str, str, bytes, bytes | None], tuple[bytes, bytes]]
 """Words what the front refuses by itself: status, kind, message, target and origin, as far as that was read, to body
 and head. The origin is None where the app has had the request."""
+Failed = Callable[[Exchange, Exception], None]
 Screen = Callable[[Exchange], App | None]
 """Asked of a head whose body is still to come: who refuses the request without it; None where it is to be received."""
 
@@ -216,7 +217,15 @@ class Connection(Member):
             self._expected, self._filled = known.size, here
             self._take_stock(nbytes)
             return True
-        self._hand_over(exchange)
+        way = known.memory.way
+        if way is None or self._current is not None or self._choked or not keep:
+            self._hand_over(exchange)
+        else:
+            self._current = exchange
+            try:
+                way(exchange)
+            except Exception as error:
+                cast("Failed", known.memory.failed)(exchange, error)
         if self._choked or self._unseen or not self._reading:
             self._regulate()
         return True

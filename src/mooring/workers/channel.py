@@ -186,17 +186,24 @@ class Codec:
     """
 
     def __init__(self, *, lends: bool = True) -> None:
-        self._encoder = msgspec.msgpack.Encoder(enc_hook=_encode_special if lends else encode_inline)
+        # Whether the last frame had memory in it that somebody must release: most have none.
+        self.lent = False
+        self._encoder = msgspec.msgpack.Encoder(enc_hook=self._encode_lent if lends else encode_inline)
         self._to_worker = msgspec.msgpack.Decoder(ToWorker, ext_hook=decode_special)
         self._to_server = msgspec.msgpack.Decoder(ToServer, ext_hook=decode_special)
         self._frame = bytearray(65_536)
 
     def frame(self, message: ToWorker | ToServer) -> bytearray:
         """The message with its length before it."""
+        self.lent = False
         frame = self._frame
         self._encoder.encode_into(message, frame, _HEADER)
         frame[:_HEADER] = (len(frame) - _HEADER).to_bytes(_HEADER, "little")
         return frame
+
+    def _encode_lent(self, value: Any) -> Any:
+        self.lent = True
+        return _encode_special(value)
 
     def to_worker(self, frame: memoryview) -> ToWorker:
         """What the server said."""

@@ -54,6 +54,9 @@ class Work(Protocol):
         """The answer, or the last part of it."""
 
 
+Answered = Sequence[InferenceResponse | ErrorRecord]
+
+
 class PoolOwner(Protocol):
     """Who has work for the pool, and wants to know how it does."""
 
@@ -79,6 +82,9 @@ class PoolOwner(Protocol):
 
     def answers_came(self, seconds: float) -> None:
         """Answers took so long from the last message to their worker or from it, beyond the time of the model."""
+
+    def answered_together(self, works: Sequence[Work], outcomes: Answered, *, lent: bool) -> None:
+        """A message was answered; with ``lent`` some of its requests may have memory to release."""
 
     def worker_loaded(self, metadata: ModelMetadata) -> None:
         """One more worker has the model."""
@@ -180,6 +186,7 @@ class PooledWorker:
         self._sock: socket.socket = process.sock
         self._unsent = b""
         self._message: Sequence[Work] = ()
+        self._lent = False  # whether there is memory in that to release
         self._outstanding: dict[int, Work] = {}
         self._loop = asyncio.get_running_loop()
         self.sent_at = time.monotonic()
@@ -201,14 +208,10 @@ class PooledWorker:
         self._message = works
         self._outstanding = {work.key: work for work in works}
         self.process.progress.send(self.process.channel, len(works))
-        grants = [None if work.grant is None else work.grant.slot for work in works]
-        self.tell(
-            Batch(
-                list(self._outstanding),
-                [work.request for work in works],
-                grants if any(grants) else None,
-            )
-        )
+        grants = [work.grant for work in works]
+        slots = [None if grant is None else grant.slot for grant in grants] if any(grants) else None
+        self.tell(Batch(list(self._outstanding), [work.request for work in works], slots))
+        self._lent = _codec.lent or slots is not None
 
     def _send_more(self, works: Sequence[Work]) -> None:
         if not self._outstanding:
@@ -309,7 +312,8 @@ class PooledWorker:
         if self.capacity:
             self._answer_some(results)
             return
-        works = [self._outstanding.pop(key) for key in results.keys]
+        pop = self._outstanding.pop
+        works = [pop(key) for key in results.keys]
         now = time.monotonic()
         way, self.sent_at = now - self.sent_at, now
         owner = self._pool.owner
@@ -319,16 +323,12 @@ class PooledWorker:
             self._pool.measured(results.records)
         # The worker gets its next message first: it infers while the answers to this one are written.
         self._free_if_done()
-        spec = self._pool.spec
-        for work, outcome in zip(works, results.outcomes, strict=True):
-            if isinstance(outcome, ErrorRecord):
-                work.answer(outcome.error(model=spec.name, version=spec.version))
-            else:
-                if large or work.grant is not None:
-                    size = _large_payload(work, outcome)
-                    if size:
-                        owner.large_answer(size)
-                work.answer(outcome)
+        lent = self._lent
+        if large or lent:
+            for work, outcome in zip(works, results.outcomes, strict=True):
+                if type(outcome) is InferenceResponse and (size := _large_payload(work, outcome)):
+                    owner.large_answer(size)
+        owner.answered_together(works, results.outcomes, lent=lent)
 
     def _answer_some(self, results: Results) -> None:
         """Answers and pieces, of whichever of the outstanding requests."""

@@ -5,6 +5,7 @@ No method is checked but on ``/``: ``curl -T`` sends PUT, and whatever else is s
 
 from collections.abc import Callable
 
+from mooring.core.buffers import LARGE
 from mooring.core.errors import InvalidInput, ModelNotFound
 from mooring.core.requests import BODY, INFER, InferenceRequest, Operation
 from mooring.core.service import InferenceService
@@ -109,22 +110,26 @@ class TorchServeInference:
         self._ask(exchange, match, INFER)
 
     def prepare_prediction(self, exchange: Exchange, match: Match) -> Callable[[Exchange], None] | None:
-        """The way of a plain body that may take its time; forms are read, and times counted, request by request."""
+        """The way of a small plain body that may take its time; forms and times are for each request to look at."""
         content_type = exchange.header(b"content-type")
-        if TIMEOUT_HEADER in exchange.fields or (content_type is not None and is_form(content_type)):
+        if (
+            TIMEOUT_HEADER in exchange.fields
+            or int(exchange.fields[b"content-length"]) > LARGE
+            or (content_type is not None and is_form(content_type))
+        ):
             return None
         params = match.params
         asked = Asked(params["model_name"], params.get("model_version", ""))
+        model, version = asked.model, asked.version
         parameters = parameters_of(content_type)
         responses, new_id, submit = self._responses, self._responses.new_id, self._service.submit
 
         def predict(exchange: Exchange) -> None:
             request_id = new_id()
-            body, exchange.body = exchange.body, b""
+            body = Tensor("body", "BYTES", [1], [exchange.body], parameters)
             request = InferenceRequest(
-                asked.model, asked.version, request_id, [Tensor("body", "BYTES", [1], [body], parameters)], BODY, INFER,
-                None, None, None, exchange.headers,
-            )  # fmt: skip
+                model, version, request_id, [body], BODY, INFER, None, None, None, exchange.headers
+            )
             answer = Answer(responses, exchange, request_id, asked)
             exchange.on_abandoned = submit(request, answer.done).cancel
 
