@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.codecs.short_lists import SHORT, packed, text
+from mooring.codecs.short_lists import packed
 from mooring.codecs.tensor_json import encode, to_array
-from mooring.codecs.v2_json import JSON_ONLY, decode_request, encode_response
+from mooring.codecs.v2_json import JSON_ONLY, SHORT, decode_request, encode_response, short_answer
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import InferenceResponse
 from mooring.core.tensors import NUMPY_TYPES, Tensor
@@ -63,11 +63,17 @@ def test_the_text_is_what_an_array_would_be_written_as(datatype, count, noise):
     if datatype == "BOOL":
         raw = bytes(byte & 1 for byte in raw)
     array = np.frombuffer(raw, NUMPY_TYPES[datatype])
-    found = text(raw, datatype)
+    tensors = [Tensor("x", datatype, [count], raw), Tensor("y", datatype, [count, 1], raw)]
+    found = short_answer(InferenceResponse(tensors, version="1"), "m", "")
     if found is None:
         assert not np.isfinite(array).all()
     else:
-        assert found == encode(array)
+        said = b'{"name":"%b","datatype":"%b","shape":%b,"data":%b}'
+        outputs = [
+            said % (name, datatype.encode(), shape, encode(array))
+            for name, shape in ((b"x", b"[%d]" % count), (b"y", b"[%d,1]" % count))
+        ]
+        assert found == b'{"model_name":"m","model_version":"1","outputs":[%b]}' % b",".join(outputs)
 
 
 @given(

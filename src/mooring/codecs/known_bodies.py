@@ -39,8 +39,8 @@ class KnownBodies:
         self._frames: dict[bytes, _Frame | None] = {}
         self._seen: set[bytes] = set()
 
-    def read(self, body: bytes) -> InferBody | None:
-        """The request; None for one that must be read in the general way, which then may be given to ``learn``."""
+    def read(self, body: bytes) -> Tensor | None:
+        """The request's only input, which is all that it says; None for one that must be read in the general way, which then may be given to ``learn``."""
         frame = self._frames.get(body[: body.find(_DATA)])
         if frame is None:
             return None
@@ -56,7 +56,7 @@ class KnownBodies:
         elements = packed(values, frame.datatype)
         if elements is None:
             return None
-        return InferBody("", [Tensor(frame.name, frame.datatype, frame.shape, elements)])
+        return Tensor(frame.name, frame.datatype, frame.shape, elements)
 
     def learn(self, body: bytes, found: InferBody) -> None:
         """Remember the frame of a body that was read in the general way, if it is one and came before."""

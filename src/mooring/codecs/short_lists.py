@@ -1,4 +1,4 @@
-"""Short lists of numbers between JSON and bytes, where making a numpy array costs more than all the rest.
+"""Short lists of numbers out of JSON to bytes, where making a numpy array costs more than all the rest.
 
 Only what is plainly right is taken. Everything else is None, and the general way (tensor_json.py) finds out whether it
 is right after all, or what is wrong with it.
@@ -7,14 +7,6 @@ is right after all, or what is wrong with it.
 import struct
 from collections.abc import Callable
 from functools import lru_cache
-
-import numpy as np
-import orjson
-
-from mooring.core.tensors import NUMPY_TYPES, Array
-
-# Bytes of numbers up to which ``text`` is for them; above, an array of its own costs little beside what is in it.
-SHORT = 512
 
 _FLAGS, _WHOLE, _REAL = frozenset({bool}), frozenset({int}), frozenset({int, float})
 # What struct calls the types, and what may stand for one of their values in JSON.
@@ -32,8 +24,6 @@ _LETTERS = {
     "FP32": ("f", _REAL),
     "FP64": ("d", _REAL),
 }
-
-_NUMPY, _NULL = orjson.OPT_SERIALIZE_NUMPY, b"null"
 
 
 @lru_cache(256)
@@ -57,22 +47,3 @@ def packed(values: list[object], datatype: str) -> bytes | None:
         return pack(*values)
     except (struct.error, OverflowError):
         return None
-
-
-@lru_cache(256)
-def _scratch(datatype: str, size: int) -> tuple[Array, memoryview]:
-    dtype = NUMPY_TYPES[datatype]
-    array = np.zeros(size // dtype.itemsize, dtype)
-    return array, array.data.cast("B")
-
-
-def text(raw: bytes, datatype: str) -> bytes | None:
-    """The elements of a numeric tensor of at most ``SHORT`` bytes as a flat JSON list; None where JSON has none for them.
-
-    Their number is as their bytes say. BF16 is not for this.
-    """
-    # Kept arrays: orjson writes float32 only out of an array, and to make one costs twice as much as to write it.
-    array, view = _scratch(datatype, len(raw))
-    view[:] = raw
-    written = orjson.dumps(array, option=_NUMPY)
-    return None if _NULL in written else written

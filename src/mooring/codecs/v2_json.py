@@ -15,12 +15,12 @@ import numpy as np
 import orjson
 
 from mooring.codecs.raw import bfloat16, raw_of, raw_size, split_texts
-from mooring.codecs.short_lists import SHORT, packed, text
+from mooring.codecs.short_lists import packed
 from mooring.codecs.tensor_json import decode, encode, texts, to_array
 from mooring.core.buffers import LARGE, Buffer, Payload, Share, view_of
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
-from mooring.core.tensors import DATATYPES, Array, Parameter, Tensor, release
+from mooring.core.tensors import DATATYPES, NUMPY_TYPES, Array, Parameter, Tensor, release
 
 Parameters = dict[str, Parameter]
 Regions = Callable[[str, int, int], Payload]
@@ -33,7 +33,9 @@ _REGION, _REGION_SIZE, _REGION_OFFSET = REGION = (
     "shared_memory_offset",
 )
 _PLACES = frozenset({_SIZE, *REGION})
-_NUMPY = orjson.OPT_SERIALIZE_NUMPY
+# Bytes of numbers up to which an output is written the short way; above, an array of its own costs little beside them.
+SHORT = 512
+_NUMPY, _NULL = orjson.OPT_SERIALIZE_NUMPY, b"null"
 _MOST_DIMENSIONS = 32
 _LARGEST_SIZE = 1 << 40
 
@@ -385,8 +387,10 @@ def encode_response(
     ``response.id`` empty: the answer has none. ``plain``: it always has one, no version, and the parameters of every
     output (AMD's form). Payloads that are among the pieces are released by whoever writes them, all others here.
     """
-    if wanted is JSON_ONLY and not plain and (short := _short(response)) is not None:
-        return [short], 0
+    if wanted is JSON_ONLY and not plain:
+        short = short_answer(response, response.model, response.id)
+        if short is not None:
+            return [short], 0
     if wanted is not JSON_ONLY and not plain and (binary := _all_binary(response, wanted)) is not None:
         return binary
     document: dict[str, Any] = {"id": response.id} if response.id or plain else {}
@@ -398,11 +402,14 @@ def encode_response(
     return _written(document, "outputs", response.outputs, wanted, plain=plain)
 
 
-def _short(response: InferenceResponse) -> bytes | None:
-    """The answer of a few numbers, as most clients get them; None for one that must be looked at more closely."""
-    if response.parameters:
+def short_answer(response: InferenceResponse, model: str, request_id: str) -> bytes | None:
+    """The body of an answer of a few numbers, as most clients get them, in JSON.
+
+    None for one that must be looked at more closely. ``request_id`` empty: the answer has none.
+    """
+    if response.parameters or not response.outputs:
         return None
-    texts = []
+    pieces = [_named(model, response.version, request_id)]
     for tensor in response.outputs:
         data, datatype = tensor.data, tensor.datatype
         if (
@@ -413,11 +420,14 @@ def _short(response: InferenceResponse) -> bytes | None:
             or datatype == "BF16"
         ):
             return None
-        numbers = text(data, datatype)
-        if numbers is None:
+        before, numbers, view = _short_form(tensor.name, datatype, tuple(tensor.shape), len(data))
+        view[:] = data
+        text = orjson.dumps(numbers, option=_NUMPY)
+        if _NULL in text:
             return None
-        texts.append(_before_data(tensor.name, datatype, tuple(tensor.shape)) + numbers)
-    return b"%b%b}]}" % (_named(response), b"},".join(texts)) if texts else None
+        pieces += (before, text, b"},")
+    pieces[-1] = b"}]}"
+    return b"".join(pieces)
 
 
 def _all_binary(response: InferenceResponse, wanted: Wanted) -> tuple[list[Payload], int] | None:
@@ -432,14 +442,14 @@ def _all_binary(response: InferenceResponse, wanted: Wanted) -> tuple[list[Paylo
             return None
         texts.append(_behind(tensor.name, tensor.datatype, tuple(tensor.shape), len(data)))
         pieces.append(data)
-    head = pieces[0] = b"%b%b]}" % (_named(response), b",".join(texts))
+    head = pieces[0] = b"%b%b]}" % (_named(response.model, response.version, response.id), b",".join(texts))
     return pieces, len(head)
 
 
-def _named(response: InferenceResponse) -> bytes:
+def _named(model: str, version: str, request_id: str) -> bytes:
     """The document of an answer up to its first output."""
-    named = _before_outputs(response.model, response.version)
-    return b'{"id":%b,%b' % (orjson.dumps(response.id), named[1:]) if response.id else named
+    named = _before_outputs(model, version)
+    return b'{"id":%b,%b' % (orjson.dumps(request_id), named[1:]) if request_id else named
 
 
 @lru_cache(1024)
@@ -454,8 +464,17 @@ def _before_outputs(model: str, version: str) -> bytes:
 
 
 @lru_cache(1024)
-def _before_data(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
-    return orjson.dumps({"name": name, "datatype": datatype, "shape": shape})[:-1] + b',"data":'
+def _short_form(
+    name: str, datatype: str, shape: tuple[int, ...], size: int
+) -> tuple[bytes, Array, memoryview]:
+    """What stands before the numbers of a short output; and an array for them, with a view of its bytes.
+
+    The array is kept: orjson writes float32 only out of one, and to make it costs twice as much as to write it.
+    """
+    dtype = NUMPY_TYPES[datatype]
+    numbers = np.zeros(size // dtype.itemsize, dtype)
+    before = orjson.dumps({"name": name, "datatype": datatype, "shape": shape})[:-1] + b',"data":'
+    return before, numbers, numbers.data.cast("B")
 
 
 def _written(

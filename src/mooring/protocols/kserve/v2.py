@@ -5,6 +5,7 @@ tensors follow the JSON is said by ``Inference-Header-Content-Length`` alone.
 """
 
 import math
+from collections.abc import Callable
 
 from mooring.codecs.known_binaries import KnownBinaries, document_of
 from mooring.codecs.known_bodies import KnownBodies
@@ -17,6 +18,7 @@ from mooring.codecs.v2_json import (
     Wanted,
     decode_request,
     encode_response,
+    short_answer,
     wanted_of,
 )
 from mooring.core.buffers import LARGE, Allocator, Buffer, Payload
@@ -31,7 +33,7 @@ from mooring.protocols.kserve import operations as calls
 from mooring.protocols.kserve.bodies import Bodies
 from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.responses import JSON, Responses
-from mooring.protocols.scheduling import deadline_of, scheduled
+from mooring.protocols.scheduling import TIMEOUT_HEADER, deadline_of, scheduled
 from mooring.protocols.status import Asked, Refusal, kserve_v2
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
@@ -49,6 +51,8 @@ _MOST_DECOMPRESSED = 67_108_864
 
 _BINARY = "application/octet-stream"
 _JSON_SIZE = b"inference-header-content-length"
+# What makes more of a request than its body says.
+_ASIDE = frozenset({_JSON_SIZE, TIMEOUT_HEADER, b"content-encoding"})
 
 
 class V2Answer(Answer, eq=False):
@@ -72,6 +76,12 @@ class InferAnswer(V2Answer, eq=False):
     def _whole(self, outcome: InferenceResponse) -> None:
         if self._only is not None and not outcome.outputs:
             outcome, self._only = self._only, None
+        exchange = self._exchange
+        if self._wanted is JSON_ONLY and self._dialect is V2 and b"accept-encoding" not in exchange.fields:
+            text = short_answer(outcome, self._asked.model, self._given or "")
+            if text is not None:
+                self._responses.whole(exchange, self._id, JSON, text)
+                return
         self._name(outcome)
         try:
             self._store(outcome)
@@ -91,7 +101,6 @@ class InferAnswer(V2Answer, eq=False):
         else:
             head = responses.head(self._id, JSON)
         responses.counter.classes[2] += 1
-        exchange = self._exchange
         if b"accept-encoding" in exchange.fields:
             self._bodies.respond(exchange, 200, pieces, head)
         elif len(pieces) == 1:
@@ -177,8 +186,22 @@ class KServeV2:
             Endpoint(
                 f"{VERSION}/ready", self.model_ready, Access.OPEN, calls.MODEL_VERSION_READY, methods=READING
             ),
-            Endpoint(f"{MODEL}/infer", self.infer, Access.INFERENCE, calls.INFER, methods=WRITING),
-            Endpoint(f"{VERSION}/infer", self.infer, Access.INFERENCE, calls.INFER_VERSION, methods=WRITING),
+            Endpoint(
+                f"{MODEL}/infer",
+                self.infer,
+                Access.INFERENCE,
+                calls.INFER,
+                methods=WRITING,
+                prepare=self.prepare_infer,
+            ),
+            Endpoint(
+                f"{VERSION}/infer",
+                self.infer,
+                Access.INFERENCE,
+                calls.INFER_VERSION,
+                methods=WRITING,
+                prepare=self.prepare_infer,
+            ),
         ]
 
     def server(self, exchange: Exchange, match: Match) -> None:
@@ -248,6 +271,30 @@ class KServeV2:
         except MooringError as error:
             self.refuse(exchange, error, asked)
 
+    def prepare_infer(self, exchange: Exchange, match: Match) -> Callable[[Exchange], None] | None:
+        """The way of a small body of JSON that may take its time, where the body is one that is known, too."""
+        fields = exchange.fields
+        if not _ASIDE.isdisjoint(fields) or int(fields[b"content-length"]) > LARGE:
+            return None
+        asked = asked_of(match)
+        model, version = asked.model, asked.version
+        read, new_id, submit = self._known.read, self._responses.new_id, self._service.submit
+
+        def infer(exchange: Exchange) -> None:
+            body = exchange.body
+            found = read(body) if type(body) is bytes else None
+            if found is None:
+                self.infer(exchange, match)
+                return
+            request_id = new_id()
+            request = InferenceRequest(
+                model, version, request_id, [found], TENSORS, INFER, None, None, None, exchange.headers, "", 0, True
+            )  # fmt: skip
+            answer = self._answer(exchange, request_id, asked, "", JSON_ONLY)
+            exchange.on_abandoned = submit(request, answer.done).cancel
+
+        return infer
+
     def _inflate(self, exchange: Exchange, asked: Asked, deadline: float | None) -> None:
         self.bodies.take(
             exchange,
@@ -303,7 +350,7 @@ class KServeV2:
                 return decode_request(body, None, self._regions), None
             known = self._known.read(body)
             if known is not None:
-                return known, JSON_ONLY
+                return InferBody("", [known]), JSON_ONLY
             found = decode_request(body, None, self._regions)
             self._known.learn(body, found)
             return found, None
