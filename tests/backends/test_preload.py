@@ -2,6 +2,7 @@
 
 import pytest
 
+from mooring.backends.backend import alone
 from mooring.backends.preloads import preload
 from mooring.repository.spec import ModelSpec
 
@@ -32,3 +33,9 @@ def test_a_function_does_not_pay_for_the_scripts_beside_it(tmp_path):
     (tmp_path / "train.py").write_text("import torch\n")
     assert "torch" not in modules(tmp_path, "function", "model.py:f")
     assert "torch" in modules(tmp_path, "handler", "model.py")
+
+
+@pytest.mark.parametrize("backend", ["handler", "function"])
+def test_handlers_and_functions_are_loaded_in_each_worker_whatever_preload_says(backend):
+    spec = ModelSpec(name="m", version="1", backend=backend, location=".", entry="model.py", preload=True)
+    assert alone(spec, threads=1) == "its code is the user's own"
