@@ -34,9 +34,9 @@ def test_a_form_of_a_real_client_comes_back_field_by_field():
         {"target": "1", "name": "\u00fc"},
     )
     fields = {field.name: field for field in parse_form(body, content_type)}
-    assert fields["data"][1:] == ("7.png", "image/png", b"\x89PNG\r\n\x1a\n")
-    assert fields["meta"][1:] == ("m.json", "application/json", b"{}")
-    assert fields["target"][1:] == (None, None, b"1")
+    assert fields["data"][1:4] == ("7.png", "image/png", b"\x89PNG\r\n\x1a\n")
+    assert fields["meta"][1:4] == ("m.json", "application/json", b"{}")
+    assert fields["target"][1:4] == (None, None, b"1")
     assert bytes(fields["name"].payload).decode() == "\u00fc"
 
 
@@ -45,7 +45,7 @@ def test_equal_names_stay_in_order_and_a_plain_field_keeps_its_type():
         form(part(b"1"), part(b"2", "content-disposition: form-data; name=a\r\nCONTENT-TYPE: text/x; y=z")),
         TYPE,
     )
-    assert [tuple(field) for field in fields] == [("a", None, None, b"1"), ("a", None, "text/x; y=z", b"2")]
+    assert [field[:4] for field in fields] == [("a", None, None, b"1"), ("a", None, "text/x; y=z", b"2")]
 
 
 def test_a_file_in_borrowed_memory_is_a_slice_of_it():
@@ -149,3 +149,18 @@ def test_noise_is_fields_or_invalid_input(noise):
         for given_as in (body, memoryview(body)):
             with contextlib.suppress(InvalidInput):
                 parse_form(given_as, TYPE)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "multipart/form-data; boundary=BB",
+        "multipart/form-data;boundary=BB",
+        'Multipart/Form-Data; a=b; boundary="BB"',
+    ],
+)
+def test_a_boundary_is_read_however_it_is_written(content_type):
+    body = form(part(b"12"), part(b""), part(b"3"))
+    fields = parse_form(body, content_type)
+    assert [field.payload for field in fields] == [b"12", b"", b"3"]
+    assert [body[field.start :][: len(field.payload)] for field in fields] == [b"12", b"", b"3"]

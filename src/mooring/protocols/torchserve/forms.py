@@ -1,9 +1,8 @@
 """Bodies as the rows of a TorchServe handler have them: one tensor, or of a form (urlencoded, multipart) one per field."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import parse_qsl
-
-import numpy as np
 
 from mooring.core.buffers import Buffer, Payload, Share
 from mooring.core.errors import InvalidInput
@@ -12,6 +11,7 @@ from mooring.web.http1 import Exchange
 from mooring.web.multipart import MULTIPART, URLENCODED, Field, parse_form
 
 _TYPES_KEPT = 64
+_MULTIPART = MULTIPART.encode() + b";"
 
 
 class Inputs:
@@ -45,7 +45,7 @@ def parameters_of(content_type: bytes | None) -> dict[str, Parameter]:
 
 def is_form(content_type: bytes) -> bool:
     """Whether a body of this type has fields."""
-    return bare_type(content_type).lower() in {URLENCODED, MULTIPART}
+    return content_type.startswith(_MULTIPART) or bare_type(content_type).lower() in {URLENCODED, MULTIPART}
 
 
 def bare_type(content_type: bytes) -> str:
@@ -74,7 +74,7 @@ def form_fields(body: Payload, content_type: bytes) -> list[Tensor]:
     if not isinstance(body, Buffer):
         return [_of_field(field, bytes(field.payload)) for field in last]
     share = Share(body)
-    tensors = [_of_field(field, _part(body, share, field.payload)) for field in last]
+    tensors = [_of_field(field, _part(share, field)) for field in last]
     share.release()
     return tensors
 
@@ -95,24 +95,20 @@ def text_field(fields: Iterable[Tensor], name: str) -> str:
 def _of_field(field: Field, value: Payload) -> Tensor:
     if field.filename is None:
         return _tensor(field.name, value)  # TorchServe loses the content type of a field that is no file
-    return _tensor(field.name, value, bare_type((field.content_type or "").encode()), file=True)
+    return Tensor(field.name, "BYTES", [1], [value], _of_file(field.content_type or ""))
 
 
-def _tensor(name: str, value: Payload, content_type: str = "", *, file: bool = False) -> Tensor:
-    parameters: dict[str, Parameter] = {"content_type": content_type}
-    if file:
-        parameters["file"] = True
-    return Tensor(name, "BYTES", [1], [value], parameters)
+@lru_cache(_TYPES_KEPT)
+def _of_file(content_type: str) -> dict[str, Parameter]:
+    """What the tensor of a file says of it. Shared by requests: nobody changes it."""
+    return {"content_type": bare_type(content_type.encode()), "file": True}
 
 
-def _part(body: Buffer, share: Share, payload: bytes | memoryview) -> Payload:
+def _tensor(name: str, value: Payload) -> Tensor:
+    return Tensor(name, "BYTES", [1], [value], {"content_type": ""})
+
+
+def _part(share: Share, field: Field) -> Payload:
     """A value where it lies in the body; what the parser had to unfold is its own."""
-    if isinstance(payload, bytes):
-        return payload
-    start = _address(payload) - _address(body.view) if payload.nbytes else 0
-    return share.part(start, start + payload.nbytes)
-
-
-def _address(view: memoryview) -> int:
-    address: int = np.frombuffer(view, np.uint8).__array_interface__["data"][0]
-    return address
+    payload = field.payload
+    return bytes(payload) if field.start is None else share.part(field.start, field.start + len(payload))
