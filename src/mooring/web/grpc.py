@@ -539,9 +539,10 @@ class Call(Stream):
         return not most or sum(map(len, parts)) <= most
 
     def _begin(self) -> None:
+        """Let the head of the answer go before what is queued next."""
         if not self._begun:
             self._begun = True
-            self.carrier.send(self, frames.HEAD.pack(_BEGIN_HEAD, frames.END_HEADERS, self.id) + _BEGIN_BLOCK)
+            self.lead(frames.HEAD.pack(_BEGIN_HEAD, frames.END_HEADERS, self.id) + _BEGIN_BLOCK)
 
     def _respond_joined(self, parts: Sequence[Part], size: int) -> None:
         number = self.id

@@ -57,10 +57,6 @@ class Sender(Member):
         self._transport.write(answer)
         self._close(stream)
 
-    def send(self, stream: Stream, answer: bytes) -> None:
-        if not stream.closed:
-            self._transport.write(answer)
-
     def push(self, stream: Stream) -> None:
         self._pushing[stream] = None
         self._pump()

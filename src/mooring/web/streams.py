@@ -28,10 +28,6 @@ class Carrier(Protocol):
         """Frames that are the end of a stream, and have ``size`` bytes of content that ``takes`` allowed."""
         ...
 
-    def send(self, stream: "Stream", answer: bytes) -> None:
-        """Frames without content."""
-        ...
-
     def push(self, stream: "Stream") -> None:
         """Send what the stream has waiting, as far as the client lets it, and the rest when it does."""
         ...
@@ -55,7 +51,7 @@ class Stream:
     The rest of its state is ``ended``, the client sends no more; and ``closed``, nobody does.
     """
 
-    __slots__ = ("_out", "_tail", "allowed", "carrier", "closed", "ended", "id", "since", "window")
+    __slots__ = ("_lead", "_out", "_tail", "allowed", "carrier", "closed", "ended", "id", "since", "window")
 
     def __init__(self, carrier: Carrier, number: int, window: int, allowed: int, now: float) -> None:
         self.carrier = carrier
@@ -65,7 +61,7 @@ class Stream:
         self.since = now  # the last time that something moved
         self.ended = self.closed = False
         self._out: deque[Part | Callable[[], None]] | None = None
-        self._tail = b""
+        self._lead = self._tail = b""
 
     # What the connection says
 
@@ -108,6 +104,10 @@ class Stream:
         """Whether its end waits to be sent."""
         return bool(self._tail)
 
+    def lead(self, answer: bytes) -> None:
+        """Frames without content, to be sent before what is queued next, whatever the windows are; in the same write."""
+        self._lead = answer
+
     def queue(self, parts: Sequence[Part], then: Callable[[], None] | None, tail: bytes = b"") -> None:
         """Content to be sent, what to call when nobody reads the parts any more, and frames that end the stream."""
         out = self._out = self._out if self._out is not None else deque()
@@ -121,6 +121,9 @@ class Stream:
         left = most = min(most, self.window, _BURST)
         over: list[Callable[[], None]] = []
         out = self._out or deque()
+        if self._lead:
+            into.append(self._lead)
+            self._lead = b""
         while out:
             if callable(first := out[0]):
                 over.append(first)
@@ -155,5 +158,5 @@ class Stream:
 
     def drop(self) -> list[Callable[[], None]]:
         """Send nothing of what waits: what to call then."""
-        out, self._out, self._tail = self._out, None, b""
+        out, self._out, self._lead, self._tail = self._out, None, b"", b""
         return [each for each in out or () if callable(each)]
