@@ -8,6 +8,7 @@ import pytest
 from mooring.codecs.known_binaries import KnownBinaries, document_of
 from mooring.codecs.v2_json import Wanted, decode_request, wanted_of
 from mooring.core.buffers import LARGE, HeapAllocator
+from mooring.core.errors import InvalidInput
 from mooring.core.tensors import release
 from mooring.workers.arena import Arena
 
@@ -111,6 +112,13 @@ def test_a_body_of_another_length_is_left_to_the_general_way(change):
     ("text", "payload"),
     [
         (document(entry(8), id="7"), bytes(8)),
+        (document(entry(8)).replace(b"{", b'{"id": "8", "\\u0069d": "8", ', 1), bytes(8)),
+        (document(entry(8)).replace(b"{", b'{"id": "", "id": null, ', 1), bytes(8)),
+        (document(entry(8)).replace(b"{", b'{"id": "7", "id": "8", ', 1), bytes(8)),
+        (document(entry(8)).replace(b"{", b'{"id": "\\u00fc", ', 1), bytes(8)),
+        (document(entry(8)).replace(b"{", '{"id": "\u00fc", '.encode(), 1), bytes(8)),
+        (document(entry(8), id="8").replace(b"{", b'{"id": "8", ', 1), bytes(8)),
+        (document(entry(8), id="8").replace(b"{", b'{"id": "7", ', 1), bytes(8)),
         (document(entry(8, "x", "BOOL", shape=[8])), bytes(8)),
         (document(entry(8, "x", "BYTES", shape=[2])), bytes(8)),
         (document({"name": "x", "datatype": "FP32", "shape": [1], "data": [1.0]}, entry(8, "w")), bytes(8)),
@@ -135,6 +143,35 @@ def test_requests_of_one_document_share_nothing_that_one_of_them_may_change():
     first[0].parameters["b"] = first[0].inputs[0].parameters["a"] = 3
     assert second[0].parameters == {"b": 2}
     assert second[0].inputs[0].parameters == {"a": 1}
+
+
+@pytest.mark.parametrize("form", [b'{"id": "%b", ', b'{"id":"%b",', b'{ "id" :\t"%b"\n, '])
+@pytest.mark.parametrize("size", [8, 100_000])
+def test_an_id_that_comes_first_is_read_and_may_be_another_each_time(form, size):
+    payload = bytes(size)
+    plain = document(entry(size), **TRITONS)
+    texts = [plain.replace(b"{", form % each, 1) for each in (b"1", b"two", b"", b"4f[]~ !#")]
+    known = KnownBinaries()
+    for text in texts[:2]:
+        known.learn(text, len(text + payload), decode_request(text + payload, len(text)))
+    for text in [*texts, plain]:
+        for allocator in (None, Arena(1 << 20)):
+            right = decode_request(text + payload, len(text))
+            read = known.read(text, sent(text, payload, allocator))
+            assert read is not None
+            assert (read[0].id, contents(read[0])) == (right.id, contents(right))
+            assert read[0].outputs == right.outputs
+
+
+@pytest.mark.parametrize(
+    "before", [b'{"id": "7"\x0c, ', b'{"id": "7", , ', b'{"id": "7" ', b'{"id": "\n", ', b'{"id": 7, ']
+)
+def test_what_is_no_json_is_not_taken_for_an_id(before):
+    text, payload = document(entry(8)), bytes(8)
+    wrong = text.replace(b"{", before, 1)
+    with pytest.raises(InvalidInput):
+        decode_request(wrong + payload, len(wrong))
+    assert taught(text, payload).read(wrong, wrong + payload) is None
 
 
 def test_no_more_documents_are_kept_than_there_is_room_for():

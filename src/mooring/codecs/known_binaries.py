@@ -5,6 +5,8 @@ places that are known, too. That is exact: the length of the body is all that re
 bytes may be wrong (BOOL, BYTES) are left to the general way, and so is whatever is at fault.
 """
 
+import re
+
 import msgspec
 import orjson
 
@@ -19,10 +21,12 @@ _LONGEST = 4096
 _KEPT = 512
 _SIZE = "binary_data_size"
 _ANY_BYTES = frozenset(NUMPY_TYPES) - {"BOOL"}
+# An id is another one each time. Where clients write it first, what follows is the document without it.
+_ID_FIRST = re.compile(rb'\{[ \t\r\n]*"id"[ \t\r\n]*:[ \t\r\n]*"([ !#-\[\]-~]*)"[ \t\r\n]*,[ \t\r\n]*')
 
 
 class _Place(msgspec.Struct, frozen=True, gc=False):
-    """A tensor, and where in the body its bytes are."""
+    """A tensor, and where behind the document its bytes are."""
 
     name: str
     datatype: str
@@ -40,7 +44,7 @@ class _Place(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Layout(msgspec.Struct, frozen=True, gc=False):
-    """What a document says of the body that begins with it. ``size`` is the whole body's."""
+    """What a document says of the bytes behind it, which are ``size``."""
 
     size: int
     inputs: list[_Place]
@@ -50,7 +54,7 @@ class _Layout(msgspec.Struct, frozen=True, gc=False):
 
 
 class KnownBinaries:
-    """Reads bodies of binary tensors that have no id, once the same document has come twice."""
+    """Reads bodies of binary tensors once the same document has come twice, but for an id at its beginning."""
 
     def __init__(self) -> None:
         # None for a document that must be read each time.
@@ -62,26 +66,28 @@ class KnownBinaries:
 
         None where it must be read in the general way, and then may be given to ``learn``.
         """
-        layout = self._layouts.get(document)
-        if layout is None or layout.size != len(body):
+        given, rest = _parted(document)
+        layout = self._layouts.get(rest)
+        if layout is None or layout.size != len(body) - len(document):
             return None
         parameters = layout.parameters
-        inputs = _cut(body, layout.inputs)
+        inputs = _cut(body, layout.inputs, len(document))
         return (
-            InferBody("", inputs, layout.outputs, None if parameters is None else {**parameters}),
+            InferBody(given, inputs, layout.outputs, None if parameters is None else {**parameters}),
             layout.wanted,
         )
 
     def learn(self, document: bytes, size: int, found: InferBody) -> None:
         """Remember what was found in a body of so many bytes that begins with this document, if that came before."""
-        if found.id or not document or document in self._layouts or len(self._layouts) >= _KEPT:
+        given, rest = _parted(document)
+        if found.id != given or not rest or rest in self._layouts or len(self._layouts) >= _KEPT:
             return
-        if document in self._seen:
-            self._layouts[document] = _layout_of(document, size, found)
+        if rest in self._seen:
+            self._layouts[rest] = _layout_of(rest, size - len(document), found)
             return
         if len(self._seen) >= _KEPT:
             self._seen.clear()
-        self._seen.add(document)
+        self._seen.add(rest)
 
 
 def document_of(body: Payload, size: int) -> bytes:
@@ -89,23 +95,33 @@ def document_of(body: Payload, size: int) -> bytes:
     return view_of(body)[:size].tobytes() if 0 < size <= _LONGEST else b""
 
 
-def _cut(body: Payload, places: list[_Place]) -> list[Tensor]:
+def _parted(document: bytes) -> tuple[str, bytes]:
+    """The id that a document begins with, and the document without it."""
+    first = _ID_FIRST.match(document)
+    return ("", document) if first is None else (first[1].decode(), b"{" + document[first.end() :])
+
+
+def _cut(body: Payload, places: list[_Place], at: int) -> list[Tensor]:
+    """The tensors in what follows the first ``at`` bytes of a body."""
     if not isinstance(body, Buffer):
-        return [place.tensor(body[place.start : place.end]) for place in places]
+        return [place.tensor(body[at + place.start : at + place.end]) for place in places]
     first = places[0]
-    if len(places) == 1 and first.end - first.start > LARGE:
-        return [first.tensor(body.tail(first.start))]
+    if len(places) == 1 and first.end > LARGE:
+        return [first.tensor(body.tail(at))]
     share = Share(body)
-    tensors = [place.tensor(share.part(place.start, place.end)) for place in places]
+    tensors = [place.tensor(share.part(at + place.start, at + place.end)) for place in places]
     share.release()
     return tensors
 
 
-def _layout_of(document: bytes, size: int, found: InferBody) -> _Layout | None:
-    """None where a tensor is not all bytes behind the JSON, or has such as must be looked at."""
+def _layout_of(rest: bytes, size: int, found: InferBody) -> _Layout | None:
+    """None where a tensor is not all bytes behind the JSON, or has such as must be looked at, and for a second id."""
+    document = orjson.loads(rest)
+    if "id" in document:
+        return None
     places = []
-    end = len(document)
-    for entry, tensor in zip(orjson.loads(document)["inputs"], found.inputs, strict=True):
+    end = 0
+    for entry, tensor in zip(document["inputs"], found.inputs, strict=True):
         parameters = entry.get("parameters") or {}
         size_there = parameters.get(_SIZE)
         if "data" in entry or tensor.datatype not in _ANY_BYTES or size_there != len(tensor.data):
