@@ -443,8 +443,9 @@ class Connection(Member):
         if self._filled < len(slot):
             self._into = slot.view[self._filled :]
             return
-        # The parser still believes to be in this body. What comes next is the next request, for a new one.
-        self._parser = HttpRequestParser(self)
+        if not self._between:
+            # The parser still believes to be in this body. What comes next is the next request, for a new one.
+            self._parser = HttpRequestParser(self)
         self._mode, self._into = Mode.PARSING, self._room
         self._between, self._rest = True, 0
         self._slot = self._incoming = None
