@@ -24,12 +24,13 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += times
         self.total += value * times
 
-    def observe_all(self, values: "array[float]") -> float:
+    def observe_all(self, values: Sequence[float]) -> float:
         """Each of these once; their sum."""
-        places = np.searchsorted(self.bounds, values)
+        numbers = np.array(array("d", values))  # read faster than by numpy alone
+        places = np.searchsorted(self.bounds, numbers)
         for place, times in enumerate(np.bincount(places, minlength=len(self.counts)).tolist()):
             self.counts[place] += times
-        total = float(np.sum(values))
+        total = float(numbers.sum())
         self.total += total
         return total
 

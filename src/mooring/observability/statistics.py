@@ -6,7 +6,6 @@ sums are exact whenever they are read, for they are only read through ``counts``
 
 import operator
 import time
-from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -50,9 +49,7 @@ class Counts:
             sizes.observe(rows, int(count))
         return sizes
 
-    def add_requests(
-        self, ok: bool, defaulted: bool, latencies: "array[float]", queues: "array[float]"
-    ) -> None:
+    def add_requests(self, ok: bool, defaulted: bool, latencies: list[float], queues: list[float]) -> None:
         """So many requests are over, all of them of these two kinds."""
         latency, queue = self.durations.observe_all(latencies), self.queues.observe_all(queues)
         self.outcomes[ok] += len(latencies)
@@ -61,7 +58,7 @@ class Counts:
         self.latency[defaulted] += latency
         self.queue[defaulted] += queue
 
-    def add_calls(self, rows: int, seconds: "array[float]") -> None:
+    def add_calls(self, rows: int, seconds: list[float]) -> None:
         """The model was called, each time for so many rows and so many seconds."""
         of_size = self.by_size.setdefault(rows, [0, 0.0])
         of_size[0] += len(seconds)
@@ -107,8 +104,8 @@ class ModelStatistics:
         self.last_way = 0.0  # and its worker's message, there and back, beyond the time of the model
         self._counts = Counts()
         # Of requests that are over and not in the sums: latencies and queue times, by kind (answered, named no version).
-        self._notes = tuple((array("d"), array("d")) for _ in range(4))
-        self._calls: dict[int, array[float]] = {}  # the same of calls of the model: their seconds, by rows
+        self._notes: list[tuple[list[float], list[float]]] = [([], []) for _ in range(4)]
+        self._calls: dict[int, list[float]] = {}  # the same of calls of the model: their seconds, by rows
 
     def observe(self, latency: float, queue: float, ok: bool, defaulted: bool = False) -> None:
         """A request is over. Times are in seconds; ``defaulted`` says that its URL named no version."""
@@ -138,7 +135,7 @@ class ModelStatistics:
         last = None
         for rows, seconds in batches:
             if rows != last:
-                note, last = calls.setdefault(rows, array("d")).append, rows
+                note, last = calls.setdefault(rows, []).append, rows
             note(seconds)
         if any(len(kind) > _MOST_NOTES for kind in calls.values()):
             self._sum_up()

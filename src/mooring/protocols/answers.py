@@ -86,10 +86,10 @@ class Answer(_Progress, eq=False):
     def _whole(self, outcome: InferenceResponse) -> None:
         head = outcome.head
         responses = self._responses
-        if head is None:
-            responses.whole(self._exchange, self._id, "", payload_of(outcome))
-        elif not head.headers and not head.status and not head.reason:
-            responses.whole(self._exchange, self._id, head.content_type, payload_of(outcome))
+        if head is None or not (head.headers or head.status or head.reason):
+            outputs = outcome.outputs
+            payload = outputs[0].data[0] if outputs and outputs[0].data else b""
+            responses.whole(self._exchange, self._id, "" if head is None else head.content_type, payload)
         else:
             status, lines, reason = self._head(head)
             responses.counter.count(status)
