@@ -1,6 +1,7 @@
 """The models without a server, in as many processes as the servers have workers, measured in turn with those."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -11,6 +12,8 @@ from types import TracebackType
 from typing import IO, Self
 
 from measuring import Sample, busy_seconds, foreign
+
+from mooring.workers.library_process import ENVIRONMENT
 
 HERE = Path(__file__).parent
 
@@ -32,7 +35,13 @@ class Callers:
 
     def __enter__(self) -> Self:
         for _ in range(self._wanted):
-            pipes = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            pipes = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=ENVIRONMENT | os.environ,  # as our workers have it: memory is kept from call to call
+                text=True,
+            )
             self._running.append(self._stack.enter_context(pipes))
         return self
 

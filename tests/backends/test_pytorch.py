@@ -598,6 +598,33 @@ def test_attention_in_steps_keeps_what_is_no_constant(tmp_path, elsewhere):
             assert np.allclose(found, module(x, w).numpy(), rtol=1e-4, atol=1e-4)
 
 
+class Masked(nn.Module):
+    """Layers that look at some of their tokens only."""
+
+    def __init__(self, *, nested):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(256, 4, 512, 0.0, "gelu", batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=nested)
+        self.last = nn.Linear(256, 256)
+
+    def forward(self, x, padding):
+        return self.last(self.layers(x, src_key_padding_mask=padding > 0)[:, 0])
+
+
+@pytest.mark.parametrize(("nested", "count"), [(False, 1), (True, 0)])
+def test_layers_with_a_mask_stay_as_they_are(tmp_path, elsewhere, nested, count):
+    torch.manual_seed(0)
+    module = Masked(nested=nested).eval()
+    x, padding = torch.rand(3, 6, 256), torch.tensor([[0, 0, 0, 0, 1, 1], [0] * 6, [0, 1, 1, 1, 1, 1]])
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        wanted = module(x, padding).numpy()
+    backend = encoded(tmp_path, module, x, padding)
+    assert operators(backend) == count
+    (found,) = backend.predict({"INPUT0": x.numpy(), "INPUT1": padding.numpy()}, {}).values()
+    assert np.allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_linear_layers_stay_as_they_are_where_nothing_is_gained(tmp_path, monkeypatch):
     monkeypatch.setattr(rearranged, "_mkl_holds_back", lambda: False)
     assert operators(encoded(tmp_path, Encoder(), torch.rand(2, 16, 256))) == 0

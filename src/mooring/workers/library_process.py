@@ -10,7 +10,7 @@ from contextlib import suppress
 
 LENGTH = struct.Struct("<q")
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     # numpy starts its threads at import, and a pool in every worker would fight over the cores.
     "OPENBLAS_NUM_THREADS": "1",
     # glibc maps and unmaps every large copy anew, and the kernel clears its pages each time. Kept instead, an echo of
@@ -35,7 +35,7 @@ class LibraryProcess:
                 command,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={**_ENVIRONMENT, **environment},
+                env={**ENVIRONMENT, **environment},
             )
 
     @property
