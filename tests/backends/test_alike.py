@@ -113,6 +113,15 @@ def test_a_large_array_of_a_request_alone_is_not_copied_on_its_way_to_the_model(
     assert np.shares_memory(batch.arrays["x"], given)
 
 
+def test_a_function_may_keep_what_it_was_given_when_its_memory_is_another_requests(function, reply, ask):
+    model = function("kept = []\ndef infer(x):\n    kept.append(x)\n    return {'first': kept[0][:, 0]}")
+    memory = np.full((1, 30_000), 5, np.float32)
+    for _ in range(3):
+        (outcome,) = model.infer([ask.tensors(x=memory)], reply)
+        assert ask.read(outcome)["first"] == [5]
+        memory += 1
+
+
 def test_batches_of_equal_requests_are_taken_and_others_left(function, ask):
     model = function(NUMBERS, **PAIRS)
     alike = Alike(model)
