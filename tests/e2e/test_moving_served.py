@@ -2,10 +2,12 @@
 
 import itertools
 import json
+import select
 import signal
 import sys
 import threading
-from contextlib import ExitStack
+from collections import Counter
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +18,30 @@ import tritonclient.http as triton
 from e2e_kit import PATIENCE, Server, Wire, assert_gone, request, until
 
 MODEL = """
+import pathlib, time
 import numpy as np
 
 def double(x: np.ndarray):
     return {"y": x * 2}
+
+def slow(x: np.ndarray):
+    while not pathlib.Path(__file__).with_name("go").exists():
+        time.sleep(0.01)
+    return {"y": x}
 """
-RESTLESS = Path(__file__).with_name("restless.py")
+HERE = Path(__file__).parent
+
+
+class Eager(Server):
+    """A server that spreads its connections as soon as there is anything to do."""
+
+    PROGRAM = (sys.executable, HERE / "eager.py")
 
 
 class Restless(Server):
     """A server that deals its connections out at random."""
 
-    PROGRAM = (sys.executable, RESTLESS)
+    PROGRAM = (sys.executable, HERE / "restless.py")
 
     def moved(self) -> int:
         """How many connections went over a passage from the first process so far, about."""
@@ -53,6 +67,21 @@ def start(tmp_path):
 def contexts():
     with ExitStack() as stack:
         yield stack
+
+
+def fronts(server):
+    """The processes beside the first one."""
+    found = []
+    for child in server.process.children():
+        with suppress(psutil.Error):  # it may be a zombie, or gone
+            if "mooring.front" in child.cmdline():
+                found.append(child)
+    return found
+
+
+def tcp(process):
+    """The connections and the listening socket that a process has."""
+    return process.net_connections("tcp")
 
 
 class Clients:
@@ -156,8 +185,7 @@ def test_a_front_that_is_killed_while_connections_move_takes_only_its_own_with_i
     server = start()
     with Clients(server) as clients:
         until(lambda: clients.faults or min(clients.answered) > 20)
-        victim = next(each for each in server.process.children() if "mooring.front" in each.cmdline())
-        victim.kill()
+        fronts(server)[0].kill()
         until(lambda: server.log.count("front listening") == 3)
     assert len(clients.faults) < 8
     assert server.predict("double", '{"x": [4]}').json() == {"y": [8]}
@@ -167,10 +195,46 @@ def test_a_front_that_is_killed_while_connections_move_takes_only_its_own_with_i
     assert server.stop() == 0
 
 
+def test_connections_spread_with_the_load_and_come_back_when_it_goes(start):
+    server = start(Eager)
+    with ExitStack() as stack:
+        wires = [stack.enter_context(Wire(server.port)) for _ in range(12)]
+        with Clients(server) as clients:
+            until(lambda: clients.faults or "connections are dealt out processes=3" in server.log)
+            until(lambda: clients.faults or all(tcp(each) for each in fronts(server)))
+        assert not clients.faults
+        until(lambda: "connections are dealt out processes=1" in server.log)
+        until(lambda: not any(tcp(each) for each in fronts(server)))
+        for wire in wires:
+            wire.send(request("POST", "/predictions/double", b'{"x": [3]}'))
+            assert wire.answer().json() == {"y": [6]}
+    assert server.stop() == 0
+    assert not server.faults(), server.log[-5000:]
+
+
+@pytest.mark.parametrize(("dealt", "most"), [("by_load", 10), ("evenly", 4)])
+def test_a_bound_on_a_queue_is_divided_among_those_that_take_connections(start, tmp_path, dealt, most):
+    server = start(Server, f"--deal-connections={dealt}", "model.py:slow", "--job-queue-size=9")
+    front = fronts(server)[0]
+    with ExitStack() as stack:
+        wires = []
+        while len(wires) < 20:  # all of one process
+            wire = stack.enter_context(Wire(server.port))
+            port = wire.socket.getsockname()[1]
+            if dealt == "by_load" or any(each.raddr.port == port for each in tcp(front) if each.raddr):
+                wires.append(wire)
+        for wire in wires:
+            wire.send(request("POST", "/predictions/slow", b'{"x": [1]}'))
+        sockets = [wire.socket for wire in wires]
+        until(lambda: len(select.select(sockets, [], [], 0)[0]) == 20 - most)  # who is refused is so at once
+        (tmp_path / "go").touch()
+        codes = Counter(wire.answer().code for wire in wires)
+    assert codes == {200: most, 503: 20 - most}
+
+
 def test_few_requests_are_the_first_process_s(start):
     server = start(Server)
-    others = [each for each in server.process.children() if "mooring.front" in each.cmdline()]
-    assert len(others) == 2
+    assert len(fronts(server)) == 2
     for number in range(30):
         assert server.predict("double", json.dumps({"x": [number]})).json() == {"y": [2 * number]}
-    assert all(not psutil.Process(each.pid).net_connections("tcp") for each in others)
+    assert not any(tcp(each) for each in fronts(server))

@@ -13,6 +13,7 @@ class Progress:
 
     def __init__(self, fd: int, channels: int) -> None:
         self._cells = map_shared(fd, self.size(channels)).cast("q")
+        self._sent = self._cells[1::2]
 
     @staticmethod
     def size(channels: int) -> int:
@@ -34,5 +35,4 @@ class Progress:
 
     def wanted_by_others(self, channel: int) -> bool:
         """Whether another channel has something in the worker."""
-        cells = self._cells
-        return any(cells[at] for at in range(1, len(cells), 2) if at != 2 * channel + 1)
+        return sum(self._sent) != self._sent[channel]
