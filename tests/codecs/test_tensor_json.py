@@ -107,6 +107,16 @@ def test_ragged_lists_are_refused(text, size):
         read(size(text))
 
 
+@pytest.mark.parametrize("rows", [1, 20, 62, 63, 64, 65, 66, 300])
+def test_one_number_in_a_list_of_its_own_is_found_among_any_number_of_lists(rows):
+    good = [[float(at) for at in range(30)] for _ in range(rows)]
+    text = json.dumps(good).encode()
+    np.testing.assert_array_equal(read(padded(text)), json.loads(text))
+    for hidden in (b"[29.0]]", b"29.0, []]"):
+        with pytest.raises(InvalidInput):
+            read(padded(text.replace(b"29.0]", hidden, 1)))
+
+
 @pytest.mark.parametrize("size", [bytes, padded])
 @pytest.mark.parametrize(
     ("text", "datatype", "says"),

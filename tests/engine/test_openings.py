@@ -208,6 +208,30 @@ async def test_a_worker_takes_the_next_one_while_the_oldest_is_being_opened(stag
     assert stage.worker.names()[-1] == ["b"]
 
 
+async def test_what_a_client_calls_undecoded_is_no_body(stage):
+    await stage.ask("a")
+    for name, data in (("b", bytes(4 * MANY)), ("c", [])):
+        tensor = Tensor("x", "FP32", [MANY], data, {"undecoded": True})
+        await stage.submit(InferenceRequest("m", "", name, [tensor]))
+    assert not stage.codecs.jobs
+    assert stage.scheduler.waiting == 2
+
+
+async def test_a_body_that_says_much_beside_its_tensors_gives_all_memory_back(stage):
+    await stage.ask("a")
+    await stage.ask("b", parameters={f"k{at}": "v" * 100 for at in range(1000)})
+    (request, _) = stage.codecs.jobs[0]
+    answer = opened(request)
+    said = stage.memory.allocate(len(answer.outputs[0].data[0]))
+    said.view[:] = answer.outputs[0].data[0]
+    answer.outputs[0].data = [said]  # as it comes where it has got the granted slot
+    stage.codecs.work(answer)
+    stage.worker.answer()
+    assert len(stage.worker.sent[1][0].request.parameters) == 1000
+    stage.finish()
+    assert stage.memory.out == 0
+
+
 async def test_two_unopened_bodies_never_go_to_one_worker_together():
     stage = Stage(max_batch_size=8)
     await stage.ask("a")

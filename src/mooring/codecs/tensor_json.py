@@ -11,6 +11,7 @@ on the size of the document:
 """
 
 import base64
+import ctypes
 import json
 from collections.abc import Mapping
 from itertools import chain
@@ -51,6 +52,11 @@ _NUMPY, _NULL = orjson.OPT_SERIALIZE_NUMPY, b"null"
 # What orjson takes by itself, in half the time of an array of one.
 _NUMBERS = frozenset({np.float32, np.float64, np.int32, np.int64, np.bool_})
 _NOTHING: tuple[frozenset[type], float, float] = (frozenset(), 0.0, 0.0)
+
+# To find the few brackets of a flat list in 3 MB takes memchr 0.03 ms, comparing all bytes 0.13; each one found costs 1 us.
+_FEW_LISTS = 64
+_memchr = ctypes.CDLL(None).memchr
+_memchr.argtypes, _memchr.restype = (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t), ctypes.c_void_p
 
 _parser = simdjson.Parser()
 
@@ -119,9 +125,20 @@ def _decode_large(document: bytes | memoryview) -> Any:
         raise _Irregular from None
     # ``as_buffer`` looks through lists where a number should be. All lists that a regular document has were counted,
     # so one more bracket means such a list, or a string with a bracket in it.
-    if np.count_nonzero(np.frombuffer(document, np.uint8) == ord("[")) != lists[0]:
+    if _brackets(np.frombuffer(document, np.uint8), lists[0]) != lists[0]:
         raise _Irregular
     return value
+
+
+def _brackets(text: Array, expected: int) -> int:
+    """How many lists begin in the text, or more than expected."""
+    if expected > _FEW_LISTS:
+        return int(np.count_nonzero(text == ord("[")))
+    found, at = 0, text.ctypes.data
+    end = at + text.size
+    while found <= expected and (place := _memchr(at, ord("["), end - at)):
+        found, at = found + 1, place + 1
+    return found
 
 
 def _convert(node: Any, depth: int, lists: list[int]) -> Any:

@@ -22,8 +22,8 @@ log = get_logger(__name__)
 # The server's loop is full with the bytes of what so many read.
 MOST = 4
 _UNBOUNDED = 1 << 30
-# Reading and writing takes milliseconds, for the largest bodies a second.
-_TIMEOUT = 30.0
+# Reading and writing takes milliseconds, and seconds for the largest bodies that are not plain JSON.
+_TIMEOUT = 60.0
 
 
 class Codecs:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Bytes of JSON below which the way to another process costs more than it spares: 0.1 ms of the server against 0.25.
 _WORTH = 262_144
+# And above which it stays with the worker: nobody else's should wait behind it for seconds.
+_GIANT = 64 << 20
 # Bytes of an output above which its text is not written by the server, as in backends/open_inference.py.
 _MUCH = 16_384
 _BINARY = "binary_data"
@@ -38,33 +40,27 @@ class Codecs(Protocol):
 
 
 class Openings:
-    """The bodies of one scheduler that wait unopened, the oldest first, and those that are being opened."""
+    """The bodies of one scheduler that wait unopened, the oldest first, and those that are being opened.
+
+    ``closed`` has the first, and others that have found a worker meanwhile.
+    """
 
     def __init__(self, codecs: Codecs, scheduler: "Scheduler", allocate: Callable[[int], Buffer]) -> None:
         self._codecs = codecs
         self._allocate = allocate
         self._scheduler = scheduler
-        self._closed: deque[QueuedRequest] = deque()
+        self.closed: deque[QueuedRequest] = deque()
         self._begun: dict[QueuedRequest, Ticket] = {}
         self._again = self.begin  # always the same object: whoever asks twice is told once
-
-    @property
-    def some(self) -> bool:
-        """Whether there may be unopened ones among those that wait."""
-        return bool(self._closed)
 
     @property
     def begun(self) -> list["QueuedRequest"]:
         """Those that are being opened."""
         return list(self._begun)
 
-    def add(self, queued: "QueuedRequest") -> None:
-        """One more waits, unopened."""
-        self._closed.append(queued)
-
     def begin(self) -> None:
         """Have opened what waits while there is a process for it. Call it when all workers are busy."""
-        closed = self._closed
+        closed = self.closed
         while closed:
             queued = closed[0]
             if not self._scheduler.holds(queued) or not is_closed(queued.request):
@@ -98,7 +94,7 @@ class Openings:
                 return
             body = request.inputs
             take_up(request, outcome)
-            release(body)
+            release([*body, outcome.outputs[0]])
             queued.rows = max(request.rows, 1)
             queued.texts = _texts_elsewhere(request)
         elif isinstance(outcome, InvalidInput):
@@ -145,7 +141,9 @@ def is_closed(request: InferenceRequest) -> bool:
     if request.form is not TENSORS or len(request.inputs) != 1:
         return False
     (tensor,) = request.inputs
-    return bool(tensor.parameters and tensor.parameters.get("undecoded")) and len(tensor.data[0]) >= _WORTH
+    if not (tensor.parameters and tensor.parameters.get("undecoded")) or not isinstance(tensor.data, list):
+        return False
+    return len(tensor.data) == 1 and _WORTH <= len(tensor.data[0]) <= _GIANT
 
 
 def write_piece(piece: InferenceResponse, wanted: Wanted) -> None:

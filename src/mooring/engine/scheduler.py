@@ -219,8 +219,10 @@ class Scheduler:
             self._insert(queued)
         else:
             self._queue.append(queued)
-        if self.openings is not None and request.form is TENSORS and is_closed(request):
-            self.openings.add(queued)
+        if self.openings is not None and request.form is TENSORS:
+            inputs = request.inputs
+            if inputs and inputs[0].parameters and is_closed(request):
+                self.openings.closed.append(queued)
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
@@ -531,7 +533,7 @@ class Scheduler:
             if batch:
                 pool.idle.remove(worker)
                 worker.send(batch)
-        if self.openings is not None and self.openings.some:
+        if self.openings is not None and self.openings.closed:
             self.openings.begin()
 
     def _flush_in(self, wait: float) -> None:
@@ -552,7 +554,7 @@ class Scheduler:
         rows = 0
         queue = self._queue
         # One that takes milliseconds to open goes alone: others are for the codec processes.
-        opening = self.openings is not None and self.openings.some
+        opening = self.openings is not None and bool(self.openings.closed)
         while queue:
             queued = queue[0]
             if queued.state != WAITING:
