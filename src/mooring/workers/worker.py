@@ -78,10 +78,12 @@ class Delivery:
         with self._lock:
             self._batches.append((rows, time.monotonic() - self.began))
             if grants is None:
-                self._outcomes += [
-                    outcome if type(outcome) is InferenceResponse else self._channel.place(outcome, None)
-                    for outcome in outcomes
-                ]
+                for (
+                    outcome
+                ) in outcomes:  # most often one, for which a comprehension costs more than all of this
+                    self._outcomes.append(
+                        outcome if type(outcome) is InferenceResponse else self._channel.place(outcome, None)
+                    )
                 return
             base = self._sent + len(self._outcomes)
             for offset, outcome in enumerate(outcomes):

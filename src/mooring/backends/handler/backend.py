@@ -43,6 +43,7 @@ from mooring.repository.spec import ModelSpec
 
 _log = logging.getLogger(__name__)
 
+_FIRST = range(1)
 # Stands for the result of a row whose pieces have all been sent.
 _STREAMED = object()
 
@@ -140,6 +141,8 @@ class HandlerBackend(Backend):
         self, body: BodyForm, requests: Sequence[InferenceRequest], reply: Reply
     ) -> Sequence[Outcome]:
         """The fast path: one row per request."""
+        if len(requests) == 1:
+            return self._infer_body(body, requests, reply)
         data = [body.row(request) for request in requests]
         ids = {index: request.id for index, request in enumerate(requests)}
         sender = PieceSender(reply, body, requests, range(len(requests)))
@@ -154,6 +157,16 @@ class HandlerBackend(Backend):
             self._answer(body, request, [result], head)
             for request, result, head in zip(requests, results, heads, strict=True)
         ]
+
+    def _infer_body(
+        self, body: BodyForm, requests: Sequence[InferenceRequest], reply: Reply
+    ) -> Sequence[Outcome]:
+        """The same for one request, which most models take at a time."""
+        (request,) = requests
+        sender = PieceSender(reply, body, requests, _FIRST)
+        results = as_results(self._call([body.row(request)], requests, {0: request.id}, sender), 1)
+        heads = self._context.heads()
+        return [self._answer(body, request, results, heads[0] if heads else None)]
 
     async def _answer_listening(
         self, requests: Sequence[InferenceRequest], reply: Reply

@@ -27,6 +27,7 @@ from mooring.core.tensors import Tensor
 _log = logging.getLogger(__name__)
 
 _JSON = "application/json"
+_JSON_HEAD = ResponseHead(content_type=_JSON)  # shared by answers, which are sent as they are
 _UNSUPPORTED = "Unsupported model output data type."
 
 
@@ -162,6 +163,8 @@ def body_answer(item: Any, head: ResponseHead | None) -> InferenceResponse:
     kind = type(item)
     if kind is bytes:
         body = item
+    elif kind is dict and head is None:
+        body, head = _indented(item), _JSON_HEAD
     elif isinstance(item, str):
         body = _utf8(item)
     elif isinstance(item, (bytes, bytearray)):
