@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from msgspec.structs import replace
-from protocol_wire import FakeService, Served, output, piece, read_reply
+from protocol_wire import FakeService, Served, elements, output, piece, read_reply
 from v2_wire import infer_body, x
 
 from mooring.core.buffers import HeapAllocator
@@ -112,6 +112,28 @@ async def test_a_fault_of_ours_is_told_the_same_every_time(inference):
 async def test_a_large_body_with_a_known_head_is_the_requests_own(inference):
     replies = await told_again(inference.port, written("POST", "/predictions/echo", b"L" * 100_000))
     assert {reply.body for reply in replies} == {b"L" * 100_000}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"instances": [1, {"x": 1e400}]}',
+        b'{"instances": []}',
+        b'{"instances": 1}',
+        b'{"instances": [NaN]}',
+        b'{"instances": ["\xff"]}',
+        b"[",
+    ],
+)
+@pytest.mark.parametrize("headers", [(), ("ce-specversion: 1.0", "ce-id: 1", "ce-source: a", "ce-type: b")])
+@pytest.mark.parametrize("verb", ["predict", "explain"])
+async def test_v1s_clients_are_told_the_same_every_time(inference, body, headers, verb):
+    inference.service.answer = lambda request: [elements(*request.inputs[0].data)]
+    request = written("POST", f"/v1/models/echo:{verb}", body, *headers)
+    if headers:  # the answer has the time in it
+        assert len({reply.status for reply in await told_again(inference.port, request)}) == 1
+    else:
+        await same_every_time(inference, request)
 
 
 BODIES = [

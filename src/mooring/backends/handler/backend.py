@@ -32,6 +32,7 @@ from mooring.core.errors import InvalidOutput, ModelLoadFailed, MooringError
 from mooring.core.requests import (
     BODY,
     INFER,
+    INSTANCES,
     Form,
     InferenceRequest,
     InferenceResponse,
@@ -57,6 +58,7 @@ class HandlerBackend(Backend):
         self._metrics: MetricsStore
         self._forms: dict[Form, RowForm]
         self._plain: BodyForm
+        self._instances: RowForm
         self._body: BodyForm | None = None  # only where a body is one row: the fast path
         self._max_rows = 1
         self._asynchronous = False
@@ -68,6 +70,7 @@ class HandlerBackend(Backend):
             raise ModelLoadFailed(f"the model's folder '{spec.location}' is not there", model=spec.name)
         self._forms = _forms_of(spec)
         self._plain = BodyForm(decode=spec.decode_input)
+        self._instances = self._forms[INSTANCES]
         self._body = None if spec.envelope else self._plain
         self._max_rows = max(spec.max_batch_size, 1)
         self._metrics = _store_of(spec, model_dir)
@@ -135,6 +138,9 @@ class HandlerBackend(Backend):
                     break
             else:
                 return self._infer_bodies(body, requests, reply)
+        first = requests[0]
+        if len(requests) == 1 and first.form is INSTANCES and first.operation is INFER and first.rows == 1:
+            return self._infer_instance(first, requests, reply)
         return driven(self._infer_forms(requests, reply))
 
     def _infer_bodies(
@@ -142,7 +148,7 @@ class HandlerBackend(Backend):
     ) -> Sequence[Outcome]:
         """The fast path: one row per request."""
         if len(requests) == 1:
-            return self._infer_body(body, requests, reply)
+            return self._infer_row(body, [body.row(requests[0])], requests, reply)
         data = [body.row(request) for request in requests]
         ids = {index: request.id for index, request in enumerate(requests)}
         sender = PieceSender(reply, body, requests, range(len(requests)))
@@ -158,15 +164,28 @@ class HandlerBackend(Backend):
             for request, result, head in zip(requests, results, heads, strict=True)
         ]
 
-    def _infer_body(
-        self, body: BodyForm, requests: Sequence[InferenceRequest], reply: Reply
+    def _infer_instance(
+        self, request: InferenceRequest, requests: Sequence[InferenceRequest], reply: Reply
     ) -> Sequence[Outcome]:
-        """The same for one request, which most models take at a time."""
+        """The same for a single instance; of a body that is not decoded yet the general way finds out how many it has."""
+        form = self._instances
+        if request.inputs[0].parameters is None:
+            try:
+                rows = form.rows(request)
+            except MooringError as error:
+                return [error]
+            return self._infer_row(form, rows, requests, reply)
+        return driven(self._infer_forms(requests, reply))
+
+    def _infer_row(
+        self, form: RowForm, rows: list[Any], requests: Sequence[InferenceRequest], reply: Reply
+    ) -> Sequence[Outcome]:
+        """One request of one row, which is what most models take at a time."""
         (request,) = requests
-        sender = PieceSender(reply, body, requests, _FIRST)
-        results = as_results(self._call([body.row(request)], requests, {0: request.id}, sender), 1)
+        sender = PieceSender(reply, form, requests, _FIRST)
+        results = as_results(self._call(rows, requests, {0: request.id}, sender), 1)
         heads = self._context.heads()
-        return [self._answer(body, request, results, heads[0] if heads else None)]
+        return [self._answer(form, request, results, heads[0] if heads else None)]
 
     async def _answer_listening(
         self, requests: Sequence[InferenceRequest], reply: Reply

@@ -4,13 +4,21 @@ The content type of a request is ignored: KServe's own examples send JSON as cur
 """
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from mooring.core.buffers import LARGE, Payload, view_of
 from mooring.core.errors import InvalidInput, ModelNotReady, MooringError, Unsupported
-from mooring.core.requests import INSTANCES, InferenceRequest, InferenceResponse, Operation, ResponseHead
+from mooring.core.requests import (
+    INFER,
+    INSTANCES,
+    InferenceRequest,
+    InferenceResponse,
+    Operation,
+    ResponseHead,
+)
 from mooring.core.service import InferenceService
 from mooring.core.tensors import Tensor, release
 from mooring.protocols.answers import Answer
@@ -19,7 +27,7 @@ from mooring.protocols.endpoints import Operation as Call
 from mooring.protocols.kserve import cloudevents
 from mooring.protocols.openapi import MODEL_ERRORS, TEXT, record
 from mooring.protocols.responses import JSON, Responses
-from mooring.protocols.scheduling import deadline_of
+from mooring.protocols.scheduling import TIMEOUT_HEADER, deadline_of
 from mooring.protocols.status import Asked, Refusal, kserve_v1
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
@@ -74,11 +82,14 @@ class _InstancesAnswer(Answer, eq=False):
 
     def _whole(self, outcome: InferenceResponse) -> None:
         elements = outcome.outputs[0].data if outcome.outputs else []
-        body = self._key + b",".join([view_of(element) for element in elements]) + b"]}"
-        release(outcome.outputs)
+        if len(elements) == 1 and type(elements[0]) is bytes:
+            body = self._key + elements[0] + b"]}"
+        else:
+            body = self._key + b",".join([view_of(element) for element in elements]) + b"]}"
+            release(outcome.outputs)
         head = outcome.head
         if head is None and not self._event:
-            self._responses.body(self._exchange, body, JSON, request_id=self._id)
+            self._responses.whole(self._exchange, self._id, JSON, body)
             return
         content_type = JSON
         event = b""
@@ -117,7 +128,13 @@ class KServeV1:
         return [
             Endpoint("/v1/models", self.models, Access.INFERENCE, _MODELS, methods=_READING),
             *self.readiness(),
-            Endpoint("/v1/models/{model_name}:predict", self.predict, Access.INFERENCE, _PREDICT),
+            Endpoint(
+                "/v1/models/{model_name}:predict",
+                self.predict,
+                Access.INFERENCE,
+                _PREDICT,
+                prepare=self.prepare_prediction,
+            ),
             Endpoint("/v1/models/{model_name}:explain", self.explain, Access.INFERENCE, _EXPLAIN),
         ]
 
@@ -143,6 +160,37 @@ class KServeV1:
     def predict(self, exchange: Exchange, match: Match) -> None:
         """A prediction for every instance."""
         self._ask(exchange, Asked(match.params["model_name"]), Operation.INFER)
+
+    def prepare_prediction(self, exchange: Exchange, match: Match) -> Callable[[Exchange], None] | None:
+        """The way of a small body with instances, that is no event and may take its time."""
+        fields = exchange.fields
+        if (
+            TIMEOUT_HEADER in fields
+            or cloudevents.is_event(exchange)
+            or int(fields[b"content-length"]) > LARGE
+        ):
+            return None
+        asked = Asked(match.params["model_name"])
+        model, key = asked.model, _KEYS[Operation.INFER]
+        responses, new_id, submit = self._responses, self._responses.new_id, self._service.submit
+
+        def predict(exchange: Exchange) -> None:
+            try:
+                instances = instances_of(bytes(exchange.body))
+            except InvalidInput:
+                instances = []
+            if not instances:
+                self.predict(exchange, match)
+                return
+            request_id = new_id()
+            tensor = Tensor("instances", "BYTES", [len(instances)], instances)
+            request = InferenceRequest(
+                model, "", request_id, [tensor], INSTANCES, INFER, None, None, None, exchange.headers
+            )
+            answer = _InstancesAnswer(responses, exchange, request_id, asked, key, False)
+            exchange.on_abandoned = submit(request, answer.done).cancel
+
+        return predict
 
     def explain(self, exchange: Exchange, match: Match) -> None:
         """An explanation for every instance."""
