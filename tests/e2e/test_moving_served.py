@@ -111,7 +111,7 @@ class Clients:
         try:
             kind(at)
         except Exception as error:
-            self.faults.append(f"{kind.__name__}: {error!r}")
+            self.faults.append(f"{kind.__name__}: {error!r} {error}")
 
     def _session(self, at):
         with requests.Session() as session:

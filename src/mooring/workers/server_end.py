@@ -321,9 +321,9 @@ class PooledWorker:
         owner.answers_came(way - sum([seconds for _, seconds in results.batches]))
         if results.records:
             self._pool.measured(results.records)
+        lent = self._lent  # of this message: the next one says so of its own
         # The worker gets its next message first: it infers while the answers to this one are written.
         self._free_if_done()
-        lent = self._lent
         if large or lent:
             for work, outcome in zip(works, results.outcomes, strict=True):
                 if type(outcome) is InferenceResponse and (size := _large_payload(work, outcome)):
