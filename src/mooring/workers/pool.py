@@ -189,7 +189,7 @@ class WorkerPool:
 
     def next(self) -> KeptWorker:
         """The idle worker to send to: one that no other front keeps busy, if there is one."""
-        if self.sharing is not None:
+        if self.sharing is not None and len(self.idle) > 1:
             for worker in reversed(self.idle):
                 if not worker.process.progress.wanted_by_others(worker.process.channel):
                     return worker

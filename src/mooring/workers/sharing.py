@@ -82,10 +82,11 @@ class SharedPool:
 
     def next(self) -> PooledWorker:
         """The idle worker to send to: one that no other front keeps busy, if there is one."""
-        for worker in reversed(self.idle):
-            process = worker.process
-            if not process.progress.wanted_by_others(process.channel):
-                return worker
+        if len(self.idle) > 1:
+            for worker in reversed(self.idle):
+                process = worker.process
+                if not process.progress.wanted_by_others(process.channel):
+                    return worker
         return self.idle[-1]
 
     def check(self, now: float) -> None:
