@@ -11,10 +11,10 @@ moved = 0
 
 
 def anywhere(self, _now, loads, _idle):
-    self.open = [True, *(random.random() < 0.5 for _ in loads[1:])]
+    self.open = [True, *(there and random.random() < 0.5 for there in self.present[1:])]
     takers = [number for number, is_open in enumerate(self.open) if is_open]
     moves = [Move(giver, random.choice(takers), random.choice([0.4, 1.0])) for giver in range(len(loads))]
-    return [move for move in moves if move.giver != move.taker]
+    return [move for move in moves if move.giver != move.taker and self.present[move.giver]]
 
 
 def counted(self, mark, descriptor):

@@ -193,6 +193,7 @@ def test_a_front_that_is_killed_while_connections_move_takes_only_its_own_with_i
         until(lambda: clients.faults or min(clients.answered) > 20)
     assert not clients.faults
     assert server.stop() == 0
+    assert not server.faults(), server.log[-5000:]
 
 
 def test_connections_spread_with_the_load_and_come_back_when_it_goes(start):

@@ -102,22 +102,29 @@ def test_open_loops_are_made_equal_although_no_core_is_idle():
     assert after(dealing, [Load(1.0, 40), Load(0.4, 3)], 0.0, looks=LOOKS) == [Move(0, 1, 0.3)]
 
 
-def test_a_loop_in_place_of_one_that_died_has_nothing_to_give():
+def test_a_process_that_died_gets_nothing_until_another_has_its_place():
     dealing = Dealing(2)
-    after(dealing, [Load(1.0, 32), Load(0.0, 0)], 1.0, looks=LOOKS)
-    dealing.lost(1)
+    loads = [Load(1.0, 32), Load(0.0, 0)]
+    after(dealing, loads, 1.0, looks=LOOKS)
+    dealing.present = [True, False]
+    assert not after(dealing, loads, 1.0, looks=10)
     assert dealing.open == [True, False]
+    dealing.present = [True, True]
+    assert after(dealing, loads, 1.0, looks=LOOKS) == [Move(0, 1, 0.5)]
 
 
-@given(steps=st.lists(LOADS, min_size=1, max_size=30), idle=st.floats(0.0, 32.0))
-def test_every_move_is_between_two_and_to_one_that_is_open(steps, idle):
+@given(steps=st.lists(LOADS, min_size=1, max_size=30), idle=st.floats(0.0, 32.0), absent=st.integers(1, 6))
+def test_every_move_is_between_two_and_to_one_that_is_open(steps, idle, absent):
     count = len(steps[0])
     dealing = Dealing(count)
+    dealing.present = [number != absent for number in range(count)]
     for look, loads in enumerate(steps):
         seen = (loads * count)[:count]
         for move in dealing.next(look / 10, seen, idle):
             assert move.giver != move.taker
             assert dealing.open[move.taker]
+            assert dealing.present[move.giver]
+            assert dealing.present[move.taker]
             assert 0.0 < move.share <= 1.0
             assert seen[move.giver].connections
             assert move.share == 1.0 or move.share >= GAP / 2

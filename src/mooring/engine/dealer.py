@@ -36,8 +36,6 @@ class Dealer:
 
     def _attach(self, front: FrontProcess, sock: socket.socket) -> None:
         """A front was started. The other end of ``sock`` is its own."""
-        at = self._fronts.processes.index(front)
-        self._dealing.lost(at + 1)
         for each in [each for each in self._passages if each.gone]:
             self._passages.pop(each).close()
         self._passages[front] = Passage(sock, self._arrived)
@@ -79,7 +77,8 @@ class Dealer:
             idle = self._idle.look()
             if not self._attentive:  # it is the mean of a longer time than the loads are
                 idle = 0.0
-            before = list(self._dealing.open)
+            before = self._dealing.open
+            self._dealing.present = [True, *(each in self._passages and not each.gone for each in processes)]
             moves = self._dealing.next(time.monotonic(), loads, idle)
             if self._dealing.open != before:
                 self._open_and_close(before)

@@ -41,9 +41,13 @@ class Move(msgspec.Struct, frozen=True):
 
 
 class Dealing:
-    """Who is open, which means takes connections, of so many processes. The first one, number 0, always is."""
+    """Who is open, which means takes connections, of so many processes. The first one, number 0, always is.
+
+    ``present`` are those that run: one that died has no connections and gets none until another takes its place.
+    """
 
     def __init__(self, count: int) -> None:
+        self.present = [True] * count
         self.open = [True] + [False] * (count - 1)
         self._patience = PATIENCE
         self._full_looks = [0] * count
@@ -51,12 +55,9 @@ class Dealing:
         self._gathered_at = float("-inf")
         self._moved = False
 
-    def lost(self, number: int) -> None:
-        """A process is gone; another one takes its place, which has nothing."""
-        self.open[number] = False
-
     def next(self, now: float, loads: Sequence[Load], idle: float) -> list[Move]:
         """What is to move after this look at all processes, with so many cores idle since the last one."""
+        self.open = [was and there for was, there in zip(self.open, self.present, strict=True)]
         if self._moved:  # what was seen is of before and after
             self._moved = False
             return []
@@ -66,7 +67,7 @@ class Dealing:
 
     def _spread(self, now: float, loads: Sequence[Load], idle: float) -> list[Move]:
         moves = []
-        takers = set(range(len(loads)))
+        takers = {number for number, there in enumerate(self.present) if there}
         for giver in sorted(takers, key=lambda number: -loads[number].busy):
             load = loads[giver]
             if load.busy < FULL or load.connections < 2:
@@ -114,7 +115,7 @@ class Dealing:
         return [
             Move(number, taker, 1.0)
             for number, is_open in enumerate(self.open)
-            if not is_open and loads[number].connections
+            if not is_open and self.present[number] and loads[number].connections
         ]
 
 
