@@ -40,7 +40,7 @@ class FrontProcess:
     it is: a worker knows only those that were there when it was forked.
     """
 
-    def __init__(self, number: int, arena_size: int) -> None:
+    def __init__(self, number: int, arena_size: int, keeper: "Fronts") -> None:
         self.number = number
         self.generation = next(_generations)
         self.arena = anonymous_file(arena_size)
@@ -51,32 +51,31 @@ class FrontProcess:
         self.load = Load(0.0, 0)
         self.tickets: dict[int, Ticket] = {}
         self.orders: dict[int, asyncio.Future[None]] = {}
-        self.link: link.Link | None = None
-        self._descriptors: socket.socket | None = None
+        # From the beginning: what it is told before it runs, it reads then. Workers may be there before it is.
+        ours, self._their_link = socket.socketpair()
+        self._descriptors, self._their_descriptors = socket.socketpair()
+        self._link = link.Link(
+            ours,
+            link.ToKeeper,
+            functools.partial(keeper.hear, self),
+            functools.partial(keeper.lost, self),
+        )
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, settings: bytes, keeper: "Fronts") -> None:
         """Run it. ``settings`` is what its process reads from its standard input."""
-        ours, theirs = socket.socketpair()
-        descriptors, their_descriptors = socket.socketpair()
         passage, their_passage = socket.socketpair()
-        passed = [theirs.fileno(), their_descriptors.fileno(), their_passage.fileno(), self.arena]
+        theirs = (self._their_link, self._their_descriptors, their_passage)
+        passed = [*(each.fileno() for each in theirs), self.arena]
         words = [str(number) for number in (self.number, *passed, os.getpid())]
-        with theirs, their_descriptors, their_passage:
+        with their_passage, self._their_link, self._their_descriptors:
             self._process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
                 [sys.executable, "-m", "mooring.front", *words], pass_fds=passed, stdin=subprocess.PIPE
             )
         assert self._process.stdin is not None
         with self._process.stdin as pipe:
             pipe.write(settings)
-        self._descriptors = descriptors
         keeper.attach(self, passage)
-        self.link = link.Link(
-            ours,
-            link.ToKeeper,
-            functools.partial(keeper.hear, self),
-            functools.partial(keeper.lost, self),
-        )
 
     @property
     def pid(self) -> int:
@@ -85,12 +84,11 @@ class FrontProcess:
 
     def tell(self, message: link.ToFront) -> None:
         """Send it, if there is somebody to hear it."""
-        if self.link is not None:
-            self.link.tell(message)
+        self._link.tell(message)
 
     def join(self, number: int, worker: str, sock: socket.socket, progress: int, channels: int) -> None:
         """Hand over its channel to a worker."""
-        if self._descriptors is not None:
+        if not self.gone:
             socket.send_fds(self._descriptors, [b"w"], [sock.fileno(), progress])
             self.tell(link.Join(number, worker, channels))
 
@@ -110,10 +108,9 @@ class FrontProcess:
         for done in self.orders.values():
             if not done.done():
                 done.set_result(None)
-        if self.link is not None:
-            self.link.close()
-        if self._descriptors is not None:
-            self._descriptors.close()
+        self._link.close()
+        for sock in (self._descriptors, self._their_link, self._their_descriptors):
+            sock.close()
         os.close(self.arena)
 
     async def end(self, limit: float) -> None:
@@ -132,12 +129,12 @@ class Fronts:
     """All further fronts. ``count`` 0 is the usual case, in which nothing here costs or does anything."""
 
     def __init__(self, count: int, arena_size: int, metrics: Metrics) -> None:
-        self.processes = [FrontProcess(number, arena_size) for number in range(1, count + 1)]
         self._arena_size = arena_size
         self._metrics = metrics
         self._share = 1 + count  # processes that divide every bound on a queue among them
         # Called with every front that is started, and this process's end of its passage.
         self.attach: Callable[[FrontProcess, socket.socket], None] = _let_be
+        self.processes = [FrontProcess(number, arena_size, self) for number in range(1, count + 1)]
         self._settings = b""
         self._service: InferenceService | None = None
         self._registry = Registry()
@@ -272,7 +269,7 @@ class Fronts:
         self._burials.add(burial)  # the loop itself holds tasks only weakly
         burial.add_done_callback(self._burials.discard)
         at = self.processes.index(front)
-        self.processes[at] = FrontProcess(front.number, self._arena_size)
+        self.processes[at] = FrontProcess(front.number, self._arena_size, self)
         self._loop.call_later(_AGAIN, self._start_again, self.processes[at])
 
     def _start_again(self, front: FrontProcess) -> None:
