@@ -38,10 +38,9 @@ class Ask:
     @staticmethod
     def instances(*values, undecoded=False, **more):
         elements = [json.dumps(value).encode() for value in values]
-        parameters = None
         if undecoded:
-            elements, parameters = [b'{"instances": [' + b",".join(elements) + b"]}"], {"undecoded": True}
-        tensor = Tensor("instances", "BYTES", [len(elements)], elements, parameters)
+            elements = [b'{"instances": [' + b",".join(elements) + b"]}"]
+        tensor = Tensor("instances", "BYTES", [len(elements)], elements, json=undecoded)
         return InferenceRequest("m", "1", "id", [tensor], form=Form.INSTANCES, **more)
 
     @staticmethod

@@ -20,7 +20,7 @@ X = {"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 3, 2]}
 
 def undecoded(**more):
     body = json.dumps({"inputs": [X]} | more).encode()
-    tensor = Tensor("request", "BYTES", [1], [body], {"undecoded": True})
+    tensor = Tensor("request", "BYTES", [1], [body], json=True)
     return InferenceRequest("m", "", "ours", [tensor], json_outputs=True)
 
 

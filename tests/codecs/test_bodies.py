@@ -217,11 +217,11 @@ def test_an_image_for_a_model_that_takes_none_is_refused():
 
 
 def test_undecoded_instances_are_found_in_the_whole_body():
-    tensor = Tensor("instances", "BYTES", [1], [b'{"instances": [1, 2]}'], {"undecoded": True})
+    tensor = Tensor("instances", "BYTES", [1], [b'{"instances": [1, 2]}'], json=True)
     assert decode_instances(tensor) == [1, 2]
     for body in (b"[]", b"{}", b'{"instances": {}}', b'{"instances": "a"}'):
         with pytest.raises(InvalidInput):
-            decode_instances(Tensor("instances", "BYTES", [1], [body], {"undecoded": True}))
+            decode_instances(Tensor("instances", "BYTES", [1], [body], json=True))
 
 
 def test_classes_are_the_likeliest_label_of_probabilities_or_logits():

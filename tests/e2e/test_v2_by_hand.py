@@ -66,6 +66,15 @@ def test_curl_reads_a_compressed_answer(tensors, encoding):
 
 
 @needs_curl
+def test_a_parameter_means_nothing_that_no_protocol_gives_it(tensors):
+    # A large body goes to the worker as it came; whether it did is not for a client to say.
+    parameters = {"undecoded": True, "json": True}
+    x = {"name": "x", "datatype": "INT32", "shape": [2], "data": [7, 8], "parameters": parameters}
+    said = curl(f"{tensors.url}/v2/models/mirror/infer", "-d", json.dumps({"inputs": [x]}))
+    assert json.loads(said)["outputs"][0]["data"] == [7, 8]
+
+
+@needs_curl
 def test_binary_tensors_by_hand(tensors, tmp_path):
     head = json.dumps(
         {

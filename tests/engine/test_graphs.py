@@ -142,9 +142,7 @@ def test_a_large_v2_body_is_opened_before_the_first_stage_and_answered_as_the_la
         b'{"id": "mine", "inputs": [{"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}],'
         b' "outputs": [{"name": "y"}], "parameters": {"k": 3}}'
     )
-    request = InferenceRequest(
-        "chain", "", "7", [Tensor("request", "BYTES", [1], [body], {"undecoded": True})]
-    )
+    request = InferenceRequest("chain", "", "7", [Tensor("request", "BYTES", [1], [body], json=True)])
     stages.of(chain_of(["first", "second"]), request)
     first = stages.asked[0][0]
     assert (first.id, first.outputs, first.json_outputs, first.parameters) == ("mine", None, False, {"k": 3})
@@ -155,9 +153,7 @@ def test_a_large_v2_body_is_opened_before_the_first_stage_and_answered_as_the_la
 
 def test_a_large_v2_body_that_makes_no_sense_reaches_no_stage():
     stages = Stages()
-    request = InferenceRequest(
-        "chain", "", "7", [Tensor("request", "BYTES", [1], [b"{}"], {"undecoded": True})]
-    )
+    request = InferenceRequest("chain", "", "7", [Tensor("request", "BYTES", [1], [b"{}"], json=True)])
     stages.of(chain_of(["first"]), request)
     assert isinstance(stages.outcomes[0], InvalidInput)
     assert stages.asked == []
@@ -395,9 +391,7 @@ def test_an_undecoded_body_is_given_back_once_it_is_open():
     for body in (b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}]}', b"{}"):
         given_back, stages = [], Stages()
         payload = Buffer(memoryview(body), Slot(0, 0, len(body)), given_back.append)
-        request = InferenceRequest(
-            "c", "", "7", [Tensor("request", "BYTES", [1], [payload], {"undecoded": True})]
-        )
+        request = InferenceRequest("c", "", "7", [Tensor("request", "BYTES", [1], [payload], json=True)])
         stages.of(chain_of(["first"]), request)
         assert len(given_back) == 1
 

@@ -123,7 +123,7 @@ class Stage:
         data = body if body is not None else body_of(**more)
         place = self.memory.allocate(len(data))
         place.view[:] = data
-        tensor = Tensor("request", "BYTES", [1], [place], {"undecoded": True})
+        tensor = Tensor("request", "BYTES", [1], [place], json=True)
         request = InferenceRequest(
             "m", "", name, [tensor], Form.TENSORS, deadline=deadline, json_outputs=True
         )
@@ -165,7 +165,7 @@ async def stage():
 async def test_an_idle_worker_gets_the_body_as_it_came(stage):
     await stage.ask("a")
     assert stage.worker.names() == [["a"]]
-    assert stage.worker.sent[0][0].request.inputs[0].parameters == {"undecoded": True}
+    assert stage.worker.sent[0][0].request.inputs[0].json
     assert not stage.codecs.jobs
 
 
@@ -211,7 +211,7 @@ async def test_a_worker_takes_the_next_one_while_the_oldest_is_being_opened(stag
 async def test_what_a_client_calls_undecoded_is_no_body(stage):
     await stage.ask("a")
     for name, data in (("b", bytes(4 * MANY)), ("c", [])):
-        tensor = Tensor("x", "FP32", [MANY], data, {"undecoded": True})
+        tensor = Tensor("x", "FP32", [MANY], data, {"undecoded": True, "json": True})
         await stage.submit(InferenceRequest("m", "", name, [tensor]))
     assert not stage.codecs.jobs
     assert stage.scheduler.waiting == 2
@@ -259,7 +259,7 @@ async def test_where_the_codec_process_fails_the_worker_opens_the_body(stage, er
     await stage.ask("b")
     stage.codecs.work(error)
     stage.worker.answer()
-    assert stage.worker.sent[1][0].request.inputs[0].parameters == {"undecoded": True}
+    assert stage.worker.sent[1][0].request.inputs[0].json
     assert not stage.codecs.jobs
     stage.finish()
     assert stage.memory.out == 0
@@ -274,7 +274,7 @@ async def test_where_shared_memory_is_full_the_worker_opens_the_body(stage):
     answer.outputs[1].data = bytes(answer.outputs[1].data)  # as it comes without a granted slot
     stage.codecs.work(answer)
     stage.worker.answer()
-    assert stage.worker.sent[1][0].request.inputs[0].parameters == {"undecoded": True}
+    assert stage.worker.sent[1][0].request.inputs[0].json
 
 
 async def test_a_bad_body_is_refused_as_the_model_would(stage):

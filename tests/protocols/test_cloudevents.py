@@ -97,4 +97,4 @@ async def test_large_events_travel_whole(echo):
     reply = await echo.call("POST", "/v1/models/echo:predict", event, f"content-type: {STRUCTURED}")
     assert json.loads(reply.body)["data"] == {"predictions": [len(data)]}
     (tensor,) = echo.service.requests[0].inputs
-    assert tensor.parameters == {"undecoded": True}
+    assert tensor.json

@@ -187,7 +187,7 @@ async def test_a_large_body_travels_undecoded(inference):
     reply = await inference.call("POST", "/v1/models/echo:predict", body)
     assert reply.raw == answered(b'{"predictions":[1,2]}', JSON)
     (tensor,) = inference.service.requests[0].inputs
-    assert tensor.parameters == {"undecoded": True}
+    assert tensor.json
     assert tensor.shape == [1]
     assert len(tensor.data[0]) == len(body)
 

@@ -202,7 +202,7 @@ async def test_a_large_json_body_is_left_to_the_worker(v2, asked):
     seen = []
 
     def answer(request):
-        seen.append(request.inputs[0].parameters)
+        seen.append(request.inputs[0].json)
         open_body(request)
         return [named(request, present(request, echoed(request), {}))]
 
@@ -217,7 +217,7 @@ async def test_a_large_json_body_is_left_to_the_worker(v2, asked):
     found = await asked(infer_body(x(data, [1, 20_000]), x() | {"name": "y"}, outputs=outputs))
     assert [each.get("data") for each in found["outputs"]] == [data, None]
     assert found["raw"] == np.float32([1, 2]).tobytes()
-    assert seen == [{"undecoded": True}] * 3
+    assert seen == [True] * 3
     found = await asked(infer_body(x(), id="é" + "x" * LARGE))
     assert found["outputs"][0]["data"] == [1.0, 2.0]
 
@@ -506,5 +506,5 @@ def test_the_answer_of_a_worker_fits_what_the_front_expects():
 
 
 def named_request():
-    data = [Tensor("request", "BYTES", [1], [infer_body(x())], {"undecoded": True})]
+    data = [Tensor("request", "BYTES", [1], [infer_body(x())], json=True)]
     return InferenceRequest("echo", "", "id", data, json_outputs=True)

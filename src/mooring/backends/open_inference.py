@@ -29,7 +29,7 @@ def open_body(request: InferenceRequest) -> None:
     if not request.inputs:
         return
     first = request.inputs[0]
-    if not (first.parameters and first.parameters.get("undecoded")):
+    if not first.json:
         return
     body = decode_request(first.data[0], regions=_no_regions)
     given = body.parameters or {}

@@ -85,7 +85,7 @@ def _plain(value: Any) -> Any:
 
 def decode_instances(tensor: Tensor) -> Instances:
     """The rows of a KServe v1 request. Raises ``InvalidInput``."""
-    if not (tensor.parameters and tensor.parameters.get("undecoded")):
+    if not tensor.json:
         rows: Instances = decode(b"[" + b",".join(map(bytes, tensor.data)) + b"]")
         return rows
     value = decode(_bytes(tensor))

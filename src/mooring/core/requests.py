@@ -24,9 +24,9 @@ class Form(enum.IntEnum):
                 tensor of shape [1] with the bytes of the response body.
     INSTANCES   what a KServe v1 client sends: one BYTES tensor "instances" of shape [n], every element the JSON of
                 one instance; the answer is one BYTES tensor of shape [n], every element the JSON of one prediction.
-                With the tensor parameter ``undecoded`` the single element is the whole body instead.
-    TENSORS     the Open Inference Protocol: tensors as the model declares them, both ways. With the tensor parameter
-                ``undecoded`` the only tensor's only element is the JSON body of a v2 request (outputs, parameters and
+                With ``Tensor.json`` the single element is the whole body instead.
+    TENSORS     the Open Inference Protocol: tensors as the model declares them, both ways. With ``Tensor.json``
+                the only input's only element is the JSON body of a v2 request (outputs, parameters and
                 id included): the worker decodes it, and its answer carries the request's id and, as ``Tensor.json``,
                 every output that the client did not ask for in binary.
     """

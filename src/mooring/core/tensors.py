@@ -52,8 +52,9 @@ class Tensor(msgspec.Struct, array_like=True, gc=False):
     ``data`` of a numeric tensor is its elements, little-endian, row-major; of a BYTES tensor, a list with one
     payload per element. It stays valid until the request it belongs to has been answered.
 
-    With ``json`` the data is one payload with the JSON text of the elements, a flat list: a worker writes that for
-    large outputs that a client wants as JSON, because it would cost the front's event loop milliseconds.
+    With ``json`` the data is JSON that the front's event loop leaves alone, because it would cost it milliseconds: of an
+    input the only element is a whole body, not decoded (``Form``); of an output, one payload with the text of its
+    elements, a flat list.
     """
 
     name: str

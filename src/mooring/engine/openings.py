@@ -141,9 +141,7 @@ def is_closed(request: InferenceRequest) -> bool:
     if request.form is not TENSORS or len(request.inputs) != 1:
         return False
     (tensor,) = request.inputs
-    if not (tensor.parameters and tensor.parameters.get("undecoded")) or not isinstance(tensor.data, list):
-        return False
-    return len(tensor.data) == 1 and _WORTH <= len(tensor.data[0]) <= _GIANT
+    return tensor.json and _WORTH <= len(tensor.data[0]) <= _GIANT
 
 
 def write_piece(piece: InferenceResponse, wanted: Wanted) -> None:

@@ -221,7 +221,7 @@ class Scheduler:
             self._queue.append(queued)
         if self.openings is not None and request.form is TENSORS:
             inputs = request.inputs
-            if inputs and inputs[0].parameters and is_closed(request):
+            if inputs and inputs[0].json and is_closed(request):
                 self.openings.closed.append(queued)
         if not self._flushing:
             self._flushing = True

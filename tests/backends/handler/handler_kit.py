@@ -51,8 +51,7 @@ def request(
 
 def instances(*elements, key="r", operation=Operation.INFER, undecoded=False):
     """A KServe v1 request."""
-    parameters = {"undecoded": True} if undecoded else None
-    tensor = Tensor("instances", "BYTES", [len(elements)], list(elements), parameters)
+    tensor = Tensor("instances", "BYTES", [len(elements)], list(elements), json=undecoded)
     return InferenceRequest("m", "", key, [tensor], Form.INSTANCES, operation)
 
 

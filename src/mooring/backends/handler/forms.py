@@ -103,7 +103,7 @@ class InstancesForm(RowForm):
 
     def rows(self, request: InferenceRequest) -> list[Any]:
         tensor = request.inputs[0]
-        if tensor.parameters and tensor.parameters.get("undecoded"):
+        if tensor.json:
             return _instances_of(tensor.data[0])
         try:
             return [json_text.load(element) for element in tensor.data]

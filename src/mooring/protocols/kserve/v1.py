@@ -69,7 +69,7 @@ def _loosely(body: bytes) -> list[bytes]:
 def _inputs(body: Payload) -> list[Tensor]:
     if len(body) > LARGE:
         # Decoded by the worker: half a millisecond of JSON here would be half a millisecond for every client.
-        return [Tensor("instances", "BYTES", [1], [body], {"undecoded": True})]
+        return [Tensor("instances", "BYTES", [1], [body], json=True)]
     instances = instances_of(bytes(body))
     return [Tensor("instances", "BYTES", [len(instances)], instances)]
 

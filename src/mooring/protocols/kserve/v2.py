@@ -313,7 +313,7 @@ class KServeV2:
         request_id = responses.new_id()
         if stated is None and len(body) > LARGE:
             # Decoded by the worker: milliseconds of JSON here would be milliseconds for every client.
-            undecoded = Tensor("request", "BYTES", [1], [body], {"undecoded": True})
+            undecoded = Tensor("request", "BYTES", [1], [body], json=True)
             request = InferenceRequest(
                 asked.model, asked.version, request_id, [undecoded], TENSORS, INFER,
                 None, None, deadline, exchange.headers, json_outputs=True,
