@@ -23,6 +23,7 @@ import install
 PEERS = Path(__file__).parent / "peers"
 TORCH = ("resnet18", "transformer")
 WORKERS, THREADS, BATCH, DELAY = 2, 1, 8, 0.005
+ECHO_BATCH = 16
 SHAPES = {
     "echo": ("FP32", "1", "1"),
     "total": ("FP32", "3, 224, 224", "1"),
@@ -464,7 +465,7 @@ class TorchServe(Peer):
     def settings(cls, case: str, models: Sequence[str]) -> Iterator[Peer]:
         yield cls(models)
         if case == "echo":
-            yield cls(models, echo_batch=16)
+            yield cls(models, echo_batch=ECHO_BATCH)
             yield cls(models, echo_workers=2)
 
     def variables(self, folder: Path) -> dict[str, str]:
@@ -541,7 +542,9 @@ class Ours(Mooring):
     def command(self, folder: Path) -> list[str]:
         light = [model for model in self.models if model not in TORCH]
         for model in [*light, "length"] if light else []:
-            write_archive_folder(model, folder / "handlers" / model, batch=1, workers=1)
+            # TorchServe's echo is measured with and without batches: waiting for them costs it its latency, and us nothing.
+            batch = ECHO_BATCH if model == "echo" else 1
+            write_archive_folder(model, folder / "handlers" / model, batch=batch, workers=1)
             self._arguments.append(f"{model}={folder / 'handlers' / model}")
         for model in self.models:
             name = model if model in TORCH else f"{model}_function"
@@ -560,7 +563,7 @@ class Ours(Mooring):
             platform, file = "python", f"mooring_models.py:{model}"
             for source in ("models.py", "mooring_models.py"):
                 shutil.copy(PEERS / source, folder / "1")
-        workers, threads, batch = (self.torch_workers, THREADS, BATCH) if heavy else (1, 1, 16)
+        workers, threads, batch = (self.torch_workers, THREADS, BATCH) if heavy else (1, 1, ECHO_BATCH)
         (folder / "config.toml").write_text(
             f'name = "{name}"\nplatform = "{platform}"\nentry = "{file}"\nmax_batch_size = {batch}\nthreads = {threads}\n'
             f"[workers]\nmin = {workers}\nmax = {workers}\n"

@@ -44,7 +44,8 @@ def test_files_of_native_models_tell_what_they_need(tmp_path):
     assert likely(Config(model_repository=tmp_path, repository_load_existing=False)) == set()
 
 
-def test_targets_tell_what_they_need():
+def test_targets_tell_what_they_need(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert likely(Config(targets=("net=models/net.pt",))) == {libraries("pytorch", "net.pt")}
     assert likely(Config(targets=("models/code.py:f", "digits.mar", "folder"))) == set()
 
