@@ -319,10 +319,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Literal["v2", "amd"],
         Meta(description="how /v2 is spoken: v2, or amd where the AMD Inference Server differs"),
     ] = "v2"
-    # 0 is one worker, not one per CPU as TorchServe has it: that default fills a laptop's memory with copies of every
-    # model (its issues 2432, 2128, 2905). A value above 0 means the same in both.
+    # 0 is not one per CPU as TorchServe has it: that default fills a laptop's memory with copies of every model (its
+    # issues 2432, 2128, 2905), where they do not share one. A value above 0 means the same in both.
     default_workers_per_model: Annotated[
-        Count, Meta(description="worker processes of a model that does not say; 0 is one")
+        Count,
+        Meta(
+            description="worker processes of a model that does not say; 0 is one, and one for each core but at most four"
+            " of a file of PyTorch or ONNX where there is no accelerator: those share its memory"
+        ),
     ] = 0
     default_response_timeout: Annotated[Seconds, Meta(description="seconds a model may take to answer")] = (
         120.0

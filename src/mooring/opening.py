@@ -4,16 +4,20 @@ Those take longer than everything else together, torch 0.7 s of CPU (docs/decisi
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 from mooring.backends.preloads import preload
 from mooring.config import Config
+from mooring.hardware import CPU, devices
 from mooring.repository.fetch import Fetcher
 from mooring.repository.spec import Defaults, ModelSpec, Recycling, SequenceHeaders
 from mooring.repository.store import Store
 from mooring.workers.libraries import Libraries, begun
+
+# Of a model that nobody gives a number of workers.
+_MOST_WORKERS = 4
 
 
 class Opening:
@@ -53,9 +57,20 @@ def sequence_headers(config: Config) -> SequenceHeaders:
     )
 
 
+def workers_for(machine: Mapping[str, int]) -> int:
+    """How many workers a model gets that is loaded once for all of them; ``machine`` is ``hardware.devices()``.
+
+    One for each core up to four, and they divide the cores among them: several calls of one thread do more than one of
+    several threads, which wait for each other as soon as anybody else wants a core (decision 30). Accelerators' memory
+    is not shared.
+    """
+    return min(machine[CPU], _MOST_WORKERS) if machine.keys() == {CPU} else 1
+
+
 def _defaults(config: Config) -> Defaults:
     return Defaults(
         workers=config.default_workers_per_model or 1,
+        sharing_workers=0 if config.default_workers_per_model else workers_for(devices()),
         response_timeout=config.default_response_timeout,
         startup_timeout=config.default_startup_timeout,
         queue_size=config.job_queue_size,

@@ -1,15 +1,19 @@
 """Which file is the model and what serves it, Triton's and AMD's configs, labels, and chains."""
 
 import json
+from contextlib import ExitStack
 
 import pytest
 
+from mooring.config import Config
 from mooring.core.errors import ModelLoadFailed, ModelNotFound
 from mooring.core.tensors import TensorSpec
+from mooring.opening import Opening, workers_for
 from mooring.repository.declaration import read_versions
 from mooring.repository.platforms import BACKENDS, DEFAULT_BATCH
 from mooring.repository.spec import BatchMode, Defaults
 from mooring.repository.store import Store
+from mooring.workers.libraries import Libraries
 
 
 @pytest.fixture
@@ -300,3 +304,48 @@ def test_a_folder_with_one_such_file_is_a_target(store, tmp_path):
 def test_a_file_that_is_not_there_is_no_target(store, tmp_path):
     with pytest.raises(ModelNotFound):
         store.open_target(str(tmp_path / "gone.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("file", "config", "workers"),
+    [
+        ("net.onnx", "", (4, 4)),
+        ("net.pt", "", (4, 4)),
+        ("net.onnx", "[workers]\nmax = 3", (3, 3)),
+        ("net.onnx", "[workers]\nmin = 1", (1, 1)),
+        ("net.onnx", "threads = 2", (1, 1)),
+        ("net.pt", "preload = false", (1, 1)),
+        ("net.pt", '[parameters]\nmodule = "net.py:Net"', (1, 1)),
+        ("net.pt", 'preload = true\n[parameters]\nmodule = "net.py:Net"', (4, 4)),
+        ("net.pt", "[sequences]", (1, 1)),
+        ("model.py", "", (1, 1)),
+    ],
+)
+def test_a_model_that_its_workers_share_has_more_of_them_where_nobody_says_how_many(
+    model, file, config, workers
+):
+    (spec,) = model(file, config=config, defaults=Defaults(sharing_workers=4))
+    assert (spec.min_workers, spec.max_workers) == workers
+
+
+def test_a_file_by_itself_is_shared_too(tmp_path):
+    (tmp_path / "unpacked").mkdir()
+    store = Store(tmp_path / "unpacked", Defaults(sharing_workers=4))
+    for name, workers in (("net.onnx", 4), ("net.py", 1)):
+        (tmp_path / name).write_text("def infer(x): return x")
+        (spec,) = store.open_target(str(tmp_path / name))
+        assert (spec.min_workers, spec.max_workers) == (workers, workers)
+
+
+@pytest.mark.parametrize(
+    ("machine", "workers"),
+    [({"CPU": 1}, 1), ({"CPU": 2}, 2), ({"CPU": 64}, 4), ({"CPU": 8, "NVIDIA H200": 1}, 1)],
+)
+def test_workers_that_share_a_model_have_a_core_each_and_are_no_more_than_four(machine, workers):
+    assert workers_for(machine) == workers
+
+
+def test_a_number_of_workers_for_all_models_holds_for_those_that_are_shared():
+    with ExitStack() as stack:
+        opening = Opening(Config(default_workers_per_model=3), stack, libraries=Libraries({}))
+    assert opening.defaults.workers_of(sharing=True) == opening.defaults.workers_of(sharing=False) == 3

@@ -10,6 +10,7 @@ import msgspec
 from mooring.core.errors import ModelLoadFailed
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import ModelMetadata, Outcome, Reply
+from mooring.repository.platforms import LIBRARIES
 from mooring.repository.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def alone(spec: ModelSpec, threads: int) -> str:
     """
     if spec.preload is False:
         return "preload = false"
-    if spec.backend not in ("onnx", "pytorch"):
+    if spec.backend not in LIBRARIES:
         return "its code is the user's own"
     if spec.parameters.get("module") and not spec.preload:
         return "its module is code of the user's own, and does not say preload = true"

@@ -17,7 +17,14 @@ from msgspec import Meta
 from mooring.core.errors import ModelLoadFailed
 from mooring.core.tensors import DATATYPES, Parameter, TensorSpec
 from mooring.repository.mar import checked_name, inside
-from mooring.repository.platforms import AMD_PLATFORMS, DEFAULT_BATCH, backend_named, backend_of, model_in
+from mooring.repository.platforms import (
+    AMD_PLATFORMS,
+    DEFAULT_BATCH,
+    LIBRARIES,
+    backend_named,
+    backend_of,
+    model_in,
+)
 from mooring.repository.spec import (
     MOST_CONCURRENT,
     BatchMode,
@@ -216,7 +223,7 @@ def _chain(declared: Declaration, model: str, home: _Home) -> list[ModelSpec]:
                 for index, stage in enumerate(stages, 1)
             ]
         common = {
-            **_common(declared, home.defaults),
+            **_common(declared, home.defaults, home.defaults.workers),
             "platform": declared.platform or "chain",
             "inputs": stages[0].inputs,
             "outputs": stages[-1].outputs,
@@ -242,9 +249,10 @@ def _spec(declared: Declaration, name: str, version: str, place: Path, home: _Ho
     else:
         backend, entry = _file(declared, backend, place)
     rows: dict[str, Any] = {}
-    if declared.max_batch_size is None and backend in ("onnx", "pytorch"):
+    if declared.max_batch_size is None and backend in LIBRARIES:
         rows = {"max_batch_size": DEFAULT_BATCH, "batch_is_default": True}
-    common = {**_common(declared, home.defaults), **rows}
+    workers = home.defaults.workers_of(sharing=_shares(declared, backend))
+    common = {**_common(declared, home.defaults, workers), **rows}
     labels = _labels(declared.labels, place, home)
     warmup = [_warmup(each, index, place, home) for index, each in enumerate(declared.warmup, 1)]
     return ModelSpec(
@@ -381,9 +389,17 @@ def _warmup(declared: _Warmup, number: int, place: Path, home: _Home) -> Warmup:
     )
 
 
-def _common(declared: Declaration, defaults: Defaults) -> dict[str, Any]:
+def _shares(declared: Declaration, backend: str) -> bool:
+    """Whether so many workers as the machine has cores for are cheap: they share the model, and are not told their threads."""
+    if backend not in LIBRARIES or declared.threads or declared.sequences is not None:
+        return False
+    return declared.preload is True or (declared.preload is None and not declared.parameters.get("module"))
+
+
+def _common(declared: Declaration, defaults: Defaults, usual: int) -> dict[str, Any]:
+    """``usual`` is the number of workers where the config has none."""
     batching, workers = declared.batching, declared.workers
-    least = workers.min if workers.min is not None else min(defaults.workers, workers.max or defaults.workers)
+    least = workers.min if workers.min is not None else min(usual, workers.max or usual)
     most = max(workers.max or least, 1)
     return {
         "platform": declared.platform or declared.backend,

@@ -215,6 +215,7 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     workers: int = 1
+    sharing_workers: int = 0  # of a model that is loaded once for all of them; 0: no others than of all
     response_timeout: float = 120.0
     startup_timeout: float = 120.0
     queue_size: int = 100
@@ -229,3 +230,7 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     install_requirements: bool = False  # TorchServe's install_py_dep_per_model
     recycling: Recycling = Recycling()
     settings: Mapping[str, Mapping[str, "ModelSettings"]] = {}
+
+    def workers_of(self, *, sharing: bool) -> int:
+        """How many workers a model has that does not say; ``sharing`` where they share one copy of it."""
+        return (sharing and self.sharing_workers) or self.workers

@@ -24,7 +24,7 @@ from mooring.repository.archives import Limits, model_root, remove, unpack
 from mooring.repository.declaration import find_declaration, read_versions, version_folders
 from mooring.repository.fetch import Fetcher, is_remote, shown
 from mooring.repository.mar import MANIFEST, SUFFIXES, checked_name, name_of_file, read_model
-from mooring.repository.platforms import DEFAULT_BATCH, backend_of
+from mooring.repository.platforms import DEFAULT_BATCH, LIBRARIES, backend_of
 from mooring.repository.snapshot import restored
 from mooring.repository.spec import Defaults, ModelSpec
 from mooring.repository.workflow_spec import Workflow, read_workflow
@@ -236,9 +236,7 @@ class Store:
             return [self._read(root, url, name, folder)]
         if (folder / "model.py").is_file():
             return [self._function(folder / "model.py", "", url, name or folder.name)]
-        files = [
-            file for file in folder.iterdir() if file.is_file() and backend_of(file) in ("onnx", "pytorch")
-        ]
+        files = [file for file in folder.iterdir() if file.is_file() and backend_of(file) in LIBRARIES]
         if len(files) == 1:
             return [self._file(files[0], url, name or folder.name)]
         hint = "; its folders look like models: give it as --model-repository" if models_in(folder) else ""
@@ -266,6 +264,7 @@ class Store:
     def _of_defaults(self, file: Path, url: str, name: str, backend: str, entry: str) -> ModelSpec:
         """A file of which nothing else is said."""
         defaults = self._defaults
+        workers = defaults.workers_of(sharing=backend in LIBRARIES)
         return ModelSpec(
             name=name,
             version="1",
@@ -275,8 +274,8 @@ class Store:
             entry=entry,
             url=url,
             exact_delay=defaults.exact_delay,
-            min_workers=defaults.workers,
-            max_workers=max(defaults.workers, 1),
+            min_workers=workers,
+            max_workers=max(workers, 1),
             queue_size=defaults.queue_size,
             response_timeout=defaults.response_timeout,
             startup_timeout=defaults.startup_timeout,
