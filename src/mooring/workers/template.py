@@ -68,7 +68,7 @@ def _serve_model(control: socket.socket) -> None:
     model = loaded_once(receive_load(control))
     if isinstance(model, str):
         reason = model.encode()
-        control.sendall(RECORD.pack(REFUSED, os.getpid(), len(reason)) + reason)
+        _tell(control, RECORD.pack(REFUSED, os.getpid(), len(reason)) + reason)
     else:
         _fork_on_demand(control, model)
 
@@ -84,7 +84,7 @@ def _fork_on_demand(control: socket.socket, model: Preloaded | None) -> None:
         signal.signal(number, lambda _number, _frame: None)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     end_with(os.getppid(), signal.SIGTERM)  # with its parent still, but there is something to be done first
-    control.sendall(RECORD.pack(READY, os.getpid(), 0))
+    _tell(control, RECORD.pack(READY, os.getpid(), 0))
     poll = select.poll()
     poll.register(control, select.POLLIN)
     poll.register(wake, select.POLLIN)
@@ -141,12 +141,21 @@ def _reap(control: socket.socket, family: _Family) -> bool:
                 return True
             family.died(ended.si_pid)
             pid, status = os.waitpid(ended.si_pid, 0)
-            control.sendall(RECORD.pack(ENDED, pid, os.waitstatus_to_exitcode(status)))
+            _tell(control, RECORD.pack(ENDED, pid, os.waitstatus_to_exitcode(status)))
     return False
 
 
+def _tell(control: socket.socket, record: bytes) -> None:
+    """Nobody has to hear it: the server may be ending."""
+    with suppress(BrokenPipeError, ConnectionResetError):
+        control.sendall(record)
+
+
 def _fork(control: socket.socket, private: Sequence[int], model: Preloaded | None, family: _Family) -> bool:
-    order, descriptors, _, _ = socket.recv_fds(control, ORDER.size, MOST_DESCRIPTORS)
+    try:
+        order, descriptors, _, _ = socket.recv_fds(control, ORDER.size, MOST_DESCRIPTORS)
+    except ConnectionResetError:  # the server has closed its end before it read all that it was told
+        return False
     if not order:
         return False
     (channels,) = ORDER.unpack(order)
@@ -163,7 +172,7 @@ def _fork(control: socket.socket, private: Sequence[int], model: Preloaded | Non
     family.born(pid, template=channels == MODEL)
     for fd in descriptors:
         os.close(fd)
-    control.sendall(RECORD.pack(FORKED, pid, 0))
+    _tell(control, RECORD.pack(FORKED, pid, 0))
     return True
 
 
