@@ -191,7 +191,8 @@ class Server:
             self.engine.expect(spec)
         self._loading = [asyncio.ensure_future(self.engine.deploy(spec, at_startup=True)) for spec in specs]
         await asyncio.sleep(0)  # from here on a request for one of them waits for it, and is not told 404
-        for site in self._mount():
+        # The inference address, which is the first, opens last: whoever finds /ping there may ask the others at once.
+        for site in reversed(self._mount()):
             endpoints = site.endpoints
             await self._listen(site, [*endpoints, *answering_options(endpoints, self._responses)])
         await self._listen_grpc()
