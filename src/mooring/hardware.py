@@ -20,10 +20,11 @@ def devices() -> Mapping[str, int]:
 
     Looked up once: the first call may take a second where a driver has to be asked.
     """
-    return {CPU: _cores(), **Counter(_accelerators(Path("/")))}
+    return {CPU: cores(), **Counter(_accelerators(Path("/")))}
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many logical cores this process may use."""
     # Not cpu_count: in a container, or under taskset, a process may have fewer than the machine.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

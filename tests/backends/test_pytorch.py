@@ -446,6 +446,18 @@ class Picture(nn.Module):
         return self.norm(self.convolution(x)).relu().mean((-2, -1))
 
 
+def script_spec(folder, *, optimize):
+    return ModelSpec(
+        name="m",
+        version="1",
+        backend="pytorch",
+        location=str(folder),
+        entry="model.pt",
+        max_batch_size=8,
+        optimize=optimize,
+    )
+
+
 def save_script(module, given, file, *, frozen):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -460,15 +472,7 @@ def test_an_optimized_script_answers_as_the_model_does(tmp_path, shape, optimize
     torch.manual_seed(0)
     module = Picture().eval()
     save_script(module, torch.rand(2, 3, 16, 16), tmp_path / "model.pt", frozen=saved == "frozen")
-    spec = ModelSpec(
-        name="m",
-        version="1",
-        backend="pytorch",
-        location=str(tmp_path),
-        entry="model.pt",
-        max_batch_size=8,
-        optimize=optimize,
-    )
+    spec = script_spec(tmp_path, optimize=optimize)
     backend = PyTorchBackend()
     backend.load(spec, LoadContext())
     x = np.random.default_rng(1).random(shape, np.float32)
@@ -524,15 +528,7 @@ def encoded(tmp_path, module, *examples, optimize=True):
         warnings.simplefilter("ignore")
         torch.jit.trace(module.eval(), examples, check_trace=False).save(str(tmp_path / "model.pt"))
     backend = PyTorchBackend()
-    spec = ModelSpec(
-        name="m",
-        version="1",
-        backend="pytorch",
-        location=str(tmp_path),
-        entry="model.pt",
-        max_batch_size=8,
-        optimize=optimize,
-    )
+    spec = script_spec(tmp_path, optimize=optimize)
     backend.load(spec, LoadContext())
     return backend
 

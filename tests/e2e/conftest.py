@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,12 @@ __all__ = ["tensors"]
 # Weights that can be checked by head: the sum, and the difference of the first two.
 WEIGHTS = [[1.0, 1.0, 1.0, 1.0], [1.0, -1.0, 0.0, 0.0]]
 MAX_RESPONSE = 1_000_000
+
+
+@pytest.fixture
+def contexts():
+    with ExitStack() as stack:
+        yield stack
 
 
 @pytest.fixture(scope="session")

@@ -269,6 +269,16 @@ class Server:
         return found
 
 
+def fronts(server: "Server") -> list[psutil.Process]:
+    """The processes beside the first one that take connections."""
+    found = []
+    for child in server.process.children():
+        with suppress(psutil.Error):  # it may be a zombie, or gone
+            if "mooring.front" in child.cmdline():
+                found.append(child)
+    return found
+
+
 def assert_gone(processes: Iterable[psutil.Process], *, within: float = 2.0) -> None:
     """Fail if any of these still runs after ``within`` seconds."""
     _, alive = psutil.wait_procs(list(processes), timeout=within)

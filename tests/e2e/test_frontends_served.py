@@ -6,14 +6,14 @@ import signal
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 
 import numpy as np
 import psutil
 import pytest
 import requests
 import tritonclient.http as triton
-from e2e_kit import PATIENCE, SCRIPTS, Server, Wire, assert_gone, request, until
+from e2e_kit import PATIENCE, SCRIPTS, Server, Wire, assert_gone, fronts, request, until
 from tritonclient.utils import shared_memory
 
 COUNTER = """
@@ -96,22 +96,6 @@ def server(tmp_path_factory, repository):
         assert not server.faults(), server.log[-5000:]
     finally:
         server.kill()
-
-
-@pytest.fixture
-def contexts():
-    with ExitStack() as stack:
-        yield stack
-
-
-def fronts(server):
-    """The processes beside the first one that take connections."""
-    found = []
-    for child in server.process.children():
-        with suppress(psutil.Error):  # it may be a zombie, or gone
-            if "mooring.front" in child.cmdline():
-                found.append(child)
-    return found
 
 
 def asked(server, model="counter", document=None, times=40):

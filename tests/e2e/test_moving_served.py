@@ -7,15 +7,14 @@ import signal
 import sys
 import threading
 from collections import Counter
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import requests
 import tritonclient.http as triton
-from e2e_kit import PATIENCE, Server, Wire, assert_gone, request, until
+from e2e_kit import PATIENCE, Server, Wire, assert_gone, fronts, request, until
 
 MODEL = """
 import pathlib, time
@@ -61,22 +60,6 @@ def start(tmp_path):
     yield begin
     for server in servers:
         server.kill()
-
-
-@pytest.fixture
-def contexts():
-    with ExitStack() as stack:
-        yield stack
-
-
-def fronts(server):
-    """The processes beside the first one."""
-    found = []
-    for child in server.process.children():
-        with suppress(psutil.Error):  # it may be a zombie, or gone
-            if "mooring.front" in child.cmdline():
-                found.append(child)
-    return found
 
 
 def tcp(process):

@@ -142,9 +142,8 @@ class Alike:
             whole = shape if count == 1 else (count * layout.rows, *shape[1:])
             # A model may write to these arrays: they are no request's memory.
             if size > _SMALL:
-                arrays[name] = joined = np.empty(
-                    whole, dtype
-                )  # of its own, or a model would have to copy it once more
+                # With memory of its own, or a model would have to copy it once more.
+                arrays[name] = joined = np.empty(whole, dtype)
                 _fill(joined, parts)
             else:
                 arrays[name] = np.ndarray(whole, dtype, bytearray().join(map(view_of, parts)))

@@ -10,7 +10,7 @@ import msgspec
 from mooring.core.errors import ModelLoadFailed
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import ModelMetadata, Outcome, Reply
-from mooring.repository.platforms import LIBRARIES
+from mooring.repository.platforms import loads_alone
 from mooring.repository.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -111,15 +111,10 @@ def alone(spec: ModelSpec, threads: int) -> str:
     Code of the user's may do anything while it loads (open files, ask who it is, start threads), so of the models with
     such code only those are loaded before that say so.
     """
-    if spec.preload is False:
-        return "preload = false"
-    if spec.backend not in LIBRARIES:
-        return "its code is the user's own"
-    if spec.parameters.get("module") and not spec.preload:
-        return "its module is code of the user's own, and does not say preload = true"
-    if spec.backend == "onnx" and threads > 1:
+    why = loads_alone(spec.backend, module=bool(spec.parameters.get("module")), preload=spec.preload)
+    if not why and spec.backend == "onnx" and threads > 1:
         return "a session of ONNX Runtime starts its threads when it is made"
-    return ""
+    return why
 
 
 def create(name: str) -> Backend:

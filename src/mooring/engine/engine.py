@@ -31,6 +31,7 @@ from mooring.engine.openings import Openings
 from mooring.engine.registry import ModelVersion, Registry
 from mooring.engine.scheduler import Scheduler
 from mooring.engine.sequence_scheduler import SequenceScheduler
+from mooring.hardware import cores
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
@@ -377,13 +378,9 @@ def _no_more_workers(version: ModelVersion, error: MooringError | None) -> Worke
 
 def threads_for(workers: int) -> int:
     """How many threads the libraries of one worker may use: its share of the cores, and at least one."""
-    return max(1, _cores() // max(workers, 1))
+    return max(1, cores() // max(workers, 1))
 
 
 def codecs_for() -> int:
     """How many codec processes there may be where nothing is set: one for each core but one."""
-    return min(_cores() - 1, MOST)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return min(cores() - 1, MOST)

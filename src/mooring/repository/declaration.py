@@ -23,6 +23,7 @@ from mooring.repository.platforms import (
     LIBRARIES,
     backend_named,
     backend_of,
+    loads_alone,
     model_in,
 )
 from mooring.repository.spec import (
@@ -391,9 +392,10 @@ def _warmup(declared: _Warmup, number: int, place: Path, home: _Home) -> Warmup:
 
 def _shares(declared: Declaration, backend: str) -> bool:
     """Whether so many workers as the machine has cores for are cheap: they share the model, and are not told their threads."""
-    if backend not in LIBRARIES or declared.threads or declared.sequences is not None:
+    if declared.threads or declared.sequences is not None:
         return False
-    return declared.preload is True or (declared.preload is None and not declared.parameters.get("module"))
+    module = bool(declared.parameters.get("module"))
+    return not loads_alone(backend, module=module, preload=declared.preload)
 
 
 def _common(declared: Declaration, defaults: Defaults, usual: int) -> dict[str, Any]:

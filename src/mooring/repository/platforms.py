@@ -57,6 +57,19 @@ LIBRARIES = ("onnx", "pytorch")
 DEFAULT_BATCH = 8
 
 
+def loads_alone(backend: str, *, module: bool, preload: bool | None) -> str:
+    """Why every worker of such a model loads it by itself; empty where one copy can be theirs. ``module`` says that it
+    has code of the user's, which may do anything while it loads: it must say ``preload``.
+    """
+    if preload is False:
+        return "preload = false"
+    if backend not in LIBRARIES:
+        return "its code is the user's own"
+    if module and not preload:
+        return "its module is code of the user's own, and does not say preload = true"
+    return ""
+
+
 def backend_of(file: Path) -> str:
     """The backend of a file that is a whole model; empty where there is none."""
     return next((name for name, suffixes in SUFFIXES.items() if file.suffix in suffixes), "")

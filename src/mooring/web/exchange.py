@@ -69,8 +69,9 @@ class Exchange(msgspec.Struct, eq=False):
 
     ``headers`` are as the client sent them, in its spelling and order; ``fields`` the same by lower-case name, where
     the last of a name wins. ``body`` is complete; a ``Buffer`` is released when the answer is, unless somebody took
-    it. ``memory`` is shared by all requests with this head, where it is one that is known. ``on_abandoned`` is called once if the client goes away before the answer is complete; from then on whatever
-    is answered is dropped. ``on_writable`` is called when a streamed answer may go on after ``writable`` was false.
+    it. ``memory`` is shared by all requests with this head, where it is one that is known. ``on_abandoned`` is called
+    once if the client goes away before the answer is complete; from then on whatever is answered is dropped.
+    ``on_writable`` is called when a streamed answer may go on after ``writable`` was false.
     """
 
     method: str
