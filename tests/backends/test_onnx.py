@@ -153,6 +153,43 @@ def test_an_output_that_has_no_batch_keeps_requests_apart(write, load, reply, as
     assert [ask.read(outcome) for outcome in outcomes] == [{"y": 6}, {"y": 12}]
 
 
+def detections(write, rows="num_dets"):
+    """A row for every element above a half, of all the pictures together."""
+    return write(
+        [("image", Kind.FLOAT, ["batch", 4])],
+        [("boxes", Kind.INT64, [rows, 2])],
+        [node("Greater", "image half", "m"), node("NonZero", "m", "z"), node("Transpose", "z", "boxes")],
+        [("half", np.float32(0.5))],
+    )
+
+
+def test_outputs_of_their_own_length_are_answered_whole(write, load, reply, ask):
+    model = load(detections(write))
+    for picture, boxes in [
+        ([1, 0, 1, 1], [[0, 0], [0, 2], [0, 3]]),
+        ([0, 0, 0, 1], [[0, 3]]),
+        ([0, 0, 0, 0], []),
+    ]:
+        whole = ask.tensors(image=np.float32([picture]))
+        assert ask.read(one(model, reply, whole)) == {"boxes": boxes}
+        assert ask.read(one(model, reply, ask.instances(picture))) == [boxes]
+        assert ask.read(one(model, reply, ask.body({"image": picture}))) == {"boxes": boxes}
+        assert ask.read(one(model, reply, ask.tensors(image=np.float32(picture)))) == {"boxes": boxes}
+    two = model.infer([ask.tensors(image=np.float32([[1, 0, 0, 0]]))] * 2, reply)
+    assert [ask.read(outcome) for outcome in two] == [{"boxes": [[0, 0]]}] * 2
+
+
+def test_an_output_with_another_dimension_before_the_batch_keeps_every_element(write, load, reply, ask):
+    file = write(
+        [X3], [("y", Kind.FLOAT, [2, "N", 3])], [node("Expand", "x twice")], [("twice", np.int64([2, 1, 1]))]
+    )
+    model = load(file)
+    row = [1, 2, 3]
+    assert ask.read(one(model, reply, ask.instances(row, row))) == [[[row], [row]]] * 2
+    assert ask.read(one(model, reply, ask.body(row))) == {"y": [[row], [row]]}
+    assert ask.read(one(model, reply, ask.body({"x": [row]}))) == {"y": [[row], [row]]}
+
+
 def test_several_inputs_and_outputs_are_told_by_name(write, load, reply, ask):
     file = write(
         [("a", Kind.FLOAT, ["N"]), ("b", Kind.FLOAT, ["N"])],

@@ -5,7 +5,7 @@ equal, because a request that fits the one and not the other would only fail ins
 dimension of every input is open it is the batch; where it is fixed there is no batching.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,13 +19,17 @@ from mooring.repository.spec import BatchMode, ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """The tensors as clients see them: per sample with ``BatchMode.STACK``. ``limit`` 1 and no ``joins``: no batch."""
+    """The tensors as clients see them: per sample with ``BatchMode.STACK``. ``limit`` 1 and no ``joins``: no batch.
+
+    ``whole`` are the outputs whose first dimension the file shows to be no batch.
+    """
 
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
     batch: BatchMode
     limit: int
     joins: bool
+    whole: frozenset[str] = frozenset()
 
 
 class DeclaredBackend(TensorBackend):
@@ -37,7 +41,13 @@ class DeclaredBackend(TensorBackend):
         """Open the model; batch only where it can."""
         metadata = super().load(spec, context)
         agreed = self.agreement
-        self.reader = replace(self.reader, batch=agreed.batch, limit=agreed.limit, joins=agreed.joins)
+        self.reader = replace(
+            self.reader,
+            batch=agreed.batch,
+            limit=agreed.limit,
+            joins=agreed.joins,
+            whole=agreed.whole,
+        )
         return metadata
 
 
@@ -57,11 +67,13 @@ def agree(
     *,
     file: object,
     batched: bool = True,
+    whole: Collection[str] = (),
 ) -> Agreement:
     """Raises ``ModelLoadFailed`` with both sides where the configuration says what the file does not hold.
 
     Declared outputs may be some of the model's; inputs must be all. ``batched`` False: an open first dimension is no
-    batch, as whoever read the file can tell.
+    batch, as whoever read the file can tell. ``whole``: outputs whose first dimension is none; such a model is only
+    batched where the configuration says so.
     """
     if spec.sequence is not None:  # what the server fills is no client's to send
         filled = {each.name for each in spec.sequence.controls}
@@ -77,12 +89,18 @@ def agree(
             f"{file} takes an input '{missing[0]}', which the configuration does not declare"
         )
     if stack:
-        whole = batched and all(each.shape[:1] == [-1] for each in inputs)
+        open_batch = batched and all(each.shape[:1] == [-1] for each in inputs)
         return Agreement(
-            taken, given, BatchMode.STACK, max(1, spec.max_batch_size) if whole else 1, joins=True
+            taken, given, BatchMode.STACK, max(1, spec.max_batch_size) if open_batch else 1, joins=True
         )
-    joins = spec.max_batch_size > 1 and batched and _opens(taken, given, strict=spec.batch_is_default)
-    return Agreement(taken, given, BatchMode.CONCAT, spec.max_batch_size if joins else 1, joins)
+    own_rows = frozenset(whole) & {each.name for each in given} if spec.batch_is_default else frozenset[str]()
+    joins = (
+        spec.max_batch_size > 1
+        and batched
+        and not own_rows
+        and _opens(taken, given, strict=spec.batch_is_default)
+    )
+    return Agreement(taken, given, BatchMode.CONCAT, spec.max_batch_size if joins else 1, joins, own_rows)
 
 
 def _stacks(spec: ModelSpec, inputs: Sequence[TensorSpec], file: object) -> bool:

@@ -33,8 +33,9 @@ _NAMES = {dtype: name for name, dtype in NUMPY_TYPES.items() if name != "BF16"}
 class Layout(msgspec.Struct, frozen=True):
     """How requests of one kind become the arrays of a call: name, type, shape and bytes of every input.
 
-    ``rows`` and ``lifted`` are the sample's. ``outputs`` are the names of those asked for, None where all are, and
-    ``binary`` those which are not wanted as JSON however large they are, None where none is.
+    ``rows`` and ``lifted`` are the sample's. ``outputs`` are the names of those asked for, None where all are,
+    ``binary`` those which are not wanted as JSON however large they are, None where none is, and ``whole`` those
+    without a batch dimension.
     """
 
     inputs: list[tuple[str, np.dtype[Any], tuple[int, ...], int]]
@@ -42,6 +43,7 @@ class Layout(msgspec.Struct, frozen=True):
     lifted: bool
     outputs: list[str] | None
     binary: frozenset[str] | None
+    whole: frozenset[str]
 
 
 class Model(Protocol):
@@ -79,7 +81,7 @@ class Batch(msgspec.Struct):
                 return None
             array = outputs[name]
             datatype, shape = _NAMES.get(array.dtype), list(array.shape)
-            if datatype is None or (rows and shape[:1] != [rows]):
+            if datatype is None or (rows and (shape[:1] != [rows] or name in layout.whole)):
                 return None
             if array.nbytes > _SMALL * count:
                 if layout.binary is not None and name not in layout.binary:
@@ -168,7 +170,14 @@ class Alike:
         names = None if asked is None else [output.name for output in asked]
         binary = frozenset(output.name for output in asked or () if output.parameters)
         layout = (
-            Layout(inputs, sample.rows, sample.lifted, names, binary if request.json_outputs else None)
+            Layout(
+                inputs,
+                sample.rows,
+                sample.lifted,
+                names,
+                binary if request.json_outputs else None,
+                model.reader.whole,
+            )
             if fits
             else None
         )

@@ -105,7 +105,7 @@ def answer(
     sample, pieces = results[0]
     outputs = pieces[-1]
     if sample.lifted:
-        outputs = {name: array[0, ...] if array.ndim else array for name, array in outputs.items()}
+        outputs = {name: _of_one_row(sample, name, array) for name, array in outputs.items()}
     if request.form is Form.TENSORS:
         return InferenceResponse(_requested(request, outputs, declared))
     if labels and len(outputs) == 1:
@@ -124,11 +124,20 @@ def _predictions(sample: Sample, pieces: list[Arrays]) -> list[bytes]:
         if sample.rows:
             columns.append(encode_rows(outputs, count))
         else:
-            whole = outputs if sample.lifted else {name: array[None] for name, array in outputs.items()}
-            columns.append(encode_rows(whole, 1))
+            columns.append(
+                encode_rows(
+                    {name: _of_one_row(sample, name, each)[None] for name, each in outputs.items()}, 1
+                )
+            )
     if len(columns) == 1:
         return columns[0]
     return [b"[" + b",".join(column[row] for column in columns) + b"]" for row in range(count)]
+
+
+def _of_one_row(sample: Sample, name: str, array: Array) -> Array:
+    """The output without the dimension that was added to the sample; the whole output where it has no such dimension."""
+    batched = sample.lifted and array.ndim and array.shape[0] == 1 and name not in sample.whole
+    return array[0, ...] if batched else array
 
 
 def _requested(

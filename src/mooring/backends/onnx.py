@@ -6,6 +6,7 @@ order in which they are tried ("cuda, cpu"). On the CPU a worker uses as many th
 
 import ctypes
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
 # A batch dimension that has a name says so by it; a sequence must not be joined with another one's.
 _BATCH_NAME = re.compile(r"(?i)(.*batch.*|bs?|n|unk_.*|s\d+|dim_?\d*|none|\?)")
+# Of an output, where torch names a dimension after the node that makes it (Gemmy_dim_0): it may be the batch.
+_MADE_UP = re.compile(rf"{_BATCH_NAME.pattern}|.*dim_?\d+")
 
 
 class OnnxBackend(DeclaredBackend):
@@ -79,6 +82,7 @@ class OnnxBackend(DeclaredBackend):
             [_output(each, file) for each in given],
             file=file,
             batched=not spec.batch_is_default or _one_batch([each.shape[0] for each in taken if each.shape]),
+            whole=_own_rows(taken, given),
         )
         inputs, outputs = self.agreement.inputs, self.agreement.outputs
         self._names = [each.name for each in outputs]
@@ -212,6 +216,19 @@ def _one_batch(firsts: list[Any]) -> bool:
     """Whether the open first dimensions are one and the same, and by their name a batch."""
     names = {first for first in firsts if isinstance(first, str)}
     return len(names) <= 1 and all(_BATCH_NAME.fullmatch(name) for name in names)
+
+
+def _own_rows(taken: Sequence[Any], given: Sequence[Any]) -> list[str]:
+    """The outputs whose first dimension has a name, which is no batch's nor one that a converter made up."""
+    batch = {each.shape[0] for each in taken if each.shape}
+    return [
+        each.name
+        for each in given
+        if each.shape
+        and isinstance(each.shape[0], str)
+        and each.shape[0] not in batch
+        and not _MADE_UP.fullmatch(each.shape[0])
+    ]
 
 
 def _text(array: Array, name: str) -> Array:

@@ -1,6 +1,6 @@
 """Requests as the arrays a tensor model is called with: read, checked, grouped, joined and split. Pure rules."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +23,8 @@ class Sample:
     """Arrays of one request that go through the model together.
 
     ``rows`` is their first dimension where they may be joined with others along it, 0 where the model must get them
-    as they are. ``lifted``: the first dimension was added here, so the answer loses it again. ``target`` is what an
-    explanation shall be of, as it was sent.
+    as they are. ``lifted``: the first dimension was added here, so the answer loses it again, but for the outputs in
+    ``whole``, whose first dimension is no batch. ``target`` is what an explanation shall be of, as it was sent.
     """
 
     request: int
@@ -33,6 +33,7 @@ class Sample:
     lifted: bool = False
     parameters: Parameters = field(default_factory=dict)
     target: Any = None
+    whole: Container[str] = ()
 
     def key(self) -> tuple[Any, ...]:
         """Equal for samples that may share a batch."""
@@ -45,12 +46,19 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Makes samples of requests, for one model. ``joins`` False: the model gets one request, or one row, at a time."""
+    """Makes samples of requests, for one model. ``joins`` False: the model gets one request, or one row, at a time.
+
+    So it is with ``apart``, too, although its inputs have a batch dimension: whether a row's answer depends on the rows
+    beside it is not known (docs/decisions/0034-when-requests-are-joined.md). ``whole`` are the outputs whose first
+    dimension is known to be no batch.
+    """
 
     signature: Signature
     batch: BatchMode
     limit: int
     joins: bool = True
+    apart: bool = False
+    whole: frozenset[str] = frozenset()
 
     def read(self, index: int, request: InferenceRequest) -> tuple[list[Sample], bool]:
         """The samples of a request, and whether they are KServe v1 instances. Raises ``InvalidInput``."""
@@ -69,6 +77,7 @@ class Reader:
             target = body.aside
         for sample in found:
             sample.request = index
+            sample.whole = self.whole
             if sample.target is None:
                 sample.target = target
             if request.parameters:
@@ -92,11 +101,11 @@ class Reader:
         sample = Sample(0, arrays)
         if self.batch is BatchMode.STACK and self.joins:
             self._check(arrays)
-            return Sample(0, {name: array[None] for name, array in arrays.items()}, 1, lifted=True)
+            return self._single({name: array[None] for name, array in arrays.items()}, lifted=True)
         if self._lifts(arrays):
             sample = Sample(0, {name: array[None] for name, array in arrays.items()}, lifted=True)
         self._check(sample.arrays)
-        if self.joins and self.limit > 1:
+        if self.joins and self.limit > 1 and not self.apart:
             sample.rows = self._common_rows(sample.arrays)
         return sample
 
@@ -130,7 +139,13 @@ class Reader:
                 pass  # perhaps they only differ in shape; if not, the faulty one is named below
             else:
                 self._check_rows(arrays)
-                return [Sample(0, arrays, len(instances))]
+                if not self.apart:
+                    return [Sample(0, arrays, len(instances))]
+                rows = range(len(instances))
+                return [
+                    self._single({name: array[row : row + 1] for name, array in arrays.items()})
+                    for row in rows
+                ]
         samples = []
         for position, instance in enumerate(instances):
             row, target = set_aside(instance, signature)
@@ -147,7 +162,11 @@ class Reader:
         self._complete(arrays)
         rows = {name: array[None] for name, array in arrays.items()}
         self._check_rows(rows)
-        return Sample(0, rows, 1)
+        return self._single(rows)
+
+    def _single(self, arrays: Arrays, *, lifted: bool = False) -> Sample:
+        """One row, which other rows may be joined to unless they must stay apart."""
+        return Sample(0, arrays, 0, lifted=True) if self.apart else Sample(0, arrays, 1, lifted=lifted)
 
     def _complete(self, arrays: Arrays) -> None:
         if not arrays:
