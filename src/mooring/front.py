@@ -140,7 +140,7 @@ class FrontServer:
         )
         self._relay = Relay(settings.behind, self._not_relayed)
         self._listener = self._listeners.listener(
-            settings.address, self._endpoints(arena), front.crowded, elsewhere=self._relay
+            settings.address, self._endpoints(), front.crowded, elsewhere=self._relay
         )
         self._traffic = Traffic(self._listener, front, passage)
 
@@ -163,11 +163,10 @@ class FrontServer:
         self._relay.close()
         self._front.close()
 
-    def _endpoints(self, arena: Arena) -> list[Endpoint]:
+    def _endpoints(self) -> list[Endpoint]:
         """Those that need nothing but the service: everything else is the first process's."""
         front, responses = self._front, self._listeners.responses
-        most = self._settings.config.max_tensor_request_size
-        v2 = KServeV2(front, responses, version=__version__, allocator=arena, max_body_bytes=most)
+        v2 = KServeV2(front, responses, version=__version__)
         description = Description(responses, __version__)  # who asks for it is handed on
         cors = self._listeners.cors
         endpoints = [

@@ -9,6 +9,7 @@ from mooring.protocols.access import Gate
 from mooring.protocols.application import Application, Crowded, https_only
 from mooring.protocols.cors import Cors
 from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.inflating import Inflater
 from mooring.protocols.responses import Responses
 from mooring.tokens import Tokens
 from mooring.web.http1 import App, HttpServer, Limits
@@ -67,6 +68,7 @@ class Listeners:
             named=self.cors.named,
             crowded=crowded,
             elsewhere=elsewhere,
+            inflater=Inflater(self.responses, self._allocator, self._limits),
         )
         certificates = self._certificates
         return HttpServer(

@@ -394,8 +394,6 @@ class Server:
             engine,
             responses,
             version=__version__,
-            allocator=self._arena,
-            max_body_bytes=config.max_tensor_request_size,
             dialect=dialect,
             memory=shared_memory,
         )

@@ -79,8 +79,6 @@ async def listening(service, dialect, *, changes=True):
         service,
         responses,
         version="0.0.1",
-        allocator=HeapAllocator(),
-        max_body_bytes=1_000_000,
         dialect=dialect,
     )
     v2.extensions += worker_extensions()

@@ -15,6 +15,7 @@ from mooring.core.tensors import Tensor, TensorSpec
 from mooring.engine.engine import Engine
 from mooring.observability.metrics import Metrics
 from mooring.protocols.application import Application
+from mooring.protocols.inflating import Inflater
 from mooring.protocols.kserve.generate import Generate
 from mooring.protocols.kserve.v2 import KServeV2
 from mooring.protocols.responses import Responses
@@ -64,11 +65,13 @@ async def served(tmp_path):
     }.items():
         await engine.deploy(ModelSpec(name=name, **(common | more)))
     responses = Responses(metrics.responses)
-    v2 = KServeV2(engine, responses, version="1", allocator=arena, max_body_bytes=20_000_000)
+    v2 = KServeV2(engine, responses, version="1")
     generate = Generate(engine, responses, v2.bodies)
+    limits = Limits(max_body_bytes=20_000_000)
+    inflater = Inflater(responses, arena, limits)
     server = HttpServer(
-        Application([*v2.endpoints(), *generate.endpoints()], responses),
-        limits=Limits(max_body_bytes=20_000_000),
+        Application([*v2.endpoints(), *generate.endpoints()], responses, inflater=inflater),
+        limits=limits,
         allocator=arena,
         refuse=responses.refuse_message,
     )

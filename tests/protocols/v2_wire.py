@@ -23,6 +23,7 @@ from mooring.observability.metrics import Metrics
 from mooring.protocols.access import Gate
 from mooring.protocols.application import Application
 from mooring.protocols.dialect import V2, Dialect
+from mooring.protocols.inflating import Inflater
 from mooring.protocols.kserve.generate import Generate
 from mooring.protocols.kserve.repository import Repository
 from mooring.protocols.kserve.settings import LogSettings, Settings, TraceSettings
@@ -124,10 +125,7 @@ async def listening_v2(
     metrics = Metrics()
     responses = Responses(metrics.responses)
     memory = SharedMemory(HeapAllocator())
-    v2 = KServeV2(
-        service, responses, version="0.0.1", allocator=HeapAllocator(), max_body_bytes=LIMIT, dialect=dialect,
-        memory=memory if shared else None,
-    )  # fmt: skip
+    v2 = KServeV2(service, responses, version="0.0.1", dialect=dialect, memory=memory if shared else None)
     log, trace = LogSettings(FakeServer()), TraceSettings()
     parts = [
         Statistics(service, responses),
@@ -142,9 +140,11 @@ async def listening_v2(
         v2.extensions.extend(part.extensions)
         endpoints.extend(part.endpoints())
     description.cover(endpoints)
+    limits = Limits(max_body_bytes=LIMIT, max_url_bytes=2000)
+    inflater = Inflater(responses, limits=limits)
     server = HttpServer(
-        Application(endpoints, responses, gate=Gate(closed=not changes)),
-        limits=Limits(max_body_bytes=LIMIT, max_url_bytes=2000),
+        Application(endpoints, responses, gate=Gate(closed=not changes), inflater=inflater),
+        limits=limits,
         allocator=HeapAllocator(),
         refuse=responses.refuse_message,
     )

@@ -9,6 +9,7 @@ from mooring.observability.logs import get_logger
 from mooring.protocols import status as statuses
 from mooring.protocols.access import Check, Gate
 from mooring.protocols.endpoints import Endpoint, Prepare
+from mooring.protocols.inflating import ENCODING, Inflater
 from mooring.protocols.origins import CROSS_SITE, from_elsewhere
 from mooring.protocols.responses import Responses
 from mooring.protocols.status import Asked, Refusal
@@ -31,7 +32,8 @@ class Application:
     machine reaches the listener, a page's site must be this machine as well. Sites that are ``named`` count as this
     one's own. Endpoints are put behind the ``gate`` here. ``crowded`` says of a model and a version why a request to it
     would be refused now, so that large bodies are not received in vain. What no endpoint answers goes to ``elsewhere``,
-    if there is such an app, and so does every question what there is to ask.
+    if there is such an app, and so does every question what there is to ask. Compressed bodies are inflated behind the
+    gate by ``inflater``, before any endpoint's handler sees them.
     """
 
     def __init__(
@@ -44,8 +46,10 @@ class Application:
         named: frozenset[bytes] = frozenset(),
         crowded: Crowded | None = None,
         elsewhere: App | None = None,
+        inflater: Inflater | None = None,
     ) -> None:
         self._responses = responses
+        self._inflater = inflater or Inflater(responses)
         self._elsewhere = elsewhere
         self._crowded = crowded
         self._asking: set[str] = set()  # the patterns of endpoints that ask a model
@@ -79,6 +83,8 @@ class Application:
                     self._responses.refuse(exchange, statuses.NOT_FOUND)
                 else:
                     self._elsewhere(exchange)
+            elif ENCODING in exchange.fields:
+                self._inflate(exchange, match)
             else:
                 match.handler(exchange, match)
         except Exception as error:  # the protocol edge: a fault of ours is this request's 500, and no other's
@@ -116,7 +122,7 @@ class Application:
         """Find the short way of all requests after this one that have the same head."""
         memory.tried = True
         match = self._router.find(exchange.target)
-        if match is not None and exchange.method != "OPTIONS":
+        if match is not None and exchange.method != "OPTIONS" and ENCODING not in exchange.fields:
             prepares = self._prepares.get(match.route.pattern, {})
             prepare = prepares.get(exchange.method) or prepares.get("")
             memory.way = None if prepare is None else prepare(exchange, match)
@@ -161,6 +167,18 @@ class Application:
             checks.update(dict.fromkeys(endpoint.methods or ("",), check))
             handler = self._behind(check, handler)
         return self._of_this_site(handler) if endpoint.changes else handler
+
+    def _inflate(self, exchange: Exchange, match: Match) -> None:
+        """Let the endpoint answer when the body is inflated, unless the request would be refused whatever its body."""
+        refuse = self._screen(exchange)
+        if refuse is not None:
+            refuse(exchange)
+        else:
+            self._inflater.open(exchange, match, self._not_inflated)
+
+    def _not_inflated(self, exchange: Exchange, match: Match, error: MooringError) -> None:
+        asked = Asked(match.params.get("model_name", ""), match.params.get("model_version", ""))
+        self._responses.refuse(exchange, statuses.worded(error, asked, exchange.target))
 
     def _behind(self, check: Check, handler: Handler) -> Handler:
         def allowed(exchange: Exchange, match: Match) -> None:

@@ -12,7 +12,7 @@ from mooring.web.adding import add_lines
 from mooring.web.connection import App, Connection, OnError, Screen
 from mooring.web.exchange import Exchange, Memory, Stage
 from mooring.web.heads import KnownHead
-from mooring.web.listener import Limits
+from mooring.web.listener import Limits, most_bytes
 from mooring.web.moving import MovableConnection
 from mooring.web.wire import header_lines
 
@@ -28,6 +28,7 @@ __all__ = [
     "Stage",
     "add_lines",
     "header_lines",
+    "most_bytes",
 ]
 
 

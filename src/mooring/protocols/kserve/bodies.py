@@ -1,6 +1,6 @@
-"""The bodies of v2 requests and answers as they travel: compressed or not, JSON or not, empty or not.
+"""The bodies of v2 requests and answers: JSON or not, empty or not, and answers compressed or not.
 
-What is compressed and may be large is worked on in a thread: zlib needs milliseconds where the event loop has none.
+What may be large is compressed in a thread: zlib needs milliseconds where the event loop has none.
 """
 
 import asyncio
@@ -9,54 +9,34 @@ from typing import Any
 
 import orjson
 
-from mooring.codecs.compression import ACCEPTED, CODINGS, deflate, inflate, preferred
-from mooring.core.buffers import LARGE, Allocator, Buffer, Payload, view_of
-from mooring.core.errors import InputTooLarge, InvalidInput, MooringError
+from mooring.codecs.compression import deflate, preferred
+from mooring.core.buffers import LARGE, Buffer, Payload, view_of
+from mooring.core.errors import InvalidInput, MooringError
 from mooring.protocols.later import Later
 from mooring.protocols.responses import Responses
-from mooring.protocols.status import Asked, Refusal, kserve_v2
+from mooring.protocols.status import Asked, kserve_v2
 from mooring.web.http1 import Exchange, header_lines
 
-_WRONG_CODING = Refusal(
-    415,
-    "UnsupportedMediaTypeException",
-    f"the body's Content-Encoding is unknown; send one of {ACCEPTED}, or none",
-    head=header_lines([("Accept-Encoding", ACCEPTED)]),
-)
 # Compressed answers below this are no smaller.
 _WORTH_IT = 256
-# Compressed bytes that are inflated at once, on the loop, and what may become of them there.
-_AT_ONCE = 16_384
 
 Taken = Callable[[Payload], None]
 Refuse = Callable[[MooringError], None]
 
 
 class Bodies:
-    """Reads and writes bodies for the endpoints of one listener. ``limit`` is for what a body is decompressed to."""
+    """Reads and writes bodies for the endpoints of one listener."""
 
-    def __init__(self, responses: Responses, allocator: Allocator, limit: int) -> None:
+    def __init__(self, responses: Responses) -> None:
         self._responses = responses
-        self._allocator = allocator
-        self._limit = limit
         self._later = Later(responses)
 
     def take(self, exchange: Exchange, taken: Taken, refuse: Refuse) -> None:
-        """Hand the body over, to be released: now, or later where it is compressed.
-
-        What ``taken`` raises, and what is wrong with the compression, goes to ``refuse``.
-        """
-        coding = exchange.fields.get(b"content-encoding")
-        if coding is None:
-            self._hand(taken, exchange.take_body(), refuse)
-            return
-        name = coding.decode("latin-1").strip().lower().removeprefix("x-")
-        if name == "identity":
-            self._hand(taken, exchange.take_body(), refuse)
-        elif name not in CODINGS:
-            self._responses.refuse(exchange, _WRONG_CODING)
-        else:
-            self._take_compressed(exchange, name, taken, refuse)
+        """Hand the body over, to be released. What ``taken`` raises goes to ``refuse``."""
+        try:
+            taken(exchange.take_body())
+        except MooringError as error:
+            refuse(error)
 
     def take_object(self, exchange: Exchange, taken: Callable[[dict[str, Any]], None], asked: Asked) -> None:
         """Hand a JSON object over; no body is an empty one."""
@@ -100,42 +80,6 @@ class Bodies:
             exchange.respond(status, body, head, reason=reason)
 
         self._later.answer(exchange, work(), self.refuses(exchange, Asked()))
-
-    def _hand(self, taken: Taken, body: Payload, refuse: Refuse) -> None:
-        try:
-            taken(body)
-        except MooringError as error:
-            refuse(error)
-
-    def _take_compressed(self, exchange: Exchange, coding: str, taken: Taken, refuse: Refuse) -> None:
-        body = exchange.take_body()
-        if len(body) <= _AT_ONCE:
-            try:
-                data = inflate(view_of(body), coding, min(LARGE, self._limit))
-            except InputTooLarge:
-                pass  # for the loop; perhaps not for the server
-            except InvalidInput as error:
-                refuse(error)
-                return
-            else:
-                self._hand(taken, data, refuse)
-                return
-
-        async def work() -> None:
-            try:
-                data = await asyncio.to_thread(inflate, view_of(body), coding, self._limit)
-            finally:
-                _release([body])
-            taken(self._kept(data))
-
-        self._later.answer(exchange, work(), refuse)
-
-    def _kept(self, data: bytes) -> Payload:
-        if len(data) <= LARGE:
-            return data
-        buffer = self._allocator.allocate(len(data))
-        buffer.view[:] = data
-        return buffer
 
 
 def json_object(body: Payload) -> dict[str, Any]:

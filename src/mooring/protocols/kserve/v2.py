@@ -21,7 +21,7 @@ from mooring.codecs.v2_json import (
     short_answer,
     wanted_of,
 )
-from mooring.core.buffers import LARGE, Allocator, Buffer, Payload
+from mooring.core.buffers import LARGE, Buffer, Payload
 from mooring.core.errors import InvalidInput, MooringError, Unsupported
 from mooring.core.requests import INFER, TENSORS, InferenceRequest, InferenceResponse
 from mooring.core.service import InferenceService
@@ -46,13 +46,10 @@ SEQUENCES = ("sequence", "sequence(string_id)")
 MODEL = "/v2/models/{model_name}"
 VERSION = "/v2/models/{model_name}/versions/{model_version}"
 
-# Whatever may be sent as it is, a few bytes must not become more than this: larger tensors are sent uncompressed.
-_MOST_DECOMPRESSED = 67_108_864
-
 _BINARY = "application/octet-stream"
 _JSON_SIZE = b"inference-header-content-length"
 # What makes more of a request than its body says.
-_ASIDE = frozenset({_JSON_SIZE, TIMEOUT_HEADER, b"content-encoding"})
+_ASIDE = frozenset({_JSON_SIZE, TIMEOUT_HEADER})
 
 
 class V2Answer(Answer, eq=False):
@@ -151,8 +148,6 @@ class KServeV2:
         responses: Responses,
         *,
         version: str,
-        allocator: Allocator,
-        max_body_bytes: int,
         dialect: Dialect = V2,
         memory: SharedMemory | None = None,
     ) -> None:
@@ -164,7 +159,7 @@ class KServeV2:
         self._known = KnownBodies()
         self._binaries = KnownBinaries()
         self._regions = None if memory is None else memory.read
-        self.bodies = Bodies(responses, allocator, min(max_body_bytes, _MOST_DECOMPRESSED))
+        self.bodies = Bodies(responses)
         self.extensions = [
             "binary_tensor_data",
             "classification",
@@ -264,10 +259,7 @@ class KServeV2:
         asked = Asked(params["model_name"], params.get("model_version", ""))
         try:
             deadline = deadline_of(exchange)
-            if b"content-encoding" in exchange.fields:
-                self._inflate(exchange, asked, deadline)
-            else:
-                self._infer(exchange, asked, exchange.take_body(), deadline)
+            self._infer(exchange, asked, exchange.take_body(), deadline)
         except MooringError as error:
             self.refuse(exchange, error, asked)
 
@@ -294,13 +286,6 @@ class KServeV2:
             exchange.on_abandoned = submit(request, answer.done).cancel
 
         return infer
-
-    def _inflate(self, exchange: Exchange, asked: Asked, deadline: float | None) -> None:
-        self.bodies.take(
-            exchange,
-            lambda body: self._infer(exchange, asked, body, deadline),
-            lambda error: self.refuse(exchange, error, asked),
-        )
 
     def refuse(self, exchange: Exchange, error: MooringError, asked: Asked) -> None:
         """Say no in the dialect's words."""
