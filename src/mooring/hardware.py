@@ -1,12 +1,15 @@
 """What devices this machine has, as far as the operating system tells without a library of theirs."""
 
 import functools
+import math
 import os
 import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from mooring.cgroups import cpu_quota
 
 CPU = "CPU"
 _AMD = "0x1002"
@@ -24,9 +27,12 @@ def devices() -> Mapping[str, int]:
 
 
 def cores() -> int:
-    """How many logical cores this process may use."""
-    # Not cpu_count: in a container, or under taskset, a process may have fewer than the machine.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many logical cores this process may use: those it may run on, or as many as its CPU quota is worth."""
+    # Not cpu_count: in a container, or under taskset, a process may have fewer than the machine. What --cpus and
+    # limits.cpu set is a quota, which no affinity shows; threads beyond it only wait for each other.
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return usable if math.isinf(quota) else max(1, min(usable, math.ceil(quota)))
 
 
 def _accelerators(root: Path) -> Iterator[str]:

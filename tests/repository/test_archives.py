@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mooring.core.errors import ModelLoadFailed
-from mooring.repository.archives import Limits, model_root, unpack
+from mooring.repository.archives import Limits, announced_members, model_root, unpack
 
 OUTSIDE = [
     "../evil.txt",
@@ -238,6 +238,38 @@ def test_a_bomb_behind_the_end_of_a_tar_is_stopped_too(tmp_path, into):
     with archive.open("ab") as file:
         file.write(gzip.compress(bytes(50_000_000)))
     refused(archive, into, "more bytes", Limits(small_bytes=1_000_000))
+
+
+def test_too_many_members_are_refused_by_the_directory_before_anything_is_written(tmp_path, into):
+    archive = zipped(tmp_path / "m.mar", {f"{i}": b"" for i in range(20)})
+    refused(archive, into, "too many files [(]20, at most 19", Limits(files=19))
+    assert tree(into) == {}
+
+
+def test_too_many_bytes_are_refused_by_the_directory_before_anything_is_written(tmp_path, into):
+    archive = zipped(tmp_path / "m.mar", {f"{i}": bytes(100_000) for i in range(20)})
+    refused(archive, into, "more bytes", Limits(total_bytes=1_000_000))
+    assert tree(into) == {}
+
+
+def test_a_directory_that_hides_how_many_it_lists_is_not_even_read(tmp_path, into, monkeypatch):
+    """Reading a directory of millions of members takes gigabytes: its length tells of them where its count lies."""
+    archive = zipped(tmp_path / "m.mar", {f"{i}": b"" for i in range(100)})
+    data = bytearray(archive.read_bytes())
+    at = data.rfind(b"PK\5\6")
+    data[at + 10 : at + 12] = (1).to_bytes(2, "little")
+    archive.write_bytes(data)
+    monkeypatch.setattr(zipfile, "ZipFile", None)  # it would be called
+    refused(archive, into, "too many files", Limits(files=8))
+
+
+def test_an_archive_of_more_members_than_a_plain_zip_counts_is_read(tmp_path):
+    """Its count stands elsewhere (zip64)."""
+    with zipfile.ZipFile(tmp_path / "m.mar", "w") as archive:
+        for number in range(65_536):
+            archive.writestr(str(number), b"")
+    with (tmp_path / "m.mar").open("rb") as file:
+        assert announced_members(file) == 65_536
 
 
 def test_a_sum_of_files_counts_as_much_as_one(tmp_path, into):

@@ -160,6 +160,12 @@ CREDENTIALS = [
     "fd00:ec2::254",
     "100.100.100.200",
     "::ffff:169.254.169.254",
+    "::169.254.169.254",
+    "::ffff:0:169.254.169.254",
+    "64:ff9b::a9fe:a9fe",
+    "64:ff9b:1::a9fe:a9fe",
+    "2002:a9fe:a9fe::1",
+    "64:ff9b::6464:64c8",
     "224.0.0.1",
 ]
 
@@ -177,8 +183,8 @@ def test_where_clouds_keep_credentials_nothing_is_fetched_by_whichever_name(
     monkeypatch.setattr(socket, "getaddrinfo", resolved)
     monkeypatch.setattr(socket, "create_connection", lambda *given, **_: asked.append(given))
     literal = f"[{address}]" if ":" in address else address
-    for host in ("models.example", literal):
-        with pytest.raises(FetchFailed, match="nothing is fetched from there"):
+    for host, refusal in (("models.example", FetchFailed), (literal, SourceRefused)):
+        with pytest.raises(refusal, match="nothing is fetched from there"):
             Fetcher([".*"]).fetch(f"{scheme}://{host}/m.mar", tmp_path)
     assert asked == []
 
@@ -193,6 +199,52 @@ def test_no_redirect_leads_there_either(url, monkeypatch, tmp_path):
     with pytest.raises(FetchFailed, match="nothing is fetched from there"):
         Fetcher([".*"]).fetch(f"{url}/moved/m.mar?http://inside.example/latest/meta-data", tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def proxied(origin, monkeypatch):
+    """A proxy that would answer whatever it is asked."""
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{origin.server_port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+
+
+@pytest.mark.parametrize(
+    "host", ["169.254.169.254", "[64:ff9b::a9fe:a9fe]", "0xA9FEA9FE", "2852039166", "169.254.43518"]
+)
+@pytest.mark.usefixtures("proxied")
+def test_behind_a_proxy_no_address_of_credentials_is_asked_for(tmp_path, host):
+    with pytest.raises(SourceRefused, match="nothing is fetched from there"):
+        Fetcher([".*"]).fetch(f"http://{host}/latest/m.mar", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("proxied")
+def test_behind_a_proxy_no_name_of_such_an_address_is_asked_for(monkeypatch, tmp_path):
+    found = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *more, **named: found(
+            "169.254.169.254" if host == "metadata.example" else host, *more, **named
+        ),
+    )
+    with pytest.raises(SourceRefused, match="nothing is fetched from there"):
+        Fetcher([".*"]).fetch("http://metadata.example/m.mar", tmp_path)
+
+
+@pytest.mark.usefixtures("proxied")
+def test_what_only_a_proxy_can_look_up_is_fetched_through_it(monkeypatch, tmp_path):
+    """Where a network has no names but the proxy's, its archives come all the same."""
+    found = socket.getaddrinfo
+
+    def unknown(host, *more, **named):
+        if host == "inside.example":
+            raise socket.gaierror(socket.EAI_NONAME, "unknown")
+        return found(host, *more, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    assert Fetcher([".*"]).fetch("http://inside.example/m.mar", tmp_path).read_bytes() == CONTENT
 
 
 def test_a_name_is_asked_for_once_and_what_was_looked_at_is_connected_to(url, origin, monkeypatch, tmp_path):

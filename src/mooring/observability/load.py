@@ -2,12 +2,11 @@
 
 import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
-_CGROUPS = Path("/sys/fs/cgroup")
+from mooring import cgroups
 
 
 class ThreadLoad:
@@ -25,61 +24,27 @@ class ThreadLoad:
 
 
 class IdleCores:
-    """How many of the cores that this process may use, and of the CPU that its control group may, nobody uses."""
+    """How many of the cores that this process may use, and of the CPU that its control groups may, nobody uses."""
 
-    def __init__(self, cgroups: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> None:
+    def __init__(self, root: Path = cgroups.ROOT, own: Path = cgroups.OWN) -> None:
         self._cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-        self._group = _group(cgroups, own)
+        self._groups = cgroups.cpu_groups(root, own)
         self._before = self._sample()
 
     def look(self) -> float:
         """The mean since the last look."""
-        before, self._before = self._before, self._sample()
-        at, idle, used = (now - then for now, then in zip(self._before, before, strict=True))
-        seconds = max(at, 1e-3)
-        quota = _quota(self._group)
-        return max(min(idle / seconds, quota - used / seconds), 0.0)
+        (at, idle, used), self._before = self._before, self._sample()
+        now, idle_now, used_now = self._before
+        seconds = max(now - at, 1e-3)
+        left = [
+            group.quota() - (after - before) / seconds
+            for group, before, after in zip(self._groups, used, used_now, strict=True)
+        ]
+        return max(min([(idle_now - idle) / seconds, *left]), 0.0)
 
-    def _sample(self) -> tuple[float, float, float]:
-        """The clock, and the seconds that the cores were idle and that the control group has used."""
+    def _sample(self) -> tuple[float, float, list[float]]:
+        """The clock, and the seconds that the cores were idle and that each control group has used."""
         cores = psutil.cpu_times(percpu=True)
         usable = [cores[number] for number in self._cores or range(len(cores)) if number < len(cores)]
         idle = sum(core.idle + getattr(core, "iowait", 0.0) for core in usable)
-        used = float(_values(self._group, "cpu.stat").get("usage_usec", 0)) / 1e6
-        return time.monotonic(), idle, used
-
-
-def _group(root: Path, own: Path) -> Path | None:
-    """The folder of this process's control group (version 2), if it has one that limits it."""
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        number, _, path = line.partition("::")
-        folder = root / path.lstrip("/")
-        if number == "0" and (folder / "cpu.max").exists():
-            return folder
-    return None
-
-
-def _quota(group: Path | None) -> float:
-    """Cores that a control group may use."""
-    try:
-        most, _, period = (
-            (group / "cpu.max").read_text().partition(" ") if group is not None else ("max", "", "")
-        )
-        return float("inf") if most == "max" else int(most) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):
-        return float("inf")
-
-
-def _values(group: Path | None, name: str) -> Mapping[str, str]:
-    """The lines of one of its files, a name and a value each."""
-    if group is None:
-        return {}
-    try:
-        pairs = (line.split() for line in (group / name).read_text().splitlines())
-        return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
-    except OSError:
-        return {}
+        return time.monotonic(), idle, [group.used() for group in self._groups]

@@ -9,6 +9,7 @@ import gzip
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -36,6 +37,13 @@ _BROKEN = (
     zlib.error,
 )
 
+
+# Where a zip ends: how many members its directory has, and how long that is. The end is followed by a comment at most.
+_DIRECTORY = struct.Struct("<10xHI")
+_ZIP64_DIRECTORY = struct.Struct("<32xQQ")
+_LONGEST_END = 22 + 65_535 + 20 + 56
+# Bytes that a member takes in the directory, its name included: no archive people make comes near this on average.
+_LONG_ENTRY = 512
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 
@@ -98,6 +106,16 @@ class _Extraction:
                 f"archive '{self._archive}' is refused: it unpacks to more bytes than its size allows"
             )
 
+    def announce(self, members: int, size: int) -> None:
+        """Refuse an archive whose directory lists too much, before anything of it is written."""
+        if members > self._files_left:
+            raise ModelLoadFailed(
+                f"archive '{self._archive}' is refused: it holds too many files ({members}, at most "
+                f"{self._files_left} are taken)"
+            )
+        if size > self.bytes_left:
+            self.spend(size)
+
     def folder(self, name: str) -> None:
         """Make a folder."""
         self._place(name).mkdir(parents=True, exist_ok=True)
@@ -122,8 +140,12 @@ class _Extraction:
 
 
 def _unpack_zip(file: BinaryIO, extraction: _Extraction) -> None:
+    # First as it announces itself: reading a directory of millions of members takes minutes and gigabytes.
+    extraction.announce(announced_members(file), 0)
     with zipfile.ZipFile(file) as archive:
-        for entry in archive.infolist():
+        entries = archive.infolist()
+        extraction.announce(len(entries), sum(entry.file_size for entry in entries))
+        for entry in entries:
             kind = stat.S_IFMT(entry.external_attr >> 16)
             # Archives made elsewhere than on Unix have no mode at all.
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -136,6 +158,25 @@ def _unpack_zip(file: BinaryIO, extraction: _Extraction) -> None:
                 continue
             with archive.open(entry) as source:
                 extraction.file(entry.filename, source)
+
+
+def announced_members(file: BinaryIO) -> int:
+    """How many members the directory of a zip can have: by its own count, or by its size where that is larger.
+
+    0 where its end is not found; whoever reads it then says what is wrong.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - _LONGEST_END, 0))
+    tail = file.read()
+    at, at_zip64 = tail.rfind(b"PK\5\6"), tail.rfind(b"PK\6\6")
+    try:
+        count, length = _DIRECTORY.unpack_from(tail, at) if at >= 0 else (0, 0)
+        if at_zip64 >= 0 and (count == 0xFFFF or length == 0xFFFFFFFF):
+            count, length = _ZIP64_DIRECTORY.unpack_from(tail, at_zip64)
+    except struct.error:
+        return 0
+    # zipfile goes by the length, whatever the count says.
+    return max(count, length // _LONG_ENTRY)
 
 
 def _unpack_tar(file: BinaryIO, extraction: _Extraction) -> None:

@@ -17,7 +17,7 @@ from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from typing import IO, Any
 from urllib.error import HTTPError
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
@@ -82,6 +82,7 @@ class Fetcher:
         odd = not url.isprintable() or " " in url or "\\" in unquote(url) or "\0" in path
         if odd or "@" in parts.netloc or ".." in path.split("/") or parts.scheme not in _SCHEMES:
             raise SourceRefused(f"'{shown(url)}' is not fetched: give a plain http, https or file URL")
+        _refuse_credentials(parts)
         if not any(pattern.fullmatch(url) for pattern in self._allowed):
             raise SourceRefused(
                 f"'{shown(url)}' matches none of the allowed URLs; put the archive into the model store, "
@@ -170,12 +171,67 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 _CREDENTIALS = frozenset({"fd00:ec2::254", "100.100.100.200"})
 
 
+# Networks whose addresses end in an IPv4 address: a gateway, or this machine, sends to that one.
+# v4-compatible, v4-mapped, v4-translated (RFC 2765), NAT64 (RFC 6052) and its networks for local use (RFC 8215).
+_EMBEDDING = tuple(
+    ipaddress.IPv6Network(network)
+    for network in ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48")
+)
+
+
 def _forbidden(address: str) -> bool:
     """Whether no archive is fetched from an IP address, whatever is allowed."""
     found = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(found, "ipv4_mapped", None)
-    found = mapped or found
-    return found.is_link_local or found.is_multicast or str(found) in _CREDENTIALS
+    return any(
+        each.is_link_local or each.is_multicast or str(each) in _CREDENTIALS
+        for each in (found, *_embedded(found))
+    )
+
+
+def _embedded(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> list[ipaddress.IPv4Address]:
+    """The IPv4 addresses to which an IPv6 address may lead."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return []
+    found = [address.sixtofour, *(address.teredo or ())]
+    if any(address in network for network in _EMBEDDING):
+        found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return [each for each in found if each is not None]
+
+
+def _refuse_credentials(parts: SplitResult) -> None:
+    """Raises ``SourceRefused`` for a URL whose host is a forbidden address, or means one to a proxy.
+
+    Without a proxy a name is looked up once, by who connects (``_connected``), so that it cannot change in between.
+    """
+    host = parts.hostname or ""
+    for address in _addresses(host, look_up=_goes_through_proxy(parts)):
+        if _forbidden(address):
+            raise SourceRefused(f"'{host}' is at {address}, and nothing is fetched from there")
+
+
+def _addresses(host: str, *, look_up: bool) -> list[str]:
+    """What a host stands for: itself where it is an address in any form that a resolver takes (``0xA9FEA9FE``)."""
+    try:
+        return [str(ipaddress.ip_address(host.partition("%")[0]))]
+    except ValueError:
+        pass
+    try:
+        return [socket.inet_ntoa(socket.inet_aton(host))]
+    except (OSError, UnicodeError):
+        pass
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM) if look_up and host else []
+    except (OSError, UnicodeError):  # only the proxy may know the name
+        return []
+    return [str(place[0]) for *_, place in found]
+
+
+def _goes_through_proxy(parts: SplitResult) -> bool:
+    proxies = urllib.request.getproxies()
+    proxied = parts.scheme in proxies and parts.scheme != "file"
+    return proxied and not urllib.request.proxy_bypass(parts.netloc)
 
 
 def _connected(place: tuple[str, int], timeout: float | None, _source: object = None) -> socket.socket:

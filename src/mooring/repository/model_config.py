@@ -115,6 +115,15 @@ _WITHOUT_EFFECT = (
 _HARMLESS: tuple[object, ...] = (None, False, 0, 1, "", "cpu", "NONE", [], {})
 
 
+class _Loader(yaml.SafeLoader):
+    """Gives up at the first bracket that is too deep: for each one, the scanner looks at all that are open."""
+
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        if self.flow_level >= _DEEPEST:
+            raise yaml.YAMLError(f"more than {_DEEPEST} brackets are open")
+        super().fetch_flow_collection_start(token)
+
+
 def read_model_config(file: Path) -> dict[str, Any]:
     """The whole mapping, as the handler will see it. Raises ``ModelLoadFailed`` naming the file."""
     try:
@@ -122,7 +131,7 @@ def read_model_config(file: Path) -> dict[str, Any]:
             text = source.read(_MOST_BYTES + 1)
         if len(text) > _MOST_BYTES:
             raise ModelLoadFailed(f"{file}: larger than a model's config can be ({_MOST_BYTES} bytes)")
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)  # noqa: S506 - a safe one
     except _BROKEN as error:
         raise ModelLoadFailed(f"{file}: cannot be read: {error}") from error
     if value is None:
