@@ -82,7 +82,9 @@ def test_in_a_container_the_top_is_the_process_s_own_group(groups):
     assert cgroups.cpu_quota(groups.root, groups.own) == 1.0
 
 
-@pytest.mark.parametrize(("quota", "cores"), [(0.5, 1), (1.0, 1), (1.5, 2), (3.0, 3), (64.0, 8), (math.inf, 8)])
+@pytest.mark.parametrize(
+    ("quota", "cores"), [(0.5, 1), (1.0, 1), (1.5, 2), (3.0, 3), (64.0, 8), (math.inf, 8)]
+)
 def test_a_quota_leaves_so_many_of_the_cores(monkeypatch, quota, cores):
     monkeypatch.setattr(hardware, "cpu_quota", lambda: quota)
     monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda _: set(range(8)))

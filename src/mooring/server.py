@@ -18,6 +18,7 @@ from mooring.backends.handler.metrics_yaml import declared
 from mooring.config import Address, Config, ConfigError
 from mooring.core.errors import ModelNotFound
 from mooring.core.service import ModelState
+from mooring.descriptors import raise_limit
 from mooring.engine.administration import Administration
 from mooring.engine.control import ServerControl
 from mooring.engine.dealer import Dealer
@@ -86,6 +87,7 @@ def run(config: Config, opening: Opening, *, started: Started = lambda _listenin
     to be: with the ports that were found where they say 0. Raises ``MooringError`` for a
     model that cannot be found or opened and ``OSError`` for an address that cannot be had; nothing runs on then.
     """
+    raise_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, opening, started))
 

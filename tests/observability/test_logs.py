@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.observability.logs import get_logger, setup, shown
+from mooring.observability.logs import Throttle, get_logger, setup, shown
 
 HEAD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} (INFO |WARN |ERROR|DEBUG) ")
 log = get_logger("mooring.tests")
@@ -28,6 +28,22 @@ def test_a_line_is_time_level_event_and_facts(capsys):
     line = capsys.readouterr().err
     assert HEAD.match(line)
     assert line.endswith(" INFO  model ready model=digits version=1.0 seconds=3.2\n")
+
+
+def test_no_text_of_a_model_s_makes_a_line_longer_than_can_be_read(capsys):
+    setup("info")
+    log.error("prediction failed", reason="r" * 10_000_000, detail="d" * 10_000_000)
+    out = capsys.readouterr().err
+    assert len(out) < 200_000
+    assert "characters left out" in out
+
+
+def test_a_throttle_counts_bytes_as_well_as_lines():
+    throttle = Throttle(100, most_bytes=1000)
+    assert [throttle.admits(5.0, 400) for _ in range(4)] == [True, True, False, False]
+    assert throttle.admits(5.5, 100), "what has room still passes"
+    assert (throttle.left_out, throttle.bytes_left_out) == (2, 800)
+    assert throttle.admits(6.0, 1000)
 
 
 def test_a_fact_cannot_forge_a_line(capsys):

@@ -1,6 +1,7 @@
 """A backend for tests of the workers themselves: echoes payloads, and misbehaves when it is told to."""
 
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -59,6 +60,12 @@ class EchoBackend(Backend):
                 reply.emit(
                     row, InferenceResponse([Tensor("out", "BYTES", [1], [b"%d" % number])], final=False)
                 )
+        if command == "flood_line":
+            for _ in range(100):
+                os.write(1, b"z" * 1_000_000)
+        if command == "descriptors":
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            return InferenceResponse([Tensor("out", "BYTES", [1], [b"%d" % limit])])
         if command == "flood":
             for number in range(200_000):
                 print("line", number)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import time
 
@@ -9,6 +10,7 @@ import psutil
 import pytest
 from worker_kit import body_of
 
+from mooring import descriptors
 from mooring.core.errors import (
     DeadlineExceeded,
     InvalidInput,
@@ -356,6 +358,36 @@ async def test_a_model_that_floods_its_output_is_neither_blocked_nor_logged_with
     assert body_of(await harness.ask(b"done", do="flood")) == b"done"
     assert sum("model says" in record.message for record in caplog.records) < 5000
     assert body_of(await harness.ask(b"next")) == b"next"
+
+
+async def test_a_line_without_an_end_neither_fills_the_log_nor_the_obituary(harness, caplog):
+    caplog.set_level("INFO", "mooring")
+    await harness.load(retry=False)
+    assert body_of(await harness.ask(b"done", do="flood_line")) == b"done"
+    said = [record.getMessage() for record in caplog.records]
+    # 100 MB were printed; a machine that takes ten seconds over them still logs a few.
+    assert sum(map(len, said)) < 5_000_000
+    error = await harness.ask(b"x", do="kill")
+    assert isinstance(error, WorkerDied)
+    assert 0 < len(error.detail) < 100_000
+
+
+@pytest.fixture
+def raised(monkeypatch):
+    """A soft limit of descriptors that this process was started with, and has raised."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    inherited = hard - 1 if hard != resource.RLIM_INFINITY else 1024
+    resource.setrlimit(resource.RLIMIT_NOFILE, (inherited, hard))
+    monkeypatch.setattr(descriptors, "_inherited", inherited)
+    assert descriptors.raise_limit() > inherited
+    yield inherited
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_workers_have_the_soft_limit_of_descriptors_that_the_server_was_started_with(harness, raised):
+    """Code that calls select fails for numbers above 1023."""
+    await harness.load()
+    assert body_of(await harness.ask(b"x", do="descriptors")) == b"%d" % raised
 
 
 async def test_in_exact_mode_a_lone_request_waits_out_the_delay_and_a_full_batch_does_not(harness):

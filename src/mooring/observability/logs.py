@@ -11,6 +11,8 @@ from typing import Any, TextIO
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _INDENT = "    "
+# Characters of one fact, or of a detail: an exception of a model's may carry megabytes of text.
+LONGEST = 65_536
 
 
 class Logger:
@@ -56,34 +58,44 @@ class Logger:
         exc_info: BaseException | None = None,
     ) -> None:
         line = " ".join([event, *(f"{name}={shown(value)}" for name, value in facts.items())])
-        self._logger.log(level, "%s", f"{line}\n{detail}" if detail else line, exc_info=exc_info)
+        text = f"{line}\n{shortened(detail)}" if detail else line
+        self._logger.log(level, "%s", text, exc_info=exc_info)
 
 
 class Throttle:
-    """Lets so many lines a second through, so that a flood of one kind of event drowns nothing else."""
+    """Lets so many lines and bytes a second through, so that a flood of one kind of event drowns nothing else."""
 
-    __slots__ = ("_most", "_second", "_seen", "left_out")
+    __slots__ = ("_bytes", "_most", "_most_bytes", "_second", "_seen", "bytes_left_out", "left_out")
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, most_bytes: int = 1 << 20) -> None:
         self._most = most
+        self._most_bytes = most_bytes
         self._second = 0
         self._seen = 0
-        self.left_out = 0
+        self._bytes = 0
+        self.left_out = self.bytes_left_out = 0
 
-    def admits(self, now: float) -> bool:
-        """Whether to log one more. What is refused counts in ``left_out``, which whoever reports it sets to 0.
+    def admits(self, now: float, size: int = 0) -> bool:
+        """Whether to log one more, of ``size`` bytes. What is refused counts in ``left_out`` and ``bytes_left_out``,
+        which whoever reports them sets to 0 (``reset``).
 
         >>> throttle = Throttle(1)
         >>> [throttle.admits(5.0), throttle.admits(5.1), throttle.admits(6.0)], throttle.left_out
         ([True, False, True], 1)
         """
         if int(now) != self._second:
-            self._second, self._seen = int(now), 0
-        self._seen += 1
-        if self._seen <= self._most:
+            self._second, self._seen, self._bytes = int(now), 0, 0
+        if self._seen < self._most and self._bytes + size <= self._most_bytes:
+            self._seen += 1
+            self._bytes += size
             return True
         self.left_out += 1
+        self.bytes_left_out += size
         return False
+
+    def reset(self) -> None:
+        """What was left out has been reported."""
+        self.left_out = self.bytes_left_out = 0
 
 
 def get_logger(name: str) -> Logger:
@@ -122,12 +134,24 @@ def _stderr() -> TextIO:
 
 def shown(value: object) -> str:
     """A value as a fact shows it: bare where it is one plain word, else quoted with its line ends escaped."""
-    text = str(value)
+    text = shortened(str(value))
     if not text.isprintable():
         return json.dumps(text)
     if not text or " " in text or "=" in text or '"' in text:
         return json.dumps(text, ensure_ascii=False)
     return text
+
+
+def shortened(text: str, most: int = LONGEST) -> str:
+    """A text of so many characters at most, with a word of how many are missing in the middle.
+
+    >>> shortened("a" * 10 + "z" * 10, 8)
+    'aaaa ... 12 characters left out ... zzzz'
+    """
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]} ... {len(text) - 2 * half} characters left out ... {text[-half:]}"
 
 
 class _Lines(logging.Formatter):

@@ -176,7 +176,7 @@ def announced_members(file: BinaryIO) -> int:
     except struct.error:
         return 0
     # zipfile goes by the length, whatever the count says.
-    return max(count, length // _LONG_ENTRY)
+    return max(int(count), int(length) // _LONG_ENTRY)
 
 
 def _unpack_tar(file: BinaryIO, extraction: _Extraction) -> None:

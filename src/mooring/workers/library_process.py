@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+from mooring.descriptors import inherited_limit
+
 LENGTH = struct.Struct("<q")
 
 ENVIRONMENT = {
@@ -29,7 +31,8 @@ class LibraryProcess:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = dict(environment)
         self.control, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "mooring.workers.template", str(theirs.fileno()), str(os.getpid())]
+        words = [str(number) for number in (theirs.fileno(), os.getpid(), inherited_limit())]
+        command = [sys.executable, "-m", "mooring.workers.template", *words]
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
                 command,

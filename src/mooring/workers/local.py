@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from typing import NamedTuple, Protocol
 from weakref import WeakSet
 
-from mooring.observability.logs import Throttle, get_logger
+from mooring.observability.logs import Throttle, get_logger, shortened
 from mooring.workers.arena import Arena, anonymous_file
 from mooring.workers.channel import Codec, Load
 from mooring.workers.libraries import Libraries
@@ -21,11 +21,14 @@ from mooring.workers.template import ENDED, FORKED, MODEL, ORDER, READY, RECORD,
 
 log = get_logger(__name__)
 
-# What a worker prints is logged line by line: lines of this length, and so many a second. A model that floods its
-# output must neither block on it nor keep the server busy, so what is more than that is only counted.
+# What a worker prints is logged line by line: lines of this length, and so many and so many bytes a second. A model that
+# floods its output must neither block on it nor keep the server busy, nor fill the disk, so what is more is only counted.
 _MOST_OUTPUT = 65_536
 _MOST_LINES = 500
+_MOST_BYTES = 262_144
+# Of what it printed last, which an error tells of.
 _KEPT_LINES = 40
+_KEPT_CHARACTERS = 1_000  # of each
 
 
 _REFUSED = RECORD.pack(REFUSED, 0, 0)[:8]
@@ -38,7 +41,7 @@ class WorkerOutput:
         self._fd = fd
         self._facts = facts
         self._rest = b""
-        self._throttle = Throttle(_MOST_LINES)
+        self._throttle = Throttle(_MOST_LINES, _MOST_BYTES)
         self.last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
         os.set_blocking(fd, False)
         self._loop = asyncio.get_running_loop()
@@ -61,16 +64,21 @@ class WorkerOutput:
         for line in lines:
             text = line.decode("utf-8", "replace").rstrip()
             if text:
-                self.last_lines.append(text)
-                self._log(text)
+                self.last_lines.append(shortened(text, _KEPT_CHARACTERS))
+                self._log(text, len(line))
 
-    def _log(self, text: str) -> None:
+    def _log(self, text: str, size: int) -> None:
         throttle = self._throttle
-        if not throttle.admits(self._loop.time()):
+        if not throttle.admits(self._loop.time(), size):
             return
         if throttle.left_out:
-            log.warning("model says too much", **self._facts, lines_left_out=throttle.left_out)
-            throttle.left_out = 0
+            log.warning(
+                "model says too much",
+                **self._facts,
+                lines_left_out=throttle.left_out,
+                bytes_left_out=throttle.bytes_left_out,
+            )
+            throttle.reset()
         log.info("model says", **self._facts, text=text)
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
+from mooring.descriptors import set_soft_limit
 from mooring.workers import worker
 from mooring.workers.library_process import LENGTH
 from mooring.workers.preloaded import Preloaded, loaded_once, receive_load
@@ -217,4 +218,5 @@ def end_with(parent: int, how: signal.Signals = signal.SIGKILL) -> None:
 
 
 if __name__ == "__main__":
+    set_soft_limit(int(sys.argv[3]))
     serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
