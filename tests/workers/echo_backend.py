@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from mooring.backends.backend import Backend
-from mooring.core.errors import InvalidInput
+from mooring.core.errors import InvalidInput, ModelLoadFailed
 from mooring.core.requests import InferenceResponse
 from mooring.core.service import ModelMetadata
 from mooring.core.tensors import Tensor
@@ -18,8 +18,12 @@ class EchoBackend(Backend):
             raise RuntimeError("told to fail at load")
         if Path(spec.parameters.get("fail_while", "/nowhere")).exists():
             raise RuntimeError("told to fail for now")
+        broken = Path(spec.location, "broken")
+        if broken.exists():
+            raise ModelLoadFailed(f"the file is broken: {broken.read_text()}", detail="a long explanation")
         if spec.parameters.get("exit_at_load"):
             os._exit(3)
+        time.sleep(float(spec.parameters.get("slow", 0.0)))
         self.leaked = []
         self.sleep = float(spec.parameters.get("sleep", 0.0))
         return ModelMetadata(spec.name, [spec.version], "test")

@@ -1,9 +1,11 @@
 """What happens when a worker dies, hangs, lies or is slow: every request is answered once, nothing is leaked."""
 
 import asyncio
+import errno
 import os
 import resource
 import signal
+import socket
 import time
 
 import psutil
@@ -21,8 +23,12 @@ from mooring.core.errors import (
     QueueFull,
     VersionNotFound,
     WorkerDied,
+    WorkersFailed,
 )
 from mooring.engine.lifecycle import State
+from mooring.repository.spec import ModelSpec
+from mooring.workers import template
+from mooring.workers.local import ForkedProcess, Template
 
 BIG = os.urandom(300_000)
 
@@ -287,6 +293,94 @@ async def test_a_worker_that_cannot_load_is_tried_later_each_time_though_another
     while pool.failures:  # until the new one has answered
         await asyncio.gather(*(harness.ask(do="sleep", seconds=0.01) for _ in range(2)))
     assert pool.failing_since is None
+
+
+def echo_at(folder, **settings):
+    backend = "echo_backend:EchoBackend"
+    return ModelSpec(name="echo", version="1", backend=backend, location=str(folder), **settings)
+
+
+async def test_what_can_never_load_is_tried_again_when_its_files_have_changed_and_not_before(
+    harness, tmp_path, caplog
+):
+    caplog.set_level("INFO", "mooring")
+    (tmp_path / "broken").write_text("half of it")
+    past = time.time() - 60
+    os.utime(tmp_path / "broken", (past, past))
+    await asyncio.sleep(1.1)  # the time of its last change is older than the load
+    version = await harness.engine.deploy(echo_at(tmp_path))
+    assert version.state is State.FAILED
+    await asyncio.sleep(3.0)
+    pool = version.scheduler.pool
+    assert pool.failures == 1
+    (tmp_path / "broken").write_text("still only half of it")
+    await until(lambda: pool.failures == 2)
+    (tmp_path / "broken").unlink()
+    await until(lambda: version.ready)
+    assert body_of(await harness.ask(b"x")) == b"x"
+
+
+async def test_a_failure_to_load_is_logged_whole_once_and_then_counted(harness, tmp_path, caplog):
+    caplog.set_level("INFO", "mooring")
+    (tmp_path / "broken").write_text("half of it")
+    version = await harness.engine.deploy(echo_at(tmp_path, min_workers=3, max_workers=3))
+    pool = version.scheduler.pool
+    await until(lambda: pool.failures >= 3)
+    said = [r.getMessage() for r in caplog.records if r.getMessage().startswith("worker failed")]
+    assert "a long explanation" in said[0]
+    assert all(each.startswith("worker failed again ") for each in said[1:])
+    assert not any("a long explanation" in each for each in said[1:])
+
+
+async def test_somebody_who_wants_workers_need_not_wait_for_the_files_to_change(harness, tmp_path):
+    (tmp_path / "broken").write_text("half of it")
+    version = await harness.engine.deploy(echo_at(tmp_path))
+    await asyncio.sleep(1.5)
+    failures = version.scheduler.pool.failures
+    with pytest.raises(WorkersFailed, match="half of it"):
+        await harness.engine.resize(version, 2, 2)
+    assert version.scheduler.pool.failures > failures
+
+
+async def test_workers_of_many_models_are_started_a_few_at_a_time(harness, monkeypatch):
+    """Those that load do so beside at most as many others as there are turns."""
+    most = 0
+    pools = []
+
+    def count():
+        nonlocal most
+        most = max(most, sum(len(pool.workers) - pool.ready for pool in pools))
+
+    versions = [
+        asyncio.ensure_future(
+            harness.load(f"echo{n}", min_workers=5, max_workers=5, parameters={"slow": 0.1})
+        )
+        for n in range(6)
+    ]
+    while not all(each.done() for each in versions) or not all(pool.holds(5) for pool in pools):
+        await asyncio.sleep(0.005)
+        pools[:] = [v.scheduler.pool for v in harness.engine.registry if v.scheduler and v.scheduler.pool]
+        count()
+    assert 0 < most <= 8
+
+
+async def test_a_process_that_cannot_be_forked_costs_the_others_of_its_template_nothing(monkeypatch):
+    """Of both ends in this process: the template lives on, and the worker is told of as one that never was."""
+
+    def no_process():
+        raise OSError(errno.EAGAIN, "no more processes")
+
+    server, control = socket.socketpair()
+    asked = Template(server)
+    process = ForkedProcess(None)
+    with control:
+        asked.fork(process, [], [control.fileno()])
+        monkeypatch.setattr(os, "fork", no_process)
+        assert template._fork(control, (), None, template._Family()), "it goes on"
+        await until(process.ended.is_set)
+        asked.close()
+    assert process.fault == f"could not be forked: {os.strerror(errno.EAGAIN)}"
+    assert not asked.dead
 
 
 @pytest.mark.parametrize("step", ["Template.fork", "anonymous_file", "os.pipe"])

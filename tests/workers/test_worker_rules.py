@@ -8,7 +8,7 @@ from mooring.core.errors import InvalidOutput, ModelFailed
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
 from mooring.core.tensors import Tensor
 from mooring.workers.outcomes import chunks, within
-from mooring.workers.pool import backoff
+from mooring.workers.retries import backoff
 
 
 def request(rows, operation):

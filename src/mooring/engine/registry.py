@@ -18,13 +18,15 @@ from mooring.core.service import ModelMetadata
 from mooring.engine.graphs import GraphRun, graph_of
 from mooring.engine.lifecycle import Lifecycle, State
 from mooring.engine.scheduler import Scheduler
-from mooring.observability.logs import get_logger
+from mooring.observability.logs import get_logger, shortened
 from mooring.repository.spec import ModelSpec
 
 log = get_logger(__name__)
 
 # A worker that dies this often in a row, without an answer in between, is in a crash loop.
 _CRASH_LOOP = 3
+# Characters of a reason that the log has in full already.
+_REASON = 200
 
 
 class ModelVersion:
@@ -147,17 +149,19 @@ class ModelVersion:
         )
 
     def _went_wrong(self, error: MooringError) -> None:
-        self.error = error
+        before, self.error = self.error, error
         assert self.scheduler is not None
         assert self.scheduler.pool is not None
         pool = self.scheduler.pool
+        # A model that cannot load says the same each time it is tried: whole the first time, then only that it does.
+        known = isinstance(error, ModelLoadFailed) and before is not None and before.message == error.message
         log.error(
-            "worker failed",
+            "worker failed again" if known else "worker failed",
             model=self.spec.name,
             version=self.spec.version,
-            reason=error.message,
+            reason=shortened(error.message, _REASON) if known else error.message,
             failures_in_a_row=pool.failures,
-            detail=error.detail,
+            detail="" if known else error.detail,
         )
         if pool.ready:
             return

@@ -57,6 +57,13 @@ LIBRARIES = ("onnx", "pytorch")
 DEFAULT_BATCH = 8
 
 
+def has_code(backend: str, *, module: bool) -> bool:
+    """Whether loading such a model runs code of the user's; ``module`` says that its weights have their class beside
+    them.
+    """
+    return backend not in LIBRARIES or module
+
+
 def loads_alone(backend: str, *, module: bool, preload: bool | None) -> str:
     """Why every worker of such a model loads it by itself; empty where one copy can be theirs. ``module`` says that it
     has code of the user's, which may do anything while it loads: it must say ``preload``.

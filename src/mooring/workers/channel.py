@@ -52,9 +52,10 @@ class Loaded(msgspec.Struct, array_like=True, tag="loaded"):
 
 
 class LoadFailed(msgspec.Struct, array_like=True, tag="failed"):
-    """The model cannot be loaded; the worker ends after this."""
+    """The model cannot be loaded; the worker ends after this. ``lasting``: nor will it be from the same files."""
 
     error: ErrorRecord
+    lasting: bool = False
 
 
 class Results(msgspec.Struct, array_like=True, tag="results", gc=False):

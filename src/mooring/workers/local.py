@@ -11,13 +11,14 @@ from contextlib import ExitStack, suppress
 from typing import NamedTuple, Protocol
 from weakref import WeakSet
 
+from mooring.hardware import cores
 from mooring.observability.logs import Throttle, get_logger, shortened
 from mooring.workers.arena import Arena, anonymous_file
 from mooring.workers.channel import Codec, Load
 from mooring.workers.libraries import Libraries
 from mooring.workers.library_process import LibraryProcess
 from mooring.workers.progress import Progress
-from mooring.workers.template import ENDED, FORKED, MODEL, ORDER, READY, RECORD, REFUSED
+from mooring.workers.template import ENDED, FORKED, MODEL, ORDER, READY, RECORD, REFUSED, UNBORN
 
 log = get_logger(__name__)
 
@@ -30,6 +31,10 @@ _MOST_BYTES = 262_144
 _KEPT_LINES = 40
 _KEPT_CHARACTERS = 1_000  # of each
 
+# Workers that are started at a time: enough to keep the cores busy while some wait for a disk.
+_LEAST_TURNS = 8
+# Seconds after which the next worker need not wait for one that is still loading its model.
+_LONGEST_TURN = 5.0
 
 _REFUSED = RECORD.pack(REFUSED, 0, 0)[:8]
 
@@ -112,6 +117,7 @@ class ForkedProcess:
         self.pid = 0
         self.output = output
         self.status: int | None = None
+        self.fault = ""  # why there never was one
         self.ended = asyncio.Event()
         self.on_end: Callable[[], None] = lambda: None
         self._doomed = False
@@ -121,6 +127,11 @@ class ForkedProcess:
         self.pid = pid
         if self._doomed:
             self.kill()
+
+    def unborn(self, error: int) -> None:
+        """The template could not fork it, for want of processes or memory; ``error`` is the ``errno``."""
+        self.fault = f"could not be forked: {os.strerror(error)}"
+        self.end(1)
 
     def end(self, status: int) -> None:
         """It is gone."""
@@ -251,6 +262,8 @@ class Template:
                 process = self._waiting.popleft()
                 process.born(pid)
                 self._processes[pid] = process
+            elif what == UNBORN:
+                self._waiting.popleft().unborn(status)
             elif what == ENDED:
                 self._processes.pop(pid).end(status)
 
@@ -302,8 +315,24 @@ class ModelTemplate(Template):
         self._process.output.close()
 
 
+class Turn:
+    """The right to start a worker, until it is given back: that may be done twice."""
+
+    def __init__(self, turns: asyncio.Semaphore) -> None:
+        self._turns = turns
+        self._timer = asyncio.get_running_loop().call_later(_LONGEST_TURN, self.end)
+        self._held = True
+
+    def end(self) -> None:
+        """The worker has its model, or will not have it, or takes so long over it that others need not wait."""
+        self._timer.cancel()
+        if self._held:
+            self._held = False
+            self._turns.release()
+
+
 class LocalWorkers:
-    """Starts worker processes, each from the template that has its libraries.
+    """Starts worker processes, each from the template that has its libraries, a few at a time over all models.
 
     ``numbers`` counts them from ``first`` on. Every worker gets a channel to each of the ``fronts``, too.
     """
@@ -316,6 +345,12 @@ class LocalWorkers:
         self._libraries = libraries
         self._fronts = fronts
         self._templates: dict[tuple[str, ...], LibraryTemplate] = {}
+        self._turns = asyncio.Semaphore(max(_LEAST_TURNS, 2 * cores()))
+
+    async def turn(self) -> Turn:
+        """Return when one more worker may be started. It is the caller's to end."""
+        await self._turns.acquire()
+        return Turn(self._turns)
 
     def start(self, template: Template, facts: Mapping[str, str]) -> LocalProcess:
         """A new worker, forked from a template that is ready. Raises ``OSError`` when there is no room."""

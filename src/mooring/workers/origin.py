@@ -21,9 +21,8 @@ class Origin:
         self._spec = spec
         self._local = workers
         self._facts = {"model": spec.name}
-        self._alone = alone(spec, threads)
-        if not self._alone and sys.platform != "linux":
-            self._alone = "only Linux shows whether loading started threads"
+        self._threads = threads
+        self._alone = self._rule()
         if self._alone:
             log.debug("workers load the model themselves", **self._facts, reason=self._alone)
         self._model: ModelTemplate | None = None
@@ -34,6 +33,16 @@ class Origin:
         async with self._loading:
             template = await self._template()
         return self._local.start(template, self._facts)
+
+    def reconsider(self) -> None:
+        """The model's files have changed: what its template met while it loaded them says nothing of the new ones."""
+        self._alone = self._rule()
+
+    def _rule(self) -> str:
+        """Why workers load the model themselves, by what is known of it before."""
+        if sys.platform != "linux":
+            return "only Linux shows whether loading started threads"
+        return alone(self._spec, self._threads)
 
     def close(self) -> None:
         """No more workers are wanted; those that are there may end in peace."""

@@ -58,6 +58,23 @@ def line_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def fails_again(error: BaseException, *, code: bool) -> bool:
+    """Whether what was raised while a model loaded will be raised again as long as its files are the same.
+
+    So it is with what we refuse, with a file that a library cannot read, and with code that cannot be imported. What
+    else the model's own ``code`` raises, where it has some, may be a network that does not answer, and is not known to
+    last; nor is what the machine lacks for a moment.
+    """
+    if isinstance(error, (OutOfResources, MemoryError)):
+        return False
+    if isinstance(error, (ImportError, SyntaxError)):
+        return True
+    cause = error.__cause__
+    if isinstance(error, MooringError):
+        return cause is None or (fails_again(cause, code=code) if code else not isinstance(cause, OSError))
+    return False
+
+
 def failure_of(error: Exception) -> MooringError:
     """What the model's code raised, as our error; call it while the exception is being handled."""
     if isinstance(error, MooringError):

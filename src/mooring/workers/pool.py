@@ -5,18 +5,20 @@ import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Protocol
 
 from mooring.backends.backend import LoadContext
-from mooring.core.errors import ErrorRecord, ModelLoadFailed, MooringError, WorkerDied
+from mooring.core.errors import ModelLoadFailed, MooringError, WorkerDied
 from mooring.core.service import ModelMetadata
 from mooring.observability.logs import get_logger
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
-from mooring.workers.channel import Load
-from mooring.workers.local import LocalWorkers
+from mooring.workers.channel import Load, LoadFailed
+from mooring.workers.local import LocalWorkers, Turn
 from mooring.workers.origin import Origin
 from mooring.workers.recycling import Recycler, memory_of
+from mooring.workers.retries import backoff, files_changed
 from mooring.workers.server_end import KeptWorker, PooledWorker, PoolOwner, WorkerState
 
 log = get_logger(__name__)
@@ -28,6 +30,8 @@ _LENIENCE = 2.0
 # A pool that has had all its workers for so many seconds has recovered, whether or not the new ones were asked for
 # anything: longer than the longest pause between two tries.
 _SETTLED = 60.0
+# Workers of one version that are started at a time.
+_ENTERING = 4
 
 
 class Sharing(Protocol):
@@ -47,7 +51,8 @@ class WorkerPool:
     """As many workers as asked for, kept alive.
 
     A worker that dies or cannot load is replaced at once the first time, then after 1, 1, 2, 3, 5, 8 ... seconds; an
-    answer of a worker that came after the last failure ends the series.
+    answer of a worker that came after the last failure ends the series. Where no worker can load the model's files, the
+    next one is started when those have changed (retries.py).
     """
 
     def __init__(self, spec: ModelSpec, owner: PoolOwner, workers: LocalWorkers, threads: int) -> None:
@@ -72,6 +77,11 @@ class WorkerPool:
         self._starting = 0
         self._workers: list[KeptWorker] = []
         self._recycler = Recycler(spec.recycling)
+        self._local = workers
+        # Those that are being started; no more, so that many of one model leave room for others in the turns of all.
+        self._entering = asyncio.Semaphore(_ENTERING)
+        self._pause_until = -math.inf
+        self._called_for = asyncio.Event()  # set where somebody wants the workers now, whatever failed before
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
@@ -102,6 +112,8 @@ class WorkerPool:
     def start(self, count: int) -> None:
         """Have this many workers from now on. Of those too many the loading and idle ones end now, others when idle."""
         self._wanted = count
+        self._called_for.set()
+        self._called_for = asyncio.Event()
         self._recycler.due = None  # who is over its limit still is at the next look
         loading = [worker for worker in self._workers if worker.state is WorkerState.STARTING]
         while loading and len(self._workers) > self._places:
@@ -164,6 +176,7 @@ class WorkerPool:
         if self.sharing is not None and not worker.capacity:
             self.sharing.joined(worker)
         worker.process.handed_over()
+        worker.turn.end()
         self.idle.append(worker)
         if self.ready >= self._wanted:
             self._whole_since = time.monotonic()
@@ -172,13 +185,16 @@ class WorkerPool:
         self.owner.worker_loaded(metadata)
         self.owner.worker_free()
 
-    def failed(self, worker: KeptWorker, record: ErrorRecord) -> None:
+    def failed(self, worker: KeptWorker, failure: LoadFailed) -> None:
         """Called by a worker that cannot load the model; it ends by itself."""
-        error = record.error(model=self.spec.name, version=self.spec.version)
+        error = failure.error.error(model=self.spec.name, version=self.spec.version)
         self._remove(worker)
         worker.close()
         self._report(error, loading=True)
-        self._replace()
+        if failure.lasting and not self.ready:
+            self._spawn(backoff(self.failures), failed_at=worker.started)
+        else:
+            self._replace()
 
     def ended(self, worker: KeptWorker) -> None:
         """Called when a worker's channel is closed on its side."""
@@ -303,6 +319,7 @@ class WorkerPool:
             if worker.state is not WorkerState.READY:
                 worker.process.kill()
             worker.state = WorkerState.ENDED
+            worker.turn.end()
             worker.close()
         ends = [asyncio.ensure_future(worker.process.ended.wait()) for worker in workers]
         if ends:
@@ -331,33 +348,56 @@ class WorkerPool:
         worker.process.kill()
         worker.process.output.close()
 
-    def _spawn(self, delay: float) -> None:
+    def _spawn(self, delay: float, *, failed_at: float | None = None) -> None:
+        """Start a worker after so many seconds; with ``failed_at``, when the files that failed then have changed."""
         self._starting += 1
-        self._run(self._start_one(delay))
+        self._run(self._start_one(delay, failed_at))
 
-    async def _start_one(self, delay: float) -> None:
-        if delay:
-            await asyncio.sleep(delay)
-        if len(self._workers) + self._starting > self._places:  # fewer are wanted than when this was begun
-            self._starting -= 1
-            return
+    async def _start_one(self, delay: float, failed_at: float | None) -> None:
         try:
-            process = await self._origin.start()
-        except OSError as error:
+            if failed_at is not None:
+                await self._await_change(failed_at)
+            elif delay:
+                await asyncio.sleep(delay)
+            async with self._entering:
+                await asyncio.sleep(self._pause_until - time.monotonic())
+                turn = await self._local.turn()
+                # Fewer may be wanted than when this was begun.
+                wanted = len(self._workers) + self._starting <= self._places
+                worker = await self._started(turn) if wanted else None
+        finally:
             self._starting -= 1
-            self._report(
-                ModelLoadFailed(f"no worker process could be started: {error}", model=self.spec.name),
-                loading=True,
-            )
+        if worker is None:
+            turn.end()
             self._replace()
             return
-        self._starting -= 1
-        worker = KeptWorker(self, process, str(next(self._numbers)))
         self._workers.append(worker)
         if len(self._workers) > self._places:
             self._dismiss(worker)
             return
         worker.tell(Load(self.spec, LoadContext(worker=worker.id, threads=self._threads)))
+
+    async def _await_change(self, failed_at: float) -> None:
+        """Return when the model's files have changed after a time of the wall clock, or somebody calls for workers."""
+        changed = self._loop.create_task(files_changed(Path(self.spec.location), failed_at))
+        called = self._loop.create_task(self._called_for.wait())
+        try:
+            await asyncio.wait([changed, called], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
+            called.cancel()
+        self._origin.reconsider()
+
+    async def _started(self, turn: Turn) -> KeptWorker | None:
+        """A worker that is about to load the model; None where there is no room for its process, which is reported."""
+        try:
+            process = await self._origin.start()
+        except OSError as error:
+            reason = f"no worker process could be started: {error}"
+            self._report(ModelLoadFailed(reason, model=self.spec.name), loading=True)
+            self._pause_until = time.monotonic() + backoff(self.failures)
+            return None
+        return KeptWorker(self, process, str(next(self._numbers)), turn)
 
     async def _bury(self, worker: KeptWorker, *, loading: bool) -> None:
         with suppress(TimeoutError):
@@ -385,7 +425,7 @@ class WorkerPool:
         elif status is not None and status < 0:
             how = f"was killed by signal {-status}"
         else:
-            how = f"ended with status {status}"
+            how = worker.process.fault or f"ended with status {status}"
         detail = "\n".join(
             [f"worker {worker.id} (pid {worker.process.pid}) {how}", *worker.process.output.last_lines]
         )
@@ -416,10 +456,11 @@ class WorkerPool:
 
     def _replace(self) -> None:
         if len(self._workers) + self._starting < self._places:
-            self._spawn(backoff(self.failures))
+            self._spawn(max(backoff(self.failures), self._pause_until - time.monotonic()))
 
     def _remove(self, worker: KeptWorker) -> None:
         worker.state = WorkerState.ENDED
+        worker.turn.end()
         self._recycler.forget(worker)
         worker.process.handed_over()
         with suppress(ValueError):
@@ -437,17 +478,3 @@ class WorkerPool:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("supervision failed", model=self.spec.name, reason=repr(error), exc_info=error)
-
-
-def backoff(failures: int) -> float:
-    """Seconds to wait before the next try after so many failures in a row.
-
-    >>> [backoff(n) for n in range(1, 9)]
-    [0.0, 1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0]
-    """
-    if failures <= 1:
-        return 0.0
-    current, following = 1.0, 1.0
-    for _ in range(failures - 2):
-        current, following = following, current + following
-    return min(current, 34.0)

@@ -29,7 +29,7 @@ from mooring.workers.channel import (
     ToServer,
     ToWorker,
 )
-from mooring.workers.local import LocalProcess
+from mooring.workers.local import LocalProcess, Turn
 from mooring.workers.progress import Progress
 
 log = get_logger(__name__)
@@ -121,7 +121,7 @@ class Pool(Protocol):
     def loaded(self, worker: Any, metadata: ModelMetadata) -> None:
         """It has the model."""
 
-    def failed(self, worker: Any, record: ErrorRecord) -> None:
+    def failed(self, worker: Any, failure: LoadFailed) -> None:
         """It cannot load the model, and ends by itself."""
 
     def ended(self, worker: Any) -> None:
@@ -304,7 +304,7 @@ class PooledWorker:
             self.load_seconds = time.monotonic() - self.sent_at
             self._pool.loaded(self, message.metadata)
         elif isinstance(message, LoadFailed):
-            self._pool.failed(self, message.error)
+            self._pool.failed(self, message)
         elif isinstance(message, Measured):
             self._pool.measured(message.records)
 
@@ -393,8 +393,9 @@ class KeptWorker(PooledWorker):
 
     process: LocalProcess
 
-    def __init__(self, pool: Pool, process: LocalProcess, name: str) -> None:
+    def __init__(self, pool: Pool, process: LocalProcess, name: str, turn: Turn) -> None:
         super().__init__(pool, process, name)
+        self.turn = turn
         process.on_end = self._gone
         self.started = time.time()
 

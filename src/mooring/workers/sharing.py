@@ -153,7 +153,7 @@ class SharedPool:
     def loaded(self, worker: PooledWorker, metadata: ModelMetadata) -> None:
         """Not said to a front: it is told of workers that have loaded the model."""
 
-    def failed(self, worker: PooledWorker, error: object) -> None:
+    def failed(self, worker: PooledWorker, failure: object) -> None:
         """Not said to a front."""
 
     def _unexplained(self, worker: PooledWorker) -> None:

@@ -8,7 +8,8 @@ A template may also be asked to fork a *template of a model*, which loads it (pr
 workers share the model's pages as well.
 
 On the control socket the server first says which modules to import. From then on it sends one word (the number of channels, or ``MODEL``) with the descriptors for one
-process, and the template answers with records of (what, pid, status): a process was forked, or one ended. The template
+process, and the template answers with records of (what, pid, status): a process was forked, could not be (the status is
+the ``errno``), or one ended. The template
 of a model begins with ``READY``, or with ``REFUSED`` and the reason, whose length is the record's status.
 """
 
@@ -32,7 +33,7 @@ from mooring.workers.preloaded import Preloaded, loaded_once, receive_load
 
 ORDER = struct.Struct("<q")
 RECORD = struct.Struct("<qqq")
-READY, FORKED, ENDED, REFUSED = 0, 1, 2, 3
+READY, FORKED, ENDED, REFUSED, UNBORN = 0, 1, 2, 3, 4
 MODEL = -1
 MOST_DESCRIPTORS = 64
 
@@ -161,7 +162,13 @@ def _fork(control: socket.socket, private: Sequence[int], model: Preloaded | Non
         return False
     (channels,) = ORDER.unpack(order)
     parent = os.getpid()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError as error:  # no more processes, or no memory: the workers that are there are not to blame
+        for fd in descriptors:
+            os.close(fd)
+        _tell(control, RECORD.pack(UNBORN, 0, error.errno or 0))
+        return True
     if pid == 0:
         control.close()
         for fd in private:

@@ -17,6 +17,7 @@ from mooring.core.errors import DeadlineExceeded, ErrorRecord, ModelFailed, Moor
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import Outcome
 from mooring.observability.records import Recorder
+from mooring.repository.platforms import has_code
 from mooring.repository.spec import ModelSpec
 from mooring.workers.arena import MappedArena
 from mooring.workers.channel import (
@@ -30,7 +31,7 @@ from mooring.workers.channel import (
     Results,
     Returned,
 )
-from mooring.workers.outcomes import chunks, failure_of, line_of, within
+from mooring.workers.outcomes import chunks, fails_again, failure_of, line_of, within
 from mooring.workers.preloaded import Preloaded
 from mooring.workers.progress import Progress
 from mooring.workers.stepwise import StepServing
@@ -257,10 +258,15 @@ class Worker:
                 from mooring.workers.warmup import warm  # noqa: PLC0415 - most models have none
 
                 warm(backend, message.spec, metadata)
-        except MooringError as error:
-            record = ErrorRecord.of(error)
         except Exception as error:  # user code may raise anything while it loads
-            record = ErrorRecord("ModelLoadFailed", line_of(error), traceback.format_exc())
+            record = (
+                ErrorRecord.of(error)
+                if isinstance(error, MooringError)
+                else ErrorRecord("ModelLoadFailed", line_of(error), traceback.format_exc())
+            )
+            spec = message.spec
+            code = has_code(spec.backend, module=bool(spec.parameters.get("module")))
+            lasting = fails_again(error, code=code)
         else:
             self._backend, self._spec = backend, message.spec
             self._loaded = Loaded(metadata, capacity_of(backend, message.spec))
@@ -268,7 +274,7 @@ class Worker:
                 self._courier.start()
             channel.send(self._loaded)
             return True
-        channel.send(LoadFailed(record))
+        channel.send(LoadFailed(record, lasting))
         return False
 
     def _serve_overlapping(self, backend: Backend, model: Concurrent | Stepwise) -> None:
