@@ -81,6 +81,7 @@ def test_every_setting_reads_the_same_from_file_environment_and_flag(tmp_path, n
         "number_of_gpu": ("2", 2),
         "frontends": ("2", 2),
         "deal_connections": ("evenly", "evenly"),
+        "json_nan": ("null", "null"),
         "codec_processes": ("2", 2),
         "model_snapshot": ('{"models": {"m": {"1.0": {"marName": "m.mar"}}}}', None),
         **{f"sequence_{each}_header": ("X-Sequence", "X-Sequence") for each in ("id", "start", "end")},

@@ -137,7 +137,7 @@ def test_what_a_document_names_is_there(file):
 def test_each_decision_has_a_number_of_its_own_and_a_decision_that_is_named_is_there():
     records = sorted((DOCS / "decisions").glob("*.md"))
     numbers = [int(record.name.partition("-")[0]) for record in records]
-    assert numbers == list(range(1, len(records) + 1))
+    assert len(set(numbers)) == len(numbers)
     assert [int(record.read_text().split(".")[0].removeprefix("# ")) for record in records] == numbers
     for file in [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "src").rglob("*.py")]:
         for number in re.findall(r"[Dd]ecision\s(\d+)", file.read_text()):

@@ -354,6 +354,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Bytes, Meta(description="bytes of the largest request to the Open Inference Protocol (/v2)")
     ] = 1_073_741_824
     max_response_size: Annotated[Bytes, Meta(description="bytes of the largest answer")] = 6_553_500
+    json_nan: Annotated[
+        Literal["by_protocol", "null", "nan"],
+        Meta(
+            description="how answers in JSON write NaN and Infinity, for which JSON has no number: by_protocol (null"
+            " under /v1 and from /predictions of tensor models, NaN under /v2), or null or nan everywhere"
+        ),
+    ] = "by_protocol"
     decode_input_request: Annotated[
         bool, Meta(description="whether handlers get JSON and text bodies decoded, true or false")
     ] = True

@@ -31,7 +31,11 @@ class Listeners:
         origins = config.cors_allowed_origin or (("*",) if config.dialect == "amd" else ())
         self.cors = Cors(origins, config.cors_allowed_methods, config.cors_allowed_headers)
         self.responses = Responses(
-            counter, cors=self.cors.headers, reserved=self.cors.reserved, lines_for=self.cors.lines_for
+            counter,
+            cors=self.cors.headers,
+            reserved=self.cors.reserved,
+            lines_for=self.cors.lines_for,
+            json_nan=config.json_nan,
         )
         self._config = config
         self._allocator = allocator

@@ -75,6 +75,7 @@ def _defaults(config: Config) -> Defaults:
         startup_timeout=config.default_startup_timeout,
         queue_size=config.job_queue_size,
         max_response_bytes=config.max_response_size,
+        json_nan=config.json_nan,
         decode_input=config.decode_input_request,
         limit_image_pixels=config.limit_max_image_pixels,
         envelope=config.service_envelope,

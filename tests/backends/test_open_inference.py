@@ -107,6 +107,18 @@ def test_large_outputs_are_text_where_json_is_wanted_and_small_ones_are_not(func
     assert [each.json for each in answer.outputs] == [False, True]
 
 
+@pytest.mark.parametrize(
+    ("json_nan", "asked", "word"),
+    [("by_protocol", False, b"NaN"), ("by_protocol", True, b"null"), ("nan", False, b"NaN"),
+     ("nan", True, b"null"), ("null", False, b"null")],
+)  # fmt: skip
+def test_large_outputs_say_nan_as_the_setting_and_the_client_want(function, reply, json_nan, asked, word):
+    model = function("def infer(x): return {'y': x}", json_nan=json_nan)
+    array = np.full(10_000, np.nan, np.float32)
+    (output,) = one(model, reply, tensors(array, json_outputs=True, null_for_nan=asked)).outputs
+    assert bytes(output.data) == b"[" + b",".join([word] * 10_000) + b"]"
+
+
 def classified(model, reply, array, count, **more):
     wish = [RequestedOutput("y", {"classification": count})]
     (output,) = one(model, reply, tensors(array, wish, **more)).outputs

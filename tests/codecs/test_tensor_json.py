@@ -1,5 +1,6 @@
 """JSON and arrays: nothing is lost on the way, and nothing wrong comes through."""
 
+import base64
 import contextlib
 import json
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mooring.codecs import tensor_json
-from mooring.codecs.tensor_json import LARGE_DOCUMENT, decode, encode, to_array
+from mooring.codecs.tensor_json import LARGE_DOCUMENT, decode, encode, encode_each, to_array
 from mooring.core.errors import InvalidInput
 from mooring.core.tensors import NUMPY_TYPES, datatype_of
 
@@ -134,7 +135,17 @@ def test_one_number_in_a_list_of_its_own_is_found_among_any_number_of_lists(rows
         (b'["1"]', "FP32", "strings"),
         (b"[1]", "BYTES", "numbers"),
         (b"[1, true]", "", "booleans and numbers"),
-        (b"[1, null]", "FP32", "null"),
+        (b"[1, null]", "INT32", "holds null at [1]"),
+        (b"[[1, 2], [3, null]]", "UINT8", "holds null at [1, 1]"),
+        (b"[true, null]", "BOOL", "holds null at [1]"),
+        (b"[true, null]", "FP32", "holds null at [1]"),
+        (b'["a", null]', "BYTES", "holds null at [1]"),
+        (b'["a", null]', "", "holds null at [1]"),
+        (b'[null, "NaN"]', "INT32", "holds null at [0]"),
+        (b'[1, "NaN"]', "INT32", "numbers and strings"),
+        (b'[1, "nan"]', "FP32", "numbers and strings"),
+        (b'["inf"]', "FP32", "strings"),
+        (b'[true, "NaN"]', "FP32", "booleans and strings"),
         (b'[1, "2"]', "", "numbers and strings"),
         (b"[{}]", "", "objects"),
     ],
@@ -159,6 +170,39 @@ def test_nan_and_infinity_are_bare_tokens_both_ways(size):
     assert np.isnan(found[0])
     assert encode(found) == b"[NaN,Infinity,-Infinity,1.0]"
     assert encode(np.array(np.nan)) == b"NaN"
+
+
+@pytest.mark.parametrize("size", [bytes, padded])
+@pytest.mark.parametrize("datatype", ["FP16", "BF16", "FP32", "FP64"])
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        (b"[1, null, 2.5]", [1, np.nan, 2.5]),
+        (b"[null, null]", [np.nan, np.nan]),
+        (b"[[1, null], [null, 2]]", [[1, np.nan], [np.nan, 2]]),
+        (b"null", np.nan),
+        (b'["NaN", 1, "Infinity", "-Infinity", null]', [np.nan, 1, np.inf, -np.inf, np.nan]),
+        (b'["NaN"]', [np.nan]),
+        (b"[NaN, null]", [np.nan, np.nan]),
+    ],
+)
+def test_missing_values_and_infinities_have_words_in_a_float_tensor(text, values, datatype, size):
+    np.testing.assert_array_equal(read(size(text), datatype), values)
+
+
+@pytest.mark.parametrize("size", [bytes, padded])
+def test_where_no_datatype_is_wanted_they_are_numbers_only_beside_numbers(size):
+    np.testing.assert_array_equal(read(size(b'[1, null, "Infinity"]')), [1.0, np.nan, np.inf])
+    np.testing.assert_array_equal(read(size(b"[null]")), [np.nan])
+    assert read(size(b'["NaN", "Infinity"]')).tolist() == [b"NaN", b"Infinity"]
+
+
+@given(hnp.arrays(st.sampled_from([np.float16, np.float32, np.float64]), SHAPES))
+def test_null_is_written_where_json_has_no_number_and_reads_back_as_nan(array):
+    text = encode(array, null=True)
+    json.loads(text, parse_constant=pytest.fail)
+    finite = np.where(np.isfinite(array), array, np.nan)
+    np.testing.assert_array_equal(read(text, datatype_of(array)).ravel(), finite.ravel())
 
 
 def test_the_integer_one_may_be_written_as_a_float():
@@ -196,8 +240,22 @@ def test_of_equal_keys_the_last_counts_whatever_the_size():
 
 def test_bytes_are_text_or_else_base64():
     array = np.array([b"z\xc3\xbcrich", b"\xff\x00"], object)
-    assert json.loads(encode(array)) == ["zürich", "/wA="]
+    assert json.loads(encode(array)) == [
+        {"b64": base64.b64encode("zürich".encode()).decode()},
+        {"b64": "/wA="},
+    ]
+    assert json.loads(encode(array[:1])) == ["zürich"]
+    assert json.loads(encode(array.reshape(2, 1))) == [[each] for each in json.loads(encode(array))]
+    assert json.loads(encode(np.array(b"\xff", object))) == {"b64": "/w=="}
     assert read(b'["a\\u0000"]', "BYTES").tolist() == [b"a\0"]
+
+
+def test_the_rows_of_one_output_are_all_base64_or_none_is():
+    array = np.array([[b"a"], [b"\xff"]], object)
+    assert encode_each(array, 2) == [b'[{"b64":"YQ=="}]', b'[{"b64":"/w=="}]']
+    assert encode_each(array, 1) == [b'[{"b64":"YQ=="}]']
+    assert encode_each(array[:1], 1) == [b'["a"]']
+    assert encode_each(np.float32([[1, np.nan]]), 1, null=True) == [b"[1.0,null]"]
 
 
 def test_arrays_of_any_order_are_written_in_row_major_order():

@@ -1,5 +1,6 @@
 """v2's infer bodies: what is written reads back equal, in JSON and in binary, and what is wrong is the caller's fault."""
 
+import base64
 import contextlib
 import json
 
@@ -176,6 +177,43 @@ def test_numbers_are_exact_whatever_the_size_of_the_document(datatype, text, pad
     assert NUMPY_TYPES[datatype].type(again) == expected
 
 
+def test_null_stands_for_them_where_that_is_asked_for():
+    numbers = Tensor.of("x", np.float32([np.nan, np.inf, 1]))
+    text = Tensor(
+        "y", "FP32", [1], json_text(Tensor.of("y", np.float32([np.nan])), null=True), None, json=True
+    )
+    pieces, _ = encode_response(InferenceResponse([numbers, text], model="m"), JSON_ONLY, null=True)
+    found = json.loads(joined(pieces), parse_constant=pytest.fail)
+    assert [each["data"] for each in found["outputs"]] == [[None, None, 1.0], [None]]
+
+
+@pytest.mark.parametrize("written_before", [False, True])
+def test_texts_that_are_not_utf_8_are_marked_as_base64_all_of_them(written_before):
+    elements = [b"plain", b"\xff\xfe\x00"]
+    output = Tensor("y", "BYTES", [2], elements, {"kept": 1})
+    if written_before:
+        output.data, output.json = json_text(output), True
+    pieces, _ = encode_response(InferenceResponse([output], model="m", version="1"), JSON_ONLY)
+    document = joined(pieces)
+    (found,) = json.loads(document)["outputs"]
+    assert found["parameters"] == {"kept": 1, "content_type": "base64"}
+    assert [base64.b64decode(each) for each in found["data"]] == elements
+    (back,) = decode_response(document).outputs
+    assert (back.data, back.parameters) == (elements, {"kept": 1})
+
+
+def test_texts_that_say_base64_and_are_none_cannot_be_read():
+    output = {
+        "name": "y",
+        "datatype": "BYTES",
+        "shape": [1],
+        "data": ["?"],
+        "parameters": {"content_type": "base64"},
+    }
+    with pytest.raises(InvalidOutput, match="'y' says that it is base64"):
+        decode_response(json.dumps({"outputs": [output]}).encode())
+
+
 def test_numbers_that_json_has_not_are_bare_tokens_both_ways():
     document = b'{"inputs":[{"name":"x","shape":[3],"datatype":"FP32","data":[NaN,Infinity,-Infinity]}]}'
     (found,) = decode_request(document).inputs
@@ -214,7 +252,7 @@ def test_numbers_that_json_has_not_are_bare_tokens_both_ways():
         (body(data=None), "null"),
         (body(data=[1]), "has 1 elements, its shape [2] needs 2"),
         (body(data=[[1], [2, 3]]), "ragged"),
-        (body(data=[1, None]), "null"),
+        (body(data=[1, None]), "holds null at [1]"),
         (body(data=[1, "a"]), "numbers and strings"),
         (body(data=[1, 1.5]), "1.5, which is no INT32"),
         (body(data=[1, 2**31]), "2147483648"),

@@ -51,7 +51,7 @@ BODIES = {
     "a datatype that is a number": doc({"datatype": 32}),
     "another datatype than the model's": doc({"datatype": "FP64"}),
     "texts for numbers": doc({"data": ["1", "2", "3"]}),
-    "null among the numbers": doc({"data": [1, None, 3]}),
+    "null among whole numbers": doc(n={"data": [None]}),
     "an object among the numbers": doc({"data": [1, {}, 3]}),
     "booleans for numbers": doc({"data": [True, False, True]}),
     "ragged data": doc({"shape": [2, 3], "data": [[1, 2, 3], [4, 5]]}),

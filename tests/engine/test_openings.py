@@ -118,14 +118,14 @@ class Stage:
         (self.worker,) = self.scheduler.pool.idle
         self.outcomes = {}
 
-    async def ask(self, name, *, body=None, deadline=None, **more):
+    async def ask(self, name, *, body=None, deadline=None, null=False, **more):
         """A request with a large body, of which ``name`` is the id."""
         data = body if body is not None else body_of(**more)
         place = self.memory.allocate(len(data))
         place.view[:] = data
         tensor = Tensor("request", "BYTES", [1], [place], json=True)
         request = InferenceRequest(
-            "m", "", name, [tensor], Form.TENSORS, deadline=deadline, json_outputs=True
+            "m", "", name, [tensor], Form.TENSORS, deadline=deadline, json_outputs=True, null_for_nan=null
         )
         return await self.submit(request)
 
@@ -358,6 +358,16 @@ async def test_the_text_of_a_large_output_is_written_elsewhere_and_of_a_small_on
     assert json.loads(bytes(large.data)) == [1] * MANY
     assert stage.scheduler.idle
     assert stage.memory.out == 0
+
+
+@pytest.mark.parametrize("works", [None, WorkerDied("Worker died.")])
+@pytest.mark.parametrize(("null", "word"), [(False, b"NaN"), (True, b"null")])
+async def test_wherever_it_is_written_it_says_nan_as_the_client_wants(stage, null, word, works):
+    nan = Tensor("y", "FP32", [MANY], b"\0\0\xc0\x7f" * MANY)
+    small = Tensor("z", "FP32", [1], b"\0\0\xc0\x7f")
+    told = await opened_and_answered(stage, nan, small, null=null)
+    stage.codecs.work(works)
+    assert [bytes(each.data).strip(b"[]").split(b",")[0] for each in told[0].outputs] == [word, word]
 
 
 async def test_the_text_is_written_here_where_nobody_else_can(stage):

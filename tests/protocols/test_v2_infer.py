@@ -244,7 +244,7 @@ FAULTS = {
     "a shape that the elements do not fill": infer_body(x([1])),
     "a ragged tensor": infer_body(x([[1], [2, 3]], [1, 3])),
     "a wrong element": infer_body(x(["a", 1])),
-    "null": infer_body(x([None, 1])),
+    "null": infer_body(x([None, 1], datatype="INT8")),
     "an integer out of range": infer_body(x([300, 1], datatype="INT8")),
     "a number of 30 digits": infer_body(x([10**30, 1], datatype="INT64")),
     "a fraction where an integer should be": infer_body(x([1.5, 1], datatype="INT64")),

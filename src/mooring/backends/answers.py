@@ -95,10 +95,14 @@ def answer(
     rows: bool,
     labels: Mapping[str, Any],
     declared: Mapping[str, TensorSpec],
+    null: bool = False,
 ) -> InferenceResponse:
-    """The response to one request. ``rows``: its samples are KServe v1 instances. Raises ``InvalidInput``."""
+    """The response to one request. ``rows``: its samples are KServe v1 instances. Raises ``InvalidInput``.
+
+    ``null`` stands for NaN and Infinity where the answer is JSON that is written here.
+    """
     if rows:
-        elements = [element for sample, outputs in results for element in _predictions(sample, outputs)]
+        elements = [element for sample, outputs in results for element in _predictions(sample, outputs, null)]
         if request.form is Form.BODY:
             return body_of(b'{"predictions":[' + b",".join(elements) + b"]}")
         return InferenceResponse([Tensor("predictions", "BYTES", [len(elements)], elements)])
@@ -113,22 +117,19 @@ def answer(
         if scores.ndim and scores.size and scores.dtype.kind == "f":
             found = encode_classes(scores, labels)
             return body_of(found[0] if sample.lifted or len(found) == 1 else b"[" + b",".join(found) + b"]")
-    return body_of(encode_outputs(outputs))
+    return body_of(encode_outputs(outputs, null=null))
 
 
-def _predictions(sample: Sample, pieces: list[Arrays]) -> list[bytes]:
+def _predictions(sample: Sample, pieces: list[Arrays], null: bool) -> list[bytes]:
     """The JSON of each row; of a model that streams, the list of a row's pieces."""
     count = sample.rows or 1
     columns = []
     for outputs in pieces:
         if sample.rows:
-            columns.append(encode_rows(outputs, count))
+            columns.append(encode_rows(outputs, count, null=null))
         else:
-            columns.append(
-                encode_rows(
-                    {name: _of_one_row(sample, name, each)[None] for name, each in outputs.items()}, 1
-                )
-            )
+            single = {name: _of_one_row(sample, name, each)[None] for name, each in outputs.items()}
+            columns.append(encode_rows(single, 1, null=null))
     if len(columns) == 1:
         return columns[0]
     return [b"[" + b",".join(column[row] for column in columns) + b"]" for row in range(count)]

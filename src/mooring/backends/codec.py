@@ -52,12 +52,13 @@ def opened(request: InferenceRequest) -> Outcome:
 
 def written(request: InferenceRequest) -> InferenceResponse:
     """The tensors with their JSON text in place of their elements."""
-    return InferenceResponse([as_text(tensor) for tensor in request.inputs])
+    return InferenceResponse([as_text(tensor, null=request.null_for_nan) for tensor in request.inputs])
 
 
-def as_text(tensor: Tensor) -> Tensor:
-    """A tensor of the same name with its JSON text."""
-    return Tensor(tensor.name, tensor.datatype, tensor.shape, json_text(tensor), tensor.parameters, json=True)
+def as_text(tensor: Tensor, *, null: bool) -> Tensor:
+    """A tensor of the same name with its JSON text. With ``null`` that stands for NaN and Infinity."""
+    text = json_text(tensor, null=null)  # which may add to the parameters
+    return Tensor(tensor.name, tensor.datatype, tensor.shape, text, tensor.parameters, json=True)
 
 
 def take_up(request: InferenceRequest, answer: InferenceResponse) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mooring.codecs.classification import classify
+from mooring.codecs.nonfinite import BY_PROTOCOL, writes_null
 from mooring.codecs.v2_json import REGION, decode_request, json_text, wanted_of
 from mooring.core.buffers import LARGE, Payload
 from mooring.core.errors import InvalidInput
@@ -52,22 +53,30 @@ def _no_regions(region: str, offset: int, size: int) -> Payload:
 
 
 def present(
-    request: InferenceRequest, response: InferenceResponse, labels: Mapping[str, Any]
+    request: InferenceRequest,
+    response: InferenceResponse,
+    labels: Mapping[str, Any],
+    json_nan: str = BY_PROTOCOL,
 ) -> InferenceResponse:
-    """The answer as the request wants to see its outputs. Raises ``InvalidInput``."""
+    """The answer as the request wants to see its outputs. ``json_nan`` is the setting. Raises ``InvalidInput``."""
     if request.form is not Form.TENSORS:
         return response
     response.id = request.id
     asked = {output.name: output.parameters for output in request.outputs or () if output.parameters}
     if asked or request.json_outputs:
         response.outputs = [
-            _presented(request, tensor, asked.get(tensor.name) or {}, labels) for tensor in response.outputs
+            _presented(request, tensor, asked.get(tensor.name) or {}, labels, json_nan)
+            for tensor in response.outputs
         ]
     return response
 
 
 def _presented(
-    request: InferenceRequest, tensor: Tensor, asked: Mapping[str, Parameter], labels: Mapping[str, Any]
+    request: InferenceRequest,
+    tensor: Tensor,
+    asked: Mapping[str, Parameter],
+    labels: Mapping[str, Any],
+    json_nan: str,
 ) -> Tensor:
     if "classification" in asked:
         classes = classify(tensor.array(), asked["classification"], labels, tensor.name)
@@ -78,7 +87,8 @@ def _presented(
             raise InvalidInput(f"output '{tensor.name}' needs shared_memory_region")
         tensor.parameters = {**(tensor.parameters or {}), **place}
     elif _as_json(request, tensor, asked):
-        tensor.data, tensor.json = json_text(tensor), True
+        null = writes_null(json_nan, asked=request.null_for_nan)
+        tensor.data, tensor.json = json_text(tensor, null=null), True
     return tensor
 
 

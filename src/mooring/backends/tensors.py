@@ -17,6 +17,7 @@ from mooring.backends.controls import check_id, filled
 from mooring.backends.open_inference import present
 from mooring.backends.samples import Arrays, Parameters, Reader, Sample, group, join, split
 from mooring.codecs.images import ImageSettings
+from mooring.codecs.nonfinite import writes_null
 from mooring.codecs.signature import Signature
 from mooring.core.errors import (
     InvalidInput,
@@ -157,9 +158,9 @@ class TensorBackend(Backend):
         """The response to one request, or to a piece of its stream."""
         explained = request.operation is Operation.EXPLAIN
         labels = {} if explained else self.spec.labels
-        return answer(
-            request, results, rows=rows, labels=labels, declared={} if explained else self._declared
-        )
+        declared = {} if explained else self._declared
+        null = writes_null(self.spec.json_nan, by_default=True)
+        return answer(request, results, rows=rows, labels=labels, declared=declared, null=null)
 
     def call(
         self, operation: Operation, arrays: Arrays, parameters: Parameters, wanted: Wanted = ()
@@ -391,4 +392,5 @@ class Run:
     def _respond(self, index: int, results: Results) -> InferenceResponse:
         request = self._requests[index]
         response = self._backend.respond(request, results, self._rows[index])
-        return present(request, response, self._backend.spec.labels)
+        spec = self._backend.spec
+        return present(request, response, spec.labels, spec.json_nan)

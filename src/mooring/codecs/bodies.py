@@ -22,7 +22,7 @@ import orjson
 from mooring.codecs import npy
 from mooring.codecs.images import looks_like_image
 from mooring.codecs.signature import Signature
-from mooring.codecs.tensor_json import cast, decode, encode, to_array
+from mooring.codecs.tensor_json import cast, decode, encode, encode_each, to_array
 from mooring.codecs.v2_json import tensor_array
 from mooring.core.buffers import view_of
 from mooring.core.errors import InvalidInput
@@ -240,22 +240,25 @@ def _from_v2(inputs: list[Any], signature: Signature) -> dict[str, Array]:
     return arrays
 
 
-def encode_outputs(outputs: Mapping[str, Array]) -> bytes:
-    """One JSON object, the outputs by name."""
+def encode_outputs(outputs: Mapping[str, Array], *, null: bool = False) -> bytes:
+    """One JSON object, the outputs by name; ``null`` as ``encode`` has it."""
     return (
         b"{"
-        + b",".join([orjson.dumps(name) + b":" + encode(array) for name, array in outputs.items()])
+        + b",".join([orjson.dumps(name) + b":" + encode(array, null=null) for name, array in outputs.items()])
         + b"}"
     )
 
 
-def encode_rows(outputs: Mapping[str, Array], rows: int) -> list[bytes]:
+def encode_rows(outputs: Mapping[str, Array], rows: int, *, null: bool = False) -> list[bytes]:
     """The JSON of every row's prediction: a value where there is one output, else an object by output name."""
-    if len(outputs) == 1:
-        (array,) = outputs.values()
-        # [row, ...], for [row] of a vector of texts is no array.
-        return [encode(array[row, ...]) for row in range(rows)]
-    return [encode_outputs({name: array[row, ...] for name, array in outputs.items()}) for row in range(rows)]
+    columns = [encode_each(array, rows, null=null) for array in outputs.values()]
+    if len(columns) == 1:
+        return columns[0]
+    keys = [orjson.dumps(name) + b":" for name in outputs]
+    return [
+        b"{" + b",".join([key + value for key, value in zip(keys, values, strict=True)]) + b"}"
+        for values in zip(*columns, strict=True)
+    ]
 
 
 def encode_classes(scores: Array, labels: Mapping[str, Any]) -> list[bytes]:

@@ -7,13 +7,15 @@ on the size of the document:
 - A list of lists is a tensor when it is regular; a ragged one is refused.
 - Without a wanted datatype integers are INT64 (UINT64 where that is needed), other numbers FP64, strings BYTES.
 - Nothing is rounded, wrapped or truncated but to a float type: an integer must fit, and 1.0 is the integer 1.
-- NaN, Infinity and -Infinity are read and written as bare tokens, as Python and Triton do.
+- NaN, Infinity and -Infinity are read as bare tokens, as Python and Triton write them, and among numbers as strings of
+  the same text; null in a float tensor, or among numbers of no wanted datatype, is a missing value and read as NaN.
+- They are written as bare tokens, or where that is asked for as null.
 """
 
 import base64
 import ctypes
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -51,6 +53,10 @@ _RANGES: Mapping[str, tuple[frozenset[type], float, float]] = {
 _NUMPY, _NULL = orjson.OPT_SERIALIZE_NUMPY, b"null"
 # What orjson takes by itself, in half the time of an array of one.
 _NUMBERS = frozenset({np.float32, np.float64, np.int32, np.int64, np.bool_})
+# What a client whose JSON has no token for them may write, and what stands for numbers only beside numbers or in a float.
+_NONFINITE = frozenset({"NaN", "Infinity", "-Infinity"})
+_FLOATS = frozenset({"FP16", "BF16", "FP32", "FP64"})
+_NUMBERS_OR_MISSING = frozenset({int, float, str, type(None)})
 _NOTHING: tuple[frozenset[type], float, float] = (frozenset(), 0.0, 0.0)
 
 # To find the few brackets of a flat list in 3 MB takes memchr 0.03 ms, comparing all bytes 0.13; each one found costs 1 us.
@@ -71,6 +77,11 @@ def decode(document: bytes | memoryview) -> Any:
             return _decode_large(document)
         except _Irregular:
             pass
+    return decode_plain(document)
+
+
+def decode_plain(document: bytes | memoryview) -> Any:
+    """As ``decode``, in Python's own types alone."""
     try:
         return orjson.loads(document)
     except orjson.JSONDecodeError as error:
@@ -88,7 +99,7 @@ def _decode_with_tokens(document: bytes, reason: str) -> Any:
             return value
         except (ValueError, TypeError, RecursionError):
             pass
-    raise InvalidInput(f"the document is not JSON: {reason}")
+    raise InvalidInput(f"the body is not JSON: {reason}")
 
 
 def _integer(text: str) -> int | float:
@@ -218,13 +229,28 @@ def _from_lists(value: Any, name: str, datatype: str) -> Array:
     if kinds and kinds <= held and lowest <= min(flat) and max(flat) <= highest:
         array: Array = np.array(flat, NUMPY_TYPES[datatype])
     else:
-        array = _typed(flat, kinds, name)
+        if kinds - {int, float} and _may_be_floats(flat, kinds, datatype):
+            array = np.array(
+                flat, np.float64
+            )  # numpy reads None as NaN, and the three strings as what they say
+        else:
+            array = _typed(flat, kinds, name, shape)
         if datatype:
             array = cast(array, name, datatype)
     return array if len(shape) == 1 else array.reshape(shape)
 
 
-def _typed(flat: list[Any], kinds: set[type], name: str) -> Array:
+def _may_be_floats(flat: list[Any], kinds: set[type], datatype: str) -> bool:
+    """Whether values that are not all numbers stand for floats: null and "NaN", "Infinity", "-Infinity".
+
+    Where no datatype is wanted, strings alone are strings.
+    """
+    if not kinds <= _NUMBERS_OR_MISSING or (datatype not in _FLOATS if datatype else kinds == {str}):
+        return False
+    return str not in kinds or _NONFINITE.issuperset([value for value in flat if type(value) is str])
+
+
+def _typed(flat: list[Any], kinds: set[type], name: str, shape: list[int]) -> Array:
     """The narrowest of INT64, UINT64, FP64, BOOL and BYTES that holds the values."""
     if kinds == {float} or not kinds:
         return np.array(flat, np.float64)
@@ -244,9 +270,19 @@ def _typed(flat: list[Any], kinds: set[type], name: str) -> Array:
         return array
     if list in kinds:
         raise InvalidInput(f"input '{name}' is ragged: lists stand beside other values")
+    if type(None) in kinds:
+        raise InvalidInput(
+            f"input '{name}' holds null{_place(flat.index(None), shape)}; null is a missing value (NaN), which only "
+            "float tensors have"
+        )
     names = {bool: "booleans", int: "numbers", float: "numbers", str: "strings", dict: "objects"}
-    found = " and ".join(sorted({names.get(kind, "null") for kind in kinds}))
+    found = " and ".join(sorted({names[kind] for kind in kinds}))
     raise InvalidInput(f"input '{name}' holds {found}; send numbers, booleans or strings, one kind only")
+
+
+def _place(index: int, shape: list[int]) -> str:
+    """Where in the nested lists of this shape the element is that has the index in the flat one."""
+    return f" at {[int(each) for each in np.unravel_index(index, shape)]}" if shape else ""
 
 
 def cast(source: Array, name: str, datatype: str) -> Array:
@@ -297,23 +333,24 @@ def _to_integer(source: Array, name: str, datatype: str) -> Array:
     return source.astype(NUMPY_TYPES[datatype])
 
 
-def encode(array: Array) -> bytes:
+def encode(array: Array, *, null: bool = False) -> bytes:
     """The array as JSON: nested lists of its shape, or one value where it has none.
 
-    Integers are exact, floats the shortest text that reads back equal, NaN and Infinity bare tokens. BYTES elements
-    are strings: UTF-8 where they are that, base64 otherwise.
+    Integers are exact, floats the shortest text that reads back equal, NaN and Infinity bare tokens, or with ``null``
+    null. BYTES elements are strings; where one of them is not UTF-8, each is an object with its base64 text:
+    ``{"b64": "//4A"}``.
     """
     if array.dtype.kind in "OSU":
-        return orjson.dumps(texts(array.tolist()))
+        return orjson.dumps(_strings(array))
     if not array.shape:
         number = array[()]
         text = orjson.dumps(number, option=_NUMPY) if type(number) in _NUMBERS else _NULL
-        return encode(array.reshape(1))[1:-1] if text == _NULL else text
+        return encode(array.reshape(1), null=null)[1:-1] if text == _NULL else text
     plain = array if array.dtype.isnative and array.flags.c_contiguous else _plain(array)
     text = orjson.dumps(plain, option=_NUMPY)
     # orjson writes null for what JSON has no number for; nothing else in an array of numbers or booleans has an "n", and
     # one letter is found in a tenth of the time of four (0.08 of 0.8 ms in 1.6 MB).
-    if b"n" in text:
+    if not null and b"n" in text:
         return json.dumps(array.tolist(), separators=(",", ":")).encode()
     return text
 
@@ -322,12 +359,43 @@ def _plain(array: Array) -> Array:
     return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
 
 
-def texts(value: Any) -> Any:
-    if isinstance(value, list):
-        return [texts(element) for element in value]
-    if not isinstance(value, bytes):
-        return str(value)
+def encode_each(array: Array, rows: int, *, null: bool = False) -> list[bytes]:
+    """Each of the array's first ``rows`` elements along its first dimension as ``encode`` has it.
+
+    Where one text of the array is not UTF-8, those of all its rows are objects with base64.
+    """
+    if array.dtype.kind in "OSU":
+        elements = _strings(array)
+        return [orjson.dumps(elements[row]) for row in range(rows)]
+    # [row, ...], for [row] of a vector of texts is no array.
+    return [encode(array[row, ...], null=null) for row in range(rows)]
+
+
+def _strings(array: Array) -> Any:
+    """The elements of BYTES as JSON has them, in nested lists of the array's shape."""
+    elements = array.ravel().tolist()
     try:
-        return value.decode()
+        flat: list[Any] = [each.decode() if isinstance(each, bytes) else str(each) for each in elements]
     except UnicodeDecodeError:
-        return base64.b64encode(value).decode()
+        flat = [{"b64": text} for text in base64_texts(elements)]
+    if array.ndim == 1:
+        return flat
+    nested = np.empty(len(flat), object)
+    nested[:] = flat
+    return nested.reshape(array.shape).tolist()
+
+
+def utf8_texts(elements: Iterable[bytes]) -> list[str] | None:
+    """The elements as strings; None where one of them is not UTF-8."""
+    try:
+        return [element.decode() for element in elements]
+    except UnicodeDecodeError:
+        return None
+
+
+def base64_texts(elements: Iterable[Any]) -> list[str]:
+    """The elements as base64, each of them."""
+    return [
+        base64.b64encode(each if isinstance(each, bytes) else str(each).encode()).decode()
+        for each in elements
+    ]

@@ -5,6 +5,7 @@ that has ``binary_data_size``, in the order of the document and with nothing bet
 body lies where it came in; only what is small is copied.
 """
 
+import base64
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -16,7 +17,7 @@ import orjson
 
 from mooring.codecs.raw import bfloat16, raw_of, raw_size, split_texts
 from mooring.codecs.short_lists import packed
-from mooring.codecs.tensor_json import decode, encode, texts, to_array
+from mooring.codecs.tensor_json import base64_texts, decode, encode, to_array, utf8_texts
 from mooring.core.buffers import LARGE, Buffer, Payload, Share, view_of
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
@@ -33,6 +34,8 @@ _REGION, _REGION_SIZE, _REGION_OFFSET = REGION = (
     "shared_memory_offset",
 )
 _PLACES = frozenset({_SIZE, *REGION})
+BASE64: Mapping[str, Parameter] = {"content_type": "base64"}
+"""What the parameters of an output of BYTES say where its elements are base64 in JSON, for one of them is not UTF-8."""
 # Bytes of numbers up to which an output is written the short way; above, an array of its own costs little beside them.
 SHORT = 512
 _NUMPY, _N = orjson.OPT_SERIALIZE_NUMPY, ord("n")
@@ -380,12 +383,12 @@ def _outputs(given: Any) -> list[RequestedOutput] | None:
 
 
 def encode_response(
-    response: InferenceResponse, wanted: Wanted, *, plain: bool = False
+    response: InferenceResponse, wanted: Wanted, *, plain: bool = False, null: bool = False
 ) -> tuple[list[Payload], int]:
     """The body of an answer in pieces, and the size of its JSON where binary tensors follow it, else 0.
 
     ``response.id`` empty: the answer has none. ``plain``: it always has one, no version, and the parameters of every
-    output (AMD's form). Payloads that are among the pieces are released by whoever writes them, all others here.
+    output (AMD's form). ``null``: that stands for NaN and Infinity, in place of bare tokens. Payloads that are among the pieces are released by whoever writes them, all others here.
     """
     if wanted is JSON_ONLY and not plain:
         short = short_answer(response, response.model, response.id)
@@ -399,7 +402,7 @@ def encode_response(
         document["model_version"] = response.version
     if response.parameters:
         document["parameters"] = response.parameters
-    return _written(document, "outputs", response.outputs, wanted, plain=plain)
+    return _written(document, "outputs", response.outputs, wanted, plain=plain, null=null)
 
 
 def short_answer(response: InferenceResponse, model: str, request_id: str) -> bytes | None:
@@ -478,7 +481,13 @@ def _short_form(
 
 
 def _written(
-    document: dict[str, Any], key: str, tensors: list[Tensor], wanted: Wanted, *, plain: bool = False
+    document: dict[str, Any],
+    key: str,
+    tensors: list[Tensor],
+    wanted: Wanted,
+    *,
+    plain: bool = False,
+    null: bool = False,
 ) -> tuple[list[Payload], int]:
     behind: list[Payload] = []
     entries = []
@@ -488,6 +497,7 @@ def _written(
         entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
         if isinstance(tensor.data, list):
             copied.append(tensor)
+        inline = None
         if wanted.binary(tensor):
             binary = True
             data = raw_of(tensor)
@@ -495,29 +505,41 @@ def _written(
             if len(data):
                 behind.append(data)
         else:
+            if tensor.data is not None and not tensor.json:
+                inline = _flat(tensor)  # first of all: it may add to the parameters
             if tensor.parameters or plain:
                 entry["parameters"] = tensor.parameters or {}
             if tensor.data is not None:
                 as_json = as_json or tensor.json
-                entry["data"] = None if tensor.json else _flat(tensor)
+                entry["data"] = inline
                 if isinstance(tensor.data, Buffer) and not tensor.json:
                     copied.append(tensor)
         entries.append(entry)
     whole = {**document, key: entries}
-    pieces = _spliced(document, key, entries, tensors) if as_json else [_dumped(whole)]
+    pieces = _spliced(document, key, entries, tensors, null) if as_json else [_dumped(whole, null)]
     release(copied)
     return pieces + behind, sum(map(len, pieces)) if binary else 0
 
 
 def _flat(tensor: Tensor) -> Any:
     # Not through the array: in AMD's form the shape of a text counts its bytes.
-    return texts([*map(bytes, tensor.data)]) if tensor.datatype == "BYTES" else tensor.array().reshape(-1)
+    return _texts(tensor) if tensor.datatype == "BYTES" else tensor.array().reshape(-1)
 
 
-def _dumped(document: dict[str, Any]) -> bytes:
+def _texts(tensor: Tensor) -> list[str]:
+    """The elements of BYTES as strings. Where one is not UTF-8 all are base64, and a parameter of the tensor says so."""
+    elements = [*map(bytes, tensor.data)]
+    found = utf8_texts(elements)
+    if found is None:
+        found = base64_texts(elements)
+        tensor.parameters = {**(tensor.parameters or {}), **BASE64}
+    return found
+
+
+def _dumped(document: dict[str, Any], null: bool) -> bytes:
     text = orjson.dumps(document, option=_NUMPY)
     # orjson writes null for what JSON has no number for; Triton, and what reads its answers, has NaN and Infinity.
-    return _with_tokens(document) if b"null" in text else text
+    return text if null or b"null" not in text else _with_tokens(document)
 
 
 def _with_tokens(value: Any) -> bytes:
@@ -525,7 +547,7 @@ def _with_tokens(value: Any) -> bytes:
 
 
 def _spliced(
-    document: dict[str, Any], key: str, entries: list[dict[str, Any]], tensors: list[Tensor]
+    document: dict[str, Any], key: str, entries: list[dict[str, Any]], tensors: list[Tensor], null: bool
 ) -> list[Payload]:
     """The document with the text of large tensors in its place, uncopied."""
     pieces: list[Payload] = []
@@ -537,13 +559,18 @@ def _spliced(
             pieces += [text + orjson.dumps(entry)[:-1] + b',"data":', tensor.data]
             text = b"}"
         else:
-            text += _dumped(entry)
+            text += _dumped(entry, null)
     return [*pieces, text + b"]}"]
 
 
-def json_text(tensor: Tensor) -> bytes:
-    """What ``Tensor.json`` stands for: the JSON of the elements as a flat list."""
-    return encode(tensor.array().reshape(-1))
+def json_text(tensor: Tensor, *, null: bool = False) -> bytes:
+    """What ``Tensor.json`` stands for: the JSON of the elements as a flat list; texts may add to the parameters.
+
+    ``null`` stands for NaN and Infinity then, in place of bare tokens.
+    """
+    if tensor.datatype == "BYTES":
+        return orjson.dumps(_texts(tensor))
+    return encode(tensor.array().reshape(-1), null=null)
 
 
 # The client's side
@@ -572,7 +599,7 @@ def decode_response(body: Payload, json_size: int | None = None) -> InferenceRes
     try:
         document, tail = _opened(body, json_size)
         outputs = document.get("outputs")
-        tensors = [_tensor(entry, tail, "output") for entry in outputs] if isinstance(outputs, list) else []
+        tensors = [_output(entry, tail) for entry in outputs] if isinstance(outputs, list) else []
         tail.done()
     except InvalidInput as error:
         raise InvalidOutput(f"the server's answer cannot be read: {error.message}") from None
@@ -583,3 +610,17 @@ def decode_response(body: Payload, json_size: int | None = None) -> InferenceRes
         version=str(document.get("model_version", "")),
         id=_id(document),
     )
+
+
+def _output(entry: Any, tail: _Tail) -> Tensor:
+    """An output of an answer, its elements as they were before JSON. Raises ``InvalidInput``."""
+    tensor = _tensor(entry, tail, "output")
+    parameters = tensor.parameters or {}
+    if tensor.datatype != "BYTES" or "data" not in entry or not BASE64.items() <= parameters.items():
+        return tensor
+    try:
+        tensor.data = [base64.b64decode(element, validate=True) for element in tensor.data]
+    except ValueError:
+        raise InvalidInput(f"output '{tensor.name}' says that it is base64, and is not") from None
+    tensor.parameters = {name: value for name, value in parameters.items() if name not in BASE64} or None
+    return tensor

@@ -64,8 +64,9 @@ class InferenceRequest(msgspec.Struct, array_like=True, gc=False):
     survives a change of the wall clock and can be compared in any process of this machine. ``headers`` are the
     client's own, in its spelling and order; only the handler backend reads them. ``path`` is what followed the
     model's version in the URL. ``priority`` 1 is served first, then 2 and so on; 0 comes after all of them. With
-    ``json_outputs`` the worker may give large numeric outputs as JSON text (``Tensor.json``). ``sequence`` is set by
-    the scheduler of a model that has sequences; before, the headers or the parameters say it.
+    ``json_outputs`` the worker may give large numeric outputs as JSON text (``Tensor.json``), with null
+    in the place of NaN and Infinity where ``null_for_nan`` is set. ``sequence`` is set by the scheduler of a model that
+    has sequences; before, the headers or the parameters say it.
     """
 
     model: str
@@ -82,6 +83,7 @@ class InferenceRequest(msgspec.Struct, array_like=True, gc=False):
     priority: int = 0
     json_outputs: bool = False
     sequence: Step | None = None
+    null_for_nan: bool = False
 
     @property
     def rows(self) -> int:

@@ -149,6 +149,7 @@ class GraphRun:
                 path=request.path,
                 priority=request.priority,
                 json_outputs=request.json_outputs and last,
+                null_for_nan=request.null_for_nan,
             ),
             lambda outcome: self._answered(name, outcome),
         )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from mooring.backends.codec import as_text, take_up
+from mooring.codecs.nonfinite import writes_null
 from mooring.codecs.v2_json import Wanted
 from mooring.core.buffers import LARGE, Buffer
 from mooring.core.errors import ErrorRecord, InvalidInput, MooringError
@@ -123,7 +124,8 @@ class Openings:
         """Have the JSON of an answer written, and then finish its request."""
         texts = [at for at, tensor in enumerate(answer.outputs) if _is_text(tensor, wanted)]
         large = [at for at in texts if _size(answer.outputs[at]) > _MUCH]
-        if not _write_here(queued, answer, [at for at in texts if at not in large]):
+        null = writes_null(self._scheduler.spec.json_nan, asked=queued.request.null_for_nan)
+        if not _write_here(queued, answer, [at for at in texts if at not in large], null):
             return
         if not large:
             queued.finish(answer)
@@ -132,8 +134,10 @@ class Openings:
         for at, tensor in zip(large, kept, strict=True):
             answer.outputs[at] = tensor
         # Before all bodies: a client is nearly answered, and the memory is in use.
-        job = InferenceRequest("", "", "", lent, TENSORS, INFER, priority=1, json_outputs=True)
-        self._codecs.submit(job, lambda outcome: _written(queued, answer, large, outcome))
+        job = InferenceRequest(
+            "", "", "", lent, TENSORS, INFER, priority=1, json_outputs=True, null_for_nan=null
+        )
+        self._codecs.submit(job, lambda outcome: _written(queued, answer, large, outcome, null))
 
 
 def is_closed(request: InferenceRequest) -> bool:
@@ -144,11 +148,11 @@ def is_closed(request: InferenceRequest) -> bool:
     return tensor.json and _WORTH <= len(tensor.data[0]) <= _GIANT
 
 
-def write_piece(piece: InferenceResponse, wanted: Wanted) -> None:
+def write_piece(piece: InferenceResponse, wanted: Wanted, *, null: bool) -> None:
     """The same for a part of an answer, here and now: models that stream are not asked for much JSON."""
     for at, tensor in enumerate(piece.outputs):
         if _is_text(tensor, wanted):
-            piece.outputs[at] = as_text(tensor)
+            piece.outputs[at] = as_text(tensor, null=null)
             release([tensor])
 
 
@@ -177,12 +181,12 @@ def _size(tensor: Tensor) -> int:
     return sum(map(len, tensor.data)) if isinstance(tensor.data, list) else len(tensor.data)
 
 
-def _write_here(queued: "QueuedRequest", answer: InferenceResponse, places: list[int]) -> bool:
+def _write_here(queued: "QueuedRequest", answer: InferenceResponse, places: list[int], null: bool) -> bool:
     """Write these of the outputs in this process; False where that fails, and then the request is finished."""
     for at in places:
         tensor = answer.outputs[at]
         try:
-            answer.outputs[at] = as_text(tensor)
+            answer.outputs[at] = as_text(tensor, null=null)
         except MooringError as error:
             release(answer.outputs)
             queued.finish(error)
@@ -191,11 +195,13 @@ def _write_here(queued: "QueuedRequest", answer: InferenceResponse, places: list
     return True
 
 
-def _written(queued: "QueuedRequest", answer: InferenceResponse, places: list[int], outcome: Outcome) -> None:
+def _written(
+    queued: "QueuedRequest", answer: InferenceResponse, places: list[int], outcome: Outcome, null: bool
+) -> None:
     if isinstance(outcome, InferenceResponse):
         release([answer.outputs[at] for at in places])
         for at, tensor in zip(places, outcome.outputs, strict=True):
             answer.outputs[at] = tensor
-    elif queued.wanted and not _write_here(queued, answer, places):
+    elif queued.wanted and not _write_here(queued, answer, places, null):
         return
     queued.finish(answer)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from mooring.codecs.nonfinite import writes_null
 from mooring.codecs.v2_json import Wanted
 from mooring.core.buffers import Buffer
 from mooring.core.errors import (
@@ -69,7 +70,8 @@ class QueuedRequest(msgspec.Struct, eq=False):
         self.streamed = True
         if self.done is not None:
             if self.texts is not None:
-                write_piece(response, self.texts)
+                null = writes_null(self._scheduler.spec.json_nan, asked=self.request.null_for_nan)
+                write_piece(response, self.texts, null=null)
             self.done(self._named(response))
 
     def answer(self, outcome: Outcome) -> None:

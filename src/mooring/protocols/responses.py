@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import orjson
 
+from mooring.codecs.nonfinite import BY_PROTOCOL, NULL, asks_for_null
 from mooring.core.buffers import Payload
 from mooring.observability.metrics import ResponseCounter
 from mooring.protocols import status as statuses
@@ -68,7 +69,7 @@ class Responses:
     """Writes the responses of one listener.
 
     ``cors`` are header lines that every response carries, if any; what is ``reserved`` is nobody else's to set.
-    ``lines_for`` an origin are those of a refusal to its page, which no app adds them to.
+    ``lines_for`` an origin are those of a refusal to its page, which no app adds them to. ``json_nan`` is the setting.
     """
 
     def __init__(
@@ -78,8 +79,10 @@ class Responses:
         cors: Mapping[str, str] | None = None,
         reserved: frozenset[str] = frozenset(),
         lines_for: Callable[[bytes], bytes] = lambda _origin: b"",
+        json_nan: str = BY_PROTOCOL,
     ) -> None:
         self.counter = counter
+        self._writes_null = json_nan == NULL
         self._lines_for = lines_for
         self.ids = RequestIds()
         self.new_id = self.ids.new
@@ -96,6 +99,10 @@ class Responses:
     def head(self, request_id: str, content_type: str = "") -> bytes:
         """The header lines of a response. Raises ``ValueError`` for a content type that no header can hold."""
         return _ID + request_id.encode() + (self._tails.get(content_type) or self._tail(content_type))
+
+    def writes_null(self, exchange: Exchange) -> bool:
+        """Whether the numbers of v2 that JSON has none for are null in the answer to this, and not tokens."""
+        return self._writes_null or asks_for_null(exchange.fields.get(b"accept"))
 
     def _tail(self, content_type: str) -> bytes:
         tail = b"\r\n" + header_lines([("content-type", content_type)]) + self._common

@@ -240,6 +240,7 @@ def worker_spec(
         startup_timeout=defaults.startup_timeout,
         recycling=defaults.recycling,
         max_response_bytes=defaults.max_response_bytes,
+        json_nan=defaults.json_nan,
     )
 
 

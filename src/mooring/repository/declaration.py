@@ -430,6 +430,7 @@ def _common(declared: Declaration, defaults: Defaults, usual: int) -> dict[str, 
         "optimize": declared.optimize,
         "channels_last": declared.channels_last,
         "max_response_bytes": defaults.max_response_bytes,
+        "json_nan": defaults.json_nan,
         "decode_input": defaults.decode_input,
         "limit_image_pixels": defaults.limit_image_pixels,
     }

@@ -73,6 +73,7 @@ def read_model(
         envelope=defaults.envelope,
         metrics_config=defaults.metrics_config,
         max_response_bytes=defaults.max_response_bytes,
+        json_nan=defaults.json_nan,
         decode_input=defaults.decode_input,
         limit_image_pixels=defaults.limit_image_pixels,
         sequence_headers=defaults.sequence_headers,

@@ -198,6 +198,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     optimize: bool = True
     channels_last: bool = False
     max_response_bytes: int = 6_553_500
+    json_nan: str = "by_protocol"  # the setting of that name
     decode_input: bool = True  # TorchServe's decode_input_request
     limit_image_pixels: bool = True
     envelope: str = ""  # TorchServe's service_envelope
@@ -220,6 +221,7 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     startup_timeout: float = 120.0
     queue_size: int = 100
     max_response_bytes: int = 6_553_500
+    json_nan: str = "by_protocol"
     decode_input: bool = True
     limit_image_pixels: bool = True
     envelope: str = ""

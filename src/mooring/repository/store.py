@@ -281,6 +281,7 @@ class Store:
             startup_timeout=defaults.startup_timeout,
             recycling=defaults.recycling,
             max_response_bytes=defaults.max_response_bytes,
+            json_nan=defaults.json_nan,
         )
 
 

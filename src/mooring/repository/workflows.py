@@ -130,6 +130,7 @@ def _function(workflow: Workflow, node: str, name: str, defaults: Defaults) -> M
         startup_timeout=defaults.startup_timeout,
         recycling=defaults.recycling,
         max_response_bytes=defaults.max_response_bytes,
+        json_nan=defaults.json_nan,
         decode_input=defaults.decode_input,
         limit_image_pixels=defaults.limit_image_pixels,
         metrics_config=defaults.metrics_config,

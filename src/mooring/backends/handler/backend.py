@@ -339,7 +339,7 @@ def _forms_of(spec: ModelSpec) -> dict[Form, RowForm]:
     forms: dict[Form, RowForm] = {
         Form.BODY: body,
         Form.INSTANCES: InstancesForm(),
-        Form.TENSORS: InputsForm() if spec.envelope == "kservev2" else TensorsForm(),
+        Form.TENSORS: (InputsForm if spec.envelope == "kservev2" else TensorsForm)(spec.json_nan),
     }
     if spec.envelope:
         envelope = ENVELOPES.get(spec.envelope)

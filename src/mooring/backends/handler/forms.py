@@ -19,6 +19,7 @@ import numpy as np
 from mooring.backends.handler import json_text
 from mooring.backends.handler.envelopes import Asked, BaseEnvelope, demand_names
 from mooring.backends.open_inference import open_body, present
+from mooring.codecs.nonfinite import BY_PROTOCOL
 from mooring.core.buffers import Payload
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.requests import InferenceRequest, InferenceResponse, Operation, ResponseHead
@@ -120,6 +121,9 @@ class InstancesForm(RowForm):
 class TensorsForm(RowForm):
     """The Open Inference Protocol: BYTES tensors of one length are a row per element, all else is one row."""
 
+    def __init__(self, json_nan: str = BY_PROTOCOL) -> None:
+        self._json_nan = json_nan
+
     def rows(self, request: InferenceRequest) -> list[Any]:
         open_body(request)
         tensors = request.inputs
@@ -134,13 +138,17 @@ class TensorsForm(RowForm):
     ) -> InferenceResponse:
         name = _output_name(request)
         stacked = list(results) if _one_row_per_element(request.inputs) else results[0]
-        return present(request, InferenceResponse([tensor_of(name, stacked)], head=head), {})
+        response = InferenceResponse([tensor_of(name, stacked)], head=head)
+        return present(request, response, {}, self._json_nan)
 
 
 class InputsForm(RowForm):
     """The Open Inference Protocol under TorchServe's kservev2 envelope: the handler gets the list of inputs itself."""
 
     joint = True
+
+    def __init__(self, json_nan: str = BY_PROTOCOL) -> None:
+        self._json_nan = json_nan
 
     def rows(self, request: InferenceRequest) -> list[Any]:
         open_body(request)
@@ -155,7 +163,7 @@ class InputsForm(RowForm):
         names = [tensor.name for tensor in request.inputs]
         demand_names(len(names), len(results))
         outputs = [tensor_of(name, result) for name, result in zip(names, results, strict=False)]
-        return present(request, InferenceResponse(outputs, head=head), {})
+        return present(request, InferenceResponse(outputs, head=head), {}, self._json_nan)
 
 
 def body_answer(item: Any, head: ResponseHead | None) -> InferenceResponse:

@@ -7,9 +7,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import orjson
-
 from mooring.codecs.compression import deflate, preferred
+from mooring.codecs.tensor_json import decode_plain
 from mooring.core.buffers import LARGE, Buffer, Payload, view_of
 from mooring.core.errors import InvalidInput, MooringError
 from mooring.protocols.later import Later
@@ -86,10 +85,7 @@ def json_object(body: Payload) -> dict[str, Any]:
     """The JSON object in a body; an empty one where there is no body. Raises ``InvalidInput``."""
     if not len(body):
         return {}
-    try:
-        document = orjson.loads(view_of(body))
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput(f"the body is not JSON: {error}") from None
+    document = decode_plain(view_of(body))
     if document is None:
         return {}
     if type(document) is not dict:

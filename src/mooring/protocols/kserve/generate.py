@@ -36,11 +36,12 @@ _OURS = frozenset({"id", "parameters", "inputs", "outputs", "model_name", "model
 class _Written:
     """How a response is written: as the object of generate, or where the request was v2's, as v2's."""
 
-    def __init__(self, given: str, asked: Asked, dialect: Dialect, *, v2: bool) -> None:
+    def __init__(self, given: str, asked: Asked, dialect: Dialect, *, v2: bool, null: bool) -> None:
         self._given = given
         self._asked = asked
         self._dialect = dialect
         self._v2 = v2
+        self._null = null
 
     def document(self, response: InferenceResponse) -> bytes:
         """The JSON of a response, whose memory is given back."""
@@ -48,24 +49,27 @@ class _Written:
         self._dialect.name(response, self._asked)
         try:
             if self._v2:
-                pieces, _ = encode_response(response, JSON_ONLY)
+                pieces, _ = encode_response(response, JSON_ONLY, null=self._null)
                 return b"".join(map(view_of, pieces))
             head = {"id": self._given} if self._given else {}
             head |= {"model_name": response.model, "model_version": response.version}
             outputs = b"".join(
-                [b"," + orjson.dumps(each.name) + b":" + _value(each) for each in response.outputs]
+                [
+                    b"," + orjson.dumps(each.name) + b":" + _value(each, self._null)
+                    for each in response.outputs
+                ]
             )
             return orjson.dumps(head)[:-1] + outputs + b"}"
         finally:
             release(response.outputs)
 
 
-def _value(tensor: Tensor) -> bytes:
+def _value(tensor: Tensor, null: bool) -> bytes:
     if tensor.json:
         text = bytes(view_of(tensor.data))
         return text[1:-1] if math.prod(tensor.shape) == 1 else text
     array = tensor.array()
-    return encode(array.reshape(()) if array.size == 1 else array.reshape(-1))
+    return encode(array.reshape(()) if array.size == 1 else array.reshape(-1), null=null)
 
 
 class GenerateAnswer(V2Answer, eq=False):
@@ -187,7 +191,8 @@ class Generate:
         def taken(body: Payload) -> None:
             request, v2 = self._request(exchange, asked, body)
             request_id = self._responses.new_id()
-            written = _Written(request.id, asked, self._dialect, v2=v2)
+            null = self._responses.writes_null(exchange)
+            written = _Written(request.id, asked, self._dialect, v2=v2, null=null)
             request.id = request.id or request_id
             answer = kind(self._responses, exchange, request_id, asked, self._dialect, written)
             exchange.on_abandoned = self._service.submit(request, answer.done).cancel

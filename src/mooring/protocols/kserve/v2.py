@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from mooring.codecs.known_binaries import KnownBinaries, document_of
 from mooring.codecs.known_bodies import KnownBodies
+from mooring.codecs.nonfinite import asks_for_null
 from mooring.codecs.raw import raw_size
 from mooring.codecs.v2_json import (
     ALL_BINARY,
@@ -90,8 +91,11 @@ class InferAnswer(V2Answer, eq=False):
             for tensor in outcome.outputs:
                 if not self._wanted.binary(tensor):
                     self._dialect.reshape(tensor)
-        pieces, json_size = encode_response(outcome, self._wanted, plain=self._dialect.plain_answers)
         responses = self._responses
+        null = responses.writes_null(exchange)
+        pieces, json_size = encode_response(
+            outcome, self._wanted, plain=self._dialect.plain_answers, null=null
+        )
         if json_size:
             lines = b"Inference-Header-Content-Length: %d\r\n" % json_size
             head = responses.head(self._id, _BINARY) + lines
@@ -268,6 +272,8 @@ class KServeV2:
         fields = exchange.fields
         if not _ASIDE.isdisjoint(fields) or int(fields[b"content-length"]) > LARGE:
             return None
+        if asks_for_null(fields.get(b"accept")):
+            return None
         asked = asked_of(match)
         model, version = asked.model, asked.version
         read, new_id, submit = self._known.read, self._responses.new_id, self._service.submit
@@ -319,6 +325,8 @@ class KServeV2:
                 wanted is not ALL_BINARY,
             )  # fmt: skip
             answer = self._answer(exchange, request_id, asked, given, wanted)
+        if asks_for_null(exchange.fields.get(b"accept")):
+            request.null_for_nan = True
         exchange.on_abandoned = self._service.submit(request, answer.done).cancel
 
     def _answer(
