@@ -6,7 +6,6 @@ as they are, over a private unix socket.
 
 import asyncio
 import gc
-import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -32,6 +31,7 @@ from mooring.protocols.kserve.v1 import KServeV1
 from mooring.protocols.kserve.v2 import KServeV2
 from mooring.protocols.openapi import Description
 from mooring.protocols.torchserve.inference import TorchServeInference
+from mooring.signals import leave_to_first_process
 from mooring.tokens import Access, tokens_of
 from mooring.web.http1 import Exchange, HttpServer
 from mooring.web.moving import Passage
@@ -215,7 +215,6 @@ async def _run(number: int, descriptors: Sequence[int], settings: Settings) -> N
     arena = Arena(config.arena_size, number, memory, most_beyond=config.max_body_memory)
     metrics = Metrics(config.metrics_mode, system=False)
     front = Front(number, socket.socket(fileno=link), socket.socket(fileno=passing), arena, metrics)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, front.end, config.drain_timeout)
     server = FrontServer(settings, front, socket.socket(fileno=passage), arena, metrics)
     gc.collect()
     gc.freeze()
@@ -226,9 +225,7 @@ def main(arguments: Sequence[str]) -> None:
     """Be a front until the first process is gone. ``arguments``: number, four descriptors, the first process's pid."""
     number, *descriptors, parent = map(int, arguments)
     end_with(parent)
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole group; the first process ends this one
+    leave_to_first_process()
     settings = Settings.decoded(sys.stdin.buffer.read())
     setup(settings.config.log_level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -3,15 +3,14 @@
 Those take longer than everything else together, torch 0.7 s of CPU (docs/decisions/0021-models-loaded-once.md).
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
-from pathlib import Path
 
 from mooring.backends.preloads import preload
 from mooring.config import Config
 from mooring.hardware import CPU, devices
 from mooring.repository.fetch import Fetcher
+from mooring.repository.server_folder import server_folder
 from mooring.repository.spec import Defaults, ModelSpec, Recycling, SequenceHeaders
 from mooring.repository.store import Store
 from mooring.workers.libraries import Libraries, begun
@@ -29,13 +28,7 @@ class Opening:
         self._config = config
         self.libraries = libraries or begun(config)
         stack.callback(self.libraries.close)
-        self.folder = Path(
-            stack.enter_context(
-                tempfile.TemporaryDirectory(
-                    prefix="mooring-", dir=config.temporary_folder, ignore_cleanup_errors=True
-                )
-            )
-        )
+        self.folder = stack.enter_context(server_folder(config.temporary_folder))
         self.defaults = _defaults(config)
         archives = self.folder / "archives"
         archives.mkdir(mode=0o700)

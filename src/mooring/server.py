@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import importlib
+import math
 import signal
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -55,6 +56,7 @@ from mooring.protocols.torchserve.workflows import TorchServeWorkflows
 from mooring.repository.catalog import Catalog, worker_extensions
 from mooring.repository.snapshot import Kind
 from mooring.repository.workflows import WorkflowCatalog
+from mooring.signals import STOP, asking_to_stop
 from mooring.sources.torchserve import to_properties
 from mooring.tokens import Access, tokens_of
 from mooring.web.http1 import HttpServer
@@ -76,6 +78,8 @@ class Listener(Protocol):
 
 # Seconds between two looks at the files of certificates.
 _RENEWAL = 3.0
+# Seconds after a stop signal in which another one is the same one, sent in another way.
+_ECHO = 0.5
 
 Started = Callable[[Config, Sequence[ModelState]], None]
 
@@ -89,14 +93,18 @@ def run(config: Config, opening: Opening, *, started: Started = lambda _listenin
     """
     raise_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(config, opening, started))
+        status = runner.run(_serve(config, opening, started))
+        # The loop lets go of its handlers when it closes, and there is a folder still to be removed.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
+        return status
 
 
 async def _serve(config: Config, opening: Opening, started: Started) -> int:
+    # First of all: whoever finds an address open may want the server to stop.
+    ended = _end_signals()
     async with AsyncExitStack() as stack:
         server = Server(config, stack, opening)
         await server.start()
-        ended = _end_signals()
         if await _unless(ended, server.load()):
             _settle()
             started(server.listening, server.engine.models())
@@ -111,10 +119,24 @@ async def _serve(config: Config, opening: Opening, started: Started) -> int:
 
 
 def _end_signals() -> asyncio.Event:
+    """Set by every signal that asks the server to stop, but for those that only say again what one has just said.
+
+    ``timeout`` signals its child and then the group, systemd sends SIGHUP after SIGTERM, a shell and the kernel both
+    tell that the terminal is gone: none of them means that nothing should be waited for.
+    """
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, ended.set)
+    last = -math.inf
+
+    def end() -> None:
+        nonlocal last
+        now = loop.time()
+        if now - last > _ECHO:
+            last = now
+            ended.set()
+
+    for number in asking_to_stop():
+        loop.add_signal_handler(number, end)
     return ended
 
 
@@ -158,6 +180,7 @@ class Server:
             fronts=config.frontends - 1,
             codecs=codecs_for() if config.codec_processes is None else config.codec_processes,
         )
+        self.engine.opened = False
         self._stack = stack
         stack.push_async_callback(self.engine.close)
         folder, defaults, self._store = opening.folder, opening.defaults, opening.store
@@ -193,13 +216,21 @@ class Server:
             self.engine.expect(spec)
         self._loading = [asyncio.ensure_future(self.engine.deploy(spec, at_startup=True)) for spec in specs]
         await asyncio.sleep(0)  # from here on a request for one of them waits for it, and is not told 404
-        # The inference address, which is the first, opens last: whoever finds /ping there may ask the others at once.
-        for site in reversed(self._mount()):
-            endpoints = site.endpoints
-            await self._listen(site, [*endpoints, *answering_options(endpoints, self._responses)])
+        # Whoever finds the server ready, at whichever address, may ask all others at once, read the key file, and
+        # signal it. So nothing is ready before everything is there, and the inference address, which is the first
+        # that clients come to, opens last: whatever crowd comes takes no descriptor that the start still needs.
+        inference, *others = self._mount()
         await self._listen_grpc()
+        for site in others:
+            await self._listen(site)
         self._say_who_may()
         self._write_metrics()
+        self._follow_files()
+        await self._listen(inference)
+        self.engine.opened = True
+
+    def _follow_files(self) -> None:
+        """Notice when certificates and models change on the disk."""
         if self._certificates is not None:
             renewing = asyncio.ensure_future(_again(self._certificates.renew, _RENEWAL))
             self._stack.callback(renewing.cancel)
@@ -214,7 +245,7 @@ class Server:
             self._stack.push_async_callback(monitor.close)
 
     async def _listen_grpc(self) -> None:
-        # Here and not above, and in a thread: it takes some sixty milliseconds to import, and HTTP answers meanwhile.
+        # Here and not above, and in a thread: it takes some sixty milliseconds to import, and models load meanwhile.
         mount = await asyncio.to_thread(importlib.import_module, "mooring.protocols.grpc_mount")
         config = self._config
         address, managing = config.grpc_address, config.grpc_management_address
@@ -440,8 +471,9 @@ class Server:
         found = {name: structs.replace(address, port=port)}
         self.listening = structs.replace(self.listening, **found)
 
-    async def _listen(self, site: "Site", endpoints: Sequence[Endpoint]) -> None:
+    async def _listen(self, site: "Site") -> None:
         address = site.address
+        endpoints = [*site.endpoints, *answering_options(site.endpoints, self._responses)]
         listener = self._http.listener(address, endpoints, self.engine.crowded)
         shared = site.name == "inference_address" and self._config.frontends > 1
         if address.path:

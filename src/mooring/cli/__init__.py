@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run the command line of this process and leave with its exit status."""
     arguments = sys.argv[1:]
-    first = _begun(arguments)
+    first = _begun() if _serves(arguments) else None
     try:
         from mooring.cli.commands import commands
 
@@ -23,13 +23,18 @@ def main() -> None:
             first.end()
 
 
-def _begun(arguments: Sequence[str]) -> "LibraryProcess | None":
-    """What workers will be forked from, where these words are going to start a server in this very process."""
+def _serves(arguments: Sequence[str]) -> bool:
+    """Whether these words are going to start a server in this very process."""
     foreground = arguments[:1] == ["torchserve"] and "--foreground" in arguments
-    if not foreground and (arguments[:1] not in (["serve"], ["amdinfer-server"]) or "--help" in arguments):
-        return None
+    return foreground or (arguments[:1] in (["serve"], ["amdinfer-server"]) and "--help" not in arguments)
+
+
+def _begun() -> "LibraryProcess | None":
+    """What workers will be forked from. From here on a signal to stop ends this process cleanly."""
+    from mooring.signals import leave_when_told
     from mooring.workers.library_process import LibraryProcess
 
+    leave_when_told()
     with suppress(OSError):  # who needs one will say so
         return LibraryProcess(os.environ)
     return None

@@ -14,6 +14,7 @@ import click
 from mooring.config import SETTINGS, Config, ConfigError, is_secret
 from mooring.core.errors import MooringError
 from mooring.observability.logs import get_logger, setup
+from mooring.signals import leave_when_told
 from mooring.sources.loading import PREFIX, load_config
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def served(
 ) -> int:
     """Serve until the server ends; its exit status. What it cannot start with ends the command."""
     setup(config.log_level)
+    leave_when_told()
     for warning in heard:
         log.warning(warning)
 

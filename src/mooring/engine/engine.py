@@ -69,7 +69,9 @@ class Engine(InferenceService):
         # Beside the models: one may be called as a model is, and is then reached by its own route only.
         self.workflows = Registry()
         self.drain_limit = drain_limit
-        # Whether the server is about to stop: it is not ready then, whatever its models are.
+        # Whether all addresses are open, and whether the server is about to stop: before and then it is not ready,
+        # whatever its models are.
+        self.opened = True
         self.leaving = False
         self._arena = arena
         self._metrics = metrics
@@ -125,9 +127,13 @@ class Engine(InferenceService):
         if model:
             return self._ready(self._find(model, version))
         models = self.registry.models
-        return not self.leaving and all(
-            name in models and (models[name].version("").resting or self._ready(models[name].version("")))
-            for name in self._wanted
+        return (
+            self.opened
+            and not self.leaving
+            and all(
+                name in models and (models[name].version("").resting or self._ready(models[name].version("")))
+                for name in self._wanted
+            )
         )
 
     def _find(self, model: str, version: str) -> ModelVersion:
@@ -148,7 +154,8 @@ class Engine(InferenceService):
     def healthy(self) -> bool:
         models = self.registry.models
         return (
-            not self.leaving
+            self.opened
+            and not self.leaving
             and self._wanted <= models.keys()
             and all(model.version("").healthy for model in models.values())
         )

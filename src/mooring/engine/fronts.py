@@ -19,6 +19,7 @@ from mooring.engine.registry import ModelVersion, Registry
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
+from mooring.signals import held_back
 from mooring.workers.arena import anonymous_file
 from mooring.workers.pool import Sharing, WorkerPool
 from mooring.workers.server_end import KeptWorker
@@ -68,7 +69,7 @@ class FrontProcess:
         theirs = (self._their_link, self._their_descriptors, their_passage)
         passed = [*(each.fileno() for each in theirs), self.arena]
         words = [str(number) for number in (self.number, *passed, os.getpid())]
-        with their_passage, self._their_link, self._their_descriptors:
+        with their_passage, self._their_link, self._their_descriptors, held_back():
             self._process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
                 [sys.executable, "-m", "mooring.front", *words], pass_fds=passed, stdin=subprocess.PIPE
             )

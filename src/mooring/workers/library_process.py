@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from mooring.descriptors import inherited_limit
+from mooring.signals import held_back
 
 LENGTH = struct.Struct("<q")
 
@@ -33,7 +34,7 @@ class LibraryProcess:
         self.control, theirs = socket.socketpair()
         words = [str(number) for number in (theirs.fileno(), os.getpid(), inherited_limit())]
         command = [sys.executable, "-m", "mooring.workers.template", *words]
-        with theirs:
+        with theirs, held_back():
             self._process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
                 command,
                 pass_fds=[theirs.fileno()],

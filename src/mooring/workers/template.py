@@ -27,6 +27,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from mooring.descriptors import set_soft_limit
+from mooring.signals import leave_to_first_process, spare_forks
 from mooring.workers import worker
 from mooring.workers.library_process import LENGTH
 from mooring.workers.preloaded import Preloaded, loaded_once, receive_load
@@ -41,10 +42,7 @@ MOST_DESCRIPTORS = 64
 def serve(control: socket.socket, parent: int) -> None:
     """Import what the server names, say so, and fork on demand until it closes the control socket."""
     end_with(parent)
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole group; the server ends its workers
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    leave_to_first_process()
     gc.disable()  # what an import makes stays; looking for what does not took a fifth of torch's (0.15 of 0.72 s)
     for module in _receive_modules(control):
         # A library that is missing is the model's to report, from its worker, with the model's name.
@@ -52,7 +50,7 @@ def serve(control: socket.socket, parent: int) -> None:
             importlib.import_module(module)
     gc.freeze()  # without looking first: of torch it would find a megabyte
     gc.enable()
-    _fork_on_demand(control, None)
+    _fork_on_demand(control, None, parent)
 
 
 def _receive_modules(control: socket.socket) -> list[str]:
@@ -65,27 +63,29 @@ def _receive_modules(control: socket.socket) -> list[str]:
     return control.recv(length, socket.MSG_WAITALL).decode().split() if length else []
 
 
-def _serve_model(control: socket.socket) -> None:
+def _serve_model(control: socket.socket, parent: int) -> None:
     """Load the model that the server names, say so or why not, and fork on demand as every template."""
     model = loaded_once(receive_load(control))
     if isinstance(model, str):
         reason = model.encode()
         _tell(control, RECORD.pack(REFUSED, os.getpid(), len(reason)) + reason)
     else:
-        _fork_on_demand(control, model)
+        _fork_on_demand(control, model, parent)
 
 
-def _fork_on_demand(control: socket.socket, model: Preloaded | None) -> None:
-    """Return when the server has closed the control socket, and every worker of a model with it has ended."""
+def _fork_on_demand(control: socket.socket, model: Preloaded | None, parent: int) -> None:
+    """Return when the server has closed the control socket, and every worker of a model with it has ended.
+
+    It also returns when the parent has died, which the kernel says with SIGTERM; from others that means nothing.
+    """
     gc.collect()
     gc.freeze()  # the children's collector must not touch, and so copy, the pages they share
     wake, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     os.set_blocking(wake, False)
-    for number in (signal.SIGCHLD, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: None)
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    end_with(os.getppid(), signal.SIGTERM)  # with its parent still, but there is something to be done first
+    end_with(parent, signal.SIGTERM)  # still, but there is something to be done first
     _tell(control, RECORD.pack(READY, os.getpid(), 0))
     poll = select.poll()
     poll.register(control, select.POLLIN)
@@ -97,7 +97,7 @@ def _fork_on_demand(control: socket.socket, model: Preloaded | None) -> None:
             for fd, _ in poll.poll():
                 if fd == wake:
                     with suppress(BlockingIOError):
-                        if signal.SIGTERM in os.read(wake, 512):
+                        if signal.SIGTERM in os.read(wake, 512) and os.getppid() != parent:
                             return
                     _reap(control, family)
                 elif not _fork(control, (wake, wake_write), model, family):
@@ -114,22 +114,18 @@ class _Family:
 
     def __init__(self) -> None:
         self._workers: set[int] = set()
-        self._templates: set[int] = set()
 
-    def born(self, pid: int, *, template: bool) -> None:
-        (self._templates if template else self._workers).add(pid)
+    def born(self, pid: int) -> None:
+        self._workers.add(pid)
 
     def died(self, pid: int) -> None:
         """To be called before it is waited for: until then nobody else gets its number."""
         self._workers.discard(pid)
-        self._templates.discard(pid)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
 
     def end(self) -> None:
-        """End them all: a template does so with its own first."""
-        for pid in self._templates:
-            os.kill(pid, signal.SIGTERM)
+        """End them all. Templates of models hear that this process has ended, and do the same with their own."""
         for pid in list(self._workers):
             self.died(pid)
 
@@ -177,7 +173,8 @@ def _fork(control: socket.socket, private: Sequence[int], model: Preloaded | Non
             _become(channels, descriptors, parent, model)
         finally:  # nothing of the template's is ever done in a child
             os._exit(1)
-    family.born(pid, template=channels == MODEL)
+    if channels != MODEL:
+        family.born(pid)
     for fd in descriptors:
         os.close(fd)
     _tell(control, RECORD.pack(FORKED, pid, 0))
@@ -186,8 +183,7 @@ def _fork(control: socket.socket, private: Sequence[int], model: Preloaded | Non
 
 def _become(channels: int, descriptors: Sequence[int], parent: int, model: Preloaded | None) -> NoReturn:
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     end_with(parent)
     os.setpgid(0, 0)  # what it forks ends with it
     output, *rest = descriptors
@@ -198,8 +194,9 @@ def _become(channels: int, descriptors: Sequence[int], parent: int, model: Prelo
     status = 0
     try:
         if channels == MODEL:
-            _serve_model(socket.socket(fileno=rest[0]))
+            _serve_model(socket.socket(fileno=rest[0]), parent)
         else:
+            spare_forks()
             progress, *rest = rest
             worker.main(rest[:channels], rest[channels:], progress, model)
     except SystemExit as exit_:  # the model's code asked for it

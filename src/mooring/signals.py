@@ -1,0 +1,83 @@
+"""The signals that ask a server to stop: its first process acts on them, all its other processes leave that to it.
+
+Terminals, ``timeout``, systemd and supervisors signal every process of a group or cgroup at once. A worker that ended
+by itself then would take the requests with it that the server is about to wait for (decision 40).
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def asking_to_stop() -> Iterator[signal.Signals]:
+    """The signals to act on. A hangup that was ignored from the start, as under ``nohup``, stays ignored."""
+    for number in STOP:
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            yield number
+
+
+def leave_to_first_process() -> None:
+    """Do nothing when a stop signal comes: this process ends when the first one tells it to, or dies.
+
+    A handler and not ``SIG_IGN``, which programs that a model's code starts would inherit. System calls in C code go on
+    where the signal came. What was ignored stays ignored.
+    """
+    for number in STOP:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _do_nothing)
+            signal.siginterrupt(number, False)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
+
+
+def spare_forks() -> None:
+    """Have processes that this one forks end by stop signals as usual: ``multiprocessing`` ends its own with SIGTERM."""
+    masks = threading.local()
+
+    def hold_back() -> None:
+        masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
+
+    def let_through() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
+
+    def act_as_usual() -> None:
+        for number in STOP:
+            if signal.getsignal(number) is _do_nothing:
+                usual = signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL
+                signal.signal(number, usual)
+        let_through()  # a signal that the new process was sent meanwhile comes now
+
+    os.register_at_fork(before=hold_back, after_in_parent=let_through, after_in_child=act_as_usual)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Block stop signals in this process, and in programs that are started meanwhile until they unblock them.
+
+    Such a program has no moment in which a signal ends it; what came in this process is delivered afterwards.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def leave_when_told() -> None:
+    """Until there is an event loop: a stop signal ends this process with status 0, cleaning up as it leaves."""
+    for number in asking_to_stop():
+        signal.signal(number, _leave)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    for number in STOP:  # a second one must not stop the cleaning
+        signal.signal(number, _do_nothing)
+    raise SystemExit(0)
+
+
+def _do_nothing(_number: int, _frame: FrameType | None) -> None:
+    pass
