@@ -83,6 +83,7 @@ def test_every_setting_reads_the_same_from_file_environment_and_flag(tmp_path, n
         "deal_connections": ("evenly", "evenly"),
         "json_nan": ("null", "null"),
         "codec_processes": ("2", 2),
+        "max_worker_processes": ("64", 64),
         "model_snapshot": ('{"models": {"m": {"1.0": {"marName": "m.mar"}}}}', None),
         **{f"sequence_{each}_header": ("X-Sequence", "X-Sequence") for each in ("id", "start", "end")},
     }.get(name, (None, None))

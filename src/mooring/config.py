@@ -328,6 +328,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             " of a file of PyTorch or ONNX where there is no accelerator: those share its memory"
         ),
     ] = 0
+    max_worker_processes: Annotated[
+        Count,
+        Meta(
+            description="worker processes of all models together; a model that wants more is refused; 0 is as many as"
+            " cores, memory, processes and file descriptors of this machine allow"
+        ),
+    ] = 0
     default_response_timeout: Annotated[Seconds, Meta(description="seconds a model may take to answer")] = (
         120.0
     )

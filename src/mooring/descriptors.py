@@ -8,10 +8,16 @@ _MOST = 1 << 20
 _inherited = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
+def highest_limit() -> int:
+    """To what the soft limit can be raised."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return _MOST if hard == resource.RLIM_INFINITY else min(hard, _MOST)
+
+
 def raise_limit() -> int:
     """Raise this process's soft limit to its hard one, as a JVM does; the limit that holds then."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST if hard == resource.RLIM_INFINITY else min(hard, _MOST)
+    wanted = highest_limit()
     if soft != resource.RLIM_INFINITY and soft < wanted:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -178,6 +178,7 @@ class Server:
             libraries=opening.libraries,
             first_worker=config.initial_worker_port,
             fronts=config.frontends - 1,
+            most_workers=config.max_worker_processes,
             codecs=codecs_for() if config.codec_processes is None else config.codec_processes,
         )
         self.engine.opened = False

@@ -230,6 +230,19 @@ def test_keys_of_a_models_config_are_judged_by_line(root, mar):
     assert list(told(root, "differs")) == ["store/bell.mar/c.yaml:3"]
 
 
+def test_more_workers_than_the_machine_bears_are_a_line_to_change(root, mar):
+    mar(files={"c.yaml": "batchSize: 4\nminWorkers: 100000\n"}, configFile="c.yaml")
+    assert (
+        "100000 workers are too many: this server has room for"
+        in told(root, "change")["store/bell.mar/c.yaml:2"]
+    )
+    folder = root / "greedy"
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "model.py").write_text("def infer(x):\n    return {'y': x}\n")
+    (folder / "config.toml").write_text("[workers]\nmin = 100000\nmax = 100000\n")
+    assert "100000 workers are too many" in told(root, "change")["greedy/config.toml"]
+
+
 def test_keys_of_the_configuration_are_judged_by_line(root):
     lines = [
         "# a comment", "inference_address=http://127.0.0.1:8080", "job_queue_size = none", "plugins_path=/plugins",

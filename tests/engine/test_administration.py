@@ -19,11 +19,13 @@ from mooring.core.requests import Form, InferenceRequest
 from mooring.core.tensors import Tensor
 from mooring.engine.administration import Administration
 from mooring.engine.engine import Engine
+from mooring.engine.lifecycle import State
 from mooring.observability.metrics import Metrics
 from mooring.repository.catalog import Catalog
-from mooring.repository.spec import Defaults
+from mooring.repository.spec import Defaults, ModelSpec
 from mooring.repository.store import Store
 from mooring.workers.arena import Arena
+from mooring.workers.capacity import Capacity
 
 SAY = (
     "def infer(inputs, parameters):\n    return {{'said': {text!r}, 'p': str(sorted(parameters.items()))}}\n"
@@ -120,6 +122,47 @@ async def test_a_load_that_fails_leaves_nothing_behind(harness):
         await harness.administration.load("broken")
     assert harness.engine.models() == []
     assert harness.engine.ready()
+
+
+async def test_more_workers_than_the_machine_bears_are_refused_with_the_bound_and_its_reason(harness):
+    harness.engine._capacity = Capacity(6, "3 for each core")
+    harness.write("talker", SAY.format(text="one"))
+    await harness.administration.load("talker")
+    bound = r"room for 6 \(3 for each core\)"
+    with pytest.raises(InvalidInput, match=f"100000 workers are too many.*{bound}"):
+        await harness.administration.scale("talker", least=100_000, most=100_000)
+    assert len(harness.administration.describe("talker")[0].workers) == 1
+    assert (await harness.administration.scale("talker", least=4, most=4)).done
+    harness.write("other", SAY.format(text="two"))
+    (harness.repository / "other" / "config.toml").write_text("[workers]\nmin = 3\nmax = 3\n")
+    with pytest.raises(ModelLoadFailed, match=f"3 workers beside 4 of other models are too many.*{bound}"):
+        await harness.administration.load("other")
+    assert b"one" in await harness.ask("talker")
+
+
+async def test_at_the_start_a_model_of_too_many_workers_is_failed_and_the_others_are_served(harness):
+    harness.engine._capacity = Capacity(6, "3 for each core")
+    common = {"version": "1", "backend": "builtin", "location": "", "entry": "echo"}
+    greedy = ModelSpec(name="greedy", min_workers=7, max_workers=7, **common)
+    version = await harness.engine.deploy(greedy, at_startup=True)
+    assert version.state is State.FAILED
+    assert "7 workers are too many" in harness.administration.describe("greedy")[0].reason
+    assert not harness.administration.describe("greedy")[0].workers
+    assert (await harness.engine.deploy(ModelSpec(name="modest", **common), at_startup=True)).ready
+
+
+async def test_what_is_unloaded_while_it_gets_workers_is_not_found_and_keeps_none(harness):
+    harness.write("slow", "import time\ntime.sleep(0.5)\ndef infer(inputs):\n    return {'y': 1}\n")
+    await harness.administration.load("slow")
+    version = harness.engine.registry.find("slow")
+    scaling = asyncio.create_task(harness.administration.scale("slow", least=3, most=3))
+    await asyncio.sleep(0.1)
+    await harness.administration.unload("slow")
+    with pytest.raises(ModelNotFound, match="unloaded meanwhile"):
+        await scaling
+    with pytest.raises(ModelNotFound, match="unloaded meanwhile"):
+        await harness.engine.resize(version, 2, 2)
+    assert not version.scheduler.pool.wanted
 
 
 async def test_what_is_not_there_cannot_be_loaded_or_unloaded(harness):

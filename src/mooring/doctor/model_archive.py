@@ -23,6 +23,7 @@ from mooring.doctor.weights import more_than_tensors
 from mooring.repository.archives import model_root, unpack
 from mooring.repository.mar import MANIFEST, checked_name, inside, name_of_file, read_manifest
 from mooring.repository.model_config import judge, read_model_config
+from mooring.workers.capacity import machine_capacity
 
 _WEIGHTS = (".pt", ".pth", ".bin", ".ckpt")
 # TorchServe's own that are no part of this server.
@@ -159,6 +160,9 @@ def _config_findings(model: _Model, file: Path, config: dict[str, Any]) -> Itera
     for key, fault in judged.faults.items():
         where = model.place(file, line_of(text, key, ": \t"))
         yield change(where, f"{key} is {config[key]!r} and is ignored: {fault}", f"give {key} such a value")
+    if refusal := machine_capacity().refusal(judged.chosen.get("minWorkers", 1)):
+        where = model.place(file, line_of(text, "minWorkers", ": \t"))
+        yield change(where, f"minWorkers is refused: {refusal}", "give minWorkers a smaller number")
     for key in judged.without_effect:
         where = model.place(file, line_of(text, key, ": \t"))
         yield differs(where, f"{key} has no effect here", "remove it if the model does not read it itself")

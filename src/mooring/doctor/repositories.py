@@ -14,6 +14,7 @@ from mooring.doctor.python_source import SourceUnreadable, imports, read_source
 from mooring.repository.declaration import find_declaration, read_versions, version_folders
 from mooring.repository.spec import ModelSpec
 from mooring.repository.triton import WITHOUT_EFFECT
+from mooring.workers.capacity import machine_capacity
 
 MLSERVER = "model-settings.json"
 _LIBRARIES = {"onnx": "onnxruntime", "pytorch": "torch"}
@@ -64,6 +65,9 @@ def _spec_findings(spec: ModelSpec, folder: Path, shown: str, where: str) -> Ite
     library = _LIBRARIES.get(spec.backend)
     if library is not None and find_spec(library) is None:
         yield change(where, f"{name} needs {library}, which is not installed here", f"pip install {library}")
+        return
+    if refusal := machine_capacity().refusal(spec.min_workers):
+        yield change(where, f"{name} is refused: {refusal}", "give it fewer workers")
         return
     if spec.backend == "function":
         source = Path(spec.location, spec.entry.partition(":")[0])

@@ -141,8 +141,9 @@ class Administration(ModelAdministration):
         spec = await asyncio.to_thread(self._catalog.registered, registration)
         least, most = spec.min_workers, spec.max_workers
         try:
+            self._engine.check_room(least)
             version = await self._engine.deploy(msgspec.structs.replace(spec, min_workers=0))
-        except ModelExists:
+        except (InvalidInput, ModelExists):
             self._catalog.release(spec)
             raise
         return await self._resize(version, least, most, wait=wait or not least, new=True)
@@ -153,6 +154,7 @@ class Administration(ModelAdministration):
         found = self._engine.registry.find(model, version)
         if found.spec.stages:
             raise Unsupported(f"model '{model}' is a chain: its stages have the workers")
+        self._engine.check_room(least, found)
         return await self._resize(found, least, most, wait=wait)
 
     def set_default(self, model: str, version: str) -> None:

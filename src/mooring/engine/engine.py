@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from mooring.backends.preloads import preload
 from mooring.core.errors import (
+    InvalidInput,
+    ModelLoadFailed,
     ModelNotFound,
     MooringError,
     Unsupported,
@@ -36,6 +38,7 @@ from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
 from mooring.workers.arena import Arena
+from mooring.workers.capacity import machine_capacity
 from mooring.workers.libraries import Libraries
 from mooring.workers.local import LocalWorkers
 from mooring.workers.pool import WorkerPool
@@ -50,7 +53,8 @@ class Engine(InferenceService):
     """Every model of this process, and the way of every request to one of them.
 
     A version that is unloaded has ``drain_limit`` seconds for what it was asked. ``fronts`` is how many further processes
-    take connections, and ``codecs`` how many may read and write large JSON beside the workers. Workers are forked from
+    take connections, and ``codecs`` how many may read and write large JSON beside the workers. There are ``most_workers``
+    of all models together, or what the machine bears where that is 0. Workers are forked from
     processes of ``libraries``, by default such as see this process's own variables.
     """
 
@@ -64,6 +68,7 @@ class Engine(InferenceService):
         first_worker: int = 9000,  # TorchServe's number, which describe shows
         fronts: int = 0,
         codecs: int = 0,
+        most_workers: int = 0,
     ) -> None:
         self.registry = Registry()
         # Beside the models: one may be called as a model is, and is then reached by its own route only.
@@ -73,6 +78,7 @@ class Engine(InferenceService):
         # whatever its models are.
         self.opened = True
         self.leaving = False
+        self._capacity = machine_capacity(most_workers)
         self._arena = arena
         self._metrics = metrics
         metrics.host.loads = self._loads
@@ -235,6 +241,10 @@ class Engine(InferenceService):
         scheduler.pool = WorkerPool(spec, scheduler, self._workers, threads)
         scheduler.pool.on_records = functools.partial(self._metrics.record, spec.name)
         scheduler.pool.sharing = self.fronts.sharing(version)
+        refusal = self._capacity.refusal(spec.min_workers, self._workers_beside(version))
+        if refusal:
+            version.report(ModelLoadFailed(refusal, model=spec.name, version=spec.version))
+            return version
         scheduler.pool.start(spec.min_workers)
         if spec.min_workers:
             await version.settled()
@@ -242,6 +252,17 @@ class Engine(InferenceService):
             version.rest()
         self.fronts.publish()
         return version
+
+    def check_room(self, workers: int, version: ModelVersion | None = None) -> None:
+        """Raises ``InvalidInput`` where so many workers of a version, or of a new one, are more than there may be."""
+        refusal = self._capacity.refusal(workers, self._workers_beside(version))
+        if refusal:
+            raise InvalidInput(refusal)
+
+    def _workers_beside(self, version: ModelVersion | None) -> int:
+        """How many workers all other versions are to have."""
+        schedulers = [each.scheduler for each in self.registry if each is not version]
+        return sum(each.pool.wanted for each in schedulers if each is not None and each.pool is not None)
 
     async def _end(self, version: ModelVersion) -> None:
         version.unload()
@@ -279,9 +300,11 @@ class Engine(InferenceService):
     def scale(self, name: str, workers: int) -> None:
         """Have this many workers from now on; the idle ones among those too many end first.
 
-        Raises ``ModelNotFound``.
+        Raises ``ModelNotFound``, or ``InvalidInput`` where those are more than there may be.
         """
-        scheduler = self.registry.find(name).scheduler
+        version = self.registry.find(name)
+        self.check_room(workers, version)
+        scheduler = version.scheduler
         assert scheduler is not None
         assert scheduler.pool is not None
         scheduler.pool.start(workers)
@@ -290,11 +313,14 @@ class Engine(InferenceService):
         """Have at least and at most so many workers of this version; True when it is so and those too many are gone.
 
         False where somebody changed the number again meanwhile, or what ran took too long to be waited for: it goes on.
-        Raises ``WorkersFailed`` when a new worker does not load the model, and then there are as many as before.
+        Raises ``WorkersFailed`` when a new worker does not load the model, and then there are as many as before, and
+        ``InvalidInput`` where those are more than there may be, or ``ModelNotFound`` where the version is unloaded meanwhile.
         """
+        version.check_kept()
         scheduler = version.scheduler
         if scheduler is None or scheduler.pool is None:
             raise Unsupported(f"model '{version.spec.name}' has no workers of its own")
+        self.check_room(least, version)
         pool, before = scheduler.pool, version.spec
         had, stillborn = pool.wanted, pool.stillborn
         version.sized(least, most)
@@ -308,6 +334,7 @@ class Engine(InferenceService):
             await self.fronts.retire(version)
             await until(lambda: scheduler.idle or version.turn != turn, limit)
         if version.turn != turn:
+            version.check_kept()
             return False
         _have(version, pool, count)
         await until(
@@ -315,6 +342,7 @@ class Engine(InferenceService):
             limit,
         )
         if version.turn != turn:
+            version.check_kept()
             return False
         if pool.stillborn != stillborn:
             version.sized(before.min_workers, before.max_workers)

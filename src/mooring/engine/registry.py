@@ -130,6 +130,12 @@ class ModelVersion:
             version=spec.version,
         )
 
+    def check_kept(self) -> None:
+        """Raises ``ModelNotFound`` where somebody has unloaded it, or is about to."""
+        if self.state in (State.UNLOADING, State.UNLOADED):
+            name = self.spec.name
+            raise ModelNotFound(f"model '{name}' was unloaded meanwhile", model=name)
+
     def unload(self) -> None:
         """No more requests."""
         self.turn += 1

@@ -1,0 +1,50 @@
+"""How many worker processes a server may have: what a setting says, or the machine."""
+
+import resource
+
+import msgspec
+import psutil
+
+from mooring.cgroups import memory_limit, process_limit
+from mooring.descriptors import highest_limit
+from mooring.hardware import cores
+
+# What a machine is taken to bear, where nothing is set: far more than anybody needs, and few enough to be started.
+_PER_CORE = 256
+_LEAST = 64
+_MEMORY = 16 << 20  # bytes of the smallest worker
+_DESCRIPTORS = 4  # that the server has open for one
+
+
+class Capacity(msgspec.Struct, frozen=True):
+    """So many worker processes of all models together, and where the number comes from."""
+
+    workers: int
+    reason: str
+
+    def refusal(self, wanted: int, others: int = 0) -> str:
+        """Why a model cannot have so many workers beside those of other models; empty where it can."""
+        if wanted + others <= self.workers:
+            return ""
+        beside = f" beside {others} of other models" if others else ""
+        return (
+            f"{wanted} workers{beside} are too many: this server has room for {self.workers} ({self.reason}); "
+            "ask for fewer, or set max_worker_processes"
+        )
+
+
+def machine_capacity(setting: int = 0) -> Capacity:
+    """By the setting ``max_worker_processes``, where it is not 0; else by the scarcest of what workers need."""
+    if setting:
+        return Capacity(setting, f"max_worker_processes is {setting}")
+    found = [(max(_PER_CORE * cores(), _LEAST), f"{_PER_CORE} for each core")]
+    memory = memory_limit() or psutil.virtual_memory().total
+    found.append((max(memory // _MEMORY, _LEAST), f"{_MEMORY >> 20} MB of memory for each"))
+    user = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    processes = [each for each in (process_limit(), user) if each not in (None, resource.RLIM_INFINITY)]
+    if processes:
+        found.append((min(processes) // 2, f"half of the {min(processes)} processes that there may be"))
+    # As the server will have it: it raises its limit at the start, doctor does not.
+    descriptors = highest_limit()
+    found.append((descriptors // _DESCRIPTORS, f"{descriptors} file descriptors"))
+    return Capacity(*min(found))
