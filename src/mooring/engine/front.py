@@ -33,6 +33,7 @@ from mooring.engine.scheduler import Scheduler
 from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
 from mooring.workers.arena import Arena
+from mooring.workers.channel import NO_MEMORY
 from mooring.workers.pool import WorkerPool
 from mooring.workers.progress import Progress
 from mooring.workers.server_end import Workers
@@ -187,8 +188,11 @@ class Front(InferenceService):
     def _hand_on(self, request: InferenceRequest, done: Done) -> Ticket:
         key = next(self._keys)
         ticket = self._handed_on[key] = HandedOn(self, key, request, done)
-        self._link.tell(link.Asked(key, request))
-        release(request.inputs)  # it was copied
+        try:
+            self._link.tell(link.Asked(key, request))
+        except (MemoryError, OverflowError):
+            self._answered(link.Answered(key, NO_MEMORY))
+        release(request.inputs)  # it was copied, or lies where nothing else will
         return ticket
 
     # What the first process says.

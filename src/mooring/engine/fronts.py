@@ -21,6 +21,7 @@ from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
 from mooring.signals import held_back
 from mooring.workers.arena import anonymous_file
+from mooring.workers.channel import NO_MEMORY
 from mooring.workers.pool import Sharing, WorkerPool
 from mooring.workers.server_end import KeptWorker
 
@@ -292,8 +293,11 @@ class Fronts:
                 return
             if outcome.final:
                 front.tickets.pop(key, None)
-            front.tell(link.Answered(key, outcome))
-            release(outcome.outputs)  # they were copied
+            try:
+                front.tell(link.Answered(key, outcome))
+            except (MemoryError, OverflowError):
+                front.tell(link.Answered(key, NO_MEMORY))
+            release(outcome.outputs)  # they were copied, or lie where nothing else will
 
         # What is refused at once is answered before there is a ticket: it must not be kept then.
         front.tickets[key] = NOTHING

@@ -7,13 +7,12 @@ would from a worker.
 
 import asyncio
 import socket
-from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
+from mooring.core.buffers import Buffer
 from mooring.core.errors import ErrorRecord
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import ModelMetadata, ModelState
@@ -21,11 +20,10 @@ from mooring.engine.dealing import Load
 from mooring.observability.logs import get_logger
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
-from mooring.workers.channel import Frames, decode_special, encode_inline
+from mooring.workers.channel import NO_MEMORY, MessageDecoder, MessageEncoder
+from mooring.workers.framing import Frames, FrameWriter
 
 log = get_logger(__name__)
-
-_HEADER = 4
 
 # Seconds between two looks at how busy a process is.
 LOAD_EVERY = 0.1
@@ -185,47 +183,22 @@ class Link:
         self._hear_one = hear
         self._lost = lost
         self._frames = Frames()
-        self._encoder = msgspec.msgpack.Encoder(enc_hook=encode_inline)
-        self._decoder = msgspec.msgpack.Decoder(kinds, ext_hook=decode_special)
-        self._unsent: deque[memoryview] = deque()
+        self._writer = FrameWriter(sock, MessageEncoder())
+        self._decoder = MessageDecoder(kinds)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self._hear)
 
     def tell(self, message: ToFront | ToKeeper) -> None:
-        """Send it; after the other end is gone this does nothing."""
-        body = self._encoder.encode(message)
-        frame = memoryview(len(body).to_bytes(_HEADER, "little") + body)
-        if not self._unsent and self._sock.fileno() >= 0:
-            self._loop.add_writer(self._sock, self._send)
-        self._unsent.append(frame)
-        self._send()
+        """Send it; after the other end is gone this does nothing. Raises as ``FrameWriter.send``."""
+        if self._sock.fileno() >= 0:
+            self._writer.send(message)
 
     def close(self) -> None:
         """Say no more and hear no more."""
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock)
-            self._loop.remove_writer(self._sock)
+            self._writer.close()
             self._sock.close()
-        self._unsent.clear()
-
-    def _send(self) -> None:
-        if self._sock.fileno() < 0:
-            self._unsent.clear()
-            return
-        with suppress(BlockingIOError):
-            try:
-                while self._unsent:
-                    sent = self._sock.send(self._unsent[0])
-                    if sent == len(self._unsent[0]):
-                        self._unsent.popleft()
-                    else:
-                        self._unsent[0] = self._unsent[0][sent:]
-            except OSError as error:
-                if isinstance(error, BlockingIOError):
-                    raise
-                self._unsent.clear()  # the end of the stream is on its way to _hear
-        if not self._unsent:
-            self._loop.remove_writer(self._sock)
 
     def _hear(self) -> None:
         try:
@@ -239,9 +212,21 @@ class Link:
             self._lost()
             return
         try:
-            for message in [self._decoder.decode(frame) for frame in self._frames]:
-                self._hear_one(message)
+            frames = self._frames
+            for message in [self._decode(frame, frames.attached) for frame in frames]:
+                if message is not None:
+                    self._hear_one(message)
         except Exception:  # the supervisor: whoever waits at the other end must not wait for ever
             log.exception("link not understood, ending it")
             self.close()
             self._lost()
+
+    def _decode(self, frame: memoryview, attached: Sequence[Buffer | None]) -> Any:
+        """The message; None for a request that there is no memory for, which is answered so."""
+        message = self._decoder.decode(frame, attached)
+        if attached and None in attached:
+            if isinstance(message, Asked):
+                self.tell(Answered(message.key, NO_MEMORY))
+                return None
+            message.outcome = NO_MEMORY
+        return message

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from mooring.backends.codec import as_text, take_up
 from mooring.codecs.nonfinite import writes_null
 from mooring.codecs.v2_json import Wanted
-from mooring.core.buffers import LARGE, Buffer
+from mooring.core.buffers import LARGE, Buffer, view_of
 from mooring.core.errors import ErrorRecord, InvalidInput, MooringError
 from mooring.core.requests import INFER, TENSORS, InferenceRequest, InferenceResponse, RequestedOutput
 from mooring.core.service import Done, Outcome, Ticket
@@ -112,11 +112,12 @@ class Openings:
         """
         for tensor in tensors:
             data = tensor.data
-            if isinstance(data, bytes) and len(data) > LARGE:
+            inline = isinstance(data, bytes) or (isinstance(data, Buffer) and data.slot is None)
+            if inline and len(data) > LARGE:
                 place = self._allocate(len(data))
                 if place.slot is None:
                     return False
-                place.view[:] = data
+                place.view[:] = view_of(data)
                 tensor.data = place
         return True
 

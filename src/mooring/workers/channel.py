@@ -1,26 +1,26 @@
-"""What server and worker say to each other, and how it is framed on their socket.
+"""What server and worker say to each other, in msgpack; ``framing`` says how it is cut on their socket.
 
-A frame is four bytes of length (little-endian) and one msgpack message. Payloads in a slot of the arena travel as
-the slot's handle; all others inline.
+Payloads in a slot of the arena travel as the slot's handle, large ones elsewhere beside the message, all others in it.
 """
 
-import socket
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from mooring.backends.backend import LoadContext
-from mooring.core.buffers import Buffer, Slot
+from mooring.core.buffers import LARGE, Buffer, Slot
 from mooring.core.errors import ErrorRecord
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import ModelMetadata
+from mooring.core.tensors import Tensor
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
+from mooring.workers.framing import HEADER, PAYLOADS
 
-_HEADER = 4
 _SLOT_CODE = 1
 _GRANT_CODE = 2
+_ATTACHED_CODE = 3
 
 
 class Load(msgspec.Struct, array_like=True, tag="load"):
@@ -106,112 +106,98 @@ ToWorker = Load | Batch | Cancel
 ToServer = Loaded | LoadFailed | Results | Piece | Returned | Measured
 
 
-def _encode_special(value: Any) -> Any:
-    if isinstance(value, Buffer):
-        if value.slot is None:
-            return value.view
-        return msgspec.msgpack.Ext(_SLOT_CODE, msgspec.msgpack.encode(value.slot))
-    if isinstance(value, InGrant):
-        return msgspec.msgpack.Ext(_GRANT_CODE, value.size.to_bytes(8, "little"))
-    raise TypeError(f"{type(value).__name__} cannot be sent to another process")
+class MessageEncoder:
+    """Messages to frames, built in one reused buffer: send one before the next ``frame``, or ``detach`` it.
 
-
-def encode_inline(value: Any) -> Any:
-    """For an encoder whose messages go where this process's slots mean nothing."""
-    return value.view if isinstance(value, Buffer) else _encode_special(value)
-
-
-def decode_special(code: int, data: memoryview) -> Any:
-    """For a decoder: what the encoders write that msgpack does not know."""
-    if code == _SLOT_CODE:
-        return msgspec.msgpack.decode(data, type=Slot)
-    if code == _GRANT_CODE:
-        return InGrant(int.from_bytes(data, "little"))
-    raise ValueError(f"message with an unknown extension {code}")
-
-
-class Frames:
-    """Takes bytes from a socket and yields whole frames.
-
-    A frame is a view of the receive buffer: it must be decoded before the next call of ``receive``.
+    ``lends`` is True for the server alone, whose slots mean something to its workers. What others have in a slot travels
+    in the message, since the slot is freed as soon as its request is answered.
     """
 
-    def __init__(self, capacity: int = 262_144) -> None:
-        self._capacity = capacity
-        self._buffer = bytearray(capacity)
-        self._start = 0
-        self._end = 0
-
-    def receive(self, sock: socket.socket) -> int:
-        """Read once; how many bytes came, 0 at the end of the stream. Raises ``BlockingIOError`` if none wait."""
-        if self._start == self._end:
-            self._start = self._end = 0
-            if len(self._buffer) > self._capacity:  # one large message must not keep its memory for ever
-                self._buffer = bytearray(self._capacity)
-        elif self._missing() > len(self._buffer) - self._end:
-            self._make_room()
-        with memoryview(self._buffer) as view:
-            count = sock.recv_into(view[self._end :])
-        self._end += count
-        return count
-
-    def _missing(self) -> int:
-        have = self._end - self._start
-        if have < _HEADER:
-            return _HEADER - have
-        return _HEADER + int.from_bytes(self._buffer[self._start : self._start + _HEADER], "little") - have
-
-    def _make_room(self) -> None:
-        have = self._end - self._start
-        size = max(len(self._buffer), have + self._missing())
-        moved = bytearray(size)
-        moved[:have] = self._buffer[self._start : self._end]
-        self._buffer, self._start, self._end = moved, 0, have
-
-    def __iter__(self) -> Iterator[memoryview]:
-        view = memoryview(self._buffer)
-        while self._end - self._start >= _HEADER:
-            begin = self._start + _HEADER
-            length = int.from_bytes(self._buffer[self._start : begin], "little")
-            if self._end - begin < length:
-                return
-            self._start = begin + length
-            yield view[begin : self._start]
-
-
-class Codec:
-    """Messages to frames and back. Frames are built in one reused buffer: send them before the next ``frame``.
-
-    ``lends`` is False for a worker: the slots it sees belong to the server, which frees those of a request as soon as
-    it is answered, so what an answer has in one travels by itself.
-    """
-
-    def __init__(self, *, lends: bool = True) -> None:
+    def __init__(self, *, lends: bool = False) -> None:
         # Whether the last frame had memory in it that somebody must release: most have none.
         self.lent = False
-        self._encoder = msgspec.msgpack.Encoder(enc_hook=self._encode_lent if lends else encode_inline)
-        self._to_worker = msgspec.msgpack.Decoder(ToWorker, ext_hook=decode_special)
-        self._to_server = msgspec.msgpack.Decoder(ToServer, ext_hook=decode_special)
+        self.attached: list[memoryview] = []
+        self._encoder = msgspec.msgpack.Encoder(enc_hook=self._encode_lent if lends else self._encode_own)
         self._frame = bytearray(65_536)
 
-    def frame(self, message: ToWorker | ToServer) -> bytearray:
-        """The message with its length before it."""
+    def frame(self, message: Any) -> bytearray:
+        """The message with its length before it. Raises ``OverflowError`` for one above 2 GB."""
         self.lent = False
+        if self.attached:
+            self.attached = []
         frame = self._frame
-        self._encoder.encode_into(message, frame, _HEADER)
-        frame[:_HEADER] = (len(frame) - _HEADER).to_bytes(_HEADER, "little")
+        self._encoder.encode_into(message, frame, HEADER)
+        size = len(frame) - HEADER
+        if size >= PAYLOADS:
+            self.detach()
+            raise OverflowError(f"a message of {size} bytes is too large")
+        frame[:HEADER] = size.to_bytes(HEADER, "little")
         return frame
+
+    def detach(self) -> None:
+        """Leave the last frame to whoever holds it."""
+        self._frame = bytearray()
 
     def _encode_lent(self, value: Any) -> Any:
         self.lent = True
-        return _encode_special(value)
+        if isinstance(value, Buffer) and value.slot is not None:
+            return msgspec.msgpack.Ext(_SLOT_CODE, msgspec.msgpack.encode(value.slot))
+        return self._encode_own(value)
 
-    def to_worker(self, frame: memoryview) -> ToWorker:
-        """What the server said."""
-        message: ToWorker = self._to_worker.decode(frame)
-        return message
+    def _encode_own(self, value: Any) -> Any:
+        if isinstance(value, Buffer):
+            view = value.view
+            if value.slot is not None or view.nbytes <= LARGE:
+                return view
+            self.attached.append(view)
+            return msgspec.msgpack.Ext(_ATTACHED_CODE, (len(self.attached) - 1).to_bytes(4, "little"))
+        if isinstance(value, InGrant):
+            return msgspec.msgpack.Ext(_GRANT_CODE, value.size.to_bytes(8, "little"))
+        raise TypeError(f"{type(value).__name__} cannot be sent to another process")
 
-    def to_server(self, frame: memoryview) -> ToServer:
-        """What the worker said."""
-        message: ToServer = self._to_server.decode(frame)
-        return message
+
+class MessageDecoder:
+    """Frames to messages of these kinds. A payload that the receiver had no memory for is None."""
+
+    def __init__(self, kinds: Any) -> None:
+        self._attached: Sequence[Buffer | None] = ()
+        self._decoder = msgspec.msgpack.Decoder(kinds, ext_hook=self._decode_special)
+
+    def decode(self, frame: memoryview, attached: Sequence[Buffer | None] = ()) -> Any:
+        """The message; ``attached`` are the payloads that came after it."""
+        if not attached:
+            return self._decoder.decode(frame)
+        self._attached = attached
+        try:
+            return self._decoder.decode(frame)
+        finally:
+            self._attached = ()
+
+    def _decode_special(self, code: int, data: memoryview) -> Any:
+        if code == _SLOT_CODE:
+            return msgspec.msgpack.decode(data, type=Slot)
+        if code == _GRANT_CODE:
+            return InGrant(int.from_bytes(data, "little"))
+        if code == _ATTACHED_CODE:
+            return self._attached[int.from_bytes(data, "little")]
+        raise ValueError(f"message with an unknown extension {code}")
+
+
+class Codec(MessageEncoder):
+    """Messages between server and worker, both ways."""
+
+    def __init__(self, *, lends: bool = True) -> None:
+        super().__init__(lends=lends)
+        # Two decoders and no more: each knows only what its side may hear.
+        self.to_worker = MessageDecoder(ToWorker).decode
+        self.to_server = MessageDecoder(ToServer).decode
+
+
+def lost(tensors: Sequence[Tensor]) -> bool:
+    """Whether the receiver had no memory for one of the payloads."""
+    return any(
+        tensor.data is None or (type(tensor.data) is list and None in tensor.data) for tensor in tensors
+    )
+
+
+NO_MEMORY = ErrorRecord("OutOfResources", "there is no memory for the payloads of this request")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from mooring.backends.backend import Backend, create
 from mooring.core.service import ModelMetadata
-from mooring.workers.channel import Codec, Frames, Load
+from mooring.workers.channel import Codec, Load
+from mooring.workers.framing import Frames
 from mooring.workers.outcomes import line_of
 
 

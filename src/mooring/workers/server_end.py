@@ -15,10 +15,10 @@ from mooring.observability.logs import get_logger
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
 from mooring.workers.channel import (
+    NO_MEMORY,
     Batch,
     Cancel,
     Codec,
-    Frames,
     InGrant,
     Loaded,
     LoadFailed,
@@ -28,7 +28,9 @@ from mooring.workers.channel import (
     Returned,
     ToServer,
     ToWorker,
+    lost,
 )
+from mooring.workers.framing import Frames, FrameWriter
 from mooring.workers.local import LocalProcess, Turn
 from mooring.workers.progress import Progress
 
@@ -184,7 +186,7 @@ class PooledWorker:
         self._pool = pool
         self._frames = Frames()
         self._sock: socket.socket = process.sock
-        self._unsent = b""
+        self._writer = FrameWriter(process.sock, _codec)
         self._message: Sequence[Work] = ()
         self._lent = False  # whether there is memory in that to release
         self._outstanding: dict[int, Work] = {}
@@ -210,7 +212,10 @@ class PooledWorker:
         self.process.progress.send(self.process.channel, len(works))
         grants = [work.grant for work in works]
         slots = [None if grant is None else grant.slot for grant in grants] if any(grants) else None
-        self.tell(Batch(list(self._outstanding), [work.request for work in works], slots))
+        try:
+            self._writer.send(Batch(list(self._outstanding), [work.request for work in works], slots))
+        except (MemoryError, OverflowError):
+            self._refuse(works)
         self._lent = _codec.lent or slots is not None
 
     def _send_more(self, works: Sequence[Work]) -> None:
@@ -221,13 +226,23 @@ class PooledWorker:
         self._outstanding.update((work.key, work) for work in works)
         self.offer()
         grants = [None if work.grant is None else work.grant.slot for work in works]
-        self.tell(
-            Batch(
-                [work.key for work in works],
-                [work.request for work in works],
-                grants if any(grants) else None,
-            )
+        batch = Batch(
+            [work.key for work in works], [work.request for work in works], grants if any(grants) else None
         )
+        try:
+            self._writer.send(batch)
+        except (MemoryError, OverflowError):
+            self._refuse(works)
+
+    def _refuse(self, works: Sequence[Work]) -> None:
+        """Answer requests that there is no memory to send; nothing of them was."""
+        keys = [work.key for work in works]
+        results = Results(keys, [NO_MEMORY] * len(keys), [])
+        self._loop.call_soon(self._answer_unsent, results)
+
+    def _answer_unsent(self, results: Results) -> None:
+        if self._outstanding.keys() >= set(results.keys):  # the worker may be gone, and they with it
+            self._handle(results, large=False)
 
     def offer(self) -> None:
         """Stand among the idle ones of the pool where there is room for more."""
@@ -240,30 +255,7 @@ class PooledWorker:
 
     def tell(self, message: ToWorker) -> None:
         """Send now, and what the socket does not take as soon as it does."""
-        frame = _codec.frame(message)
-        if self._unsent:
-            self._unsent += frame
-            return
-        try:
-            sent = self._sock.send(frame)
-        except BlockingIOError:
-            sent = 0
-        except OSError:  # it is dead; the end of the stream is on its way to _hear
-            return
-        if sent < len(frame):
-            self._unsent = bytes(memoryview(frame)[sent:])
-            self._loop.add_writer(self._sock, self._send_rest)
-
-    def _send_rest(self) -> None:
-        try:
-            sent = self._sock.send(self._unsent)
-        except BlockingIOError:
-            return
-        except OSError:
-            sent = len(self._unsent)
-        self._unsent = self._unsent[sent:]
-        if not self._unsent:
-            self._loop.remove_writer(self._sock)
+        self._writer.send(message)
 
     def _hear(self) -> bool:
         """Take what has come; False when nothing has, and nothing more will."""
@@ -273,12 +265,17 @@ class PooledWorker:
             return False
         except OSError:
             count = 0
+        except MemoryError:
+            log.exception("worker's answers too large for memory", model=self._pool.spec.name, worker=self.id)
+            self.process.kill()
+            count = 0
         if not count:
             self._pool.ended(self)
             return False
         try:
-            for message, size in [(_codec.to_server(frame), len(frame)) for frame in self._frames]:
-                self._handle(message, size)
+            frames = self._frames
+            for message, large in [self._decode(frame, frames) for frame in frames]:
+                self._handle(message, large=large)
         except Exception:  # the supervisor: whatever it meant, whoever waits for it must not wait for ever
             log.exception("worker not understood, ending it", model=self._pool.spec.name, worker=self.id)
             self.process.kill()
@@ -286,10 +283,21 @@ class PooledWorker:
             return False
         return True
 
-    def _handle(self, message: ToServer, size: int) -> None:
-        """``size`` is in bytes: a small message without a granted slot has no large payload to look for."""
+    def _decode(self, frame: memoryview, frames: Frames) -> tuple[ToServer, bool]:
+        """A message, and whether it may have a large payload."""
+        attached = frames.attached
+        message: ToServer = _codec.to_server(frame, attached)
+        if attached and None in attached and isinstance(message, Results):
+            message.outcomes = [
+                NO_MEMORY if isinstance(outcome, InferenceResponse) and lost(outcome.outputs) else outcome
+                for outcome in message.outcomes
+            ]
+        return message, bool(attached) or len(frame) > LARGE
+
+    def _handle(self, message: ToServer, *, large: bool) -> None:
+        """A message that is not ``large`` and has no granted slot has no large payload to look for."""
         if isinstance(message, Results):
-            self._answer(message, large=size > LARGE)
+            self._answer(message, large=large)
         elif isinstance(message, Piece):
             self.sent_at = time.monotonic()
             work = self._outstanding.get(message.key)
@@ -384,7 +392,7 @@ class PooledWorker:
         """Let go of the channel; an idle worker ends by itself then."""
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock)
-            self._loop.remove_writer(self._sock)
+            self._writer.close()
             self._sock.close()
 
 

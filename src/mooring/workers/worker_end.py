@@ -15,16 +15,18 @@ from mooring.core.tensors import Tensor
 from mooring.observability.records import Recorder
 from mooring.workers.arena import MappedArena
 from mooring.workers.channel import (
+    NO_MEMORY,
     Batch,
     Cancel,
     Codec,
-    Frames,
     InGrant,
     Load,
     Measured,
     Results,
     ToServer,
+    lost,
 )
+from mooring.workers.framing import Frames, send_whole
 
 
 class Channel:
@@ -42,7 +44,13 @@ class Channel:
     def send(self, message: ToServer) -> None:
         """Return once the kernel has taken all of it, or the other end is gone: ``receive`` says so then."""
         with self._sending, suppress(BrokenPipeError, ConnectionResetError):
-            self.sock.sendall(self._codec.frame(message))
+            try:
+                send_whole(self.sock, self._codec, message)
+            except (MemoryError, OverflowError):
+                if not isinstance(message, Results):
+                    raise
+                failed = Results(message.keys, [NO_MEMORY] * len(message.keys), message.batches)
+                send_whole(self.sock, self._codec, failed)
 
     def receive(self) -> list[Load | Batch | Cancel] | None:
         """What has come, waiting for at least one read; None when the server is gone."""
@@ -51,7 +59,23 @@ class Channel:
                 return None
         except ConnectionResetError:
             return None
-        return [self._codec.to_worker(frame) for frame in self._frames]
+        messages: list[Load | Batch | Cancel] = []
+        for frame in self._frames:
+            message = self._codec.to_worker(frame, self._frames.attached)
+            if None in self._frames.attached:
+                self._refuse_lost(message)
+            messages.append(message)
+        return messages
+
+    def _refuse_lost(self, batch: Batch) -> None:
+        """Answer the requests that there was no memory for, and keep the others of their message."""
+        for index in reversed(range(len(batch.keys))):
+            if lost(batch.requests[index].inputs):
+                key = batch.keys.pop(index)
+                del batch.requests[index]
+                if batch.grants:
+                    del batch.grants[index]
+                self.send(Results([key], [NO_MEMORY], []))
 
     def attach(self, requests: Sequence[InferenceRequest]) -> None:
         """Turn the slots in the requests into views of the arena."""
