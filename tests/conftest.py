@@ -1,6 +1,7 @@
 """What every test may rely on: no setting of the machine leaks in, and examples of hypothesis may take their time."""
 
 import os
+import tempfile
 import time
 
 import pytest
@@ -12,6 +13,9 @@ settings.load_profile("mooring")
 
 for _name in [name for name in os.environ if name.startswith(("MOORING_", "TS_"))]:
     del os.environ[_name]
+# What servers keep from start to start is no business of the machine's either.
+_CACHE = tempfile.TemporaryDirectory(prefix="mooring-tests-")
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 
 def pytest_addoption(parser):

@@ -279,6 +279,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             " none are written without"
         ),
     ] = None
+    cache_folder: Annotated[
+        Folder,
+        Meta(
+            description="folder for what trials of model files found out, from start to start; mooring in"
+            " XDG_CACHE_HOME or ~/.cache by default; where it cannot be written, nothing is kept"
+        ),
+    ] = None
     model_repository: Annotated[
         Folder, Meta(description="folder of models, NAME/config.toml and NAME/1/model.py")
     ] = None

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import importlib
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -180,6 +181,7 @@ class Server:
             fronts=config.frontends - 1,
             most_workers=config.max_worker_processes,
             codecs=codecs_for() if config.codec_processes is None else config.codec_processes,
+            cache_folder=_cache_folder(config),
         )
         self.engine.opened = False
         self._stack = stack
@@ -542,3 +544,13 @@ def _check_declared(file: Path | None) -> None:
             pass
     except (OSError, ValueError) as error:
         raise ConfigError(f"metrics_config: {error}") from error
+
+
+def _cache_folder(config: Config) -> str:
+    """Where what was found out about models is kept; empty where the process has no home for it."""
+    if config.cache_folder is not None:
+        return str(config.cache_folder)
+    home = os.environ.get("XDG_CACHE_HOME") or os.environ.get("HOME", "")
+    if not home:
+        return ""
+    return str(Path(home, "mooring") if "XDG_CACHE_HOME" in os.environ else Path(home, ".cache", "mooring"))

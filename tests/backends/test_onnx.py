@@ -7,37 +7,22 @@ import onnx
 import pytest
 from onnx import TensorProto as Kind
 from onnx import helper
+from onnx_kit import X3, Y3, node, write_model
 
 from mooring.backends.backend import LoadContext, create
 from mooring.backends.onnx import OnnxBackend
 from mooring.backends.preloads import preload
 from mooring.core.errors import InvalidInput, ModelFailed, ModelLoadFailed, Unsupported
 from mooring.core.requests import Form, InferenceRequest, Operation, RequestedOutput
+from mooring.core.service import JoiningState
 from mooring.core.tensors import Tensor, TensorSpec
 from mooring.repository.spec import BatchMode, ModelSpec
-
-X3 = ("x", Kind.FLOAT, ["N", 3])
-Y3 = ("y", Kind.FLOAT, ["N", 3])
-
-
-def node(kind, inputs="x", outputs="y", **attributes):
-    return helper.make_node(kind, inputs.split(), outputs.split(), **attributes)
 
 
 @pytest.fixture
 def write(tmp_path):
-    def write(inputs=(X3,), outputs=(Y3,), nodes=None, constants=(), name="model.onnx"):
-        graph = helper.make_graph(
-            nodes or [node("Neg")],
-            "g",
-            [helper.make_tensor_value_info(*each) for each in inputs],
-            [helper.make_tensor_value_info(*each) for each in outputs],
-            [onnx.numpy_helper.from_array(array, constant) for constant, array in constants],
-        )
-        domains = [helper.make_opsetid("", 19), helper.make_opsetid("ai.onnx.ml", 3)]
-        model = helper.make_model(graph, opset_imports=domains, ir_version=9)
-        (tmp_path / name).write_bytes(model.SerializeToString())
-        return tmp_path / name
+    def write(*arguments, name="model.onnx", **more):
+        return write_model(tmp_path / name, *arguments, **more)
 
     return write
 
@@ -46,11 +31,14 @@ def write(tmp_path):
 def load():
     opened = []
 
-    def load(file, context=None, **more):
+    def load(file, context=None, *, tried=True, **more):
+        """With ``tried`` as it is once a trial has shown that rows are independent."""
         more = {"max_batch_size": 8, "batch_is_default": True, **more}
         spec = ModelSpec(name="m", version="1", backend="onnx", location=str(file), **more)
         backend = OnnxBackend()
         backend.metadata = backend.load(spec, context or LoadContext())
+        if tried and backend.joining.state is JoiningState.UNTRIED:
+            backend.join_requests()
         opened.append(backend)
         return backend
 

@@ -17,6 +17,7 @@ from mooring.backends.programs import leaves
 from mooring.backends.pytorch import PyTorchBackend, paired
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed
 from mooring.core.requests import InferenceRequest
+from mooring.core.service import JoiningState
 from mooring.core.tensors import Tensor, TensorSpec
 from mooring.repository.spec import BatchMode, ModelSpec
 
@@ -81,13 +82,16 @@ def script(tmp_path):
 def load():
     threads = torch.get_num_threads()
 
-    def load(file, context=None, **more):
+    def load(file, context=None, *, tried=True, **more):
+        """With ``tried`` as it is once a trial has shown that rows are independent."""
         more = {"max_batch_size": 8, "batch_is_default": True, **more}
         spec = ModelSpec(
             name="m", version="1", backend="pytorch", location=str(file.parent), entry=file.name, **more
         )
         backend = PyTorchBackend()
         backend.metadata = backend.load(spec, context or LoadContext())
+        if tried and backend.joining.state is JoiningState.UNTRIED:
+            backend.join_requests()
         return backend
 
     yield load

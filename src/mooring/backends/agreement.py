@@ -12,7 +12,7 @@ from pathlib import Path
 from mooring.backends.backend import LoadContext
 from mooring.backends.tensors import TensorBackend
 from mooring.core.errors import ModelLoadFailed
-from mooring.core.service import ModelMetadata
+from mooring.core.service import Joining, JoiningState, ModelMetadata
 from mooring.core.tensors import TensorSpec
 from mooring.repository.spec import BatchMode, ModelSpec
 
@@ -46,9 +46,27 @@ class DeclaredBackend(TensorBackend):
             batch=agreed.batch,
             limit=agreed.limit,
             joins=agreed.joins,
+            apart=agreed.limit > 1 and spec.batch_is_default,
             whole=agreed.whole,
         )
+        self.joining = self._known_joining(spec, agreed)
         return metadata
+
+    def join_requests(self) -> None:
+        """From now on rows of several requests share calls, and large requests are called in parts."""
+        self.reader = replace(self.reader, apart=False)
+        self.forget_layouts()
+
+    def _known_joining(self, spec: ModelSpec, agreed: Agreement) -> Joining:
+        if self.reader.apart:
+            return Joining(JoiningState.UNTRIED, "it is tried when two requests come at once")
+        if agreed.limit > 1 or not spec.batch_is_default:
+            return Joining(
+                JoiningState.DECLARED, f"the configuration says max_batch_size {spec.max_batch_size}"
+            )
+        return Joining(
+            JoiningState.NO_BATCH, "its file shows no batch dimension that all inputs and outputs have"
+        )
 
 
 def model_file(spec: ModelSpec) -> Path:

@@ -9,7 +9,7 @@ import msgspec
 
 from mooring.core.errors import ModelLoadFailed
 from mooring.core.requests import InferenceRequest
-from mooring.core.service import ModelMetadata, Outcome, Reply
+from mooring.core.service import Joining, ModelMetadata, Outcome, Reply
 from mooring.repository.platforms import loads_alone
 from mooring.repository.spec import ModelSpec
 
@@ -73,6 +73,10 @@ class Backend(abc.ABC):
     overlap: Concurrent | Stepwise | None = None
     # Why a process that has loaded the model may not be forked, where the backend knows of a reason.
     unshared: str = ""
+    # Of a model that is a file: whether its requests are joined, once it is loaded.
+    joining: Joining | None = None
+    # Whether requests came, or a request of many instances, that joining would have been good for.
+    missed_joining = False
 
     @abc.abstractmethod
     def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
@@ -89,6 +93,9 @@ class Backend(abc.ABC):
 
     def adopt(self, context: LoadContext) -> None:  # noqa: B027 - most have no number of threads to set
         """Called first of all in a worker that was forked from the process which loaded the model."""
+
+    def join_requests(self) -> None:  # noqa: B027 - of most it is known from the start
+        """Called between two calls, once rows were shown not to depend on each other: requests may share calls now."""
 
     def close(self) -> None:  # noqa: B027 - most have nothing to let go of
         """Let go of files and threads; nothing is called afterwards."""

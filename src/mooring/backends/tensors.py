@@ -107,6 +107,11 @@ class TensorBackend(Backend):
             self.explainer = self.explaining(metadata, context)
         return metadata
 
+    def forget_layouts(self) -> None:
+        """The short way must learn anew what requests mean, since the reader has changed."""
+        if self._alike is not None:
+            self._alike = Alike(self)
+
     def explaining(self, metadata: ModelMetadata, context: LoadContext) -> "Explainer":
         """What explains the model as its configuration says. Raises ``ModelLoadFailed``."""
         from mooring.backends.explaining import ArrayNetwork, open_explainer
@@ -119,7 +124,8 @@ class TensorBackend(Backend):
             return self.reader
         signature = self.reader.signature
         aside = "" if _TARGET in signature.names else _TARGET
-        return replace(self.reader, signature=replace(signature, aside=aside))
+        # Attributions are made row by row however many lie together, and of one request at a time all the same.
+        return replace(self.reader, signature=replace(signature, aside=aside), apart=False)
 
     def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
         """Answer a batch; see ``Backend.infer``."""
@@ -227,7 +233,7 @@ class Run:
         self._requests = requests
         self._reply = reply
         self._operation = requests[0].operation
-        self._limit = backend.reader.limit
+        self._limit = 1 if backend.reader.apart else backend.reader.limit
         self._errors: dict[int, MooringError] = {}
         self._samples: list[list[Sample]] = []
         self._rows: list[bool] = []
@@ -268,6 +274,8 @@ class Run:
             except MooringError as error:
                 self._errors[index] = error
                 samples = []
+            if len(samples) > 1 and reader.apart:
+                self._backend.missed_joining = True
             self._samples.append(samples)
             self._rows.append(rows)
 

@@ -1,6 +1,7 @@
 """What protocols may know of the engine, and what a model's code may know of the server."""
 
 import abc
+import enum
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -23,6 +24,29 @@ class ModelMetadata(msgspec.Struct, frozen=True):
     platform: str = ""
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
+
+
+class JoiningState(enum.StrEnum):
+    """How far it is known whether the requests for a model file may share its calls."""
+
+    DECLARED = "declared"  # the configuration says how many rows a call has
+    NO_BATCH = "no_batch"  # the file shows that they may not
+    UNTRIED = "untried"  # nobody has sent two at once yet
+    TRYING = "trying"
+    SHOWN = "shown"  # rows gave the same answers alone and joined
+    APART = "apart"  # they did not, or it cannot be told
+
+
+class Joining(msgspec.Struct, frozen=True):
+    """Whether requests for a model file are joined in one call, and why: a line for who runs the server."""
+
+    state: JoiningState
+    reason: str
+
+    @property
+    def joined(self) -> bool:
+        """Whether they are."""
+        return self.state in (JoiningState.DECLARED, JoiningState.SHOWN)
 
 
 class ModelState(msgspec.Struct, frozen=True):
@@ -149,6 +173,7 @@ class ModelDescription(msgspec.Struct, frozen=True):
     loaded_at_startup: bool
     workers: list[WorkerDescription]
     sequences: SequenceDescription | None = None
+    joining: Joining | None = None  # None for models of code, whose requests are joined as it says
     use_venv: bool = False
     stepwise: bool = False
     job_ticket: bool = False
@@ -171,6 +196,7 @@ class ModelConfig(msgspec.Struct, frozen=True):
     delay: float
     parameters: dict[str, Parameter]
     sequences: SequenceDescription | None = None
+    joining: Joining | None = None
 
 
 class Duration(msgspec.Struct, frozen=True):

@@ -99,11 +99,15 @@ class Tensor(msgspec.Struct, array_like=True, gc=False):
 
 
 class TensorSpec(msgspec.Struct, frozen=True):
-    """What a model says of one input or output. ``shape`` has -1 where any size goes, batch dimension included."""
+    """What a model says of one input or output. ``shape`` has -1 where any size goes, batch dimension included.
+
+    ``optional``: an input that a request may leave out.
+    """
 
     name: str
     datatype: str
     shape: list[int]
+    optional: bool = False
 
 
 def shared(tensors: list[Tensor], count: int) -> list[list[Tensor]]:

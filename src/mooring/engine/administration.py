@@ -21,6 +21,7 @@ from mooring.core.errors import (
 from mooring.core.service import (
     BatchUsage,
     Duration,
+    Joining,
     ModelAdministration,
     ModelConfig,
     ModelDescription,
@@ -95,6 +96,7 @@ class Administration(ModelAdministration):
             delay=spec.max_delay,
             parameters=spec.parameters,
             sequences=_sequences(spec),
+            joining=_joining(found),
         )
 
     def usage(self, model: str = "", version: str = "") -> Sequence[ModelUsage]:
@@ -354,9 +356,15 @@ def _described(version: ModelVersion, *, is_default: bool) -> ModelDescription:
             for worker in (pool.workers if pool is not None else ())
         ],
         sequences=_sequences(spec),
+        joining=_joining(version),
         stepwise=spec.stepwise,
         job_ticket=spec.job_ticket,
     )
+
+
+def _joining(version: ModelVersion) -> Joining | None:
+    pool = version.scheduler.pool if version.scheduler is not None else None
+    return pool.joining if pool is not None else None
 
 
 def _sequences(spec: ModelSpec) -> SequenceDescription | None:

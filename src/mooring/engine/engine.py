@@ -69,6 +69,7 @@ class Engine(InferenceService):
         fronts: int = 0,
         codecs: int = 0,
         most_workers: int = 0,
+        cache_folder: str = "",
     ) -> None:
         self.registry = Registry()
         # Beside the models: one may be called as a model is, and is then reached by its own route only.
@@ -85,7 +86,7 @@ class Engine(InferenceService):
         metrics.served.states = self._states
         self.fronts = Fronts(fronts, arena.size, metrics)
         self._workers = LocalWorkers(
-            arena, libraries or Libraries(os.environ), first_worker, self.fronts.processes
+            arena, libraries or Libraries(os.environ), first_worker, self.fronts.processes, cache_folder
         )
         self._codecs = Codecs(codecs, arena.allocate, self._workers) if codecs else None
         self._loop = asyncio.get_running_loop()

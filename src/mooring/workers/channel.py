@@ -12,7 +12,7 @@ from mooring.backends.backend import LoadContext
 from mooring.core.buffers import LARGE, Buffer, Slot
 from mooring.core.errors import ErrorRecord
 from mooring.core.requests import InferenceRequest, InferenceResponse
-from mooring.core.service import ModelMetadata
+from mooring.core.service import Joining, ModelMetadata
 from mooring.core.tensors import Tensor
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
@@ -30,12 +30,25 @@ class Load(msgspec.Struct, array_like=True, tag="load"):
     context: LoadContext
 
 
+class Trial(msgspec.Struct, array_like=True, tag="trial"):
+    """To a process that finds out whether requests may be joined, and answers with a ``Joining``: the model, and where
+    results are kept (empty: nowhere).
+    """
+
+    load: Load
+    folder: str
+
+
 class Batch(msgspec.Struct, array_like=True, tag="batch", gc=False):
     """Requests that wait at the same moment. ``grants`` are slots that large answers may be written to."""
 
     keys: list[int]
     requests: list[InferenceRequest]
     grants: list[Slot | None] | None = None
+
+
+class Join(msgspec.Struct, array_like=True, tag="join"):
+    """The rows of requests may share calls of the model from now on (``Backend.join_requests``)."""
 
 
 class Cancel(msgspec.Struct, array_like=True, tag="cancel"):
@@ -49,6 +62,11 @@ class Loaded(msgspec.Struct, array_like=True, tag="loaded"):
 
     metadata: ModelMetadata
     capacity: int = 0
+    joining: Joining | None = None
+
+
+class JoiningMissed(msgspec.Struct, array_like=True, tag="missed"):
+    """Requests came that might have shared a call, were it known that they may: it is worth a trial. Said once."""
 
 
 class LoadFailed(msgspec.Struct, array_like=True, tag="failed"):
@@ -102,8 +120,8 @@ class InGrant:
         self.size = size
 
 
-ToWorker = Load | Batch | Cancel
-ToServer = Loaded | LoadFailed | Results | Piece | Returned | Measured
+ToWorker = Load | Batch | Cancel | Join | Trial
+ToServer = Loaded | LoadFailed | Results | Piece | Returned | Measured | JoiningMissed
 
 
 class MessageEncoder:

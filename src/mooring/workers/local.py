@@ -11,14 +11,17 @@ from contextlib import ExitStack, suppress
 from typing import NamedTuple, Protocol
 from weakref import WeakSet
 
+import msgspec
+
+from mooring.core.service import Joining, JoiningState
 from mooring.hardware import cores
 from mooring.observability.logs import Throttle, get_logger, shortened
 from mooring.workers.arena import Arena, anonymous_file
-from mooring.workers.channel import Codec, Load
+from mooring.workers.channel import Codec, Load, Trial
 from mooring.workers.libraries import Libraries
 from mooring.workers.library_process import LibraryProcess
 from mooring.workers.progress import Progress
-from mooring.workers.template import ENDED, FORKED, MODEL, ORDER, READY, RECORD, REFUSED, UNBORN
+from mooring.workers.template import ENDED, FORKED, MODEL, ORDER, READY, RECORD, REFUSED, TRIAL, UNBORN
 
 log = get_logger(__name__)
 
@@ -35,6 +38,9 @@ _KEPT_CHARACTERS = 1_000  # of each
 _LEAST_TURNS = 8
 # Seconds after which the next worker need not wait for one that is still loading its model.
 _LONGEST_TURN = 5.0
+
+# Seconds that the trial of a model may take.
+_TRIAL = 60.0
 
 _REFUSED = RECORD.pack(REFUSED, 0, 0)[:8]
 
@@ -230,6 +236,10 @@ class Template:
         self._models.add(model)
         return model
 
+    def fork_trial(self, process: ForkedProcess, descriptors: Sequence[int]) -> None:
+        """Ask for a process that tries whether requests may be joined. Raises ``OSError``."""
+        self._order(TRIAL, process, descriptors)
+
     def close(self) -> None:
         """End it. Its workers end by their own channels, or are killed by the kernel with it."""
         if self._control.fileno() >= 0:
@@ -334,16 +344,24 @@ class Turn:
 class LocalWorkers:
     """Starts worker processes, each from the template that has its libraries, a few at a time over all models.
 
-    ``numbers`` counts them from ``first`` on. Every worker gets a channel to each of the ``fronts``, too.
+    ``numbers`` counts them from ``first`` on. Every worker gets a channel to each of the ``fronts``, too. What trials
+    of models find out is kept in ``cache_folder``; empty: nowhere.
     """
 
     def __init__(
-        self, arena: Arena, libraries: Libraries, first: int, fronts: Sequence[SharingFront] = ()
+        self,
+        arena: Arena,
+        libraries: Libraries,
+        first: int,
+        fronts: Sequence[SharingFront] = (),
+        cache_folder: str = "",
     ) -> None:
         self.numbers = itertools.count(first)
         self._arena = arena
         self._libraries = libraries
         self._fronts = fronts
+        self._cache_folder = cache_folder
+        self._one_trial = asyncio.Semaphore()
         self._templates: dict[tuple[str, ...], LibraryTemplate] = {}
         self._turns = asyncio.Semaphore(max(_LEAST_TURNS, 2 * cores()))
 
@@ -381,6 +399,26 @@ class LocalWorkers:
         ours[0].setblocking(False)
         return process
 
+    async def try_joining(self, template: Template, load: Load, facts: Mapping[str, str]) -> Joining:
+        """Whether requests for a model may share its calls, as a process of its own finds out. Raises ``OSError``."""
+        async with self._one_trial:  # they take cores and memory from the workers
+            with ExitStack() as closed:
+                ours, theirs = socket.socketpair()
+                closed.enter_context(ours)
+                read, write = os.pipe()
+                output = WorkerOutput(read, facts)
+                closed.callback(output.close)
+                process = ForkedProcess(output)
+                closed.callback(process.kill)
+                try:
+                    template.fork_trial(process, [write, theirs.fileno()])
+                finally:
+                    os.close(write)
+                    theirs.close()
+                ours.setblocking(False)
+                ours.send(Codec().frame(Trial(load, self._cache_folder)))
+                return await _verdict(ours)
+
     def template(self, modules: Sequence[str]) -> LibraryTemplate:
         """The template for these modules, started if need be: worth calling early, it imports meanwhile."""
         key = tuple(modules)
@@ -393,3 +431,22 @@ class LocalWorkers:
         """End the templates; every worker must have been stopped before."""
         for template in self._templates.values():
             template.close()
+
+
+async def _verdict(sock: socket.socket) -> Joining:
+    """What a trial says before it ends, or that it said nothing in time."""
+    loop, said = asyncio.get_running_loop(), b""
+    try:
+        async with asyncio.timeout(_TRIAL):
+            while part := await loop.sock_recv(sock, _MOST_OUTPUT):
+                said += part
+        return msgspec.msgpack.decode(said, type=Joining)
+    except TimeoutError:
+        why = f"the trial took longer than {_TRIAL:g} s"
+    except (ConnectionError, msgspec.DecodeError):
+        why = "the process of the trial ended"
+    return Joining(
+        JoiningState.APART,
+        f"it cannot be shown that rows are independent: {why}; set max_batch_size in the model's configuration to have its "
+        "requests joined",
+    )

@@ -6,6 +6,7 @@ import time
 
 from mooring.backends.backend import LoadContext, alone
 from mooring.backends.preloads import preload
+from mooring.core.service import Joining
 from mooring.observability.logs import get_logger
 from mooring.repository.spec import ModelSpec
 from mooring.workers.channel import Load
@@ -43,6 +44,13 @@ class Origin:
         if sys.platform != "linux":
             return "only Linux shows whether loading started threads"
         return alone(self._spec, self._threads)
+
+    async def try_joining(self) -> Joining:
+        """Whether requests for the model may share its calls. Raises ``OSError`` when there is no room to find out."""
+        async with self._loading:
+            template = await self._template()
+        load = Load(self._spec, LoadContext(threads=self._threads))
+        return await self._local.try_joining(template, load, self._facts)
 
     def close(self) -> None:
         """No more workers are wanted; those that are there may end in peace."""

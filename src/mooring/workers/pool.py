@@ -10,11 +10,11 @@ from typing import Protocol
 
 from mooring.backends.backend import LoadContext
 from mooring.core.errors import ModelLoadFailed, MooringError, WorkerDied
-from mooring.core.service import ModelMetadata
+from mooring.core.service import Joining, JoiningState, ModelMetadata
 from mooring.observability.logs import get_logger
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
-from mooring.workers.channel import Load, LoadFailed
+from mooring.workers.channel import Join, Load, LoadFailed
 from mooring.workers.local import LocalWorkers, Turn
 from mooring.workers.origin import Origin
 from mooring.workers.recycling import Recycler, memory_of
@@ -70,6 +70,8 @@ class WorkerPool:
         self.stillborn = 0
         self.last_error: MooringError | None = None
         self.on_records: Callable[[Sequence[Record]], None] | None = None
+        # Of a model that is a file: whether its requests share calls; known when a worker has loaded it.
+        self.joining: Joining | None = None
         self._numbers = workers.numbers
         self._origin = Origin(spec, workers, threads)
         self._threads = threads
@@ -170,9 +172,12 @@ class WorkerPool:
             elif worker in self.idle:
                 self.idle.remove(worker)
 
-    def loaded(self, worker: KeptWorker, metadata: ModelMetadata) -> None:
+    def loaded(self, worker: KeptWorker, metadata: ModelMetadata, joining: Joining | None) -> None:
         """Called by a worker that has the model."""
         self.overlapping = worker.capacity > 0
+        self.joining = self.joining or joining
+        if self.joining is not None and self.joining.state is JoiningState.SHOWN:
+            worker.tell(Join())
         if self.sharing is not None and not worker.capacity:
             self.sharing.joined(worker)
         worker.process.handed_over()
@@ -184,6 +189,29 @@ class WorkerPool:
             self._let_go(self._recycler.leave())
         self.owner.worker_loaded(metadata)
         self.owner.worker_free()
+
+    def joining_missed(self) -> None:
+        """Called by a worker that had requests which might have shared a call, were it known that they may."""
+        if self.joining is not None and self.joining.state is JoiningState.UNTRIED:
+            self.joining = Joining(JoiningState.TRYING, "it is being tried")
+            self._run(self._try_joining())
+
+    async def _try_joining(self) -> None:
+        try:
+            found = await self._origin.try_joining()
+        except OSError as error:
+            log.warning("joining not tried", model=self.spec.name, reason=str(error))
+            self.joining = Joining(JoiningState.APART, f"it could not be tried: {error}")
+            return
+        self.joining = found
+        facts = {"model": self.spec.name, "version": self.spec.version, "reason": found.reason}
+        if not found.joined:
+            log.warning("requests are not joined", **facts)
+            return
+        log.info("requests are joined from now on", **facts)
+        for worker in self._workers:
+            if worker.state in (WorkerState.READY, WorkerState.BUSY):
+                worker.tell(Join())
 
     def failed(self, worker: KeptWorker, failure: LoadFailed) -> None:
         """Called by a worker that cannot load the model; it ends by itself."""

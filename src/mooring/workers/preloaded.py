@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mooring.backends.backend import Backend, create
 from mooring.core.service import ModelMetadata
-from mooring.workers.channel import Codec, Load
+from mooring.workers.channel import Codec, Load, Trial
 from mooring.workers.framing import Frames
 from mooring.workers.outcomes import line_of
 
@@ -25,13 +25,13 @@ class Preloaded:
     metadata: ModelMetadata
 
 
-def receive_load(control: socket.socket) -> Load:
+def receive_order(control: socket.socket) -> Load | Trial:
     """The first message on a control socket; nothing comes after it until it is answered. Raises ``EOFError``."""
     frames, codec = Frames(), Codec()
     while frames.receive(control):
         for frame in frames:
             message = codec.to_worker(frame)
-            assert isinstance(message, Load)
+            assert isinstance(message, Load | Trial)
             return message
     raise EOFError
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from mooring.core.buffers import LARGE, Buffer
 from mooring.core.errors import ErrorRecord, MooringError, WorkerDied
 from mooring.core.requests import InferenceRequest, InferenceResponse
-from mooring.core.service import ModelMetadata, Outcome
+from mooring.core.service import Joining, ModelMetadata, Outcome
 from mooring.observability.logs import get_logger
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
@@ -20,6 +20,7 @@ from mooring.workers.channel import (
     Cancel,
     Codec,
     InGrant,
+    JoiningMissed,
     Loaded,
     LoadFailed,
     Measured,
@@ -120,8 +121,11 @@ class Pool(Protocol):
     def free(self, worker: Any) -> None:
         """It has nothing to do."""
 
-    def loaded(self, worker: Any, metadata: ModelMetadata) -> None:
+    def loaded(self, worker: Any, metadata: ModelMetadata, joining: Joining | None) -> None:
         """It has the model."""
+
+    def joining_missed(self) -> None:
+        """Requests came that might have shared a call, were it known that they may."""
 
     def failed(self, worker: Any, failure: LoadFailed) -> None:
         """It cannot load the model, and ends by itself."""
@@ -310,7 +314,9 @@ class PooledWorker:
             self.state = WorkerState.READY
             self.capacity = message.capacity
             self.load_seconds = time.monotonic() - self.sent_at
-            self._pool.loaded(self, message.metadata)
+            self._pool.loaded(self, message.metadata, message.joining)
+        elif isinstance(message, JoiningMissed):
+            self._pool.joining_missed()
         elif isinstance(message, LoadFailed):
             self._pool.failed(self, message)
         elif isinstance(message, Measured):

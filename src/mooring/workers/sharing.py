@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 
 from mooring.core.errors import WorkerDied
-from mooring.core.service import ModelMetadata
+from mooring.core.service import Joining, ModelMetadata
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
 from mooring.workers.progress import Progress
@@ -150,7 +150,10 @@ class SharedPool:
     def put_least_busy_last(self) -> None:
         """All idle ones are equally idle."""
 
-    def loaded(self, worker: PooledWorker, metadata: ModelMetadata) -> None:
+    def joining_missed(self) -> None:
+        """Not said to a front, but to the process that keeps the worker."""
+
+    def loaded(self, worker: PooledWorker, metadata: ModelMetadata, joining: Joining | None) -> None:
         """Not said to a front: it is told of workers that have loaded the model."""
 
     def failed(self, worker: PooledWorker, failure: object) -> None:

@@ -13,7 +13,7 @@ from mooring.core.errors import ModelFailed, MooringError, RequestCancelled
 from mooring.core.requests import InferenceRequest, InferenceResponse, Operation
 from mooring.core.service import Outcome
 from mooring.repository.spec import ModelSpec
-from mooring.workers.channel import Batch, Cancel, Load, Loaded
+from mooring.workers.channel import Batch, Cancel, Loaded, ToWorker
 from mooring.workers.outcomes import failure_of, within
 from mooring.workers.worker_end import Outbox
 
@@ -69,7 +69,7 @@ class StepServing:
             for message in messages:
                 self._take(outbox, message)
 
-    def _take(self, outbox: Outbox, message: Load | Batch | Cancel) -> None:
+    def _take(self, outbox: Outbox, message: ToWorker) -> None:
         if isinstance(message, Batch):
             outbox.expect(message)
             self._rows += [

@@ -7,9 +7,10 @@ be forked safely. A template that imports nothing is how a worker is *spawned*: 
 A template may also be asked to fork a *template of a model*, which loads it (preloaded.py) and is forked in turn: its
 workers share the model's pages as well.
 
-On the control socket the server first says which modules to import. From then on it sends one word (the number of channels, or ``MODEL``) with the descriptors for one
-process, and the template answers with records of (what, pid, status): a process was forked, could not be (the status is
-the ``errno``), or one ended. The template
+On the control socket the server first says which modules to import. From then on it sends one word (the number of
+channels, ``MODEL``, or ``TRIAL`` for a process that tries whether requests may be joined: trial.py) with the descriptors
+for one process, and the template answers with records of (what, pid, status): a process was forked, could not be (the
+status is the ``errno``), or one ended. The template
 of a model begins with ``READY``, or with ``REFUSED`` and the reason, whose length is the record's status.
 """
 
@@ -29,13 +30,14 @@ from typing import NoReturn
 from mooring.descriptors import set_soft_limit
 from mooring.signals import leave_to_first_process, spare_forks
 from mooring.workers import worker
+from mooring.workers.channel import Load
 from mooring.workers.library_process import LENGTH
-from mooring.workers.preloaded import Preloaded, loaded_once, receive_load
+from mooring.workers.preloaded import Preloaded, loaded_once, receive_order
 
 ORDER = struct.Struct("<q")
 RECORD = struct.Struct("<qqq")
 READY, FORKED, ENDED, REFUSED, UNBORN = 0, 1, 2, 3, 4
-MODEL = -1
+MODEL, TRIAL = -1, -2
 MOST_DESCRIPTORS = 64
 
 
@@ -65,7 +67,9 @@ def _receive_modules(control: socket.socket) -> list[str]:
 
 def _serve_model(control: socket.socket, parent: int) -> None:
     """Load the model that the server names, say so or why not, and fork on demand as every template."""
-    model = loaded_once(receive_load(control))
+    order = receive_order(control)
+    assert isinstance(order, Load)
+    model = loaded_once(order)
     if isinstance(model, str):
         reason = model.encode()
         _tell(control, RECORD.pack(REFUSED, os.getpid(), len(reason)) + reason)
@@ -195,6 +199,10 @@ def _become(channels: int, descriptors: Sequence[int], parent: int, model: Prelo
     try:
         if channels == MODEL:
             _serve_model(socket.socket(fileno=rest[0]), parent)
+        elif channels == TRIAL:
+            from mooring.workers import trial  # noqa: PLC0415 - for one process of a model's life
+
+            trial.main(socket.socket(fileno=rest[0]), model)
         else:
             spare_forks()
             progress, *rest = rest

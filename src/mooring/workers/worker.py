@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from mooring.backends.backend import Backend, Concurrent, Stepwise, create
 from mooring.core.errors import DeadlineExceeded, ErrorRecord, ModelFailed, MooringError
 from mooring.core.requests import InferenceRequest, InferenceResponse
-from mooring.core.service import Outcome
+from mooring.core.service import JoiningState, Outcome
 from mooring.observability.records import Recorder
 from mooring.repository.platforms import has_code
 from mooring.repository.spec import ModelSpec
@@ -23,6 +23,8 @@ from mooring.workers.arena import MappedArena
 from mooring.workers.channel import (
     Batch,
     Cancel,
+    Join,
+    JoiningMissed,
     Load,
     Loaded,
     LoadFailed,
@@ -30,6 +32,7 @@ from mooring.workers.channel import (
     Piece,
     Results,
     Returned,
+    ToWorker,
 )
 from mooring.workers.outcomes import chunks, fails_again, failure_of, line_of, within
 from mooring.workers.preloaded import Preloaded
@@ -187,7 +190,12 @@ class Worker:
         self._courier = Courier()
         self._delivery: Delivery | None = None
         self._delivering: Channel | None = None
-        self._inbox: list[tuple[Channel, Load | Batch | Cancel]] = []
+        self._inbox: list[tuple[Channel, ToWorker]] = []
+        # The first process's: it keeps the workers, and is told what concerns them all.
+        self._keeper = channels[0]
+        # How many rows a call of the model has at most, and whether nobody knows yet if it may be more than a request's.
+        self._rows = 1
+        self._untried = False
         self._collecting = threading.Lock()
         self._poll = select.poll()
         for fd in self._channels:
@@ -204,6 +212,8 @@ class Worker:
                     continue  # who sent it is gone
                 if isinstance(message, Batch):
                     self._serve(channel, message)
+                elif isinstance(message, Join):
+                    self._join_requests()
                 elif isinstance(message, Load) and not self._load(channel, message):
                     return
             if self._backend is not None and self._backend.overlap is not None:
@@ -269,13 +279,22 @@ class Worker:
             lasting = fails_again(error, code=code)
         else:
             self._backend, self._spec = backend, message.spec
-            self._loaded = Loaded(metadata, capacity_of(backend, message.spec))
+            joining = backend.joining
+            self._untried = joining is not None and joining.state is JoiningState.UNTRIED
+            self._rows = 1 if self._untried else message.spec.max_batch_size
+            self._loaded = Loaded(metadata, capacity_of(backend, message.spec), joining)
             if not self._loaded.capacity:
                 self._courier.start()
             channel.send(self._loaded)
             return True
         channel.send(LoadFailed(record, lasting))
         return False
+
+    def _join_requests(self) -> None:
+        assert self._backend is not None
+        assert self._spec is not None
+        self._untried, self._rows = False, self._spec.max_batch_size
+        self._backend.join_requests()
 
     def _serve_overlapping(self, backend: Backend, model: Concurrent | Stepwise) -> None:
         """Return when the last channel is closed."""
@@ -291,11 +310,12 @@ class Worker:
             ConcurrentServing(outboxes, model, self._spec, self._loaded).run()
 
     def _serve(self, channel: Channel, batch: Batch) -> None:
-        assert self._spec is not None
         channel.attach(batch.requests)
         delivery = Delivery(channel, batch, self._progress, self.recorder)
         self._delivery, self._delivering = delivery, channel
-        runs = list(chunks(batch.requests, self._spec.max_batch_size))
+        runs = list(chunks(batch.requests, self._rows))
+        if self._untried and len(runs) > 1:
+            self._say_joining_missed()
         if len(runs) > 1:
             self._courier.watch(delivery)
         reply = WorkerReply(channel, self)
@@ -313,6 +333,13 @@ class Worker:
             self._courier.watch(None)
         delivery.finish()
         self._delivery = self._delivering = None
+        if self._untried and self._backend is not None and self._backend.missed_joining:
+            self._say_joining_missed()
+
+    def _say_joining_missed(self) -> None:
+        """Once: whatever comes of it, the server says so where requests may be joined."""
+        self._untried = False
+        self._keeper.send(JoiningMissed())
 
     def _infer_in_time(self, requests: Sequence[InferenceRequest], reply: WorkerReply) -> Sequence[Outcome]:
         """As ``_infer``, but for those whose time ran out while the calls before this one were made."""

@@ -17,13 +17,12 @@ from mooring.workers.arena import MappedArena
 from mooring.workers.channel import (
     NO_MEMORY,
     Batch,
-    Cancel,
     Codec,
     InGrant,
-    Load,
     Measured,
     Results,
     ToServer,
+    ToWorker,
     lost,
 )
 from mooring.workers.framing import Frames, send_whole
@@ -52,14 +51,14 @@ class Channel:
                 failed = Results(message.keys, [NO_MEMORY] * len(message.keys), message.batches)
                 send_whole(self.sock, self._codec, failed)
 
-    def receive(self) -> list[Load | Batch | Cancel] | None:
+    def receive(self) -> list[ToWorker] | None:
         """What has come, waiting for at least one read; None when the server is gone."""
         try:
             if not self._frames.receive(self.sock):
                 return None
         except ConnectionResetError:
             return None
-        messages: list[Load | Batch | Cancel] = []
+        messages: list[ToWorker] = []
         for frame in self._frames:
             message = self._codec.to_worker(frame, self._frames.attached)
             if None in self._frames.attached:

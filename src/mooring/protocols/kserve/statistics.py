@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from mooring.core.errors import MooringError
-from mooring.core.service import Duration, ModelAdministration, ModelConfig, ModelUsage, SequenceDescription
+from mooring.core.service import (
+    Duration,
+    JoiningState,
+    ModelAdministration,
+    ModelConfig,
+    ModelUsage,
+    SequenceDescription,
+)
 from mooring.core.tensors import TensorSpec
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
@@ -72,8 +79,12 @@ def _asked(match: Match) -> Asked:
 
 def config_document(config: ModelConfig) -> dict[str, Any]:
     """A configuration as Triton's clients read it: dims without the batch dimension where there is one."""
-    batched = config.max_batch_size > 1 and all(
-        spec.shape[:1] == [-1] for spec in (*config.inputs, *config.outputs)
+    joining = config.joining
+    apart = joining is not None and joining.state in (JoiningState.APART, JoiningState.NO_BATCH)
+    batched = (
+        config.max_batch_size > 1
+        and not apart
+        and all(spec.shape[:1] == [-1] for spec in (*config.inputs, *config.outputs))
     )
     document: dict[str, Any] = {
         "name": config.name,
@@ -88,9 +99,11 @@ def config_document(config: ModelConfig) -> dict[str, Any]:
         ],
         "parameters": {name: {"string_value": _text(value)} for name, value in config.parameters.items()},
     }
+    if joining is not None:
+        document["parameters"]["batching"] = {"string_value": f"{joining.state}: {joining.reason}"}
     if config.sequences is not None:
         document["sequence_batching"] = _sequence_batching(config.sequences)
-    elif config.max_batch_size > 1:
+    elif config.max_batch_size > 1 and not apart:
         document["dynamic_batching"] = {
             "preferred_batch_size": [config.max_batch_size],
             "max_queue_delay_microseconds": round(config.delay * 1e6),

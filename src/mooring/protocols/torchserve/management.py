@@ -324,6 +324,12 @@ def described(model: ModelDescription, metadata: object = None) -> dict[str, Any
     if metadata is not None:
         document["customizedMetadata"] = metadata
     document |= {"state": model.state, "defaultVersion": model.is_default}
+    if model.joining is not None:
+        document["batching"] = {
+            "joined": model.joining.joined,
+            "state": model.joining.state,
+            "reason": model.joining.reason,
+        }
     if model.reason:
         document["reason"] = model.reason
     if model.detail:

@@ -88,6 +88,7 @@ _DESCRIBED = {
         customizedMetadata={},
         state=TEXT,
         defaultVersion={"type": "boolean"},
+        batching=record(("joined", "state", "reason"), joined={"type": "boolean"}, state=TEXT, reason=TEXT),
         reason=TEXT,
         detail=TEXT,
     ),

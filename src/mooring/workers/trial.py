@@ -1,0 +1,148 @@
+"""A process that finds out whether requests for a model file may share its calls, and ends.
+
+It is forked beside the workers, so that whatever the made-up rows do to the model harms nobody, with bounds on its memory
+(the server bounds its time). What it found is kept by the content of the model's files.
+"""
+
+import hashlib
+import itertools
+import mmap
+import os
+import resource
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+
+from mooring.backends import trial
+from mooring.backends.agreement import DeclaredBackend, model_file
+from mooring.backends.backend import create
+from mooring.core.errors import MooringError
+from mooring.core.service import Joining
+from mooring.repository.spec import ModelSpec
+from mooring.workers.channel import Load, Trial
+from mooring.workers.outcomes import line_of
+from mooring.workers.preloaded import Preloaded, receive_order
+
+# Beside what the process has when it begins: for calls of the model, and so many times the size of its files.
+_MEMORY = 1 << 30
+_COPIES = 4
+# How many files beside a model are looked at: its weights may be in some of them.
+_MOST_FILES = 1_000
+_CHUNK = 1 << 20
+_LIBRARIES = ("onnxruntime", "torch", "numpy")
+
+
+def main(control: socket.socket, model: Preloaded | None) -> None:
+    """Try the model that the server names, loaded already or not, say what was found, and return."""
+    order = receive_order(control)
+    assert isinstance(order, Trial)
+    try:
+        found = _looked_up(order, model)
+    except MooringError as error:
+        found = trial.undecided(line_of(error))
+    except MemoryError:
+        found = trial.undecided("the trial had too little memory")
+    with suppress(BrokenPipeError, ConnectionResetError):
+        control.sendall(msgspec.msgpack.encode(found))
+
+
+def _looked_up(order: Trial, model: Preloaded | None) -> Joining:
+    """What was found before, else what is found now."""
+    spec = order.load.spec
+    files, whole = model_files(spec)
+    _bound_memory(sum(each.stat().st_size for each in files))
+    if not order.folder or not whole:
+        return _tried(order.load, model)
+    file = Path(order.folder, "joining", digest(spec, files))
+    found = kept(file)
+    if found is None:
+        found = _tried(order.load, model)
+        keep(file, found)
+    return found
+
+
+def _tried(load: Load, model: Preloaded | None) -> Joining:
+    if model is None:
+        backend = create(load.spec.backend)
+        backend.load(load.spec, load.context)
+    else:
+        backend = model.backend
+        backend.adopt(load.context)
+    assert isinstance(backend, DeclaredBackend)
+    return trial.try_rows(backend)
+
+
+def _bound_memory(size: int) -> None:
+    """Let the process have so much more memory than it has, or what its container lets it have."""
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        has = next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmData:"))
+        limit = has + _MEMORY + _COPIES * size
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    # Where memory is short all the same, this process is the one to end.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def model_files(spec: ModelSpec) -> tuple[list[Path], bool]:
+    """The model's file and its other parts, and whether all files were looked at. Raises ``ModelLoadFailed``."""
+    file = model_file(spec)
+    beside = list(itertools.islice(file.parent.rglob("*"), _MOST_FILES))
+    return [file, *_parts(spec, file, sorted(beside))], len(beside) < _MOST_FILES
+
+
+def _parts(spec: ModelSpec, file: Path, beside: Sequence[Path]) -> Iterator[Path]:
+    """Of the files beside the model's own those that it names (external weights) or that have its code."""
+    others = [each for each in beside if each != file and each.is_file()]
+    if spec.parameters.get("module"):
+        yield from (each for each in others if each.suffix == ".py")
+    if spec.backend != "onnx" or not others or not file.stat().st_size:
+        return
+    with file.open("rb") as source, mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        yield from (
+            each for each in others if content.find(each.relative_to(file.parent).as_posix().encode()) >= 0
+        )
+
+
+def digest(spec: ModelSpec, files: list[Path]) -> str:
+    """What a result holds for: these contents, this configuration, these libraries and this trial."""
+    found = hashlib.sha256(msgspec.json.encode([trial.VERSION, spec.backend, *map(_release, _LIBRARIES)]))
+    found.update(
+        msgspec.json.encode([spec.inputs, spec.outputs, spec.parameters, spec.optimize, spec.channels_last])
+    )
+    for file in files:
+        found.update(b"%d " % file.stat().st_size)
+        with file.open("rb") as source:
+            while chunk := source.read(_CHUNK):
+                found.update(chunk)
+    return found.hexdigest()
+
+
+def _release(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return ""
+
+
+def kept(file: Path) -> Joining | None:
+    """What was found before; None where nothing was kept or it cannot be read."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Joining)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def keep(file: Path, found: Joining) -> None:
+    """For the next start. Where nothing can be written it is tried again then."""
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, name = tempfile.mkstemp(dir=file.parent)
+        with os.fdopen(handle, "wb") as target:
+            target.write(msgspec.json.encode(found))
+        Path(name).replace(file)
