@@ -292,6 +292,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     repository_load_existing: Annotated[
         bool, Meta(description="whether every model of the repository is loaded at the start, true or false")
     ] = True
+    strict_readiness: Annotated[
+        bool,
+        Meta(
+            description="whether the server is ready only while every model that it was started with can answer, true or"
+            " false; false is ready once each has been loaded or has failed to"
+        ),
+    ] = True
     allowed_urls: Annotated[
         Names,
         Meta(

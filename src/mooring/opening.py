@@ -3,7 +3,7 @@
 Those take longer than everything else together, torch 0.7 s of CPU (docs/decisions/0021-models-loaded-once.md).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, ExitStack
 
 from mooring.backends.preloads import preload
@@ -11,8 +11,8 @@ from mooring.config import Config
 from mooring.hardware import CPU, devices
 from mooring.repository.fetch import Fetcher
 from mooring.repository.server_folder import server_folder
-from mooring.repository.spec import Defaults, ModelSpec, Recycling, SequenceHeaders
-from mooring.repository.store import Store
+from mooring.repository.spec import Defaults, Recycling, SequenceHeaders
+from mooring.repository.store import Found, Store
 from mooring.workers.libraries import Libraries, begun
 
 # Of a model that nobody gives a number of workers.
@@ -33,14 +33,14 @@ class Opening:
         archives = self.folder / "archives"
         archives.mkdir(mode=0o700)
         self.store = Store(archives, self.defaults, fetcher=Fetcher(config.allowed_urls))
-        self._specs: Sequence[ModelSpec] | None = None
+        self._found: Found | None = None
 
-    def find(self) -> Sequence[ModelSpec]:
+    def find(self) -> Found:
         """The models that the settings ask for, found at the first call. Raises ``MooringError``, as ``Store.find``."""
-        if self._specs is None:
-            self._specs = self.store.find(self._config)
-            self.libraries.begin_only({preload(spec) for spec in self._specs})
-        return self._specs
+        if self._found is None:
+            self._found = self.store.find(self._config)
+            self.libraries.begin_only({preload(spec) for spec in self._found.specs})
+        return self._found
 
 
 def sequence_headers(config: Config) -> SequenceHeaders:

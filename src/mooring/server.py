@@ -26,7 +26,7 @@ from mooring.engine.control import ServerControl
 from mooring.engine.dealer import Dealer
 from mooring.engine.engine import Engine, codecs_for
 from mooring.engine.monitoring import RepositoryMonitor
-from mooring.engine.registry import ModelVersion
+from mooring.engine.registry import ModelVersion, Unavailable
 from mooring.engine.snapshots import Snapshots
 from mooring.engine.workflows import Workflows
 from mooring.front import Handed
@@ -108,7 +108,7 @@ async def _serve(config: Config, opening: Opening, started: Started) -> int:
         await server.start()
         if await _unless(ended, server.load()):
             _settle()
-            started(server.listening, server.engine.models())
+            started(server.listening, [*server.engine.models(), *server.engine.missing()])
             await ended.wait()
         ended.clear()
         log.info("stopping", drain_seconds=config.drain_timeout, serving_on_for_seconds=config.pre_stop_delay)
@@ -182,6 +182,7 @@ class Server:
             most_workers=config.max_worker_processes,
             codecs=codecs_for() if config.codec_processes is None else config.codec_processes,
             cache_folder=_cache_folder(config),
+            strict_readiness=config.strict_readiness,
         )
         self.engine.opened = False
         self._stack = stack
@@ -213,8 +214,12 @@ class Server:
     async def start(self) -> None:
         """Find the models if nobody has, begin to load them and listen. Raises ``MooringError`` or ``OSError``."""
         _check_declared(self._config.metrics_config)
-        specs = self._opening.find()
+        found = self._opening.find()
+        specs = found.specs
         self._catalog.keep(specs)
+        for each in found.left_out:
+            why = Unavailable(each.url, each.reason, asked_for=each.asked_for)
+            self.engine.registry.miss(each.name, each.version, why)
         for spec in specs:
             self.engine.expect(spec)
         self._loading = [asyncio.ensure_future(self.engine.deploy(spec, at_startup=True)) for spec in specs]

@@ -53,7 +53,8 @@ def store(tmp_path_factory):
         (models / "talker.mar").rename(models / f"talker-{version}.mar")
     pack(models, "broken", str(sources / "broken.py"))
     pack(models, "telling", str(sources / "telling.py"))
-    (models / "out.mar").symlink_to(folder / "sources" / "talker.py")
+    pack(sources, "linked", str(sources / "talker.py"))
+    (models / "linked.mar").symlink_to(sources / "linked.mar")  # as DVC and Hugging Face's cache make them
     return models
 
 
@@ -214,13 +215,19 @@ def test_a_scale_that_fails_changes_nothing(server, models):
     assert "a_module_that_is_not_there" in described["reason"]
 
 
+def test_an_archive_that_is_a_link_in_the_store_is_registered_as_any_other(server, models):
+    assert requests.post(f"{models}?url=linked.mar&initial_workers=1", timeout=PATIENCE).status_code == 200
+    until(lambda: predict(server, "linked").status_code == 200)
+    (described,) = requests.get(f"{models}/linked", timeout=PATIENCE).json()
+    assert described["modelUrl"] == "linked.mar"
+
+
 @pytest.mark.parametrize(
     ("url", "code", "message"),
     [
         ("", 404, "empty url"),
         ("none.mar", 404, "Model not found at: none.mar"),
         ("../sources/talker.py", 404, "Relative path is not allowed in url: ../sources/talker.py"),
-        ("out.mar", 404, "Relative path is not allowed in url: out.mar"),
         ("/etc/passwd", 404, "Relative path is not allowed in url: /etc/passwd"),
         ("file:///etc/passwd", 404, "Given URL file:///etc/passwd does not match any allowed URL(s)"),
         (

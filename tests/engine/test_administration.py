@@ -1,8 +1,10 @@
 """Loading and unloading while the server runs: over a real engine with real workers."""
 
 import asyncio
+import shutil
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -72,13 +74,17 @@ async def harness(tmp_path):
 
 async def test_a_loaded_model_answers_and_an_unloaded_one_is_gone(harness):
     harness.write("talker", SAY.format(text="one"))
-    assert [(state.name, state.state) for state in harness.administration.index()] == [("talker", "")]
+    assert [(state.name, state.state) for state in harness.administration.index()] == [
+        ("talker", "UNAVAILABLE")
+    ]
     await harness.administration.load("talker")
     assert b"one" in await harness.ask("talker")
     assert [(state.name, state.ready) for state in harness.administration.index()] == [("talker", True)]
     await harness.administration.unload("talker")
     assert isinstance(await harness.ask("talker"), ModelNotFound)
-    assert [(state.name, state.state) for state in harness.administration.index()] == [("talker", "")]
+    assert [(state.name, state.state) for state in harness.administration.index()] == [
+        ("talker", "UNAVAILABLE")
+    ]
 
 
 async def test_loading_again_replaces_the_model_without_a_gap(harness):
@@ -387,11 +393,11 @@ async def test_what_the_server_was_started_with_can_be_loaded_again(tmp_path):
     administration = Administration(harness.engine, catalog, Metrics())
     with pytest.raises(ModelNotFound):
         await administration.load("talker")
-    catalog.keep(store.find(config))
+    catalog.keep(store.find(config).specs)
     await administration.load("talker")
     assert b"elsewhere" in await harness.ask("talker")
     await administration.unload("talker")
-    assert [(state.name, state.state) for state in administration.index()] == [("talker", "")]
+    assert [(state.name, state.state) for state in administration.index()] == [("talker", "UNAVAILABLE")]
     await administration.load("talker")
     assert b"elsewhere" in await harness.ask("talker")
     await harness.engine.close()
@@ -424,3 +430,214 @@ async def test_each_change_that_was_made_is_told_and_none_that_was_not(harness):
     assert len(harness.changes) == before + 2
     assert await told(administration.unregister("talker")) == 1
     assert await told(administration.unregister("talker")) == 0
+
+
+LATEST = "[version_policy]\nlatest = 1\n"
+
+
+def served(harness):
+    return [(state.version, state.is_default) for state in harness.engine.models() if state.ready]
+
+
+def write_versions(harness, *versions, config=""):
+    for version in versions:
+        harness.write("talker", SAY.format(text=f"version {version}"), version)
+    (harness.repository / "talker" / "config.toml").write_text(config)
+
+
+async def test_a_version_whose_folder_is_gone_is_unloaded_by_the_next_load(harness):
+    write_versions(harness, "1", "2")
+    await harness.administration.load("talker")
+    assert served(harness) == [("1", False), ("2", True)]
+    shutil.rmtree(harness.repository / "talker" / "2")
+    await harness.administration.load("talker")
+    assert served(harness) == [("1", True)]
+    assert b"version 1" in await harness.ask("talker")
+
+
+async def test_a_newer_version_takes_over_without_a_request_that_fails(harness):
+    write_versions(harness, "1", config=LATEST)
+    await harness.administration.load("talker")
+    write_versions(harness, "2", config=LATEST)
+    shutil.rmtree(harness.repository / "talker" / "1")
+    answers = []
+
+    async def keep_asking():
+        while b"version 2" not in (answers or [b""])[-1]:
+            answers.append(await harness.ask("talker"))
+
+    asking = asyncio.create_task(keep_asking())
+    await harness.administration.load("talker")
+    await asyncio.wait_for(asking, 10)
+    assert all(isinstance(answer, bytes) for answer in answers)
+    assert served(harness) == [("2", True)]
+
+
+async def test_a_newer_version_that_does_not_load_leaves_the_old_one_serving_and_says_why(harness):
+    write_versions(harness, "1", config=LATEST)
+    await harness.administration.load("talker")
+    harness.write("talker", "raise RuntimeError('broken release')", "2")
+    shutil.rmtree(harness.repository / "talker" / "1")
+    with pytest.raises(ModelLoadFailed, match="broken release"):
+        await harness.administration.load("talker")
+    assert served(harness) == [("1", True)]
+    states = [(state.version, state.state, state.reason) for state in harness.administration.index()]
+    assert states[0] == ("1", "READY", "")
+    assert states[1][:2] == ("2", "UNAVAILABLE")
+    assert "broken release" in states[1][2]
+    assert harness.engine.ready()
+    harness.write("talker", SAY.format(text="mended"), "2")
+    await harness.administration.load("talker")
+    assert [(state.version, state.state) for state in harness.administration.index()] == [("2", "READY")]
+
+
+async def test_one_version_that_cannot_be_read_does_not_keep_the_others_from_being_loaded(harness):
+    write_versions(harness, "1", "2")
+    (harness.repository / "talker" / "2" / "model.py").unlink()
+    with pytest.raises(ModelLoadFailed, match=r"no model\.py"):
+        await harness.administration.load("talker")
+    assert served(harness) == [("1", True)]
+
+
+async def test_a_folder_without_any_version_any_more_serves_nothing(harness):
+    write_versions(harness, "1")
+    await harness.administration.load("talker")
+    shutil.rmtree(harness.repository / "talker" / "1")
+    (harness.repository / "talker" / "config.toml").unlink()
+    with pytest.raises(ModelLoadFailed, match="is empty"):
+        await harness.administration.load("talker")
+    assert served(harness) == []
+    (state,) = harness.administration.index()
+    assert (state.name, state.state) == ("talker", "UNAVAILABLE")
+    assert "is empty" in state.reason
+
+
+async def test_a_load_of_a_model_whose_folder_is_gone_unloads_it(harness):
+    write_versions(harness, "1")
+    await harness.administration.load("talker")
+    shutil.rmtree(harness.repository / "talker")
+    with pytest.raises(ModelNotFound):
+        await harness.administration.load("talker")
+    assert harness.engine.models() == []
+    assert harness.administration.index() == []
+
+
+async def test_a_version_that_is_asked_for_by_its_number_is_loaded_and_stays_whatever_the_policy_says(
+    harness,
+):
+    write_versions(harness, "1", "2", config=LATEST)
+    await harness.administration.load("talker")
+    assert served(harness) == [("2", True)]
+    await harness.administration.load("talker", "1")
+    assert dict(served(harness)) == {"1": False, "2": True}
+    await harness.administration.load("talker")
+    assert dict(served(harness)) == {"1": False, "2": True}
+    await harness.administration.unload("talker", "1")
+    await harness.administration.load("talker")
+    assert served(harness) == [("2", True)]
+
+
+async def test_the_version_that_an_operator_made_the_default_is_not_rolled_away(harness):
+    write_versions(harness, "1", config=LATEST)
+    await harness.administration.load("talker")
+    harness.administration.set_default("talker", "1")
+    write_versions(harness, "2", config=LATEST)
+    await harness.administration.load("talker")
+    assert dict(served(harness)) == {"1": True, "2": False}
+    (described,) = harness.administration.describe("talker")
+    assert (described.version, described.default_rule) == ("1", "chosen by an operator")
+
+
+@pytest.mark.parametrize(
+    ("policy", "versions"),
+    [
+        ({"latest": {"num_versions": 2}}, ["2", "10"]),
+        ({"specific": {"versions": ["1", 10]}}, ["1", "10"]),
+        ({"all": {}}, ["1", "2", "10"]),
+        ({}, ["10"]),
+    ],
+)
+async def test_a_caller_may_say_which_versions_to_load(harness, policy, versions):
+    write_versions(harness, "1", "2", "10")
+    await harness.administration.load("talker", config={"version_policy": policy})
+    assert [version for version, _ in served(harness)] == versions
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"latest": {"num_version": 2}},
+        {"latest": {"num_versions": 0}},
+        {"newest": {}},
+        {"specific": {}},
+        {"specific": {"versions": []}},
+        {"latest": {}, "all": {}},
+        "latest",
+        {"latest": 1},
+    ],
+)
+async def test_a_policy_that_is_none_is_the_callers_fault(harness, policy):
+    write_versions(harness, "1")
+    with pytest.raises(InvalidInput, match="version_policy"):
+        await harness.administration.load("talker", config={"version_policy": policy})
+
+
+async def test_a_load_does_not_look_at_the_folders_of_other_models(harness, monkeypatch):
+    """Rollouts, CI and syncs take other folders away while this one is loaded: that is no concern of it."""
+    write_versions(harness, "1")
+    for name in ("b", "c"):
+        harness.write(name, SAY.format(text="other"))
+    looked_at = []
+    iterate = Path.iterdir
+
+    def recorded(folder):
+        looked_at.append(folder)
+        return iterate(folder)
+
+    monkeypatch.setattr(Path, "iterdir", recorded)
+    await harness.administration.load("talker")
+    assert not [place for place in looked_at if place.is_relative_to(harness.repository / "b")]
+    assert not [place for place in looked_at if place.is_relative_to(harness.repository / "c")]
+
+
+async def test_the_index_is_written_while_folders_vanish(harness, monkeypatch):
+    write_versions(harness, "1")
+    harness.write("gone", SAY.format(text="gone"))
+    iterate = Path.iterdir
+
+    def vanishing(folder):
+        for entry in list(iterate(folder)):
+            if entry.name == "gone":
+                shutil.rmtree(entry)
+            yield entry
+
+    monkeypatch.setattr(Path, "iterdir", vanishing)
+    assert [state.name for state in harness.administration.index()] == ["talker"]
+    await harness.administration.load("talker")
+
+
+async def test_a_model_that_is_served_under_another_name_is_in_the_index_once(harness):
+    write_versions(harness, "1", config='name = "called_so"\n')
+    await harness.administration.load("talker")
+    assert [(state.name, state.state) for state in harness.administration.index()] == [("called_so", "READY")]
+
+
+@pytest.mark.parametrize("name", ["../outside", "sub/model", ".hidden", "", "..", "a\0b"])
+async def test_no_name_of_a_client_leads_out_of_the_repository(harness, name, tmp_path):
+    for place in (tmp_path / "outside", harness.repository / "sub" / "model", harness.repository / ".hidden"):
+        (place / "1").mkdir(parents=True)
+        (place / "1" / "model.py").write_text(SAY.format(text="escaped"))
+    with pytest.raises(ModelNotFound):
+        await harness.administration.load(name)
+
+
+async def test_uploaded_files_lead_nowhere_and_neither_do_the_names_in_their_configuration(harness, tmp_path):
+    (tmp_path / "secret.py").write_text(SAY.format(text="secret"))
+    for entry in ("../../../secret.py", str(tmp_path / "secret.py")):
+        files = {"config.toml": f'entry = "{entry}"'.encode(), "1/model.py": b""}
+        with pytest.raises(ModelLoadFailed, match="is not in it"):
+            await harness.administration.load("sent", files=files)
+    files = {"config.toml": b'labels = "../../../secret.py"', "1/model.py": b""}
+    with pytest.raises(ModelLoadFailed, match="is not in it"):
+        await harness.administration.load("sent", files=files)
+    assert list(harness.files.iterdir()) == []

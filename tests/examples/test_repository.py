@@ -12,7 +12,8 @@ from PIL import Image
 from mooring.backends.backend import LoadContext, create
 from mooring.core.requests import Form, InferenceRequest
 from mooring.core.tensors import Tensor, TensorSpec
-from mooring.repository.store import Store, models_in
+from mooring.repository.layout import model_folders
+from mooring.repository.store import Store
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 REPOSITORY = EXAMPLES / "repository"
@@ -24,7 +25,9 @@ def backends(tmp_path_factory):
     """Every model of the repository and the digits handler, by name, as a worker loads them."""
     modules, path = set(sys.modules), list(sys.path)
     store = Store(tmp_path_factory.mktemp("unpacked"))
-    specs = [spec for name in models_in(REPOSITORY) for spec in store.open_repository(REPOSITORY, name)]
+    specs = [
+        spec for name in model_folders(REPOSITORY) for spec in store.open_repository(REPOSITORY, name).specs
+    ]
     specs += store.open_target(str(EXAMPLES / "digits"))
     loaded = {}
     for spec in specs:

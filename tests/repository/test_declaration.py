@@ -1,12 +1,15 @@
 """config.toml and config.pbtxt: what a model declares reaches the spec, and a typo never passes for a setting."""
 
+import shutil
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mooring.core.errors import ModelLoadFailed
 from mooring.core.tensors import TensorSpec
-from mooring.repository.declaration import find_declaration, read_declaration, read_versions, version_folders
+from mooring.repository.declaration import read_declaration, read_repository_model, read_versions
+from mooring.repository.layout import find_declaration, version_folders
 from mooring.repository.spec import BatchMode, Control, ControlKind, Defaults, SequenceSettings
 
 FULL = """
@@ -397,3 +400,149 @@ def test_triton_s_direct_strategy_has_one_sequence_in_each_instance(model):
 def test_what_of_triton_s_sequences_cannot_be_kept_is_said(model, text, match):
     with pytest.raises(ModelLoadFailed, match=match):
         read(model, text, "config.pbtxt")
+
+
+def versioned(model, *versions):
+    for version in versions:
+        (model / version).mkdir(exist_ok=True)
+        (model / version / "model.py").touch()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "served"),
+    [
+        ("config.toml", "", ["1", "2", "3", "10"]),
+        ("config.toml", "[version_policy]\nall = true", ["1", "2", "3", "10"]),
+        ("config.toml", "[version_policy]\nlatest = 2", ["3", "10"]),
+        ("config.toml", "[version_policy]\nspecific = [1, 10, 99]", ["1", "10"]),
+        ("config.pbtxt", AMD, ["1", "2", "3", "10"]),
+        ("config.pbtxt", AMD + "version_policy { specific: [2, 3] }", ["2", "3"]),
+        ("config.pbtxt", 'backend: "python" max_batch_size: 1', ["10"]),
+        ("config.pbtxt", "max_batch_size: 1 version_policy { }", ["10"]),
+        ("config.pbtxt", "max_batch_size: 1 version_policy: { latest { } }", ["10"]),
+        ("config.pbtxt", "max_batch_size: 1 version_policy: { latest { num_versions: 2 } }", ["3", "10"]),
+        ("config.pbtxt", "max_batch_size: 1 version_policy: { specific { versions: [ 3, 1 ] } }", ["1", "3"]),
+        (
+            "config.pbtxt",
+            "max_batch_size: 1 version_policy: { specific { versions: 3 versions: 1 } }",
+            ["1", "3"],
+        ),
+        ("config.pbtxt", "max_batch_size: 1 version_policy: { all { } }", ["1", "2", "3", "10"]),
+    ],
+)
+def test_the_policy_says_which_versions_are_served(model, name, text, served):
+    """Triton's rule, the latest one, where its configuration says nothing; our own and AMD's serve every version."""
+    versioned(model, "1", "2", "3", "10")
+    assert [spec.version for spec in read(model, text, name)] == served
+
+
+def test_without_a_configuration_the_latest_version_is_served(model):
+    versioned(model, "2", "10")
+    assert [spec.version for spec in read_versions(model, "adder")] == ["10"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "match"),
+    [
+        ("config.toml", "[version_policy]", "one of latest = N, all = true and specific"),
+        ("config.toml", "[version_policy]\nlatest = 1\nall = true", "one of latest = N"),
+        ("config.toml", "[version_policy]\nspecific = []", "one of latest = N"),
+        ("config.toml", "[version_policy]\nlatest = 0", "version_policy.latest"),
+        ("config.toml", "[version_policy]\nnewest = 1", "unknown field `newest`"),
+        ("config.toml", "[version_policy]\nspecific = [9]", "serves .specific 9.; there is 1"),
+        ("config.pbtxt", "version_policy { latest { num_version: 1 } }", "latest: unknown key 'num_version'"),
+        ("config.pbtxt", "version_policy { newest { } }", "version_policy: unknown key 'newest'"),
+        ("config.pbtxt", "version_policy { latest { } all { } }", "expected one of"),
+        ("config.pbtxt", "version_policy { latest { num_versions: 0 } }", "version_policy"),
+        ("config.pbtxt", "version_policy { latest { num_versions: [] } }", "version_policy"),
+        ("config.pbtxt", "version_policy { specific { } }", "version_policy"),
+        ("config.pbtxt", 'version_policy { specific { versions: "x" } }', "version_policy"),
+        ("config.pbtxt", "version_policy { all { x: 1 } }", "all: unknown key 'x'"),
+    ],
+)
+def test_a_policy_that_cannot_be_meant_is_refused(model, name, text, match):
+    with pytest.raises(ModelLoadFailed, match=match):
+        read(model, text, name)
+
+
+def test_a_number_with_leading_zeros_is_no_version(model):
+    versioned(model, "2", "002", "0010")
+    found = read_repository_model(model)
+    assert ([spec.version for spec in found.specs], found.padded) == (["2"], ["0010", "002"])
+    for name in ("1", "2"):
+        shutil.rmtree(model / name)
+    with pytest.raises(ModelLoadFailed, match="no leading zeros: rename adder/0010 to adder/10"):
+        read_repository_model(model)
+
+
+def test_tritons_configuration_must_have_its_folders_name(model):
+    (model / "config.pbtxt").write_text('name: "adder" backend: "python"')
+    assert read_repository_model(model).specs[0].name == "adder"
+    (model / "config.pbtxt").write_text('name: "other" backend: "python"')
+    with pytest.raises(ModelLoadFailed, match="name is 'other' and the folder's is 'adder'"):
+        read_repository_model(model)
+    # Who names the folder, as a target, has said which model is meant.
+    assert read_versions(model, "adder")[0].name == "other"
+
+
+@pytest.mark.parametrize(
+    ("files", "text", "served"),
+    [
+        (["model.onnx"], "", ("onnx", "model.onnx")),
+        (["net.pt2", "README.md"], "", ("pytorch", "net.pt2")),
+        (["model.pt"], "", ("pytorch", "model.pt")),
+        (["model.py", "weights.pt"], "", ("function", "model.py")),
+        (["setup.py", "model.onnx"], "", ("onnx", "model.onnx")),
+        (["model.onnx"], 'platform = "onnxruntime_onnx"', ("onnx", "model.onnx")),
+        (["fn.py"], 'platform = "python"', ("function", "fn.py")),
+        (["a.onnx", "b.onnx"], 'entry = "b.onnx"', ("onnx", "b.onnx")),
+    ],
+)
+def test_a_single_file_right_inside_the_folder_is_version_1(tmp_path, files, text, served):
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    for file in files:
+        (folder / file).touch()
+    if text:
+        (folder / "config.toml").write_text(text)
+    (spec,) = read_repository_model(folder).specs
+    assert (spec.name, spec.version, spec.location) == ("flat", "1", str(folder))
+    assert (spec.backend, spec.entry) == served
+
+
+@pytest.mark.parametrize(
+    ("places", "match"),
+    [
+        ([], "the folder is empty: put the model into it, as in m/1/model.onnx"),
+        (["README.md"], r"expected a file such as m/1/model\.py"),
+        (["a.onnx", "b.onnx"], r"move the file that is the model \(a\.onnx or b\.onnx\) to m/1/"),
+        (["bert/1/model.onnx"], "its folder bert looks like a model: move m/bert up into the repository"),
+        (["v1/model.onnx"], "a version is a whole number: rename m/v1 to m/1"),
+        (["01/model.onnx"], "rename m/01 to m/1"),
+        (["model-settings.json", "model.joblib"], "is MLServer's"),
+        (["model-settings.json", "model.onnx"], "is MLServer's"),
+        (["MAR-INF/MANIFEST.json", "handler.py", "model.pt"], "unpacked archive of TorchServe's"),
+        (["handler.py", "model.pt"], "unpacked archive of TorchServe's"),
+        (["1/README.md"], r"no model\.py"),
+        (["1/saved_model.pb"], r"no model\.py"),
+    ],
+)
+def test_a_folder_that_cannot_be_a_model_says_why_and_what_to_do(tmp_path, places, match):
+    folder = tmp_path / "m"
+    folder.mkdir()
+    for place in places:
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).touch()
+    with pytest.raises(ModelLoadFailed, match=match):
+        read_repository_model(folder)
+
+
+def test_a_folder_that_is_not_there_says_so(tmp_path):
+    (tmp_path / "m").symlink_to("/nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(ModelLoadFailed, match="link that leads nowhere: /nowhere is not there"):
+        read_repository_model(tmp_path / "m")
+    for name in ("file", "gone"):
+        with pytest.raises(ModelLoadFailed, match="is no folder"):
+            read_repository_model(tmp_path / name)

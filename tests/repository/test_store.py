@@ -9,8 +9,9 @@ from msgspec.structs import replace
 
 from mooring.config import Config, ModelSettings, Snapshot
 from mooring.core.errors import ModelExists, ModelLoadFailed, ModelNotFound
+from mooring.repository.layout import model_folders
 from mooring.repository.spec import Defaults
-from mooring.repository.store import Store, archives_in, models_in
+from mooring.repository.store import Store, archives_in
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 
@@ -124,9 +125,25 @@ def test_nothing_outside_of_the_store_can_be_named(store, models, tmp_path, name
 
 
 @pytest.mark.parametrize("make", [mar, folder_model])
-def test_a_link_out_of_the_store_is_not_followed(store, models, tmp_path, make):
-    (models / "link.mar").symlink_to(make(tmp_path / "outside.mar"))
-    with pytest.raises(ModelLoadFailed, match="leads out"):
+def test_a_link_that_the_operator_has_put_into_the_store_is_followed(store, models, tmp_path, make):
+    place = make(tmp_path / "sha256-cafe")
+    (models / "link.mar").symlink_to(place)
+    spec = store.open_archive(models, "link.mar")
+    assert (spec.name, spec.url) == ("m", "link.mar")
+    assert archives_in(models) == ["link.mar"]
+    assert store.archive_of(spec, models) == "link.mar"
+
+
+def test_an_archive_without_a_name_is_called_as_its_link(store, models, tmp_path):
+    with zipfile.ZipFile(tmp_path / "sha256-cafe", "w") as archive:
+        archive.writestr("handler.py", "")
+    (models / "net.mar").symlink_to(tmp_path / "sha256-cafe")
+    assert store.open_archive(models, "net.mar").name == "net"
+
+
+def test_a_link_that_leads_nowhere_says_where(store, models):
+    (models / "link.mar").symlink_to("/nowhere/m.mar")
+    with pytest.raises(ModelLoadFailed, match=r"link that leads nowhere: /nowhere/m\.mar"):
         store.open_archive(models, "link.mar")
 
 
@@ -165,17 +182,19 @@ def test_all_of_a_store_is_served_but_what_is_broken(store, models, caplog):
     mar(models / "b2.mar", "b", "2.0")
     mar(models / "copy.mar", "b")
     (models / "broken.mar").write_bytes(b"x")
-    specs = store.find(Config(model_store=models, models=("all",)))
+    found = store.find(Config(model_store=models, models=("all",)))
+    specs = found.specs
     assert names(specs) == [("a", "1.0"), ("b", "1.0"), ("b", "2.0")]
     assert caplog.text.count("model left out") == 2
     assert "broken.mar" in caplog.text
     assert "copy.mar" in caplog.text
+    assert [(each.name, each.asked_for) for each in found.left_out] == [("broken", True), ("copy", False)]
 
 
 def test_named_models_come_in_their_order_and_under_their_names(store, models):
     mar(models / "a.mar", "a")
     mar(models / "b.mar", "b")
-    specs = store.find(Config(model_store=models, models=("other=b.mar", "a.mar")))
+    specs = store.find(Config(model_store=models, models=("other=b.mar", "a.mar"))).specs
     assert names(specs) == [("other", "1.0"), ("a", "1.0")]
     assert [spec.url for spec in specs] == ["b.mar", "a.mar"]
 
@@ -204,7 +223,7 @@ def test_models_without_a_store_are_an_error(store, tmp_path):
 
 def test_a_store_without_named_models_serves_none(store, models):
     mar(models / "a.mar")
-    assert store.find(Config(model_store=models)) == []
+    assert store.find(Config(model_store=models)).specs == []
 
 
 def test_a_repository_is_served_version_by_version(store, tmp_path, caplog):
@@ -213,26 +232,62 @@ def test_a_repository_is_served_version_by_version(store, tmp_path, caplog):
     function_model(repository / "typo", "max_batchsize = 4")
     (repository / "echo").mkdir()
     (repository / "echo" / "config.toml").write_text('platform = "builtin"')
-    (repository / "notes").mkdir()
     (repository / ".git" / "1").mkdir(parents=True)
-    assert models_in(repository) == ["adder", "echo", "typo"]
-    specs = store.find(Config(model_repository=repository))
+    (repository / "lost+found").mkdir()
+    (repository / "README.md").touch()
+    assert model_folders(repository) == ["adder", "echo", "typo"]
+    found = store.find(Config(model_repository=repository))
+    specs = found.specs
     assert names(specs) == [("adder", "1"), ("adder", "2"), ("echo", "1")]
     assert [spec.backend for spec in specs] == ["function", "function", "builtin"]
     assert specs[0].min_workers == 2
     assert "max_batchsize" in caplog.text
-    assert store.find(Config(model_repository=repository, repository_load_existing=False)) == []
+    assert [(each.name, each.url, each.asked_for) for each in found.left_out] == [
+        ("typo", str(repository / "typo"), True)
+    ]
+    assert store.find(Config(model_repository=repository, repository_load_existing=False)).specs == []
 
 
-def test_a_repository_is_not_left_by_links(store, tmp_path):
+def test_a_version_that_cannot_be_served_does_not_take_the_others_with_it(store, tmp_path):
     repository = tmp_path / "repository"
+    function_model(repository / "adder", versions=("1", "2"))
+    (repository / "adder" / "2" / "model.py").unlink()
+    found = store.find(Config(model_repository=repository))
+    assert names(found.specs) == [("adder", "1")]
+    assert [(each.name, each.version) for each in found.left_out] == [("adder", "2")]
+    assert "no model.py" in found.left_out[0].reason
+
+
+def test_links_in_a_repository_are_the_operators_own_and_are_followed(store, tmp_path):
+    """Release links, shared stores, the ..data of a ConfigMap and KServe's modelcar are all made of them."""
+    repository, releases = tmp_path / "repository", tmp_path / "releases"
+    function_model(releases / "41", "entry = 'model.py'")
+    function_model(repository / "versions")
+    (repository / "versions" / "2").symlink_to(releases / "41" / "1")
+    (repository / "whole").symlink_to(releases / "41")
+    (repository / "whole2").symlink_to("..data/41")
+    (repository / "..data").symlink_to(releases)
+    function_model(repository / "file", "entry = 'model.py'")
+    (repository / "file" / "1" / "model.py").unlink()
+    (repository / "file" / "1" / "model.py").symlink_to(releases / "41" / "1" / "model.py")
+    found = store.find(Config(model_repository=repository))
+    assert names(found.specs) == [
+        ("file", "1"), ("versions", "1"), ("versions", "2"), ("whole", "1"), ("whole2", "1"),
+    ]  # fmt: skip
+    assert not found.left_out
+    # Where a link leads is settled when the model is read: a worker that starts later must not find another release.
+    assert found.specs[2].location == str(releases / "41" / "1")
+    assert found.specs[3].url == str(repository / "whole")
+
+
+@pytest.mark.parametrize("name", ["../outside", "inside/../../outside", "gone", "", ".", "a\0b"])
+def test_a_name_cannot_lead_out_of_a_repository(store, tmp_path, name):
     function_model(tmp_path / "outside")
-    function_model(repository / "inside")
-    (repository / "inside" / "2").symlink_to(tmp_path / "outside" / "1")
-    (repository / "link").symlink_to(tmp_path / "outside")
-    for name in ("inside", "link", "../outside", "gone"):
-        with pytest.raises((ModelLoadFailed, ModelNotFound)):
-            store.open_repository(repository, name)
+    function_model(tmp_path / "repository" / "inside")
+    with pytest.raises((ModelLoadFailed, ModelNotFound)):
+        store.open_repository(tmp_path / "repository", name)
+    with pytest.raises((ModelLoadFailed, ModelNotFound)):
+        store.open_repository(tmp_path / "repository", str(tmp_path / "outside"))
 
 
 def test_targets_store_and_repository_come_together(store, models, tmp_path):
@@ -245,7 +300,7 @@ def test_targets_store_and_repository_come_together(store, models, tmp_path):
         models=("all",),
         model_repository=tmp_path / "repository",
     )
-    assert names(store.find(config)) == [("double", "1"), ("a", "1.0"), ("adder", "1")]
+    assert names(store.find(config).specs) == [("double", "1"), ("a", "1.0"), ("adder", "1")]
 
 
 def test_a_function_is_served_without_any_other_file(store, tmp_path):
@@ -340,20 +395,21 @@ def again(store, models, name, spec, **settings):
     """The models of a snapshot that has this one."""
     settings = ModelSettings(mar_name=store.archive_of(spec, models), **settings)
     versions = {name: {spec.version: settings}}
-    return store.find(Config(model_store=models, model_snapshot=Snapshot(models=versions), models=("all",)))
+    config = Config(model_store=models, model_snapshot=Snapshot(models=versions), models=("all",))
+    return store.find(config).specs
 
 
 def test_a_snapshots_models_are_found_again_and_no_others(store, models):
     mar(models / "m.mar")
     mar(models / "other.mar", "other")
-    (spec,) = store.find(Config(model_store=models, models=("own=m.mar",)))
+    (spec,) = store.find(Config(model_store=models, models=("own=m.mar",))).specs
     (found,) = again(store, models, "own", spec, min_workers=3, max_workers=3)
     assert (found.name, found.version, found.url, found.min_workers) == ("own", "1.0", "m.mar", 3)
 
 
 def test_an_archive_that_is_gone_or_another_now_is_named(store, models):
     mar(models / "m.mar")
-    (spec,) = store.find(Config(model_store=models, models=("m.mar",)))
+    (spec,) = store.find(Config(model_store=models, models=("m.mar",))).specs
     mar(models / "m.mar", version="2.0")
     with pytest.raises(
         ModelLoadFailed, match=r"model 'm' version '1.0' of the snapshot: 'm.mar' .* is version '2.0'"
@@ -370,7 +426,7 @@ def test_an_archive_that_is_gone_or_another_now_is_named(store, models):
 
 def test_only_what_can_be_had_again_has_a_place_in_a_snapshot(store, models, tmp_path):
     mar(models / "m.mar")
-    (spec,) = store.find(Config(model_store=models, models=("m.mar",)))
+    (spec,) = store.find(Config(model_store=models, models=("m.mar",))).specs
     (target,) = store.open_target(str(mar(tmp_path / "t.mar", "t")))
     assert store.archive_of(spec, models) == "m.mar"
     assert store.archive_of(target, models) == ""

@@ -10,6 +10,7 @@ import msgspec
 from mooring.core.errors import MooringError
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.tensors import Parameter, TensorSpec
+from mooring.core.versions import VersionPolicy
 
 Outcome = InferenceResponse | MooringError
 Done = Callable[[Outcome], None]
@@ -149,7 +150,8 @@ class SequenceDescription(msgspec.Struct, frozen=True):
 class ModelDescription(msgspec.Struct, frozen=True):
     """Everything there is to tell of one version. Times are in seconds.
 
-    ``reason`` is why it is not ready, in a line; ``detail`` the last traceback of its workers.
+    ``reason`` is why it is not ready, in a line; ``detail`` the last traceback of its workers. ``default_rule`` is why
+    the model's default version is that one; only models of a repository have a ``version_policy``.
     """
 
     name: str
@@ -172,6 +174,8 @@ class ModelDescription(msgspec.Struct, frozen=True):
     pending: int
     loaded_at_startup: bool
     workers: list[WorkerDescription]
+    default_rule: str = ""
+    version_policy: VersionPolicy | None = None
     sequences: SequenceDescription | None = None
     joining: Joining | None = None  # None for models of code, whose requests are joined as it says
     use_venv: bool = False
@@ -197,6 +201,7 @@ class ModelConfig(msgspec.Struct, frozen=True):
     parameters: dict[str, Parameter]
     sequences: SequenceDescription | None = None
     joining: Joining | None = None
+    version_policy: VersionPolicy = VersionPolicy()
 
 
 class Duration(msgspec.Struct, frozen=True):
@@ -272,7 +277,9 @@ class ModelAdministration(abc.ABC):
 
     @abc.abstractmethod
     def index(self) -> Sequence[ModelState]:
-        """Every version that is loaded or could be: those of the repository that never were have no state."""
+        """Every version that is loaded or could be. What is not loaded is UNAVAILABLE, with the reason where one is known;
+        a model as a whole has no version.
+        """
 
     @abc.abstractmethod
     def config(self, model: str, version: str = "") -> ModelConfig:
@@ -294,7 +301,9 @@ class ModelAdministration(abc.ABC):
     ) -> None:
         """Load a model of the repository, every version or the one named, and return when it is ready.
 
-        One that is loaded is loaded anew; the old one answers until then, and on if the new one fails. ``config``
+        One that is loaded is loaded anew; the old one answers until then, and on if the new one fails. Versions of a
+        repository that its policy does not serve any more, or whose folders are gone, are unloaded once the others are
+        ready; one that was named here or made the default stays while it has a folder. ``config``
         overrides keys of the model's own configuration (Triton's names or ours), ``files`` are its files by path
         ("1/model.onnx"), to be used in place of the repository's; ``parameters`` are merged over the model's own.
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from mooring.doctor.findings import Finding, Report, change, differs, report
 from mooring.doctor.model_archive import archive_findings, folder_findings
-from mooring.doctor.repositories import MLSERVER, is_repository_model, mlserver_findings, repository_findings
+from mooring.doctor.repositories import is_repository_model, mlserver_findings, repository_findings
 from mooring.doctor.settings import Settings
 from mooring.doctor.workflows import workflow_findings
+from mooring.repository.layout import MLSERVER, dangling
 from mooring.repository.mar import MANIFEST, SUFFIXES
 
 _DEEPEST = 6
@@ -77,7 +78,7 @@ def _entries(root: Path) -> Iterator[tuple[Path, bool]]:
         ]
         # Links that lead nowhere are told of; pipes and devices would be waited for.
         places = [folder / each for each in sorted(files)]
-        yield from ((each, False) for each in places if each.is_file() or each.is_symlink())
+        yield from ((each, False) for each in places if each.is_file() or dangling(each))
 
 
 def _is_model(folder: Path) -> bool:
@@ -94,9 +95,9 @@ def _of_model_folder(folder: Path, shown: str, *, installing: bool) -> Iterator[
 
 def _of_file(file: Path, shown: str, *, installing: bool, stores: Sequence[Path] = ()) -> Iterator[Finding]:
     of_a_model = file.name.endswith((*SUFFIXES, ".war"))
-    if of_a_model and file.is_symlink() and not file.resolve().is_relative_to(file.parent.resolve()):
+    if of_a_model and dangling(file):
         yield change(
-            shown, "is a link that leads out of the store, which is refused", "put the archive itself there"
+            shown, f"is a link that leads nowhere: {file.readlink()} is not there", "put the archive there"
         )
     elif file.suffix == ".war":
         yield from workflow_findings(file, shown, stores)

@@ -11,12 +11,12 @@ from mooring.core.errors import ModelLoadFailed
 from mooring.doctor.findings import Finding, at, change, differs, line_of, runs
 from mooring.doctor.libraries import Requirements, library_findings
 from mooring.doctor.python_source import SourceUnreadable, imports, read_source
-from mooring.repository.declaration import find_declaration, read_versions, version_folders
+from mooring.repository.declaration import read_versions
+from mooring.repository.layout import MLSERVER, find_declaration, version_folders
 from mooring.repository.spec import ModelSpec
 from mooring.repository.triton import WITHOUT_EFFECT
 from mooring.workers.capacity import machine_capacity
 
-MLSERVER = "model-settings.json"
 _LIBRARIES = {"onnx": "onnxruntime", "pytorch": "torch"}
 # MLServer's runtimes -> what a function here would call.
 _RUNTIMES = {

@@ -1,7 +1,7 @@
 """What an operator does to the models: load, unload, look. The ``ModelAdministration`` of this process."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -33,13 +33,14 @@ from mooring.core.service import (
     WorkerDescription,
 )
 from mooring.core.tensors import Parameter
+from mooring.core.versions import VersionPolicy
 from mooring.engine.endpoints import WorkerEndpoints
 from mooring.engine.engine import Engine
-from mooring.engine.registry import ModelVersion
+from mooring.engine.registry import Model, ModelVersion, Unavailable
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.observability.statistics import ModelStatistics
-from mooring.repository.catalog import Catalog, worker_spec
+from mooring.repository.catalog import Catalog, Opened, worker_spec
 from mooring.repository.spec import ModelSpec
 
 log = get_logger(__name__)
@@ -64,20 +65,23 @@ class Administration(ModelAdministration):
         self._on_change = on_change
         self._endpoints = WorkerEndpoints()
         self._locks: dict[str, asyncio.Lock] = {}
+        self._named: dict[str, set[str]] = {}  # versions that were loaded by their number
         self._changes: set[asyncio.Task[bool]] = set()  # the loop itself holds tasks only weakly
 
     def describe(self, model: str, version: str = "") -> Sequence[ModelDescription]:
         found = self._engine.registry.model(model)
         versions = list(found.versions.values()) if version == "all" else [found.version(version)]
-        return [_described(one, is_default=one.spec.version == found.default) for one in versions]
+        return [_described(one, found) for one in versions]
 
     def index(self) -> Sequence[ModelState]:
-        known = list(self._engine.models())
-        loaded = {state.name for state in known}
+        registry = self._engine.registry
+        known = [*self._engine.models(), *self._engine.missing()]
+        names = {state.name for state in known}
+        urls = {version.spec.url for version in registry} | {why.url for why in registry.unavailable.values()}
         known += [
-            ModelState(name, "", "", ready=False, is_default=False)
-            for name in self._catalog.names()
-            if name not in loaded
+            ModelState(each.name, "", "UNAVAILABLE", ready=False, is_default=False, reason="not loaded")
+            for each in self._catalog.available()
+            if each.name not in names and each.url not in urls
         ]
         return sorted(known, key=lambda state: state.name)
 
@@ -97,6 +101,7 @@ class Administration(ModelAdministration):
             parameters=spec.parameters,
             sequences=_sequences(spec),
             joining=_joining(found),
+            version_policy=spec.version_policy or VersionPolicy(),
         )
 
     def usage(self, model: str = "", version: str = "") -> Sequence[ModelUsage]:
@@ -118,19 +123,111 @@ class Administration(ModelAdministration):
         parameters: Mapping[str, Parameter] | None = None,
     ) -> None:
         async with self._changing(model):
-            specs = await asyncio.to_thread(
-                self._catalog.open, model, version, config=config, files=files, parameters=parameters
-            )
-            for spec in specs:
-                await self._load_one(spec)
+            url = self._catalog.url_of(model)
+            try:
+                opened = await asyncio.to_thread(
+                    self._catalog.open,
+                    model,
+                    version,
+                    also=self._kept(model),
+                    config=config,
+                    files=files,
+                    parameters=parameters,
+                )
+            except (ModelLoadFailed, ModelNotFound) as error:
+                if not files:
+                    await self._not_opened(model, version, url, error)
+                raise
+            await self._bring_in(opened, url)
+            if version:
+                self._named.setdefault(model, set()).add(version)
+            self._engine.registry.stop_missing(model, url, version)
         self._on_change()
+
+    async def follow(self, folder: str) -> bool:
+        """Bring what is served in step with a folder of the repository: load what it holds, or unload what it held.
+
+        Returns whether it is there. Raises as ``load``.
+        """
+        if self._catalog.holds(folder):
+            await self.load(folder)
+            return True
+        async with self._changing(folder):
+            await self._forget(folder)
+        self._on_change()
+        return False
+
+    async def _not_opened(self, model: str, version: str, url: str, error: MooringError) -> None:
+        """Say in the index why a model cannot be loaded, and unload what was loaded from a folder that is empty now."""
+        if version:
+            return
+        if isinstance(error, ModelNotFound):
+            await self._forget(model)
+            return
+        if self._catalog.empty(model):
+            await self._retire_others(url, set())
+        if model not in self._engine.registry.models:
+            self._engine.registry.miss(model, "", Unavailable(url, error.message))
+
+    async def _forget(self, folder: str) -> None:
+        """Unload what was loaded from a folder of the repository that is gone; nobody misses it."""
+        url = self._catalog.url_of(folder)
+        await self._retire_others(url, set())
+        self._engine.registry.stop_missing(folder, url)
+
+    async def _bring_in(self, opened: Opened, url: str) -> None:
+        """Load all that was opened, and then let go of what is not to be served any more.
+
+        Raises the first failure once everything has been tried; nothing is let go of then.
+        """
+        failures = dict(opened.faults)
+        for spec in opened.specs:
+            try:
+                await self._load_one(spec)
+            except ModelLoadFailed as error:
+                failures.setdefault(spec.version, error)
+        if failures:
+            for version, failure in failures.items() if opened.whole else ():
+                why = Unavailable(url, failure.message)
+                self._engine.registry.miss(opened.specs[-1].name, version, why)
+            raise next(iter(failures.values()))
+        if opened.whole:
+            await self._retire_others(url, {(spec.name, spec.version) for spec in opened.specs})
+
+    async def _retire_others(self, url: str, served: Collection[tuple[str, str]]) -> None:
+        """Unload every version of a place in the repository but these; others answer in their place already."""
+        for one in sorted(
+            self._engine.registry, key=lambda one: not one.spec.stages
+        ):  # chains before their stages
+            spec = one.spec
+            if (
+                spec.url == url
+                and spec.version_policy is not None
+                and (spec.name, spec.version) not in served
+            ):
+                with suppress(ModelNotFound):  # somebody else unloaded it meanwhile
+                    await self._unload_one(one)
+
+    def _kept(self, model: str) -> set[str]:
+        """The versions that somebody has named, which stay whatever the model's policy says."""
+        found = self._engine.registry.models.get(model)
+        chosen = {found.chosen} if found is not None and found.chosen else set()
+        return self._named.get(model, set()) | chosen
 
     async def unload(self, model: str, version: str = "", *, dependents: bool = False) -> None:
         async with self._changing(model):
+            if (
+                not version
+                and model not in self._engine.registry.models
+                and self._engine.registry.misses(model)
+            ):
+                self._engine.registry.stop_missing(model, self._catalog.url_of(model))
+                return
             found = self._engine.registry.model(model)
             versions = [found.version(version)] if version else list(found.versions.values())
             for one in versions:
                 await self._unload_one(one)
+                self._named.get(model, set()).discard(one.spec.version)
         self._endpoints.forget(model)
         self._on_change()
         if dependents:
@@ -206,6 +303,8 @@ class Administration(ModelAdministration):
                 registered=not new,
             )
             raise
+        if new:
+            self._engine.registry.stop_missing(version.spec.name, version.spec.url, version.spec.version)
         self._on_change()
         return done
 
@@ -321,7 +420,7 @@ def _duration(count: int, seconds: float) -> Duration:
     return Duration(count, int(seconds * 1e9))
 
 
-def _described(version: ModelVersion, *, is_default: bool) -> ModelDescription:
+def _described(version: ModelVersion, model: Model) -> ModelDescription:
     spec, error = version.spec, version.error
     pool = version.scheduler.pool if version.scheduler is not None else None
     return ModelDescription(
@@ -329,7 +428,9 @@ def _described(version: ModelVersion, *, is_default: bool) -> ModelDescription:
         version=spec.version,
         url=spec.url,
         state=version.state.name,
-        is_default=is_default,
+        is_default=spec.version == model.default,
+        default_rule=model.rule.value,
+        version_policy=spec.version_policy,
         reason=error.message if error is not None else "",
         detail=error.detail if error is not None else "",
         runtime=spec.manifest.get("runtime", "python"),

@@ -10,7 +10,6 @@ from mooring.backends.preloads import preload
 from mooring.core.errors import (
     InvalidInput,
     ModelLoadFailed,
-    ModelNotFound,
     MooringError,
     Unsupported,
     VersionNotFound,
@@ -30,7 +29,7 @@ from mooring.engine.codecs import MOST, Codecs
 from mooring.engine.fronts import Fronts
 from mooring.engine.graphs import GraphRun
 from mooring.engine.openings import Openings
-from mooring.engine.registry import ModelVersion, Registry
+from mooring.engine.registry import Model, ModelVersion, Registry
 from mooring.engine.scheduler import Scheduler
 from mooring.engine.sequence_scheduler import SequenceScheduler
 from mooring.hardware import cores
@@ -55,7 +54,8 @@ class Engine(InferenceService):
     A version that is unloaded has ``drain_limit`` seconds for what it was asked. ``fronts`` is how many further processes
     take connections, and ``codecs`` how many may read and write large JSON beside the workers. There are ``most_workers``
     of all models together, or what the machine bears where that is 0. Workers are forked from
-    processes of ``libraries``, by default such as see this process's own variables.
+    processes of ``libraries``, by default such as see this process's own variables. With ``strict_readiness`` it is not
+    ready while anything is missing that the start asked for; without, once everything has been tried.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Engine(InferenceService):
         codecs: int = 0,
         most_workers: int = 0,
         cache_folder: str = "",
+        strict_readiness: bool = True,
     ) -> None:
         self.registry = Registry()
         # Beside the models: one may be called as a model is, and is then reached by its own route only.
@@ -80,6 +81,7 @@ class Engine(InferenceService):
         self.opened = True
         self.leaving = False
         self._capacity = machine_capacity(most_workers)
+        self._strict_readiness = strict_readiness
         self._arena = arena
         self._metrics = metrics
         metrics.host.loads = self._loads
@@ -96,8 +98,7 @@ class Engine(InferenceService):
     def submit(self, request: InferenceRequest, done: Done) -> Ticket:
         model = self.registry.models.get(request.model) or self.workflows.models.get(request.model)
         if model is None:
-            text = f"model '{request.model}' is not loaded"
-            return refused(request, done, ModelNotFound(text, model=request.model))
+            return refused(request, done, self.registry.not_loaded(request.model))
         version = model.versions.get(request.version or model.default)
         if version is None or version.scheduler is None:
             text = f"model '{request.model}' has no version '{request.version}'"
@@ -134,13 +135,18 @@ class Engine(InferenceService):
         if model:
             return self._ready(self._find(model, version))
         models = self.registry.models
-        return (
-            self.opened
-            and not self.leaving
-            and all(
-                name in models and (models[name].version("").resting or self._ready(models[name].version("")))
-                for name in self._wanted
-            )
+        if not self.opened or self.leaving or not self._wanted <= models.keys():
+            return False
+        if not self._strict_readiness:
+            return all(version.tried for name in self._wanted for version in models[name].versions.values())
+        return not self.registry.incomplete and all(self._complete(models[name]) for name in self._wanted)
+
+    def _complete(self, model: Model) -> bool:
+        """Whether a model's default can answer, and every version of it that the start asked for."""
+        return all(
+            version.resting or self._ready(version)
+            for version in model.versions.values()
+            if version.loaded_at_startup or version.spec.version == model.default
         )
 
     def _find(self, model: str, version: str) -> ModelVersion:
@@ -163,6 +169,7 @@ class Engine(InferenceService):
         return (
             self.opened
             and not self.leaving
+            and not (self._strict_readiness and self.registry.incomplete)
             and self._wanted <= models.keys()
             and all(model.version("").healthy for model in models.values())
         )
@@ -185,6 +192,13 @@ class Engine(InferenceService):
                 listed=not version.spec.function,
             )
             for version in self.registry
+        ]
+
+    def missing(self) -> Sequence[ModelState]:
+        """What could not be loaded, sorted by name: models, and versions of models that are there."""
+        return [
+            ModelState(name, version, "UNAVAILABLE", ready=False, is_default=False, reason=why.reason)
+            for (name, version), why in sorted(self.registry.unavailable.items())
         ]
 
     def _loads(self) -> Iterator[tuple[str, float]]:
@@ -279,7 +293,7 @@ class Engine(InferenceService):
     def set_default(self, name: str, version: str) -> None:
         """The version that answers when none is named. Raises ``ModelNotFound`` or ``VersionNotFound``."""
         model = self.registry.model(name)
-        model.default = model.version(version).spec.version
+        model.choose(model.version(version).spec.version)
         self.fronts.publish()
 
     async def replace(self, spec: ModelSpec) -> ModelVersion:
@@ -290,7 +304,7 @@ class Engine(InferenceService):
         old = self.registry.models[spec.name].versions[spec.version]
         new = await self._start(ModelVersion(spec))
         if new.ready:
-            self.registry.models[spec.name].versions[spec.version] = new
+            self.registry.exchange(old, new)
             if isinstance(new.scheduler, SequenceScheduler) and isinstance(old.scheduler, SequenceScheduler):
                 new.scheduler.remember(old.scheduler.sequences())
             await self._end(old)

@@ -1,16 +1,17 @@
 """Keeping what is served in step with the model repository while the server runs."""
 
 import asyncio
-from contextlib import suppress
 from pathlib import Path
 
 from mooring.core.errors import ModelNotFound, MooringError
-from mooring.core.service import ModelAdministration
+from mooring.engine.administration import Administration
 from mooring.observability.logs import get_logger
 from mooring.repository.catalog import Catalog
 from mooring.repository.watch import changed_models
 
 log = get_logger(__name__)
+
+_CONFIG_MAP = "..data"
 
 
 class RepositoryMonitor:
@@ -21,7 +22,7 @@ class RepositoryMonitor:
 
     def __init__(
         self,
-        administration: ModelAdministration,
+        administration: Administration,
         catalog: Catalog,
         repository: Path,
         *,
@@ -46,24 +47,17 @@ class RepositoryMonitor:
 
     async def _watch(self) -> None:
         async for names in changed_models(self._repository, self._ended, polling=self._polling):
-            for name in sorted(names):
+            # Kubernetes changes a mounted ConfigMap by one link, beside the links that lead through it.
+            linked = self._catalog.linked() if _CONFIG_MAP in names else ()
+            for name in sorted({*names, *linked}):
                 await self._follow(name)
 
-    def _read_from(self, folder: str) -> list[str]:
-        """What is loaded from a folder: a config may call its model otherwise, and a chain has many."""
-        url = str(self._repository / folder)
-        loaded = {state.name for state in self._administration.index() if state.version}
-        return [name for name in sorted(loaded) if self._administration.describe(name)[0].url == url]
-
     async def _follow(self, name: str) -> None:
+        if name.startswith("."):
+            return
         try:
-            if name in self._catalog.names():
-                await self._administration.load(name)
+            if await self._administration.follow(name):
                 log.info("model loaded from the repository", model=name)
-            else:
-                for model in self._read_from(name):
-                    with suppress(ModelNotFound):  # somebody else unloaded it meanwhile
-                        await self._administration.unload(model)
         except ModelNotFound:
             pass  # it is half removed: the next change will say more
         except MooringError as error:

@@ -1,8 +1,9 @@
 """Which models there are: name -> versions -> loaded model, and which version answers when none is named."""
 
 import asyncio
+import enum
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -29,6 +30,14 @@ _CRASH_LOOP = 3
 _REASON = 200
 
 
+class DefaultRule(enum.Enum):
+    """Which version answers who names none, and what describe says of it."""
+
+    CHOSEN = "chosen by an operator"
+    HIGHEST = "the highest that is ready"
+    FIRST = "the first that was registered"
+
+
 class ModelVersion:
     """One version: its state, its queue, and what went wrong last."""
 
@@ -43,6 +52,8 @@ class ModelVersion:
         self.runs: set[GraphRun] = set()
         # Whose turn it is to say how many workers there are: the later one's.
         self.turn = 0
+        # Called after every move: which version answers by default may depend on it.
+        self.on_move: Callable[[], None] = lambda: None
         self._lifecycle = Lifecycle(self._changed)
         self._settled = asyncio.Event()
         self._began = time.monotonic()
@@ -81,6 +92,11 @@ class ModelVersion:
             return False
         since = pool.failing_since
         return since is None or time.monotonic() - since < self.spec.retry_timeout
+
+    @property
+    def tried(self) -> bool:
+        """Whether the first worker has loaded it, or has failed to, or none is wanted."""
+        return self._settled.is_set()
 
     async def settled(self) -> None:
         """Return when the first worker has loaded the model, or the first has failed to."""
@@ -199,15 +215,46 @@ class ModelVersion:
                     reason=self.error.message if self.error is not None else "",
                 )
             self.scheduler.refuse_all(self.not_ready())
+        self.on_move()
 
 
 class Model:
-    """All versions under one name. The first one registered is the default until another is chosen."""
+    """All versions under one name, and the ``default`` that answers who names none.
+
+    An operator's choice stays. Else it is the numerically highest version that is ready where all are of a repository,
+    as in Triton, and the first one registered where they are not, as in TorchServe.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.versions: dict[str, ModelVersion] = {}
         self.default = ""
+        self.chosen = ""
+
+    @property
+    def rule(self) -> DefaultRule:
+        """Why the default is the default."""
+        if self.chosen:
+            return DefaultRule.CHOSEN
+        numbered = all(each.spec.version_policy is not None for each in self.versions.values())
+        return DefaultRule.HIGHEST if numbered else DefaultRule.FIRST
+
+    def choose(self, version: str) -> None:
+        """Have this one answer from now on, whichever come and go beside it."""
+        self.chosen = version
+        self.settle()
+
+    def settle(self) -> None:
+        """Find the default anew: a version has come, gone or changed its state."""
+        if self.chosen not in self.versions:
+            self.chosen = ""
+        rule = self.rule
+        if rule is DefaultRule.CHOSEN:
+            self.default = self.chosen
+        elif rule is DefaultRule.HIGHEST and self.versions:
+            self.default = max(self.versions.values(), key=_rank).spec.version
+        elif self.default not in self.versions:
+            self.default = next(iter(self.versions), "")
 
     def version(self, version: str) -> ModelVersion:
         """The version asked for, or the default one. Raises ``VersionNotFound``."""
@@ -219,11 +266,52 @@ class Model:
         return found
 
 
+def _rank(version: ModelVersion) -> tuple[bool, bool, int]:
+    """Ready ones first, then those about to be, then the highest."""
+    return version.ready, version.state is State.LOADING, int(version.spec.version)
+
+
+class Unavailable(msgspec.Struct, frozen=True):
+    """Why a model, or one version of it, is not there. ``asked_for`` is whether the start counted on it."""
+
+    url: str
+    reason: str
+    asked_for: bool = False
+
+
 class Registry:
-    """Every model of this server."""
+    """Every model of this server, and what is known of those that could not be loaded, by name and version.
+
+    An unavailable model as a whole has no version.
+    """
 
     def __init__(self) -> None:
         self.models: dict[str, Model] = {}
+        self.unavailable: dict[tuple[str, str], Unavailable] = {}
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether something that the start asked for could not be loaded, and still is not there."""
+        return any(each.asked_for for each in self.unavailable.values())
+
+    def miss(self, name: str, version: str, why: Unavailable) -> None:
+        """Remember why something could not be loaded. What the start asked for once stays asked for."""
+        before = self.unavailable.get((name, version))
+        if before is not None and before.asked_for:
+            why = msgspec.structs.replace(why, asked_for=True)
+        self.unavailable[name, version] = why
+
+    def misses(self, name: str) -> bool:
+        """Whether it is known why a model of that name is not there."""
+        return (name, "") in self.unavailable
+
+    def stop_missing(self, name: str, url: str, version: str = "") -> None:
+        """It is there now, or nobody wants it any more: a model by its name or its url, or only that version of it."""
+        self.unavailable = {
+            key: why
+            for key, why in self.unavailable.items()
+            if not ((key[0] == name or why.url == url) and (not version or key[1] in ("", version)))
+        }
 
     def find(self, name: str, version: str = "") -> ModelVersion:
         """Raises ``ModelNotFound`` or ``VersionNotFound``."""
@@ -233,8 +321,13 @@ class Registry:
         """Raises ``ModelNotFound``."""
         model = self.models.get(name)
         if model is None:
-            raise ModelNotFound(f"model '{name}' is not loaded", model=name)
+            raise self.not_loaded(name)
         return model
+
+    def not_loaded(self, name: str) -> ModelNotFound:
+        """That there is no model of that name, and where it is known, why."""
+        why = self.unavailable.get((name, ""))
+        return ModelNotFound(f"model '{name}' is not loaded{f': {why.reason}' if why else ''}", model=name)
 
     def add(self, version: ModelVersion) -> None:
         """Raises ``ModelExists`` if there is one of that name and version."""
@@ -246,18 +339,28 @@ class Registry:
                 model=spec.name,
                 version=spec.version,
             )
-        model.versions[spec.version] = version
-        model.default = model.default or spec.version
+        self._put(model, version)
+
+    def exchange(self, old: ModelVersion, new: ModelVersion) -> None:
+        """Have a version answer in place of another of the same name and version."""
+        old.on_move = lambda: None
+        self._put(self.models[new.spec.name], new)
 
     def remove(self, version: ModelVersion) -> None:
-        """Forget a version, and the model with its last one."""
+        """Forget a version, and the model with its last one; another one is the default before this returns."""
         spec = version.spec
         model = self.models[spec.name]
+        version.on_move = lambda: None
         del model.versions[spec.version]
+        model.settle()
         if not model.versions:
             del self.models[spec.name]
-        elif model.default == spec.version:
-            model.default = next(iter(model.versions))
+
+    @staticmethod
+    def _put(model: Model, version: ModelVersion) -> None:
+        model.versions[version.spec.version] = version
+        version.on_move = model.settle
+        model.settle()
 
     def __iter__(self) -> Iterator[ModelVersion]:
         for name in sorted(self.models):

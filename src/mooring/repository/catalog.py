@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,14 +10,26 @@ from typing import Any
 import msgspec
 
 from mooring.config import Config
-from mooring.core.errors import InvalidInput, ModelNotFound, MooringError
+from mooring.core.errors import InvalidInput, ModelLoadFailed, ModelNotFound, MooringError
 from mooring.core.service import Registration
 from mooring.core.tensors import DATATYPES, Parameter, TensorSpec
+from mooring.core.versions import VersionPolicy
 from mooring.repository.archives import remove
+from mooring.repository.declaration import VersionChoice
 from mooring.repository.fetch import is_remote
+from mooring.repository.layout import (
+    dangling,
+    entries_of,
+    find_declaration,
+    flat_file,
+    is_folder,
+    model_folders,
+    version_folders,
+)
 from mooring.repository.mar import checked_name, name_of_file
 from mooring.repository.spec import BatchMode, Defaults, ModelSpec
-from mooring.repository.store import Store, archives_in, models_in
+from mooring.repository.store import Store, archives_in, is_archive
+from mooring.repository.triton import policy_of
 
 # Worker names of AMD's server -> the backend that does the same here.
 WORKERS: Mapping[str, str] = {
@@ -40,15 +52,33 @@ def worker_extensions() -> list[str]:
     return [worker for worker, library in _LIBRARIES.items() if find_spec(library) is not None]
 
 
+class Available(msgspec.Struct, frozen=True):
+    """A model that could be loaded by its name; ``url`` is what its versions would have as theirs."""
+
+    name: str
+    url: str
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """What is to be loaded, and why versions that should be cannot be.
+
+    ``whole`` is whether these are all versions that are to be served: others of the same place are not any more.
+    """
+
+    specs: list[ModelSpec]
+    faults: dict[str, ModelLoadFailed] = {}
+    whole: bool = False
+
+
 class Catalog:
     """Opens models by name. ``folder`` is where files are put that a caller sends along."""
 
     def __init__(self, store: Store, config: Config, folder: Path, defaults: Defaults) -> None:
         self.defaults = defaults
         self._store = store
-        self._repository = config.model_repository
+        self._repository = config.model_repository.resolve() if config.model_repository is not None else None
         self._archives = config.model_store
-        self._folder = folder
+        self._folder = folder.resolve()
         self._named = frozenset(config.targets)
         self._targets: dict[str, str] = {}
         # What a registration that does not say has: none, unless the settings name a number (TorchServe's rule).
@@ -58,39 +88,70 @@ class Catalog:
         """Remember what the server was started with: it can be loaded again, wherever it lies."""
         self._targets = {spec.name: spec.url for spec in specs if spec.url in self._named}
 
-    def names(self) -> list[str]:
-        """Every model of the repository and of the store, and what was given at the start.
+    def available(self) -> list[Available]:
+        """Every model of the repository and of the store, and what was given at the start, by name.
 
         An archive of the store goes by its file's name.
         """
-        found = set(self._targets)
-        if self._repository is not None and self._repository.is_dir():
-            found.update(models_in(self._repository))
-        if self._archives is not None and self._archives.is_dir():
-            found.update(name_of_file(self._archives / archive) for archive in archives_in(self._archives))
-        return sorted(found)
+        found = {name: Available(name, url) for name, url in self._targets.items()}
+        if self._archives is not None:
+            for archive in archives_in(self._archives):
+                name = name_of_file(self._archives / archive)
+                found[name] = Available(name, archive)
+        if self._repository is not None:
+            for name in model_folders(self._repository):
+                found[name] = Available(name, str(self._repository / name))
+        return [found[name] for name in sorted(found)]
+
+    def holds(self, model: str) -> bool:
+        """Whether the repository has a folder of that name, or a link. No other folder is looked at."""
+        if self._repository is None or not _is_entry(model):
+            return False
+        return is_folder(self._repository / model) or dangling(self._repository / model)
+
+    def url_of(self, model: str) -> str:
+        """What the versions of a model of the repository have as their ``url``."""
+        return str(self._repository / model) if self._repository is not None else ""
+
+    def empty(self, model: str) -> bool:
+        """Whether the repository has its folder, and no version in it."""
+        if self._repository is None or not self.holds(model):
+            return False
+        folder = self._repository / model
+        return find_declaration(folder) is None and not version_folders(folder) and not flat_file(folder, "")
+
+    def linked(self) -> list[str]:
+        """The models of the repository whose folders are links."""
+        if self._repository is None:
+            return []
+        return [name for name in model_folders(self._repository) if (self._repository / name).is_symlink()]
 
     def open(
         self,
         model: str,
         version: str = "",
         *,
+        also: Collection[str] = (),
         config: Mapping[str, Any] | None = None,
         files: Mapping[str, bytes] | None = None,
         parameters: Mapping[str, Parameter] | None = None,
-    ) -> list[ModelSpec]:
-        """Every version of a model, or the one named; stages before the chain they belong to.
+    ) -> Opened:
+        """The versions of a model that its policy serves and those of ``also``, or the one named; stages before the chain
+        they belong to.
 
         Raises ``ModelNotFound``, ``ModelLoadFailed`` or, for a config or files that cannot be used, ``InvalidInput``.
         """
-        specs = self._from_files(model, files) if files else self._find(model)
+        choice = VersionChoice(version, frozenset(also), _policy_in(config or {}, model))
+        found = self._from_files(model, files, choice) if files else self._find(model, choice)
+        specs = found.specs
         if version:
             specs = [spec for spec in specs if spec.version == version or spec.name != model]
             if not any(spec.name == model for spec in specs):
                 raise ModelNotFound(
                     f"model '{model}' has no version '{version}' in the repository", model=model
                 )
-        return [overridden(spec, config or {}, parameters or {}) for spec in specs]
+        changed = [overridden(spec, config or {}, parameters or {}) for spec in specs]
+        return Opened(changed, found.faults, whole=found.whole and not version)
 
     def registered(self, registration: Registration) -> ModelSpec:
         """What an operator wants to register, by the name of its archive or folder in the store or by a URL.
@@ -130,22 +191,20 @@ class Catalog:
             if folder.parent == self._folder:
                 remove(folder)
 
-    def _find(self, model: str) -> list[ModelSpec]:
-        if (
-            self._repository is not None
-            and self._repository.is_dir()
-            and model in models_in(self._repository)
-        ):
-            return self._store.open_repository(self._repository.resolve(), model)
-        if self._archives is not None and self._archives.is_dir():
-            for archive in archives_in(self._archives):
-                if model in (archive, name_of_file(self._archives / archive)):
-                    return [self._store.open_archive(self._archives.resolve(), archive)]
+    def _find(self, model: str, choice: VersionChoice) -> Opened:
+        """The model of that name, without a look at any other: one that goes meanwhile is no concern of this one."""
+        if self._repository is not None and self.holds(model):
+            found = self._store.open_repository(self._repository, model, choice)
+            return Opened(found.specs, found.faults, whole=True)
+        if self._archives is not None:
+            for entry in entries_of(self._archives):
+                if model in (entry.name, name_of_file(entry)) and is_archive(entry):
+                    return Opened([self._store.open_archive(self._archives.resolve(), entry.name)])
         if model in self._targets:
-            return self._store.open_target(self._targets[model])
+            return Opened(self._store.open_target(self._targets[model]))
         raise ModelNotFound(f"model '{model}' is not in the repository", model=model)
 
-    def _from_files(self, model: str, files: Mapping[str, bytes]) -> list[ModelSpec]:
+    def _from_files(self, model: str, files: Mapping[str, bytes], choice: VersionChoice) -> Opened:
         folder = self._folder / uuid.uuid4().hex / checked_name(model, model, "name")
         try:
             for name, content in files.items():
@@ -156,7 +215,7 @@ class Catalog:
                     )
                 (folder / place).parent.mkdir(parents=True, exist_ok=True)
                 (folder / place).write_bytes(content)
-            return self._store.open_repository(folder.parent, model)
+            found = self._store.open_repository(folder.parent, model, choice)
         except MooringError:
             remove(folder.parent)
             raise
@@ -165,13 +224,17 @@ class Catalog:
             remove(folder.parent)
             reason = error.strerror if isinstance(error, OSError) else error
             raise InvalidInput(f"the files of model '{model}' cannot be written: {reason}") from None
+        if found.first_fault is not None:
+            remove(folder.parent)
+            raise found.first_fault
+        return Opened(found.specs, whole=True)
 
 
 def overridden(spec: ModelSpec, config: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> ModelSpec:
     """A model with a caller's configuration over its own: Triton's names (a model configuration as JSON) or ours.
 
-    Keys that have no meaning here (version_policy, optimization ...) change nothing; those that have one must be
-    right. Raises ``InvalidInput``.
+    Keys that have no meaning here (optimization ...) change nothing; those that have one must be right. Raises
+    ``InvalidInput``.
     """
     changes: dict[str, Any] = {
         "parameters": {**spec.parameters, **_plain(config.get("parameters", {})), **parameters}
@@ -201,6 +264,16 @@ def overridden(spec: ModelSpec, config: Mapping[str, Any], parameters: Mapping[s
     except (msgspec.ValidationError, AttributeError, TypeError, KeyError) as error:
         raise InvalidInput(f"config of model '{spec.name}': {error}", model=spec.name) from None
     return msgspec.structs.replace(spec, **changes)
+
+
+def _policy_in(config: Mapping[str, Any], model: str) -> VersionPolicy | None:
+    """The policy that a caller's configuration names, in Triton's form; None where it names none."""
+    if "version_policy" not in config:
+        return None
+    try:
+        return policy_of(msgspec.convert(config["version_policy"], dict[str, dict[str, Any]]))
+    except (msgspec.ValidationError, ValueError) as error:
+        raise InvalidInput(f"config of model '{model}': version_policy: {error}", model=model) from None
 
 
 def worker_spec(
@@ -242,6 +315,11 @@ def worker_spec(
         max_response_bytes=defaults.max_response_bytes,
         json_nan=defaults.json_nan,
     )
+
+
+def _is_entry(name: str) -> bool:
+    """Whether a name is that of an entry of a folder, and not of one elsewhere or hidden."""
+    return PurePosixPath(name).name == name and not name.startswith(".") and "\0" not in name
 
 
 def _said(values: dict[str, Any]) -> dict[str, Any]:

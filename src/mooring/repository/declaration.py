@@ -14,9 +14,20 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from mooring.core.errors import ModelLoadFailed
+from mooring.core.errors import ModelLoadFailed, ModelNotFound
 from mooring.core.tensors import DATATYPES, Parameter, TensorSpec
-from mooring.repository.mar import checked_name, inside
+from mooring.core.versions import VersionPolicy
+from mooring.repository.layout import (
+    find_declaration,
+    flat_file,
+    is_file,
+    is_folder,
+    named_file,
+    padded_versions,
+    version_folders,
+    why_no_version,
+)
+from mooring.repository.mar import checked_name
 from mooring.repository.platforms import (
     AMD_PLATFORMS,
     DEFAULT_BATCH,
@@ -38,7 +49,7 @@ from mooring.repository.spec import (
     WarmupInput,
 )
 from mooring.repository.textproto import Message, parse_textproto
-from mooring.repository.triton import from_triton, is_triton
+from mooring.repository.triton import from_triton, is_amd, is_triton
 
 _MOST_BYTES = 1 << 20
 _Positive = Annotated[int, Meta(ge=1)]
@@ -109,6 +120,12 @@ class _Warmup(_Strict, frozen=True):
     data: Literal["zero", "random"] = "zero"
 
 
+class _VersionPolicy(_Strict, frozen=True):
+    latest: Annotated[int, Meta(ge=1, lt=1 << 32)] | None = None
+    all: bool = False
+    specific: list[Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]] = []
+
+
 class Declaration(_Strict, frozen=True, kw_only=True):
     """A model's config. ``entry`` is the file (``model.py:function``) or the builtin; times are in seconds.
 
@@ -122,6 +139,7 @@ class Declaration(_Strict, frozen=True, kw_only=True):
     backend: str = ""
     entry: str = ""
     id: str = ""
+    version_policy: _VersionPolicy | None = None
     max_batch_size: _Positive | None = None
     inputs: list[_Tensor] = []
     outputs: list[_Tensor] = []
@@ -146,54 +164,128 @@ class Declaration(_Strict, frozen=True, kw_only=True):
     channels_last: bool = False
 
 
-def find_declaration(folder: Path) -> Path | None:
-    """A model's config: config.toml, else any .toml, there or in a folder of the same name in it, else any .pbtxt."""
-    nested = folder / folder.name
-    for place, pattern in (
-        (folder, "config.toml"),
-        (folder, "*.toml"),
-        (nested, "*.toml"),
-        (folder, "*.pbtxt"),
-        (nested, "*.pbtxt"),
-    ):
-        found = sorted(file for file in place.glob(pattern) if not file.name.startswith("."))
-        if found:
-            return found[0]
-    return None
+class TritonDeclaration(Declaration, frozen=True, kw_only=True):
+    """One that is written for Triton, whose rules hold for what it leaves open."""
 
 
-def version_folders(folder: Path) -> list[Path]:
-    """The folders 1, 2, 10 … of a model, in this order."""
-    found = [
-        entry
-        for entry in folder.iterdir()
-        if entry.name.isdecimal() and entry.name.isascii() and entry.is_dir()
-    ]
-    return sorted(found, key=lambda entry: (int(entry.name), entry.name))
+class RepositoryModel(msgspec.Struct, frozen=True):
+    """What was read of a model's folder: the versions to serve, the lowest first, and those that cannot be.
+
+    ``faults`` has the reason of each version that is to be served and cannot be, ``left_aside`` the versions that
+    ``policy`` leaves out, ``padded`` the folders that are no versions since their numbers have leading zeros.
+    """
+
+    specs: list[ModelSpec]
+    policy: VersionPolicy
+    faults: dict[str, ModelLoadFailed] = {}
+    left_aside: list[str] = []
+    padded: list[str] = []
+
+    @property
+    def first_fault(self) -> ModelLoadFailed | None:
+        """Why the lowest version that cannot be served cannot be."""
+        return next(iter(self.faults.values()), None)
+
+
+class VersionChoice(msgspec.Struct, frozen=True):
+    """Which versions somebody asks for: ``only`` one, or as ``policy`` (or else the model's own) says, and ``also`` these."""
+
+    only: str = ""
+    also: frozenset[str] = frozenset()
+    policy: VersionPolicy | None = None
+
+
+def read_repository_model(
+    folder: Path, *, url: str = "", defaults: Defaults | None = None, choice: VersionChoice | None = None
+) -> RepositoryModel:
+    """The model in a folder of a repository. This is the verdict of the server and of ``mooring doctor`` alike.
+
+    Raises ``ModelLoadFailed`` where nothing of it can be served, saying what is wrong and what to do.
+    """
+    if not is_folder(folder):
+        raise ModelLoadFailed(why_no_version(folder))
+    return _read_folder(
+        folder, url or str(folder), "", defaults, choice or VersionChoice(), in_repository=True
+    )
 
 
 def read_versions(
     folder: Path, url: str, *, name: str = "", defaults: Defaults | None = None
 ) -> list[ModelSpec]:
-    """Every version of the model in ``folder``, the lowest first. ``name`` wins over the config's own.
+    """The versions to serve of a model that somebody names by its folder. ``name`` wins over the config's own.
 
     Raises ``ModelLoadFailed`` naming the file that is at fault.
     """
+    found = _read_folder(folder, url, name, defaults, VersionChoice(), in_repository=False)
+    if found.first_fault is not None:
+        raise found.first_fault
+    return found.specs
+
+
+def _read_folder(
+    folder: Path,
+    url: str,
+    name: str,
+    defaults: Defaults | None,
+    choice: VersionChoice,
+    *,
+    in_repository: bool,
+) -> RepositoryModel:
     file = find_declaration(folder)
-    declared = read_declaration(file) if file else Declaration()
-    home = _Home(file.parent if file else folder, url, str(file or folder), defaults or Defaults())
-    model = checked_name(name or declared.name or folder.name, home.where, "name")
-    if declared.models:
-        return _chain(declared, model, home)
-    backend = _backend(declared, home.where)
-    places = [(place.name, place) for place in version_folders(home.folder)]
-    if not places and backend == "builtin":
-        places = [("1", home.folder)]
-    if not places:
+    declared = read_declaration(file) if file else Declaration(version_policy=_VersionPolicy(latest=1))
+    if in_repository and isinstance(declared, TritonDeclaration) and declared.name not in ("", folder.name):
         raise ModelLoadFailed(
-            f"model '{url}' has no version: expected a file such as {folder.name}/1/model.py"
+            f"{file}: name is '{declared.name}' and the folder's is '{folder.name}'; Triton's configurations must "
+            "have their folder's name: rename one of them, or leave name out"
         )
-    return [_spec(declared, model, version, place, home) for version, place in places]
+    policy = choice.policy or _policy(declared)
+    home = _Home(file.parent if file else folder, url, str(file or folder), defaults or Defaults(), policy)
+    model = checked_name(name or declared.name or folder.name, home.where, "name")
+    there = _places(declared, home)
+    chosen = policy.choose(list(there), choice.also) if not choice.only else [choice.only]
+    if choice.only and choice.only not in there:
+        raise ModelNotFound(f"model '{model}' has no version '{choice.only}' in the repository", model=model)
+    if not chosen:
+        raise ModelLoadFailed(
+            f"model '{url}' has no version that its version_policy serves ({policy}); there is {', '.join(there)}"
+        )
+    found = RepositoryModel(
+        [], policy, {}, [each for each in there if each not in chosen], padded_versions(home.folder)
+    )
+    for version in chosen:
+        try:
+            place = there[version].resolve()
+            found.specs.extend(_version(declared, model, version, place, home))
+        except ModelLoadFailed as error:
+            found.faults[version] = error
+        except OSError as error:  # its folder went meanwhile
+            reason = f"version '{version}' of '{url}' cannot be read: {error.strerror or error}"
+            found.faults[version] = ModelLoadFailed(reason, model=model, version=version)
+    if not found.specs and found.first_fault is not None:
+        raise found.first_fault
+    return found
+
+
+def _places(declared: "Declaration", home: "_Home") -> dict[str, Path]:
+    """The folder of each version, the lowest first. Raises ``ModelLoadFailed`` where there is none."""
+    numbered = {place.name: place for place in version_folders(home.folder)}
+    if numbered:
+        return numbered
+    backend = _backend(declared, home.where)
+    named = (declared.entry or declared.id).partition(":")[0]
+    if declared.models or backend == "builtin" or (named and is_file(home.folder / named)):
+        return {"1": home.folder}
+    if flat_file(home.folder, backend):
+        return {"1": home.folder}
+    raise ModelLoadFailed(why_no_version(home.folder))
+
+
+def _policy(declared: "Declaration") -> VersionPolicy:
+    """What a configuration says of its versions; one of Triton's that says nothing serves the latest, any other all."""
+    said = declared.version_policy
+    if said is None:
+        return VersionPolicy(latest=1 if isinstance(declared, TritonDeclaration) else 0)
+    return VersionPolicy(said.latest or 0, tuple(said.specific))
 
 
 class _Home(msgspec.Struct, frozen=True):
@@ -203,43 +295,41 @@ class _Home(msgspec.Struct, frozen=True):
     url: str
     where: str
     defaults: Defaults
+    policy: VersionPolicy
 
 
-def _chain(declared: Declaration, model: str, home: _Home) -> list[ModelSpec]:
-    """The stages of every version, and after them the chain that runs them."""
-    found: list[ModelSpec] = []
-    for version, place in [(each.name, each) for each in version_folders(home.folder)] or [
-        ("1", home.folder)
-    ]:
-        stages = []
-        for index, stage in enumerate(declared.models):
-            name = checked_name(stage.name, home.where, "name of a stage")
-            # AMD's chains are asked by the name of their first stage: that is the chain's then.
-            name = f"{model}-{index}" if name == model else name
-            stages.append(_spec(stage, name, version, place, home))
-        if not declared.name:  # as in AMD's: whoever asks for a stage gets what the rest makes of it
-            names = [stage.name for stage in stages]
-            stages = [
-                msgspec.structs.replace(stage, following=names[index:])
-                for index, stage in enumerate(stages, 1)
-            ]
-        common = {
-            **_common(declared, home.defaults, home.defaults.workers),
-            "platform": declared.platform or "chain",
-            "inputs": stages[0].inputs,
-            "outputs": stages[-1].outputs,
-        }
-        entry = ModelSpec(
-            name=model,
-            version=version,
-            backend="chain",
-            location=str(place),
-            url=home.url,
-            stages=[stage.name for stage in stages],
-            **common,
-        )
-        found += [*stages, entry]
-    return found
+def _version(declared: Declaration, model: str, version: str, place: Path, home: _Home) -> list[ModelSpec]:
+    """One version of a model; of a chain its stages, and after them the chain that runs them."""
+    if not declared.models:
+        return [_spec(declared, model, version, place, home)]
+    stages = []
+    for index, stage in enumerate(declared.models):
+        name = checked_name(stage.name, home.where, "name of a stage")
+        # AMD's chains are asked by the name of their first stage: that is the chain's then.
+        name = f"{model}-{index}" if name == model else name
+        stages.append(_spec(stage, name, version, place, home))
+    if not declared.name:  # as in AMD's: whoever asks for a stage gets what the rest makes of it
+        names = [stage.name for stage in stages]
+        stages = [
+            msgspec.structs.replace(stage, following=names[index:]) for index, stage in enumerate(stages, 1)
+        ]
+    common = {
+        **_common(declared, home.defaults, home.defaults.workers),
+        "platform": declared.platform or "chain",
+        "inputs": stages[0].inputs,
+        "outputs": stages[-1].outputs,
+    }
+    entry = ModelSpec(
+        name=model,
+        version=version,
+        backend="chain",
+        location=str(place),
+        url=home.url,
+        version_policy=home.policy,
+        stages=[stage.name for stage in stages],
+        **common,
+    )
+    return [*stages, entry]
 
 
 def _spec(declared: Declaration, name: str, version: str, place: Path, home: _Home) -> ModelSpec:
@@ -248,7 +338,7 @@ def _spec(declared: Declaration, name: str, version: str, place: Path, home: _Ho
     if backend == "builtin":
         entry = _builtin(declared, place) or name
     else:
-        backend, entry = _file(declared, backend, place)
+        backend, entry = _file(declared, backend, place, home)
     rows: dict[str, Any] = {}
     if declared.max_batch_size is None and backend in LIBRARIES:
         rows = {"max_batch_size": DEFAULT_BATCH, "batch_is_default": True}
@@ -263,6 +353,7 @@ def _spec(declared: Declaration, name: str, version: str, place: Path, home: _Ho
         location=str(place),
         entry=entry,
         url=home.url,
+        version_policy=home.policy,
         labels=labels,
         warmup=warmup,
         **common,
@@ -275,8 +366,10 @@ def read_declaration(file: Path) -> Declaration:
         if file.stat().st_size > _MOST_BYTES:
             raise ModelLoadFailed(f"{file}: larger than a model's config can be ({_MOST_BYTES} bytes)")
         text = file.read_bytes().decode("utf-8-sig")
-        table = _from_message(parse_textproto(text)) if file.suffix == ".pbtxt" else tomllib.loads(text)
-        declared = msgspec.convert(table, Declaration)
+        message = parse_textproto(text) if file.suffix == ".pbtxt" else None
+        table = _from_message(message) if message is not None else tomllib.loads(text)
+        kind = Declaration if message is None or is_amd(message) else TritonDeclaration
+        declared = msgspec.convert(table, kind)
         _check(declared, file)
     except OSError as error:
         raise ModelLoadFailed(f"{file}: {error.strerror or error}") from error
@@ -305,6 +398,9 @@ def _check(declared: Declaration, file: Path) -> None:
             )
         if control.name in {tensor.name for tensor in declared.inputs}:
             raise ModelLoadFailed(f"{file}: '{control.name}' is a control and an input")
+    policy = declared.version_policy
+    if policy is not None and [policy.latest is not None, policy.all, bool(policy.specific)].count(True) != 1:
+        raise ModelLoadFailed(f"{file}: version_policy has one of latest = N, all = true and specific = [N]")
     workers = declared.workers
     if workers.min is not None and workers.max is not None and workers.min > workers.max:
         raise ModelLoadFailed(f"{file}: workers.min is above workers.max")
@@ -324,12 +420,14 @@ def _backend(declared: Declaration, where: str) -> str:
     return backend_named(declared.platform, "platform", where) if declared.platform else ""
 
 
-def _file(declared: Declaration, backend: str, place: Path) -> tuple[str, str]:
+def _file(declared: Declaration, backend: str, place: Path, home: _Home) -> tuple[str, str]:
     """The backend and the model's file in a version's folder."""
     entry = declared.entry or declared.id
+    if not entry and place == home.folder.resolve():
+        entry = flat_file(place, backend)
     if not entry:
         return model_in(place, backend)
-    file = inside(place, entry.partition(":")[0], str(place))
+    file = named_file(place, entry.partition(":")[0], str(place))
     return backend or backend_of(file) or "function", entry
 
 
@@ -349,7 +447,7 @@ def _labels(labels: _Labels, place: Path, home: _Home) -> dict[str, Any]:
         return {str(index): label for index, label in enumerate(labels)}
     if not labels:
         return {}
-    file = inside(place if (place / labels).is_file() else home.folder, labels, home.where)
+    file = named_file(place if (place / labels).is_file() else home.folder, labels, home.where)
     try:
         data = file.read_bytes()
         if file.suffix == ".json":
@@ -369,7 +467,7 @@ def _warmup(declared: _Warmup, number: int, place: Path, home: _Home) -> Warmup:
     def found(name: str) -> str:
         folders = (place, home.folder, home.folder / "warmup")
         folder = next((each for each in folders if (each / name).is_file()), place)
-        return str(inside(folder, name, home.where).resolve())
+        return str(named_file(folder, name, home.where).resolve())
 
     inputs = []
     for each in declared.inputs:
@@ -469,6 +567,11 @@ def _from_message(message: Message) -> dict[str, Any]:
         elif key in ("batching", "workers"):
             fields = {inner: _last(found) for inner, found in _fields(_last(values)).items()}
             table[key] = {**table.get(key, {}), **fields}
+        elif key == "version_policy":
+            table[key] = {
+                inner: found if inner == "specific" else _last(found)
+                for inner, found in _fields(_last(values)).items()
+            }
         elif key == "explain":
             table[key] = {
                 inner: found if len(found) > 1 else _last(found)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mooring.core.tensors import Parameter, TensorSpec
+from mooring.core.versions import VersionPolicy
 
 if TYPE_CHECKING:
     from mooring.config import (
@@ -144,6 +145,9 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     location: str
     entry: str = ""
     url: str = ""
+    # Of a repository, where the highest version that is ready answers who names none. None of all others: there the
+    # first one does that was registered.
+    version_policy: VersionPolicy | None = None
     handler: str = ""  # named by an operator in place of the archive's own
     platform: str = ""
     inputs: list[TensorSpec] = []

@@ -2,11 +2,13 @@
 
     a target of ``mooring serve``      FILE.mar · FILE.py:function · FILE.onnx · FILE.pt2 · FILE.pt · a model's folder;
                                        with NAME= in front it is called so
-    the model store                    archives and model folders, named one by one or "all"; links out of it are refused
+    the model store                    archives and model folders, named one by one or "all"
     the model repository               NAME/config.toml and NAME/1/model.py
 
 What the user named must be there. Of what was only found (all of a store, a repository), what is broken is logged
-and left out, and the rest is served.
+and left out with its reason, and the rest is served. Store and repository are the operator's, and so are the links in
+them: they are followed. Names that come from clients may not lead out (``..``, absolute paths), and what an archive
+holds is unpacked without any link.
 """
 
 import uuid
@@ -15,14 +17,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 from msgspec import structs
 
 from mooring.config import Config, Snapshot
 from mooring.core.errors import ModelExists, ModelLoadFailed, ModelNotFound, MooringError, SourceRefused
 from mooring.observability.logs import get_logger
 from mooring.repository.archives import Limits, model_root, remove, unpack
-from mooring.repository.declaration import find_declaration, read_versions, version_folders
+from mooring.repository.declaration import (
+    RepositoryModel,
+    VersionChoice,
+    read_repository_model,
+    read_versions,
+)
 from mooring.repository.fetch import Fetcher, is_remote, shown
+from mooring.repository.layout import (
+    PADDED,
+    dangling,
+    entries_of,
+    find_declaration,
+    is_file,
+    is_folder,
+    model_folders,
+    version_folders,
+)
 from mooring.repository.mar import MANIFEST, SUFFIXES, checked_name, name_of_file, read_model
 from mooring.repository.platforms import DEFAULT_BATCH, LIBRARIES, backend_of
 from mooring.repository.snapshot import restored
@@ -52,13 +70,13 @@ class Store:
         self._limits = limits
         self._fetcher = fetcher or Fetcher()
 
-    def find(self, config: Config) -> list[ModelSpec]:
+    def find(self, config: Config) -> "Found":
         """Every model that the settings ask for, in this order: targets, model store, model repository.
 
         Raises ``ModelNotFound`` or ``ModelLoadFailed`` for one that was named, and ``ModelExists`` where two of
         those are the same version of the same model.
         """
-        found = _Found()
+        found = Found()
         for target in config.targets:
             found.add(self.open_target(target))
         if config.model_snapshot is not None:
@@ -67,10 +85,10 @@ class Store:
             self._find_in_store(config.model_store, config.models, found)
         if config.model_repository is not None:
             repository = _existing_folder(config.model_repository, "model repository")
-            for name in models_in(repository) if config.repository_load_existing else ():
-                with _leaving_out(str(repository / name)):
-                    found.add(self.open_repository(repository, name))
-        return found.specs
+            for name in model_folders(repository) if config.repository_load_existing else ():
+                with found.leaving_out(name, str(repository / name)):
+                    self._find_in_repository(repository, name, found)
+        return found
 
     def open_target(self, target: str) -> list[ModelSpec]:
         """What one argument of ``mooring serve`` names: one model, or every version of one."""
@@ -101,7 +119,7 @@ class Store:
             return self.open_remote(archive, name=name, defaults=defaults)
         place = _within(store, archive)
         if place.is_dir():
-            return self._read(model_root(place), archive, name, place, defaults)
+            return self._read(model_root(place.resolve()), archive, name, place, defaults)
         return self._unpack(place, archive, name, defaults)
 
     def open_remote(self, url: str, *, name: str = "", defaults: Defaults | None = None) -> ModelSpec:
@@ -116,15 +134,15 @@ class Store:
                 return self._unpack_workflow(archive, shown(url), name)
         return self._unpack_workflow(_within(store, url), url, name)
 
-    def open_repository(self, repository: Path, name: str) -> list[ModelSpec]:
-        """Every version of a model of the repository, the lowest first."""
-        folder = _within(repository, name)
-        if not folder.is_dir():
-            raise ModelNotFound(f"model repository '{repository}' has no folder '{name}'")
-        specs = read_versions(folder, str(folder), defaults=self._defaults)
-        for spec in specs:
-            _stays_inside(Path(spec.location), repository)
-        return specs
+    def open_repository(
+        self, repository: Path, name: str, choice: VersionChoice | None = None
+    ) -> RepositoryModel:
+        """A model of the repository: the versions to serve, the lowest first.
+
+        Raises ``SourceRefused`` for a name that leads out, ``ModelNotFound`` where there is no such folder and
+        ``ModelLoadFailed`` where nothing of it can be served.
+        """
+        return read_repository_model(_within(repository, name), defaults=self._defaults, choice=choice)
 
     def release(self, spec: ModelSpec) -> None:
         """Remove what was unpacked for a model; a folder of the user's own stays."""
@@ -138,20 +156,29 @@ class Store:
         for folder in self._unpacked.iterdir():
             remove(folder)
 
-    def _find_in_store(self, folder: Path | None, wanted: Sequence[str], found: "_Found") -> None:
+    def _find_in_store(self, folder: Path | None, wanted: Sequence[str], found: "Found") -> None:
         if folder is None:
             raise ModelLoadFailed("models are named but no model store to find them in: give --model-store")
         store = _existing_folder(folder, "model store")
         for each in wanted:
             if each.lower() == "all":
                 for archive in archives_in(store):
-                    with _leaving_out(archive):
+                    with found.leaving_out(name_of_file(store / archive), archive):
                         found.add([self.open_archive(store, archive)])
                 continue
             name, _, archive = each.rpartition("=")
             found.add([self.open_archive(store, archive, name=name)])
 
-    def _find_again(self, folder: Path | None, snapshot: Snapshot, found: "_Found") -> None:
+    def _find_in_repository(self, repository: Path, name: str, found: "Found") -> None:
+        model = self.open_repository(repository, name)
+        found.add(model.specs)
+        url = str(repository / name)
+        for version, error in model.faults.items():
+            found.leave_out(LeftOut(model.specs[-1].name, version, url, error.message))
+        if model.padded:
+            log.warning("folders that are no versions", url=url, folders=model.padded, reason=PADDED)
+
+    def _find_again(self, folder: Path | None, snapshot: Snapshot, found: "Found") -> None:
         """The models of a snapshot, their default versions first. One that is missing is an error that names it."""
         if folder is None:
             raise ModelLoadFailed(
@@ -183,9 +210,7 @@ class Store:
             return spec.url
         if folder is None or not spec.url or spec.backend != "handler":
             return ""
-        place = folder / spec.url
-        inside = place.resolve().is_relative_to(folder.resolve())
-        return str(spec.url) if inside and _exists(place) else ""
+        return str(spec.url) if _leads_nowhere_else(spec.url) and _exists(folder / spec.url) else ""
 
     @contextmanager
     def _fetched(self, url: str) -> Iterator[Path]:
@@ -211,6 +236,10 @@ class Store:
 
     def _unpack_to(self, archive: Path, read: Callable[[Path], _Read]) -> _Read:
         """What ``read`` makes of the unpacked archive; nothing is left of one that it refuses."""
+        if dangling(archive):
+            raise ModelLoadFailed(
+                f"'{archive}' is a link that leads nowhere: {archive.readlink()} is not there"
+            )
         if not archive.is_file():
             raise ModelLoadFailed(f"'{archive}' is neither a file nor a folder")
         folder = self._unpacked / uuid.uuid4().hex
@@ -239,7 +268,12 @@ class Store:
         files = [file for file in folder.iterdir() if file.is_file() and backend_of(file) in LIBRARIES]
         if len(files) == 1:
             return [self._file(files[0], url, name or folder.name)]
-        hint = "; its folders look like models: give it as --model-repository" if models_in(folder) else ""
+        models = [
+            each
+            for each in model_folders(folder)
+            if find_declaration(folder / each) or version_folders(folder / each)
+        ]
+        hint = "; its folders look like models: give it as --model-repository" if models else ""
         raise ModelLoadFailed(
             f"folder '{url}' holds no model: expected {MANIFEST}, handler.py, config.toml or model.py{hint}"
         )
@@ -285,13 +319,28 @@ class Store:
         )
 
 
-class _Found:
-    """Models so far; the same version of one model is not taken twice."""
+class LeftOut(msgspec.Struct, frozen=True):
+    """A model, or with ``version`` one version of it, that was found and cannot be served.
+
+    ``asked_for`` is whether the start counts on it: a second copy of what is served already is missed by nobody.
+    """
+
+    name: str
+    version: str
+    url: str
+    reason: str
+    asked_for: bool = True
+
+
+class Found:
+    """The models of a start, and what had to be left out of it. The same version of one model is not taken twice."""
 
     def __init__(self) -> None:
         self.specs: list[ModelSpec] = []
+        self.left_out: list[LeftOut] = []
 
     def add(self, specs: list[ModelSpec]) -> None:
+        """Take these as well. Raises ``ModelExists``."""
         for spec in specs:
             for other in self.specs:
                 if (other.name, other.version) == (spec.name, spec.version):
@@ -301,35 +350,37 @@ class _Found:
                     )
             self.specs.append(spec)
 
+    def leave_out(self, one: LeftOut) -> None:
+        """Say in the log that it cannot be served, and remember it."""
+        log.error("model left out", url=one.url, version=one.version or "all", reason=one.reason)
+        self.left_out.append(one)
 
-@contextmanager
-def _leaving_out(url: str) -> Iterator[None]:
-    """Around a model that nobody named: one that cannot be served is logged, and the others are."""
-    try:
-        yield
-    except MooringError as error:
-        log.error("model left out", url=url, reason=error.message)  # noqa: TRY400 - the reason says it all
+    @contextmanager
+    def leaving_out(self, name: str, url: str) -> Iterator[None]:
+        """Around a model that nobody named: one that cannot be served is left out, and the others are served."""
+        try:
+            yield
+        except MooringError as error:
+            self.leave_out(
+                LeftOut(name, "", url, error.message, asked_for=not isinstance(error, ModelExists))
+            )
 
 
 def archives_in(store: Path) -> list[str]:
     """The archives and the model folders of a store, by name."""
-    return sorted(
-        entry.name
-        for entry in store.iterdir()
-        if not entry.name.startswith(".")
-        and ((model_root(entry) / MANIFEST).is_file() if entry.is_dir() else entry.name.endswith(SUFFIXES))
-    )
+    return sorted(entry.name for entry in entries_of(store) if is_archive(entry))
 
 
-def models_in(repository: Path) -> list[str]:
-    """The folders of a repository that hold a model, by name."""
-    return sorted(
-        entry.name
-        for entry in repository.iterdir()
-        if not entry.name.startswith(".")
-        and entry.is_dir()
-        and (find_declaration(entry) is not None or version_folders(entry))
-    )
+def is_archive(place: Path) -> bool:
+    """Whether an entry of a store is an archive or an unpacked one."""
+    if place.name.startswith("."):
+        return False
+    if not is_folder(place):
+        return place.name.endswith(SUFFIXES)
+    try:
+        return is_file(model_root(place) / MANIFEST)
+    except OSError:  # it went meanwhile, or is not ours to read
+        return False
 
 
 def _named(target: str) -> tuple[str, str]:
@@ -347,16 +398,20 @@ def _existing_folder(folder: Path, what: str) -> Path:
 
 
 def _within(store: Path, name: str) -> Path:
-    """Where something in a store lies, with every link on the way followed and none of them leading out."""
-    if ".." in Path(name).parts or "\0" in name:
+    """Where something in a store lies. The name may not lead out; links are the operator's own, and are followed."""
+    if not _leads_nowhere_else(name):
         raise SourceRefused(f"'{name}': a relative path is not allowed; name a file of the model store")
     place = store / name
-    if not name or not _exists(place):
+    if place == store or not (_exists(place) or dangling(place)):
         known = ", ".join(
-            entry.name for entry in sorted(store.iterdir())[:10] if not entry.name.startswith(".")
+            entry.name for entry in sorted(entries_of(store))[:10] if not entry.name.startswith(".")
         )
         raise ModelNotFound(f"no '{name}' in '{store}'; there is {known or 'nothing'}")
-    return _stays_inside(place, store)
+    return place
+
+
+def _leads_nowhere_else(name: str) -> bool:
+    return ".." not in Path(name).parts and not Path(name).is_absolute() and "\0" not in name
 
 
 def _exists(place: Path) -> bool:
@@ -364,10 +419,3 @@ def _exists(place: Path) -> bool:
         return place.exists()
     except (OSError, ValueError):  # a name too long, or one that no file system can hold
         return False
-
-
-def _stays_inside(place: Path, store: Path) -> Path:
-    real = place.resolve()
-    if not real.is_relative_to(store.resolve()) or real == store.resolve():
-        raise SourceRefused(f"'{place}' leads out of '{store}'; move the model itself there")
-    return real

@@ -5,13 +5,19 @@ input [ { name: "x" data_type: TYPE_FP32 dims: [ 3 ] } ]
 output [ { name: "y" data_type: TYPE_STRING dims: [ 1 ] label_filename: "labels.txt" } ]
 dynamic_batching { max_queue_delay_microseconds: 100 }
 instance_group [ { count: 2 } ]
+version_policy { latest { num_versions: 1 } }     as where nothing is said
 sequence_batching { oldest { max_candidate_sequences: 8 } max_sequence_idle_microseconds: 5000000 }
 default_model_filename: "net.onnx"
 model_warmup [ { name: "one" batch_size: 1 inputs { key: "x" value { data_type: TYPE_FP32 dims: [ 3 ] zero_data: true } } } ]
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
+import msgspec
+from msgspec import Meta
+
+from mooring.core.versions import VersionPolicy
 from mooring.repository.textproto import Message
 
 _OWN = frozenset(
@@ -23,6 +29,7 @@ _OWN = frozenset(
         "model_warmup",
         "sequence_batching",
         "default_model_filename",
+        "version_policy",
     }
 )
 
@@ -37,9 +44,11 @@ WITHOUT_EFFECT = frozenset(
         "optimization",
         "response_cache",
         "runtime",
-        "version_policy",
     }
 )
+_Count = Annotated[int, Meta(ge=1, lt=1 << 32)]
+_Versions = Annotated[list[Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]], Meta(min_length=1)]
+
 # Microseconds after which Triton ends a sequence that nobody goes on with, where nothing is said.
 _USUAL_IDLE = 1_000_000
 _CONTROLS = {
@@ -50,6 +59,11 @@ _CONTROLS = {
 }
 _FLAGS = {"int32_false_true": "INT32", "fp32_false_true": "FP32", "bool_false_true": "BOOL"}
 _RENAMED = {"TYPE_STRING": "BYTES"}
+
+
+def is_amd(message: Message) -> bool:
+    """Whether a text proto is in AMD's form, or ours; every other is taken for Triton's."""
+    return bool({"inputs", "outputs", "versions"} & message.keys())
 
 
 def is_triton(message: Message) -> bool:
@@ -71,6 +85,8 @@ def from_triton(message: Message) -> Message:
         if key not in _OWN | WITHOUT_EFFECT | {"max_batch_size"}
     }
     table["batching"] = [{"mode": ["concat"]}]
+    if "version_policy" in message:
+        table["version_policy"] = [_version_policy(message)]
     rows = _number(message, "max_batch_size", 0)
     if rows or "max_batch_size" in message or "input" in message:
         table["max_batch_size"] = [max(1, rows)]
@@ -98,6 +114,49 @@ def from_triton(message: Message) -> Message:
         count = sum(_number(each, "count", 1) for each in groups)
         table["workers"] = [{"min": [count], "max": [max(1, count)]}]
     return table
+
+
+def policy_of(policy: Mapping[str, Mapping[str, Any]]) -> VersionPolicy:
+    """Which versions a version_policy serves, one of ``latest { num_versions }``, ``specific { versions }`` and ``all { }``.
+
+    Raises ``ValueError``.
+    """
+    if len(policy) > 1:
+        raise ValueError(f"expected one of latest, specific and all, got {', '.join(sorted(policy))}")
+    fields = {"latest": {"num_versions"}, "specific": {"versions"}, "all": set()}
+    for key, message in policy.items():
+        if key not in fields:
+            raise ValueError(f"unknown key '{key}'; known are latest, specific, all")
+        for each in message.keys() - fields[key]:
+            raise ValueError(f"{key}: unknown key '{each}'; known are {', '.join(fields[key]) or 'none'}")
+        if key == "specific":
+            return VersionPolicy(
+                specific=tuple(msgspec.convert(message.get("versions"), _Versions, strict=False))
+            )
+        if key == "all":
+            return VersionPolicy()
+        return VersionPolicy(latest=msgspec.convert(message.get("num_versions", 1), _Count, strict=False))
+    return VersionPolicy(latest=1)
+
+
+def _version_policy(message: Message) -> Message:
+    """The policy in the form of our own config. Raises ``ValueError``."""
+    said = (_messages(message, "version_policy") or [{}])[-1]
+    plain = {
+        key: {
+            inner: values if inner == "versions" else _last(each, inner, None)
+            for each in _messages(said, key)[-1:]
+            for inner, values in each.items()
+        }
+        for key in said
+    }
+    try:
+        policy = policy_of(plain)
+    except ValueError as error:
+        raise ValueError(f"version_policy: {error}") from None
+    if policy.latest:
+        return {"latest": [policy.latest]}
+    return {"specific": list(policy.specific)} if policy.specific else {"all": [True]}
 
 
 def _warmup(warmup: Message) -> dict[str, Any]:

@@ -26,8 +26,11 @@ async def changed_models(
         poll_delay_ms=_POLL,
         debounce=10 * _QUIET,
     ):
+        places = [Path(path) for _, path in changes]
         names = {
-            Path(path).relative_to(repository).parts[0] for _, path in changes if Path(path) != repository
+            place.relative_to(repository).parts[0]
+            for place in places
+            if place != repository and place.is_relative_to(repository)
         }
         if names:
             yield names

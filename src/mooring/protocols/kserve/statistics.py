@@ -13,6 +13,7 @@ from mooring.core.service import (
     SequenceDescription,
 )
 from mooring.core.tensors import TensorSpec
+from mooring.core.versions import VersionPolicy
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
 from mooring.protocols.responses import Responses
@@ -90,7 +91,7 @@ def config_document(config: ModelConfig) -> dict[str, Any]:
         "name": config.name,
         "platform": config.platform,
         "backend": config.backend,
-        "version_policy": {"latest": {"num_versions": 1}},
+        "version_policy": _version_policy(config.version_policy),
         "max_batch_size": config.max_batch_size if batched else 0,
         "input": [_tensor(spec, batched) | {"format": "FORMAT_NONE"} for spec in config.inputs],
         "output": [_tensor(spec, batched) for spec in config.outputs],
@@ -109,6 +110,12 @@ def config_document(config: ModelConfig) -> dict[str, Any]:
             "max_queue_delay_microseconds": round(config.delay * 1e6),
         }
     return document
+
+
+def _version_policy(policy: VersionPolicy) -> dict[str, Any]:
+    if policy.latest:
+        return {"latest": {"num_versions": policy.latest}}
+    return {"specific": {"versions": list(policy.specific)}} if policy.specific else {"all": {}}
 
 
 _FALSE_TRUE = {"INT32": ("int32_false_true", [0, 1]), "FP32": ("fp32_false_true", [0, 1]),

@@ -330,6 +330,10 @@ def described(model: ModelDescription, metadata: object = None) -> dict[str, Any
             "state": model.joining.state,
             "reason": model.joining.reason,
         }
+    if model.default_rule:
+        document["defaultVersionRule"] = model.default_rule
+    if model.version_policy is not None:
+        document["versionPolicy"] = str(model.version_policy)
     if model.reason:
         document["reason"] = model.reason
     if model.detail:

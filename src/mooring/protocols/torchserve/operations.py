@@ -88,6 +88,8 @@ _DESCRIBED = {
         customizedMetadata={},
         state=TEXT,
         defaultVersion={"type": "boolean"},
+        defaultVersionRule=TEXT,
+        versionPolicy=TEXT,
         batching=record(("joined", "state", "reason"), joined={"type": "boolean"}, state=TEXT, reason=TEXT),
         reason=TEXT,
         detail=TEXT,

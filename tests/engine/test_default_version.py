@@ -1,0 +1,178 @@
+"""Which version answers who names none: the highest that is ready of a repository, the first registered of archives."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mooring.core.service import ModelMetadata
+from mooring.core.versions import VersionPolicy
+from mooring.engine.lifecycle import MOVES, State
+from mooring.engine.registry import DefaultRule, ModelVersion, Registry, Unavailable
+from mooring.repository.spec import ModelSpec
+
+
+class Queue:
+    """A scheduler that nobody asks anything."""
+
+    pool = None
+
+    def admit(self):
+        pass
+
+    def refuse_new(self, error):
+        pass
+
+    def refuse_all(self, error):
+        pass
+
+
+class Models:
+    """A registry of one model, whose versions go from state to state without any process."""
+
+    def __init__(self, policy=None):
+        self.registry = Registry()
+        self.policy = policy
+
+    def add(self, version, policy="mine"):
+        policy = self.policy if policy == "mine" else policy
+        spec = ModelSpec(name="m", version=version, backend="function", location=".", version_policy=policy)
+        added = ModelVersion(spec)
+        self.registry.add(added)
+        added.begin(Queue())
+        return added
+
+    def ready(self, version):
+        added = self.add(version)
+        added.report(ModelMetadata("m"))
+        return added
+
+    @property
+    def default(self):
+        return self.registry.find("m").spec.version
+
+
+@pytest.fixture
+def repository():
+    return Models(VersionPolicy())
+
+
+def test_of_a_repository_the_highest_version_that_is_ready_answers(repository):
+    repository.ready("2")
+    repository.ready("10")
+    repository.ready("1")
+    assert repository.default == "10"
+
+
+def test_a_version_that_loads_or_has_failed_does_not_answer_while_another_does(repository):
+    repository.ready("1")
+    newer = repository.add("2")
+    assert repository.default == "1"
+    newer._lifecycle.move(State.FAILED)
+    assert repository.default == "1"
+    newer._lifecycle.move(State.READY)
+    assert repository.default == "2"
+    newer._lifecycle.move(State.LOADING)  # its last worker died
+    assert repository.default == "1"
+
+
+def test_while_none_is_ready_requests_wait_for_the_highest_that_may_be(repository):
+    repository.add("1")
+    newer = repository.add("2")
+    assert repository.default == "2"
+    newer._lifecycle.move(State.FAILED)
+    assert repository.default == "1"
+
+
+def test_a_lower_one_takes_over_before_the_highest_is_gone(repository):
+    repository.ready("1")
+    newer = repository.ready("2")
+    repository.registry.remove(newer)
+    assert repository.default == "1"
+    newer.unload()
+    newer.unloaded()
+    assert repository.default == "1"
+
+
+def test_what_an_operator_chose_stays_until_it_goes(repository):
+    old = repository.ready("1")
+    repository.registry.model("m").choose("1")
+    repository.ready("2")
+    assert (repository.default, repository.registry.model("m").rule) == ("1", DefaultRule.CHOSEN)
+    old._lifecycle.move(State.LOADING)
+    assert repository.default == "1"
+    repository.registry.remove(old)
+    assert (repository.default, repository.registry.model("m").rule) == ("2", DefaultRule.HIGHEST)
+
+
+def test_of_archives_the_first_that_was_registered_answers():
+    archives = Models()
+    first = archives.ready("2.0")
+    archives.ready("10.0")
+    assert (archives.default, archives.registry.model("m").rule) == ("2.0", DefaultRule.FIRST)
+    first._lifecycle.move(State.LOADING)
+    assert archives.default == "2.0"
+    archives.registry.remove(first)
+    assert archives.default == "10.0"
+
+
+def test_an_archive_beside_versions_of_a_repository_does_not_take_over(repository):
+    repository.ready("1")
+    repository.add("7.0", None).report(ModelMetadata("m"))
+    repository.ready("2")
+    assert repository.default == "1"
+
+
+def test_a_version_that_was_loaded_anew_is_the_default_as_the_old_one_was(repository):
+    repository.ready("1")
+    old = repository.ready("2")
+    new = ModelVersion(old.spec)
+    new.begin(Queue())
+    new.report(ModelMetadata("m"))
+    repository.registry.exchange(old, new)
+    old.unload()
+    assert repository.registry.find("m") is new
+    new._lifecycle.move(State.LOADING)
+    assert repository.default == "1"
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["1", "2", "9", "10", "11"]), st.sampled_from([*State, "remove"])),
+        max_size=40,
+    )
+)
+def test_whatever_happens_the_default_is_ready_where_any_is_and_the_highest_of_those(moves):
+    models = Models(VersionPolicy())
+    versions = {}
+    for version, move in moves:
+        if version not in versions:
+            versions[version] = models.add(version)
+        elif move == "remove":
+            models.registry.remove(versions.pop(version))
+        elif move in MOVES[versions[version].state]:
+            versions[version]._lifecycle.move(move)
+        ready = [int(name) for name, each in versions.items() if each.ready]
+        if ready:
+            assert models.default == str(max(ready))
+        elif versions:
+            assert models.default in versions
+
+
+def test_what_the_start_asked_for_is_missed_until_it_is_there_or_nobody_wants_it():
+    registry = Registry()
+    registry.miss("m", "", Unavailable("/r/m", "a typing error", asked_for=True))
+    registry.miss("m", "", Unavailable("/r/m", "another one"))
+    registry.miss("other", "", Unavailable("/r/other", "never asked for"))
+    assert registry.incomplete
+    assert registry.unavailable["m", ""].reason == "another one"
+    registry.stop_missing("called_so", "/r/m")
+    assert not registry.incomplete
+    assert list(registry.unavailable) == [("other", "")]
+
+
+def test_one_version_that_is_there_leaves_the_others_missing():
+    registry = Registry()
+    for version in ("", "1", "2"):
+        registry.miss("m", version, Unavailable("/r/m", "why", asked_for=True))
+    registry.stop_missing("m", "/r/m", "1")
+    assert list(registry.unavailable) == [("m", "2")]
