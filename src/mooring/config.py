@@ -443,7 +443,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Count | None,
         Meta(
             description="processes, started when they are first needed, that read and write large JSON tensors while the"
-            " workers of their model are busy; by default one for each core but one and at most 4; 0 is none"
+            " workers of their model are busy; by default one for each core but one and at most 4; with 0 only one, and"
+            " only for large JSON to chains and to models with sequences"
         ),
     ] = None
     max_body_memory: Annotated[

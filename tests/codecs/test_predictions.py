@@ -1,5 +1,6 @@
 """TorchServe's Predictions read by hand: as the library reads them, or refused as it refuses them."""
 
+import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,3 +78,9 @@ def test_the_memory_of_a_message_that_is_refused_is_given_back(message):
         if not isinstance(each, bytes):
             each.release()
     assert len(released) == 1
+
+
+def test_a_message_of_more_inputs_than_a_form_has_fields_is_refused():
+    message = PredictionsRequest(model_name="m", input={str(each): b"" for each in range(1001)})
+    with pytest.raises(InvalidInput, match="more than 1000 inputs"):
+        decode_asked(message.SerializeToString())

@@ -4,6 +4,7 @@ import json
 import time
 
 import pytest
+from codec_kit import CodecsAtHand
 
 from mooring.core.buffers import LARGE, Buffer, Slot
 from mooring.core.errors import (
@@ -27,7 +28,7 @@ from mooring.core.requests import (
     RequestedOutput,
     ResponseHead,
 )
-from mooring.core.tensors import Tensor, TensorSpec
+from mooring.core.tensors import Tensor, TensorSpec, release
 from mooring.engine.graphs import Graph, GraphRun, chain_of
 from mooring.repository.spec import Node
 
@@ -36,6 +37,7 @@ class Stages:
     """Models that answer when they are told to."""
 
     def __init__(self, **declared):
+        self.codecs = CodecsAtHand()
         self.declared = {
             name: [TensorSpec(tensor, "FP32", [1]) for tensor in names] for name, names in declared.items()
         }
@@ -60,7 +62,8 @@ class Stages:
 
     def of(self, graph, request):
         inputs = lambda name: self.declared.get(name, ())  # noqa: E731
-        return GraphRun(graph, request, self.outcomes.append, self.submit, inputs, self.runs)
+        read = self.codecs.reader()
+        return GraphRun(graph, request, self.outcomes.append, self.submit, inputs, self.runs, read)
 
     def answer(self, *tensors, **fields):
         self.asked[-1][1](InferenceResponse(list(tensors), **fields))
@@ -157,6 +160,30 @@ def test_a_large_v2_body_that_makes_no_sense_reaches_no_stage():
     stages.of(chain_of(["first"]), request)
     assert isinstance(stages.outcomes[0], InvalidInput)
     assert stages.asked == []
+
+
+def test_no_stage_is_asked_before_a_large_v2_body_is_read_and_a_withdrawn_one_gives_its_memory_back():
+    given_back = []
+    body = Buffer(memoryview(b'{"inputs": []}'), Slot(0, 0, 14), given_back.append)
+    stages = Stages()
+    stages.codecs.wait = True
+    request = InferenceRequest("chain", "", "7", [Tensor("request", "BYTES", [1], [body], json=True)])
+    run = stages.of(chain_of(["first"]), request)
+    assert (stages.asked, len(stages.codecs.jobs), stages.runs) == ([], 1, {run})
+    run.cancel()
+    assert (stages.codecs.cancelled, stages.runs, stages.outcomes) == (1, set(), [])
+    release(stages.codecs.jobs[0][0].inputs)  # as a scheduler does of what was withdrawn
+    assert given_back == [Slot(0, 0, 14)]
+
+
+def test_a_codec_that_dies_of_a_body_is_the_answer_and_no_stage_is_asked():
+    stages = Stages()
+    stages.codecs.wait = True
+    request = InferenceRequest("chain", "", "7", [Tensor("request", "BYTES", [1], [b"{}"], json=True)])
+    stages.of(chain_of(["first"]), request)
+    stages.codecs.work(WorkerDied("Worker died.", model="codec"))
+    (error,) = stages.outcomes
+    assert (type(error), error.model, stages.asked) == (WorkerDied, "", [])
 
 
 def test_a_body_goes_through_with_the_content_type_the_stage_gave_it():

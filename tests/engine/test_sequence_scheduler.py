@@ -3,9 +3,18 @@
 import asyncio
 
 import pytest
+from codec_kit import CodecsAtHand
 
-from mooring.core.errors import DeadlineExceeded, ModelNotReady, QueueFull, SequenceLost, WorkerDied
+from mooring.core.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    ModelNotReady,
+    QueueFull,
+    SequenceLost,
+    WorkerDied,
+)
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse
+from mooring.core.tensors import Tensor
 from mooring.engine.sequence_scheduler import SequenceScheduler
 from mooring.observability.statistics import ModelStatistics
 from mooring.repository.spec import ModelSpec, SequenceSettings
@@ -71,12 +80,14 @@ async def scheduler():
     return made()
 
 
-def made(workers=1, rows=8, *, job_ticket=False, **settings):
+def made(workers=1, rows=8, *, job_ticket=False, codecs=None, **settings):
     spec = ModelSpec(
         name="m", version="1", backend="x", location="", max_batch_size=rows, retry=False, job_ticket=job_ticket,
         sequence=SequenceSettings(**{"most": 10, "waiting": 10, **settings}),
     )  # fmt: skip
-    scheduler = SequenceScheduler(spec, ModelStatistics("m", "1"), lambda _size: None, lambda _health: None)
+    read = (codecs or CodecsAtHand()).reader()
+    statistics = ModelStatistics("m", "1")
+    scheduler = SequenceScheduler(spec, statistics, lambda _size: None, lambda _health: None, read)
     scheduler.pool = FakePool(scheduler, workers)
     return scheduler
 
@@ -116,6 +127,53 @@ async def test_the_next_step_leaves_when_the_one_before_it_is_withdrawn(schedule
     worker.answer()
     await turn()
     assert worker.names() == [["a"], ["c"]]
+
+
+def unread(scheduler, step, *, body=None, deadline=None):
+    """A step whose body nobody has read."""
+    told = '"parameters": {"sequence_id": 7, "sequence_start": true}'
+    body = body or f'{{"inputs": [{{"name": "x", "datatype": "INT8", "shape": [1], "data": [1]}}], {told}}}'
+    tensor = Tensor("request", "BYTES", [1], [body.encode()], json=True)
+    request = InferenceRequest("m", "", step, [tensor], deadline=deadline)
+    outcomes = []
+    return scheduler.submit(request, outcomes.append, 1), outcomes
+
+
+async def test_a_large_body_is_read_elsewhere_before_it_is_a_step_of_its_sequence():
+    codecs = CodecsAtHand(wait=True)
+    scheduler = made(codecs=codecs)
+    (worker,) = scheduler.pool.workers
+    queued, _ = unread(scheduler, "a")
+    await turn()
+    assert (worker.sent, scheduler.waiting, scheduler.idle) == ([], 1, False)
+    codecs.work()
+    await turn()
+    assert worker.names() == [["a"]]
+    assert (queued.step.id, queued.request.inputs[0].name) == (7, "x")
+    worker.answer()
+    assert (scheduler.idle, scheduler.waiting) == (True, 0)
+
+
+async def test_a_large_body_that_makes_no_sense_is_refused_and_leaves_nothing_behind():
+    codecs = CodecsAtHand(wait=True)
+    scheduler = made(codecs=codecs)
+    _, outcomes = unread(scheduler, "a", body="{}")
+    codecs.work()
+    assert isinstance(outcomes[0], InvalidInput)
+    assert (scheduler.idle, scheduler.sequences()) == (True, [])
+
+
+async def test_a_step_whose_body_is_being_read_can_be_withdrawn_refused_and_come_too_late():
+    codecs = CodecsAtHand(wait=True)
+    scheduler = made(codecs=codecs)
+    queued, _ = unread(scheduler, "a")
+    queued.cancel()
+    _, late = unread(scheduler, "b", deadline=1.0)
+    scheduler.check(2.0)
+    _, refused = unread(scheduler, "c")
+    scheduler.refuse_all(ModelNotReady("no"))
+    assert [type(each[0]) for each in (late, refused)] == [DeadlineExceeded, ModelNotReady]
+    assert (codecs.cancelled, scheduler.idle, scheduler.waiting) == (3, True, 0)
 
 
 async def test_with_job_tickets_a_step_that_would_wait_is_refused_and_its_sequence_goes_on():

@@ -22,6 +22,8 @@ from mooring.core.tensors import NUMPY_TYPES, Array, Tensor
 _SMALL = 4096
 _KEPT = 1024
 _BINARY = {"binary_data": True}
+# How much of a kind is no output and no input.
+_HEAD = 2
 
 Kind = tuple[object, ...]
 """What requests must have in common: the outputs asked for, and name, datatype and sizes of every input. Neither can be
@@ -35,7 +37,7 @@ class Layout(msgspec.Struct, frozen=True):
 
     ``rows`` and ``lifted`` are the sample's. ``outputs`` are the names of those asked for, None where all are,
     ``binary`` those which are not wanted as JSON however large they are, None where none is, and ``whole`` those
-    without a batch dimension.
+    without a batch dimension. With ``typed`` large outputs go into the contents fields of gRPC.
     """
 
     inputs: list[tuple[str, np.dtype[Any], tuple[int, ...], int]]
@@ -44,6 +46,7 @@ class Layout(msgspec.Struct, frozen=True):
     outputs: list[str] | None
     binary: frozenset[str] | None
     whole: frozenset[str]
+    typed: bool
 
 
 class Model(Protocol):
@@ -84,7 +87,7 @@ class Batch(msgspec.Struct):
             if datatype is None or (rows and (shape[:1] != [rows] or name in layout.whole)):
                 return None
             if array.nbytes > _SMALL * count:
-                if layout.binary is not None and name not in layout.binary:
+                if layout.typed or (layout.binary is not None and name not in layout.binary):
                     return None
                 self._lend(name, array, responses)
                 continue
@@ -177,6 +180,7 @@ class Alike:
                 names,
                 binary if request.json_outputs else None,
                 model.reader.whole,
+                bool(request.layout),
             )
             if fits
             else None
@@ -198,18 +202,18 @@ def _kind(request: InferenceRequest) -> Kind | None:
     """None for a request that asks for more than its outputs as they are, or whose inputs are no numbers."""
     if request.form is not TENSORS or request.operation is not INFER or request.parameters:
         return None
-    kind: Kind = (request.json_outputs,)
+    kind: Kind = (request.json_outputs, request.layout)
     if request.outputs is not None:
         for output in request.outputs:
             if output.parameters and output.parameters != _BINARY:
                 return None
             kind = (*kind, (output.name, bool(output.parameters)))
-        if len(kind) == 1:  # what its body says has been looked at already
+        if len(kind) == _HEAD:  # what its body says has been looked at already
             return None
     for tensor in request.inputs:
         if (type(tensor.data) is not bytes and type(tensor.data) is not Buffer) or tensor.parameters:
             return None
-        if tensor.datatype == "BF16":
+        if tensor.datatype == "BF16" or tensor.packed:
             return None
         kind = (*kind, tensor.name, tensor.datatype, *tensor.shape)
     return kind

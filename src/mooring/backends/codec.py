@@ -11,6 +11,7 @@ import msgspec
 
 from mooring.backends.backend import Backend, LoadContext
 from mooring.backends.open_inference import open_body
+from mooring.codecs.packed import pack
 from mooring.codecs.v2_json import json_text
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
@@ -46,6 +47,7 @@ def opened(request: InferenceRequest) -> Outcome:
         open_body(request)
     except InvalidInput as error:
         return error
+    pack(request.inputs)
     said = Said(request.id, request.outputs, request.parameters, request.json_outputs)
     return InferenceResponse([Tensor("said", "BYTES", [1], [msgspec.msgpack.encode(said)]), *request.inputs])
 

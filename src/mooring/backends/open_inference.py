@@ -9,7 +9,8 @@ from typing import Any
 
 from mooring.codecs.classification import classify
 from mooring.codecs.nonfinite import BY_PROTOCOL, writes_null
-from mooring.codecs.v2_json import REGION, decode_request, json_text, wanted_of
+from mooring.codecs.packed import FEW, pack, pack_rows, unpack_all
+from mooring.codecs.v2_json import REGION, decode_request, json_size_of, json_text, wanted_of
 from mooring.core.buffers import LARGE, Payload
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, RequestedOutput
@@ -22,8 +23,14 @@ _SERVERS = frozenset({"binary_data_output", "priority", "timeout"})
 _BINARY = "binary_data"
 
 
+def open_inputs(request: InferenceRequest) -> None:
+    """As ``open_body``, and give every input plain data. Raises ``InvalidInput``."""
+    open_body(request)
+    unpack_all(request.inputs)
+
+
 def open_body(request: InferenceRequest) -> None:
-    """Put what an undecoded body says in its place. Raises ``InvalidInput``.
+    """Put what an undecoded body says in its place; its inputs may be packed. Raises ``InvalidInput``.
 
     Then ``outputs`` is no longer None, and says of every output it names whether it is wanted in binary.
     """
@@ -32,7 +39,7 @@ def open_body(request: InferenceRequest) -> None:
     first = request.inputs[0]
     if not first.json:
         return
-    body = decode_request(first.data[0], regions=_no_regions)
+    body = decode_request(first.data[0], json_size_of(first), _no_regions)
     given = body.parameters or {}
     wanted = wanted_of(body.outputs, given)
     request.id = body.id or request.id
@@ -58,8 +65,13 @@ def present(
     labels: Mapping[str, Any],
     json_nan: str = BY_PROTOCOL,
 ) -> InferenceResponse:
-    """The answer as the request wants to see its outputs. ``json_nan`` is the setting. Raises ``InvalidInput``."""
+    """The answer as the request wants to see its outputs, those of many elements packed. ``json_nan`` is the setting.
+
+    Raises ``InvalidInput``.
+    """
     if request.form is not Form.TENSORS:
+        if request.form is Form.INSTANCES:
+            pack_rows(response.outputs)
         return response
     response.id = request.id
     asked = {output.name: output.parameters for output in request.outputs or () if output.parameters}
@@ -68,6 +80,7 @@ def present(
             _presented(request, tensor, asked.get(tensor.name) or {}, labels, json_nan)
             for tensor in response.outputs
         ]
+    pack(response.outputs, request.layout)
     return response
 
 
@@ -100,5 +113,5 @@ def _as_json(request: InferenceRequest, tensor: Tensor, asked: Mapping[str, Para
     if request.outputs is not None and not request.outputs:
         return True  # the body was opened here, so nobody else knows that this is wanted as JSON
     if isinstance(tensor.data, list):
-        return sum(map(len, tensor.data)) > LARGE
+        return len(tensor.data) > FEW or sum(map(len, tensor.data)) > LARGE
     return len(tensor.data) > _MUCH

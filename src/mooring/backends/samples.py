@@ -8,6 +8,7 @@ import numpy as np
 
 from mooring.backends.open_inference import open_body
 from mooring.codecs.bodies import Instances, by_name, decode_body, decode_instances, set_aside
+from mooring.codecs.packed import unpack
 from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.requests import Form, InferenceRequest
@@ -92,6 +93,8 @@ class Reader:
             wanted = self.signature.datatype_of(tensor.name)
             if wanted and tensor.datatype != wanted:
                 raise InvalidInput(f"input '{tensor.name}' is {tensor.datatype}; the model takes {wanted}")
+            if tensor.packed:
+                unpack(tensor)
             arrays[tensor.name] = tensor.array()
         return arrays
 

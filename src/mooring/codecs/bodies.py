@@ -84,7 +84,10 @@ def _plain(value: Any) -> Any:
 
 
 def decode_instances(tensor: Tensor) -> Instances:
-    """The rows of a KServe v1 request. Raises ``InvalidInput``."""
+    """The rows of a KServe v1 request, or of the model before this one in a chain. Raises ``InvalidInput``."""
+    if tensor.packed:
+        given: Instances = decode(view_of(tensor.data))
+        return given
     if not tensor.json:
         rows: Instances = decode(b"[" + b",".join(map(bytes, tensor.data)) + b"]")
         return rows

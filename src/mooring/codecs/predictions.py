@@ -2,11 +2,14 @@
 
 import msgspec
 
-from mooring.codecs.protobuf_wire import Malformed, fields, nested, varint
+from mooring.codecs.protobuf_wire import Malformed, Walk, nested, varint
 from mooring.core.buffers import Buffer, Payload, Share, view_of
 from mooring.core.errors import InvalidInput
 
 Part = bytes | memoryview
+
+# As many as a form may have fields.
+MAX_INPUTS = 1_000
 
 
 class PredictionAsked(msgspec.Struct):
@@ -42,19 +45,22 @@ def decode_asked(payload: Payload) -> PredictionAsked:
 def _decode(message: memoryview) -> tuple[PredictionAsked, dict[str, tuple[int, int]]]:
     """The message, and where in it its inputs begin and end. Of those of one name the last counts."""
     asked, places = PredictionAsked(), {}
-    for tag, start, end in fields(message, 0, len(message)):
+    walk = Walk().fields
+    for tag, start, end in walk(message, 0, len(message)):
         if tag == 0x0A:
             asked.model_name = str(message[start:end], "utf-8")
         elif tag == 0x12:
             asked.model_version = str(message[start:end], "utf-8")
         elif tag == 0x1A:
             name, place = "", (end, end)
-            for inner, begin, finish in fields(message, start, end):
+            for inner, begin, finish in walk(message, start, end):
                 if inner == 0x0A:
                     name = str(message[begin:finish], "utf-8")
                 elif inner == 0x12:
                     place = begin, finish
             places[name] = place
+            if len(places) > MAX_INPUTS:
+                raise InvalidInput(f"the message has more than {MAX_INPUTS} inputs")
         elif tag == 0x22:
             asked.sequence_id = str(message[start:end], "utf-8")
     return asked, places

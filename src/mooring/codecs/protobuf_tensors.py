@@ -8,11 +8,21 @@ import msgspec
 import numpy as np
 
 from mooring.codecs.protobuf_wire import LEN, VARINT, Malformed, fields, nested, read_varints, varint, varints
-from mooring.codecs.raw import bfloat16, raw_of, raw_size, split_texts
+from mooring.codecs.raw import bfloat16, check_booleans, check_room, raw_of, raw_size, split_texts
 from mooring.codecs.tensor_json import cast
 from mooring.core.buffers import LARGE, Allocator, Buffer, Payload, Share, view_of
 from mooring.core.errors import InvalidInput
-from mooring.core.tensors import DATATYPES, NUMPY_TYPES, Array, Parameter, Tensor, release
+from mooring.core.tensors import (
+    CONTENTS,
+    DATATYPES,
+    NUMPY_TYPES,
+    PLAIN,
+    RAW,
+    Array,
+    Parameter,
+    Tensor,
+    release,
+)
 
 Regions = Callable[[str, int, int], Payload]
 """Reads of a region of shared memory, by its name, from an offset in it so many bytes. Raises ``InvalidInput``."""
@@ -20,13 +30,13 @@ Regions = Callable[[str, int, int], Payload]
 Part = bytes | memoryview
 
 
-class Layout(enum.Enum):
+class Layout(enum.IntEnum):
     """Where a message has its elements, and so where the answer to it should."""
 
-    RAW = enum.auto()
-    TYPED = enum.auto()
+    RAW = 0
+    TYPED = 1
     # As TYPED, and FP16 in fp32_contents: AMD's clients send it so, and read nothing else. No contents field is its own.
-    WIDENED = enum.auto()
+    WIDENED = 2
 
 
 # The number and the name of the contents field of every datatype.
@@ -63,15 +73,25 @@ class Found(msgspec.Struct, gc=False):
 
 
 class Elements:
-    """Makes the data of tensors out of one message. Large data is copied to the allocator's memory, or borrowed."""
+    """Makes the data of tensors out of one message. Large data is copied to the allocator's memory, or borrowed.
 
-    __slots__ = ("_allocator", "_message", "_share", "_side", "_view")
+    With ``pack`` elements that would have to be looked at one by one stay packed (``Tensor.packed``).
+    """
+
+    __slots__ = ("_allocator", "_message", "_pack", "_share", "_side", "_view")
 
     def __init__(
-        self, message: bytes | memoryview, side: str, allocator: Allocator | None, share: Share | None = None
+        self,
+        message: bytes | memoryview,
+        side: str,
+        allocator: Allocator | None,
+        share: Share | None = None,
+        *,
+        pack: bool = False,
     ) -> None:
         self._message = message
         self._share = share  # of the buffer that the message is
+        self._pack = pack
         self._view = memoryview(message)
         self._side = side
         self._allocator = allocator
@@ -83,15 +103,16 @@ class Elements:
         tensors: list[Tensor] = []
         layout = Layout.RAW
         rest = iter(raw)
+        names: set[str] = set()
         try:
             for each in found:
-                self._check(each, tensors)
+                self._check(each, names)
                 if each.parameters and _REGION in each.parameters:
                     tensors.append(self._elsewhere(each, each.parameters, regions))
                 elif raw:
                     tensors.append(self._raw(each, *self._next(rest, each)))
                 else:
-                    tensors.append(self._typed(each))
+                    tensors.append(self._packed_contents(each) if self._pack else self.typed(each))
                     wide = each.datatype in HALVES or layout is Layout.WIDENED
                     layout = Layout.WIDENED if wide else Layout.TYPED
             if next(rest, None) is not None:
@@ -101,9 +122,10 @@ class Elements:
             raise
         return tensors, layout
 
-    def _check(self, each: Found, before: Sequence[Tensor]) -> None:
-        if before and self._side == "input" and any(tensor.name == each.name for tensor in before):
+    def _check(self, each: Found, before: set[str]) -> None:
+        if each.name in before and self._side == "input":
             raise InvalidInput(f"input '{each.name}' is sent twice")
+        before.add(each.name)
         if each.datatype not in DATATYPES:
             raise InvalidInput(f"invalid datatype '{each.datatype}' for {self._side} '{each.name}'")
         shape = each.shape
@@ -152,6 +174,8 @@ class Elements:
             raise InvalidInput(
                 f"contents field must not be specified when using raw_{self._side}_contents for '{each.name}'"
             )
+        if self._pack and each.datatype in {"BYTES", "BOOL"}:
+            return self._packed_raw(each, part, start, whole)
         if each.datatype == "BYTES":
             texts = self._split(each, part, start if whole is None else None)
             if isinstance(whole, Buffer):
@@ -159,14 +183,9 @@ class Elements:
             return self._tensor(each, self._counted(each, texts))
         expected = raw_size(each.datatype, each.shape)
         if part.nbytes != expected:
-            raise InvalidInput(
-                f"{self._side} byte size mismatch for {self._side} '{each.name}'."
-                f" Expected {expected}, got {part.nbytes}"
-            )
-        if each.datatype == "BOOL" and expected and np.frombuffer(part, np.uint8).max() > 1:
-            raise InvalidInput(
-                f"{self._side} '{each.name}' holds a byte other than 0 and 1, which is no BOOL"
-            )
+            raise self._wrong_size(each, expected, part.nbytes)
+        if each.datatype == "BOOL":
+            check_booleans(part, f"{self._side} '{each.name}'")
         return self._tensor(each, self._cut(part, start, 0, expected) if whole is None else whole)
 
     def _cut(self, part: memoryview, start: int | None, begin: int, end: int) -> Payload:
@@ -188,7 +207,44 @@ class Elements:
             release([self._tensor(each, kept)])
             raise
 
-    def _typed(self, each: Found) -> Tensor:
+    def _packed_raw(self, each: Found, part: memoryview, start: int, whole: Payload | None) -> Tensor:
+        if each.datatype == "BYTES":
+            check_room(part, each.name, each.shape)
+        elif part.nbytes != math.prod(each.shape):
+            raise self._wrong_size(each, math.prod(each.shape), part.nbytes)
+        tensor = self._tensor(each, self._cut(part, start, 0, part.nbytes) if whole is None else whole)
+        tensor.packed = RAW
+        return tensor
+
+    def _packed_contents(self, each: Found) -> Tensor:
+        """The contents as they came; they may have come in parts, which together are one message again."""
+        if len(each.contents) == 1:
+            ((start, end),) = each.contents
+            begin = self._floats_from(each, start, end)
+            if begin:
+                return self._tensor(each, self._cut(self._view[begin:end], begin, 0, end - begin))
+            data = self._cut(self._view[start:end], start, 0, end - start)
+        else:
+            data = b"".join([self._view[start:end] for start, end in each.contents])
+        tensor = self._tensor(each, data)
+        tensor.packed = CONTENTS
+        return tensor
+
+    def _floats_from(self, each: Found, start: int, end: int) -> int:
+        """Where the elements begin, if all there is between two places is them as they lie in memory; else 0."""
+        if each.datatype not in {"FP32", "FP64"} or start == end:
+            return 0
+        tag, begin, finish = next(fields(self._message, start, end))
+        whole = tag == _CONTENTS[each.datatype][0] << 3 | LEN and finish == end
+        return begin if whole and end - begin == raw_size(each.datatype, each.shape) else 0
+
+    def _wrong_size(self, each: Found, expected: int, got: int) -> InvalidInput:
+        return InvalidInput(
+            f"{self._side} byte size mismatch for {self._side} '{each.name}'. Expected {expected}, got {got}"
+        )
+
+    def typed(self, each: Found) -> Tensor:
+        """A tensor of the contents field of its type. Raises ``InvalidInput`` or ``Malformed``."""
         number, field = _CONTENTS[each.datatype]
         parts: list[Part] = []
         for start, end in each.contents:
@@ -276,6 +332,8 @@ def typed_contents(tensor: Tensor) -> list[Part]:
     """The elements of one as an InferTensorContents."""
     if tensor.data is None:
         return []
+    if tensor.packed != PLAIN:
+        return [view_of(tensor.data)]  # a worker has packed it
     number, _ = _CONTENTS[tensor.datatype]
     tag = varint(number << 3 | LEN)
     if tensor.datatype == "BYTES":

@@ -4,7 +4,7 @@ By hand, because the library's message objects copy every byte of a tensor twice
 (a 602 KB request: 23 us against 11; a tiny one: 3.0 us against 1.6). Pure rules, which raise ``Malformed``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ _LONGEST_VARINT = 10
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
 # Below this many bytes a loop is quicker than the dozen numpy calls that replace it.
 _FEW = 32
+# Fields of a message, those within elements left out: as many as 4,000 inputs have. Each costs up to a microsecond.
+MOST_FIELDS = 32_768
 
 
 class Malformed(ValueError):
@@ -82,6 +84,29 @@ def fields(message: bytes | memoryview, at: int, end: int) -> Iterator[tuple[int
         at = end + 1
     if at != end:
         raise Malformed("a field is cut off")
+
+
+Fields = Callable[[bytes | memoryview, int, int], Iterator[tuple[int, int, int]]]
+"""Gives every field between two places of a message, as ``fields`` does."""
+
+
+class Walk:
+    """Goes through the structure of one message, of whose fields there may be so many in all."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = MOST_FIELDS
+
+    def fields(self, message: bytes | memoryview, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """As the function of that name. Raises ``Malformed``, too, after the last field that there may be."""
+        for field in fields(message, at, end):
+            self._left -= 1
+            if self._left < 0:
+                raise Malformed(
+                    f"it has more than {MOST_FIELDS} fields beside its elements; send fewer and larger tensors"
+                )
+            yield field
 
 
 def read_varints(packed: bytes | memoryview) -> UInt64s:

@@ -26,10 +26,10 @@ def split_texts(
 ) -> list[Payload]:
     """The elements of a BYTES tensor; ``cut`` makes one of where it begins and ends. Raises ``InvalidInput``."""
     elements: list[Payload] = []
-    at, size = 0, len(data)
+    at, size, length_at = 0, len(data), _LENGTH.unpack_from
     while at < size:
         begin = at + 4
-        end = begin + _LENGTH.unpack_from(data, at)[0] if begin <= size else size + 1
+        end = begin + length_at(data, at)[0] if begin <= size else size + 1
         if end > size:
             raise InvalidInput(
                 f"input '{name}' ends inside an element; every element is four bytes of length and then the bytes"
@@ -39,13 +39,28 @@ def split_texts(
     return elements
 
 
+def check_booleans(view: memoryview, whose: str) -> None:
+    """Every byte of BOOL is 0 or 1. Raises ``InvalidInput``."""
+    if len(view) and np.frombuffer(view, np.uint8).max() > 1:
+        raise InvalidInput(f"{whose} holds a byte other than 0 and 1, which is no BOOL")
+
+
+def check_room(view: memoryview, name: str, shape: Sequence[int]) -> None:
+    """Whether raw BYTES of this shape may lie in so many bytes, before anybody splits them. Raises ``InvalidInput``."""
+    least = _LENGTH.size * math.prod(shape)
+    if len(view) < least:
+        raise InvalidInput(
+            f"input '{name}' has {len(view)} bytes of data, its shape {[*shape]} of BYTES needs at least {least}"
+        )
+
+
 def join_texts(elements: Sequence[Payload]) -> bytes:
     """The elements of a BYTES tensor as one run of bytes."""
     return b"".join([piece for each in elements for piece in (_LENGTH.pack(len(each)), view_of(each))])
 
 
 def raw_of(tensor: Tensor) -> Payload:
-    """The data of a tensor as it travels raw."""
+    """The data of a tensor as it travels raw: plain data, or such as is packed so."""
     if isinstance(tensor.data, list):
         return join_texts(tensor.data)
     payload: Payload = tensor.data

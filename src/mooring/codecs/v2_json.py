@@ -15,19 +15,21 @@ import msgspec
 import numpy as np
 import orjson
 
-from mooring.codecs.raw import bfloat16, raw_of, raw_size, split_texts
+from mooring.codecs.packed import unpack_all, unpacked
+from mooring.codecs.raw import bfloat16, check_booleans, check_room, raw_of, raw_size, split_texts
 from mooring.codecs.short_lists import packed
 from mooring.codecs.tensor_json import base64_texts, decode, encode, to_array, utf8_texts
 from mooring.core.buffers import LARGE, Buffer, Payload, Share, view_of
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
-from mooring.core.tensors import DATATYPES, NUMPY_TYPES, Array, Parameter, Tensor, release
+from mooring.core.tensors import DATATYPES, NUMPY_TYPES, RAW, Array, Parameter, Tensor, release
 
 Parameters = dict[str, Parameter]
 Regions = Callable[[str, int, int], Payload]
 """Reads so many bytes of a region of shared memory, by its name, from an offset in it. Raises ``InvalidInput``."""
 
 _SIZE = "binary_data_size"
+_JSON_SIZE = "json_size"  # of an undecoded body: no client's parameter
 _REGION, _REGION_SIZE, _REGION_OFFSET = REGION = (
     "shared_memory_region",
     "shared_memory_byte_size",
@@ -41,6 +43,11 @@ SHORT = 512
 _NUMPY, _N = orjson.OPT_SERIALIZE_NUMPY, ord("n")
 _MOST_DIMENSIONS = 32
 _LARGEST_SIZE = 1 << 40
+# No model has as many, and each costs some microseconds.
+MOST_INPUTS = 4096
+# Bytes of a body up to which every element of its binary tensors is looked at where the body is decoded.
+_SMALL = 4096
+_LOOKED_AT = frozenset({"BYTES", "BOOL"})
 
 
 class InferBody(msgspec.Struct):
@@ -57,6 +64,11 @@ class Wanted(msgspec.Struct, frozen=True):
 
     others: bool = False
     named: Mapping[str, bool] = {}
+
+    @property
+    def all_binary(self) -> bool:
+        """Whether no output is wanted as JSON."""
+        return self.others and all(self.named.values())
 
     def binary(self, tensor: Tensor) -> bool:
         """Whether this output is one of them. What a worker has made JSON of already is none."""
@@ -128,10 +140,23 @@ class _Tail(msgspec.Struct):
             self.share.release()
 
 
+def undecoded(body: Payload, json_size: int | None = None) -> Tensor:
+    """The only input of a request whose body a worker is to decode: JSON, of so many bytes where binary tensors follow."""
+    parameters: Parameters | None = None if json_size is None else {_JSON_SIZE: json_size}
+    return Tensor("request", "BYTES", [1], [body], parameters, json=True)
+
+
+def json_size_of(tensor: Tensor) -> int | None:
+    """How much of an undecoded body is JSON, for ``decode_request``."""
+    size = (tensor.parameters or {}).get(_JSON_SIZE)
+    return size if type(size) is int else None
+
+
 def decode_request(body: Payload, json_size: int | None = None, regions: Regions | None = None) -> InferBody:
     """The request in a body; with ``json_size`` its JSON has that many bytes and binary tensors follow.
 
-    Takes the body over: the tensors hold what they need of it. Raises ``InvalidInput``.
+    Takes the body over: the tensors hold what they need of it. Those whose elements would have to be looked at one by one
+    stay packed where the body has more than a few kilobytes. Raises ``InvalidInput``.
     """
     inputs: list[Tensor] = []
     try:
@@ -150,6 +175,8 @@ def _decode_request(
     given = document.get("inputs")
     if type(given) is not list or not given:
         raise InvalidInput('the request needs "inputs", a list of at least one tensor')
+    if len(given) > MOST_INPUTS:
+        raise InvalidInput(f"the request has {len(given)} inputs; send at most {MOST_INPUTS}")
     for entry in given:
         inputs.append(_tensor(entry, tail, "input"))  # noqa: PERF401 - the caller releases them when one is at fault
     if len(inputs) > 1 and len({tensor.name for tensor in inputs}) < len(inputs):
@@ -292,54 +319,74 @@ def _elsewhere(entry: Mapping[str, Any], parameters: Parameters, tail: _Tail, wh
         raise InvalidInput(
             f"{what} '{name}' must have exactly one of data, binary_data_size and shared_memory_region"
         )
-    datatype = str(datatype)
+    kept = {key: value for key, value in parameters.items() if key not in _PLACES}
+    tensor = Tensor(name, str(datatype), sizes, None, kept or None)
     if _SIZE in parameters:
         size = _count(parameters, _SIZE, name)
         start, end = tail.take(name, size)
-        data = _raw(name, datatype, sizes, tail.view[start:end], lambda a, b: tail.cut(start + a, start + b))
+        _fill_raw(tensor, tail.view[start:end], lambda a, b: tail.cut(start + a, start + b), len(tail.body))
     elif _REGION in parameters:
         if tail.regions is None:
             raise InvalidInput(f"{what} '{name}' names a region of shared memory, which is not offered here")
         size, offset = _count(parameters, _REGION_SIZE, name), _count(parameters, _REGION_OFFSET, name, 0)
-        data = _shared(name, datatype, sizes, tail.regions(str(parameters[_REGION]), offset, size))
+        _fill_shared(tensor, tail.regions(str(parameters[_REGION]), offset, size))
     else:
         raise InvalidInput(
             f"{what} '{name}' needs shared_memory_region beside the other shared_memory_ parameters"
         )
-    kept = {key: value for key, value in parameters.items() if key not in _PLACES}
-    return Tensor(name, datatype, sizes, data, kept or None)
+    return tensor
 
 
-def _shared(name: str, datatype: str, sizes: list[int], read: Payload) -> Payload | list[Payload]:
-    """The elements in what was read from shared memory."""
-    kept = False
+def _fill_shared(tensor: Tensor, read: Payload) -> None:
+    """Give a tensor what was read for it from shared memory."""
+    view = view_of(read)
+    whole = tensor.datatype != "BYTES" or len(view) > _SMALL
     try:
-        data = _raw(name, datatype, sizes, view_of(read), None if datatype == "BYTES" else lambda *_: read)
-        kept = datatype != "BYTES"
+        _fill_raw(tensor, view, (lambda *_: read) if whole else None, len(view))
     finally:
-        if not kept and isinstance(read, Buffer):
+        if tensor.data is not read and isinstance(read, Buffer):
             read.release()
-    return data
 
 
-def _raw(
-    name: str, datatype: str, sizes: list[int], view: memoryview, cut: Callable[[int, int], Payload] | None
-) -> Payload | list[Payload]:
-    """The elements in raw bytes, checked against the shape."""
+def _fill_raw(
+    tensor: Tensor, view: memoryview, cut: Callable[[int, int], Payload] | None, body_size: int
+) -> None:
+    """Give a tensor the elements in raw bytes of a body of so many bytes, checked against its shape.
+
+    ``cut`` makes a payload of where one begins and ends.
+    """
+    name, datatype, sizes = tensor.name, tensor.datatype, tensor.shape
+    if body_size > _SMALL and datatype in _LOOKED_AT:
+        assert cut is not None
+        if datatype == "BYTES":
+            check_room(view, name, sizes)
+        else:
+            _check_size(tensor, view)
+        tensor.data, tensor.packed = cut(0, len(view)), RAW
+        return
     if datatype == "BYTES":
         elements = split_texts(view, name, cut)
+        tensor.data = elements
         if len(elements) != math.prod(sizes):
+            release([tensor])
             _mismatch(name, len(elements), sizes)
-        return elements
+        return
+    expected = _check_size(tensor, view)
+    if datatype == "BOOL":
+        check_booleans(view, f"input '{name}'")
+    assert cut is not None
+    tensor.data = cut(0, expected)
+
+
+def _check_size(tensor: Tensor, view: memoryview) -> int:
+    """How many bytes the tensor has, which must be as many as its shape needs."""
+    name, datatype, sizes = tensor.name, tensor.datatype, tensor.shape
     expected = raw_size(datatype, sizes)
     if expected != len(view):
         raise InvalidInput(
             f"input '{name}' has {len(view)} bytes of data, its shape {sizes} of {datatype} needs {expected}"
         )
-    if datatype == "BOOL" and expected and np.frombuffer(view, np.uint8).max() > 1:
-        raise InvalidInput(f"input '{name}' holds a byte other than 0 and 1, which is no BOOL")
-    assert cut is not None
-    return cut(0, expected)
+    return expected
 
 
 def _count(parameters: Parameters, key: str, name: str, default: int | None = None) -> int:
@@ -528,7 +575,7 @@ def _flat(tensor: Tensor) -> Any:
 
 def _texts(tensor: Tensor) -> list[str]:
     """The elements of BYTES as strings. Where one is not UTF-8 all are base64, and a parameter of the tensor says so."""
-    elements = [*map(bytes, tensor.data)]
+    elements = [*map(bytes, unpacked(tensor).data)]
     found = utf8_texts(elements)
     if found is None:
         found = base64_texts(elements)
@@ -601,6 +648,7 @@ def decode_response(body: Payload, json_size: int | None = None) -> InferenceRes
         outputs = document.get("outputs")
         tensors = [_output(entry, tail) for entry in outputs] if isinstance(outputs, list) else []
         tail.done()
+        unpack_all(tensors)
     except InvalidInput as error:
         raise InvalidOutput(f"the server's answer cannot be read: {error.message}") from None
     return InferenceResponse(

@@ -66,7 +66,8 @@ class InferenceRequest(msgspec.Struct, array_like=True, gc=False):
     model's version in the URL. ``priority`` 1 is served first, then 2 and so on; 0 comes after all of them. With
     ``json_outputs`` the worker may give large numeric outputs as JSON text (``Tensor.json``), with null
     in the place of NaN and Infinity where ``null_for_nan`` is set. ``sequence`` is set by the scheduler of a model that
-    has sequences; before, the headers or the parameters say it.
+    has sequences; before, the headers or the parameters say it. ``layout``, a ``Layout`` of codecs/protobuf_tensors.py,
+    says how a gRPC client wants its outputs: the worker packs large ones so.
     """
 
     model: str
@@ -84,6 +85,7 @@ class InferenceRequest(msgspec.Struct, array_like=True, gc=False):
     json_outputs: bool = False
     sequence: Step | None = None
     null_for_nan: bool = False
+    layout: int = 0
 
     @property
     def rows(self) -> int:

@@ -32,6 +32,9 @@ NUMPY_TYPES: Mapping[str, np.dtype[np.generic]] = {
 DATATYPES = frozenset(NUMPY_TYPES) | {"BYTES"}
 _NAMES = {dtype: name for name, dtype in NUMPY_TYPES.items() if name != "BF16"}
 
+# The values of ``Tensor.packed``.
+PLAIN, RAW, CONTENTS, ROWS = 0, 1, 2, 3
+
 
 def datatype_of(array: Array) -> str:
     """The protocol's name for an array's type.
@@ -55,6 +58,14 @@ class Tensor(msgspec.Struct, array_like=True, gc=False):
     With ``json`` the data is JSON that the front's event loop leaves alone, because it would cost it milliseconds: of an
     input the only element is a whole body, not decoded (``Form``); of an output, one payload with the text of its
     elements, a flat list.
+
+    ``packed`` says in which form one payload holds all elements, where nobody has looked at each of them yet: the event
+    loop passes such data on as it is, and ``codecs.packed`` makes plain data of it in a worker. Its content is unchecked.
+
+    PLAIN       not packed
+    RAW         as elements travel in binary: of BYTES every element behind its length, of BOOL a byte each
+    CONTENTS    an InferTensorContents of gRPC
+    ROWS        one JSON list: instances or predictions of KServe v1
     """
 
     name: str
@@ -63,6 +74,7 @@ class Tensor(msgspec.Struct, array_like=True, gc=False):
     data: Any  # Payload | list[Payload]; msgspec has no union of a custom type with others
     parameters: dict[str, Parameter] | None = None
     json: bool = False
+    packed: int = PLAIN
 
     def array(self) -> Array:
         """The elements as an array of ``shape``; a view where the data is numeric, ``object`` of bytes for BYTES.
@@ -122,7 +134,15 @@ def shared(tensors: list[Tensor], count: int) -> list[list[Tensor]]:
             own = [part[index] for part in parts]
             data = own if isinstance(tensor.data, list) else own[0]
             copy.append(
-                Tensor(tensor.name, tensor.datatype, tensor.shape, data, tensor.parameters, tensor.json)
+                Tensor(
+                    tensor.name,
+                    tensor.datatype,
+                    tensor.shape,
+                    data,
+                    tensor.parameters,
+                    tensor.json,
+                    tensor.packed,
+                )
             )
     return copies
 

@@ -4,11 +4,12 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from mooring.codecs.packed import rows_text
 from mooring.core.buffers import Buffer
 from mooring.core.errors import InvalidInput, MooringError, QueueFull, Unsupported
 from mooring.core.requests import BODY, INSTANCES, InferenceRequest, InferenceResponse
 from mooring.core.service import Done, Outcome, Ticket
-from mooring.core.tensors import Tensor, release
+from mooring.core.tensors import ROWS, Tensor, release
 from mooring.engine.scheduler import Scheduler
 
 
@@ -82,11 +83,15 @@ class Parts:
     def _joined(self) -> InferenceResponse:
         first = self._answers[0]
         assert first is not None
-        data = [
-            element for answer in self._answers if answer is not None for element in answer.outputs[0].data
-        ]
-        output = first.outputs[0]
-        output.data, output.shape = data, [len(data)]
+        outputs = [answer.outputs[0] for answer in self._answers if answer is not None]
+        output = outputs[0]
+        if any(each.packed for each in outputs):
+            text = b"[" + b",".join(map(rows_text, outputs)) + b"]"
+            release(outputs)
+            output.data, output.packed = text, ROWS
+        else:
+            output.data = [element for each in outputs for element in each.data]
+        output.shape = [sum(each.shape[0] for each in outputs)]
         return first
 
 

@@ -25,6 +25,7 @@ from mooring.core.service import (
 )
 from mooring.core.tensors import TensorSpec
 from mooring.engine.admission import admit, no_memory, refused, until
+from mooring.engine.body_reader import BodyReader
 from mooring.engine.codecs import MOST, Codecs
 from mooring.engine.fronts import Fronts
 from mooring.engine.graphs import GraphRun
@@ -53,9 +54,10 @@ class Engine(InferenceService):
 
     A version that is unloaded has ``drain_limit`` seconds for what it was asked. ``fronts`` is how many further processes
     take connections, and ``codecs`` how many may read and write large JSON beside the workers. There are ``most_workers``
-    of all models together, or what the machine bears where that is 0. Workers are forked from
-    processes of ``libraries``, by default such as see this process's own variables. With ``strict_readiness`` it is not
-    ready while anything is missing that the start asked for; without, once everything has been tried.
+    of all models together, or what the machine bears where that is 0. With 0 codecs there is still one for large JSON to
+    chains and to models with sequences, started when any comes: it must be read before a worker is chosen. Workers are
+    forked from processes of ``libraries``, by default such as see this process's own variables. With ``strict_readiness``
+    it is not ready while anything is missing that the start asked for; without, once everything has been tried.
     """
 
     def __init__(
@@ -90,7 +92,9 @@ class Engine(InferenceService):
         self._workers = LocalWorkers(
             arena, libraries or Libraries(os.environ), first_worker, self.fronts.processes, cache_folder
         )
-        self._codecs = Codecs(codecs, arena.allocate, self._workers) if codecs else None
+        self._codecs = Codecs(max(1, codecs), arena.allocate, self._workers)
+        self._shares_reading = codecs > 0
+        self._read = BodyReader(self._codecs, arena.allocate).read
         self._loop = asyncio.get_running_loop()
         self._wanted: set[str] = set()
         self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
@@ -120,7 +124,9 @@ class Engine(InferenceService):
     def run(self, version: ModelVersion, request: InferenceRequest, done: Done) -> Ticket:
         """Send a request on its way through a chain or a workflow; as ``submit``."""
         assert version.graph is not None
-        return GraphRun(version.graph, request, done, self._submit_stage, self._inputs, version.runs)
+        return GraphRun(
+            version.graph, request, done, self._submit_stage, self._inputs, version.runs, self._read
+        )
 
     def _submit_stage(self, request: InferenceRequest, done: Done) -> Ticket:
         """As ``submit``, but a model that others follow does its own part only."""
@@ -244,10 +250,13 @@ class Engine(InferenceService):
     async def _start(self, version: ModelVersion) -> ModelVersion:
         spec = version.spec
         statistics = self._metrics.model(spec.name, spec.version)
-        kind = Scheduler if spec.sequence is None else SequenceScheduler
-        scheduler = kind(spec, statistics, self._arena.allocate, version.report)
-        if self._codecs is not None and spec.sequence is None:
-            scheduler.openings = Openings(self._codecs, scheduler, self._arena.allocate)
+        allocate = self._arena.allocate
+        if spec.sequence is not None:
+            scheduler: Scheduler = SequenceScheduler(spec, statistics, allocate, version.report, self._read)
+        else:
+            scheduler = Scheduler(spec, statistics, allocate, version.report)
+            if self._shares_reading:
+                scheduler.openings = Openings(self._codecs, scheduler, allocate)
         version.begin(scheduler)
         if spec.stages:
             version.report(version.metadata)
@@ -395,8 +404,7 @@ class Engine(InferenceService):
         self._ticker.cancel()
         pools = [version.scheduler.pool for version in self.registry if version.scheduler is not None]
         await asyncio.gather(*(pool.stop() for pool in pools if pool is not None))
-        if self._codecs is not None:
-            await self._codecs.stop()
+        await self._codecs.stop()
         self._workers.close()
 
     def _check(self) -> None:
@@ -404,8 +412,7 @@ class Engine(InferenceService):
         for version in self.registry:
             if version.scheduler is not None:
                 version.scheduler.check(now)
-        if self._codecs is not None:
-            self._codecs.check(now)
+        self._codecs.check(now)
         self.fronts.publish()
         self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
 

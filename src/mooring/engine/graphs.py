@@ -8,10 +8,8 @@
 import time
 from collections.abc import Callable, Sequence
 
-from mooring.backends.open_inference import open_body
 from mooring.core.errors import (
     DeadlineExceeded,
-    InvalidInput,
     ModelFailed,
     ModelRefused,
     MooringError,
@@ -20,9 +18,10 @@ from mooring.core.errors import (
     Unsupported,
     WorkerDied,
 )
-from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
+from mooring.core.requests import InferenceRequest, InferenceResponse, Operation
 from mooring.core.service import Done, Outcome, Ticket
 from mooring.core.tensors import Tensor, TensorSpec, release, shared
+from mooring.engine.body_reader import Read, is_undecoded
 from mooring.engine.joining import joined, passed_on
 from mooring.observability.logs import Throttle, get_logger
 from mooring.repository.spec import ModelSpec, Node
@@ -77,6 +76,7 @@ def graph_of(spec: ModelSpec) -> Graph | None:
 class GraphRun:
     """One request on its way through a graph; it stands among ``runs`` until it is answered or withdrawn.
 
+    A body that nobody has read is first read with ``read``: what it asks for concerns the last node, not the first.
     The client's parameters reach every node, the outputs that it asks for only the last one, where there is one last.
     The first node that fails answers for all, and the others are withdrawn.
     """
@@ -89,6 +89,7 @@ class GraphRun:
         submit: Submit,
         inputs: Inputs,
         runs: set["GraphRun"],
+        read: Read,
     ) -> None:
         self._graph = graph
         self._request = request
@@ -102,24 +103,38 @@ class GraphRun:
         # Answers by node, for the nodes after it that still wait for others, and those of the leaves.
         self._answers: dict[str, dict[str, InferenceResponse]] = {}
         self._ended: dict[str, InferenceResponse] = {}
+        # While the body is read; the inputs are this object's to release until then.
+        self._unread = is_undecoded(request)
+        self._reading: Ticket | None = None
         runs.add(self)
-        try:
-            if request.operation is Operation.EXPLAIN and len(graph.nodes) > 1:
-                # What spoke for one model's answer is no input of the next.
-                raise Unsupported(
-                    f"'{request.model}' is made of several models and has no explanation of its own; ask one of them"
-                )
-            if request.form is Form.TENSORS:
-                _open(request)
-        except (InvalidInput, Unsupported) as error:
-            self._end(error)
+        if request.operation is Operation.EXPLAIN and len(graph.nodes) > 1:
+            # What spoke for one model's answer is no input of the next.
+            text = f"'{request.model}' is made of several models and has no explanation of its own; ask one of them"
+            self._refuse(Unsupported(text))
+        elif self._unread:
+            self._reading = read(request, self._body_read)
         else:
             self._start()
 
     def cancel(self) -> None:
         """Nobody waits any more."""
         self._done = None
+        if self._unread and self._reading is not None:
+            self._reading.cancel()
+            release(self._request.inputs)
         self._give_up()
+
+    def _body_read(self, error: MooringError | None) -> None:
+        self._unread = False
+        if error is None:
+            self._start()
+        else:
+            self._refuse(error)
+
+    def _refuse(self, error: MooringError) -> None:
+        """Ask no node at all."""
+        release(self._request.inputs)
+        self._end(error)
 
     def _start(self) -> None:
         graph = self._graph
@@ -150,6 +165,7 @@ class GraphRun:
                 priority=request.priority,
                 json_outputs=request.json_outputs and last,
                 null_for_nan=request.null_for_nan,
+                layout=request.layout if last else 0,
             ),
             lambda outcome: self._answered(name, outcome),
         )
@@ -291,18 +307,6 @@ class GraphRun:
         for tensors in self._spares[name]:
             release(tensors)
         self._spares[name] = []
-
-
-def _open(request: InferenceRequest) -> None:
-    """Open a body here and not in a node: what it asks for concerns the last one. Raises ``InvalidInput``."""
-    body = request.inputs
-    try:
-        open_body(request)
-    except InvalidInput:
-        release(body)
-        raise
-    if request.inputs is not body:
-        release(body)
 
 
 def _passing(error: MooringError) -> bool:

@@ -43,7 +43,7 @@ def passed_on(
         if len(answers) > 1:
             return [_rows(answers, "instances")]
         (answer,) = answers.values()
-        return [Tensor("instances", "BYTES", output.shape, output.data) for output in answer.outputs]
+        return [_instances(output) for output in answer.outputs]
     outputs = _named(answers)
     if not wanted or {spec.name for spec in wanted} == {output.name for output in outputs}:
         return outputs
@@ -70,6 +70,13 @@ def joined(answers: Answers, request: InferenceRequest) -> InferenceResponse:
     if request.form is Form.INSTANCES:
         return InferenceResponse([_rows(answers, "predictions")])
     return _presented(_asked_for(_named(answers), request), request)
+
+
+def _instances(predictions: Tensor) -> Tensor:
+    """Predictions as the instances of the next model; packed ones are one element, as an undecoded body is."""
+    packed = predictions.packed
+    shape = [1] if packed else predictions.shape
+    return Tensor("instances", "BYTES", shape, predictions.data, packed=packed)
 
 
 def _asked_for(outputs: list[Tensor], request: InferenceRequest) -> list[Tensor]:
@@ -129,4 +136,6 @@ def _named(answers: Answers) -> list[Tensor]:
 
 
 def _renamed(tensor: Tensor, name: str) -> Tensor:
-    return Tensor(name, tensor.datatype, tensor.shape, tensor.data, tensor.parameters, tensor.json)
+    return Tensor(
+        name, tensor.datatype, tensor.shape, tensor.data, tensor.parameters, tensor.json, tensor.packed
+    )

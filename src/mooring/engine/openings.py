@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mooring.backends.codec import as_text, take_up
 from mooring.codecs.nonfinite import writes_null
+from mooring.codecs.packed import FEW
 from mooring.codecs.v2_json import Wanted
 from mooring.core.buffers import LARGE, Buffer, view_of
 from mooring.core.errors import ErrorRecord, InvalidInput, MooringError
@@ -89,7 +90,7 @@ class Openings:
         self._begun.pop(queued, None)
         request, scheduler = queued.request, self._scheduler
         if isinstance(outcome, InferenceResponse):
-            if not self._placed(outcome.outputs):
+            if not place(outcome.outputs, self._allocate):
                 release(outcome.outputs)
                 scheduler.put_back(queued)
                 return
@@ -104,22 +105,6 @@ class Openings:
             return
         # A deadline is the scheduler's own to see. Of any other error the worker will know more.
         scheduler.put_back(queued)
-
-    def _placed(self, tensors: list[Tensor]) -> bool:
-        """Put into the arena what came inline; False when there is no room.
-
-        A model that writes to its inputs may do so with what its worker has decoded, and must not see a difference.
-        """
-        for tensor in tensors:
-            data = tensor.data
-            inline = isinstance(data, bytes) or (isinstance(data, Buffer) and data.slot is None)
-            if inline and len(data) > LARGE:
-                place = self._allocate(len(data))
-                if place.slot is None:
-                    return False
-                place.view[:] = view_of(data)
-                tensor.data = place
-        return True
 
     def write(self, queued: "QueuedRequest", answer: InferenceResponse, wanted: Wanted) -> None:
         """Have the JSON of an answer written, and then finish its request."""
@@ -147,6 +132,23 @@ def is_closed(request: InferenceRequest) -> bool:
         return False
     (tensor,) = request.inputs
     return tensor.json and _WORTH <= len(tensor.data[0]) <= _GIANT
+
+
+def place(tensors: list[Tensor], allocate: Callable[[int], Buffer]) -> bool:
+    """Put into the arena what came inline; False when there is no room for all, and what has none stays as it is.
+
+    A model that writes to its inputs may do so with what its worker has decoded, and must not see a difference.
+    """
+    for tensor in tensors:
+        data = tensor.data
+        inline = isinstance(data, bytes) or (isinstance(data, Buffer) and data.slot is None)
+        if inline and len(data) > LARGE:
+            found = allocate(len(data))
+            if found.slot is None:
+                return False
+            found.view[:] = view_of(data)
+            tensor.data = found
+    return True
 
 
 def write_piece(piece: InferenceResponse, wanted: Wanted, *, null: bool) -> None:
@@ -179,7 +181,9 @@ def _is_text(tensor: Tensor, wanted: Wanted) -> bool:
 
 
 def _size(tensor: Tensor) -> int:
-    return sum(map(len, tensor.data)) if isinstance(tensor.data, list) else len(tensor.data)
+    if isinstance(tensor.data, list):
+        return _MUCH + 1 if len(tensor.data) > FEW else sum(map(len, tensor.data))
+    return len(tensor.data)
 
 
 def _write_here(queued: "QueuedRequest", answer: InferenceResponse, places: list[int], null: bool) -> bool:

@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable, Sequence
 
-from mooring.backends.open_inference import open_body
 from mooring.core.buffers import Buffer
 from mooring.core.errors import ErrorRecord, InvalidInput, MooringError, SequenceLost, WorkerDied
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation, Step
-from mooring.core.service import Done, ModelMetadata
+from mooring.core.service import Done, ModelMetadata, Ticket
+from mooring.engine.body_reader import Read, is_undecoded
 from mooring.engine.scheduler import DONE, RUNNING, WAITING, QueuedRequest, Scheduler, keys
 from mooring.engine.sequences import Sequences
 from mooring.engine.steps import mark, new_id, said, tell
@@ -32,8 +32,9 @@ class QueuedStep(QueuedRequest, eq=False):
 class SequenceScheduler(Scheduler):
     """The queues of one version with sequences, and the owner of its workers.
 
-    A worker gets one call's worth of steps at a time, each of another sequence. No step is retried or moved. The rules
-    are in sequences.py; here are the clock, the workers and the words.
+    A worker gets one call's worth of steps at a time, each of another sequence. No step is retried or moved. A large body
+    says in itself which sequence it belongs to, so it is read with ``read`` before it is a step. The rules are in
+    sequences.py; here are the clock, the workers and the words.
     """
 
     def __init__(
@@ -42,8 +43,11 @@ class SequenceScheduler(Scheduler):
         statistics: ModelStatistics,
         allocate: Callable[[int], Buffer],
         health: Callable[[ModelMetadata | MooringError], None],
+        read: Read,
     ) -> None:
         super().__init__(spec, statistics, allocate, health)
+        self._read = read
+        self._unread: dict[QueuedStep, Ticket | None] = {}
         self._sequences: Sequences[PooledWorker, QueuedStep] = Sequences(
             spec.name, spec.sequence or SequenceSettings()
         )
@@ -55,16 +59,52 @@ class SequenceScheduler(Scheduler):
         self._waiting += 1
         if self.refusal is not None:
             queued.refuse(self.refusal)
-            return queued
+        elif not is_undecoded(request):
+            self._take_in(queued, now)
+        elif len(self._unread) >= self.spec.queue_size:
+            queued.refuse(self._queue_full())
+        else:
+            self._have_read(queued)
+        return queued
+
+    def _take_in(self, queued: QueuedStep, now: float) -> None:
         try:
             self._admit(queued, now)
         except MooringError as error:
             queued.refuse(error)
-            return queued
-        if request.deadline is not None:
+            return
+        if queued.request.deadline is not None:
             self._with_deadline.add(queued)
         self._flush_soon()
-        return queued
+
+    def _have_read(self, queued: QueuedStep) -> None:
+        self.set_aside(queued)
+        if queued.request.deadline is not None:
+            self._with_deadline.add(queued)
+        self._unread[queued] = None
+        ticket = self._read(queued.request, lambda error: self._body_read(queued, error))
+        if queued in self._unread:
+            self._unread[queued] = ticket
+
+    def _body_read(self, queued: QueuedStep, error: MooringError | None) -> None:
+        del self._unread[queued]
+        self._leave_aside(1)
+        queued.state = WAITING
+        self._waiting += 1
+        error = error or self.refusal
+        if error is not None:
+            queued.refuse(error)
+        else:
+            self._take_in(queued, time.monotonic())
+
+    def withdrawn_aside(self, queued: QueuedRequest) -> None:
+        """Called by a request that nobody waits for any more while its body is being read."""
+        assert isinstance(queued, QueuedStep)
+        self._leave_aside(1)
+        self._with_deadline.discard(queued)
+        ticket = self._unread.pop(queued)
+        if ticket is not None:
+            ticket.cancel()
 
     def crowded(self) -> MooringError | None:
         """Which sequence a request belongs to is only known when it is there: nothing is said before."""
@@ -78,7 +118,6 @@ class SequenceScheduler(Scheduler):
     def _admit(self, queued: QueuedStep, now: float) -> None:
         request = queued.request
         if request.form is Form.TENSORS:
-            open_body(request)  # a large body says in itself which sequence it belongs to
             queued.rows = max(request.rows, 1)
         if request.operation is Operation.DESCRIBE:
             self._sequences.admit_alone(queued, now)
@@ -139,7 +178,7 @@ class SequenceScheduler(Scheduler):
     def refuse_all(self, error: MooringError) -> None:
         """Answer everyone who waits, and everyone who comes, with this error."""
         super().refuse_all(error)
-        for queued in list(self._sequences.waiting()):
+        for queued in [*self._unread, *self._sequences.waiting()]:
             queued.refuse(error)
 
     def check(self, now: float) -> None:

@@ -1,5 +1,7 @@
 """What the servers that speak the Open Inference Protocol disagree about: said once, handed to the v2 endpoints."""
 
+import math
+
 import msgspec
 import orjson
 
@@ -47,6 +49,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         """Give an output that does not travel raw the shape that it has in this dialect."""
         if not self.byte_shapes or output.datatype != "BYTES" or output.data is None:
             return
+        if output.packed or math.prod(output.shape) != 1:
+            return  # so many elements that each costs time here
         texts = orjson.loads(view_of(output.data)) if output.json else output.data
         if len(texts) == 1:
             output.shape = [len(texts[0].encode() if output.json else texts[0])]

@@ -18,8 +18,9 @@ import numpy as np
 
 from mooring.backends.handler import json_text
 from mooring.backends.handler.envelopes import Asked, BaseEnvelope, demand_names
-from mooring.backends.open_inference import open_body, present
+from mooring.backends.open_inference import open_inputs, present
 from mooring.codecs.nonfinite import BY_PROTOCOL
+from mooring.codecs.packed import pack_rows
 from mooring.core.buffers import Payload
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.requests import InferenceRequest, InferenceResponse, Operation, ResponseHead
@@ -104,6 +105,8 @@ class InstancesForm(RowForm):
 
     def rows(self, request: InferenceRequest) -> list[Any]:
         tensor = request.inputs[0]
+        if tensor.packed:
+            return _rows_of(tensor.data)
         if tensor.json:
             return _instances_of(tensor.data[0])
         try:
@@ -115,7 +118,9 @@ class InstancesForm(RowForm):
         self, request: InferenceRequest, results: Sequence[Any], head: ResponseHead | None
     ) -> InferenceResponse:
         elements = [_compact(result) for result in results]
-        return InferenceResponse([Tensor("predictions", "BYTES", [len(elements)], elements)], head=head)
+        outputs = [Tensor("predictions", "BYTES", [len(elements)], elements)]
+        pack_rows(outputs)
+        return InferenceResponse(outputs, head=head)
 
 
 class TensorsForm(RowForm):
@@ -125,7 +130,7 @@ class TensorsForm(RowForm):
         self._json_nan = json_nan
 
     def rows(self, request: InferenceRequest) -> list[Any]:
-        open_body(request)
+        open_inputs(request)
         tensors = request.inputs
         if not _one_row_per_element(tensors):
             return [{tensor.name: _value(tensor) for tensor in tensors}]
@@ -151,7 +156,7 @@ class InputsForm(RowForm):
         self._json_nan = json_nan
 
     def rows(self, request: InferenceRequest) -> list[Any]:
-        open_body(request)
+        open_inputs(request)
         return [
             {"name": tensor.name, "shape": tensor.shape, "datatype": tensor.datatype, "data": _value(tensor)}
             for tensor in request.inputs
@@ -263,6 +268,12 @@ def _instances_of(payload: Payload) -> list[Any]:
     if not isinstance(instances, list):
         raise InvalidInput("the body has no list 'instances'")
     return instances
+
+
+def _rows_of(payload: Payload) -> list[Any]:
+    """The predictions of the model before this one in a chain."""
+    rows: list[Any] = json_text.load(payload)
+    return rows
 
 
 def _one_row_per_element(tensors: Sequence[Tensor]) -> bool:

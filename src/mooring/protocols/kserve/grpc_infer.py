@@ -99,6 +99,7 @@ class Inference:
         request, layout = protobuf.decode_request(
             message, self._allocator, None if memory is None else memory.read
         )
+        request.layout = layout
         told = Told(request, layout, request.id, False)
         request.id = request.id or self._new_id()
         request.deadline = deadline
@@ -139,7 +140,7 @@ class Inference:
         self.dialect.name(response, told.asked)
         if self.dialect.byte_shapes:
             for tensor in response.outputs:
-                if tensor.datatype == "BYTES" and tensor.data is not None and len(tensor.data) == 1:
+                if tensor.datatype == "BYTES" and not tensor.packed and tensor.data and len(tensor.data) == 1:
                     tensor.shape = [len(tensor.data[0])]
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from mooring.core.buffers import LARGE, Payload, view_of
+from mooring.codecs.packed import rows_text
+from mooring.core.buffers import LARGE, Payload
 from mooring.core.errors import InvalidInput, ModelNotReady, MooringError, Unsupported
 from mooring.core.requests import (
     INFER,
@@ -84,9 +85,11 @@ class _InstancesAnswer(Answer, eq=False):
         elements = outcome.outputs[0].data if outcome.outputs else []
         if len(elements) == 1 and type(elements[0]) is bytes:
             body = self._key + elements[0] + b"]}"
-        else:
-            body = self._key + b",".join([view_of(element) for element in elements]) + b"]}"
+        elif elements:
+            body = self._key + rows_text(outcome.outputs[0]) + b"]}"
             release(outcome.outputs)
+        else:
+            body = self._key + b"]}"
         head = outcome.head
         if head is None and not self._event:
             self._responses.whole(self._exchange, self._id, JSON, body)

@@ -20,6 +20,7 @@ from mooring.codecs.v2_json import (
     decode_request,
     encode_response,
     short_answer,
+    undecoded,
     wanted_of,
 )
 from mooring.core.buffers import LARGE, Buffer, Payload
@@ -302,11 +303,11 @@ class KServeV2:
         stated = exchange.fields.get(_JSON_SIZE)
         responses = self._responses
         request_id = responses.new_id()
-        if stated is None and len(body) > LARGE:
+        if len(body) > LARGE and (stated is None or _number(stated) > LARGE):
             # Decoded by the worker: milliseconds of JSON here would be milliseconds for every client.
-            undecoded = Tensor("request", "BYTES", [1], [body], json=True)
+            whole = undecoded(body, None if stated is None else _number(stated))
             request = InferenceRequest(
-                asked.model, asked.version, request_id, [undecoded], TENSORS, INFER,
+                asked.model, asked.version, request_id, [whole], TENSORS, INFER,
                 None, None, deadline, exchange.headers, json_outputs=True,
             )  # fmt: skip
             answer = self._answer(exchange, request_id, asked, None, ALL_BINARY)
@@ -322,7 +323,7 @@ class KServeV2:
             request = InferenceRequest(
                 asked.model, asked.version, given or request_id, found.inputs, TENSORS, INFER,
                 plan.parameters, found.outputs, plan.deadline, exchange.headers, "", plan.priority,
-                wanted is not ALL_BINARY,
+                not wanted.all_binary,
             )  # fmt: skip
             answer = self._answer(exchange, request_id, asked, given, wanted)
         if asks_for_null(exchange.fields.get(b"accept")):
@@ -347,12 +348,12 @@ class KServeV2:
             found = decode_request(body, None, self._regions)
             self._known.learn(body, found)
             return found, None
-        if not stated.isdigit() or len(stated) > 18:
+        size = _number(stated)
+        if size < 0:
             _give_back(body)
             raise InvalidInput(
                 f"Inference-Header-Content-Length must be a number of bytes, not '{stated.decode('latin-1')}'"
             )
-        size = int(stated)
         if size == 0:
             return self._raw(asked, body), ALL_BINARY
         document, whole = document_of(body, size), len(body)
@@ -420,6 +421,11 @@ def asked_of(match: Match) -> Asked:
 
 def _described(spec: TensorSpec) -> dict[str, object]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
+
+
+def _number(stated: bytes) -> int:
+    """The number of bytes that a header says; -1 where it is no number."""
+    return int(stated) if stated.isdigit() and len(stated) <= 18 else -1
 
 
 def _give_back(body: Payload) -> None:

@@ -1,0 +1,117 @@
+"""Elements that nobody looks at on the event loop: packed where they come in, unpacked in a worker, and the way back.
+
+A loop that reads element by element is deaf to everybody else meanwhile: a million empty texts take it seconds. So above
+a few kilobytes the server passes on what came, checked only as far as its size tells, and the worker reads it. What is
+wrong with the elements is therefore said by the worker, in the words of ``unpack``.
+"""
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from mooring.codecs.protobuf_tensors import HALVES, Elements, Found, Layout, typed_contents
+from mooring.codecs.protobuf_wire import Malformed
+from mooring.codecs.raw import check_booleans, join_texts, split_texts
+from mooring.core.buffers import LARGE, Buffer, Payload, view_of
+from mooring.core.errors import InvalidInput
+from mooring.core.tensors import CONTENTS, PLAIN, RAW, ROWS, Tensor
+
+# Elements of a list up to which it travels as it is, and bytes up to which the loop may encode numbers itself.
+FEW = 256
+_SHORT = 16_384
+# Those contents fields are the elements as they lie in memory: the loop only puts a head before them.
+_FIXED = frozenset({"FP32", "FP64", "BOOL"})
+_REGION = "shared_memory_region"
+
+
+def unpack(tensor: Tensor) -> None:
+    """Give a tensor plain data. Raises ``InvalidInput`` for data that is at fault; its memory stays the caller's."""
+    if tensor.packed == RAW:
+        tensor.data = _unpacked_raw(tensor)
+    elif tensor.packed == CONTENTS:
+        _unpack_contents(tensor)
+    tensor.packed = PLAIN
+
+
+def _unpacked_raw(tensor: Tensor) -> Payload | list[Payload]:
+    view = view_of(tensor.data)
+    if tensor.datatype != "BYTES":
+        check_booleans(view, f"input '{tensor.name}'")
+        payload: Payload = tensor.data
+        return payload
+    texts = split_texts(view, tensor.name, lambda begin, end: _part(view[begin:end]))
+    if len(texts) != math.prod(tensor.shape):
+        raise InvalidInput(
+            f"input '{tensor.name}' has {len(texts)} elements, "
+            f"its shape {tensor.shape} needs {math.prod(tensor.shape)}"
+        )
+    return texts
+
+
+def _part(view: memoryview) -> Payload:
+    """A small element as a copy, a large one where it lies: the memory stays its owner's."""
+    return bytes(view) if len(view) <= LARGE else Buffer(view)
+
+
+def _unpack_contents(tensor: Tensor) -> None:
+    view = view_of(tensor.data)
+    found = Found(tensor.name, tensor.datatype, tensor.shape, None, [(0, len(view))])
+    try:
+        plain = Elements(view, "input", None).typed(found)
+    except Malformed as error:
+        raise InvalidInput(f"the message is no ModelInferRequest: {error}") from None
+    tensor.data, tensor.shape = plain.data, plain.shape
+
+
+def unpacked(tensor: Tensor) -> Tensor:
+    """The tensor with plain data, which may be views of the packed: itself, or one beside it. Raises as ``unpack``."""
+    if not tensor.packed:
+        return tensor
+    plain = msgspec.structs.replace(tensor)
+    unpack(plain)
+    return plain
+
+
+def unpack_all(tensors: Sequence[Tensor]) -> None:
+    """As ``unpack``, for every tensor that is packed."""
+    for tensor in tensors:
+        if tensor.packed:
+            unpack(tensor)
+
+
+def pack(outputs: Sequence[Tensor], layout: int = Layout.RAW) -> None:
+    """Pack outputs of many elements for the loop, which is to send them in this layout."""
+    if layout == Layout.TYPED and any(tensor.datatype in HALVES for tensor in outputs):
+        layout = Layout.RAW  # as the encoder does: all or none
+    for tensor in outputs:
+        if tensor.json or tensor.packed or tensor.data is None:
+            continue
+        if layout != Layout.RAW and not _in_shared_memory(tensor):
+            _pack_typed(tensor)
+        elif type(tensor.data) is list and len(tensor.data) > FEW:
+            tensor.data, tensor.packed = join_texts(tensor.data), RAW
+
+
+def _pack_typed(tensor: Tensor) -> None:
+    is_list = type(tensor.data) is list
+    if len(tensor.data) > (FEW if is_list else _SHORT) and tensor.datatype not in _FIXED:
+        tensor.data, tensor.packed = b"".join(typed_contents(tensor)), CONTENTS
+
+
+def _in_shared_memory(tensor: Tensor) -> bool:
+    return tensor.parameters is not None and _REGION in tensor.parameters
+
+
+def rows_text(tensor: Tensor) -> bytes:
+    """The JSON of predictions, as many as there are, with a comma between any two."""
+    if tensor.packed:
+        return bytes(view_of(tensor.data)[1:-1])
+    return b",".join(map(view_of, tensor.data))
+
+
+def pack_rows(outputs: Sequence[Tensor]) -> None:
+    """Pack the predictions of KServe v1, where they are many: each is JSON, and so is the list of them."""
+    for tensor in outputs:
+        if type(tensor.data) is list and len(tensor.data) > FEW:
+            tensor.data, tensor.packed = b"[" + b",".join(map(view_of, tensor.data)) + b"]", ROWS

@@ -1,0 +1,63 @@
+"""Large bodies that must be read before their requests can go anywhere, read in a codec process.
+
+Which models a chain asks, and which worker has a sequence's state, is said in the body. The event loop would need seconds
+for what such a body may hold, and would answer nobody meanwhile.
+"""
+
+from collections.abc import Callable
+
+from mooring.backends.codec import take_up
+from mooring.core.buffers import Buffer
+from mooring.core.errors import DeadlineExceeded, ErrorRecord, MooringError
+from mooring.core.requests import INFER, TENSORS, InferenceRequest
+from mooring.core.service import Outcome, Ticket
+from mooring.core.tensors import release, shared
+from mooring.engine.openings import Codecs, place
+
+Read = Callable[[InferenceRequest, "ReadDone"], Ticket]
+ReadDone = Callable[[MooringError | None], None]
+"""Hears that a body is read, or why it cannot be. Never called for a ticket that was cancelled."""
+
+
+class BodyReader:
+    """Has bodies read by codec processes, and puts what they say into their requests."""
+
+    def __init__(self, codecs: Codecs, allocate: Callable[[int], Buffer]) -> None:
+        self._codecs = codecs
+        self._allocate = allocate
+
+    def read(self, request: InferenceRequest, done: ReadDone) -> Ticket:
+        """Replace the undecoded body of a request by its inputs, parameters and outputs, and call ``done`` then.
+
+        The request's inputs stay the caller's to release, whatever becomes of the body.
+        """
+        request.inputs, lent = shared(request.inputs, 2)
+        self._codecs.idle(_nothing)  # starts a process where none has nothing to do
+        job = InferenceRequest("", "", request.id, lent, TENSORS, INFER, deadline=request.deadline)
+        return self._codecs.submit(job, lambda outcome: self._take(request, done, outcome))
+
+    def _take(self, request: InferenceRequest, done: ReadDone, outcome: Outcome) -> None:
+        if isinstance(outcome, MooringError):
+            done(_refusal(outcome))
+            return
+        place(outcome.outputs, self._allocate)
+        body = request.inputs
+        take_up(request, outcome)
+        release([*body, outcome.outputs[0]])
+        done(None)
+
+
+def is_undecoded(request: InferenceRequest) -> bool:
+    """Whether all that a request has is a body that nobody has read."""
+    return request.form is TENSORS and bool(request.inputs) and request.inputs[0].json
+
+
+def _refusal(error: MooringError) -> MooringError:
+    """Why a body cannot be read, without a word of the codec, which is no model that its client knows."""
+    if isinstance(error, DeadlineExceeded):
+        return DeadlineExceeded("the body of the request was not read in time")
+    return ErrorRecord.of(error).error(model="", version="")
+
+
+def _nothing() -> None:
+    """Nobody need be told that a process is free: what was submitted waits for it."""
