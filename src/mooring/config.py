@@ -349,6 +349,21 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             " cores, memory, processes and file descriptors of this machine allow"
         ),
     ] = 0
+    scale_to_zero_processes: Annotated[
+        Count | None,
+        Meta(
+            description="processes that models may have before those of PyTorch and ONNX files that nobody asks and that"
+            " name no number of workers are scaled to zero: ready without a process until they are asked; by default 64"
+            " for each core; 0 is no limit"
+        ),
+    ] = None
+    scale_to_zero_memory: Annotated[
+        Count | None,
+        Meta(
+            description="bytes of memory of all models' processes from which idle ones are scaled to zero in the same way;"
+            " by default half of the memory; 0 is no limit"
+        ),
+    ] = None
     default_response_timeout: Annotated[Seconds, Meta(description="seconds a model may take to answer")] = (
         120.0
     )

@@ -27,6 +27,7 @@ from mooring.engine.dealer import Dealer
 from mooring.engine.engine import Engine, codecs_for
 from mooring.engine.monitoring import RepositoryMonitor
 from mooring.engine.registry import ModelVersion, Unavailable
+from mooring.engine.scale_to_zero import machine_budget
 from mooring.engine.snapshots import Snapshots
 from mooring.engine.workflows import Workflows
 from mooring.front import Handed
@@ -179,6 +180,7 @@ class Server:
             libraries=opening.libraries,
             first_worker=config.initial_worker_port,
             fronts=config.frontends - 1,
+            budget=machine_budget(config.scale_to_zero_processes, config.scale_to_zero_memory),
             most_workers=config.max_worker_processes,
             codecs=codecs_for() if config.codec_processes is None else config.codec_processes,
             cache_folder=_cache_folder(config),

@@ -181,6 +181,9 @@ class ModelDescription(msgspec.Struct, frozen=True):
     use_venv: bool = False
     stepwise: bool = False
     job_ticket: bool = False
+    # Without workers because nobody asks it. The next request waits for one: so many seconds, by the last that was started.
+    scaled_to_zero: bool = False
+    start_seconds: float = 0.0
 
 
 class ModelConfig(msgspec.Struct, frozen=True):

@@ -460,6 +460,8 @@ def _described(version: ModelVersion, model: Model) -> ModelDescription:
         joining=_joining(version),
         stepwise=spec.stepwise,
         job_ticket=spec.job_ticket,
+        scaled_to_zero=version.scaled_to_zero,
+        start_seconds=pool.start_seconds if pool is not None else 0.0,
     )
 
 

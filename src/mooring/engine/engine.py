@@ -31,6 +31,7 @@ from mooring.engine.fronts import Fronts
 from mooring.engine.graphs import GraphRun
 from mooring.engine.openings import Openings
 from mooring.engine.registry import Model, ModelVersion, Registry
+from mooring.engine.scale_to_zero import Budget, IdleModels, may_scale_to_zero
 from mooring.engine.scheduler import Scheduler
 from mooring.engine.sequence_scheduler import SequenceScheduler
 from mooring.hardware import cores
@@ -54,7 +55,8 @@ class Engine(InferenceService):
 
     A version that is unloaded has ``drain_limit`` seconds for what it was asked. ``fronts`` is how many further processes
     take connections, and ``codecs`` how many may read and write large JSON beside the workers. There are ``most_workers``
-    of all models together, or what the machine bears where that is 0. With 0 codecs there is still one for large JSON to
+    of all models together, or what the machine bears where that is 0; above the ``budget`` idle models of files have
+    none. With 0 codecs there is still one for large JSON to
     chains and to models with sequences, started when any comes: it must be read before a worker is chosen. Workers are
     forked from processes of ``libraries``, by default such as see this process's own variables. With ``strict_readiness``
     it is not ready while anything is missing that the start asked for; without, once everything has been tried.
@@ -73,6 +75,7 @@ class Engine(InferenceService):
         most_workers: int = 0,
         cache_folder: str = "",
         strict_readiness: bool = True,
+        budget: Budget | None = None,
     ) -> None:
         self.registry = Registry()
         # Beside the models: one may be called as a model is, and is then reached by its own route only.
@@ -89,6 +92,7 @@ class Engine(InferenceService):
         metrics.host.loads = self._loads
         metrics.served.states = self._states
         self.fronts = Fronts(fronts, arena.size, metrics)
+        self._idle_models = IdleModels(self.registry, budget or Budget(), self.fronts.retire)
         self._workers = LocalWorkers(
             arena, libraries or Libraries(os.environ), first_worker, self.fronts.processes, cache_folder
         )
@@ -269,7 +273,9 @@ class Engine(InferenceService):
         if refusal:
             version.report(ModelLoadFailed(refusal, model=spec.name, version=spec.version))
             return version
-        scheduler.pool.start(spec.min_workers)
+        if may_scale_to_zero(spec):
+            scheduler.wake = functools.partial(self._idle_models.wake, version)
+        scheduler.pool.start(self._idle_models.workers_at_first(spec))
         if spec.min_workers:
             await version.settled()
         else:
@@ -285,7 +291,12 @@ class Engine(InferenceService):
 
     def _workers_beside(self, version: ModelVersion | None) -> int:
         """How many workers all other versions are to have."""
-        schedulers = [each.scheduler for each in self.registry if each is not version]
+        schedulers = [
+            each.scheduler
+            for each in self.registry
+            # Those that may be scaled to zero make room for others.
+            if each is not version and not may_scale_to_zero(each.spec)
+        ]
         return sum(each.pool.wanted for each in schedulers if each is not None and each.pool is not None)
 
     async def _end(self, version: ModelVersion) -> None:
@@ -402,6 +413,7 @@ class Engine(InferenceService):
     async def close(self) -> None:
         """End every worker and template."""
         self._ticker.cancel()
+        self._idle_models.close()
         pools = [version.scheduler.pool for version in self.registry if version.scheduler is not None]
         await asyncio.gather(*(pool.stop() for pool in pools if pool is not None))
         await self._codecs.stop()
@@ -413,6 +425,7 @@ class Engine(InferenceService):
             if version.scheduler is not None:
                 version.scheduler.check(now)
         self._codecs.check(now)
+        self._idle_models.look(now)
         self.fronts.publish()
         self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
 

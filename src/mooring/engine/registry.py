@@ -75,6 +75,12 @@ class ModelVersion:
         return pool is not None and not pool.wanted and not self.ready
 
     @property
+    def scaled_to_zero(self) -> bool:
+        """Whether it has no workers because nobody asks it: the next request starts them, and waits for one."""
+        pool = self.scheduler.pool if self.scheduler is not None else None
+        return pool is not None and not pool.wanted and self.ready
+
+    @property
     def healthy(self) -> bool:
         """Whether it has the workers it should have, or is about to get them back.
 
@@ -121,7 +127,9 @@ class ModelVersion:
     def sized(self, least: int, most: int) -> None:
         """It is to have so many workers from now on."""
         self.turn += 1
-        self.spec = msgspec.structs.replace(self.spec, min_workers=least, max_workers=most)
+        self.spec = msgspec.structs.replace(
+            self.spec, min_workers=least, max_workers=most, workers_by_default=False
+        )
 
     def rouse(self) -> None:
         """Workers are about to come: who asks for it waits for them."""

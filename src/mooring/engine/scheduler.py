@@ -175,6 +175,8 @@ class Scheduler:
         self._aside = 0
         # Who opens large bodies while all workers are busy; None where nobody does.
         self.openings: Openings | None = None
+        # Called where requests wait and no worker has the model; None where there are always some, or somebody else's.
+        self.wake: Callable[[], None] | None = None
         self._with_deadline: set[QueuedRequest] = set()
         self._flushing = False
         self._timer: asyncio.TimerHandle | None = None
@@ -537,6 +539,8 @@ class Scheduler:
                 worker.send(batch)
         if self.openings is not None and self.openings.closed:
             self.openings.begin()
+        if self._waiting and self.wake is not None and not pool.ready:
+            self.wake()
 
     def _flush_in(self, wait: float) -> None:
         if self._timer is None:

@@ -250,6 +250,7 @@ def overridden(spec: ModelSpec, config: Mapping[str, Any], parameters: Mapping[s
         if instances:
             count = sum(max(1, msgspec.convert(group.get("count", 1), int)) for group in instances)
             changes["min_workers"] = changes["max_workers"] = count
+            changes["workers_by_default"] = False
         for key, field in (
             ("input", "inputs"),
             ("output", "outputs"),

@@ -182,6 +182,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     job_ticket: bool = False
     min_workers: int = 1
     max_workers: int = 1
+    workers_by_default: bool = False  # nobody asked for that number
     queue_size: int = 100
     response_timeout: float = 120.0
     startup_timeout: float = 120.0

@@ -310,6 +310,7 @@ class Store:
             exact_delay=defaults.exact_delay,
             min_workers=workers,
             max_workers=max(workers, 1),
+            workers_by_default=True,
             queue_size=defaults.queue_size,
             response_timeout=defaults.response_timeout,
             startup_timeout=defaults.startup_timeout,

@@ -309,6 +309,11 @@ class ModelTemplate(Template):
         self._process = process
         super().__init__(control)
 
+    @property
+    def pid(self) -> int:
+        """Of its process, 0 until that is known."""
+        return self._process.pid
+
     def kill(self) -> None:
         """End it and its workers now."""
         self._process.kill()

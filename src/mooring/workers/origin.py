@@ -35,6 +35,11 @@ class Origin:
             template = await self._template()
         return self._local.start(template, self._facts)
 
+    @property
+    def pid(self) -> int:
+        """Of the process with the model in it; 0 where there is none."""
+        return self._model.pid if self._model is not None and not self._model.dead else 0
+
     def reconsider(self) -> None:
         """The model's files have changed: what its template met while it loaded them says nothing of the new ones."""
         self._alone = self._rule()

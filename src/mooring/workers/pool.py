@@ -62,6 +62,8 @@ class WorkerPool:
         self.sharing: Sharing | None = None
         # Whether the workers take requests while others run: the idle ones are not all equally idle then.
         self.overlapping = False
+        # From the moment that a worker was begun to the one that it had the model, of the last one; 0 until there is one.
+        self.start_seconds = 0.0
         self.failures = 0
         self.failing_since: float | None = None
         self._failed_at = -math.inf
@@ -76,6 +78,7 @@ class WorkerPool:
         self._origin = Origin(spec, workers, threads)
         self._threads = threads
         self._wanted = 0
+        self._served_before = 0  # by workers that are gone
         self._starting = 0
         self._workers: list[KeptWorker] = []
         self._recycler = Recycler(spec.recycling)
@@ -103,6 +106,21 @@ class WorkerPool:
         return self._wanted
 
     @property
+    def pids(self) -> Sequence[int]:
+        """Of its processes: the workers, and the template that has the model, where there is one."""
+        return [pid for pid in (*(worker.process.pid for worker in self._workers), self._origin.pid) if pid]
+
+    @property
+    def processes(self) -> int:
+        """How many there are."""
+        return len(self._workers) + (self._origin.pid > 0)
+
+    @property
+    def served(self) -> int:
+        """How many requests its workers were ever sent, by this process and by further fronts as far as they have said."""
+        return self._served_before + sum(worker.served for worker in self._workers)
+
+    @property
     def leaving(self) -> Collection[PooledWorker]:
         """Those whose successors are there: they get nothing new that may go elsewhere."""
         return self._recycler.leaving
@@ -123,6 +141,11 @@ class WorkerPool:
         self.shed()
         for _ in range(self._places - len(self._workers) - self._starting):
             self._spawn(0.0)
+
+    def scale_to_zero(self) -> None:
+        """Have no process at all until ``start`` is called again; requests that come meanwhile wait for that."""
+        self.start(0)
+        self._origin.close()
 
     def shed(self) -> None:
         """Let idle workers that are too many end, where their owner lets them."""
@@ -182,6 +205,7 @@ class WorkerPool:
             self.sharing.joined(worker)
         worker.process.handed_over()
         worker.turn.end()
+        self.start_seconds = time.monotonic() - worker.begun
         self.idle.append(worker)
         if self.ready >= self._wanted:
             self._whole_since = time.monotonic()
@@ -418,6 +442,7 @@ class WorkerPool:
 
     async def _started(self, turn: Turn) -> KeptWorker | None:
         """A worker that is about to load the model; None where there is no room for its process, which is reported."""
+        begun = time.monotonic()
         try:
             process = await self._origin.start()
         except OSError as error:
@@ -425,7 +450,9 @@ class WorkerPool:
             self._report(ModelLoadFailed(reason, model=self.spec.name), loading=True)
             self._pause_until = time.monotonic() + backoff(self.failures)
             return None
-        return KeptWorker(self, process, str(next(self._numbers)), turn)
+        worker = KeptWorker(self, process, str(next(self._numbers)), turn)
+        worker.begun = begun
+        return worker
 
     async def _bury(self, worker: KeptWorker, *, loading: bool) -> None:
         with suppress(TimeoutError):
@@ -489,6 +516,7 @@ class WorkerPool:
     def _remove(self, worker: KeptWorker) -> None:
         worker.state = WorkerState.ENDED
         worker.turn.end()
+        self._served_before += worker.served
         self._recycler.forget(worker)
         worker.process.handed_over()
         with suppress(ValueError):

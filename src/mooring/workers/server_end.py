@@ -412,6 +412,7 @@ class KeptWorker(PooledWorker):
         self.turn = turn
         process.on_end = self._gone
         self.started = time.time()
+        self.begun = time.monotonic()  # with the process that it is forked from
 
     def _gone(self) -> None:
         """The process has ended. What its model's code forked may hold its end of the channel open for ever."""

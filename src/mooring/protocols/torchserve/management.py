@@ -334,6 +334,8 @@ def described(model: ModelDescription, metadata: object = None) -> dict[str, Any
         document["defaultVersionRule"] = model.default_rule
     if model.version_policy is not None:
         document["versionPolicy"] = str(model.version_policy)
+    if model.scaled_to_zero:
+        document |= {"scaledToZero": True, "startSeconds": round(model.start_seconds, 3)}
     if model.reason:
         document["reason"] = model.reason
     if model.detail:

@@ -91,6 +91,8 @@ _DESCRIBED = {
         defaultVersionRule=TEXT,
         versionPolicy=TEXT,
         batching=record(("joined", "state", "reason"), joined={"type": "boolean"}, state=TEXT, reason=TEXT),
+        scaledToZero={"type": "boolean"},
+        startSeconds={"type": "number"},
         reason=TEXT,
         detail=TEXT,
     ),

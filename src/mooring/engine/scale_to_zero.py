@@ -1,0 +1,198 @@
+"""Which models have no process while nobody asks them: those of files, above a budget of processes and memory.
+
+A model whose file and signature were checked when it was loaded can be loaded again whenever it is asked for. So such
+models stay READY when their workers and their template have ended, and the first request waits for new ones. Models with
+code of their own, models that keep state and models that somebody gave a number of workers are never touched.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any
+
+import msgspec
+import psutil
+
+from mooring.cgroups import memory_limit
+from mooring.descriptors import highest_limit
+from mooring.engine.registry import ModelVersion, Registry
+from mooring.hardware import cores
+from mooring.observability.logs import get_logger
+from mooring.repository.platforms import has_code
+from mooring.repository.spec import ModelSpec
+from mooring.workers.pool import WorkerPool
+from mooring.workers.recycling import memory_of
+
+log = get_logger(__name__)
+
+# Where nothing is set: as many processes as leave the system easy to look at, and half of the memory.
+_PROCESSES_PER_CORE = 64
+# Descriptors that a process takes of the server's, and as many again for connections.
+_DESCRIPTORS = 8
+# Seconds between two looks, and between two times that memory is measured.
+_LOOK_EVERY = 1.0
+_MEASURE_EVERY = 10.0
+# Seconds that a model which was asked keeps its workers, whatever the budget: starting them costs more than keeping them.
+_KEPT = 10.0
+
+
+class Budget(msgspec.Struct, frozen=True):
+    """What the processes of all models may take before idle ones are scaled to zero; ``memory`` in bytes, 0 is no limit."""
+
+    processes: int = 0
+    memory: int = 0
+
+
+def machine_budget(processes: int | None, memory: int | None) -> Budget:
+    """By the settings ``scale_to_zero_processes`` and ``scale_to_zero_memory``; what is None, by the machine."""
+    usual = memory_limit() or psutil.virtual_memory().total
+    return Budget(
+        min(_PROCESSES_PER_CORE * cores(), highest_limit() // _DESCRIPTORS)
+        if processes is None
+        else processes,
+        usual // 2 if memory is None else memory,
+    )
+
+
+def may_scale_to_zero(spec: ModelSpec) -> bool:
+    """Whether a model may be without workers while nobody asks it: nothing of it is lost, and nobody wants them there."""
+    code = has_code(spec.backend, module=bool(spec.parameters.get("module")))
+    return spec.workers_by_default and not code and spec.sequence is None and not spec.job_ticket
+
+
+class _Use(msgspec.Struct):
+    """When a version was last asked, on the monotonic clock: never yet is minus infinity. ``memory`` is in bytes."""
+
+    known: float
+    served: int = 0
+    last: float = -math.inf
+    memory: int = 0
+
+
+class IdleModels:
+    """Keeps the models of a registry within a budget. Call ``look`` a few times a second.
+
+    ``leave_fronts`` returns when no further front has anything in a version, or sends it anything more.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        budget: Budget,
+        leave_fronts: Callable[[ModelVersion], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._registry = registry
+        self._budget = budget
+        self._leave_fronts = leave_fronts
+        self._uses: dict[ModelVersion, _Use] = {}
+        self._leaving: dict[ModelVersion, asyncio.Task[None]] = {}
+        self._measuring: asyncio.Task[None] | None = None
+        self._looked = self._measured = -math.inf
+
+    def look(self, now: float) -> None:
+        """Scale idle models to zero while all together take more than they may, the least recently used first."""
+        if now - self._looked < _LOOK_EVERY:
+            return
+        self._looked = now
+        pools = dict(self._pools())
+        self._uses = {version: self._use(version, pool, now) for version, pool in pools.items()}
+        if not any(may_scale_to_zero(version.spec) for version in pools):
+            return
+        if self._budget.memory and now - self._measured > _MEASURE_EVERY and self._measuring is None:
+            self._measured = now
+            self._measuring = asyncio.ensure_future(self._measure(pools))
+        processes = sum(pool.processes for pool in pools.values()) - self._budget.processes
+        memory = sum(use.memory for use in self._uses.values()) - self._budget.memory
+        for version in self._candidates(pools, now):
+            if not (self._budget.processes and processes > 0) and not (self._budget.memory and memory > 0):
+                break
+            processes -= pools[version].processes
+            memory -= self._uses[version].memory
+            self._leaving[version] = asyncio.ensure_future(self._scale_to_zero(version, pools[version]))
+
+    def workers_at_first(self, spec: ModelSpec) -> int:
+        """How many workers a version has that is loaded for the first time: one is enough to know it, if it is to have
+        none in a moment.
+        """
+        if self._budget.processes and may_scale_to_zero(spec):
+            running = sum(pool.processes for _, pool in self._pools())
+            if running + spec.min_workers > self._budget.processes:
+                return min(spec.min_workers, 1)
+        return spec.min_workers
+
+    def wake(self, version: ModelVersion) -> None:
+        """Start the workers of a version that is asked for and has none."""
+        pool = version.scheduler.pool if version.scheduler is not None else None
+        if pool is not None and version.ready and not pool.wanted:
+            log.info("model started again", model=version.spec.name, version=version.spec.version)
+            pool.start(version.spec.min_workers)
+
+    def close(self) -> None:
+        """Look no more."""
+        for task in (*self._leaving.values(), self._measuring):
+            if task is not None:
+                task.cancel()
+
+    def _pools(self) -> "list[tuple[ModelVersion, WorkerPool]]":
+        return [
+            (version, version.scheduler.pool)
+            for version in self._registry
+            if version.scheduler is not None and version.scheduler.pool is not None
+        ]
+
+    def _use(self, version: ModelVersion, pool: WorkerPool, now: float) -> _Use:
+        """What is known of a version's use, brought up to date. Further fronts say what they sent with the workers."""
+        use = self._uses.get(version) or _Use(now)
+        assert version.scheduler is not None
+        served = pool.served
+        if served > use.served or not version.scheduler.idle:
+            use.last = now
+            # It was loaded with one worker when there was no room for more, and is wanted after all.
+            if 0 < pool.wanted < version.spec.min_workers and may_scale_to_zero(version.spec):
+                pool.start(version.spec.min_workers)
+        use.served = served
+        if not pool.workers:
+            use.memory = 0
+        return use
+
+    def _candidates(self, pools: Collection[ModelVersion], now: float) -> list[ModelVersion]:
+        """Idle versions, the first to go first: never asked and loaded last, then least recently asked."""
+        found = [version for version in reversed(list(pools)) if self._may_go(version, now)]
+        return sorted(found, key=lambda version: (self._uses[version].last, -self._uses[version].known))
+
+    def _may_go(self, version: ModelVersion, now: float) -> bool:
+        scheduler = version.scheduler
+        assert scheduler is not None
+        assert scheduler.pool is not None
+        pool = scheduler.pool
+        return (
+            may_scale_to_zero(version.spec)
+            and version.ready
+            and scheduler.idle
+            and version not in self._leaving
+            and pool.wanted > 0
+            and now - self._uses[version].last > _KEPT
+        )
+
+    async def _scale_to_zero(self, version: ModelVersion, pool: WorkerPool) -> None:
+        await self._leave_fronts(version)
+        del self._leaving[version]
+        if version.scheduler is not None and version.scheduler.idle and version.ready:
+            log.info(
+                "model scaled to zero",
+                model=version.spec.name,
+                version=version.spec.version,
+                reason="nobody asks it, and models take more than scale_to_zero_processes or scale_to_zero_memory",
+            )
+            pool.scale_to_zero()
+
+    async def _measure(self, pools: "dict[ModelVersion, WorkerPool]") -> None:
+        """Read how much memory the processes of each version have."""
+        try:
+            for version, pool in pools.items():
+                pids = pool.pids
+                used = sum([await asyncio.to_thread(memory_of, pid) for pid in pids])
+                if version in self._uses and pool.workers:
+                    self._uses[version].memory = used
+        finally:
+            self._measuring = None
