@@ -157,3 +157,11 @@ def test_a_compressed_body_is_inflated_on_every_route(served):
         packed = gzip.compress(body)
         assert b'"missing"' in served.ask("POST", target, packed, "Content-Encoding: gzip").body
         assert served.ask("POST", target, packed, "Content-Encoding: br").code == 415
+
+
+@pytest.mark.parametrize("size", [0, 70_000])
+def test_inputs_are_instances_in_rows_and_in_columns(served, size):
+    for inputs in ([[1], [None]], [{"x": [1]}, {"x": [None]}], {"x": [[1], [None]]}):
+        body = json.dumps({"inputs": inputs}).encode() + b" " * size
+        found = served.ask("POST", "/v1/models/mean:predict", body).json()["predictions"]
+        assert [each["missing"] for each in found] == [[0], [1]]

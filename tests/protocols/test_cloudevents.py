@@ -74,6 +74,11 @@ async def test_no_instances_are_answered_by_an_event_too(echo):
         ([f"content-type: {STRUCTURED}"], json.dumps(EVENT | {"data": {}}).encode(), "to be a list"),
         ([f"content-type: {STRUCTURED}"], json.dumps(EVENT | {"data_base64": "?"}).encode(), "base64"),
         ([f"content-type: {STRUCTURED}"], json.dumps(EVENT | {"id": 7}).encode(), "no CloudEvent in JSON"),
+        (
+            ["content-type: application/cloudevents-batch+json"],
+            json.dumps([EVENT]).encode(),
+            "a batch of CloudEvents (application/cloudevents-batch+json) is not served; send each event by itself",
+        ),
     ],
 )
 async def test_events_that_lack_something_are_refused_and_no_model_is_asked(echo, headers, body, said):

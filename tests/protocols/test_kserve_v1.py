@@ -2,17 +2,20 @@
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from protocol_wire import JSON, answered, elements, output, piece, refused
 
+from mooring.codecs.bodies import decode_instances
+from mooring.codecs.instances import instances_of
 from mooring.core import errors
 from mooring.core.buffers import LARGE
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import Form, InferenceResponse, Operation, ResponseHead
 from mooring.core.service import ModelState
-from mooring.protocols.kserve.v1 import instances_of
+from mooring.core.tensors import Tensor
 
 
 def told(**document: object) -> bytes:
@@ -125,9 +128,19 @@ async def test_the_content_type_is_ignored(inference, content_type):
         (b"null", 'Expected "instances" to be a list'),
         (b'{"instances": {"a": 1}}', 'Expected "instances" to be a list'),
         (b'{"instances": "abc"}', 'Expected "instances" to be a list'),
-        (b'{"inputs": [1]}', 'Expected "instances" to be a list'),
+        (b'{"inputs": 1}', 'Expected "inputs" to be a list of instances, or an object'),
+        (b'{"inputs": {"x": 1}}', '"inputs" is an object, and then it holds columns: "x" must be a list'),
+        (
+            b'{"inputs": {"x": [1], "y": [1, 2]}}',
+            'the columns of "inputs" must have one length, and have: "x" 1, "y" 2',
+        ),
+        (b'{"inputs": {}}', 'the columns of "inputs" must have one length'),
+        (
+            b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}]}',
+            '"inputs" holds tensors',
+        ),
     ],
-    ids=range(13),
+    ids=range(17),
 )
 async def test_what_has_no_list_of_instances_is_a_400_in_both_forms(inference, body, message):
     reply = await inference.call("POST", "/v1/models/echo:predict", body)
@@ -137,6 +150,29 @@ async def test_what_has_no_list_of_instances_is_a_400_in_both_forms(inference, b
     assert document["message"].startswith(message)
     assert document["error"] == document["message"]
     assert inference.service.requests == []
+
+
+@pytest.mark.parametrize(
+    ("inputs", "rows"),
+    [
+        ([[1, 2], [3, 4]], [[1, 2], [3, 4]]),
+        ([{"x": 1}, {"x": 2}], [{"x": 1}, {"x": 2}]),
+        ({"x": [1, 2.5], "y": [[1], ["a"]]}, [{"x": 1, "y": [1]}, {"x": 2.5, "y": ["a"]}]),
+        ({"x": [None, 1]}, [{"x": None}, {"x": 1}]),
+        ([], []),
+    ],
+)
+@pytest.mark.parametrize("size", [0, LARGE])
+def test_inputs_are_another_name_of_instances_and_may_be_columns(inputs, rows, size):
+    body = json.dumps({"inputs": inputs}).encode() + b" " * size
+    assert [json.loads(each) for each in instances_of(body)] == rows
+    found = decode_instances(Tensor("instances", "BYTES", [1], [body], json=True))
+    assert [each.tolist() if isinstance(each, np.ndarray) else each for each in found] == rows
+
+
+def test_of_both_names_instances_count():
+    assert instances_of(b'{"inputs": 7, "instances": [1]}') == [b"1"]
+    assert instances_of(b'{"inputs": [NaN]}') == [b"NaN"]
 
 
 def test_numbers_reach_the_model_as_they_were_written():

@@ -57,6 +57,8 @@ async def test_the_inference_port_promises_torchserves_paths_and_more(inference)
         "get /v2/docs/dataplane.json": "dataplaneFile",
         "get /ping": "ping",
         "post /predictions/{model_name}": "predictions",
+        "put /predictions/{model_name}": "put_predictions",
+        "put /predictions/{model_name}/{model_version}": "put_version_predictions",
         "post /predictions/{model_name}/{model_version}": "version_predictions",
         "post /explanations/{model_name}": "explanations",
         "post /explanations/{model_name}/{model_version}": "version_explanations",
@@ -117,3 +119,9 @@ async def test_a_model_that_is_not_there_has_no_document(inference, target, kind
 
 async def test_the_management_port_describes_a_models_calls(management):
     validate(await document(management, "OPTIONS", "/models/echo"))
+
+
+async def test_the_server_is_described_with_and_without_a_slash(v2):
+    paths = (await document(v2))["paths"]
+    assert paths["/v2/"]["get"]["responses"] == paths["/v2"]["get"]["responses"]
+    assert (await v2.call("GET", "/v2/")).body == (await v2.call("GET", "/v2")).body

@@ -327,3 +327,12 @@ async def test_a_draining_server_answers_what_it_took_and_takes_nothing_new(talk
     talk.service.dones[0](InferenceResponse([], model="echo"))
     assert (await call).id == "late"
     await asyncio.wait_for(draining, 5)
+
+
+async def test_a_wrong_message_for_a_model_that_is_not_there_is_not_found(talk):
+    for model, code in (("nobody", "NOT_FOUND"), ("echo", "INVALID_ARGUMENT")):
+        message = infer_request(model_name=model)
+        message.inputs[0].shape[:] = [77]
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await talk.call("ModelInfer", message)
+        assert caught.value.code().name == code

@@ -21,6 +21,7 @@ import orjson
 
 from mooring.codecs import npy
 from mooring.codecs.images import looks_like_image
+from mooring.codecs.instances import instances_in
 from mooring.codecs.signature import Signature
 from mooring.codecs.tensor_json import cast, decode, encode, encode_each, to_array
 from mooring.codecs.v2_json import tensor_array
@@ -91,11 +92,7 @@ def decode_instances(tensor: Tensor) -> Instances:
     if not tensor.json:
         rows: Instances = decode(b"[" + b",".join(map(bytes, tensor.data)) + b"]")
         return rows
-    value = decode(_bytes(tensor))
-    found = value.get("instances") if isinstance(value, dict) else None
-    if not isinstance(found, list | np.ndarray):
-        raise InvalidInput('the body must be a JSON object with a list "instances"')
-    return found
+    return instances_in(decode(_bytes(tensor)))
 
 
 def by_name(value: Any, signature: Signature) -> dict[str, Array]:

@@ -84,8 +84,13 @@ def _decode_request(
                 raw.append((start, end))
         elements = Elements(message, "input", allocator, share, pack=large)
         request.inputs, layout = elements.fill(found, raw, regions)
+    except InvalidInput as error:
+        error.model, error.version = request.model, request.version
+        raise
     except (Malformed, UnicodeDecodeError) as error:
-        raise InvalidInput(f"the message is no ModelInferRequest: {error}") from None
+        raise InvalidInput(
+            f"the message is no ModelInferRequest: {error}", model=request.model, version=request.version
+        ) from None
     if outputs:
         request.outputs = outputs
     return request, layout

@@ -27,6 +27,14 @@ class Query(msgspec.Struct, frozen=True):
     description: str
 
 
+class Also(msgspec.Struct, frozen=True, kw_only=True):
+    """The same call by another method or on another path, which clients use; with an id of its own."""
+
+    id: str
+    method: str
+    path: str = ""  # empty: the same
+
+
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """One call a client may make."""
 
@@ -40,6 +48,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     deprecated: bool = False
     # What 202 means, where an answer may come before the work is done.
     accepted: str = ""
+    also: tuple["Also", ...] = ()
 
 
 Prepare = Callable[[Exchange, Match], Callable[[Exchange], None] | None]

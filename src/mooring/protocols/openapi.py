@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
+
 from mooring.protocols.access import Gate
 from mooring.protocols.endpoints import Body, Endpoint, Operation
 from mooring.protocols.responses import JSON, Responses, pretty
@@ -160,8 +162,12 @@ class Description:
     def _promised(self, endpoints: Iterable[Endpoint]) -> Iterator["_Promise"]:
         for endpoint in endpoints:
             if endpoint.operation is not None:
+                operation = endpoint.operation
                 token = endpoint.access if self._gate.guards(endpoint.access) else Access.OPEN
-                yield endpoint.pattern, endpoint.operation, token
+                yield endpoint.pattern, operation, token
+                for also in operation.also:
+                    same = msgspec.structs.replace(operation, id=also.id, method=also.method)
+                    yield also.path or endpoint.pattern, same, token
 
 
 _Promise = tuple[str, Operation, Access]

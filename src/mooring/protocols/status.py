@@ -134,6 +134,8 @@ _KSERVE_V1: Mapping[type[MooringError], tuple[int, Callable[[MooringError, Asked
     errors.SequencesFull: (503, _own),
     errors.SequenceLost: (503, _own),
     errors.ModelFailed: (500, _raised),
+    # Proxies ask again after a 503, and this would come out wrong again.
+    errors.InvalidOutput: (500, _own),
 }
 
 
@@ -279,6 +281,8 @@ def kserve_v1(error: MooringError, asked: Asked) -> Refusal:
     """An error in both forms at once: what a TorchServe client reads, and KServe's ``error``."""
     refusal = torchserve(error, asked)
     status, text = _KSERVE_V1.get(type(error), (refusal.status, None))
+    if error.code:  # chosen by the model, and in the refusal already
+        status = refusal.status
     said = text(error, asked) if text is not None else refusal.message
     return msgspec.structs.replace(refusal, status=status, error=said)
 

@@ -19,6 +19,7 @@ import numpy as np
 from mooring.backends.handler import json_text
 from mooring.backends.handler.envelopes import Asked, BaseEnvelope, demand_names
 from mooring.backends.open_inference import open_inputs, present
+from mooring.codecs.instances import instances_in
 from mooring.codecs.nonfinite import BY_PROTOCOL
 from mooring.codecs.packed import pack_rows
 from mooring.core.buffers import Payload
@@ -264,10 +265,7 @@ def _instances_of(payload: Payload) -> list[Any]:
         body = json_text.load(payload)
     except ValueError as error:
         raise InvalidInput(f"the body is not JSON: {error}") from None
-    instances = body.get("instances") if isinstance(body, dict) else None
-    if not isinstance(instances, list):
-        raise InvalidInput("the body has no list 'instances'")
-    return instances
+    return list(instances_in(body))
 
 
 def _rows_of(payload: Payload) -> list[Any]:

@@ -35,6 +35,18 @@ class _Envelope(msgspec.Struct):
 _envelope = msgspec.json.Decoder(_Envelope)
 
 
+_BATCH = b"application/cloudevents-batch"
+
+
+def refuse_batch(exchange: Exchange) -> None:
+    """Raise ``InvalidInput`` for several events in one body, which are answered one by one or not at all."""
+    if exchange.fields.get(b"content-type", b"").strip().lower().startswith(_BATCH):
+        raise InvalidInput(
+            "a batch of CloudEvents (application/cloudevents-batch+json) is not served; send each event by itself, "
+            "as application/cloudevents+json or with ce- headers"
+        )
+
+
 def is_event(exchange: Exchange) -> bool:
     """Whether a request is an event in either mode."""
     fields = exchange.fields

@@ -25,6 +25,7 @@ from mooring.protocols.kserve.v2 import MODEL, VERSION, WRITING, V2Answer, asked
 from mooring.protocols.responses import JSON, Responses
 from mooring.protocols.scheduling import deadline_of, scheduled
 from mooring.protocols.status import Asked, kserve_v2
+from mooring.protocols.unknown import or_not_found
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
@@ -200,6 +201,7 @@ class Generate:
         self._bodies.take(exchange, taken, lambda error: self._refuse(exchange, error, asked))
 
     def _refuse(self, exchange: Exchange, error: MooringError, asked: Asked) -> None:
+        error = or_not_found(self._service, error, asked)
         self._responses.refuse(exchange, self._dialect.refusal(error, asked) or kserve_v2(error, asked))
 
     def _request(self, exchange: Exchange, asked: Asked, body: Payload) -> tuple[InferenceRequest, bool]:

@@ -22,6 +22,7 @@ from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.responses import RequestIds
 from mooring.protocols.scheduling import scheduled
 from mooring.protocols.status import Asked
+from mooring.protocols.unknown import or_not_found
 from mooring.web.grpc import Call, Status
 
 log = get_logger(__name__)
@@ -96,9 +97,12 @@ class Inference:
     def read(self, message: Payload, deadline: float | None) -> Told:
         """What a message asks, which is taken over. Raises ``MooringError``."""
         memory = self._memory
-        request, layout = protobuf.decode_request(
-            message, self._allocator, None if memory is None else memory.read
-        )
+        try:
+            request, layout = protobuf.decode_request(
+                message, self._allocator, None if memory is None else memory.read
+            )
+        except InvalidInput as error:
+            raise or_not_found(self.service, error, Asked(error.model, error.version)) from None
         request.layout = layout
         told = Told(request, layout, request.id, False)
         request.id = request.id or self._new_id()

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mooring.protocols.endpoints import Body, Operation
+from mooring.protocols.endpoints import Also, Body, Operation
 from mooring.protocols.openapi import BIG, NUMBER, TEXT, record
 from mooring.protocols.responses import JSON
 
@@ -41,8 +41,14 @@ _INFER_ANSWER = Body(
 )  # fmt: skip
 
 
-def _get(id_: str, description: str, answer: Body, errors: tuple[int, ...] = (500,)) -> Operation:
-    return Operation(id=id_, method="GET", description=description, answer=answer, errors=errors)
+def _get(
+    id_: str,
+    description: str,
+    answer: Body,
+    errors: tuple[int, ...] = (500,),
+    also: tuple[Also, ...] = (),
+) -> Operation:
+    return Operation(id=id_, method="GET", description=description, answer=answer, errors=errors, also=also)
 
 
 def _post(
@@ -57,6 +63,8 @@ SERVER = _get(
     Body(
         JSON, record(("name", "version", "extensions"), name=TEXT, version=TEXT, extensions=_TEXTS), "It is"
     ),
+    # As AMD's clients write it.
+    also=(Also(id="serverMetadataWithSlash", method="GET", path="/v2/"),),
 )
 LIVE = _get("serverLive", "Whether the server is there", Body(JSON, record(("live",), live=_FLAG), "It is"))
 READY = _get(

@@ -3,12 +3,12 @@
 The content type of a request is ignored: KServe's own examples send JSON as curl's default, a form.
 """
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
+from mooring.codecs.instances import instances_of
 from mooring.codecs.packed import rows_text
 from mooring.core.buffers import LARGE, Payload
 from mooring.core.errors import InvalidInput, ModelNotReady, MooringError, Unsupported
@@ -30,41 +30,13 @@ from mooring.protocols.openapi import MODEL_ERRORS, TEXT, record
 from mooring.protocols.responses import JSON, Responses
 from mooring.protocols.scheduling import TIMEOUT_HEADER, deadline_of
 from mooring.protocols.status import Asked, Refusal, kserve_v1
+from mooring.protocols.unknown import or_not_found
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
 _READING = frozenset({"GET", "HEAD"})
 _KEYS = {Operation.INFER: b'{"predictions":[', Operation.EXPLAIN: b'{"explanations":['}
-
-
-class _Instances(msgspec.Struct):
-    # Raw: what a client wrote as a number reaches the model as it was written, however many digits it has.
-    instances: list[msgspec.Raw]
-
-
-_decoder = msgspec.json.Decoder(_Instances)
-
-
-def instances_of(body: bytes) -> list[bytes]:
-    """The JSON of every instance in a v1 body. Raises ``InvalidInput``."""
-    try:
-        body.decode()  # the decoder passes over texts without a look at their encoding
-        return [bytes(raw) for raw in _decoder.decode(body).instances]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        # NaN, Infinity, halves of surrogate pairs and byte order marks are no JSON, but Python's clients send them.
-        return _loosely(body)
-
-
-def _loosely(body: bytes) -> list[bytes]:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"Unrecognized request format: {error}") from None
-    instances = document.get("instances") if isinstance(document, dict) else None
-    if not isinstance(instances, list):
-        raise InvalidInput('Expected "instances" to be a list')
-    return [json.dumps(instance).encode() for instance in instances]
 
 
 def _inputs(body: Payload) -> list[Tensor]:
@@ -208,6 +180,7 @@ class KServeV1:
         request_id = responses.new_id()
         try:
             deadline = deadline_of(exchange)
+            cloudevents.refuse_batch(exchange)
             event = cloudevents.is_event(exchange)
             inputs = _inputs(cloudevents.data_of(exchange) if event else exchange.take_body())
             answer = _InstancesAnswer(responses, exchange, request_id, asked, _KEYS[operation], event)
@@ -217,7 +190,8 @@ class KServeV1:
                 answer.done(InferenceResponse([]))
                 return
         except MooringError as error:
-            responses.refuse(exchange, kserve_v1(error, asked), request_id=request_id)
+            refusal = kserve_v1(or_not_found(self._service, error, asked), asked)
+            responses.refuse(exchange, refusal, request_id=request_id)
             return
         request = InferenceRequest(
             asked.model,
@@ -241,7 +215,9 @@ def _verb(id_: str, description: str, key: str) -> Call:
         method="POST",
         description=description,
         body=Body(
-            JSON, record(("instances",), instances={"type": "array", "items": anything}), "The instances"
+            JSON,
+            record(instances={"type": "array", "items": anything}, inputs=anything),
+            "The instances; or the same as inputs, as a list or in columns",
         ),
         answer=Body(
             JSON, record((key,), **{key: {"type": "array", "items": anything}}), f"The {key}, in order"

@@ -37,6 +37,7 @@ from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.responses import JSON, Responses
 from mooring.protocols.scheduling import TIMEOUT_HEADER, deadline_of, scheduled
 from mooring.protocols.status import Asked, Refusal, kserve_v2
+from mooring.protocols.unknown import or_not_found
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
@@ -266,7 +267,7 @@ class KServeV2:
             deadline = deadline_of(exchange)
             self._infer(exchange, asked, exchange.take_body(), deadline)
         except MooringError as error:
-            self.refuse(exchange, error, asked)
+            self.refuse(exchange, or_not_found(self._service, error, asked), asked)
 
     def prepare_infer(self, exchange: Exchange, match: Match) -> Callable[[Exchange], None] | None:
         """The way of a small body of JSON that may take its time, where the body is one that is known, too."""

@@ -25,6 +25,7 @@ from mooring.protocols.torchserve.forms import (
     query_fields,
     text_field,
 )
+from mooring.protocols.unknown import or_not_found
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
@@ -151,7 +152,7 @@ class TorchServeInference:
         """A prediction whose query parameters are fields too, before those of the body (the older routes only)."""
         params = match.params
         asked = Asked(params["model_name"], params.get("model_version", ""))
-        inputs = merged(query_fields(match.query), self._inputs(exchange))
+        inputs = merged(query_fields(match.query), self._inputs_for(exchange, asked))
         self._submit(exchange, asked, inputs, Operation.INFER, "")
 
     def invoke(self, exchange: Exchange, match: Match) -> None:
@@ -174,12 +175,20 @@ class TorchServeInference:
         if exchange.method == "OPTIONS":
             self._describe_model(exchange, asked)
             return
-        self._submit(exchange, asked, self._inputs(exchange), operation, params.get("rest", ""))
+        self._submit(exchange, asked, self._inputs_for(exchange, asked), operation, params.get("rest", ""))
 
     def _ask_oddly(self, exchange: Exchange, match: Match, operation: Operation) -> None:
         # Slashes at the end do not count in TorchServe, however many; elsewhere an empty segment is an empty name.
         model, version, path = [*match.params["rest"].rstrip("/").split("/", 2), "", ""][:3]
-        self._submit(exchange, Asked(model, version), self._inputs(exchange), operation, path)
+        asked = Asked(model, version)
+        self._submit(exchange, asked, self._inputs_for(exchange, asked), operation, path)
+
+    def _inputs_for(self, exchange: Exchange, asked: Asked) -> list[Tensor]:
+        """The inputs in a body. Raises ``InvalidInput``, or ``ModelNotFound`` where there is no such model either."""
+        try:
+            return self._inputs(exchange)
+        except InvalidInput as error:
+            raise or_not_found(self._service, error, asked) from None
 
     def _submit(
         self, exchange: Exchange, asked: Asked, inputs: list[Tensor], operation: Operation, path: str
@@ -188,9 +197,9 @@ class TorchServeInference:
         request_id = responses.new_id()
         try:
             deadline = deadline_of(exchange)
-        except InvalidInput:
+        except InvalidInput as error:
             release(inputs)
-            raise
+            raise or_not_found(self._service, error, asked) from None
         request = InferenceRequest(
             asked.model, asked.version, request_id, inputs, BODY, operation,
             None, None, deadline, exchange.headers, path,

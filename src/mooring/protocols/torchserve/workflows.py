@@ -1,6 +1,6 @@
 """TorchServe's workflows: registering them on the management port, asking them on the inference port."""
 
-from mooring.core.errors import ModelNotFound, MooringError
+from mooring.core.errors import InvalidInput, ModelNotFound, MooringError
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, ResponseHead
 from mooring.core.service import Outcome, WorkflowDescription, WorkflowService
 from mooring.protocols.answers import Answer
@@ -69,18 +69,32 @@ class TorchServeWorkflows:
         """Ask a workflow."""
         workflow = match.params["workflow_name"]
         request_id = self._responses.new_id()
-        deadline = deadline_of(exchange)
+        try:
+            deadline = deadline_of(exchange)
+            inputs = self._inputs(exchange)
+        except InvalidInput as error:
+            self._responses.refuse(
+                exchange, torchserve_workflow(self._or_not_found(error, workflow), workflow)
+            )
+            return
         request = InferenceRequest(
             workflow,
             "",
             request_id,
-            self._inputs(exchange),
+            inputs,
             Form.BODY,
             deadline=deadline,
             headers=exchange.headers,
         )
         answer = WorkflowAnswer(self._responses, exchange, request_id, Asked(workflow))
         exchange.on_abandoned = self._workflows.submit(request, answer.done).cancel
+
+    def _or_not_found(self, error: InvalidInput, workflow: str) -> MooringError:
+        try:
+            self._workflows.describe(workflow)
+        except ModelNotFound as missing:
+            return missing
+        return error
 
     def list(self, exchange: Exchange, match: Match) -> None:
         """A page of the workflows, by name."""
