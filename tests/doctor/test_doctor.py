@@ -363,6 +363,52 @@ def test_a_repository_of_tritons_is_recognised(root):
     assert "tensorflow_graphdef" in told(root, "change")["old/config.pbtxt"]
 
 
+def version(folder, *versions):
+    for each in versions:
+        (folder / each).mkdir(parents=True)
+        (folder / each / "model.py").write_text("def infer(inputs):\n    return {'y': 1}\n")
+
+
+def test_it_says_which_version_answers_and_which_are_not_loaded(root):
+    version(root / "m", "1", "2", "10", "002")
+    (root / "m" / "config.pbtxt").write_text(
+        'backend: "python"\nversion_policy { latest { num_versions: 2 } }\n'
+    )
+    findings = [each for each in examine(root).findings if each.where.startswith("m/")]
+    assert [each.what for each in findings if each.verdict == "runs"] == [
+        "model m 2 runs as it is, by the backend function",
+        "model m 10 runs as it is, by the backend function",
+        "version_policy is latest 2: serves 2, 10; 1 not loaded; a request without a version is answered by 10",
+    ]
+    assert told(root, "differs")["m/002"].startswith("is not served: a version is a whole number")
+    assert suggestion(root, "m/002") == "rename it to 2"
+
+
+def test_folders_that_cannot_be_models_are_named_where_the_others_are(root):
+    version(root / "good", "1")
+    version(root / "org" / "bert", "1")
+    (root / "empty").mkdir()
+    (root / "dangling").symlink_to("/nowhere")
+    change = told(root, "change")
+    assert "move org/bert up into the repository" in change["org"]
+    assert "the folder is empty" in change["empty"]
+    assert "/nowhere is not there" in change["dangling"]
+    assert [where for where in told(root, "runs") if where.startswith("org")] == []
+
+
+def test_a_folder_alone_is_judged_as_the_server_would_that_is_started_with_it(tmp_path):
+    (tmp_path / "repository" / "flat").mkdir(parents=True)
+    (tmp_path / "repository" / "flat" / "model.onnx").touch()
+    assert "model flat 1 runs as it is" in told(tmp_path / "repository", "runs")["flat"]
+    assert "model flat 1 runs as it is" in told(tmp_path / "repository" / "flat", "runs")["flat"]
+
+
+def test_a_store_beside_a_repository_is_looked_into(root, mar):
+    version(root / "good", "1")
+    mar()
+    assert set(told(root)) == {"good", "store/bell.mar"}
+
+
 def test_no_code_of_an_archive_is_run(root, mar, tmp_path):
     canary = CANARY.format(str(tmp_path / "ran"))
     files = dict.fromkeys(

@@ -11,8 +11,8 @@ from mooring.core.errors import ModelLoadFailed
 from mooring.doctor.findings import Finding, at, change, differs, line_of, runs
 from mooring.doctor.libraries import Requirements, library_findings
 from mooring.doctor.python_source import SourceUnreadable, imports, read_source
-from mooring.repository.declaration import read_versions
-from mooring.repository.layout import MLSERVER, find_declaration, version_folders
+from mooring.repository.declaration import RepositoryModel, read_repository_model
+from mooring.repository.layout import MLSERVER, PADDED, find_declaration, flat_file, version_folders
 from mooring.repository.spec import ModelSpec
 from mooring.repository.triton import WITHOUT_EFFECT
 from mooring.workers.capacity import machine_capacity
@@ -30,34 +30,58 @@ _RUNTIMES = {
 
 
 def is_repository_model(folder: Path) -> bool:
-    """Whether a folder looks like a model of Triton's, AMD's or our own repository."""
+    """Whether a folder looks like a model of Triton's, AMD's or our own repository, wherever it lies."""
     file = find_declaration(folder)
     if file is not None and file.name in ("config.toml", "config.pbtxt"):
         return True
-    return bool(version_folders(folder)) and (file is not None or _served_versions(folder))
+    places = version_folders(folder)
+    return bool(places) and (file is not None or any(_holds_file(place) for place in places))
 
 
-def _served_versions(folder: Path) -> bool:
-    return any(True for place in version_folders(folder) for _ in place.glob("model.*"))
+def _holds_file(place: Path) -> bool:
+    return bool(flat_file(place, "")) or any(True for _ in place.glob("model.*"))
 
 
 def repository_findings(folder: Path, shown: str) -> Iterator[Finding]:
-    """What is to be said of a model in such a folder."""
+    """What the server would make of a folder of its repository: it is asked in the same words (``read_repository_model``)."""
     file = find_declaration(folder)
     where = f"{shown}/{file.relative_to(folder)}" if file else shown
     try:
-        specs = read_versions(folder.resolve(), shown)
+        found = read_repository_model(folder)
     except ModelLoadFailed as error:
-        text = error.message.replace(str(folder.resolve()), shown)
-        yield change(where, text, "change what it says, or serve the model as a function (model.py)")
+        yield change(where, _told(error, folder, shown), _advice(file))
         return
-    for spec in specs:
-        yield from _spec_findings(spec, folder.resolve(), shown, where)
+    for spec in found.specs:
+        yield from _spec_findings(spec, folder, shown, where)
+    for version, fault in found.faults.items():
+        yield change(f"{shown}/{version}", _told(fault, folder, shown), _advice(file))
+    yield from _version_findings(found, shown, where)
     if file is not None and file.suffix == ".pbtxt":
         text = file.read_text(errors="replace")
         for key in sorted(WITHOUT_EFFECT):
             if line := line_of(text, key, ":{[ \t"):
                 yield differs(at(where, line), f"{key} has no effect here", "the line may stay")
+
+
+def _told(error: ModelLoadFailed, folder: Path, shown: str) -> str:
+    return error.message.replace(str(folder), shown)
+
+
+def _advice(file: Path | None) -> str:
+    if file is None:
+        return "or take it out of the repository: the server is not ready while it cannot be served"
+    return "change what it says, or serve the model as a function (model.py)"
+
+
+def _version_findings(found: RepositoryModel, shown: str, where: str) -> Iterator[Finding]:
+    """Which of several versions are served, and which of those answers."""
+    versions = sorted({spec.version for spec in found.specs}, key=int)
+    if found.left_aside or len(versions) > 1:
+        left = f"; {', '.join(found.left_aside)} not loaded" if found.left_aside else ""
+        text = f"version_policy is {found.policy}: serves {', '.join(versions)}{left}; a request without a version"
+        yield runs(where, f"{text} is answered by {versions[-1]}")
+    for folder in found.padded:
+        yield differs(f"{shown}/{folder}", f"is not served: {PADDED}", f"rename it to {int(folder)}")
 
 
 def _spec_findings(spec: ModelSpec, folder: Path, shown: str, where: str) -> Iterator[Finding]:
@@ -71,13 +95,13 @@ def _spec_findings(spec: ModelSpec, folder: Path, shown: str, where: str) -> Ite
         return
     if spec.backend == "function":
         source = Path(spec.location, spec.entry.partition(":")[0])
-        place = f"{shown}/{source.relative_to(folder)}" if source.is_relative_to(folder) else shown
+        inside = _shown_place(spec, folder, shown)
         if line := _triton_class(source):
             text = "is written for Triton's Python backend, which is not here"
-            yield change(at(place, line), text, "write a function or a class Model of arrays in its place")
+            place = at(f"{inside}/{source.name}", line)
+            yield change(place, text, "write a function or a class Model of arrays in its place")
             return
         if source.is_file():
-            inside = f"{shown}/{Path(spec.location).relative_to(folder)}"
             found = list(
                 library_findings(Path(spec.location), inside, [source], Requirements(None, installed=False))
             )
@@ -85,6 +109,14 @@ def _spec_findings(spec: ModelSpec, folder: Path, shown: str, where: str) -> Ite
                 yield from found
                 return
     yield runs(where, f"{name} runs as it is, by the backend {spec.backend}")
+
+
+def _shown_place(spec: ModelSpec, folder: Path, shown: str) -> str:
+    """How the folder of a version is named: one that is a link by the link, and not by where it leads."""
+    place, real = Path(spec.location), folder.resolve()
+    if place.is_relative_to(real):
+        return str(Path(shown, place.relative_to(real)))
+    return f"{shown}/{spec.version}"
 
 
 def _triton_class(source: Path) -> int:

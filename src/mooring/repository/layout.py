@@ -163,7 +163,11 @@ def _why_no_version_among(folder: Path, entries: list[str]) -> str:
     nested = [each for each in entries if _holds_model(folder / each)]
     models = [each for each in nested if version_folders(folder / each)]
     files = [each for each in entries if each.endswith((*_LIBRARY_SUFFIXES, ".py"))]
-    if padded:
+    broken = [each for each in entries if is_version(each) and dangling(folder / each)]
+    if broken:
+        target = (folder / broken[0]).readlink()
+        advice = f"{name}/{broken[0]} is a link that leads nowhere: {target} is not there"
+    elif padded:
         advice = f"a version has no leading zeros: rename {name}/{padded[0]} to {name}/{int(padded[0])}"
     elif models:
         advice = (
