@@ -16,7 +16,6 @@ import uvloop
 
 from mooring import __version__
 from mooring.config import Address, Config
-from mooring.core.buffers import LARGE, view_of
 from mooring.engine.dealing import Load
 from mooring.engine.front import Front
 from mooring.engine.link import CONNECTION, LOAD_EVERY
@@ -36,14 +35,12 @@ from mooring.tokens import Access, tokens_of
 from mooring.web.http1 import Exchange, HttpServer
 from mooring.web.moving import Passage
 from mooring.web.relay import Relay
-from mooring.web.routing import Handler, Match
+from mooring.web.routing import Match
 from mooring.web.tls import certificates_of
 from mooring.workers.arena import Arena
 from mooring.workers.template import end_with
 
 log = get_logger(__name__)
-
-_SHARED = b"shared_memory_region"
 
 
 class Handed(msgspec.Struct, frozen=True):
@@ -166,7 +163,7 @@ class FrontServer:
     def _endpoints(self) -> list[Endpoint]:
         """Those that need nothing but the service: everything else is the first process's."""
         front, responses = self._front, self._listeners.responses
-        v2 = KServeV2(front, responses, version=__version__)
+        v2 = KServeV2(front, responses, version=__version__, relay=self._relay)
         description = Description(responses, __version__)  # who asks for it is handed on
         cors = self._listeners.cors
         endpoints = [
@@ -176,12 +173,9 @@ class FrontServer:
             *Generate(front, responses, v2.bodies).endpoints(),
             *InferenceSocket(front, responses, any_origin=cors.anyone, named=cors.named).endpoints(),
         ]
-        # What the server can do is known to the first process only, and so are regions of shared memory.
         own = [
-            each.handled(self._unless_shared(each.handler)) if each.pattern.endswith("/infer") else each
-            for each in endpoints
-            if each.pattern != "/v2"
-        ]
+            each for each in endpoints if each.pattern != "/v2"
+        ]  # only the first process knows what it can do
         served = {each.pattern for each in own}
         handed = [each for each in self._settings.handed if each.pattern not in served]
         # A method that is not there is refused by the first process, too.
@@ -194,15 +188,6 @@ class FrontServer:
 
     def _hand_on(self, exchange: Exchange, _match: Match) -> None:
         self._relay(exchange)
-
-    def _unless_shared(self, handler: Handler) -> Handler:
-        def infer(exchange: Exchange, match: Match) -> None:
-            if _SHARED in view_of(exchange.body)[:LARGE].tobytes():
-                self._relay(exchange)
-            else:
-                handler(exchange, match)
-
-        return infer
 
     def _not_relayed(self, exchange: Exchange, error: Exception) -> None:
         log.error("call not handed on", target=exchange.target.decode("latin-1"), exc_info=error)

@@ -1,5 +1,6 @@
 """Several processes behind one address: whichever a client reaches, it finds the same server."""
 
+import gzip
 import json
 import os
 import signal
@@ -204,6 +205,49 @@ def test_shared_memory_is_known_to_every_front(server):
         triton.InferenceServerClient(f"127.0.0.1:{server.port}").unregister_system_shared_memory("given")
     finally:
         shared_memory.destroy_shared_memory_region(region)
+
+
+INPUT = {"name": "x", "datatype": "FP32", "shape": [3]}
+GIVEN = {"shared_memory_region": "given", "shared_memory_byte_size": 12}
+IN = json.dumps({"inputs": [INPUT | {"parameters": GIVEN}]}).encode()
+PLAIN = [INPUT | {"data": [1, 2, 3]}]
+OUT = json.dumps({"inputs": PLAIN, "outputs": [{"name": "y", "parameters": GIVEN}]}).encode()
+PADDED = OUT.replace(b'"outputs"', b" " * 70_000 + b'"outputs"')
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (IN, {}),
+        (gzip.compress(IN), {"Content-Encoding": "gzip"}),
+        (IN.replace(b"shared_memory_region", b"shared_memory\\u005fregion"), {}),
+        (OUT, {}),
+        (OUT.replace(b"shared_memory_region", b"shared_memory\\u005fregion"), {}),
+        (PADDED, {}),
+        (PADDED, {"Inference-Header-Content-Length": str(len(PADDED))}),
+        (gzip.compress(PADDED), {"Content-Encoding": "gzip"}),
+    ],
+    ids=["input", "gzip", "escaped", "output", "escaped output", "large", "large head", "large gzip"],
+)
+def test_every_front_has_the_same_answer_wherever_a_body_names_a_region(server, body, headers):
+    region = shared_memory.create_shared_memory_region("given", "/mooring-fronts-too", 12)
+    answers = Counter()
+    try:
+        shared_memory.set_shared_memory_region(region, [np.float32([1, 2, 3])])
+        client = triton.InferenceServerClient(f"127.0.0.1:{server.port}")
+        client.register_system_shared_memory("given", "/mooring-fronts-too", 12)
+        for _ in range(4 * FRONTS):
+            url = f"http://127.0.0.1:{server.port}/v2/models/adder/infer"
+            answer = requests.post(url, body, headers=headers, timeout=PATIENCE)
+            answers[answer.status_code, json.dumps(answer.json().get("outputs", answer.text))] += 1
+        client.unregister_system_shared_memory("given")
+        left = shared_memory.get_contents_as_numpy(region, np.float32, [3]).tolist()
+    finally:
+        shared_memory.destroy_shared_memory_region(region)
+    ((status, outputs), count), *others = answers.items()
+    assert (status, count, others) == (200, 4 * FRONTS, [])
+    (output,) = json.loads(outputs)
+    assert output.get("data", left) == [2.0, 3.0, 4.0]
 
 
 def test_what_is_loaded_and_unloaded_is_so_for_all_at_once(server):

@@ -10,7 +10,14 @@ from typing import Any
 from mooring.codecs.classification import classify
 from mooring.codecs.nonfinite import BY_PROTOCOL, writes_null
 from mooring.codecs.packed import FEW, pack, pack_rows, unpack_all
-from mooring.codecs.v2_json import REGION, decode_request, json_size_of, json_text, wanted_of
+from mooring.codecs.v2_json import (
+    REGION,
+    check_regionless,
+    decode_request,
+    json_size_of,
+    json_text,
+    wanted_of,
+)
 from mooring.core.buffers import LARGE, Payload
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, RequestedOutput
@@ -40,6 +47,7 @@ def open_body(request: InferenceRequest) -> None:
     if not first.json:
         return
     body = decode_request(first.data[0], json_size_of(first), _no_regions)
+    check_regionless(first, body.outputs)
     given = body.parameters or {}
     wanted = wanted_of(body.outputs, given)
     request.id = body.id or request.id

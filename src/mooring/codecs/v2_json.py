@@ -20,7 +20,7 @@ from mooring.codecs.raw import bfloat16, check_booleans, check_room, raw_of, raw
 from mooring.codecs.short_lists import packed
 from mooring.codecs.tensor_json import base64_texts, decode, encode, to_array, utf8_texts
 from mooring.core.buffers import LARGE, Buffer, Payload, Share, view_of
-from mooring.core.errors import InvalidInput, InvalidOutput
+from mooring.core.errors import ElsewhereOnly, InvalidInput, InvalidOutput
 from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
 from mooring.core.tensors import DATATYPES, NUMPY_TYPES, RAW, Array, Parameter, Tensor, release
 
@@ -29,7 +29,8 @@ Regions = Callable[[str, int, int], Payload]
 """Reads so many bytes of a region of shared memory, by its name, from an offset in it. Raises ``InvalidInput``."""
 
 _SIZE = "binary_data_size"
-_JSON_SIZE = "json_size"  # of an undecoded body: no client's parameter
+# Of an undecoded body: no client's parameters.
+_JSON_SIZE, _REGIONLESS = "json_size", "regionless"
 _REGION, _REGION_SIZE, _REGION_OFFSET = REGION = (
     "shared_memory_region",
     "shared_memory_byte_size",
@@ -140,10 +141,29 @@ class _Tail(msgspec.Struct):
             self.share.release()
 
 
-def undecoded(body: Payload, json_size: int | None = None) -> Tensor:
-    """The only input of a request whose body a worker is to decode: JSON, of so many bytes where binary tensors follow."""
-    parameters: Parameters | None = None if json_size is None else {_JSON_SIZE: json_size}
-    return Tensor("request", "BYTES", [1], [body], parameters, json=True)
+def undecoded(body: Payload, json_size: int | None = None, *, regionless: bool = False) -> Tensor:
+    """The only input of a request whose body a worker is to decode: JSON, of so many bytes where binary tensors follow.
+
+    ``regionless``: whoever gets the answer cannot write to shared memory, so an output that is to go there is
+    ``ElsewhereOnly``.
+    """
+    parameters: Parameters = {}
+    if json_size is not None:
+        parameters[_JSON_SIZE] = json_size
+    if regionless:
+        parameters[_REGIONLESS] = True
+    return Tensor("request", "BYTES", [1], [body], parameters or None, json=True)
+
+
+def check_regionless(tensor: Tensor, outputs: Iterable[RequestedOutput] | None) -> None:
+    """Raises ``ElsewhereOnly`` for outputs in shared memory, where the undecoded body may ask for none."""
+    if tensor.parameters and _REGIONLESS in tensor.parameters and names_region(outputs):
+        raise ElsewhereOnly("an output is to go to shared memory")
+
+
+def names_region(outputs: Iterable[RequestedOutput] | None) -> bool:
+    """Whether any of these is to go to shared memory."""
+    return any(output.parameters and _REGION in output.parameters for output in outputs or ())
 
 
 def json_size_of(tensor: Tensor) -> int | None:

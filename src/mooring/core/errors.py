@@ -18,6 +18,7 @@ MooringError
 ├── DeadlineExceeded          the caller's time ran out before there was an answer
 ├── RequestCancelled          the caller went away or withdrew the request
 ├── Unsupported               understood, but this model or server cannot do it
+├── ElsewhereOnly             understood, but only the server's first process can do it: it is asked then
 ├── ModelFailed               the model's own code raised
 │   ├── ModelRefused          ... on purpose, with a status and a text of its choice
 │   ├── OutOfResources        ... for want of memory on the machine or the accelerator
@@ -125,6 +126,10 @@ class RequestCancelled(MooringError):
 
 class Unsupported(MooringError):
     """Understood, but this model or server cannot do it."""
+
+
+class ElsewhereOnly(MooringError):
+    """Only the server's first process can do it. Never a client's answer: the request is relayed there."""
 
 
 class ModelFailed(MooringError):

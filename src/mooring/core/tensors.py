@@ -129,7 +129,7 @@ def shared(tensors: list[Tensor], count: int) -> list[list[Tensor]]:
     copies: list[list[Tensor]] = [[] for _ in range(count)]
     for tensor in tensors:
         elements = tensor.data if isinstance(tensor.data, list) else [tensor.data]
-        parts = [_parts(element, count) for element in elements]
+        parts = [shares_of(element, count) for element in elements]
         for index, copy in enumerate(copies):
             own = [part[index] for part in parts]
             data = own if isinstance(tensor.data, list) else own[0]
@@ -147,7 +147,8 @@ def shared(tensors: list[Tensor], count: int) -> list[list[Tensor]]:
     return copies
 
 
-def _parts(payload: Payload, count: int) -> list[Payload]:
+def shares_of(payload: Payload, count: int) -> list[Payload]:
+    """The same payload for so many holders, each of whom releases its own; takes ``payload`` over."""
     if not isinstance(payload, Buffer):
         return [payload] * count
     share = Share(payload)

@@ -16,18 +16,20 @@ from mooring.codecs.v2_json import (
     JSON_ONLY,
     REGION,
     InferBody,
+    Regions,
     Wanted,
     decode_request,
     encode_response,
+    names_region,
     short_answer,
     undecoded,
     wanted_of,
 )
 from mooring.core.buffers import LARGE, Buffer, Payload
-from mooring.core.errors import InvalidInput, MooringError, Unsupported
+from mooring.core.errors import ElsewhereOnly, InvalidInput, MooringError, Unsupported
 from mooring.core.requests import INFER, TENSORS, InferenceRequest, InferenceResponse
 from mooring.core.service import InferenceService
-from mooring.core.tensors import NUMPY_TYPES, Tensor, TensorSpec, release
+from mooring.core.tensors import NUMPY_TYPES, Tensor, TensorSpec, release, shares_of
 from mooring.protocols.answers import Answer
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.endpoints import Endpoint
@@ -39,7 +41,7 @@ from mooring.protocols.scheduling import TIMEOUT_HEADER, deadline_of, scheduled
 from mooring.protocols.status import Asked, Refusal, kserve_v2
 from mooring.protocols.unknown import or_not_found
 from mooring.tokens import Access
-from mooring.web.http1 import Exchange
+from mooring.web.http1 import App, Exchange
 from mooring.web.routing import Match
 
 READING = frozenset({"GET", "HEAD"})
@@ -71,7 +73,15 @@ class InferAnswer(V2Answer, eq=False):
     _memory: SharedMemory | None
     _given: str | None
     _wanted: Wanted
+    _relay: App | None
     _only: InferenceResponse | None = None
+
+    def _refuse(self, error: MooringError) -> None:
+        if self._relay is not None and isinstance(error, ElsewhereOnly):
+            self._end()
+            self._relay(self._exchange)
+        else:
+            super()._refuse(error)
 
     def _whole(self, outcome: InferenceResponse) -> None:
         if self._only is not None and not outcome.outputs:
@@ -146,7 +156,11 @@ class InferAnswer(V2Answer, eq=False):
 
 
 class KServeV2:
-    """The endpoints of the protocol's core. ``extensions`` is what ``/v2`` lists: whoever mounts one adds its names."""
+    """The endpoints of the protocol's core. ``extensions`` is what ``/v2`` lists: whoever mounts one adds its names.
+
+    ``relay`` takes the requests that only the server's first process can answer, those with shared memory; in the first
+    process itself there is none.
+    """
 
     def __init__(
         self,
@@ -156,6 +170,7 @@ class KServeV2:
         version: str,
         dialect: Dialect = V2,
         memory: SharedMemory | None = None,
+        relay: App | None = None,
     ) -> None:
         self._service = service
         self._responses = responses
@@ -164,7 +179,10 @@ class KServeV2:
         self._memory = memory
         self._known = KnownBodies()
         self._binaries = KnownBinaries()
-        self._regions = None if memory is None else memory.read
+        self._relay = relay
+        self._regions: Regions | None = None if memory is None else memory.read
+        if relay is not None:
+            self._regions = _elsewhere_only
         self.bodies = Bodies(responses)
         self.extensions = [
             "binary_tensor_data",
@@ -265,7 +283,13 @@ class KServeV2:
         asked = Asked(params["model_name"], params.get("model_version", ""))
         try:
             deadline = deadline_of(exchange)
-            self._infer(exchange, asked, exchange.take_body(), deadline)
+            body = exchange.take_body()
+            if self._relay is not None:
+                exchange.body, body = shares_of(body, 2)  # who relays the request needs its body once more
+            self._infer(exchange, asked, body, deadline)
+        except ElsewhereOnly:
+            assert self._relay is not None
+            self._relay(exchange)
         except MooringError as error:
             self.refuse(exchange, or_not_found(self._service, error, asked), asked)
 
@@ -306,7 +330,8 @@ class KServeV2:
         request_id = responses.new_id()
         if len(body) > LARGE and (stated is None or _number(stated) > LARGE):
             # Decoded by the worker: milliseconds of JSON here would be milliseconds for every client.
-            whole = undecoded(body, None if stated is None else _number(stated))
+            json_size = None if stated is None else _number(stated)
+            whole = undecoded(body, json_size, regionless=self._relay is not None)
             request = InferenceRequest(
                 asked.model, asked.version, request_id, [whole], TENSORS, INFER,
                 None, None, deadline, exchange.headers, json_outputs=True,
@@ -315,9 +340,11 @@ class KServeV2:
         else:
             found, wanted = self._decoded(asked, body, stated)
             try:
+                if self._relay is not None and names_region(found.outputs):
+                    raise ElsewhereOnly("an output is to go to shared memory")
                 plan = scheduled(found.parameters, deadline)
                 wanted = wanted or wanted_of(found.outputs, found.parameters)
-            except InvalidInput:
+            except MooringError:
                 release(found.inputs)
                 raise
             given = found.id
@@ -335,7 +362,8 @@ class KServeV2:
         self, exchange: Exchange, request_id: str, asked: Asked, given: str | None, wanted: Wanted
     ) -> InferAnswer:
         return InferAnswer(
-            self._responses, exchange, request_id, asked, self._dialect, self.bodies, self._memory, given, wanted
+            self._responses, exchange, request_id, asked, self._dialect, self.bodies, self._memory, given, wanted,
+            self._relay,
         )  # fmt: skip
 
     def _decoded(self, asked: Asked, body: Payload, stated: bytes | None) -> tuple[InferBody, Wanted | None]:
@@ -422,6 +450,11 @@ def asked_of(match: Match) -> Asked:
 
 def _described(spec: TensorSpec) -> dict[str, object]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
+
+
+def _elsewhere_only(region: str, _offset: int, _size: int) -> Payload:
+    """What a process does that has no regions of shared memory when a request names one."""
+    raise ElsewhereOnly(f"only the first process has the shared memory region '{region}'")
 
 
 def _number(stated: bytes) -> int:
