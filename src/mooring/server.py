@@ -20,14 +20,14 @@ from mooring.backends.handler.metrics_yaml import declared
 from mooring.config import Address, Config, ConfigError
 from mooring.core.errors import ModelNotFound
 from mooring.core.service import ModelState
-from mooring.descriptors import raise_limit
+from mooring.descriptors import highest_limit, raise_limit
 from mooring.engine.administration import Administration
 from mooring.engine.control import ServerControl
 from mooring.engine.dealer import Dealer
 from mooring.engine.engine import Engine, codecs_for
 from mooring.engine.monitoring import RepositoryMonitor
 from mooring.engine.registry import ModelVersion, Unavailable
-from mooring.engine.scale_to_zero import machine_budget
+from mooring.engine.scale_to_zero import machine_budget, processes_kept
 from mooring.engine.snapshots import Snapshots
 from mooring.engine.workflows import Workflows
 from mooring.front import Handed
@@ -57,6 +57,7 @@ from mooring.protocols.torchserve.tokens import TokenRenewal
 from mooring.protocols.torchserve.workflows import TorchServeWorkflows
 from mooring.repository.catalog import Catalog, worker_extensions
 from mooring.repository.snapshot import Kind
+from mooring.repository.spec import ModelSpec
 from mooring.repository.workflows import WorkflowCatalog
 from mooring.signals import STOP, asking_to_stop
 from mooring.sources.torchserve import to_properties
@@ -64,6 +65,7 @@ from mooring.tokens import Access, tokens_of
 from mooring.web.http1 import HttpServer
 from mooring.web.tls import certificates_of
 from mooring.workers.arena import Arena
+from mooring.workers.capacity import descriptors_needed
 
 if TYPE_CHECKING:
     from mooring.protocols.grpc_server import GrpcServer
@@ -173,6 +175,7 @@ class Server:
         self._metrics = Metrics(
             config.metrics_mode, system=not config.disable_system_metrics, folder=config.metrics_folder
         )
+        self._budget = machine_budget(config.scale_to_zero_processes, config.scale_to_zero_memory)
         self.engine = Engine(
             self._arena,
             self._metrics,
@@ -180,7 +183,7 @@ class Server:
             libraries=opening.libraries,
             first_worker=config.initial_worker_port,
             fronts=config.frontends - 1,
-            budget=machine_budget(config.scale_to_zero_processes, config.scale_to_zero_memory),
+            budget=self._budget,
             most_workers=config.max_worker_processes,
             codecs=codecs_for() if config.codec_processes is None else config.codec_processes,
             cache_folder=_cache_folder(config),
@@ -224,6 +227,7 @@ class Server:
             self.engine.registry.miss(each.name, each.version, why)
         for spec in specs:
             self.engine.expect(spec)
+        self._warn_of_descriptors(specs)
         self._loading = [asyncio.ensure_future(self.engine.deploy(spec, at_startup=True)) for spec in specs]
         await asyncio.sleep(0)  # from here on a request for one of them waits for it, and is not told 404
         # Whoever finds the server ready, at whichever address, may ask all others at once, read the key file, and
@@ -253,6 +257,17 @@ class Server:
             )
             monitor.start()
             self._stack.push_async_callback(monitor.close)
+
+    def _warn_of_descriptors(self, specs: Sequence[ModelSpec]) -> None:
+        """Say at the start what would otherwise be seen when the last of many models do not load."""
+        needed, limit = descriptors_needed(processes_kept(specs, self._budget)), highest_limit()
+        if needed > limit:
+            log.warning(
+                "too few file descriptors for all models",
+                needed=needed,
+                limit=limit,
+                remedy="raise the hard limit (ulimit -Hn, LimitNOFILE), or give models fewer workers",
+            )
 
     async def _listen_grpc(self) -> None:
         # Here and not above, and in a thread: it takes some sixty milliseconds to import, and models load meanwhile.

@@ -1,5 +1,6 @@
 """The metrics API of a running server, with a handler that records what it likes."""
 
+import gzip
 import json
 import os
 import re
@@ -145,6 +146,18 @@ def test_one_port_shows_everything(serve):
     serve(*flags, f"--metrics-address=http://127.0.0.1:{metrics}", ports=(port, port, metrics))
     for each in (port, metrics):
         assert samples(page(each), "MemoryUsed")
+
+
+def test_the_page_is_compressed_for_who_takes_it(serve):
+    server = serve()
+    with Wire(server.ports[2]) as wire:
+        wire.send(request("GET", "/metrics", b"", "accept-encoding: gzip;q=1.0,*;q=0.5"))
+        answer = wire.answer()
+    assert answer.headers["content-encoding"] == "gzip"
+    text = gzip.decompress(answer.body)
+    assert len(answer.body) < len(text) / 3
+    assert b"# TYPE mooring_requests_total counter" in text
+    assert b"# TYPE mooring_requests_total counter" in page(server.ports[2]).encode()
 
 
 def test_nothing_is_served_where_the_metrics_api_is_off(serve):

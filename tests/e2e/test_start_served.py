@@ -2,12 +2,19 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from e2e_kit import Server
+
+
+class Limited(Server):
+    """A server that may have 200 files open, and no more."""
+
+    PROGRAM = ("prlimit", "--nofile=200:200", *Server.PROGRAM)
 
 
 def test_a_file_that_is_not_the_model_brings_nothing_of_its_kind(tmp_path):
@@ -23,6 +30,18 @@ def test_a_file_that_is_not_the_model_brings_nothing_of_its_kind(tmp_path):
         assert json.loads(answer.body) == {"output": [3.0]}
         (template,) = server.process.children()
         assert "onnxruntime" not in Path(f"/proc/{template.pid}/maps").read_text()
+    finally:
+        server.stop()
+
+
+@pytest.mark.skipif(not shutil.which("prlimit"), reason="no prlimit on this machine")
+def test_too_few_descriptors_for_the_models_are_said_at_the_start(tmp_path):
+    (tmp_path / "model.py").write_text("def infer(x):\n    return x * 2\n")
+    command = ["--default-workers-per-model", "2", f"m={tmp_path / 'model.py'}:infer"]
+    server = Limited(tmp_path, *command)
+    try:
+        server.started()
+        assert "too few file descriptors for all models needed=264 limit=200" in server.log
     finally:
         server.stop()
 

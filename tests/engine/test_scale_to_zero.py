@@ -7,7 +7,7 @@ import pytest
 
 from mooring.engine import scale_to_zero
 from mooring.engine.registry import Registry
-from mooring.engine.scale_to_zero import Budget, IdleModels, may_scale_to_zero
+from mooring.engine.scale_to_zero import Budget, IdleModels, may_scale_to_zero, processes_kept
 from mooring.repository.spec import ModelSpec, SequenceSettings
 
 
@@ -149,6 +149,12 @@ async def test_a_model_that_comes_above_the_budget_is_loaded_by_one_worker():
     house.add("b")
     assert house.idle.workers_at_first(spec()) == 1
     assert house.idle.workers_at_first(spec(workers_by_default=False)) == 2
+
+
+def test_of_models_that_may_be_scaled_to_zero_only_the_budget_keeps_processes():
+    specs = [spec(), spec(), spec(workers_by_default=False, min_workers=5)]
+    assert processes_kept(specs, Budget(3)) == 8
+    assert processes_kept(specs, Budget(100)) == processes_kept(specs, Budget(0)) == 9
 
 
 @pytest.mark.parametrize(

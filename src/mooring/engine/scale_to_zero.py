@@ -7,7 +7,7 @@ code of their own, models that keep state and models that somebody gave a number
 
 import asyncio
 import math
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Any
 
 import msgspec
@@ -58,6 +58,17 @@ def may_scale_to_zero(spec: ModelSpec) -> bool:
     """Whether a model may be without workers while nobody asks it: nothing of it is lost, and nobody wants them there."""
     code = has_code(spec.backend, module=bool(spec.parameters.get("module")))
     return spec.workers_by_default and not code and spec.sequence is None and not spec.job_ticket
+
+
+def processes_kept(specs: Iterable[ModelSpec], budget: Budget) -> int:
+    """How many workers models have at most while nobody asks them."""
+    kept = idle = 0
+    for spec in specs:
+        if may_scale_to_zero(spec):
+            idle += spec.min_workers
+        else:
+            kept += spec.min_workers
+    return kept + (min(idle, budget.processes) if budget.processes else idle)
 
 
 class _Use(msgspec.Struct):

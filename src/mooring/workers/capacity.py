@@ -14,6 +14,7 @@ _PER_CORE = 256
 _LEAST = 64
 _MEMORY = 16 << 20  # bytes of the smallest worker
 _DESCRIPTORS = 4  # that the server has open for one
+_OWN_DESCRIPTORS = 256  # for listeners, templates and connections
 
 
 class Capacity(msgspec.Struct, frozen=True):
@@ -31,6 +32,11 @@ class Capacity(msgspec.Struct, frozen=True):
             f"{wanted} workers{beside} are too many: this server has room for {self.workers} ({self.reason}); "
             "ask for fewer, or set max_worker_processes"
         )
+
+
+def descriptors_needed(workers: int) -> int:
+    """How many file descriptors a server needs that has so many workers: theirs, its own, and those of some clients."""
+    return workers * _DESCRIPTORS + _OWN_DESCRIPTORS
 
 
 def machine_capacity(setting: int = 0) -> Capacity:

@@ -2,12 +2,13 @@
 
 from urllib.parse import parse_qs
 
+from mooring.codecs.compression import deflate, preferred
 from mooring.observability.metrics import CONTENT_TYPE, Metrics
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.responses import Responses
 from mooring.protocols.torchserve import operations as calls
 from mooring.tokens import Access
-from mooring.web.http1 import Exchange
+from mooring.web.http1 import Exchange, header_lines
 from mooring.web.routing import Match
 
 
@@ -26,6 +27,14 @@ class TorchServeMetrics:
         ]
 
     def scrape(self, exchange: Exchange, match: Match) -> None:
-        """Everything counted, or what ``name[]`` names."""
+        """Everything counted, or what ``name[]`` names, compressed for who takes it: many models are many lines alike."""
         names = parse_qs(match.query.decode("latin-1")).get("name[]")
-        self._responses.body(exchange, self._metrics.text(set(names) if names else None), CONTENT_TYPE)
+        text = self._metrics.text(set(names) if names else None)
+        coding = preferred(exchange.fields.get(b"accept-encoding", b"").decode("latin-1"))
+        if not coding:
+            self._responses.body(exchange, text, CONTENT_TYPE)
+            return
+        head = self._responses.head(self._responses.new_id(), CONTENT_TYPE)
+        head += header_lines([("Content-Encoding", coding), ("Vary", "Accept-Encoding")])
+        self._responses.counter.count(200)
+        exchange.respond(200, deflate([text], coding), head)
