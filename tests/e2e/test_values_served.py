@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from e2e_kit import Server
+from e2e_kit import Server, until
 
 import mooring
 
@@ -22,10 +22,13 @@ def mean(inputs, parameters):
 def flags(inputs, parameters):
     return {"y": inputs["x"]}
 
+def broken(inputs, parameters):
+    raise RuntimeError("no such luck")
+
 def raw(inputs, parameters):
     return {"w": np.array([[b"text", b"\\xff\\xfe\\x00"]], object)}
 """
-DATATYPES = {"mean": "FP32", "flags": "INT32", "raw": "FP32"}
+DATATYPES = {"mean": "FP32", "flags": "INT32", "raw": "FP32", "broken": "FP32"}
 NUMBERS = [None, 1, "NaN", "-Infinity"]
 MISSING = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [4], "data": NUMBERS}]}).encode()
 NULL = "Accept: application/json; nan=null"
@@ -165,3 +168,9 @@ def test_inputs_are_instances_in_rows_and_in_columns(served, size):
         body = json.dumps({"inputs": inputs}).encode() + b" " * size
         found = served.ask("POST", "/v1/models/mean:predict", body).json()["predictions"]
         assert [each["missing"] for each in found] == [[0], [1]]
+
+
+def test_the_log_calls_a_request_as_its_caller_did(served):
+    answer = served.ask("POST", "/v1/models/broken:predict", b'{"instances": [[1]]}', "X-Request-Id: mine-17")
+    assert (answer.code, answer.headers["x-request-id"]) == (500, "mine-17")
+    until(lambda: "request=mine-17" in served.log)

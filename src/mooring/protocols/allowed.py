@@ -36,6 +36,6 @@ def _telling(methods: set[str], responses: Responses) -> Handler:
 
     def tell(exchange: Exchange, _: Match) -> None:
         responses.counter.count(200)
-        exchange.respond(200, b"", responses.head(responses.new_id(), "text/plain") + head)
+        exchange.respond(200, b"", responses.head(responses.id_of(exchange), "text/plain") + head)
 
     return tell

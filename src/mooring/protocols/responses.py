@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import orjson
 
@@ -11,7 +12,7 @@ from mooring.core.buffers import Payload
 from mooring.observability.metrics import ResponseCounter
 from mooring.protocols import status as statuses
 from mooring.protocols.status import Refusal
-from mooring.web.http1 import Exchange, header_lines
+from mooring.web.http1 import REQUEST_ID, Exchange, header_lines
 
 JSON = "application/json"
 
@@ -24,6 +25,7 @@ FIXED = (
 # The last digits of the ids that are made together.
 _ENDS = tuple(f"{number:03x}" for number in range(512))
 _ID = b"x-request-id: "
+_GIVEN_ID = b"x-request-id"
 _TYPES_KEPT = 64
 
 
@@ -84,8 +86,7 @@ class Responses:
         self.counter = counter
         self._writes_null = json_nan == NULL
         self._lines_for = lines_for
-        self.ids = RequestIds()
-        self.new_id = self.ids.new
+        self._new_id = RequestIds().new
         self.reserved = reserved | {name.lower() for name in cors or ()}
         self._common = header_lines([*FIXED, *(cors or {}).items()])
         self._tails: dict[str, bytes] = {"": b"\r\n" + self._common}
@@ -99,6 +100,19 @@ class Responses:
     def head(self, request_id: str, content_type: str = "") -> bytes:
         """The header lines of a response. Raises ``ValueError`` for a content type that no header can hold."""
         return _ID + request_id.encode() + (self._tails.get(content_type) or self._tail(content_type))
+
+    def id_of(self, exchange: Exchange) -> str:
+        """The id of a request: its caller's own, where its header x-request-id holds one that can be, or a new one."""
+        given = exchange.fields.get(_GIVEN_ID)
+        return self._new_id() if given is None else self._kept_id(given)
+
+    def ids_for(self, exchange: Exchange) -> Callable[[], str]:
+        """Gives the ids of all requests with this head."""
+        given = exchange.fields.get(_GIVEN_ID)
+        return self._new_id if given is None else partial(self._kept_id, given)
+
+    def _kept_id(self, given: bytes) -> str:
+        return given.decode() if REQUEST_ID.fullmatch(given) else self._new_id()
 
     def writes_null(self, exchange: Exchange) -> bool:
         """Whether the numbers of v2 that JSON has none for are null in the answer to this, and not tokens."""
@@ -114,18 +128,18 @@ class Responses:
         """A JSON document."""
         self.counter.count(status)
         exchange.respond(
-            status, written(document, exchange.target), self.head(request_id or self.new_id(), JSON)
+            status, written(document, exchange.target), self.head(request_id or self.id_of(exchange), JSON)
         )
 
     def body(self, exchange: Exchange, body: Payload, content_type: str, *, request_id: str = "") -> None:
         """200 with a body made already."""
         self.counter.count(200)
-        exchange.respond(200, body, self.head(request_id or self.new_id(), content_type))
+        exchange.respond(200, body, self.head(request_id or self.id_of(exchange), content_type))
 
     def refuse(self, exchange: Exchange, refusal: Refusal, *, request_id: str = "") -> None:
         """An error. The connection stays open: the request was read to its end, so the next one can follow."""
         self.counter.count(refusal.status)
-        head = self.head(request_id or self.new_id(), JSON) + refusal.head
+        head = self.head(request_id or self.id_of(exchange), JSON) + refusal.head
         exchange.respond(
             refusal.status,
             written(refusal.document_for(exchange.target), exchange.target),
@@ -149,7 +163,7 @@ class Responses:
         """
         refusal = statuses.front(status, message)
         self.counter.count(status)
-        head = self.head(self.new_id(), JSON)
+        head = self.head(self._new_id(), JSON)
         if origin is not None:
             head += self._lines_for(origin)
         return written(refusal.document_for(target), target), head

@@ -22,6 +22,7 @@ from mooring.web.hpack import Field, encode
 from mooring.web.http2 import Http2Connection, Http2Host
 from mooring.web.listener import Limits
 from mooring.web.streams import Part, Stream
+from mooring.web.wire import REQUEST_ID
 
 # Up to here an answer is joined to one piece; above, joining costs more than a vector.
 JOINED = 16_384
@@ -41,6 +42,8 @@ _VALUE = re.compile(rb"[^\x00\r\n]*")
 _PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority"})
 # What belongs to the connections of HTTP/1 (RFC 9113, 8.2.2).
 _FOREIGN = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
+
+_GRPCS = frozenset({b"content-type", b"te", b"user-agent"})
 
 _BEGIN: list[Field] = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 _BEGIN_BLOCK = encode(_BEGIN)
@@ -92,6 +95,8 @@ class Head(msgspec.Struct, frozen=True):
     fault: str = ""
     refusal: bytes = b""
     problem: tuple[Status, str] | None = None
+    request_id: bytes = b""  # as its caller calls it
+    passed: list[Field] = []  # what of the metadata is the caller's own, and no header of gRPC's
 
 
 class Compressed(bytes):
@@ -158,7 +163,16 @@ def _call_head(fields: list[Field], named: Mapping[bytes, bytes]) -> Head:
         else:
             timeout = int(found[1]) * _UNITS[found[2].decode()]
     metadata = [field for field in fields if not field[0].startswith(b":")]
-    return Head(named[b":path"], metadata, timeout, encoding, problem=problem)
+    request_id = named.get(b"x-request-id", b"")
+    return Head(
+        named[b":path"],
+        metadata,
+        timeout,
+        encoding,
+        problem=problem,
+        request_id=request_id if REQUEST_ID.fullmatch(request_id) else b"",
+        passed=[field for field in metadata if field[0] not in _GRPCS and not field[0].startswith(b"grpc-")],
+    )
 
 
 class Call(Stream):
@@ -219,6 +233,16 @@ class Call(Stream):
     def metadata(self) -> Sequence[Field]:
         """Every header but HTTP's own, as sent."""
         return self._head.metadata
+
+    @property
+    def passed(self) -> list[Field]:
+        """The metadata that is the caller's own, for the model; shared with calls of the same head."""
+        return self._head.passed
+
+    @property
+    def request_id(self) -> str:
+        """What the caller calls this request, in its header x-request-id; empty where it says nothing. It is answered."""
+        return self._head.request_id.decode()
 
     @property
     def path(self) -> str:
@@ -313,7 +337,7 @@ class Call(Stream):
         fields = [(b"grpc-status", b"%d" % status)]
         if text:
             fields.append((b"grpc-message", percent_encoded(text)))
-        self._finish_with(fields if self._begun else _BEGIN + fields)
+        self._finish_with(fields if self._begun else self._begin_fields() + fields)
 
     def _finish_with(self, fields: list[Field]) -> None:
         tail = frames.headers(self.id, encode(fields), self.carrier.max_frame, last=True)
@@ -425,7 +449,7 @@ class Call(Stream):
         if self._head.problem is not None:
             status, text = self._head.problem
             fields = [(b"grpc-status", b"%d" % status), (b"grpc-message", percent_encoded(text)), _ACCEPTED]
-            self._finish_with(_BEGIN + fields)
+            self._finish_with(self._begin_fields() + fields)
             return
         if self._method.admit is not None:
             try:
@@ -542,14 +566,26 @@ class Call(Stream):
         """Let the head of the answer go before what is queued next."""
         if not self._begun:
             self._begun = True
-            self.lead(frames.HEAD.pack(_BEGIN_HEAD, frames.END_HEADERS, self.id) + _BEGIN_BLOCK)
+            self.lead(self._begin_frame())
+
+    def _begin_fields(self) -> list[Field]:
+        given = self._head.request_id
+        return [*_BEGIN, (b"x-request-id", given)] if given else _BEGIN
+
+    def _begin_frame(self) -> bytes:
+        block = encode(self._begin_fields()) if self._head.request_id else _BEGIN_BLOCK
+        return frames.HEAD.pack(len(block) << 8 | frames.HEADERS, frames.END_HEADERS, self.id) + block
 
     def _respond_joined(self, parts: Sequence[Part], size: int) -> None:
         number = self.id
-        head = _ANSWER.pack(
-            _BEGIN_HEAD, frames.END_HEADERS, number, _BEGIN_BLOCK,
-            size + 5 << 8, 0, number, 0, size,
-        )  # fmt: skip
+        if self._head.request_id:
+            content = frames.HEAD.pack(size + 5 << 8, 0, number) + _PREFIX.pack(0, size)
+            head = self._begin_frame() + content
+        else:
+            head = _ANSWER.pack(
+                _BEGIN_HEAD, frames.END_HEADERS, number, _BEGIN_BLOCK,
+                size + 5 << 8, 0, number, 0, size,
+            )  # fmt: skip
         self.carrier.send_last(self, size + 5, b"".join((head, *parts, self._ok())))
 
     def _ok(self) -> bytes:

@@ -14,10 +14,11 @@ from mooring.web.exchange import Exchange, Memory, Stage
 from mooring.web.heads import KnownHead
 from mooring.web.listener import Limits, most_bytes
 from mooring.web.moving import MovableConnection
-from mooring.web.wire import header_lines
+from mooring.web.wire import REQUEST_ID, header_lines
 
 # The modules behind this one are its own business; this is what the protocols know.
 __all__ = [
+    "REQUEST_ID",
     "App",
     "Exchange",
     "HttpServer",

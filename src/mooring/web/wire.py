@@ -6,6 +6,8 @@ from http import HTTPStatus
 
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
+# What a caller may call its request: whatever can stand in a header and in a line of a log.
+REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # A request names these at most once: two of them may make two readers see two different requests (RFC 9112, 6.3).
 SINGLE = frozenset({b"host", b"content-length", b"transfer-encoding"})

@@ -168,7 +168,7 @@ class AmdAdministration:
 
     def _nothing(self, exchange: Exchange, status: int = 200) -> None:
         self._responses.counter.count(status)
-        exchange.respond(status, b"", self._responses.head(self._responses.new_id()))
+        exchange.respond(status, b"", self._responses.head(self._responses.id_of(exchange)))
 
     def _asked(self, match: Match) -> Asked:
         return Asked(self._spelled(match.params["model_name"]), match.params.get("model_version", ""))

@@ -191,7 +191,7 @@ class Generate:
     def _ask(self, exchange: Exchange, asked: Asked, kind: type[GenerateAnswer] | type[StreamAnswer]) -> None:
         def taken(body: Payload) -> None:
             request, v2 = self._request(exchange, asked, body)
-            request_id = self._responses.new_id()
+            request_id = self._responses.id_of(exchange)
             null = self._responses.writes_null(exchange)
             written = _Written(request.id, asked, self._dialect, v2=v2, null=null)
             request.id = request.id or request_id

@@ -72,7 +72,7 @@ class Inference:
 
     def infer(self, call: Call) -> None:
         """One request, one answer, and no task. A client that goes away takes its request with it."""
-        answer = _Answer(self, self.read(call.take(), call.deadline), call)
+        answer = _Answer(self, self.read(call.take(), call), call)
         ticket = self.service.submit(answer.told.request, answer.done)
         if answer.over:
             if answer.withdrawn:
@@ -94,7 +94,7 @@ class Inference:
         for stream in list(self._streams):
             stream.leave()
 
-    def read(self, message: Payload, deadline: float | None) -> Told:
+    def read(self, message: Payload, call: Call) -> Told:
         """What a message asks, which is taken over. Raises ``MooringError``."""
         memory = self._memory
         try:
@@ -105,8 +105,9 @@ class Inference:
             raise or_not_found(self.service, error, Asked(error.model, error.version)) from None
         request.layout = layout
         told = Told(request, layout, request.id, False)
-        request.id = request.id or self._new_id()
-        request.deadline = deadline
+        request.id = request.id or call.request_id or self._new_id()
+        request.deadline = call.deadline
+        request.headers = call.passed
         if request.parameters:
             try:
                 _schedule(told, request.parameters)
@@ -284,7 +285,7 @@ class _Stream:
     def _ask(self, message: Payload) -> None:
         request = _StreamedRequest(self)
         self._asking.add(request)
-        request.begin(message, self._call.deadline)
+        request.begin(message, self._call)
 
     def _make_room(self) -> None:
         if len(self._asking) + self._answers.qsize() < _MOST_PENDING:
@@ -319,11 +320,11 @@ class _StreamedRequest:
         self._streamed = False
         self._over = False
 
-    def begin(self, message: Payload, deadline: float | None) -> None:
+    def begin(self, message: Payload, call: Call) -> None:
         """Read the message and send the request on its way."""
         inference = self._stream.inference
         try:
-            self._told = inference.read(message, deadline)
+            self._told = inference.read(message, call)
             self._ticket = inference.service.submit(self._told.request, self.done)
         except MooringError as error:
             self._refuse(error)

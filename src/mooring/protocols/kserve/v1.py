@@ -147,7 +147,7 @@ class KServeV1:
             return None
         asked = Asked(match.params["model_name"])
         model, key = asked.model, _KEYS[Operation.INFER]
-        responses, new_id, submit = self._responses, self._responses.new_id, self._service.submit
+        responses, new_id, submit = self._responses, self._responses.ids_for(exchange), self._service.submit
 
         def predict(exchange: Exchange) -> None:
             try:
@@ -177,7 +177,7 @@ class KServeV1:
 
     def _ask(self, exchange: Exchange, asked: Asked, operation: Operation) -> None:
         responses = self._responses
-        request_id = responses.new_id()
+        request_id = responses.id_of(exchange)
         try:
             deadline = deadline_of(exchange)
             cloudevents.refuse_batch(exchange)

@@ -302,7 +302,7 @@ class KServeV2:
             return None
         asked = asked_of(match)
         model, version = asked.model, asked.version
-        read, new_id, submit = self._known.read, self._responses.new_id, self._service.submit
+        read, new_id, submit = self._known.read, self._responses.ids_for(exchange), self._service.submit
 
         def infer(exchange: Exchange) -> None:
             body = exchange.body
@@ -327,7 +327,7 @@ class KServeV2:
         """Send a request on its way. Takes the body over; raises ``MooringError``."""
         stated = exchange.fields.get(_JSON_SIZE)
         responses = self._responses
-        request_id = responses.new_id()
+        request_id = responses.id_of(exchange)
         if len(body) > LARGE and (stated is None or _number(stated) > LARGE):
             # Decoded by the worker: milliseconds of JSON here would be milliseconds for every client.
             json_size = None if stated is None else _number(stated)

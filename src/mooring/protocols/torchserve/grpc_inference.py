@@ -39,6 +39,7 @@ class TorchServeInferenceRpcs:
         self._service = service
         self._allocator = allocator
         self._names = headers
+        self._sequence = frozenset(name.encode() for name in headers.lower)
         self._new_id = RequestIds().new
         self._questions = Questions()
 
@@ -132,7 +133,7 @@ class TorchServeInferenceRpcs:
         return InferenceRequest(
             asked.model_name,
             asked.model_version,
-            self._new_id(),
+            call.request_id or self._new_id(),
             tensors,
             Form.BODY,
             deadline=call.deadline,
@@ -140,10 +141,14 @@ class TorchServeInferenceRpcs:
         )
 
     def _headers(self, asked: PredictionAsked, call: Call) -> list[tuple[bytes, bytes]]:
-        """The sequence's id as handlers read it. That it starts or ends can only be said in the call's metadata."""
+        """The call's metadata, and the sequence's id as handlers read it, which only a message can name.
+
+        That it starts or ends can only be said in the metadata.
+        """
+        headers = [field for field in call.passed if field[0] not in self._sequence]
         if not asked.sequence_id:
-            return []
-        headers = [(self._names.id.encode(), asked.sequence_id.encode())]
+            return headers
+        headers.append((self._names.id.encode(), asked.sequence_id.encode()))
         for name in (self._names.start, self._names.end):
             value = call.header(name.lower().encode())
             if value is not None:

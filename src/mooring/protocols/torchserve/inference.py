@@ -100,7 +100,7 @@ class TorchServeInference:
         responses = self._responses
         status, body = (200, _HEALTHY) if self._service.healthy() else (500, _UNHEALTHY)
         responses.counter.count(status)
-        exchange.respond(status, body, responses.head(responses.new_id(), JSON))
+        exchange.respond(status, body, responses.head(responses.id_of(exchange), JSON))
 
     def not_found(self, exchange: Exchange, match: Match) -> None:
         """A collection without a model's name."""
@@ -123,7 +123,7 @@ class TorchServeInference:
         asked = Asked(params["model_name"], params.get("model_version", ""))
         model, version = asked.model, asked.version
         parameters = parameters_of(content_type)
-        responses, new_id, submit = self._responses, self._responses.new_id, self._service.submit
+        responses, new_id, submit = self._responses, self._responses.ids_for(exchange), self._service.submit
 
         def predict(exchange: Exchange) -> None:
             request_id = new_id()
@@ -194,7 +194,7 @@ class TorchServeInference:
         self, exchange: Exchange, asked: Asked, inputs: list[Tensor], operation: Operation, path: str
     ) -> None:
         responses = self._responses
-        request_id = responses.new_id()
+        request_id = responses.id_of(exchange)
         try:
             deadline = deadline_of(exchange)
         except InvalidInput as error:

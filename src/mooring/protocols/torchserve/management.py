@@ -131,7 +131,7 @@ class TorchServeManagement:
 
     def _describe_by_handler(self, exchange: Exchange, asked: Asked, version: ModelDescription) -> None:
         """With what the model's own ``describe_handle`` says."""
-        request_id = self._responses.new_id()
+        request_id = self._responses.id_of(exchange)
 
         def done(outcome: Outcome) -> None:
             if isinstance(outcome, InferenceResponse):

@@ -34,7 +34,7 @@ class TorchServeMetrics:
         if not coding:
             self._responses.body(exchange, text, CONTENT_TYPE)
             return
-        head = self._responses.head(self._responses.new_id(), CONTENT_TYPE)
+        head = self._responses.head(self._responses.id_of(exchange), CONTENT_TYPE)
         head += header_lines([("Content-Encoding", coding), ("Vary", "Accept-Encoding")])
         self._responses.counter.count(200)
         exchange.respond(200, deflate([text], coding), head)

@@ -68,7 +68,7 @@ class TorchServeWorkflows:
     def predict(self, exchange: Exchange, match: Match) -> None:
         """Ask a workflow."""
         workflow = match.params["workflow_name"]
-        request_id = self._responses.new_id()
+        request_id = self._responses.id_of(exchange)
         try:
             deadline = deadline_of(exchange)
             inputs = self._inputs(exchange)
