@@ -111,7 +111,7 @@ async def _serve(config: Config, opening: Opening, started: Started) -> int:
         await server.start()
         if await _unless(ended, server.load()):
             _settle()
-            started(server.listening, [*server.engine.models(), *server.engine.missing()])
+            started(server.listening, [*server.engine.missing(), *server.engine.models()])
             await ended.wait()
         ended.clear()
         log.info("stopping", drain_seconds=config.drain_timeout, serving_on_for_seconds=config.pre_stop_delay)

@@ -93,6 +93,11 @@ def test_the_greeting_of_a_large_store_stays_short(mooring, server):
     assert "  and 92 more models" in lines
 
 
+def test_the_greeting_says_what_was_left_out(mooring, server):
+    server.models = [ModelState("m", "", "UNAVAILABLE", ready=False, is_default=False, reason="it is empty")]
+    assert "  model       m unavailable: it is empty" in mooring("serve").stdout.splitlines()
+
+
 def test_the_greeting_says_when_there_is_nothing_to_serve(mooring, server):
     assert "  no models: name some, as in `mooring serve FILE.mar`" in mooring("serve").stdout
 

@@ -22,6 +22,7 @@ from mooring.core.tensors import Tensor
 from mooring.engine.administration import Administration
 from mooring.engine.engine import Engine
 from mooring.engine.lifecycle import State
+from mooring.engine.registry import Unavailable
 from mooring.observability.metrics import Metrics
 from mooring.repository.catalog import Catalog
 from mooring.repository.spec import Defaults, ModelSpec
@@ -641,3 +642,22 @@ async def test_uploaded_files_lead_nowhere_and_neither_do_the_names_in_their_con
     with pytest.raises(ModelLoadFailed, match="is not in it"):
         await harness.administration.load("sent", files=files)
     assert list(harness.files.iterdir()) == []
+
+
+async def test_files_that_a_client_sends_are_the_whole_model(harness):
+    for version in ("1", "2"):
+        files = {f"{version}/model.py": SAY.format(text=f"sent {version}").encode()}
+        await harness.administration.load("sent", files=files)
+        assert served(harness) == [(version, True)]
+    assert len(list(harness.files.iterdir())) == 1
+
+
+async def test_a_model_that_is_missed_may_be_unloaded_and_is_missed_no_more(harness):
+    registry = harness.engine.registry
+    registry.miss("gone", "", Unavailable(str(harness.repository / "gone"), "a typing error", asked_for=True))
+    assert not harness.engine.ready()
+    assert not harness.engine.healthy()
+    await harness.administration.unload("gone")
+    assert harness.engine.ready()
+    with pytest.raises(ModelNotFound):
+        await harness.administration.unload("gone")

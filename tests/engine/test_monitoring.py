@@ -52,6 +52,77 @@ async def test_models_come_change_and_go_with_their_folders(tmp_path, polling):
     await harness.engine.close()
 
 
+async def test_versions_come_and_go_with_their_folders(tmp_path):
+    harness = Harness(tmp_path)
+    monitor = RepositoryMonitor(harness.administration, harness.administration._catalog, harness.repository)
+    monitor.start()
+    await asyncio.sleep(0.6)
+
+    async def serves(*versions):
+        return [state.version for state in harness.engine.models() if state.ready] == list(versions)
+
+    harness.write("talker", SAY.format(text="one"))
+    await until(lambda: serves("1"))
+    harness.write("talker", SAY.format(text="two"), "2")
+    await until(lambda: serves("2"))
+    shutil.rmtree(harness.repository / "talker" / "1")
+    harness.write("talker", "raise RuntimeError('broken release')", "3")
+
+    async def told():
+        return [state.version for state in harness.administration.index()] == ["2", "3"]
+
+    await until(told)
+    assert await serves("2")
+    shutil.rmtree(harness.repository / "talker" / "3")
+    await until(lambda: serves("2"))
+    shutil.rmtree(harness.repository / "talker" / "2")
+    await until(serves)
+    assert "is empty" in harness.administration.index()[0].reason
+    shutil.rmtree(harness.repository / "talker")
+
+    async def forgotten():
+        return harness.administration.index() == []
+
+    await until(forgotten)
+    await monitor.close()
+    await harness.engine.close()
+
+
+def switch(link, target):
+    """As a release tool does it, and Kubernetes: in one step."""
+    link.with_name(f"{link.name}_new").symlink_to(target)
+    link.with_name(f"{link.name}_new").rename(link)
+
+
+async def test_a_link_that_leads_elsewhere_now_is_another_release(tmp_path):
+    harness = Harness(tmp_path)
+    for release in ("41", "42"):
+        for name in ("talker", "mounted"):
+            place = tmp_path / "releases" / release / name / "1"
+            place.mkdir(parents=True)
+            (place / "model.py").write_text(SAY.format(text=f"release {release}"))
+    switch(harness.repository / "..data", tmp_path / "releases" / "41")
+    switch(harness.repository / "talker", tmp_path / "releases" / "41" / "talker")
+    switch(harness.repository / "mounted", "..data/mounted")
+    monitor = RepositoryMonitor(harness.administration, harness.administration._catalog, harness.repository)
+    monitor.start()
+    await asyncio.sleep(0.6)
+    for name in ("talker", "mounted"):
+        await harness.administration.load(name)
+        assert b"release 41" in await harness.ask(name)
+
+    async def released(name):
+        return b"release 42" in await harness.ask(name)
+
+    switch(harness.repository / "talker", tmp_path / "releases" / "42" / "talker")
+    await until(lambda: released("talker"))
+    assert b"release 41" in await harness.ask("mounted")
+    switch(harness.repository / "..data", tmp_path / "releases" / "42")
+    await until(lambda: released("mounted"))
+    await monitor.close()
+    await harness.engine.close()
+
+
 CHAIN = """
 [[models]]
 name = "first"

@@ -18,6 +18,7 @@ from mooring.backends.function import import_file, run_user_code
 from mooring.backends.handler.weights import load_script, load_weights
 from mooring.backends.rearranged import rearranged
 from mooring.core.errors import ModelLoadFailed
+from mooring.core.paths import leads_out
 from mooring.core.tensors import TensorSpec
 from mooring.repository.spec import ModelSpec
 
@@ -272,7 +273,7 @@ def _eager(file: Path, spec: ModelSpec, device: torch.device) -> Program:
             '[parameters] module = "model.py:Net", or save the model with torch.export'
         )
     source = file.parent / path
-    if not source.resolve().is_relative_to(file.parent.resolve()) or not source.is_file():
+    if leads_out(path) or not source.is_file():
         raise ModelLoadFailed(f"parameter 'module': there is no file {path!r} beside {file}")
     kind = _module_class(run_user_code(source, import_file, source, spec), name, source)
     module: torch.nn.Module = run_user_code(source, kind)

@@ -86,7 +86,7 @@ def _plain(address: Address) -> str:
 
 def _model(state: ModelState) -> str:
     how = "ready" if state.ready else f"{state.state.lower()}: {state.reason}".removesuffix(": ")
-    return f"  model       {state.name} {state.version} {how}"
+    return " ".join(filter(None, ("  model      ", state.name, state.version, how)))
 
 
 def _curls(config: Config, model: str) -> list[str]:

@@ -192,19 +192,22 @@ class Administration(ModelAdministration):
                 self._engine.registry.miss(opened.specs[-1].name, version, why)
             raise next(iter(failures.values()))
         if opened.whole:
-            await self._retire_others(url, {(spec.name, spec.version) for spec in opened.specs})
+            served = {(spec.name, spec.version) for spec in opened.specs}
+            await self._retire_others(url, served, {spec.name for spec in opened.specs})
 
-    async def _retire_others(self, url: str, served: Collection[tuple[str, str]]) -> None:
-        """Unload every version of a place in the repository but these; others answer in their place already."""
+    async def _retire_others(
+        self, url: str, served: Collection[tuple[str, str]], names: Collection[str] = ()
+    ) -> None:
+        """Unload every version of a place in the repository but these, and of ``names`` those that clients have sent.
+
+        Others answer in their place already.
+        """
         for one in sorted(
             self._engine.registry, key=lambda one: not one.spec.stages
         ):  # chains before their stages
             spec = one.spec
-            if (
-                spec.url == url
-                and spec.version_policy is not None
-                and (spec.name, spec.version) not in served
-            ):
+            theirs = spec.url == url or (spec.name in names and self._catalog.sent(spec))
+            if theirs and spec.version_policy is not None and (spec.name, spec.version) not in served:
                 with suppress(ModelNotFound):  # somebody else unloaded it meanwhile
                     await self._unload_one(one)
 

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 from mooring.core.errors import ModelNotFound, MooringError
+from mooring.core.paths import real_path
 from mooring.engine.administration import Administration
 from mooring.observability.logs import get_logger
 from mooring.repository.catalog import Catalog
@@ -30,7 +31,7 @@ class RepositoryMonitor:
     ) -> None:
         self._administration = administration
         self._catalog = catalog
-        self._repository = repository.resolve()
+        self._repository = real_path(repository)
         self._polling = polling
         self._ended = asyncio.Event()
         self._task: asyncio.Task[None] | None = None

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from mooring.core.errors import ModelLoadFailed
+from mooring.core.paths import leads_out
 from mooring.core.tensors import Array
 from mooring.explain.methods import METHODS, Argument, Method
 
@@ -135,10 +136,9 @@ def _baseline(value: Any, key: str, folder: Path) -> Baseline:
 
 def _file(name: str, key: str, folder: Path) -> Array:
     """An array of numbers from a file of the model: in the folder of the version, or in the one above."""
-    home = folder.resolve()
-    for place in (home, home.parent):
-        file = (place / name).resolve()
-        if file.is_relative_to(place) and file.is_file():
+    for place in (folder, folder.parent):
+        file = place / name
+        if not leads_out(name) and file.is_file():
             break
     else:
         raise ModelLoadFailed(f"explain.{key}: there is no file {name!r} in {folder}")

@@ -11,6 +11,7 @@ import msgspec
 
 from mooring.config import Config
 from mooring.core.errors import InvalidInput, ModelLoadFailed, ModelNotFound, MooringError
+from mooring.core.paths import leads_out, real_path
 from mooring.core.service import Registration
 from mooring.core.tensors import DATATYPES, Parameter, TensorSpec
 from mooring.core.versions import VersionPolicy
@@ -76,7 +77,7 @@ class Catalog:
     def __init__(self, store: Store, config: Config, folder: Path, defaults: Defaults) -> None:
         self.defaults = defaults
         self._store = store
-        self._repository = config.model_repository.resolve() if config.model_repository is not None else None
+        self._repository = real_path(config.model_repository) if config.model_repository is not None else None
         self._archives = config.model_store
         self._folder = folder.resolve()
         self._named = frozenset(config.targets)
@@ -119,6 +120,10 @@ class Catalog:
             return False
         folder = self._repository / model
         return find_declaration(folder) is None and not version_folders(folder) and not flat_file(folder, "")
+
+    def sent(self, spec: ModelSpec) -> bool:
+        """Whether a model's files came with the request to load it."""
+        return any(folder.parent == self._folder for folder in Path(spec.location).parents)
 
     def linked(self) -> list[str]:
         """The models of the repository whose folders are links."""
@@ -180,14 +185,14 @@ class Catalog:
             return self._store.open_remote(url, name=name, defaults=defaults)
         if not url or self._archives is None or not self._archives.is_dir():
             raise ModelNotFound(f"no '{url}': there is no model store" if url else "")
-        return self._store.open_archive(self._archives.resolve(), url, name=name, defaults=defaults)
+        return self._store.open_archive(real_path(self._archives), url, name=name, defaults=defaults)
 
     def release(self, spec: ModelSpec) -> None:
         """Remove what was unpacked or written for a model; a folder of the user's own stays, and a workflow's."""
         if spec.function:
             return
         self._store.release(spec)
-        for folder in Path(spec.location).parents:
+        for folder in Path(spec.location).parents if self.sent(spec) else ():
             if folder.parent == self._folder:
                 remove(folder)
 
@@ -199,7 +204,7 @@ class Catalog:
         if self._archives is not None:
             for entry in entries_of(self._archives):
                 if model in (entry.name, name_of_file(entry)) and is_archive(entry):
-                    return Opened([self._store.open_archive(self._archives.resolve(), entry.name)])
+                    return Opened([self._store.open_archive(real_path(self._archives), entry.name)])
         if model in self._targets:
             return Opened(self._store.open_target(self._targets[model]))
         raise ModelNotFound(f"model '{model}' is not in the repository", model=model)
@@ -209,7 +214,7 @@ class Catalog:
         try:
             for name, content in files.items():
                 place = PurePosixPath(name.removeprefix("file:"))
-                if place.is_absolute() or ".." in place.parts or not place.name or "\0" in name:
+                if leads_out(str(place)) or not place.name:
                     raise InvalidInput(
                         f"file '{name}' of model '{model}' must be a path below the model's folder"
                     )

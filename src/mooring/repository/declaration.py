@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from mooring.core.errors import ModelLoadFailed, ModelNotFound
+from mooring.core.paths import real_path
 from mooring.core.tensors import DATATYPES, Parameter, TensorSpec
 from mooring.core.versions import VersionPolicy
 from mooring.repository.layout import (
@@ -254,7 +255,7 @@ def _read_folder(
     )
     for version in chosen:
         try:
-            place = there[version].resolve()
+            place = real_path(there[version])
             found.specs.extend(_version(declared, model, version, place, home))
         except ModelLoadFailed as error:
             found.faults[version] = error
@@ -423,7 +424,7 @@ def _backend(declared: Declaration, where: str) -> str:
 def _file(declared: Declaration, backend: str, place: Path, home: _Home) -> tuple[str, str]:
     """The backend and the model's file in a version's folder."""
     entry = declared.entry or declared.id
-    if not entry and place == home.folder.resolve():
+    if not entry and place == real_path(home.folder):
         entry = flat_file(place, backend)
     if not entry:
         return model_in(place, backend)
@@ -467,7 +468,7 @@ def _warmup(declared: _Warmup, number: int, place: Path, home: _Home) -> Warmup:
     def found(name: str) -> str:
         folders = (place, home.folder, home.folder / "warmup")
         folder = next((each for each in folders if (each / name).is_file()), place)
-        return str(named_file(folder, name, home.where).resolve())
+        return str(real_path(named_file(folder, name, home.where)))
 
     inputs = []
     for each in declared.inputs:

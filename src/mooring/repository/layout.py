@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mooring.core.errors import ModelLoadFailed
+from mooring.core.paths import leads_out
 from mooring.repository.mar import MANIFEST
 from mooring.repository.platforms import LIBRARIES, SUFFIXES
 
@@ -118,9 +119,8 @@ def named_file(folder: Path, name: str, where: str) -> Path:
 
     Raises ``ModelLoadFailed`` for a name that itself leads elsewhere, and where there is no such file.
     """
-    relative = Path(name)
-    file = folder / relative
-    if relative.is_absolute() or ".." in relative.parts or "\0" in name or not is_file(file):
+    file = folder / name
+    if leads_out(name) or not is_file(file):
         raise ModelLoadFailed(f"model '{where}' names a file {name[:255]!r} that is not in it")
     return file
 

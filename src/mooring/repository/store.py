@@ -22,6 +22,7 @@ from msgspec import structs
 
 from mooring.config import Config, Snapshot
 from mooring.core.errors import ModelExists, ModelLoadFailed, ModelNotFound, MooringError, SourceRefused
+from mooring.core.paths import leads_out, real_path
 from mooring.observability.logs import get_logger
 from mooring.repository.archives import Limits, model_root, remove, unpack
 from mooring.repository.declaration import (
@@ -100,7 +101,7 @@ class Store:
         if not place.exists():
             raise ModelNotFound(f"no such file or folder: '{path}'")
         if place.is_dir():
-            return self._open_folder(place.resolve(), target, name)
+            return self._open_folder(real_path(place), target, name)
         if place.suffix == ".py":
             return [self._function(place, "", target, name)]
         if backend_of(place):
@@ -119,7 +120,7 @@ class Store:
             return self.open_remote(archive, name=name, defaults=defaults)
         place = _within(store, archive)
         if place.is_dir():
-            return self._read(model_root(place.resolve()), archive, name, place, defaults)
+            return self._read(model_root(real_path(place)), archive, name, place, defaults)
         return self._unpack(place, archive, name, defaults)
 
     def open_remote(self, url: str, *, name: str = "", defaults: Defaults | None = None) -> ModelSpec:
@@ -210,7 +211,7 @@ class Store:
             return spec.url
         if folder is None or not spec.url or spec.backend != "handler":
             return ""
-        return str(spec.url) if _leads_nowhere_else(spec.url) and _exists(folder / spec.url) else ""
+        return str(spec.url) if not leads_out(spec.url) and _exists(folder / spec.url) else ""
 
     @contextmanager
     def _fetched(self, url: str) -> Iterator[Path]:
@@ -304,7 +305,7 @@ class Store:
             version="1",
             backend=backend,
             # Of the link, where it is one: caches of models keep their files under other names.
-            location=str(file.parent.resolve()),
+            location=str(real_path(file.parent)),
             entry=entry,
             url=url,
             exact_delay=defaults.exact_delay,
@@ -361,6 +362,8 @@ class Found:
         """Around a model that nobody named: one that cannot be served is left out, and the others are served."""
         try:
             yield
+        except ModelNotFound as error:  # it went between the listing and the look
+            log.warning("model gone", url=url, reason=error.message)
         except MooringError as error:
             self.leave_out(
                 LeftOut(name, "", url, error.message, asked_for=not isinstance(error, ModelExists))
@@ -395,12 +398,12 @@ def _named(target: str) -> tuple[str, str]:
 def _existing_folder(folder: Path, what: str) -> Path:
     if not folder.is_dir():
         raise ModelLoadFailed(f"{what} '{folder}' is not a folder")
-    return folder.resolve()
+    return real_path(folder)
 
 
 def _within(store: Path, name: str) -> Path:
     """Where something in a store lies. The name may not lead out; links are the operator's own, and are followed."""
-    if not _leads_nowhere_else(name):
+    if leads_out(name):
         raise SourceRefused(f"'{name}': a relative path is not allowed; name a file of the model store")
     place = store / name
     if place == store or not (_exists(place) or dangling(place)):
@@ -409,10 +412,6 @@ def _within(store: Path, name: str) -> Path:
         )
         raise ModelNotFound(f"no '{name}' in '{store}'; there is {known or 'nothing'}")
     return place
-
-
-def _leads_nowhere_else(name: str) -> bool:
-    return ".." not in Path(name).parts and not Path(name).is_absolute() and "\0" not in name
 
 
 def _exists(place: Path) -> bool:

@@ -7,6 +7,7 @@ import msgspec
 
 from mooring.config import Config
 from mooring.core.errors import ModelLoadFailed, ModelNotFound, MooringError
+from mooring.core.paths import real_path
 from mooring.core.service import WorkflowDescription, WorkflowRegistration
 from mooring.observability.logs import get_logger
 from mooring.repository.fetch import is_remote
@@ -55,7 +56,7 @@ class WorkflowCatalog:
         ):
             raise ModelNotFound(f"no '{registration.url}': there is no workflow store")
         workflow = self._store.open_workflow(
-            (folder or Path()).resolve(), registration.url, name=registration.name
+            real_path(folder or Path()), registration.url, name=registration.name
         )
         if workflow.unused:
             log.warning("models of a workflow on no path", workflow=workflow.name, models=workflow.unused)
@@ -111,7 +112,7 @@ class WorkflowCatalog:
             return self._store.open_remote(url, name=name, defaults=defaults)
         if self._models is None or not self._models.is_dir():
             raise ModelNotFound("there is no model store to find it in")
-        return self._store.open_archive(self._models.resolve(), url, name=name, defaults=defaults)
+        return self._store.open_archive(real_path(self._models), url, name=name, defaults=defaults)
 
 
 def _function(workflow: Workflow, node: str, name: str, defaults: Defaults) -> ModelSpec:

@@ -29,6 +29,7 @@ from mooring.backends.handler.forms import (
 from mooring.backends.handler.metrics import MetricsStore
 from mooring.backends.handler.metrics_yaml import declared
 from mooring.core.errors import InvalidOutput, ModelLoadFailed, MooringError
+from mooring.core.paths import real_path
 from mooring.core.requests import (
     BODY,
     INFER,
@@ -65,7 +66,7 @@ class HandlerBackend(Backend):
 
     def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
         """Import the handler and initialize it. The model's folder becomes the working directory."""
-        model_dir = Path(spec.location).resolve()
+        model_dir = real_path(Path(spec.location))
         if not model_dir.is_dir():
             raise ModelLoadFailed(f"the model's folder '{spec.location}' is not there", model=spec.name)
         self._forms = _forms_of(spec)
