@@ -420,8 +420,8 @@ class LocalWorkers:
                 finally:
                     os.close(write)
                     theirs.close()
+                ours.sendall(Codec().frame(Trial(load, self._cache_folder)))
                 ours.setblocking(False)
-                ours.send(Codec().frame(Trial(load, self._cache_folder)))
                 return await _verdict(ours)
 
     def template(self, modules: Sequence[str]) -> LibraryTemplate:
