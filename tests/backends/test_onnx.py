@@ -248,11 +248,97 @@ def test_a_classifier_of_maps_gives_a_row_of_probabilities(write, load, reply, a
     model.graph.output.append(helper.make_value_info("y", helper.make_sequence_type_proto(maps)))
     file.write_bytes(model.SerializeToString())
     model = load(file)
-    assert model.metadata.outputs == [TensorSpec("y", "FP32", [-1, -1])]
+    assert model.metadata.outputs == [TensorSpec("y", "FP32", [-1, -1], labels=["7", "8", "9"])]
     outcomes = model.infer(
         [ask.tensors(x=np.float32([[1, 2, 3]])), ask.tensors(x=np.float32([[4, 5, 6]]))], reply
     )
     assert [ask.read(outcome) for outcome in outcomes] == [{"y": [[1, 2, 3]]}, {"y": [[4, 5, 6]]}]
+
+
+def test_a_classifiers_json_answers_say_each_probability_by_its_class(write, load, reply, ask):
+    maps = helper.make_map_type_proto(Kind.STRING, helper.make_tensor_type_proto(Kind.FLOAT, []))
+    model = onnx.load(write())
+    del model.graph.node[:], model.graph.output[:]
+    labels = ["z", "a", "\u00e4"]
+    model.graph.node.append(
+        helper.make_node("ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_strings=labels)
+    )
+    model.graph.output.append(helper.make_value_info("y", helper.make_sequence_type_proto(maps)))
+    file = write()
+    file.write_bytes(model.SerializeToString())
+    model = load(file)
+    assert model.metadata.outputs[0].labels == labels
+    first, second = dict(zip(labels, [0.25, 0.5, 3], strict=True)), dict(zip(labels, [4, 5, 6], strict=True))
+    rows = [[0.25, 0.5, 3], [4, 5, 6]]
+    assert ask.read(one(model, reply, ask.tensors(x=np.float32(rows)))) == {"y": rows}
+    assert ask.read(one(model, reply, ask.instances(*rows))) == [first, second]
+    assert ask.read(one(model, reply, ask.body(rows))) == {"y": [first, second]}
+    assert ask.read(one(model, reply, ask.body(rows[0]))) == {"y": first}
+    none = ask.tensors(x=np.empty((0, 3), np.float32))
+    assert one(model, reply, none).outputs[0].shape == [0, 3]
+
+
+def test_an_unknown_rank_is_not_taken_for_a_scalars(write, load):
+    file = write(
+        [("x", Kind.FLOAT, None), ("k", Kind.FLOAT, [])], [("y", Kind.FLOAT, None)], [node("Mul", "x k")]
+    )
+    model = load(file)
+    assert model.metadata.inputs == [
+        TensorSpec("x", "FP32", [], unknown_rank=True),
+        TensorSpec("k", "FP32", []),
+    ]
+    assert model.metadata.outputs == [TensorSpec("y", "FP32", [], unknown_rank=True)]
+
+
+SCALED = [X3, ("k", Kind.FLOAT, [3])], [Y3], [node("Mul", "x k")], [("k", np.float32([2, 2, 2]))]
+
+
+@pytest.mark.parametrize("tried", [False, True])
+def test_an_input_with_a_default_may_be_left_out(write, load, reply, ask, tried):
+    model = load(write(*SCALED), tried=tried)
+    assert model.metadata.inputs == [
+        TensorSpec("x", "FP32", [-1, 3]),
+        TensorSpec("k", "FP32", [3], optional=True),
+    ]
+    x, k = np.float32([[1, 2, 3]]), np.float32([1, 10, 100])
+    outcomes = model.infer([ask.tensors(x=x), ask.tensors(x=x, k=k), ask.tensors(x=x)], reply)
+    assert [ask.read(each)["y"] for each in outcomes] == [[[2, 4, 6]], [[1, 20, 300]], [[2, 4, 6]]]
+    assert ask.read(one(model, reply, ask.body([1, 2, 3]))) == {"y": [2, 4, 6]}
+    assert ask.read(one(model, reply, ask.body({"x": [1, 2, 3], "k": [1, 1, 1]}))) == {"y": [1, 2, 3]}
+    instances = ask.instances({"x": [1, 2, 3]}, {"x": [1, 2, 3], "k": [1, 10, 100]})
+    assert ask.read(one(model, reply, instances)) == [[2, 4, 6], [1, 20, 300]]
+    with pytest.raises(InvalidInput, match=r"input 'k' has shape \[2\]; the model takes \[3\]"):
+        ask.read(one(model, reply, ask.tensors(x=x, k=np.float32([1, 2]))))
+
+
+def test_requests_that_leave_a_default_are_joined_and_others_are_not(write, load, reply, ask, calls):
+    model = load(write(*SCALED))
+    seen = calls(model)
+    x, k = np.zeros((2, 3), np.float32), np.zeros(3, np.float32)
+    model.infer([ask.tensors(x=x), ask.tensors(x=x), ask.tensors(x=x, k=k), ask.tensors(x=x, k=k)], reply)
+    assert sorted(seen) == [(2, 3), (2, 3), (4, 3)]
+
+
+def test_a_configuration_may_declare_an_input_with_a_default(write, load, reply, ask):
+    inputs = declared("x", "FP32", [-1, 3]) + declared("k", "FP32", [3])
+    model = load(write(*SCALED), inputs=inputs, max_batch_size=4, batch_is_default=False)
+    assert [each.optional for each in model.metadata.inputs] == [False, True]
+    assert ask.read(one(model, reply, ask.tensors(x=np.float32([[1, 2, 3]])))) == {"y": [[2, 4, 6]]}
+    stacked = load(write(*SCALED), inputs=declared("x", "FP32", [3]), batch=BatchMode.STACK)
+    assert ask.read(one(stacked, reply, ask.tensors(x=np.float32([1, 2, 3])))) == {"y": [2, 4, 6]}
+
+
+def test_a_model_without_inputs_is_asked_with_nothing(write, load, reply, ask):
+    value = onnx.numpy_helper.from_array(np.float32([4, 5]), "v")
+    model = load(write([], [("y", Kind.FLOAT, [2])], [node("Constant", "", value=value)]))
+    assert model.metadata.inputs == []
+    for request in (ask.tensors(), ask.body(b""), ask.body({})):
+        assert ask.read(one(model, reply, request)) == {"y": [4, 5]}
+    assert ask.read(one(model, reply, ask.instances({}, {}))) == [[4, 5], [4, 5]]
+    two = model.infer([ask.tensors(), ask.tensors()], reply)
+    assert [ask.read(each) for each in two] == [{"y": [4, 5]}] * 2
+    with pytest.raises(InvalidInput, match="unexpected input 'x'; the model takes none"):
+        ask.read(one(model, reply, ask.tensors(x=np.float32([1]))))
 
 
 def test_an_input_of_any_rank_takes_any_shape(write, load, reply, ask):

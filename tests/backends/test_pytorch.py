@@ -16,7 +16,7 @@ from mooring.backends.preloads import preload
 from mooring.backends.programs import leaves
 from mooring.backends.pytorch import PyTorchBackend, paired
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed
-from mooring.core.requests import InferenceRequest
+from mooring.core.requests import InferenceRequest, RequestedOutput
 from mooring.core.service import JoiningState
 from mooring.core.tensors import Tensor, TensorSpec
 from mooring.repository.spec import BatchMode, ModelSpec
@@ -239,13 +239,75 @@ def test_bfloat16_goes_in_and_out_by_its_bits(export, load, reply):
 
 def test_a_script_takes_what_nobody_declared_by_number_and_in_its_own_type(script, load, reply, ask):
     model = load(script(Net()))
-    assert (model.metadata.inputs, model.metadata.platform) == ([], "pytorch_torchscript")
+    assert model.metadata.platform == "pytorch_torchscript"
     # JSON has doubles; the weights are floats.
     assert ask.read(one(model, reply, ask.body([1, 1.5, 2]))) == {"OUTPUT0": [1, 3, 6]}
     assert ask.read(one(model, reply, ask.tensors(INPUT0=rows(1)[0]))) == {"OUTPUT0": [[1, 2, 3]]}
     assert ask.read(one(model, reply, ask.instances([1, 1, 1], [2, 2, 2]))) == [[1, 2, 3], [2, 4, 6]]
-    with pytest.raises(InvalidInput, match="unexpected input 'x'; the model takes 'INPUT0'"):
-        ask.read(one(model, reply, ask.tensors(x=rows(1)[0])))
+    with pytest.raises(InvalidInput, match="unexpected input 'y'; the model takes 'x'"):
+        ask.read(one(model, reply, ask.tensors(y=rows(1)[0])))
+
+
+def untyped(name, **more):
+    return TensorSpec(name, "", [], unknown_rank=True, **more)
+
+
+class Optional(nn.Module):
+    def forward(self, x, scale: torch.Tensor | None = None, exact: bool = True):
+        return x if scale is None else x * scale
+
+
+class Named(nn.Module):
+    def forward(self, x):
+        return {"double": x * 2}
+
+
+@pytest.mark.parametrize(
+    ("module", "inputs", "outputs"),
+    [
+        (Net, [untyped("x")], [untyped("OUTPUT0")]),
+        (Pair, [untyped("a"), untyped("b")], [untyped("OUTPUT0"), untyped("OUTPUT1")]),
+        (Optional, [untyped("x"), untyped("scale", optional=True)], [untyped("OUTPUT0")]),
+        (Named, [untyped("x")], []),
+    ],
+)
+def test_a_scripts_metadata_names_what_infer_takes(script, load, reply, ask, module, inputs, outputs):
+    model = load(script(module()))
+    assert (model.metadata.inputs, model.metadata.outputs) == (inputs, outputs)
+    sent = {each.name: rows(1)[0] for each in inputs if not each.optional}
+    answer = ask.read(one(model, reply, ask.tensors(**sent)))
+    assert not outputs or list(answer) == [each.name for each in outputs]
+
+
+@pytest.mark.parametrize("form", ["{name}", "INPUT{index}", "INPUT__{index}"])
+def test_a_script_takes_its_arguments_by_name_or_by_number(script, load, reply, ask, form):
+    model = load(script(Pair()))
+    names = [form.format(name=name, index=index) for index, name in enumerate("ab")]
+    sent = dict(zip(names, (rows(3)[0], rows(2)[0][:1].repeat(3, 0)), strict=True))
+    assert ask.read(one(model, reply, ask.tensors(**sent))) == {
+        "OUTPUT0": [[5, 5, 5]] * 3,
+        "OUTPUT1": [[1, 1, 1]] * 3,
+    }
+    asked = ask.tensors(**sent)
+    asked.outputs = [RequestedOutput("OUTPUT__1"), RequestedOutput("OUTPUT0")]
+    assert list(ask.read(one(model, reply, asked))) == ["OUTPUT__1", "OUTPUT0"]
+
+
+def test_an_argument_that_is_sent_by_two_names_is_refused(script, load, reply, ask):
+    model = load(script(Net()))
+    with pytest.raises(InvalidInput, match="inputs 'x', 'INPUT0' name an argument twice"):
+        ask.read(one(model, reply, ask.tensors(x=rows(1)[0], INPUT0=rows(1)[0])))
+
+
+def test_a_script_without_arguments_is_asked_with_nothing(script, load, reply, ask):
+    class Constant(nn.Module):
+        def forward(self):
+            return torch.tensor([4.0])
+
+    model = load(script(Constant()))
+    for request in (ask.tensors(), ask.body(b""), ask.body({})):
+        assert ask.read(one(model, reply, request)) == {"OUTPUT0": [4.0]}
+    assert ask.read(one(model, reply, ask.instances({}))) == [[4.0]]
 
 
 def test_a_script_joins_only_what_its_configuration_says_is_a_batch(script, load, reply, ask):
@@ -275,7 +337,7 @@ def test_declared_names_are_the_arguments_or_their_numbers_or_in_their_order(scr
 
 
 def test_a_missing_argument_is_named_as_clients_know_it(script, load, reply, ask):
-    with pytest.raises(InvalidInput, match="input 'INPUT1' is missing"):
+    with pytest.raises(InvalidInput, match="input 'b' is missing"):
         ask.read(one(load(script(Pair())), reply, ask.tensors(INPUT0=rows(1)[0])))
 
 

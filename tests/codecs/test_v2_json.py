@@ -226,6 +226,11 @@ def test_numbers_that_json_has_not_are_bare_tokens_both_ways():
     )
 
 
+@pytest.mark.parametrize("document", [b"{}", b'{"inputs":[]}'])
+def test_a_request_may_have_no_inputs_for_a_model_that_takes_none(document):
+    assert decode_request(document).inputs == []
+
+
 @pytest.mark.parametrize(
     ("document", "why"),
     [
@@ -233,9 +238,8 @@ def test_numbers_that_json_has_not_are_bare_tokens_both_ways():
         (b"{", "not JSON"),
         (b"[]", "must be a JSON object"),
         (b"null", "must be a JSON object"),
-        (b"{}", 'needs "inputs"'),
-        (b'{"inputs":{}}', 'needs "inputs"'),
-        (b'{"inputs":[]}', 'needs "inputs"'),
+        (b'{"inputs":{}}', '"inputs" must be a list of tensors'),
+        (b'{"inputs":null}', '"inputs" must be a list of tensors'),
         (b'{"inputs":[1]}', "every input must be an object"),
         (body(name=...), 'needs a "name"'),
         (body(name=3), 'needs a "name"'),

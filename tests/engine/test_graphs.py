@@ -156,7 +156,7 @@ def test_a_large_v2_body_is_opened_before_the_first_stage_and_answered_as_the_la
 
 def test_a_large_v2_body_that_makes_no_sense_reaches_no_stage():
     stages = Stages()
-    request = InferenceRequest("chain", "", "7", [Tensor("request", "BYTES", [1], [b"{}"], json=True)])
+    request = InferenceRequest("chain", "", "7", [Tensor("request", "BYTES", [1], [b"[]"], json=True)])
     stages.of(chain_of(["first"]), request)
     assert isinstance(stages.outcomes[0], InvalidInput)
     assert stages.asked == []

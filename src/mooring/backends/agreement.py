@@ -9,6 +9,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from msgspec import structs
+
 from mooring.backends.backend import LoadContext
 from mooring.backends.tensors import TensorBackend
 from mooring.core.errors import ModelLoadFailed
@@ -21,7 +23,8 @@ from mooring.repository.spec import BatchMode, ModelSpec
 class Agreement:
     """The tensors as clients see them: per sample with ``BatchMode.STACK``. ``limit`` 1 and no ``joins``: no batch.
 
-    ``whole`` are the outputs whose first dimension the file shows to be no batch.
+    ``whole`` are the outputs whose first dimension the file shows to be no batch, ``constants`` the inputs that a request
+    may leave out, which have none either.
     """
 
     inputs: list[TensorSpec]
@@ -30,6 +33,7 @@ class Agreement:
     limit: int
     joins: bool
     whole: frozenset[str] = frozenset()
+    constants: frozenset[str] = frozenset()
 
 
 class DeclaredBackend(TensorBackend):
@@ -48,6 +52,7 @@ class DeclaredBackend(TensorBackend):
             joins=agreed.joins,
             apart=agreed.limit > 1 and spec.batch_is_default,
             whole=agreed.whole,
+            constants=agreed.constants,
         )
         self.joining = self._known_joining(spec, agreed)
         return metadata
@@ -96,29 +101,33 @@ def agree(
     if spec.sequence is not None:  # what the server fills is no client's to send
         filled = {each.name for each in spec.sequence.controls}
         inputs = [each for each in inputs if each.name not in filled]
+    constants = frozenset(each.name for each in inputs if each.optional)
+    batches = [each for each in inputs if not each.optional]
     stack = spec.batch is BatchMode.STACK
-    if stack and not _stacks(spec, inputs, file):
+    if stack and not _stacks(spec, batches, file):
         stack = False
     taken = _settled(spec.inputs, inputs, "input", stack, file)
     given = _settled(spec.outputs, outputs, "output", stack, file)
-    missing = [each.name for each in inputs if each.name not in {one.name for one in taken}]
+    missing = [each.name for each in batches if each.name not in {one.name for one in taken}]
     if missing:
         raise ModelLoadFailed(
             f"{file} takes an input '{missing[0]}', which the configuration does not declare"
         )
     if stack:
-        open_batch = batched and all(each.shape[:1] == [-1] for each in inputs)
-        return Agreement(
-            taken, given, BatchMode.STACK, max(1, spec.max_batch_size) if open_batch else 1, joins=True
-        )
+        open_batch = batched and all(each.shape[:1] == [-1] for each in batches)
+        limit = max(1, spec.max_batch_size) if open_batch else 1
+        return Agreement(taken, given, BatchMode.STACK, limit, joins=True, constants=constants)
     own_rows = frozenset(whole) & {each.name for each in given} if spec.batch_is_default else frozenset[str]()
     joins = (
         spec.max_batch_size > 1
         and batched
         and not own_rows
-        and _opens(taken, given, strict=spec.batch_is_default)
+        and _opens(
+            [each for each in taken if each.name not in constants], given, strict=spec.batch_is_default
+        )
     )
-    return Agreement(taken, given, BatchMode.CONCAT, spec.max_batch_size if joins else 1, joins, own_rows)
+    limit = spec.max_batch_size if joins else 1
+    return Agreement(taken, given, BatchMode.CONCAT, limit, joins, own_rows, constants)
 
 
 def _stacks(spec: ModelSpec, inputs: Sequence[TensorSpec], file: object) -> bool:
@@ -149,19 +158,23 @@ def _settled(
 ) -> list[TensorSpec]:
     """The declared tensors, each checked against the file's own; the file's where none are declared."""
     if not declared:
-        return [TensorSpec(each.name, each.datatype, each.shape[1:] if stack else each.shape) for each in own]
+        return [
+            structs.replace(each, shape=each.shape[1:]) if stack and not each.optional else each
+            for each in own
+        ]
     found = {each.name: each for each in own}
     for each in declared:
         if each.name not in found:
             names = ", ".join(f"'{name}'" for name in found)
             raise ModelLoadFailed(f"the configuration declares {kind} '{each.name}'; {file} has {names}")
         mine = found[each.name]
-        if not each.datatype == mine.datatype or not _fits(each.shape, mine.shape, stack):
+        batched = stack and not mine.optional
+        if not each.datatype == mine.datatype or not _fits(each.shape, mine.shape, batched):
             raise ModelLoadFailed(
                 f"the configuration declares {kind} '{each.name}' as {each.datatype} {each.shape}; "
-                f"{file} has it as {mine.datatype} {mine.shape}{', batch included' if stack else ''}"
+                f"{file} has it as {mine.datatype} {mine.shape}{', batch included' if batched else ''}"
             )
-    return list(declared)
+    return [structs.replace(each, optional=each.optional or found[each.name].optional) for each in declared]
 
 
 def _fits(declared: list[int], own: list[int], stack: bool) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mooring.backends.samples import Arrays, Sample
-from mooring.codecs.bodies import encode_classes, encode_outputs, encode_rows
+from mooring.codecs.bodies import NO_CLASSES, Classes, encode_classes, encode_outputs, encode_rows
 from mooring.codecs.tensor_json import cast
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, ResponseHead
@@ -95,14 +95,19 @@ def answer(
     rows: bool,
     labels: Mapping[str, Any],
     declared: Mapping[str, TensorSpec],
+    aliases: Mapping[str, str],
+    classes: Classes = NO_CLASSES,
     null: bool = False,
 ) -> InferenceResponse:
     """The response to one request. ``rows``: its samples are KServe v1 instances. Raises ``InvalidInput``.
 
+    What is JSON but no tensor says scores by their class where the model has names for them, the ``classes``.
     ``null`` stands for NaN and Infinity where the answer is JSON that is written here.
     """
     if rows:
-        elements = [element for sample, outputs in results for element in _predictions(sample, outputs, null)]
+        elements = [
+            element for sample, outputs in results for element in _predictions(sample, outputs, classes, null)
+        ]
         if request.form is Form.BODY:
             return body_of(b'{"predictions":[' + b",".join(elements) + b"]}")
         return InferenceResponse([Tensor("predictions", "BYTES", [len(elements)], elements)])
@@ -111,25 +116,25 @@ def answer(
     if sample.lifted:
         outputs = {name: _of_one_row(sample, name, array) for name, array in outputs.items()}
     if request.form is Form.TENSORS:
-        return InferenceResponse(_requested(request, outputs, declared))
+        return InferenceResponse(_requested(request, outputs, declared, aliases))
     if labels and len(outputs) == 1:
         (scores,) = outputs.values()
         if scores.ndim and scores.size and scores.dtype.kind == "f":
             found = encode_classes(scores, labels)
             return body_of(found[0] if sample.lifted or len(found) == 1 else b"[" + b",".join(found) + b"]")
-    return body_of(encode_outputs(outputs, null=null))
+    return body_of(encode_outputs(outputs, classes, null=null))
 
 
-def _predictions(sample: Sample, pieces: list[Arrays], null: bool) -> list[bytes]:
+def _predictions(sample: Sample, pieces: list[Arrays], classes: Classes, null: bool) -> list[bytes]:
     """The JSON of each row; of a model that streams, the list of a row's pieces."""
     count = sample.rows or 1
     columns = []
     for outputs in pieces:
         if sample.rows:
-            columns.append(encode_rows(outputs, count, null=null))
+            columns.append(encode_rows(outputs, count, classes, null=null))
         else:
             single = {name: _of_one_row(sample, name, each)[None] for name, each in outputs.items()}
-            columns.append(encode_rows(single, 1, null=null))
+            columns.append(encode_rows(single, 1, classes, null=null))
     if len(columns) == 1:
         return columns[0]
     return [b"[" + b",".join(column[row] for column in columns) + b"]" for row in range(count)]
@@ -142,11 +147,16 @@ def _of_one_row(sample: Sample, name: str, array: Array) -> Array:
 
 
 def _requested(
-    request: InferenceRequest, outputs: Arrays, declared: Mapping[str, TensorSpec]
+    request: InferenceRequest,
+    outputs: Arrays,
+    declared: Mapping[str, TensorSpec],
+    aliases: Mapping[str, str],
 ) -> list[Tensor]:
-    """The outputs the caller asked for, in its order; all where it named none."""
+    """The outputs the caller asked for, in its order and by the names it has for them; all where it named none."""
     names = [output.name for output in request.outputs] if request.outputs else list(outputs)
     for name in names:
+        if name not in outputs and aliases.get(name) in outputs:
+            outputs = {**outputs, name: outputs[aliases[name]]}
         if name not in outputs:
             raise InvalidInput(f"unexpected inference output '{name}' for model '{request.model}'")
     return [

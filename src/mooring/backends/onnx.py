@@ -6,15 +6,18 @@ order in which they are tried ("cuda, cpu"). On the CPU a worker uses as many th
 
 import ctypes
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 
 from mooring.backends.agreement import DeclaredBackend, agree, model_file
 from mooring.backends.answers import bfloat16_bits
 from mooring.backends.backend import LoadContext
+from mooring.backends.onnx_file import OnnxFile
 from mooring.backends.samples import Arrays, Parameters
 from mooring.backends.tensors import Returned
 from mooring.codecs.signature import Signature
@@ -76,15 +79,25 @@ class OnnxBackend(DeclaredBackend):
         self._session = _session(onnxruntime, file, spec, context)
         self._refusals = (onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument,)
         taken, given = self._session.get_inputs(), self._session.get_outputs()
+        constants = [each for each in self._session.get_overridable_initializers() if each.type in _DATATYPES]
+        maps = any(_MAPS.fullmatch(each.type) for each in given)
+        self.classes = OnnxFile(file).classes() if maps else {}
+        open_ranks = not all(each.shape for each in (*taken, *given))
+        unranked = OnnxFile(file).unranked() if open_ranks else set[str]()
         self.agreement = agree(
             spec,
-            [_input(each, file) for each in taken],
-            [_output(each, file) for each in given],
+            [_input(each, file, unranked) for each in taken]
+            + [structs.replace(_input(each, file, unranked), optional=True) for each in constants],
+            [_output(each, file, unranked) for each in given],
             file=file,
             batched=not spec.batch_is_default or _one_batch([each.shape[0] for each in taken if each.shape]),
             whole=_own_rows(taken, given),
         )
-        inputs, outputs = self.agreement.inputs, self.agreement.outputs
+        inputs = self.agreement.inputs
+        outputs = [
+            structs.replace(each, labels=list(self.classes.get(each.name, ())))
+            for each in self.agreement.outputs
+        ]
         self._names = [each.name for each in outputs]
         self._types = {each.name: each.datatype for each in inputs}
         self._types |= {each.name: each.datatype for each in self.controls}
@@ -92,11 +105,14 @@ class OnnxBackend(DeclaredBackend):
         # Its Python interface has no numpy type for them; they go by their bits.
         self._bits = "BF16" in {each.datatype for each in (*inputs, *outputs)}
         self._runtime = onnxruntime
+        self._ranks |= {each.name: True for each in constants}
         return ModelMetadata(spec.name, [spec.version], spec.platform or PLATFORM, inputs, outputs)
 
     def signature(self, metadata: ModelMetadata) -> Signature:
         """What is declared. The file has no shape both for a scalar and for any shape: the runtime checks those."""
         whole = super().signature(metadata)
+        if not metadata.inputs:
+            return replace(whole, nothing=True)
         free = [
             each
             for each in metadata.inputs
@@ -107,7 +123,7 @@ class OnnxBackend(DeclaredBackend):
         types = {each.datatype for each in free}
         specs = {name: spec for name, spec in whole.specs.items() if spec not in free}
         common = types.pop() if len(types) == 1 else ""
-        return Signature(whole.names, specs, whole.lone, common, whole.image)
+        return replace(whole, specs=specs, datatype=common)
 
     def predict(self, arrays: Arrays, parameters: Parameters) -> Returned:
         """One run of the session. What the runtime refuses before or in a node is the caller's shape or value."""
@@ -126,13 +142,16 @@ class OnnxBackend(DeclaredBackend):
             text = _reason(error)
             short = "allocate memory" in text or "out of memory" in text
             raise (OutOfResources if short else ModelFailed)(text, detail=str(error)) from error
-        return {name: _plain(name, result) for name, result in zip(self._names, results, strict=True)}
+        return {
+            name: _plain(name, result, self.classes.get(name, ()))
+            for name, result in zip(self._names, results, strict=True)
+        }
 
     def _fed(self, name: str, array: Array) -> Array:
         wanted = self._types.get(name)
         if wanted is None:
             raise InvalidInput(
-                f"unexpected input '{name}'; the model takes {', '.join(map(repr, self._types))}"
+                f"unexpected input '{name}'; the model takes {', '.join(map(repr, self._types)) or 'none'}"
             )
         if wanted == "BYTES":
             # The runtime takes text, and of bytes it would take what Python prints of them.
@@ -192,20 +211,22 @@ def _providers(available: list[str], asked: str, context: LoadContext) -> list[A
     return [(name, device) if name in on_gpu else name for name in found]
 
 
-def _input(argument: Any, file: Path) -> TensorSpec:
+def _input(argument: Any, file: Path, unranked: Container[str]) -> TensorSpec:
     if argument.type not in _DATATYPES:
         raise ModelLoadFailed(
             f"{file}: input '{argument.name}' is a {argument.type}, which no client can send"
         )
-    return TensorSpec(argument.name, _DATATYPES[argument.type], _shape(argument))
+    name = argument.name
+    return TensorSpec(name, _DATATYPES[argument.type], _shape(argument), unknown_rank=name in unranked)
 
 
-def _output(argument: Any, file: Path) -> TensorSpec:
+def _output(argument: Any, file: Path, unranked: Container[str]) -> TensorSpec:
     if _MAPS.fullmatch(argument.type):
         return TensorSpec(argument.name, "FP32", [-1, -1])
     if argument.type not in _DATATYPES:
         raise ModelLoadFailed(f"{file}: output '{argument.name}' is a {argument.type}, which is no tensor")
-    return TensorSpec(argument.name, _DATATYPES[argument.type], _shape(argument))
+    name = argument.name
+    return TensorSpec(name, _DATATYPES[argument.type], _shape(argument), unknown_rank=name in unranked)
 
 
 def _shape(argument: Any) -> list[int]:
@@ -243,12 +264,17 @@ def _text(array: Array, name: str) -> Array:
     return found.reshape(array.shape)
 
 
-def _plain(name: str, result: Any) -> Array:
-    """An array; of a sequence of maps one row each, its columns in the order of the maps' keys."""
+def _plain(name: str, result: Any, classes: Sequence[str] = ()) -> Array:
+    """An array; of a sequence of maps one row each, its columns in the order of the classes, else of the maps' keys."""
     if isinstance(result, np.ndarray):
         return result
     if isinstance(result, list) and all(isinstance(row, dict) for row in result):
-        return np.array([list(row.values()) for row in result], np.float32)
+        keys = list(result[0]) if result else []
+        if classes:
+            by_name = {str(key): key for key in keys}
+            keys = [by_name[each] for each in classes if each in by_name]
+        scores = np.array([[row[key] for key in keys] for row in result], np.float32)
+        return scores.reshape(len(result), len(keys) or len(classes))
     raise InvalidOutput(f"output '{name}' is a {type(result).__name__}, which is no tensor")
 
 

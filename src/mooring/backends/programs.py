@@ -45,7 +45,8 @@ class Program:
 
     ``inputs`` (named as the arguments) and ``outputs`` are empty where the file does not say. ``batched`` False: it
     says that the open first dimensions are not one batch. ``floats`` is the type of its weights. ``unfolded`` gives the
-    model with its layers.
+    model with its layers. ``tensors`` are the arguments that are tensors, and ``results`` how many it returns, where no
+    more than that is known (0: not even that).
     """
 
     call: Callable[[dict[str, Any]], Any]
@@ -57,6 +58,8 @@ class Program:
     outputs: Sequence[TensorSpec] = ()
     batched: bool = True
     unfolded: Callable[[], tuple[torch.nn.Module, Callable[[dict[str, Any]], Any]]] | None = None
+    tensors: Sequence[str] = ()
+    results: int = 0
     # Rearranged for speed: it has no gradients then.
     optimized: bool = False
 
@@ -234,8 +237,25 @@ def _scripted(file: Path, device: torch.device, *, optimize: bool) -> Program:
         names,
         required,
         floats,
+        tensors=[
+            each.name for each in schema.arguments[1:] if each.name in required or _is_tensor(each.type)
+        ],
+        results=_results_of(schema),
         optimized=fast is not None,
     )
+
+
+def _is_tensor(kind: Any) -> bool:
+    """Whether an argument of this type is a tensor that may be left out, or is one."""
+    return "Tensor" in str(kind)
+
+
+def _results_of(schema: Any) -> int:
+    """How many tensors are returned without a name each; 0 where only a call can tell."""
+    kinds = [each.type for each in schema.returns]
+    if len(kinds) == 1 and kinds[0].kind() == "TupleType":
+        kinds = kinds[0].elements() if not kinds[0].annotation_str.startswith("__torch__") else []
+    return len(kinds) if all(kind.kind() == "TensorType" for kind in kinds) else 0
 
 
 class _Optimized:
@@ -293,7 +313,15 @@ def _eager(file: Path, spec: ModelSpec, device: torch.device) -> Program:
     def call(values: dict[str, Any]) -> Any:
         return module(**values)
 
-    return Program(call, "pytorch_eager", names, required, _floats(module), unfolded=lambda: (module, call))
+    return Program(
+        call,
+        "pytorch_eager",
+        names,
+        required,
+        _floats(module),
+        tensors=names,
+        unfolded=lambda: (module, call),
+    )
 
 
 def _module_class(module: Any, name: str, source: Path) -> type[torch.nn.Module]:

@@ -4,10 +4,10 @@
     .pt                          TorchScript, which knows no more than the names of its arguments
     .pt .pth .bin .safetensors   weights; the parameter ``module`` names the class they are for: "model.py:Net"
 
-Inputs that nobody declares are INPUT0, INPUT1 … in the order of the arguments, with the types that are sent; floats
-come in the type of the model's own weights. Declared names are those of the arguments, or else go by their order.
-Outputs have the keys of the dict that a model returns, else OUTPUT0, OUTPUT1 …; declared names go by the keys, or
-else by their order.
+Inputs that nobody declares have the names of the arguments, or by their order INPUT0, INPUT1 … or INPUT__0, INPUT__1 …,
+and the types that are sent; floats come in the type of the model's own weights. Declared names are those of the
+arguments, or else go by their order. Outputs have the keys of the dict that a model returns, else OUTPUT0, OUTPUT1 …, which
+may be asked for as OUTPUT__0, too; declared names go by the keys, or else by their order.
 """
 
 import re
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import structs
 
 from mooring.backends.agreement import DeclaredBackend, agree, model_file
 from mooring.backends.backend import LoadContext
@@ -98,15 +99,27 @@ class PyTorchBackend(DeclaredBackend):
         self._wanted = {each.name: each.datatype for each in agreed.inputs}
         self._given = [each.name for each in agreed.outputs]
         platform = spec.platform or program.platform
-        return ModelMetadata(spec.name, [spec.version], platform, agreed.inputs, agreed.outputs)
+        inputs = agreed.inputs or [
+            _untyped(name, optional=name not in program.required) for name in program.tensors
+        ]
+        outputs = agreed.outputs or [_untyped(f"OUTPUT{index}") for index in range(program.results)]
+        if not agreed.outputs:
+            self.output_aliases = {f"OUTPUT__{index}": f"OUTPUT{index}" for index in range(len(outputs))}
+        return ModelMetadata(spec.name, [spec.version], platform, inputs, outputs)
 
     def _arguments_of(self, declared: Sequence[TensorSpec], file: Path) -> dict[str, str]:
         """The argument that each input is for."""
         program = self._program
         if not declared:
+            own = {name: name for name in program.arguments}
             if program.inputs:
-                return {name: name for name in program.arguments}
-            return {f"INPUT{index}": name for index, name in enumerate(program.arguments)}
+                return own
+            numbered = [
+                (form.format(index), name)
+                for form in ("INPUT{}", "INPUT__{}")
+                for index, name in enumerate(program.arguments)
+            ]
+            return own | {alias: name for alias, name in numbered if alias not in own}
         found = paired([each.name for each in declared], program.arguments)
         if len(found) < len(declared) or not set(program.required) <= set(found.values()):
             raise ModelLoadFailed(
@@ -118,11 +131,17 @@ class PyTorchBackend(DeclaredBackend):
     def signature(self, metadata: ModelMetadata) -> Signature:
         """What is declared, else the arguments by number."""
         whole = super().signature(metadata)
-        if metadata.inputs:
+        if self.agreement.inputs:
             return whole
-        names = tuple(self._arguments)
-        lone = [name for name in names if self._arguments[name] in self._program.required] or names
-        return Signature(names, lone=lone[0] if len(lone) == 1 else "", image=whole.image)
+        names, required = self._program.arguments, self._program.required
+        lone = required or names
+        return Signature(
+            tuple(self._arguments),
+            lone=lone[0] if len(lone) == 1 else "",
+            image=whole.image,
+            nothing=not required,
+            aliases=frozenset(self._arguments) - frozenset(names),
+        )
 
     def predict(self, arrays: Arrays, parameters: Parameters) -> Returned:
         """One call of the program. A shape that an exported program's guards refuse is the caller's fault."""
@@ -134,6 +153,8 @@ class PyTorchBackend(DeclaredBackend):
     def _run(self, call: Callable[[dict[str, Any]], Any], values: Mapping[str, Any]) -> dict[str, Any]:
         """The model's outputs by the names that clients see, for inputs by theirs."""
         given = {self._arguments[name]: value for name, value in values.items()}
+        if len(given) < len(values):
+            raise InvalidInput(f"inputs {_listed(list(values))} name an argument twice")
         for argument in self._program.required:
             if argument not in given:
                 missing = next(name for name, own in self._arguments.items() if own == argument)
@@ -162,7 +183,8 @@ class PyTorchBackend(DeclaredBackend):
         """Captum looks into the program itself."""
         from mooring.backends.explaining import open_explainer
 
-        return open_explainer(self.spec, metadata, self, tuple(self._arguments))
+        typed = structs.replace(metadata, inputs=self.agreement.inputs, outputs=self.agreement.outputs)
+        return open_explainer(self.spec, typed, self, tuple(self._arguments))
 
     def value(self, name: str, array: Array) -> Any:
         """An input for an explanation. Raises ``Unsupported`` for text."""
@@ -220,6 +242,11 @@ def paired(declared: Sequence[str], own: Sequence[str]) -> dict[str, str]:
     if len(set(places)) == len(declared) and max(places) < len(own):
         return {name: own[place] for name, place in zip(declared, places, strict=True)}
     return dict(zip(declared, own, strict=False))
+
+
+def _untyped(name: str, *, optional: bool = False) -> TensorSpec:
+    """A tensor of which nobody knows more than the name."""
+    return TensorSpec(name, "", [], optional=optional, unknown_rank=True)
 
 
 def _called(names: Mapping[str, str], own: Sequence[TensorSpec]) -> list[TensorSpec]:

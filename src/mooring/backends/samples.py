@@ -51,7 +51,8 @@ class Reader:
 
     So it is with ``apart``, too, although its inputs have a batch dimension: whether a row's answer depends on the rows
     beside it is not known (docs/decisions/0034-when-requests-are-joined.md). ``whole`` are the outputs whose first
-    dimension is known to be no batch.
+    dimension is known to be no batch. ``constants`` are inputs without a batch dimension that a request may leave out; one
+    that sends them shares no call.
     """
 
     signature: Signature
@@ -60,6 +61,7 @@ class Reader:
     joins: bool = True
     apart: bool = False
     whole: frozenset[str] = frozenset()
+    constants: frozenset[str] = frozenset()
 
     def read(self, index: int, request: InferenceRequest) -> tuple[list[Sample], bool]:
         """The samples of a request, and whether they are KServe v1 instances. Raises ``InvalidInput``."""
@@ -104,28 +106,37 @@ class Reader:
         sample = Sample(0, arrays)
         if self.batch is BatchMode.STACK and self.joins:
             self._check(arrays)
-            return self._single({name: array[None] for name, array in arrays.items()}, lifted=True)
+            return self._single(self._lifted(arrays), lifted=True)
         if self._lifts(arrays):
-            sample = Sample(0, {name: array[None] for name, array in arrays.items()}, lifted=True)
+            sample = Sample(0, self._lifted(arrays), lifted=True)
         self._check(sample.arrays)
-        if self.joins and self.limit > 1 and not self.apart:
+        if self.joins and self.limit > 1 and not self._alone(arrays):
             sample.rows = self._common_rows(sample.arrays)
         return sample
 
+    def _alone(self, arrays: Arrays) -> bool:
+        """Whether these may share no call."""
+        return self.apart or not self.constants.isdisjoint(arrays)
+
+    def _lifted(self, arrays: Arrays) -> Arrays:
+        """With a batch dimension of 1 before all that have one."""
+        return {name: array if name in self.constants else array[None] for name, array in arrays.items()}
+
     def _lifts(self, arrays: Arrays) -> bool:
         """Whether every input lacks just its first dimension, and that may be 1."""
-        if not self.signature.specs:
+        batched = [name for name in arrays if name not in self.constants]
+        if not self.signature.specs or not batched:
             return False
-        specs = [self.signature.specs.get(name) for name in arrays]
         return all(
-            spec is not None and spec.shape[:1] in ([-1], [1]) and array.ndim == len(spec.shape) - 1
-            for spec, array in zip(specs, arrays.values(), strict=True)
+            spec is not None and spec.shape[:1] in ([-1], [1]) and arrays[name].ndim == len(spec.shape) - 1
+            for name in batched
+            for spec in [self.signature.specs.get(name)]
         )
 
     def _common_rows(self, arrays: Arrays) -> int:
         """The first dimension, 0 where the inputs have none in common or the model fixes it."""
-        for spec in self.signature.specs.values():
-            if spec.shape[:1] != [-1]:
+        for name, spec in self.signature.specs.items():
+            if spec.shape[:1] != [-1] and name not in self.constants:
                 return 0
         sizes = {array.shape[0] if array.ndim else 0 for array in arrays.values()}
         return sizes.pop() if len(sizes) == 1 else 0
@@ -163,20 +174,24 @@ class Reader:
         if not self.joins:
             return self._whole(arrays)
         self._complete(arrays)
-        rows = {name: array[None] for name, array in arrays.items()}
+        rows = self._lifted(arrays)
         self._check_rows(rows)
         return self._single(rows)
 
     def _single(self, arrays: Arrays, *, lifted: bool = False) -> Sample:
         """One row, which other rows may be joined to unless they must stay apart."""
-        return Sample(0, arrays, 0, lifted=True) if self.apart else Sample(0, arrays, 1, lifted=lifted)
+        if self._alone(arrays):
+            return Sample(0, arrays, 0, lifted=True)
+        return Sample(0, arrays, 1, lifted=lifted)
 
     def _complete(self, arrays: Arrays) -> None:
-        if not arrays:
-            raise InvalidInput("the request has no inputs")
+        if not arrays and not self.signature.nothing:
+            raise InvalidInput('the request has no inputs: it needs "inputs", a list of at least one tensor')
         for name in arrays:
             self.signature.datatype_of(name)
-        missing = [name for name in self.signature.specs if name not in arrays]
+        missing = [
+            name for name, spec in self.signature.specs.items() if name not in arrays and not spec.optional
+        ]
         if missing:
             raise InvalidInput(f"input '{missing[0]}' is missing; the model takes {self.signature.listed()}")
 
@@ -189,7 +204,9 @@ class Reader:
     def _check_rows(self, rows: Arrays) -> None:
         for name, array in rows.items():
             spec = self.signature.specs.get(name)
-            if spec is not None:
+            if spec is not None and name in self.constants:
+                check(spec, array, spec.shape)
+            elif spec is not None:
                 shape = spec.shape if self.batch is BatchMode.STACK else spec.shape[1:]
                 check(spec, array, [-1, *shape])
 

@@ -3,9 +3,10 @@
 import abc
 import functools
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from mooring.backends.backend import Backend, LoadContext, driven
 from mooring.backends.controls import check_id, filled
 from mooring.backends.open_inference import present
 from mooring.backends.samples import Arrays, Parameters, Reader, Sample, group, join, split
+from mooring.codecs.bodies import NO_CLASSES, Classes
 from mooring.codecs.images import ImageSettings
 from mooring.codecs.nonfinite import writes_null
 from mooring.codecs.signature import Signature
@@ -66,6 +68,10 @@ class TensorBackend(Backend):
     # The model's own code explains, and not we.
     explains_itself = False
     takes_target = True
+    # The names that the model has for the columns of its outputs.
+    classes: Classes = NO_CLASSES
+    # Other names that outputs may be asked for by.
+    output_aliases: Mapping[str, str] = MappingProxyType({})
     _alike: Alike | None = None
     controls: Sequence[Control] = ()
     # Whether a call of the model asks ``cancelled`` if anybody still waits for what it does.
@@ -99,7 +105,7 @@ class TensorBackend(Backend):
         metadata = self.open(spec, context)
         limit = max(1, spec.max_batch_size)
         self.reader = Reader(self.signature(metadata), spec.batch, limit, self.joins)
-        self._declared = {output.name: output for output in metadata.outputs}
+        self._declared = {output.name: output for output in metadata.outputs if output.datatype}
         bfloat16 = any(output.datatype == "BF16" for output in metadata.outputs)
         if self.plain and not bfloat16 and not self.controls and not self.asks and self.overlap is None:
             self._alike = Alike(self)
@@ -166,7 +172,17 @@ class TensorBackend(Backend):
         labels = {} if explained else self.spec.labels
         declared = {} if explained else self._declared
         null = writes_null(self.spec.json_nan, by_default=True)
-        return answer(request, results, rows=rows, labels=labels, declared=declared, null=null)
+        classes = NO_CLASSES if explained else self.classes
+        return answer(
+            request,
+            results,
+            rows=rows,
+            labels=labels,
+            declared=declared,
+            aliases=self.output_aliases,
+            classes=classes,
+            null=null,
+        )
 
     def call(
         self, operation: Operation, arrays: Arrays, parameters: Parameters, wanted: Wanted = ()

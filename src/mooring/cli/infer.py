@@ -38,7 +38,7 @@ def infer(
         metadata = client.metadata(model, version)
         tensors = read_inputs(
             _files(inputs),
-            {spec.name: spec for spec in metadata.inputs},
+            {spec.name: spec for spec in metadata.inputs if spec.datatype},
             lambda: _settings(client.config(model, version)),
         )
         result = client.infer(

@@ -33,6 +33,11 @@ _JSON = "application/json"
 
 Instances = list[Any] | Array
 
+Classes = Mapping[str, Sequence[str]]
+"""The names of the columns of an output, where it has any."""
+
+NO_CLASSES: Classes = {}
+
 
 class Body(NamedTuple):
     """What a body holds: the inputs by name, or KServe v1 instances, which are rows; and what it says aside."""
@@ -45,10 +50,12 @@ class Body(NamedTuple):
 def decode_body(fields: Sequence[Tensor], signature: Signature) -> Body:
     """The body of a TorchServe request. Raises ``InvalidInput``.
 
-    One form field that is no input's name is as good as a plain body: clients call it data or file as they please.
+    A body without a byte is enough for a model that takes nothing. One form field that is no input's name is as good as a plain body: clients call it data or file as they please.
     """
     if signature.aside and any(each.name == signature.aside for each in fields):
         return _decode_beside(fields, signature)
+    if signature.nothing and len(fields) == 1 and not len(_bytes(fields[0])):
+        return Body({})
     if len(fields) == 1 and fields[0].name not in signature.names:
         return _decode_whole(fields[0], signature)
     inputs = {}
@@ -240,18 +247,27 @@ def _from_v2(inputs: list[Any], signature: Signature) -> dict[str, Array]:
     return arrays
 
 
-def encode_outputs(outputs: Mapping[str, Array], *, null: bool = False) -> bytes:
+def encode_outputs(
+    outputs: Mapping[str, Array], classes: Classes = NO_CLASSES, *, null: bool = False
+) -> bytes:
     """One JSON object, the outputs by name; ``null`` as ``encode`` has it."""
-    return (
-        b"{"
-        + b",".join([orjson.dumps(name) + b":" + encode(array, null=null) for name, array in outputs.items()])
-        + b"}"
-    )
+    members = []
+    for name, array in outputs.items():
+        text = _encode_maps(array, classes[name], null) if name in classes else encode(array, null=null)
+        members.append(orjson.dumps(name) + b":" + text)
+    return b"{" + b",".join(members) + b"}"
 
 
-def encode_rows(outputs: Mapping[str, Array], rows: int, *, null: bool = False) -> list[bytes]:
+def encode_rows(
+    outputs: Mapping[str, Array], rows: int, classes: Classes = NO_CLASSES, *, null: bool = False
+) -> list[bytes]:
     """The JSON of every row's prediction: a value where there is one output, else an object by output name."""
-    columns = [encode_each(array, rows, null=null) for array in outputs.values()]
+    columns = [
+        [_encode_maps(array[row], classes[name], null) for row in range(rows)]
+        if name in classes
+        else encode_each(array, rows, null=null)
+        for name, array in outputs.items()
+    ]
     if len(columns) == 1:
         return columns[0]
     keys = [orjson.dumps(name) + b":" for name in outputs]
@@ -259,6 +275,15 @@ def encode_rows(outputs: Mapping[str, Array], rows: int, *, null: bool = False) 
         b"{" + b",".join([key + value for key, value in zip(keys, values, strict=True)]) + b"}"
         for values in zip(*columns, strict=True)
     ]
+
+
+def _encode_maps(scores: Array, names: Sequence[str], null: bool) -> bytes:
+    """``{class: score}`` of every row: one object where there are no rows, else a list of what is in each."""
+    if scores.ndim > 1:
+        return b"[" + b",".join([_encode_maps(row, names, null) for row in scores]) + b"]"
+    values = encode(scores, null=null)[1:-1].split(b",")
+    pairs = [orjson.dumps(name) + b":" + value for name, value in zip(names, values, strict=True)]
+    return b"{" + b",".join(pairs) + b"}"
 
 
 def encode_classes(scores: Array, labels: Mapping[str, Any]) -> list[bytes]:

@@ -14,7 +14,8 @@ class Signature:
     ``names`` empty means any name will do. An input of ``names`` without a spec takes any type and shape; so do all
     others, but for ``datatype`` where that is set. ``lone`` is the input that a value without a name goes to; empty
     where there are several to choose from. ``aside`` is what a body may say beside its inputs (the target of an
-    explanation), where no input has that name.
+    explanation), where no input has that name. ``nothing``: a request without inputs is complete.
+    ``aliases`` are those of the ``names`` that stand for another one of them.
     """
 
     names: tuple[str, ...] = ()
@@ -23,6 +24,8 @@ class Signature:
     datatype: str = ""
     image: ImageSettings | None = None
     aside: str = ""
+    nothing: bool = False
+    aliases: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, inputs: list[TensorSpec], image: ImageSettings | None = None) -> "Signature":
@@ -30,8 +33,10 @@ class Signature:
         if not inputs:
             return cls(image=image)
         names = tuple(spec.name for spec in inputs)
-        lone = names[0] if len(names) == 1 else ""
-        return cls(names, {spec.name: spec for spec in inputs}, lone, image=image)
+        needed = [spec.name for spec in inputs if not spec.optional] or names
+        lone = needed[0] if len(needed) == 1 else ""
+        nothing = all(spec.optional for spec in inputs)
+        return cls(names, {spec.name: spec for spec in inputs}, lone, image=image, nothing=nothing)
 
     def datatype_of(self, name: str) -> str:
         """The datatype that the input wants; empty for any. Raises ``InvalidInput`` for an unknown input."""
@@ -50,4 +55,4 @@ class Signature:
 
     def listed(self) -> str:
         """The names, for an error text."""
-        return ", ".join(f"'{name}'" for name in self.names)
+        return ", ".join(f"'{name}'" for name in self.names if name not in self.aliases)

@@ -113,13 +113,17 @@ class Tensor(msgspec.Struct, array_like=True, gc=False):
 class TensorSpec(msgspec.Struct, frozen=True):
     """What a model says of one input or output. ``shape`` has -1 where any size goes, batch dimension included.
 
-    ``optional``: an input that a request may leave out.
+    ``optional``: an input that a request may leave out. ``unknown_rank``: the shape is empty because any number of
+    dimensions will do, and not because there are none. ``datatype`` is empty where nobody knows it. ``labels`` are the
+    names of an output's columns, where the model's own file has some.
     """
 
     name: str
     datatype: str
     shape: list[int]
     optional: bool = False
+    unknown_rank: bool = False
+    labels: list[str] = []
 
 
 def shared(tensors: list[Tensor], count: int) -> list[list[Tensor]]:

@@ -45,13 +45,14 @@ def passed_on(
         (answer,) = answers.values()
         return [_instances(output) for output in answer.outputs]
     outputs = _named(answers)
-    if not wanted or {spec.name for spec in wanted} == {output.name for output in outputs}:
+    given, needed = {output.name for output in outputs}, [spec for spec in wanted if not spec.optional]
+    if not wanted or {spec.name for spec in needed} <= given <= {spec.name for spec in wanted}:
         return outputs
-    if len(wanted) != len(outputs):
+    if len(needed) != len(outputs):
         raise InvalidOutput(
-            f"model '{model}' takes {len(wanted)} inputs, and what comes before it gives {len(outputs)}"
+            f"model '{model}' takes {len(needed)} inputs, and what comes before it gives {len(outputs)}"
         )
-    return [_renamed(output, spec.name) for output, spec in zip(outputs, wanted, strict=True)]
+    return [_renamed(output, spec.name) for output, spec in zip(outputs, needed, strict=True)]
 
 
 def joined(answers: Answers, request: InferenceRequest) -> InferenceResponse:

@@ -69,8 +69,8 @@ def _request(spec: ModelSpec, warmup: Warmup, metadata: ModelMetadata) -> Infere
 
 
 def _declared(spec: ModelSpec, warmup: Warmup, metadata: ModelMetadata) -> Iterator[WarmupInput]:
-    declared = spec.inputs or metadata.inputs
-    if not declared:
+    declared = [each for each in spec.inputs or metadata.inputs if not each.optional]
+    if not declared or not all(each.datatype for each in declared):
         raise ModelLoadFailed("the model declares no inputs: give the request a body or inputs")
     for each in declared:
         shape = [1 if size < 0 else size for size in each.shape]

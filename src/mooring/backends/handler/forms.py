@@ -133,6 +133,7 @@ class TensorsForm(RowForm):
     def rows(self, request: InferenceRequest) -> list[Any]:
         open_inputs(request)
         tensors = request.inputs
+        demand_inputs(tensors)
         if not _one_row_per_element(tensors):
             return [{tensor.name: _value(tensor) for tensor in tensors}]
         names = [tensor.name for tensor in tensors]
@@ -148,6 +149,12 @@ class TensorsForm(RowForm):
         return present(request, response, {}, self._json_nan)
 
 
+def demand_inputs(tensors: Sequence[Tensor]) -> None:
+    """Raises ``InvalidInput`` where there are none: a handler is called for what was sent."""
+    if not tensors:
+        raise InvalidInput('the request needs "inputs", a list of at least one tensor')
+
+
 class InputsForm(RowForm):
     """The Open Inference Protocol under TorchServe's kservev2 envelope: the handler gets the list of inputs itself."""
 
@@ -158,6 +165,7 @@ class InputsForm(RowForm):
 
     def rows(self, request: InferenceRequest) -> list[Any]:
         open_inputs(request)
+        demand_inputs(request.inputs)
         return [
             {"name": tensor.name, "shape": tensor.shape, "datatype": tensor.datatype, "data": _value(tensor)}
             for tensor in request.inputs

@@ -228,20 +228,31 @@ class ModelMetadataResponse(message.Message):
         NAME_FIELD_NUMBER: builtins.int
         DATATYPE_FIELD_NUMBER: builtins.int
         SHAPE_FIELD_NUMBER: builtins.int
+        OPTIONAL_FIELD_NUMBER: builtins.int
+        UNKNOWN_RANK_FIELD_NUMBER: builtins.int
+        LABELS_FIELD_NUMBER: builtins.int
         name: builtins.str
         datatype: builtins.str
+        optional: builtins.bool
+        """Our own, which other clients pass over."""
+        unknown_rank: builtins.bool
         @builtins.property
         def shape(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
+        @builtins.property
+        def labels(self) -> containers.RepeatedScalarFieldContainer[builtins.str]: ...
         def __init__(
             self,
             *,
             name: builtins.str = ...,
             datatype: builtins.str = ...,
             shape: abc.Iterable[builtins.int] | None = ...,
+            optional: builtins.bool = ...,
+            unknown_rank: builtins.bool = ...,
+            labels: abc.Iterable[builtins.str] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["datatype", b"datatype", "name", b"name", "shape", b"shape"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = typing.Literal["datatype", b"datatype", "labels", b"labels", "name", b"name", "optional", b"optional", "shape", b"shape", "unknown_rank", b"unknown_rank"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -246,7 +246,10 @@ class Generate:
 def _read(
     document: dict[str, Any], metadata: ModelMetadata
 ) -> tuple[list[Tensor], dict[str, Parameter] | None]:
-    """The tensors and the parameters of a request. Of a model that declares no inputs every key is one."""
+    """The tensors and the parameters of a request. Of a model that declares no inputs every key is one.
+
+    Whether it may be asked without any, only its worker knows.
+    """
     specs = {spec.name: spec for spec in metadata.inputs}
     inputs: list[Tensor] = []
     parameters: dict[str, Any] = {}
@@ -262,11 +265,9 @@ def _read(
     for name, value in parameters.items():
         if type(value) not in {str, int, float, bool}:
             raise InvalidInput(f"parameter '{name}' must be a string, a number or a boolean")
-    missing = [name for name in specs if name not in document]
-    if missing or not inputs:
-        raise InvalidInput(
-            f"input '{missing[0] if missing else 'input'}' is missing; send it as a key of the object"
-        )
+    missing = [name for name, spec in specs.items() if name not in document and not spec.optional]
+    if missing:
+        raise InvalidInput(f"input '{missing[0]}' is missing; send it as a key of the object")
     return inputs, parameters or None
 
 
@@ -275,7 +276,7 @@ def _tensor(name: str, value: Any, spec: TensorSpec | None) -> Tensor:
     array = to_array(value, name, "" if spec is None else spec.datatype)
     if array.ndim > 1:
         raise InvalidInput(f"input '{name}' must be a single value or a flat list of values")
-    rank = max(array.ndim, 1) if spec is None else len(spec.shape)
+    rank = max(array.ndim, 1) if spec is None or spec.unknown_rank else len(spec.shape)
     if rank < array.ndim:
         if array.size != 1:
             raise InvalidInput(f"input '{name}' must be a single value")

@@ -85,7 +85,7 @@ def config_document(config: ModelConfig) -> dict[str, Any]:
     batched = (
         config.max_batch_size > 1
         and not apart
-        and all(spec.shape[:1] == [-1] for spec in (*config.inputs, *config.outputs))
+        and all(spec.shape[:1] == [-1] for spec in (*config.inputs, *config.outputs) if not spec.optional)
     )
     document: dict[str, Any] = {
         "name": config.name,
@@ -147,7 +147,7 @@ def _tensor(spec: TensorSpec, batched: bool) -> dict[str, Any]:
     datatype = "STRING" if spec.datatype == "BYTES" else spec.datatype
     return {
         "name": spec.name,
-        "data_type": f"TYPE_{datatype}",
+        "data_type": f"TYPE_{datatype or 'INVALID'}",
         "dims": spec.shape[1:] if batched else spec.shape,
     }
 

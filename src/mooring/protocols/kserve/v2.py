@@ -397,7 +397,7 @@ class KServeV2:
         """A raw binary request: the body is the only input, whole."""
         try:
             inputs = self._service.metadata(*asked).inputs
-            if len(inputs) != 1:
+            if len(inputs) != 1 or not inputs[0].datatype:
                 raise InvalidInput(
                     f"a raw binary request is for models that declare one input, model '{asked.model}' declares "
                     f"{len(inputs)}; send JSON, and the length of it as Inference-Header-Content-Length"
@@ -449,7 +449,15 @@ def asked_of(match: Match) -> Asked:
 
 
 def _described(spec: TensorSpec) -> dict[str, object]:
-    return {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
+    """As the protocol has it, and what it has no place for only where there is something to say."""
+    found: dict[str, object] = {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
+    if spec.optional:
+        found["optional"] = True
+    if spec.unknown_rank:
+        found["unknown_rank"] = True
+    if spec.labels:
+        found["labels"] = spec.labels
+    return found
 
 
 def _elsewhere_only(region: str, _offset: int, _size: int) -> Payload:

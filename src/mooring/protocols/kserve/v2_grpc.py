@@ -84,4 +84,11 @@ class KServeV2Grpc:
 
 
 def _tensor(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
-    return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
+    return pb.ModelMetadataResponse.TensorMetadata(
+        name=spec.name,
+        datatype=spec.datatype,
+        shape=spec.shape,
+        optional=spec.optional,
+        unknown_rank=spec.unknown_rank,
+        labels=spec.labels,
+    )
