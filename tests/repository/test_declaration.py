@@ -419,6 +419,7 @@ def versioned(model, *versions):
         ("config.pbtxt", AMD, ["1", "2", "3", "10"]),
         ("config.pbtxt", AMD + "version_policy { specific: [2, 3] }", ["2", "3"]),
         ("config.pbtxt", 'backend: "python" max_batch_size: 1', ["10"]),
+        ("config.pbtxt", 'backend: "python" workers { max: 1 }', ["1", "2", "3", "10"]),
         ("config.pbtxt", "max_batch_size: 1 version_policy { }", ["10"]),
         ("config.pbtxt", "max_batch_size: 1 version_policy: { latest { } }", ["10"]),
         ("config.pbtxt", "max_batch_size: 1 version_policy: { latest { num_versions: 2 } }", ["3", "10"]),

@@ -169,6 +169,17 @@ class TritonDeclaration(Declaration, frozen=True, kw_only=True):
     """One that is written for Triton, whose rules hold for what it leaves open."""
 
 
+# Keys that tell a text proto of our own form, or AMD's, from Triton's.
+_OURS_ALONE = frozenset(Declaration.__struct_fields__) - {
+    "name",
+    "platform",
+    "backend",
+    "max_batch_size",
+    "parameters",
+    "version_policy",
+}
+
+
 class RepositoryModel(msgspec.Struct, frozen=True):
     """What was read of a model's folder: the versions to serve, the lowest first, and those that cannot be.
 
@@ -369,7 +380,8 @@ def read_declaration(file: Path) -> Declaration:
         text = file.read_bytes().decode("utf-8-sig")
         message = parse_textproto(text) if file.suffix == ".pbtxt" else None
         table = _from_message(message) if message is not None else tomllib.loads(text)
-        kind = Declaration if message is None or is_amd(message) else TritonDeclaration
+        ours = message is None or is_amd(message) or bool(_OURS_ALONE & message.keys())
+        kind = Declaration if ours else TritonDeclaration
         declared = msgspec.convert(table, kind)
         _check(declared, file)
     except OSError as error:
