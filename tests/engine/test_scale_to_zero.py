@@ -25,8 +25,11 @@ class Pool:
     def workers(self):
         return [None] * self.wanted
 
-    def pids(self):
-        return []
+    pids = ()
+    missing = 0  # workers that are still coming
+
+    def holds(self, count):
+        return self.wanted == count and not self.missing
 
     def start(self, count):
         self.wanted = count
@@ -107,6 +110,25 @@ async def test_of_models_that_were_asked_the_least_recently_used_goes_first_and_
     house.add("d")
     await house.passes()
     assert house.awake == {"a", "b"}
+
+
+async def test_a_model_whose_workers_are_still_coming_is_left_alone():
+    house = House(1)
+    house.add("a").scheduler.pool.missing = 1
+    await house.passes(100)
+    assert house.awake == {"a"}
+
+
+async def test_what_is_asked_while_the_fronts_let_go_of_it_keeps_its_workers():
+    house = House(1)
+    version = house.add("a")
+
+    async def asked(_version):
+        version.scheduler.idle = False
+
+    house.idle = IdleModels(house.registry, Budget(1), asked)
+    await house.passes(100)
+    assert house.awake == {"a"}
 
 
 async def test_a_budget_of_nothing_is_none():

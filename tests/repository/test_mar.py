@@ -1,6 +1,7 @@
 """Manifests and model-config.yaml: what they say reaches the spec, and whatever else they hold is a clear refusal."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -359,3 +360,14 @@ def test_every_row_of_every_worker_may_be_a_sequence(folder):
 
 def test_what_is_said_of_sequences_means_nothing_to_a_model_without(folder):
     assert read(write(folder, config="maxNumSequence: 9")).sequence is None
+
+
+@pytest.mark.parametrize("text", ["[" * 20_000, "{a: " * 20_000, "batchSize: " + "[" * 101])
+def test_a_config_of_brackets_in_brackets_is_refused_at_the_first_that_is_too_deep(folder, text):
+    """The scanner looks at every open one for each that it comes to: 20,000 took it eight seconds."""
+    began = time.process_time()
+    with pytest.raises(
+        ModelLoadFailed, match=r"model-config\.yaml: cannot be read: more than 100 brackets are open"
+    ):
+        read(write(folder, config=text))
+    assert time.process_time() - began < 2.0

@@ -182,13 +182,15 @@ class IdleModels:
             and scheduler.idle
             and version not in self._leaving
             and pool.wanted > 0
+            and pool.holds(pool.wanted)
             and now - self._uses[version].last > _KEPT
         )
 
     async def _scale_to_zero(self, version: ModelVersion, pool: WorkerPool) -> None:
         await self._leave_fronts(version)
         del self._leaving[version]
-        if version.scheduler is not None and version.scheduler.idle and version.ready:
+        # It may have been asked, scaled or unloaded meanwhile.
+        if version in self._uses and self._may_go(version, self._looked):
             log.info(
                 "model scaled to zero",
                 model=version.spec.name,
