@@ -153,6 +153,7 @@ Seconds = Annotated[float, Meta(gt=0)]
 Age = Annotated[float, Meta(ge=0)]
 Bytes = Annotated[int, Meta(ge=1)]
 Header = Annotated[str, Meta(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
+RootPath = Annotated[str, Meta(pattern=r"^((/[A-Za-z0-9._~-]+)+/?)?$")]
 Count = Annotated[int, Meta(ge=0)]
 
 
@@ -253,6 +254,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     cors_allowed_headers: Annotated[
         Names, Meta(description="headers that such pages may send, comma-separated")
     ] = ()
+    keep_alive_timeout: Annotated[
+        Seconds,
+        Meta(
+            description="seconds that an idle connection over HTTP is kept for its next request; longer than the load"
+            " balancer before the server keeps it, or a request may meet the closing"
+        ),
+    ] = 75.0
+    root_path: Annotated[
+        RootPath,
+        Meta(
+            description="prefix of all paths behind an ingress, /triton; requests under it are served as those without"
+        ),
+    ] = ""
     model_store: Annotated[Folder, Meta(description="folder with model archives")] = None
     workflow_store: Annotated[
         Folder, Meta(description="folder with workflow archives (.war); the model store by default")

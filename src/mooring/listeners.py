@@ -38,12 +38,17 @@ class Listeners:
             json_nan=config.json_nan,
         )
         self._config = config
+        self.root = config.root_path.rstrip("/")  # the prefix of all paths behind an ingress
         self._allocator = allocator
         self._tokens = tokens
         self._certificates = certificates
         # TorchServe's clients count on its small limit, Triton's know of none.
         most = max(config.max_request_size, config.max_tensor_request_size)
-        self._limits = Limits(max_body_bytes=config.max_request_size, larger_bodies=((b"/v2/", most),))
+        self._limits = Limits(
+            max_body_bytes=config.max_request_size,
+            larger_bodies=((b"/v2/", most),),
+            idle_timeout=config.keep_alive_timeout,
+        )
 
     def gate(self, address: Address) -> Gate:
         """What clients of this address need. Who reaches it from elsewhere without a token may not manage models."""
@@ -83,6 +88,7 @@ class Listeners:
             screen=self.cors.screening(application.screen),
             tls=certificates.current if address.secure and certificates and not behind else None,
             plain=https_only(self.responses),
+            root=self.root.encode(),
         )
 
 

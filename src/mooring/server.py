@@ -486,7 +486,9 @@ class Server:
         for site in sites:
             if site.address == address and (address.path or address.port):  # port 0 is a new one every time
                 return site
-        description = Description(self._responses, __version__, gate=self._http.gate(address))
+        description = Description(
+            self._responses, __version__, gate=self._http.gate(address), root=self._http.root
+        )
         sites.append(Site(name, address, description))
         return sites[-1]
 

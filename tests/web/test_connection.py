@@ -483,6 +483,14 @@ AMBIGUOUS = {
     "host with a blank": b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
     "host with a path": b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
     "host with a user": b"GET / HTTP/1.1\r\nHost: u@a\r\n\r\n",
+    "host with an open bracket": b"GET / HTTP/1.1\r\nHost: [::1\r\n\r\n",
+    "host with a port that is no number": b"GET / HTTP/1.1\r\nHost: a:port\r\n\r\n",
+    "host with two ports": b"GET / HTTP/1.1\r\nHost: a:80:80\r\n\r\n",
+    "two hosts in one": b"GET / HTTP/1.1\r\nHost: a,b\r\n\r\n",
+    "two tokens": b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer a\r\nauthorization: Bearer b\r\n\r\n",
+    "a camera's protocol": b"GET / RTSP/1.0\r\nHost: a\r\n\r\n",
+    "a camera's protocol, newer": b"POST /v2 RTSP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+    "a radio's protocol": b"SOURCE / ICE/1.0\r\nHost: a\r\n\r\n",
     "unknown method": b"FOO / HTTP/1.1\r\nHost: a\r\n\r\n",
     "method in lower case": b"get / HTTP/1.1\r\nHost: a\r\n\r\n",
     "tunnel": b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -500,6 +508,56 @@ def test_an_ambiguous_message_is_refused_and_ends_the_connection(serve, name):
     answer = refused(served.connect(), AMBIGUOUS[name] + GET, 400)
     assert b'"message": "Invalid HTTP message."' in answer.body
     assert served.seen == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "a",
+        "a:80",
+        "a:",
+        "",
+        "[::1]",
+        "[fe80::1%eth0]:80",
+        "127.0.0.1:8080",
+        "a_b.c-d",
+        "xn--bcher-kva.example",
+    ],
+)
+def test_a_sound_host_is_taken(serve, host):
+    assert serve().connect().ask(b"GET / HTTP/1.1\r\nHost: %s\r\n\r\n" % host.encode()).status == 200
+
+
+def test_a_path_that_names_another_protocol_is_only_a_path(serve):
+    for target in (b"/RTSP/1.0", b"/x?a=%20RTSP/1.0"):
+        assert serve().connect().ask(b"GET %s HTTP/1.1\r\nHost: a\r\n\r\n" % target).status == 200
+
+
+@pytest.mark.parametrize(
+    ("target", "seen"),
+    [
+        (b"/triton/v2/models", b"/v2/models"),
+        (b"/v2/models", b"/v2/models"),
+        (b"/triton", b"/"),
+        (b"/triton?a=b", b"/?a=b"),
+        (b"/tritonx/v2", b"/tritonx/v2"),
+        (b"/triton/triton/x", b"/triton/x"),
+        (b"http://other.example/triton/x", b"http://other.example/x"),
+        (b"http://other.example/x", b"http://other.example/x"),
+    ],
+)
+def test_a_path_loses_the_prefix_that_an_ingress_wrote_before_it(serve, target, seen):
+    served = serve(root=b"/triton")
+    client = served.connect()
+    for _ in range(4):  # the same head comes to be known
+        client.ask(b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n1" % target)
+    assert [each.target for each in served.seen] == [seen] * 4
+
+
+def test_the_limit_of_a_target_is_that_of_its_path_without_the_prefix(serve):
+    served = serve(max_body_bytes=10, larger_bodies=((b"/v2/", 1000),), root=b"/triton")
+    assert served.connect().ask(post(b"x" * 100, b"/triton/v2/x")).status == 200
+    assert served.connect().ask(post(b"x" * 100, b"/triton/x")).status == 413
 
 
 def test_another_version_of_http_is_not_supported(serve):

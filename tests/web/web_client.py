@@ -121,7 +121,7 @@ class Client:
 class Served:
     """A listener that runs."""
 
-    def __init__(self, loop, app, *, tls=None, plain=None, path=None, screen=None, **limits):
+    def __init__(self, loop, app, *, tls=None, plain=None, path=None, screen=None, root=b"", **limits):
         self.loop = loop
         self.allocator = CountingAllocator()
         self.seen = []
@@ -135,6 +135,7 @@ class Served:
             screen=screen,
             tls=tls,
             plain=plain,
+            root=root,
         )
         self.run(self.server.start("127.0.0.1", 0) if path is None else self.server.start_unix(path))
 

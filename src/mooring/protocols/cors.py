@@ -7,6 +7,14 @@ from collections.abc import Iterable, Mapping
 
 from mooring.web.http1 import App, Exchange, Screen, add_lines, header_lines
 
+# What a page may read of an answer beside its body: a binary one cannot be taken apart without the first.
+_EXPOSED = (
+    "Inference-Header-Content-Length",
+    "x-request-id",
+    "Retry-After",
+    "ts_stream_next",
+    "ts_request_sequence_id",
+)
 _ORIGIN = "access-control-allow-origin"
 
 
@@ -25,6 +33,7 @@ class Cors:
             _ORIGIN: one,
             "access-control-allow-methods": ", ".join(methods),
             "access-control-allow-headers": ", ".join(headers),
+            "access-control-expose-headers": ", ".join(_EXPOSED),
         }
         self.headers: Mapping[str, str] = (
             {name: text for name, text in said.items() if text} if listed else {}

@@ -100,13 +100,23 @@ _READING = frozenset({"GET", "HEAD"})
 
 
 class Description:
-    """The document of one listener, and those of its models. ``cover`` comes before the first request."""
+    """The document of one listener, and those of its models. ``cover`` comes before the first request.
+
+    ``root`` is the prefix that clients from outside write before every path.
+    """
 
     def __init__(
-        self, responses: Responses, version: str, title: str = "Mooring", *, gate: Gate | None = None
+        self,
+        responses: Responses,
+        version: str,
+        title: str = "Mooring",
+        *,
+        gate: Gate | None = None,
+        root: str = "",
     ) -> None:
         self._responses = responses
         self._gate = gate or Gate()
+        self._root = root
         self._info = {
             "title": title,
             "description": "An inference server that speaks every serving protocol to every model",
@@ -140,7 +150,7 @@ class Description:
 
     def document(self) -> bytes:
         """Everything, as JSON."""
-        self._document = self._document or pretty(_document(self._info, self._operations))
+        self._document = self._document or pretty(_document(self._info, self._operations, self._root))
         return self._document
 
     def of_model(self, model: str) -> bytes:
@@ -154,7 +164,7 @@ class Description:
                 if "{model_name}" in path and not operation.deprecated
             ]
             info = self._info | {"title": f"RESTful API for: {model}"}
-            document = pretty(_document(info, operations))
+            document = pretty(_document(info, operations, self._root))
             if len(self._models) < _MODELS_KEPT:
                 self._models[model] = document
         return document
@@ -174,7 +184,7 @@ _Promise = tuple[str, Operation, Access]
 """A path, a call to it, and the token that the call needs."""
 
 
-def _document(info: Mapping[str, Any], operations: Iterable[_Promise]) -> dict[str, Any]:
+def _document(info: Mapping[str, Any], operations: Iterable[_Promise], root: str) -> dict[str, Any]:
     paths: dict[str, Any] = {}
     schemes: dict[str, Any] = {}
     for path, operation, token in operations:
@@ -185,7 +195,8 @@ def _document(info: Mapping[str, Any], operations: Iterable[_Promise]) -> dict[s
     if any(_is_v2(path) for path in paths):
         schemas["OpenInferenceError"] = _OPEN_INFERENCE_ERROR
     components = {"schemas": schemas} | ({"securitySchemes": schemes} if schemes else {})
-    return {"openapi": "3.0.1", "info": info, "paths": paths, "components": components}
+    servers = {"servers": [{"url": root}, {"url": "/"}]} if root else {}
+    return {"openapi": "3.0.1", "info": info, **servers, "paths": paths, "components": components}
 
 
 def _is_v2(path: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mooring.web.listener import RECEIVE, Limits, Member
 from mooring.web.sealed import Sealed
-from mooring.web.secure import SecureListener, bound
+from mooring.web.secure import EVERY_FAMILY, SecureListener, bound
 
 _BACKLOG = 1024
 
@@ -62,11 +62,14 @@ class Listener:
 
     async def start(self, host: str, port: int) -> None:
         """Listen on an address. With port 0 the system chooses one; ``port`` says which."""
+        loop = asyncio.get_running_loop()
         if self._tls is not None:
             sockets = await bound(host, port, _BACKLOG, shared=self.shared)
             self._begin(SecureListener(sockets, self._tls, lambda: Sealed(self.member()), self.outsider))
+        elif host == EVERY_FAMILY:
+            (sock,) = await bound(host, port, _BACKLOG, shared=self.shared)
+            self._begin(await loop.create_server(self.member, sock=sock, backlog=_BACKLOG))
         else:
-            loop = asyncio.get_running_loop()
             self._begin(
                 await loop.create_server(self.member, host, port, backlog=_BACKLOG, reuse_port=self.shared)
             )

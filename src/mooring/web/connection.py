@@ -22,7 +22,7 @@ from mooring.core.buffers import LARGE, Allocator, Buffer, Payload
 from mooring.observability.logs import get_logger
 from mooring.web import wire
 from mooring.web.exchange import JOINED, Exchange, Stage, release_all
-from mooring.web.heads import KnownHead, Refusal, check_head, learn
+from mooring.web.heads import KnownHead, Refusal, check_head, learn, without_root
 from mooring.web.listener import RECEIVE, SLOW, Host, Member, enter, most_bytes
 
 log = get_logger(__name__)
@@ -61,6 +61,7 @@ class HttpHost(Host, Protocol):
     refuse: OnError
     screen: Screen | None
     secure: bool
+    root: bytes
     hosts: set[bytes]
     heads: dict[bytes, KnownHead]
 
@@ -174,8 +175,13 @@ class Connection(Member):
         if self._mode:
             self._receive_unparsed(nbytes)
             return
-        if self._between and self._recognize(nbytes):
-            return
+        if self._between:
+            if self._recognize(nbytes):
+                return
+            if self._speaks_otherwise(nbytes):
+                self._refuse(400, "invalid", "Invalid HTTP message.")
+                self._take_stock(nbytes)
+                return
         self._complete = False
         try:
             self._parser.feed_data(self._room[:nbytes])
@@ -229,6 +235,17 @@ class Connection(Member):
         if self._choked or self._unseen or not self._reading:
             self._regulate()
         return True
+
+    def _speaks_otherwise(self, nbytes: int) -> bool:
+        """Whether the request line that a chunk begins with names another protocol, which the parser would let pass.
+
+        A line that did not come in one piece is the parser's alone to look at.
+        """
+        raw: bytearray = self._room.obj  # type: ignore[assignment]
+        end = raw.find(b"\r\n", 0, nbytes)
+        if end < 0 or raw.startswith(wire.HTTP, end - 8):
+            return False
+        return wire.OTHER_PROTOCOL.search(raw, 0, end) is not None
 
     def _count_down(self, nbytes: int) -> None:
         """Keep track of where the next request begins: known while every request comes in chunks of its own."""
@@ -304,6 +321,8 @@ class Connection(Member):
         target, self._target = self._target, b""
         fields = {wire.LOWER[name]: value for name, value in headers}
         parser, host = self._parser, self._host
+        if host.root:
+            target = without_root(target, host.root)
         exchange = self._incoming = Exchange(
             wire.METHODS[parser.get_method()], target, headers, fields, parser.should_keep_alive(), self
         )
@@ -686,7 +705,7 @@ class Connection(Member):
     def _refuse(self, status: int, kind: str, message: str) -> None:
         """Answer in the app's place, after all that was asked before, and listen no more."""
         incoming = self._incoming
-        method, target, origin = "GET", self._target, b""
+        method, target, origin = "GET", without_root(self._target, self._host.root), b""
         if incoming is not None:
             method, target, origin = incoming.method, incoming.target, incoming.header(b"origin") or b""
         self._drop_incoming()

@@ -9,6 +9,8 @@ from mooring.web.listener import RECEIVE, Limits
 # Heads that a listener remembers, of some hundred bytes each.
 _KNOWN_HEADS = 512
 _SOUND_HOSTS = 1024
+# What may follow the prefix of a path: more of it, a query, a fragment or nothing.
+_PATH_ENDS = frozenset({b"/", b"?", b"#", b""})
 
 
 class Refusal(Exception):
@@ -57,6 +59,20 @@ def learn(exchange: Exchange, received: bytearray, last: bytes, heads: dict[byte
             head, exchange.method, exchange.target, exchange.headers, fields, int(length), Memory()
         )
     return head
+
+
+def without_root(target: bytes, root: bytes) -> bytes:
+    """The target as it would be without the prefix of all paths; as it is where it does not begin with that.
+
+    >>> without_root(b"/triton/v2?x", b"/triton"), without_root(b"/triton", b"/triton"), without_root(b"/tritons", b"/triton")
+    (b'/v2?x', b'/', b'/tritons')
+    """
+    origin = wire.ORIGIN.match(target) if root and not target.startswith(b"/") else None
+    before, path = (target[: origin.end()], target[origin.end() :]) if origin is not None else (b"", target)
+    rest = path[len(root) :]
+    if not root or not path.startswith(root) or rest[:1] not in _PATH_ENDS:
+        return target
+    return before + (rest if rest.startswith(b"/") else b"/" + rest)
 
 
 def check_head(exchange: Exchange, limits: Limits, sound: set[bytes], before: int) -> None:

@@ -38,7 +38,7 @@ class HttpServer(Listener):
 
     ``screen`` is asked at the head of a request with a large body, or that waits for leave to send it, and may have it
     refused there. With ``tls`` it speaks TLS, in the context that ``tls`` gives for each new connection; ``plain`` is
-    then the app of those who ask without.
+    then the app of those who ask without. Paths that begin with ``root`` lose it before anybody sees them.
     """
 
     def __init__(
@@ -51,12 +51,14 @@ class HttpServer(Listener):
         screen: Screen | None = None,
         tls: Callable[[], ssl.SSLContext] | None = None,
         plain: App | None = None,
+        root: bytes = b"",
     ) -> None:
         super().__init__(limits, tls=tls)
         self.app = app
         self.allocator = allocator
         self.refuse = refuse
         self.screen = screen
+        self.root = root
         self.hosts: set[bytes] = set()
         self.heads: dict[bytes, KnownHead] = {}
         self._outside = Outside(self, plain or app)
@@ -80,6 +82,7 @@ class Outside:
         self.allocator = server.allocator
         self.refuse = server.refuse
         self.room = server.room
+        self.root = server.root
         self.hosts = server.hosts
         self.heads = server.heads
         self.joined = server.joined

@@ -90,4 +90,6 @@ def enter(host: Host, member: Member, transport: asyncio.Transport, *, asked: bo
     host.joined(member)
     if host.draining and not asked:  # accepted just before the listener was closed
         transport.close()
-    return str(name[0]) if isinstance(name, tuple) else ""
+    return (
+        str(name[0]).removeprefix("::ffff:") if isinstance(name, tuple) else ""
+    )  # of IPv4, over both families

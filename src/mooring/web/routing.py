@@ -12,10 +12,9 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from mooring.web.exchange import Exchange
+from mooring.web.wire import ORIGIN
 
 _HOLE = re.compile(r"\{(\w+)(\*)?\}")
-# http://host:8080/path, as it is sent to a proxy; a server must take it too (RFC 9112, 3.2.2).
-_ORIGIN = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 # Targets that are remembered. A client that varies the query can only make the router as slow as without a memory.
 _REMEMBERED = 4_096
 _LONGEST = 256
@@ -122,7 +121,7 @@ class Router:
         return match
 
     def _search(self, target: bytes) -> Match | None:
-        origin = _ORIGIN.match(target)
+        origin = ORIGIN.match(target)
         path, _, query = (target[origin.end() :] if origin else target).partition(b"#")[0].partition(b"?")
         text = path.decode("latin-1") or ("/" if origin else "")
         # Java's split drops trailing empty parts, so clients of TorchServe may end a path with a slash.

@@ -21,6 +21,8 @@ HANDSHAKE = 15.0
 FAREWELL = 10.0
 _RECORD = b"\x16"  # a handshake's first byte; no method of HTTP begins so
 _AT_ONCE = 128
+# The host that stands for every address of the machine, of IPv6 and of IPv4.
+EVERY_FAMILY = "::"
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 Make = Callable[[], asyncio.BufferedProtocol]
@@ -139,7 +141,8 @@ async def bound(host: str, port: int, backlog: int, *, shared: bool) -> list[soc
             if shared:
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
-                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                # All addresses of IPv6 are all of IPv4 as well, as everywhere else; any other is one address.
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != EVERY_FAMILY)
             listening.bind(address)
             listening.listen(backlog)
             sockets.append(listening)

@@ -5,12 +5,19 @@ from collections.abc import Iterable
 from http import HTTPStatus
 
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
+# A name or an address, and a port (RFC 9110, 7.2): several, or a port that is no number, may be read in two ways.
+HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~-]+)?\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(?::[0-9]*)?")
+# http://host:8080/path, as it is sent to a proxy; a server must take it too (RFC 9112, 3.2.2).
+ORIGIN = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
+HTTP = b"HTTP/"
+# A request line as llhttp takes it from cameras and radios.
+OTHER_PROTOCOL = re.compile(rb" (?:RTSP|ICE)/[0-9.]*\s*\Z")
 # What a caller may call its request: whatever can stand in a header and in a line of a log.
 REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # A request names these at most once: two of them may make two readers see two different requests (RFC 9112, 6.3).
-SINGLE = frozenset({b"host", b"content-length", b"transfer-encoding"})
+# Of two tokens a proxy before the server may have looked at another one than the server would.
+SINGLE = frozenset({b"host", b"content-length", b"transfer-encoding", b"authorization"})
 
 # What says that a body follows.
 FRAMING = frozenset({b"content-length", b"transfer-encoding"})
