@@ -221,7 +221,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         False
     )
     grpc_max_message_size: Annotated[
-        Count, Meta(description="bytes of the largest gRPC message; 0 is no limit")
+        Count, Meta(description="bytes of the largest gRPC message, received or sent; 0 is no limit")
+    ] = 0
+    grpc_max_request_size: Annotated[
+        Count,
+        Meta(
+            description="bytes of the largest gRPC message that is received; 0 is no limit of its own, and under"
+            " mooring torchserve max_request_size"
+        ),
     ] = 0
     certificate_file: Annotated[
         Folder, Meta(description="the server's certificate with its chain, PEM, for https and gRPC over TLS")
@@ -479,10 +486,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_body_memory: Annotated[
         Count,
         Meta(
-            description="bytes that large bodies may take beyond arena_size; from there on further ones are refused with"
-            " 503 until there is room; 0 is no limit"
+            description="bytes that request bodies of all protocols together may take beyond arena_size, counted as they"
+            " come; what finds no room is refused (503, RESOURCE_EXHAUSTED); 0 is no limit"
         ),
     ] = 1_073_741_824
+    min_body_rate: Annotated[
+        Count,
+        Meta(
+            description="bytes a second that a request body must bring, measured over 30 seconds; slower ones are ended"
+            " (408, DEADLINE_EXCEEDED); 0 is no such limit"
+        ),
+    ] = 500
+    body_time_limit: Annotated[
+        Age, Meta(description="seconds in which all of a request body must have come; 0 is no limit")
+    ] = 3600.0
     drain_timeout: Annotated[
         Seconds, Meta(description="seconds that running requests get to finish at the end")
     ] = 30.0

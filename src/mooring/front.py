@@ -16,6 +16,7 @@ import uvloop
 
 from mooring import __version__
 from mooring.config import Address, Config
+from mooring.core.memory import BodyMemory
 from mooring.engine.dealing import Load
 from mooring.engine.front import Front
 from mooring.engine.link import CONNECTION, LOAD_EVERY
@@ -197,7 +198,7 @@ class FrontServer:
 async def _run(number: int, descriptors: Sequence[int], settings: Settings) -> None:
     link, passing, passage, memory = descriptors
     config = settings.config
-    arena = Arena(config.arena_size, number, memory, most_beyond=config.max_body_memory)
+    arena = Arena(config.arena_size, number, memory, memory=BodyMemory(config.max_body_memory))
     metrics = Metrics(config.metrics_mode, system=False)
     front = Front(number, socket.socket(fileno=link), socket.socket(fileno=passing), arena, metrics)
     server = FrontServer(settings, front, socket.socket(fileno=passage), arena, metrics)

@@ -16,6 +16,19 @@ from mooring.web.http1 import App, HttpServer, Limits
 from mooring.web.tls import Certificates
 
 
+def limits_of(config: Config) -> Limits:
+    """What one client may cost, over HTTP and gRPC."""
+    # TorchServe's clients count on its small limit, Triton's know of none.
+    most = max(config.max_request_size, config.max_tensor_request_size)
+    return Limits(
+        max_body_bytes=config.max_request_size,
+        larger_bodies=((b"/v2/", most),),
+        idle_timeout=config.keep_alive_timeout,
+        min_body_rate=config.min_body_rate,
+        body_time_limit=config.body_time_limit,
+    )
+
+
 class Listeners:
     """Makes them. What they share is here: the responses, who may do what, and what pages of other sites are told."""
 
@@ -43,12 +56,7 @@ class Listeners:
         self._tokens = tokens
         self._certificates = certificates
         # TorchServe's clients count on its small limit, Triton's know of none.
-        most = max(config.max_request_size, config.max_tensor_request_size)
-        self._limits = Limits(
-            max_body_bytes=config.max_request_size,
-            larger_bodies=((b"/v2/", most),),
-            idle_timeout=config.keep_alive_timeout,
-        )
+        self._limits = limits_of(config)
 
     def gate(self, address: Address) -> Gate:
         """What clients of this address need. Who reaches it from elsewhere without a token may not manage models."""

@@ -19,6 +19,7 @@ from mooring import __version__
 from mooring.backends.handler.metrics_yaml import declared
 from mooring.config import Address, Config, ConfigError
 from mooring.core.errors import ModelNotFound
+from mooring.core.memory import BodyMemory
 from mooring.core.service import ModelState
 from mooring.descriptors import highest_limit, raise_limit
 from mooring.engine.administration import Administration
@@ -32,7 +33,7 @@ from mooring.engine.snapshots import Snapshots
 from mooring.engine.workflows import Workflows
 from mooring.front import Handed
 from mooring.front import Settings as FrontSettings
-from mooring.listeners import Listeners, by_load
+from mooring.listeners import Listeners, by_load, limits_of
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.opening import Opening, sequence_headers
@@ -171,7 +172,7 @@ class Server:
     def __init__(self, config: Config, stack: AsyncExitStack, opening: Opening | None = None) -> None:
         self._opening = opening = opening or Opening(config, stack)
         self._config = config
-        self._arena = Arena(config.arena_size, most_beyond=config.max_body_memory)
+        self._arena = Arena(config.arena_size, memory=BodyMemory(config.max_body_memory))
         self._metrics = Metrics(
             config.metrics_mode, system=not config.disable_system_metrics, folder=config.metrics_folder
         )
@@ -291,6 +292,8 @@ class Server:
             trace_settings=self._trace_settings,
             gate=self._http.gate(address),
             max_message_bytes=config.grpc_max_message_size,
+            max_request_bytes=config.grpc_max_request_size,
+            limits=limits_of(config),
             age=mount.Age(config.grpc_max_connection_age, config.grpc_max_connection_age_grace),
             sequence_headers=sequence_headers(config),
             further=[management] if together else [],
@@ -300,7 +303,10 @@ class Server:
             server = mount.grpc_of(
                 [management],
                 gate=self._http.gate(managing),
+                allocator=self._arena,
                 max_message_bytes=config.grpc_max_message_size,
+                max_request_bytes=config.grpc_max_request_size,
+                limits=limits_of(config),
                 age=mount.Age(
                     config.grpc_management_max_connection_age,
                     config.grpc_management_max_connection_age_grace,

@@ -1,9 +1,12 @@
 """Bodies that find no room in the arena: they are answered at a cost that grows with their bytes, and no faster."""
 
 import json
+import resource
 import socket
 import threading
+from contextlib import ExitStack, suppress
 
+import psutil
 import pytest
 from e2e_kit import Server
 
@@ -99,3 +102,57 @@ class Sampling:
     def __exit__(self, *exc):
         self.over.set()
         self.thread.join()
+
+
+@pytest.fixture
+def short_of_memory(served):
+    """Leaves a process so many bytes of addresses and no more, until the end of the test."""
+    limited = []
+
+    def limit(process, spare):
+        limited.append(process)
+        most = process.memory_info().vms + spare
+        process.rlimit(psutil.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+
+    yield limit
+    for process in limited:
+        process.rlimit(psutil.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def answer_to(server, megabytes):
+    """Status and text, read as soon as they come, while the body is being sent."""
+    document, head = head_of(megabytes * MEGABYTE)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
+        client.sendall(head + document)
+        with suppress(OSError):
+            for _ in range(megabytes):
+                client.sendall(bytes(MEGABYTE))
+        answer = b"".join(iter(lambda: client.recv(65_536), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head[9:12]), json.loads(body)["error"]
+
+
+def test_a_body_that_the_server_has_no_memory_for_is_a_507(served, short_of_memory):
+    short_of_memory(served.process, 60 * MEGABYTE)
+    assert answer_to(served, 200) == (507, "there is no memory for the request's body")
+    assert ask(served, 2) == [1, 2, 2 * MEGABYTE]
+
+
+def test_a_body_that_its_worker_has_no_memory_for_is_a_507_and_the_worker_lives(served, short_of_memory):
+    workers = served.workers("ends")
+    for pid in workers:
+        short_of_memory(psutil.Process(pid), 60 * MEGABYTE)
+    assert answer_to(served, 200) == (507, "there is no memory for the payloads of this request")
+    assert ask(served, 2) == [1, 2, 2 * MEGABYTE]
+    assert served.workers("ends") == workers
+
+
+def test_bodies_that_only_trickle_lock_nobody_out(served):
+    """As many announce what fills the memory for bodies, and send a byte: the others are served as before."""
+    with ExitStack() as idle:
+        for _ in range(4):
+            client = idle.enter_context(socket.create_connection(("127.0.0.1", served.port), timeout=10))
+            client.sendall(head_of(1000 * MEGABYTE)[1] + b"{")
+        assert ask(served, 2) == [1, 2, 2 * MEGABYTE]
+        assert ask(served, 20) == [1, 2, 20 * MEGABYTE]
+        assert served.process.memory_info().rss < 400 * MEGABYTE

@@ -122,7 +122,7 @@ def test_large_bodies_of_all_models_together_have_a_bound(tmp_path):
         (tmp_path / f"models/{name}/1").mkdir(parents=True)
         (tmp_path / f"models/{name}/1/model.py").write_text(SLOW)
     server = Server(
-        tmp_path, "--model-repository", tmp_path / "models", "--arena-size", "1048576", "--max-body-memory", "1500000"
+        tmp_path, "--model-repository", tmp_path / "models", "--arena-size", "1048576", "--max-body-memory", "2500000"
     )  # fmt: skip
     body = json.dumps({"x": [1], "y": "x" * LARGE}).encode()
     wires = []

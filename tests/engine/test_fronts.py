@@ -6,10 +6,11 @@ import socket
 from mooring.engine import link
 from mooring.engine.fronts import Fronts
 from mooring.observability.metrics import Metrics
+from mooring.workers.arena import Arena
 
 
 async def test_what_a_front_is_told_before_it_runs_waits_for_it():
-    fronts = Fronts(1, 65_536, Metrics("prometheus", system=False))
+    fronts = Fronts(1, Arena(65_536), Metrics("prometheus", system=False))
     front = fronts.processes[0]
     ours, theirs = socket.socketpair()
     with ours, theirs:

@@ -97,7 +97,7 @@ class Memory:
 
     def allocate(self, size):
         if self.full:
-            return Buffer(heap(size))
+            return None
         self.out += 1
         return Buffer(heap(size), Slot(0, 0, size), self._back)
 

@@ -283,7 +283,7 @@ async def test_a_fault_of_the_caller_is_a_400(v2, fault):
         (ModelRefused("not today", code=418), 418, "not today"),
         (ModelRefused("not today", code=700), 500, "not today"),
         (InvalidOutput("output 'y' is missing"), 500, "output 'y' is missing"),
-        (OutOfResources("MemoryError: no room"), 500, "no room"),
+        (OutOfResources("MemoryError: no room"), 507, "no room"),
         (WorkerDied("worker 9000 died"), 500, "worker 9000 died (model 'echo')"),
     ],
 )

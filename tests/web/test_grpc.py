@@ -5,6 +5,7 @@ import gzip
 import shutil
 import subprocess
 import zlib
+from contextlib import asynccontextmanager
 
 import grpc
 import psutil
@@ -14,6 +15,8 @@ from tls_kit import Authority
 
 from mooring.config import Address, Config
 from mooring.core.buffers import HeapAllocator
+from mooring.core.memory import RESERVE, BodyMemory
+from mooring.protocols.grpc_server import GrpcServer
 from mooring.web import frames
 from mooring.web.frames import Code, frame
 from mooring.web.grpc import percent_encoded, unpacked
@@ -473,3 +476,146 @@ async def test_curl_speaks_to_it(each):
     assert b"grpc-status: 0" in said
     assert (await asyncio.to_thread(curl, "--http2-prior-knowledge")).startswith(b"HTTP/2 405")
     assert b"HTTP/2 alone" in await asyncio.to_thread(curl, "--http1.1")
+
+
+LIMIT = 2_000_000
+
+
+@asynccontextmanager
+async def limited(limit=LIMIT, **options):
+    """A server whose messages have so much memory together, and the account of it."""
+    account = BodyMemory(limit)
+    async with served(**options) as each:
+        each.server.allocator = HeapAllocator(account)
+        yield each, account
+    assert not account.used
+
+
+async def sent_in_part(each, size, part):
+    """A connection with a message on its way, of which a part has come."""
+    wire = await each.wire(settings=setting(4, 1 << 22))
+    wire.send(frame(frames.WINDOW_UPDATE, 0, 0, (1 << 22).to_bytes(4, "big")))
+    wire.call(1, None)
+    wire.data(1, b"\0" + size.to_bytes(4, "big"))
+    for start in range(0, part, 500_000):
+        wire.data(1, bytes(min(500_000, part - start)))
+    return wire
+
+
+async def test_messages_that_are_announced_lock_nobody_out():
+    async with limited() as (each, account):
+        wires = [await sent_in_part(each, LIMIT - 100, 10) for _ in range(5)]
+        await until(lambda: account.used)
+        wire = await sent_in_part(each, 900_000, 900_000)
+        wire.data(1, b"", end=True)
+        assert len((await wire.answer(1))[1]) == 900_005
+        for each_wire in wires:
+            each_wire.writer.close()
+
+
+async def test_a_large_message_counts_until_it_is_answered():
+    async with limited() as (each, account):
+        wire = await sent_in_part(each, 1_900_000, 1_800_000)
+        await until(lambda: account.used >= 1_800_000)
+        other = await sent_in_part(each, 1_500_000, 10)
+        code, text = status(await other.answer(1))
+        assert code == "8"
+        assert text.startswith("memory for request bodies is full: 18")
+        wire.data(1, bytes(100_000), end=True)
+        assert len((await wire.answer(1))[1]) == 1_900_005
+        await until(lambda: not account.used)
+
+
+async def test_of_messages_that_grow_together_one_is_refused_and_the_other_comes_through():
+    async with limited() as (each, account):
+        first, second = [await sent_in_part(each, 1_500_000, 10) for _ in range(2)]
+        await until(lambda: account.used >= 2 * RESERVE)
+        for each_wire in first, second:
+            each_wire.data(1, bytes(899_990))
+        await until(lambda: account.used >= 1_800_000)
+        second.data(1, bytes(300_000))
+        assert status(await second.answer(1))[0] == "8"
+        first.data(1, bytes(600_000), end=True)
+        assert len((await first.answer(1))[1]) == 1_500_005
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+async def test_a_compressed_message_counts_as_it_is_inflated(coding):
+    compress = gzip.compress if coding == "gzip" else zlib.compress
+    async with limited() as (each, account):
+        wire = await each.wire(settings=setting(4, 1 << 22))
+        wire.send(frame(frames.WINDOW_UPDATE, 0, 0, (1 << 22).to_bytes(4, "big")))
+        for number, size, code in ((1, 900_000, "0"), (3, 2_100_000, "8"), (5, 64, "0")):
+            wire.call(number, None, grpc_encoding=coding)
+            wire.data(number, packed(compress(bytes(size)), flag=1), end=True)
+            fields, content = await wire.answer(number)
+            assert fields["grpc-status"] == code
+            assert len(content) == (size + 5 if code == "0" else 0)
+            await until(lambda: not account.used)
+
+
+async def test_a_compressed_message_counts_while_it_comes():
+    async with limited() as (each, account):
+        wire = await each.wire()
+        wire.call(1, None, grpc_encoding="gzip")
+        wire.data(1, packed(bytes(1_000_000), flag=1)[:600_000])
+        await until(lambda: account.used == 599_995)
+
+
+async def test_messages_of_a_stream_that_nobody_has_read_count():
+    async with limited(stream_window=1 << 20) as (each, account):
+        wire = await each.wire(settings=setting(4, 0))  # its first answer waits, and nothing more is read
+        wire.call(1, None, "/t.T/Chat")
+        for _ in range(10):
+            wire.data(1, packed(bytes(9_000)))
+        await until(lambda: account.used == 81_000)
+        for number in (0, 1):
+            wire.send(frame(frames.WINDOW_UPDATE, 0, number, (1 << 20).to_bytes(4, "big")))
+        await until(lambda: len(each.methods.read) == 10 and not account.used)
+
+
+async def test_a_message_that_trickles_is_given_up():
+    async with limited() as (each, _account):
+        each.server.limits = Limits(body_window=0.2, min_body_rate=1000)
+        each.server._interval = 0.02
+        wire = await sent_in_part(each, 100_000, 10)
+        async with asyncio.TaskGroup() as group:
+            answer = group.create_task(wire.answer(1))
+            while not answer.done():
+                wire.data(1, b"x")
+                await asyncio.sleep(0.02)
+        assert status(answer.result()) == (
+            "4", "Request body came too slowly: less than 1000 bytes a second (min_body_rate) for 0 seconds.",
+        )  # fmt: skip
+
+
+async def test_what_is_received_may_have_a_limit_of_its_own():
+    async with served() as each:
+        server = GrpcServer([], max_request_bytes=100)
+        each.server.max_request_bytes, each.server.max_request_key = (
+            server.max_request_bytes,
+            server.max_request_key,
+        )
+        wire = await each.wire()
+        wire.call(1, bytes(101))
+        assert status(await wire.answer(1)) == (
+            "8", "the message has 101 bytes, and 100 are allowed (grpc_max_request_size)",
+        )  # fmt: skip
+    both = GrpcServer([], max_message_bytes=50, max_request_bytes=100)
+    assert (both.max_request_bytes, both.max_request_key) == (50, "grpc_max_message_size")
+    both = GrpcServer([], max_message_bytes=200, max_request_bytes=100)
+    assert (both.max_request_bytes, both.max_message_bytes) == (100, 200)
+
+
+async def test_a_message_of_more_than_2_gb_opens_no_window_that_there_cannot_be():
+    async with served() as each:
+        each.server.allocator = HeapAllocator()
+        wire = await each.wire()
+        wire.call(1, None)
+        wire.data(1, b"\0" + (0xFFF0_0000).to_bytes(4, "big"))
+        allowed = (1 << 20) - 5 + (await wire.until("WindowUpdate", 1)).window_increment
+        assert allowed == frames.MOST_WINDOW
+        for _ in range(60):
+            wire.data(1, bytes(16_384))
+        assert (await wire.until("WindowUpdate", 1)).window_increment <= 60 * 16_384
+        assert await wire.alive()

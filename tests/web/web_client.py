@@ -6,21 +6,28 @@ import socket
 import time
 
 from mooring.core.buffers import Buffer, Slot
+from mooring.core.memory import BodyMemory, Claim
 from mooring.web.http1 import HttpServer, Limits, header_lines
 
 
 class CountingAllocator:
     """Every buffer is its own memory, which is spoiled on release: what is used after it shows."""
 
-    def __init__(self):
+    def __init__(self, memory=None):
         self.live = {}
         self.given = 0
+        self.memory = memory or BodyMemory()
 
     def allocate(self, size):
         self.given += 1
         memory = bytearray(size)
         self.live[self.given] = memory
         return Buffer(memoryview(memory), Slot(self.given, 0, size), self._take_back)
+
+    expect = allocate
+
+    def claim(self):
+        return Claim(self.memory)
 
     def _take_back(self, slot):
         memory = self.live.pop(slot.arena)  # a second release would be a KeyError

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from mooring import __version__
 from mooring.cli.background import Ready
@@ -148,6 +149,9 @@ def _configured(
             raise click.ClickException(f"--{name.replace('_', '-')} directory not found: {folder}")
     if config.model_store is None:
         raise click.ClickException("Missing mandatory parameter --model-store")
+    if not config.grpc_max_request_size:
+        # TorchServe's gRPC takes no larger messages either, and sends any.
+        config = msgspec.structs.replace(config, grpc_max_request_size=config.max_request_size)
     if config.model_snapshot is not None and config.models:
         heard.append("--models and load_models are ignored: the models of the snapshot are served")
     return config

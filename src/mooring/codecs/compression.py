@@ -2,7 +2,7 @@
 
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from mooring.core.errors import InputTooLarge, InvalidInput
 
@@ -11,30 +11,46 @@ CODINGS: Mapping[str, int] = {"gzip": 31, "deflate": 15}
 ACCEPTED = "gzip, deflate"
 
 _LEVEL = 1  # tensors do not shrink much; higher levels take several times as long for a few percent
-# gzip data may be several members, one after the other. Each costs a copy of the rest.
+# gzip data may be several members, one after the other.
 _MEMBERS = 16
+# Compressed bytes that are read at a time, and what becomes of them at a time. zlib copies what it has not read yet.
+_STEP, _PIECE = 262_144, 1 << 20
 _ITEM = re.compile(r"([!#$%&'*+.^_`|~0-9a-z-]+|\*)\s*(?:;\s*q\s*=\s*([0-9.]+))?")
 
 
-def inflate(data: bytes | memoryview, coding: str, limit: int) -> bytes:
-    """The bytes that were compressed. Raises ``InvalidInput``, and ``InputTooLarge`` above ``limit`` bytes."""
+def inflate(
+    data: bytes | memoryview, coding: str, limit: int, count: Callable[[int], None] | None = None
+) -> bytes:
+    """The bytes that were compressed. Raises ``InvalidInput``, and ``InputTooLarge`` above ``limit`` bytes.
+
+    ``count`` is told of every piece before it is kept, and may raise.
+    """
     pieces: list[bytes] = []
-    size = 0
+    size = at = 0
+    view = memoryview(data)
     for _ in range(_MEMBERS if coding == "gzip" else 1):
         stream = zlib.decompressobj(CODINGS[coding])
-        try:
-            # One byte more than is allowed tells a bomb, and costs no more memory than what is allowed.
-            pieces.append(stream.decompress(data, limit - size + 1))
-        except zlib.error as error:
-            raise InvalidInput(f"the body is no {coding} data: {error}") from None
-        size += len(pieces[-1])
-        if size > limit:
-            raise InputTooLarge(f"the body has more than {limit} bytes when it is decompressed")
-        if not stream.eof:
-            raise InvalidInput(f"the body ends inside its {coding} data")
-        if not stream.unused_data:
+        while not stream.eof:
+            rest: bytes | memoryview = stream.unconsumed_tail
+            if not rest:
+                rest = view[at : at + _STEP]
+                at += len(rest)
+            try:
+                # One byte more than is allowed tells a bomb, and costs no more memory than what is allowed.
+                piece = stream.decompress(rest, min(limit - size + 1, _PIECE))
+            except zlib.error as error:
+                raise InvalidInput(f"the body is no {coding} data: {error}") from None
+            size += len(piece)
+            if size > limit:
+                raise InputTooLarge(f"the body has more than {limit} bytes when it is decompressed")
+            if not (rest or piece):
+                raise InvalidInput(f"the body ends inside its {coding} data")
+            if count is not None:
+                count(len(piece))
+            pieces.append(piece)
+        at -= len(stream.unused_data)
+        if at == len(view):
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        data = stream.unused_data
     raise InvalidInput(f"the body goes on after its {coding} data")
 
 

@@ -9,6 +9,8 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
+from mooring.core.memory import BodyMemory, Claim
+
 # Bytes above which a payload is worth a slot of shared memory; up to here a copy over the socket is cheaper
 # (DESIGN.md section 4: 600 KB 38 us by slot, 94 us over the socket; at 100 B the slot only adds work).
 LARGE = 65_536
@@ -45,6 +47,12 @@ class Buffer:
 
     def __bytes__(self) -> bytes:
         return bytes(self.view)
+
+    def received(self, size: int) -> None:
+        """Count bytes that have been written to it where that matters: in memory that is shared they are counted already.
+
+        Raises ``BodyMemoryFull``.
+        """
 
     def shortened(self, size: int) -> "Buffer":
         """The first ``size`` bytes. The new buffer owns the memory; this one has nothing to release any more."""
@@ -99,20 +107,59 @@ class Share:
             self._whole.release()
 
 
+class HeapBuffer(Buffer):
+    """Memory of the heap that counts on an account, until it is released or until nobody holds it any more."""
+
+    __slots__ = ("_claim",)
+
+    def __init__(self, claim: Claim, size: int) -> None:
+        super().__init__(heap(size), None, lambda _: claim.release())
+        self._claim = claim
+
+    def received(self, size: int) -> None:
+        """Count them."""
+        self._claim.grow(size)
+
+
 class Allocator(Protocol):
-    """Hands out writable memory of an exact size, in shared memory where there is room."""
+    """Hands out writable memory of an exact size, in shared memory where there is room, and else on the heap (slot None).
+
+    It never waits. What lies on the heap counts on the account of all bodies: where that is full, ``BodyMemoryFull`` is
+    raised, and ``MemoryError`` where the system has no more.
+    """
 
     def allocate(self, size: int) -> Buffer:
-        """Never waits and never fails for want of shared memory: the buffer then lies on the heap (slot None)."""
+        """Memory for what is there already."""
+        ...
+
+    def expect(self, size: int) -> Buffer:
+        """Memory for what is announced; whoever writes to it says how much has come, by ``received``."""
+        ...
+
+    def claim(self) -> Claim:
+        """A claim for what somebody holds elsewhere on the heap."""
         ...
 
 
 class HeapAllocator:
-    """Plain memory of this process: for tests, and for servers without worker processes."""
+    """Plain memory of this process, on an account: all there is where no worker shares memory."""
+
+    def __init__(self, memory: BodyMemory | None = None) -> None:
+        self.memory = memory or BodyMemory()
 
     def allocate(self, size: int) -> Buffer:
-        """A buffer that nobody needs to give back."""
-        return Buffer(heap(size))
+        """Memory that counts in full at once."""
+        buffer = self.expect(size)
+        buffer.received(size)
+        return buffer
+
+    def expect(self, size: int) -> Buffer:
+        """Memory that counts as it is filled: its pages cost nothing before."""
+        return HeapBuffer(Claim(self.memory, announced=size), size)
+
+    def claim(self) -> Claim:
+        """A claim for what somebody holds elsewhere on the heap."""
+        return Claim(self.memory)
 
 
 def heap(size: int) -> memoryview:

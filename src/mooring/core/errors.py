@@ -14,6 +14,7 @@ MooringError
 ├── VersionIsDefault          the default version cannot go while there are others
 ├── QueueFull                 as many requests wait as the model allows
 │   └── SequencesFull         ... or as many sequences are open, or steps of one wait
+├── BodyMemoryFull            request bodies take as much memory as they may
 ├── SequenceLost              the worker that had the sequence's state is gone, and the state with it
 ├── DeadlineExceeded          the caller's time ran out before there was an answer
 ├── RequestCancelled          the caller went away or withdrew the request
@@ -110,6 +111,10 @@ class QueueFull(MooringError):
 
 class SequencesFull(QueueFull):
     """As many sequences are open as the model allows, or as many steps of this one wait."""
+
+
+class BodyMemoryFull(MooringError, MemoryError):
+    """Request bodies take as much memory as they may: this one may find room later."""
 
 
 class SequenceLost(MooringError):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from mooring.codecs.packed import rows_text
 from mooring.core.buffers import Buffer
-from mooring.core.errors import InvalidInput, MooringError, QueueFull, Unsupported
+from mooring.core.errors import InvalidInput, MooringError, Unsupported
 from mooring.core.requests import BODY, INSTANCES, InferenceRequest, InferenceResponse
 from mooring.core.service import Done, Outcome, Ticket
 from mooring.core.tensors import ROWS, Tensor, release
@@ -103,11 +103,6 @@ class _Nothing:
 
 
 NOTHING = _Nothing()
-
-
-def no_memory(model: str) -> QueueFull:
-    """Why a large request is not received now, whatever it asks of which model."""
-    return QueueFull("the server holds as much of large requests as it may; try again later", model=model)
 
 
 def refused(request: InferenceRequest, done: Done, error: MooringError) -> Ticket:

@@ -22,7 +22,7 @@ ReadDone = Callable[[MooringError | None], None]
 class BodyReader:
     """Has bodies read by codec processes, and puts what they say into their requests."""
 
-    def __init__(self, codecs: Codecs, allocate: Callable[[int], Buffer]) -> None:
+    def __init__(self, codecs: Codecs, allocate: Callable[[int], Buffer | None]) -> None:
         self._codecs = codecs
         self._allocate = allocate
 

@@ -29,7 +29,7 @@ _TIMEOUT = 60.0
 class Codecs:
     """At most so many codec processes, for all models together."""
 
-    def __init__(self, most: int, allocate: Callable[[int], Buffer], workers: LocalWorkers) -> None:
+    def __init__(self, most: int, allocate: Callable[[int], Buffer | None], workers: LocalWorkers) -> None:
         self._most = most
         self._workers = workers
         self._spec = ModelSpec(
@@ -92,7 +92,7 @@ class _CodecScheduler(Scheduler):
     def __init__(
         self,
         spec: ModelSpec,
-        allocate: Callable[[int], Buffer],
+        allocate: Callable[[int], Buffer | None],
         health: Callable[[ModelMetadata | MooringError], None],
         freed: Callable[[], None],
     ) -> None:

@@ -24,7 +24,7 @@ from mooring.core.service import (
     Ticket,
 )
 from mooring.core.tensors import TensorSpec
-from mooring.engine.admission import admit, no_memory, refused, until
+from mooring.engine.admission import admit, refused, until
 from mooring.engine.body_reader import BodyReader
 from mooring.engine.codecs import MOST, Codecs
 from mooring.engine.fronts import Fronts
@@ -91,14 +91,14 @@ class Engine(InferenceService):
         self._metrics = metrics
         metrics.host.loads = self._loads
         metrics.served.states = self._states
-        self.fronts = Fronts(fronts, arena.size, metrics)
+        self.fronts = Fronts(fronts, arena, metrics)
         self._idle_models = IdleModels(self.registry, budget or Budget(), self.fronts.retire)
         self._workers = LocalWorkers(
             arena, libraries or Libraries(os.environ), first_worker, self.fronts.processes, cache_folder
         )
-        self._codecs = Codecs(max(1, codecs), arena.allocate, self._workers)
+        self._codecs = Codecs(max(1, codecs), arena.slot, self._workers)
         self._shares_reading = codecs > 0
-        self._read = BodyReader(self._codecs, arena.allocate).read
+        self._read = BodyReader(self._codecs, arena.slot).read
         self._loop = asyncio.get_running_loop()
         self._wanted: set[str] = set()
         self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
@@ -116,8 +116,6 @@ class Engine(InferenceService):
         return admit(version.scheduler, request, done)
 
     def crowded(self, model: str, version: str = "") -> MooringError | None:
-        if self._arena.overflowing:
-            return no_memory(model)
         found = self.registry.models.get(model)
         one = found.versions.get(version or found.default) if found is not None else None
         # A chain has no queue: its models have theirs.
@@ -254,7 +252,7 @@ class Engine(InferenceService):
     async def _start(self, version: ModelVersion) -> ModelVersion:
         spec = version.spec
         statistics = self._metrics.model(spec.name, spec.version)
-        allocate = self._arena.allocate
+        allocate = self._arena.slot
         if spec.sequence is not None:
             scheduler: Scheduler = SequenceScheduler(spec, statistics, allocate, version.report, self._read)
         else:

@@ -27,7 +27,7 @@ from mooring.core.requests import InferenceRequest
 from mooring.core.service import Done, InferenceService, ModelMetadata, ModelState, Ticket
 from mooring.core.tensors import release
 from mooring.engine import link
-from mooring.engine.admission import admit, no_memory, until
+from mooring.engine.admission import admit, until
 from mooring.engine.dealing import Load, part
 from mooring.engine.scheduler import Scheduler
 from mooring.observability.metrics import Metrics
@@ -117,8 +117,6 @@ class Front(InferenceService):
         return admit(served.scheduler, request, done)
 
     def crowded(self, model: str, version: str = "") -> MooringError | None:
-        if self._arena.overflowing:
-            return no_memory(model)
         served = self._by_name.get((model, version))
         return served.scheduler.crowded() if served is not None else None
 
@@ -243,7 +241,7 @@ class Front(InferenceService):
 
     def _serve(self, number: int, spec: ModelSpec) -> None:
         statistics = self._metrics.model(spec.name, spec.version)
-        scheduler = Scheduler(spec, statistics, self._arena.allocate, lambda _news: None)
+        scheduler = Scheduler(spec, statistics, self._arena.slot, lambda _news: None)
         pool = SharedPool(
             spec, scheduler, lambda records: self._link.tell(link.Recorded(spec.name, list(records)))
         )

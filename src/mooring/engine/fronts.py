@@ -20,7 +20,7 @@ from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
 from mooring.signals import held_back
-from mooring.workers.arena import anonymous_file
+from mooring.workers.arena import Arena, anonymous_file
 from mooring.workers.channel import NO_MEMORY
 from mooring.workers.pool import Sharing, WorkerPool
 from mooring.workers.server_end import KeptWorker
@@ -42,10 +42,10 @@ class FrontProcess:
     it is: a worker knows only those that were there when it was forked.
     """
 
-    def __init__(self, number: int, arena_size: int, keeper: "Fronts") -> None:
+    def __init__(self, number: int, arena: Arena, keeper: "Fronts") -> None:
         self.number = number
         self.generation = next(_generations)
-        self.arena = anonymous_file(arena_size)
+        self.arena = anonymous_file(arena.size)
         self.gone = False
         self.listening = asyncio.Event()
         self.served: set[int] = set()
@@ -61,6 +61,7 @@ class FrontProcess:
             link.ToKeeper,
             functools.partial(keeper.hear, self),
             functools.partial(keeper.lost, self),
+            arena.allocate,  # what a front hands on counts here, and reaches a worker like any other body
         )
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -130,13 +131,13 @@ class FrontProcess:
 class Fronts:
     """All further fronts. ``count`` 0 is the usual case, in which nothing here costs or does anything."""
 
-    def __init__(self, count: int, arena_size: int, metrics: Metrics) -> None:
-        self._arena_size = arena_size
+    def __init__(self, count: int, arena: Arena, metrics: Metrics) -> None:
+        self._arena = arena
         self._metrics = metrics
         self._share = 1 + count  # processes that divide every bound on a queue among them
         # Called with every front that is started, and this process's end of its passage.
         self.attach: Callable[[FrontProcess, socket.socket], None] = _let_be
-        self.processes = [FrontProcess(number, arena_size, self) for number in range(1, count + 1)]
+        self.processes = [FrontProcess(number, arena, self) for number in range(1, count + 1)]
         self._settings = b""
         self._service: InferenceService | None = None
         self._registry = Registry()
@@ -271,7 +272,7 @@ class Fronts:
         self._burials.add(burial)  # the loop itself holds tasks only weakly
         burial.add_done_callback(self._burials.discard)
         at = self.processes.index(front)
-        self.processes[at] = FrontProcess(front.number, self._arena_size, self)
+        self.processes[at] = FrontProcess(front.number, self._arena, self)
         self._loop.call_later(_AGAIN, self._start_again, self.processes[at])
 
     def _start_again(self, front: FrontProcess) -> None:

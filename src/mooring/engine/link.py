@@ -21,7 +21,7 @@ from mooring.observability.logs import get_logger
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
 from mooring.workers.channel import NO_MEMORY, MessageDecoder, MessageEncoder
-from mooring.workers.framing import Frames, FrameWriter
+from mooring.workers.framing import Frames, FrameWriter, heap_buffer
 
 log = get_logger(__name__)
 
@@ -168,7 +168,8 @@ ToKeeper = Asked | Withdrawn | Done | Listening | End | Counted | Recorded | Loa
 class Link:
     """One end of the connection. ``hear`` gets every message; ``lost`` is called once when the other end is gone.
 
-    Nothing waits: what the socket does not take at once is kept and sent later.
+    Nothing waits: what the socket does not take at once is kept and sent later. Large payloads are received into memory
+    that ``allocate`` gives.
     """
 
     def __init__(
@@ -177,12 +178,13 @@ class Link:
         kinds: Any,
         hear: Callable[[Any], None],
         lost: Callable[[], None],
+        allocate: Callable[[int], Buffer] = heap_buffer,
     ) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._hear_one = hear
         self._lost = lost
-        self._frames = Frames()
+        self._frames = Frames(allocate=allocate)
         self._writer = FrameWriter(sock, MessageEncoder())
         self._decoder = MessageDecoder(kinds)
         self._loop = asyncio.get_running_loop()

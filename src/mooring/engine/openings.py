@@ -47,7 +47,9 @@ class Openings:
     ``closed`` has the first, and others that have found a worker meanwhile.
     """
 
-    def __init__(self, codecs: Codecs, scheduler: "Scheduler", allocate: Callable[[int], Buffer]) -> None:
+    def __init__(
+        self, codecs: Codecs, scheduler: "Scheduler", allocate: Callable[[int], Buffer | None]
+    ) -> None:
         self._codecs = codecs
         self._allocate = allocate
         self._scheduler = scheduler
@@ -134,7 +136,7 @@ def is_closed(request: InferenceRequest) -> bool:
     return tensor.json and _WORTH <= len(tensor.data[0]) <= _GIANT
 
 
-def place(tensors: list[Tensor], allocate: Callable[[int], Buffer]) -> bool:
+def place(tensors: list[Tensor], allocate: Callable[[int], Buffer | None]) -> bool:
     """Put into the arena what came inline; False when there is no room for all, and what has none stays as it is.
 
     A model that writes to its inputs may do so with what its worker has decoded, and must not see a difference.
@@ -144,7 +146,7 @@ def place(tensors: list[Tensor], allocate: Callable[[int], Buffer]) -> bool:
         inline = isinstance(data, bytes) or (isinstance(data, Buffer) and data.slot is None)
         if inline and len(data) > LARGE:
             found = allocate(len(data))
-            if found.slot is None:
+            if found is None:
                 return False
             found.view[:] = view_of(data)
             tensor.data = found

@@ -153,7 +153,7 @@ class Scheduler:
         self,
         spec: ModelSpec,
         statistics: ModelStatistics,
-        allocate: Callable[[int], Buffer],
+        allocate: Callable[[int], Buffer | None],
         health: Callable[[ModelMetadata | MooringError], None],
     ) -> None:
         self.spec = spec
@@ -589,8 +589,7 @@ class Scheduler:
         return batch
 
     def _grant(self) -> Buffer | None:
-        grant = self._allocate(self._answer_size)
-        return grant if grant.slot is not None else None
+        return self._allocate(self._answer_size)
 
     def _too_late(self) -> DeadlineExceeded:
         return DeadlineExceeded(

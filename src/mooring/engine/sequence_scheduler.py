@@ -41,7 +41,7 @@ class SequenceScheduler(Scheduler):
         self,
         spec: ModelSpec,
         statistics: ModelStatistics,
-        allocate: Callable[[int], Buffer],
+        allocate: Callable[[int], Buffer | None],
         health: Callable[[ModelMetadata | MooringError], None],
         read: Read,
     ) -> None:

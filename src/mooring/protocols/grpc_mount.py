@@ -18,6 +18,7 @@ from mooring.protocols.kserve.v2_grpc import KServeV2Grpc
 from mooring.protocols.torchserve.grpc_inference import TorchServeInferenceRpcs
 from mooring.protocols.torchserve.grpc_management import TorchServeManagementRpcs
 from mooring.repository.spec import TORCHSERVE_HEADERS, SequenceHeaders
+from mooring.web.http1 import Limits
 
 
 def grpc_server(
@@ -34,6 +35,8 @@ def grpc_server(
     trace_settings: TraceSettings,
     gate: Gate | None = None,
     max_message_bytes: int = 0,
+    max_request_bytes: int = 0,
+    limits: Limits | None = None,
     age: Age | None = None,
     sequence_headers: SequenceHeaders = TORCHSERVE_HEADERS,
     further: Sequence[Service] = (),
@@ -52,7 +55,15 @@ def grpc_server(
     services = KServeV2Grpc(inference, version=version, extensions=extensions).services(methods)
     services += [TorchServeInferenceRpcs(service, allocator, sequence_headers).service(), *further]
     services.append(Health(service.ready, [each.name for each in services]).service())
-    return grpc_of(services, gate=gate, allocator=allocator, max_message_bytes=max_message_bytes, age=age)
+    return grpc_of(
+        services,
+        gate=gate,
+        allocator=allocator,
+        max_message_bytes=max_message_bytes,
+        max_request_bytes=max_request_bytes,
+        limits=limits,
+        age=age,
+    )
 
 
 def grpc_management(
@@ -68,8 +79,18 @@ def grpc_of(
     gate: Gate | None = None,
     allocator: Allocator | None = None,
     max_message_bytes: int = 0,
+    max_request_bytes: int = 0,
+    limits: Limits | None = None,
     age: Age | None = None,
 ) -> GrpcServer:
     """A server of these services that tells, too, what they are."""
     services = [*services, *Reflection(services).services()]
-    return GrpcServer(services, gate=gate, allocator=allocator, max_message_bytes=max_message_bytes, age=age)
+    return GrpcServer(
+        services,
+        gate=gate,
+        allocator=allocator,
+        max_message_bytes=max_message_bytes,
+        max_request_bytes=max_request_bytes,
+        limits=limits,
+        age=age,
+    )

@@ -11,7 +11,7 @@ import msgspec
 
 from mooring.codecs.compression import inflate
 from mooring.core.buffers import Allocator, HeapAllocator, Payload
-from mooring.core.errors import InputTooLarge, MooringError
+from mooring.core.errors import BodyMemoryFull, InputTooLarge, MooringError, OutOfResources
 from mooring.observability.logs import get_logger
 from mooring.protocols.access import Check, Gate
 from mooring.protocols.dialect import V2, Dialect
@@ -72,7 +72,8 @@ class Age(msgspec.Struct, frozen=True):
 
 
 class GrpcServer(Listener):
-    """One address. ``max_message_bytes`` 0 is no limit, as clients of Triton expect; a limit holds both ways.
+    """One address. ``max_message_bytes`` 0 is no limit, as clients of Triton expect; a limit holds both ways, and
+    ``max_request_bytes`` for what comes.
 
     Methods are put behind the ``gate`` here. Large messages are received into the allocator's memory.
     """
@@ -84,11 +85,16 @@ class GrpcServer(Listener):
         gate: Gate | None = None,
         allocator: Allocator | None = None,
         max_message_bytes: int = 0,
+        max_request_bytes: int = 0,
+        limits: Limits | None = None,
         age: Age | None = None,
     ) -> None:
-        super().__init__(Limits())
-        self.allocator = allocator or HeapAllocator()
+        super().__init__(limits or Limits())
+        self.allocator: Allocator = allocator or HeapAllocator()
         self.max_message_bytes = max_message_bytes
+        self.max_request_bytes, self.max_request_key = max_message_bytes, "grpc_max_message_size"
+        if max_request_bytes and not 0 < max_message_bytes <= max_request_bytes:
+            self.max_request_bytes, self.max_request_key = max_request_bytes, "grpc_max_request_size"
         self.http2 = (age or Age()).limits()
         self._services = services
         self._tasks: set[asyncio.Task[None]] = set()
@@ -138,9 +144,11 @@ class GrpcServer(Listener):
         call.begin()
         return call
 
-    def inflate(self, data: bytes, encoding: str) -> bytes:
+    def inflate(self, data: bytes, encoding: str, count: Callable[[int], None]) -> bytes:
         try:
-            return inflate(data, encoding, self.max_message_bytes or _LARGEST_INFLATED)
+            return inflate(data, encoding, self.max_request_bytes or _LARGEST_INFLATED, count)
+        except BodyMemoryFull:  # the call says it in its own words
+            raise
         except InputTooLarge as error:
             raise Refused(Status.RESOURCE_EXHAUSTED, error.message) from None
         except MooringError as error:
@@ -221,6 +229,8 @@ def fault(error: Exception) -> str:
 
 def _fail(call: Call, service: Service, name: str, error: Exception) -> None:
     """End a call with what its method has raised."""
+    if isinstance(error, MemoryError) and not isinstance(error, MooringError):
+        error = OutOfResources("there is no memory for this request")
     if isinstance(error, MooringError):
         error = refuse(error, dialect=service.dialect)
     if isinstance(error, Refused):

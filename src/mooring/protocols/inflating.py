@@ -87,14 +87,16 @@ class Inflater:
         return True
 
     async def _inflate_in_thread(self, body: Payload, coding: str, limit: int) -> Payload:
+        claim = self._allocator.claim()
         try:
-            data = await asyncio.to_thread(inflate, view_of(body), coding, limit)
+            data = await asyncio.to_thread(inflate, view_of(body), coding, limit, claim.grow)
+            if len(data) <= LARGE:
+                return data
+            buffer = self._allocator.allocate(len(data))
+            buffer.view[:] = data
         finally:
             _release(body)
-        if len(data) <= LARGE:
-            return data
-        buffer = self._allocator.allocate(len(data))
-        buffer.view[:] = data
+            claim.release()
         return buffer
 
 

@@ -163,7 +163,7 @@ class Responses:
         """
         refusal = statuses.front(status, message)
         self.counter.count(status)
-        head = self.head(self._new_id(), JSON)
+        head = self.head(self._new_id(), JSON) + refusal.head
         if origin is not None:
             head += self._lines_for(origin)
         return written(refusal.document_for(target), target), head

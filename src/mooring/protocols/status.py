@@ -107,6 +107,7 @@ _TORCHSERVE: Mapping[type[MooringError], _Rule] = {
     errors.QueueFull: _Rule(503, "ServiceUnavailableException", _no_worker),
     # TorchServe never answers a request whose time ran out; a proxy would say this.
     errors.SequencesFull: _Rule(503, "ServiceUnavailableException", _no_worker, explains=True),
+    errors.BodyMemoryFull: _Rule(503, "ServiceUnavailableException", _own),
     errors.SequenceLost: _Rule(503, "ServiceUnavailableException", _no_worker, explains=True),
     errors.DeadlineExceeded: _Rule(504, "RequestTimeoutException", _own),
     errors.RequestCancelled: _Rule(499, "RequestCancelledException", _own),
@@ -165,11 +166,13 @@ _KSERVE_V2: Mapping[type[MooringError], tuple[int, Callable[[MooringError, Asked
     errors.ModelLoadFailed: (400, _in_model),
     errors.VersionIsDefault: (409, _in_model),
     errors.QueueFull: (503, _in_model),
+    errors.BodyMemoryFull: (503, _own),
     errors.SequenceLost: (409, _in_model),
     errors.DeadlineExceeded: (504, _in_model),
     errors.RequestCancelled: (499, _in_model),
     errors.Unsupported: (501, _in_model),
     errors.ModelFailed: (500, _own),
+    errors.OutOfResources: (507, _own),
     errors.WorkerDied: (500, _in_model),
     MooringError: (500, _own),
 }
@@ -191,8 +194,13 @@ def torchserve(error: MooringError, asked: Asked) -> Refusal:
     return Refusal(status, rule.type, rule.text(error, asked), why, head=_head_of(error))
 
 
+_SOON = b"retry-after: 1\r\n"
+
+
 def _head_of(error: MooringError) -> bytes:
     """Further header lines: to whoever finds no room, when to come again, in whole seconds and within a minute."""
+    if isinstance(error, errors.BodyMemoryFull):
+        return _SOON
     if not isinstance(error, errors.QueueFull):
         return b""
     return b"retry-after: %d\r\n" % min(max(math.ceil(error.retry_after), 1), 60)
@@ -305,6 +313,7 @@ _GRPC: Mapping[type[MooringError], str] = {
     errors.ModelLoadFailed: "FAILED_PRECONDITION",
     errors.VersionIsDefault: "FAILED_PRECONDITION",
     errors.QueueFull: "RESOURCE_EXHAUSTED",
+    errors.BodyMemoryFull: "RESOURCE_EXHAUSTED",
     errors.SequenceLost: "ABORTED",
     errors.DeadlineExceeded: "DEADLINE_EXCEEDED",
     errors.RequestCancelled: "CANCELLED",
@@ -441,11 +450,14 @@ _FRONT: Mapping[int, str] = {
 def front(status: int, message: str) -> Refusal:
     """What HTTP itself refuses. TorchServe has one text for whatever is not HTTP."""
     kind = _FRONT.get(status, "InternalServerException" if status >= 500 else "BadRequestException")
-    return Refusal(status, kind, "Invalid HTTP message." if status == 400 else message)
+    text = "Invalid HTTP message." if status == 400 else message
+    return Refusal(status, kind, text, head=_SOON if status == 503 else b"")
 
 
 def fault(error: Exception) -> Refusal:
-    """A fault of our own: its class is said, its text is only in the log."""
+    """A fault of our own: its class is said, its text is only in the log. For want of memory it is a model's 507."""
+    if isinstance(error, MemoryError):
+        return Refusal(507, "InternalServerException", "Out of resources")
     return Refusal(500, type(error).__name__, "Internal server error, see the server's log.")
 
 

@@ -14,16 +14,25 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import NoReturn, Protocol, cast
 
-from httptools import HttpParserError, HttpParserInvalidURLError, HttpParserUpgrade, HttpRequestParser
+from httptools import (
+    HttpParserCallbackError,
+    HttpParserError,
+    HttpParserInvalidURLError,
+    HttpParserUpgrade,
+    HttpRequestParser,
+)
 
-from mooring.core.buffers import LARGE, Allocator, Buffer, Payload
+from mooring.core.buffers import LARGE, Buffer, Payload
+from mooring.core.errors import BodyMemoryFull
+from mooring.core.memory import Claim
 from mooring.observability.logs import get_logger
 from mooring.web import wire
 from mooring.web.exchange import JOINED, Exchange, Stage, release_all
 from mooring.web.heads import KnownHead, Refusal, check_head, learn, without_root
 from mooring.web.listener import RECEIVE, SLOW, Host, Member, enter, most_bytes
+from mooring.web.pace import Pace
 
 log = get_logger(__name__)
 
@@ -57,7 +66,6 @@ class HttpHost(Host, Protocol):
     """What the HTTP connections of one listener share beside that."""
 
     app: App
-    allocator: Allocator
     refuse: OnError
     screen: Screen | None
     secure: bool
@@ -79,6 +87,7 @@ class Connection(Member):
         "_begun",
         "_between",
         "_choked",
+        "_claim",
         "_collected",
         "_complete",
         "_continue_due",
@@ -99,6 +108,7 @@ class Connection(Member):
         "_lingering",
         "_lost",
         "_mode",
+        "_pace",
         "_parser",
         "_plain_head",
         "_probed",
@@ -138,7 +148,9 @@ class Connection(Member):
         self._incoming: Exchange | None = None
         self._expected = 0  # bytes of its body; -1 when chunked
         self._collected: bytearray | None = None
+        self._claim: Claim | None = None  # to the memory of that
         self._slot: Buffer | None = None
+        self._pace: Pace | None = None
         self._filled = 0
         self._framing = 0  # bytes since the last byte of a chunked body
         self._plain_head = b""
@@ -210,7 +222,11 @@ class Connection(Member):
         if here == known.size and here <= LARGE:
             body: Payload = self._room[end:nbytes].tobytes()
         elif here < known.size > LARGE and not self._screened_out(known):
-            body = self._host.allocator.allocate(known.size)
+            try:
+                body = self._host.allocator.expect(known.size)
+                body.received(here)
+            except MemoryError:
+                return False  # it is refused in the parser's way
             body.view[:here] = self._room[end:nbytes]
         else:
             return False
@@ -359,6 +375,7 @@ class Connection(Member):
             return
         if slot is not None:
             end = self._filled + len(data)
+            self._count(slot.received, len(data))
             slot.view[self._filled : end] = data
             self._filled = end
         elif len(data) == self._expected:
@@ -366,20 +383,22 @@ class Connection(Member):
         else:
             if self._collected is None:
                 self._collected = bytearray()
-            self._collected += data
+            self._collect(self._collected, data)
             self._limit_body(len(self._collected), incoming.target)
 
     def on_message_complete(self) -> None:
         self._complete = True
+        self._pace = None
         if self._headers:  # the trailers of a chunked body; nothing here has a use for them
             self._headers = []
-        exchange, self._incoming = self._incoming, None
+        exchange = self._incoming
         if exchange is None:
             return
         if self._slot is not None:
             self._slot = None
         elif self._collected is not None:
-            exchange.body, self._collected = self._kept(self._collected), None
+            exchange.body, self._collected, self._claim = self._kept(self._collected), None, None
+        self._incoming = None
         self._hand_over(exchange)
 
     # Receiving
@@ -388,9 +407,31 @@ class Connection(Member):
         """A body that came in pieces. Above ``LARGE`` it is copied to where a worker can read it."""
         if len(collected) <= LARGE:
             return bytes(collected)
-        buffer = self._host.allocator.allocate(len(collected))
+        buffer = self._allocated(self._host.allocator.allocate, len(collected))
         buffer.view[:] = collected
         return buffer
+
+    def _collect(self, collected: bytearray, data: bytes) -> None:
+        if len(collected) + len(data) > LARGE:
+            if self._claim is None:
+                self._claim = self._host.allocator.claim()
+                self._count(self._claim.grow, len(collected))
+            self._count(self._claim.grow, len(data))
+        collected += data
+
+    def _allocated(self, allocate: Callable[[int], Buffer], size: int) -> Buffer:
+        """Memory for a body; where there is none, the request is refused."""
+        try:
+            return allocate(size)
+        except MemoryError as error:
+            return self._stop(*_no_memory(error))
+
+    def _count(self, count: Callable[[int], None], size: int) -> None:
+        """Count what has come of a body; where there is no room for it, the request is refused."""
+        try:
+            count(size)
+        except BodyMemoryFull as error:
+            self._stop(*_no_memory(error))
 
     def _stumble(self, error: Exception, chunk: memoryview) -> None:
         """The parser stopped: at an upgrade, taken up or not, or because there is no sense in the bytes."""
@@ -412,7 +453,13 @@ class Connection(Member):
                 error = next_error
             else:
                 return
-        if not self._mode:
+        if not self._mode and isinstance(error, HttpParserCallbackError):
+            if not isinstance(error.__context__, MemoryError):
+                log.error("request failed in the server's own code", exc_info=error)
+                self._refuse(500, "internal", "Internal server error, see the server's log.")
+                return
+            self._refuse(*_no_memory(error.__context__))
+        elif not self._mode:
             status = 414 if isinstance(error, HttpParserInvalidURLError) and self._long_target() else 400
             self._refuse(status, "invalid", "Invalid HTTP message.")
 
@@ -459,6 +506,11 @@ class Connection(Member):
         slot, exchange = self._slot, self._incoming
         if slot is None or exchange is None:
             return
+        try:
+            slot.received(size)
+        except BodyMemoryFull as error:
+            self._refuse(*_no_memory(error))
+            return
         if self._filled < len(slot):
             self._into = slot.view[self._filled :]
             return
@@ -467,7 +519,7 @@ class Connection(Member):
             self._parser = HttpRequestParser(self)
         self._mode, self._into = Mode.PARSING, self._room
         self._between, self._rest = True, 0
-        self._slot = self._incoming = None
+        self._slot = self._incoming = self._pace = None
         self._hand_over(exchange)
         self._regulate()
 
@@ -487,8 +539,8 @@ class Connection(Member):
         self._limit_body(self._expected, exchange.target)
         if self._expected > LARGE:
             self._screen(exchange)
-            self._slot = exchange.body = self._host.allocator.allocate(self._expected)
             self._filled = 0
+            self._slot = exchange.body = self._allocated(self._host.allocator.expect, self._expected)
 
     def _meet_expectation(self, expectation: bytes) -> None:
         if expectation.lower() != b"100-continue":
@@ -527,7 +579,7 @@ class Connection(Member):
 
     def _drop_incoming(self) -> None:
         incoming, self._incoming = self._incoming, None
-        self._slot = self._collected = None
+        self._slot = self._collected = self._claim = None
         self._into = self._room
         if incoming is not None:
             incoming.abandon()
@@ -698,7 +750,7 @@ class Connection(Member):
 
     # The end
 
-    def _stop(self, status: int, kind: str, message: str) -> None:
+    def _stop(self, status: int, kind: str, message: str) -> NoReturn:
         self._refuse(status, kind, message)
         raise _Stop
 
@@ -784,17 +836,26 @@ class Connection(Member):
                 (self._transport.abort if over else self._transport.close)()
         elif self._half_closed:
             self._probe()
-        elif self._mode is Mode.DEAF or not self._reading:
+        elif self._mode is Mode.DEAF or not self._reading or self._continue_due:
             self._since = now
+            self._pace = None
         elif self._incoming is not None:
-            if silence > limits.body_timeout:
-                self._refuse(408, "timeout", "Request body took too long.")
+            fault = "Request body took too long." if silence > limits.body_timeout else self._slow(now)
+            if fault:
+                self._refuse(408, "timeout", fault)
         elif self._head_bytes:
             if silence > limits.header_timeout:
                 self._refuse(408, "timeout", "Request header took too long.")
         elif self._current is None and silence > limits.idle_timeout:
             self._transport.close()
         self._unsent = unsent
+
+    def _slow(self, now: float) -> str:
+        """What is wrong with the pace of the body that is being received; empty where nothing is."""
+        received = self._filled if self._slot is not None else len(self._collected or b"")
+        if self._pace is None:
+            self._pace = Pace(now, received)
+        return self._pace.fault(now, received, self._host.limits)
 
     def _probe_in_time(self, times: int) -> None:
         """Probe so often, and from then on with every sweep."""
@@ -821,3 +882,10 @@ class Connection(Member):
             self._transport.write(wire.CONTINUE)
         elif self._transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._transport.abort()
+
+
+def _no_memory(error: BaseException) -> tuple[int, str, str]:
+    """How a request is refused that there is no memory for: status, kind and message."""
+    if isinstance(error, BodyMemoryFull):
+        return 503, "memory", error.message
+    return 507, "memory", "there is no memory for the request's body"

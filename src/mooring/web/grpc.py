@@ -15,12 +15,15 @@ from typing import Protocol
 
 import msgspec
 
-from mooring.core.buffers import LARGE, Allocator, Buffer, Payload, Slot
+from mooring.core.buffers import LARGE, Buffer, Payload
+from mooring.core.errors import BodyMemoryFull
+from mooring.core.memory import Claim
 from mooring.web import frames
 from mooring.web.frames import Code
 from mooring.web.hpack import Field, encode
 from mooring.web.http2 import Http2Connection, Http2Host
 from mooring.web.listener import Limits
+from mooring.web.pace import Pace
 from mooring.web.streams import Part, Stream
 from mooring.web.wire import REQUEST_ID
 
@@ -115,15 +118,18 @@ class Method(msgspec.Struct, frozen=True):
 
 
 class GrpcHost(Http2Host, Protocol):
-    """What the calls of one listener share."""
+    """What the calls of one listener share. ``max_request_bytes`` is for a message that comes, and ``max_request_key``
+    the setting that says so.
+    """
 
     limits: Limits
-    allocator: Allocator
     methods: Mapping[bytes, Method]
     max_message_bytes: int
+    max_request_bytes: int
+    max_request_key: str
 
-    def inflate(self, data: bytes, encoding: str) -> bytes:
-        """A message that came compressed; called from threads, too. Raises ``Refused``."""
+    def inflate(self, data: bytes, encoding: str, count: Callable[[int], None]) -> bytes:
+        """A message that came compressed, counted as it grows; called from threads, too. Raises ``Refused``."""
         ...
 
 
@@ -184,6 +190,7 @@ class Call(Stream):
 
     __slots__ = (
         "_begun",
+        "_claim",
         "_collected",
         "_compressed",
         "_deaf",
@@ -193,11 +200,13 @@ class Call(Stream):
         "_messages",
         "_method",
         "_missing",
+        "_pace",
         "_prefix",
         "_reader",
         "_slot",
         "_unpacking",
         "_unread",
+        "_whole",
         "_writer",
         "deadline",
         "on_cancelled",
@@ -220,7 +229,10 @@ class Call(Stream):
         self._compressed = False
         self._missing = self._filled = 0
         self._slot: Buffer | None = None
+        self._whole: Buffer | None = None  # the memory that the slot ends
         self._collected: bytearray | None = None
+        self._claim: Claim | None = None  # to the memory of what lies here otherwise
+        self._pace: Pace | None = None
         self._reader: asyncio.Future[None] | None = None
         self._unpacking: asyncio.Future[None] | None = None
         # The answer.
@@ -274,6 +286,8 @@ class Call(Stream):
         """The next message that has come; the caller's to release. There must be one."""
         message = self._messages.popleft()
         self._unread -= len(message) + _PREFIX.size
+        if self._claim is not None and not isinstance(message, Buffer):
+            self._claim.shrink(len(message))
         if not self._method.single:
             self._replenish()
         return message
@@ -379,6 +393,8 @@ class Call(Stream):
         return self._slot.view[self._filled :] if self._slot is not None else None
 
     def filled(self, size: int) -> None:
+        if not self._count(size):
+            return
         self._filled += size
         self._missing -= size
         if not self._missing:
@@ -405,14 +421,27 @@ class Call(Stream):
         except Refused as refused:
             self._fail(refused.status, str(refused))
         else:
+            self._claim = None
             self._method.start(self)
 
-    async def _inflate(self, message: Compressed) -> bytes:
+    async def _inflate(self, message: Compressed) -> Payload:
         """Raises ``Refused``."""
         inflate, encoding = self._host.inflate, self._head.encoding
-        if len(message) <= _INFLATED_AT_ONCE:
-            return inflate(message, encoding)
-        return await asyncio.to_thread(inflate, message, encoding)
+        claim = self._host.allocator.claim()
+        try:
+            if len(message) <= _INFLATED_AT_ONCE:
+                data = inflate(message, encoding, claim.grow)
+            else:
+                data = await asyncio.to_thread(inflate, message, encoding, claim.grow)
+            if len(data) <= LARGE:
+                return data
+            _, payload = self._aligned(self._host.allocator.allocate, len(data))
+            payload.view[:] = data
+        except MemoryError as error:
+            raise _no_memory(error, "the message that this one is inflated to") from None
+        finally:
+            claim.release()
+        return payload
 
     def abandon(self) -> None:
         self._drop_incoming()
@@ -436,10 +465,19 @@ class Call(Stream):
             else:
                 self._fail(Status.DEADLINE_EXCEEDED, "the deadline is over")
         elif self._missing or (self._method.single and not self.ended):
-            if silence > limits.body_timeout:
-                self._fail(Status.DEADLINE_EXCEEDED, "the request took too long to come")
+            fault = "the request took too long to come" if silence > limits.body_timeout else self._slow(now)
+            if fault:
+                self._fail(Status.DEADLINE_EXCEEDED, fault)
         elif self._method.single and self.waiting and silence > limits.write_timeout:
             self.carrier.reset(self, Code.CANCEL)
+
+    def _slow(self, now: float) -> str:
+        """What is wrong with the pace of the message that is on its way; empty where nothing is."""
+        if not self._missing:
+            return ""
+        if self._pace is None:
+            self._pace = Pace(now, self._filled)
+        return self._pace.fault(now, self._filled, self._host.limits)
 
     def begin(self) -> None:
         """The head is there. Answers what is wrong with it, and starts what waits for no message."""
@@ -464,11 +502,12 @@ class Call(Stream):
 
     def _expect(self, flag: int, size: int) -> bool:
         """Whether a message may come that begins so; otherwise the call is over."""
-        most = self._host.max_message_bytes
+        host = self._host
+        most = host.max_request_bytes
         if most and size > most:
             self._fail(
                 Status.RESOURCE_EXHAUSTED,
-                f"the message has {size} bytes, and {most} are allowed (grpc_max_message_size)",
+                f"the message has {size} bytes, and {most} are allowed ({host.max_request_key})",
             )
         elif flag > 1 or (flag and self._head.encoding == "identity"):
             self._fail(Status.INTERNAL, "a message says that it is compressed, and the call does not say how")
@@ -481,26 +520,41 @@ class Call(Stream):
 
     def _make_room(self, size: int) -> None:
         """Where a message goes that is large, or comes in pieces."""
-        self._missing, self._filled = size, 0
+        self._missing, self._filled, self._pace = size, 0, None
         if size <= LARGE or self._compressed:
             self._collected = bytearray()
             return
-        before = -size % _ALIGNMENT
         try:
-            whole = self._host.allocator.allocate(before + size)
-        except MemoryError:
+            self._whole, self._slot = self._aligned(self._host.allocator.expect, size)
+        except MemoryError as error:
             self._missing = 0
-            self._fail(Status.RESOURCE_EXHAUSTED, f"there is no memory for a message of {size} bytes")
-            return
-        slot = whole.slot
-        if slot is None:
-            self._slot = Buffer(whole.view[before:])
-        else:
-            inner = Slot(slot.arena, slot.offset + before, size)
-            self._slot = Buffer(whole.view[before:], inner, lambda _: whole.release())
+            refused = _no_memory(error, f"a message of {size} bytes")
+            self._fail(refused.status, str(refused))
+
+    def _aligned(self, allocate: Callable[[int], Buffer], size: int) -> tuple[Buffer, Buffer]:
+        """Memory whose end is aligned, and what of it a message gets."""
+        before = -size % _ALIGNMENT
+        whole = allocate(before + size)
+        return whole, whole.tail(before)
+
+    def _count(self, size: int) -> bool:
+        """Count bytes of a message as those of all bodies are; False where there is no room, and the call is over."""
+        try:
+            if self._whole is not None:
+                self._whole.received(size)
+            else:
+                if self._claim is None:
+                    self._claim = self._host.allocator.claim()
+                self._claim.grow(size)
+        except BodyMemoryFull as error:
+            self._fail(Status.RESOURCE_EXHAUSTED, error.message)
+            return False
+        return True
 
     def _collect(self, chunk: bytes, start: int, end: int) -> int:
         used = min(self._missing, end - start)
+        if not self._count(used):
+            return end
         if self._slot is not None:
             self._slot.view[self._filled : self._filled + used] = memoryview(chunk)[start : start + used]
         elif self._collected is not None:
@@ -512,14 +566,19 @@ class Call(Stream):
         return start + used
 
     def _complete(self) -> None:
-        slot, self._slot = self._slot, None
+        slot, self._slot, self._whole = self._slot, None, None
         collected, self._collected = self._collected, None
         if slot is not None:
             self._arrive(slot)
         elif collected is not None:
+            if self._claim is not None:
+                self._claim.shrink(len(collected))
             self._arrive(bytes(collected))
 
     def _arrive(self, message: Payload) -> None:
+        lies_here = self._compressed or not self._method.single  # others are read at once
+        if lies_here and not isinstance(message, Buffer) and not self._count(len(message)):
+            return
         self._messages.append(Compressed(message) if self._compressed else message)
         self._unread += len(message) + _PREFIX.size
         if not self._method.single:
@@ -529,7 +588,10 @@ class Call(Stream):
         """Let the client send on: all of a message that has begun, and as much again as has been read."""
         window = self._host.http2.stream_window
         if self._missing > self.allowed:
-            self.carrier.grant(self, self._missing - self.allowed + (window >> 1))
+            # No window is larger than 2 GB: of a message above that the rest is allowed as it comes.
+            more = min(self._missing + (window >> 1), frames.MOST_WINDOW) - self.allowed
+            if more >= window >> 1:
+                self.carrier.grant(self, more)
         elif self.allowed < window >> 1 and not (self._method.single and self._messages):
             more = window - self._unread - self.allowed
             if more >= window >> 1:
@@ -543,6 +605,7 @@ class Call(Stream):
         """What has come, or is still coming, is of no use any more."""
         self._deaf = True
         slot, self._slot, self._missing = self._slot, None, 0
+        self._whole = self._collected = self._claim = None
         self._prefix = b""
         if slot is not None:
             self.carrier.mute(self)
@@ -602,6 +665,11 @@ class Call(Stream):
                 packed += (b"".join(small), part)
                 small = []
         return [*packed, b"".join(small)]
+
+
+def _no_memory(error: MemoryError, what: str) -> Refused:
+    text = error.message if isinstance(error, BodyMemoryFull) else f"there is no memory for {what}"
+    return Refused(Status.RESOURCE_EXHAUSTED, text)
 
 
 def percent_encoded(text: str) -> bytes:

@@ -5,6 +5,8 @@ from typing import Protocol
 
 import msgspec
 
+from mooring.core.buffers import Allocator
+
 # Bytes asked of the socket at a time. Not above LARGE: a body that gets a slot then never ends in the chunk it began in.
 RECEIVE = 65_536
 # Unsent bytes above which a client counts as slow.
@@ -18,6 +20,8 @@ class Limits(msgspec.Struct, frozen=True):
     of a request; ``idle_timeout`` from the last answer or the connection's start. They are looked at about
     once a second, so they may take a second longer. ``max_pipelined`` requests of one connection are in the
     app's hands at a time. ``larger_bodies`` has other limits, above ``max_body_bytes``, for targets that begin so.
+    A body must bring ``min_body_rate`` bytes a second in every ``body_window``, and all of it within
+    ``body_time_limit``; 0 is no such limit.
     """
 
     max_header_bytes: int = 65_536
@@ -27,6 +31,9 @@ class Limits(msgspec.Struct, frozen=True):
     larger_bodies: tuple[tuple[bytes, int], ...] = ()
     header_timeout: float = 30.0
     body_timeout: float = 60.0
+    min_body_rate: int = 500
+    body_window: float = 30.0
+    body_time_limit: float = 3600.0
     idle_timeout: float = 75.0
     write_timeout: float = 60.0
     max_pipelined: int = 16
@@ -43,6 +50,7 @@ def most_bytes(limits: Limits, target: bytes) -> int:
 class Host(Protocol):
     """What the connections of one listener share, whatever is spoken on them."""
 
+    allocator: Allocator
     limits: Limits
     room: memoryview
 

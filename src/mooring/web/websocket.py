@@ -15,12 +15,15 @@ from wsproto.connection import ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 from wsproto.utilities import LocalProtocolError, generate_accept_token
 
+from mooring.core.buffers import LARGE
+from mooring.core.errors import BodyMemoryFull
+from mooring.core.memory import Claim
 from mooring.web.exchange import Exchange
 from mooring.web.listener import SLOW, Host, Member
 from mooring.web.wire import header_lines
 
-GOING_AWAY, UNSUPPORTED_DATA, TOO_BIG, INTERNAL = 1001, 1003, 1009, 1011
-"""The close codes that a server chooses (RFC 6455, 7.4.1)."""
+GOING_AWAY, UNSUPPORTED_DATA, TOO_BIG, INTERNAL, TRY_AGAIN = 1001, 1003, 1009, 1011, 1013
+"""The close codes that a server chooses (RFC 6455, 7.4.1, and IANA's registry)."""
 
 # Seconds that a client has to answer our close.
 _LINGER = 5.0
@@ -99,7 +102,7 @@ class WebSocket(Member):
     """
 
     __slots__ = (
-        "_closing", "_conversation", "_framing", "_held", "_host", "_message", "_over", "_pinged", "_reading",
+        "_claim", "_closing", "_conversation", "_framing", "_held", "_host", "_message", "_over", "_pinged", "_reading",
         "_since", "_slow", "_transport", "_unsent",
     )  # fmt: skip
 
@@ -107,6 +110,7 @@ class WebSocket(Member):
         self._host = host
         self._framing = Framing(ConnectionType.SERVER)
         self._message = bytearray()  # what came of a message in several frames
+        self._claim: Claim | None = None  # to the memory of that
         self._transport: asyncio.Transport
         self._held = self._slow = False
         self._reading = True
@@ -241,7 +245,21 @@ class WebSocket(Member):
         elif event.message_finished:
             message = bytes(self._message)
             self._message.clear()
+            self._claim = None
             self._conversation.heard(message)
+        elif len(self._message) > LARGE:
+            self._count()
+
+    def _count(self) -> None:
+        """Count what has come of a message, as all bodies are counted; where there is no room for it, close."""
+        if self._claim is None:
+            self._claim = self._host.allocator.claim()
+        try:
+            self._claim.grow(len(self._message) - self._claim.size)
+        except BodyMemoryFull as error:
+            self._message.clear()
+            self._claim = None
+            self.end(TRY_AGAIN, error.message)
 
     def _agree(self, event: CloseConnection) -> None:
         """The client's close, its answer to ours, or the end of all sense in its bytes (RFC 6455, 7.1.7)."""

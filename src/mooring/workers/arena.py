@@ -8,7 +8,8 @@ import mmap
 import os
 import tempfile
 
-from mooring.core.buffers import LARGE, Buffer, Slot, heap
+from mooring.core.buffers import LARGE, Buffer, HeapAllocator, Slot
+from mooring.core.memory import BodyMemory, Claim
 
 
 class BuddyAllocator:
@@ -91,58 +92,48 @@ class BuddyAllocator:
         return len(self._taken)
 
 
-class HeapBuffer(Buffer):
-    """Memory of the heap, which the arena counts until it is released, or until nobody holds it any more."""
-
-    __slots__ = ("_arena", "_size")
-
-    def __init__(self, arena: "Arena", size: int) -> None:
-        super().__init__(heap(size))
-        self._arena = arena
-        self._size = size
-        arena.beyond += size
-
-    def release(self) -> None:
-        """Count it no more."""
-        self._arena.beyond -= self._size
-        self._size = 0
-
-    def __del__(self) -> None:
-        self.release()
-
-
 class Arena:
     """An ``Allocator`` over one piece of anonymous shared memory, whose ``fd`` can be passed to other processes.
 
     Pages cost nothing until they are first written, so the size is a limit, not a price. ``fd`` is memory that another
-    process has made for this one, of a size that ``rounded`` gave. ``beyond`` is how many bytes of the heap are lent in
-    place of slots, and from ``most_beyond`` on it is too much; 0 is no limit.
+    process has made for this one, of a size that ``rounded`` gave. What finds no room lies on the heap, and counts on the
+    account ``memory``.
     """
 
-    def __init__(self, size: int, number: int = 0, fd: int | None = None, *, most_beyond: int = 0) -> None:
+    def __init__(
+        self, size: int, number: int = 0, fd: int | None = None, *, memory: BodyMemory | None = None
+    ) -> None:
         self.size = rounded(size)
         self.number = number
-        self.beyond = 0
-        self._most_beyond = most_beyond
         self.fd = anonymous_file(self.size) if fd is None else fd
+        self._heap = HeapAllocator(memory)
         self._memory = map_shared(self.fd, self.size)
         self._blocks = BuddyAllocator(self.size, LARGE)
 
-    def allocate(self, size: int) -> Buffer:
-        """A slot, or memory of the heap when the arena is full: never waits, never fails."""
+    def slot(self, size: int) -> Buffer | None:
+        """Shared memory; None when there is no room."""
         offset = self._blocks.take(size) if size else None
         if offset is None:
-            return HeapBuffer(self, size)
+            return None
         return Buffer(self._memory[offset : offset + size], Slot(self.number, offset, size), self._give_back)
+
+    def allocate(self, size: int) -> Buffer:
+        """A slot, or memory of the heap for what is there already."""
+        slot = self.slot(size)
+        return self._heap.allocate(size) if slot is None else slot
+
+    def expect(self, size: int) -> Buffer:
+        """A slot, or memory of the heap for what is announced."""
+        slot = self.slot(size)
+        return self._heap.expect(size) if slot is None else slot
+
+    def claim(self) -> Claim:
+        """A claim for what somebody holds elsewhere on the heap."""
+        return self._heap.claim()
 
     def _give_back(self, slot: Slot | None) -> None:
         assert slot is not None
         self._blocks.give_back(slot.offset)
-
-    @property
-    def overflowing(self) -> bool:
-        """Whether so much is lent beyond its size that no more should be received."""
-        return 0 < self._most_beyond <= self.beyond
 
     @property
     def slots_in_use(self) -> int:

@@ -11,7 +11,7 @@ import asyncio
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
@@ -127,6 +127,11 @@ def send_whole(sock: socket.socket, encoder: Encoder, message: Any) -> None:
         encoder.detach()  # one large frame must not keep its memory for ever
 
 
+def heap_buffer(size: int) -> Buffer:
+    """Memory for a payload, which nobody counts. Raises ``MemoryError``."""
+    return Buffer(heap(size))
+
+
 class Frames:
     """Takes bytes from a socket and yields whole messages.
 
@@ -135,9 +140,10 @@ class Frames:
     was no memory for.
     """
 
-    def __init__(self, capacity: int = _KEPT) -> None:
+    def __init__(self, capacity: int = _KEPT, *, allocate: Callable[[int], Buffer] = heap_buffer) -> None:
         self.attached: list[Buffer | None] = []
         self._capacity = capacity
+        self._allocate = allocate
         self._buffer = bytearray(capacity)
         self._start = 0
         self._end = 0
@@ -238,11 +244,10 @@ class Frames:
             if self._left or not self._sizes:
                 return not self._left
             self._left = self._sizes.popleft()
-            self._payloads.append(_memory(self._left))
+            self._payloads.append(self._memory(self._left))
 
-
-def _memory(size: int) -> Buffer | None:
-    try:
-        return Buffer(heap(size))
-    except MemoryError:
-        return None
+    def _memory(self, size: int) -> Buffer | None:
+        try:
+            return self._allocate(size)
+        except MemoryError:
+            return None
