@@ -269,3 +269,16 @@ def test_a_file_imports_its_neighbors(function, reply, ask, tmp_path):
     (tmp_path / "neighbor_of_model.py").write_text("K = 5")
     model = function("import neighbor_of_model\ndef infer(x): return x * neighbor_of_model.K")
     assert ask.read(one(model, reply, ask.body(2))) == {"output": 10}
+
+
+def test_a_function_that_needs_no_inputs_is_asked_with_nothing(function, reply, ask):
+    for source, answer in [
+        ("def infer():\n    return {'y': [4]}", [4]),
+        ("def infer(x=None):\n    return {'y': [5] if x is None else x}", [5]),
+    ]:
+        model = function(source)
+        for request in (ask.tensors(), ask.body(b""), ask.body({})):
+            (outcome,) = model.infer([request], reply)
+            assert ask.read(outcome) == {"y": answer}
+        (outcome,) = model.infer([ask.instances({}, {})], reply)
+        assert ask.read(outcome) == [answer, answer]

@@ -118,8 +118,10 @@ class Arguments:
         if self.open:
             return Signature()
         names = tuple(name for name in self.names if name not in self._filled)
-        candidates = [name for name in self.required if name not in self._filled] or names
-        return Signature(names, lone=candidates[0] if len(candidates) == 1 else "")
+        required = [name for name in self.required if name not in self._filled]
+        candidates = required or names
+        lone = candidates[0] if len(candidates) == 1 else ""
+        return Signature(names, lone=lone, nothing=not required)
 
 
 def _is_dict(parameter: inspect.Parameter) -> bool:

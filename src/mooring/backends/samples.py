@@ -171,7 +171,7 @@ class Reader:
         return samples
 
     def _row(self, arrays: Arrays) -> Sample:
-        if not self.joins:
+        if not self.joins or not arrays:  # without inputs there is nothing to be joined along
             return self._whole(arrays)
         self._complete(arrays)
         rows = self._lifted(arrays)

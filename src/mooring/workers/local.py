@@ -40,7 +40,7 @@ _LEAST_TURNS = 8
 _LONGEST_TURN = 5.0
 
 # Seconds that the trial of a model may take.
-_TRIAL = 60.0
+_TRIAL = 120.0
 
 _REFUSED = RECORD.pack(REFUSED, 0, 0)[:8]
 

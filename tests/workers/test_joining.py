@@ -1,0 +1,103 @@
+"""The trial of a model file beside its workers: when it is made, what all workers are told, and what bounds it."""
+
+import asyncio
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto as Kind
+from onnx import helper
+
+from mooring.core.requests import Form, InferenceRequest
+from mooring.core.service import JoiningState
+from mooring.core.tensors import Tensor
+from mooring.repository.spec import ModelSpec
+from mooring.workers import local
+
+
+@pytest.fixture
+def file(tmp_path):
+    tensor = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Neg", ["x"], ["y"])],
+        "g",
+        [tensor("x", Kind.FLOAT, ["N", 2])],
+        [tensor("y", Kind.FLOAT, ["N", 2])],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9),
+        tmp_path / "m.onnx",
+    )
+    return tmp_path / "m.onnx"
+
+
+async def deploy(harness, file, workers=1):
+    spec = ModelSpec(
+        name="m",
+        version="1",
+        backend="onnx",
+        location=str(file),
+        max_batch_size=8,
+        batch_is_default=True,
+        min_workers=workers,
+        max_workers=workers,
+    )
+    return (await harness.engine.deploy(spec)).scheduler.pool
+
+
+async def ask(harness, count):
+    """So many requests in one turn of the event loop, with a row each."""
+    answers = [asyncio.get_running_loop().create_future() for _ in range(count)]
+    for number, answer in enumerate(answers):
+        row = Tensor.of("x", np.full((1, 2), number, np.float32))
+        harness.engine.submit(InferenceRequest("m", "", "id", [row], form=Form.TENSORS), answer.set_result)
+    found = [(await asyncio.wait_for(answer, 20)).outputs[0].array() for answer in answers]
+    assert [each.tolist() for each in found] == [[[-number, -number]] for number in range(count)]
+
+
+async def settled(pool):
+    async with asyncio.timeout(30):
+        while pool.joining.state in (JoiningState.UNTRIED, JoiningState.TRYING):
+            await asyncio.sleep(0.02)
+    return pool.joining
+
+
+async def test_a_client_that_is_alone_causes_no_trial(harness, file):
+    pool = await deploy(harness, file)
+    for _ in range(3):
+        await ask(harness, 1)
+    assert pool.joining.state is JoiningState.UNTRIED
+
+
+async def test_requests_at_once_cause_one_and_later_workers_are_told(harness, file):
+    pool = await deploy(harness, file)
+    await ask(harness, 4)
+    assert (await settled(pool)).state is JoiningState.SHOWN
+    told = []
+    tell = type(pool.workers[0]).tell
+    pool.start(2)
+    async with asyncio.timeout(20):
+        while pool.ready < 2:
+            for worker in pool.workers[1:]:
+                worker.tell = lambda message, worker=worker: (told.append(message), tell(worker, message))
+            await asyncio.sleep(0.005)
+    await ask(harness, 8)
+    assert [type(message).__name__ for message in told if type(message).__name__ == "Join"] == ["Join"]
+
+
+async def test_a_trial_that_takes_too_long_is_ended_and_says_so(harness, file, monkeypatch):
+    monkeypatch.setattr(local, "_TRIAL", 0.0)
+    pool = await deploy(harness, file)
+    await ask(harness, 4)
+    found = await settled(pool)
+    assert found.state is JoiningState.APART
+    assert "the trial took longer than 0 s; set max_batch_size" in found.reason
+    await ask(harness, 4)
+
+
+async def test_a_model_may_be_unloaded_in_the_middle_of_its_trial(harness, file):
+    pool = await deploy(harness, file)
+    await ask(harness, 4)
+    assert pool.joining.state is JoiningState.TRYING
+    await harness.engine.retire("m")
+    assert not pool.workers
