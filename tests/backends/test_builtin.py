@@ -154,3 +154,11 @@ def test_an_unknown_builtin_does_not_load(builtin):
 def test_a_builtin_only_infers(builtin, reply, ask, operation):
     (found,) = run(builtin("echo"), reply, ask.body([1], operation=operation))
     assert isinstance(found, Unsupported)
+
+
+@pytest.mark.parametrize(("value", "kind"), [([1], "a list"), ({"a": 1}, "an object")])
+def test_what_is_no_function_refuses_parameters_that_are_no_plain_values(builtin, reply, ask, value, kind):
+    request = ask.tensors({"parameters": {"k": 1, "stop": value}}, input=np.uint32([1]))
+    (found,) = run(builtin("echo"), reply, request)
+    assert isinstance(found, InvalidInput)
+    assert f"parameter 'stop' of the request is {kind}; model 'm' is a file of tensors" in found.message

@@ -54,6 +54,16 @@ def test_arguments_are_inputs_by_name(function, reply, ask):
     assert "name the inputs" in one(model, reply, ask.body([1])).message
 
 
+def test_parameters_may_be_lists_and_objects_and_join_only_their_equals(function, reply, ask):
+    model = function(
+        "def infer(inputs, parameters): return {'y': inputs['x'] * len(parameters['stop'])}", max_batch_size=8
+    )
+    said = [{"stop": ["a", "b"]}, {"stop": ["a"]}, {"stop": ["a", "b"]}, {"stop": {"a": [1]}}]
+    requests = [ask.tensors({"parameters": each}, x=np.float32([[1]])) for each in said]
+    answers = [ask.read(outcome)["y"] for outcome in model.infer(requests, reply)]
+    assert answers == [[[2]], [[1]], [[2]], [[1]]]
+
+
 def test_the_models_parameters_stand_in_for_the_requests(function, reply, ask):
     model = function("def infer(inputs, parameters): return {'k': parameters['k']}", parameters={"k": 1})
     assert ask.read(one(model, reply, ask.body({"x": 1}))) == {"k": 1}

@@ -270,6 +270,7 @@ def test_a_request_may_have_no_inputs_for_a_model_that_takes_none(document):
         (body(parameters={"binary_data_size": 8}), "exactly one of"),
         (body(parameters=[1]), "must be an object"),
         (body(parameters={"a": [1]}), "must be a string, a number or a boolean"),
+        (body()[:-1] + b',"parameters":{"a":[1],"triton_x":[1]}}', "are reserved"),
         (body(data=..., parameters={"binary_data_size": "8"}), "must be a number of bytes"),
         (body(data=..., parameters={"binary_data_size": -1}), "must be a number of bytes"),
         (body(data=..., parameters={"binary_data_size": 8}), "the body ends 8 bytes too early"),
@@ -356,6 +357,18 @@ def test_a_large_binary_tensor_stays_where_it_lies_and_the_last_one_frees_the_bo
     assert not freed
     release(read)
     assert [slot.offset for slot in freed] == [65536]
+
+
+@pytest.mark.parametrize("padding", [0, LARGE_DOCUMENT])
+def test_parameters_of_a_request_may_be_any_json_and_null_says_nothing(padding):
+    given = {"stop": ["a", "b"], "grid": [[1, 2], [3, 4]], "deep": {"x": [1.5, None]}, "k": 1, "none": None}
+    document = json.dumps(json.loads(body()) | {"parameters": given}).encode() + b" " * padding
+    del given["none"]
+    assert decode_request(document).parameters == given
+    assert (
+        decode_request(json.dumps(json.loads(body()) | {"parameters": {"a": None}}).encode()).parameters
+        is None
+    )
 
 
 def test_what_an_answer_does_not_hold_is_given_back_and_what_it_holds_is_not():

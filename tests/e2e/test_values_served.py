@@ -22,13 +22,16 @@ def mean(inputs, parameters):
 def flags(inputs, parameters):
     return {"y": inputs["x"]}
 
+def stops(inputs, parameters):
+    return {"y": np.array([[str(parameters["stop"])]], object)}
+
 def broken(inputs, parameters):
     raise RuntimeError("no such luck")
 
 def raw(inputs, parameters):
     return {"w": np.array([[b"text", b"\\xff\\xfe\\x00"]], object)}
 """
-DATATYPES = {"mean": "FP32", "flags": "INT32", "raw": "FP32", "broken": "FP32"}
+DATATYPES = {"mean": "FP32", "flags": "INT32", "raw": "FP32", "broken": "FP32", "stops": "FP32"}
 NUMBERS = [None, 1, "NaN", "-Infinity"]
 MISSING = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [4], "data": NUMBERS}]}).encode()
 NULL = "Accept: application/json; nan=null"
@@ -174,3 +177,18 @@ def test_the_log_calls_a_request_as_its_caller_did(served):
     answer = served.ask("POST", "/v1/models/broken:predict", b'{"instances": [[1]]}', "X-Request-Id: mine-17")
     assert (answer.code, answer.headers["x-request-id"]) == (500, "mine-17")
     until(lambda: "request=mine-17" in served.log)
+
+
+@pytest.mark.parametrize("padding", [0, 70_000])
+def test_a_parameter_that_is_a_list_or_an_object_reaches_the_model(served, padding):
+    stop = ["\n", {"token": 7}]
+    for target, body, found in (
+        (
+            "infer",
+            json.loads(MISSING) | {"parameters": {"stop": stop}},
+            lambda answer: answer["outputs"][0]["data"][0],
+        ),
+        ("generate", {"x": [1], "stop": stop}, lambda answer: answer["y"]),
+    ):
+        text = json.dumps(body).encode() + b" " * padding
+        assert found(served.ask("POST", f"/v2/models/stops/{target}", text).json()) == str(stop)

@@ -29,7 +29,7 @@ async def test_the_model_is_missing_before_its_body_is_wrong(inference, target, 
 
 
 @pytest.mark.parametrize("what", ["infer", "generate", "generate_stream", "versions/7/infer"])
-@pytest.mark.parametrize("body", [b"", b"no sense", b'{"inputs": []}', b'{"inputs": [{"name": 7}]}'])
+@pytest.mark.parametrize("body", [b"", b"no sense", b'{"inputs": [{"name": 7}]}'])
 async def test_so_it_is_under_v2(v2, what, body):
     for model, status in (("nobody", 404), ("echo", 404 if "7" in what else 400)):
         reply = await v2.call("POST", f"/v2/models/{model}/{what}", body)

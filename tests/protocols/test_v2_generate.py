@@ -135,7 +135,6 @@ async def test_more_than_one_response_is_for_the_stream(llm, final):
         ({"text_input": [["a"]]}, 400, "flat list"),
         ({"text_input": "a", "id": [1]}, 400, '"id"'),
         ({"text_input": "a", "parameters": 3}, 400, '"parameters"'),
-        ({"text_input": "a", "more": [1]}, 400, "parameter 'more'"),
         ([1], 400, "JSON object"),
     ],
 )
@@ -163,3 +162,8 @@ async def test_a_body_with_inputs_is_an_infer_request(llm):
     assert llm.service.requests[0].parameters == {"k": 1}
     (event,) = events(await call(llm, STREAM, document))
     assert event["outputs"][0]["data"] == ["a b"]
+
+
+async def test_keys_that_are_no_inputs_are_parameters_of_any_json_and_null_says_nothing(llm):
+    await call(llm, GENERATE, {"text_input": "a", "stop": ["x", "y"], "logit_bias": {"7": -1}, "top_p": None})
+    assert llm.service.requests[0].parameters == {"stop": ["x", "y"], "logit_bias": {"7": -1}}

@@ -16,7 +16,7 @@ from mooring.codecs.v2_json import json_text
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
 from mooring.core.service import ModelMetadata, Outcome, Reply
-from mooring.core.tensors import Parameter, Tensor
+from mooring.core.tensors import RequestValue, Tensor
 from mooring.repository.spec import ModelSpec
 
 
@@ -25,7 +25,7 @@ class Said(msgspec.Struct, array_like=True):
 
     id: str
     outputs: list[RequestedOutput] | None
-    parameters: dict[str, Parameter] | None
+    parameters: dict[str, RequestValue] | None
     json_outputs: bool
 
 

@@ -136,6 +136,7 @@ def _is_dict(parameter: inspect.Parameter) -> bool:
 class FunctionBackend(TensorBackend):
     """Runs user code of ``model.py``, or of ``file.py:name``."""
 
+    takes_values = True
     _infer: Arguments
     _explain: Arguments | None = None
     _model: Any = None

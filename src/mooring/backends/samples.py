@@ -12,11 +12,11 @@ from mooring.codecs.packed import unpack
 from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.requests import Form, InferenceRequest
-from mooring.core.tensors import Array, Parameter, TensorSpec
+from mooring.core.tensors import Array, RequestValue, TensorSpec
 from mooring.repository.spec import BatchMode
 
 Arrays = dict[str, Array]
-Parameters = dict[str, Parameter]
+Parameters = dict[str, RequestValue]
 
 
 @dataclass(slots=True)
@@ -41,8 +41,16 @@ class Sample:
         # The type of a parameter too: True, 1 and 1.0 are equal, and a model may tell them apart.
         return (
             tuple(sorted((name, array.dtype, array.shape[1:]) for name, array in self.arrays.items())),
-            tuple(sorted((name, type(value).__name__, value) for name, value in self.parameters.items())),
+            tuple(
+                sorted(
+                    (name, type(value).__name__, _hashable(value)) for name, value in self.parameters.items()
+                )
+            ),
         )
+
+
+def _hashable(value: RequestValue) -> Any:
+    return repr(value) if isinstance(value, list | dict) else value
 
 
 @dataclass(frozen=True, slots=True)

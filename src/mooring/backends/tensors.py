@@ -59,6 +59,8 @@ class TensorBackend(Backend):
     """
 
     joins: ClassVar[bool] = True
+    # Whether the model's code may be given parameters that are lists and objects.
+    takes_values: ClassVar[bool] = False
     # Whether its answers are its outputs, each under its own name.
     plain: ClassVar[bool] = True
 
@@ -211,6 +213,17 @@ class TensorBackend(Backend):
         return settle(returned, {} if operation is Operation.EXPLAIN else self._declared)
 
 
+def _check_plain(request: InferenceRequest, aside: str) -> None:
+    """Raises ``InvalidInput`` for a parameter that is a list or an object; ``aside`` names what is no parameter."""
+    for name, value in (request.parameters or {}).items():
+        if isinstance(value, list | dict) and name != aside:
+            kind = "a list" if isinstance(value, list) else "an object"
+            raise InvalidInput(
+                f"parameter '{name}' of the request is {kind}; model '{request.model}' is a file of tensors, and takes "
+                "strings, numbers and booleans (Python functions take any JSON)"
+            )
+
+
 def failure(error: Exception) -> ModelFailed:
     """What the model's own code raised, as our error: its type and text, the traceback for the log."""
     kind = type(error).__name__
@@ -283,6 +296,8 @@ class Run:
                 if request.operation is Operation.DESCRIBE:
                     raise Unsupported(f"model '{request.model}' has no description of its own")
                 samples, rows = reader.read(index, request)
+                if request.parameters and not self._backend.takes_values:
+                    _check_plain(request, reader.signature.aside)
                 self._backend.expect(request)
                 if request.form is TENSORS:
                     self._backend.admit(request.model, samples[0].rows)

@@ -12,7 +12,7 @@ from mooring.core import errors
 from mooring.core.buffers import view_of
 from mooring.core.errors import MooringError
 from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
-from mooring.core.tensors import Parameter
+from mooring.core.tensors import Parameter, RequestValue
 
 JSON_SIZE = "inference-header-content-length"
 
@@ -72,7 +72,7 @@ def _asking_for_binary(request: InferenceRequest) -> InferenceRequest:
             for each in request.outputs
         ]
         return msgspec.structs.replace(request, outputs=outputs)
-    parameters: dict[str, Parameter] = {**(request.parameters or {}), "binary_data_output": True}
+    parameters: dict[str, RequestValue] = {**(request.parameters or {}), "binary_data_output": True}
     return msgspec.structs.replace(request, parameters=parameters)
 
 

@@ -14,7 +14,7 @@ from mooring.codecs.v2_json import InferBody, Parameters, Wanted, wanted_of
 from mooring.core.buffers import LARGE, Buffer, Payload, Share, view_of
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import RequestedOutput
-from mooring.core.tensors import NUMPY_TYPES, Tensor
+from mooring.core.tensors import NUMPY_TYPES, RequestValue, Tensor
 
 # Of longer documents the reading is not what costs.
 _LONGEST = 4096
@@ -49,7 +49,7 @@ class _Layout(msgspec.Struct, frozen=True, gc=False):
     size: int
     inputs: list[_Place]
     outputs: list[RequestedOutput] | None
-    parameters: Parameters | None
+    parameters: dict[str, RequestValue] | None
     wanted: Wanted
 
 

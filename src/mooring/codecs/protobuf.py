@@ -5,6 +5,7 @@ Every other message is small and rare, and is one of ``codecs.proto.inference_pb
 
 import struct
 from collections.abc import Mapping
+from typing import Any
 
 from mooring.codecs.protobuf_tensors import (
     HALVES,
@@ -30,7 +31,7 @@ from mooring.codecs.protobuf_wire import (
 from mooring.core.buffers import Allocator, Buffer, Payload, Share
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
-from mooring.core.tensors import Parameter, Tensor
+from mooring.core.tensors import Parameter, RequestValue, Tensor
 
 # Bytes of a message up to which it is decoded to the last element at once.
 _SMALL = 4096
@@ -156,7 +157,7 @@ def _read_requested(message: bytes | memoryview, at: int, stop: int, walk: Field
 
 
 def _read_parameter(
-    message: bytes | memoryview, at: int, stop: int, into: dict[str, Parameter], walk: Fields = fields
+    message: bytes | memoryview, at: int, stop: int, into: dict[str, Any], walk: Fields = fields
 ) -> None:
     """An entry of a map of InferParameter; one that has no value is none."""
     key = ""
@@ -241,7 +242,7 @@ def _head(tensor: Tensor) -> bytes:
     return head + b"".join(_entries(b"\x22", tensor.parameters)) if tensor.parameters else head
 
 
-def _entries(tag: bytes, parameters: Mapping[str, Parameter] | None) -> list[Part]:
+def _entries(tag: bytes, parameters: Mapping[str, RequestValue] | None) -> list[Part]:
     """A map of InferParameter."""
     if not parameters:
         return []
@@ -251,7 +252,11 @@ def _entries(tag: bytes, parameters: Mapping[str, Parameter] | None) -> list[Par
     ]
 
 
-def _parameter(value: Parameter) -> bytes:
+def _parameter(value: RequestValue) -> bytes:
+    if isinstance(value, list | dict):
+        raise InvalidInput(
+            "parameters that are lists or objects cannot be sent over gRPC; send them over REST"
+        )
     if isinstance(value, bool):
         return b"\x08%c" % value
     if isinstance(value, int):

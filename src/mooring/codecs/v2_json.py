@@ -22,7 +22,7 @@ from mooring.codecs.tensor_json import base64_texts, decode, encode, to_array, u
 from mooring.core.buffers import LARGE, Buffer, Payload, Share, view_of
 from mooring.core.errors import ElsewhereOnly, InvalidInput, InvalidOutput
 from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
-from mooring.core.tensors import DATATYPES, NUMPY_TYPES, RAW, Array, Parameter, Tensor, release
+from mooring.core.tensors import DATATYPES, NUMPY_TYPES, RAW, Array, Parameter, RequestValue, Tensor, release
 
 Parameters = dict[str, Parameter]
 Regions = Callable[[str, int, int], Payload]
@@ -44,6 +44,8 @@ SHORT = 512
 _NUMPY, _N = orjson.OPT_SERIALIZE_NUMPY, ord("n")
 _MOST_DIMENSIONS = 32
 _LARGEST_SIZE = 1 << 40
+# What the protocol has for parameters.
+_PLAIN = frozenset({str, int, float, bool})
 # No model has as many, and each costs some microseconds.
 MOST_INPUTS = 4096
 # Bytes of a body up to which every element of its binary tensors is looked at where the body is decoded.
@@ -57,7 +59,7 @@ class InferBody(msgspec.Struct):
     id: str
     inputs: list[Tensor]
     outputs: list[RequestedOutput] | None = None
-    parameters: Parameters | None = None
+    parameters: dict[str, RequestValue] | None = None
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -80,7 +82,9 @@ JSON_ONLY = Wanted()
 ALL_BINARY = Wanted(others=True)
 
 
-def wanted_of(outputs: Iterable[RequestedOutput] | None, parameters: Parameters | None) -> Wanted:
+def wanted_of(
+    outputs: Iterable[RequestedOutput] | None, parameters: Mapping[str, RequestValue] | None
+) -> Wanted:
     """What a request says of it. Raises ``InvalidInput``."""
     if not outputs and not parameters:
         return JSON_ONLY
@@ -96,7 +100,7 @@ def wanted_of(outputs: Iterable[RequestedOutput] | None, parameters: Parameters 
     )
 
 
-def _flag(parameters: Parameters, name: str, default: bool, whose: str) -> bool:
+def _flag(parameters: Mapping[str, RequestValue], name: str, default: bool, whose: str) -> bool:
     value = parameters.get(name, default)
     if not isinstance(value, bool):
         raise InvalidInput(f"parameter '{name}' of {whose} must be true or false, not {value!r}")
@@ -210,7 +214,7 @@ def _decode_request(
         _id(document),
         inputs,
         None if outputs is None else _outputs(outputs),
-        None if parameters is None else _parameters(parameters, "the request"),
+        None if parameters is None else request_parameters(parameters, "the request"),
     )
 
 
@@ -421,13 +425,33 @@ def _parameters(given: Any, whose: str) -> Parameters | None:
     if type(given) is not dict:
         raise InvalidInput(f"the parameters of {whose} must be an object")
     for name, value in given.items():
-        if type(value) not in {str, int, float, bool}:
+        if type(value) not in _PLAIN:
             raise InvalidInput(f"parameter '{name}' of {whose} must be a string, a number or a boolean")
         if name.startswith("triton_"):
             raise InvalidInput(
                 f"parameter '{name}' of {whose} cannot be set: keys that start with triton_ are reserved"
             )
     return given or None
+
+
+def request_parameters(given: Any, whose: str) -> dict[str, RequestValue] | None:
+    """The parameters of a request: any JSON values; one that is null says nothing. Raises ``InvalidInput``."""
+    if type(given) is dict and not _PLAIN.issuperset(map(type, given.values())):
+        plain = {name: value for name, value in given.items() if type(value) in _PLAIN}
+        _parameters(dict.fromkeys(given, ""), whose)  # their names
+        more = {name: value for name, value in given.items() if isinstance(value, list | dict | np.ndarray)}
+        return plain | {name: _plain_value(value) for name, value in more.items()} or None
+    found = _parameters(given, whose)
+    return None if found is None else {**found}
+
+
+def _plain_value(value: Any) -> Any:
+    """A value of JSON in Python's own types: of a large document regular lists of numbers come as arrays."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {name: _plain_value(child) for name, child in value.items()}
+    return [_plain_value(child) for child in value] if isinstance(value, list) else value
 
 
 def _outputs(given: Any) -> list[RequestedOutput] | None:

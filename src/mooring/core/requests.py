@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from mooring.core.tensors import Parameter, Tensor
+from mooring.core.tensors import Parameter, RequestValue, Tensor
 
 
 class Operation(enum.IntEnum):
@@ -76,7 +76,7 @@ class InferenceRequest(msgspec.Struct, array_like=True, gc=False):
     inputs: list[Tensor]
     form: Form = Form.TENSORS
     operation: Operation = Operation.INFER
-    parameters: dict[str, Parameter] | None = None
+    parameters: dict[str, RequestValue] | None = None
     outputs: list[RequestedOutput] | None = None
     deadline: float | None = None
     headers: list[tuple[bytes, bytes]] | None = None

@@ -11,6 +11,8 @@ from mooring.core.buffers import LARGE, Buffer, Payload, Share, view_of
 from mooring.core.errors import InvalidInput
 
 Parameter = bool | int | float | str
+RequestValue = Parameter | list[Any] | dict[str, Any]
+"""A parameter of a request: beyond the protocol's types, lists and objects, which only JSON can say."""
 Array = npt.NDArray[np.generic]
 
 # Open Inference Protocol, Tensor Data Types. BF16 has no numpy type: its two bytes per element travel as uint16.

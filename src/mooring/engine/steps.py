@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, ResponseHead, Step
-from mooring.core.tensors import Parameter
+from mooring.core.tensors import RequestValue
 from mooring.repository.spec import SequenceHeaders
 
 ID, START, END = "sequence_id", "sequence_start", "sequence_end"
@@ -73,7 +73,7 @@ def _headers(request: InferenceRequest, names: SequenceHeaders) -> dict[str, str
     return found
 
 
-def _checked(name: Parameter) -> str | int:
+def _checked(name: RequestValue) -> str | int:
     if type(name) is int and 0 < name < _LARGEST:
         return name
     if not isinstance(name, str) or len(name) > _LONGEST or not name.isprintable():
@@ -84,7 +84,7 @@ def _checked(name: Parameter) -> str | int:
     return name
 
 
-def _flag(parameters: Mapping[str, Parameter], name: str) -> bool:
+def _flag(parameters: Mapping[str, RequestValue], name: str) -> bool:
     value = parameters.get(name, False)
     if isinstance(value, bool):
         return value

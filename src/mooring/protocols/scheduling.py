@@ -8,7 +8,7 @@ import time
 import msgspec
 
 from mooring.core.errors import InvalidInput
-from mooring.core.tensors import Parameter
+from mooring.core.tensors import RequestValue
 from mooring.web.http1 import Exchange
 
 # What the server reads; all other parameters are the model's.
@@ -39,13 +39,13 @@ class Schedule(msgspec.Struct, frozen=True):
 
     priority: int = 0
     deadline: float | None = None
-    parameters: dict[str, Parameter] | None = None
+    parameters: dict[str, RequestValue] | None = None
 
 
 _PLAIN = Schedule()
 
 
-def scheduled(parameters: dict[str, Parameter] | None, deadline: float | None = None) -> Schedule:
+def scheduled(parameters: dict[str, RequestValue] | None, deadline: float | None = None) -> Schedule:
     """Read ``priority`` (1 is the highest, 0 the default) and ``timeout`` (microseconds, 0 for none).
 
     ``deadline`` is what was said elsewhere; the sooner of both holds. Raises ``InvalidInput``.
@@ -64,7 +64,7 @@ def scheduled(parameters: dict[str, Parameter] | None, deadline: float | None = 
     return Schedule(priority, deadline, left or None)
 
 
-def _number(parameters: dict[str, Parameter], name: str) -> int:
+def _number(parameters: dict[str, RequestValue], name: str) -> int:
     value = parameters.get(name, 0)
     if isinstance(value, str) and value.isascii() and value.isdigit():
         value = int(value)  # what clients send whose parameters are all texts

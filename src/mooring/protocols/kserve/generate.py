@@ -16,7 +16,7 @@ from mooring.core.buffers import Buffer, Payload, view_of
 from mooring.core.errors import InvalidInput, ModelFailed, MooringError
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
 from mooring.core.service import InferenceService, ModelMetadata
-from mooring.core.tensors import Parameter, Tensor, TensorSpec, release
+from mooring.core.tensors import RequestValue, Tensor, TensorSpec, release
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
@@ -229,7 +229,7 @@ class Generate:
         asked: Asked,
         given: str,
         inputs: list[Tensor],
-        parameters: dict[str, Parameter] | None,
+        parameters: dict[str, RequestValue] | None,
         outputs: Any,
     ) -> InferenceRequest:
         try:
@@ -245,7 +245,7 @@ class Generate:
 
 def _read(
     document: dict[str, Any], metadata: ModelMetadata
-) -> tuple[list[Tensor], dict[str, Parameter] | None]:
+) -> tuple[list[Tensor], dict[str, RequestValue] | None]:
     """The tensors and the parameters of a request. Of a model that declares no inputs every key is one.
 
     Whether it may be asked without any, only its worker knows.
@@ -262,9 +262,7 @@ def _read(
     if more is not None and type(more) is not dict:
         raise InvalidInput('"parameters" must be an object')
     parameters |= more or {}
-    for name, value in parameters.items():
-        if type(value) not in {str, int, float, bool}:
-            raise InvalidInput(f"parameter '{name}' must be a string, a number or a boolean")
+    parameters = {name: value for name, value in parameters.items() if value is not None}
     missing = [name for name, spec in specs.items() if name not in document and not spec.optional]
     if missing:
         raise InvalidInput(f"input '{missing[0]}' is missing; send it as a key of the object")

@@ -14,7 +14,7 @@ from mooring.core.buffers import Allocator, Payload
 from mooring.core.errors import InvalidInput, ModelNotReady, MooringError, Unsupported
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import InferenceService, Outcome, Ticket
-from mooring.core.tensors import Parameter, release
+from mooring.core.tensors import RequestValue, release
 from mooring.observability.logs import get_logger
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.grpc_server import fault, refuse, worded
@@ -149,7 +149,7 @@ class Inference:
                     tensor.shape = [len(tensor.data[0])]
 
 
-def _schedule(told: Told, parameters: dict[str, Parameter]) -> None:
+def _schedule(told: Told, parameters: dict[str, RequestValue]) -> None:
     """Take what is the server's out of the parameters. Raises ``InvalidInput``."""
     request = told.request
     told.empty_final = parameters.pop(_EMPTY_FINAL, False) is True
@@ -159,7 +159,7 @@ def _schedule(told: Told, parameters: dict[str, Parameter]) -> None:
     request.deadline = schedule.deadline
 
 
-def _refuse_reserved(parameters: Mapping[str, Parameter]) -> None:
+def _refuse_reserved(parameters: Mapping[str, RequestValue]) -> None:
     for name in parameters:
         if name.startswith("triton_"):
             raise InvalidInput(
