@@ -68,6 +68,17 @@ def test_the_model_api_can_be_switched_on(mooring, server, store):
     assert server.config.enable_model_api is False
 
 
+def test_a_message_of_grpc_is_no_larger_than_a_body_as_there(mooring, server, store):
+    start = ("torchserve", "--start", "--foreground", "--model-store", store)
+    mooring(*start)
+    assert server.config.grpc_max_request_size == server.config.max_request_size
+    Path("config.properties").write_text("max_request_size=1000")
+    mooring(*start)
+    assert server.config.grpc_max_request_size == 1000
+    mooring("serve")
+    assert server.config.grpc_max_request_size == 0
+
+
 def test_start_and_stop_exclude_each_other_and_one_of_them_is_needed(mooring, server):
     assert mooring("torchserve", "--start", "--stop").exit_code == 2
     assert mooring("torchserve").exit_code == 2

@@ -6,9 +6,13 @@ import socket
 import threading
 from contextlib import ExitStack, suppress
 
+import hpack
 import psutil
 import pytest
-from e2e_kit import Server
+from e2e_kit import Server, free_ports, until
+from hyperframe.frame import Frame
+
+from mooring.web import frames
 
 ARENA = 1 << 20
 MODEL = """
@@ -156,3 +160,74 @@ def test_bodies_that_only_trickle_lock_nobody_out(served):
         assert ask(served, 2) == [1, 2, 2 * MEGABYTE]
         assert ask(served, 20) == [1, 2, 20 * MEGABYTE]
         assert served.process.memory_info().rss < 400 * MEGABYTE
+
+
+ROOM = 50 * MEGABYTE
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+
+
+class HalfSent:
+    """A call by hand whose message is announced, and of which a part is sent."""
+
+    def __init__(self, port, announced, sent):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+        names = {":method": "POST", ":scheme": "http", ":path": INFER, "te": "trailers"}
+        block = hpack.Encoder().encode([*names.items(), ("content-type", "application/grpc")])
+        self.socket.sendall(
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+            + frames.frame(frames.SETTINGS, 0, 0, b"")
+            + frames.frame(frames.HEADERS, frames.END_HEADERS, 1, block)
+            + frames.frame(frames.DATA, 0, 1, b"\0" + announced.to_bytes(4, "big"))
+        )
+        piece = frames.frame(frames.DATA, 0, 1, bytes(1 << 16))
+        with suppress(OSError):
+            for _ in range(0, sent, 1 << 16):
+                self.socket.sendall(piece)
+
+    def refusal(self):
+        """The status and the text that it ended with, empty while it waits."""
+        self.socket.settimeout(0.5)
+        data, decoder, fields = b"", hpack.Decoder(), {}
+        with suppress(OSError):
+            while more := self.socket.recv(65_536):
+                data += more
+        while len(data) >= frames.HEAD_SIZE:
+            frame, size = Frame.parse_frame_header(memoryview(data[: frames.HEAD_SIZE]))
+            if type(frame).__name__ == "HeadersFrame":
+                fields |= dict(decoder.decode(data[frames.HEAD_SIZE : frames.HEAD_SIZE + size]))
+            data = data[frames.HEAD_SIZE + size :]
+        return fields.get("grpc-status", ""), fields.get("grpc-message", "")
+
+
+def test_messages_of_grpc_count_as_bodies_do(tmp_path):
+    """Six calls announce 40 MB and send 30, where bodies and messages may have 50 MB together."""
+    (rpc,) = free_ports(1)
+    server = Server(
+        tmp_path, "--model-repository", write_model(tmp_path / "models"), f"--grpc-address=127.0.0.1:{rpc}",
+        f"--arena-size={ARENA}", f"--max-body-memory={ROOM}",
+    )  # fmt: skip
+    try:
+        server.started()
+        before = server.process.memory_info().rss
+        calls = [HalfSent(rpc, 40 * MEGABYTE, 30 * MEGABYTE) for _ in range(6)]
+        ends = [call.refusal() for call in calls]
+        assert ends[0] == ("", "")
+        assert {code for code, _ in ends[1:]} == {"8"}
+        assert all(text.startswith("memory for request bodies is full") for _, text in ends[1:])
+        assert server.process.memory_info().rss - before < ROOM + 10 * MEGABYTE
+        status, text = answer_to(server, 30)
+        assert status == 503
+        assert text.startswith("memory for request bodies is full")
+        for call in calls:
+            call.socket.close()
+        until(lambda: answer_of(server, 30) == 200)
+        assert server.stop() == 0
+        assert not server.faults()
+    finally:
+        server.kill()
+
+
+def answer_of(server, megabytes):
+    with suppress(KeyError):
+        return answer_to(server, megabytes)[0]
+    return 200

@@ -10,7 +10,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -277,4 +277,84 @@ def vanish(stage: Stage) -> None:
         "60 to 600 of them; no descriptor is left open"
         if stage.span < 1
         else "600 of them; no descriptor is left open"
+    )
+
+
+ROOM = 24 * MB
+
+
+def announced(server: Subject, size: int, sent: bytes) -> socket.socket:
+    """A connection that has announced a body to the model `patient`, and sent a part of it."""
+    client = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    client.sendall(
+        b"POST /v2/models/patient/infer HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % size + sent
+    )
+    return client
+
+
+@case("uploads announce all memory for bodies, and trickle", short=True)
+def trickling(stage: Stage) -> None:
+    server = stage.own("--arena-size", "1048576", "--max-body-memory", str(ROOM))
+    server.await_start()
+    model = server.registered("patient", workers=2)
+    pad = {"pad": "p" * 300_000}
+    with stage.load(model, server=server, asked=pad) as load, ExitStack() as idle:
+        load.until_right(20)
+        stage.strike()
+        for _ in range(20):
+            idle.enter_context(announced(server, ROOM - MB, b"{"))
+        load.until_right(50)
+        stage.wait()
+    assert not stage.account.honest, stage.account.statuses
+    stage.notes.append("20 uploads; all others have bodies of 300 kB, and none is refused")
+
+
+@case("bodies fill the memory for bodies", short=True)
+def filling(stage: Stage) -> None:
+    server = stage.own("--arena-size", "1048576", "--max-body-memory", str(ROOM))
+    server.await_start()
+    model = server.registered("patient", workers=2)
+    process = psutil.Process(server.process.pid)
+    with stage.load(model, server=server, asked={"pad": "p" * 600_000}) as load:
+        load.until_right(20)
+        before = process.memory_info().rss
+        with ExitStack() as held:
+            for _ in range(6):
+                with suppress(OSError):  # refused while it sends
+                    held.enter_context(announced(server, ROOM // 2, bytes(ROOM // 2 - MB)))
+            stage.wait()
+            grown = process.memory_info().rss - before
+        stage.strike()
+        load.until_right(50)
+    assert set(stage.account.statuses) <= {200, 503}, stage.account.statuses
+    assert grown < ROOM + 16 * MB, grown
+    stage.notes.append(f"six uploads of 12 MiB where there are 24; the server grew by {grown / MB:.0f} MiB")
+
+
+@case("a body of 200 MB beside the arena", short=False)
+def inline(stage: Stage) -> None:
+    server = stage.own("--arena-size", "1048576", "--max-request-size", str(300 * MB))
+    server.await_start()
+    model = server.registered("patient", workers=2)
+    process = psutil.Process(server.process.pid)
+    with stage.load(model, server=server) as load:
+        load.until_right(20)
+        stage.strike()
+        with ExitStack() as large:
+            client = large.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=120))
+            client.sendall(
+                b"POST /predictions/%s HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+                b'content-length: %d\r\n\r\n{"n": 5, "pad": "' % (model.encode(), 200 * MB + 19)
+            )
+            before = sum(process.cpu_times()[:2])
+            for _ in range(200):
+                client.sendall(b"p" * MB)
+            client.sendall(b'"}')
+            status = client.recv(20)
+            seconds = sum(process.cpu_times()[:2]) - before
+        load.until_right(50)
+    assert status.startswith(b"HTTP/1.1 200"), status
+    assert not stage.account.honest
+    stage.notes.append(
+        f"answered, with {seconds:.1f} s of the server's CPU and that of the other clients in it"
     )
