@@ -140,6 +140,7 @@ async def test_a_budget_of_nothing_is_none():
 
 
 async def test_memory_counts_as_processes_do(monkeypatch):
+    monkeypatch.setattr(scale_to_zero, "resident_memory", lambda _pid: 150)  # what they share counts for each
     monkeypatch.setattr(scale_to_zero, "memory_of", lambda _pid: 100)
     house = House(0)
     house.idle = IdleModels(house.registry, Budget(0, 250), house._nothing)
@@ -149,6 +150,20 @@ async def test_memory_counts_as_processes_do(monkeypatch):
     await asyncio.sleep(0.1)  # it is measured in a thread
     await house.passes(2)
     assert house.awake == {"a", "b"}
+
+
+async def test_pages_are_not_counted_where_even_all_that_is_resident_is_within_the_budget(monkeypatch):
+    counted = []
+    monkeypatch.setattr(scale_to_zero, "resident_memory", lambda _pid: 100)
+    monkeypatch.setattr(scale_to_zero, "memory_of", lambda pid: counted.append(pid) or 100)
+    house = House(0)
+    house.idle = IdleModels(house.registry, Budget(0, 200), house._nothing)
+    for name in "ab":
+        house.add(name).scheduler.pool.pids = [1]
+    await house.passes()
+    await asyncio.sleep(0.1)
+    await house.passes()
+    assert (counted, house.awake) == ([], {"a", "b"})
 
 
 async def test_whoever_asks_starts_the_workers_that_the_model_is_to_have():

@@ -6,7 +6,6 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
-import psutil
 
 from mooring.core.errors import (
     InvalidInput,
@@ -42,6 +41,7 @@ from mooring.observability.metrics import Metrics
 from mooring.observability.statistics import ModelStatistics
 from mooring.repository.catalog import Catalog, Opened, worker_spec
 from mooring.repository.spec import ModelSpec
+from mooring.workers.recycling import resident_memory
 
 log = get_logger(__name__)
 
@@ -479,11 +479,3 @@ def _sequences(spec: ModelSpec) -> SequenceDescription | None:
         return None
     controls = [(each.name, each.kind.name, each.datatype) for each in found.controls]
     return SequenceDescription(found.most, found.waiting, found.max_idle, found.timeout, controls)
-
-
-def resident_memory(pid: int) -> int:
-    """Bytes of memory that a process has in use, 0 when it is gone."""
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return 0

@@ -7,7 +7,7 @@ code of their own, models that keep state and models that somebody gave a number
 
 import asyncio
 import math
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -21,7 +21,7 @@ from mooring.observability.logs import get_logger
 from mooring.repository.platforms import has_code
 from mooring.repository.spec import ModelSpec
 from mooring.workers.pool import WorkerPool
-from mooring.workers.recycling import memory_of
+from mooring.workers.recycling import memory_of, resident_memory
 
 log = get_logger(__name__)
 
@@ -200,12 +200,23 @@ class IdleModels:
             pool.scale_to_zero()
 
     async def _measure(self, pools: "dict[ModelVersion, WorkerPool]") -> None:
-        """Read how much memory the processes of each version have."""
+        """Find out how much memory the processes of each version have."""
+        pids = {version: pool.pids for version, pool in pools.items() if pool.workers}
         try:
-            for version, pool in pools.items():
-                pids = pool.pids
-                used = sum([await asyncio.to_thread(memory_of, pid) for pid in pids])
-                if version in self._uses and pool.workers:
-                    self._uses[version].memory = used
+            used = await asyncio.to_thread(_memory, pids, resident_memory)
+            # What is resident counts what is shared once for each process. The right number costs the kernel a walk through
+            # all pages, in which the process may have to wait: it is asked for only where it matters.
+            if sum(used.values()) > self._budget.memory:
+                used = await asyncio.to_thread(_memory, pids, memory_of)
+            for version, size in used.items():
+                if version in self._uses and pools[version].workers:
+                    self._uses[version].memory = size
         finally:
             self._measuring = None
+
+
+def _memory(
+    processes: Mapping[ModelVersion, Sequence[int]], measure: Callable[[int], int]
+) -> dict[ModelVersion, int]:
+    """Bytes of each version's processes."""
+    return {version: sum(map(measure, pids)) for version, pids in processes.items()}

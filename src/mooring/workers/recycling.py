@@ -82,3 +82,11 @@ def memory_of(pid: int) -> int:
     except psutil.Error:
         return 0
     return int(getattr(told, "pss", told.uss))
+
+
+def resident_memory(pid: int) -> int:
+    """Bytes of memory that a process has in use, what it shares included; 0 when it is gone."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
