@@ -1,4 +1,4 @@
-"""Write the tables of docs/guide-settings.md and docs/guide-errors.md from the code they describe.
+"""Write the tables of docs/guide-settings.md, guide-errors.md and guide-triton.md from the code they describe.
 
 tests/test_docs.py fails when they are not what this writes.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 from mooring.config import SETTINGS, Config, is_switch
 from mooring.core.errors import MooringError
 from mooring.protocols.status import Asked, grpc_v2, kserve_v1, kserve_v2, torchserve
+from mooring.repository.triton_schema import documented
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -38,7 +39,16 @@ def with_table(text: str, rows: Iterable[str]) -> str:
     return "\n".join([*lines[:begin], *rows, *lines[end:]]) + "\n"
 
 
-TABLES = {DOCS / "guide-settings.md": settings, DOCS / "guide-errors.md": errors}
+def triton_keys() -> list[str]:
+    """A row for every key of Triton's configuration that decides something: what becomes of it, and why."""
+    return [_row(f"`{path}`", key.verdict.value, key.note) for path, key in documented()]
+
+
+TABLES = {
+    DOCS / "guide-settings.md": settings,
+    DOCS / "guide-errors.md": errors,
+    DOCS / "guide-triton.md": triton_keys,
+}
 
 
 def _default(name: str) -> str:

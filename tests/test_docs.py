@@ -15,7 +15,7 @@ from mooring.protocols.amd.metrics import AmdMetrics
 from mooring.protocols.grpc_mount import grpc_management, grpc_server
 from mooring.protocols.kserve.settings import TraceSettings
 from mooring.repository.catalog import WORKERS
-from mooring.repository.declaration import Declaration, _Batching, _Sequences, _Workers
+from mooring.repository.declaration import Declaration, _Batching, _QueuePolicy, _Sequences, _Workers
 from mooring.repository.model_config import _KEYS, _WITHOUT_EFFECT
 from mooring.repository.platforms import BACKENDS
 from mooring.server import Server
@@ -108,8 +108,15 @@ def test_each_key_of_a_models_configuration_is_documented_and_no_other():
         "batching",
         "workers",
         "sequences",
+        "queue_policy",
     }
-    for table, kind in (("batching", _Batching), ("workers", _Workers), ("sequences", _Sequences)):
+    tables = {
+        "batching": _Batching,
+        "workers": _Workers,
+        "sequences": _Sequences,
+        "queue_policy": _QueuePolicy,
+    }
+    for table, kind in tables.items():
         fields |= {f"{table}.{field.name}" for field in msgspec.structs.fields(kind)}
     text = guide("models")
     assert first_cells(text.partition("## Keys")[2].partition("## ")[0]) == fields

@@ -140,3 +140,40 @@ def test_an_array_is_none_of_a_models_without_sequences(ask, reply, tmp_path):
     )
     (found,) = answers(ask, backend, [ask.tensors(x=np.zeros(1))], reply)
     assert list(found["n"]) == [1]
+
+
+def test_a_batch_of_one_row_has_controls_of_one_row(echoing, ask, reply):
+    spec = ModelSpec(
+        name="m", version="1", backend="onnx", location=str(echoing), inputs=[X], max_batch_size=1,
+        batch_dimension=True, sequence=SequenceSettings(controls=(START, END, READY, CORRID)), retry=False,
+    )  # fmt: skip
+    backend = create("onnx")
+    backend.load(spec, LoadContext())
+    (request,) = steps(ask, (7, True, False))
+    found = ask.read(backend.infer([request], reply)[0])
+    assert (found["START_"], found["END_"], found["READY_"], found["CORRID_"]) == (
+        [[1]],
+        [[-1]],
+        [[True]],
+        [[7]],
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "answer"),
+    [
+        (
+            "def infer(x, START, sequence_id): return {'start': START, 'id': sequence_id}",
+            {"start": [[1]], "id": [b"7"]},
+        ),
+        ("def infer(x, sequence_start): return {'start': sequence_start}", {"start": [True]}),
+        ("def infer(inputs): return {'names': [','.join(sorted(inputs))]}", None),
+    ],
+)
+def test_a_function_takes_declared_controls_and_those_of_every_function(tmp_path, ask, reply, source, answer):
+    (tmp_path / "model.py").write_text(source)
+    backend = opened("function", tmp_path, [START])
+    (request,) = steps(ask, ("7", True, False))
+    found = ask.read(backend.infer([request], reply)[0])
+    assert found == (answer or {"names": [b"START,sequence_end,sequence_id,sequence_start,x"]})
+    backend.close()

@@ -13,7 +13,7 @@ from mooring.core.errors import (
     ModelRefused,
     Unsupported,
 )
-from mooring.core.requests import Operation
+from mooring.core.requests import Operation, RequestedOutput
 from mooring.core.tensors import TensorSpec
 
 DOUBLE = "def infer(inputs, parameters):\n    return {'y': inputs['x'] * 2}\n"
@@ -292,3 +292,110 @@ def test_a_function_that_needs_no_inputs_is_asked_with_nothing(function, reply, 
             assert ask.read(outcome) == {"y": answer}
         (outcome,) = model.infer([ask.instances({}, {})], reply)
         assert ask.read(outcome) == [answer, answer]
+
+
+OPTIONAL = [TensorSpec("x", "FP32", [-1]), TensorSpec("k", "FP32", [1], optional=True)]
+
+
+def test_an_optional_input_may_be_left_out(function, reply, ask):
+    model = function("def infer(inputs): return {'names': sorted(inputs)}", inputs=OPTIONAL)
+    x, k = np.float32([1, 2]), np.float32([3])
+    assert ask.read(one(model, reply, ask.tensors(x=x))) == {"names": [b"x"]}
+    assert ask.read(one(model, reply, ask.tensors(x=x, k=k))) == {"names": [b"k", b"x"]}
+    assert ask.read(one(model, reply, ask.body([1, 2]))) == {"names": ["x"]}
+    assert "input 'x' is missing" in one(model, reply, ask.tensors(k=k)).message
+
+
+def test_an_optional_argument_has_its_default(function, reply, ask):
+    model = function("def infer(x, k=10): return {'y': x * k}", inputs=OPTIONAL)
+    assert ask.read(one(model, reply, ask.tensors(x=np.float32([1, 2])))) == {"y": [10, 20]}
+
+
+def test_an_argument_without_a_default_cannot_be_optional(function):
+    with pytest.raises(ModelLoadFailed, match=r"input 'k' is optional, .* write k=None"):
+        function("def infer(x, k): return {'y': x}", inputs=OPTIONAL)
+
+
+def test_requests_with_other_inputs_do_not_share_a_call(function, reply, ask):
+    specs = [TensorSpec("x", "FP32", [-1, 1]), TensorSpec("k", "FP32", [-1, 1], optional=True)]
+    model = function(
+        "def infer(x, k=None): return {'rows': [len(x)] * len(x), 'k': [k is not None] * len(x)}",
+        inputs=specs,
+        max_batch_size=8,
+    )
+    row = np.float32([[1]])
+    found = model.infer(
+        [ask.tensors(x=row), ask.tensors(x=row, k=row), ask.tensors(x=row), ask.tensors(x=row, k=row)], reply
+    )
+    assert [ask.read(each) for each in found] == [
+        {"rows": [2], "k": [False]},
+        {"rows": [2], "k": [True]},
+        {"rows": [2], "k": [False]},
+        {"rows": [2], "k": [True]},
+    ]
+
+
+NOTHING = "def infer(x):\n    yield from []\n"
+
+
+def test_a_decoupled_model_may_give_no_response(function, reply, ask):
+    model = function(NOTHING, decoupled=True)
+    outcome = one(model, reply, ask.tensors(x=np.float32([1])))
+    assert (outcome.outputs, outcome.final, reply.pieces) == ([], True, [])
+    assert one(model, reply, ask.body({"x": 1})).outputs == []
+    assert ask.read(one(model, reply, ask.instances({"x": 1}, {"x": 2}))) == [[], []]
+
+
+def test_any_other_model_must_give_one(function, reply, ask):
+    outcome = one(function(NOTHING), reply, ask.tensors(x=np.float32([1])))
+    assert isinstance(outcome, InvalidOutput)
+    assert "say decoupled" in outcome.message
+
+
+def classes_of(backend, reply, ask, array, count=2):
+    wanted = [RequestedOutput("y", {"classification": count})]
+    outcome = one(backend, reply, ask.tensors({"outputs": wanted}, x=np.float32(array)))
+    return ask.read(outcome)["y"]
+
+
+@pytest.mark.parametrize(
+    ("batched", "shape", "array", "classes"),
+    [
+        (False, [2, 3], [[1, 2, 3], [4, 5, 6]], [b"6.000000:5", b"5.000000:4"]),
+        (True, [-1, 3], [[1, 2, 3]], [[b"3.000000:2", b"2.000000:1"]]),
+        (True, [-1, 3], [1, 2, 3], [b"3.000000:2", b"2.000000:1"]),
+        (None, [2, 3], [[1, 2, 3], [4, 5, 6]], [b"6.000000:5", b"5.000000:4"]),
+        (
+            None,
+            [-1, 3],
+            [[1, 2, 3], [6, 5, 4]],
+            [[b"3.000000:2", b"2.000000:1"], [b"6.000000:0", b"5.000000:1"]],
+        ),
+        (None, [-1], [1, 2, 3], [b"3.000000:2", b"2.000000:1"]),
+    ],
+)
+def test_classes_are_those_of_a_row_only_where_there_is_a_batch(
+    function, reply, ask, batched, shape, array, classes
+):
+    specs = {"inputs": [TensorSpec("x", "FP32", shape)], "outputs": [TensorSpec("y", "FP32", shape)]}
+    model = function("def infer(x): return {'y': x}", batch_dimension=batched, **specs)
+    assert classes_of(model, reply, ask, array) == classes
+
+
+def test_each_output_has_its_own_labels(function, reply, ask):
+    names = {"a": {"1": "dog"}, "b": {"1": "blue"}}
+    model = function("def infer(x): return {'a': x, 'b': x, 'c': x}", output_labels=names)
+    wanted = [RequestedOutput(name, {"classification": 1}) for name in "abc"]
+    outcome = one(model, reply, ask.tensors({"outputs": wanted}, x=np.float32([1, 2])))
+    assert ask.read(outcome) == {
+        "a": [b"2.000000:1:dog"],
+        "b": [b"2.000000:1:blue"],
+        "c": [b"2.000000:1"],
+    }
+
+
+def test_a_row_is_all_that_a_batch_of_one_takes(function, reply, ask):
+    specs = [TensorSpec("x", "FP32", [-1, 1])]
+    model = function("def infer(x): return {'y': x}", inputs=specs, batch_dimension=True)
+    assert ask.read(one(model, reply, ask.tensors(x=np.float32([[1]])))) == {"y": [[1]]}
+    assert "batch-size must be <= 1" in one(model, reply, ask.tensors(x=np.float32([[1], [2]]))).message

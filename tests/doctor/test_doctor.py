@@ -344,6 +344,30 @@ def test_mlservers_models_are_recognised(root):
     assert "./m.joblib" in suggestion(root, "iris/model-settings.json:3")
 
 
+@pytest.mark.parametrize(
+    ("line", "verdict", "said"),
+    [
+        ("input { name: 'x' data_type: TYPE_FP32 dims: [1] reshape { shape: [] } }", "runs", "runs as it is"),
+        (
+            "dynamic_batching { preferred_batch_size: [ 4 ] }",
+            "differs",
+            "preferred_batch_size has no effect here",
+        ),
+        (
+            "input { name: 'x' data_type: TYPE_FP32 dims: [1] reshap { } }",
+            "change",
+            "input[0].reshap: unknown key",
+        ),
+        ("sequence_batching { state { } }", "change", "sequence_batching.state is not served"),
+    ],
+)
+def test_a_key_of_tritons_is_judged_as_the_server_judges_it(root, line, verdict, said):
+    (root / "m" / "1").mkdir(parents=True)
+    (root / "m" / "1" / "model.py").write_text("def infer(x): return x")
+    (root / "m" / "config.pbtxt").write_text(f'backend: "python"\n{line}\n')
+    assert any(said in text for text in told(root, verdict).values())
+
+
 def test_a_repository_of_tritons_is_recognised(root):
     good, python, old = (root / name for name in ("good", "py", "old"))
     for folder in (good, python, old):
@@ -358,7 +382,9 @@ def test_a_repository_of_tritons_is_recognised(root):
     (old / "config.pbtxt").write_text(f'platform: "tensorflow_graphdef"\n{tensors}')
     found = told(root)
     assert "runs as it is, by the backend onnx" in found["good/config.pbtxt"]
-    assert "no effect" in found["good/config.pbtxt:4"]
+    assert (
+        found["good/config.pbtxt:4"] == "optimization has no effect here: how Triton's backends run the model"
+    )
     assert "Python backend" in found["py/1/model.py:1"]
     assert "tensorflow_graphdef" in told(root, "change")["old/config.pbtxt"]
 

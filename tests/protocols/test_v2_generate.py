@@ -167,3 +167,11 @@ async def test_a_body_with_inputs_is_an_infer_request(llm):
 async def test_keys_that_are_no_inputs_are_parameters_of_any_json_and_null_says_nothing(llm):
     await call(llm, GENERATE, {"text_input": "a", "stop": ["x", "y"], "logit_bias": {"7": -1}, "top_p": None})
     assert llm.service.requests[0].parameters == {"stop": ["x", "y"], "logit_bias": {"7": -1}}
+
+
+async def test_no_response_is_an_empty_stream_and_no_answer_to_generate(llm):
+    llm.service.answer = lambda request: [piece(request, final=True)]
+    reply = await call(llm, STREAM, PROMPT)
+    assert (reply.status, unchunked(reply.body)) == (200, b"")
+    reply = await call(llm, GENERATE, PROMPT)
+    assert (reply.status, "gave no response" in json.loads(reply.body)["error"]) == (400, True)

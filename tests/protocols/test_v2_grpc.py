@@ -324,7 +324,7 @@ async def test_a_draining_server_answers_what_it_took_and_takes_nothing_new(talk
     await asyncio.sleep(0.05)
     code, _ = await talk.refused("ServerLive")
     assert code == "UNAVAILABLE"
-    talk.service.dones[0](InferenceResponse([], model="echo"))
+    talk.service.dones[0](InferenceResponse([Tensor("y", "UINT8", [1], b"\x01")], model="echo"))
     assert (await call).id == "late"
     await asyncio.wait_for(draining, 5)
 

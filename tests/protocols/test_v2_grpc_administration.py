@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
-from grpc_kit import Talk, TensorService, serve
+from grpc_kit import SERVICE, Talk, TensorService, serve
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from mooring.codecs.proto import inference_pb2 as pb
@@ -42,14 +42,14 @@ guarded = talking(changes=False)
 async def test_a_configuration_is_tritons(talk):
     config = (await talk.call("ModelConfig", pb.ModelConfigRequest(name="echo"))).config
     assert (config.name, config.platform, config.backend, config.max_batch_size) == (
-        "echo", "onnxruntime_onnx", "onnx", 8,
+        "echo", "onnxruntime_onnx", "onnxruntime", 8,
     )  # fmt: skip
     assert [(t.name, t.data_type, list(t.dims)) for t in config.input] == [
         ("x", pb.TYPE_FP32, [4]), ("t", pb.TYPE_STRING, [1]),
     ]  # fmt: skip
     assert [(t.name, t.data_type, list(t.dims)) for t in config.output] == [("y", pb.TYPE_BF16, [])]
     assert config.instance_group[0].count == 2
-    assert config.instance_group[0].kind == pb.ModelConfig.InstanceGroup.KIND_CPU
+    assert config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_CPU
     assert config.dynamic_batching.max_queue_delay_microseconds == 5000
     assert config.parameters["flag"].string_value == "true"
     assert (await talk.refused("ModelConfig", pb.ModelConfigRequest(name="nobody")))[0] == "NOT_FOUND"
@@ -356,7 +356,7 @@ async def test_every_method_that_reflection_lists_is_served(talk):
     for name in service.methods_by_name:
         said = ""
         try:
-            await talk.call(name, kind=pb.ServerLiveResponse)
+            await talk.channel.unary_unary(SERVICE + name)(b"", timeout=5)
         except grpc.aio.AioRpcError as error:
             said = error.details()
         assert said != "Method not found!", name

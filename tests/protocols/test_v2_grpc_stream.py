@@ -123,10 +123,16 @@ async def test_pieces_come_one_by_one_and_the_empty_end_to_whom_asked_for_it(tal
     assert talk.service.requests[0].parameters is None
 
 
-async def test_a_whole_answer_without_outputs_is_sent(talk, stream):
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_an_answer_without_a_response_is_only_for_whom_asked_for_the_end(talk, stream, wanted):
     talk.service.answer = lambda _request: [piece(None, final=True)]
-    await stream.ask("a")
-    assert (await stream.answer()).infer_response.id == "a"
+    await stream.ask("a", triton_enable_empty_final_response=wanted)
+    await stream.call.done_writing()
+    if wanted:
+        answer = (await stream.answer()).infer_response
+        assert (answer.id, list(answer.outputs)) == ("a", [])
+        assert answer.parameters["triton_final_response"].bool_param
+    assert await stream.end()
 
 
 async def test_an_error_after_pieces_ends_the_request_and_not_the_stream(talk, stream):

@@ -88,7 +88,7 @@ async def test_a_model_says_whether_it_is_ready(v2):
 async def test_a_configuration_is_in_tritons_terms(v2):
     v2.service.inputs["echo"] = [TensorSpec("x", "FP32", [-1, 2]), TensorSpec("t", "BYTES", [-1])]
     found = await got(v2, "/v2/models/echo/config")
-    assert (found["name"], found["backend"], found["max_batch_size"]) == ("echo", "function", 8)
+    assert (found["name"], found["backend"], found["max_batch_size"]) == ("echo", "python", 8)
     assert [(each["name"], each["data_type"], each["dims"]) for each in found["input"]] == [
         ("x", "TYPE_FP32", [2]), ("t", "TYPE_STRING", []),
     ]  # fmt: skip

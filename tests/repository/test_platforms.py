@@ -153,7 +153,8 @@ def test_a_config_of_triton_says_the_same_here(model):
     assert spec.inputs == [TensorSpec("x", "FP32", [-1, 3, -1])]
     assert spec.outputs == [TensorSpec("y", "BYTES", [-1, 1])]
     assert (spec.min_workers, spec.max_workers) == (3, 3)
-    assert (spec.parameters, spec.labels) == ({"threads": "2"}, {"0": "cat", "1": "dog"})
+    assert spec.parameters == {"threads": "2"}
+    assert (spec.labels, spec.labels_of("y"), spec.labels_of("z")) == ({}, {"0": "cat", "1": "dog"}, {})
 
 
 def test_triton_without_a_batch_has_the_shapes_as_they_stand(model):
@@ -173,7 +174,10 @@ def test_triton_without_a_batch_has_the_shapes_as_they_stand(model):
         ("output: 1", "expected a message in braces"),
         ("instance_group { count: 'x' }", "count: expected a whole number"),
         ("dynamic_batching { max_queue_delay_microseconds: 1.5 }", "max_queue_delay_microseconds"),
-        ("input { name: 'x' data_type: TYPE_FP9 dims: [1] }", "unknown datatype 'FP9'"),
+        (
+            "input { name: 'x' data_type: TYPE_FP9 dims: [1] }",
+            r"input\[0\]\.data_type: unknown value 'TYPE_FP9'",
+        ),
         ("input { dims: [1] }", "config.pbtxt: "),
         ("input { name: 'x' data_type: TYPE_FP32 dims: [1] } max_batchsize: 3", "max_batchsize"),
     ],

@@ -169,9 +169,10 @@ def _settled(
             raise ModelLoadFailed(f"the configuration declares {kind} '{each.name}'; {file} has {names}")
         mine = found[each.name]
         batched = stack and not mine.optional
-        if not each.datatype == mine.datatype or not _fits(each.shape, mine.shape, batched):
+        if each.datatype != mine.datatype or not _fits(each.model_shape, mine.shape, batched):
+            reshaped = "" if each.reshape is None else f", reshaped to {each.reshape}"
             raise ModelLoadFailed(
-                f"the configuration declares {kind} '{each.name}' as {each.datatype} {each.shape}; "
+                f"the configuration declares {kind} '{each.name}' as {each.datatype} {each.shape}{reshaped}; "
                 f"{file} has it as {mine.datatype} {mine.shape}{', batch included' if batched else ''}"
             )
     return [structs.replace(each, optional=each.optional or found[each.name].optional) for each in declared]

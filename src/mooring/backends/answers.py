@@ -1,6 +1,6 @@
 """What a tensor model returned, as the answer each form of request expects. Pure rules."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,7 +93,7 @@ def answer(
     results: Results,
     *,
     rows: bool,
-    labels: Mapping[str, Any],
+    labels_of: Callable[[str], Mapping[str, Any]],
     declared: Mapping[str, TensorSpec],
     aliases: Mapping[str, str],
     classes: Classes = NO_CLASSES,
@@ -117,9 +117,10 @@ def answer(
         outputs = {name: _of_one_row(sample, name, array) for name, array in outputs.items()}
     if request.form is Form.TENSORS:
         return InferenceResponse(_requested(request, outputs, declared, aliases))
-    if labels and len(outputs) == 1:
-        (scores,) = outputs.values()
-        if scores.ndim and scores.size and scores.dtype.kind == "f":
+    if len(outputs) == 1:
+        ((name, scores),) = outputs.items()
+        labels = labels_of(name)
+        if labels and scores.ndim and scores.size and scores.dtype.kind == "f":
             found = encode_classes(scores, labels)
             return body_of(found[0] if sample.lifted or len(found) == 1 else b"[" + b",".join(found) + b"]")
     return body_of(encode_outputs(outputs, classes, null=null))

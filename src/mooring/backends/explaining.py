@@ -80,7 +80,9 @@ def open_explainer(
     settings = settings_of(spec.explain, location if location.is_dir() else location.parent)
     _check_names(settings, [each.name for each in metadata.inputs] or names, metadata.outputs)
     _check_target(settings, spec, metadata.outputs)
-    return Explainer(settings, network, spec.labels)
+    names_of_outputs = [each.name for each in metadata.outputs]
+    explained = settings.output or (names_of_outputs[0] if len(names_of_outputs) == 1 else "")
+    return Explainer(settings, network, spec.labels_of(explained))
 
 
 def _check_names(settings: Settings, inputs: Sequence[str], outputs: Sequence[TensorSpec]) -> None:
@@ -109,7 +111,7 @@ def _check_target(settings: Settings, spec: ModelSpec, outputs: Sequence[TensorS
         # Of no size: an output may be larger than the machine's memory once its numbers are there.
         scores = np.broadcast_to(np.float32(0), (1, *shape))
         try:
-            indices_of(settings.target, scores, spec.labels, output=found[0].name)
+            indices_of(settings.target, scores, spec.labels_of(found[0].name), output=found[0].name)
         except InvalidInput as error:
             raise ModelLoadFailed(f"explain.target: {error.message}") from None
 

@@ -170,8 +170,10 @@ class FunctionBackend(TensorBackend):
             self._overlap(found, path)
         self._infer = self._arguments(found)
         self.asks = self._infer.asks or (self._explain is not None and self._explain.asks)
-        if not self.controls and spec.sequence is not None:
-            self.controls = [each for each in _CONTROLS if self._infer.takes(each.name)]
+        if spec.sequence is not None:
+            declared_names = {each.name for each in self.controls} | {each.name for each in spec.inputs}
+            own = [each for each in _CONTROLS if each.name not in declared_names]
+            self.controls = [*self.controls, *(each for each in own if self._infer.takes(each.name))]
         self._agree(spec, path)
         return ModelMetadata(
             spec.name, [spec.version], spec.platform or "python", list(spec.inputs), list(spec.outputs)
@@ -216,10 +218,17 @@ class FunctionBackend(TensorBackend):
         own = {_PARAMETERS, _CANCELLED} - (inputs & {_CANCELLED})
         if self.spec.sequence is None:
             return Arguments(function, (), own)
-        return Arguments(function, {each.name for each in self.controls or _CONTROLS}, own)
+        filled = {each.name for each in (*self.controls, *_CONTROLS)} - inputs
+        return Arguments(function, filled, own)
 
     def _agree(self, spec: ModelSpec, path: Path) -> None:
         declared = {each.name for each in spec.inputs}
+        for tensor in spec.inputs:
+            if tensor.optional and tensor.name in self._infer.required:
+                raise ModelLoadFailed(
+                    f"{path}: input '{tensor.name}' is optional, and the function's argument of that name has no "
+                    f"default: write {tensor.name}=None"
+                )
         filled = {each.name for each in self.controls}
         wrong = set(self._infer.required) - declared - filled or (declared - set(self._infer.names))
         if declared and not self._infer.open and wrong:

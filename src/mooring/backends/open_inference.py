@@ -5,7 +5,7 @@ outputs: both would cost the server's one thread more than it has.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from mooring.codecs.classification import classify
 from mooring.codecs.nonfinite import BY_PROTOCOL, writes_null
@@ -67,10 +67,35 @@ def _no_regions(region: str, offset: int, size: int) -> Payload:
     )
 
 
+class LabelSource(Protocol):
+    """What is known of a model's outputs where their classes are asked for."""
+
+    def labels_of(self, output: str) -> Mapping[str, Any]:
+        """The name of each class, by its index."""
+        ...
+
+    def has_batch(self, output: str, rank: int) -> bool:
+        """Whether the first dimension is the batch, and every row has classes of its own."""
+        ...
+
+
+class NoLabels(LabelSource):
+    """Of a model that says nothing: every dimension before the last ones is a batch's."""
+
+    def labels_of(self, output: str) -> Mapping[str, Any]:
+        return {}
+
+    def has_batch(self, output: str, rank: int) -> bool:
+        return rank > 1
+
+
+NO_LABELS = NoLabels()
+
+
 def present(
     request: InferenceRequest,
     response: InferenceResponse,
-    labels: Mapping[str, Any],
+    source: LabelSource,
     json_nan: str = BY_PROTOCOL,
 ) -> InferenceResponse:
     """The answer as the request wants to see its outputs, those of many elements packed. ``json_nan`` is the setting.
@@ -85,7 +110,7 @@ def present(
     asked = {output.name: output.parameters for output in request.outputs or () if output.parameters}
     if asked or request.json_outputs:
         response.outputs = [
-            _presented(request, tensor, asked.get(tensor.name) or {}, labels, json_nan)
+            _presented(request, tensor, asked.get(tensor.name) or {}, source, json_nan)
             for tensor in response.outputs
         ]
     pack(response.outputs, request.layout)
@@ -96,12 +121,19 @@ def _presented(
     request: InferenceRequest,
     tensor: Tensor,
     asked: Mapping[str, Parameter],
-    labels: Mapping[str, Any],
+    source: LabelSource,
     json_nan: str,
 ) -> Tensor:
     if "classification" in asked:
-        classes = classify(tensor.array(), asked["classification"], labels, tensor.name)
-        tensor = Tensor.of(tensor.name, classes)
+        array, name = tensor.array(), tensor.name
+        found = classify(
+            array,
+            asked["classification"],
+            source.labels_of(name),
+            name,
+            batched=source.has_batch(name, array.ndim),
+        )
+        tensor = Tensor.of(name, found)
     if not asked.keys().isdisjoint(REGION):
         place = {name: asked[name] for name in REGION if name in asked}
         if REGION[0] not in place:

@@ -256,7 +256,7 @@ def _called(names: Mapping[str, str], own: Sequence[TensorSpec]) -> list[TensorS
 def _believed(declared: Sequence[TensorSpec], batch: BatchMode) -> list[TensorSpec]:
     """What a file that does not say must have: what is declared, and for single samples the batch before it."""
     more = [-1] if batch is BatchMode.STACK else []
-    return [TensorSpec(each.name, each.datatype, [*more, *each.shape]) for each in declared]
+    return [TensorSpec(each.name, each.datatype, [*more, *each.model_shape]) for each in declared]
 
 
 def _shortened(failed: ModelFailed) -> ModelFailed:

@@ -60,7 +60,7 @@ class Reader:
     So it is with ``apart``, too, although its inputs have a batch dimension: whether a row's answer depends on the rows
     beside it is not known (docs/decisions/0034-when-requests-are-joined.md). ``whole`` are the outputs whose first
     dimension is known to be no batch. ``constants`` are inputs without a batch dimension that a request may leave out; one
-    that sends them shares no call.
+    that sends them shares no call. With ``one_row`` inputs have a batch dimension, in which there is one row alone.
     """
 
     signature: Signature
@@ -70,6 +70,7 @@ class Reader:
     apart: bool = False
     whole: frozenset[str] = frozenset()
     constants: frozenset[str] = frozenset()
+    one_row: bool = False
 
     def read(self, index: int, request: InferenceRequest) -> tuple[list[Sample], bool]:
         """The samples of a request, and whether they are KServe v1 instances. Raises ``InvalidInput``."""
@@ -118,9 +119,18 @@ class Reader:
         if self._lifts(arrays):
             sample = Sample(0, self._lifted(arrays), lifted=True)
         self._check(sample.arrays)
+        if self.one_row:
+            self._check_one_row(sample.arrays)
         if self.joins and self.limit > 1 and not self._alone(arrays):
             sample.rows = self._common_rows(sample.arrays)
         return sample
+
+    def _check_one_row(self, arrays: Arrays) -> None:
+        for name, array in arrays.items():
+            if array.ndim and array.shape[0] > 1 and name not in self.constants:
+                raise InvalidInput(
+                    f"inference request batch-size must be <= 1, and is {array.shape[0]}; send one row in a request"
+                )
 
     def _alone(self, arrays: Arrays) -> bool:
         """Whether these may share no call."""

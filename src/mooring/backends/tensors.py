@@ -16,6 +16,7 @@ from mooring.backends.answers import Results, answer, settle
 from mooring.backends.backend import Backend, LoadContext, driven
 from mooring.backends.controls import check_id, filled
 from mooring.backends.open_inference import present
+from mooring.backends.reshaping import Reshaping
 from mooring.backends.samples import Arrays, Parameters, Reader, Sample, group, join, split
 from mooring.codecs.bodies import NO_CLASSES, Classes
 from mooring.codecs.images import ImageSettings
@@ -32,7 +33,7 @@ from mooring.core.errors import (
 )
 from mooring.core.requests import INFER, TENSORS, InferenceRequest, InferenceResponse, Operation
 from mooring.core.service import ModelMetadata, Outcome, Reply
-from mooring.repository.spec import Control, ModelSpec
+from mooring.repository.spec import BatchMode, Control, ModelSpec
 
 if TYPE_CHECKING:
     from mooring.explain.attribution import Explainer
@@ -75,6 +76,7 @@ class TensorBackend(Backend):
     # Other names that outputs may be asked for by.
     output_aliases: Mapping[str, str] = MappingProxyType({})
     _alike: Alike | None = None
+    _reshaping: Reshaping | None = None
     controls: Sequence[Control] = ()
     # Whether a call of the model asks ``cancelled`` if anybody still waits for what it does.
     asks: bool = False
@@ -106,7 +108,9 @@ class TensorBackend(Backend):
         self.controls = spec.sequence.controls if spec.sequence is not None else ()
         metadata = self.open(spec, context)
         limit = max(1, spec.max_batch_size)
-        self.reader = Reader(self.signature(metadata), spec.batch, limit, self.joins)
+        one_row = spec.batch_dimension is True and limit == 1
+        self.reader = Reader(self.signature(metadata), spec.batch, limit, self.joins, one_row=one_row)
+        self._reshaping = Reshaping(metadata.inputs, metadata.outputs) or None
         self._declared = {output.name: output for output in metadata.outputs if output.datatype}
         bfloat16 = any(output.datatype == "BF16" for output in metadata.outputs)
         if self.plain and not bfloat16 and not self.controls and not self.asks and self.overlap is None:
@@ -151,7 +155,7 @@ class TensorBackend(Backend):
             if type(returned) is not dict and hasattr(returned, "__next__"):
                 return driven(Run(self, batch.requests, reply).outcomes(returned))
             outputs = self.settle(INFER, returned)
-            return batch.answers(outputs) or driven(Run(self, batch.requests, reply).outcomes(outputs))
+            return batch.answers(outputs) or driven(Run(self, batch.requests, reply).outcomes(returned))
         except MooringError as error:
             if len(batch.requests) > 1:
                 raise
@@ -171,7 +175,7 @@ class TensorBackend(Backend):
     def respond(self, request: InferenceRequest, results: Results, rows: bool) -> InferenceResponse:
         """The response to one request, or to a piece of its stream."""
         explained = request.operation is Operation.EXPLAIN
-        labels = {} if explained else self.spec.labels
+        labels_of = _no_labels if explained else self.spec.labels_of
         declared = {} if explained else self._declared
         null = writes_null(self.spec.json_nan, by_default=True)
         classes = NO_CLASSES if explained else self.classes
@@ -179,18 +183,38 @@ class TensorBackend(Backend):
             request,
             results,
             rows=rows,
-            labels=labels,
+            labels_of=labels_of,
             declared=declared,
             aliases=self.output_aliases,
             classes=classes,
             null=null,
         )
 
+    def labels_of(self, output: str) -> Mapping[str, Any]:
+        """The name of each class of an output, by its index: as configured, else as the model's file says."""
+        declared = self._declared.get(output)
+        own = declared.labels if declared is not None else []
+        return self.spec.labels_of(output) or {str(index): label for index, label in enumerate(own)}
+
+    def has_batch(self, output: str, rank: int) -> bool:
+        """Whether the first dimension of an output of that rank, as a client gets it, is the batch."""
+        spec = self._declared.get(output)
+        shape = spec.shape if spec is not None else []
+        if self.spec.batch_dimension is None:
+            if not shape:  # nobody knows
+                return rank > 1
+            batched = self.reader.batch is BatchMode.CONCAT and shape[0] == -1 and rank > 1
+        else:
+            batched = self.spec.batch_dimension
+        return batched and (not shape or rank == len(shape))
+
     def call(
         self, operation: Operation, arrays: Arrays, parameters: Parameters, wanted: Wanted = ()
     ) -> Returned:
         """Call the model's code; whatever it raises becomes a ``ModelFailed`` with its traceback."""
         try:
+            if self._reshaping is not None:
+                arrays = self._reshaping.inputs(arrays)
             if operation is Operation.EXPLAIN:
                 return self.explain(arrays, parameters, wanted)
             return self.predict(arrays, parameters)
@@ -210,7 +234,15 @@ class TensorBackend(Backend):
 
     def settle(self, operation: Operation, returned: Returned) -> Arrays:
         """The arrays of one thing the model returned."""
-        return settle(returned, {} if operation is Operation.EXPLAIN else self._declared)
+        explained = operation is Operation.EXPLAIN
+        arrays = settle(returned, {} if explained else self._declared)
+        if self._reshaping is None:
+            return arrays
+        return self._reshaping.attributions(arrays) if explained else self._reshaping.outputs(arrays)
+
+
+def _no_labels(_output: str) -> Mapping[str, Any]:
+    return {}
 
 
 def _check_plain(request: InferenceRequest, aside: str) -> None:
@@ -363,7 +395,8 @@ class Run:
             self._requests[sample.request].sequence for sample in samples for _ in range(max(sample.rows, 1))
         ]
         first = samples[0]
-        return {**arrays, **filled(controls, steps, batched=first.rows > 0 or first.lifted)}
+        batched = first.rows > 0 or first.lifted or self._backend.spec.batch_dimension is True
+        return {**arrays, **filled(controls, steps, batched=batched)}
 
     def _split(self, samples: list[Sample], returned: Returned) -> list[Arrays]:
         return split(self._backend.settle(self._operation, returned), samples)
@@ -384,7 +417,17 @@ class Run:
                     if self._rows[sample.request]:
                         self._keep([sample], [arrays])
         if empty:
-            raise InvalidOutput("the model ended its stream without a piece")
+            self._keep_nothing(samples)
+
+    def _keep_nothing(self, samples: list[Sample]) -> None:
+        """A stream without a piece is an answer where the model may give none."""
+        if not self._backend.spec.decoupled:
+            raise InvalidOutput(
+                "the model ended its stream without a piece; say decoupled where it may give no response"
+            )
+        for sample in samples:
+            self._streamed.add(sample.request)
+            self._pieces.setdefault(id(sample), [])
 
     async def _guarded(self, samples: list[Sample], returned: Returned) -> AsyncGenerator[Returned, None]:
         """The pieces, until the model raises or nobody waits any more."""
@@ -431,5 +474,4 @@ class Run:
     def _respond(self, index: int, results: Results) -> InferenceResponse:
         request = self._requests[index]
         response = self._backend.respond(request, results, self._rows[index])
-        spec = self._backend.spec
-        return present(request, response, spec.labels, spec.json_nan)
+        return present(request, response, self._backend, self._backend.spec.json_nan)

@@ -13,7 +13,8 @@ MooringError
 │   └── WorkersFailed         ... no worker came up with it
 ├── VersionIsDefault          the default version cannot go while there are others
 ├── QueueFull                 as many requests wait as the model allows
-│   └── SequencesFull         ... or as many sequences are open, or steps of one wait
+│   ├── SequencesFull         ... or as many sequences are open, or steps of one wait
+│   └── QueueTimeout          ... or it has waited longer than the model's queue policy allows
 ├── BodyMemoryFull            request bodies take as much memory as they may
 ├── SequenceLost              the worker that had the sequence's state is gone, and the state with it
 ├── DeadlineExceeded          the caller's time ran out before there was an answer
@@ -115,6 +116,10 @@ class SequencesFull(QueueFull):
 
 class BodyMemoryFull(MooringError, MemoryError):
     """Request bodies take as much memory as they may: this one may find room later."""
+
+
+class QueueTimeout(QueueFull):
+    """It has waited for a worker longer than the model's queue policy allows."""
 
 
 class SequenceLost(MooringError):

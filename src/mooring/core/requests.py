@@ -117,7 +117,11 @@ class ResponseHead(msgspec.Struct, array_like=True, gc=False):
 
 
 class InferenceResponse(msgspec.Struct, array_like=True, gc=False, tag="response"):
-    """An answer, or with ``final`` False one piece of a streamed answer."""
+    """An answer, or with ``final`` False one piece of a streamed answer.
+
+    A final one without outputs says that the pieces before it were all, or where there were none that the model gives
+    no response to this request.
+    """
 
     outputs: list[Tensor]
     parameters: dict[str, Parameter] | None = None

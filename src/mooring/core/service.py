@@ -189,7 +189,8 @@ class ModelDescription(msgspec.Struct, frozen=True):
 class ModelConfig(msgspec.Struct, frozen=True):
     """What a version was loaded with, in the terms of Triton's model configuration. Shapes include the batch dimension.
 
-    ``max_batch_size`` 0 means that the model's shapes have none; ``delay`` is in seconds.
+    ``max_batch_size`` 0 means that the model's shapes have none; ``delay`` is in seconds. ``declared`` is a configuration
+    of Triton's as the model's owner wrote it, empty where it has none.
     """
 
     name: str
@@ -205,6 +206,8 @@ class ModelConfig(msgspec.Struct, frozen=True):
     sequences: SequenceDescription | None = None
     joining: Joining | None = None
     version_policy: VersionPolicy = VersionPolicy()
+    decoupled: bool = False
+    declared: Mapping[str, Any] = {}
 
 
 class Duration(msgspec.Struct, frozen=True):

@@ -117,7 +117,8 @@ class TensorSpec(msgspec.Struct, frozen=True):
 
     ``optional``: an input that a request may leave out. ``unknown_rank``: the shape is empty because any number of
     dimensions will do, and not because there are none. ``datatype`` is empty where nobody knows it. ``labels`` are the
-    names of an output's columns, where the model's own file has some.
+    names of an output's columns, where the model's own file has some. ``reshape`` is the shape in which the model itself
+    takes or gives it, where that is not the one that clients see: of as many elements, with the same open sizes in order.
     """
 
     name: str
@@ -126,6 +127,12 @@ class TensorSpec(msgspec.Struct, frozen=True):
     optional: bool = False
     unknown_rank: bool = False
     labels: list[str] = []
+    reshape: list[int] | None = None
+
+    @property
+    def model_shape(self) -> list[int]:
+        """The shape in which the model itself takes or gives it."""
+        return self.shape if self.reshape is None else self.reshape
 
 
 def shared(tensors: list[Tensor], count: int) -> list[list[Tensor]]:

@@ -14,7 +14,7 @@ from mooring.doctor.python_source import SourceUnreadable, imports, read_source
 from mooring.repository.declaration import RepositoryModel, read_repository_model
 from mooring.repository.layout import MLSERVER, PADDED, find_declaration, flat_file, version_folders
 from mooring.repository.spec import ModelSpec
-from mooring.repository.triton import WITHOUT_EFFECT
+from mooring.repository.triton_config import tuning_keys
 from mooring.workers.capacity import machine_capacity
 
 _LIBRARIES = {"onnx": "onnxruntime", "pytorch": "torch"}
@@ -56,11 +56,11 @@ def repository_findings(folder: Path, shown: str) -> Iterator[Finding]:
     for version, fault in found.faults.items():
         yield change(f"{shown}/{version}", _told(fault, folder, shown), _advice(file))
     yield from _version_findings(found, shown, where)
-    if file is not None and file.suffix == ".pbtxt":
+    if file is not None and found.specs:
         text = file.read_text(errors="replace")
-        for key in sorted(WITHOUT_EFFECT):
-            if line := line_of(text, key, ":{[ \t"):
-                yield differs(at(where, line), f"{key} has no effect here", "the line may stay")
+        for path, reason in tuning_keys(found.specs[-1].triton):
+            line = line_of(text, path.partition(".")[0], ":{[ \t")
+            yield differs(at(where, line), f"{path} has no effect here: {reason}", "the line may stay")
 
 
 def _told(error: ModelLoadFailed, folder: Path, shown: str) -> str:

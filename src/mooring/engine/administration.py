@@ -102,6 +102,8 @@ class Administration(ModelAdministration):
             sequences=_sequences(spec),
             joining=_joining(found),
             version_policy=spec.version_policy or VersionPolicy(),
+            decoupled=spec.decoupled,
+            declared=spec.triton,
         )
 
     def usage(self, model: str = "", version: str = "") -> Sequence[ModelUsage]:

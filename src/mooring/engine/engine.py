@@ -30,6 +30,7 @@ from mooring.engine.codecs import MOST, Codecs
 from mooring.engine.fronts import Fronts
 from mooring.engine.graphs import GraphRun
 from mooring.engine.openings import Openings
+from mooring.engine.queue_policy import PolicyScheduler
 from mooring.engine.registry import Model, ModelVersion, Registry
 from mooring.engine.scale_to_zero import Budget, IdleModels, may_scale_to_zero
 from mooring.engine.scheduler import Scheduler
@@ -256,7 +257,8 @@ class Engine(InferenceService):
         if spec.sequence is not None:
             scheduler: Scheduler = SequenceScheduler(spec, statistics, allocate, version.report, self._read)
         else:
-            scheduler = Scheduler(spec, statistics, allocate, version.report)
+            kind = Scheduler if spec.queue_policy is None else PolicyScheduler
+            scheduler = kind(spec, statistics, allocate, version.report)
             if self._shares_reading:
                 scheduler.openings = Openings(self._codecs, scheduler, allocate)
         version.begin(scheduler)

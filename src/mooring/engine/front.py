@@ -29,6 +29,7 @@ from mooring.core.tensors import release
 from mooring.engine import link
 from mooring.engine.admission import admit, until
 from mooring.engine.dealing import Load, part
+from mooring.engine.queue_policy import PolicyScheduler
 from mooring.engine.scheduler import Scheduler
 from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
@@ -241,7 +242,8 @@ class Front(InferenceService):
 
     def _serve(self, number: int, spec: ModelSpec) -> None:
         statistics = self._metrics.model(spec.name, spec.version)
-        scheduler = Scheduler(spec, statistics, self._arena.slot, lambda _news: None)
+        kind = Scheduler if spec.queue_policy is None else PolicyScheduler
+        scheduler = kind(spec, statistics, self._arena.slot, lambda _news: None)
         pool = SharedPool(
             spec, scheduler, lambda records: self._link.tell(link.Recorded(spec.name, list(records)))
         )

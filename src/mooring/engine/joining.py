@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from mooring.backends.open_inference import present
+from mooring.backends.open_inference import NO_LABELS, present
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, ResponseHead
 from mooring.core.tensors import Tensor, TensorSpec, release
@@ -95,7 +95,7 @@ def _asked_for(outputs: list[Tensor], request: InferenceRequest) -> list[Tensor]
 def _presented(outputs: list[Tensor], request: InferenceRequest) -> InferenceResponse:
     """As a worker would have shown them, had one made them all."""
     before = [(output, output.data) for output in outputs]
-    response = present(request, InferenceResponse(outputs), {})
+    response = present(request, InferenceResponse(outputs), NO_LABELS)
     release(
         Tensor(output.name, output.datatype, output.shape, data)
         for output, data in before

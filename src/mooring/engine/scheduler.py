@@ -21,7 +21,7 @@ from mooring.core.errors import (
     WorkerDied,
 )
 from mooring.core.requests import TENSORS, InferenceRequest, InferenceResponse
-from mooring.core.service import Done, ModelMetadata, Outcome
+from mooring.core.service import Done, ModelMetadata, Outcome, Ticket
 from mooring.core.tensors import release
 from mooring.engine.batching import BatchPolicy, RowTime, company, fair
 from mooring.engine.openings import Openings, is_closed, write_piece
@@ -60,6 +60,7 @@ class QueuedRequest(msgspec.Struct, eq=False):
     state: int = WAITING
     attempts: int = 0
     streamed: bool = False
+    delayed: bool = False  # it has waited too long, and goes after others of its priority (queue_policy.py)
     grant: Buffer | None = None
     worker: PooledWorker | None = None
     # Where the worker leaves the JSON of its outputs to a codec process: which of them are not to be JSON.
@@ -204,7 +205,7 @@ class Scheduler:
             return self.refusal
         return self._queue_full() if self._waiting >= self._most_waiting and self._full() else None
 
-    def submit(self, request: InferenceRequest, done: Done, rows: int) -> QueuedRequest:
+    def submit(self, request: InferenceRequest, done: Done, rows: int) -> Ticket:
         """Queue a request, or refuse it at once."""
         now = time.monotonic()
         queued = QueuedRequest(self, request, done, rows, now, next(keys))
@@ -236,9 +237,13 @@ class Scheduler:
         """Behind those of its priority or a better one; only while such requests wait is the queue looked through."""
         self._prioritized = True
         queue, place = self._queue, len(self._queue)
-        while place and _precedence(queued) < _precedence(queue[place - 1]):
+        while place and self.precedence(queued) < self.precedence(queue[place - 1]):
             place -= 1
         queue.insert(place, queued)
+
+    def precedence(self, queued: QueuedRequest) -> tuple[float, bool]:
+        """What is served first: the smallest of these."""
+        return (queued.request.priority or math.inf, False)
 
     # What is done to requests whose bodies are opened elsewhere.
 
@@ -266,9 +271,9 @@ class Scheduler:
         self._leave_aside(1)
         queued.state = WAITING
         self._waiting += 1
-        queue, place, own = self._queue, 0, (_precedence(queued), queued.key)
+        queue, place, own = self._queue, 0, (self.precedence(queued), queued.key)
         # What was set aside came early, so its place is near the head.
-        while place < len(queue) and (_precedence(queue[place]), queue[place].key) < own:
+        while place < len(queue) and (self.precedence(queue[place]), queue[place].key) < own:
             place += 1
         queue.insert(place, queued)
         self.worker_free()
@@ -597,7 +602,3 @@ class Scheduler:
             model=self.spec.name,
             version=self.spec.version,
         )
-
-
-def _precedence(queued: QueuedRequest) -> float:
-    return queued.request.priority or math.inf

@@ -52,7 +52,7 @@ class SequenceScheduler(Scheduler):
             spec.name, spec.sequence or SequenceSettings()
         )
 
-    def submit(self, request: InferenceRequest, done: Done, rows: int) -> QueuedRequest:
+    def submit(self, request: InferenceRequest, done: Done, rows: int) -> Ticket:
         """Queue a step behind those of its sequence, or refuse it at once."""
         now = time.monotonic()
         queued = QueuedStep(self, request, done, rows, now, next(keys))

@@ -108,6 +108,7 @@ _TORCHSERVE: Mapping[type[MooringError], _Rule] = {
     # TorchServe never answers a request whose time ran out; a proxy would say this.
     errors.SequencesFull: _Rule(503, "ServiceUnavailableException", _no_worker, explains=True),
     errors.BodyMemoryFull: _Rule(503, "ServiceUnavailableException", _own),
+    errors.QueueTimeout: _Rule(503, "ServiceUnavailableException", _own),
     errors.SequenceLost: _Rule(503, "ServiceUnavailableException", _no_worker, explains=True),
     errors.DeadlineExceeded: _Rule(504, "RequestTimeoutException", _own),
     errors.RequestCancelled: _Rule(499, "RequestCancelledException", _own),
@@ -133,6 +134,7 @@ _KSERVE_V1: Mapping[type[MooringError], tuple[int, Callable[[MooringError, Asked
     errors.ModelNotFound: (404, lambda _, asked: f"Model with name {asked.model} does not exist."),
     errors.ModelNotReady: (503, lambda _, asked: f"Model with name {asked.model} is not ready."),
     errors.SequencesFull: (503, _own),
+    errors.QueueTimeout: (503, _own),
     errors.SequenceLost: (503, _own),
     errors.ModelFailed: (500, _raised),
     # Proxies ask again after a 503, and this would come out wrong again.
@@ -314,6 +316,7 @@ _GRPC: Mapping[type[MooringError], str] = {
     errors.VersionIsDefault: "FAILED_PRECONDITION",
     errors.QueueFull: "RESOURCE_EXHAUSTED",
     errors.BodyMemoryFull: "RESOURCE_EXHAUSTED",
+    errors.QueueTimeout: "UNAVAILABLE",  # as Triton
     errors.SequenceLost: "ABORTED",
     errors.DeadlineExceeded: "DEADLINE_EXCEEDED",
     errors.RequestCancelled: "CANCELLED",

@@ -16,7 +16,7 @@ from mooring.core.service import Registration
 from mooring.core.tensors import DATATYPES, Parameter, TensorSpec
 from mooring.core.versions import VersionPolicy
 from mooring.repository.archives import remove
-from mooring.repository.declaration import VersionChoice
+from mooring.repository.declaration import VersionChoice, reconfigured
 from mooring.repository.fetch import is_remote
 from mooring.repository.layout import (
     dangling,
@@ -31,6 +31,7 @@ from mooring.repository.mar import checked_name, name_of_file
 from mooring.repository.spec import BatchMode, Defaults, ModelSpec
 from mooring.repository.store import Store, archives_in, is_archive
 from mooring.repository.triton import policy_of
+from mooring.repository.triton_config import config_from_json
 
 # Worker names of AMD's server -> the backend that does the same here.
 WORKERS: Mapping[str, str] = {
@@ -238,36 +239,19 @@ class Catalog:
 def overridden(spec: ModelSpec, config: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> ModelSpec:
     """A model with a caller's configuration over its own: Triton's names (a model configuration as JSON) or ours.
 
-    Keys that have no meaning here (optimization ...) change nothing; those that have one must be right. Raises
-    ``InvalidInput``.
+    A key of Triton's means what it means in config.pbtxt. Raises ``InvalidInput`` naming one that is unknown, wrong or
+    refused.
     """
-    changes: dict[str, Any] = {
-        "parameters": {**spec.parameters, **_plain(config.get("parameters", {})), **parameters}
-    }
+    own = {**spec.parameters, **_plain(config.get("parameters", {})), **parameters}
+    changes: dict[str, Any] = {"parameters": own}
+    theirs = {key: value for key, value in config.items() if key not in ("parameters", "inputs", "outputs")}
     try:
-        if "max_batch_size" in config:
-            changes["max_batch_size"] = max(1, msgspec.convert(config["max_batch_size"], int))
-            changes["batch_is_default"] = False
-        delay = config.get("dynamic_batching", {}).get("max_queue_delay_microseconds")
-        if delay is not None:
-            changes["max_delay"] = msgspec.convert(delay, float, strict=False) / 1e6
-        instances = config.get("instance_group")
-        if instances:
-            count = sum(max(1, msgspec.convert(group.get("count", 1), int)) for group in instances)
-            changes["min_workers"] = changes["max_workers"] = count
-            changes["workers_by_default"] = False
-        for key, field in (
-            ("input", "inputs"),
-            ("output", "outputs"),
-            ("inputs", "inputs"),
-            ("outputs", "outputs"),
-        ):
+        if theirs:
+            spec = reconfigured(spec, config_from_json(theirs))
+        for key in ("inputs", "outputs"):
             if config.get(key):
-                batched = (
-                    key in ("input", "output") and changes.get("max_batch_size", spec.max_batch_size) > 1
-                )
-                changes[field] = [_tensor(tensor, batched=batched) for tensor in config[key]]
-    except (msgspec.ValidationError, AttributeError, TypeError, KeyError) as error:
+                changes[key] = [_tensor(tensor) for tensor in config[key]]
+    except (ModelLoadFailed, ValueError, AttributeError, TypeError, KeyError) as error:
         raise InvalidInput(f"config of model '{spec.name}': {error}", model=spec.name) from None
     return msgspec.structs.replace(spec, **changes)
 
@@ -277,9 +261,9 @@ def _policy_in(config: Mapping[str, Any], model: str) -> VersionPolicy | None:
     if "version_policy" not in config:
         return None
     try:
-        return policy_of(msgspec.convert(config["version_policy"], dict[str, dict[str, Any]]))
-    except (msgspec.ValidationError, ValueError) as error:
-        raise InvalidInput(f"config of model '{model}': version_policy: {error}", model=model) from None
+        return policy_of(config_from_json({"version_policy": config["version_policy"]})["version_policy"])
+    except (KeyError, ValueError) as error:
+        raise InvalidInput(f"config of model '{model}': {error}", model=model) from None
 
 
 def worker_spec(
@@ -347,13 +331,12 @@ def _plain(parameters: Any) -> dict[str, Parameter]:
     return plain
 
 
-def _tensor(tensor: Mapping[str, Any], *, batched: bool) -> TensorSpec:
-    datatype = str(tensor.get("data_type", tensor.get("datatype", ""))).removeprefix("TYPE_")
-    datatype = "BYTES" if datatype == "STRING" else datatype
+def _tensor(tensor: Mapping[str, Any]) -> TensorSpec:
+    datatype = str(tensor.get("datatype", ""))
     if datatype not in DATATYPES:
         raise InvalidInput(f"config: tensor '{tensor['name']}' has no known data type: '{datatype}'")
-    shape = msgspec.convert(tensor.get("dims", tensor.get("shape", [])), list[int], strict=False)
-    return TensorSpec(msgspec.convert(tensor["name"], str), datatype, [-1, *shape] if batched else shape)
+    shape = msgspec.convert(tensor.get("shape", []), list[int], strict=False)
+    return TensorSpec(msgspec.convert(tensor["name"], str), datatype, shape)
 
 
 def _text(parameters: Mapping[str, Parameter], name: str, default: str) -> str:

@@ -8,6 +8,7 @@ Keys nobody knows are errors: a typo must not pass for a setting.
 """
 
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -45,12 +46,15 @@ from mooring.repository.spec import (
     ControlKind,
     Defaults,
     ModelSpec,
+    QueuePolicy,
     SequenceSettings,
+    WaitPolicy,
     Warmup,
     WarmupInput,
 )
 from mooring.repository.textproto import Message, parse_textproto
-from mooring.repository.triton import from_triton, is_amd, is_triton
+from mooring.repository.triton import declaration_of, has_keys_of_its_own, is_amd, is_triton
+from mooring.repository.triton_config import TritonConfig, config_from_text, is_key
 
 _MOST_BYTES = 1 << 20
 _Positive = Annotated[int, Meta(ge=1)]
@@ -73,6 +77,15 @@ class _Tensor(_Strict, frozen=True):
     datatype: str
     shape: list[Annotated[int, Meta(ge=-1)]]
     id: str = ""  # AMD's chains tie tensors together by it; it says nothing of a single model
+    reshape: list[Annotated[int, Meta(ge=-1)]] | None = None
+
+
+class _Input(_Tensor, frozen=True):
+    optional: bool = False
+
+
+class _Output(_Tensor, frozen=True):
+    labels: _Labels = []
 
 
 class _Batching(_Strict, frozen=True):
@@ -86,6 +99,19 @@ class _Workers(_Strict, frozen=True):
     max: _Positive | None = None
     max_requests: Annotated[int, Meta(ge=0)] | None = None
     memory_limit: Annotated[int, Meta(ge=0)] | None = None
+
+
+class _WaitPolicy(_Strict, frozen=True):
+    queue_size: Annotated[int, Meta(ge=0)] = 0
+    timeout: Annotated[float, Meta(ge=0)] = 0.0
+    timeout_action: Literal["reject", "delay"] = "reject"
+
+
+class _QueuePolicy(_WaitPolicy, frozen=True):
+    priority_levels: Annotated[int, Meta(ge=0)] = 0
+    default_priority_level: Annotated[int, Meta(ge=0)] = 0
+    preserve_ordering: bool = False
+    by_priority: dict[str, _WaitPolicy] = {}
 
 
 class _Control(_Strict, frozen=True):
@@ -142,8 +168,9 @@ class Declaration(_Strict, frozen=True, kw_only=True):
     id: str = ""
     version_policy: _VersionPolicy | None = None
     max_batch_size: _Positive | None = None
-    inputs: list[_Tensor] = []
-    outputs: list[_Tensor] = []
+    inputs: list[_Input] = []
+    outputs: list[_Output] = []
+    decoupled: bool = False
     batching: _Batching = _Batching()
     workers: _Workers = _Workers()
     sequences: _Sequences | None = None
@@ -152,6 +179,7 @@ class Declaration(_Strict, frozen=True, kw_only=True):
     explain: dict[str, Any] = {}
     models: list["Declaration"] = []
     queue_size: _Positive | None = None
+    queue_policy: _QueuePolicy = _QueuePolicy()
     concurrency: _Positive = MOST_CONCURRENT
     job_ticket: bool = False
     response_timeout: _Seconds | None = None
@@ -166,7 +194,15 @@ class Declaration(_Strict, frozen=True, kw_only=True):
 
 
 class TritonDeclaration(Declaration, frozen=True, kw_only=True):
-    """One that is written for Triton, whose rules hold for what it leaves open."""
+    """One that is written for Triton, whose rules hold for what it leaves open; ``configuration`` is it as it stands."""
+
+    configuration: TritonConfig = {}
+
+    @property
+    def batch_dimension(self) -> bool | None:
+        """Whether shapes have a batch dimension, None where nothing is said."""
+        said = "max_batch_size" in self.configuration or "input" in self.configuration
+        return self.configuration.get("max_batch_size", 0) > 0 if said else None
 
 
 # Keys that tell a text proto of our own form, or AMD's, from Triton's.
@@ -357,6 +393,7 @@ def _spec(declared: Declaration, name: str, version: str, place: Path, home: _Ho
     workers = home.defaults.workers_of(sharing=_shares(declared, backend))
     common = {**_common(declared, home.defaults, workers), **rows}
     labels = _labels(declared.labels, place, home)
+    output_labels = _output_labels(declared, place, home)
     warmup = [_warmup(each, index, place, home) for index, each in enumerate(declared.warmup, 1)]
     return ModelSpec(
         name=name,
@@ -367,9 +404,57 @@ def _spec(declared: Declaration, name: str, version: str, place: Path, home: _Ho
         url=home.url,
         version_policy=home.policy,
         labels=labels,
+        output_labels=output_labels,
         warmup=warmup,
         **common,
     )
+
+
+_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "max_batch_size": ("max_batch_size", "batch_dimension"),
+    "inputs": ("inputs", "batch"),
+    "outputs": ("outputs", "batch"),
+    "decoupled": ("decoupled",),
+    "queue_size": ("queue_size",),
+    "queue_policy": ("queue_policy",),
+    "workers": ("min_workers", "max_workers", "workers_by_default"),
+    "sequences": ("sequence", "retry"),
+}
+"""What a key of a configuration decides in a ``ModelSpec``, apart from what needs files."""
+
+
+def reconfigured(spec: ModelSpec, config: TritonConfig) -> ModelSpec:
+    """A version with a configuration of Triton's over its own. Raises ``ValueError`` or ``ModelLoadFailed``."""
+    theirs = dict(spec.triton)
+    for name in ("dynamic_batching", "sequence_batching"):
+        if name in config:
+            theirs.pop("sequence_batching" if name == "dynamic_batching" else "dynamic_batching", None)
+    theirs |= config
+    batched = spec.max_batch_size > 1 if spec.batch_dimension is None else spec.batch_dimension
+    table = declaration_of(theirs, batched=batched)
+    declared = msgspec.convert({**table, "configuration": theirs}, TritonDeclaration)
+    where = f"version {spec.version}"
+    _check(declared, where)
+    if _backend(declared, where) not in ("", spec.backend):
+        raise ValueError(f"backend: the model is run by {spec.backend}, which cannot be changed")
+    place = Path(spec.location)
+    home = _Home(place.parent, spec.url, where, Defaults(), VersionPolicy())
+    common = _common(declared, home.defaults, spec.min_workers)
+    changes = {field: common[field] for key in table for field in _FIELDS.get(key, ())}
+    changes["triton"] = theirs
+    if "max_batch_size" in table:
+        changes["batch_is_default"] = False
+    if "max_delay_ms" in table["batching"]:
+        changes["max_delay"] = common["max_delay"]
+    if "outputs" in table:
+        changes["output_labels"] = _output_labels(declared, place, home)
+    if "warmup" in table:
+        changes["warmup"] = [
+            _warmup(each, index, place, home) for index, each in enumerate(declared.warmup, 1)
+        ]
+    if "entry" in table:
+        changes["entry"] = _file(declared, spec.backend, place, home)[1]
+    return msgspec.structs.replace(spec, **changes)
 
 
 def read_declaration(file: Path) -> Declaration:
@@ -378,11 +463,11 @@ def read_declaration(file: Path) -> Declaration:
         if file.stat().st_size > _MOST_BYTES:
             raise ModelLoadFailed(f"{file}: larger than a model's config can be ({_MOST_BYTES} bytes)")
         text = file.read_bytes().decode("utf-8-sig")
-        message = parse_textproto(text) if file.suffix == ".pbtxt" else None
-        table = _from_message(message) if message is not None else tomllib.loads(text)
-        ours = message is None or is_amd(message) or bool(_OURS_ALONE & message.keys())
-        kind = Declaration if ours else TritonDeclaration
-        declared = msgspec.convert(table, kind)
+        declared = (
+            _from_text(parse_textproto(text))
+            if file.suffix == ".pbtxt"
+            else msgspec.convert(tomllib.loads(text), Declaration)
+        )
         _check(declared, file)
     except OSError as error:
         raise ModelLoadFailed(f"{file}: {error.strerror or error}") from error
@@ -391,7 +476,7 @@ def read_declaration(file: Path) -> Declaration:
     return declared
 
 
-def _check(declared: Declaration, file: Path) -> None:
+def _check(declared: Declaration, file: object) -> None:
     for kind, tensors in (("inputs", declared.inputs), ("outputs", declared.outputs)):
         names = [tensor.name for tensor in tensors]
         if len(set(names)) < len(names):
@@ -402,6 +487,8 @@ def _check(declared: Declaration, file: Path) -> None:
                     f"{file}: {kind} '{tensor.name}' has the unknown datatype '{tensor.datatype}'; "
                     f"known are {', '.join(sorted(DATATYPES))}"
                 )
+            if tensor.reshape is not None:
+                _check_reshape(tensor, declared, f"{file}: {kind} '{tensor.name}'")
     for control in declared.sequences.controls if declared.sequences else ():
         fits = ("BYTES", *_WHOLE) if control.kind is ControlKind.ID else _FLAGS
         if control.datatype not in fits:
@@ -414,6 +501,7 @@ def _check(declared: Declaration, file: Path) -> None:
     policy = declared.version_policy
     if policy is not None and [policy.latest is not None, policy.all, bool(policy.specific)].count(True) != 1:
         raise ModelLoadFailed(f"{file}: version_policy has one of latest = N, all = true and specific = [N]")
+    _check_queue(declared, file)
     workers = declared.workers
     if workers.min is not None and workers.max is not None and workers.min > workers.max:
         raise ModelLoadFailed(f"{file}: workers.min is above workers.max")
@@ -424,6 +512,56 @@ def _check(declared: Declaration, file: Path) -> None:
         if stage.models:
             raise ModelLoadFailed(f"{file}: model '{stage.name}' of the chain is a chain itself")
         _check(stage, file)
+
+
+def _check_reshape(tensor: _Tensor, declared: Declaration, where: str) -> None:
+    if declared.batching.mode is BatchMode.STACK:
+        raise ModelLoadFailed(f"{where} has a reshape, which batching.mode 'stack' has not; choose 'concat'")
+    if _chunks(tensor.reshape or []) != _chunks(tensor.shape):
+        raise ModelLoadFailed(
+            f"{where} has the reshape {tensor.reshape}, which does not hold as many elements as its shape {tensor.shape}"
+        )
+
+
+def _chunks(shape: Sequence[int]) -> list[int]:
+    """The elements between the open sizes: two shapes hold the same ones where these are equal.
+
+    >>> _chunks([2, 4, -1, 6]) == _chunks([8, -1, 1, 6])
+    True
+    """
+    found = [1]
+    for size in shape:
+        if size == -1:
+            found.append(1)
+        else:
+            found[-1] *= size
+    return found
+
+
+def _check_queue(declared: Declaration, file: object) -> None:
+    """What contradicts itself is refused, as Triton refuses it."""
+    policy = declared.queue_policy
+    levels, default = policy.priority_levels, policy.default_priority_level
+    if (levels or default) and not 1 <= default <= levels:
+        raise ModelLoadFailed(
+            f"{file}: default_priority_level must be from 1 to priority_levels, which is {levels}, and is {default}"
+        )
+    for level in policy.by_priority:
+        if not level.isdecimal() or not 1 <= int(level) <= levels:
+            raise ModelLoadFailed(
+                f"{file}: there is no priority '{level}' to have a policy; priority_levels is {levels}"
+            )
+    delays = any(
+        each.timeout and each.timeout_action == "delay" for each in (policy, *policy.by_priority.values())
+    )
+    if policy.preserve_ordering and (levels > 1 or delays):
+        raise ModelLoadFailed(
+            f"{file}: preserve_ordering cannot be kept by several priority_levels, nor by the timeout_action delay"
+        )
+    if declared.sequences is not None and policy != _QueuePolicy():
+        raise ModelLoadFailed(
+            f"{file}: a model with sequences has no queue_policy; the steps of each wait in their own order"
+        )
 
 
 def _backend(declared: Declaration, where: str) -> str:
@@ -472,6 +610,10 @@ def _labels(labels: _Labels, place: Path, home: _Home) -> dict[str, Any]:
         raise ModelLoadFailed(f"{file}: these are no labels: {error}") from error
 
 
+def _output_labels(declared: Declaration, place: Path, home: _Home) -> dict[str, dict[str, Any]]:
+    return {each.name: _labels(each.labels, place, home) for each in declared.outputs if each.labels}
+
+
 def _warmup(declared: _Warmup, number: int, place: Path, home: _Home) -> Warmup:
     """A warm-up request with its files found: in the version's folder, in the model's, or where Triton has them."""
     if declared.body and declared.inputs:
@@ -516,8 +658,16 @@ def _common(declared: Declaration, defaults: Defaults, usual: int) -> dict[str, 
     most = max(workers.max or least, 1)
     return {
         "platform": declared.platform or declared.backend,
-        "inputs": [TensorSpec(tensor.name, tensor.datatype, tensor.shape) for tensor in declared.inputs],
-        "outputs": [TensorSpec(tensor.name, tensor.datatype, tensor.shape) for tensor in declared.outputs],
+        "inputs": [
+            TensorSpec(each.name, each.datatype, each.shape, each.optional, reshape=each.reshape)
+            for each in declared.inputs
+        ],
+        "outputs": [
+            TensorSpec(each.name, each.datatype, each.shape, reshape=each.reshape)
+            for each in declared.outputs
+        ],
+        "decoupled": declared.decoupled,
+        **_as_triton_has_it(declared),
         "parameters": declared.parameters,
         "explain": declared.explain,
         "batch": batching.mode or _usual_mode(declared),
@@ -528,6 +678,7 @@ def _common(declared: Declaration, defaults: Defaults, usual: int) -> dict[str, 
         "max_workers": most,
         "workers_by_default": workers.min is None and workers.max is None,
         "queue_size": declared.queue_size or defaults.queue_size,
+        "queue_policy": _queue_policy(declared.queue_policy),
         "concurrency": declared.concurrency,
         "job_ticket": declared.job_ticket,
         "response_timeout": declared.response_timeout or defaults.response_timeout,
@@ -546,6 +697,29 @@ def _common(declared: Declaration, defaults: Defaults, usual: int) -> dict[str, 
         "decode_input": defaults.decode_input,
         "limit_image_pixels": defaults.limit_image_pixels,
     }
+
+
+def _as_triton_has_it(declared: Declaration) -> dict[str, Any]:
+    if not isinstance(declared, TritonDeclaration):
+        return {}
+    return {"batch_dimension": declared.batch_dimension, "triton": declared.configuration}
+
+
+def _queue_policy(declared: _QueuePolicy) -> QueuePolicy | None:
+    """None where the policy asks for nothing that a queue does not do anyway."""
+    found = QueuePolicy(
+        policy=_wait_policy(declared),
+        levels=declared.priority_levels,
+        default_level=declared.default_priority_level,
+        by_level={int(level): _wait_policy(each) for level, each in declared.by_priority.items()},
+        ordered=declared.preserve_ordering,
+    )
+    waits = found.levels or found.ordered or found.policy.timeout or found.policy.queue_size
+    return found if waits else None
+
+
+def _wait_policy(declared: _WaitPolicy) -> WaitPolicy:
+    return WaitPolicy(declared.queue_size, declared.timeout, declared.timeout_action == "delay")
 
 
 def _sequence(declared: _Sequences, workers: int) -> SequenceSettings:
@@ -568,11 +742,20 @@ def _usual_mode(declared: Declaration) -> BatchMode:
     return BatchMode.STACK if amd else BatchMode.CONCAT
 
 
-def _from_message(message: Message) -> dict[str, Any]:
-    """A text-proto config in the form of a TOML one. AMD's ``versions`` is what the folders say anyway."""
-    table: dict[str, Any] = {"batching": {"mode": "stack"}}
-    if is_triton(message):
-        message = from_triton(message)
+def _from_text(message: Message) -> Declaration:
+    """The declaration of a text proto: Triton's, or AMD's and ours."""
+    ours = is_amd(message) or bool(_OURS_ALONE & message.keys() and not has_keys_of_its_own(message))
+    if ours or not is_triton(message):
+        kind = Declaration if ours else TritonDeclaration
+        return msgspec.convert(_from_message(message, {"batching": {"mode": "stack"}}), kind)
+    config = config_from_text({key: values for key, values in message.items() if is_key(key)})
+    own = {key: values for key, values in message.items() if not is_key(key)}
+    table = _from_message(own, declaration_of(config))
+    return msgspec.convert({**table, "configuration": config}, TritonDeclaration)
+
+
+def _from_message(message: Message, table: dict[str, Any]) -> dict[str, Any]:
+    """A text-proto config in the form of a TOML one, over what ``table`` says. AMD's ``versions`` is what the folders say."""
     for key, values in message.items():
         if key in ("inputs", "outputs"):
             table[key] = [_from_tensor(value) for value in values]

@@ -93,6 +93,35 @@ class Recycling(msgspec.Struct, frozen=True):
         )
 
 
+class WaitPolicy(msgspec.Struct, frozen=True):
+    """How requests of one priority wait: ``queue_size`` of them at most, each for ``timeout`` seconds; 0 is no limit.
+
+    One that has waited so long is refused, or with ``delays`` served after all others of its priority.
+    """
+
+    queue_size: int = 0
+    timeout: float = 0.0
+    delays: bool = False
+
+
+class QueuePolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How requests wait for a worker, as Triton has it.
+
+    With ``levels`` a request has a priority from 1 to that, and one that names no such priority the ``default_level``.
+    With ``ordered`` answers are given in the order in which the requests came.
+    """
+
+    policy: WaitPolicy = WaitPolicy()
+    levels: int = 0
+    default_level: int = 0
+    by_level: dict[int, WaitPolicy] = {}
+    ordered: bool = False
+
+    def of(self, level: int) -> WaitPolicy:
+        """The policy of a priority."""
+        return self.by_level.get(level, self.policy)
+
+
 class Node(msgspec.Struct, frozen=True):
     """A node of a workflow: the model that it asks, and the nodes whose answers it takes.
 
@@ -153,6 +182,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
     labels: dict[str, Any] = {}
+    # The labels of single outputs, which go before those of the model.
+    output_labels: dict[str, dict[str, Any]] = {}
     parameters: dict[str, Parameter] = {}
     explain: dict[str, Any] = {}  # how a tensor model is explained (explain/settings.py)
     # Of a chain: the models that run in order. It has no worker of its own, its backend is "chain".
@@ -171,6 +202,12 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_batch_size: int = 1
     # Nobody asked for that size: it holds where the model's own file shows a batch dimension.
     batch_is_default: bool = False
+    # Whether the shapes have a batch dimension in front; None where nobody says so, and the shapes must tell.
+    batch_dimension: bool | None = None
+    # A request may have any number of responses, and none.
+    decoupled: bool = False
+    # A configuration for Triton as it was written, which clients are shown again.
+    triton: dict[str, Any] = {}
     max_delay: float = 0.0
     # TorchServe's own behaviour: a lone request waits out the delay although a worker is idle.
     exact_delay: bool = False
@@ -184,6 +221,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_workers: int = 1
     workers_by_default: bool = False  # nobody asked for that number
     queue_size: int = 100
+    # None where requests wait in the order of their priority and for as long as their callers do.
+    queue_policy: QueuePolicy | None = None
     response_timeout: float = 120.0
     startup_timeout: float = 120.0
     # How long a crashing worker counts as healthy while it is being restarted (TorchServe's maxRetryTimeoutInSec).
@@ -212,6 +251,11 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     venv: str = ""  # the virtual environment that those packages are in, where they are in one
     manifest: dict[str, Any] = {}
     config: dict[str, Any] = {}  # model-config.yaml, as the handler sees it
+
+    def labels_of(self, output: str) -> Mapping[str, Any]:
+        """The name of each class of an output, by its index."""
+        found: Mapping[str, Any] = self.output_labels.get(output, self.labels)
+        return found
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,9 +1,9 @@
-"""Triton's config.pbtxt in the form of our own config, as far as its keys have a meaning here.
+"""Triton's config.pbtxt in the form of our own config: what each key means, where the schema says that it is served.
 
 max_batch_size: 8              above 0 every shape gets a batch dimension in front, as Triton's clients send it
 input [ { name: "x" data_type: TYPE_FP32 dims: [ 3 ] } ]
 output [ { name: "y" data_type: TYPE_STRING dims: [ 1 ] label_filename: "labels.txt" } ]
-dynamic_batching { max_queue_delay_microseconds: 100 }
+dynamic_batching { max_queue_delay_microseconds: 100 default_queue_policy { max_queue_size: 16 } }
 instance_group [ { count: 2 } ]
 version_policy { latest { num_versions: 1 } }     as where nothing is said
 sequence_batching { oldest { max_candidate_sequences: 8 } max_sequence_idle_microseconds: 5000000 }
@@ -11,44 +11,17 @@ default_model_filename: "net.onnx"
 model_warmup [ { name: "one" batch_size: 1 inputs { key: "x" value { data_type: TYPE_FP32 dims: [ 3 ] zero_data: true } } } ]
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any
-
-import msgspec
-from msgspec import Meta
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mooring.core.versions import VersionPolicy
 from mooring.repository.textproto import Message
+from mooring.repository.triton_config import TritonConfig, is_key
 
-_OWN = frozenset(
-    {
-        "input",
-        "output",
-        "dynamic_batching",
-        "instance_group",
-        "model_warmup",
-        "sequence_batching",
-        "default_model_filename",
-        "version_policy",
-    }
-)
-
-# They tune what has no counterpart here, or say what is so anyway.
-WITHOUT_EFFECT = frozenset(
-    {
-        "cc_model_filenames",
-        "metric_tags",
-        "model_metrics",
-        "model_operations",
-        "model_transaction_policy",
-        "optimization",
-        "response_cache",
-        "runtime",
-    }
-)
-_Count = Annotated[int, Meta(ge=1, lt=1 << 32)]
-_Versions = Annotated[list[Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]], Meta(min_length=1)]
-
+# Keys that AMD's text proto and ours have, too.
+_SHARED = frozenset({"name", "platform", "backend", "max_batch_size", "parameters"})
+_PLATFORMS = frozenset({"onnxruntime_onnx", "pytorch_libtorch"})
+_BACKENDS = frozenset({"onnxruntime", "pytorch", "python"})
 # Microseconds after which Triton ends a sequence that nobody goes on with, where nothing is said.
 _USUAL_IDLE = 1_000_000
 _CONTROLS = {
@@ -58,7 +31,7 @@ _CONTROLS = {
     "CONTROL_SEQUENCE_CORRID": "id",
 }
 _FLAGS = {"int32_false_true": "INT32", "fp32_false_true": "FP32", "bool_false_true": "BOOL"}
-_RENAMED = {"TYPE_STRING": "BYTES"}
+_MICROSECONDS = 1e6
 
 
 def is_amd(message: Message) -> bool:
@@ -66,189 +39,212 @@ def is_amd(message: Message) -> bool:
     return bool({"inputs", "outputs", "versions"} & message.keys())
 
 
+def has_keys_of_its_own(message: Message) -> bool:
+    """Whether a text proto has keys that Triton alone knows."""
+    return any(is_key(name) and name not in _SHARED | {"version_policy"} for name in message)
+
+
 def is_triton(message: Message) -> bool:
     """Whether it is meant for Triton; AMD's text proto has ``inputs`` where Triton's has ``input``."""
-    return not {"inputs", "outputs"} & message.keys() and bool(
-        (_OWN | WITHOUT_EFFECT) & message.keys()
-        or {"onnxruntime_onnx", "pytorch_libtorch"} & set(_texts(message, "platform"))
-        or "onnxruntime" in _texts(message, "backend")
+    return not {"inputs", "outputs"} & message.keys() and (
+        any(is_key(name) and name not in _SHARED for name in message)
+        or bool(_PLATFORMS & set(_texts(message, "platform")))
+        or bool(_BACKENDS & set(_texts(message, "backend")))
     )
 
 
-def from_triton(message: Message) -> Message:
-    """The message with our keys for Triton's. Raises ``ValueError`` for what cannot be served as it is meant."""
-    if "ensemble_scheduling" in message:
-        raise ValueError("ensemble_scheduling is not served")
-    table = {
-        key: values
-        for key, values in message.items()
-        if key not in _OWN | WITHOUT_EFFECT | {"max_batch_size"}
-    }
-    table["batching"] = [{"mode": ["concat"]}]
-    if "version_policy" in message:
-        table["version_policy"] = [_version_policy(message)]
-    rows = _number(message, "max_batch_size", 0)
-    if rows or "max_batch_size" in message or "input" in message:
-        table["max_batch_size"] = [max(1, rows)]
+def declaration_of(config: TritonConfig, *, batched: bool | None = None) -> dict[str, Any]:
+    """A configuration as a table of our own keys. Raises ``ValueError`` naming what cannot be served as it is meant.
+
+    ``batched`` says whether there is a batch dimension where the configuration does not.
+    """
+    rows = config.get("max_batch_size", 0)
+    if rows < 0:
+        raise ValueError(f"max_batch_size: expected a whole number from 0, got {rows}")
+    has_batch = rows > 0 if batched is None or "max_batch_size" in config else batched
+    table: dict[str, Any] = {name: config[name] for name in ("name", "platform", "backend") if name in config}
+    table["batching"] = {"mode": "concat"}
+    if "version_policy" in config:
+        table["version_policy"] = _version_policy(policy_of(config["version_policy"]))
+    if "max_batch_size" in config or ("input" in config and batched is None):
+        table["max_batch_size"] = max(1, rows)
     for key in ("input", "output"):
-        if key in message:
-            table[key + "s"] = [_tensor(each, batched=rows > 0) for each in _messages(message, key)]
-    labels = [name for each in _messages(message, "output") for name in each.get("label_filename", [])]
-    if labels:
-        table["labels"] = labels[-1:]
-    if "default_model_filename" in message:
-        table["entry"] = message["default_model_filename"]
-    for each in _messages(message, "dynamic_batching"):
-        delay = _number(each, "max_queue_delay_microseconds", 0)
-        table["batching"] = [{"mode": ["concat"], "max_delay_ms": [delay / 1000]}]
-    for each in _messages(message, "sequence_batching"):
-        table["sequences"] = [_sequences(each, rows)]
-        for oldest in _messages(each, "oldest"):
-            delay = _number(oldest, "max_queue_delay_microseconds", 0)
-            table["batching"] = [{"mode": ["concat"], "max_delay_ms": [delay / 1000]}]
-    warmup = [_warmup(each) for each in _messages(message, "model_warmup")]
-    if warmup:
-        table["warmup"] = [warmup]
-    groups = _messages(message, "instance_group")
-    if groups:
-        count = sum(_number(each, "count", 1) for each in groups)
-        table["workers"] = [{"min": [count], "max": [max(1, count)]}]
+        if key in config:
+            table[key + "s"] = [_tensor(each, key, batched=has_batch) for each in config[key]]
+    if "parameters" in config:
+        table["parameters"] = {
+            name: value.get("string_value", "") for name, value in config["parameters"].items()
+        }
+    if "default_model_filename" in config:
+        table["entry"] = config["default_model_filename"]
+    if "model_transaction_policy" in config:
+        table["decoupled"] = config["model_transaction_policy"].get("decoupled", False)
+    table |= _scheduling(config, rows)
+    if config.get("model_warmup"):
+        table["warmup"] = [_warmup(each) for each in config["model_warmup"]]
+    if config.get("instance_group"):
+        count = _instances(config["instance_group"])
+        table["workers"] = {"min": count, "max": count}
     return table
 
 
-def policy_of(policy: Mapping[str, Mapping[str, Any]]) -> VersionPolicy:
-    """Which versions a version_policy serves, one of ``latest { num_versions }``, ``specific { versions }`` and ``all { }``.
-
-    Raises ``ValueError``.
-    """
-    if len(policy) > 1:
-        raise ValueError(f"expected one of latest, specific and all, got {', '.join(sorted(policy))}")
-    fields = {"latest": {"num_versions"}, "specific": {"versions"}, "all": set()}
-    for key, message in policy.items():
-        if key not in fields:
-            raise ValueError(f"unknown key '{key}'; known are latest, specific, all")
-        for each in message.keys() - fields[key]:
-            raise ValueError(f"{key}: unknown key '{each}'; known are {', '.join(fields[key]) or 'none'}")
-        if key == "specific":
-            return VersionPolicy(
-                specific=tuple(msgspec.convert(message.get("versions"), _Versions, strict=False))
+def policy_of(policy: Mapping[str, Any]) -> VersionPolicy:
+    """Which versions a version_policy serves. Raises ``ValueError`` where it serves none."""
+    if "all" in policy:
+        return VersionPolicy()
+    if "specific" in policy:
+        versions = policy["specific"].get("versions", [])
+        if not versions or min(versions) < 0:
+            raise ValueError(
+                f"version_policy.specific.versions: expected the numbers of versions, got {versions}"
             )
-        if key == "all":
-            return VersionPolicy()
-        return VersionPolicy(latest=msgspec.convert(message.get("num_versions", 1), _Count, strict=False))
-    return VersionPolicy(latest=1)
+        return VersionPolicy(specific=tuple(versions))
+    count = policy.get("latest", {}).get("num_versions", 1)
+    if not count:
+        raise ValueError("version_policy.latest.num_versions: expected a whole number from 1, got 0")
+    return VersionPolicy(latest=count)
 
 
-def _version_policy(message: Message) -> Message:
-    """The policy in the form of our own config. Raises ``ValueError``."""
-    said = (_messages(message, "version_policy") or [{}])[-1]
-    plain = {
-        key: {
-            inner: values if inner == "versions" else _last(each, inner, None)
-            for each in _messages(said, key)[-1:]
-            for inner, values in each.items()
-        }
-        for key in said
-    }
-    try:
-        policy = policy_of(plain)
-    except ValueError as error:
-        raise ValueError(f"version_policy: {error}") from None
+def _version_policy(policy: VersionPolicy) -> dict[str, Any]:
     if policy.latest:
-        return {"latest": [policy.latest]}
-    return {"specific": list(policy.specific)} if policy.specific else {"all": [True]}
+        return {"latest": policy.latest}
+    return {"specific": list(policy.specific)} if policy.specific else {"all": True}
 
 
-def _warmup(warmup: Message) -> dict[str, Any]:
-    """A warm-up request; a ``batch_size`` above 0 is a dimension in front of every shape, as in requests."""
-    rows = _number(warmup, "batch_size", 0)
-    inputs = []
-    for entry in _messages(warmup, "inputs"):
-        for value in _messages(entry, "value"):
-            datatype = str(_last(value, "data_type", "TYPE_INVALID"))
-            dims = value.get("dims", [])
-            kind = "random" if _last(value, "random_data", default=False) is True else "zero"
-            inputs.append(
-                {
-                    "name": _last(entry, "key", ""),
-                    "datatype": _RENAMED.get(datatype, datatype.removeprefix("TYPE_")),
-                    "shape": [rows, *dims] if rows else dims,
-                    "data": _last(value, "input_data_file", kind),
-                }
-            )
+def _scheduling(config: TritonConfig, rows: int) -> dict[str, Any]:
+    """How requests wait, and for how long."""
+    table: dict[str, Any] = {}
+    delay = None
+    if "dynamic_batching" in config:
+        batching = config["dynamic_batching"]
+        delay = batching.get("max_queue_delay_microseconds", 0)
+        table |= _queue(batching)
+    elif "sequence_batching" in config:
+        batching = config["sequence_batching"]
+        table["sequences"] = _sequences(batching, rows)
+        delay = batching.get("oldest", {}).get("max_queue_delay_microseconds", 0)
+    if delay is not None:
+        table["batching"] = {"mode": "concat", "max_delay_ms": delay / 1000}
+    return table
+
+
+def _queue(batching: Mapping[str, Any]) -> dict[str, Any]:
+    """The queue's size and policy."""
+    levels = batching.get("priority_levels", 0)
+    own = batching.get("default_queue_policy", {})
+    others = batching.get("priority_queue_policy", {})
+    policies = [others.get(str(level), own) for level in range(1, levels + 1)] or [own]
+    sizes = [each.get("max_queue_size", 0) for each in policies]
+    table: dict[str, Any] = {"queue_size": sum(sizes)} if all(sizes) else {}
+    policy = _policy(own)
+    if not levels:
+        policy["queue_size"] = 0  # the queue's own size says it
+    table["queue_policy"] = {
+        **policy,
+        "priority_levels": levels,
+        "default_priority_level": batching.get("default_priority_level", 0),
+        "preserve_ordering": batching.get("preserve_ordering", False),
+        "by_priority": {level: _policy(each) for level, each in others.items()},
+    }
+    return table
+
+
+def _policy(policy: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "name": _last(warmup, "name", ""),
-        "count": max(1, _number(warmup, "count", 1)),
-        "inputs": inputs,
+        "queue_size": policy.get("max_queue_size", 0),
+        "timeout": policy.get("default_timeout_microseconds", 0) / _MICROSECONDS,
+        "timeout_action": policy.get("timeout_action", "REJECT").lower(),
     }
 
 
-def _sequences(batching: Message, rows: int) -> dict[str, Any]:
+def _instances(groups: Sequence[Mapping[str, Any]]) -> int:
+    """How many workers there are in all groups that get requests. Raises ``ValueError`` where there is none."""
+    for index, each in enumerate(groups):
+        if each.get("count", 1) < 0:
+            raise ValueError(
+                f"instance_group[{index}].count: expected a whole number from 0, got {each['count']}"
+            )
+    active = [each for each in groups if not each.get("passive", False)]
+    if not active:
+        raise ValueError("instance_group: all are passive, so that the model would have no worker")
+    return sum(each.get("count", 1) or 1 for each in active)
+
+
+def _warmup(warmup: Mapping[str, Any]) -> dict[str, Any]:
+    """A warm-up request; a ``batch_size`` above 0 is a dimension in front of every shape, as in requests."""
+    rows = warmup.get("batch_size", 0)
+    inputs = []
+    for name, value in warmup.get("inputs", {}).items():
+        kind = "random" if value.get("random_data") else "zero"
+        dims = value.get("dims", [])
+        inputs.append(
+            {
+                "name": name,
+                "datatype": _datatype(value.get("data_type", "TYPE_INVALID")),
+                "shape": [rows, *dims] if rows else dims,
+                "data": value.get("input_data_file", kind),
+            }
+        )
+    return {"name": warmup.get("name", ""), "count": warmup.get("count", 1) or 1, "inputs": inputs}
+
+
+def _sequences(batching: Mapping[str, Any], rows: int) -> dict[str, Any]:
     """How sequences share the instances. Raises ``ValueError`` where a model counts on what is not kept here."""
-    for key in ("state", "iterative_sequence"):
-        if key in batching and batching[key] != [False]:
-            raise ValueError(f"sequence_batching.{key} is not served: the model must keep its state itself")
-    oldest = _messages(batching, "oldest")
-    if not oldest and rows > 1:
+    oldest = batching.get("oldest")
+    if oldest is None and rows > 1:
         raise ValueError(
             "sequence_batching: the direct strategy gives a sequence a place in the batch of its own, which is not "
             "kept here; set max_batch_size to 1, or choose oldest where the model goes by the CORRID input"
         )
-    candidates = _number(oldest[-1], "max_candidate_sequences", 0) if oldest else 1
-    idle = _number(batching, "max_sequence_idle_microseconds", 0) or _USUAL_IDLE
+    candidates = oldest.get("max_candidate_sequences", 0) if oldest is not None else 1
+    idle = batching.get("max_sequence_idle_microseconds", 0) or _USUAL_IDLE
     return {
         "per_worker": candidates,
-        "max_idle": idle / 1e6,
+        "max_idle": idle / _MICROSECONDS,
         "controls": [
-            _control(name, control)
-            for each in _messages(batching, "control_input")
-            for name in each.get("name", [])[-1:]
-            for control in _messages(each, "control")
+            _control(each.get("name", ""), control)
+            for each in batching.get("control_input", [])
+            for control in each.get("control", [])
         ],
     }
 
 
-def _control(name: Any, control: Message) -> dict[str, Any]:
-    kind = str(_last(control, "kind", "CONTROL_SEQUENCE_START"))
-    if kind not in _CONTROLS:
-        raise ValueError(f"control_input '{name}': unknown kind {kind}; known are {', '.join(_CONTROLS)}")
-    found: dict[str, Any] = {"name": name, "kind": _CONTROLS[kind]}
+def _control(name: str, control: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": name, "kind": _CONTROLS[control.get("kind", "CONTROL_SEQUENCE_START")]}
     for key, datatype in _FLAGS.items():
         if key in control:
             values = [float(value) for value in control[key]]
             return found | {"datatype": datatype, "values": values or [0.0, 1.0]}
-    datatype = str(_last(control, "data_type", "TYPE_INT32"))
-    return found | {"datatype": _RENAMED.get(datatype, datatype.removeprefix("TYPE_"))}
+    return found | {"datatype": _datatype(control.get("data_type", "TYPE_INT32"))}
 
 
-def _tensor(tensor: Message, *, batched: bool) -> dict[str, list[Any]]:
-    datatype = str(_last(tensor, "data_type", "")) or "none"
-    shape = tensor.get("dims", [])
-    return {
-        "name": tensor.get("name", [""]),
-        "datatype": [_RENAMED.get(datatype, datatype.removeprefix("TYPE_"))],
-        "shape": [-1, *shape] if batched else shape,
-    }
+def _tensor(tensor: Mapping[str, Any], kind: str, *, batched: bool) -> dict[str, Any]:
+    name = tensor.get("name", "")
+    what = f"{kind} '{name}'"
+    if "data_type" not in tensor:
+        raise ValueError(f"{what}: data_type is missing")
+    dims = _sizes(tensor.get("dims", []), f"{what}: dims")
+    front = [-1] if batched else []
+    table = {"name": name, "datatype": _datatype(tensor["data_type"]), "shape": front + dims}
+    if "reshape" in tensor:
+        shape = _sizes(tensor["reshape"].get("shape", []), f"{what}: reshape.shape")
+        table["reshape"] = front + shape
+    if "optional" in tensor:
+        table["optional"] = tensor["optional"]
+    if tensor.get("label_filename"):
+        table["labels"] = tensor["label_filename"]
+    return table
 
 
-def _messages(message: Message, key: str) -> list[Message]:
-    values = message.get(key, [])
-    for each in values:
-        if not isinstance(each, dict):
-            raise ValueError(f"{key}: expected a message in braces, got {each!r}")  # noqa: TRY004 - a fault of the text
-    return values
+def _sizes(sizes: list[int], what: str) -> list[int]:
+    for size in sizes:
+        if size < 1 and size != -1:
+            raise ValueError(f"{what}: expected sizes from 1, or -1 for any size, got {size}")
+    return sizes
 
 
-def _last(message: Message, key: str, default: Any) -> Any:
-    values = message.get(key) or [default]
-    return values[-1]
-
-
-def _number(message: Message, key: str, default: int) -> int:
-    found = _last(message, key, default)
-    if isinstance(found, bool) or not isinstance(found, int) or found < 0:
-        raise ValueError(f"{key}: expected a whole number from 0, got {found!r}")
-    return found
+def _datatype(name: str) -> str:
+    return "BYTES" if name == "TYPE_STRING" else name.removeprefix("TYPE_")
 
 
 def _texts(message: Message, key: str) -> list[str]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from mooring.backends.handler import json_text
 from mooring.backends.handler.envelopes import Asked, BaseEnvelope, demand_names
-from mooring.backends.open_inference import open_inputs, present
+from mooring.backends.open_inference import NO_LABELS, open_inputs, present
 from mooring.codecs.instances import instances_in
 from mooring.codecs.nonfinite import BY_PROTOCOL
 from mooring.codecs.packed import pack_rows
@@ -146,7 +146,7 @@ class TensorsForm(RowForm):
         name = _output_name(request)
         stacked = list(results) if _one_row_per_element(request.inputs) else results[0]
         response = InferenceResponse([tensor_of(name, stacked)], head=head)
-        return present(request, response, {}, self._json_nan)
+        return present(request, response, NO_LABELS, self._json_nan)
 
 
 def demand_inputs(tensors: Sequence[Tensor]) -> None:
@@ -177,7 +177,7 @@ class InputsForm(RowForm):
         names = [tensor.name for tensor in request.inputs]
         demand_names(len(names), len(results))
         outputs = [tensor_of(name, result) for name, result in zip(names, results, strict=False)]
-        return present(request, InferenceResponse(outputs, head=head), {}, self._json_nan)
+        return present(request, InferenceResponse(outputs, head=head), NO_LABELS, self._json_nan)
 
 
 def body_answer(item: Any, head: ResponseHead | None) -> InferenceResponse:

@@ -685,6 +685,1119 @@ class ModelConfigResponse(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
+class ModelVersionPolicy(message.Message):
+    """Triton's model configuration, whole: its own file has the comments. What the keys do here says docs/guide-triton.md."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class Latest(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        NUM_VERSIONS_FIELD_NUMBER: builtins.int
+        num_versions: builtins.int
+        def __init__(
+            self,
+            *,
+            num_versions: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["num_versions", b"num_versions"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @typing.final
+    class All(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @typing.final
+    class Specific(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        VERSIONS_FIELD_NUMBER: builtins.int
+        @builtins.property
+        def versions(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
+        def __init__(
+            self,
+            *,
+            versions: abc.Iterable[builtins.int] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["versions", b"versions"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    LATEST_FIELD_NUMBER: builtins.int
+    ALL_FIELD_NUMBER: builtins.int
+    SPECIFIC_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def latest(self) -> ModelVersionPolicy.Latest: ...
+    @builtins.property
+    def all(self) -> ModelVersionPolicy.All: ...
+    @builtins.property
+    def specific(self) -> ModelVersionPolicy.Specific: ...
+    def __init__(
+        self,
+        *,
+        latest: ModelVersionPolicy.Latest | None = ...,
+        all: ModelVersionPolicy.All | None = ...,
+        specific: ModelVersionPolicy.Specific | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["all", b"all", "latest", b"latest", "policy_choice", b"policy_choice", "specific", b"specific"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["all", b"all", "latest", b"latest", "policy_choice", b"policy_choice", "specific", b"specific"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_policy_choice: _TypeAlias = typing.Literal["latest", "all", "specific"]  # noqa: Y015
+    _WhichOneofArgType_policy_choice: _TypeAlias = typing.Literal["policy_choice", b"policy_choice"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_policy_choice) -> _WhichOneofReturnType_policy_choice | None: ...
+
+@typing.final
+class ModelInput(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    class _Format:
+        ValueType = typing.NewType("ValueType", builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _FormatEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[ModelInput._Format.ValueType], builtins.type):
+        DESCRIPTOR: descriptor.EnumDescriptor
+        FORMAT_NONE: ModelInput._Format.ValueType  # 0
+        FORMAT_NHWC: ModelInput._Format.ValueType  # 1
+        FORMAT_NCHW: ModelInput._Format.ValueType  # 2
+
+    class Format(_Format, metaclass=_FormatEnumTypeWrapper): ...
+    FORMAT_NONE: ModelInput.Format.ValueType  # 0
+    FORMAT_NHWC: ModelInput.Format.ValueType  # 1
+    FORMAT_NCHW: ModelInput.Format.ValueType  # 2
+
+    NAME_FIELD_NUMBER: builtins.int
+    DATA_TYPE_FIELD_NUMBER: builtins.int
+    FORMAT_FIELD_NUMBER: builtins.int
+    DIMS_FIELD_NUMBER: builtins.int
+    RESHAPE_FIELD_NUMBER: builtins.int
+    IS_SHAPE_TENSOR_FIELD_NUMBER: builtins.int
+    ALLOW_RAGGED_BATCH_FIELD_NUMBER: builtins.int
+    OPTIONAL_FIELD_NUMBER: builtins.int
+    IS_NON_LINEAR_FORMAT_IO_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    data_type: DataType.ValueType
+    format: ModelInput.Format.ValueType
+    is_shape_tensor: builtins.bool
+    allow_ragged_batch: builtins.bool
+    optional: builtins.bool
+    is_non_linear_format_io: builtins.bool
+    @builtins.property
+    def dims(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @builtins.property
+    def reshape(self) -> ModelTensorReshape: ...
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        data_type: DataType.ValueType = ...,
+        format: ModelInput.Format.ValueType = ...,
+        dims: abc.Iterable[builtins.int] | None = ...,
+        reshape: ModelTensorReshape | None = ...,
+        is_shape_tensor: builtins.bool = ...,
+        allow_ragged_batch: builtins.bool = ...,
+        optional: builtins.bool = ...,
+        is_non_linear_format_io: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["reshape", b"reshape"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["allow_ragged_batch", b"allow_ragged_batch", "data_type", b"data_type", "dims", b"dims", "format", b"format", "is_non_linear_format_io", b"is_non_linear_format_io", "is_shape_tensor", b"is_shape_tensor", "name", b"name", "optional", b"optional", "reshape", b"reshape"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ModelTensorReshape(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    SHAPE_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def shape(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        shape: abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["shape", b"shape"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ModelOutput(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    DATA_TYPE_FIELD_NUMBER: builtins.int
+    DIMS_FIELD_NUMBER: builtins.int
+    LABEL_FILENAME_FIELD_NUMBER: builtins.int
+    RESHAPE_FIELD_NUMBER: builtins.int
+    IS_SHAPE_TENSOR_FIELD_NUMBER: builtins.int
+    IS_NON_LINEAR_FORMAT_IO_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    data_type: DataType.ValueType
+    label_filename: builtins.str
+    is_shape_tensor: builtins.bool
+    is_non_linear_format_io: builtins.bool
+    @builtins.property
+    def dims(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @builtins.property
+    def reshape(self) -> ModelTensorReshape: ...
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        data_type: DataType.ValueType = ...,
+        dims: abc.Iterable[builtins.int] | None = ...,
+        label_filename: builtins.str = ...,
+        reshape: ModelTensorReshape | None = ...,
+        is_shape_tensor: builtins.bool = ...,
+        is_non_linear_format_io: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["reshape", b"reshape"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data_type", b"data_type", "dims", b"dims", "is_non_linear_format_io", b"is_non_linear_format_io", "is_shape_tensor", b"is_shape_tensor", "label_filename", b"label_filename", "name", b"name", "reshape", b"reshape"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BatchInput(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    class _Kind:
+        ValueType = typing.NewType("ValueType", builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[BatchInput._Kind.ValueType], builtins.type):
+        DESCRIPTOR: descriptor.EnumDescriptor
+        BATCH_ELEMENT_COUNT: BatchInput._Kind.ValueType  # 0
+        BATCH_ACCUMULATED_ELEMENT_COUNT: BatchInput._Kind.ValueType  # 1
+        BATCH_ACCUMULATED_ELEMENT_COUNT_WITH_ZERO: BatchInput._Kind.ValueType  # 2
+        BATCH_MAX_ELEMENT_COUNT_AS_SHAPE: BatchInput._Kind.ValueType  # 3
+        BATCH_ITEM_SHAPE: BatchInput._Kind.ValueType  # 4
+        BATCH_ITEM_SHAPE_FLATTEN: BatchInput._Kind.ValueType  # 5
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    BATCH_ELEMENT_COUNT: BatchInput.Kind.ValueType  # 0
+    BATCH_ACCUMULATED_ELEMENT_COUNT: BatchInput.Kind.ValueType  # 1
+    BATCH_ACCUMULATED_ELEMENT_COUNT_WITH_ZERO: BatchInput.Kind.ValueType  # 2
+    BATCH_MAX_ELEMENT_COUNT_AS_SHAPE: BatchInput.Kind.ValueType  # 3
+    BATCH_ITEM_SHAPE: BatchInput.Kind.ValueType  # 4
+    BATCH_ITEM_SHAPE_FLATTEN: BatchInput.Kind.ValueType  # 5
+
+    KIND_FIELD_NUMBER: builtins.int
+    TARGET_NAME_FIELD_NUMBER: builtins.int
+    DATA_TYPE_FIELD_NUMBER: builtins.int
+    SOURCE_INPUT_FIELD_NUMBER: builtins.int
+    kind: BatchInput.Kind.ValueType
+    data_type: DataType.ValueType
+    @builtins.property
+    def target_name(self) -> containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @builtins.property
+    def source_input(self) -> containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        kind: BatchInput.Kind.ValueType = ...,
+        target_name: abc.Iterable[builtins.str] | None = ...,
+        data_type: DataType.ValueType = ...,
+        source_input: abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data_type", b"data_type", "kind", b"kind", "source_input", b"source_input", "target_name", b"target_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class BatchOutput(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    class _Kind:
+        ValueType = typing.NewType("ValueType", builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[BatchOutput._Kind.ValueType], builtins.type):
+        DESCRIPTOR: descriptor.EnumDescriptor
+        BATCH_SCATTER_WITH_INPUT_SHAPE: BatchOutput._Kind.ValueType  # 0
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    BATCH_SCATTER_WITH_INPUT_SHAPE: BatchOutput.Kind.ValueType  # 0
+
+    TARGET_NAME_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    SOURCE_INPUT_FIELD_NUMBER: builtins.int
+    kind: BatchOutput.Kind.ValueType
+    @builtins.property
+    def target_name(self) -> containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @builtins.property
+    def source_input(self) -> containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        target_name: abc.Iterable[builtins.str] | None = ...,
+        kind: BatchOutput.Kind.ValueType = ...,
+        source_input: abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["kind", b"kind", "source_input", b"source_input", "target_name", b"target_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ModelOptimizationPolicy(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    class _ModelPriority:
+        ValueType = typing.NewType("ValueType", builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ModelPriorityEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[ModelOptimizationPolicy._ModelPriority.ValueType], builtins.type):
+        DESCRIPTOR: descriptor.EnumDescriptor
+        PRIORITY_DEFAULT: ModelOptimizationPolicy._ModelPriority.ValueType  # 0
+        PRIORITY_MAX: ModelOptimizationPolicy._ModelPriority.ValueType  # 1
+        PRIORITY_MIN: ModelOptimizationPolicy._ModelPriority.ValueType  # 2
+
+    class ModelPriority(_ModelPriority, metaclass=_ModelPriorityEnumTypeWrapper): ...
+    PRIORITY_DEFAULT: ModelOptimizationPolicy.ModelPriority.ValueType  # 0
+    PRIORITY_MAX: ModelOptimizationPolicy.ModelPriority.ValueType  # 1
+    PRIORITY_MIN: ModelOptimizationPolicy.ModelPriority.ValueType  # 2
+
+    @typing.final
+    class Graph(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        LEVEL_FIELD_NUMBER: builtins.int
+        level: builtins.int
+        def __init__(
+            self,
+            *,
+            level: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["level", b"level"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @typing.final
+    class Cuda(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        @typing.final
+        class GraphSpec(message.Message):
+            DESCRIPTOR: descriptor.Descriptor
+
+            @typing.final
+            class Shape(message.Message):
+                DESCRIPTOR: descriptor.Descriptor
+
+                DIM_FIELD_NUMBER: builtins.int
+                @builtins.property
+                def dim(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
+                def __init__(
+                    self,
+                    *,
+                    dim: abc.Iterable[builtins.int] | None = ...,
+                ) -> None: ...
+                _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+                def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+                _ClearFieldArgType: _TypeAlias = typing.Literal["dim", b"dim"]  # noqa: Y015
+                def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+                def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+            @typing.final
+            class LowerBound(message.Message):
+                DESCRIPTOR: descriptor.Descriptor
+
+                @typing.final
+                class InputEntry(message.Message):
+                    DESCRIPTOR: descriptor.Descriptor
+
+                    KEY_FIELD_NUMBER: builtins.int
+                    VALUE_FIELD_NUMBER: builtins.int
+                    key: builtins.str
+                    @builtins.property
+                    def value(self) -> ModelOptimizationPolicy.Cuda.GraphSpec.Shape: ...
+                    def __init__(
+                        self,
+                        *,
+                        key: builtins.str = ...,
+                        value: ModelOptimizationPolicy.Cuda.GraphSpec.Shape | None = ...,
+                    ) -> None: ...
+                    _HasFieldArgType: _TypeAlias = typing.Literal["value", b"value"]  # noqa: Y015
+                    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+                    _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+                    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+                    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+                BATCH_SIZE_FIELD_NUMBER: builtins.int
+                INPUT_FIELD_NUMBER: builtins.int
+                batch_size: builtins.int
+                @builtins.property
+                def input(self) -> containers.MessageMap[builtins.str, ModelOptimizationPolicy.Cuda.GraphSpec.Shape]: ...
+                def __init__(
+                    self,
+                    *,
+                    batch_size: builtins.int = ...,
+                    input: abc.Mapping[builtins.str, ModelOptimizationPolicy.Cuda.GraphSpec.Shape] | None = ...,
+                ) -> None: ...
+                _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+                def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+                _ClearFieldArgType: _TypeAlias = typing.Literal["batch_size", b"batch_size", "input", b"input"]  # noqa: Y015
+                def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+                def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+            @typing.final
+            class InputEntry(message.Message):
+                DESCRIPTOR: descriptor.Descriptor
+
+                KEY_FIELD_NUMBER: builtins.int
+                VALUE_FIELD_NUMBER: builtins.int
+                key: builtins.str
+                @builtins.property
+                def value(self) -> ModelOptimizationPolicy.Cuda.GraphSpec.Shape: ...
+                def __init__(
+                    self,
+                    *,
+                    key: builtins.str = ...,
+                    value: ModelOptimizationPolicy.Cuda.GraphSpec.Shape | None = ...,
+                ) -> None: ...
+                _HasFieldArgType: _TypeAlias = typing.Literal["value", b"value"]  # noqa: Y015
+                def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+                _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+                def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+                def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+            BATCH_SIZE_FIELD_NUMBER: builtins.int
+            INPUT_FIELD_NUMBER: builtins.int
+            GRAPH_LOWER_BOUND_FIELD_NUMBER: builtins.int
+            batch_size: builtins.int
+            @builtins.property
+            def input(self) -> containers.MessageMap[builtins.str, ModelOptimizationPolicy.Cuda.GraphSpec.Shape]: ...
+            @builtins.property
+            def graph_lower_bound(self) -> ModelOptimizationPolicy.Cuda.GraphSpec.LowerBound: ...
+            def __init__(
+                self,
+                *,
+                batch_size: builtins.int = ...,
+                input: abc.Mapping[builtins.str, ModelOptimizationPolicy.Cuda.GraphSpec.Shape] | None = ...,
+                graph_lower_bound: ModelOptimizationPolicy.Cuda.GraphSpec.LowerBound | None = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = typing.Literal["graph_lower_bound", b"graph_lower_bound"]  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = typing.Literal["batch_size", b"batch_size", "graph_lower_bound", b"graph_lower_bound", "input", b"input"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        GRAPHS_FIELD_NUMBER: builtins.int
+        BUSY_WAIT_EVENTS_FIELD_NUMBER: builtins.int
+        GRAPH_SPEC_FIELD_NUMBER: builtins.int
+        OUTPUT_COPY_STREAM_FIELD_NUMBER: builtins.int
+        graphs: builtins.bool
+        busy_wait_events: builtins.bool
+        output_copy_stream: builtins.bool
+        @builtins.property
+        def graph_spec(self) -> containers.RepeatedCompositeFieldContainer[ModelOptimizationPolicy.Cuda.GraphSpec]: ...
+        def __init__(
+            self,
+            *,
+            graphs: builtins.bool = ...,
+            busy_wait_events: builtins.bool = ...,
+            graph_spec: abc.Iterable[ModelOptimizationPolicy.Cuda.GraphSpec] | None = ...,
+            output_copy_stream: builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["busy_wait_events", b"busy_wait_events", "graph_spec", b"graph_spec", "graphs", b"graphs", "output_copy_stream", b"output_copy_stream"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @typing.final
+    class ExecutionAccelerators(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        @typing.final
+        class Accelerator(message.Message):
+            DESCRIPTOR: descriptor.Descriptor
+
+            @typing.final
+            class ParametersEntry(message.Message):
+                DESCRIPTOR: descriptor.Descriptor
+
+                KEY_FIELD_NUMBER: builtins.int
+                VALUE_FIELD_NUMBER: builtins.int
+                key: builtins.str
+                value: builtins.str
+                def __init__(
+                    self,
+                    *,
+                    key: builtins.str = ...,
+                    value: builtins.str = ...,
+                ) -> None: ...
+                _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+                def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+                _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+                def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+                def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+            NAME_FIELD_NUMBER: builtins.int
+            PARAMETERS_FIELD_NUMBER: builtins.int
+            name: builtins.str
+            @builtins.property
+            def parameters(self) -> containers.ScalarMap[builtins.str, builtins.str]: ...
+            def __init__(
+                self,
+                *,
+                name: builtins.str = ...,
+                parameters: abc.Mapping[builtins.str, builtins.str] | None = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = typing.Literal["name", b"name", "parameters", b"parameters"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        GPU_EXECUTION_ACCELERATOR_FIELD_NUMBER: builtins.int
+        CPU_EXECUTION_ACCELERATOR_FIELD_NUMBER: builtins.int
+        @builtins.property
+        def gpu_execution_accelerator(self) -> containers.RepeatedCompositeFieldContainer[ModelOptimizationPolicy.ExecutionAccelerators.Accelerator]: ...
+        @builtins.property
+        def cpu_execution_accelerator(self) -> containers.RepeatedCompositeFieldContainer[ModelOptimizationPolicy.ExecutionAccelerators.Accelerator]: ...
+        def __init__(
+            self,
+            *,
+            gpu_execution_accelerator: abc.Iterable[ModelOptimizationPolicy.ExecutionAccelerators.Accelerator] | None = ...,
+            cpu_execution_accelerator: abc.Iterable[ModelOptimizationPolicy.ExecutionAccelerators.Accelerator] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["cpu_execution_accelerator", b"cpu_execution_accelerator", "gpu_execution_accelerator", b"gpu_execution_accelerator"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @typing.final
+    class PinnedMemoryBuffer(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        ENABLE_FIELD_NUMBER: builtins.int
+        enable: builtins.bool
+        def __init__(
+            self,
+            *,
+            enable: builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["enable", b"enable"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    GRAPH_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    CUDA_FIELD_NUMBER: builtins.int
+    EXECUTION_ACCELERATORS_FIELD_NUMBER: builtins.int
+    INPUT_PINNED_MEMORY_FIELD_NUMBER: builtins.int
+    OUTPUT_PINNED_MEMORY_FIELD_NUMBER: builtins.int
+    GATHER_KERNEL_BUFFER_THRESHOLD_FIELD_NUMBER: builtins.int
+    EAGER_BATCHING_FIELD_NUMBER: builtins.int
+    priority: ModelOptimizationPolicy.ModelPriority.ValueType
+    gather_kernel_buffer_threshold: builtins.int
+    eager_batching: builtins.bool
+    @builtins.property
+    def graph(self) -> ModelOptimizationPolicy.Graph: ...
+    @builtins.property
+    def cuda(self) -> ModelOptimizationPolicy.Cuda: ...
+    @builtins.property
+    def execution_accelerators(self) -> ModelOptimizationPolicy.ExecutionAccelerators: ...
+    @builtins.property
+    def input_pinned_memory(self) -> ModelOptimizationPolicy.PinnedMemoryBuffer: ...
+    @builtins.property
+    def output_pinned_memory(self) -> ModelOptimizationPolicy.PinnedMemoryBuffer: ...
+    def __init__(
+        self,
+        *,
+        graph: ModelOptimizationPolicy.Graph | None = ...,
+        priority: ModelOptimizationPolicy.ModelPriority.ValueType = ...,
+        cuda: ModelOptimizationPolicy.Cuda | None = ...,
+        execution_accelerators: ModelOptimizationPolicy.ExecutionAccelerators | None = ...,
+        input_pinned_memory: ModelOptimizationPolicy.PinnedMemoryBuffer | None = ...,
+        output_pinned_memory: ModelOptimizationPolicy.PinnedMemoryBuffer | None = ...,
+        gather_kernel_buffer_threshold: builtins.int = ...,
+        eager_batching: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["cuda", b"cuda", "execution_accelerators", b"execution_accelerators", "graph", b"graph", "input_pinned_memory", b"input_pinned_memory", "output_pinned_memory", b"output_pinned_memory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["cuda", b"cuda", "eager_batching", b"eager_batching", "execution_accelerators", b"execution_accelerators", "gather_kernel_buffer_threshold", b"gather_kernel_buffer_threshold", "graph", b"graph", "input_pinned_memory", b"input_pinned_memory", "output_pinned_memory", b"output_pinned_memory", "priority", b"priority"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ModelDynamicBatching(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class PriorityQueuePolicyEntry(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.int
+        @builtins.property
+        def value(self) -> ModelQueuePolicy: ...
+        def __init__(
+            self,
+            *,
+            key: builtins.int = ...,
+            value: ModelQueuePolicy | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PREFERRED_BATCH_SIZE_FIELD_NUMBER: builtins.int
+    MAX_QUEUE_DELAY_MICROSECONDS_FIELD_NUMBER: builtins.int
+    PRESERVE_ORDERING_FIELD_NUMBER: builtins.int
+    PRIORITY_LEVELS_FIELD_NUMBER: builtins.int
+    DEFAULT_PRIORITY_LEVEL_FIELD_NUMBER: builtins.int
+    DEFAULT_QUEUE_POLICY_FIELD_NUMBER: builtins.int
+    PRIORITY_QUEUE_POLICY_FIELD_NUMBER: builtins.int
+    max_queue_delay_microseconds: builtins.int
+    preserve_ordering: builtins.bool
+    priority_levels: builtins.int
+    default_priority_level: builtins.int
+    @builtins.property
+    def preferred_batch_size(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @builtins.property
+    def default_queue_policy(self) -> ModelQueuePolicy: ...
+    @builtins.property
+    def priority_queue_policy(self) -> containers.MessageMap[builtins.int, ModelQueuePolicy]: ...
+    def __init__(
+        self,
+        *,
+        preferred_batch_size: abc.Iterable[builtins.int] | None = ...,
+        max_queue_delay_microseconds: builtins.int = ...,
+        preserve_ordering: builtins.bool = ...,
+        priority_levels: builtins.int = ...,
+        default_priority_level: builtins.int = ...,
+        default_queue_policy: ModelQueuePolicy | None = ...,
+        priority_queue_policy: abc.Mapping[builtins.int, ModelQueuePolicy] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["default_queue_policy", b"default_queue_policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["default_priority_level", b"default_priority_level", "default_queue_policy", b"default_queue_policy", "max_queue_delay_microseconds", b"max_queue_delay_microseconds", "preferred_batch_size", b"preferred_batch_size", "preserve_ordering", b"preserve_ordering", "priority_levels", b"priority_levels", "priority_queue_policy", b"priority_queue_policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ModelQueuePolicy(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    class _TimeoutAction:
+        ValueType = typing.NewType("ValueType", builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _TimeoutActionEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[ModelQueuePolicy._TimeoutAction.ValueType], builtins.type):
+        DESCRIPTOR: descriptor.EnumDescriptor
+        REJECT: ModelQueuePolicy._TimeoutAction.ValueType  # 0
+        DELAY: ModelQueuePolicy._TimeoutAction.ValueType  # 1
+
+    class TimeoutAction(_TimeoutAction, metaclass=_TimeoutActionEnumTypeWrapper): ...
+    REJECT: ModelQueuePolicy.TimeoutAction.ValueType  # 0
+    DELAY: ModelQueuePolicy.TimeoutAction.ValueType  # 1
+
+    TIMEOUT_ACTION_FIELD_NUMBER: builtins.int
+    DEFAULT_TIMEOUT_MICROSECONDS_FIELD_NUMBER: builtins.int
+    ALLOW_TIMEOUT_OVERRIDE_FIELD_NUMBER: builtins.int
+    MAX_QUEUE_SIZE_FIELD_NUMBER: builtins.int
+    timeout_action: ModelQueuePolicy.TimeoutAction.ValueType
+    default_timeout_microseconds: builtins.int
+    allow_timeout_override: builtins.bool
+    max_queue_size: builtins.int
+    def __init__(
+        self,
+        *,
+        timeout_action: ModelQueuePolicy.TimeoutAction.ValueType = ...,
+        default_timeout_microseconds: builtins.int = ...,
+        allow_timeout_override: builtins.bool = ...,
+        max_queue_size: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["allow_timeout_override", b"allow_timeout_override", "default_timeout_microseconds", b"default_timeout_microseconds", "max_queue_size", b"max_queue_size", "timeout_action", b"timeout_action"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ModelSequenceBatching(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class Control(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        class _Kind:
+            ValueType = typing.NewType("ValueType", builtins.int)
+            V: _TypeAlias = ValueType  # noqa: Y015
+
+        class _KindEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[ModelSequenceBatching.Control._Kind.ValueType], builtins.type):
+            DESCRIPTOR: descriptor.EnumDescriptor
+            CONTROL_SEQUENCE_START: ModelSequenceBatching.Control._Kind.ValueType  # 0
+            CONTROL_SEQUENCE_READY: ModelSequenceBatching.Control._Kind.ValueType  # 1
+            CONTROL_SEQUENCE_END: ModelSequenceBatching.Control._Kind.ValueType  # 2
+            CONTROL_SEQUENCE_CORRID: ModelSequenceBatching.Control._Kind.ValueType  # 3
+
+        class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+        CONTROL_SEQUENCE_START: ModelSequenceBatching.Control.Kind.ValueType  # 0
+        CONTROL_SEQUENCE_READY: ModelSequenceBatching.Control.Kind.ValueType  # 1
+        CONTROL_SEQUENCE_END: ModelSequenceBatching.Control.Kind.ValueType  # 2
+        CONTROL_SEQUENCE_CORRID: ModelSequenceBatching.Control.Kind.ValueType  # 3
+
+        KIND_FIELD_NUMBER: builtins.int
+        INT32_FALSE_TRUE_FIELD_NUMBER: builtins.int
+        FP32_FALSE_TRUE_FIELD_NUMBER: builtins.int
+        DATA_TYPE_FIELD_NUMBER: builtins.int
+        BOOL_FALSE_TRUE_FIELD_NUMBER: builtins.int
+        kind: ModelSequenceBatching.Control.Kind.ValueType
+        data_type: DataType.ValueType
+        @builtins.property
+        def int32_false_true(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
+        @builtins.property
+        def fp32_false_true(self) -> containers.RepeatedScalarFieldContainer[builtins.float]: ...
+        @builtins.property
+        def bool_false_true(self) -> containers.RepeatedScalarFieldContainer[builtins.bool]: ...
+        def __init__(
+            self,
+            *,
+            kind: ModelSequenceBatching.Control.Kind.ValueType = ...,
+            int32_false_true: abc.Iterable[builtins.int] | None = ...,
+            fp32_false_true: abc.Iterable[builtins.float] | None = ...,
+            data_type: DataType.ValueType = ...,
+            bool_false_true: abc.Iterable[builtins.bool] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["bool_false_true", b"bool_false_true", "data_type", b"data_type", "fp32_false_true", b"fp32_false_true", "int32_false_true", b"int32_false_true", "kind", b"kind"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @typing.final
+    class ControlInput(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: builtins.int
+        CONTROL_FIELD_NUMBER: builtins.int
+        name: builtins.str
+        @builtins.property
+        def control(self) -> containers.RepeatedCompositeFieldContainer[ModelSequenceBatching.Control]: ...
+        def __init__(
+            self,
+            *,
+            name: builtins.str = ...,
+            control: abc.Iterable[ModelSequenceBatching.Control] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["control", b"control", "name", b"name"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @typing.final
+    class InitialState(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        DATA_TYPE_FIELD_NUMBER: builtins.int
+        DIMS_FIELD_NUMBER: builtins.int
+        ZERO_DATA_FIELD_NUMBER: builtins.int
+        DATA_FILE_FIELD_NUMBER: builtins.int
+        NAME_FIELD_NUMBER: builtins.int
+        data_type: DataType.ValueType
+        zero_data: builtins.bool
+        data_file: builtins.str
+        name: builtins.str
+        @builtins.property
+        def dims(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
+        def __init__(
+            self,
+            *,
+            data_type: DataType.ValueType = ...,
+            dims: abc.Iterable[builtins.int] | None = ...,
+            zero_data: builtins.bool = ...,
+            data_file: builtins.str = ...,
+            name: builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = typing.Literal["data_file", b"data_file", "state_data", b"state_data", "zero_data", b"zero_data"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["data_file", b"data_file", "data_type", b"data_type", "dims", b"dims", "name", b"name", "state_data", b"state_data", "zero_data", b"zero_data"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType_state_data: _TypeAlias = typing.Literal["zero_data", "data_file"]  # noqa: Y015
+        _WhichOneofArgType_state_data: _TypeAlias = typing.Literal["state_data", b"state_data"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType_state_data) -> _WhichOneofReturnType_state_data | None: ...
+
+    @typing.final
+    class State(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        INPUT_NAME_FIELD_NUMBER: builtins.int
+        OUTPUT_NAME_FIELD_NUMBER: builtins.int
+        DATA_TYPE_FIELD_NUMBER: builtins.int
+        DIMS_FIELD_NUMBER: builtins.int
+        INITIAL_STATE_FIELD_NUMBER: builtins.int
+        USE_SAME_BUFFER_FOR_INPUT_OUTPUT_FIELD_NUMBER: builtins.int
+        USE_GROWABLE_MEMORY_FIELD_NUMBER: builtins.int
+        input_name: builtins.str
+        output_name: builtins.str
+        data_type: DataType.ValueType
+        use_same_buffer_for_input_output: builtins.bool
+        use_growable_memory: builtins.bool
+        @builtins.property
+        def dims(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
+        @builtins.property
+        def initial_state(self) -> containers.RepeatedCompositeFieldContainer[ModelSequenceBatching.InitialState]: ...
+        def __init__(
+            self,
+            *,
+            input_name: builtins.str = ...,
+            output_name: builtins.str = ...,
+            data_type: DataType.ValueType = ...,
+            dims: abc.Iterable[builtins.int] | None = ...,
+            initial_state: abc.Iterable[ModelSequenceBatching.InitialState] | None = ...,
+            use_same_buffer_for_input_output: builtins.bool = ...,
+            use_growable_memory: builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["data_type", b"data_type", "dims", b"dims", "initial_state", b"initial_state", "input_name", b"input_name", "output_name", b"output_name", "use_growable_memory", b"use_growable_memory", "use_same_buffer_for_input_output", b"use_same_buffer_for_input_output"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @typing.final
+    class StrategyDirect(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        MAX_QUEUE_DELAY_MICROSECONDS_FIELD_NUMBER: builtins.int
+        MINIMUM_SLOT_UTILIZATION_FIELD_NUMBER: builtins.int
+        max_queue_delay_microseconds: builtins.int
+        minimum_slot_utilization: builtins.float
+        def __init__(
+            self,
+            *,
+            max_queue_delay_microseconds: builtins.int = ...,
+            minimum_slot_utilization: builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["max_queue_delay_microseconds", b"max_queue_delay_microseconds", "minimum_slot_utilization", b"minimum_slot_utilization"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @typing.final
+    class StrategyOldest(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        MAX_CANDIDATE_SEQUENCES_FIELD_NUMBER: builtins.int
+        PREFERRED_BATCH_SIZE_FIELD_NUMBER: builtins.int
+        MAX_QUEUE_DELAY_MICROSECONDS_FIELD_NUMBER: builtins.int
+        PRESERVE_ORDERING_FIELD_NUMBER: builtins.int
+        max_candidate_sequences: builtins.int
+        max_queue_delay_microseconds: builtins.int
+        preserve_ordering: builtins.bool
+        @builtins.property
+        def preferred_batch_size(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
+        def __init__(
+            self,
+            *,
+            max_candidate_sequences: builtins.int = ...,
+            preferred_batch_size: abc.Iterable[builtins.int] | None = ...,
+            max_queue_delay_microseconds: builtins.int = ...,
+            preserve_ordering: builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["max_candidate_sequences", b"max_candidate_sequences", "max_queue_delay_microseconds", b"max_queue_delay_microseconds", "preferred_batch_size", b"preferred_batch_size", "preserve_ordering", b"preserve_ordering"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MAX_SEQUENCE_IDLE_MICROSECONDS_FIELD_NUMBER: builtins.int
+    CONTROL_INPUT_FIELD_NUMBER: builtins.int
+    DIRECT_FIELD_NUMBER: builtins.int
+    OLDEST_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    ITERATIVE_SEQUENCE_FIELD_NUMBER: builtins.int
+    max_sequence_idle_microseconds: builtins.int
+    iterative_sequence: builtins.bool
+    @builtins.property
+    def control_input(self) -> containers.RepeatedCompositeFieldContainer[ModelSequenceBatching.ControlInput]: ...
+    @builtins.property
+    def direct(self) -> ModelSequenceBatching.StrategyDirect: ...
+    @builtins.property
+    def oldest(self) -> ModelSequenceBatching.StrategyOldest: ...
+    @builtins.property
+    def state(self) -> containers.RepeatedCompositeFieldContainer[ModelSequenceBatching.State]: ...
+    def __init__(
+        self,
+        *,
+        max_sequence_idle_microseconds: builtins.int = ...,
+        control_input: abc.Iterable[ModelSequenceBatching.ControlInput] | None = ...,
+        direct: ModelSequenceBatching.StrategyDirect | None = ...,
+        oldest: ModelSequenceBatching.StrategyOldest | None = ...,
+        state: abc.Iterable[ModelSequenceBatching.State] | None = ...,
+        iterative_sequence: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["direct", b"direct", "oldest", b"oldest", "strategy_choice", b"strategy_choice"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["control_input", b"control_input", "direct", b"direct", "iterative_sequence", b"iterative_sequence", "max_sequence_idle_microseconds", b"max_sequence_idle_microseconds", "oldest", b"oldest", "state", b"state", "strategy_choice", b"strategy_choice"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_strategy_choice: _TypeAlias = typing.Literal["direct", "oldest"]  # noqa: Y015
+    _WhichOneofArgType_strategy_choice: _TypeAlias = typing.Literal["strategy_choice", b"strategy_choice"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_strategy_choice) -> _WhichOneofReturnType_strategy_choice | None: ...
+
+@typing.final
+class ModelEnsembling(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class Step(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        @typing.final
+        class InputMapEntry(message.Message):
+            DESCRIPTOR: descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: builtins.int
+            VALUE_FIELD_NUMBER: builtins.int
+            key: builtins.str
+            value: builtins.str
+            def __init__(
+                self,
+                *,
+                key: builtins.str = ...,
+                value: builtins.str = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        @typing.final
+        class OutputMapEntry(message.Message):
+            DESCRIPTOR: descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: builtins.int
+            VALUE_FIELD_NUMBER: builtins.int
+            key: builtins.str
+            value: builtins.str
+            def __init__(
+                self,
+                *,
+                key: builtins.str = ...,
+                value: builtins.str = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        MODEL_NAME_FIELD_NUMBER: builtins.int
+        MODEL_VERSION_FIELD_NUMBER: builtins.int
+        INPUT_MAP_FIELD_NUMBER: builtins.int
+        OUTPUT_MAP_FIELD_NUMBER: builtins.int
+        MODEL_NAMESPACE_FIELD_NUMBER: builtins.int
+        model_name: builtins.str
+        model_version: builtins.int
+        model_namespace: builtins.str
+        @builtins.property
+        def input_map(self) -> containers.ScalarMap[builtins.str, builtins.str]: ...
+        @builtins.property
+        def output_map(self) -> containers.ScalarMap[builtins.str, builtins.str]: ...
+        def __init__(
+            self,
+            *,
+            model_name: builtins.str = ...,
+            model_version: builtins.int = ...,
+            input_map: abc.Mapping[builtins.str, builtins.str] | None = ...,
+            output_map: abc.Mapping[builtins.str, builtins.str] | None = ...,
+            model_namespace: builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["input_map", b"input_map", "model_name", b"model_name", "model_namespace", b"model_namespace", "model_version", b"model_version", "output_map", b"output_map"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    STEP_FIELD_NUMBER: builtins.int
+    MAX_INFLIGHT_REQUESTS_FIELD_NUMBER: builtins.int
+    max_inflight_requests: builtins.int
+    @builtins.property
+    def step(self) -> containers.RepeatedCompositeFieldContainer[ModelEnsembling.Step]: ...
+    def __init__(
+        self,
+        *,
+        step: abc.Iterable[ModelEnsembling.Step] | None = ...,
+        max_inflight_requests: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["max_inflight_requests", b"max_inflight_requests", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ModelInstanceGroup(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    class _Kind:
+        ValueType = typing.NewType("ValueType", builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[ModelInstanceGroup._Kind.ValueType], builtins.type):
+        DESCRIPTOR: descriptor.EnumDescriptor
+        KIND_AUTO: ModelInstanceGroup._Kind.ValueType  # 0
+        KIND_GPU: ModelInstanceGroup._Kind.ValueType  # 1
+        KIND_CPU: ModelInstanceGroup._Kind.ValueType  # 2
+        KIND_MODEL: ModelInstanceGroup._Kind.ValueType  # 3
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_AUTO: ModelInstanceGroup.Kind.ValueType  # 0
+    KIND_GPU: ModelInstanceGroup.Kind.ValueType  # 1
+    KIND_CPU: ModelInstanceGroup.Kind.ValueType  # 2
+    KIND_MODEL: ModelInstanceGroup.Kind.ValueType  # 3
+
+    @typing.final
+    class SecondaryDevice(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        class _SecondaryDeviceKind:
+            ValueType = typing.NewType("ValueType", builtins.int)
+            V: _TypeAlias = ValueType  # noqa: Y015
+
+        class _SecondaryDeviceKindEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[ModelInstanceGroup.SecondaryDevice._SecondaryDeviceKind.ValueType], builtins.type):
+            DESCRIPTOR: descriptor.EnumDescriptor
+            KIND_NVDLA: ModelInstanceGroup.SecondaryDevice._SecondaryDeviceKind.ValueType  # 0
+
+        class SecondaryDeviceKind(_SecondaryDeviceKind, metaclass=_SecondaryDeviceKindEnumTypeWrapper): ...
+        KIND_NVDLA: ModelInstanceGroup.SecondaryDevice.SecondaryDeviceKind.ValueType  # 0
+
+        KIND_FIELD_NUMBER: builtins.int
+        DEVICE_ID_FIELD_NUMBER: builtins.int
+        kind: ModelInstanceGroup.SecondaryDevice.SecondaryDeviceKind.ValueType
+        device_id: builtins.int
+        def __init__(
+            self,
+            *,
+            kind: ModelInstanceGroup.SecondaryDevice.SecondaryDeviceKind.ValueType = ...,
+            device_id: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["device_id", b"device_id", "kind", b"kind"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    GPUS_FIELD_NUMBER: builtins.int
+    KIND_FIELD_NUMBER: builtins.int
+    PROFILE_FIELD_NUMBER: builtins.int
+    RATE_LIMITER_FIELD_NUMBER: builtins.int
+    PASSIVE_FIELD_NUMBER: builtins.int
+    SECONDARY_DEVICES_FIELD_NUMBER: builtins.int
+    HOST_POLICY_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    count: builtins.int
+    kind: ModelInstanceGroup.Kind.ValueType
+    passive: builtins.bool
+    host_policy: builtins.str
+    @builtins.property
+    def gpus(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @builtins.property
+    def profile(self) -> containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @builtins.property
+    def rate_limiter(self) -> ModelRateLimiter: ...
+    @builtins.property
+    def secondary_devices(self) -> containers.RepeatedCompositeFieldContainer[ModelInstanceGroup.SecondaryDevice]: ...
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        count: builtins.int = ...,
+        gpus: abc.Iterable[builtins.int] | None = ...,
+        kind: ModelInstanceGroup.Kind.ValueType = ...,
+        profile: abc.Iterable[builtins.str] | None = ...,
+        rate_limiter: ModelRateLimiter | None = ...,
+        passive: builtins.bool = ...,
+        secondary_devices: abc.Iterable[ModelInstanceGroup.SecondaryDevice] | None = ...,
+        host_policy: builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["rate_limiter", b"rate_limiter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["count", b"count", "gpus", b"gpus", "host_policy", b"host_policy", "kind", b"kind", "name", b"name", "passive", b"passive", "profile", b"profile", "rate_limiter", b"rate_limiter", "secondary_devices", b"secondary_devices"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ModelRateLimiter(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class Resource(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        NAME_FIELD_NUMBER: builtins.int
+        GLOBAL_FIELD_NUMBER: builtins.int
+        COUNT_FIELD_NUMBER: builtins.int
+        name: builtins.str
+        count: builtins.int
+        def __init__(
+            self,
+            *,
+            name: builtins.str = ...,
+            count: builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["count", b"count", "global", b"global", "name", b"name"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RESOURCES_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    priority: builtins.int
+    @builtins.property
+    def resources(self) -> containers.RepeatedCompositeFieldContainer[ModelRateLimiter.Resource]: ...
+    def __init__(
+        self,
+        *,
+        resources: abc.Iterable[ModelRateLimiter.Resource] | None = ...,
+        priority: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["priority", b"priority", "resources", b"resources"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
 class ModelParameter(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
@@ -702,193 +1815,314 @@ class ModelParameter(message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 @typing.final
-class ModelConfig(message.Message):
-    """What of Triton's model configuration has a meaning here."""
-
+class ModelWarmup(message.Message):
     DESCRIPTOR: descriptor.Descriptor
 
     @typing.final
     class Input(message.Message):
         DESCRIPTOR: descriptor.Descriptor
 
-        NAME_FIELD_NUMBER: builtins.int
         DATA_TYPE_FIELD_NUMBER: builtins.int
         DIMS_FIELD_NUMBER: builtins.int
-        name: builtins.str
+        ZERO_DATA_FIELD_NUMBER: builtins.int
+        RANDOM_DATA_FIELD_NUMBER: builtins.int
+        INPUT_DATA_FILE_FIELD_NUMBER: builtins.int
         data_type: DataType.ValueType
+        zero_data: builtins.bool
+        random_data: builtins.bool
+        input_data_file: builtins.str
         @builtins.property
         def dims(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
         def __init__(
             self,
             *,
-            name: builtins.str = ...,
             data_type: DataType.ValueType = ...,
             dims: abc.Iterable[builtins.int] | None = ...,
+            zero_data: builtins.bool = ...,
+            random_data: builtins.bool = ...,
+            input_data_file: builtins.str = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = typing.Literal["input_data_file", b"input_data_file", "input_data_type", b"input_data_type", "random_data", b"random_data", "zero_data", b"zero_data"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["data_type", b"data_type", "dims", b"dims", "name", b"name"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = typing.Literal["data_type", b"data_type", "dims", b"dims", "input_data_file", b"input_data_file", "input_data_type", b"input_data_type", "random_data", b"random_data", "zero_data", b"zero_data"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
+        _WhichOneofReturnType_input_data_type: _TypeAlias = typing.Literal["zero_data", "random_data", "input_data_file"]  # noqa: Y015
+        _WhichOneofArgType_input_data_type: _TypeAlias = typing.Literal["input_data_type", b"input_data_type"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType_input_data_type) -> _WhichOneofReturnType_input_data_type | None: ...
 
     @typing.final
-    class Output(message.Message):
+    class InputsEntry(message.Message):
         DESCRIPTOR: descriptor.Descriptor
 
-        NAME_FIELD_NUMBER: builtins.int
-        DATA_TYPE_FIELD_NUMBER: builtins.int
-        DIMS_FIELD_NUMBER: builtins.int
-        name: builtins.str
-        data_type: DataType.ValueType
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
         @builtins.property
-        def dims(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
+        def value(self) -> ModelWarmup.Input: ...
         def __init__(
             self,
             *,
-            name: builtins.str = ...,
-            data_type: DataType.ValueType = ...,
-            dims: abc.Iterable[builtins.int] | None = ...,
+            key: builtins.str = ...,
+            value: ModelWarmup.Input | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = typing.Literal["value", b"value"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["data_type", b"data_type", "dims", b"dims", "name", b"name"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    NAME_FIELD_NUMBER: builtins.int
+    BATCH_SIZE_FIELD_NUMBER: builtins.int
+    INPUTS_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    batch_size: builtins.int
+    count: builtins.int
+    @builtins.property
+    def inputs(self) -> containers.MessageMap[builtins.str, ModelWarmup.Input]: ...
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        batch_size: builtins.int = ...,
+        inputs: abc.Mapping[builtins.str, ModelWarmup.Input] | None = ...,
+        count: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["batch_size", b"batch_size", "count", b"count", "inputs", b"inputs", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ModelOperations(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    OP_LIBRARY_FILENAME_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def op_library_filename(self) -> containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        op_library_filename: abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["op_library_filename", b"op_library_filename"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ModelTransactionPolicy(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    DECOUPLED_FIELD_NUMBER: builtins.int
+    decoupled: builtins.bool
+    def __init__(
+        self,
+        *,
+        decoupled: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["decoupled", b"decoupled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ModelRepositoryAgents(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
     @typing.final
-    class VersionPolicy(message.Message):
+    class Agent(message.Message):
         DESCRIPTOR: descriptor.Descriptor
 
         @typing.final
-        class Specific(message.Message):
+        class ParametersEntry(message.Message):
             DESCRIPTOR: descriptor.Descriptor
 
-            VERSIONS_FIELD_NUMBER: builtins.int
+            KEY_FIELD_NUMBER: builtins.int
+            VALUE_FIELD_NUMBER: builtins.int
+            key: builtins.str
+            value: builtins.str
+            def __init__(
+                self,
+                *,
+                key: builtins.str = ...,
+                value: builtins.str = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        NAME_FIELD_NUMBER: builtins.int
+        PARAMETERS_FIELD_NUMBER: builtins.int
+        name: builtins.str
+        @builtins.property
+        def parameters(self) -> containers.ScalarMap[builtins.str, builtins.str]: ...
+        def __init__(
+            self,
+            *,
+            name: builtins.str = ...,
+            parameters: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = typing.Literal["name", b"name", "parameters", b"parameters"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    AGENTS_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def agents(self) -> containers.RepeatedCompositeFieldContainer[ModelRepositoryAgents.Agent]: ...
+    def __init__(
+        self,
+        *,
+        agents: abc.Iterable[ModelRepositoryAgents.Agent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["agents", b"agents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ModelResponseCache(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    ENABLE_FIELD_NUMBER: builtins.int
+    enable: builtins.bool
+    def __init__(
+        self,
+        *,
+        enable: builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["enable", b"enable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ModelMetrics(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
+
+    @typing.final
+    class MetricControl(message.Message):
+        DESCRIPTOR: descriptor.Descriptor
+
+        @typing.final
+        class MetricIdentifier(message.Message):
+            DESCRIPTOR: descriptor.Descriptor
+
+            FAMILY_FIELD_NUMBER: builtins.int
+            family: builtins.str
+            def __init__(
+                self,
+                *,
+                family: builtins.str = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = typing.Literal["family", b"family"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        @typing.final
+        class HistogramOptions(message.Message):
+            DESCRIPTOR: descriptor.Descriptor
+
+            BUCKETS_FIELD_NUMBER: builtins.int
             @builtins.property
-            def versions(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
+            def buckets(self) -> containers.RepeatedScalarFieldContainer[builtins.float]: ...
             def __init__(
                 self,
                 *,
-                versions: abc.Iterable[builtins.int] | None = ...,
+                buckets: abc.Iterable[builtins.float] | None = ...,
             ) -> None: ...
             _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
             def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-            _ClearFieldArgType: _TypeAlias = typing.Literal["versions", b"versions"]  # noqa: Y015
+            _ClearFieldArgType: _TypeAlias = typing.Literal["buckets", b"buckets"]  # noqa: Y015
             def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
             def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-        @typing.final
-        class Latest(message.Message):
-            DESCRIPTOR: descriptor.Descriptor
-
-            NUM_VERSIONS_FIELD_NUMBER: builtins.int
-            num_versions: builtins.int
-            def __init__(
-                self,
-                *,
-                num_versions: builtins.int = ...,
-            ) -> None: ...
-            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-            def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-            _ClearFieldArgType: _TypeAlias = typing.Literal["num_versions", b"num_versions"]  # noqa: Y015
-            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-            def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-        @typing.final
-        class All(message.Message):
-            DESCRIPTOR: descriptor.Descriptor
-
-            def __init__(
-                self,
-            ) -> None: ...
-            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-            def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-            _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-            def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-        LATEST_FIELD_NUMBER: builtins.int
-        ALL_FIELD_NUMBER: builtins.int
-        SPECIFIC_FIELD_NUMBER: builtins.int
+        METRIC_IDENTIFIER_FIELD_NUMBER: builtins.int
+        HISTOGRAM_OPTIONS_FIELD_NUMBER: builtins.int
         @builtins.property
-        def latest(self) -> ModelConfig.VersionPolicy.Latest: ...
+        def metric_identifier(self) -> ModelMetrics.MetricControl.MetricIdentifier: ...
         @builtins.property
-        def all(self) -> ModelConfig.VersionPolicy.All: ...
-        @builtins.property
-        def specific(self) -> ModelConfig.VersionPolicy.Specific: ...
+        def histogram_options(self) -> ModelMetrics.MetricControl.HistogramOptions: ...
         def __init__(
             self,
             *,
-            latest: ModelConfig.VersionPolicy.Latest | None = ...,
-            all: ModelConfig.VersionPolicy.All | None = ...,
-            specific: ModelConfig.VersionPolicy.Specific | None = ...,
+            metric_identifier: ModelMetrics.MetricControl.MetricIdentifier | None = ...,
+            histogram_options: ModelMetrics.MetricControl.HistogramOptions | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = typing.Literal["all", b"all", "latest", b"latest", "policy_choice", b"policy_choice", "specific", b"specific"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = typing.Literal["histogram_options", b"histogram_options", "metric_identifier", b"metric_identifier", "metric_options", b"metric_options"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["all", b"all", "latest", b"latest", "policy_choice", b"policy_choice", "specific", b"specific"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = typing.Literal["histogram_options", b"histogram_options", "metric_identifier", b"metric_identifier", "metric_options", b"metric_options"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        _WhichOneofReturnType_policy_choice: _TypeAlias = typing.Literal["latest", "all", "specific"]  # noqa: Y015
-        _WhichOneofArgType_policy_choice: _TypeAlias = typing.Literal["policy_choice", b"policy_choice"]  # noqa: Y015
-        def WhichOneof(self, oneof_group: _WhichOneofArgType_policy_choice) -> _WhichOneofReturnType_policy_choice | None: ...
+        _WhichOneofReturnType_metric_options: _TypeAlias = typing.Literal["histogram_options"]  # noqa: Y015
+        _WhichOneofArgType_metric_options: _TypeAlias = typing.Literal["metric_options", b"metric_options"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType_metric_options) -> _WhichOneofReturnType_metric_options | None: ...
+
+    METRIC_CONTROL_FIELD_NUMBER: builtins.int
+    @builtins.property
+    def metric_control(self) -> containers.RepeatedCompositeFieldContainer[ModelMetrics.MetricControl]: ...
+    def __init__(
+        self,
+        *,
+        metric_control: abc.Iterable[ModelMetrics.MetricControl] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["metric_control", b"metric_control"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class ModelConfig(message.Message):
+    DESCRIPTOR: descriptor.Descriptor
 
     @typing.final
-    class InstanceGroup(message.Message):
+    class CcModelFilenamesEntry(message.Message):
         DESCRIPTOR: descriptor.Descriptor
 
-        class _Kind:
-            ValueType = typing.NewType("ValueType", builtins.int)
-            V: _TypeAlias = ValueType  # noqa: Y015
-
-        class _KindEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[ModelConfig.InstanceGroup._Kind.ValueType], builtins.type):
-            DESCRIPTOR: descriptor.EnumDescriptor
-            KIND_AUTO: ModelConfig.InstanceGroup._Kind.ValueType  # 0
-            KIND_GPU: ModelConfig.InstanceGroup._Kind.ValueType  # 1
-            KIND_CPU: ModelConfig.InstanceGroup._Kind.ValueType  # 2
-            KIND_MODEL: ModelConfig.InstanceGroup._Kind.ValueType  # 3
-
-        class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
-        KIND_AUTO: ModelConfig.InstanceGroup.Kind.ValueType  # 0
-        KIND_GPU: ModelConfig.InstanceGroup.Kind.ValueType  # 1
-        KIND_CPU: ModelConfig.InstanceGroup.Kind.ValueType  # 2
-        KIND_MODEL: ModelConfig.InstanceGroup.Kind.ValueType  # 3
-
-        NAME_FIELD_NUMBER: builtins.int
-        COUNT_FIELD_NUMBER: builtins.int
-        KIND_FIELD_NUMBER: builtins.int
-        name: builtins.str
-        count: builtins.int
-        kind: ModelConfig.InstanceGroup.Kind.ValueType
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
         def __init__(
             self,
             *,
-            name: builtins.str = ...,
-            count: builtins.int = ...,
-            kind: ModelConfig.InstanceGroup.Kind.ValueType = ...,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["count", b"count", "kind", b"kind", "name", b"name"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @typing.final
-    class DynamicBatching(message.Message):
+    class MetricTagsEntry(message.Message):
         DESCRIPTOR: descriptor.Descriptor
 
-        PREFERRED_BATCH_SIZE_FIELD_NUMBER: builtins.int
-        MAX_QUEUE_DELAY_MICROSECONDS_FIELD_NUMBER: builtins.int
-        max_queue_delay_microseconds: builtins.int
-        @builtins.property
-        def preferred_batch_size(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
         def __init__(
             self,
             *,
-            preferred_batch_size: abc.Iterable[builtins.int] | None = ...,
-            max_queue_delay_microseconds: builtins.int = ...,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = typing.Literal["max_queue_delay_microseconds", b"max_queue_delay_microseconds", "preferred_batch_size", b"preferred_batch_size"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -920,44 +2154,104 @@ class ModelConfig(message.Message):
     INPUT_FIELD_NUMBER: builtins.int
     OUTPUT_FIELD_NUMBER: builtins.int
     INSTANCE_GROUP_FIELD_NUMBER: builtins.int
+    DEFAULT_MODEL_FILENAME_FIELD_NUMBER: builtins.int
+    CC_MODEL_FILENAMES_FIELD_NUMBER: builtins.int
+    METRIC_TAGS_FIELD_NUMBER: builtins.int
     DYNAMIC_BATCHING_FIELD_NUMBER: builtins.int
+    SEQUENCE_BATCHING_FIELD_NUMBER: builtins.int
+    ENSEMBLE_SCHEDULING_FIELD_NUMBER: builtins.int
+    OPTIMIZATION_FIELD_NUMBER: builtins.int
     PARAMETERS_FIELD_NUMBER: builtins.int
+    MODEL_WARMUP_FIELD_NUMBER: builtins.int
     BACKEND_FIELD_NUMBER: builtins.int
+    MODEL_OPERATIONS_FIELD_NUMBER: builtins.int
+    MODEL_TRANSACTION_POLICY_FIELD_NUMBER: builtins.int
+    BATCH_INPUT_FIELD_NUMBER: builtins.int
+    BATCH_OUTPUT_FIELD_NUMBER: builtins.int
+    MODEL_REPOSITORY_AGENTS_FIELD_NUMBER: builtins.int
+    RESPONSE_CACHE_FIELD_NUMBER: builtins.int
+    RUNTIME_FIELD_NUMBER: builtins.int
+    MODEL_METRICS_FIELD_NUMBER: builtins.int
     name: builtins.str
     platform: builtins.str
     max_batch_size: builtins.int
+    default_model_filename: builtins.str
     backend: builtins.str
+    runtime: builtins.str
     @builtins.property
-    def version_policy(self) -> ModelConfig.VersionPolicy: ...
+    def version_policy(self) -> ModelVersionPolicy: ...
     @builtins.property
-    def input(self) -> containers.RepeatedCompositeFieldContainer[ModelConfig.Input]: ...
+    def input(self) -> containers.RepeatedCompositeFieldContainer[ModelInput]: ...
     @builtins.property
-    def output(self) -> containers.RepeatedCompositeFieldContainer[ModelConfig.Output]: ...
+    def output(self) -> containers.RepeatedCompositeFieldContainer[ModelOutput]: ...
     @builtins.property
-    def instance_group(self) -> containers.RepeatedCompositeFieldContainer[ModelConfig.InstanceGroup]: ...
+    def instance_group(self) -> containers.RepeatedCompositeFieldContainer[ModelInstanceGroup]: ...
     @builtins.property
-    def dynamic_batching(self) -> ModelConfig.DynamicBatching: ...
+    def cc_model_filenames(self) -> containers.ScalarMap[builtins.str, builtins.str]: ...
+    @builtins.property
+    def metric_tags(self) -> containers.ScalarMap[builtins.str, builtins.str]: ...
+    @builtins.property
+    def dynamic_batching(self) -> ModelDynamicBatching: ...
+    @builtins.property
+    def sequence_batching(self) -> ModelSequenceBatching: ...
+    @builtins.property
+    def ensemble_scheduling(self) -> ModelEnsembling: ...
+    @builtins.property
+    def optimization(self) -> ModelOptimizationPolicy: ...
     @builtins.property
     def parameters(self) -> containers.MessageMap[builtins.str, ModelParameter]: ...
+    @builtins.property
+    def model_warmup(self) -> containers.RepeatedCompositeFieldContainer[ModelWarmup]: ...
+    @builtins.property
+    def model_operations(self) -> ModelOperations: ...
+    @builtins.property
+    def model_transaction_policy(self) -> ModelTransactionPolicy: ...
+    @builtins.property
+    def batch_input(self) -> containers.RepeatedCompositeFieldContainer[BatchInput]: ...
+    @builtins.property
+    def batch_output(self) -> containers.RepeatedCompositeFieldContainer[BatchOutput]: ...
+    @builtins.property
+    def model_repository_agents(self) -> ModelRepositoryAgents: ...
+    @builtins.property
+    def response_cache(self) -> ModelResponseCache: ...
+    @builtins.property
+    def model_metrics(self) -> ModelMetrics: ...
     def __init__(
         self,
         *,
         name: builtins.str = ...,
         platform: builtins.str = ...,
-        version_policy: ModelConfig.VersionPolicy | None = ...,
+        version_policy: ModelVersionPolicy | None = ...,
         max_batch_size: builtins.int = ...,
-        input: abc.Iterable[ModelConfig.Input] | None = ...,
-        output: abc.Iterable[ModelConfig.Output] | None = ...,
-        instance_group: abc.Iterable[ModelConfig.InstanceGroup] | None = ...,
-        dynamic_batching: ModelConfig.DynamicBatching | None = ...,
+        input: abc.Iterable[ModelInput] | None = ...,
+        output: abc.Iterable[ModelOutput] | None = ...,
+        instance_group: abc.Iterable[ModelInstanceGroup] | None = ...,
+        default_model_filename: builtins.str = ...,
+        cc_model_filenames: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        metric_tags: abc.Mapping[builtins.str, builtins.str] | None = ...,
+        dynamic_batching: ModelDynamicBatching | None = ...,
+        sequence_batching: ModelSequenceBatching | None = ...,
+        ensemble_scheduling: ModelEnsembling | None = ...,
+        optimization: ModelOptimizationPolicy | None = ...,
         parameters: abc.Mapping[builtins.str, ModelParameter] | None = ...,
+        model_warmup: abc.Iterable[ModelWarmup] | None = ...,
         backend: builtins.str = ...,
+        model_operations: ModelOperations | None = ...,
+        model_transaction_policy: ModelTransactionPolicy | None = ...,
+        batch_input: abc.Iterable[BatchInput] | None = ...,
+        batch_output: abc.Iterable[BatchOutput] | None = ...,
+        model_repository_agents: ModelRepositoryAgents | None = ...,
+        response_cache: ModelResponseCache | None = ...,
+        runtime: builtins.str = ...,
+        model_metrics: ModelMetrics | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["dynamic_batching", b"dynamic_batching", "version_policy", b"version_policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["dynamic_batching", b"dynamic_batching", "ensemble_scheduling", b"ensemble_scheduling", "model_metrics", b"model_metrics", "model_operations", b"model_operations", "model_repository_agents", b"model_repository_agents", "model_transaction_policy", b"model_transaction_policy", "optimization", b"optimization", "response_cache", b"response_cache", "scheduling_choice", b"scheduling_choice", "sequence_batching", b"sequence_batching", "version_policy", b"version_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["backend", b"backend", "dynamic_batching", b"dynamic_batching", "input", b"input", "instance_group", b"instance_group", "max_batch_size", b"max_batch_size", "name", b"name", "output", b"output", "parameters", b"parameters", "platform", b"platform", "version_policy", b"version_policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["backend", b"backend", "batch_input", b"batch_input", "batch_output", b"batch_output", "cc_model_filenames", b"cc_model_filenames", "default_model_filename", b"default_model_filename", "dynamic_batching", b"dynamic_batching", "ensemble_scheduling", b"ensemble_scheduling", "input", b"input", "instance_group", b"instance_group", "max_batch_size", b"max_batch_size", "metric_tags", b"metric_tags", "model_metrics", b"model_metrics", "model_operations", b"model_operations", "model_repository_agents", b"model_repository_agents", "model_transaction_policy", b"model_transaction_policy", "model_warmup", b"model_warmup", "name", b"name", "optimization", b"optimization", "output", b"output", "parameters", b"parameters", "platform", b"platform", "response_cache", b"response_cache", "runtime", b"runtime", "scheduling_choice", b"scheduling_choice", "sequence_batching", b"sequence_batching", "version_policy", b"version_policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_scheduling_choice: _TypeAlias = typing.Literal["dynamic_batching", "sequence_batching", "ensemble_scheduling"]  # noqa: Y015
+    _WhichOneofArgType_scheduling_choice: _TypeAlias = typing.Literal["scheduling_choice", b"scheduling_choice"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_scheduling_choice) -> _WhichOneofReturnType_scheduling_choice | None: ...
 
 @typing.final
 class ModelStatisticsRequest(message.Message):

@@ -82,6 +82,13 @@ class GenerateAnswer(V2Answer, eq=False):
     def _whole(self, outcome: InferenceResponse) -> None:
         body = self._only
         if body is None:
+            if not outcome.outputs:
+                self._refuse(
+                    InvalidInput(
+                        f"model '{self._asked.model}' gave no response to the request; use generate_stream"
+                    )
+                )
+                return
             body = self._written.document(outcome)
         elif outcome.outputs:
             self._refuse_more(outcome)
@@ -111,7 +118,7 @@ class StreamAnswer(V2Answer, eq=False):
 
     def _whole(self, outcome: InferenceResponse) -> None:
         self._begin(200)
-        self._exchange.finish(_event(self._written.document(outcome)))
+        self._exchange.finish(_event(self._written.document(outcome)) if outcome.outputs else b"")
 
     def _piece(self, outcome: InferenceResponse) -> None:
         self._begin(200)

@@ -197,7 +197,10 @@ class _Answer:
         elif not outcome.final and self._piece is None:
             self._piece = outcome
         elif self._piece is None:
-            self._settle(outcome)
+            if outcome.outputs:
+                self._settle(outcome)
+            else:
+                self._refuse(Unsupported("the model gave no response to the request; use ModelStreamInfer"))
         elif outcome.final and not outcome.outputs:
             piece, self._piece = self._piece, None
             self._settle(piece)
@@ -311,13 +314,12 @@ class _Stream:
 class _StreamedRequest:
     """One request of a stream, from its message to its last answer."""
 
-    __slots__ = ("_over", "_stream", "_streamed", "_ticket", "_told")
+    __slots__ = ("_over", "_stream", "_ticket", "_told")
 
     def __init__(self, stream: _Stream) -> None:
         self._stream = stream
         self._told = Told(InferenceRequest("", "", "", []), Layout.RAW, "", False)
         self._ticket: Ticket | None = None
-        self._streamed = False
         self._over = False
 
     def begin(self, message: Payload, call: Call) -> None:
@@ -354,10 +356,9 @@ class _StreamedRequest:
 
     def _answer(self, outcome: InferenceResponse) -> None:
         final = outcome.final
-        # The end of a streamed answer that was all sent is only for those who asked to hear of it.
-        if outcome.outputs or not final or not self._streamed or self._told.empty_final:
+        # The end of an answer that was all sent, or that has no response, is only for those who asked to hear of it.
+        if outcome.outputs or not final or self._told.empty_final:
             self._stream.send(self._stream.inference.write_piece(self._told, outcome))
-        self._streamed = True
         if final:
             self._end()
 

@@ -1,6 +1,6 @@
 """What a version was loaded with, and what it has done since: the configuration and statistics extensions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mooring.core.errors import MooringError
@@ -78,35 +78,45 @@ def _asked(match: Match) -> Asked:
     return Asked(match.params.get("model_name", ""), match.params.get("model_version", ""))
 
 
+# Triton's names for what runs a model.
+_BACKENDS: Mapping[str, str] = {"onnx": "onnxruntime", "function": "python"}
+
+
 def config_document(config: ModelConfig) -> dict[str, Any]:
-    """A configuration as Triton's clients read it: dims without the batch dimension where there is one."""
-    joining = config.joining
+    """A configuration as Triton's clients read it: what its owner wrote for Triton, completed by what holds now.
+
+    Shapes are without the batch dimension where there is one.
+    """
+    declared, joining = config.declared, config.joining
     apart = joining is not None and joining.state in (JoiningState.APART, JoiningState.NO_BATCH)
-    batched = (
-        config.max_batch_size > 1
-        and not apart
-        and all(spec.shape[:1] == [-1] for spec in (*config.inputs, *config.outputs) if not spec.optional)
-    )
+    batched = _has_batch(config) and not apart
     document: dict[str, Any] = {
+        **declared,
         "name": config.name,
         "platform": config.platform,
-        "backend": config.backend,
+        "backend": _BACKENDS.get(config.backend, config.backend),
         "version_policy": _version_policy(config.version_policy),
         "max_batch_size": config.max_batch_size if batched else 0,
-        "input": [_tensor(spec, batched) | {"format": "FORMAT_NONE"} for spec in config.inputs],
-        "output": [_tensor(spec, batched) for spec in config.outputs],
-        "instance_group": [
-            {"name": config.name, "kind": "KIND_CPU", "count": config.instances, "gpus": [], "profile": []}
+        "input": [
+            {"format": "FORMAT_NONE", **_declared(declared, "input", spec), **_tensor(spec, batched)}
+            | ({"optional": True} if spec.optional else {})
+            for spec in config.inputs
         ],
+        "output": [
+            {**_declared(declared, "output", spec), **_tensor(spec, batched)} for spec in config.outputs
+        ],
+        "instance_group": _instance_groups(config),
         "parameters": {name: {"string_value": _text(value)} for name, value in config.parameters.items()},
+        "model_transaction_policy": {"decoupled": config.decoupled},
     }
     if joining is not None:
         document["parameters"]["batching"] = {"string_value": f"{joining.state}: {joining.reason}"}
     if config.sequences is not None:
-        document["sequence_batching"] = _sequence_batching(config.sequences)
-    elif config.max_batch_size > 1 and not apart:
+        document.setdefault("sequence_batching", _sequence_batching(config.sequences))
+    elif (config.max_batch_size > 1 and not apart) or "dynamic_batching" in declared:
         document["dynamic_batching"] = {
             "preferred_batch_size": [config.max_batch_size],
+            **declared.get("dynamic_batching", {}),
             "max_queue_delay_microseconds": round(config.delay * 1e6),
         }
     return document
@@ -116,6 +126,28 @@ def _version_policy(policy: VersionPolicy) -> dict[str, Any]:
     if policy.latest:
         return {"latest": {"num_versions": policy.latest}}
     return {"specific": {"versions": list(policy.specific)}} if policy.specific else {"all": {}}
+
+
+def _has_batch(config: ModelConfig) -> bool:
+    if "max_batch_size" in config.declared:
+        return bool(config.declared["max_batch_size"])
+    return config.max_batch_size > 1 and all(
+        spec.shape[:1] == [-1] for spec in (*config.inputs, *config.outputs) if not spec.optional
+    )
+
+
+def _declared(declared: Mapping[str, Any], kind: str, spec: TensorSpec) -> Mapping[str, Any]:
+    """What the owner wrote of an input or output."""
+    return next((each for each in declared.get(kind, ()) if each.get("name") == spec.name), {})
+
+
+def _instance_groups(config: ModelConfig) -> list[dict[str, Any]]:
+    """As they were written, unless the number of workers has changed since."""
+    written: list[dict[str, Any]] = config.declared.get("instance_group", [])
+    active = [each for each in written if not each.get("passive", False)]
+    if active and sum(each.get("count", 1) or 1 for each in active) == config.instances:
+        return [{"name": f"{config.name}_{index}", "count": 1, **each} for index, each in enumerate(written)]
+    return [{"name": config.name, "kind": "KIND_CPU", "count": config.instances, "gpus": [], "profile": []}]
 
 
 _FALSE_TRUE = {"INT32": ("int32_false_true", [0, 1]), "FP32": ("fp32_false_true", [0, 1]),
@@ -145,11 +177,9 @@ def _control(kind: str, datatype: str) -> dict[str, Any]:
 
 def _tensor(spec: TensorSpec, batched: bool) -> dict[str, Any]:
     datatype = "STRING" if spec.datatype == "BYTES" else spec.datatype
-    return {
-        "name": spec.name,
-        "data_type": f"TYPE_{datatype or 'INVALID'}",
-        "dims": spec.shape[1:] if batched else spec.shape,
-    }
+    first = 1 if batched else 0
+    found = {"name": spec.name, "data_type": f"TYPE_{datatype or 'INVALID'}", "dims": spec.shape[first:]}
+    return found if spec.reshape is None else found | {"reshape": {"shape": spec.reshape[first:]}}
 
 
 def _text(value: object) -> str:

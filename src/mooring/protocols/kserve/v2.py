@@ -84,7 +84,10 @@ class InferAnswer(V2Answer, eq=False):
             super()._refuse(error)
 
     def _whole(self, outcome: InferenceResponse) -> None:
-        if self._only is not None and not outcome.outputs:
+        if not outcome.outputs:
+            if self._only is None:
+                self._refuse(_no_response(self._asked.model))
+                return
             outcome, self._only = self._only, None
         exchange = self._exchange
         if self._wanted is JSON_ONLY and self._dialect is V2 and b"accept-encoding" not in exchange.fields:
@@ -153,6 +156,13 @@ class InferAnswer(V2Answer, eq=False):
                 "use generate_stream, or ModelStreamInfer over gRPC"
             )
         )
+
+
+def _no_response(model: str) -> MooringError:
+    return Unsupported(
+        f"model '{model}' gave no response to the request, which has no form here; use generate_stream, or "
+        "ModelStreamInfer over gRPC"
+    )
 
 
 class KServeV2:
