@@ -389,6 +389,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         120.0
     )
     default_startup_timeout: Annotated[Seconds, Meta(description="seconds a model may take to load")] = 120.0
+    heartbeat_timeout: Annotated[
+        Age,
+        Meta(
+            description="seconds after which a process of the server that is frozen is ended and replaced: a template or a"
+            " further front that does not answer, a worker that a signal has stopped; 0 is never, for debugging"
+        ),
+    ] = 10.0
     unregister_model_timeout: Annotated[
         Seconds, Meta(description="seconds that a model's requests get to finish when it is unregistered")
     ] = 120.0

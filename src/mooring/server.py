@@ -67,6 +67,7 @@ from mooring.web.http1 import HttpServer
 from mooring.web.tls import certificates_of
 from mooring.workers.arena import Arena
 from mooring.workers.capacity import descriptors_needed
+from mooring.workers.heartbeat import Deadlines
 
 if TYPE_CHECKING:
     from mooring.protocols.grpc_server import GrpcServer
@@ -189,6 +190,7 @@ class Server:
             codecs=codecs_for() if config.codec_processes is None else config.codec_processes,
             cache_folder=_cache_folder(config),
             strict_readiness=config.strict_readiness,
+            deadlines=Deadlines(config.heartbeat_timeout, config.default_startup_timeout),
         )
         self.engine.opened = False
         self._stack = stack

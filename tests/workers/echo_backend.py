@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import time
 from pathlib import Path
 
@@ -45,6 +46,8 @@ class EchoBackend(Backend):
             os._exit(7)
         if command == "kill":
             os.kill(os.getpid(), 9)
+        if command == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
         if command == "print":
             print("last words", flush=True)
             os._exit(9)

@@ -12,9 +12,9 @@ from mooring.workers.arena import Arena
 
 
 class Harness:
-    def __init__(self):
+    def __init__(self, **settings):
         self.arena = Arena(64 << 20)
-        self.engine = Engine(self.arena, Metrics())
+        self.engine = Engine(self.arena, Metrics(), **settings)
 
     async def load(self, name="echo", **settings):
         settings = {"backend": "echo_backend:EchoBackend"} | settings

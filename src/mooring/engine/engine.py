@@ -41,6 +41,7 @@ from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
 from mooring.workers.arena import Arena
 from mooring.workers.capacity import machine_capacity
+from mooring.workers.heartbeat import DEADLINES, Deadlines
 from mooring.workers.libraries import Libraries
 from mooring.workers.local import LocalWorkers
 from mooring.workers.pool import WorkerPool
@@ -77,6 +78,7 @@ class Engine(InferenceService):
         cache_folder: str = "",
         strict_readiness: bool = True,
         budget: Budget | None = None,
+        deadlines: Deadlines = DEADLINES,
     ) -> None:
         self.registry = Registry()
         # Beside the models: one may be called as a model is, and is then reached by its own route only.
@@ -92,10 +94,15 @@ class Engine(InferenceService):
         self._metrics = metrics
         metrics.host.loads = self._loads
         metrics.served.states = self._states
-        self.fronts = Fronts(fronts, arena, metrics)
+        self.fronts = Fronts(fronts, arena, metrics, deadlines)
         self._idle_models = IdleModels(self.registry, budget or Budget(), self.fronts.retire)
         self._workers = LocalWorkers(
-            arena, libraries or Libraries(os.environ), first_worker, self.fronts.processes, cache_folder
+            arena,
+            libraries or Libraries(os.environ),
+            first_worker,
+            self.fronts.processes,
+            cache_folder,
+            deadlines,
         )
         self._codecs = Codecs(max(1, codecs), arena.slot, self._workers)
         self._shares_reading = codecs > 0
@@ -426,6 +433,8 @@ class Engine(InferenceService):
                 version.scheduler.check(now)
         self._codecs.check(now)
         self._idle_models.look(now)
+        self._workers.check(now)
+        self.fronts.check(now)
         self.fronts.publish()
         self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
 

@@ -223,6 +223,8 @@ class Front(InferenceService):
             self.on_give(message.share, message.mark)
         elif isinstance(message, link.Rest):
             self.on_rest()
+        elif isinstance(message, link.Ping):
+            self._link.tell(link.Pong())
         else:
             self.end(message.limit)
 

@@ -3,10 +3,12 @@
 import asyncio
 import functools
 import itertools
+import math
 import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 from mooring.core.errors import ErrorRecord, MooringError, WorkerDied
@@ -22,6 +24,7 @@ from mooring.repository.spec import ModelSpec
 from mooring.signals import held_back
 from mooring.workers.arena import Arena, anonymous_file
 from mooring.workers.channel import NO_MEMORY
+from mooring.workers.heartbeat import DEADLINES, Deadlines, Heartbeat, StopWatch, cpu_seconds
 from mooring.workers.pool import Sharing, WorkerPool
 from mooring.workers.server_end import KeptWorker
 
@@ -47,7 +50,11 @@ class FrontProcess:
         self.generation = next(_generations)
         self.arena = anonymous_file(arena.size)
         self.gone = False
+        self.heartbeat = Heartbeat(keeper.deadlines.heartbeat)
+        self.stop_watch = StopWatch(keeper.deadlines.heartbeat)
+        self.late = math.inf  # when it must listen
         self.listening = asyncio.Event()
+        self.settled = asyncio.Event()  # it listens, or is gone
         self.served: set[int] = set()
         self.waiting: dict[int, int] = {}
         self.load = Load(0.0, 0)
@@ -67,6 +74,7 @@ class FrontProcess:
 
     def start(self, settings: bytes, keeper: "Fronts") -> None:
         """Run it. ``settings`` is what its process reads from its standard input."""
+        self.late = time.monotonic() + keeper.deadlines.startup
         passage, their_passage = socket.socketpair()
         theirs = (self._their_link, self._their_descriptors, their_passage)
         passed = [*(each.fileno() for each in theirs), self.arena]
@@ -106,6 +114,7 @@ class FrontProcess:
         if self.gone:
             return
         self.gone = True
+        self.settled.set()
         for ticket in self.tickets.values():
             ticket.cancel()
         for done in self.orders.values():
@@ -115,6 +124,20 @@ class FrontProcess:
         for sock in (self._descriptors, self._their_link, self._their_descriptors):
             sock.close()
         os.close(self.arena)
+
+    def frozen(self, now: float) -> bool:
+        """Whether it does not answer, or does not come to listen. Call it a few times a second."""
+        if self.gone or self._process is None:
+            return False
+        if not self.listening.is_set():
+            return now > self.late or self.stop_watch.frozen(now, self.pid)
+        ping = functools.partial(self.tell, link.Ping())
+        return self.heartbeat.frozen(now, ping=ping, used=lambda: cpu_seconds(self.pid))
+
+    def kill(self) -> None:
+        """End it now: the end of its link says so."""
+        if self._process is not None:
+            self._process.kill()
 
     async def end(self, limit: float) -> None:
         """Return when its process is gone: by itself within ``limit`` seconds, or killed."""
@@ -131,7 +154,8 @@ class FrontProcess:
 class Fronts:
     """All further fronts. ``count`` 0 is the usual case, in which nothing here costs or does anything."""
 
-    def __init__(self, count: int, arena: Arena, metrics: Metrics) -> None:
+    def __init__(self, count: int, arena: Arena, metrics: Metrics, deadlines: Deadlines = DEADLINES) -> None:
+        self.deadlines = deadlines
         self._arena = arena
         self._metrics = metrics
         self._share = 1 + count  # processes that divide every bound on a queue among them
@@ -157,9 +181,17 @@ class Fronts:
         self.publish()
 
     async def listening(self) -> None:
-        """Return when all of them take connections."""
+        """Return when all of them take connections; another one may come in the place of one that died."""
+        for at in range(len(self.processes)):
+            while not self._ending and not (front := self.processes[at]).listening.is_set():
+                await front.settled.wait()
+
+    def check(self, now: float) -> None:
+        """End those that are frozen, and others come in their place. Call it a few times a second."""
         for front in self.processes:
-            await front.listening.wait()
+            if front.frozen(now):
+                log.error("front frozen, ending it", front=front.number, pid=front.pid)
+                front.kill()
 
     async def drain(self, limit: float) -> None:
         """Have them answer what they accepted and end."""
@@ -258,8 +290,11 @@ class Fronts:
             self._metrics.record(message.model, message.records)
         elif isinstance(message, link.End):
             self._end_worker(message)
+        elif isinstance(message, link.Pong):
+            front.heartbeat.answered()
         else:
             front.listening.set()
+            front.settled.set()
             log.info("front listening", front=front.number, pid=front.pid)
 
     def lost(self, front: FrontProcess) -> None:

@@ -102,6 +102,14 @@ class Rest(msgspec.Struct, array_like=True, tag="rest"):
     """Accept no more connections, until a listening socket comes over the passage."""
 
 
+class Ping(msgspec.Struct, array_like=True, tag="ping"):
+    """Say ``Pong``: the first process wants to know whether the front still answers."""
+
+
+class Pong(msgspec.Struct, array_like=True, tag="pong"):
+    """The front answers."""
+
+
 class Asked(msgspec.Struct, array_like=True, tag="asked"):
     """A request that the front hands on."""
 
@@ -161,8 +169,8 @@ class Recorded(msgspec.Struct, array_like=True, tag="recorded"):
     records: list[Record]
 
 
-ToFront = Serve | Join | Leave | Bury | Retire | View | Drain | Answered | Divide | Give | Rest
-ToKeeper = Asked | Withdrawn | Done | Listening | End | Counted | Recorded | Loaded
+ToFront = Serve | Join | Leave | Bury | Retire | View | Drain | Answered | Divide | Give | Rest | Ping
+ToKeeper = Asked | Withdrawn | Done | Listening | End | Counted | Recorded | Loaded | Pong
 
 
 class Link:

@@ -571,8 +571,9 @@ class Scheduler:
             if queued.state != WAITING:
                 queue.popleft()
                 continue
-            closed = opening and is_closed(queued.request)
-            if batch and (closed or rows + queued.rows > most):
+            # What ran on a worker that died goes alone, too: nobody else is to be there if that was its fault.
+            alone = queued.attempts or (opening and is_closed(queued.request))
+            if batch and (alone or rows + queued.rows > most):
                 break
             queue.popleft()
             # Here, not on arrival: a request grows old in the queue, and running one that nobody waits for
@@ -587,7 +588,7 @@ class Scheduler:
                 queued.grant = self._grant()
             batch.append(queued)
             rows += queued.rows
-            if closed:
+            if alone:
                 break
         self._waiting -= len(batch)
         self._running += len(batch)

@@ -2,9 +2,11 @@
 
 import asyncio
 import itertools
+import math
 import os
 import signal
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -18,10 +20,23 @@ from mooring.hardware import cores
 from mooring.observability.logs import Throttle, get_logger, shortened
 from mooring.workers.arena import Arena, anonymous_file
 from mooring.workers.channel import Codec, Load, Trial
+from mooring.workers.heartbeat import DEADLINES, Deadlines, Heartbeat, StopWatch, cpu_seconds, has_ended
 from mooring.workers.libraries import Libraries
 from mooring.workers.library_process import LibraryProcess
 from mooring.workers.progress import Progress
-from mooring.workers.template import ENDED, FORKED, MODEL, ORDER, READY, RECORD, REFUSED, TRIAL, UNBORN
+from mooring.workers.template import (
+    ENDED,
+    FORKED,
+    MODEL,
+    ORDER,
+    PING,
+    PONG,
+    READY,
+    RECORD,
+    REFUSED,
+    TRIAL,
+    UNBORN,
+)
 
 log = get_logger(__name__)
 
@@ -124,6 +139,8 @@ class ForkedProcess:
         self.output = output
         self.status: int | None = None
         self.fault = ""  # why there never was one
+        # Whether its template was frozen and is given up: a successor takes its place while it goes on.
+        self.stale = False
         self.ended = asyncio.Event()
         self.on_end: Callable[[], None] = lambda: None
         self._doomed = False
@@ -190,8 +207,8 @@ class LocalProcess(ForkedProcess):
 class Template:
     """The server's side of one template process: asks it for others, and hears how they fare."""
 
-    def __init__(self, control: socket.socket) -> None:
-        self.dead = False
+    def __init__(self, control: socket.socket, deadlines: Deadlines = DEADLINES) -> None:
+        self.dead = False  # or of no use for another reason
         # Why it is of no use, where it is not; known once it is ready.
         self.refusal = ""
         self._control = control
@@ -201,11 +218,21 @@ class Template:
         self._processes: dict[int, ForkedProcess] = {}
         self._models: WeakSet[ModelTemplate] = WeakSet()
         self._ready = asyncio.Event()
+        self._deadlines = deadlines
+        self._heartbeat = Heartbeat(deadlines.heartbeat)
+        self._stop_watch = StopWatch(deadlines.heartbeat)
+        self._late = time.monotonic() + deadlines.startup
+        self._answers = True  # it was neither dismissed nor given up
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(control, self._hear)
 
+    @property
+    def pid(self) -> int:
+        """Of its process; 0 while that is still to be forked."""
+        raise NotImplementedError
+
     async def ready(self) -> None:
-        """Return when it has imported its modules or loaded its model, or has died trying."""
+        """Return when it has imported its modules or loaded its model, or has died or been given up trying."""
         await self._ready.wait()
 
     def fork(
@@ -215,6 +242,8 @@ class Template:
         self._order(len(channels), process, descriptors)
 
     def _order(self, word: int, process: ForkedProcess, descriptors: Sequence[int]) -> None:
+        if self.dead:
+            raise OSError("the process to fork it from has ended, or no longer answers")
         socket.send_fds(self._control, [ORDER.pack(word)], list(descriptors))
         self._waiting.append(process)
 
@@ -232,7 +261,7 @@ class Template:
             self._order(MODEL, process, [write, theirs.fileno()])
             ours.sendall(Codec().frame(load))
             kept.pop_all()
-        model = ModelTemplate(ours, process)
+        model = ModelTemplate(ours, process, self._deadlines)
         self._models.add(model)
         return model
 
@@ -248,6 +277,46 @@ class Template:
         for model in self._models:
             model.close()
         self._end()
+
+    def check(self, now: float) -> None:
+        """Give it up when it is frozen, and end it then as soon as none of its workers is left.
+
+        Until it is ready nobody expects it to answer. Call this a few times a second.
+        """
+        for model in list(self._models):
+            model.check(now)
+        if self._control.fileno() < 0:
+            return
+        if not self._answers:
+            if self.dead and all(map(has_ended, self._processes)):
+                self._lost()
+        elif not self._ready.is_set():
+            if now > self._late or self._stop_watch.frozen(now, self.pid):
+                self._give_up()
+        elif self._heartbeat.frozen(now, ping=self._ping, used=lambda: cpu_seconds(self.pid)):
+            self._give_up()
+
+    def _ping(self) -> None:
+        with suppress(
+            OSError
+        ):  # it is dead, and that is heard; or its socket is full, and it does not answer
+            self._control.send(ORDER.pack(PING))
+
+    def _give_up(self) -> None:
+        """It is frozen: workers come from another one from now on, and take the place of those it has forked.
+
+        Killing it would kill those, and with them what they are asked just now.
+        """
+        log.error("template frozen, starting another", pid=self.pid, processes=len(self._processes))
+        self._answers, self.dead = False, True
+        self._ready.set()
+        for process in self._processes.values():
+            process.stale = True
+        while self._waiting:
+            process = self._waiting.popleft()
+            process.stale = True
+            process.kill()
+            process.end(-signal.SIGKILL)
 
     def _end(self) -> None:
         """Make sure that the process is gone, or about to be."""
@@ -268,17 +337,27 @@ class Template:
         for what, pid, status in RECORD.iter_unpack(data[:whole]):
             if what == READY:
                 self._ready.set()
+            elif what == PONG:
+                self._heartbeat.answered()
             elif what == FORKED:
-                process = self._waiting.popleft()
-                process.born(pid)
-                self._processes[pid] = process
-            elif what == UNBORN:
+                self._forked(pid)
+            elif what == UNBORN and self._waiting:
                 self._waiting.popleft().unborn(status)
-            elif what == ENDED:
+            elif what == ENDED and pid in self._processes:
                 self._processes.pop(pid).end(status)
+
+    def _forked(self, pid: int) -> None:
+        if self._waiting:
+            process = self._processes[pid] = self._waiting.popleft()
+            process.born(pid)
+        else:  # it went on after it had been given up
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _lost(self) -> None:
         """It died: the kernel ends its children with it, and the next worker comes from a new template."""
+        if self._control.fileno() < 0:
+            return
         self._loop.remove_reader(self._control)
         self._control.close()
         self._end()
@@ -294,9 +373,18 @@ class Template:
 class LibraryTemplate(Template):
     """One that imports libraries. It is this one's to end."""
 
-    def __init__(self, process: LibraryProcess) -> None:
+    def __init__(self, process: LibraryProcess, deadlines: Deadlines) -> None:
         self._process = process
-        super().__init__(process.control)
+        super().__init__(process.control, deadlines)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def closed(self) -> bool:
+        """Whether its process is gone."""
+        return self._control.fileno() < 0
 
     def _end(self) -> None:
         self._process.end()
@@ -305,13 +393,14 @@ class LibraryTemplate(Template):
 class ModelTemplate(Template):
     """One that has loaded a model, forked from the one with its libraries."""
 
-    def __init__(self, control: socket.socket, process: ForkedProcess) -> None:
+    def __init__(self, control: socket.socket, process: ForkedProcess, deadlines: Deadlines) -> None:
         self._process = process
-        super().__init__(control)
+        # Who waits for its model has a time-out for that.
+        super().__init__(control, deadlines._replace(startup=math.inf))
+        process.on_end = self._unborn
 
     @property
     def pid(self) -> int:
-        """Of its process, 0 until that is known."""
         return self._process.pid
 
     def kill(self) -> None:
@@ -321,8 +410,18 @@ class ModelTemplate(Template):
     def dismiss(self) -> None:
         """No worker is wanted of it any more: it ends when its last one has."""
         if not self.dead and self._control.fileno() >= 0:
+            self._answers = False
             with suppress(OSError):
                 self._control.shutdown(socket.SHUT_WR)
+
+    def _unborn(self) -> None:
+        if not self._process.pid:  # else it says itself that it ends, and why
+            self._lost()
+
+    def _give_up(self) -> None:
+        if not self._ready.is_set():
+            self.refusal = "it did not answer while it loaded the model"
+        super()._give_up()
 
     def _end(self) -> None:
         self.refusal = self.refusal or "its template has ended"
@@ -360,14 +459,17 @@ class LocalWorkers:
         first: int,
         fronts: Sequence[SharingFront] = (),
         cache_folder: str = "",
+        deadlines: Deadlines = DEADLINES,
     ) -> None:
         self.numbers = itertools.count(first)
+        self.deadlines = deadlines
         self._arena = arena
         self._libraries = libraries
         self._fronts = fronts
         self._cache_folder = cache_folder
         self._one_trial = asyncio.Semaphore()
         self._templates: dict[tuple[str, ...], LibraryTemplate] = {}
+        self._given_up: list[LibraryTemplate] = []  # of which workers may be left
         self._turns = asyncio.Semaphore(max(_LEAST_TURNS, 2 * cores()))
 
     async def turn(self) -> Turn:
@@ -429,12 +531,21 @@ class LocalWorkers:
         key = tuple(modules)
         template = self._templates.get(key)
         if template is None or template.dead:
-            template = self._templates[key] = LibraryTemplate(self._libraries.take(key))
+            if template is not None and not template.closed:
+                self._given_up.append(template)
+            template = self._templates[key] = LibraryTemplate(self._libraries.take(key), self.deadlines)
         return template
+
+    def check(self, now: float) -> None:
+        """Give up templates that are frozen. Call it a few times a second."""
+        for template in [*self._templates.values(), *self._given_up]:
+            template.check(now)
+        if self._given_up:
+            self._given_up = [template for template in self._given_up if not template.closed]
 
     def close(self) -> None:
         """End the templates; every worker must have been stopped before."""
-        for template in self._templates.values():
+        for template in [*self._templates.values(), *self._given_up]:
             template.close()
 
 

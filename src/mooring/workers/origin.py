@@ -10,7 +10,7 @@ from mooring.core.service import Joining
 from mooring.observability.logs import get_logger
 from mooring.repository.spec import ModelSpec
 from mooring.workers.channel import Load
-from mooring.workers.local import LocalProcess, LocalWorkers, ModelTemplate, Template
+from mooring.workers.local import LibraryTemplate, LocalProcess, LocalWorkers, ModelTemplate, Template
 
 log = get_logger(__name__)
 
@@ -66,10 +66,26 @@ class Origin:
     async def _template(self) -> Template:
         if self._model is not None and not self._model.dead:
             return self._model
-        libraries = self._local.template(preload(self._spec))
-        await libraries.ready()
+        libraries = await self._libraries()
         if self._alone or libraries.dead:
             return libraries
+        model = await self._load_once(libraries)
+        if model is None and libraries.dead:  # frozen or killed: the model is not to blame
+            self._alone = self._rule()
+            libraries = await self._libraries()
+        return model or libraries
+
+    async def _libraries(self) -> LibraryTemplate:
+        """The process with the model's libraries; another one where that is given up while it imports them."""
+        libraries = self._local.template(preload(self._spec))
+        await libraries.ready()
+        if libraries.dead:
+            libraries = self._local.template(preload(self._spec))
+            await libraries.ready()
+        return libraries
+
+    async def _load_once(self, libraries: LibraryTemplate) -> ModelTemplate | None:
+        """A process with the model in it; None where the workers are to load it themselves."""
         begin = time.monotonic()
         model = self._model = libraries.fork_model(Load(self._spec, LoadContext()), self._facts)
         try:
@@ -82,4 +98,4 @@ class Origin:
             return model
         self._model, self._alone = None, model.refusal
         log.info("workers load the model themselves", **self._facts, reason=self._alone)
-        return libraries
+        return None

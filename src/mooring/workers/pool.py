@@ -15,6 +15,7 @@ from mooring.observability.logs import get_logger
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
 from mooring.workers.channel import Join, Load, LoadFailed
+from mooring.workers.heartbeat import StopWatch
 from mooring.workers.local import LocalWorkers, Turn
 from mooring.workers.origin import Origin
 from mooring.workers.recycling import Recycler, memory_of
@@ -287,6 +288,10 @@ class WorkerPool:
         if self._recycler.active:
             self._recycle(now)
         for worker in self._workers:
+            if worker.process.stale:
+                self._recycler.active = True
+            if not worker.frozen and worker.stop_watch.frozen(now, worker.process.pid):
+                self._end_frozen(worker)
             limit = (
                 self.spec.response_timeout if worker.state is WorkerState.BUSY else self.spec.startup_timeout
             )
@@ -298,6 +303,18 @@ class WorkerPool:
                 and not worker.timed_out
             ):
                 self._end(worker, limit, "infer" if worker.state is WorkerState.BUSY else "load")
+
+    def _end_frozen(self, worker: KeptWorker) -> None:
+        """What it had runs elsewhere, as when it had died."""
+        worker.frozen = True
+        log.error(
+            "worker frozen, ending it",
+            model=self.spec.name,
+            worker=worker.id,
+            pid=worker.process.pid,
+            limit_seconds=self._local.deadlines.heartbeat,
+        )
+        worker.process.kill()
 
     def _end(self, worker: KeptWorker, limit: float, doing: str) -> None:
         worker.timed_out = True
@@ -450,7 +467,8 @@ class WorkerPool:
             self._report(ModelLoadFailed(reason, model=self.spec.name), loading=True)
             self._pause_until = time.monotonic() + backoff(self.failures)
             return None
-        worker = KeptWorker(self, process, str(next(self._numbers)), turn)
+        stop_watch = StopWatch(self._local.deadlines.heartbeat)
+        worker = KeptWorker(self, process, str(next(self._numbers)), turn=turn, stop_watch=stop_watch)
         worker.begun = begun
         return worker
 
@@ -460,13 +478,16 @@ class WorkerPool:
         worker.process.kill()
         worker.process.output.read()
         error = self._obituary(worker, loading=loading)
-        running, unstarted = worker.lost()
         worker.process.output.close()
+        if worker.process.stale and not worker.process.pid:  # its template was frozen, and never forked it
+            self._spawn(0.0)
+            return
         self._report(error, loading=loading)
         self._replace()
+        retry = not worker.timed_out
         if self.sharing is not None:
-            self.sharing.buried(worker, error, retry=not worker.timed_out)
-        self.owner.worker_lost(running, unstarted, error, retry=not worker.timed_out)
+            self.sharing.buried(worker, error, retry=retry)
+        worker.give_up(error, retry=retry)
 
     def _obituary(self, worker: KeptWorker, *, loading: bool) -> WorkerDied:
         status = worker.process.status
@@ -475,6 +496,8 @@ class WorkerPool:
             how = (
                 f"was ended after {self.spec.startup_timeout if loading else self.spec.response_timeout:g} s"
             )
+        elif worker.frozen:
+            how = f"was ended after a signal had stopped it for {self._local.deadlines.heartbeat:g} s"
         elif limit and self._recycler.excessive(worker):
             how = f"was ended at {worker.memory} bytes of memory, its limit is {limit}"
         elif status is not None and status < 0:

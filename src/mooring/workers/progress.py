@@ -2,12 +2,15 @@
 
 from mooring.workers.arena import map_shared
 
+_HALF = 32
+_LOW = (1 << _HALF) - 1
+
 
 class Progress:
     """Two numbers by channel of one worker, 16 bytes each.
 
-    The worker writes how many requests of a channel's message it has started, so that after its death everybody knows
-    which may have run. The channel's other end writes how many it has sent and not heard of, so that several senders
+    The worker writes which requests of a channel's message it has done and started, so that after its death everybody
+    knows which may have run: in one number, so that both are of the same moment. The channel's other end writes how many it has sent and not heard of, so that several senders
     can spread what they have over workers that nobody keeps busy.
     """
 
@@ -20,13 +23,17 @@ class Progress:
         """Bytes of memory for so many channels."""
         return 16 * channels
 
-    def start(self, channel: int, count: int) -> None:
-        """The first ``count`` requests of the channel's message are running or done."""
-        self._cells[2 * channel] = count
+    def start(self, channel: int, done: int, count: int) -> None:
+        """Of the channel's message the first ``done`` requests are done, and those up to ``count`` are running."""
+        self._cells[2 * channel] = done << _HALF | count
 
     def started(self, channel: int) -> int:
         """How many are running or done."""
-        return int(self._cells[2 * channel])
+        return int(self._cells[2 * channel]) & _LOW
+
+    def done(self, channel: int) -> int:
+        """How many are done, whether or not they have been answered."""
+        return int(self._cells[2 * channel]) >> _HALF
 
     def send(self, channel: int, count: int) -> None:
         """So many are sent and not answered; none of them is started."""

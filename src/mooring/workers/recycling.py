@@ -68,7 +68,9 @@ class Recycler:
 
     def _past(self, worker: "KeptWorker") -> bool:
         most, limit = self._rule.max_requests, self._rule.memory_limit
-        return bool((most and worker.served >= most) or (limit and worker.memory > limit))
+        return worker.process.stale or bool(
+            (most and worker.served >= most) or (limit and worker.memory > limit)
+        )
 
 
 def memory_of(pid: int) -> int:

@@ -32,6 +32,7 @@ from mooring.workers.channel import (
     lost,
 )
 from mooring.workers.framing import Frames, FrameWriter
+from mooring.workers.heartbeat import StopWatch
 from mooring.workers.local import LocalProcess, Turn
 from mooring.workers.progress import Progress
 
@@ -380,19 +381,29 @@ class PooledWorker:
                 self.process.progress.send(self.process.channel, 0)
             self._pool.free(self)
 
-    def lost(self) -> tuple[list[Work], list[Work]]:
-        """What it did not answer: what it had started, and what it had not.
+    def give_up(self, error: WorkerDied, *, retry: bool) -> None:
+        """Hand what a dead worker did not answer to the owner. ``retry`` is False when it was too slow rather than dead."""
+        done, running, unstarted = self._lost()
+        self._pool.owner.worker_lost(running, unstarted, error, retry)
+        if done:  # those were not the slow ones: their answers waited in the worker for one that was
+            self._pool.owner.worker_lost(done, [], error, retry=True)
+
+    def _lost(self) -> tuple[list[Work], list[Work], list[Work]]:
+        """What it did not answer: what it was done with, what it was at, and what it had not started.
 
         Of what a worker with a capacity has, anything may have been started.
         """
-        if self.capacity:
-            taken, self._outstanding = list(self._outstanding.values()), {}
-            return taken, []
-        count = self.process.progress.started(self.process.channel)
-        running = [work for work in self._message[:count] if work.key in self._outstanding]
-        unstarted = [work for work in self._message[count:] if work.key in self._outstanding]
+        outstanding, message = self._outstanding, self._message
         self._outstanding, self._message = {}, ()
-        return running, unstarted
+        if self.capacity:
+            return [], list(outstanding.values()), []
+        progress, channel = self.process.progress, self.process.channel
+        done, started = progress.done(channel), progress.started(channel)
+
+        def unanswered(works: Sequence[Work]) -> list[Work]:
+            return [work for work in works if work.key in outstanding]
+
+        return unanswered(message[:done]), unanswered(message[done:started]), unanswered(message[started:])
 
     def close(self) -> None:
         """Let go of the channel; an idle worker ends by itself then."""
@@ -407,9 +418,13 @@ class KeptWorker(PooledWorker):
 
     process: LocalProcess
 
-    def __init__(self, pool: Pool, process: LocalProcess, name: str, turn: Turn) -> None:
+    def __init__(
+        self, pool: Pool, process: LocalProcess, name: str, *, turn: Turn, stop_watch: StopWatch
+    ) -> None:
         super().__init__(pool, process, name)
         self.turn = turn
+        self.stop_watch = stop_watch
+        self.frozen = False  # and ended for it
         process.on_end = self._gone
         self.started = time.time()
         self.begun = time.monotonic()  # with the process that it is forked from

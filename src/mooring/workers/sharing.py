@@ -166,8 +166,7 @@ class SharedPool:
         self._lost(worker, error, retry=not worker.timed_out)
 
     def _lost(self, worker: PooledWorker, error: WorkerDied, *, retry: bool) -> None:
-        running, unstarted = worker.lost()
-        self.owner.worker_lost(running, unstarted, error, retry)
+        worker.give_up(error, retry=retry)
         left = self._leaving.pop(worker.id, None)
         if left is not None:
             left()

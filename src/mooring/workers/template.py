@@ -9,9 +9,9 @@ workers share the model's pages as well.
 
 On the control socket the server first says which modules to import. From then on it sends one word (the number of
 channels, ``MODEL``, or ``TRIAL`` for a process that tries whether requests may be joined: trial.py) with the descriptors
-for one process, and the template answers with records of (what, pid, status): a process was forked, could not be (the
-status is the ``errno``), or one ended. The template
-of a model begins with ``READY``, or with ``REFUSED`` and the reason, whose length is the record's status.
+for one process, or ``PING`` without any, and the template answers with records of (what, pid, status): a process was
+forked, could not be (the status is the ``errno``), or one ended; ``PONG`` to a ping. The template of a model begins with
+``READY``, or with ``REFUSED`` and the reason, whose length is the record's status.
 """
 
 import ctypes
@@ -36,8 +36,8 @@ from mooring.workers.preloaded import Preloaded, loaded_once, receive_order
 
 ORDER = struct.Struct("<q")
 RECORD = struct.Struct("<qqq")
-READY, FORKED, ENDED, REFUSED, UNBORN = 0, 1, 2, 3, 4
-MODEL, TRIAL = -1, -2
+READY, FORKED, ENDED, REFUSED, UNBORN, PONG = 0, 1, 2, 3, 4, 5
+MODEL, TRIAL, PING = -1, -2, -3
 MOST_DESCRIPTORS = 64
 
 
@@ -161,6 +161,9 @@ def _fork(control: socket.socket, private: Sequence[int], model: Preloaded | Non
     if not order:
         return False
     (channels,) = ORDER.unpack(order)
+    if channels == PING:
+        _tell(control, RECORD.pack(PONG, os.getpid(), 0))
+        return True
     parent = os.getpid()
     try:
         pid = os.fork()

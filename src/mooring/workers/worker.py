@@ -71,8 +71,8 @@ class Delivery:
         with self._lock:
             if self._returned:
                 return False
+            self._progress.start(self._channel.number, self._taken, end)
             self._taken = end
-            self._progress.start(self._channel.number, end)
             self.began = time.monotonic()
             return True
 
