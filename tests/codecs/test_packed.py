@@ -16,7 +16,7 @@ from mooring.codecs.v2_json import decode_request
 from mooring.core.buffers import LARGE, Buffer
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import InferenceResponse
-from mooring.core.tensors import CONTENTS, PLAIN, RAW, ROWS, Tensor
+from mooring.core.tensors import CONTENTS, ESCAPED, PLAIN, RAW, ROWS, Tensor
 
 MANY = FEW + 1
 
@@ -64,7 +64,7 @@ def test_what_is_plain_is_its_own_unpacked_form_and_what_is_packed_stays_as_it_i
 
 
 @pytest.mark.parametrize("datatype", ["BYTES", "INT64", "INT8", "UINT16", "FP32", "BOOL", "FP16"])
-@pytest.mark.parametrize("layout", Layout)
+@pytest.mark.parametrize("layout", [Layout.RAW, Layout.TYPED, Layout.WIDENED])
 def test_a_packed_answer_is_the_same_message_as_a_plain_one(datatype, layout):
     if datatype == "BYTES":
         tensor = Tensor("y", "BYTES", [MANY], [b"%d" % each for each in range(MANY)])
@@ -76,6 +76,18 @@ def test_a_packed_answer_is_the_same_message_as_a_plain_one(datatype, layout):
     plain = b"".join(protobuf.encode_response(InferenceResponse([tensor], model="m"), layout))
     pack([tensor], layout)
     assert b"".join(protobuf.encode_response(InferenceResponse([tensor], model="m"), layout)) == plain
+
+
+def test_a_bare_answer_is_the_bytes_of_its_first_output_alone():
+    outputs = [Tensor(name, "BYTES", [MANY], [b"ab"] * MANY) for name in "yz"]
+    pack(outputs, Layout.BARE)
+    assert (outputs[0].data, len(outputs[1].data)) == ([b"ab" * MANY], MANY)
+
+
+def test_the_value_of_a_form_is_decoded_where_it_is_unpacked():
+    tensor = Tensor("data", "BYTES", [1], [b"a+b%2Bc%zz"], packed=ESCAPED)
+    unpack(tensor)
+    assert (tensor.data, tensor.packed) == ([b"a b+c%zz"], PLAIN)
 
 
 def test_few_elements_travel_as_they_are():

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mooring.core.errors import InvalidInput
-from mooring.web.multipart import MAX_FIELDS, parse_form
+from mooring.web.multipart import MAX_FIELDS, parse_form, parse_urlencoded
 
 TYPE = "multipart/form-data; boundary=BB"
 
@@ -164,3 +164,17 @@ def test_a_boundary_is_read_however_it_is_written(content_type):
     fields = parse_form(body, content_type)
     assert [field.payload for field in fields] == [b"12", b"", b"3"]
     assert [body[field.start :][: len(field.payload)] for field in fields] == [b"12", b"", b"3"]
+
+
+def test_a_large_value_that_is_percent_encoded_is_left_to_others_and_so_are_those_after_the_first_64_kb():
+    large, small = b"%41" * 30_000, b"%41" * 20_000
+    fields = parse_urlencoded(b"a=%41&b=" + large + b"&c=" + small + b"&d=" + small + b"&e=" + b"x" * 90_000)
+    assert [(each.name, each.escaped) for each in fields] == [
+        ("a", False), ("b", True), ("c", False), ("d", True), ("e", False),
+    ]  # fmt: skip
+    assert [bytes(each.payload) for each in fields[:4]] == [b"A", large, b"A" * 20_000, small]
+
+
+def test_names_that_are_percent_encoded_for_more_than_64_kb_are_refused():
+    with pytest.raises(InvalidInput, match="more than 65536 encoded bytes"):
+        parse_urlencoded(b"&".join(b"%41" * 100 + b"=" for _ in range(300)))

@@ -200,7 +200,7 @@ def _fill(joined: Array, parts: Sequence[Payload]) -> None:
 
 def _kind(request: InferenceRequest) -> Kind | None:
     """None for a request that asks for more than its outputs as they are, or whose inputs are no numbers."""
-    if request.form is not TENSORS or request.operation is not INFER or request.parameters:
+    if request.form is not TENSORS or request.operation is not INFER or request.parameters or request.path:
         return None
     kind: Kind = (request.json_outputs, request.layout)
     if request.outputs is not None:

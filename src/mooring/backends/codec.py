@@ -27,6 +27,7 @@ class Said(msgspec.Struct, array_like=True):
     outputs: list[RequestedOutput] | None
     parameters: dict[str, RequestValue] | None
     json_outputs: bool
+    path: str
 
 
 class CodecBackend(Backend):
@@ -48,7 +49,7 @@ def opened(request: InferenceRequest) -> Outcome:
     except InvalidInput as error:
         return error
     pack(request.inputs)
-    said = Said(request.id, request.outputs, request.parameters, request.json_outputs)
+    said = Said(request.id, request.outputs, request.parameters, request.json_outputs, request.path)
     return InferenceResponse([Tensor("said", "BYTES", [1], [msgspec.msgpack.encode(said)]), *request.inputs])
 
 
@@ -67,4 +68,4 @@ def take_up(request: InferenceRequest, answer: InferenceResponse) -> None:
     """Put what ``opened`` found into the request that had the body; the body's memory is the caller's to release."""
     said = msgspec.msgpack.decode(bytes(answer.outputs[0].data[0]), type=Said)
     request.id, request.outputs, request.parameters = said.id, said.outputs, said.parameters
-    request.json_outputs, request.inputs = said.json_outputs, answer.outputs[1:]
+    request.json_outputs, request.path, request.inputs = said.json_outputs, said.path, answer.outputs[1:]

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from mooring.codecs.classification import classify
+from mooring.codecs.generate import GENERATE_FORM, INFER_FORM, declared_for, decode_generate, tell_form
 from mooring.codecs.nonfinite import BY_PROTOCOL, writes_null
 from mooring.codecs.packed import FEW, pack, pack_rows, unpack_all
+from mooring.codecs.protobuf_tensors import Layout
 from mooring.codecs.v2_json import (
     REGION,
     check_regionless,
@@ -21,7 +23,7 @@ from mooring.codecs.v2_json import (
 from mooring.core.buffers import LARGE, Payload
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, RequestedOutput
-from mooring.core.tensors import Parameter, Tensor
+from mooring.core.tensors import Parameter, RequestValue, Tensor, TensorSpec
 
 # Bytes of numbers above which their JSON is written here: a few thousand cost the server's thread 0.1 ms.
 _MUCH = 16_384
@@ -46,18 +48,39 @@ def open_body(request: InferenceRequest) -> None:
     first = request.inputs[0]
     if not first.json:
         return
+    declared = declared_for(first)
+    if declared is not None:
+        _open_generate(request, first.data[0], declared)
+        return
     body = decode_request(first.data[0], json_size_of(first), _no_regions)
     check_regionless(first, body.outputs)
     given = body.parameters or {}
     wanted = wanted_of(body.outputs, given)
     request.id = body.id or request.id
+    bare = request.layout == Layout.BARE
     request.outputs = [
-        RequestedOutput(output.name, {**(output.parameters or {}), _BINARY: wanted.named[output.name]})
+        RequestedOutput(
+            output.name, {**(output.parameters or {}), _BINARY: bare or wanted.named[output.name]}
+        )
         for output in body.outputs or []
     ]
-    request.json_outputs = not wanted.others
-    request.parameters = {name: value for name, value in given.items() if name not in _SERVERS} or None
+    request.json_outputs = not (wanted.others or bare)
+    request.parameters = _models_own(given)
     request.inputs = body.inputs
+
+
+def _open_generate(request: InferenceRequest, body: Payload, declared: list[TensorSpec]) -> None:
+    """The same for the body of the generate extension; ``path`` says then what it was."""
+    found = decode_generate(body, lambda: declared)
+    request.id = found.id or request.id
+    request.path = INFER_FORM if found.v2 else GENERATE_FORM
+    request.inputs, request.outputs, request.json_outputs = found.inputs, found.outputs, True
+    request.parameters = _models_own(found.parameters or {})
+
+
+def _models_own(given: Mapping[str, RequestValue]) -> dict[str, RequestValue] | None:
+    """The parameters that are not the server's."""
+    return {name: value for name, value in given.items() if name not in _SERVERS} or None
 
 
 def _no_regions(region: str, offset: int, size: int) -> Payload:
@@ -107,6 +130,8 @@ def present(
             pack_rows(response.outputs)
         return response
     response.id = request.id
+    if request.path:
+        tell_form(response, request.path)
     asked = {output.name: output.parameters for output in request.outputs or () if output.parameters}
     if asked or request.json_outputs:
         response.outputs = [

@@ -22,6 +22,7 @@ import orjson
 from mooring.codecs import npy
 from mooring.codecs.images import looks_like_image
 from mooring.codecs.instances import instances_in
+from mooring.codecs.packed import unpacked
 from mooring.codecs.signature import Signature
 from mooring.codecs.tensor_json import cast, decode, encode, encode_each, to_array
 from mooring.codecs.v2_json import tensor_array
@@ -307,7 +308,7 @@ def encode_classes(scores: Array, labels: Mapping[str, Any]) -> list[bytes]:
 
 
 def _bytes(tensor: Tensor) -> bytes | memoryview:
-    payload = tensor.data[0]
+    payload = unpacked(tensor).data[0]
     return payload if isinstance(payload, bytes) else view_of(payload)
 
 

@@ -7,6 +7,7 @@ wrong with the elements is therefore said by the worker, in the words of ``unpac
 
 import math
 from collections.abc import Sequence
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -15,7 +16,7 @@ from mooring.codecs.protobuf_wire import Malformed
 from mooring.codecs.raw import check_booleans, join_texts, split_texts
 from mooring.core.buffers import LARGE, Buffer, Payload, view_of
 from mooring.core.errors import InvalidInput
-from mooring.core.tensors import CONTENTS, PLAIN, RAW, ROWS, Tensor
+from mooring.core.tensors import CONTENTS, ESCAPED, PLAIN, RAW, ROWS, Tensor
 
 # Elements of a list up to which it travels as it is, and bytes up to which the loop may encode numbers itself.
 FEW = 256
@@ -31,6 +32,8 @@ def unpack(tensor: Tensor) -> None:
         tensor.data = _unpacked_raw(tensor)
     elif tensor.packed == CONTENTS:
         _unpack_contents(tensor)
+    elif tensor.packed == ESCAPED:
+        tensor.data = [unquote_to_bytes(bytes(view_of(tensor.data[0])).replace(b"+", b" "))]
     tensor.packed = PLAIN
 
 
@@ -82,6 +85,9 @@ def unpack_all(tensors: Sequence[Tensor]) -> None:
 
 def pack(outputs: Sequence[Tensor], layout: int = Layout.RAW) -> None:
     """Pack outputs of many elements for the loop, which is to send them in this layout."""
+    if layout == Layout.BARE:
+        _join_first(outputs)
+        return
     if layout == Layout.TYPED and any(tensor.datatype in HALVES for tensor in outputs):
         layout = Layout.RAW  # as the encoder does: all or none
     for tensor in outputs:
@@ -91,6 +97,11 @@ def pack(outputs: Sequence[Tensor], layout: int = Layout.RAW) -> None:
             _pack_typed(tensor)
         elif type(tensor.data) is list and len(tensor.data) > FEW:
             tensor.data, tensor.packed = join_texts(tensor.data), RAW
+
+
+def _join_first(outputs: Sequence[Tensor]) -> None:
+    if outputs and type(outputs[0].data) is list and len(outputs[0].data) > FEW:
+        outputs[0].data = [b"".join(map(view_of, outputs[0].data))]
 
 
 def _pack_typed(tensor: Tensor) -> None:

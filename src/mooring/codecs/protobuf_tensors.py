@@ -37,6 +37,8 @@ class Layout(enum.IntEnum):
     TYPED = 1
     # As TYPED, and FP16 in fp32_contents: AMD's clients send it so, and read nothing else. No contents field is its own.
     WIDENED = 2
+    # No message of gRPC at all: the bytes of the first output are the answer, on AMD's websocket.
+    BARE = 3
 
 
 # The number and the name of the contents field of every datatype.

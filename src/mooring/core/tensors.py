@@ -35,7 +35,7 @@ DATATYPES = frozenset(NUMPY_TYPES) | {"BYTES"}
 _NAMES = {dtype: name for name, dtype in NUMPY_TYPES.items() if name != "BF16"}
 
 # The values of ``Tensor.packed``.
-PLAIN, RAW, CONTENTS, ROWS = 0, 1, 2, 3
+PLAIN, RAW, CONTENTS, ROWS, ESCAPED = 0, 1, 2, 3, 4
 
 
 def datatype_of(array: Array) -> str:
@@ -68,6 +68,7 @@ class Tensor(msgspec.Struct, array_like=True, gc=False):
     RAW         as elements travel in binary: of BYTES every element behind its length, of BOOL a byte each
     CONTENTS    an InferTensorContents of gRPC
     ROWS        one JSON list: instances or predictions of KServe v1
+    ESCAPED     the only element, still percent-encoded, of a form's field
     """
 
     name: str

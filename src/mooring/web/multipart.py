@@ -26,6 +26,9 @@ _WINDOW = 131_072
 _PLAINLY_MULTIPART = re.compile(r"multipart/form-data; ?boundary=([\w.-]+)", re.ASCII)
 _HEADS_KEPT = 256
 
+# Bytes of percent-encoded text that are decoded here, of all fields together: a percent sign costs 0.2 us.
+_MOST_DECODED = 65_536
+
 URLENCODED = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data"
 
@@ -33,7 +36,8 @@ MULTIPART = "multipart/form-data"
 class Field(NamedTuple):
     """One field. Only a file has a ``filename``; ``content_type`` is as it was sent, None where it was not.
 
-    ``start`` is where in the body the payload begins, None where it does not lie in it.
+    ``start`` is where in the body the payload begins, None where it does not lie in it. ``escaped``: the payload is large
+    and still percent-encoded.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Field(NamedTuple):
     content_type: str | None
     payload: bytes | memoryview
     start: int | None = None
+    escaped: bool = False
 
 
 def parse_form(body: bytes | memoryview, content_type: str) -> list[Field]:
@@ -65,10 +70,19 @@ def parse_urlencoded(body: bytes) -> list[Field]:
     if len(pairs) > MAX_FIELDS:
         raise InvalidInput(f"the form has more than {MAX_FIELDS} fields")
     fields = []
+    left = _MOST_DECODED
     for number, pair in enumerate(pairs, 1):
         name, equals, value = pair.partition(b"=")
-        if name and (equals or number < len(pairs)):
-            fields.append(Field(_decoded(name).decode("utf-8", "replace"), None, None, _decoded(value)))
+        if not name or not (equals or number < len(pairs)):
+            continue
+        left -= len(name) if b"%" in name else 0
+        if left < 0:
+            raise InvalidInput(f"the names of the form's fields have more than {_MOST_DECODED} encoded bytes")
+        encoded = len(value) if b"%" in value else 0
+        escaped = encoded > left
+        left -= 0 if escaped else encoded
+        payload = value if escaped else _decoded(value)
+        fields.append(Field(_decoded(name).decode("utf-8", "replace"), None, None, payload, escaped=escaped))
     return fields
 
 

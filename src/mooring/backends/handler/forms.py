@@ -21,7 +21,7 @@ from mooring.backends.handler.envelopes import Asked, BaseEnvelope, demand_names
 from mooring.backends.open_inference import NO_LABELS, open_inputs, present
 from mooring.codecs.instances import instances_in
 from mooring.codecs.nonfinite import BY_PROTOCOL
-from mooring.codecs.packed import pack_rows
+from mooring.codecs.packed import pack_rows, unpack
 from mooring.core.buffers import Payload
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.requests import InferenceRequest, InferenceResponse, Operation, ResponseHead
@@ -69,6 +69,9 @@ class BodyForm(RowForm):
     def row(self, request: InferenceRequest) -> dict[str, Any]:
         """Field name to value; of two fields with one name the last wins."""
         decode = self._decode
+        for tensor in request.inputs:
+            if tensor.packed:
+                unpack(tensor)
         return {tensor.name: field(tensor, tensor.data[0], decode) for tensor in request.inputs}
 
     def answer(

@@ -4,13 +4,15 @@ No reply says which request it is for, so they leave in the order of the request
 ends the connection with 1003 when its turn comes; what goes wrong with a request is a reply in its place.
 """
 
+import asyncio
 from collections import deque
 
 import msgspec
 
+from mooring.codecs.protobuf_tensors import Layout
 from mooring.codecs.tensor_json import decode
-from mooring.codecs.v2_json import decode_request
-from mooring.core.buffers import view_of
+from mooring.codecs.v2_json import decode_request, undecoded
+from mooring.core.buffers import LARGE, Buffer, view_of
 from mooring.core.errors import InvalidInput, ModelNotFound
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import InferenceService, Outcome, Ticket
@@ -69,11 +71,19 @@ class _Turn:
 
     __slots__ = ("closing", "done", "replies", "ticket")
 
-    def __init__(self, closing: str = "") -> None:
+    def __init__(self) -> None:
         self.replies: deque[bytes] = deque()
-        self.closing = closing  # the reason, where it ends the connection
-        self.done = bool(closing)
+        self.closing = ""  # the reason, where it ends the connection
+        self.done = False
         self.ticket: Ticket | None = None
+
+    def refuse(self, error: "_Senseless | InvalidInput") -> None:
+        """End the connection for what is no request; say what is wrong with one in its reply."""
+        if isinstance(error, _Senseless):
+            self.closing = str(error)
+        else:
+            self.replies.append(error.message.encode())
+        self.done = True
 
 
 class InferenceConversation:
@@ -83,20 +93,41 @@ class InferenceConversation:
         self._socket = socket
         self._service = service
         self._turns: deque[_Turn] = deque()
+        self._reading: set[asyncio.Task[None]] = set()
         self._retiring = False
 
     def heard(self, message: bytes) -> None:
         """One request; nothing that comes after what ends the connection."""
         if self._retiring or (self._turns and self._turns[-1].closing):
             return
+        if len(message) > LARGE:
+            self._hear_later(message)
+            return
+        turn = _Turn()
+        self._turns.append(turn)
         try:
-            request = self._request(message)
-        except _Senseless as error:
-            self._turns.append(_Turn(str(error)))
-        except InvalidInput as error:
-            self._turns.append(_replied(error.message))
-        else:
-            self._submit(request)
+            self._submit(turn, self._request(_model_of(message), message))
+        except (_Senseless, InvalidInput) as error:
+            turn.refuse(error)
+        self._flush()
+
+    def _hear_later(self, message: bytes) -> None:
+        """A large request: its model is looked for in a thread, and all else that it says is for a worker to read."""
+        turn = _Turn()
+        self._turns.append(turn)
+
+        async def work() -> None:
+            try:
+                model = await asyncio.to_thread(_model_of, message)
+                if turn in self._turns:
+                    self._submit(turn, self._unread(self._known(model), message))
+            except (_Senseless, InvalidInput) as error:
+                turn.refuse(error)
+            self._flush()
+
+        task = asyncio.get_running_loop().create_task(work())
+        self._reading.add(task)  # the loop itself holds tasks only weakly
+        task.add_done_callback(self._reading.discard)
         self._flush()
 
     def retire(self) -> None:
@@ -111,14 +142,18 @@ class InferenceConversation:
                 turn.ticket.cancel()
         self._turns.clear()
 
-    def _request(self, message: bytes) -> InferenceRequest:
-        model = _model_of(message)
+    def _known(self, model: str) -> str:
+        """The name under which a model is there. Raises ``_Senseless``."""
         try:
             self._service.ready(model)
         except ModelNotFound:
             # AMD's server lowers every name it hears here.
             model = model.lower()
             self._require(model)
+        return model
+
+    def _request(self, named: str, message: bytes) -> InferenceRequest:
+        model = self._known(named)
         body = decode_request(message)
         plan = scheduled(body.parameters)
         return InferenceRequest(
@@ -129,7 +164,12 @@ class InferenceConversation:
             parameters=plan.parameters,
             deadline=plan.deadline,
             priority=plan.priority,
+            layout=Layout.BARE,
         )
+
+    def _unread(self, model: str, message: bytes) -> InferenceRequest:
+        # A buffer travels uncopied, however large it is.
+        return InferenceRequest(model, "", "", [undecoded(Buffer(memoryview(message)))], layout=Layout.BARE)
 
     def _require(self, model: str) -> None:
         try:
@@ -137,9 +177,8 @@ class InferenceConversation:
         except ModelNotFound:
             raise _Senseless(f"Worker {model} not found") from None
 
-    def _submit(self, request: InferenceRequest) -> None:
-        turn, asked = _Turn(), Asked(request.model)
-        self._turns.append(turn)
+    def _submit(self, turn: _Turn, request: InferenceRequest) -> None:
+        asked = Asked(request.model)
 
         def done(outcome: Outcome) -> None:
             try:
@@ -208,13 +247,6 @@ def _model_of(message: bytes) -> str:
     if not isinstance(model, str):
         raise _Senseless("No model found in request")
     return model
-
-
-def _replied(text: str) -> _Turn:
-    turn = _Turn()
-    turn.replies.append(text.encode())
-    turn.done = True
-    return turn
 
 
 def _bare(outcome: InferenceResponse) -> bytes:

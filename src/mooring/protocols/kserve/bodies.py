@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mooring.codecs.compression import deflate, preferred
-from mooring.codecs.tensor_json import decode_plain
+from mooring.codecs.generate import json_object
 from mooring.core.buffers import LARGE, Buffer, Payload, view_of
-from mooring.core.errors import InvalidInput, MooringError
+from mooring.core.errors import MooringError
 from mooring.protocols.later import Later
 from mooring.protocols.responses import Responses
 from mooring.protocols.status import Asked, kserve_v2
@@ -79,18 +79,6 @@ class Bodies:
             exchange.respond(status, body, head, reason=reason)
 
         self._later.answer(exchange, work(), self.refuses(exchange, Asked()))
-
-
-def json_object(body: Payload) -> dict[str, Any]:
-    """The JSON object in a body; an empty one where there is no body. Raises ``InvalidInput``."""
-    if not len(body):
-        return {}
-    document = decode_plain(view_of(body))
-    if document is None:
-        return {}
-    if type(document) is not dict:
-        raise InvalidInput("the body must be a JSON object")
-    return document
 
 
 def _release(pieces: Sequence[Payload]) -> None:

@@ -5,22 +5,28 @@ parameter. A body with an ``inputs`` array is an infer request, as MLServer's cl
 """
 
 import math
-from typing import Any
 
 import orjson
 
-from mooring.codecs.raw import tensor_of
-from mooring.codecs.tensor_json import encode, to_array
-from mooring.codecs.v2_json import JSON_ONLY, decode_request, encode_response
-from mooring.core.buffers import Buffer, Payload, view_of
+from mooring.codecs.generate import (
+    INFER_FORM,
+    GenerateBody,
+    decode_generate,
+    take_form,
+    undecoded_generate,
+)
+from mooring.codecs.packed import unpacked
+from mooring.codecs.tensor_json import encode
+from mooring.codecs.v2_json import JSON_ONLY, encode_response
+from mooring.core.buffers import LARGE, Buffer, Payload, view_of
 from mooring.core.errors import InvalidInput, ModelFailed, MooringError
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
-from mooring.core.service import InferenceService, ModelMetadata
-from mooring.core.tensors import RequestValue, Tensor, TensorSpec, release
+from mooring.core.service import InferenceService
+from mooring.core.tensors import Tensor, release
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
-from mooring.protocols.kserve.bodies import Bodies, json_object
+from mooring.protocols.kserve.bodies import Bodies
 from mooring.protocols.kserve.v2 import MODEL, VERSION, WRITING, V2Answer, asked_of
 from mooring.protocols.responses import JSON, Responses
 from mooring.protocols.scheduling import deadline_of, scheduled
@@ -31,28 +37,37 @@ from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
 _EVENTS = "text/event-stream; charset=utf-8"
-_OURS = frozenset({"id", "parameters", "inputs", "outputs", "model_name", "model_version"})
 
 
 class _Written:
     """How a response is written: as the object of generate, or where the request was v2's, as v2's."""
 
-    def __init__(self, given: str, asked: Asked, dialect: Dialect, *, v2: bool, null: bool) -> None:
-        self._given = given
+    def __init__(self, request_id: str, asked: Asked, dialect: Dialect, *, null: bool) -> None:
+        self._request_id = request_id
         self._asked = asked
         self._dialect = dialect
-        self._v2 = v2
         self._null = null
+        self._body: GenerateBody | None = None  # None where a worker reads it
+
+    def read(self, body: GenerateBody) -> None:
+        """Answer this body; of one that a worker reads each response says what it needs to."""
+        self._body = body
 
     def document(self, response: InferenceResponse) -> bytes:
         """The JSON of a response, whose memory is given back."""
-        response.id = self._given
+        form = take_form(response)
+        if self._body is not None:
+            given, v2 = self._body.id, self._body.v2
+        else:
+            # What the server called a request without an id is not for its client.
+            given, v2 = "" if response.id == self._request_id else response.id, form == INFER_FORM
+        response.id = given
         self._dialect.name(response, self._asked)
         try:
-            if self._v2:
+            if v2:
                 pieces, _ = encode_response(response, JSON_ONLY, null=self._null)
                 return b"".join(map(view_of, pieces))
-            head = {"id": self._given} if self._given else {}
+            head = {"id": given} if given else {}
             head |= {"model_name": response.model, "model_version": response.version}
             outputs = b"".join(
                 [
@@ -69,7 +84,7 @@ def _value(tensor: Tensor, null: bool) -> bytes:
     if tensor.json:
         text = bytes(view_of(tensor.data))
         return text[1:-1] if math.prod(tensor.shape) == 1 else text
-    array = tensor.array()
+    array = unpacked(tensor).array()
     return encode(array.reshape(()) if array.size == 1 else array.reshape(-1), null=null)
 
 
@@ -197,11 +212,15 @@ class Generate:
 
     def _ask(self, exchange: Exchange, asked: Asked, kind: type[GenerateAnswer] | type[StreamAnswer]) -> None:
         def taken(body: Payload) -> None:
-            request, v2 = self._request(exchange, asked, body)
             request_id = self._responses.id_of(exchange)
             null = self._responses.writes_null(exchange)
-            written = _Written(request.id, asked, self._dialect, v2=v2, null=null)
+            written = _Written(request_id, asked, self._dialect, null=null)
+            if len(body) > LARGE:
+                request = self._unread(exchange, asked, body)
+            else:
+                request = self._request(exchange, asked, body, written)
             request.id = request.id or request_id
+            request.null_for_nan = null
             answer = kind(self._responses, exchange, request_id, asked, self._dialect, written)
             exchange.on_abandoned = self._service.submit(request, answer.done).cancel
 
@@ -211,80 +230,38 @@ class Generate:
         error = or_not_found(self._service, error, asked)
         self._responses.refuse(exchange, self._dialect.refusal(error, asked) or kserve_v2(error, asked))
 
-    def _request(self, exchange: Exchange, asked: Asked, body: Payload) -> tuple[InferenceRequest, bool]:
+    def _unread(self, exchange: Exchange, asked: Asked, body: Payload) -> InferenceRequest:
+        """A request whose body is for a worker to read. What it says of time and priority comes too late then."""
         try:
-            document = json_object(body)
-            v2 = isinstance(document.get("inputs"), list)
-            if v2:
-                found = decode_request(bytes(view_of(body)))
-                return self._planned(
-                    exchange, asked, found.id, found.inputs, found.parameters, found.outputs
-                ), v2
-            metadata = self._service.metadata(*asked)
-            given = document.get("id", "")
-            if type(given) not in {str, int}:
-                raise InvalidInput('"id" must be a string')
-            inputs, parameters = _read(document, metadata)
-            return self._planned(exchange, asked, str(given), inputs, parameters, None), v2
-        finally:
-            if isinstance(body, Buffer):
-                body.release()
-
-    def _planned(
-        self,
-        exchange: Exchange,
-        asked: Asked,
-        given: str,
-        inputs: list[Tensor],
-        parameters: dict[str, RequestValue] | None,
-        outputs: Any,
-    ) -> InferenceRequest:
-        try:
-            plan = scheduled(parameters, deadline_of(exchange))
-        except InvalidInput:
-            release(inputs)
+            specs = self._service.metadata(*asked).inputs
+            deadline = deadline_of(exchange)
+        except MooringError:
+            _give_back(body)
             raise
         return InferenceRequest(
-            asked.model, asked.version, given, inputs, Form.TENSORS, Operation.INFER, plan.parameters, outputs,
-            plan.deadline, exchange.headers, "", plan.priority,
+            asked.model, asked.version, "", [undecoded_generate(body, specs)], Form.TENSORS, Operation.INFER,
+            None, None, deadline, exchange.headers, json_outputs=True,
+        )  # fmt: skip
+
+    def _request(
+        self, exchange: Exchange, asked: Asked, body: Payload, written: _Written
+    ) -> InferenceRequest:
+        try:
+            found = decode_generate(body, lambda: self._service.metadata(*asked).inputs)
+        finally:
+            _give_back(body)
+        written.read(found)
+        try:
+            plan = scheduled(found.parameters, deadline_of(exchange))
+        except InvalidInput:
+            release(found.inputs)
+            raise
+        return InferenceRequest(
+            asked.model, asked.version, found.id, found.inputs, Form.TENSORS, Operation.INFER, plan.parameters,
+            found.outputs, plan.deadline, exchange.headers, "", plan.priority, json_outputs=True,
         )  # fmt: skip
 
 
-def _read(
-    document: dict[str, Any], metadata: ModelMetadata
-) -> tuple[list[Tensor], dict[str, RequestValue] | None]:
-    """The tensors and the parameters of a request. Of a model that declares no inputs every key is one.
-
-    Whether it may be asked without any, only its worker knows.
-    """
-    specs = {spec.name: spec for spec in metadata.inputs}
-    inputs: list[Tensor] = []
-    parameters: dict[str, Any] = {}
-    for name, value in document.items():
-        if name in specs or (not specs and name not in _OURS):
-            inputs.append(_tensor(name, value, specs.get(name)))
-        elif name not in _OURS:
-            parameters[name] = value
-    more = document.get("parameters")
-    if more is not None and type(more) is not dict:
-        raise InvalidInput('"parameters" must be an object')
-    parameters |= more or {}
-    parameters = {name: value for name, value in parameters.items() if value is not None}
-    missing = [name for name, spec in specs.items() if name not in document and not spec.optional]
-    if missing:
-        raise InvalidInput(f"input '{missing[0]}' is missing; send it as a key of the object")
-    return inputs, parameters or None
-
-
-def _tensor(name: str, value: Any, spec: TensorSpec | None) -> Tensor:
-    """A scalar or a list as the tensor of an input: its shape is filled up with ones, from the left."""
-    array = to_array(value, name, "" if spec is None else spec.datatype)
-    if array.ndim > 1:
-        raise InvalidInput(f"input '{name}' must be a single value or a flat list of values")
-    rank = max(array.ndim, 1) if spec is None or spec.unknown_rank else len(spec.shape)
-    if rank < array.ndim:
-        if array.size != 1:
-            raise InvalidInput(f"input '{name}' must be a single value")
-        array = array.reshape(())
-    array = array.reshape([1] * (rank - array.ndim) + list(array.shape))
-    return tensor_of(name, array, "" if spec is None else spec.datatype)
+def _give_back(body: Payload) -> None:
+    if isinstance(body, Buffer):
+        body.release()

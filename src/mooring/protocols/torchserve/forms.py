@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl
 
 from mooring.core.buffers import Buffer, Payload, Share
 from mooring.core.errors import InvalidInput
-from mooring.core.tensors import Parameter, Tensor
+from mooring.core.tensors import ESCAPED, PLAIN, Parameter, Tensor
 from mooring.web.http1 import Exchange
 from mooring.web.multipart import MULTIPART, URLENCODED, Field, parse_form
 
@@ -94,7 +94,9 @@ def text_field(fields: Iterable[Tensor], name: str) -> str:
 
 def _of_field(field: Field, value: Payload) -> Tensor:
     if field.filename is None:
-        return _tensor(field.name, value)  # TorchServe loses the content type of a field that is no file
+        tensor = _tensor(field.name, value)
+        tensor.packed = ESCAPED if field.escaped else PLAIN
+        return tensor  # TorchServe loses the content type of a field that is no file
     return Tensor(field.name, "BYTES", [1], [value], _of_file(field.content_type or ""))
 
 
