@@ -323,6 +323,10 @@ FLOODS = {
     "continuations without content": lambda i: frame(H, 0, 1) if not i else frame(CONTINUATION, 0, 1),
     "a head without end": lambda i: frame(H, 0, 1, bytes(9000)) if not i else frame(CONTINUATION, 0, 1, bytes(9000)),
     "streams that are reset": lambda i: frame(H, EH, 2 * i + 1, BLOCK) + frame(RST, 0, 2 * i + 1, bytes(4)),
+    "windows that grow by nothing": lambda i: frame(H, EH, 2 * i + 1, BLOCK) + frame(WINDOW, 0, 2 * i + 1, bytes(4)),
+    "windows that grow too large": lambda i: frame(H, EH, 2 * i + 1, BLOCK) + frame(WINDOW, 0, 2 * i + 1, b"\x7f" + b"\xff" * 3),
+    "messages with a flag that is none": lambda i: frame(H, EH, 2 * i + 1, BLOCK) + frame(D, 0, 2 * i + 1, b"\7" + bytes(4)),
+    "trailers that do not end": lambda i: frame(H, EH, 2 * i + 1, BLOCK) + frame(H, EH, 2 * i + 1, BLOCK),
     "heads that are none": lambda i: frame(H, EH, 2 * i + 1, b"\x83"),
 }  # fmt: skip
 BLOCK = b"\x83\x86\x44\x09/t.T/Chat\x5f\x10application/grpc"
@@ -336,6 +340,45 @@ async def test_a_client_that_only_makes_work_is_left(what):
         wire.send(data)
         assert await wire.gone() == Code.ENHANCE_YOUR_CALM
         await until(lambda: not each.server._connections)
+
+
+def resets(first, count):
+    """So many calls that are made and cancelled at once, and the number after theirs."""
+    numbers = range(first, first + 2 * count, 2)
+    sent = [frame(H, EH, number, BLOCK) + frame(RST, 0, number, bytes(4)) for number in numbers]
+    return b"".join(sent), first + 2 * count
+
+
+async def test_who_cancels_too_many_calls_gets_no_new_ones_and_those_that_run_are_answered():
+    async with served(patience=500) as each:
+        wire = await each.wire()
+        for number in (1, 3):
+            wire.call(number, b"x", "/t.T/Hold")
+        await until(lambda: len(each.methods.held) == 2)
+        cancelled, number = resets(5, 130)
+        wire.send(cancelled)
+        goodbye = await wire.until("GoAway")
+        assert goodbye.error_code == Code.ENHANCE_YOUR_CALM
+        assert 3 < goodbye.last_stream_id < number
+        wire.call(number, b"new")
+        assert await wire.answer(number) == Code.REFUSED_STREAM
+        each.methods.held[0][0].respond([b"one"])
+        assert (await wire.answer(1))[1] == packed(b"one")
+        assert not each.methods.cancelled
+        each.methods.held[1][0].respond([b"two"])
+        assert (await wire.answer(3))[1] == packed(b"two")
+        assert await wire.frame() is None
+        await until(lambda: not each.server._connections)
+
+
+async def test_who_goes_on_all_the_same_is_left():
+    async with served(patience=500) as each:
+        wire = await each.wire()
+        wire.call(1, b"x", "/t.T/Hold")
+        await until(lambda: each.methods.held)
+        wire.send(resets(3, 1500)[0])
+        assert await wire.gone() == Code.ENHANCE_YOUR_CALM
+        await until(lambda: each.methods.cancelled == 1 and not each.server._connections)
 
 
 async def test_a_head_that_grows_when_it_is_read_is_its_streams_fault_alone():

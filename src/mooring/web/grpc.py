@@ -516,6 +516,7 @@ class Call(Stream):
         else:
             self._compressed = bool(flag)
             return True
+        self.carrier.blame()
         return False
 
     def _make_room(self, size: int) -> None:

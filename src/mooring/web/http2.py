@@ -45,7 +45,8 @@ class Http2Limits(msgspec.Struct, frozen=True):
     """What one client of HTTP/2 may cost, beside what ``Limits`` says. Sizes in bytes, times in seconds.
 
     ``stream_window`` is how much may lie here of what nobody has read yet, per stream. ``patience`` is how many frames
-    that ask for nothing a client may send between two sweeps; a stream that it resets counts as four. A client that says
+    that ask for nothing a client may send between two sweeps; a stream that it resets, or has the server reset, counts as
+    four. Who exhausts it gets no new streams, and is cut off the next time or when its streams are over. A client that says
     nothing for ``keepalive`` seconds is asked whether it is there, and has ``keepalive_timeout`` for an answer. After
     ``max_age`` a connection takes no new streams, and ``max_age_grace`` later it ends.
     """
@@ -104,6 +105,7 @@ class Http2Connection(Sender):
         "_block_stream",
         "_broken",
         "_calm",
+        "_calmed",
         "_decoder",
         "_end_by",
         "_final",
@@ -144,6 +146,7 @@ class Http2Connection(Sender):
         self._refused: dict[int, None] = {}  # streams ended here, oldest first
         self._forgotten = 0
         self._calm = self._limits.patience
+        self._calmed = False  # whether that was exhausted once
         # A header block that goes on in the next frame: its stream with the flags that it began with.
         self._block: list[bytes] = []
         self._block_size = 0
@@ -276,6 +279,8 @@ class Http2Connection(Sender):
             self._charge(1)  # it has no content
         if stream is not None and at < here:
             stream.receive(data, at, here)
+            if self._mode is _Mode.DEAF:
+                return len(data)
         if after <= len(data):
             if ends and stream is not None and not stream.closed:
                 self._end(stream)
@@ -300,7 +305,7 @@ class Http2Connection(Sender):
         stream.allowed -= length
         stream.since = self._since
         if stream.allowed < 0:
-            self.reset(stream, Code.FLOW_CONTROL_ERROR)
+            self._reset_for_fault(stream, Code.FLOW_CONTROL_ERROR)
             return None
         return stream
 
@@ -323,6 +328,8 @@ class Http2Connection(Sender):
             padded = min(self._padding, size - used)
             self._padding -= padded
             rest = data[used + padded :]
+        if self._mode is _Mode.DEAF:
+            return
         if self._left or self._padding:
             self._aim()
             return
@@ -403,7 +410,7 @@ class Http2Connection(Sender):
         if stream is None or stream.ended:
             self._check_gone(number, stream)
         elif not flags & frames.END_STREAM or head is None or self._host.trailer_fault(head):
-            self.reset(stream, Code.PROTOCOL_ERROR)
+            self._reset_for_fault(stream, Code.PROTOCOL_ERROR)
         else:
             self._end(stream)
 
@@ -459,7 +466,7 @@ class Http2Connection(Sender):
             return  # it crossed the end of the stream
         stream.window += more
         if not more or stream.window > frames.MOST_WINDOW:
-            self.reset(stream, Code.FLOW_CONTROL_ERROR if more else Code.PROTOCOL_ERROR)
+            self._reset_for_fault(stream, Code.FLOW_CONTROL_ERROR if more else Code.PROTOCOL_ERROR)
         elif stream.waiting:
             self.push(stream)
 
@@ -518,7 +525,27 @@ class Http2Connection(Sender):
         """A frame that asks for nothing, or takes back what was asked. More so where the answers are not even read."""
         self._calm -= cost * 10 if self._choked else cost
         if self._calm < 0:
-            raise _Broken(Code.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
+            self._calm_down()
+
+    def _calm_down(self) -> None:
+        """Take no new streams of a client that makes nothing but work, and answer those that it has.
+
+        They may be others': a proxy has the calls of many clients on one connection, and one of them cancels all of its.
+        """
+        if self._mode is _Mode.DEAF:
+            return
+        text = "too many frames that ask for nothing, or streams that are reset"
+        if self._calmed or not self._streams:
+            raise _Broken(Code.ENHANCE_YOUR_CALM, text)
+        self._calmed = self._final = True
+        self._leaving = self._leaving or self._host.now
+        self._calm = self._limits.patience
+        self._transport.write(frames.goaway(self._last, Code.ENHANCE_YOUR_CALM, text))
+
+    def _reset_for_fault(self, stream: Stream, code: Code) -> None:
+        """Reset a stream for what its client did: that costs it nothing either (CVE-2025-8671)."""
+        self.reset(stream, code)
+        self._charge(4)
 
     # For streams
 
@@ -530,6 +557,9 @@ class Http2Connection(Sender):
         if not stream.closed and not stream.ended:
             stream.allowed += more
             self._transport.write(frames.window_update(stream.id, more))
+
+    def blame(self) -> None:
+        self._charge(4)
 
     def reset(self, stream: Stream, code: Code) -> None:
         if not stream.closed:
@@ -549,8 +579,7 @@ class Http2Connection(Sender):
         if not stream.ended:
             self.mute(stream)
             self._refuse(stream.id, Code.NO_ERROR)
-        if self._final and not self._streams:
-            self._transport.close()
+        self._end_if_over()
 
     def _forget(self, stream: Stream) -> None:
         """A stream ends before its time."""
@@ -560,7 +589,17 @@ class Http2Connection(Sender):
         self.mute(stream)
         if over := stream.drop():
             self._write([], over)
-        if self._final and not self._streams:
+        self._end_if_over()
+
+    def _end_if_over(self) -> None:
+        """End a connection that takes no new streams once it has none."""
+        if not self._final or self._streams:
+            return
+        if self._calmed:  # it is still sending: see ``_leave``
+            self._mode, self._broken = _Mode.DEAF, self._host.now
+            self._receiving, self._into = None, self._room
+            self._leave()
+        else:
             self._transport.close()
 
     def mute(self, stream: Stream) -> None:

@@ -44,6 +44,10 @@ class Carrier(Protocol):
         """End the stream before its time."""
         ...
 
+    def blame(self) -> None:
+        """A stream ends early for what its client sent: that counts as if the client had reset it."""
+        ...
+
 
 class Stream:
     """One request and its answer. ``window`` is what may be sent, ``allowed`` what the client may send, in bytes.
