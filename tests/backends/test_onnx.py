@@ -520,6 +520,7 @@ def test_what_the_runtime_cannot_do_is_a_failure_of_the_model(write, load, reply
     for error, kind in [
         (RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : it broke"), ModelFailed),
         (RuntimeError("Failed to allocate memory for requested buffer"), "OutOfResources"),
+        (RuntimeError("Non-zero status code: std::bad_alloc"), "OutOfResources"),
     ]:
         monkeypatch.setattr(model, "_session", Session(error))
         outcome = one(model, reply, request)

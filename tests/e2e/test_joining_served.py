@@ -1,6 +1,7 @@
 """Model files that nobody configured: their requests share calls only where rows were shown to be independent."""
 
 import json
+import subprocess
 import threading
 import warnings
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from e2e_kit import Server, Wire, request, until
+from e2e_kit import SCRIPTS, Server, Wire, request, until
 from onnx import TensorProto as Kind
 from onnx import helper
 
@@ -176,6 +177,13 @@ def joined_calls(server, model):
 def test_a_configuration_that_says_max_batch_size_is_believed(server):
     found = batching(server, "trusted")
     assert (found["joined"], found["state"]) == (True, "declared")
+
+
+def test_the_command_line_says_how_requests_are_batched(server):
+    command = [SCRIPTS / "mooring", "models", "describe", "trusted", "--url", server.url]
+    described = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    lines = [" ".join(line.split()) for line in described.splitlines()]
+    assert "batching declared: the configuration says max_batch_size 8" in lines
 
 
 def test_what_was_found_is_kept_for_the_next_start_by_the_files_contents(models, server, tmp_path):

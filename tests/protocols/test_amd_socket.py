@@ -152,7 +152,6 @@ async def test_what_makes_no_sense_waits_for_the_answers_before_it(talk):
 @pytest.mark.parametrize(
     "broken",
     [
-        {"inputs": []},
         {"inputs": [{"name": "in", "shape": [2], "datatype": "UINT32", "data": [1]}]},
         {"inputs": 7},
     ],

@@ -48,6 +48,9 @@ _DATATYPES = {
 # What converters of scikit-learn end a classifier with: a probability by class for every row.
 _MAPS = re.compile(r"seq\(map\((?:int64|string),tensor\(float\)\)\)")
 
+# What the runtime says where memory is short; it has no error of its own for it.
+_NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc")
+
 # TensorRT is left out: it builds its engines for minutes, which nobody expects who did not ask for it.
 _ORDER = ("CUDA", "MIGraphX", "ROCM", "OpenVINO", "DML", "CoreML", "CPU")
 _ON_GPU = ("CUDA", "MIGraphX", "ROCM", "DML", "Tensorrt", "NvTensorRTRTX")
@@ -140,7 +143,7 @@ class OnnxBackend(DeclaredBackend):
             raise
         except Exception as error:
             text = _reason(error)
-            short = "allocate memory" in text or "out of memory" in text
+            short = any(each in text for each in _NO_MEMORY)
             raise (OutOfResources if short else ModelFailed)(text, detail=str(error)) from error
         return {
             name: _plain(name, result, self.classes.get(name, ()))

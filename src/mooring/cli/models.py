@@ -86,6 +86,9 @@ def _settings(config: Mapping[str, Any]) -> list[list[str]]:
         ["instances", str(instances)],
         ["batch delay", f"{int(batching.get('max_queue_delay_microseconds', 0)) / 1000:g} ms"],
     ]
+    joining = (config.get("parameters") or {}).get("batching")
+    if joining:
+        found.append(["batching", str(joining.get("string_value", ""))])
     return [["backend", str(config["backend"])], *found] if config.get("backend") else found
 
 

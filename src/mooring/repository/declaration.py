@@ -158,7 +158,8 @@ class Declaration(_Strict, frozen=True, kw_only=True):
 
     ``id`` is AMD's name for the file. ``labels`` are names of classes, or the file that has them. ``explain`` is judged
     where the model is loaded (explain/settings.py). A model whose own
-    file shows a batch dimension is batched although ``max_batch_size`` is left out (platforms.DEFAULT_BATCH).
+    file shows a batch dimension, and whose rows are shown to be independent, is batched although ``max_batch_size`` is
+    left out (platforms.DEFAULT_BATCH).
     """
 
     name: str = ""

@@ -52,8 +52,8 @@ SUFFIXES: Mapping[str, tuple[str, ...]] = {
 # Backends whose models are a file that a library reads, with no code of the user's.
 LIBRARIES = ("onnx", "pytorch")
 
-# How many rows share a call of a model whose own file shows a batch dimension, where nobody says how many. Waiting
-# requests are joined, none waits for more to come, and a large request is called in parts.
+# How many rows share a call of a model whose own file shows a batch dimension, where nobody says how many. Once rows
+# were shown to be independent, waiting requests are joined, none waits for more, and a large request is called in parts.
 DEFAULT_BATCH = 8
 
 

@@ -55,7 +55,7 @@ class Origin:
         async with self._loading:
             template = await self._template()
         load = Load(self._spec, LoadContext(threads=self._threads))
-        return await self._local.try_joining(template, load, self._facts)
+        return await self._local.try_joining(template, load, {**self._facts, "trial": "joining"})
 
     def close(self) -> None:
         """No more workers are wanted; those that are there may end in peace."""
