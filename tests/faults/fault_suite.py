@@ -1,6 +1,6 @@
 """Play every case, on Mooring and where they are comparable on TorchServe, and write what came of it.
 
-    python tests/faults/fault_suite.py [--only WORD] [--torchserve HOME] [--short] [--no-write]
+    python tests/faults/fault_suite.py [--only WORD [--add]] [--torchserve HOME] [--short] [--no-write]
 
 The table of docs/RELIABILITY.md is written from a run; nothing in it is written by hand.
 """
@@ -25,6 +25,7 @@ from stage import CASES, Case, Line, Stage
 from subjects import Mooring, Subject, TorchServe
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results.json"
 LIMIT = 600.0
 ORDER = ("worker_cases", "store_cases", "server_cases")
 
@@ -50,12 +51,23 @@ def main() -> int:
             "system": f"{platform.system()} {platform.release()}",
             "load_average": round(os.getloadavg()[0], 1),
         }
-        results = HERE / "results.json"
-        results.write_text(
-            json.dumps({"run": facts, "lines": [asdict(line) for line in lines]}, indent=1) + "\n"
-        )
-        fault_report.write(results)
+        _write(facts, lines)
+    elif asked.add:
+        last = json.loads(RESULTS.read_text())
+        _write(last["run"], _added(lines, [Line(**line) for line in last["lines"]]))
     return sum(not line.sound for line in lines if line.server == Mooring.name)
+
+
+def _write(facts: dict[str, object], lines: Sequence[Line]) -> None:
+    RESULTS.write_text(json.dumps({"run": facts, "lines": [asdict(line) for line in lines]}, indent=1) + "\n")
+    fault_report.write(RESULTS)
+
+
+def _added(lines: Sequence[Line], before: Sequence[Line]) -> list[Line]:
+    """Those of the last run, in the order of the cases, with these in the place of what they were."""
+    order = [case.name for case in sorted(CASES, key=lambda case: ORDER.index(case.play.__module__))]
+    kept = {(line.server, line.case): line for line in (*before, *lines) if line.case in order}
+    return sorted(kept.values(), key=lambda line: (line.server != Mooring.name, order.index(line.case)))
 
 
 def _played(cases: Sequence[Case], scratch: Path, asked: argparse.Namespace, began: float) -> Iterator[Line]:
@@ -95,6 +107,9 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", default="", help="only cases whose name has this in it; writes nothing")
+    parser.add_argument(
+        "--add", action="store_true", help="with --only: put these lines among those of the last run"
+    )
     parser.add_argument("--short", action="store_true", help="only the short form; writes nothing")
     parser.add_argument("--no-write", action="store_true", help="leave docs/RELIABILITY.md as it is")
     parser.add_argument(

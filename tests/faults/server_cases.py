@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 from accounting import once
 from stage import Stage, case
-from subjects import NotHere, Subject, gone, until
+from subjects import NotHere, Subject, archive, gone, until
 
 MB = 1 << 20
 
@@ -53,6 +53,52 @@ def snapshot(stage: Stage) -> None:
             load.until_right(50)
     assert set(stage.account.statuses) <= {200, 503}, stage.account.statuses
     stage.notes.append("both models and their three workers came back; no orphan")
+
+
+@case("SIGTERM, SIGINT and SIGHUP to every process of the server at once, and started again", short=True)
+def signals(stage: Stage) -> None:
+    server = stage.own("--models", "spared.mar", wait=True)
+    archive(server.store, "spared", {"minWorkers": 2, "maxWorkers": 2, "retryRequests": False})
+    server.start()
+    server.await_start()
+    with stage.load("spared", server=server, mortal=True) as load:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            family = server.family()
+            stage.strike()
+            for process in family:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+            assert (status := server.process.wait(30)) == 0, status
+            gone(family)
+            server.start()
+            server.await_start()
+            load.until_right(50)
+    assert not stage.account.honest, stage.account.statuses
+    assert "died" not in server.log
+    assert (status := server.stop()) == 0, status
+    stage.notes.append("retryRequests: false; what is broken off had not been accepted")
+
+
+@case("one of two fronts stopped (SIGSTOP)", short=True)
+def stopped_front(stage: Stage) -> None:
+    server = stage.own("--frontends=2", "--deal-connections=evenly", "--heartbeat-timeout=2")
+    server.await_start()
+    model = server.registered("fronted", workers=2)
+    until(lambda: "front listening" in server.log)
+
+    def fronts() -> set[int]:
+        found = [process for process in server.family() if "mooring.front" in process.cmdline()]
+        return {process.pid for process in found}
+
+    with stage.load(model, server=server, mortal=True) as load:
+        (before,) = fronts()
+        stage.strike()
+        os.kill(before, signal.SIGSTOP)
+        until(lambda: (now := fronts()) and before not in now)
+        load.until_right(50)
+    assert not stage.account.honest
+    assert (status := server.stop()) == 0, status
+    stage.notes.append("heartbeat_timeout = 2; the connections that it had been dealt end with it")
 
 
 def faketime() -> str:

@@ -248,6 +248,63 @@ def parent(stage: Stage) -> None:
     gone(family)
 
 
+def heartbeat(stage: Stage) -> str:
+    """A shorter time than the default, so that the case need not take long; it stands in the notes."""
+    stage.notes.append("heartbeat_timeout = 2")
+    return "--heartbeat-timeout=2"
+
+
+@case("worker stopped (SIGSTOP) in the middle of a request", short=True)
+def stopped_worker(stage: Stage) -> None:
+    server = stage.own(heartbeat(stage))
+    server.await_start()
+    model = server.registered("stopped")
+    with stage.load(model, server=server) as load:
+        for _ in range(times(stage)):
+            (victim,) = server.workers(model)
+            stage.strike()
+            os.kill(victim, signal.SIGSTOP)
+            until(lambda before=victim: (now := server.workers(model)) and before not in now)
+            load.until_right(50)
+    assert not stage.account.honest
+    assert (status := server.stop()) == 0, status
+
+
+@case("template stopped (SIGSTOP), then its only worker killed", short=True)
+def stopped_template(stage: Stage) -> None:
+    server = stage.own(heartbeat(stage))
+    server.await_start()
+    model = server.registered("orphaned")
+    with stage.load(model, server=server) as load:
+        for _ in range(times(stage)):
+            (victim,) = server.workers(model)
+            template = psutil.Process(victim).ppid()
+            os.kill(template, signal.SIGSTOP)
+            stage.strike()
+            os.kill(victim, signal.SIGKILL)
+            until(lambda before=victim: (now := server.workers(model)) and before not in now)
+            load.until_right(50)
+            until(lambda before=template: before not in [process.pid for process in server.family()])
+    assert not stage.account.honest
+    assert (status := server.stop()) == 0, status
+
+
+@case("template stopped (SIGSTOP) while its workers serve a model that must not run twice", short=True)
+def given_up_template(stage: Stage) -> None:
+    server = stage.own(heartbeat(stage))
+    server.await_start()
+    model = server.registered("once", workers=2, retryRequests=False)
+    with stage.load(model, server=server) as load:
+        before = set(server.workers(model))
+        (template,) = {psutil.Process(pid).ppid() for pid in before}
+        stage.strike()
+        os.kill(template, signal.SIGSTOP)
+        until(lambda: not before & set(server.workers(model)))
+        load.until_right(50)
+    assert not stage.account.honest
+    assert (status := server.stop()) == 0, status
+
+
 @case("queue full: 100 clients, 10 may wait", compared=True)
 def queue_full(stage: Stage) -> None:
     model = stage.subject.registered("narrow", workers=2, jobQueueSize=10)
