@@ -17,18 +17,17 @@ from mooring.workers import local
 
 @pytest.fixture
 def file(tmp_path):
+    return write(tmp_path / "m.onnx", helper.make_node("Neg", ["x"], ["y"]))
+
+
+def write(file, *nodes):
     tensor = helper.make_tensor_value_info
     graph = helper.make_graph(
-        [helper.make_node("Neg", ["x"], ["y"])],
-        "g",
-        [tensor("x", Kind.FLOAT, ["N", 2])],
-        [tensor("y", Kind.FLOAT, ["N", 2])],
+        nodes, "g", [tensor("x", Kind.FLOAT, ["N", 2])], [tensor("y", Kind.FLOAT, ["N", 2])]
     )
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9),
-        tmp_path / "m.onnx",
-    )
-    return tmp_path / "m.onnx"
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), file)
+    return file
 
 
 async def deploy(harness, file, workers=1):
@@ -41,6 +40,7 @@ async def deploy(harness, file, workers=1):
         batch_is_default=True,
         min_workers=workers,
         max_workers=workers,
+        threads=2,
     )
     return (await harness.engine.deploy(spec)).scheduler.pool
 
@@ -101,3 +101,23 @@ async def test_a_model_may_be_unloaded_in_the_middle_of_its_trial(harness, file)
     assert pool.joining.state is JoiningState.TRYING
     await harness.engine.retire("m")
     assert not pool.workers
+
+
+async def test_what_a_trial_found_holds_for_no_other_file_of_the_same_name(harness, file):
+    pool = await deploy(harness, file)
+    await ask(harness, 4)
+    assert (await settled(pool)).state is JoiningState.SHOWN
+    mean = helper.make_node("ReduceMean", ["x"], ["m"], axes=[0])
+    write(file, mean, helper.make_node("Sub", ["m", "x"], ["y"]))
+    pool.workers[0].process.kill()
+    async with asyncio.timeout(20):
+        while pool.joining.state is JoiningState.SHOWN or not pool.ready:
+            await asyncio.sleep(0.02)
+    assert pool.joining.state is JoiningState.UNTRIED
+    pool.workers[0].process.kill()  # the same file again
+    async with asyncio.timeout(20):
+        while pool.ready:
+            await asyncio.sleep(0.02)
+        while not pool.ready:
+            await asyncio.sleep(0.02)
+    assert pool.joining.state is JoiningState.UNTRIED

@@ -64,7 +64,8 @@ class DeclaredBackend(TensorBackend):
 
     def _known_joining(self, spec: ModelSpec, agreed: Agreement) -> Joining:
         if self.reader.apart:
-            return Joining(JoiningState.UNTRIED, "it is tried when two requests come at once")
+            reason = "it is tried when two requests come at once"
+            return Joining(JoiningState.UNTRIED, reason, stamp_of(model_file(spec)))
         if agreed.limit > 1 or not spec.batch_is_default:
             return Joining(
                 JoiningState.DECLARED, f"the configuration says max_batch_size {spec.max_batch_size}"
@@ -72,6 +73,12 @@ class DeclaredBackend(TensorBackend):
         return Joining(
             JoiningState.NO_BATCH, "its file shows no batch dimension that all inputs and outputs have"
         )
+
+
+def stamp_of(file: Path) -> str:
+    """What changes when the file does."""
+    found = file.stat()
+    return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
 
 
 def model_file(spec: ModelSpec) -> Path:

@@ -39,10 +39,14 @@ class JoiningState(enum.StrEnum):
 
 
 class Joining(msgspec.Struct, frozen=True):
-    """Whether requests for a model file are joined in one call, and why: a line for who runs the server."""
+    """Whether requests for a model file are joined in one call, and why: a line for who runs the server.
+
+    ``stamp`` tells the contents of the file apart: what was found holds for workers that loaded the same.
+    """
 
     state: JoiningState
     reason: str
+    stamp: str = ""
 
     @property
     def joined(self) -> bool:

@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from msgspec import structs
+
 from mooring.backends.backend import LoadContext
 from mooring.core.errors import ModelLoadFailed, MooringError, WorkerDied
 from mooring.core.service import Joining, JoiningState, ModelMetadata
@@ -199,9 +201,7 @@ class WorkerPool:
     def loaded(self, worker: KeptWorker, metadata: ModelMetadata, joining: Joining | None) -> None:
         """Called by a worker that has the model."""
         self.overlapping = worker.capacity > 0
-        self.joining = self.joining or joining
-        if self.joining is not None and self.joining.state is JoiningState.SHOWN:
-            worker.tell(Join())
+        self._know_joining(worker, joining)
         if self.sharing is not None and not worker.capacity:
             self.sharing.joined(worker)
         worker.process.handed_over()
@@ -215,10 +215,21 @@ class WorkerPool:
         self.owner.worker_loaded(metadata)
         self.owner.worker_free()
 
+    def _know_joining(self, worker: KeptWorker, joining: Joining | None) -> None:
+        """What a worker says of its model; what a trial found of the same file holds for it, too."""
+        worker.stamp = joining.stamp if joining is not None else ""
+        known = self.joining
+        if known is None or (
+            known.state in (JoiningState.SHOWN, JoiningState.APART) and known.stamp != worker.stamp
+        ):
+            self.joining = joining
+        elif known.state is JoiningState.SHOWN:
+            worker.tell(Join())
+
     def joining_missed(self) -> None:
         """Called by a worker that had requests which might have shared a call, were it known that they may."""
         if self.joining is not None and self.joining.state is JoiningState.UNTRIED:
-            self.joining = Joining(JoiningState.TRYING, "it is being tried")
+            self.joining = Joining(JoiningState.TRYING, "it is being tried", self.joining.stamp)
             self._run(self._try_joining())
 
     async def _try_joining(self) -> None:
@@ -228,14 +239,15 @@ class WorkerPool:
             log.warning("joining not tried", model=self.spec.name, reason=str(error))
             self.joining = Joining(JoiningState.APART, f"it could not be tried: {error}")
             return
-        self.joining = found
+        tried = self.joining.stamp if self.joining is not None else ""
+        self.joining = found = structs.replace(found, stamp=found.stamp or tried)
         facts = {"model": self.spec.name, "version": self.spec.version, "reason": found.reason}
         if not found.joined:
             log.warning("requests are not joined", **facts)
             return
         log.info("requests are joined from now on", **facts)
         for worker in self._workers:
-            if worker.state in (WorkerState.READY, WorkerState.BUSY):
+            if worker.state in (WorkerState.READY, WorkerState.BUSY) and worker.stamp == found.stamp:
                 worker.tell(Join())
 
     def failed(self, worker: KeptWorker, failure: LoadFailed) -> None:

@@ -186,6 +186,7 @@ class PooledWorker:
         self.timed_out = False
         self.served = 0  # requests that it was sent
         self.memory = 0  # bytes, where a limit is watched
+        self.stamp = ""  # of the model's file that it has loaded (``Joining``)
         self.capacity = 0
         self.retiring = False
         self._pool = pool

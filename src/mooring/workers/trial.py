@@ -17,9 +17,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import msgspec
+from msgspec import structs
 
 from mooring.backends import trial
-from mooring.backends.agreement import DeclaredBackend, model_file
+from mooring.backends.agreement import DeclaredBackend, model_file, stamp_of
 from mooring.backends.backend import create
 from mooring.core.errors import MooringError
 from mooring.core.service import Joining
@@ -56,14 +57,19 @@ def _looked_up(order: Trial, model: Preloaded | None) -> Joining:
     spec = order.load.spec
     files, whole = model_files(spec)
     _bound_memory(sum(each.stat().st_size for each in files))
+    stamp = stamp_of(files[0])
+    loaded = model.backend.joining if model is not None else None
+    if loaded is not None and loaded.stamp != stamp:
+        # The file is no longer the one that the model was loaded from.
+        return structs.replace(_tried(order.load, model), stamp=loaded.stamp)
     if not order.folder or not whole:
-        return _tried(order.load, model)
+        return structs.replace(_tried(order.load, model), stamp=stamp)
     file = Path(order.folder, "joining", digest(spec, files))
     found = kept(file)
     if found is None:
         found = _tried(order.load, model)
         keep(file, found)
-    return found
+    return structs.replace(found, stamp=stamp)
 
 
 def _tried(load: Load, model: Preloaded | None) -> Joining:
