@@ -324,6 +324,8 @@ def test_a_configuration_may_declare_an_input_with_a_default(write, load, reply,
     model = load(write(*SCALED), inputs=inputs, max_batch_size=4, batch_is_default=False)
     assert [each.optional for each in model.metadata.inputs] == [False, True]
     assert ask.read(one(model, reply, ask.tensors(x=np.float32([[1, 2, 3]])))) == {"y": [[2, 4, 6]]}
+    with_batch = declared("x", "FP32", [-1, 3]) + declared("k", "FP32", [-1, 3])
+    assert load(write(*SCALED), inputs=with_batch).metadata.inputs == model.metadata.inputs
     stacked = load(write(*SCALED), inputs=declared("x", "FP32", [3]), batch=BatchMode.STACK)
     assert ask.read(one(stacked, reply, ask.tensors(x=np.float32([1, 2, 3])))) == {"y": [2, 4, 6]}
 

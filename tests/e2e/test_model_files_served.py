@@ -143,7 +143,9 @@ def test_an_input_with_a_default_is_shown_as_optional_and_taken_when_it_is_sent(
     assert data(infer(server, "scaled", tensor("x", [1, 2]))) == {"y": [2, 4]}
     assert data(infer(server, "scaled", tensor("x", [1, 2]), {**tensor("k", 1, 10)})) == {"y": [1, 20]}
     assert predictions(server, "scaled", [1, 2]) == {"predictions": [[2, 4]]}
-    assert server.ask("GET", "/v2/models/scaled/config").json()["max_batch_size"] == 8
+    config = server.ask("GET", "/v2/models/scaled/config").json()
+    assert config["max_batch_size"] == 8
+    assert [(each["name"], each["dims"]) for each in config["input"]] == [("x", [2]), ("k", [2])]
 
 
 def test_a_classifiers_classes_are_in_its_metadata_and_its_json_answers(server):

@@ -170,6 +170,7 @@ def _settled(
             for each in own
         ]
     found = {each.name: each for each in own}
+    declared = [_without_batch(each, found.get(each.name)) for each in declared]
     for each in declared:
         if each.name not in found:
             names = ", ".join(f"'{name}'" for name in found)
@@ -183,6 +184,13 @@ def _settled(
                 f"{file} has it as {mine.datatype} {mine.shape}{', batch included' if batched else ''}"
             )
     return [structs.replace(each, optional=each.optional or found[each.name].optional) for each in declared]
+
+
+def _without_batch(declared: TensorSpec, own: TensorSpec | None) -> TensorSpec:
+    """A declared tensor; of an input with a default without the batch dimension that Triton's form adds to every shape."""
+    if own is None or not own.optional or declared.shape != [-1, *own.shape]:
+        return declared
+    return structs.replace(declared, shape=own.shape)
 
 
 def _fits(declared: list[int], own: list[int], stack: bool) -> bool:

@@ -177,7 +177,8 @@ def _control(kind: str, datatype: str) -> dict[str, Any]:
 
 def _tensor(spec: TensorSpec, batched: bool) -> dict[str, Any]:
     datatype = "STRING" if spec.datatype == "BYTES" else spec.datatype
-    first = 1 if batched else 0
+    # An input with a default has no batch dimension where its file gives it none.
+    first = 1 if batched and not (spec.optional and spec.shape[:1] != [-1]) else 0
     found = {"name": spec.name, "data_type": f"TYPE_{datatype or 'INVALID'}", "dims": spec.shape[first:]}
     return found if spec.reshape is None else found | {"reshape": {"shape": spec.reshape[first:]}}
 
