@@ -344,6 +344,7 @@ async def test_somebody_who_wants_workers_need_not_wait_for_the_files_to_change(
 
 async def test_workers_of_many_models_are_started_a_few_at_a_time(harness, monkeypatch):
     """Those that load do so beside at most as many others as there are turns."""
+    monkeypatch.setattr("mooring.workers.local._LONGEST_TURN", 60.0)
     most = 0
     pools = []
 

@@ -58,6 +58,14 @@ async def test_what_was_written_while_it_was_being_loaded_counts_as_changed(mode
     await asyncio.wait_for(files_changed(model, time.time() - 50), 1.5)
 
 
+@pytest.mark.usefixtures("quick")
+async def test_a_file_that_was_taken_away_while_it_was_being_loaded_counts_as_changed(model):
+    began = time.time() - 5
+    (model / "broken").touch()
+    (model / "broken").unlink()
+    await asyncio.wait_for(files_changed(model, began), 1.5)
+
+
 def test_a_new_file_and_one_of_the_same_size_are_another_state_and_bytecode_is_none(model):
     before = file_state(model).files
     (model / "__pycache__").mkdir()

@@ -430,14 +430,14 @@ class WorkerPool:
         worker.process.output.close()
 
     def _spawn(self, delay: float, *, failed_at: float | None = None) -> None:
-        """Start a worker after so many seconds; with ``failed_at``, when the files that failed then have changed."""
+        """Start a worker after so many seconds; with ``failed_at``, when the files that failed then have changed, too."""
         self._starting += 1
         self._run(self._start_one(delay, failed_at))
 
     async def _start_one(self, delay: float, failed_at: float | None) -> None:
         try:
             if failed_at is not None:
-                await self._await_change(failed_at)
+                await self._await_change(failed_at, delay)
             elif delay:
                 await asyncio.sleep(delay)
             async with self._entering:
@@ -458,9 +458,9 @@ class WorkerPool:
             return
         worker.tell(Load(self.spec, LoadContext(worker=worker.id, threads=self._threads)))
 
-    async def _await_change(self, failed_at: float) -> None:
+    async def _await_change(self, failed_at: float, pause: float) -> None:
         """Return when the model's files have changed after a time of the wall clock, or somebody calls for workers."""
-        changed = self._loop.create_task(files_changed(Path(self.spec.location), failed_at))
+        changed = self._loop.create_task(files_changed(Path(self.spec.location), failed_at, pause))
         called = self._loop.create_task(self._called_for.wait())
         try:
             await asyncio.wait([changed, called], return_when=asyncio.FIRST_COMPLETED)
