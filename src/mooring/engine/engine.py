@@ -158,12 +158,11 @@ class Engine(InferenceService):
         return not self.registry.incomplete and all(self._complete(models[name]) for name in self._wanted)
 
     def _complete(self, model: Model) -> bool:
-        """Whether a model's default can answer, and every version of it that the start asked for."""
-        return all(
-            version.resting or self._ready(version)
-            for version in model.versions.values()
-            if version.loaded_at_startup or version.spec.version == model.default
-        )
+        """Whether a model's default can answer, and every version of it that the start asked for has been loaded once."""
+        default = model.version("")
+        if not (default.resting or self._ready(default)):
+            return False
+        return all(each.came or each.resting for each in model.versions.values() if each.loaded_at_startup)
 
     def _find(self, model: str, version: str) -> ModelVersion:
         registry = self.registry if model in self.registry.models else self.workflows

@@ -47,6 +47,7 @@ class ModelVersion:
         self.error: MooringError | None = None
         self.scheduler: Scheduler | None = None
         self.loaded_at_startup = False
+        self.came = False  # whether a worker has ever loaded it
         # Of a chain or a workflow, and of a model that others follow; with the requests on their way through it.
         self.graph = graph_of(spec)
         self.runs: set[GraphRun] = set()
@@ -119,6 +120,7 @@ class ModelVersion:
             return
         if isinstance(news, ModelMetadata):
             self.metadata = news
+            self.came = True
             self._lifecycle.move(State.READY)
         else:
             self._went_wrong(news)
