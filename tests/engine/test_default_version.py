@@ -1,7 +1,7 @@
 """Which version answers who names none: the highest that is ready of a repository, the first registered of archives."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mooring.core.service import ModelMetadata
@@ -135,6 +135,7 @@ def test_a_version_that_was_loaded_anew_is_the_default_as_the_old_one_was(reposi
     assert repository.default == "1"
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["1", "2", "9", "10", "11"]), st.sampled_from([*State, "remove"])),
@@ -168,6 +169,13 @@ def test_what_the_start_asked_for_is_missed_until_it_is_there_or_nobody_wants_it
     registry.stop_missing("called_so", "/r/m")
     assert not registry.incomplete
     assert list(registry.unavailable) == [("other", "")]
+
+
+def test_a_model_of_which_nothing_can_be_loaded_is_missed_as_a_whole():
+    registry = Registry()
+    registry.miss("m", "1", Unavailable("/r/m", "why", asked_for=True))
+    registry.miss("m", "", Unavailable("/r/m", "it is empty"))
+    assert registry.unavailable == {("m", ""): Unavailable("/r/m", "it is empty", asked_for=True)}
 
 
 def test_one_version_that_is_there_leaves_the_others_missing():

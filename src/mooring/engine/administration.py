@@ -166,10 +166,11 @@ class Administration(ModelAdministration):
         if isinstance(error, ModelNotFound):
             await self._forget(model)
             return
-        if self._catalog.empty(model):
-            await self._retire_others(url, set())
-        if model not in self._engine.registry.models:
+        empty = self._catalog.empty(model)
+        if empty or model not in self._engine.registry.models:
             self._engine.registry.miss(model, "", Unavailable(url, error.message))
+        if empty:
+            await self._retire_others(url, set())
 
     async def _forget(self, folder: str) -> None:
         """Unload what was loaded from a folder of the repository that is gone; nobody misses it."""

@@ -305,9 +305,12 @@ class Registry:
         return any(each.asked_for for each in self.unavailable.values())
 
     def miss(self, name: str, version: str, why: Unavailable) -> None:
-        """Remember why something could not be loaded. What the start asked for once stays asked for."""
-        before = self.unavailable.get((name, version))
-        if before is not None and before.asked_for:
+        """Remember why something could not be loaded. What the start asked for once stays asked for.
+
+        Where nothing of a model can be loaded, what was known of its versions is of no use any more.
+        """
+        replaced = [key for key in self.unavailable if key[0] == name and (not version or key[1] == version)]
+        if any(self.unavailable.pop(key).asked_for for key in replaced):
             why = msgspec.structs.replace(why, asked_for=True)
         self.unavailable[name, version] = why
 
