@@ -1,11 +1,14 @@
 """Graphs: nodes in order, names matched, errors and cancellation passed on, memory given back."""
 
+import asyncio
 import json
 import time
 
+import numpy as np
 import pytest
 from codec_kit import CodecsAtHand
 
+from mooring.codecs.packed import pack_rows
 from mooring.core.buffers import LARGE, Buffer, Slot
 from mooring.core.errors import (
     DeadlineExceeded,
@@ -28,7 +31,7 @@ from mooring.core.requests import (
     RequestedOutput,
     ResponseHead,
 )
-from mooring.core.tensors import Tensor, TensorSpec, release
+from mooring.core.tensors import ROWS, Tensor, TensorSpec, release
 from mooring.engine.graphs import Graph, GraphRun, chain_of
 from mooring.repository.spec import Node
 
@@ -390,7 +393,7 @@ def test_a_stream_comes_from_the_only_leaf_or_not_at_all():
 
 
 @pytest.mark.parametrize("end", ["answered", "failed", "withdrawn", "refused"])
-def test_all_memory_comes_back_however_it_ends(end):
+async def test_all_memory_comes_back_however_it_ends(end):
     memory, stages = Memory(), Stages()
     graph = workflow(*DIAMOND, ("e", []), ("f", ["a"]), retries=2)
     run = asking(stages, graph, [memory.tensor()])
@@ -400,6 +403,7 @@ def test_all_memory_comes_back_however_it_ends(end):
     if end == "answered":
         for model in "cdf":
             answer(stages, model, memory.tensor())
+        await until_joined(stages)
         (outcome,) = stages.outcomes
         assert outcome.outputs[0].data[0].startswith(b'{"d":"xxx')
     elif end == "failed":
@@ -412,6 +416,72 @@ def test_all_memory_comes_back_however_it_ends(end):
         answer(stages, model, memory.tensor())
     release_asked(stages)
     assert memory.out == 0
+
+
+async def until_joined(stages):
+    """Large answers are joined in a thread."""
+    for _ in range(1000):
+        if stages.outcomes:
+            return
+        await asyncio.sleep(0.01)
+
+
+MANY = 300
+
+
+def predictions(first):
+    rows = Tensor("predictions", "BYTES", [MANY], [b"[%d]" % (first + each) for each in range(MANY)])
+    pack_rows([rows])
+    return rows
+
+
+async def test_predictions_of_many_rows_are_joined_row_by_row_whichever_form_they_come_in():
+    stages = Stages()
+    graph = workflow(("a", []), ("b", []), ("c", ["a", "b"]))
+    instances = Tensor("instances", "BYTES", [1], [b"1"])
+    asking(stages, graph, [instances], form=Form.INSTANCES)
+    for model, first in (("a", 0), ("b", 500)):
+        answer(stages, model, predictions(first))
+    for _ in range(1000):
+        if len(stages.asked) == 3:
+            break
+        await asyncio.sleep(0.01)
+    (given,) = stages.asked[2][0].inputs
+    assert (given.packed, given.shape) == (ROWS, [1])
+    rows = json.loads(bytes(given.data))
+    assert (len(rows), rows[0], rows[-1]) == (
+        MANY,
+        {"a": [0], "b": [500]},
+        {"a": [MANY - 1], "b": [499 + MANY]},
+    )
+
+
+async def test_large_tensors_of_several_leaves_keep_their_memory_and_json_is_written_aside():
+    memory, stages = Memory(), Stages()
+    graph = workflow(("a", []), ("b", []))
+    asking(stages, graph, [tensor("x", b"in")], form=Form.TENSORS, json_outputs=True)
+    large = np.arange(40_000, dtype=np.float32)
+    held = memory.tensor().data[0]
+    answer(stages, "a", Tensor("y", "BYTES", [1], [held]))
+    answer(stages, "b", Tensor.of("y", large))
+    await until_joined(stages)
+    (outcome,) = stages.outcomes
+    by_name = {each.name: each for each in outcome.outputs}
+    assert json.loads(bytes(by_name["b"].data)) == large.tolist()
+    release(outcome.outputs)
+    release_asked(stages)
+    assert memory.out == 0
+
+
+async def test_a_run_that_is_withdrawn_while_its_answers_are_joined_says_nothing_and_holds_nothing():
+    memory, stages = Memory(), Stages()
+    run = asking(stages, workflow(("a", []), ("b", [])), [tensor("body", b"in")])
+    for model in "ab":
+        answer(stages, model, memory.tensor())
+    run.cancel()
+    await asyncio.sleep(0.2)
+    release_asked(stages)
+    assert (stages.outcomes, stages.runs, memory.out) == ([], set(), 0)
 
 
 def test_an_undecoded_body_is_given_back_once_it_is_open():

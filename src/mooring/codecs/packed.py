@@ -24,6 +24,7 @@ _SHORT = 16_384
 # Those contents fields are the elements as they lie in memory: the loop only puts a head before them.
 _FIXED = frozenset({"FP32", "FP64", "BOOL"})
 _REGION = "shared_memory_region"
+_rows = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def unpack(tensor: Tensor) -> None:
@@ -119,6 +120,13 @@ def rows_text(tensor: Tensor) -> bytes:
     if tensor.packed:
         return bytes(view_of(tensor.data)[1:-1])
     return b",".join(map(view_of, tensor.data))
+
+
+def elements_of(predictions: Tensor) -> list[bytes]:
+    """The JSON of every prediction."""
+    if predictions.packed:
+        return [bytes(each) for each in _rows.decode(view_of(predictions.data))]
+    return [bytes(each) for each in predictions.data]
 
 
 def pack_rows(outputs: Sequence[Tensor]) -> None:

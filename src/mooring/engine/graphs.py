@@ -5,6 +5,7 @@
 └─▶ c ─┘                so b and c run at the same time
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 
@@ -18,11 +19,11 @@ from mooring.core.errors import (
     Unsupported,
     WorkerDied,
 )
-from mooring.core.requests import InferenceRequest, InferenceResponse, Operation
+from mooring.core.requests import INSTANCES, InferenceRequest, InferenceResponse, Operation
 from mooring.core.service import Done, Outcome, Ticket
 from mooring.core.tensors import Tensor, TensorSpec, release, shared
 from mooring.engine.body_reader import Read, is_undecoded
-from mooring.engine.joining import joined, passed_on
+from mooring.engine.joining import Answers, are_large, borrowed, hand_over, joined, passed_on
 from mooring.observability.logs import Throttle, get_logger
 from mooring.repository.spec import ModelSpec, Node
 
@@ -249,14 +250,60 @@ class GraphRun:
     def _go_on(self, node: Node) -> None:
         answers = {parent: self._answers[node.name][parent] for parent in node.parents}
         form, typed = self._request.form, not self._graph.workflow
-        try:
-            tensors = passed_on(answers, form, self._inputs(node.model), node.model, typed=typed)
-        except MooringError as error:
-            self._failed_between(node, error)
-        else:
+        wanted = self._inputs(node.model)
+
+        def then(outcome: list[Tensor] | MooringError) -> None:
+            if isinstance(outcome, MooringError):
+                self._failed_between(node, outcome)
+                return
             del self._answers[node.name]
-            self._spares[node.name] = shared(tensors, 1 + node.retries)
+            self._spares[node.name] = shared(outcome, 1 + node.retries)
             self._ask(node.name)
+
+        def join(given: Answers) -> list[Tensor]:
+            return passed_on(given, form, wanted, node.model, typed=typed)
+
+        # Of other forms tensors are only named anew.
+        self._join(answers, join, then, looks=form is INSTANCES)
+
+    def _join(
+        self,
+        answers: Answers,
+        join: Callable[[Answers], list[Tensor]],
+        then: Callable[[list[Tensor] | MooringError], None],
+        *,
+        looks: bool,
+    ) -> None:
+        """Make tensors of the answers of nodes: at once, or where it looks at many elements of several in a thread."""
+        if looks and len(answers) > 1 and are_large(answers):
+            lent = borrowed(answers)
+            task = asyncio.get_running_loop().run_in_executor(None, join, lent)
+            task.add_done_callback(lambda done: self._joined(done, lent, answers, then))
+            return
+        outcome: list[Tensor] | MooringError
+        try:
+            outcome = join(answers)
+        except MooringError as error:
+            outcome = error
+        then(outcome)
+
+    def _joined(
+        self,
+        task: "asyncio.Future[list[Tensor]]",
+        lent: Answers,
+        answers: Answers,
+        then: Callable[[list[Tensor] | MooringError], None],
+    ) -> None:
+        if self._done is None:  # nobody waits any more, and the answers have been given back
+            return
+        error = task.exception()
+        if error is None:
+            hand_over(task.result(), lent, answers)
+            then(task.result())
+        elif isinstance(error, MooringError):
+            then(error)
+        else:
+            self._end(NodeFailed("the answers of the nodes cannot be joined", detail=repr(error)))
 
     def _failed_between(self, node: Node, error: MooringError) -> None:
         self._spares[node.name] = []
@@ -266,13 +313,26 @@ class GraphRun:
         self._ended[name] = answer
         if len(self._ended) < len(self._graph.leaves):
             return
-        request = self._request
-        try:
-            if len(self._ended) > 1:
-                answer = joined({leaf: self._ended[leaf] for leaf in self._graph.leaves}, request)
-        except MooringError as error:
-            self._end(error)
+        if len(self._ended) == 1:
+            self._finish(answer)
             return
+        whole = InferenceResponse([])
+
+        def join(answers: Answers) -> list[Tensor]:
+            nonlocal whole
+            whole = joined(answers, self._request)
+            return whole.outputs
+
+        def then(outcome: list[Tensor] | MooringError) -> None:
+            if isinstance(outcome, MooringError):
+                self._end(outcome)
+            else:
+                self._finish(whole)
+
+        self._join({leaf: self._ended[leaf] for leaf in self._graph.leaves}, join, then, looks=True)
+
+    def _finish(self, answer: InferenceResponse) -> None:
+        request = self._request
         self._ended.clear()
         self._tickets.clear()
         answer.model = request.model

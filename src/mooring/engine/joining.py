@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from mooring.backends.open_inference import NO_LABELS, present
+from mooring.codecs.packed import elements_of, pack_rows
+from mooring.core.buffers import LARGE, Buffer, Payload
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, ResponseHead
 from mooring.core.tensors import Tensor, TensorSpec, release
@@ -41,7 +43,7 @@ def passed_on(
         ]
     if form is Form.INSTANCES:
         if len(answers) > 1:
-            return [_rows(answers, "instances")]
+            return [_instances(_rows(answers, "instances"))]
         (answer,) = answers.values()
         return [_instances(output) for output in answer.outputs]
     outputs = _named(answers)
@@ -110,18 +112,65 @@ def _body(answer: InferenceResponse) -> bytes:
 
 def _rows(answers: Answers, name: str) -> Tensor:
     """A row of every answer as one object; JSON stays the text it is."""
-    columns = {node: answer.outputs[0].data for node, answer in answers.items() if answer.outputs}
+    columns = {node: elements_of(answer.outputs[0]) for node, answer in answers.items() if answer.outputs}
     counts = {len(column) for column in columns.values()}
     if len(counts) != 1 or len(columns) != len(answers):
         told = ", ".join(f"'{node}' {len(column)}" for node, column in columns.items())
         raise InvalidOutput(f"the nodes answer different numbers of rows: {told or 'none'}")
     rows = [
-        msgspec.json.encode({node: msgspec.Raw(bytes(column[row])) for node, column in columns.items()})
+        msgspec.json.encode({node: msgspec.Raw(column[row]) for node, column in columns.items()})
         for row in range(counts.pop())
     ]
     for answer in answers.values():
         release(answer.outputs)
-    return Tensor(name, "BYTES", [len(rows)], rows)
+    tensor = Tensor(name, "BYTES", [len(rows)], rows)
+    pack_rows([tensor])
+    return tensor
+
+
+def are_large(answers: Answers) -> bool:
+    """Whether joining these answers would keep the event loop from others."""
+    return any(
+        output.packed or sum(map(len, _payloads(output))) > LARGE
+        for answer in answers.values()
+        for output in answer.outputs
+    )
+
+
+def borrowed(answers: Answers) -> Answers:
+    """The same answers for somebody who must release nothing, such as a thread."""
+    return {
+        node: InferenceResponse([_borrowed(output) for output in answer.outputs], head=answer.head)
+        for node, answer in answers.items()
+    }
+
+
+def hand_over(results: Sequence[Tensor], lent: Answers, answers: Answers) -> None:
+    """Give what was made of borrowed answers the memory that it holds of them, and release the rest of it."""
+    owners = {
+        id(copy.data): output
+        for node, answer in answers.items()
+        for copy, output in zip(lent[node].outputs, answer.outputs, strict=True)
+    }
+    for tensor in results:
+        owner = owners.pop(id(tensor.data), None)
+        if owner is not None:
+            tensor.data = owner.data
+    release(owners.values())
+
+
+def _borrowed(tensor: Tensor) -> Tensor:
+    data = tensor.data
+    plain = [_view(each) for each in data] if isinstance(data, list) else _view(data)
+    return msgspec.structs.replace(tensor, data=plain)
+
+
+def _view(payload: Payload) -> Payload:
+    return Buffer(payload.view) if isinstance(payload, Buffer) else payload
+
+
+def _payloads(tensor: Tensor) -> list[Payload]:
+    return tensor.data if isinstance(tensor.data, list) else [tensor.data]
 
 
 def _named(answers: Answers) -> list[Tensor]:
