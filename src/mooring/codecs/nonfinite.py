@@ -18,7 +18,8 @@ def asks_for_null(accept: bytes | None) -> bool:
     >>> asks_for_null(b"application/json; nan=null"), asks_for_null(b"application/json"), asks_for_null(None)
     (True, False, False)
     """
-    return accept is not None and _WANTS_NULL.search(accept) is not None
+    # Most say nothing that has a semicolon, and are not searched.
+    return accept is not None and b";" in accept and _WANTS_NULL.search(accept) is not None
 
 
 def writes_null(setting: str, *, asked: bool = False, by_default: bool = False) -> bool:
