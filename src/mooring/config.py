@@ -493,8 +493,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_body_memory: Annotated[
         Count,
         Meta(
-            description="bytes that request bodies of all protocols together may take beyond arena_size, counted as they"
-            " come; what finds no room is refused (503, RESOURCE_EXHAUSTED); 0 is no limit"
+            description="bytes that request bodies of all protocols together may take beyond arena_size in each process"
+            " that takes connections, counted as they come; what finds no room is refused (503, RESOURCE_EXHAUSTED);"
+            " 0 is no limit"
         ),
     ] = 1_073_741_824
     min_body_rate: Annotated[

@@ -158,7 +158,7 @@ LARGE = b" " * 300_000
 BAD = {
     "no JSON": b"{" + LARGE,
     "no object": b"[1" + LARGE + b"]",
-    "no inputs": b"{}" + LARGE,
+    "inputs that are no list": b'{"inputs": 7}' + LARGE,
     "ragged": document([tensor("x", "FP32", [3], [[1, 2], [3]])]) + LARGE,
     "one list too many": document([tensor("x", "FP32", [MANY], [*FLOATS[1:], [1.0]])]),
     "no such integer": document([tensor("x", "INT8", [MANY], [300] * MANY)]),
@@ -206,7 +206,7 @@ def test_an_answer_is_the_same_whoever_has_read_the_body(server):
         with server.busy() as busy:
             number = busy.ask(body)
             # Refused by the process that has read the other one before, so that one is done, too.
-            until(lambda: server.infer(BAD["no inputs"]).code == 400)
+            until(lambda: server.infer(BAD["inputs that are no list"]).code == 400)
         assert busy.answers[number] == alone, name
 
 
@@ -331,7 +331,7 @@ def test_with_none_the_workers_read_everything(tmp_path):
     server = CodecServer(tmp_path, "--codec-processes=0").started()
     try:
         with server.busy() as busy:
-            numbers = [busy.ask(BODIES["flat"]), busy.ask(BAD["no inputs"])]
+            numbers = [busy.ask(BODIES["flat"]), busy.ask(BAD["inputs that are no list"])]
             assert busy.running() == 3
         assert [busy.answers[number].code for number in numbers] == [200, 400]
         assert server.codecs() == []
