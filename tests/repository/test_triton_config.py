@@ -133,6 +133,7 @@ def test_what_only_tunes_is_listed_with_the_reason():
         dynamic_batching {{ preferred_batch_size: [ 4 ] default_queue_policy {{ allow_timeout_override: true }} }}
         instance_group [ {{ count: 2 kind: KIND_GPU gpus: [ 0 ] }}, {{ kind: KIND_CPU }} ]
         response_cache {{ enable: true }}
+        parameters [ {{ key: "execution_mode" value {{ string_value: "1" }} }}, {{ key: "mine" value {{ }} }} ]
         """
     )
     assert {path for path, reason in tuning_keys(config) if reason} == {
@@ -143,6 +144,7 @@ def test_what_only_tunes_is_listed_with_the_reason():
         "instance_group.kind",
         "instance_group.gpus",
         "response_cache",
+        "parameters['execution_mode']",
     }
 
 

@@ -59,7 +59,7 @@ def repository_findings(folder: Path, shown: str) -> Iterator[Finding]:
     if file is not None and found.specs:
         text = file.read_text(errors="replace")
         for path, reason in tuning_keys(found.specs[-1].triton):
-            line = line_of(text, path.partition(".")[0], ":{[ \t")
+            line = line_of(text, path.partition(".")[0].partition("[")[0], ":{[ \t")
             yield differs(at(where, line), f"{path} has no effect here: {reason}", "the line may stay")
 
 

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from mooring.repository.textproto import Message
-from mooring.repository.triton_schema import ENUMS, MESSAGES, Key, Verdict
+from mooring.repository.triton_schema import ENUMS, MESSAGES, PARAMETERS, Key, Verdict
 
 TritonConfig = dict[str, Any]
 
@@ -49,6 +49,9 @@ def config_from_json(document: Mapping[str, Any]) -> TritonConfig:
 def tuning_keys(config: TritonConfig) -> Iterator[tuple[str, str]]:
     """The paths of the keys that are set and have no effect here, each with the reason."""
     yield from _tuning(config, _ROOT, "")
+    for name in config.get("parameters", {}):
+        if name in PARAMETERS:
+            yield f"parameters['{name}']", PARAMETERS[name]
 
 
 def _tuning(values: Mapping[str, Any], message: str, path: str) -> Iterator[tuple[str, str]]:

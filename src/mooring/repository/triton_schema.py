@@ -377,6 +377,33 @@ MESSAGES: Mapping[str, Mapping[str, Key]] = {
 }
 
 
+_THREADS = "the threads of a worker are its share of the cores, or what `threads` in config.toml says"
+_RUNS_ON_CPU = "a worker uses the accelerators that the machine has"
+
+PARAMETERS: Mapping[str, str] = {
+    "EXECUTION_ENV_PATH": "a Python model runs in the environment that the server runs in",
+    "FORCE_CPU_ONLY_INPUT_TENSORS": "inputs are arrays in the memory of the CPU",
+    "TRITON_BATCH_STRATEGY_PATH": "batches are made as for every model",
+    "intra_op_thread_count": _THREADS,
+    "inter_op_thread_count": _THREADS,
+    "INTRA_OP_THREAD_COUNT": _THREADS,
+    "INTER_OP_THREAD_COUNT": _THREADS,
+    "execution_mode": "nodes of an ONNX file run one after the other",
+    "enable_mem_arena": "memory is ONNX Runtime's to manage",
+    "enable_mem_pattern": "memory is ONNX Runtime's to manage",
+    "memory.enable_memory_arena_shrinkage": "memory is ONNX Runtime's to manage",
+    "cudnn_conv_algo_search": _RUNS_ON_CPU,
+    "gpu_mem_limit": _RUNS_ON_CPU,
+    "arena_extend_strategy": _RUNS_ON_CPU,
+    "DISABLE_OPTIMIZED_EXECUTION": "`optimize` in config.toml says it",
+    "INFERENCE_MODE": "models run in inference mode anyway",
+    "DISABLE_CUDNN": _RUNS_ON_CPU,
+    "ENABLE_WEIGHT_SHARING": "workers share the weights anyway",
+    "ENABLE_CACHE_CLEANING": "memory is PyTorch's to manage",
+}
+"""The parameters that Triton's own backends read, and why nothing here does; a model's own code is given them all."""
+
+
 def documented() -> list[tuple[str, Key]]:
     """Every key that decides something, by its path, with what it does: those inside what tunes or is refused are left out."""
     return _below("ModelConfig", "")
