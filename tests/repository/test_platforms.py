@@ -179,7 +179,10 @@ def test_triton_without_a_batch_has_the_shapes_as_they_stand(model):
             r"input\[0\]\.data_type: unknown value 'TYPE_FP9'",
         ),
         ("input { dims: [1] }", "config.pbtxt: "),
-        ("input { name: 'x' data_type: TYPE_FP32 dims: [1] } max_batchsize: 3", "max_batchsize"),
+        (
+            "input { name: 'x' data_type: TYPE_FP32 dims: [1] } max_batchsize: 3",
+            "max_batchsize: unknown key; did you mean 'max_batch_size'",
+        ),
     ],
 )
 def test_a_fault_in_a_config_of_triton_is_named(model, text, match):

@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 
 from mooring.core.errors import InvalidInput, ModelLoadFailed
@@ -220,3 +221,10 @@ def test_a_configuration_may_be_sent_back_as_it_was_shown(read):
         f"max_batch_size: 4 input {tensor(more='optional: true')} dynamic_batching {{ preserve_ordering: true }}"
     )
     assert overridden(spec, json.loads(json.dumps(spec.triton)), {}) == spec
+
+
+def test_the_name_of_what_runs_a_model_may_be_sent_back_as_it_was_shown(read):
+    spec = msgspec.structs.replace(read(""), backend="handler", platform="")
+    assert (
+        overridden(spec, {"backend": "handler", "platform": "", "max_batch_size": 2}, {}).max_batch_size == 2
+    )

@@ -54,7 +54,7 @@ from mooring.repository.spec import (
 )
 from mooring.repository.textproto import Message, parse_textproto
 from mooring.repository.triton import declaration_of, has_keys_of_its_own, is_amd, is_triton
-from mooring.repository.triton_config import TritonConfig, config_from_text, is_key
+from mooring.repository.triton_config import TritonConfig, config_from_text, is_key, unknown_key
 
 _MOST_BYTES = 1 << 20
 _Positive = Annotated[int, Meta(ge=1)]
@@ -436,7 +436,7 @@ def reconfigured(spec: ModelSpec, config: TritonConfig) -> ModelSpec:
     declared = msgspec.convert({**table, "configuration": theirs}, TritonDeclaration)
     where = f"version {spec.version}"
     _check(declared, where)
-    if _backend(declared, where) not in ("", spec.backend):
+    if declared.backend != spec.backend and _backend(declared, where) not in ("", spec.backend):
         raise ValueError(f"backend: the model is run by {spec.backend}, which cannot be changed")
     place = Path(spec.location)
     home = _Home(place.parent, spec.url, where, Defaults(), VersionPolicy())
@@ -751,6 +751,8 @@ def _from_text(message: Message) -> Declaration:
         return msgspec.convert(_from_message(message, {"batching": {"mode": "stack"}}), kind)
     config = config_from_text({key: values for key, values in message.items() if is_key(key)})
     own = {key: values for key, values in message.items() if not is_key(key)}
+    for key in own.keys() - set(Declaration.__struct_fields__):
+        raise ValueError(unknown_key(key))
     table = _from_message(own, declaration_of(config))
     return msgspec.convert({**table, "configuration": config}, TritonDeclaration)
 

@@ -29,6 +29,11 @@ def is_key(name: str) -> bool:
     return name in MESSAGES[_ROOT]
 
 
+def unknown_key(name: str) -> str:
+    """What is said of a key at the top that nobody knows."""
+    return f"{name}: {_unknown(name, MESSAGES[_ROOT], '')}"
+
+
 def config_from_text(message: Message) -> TritonConfig:
     """The configuration that a text says. Raises ``ValueError`` naming the path of what is unknown, wrong or refused."""
     config = _TextReader().message(message, _ROOT, "")
