@@ -41,7 +41,7 @@ from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
 from mooring.workers.arena import Arena
 from mooring.workers.capacity import machine_capacity
-from mooring.workers.heartbeat import DEADLINES, Deadlines
+from mooring.workers.heartbeat import DEADLINES, Clock, Deadlines
 from mooring.workers.libraries import Libraries
 from mooring.workers.local import LocalWorkers
 from mooring.workers.pool import WorkerPool
@@ -107,6 +107,7 @@ class Engine(InferenceService):
         self._codecs = Codecs(max(1, codecs), arena.slot, self._workers)
         self._shares_reading = codecs > 0
         self._read = BodyReader(self._codecs, arena.slot).read
+        self._looks = Clock(deadlines.heartbeat)
         self._loop = asyncio.get_running_loop()
         self._wanted: set[str] = set()
         self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
@@ -432,8 +433,9 @@ class Engine(InferenceService):
                 version.scheduler.check(now)
         self._codecs.check(now)
         self._idle_models.look(now)
-        self._workers.check(now)
-        self.fronts.check(now)
+        if self._looks.step(now):
+            self._workers.check(now)
+            self.fronts.check(now)
         self.fronts.publish()
         self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
 

@@ -27,7 +27,7 @@ _LOOKS = 5
 _PATIENCE_WITH_BUSY = 6
 
 
-class _Clock:
+class Clock:
     """Counts the seconds between looks. What the server slept through counts as one look: nobody could answer then."""
 
     def __init__(self, timeout: float) -> None:
@@ -35,7 +35,7 @@ class _Clock:
         self._looked = 0.0
 
     def step(self, now: float) -> float:
-        """The seconds to count, and 0.0 where it is too soon for another look."""
+        """The seconds to count; 0.0 where it is too soon for another look, and always without a time-out."""
         passed = now - self._looked
         if passed < self._interval:
             return 0.0
@@ -52,7 +52,7 @@ class Heartbeat:
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        self._clock = _Clock(timeout)
+        self._clock = Clock(timeout)
         self._asked = False
         self._silent = self._idle = 0.0
         self._used = -1.0
@@ -83,7 +83,7 @@ class StopWatch:
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        self._clock = _Clock(timeout)
+        self._clock = Clock(timeout)
         self._stopped = 0.0
 
     def frozen(self, now: float, pid: int) -> bool:

@@ -17,7 +17,7 @@ from mooring.observability.logs import get_logger
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
 from mooring.workers.channel import Join, Load, LoadFailed
-from mooring.workers.heartbeat import StopWatch
+from mooring.workers.heartbeat import Clock, StopWatch
 from mooring.workers.local import LocalWorkers, Turn
 from mooring.workers.origin import Origin
 from mooring.workers.recycling import Recycler, memory_of
@@ -86,6 +86,7 @@ class WorkerPool:
         self._workers: list[KeptWorker] = []
         self._recycler = Recycler(spec.recycling)
         self._local = workers
+        self._looks = Clock(workers.deadlines.heartbeat)
         # Those that are being started; no more, so that many of one model leave room for others in the turns of all.
         self._entering = asyncio.Semaphore(_ENTERING)
         self._pause_until = -math.inf
@@ -299,11 +300,9 @@ class WorkerPool:
         """
         if self._recycler.active:
             self._recycle(now)
+        if self._looks.step(now):
+            self._look_for_frozen(now)
         for worker in self._workers:
-            if worker.process.stale:
-                self._recycler.active = True
-            if not worker.frozen and worker.stop_watch.frozen(now, worker.process.pid):
-                self._end_frozen(worker)
             limit = (
                 self.spec.response_timeout if worker.state is WorkerState.BUSY else self.spec.startup_timeout
             )
@@ -315,6 +314,13 @@ class WorkerPool:
                 and not worker.timed_out
             ):
                 self._end(worker, limit, "infer" if worker.state is WorkerState.BUSY else "load")
+
+    def _look_for_frozen(self, now: float) -> None:
+        for worker in self._workers:
+            if worker.process.stale:
+                self._recycler.active = True
+            if not worker.frozen and worker.stop_watch.frozen(now, worker.process.pid):
+                self._end_frozen(worker)
 
     def _end_frozen(self, worker: KeptWorker) -> None:
         """What it had runs elsewhere, as when it had died."""
