@@ -22,6 +22,12 @@ def infer(inputs):
     x = inputs["x"]
     return {"ends": np.array([[int(x[0, 0]), int(x[0, -1]), x.shape[1]]], np.int64)}
 """
+ZEROS = """
+import numpy as np
+
+def infer(inputs):
+    return {"zeros": np.zeros(int(inputs["megabytes"][0]) << 20, np.uint8)}
+"""
 CONFIG = """
 inputs = [{name = "x", datatype = "UINT8", shape = [-1, -1]}]
 outputs = [{name = "ends", datatype = "INT64", shape = [-1, 3]}]
@@ -33,6 +39,8 @@ def write_model(folder):
     (folder / "ends/1").mkdir(parents=True)
     (folder / "ends/1/model.py").write_text(MODEL)
     (folder / "ends/config.toml").write_text(CONFIG)
+    (folder / "zeros/1").mkdir(parents=True)
+    (folder / "zeros/1/model.py").write_text(ZEROS)
     return folder
 
 
@@ -146,9 +154,31 @@ def test_a_body_that_its_worker_has_no_memory_for_is_a_507_and_the_worker_lives(
     workers = served.workers("ends")
     for pid in workers:
         short_of_memory(psutil.Process(pid), 60 * MEGABYTE)
-    assert answer_to(served, 200) == (507, "there is no memory for the payloads of this request")
+    assert answer_to(served, 200) == (
+        507,
+        "there is no memory for the payloads of this request or its answer",
+    )
     assert ask(served, 2) == [1, 2, 2 * MEGABYTE]
     assert served.workers("ends") == workers
+
+
+def zeros(server, megabytes):
+    """The status, and how many bytes an answer beside the arena has."""
+    tensor = {"name": "megabytes", "datatype": "INT64", "shape": [1], "data": [megabytes]}
+    document = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
+    answer = server.ask("POST", "/v2/models/zeros/infer", json.dumps(document).encode())
+    return answer.code, len(answer.body)
+
+
+def test_an_answer_that_the_server_has_no_memory_for_is_a_507_and_smaller_ones_go_on(served, short_of_memory):
+    workers = served.workers("zeros")
+    code, size = zeros(served, 100)
+    assert code == 200
+    assert size > 100 * MEGABYTE
+    short_of_memory(served.process, 60 * MEGABYTE)
+    assert zeros(served, 200)[0] == 507
+    assert zeros(served, 2)[0] == 200
+    assert served.workers("zeros") == workers
 
 
 def test_bodies_that_only_trickle_lock_nobody_out(served):

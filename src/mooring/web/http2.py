@@ -579,7 +579,8 @@ class Http2Connection(Sender):
         if not stream.ended:
             self.mute(stream)
             self._refuse(stream.id, Code.NO_ERROR)
-        self._end_if_over()
+        if self._final:
+            self._end_if_over()
 
     def _forget(self, stream: Stream) -> None:
         """A stream ends before its time."""
@@ -589,11 +590,12 @@ class Http2Connection(Sender):
         self.mute(stream)
         if over := stream.drop():
             self._write([], over)
-        self._end_if_over()
+        if self._final:
+            self._end_if_over()
 
     def _end_if_over(self) -> None:
         """End a connection that takes no new streams once it has none."""
-        if not self._final or self._streams:
+        if self._streams:
             return
         if self._calmed:  # it is still sending: see ``_leave``
             self._mode, self._broken = _Mode.DEAF, self._host.now

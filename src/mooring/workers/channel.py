@@ -218,4 +218,4 @@ def lost(tensors: Sequence[Tensor]) -> bool:
     )
 
 
-NO_MEMORY = ErrorRecord("OutOfResources", "there is no memory for the payloads of this request")
+NO_MEMORY = ErrorRecord("OutOfResources", "there is no memory for the payloads of this request or its answer")

@@ -280,7 +280,12 @@ class PooledWorker:
             return False
         try:
             frames = self._frames
-            for message, large in [self._decode(frame, frames) for frame in frames]:
+            for message, large in [
+                _decode_attached(frame, frames.attached)
+                if frames.attached
+                else (_codec.to_server(frame), len(frame) > LARGE)
+                for frame in frames
+            ]:
                 self._handle(message, large=large)
         except Exception:  # the supervisor: whatever it meant, whoever waits for it must not wait for ever
             log.exception("worker not understood, ending it", model=self._pool.spec.name, worker=self.id)
@@ -288,17 +293,6 @@ class PooledWorker:
             self._pool.ended(self)
             return False
         return True
-
-    def _decode(self, frame: memoryview, frames: Frames) -> tuple[ToServer, bool]:
-        """A message, and whether it may have a large payload."""
-        attached = frames.attached
-        message: ToServer = _codec.to_server(frame, attached)
-        if attached and None in attached and isinstance(message, Results):
-            message.outcomes = [
-                NO_MEMORY if isinstance(outcome, InferenceResponse) and lost(outcome.outputs) else outcome
-                for outcome in message.outcomes
-            ]
-        return message, bool(attached) or len(frame) > LARGE
 
     def _handle(self, message: ToServer, *, large: bool) -> None:
         """A message that is not ``large`` and has no granted slot has no large payload to look for."""
@@ -436,6 +430,17 @@ class KeptWorker(PooledWorker):
             pass
         if self.state is not WorkerState.ENDED:
             self._pool.ended(self)
+
+
+def _decode_attached(frame: memoryview, attached: Sequence[Buffer | None]) -> tuple[ToServer, bool]:
+    """A message with payloads beside it, which are large; answers that there is no memory for are replaced."""
+    message: ToServer = _codec.to_server(frame, attached)
+    if None in attached and isinstance(message, Results):
+        message.outcomes = [
+            NO_MEMORY if isinstance(outcome, InferenceResponse) and lost(outcome.outputs) else outcome
+            for outcome in message.outcomes
+        ]
+    return message, True
 
 
 def _large_payload(work: Work, response: InferenceResponse) -> int:
