@@ -367,13 +367,34 @@ async def test_wherever_it_is_written_it_says_nan_as_the_client_wants(stage, nul
     small = Tensor("z", "FP32", [1], b"\0\0\xc0\x7f")
     told = await opened_and_answered(stage, nan, small, null=null)
     stage.codecs.work(works)
+    await until_answered(told)
     assert [bytes(each.data).strip(b"[]").split(b",")[0] for each in told[0].outputs] == [word, word]
 
 
-async def test_the_text_is_written_here_where_nobody_else_can(stage):
+async def until_answered(told):
+    """A thread may have to write it first."""
+    for _ in range(1000):
+        if told:
+            return
+        await asyncio.sleep(0.01)
+
+
+async def test_the_text_is_written_in_a_thread_where_no_process_can(stage):
     told = await opened_and_answered(stage, output())
     stage.codecs.work(WorkerDied("Worker died."))
+    assert told == []  # the event loop does not
+    await until_answered(told)
     assert json.loads(bytes(told[0].outputs[0].data)) == [1] * MANY
+    assert (stage.scheduler.idle, stage.memory.out) == (True, 0)
+
+
+async def test_what_cannot_be_written_is_said_and_gives_its_memory_back(stage):
+    wrong = Tensor("y", "FP32", [7], output().data)
+    told = await opened_and_answered(stage, wrong)
+    stage.codecs.work(WorkerDied("Worker died."))
+    await until_answered(told)
+    assert isinstance(told[0], InvalidInput)
+    assert (stage.scheduler.idle, stage.memory.out) == (True, 0)
 
 
 async def test_what_is_wanted_in_binary_is_left_as_it_is(stage):

@@ -2,9 +2,10 @@
 
 While that is going on a request keeps its place in the queue. What was opened there has its JSON outputs written there,
 too. Whatever goes wrong with a codec process, the request goes on as it would have without: its worker opens the body,
-or the server's loop writes the text.
+or a thread of the server writes the text.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -14,7 +15,7 @@ from mooring.codecs.nonfinite import writes_null
 from mooring.codecs.packed import FEW
 from mooring.codecs.v2_json import Wanted
 from mooring.core.buffers import LARGE, Buffer, view_of
-from mooring.core.errors import ErrorRecord, InvalidInput, MooringError
+from mooring.core.errors import ErrorRecord, InvalidInput, InvalidOutput, MooringError
 from mooring.core.requests import INFER, TENSORS, InferenceRequest, InferenceResponse, RequestedOutput
 from mooring.core.service import Done, Outcome, Ticket
 from mooring.core.tensors import Tensor, release, shared
@@ -206,9 +207,35 @@ def _written(
     queued: "QueuedRequest", answer: InferenceResponse, places: list[int], outcome: Outcome, null: bool
 ) -> None:
     if isinstance(outcome, InferenceResponse):
-        release([answer.outputs[at] for at in places])
-        for at, tensor in zip(places, outcome.outputs, strict=True):
-            answer.outputs[at] = tensor
-    elif queued.wanted and not _write_here(queued, answer, places, null):
+        _put_texts(answer, places, outcome.outputs)
+    elif queued.wanted:
+        _write_in_thread(queued, answer, places, null)
         return
     queued.finish(answer)
+
+
+def _put_texts(answer: InferenceResponse, places: list[int], texts: list[Tensor]) -> None:
+    release([answer.outputs[at] for at in places])
+    for at, tensor in zip(places, texts, strict=True):
+        answer.outputs[at] = tensor
+
+
+def _write_in_thread(
+    queued: "QueuedRequest", answer: InferenceResponse, places: list[int], null: bool
+) -> None:
+    """Write these of the outputs where no codec process could: the answer keeps their memory meanwhile."""
+    tensors = [answer.outputs[at] for at in places]
+
+    def write() -> list[Tensor]:
+        return [as_text(tensor, null=null) for tensor in tensors]
+
+    def done(task: "asyncio.Future[list[Tensor]]") -> None:
+        error = task.exception()
+        if error is None:
+            _put_texts(answer, places, task.result())
+            queued.finish(answer)
+            return
+        release(answer.outputs)
+        queued.finish(error if isinstance(error, MooringError) else InvalidOutput(repr(error)))
+
+    asyncio.get_running_loop().run_in_executor(None, write).add_done_callback(done)
