@@ -99,10 +99,11 @@ def run(config: Config, opening: Opening, *, started: Started = lambda _listenin
     """
     raise_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        status = runner.run(_serve(config, opening, started))
-        # The loop lets go of its handlers when it closes, and there is a folder still to be removed.
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
-        return status
+        try:
+            return runner.run(_serve(config, opening, started))
+        finally:
+            # The loop lets go of its handlers when it closes, and there is a folder still to be removed.
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
 
 
 async def _serve(config: Config, opening: Opening, started: Started) -> int:
