@@ -170,6 +170,43 @@ def test_payloads_survive_any_way_of_cutting_them(sizes, capacity, step):
     assert not frames.attached
 
 
+@pytest.mark.parametrize("head", [b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff" * 2], ids=["a message", "payloads"])
+def test_what_is_announced_takes_no_memory_before_it_comes(head):
+    there, here = socket.socketpair()
+    with there, here:
+        frames = Frames()
+        there.sendall(head + bytes(1000))
+        tracemalloc.start()
+        try:
+            for _ in range(4):
+                there.sendall(bytes(1000))
+                assert frames.receive(here)
+                assert not list(frames)
+            assert tracemalloc.get_traced_memory()[1] < 16 << 20
+        finally:
+            tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", [1 << 20, 30_000_001])
+def test_a_large_message_is_whole_and_copied_a_few_times_at_most(size):
+    there, here = socket.socketpair()
+    message = b"".join(number.to_bytes(4, "little") for number in range(size // 4)) + b"end"
+    frame = len(message).to_bytes(4, "little") + message
+    sender = threading.Thread(target=there.sendall, args=(frame * 2,))
+    copied, found = 0, []
+    with there, here:
+        frames = Frames()
+        sender.start()
+        while len(found) < 2:
+            before = frames._buffer
+            assert frames.receive(here)
+            copied += 0 if frames._buffer is before else frames._end
+            found += [bytes(each) for each in frames]
+        sender.join()
+    assert found == [message] * 2
+    assert copied < 6 * size + (8 << 20)
+
+
 def test_what_a_slot_holds_is_copied_where_the_slot_may_be_another_ones_soon():
     slot = Buffer(memoryview(bytearray(b"s" * 100_000)), Slot(0, 0, 100_000))
     encoder = MessageEncoder()

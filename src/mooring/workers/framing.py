@@ -26,6 +26,9 @@ _COUNTED = struct.Struct("<II")
 _PIECES = 16
 # Bytes of a buffer that is kept for the next message.
 _KEPT = 262_144
+# Bytes that a buffer grows by at a time, or by as many as it has. A length is no reason for memory before the bytes come:
+# code of a model may write anything into its channel.
+_STEP = 1 << 22
 
 
 class Encoder(Protocol):
@@ -164,7 +167,7 @@ class Frames:
             self._start = self._end = 0
             if len(self._buffer) > self._capacity:  # one large message must not keep its memory for ever
                 self._buffer = bytearray(self._capacity)
-        elif self._missing() > len(self._buffer) - self._end:
+        elif len(self._buffer) - self._end < min(self._missing(), _KEPT):
             self._make_room()
         with memoryview(self._buffer) as view:
             count = sock.recv_into(view[self._end :])
@@ -192,7 +195,7 @@ class Frames:
 
     def _make_room(self) -> None:
         have = self._end - self._start
-        size = max(len(self._buffer), have + self._missing())
+        size = max(len(self._buffer), have + min(self._missing(), max(have, _STEP)))
         moved = bytearray(size)
         moved[:have] = self._buffer[self._start : self._end]
         self._buffer, self._start, self._end = moved, 0, have
