@@ -106,7 +106,7 @@ MESSAGES: Mapping[str, Mapping[str, Key]] = {
         ),
         "ensemble_scheduling": _refused(
             "ModelEnsembling",
-            "is not served; a chain of models ([[models]] in config.toml) runs models in order",
+            "a chain of models ([[models]] in config.toml) runs models in order",
             choice="scheduling_choice",
         ),
         "instance_group": _served(
