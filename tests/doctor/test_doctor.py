@@ -10,8 +10,10 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper
 
 from mooring.cli.commands import commands
 from mooring.doctor.examination import examine
@@ -374,7 +376,7 @@ def test_a_repository_of_tritons_is_recognised(root):
         (folder / "1").mkdir(parents=True)
     tensors = 'input [{name: "x" data_type: TYPE_FP32 dims: [2]}]\noutput [{name: "y" data_type: TYPE_FP32 dims: [2]}]\n'
     (good / "config.pbtxt").write_text(f'platform: "onnxruntime_onnx"\n{tensors}optimization {{ }}\n')
-    (good / "1" / "model.onnx").write_bytes(b"")
+    (good / "1" / "model.onnx").write_bytes(onnx_model())
     (python / "config.pbtxt").write_text(f'backend: "python"\n{tensors}')
     (python / "1" / "model.py").write_text(
         "import triton_python_backend_utils as pb\nclass TritonPythonModel: pass\n"
@@ -387,6 +389,57 @@ def test_a_repository_of_tritons_is_recognised(root):
     )
     assert "Python backend" in found["py/1/model.py:1"]
     assert "tensorflow_graphdef" in told(root, "change")["old/config.pbtxt"]
+
+
+def onnx_model(dims=(2,), **options):
+    """One that adds 1 to its input."""
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "b"], ["y"])],
+        "g",
+        [value("x", TensorProto.FLOAT, dims), *options.get("inputs", ())],
+        [value("y", TensorProto.FLOAT, dims)],
+        [numpy_helper.from_array(np.ones(1, np.float32), "b")],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    made = helper.make_model(graph, opset_imports=opset, ir_version=options.get("ir_version", 9))
+    return made.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        ("FP32 dims: [ 2 ]", None),
+        ("FP32 dims: [ -1 ]", "declares input 'x' as FP32 [-1]; m/1/model.onnx has it as FP32 [2]"),
+        ("FP32 dims: [ 3 ]", "declares input 'x' as FP32 [3]; m/1/model.onnx has it as FP32 [2]"),
+        ("INT32 dims: [ 2 ]", "declares input 'x' as INT32 [2]; m/1/model.onnx has it as FP32 [2]"),
+    ],
+)
+def test_a_configuration_that_an_onnx_file_contradicts_does_not_run(root, declared, said):
+    (root / "m" / "1").mkdir(parents=True)
+    (root / "m" / "1" / "model.onnx").write_bytes(onnx_model())
+    (root / "m" / "config.pbtxt").write_text(
+        f'backend: "onnxruntime"\ninput {{ name: "x" data_type: TYPE_{declared} }}\n'
+    )
+    if said is None:
+        assert "model m 1 runs as it is, by the backend onnx" in told(root, "runs").values()
+    else:
+        assert told(root, "change")["m/config.pbtxt"] == f"the configuration {said}"
+        assert suggestion(root, "m/config.pbtxt").startswith("mend that")
+
+
+@pytest.mark.parametrize("size", [0, 20, 60])
+def test_a_file_that_is_no_onnx_model_does_not_run(root, size):
+    (root / "m" / "1").mkdir(parents=True)
+    (root / "m" / "1" / "model.onnx").write_bytes(onnx_model()[:size])
+    assert told(root, "change")["m"] == "m/1/model.onnx cannot be loaded: no model can be read of it"
+
+
+def test_a_fault_of_a_configuration_is_told_with_its_file_once(root):
+    version(root / "m", "1")
+    (root / "m" / "config.pbtxt").write_text('backend: "python"\nmax_batchsize: 8\n')
+    said = "max_batchsize: unknown key; did you mean 'max_batch_size'?"
+    assert told(root, "change")["m/config.pbtxt"] == said
 
 
 def version(folder, *versions):
@@ -424,7 +477,7 @@ def test_folders_that_cannot_be_models_are_named_where_the_others_are(root):
 
 def test_a_folder_alone_is_judged_as_the_server_would_that_is_started_with_it(tmp_path):
     (tmp_path / "repository" / "flat").mkdir(parents=True)
-    (tmp_path / "repository" / "flat" / "model.onnx").touch()
+    (tmp_path / "repository" / "flat" / "model.onnx").write_bytes(onnx_model())
     assert "model flat 1 runs as it is" in told(tmp_path / "repository", "runs")["flat"]
     assert "model flat 1 runs as it is" in told(tmp_path / "repository" / "flat", "runs")["flat"]
 

@@ -193,8 +193,13 @@ def test_the_only_file_needs_no_name(model):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("max_batchsize = 4", "unknown field `max_batchsize`"),
-        ("[batching]\nmax_delay = 4", "batching: .*unknown field `max_delay`"),
+        ("max_batchsize = 4", "unknown field `max_batchsize`; did you mean 'max_batch_size'?"),
+        ("zzz = 4", "unknown field `zzz`$"),
+        ("[batching]\nmax_delay = 4", "batching: unknown field `max_delay`; did you mean 'max_delay_ms'?"),
+        (
+            "[[models]]\n[models.batching]\nmod = 'stack'",
+            r"models\[.*unknown field `mod`; did you mean 'mode'",
+        ),
         ("[workers]\nminimum = 4", "workers: .*unknown field `minimum`"),
         (
             '[[inputs]]\nname = "a"\ndatatype = "FP32"\nshape = [1]\ndims = [1]',

@@ -170,7 +170,9 @@ def test_payloads_survive_any_way_of_cutting_them(sizes, capacity, step):
     assert not frames.attached
 
 
-@pytest.mark.parametrize("head", [b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff" * 2], ids=["a message", "payloads"])
+@pytest.mark.parametrize(
+    "head", [b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff" * 2], ids=["a message", "payloads"]
+)
 def test_what_is_announced_takes_no_memory_before_it_comes(head):
     there, here = socket.socketpair()
     with there, here:

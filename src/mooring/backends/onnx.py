@@ -179,6 +179,19 @@ class OnnxBackend(DeclaredBackend):
         self._session = None
 
 
+def check_declared(spec: ModelSpec) -> None:
+    """Hold what a configuration declares against the file, which is not loaded. Raises ``ModelLoadFailed`` as a load does.
+
+    What cannot be told without ONNX Runtime is left to it.
+    """
+    file = model_file(spec)
+    own = OnnxFile(file).interface()
+    if own is None:
+        raise ModelLoadFailed(f"{file} cannot be loaded: no model can be read of it")
+    if all(each.datatype for each in (*own.inputs, *own.outputs)):
+        agree(spec, own.inputs, own.outputs, file=file)
+
+
 def _session(runtime: Any, file: Path, spec: ModelSpec, context: LoadContext) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = context.threads

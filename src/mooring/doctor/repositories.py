@@ -1,5 +1,6 @@
 """Models that lie in folders: ours, Triton's and AMD's (config.pbtxt, config.toml), and MLServer's (model-settings.json)."""
 
+import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from mooring.backends.onnx import check_declared
 from mooring.core.errors import ModelLoadFailed
 from mooring.doctor.findings import Finding, at, change, differs, line_of, runs
 from mooring.doctor.libraries import Requirements, library_findings
@@ -27,6 +29,8 @@ _RUNTIMES = {
     "mlserver_mlflow": "mlflow.pyfunc.load_model and predict",
     "mlserver_huggingface": "transformers.pipeline",
 }
+# What is said of a model that nothing here runs.
+_NOBODY_RUNS = re.compile(r"unknown (?:platform|backend)")
 
 
 def is_repository_model(folder: Path) -> bool:
@@ -49,12 +53,14 @@ def repository_findings(folder: Path, shown: str) -> Iterator[Finding]:
     try:
         found = read_repository_model(folder)
     except ModelLoadFailed as error:
-        yield change(where, _told(error, folder, shown), _advice(file))
+        yield change(where, _told(error, folder, shown).removeprefix(f"{where}: "), _advice(error))
         return
     for spec in found.specs:
         yield from _spec_findings(spec, folder, shown, where)
     for version, fault in found.faults.items():
-        yield change(f"{shown}/{version}", _told(fault, folder, shown), _advice(file))
+        yield change(
+            f"{shown}/{version}", _told(fault, folder, shown).removeprefix(f"{where}: "), _advice(fault)
+        )
     yield from _version_findings(found, shown, where)
     if file is not None and found.specs:
         text = file.read_text(errors="replace")
@@ -67,10 +73,10 @@ def _told(error: ModelLoadFailed, folder: Path, shown: str) -> str:
     return error.message.replace(str(folder), shown)
 
 
-def _advice(file: Path | None) -> str:
-    if file is None:
-        return "or take it out of the repository: the server is not ready while it cannot be served"
-    return "change what it says, or serve the model as a function (model.py)"
+def _advice(error: ModelLoadFailed) -> str:
+    if _NOBODY_RUNS.search(error.message):
+        return "serve the model as a function (model.py), or in a form that is known here, such as ONNX"
+    return "mend that, or take it out of the repository: the server is not ready while it cannot be served"
 
 
 def _version_findings(found: RepositoryModel, shown: str, where: str) -> Iterator[Finding]:
@@ -93,6 +99,12 @@ def _spec_findings(spec: ModelSpec, folder: Path, shown: str, where: str) -> Ite
     if refusal := machine_capacity().refusal(spec.min_workers):
         yield change(where, f"{name} is refused: {refusal}", "give it fewer workers")
         return
+    if spec.backend == "onnx":
+        try:
+            check_declared(spec)
+        except ModelLoadFailed as error:
+            yield change(where, _told(error, folder, shown), _advice(error))
+            return
     if spec.backend == "function":
         source = Path(spec.location, spec.entry.partition(":")[0])
         inside = _shown_place(spec, folder, shown)

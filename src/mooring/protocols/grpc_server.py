@@ -116,7 +116,7 @@ class GrpcServer(Listener):
         try:
             await super().start(host, port)
         except OSError as error:
-            raise OSError(f"cannot listen on {host}:{port} for gRPC: {error}") from None
+            raise OSError(f"{error} (for gRPC)") from None
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 — as in the listener
         """Take nothing new, answer what was accepted; give up after ``timeout`` seconds."""

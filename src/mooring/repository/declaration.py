@@ -7,8 +7,10 @@ A config with ``[[models]]`` is a chain: every stage is a model of its own, and 
 Keys nobody knows are errors: a typo must not pass for a setting.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -808,7 +810,30 @@ def _last(values: list[Any]) -> Any:
     return values[-1]
 
 
+_TABLES: Mapping[str, type[_Strict]] = {
+    "": Declaration,
+    "inputs": _Input,
+    "outputs": _Output,
+    "batching": _Batching,
+    "workers": _Workers,
+    "queue_policy": _QueuePolicy,
+    "queue_policy.by_priority": _WaitPolicy,
+    "sequences": _Sequences,
+    "sequences.controls": _Control,
+    "version_policy": _VersionPolicy,
+    "warmup": _Warmup,
+    "warmup.inputs": _WarmupInput,
+}
+"""The tables of a configuration by their paths, those of a chain's stages by what they are of a single model."""
+
+
 def _readable(text: str) -> str:
     """A sentence of msgspec with the path as a user writes it: ``inputs[0].shape``."""
     reason, _, path = text.partition(" - at `$")
-    return f"{path.strip('`.')}: {reason[:1].lower()}{reason[1:]}" if path else reason
+    path = path.strip("`.")
+    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", reason):
+        table = re.sub(r"\[[^]]*\]", "", path).removeprefix("models").removeprefix(".")
+        known = _TABLES[table].__struct_fields__ if table in _TABLES else ()
+        close = get_close_matches(unknown[1], known, 1)
+        reason = f"unknown field `{unknown[1]}`" + (f"; did you mean '{close[0]}'?" if close else "")
+    return f"{path}: {reason[:1].lower()}{reason[1:]}" if path else reason

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 from collections.abc import Callable, Collection
@@ -61,7 +62,22 @@ class Listener:
         return None
 
     async def start(self, host: str, port: int) -> None:
-        """Listen on an address. With port 0 the system chooses one; ``port`` says which."""
+        """Listen on an address. With port 0 the system chooses one; ``port`` says which.
+
+        Raises ``OSError`` that names the address.
+        """
+        try:
+            await self._listen(host, port)
+        except OSError as error:
+            # asyncio's own text names the address too, and the reason after it.
+            number = error.errno or 0
+            reason = os.strerror(number) if number > 0 else error.strerror or str(error)
+            where = f"[{host}]" if ":" in host else host
+            raise OSError(f"cannot listen on {where}:{port}: {reason}") from None
+        assert self._listener is not None
+        self.port = self._listener.sockets[0].getsockname()[1]
+
+    async def _listen(self, host: str, port: int) -> None:
         loop = asyncio.get_running_loop()
         if self._tls is not None:
             sockets = await bound(host, port, _BACKLOG, shared=self.shared)
@@ -73,8 +89,6 @@ class Listener:
             self._begin(
                 await loop.create_server(self.member, host, port, backlog=_BACKLOG, reuse_port=self.shared)
             )
-        assert self._listener is not None
-        self.port = self._listener.sockets[0].getsockname()[1]
 
     async def start_unix(self, path: str) -> None:
         """Listen on a unix socket, which is made anew; always without TLS."""
