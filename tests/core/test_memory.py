@@ -42,7 +42,7 @@ def test_a_body_that_finds_no_room_is_refused_when_it_is_announced_or_as_it_come
     first.received(LIMIT - RESERVE)
     with pytest.raises(BodyMemoryFull, match=rf"{LIMIT} of {LIMIT} bytes are taken \(max_body_memory\)"):
         memory.expect(100)
-    with pytest.raises(BodyMemoryFull, match="memory for request bodies is full"):
+    with pytest.raises(BodyMemoryFull, match="memory for request bodies has no room"):
         second.received(RESERVE + 1)
     first.release()
     second.received(RESERVE + 1)

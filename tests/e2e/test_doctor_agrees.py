@@ -95,6 +95,9 @@ SERVED = {
 # A folder of the repository of which nothing is served -> the files in it, and a part of the reason.
 REFUSED = {
     "empty": ({}, "is empty"),
+    "onnx-of-another-shape": ({"1/model.onnx": ONNX, "config.pbtxt": 'backend: "onnxruntime"\nmax_batch_size: 4\n' + TENSORS.replace("[ 1 ]", "[ 3 ]", 1)}, "declares input 'x' as FP32 [-1, 3]"),
+    "onnx-of-another-name": ({"1/model.onnx": ONNX, "config.toml": 'outputs = [{name="z", datatype="FP32", shape=[-1, 1]}]'}, "declares output 'z'"),
+    "onnx-truncated": ({"1/model.onnx": ONNX[:40]}, "cannot be loaded"),
     "documents": ({"README.md": "read me"}, "expected a file such as documents/1/model.py"),
     "nested": ({"bert/1/model.py": ANSWERS}, "move nested/bert up"),
     "nested-flat": ({"bert/model.onnx": ONNX}, "rename nested-flat/bert to nested-flat/1"),
@@ -113,7 +116,7 @@ REFUSED = {
     "a-loop": (Link("installed/repository/a-loop"), "leads nowhere"),
     "toml-typo": (versions(1) | {"config.toml": "max_batchsize = 4"}, "max_batchsize"),
     "toml-typo-below": (versions(1) | {"config.toml": "[batching]\nmax_delay = 4"}, "max_delay"),
-    "toml-broken": (versions(1) | {"config.toml": "name = "}, "config.toml"),
+    "toml-broken": (versions(1) | {"config.toml": "name = "}, "Invalid value (at"),
     "toml-two-policies": (versions(1) | {"config.toml": "[version_policy]\nlatest = 1\nall = true"}, "one of latest"),
     "toml-no-such-version": (versions(1) | {"config.toml": "[version_policy]\nspecific = [9]"}, "there is 1"),
     "toml-no-such-entry": (versions(1) | {"config.toml": 'entry = "gone.py"'}, "gone.py"),

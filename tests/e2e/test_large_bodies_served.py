@@ -243,11 +243,11 @@ def test_messages_of_grpc_count_as_bodies_do(tmp_path):
         ends = [call.refusal() for call in calls]
         assert ends[0] == ("", "")
         assert {code for code, _ in ends[1:]} == {"8"}
-        assert all(text.startswith("memory for request bodies is full") for _, text in ends[1:])
+        assert all(text.startswith("memory for request bodies has no room") for _, text in ends[1:])
         assert server.process.memory_info().rss - before < ROOM + 10 * MEGABYTE
         status, text = answer_to(server, 30)
         assert status == 503
-        assert text.startswith("memory for request bodies is full")
+        assert text.startswith("memory for request bodies has no room")
         for call in calls:
             call.socket.close()
         until(lambda: answer_of(server, 30) == 200)

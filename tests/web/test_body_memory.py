@@ -68,7 +68,7 @@ def test_a_body_is_refused_at_its_head_while_others_fill_the_memory(serve, known
     eventually(lambda: served.account.used >= 1_800_000)
     status, text = refusal(client.send(head(1_500_000)))
     assert status == 503
-    assert text.startswith("memory for request bodies is full: 18")
+    assert text.startswith("memory for request bodies has no room: 18")
     assert holder.send(bytes(100_000)).response().status == 200
     eventually(lambda: not served.account.used)
     assert served.connect().ask(head(1_500_000) + bytes(1_500_000)).status == 200
@@ -94,7 +94,7 @@ def test_a_chunked_body_counts_as_it_comes(serve):
     client = served.connect().send(CHUNKED + chunk(1_500_000))
     eventually(lambda: served.account.used >= 1_500_000)
     status, text = refusal(client.send(chunk(600_000)))
-    assert (status, text[:34]) == (503, "memory for request bodies is full:")
+    assert (status, text[:38]) == (503, "memory for request bodies has no room:")
     eventually(lambda: not served.account.used)
     assert served.connect().ask(CHUNKED + chunk(900_000) + b"0\r\n\r\n").status == 200
     eventually(lambda: not served.account.used)
@@ -162,5 +162,5 @@ def test_a_socket_whose_message_finds_no_room_is_told_to_come_again(serve):
             client.send(iter([b"x" * 900_000] * 3))
             client.recv()
     assert ended.value.rcvd.code == 1013
-    assert ended.value.rcvd.reason.startswith("memory for request bodies is full")
+    assert ended.value.rcvd.reason.startswith("memory for request bodies has no room")
     eventually(lambda: not served.account.used)

@@ -520,7 +520,7 @@ async def test_a_large_message_counts_until_it_is_answered():
         other = await sent_in_part(each, 1_500_000, 10)
         code, text = status(await other.answer(1))
         assert code == "8"
-        assert text.startswith("memory for request bodies is full: 18")
+        assert text.startswith("memory for request bodies has no room: 18")
         wire.data(1, bytes(100_000), end=True)
         assert len((await wire.answer(1))[1]) == 1_900_005
         await until(lambda: not account.used)

@@ -49,7 +49,7 @@ class BodyMemory:
                 f" {self.limit} bytes beyond arena_size (max_body_memory)"
             )
         return BodyMemoryFull(
-            f"memory for request bodies is full: {self.used} of {self.limit} bytes are taken (max_body_memory),"
+            f"memory for request bodies has no room: {self.used} of {self.limit} bytes are taken (max_body_memory),"
             f" and {size} more are needed; try again later"
         )
 
