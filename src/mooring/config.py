@@ -373,16 +373,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     scale_to_zero_processes: Annotated[
         Count | None,
         Meta(
-            description="processes that models may have before those of PyTorch and ONNX files that nobody asks and that"
-            " name no number of workers are scaled to zero: ready without a process until they are asked; by default 64"
-            " for each core; 0 is no limit"
+            description="how many processes all models may have; above it, PyTorch and ONNX files that nobody asks and that name"
+            " no number of workers are scaled to zero: ready, without a process until they are asked; by default 64 for"
+            " each core; 0 is no limit"
         ),
     ] = None
     scale_to_zero_memory: Annotated[
         Count | None,
         Meta(
-            description="bytes of memory of all models' processes from which idle ones are scaled to zero in the same way;"
-            " by default half of the memory; 0 is no limit"
+            description="how many bytes of memory the processes of all models may take; above it, idle models are scaled to"
+            " zero in the same way; by default half of the memory; 0 is no limit"
         ),
     ] = None
     default_response_timeout: Annotated[Seconds, Meta(description="seconds a model may take to answer")] = (

@@ -145,7 +145,9 @@ MESSAGES: Mapping[str, Mapping[str, Key]] = {
         "reshape": _served("ModelTensorReshape", "the shape that the model gets it in"),
         "is_shape_tensor": _refused("bool", _SHAPE_TENSOR),
         "allow_ragged_batch": _refused("bool", _RAGGED),
-        "optional": _served("bool", "a request may leave it out; such a request is not joined with others"),
+        "optional": _served(
+            "bool", "a request may leave it out; requests with different sets of inputs do not share a call"
+        ),
         "is_non_linear_format_io": _refused("bool", _LINEAR),
     },
     "ModelOutput": {
