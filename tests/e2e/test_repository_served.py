@@ -168,9 +168,13 @@ def test_a_server_is_not_ready_while_a_model_that_it_was_started_with_is_missing
         (name, *state) for (name, _), state in found.items()
     }
     client.close()
-    asked = requests.post(f"{server.url}/v2/models/typo/infer", json=BODY, timeout=PATIENCE)
-    assert asked.status_code == 404
-    assert "max_batchsize" in asked.json()["error"]
+    model = f"{server.url}/v2/models/typo"
+    for asked in (
+        requests.post(f"{model}/infer", json=BODY, timeout=PATIENCE),
+        *(requests.get(f"{model}{path}", timeout=PATIENCE) for path in ("", "/ready", "/config", "/stats")),
+    ):
+        assert asked.status_code == 404
+        assert "max_batchsize" in asked.json()["error"], asked.url
     assert server.log.count("model left out") == 2
 
     write(repository, "typo", 1, config='backend: "python"\nmax_batch_size: 8\n')

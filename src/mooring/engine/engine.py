@@ -166,7 +166,8 @@ class Engine(InferenceService):
         return all(each.came or each.resting for each in model.versions.values() if each.loaded_at_startup)
 
     def _find(self, model: str, version: str) -> ModelVersion:
-        registry = self.registry if model in self.registry.models else self.workflows
+        is_workflow = model in self.workflows.models and model not in self.registry.models
+        registry = self.workflows if is_workflow else self.registry  # which knows why a model is not there
         return registry.find(model, version)
 
     def _ready(self, version: ModelVersion) -> bool:

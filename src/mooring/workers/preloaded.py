@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mooring.backends.backend import Backend, create
+from mooring.core.errors import MooringError
 from mooring.core.service import ModelMetadata
 from mooring.workers.channel import Codec, Load, Trial
 from mooring.workers.framing import Frames
@@ -42,7 +43,7 @@ def loaded_once(load: Load) -> Preloaded | str:
         backend = create(load.spec.backend)
         metadata = backend.load(load.spec, load.context)
     except Exception as error:  # the worker will meet the same, and report it
-        return f"loading failed: {line_of(error)}"
+        return f"loading failed: {error.message if isinstance(error, MooringError) else line_of(error)}"
     if backend.unshared:
         return backend.unshared
     threads = len(list(Path("/proc/self/task").iterdir()))
