@@ -124,6 +124,8 @@ REFUSED = {
     "toml-absolute-entry": (versions(1) | {"config.toml": 'entry = "/etc/passwd"'}, "is not in it"),
     "toml-no-such-labels": (versions(1) | {"config.toml": 'labels = "gone.txt"'}, "gone.txt"),
     "toml-platform": (versions(1) | {"config.toml": 'platform = "tensorflow"'}, "unknown platform"),
+    "toml-number-too-large": (versions(1) | {"config.toml": f"[parameters]\na = {10**30}"}, "parameters.a"),
+    "toml-time-without-end": (versions(1) | {"config.toml": "startup_timeout = inf"}, "startup_timeout"),
     "toml-workers": (versions(1) | {"config.toml": "[workers]\nmin = 3\nmax = 2"}, "workers.min"),
     "pbtxt-typo": (versions(1) | {"config.pbtxt": PBTXT + "max_batchsize: 4"}, "max_batchsize"),
     "pbtxt-typo-below": (versions(1) | {"config.pbtxt": PBTXT + "version_policy { latest { num_version: 1 } }"}, "num_version"),

@@ -85,6 +85,13 @@ def test_a_queue_of_a_size_alone_needs_no_policy(read):
     assert (spec.queue_size, spec.queue_policy) == (3, None)
 
 
+def test_as_many_priorities_as_a_number_can_say_are_not_gone_through_one_by_one(read):
+    policy = "default_queue_policy { max_queue_size: 5 } priority_queue_policy { key: 1 value { max_queue_size: 2 } }"
+    levels = "priority_levels: %d default_priority_level: 2"
+    assert read(f"dynamic_batching {{ {levels % 1_000_000_000_000} {policy} }}").queue_size == 5 * 10**12 - 3
+    assert read(f"dynamic_batching {{ {levels % ((1 << 63) - 1)} {policy} }}").queue_size == 1 << 53
+
+
 def test_what_may_wait_and_how_long_is_the_queue_policy(read):
     spec = read(
         """

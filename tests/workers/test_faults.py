@@ -260,6 +260,14 @@ async def test_pieces_of_a_streamed_answer_come_in_order_before_the_last(harness
     assert [body_of(piece) for piece in future.pieces] == [b"0", b"1", b"2"]
 
 
+async def test_a_model_of_which_no_worker_can_be_told_is_failed_and_holds_nobody_up(harness):
+    for name in ("one", "two", "three", "four", "five"):
+        version = await asyncio.wait_for(harness.load(name, parameters={"number": 10**30}), 10)
+        assert version.state is State.FAILED
+        assert "serialize ints" in version.error.message
+    assert (await asyncio.wait_for(harness.load("sound"), 10)).state is State.READY
+
+
 async def test_a_model_that_cannot_load_says_why_and_refuses_requests(harness):
     version = await harness.load(parameters={"fail_at_load": True})
     assert version.state is State.FAILED

@@ -59,8 +59,15 @@ from mooring.repository.triton import declaration_of, has_keys_of_its_own, is_am
 from mooring.repository.triton_config import TritonConfig, config_from_text, is_key, unknown_key
 
 _MOST_BYTES = 1 << 20
-_Positive = Annotated[int, Meta(ge=1)]
-_Seconds = Annotated[float, Meta(gt=0)]
+# The largest whole number that messages and answers can carry. The longest time holds the 2^64 microseconds that Triton's
+# configurations may say, in milliseconds as well.
+_SMALLEST, _LARGEST = -(1 << 63), (1 << 63) - 1
+_LONGEST = 2e13
+_Positive = Annotated[int, Meta(ge=1, le=_LARGEST)]
+_Size = Annotated[int, Meta(ge=-1, le=_LARGEST)]
+_Count = Annotated[int, Meta(ge=0, le=_LARGEST)]
+_Seconds = Annotated[float, Meta(gt=0, le=_LONGEST)]
+_Wait = Annotated[float, Meta(ge=0, le=_LONGEST)]
 
 _WHOLE = ("INT32", "UINT32", "INT64", "UINT64")
 _FLAGS = ("BOOL", "INT32", "FP32")
@@ -77,9 +84,9 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _Tensor(_Strict, frozen=True):
     name: Annotated[str, Meta(min_length=1)]
     datatype: str
-    shape: list[Annotated[int, Meta(ge=-1)]]
+    shape: list[_Size]
     id: str = ""  # AMD's chains tie tensors together by it; it says nothing of a single model
-    reshape: list[Annotated[int, Meta(ge=-1)]] | None = None
+    reshape: list[_Size] | None = None
 
 
 class _Input(_Tensor, frozen=True):
@@ -91,27 +98,27 @@ class _Output(_Tensor, frozen=True):
 
 
 class _Batching(_Strict, frozen=True):
-    max_delay_ms: Annotated[float, Meta(ge=0)] = 0.0
+    max_delay_ms: Annotated[float, Meta(ge=0, le=_LONGEST * 1000)] = 0.0
     mode: BatchMode | None = None
     exact_delay: bool | None = None
 
 
 class _Workers(_Strict, frozen=True):
-    min: Annotated[int, Meta(ge=0)] | None = None
+    min: _Count | None = None
     max: _Positive | None = None
-    max_requests: Annotated[int, Meta(ge=0)] | None = None
-    memory_limit: Annotated[int, Meta(ge=0)] | None = None
+    max_requests: _Count | None = None
+    memory_limit: _Count | None = None
 
 
 class _WaitPolicy(_Strict, frozen=True):
-    queue_size: Annotated[int, Meta(ge=0)] = 0
-    timeout: Annotated[float, Meta(ge=0)] = 0.0
+    queue_size: _Count = 0
+    timeout: _Wait = 0.0
     timeout_action: Literal["reject", "delay"] = "reject"
 
 
 class _QueuePolicy(_WaitPolicy, frozen=True):
-    priority_levels: Annotated[int, Meta(ge=0)] = 0
-    default_priority_level: Annotated[int, Meta(ge=0)] = 0
+    priority_levels: _Count = 0
+    default_priority_level: _Count = 0
     preserve_ordering: bool = False
     by_priority: dict[str, _WaitPolicy] = {}
 
@@ -125,17 +132,17 @@ class _Control(_Strict, frozen=True):
 
 class _Sequences(_Strict, frozen=True):
     max: _Positive | None = None
-    per_worker: Annotated[int, Meta(ge=0)] = 0
+    per_worker: _Count = 0
     queue_size: _Positive = 1000
-    max_idle: Annotated[float, Meta(ge=0)] = 0.0
-    timeout: Annotated[float, Meta(ge=0)] = 0.0
+    max_idle: _Wait = 0.0
+    timeout: _Wait = 0.0
     controls: list[_Control] = []
 
 
 class _WarmupInput(_Strict, frozen=True):
     name: Annotated[str, Meta(min_length=1)]
     datatype: str
-    shape: list[Annotated[int, Meta(ge=0)]]
+    shape: list[_Count]
     data: str = "zero"
 
 
@@ -187,9 +194,9 @@ class Declaration(_Strict, frozen=True, kw_only=True):
     job_ticket: bool = False
     response_timeout: _Seconds | None = None
     startup_timeout: _Seconds | None = None
-    client_timeout: Annotated[float, Meta(ge=0)] = 0.0
+    client_timeout: _Wait = 0.0
     retry: bool = True
-    threads: Annotated[int, Meta(ge=0)] = 0
+    threads: _Count = 0
     warmup: list[_Warmup] = []
     preload: bool | None = None
     optimize: bool = True
@@ -501,6 +508,14 @@ def _check(declared: Declaration, file: object) -> None:
             )
         if control.name in {tensor.name for tensor in declared.inputs}:
             raise ModelLoadFailed(f"{file}: '{control.name}' is a control and an input")
+        if control.datatype == "INT32" and not all(_is_int32(value) for value in control.values):
+            raise ModelLoadFailed(f"{file}: control '{control.name}' has values that are no INT32")
+    for key in ("parameters", "explain"):
+        path = _too_large(getattr(declared, key), key)
+        if path:
+            raise ModelLoadFailed(
+                f"{file}: {path} is a whole number of more than 64 bits; write it as a text"
+            )
     policy = declared.version_policy
     if policy is not None and [policy.latest is not None, policy.all, bool(policy.specific)].count(True) != 1:
         raise ModelLoadFailed(f"{file}: version_policy has one of latest = N, all = true and specific = [N]")
@@ -515,6 +530,21 @@ def _check(declared: Declaration, file: object) -> None:
         if stage.models:
             raise ModelLoadFailed(f"{file}: model '{stage.name}' of the chain is a chain itself")
         _check(stage, file)
+
+
+def _is_int32(value: float) -> bool:
+    return float(value).is_integer() and -(1 << 31) <= value < 1 << 31
+
+
+def _too_large(value: object, path: str) -> str:
+    """Where in a value there is a whole number that no message to a worker can hold; "" where there is none."""
+    if isinstance(value, Mapping):
+        parts = ((f"{path}.{key}", each) for key, each in value.items())
+    elif isinstance(value, list):
+        parts = ((f"{path}[{index}]", each) for index, each in enumerate(value))
+    else:
+        return path if isinstance(value, int) and not _SMALLEST <= value <= _LARGEST else ""
+    return next((found for name, each in parts if (found := _too_large(each, name))), "")
 
 
 def _check_reshape(tensor: _Tensor, declared: Declaration, where: str) -> None:

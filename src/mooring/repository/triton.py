@@ -32,6 +32,8 @@ _CONTROLS = {
 }
 _FLAGS = {"int32_false_true": "INT32", "fp32_false_true": "FP32", "bool_false_true": "BOOL"}
 _MICROSECONDS = 1e6
+# Above this nobody counts what waits: all whole numbers below it are the same in JSON.
+_MOST_PLACES = 1 << 53
 
 
 def is_amd(message: Message) -> bool:
@@ -133,9 +135,8 @@ def _queue(batching: Mapping[str, Any]) -> dict[str, Any]:
     levels = batching.get("priority_levels", 0)
     own = batching.get("default_queue_policy", {})
     others = batching.get("priority_queue_policy", {})
-    policies = [others.get(str(level), own) for level in range(1, levels + 1)] or [own]
-    sizes = [each.get("max_queue_size", 0) for each in policies]
-    table: dict[str, Any] = {"queue_size": sum(sizes)} if all(sizes) else {}
+    places = _places(levels, own, list(others.values()))
+    table: dict[str, Any] = {"queue_size": places} if places else {}
     policy = _policy(own)
     if not levels:
         policy["queue_size"] = 0  # the queue's own size says it
@@ -147,6 +148,18 @@ def _queue(batching: Mapping[str, Any]) -> dict[str, Any]:
         "by_priority": {level: _policy(each) for level, each in others.items()},
     }
     return table
+
+
+def _places(levels: int, own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> int:
+    """How many requests may wait in all priorities together; 0 where one of them has no bound of its own.
+
+    Levels are not gone through one by one: a configuration may say that there are 2^64.
+    """
+    rest = max(max(levels, 1) - len(others), 0)
+    sizes = [each.get("max_queue_size", 0) for each in others]
+    if rest:
+        sizes.append(own.get("max_queue_size", 0) * rest)
+    return min(sum(sizes), _MOST_PLACES) if all(sizes) else 0
 
 
 def _policy(policy: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Protocol
 from msgspec import structs
 
 from mooring.backends.backend import LoadContext
-from mooring.core.errors import ModelLoadFailed, MooringError, WorkerDied
+from mooring.core.errors import ErrorRecord, ModelLoadFailed, MooringError, WorkerDied
 from mooring.core.service import Joining, JoiningState, ModelMetadata
 from mooring.observability.logs import get_logger
 from mooring.observability.records import Record
@@ -462,7 +462,11 @@ class WorkerPool:
         if len(self._workers) > self._places:
             self._dismiss(worker)
             return
-        worker.tell(Load(self.spec, LoadContext(worker=worker.id, threads=self._threads)))
+        try:
+            worker.tell(Load(self.spec, LoadContext(worker=worker.id, threads=self._threads)))
+        except (ArithmeticError, TypeError, ValueError) as error:
+            # What the model is told cannot be written down: without this it would be loading for ever.
+            self.failed(worker, LoadFailed(ErrorRecord("ModelLoadFailed", str(error)), lasting=True))
 
     async def _await_change(self, failed_at: float, pause: float) -> None:
         """Return when the model's files have changed after a time of the wall clock, or somebody calls for workers."""
