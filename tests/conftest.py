@@ -1,6 +1,7 @@
 """What every test may rely on: no setting of the machine leaks in, and examples of hypothesis may take their time."""
 
 import os
+import signal
 import tempfile
 import time
 
@@ -16,6 +17,9 @@ for _name in [name for name in os.environ if name.startswith(("MOORING_", "TS_")
 # What servers keep from start to start is no business of the machine's either.
 _CACHE = tempfile.TemporaryDirectory(prefix="mooring-tests-")
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
+# Under nohup a hangup is ignored, and what is started here inherits that; a handler is not inherited.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda _number, _frame: None)
 
 
 def pytest_addoption(parser):

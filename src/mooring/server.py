@@ -241,10 +241,11 @@ class Server:
         await self._listen_grpc()
         for site in others:
             await self._listen(site)
-        self._say_who_may()
         self._write_metrics()
         self._follow_files()
         await self._listen(inference)
+        # Only a server that has all its addresses writes the key file: it may be that of one that runs already.
+        self._say_who_may()
         self.engine.opened = True
 
     def _follow_files(self) -> None:

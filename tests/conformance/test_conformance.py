@@ -51,6 +51,10 @@ COMMITTED = {
 }
 
 
+def null_for_nonfinite(value):
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
 def said_by(peer, fault):
     column = next(
         index for index, names in enumerate([("in process",), _REST, _RPC, ("KServe v1",), ("TorchServe REST",)])
@@ -76,7 +80,8 @@ def test_a_value_of_every_datatype_comes_back_as_it_went(peer, datatype):
         pytest.skip("FP16 has no typed contents: it travels raw")
     sent = VALUES[datatype]
     (found,) = peer.infer("mirror", {"x": sent}).values()
-    assert same(found, sent)
+    # Where JSON has no word for a number, answers of these protocols have null.
+    assert same(found, sent if peer.typed else [null_for_nonfinite(value) for value in sent.tolist()])
     if peer.typed:
         assert found.dtype == sent.dtype
         assert found.shape == sent.shape

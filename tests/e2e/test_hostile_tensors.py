@@ -87,7 +87,7 @@ BODIES = {
     "an output without a name": doc(outputs=[{}]),
     "an id that is a number": doc(id=7),
     "parameters that are a list": doc(parameters=[1]),
-    "a parameter that is an object": doc(parameters={"a": {"b": 1}}),
+    "a parameter of an input that is an object": doc({"parameters": {"a": {"b": 1}}}),
     "a parameter of the server's own": doc(parameters={"triton_final_response": True}),
     "a binary flag that is a number": doc(parameters={"binary_data_output": 1}),
     "a priority that is a text": doc(parameters={"priority": "high"}),

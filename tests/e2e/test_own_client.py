@@ -115,7 +115,7 @@ async def test_models_are_loaded_and_unloaded(client):
     with pytest.raises(mooring.ModelNotFound):
         await client.do("infer", "told", {"x": X})
     source = b"def infer(inputs, parameters):\n    return {'told': ['another']}\n"
-    await client.do("load", "told", files={"1/model.py": source}, config={"max_batch_size": 1})
+    await client.do("load", "told", files={"1/model.py": source}, config={"max_batch_size": 0})
     assert (await client.do("infer", "told", {"x": X}))["told"].tolist() == [b"another"]
     await client.do("load", "told")
     assert (await client.do("infer", "told", {"x": X}))["told"].tolist() == [b"{}"]
@@ -149,6 +149,12 @@ async def test_a_load_that_fails_says_why(client):
     with pytest.raises(mooring.MooringError, match="broken"):
         await client.do("load", "told", files={"1/model.py": b"raise RuntimeError('broken')"})
     assert (await client.do("infer", "told", {"x": X}))["told"].tolist() == [b"{}"]
+    (entry,) = [each for each in await client.do("models") if each.name == "told"]
+    assert (entry.version, entry.state, entry.ready) == ("1", "READY", True)
+    assert "could not be loaded anew" in entry.reason
+    await client.do("load", "told")
+    (entry,) = [each for each in await client.do("models") if each.name == "told"]
+    assert (entry.state, entry.reason) == ("READY", "")
 
 
 async def test_time_runs_out(client):

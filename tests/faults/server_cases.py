@@ -87,8 +87,12 @@ def stopped_front(stage: Stage) -> None:
     until(lambda: "front listening" in server.log)
 
     def fronts() -> set[int]:
-        found = [process for process in server.family() if "mooring.front" in process.cmdline()]
-        return {process.pid for process in found}
+        found = set()
+        for process in server.family():
+            with suppress(psutil.Error):  # it may be a zombie, or gone
+                if "mooring.front" in process.cmdline():
+                    found.add(process.pid)
+        return found
 
     with stage.load(model, server=server, mortal=True) as load:
         (before,) = fronts()

@@ -205,17 +205,26 @@ class Engine(InferenceService):
                 state=version.state.name,
                 ready=version.ready,
                 is_default=self.registry.models[version.spec.name].default == version.spec.version,
-                reason=version.error.message if version.error is not None else "",
+                reason=self._reason(version),
                 listed=not version.spec.function,
             )
             for version in self.registry
         ]
 
+    def _reason(self, version: ModelVersion) -> str:
+        """Why a version does not answer, or why it could not be loaded anew."""
+        if version.error is not None:
+            return version.error.message
+        why = self.registry.unavailable.get((version.spec.name, version.spec.version))
+        return f"it could not be loaded anew: {why.reason}" if why is not None else ""
+
     def missing(self) -> Sequence[ModelState]:
-        """What could not be loaded, sorted by name: models, and versions of models that are there."""
+        """What could not be loaded and does not answer, sorted by name: models, and versions of models that are there."""
+        ready = {(version.spec.name, version.spec.version) for version in self.registry if version.ready}
         return [
             ModelState(name, version, "UNAVAILABLE", ready=False, is_default=False, reason=why.reason)
             for (name, version), why in sorted(self.registry.unavailable.items())
+            if (name, version) not in ready
         ]
 
     def _loads(self) -> Iterator[tuple[str, float]]:
