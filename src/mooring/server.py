@@ -7,8 +7,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -320,13 +320,14 @@ class Server:
 
     async def _start_grpc(self, server: "GrpcServer", name: str) -> None:
         address: Address = getattr(self._config, name)
-        if address.path:
-            await server.start_unix(address.path)
-        else:
-            await server.start(address.host, address.port, self._certificates if address.secure else None)
-            if not address.port:
-                log.info("listening for gRPC", host=address.host, port=server.port)
-                self._found_port(name, server.port)
+        with _naming(name):
+            if address.path:
+                await server.start_unix(address.path)
+            else:
+                await server.start(address.host, address.port, self._certificates if address.secure else None)
+        if not address.path and not address.port:
+            log.info("listening for gRPC", host=address.host, port=server.port)
+            self._found_port(name, server.port)
         self._stack.push_async_callback(server.close)
         self._listeners.append(server)
 
@@ -514,11 +515,13 @@ class Server:
         listener = self._http.listener(address, endpoints, self.engine.crowded)
         shared = site.name == "inference_address" and self._config.frontends > 1
         if address.path:
-            await listener.start_unix(address.path)
+            with _naming(site.name):
+                await listener.start_unix(address.path)
         else:
             listener.movable = shared and by_load(self._config, address)
             listener.shared = shared and not listener.movable
-            await listener.start(address.host, address.port)
+            with _naming(site.name):
+                await listener.start(address.host, address.port)
             if not address.port:
                 log.info("listening", host=address.host, port=listener.port)
                 self._found_port(site.name, listener.port)
@@ -558,6 +561,15 @@ class Site:
         """Serve these too, and describe them."""
         self.endpoints.extend(endpoints)
         self.description.cover(endpoints)
+
+
+@contextmanager
+def _naming(setting: str) -> Iterator[None]:
+    """Name the setting whose address cannot be listened on."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{error} ({setting})") from None
 
 
 def _made(folder: Path) -> Path:

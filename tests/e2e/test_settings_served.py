@@ -2,10 +2,11 @@
 
 import json
 import shutil
+import socket
 import subprocess
 
 import pytest
-from e2e_kit import DIGITS, JSON, Server, Wire, answered, free_ports, pack, refused, request, until
+from e2e_kit import DIGITS, JSON, PATIENCE, Server, Wire, answered, free_ports, pack, refused, request, until
 
 
 @pytest.fixture
@@ -65,6 +66,28 @@ def test_one_port_serves_everything(start, rows):
     assert b"ts_inference_requests_total" in server.ask("GET", "/metrics").body
     paths = server.ask("OPTIONS", "/").json()["paths"]
     assert {"/predictions/{model_name}", "/models", "/metrics"} <= set(paths)
+
+
+@pytest.mark.parametrize("name", ["management_address", "grpc_address", "grpc_management_address"])
+def test_an_address_that_is_taken_ends_the_start_and_is_named_with_its_setting(tmp_path, rows, name):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ports = free_ports(3)
+        if "grpc" not in name:
+            ports[1] = port
+        flags = [f"--{name.replace('_', '-')}=127.0.0.1:{port}"] if "grpc" in name else []
+        server = Server(tmp_path, rows, *flags, *addresses(ports), ports=ports)
+        try:
+            assert server.process.wait(PATIENCE) == 1
+        finally:
+            server.kill()
+    said = f"Error: cannot listen on 127.0.0.1:{port}: Address already in use ({name})"
+    assert said in server.log.splitlines()
+
+
+def addresses(ports):
+    names = zip(("inference", "management", "metrics"), ports, strict=True)
+    return [f"--{name}-address=http://127.0.0.1:{port}" for name, port in names]
 
 
 def test_one_model_has_as_many_versions_as_archives_and_one_default(start, tmp_path):

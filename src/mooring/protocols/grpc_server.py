@@ -113,10 +113,7 @@ class GrpcServer(Listener):
         """Listen; with port 0 on a free one, with ``certificates`` over TLS. Raises ``OSError``."""
         if certificates is not None:
             self.secure, self._tls = True, certificates.current_rpc
-        try:
-            await super().start(host, port)
-        except OSError as error:
-            raise OSError(f"{error} (for gRPC)") from None
+        await super().start(host, port)
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 — as in the listener
         """Take nothing new, answer what was accepted; give up after ``timeout`` seconds."""
