@@ -1,11 +1,17 @@
 """Further fronts as the first process keeps them."""
 
+import asyncio
 import os
 import socket
 
+import pytest
+
+from mooring.core.errors import ErrorRecord
 from mooring.engine import link
+from mooring.engine.front import Front
 from mooring.engine.fronts import Fronts
 from mooring.observability.metrics import Metrics
+from mooring.repository.spec import ModelSpec
 from mooring.workers.arena import Arena
 
 
@@ -25,3 +31,40 @@ async def test_what_a_front_is_told_before_it_runs_waits_for_it():
         os.close(descriptors[1])
     assert heard == [link.Join(7, "9000", 2)]
     await fronts.close()
+
+
+@pytest.fixture
+async def first_process():
+    """The first process's end of the link of a front, which runs here, and what has come over it."""
+    ours, theirs = socket.socketpair()
+    descriptors, kept = socket.socketpair()
+    heard = []
+    keeper = link.Link(ours, link.ToKeeper, heard.append, lambda: None)
+    front = Front(1, theirs, descriptors, Arena(65_536), Metrics("prometheus", system=False))
+    with ours, theirs, descriptors, kept:
+        yield keeper, heard
+        front.close()
+        keeper.close()
+
+
+async def done_orders(heard, count):
+    while len(done := [message.order for message in heard if isinstance(message, link.Done)]) < count:
+        await asyncio.sleep(0.01)
+    return sorted(done)
+
+
+async def test_a_front_answers_everybody_who_waits_until_it_has_left_a_version(first_process):
+    keeper, heard = first_process
+    keeper.tell(link.Serve(7, ModelSpec(name="m", version="1", location="", backend="onnx")))
+    keeper.tell(link.Retire(7, 1))
+    keeper.tell(link.Retire(7, 2))
+    assert await asyncio.wait_for(done_orders(heard, 2), 5) == [1, 2]
+
+
+async def test_a_front_has_left_a_version_that_it_does_not_serve_any_more(first_process):
+    keeper, heard = first_process
+    keeper.tell(link.Retire(7, 1))
+    keeper.tell(link.Leave(7, "9000", 2))
+    keeper.tell(link.Bury(7, "9000", ErrorRecord("WorkerDied", "Worker died."), retry=False))
+    keeper.tell(link.Leave(7, "9001", 3))
+    assert await asyncio.wait_for(done_orders(heard, 3), 5) == [1, 2, 3]

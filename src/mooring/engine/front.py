@@ -100,7 +100,8 @@ class Front(InferenceService):
         self._link = link.Link(sock, link.ToFront, self._hear, self.ended.set)
         self._served: dict[int, Served] = {}
         self._by_name: dict[tuple[str, str], Served] = {}
-        self._retiring: dict[int, tuple[Served, int]] = {}
+        # With the orders to do so: who unloads a model and who scales it to zero may both wait for the same.
+        self._retiring: dict[int, tuple[Served, list[int]]] = {}
         self._handed_on: dict[int, HandedOn] = {}
         self._keys = itertools.count(1)
         self._view = link.View([], [], ready=False, healthy=False)
@@ -204,13 +205,9 @@ class Front(InferenceService):
         elif isinstance(message, link.Serve):
             self._serve(message.number, message.spec)
         elif isinstance(message, link.Leave):
-            served = self._served[message.number]
-            served.pool.leave(message.worker, functools.partial(self._link.tell, link.Done(message.order)))
+            self._leave(message)
         elif isinstance(message, link.Bury):
-            served = self._served[message.number]
-            error = message.error.error(model=served.name, version=served.version)
-            assert isinstance(error, WorkerDied)
-            served.pool.bury(message.worker, error, retry=message.retry)
+            self._bury(message)
         elif isinstance(message, link.Retire):
             self._retire(message)
         elif isinstance(message, link.View):
@@ -265,18 +262,43 @@ class Front(InferenceService):
         sock.setblocking(False)
         progress = Progress(descriptors[1], message.channels)
         os.close(descriptors[1])
+        served = self._served.get(message.number)
+        if served is None:  # it was retired while this was on its way
+            sock.close()
+            return
         kill = functools.partial(self._link.tell, link.End(message.number, message.worker))
-        process = SharedProcess(sock, progress, self._number, kill)
-        self._served[message.number].pool.join(message.worker, process)
+        served.pool.join(message.worker, SharedProcess(sock, progress, self._number, kill))
+
+    def _leave(self, message: link.Leave) -> None:
+        done = functools.partial(self._link.tell, link.Done(message.order))
+        served = self._served.get(message.number)
+        if served is None:
+            done()
+            return
+        served.pool.leave(message.worker, done)
+
+    def _bury(self, message: link.Bury) -> None:
+        served = self._served.get(message.number)
+        if served is None:
+            return
+        error = message.error.error(model=served.name, version=served.version)
+        assert isinstance(error, WorkerDied)
+        served.pool.bury(message.worker, error, retry=message.retry)
 
     def _retire(self, message: link.Retire) -> None:
-        served = self._served[message.number]
+        served = self._served.get(message.number)
+        if served is None:
+            self._link.tell(link.Done(message.order))
+            return
+        if message.number in self._retiring:
+            self._retiring[message.number][1].append(message.order)
+            return
         key = served.name, served.version
         if self._by_name.get(key) is served:  # a newer one of the same name may have come
             del self._by_name[key]
             self._name_default(served.name)
         served.scheduler.refuse_new(RequestCancelled("this version is gone"))
-        self._retiring[message.number] = served, message.order
+        self._retiring[message.number] = served, [message.order]
 
     def _look(self, view: link.View) -> None:
         self._view = view
@@ -308,11 +330,12 @@ class Front(InferenceService):
         now = time.monotonic()
         for served in self._served.values():
             served.scheduler.check(now)
-        for number, (served, order) in list(self._retiring.items()):
+        for number, (served, orders) in list(self._retiring.items()):
             if served.scheduler.idle:
                 del self._retiring[number], self._served[number]
                 served.pool.close()
-                self._link.tell(link.Done(order))
+                for order in orders:
+                    self._link.tell(link.Done(order))
         self._checks += 1
         if self._checks % _COUNT_EVERY == 0:
             self._count()
