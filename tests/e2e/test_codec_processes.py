@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 
 import psutil
 import pytest
@@ -325,6 +326,29 @@ def test_nothing_is_lost_when_codec_processes_are_killed(server):
     assert len(killed) >= 4
     assert load.statuses == Counter({200: load.count})
     assert all(answer["outputs"][0]["data"] in right for answer in load.answers)
+
+
+def test_a_chain_says_that_its_reader_is_being_replaced_and_reads_on_with_the_next_one(tmp_path):
+    place = tmp_path / "models/chain"
+    (place / "1").mkdir(parents=True)
+    stages = "".join(
+        f'[[models]]\nname = "{name}"\nentry = "model.py:infer"\n' for name in ("first", "second")
+    )
+    (place / "config.toml").write_text(f'name = "chain"\n{stages}')
+    (place / "1/model.py").write_text("def infer(inputs, parameters):\n    return inputs\n")
+    server = CodecServer(tmp_path).started()
+    try:
+        ask = partial(server.ask, "POST", "/v2/models/chain/infer", plain(FLOATS))
+        assert ask().code == 200
+        stages = {pid for name in ("first", "second") for pid in server.workers(name)}
+        (codec,) = [process for process in server.codecs() if process.pid not in stages]
+        codec.kill()
+        answers = []
+        until(lambda: answers.append(ask()) or (len(answers) > 1 and answers[-1].code == 200))
+        assert {answer.code for answer in answers[:-1]} <= {503}
+        assert all(b"being replaced; try again" in answer.body for answer in answers[:-1])
+    finally:
+        server.kill()
 
 
 def test_with_none_the_workers_read_everything(tmp_path):

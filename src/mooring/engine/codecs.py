@@ -7,7 +7,7 @@ every model. The first is started when it is first wanted, a further one when al
 from collections.abc import Callable
 
 from mooring.core.buffers import Buffer
-from mooring.core.errors import MooringError
+from mooring.core.errors import ModelNotReady, MooringError
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import Done, ModelMetadata, Ticket
 from mooring.engine.scheduler import Scheduler
@@ -77,8 +77,11 @@ class Codecs:
             return
         log.warning("codec process lost", reason=news.message, detail=news.detail)
         if not self._pool.ready:
-            # The model's own workers are there, and the next process may be seconds away.
-            self._scheduler.refuse_all(news)
+            # The model's own workers are there, and the next process may be seconds away. Whoever needs one all the same
+            # has done nothing to the last one, and may ask again.
+            self._scheduler.refuse_all(
+                ModelNotReady("the process that reads large bodies is being replaced; try again")
+            )
 
     def _freed(self) -> None:
         asking, self._asking = self._asking, {}
