@@ -142,10 +142,10 @@ class Reader:
 
     def _lifts(self, arrays: Arrays) -> bool:
         """Whether every input lacks just its first dimension, and that may be 1."""
-        batched = [name for name in arrays if name not in self.constants]
-        if not self.signature.specs or not batched:
+        if not self.signature.specs:
             return False
-        return all(
+        batched = [name for name in arrays if name not in self.constants]
+        return bool(batched) and all(
             spec is not None and spec.shape[:1] in ([-1], [1]) and arrays[name].ndim == len(spec.shape) - 1
             for name in batched
             for spec in [self.signature.specs.get(name)]

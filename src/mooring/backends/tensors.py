@@ -112,6 +112,15 @@ class TensorBackend(Backend):
         self.reader = Reader(self.signature(metadata), spec.batch, limit, self.joins, one_row=one_row)
         self._reshaping = Reshaping(metadata.inputs, metadata.outputs) or None
         self._declared = {output.name: output for output in metadata.outputs if output.datatype}
+        # What of an answer is the same for all requests, put together once.
+        self._answer = functools.partial(
+            answer,
+            labels_of=spec.labels_of,
+            declared=self._declared,
+            aliases=self.output_aliases,
+            classes=self.classes,
+            null=self._writes_null(),
+        )
         bfloat16 = any(output.datatype == "BF16" for output in metadata.outputs)
         if self.plain and not bfloat16 and not self.controls and not self.asks and self.overlap is None:
             self._alike = Alike(self)
@@ -174,21 +183,21 @@ class TensorBackend(Backend):
 
     def respond(self, request: InferenceRequest, results: Results, rows: bool) -> InferenceResponse:
         """The response to one request, or to a piece of its stream."""
-        explained = request.operation is Operation.EXPLAIN
-        labels_of = _no_labels if explained else self.spec.labels_of
-        declared = {} if explained else self._declared
-        null = writes_null(self.spec.json_nan, by_default=True)
-        classes = NO_CLASSES if explained else self.classes
+        if request.operation is not Operation.EXPLAIN:
+            return self._answer(request, results, rows=rows)
         return answer(
             request,
             results,
             rows=rows,
-            labels_of=labels_of,
-            declared=declared,
+            labels_of=_no_labels,
+            declared={},
             aliases=self.output_aliases,
-            classes=classes,
-            null=null,
+            null=self._writes_null(),
         )
+
+    def _writes_null(self) -> bool:
+        """Whether JSON that is no tensor's has null for NaN and Infinity."""
+        return writes_null(self.spec.json_nan, by_default=True)
 
     def labels_of(self, output: str) -> Mapping[str, Any]:
         """The name of each class of an output, by its index: as configured, else as the model's file says."""

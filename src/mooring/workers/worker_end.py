@@ -59,9 +59,11 @@ class Channel:
         except ConnectionResetError:
             return None
         messages: list[ToWorker] = []
-        for frame in self._frames:
-            message = self._codec.to_worker(frame, self._frames.attached)
-            if None in self._frames.attached:
+        frames = self._frames
+        for frame in frames:
+            attached = frames.attached
+            message = self._codec.to_worker(frame, attached)
+            if attached and None in attached:
                 self._refuse_lost(message)
             messages.append(message)
         return messages
