@@ -9,8 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -267,6 +267,18 @@ class Server:
             ):
                 found.append(line)
         return found
+
+
+@contextmanager
+def serving(folder: Path, *arguments: str | Path, **environ: str) -> Iterator["Server"]:
+    """A started server, which ends cleanly and has logged no fault of its own."""
+    server = Server(folder, *arguments, environ=environ)
+    try:
+        yield server.started()
+        assert server.stop() == 0
+        assert not server.faults()
+    finally:
+        server.kill()
 
 
 def fronts(server: "Server") -> list[psutil.Process]:

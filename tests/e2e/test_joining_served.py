@@ -4,14 +4,13 @@ import json
 import subprocess
 import threading
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from e2e_kit import SCRIPTS, Server, Wire, request, until
+from e2e_kit import SCRIPTS, Wire, request, serving, until
 from onnx import TensorProto as Kind
 from onnx import helper
 
@@ -73,17 +72,6 @@ def models(tmp_path_factory):
     centred(trusted / "1/model.onnx")
     (trusted / "config.toml").write_text('platform = "onnx_onnxv1"\nmax_batch_size = 8\n')
     return folder
-
-
-@contextmanager
-def serving(folder, *arguments, **environ):
-    server = Server(folder, *arguments, environ=environ)
-    try:
-        yield server.started()
-        assert server.stop() == 0
-        assert not server.faults()
-    finally:
-        server.kill()
 
 
 @pytest.fixture(scope="module")

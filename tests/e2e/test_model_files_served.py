@@ -2,14 +2,13 @@
 
 import json
 import warnings
-from contextlib import contextmanager
 
 import numpy as np
 import onnx
 import pytest
 import torch
 import tritonclient.grpc as triton_grpc
-from e2e_kit import JSON, Server, free_ports
+from e2e_kit import JSON, free_ports, serving
 from onnx import TensorProto as Kind
 from onnx import helper
 
@@ -63,17 +62,6 @@ def models(tmp_path_factory):
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.script(Pair()).save(str(folder / "pair.pt"))
     return folder
-
-
-@contextmanager
-def serving(folder, *arguments):
-    server = Server(folder, *arguments)
-    try:
-        yield server.started()
-        assert server.stop() == 0
-        assert not server.faults()
-    finally:
-        server.kill()
 
 
 @pytest.fixture(scope="module")
