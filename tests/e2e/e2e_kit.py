@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 import psutil
+from port_kit import free_ports
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "examples/digits"
@@ -296,15 +297,6 @@ def assert_gone(processes: Iterable[psutil.Process], *, within: float = 2.0) -> 
     _, alive = psutil.wait_procs(list(processes), timeout=within)
     left = [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     assert not left, f"left behind: {left}"
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def until(reached, *, within: float = PATIENCE) -> None:

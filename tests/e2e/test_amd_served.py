@@ -1,6 +1,5 @@
 """``mooring amdinfer-server`` in a process of its own, asked on the wire as AMD's Python client asks."""
 
-import contextlib
 import json
 import os
 import signal
@@ -10,18 +9,10 @@ import sys
 from http.client import HTTPConnection
 
 import pytest
-from e2e_kit import PATIENCE
+from e2e_kit import PATIENCE, free_ports
 from websockets.sync.client import connect
 
 CONTENT = {"content-type": "application/json; charset=utf-8"}
-
-
-def free_ports(count):
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 class BadStatus(Exception):

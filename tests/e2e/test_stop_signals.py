@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 
 import psutil
 import pytest
-from e2e_kit import PATIENCE, Server, Wire, assert_gone, fronts, pack, request, until
+from e2e_kit import PATIENCE, Server, Wire, assert_gone, free_ports, fronts, pack, request, until
 
 ONCE = """
 import os, pathlib, time
@@ -169,8 +169,7 @@ def test_a_model_acts_on_signals_as_it_likes(start):
 @pytest.mark.parametrize("round_", range(3))
 def test_whoever_finds_the_server_ready_finds_all_of_it_and_may_stop_it(tmp_path, round_):
     pack(tmp_path, "rows", "rows_handler.py")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        grpc = free.getsockname()[1]
+    (grpc,) = free_ports(1)
     words = ("--model-store", tmp_path, "--models", "rows.mar", "--grpc-address", f"127.0.0.1:{grpc}")
     server = Server(tmp_path, *words, "--token-authorization=on", "--temporary-folder", tmp_path)
     try:

@@ -12,9 +12,12 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from socket import create_server
 
 import psutil
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from port_kit import free_ports
 
 MODEL = Path(__file__).parent / "model"
 WEIGHTS = "the weights of this model"
@@ -56,15 +59,6 @@ def archive(store: Path, name: str, config: Mapping[str, object], *, also: Seque
         for each in also:
             packed.writestr(each, "")
     return file
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    sockets = [create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 class Subject:

@@ -24,7 +24,11 @@ import grpc
 import psutil
 import uvloop
 
-sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "e2e")]
+sys.path += [
+    str(Path(__file__).parents[0]),
+    str(Path(__file__).parents[1]),
+    str(Path(__file__).parents[1] / "e2e"),
+]
 
 import traffic
 from e2e_kit import Server, free_ports, pack

@@ -1,0 +1,25 @@
+"""Ports for the servers that tests start."""
+
+import secrets
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST = 10_000
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now, and that the kernel gives to nobody by itself.
+
+    A port of the kernel's own range may be taken between this answer and its use: by a connection of a client, or by
+    a server that listens on port 0.
+    """
+    ephemeral = int(_RANGE.read_text().split()[0]) if _RANGE.exists() else 32_768
+    found: list[int] = []
+    while len(found) < count:
+        port = _LOWEST + secrets.randbelow(ephemeral - _LOWEST)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            if port not in found:
+                found.append(port)
+    return found
