@@ -6,7 +6,7 @@ tests/test_docs.py fails when they are not what this writes.
 from collections.abc import Iterable
 from pathlib import Path
 
-from mooring.config import SETTINGS, Config, is_switch
+from mooring.config.settings import SETTINGS, Config, is_switch
 from mooring.core.errors import MooringError
 from mooring.protocols.status import Asked, grpc_v2, kserve_v1, kserve_v2, torchserve
 from mooring.repository.triton_schema import PARAMETERS, documented

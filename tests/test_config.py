@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.config import (
+from mooring.config.properties import format_properties
+from mooring.config.settings import (
     SETTINGS,
     Address,
     Config,
@@ -18,10 +19,9 @@ from mooring.config import (
     Secret,
     is_secret,
 )
-from mooring.properties import format_properties
-from mooring.sources.loading import load_config
-from mooring.sources.torchserve import TORCHSERVE_DEFAULTS, to_properties
-from mooring.torchserve_keys import SAME, WITHOUT_EFFECT, effective, known_keys, why_idle
+from mooring.config.sources.loading import load_config
+from mooring.config.sources.torchserve import TORCHSERVE_DEFAULTS, to_properties
+from mooring.config.torchserve_keys import SAME, WITHOUT_EFFECT, effective, known_keys, why_idle
 
 
 def written(folder, text, name="mooring.toml"):

@@ -9,7 +9,8 @@ from unittest.mock import Mock
 import msgspec
 import pytest
 
-from mooring.config import Config
+from mooring.config.settings import Config
+from mooring.config.torchserve_keys import MILLISECONDS, SAME, effective, known_keys
 from mooring.observability.metrics import Metrics
 from mooring.protocols.amd.metrics import AmdMetrics
 from mooring.protocols.grpc_mount import grpc_management, grpc_server
@@ -20,7 +21,6 @@ from mooring.repository.model_config import _KEYS, _WITHOUT_EFFECT
 from mooring.repository.platforms import BACKENDS
 from mooring.server import Server
 from mooring.tokens import Access
-from mooring.torchserve_keys import MILLISECONDS, SAME, effective, known_keys
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from mooring.config import Config, ConfigError, Secret
+from mooring.config.settings import Config, ConfigError, Secret
 from mooring.tokens import Access, TokenFile, Tokens, tokens_of
 
 BOTH = (Access.MANAGEMENT, Access.INFERENCE)

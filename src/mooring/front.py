@@ -15,7 +15,7 @@ import msgspec
 import uvloop
 
 from mooring import __version__
-from mooring.config import Address, Config
+from mooring.config.settings import Address, Config
 from mooring.core.memory import BodyMemory
 from mooring.engine.dealing import Load
 from mooring.engine.front import Front

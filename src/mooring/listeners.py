@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mooring.config import Address, Config
+from mooring.config.settings import Address, Config
 from mooring.core.buffers import Allocator
 from mooring.observability.metrics import ResponseCounter
 from mooring.protocols.access import Gate

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack, ExitStack
 
 from mooring.backends.preloads import preload
-from mooring.config import Config
+from mooring.config.settings import Config
 from mooring.hardware import CPU, devices
 from mooring.repository.fetch import Fetcher
 from mooring.repository.server_folder import server_folder

@@ -17,7 +17,8 @@ from msgspec import structs
 
 from mooring import __version__
 from mooring.backends.handler.metrics_yaml import declared
-from mooring.config import Address, Config, ConfigError
+from mooring.config.settings import Address, Config, ConfigError
+from mooring.config.sources.torchserve import to_properties
 from mooring.core.errors import ModelNotFound
 from mooring.core.memory import BodyMemory
 from mooring.core.service import ModelState
@@ -61,7 +62,6 @@ from mooring.repository.snapshot import Kind
 from mooring.repository.spec import ModelSpec
 from mooring.repository.workflows import WorkflowCatalog
 from mooring.signals import STOP, asking_to_stop
-from mooring.sources.torchserve import to_properties
 from mooring.tokens import Access, tokens_of
 from mooring.web.http1 import HttpServer
 from mooring.web.tls import certificates_of

@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
 
-from mooring.config import Config, ConfigError
+from mooring.config.settings import Config, ConfigError
 from mooring.observability.logs import get_logger
 
 log = get_logger(__name__)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mooring.config import SETTINGS, Address, is_secret
+from mooring.config.settings import SETTINGS, Address, is_secret
 from mooring.core.errors import ModelLoadFailed
 from mooring.core.service import ModelState
 

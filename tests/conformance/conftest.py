@@ -10,7 +10,7 @@ import pytest
 import uvloop
 from peers import InProcess, KServeV1, Rest, Rpc, TorchServe, TypedRpc
 
-from mooring.config import Address, Config
+from mooring.config.settings import Address, Config
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "e2e"))
 

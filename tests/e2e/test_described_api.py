@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from v2_kit import TensorServer
 
-from mooring.config import Config
+from mooring.config.settings import Config
 from mooring.server import Server as Composition
 
 with warnings.catch_warnings():

@@ -14,7 +14,7 @@ import pytest
 from e2e_kit import PATIENCE, SCRIPTS, Server, assert_gone, free_ports, pack, until
 
 from mooring.codecs.proto import torchserve_management_pb2 as messages
-from mooring.properties import parse_properties
+from mooring.config.properties import parse_properties
 
 # A configuration as people have it, every kind of key in it.
 FORTY = """

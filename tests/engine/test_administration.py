@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mooring.config import Config
+from mooring.config.settings import Config
 from mooring.core.errors import (
     InvalidInput,
     ModelLoadFailed,

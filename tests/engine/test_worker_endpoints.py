@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from mooring.config import Config
+from mooring.config.settings import Config
 from mooring.core.errors import InvalidInput, ModelLoadFailed, ModelNotFound
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.tensors import Tensor

@@ -9,7 +9,7 @@ from amd_wire import listening as listening_amd
 from protocol_wire import Served
 from v2_wire import infer_body, x
 
-from mooring.config import Config
+from mooring.config.settings import Config
 from mooring.core.buffers import HeapAllocator
 from mooring.observability.metrics import Metrics
 from mooring.protocols.application import Application

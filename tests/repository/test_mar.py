@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mooring.config import ModelSettings
+from mooring.config.settings import ModelSettings
 from mooring.core.errors import ModelLoadFailed
 from mooring.repository.mar import name_of_file, read_model
 from mooring.repository.spec import Defaults, SequenceSettings

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from mooring.config import Config
+from mooring.config.settings import Config
 from mooring.core.errors import ModelLoadFailed, ModelNotFound
 from mooring.core.tensors import TensorSpec
 from mooring.opening import Opening, workers_for

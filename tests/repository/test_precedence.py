@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mooring.config import Config, ModelSettings
+from mooring.config.settings import Config, ModelSettings
 from mooring.core.service import Registration
 from mooring.repository.catalog import Catalog
 from mooring.repository.spec import Defaults

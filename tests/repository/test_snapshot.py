@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from mooring.config import ModelSettings
-from mooring.properties import parse_properties
+from mooring.config.properties import parse_properties
+from mooring.config.settings import ModelSettings
+from mooring.config.sources.loading import load_config
 from mooring.repository.snapshot import KEPT, newest, restored, save, settings_of
 from mooring.repository.spec import ModelSpec
-from mooring.sources.loading import load_config
 
 NOW = datetime(2026, 11, 21, 9, 41, 5, 123_000).astimezone()
 SPEC = ModelSpec(

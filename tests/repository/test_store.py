@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from mooring.config import Config, ModelSettings, Snapshot
+from mooring.config.settings import Config, ModelSettings, Snapshot
 from mooring.core.errors import ModelExists, ModelLoadFailed, ModelNotFound
 from mooring.repository.layout import model_folders
 from mooring.repository.spec import Defaults

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.config import Config
+from mooring.config.settings import Config
 from mooring.core.errors import ModelLoadFailed, ModelNotFound, SourceRefused
 from mooring.core.service import WorkflowRegistration
 from mooring.repository.fetch import Fetcher

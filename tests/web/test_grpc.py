@@ -13,7 +13,7 @@ import pytest
 from http2_kit import packed, served, setting, until
 from tls_kit import Authority
 
-from mooring.config import Address, Config
+from mooring.config.settings import Address, Config
 from mooring.core.buffers import HeapAllocator
 from mooring.core.memory import RESERVE, BodyMemory
 from mooring.protocols.grpc_server import GrpcServer

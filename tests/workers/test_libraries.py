@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from mooring.backends.preloads import libraries, likely
-from mooring.config import Config
+from mooring.config.settings import Config
 from mooring.workers.libraries import Libraries
 from mooring.workers.libraries import begun as begun_for
 from mooring.workers.library_process import LibraryProcess

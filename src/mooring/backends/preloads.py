@@ -12,7 +12,7 @@ from zipfile import BadZipFile, ZipFile
 from mooring.repository.platforms import SUFFIXES, backend_of
 
 if TYPE_CHECKING:
-    from mooring.config import Config
+    from mooring.config.settings import Config
     from mooring.repository.spec import ModelSpec
 
 _PRELOAD: Mapping[str, tuple[str, ...]] = {

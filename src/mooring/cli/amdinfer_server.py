@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mooring.cli.launch import configured, given, greets, served
-from mooring.config import Address
+from mooring.config.settings import Address
 
 _REPOSITORY = "/mnt/models"
 # What AMD's server takes at most: an image as a list of numbers is many bytes.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from mooring.config import Address, Config
+from mooring.config.settings import Address, Config
 from mooring.core.service import ModelState
 from mooring.observability.logs import get_logger
 from mooring.tokens import KEY_FILE

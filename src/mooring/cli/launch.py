@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from mooring.config import SETTINGS, Config, ConfigError, is_secret
+from mooring.config.settings import SETTINGS, Config, ConfigError, is_secret
+from mooring.config.sources.loading import PREFIX, load_config
 from mooring.core.errors import MooringError
 from mooring.observability.logs import get_logger, setup
 from mooring.signals import leave_when_told
-from mooring.sources.loading import PREFIX, load_config
 
 if TYPE_CHECKING:
     from mooring.core.service import ModelState

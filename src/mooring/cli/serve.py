@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from mooring.cli.launch import given, launch
-from mooring.config import SETTINGS, Config, is_secret, is_switch
+from mooring.config.settings import SETTINGS, Config, is_secret, is_switch
 
 
 def _settings(command: Callable[..., None]) -> Callable[..., None]:

@@ -15,8 +15,8 @@ from mooring.cli.background import start as start_in_background
 from mooring.cli.launch import configured, given, greets, served
 from mooring.cli.pid_file import AlreadyServing, running, serving
 from mooring.cli.stopping import stop as stop_server
-from mooring.config import Config
-from mooring.sources.torchserve import TORCHSERVE_DEFAULTS
+from mooring.config.settings import Config
+from mooring.config.sources.torchserve import TORCHSERVE_DEFAULTS
 
 # Where TorchServe looks when nobody names a file.
 _DEFAULT_FILE = "config.properties"

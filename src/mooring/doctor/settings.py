@@ -5,12 +5,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mooring.config import ConfigError
+from mooring.config.properties import format_properties, parse_properties
+from mooring.config.settings import ConfigError
+from mooring.config.sources.loading import load_config
+from mooring.config.sources.torchserve import TORCHSERVE_DEFAULTS
+from mooring.config.torchserve_keys import WRITTEN, effective, known_keys, why_idle
 from mooring.doctor.findings import Finding, at, change, differs, line_of, runs
-from mooring.properties import format_properties, parse_properties
-from mooring.sources.loading import load_config
-from mooring.sources.torchserve import TORCHSERVE_DEFAULTS
-from mooring.torchserve_keys import WRITTEN, effective, known_keys, why_idle
 
 # Keys whose loss changes what callers see, where the server has no use for them -> what to do.
 _MISSED = {

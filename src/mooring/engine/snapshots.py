@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 
-from mooring.config import ModelSettings
+from mooring.config.settings import ModelSettings
 from mooring.engine.registry import Registry
 from mooring.observability.logs import get_logger
 from mooring.repository.snapshot import Kind, save, settings_of

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from mooring.config import Config
+from mooring.config.settings import Config
 from mooring.core.errors import InvalidInput, ModelLoadFailed, ModelNotFound, MooringError
 from mooring.core.paths import leads_out, real_path
 from mooring.core.service import Registration

@@ -16,8 +16,8 @@ from typing import Literal
 
 import msgspec
 
-from mooring.config import ModelSettings, Snapshot, snapshot_text
-from mooring.properties import format_properties
+from mooring.config.properties import format_properties
+from mooring.config.settings import ModelSettings, Snapshot, snapshot_text
 from mooring.repository.spec import ModelSpec
 
 Kind = Literal["startup", "snapshot", "shutdown"]

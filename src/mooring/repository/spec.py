@@ -10,7 +10,7 @@ from mooring.core.tensors import Parameter, TensorSpec
 from mooring.core.versions import VersionPolicy
 
 if TYPE_CHECKING:
-    from mooring.config import (
+    from mooring.config.settings import (
         ModelSettings,
     )  # which every worker would import, for the server's Defaults alone
 

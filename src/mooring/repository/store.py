@@ -20,7 +20,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import structs
 
-from mooring.config import Config, Snapshot
+from mooring.config.settings import Config, Snapshot
 from mooring.core.errors import ModelExists, ModelLoadFailed, ModelNotFound, MooringError, SourceRefused
 from mooring.core.paths import leads_out, real_path
 from mooring.observability.logs import get_logger

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from mooring.config import Config
+from mooring.config.settings import Config
 from mooring.core.errors import ModelLoadFailed, ModelNotFound, MooringError
 from mooring.core.paths import real_path
 from mooring.core.service import WorkflowDescription, WorkflowRegistration

@@ -7,7 +7,7 @@ import ssl
 import tempfile
 from pathlib import Path
 
-from mooring.config import Config, ConfigError
+from mooring.config.settings import Config, ConfigError
 from mooring.observability.logs import get_logger
 
 log = get_logger(__name__)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
 from mooring.backends.preloads import likely
-from mooring.config import Config
+from mooring.config.settings import Config
 from mooring.workers.environment import worker_environment
 from mooring.workers.library_process import LibraryProcess
 

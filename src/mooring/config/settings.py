@@ -1,6 +1,6 @@
 """Every setting of the server: one frozen type. Nothing looks a setting up anywhere else.
 
-``mooring.sources`` makes one of what files, the environment and flags say.
+``mooring.config.sources`` makes one out of files, the environment and flags.
 """
 
 import ipaddress

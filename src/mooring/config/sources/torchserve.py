@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from mooring.config import (
+from mooring.config.settings import (
     DEFAULTS,
     SETTINGS,
     Address,
@@ -17,8 +17,8 @@ from mooring.config import (
     snapshot_text,
     versions_said,
 )
-from mooring.sources.values import suggestion, typed
-from mooring.torchserve_keys import (
+from mooring.config.sources.values import suggestion, typed
+from mooring.config.torchserve_keys import (
     ADDRESSES,
     CONFIG_FILE,
     MILLISECONDS,

@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 
-from mooring.config import SETTINGS, Address, Config, ConfigError, Secret
-from mooring.properties import parse_properties
-from mooring.sources.torchserve import from_properties, from_variables
-from mooring.sources.values import suggestion, typed
-from mooring.torchserve_keys import CONFIG_FILE
+from mooring.config.properties import parse_properties
+from mooring.config.settings import SETTINGS, Address, Config, ConfigError, Secret
+from mooring.config.sources.torchserve import from_properties, from_variables
+from mooring.config.sources.values import suggestion, typed
+from mooring.config.torchserve_keys import CONFIG_FILE
 
 PREFIX = "MOORING_"
 PROPERTIES = (".properties", ".cfg")

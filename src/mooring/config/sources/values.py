@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from mooring.config import (
+from mooring.config.settings import (
     DEFAULTS,
     KINDS,
     SETTINGS,
