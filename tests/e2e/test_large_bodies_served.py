@@ -12,7 +12,7 @@ import pytest
 from e2e_kit import Server, free_ports, until
 from hyperframe.frame import Frame
 
-from mooring.web import frames
+from mooring.web.http2 import frames
 
 ARENA = 1 << 20
 MODEL = """

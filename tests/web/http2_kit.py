@@ -11,9 +11,9 @@ from web_client import CountingAllocator
 
 from mooring.protocols.grpc_server import GrpcServer, Method, Service, taken
 from mooring.tokens import Access
-from mooring.web import frames
-from mooring.web.grpc import Refused, Status
-from mooring.web.http2 import Http2Limits
+from mooring.web.grpc.call import Refused, Status
+from mooring.web.http2 import frames
+from mooring.web.http2.connection import Http2Limits
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEAD = [

@@ -8,7 +8,7 @@ from mooring.codecs.proto.health_pb2 import HealthCheckRequest, HealthCheckRespo
 from mooring.protocols.grpc_messages import answering, read
 from mooring.protocols.grpc_server import Method, Service, receive, refused
 from mooring.tokens import Access
-from mooring.web.grpc import Call
+from mooring.web.grpc.call import Call
 
 # How late a watcher may hear of a change, in seconds: readiness is looked at, nobody announces it.
 _LOOK_EVERY = 0.5

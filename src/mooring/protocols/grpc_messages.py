@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError, Message
 
 from mooring.core.errors import InvalidInput
 from mooring.protocols.grpc_server import Work, taken
-from mooring.web.grpc import Call
+from mooring.web.grpc.call import Call
 
 Asked = TypeVar("Asked", bound=Message)
 Result = TypeVar("Result")

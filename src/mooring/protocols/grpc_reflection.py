@@ -20,7 +20,7 @@ from mooring.codecs.proto.pool import POOL
 from mooring.protocols.grpc_messages import read
 from mooring.protocols.grpc_server import Method, Questions, Service
 from mooring.tokens import Access
-from mooring.web.grpc import Call, Status
+from mooring.web.grpc.call import Call, Status
 
 # Whoever imports these fills the pool.
 DESCRIBED = (

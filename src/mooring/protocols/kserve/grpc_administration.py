@@ -19,7 +19,7 @@ from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.kserve.statistics import config_document, usage_document
 from mooring.protocols.load_options import config_of
 from mooring.tokens import Access
-from mooring.web.grpc import Call
+from mooring.web.grpc.call import Call
 
 _FILE = "file:"
 _CUDA = ("CudaSharedMemoryStatus", "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister")

@@ -23,7 +23,7 @@ from mooring.protocols.responses import RequestIds
 from mooring.protocols.scheduling import scheduled
 from mooring.protocols.status import Asked
 from mooring.protocols.unknown import or_not_found
-from mooring.web.grpc import Call, Status
+from mooring.web.grpc.call import Call, Status
 
 log = get_logger(__name__)
 

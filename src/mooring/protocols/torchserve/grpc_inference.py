@@ -22,7 +22,7 @@ from mooring.protocols.responses import RequestIds
 from mooring.protocols.status import Asked, grpc_torchserve, java_class, torchserve
 from mooring.repository.spec import TORCHSERVE_HEADERS, SequenceHeaders
 from mooring.tokens import Access
-from mooring.web.grpc import Call, Refused, Status
+from mooring.web.grpc.call import Call, Refused, Status
 
 NAME = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
 # Steps of one stream that are not answered yet: above this many no further one is read.

@@ -40,7 +40,7 @@ from mooring.protocols.torchserve.management import (
 from mooring.protocols.torchserve.paging import PAGE
 from mooring.protocols.torchserve.registration import registration_in
 from mooring.tokens import Access
-from mooring.web.grpc import Call
+from mooring.web.grpc.call import Call
 
 NAME = "org.pytorch.serve.grpc.management.ManagementAPIsService"
 _Asking = TypeVar("_Asking", bound=Message)

@@ -12,7 +12,7 @@ from http2_kit import PREFACE, packed, served
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mooring.web import frames
+from mooring.web.http2 import frames
 
 BLOCK = b"\x83\x86\x44\x09/t.T/Echo\x5f\x10application/grpc"
 CHAT = BLOCK.replace(b"Echo", b"Chat")

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable
 
 from mooring.observability.logs import get_logger
-from mooring.web import frames
+from mooring.web.http2 import frames
+from mooring.web.http2.streams import Part, Stream
 from mooring.web.listener import SLOW, Member
-from mooring.web.streams import Part, Stream
 
 log = get_logger(__name__)
 

@@ -6,8 +6,8 @@ from hpack import huffman_constants
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.web.hpack import STATIC, Decoder, Garbled, Oversized, encode
-from mooring.web.huffman import codes, expand
+from mooring.web.http2.hpack import STATIC, Decoder, Garbled, Oversized, encode
+from mooring.web.http2.huffman import codes, expand
 
 NAMES = st.sampled_from([b"a", b"x-name", b"content-type", b"grpc-timeout", b":path"]) | st.binary(
     min_size=1, max_size=9

@@ -18,12 +18,12 @@ from typing import Any, Protocol, cast
 import msgspec
 
 from mooring.observability.logs import get_logger
-from mooring.web import frames
-from mooring.web.frames import Code, Setting
-from mooring.web.hpack import Decoder, Field, Garbled, Oversized
+from mooring.web.http2 import frames
+from mooring.web.http2.frames import Code, Setting
+from mooring.web.http2.hpack import Decoder, Field, Garbled, Oversized
+from mooring.web.http2.sender import Sender
+from mooring.web.http2.streams import Stream
 from mooring.web.listener import Host, enter
-from mooring.web.sender import Sender
-from mooring.web.streams import Stream
 
 log = get_logger(__name__)
 

@@ -9,8 +9,8 @@ import h2.events
 import pytest
 from http2_kit import HEAD, PREFACE, packed, served, setting, until
 
-from mooring.web import frames
-from mooring.web.frames import Code, frame
+from mooring.web.http2 import frames
+from mooring.web.http2.frames import Code, frame
 from mooring.web.listener import Limits
 
 S, H, D = frames.SETTINGS, frames.HEADERS, frames.DATA

@@ -4,8 +4,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from mooring.web import frames
-from mooring.web.frames import Code
+from mooring.web.http2 import frames
+from mooring.web.http2.frames import Code
 
 Part = bytes | memoryview
 """Some bytes of an answer. A view stays valid until what was given with it is called."""

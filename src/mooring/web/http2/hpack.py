@@ -8,7 +8,7 @@ the table does not change.
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
-from mooring.web.huffman import expand
+from mooring.web.http2.huffman import expand
 
 Field = tuple[bytes, bytes]
 Made = TypeVar("Made")
