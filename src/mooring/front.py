@@ -33,11 +33,11 @@ from mooring.protocols.openapi import Description
 from mooring.protocols.torchserve.inference import TorchServeInference
 from mooring.signals import leave_to_first_process
 from mooring.tokens import Access, tokens_of
+from mooring.web.certificates import certificates_of
 from mooring.web.http1 import Exchange, HttpServer
-from mooring.web.moving import Passage
+from mooring.web.migration import Passage
 from mooring.web.relay import Relay
 from mooring.web.routing import Match
-from mooring.web.tls import certificates_of
 from mooring.workers.arena import Arena
 from mooring.workers.template import end_with
 

@@ -12,8 +12,8 @@ from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.inflating import Inflater
 from mooring.protocols.responses import Responses
 from mooring.tokens import Tokens
+from mooring.web.certificates import Certificates
 from mooring.web.http1 import App, HttpServer, Limits
-from mooring.web.tls import Certificates
 
 
 def limits_of(config: Config) -> Limits:

@@ -63,8 +63,8 @@ from mooring.repository.spec import ModelSpec
 from mooring.repository.workflows import WorkflowCatalog
 from mooring.signals import STOP, asking_to_stop
 from mooring.tokens import Access, tokens_of
+from mooring.web.certificates import certificates_of
 from mooring.web.http1 import HttpServer
-from mooring.web.tls import certificates_of
 from mooring.workers.arena import Arena
 from mooring.workers.capacity import descriptors_needed
 from mooring.workers.heartbeat import Deadlines

@@ -5,7 +5,7 @@ import random
 from mooring.cli import main
 from mooring.engine import dealer
 from mooring.engine.dealing import Dealing, Move
-from mooring.web.moving import Passage
+from mooring.web.migration import Passage
 
 moved = 0
 

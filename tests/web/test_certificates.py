@@ -7,7 +7,7 @@ import pytest
 from tls_kit import Authority
 
 from mooring.config.settings import Address, Config, ConfigError, Secret
-from mooring.web.tls import Certificates, certificates_of
+from mooring.web.certificates import Certificates, certificates_of
 
 HTTPS = Address("127.0.0.1", 0, secure=True)
 

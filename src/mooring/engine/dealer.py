@@ -9,8 +9,8 @@ from mooring.engine.dealing import Dealing, Load, Move
 from mooring.engine.fronts import FrontProcess, Fronts
 from mooring.observability.load import IdleCores, ThreadLoad
 from mooring.observability.logs import get_logger
-from mooring.web.accepting import Listener
-from mooring.web.moving import Passage
+from mooring.web.migration import Passage
+from mooring.web.server import Listener
 
 log = get_logger(__name__)
 

@@ -5,7 +5,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from mooring.web.http1 import App, Exchange, Screen, add_lines, header_lines
+from mooring.web.http1 import App, Exchange, Screen, add_headers, header_lines
 
 # What a page may read of an answer beside its body: a binary one cannot be taken apart without the first.
 _EXPOSED = (
@@ -51,7 +51,7 @@ class Cors:
 
         def told(exchange: Exchange) -> None:
             exchange.memory = None  # a way past this would be one past the header
-            add_lines(exchange, self.lines_for(exchange.header(b"origin") or b""))
+            add_headers(exchange, self.lines_for(exchange.header(b"origin") or b""))
             app(exchange)
 
         return told

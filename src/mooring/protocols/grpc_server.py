@@ -17,13 +17,13 @@ from mooring.protocols.access import Check, Gate
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.status import Asked, grpc_gate, grpc_v2
 from mooring.tokens import Access
-from mooring.web.accepting import Listener
+from mooring.web.certificates import Certificates
 from mooring.web.grpc import call as grpc
 from mooring.web.grpc.call import Call, Head, Refused, Status
 from mooring.web.http1 import Limits
 from mooring.web.http2.connection import Http2Connection, Http2Limits
 from mooring.web.http2.hpack import Field
-from mooring.web.tls import Certificates
+from mooring.web.server import Listener
 
 log = get_logger(__name__)
 

@@ -13,7 +13,7 @@ import msgspec
 from mooring.core import errors
 from mooring.core.errors import MooringError
 from mooring.repository.fetch import is_remote, shown
-from mooring.web.wire import reason_of
+from mooring.web.http1_format import reason_of
 
 
 class Refusal(msgspec.Struct, frozen=True):

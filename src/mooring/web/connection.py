@@ -28,7 +28,7 @@ from mooring.core.buffers import LARGE, Buffer, Payload
 from mooring.core.errors import BodyMemoryFull
 from mooring.core.memory import Claim
 from mooring.observability.logs import get_logger
-from mooring.web import wire
+from mooring.web import http1_format
 from mooring.web.exchange import JOINED, Exchange, Stage, release_all
 from mooring.web.heads import KnownHead, Refusal, check_head, learn, without_root
 from mooring.web.listener import RECEIVE, SLOW, Host, Member, enter, most_bytes
@@ -213,7 +213,7 @@ class Connection(Member):
         raw: bytearray = self._room.obj  # type: ignore[assignment]
         known = self._known
         if known is None or not raw.startswith(known.head):
-            end = raw.find(wire.HEAD_END, 0, nbytes) + len(wire.HEAD_END)
+            end = raw.find(http1_format.HEAD_END, 0, nbytes) + len(http1_format.HEAD_END)
             known = self._known = self._host.heads.get(self._room[:end].tobytes())
             if known is None:
                 return False
@@ -259,9 +259,9 @@ class Connection(Member):
         """
         raw: bytearray = self._room.obj  # type: ignore[assignment]
         end = raw.find(b"\r\n", 0, nbytes)
-        if end < 0 or raw.startswith(wire.HTTP, end - 8):
+        if end < 0 or raw.startswith(http1_format.HTTP, end - 8):
             return False
-        return wire.OTHER_PROTOCOL.search(raw, 0, end) is not None
+        return http1_format.OTHER_PROTOCOL.search(raw, 0, end) is not None
 
     def _count_down(self, nbytes: int) -> None:
         """Keep track of where the next request begins: known while every request comes in chunks of its own."""
@@ -272,7 +272,7 @@ class Connection(Member):
                 return
             raw: bytearray = self._room.obj  # type: ignore[assignment]
             self._last_head = learn(begun, raw, self._last_head, self._host.heads)
-            end = raw.find(wire.HEAD_END, 0, nbytes) + len(wire.HEAD_END)
+            end = raw.find(http1_format.HEAD_END, 0, nbytes) + len(http1_format.HEAD_END)
             if self._expected < 0:  # chunked: only the parser knows where it ends
                 return
             self._rest = end + self._expected
@@ -335,21 +335,28 @@ class Connection(Member):
     def on_headers_complete(self) -> None:
         headers, self._headers = self._headers, []
         target, self._target = self._target, b""
-        fields = {wire.LOWER[name]: value for name, value in headers}
+        fields = {http1_format.LOWER[name]: value for name, value in headers}
         parser, host = self._parser, self._host
         if host.root:
             target = without_root(target, host.root)
         exchange = self._incoming = Exchange(
-            wire.METHODS[parser.get_method()], target, headers, fields, parser.should_keep_alive(), self
+            http1_format.METHODS[parser.get_method()],
+            target,
+            headers,
+            fields,
+            parser.should_keep_alive(),
+            self,
         )
         if not exchange.keep or b"connection" in fields or b"transfer-encoding" in fields:
             exchange.version = parser.get_http_version()
             if (
                 b"upgrade" in fields
                 and parser.should_upgrade()
-                and not fields.keys().isdisjoint(wire.FRAMING)
+                and not fields.keys().isdisjoint(http1_format.FRAMING)
             ):
-                self._plain_head = wire.without_upgrade(exchange.method, target, exchange.version, headers)
+                self._plain_head = http1_format.without_upgrade(
+                    exchange.method, target, exchange.version, headers
+                )
                 self._incoming = None
                 return
         if self._between and self._begun is None:
@@ -550,7 +557,7 @@ class Connection(Member):
             if 0 < self._expected <= LARGE:  # the others were asked about already
                 self._screen(exchange)
             if self._current is None and not self._later:
-                self._transport.write(wire.CONTINUE)
+                self._transport.write(http1_format.CONTINUE)
             else:
                 self._continue_due = True
 
@@ -697,7 +704,7 @@ class Connection(Member):
                 return
             self._current = None
         if self._continue_due and self._incoming is not None:
-            self._transport.write(wire.CONTINUE)
+            self._transport.write(http1_format.CONTINUE)
         self._continue_due = False
 
     def _write(self, pieces: list[Payload]) -> None:
@@ -879,7 +886,7 @@ class Connection(Member):
             return
         if not self._probed:
             self._probed = True
-            self._transport.write(wire.CONTINUE)
+            self._transport.write(http1_format.CONTINUE)
         elif self._transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._transport.abort()
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import msgspec
 
 from mooring.core.buffers import Buffer, Payload, view_of
-from mooring.web import wire
+from mooring.web import http1_format
 from mooring.web.listener import Host, Member
 
 # Up to here head and body are joined and leave in one piece; above, joining costs more than a second vector.
@@ -60,7 +60,7 @@ class Memory(msgspec.Struct, eq=False):
     tried: bool = False
 
 
-_OK = wire.STATUS_LINES[200]
+_OK = http1_format.STATUS_LINES[200]
 _ANSWERED = Stage.ANSWERED  # looked up in the class it costs 0.1 us, for every answer
 
 
@@ -120,7 +120,7 @@ class Exchange(msgspec.Struct, eq=False):
         if self.stage:
             self._too_late(body)
             return
-        first = wire.status_line(status, reason) if reason else wire.STATUS_LINES[status]
+        first = http1_format.status_line(status, reason) if reason else http1_format.STATUS_LINES[status]
         self.stage = _ANSWERED
         if close:
             self.keep = False
@@ -129,7 +129,7 @@ class Exchange(msgspec.Struct, eq=False):
         if isinstance(body, Buffer) or len(body) > JOINED or self.method == "HEAD" or status in {204, 304}:
             self._respond_at_length(status, first + head, body)
         else:
-            end = (wire.KEPT if self.keep else wire.CLOSED)[len(body)]
+            end = (http1_format.KEPT if self.keep else http1_format.CLOSED)[len(body)]
             self.line.carry_whole(self, b"".join((first, head, end, body)))
 
     def respond_ok(self, head: tuple[bytes, bytes, bytes], body: Payload) -> None:
@@ -140,7 +140,7 @@ class Exchange(msgspec.Struct, eq=False):
         self.stage = _ANSWERED
         if type(self.body) is not bytes:
             self._drop_body(body)
-        end = (wire.KEPT if self.keep else wire.CLOSED)[len(body)]
+        end = (http1_format.KEPT if self.keep else http1_format.CLOSED)[len(body)]
         first, second, third = head
         self.line.carry_whole(self, b"".join((_OK, first, second, third, end, body)))
 
@@ -152,15 +152,15 @@ class Exchange(msgspec.Struct, eq=False):
             self.respond(status, pieces[0], head, reason=reason)
             return
         size = sum(map(len, pieces))
-        if size <= JOINED or self.stage or self.method == "HEAD" or wire.bodiless(status):
+        if size <= JOINED or self.stage or self.method == "HEAD" or http1_format.bodiless(status):
             body = b"".join(map(view_of, pieces))
             release_all(pieces)
             self.respond(status, body, head, reason=reason)
             return
-        first = wire.status_line(status, reason) if reason else wire.STATUS_LINES[status]
+        first = http1_format.status_line(status, reason) if reason else http1_format.STATUS_LINES[status]
         self.stage = Stage.ANSWERED
         self._drop_body(b"")
-        end = (wire.KEPT if self.keep else wire.CLOSED)[size]
+        end = (http1_format.KEPT if self.keep else http1_format.CLOSED)[size]
         self.line.carry(self, [first + head + end, *pieces], last=True)
 
     def start(self, status: int, head: bytes = b"", *, reason: str = "") -> None:
@@ -168,16 +168,16 @@ class Exchange(msgspec.Struct, eq=False):
         if self.stage:
             self._too_late(b"")
             return
-        first = wire.status_line(status, reason) if reason else wire.STATUS_LINES[status]
+        first = http1_format.status_line(status, reason) if reason else http1_format.STATUS_LINES[status]
         self.stage = Stage.STREAMING
-        self._silent = self.method == "HEAD" or wire.bodiless(status)
+        self._silent = self.method == "HEAD" or http1_format.bodiless(status)
         if self.version == "1.0":
             self._chunked, self.keep = False, False
-            end = wire.UNTIL_CLOSE
-        elif wire.bodiless(status):
-            end = b"connection: keep-alive\r\n\r\n" if self.keep else wire.UNTIL_CLOSE
+            end = http1_format.UNTIL_CLOSE
+        elif http1_format.bodiless(status):
+            end = b"connection: keep-alive\r\n\r\n" if self.keep else http1_format.UNTIL_CLOSE
         else:
-            end = wire.STREAM_KEPT if self.keep else wire.STREAM_CLOSED
+            end = http1_format.STREAM_KEPT if self.keep else http1_format.STREAM_CLOSED
         self.line.carry(self, [first + head + end], last=False)
 
     def send(self, piece: Payload) -> None:
@@ -219,11 +219,11 @@ class Exchange(msgspec.Struct, eq=False):
                 told()
 
     def _respond_at_length(self, status: int, lines: bytes, body: Payload) -> None:
-        if wire.bodiless(status):
-            end = b"connection: keep-alive\r\n\r\n" if self.keep else wire.UNTIL_CLOSE
+        if http1_format.bodiless(status):
+            end = b"connection: keep-alive\r\n\r\n" if self.keep else http1_format.UNTIL_CLOSE
         else:
-            end = (wire.KEPT if self.keep else wire.CLOSED)[len(body)]
-        if self.method == "HEAD" or wire.bodiless(status):
+            end = (http1_format.KEPT if self.keep else http1_format.CLOSED)[len(body)]
+        if self.method == "HEAD" or http1_format.bodiless(status):
             release_all([body])
             self.line.carry_whole(self, lines + end)
         else:
@@ -244,7 +244,7 @@ class Exchange(msgspec.Struct, eq=False):
             self.stage = Stage.ANSWERED
             self._drop_body(b"")
             if self._chunked and not self._silent:
-                pieces.append(wire.LAST_CHUNK)
+                pieces.append(http1_format.LAST_CHUNK)
         if pieces or last:
             self.line.carry(self, pieces, last=last)
 
@@ -260,6 +260,42 @@ class Exchange(msgspec.Struct, eq=False):
             raise RuntimeError(
                 "this request has been answered already" if self.stage else "no answer was started"
             )
+
+
+def add_headers(exchange: Exchange, lines: bytes) -> None:
+    """Add ``header_lines`` to an answer that has not begun, whoever writes it. Other requests pay nothing for this."""
+    exchange.line = HeaderInjector(exchange.line, lines)
+
+
+class HeaderInjector:
+    """The ``Line`` of one exchange that puts further header lines behind the status line of the answer."""
+
+    def __init__(self, line: Line, lines: bytes) -> None:
+        self._line = line
+        self._lines = lines
+        self.peer = line.peer
+
+    def carry(self, exchange: Exchange, pieces: list[Payload], *, last: bool) -> None:
+        if self._lines and pieces:
+            pieces = [self._with_lines(pieces[0]), *pieces[1:]]
+        self._line.carry(exchange, pieces, last=last)
+
+    def carry_whole(self, exchange: Exchange, answer: bytes) -> None:
+        self._line.carry_whole(exchange, self._with_lines(answer))
+
+    def carries(self, exchange: Exchange) -> bool:
+        return self._line.carries(exchange)
+
+    def cut(self, exchange: Exchange) -> None:
+        self._line.cut(exchange)
+
+    def switch(self, exchange: Exchange, answer: bytes, successor: Callable[[Host], Member]) -> bool:
+        return self._line.switch(exchange, answer, successor)
+
+    def _with_lines(self, head: Payload) -> bytes:
+        first, end, rest = bytes(head).partition(b"\r\n")  # a head is bytes, never a lent buffer
+        lines, self._lines = self._lines, b""
+        return first + end + lines + rest
 
 
 def release_all(pieces: list[Payload]) -> None:

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from mooring.web import wire
+from mooring.web import http1_format
 from mooring.web.exchange import Exchange, Memory
 from mooring.web.listener import RECEIVE, Limits
 
@@ -49,11 +49,11 @@ def learn(exchange: Exchange, received: bytearray, last: bytes, heads: dict[byte
         not exchange.keep
         or exchange.version != "1.1"
         or length is None
-        or not fields.keys().isdisjoint(wire.SPECIAL)
+        or not fields.keys().isdisjoint(http1_format.SPECIAL)
         or fields.get(b"connection", b"keep-alive").lower() != b"keep-alive"
     ):
         return last
-    head = bytes(received[: received.find(wire.HEAD_END) + len(wire.HEAD_END)])
+    head = bytes(received[: received.find(http1_format.HEAD_END) + len(http1_format.HEAD_END)])
     if head == last and len(heads) < _KNOWN_HEADS:
         heads[head] = KnownHead(
             head, exchange.method, exchange.target, exchange.headers, fields, int(length), Memory()
@@ -67,7 +67,7 @@ def without_root(target: bytes, root: bytes) -> bytes:
     >>> without_root(b"/triton/v2?x", b"/triton"), without_root(b"/triton", b"/triton"), without_root(b"/tritons", b"/triton")
     (b'/v2?x', b'/', b'/tritons')
     """
-    origin = wire.ORIGIN.match(target) if root and not target.startswith(b"/") else None
+    origin = http1_format.ORIGIN.match(target) if root and not target.startswith(b"/") else None
     before, path = (target[: origin.end()], target[origin.end() :]) if origin is not None else (b"", target)
     rest = path[len(root) :]
     if not root or not path.startswith(root) or rest[:1] not in _PATH_ENDS:
@@ -98,8 +98,8 @@ def check_head(exchange: Exchange, limits: Limits, sound: set[bytes], before: in
 
 
 def _check_repeated(headers: list[tuple[bytes, bytes]]) -> None:
-    names = [name for name, _ in headers if wire.LOWER[name] in wire.SINGLE]
-    if len(names) != len({wire.LOWER[name] for name in names}):
+    names = [name for name, _ in headers if http1_format.LOWER[name] in http1_format.SINGLE]
+    if len(names) != len({http1_format.LOWER[name] for name in names}):
         raise Refusal(400, "invalid", "Invalid HTTP message.")
 
 
@@ -108,7 +108,7 @@ def _check_host(exchange: Exchange, sound: set[bytes]) -> None:
     if host is None:
         if exchange.version == "1.1":
             raise Refusal(400, "invalid", "Invalid HTTP message.")
-    elif not wire.HOST.fullmatch(host):
+    elif not http1_format.HOST.fullmatch(host):
         raise Refusal(400, "invalid", "Invalid HTTP message.")
     elif len(sound) < _SOUND_HOSTS:
         sound.add(host)

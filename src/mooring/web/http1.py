@@ -7,14 +7,13 @@ import ssl
 from collections.abc import Callable
 
 from mooring.core.buffers import Allocator
-from mooring.web.accepting import Listener
-from mooring.web.adding import add_lines
 from mooring.web.connection import App, Connection, OnError, Screen
-from mooring.web.exchange import Exchange, Memory, Stage
+from mooring.web.exchange import Exchange, Memory, Stage, add_headers
 from mooring.web.heads import KnownHead
+from mooring.web.http1_format import REQUEST_ID, header_lines
 from mooring.web.listener import Limits, most_bytes
-from mooring.web.moving import MovableConnection
-from mooring.web.wire import REQUEST_ID, header_lines
+from mooring.web.migration import MovableConnection
+from mooring.web.server import Listener
 
 # The modules behind this one are its own business; this is what the protocols know.
 __all__ = [
@@ -27,7 +26,7 @@ __all__ = [
     "OnError",
     "Screen",
     "Stage",
-    "add_lines",
+    "add_headers",
     "header_lines",
     "most_bytes",
 ]

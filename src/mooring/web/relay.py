@@ -6,7 +6,7 @@ from collections.abc import Callable
 import httptools
 
 from mooring.core.buffers import view_of
-from mooring.web import wire
+from mooring.web import http1_format
 from mooring.web.exchange import Exchange, release_all
 
 # What concerns only one of the two connections (RFC 9110, 7.6.1), and what is written anew. Leave to send the body was
@@ -121,7 +121,9 @@ class _Connection:
                 self._writer.transport.abort()  # what it still has to send lies in the body
             release_all([body])
         status = parser.get_status_code()
-        head = wire.header_lines([pair for pair in self._headers if pair[0].lower().encode() not in _HOP])
+        head = http1_format.header_lines(
+            [pair for pair in self._headers if pair[0].lower().encode() not in _HOP]
+        )
         exchange.respond(status, b"".join(self._body), head)
         return bool(parser.should_keep_alive())
 

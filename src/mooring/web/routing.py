@@ -12,7 +12,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from mooring.web.exchange import Exchange
-from mooring.web.wire import ORIGIN
+from mooring.web.http1_format import ORIGIN
 
 _HOLE = re.compile(r"\{(\w+)(\*)?\}")
 # Targets that are remembered. A client that varies the query can only make the router as slow as without a memory.

@@ -19,8 +19,8 @@ from mooring.core.buffers import LARGE
 from mooring.core.errors import BodyMemoryFull
 from mooring.core.memory import Claim
 from mooring.web.exchange import Exchange
+from mooring.web.http1_format import header_lines
 from mooring.web.listener import SLOW, Host, Member
-from mooring.web.wire import header_lines
 
 GOING_AWAY, UNSUPPORTED_DATA, TOO_BIG, INTERNAL, TRY_AGAIN = 1001, 1003, 1009, 1011, 1013
 """The close codes that a server chooses (RFC 6455, 7.4.1, and IANA's registry)."""

@@ -17,11 +17,11 @@ from mooring.config.settings import Address, Config
 from mooring.core.buffers import HeapAllocator
 from mooring.core.memory import RESERVE, BodyMemory
 from mooring.protocols.grpc_server import GrpcServer
+from mooring.web.certificates import certificates_of
 from mooring.web.grpc.call import percent_encoded, unpacked
 from mooring.web.http2 import frames
 from mooring.web.http2.frames import Code, frame
 from mooring.web.listener import Limits
-from mooring.web.tls import certificates_of
 
 LARGEST = 300
 

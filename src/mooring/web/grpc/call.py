@@ -18,6 +18,7 @@ import msgspec
 from mooring.core.buffers import LARGE, Buffer, Payload
 from mooring.core.errors import BodyMemoryFull
 from mooring.core.memory import Claim
+from mooring.web.http1_format import REQUEST_ID
 from mooring.web.http2 import frames
 from mooring.web.http2.connection import Http2Connection, Http2Host
 from mooring.web.http2.frames import Code
@@ -25,7 +26,6 @@ from mooring.web.http2.hpack import Field, encode
 from mooring.web.http2.streams import Part, Stream
 from mooring.web.listener import Limits
 from mooring.web.pace import Pace
-from mooring.web.wire import REQUEST_ID
 
 # Up to here an answer is joined to one piece; above, joining costs more than a vector.
 JOINED = 16_384

@@ -9,7 +9,7 @@ import pytest
 from tls_kit import Authority
 from web_client import Client, echo, eventually, hello
 
-from mooring.web import connection, secure
+from mooring.web import connection, tls_listener
 from mooring.web.http1 import header_lines
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -85,7 +85,7 @@ def test_clients_that_do_not_trust_the_server_leave_no_trace(served, connect, ca
 
 @pytest.mark.parametrize("opening", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01\x00"])
 def test_who_never_ends_the_handshake_is_let_go(served, monkeypatch, opening):
-    monkeypatch.setattr(secure, "HANDSHAKE", 0.2)
+    monkeypatch.setattr(tls_listener, "HANDSHAKE", 0.2)
     client = served().connect().send(opening)
     assert client.ended()
 
@@ -106,7 +106,7 @@ def test_a_head_in_many_records_is_one_request(served, connect):
 
 
 def test_a_client_that_reads_slowly_gets_the_whole_of_a_last_answer(served, connect, monkeypatch):
-    monkeypatch.setattr(secure, "FAREWELL", 1.0)
+    monkeypatch.setattr(tls_listener, "FAREWELL", 1.0)
     body = b"0123456789abcdef" * 400_000
     listener = served(lambda exchange: exchange.respond(200, body))
     client = connect(listener, receive=65_536)

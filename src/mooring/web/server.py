@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from mooring.web.listener import RECEIVE, Limits, Member
-from mooring.web.sealed import Sealed
-from mooring.web.secure import EVERY_FAMILY, SecureListener, bound
+from mooring.web.tls_listener import EVERY_FAMILY, SecureListener, bound
+from mooring.web.tls_transport import Sealed
 
 _BACKLOG = 1024
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.web import wire
+from mooring.web import http1_format
 from mooring.web.http1 import header_lines
 
 
@@ -31,24 +31,24 @@ def test_a_value_with_a_control_character_is_refused(value):
 
 @given(status=st.integers(200, 999), reason=st.text())
 def test_a_status_line_is_one_line(status, reason):
-    for line in (wire.status_line(status, reason), wire.STATUS_LINES[status]):
+    for line in (http1_format.status_line(status, reason), http1_format.STATUS_LINES[status]):
         assert line.startswith(b"HTTP/1.1 %d " % status)
         assert line.splitlines(keepends=True)[0].rstrip(b"\r\n") + b"\r\n" == line
 
 
 def test_the_phrases_of_torchserve_are_kept_in_every_python():
-    assert wire.STATUS_LINES[413] == b"HTTP/1.1 413 Request Entity Too Large\r\n"
-    assert wire.STATUS_LINES[507] == b"HTTP/1.1 507 Insufficient Storage\r\n"
-    assert wire.STATUS_LINES[799] == b"HTTP/1.1 799 Unknown Status (799)\r\n"
+    assert http1_format.STATUS_LINES[413] == b"HTTP/1.1 413 Request Entity Too Large\r\n"
+    assert http1_format.STATUS_LINES[507] == b"HTTP/1.1 507 Insufficient Storage\r\n"
+    assert http1_format.STATUS_LINES[799] == b"HTTP/1.1 799 Unknown Status (799)\r\n"
 
 
 def test_what_is_remembered_of_spellings_and_lengths_is_bounded():
-    spellings = wire.Spellings()
+    spellings = http1_format.Spellings()
     for number in range(10_000):
         assert spellings[b"X-%d" % number] == b"x-%d" % number
     assert spellings[b"Y" * 100] == b"y" * 100
     assert len(spellings) <= 4_096
-    ends = wire.HeadEnds(b"close")
+    ends = http1_format.HeadEnds(b"close")
     for number in range(10_000):
         assert ends[number] == b"content-length: %d\r\nconnection: close\r\n\r\n" % number
     assert len(ends) <= 4_096

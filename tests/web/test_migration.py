@@ -9,7 +9,7 @@ import pytest
 import requests
 from web_client import echo, eventually
 
-from mooring.web.moving import Passage
+from mooring.web.migration import Passage
 
 PIECE = 70_000  # a body that gets a buffer of its own
 
