@@ -27,11 +27,11 @@ from mooring.engine.administration import Administration
 from mooring.engine.control import ServerControl
 from mooring.engine.dealer import Dealer
 from mooring.engine.engine import Engine, codecs_for
+from mooring.engine.graphs.workflows import Workflows
 from mooring.engine.monitoring import RepositoryMonitor
 from mooring.engine.registry import ModelVersion, Unavailable
 from mooring.engine.scale_to_zero import machine_budget, processes_kept
 from mooring.engine.snapshots import Snapshots
-from mooring.engine.workflows import Workflows
 from mooring.front import Handed
 from mooring.front import Settings as FrontSettings
 from mooring.listeners import Listeners, by_load, limits_of

@@ -1,7 +1,7 @@
 """Who waits, for how long and before whom, where a model's configuration says so."""
 
 import pytest
-from test_openings import FakePool, turn
+from test_offload import FakePool, turn
 
 from mooring.core.errors import QueueFull, QueueTimeout
 from mooring.core.requests import InferenceRequest, InferenceResponse

@@ -12,7 +12,7 @@ from mooring.core.errors import DeadlineExceeded, ErrorRecord, MooringError
 from mooring.core.requests import INFER, TENSORS, InferenceRequest
 from mooring.core.service import Outcome, Ticket
 from mooring.core.tensors import release, shared
-from mooring.engine.openings import Codecs, place
+from mooring.engine.offload import Codecs, place
 
 Read = Callable[[InferenceRequest, "ReadDone"], Ticket]
 ReadDone = Callable[[MooringError | None], None]

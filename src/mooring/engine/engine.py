@@ -26,10 +26,10 @@ from mooring.core.service import (
 from mooring.core.tensors import TensorSpec
 from mooring.engine.admission import admit, refused, until
 from mooring.engine.body_reader import BodyReader
-from mooring.engine.codecs import MOST, Codecs
+from mooring.engine.codec_pool import MOST, Codecs
 from mooring.engine.fronts import Fronts
-from mooring.engine.graphs import GraphRun
-from mooring.engine.openings import Openings
+from mooring.engine.graphs.run import GraphRun
+from mooring.engine.offload import Openings
 from mooring.engine.queue_policy import PolicyScheduler
 from mooring.engine.registry import Model, ModelVersion, Registry
 from mooring.engine.scale_to_zero import Budget, IdleModels, may_scale_to_zero

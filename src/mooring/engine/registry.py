@@ -16,7 +16,7 @@ from mooring.core.errors import (
     VersionNotFound,
 )
 from mooring.core.service import ModelMetadata
-from mooring.engine.graphs import GraphRun, graph_of
+from mooring.engine.graphs.run import GraphRun, graph_of
 from mooring.engine.lifecycle import Lifecycle, State
 from mooring.engine.scheduler import Scheduler
 from mooring.observability.logs import get_logger, shortened

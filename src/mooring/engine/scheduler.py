@@ -24,7 +24,7 @@ from mooring.core.requests import TENSORS, InferenceRequest, InferenceResponse
 from mooring.core.service import Done, ModelMetadata, Outcome, Ticket
 from mooring.core.tensors import release
 from mooring.engine.batching import BatchPolicy, RowTime, company, fair
-from mooring.engine.openings import Openings, is_closed, write_piece
+from mooring.engine.offload import Openings, is_closed, write_piece
 from mooring.observability.logs import Throttle, get_logger
 from mooring.observability.statistics import ModelStatistics
 from mooring.repository.spec import ModelSpec
@@ -35,7 +35,7 @@ log = get_logger(__name__)
 
 keys = itertools.count(1)
 
-# ASIDE waits, too, while its body is being opened (openings.py).
+# ASIDE waits, too, while its body is being opened (offload.py).
 WAITING, RUNNING, DONE, ASIDE = 0, 1, 2, 3
 _UNUSED_GRANTS = 32
 _LOGGED_FAILURES = 20

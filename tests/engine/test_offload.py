@@ -11,7 +11,7 @@ from mooring.core.buffers import Buffer, Slot, heap
 from mooring.core.errors import DeadlineExceeded, InvalidInput, ModelNotReady, QueueFull, WorkerDied
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse
 from mooring.core.tensors import Tensor, release
-from mooring.engine.openings import Openings
+from mooring.engine.offload import Openings
 from mooring.engine.scheduler import Scheduler
 from mooring.observability.statistics import ModelStatistics
 from mooring.repository.spec import ModelSpec

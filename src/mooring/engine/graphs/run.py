@@ -23,7 +23,7 @@ from mooring.core.requests import INSTANCES, InferenceRequest, InferenceResponse
 from mooring.core.service import Done, Outcome, Ticket
 from mooring.core.tensors import Tensor, TensorSpec, release, shared
 from mooring.engine.body_reader import Read, is_undecoded
-from mooring.engine.joining import Answers, are_large, borrowed, hand_over, joined, passed_on
+from mooring.engine.graphs.dataflow import Answers, are_large, borrowed, hand_over, joined, passed_on
 from mooring.observability.logs import Throttle, get_logger
 from mooring.repository.spec import ModelSpec, Node
 

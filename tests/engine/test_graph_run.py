@@ -32,7 +32,7 @@ from mooring.core.requests import (
     ResponseHead,
 )
 from mooring.core.tensors import ROWS, Tensor, TensorSpec, release
-from mooring.engine.graphs import Graph, GraphRun, chain_of
+from mooring.engine.graphs.run import Graph, GraphRun, chain_of
 from mooring.repository.spec import Node
 
 
