@@ -149,3 +149,34 @@ def test_each_decision_has_a_number_of_its_own_and_a_decision_that_is_named_is_t
     for file in [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "src").rglob("*.py")]:
         for number in re.findall(r"[Dd]ecision\s(\d+)", file.read_text()):
             assert int(number) in numbers, (file, number)
+
+
+CITATION = re.compile(
+    r"(?P<folder>docs/|\]\()?contracts/(?P<page>\w+\.md)(?:,?\s+(?:section|sections)\s+(?P<sections>[\d.]*\d(?:(?:,|\sand)\s[\d.]*\d)*))?"
+)
+
+
+def contract_citations():
+    """Each place in sources, tests and documents that cites a contract: file, page, sections (None: the whole page)."""
+    files = [
+        *(ROOT / "src").rglob("*.py"),
+        *(ROOT / "tests").rglob("*.py"),
+        *DOCS.rglob("*.md"),
+        *ROOT.glob("*.md"),
+    ]
+    for file in files:
+        if file != Path(__file__):
+            for found in CITATION.finditer(file.read_text()):
+                yield file, found
+
+
+def test_each_citation_of_a_contract_leads_to_a_page_and_a_section():
+    cited = list(contract_citations())
+    assert {found["page"] for _, found in cited} >= {"torchserve.md", "open_inference_protocol.md"}
+    assert any(found["sections"] for _, found in cited)
+    for file, found in cited:
+        assert found["folder"] or file.is_relative_to(DOCS), f"{file}: {found[0]} lacks docs/"
+        page = DOCS / "contracts" / found["page"]
+        assert page.exists(), (file, found[0])
+        headings = set(re.findall(r"^#+ ([\d.]*\d)\.? ", page.read_text(), re.MULTILINE))
+        assert set(re.findall(r"[\d.]*\d", found["sections"] or "")) <= headings, (file, found[0])

@@ -1,5 +1,5 @@
 """Makes archives of models and of workflows: torch-model-archiver's and torch-workflow-archiver's flags, file lists and
-manifests (contracts/torchserve.md, 4 and 6).
+manifests (docs/contracts/torchserve.md, sections 4 and 6).
 
     default, zip-store   NAME.mar       a zip; the second without compression
     tgz                  NAME.tar.gz    everything in one leading folder NAME

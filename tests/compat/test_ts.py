@@ -1,4 +1,4 @@
-"""The names users import from ``ts`` (contracts/torchserve.md, section 3)."""
+"""The names users import from ``ts`` (docs/contracts/torchserve.md, section 3)."""
 
 import ast
 import subprocess

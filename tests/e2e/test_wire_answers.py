@@ -1,4 +1,4 @@
-"""What a client gets for what a handler returns (contracts/torchserve.md, 1.2 and 1.3): status line, headers, body."""
+"""What a client gets for what a handler returns (docs/contracts/torchserve.md, sections 1.2 and 1.3): status line, headers, body."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""What a handler is given for what a client sends (contracts/torchserve.md, 2.1), to the letter."""
+"""What a handler is given for what a client sends (docs/contracts/torchserve.md, section 2.1), to the letter."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""KServe's v1 protocol, byte for byte: DESIGN.md section 3, contracts/open_inference_protocol.md section 7."""
+"""KServe's v1 protocol, byte for byte: docs/contracts/open_inference_protocol.md, section 7."""
 
 import json
 

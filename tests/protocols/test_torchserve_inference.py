@@ -1,4 +1,4 @@
-"""TorchServe's inference port, byte for byte: contracts/torchserve.md sections 1 and 2.1."""
+"""TorchServe's inference port, byte for byte: docs/contracts/torchserve.md, sections 1 and 2.1."""
 
 import asyncio
 import json

@@ -12,7 +12,7 @@ import numpy as np
 from mooring.core.memory import BodyMemory, Claim
 
 # Bytes above which a payload is worth a slot of shared memory; up to here a copy over the socket is cheaper
-# (DESIGN.md section 4: 600 KB 38 us by slot, 94 us over the socket; at 100 B the slot only adds work).
+# (decision 2: 600 KB 38 us by slot, 94 us over the socket; at 100 B the slot only adds work).
 LARGE = 65_536
 
 

@@ -1,4 +1,4 @@
-"""A TorchServe archive's folder -> ``ModelSpec``: its MANIFEST.json and model-config.yaml (contracts/torchserve.md, 4).
+"""A TorchServe archive's folder -> ``ModelSpec``: its MANIFEST.json and model-config.yaml (docs/contracts/torchserve.md, section 4).
 
 A folder without a manifest is taken as what it looks like: ``handler.py``, ``model.py``, the one file of weights,
 ``model-config.yaml``.

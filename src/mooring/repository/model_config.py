@@ -1,5 +1,6 @@
-"""model-config.yaml: what in it is meant for the server (contracts/torchserve.md, 4.1), and the rest for the handler.
+"""model-config.yaml: what in it is meant for the server (docs/contracts/torchserve.md, section 4.1).
 
+The rest is for the handler.
 A key of the server's with a value of the wrong kind is named in a warning and then ignored, as TorchServe does.
 """
 

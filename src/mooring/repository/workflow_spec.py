@@ -1,4 +1,4 @@
-"""A workflow archive's folder -> ``Workflow``: its MANIFEST.json and spec, checked (contracts/torchserve.md, 6).
+"""A workflow archive's folder -> ``Workflow``: its MANIFEST.json and spec, checked (docs/contracts/torchserve.md, section 6).
 
     models:                        what holds for every model, and the models by node
       min-workers: 1

@@ -1,4 +1,4 @@
-"""Requests of KServe and the Open Inference Protocol, and TorchServe's envelopes (DESIGN.md section 3, contract 5)."""
+"""Requests of KServe and the Open Inference Protocol, and TorchServe's envelopes (docs/contracts/torchserve.md, section 5)."""
 
 import json
 

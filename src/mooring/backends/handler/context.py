@@ -1,4 +1,4 @@
-"""What a handler knows of its model and of the requests in its hands (contracts/torchserve.md, 2.5).
+"""What a handler knows of its model and of the requests in its hands (docs/contracts/torchserve.md, section 2.5).
 
 There is one ``Context`` for the worker's life; ``begin`` points it at the next batch. Headers are only decoded when
 somebody asks for one: most handlers never do.

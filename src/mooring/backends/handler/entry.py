@@ -1,4 +1,4 @@
-"""Which function of which file is a handler (contracts/torchserve.md, 2.2)."""
+"""Which function of which file is a handler (docs/contracts/torchserve.md, section 2.2)."""
 
 import importlib
 import inspect

@@ -1,4 +1,4 @@
-"""TorchServe's request envelopes: the rows inside a body, and the body around the results (section 5).
+"""TorchServe's request envelopes: the rows inside a body, and the body around the results (docs/contracts/torchserve.md, section 5).
 
 Every envelope batches: it sees one request at a time, and the rows of many go to the handler together.
 """

@@ -184,7 +184,7 @@ class InputsForm(RowForm):
 
 
 def body_answer(item: Any, head: ResponseHead | None) -> InferenceResponse:
-    """The response body of one result, exactly as contracts/torchserve.md 1.2 has it. Raises ``InvalidOutput``."""
+    """The response body of one result, exactly as docs/contracts/torchserve.md, section 1.2 has it. Raises ``InvalidOutput``."""
     kind = type(item)
     if kind is bytes:
         body = item

@@ -1,4 +1,4 @@
-"""A handler's own metrics, recorded through whatever the worker listens with (contracts/torchserve.md, section 3)."""
+"""A handler's own metrics, recorded through whatever the worker listens with (docs/contracts/torchserve.md, section 3)."""
 
 import enum
 import logging

@@ -1,4 +1,4 @@
-"""Splitting a batch so that one part is prepared while another is inferred (contracts/torchserve.md, 2.6)."""
+"""Splitting a batch so that one part is prepared while another is inferred (docs/contracts/torchserve.md, section 2.6)."""
 
 import queue
 import threading

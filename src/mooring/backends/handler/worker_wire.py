@@ -1,7 +1,7 @@
 """TorchServe's own messages between its front and a worker, for code that imports the functions that make them.
 
 Nothing here is sent anywhere in this server. Integers are four bytes, big-endian; a text or body has its length before
-it. Source: contracts/torchserve.md, section 3, "Worker wire".
+it. Source: docs/contracts/torchserve.md, section 3.1.
 """
 
 import socket
