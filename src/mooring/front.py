@@ -35,7 +35,7 @@ from mooring.signals import leave_to_first_process
 from mooring.tokens import Access, tokens_of
 from mooring.web.certificates import certificates_of
 from mooring.web.http1 import Exchange, HttpServer
-from mooring.web.migration import Passage
+from mooring.web.migration import SocketChannel
 from mooring.web.relay import Relay
 from mooring.web.routing import Match
 from mooring.workers.arena import Arena
@@ -83,7 +83,7 @@ class Traffic:
     def __init__(self, listener: HttpServer, front: Front, passage: socket.socket) -> None:
         self._listener = listener
         self._front = front
-        self._passage = Passage(passage, self._arrived)
+        self._passage = SocketChannel(passage, self._arrived)
         self._load = ThreadLoad()
         self._ticker: asyncio.TimerHandle | None = None
         self._opening: set[asyncio.Task[None]] = set()
@@ -138,7 +138,7 @@ class FrontServer:
         )
         self._relay = Relay(settings.behind, self._not_relayed)
         self._listener = self._listeners.listener(
-            settings.address, self._endpoints(), front.crowded, elsewhere=self._relay
+            settings.address, self._endpoints(), front.overload_error, fallback_app=self._relay
         )
         self._traffic = Traffic(self._listener, front, passage)
 
@@ -146,7 +146,7 @@ class FrontServer:
         """Take connections until the first process has enough of it, then answer what was accepted."""
         address = self._settings.address
         if by_load(self._settings.config, address):
-            self._listener.movable = True
+            self._listener.migratable = True
             self._listener.attend()
             self._traffic.begin()
         else:

@@ -6,7 +6,7 @@ from mooring.config.settings import Address, Config
 from mooring.core.buffers import Allocator
 from mooring.observability.metrics import ResponseCounter
 from mooring.protocols.access import Gate
-from mooring.protocols.application import Application, Crowded, https_only
+from mooring.protocols.application import Application, OverloadCheck, https_only
 from mooring.protocols.cors import Cors
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.inflating import Inflater
@@ -67,15 +67,15 @@ class Listeners:
         self,
         address: Address,
         endpoints: Sequence[Endpoint],
-        crowded: Crowded | None,
+        overload_error: OverloadCheck | None,
         *,
-        elsewhere: App | None = None,
-        behind: bool = False,
+        fallback_app: App | None = None,
+        internal: bool = False,
     ) -> HttpServer:
-        """One that serves these, and hands what they do not cover to ``elsewhere``; it is still to be started.
+        """One that serves these, and hands what they do not cover to ``fallback_app``; it is still to be started.
 
 
-        One that is ``behind`` another speaks no TLS and tells pages nothing: the one before it does.
+        One that is ``internal``, behind another, speaks no TLS and tells pages nothing: the one before it does.
         """
         application = Application(
             endpoints,
@@ -83,18 +83,18 @@ class Listeners:
             gate=self.gate(address),
             loopback=address.loopback and not self._config.insecure,
             named=self.cors.named,
-            crowded=crowded,
-            elsewhere=elsewhere,
+            overload_error=overload_error,
+            fallback_app=fallback_app,
             inflater=Inflater(self.responses, self._allocator, self._limits),
         )
         certificates = self._certificates
         return HttpServer(
-            application if behind else self.cors.telling(application),
+            application if internal else self.cors.telling(application),
             limits=self._limits,
             allocator=self._allocator,
-            refuse=self.responses.refuse_message,
-            screen=self.cors.screening(application.screen),
-            tls=certificates.current if address.secure and certificates and not behind else None,
+            render_error=self.responses.refuse_message,
+            admission_check=self.cors.checking(application.admission_check),
+            tls=certificates.current if address.secure and certificates and not internal else None,
             plain=https_only(self.responses),
             root=self.root.encode(),
         )

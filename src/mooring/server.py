@@ -512,14 +512,14 @@ class Server:
     async def _listen(self, site: "Site") -> None:
         address = site.address
         endpoints = [*site.endpoints, *answering_options(site.endpoints, self._responses)]
-        listener = self._http.listener(address, endpoints, self.engine.crowded)
+        listener = self._http.listener(address, endpoints, self.engine.overload_error)
         shared = site.name == "inference_address" and self._config.frontends > 1
         if address.path:
             with _naming(site.name):
                 await listener.start_unix(address.path)
         else:
-            listener.movable = shared and by_load(self._config, address)
-            listener.shared = shared and not listener.movable
+            listener.migratable = shared and by_load(self._config, address)
+            listener.shared = shared and not listener.migratable
             with _naming(site.name):
                 await listener.start(address.host, address.port)
             if not address.port:
@@ -534,9 +534,9 @@ class Server:
         self, listener: HttpServer, address: Address, endpoints: Sequence[Endpoint]
     ) -> None:
         """Have further processes take connections to this address, too."""
-        if listener.movable:
+        if listener.migratable:
             self._dealer = Dealer(self.engine.fronts, listener)
-        behind = self._http.listener(address, endpoints, self.engine.crowded, behind=True)
+        behind = self._http.listener(address, endpoints, self.engine.overload_error, internal=True)
         await behind.start_unix(str(self._behind))
         self._stack.push_async_callback(behind.close)
         handed = [Handed(each.pattern, each.access, each.methods) for each in endpoints]

@@ -5,7 +5,7 @@ import random
 from mooring.cli import main
 from mooring.engine import dealer
 from mooring.engine.dealing import Dealing, Move
-from mooring.web.migration import Passage
+from mooring.web.migration import SocketChannel
 
 moved = 0
 
@@ -26,7 +26,7 @@ def counted(self, mark, descriptor):
     return went
 
 
-send, Passage.send = Passage.send, counted
+send, SocketChannel.send = SocketChannel.send, counted
 Dealing.next = anywhere
 dealer._EASY = -1.0
 dealer.link.LOAD_EVERY = 0.02

@@ -316,7 +316,7 @@ async def test_what_is_being_opened_counts_in_the_queue():
         await stage.ask(name)
     assert stage.scheduler.waiting == 2
     assert isinstance(stage.outcomes["d"][0], QueueFull)
-    assert isinstance(stage.scheduler.crowded(), QueueFull)
+    assert isinstance(stage.scheduler.overload_error(), QueueFull)
     stage.codecs.work()
     await stage.ask_small("e")
     assert isinstance(stage.outcomes["e"][0], QueueFull)

@@ -99,7 +99,7 @@ async def listening(service, dialect, *, changes=True):
         Application(ingress.counting(endpoints), responses, gate=Gate(closed=not changes)),
         limits=Limits(max_body_bytes=1_000_000),
         allocator=HeapAllocator(),
-        refuse=responses.refuse_message,
+        render_error=responses.refuse_message,
     )
     await server.start("127.0.0.1", 0)
     return server, metrics

@@ -277,7 +277,7 @@ async def listening(
         Application(endpoints, responses),
         limits=Limits(max_body_bytes=1_000_000, max_url_bytes=2000),
         allocator=HeapAllocator(),
-        refuse=responses.refuse_message,
+        render_error=responses.refuse_message,
     )
     await server.start("127.0.0.1", 0)
     return server, metrics

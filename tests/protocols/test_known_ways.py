@@ -183,7 +183,7 @@ async def test_pages_of_named_sites_are_told_so_every_time():
         cors.telling(Application(endpoints, responses)),
         limits=Limits(),
         allocator=HeapAllocator(),
-        refuse=responses.refuse_message,
+        render_error=responses.refuse_message,
     )
     await server.start("127.0.0.1", 0)
     request = written("POST", "/predictions/echo", b"abc", "origin: http://b")

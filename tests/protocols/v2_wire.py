@@ -146,7 +146,7 @@ async def listening_v2(
         Application(endpoints, responses, gate=Gate(closed=not changes), inflater=inflater),
         limits=limits,
         allocator=HeapAllocator(),
-        refuse=responses.refuse_message,
+        render_error=responses.refuse_message,
     )
     await server.start("127.0.0.1", 0)
     return server, Served(service, metrics, server.port), memory

@@ -394,7 +394,7 @@ def screening(exchange):
     [b"Content-Length: 70000", b"Transfer-Encoding: chunked", b"Content-Length: 2\r\nExpect: 100-continue"],
 )
 def test_what_is_refused_at_its_head_sends_no_body_and_reaches_no_app(serve, line):
-    served = serve(echo, screen=screening)
+    served = serve(echo, admission_check=screening)
     client = served.connect().send(H + line + b"\r\n\r\n")
     assert (client.response().status, client.ended()) == (401, True)
     assert served.seen == []
@@ -403,23 +403,23 @@ def test_what_is_refused_at_its_head_sends_no_body_and_reaches_no_app(serve, lin
 
 def test_a_known_head_is_screened_as_any_other(serve):
     allowed = [True]
-    served = serve(echo, screen=lambda exchange: None if allowed[0] else screening(exchange))
+    served = serve(echo, admission_check=lambda exchange: None if allowed[0] else screening(exchange))
     client, body = served.connect(), pattern(70_000)
     for _ in range(4):
         assert client.ask(H + b"Content-Length: 70000\r\n\r\n" + body).body == body
-    assert served.server.heads
+    assert served.server.known_heads
     allowed[0] = False  # the token has expired
     assert client.ask(H + b"Content-Length: 70000\r\n\r\n").status == 401
     assert client.ended()
 
 
 def test_a_small_body_is_received_and_left_to_the_app(serve):
-    served = serve(echo, screen=screening)
+    served = serve(echo, admission_check=screening)
     assert served.connect().ask(H + b"Content-Length: 2\r\n\r\nab").body == b"ab"
 
 
 def test_what_is_refused_at_its_head_is_answered_after_all_before_it(serve):
-    served = serve(lambda exchange: None, screen=screening)
+    served = serve(lambda exchange: None, admission_check=screening)
     client = served.connect().send(GET * 2 + H + b"Content-Length: 70000\r\n\r\n" + pattern(70_000) + GET)
     eventually(lambda: len(served.seen) == 2)
     served.soon(lambda: [each.respond(200, b"fine") for each in served.seen])

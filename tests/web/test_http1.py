@@ -121,7 +121,9 @@ def test_a_unix_socket_is_served_and_its_file_goes_with_the_listener(serve, tmp_
 
 def test_an_address_in_use_is_said_at_once(serve):
     served = serve()
-    second = HttpServer(served.app, limits=Limits(), allocator=HeapAllocator(), refuse=lambda *_: (b"", b""))
+    second = HttpServer(
+        served.app, limits=Limits(), allocator=HeapAllocator(), render_error=lambda *_: (b"", b"")
+    )
     with pytest.raises(OSError, match=r"cannot listen on 127\.0\.0\.1:\d+: Address already in use$"):
         served.run(second.start("127.0.0.1", served.server.port))
 

@@ -100,11 +100,11 @@ def ask(sock, *, target=b"/a", name=b"x", body=b"abcdef"):
 def test_a_head_is_known_from_its_second_time_on_a_connection(client):
     server, sock = client
     ask(sock)
-    assert not server.heads
+    assert not server.known_heads
     ask(sock)
-    eventually(lambda: len(server.heads) == 1)  # learned after the answer
+    eventually(lambda: len(server.known_heads) == 1)  # learned after the answer
     ask(sock, body=b"ghijkl")  # the same head, another body
-    assert len(server.heads) == 1
+    assert len(server.known_heads) == 1
 
 
 @pytest.mark.parametrize(
@@ -123,14 +123,14 @@ def test_a_head_that_asks_for_something_special_is_never_known(serve, line):
                 said = b""
                 while b"ok" not in said:
                     said += sock.recv(65_536)
-    assert not server.server.heads
+    assert not server.server.known_heads
 
 
 def test_heads_that_are_all_different_are_not_kept(client):
     server, sock = client
     for number in range(600):
         ask(sock, name=b"n%d" % number)
-    assert not server.heads
+    assert not server.known_heads
 
 
 def test_a_known_head_without_its_body_is_still_a_request_that_takes_too_long(serve):

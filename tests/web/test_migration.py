@@ -9,7 +9,7 @@ import pytest
 import requests
 from web_client import echo, eventually
 
-from mooring.web.migration import Passage
+from mooring.web.migration import SocketChannel
 
 PIECE = 70_000  # a body that gets a buffer of its own
 
@@ -21,13 +21,13 @@ class Pair:
         self.served = [serve(app), serve(app)]
         self.moved = 0
         for each in self.served:
-            each.server.movable = True
+            each.server.migratable = True
         self.loop = self.served[0].loop
         self.served[0].soon(self._connect)
 
     def _connect(self):
         self.passages = [
-            Passage(end, lambda _mark, sock, to=to: self._arrived(to, sock))
+            SocketChannel(end, lambda _mark, sock, to=to: self._arrived(to, sock))
             for to, end in enumerate(socket.socketpair())
         ]
 
@@ -236,7 +236,7 @@ def test_a_listener_that_drains_reads_what_came_while_connections_were_to_leave(
         two.passages[0].keep()
         two.served[0].server.draining = True
         for connection in tuple(two.served[0].server.connections):
-            connection.retire()
+            connection.drain()
 
     two.served[0].soon(at_once)
     for client in clients[:3]:
@@ -288,12 +288,12 @@ def test_nothing_is_lost_in_a_thousand_moves_under_load(pair):
 
 def test_a_passage_that_is_full_leaves_connections_where_they_are(serve):
     served = serve(echo)
-    served.server.movable = True
+    served.server.migratable = True
     clients = [served.connect() for _ in range(10)]
     for client in clients:
         client.ask(ask(b"x"))
     ours, unread = socket.socketpair()
-    passage = served.soon(Passage, ours, lambda _mark, sock: sock.close())
+    passage = served.soon(SocketChannel, ours, lambda _mark, sock: sock.close())
     while served.soon(passage.send, 1, unread.fileno()):
         pass
     served.soon(passage.give, served.server.connections, 1.0, 0)

@@ -28,9 +28,9 @@ class Parrot:
 
     def __init__(self, socket):
         self.socket = socket
-        self.retired = self.ended = False
+        self.drained = self.ended = False
 
-    def heard(self, message):
+    def on_message(self, message):
         if message == b"bye":
             self.socket.end(1003, "as you like")
         elif message == b"hold":
@@ -38,11 +38,11 @@ class Parrot:
         else:
             self.socket.send(message)
 
-    def retire(self):
-        self.retired = True
+    def drain(self):
+        self.drained = True
         self.socket.end(1001)
 
-    def gone(self):
+    def on_closed(self):
         assert not self.ended
         self.ended = True
 
@@ -240,7 +240,7 @@ def test_drain_lets_the_conversation_say_its_last_word(parrot, made):
         with pytest.raises(ConnectionClosed) as closed:
             client.recv(5)
     assert closed.value.rcvd.code == 1001
-    assert made[0].retired
+    assert made[0].drained
     assert made[0].ended
 
 
@@ -276,11 +276,15 @@ class _Room:
     """A listener for a socket without a loop."""
 
     def __init__(self):
-        self.limits, self.room, self.now = Limits(max_body_bytes=1000), memoryview(bytearray(1)), 1.0
+        self.limits, self.receive_buffer, self.now = (
+            Limits(max_body_bytes=1000),
+            memoryview(bytearray(1)),
+            1.0,
+        )
 
-    def joined(self, member): ...
+    def add(self, member): ...
 
-    def left(self, member): ...
+    def remove(self, member): ...
 
 
 class _Wire:
@@ -315,15 +319,15 @@ def test_a_client_that_answers_pings_stays(made):
     silence = room.limits.idle_timeout + 1
     for _ in range(4):  # the clock is the test's: a client that is late on a busy machine is late in both
         room.now += silence
-        socket.expire(room.now)
+        socket.check_timeouts(room.now)
         assert wire.sent == b"\x89\x00"
         wire.sent = b""
-        socket.receive(frame(10, b""))
-    socket.receive(frame(1, b"still here"))
+        socket.feed(frame(10, b""))
+    socket.feed(frame(1, b"still here"))
     assert wire.sent == b"\x81\x0astill here"
     assert not wire.closing
     room.now += 2 * silence
-    socket.expire(room.now)
+    socket.check_timeouts(room.now)
     assert wire.closing
 
 
@@ -332,7 +336,7 @@ def spoken(data, cuts=()):
     heard, wire = [], _Wire()
 
     class Listener(Parrot):
-        def heard(self, message):
+        def on_message(self, message):
             heard.append(message)
 
     socket = WebSocket(_Room(), Listener)
@@ -340,7 +344,7 @@ def spoken(data, cuts=()):
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     for start, end in itertools.pairwise(edges):
         if not wire.closing:
-            socket.receive(data[start:end])
+            socket.feed(data[start:end])
     return heard, wire
 
 

@@ -128,7 +128,9 @@ class Client:
 class Served:
     """A listener that runs."""
 
-    def __init__(self, loop, app, *, tls=None, plain=None, path=None, screen=None, root=b"", **limits):
+    def __init__(
+        self, loop, app, *, tls=None, plain=None, path=None, admission_check=None, root=b"", **limits
+    ):
         self.loop = loop
         self.allocator = CountingAllocator()
         self.seen = []
@@ -138,8 +140,8 @@ class Served:
             self._app,
             limits=Limits(**limits),
             allocator=self.allocator,
-            refuse=triple,
-            screen=screen,
+            render_error=triple,
+            admission_check=admission_check,
             tls=tls,
             plain=plain,
             root=root,

@@ -180,10 +180,10 @@ async def test_whoever_finds_no_room_is_told_how_long_the_queue_is(harness):
     error = await harness.ask(b"y")
     assert isinstance(error, QueueFull)
     assert 1.0 < error.retry_after < 20.0
-    assert harness.engine.crowded("echo").retry_after == pytest.approx(error.retry_after)
+    assert harness.engine.overload_error("echo").retry_after == pytest.approx(error.retry_after)
     for each in running[1:]:
         each.ticket.cancel()
-    assert harness.engine.crowded("echo") is None
+    assert harness.engine.overload_error("echo") is None
     await running[0]
 
 

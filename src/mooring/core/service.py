@@ -85,7 +85,7 @@ class InferenceService(abc.ABC):
         the request are released by the service once the request has been answered.
         """
 
-    def crowded(self, model: str, version: str = "") -> MooringError | None:
+    def overload_error(self, model: str, version: str = "") -> MooringError | None:
         """Why a request would be refused now, whatever it says: who knows it need not receive its body.
 
         None where it would not be, as far as that can be told.

@@ -9,7 +9,7 @@ from mooring.engine.dealing import Dealing, Load, Move
 from mooring.engine.fronts import FrontProcess, Fronts
 from mooring.observability.load import IdleCores, ThreadLoad
 from mooring.observability.logs import get_logger
-from mooring.web.migration import Passage
+from mooring.web.migration import SocketChannel
 from mooring.web.server import Listener
 
 log = get_logger(__name__)
@@ -25,7 +25,7 @@ class Dealer:
         self._fronts = fronts
         self._listener = listener
         self._dealing = Dealing(len(fronts.processes) + 1)
-        self._passages: dict[FrontProcess, Passage] = {}
+        self._passages: dict[FrontProcess, SocketChannel] = {}
         self._own = ThreadLoad()
         self._idle = IdleCores()
         self._attentive = False
@@ -38,7 +38,7 @@ class Dealer:
         """A front was started. The other end of ``sock`` is its own."""
         for each in [each for each in self._passages if each.gone]:
             self._passages.pop(each).close()
-        self._passages[front] = Passage(sock, self._arrived)
+        self._passages[front] = SocketChannel(sock, self._arrived)
 
     def stop(self) -> None:
         """Let every connection stay where it is."""

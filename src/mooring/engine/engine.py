@@ -124,13 +124,13 @@ class Engine(InferenceService):
             return self.run(version, request, done)
         return admit(version.scheduler, request, done)
 
-    def crowded(self, model: str, version: str = "") -> MooringError | None:
+    def overload_error(self, model: str, version: str = "") -> MooringError | None:
         found = self.registry.models.get(model)
         one = found.versions.get(version or found.default) if found is not None else None
         # A chain has no queue: its models have theirs.
         if one is None or one.scheduler is None or one.graph is not None:
             return None
-        return one.scheduler.crowded()
+        return one.scheduler.overload_error()
 
     def run(self, version: ModelVersion, request: InferenceRequest, done: Done) -> Ticket:
         """Send a request on its way through a chain or a workflow; as ``submit``."""

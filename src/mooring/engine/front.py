@@ -118,9 +118,9 @@ class Front(InferenceService):
             return self._hand_on(request, done)
         return admit(served.scheduler, request, done)
 
-    def crowded(self, model: str, version: str = "") -> MooringError | None:
+    def overload_error(self, model: str, version: str = "") -> MooringError | None:
         served = self._by_name.get((model, version))
-        return served.scheduler.crowded() if served is not None else None
+        return served.scheduler.overload_error() if served is not None else None
 
     def ready(self, model: str = "", version: str = "") -> bool:
         return self._state(model, version).ready if model else self._view.ready

@@ -199,7 +199,7 @@ class Scheduler:
         """Whether nothing waits and nothing runs."""
         return not self._waiting and not self._running and not self._aside
 
-    def crowded(self) -> MooringError | None:
+    def overload_error(self) -> MooringError | None:
         """Why a request would be refused if it came now; None where there is room."""
         if self.refusal is not None:
             return self.refusal

@@ -106,7 +106,7 @@ class SequenceScheduler(Scheduler):
         if ticket is not None:
             ticket.cancel()
 
-    def crowded(self) -> MooringError | None:
+    def overload_error(self) -> MooringError | None:
         """Which sequence a request belongs to is only known when it is there: nothing is said before."""
         return self.refusal
 

@@ -14,12 +14,12 @@ from mooring.protocols.origins import CROSS_SITE, from_elsewhere
 from mooring.protocols.responses import Responses
 from mooring.protocols.status import Asked, Refusal
 from mooring.tokens import Access
-from mooring.web.http1 import App, Exchange, Memory, Screen, header_lines
+from mooring.web.http1 import AdmissionCheck, App, Exchange, HeadCache, header_lines
 from mooring.web.routing import Handler, Match, Route, Router
 
 log = get_logger(__name__)
 
-Crowded = Callable[[str, str], MooringError | None]
+OverloadCheck = Callable[[str, str], MooringError | None]
 
 _PREFLIGHT = b"access-control-request-method"
 
@@ -30,8 +30,8 @@ class Application:
     Where responses carry CORS headers, what a browser asks before it asks is answered with them, on every path.
     Pages of other sites reach no endpoint that changes what is served; with ``loopback``, which says that only this
     machine reaches the listener, a page's site must be this machine as well. Sites that are ``named`` count as this
-    one's own. Endpoints are put behind the ``gate`` here. ``crowded`` says of a model and a version why a request to it
-    would be refused now, so that large bodies are not received in vain. What no endpoint answers goes to ``elsewhere``,
+    one's own. Endpoints are put behind the ``gate`` here. ``overload_error`` says of a model and a version why a request to it
+    would be refused now, so that large bodies are not received in vain. What no endpoint answers goes to ``fallback_app``,
     if there is such an app, and so does every question what there is to ask. Compressed bodies are inflated behind the
     gate by ``inflater``, before any endpoint's handler sees them.
     """
@@ -44,14 +44,14 @@ class Application:
         gate: Gate | None = None,
         loopback: bool = False,
         named: frozenset[bytes] = frozenset(),
-        crowded: Crowded | None = None,
-        elsewhere: App | None = None,
+        overload_error: OverloadCheck | None = None,
+        fallback_app: App | None = None,
         inflater: Inflater | None = None,
     ) -> None:
         self._responses = responses
         self._inflater = inflater or Inflater(responses)
-        self._elsewhere = elsewhere
-        self._crowded = crowded
+        self._fallback_app = fallback_app
+        self._overload_error = overload_error
         self._asking: set[str] = set()  # the patterns of endpoints that ask a model
         self._gate = gate or Gate()
         self._loopback = loopback
@@ -67,22 +67,22 @@ class Application:
 
     def __call__(self, exchange: Exchange) -> None:
         """Answer now or later; never raises."""
-        memory = exchange.memory
+        head_cache = exchange.head_cache
         try:
-            if memory is not None:
-                if memory.way is not None:
-                    memory.way(exchange)
+            if head_cache is not None:
+                if head_cache.handler is not None:
+                    head_cache.handler(exchange)
                     return
-                if not memory.tried:
-                    self._prepare(exchange, memory)
+                if not head_cache.prepared:
+                    self._prepare(exchange, head_cache)
             match = self._router.find(exchange.target)
             if exchange.method == "OPTIONS" and self._options(exchange):
                 return
             if match is None:
-                if self._elsewhere is None:
+                if self._fallback_app is None:
                     self._responses.refuse(exchange, statuses.NOT_FOUND)
                 else:
-                    self._elsewhere(exchange)
+                    self._fallback_app(exchange)
             elif ENCODING in exchange.fields:
                 self._inflate(exchange, match)
             else:
@@ -100,42 +100,42 @@ class Application:
         self._responses.fault(exchange, error)
 
     @property
-    def screen(self) -> Screen | None:
+    def admission_check(self) -> AdmissionCheck | None:
         """What the listener asks about large bodies before it receives them; None where nothing could be said."""
-        return self._screen if self._checks or (self._crowded and self._asking) else None
+        return self._admission_refusal if self._checks or (self._overload_error and self._asking) else None
 
-    def _screen(self, exchange: Exchange) -> App | None:
+    def _admission_refusal(self, exchange: Exchange) -> App | None:
         match = self._router.find(exchange.target)
         if match is None:
             return None
         checks = self._checks.get(match.route.pattern, {})
         check = checks.get(exchange.method) or checks.get("")
         refusal = _lacking(check, exchange, match) if check is not None else None
-        if refusal is None and self._crowded is not None and match.route.pattern in self._asking:
+        if refusal is None and self._overload_error is not None and match.route.pattern in self._asking:
             asked = Asked(match.params["model_name"], match.params.get("model_version", ""))
-            error = self._crowded(*asked)
+            error = self._overload_error(*asked)
             if error is not None:
                 refusal = statuses.worded(error, asked, exchange.target)
         return None if refusal is None else lambda refused: self._responses.refuse(refused, refusal)
 
-    def _prepare(self, exchange: Exchange, memory: Memory) -> None:
+    def _prepare(self, exchange: Exchange, head_cache: HeadCache) -> None:
         """Find the short way of all requests after this one that have the same head."""
-        memory.tried = True
+        head_cache.prepared = True
         match = self._router.find(exchange.target)
         if match is not None and exchange.method != "OPTIONS" and ENCODING not in exchange.fields:
             prepares = self._prepares.get(match.route.pattern, {})
             prepare = prepares.get(exchange.method) or prepares.get("")
-            memory.way = None if prepare is None else prepare(exchange, match)
-            memory.failed = self._failed
+            head_cache.handler = None if prepare is None else prepare(exchange, match)
+            head_cache.on_error = self._failed
 
     def _options(self, exchange: Exchange) -> bool:
         """Answer what a browser asks before it asks, and hand other questions on; False where an endpoint is to."""
         if self._responses.reserved and exchange.header(_PREFLIGHT):
             self._responses.body(exchange, b"", "")
             return True
-        if self._elsewhere is None:
+        if self._fallback_app is None:
             return False
-        self._elsewhere(exchange)
+        self._fallback_app(exchange)
         return True
 
     def _one_of(self, endpoints: list[Endpoint]) -> Handler:
@@ -170,7 +170,7 @@ class Application:
 
     def _inflate(self, exchange: Exchange, match: Match) -> None:
         """Let the endpoint answer when the body is inflated, unless the request would be refused whatever its body."""
-        refuse = self._screen(exchange)
+        refuse = self._admission_refusal(exchange)
         if refuse is not None:
             refuse(exchange)
         else:
@@ -200,9 +200,9 @@ class Application:
         return guarded
 
     def _not_allowed(self, methods: Iterable[str]) -> Handler:
-        elsewhere = self._elsewhere
-        if elsewhere is not None:
-            return lambda exchange, _: elsewhere(exchange)
+        fallback_app = self._fallback_app
+        if fallback_app is not None:
+            return lambda exchange, _: fallback_app(exchange)
         allow = header_lines([("allow", ", ".join(sorted(methods)))])
         refusal = msgspec.structs.replace(statuses.NOT_ALLOWED, head=allow)
         return lambda exchange, _: self._responses.refuse(exchange, refusal)
@@ -220,7 +220,7 @@ def https_only(responses: Responses) -> App:
     """The app of those who speak plain HTTP to a listener that speaks TLS: it says so, and ends the connection."""
 
     def refuse(exchange: Exchange) -> None:
-        exchange.keep = False
+        exchange.keep_alive = False
         responses.json(exchange, statuses.HTTPS_ONLY, status=403)
 
     return refuse

@@ -5,7 +5,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from mooring.web.http1 import App, Exchange, Screen, add_headers, header_lines
+from mooring.web.http1 import AdmissionCheck, App, Exchange, add_headers, header_lines
 
 # What a page may read of an answer beside its body: a binary one cannot be taken apart without the first.
 _EXPOSED = (
@@ -50,7 +50,7 @@ class Cors:
             return app
 
         def told(exchange: Exchange) -> None:
-            exchange.memory = None  # a way past this would be one past the header
+            exchange.head_cache = None  # a handler called in place of this would leave the header out
             add_headers(exchange, self.lines_for(exchange.header(b"origin") or b""))
             app(exchange)
 
@@ -63,13 +63,13 @@ class Cors:
         named = [(_ORIGIN, origin.decode("latin-1"))] if origin.lower() in self.named else []
         return header_lines([("vary", "Origin"), *named])
 
-    def screening(self, screen: Screen | None) -> Screen | None:
-        """``screen``, its refusals with the same header."""
-        if screen is None or self.anyone or len(self.named) < 2:
-            return screen
+    def checking(self, admission_check: AdmissionCheck | None) -> AdmissionCheck | None:
+        """``admission_check``, its refusals with the same header."""
+        if admission_check is None or self.anyone or len(self.named) < 2:
+            return admission_check
 
-        def screened(exchange: Exchange) -> App | None:
-            refuse = screen(exchange)
+        def checked(exchange: Exchange) -> App | None:
+            refuse = admission_check(exchange)
             return None if refuse is None else self.telling(refuse)
 
-        return screened
+        return checked

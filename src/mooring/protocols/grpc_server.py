@@ -106,7 +106,7 @@ class GrpcServer(Listener):
             for name, method in methods.items()
         }
 
-    def member(self) -> Http2Connection:
+    def new_connection(self) -> Http2Connection:
         return Http2Connection(self)
 
     async def start(self, host: str, port: int, certificates: Certificates | None = None) -> None:

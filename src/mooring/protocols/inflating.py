@@ -9,7 +9,7 @@ from mooring.core.errors import InputTooLarge, MooringError
 from mooring.protocols.later import Later
 from mooring.protocols.responses import Responses
 from mooring.protocols.status import Refusal
-from mooring.web.http1 import Exchange, Limits, Stage, header_lines, most_bytes
+from mooring.web.http1 import Exchange, Limits, ResponseState, body_limit, header_lines
 from mooring.web.routing import Match
 
 ENCODING = b"content-encoding"
@@ -57,14 +57,14 @@ class Inflater:
         if coding not in CODINGS:
             self._responses.refuse(exchange, _UNKNOWN_CODING)
             return
-        limit = min(most_bytes(self._limits, exchange.target), _MOST_INFLATED)
+        limit = min(body_limit(self._limits, exchange.target), _MOST_INFLATED)
         if self._inflate_at_once(exchange, coding, limit):
             match.handler(exchange, match)
             return
 
         async def work() -> None:
             body = await self._inflate_in_thread(exchange.take_body(), coding, limit)
-            if exchange.stage is Stage.GONE:
+            if exchange.state is ResponseState.ABANDONED:
                 _release(body)
             else:
                 _replace_body(exchange, body)

@@ -149,7 +149,7 @@ class Responses:
 
     def fault(self, exchange: Exchange, error: Exception, *, request_id: str = "") -> None:
         """A fault of ours, logged by the caller: a 500, or the connection's end where an answer has begun."""
-        if exchange.stage:
+        if exchange.state:
             exchange.abort()
         else:
             self.refuse(exchange, statuses.fault(error), request_id=request_id)

@@ -4,7 +4,7 @@
        │  ◀──────┘
        └──────▶ DEAF         what follows is not answered: read and dropped
 
-There is no task and no timer here. The server's sweep calls ``expire`` about once a second; everything else happens in
+There is no task and no timer here. The server's sweep calls ``check_timeouts`` about once a second; everything else happens in
 the callbacks of the transport, of the parser and of the exchanges.
 """
 
@@ -29,19 +29,19 @@ from mooring.core.errors import BodyMemoryFull
 from mooring.core.memory import Claim
 from mooring.observability.logs import get_logger
 from mooring.web import http1_format
-from mooring.web.exchange import JOINED, Exchange, Stage, release_all
+from mooring.web.exchange import JOINED, Exchange, ResponseState, release_all
 from mooring.web.heads import KnownHead, Refusal, check_head, learn, without_root
-from mooring.web.listener import RECEIVE, SLOW, Host, Member, enter, most_bytes
+from mooring.web.listener import RECEIVE, SLOW, ClientConnection, ListenerContext, body_limit, register
 from mooring.web.pace import Pace
 
 log = get_logger(__name__)
 
 App = Callable[[Exchange], None]
-OnError = Callable[[int, str, str, bytes, bytes | None], tuple[bytes, bytes]]
+ErrorRenderer = Callable[[int, str, str, bytes, bytes | None], tuple[bytes, bytes]]
 """Words what the front refuses by itself: status, kind, message, target and origin, as far as that was read, to body
 and head. The origin is None where the app has had the request."""
 Failed = Callable[[Exchange, Exception], None]
-Screen = Callable[[Exchange], App | None]
+AdmissionCheck = Callable[[Exchange], App | None]
 """Asked of a head whose body is still to come: who refuses the request without it; None where it is to be received."""
 
 # A client that was refused may still be sending. Closing at once would make the kernel throw away the answer with what
@@ -62,23 +62,23 @@ class Mode(enum.IntEnum):
     DEAF = 2
 
 
-class HttpHost(Host, Protocol):
+class HttpContext(ListenerContext, Protocol):
     """What the HTTP connections of one listener share beside that."""
 
     app: App
-    refuse: OnError
-    screen: Screen | None
+    render_error: ErrorRenderer
+    admission_check: AdmissionCheck | None
     secure: bool
     root: bytes
-    hosts: set[bytes]
-    heads: dict[bytes, KnownHead]
+    valid_hosts: set[bytes]
+    known_heads: dict[bytes, KnownHead]
 
 
 class _Stop(Exception):
     """Ends the parser's run from inside one of its callbacks."""
 
 
-class Connection(Member):
+class Connection(ClientConnection):
     """One client. All connections of a server receive into the same memory, one at a time, so an idle one is small."""
 
     __slots__ = (
@@ -126,10 +126,10 @@ class Connection(Member):
         "peer",
     )
 
-    def __init__(self, host: HttpHost) -> None:
+    def __init__(self, host: HttpContext) -> None:
         self._host = host
         self._app = host.app
-        self._into = self._room = host.room
+        self._into = self._room = host.receive_buffer
         self._mode = Mode.PARSING
         self._transport: asyncio.Transport
         self.peer = ""
@@ -171,14 +171,14 @@ class Connection(Member):
         self._refused = False
         self._lingering = 0.0
         self._lost = False
-        self._successor: Member | None = None
+        self._successor: ClientConnection | None = None
         self._since = host.now
 
     # Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self.peer = enter(self._host, self, self._transport)
+        self.peer = register(self._host, self, self._transport)
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         return self._into
@@ -214,14 +214,14 @@ class Connection(Member):
         known = self._known
         if known is None or not raw.startswith(known.head):
             end = raw.find(http1_format.HEAD_END, 0, nbytes) + len(http1_format.HEAD_END)
-            known = self._known = self._host.heads.get(self._room[:end].tobytes())
+            known = self._known = self._host.known_heads.get(self._room[:end].tobytes())
             if known is None:
                 return False
         end = len(known.head)
         here = nbytes - end
         if here == known.size and here <= LARGE:
             body: Payload = self._room[end:nbytes].tobytes()
-        elif here < known.size > LARGE and not self._screened_out(known):
+        elif here < known.size > LARGE and not self._is_refused_early(known):
             try:
                 body = self._host.allocator.expect(known.size)
                 body.received(here)
@@ -232,14 +232,14 @@ class Connection(Member):
             return False
         keep = not self._host.draining
         exchange = Exchange(
-            known.method, known.target, known.headers, known.fields, keep, self, body, known.memory
+            known.method, known.target, known.headers, known.fields, keep, self, body, known.head_cache
         )
         if isinstance(body, Buffer):
             self._incoming, self._slot = exchange, body
             self._expected, self._filled = known.size, here
             self._take_stock(nbytes)
             return True
-        way = known.memory.way
+        way = known.head_cache.handler
         if way is None or self._current is not None or self._choked or not keep:
             self._hand_over(exchange)
         else:
@@ -247,7 +247,7 @@ class Connection(Member):
             try:
                 way(exchange)
             except Exception as error:
-                cast("Failed", known.memory.failed)(exchange, error)
+                cast("Failed", known.head_cache.on_error)(exchange, error)
         if self._choked or self._unseen or not self._reading:
             self._regulate()
         return True
@@ -271,7 +271,7 @@ class Connection(Member):
             if begun is None:
                 return
             raw: bytearray = self._room.obj  # type: ignore[assignment]
-            self._last_head = learn(begun, raw, self._last_head, self._host.heads)
+            self._last_head = learn(begun, raw, self._last_head, self._host.known_heads)
             end = raw.find(http1_format.HEAD_END, 0, nbytes) + len(http1_format.HEAD_END)
             if self._expected < 0:  # chunked: only the parser knows where it ends
                 return
@@ -289,14 +289,14 @@ class Connection(Member):
         if last is None or self._lingering or self._host.secure:
             return False
         self._mode = Mode.DEAF
-        last.keep = False
+        last.keep_alive = False
         self._probe_in_time(2)
         return True
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._lost = True
         self._mode = Mode.DEAF
-        self._host.left(self)
+        self._host.remove(self)
         release_all(self._held)
         self._held = []
         waiting = [self._incoming, self._current, *(self._later or ())]
@@ -318,7 +318,7 @@ class Connection(Member):
         current = self._current
         if current is None:
             self._proceed()
-        elif current.stage is Stage.STREAMING and current.on_writable is not None:
+        elif current.state is ResponseState.STREAMING and current.on_writable is not None:
             self._guard(current.on_writable)
         if self._unseen:
             self._admit()
@@ -347,7 +347,7 @@ class Connection(Member):
             parser.should_keep_alive(),
             self,
         )
-        if not exchange.keep or b"connection" in fields or b"transfer-encoding" in fields:
+        if not exchange.keep_alive or b"connection" in fields or b"transfer-encoding" in fields:
             exchange.version = parser.get_http_version()
             if (
                 b"upgrade" in fields
@@ -364,11 +364,11 @@ class Connection(Member):
         if b"host" not in fields:  # the version is not known yet where nothing else asked for it
             exchange.version = parser.get_http_version()
         try:
-            check_head(exchange, host.limits, host.hosts, self._head_bytes)
+            check_head(exchange, host.limits, host.valid_hosts, self._head_bytes)
         except Refusal as refusal:
             self._stop(refusal.status, refusal.kind, refusal.message)
         if host.draining:
-            exchange.keep = False
+            exchange.keep_alive = False
         self._expected = 0
         if b"content-length" in fields or b"transfer-encoding" in fields:
             self._expect_body(exchange)
@@ -445,7 +445,7 @@ class Connection(Member):
         if self._successor is not None:
             del self._parser  # as when the connection is lost
             if isinstance(error, HttpParserUpgrade) and (rest := bytes(chunk[error.args[0] :])):
-                self._successor.receive(rest)
+                self._successor.feed(rest)
             return
         while isinstance(error, HttpParserUpgrade) and not self._mode:
             chunk = chunk[error.args[0] :]
@@ -537,7 +537,7 @@ class Connection(Member):
             if coding.lower() != b"chunked" or b"content-length" in exchange.fields:
                 self._stop(400, "invalid", "Invalid HTTP message.")
             self._expected = -1
-            self._screen(exchange)
+            self._admission_refusal(exchange)
             return
         length = exchange.fields[b"content-length"]
         if not length.isdigit():
@@ -545,7 +545,7 @@ class Connection(Member):
         self._expected = int(length)
         self._limit_body(self._expected, exchange.target)
         if self._expected > LARGE:
-            self._screen(exchange)
+            self._admission_refusal(exchange)
             self._filled = 0
             self._slot = exchange.body = self._allocated(self._host.allocator.expect, self._expected)
 
@@ -555,24 +555,26 @@ class Connection(Member):
         exchange = cast("Exchange", self._incoming)
         if self._expected or b"transfer-encoding" in exchange.fields:
             if 0 < self._expected <= LARGE:  # the others were asked about already
-                self._screen(exchange)
+                self._admission_refusal(exchange)
             if self._current is None and not self._later:
                 self._transport.write(http1_format.CONTINUE)
             else:
                 self._continue_due = True
 
-    def _screened_out(self, known: KnownHead) -> bool:
+    def _is_refused_early(self, known: KnownHead) -> bool:
         """Whether a request with this head would be refused; that is for the parser's way to do."""
-        screen = self._host.screen
-        if screen is None:
+        admission_check = self._host.admission_check
+        if admission_check is None:
             return False
-        exchange = Exchange(known.method, known.target, known.headers, known.fields, keep=False, line=self)
-        return screen(exchange) is not None
+        exchange = Exchange(
+            known.method, known.target, known.headers, known.fields, keep_alive=False, transport=self
+        )
+        return admission_check(exchange) is not None
 
-    def _screen(self, exchange: Exchange) -> None:
+    def _admission_refusal(self, exchange: Exchange) -> None:
         """Refuse now what would be refused whatever its body, rather than receive that first."""
-        screen = self._host.screen
-        refuse = None if screen is None else screen(exchange)
+        admission_check = self._host.admission_check
+        refuse = None if admission_check is None else admission_check(exchange)
         if refuse is not None:
             self._incoming = None
             self._take_last(exchange)
@@ -581,7 +583,7 @@ class Connection(Member):
 
     def _limit_body(self, size: int, target: bytes) -> None:
         limits = self._host.limits
-        if size > limits.max_body_bytes and size > most_bytes(limits, target):
+        if size > limits.max_body_bytes and size > body_limit(limits, target):
             self._stop(413, "too_large", "Request body is too large.")
 
     def _drop_incoming(self) -> None:
@@ -593,31 +595,31 @@ class Connection(Member):
 
     # Answering
 
-    def carry_whole(self, exchange: Exchange, answer: bytes) -> None:
+    def write_whole(self, exchange: Exchange, answer: bytes) -> None:
         if self._current is exchange:
             self._transport.write(answer)
             self._since = self._host.now
-            if exchange.keep and not self._later and not self._continue_due and self._reading:
+            if exchange.keep_alive and not self._later and not self._continue_due and self._reading:
                 self._current = None
             else:
                 self._advance(exchange)
         else:
-            self.carry(exchange, [answer], last=True)
+            self.write(exchange, [answer], last=True)
 
-    def carry(self, exchange: Exchange, pieces: list[Payload], *, last: bool) -> None:
+    def write(self, exchange: Exchange, pieces: list[Payload], *, last: bool) -> None:
         if self._current is not exchange:
-            exchange.waiting = (exchange.waiting or []) + pieces
+            exchange.queued = (exchange.queued or []) + pieces
             return
         self._write(pieces)
         if last:
             self._since = self._host.now
             self._advance(exchange)
 
-    def carries(self, exchange: Exchange) -> bool:
+    def can_write(self, exchange: Exchange) -> bool:
         return not self._choked and self._current is exchange
 
-    def cut(self, exchange: Exchange) -> None:
-        exchange.keep = False
+    def abort(self, exchange: Exchange) -> None:
+        exchange.keep_alive = False
         if self._current is not exchange:
             return
         if exchange.version == "1.0":
@@ -626,7 +628,9 @@ class Connection(Member):
         else:
             self._transport.close()
 
-    def switch(self, exchange: Exchange, answer: bytes, successor: Callable[[Host], Member]) -> bool:
+    def switch_protocol(
+        self, exchange: Exchange, answer: bytes, successor: Callable[[ListenerContext], ClientConnection]
+    ) -> bool:
         if self._current is not exchange or self._later or not self._parser.should_upgrade():
             return False
         self._successor = member = successor(self._host)
@@ -634,12 +638,12 @@ class Connection(Member):
         self._current, self._mode, self._lost = None, Mode.DEAF, True
         self._transport.set_protocol(member)
         member.connection_made(self._transport)
-        self._host.joined(member)
-        self._host.left(self)
+        self._host.add(member)
+        self._host.remove(self)
         return True
 
     def _hand_over(self, exchange: Exchange) -> None:
-        if not exchange.keep:
+        if not exchange.keep_alive:
             self._mode = Mode.DEAF
         if self._current is None and not self._choked:
             self._current = exchange
@@ -669,8 +673,8 @@ class Connection(Member):
             self._app(exchange)
         except Exception:
             log.exception("request failed in the server's own code")
-            if exchange.stage is Stage.OPEN:
-                body, head = self._host.refuse(
+            if exchange.state is ResponseState.PENDING:
+                body, head = self._host.render_error(
                     500, "internal", "Internal server error.", exchange.target, None
                 )
                 exchange.respond(500, body, head, close=True)
@@ -678,7 +682,7 @@ class Connection(Member):
                 exchange.abort()
 
     def _advance(self, answered: Exchange) -> None:
-        if not answered.keep:
+        if not answered.keep_alive:
             self._leave()
             return
         self._current = None
@@ -692,14 +696,14 @@ class Connection(Member):
         """Send what was answered before its turn, up to the first request that is not answered."""
         while self._later:
             exchange = self._current = self._later.popleft()
-            if exchange.waiting:
-                pieces, exchange.waiting = exchange.waiting, None
+            if exchange.queued:
+                pieces, exchange.queued = exchange.queued, None
                 self._write(pieces)
-            if exchange.stage < Stage.ANSWERED:
-                if exchange.stage is Stage.STREAMING and exchange.on_writable is not None:
+            if exchange.state < ResponseState.ANSWERED:
+                if exchange.state is ResponseState.STREAMING and exchange.on_writable is not None:
                     self._guard(exchange.on_writable)
                 return
-            if not exchange.keep:
+            if not exchange.keep_alive:
                 self._leave()
                 return
             self._current = None
@@ -768,14 +772,14 @@ class Connection(Member):
         if incoming is not None:
             method, target, origin = incoming.method, incoming.target, incoming.header(b"origin") or b""
         self._drop_incoming()
-        exchange = Exchange(method, b"", [], {}, keep=False, line=self)
+        exchange = Exchange(method, b"", [], {}, keep_alive=False, transport=self)
         self._take_last(exchange)
-        body, head = self._host.refuse(status, kind, message, target, origin)
+        body, head = self._host.render_error(status, kind, message, target, origin)
         exchange.respond(status, body, head, close=True)
 
     def _take_last(self, exchange: Exchange) -> None:
         """Listen no more: this one, whose answer is at hand, is answered after all that was asked before."""
-        exchange.keep = False
+        exchange.keep_alive = False
         self._mode, self._refused = Mode.DEAF, True
         if self._current is None and not self._later:
             self._current = exchange
@@ -818,17 +822,17 @@ class Connection(Member):
     def close(self) -> None:
         self._transport.abort()
 
-    def retire(self) -> None:
+    def drain(self) -> None:
         last = self._incoming or (self._later[-1] if self._later else self._current)
         if last is not None:
-            last.keep = False
+            last.keep_alive = False
         elif not self._head_bytes and not self._lingering:
             self._transport.close()
             if self._host.secure:
                 # A client that leaves the connection idle does not read the farewell either, nor answer it.
                 asyncio.get_running_loop().call_later(RETIRE, self._transport.abort)
 
-    def expire(self, now: float) -> None:
+    def check_timeouts(self, now: float) -> None:
         limits = self._host.limits
         unsent = self._transport.get_write_buffer_size()
         silence = now - self._since
@@ -882,7 +886,7 @@ class Connection(Member):
         number of times before the final one (RFC 9110, 15.2), but not to a client of HTTP/1.0.
         """
         current = self._current
-        if current is None or current.stage is not Stage.OPEN or current.version == "1.0":
+        if current is None or current.state is not ResponseState.PENDING or current.version == "1.0":
             return
         if not self._probed:
             self._probed = True

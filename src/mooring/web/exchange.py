@@ -8,60 +8,62 @@ import msgspec
 
 from mooring.core.buffers import Buffer, Payload, view_of
 from mooring.web import http1_format
-from mooring.web.listener import Host, Member
+from mooring.web.listener import ClientConnection, ListenerContext
 
 # Up to here head and body are joined and leave in one piece; above, joining costs more than a second vector.
 JOINED = 16_384
 
 
-class Line(Protocol):
+class ResponseTransport(Protocol):
     """The connection, as far as an exchange needs it. ``peer`` is the client's address without its port."""
 
     peer: str
 
-    def carry(self, exchange: "Exchange", pieces: list[Payload], *, last: bool) -> None:
+    def write(self, exchange: "Exchange", pieces: list[Payload], *, last: bool) -> None:
         """Write pieces of an answer when it is their turn; buffers among them are released afterwards."""
         ...
 
-    def carry_whole(self, exchange: "Exchange", answer: bytes) -> None:
-        """As ``carry`` with a complete answer in one piece."""
+    def write_whole(self, exchange: "Exchange", answer: bytes) -> None:
+        """As ``write`` with a complete answer in one piece."""
         ...
 
-    def carries(self, exchange: "Exchange") -> bool:
+    def can_write(self, exchange: "Exchange") -> bool:
         """Whether more of this answer would leave now, not wait for a slow client or for an earlier answer."""
         ...
 
-    def cut(self, exchange: "Exchange") -> None:
+    def abort(self, exchange: "Exchange") -> None:
         """End the connection without the end of this answer."""
         ...
 
-    def switch(self, exchange: "Exchange", answer: bytes, successor: Callable[[Host], Member]) -> bool:
+    def switch_protocol(
+        self, exchange: "Exchange", answer: bytes, successor: Callable[[ListenerContext], ClientConnection]
+    ) -> bool:
         """Leave the connection to another protocol after this answer; False where that cannot be."""
         ...
 
 
-class Stage(enum.IntEnum):
+class ResponseState(enum.IntEnum):
     """How far the answer is. It only grows."""
 
-    OPEN = 0
+    PENDING = 0
     STREAMING = 1
     ANSWERED = 2
-    GONE = 3  # the client went away first
+    ABANDONED = 3  # the client went away first
 
 
-class Memory(msgspec.Struct, eq=False):
+class HeadCache(msgspec.Struct, eq=False):
     """What the app keeps for requests that have the very same head.
 
     ``way``, once it is found, answers such a request in place of the app; ``failed`` hears of it when that raises.
     """
 
-    way: "Callable[[Exchange], None] | None" = None
-    failed: "Callable[[Exchange, Exception], None] | None" = None
-    tried: bool = False
+    handler: "Callable[[Exchange], None] | None" = None
+    on_error: "Callable[[Exchange, Exception], None] | None" = None
+    prepared: bool = False
 
 
 _OK = http1_format.STATUS_LINES[200]
-_ANSWERED = Stage.ANSWERED  # looked up in the class it costs 0.1 us, for every answer
+_ANSWERED = ResponseState.ANSWERED  # looked up in the class it costs 0.1 us, for every answer
 
 
 class Exchange(msgspec.Struct, eq=False):
@@ -69,7 +71,7 @@ class Exchange(msgspec.Struct, eq=False):
 
     ``headers`` are as the client sent them, in its spelling and order; ``fields`` the same by lower-case name, where
     the last of a name wins. ``body`` is complete; a ``Buffer`` is released when the answer is, unless somebody took
-    it. ``memory`` is shared by all requests with this head, where it is one that is known. ``on_abandoned`` is called
+    it. ``head_cache`` is shared by all requests with this head, where it is one that is known. ``on_abandoned`` is called
     once if the client goes away before the answer is complete; from then on whatever is answered is dropped.
     ``on_writable`` is called when a streamed answer may go on after ``writable`` was false.
     """
@@ -78,15 +80,15 @@ class Exchange(msgspec.Struct, eq=False):
     target: bytes
     headers: list[tuple[bytes, bytes]]
     fields: dict[bytes, bytes]
-    keep: bool
-    line: Line
+    keep_alive: bool
+    transport: ResponseTransport
     body: Payload = b""
-    memory: Memory | None = None
+    head_cache: HeadCache | None = None
     on_abandoned: Callable[[], None] | None = None
     on_writable: Callable[[], None] | None = None
     version: str = "1.1"
-    stage: Stage = Stage.OPEN
-    waiting: list[Payload] | None = None
+    state: ResponseState = ResponseState.PENDING
+    queued: list[Payload] | None = None
     _chunked: bool = True
     _silent: bool = False
 
@@ -97,12 +99,12 @@ class Exchange(msgspec.Struct, eq=False):
     @property
     def peer(self) -> str:
         """The client's address without its port; empty on a unix socket."""
-        return self.line.peer
+        return self.transport.peer
 
     @property
     def writable(self) -> bool:
         """Whether a producer should send more. False asks it to wait for ``on_writable``."""
-        return self.stage < Stage.ANSWERED and self.line.carries(self)
+        return self.state < ResponseState.ANSWERED and self.transport.can_write(self)
 
     def take_body(self) -> Payload:
         """The body, to be released by the caller. The exchange's own is empty afterwards."""
@@ -117,32 +119,32 @@ class Exchange(msgspec.Struct, eq=False):
         ``head`` is zero or more lines of ``header_lines``. Status line, content-length and connection are added.
         Raises ``RuntimeError`` if there was an answer already.
         """
-        if self.stage:
+        if self.state:
             self._too_late(body)
             return
         first = http1_format.status_line(status, reason) if reason else http1_format.STATUS_LINES[status]
-        self.stage = _ANSWERED
+        self.state = _ANSWERED
         if close:
-            self.keep = False
+            self.keep_alive = False
         if type(self.body) is not bytes:
             self._drop_body(body)
         if isinstance(body, Buffer) or len(body) > JOINED or self.method == "HEAD" or status in {204, 304}:
             self._respond_at_length(status, first + head, body)
         else:
-            end = (http1_format.KEPT if self.keep else http1_format.CLOSED)[len(body)]
-            self.line.carry_whole(self, b"".join((first, head, end, body)))
+            end = (http1_format.KEPT if self.keep_alive else http1_format.CLOSED)[len(body)]
+            self.transport.write_whole(self, b"".join((first, head, end, body)))
 
     def respond_ok(self, head: tuple[bytes, bytes, bytes], body: Payload) -> None:
         """As ``respond`` with 200. The head comes in pieces, which are joined but once."""
-        if self.stage or type(body) is not bytes or len(body) > JOINED or self.method == "HEAD":
+        if self.state or type(body) is not bytes or len(body) > JOINED or self.method == "HEAD":
             self.respond(200, body, b"".join(head))
             return
-        self.stage = _ANSWERED
+        self.state = _ANSWERED
         if type(self.body) is not bytes:
             self._drop_body(body)
-        end = (http1_format.KEPT if self.keep else http1_format.CLOSED)[len(body)]
+        end = (http1_format.KEPT if self.keep_alive else http1_format.CLOSED)[len(body)]
         first, second, third = head
-        self.line.carry_whole(self, b"".join((_OK, first, second, third, end, body)))
+        self.transport.write_whole(self, b"".join((_OK, first, second, third, end, body)))
 
     def respond_in_pieces(
         self, status: int, pieces: list[Payload], head: bytes = b"", *, reason: str = ""
@@ -152,33 +154,33 @@ class Exchange(msgspec.Struct, eq=False):
             self.respond(status, pieces[0], head, reason=reason)
             return
         size = sum(map(len, pieces))
-        if size <= JOINED or self.stage or self.method == "HEAD" or http1_format.bodiless(status):
+        if size <= JOINED or self.state or self.method == "HEAD" or http1_format.bodiless(status):
             body = b"".join(map(view_of, pieces))
             release_all(pieces)
             self.respond(status, body, head, reason=reason)
             return
         first = http1_format.status_line(status, reason) if reason else http1_format.STATUS_LINES[status]
-        self.stage = Stage.ANSWERED
+        self.state = ResponseState.ANSWERED
         self._drop_body(b"")
-        end = (http1_format.KEPT if self.keep else http1_format.CLOSED)[size]
-        self.line.carry(self, [first + head + end, *pieces], last=True)
+        end = (http1_format.KEPT if self.keep_alive else http1_format.CLOSED)[size]
+        self.transport.write(self, [first + head + end, *pieces], last=True)
 
     def start(self, status: int, head: bytes = b"", *, reason: str = "") -> None:
         """Begin a streamed answer: chunked, or to a client of HTTP/1.0 until the connection's end."""
-        if self.stage:
+        if self.state:
             self._too_late(b"")
             return
         first = http1_format.status_line(status, reason) if reason else http1_format.STATUS_LINES[status]
-        self.stage = Stage.STREAMING
+        self.state = ResponseState.STREAMING
         self._silent = self.method == "HEAD" or http1_format.bodiless(status)
         if self.version == "1.0":
-            self._chunked, self.keep = False, False
+            self._chunked, self.keep_alive = False, False
             end = http1_format.UNTIL_CLOSE
         elif http1_format.bodiless(status):
-            end = b"connection: keep-alive\r\n\r\n" if self.keep else http1_format.UNTIL_CLOSE
+            end = b"connection: keep-alive\r\n\r\n" if self.keep_alive else http1_format.UNTIL_CLOSE
         else:
-            end = http1_format.STREAM_KEPT if self.keep else http1_format.STREAM_CLOSED
-        self.line.carry(self, [first + head + end], last=False)
+            end = http1_format.STREAM_KEPT if self.keep_alive else http1_format.STREAM_CLOSED
+        self.transport.write(self, [first + head + end], last=False)
 
     def send(self, piece: Payload) -> None:
         """One chunk of a streamed answer. An empty piece is skipped, for an empty chunk would end the answer."""
@@ -190,29 +192,29 @@ class Exchange(msgspec.Struct, eq=False):
 
     def abort(self) -> None:
         """Break the answer off so that the client can tell: the connection ends, and no zero chunk is sent."""
-        if self.stage < Stage.ANSWERED:
-            self.stage = Stage.ANSWERED
+        if self.state < ResponseState.ANSWERED:
+            self.state = ResponseState.ANSWERED
             self._drop_body(b"")
-            self.line.cut(self)
+            self.transport.abort(self)
 
-    def switch(self, head: bytes, successor: Callable[[Host], Member]) -> bool:
+    def switch_protocol(self, head: bytes, successor: Callable[[ListenerContext], ClientConnection]) -> bool:
         """Answer 101 and leave the connection to another protocol; from within the app's call, or never.
 
         False where the request did not ask for one, or earlier ones wait for their answers; nothing was sent then.
         """
         answer = b"HTTP/1.1 101 Switching Protocols\r\n" + head + b"\r\n"
-        if self.stage or not self.line.switch(self, answer, successor):
+        if self.state or not self.transport.switch_protocol(self, answer, successor):
             return False
-        self.stage = Stage.ANSWERED
+        self.state = ResponseState.ANSWERED
         return True
 
     def abandon(self) -> None:
         """For the connection: the client is gone."""
-        if self.waiting:
-            release_all(self.waiting)
-            self.waiting = None
-        if self.stage < Stage.ANSWERED:
-            self.stage = Stage.GONE
+        if self.queued:
+            release_all(self.queued)
+            self.queued = None
+        if self.state < ResponseState.ANSWERED:
+            self.state = ResponseState.ABANDONED
             self._drop_body(b"")
             told, self.on_abandoned = self.on_abandoned, None
             if told is not None:
@@ -220,17 +222,17 @@ class Exchange(msgspec.Struct, eq=False):
 
     def _respond_at_length(self, status: int, lines: bytes, body: Payload) -> None:
         if http1_format.bodiless(status):
-            end = b"connection: keep-alive\r\n\r\n" if self.keep else http1_format.UNTIL_CLOSE
+            end = b"connection: keep-alive\r\n\r\n" if self.keep_alive else http1_format.UNTIL_CLOSE
         else:
-            end = (http1_format.KEPT if self.keep else http1_format.CLOSED)[len(body)]
+            end = (http1_format.KEPT if self.keep_alive else http1_format.CLOSED)[len(body)]
         if self.method == "HEAD" or http1_format.bodiless(status):
             release_all([body])
-            self.line.carry_whole(self, lines + end)
+            self.transport.write_whole(self, lines + end)
         else:
-            self.line.carry(self, [lines + end, body], last=True)
+            self.transport.write(self, [lines + end, body], last=True)
 
     def _stream(self, piece: Payload, *, last: bool) -> None:
-        if self.stage is not Stage.STREAMING:
+        if self.state is not ResponseState.STREAMING:
             self._too_late(piece)
             return
         pieces: list[Payload] = []
@@ -241,12 +243,12 @@ class Exchange(msgspec.Struct, eq=False):
         else:
             pieces = [piece]
         if last:
-            self.stage = Stage.ANSWERED
+            self.state = ResponseState.ANSWERED
             self._drop_body(b"")
             if self._chunked and not self._silent:
                 pieces.append(http1_format.LAST_CHUNK)
         if pieces or last:
-            self.line.carry(self, pieces, last=last)
+            self.transport.write(self, pieces, last=last)
 
     def _drop_body(self, answer: Payload) -> None:
         """Release the request's body, unless it is the answer as well and must first be written."""
@@ -256,41 +258,43 @@ class Exchange(msgspec.Struct, eq=False):
 
     def _too_late(self, piece: Payload) -> None:
         release_all([piece])
-        if self.stage is not Stage.GONE:
+        if self.state is not ResponseState.ABANDONED:
             raise RuntimeError(
-                "this request has been answered already" if self.stage else "no answer was started"
+                "this request has been answered already" if self.state else "no answer was started"
             )
 
 
 def add_headers(exchange: Exchange, lines: bytes) -> None:
     """Add ``header_lines`` to an answer that has not begun, whoever writes it. Other requests pay nothing for this."""
-    exchange.line = HeaderInjector(exchange.line, lines)
+    exchange.transport = HeaderInjector(exchange.transport, lines)
 
 
 class HeaderInjector:
-    """The ``Line`` of one exchange that puts further header lines behind the status line of the answer."""
+    """The ``ResponseTransport`` of one exchange that puts further header lines behind the status line of the answer."""
 
-    def __init__(self, line: Line, lines: bytes) -> None:
-        self._line = line
+    def __init__(self, transport: ResponseTransport, lines: bytes) -> None:
+        self._transport = transport
         self._lines = lines
-        self.peer = line.peer
+        self.peer = transport.peer
 
-    def carry(self, exchange: Exchange, pieces: list[Payload], *, last: bool) -> None:
+    def write(self, exchange: Exchange, pieces: list[Payload], *, last: bool) -> None:
         if self._lines and pieces:
             pieces = [self._with_lines(pieces[0]), *pieces[1:]]
-        self._line.carry(exchange, pieces, last=last)
+        self._transport.write(exchange, pieces, last=last)
 
-    def carry_whole(self, exchange: Exchange, answer: bytes) -> None:
-        self._line.carry_whole(exchange, self._with_lines(answer))
+    def write_whole(self, exchange: Exchange, answer: bytes) -> None:
+        self._transport.write_whole(exchange, self._with_lines(answer))
 
-    def carries(self, exchange: Exchange) -> bool:
-        return self._line.carries(exchange)
+    def can_write(self, exchange: Exchange) -> bool:
+        return self._transport.can_write(exchange)
 
-    def cut(self, exchange: Exchange) -> None:
-        self._line.cut(exchange)
+    def abort(self, exchange: Exchange) -> None:
+        self._transport.abort(exchange)
 
-    def switch(self, exchange: Exchange, answer: bytes, successor: Callable[[Host], Member]) -> bool:
-        return self._line.switch(exchange, answer, successor)
+    def switch_protocol(
+        self, exchange: Exchange, answer: bytes, successor: Callable[[ListenerContext], ClientConnection]
+    ) -> bool:
+        return self._transport.switch_protocol(exchange, answer, successor)
 
     def _with_lines(self, head: Payload) -> bytes:
         first, end, rest = bytes(head).partition(b"\r\n")  # a head is bytes, never a lent buffer

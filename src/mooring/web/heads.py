@@ -3,7 +3,7 @@
 import msgspec
 
 from mooring.web import http1_format
-from mooring.web.exchange import Exchange, Memory
+from mooring.web.exchange import Exchange, HeadCache
 from mooring.web.listener import RECEIVE, Limits
 
 # Heads that a listener remembers, of some hundred bytes each.
@@ -36,7 +36,7 @@ class KnownHead(msgspec.Struct, frozen=True, gc=False):
     headers: list[tuple[bytes, bytes]]
     fields: dict[bytes, bytes]
     size: int
-    memory: Memory
+    head_cache: HeadCache
 
 
 def learn(exchange: Exchange, received: bytearray, last: bytes, heads: dict[bytes, KnownHead]) -> bytes:
@@ -46,7 +46,7 @@ def learn(exchange: Exchange, received: bytearray, last: bytes, heads: dict[byte
     fields = exchange.fields
     length = fields.get(b"content-length")
     if (
-        not exchange.keep
+        not exchange.keep_alive
         or exchange.version != "1.1"
         or length is None
         or not fields.keys().isdisjoint(http1_format.SPECIAL)
@@ -56,7 +56,7 @@ def learn(exchange: Exchange, received: bytearray, last: bytes, heads: dict[byte
     head = bytes(received[: received.find(http1_format.HEAD_END) + len(http1_format.HEAD_END)])
     if head == last and len(heads) < _KNOWN_HEADS:
         heads[head] = KnownHead(
-            head, exchange.method, exchange.target, exchange.headers, fields, int(length), Memory()
+            head, exchange.method, exchange.target, exchange.headers, fields, int(length), HeadCache()
         )
     return head
 

@@ -7,35 +7,35 @@ import ssl
 from collections.abc import Callable
 
 from mooring.core.buffers import Allocator
-from mooring.web.connection import App, Connection, OnError, Screen
-from mooring.web.exchange import Exchange, Memory, Stage, add_headers
+from mooring.web.connection import AdmissionCheck, App, Connection, ErrorRenderer
+from mooring.web.exchange import Exchange, HeadCache, ResponseState, add_headers
 from mooring.web.heads import KnownHead
 from mooring.web.http1_format import REQUEST_ID, header_lines
-from mooring.web.listener import Limits, most_bytes
-from mooring.web.migration import MovableConnection
+from mooring.web.listener import Limits, body_limit
+from mooring.web.migration import MigratableConnection
 from mooring.web.server import Listener
 
 # The modules behind this one are its own business; this is what the protocols know.
 __all__ = [
     "REQUEST_ID",
+    "AdmissionCheck",
     "App",
+    "ErrorRenderer",
     "Exchange",
+    "HeadCache",
     "HttpServer",
     "Limits",
-    "Memory",
-    "OnError",
-    "Screen",
-    "Stage",
+    "ResponseState",
     "add_headers",
+    "body_limit",
     "header_lines",
-    "most_bytes",
 ]
 
 
 class HttpServer(Listener):
     """One listener. ``app`` gets every complete request, on the loop; ``refuse`` words what never gets there.
 
-    ``screen`` is asked at the head of a request with a large body, or that waits for leave to send it, and may have it
+    ``admission_check`` is asked at the head of a request with a large body, or that waits for leave to send it, and may have it
     refused there. With ``tls`` it speaks TLS, in the context that ``tls`` gives for each new connection; ``plain`` is
     then the app of those who ask without. Paths that begin with ``root`` lose it before anybody sees them.
     """
@@ -46,8 +46,8 @@ class HttpServer(Listener):
         *,
         limits: Limits,
         allocator: Allocator,
-        refuse: OnError,
-        screen: Screen | None = None,
+        render_error: ErrorRenderer,
+        admission_check: AdmissionCheck | None = None,
         tls: Callable[[], ssl.SSLContext] | None = None,
         plain: App | None = None,
         root: bytes = b"",
@@ -55,37 +55,37 @@ class HttpServer(Listener):
         super().__init__(limits, tls=tls)
         self.app = app
         self.allocator = allocator
-        self.refuse = refuse
-        self.screen = screen
+        self.render_error = render_error
+        self.admission_check = admission_check
         self.root = root
-        self.hosts: set[bytes] = set()
-        self.heads: dict[bytes, KnownHead] = {}
-        self._outside = Outside(self, plain or app)
+        self.valid_hosts: set[bytes] = set()
+        self.known_heads: dict[bytes, KnownHead] = {}
+        self._plain_context = PlainContext(self, plain or app)
 
-    def member(self) -> Connection:
-        return MovableConnection(self) if self.movable else Connection(self)
+    def new_connection(self) -> Connection:
+        return MigratableConnection(self) if self.migratable else Connection(self)
 
-    def outsider(self) -> Connection:
-        return Connection(self._outside)
+    def new_plain_connection(self) -> Connection:
+        return Connection(self._plain_context)
 
 
-class Outside:
+class PlainContext:
     """A listener as those find it who come without the TLS it speaks: the same but for the app, which refuses them."""
 
     secure = False
-    screen: Screen | None = None  # the app refuses them all
+    admission_check: AdmissionCheck | None = None  # the app refuses them all
 
     def __init__(self, server: HttpServer, app: App) -> None:
         self.app = app
         self.limits = server.limits
         self.allocator = server.allocator
-        self.refuse = server.refuse
-        self.room = server.room
+        self.render_error = server.render_error
+        self.receive_buffer = server.receive_buffer
         self.root = server.root
-        self.hosts = server.hosts
-        self.heads = server.heads
-        self.joined = server.joined
-        self.left = server.left
+        self.valid_hosts = server.valid_hosts
+        self.known_heads = server.known_heads
+        self.add = server.add
+        self.remove = server.remove
         self._server = server
 
     @property

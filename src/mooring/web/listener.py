@@ -39,20 +39,20 @@ class Limits(msgspec.Struct, frozen=True):
     max_pipelined: int = 16
 
 
-def most_bytes(limits: Limits, target: bytes) -> int:
+def body_limit(limits: Limits, target: bytes) -> int:
     """How large the body of a request for ``target`` may be."""
-    for prefix, most in limits.larger_bodies:
+    for prefix, limit in limits.larger_bodies:
         if target.startswith(prefix):
-            return most
+            return limit
     return limits.max_body_bytes
 
 
-class Host(Protocol):
+class ListenerContext(Protocol):
     """What the connections of one listener share, whatever is spoken on them."""
 
     allocator: Allocator
     limits: Limits
-    room: memoryview
+    receive_buffer: memoryview
 
     @property
     def now(self) -> float: ...
@@ -60,17 +60,17 @@ class Host(Protocol):
     @property
     def draining(self) -> bool: ...
 
-    def joined(self, member: "Member") -> None: ...
+    def add(self, connection: "ClientConnection") -> None: ...
 
-    def left(self, member: "Member") -> None: ...
+    def remove(self, connection: "ClientConnection") -> None: ...
 
 
-class Member(asyncio.BufferedProtocol):
+class ClientConnection(asyncio.BufferedProtocol):
     """A client's connection as its listener sees it, whatever is spoken on it."""
 
     __slots__ = ()
 
-    def receive(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> None:
         """Bytes that came with the request which asked for another protocol."""
         raise NotImplementedError
 
@@ -78,25 +78,31 @@ class Member(asyncio.BufferedProtocol):
         """End now; what was not sent is lost."""
         raise NotImplementedError
 
-    def retire(self) -> None:
+    def drain(self) -> None:
         """The server stops: finish what runs, and end at once where nothing does."""
         raise NotImplementedError
 
-    def expire(self, now: float) -> None:
+    def check_timeouts(self, now: float) -> None:
         """Look at what has taken too long."""
         raise NotImplementedError
 
 
-def enter(host: Host, member: Member, transport: asyncio.Transport, *, asked: bool = False) -> str:
+def register(
+    context: ListenerContext,
+    connection: ClientConnection,
+    transport: asyncio.Transport,
+    *,
+    has_request: bool = False,
+) -> str:
     """Make a new connection one of its listener's; the client's address without its port, empty on a unix socket.
 
-    ``asked`` says that a request has come already, which is answered even where the listener takes nothing new.
+    ``has_request`` says that a request has come already, which is answered even where the listener takes nothing new.
     """
     # low=0: that writing may go on means that everything has left, and memory that was lent can be given back.
     transport.set_write_buffer_limits(high=SLOW, low=0)
     name = transport.get_extra_info("peername")
-    host.joined(member)
-    if host.draining and not asked:  # accepted just before the listener was closed
+    context.add(connection)
+    if context.draining and not has_request:  # accepted just before the listener was closed
         transport.close()
     return (
         str(name[0]).removeprefix("::ffff:") if isinstance(name, tuple) else ""

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import cast
 
-from mooring.web.connection import Connection, HttpHost
+from mooring.web.connection import Connection, HttpContext
 from mooring.web.exchange import Exchange
-from mooring.web.listener import Member, enter
+from mooring.web.listener import ClientConnection, register
 
 # Seconds that a connection has to come to an end of what was asked. It does not see its client go away meanwhile.
 _PAUSE = 0.1
@@ -23,12 +23,12 @@ _TURN = 64
 _AGAIN = 0.1
 
 
-class MovableConnection(Connection):
+class MigratableConnection(Connection):
     """A connection that may leave. It knows more of where its parser stands than others need to."""
 
     __slots__ = ("_destination", "_inside")
 
-    def __init__(self, host: HttpHost) -> None:
+    def __init__(self, host: HttpContext) -> None:
         super().__init__(host)
         self._inside = False  # a request that the parser has begun and not ended
         self._destination: Callable[[int], bool] | None = None
@@ -38,11 +38,11 @@ class MovableConnection(Connection):
         """Whether something is asked, or was in the last seconds."""
         return self._current is not None or self._host.now - self._since <= 1.0
 
-    def depart(self, send: Callable[[int], bool]) -> bool:
+    def start_migration(self, send: Callable[[int], bool]) -> bool:
         """Leave at the end of what was asked, and read no more; False where it cannot, or not now.
 
         ``send`` gets the descriptor then and says whether it went; if not, or if anything of the connection lies here
-        at that moment, it stays. Until ``stay`` is called that moment may yet come.
+        at that moment, it stays. Until ``cancel_migration`` is called that moment may yet come.
         """
         if self._destination is not None or not self._at_an_end() or self._host.draining:
             return False
@@ -54,7 +54,7 @@ class MovableConnection(Connection):
             asyncio.get_running_loop().call_soon(self._go)
         return True
 
-    def stay(self) -> None:
+    def cancel_migration(self) -> None:
         """Read on, if it has not left."""
         if self._destination is not None:
             self._destination = None
@@ -83,7 +83,7 @@ class MovableConnection(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own class
         asked = self._host.draining and _asked(self._transport)
-        self.peer = enter(self._host, self, self._transport, asked=asked)
+        self.peer = register(self._host, self, self._transport, has_request=asked)
 
     def on_message_begin(self) -> None:
         self._inside = True
@@ -92,11 +92,11 @@ class MovableConnection(Connection):
         self._inside = False
         super().on_message_complete()
 
-    def retire(self) -> None:
-        self.stay()
+    def drain(self) -> None:
+        self.cancel_migration()
         # What came while it was to leave has not been read: that is answered, and then it ends.
         if self._current is not None or not _asked(self._transport):
-            super().retire()
+            super().drain()
 
     def _advance(self, answered: Exchange) -> None:
         super()._advance(answered)
@@ -109,7 +109,7 @@ class MovableConnection(Connection):
             super()._regulate()
 
 
-class Passage:
+class SocketChannel:
     """One end of a pair of stream sockets over which other sockets go, each with a mark from 0 to 255.
 
     ``arrived`` gets those that come. The other end's end is no news here: whoever is there has a link as well.
@@ -119,7 +119,7 @@ class Passage:
         sock.setblocking(False)
         self._sock = sock
         self._arrived = arrived
-        self._departing: list[MovableConnection] = []
+        self._departing: list[MigratableConnection] = []
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self._take)
 
@@ -131,9 +131,9 @@ class Passage:
             return False
         return True
 
-    def give(self, connections: Iterable[Member], share: float, mark: int) -> None:
+    def give(self, connections: Iterable[ClientConnection], share: float, mark: int) -> None:
         """Have this share of the active connections leave, each as soon as it can; at 1.0 all of them, idle or not."""
-        movable = [each for each in connections if isinstance(each, MovableConnection)]
+        movable = [each for each in connections if isinstance(each, MigratableConnection)]
         if share < 1.0:
             movable = [each for each in movable if each.active]
             wanted = min(round(share * len(movable)), len(movable) - 1)
@@ -147,7 +147,7 @@ class Passage:
         for each in movable:
             if len(self._departing) >= wanted:
                 break
-            if each.depart(send):
+            if each.start_migration(send):
                 self._departing.append(each)
         self._loop.call_later(_PAUSE, self._keep, self._departing)
 
@@ -168,9 +168,9 @@ class Passage:
             self._loop.remove_reader(self._sock)
             self._sock.close()
 
-    def _keep(self, departing: list[MovableConnection]) -> None:
+    def _keep(self, departing: list[MigratableConnection]) -> None:
         for each in departing:
-            each.stay()
+            each.cancel_migration()
 
     def _take(self) -> None:
         for _ in range(_TURN):

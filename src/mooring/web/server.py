@@ -8,9 +8,9 @@ import ssl
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from mooring.web.listener import RECEIVE, Limits, Member
-from mooring.web.tls_listener import EVERY_FAMILY, SecureListener, bound
-from mooring.web.tls_transport import Sealed
+from mooring.web.listener import RECEIVE, ClientConnection, Limits
+from mooring.web.tls_listener import EVERY_FAMILY, TlsListener, bind_sockets
+from mooring.web.tls_transport import TlsTransport
 
 _BACKLOG = 1024
 
@@ -19,7 +19,7 @@ class Listener:
     """One address. With ``tls`` it speaks TLS, in the context that ``tls`` gives for each new connection.
 
     Where it is ``shared``, other processes listen there, too, and the system deals the connections out. One that is
-    ``movable`` gives connections away and takes others', and need not listen itself.
+    ``migratable`` gives connections away and takes others', and need not listen itself.
     """
 
     def __init__(self, limits: Limits, *, tls: Callable[[], ssl.SSLContext] | None = None) -> None:
@@ -29,13 +29,13 @@ class Listener:
         self.now = 0.0
         self.port = 0
         self.shared = False
-        self.movable = False
+        self.migratable = False
         self._path: Path | None = None
         # One for all connections: between get_buffer and buffer_updated the loop does nothing else.
-        self.room = memoryview(bytearray(RECEIVE))
+        self.receive_buffer = memoryview(bytearray(RECEIVE))
         self._tls = tls
-        self._listener: asyncio.Server | SecureListener | None = None
-        self._connections: set[Member] = set()
+        self._listener: asyncio.Server | TlsListener | None = None
+        self._connections: set[ClientConnection] = set()
         self._empty = asyncio.Event()
         self._adopting: set[asyncio.Task[None]] = set()
         self._sweep_timer: asyncio.TimerHandle | None = None
@@ -43,7 +43,7 @@ class Listener:
         self._interval = max(0.01, min(1.0, shortest / 4))
 
     @property
-    def connections(self) -> Collection[Member]:
+    def connections(self) -> Collection[ClientConnection]:
         """Those that are there now."""
         return self._connections
 
@@ -53,11 +53,11 @@ class Listener:
         assert self._listener is not None
         return self._listener.sockets[0]
 
-    def member(self) -> Member:
+    def new_connection(self) -> ClientConnection:
         """A new connection, that has no transport yet."""
         raise NotImplementedError
 
-    def outsider(self) -> Member | None:
+    def new_plain_connection(self) -> ClientConnection | None:
         """The same for a client that comes without the TLS that is spoken here; None sends it away without a word."""
         return None
 
@@ -80,21 +80,27 @@ class Listener:
     async def _listen(self, host: str, port: int) -> None:
         loop = asyncio.get_running_loop()
         if self._tls is not None:
-            sockets = await bound(host, port, _BACKLOG, shared=self.shared)
-            self._begin(SecureListener(sockets, self._tls, lambda: Sealed(self.member()), self.outsider))
+            sockets = await bind_sockets(host, port, _BACKLOG, shared=self.shared)
+            self._begin(
+                TlsListener(
+                    sockets, self._tls, lambda: TlsTransport(self.new_connection()), self.new_plain_connection
+                )
+            )
         elif host == EVERY_FAMILY:
-            (sock,) = await bound(host, port, _BACKLOG, shared=self.shared)
-            self._begin(await loop.create_server(self.member, sock=sock, backlog=_BACKLOG))
+            (sock,) = await bind_sockets(host, port, _BACKLOG, shared=self.shared)
+            self._begin(await loop.create_server(self.new_connection, sock=sock, backlog=_BACKLOG))
         else:
             self._begin(
-                await loop.create_server(self.member, host, port, backlog=_BACKLOG, reuse_port=self.shared)
+                await loop.create_server(
+                    self.new_connection, host, port, backlog=_BACKLOG, reuse_port=self.shared
+                )
             )
 
     async def start_unix(self, path: str) -> None:
         """Listen on a unix socket, which is made anew; always without TLS."""
         loop = asyncio.get_running_loop()
         self._path = Path(path)
-        self._begin(await loop.create_unix_server(self.member, path, backlog=_BACKLOG))
+        self._begin(await loop.create_unix_server(self.new_connection, path, backlog=_BACKLOG))
 
     def attend(self) -> None:
         """Look after connections, and listen nowhere."""
@@ -106,7 +112,7 @@ class Listener:
             sock.close()
             return
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(self.member, sock=sock, backlog=_BACKLOG)
+        self._listener = await loop.create_server(self.new_connection, sock=sock, backlog=_BACKLOG)
 
     def rest(self) -> None:
         """Take no new connections until ``listen_on`` is called again."""
@@ -128,7 +134,7 @@ class Listener:
     async def _adopt(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(self.member, sock)
+            await asyncio.get_running_loop().connect_accepted_socket(self.new_connection, sock)
         except OSError:  # its client has gone meanwhile
             sock.close()
 
@@ -136,7 +142,7 @@ class Listener:
         """Stop accepting, answer what runs, close idle connections at once; after ``timeout`` seconds close all."""
         self._stop_listening()
         for connection in tuple(self._connections):
-            connection.retire()
+            connection.drain()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._emptied(), timeout)
         await self.close()
@@ -150,17 +156,17 @@ class Listener:
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
 
-    def joined(self, member: Member) -> None:
+    def add(self, connection: ClientConnection) -> None:
         """For a connection: it is made."""
-        self._connections.add(member)
+        self._connections.add(connection)
 
-    def left(self, member: Member) -> None:
+    def remove(self, connection: ClientConnection) -> None:
         """For a connection: it is lost."""
-        self._connections.discard(member)
+        self._connections.discard(connection)
         if not self._connections:
             self._empty.set()
 
-    def _begin(self, listener: asyncio.Server | SecureListener) -> None:
+    def _begin(self, listener: asyncio.Server | TlsListener) -> None:
         self._listener = listener
         self._sweep()
 
@@ -181,4 +187,4 @@ class Listener:
         self.now = loop.time()
         self._sweep_timer = loop.call_later(self._interval, self._sweep)
         for connection in tuple(self._connections):
-            connection.expire(self.now)
+            connection.check_timeouts(self.now)

@@ -25,11 +25,11 @@ _AT_ONCE = 128
 EVERY_FAMILY = "::"
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
-Make = Callable[[], asyncio.BufferedProtocol]
-MakeOrNot = Callable[[], asyncio.BufferedProtocol | None]
+ConnectionFactory = Callable[[], asyncio.BufferedProtocol]
+OptionalConnectionFactory = Callable[[], asyncio.BufferedProtocol | None]
 
 
-class SecureListener:
+class TlsListener:
     """Accepts on ``sockets``. ``secured`` makes the protocol of a client with TLS, ``plain`` of one without.
 
     Where ``plain`` makes none, such a client is left.
@@ -39,8 +39,8 @@ class SecureListener:
         self,
         sockets: Sequence[socket.socket],
         context: Callable[[], ssl.SSLContext],
-        secured: Make,
-        plain: MakeOrNot,
+        secured: ConnectionFactory,
+        plain: OptionalConnectionFactory,
     ) -> None:
         self.sockets = sockets
         self._context = context
@@ -126,7 +126,7 @@ def _set(readable: asyncio.Future[None]) -> None:
         readable.set_result(None)
 
 
-async def bound(host: str, port: int, backlog: int, *, shared: bool) -> list[socket.socket]:
+async def bind_sockets(host: str, port: int, backlog: int, *, shared: bool) -> list[socket.socket]:
     """Listening sockets, one for each address that ``host`` stands for; ``shared`` with other processes.
 
     Raises ``OSError``.

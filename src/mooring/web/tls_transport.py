@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, cast
 
-from mooring.web.listener import SLOW, Member
+from mooring.web.listener import SLOW, ClientConnection
 
 # Bytes encrypted at a time. The event loop has other clients to look after.
 _SLICE = 65_536
@@ -18,10 +18,10 @@ _SLICE = 65_536
 _Bytes = bytes | bytearray | memoryview
 
 
-class Sealed(asyncio.BufferedProtocol, asyncio.Transport):
+class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
     """The protocol of the TLS transport, and the transport of ``member``."""
 
-    def __init__(self, member: Member) -> None:
+    def __init__(self, member: ClientConnection) -> None:
         super().__init__()
         self._inner: asyncio.Transport
         self._waiting: deque[memoryview] = deque()
@@ -32,7 +32,7 @@ class Sealed(asyncio.BufferedProtocol, asyncio.Transport):
         self._closing = False
         self._serve(member)
 
-    def _serve(self, member: Member) -> None:
+    def _serve(self, member: ClientConnection) -> None:
         self._member = member
         # In place of methods that would only call them: these are called for every chunk.
         self.get_buffer = member.get_buffer  # type: ignore[method-assign]
@@ -118,7 +118,7 @@ class Sealed(asyncio.BufferedProtocol, asyncio.Transport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Serve another member from here on."""
-        self._serve(cast("Member", protocol))
+        self._serve(cast("ClientConnection", protocol))
         self._inner.set_protocol(self)
 
     def _keep(self, data: _Bytes) -> None:

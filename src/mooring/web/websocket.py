@@ -20,7 +20,7 @@ from mooring.core.errors import BodyMemoryFull
 from mooring.core.memory import Claim
 from mooring.web.exchange import Exchange
 from mooring.web.http1_format import header_lines
-from mooring.web.listener import SLOW, Host, Member
+from mooring.web.listener import SLOW, ClientConnection, ListenerContext
 
 GOING_AWAY, UNSUPPORTED_DATA, TOO_BIG, INTERNAL, TRY_AGAIN = 1001, 1003, 1009, 1011, 1013
 """The close codes that a server chooses (RFC 6455, 7.4.1, and IANA's registry)."""
@@ -42,15 +42,15 @@ class HandshakeRefused(Exception):
 class Conversation(Protocol):
     """Who speaks with the client; made with the socket it writes to."""
 
-    def heard(self, message: bytes) -> None:
+    def on_message(self, message: bytes) -> None:
         """A whole message came. Text is valid UTF-8."""
         ...
 
-    def retire(self) -> None:
+    def drain(self) -> None:
         """The server stops: say what is still to be said, then close."""
         ...
 
-    def gone(self) -> None:
+    def on_closed(self) -> None:
         """The connection has ended; called once, whoever ended it."""
         ...
 
@@ -64,7 +64,7 @@ def upgrade(exchange: Exchange, speak: Callable[["WebSocket"], Conversation], he
     lines = header_lines(
         [("upgrade", "websocket"), ("connection", "Upgrade"), ("sec-websocket-accept", token)]
     )
-    if not exchange.switch(lines + head, lambda host: WebSocket(host, speak)):
+    if not exchange.switch_protocol(lines + head, lambda host: WebSocket(host, speak)):
         raise HandshakeRefused(400, "a websocket handshake must wait for the answers before it")
 
 
@@ -94,7 +94,7 @@ def _tokens(exchange: Exchange, name: bytes) -> list[str]:
     return [token.strip().lower() for token in value.split(",")]
 
 
-class WebSocket(Member):
+class WebSocket(ClientConnection):
     """One client's connection, message by message.
 
     Messages above the listener's largest body are refused. While the client does not read, or ``hold`` says so,
@@ -106,7 +106,7 @@ class WebSocket(Member):
         "_since", "_slow", "_transport", "_unsent",
     )  # fmt: skip
 
-    def __init__(self, host: Host, speak: Callable[["WebSocket"], Conversation]) -> None:
+    def __init__(self, host: ListenerContext, speak: Callable[["WebSocket"], Conversation]) -> None:
         self._host = host
         self._framing = Framing(ConnectionType.SERVER)
         self._message = bytearray()  # what came of a message in several frames
@@ -160,12 +160,12 @@ class WebSocket(Member):
         self._transport.set_write_buffer_limits(high=SLOW, low=0)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._host.room
+        return self._host.receive_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.receive(bytes(self._host.room[:nbytes]))
+        self.feed(bytes(self._host.receive_buffer[:nbytes]))
 
-    def receive(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> None:
         self._since, self._pinged = self._host.now, False
         if self._framing.state in (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING):
             self._framing.receive_data(data)
@@ -176,8 +176,8 @@ class WebSocket(Member):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._over = True
-        self._host.left(self)
-        self._conversation.gone()
+        self._host.remove(self)
+        self._conversation.on_closed()
 
     def pause_writing(self) -> None:
         self._slow = True
@@ -192,10 +192,10 @@ class WebSocket(Member):
     def close(self) -> None:
         self._transport.abort()
 
-    def retire(self) -> None:
-        self._conversation.retire()
+    def drain(self) -> None:
+        self._conversation.drain()
 
-    def expire(self, now: float) -> None:
+    def check_timeouts(self, now: float) -> None:
         limits = self._host.limits
         unsent = self._transport.get_write_buffer_size()
         silence = now - self._since
@@ -246,7 +246,7 @@ class WebSocket(Member):
             message = bytes(self._message)
             self._message.clear()
             self._claim = None
-            self._conversation.heard(message)
+            self._conversation.on_message(message)
         elif len(self._message) > LARGE:
             self._count()
 

@@ -96,7 +96,7 @@ class InferenceConversation:
         self._reading: set[asyncio.Task[None]] = set()
         self._retiring = False
 
-    def heard(self, message: bytes) -> None:
+    def on_message(self, message: bytes) -> None:
         """One request; nothing that comes after what ends the connection."""
         if self._retiring or (self._turns and self._turns[-1].closing):
             return
@@ -130,12 +130,12 @@ class InferenceConversation:
         task.add_done_callback(self._reading.discard)
         self._flush()
 
-    def retire(self) -> None:
+    def drain(self) -> None:
         """Answer what was asked, then close."""
         self._retiring = True
         self._flush()
 
-    def gone(self) -> None:
+    def on_closed(self) -> None:
         """Nobody waits for the rest."""
         for turn in self._turns:
             if turn.ticket is not None and not turn.done:

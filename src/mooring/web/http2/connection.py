@@ -3,7 +3,7 @@
     PREFACE ──▶ FRAMES ◀──▶ CONTENT     a DATA frame of which only a part has come; the rest may go where it belongs
                    └──────▶ DEAF        nothing that follows is looked at
 
-There is no task and no timer here. The listener's sweep calls ``expire`` about once a second; everything else happens
+There is no task and no timer here. The listener's sweep calls ``check_timeouts`` about once a second; everything else happens
 in the callbacks of the transport and of the streams.
 """
 
@@ -23,7 +23,7 @@ from mooring.web.http2.frames import Code, Setting
 from mooring.web.http2.hpack import Decoder, Field, Garbled, Oversized
 from mooring.web.http2.sender import Sender
 from mooring.web.http2.streams import Stream
-from mooring.web.listener import Host, enter
+from mooring.web.listener import ListenerContext, register
 
 log = get_logger(__name__)
 
@@ -62,7 +62,7 @@ class Http2Limits(msgspec.Struct, frozen=True):
     max_age_grace: float = float("inf")
 
 
-class Http2Host(Host, Protocol):
+class Http2Host(ListenerContext, Protocol):
     """What the connections of one listener share beside that."""
 
     http2: Http2Limits
@@ -136,7 +136,7 @@ class Http2Connection(Sender):
         super().__init__()
         self._host = host
         self._limits = host.http2
-        self._into = self._room = host.room
+        self._into = self._room = host.receive_buffer
         self._mode = _Mode.PREFACE
         self.peer = ""
         self._rest = b""  # of a frame that is not complete
@@ -171,7 +171,7 @@ class Http2Connection(Sender):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self.peer = enter(self._host, self, self._transport)
+        self.peer = register(self._host, self, self._transport)
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         return self._into
@@ -198,7 +198,7 @@ class Http2Connection(Sender):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._mode = _Mode.DEAF
-        self._host.left(self)
+        self._host.remove(self)
         self._abandon_all()
         self._let_go()
 
@@ -643,7 +643,7 @@ class Http2Connection(Sender):
     def close(self) -> None:
         self._transport.abort()
 
-    def retire(self) -> None:
+    def drain(self) -> None:
         """Take no new streams, in two steps: those that are on their way when the client hears of it are still taken."""
         if self._mode is _Mode.PREFACE:
             self._transport.close()
@@ -660,7 +660,7 @@ class Http2Connection(Sender):
             if not self._streams:
                 self._transport.close()
 
-    def expire(self, now: float) -> None:
+    def check_timeouts(self, now: float) -> None:
         limits, settings = self._host.limits, self._limits
         self._calm = settings.patience
         unsent = self._transport.get_write_buffer_size()
@@ -700,4 +700,4 @@ class Http2Connection(Sender):
                 self._break(Code.NO_ERROR, "the connection has lived as long as it may")
         elif now > self._retire_at:
             self._end_by = now + self._limits.max_age_grace
-            self.retire()
+            self.drain()

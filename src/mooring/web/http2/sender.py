@@ -6,12 +6,12 @@ from collections.abc import Callable
 from mooring.observability.logs import get_logger
 from mooring.web.http2 import frames
 from mooring.web.http2.streams import Part, Stream
-from mooring.web.listener import SLOW, Member
+from mooring.web.listener import SLOW, ClientConnection
 
 log = get_logger(__name__)
 
 
-class Sender(Member):
+class Sender(ClientConnection):
     """Sends what streams have, as far as the client's windows and its reading allow. The rest waits with the streams."""
 
     __slots__ = ("_choked", "_first_window", "_held", "_pushing", "_transport", "_window", "max_frame")
