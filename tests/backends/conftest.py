@@ -5,9 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from mooring.backends.backend import create
+from mooring.backends.backend import LoadContext, create
 from mooring.core.requests import Form, InferenceRequest
-from mooring.core.service import LoadContext
 from mooring.core.tensors import Tensor
 from mooring.repository.spec import ModelSpec
 

@@ -205,11 +205,11 @@ class HalfSent:
         block = hpack.Encoder().encode([*names.items(), ("content-type", "application/grpc")])
         self.socket.sendall(
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-            + frames.frame(frames.SETTINGS, 0, 0, b"")
-            + frames.frame(frames.HEADERS, frames.END_HEADERS, 1, block)
-            + frames.frame(frames.DATA, 0, 1, b"\0" + announced.to_bytes(4, "big"))
+            + frames.pack_frame(frames.SETTINGS, 0, 0, b"")
+            + frames.pack_frame(frames.HEADERS, frames.END_HEADERS, 1, block)
+            + frames.pack_frame(frames.DATA, 0, 1, b"\0" + announced.to_bytes(4, "big"))
         )
-        piece = frames.frame(frames.DATA, 0, 1, bytes(1 << 16))
+        piece = frames.pack_frame(frames.DATA, 0, 1, bytes(1 << 16))
         with suppress(OSError):
             for _ in range(0, sent, 1 << 16):
                 self.socket.sendall(piece)

@@ -13,7 +13,7 @@ from mooring.protocols.grpc_server import GrpcServer, Method, Service, taken
 from mooring.tokens import Access
 from mooring.web.grpc.call import Refused, Status
 from mooring.web.http2 import frames
-from mooring.web.http2.connection import Http2Limits
+from mooring.web.http2.context import Http2Limits
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEAD = [
@@ -98,12 +98,12 @@ class Wire:
 
     def call(self, number, message=b"", path="/t.T/Echo", *, end=True, **head):
         """A head, and a message where there is one."""
-        self.send(frames.frame(frames.HEADERS, frames.END_HEADERS, number, self.block(path, **head)))
+        self.send(frames.pack_frame(frames.HEADERS, frames.END_HEADERS, number, self.block(path, **head)))
         if message is not None:
             self.data(number, packed(message), end=end)
 
     def data(self, number, content, *, end=False):
-        self.send(frames.frame(frames.DATA, frames.END_STREAM if end else 0, number, content))
+        self.send(frames.pack_frame(frames.DATA, frames.END_STREAM if end else 0, number, content))
 
     async def frame(self):
         """The next frame; None at the connection's end."""
@@ -144,7 +144,7 @@ class Wire:
 
     async def alive(self):
         """Whether a ping is answered."""
-        self.send(frames.frame(frames.PING, 0, 0, b"areyouok"))
+        self.send(frames.pack_frame(frames.PING, 0, 0, b"areyouok"))
         while (frame := await self.until("Ping")).opaque_data != b"areyouok" or "ACK" not in frame.flags:
             pass
         return True
@@ -176,7 +176,7 @@ class Served:
         self.writers.append(writer)
         wire = Wire(reader, writer)
         if begin:
-            wire.send(PREFACE, frames.frame(frames.SETTINGS, 0, 0, settings))
+            wire.send(PREFACE, frames.pack_frame(frames.SETTINGS, 0, 0, settings))
         return wire
 
 

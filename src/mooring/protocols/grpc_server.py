@@ -21,8 +21,10 @@ from mooring.web.certificates import Certificates
 from mooring.web.grpc import call as grpc
 from mooring.web.grpc.call import Call, Head, Refused, Status
 from mooring.web.http1 import Limits
-from mooring.web.http2.connection import Http2Connection, Http2Limits
+from mooring.web.http2.connection import Http2Connection
+from mooring.web.http2.context import Http2Limits
 from mooring.web.http2.hpack import Field
+from mooring.web.http2.streams import StreamConnection
 from mooring.web.server import Listener
 
 log = get_logger(__name__)
@@ -127,17 +129,17 @@ class GrpcServer(Listener):
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def read_head(self, fields: list[Field]) -> Head:
+    def parse_head(self, fields: list[Field]) -> Head:
         return grpc.read_head(fields)
 
-    def trailer_fault(self, head: Head) -> str:
+    def trailers_error(self, head: Head) -> str:
         return "" if not head.path and all(name[:1] != b":" for name, _ in head.metadata) else "no trailers"
 
-    def open(self, carrier: Http2Connection, number: int, head: Head) -> Call | None:
+    def start_stream(self, connection: StreamConnection, number: int, head: Head) -> Call | None:
         if head.fault:
             return None
         method = self.methods.get(head.path, _UNKNOWN)
-        call = Call(self, carrier, number, head, method)
+        call = Call(self, connection, number, head, method)
         call.begin()
         return call
 

@@ -20,7 +20,8 @@ from mooring.protocols.grpc_server import GrpcServer
 from mooring.web.certificates import certificates_of
 from mooring.web.grpc.call import percent_encoded, unpacked
 from mooring.web.http2 import frames
-from mooring.web.http2.frames import Code, frame
+from mooring.web.http2.errors import ErrorCode
+from mooring.web.http2.frames import pack_frame as frame
 from mooring.web.listener import Limits
 
 LARGEST = 300
@@ -136,7 +137,7 @@ async def test_messages_of_a_stream_may_come_compressed_and_keep_their_order(wir
 async def test_a_client_that_goes_away_while_its_message_is_inflated_is_not_answered(each, wire):
     wire.call(1, None, "/t.T/Hold", grpc_encoding="gzip")
     wire.data(1, packed(gzip.compress(bytes(20_000_000)), 1), end=True)
-    wire.send(frame(frames.RST_STREAM, 0, 1, Code.CANCEL.to_bytes(4, "big")))
+    wire.send(frame(frames.RST_STREAM, 0, 1, ErrorCode.CANCEL.to_bytes(4, "big")))
     assert await wire.alive()
     wire.call(3, b"x", "/t.T/Hold")
     await until(lambda: each.methods.held)
@@ -217,7 +218,7 @@ async def test_an_answer_that_is_not_taken_before_the_deadline_is_dropped(each):
     each.server._interval = 0.02
     wire = await each.wire(settings=setting(4, 10))
     wire.call(1, bytes(10_000), grpc_timeout="50m")
-    assert await wire.answer(1) == Code.CANCEL
+    assert await wire.answer(1) == ErrorCode.CANCEL
     wire.call(3, b"", "/t.T/Pour", grpc_timeout="50m")
     await wire.until("Data", 3)
     wire.send(frame(frames.WINDOW_UPDATE, 0, 3, (90_000).to_bytes(4, "big")))
@@ -242,7 +243,7 @@ async def test_an_answer_that_is_not_taken_is_dropped():
         each.server._interval = 0.02
         wire = await each.wire(settings=setting(4, 10))
         wire.call(1, bytes(10_000))
-        assert await wire.answer(1) == Code.CANCEL
+        assert await wire.answer(1) == ErrorCode.CANCEL
         assert await wire.alive()
 
 
@@ -263,7 +264,7 @@ def test_texts_and_bytes_of_headers():
 async def test_a_cancelled_call_tells_its_method_and_drops_the_answer(each, wire):
     wire.call(1, b"x", "/t.T/Hold")
     await until(lambda: each.methods.held)
-    wire.send(frame(frames.RST_STREAM, 0, 1, Code.CANCEL.to_bytes(4, "big")))
+    wire.send(frame(frames.RST_STREAM, 0, 1, ErrorCode.CANCEL.to_bytes(4, "big")))
     await until(lambda: each.methods.cancelled)
     released = []
     each.methods.held[0][0].respond([b"late"], lambda: released.append(1))
@@ -279,7 +280,7 @@ async def test_a_cancelled_answer_gives_its_memory_back_before_it_is_all_sent(ea
     wire.data(1, packed(bytes(100_000)), end=True)
     await wire.until("Data", 1)
     assert each.allocator.live
-    wire.send(frame(frames.RST_STREAM, 0, 1, Code.CANCEL.to_bytes(4, "big")))
+    wire.send(frame(frames.RST_STREAM, 0, 1, ErrorCode.CANCEL.to_bytes(4, "big")))
     await until(lambda: not each.allocator.live)
     assert await wire.alive()
 
@@ -614,7 +615,7 @@ async def test_a_message_of_more_than_2_gb_opens_no_window_that_there_cannot_be(
         wire.call(1, None)
         wire.data(1, b"\0" + (0xFFF0_0000).to_bytes(4, "big"))
         allowed = (1 << 20) - 5 + (await wire.until("WindowUpdate", 1)).window_increment
-        assert allowed == frames.MOST_WINDOW
+        assert allowed == frames.MAX_WINDOW
         for _ in range(60):
             wire.data(1, bytes(16_384))
         assert (await wire.until("WindowUpdate", 1)).window_increment <= 60 * 16_384

@@ -10,7 +10,8 @@ import pytest
 from http2_kit import HEAD, PREFACE, packed, served, setting, until
 
 from mooring.web.http2 import frames
-from mooring.web.http2.frames import Code, frame
+from mooring.web.http2.errors import ErrorCode
+from mooring.web.http2.frames import pack_frame as frame
 from mooring.web.listener import Limits
 
 S, H, D = frames.SETTINGS, frames.HEADERS, frames.DATA
@@ -19,49 +20,49 @@ CONTINUATION, ES, EH = frames.CONTINUATION, frames.END_STREAM, frames.END_HEADER
 PADDED = frames.PADDED
 
 BREAKS = {
-    "data on stream 0": (frame(D, 0, 0, b"x"), Code.PROTOCOL_ERROR),
-    "data on a stream that was not begun": (frame(D, 0, 1, b"x"), Code.PROTOCOL_ERROR),
-    "data on a stream of the server": (frame(D, 0, 2, b"x"), Code.PROTOCOL_ERROR),
-    "a head on stream 0": (frame(H, EH, 0, b"\x83"), Code.PROTOCOL_ERROR),
-    "a head on an even stream": (frame(H, EH, 2, b"\x83"), Code.PROTOCOL_ERROR),
-    "a connection window that grows by nothing": (frame(WINDOW, 0, 0, bytes(4)), Code.PROTOCOL_ERROR),
+    "data on stream 0": (frame(D, 0, 0, b"x"), ErrorCode.PROTOCOL_ERROR),
+    "data on a stream that was not begun": (frame(D, 0, 1, b"x"), ErrorCode.PROTOCOL_ERROR),
+    "data on a stream of the server": (frame(D, 0, 2, b"x"), ErrorCode.PROTOCOL_ERROR),
+    "a head on stream 0": (frame(H, EH, 0, b"\x83"), ErrorCode.PROTOCOL_ERROR),
+    "a head on an even stream": (frame(H, EH, 2, b"\x83"), ErrorCode.PROTOCOL_ERROR),
+    "a connection window that grows by nothing": (frame(WINDOW, 0, 0, bytes(4)), ErrorCode.PROTOCOL_ERROR),
     "a connection window that overflows": (
-        frame(WINDOW, 0, 0, b"\x7f\xff\xff\xff"), Code.FLOW_CONTROL_ERROR,
+        frame(WINDOW, 0, 0, b"\x7f\xff\xff\xff"), ErrorCode.FLOW_CONTROL_ERROR,
     ),
-    "a window of a stream that was not begun": (frame(WINDOW, 0, 1, b"\0\0\0\1"), Code.PROTOCOL_ERROR),
-    "a window of three bytes": (frame(WINDOW, 0, 0, bytes(3)), Code.FRAME_SIZE_ERROR),
-    "half a setting": (frame(S, 0, 0, bytes(5)), Code.FRAME_SIZE_ERROR),
-    "an acknowledgement that sets something": (frame(S, 1, 0, bytes(6)), Code.FRAME_SIZE_ERROR),
-    "settings of a stream": (frame(S, 0, 1), Code.PROTOCOL_ERROR),
-    "a first window that is too large": (frame(S, 0, 0, setting(4, 1 << 31)), Code.FLOW_CONTROL_ERROR),
-    "frames that are too small": (frame(S, 0, 0, setting(5, 16_383)), Code.PROTOCOL_ERROR),
-    "frames that are too large": (frame(S, 0, 0, setting(5, 1 << 24)), Code.PROTOCOL_ERROR),
-    "push that is neither on nor off": (frame(S, 0, 0, setting(2, 2)), Code.PROTOCOL_ERROR),
-    "a ping of seven bytes": (frame(PING, 0, 0, bytes(7)), Code.FRAME_SIZE_ERROR),
-    "a ping of a stream": (frame(PING, 0, 1, bytes(8)), Code.PROTOCOL_ERROR),
-    "the end of a stream that was not begun": (frame(RST, 0, 1, bytes(4)), Code.PROTOCOL_ERROR),
-    "an end of three bytes": (frame(RST, 0, 1, bytes(3)), Code.FRAME_SIZE_ERROR),
-    "a priority of four bytes": (frame(PRIORITY, 0, 1, bytes(4)), Code.FRAME_SIZE_ERROR),
-    "a priority of no stream": (frame(PRIORITY, 0, 0, bytes(5)), Code.PROTOCOL_ERROR),
-    "a push by a client": (frame(frames.PUSH_PROMISE, EH, 1, bytes(4)), Code.PROTOCOL_ERROR),
-    "a goodbye of a stream": (frame(frames.GOAWAY, 0, 1, bytes(8)), Code.PROTOCOL_ERROR),
-    "the rest of no header block": (frame(CONTINUATION, EH, 1, b"\x83"), Code.PROTOCOL_ERROR),
-    "a header block that is interrupted": (frame(H, 0, 1, b"\x83") + frame(PING, 0, 0, bytes(8)), Code.PROTOCOL_ERROR),
+    "a window of a stream that was not begun": (frame(WINDOW, 0, 1, b"\0\0\0\1"), ErrorCode.PROTOCOL_ERROR),
+    "a window of three bytes": (frame(WINDOW, 0, 0, bytes(3)), ErrorCode.FRAME_SIZE_ERROR),
+    "half a setting": (frame(S, 0, 0, bytes(5)), ErrorCode.FRAME_SIZE_ERROR),
+    "an acknowledgement that sets something": (frame(S, 1, 0, bytes(6)), ErrorCode.FRAME_SIZE_ERROR),
+    "settings of a stream": (frame(S, 0, 1), ErrorCode.PROTOCOL_ERROR),
+    "a first window that is too large": (frame(S, 0, 0, setting(4, 1 << 31)), ErrorCode.FLOW_CONTROL_ERROR),
+    "frames that are too small": (frame(S, 0, 0, setting(5, 16_383)), ErrorCode.PROTOCOL_ERROR),
+    "frames that are too large": (frame(S, 0, 0, setting(5, 1 << 24)), ErrorCode.PROTOCOL_ERROR),
+    "push that is neither on nor off": (frame(S, 0, 0, setting(2, 2)), ErrorCode.PROTOCOL_ERROR),
+    "a ping of seven bytes": (frame(PING, 0, 0, bytes(7)), ErrorCode.FRAME_SIZE_ERROR),
+    "a ping of a stream": (frame(PING, 0, 1, bytes(8)), ErrorCode.PROTOCOL_ERROR),
+    "the end of a stream that was not begun": (frame(RST, 0, 1, bytes(4)), ErrorCode.PROTOCOL_ERROR),
+    "an end of three bytes": (frame(RST, 0, 1, bytes(3)), ErrorCode.FRAME_SIZE_ERROR),
+    "a priority of four bytes": (frame(PRIORITY, 0, 1, bytes(4)), ErrorCode.FRAME_SIZE_ERROR),
+    "a priority of no stream": (frame(PRIORITY, 0, 0, bytes(5)), ErrorCode.PROTOCOL_ERROR),
+    "a push by a client": (frame(frames.PUSH_PROMISE, EH, 1, bytes(4)), ErrorCode.PROTOCOL_ERROR),
+    "a goodbye of a stream": (frame(frames.GOAWAY, 0, 1, bytes(8)), ErrorCode.PROTOCOL_ERROR),
+    "the rest of no header block": (frame(CONTINUATION, EH, 1, b"\x83"), ErrorCode.PROTOCOL_ERROR),
+    "a header block that is interrupted": (frame(H, 0, 1, b"\x83") + frame(PING, 0, 0, bytes(8)), ErrorCode.PROTOCOL_ERROR),
     "a header block that another stream goes on with": (
-        frame(H, 0, 1, b"\x83") + frame(CONTINUATION, EH, 3, b"\x83"), Code.PROTOCOL_ERROR,
+        frame(H, 0, 1, b"\x83") + frame(CONTINUATION, EH, 3, b"\x83"), ErrorCode.PROTOCOL_ERROR,
     ),
-    "a header block all of padding and more": (frame(H, EH | PADDED, 1, b"\x05abc"), Code.PROTOCOL_ERROR),
-    "padding without its length": (frame(H, EH | PADDED, 1), Code.PROTOCOL_ERROR),
-    "a priority that is cut off": (frame(H, EH | 0x20, 1, b"\0\0"), Code.FRAME_SIZE_ERROR),
-    "entry 0 of the table": (frame(H, EH, 1, b"\x80"), Code.COMPRESSION_ERROR),
-    "an entry that there is not": (frame(H, EH, 1, b"\xff\x7f"), Code.COMPRESSION_ERROR),
-    "a number without end": (frame(H, EH, 1, b"\xff" + b"\xff" * 9), Code.COMPRESSION_ERROR),
-    "a string that is cut off": (frame(H, EH, 1, b"\x40\x05ab"), Code.COMPRESSION_ERROR),
-    "a string that is wrongly padded": (frame(H, EH, 1, b"\x40\x81\x00\x00"), Code.COMPRESSION_ERROR),
-    "a table larger than allowed": (frame(H, EH, 1, b"\x3f\xff\x7f"), Code.COMPRESSION_ERROR),
-    "a head that is too large for a frame": (frame(H, EH, 1, bytes(70_000)), Code.FRAME_SIZE_ERROR),
+    "a header block all of padding and more": (frame(H, EH | PADDED, 1, b"\x05abc"), ErrorCode.PROTOCOL_ERROR),
+    "padding without its length": (frame(H, EH | PADDED, 1), ErrorCode.PROTOCOL_ERROR),
+    "a priority that is cut off": (frame(H, EH | 0x20, 1, b"\0\0"), ErrorCode.FRAME_SIZE_ERROR),
+    "entry 0 of the table": (frame(H, EH, 1, b"\x80"), ErrorCode.COMPRESSION_ERROR),
+    "an entry that there is not": (frame(H, EH, 1, b"\xff\x7f"), ErrorCode.COMPRESSION_ERROR),
+    "a number without end": (frame(H, EH, 1, b"\xff" + b"\xff" * 9), ErrorCode.COMPRESSION_ERROR),
+    "a string that is cut off": (frame(H, EH, 1, b"\x40\x05ab"), ErrorCode.COMPRESSION_ERROR),
+    "a string that is wrongly padded": (frame(H, EH, 1, b"\x40\x81\x00\x00"), ErrorCode.COMPRESSION_ERROR),
+    "a table larger than allowed": (frame(H, EH, 1, b"\x3f\xff\x7f"), ErrorCode.COMPRESSION_ERROR),
+    "a head that is too large for a frame": (frame(H, EH, 1, bytes(70_000)), ErrorCode.FRAME_SIZE_ERROR),
     "content that is too large for a frame": (
-        frames.HEAD.pack((1 << 20) + 1 << 8 | D, 0, 1), Code.FRAME_SIZE_ERROR,
+        frames.HEAD.pack((1 << 20) + 1 << 8 | D, 0, 1), ErrorCode.FRAME_SIZE_ERROR,
     ),
 }  # fmt: skip
 
@@ -80,7 +81,7 @@ async def test_the_first_frame_must_be_settings(beginning):
     async with served() as each:
         wire = await each.wire(begin=False)
         wire.send(PREFACE, beginning)
-        assert await wire.gone() == Code.PROTOCOL_ERROR
+        assert await wire.gone() == ErrorCode.PROTOCOL_ERROR
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ async def test_a_head_that_is_none_ends_its_stream_and_no_other(what):
         block = wire.encoder.encode([item for item in ordered if item[1] is not None])
         wire.send(frame(H, EH, 1, block))
         wire.data(1, packed(b"never read"), end=True)
-        assert await wire.answer(1) == Code.PROTOCOL_ERROR
+        assert await wire.answer(1) == ErrorCode.PROTOCOL_ERROR
         wire.call(3, b"hello")
         assert (await wire.answer(3))[1] == packed(b"hello")
 
@@ -143,7 +144,7 @@ async def test_pseudo_headers_come_first_and_once(fields):
     async with served() as each:
         wire = await each.wire()
         wire.send(frame(H, EH | ES, 1, wire.encoder.encode(fields)))
-        assert await wire.answer(1) == Code.PROTOCOL_ERROR
+        assert await wire.answer(1) == ErrorCode.PROTOCOL_ERROR
         assert await wire.alive()
 
 
@@ -192,10 +193,10 @@ async def test_trailers_end_a_request_and_must_be_trailers():
         assert (await wire.answer(1))[1] == packed(b"hello")
         wire.call(3, b"hello", end=False)
         wire.send(frame(H, EH, 3, wire.encoder.encode([("x-sum", "1")])))
-        assert await wire.answer(3) == Code.PROTOCOL_ERROR
+        assert await wire.answer(3) == ErrorCode.PROTOCOL_ERROR
         wire.call(5, b"hello", end=False)
         wire.send(frame(H, EH | ES, 5, wire.encoder.encode([(":path", "/")])))
-        assert await wire.answer(5) == Code.PROTOCOL_ERROR
+        assert await wire.answer(5) == ErrorCode.PROTOCOL_ERROR
 
 
 @pytest.mark.parametrize("late", [frame(D, 0, 1, b"x"), frame(H, EH | ES, 1, b"\x83")])
@@ -207,7 +208,7 @@ async def test_a_stream_that_its_client_has_ended_takes_no_more(late):
             if path.endswith("Echo"):
                 await wire.answer(1)
             wire.send(late)
-            assert await wire.gone() == Code.STREAM_CLOSED
+            assert await wire.gone() == ErrorCode.STREAM_CLOSED
 
 
 async def test_what_was_on_its_way_when_the_server_ended_a_stream_is_let_pass():
@@ -216,10 +217,10 @@ async def test_what_was_on_its_way_when_the_server_ended_a_stream_is_let_pass():
         wire.call(1, bytes(11), end=False)
         fields, _ = await wire.answer(1)
         assert fields["grpc-status"] == "8"
-        assert (await wire.until("RstStream", 1)).error_code == Code.NO_ERROR
+        assert (await wire.until("RstStream", 1)).error_code == ErrorCode.NO_ERROR
         wire.data(1, b"more")
         wire.data(1, b"and more", end=True)
-        wire.send(frame(RST, 0, 1, Code.CANCEL.to_bytes(4, "big")))
+        wire.send(frame(RST, 0, 1, ErrorCode.CANCEL.to_bytes(4, "big")))
         assert await wire.alive()
 
 
@@ -228,16 +229,16 @@ async def test_windows_of_streams_are_held_to_their_limits():
         wire = await each.wire()
         wire.call(1, b"hello", "/t.T/Hold")
         wire.send(frame(WINDOW, 0, 1, bytes(4)))
-        assert await wire.answer(1) == Code.PROTOCOL_ERROR
+        assert await wire.answer(1) == ErrorCode.PROTOCOL_ERROR
         wire.call(3, b"hello", "/t.T/Hold")
         wire.send(frame(WINDOW, 0, 3, b"\x7f\xff\xff\xff"))
-        assert await wire.answer(3) == Code.FLOW_CONTROL_ERROR
+        assert await wire.answer(3) == ErrorCode.FLOW_CONTROL_ERROR
         wire.send(frame(WINDOW, 0, 3, b"\0\0\0\1"))  # it crossed the end
         assert await wire.alive()
         await until(lambda: each.methods.cancelled == 2)
         wire.call(5, b"hello", "/t.T/Hold")
         wire.send(frame(WINDOW, 0, 5, b"\x7f\xff\x00\x00"), frame(S, 0, 0, setting(4, 1 << 20)))
-        assert await wire.gone() == Code.FLOW_CONTROL_ERROR
+        assert await wire.gone() == ErrorCode.FLOW_CONTROL_ERROR
 
 
 async def test_a_client_that_sends_more_than_the_stream_may_is_stopped():
@@ -245,7 +246,7 @@ async def test_a_client_that_sends_more_than_the_stream_may_is_stopped():
         wire = await each.wire()
         wire.call(1, None, "/t.T/Chat")
         wire.data(1, bytes(1001))
-        assert await wire.answer(1) == Code.FLOW_CONTROL_ERROR
+        assert await wire.answer(1) == ErrorCode.FLOW_CONTROL_ERROR
         assert await wire.alive()
 
 
@@ -255,7 +256,7 @@ async def test_a_client_that_sends_more_than_the_connection_may_is_left():
         await wire.until("WindowUpdate", 0)
         wire.call(1, None, "/t.T/Chat")
         wire.data(1, bytes(100_000))
-        assert await wire.gone() == Code.FLOW_CONTROL_ERROR
+        assert await wire.gone() == ErrorCode.FLOW_CONTROL_ERROR
 
 
 async def test_an_answer_waits_for_the_clients_windows():
@@ -305,7 +306,7 @@ async def test_more_streams_than_allowed_are_refused_and_the_others_go_on():
         wire = await each.wire()
         for number in (1, 3, 5):
             wire.call(number, b"x", "/t.T/Hold")
-        assert await wire.answer(5) == Code.REFUSED_STREAM
+        assert await wire.answer(5) == ErrorCode.REFUSED_STREAM
         await until(lambda: len(each.methods.held) == 2)
         each.methods.held[0][0].respond([b"done"])
         assert (await wire.answer(1))[1] == packed(b"done")
@@ -334,11 +335,11 @@ BLOCK = b"\x83\x86\x44\x09/t.T/Chat\x5f\x10application/grpc"
 
 @pytest.mark.parametrize("what", sorted(FLOODS))
 async def test_a_client_that_only_makes_work_is_left(what):
-    async with served(patience=500) as each:
+    async with served(frame_budget=500) as each:
         wire = await each.wire()
         data = b"".join(FLOODS[what](i) for i in range(1500))
         wire.send(data)
-        assert await wire.gone() == Code.ENHANCE_YOUR_CALM
+        assert await wire.gone() == ErrorCode.ENHANCE_YOUR_CALM
         await until(lambda: not each.server._connections)
 
 
@@ -350,7 +351,7 @@ def resets(first, count):
 
 
 async def test_who_cancels_too_many_calls_gets_no_new_ones_and_those_that_run_are_answered():
-    async with served(patience=500) as each:
+    async with served(frame_budget=500) as each:
         wire = await each.wire()
         for number in (1, 3):
             wire.call(number, b"x", "/t.T/Hold")
@@ -358,10 +359,10 @@ async def test_who_cancels_too_many_calls_gets_no_new_ones_and_those_that_run_ar
         cancelled, number = resets(5, 130)
         wire.send(cancelled)
         goodbye = await wire.until("GoAway")
-        assert goodbye.error_code == Code.ENHANCE_YOUR_CALM
+        assert goodbye.error_code == ErrorCode.ENHANCE_YOUR_CALM
         assert 3 < goodbye.last_stream_id < number
         wire.call(number, b"new")
-        assert await wire.answer(number) == Code.REFUSED_STREAM
+        assert await wire.answer(number) == ErrorCode.REFUSED_STREAM
         each.methods.held[0][0].respond([b"one"])
         assert (await wire.answer(1))[1] == packed(b"one")
         assert not each.methods.cancelled
@@ -372,12 +373,12 @@ async def test_who_cancels_too_many_calls_gets_no_new_ones_and_those_that_run_ar
 
 
 async def test_who_goes_on_all_the_same_is_left():
-    async with served(patience=500) as each:
+    async with served(frame_budget=500) as each:
         wire = await each.wire()
         wire.call(1, b"x", "/t.T/Hold")
         await until(lambda: each.methods.held)
         wire.send(resets(3, 1500)[0])
-        assert await wire.gone() == Code.ENHANCE_YOUR_CALM
+        assert await wire.gone() == ErrorCode.ENHANCE_YOUR_CALM
         await until(lambda: each.methods.cancelled == 1 and not each.server._connections)
 
 
@@ -386,10 +387,10 @@ async def test_a_head_that_grows_when_it_is_read_is_its_streams_fault_alone():
         wire = await each.wire()
         bomb = b"\x83\x86\x44\x01/" + b"\x40\x01x" + b"\x7f\xb1\x1e" + b"y" * 4016 + b"\xbe" * 12_000
         wire.send(frame(H, EH | ES, 1, bomb))
-        assert await wire.answer(1) == Code.ENHANCE_YOUR_CALM
+        assert await wire.answer(1) == ErrorCode.ENHANCE_YOUR_CALM
         # The table is still the client's.
         wire.send(frame(H, EH | ES, 3, b"\xbe"))
-        assert await wire.answer(3) == Code.PROTOCOL_ERROR
+        assert await wire.answer(3) == ErrorCode.PROTOCOL_ERROR
         wire.call(5, b"hello")
         assert (await wire.answer(5))[1] == packed(b"hello")
 
@@ -412,8 +413,8 @@ async def test_memory_of_a_message_that_is_reset_in_its_middle_is_not_written_an
         content = packed(bytes(300_000))
         wire.send(frames.HEAD.pack(len(content) << 8 | D, 0, 1) + content[:100_000])
         await until(lambda: each.allocator.live)
-        (call,) = next(iter(each.server._connections))._streams.values()
-        call.carrier.reset(call, Code.CANCEL)
+        (call,) = next(iter(each.server._connections))._multiplexer.streams.by_id.values()
+        call.connection.reset(call, ErrorCode.CANCEL)
         assert not each.allocator.live
         wire.send(content[100_000:])
         assert await wire.alive()
@@ -426,14 +427,14 @@ async def test_a_retiring_connection_takes_what_was_on_its_way_and_then_no_more(
         await until(lambda: each.methods.held)
         draining = asyncio.ensure_future(each.server.drain(20))
         notice = await wire.until("GoAway")
-        assert (notice.last_stream_id, notice.error_code) == (0x7FFF_FFFF, Code.NO_ERROR)
+        assert (notice.last_stream_id, notice.error_code) == (0x7FFF_FFFF, ErrorCode.NO_ERROR)
         wire.call(3, b"late")
         assert (await wire.answer(3))[1] == packed(b"late")
         ping = next(each for each in wire.seen[0] if type(each).__name__ == "PingFrame")
         wire.send(frame(PING, 1, 0, ping.opaque_data))
         assert (await wire.until("GoAway")).last_stream_id == 3
         wire.call(5, b"too late")
-        assert await wire.answer(5) == Code.REFUSED_STREAM
+        assert await wire.answer(5) == ErrorCode.REFUSED_STREAM
         each.methods.held[0][0].respond([b"done"])
         assert (await wire.answer(1))[1] == packed(b"done")
         assert await wire.gone() is None
@@ -446,7 +447,7 @@ async def test_an_old_connection_takes_no_new_streams_and_ends_after_its_grace()
         wire = await each.wire()
         wire.call(1, b"x", "/t.T/Hold")
         assert (await wire.until("GoAway")).last_stream_id == 0x7FFF_FFFF
-        assert await wire.gone() == Code.NO_ERROR
+        assert await wire.gone() == ErrorCode.NO_ERROR
         await until(lambda: each.methods.cancelled)
 
 
@@ -467,7 +468,7 @@ async def test_who_does_not_begin_or_stops_inside_a_head_is_left():
         for begin in (False, True):
             wire = await each.wire(begin=begin)
             wire.send(frame(H, 0, 1, b"\x83") if begin else PREFACE[:5])
-            assert await wire.gone() in {Code.NO_ERROR, None}
+            assert await wire.gone() in {ErrorCode.NO_ERROR, None}
 
 
 async def test_an_independent_client_sends_and_gets_large_messages():
@@ -514,8 +515,8 @@ async def test_many_streams_of_an_independent_client_are_answered_each_with_its_
 
 async def test_a_client_that_does_not_read_is_not_written_for():
     async with served() as each:
-        wire = await each.wire(settings=setting(4, frames.MOST_WINDOW))
-        wire.send(frame(WINDOW, 0, 0, struct.pack(">I", frames.MOST_WINDOW - 65_535)))
+        wire = await each.wire(settings=setting(4, frames.MAX_WINDOW))
+        wire.send(frame(WINDOW, 0, 0, struct.pack(">I", frames.MAX_WINDOW - 65_535)))
         wire.call(1, b"", "/t.T/Pour")
         written = -1
         while written != each.methods.written:

@@ -30,14 +30,16 @@ PAYLOADS = st.binary(max_size=40) | st.sampled_from(
     ]
 )
 FRAMES = st.builds(
-    frames.frame,
+    frames.pack_frame,
     KINDS,
     st.sampled_from([0, 1, 4, 5, 8, 13, 0x20, 0x25]) | st.integers(0, 255),
     st.sampled_from([0, 1, 1, 3, 5, 2, 7]),
     PAYLOADS,
 )
 CALLS = st.sampled_from([1, 3, 5]).flatmap(
-    lambda number: st.just(frames.frame(1, 4, number, BLOCK) + frames.frame(0, 1, number, packed(b"hello")))
+    lambda number: st.just(
+        frames.pack_frame(1, 4, number, BLOCK) + frames.pack_frame(0, 1, number, packed(b"hello"))
+    )
 )
 SENT = st.lists(FRAMES | CALLS | st.binary(max_size=20), max_size=12)
 
@@ -55,7 +57,7 @@ def test_no_bytes_break_the_server(sent, cut, caplog):
                 wire.send(data[at : at + cut])
                 await asyncio.sleep(0)
             other = await each.wire(begin=False)
-            other.send(PREFACE, frames.frame(frames.SETTINGS, 0, 0))
+            other.send(PREFACE, frames.pack_frame(frames.SETTINGS, 0, 0))
             other.call(1, b"still there")
             assert (await other.answer(1))[1] == packed(b"still there")
 

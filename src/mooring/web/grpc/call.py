@@ -20,10 +20,10 @@ from mooring.core.errors import BodyMemoryFull
 from mooring.core.memory import Claim
 from mooring.web.http1_format import REQUEST_ID
 from mooring.web.http2 import frames
-from mooring.web.http2.connection import Http2Connection, Http2Host
-from mooring.web.http2.frames import Code
+from mooring.web.http2.context import Http2Context
+from mooring.web.http2.errors import ErrorCode
 from mooring.web.http2.hpack import Field, encode
-from mooring.web.http2.streams import Part, Stream
+from mooring.web.http2.streams import Part, Stream, StreamConnection
 from mooring.web.listener import Limits
 from mooring.web.pace import Pace
 
@@ -117,7 +117,7 @@ class Method(msgspec.Struct, frozen=True):
     admit: Callable[["Call"], None] | None = None
 
 
-class GrpcHost(Http2Host, Protocol):
+class GrpcContext(Http2Context, Protocol):
     """What the calls of one listener share. ``max_request_bytes`` is for a message that comes, and ``max_request_key``
     the setting that says so.
     """
@@ -213,9 +213,9 @@ class Call(Stream):
     )
 
     def __init__(
-        self, host: GrpcHost, connection: Http2Connection, number: int, head: Head, method: Method
+        self, host: GrpcContext, connection: StreamConnection, number: int, head: Head, method: Method
     ) -> None:
-        super().__init__(connection, number, *connection.first_window())
+        super().__init__(connection, number, host.now)
         self._host = host
         self._head = head
         self._method = method
@@ -264,7 +264,7 @@ class Call(Stream):
     @property
     def peer(self) -> str:
         """The client's address without its port; empty on a unix socket."""
-        return self.carrier.peer
+        return self.connection.peer
 
     def header(self, name: bytes) -> bytes | None:
         """The last value of a name, in lower case; of one that ends in ``-bin`` the bytes that it stands for."""
@@ -295,7 +295,7 @@ class Call(Stream):
     async def read(self) -> Payload | None:
         """The next message, the caller's to release; None after the client's last."""
         while not self._messages:
-            if self.ended or self.closed:
+            if not self.state.client_sends or not self.state.server_sends:
                 return None
             self._reader = asyncio.get_running_loop().create_future()
             try:
@@ -311,16 +311,16 @@ class Call(Stream):
             self.end(
                 Status.RESOURCE_EXHAUSTED, f"the answer is larger than {self._host.max_message_bytes} bytes"
             )
-        elif not self.closed:
+        elif self.state.server_sends:
             if self._messages:
                 self._drop_incoming()
             size = sum(map(len, parts))
-            if size <= JOINED and self.carrier.takes(self, size + _PREFIX.size):
+            if size <= JOINED and self.sender.can_send(self, size + _PREFIX.size):
                 self._respond_joined(parts, size)
             else:
                 self._begin()
-                self.queue(self._packed(parts, size), then, self._ok())
-                self.carrier.push(self)
+                self.queue_content(self._packed(parts, size), then, self._ok())
+                self.sender.send_queued(self)
                 return
         if then is not None:
             then()
@@ -331,12 +331,12 @@ class Call(Stream):
             raise Refused(
                 Status.RESOURCE_EXHAUSTED, f"the answer is larger than {self._host.max_message_bytes} bytes"
             )
-        if self.closed:
+        if not self.state.server_sends:
             return
         self._begin()
-        self.queue(self._packed([message], len(message)), None)
-        self.carrier.push(self)
-        if self.waiting and not self.closed:
+        self.queue_content(self._packed([message], len(message)), None)
+        self.sender.send_queued(self)
+        if self.has_queued and self.state.server_sends:
             self._writer = asyncio.get_running_loop().create_future()
             try:
                 await self._writer
@@ -345,7 +345,7 @@ class Call(Stream):
 
     def end(self, status: Status, text: str = "") -> None:
         """The end of the call, after everything that was written. A second one does nothing."""
-        if self.closed or self.ending:
+        if not self.state.server_sends or self.end_queued:
             return
         self._drop_incoming()
         fields = [(b"grpc-status", b"%d" % status)]
@@ -354,16 +354,16 @@ class Call(Stream):
         self._finish_with(fields if self._begun else self._begin_fields() + fields)
 
     def _finish_with(self, fields: list[Field]) -> None:
-        tail = frames.headers(self.id, encode(fields), self.carrier.max_frame, last=True)
-        if self.waiting:
-            self.queue((), None, tail)
-            self.carrier.push(self)
+        tail = frames.pack_headers(self.id, encode(fields), self.sender.max_frame_size, end_stream=True)
+        if self.has_queued:
+            self.queue_content((), None, tail)
+            self.sender.send_queued(self)
         else:
-            self.carrier.send_last(self, 0, tail)
+            self.sender.send_end(self, 0, tail)
 
     # For the connection
 
-    def receive(self, chunk: bytes, start: int, end: int) -> None:
+    def receive_content(self, chunk: bytes, start: int, end: int) -> None:
         while start < end and not self._deaf:
             if self._missing:
                 start = self._collect(chunk, start, end)
@@ -389,10 +389,11 @@ class Call(Stream):
         if not self._deaf:
             self._replenish()
 
-    def room(self) -> memoryview | None:
+    @property
+    def receive_buffer(self) -> memoryview | None:
         return self._slot.view[self._filled :] if self._slot is not None else None
 
-    def filled(self, size: int) -> None:
+    def buffer_filled(self, size: int) -> None:
         if not self._count(size):
             return
         self._filled += size
@@ -401,7 +402,7 @@ class Call(Stream):
             self._complete()
         self._replenish()
 
-    def finish(self) -> None:
+    def request_complete(self) -> None:
         if self._deaf:
             return
         if self._missing or self._prefix:
@@ -443,7 +444,7 @@ class Call(Stream):
             claim.release()
         return payload
 
-    def abandon(self) -> None:
+    def reset_received(self) -> None:
         self._drop_incoming()
         told, self.on_cancelled = self.on_cancelled, None
         for waiter in (self._reader, self._writer, self._unpacking):
@@ -452,24 +453,24 @@ class Call(Stream):
         if told is not None:
             told()
 
-    def drained(self) -> None:
+    def queue_drained(self) -> None:
         if self._writer is not None and not self._writer.done():
             self._writer.set_result(None)
 
-    def expire(self, now: float) -> None:
+    def check_timeouts(self, now: float) -> None:
         limits = self._host.limits
-        silence = now - self.since
+        silence = now - self.last_progress
         if self.deadline is not None and now > self.deadline:
-            if self.ending:  # the answer is there, and the client did not take it in time
-                self.carrier.reset(self, Code.CANCEL)
+            if self.end_queued:  # the answer is there, and the client did not take it in time
+                self.connection.reset(self, ErrorCode.CANCEL)
             else:
                 self._fail(Status.DEADLINE_EXCEEDED, "the deadline is over")
-        elif self._missing or (self._method.single and not self.ended):
+        elif self._missing or (self._method.single and self.state.client_sends):
             fault = "the request took too long to come" if silence > limits.body_timeout else self._slow(now)
             if fault:
                 self._fail(Status.DEADLINE_EXCEEDED, fault)
-        elif self._method.single and self.waiting and silence > limits.write_timeout:
-            self.carrier.reset(self, Code.CANCEL)
+        elif self._method.single and self.has_queued and silence > limits.write_timeout:
+            self.connection.reset(self, ErrorCode.CANCEL)
 
     def _slow(self, now: float) -> str:
         """What is wrong with the pace of the message that is on its way; empty where nothing is."""
@@ -516,7 +517,7 @@ class Call(Stream):
         else:
             self._compressed = bool(flag)
             return True
-        self.carrier.blame()
+        self.connection.charge_reset()
         return False
 
     def _make_room(self, size: int) -> None:
@@ -588,15 +589,15 @@ class Call(Stream):
     def _replenish(self) -> None:
         """Let the client send on: all of a message that has begun, and as much again as has been read."""
         window = self._host.http2.stream_window
-        if self._missing > self.allowed:
+        if self._missing > self.receive_window:
             # No window is larger than 2 GB: of a message above that the rest is allowed as it comes.
-            more = min(self._missing + (window >> 1), frames.MOST_WINDOW) - self.allowed
+            more = min(self._missing + (window >> 1), frames.MAX_WINDOW) - self.receive_window
             if more >= window >> 1:
-                self.carrier.grant(self, more)
-        elif self.allowed < window >> 1 and not (self._method.single and self._messages):
-            more = window - self._unread - self.allowed
+                self.connection.grant_window(self, more)
+        elif self.receive_window < window >> 1 and not (self._method.single and self._messages):
+            more = window - self._unread - self.receive_window
             if more >= window >> 1:
-                self.carrier.grant(self, more)
+                self.connection.grant_window(self, more)
 
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
@@ -609,7 +610,7 @@ class Call(Stream):
         self._whole = self._collected = self._claim = None
         self._prefix = b""
         if slot is not None:
-            self.carrier.mute(self)
+            self.connection.detach_buffer(self)
         for message in (slot, *self._messages):
             if isinstance(message, Buffer):
                 message.release()
@@ -618,7 +619,7 @@ class Call(Stream):
     def _fail(self, status: Status, text: str) -> None:
         """The call is over before its method had an answer."""
         self.end(status, text)
-        self.abandon()
+        self.reset_received()
 
     # Answering
 
@@ -630,7 +631,7 @@ class Call(Stream):
         """Let the head of the answer go before what is queued next."""
         if not self._begun:
             self._begun = True
-            self.lead(self._begin_frame())
+            self.queue_head(self._begin_frame())
 
     def _begin_fields(self) -> list[Field]:
         given = self._head.request_id
@@ -650,7 +651,7 @@ class Call(Stream):
                 _BEGIN_HEAD, frames.END_HEADERS, number, _BEGIN_BLOCK,
                 size + 5 << 8, 0, number, 0, size,
             )  # fmt: skip
-        self.carrier.send_last(self, size + 5, b"".join((head, *parts, self._ok())))
+        self.sender.send_end(self, size + 5, b"".join((head, *parts, self._ok())))
 
     def _ok(self) -> bytes:
         return frames.HEAD.pack(_OK_HEAD, _LAST, self.id) + _OK_BLOCK
