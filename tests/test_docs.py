@@ -141,14 +141,63 @@ def test_what_a_document_names_is_there(file):
         assert (ROOT / "src/mooring" / name).exists(), name
 
 
-def test_each_decision_has_a_number_of_its_own_and_a_decision_that_is_named_is_there():
-    records = sorted((DOCS / "decisions").glob("*.md"))
-    numbers = [int(record.name.partition("-")[0]) for record in records]
-    assert len(set(numbers)) == len(numbers)
-    assert [int(record.read_text().split(".")[0].removeprefix("# ")) for record in records] == numbers
-    for file in [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "src").rglob("*.py")]:
-        for number in re.findall(r"[Dd]ecision\s(\d+)", file.read_text()):
-            assert int(number) in numbers, (file, number)
+RECORDS = DOCS / "decisions"
+HEAD = re.compile(r"# (\d+)\. (.+)\n\n- Status: (.+)\n- Date: (\d{4}-\d{2}-\d{2})\n")
+STATUS = re.compile(r"accepted|(?:superseded|partly overturned) by \d{4}(?: and \d{4})*")
+REFERENCE = re.compile(r"[Dd]ecisions?\s(\d+(?:(?:, | and )\d+)*)|decisions/(\d{4}-[\w-]+\.md)")
+
+
+def decisions():
+    """Number -> file, title, status and date of each record."""
+    records = {}
+    for file in sorted(RECORDS.glob("[0-9]*.md")):
+        head = HEAD.match(file.read_text())
+        assert head, f"{file.name} does not begin with number, title, status and date"
+        number = int(head[1])
+        assert file.name.startswith(f"{number:04}-"), file.name
+        assert number not in records, f"{file.name}: there is another decision {number}"
+        records[number] = (file.name, head[2], head[3], head[4])
+    return records
+
+
+def test_each_decision_has_a_status_that_names_later_ones():
+    records = decisions()
+    for number, (name, _, status, _) in records.items():
+        assert STATUS.fullmatch(status), (name, status)
+        for other in map(int, re.findall(r"\d{4}", status)):
+            assert other in records, (name, status)
+            assert other > number, (name, status)
+
+
+def test_the_index_of_decisions_agrees_with_the_records():
+    records = decisions()
+    lines = [line for line in (RECORDS / "README.md").read_text().splitlines() if re.match(r"\| \d", line)]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert [int(row[0]) for row in rows] == list(range(1, max(records) + 1))
+    for number, title, status, date, summary in rows:
+        assert summary, number
+        if int(number) in records:
+            name, heading, its_status, its_date = records[int(number)]
+            assert (title, status, date) == (f"[{heading}]({name})", its_status, its_date)
+        else:
+            assert (title, status, date) == ("", "not used", ""), f"decision {number}"
+
+
+def test_each_decision_that_is_named_is_there():
+    records = decisions()
+    files = [
+        *ROOT.glob("*.md"),
+        *DOCS.rglob("*.md"),
+        *(ROOT / "src").rglob("*.py"),
+        *(ROOT / "tests").rglob("*.py"),
+    ]
+    named = 0
+    for file in files:
+        for numbers, name in REFERENCE.findall(file.read_text()):
+            named += 1
+            assert set(map(int, re.findall(r"\d+", numbers))) <= set(records), (file, numbers)
+            assert not name or (RECORDS / name).exists(), (file, name)
+    assert named > len(records)
 
 
 CITATION = re.compile(
