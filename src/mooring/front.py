@@ -20,6 +20,7 @@ from mooring.core.memory import BodyMemory
 from mooring.engine.dealing import Load
 from mooring.engine.front import Front
 from mooring.engine.link import CONNECTION, LOAD_EVERY
+from mooring.ipc.arena import Arena
 from mooring.listeners import Listeners, by_load
 from mooring.observability.load import ThreadLoad
 from mooring.observability.logs import get_logger, setup
@@ -31,15 +32,13 @@ from mooring.protocols.kserve.v1 import KServeV1
 from mooring.protocols.kserve.v2 import KServeV2
 from mooring.protocols.openapi import Description
 from mooring.protocols.torchserve.inference import TorchServeInference
-from mooring.signals import leave_to_first_process
+from mooring.signals import end_with_parent, leave_to_first_process
 from mooring.tokens import Access, tokens_of
 from mooring.web.certificates import certificates_of
 from mooring.web.http1 import Exchange, HttpServer
 from mooring.web.migration import SocketChannel
 from mooring.web.relay import Relay
 from mooring.web.routing import Match
-from mooring.workers.arena import Arena
-from mooring.workers.template import end_with
 
 log = get_logger(__name__)
 
@@ -210,7 +209,7 @@ async def _run(number: int, descriptors: Sequence[int], settings: Settings) -> N
 def main(arguments: Sequence[str]) -> None:
     """Be a front until the first process is gone. ``arguments``: number, four descriptors, the first process's pid."""
     number, *descriptors, parent = map(int, arguments)
-    end_with(parent)
+    end_with_parent(parent)
     leave_to_first_process()
     settings = Settings.decoded(sys.stdin.buffer.read())
     setup(settings.config.log_level)

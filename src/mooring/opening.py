@@ -6,10 +6,10 @@ Those take longer than everything else together, torch 0.7 s of CPU (docs/decisi
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, ExitStack
 
-from mooring.backends.preloads import preload
 from mooring.config.settings import Config
 from mooring.hardware import CPU, devices
 from mooring.repository.fetch import Fetcher
+from mooring.repository.preloads import preload
 from mooring.repository.server_folder import server_folder
 from mooring.repository.spec import Defaults, Recycling, SequenceHeaders
 from mooring.repository.store import Found, Store

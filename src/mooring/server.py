@@ -16,7 +16,6 @@ import uvloop
 from msgspec import structs
 
 from mooring import __version__
-from mooring.backends.handler.metrics_yaml import declared
 from mooring.config.settings import Address, Config, ConfigError
 from mooring.config.sources.torchserve import to_properties
 from mooring.core.errors import ModelNotFound
@@ -34,9 +33,11 @@ from mooring.engine.scale_to_zero import machine_budget, processes_kept
 from mooring.engine.snapshots import Snapshots
 from mooring.front import Handed
 from mooring.front import Settings as FrontSettings
+from mooring.ipc.arena import Arena
 from mooring.listeners import Listeners, by_load, limits_of
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
+from mooring.observability.metrics_file import read_metrics_file
 from mooring.opening import Opening, sequence_headers
 from mooring.protocols.allowed import answering_options
 from mooring.protocols.amd.administration import AmdAdministration
@@ -65,7 +66,6 @@ from mooring.signals import STOP, asking_to_stop
 from mooring.tokens import Access, tokens_of
 from mooring.web.certificates import certificates_of
 from mooring.web.http1 import HttpServer
-from mooring.workers.arena import Arena
 from mooring.workers.capacity import descriptors_needed
 from mooring.workers.heartbeat import Deadlines
 
@@ -222,7 +222,7 @@ class Server:
 
     async def start(self) -> None:
         """Find the models if nobody has, begin to load them and listen. Raises ``MooringError`` or ``OSError``."""
-        _check_declared(self._config.metrics_config)
+        _check_metrics_file(self._config.metrics_config)
         found = self._opening.find()
         specs = found.specs
         self._catalog.keep(specs)
@@ -583,10 +583,10 @@ async def _again(work: Callable[[], None], interval: float) -> None:
         work()
 
 
-def _check_declared(file: Path | None) -> None:
+def _check_metrics_file(file: Path | None) -> None:
     """Raises ``ConfigError`` for a metrics.yaml that no handler could use."""
     try:
-        for _ in declared(file) if file is not None else ():
+        for _ in read_metrics_file(file) if file is not None else ():
             pass
     except (OSError, ValueError) as error:
         raise ConfigError(f"metrics_config: {error}") from error

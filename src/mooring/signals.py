@@ -1,11 +1,13 @@
-"""The signals that ask a server to stop: its first process acts on them, all its other processes leave that to it.
+"""The signals that end processes of a server: its first process acts on them, all its other processes leave that to it.
 
 Terminals, ``timeout``, systemd and supervisors signal every process of a group or cgroup at once. A worker that ended
 by itself then would take the requests with it that the server is about to wait for (decision 40).
 """
 
+import ctypes
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,3 +83,12 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 
 def _do_nothing(_number: int, _frame: FrameType | None) -> None:
     pass
+
+
+def end_with_parent(parent: int, how: signal.Signals = signal.SIGKILL) -> None:
+    """Ask the kernel to end this process with its parent, so that a killed server leaves no orphans (Linux)."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, how)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from mooring.backends.backend import LoadContext, create
+from mooring.backends.backend import create
 from mooring.core.requests import Form, InferenceRequest
+from mooring.core.service import LoadContext
 from mooring.core.tensors import Tensor
 from mooring.repository.spec import ModelSpec
 

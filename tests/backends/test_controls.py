@@ -9,9 +9,10 @@ import torch
 from onnx import TensorProto as Kind
 from onnx import helper
 
-from mooring.backends.backend import LoadContext, create
+from mooring.backends.backend import create
 from mooring.core.errors import InvalidInput, ModelLoadFailed
 from mooring.core.requests import Step
+from mooring.core.service import LoadContext
 from mooring.core.tensors import TensorSpec
 from mooring.repository.spec import Control, ControlKind, ModelSpec, SequenceSettings
 

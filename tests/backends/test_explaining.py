@@ -9,9 +9,10 @@ import torch
 from captum import attr
 from torch import nn
 
-from mooring.backends.backend import LoadContext, create
+from mooring.backends.backend import create
 from mooring.core.errors import InvalidInput, ModelLoadFailed, Unsupported
 from mooring.core.requests import Form, InferenceRequest, Operation
+from mooring.core.service import LoadContext
 from mooring.core.tensors import Tensor, TensorSpec
 from mooring.repository.spec import BatchMode, ModelSpec
 

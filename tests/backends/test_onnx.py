@@ -9,13 +9,13 @@ from onnx import TensorProto as Kind
 from onnx import helper
 from onnx_kit import X3, Y3, node, write_model
 
-from mooring.backends.backend import LoadContext, create
+from mooring.backends.backend import create
 from mooring.backends.onnx import OnnxBackend
-from mooring.backends.preloads import preload
 from mooring.core.errors import InvalidInput, ModelFailed, ModelLoadFailed, Unsupported
 from mooring.core.requests import Form, InferenceRequest, Operation, RequestedOutput
-from mooring.core.service import JoiningState
+from mooring.core.service import JoiningState, LoadContext
 from mooring.core.tensors import Tensor, TensorSpec
+from mooring.repository.preloads import preload
 from mooring.repository.spec import BatchMode, ModelSpec
 
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from mooring.backends.backend import alone
-from mooring.backends.preloads import preload
+from mooring.repository.preloads import fork_unsafe_reason, preload
 from mooring.repository.spec import ModelSpec
 
 
@@ -38,4 +37,4 @@ def test_a_function_does_not_pay_for_the_scripts_beside_it(tmp_path):
 @pytest.mark.parametrize("backend", ["handler", "function"])
 def test_handlers_and_functions_are_loaded_in_each_worker_whatever_preload_says(backend):
     spec = ModelSpec(name="m", version="1", backend=backend, location=".", entry="model.py", preload=True)
-    assert alone(spec, threads=1) == "its code is the user's own"
+    assert fork_unsafe_reason(spec, threads=1) == "its code is the user's own"

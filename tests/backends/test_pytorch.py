@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from mooring.backends import rearranged
-from mooring.backends.backend import LoadContext, create
-from mooring.backends.preloads import preload
+from mooring.backends.backend import create
 from mooring.backends.programs import leaves
 from mooring.backends.pytorch import PyTorchBackend, paired
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed
 from mooring.core.requests import InferenceRequest, RequestedOutput
-from mooring.core.service import JoiningState
+from mooring.core.service import JoiningState, LoadContext
 from mooring.core.tensors import Tensor, TensorSpec
+from mooring.repository.preloads import preload
 from mooring.repository.spec import BatchMode, ModelSpec
 
 BATCH = torch.export.Dim("batch")

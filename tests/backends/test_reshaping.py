@@ -8,10 +8,11 @@ import torch
 from onnx import TensorProto as Kind
 from onnx_kit import node, write_model
 
-from mooring.backends.backend import LoadContext, create
+from mooring.backends.backend import create
 from mooring.backends.reshaping import Reshaping
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelLoadFailed
 from mooring.core.requests import Operation
+from mooring.core.service import LoadContext
 from mooring.core.tensors import TensorSpec
 from mooring.repository.spec import ModelSpec
 

@@ -11,9 +11,9 @@ from onnx import helper
 from onnx_kit import X3, Y3, node, write_model
 from torch import nn
 
-from mooring.backends.backend import LoadContext, create
+from mooring.backends.backend import create
 from mooring.backends.trial import try_rows
-from mooring.core.service import JoiningState
+from mooring.core.service import JoiningState, LoadContext
 from mooring.core.tensors import TensorSpec
 from mooring.repository.spec import BatchMode, ModelSpec, SequenceSettings
 

@@ -10,7 +10,7 @@ from mooring.codecs.v2_json import Wanted, decode_request, wanted_of
 from mooring.core.buffers import LARGE, HeapAllocator
 from mooring.core.errors import InvalidInput
 from mooring.core.tensors import release
-from mooring.workers.arena import Arena
+from mooring.ipc.arena import Arena
 
 
 def entry(size, name="x", datatype="FP32", **more):

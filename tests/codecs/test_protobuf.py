@@ -382,7 +382,7 @@ def test_tritons_client_and_ours_share_a_process():
 
 def test_what_workers_are_forked_from_has_neither_grpc_nor_protobuf():
     code = (
-        "import sys, mooring.workers.template, mooring.backends.onnx, mooring.backends.pytorch,"
+        "import sys, mooring.worker_process.template, mooring.backends.onnx, mooring.backends.pytorch,"
         " mooring.backends.builtin, mooring.backends.function, mooring.backends.handler.backend;"
         " found = {'grpc', 'google.protobuf'} & set(sys.modules); assert not found, found"
     )

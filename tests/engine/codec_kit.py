@@ -1,6 +1,6 @@
 """A codec process that is none: it reads bodies in this process, at once or when the test says so."""
 
-from mooring.backends.codec import opened
+from mooring.backends.codec_backend import decode_json
 from mooring.core.buffers import HeapAllocator
 from mooring.core.tensors import release
 from mooring.engine.body_reader import BodyReader
@@ -28,7 +28,7 @@ class CodecsAtHand:
 
     def work(self, outcome=None):
         request, done = self.jobs.pop(0)
-        outcome = outcome or opened(request)
+        outcome = outcome or decode_json(request)
         release(request.inputs)
         done(outcome)
 

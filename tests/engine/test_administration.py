@@ -23,11 +23,11 @@ from mooring.engine.administration import Administration
 from mooring.engine.engine import Engine
 from mooring.engine.lifecycle import State
 from mooring.engine.registry import Unavailable
+from mooring.ipc.arena import Arena
 from mooring.observability.metrics import Metrics
 from mooring.repository.catalog import Catalog
 from mooring.repository.spec import Defaults, ModelSpec
 from mooring.repository.store import Store
-from mooring.workers.arena import Arena
 from mooring.workers.capacity import Capacity
 
 SAY = (

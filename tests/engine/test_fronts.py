@@ -10,9 +10,9 @@ from mooring.core.errors import ErrorRecord
 from mooring.engine import link
 from mooring.engine.front import Front
 from mooring.engine.fronts import Fronts
+from mooring.ipc.arena import Arena
 from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
-from mooring.workers.arena import Arena
 
 
 async def test_what_a_front_is_told_before_it_runs_waits_for_it():

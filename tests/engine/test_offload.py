@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from mooring.backends.codec import opened, written
+from mooring.backends.codec_backend import decode_json, encode_json
 from mooring.core.buffers import Buffer, Slot, heap
 from mooring.core.errors import DeadlineExceeded, InvalidInput, ModelNotReady, QueueFull, WorkerDied
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse
@@ -85,7 +85,7 @@ class FakeCodecs:
             again()
         if outcome is not None:
             release(request.inputs)
-        done(outcome or (written(request) if request.json_outputs else opened(request)))
+        done(outcome or (encode_json(request) if request.json_outputs else decode_json(request)))
 
 
 class Memory:
@@ -221,7 +221,7 @@ async def test_a_body_that_says_much_beside_its_tensors_gives_all_memory_back(st
     await stage.ask("a")
     await stage.ask("b", parameters={f"k{at}": "v" * 100 for at in range(1000)})
     (request, _) = stage.codecs.jobs[0]
-    answer = opened(request)
+    answer = decode_json(request)
     said = stage.memory.allocate(len(answer.outputs[0].data[0]))
     said.view[:] = answer.outputs[0].data[0]
     answer.outputs[0].data = [said]  # as it comes where it has got the granted slot
@@ -270,7 +270,7 @@ async def test_where_shared_memory_is_full_the_worker_opens_the_body(stage):
     await stage.ask("b")
     stage.memory.full = True
     (request, _) = stage.codecs.jobs[0]
-    answer = opened(request)
+    answer = decode_json(request)
     answer.outputs[1].data = bytes(answer.outputs[1].data)  # as it comes without a granted slot
     stage.codecs.work(answer)
     stage.worker.answer()

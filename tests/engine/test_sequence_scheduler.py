@@ -18,7 +18,7 @@ from mooring.core.tensors import Tensor
 from mooring.engine.sequence_scheduler import SequenceScheduler
 from mooring.observability.statistics import ModelStatistics
 from mooring.repository.spec import ModelSpec, SequenceSettings
-from mooring.workers.server_end import WorkerState
+from mooring.workers.handle import WorkerState
 
 
 class FakeWorker:

@@ -11,11 +11,11 @@ from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.tensors import Tensor
 from mooring.engine.administration import Administration
 from mooring.engine.engine import Engine
+from mooring.ipc.arena import Arena
 from mooring.observability.metrics import Metrics
 from mooring.repository.catalog import Catalog
 from mooring.repository.spec import Defaults
 from mooring.repository.store import Store
-from mooring.workers.arena import Arena
 
 ECHO = {"model": "echo"}
 

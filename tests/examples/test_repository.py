@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mooring.backends.backend import LoadContext, create
+from mooring.backends.backend import create
 from mooring.core.requests import Form, InferenceRequest
+from mooring.core.service import LoadContext
 from mooring.core.tensors import Tensor, TensorSpec
 from mooring.repository.layout import model_folders
 from mooring.repository.store import Store

@@ -16,6 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from mooring.core.tensors import TensorSpec
 from mooring.engine.engine import Engine
+from mooring.ipc.arena import Arena
 from mooring.observability.metrics import Metrics
 from mooring.protocols.grpc_health import Health
 from mooring.protocols.grpc_server import GrpcServer
@@ -24,7 +25,6 @@ from mooring.protocols.kserve.grpc_infer import Inference
 from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.kserve.v2_grpc import NAME, KServeV2Grpc
 from mooring.repository.spec import ModelSpec
-from mooring.workers.arena import Arena
 
 MODELS = """
 import time

@@ -11,7 +11,8 @@ import pytest
 from protocol_wire import JSON
 from v2_wire import LIMIT, echoed, infer_body, named, x
 
-from mooring.backends.open_inference import open_body, present
+from mooring.codecs.open_inference import decode_v2_body
+from mooring.codecs.requested_outputs import encode_outputs
 from mooring.core.buffers import LARGE
 from mooring.core.errors import (
     DeadlineExceeded,
@@ -203,8 +204,8 @@ async def test_a_large_json_body_is_left_to_the_worker(v2, asked):
 
     def answer(request):
         seen.append(request.inputs[0].json)
-        open_body(request)
-        return [named(request, present(request, echoed(request), {}))]
+        decode_v2_body(request)
+        return [named(request, encode_outputs(request, echoed(request), {}))]
 
     v2.service.answer = answer
     data = LARGE_FLOATS.tolist()
@@ -498,8 +499,8 @@ async def test_amds_clients_get_amds_keys(v2_as):
 def test_the_answer_of_a_worker_fits_what_the_front_expects():
     # The rule between the two: in the answer to an undecoded body, what is no JSON text is wanted in binary.
     request = named_request()
-    open_body(request)
-    outputs = present(request, InferenceResponse([Tensor.of("x", np.float32([1, 2]))]), {}).outputs
+    decode_v2_body(request)
+    outputs = encode_outputs(request, InferenceResponse([Tensor.of("x", np.float32([1, 2]))]), {}).outputs
     assert [each.json for each in outputs] == [True]
 
 

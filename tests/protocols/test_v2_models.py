@@ -13,6 +13,7 @@ from mooring.core.buffers import view_of
 from mooring.core.requests import InferenceRequest
 from mooring.core.tensors import Tensor, TensorSpec
 from mooring.engine.engine import Engine
+from mooring.ipc.arena import Arena
 from mooring.observability.metrics import Metrics
 from mooring.protocols.application import Application
 from mooring.protocols.inflating import Inflater
@@ -21,7 +22,6 @@ from mooring.protocols.kserve.v2 import KServeV2
 from mooring.protocols.responses import Responses
 from mooring.repository.spec import ModelSpec
 from mooring.web.http1 import HttpServer, Limits
-from mooring.workers.arena import Arena
 
 TWICE = """
 def infer(inputs, parameters):

@@ -12,7 +12,7 @@ from openapi_spec_validator import validate
 from protocol_wire import JSON
 from v2_wire import echoed, infer_body, named, x
 
-from mooring.backends.open_inference import present
+from mooring.codecs.requested_outputs import encode_outputs
 from mooring.core.service import ModelState
 from mooring.core.tensors import TensorSpec
 from mooring.protocols.dialect import AMD
@@ -296,7 +296,7 @@ def in_region(size, offset=0, name="r"):
 @needs_shm
 @pytest.mark.parametrize("count", [2, 100_000])
 async def test_inputs_and_outputs_may_lie_in_shared_memory(v2, memory, count):
-    v2.service.answer = lambda request: [named(request, present(request, echoed(request), {}))]
+    v2.service.answer = lambda request: [named(request, encode_outputs(request, echoed(request), {}))]
     array = np.arange(count, dtype=np.float32)
     with memory.open("r+b") as file:
         file.seek(10)
@@ -380,7 +380,7 @@ async def test_a_region_that_was_cut_short_is_an_error_and_no_crash(v2, memory):
         tensor = {"name": "x", "shape": [size // 4], "datatype": "FP32", "parameters": place}
         found = await got(v2, "/v2/models/echo/infer", "POST", {"inputs": [tensor]}, 400)
         assert "shorter" in found["error"]
-    v2.service.answer = lambda request: [named(request, present(request, echoed(request), {}))]
+    v2.service.answer = lambda request: [named(request, encode_outputs(request, echoed(request), {}))]
     outputs = [{"name": "x", "parameters": in_region(8, 96)}]
     found = await got(v2, "/v2/models/echo/infer", "POST", {"inputs": [x()], "outputs": outputs}, 400)
     assert "shorter" in found["error"]
@@ -397,7 +397,7 @@ async def test_a_region_stays_readable_when_its_name_is_gone_and_no_other_object
 
     def answer(request):
         seen.append(bytes(request.inputs[0].data))
-        return [named(request, present(request, echoed(request), {}))]
+        return [named(request, encode_outputs(request, echoed(request), {}))]
 
     v2.service.answer = answer
     tensor = {"name": "x", "shape": [4], "datatype": "UINT8", "parameters": in_region(4)}
@@ -434,7 +434,7 @@ async def test_a_region_larger_than_anything_is_refused(v2, memory, more):
     "place", [in_region(4), in_region(8, 999_999), in_region(8, 0, "nobody"), {"shared_memory_region": "r"}]
 )
 async def test_an_output_that_does_not_fit_its_region_is_an_error(v2, memory, place):
-    v2.service.answer = lambda request: [named(request, present(request, echoed(request), {}))]
+    v2.service.answer = lambda request: [named(request, encode_outputs(request, echoed(request), {}))]
     await register(v2, memory)
     outputs = [{"name": "x", "parameters": place}]
     found = await got(v2, "/v2/models/echo/infer", "POST", {"inputs": [x()], "outputs": outputs}, 400)
@@ -448,7 +448,7 @@ async def test_where_shared_memory_is_off_everything_says_so(v2_as):
     tensor = {"name": "x", "shape": [1], "datatype": "FP32", "parameters": in_region(4)}
     found = await got(served, "/v2/models/echo/infer", "POST", {"inputs": [tensor]}, 400)
     assert "not offered" in found["error"]
-    served.service.answer = lambda request: [named(request, present(request, echoed(request), {}))]
+    served.service.answer = lambda request: [named(request, encode_outputs(request, echoed(request), {}))]
     body = {"inputs": [x()], "outputs": [{"name": "x", "parameters": in_region(8)}]}
     assert "not offered" in (await got(served, "/v2/models/echo/infer", "POST", body, 400))["error"]
 

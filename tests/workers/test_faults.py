@@ -27,7 +27,7 @@ from mooring.core.errors import (
 )
 from mooring.engine.lifecycle import State
 from mooring.repository.spec import ModelSpec
-from mooring.workers import template
+from mooring.worker_process import template
 from mooring.workers.local import ForkedProcess, Template
 
 BIG = os.urandom(300_000)

@@ -10,7 +10,7 @@ import json
 import pytest
 from worker_kit import body_of
 
-from mooring.workers import origin
+from mooring.workers import spawner
 
 WORKERS_A_ROUND = 25
 ROUNDS = 4
@@ -25,7 +25,7 @@ async def test_a_hundred_forked_workers_calculate_the_same(harness, monkeypatch,
     for module in modules:
         if importlib.util.find_spec(module.partition(".")[0]) is None:
             pytest.skip(f"{module} is not installed")
-    monkeypatch.setattr(origin, "preload", lambda spec: (*modules, "library_backend"))
+    monkeypatch.setattr(spawner, "preload", lambda spec: (*modules, "library_backend"))
     answers = set()
     for round_ in range(ROUNDS):
         name = f"{library}{round_}"

@@ -157,7 +157,7 @@ async def test_a_process_that_is_frozen_while_it_imports_libraries_is_replaced(
 ):
     (tmp_path / "slow_library.py").write_text("import time\ntime.sleep(2)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr("mooring.workers.origin.preload", lambda _spec: ("slow_library",))
+    monkeypatch.setattr("mooring.workers.spawner.preload", lambda _spec: ("slow_library",))
     loading = asyncio.ensure_future(harness.load())
     templates = harness.engine._workers._templates
     await until(lambda: ("slow_library",) in templates)

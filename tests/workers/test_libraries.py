@@ -5,8 +5,8 @@ import zipfile
 
 import pytest
 
-from mooring.backends.preloads import libraries, likely
 from mooring.config.settings import Config
+from mooring.repository.preloads import libraries, likely
 from mooring.workers.libraries import Libraries
 from mooring.workers.libraries import begun as begun_for
 from mooring.workers.library_process import LibraryProcess

@@ -13,9 +13,9 @@ import psutil
 import pytest
 from worker_kit import Harness
 
-from mooring.backends.backend import alone
 from mooring.core.requests import Form, InferenceRequest
 from mooring.core.tensors import Tensor
+from mooring.repository.preloads import fork_unsafe_reason
 from mooring.repository.spec import ModelSpec
 
 torch = pytest.importorskip("torch")
@@ -263,9 +263,9 @@ async def test_every_request_is_accounted_for_when_a_worker_is_killed_under_load
 )
 def test_which_models_are_loaded_before_the_fork(settings, reason):
     spec = ModelSpec(name="m", version="1", location="", **settings)
-    found = alone(spec, threads=2)
+    found = fork_unsafe_reason(spec, threads=2)
     assert (reason in found) if reason else not found
 
 
 def test_onnx_runtime_with_one_thread_starts_none():
-    assert not alone(ModelSpec(name="m", version="1", location="", backend="onnx"), threads=1)
+    assert not fork_unsafe_reason(ModelSpec(name="m", version="1", location="", backend="onnx"), threads=1)

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from mooring.core.errors import ModelLoadFailed, OutOfResources
+from mooring.worker_process.outcomes import fails_again
 from mooring.workers import retries
-from mooring.workers.outcomes import fails_again
 from mooring.workers.retries import file_state, files_changed
 
 

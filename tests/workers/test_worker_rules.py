@@ -7,7 +7,7 @@ from mooring.core.buffers import Buffer
 from mooring.core.errors import InvalidOutput, ModelFailed
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
 from mooring.core.tensors import Tensor
-from mooring.workers.outcomes import chunks, within
+from mooring.worker_process.outcomes import chunks, within
 from mooring.workers.retries import backoff
 
 

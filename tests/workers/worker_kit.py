@@ -6,9 +6,9 @@ from pathlib import Path
 from mooring.core.requests import Form, InferenceRequest
 from mooring.core.tensors import Tensor
 from mooring.engine.engine import Engine
+from mooring.ipc.arena import Arena
 from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
-from mooring.workers.arena import Arena
 
 
 class Harness:

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from msgspec import structs
 
-from mooring.backends.backend import LoadContext
 from mooring.backends.tensors import TensorBackend
 from mooring.core.errors import ModelLoadFailed
-from mooring.core.service import Joining, JoiningState, ModelMetadata
+from mooring.core.service import Joining, JoiningState, LoadContext, ModelMetadata
 from mooring.core.tensors import TensorSpec
 from mooring.repository.spec import BatchMode, ModelSpec
 

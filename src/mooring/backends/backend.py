@@ -5,26 +5,15 @@ import importlib
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import msgspec
-
 from mooring.core.errors import ModelLoadFailed
 from mooring.core.requests import InferenceRequest
-from mooring.core.service import Joining, ModelMetadata, Outcome, Reply
-from mooring.repository.platforms import loads_alone
+from mooring.core.service import Joining, LoadContext, ModelMetadata, Outcome, Reply
 from mooring.repository.spec import ModelSpec
 
 if TYPE_CHECKING:
     import asyncio  # 30 ms that most workers need not spend
 
 T = TypeVar("T")
-
-
-class LoadContext(msgspec.Struct, frozen=True):
-    """Where a model is loaded. ``threads`` is how many its libraries may use; ``gpu`` None means the CPU."""
-
-    worker: str = ""
-    threads: int = 1
-    gpu: int | None = None
 
 
 class Concurrent(abc.ABC):
@@ -108,20 +97,8 @@ _BACKENDS: Mapping[str, str] = {
     "builtin": "mooring.backends.builtin:BuiltinBackend",
     "onnx": "mooring.backends.onnx:OnnxBackend",
     "pytorch": "mooring.backends.pytorch:PyTorchBackend",
-    "codec": "mooring.backends.codec:CodecBackend",
+    "codec": "mooring.backends.codec_backend:CodecBackend",
 }
-
-
-def alone(spec: ModelSpec, threads: int) -> str:
-    """Why every worker of this model loads it by itself, where loading it before they are forked is no good idea.
-
-    Code of the user's may do anything while it loads (open files, ask who it is, start threads), so of the models with
-    such code only those are loaded before that say so.
-    """
-    why = loads_alone(spec.backend, module=bool(spec.parameters.get("module")), preload=spec.preload)
-    if not why and spec.backend == "onnx" and threads > 1:
-        return "a session of ONNX Runtime starts its threads when it is made"
-    return why
 
 
 def create(name: str) -> Backend:

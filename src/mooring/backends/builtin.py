@@ -19,14 +19,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from mooring.backends.backend import LoadContext
 from mooring.backends.samples import Arrays, Parameters
 from mooring.backends.tensors import Returned, TensorBackend
 from mooring.codecs.images import open_image
 from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput, ModelLoadFailed
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation, ResponseHead
-from mooring.core.service import ModelMetadata, Outcome, Reply
+from mooring.core.service import LoadContext, ModelMetadata, Outcome, Reply
 from mooring.core.tensors import Array, Tensor, TensorSpec
 from mooring.repository.spec import ModelSpec
 

@@ -35,12 +35,12 @@ from typing import Any
 
 import msgspec
 
-from mooring.backends.backend import Concurrent, LoadContext, driven
+from mooring.backends.backend import Concurrent, driven
 from mooring.backends.samples import Arrays, Parameters
 from mooring.backends.tensors import Returned, TensorBackend, Wanted
 from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelLoadFailed, MooringError
-from mooring.core.service import ModelMetadata
+from mooring.core.service import LoadContext, ModelMetadata
 from mooring.core.tensors import Parameter
 from mooring.repository.spec import Control, ControlKind, ModelSpec
 

@@ -16,14 +16,13 @@ from msgspec import structs
 
 from mooring.backends.agreement import DeclaredBackend, agree, model_file
 from mooring.backends.answers import bfloat16_bits
-from mooring.backends.backend import LoadContext
 from mooring.backends.onnx_file import OnnxFile
 from mooring.backends.samples import Arrays, Parameters
 from mooring.backends.tensors import Returned
 from mooring.codecs.signature import Signature
 from mooring.codecs.tensor_json import cast
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed, OutOfResources
-from mooring.core.service import ModelMetadata
+from mooring.core.service import LoadContext, ModelMetadata
 from mooring.core.tensors import NUMPY_TYPES, Array, TensorSpec
 from mooring.repository.spec import ModelSpec
 

@@ -19,12 +19,11 @@ import numpy as np
 from msgspec import structs
 
 from mooring.backends.agreement import DeclaredBackend, agree, model_file
-from mooring.backends.backend import LoadContext
 from mooring.backends.samples import Arrays, Parameters
 from mooring.backends.tensors import Returned, Wanted, failure
 from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed, Unsupported
-from mooring.core.service import ModelMetadata
+from mooring.core.service import LoadContext, ModelMetadata
 from mooring.core.tensors import Array, TensorSpec
 from mooring.repository.spec import BatchMode, ModelSpec
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mooring.backends.open_inference import open_body
 from mooring.codecs.bodies import Instances, by_name, decode_body, decode_instances, set_aside
+from mooring.codecs.open_inference import decode_v2_body
 from mooring.codecs.packed import unpack
 from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput, InvalidOutput
@@ -76,7 +76,7 @@ class Reader:
         """The samples of a request, and whether they are KServe v1 instances. Raises ``InvalidInput``."""
         target: Any = None
         if request.form is Form.TENSORS:
-            open_body(request)
+            decode_v2_body(request)
             found, is_rows = [self._whole(self._native(request))], False
             if self.signature.aside and request.parameters:
                 target = request.parameters.get(self.signature.aside)

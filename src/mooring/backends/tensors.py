@@ -13,14 +13,14 @@ import numpy as np
 
 from mooring.backends.alike import Alike, Batch
 from mooring.backends.answers import Results, answer, settle
-from mooring.backends.backend import Backend, LoadContext, driven
+from mooring.backends.backend import Backend, driven
 from mooring.backends.controls import check_id, filled
-from mooring.backends.open_inference import present
 from mooring.backends.reshaping import Reshaping
 from mooring.backends.samples import Arrays, Parameters, Reader, Sample, group, join, split
 from mooring.codecs.bodies import NO_CLASSES, Classes
 from mooring.codecs.images import ImageSettings
 from mooring.codecs.nonfinite import writes_null
+from mooring.codecs.requested_outputs import encode_outputs
 from mooring.codecs.signature import Signature
 from mooring.core.errors import (
     InvalidInput,
@@ -32,7 +32,7 @@ from mooring.core.errors import (
     Unsupported,
 )
 from mooring.core.requests import INFER, TENSORS, InferenceRequest, InferenceResponse, Operation
-from mooring.core.service import ModelMetadata, Outcome, Reply
+from mooring.core.service import LoadContext, ModelMetadata, Outcome, Reply
 from mooring.repository.spec import BatchMode, Control, ModelSpec
 
 if TYPE_CHECKING:
@@ -483,4 +483,4 @@ class Run:
     def _respond(self, index: int, results: Results) -> InferenceResponse:
         request = self._requests[index]
         response = self._backend.respond(request, results, self._rows[index])
-        return present(request, response, self._backend, self._backend.spec.json_nan)
+        return encode_outputs(request, response, self._backend, self._backend.spec.json_nan)

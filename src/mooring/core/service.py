@@ -17,6 +17,14 @@ Done = Callable[[Outcome], None]
 """Receives every piece of a streamed answer (``final`` False) and then, exactly once, the last piece or an error."""
 
 
+class LoadContext(msgspec.Struct, frozen=True):
+    """The worker that loads a model. ``threads`` is the number that its libraries may use; ``gpu`` None means the CPU."""
+
+    worker: str = ""
+    threads: int = 1
+    gpu: int | None = None
+
+
 class ModelMetadata(msgspec.Struct, frozen=True):
     """What a loaded model says of itself. Handlers declare no tensors."""
 

@@ -6,7 +6,7 @@ for what such a body may hold, and would answer nobody meanwhile.
 
 from collections.abc import Callable
 
-from mooring.backends.codec import take_up
+from mooring.codecs.decoded_body import apply_decoded
 from mooring.core.buffers import Buffer
 from mooring.core.errors import DeadlineExceeded, ErrorRecord, MooringError
 from mooring.core.requests import INFER, TENSORS, InferenceRequest
@@ -42,7 +42,7 @@ class BodyReader:
             return
         place(outcome.outputs, self._allocate)
         body = request.inputs
-        take_up(request, outcome)
+        apply_decoded(request, outcome)
         release([*body, outcome.outputs[0]])
         done(None)
 

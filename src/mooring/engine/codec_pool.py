@@ -1,6 +1,6 @@
 """The codec processes: large JSON is read and written there while the workers that would do it are busy.
 
-They are workers of a model that is ours (backends/codec.py), so their queue, retries, deadlines and deaths are those of
+They are workers of a model that is ours (backends/codec_backend.py), so their queue, retries, deadlines and deaths are those of
 every model. The first is started when it is first wanted, a further one when all are busy.
 """
 

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 
-from mooring.backends.preloads import preload
 from mooring.core.errors import (
     InvalidInput,
     ModelLoadFailed,
@@ -36,10 +35,11 @@ from mooring.engine.scale_to_zero import Budget, IdleModels, may_scale_to_zero
 from mooring.engine.scheduler import Scheduler
 from mooring.engine.sequence_scheduler import SequenceScheduler
 from mooring.hardware import cores
+from mooring.ipc.arena import Arena
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
+from mooring.repository.preloads import preload
 from mooring.repository.spec import ModelSpec
-from mooring.workers.arena import Arena
 from mooring.workers.capacity import machine_capacity
 from mooring.workers.heartbeat import DEADLINES, Clock, Deadlines
 from mooring.workers.libraries import Libraries

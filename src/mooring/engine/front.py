@@ -31,14 +31,14 @@ from mooring.engine.admission import admit, until
 from mooring.engine.dealing import Load, part
 from mooring.engine.queue_policy import PolicyScheduler
 from mooring.engine.scheduler import Scheduler
+from mooring.ipc.arena import Arena
+from mooring.ipc.messages import NO_MEMORY
+from mooring.ipc.progress import Progress
 from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
-from mooring.workers.arena import Arena
-from mooring.workers.channel import NO_MEMORY
+from mooring.workers.handle import Workers
 from mooring.workers.pool import WorkerPool
-from mooring.workers.progress import Progress
-from mooring.workers.server_end import Workers
-from mooring.workers.sharing import SharedPool, SharedProcess
+from mooring.workers.shared_pool import SharedPool, SharedProcess
 
 # How often time-outs are looked at and counts are sent, in seconds.
 _CHECK_EVERY = 0.05

@@ -18,15 +18,15 @@ from mooring.engine import link
 from mooring.engine.admission import NOTHING
 from mooring.engine.dealing import Load, part
 from mooring.engine.registry import ModelVersion, Registry
+from mooring.ipc.arena import Arena, anonymous_file
+from mooring.ipc.messages import NO_MEMORY
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
 from mooring.signals import held_back
-from mooring.workers.arena import Arena, anonymous_file
-from mooring.workers.channel import NO_MEMORY
+from mooring.workers.handle import KeptWorker
 from mooring.workers.heartbeat import DEADLINES, Deadlines, Heartbeat, StopWatch, cpu_seconds
 from mooring.workers.pool import Sharing, WorkerPool
-from mooring.workers.server_end import KeptWorker
 
 log = get_logger(__name__)
 

@@ -17,11 +17,11 @@ from mooring.core.errors import ErrorRecord
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import ModelMetadata, ModelState
 from mooring.engine.dealing import Load
+from mooring.ipc.framing import Frames, FrameWriter, heap_buffer
+from mooring.ipc.messages import NO_MEMORY, MessageDecoder, MessageEncoder
 from mooring.observability.logs import get_logger
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
-from mooring.workers.channel import NO_MEMORY, MessageDecoder, MessageEncoder
-from mooring.workers.framing import Frames, FrameWriter, heap_buffer
 
 log = get_logger(__name__)
 

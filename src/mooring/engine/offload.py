@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from mooring.backends.codec import as_text, take_up
+from mooring.codecs.decoded_body import apply_decoded, json_output
 from mooring.codecs.nonfinite import writes_null
 from mooring.codecs.packed import FEW
 from mooring.codecs.v2_json import Wanted
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _WORTH = 262_144
 # And above which it stays with the worker: nobody else's should wait behind it for seconds.
 _GIANT = 64 << 20
-# Bytes of an output above which its text is not written by the server, as in backends/open_inference.py.
+# Bytes of an output above which its text is not written by the server, as in codecs/open_inference.py.
 _MUCH = 16_384
 _BINARY = "binary_data"
 
@@ -98,7 +98,7 @@ class Openings:
                 scheduler.put_back(queued)
                 return
             body = request.inputs
-            take_up(request, outcome)
+            apply_decoded(request, outcome)
             release([*body, outcome.outputs[0]])
             queued.rows = max(request.rows, 1)
             queued.texts = _texts_elsewhere(request)
@@ -158,7 +158,7 @@ def write_piece(piece: InferenceResponse, wanted: Wanted, *, null: bool) -> None
     """The same for a part of an answer, here and now: models that stream are not asked for much JSON."""
     for at, tensor in enumerate(piece.outputs):
         if _is_text(tensor, wanted):
-            piece.outputs[at] = as_text(tensor, null=null)
+            piece.outputs[at] = json_output(tensor, null=null)
             release([tensor])
 
 
@@ -194,7 +194,7 @@ def _write_here(queued: "QueuedRequest", answer: InferenceResponse, places: list
     for at in places:
         tensor = answer.outputs[at]
         try:
-            answer.outputs[at] = as_text(tensor, null=null)
+            answer.outputs[at] = json_output(tensor, null=null)
         except MooringError as error:
             release(answer.outputs)
             queued.finish(error)
@@ -227,7 +227,7 @@ def _write_in_thread(
     tensors = [answer.outputs[at] for at in places]
 
     def write() -> list[Tensor]:
-        return [as_text(tensor, null=null) for tensor in tensors]
+        return [json_output(tensor, null=null) for tensor in tensors]
 
     def done(task: "asyncio.Future[list[Tensor]]") -> None:
         error = task.exception()

@@ -28,8 +28,8 @@ from mooring.engine.offload import Openings, is_closed, write_piece
 from mooring.observability.logs import Throttle, get_logger
 from mooring.observability.statistics import ModelStatistics
 from mooring.repository.spec import ModelSpec
+from mooring.workers.handle import Answered, PooledWorker, Work, Workers
 from mooring.workers.pool import WorkerPool
-from mooring.workers.server_end import Answered, PooledWorker, Work, Workers
 
 log = get_logger(__name__)
 

@@ -13,7 +13,7 @@ from mooring.engine.sequences import Sequences
 from mooring.engine.steps import mark, new_id, said, tell
 from mooring.observability.statistics import ModelStatistics
 from mooring.repository.spec import ModelSpec, SequenceSettings
-from mooring.workers.server_end import Answered, PooledWorker, Work, WorkerState
+from mooring.workers.handle import Answered, PooledWorker, Work, WorkerState
 
 
 class QueuedStep(QueuedRequest, eq=False):

@@ -4,8 +4,8 @@ import os
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
-from mooring.backends.preloads import likely
 from mooring.config.settings import Config
+from mooring.repository.preloads import likely
 from mooring.workers.environment import worker_environment
 from mooring.workers.library_process import LibraryProcess
 

@@ -2,16 +2,14 @@
 
 import os
 import socket
-import struct
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from mooring.descriptors import inherited_limit
+from mooring.ipc.template_protocol import LENGTH
 from mooring.signals import held_back
-
-LENGTH = struct.Struct("<q")
 
 ENVIRONMENT = {
     # numpy starts its threads at import, and a pool in every worker would fight over the cores.
@@ -33,7 +31,7 @@ class LibraryProcess:
         self.environment = dict(environment)
         self.control, theirs = socket.socketpair()
         words = [str(number) for number in (theirs.fileno(), os.getpid(), inherited_limit())]
-        command = [sys.executable, "-m", "mooring.workers.template", *words]
+        command = [sys.executable, "-m", "mooring.worker_process.template", *words]
         with theirs, held_back():
             self._process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
                 command,

@@ -17,15 +17,12 @@ import msgspec
 
 from mooring.core.service import Joining, JoiningState
 from mooring.hardware import cores
-from mooring.observability.logs import Throttle, get_logger, shortened
-from mooring.workers.arena import Arena, anonymous_file
-from mooring.workers.channel import Codec, Load, Trial
-from mooring.workers.heartbeat import DEADLINES, Deadlines, Heartbeat, StopWatch, cpu_seconds, has_ended
-from mooring.workers.libraries import Libraries
-from mooring.workers.library_process import LibraryProcess
-from mooring.workers.progress import Progress
-from mooring.workers.template import (
+from mooring.ipc.arena import Arena, anonymous_file
+from mooring.ipc.messages import Codec, Load, Trial
+from mooring.ipc.progress import Progress
+from mooring.ipc.template_protocol import (
     ENDED,
+    FORK_FAILED,
     FORKED,
     MODEL,
     ORDER,
@@ -35,8 +32,11 @@ from mooring.workers.template import (
     RECORD,
     REFUSED,
     TRIAL,
-    UNBORN,
 )
+from mooring.observability.logs import Throttle, get_logger, shortened
+from mooring.workers.heartbeat import DEADLINES, Deadlines, Heartbeat, StopWatch, cpu_seconds, has_ended
+from mooring.workers.libraries import Libraries
+from mooring.workers.library_process import LibraryProcess
 
 log = get_logger(__name__)
 
@@ -341,7 +341,7 @@ class Template:
                 self._heartbeat.answered()
             elif what == FORKED:
                 self._forked(pid)
-            elif what == UNBORN and self._waiting:
+            elif what == FORK_FAILED and self._waiting:
                 self._waiting.popleft().unborn(status)
             elif what == ENDED and pid in self._processes:
                 self._processes.pop(pid).end(status)

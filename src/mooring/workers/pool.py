@@ -10,19 +10,18 @@ from typing import Protocol
 
 from msgspec import structs
 
-from mooring.backends.backend import LoadContext
 from mooring.core.errors import ErrorRecord, ModelLoadFailed, MooringError, WorkerDied
-from mooring.core.service import Joining, JoiningState, ModelMetadata
+from mooring.core.service import Joining, JoiningState, LoadContext, ModelMetadata
+from mooring.ipc.messages import Join, Load, LoadFailed
 from mooring.observability.logs import get_logger
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
-from mooring.workers.channel import Join, Load, LoadFailed
+from mooring.workers.handle import KeptWorker, PooledWorker, PoolOwner, WorkerState
 from mooring.workers.heartbeat import Clock, StopWatch
 from mooring.workers.local import LocalWorkers, Turn
-from mooring.workers.origin import Origin
 from mooring.workers.recycling import Recycler, memory_of
 from mooring.workers.retries import backoff, files_changed
-from mooring.workers.server_end import KeptWorker, PooledWorker, PoolOwner, WorkerState
+from mooring.workers.spawner import Origin
 
 log = get_logger(__name__)
 

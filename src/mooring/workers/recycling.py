@@ -13,7 +13,7 @@ import psutil
 from mooring.repository.spec import Recycling
 
 if TYPE_CHECKING:
-    from mooring.workers.server_end import KeptWorker
+    from mooring.workers.handle import KeptWorker
 
 _LOOK_EVERY = 1.0  # seconds: the kernel walks all pages of a process to tell its memory
 # A worker at this many times its limit is not waited for: a request that eats memory would take the machine's.

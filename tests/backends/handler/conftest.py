@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from handler_kit import LoadedModel
 
-from mooring.backends.backend import LoadContext, create
+from mooring.backends.backend import create
+from mooring.core.service import LoadContext
 from mooring.repository.spec import ModelSpec
 
 

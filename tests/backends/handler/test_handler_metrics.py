@@ -10,9 +10,9 @@ from mooring.backends.handler.metrics_yaml import MetricsCacheYamlImpl
 from mooring.core.requests import Form, InferenceRequest
 from mooring.core.tensors import Tensor
 from mooring.engine.engine import Engine
+from mooring.ipc.arena import Arena
 from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
-from mooring.workers.arena import Arena
 
 HANDLER = """
 from ts.metrics.metric_type_enum import MetricTypes
@@ -101,7 +101,10 @@ async def test_a_broken_file_in_an_archive_keeps_no_model_from_serving(served, t
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("model_metrics: {meter: [{name: a, unit: b}]}", "'meter' is not a valid MetricTypes"),
+        (
+            "model_metrics: {meter: [{name: a, unit: b}]}",
+            "'meter' is no type of a metric; there is counter, gauge, histogram",
+        ),
         ("model_metrics: {gauge: [{name: a}]}", "a metric has no 'unit'"),
         ("model_metrics: [1]", "no table of lists"),
         ("model_metrics: {gauge: [1]}", "no table of lists"),

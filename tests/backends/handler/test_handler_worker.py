@@ -8,9 +8,9 @@ from mooring.core.errors import ModelFailed
 from mooring.core.requests import Form, InferenceRequest
 from mooring.core.tensors import Tensor
 from mooring.engine.engine import Engine
+from mooring.ipc.arena import Arena
 from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
-from mooring.workers.arena import Arena
 
 HANDLER = """
 import sys

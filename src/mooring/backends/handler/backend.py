@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from mooring.backends.backend import Backend, Concurrent, LoadContext, driven
+from mooring.backends.backend import Backend, Concurrent, driven
 from mooring.backends.handler.context import Context, PieceSender
 from mooring.backends.handler.continuous import HandlerSteps
 from mooring.backends.handler.entry import Handle, find_handler, prepare_imports
@@ -27,7 +27,7 @@ from mooring.backends.handler.forms import (
     as_results,
 )
 from mooring.backends.handler.metrics import MetricsStore
-from mooring.backends.handler.metrics_yaml import declared
+from mooring.backends.handler.metrics_yaml import read_metrics
 from mooring.core.errors import InvalidOutput, ModelLoadFailed, MooringError
 from mooring.core.paths import real_path
 from mooring.core.requests import (
@@ -40,7 +40,7 @@ from mooring.core.requests import (
     Operation,
     ResponseHead,
 )
-from mooring.core.service import ModelMetadata, Outcome, Reply
+from mooring.core.service import LoadContext, ModelMetadata, Outcome, Reply
 from mooring.repository.spec import ModelSpec
 
 _log = logging.getLogger(__name__)
@@ -358,7 +358,7 @@ def _store_of(spec: ModelSpec, model_dir: Path) -> MetricsStore:
     files = [Path(spec.metrics_config)] if spec.metrics_config else []
     for file in (*files, model_dir / "metrics.yaml"):
         try:
-            for metric in declared(file):
+            for metric in read_metrics(file):
                 store.declare(metric)
         except FileNotFoundError:
             continue

@@ -18,10 +18,11 @@ import numpy as np
 
 from mooring.backends.handler import json_text
 from mooring.backends.handler.envelopes import Asked, BaseEnvelope, demand_names
-from mooring.backends.open_inference import NO_LABELS, open_inputs, present
 from mooring.codecs.instances import instances_in
 from mooring.codecs.nonfinite import BY_PROTOCOL
+from mooring.codecs.open_inference import decode_v2_inputs
 from mooring.codecs.packed import pack_rows, unpack
+from mooring.codecs.requested_outputs import NO_LABELS, encode_outputs
 from mooring.core.buffers import Payload
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.requests import InferenceRequest, InferenceResponse, Operation, ResponseHead
@@ -134,7 +135,7 @@ class TensorsForm(RowForm):
         self._json_nan = json_nan
 
     def rows(self, request: InferenceRequest) -> list[Any]:
-        open_inputs(request)
+        decode_v2_inputs(request)
         tensors = request.inputs
         demand_inputs(tensors)
         if not _one_row_per_element(tensors):
@@ -149,7 +150,7 @@ class TensorsForm(RowForm):
         name = _output_name(request)
         stacked = list(results) if _one_row_per_element(request.inputs) else results[0]
         response = InferenceResponse([tensor_of(name, stacked)], head=head)
-        return present(request, response, NO_LABELS, self._json_nan)
+        return encode_outputs(request, response, NO_LABELS, self._json_nan)
 
 
 def demand_inputs(tensors: Sequence[Tensor]) -> None:
@@ -167,7 +168,7 @@ class InputsForm(RowForm):
         self._json_nan = json_nan
 
     def rows(self, request: InferenceRequest) -> list[Any]:
-        open_inputs(request)
+        decode_v2_inputs(request)
         demand_inputs(request.inputs)
         return [
             {"name": tensor.name, "shape": tensor.shape, "datatype": tensor.datatype, "data": _value(tensor)}
@@ -180,7 +181,7 @@ class InputsForm(RowForm):
         names = [tensor.name for tensor in request.inputs]
         demand_names(len(names), len(results))
         outputs = [tensor_of(name, result) for name, result in zip(names, results, strict=False)]
-        return present(request, InferenceResponse(outputs, head=head), NO_LABELS, self._json_nan)
+        return encode_outputs(request, InferenceResponse(outputs, head=head), NO_LABELS, self._json_nan)
 
 
 def body_answer(item: Any, head: ResponseHead | None) -> InferenceResponse:

@@ -1,11 +1,10 @@
-"""Metrics declared in a file, as TorchServe's ``metrics.yaml`` does."""
+"""Handlers' metrics from a file, as TorchServe's ``metrics.yaml`` declares them."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
 from mooring.backends.handler.metrics import CachingMetric, MetricsStore, MetricTypes
+from mooring.observability.metrics_file import read_metrics_file
 
 
 class MetricsCacheYamlImpl(MetricsStore):
@@ -17,25 +16,11 @@ class MetricsCacheYamlImpl(MetricsStore):
 
     def initialize_cache(self) -> None:
         """Declare every model metric of the file. Raises ``OSError``, or ``ValueError`` for what declares none."""
-        for metric in declared(self._path):
+        for metric in read_metrics(self._path):
             self.declare(metric)
 
 
-def declared(path: Path) -> Iterator[CachingMetric]:
+def read_metrics(path: Path) -> Iterator[CachingMetric]:
     """Every model metric of a file. Raises ``OSError``, or ``ValueError`` that names the file and the fault."""
-    try:
-        document = yaml.safe_load(path.read_text()) or {}
-        for kind, metrics in (document.get("model_metrics") or {}).items():
-            for metric in metrics or ():
-                yield CachingMetric(
-                    str(metric["name"]),
-                    str(metric["unit"]),
-                    [str(name) for name in metric.get("dimensions") or ()],
-                    MetricTypes(kind),
-                )
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    except KeyError as error:
-        raise ValueError(f"{path}: a metric has no {error}") from error
-    except (AttributeError, TypeError) as error:
-        raise ValueError(f"{path}: model_metrics is no table of lists of metrics by their type") from error
+    for name, unit, dimensions, kind in read_metrics_file(path):
+        yield CachingMetric(name, unit, dimensions, MetricTypes(kind))

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from mooring.backends.open_inference import NO_LABELS, present
 from mooring.codecs.packed import elements_of, pack_rows
+from mooring.codecs.requested_outputs import NO_LABELS, encode_outputs
 from mooring.core.buffers import LARGE, Buffer, Payload
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, ResponseHead
@@ -97,7 +97,7 @@ def _asked_for(outputs: list[Tensor], request: InferenceRequest) -> list[Tensor]
 def _presented(outputs: list[Tensor], request: InferenceRequest) -> InferenceResponse:
     """As a worker would have shown them, had one made them all."""
     before = [(output, output.data) for output in outputs]
-    response = present(request, InferenceResponse(outputs), NO_LABELS)
+    response = encode_outputs(request, InferenceResponse(outputs), NO_LABELS)
     release(
         Tensor(output.name, output.datatype, output.shape, data)
         for output, data in before

@@ -4,12 +4,11 @@ import asyncio
 import sys
 import time
 
-from mooring.backends.backend import LoadContext, alone
-from mooring.backends.preloads import preload
-from mooring.core.service import Joining
+from mooring.core.service import Joining, LoadContext
+from mooring.ipc.messages import Load
 from mooring.observability.logs import get_logger
+from mooring.repository.preloads import fork_unsafe_reason, preload
 from mooring.repository.spec import ModelSpec
-from mooring.workers.channel import Load
 from mooring.workers.local import LibraryTemplate, LocalProcess, LocalWorkers, ModelTemplate, Template
 
 log = get_logger(__name__)
@@ -48,7 +47,7 @@ class Origin:
         """Why workers load the model themselves, by what is known of it before."""
         if sys.platform != "linux":
             return "only Linux shows whether loading started threads"
-        return alone(self._spec, self._threads)
+        return fork_unsafe_reason(self._spec, self._threads)
 
     async def try_joining(self) -> Joining:
         """Whether requests for the model may share its calls. Raises ``OSError`` when there is no room to find out."""

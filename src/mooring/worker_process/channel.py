@@ -12,9 +12,9 @@ from mooring.core.errors import ErrorRecord, MooringError
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse
 from mooring.core.service import Outcome
 from mooring.core.tensors import Tensor
-from mooring.observability.records import Recorder
-from mooring.workers.arena import MappedArena
-from mooring.workers.channel import (
+from mooring.ipc.arena import MappedArena
+from mooring.ipc.framing import Frames, send_whole
+from mooring.ipc.messages import (
     NO_MEMORY,
     Batch,
     Codec,
@@ -25,7 +25,7 @@ from mooring.workers.channel import (
     ToWorker,
     lost,
 )
-from mooring.workers.framing import Frames, send_whole
+from mooring.observability.records import Recorder
 
 
 class Channel:

@@ -1,4 +1,6 @@
-"""What a template process imports before it forks workers of a model (docs/decisions/0004-fork-or-spawn.md).
+"""What a template process imports before it forks workers of a model, and whether it may load the model, too.
+
+See docs/decisions/0004-fork-or-spawn.md.
 
 Little is needed to say so: torch is being imported while the rest of the server still is.
 """
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile, ZipFile
 
-from mooring.repository.platforms import SUFFIXES, backend_of
+from mooring.repository.platforms import SUFFIXES, backend_of, loads_alone
 
 if TYPE_CHECKING:
     from mooring.config.settings import Config
@@ -19,7 +21,7 @@ _PRELOAD: Mapping[str, tuple[str, ...]] = {
     "handler": ("mooring.backends.handler.backend",),
     "function": ("mooring.backends.function",),
     "builtin": ("mooring.backends.builtin",),
-    "codec": ("mooring.backends.codec",),
+    "codec": ("mooring.backends.codec_backend",),
     "onnx": ("onnxruntime", "mooring.backends.onnx"),
     "pytorch": ("torch", "mooring.backends.programs", "mooring.backends.pytorch"),
 }
@@ -63,6 +65,18 @@ def likely(config: "Config") -> set[tuple[str, ...]]:
     if any(map(_holds_weights, islice(archives, _GLANCES))):
         found.add(("torch", *libraries("handler", "")))
     return found
+
+
+def fork_unsafe_reason(spec: "ModelSpec", threads: int) -> str:
+    """The reason why every worker must load this model by itself; empty where it may be loaded before they are forked.
+
+    A user's code may do anything while it loads (open files, ask for its pid, start threads). A model with such code is
+    loaded before the fork only where its configuration says so.
+    """
+    why = loads_alone(spec.backend, module=bool(spec.parameters.get("module")), preload=spec.preload)
+    if not why and spec.backend == "onnx" and threads > 1:
+        return "a session of ONNX Runtime starts its threads when it is made"
+    return why
 
 
 def _holds_weights(archive: Path) -> bool:

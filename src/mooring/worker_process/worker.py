@@ -16,11 +16,8 @@ from mooring.backends.backend import Backend, Concurrent, Stepwise, create
 from mooring.core.errors import DeadlineExceeded, ErrorRecord, ModelFailed, MooringError
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import JoiningState, Outcome
-from mooring.observability.records import Recorder
-from mooring.repository.platforms import has_code
-from mooring.repository.spec import ModelSpec
-from mooring.workers.arena import MappedArena
-from mooring.workers.channel import (
+from mooring.ipc.arena import MappedArena
+from mooring.ipc.messages import (
     Batch,
     Cancel,
     Join,
@@ -34,11 +31,14 @@ from mooring.workers.channel import (
     Returned,
     ToWorker,
 )
-from mooring.workers.outcomes import chunks, fails_again, failure_of, line_of, within
-from mooring.workers.preloaded import Preloaded
-from mooring.workers.progress import Progress
-from mooring.workers.stepwise import StepServing
-from mooring.workers.worker_end import Channel, Outbox
+from mooring.ipc.progress import Progress
+from mooring.observability.records import Recorder
+from mooring.repository.platforms import has_code
+from mooring.repository.spec import ModelSpec
+from mooring.worker_process.channel import Channel, Outbox
+from mooring.worker_process.outcomes import chunks, fails_again, failure_of, line_of, within
+from mooring.worker_process.preloaded import Preloaded
+from mooring.worker_process.stepwise import StepServing
 
 # How long finished answers may wait for a slower one in the same message, in seconds.
 _PATIENCE = 0.003
@@ -265,7 +265,7 @@ class Worker:
                 backend = create(message.spec.backend)
                 metadata = backend.load(message.spec, message.context)
             if message.spec.warmup:
-                from mooring.workers.warmup import warm  # noqa: PLC0415 - most models have none
+                from mooring.worker_process.warmup import warm  # noqa: PLC0415 - most models have none
 
                 warm(backend, message.spec, metadata)
         except Exception as error:  # user code may raise anything while it loads
@@ -305,7 +305,7 @@ class Worker:
         if isinstance(model, Stepwise):
             StepServing(outboxes, backend, model, self._spec, self._loaded).run()
         else:
-            from mooring.workers.concurrent import ConcurrentServing  # noqa: PLC0415 - asyncio, for the few that use it
+            from mooring.worker_process.concurrent import ConcurrentServing  # noqa: PLC0415 - asyncio, for the few that use it
 
             ConcurrentServing(outboxes, model, self._spec, self._loaded).run()
 

@@ -12,10 +12,10 @@ from mooring.backends.backend import Backend, Stepwise
 from mooring.core.errors import ModelFailed, MooringError, RequestCancelled
 from mooring.core.requests import InferenceRequest, InferenceResponse, Operation
 from mooring.core.service import Outcome
+from mooring.ipc.messages import Batch, Cancel, Loaded, ToWorker
 from mooring.repository.spec import ModelSpec
-from mooring.workers.channel import Batch, Cancel, Loaded, ToWorker
-from mooring.workers.outcomes import failure_of, within
-from mooring.workers.worker_end import Outbox
+from mooring.worker_process.channel import Outbox
+from mooring.worker_process.outcomes import failure_of, within
 
 
 class _Row:

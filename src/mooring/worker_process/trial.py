@@ -24,10 +24,10 @@ from mooring.backends.agreement import DeclaredBackend, model_file, stamp_of
 from mooring.backends.backend import create
 from mooring.core.errors import MooringError
 from mooring.core.service import Joining
+from mooring.ipc.messages import Load, Trial
 from mooring.repository.spec import ModelSpec
-from mooring.workers.channel import Load, Trial
-from mooring.workers.outcomes import line_of
-from mooring.workers.preloaded import Preloaded, receive_order
+from mooring.worker_process.outcomes import line_of
+from mooring.worker_process.preloaded import Preloaded, receive_order
 
 # Beside what the process has when it begins: for calls of the model, and so many times the size of its files.
 _MEMORY = 1 << 30

@@ -8,7 +8,7 @@ from onnx import helper
 
 from mooring.core.service import Joining, JoiningState
 from mooring.repository.spec import ModelSpec
-from mooring.workers import trial
+from mooring.worker_process import trial
 
 SHOWN = Joining(JoiningState.SHOWN, "rows gave the same answers alone and joined")
 

@@ -1,6 +1,6 @@
 """How far a worker is, in memory that it shares with the server: right even when one of the two is dead."""
 
-from mooring.workers.arena import map_shared
+from mooring.ipc.arena import map_shared
 
 _HALF = 32
 _LOW = (1 << _HALF) - 1

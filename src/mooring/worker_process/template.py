@@ -7,43 +7,45 @@ be forked safely. A template that imports nothing is how a worker is *spawned*: 
 A template may also be asked to fork a *template of a model*, which loads it (preloaded.py) and is forked in turn: its
 workers share the model's pages as well.
 
-On the control socket the server first says which modules to import. From then on it sends one word (the number of
-channels, ``MODEL``, or ``TRIAL`` for a process that tries whether requests may be joined: trial.py) with the descriptors
-for one process, or ``PING`` without any, and the template answers with records of (what, pid, status): a process was
-forked, could not be (the status is the ``errno``), or one ended; ``PONG`` to a ping. The template of a model begins with
-``READY``, or with ``REFUSED`` and the reason, whose length is the record's status.
+The server asks over the control socket (``ipc/template_protocol.py``).
 """
 
-import ctypes
 import gc
 import importlib
 import os
 import select
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
 from mooring.descriptors import set_soft_limit
-from mooring.signals import leave_to_first_process, spare_forks
-from mooring.workers import worker
-from mooring.workers.channel import Load
-from mooring.workers.library_process import LENGTH
-from mooring.workers.preloaded import Preloaded, loaded_once, receive_order
-
-ORDER = struct.Struct("<q")
-RECORD = struct.Struct("<qqq")
-READY, FORKED, ENDED, REFUSED, UNBORN, PONG = 0, 1, 2, 3, 4, 5
-MODEL, TRIAL, PING = -1, -2, -3
-MOST_DESCRIPTORS = 64
+from mooring.ipc.messages import Load
+from mooring.ipc.template_protocol import (
+    ENDED,
+    FORK_FAILED,
+    FORKED,
+    LENGTH,
+    MAX_DESCRIPTORS,
+    MODEL,
+    ORDER,
+    PING,
+    PONG,
+    READY,
+    RECORD,
+    REFUSED,
+    TRIAL,
+)
+from mooring.signals import end_with_parent, leave_to_first_process, spare_forks
+from mooring.worker_process import worker
+from mooring.worker_process.preloaded import Preloaded, loaded_once, receive_order
 
 
 def serve(control: socket.socket, parent: int) -> None:
     """Import what the server names, say so, and fork on demand until it closes the control socket."""
-    end_with(parent)
+    end_with_parent(parent)
     leave_to_first_process()
     gc.disable()  # what an import makes stays; looking for what does not took a fifth of torch's (0.15 of 0.72 s)
     for module in _receive_modules(control):
@@ -89,7 +91,7 @@ def _fork_on_demand(control: socket.socket, model: Preloaded | None, parent: int
     os.set_blocking(wake, False)
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    end_with(parent, signal.SIGTERM)  # still, but there is something to be done first
+    end_with_parent(parent, signal.SIGTERM)  # still, but there is something to be done first
     _tell(control, RECORD.pack(READY, os.getpid(), 0))
     poll = select.poll()
     poll.register(control, select.POLLIN)
@@ -155,7 +157,7 @@ def _tell(control: socket.socket, record: bytes) -> None:
 
 def _fork(control: socket.socket, private: Sequence[int], model: Preloaded | None, family: _Family) -> bool:
     try:
-        order, descriptors, _, _ = socket.recv_fds(control, ORDER.size, MOST_DESCRIPTORS)
+        order, descriptors, _, _ = socket.recv_fds(control, ORDER.size, MAX_DESCRIPTORS)
     except ConnectionResetError:  # the server has closed its end before it read all that it was told
         return False
     if not order:
@@ -170,7 +172,7 @@ def _fork(control: socket.socket, private: Sequence[int], model: Preloaded | Non
     except OSError as error:  # no more processes, or no memory: the workers that are there are not to blame
         for fd in descriptors:
             os.close(fd)
-        _tell(control, RECORD.pack(UNBORN, 0, error.errno or 0))
+        _tell(control, RECORD.pack(FORK_FAILED, 0, error.errno or 0))
         return True
     if pid == 0:
         control.close()
@@ -191,7 +193,7 @@ def _fork(control: socket.socket, private: Sequence[int], model: Preloaded | Non
 def _become(channels: int, descriptors: Sequence[int], parent: int, model: Preloaded | None) -> NoReturn:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    end_with(parent)
+    end_with_parent(parent)
     os.setpgid(0, 0)  # what it forks ends with it
     output, *rest = descriptors
     os.dup2(output, 1)
@@ -203,7 +205,7 @@ def _become(channels: int, descriptors: Sequence[int], parent: int, model: Prelo
         if channels == MODEL:
             _serve_model(socket.socket(fileno=rest[0]), parent)
         elif channels == TRIAL:
-            from mooring.workers import trial  # noqa: PLC0415 - for one process of a model's life
+            from mooring.worker_process import trial  # noqa: PLC0415 - for one process of a model's life
 
             trial.main(socket.socket(fileno=rest[0]), model)
         else:
@@ -221,15 +223,6 @@ def _become(channels: int, descriptors: Sequence[int], parent: int, model: Prelo
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(status)
-
-
-def end_with(parent: int, how: signal.Signals = signal.SIGKILL) -> None:
-    """Ask the kernel to end this process with its parent, so that a killed server leaves no orphans (Linux)."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, how)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from mooring.backends.backend import Concurrent
 from mooring.core.errors import DeadlineExceeded, ModelFailed, MooringError, RequestCancelled
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import Outcome
+from mooring.ipc.messages import Batch, Cancel, Load, Loaded
 from mooring.repository.spec import ModelSpec
-from mooring.workers.channel import Batch, Cancel, Load, Loaded
-from mooring.workers.outcomes import chunks, failure_of, within
-from mooring.workers.worker_end import Outbox
+from mooring.worker_process.channel import Outbox
+from mooring.worker_process.outcomes import chunks, failure_of, within
 
 
 class ConcurrentServing:

@@ -6,13 +6,14 @@ import subprocess
 import sys
 
 from mooring.descriptors import inherited_limit
-from mooring.workers.library_process import ENVIRONMENT, LENGTH
+from mooring.ipc.template_protocol import LENGTH
+from mooring.workers.library_process import ENVIRONMENT
 
 
 def test_a_template_whose_server_ends_before_it_has_read_everything_ends_without_a_word():
     server, theirs = socket.socketpair()
     words = [str(number) for number in (theirs.fileno(), os.getpid(), inherited_limit())]
-    command = [sys.executable, "-m", "mooring.workers.template", *words]
+    command = [sys.executable, "-m", "mooring.worker_process.template", *words]
     with theirs:
         template = subprocess.Popen(
             command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, env={**os.environ, **ENVIRONMENT}

@@ -6,7 +6,7 @@ import pytest
 
 from mooring.core.requests import InferenceResponse
 from mooring.core.tensors import Tensor
-from mooring.workers.worker_end import joined
+from mooring.worker_process.channel import joined
 
 
 def piece(*values):

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from mooring.core.buffers import LARGE, Buffer, Slot
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.tensors import Tensor
-from mooring.workers import framing
-from mooring.workers.channel import NO_MEMORY, Batch, Codec, MessageEncoder, Piece, Results
-from mooring.workers.framing import Frames, FrameWriter, pieces, send_whole
-from mooring.workers.worker_end import Channel
+from mooring.ipc import framing
+from mooring.ipc.framing import Frames, FrameWriter, pieces, send_whole
+from mooring.ipc.messages import NO_MEMORY, Batch, Codec, MessageEncoder, Piece, Results
+from mooring.worker_process.channel import Channel
 
 AT_ONCE = 200_000  # bytes that a socket takes, as the system's do
 

@@ -8,15 +8,14 @@ from typing import Any
 
 import msgspec
 
-from mooring.backends.backend import LoadContext
 from mooring.core.buffers import LARGE, Buffer, Slot
 from mooring.core.errors import ErrorRecord
 from mooring.core.requests import InferenceRequest, InferenceResponse
-from mooring.core.service import Joining, ModelMetadata
+from mooring.core.service import Joining, LoadContext, ModelMetadata
 from mooring.core.tensors import Tensor
+from mooring.ipc.framing import HEADER, PAYLOADS
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
-from mooring.workers.framing import HEADER, PAYLOADS
 
 _SLOT_CODE = 1
 _GRANT_CODE = 2

@@ -9,8 +9,8 @@ from mooring.core.buffers import Buffer, Slot
 from mooring.core.errors import ErrorRecord, InvalidInput, ModelFailed
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse
 from mooring.core.tensors import Tensor
-from mooring.workers.channel import Batch, Codec, InGrant, Piece, Results
-from mooring.workers.framing import Frames
+from mooring.ipc.framing import Frames
+from mooring.ipc.messages import Batch, Codec, InGrant, Piece, Results
 
 
 @given(st.lists(st.binary(max_size=5000), min_size=1, max_size=8), st.integers(16, 4096))

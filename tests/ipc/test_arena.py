@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mooring.core.buffers import LARGE
-from mooring.workers.arena import Arena, BuddyAllocator
+from mooring.ipc.arena import Arena, BuddyAllocator
 
 
 @given(st.lists(st.one_of(st.integers(1, 20), st.none()), max_size=200), st.randoms())

@@ -13,9 +13,9 @@ from pathlib import Path
 from mooring.backends.backend import Backend, create
 from mooring.core.errors import MooringError
 from mooring.core.service import ModelMetadata
-from mooring.workers.channel import Codec, Load, Trial
-from mooring.workers.framing import Frames
-from mooring.workers.outcomes import line_of
+from mooring.ipc.framing import Frames
+from mooring.ipc.messages import Codec, Load, Trial
+from mooring.worker_process.outcomes import line_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Ste
 from mooring.core.service import ModelMetadata, Outcome, Reply
 from mooring.core.tensors import NUMPY_TYPES, Parameter, Tensor
 from mooring.repository.spec import ModelSpec, Warmup, WarmupInput
-from mooring.workers.outcomes import failure_of
+from mooring.worker_process.outcomes import failure_of
 
 _SEED = 0  # the same at every start: a failure can be seen again
 _MOST_RANDOM = 100  # what is random may be an index, or a count

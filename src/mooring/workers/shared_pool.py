@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from mooring.core.errors import WorkerDied
 from mooring.core.service import Joining, ModelMetadata
+from mooring.ipc.progress import Progress
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
-from mooring.workers.progress import Progress
-from mooring.workers.server_end import PooledWorker, PoolOwner, WorkerState
+from mooring.workers.handle import PooledWorker, PoolOwner, WorkerState
 
 # How long the news why a worker died may take from the process that keeps it, in seconds.
 _NEWS = 2.0

@@ -11,10 +11,8 @@ from mooring.core.buffers import LARGE, Buffer
 from mooring.core.errors import ErrorRecord, MooringError, WorkerDied
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import Joining, ModelMetadata, Outcome
-from mooring.observability.logs import get_logger
-from mooring.observability.records import Record
-from mooring.repository.spec import ModelSpec
-from mooring.workers.channel import (
+from mooring.ipc.framing import Frames, FrameWriter
+from mooring.ipc.messages import (
     NO_MEMORY,
     Batch,
     Cancel,
@@ -31,10 +29,12 @@ from mooring.workers.channel import (
     ToWorker,
     lost,
 )
-from mooring.workers.framing import Frames, FrameWriter
+from mooring.ipc.progress import Progress
+from mooring.observability.logs import get_logger
+from mooring.observability.records import Record
+from mooring.repository.spec import ModelSpec
 from mooring.workers.heartbeat import StopWatch
 from mooring.workers.local import LocalProcess, Turn
-from mooring.workers.progress import Progress
 
 log = get_logger(__name__)
 

@@ -1,0 +1,42 @@
+"""The backend of codec processes: they decode large JSON bodies and encode large JSON outputs.
+
+A codec process runs no code but ours. It takes requests and gives responses as every worker does, so that it is kept,
+fed and replaced by the same code. A request with ``json_outputs`` holds outputs of a model to encode; every other one
+holds a body to decode (``codecs/decoded_body.py``).
+"""
+
+from collections.abc import Sequence
+
+from mooring.backends.backend import Backend
+from mooring.codecs.decoded_body import encode_decoded, json_output
+from mooring.core.errors import InvalidInput
+from mooring.core.requests import InferenceRequest, InferenceResponse
+from mooring.core.service import LoadContext, ModelMetadata, Outcome, Reply
+from mooring.repository.spec import ModelSpec
+
+
+class CodecBackend(Backend):
+    """The codecs in the place of a model."""
+
+    def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
+        """Return metadata without inputs and outputs; there is nothing to load."""
+        return ModelMetadata(spec.name, [spec.version], spec.backend, [], [])
+
+    def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
+        """Decode or encode every request by itself."""
+        return [
+            encode_json(request) if request.json_outputs else decode_json(request) for request in requests
+        ]
+
+
+def encode_json(request: InferenceRequest) -> InferenceResponse:
+    """The tensors of the request with their JSON text as data."""
+    return InferenceResponse([json_output(tensor, null=request.null_for_nan) for tensor in request.inputs])
+
+
+def decode_json(request: InferenceRequest) -> Outcome:
+    """The tensors that the body of the request holds, after a ``DecodedBody``; or the error in it."""
+    try:
+        return encode_decoded(request)
+    except InvalidInput as error:
+        return error

@@ -1,0 +1,82 @@
+"""The body of an Open Inference Protocol request that the server has not decoded, because it is large.
+
+The worker decodes it, or a codec process. This code never runs on the server's event loop.
+"""
+
+from collections.abc import Mapping
+
+from mooring.codecs.generate import GENERATE_FORM, INFER_FORM, declared_for, decode_generate
+from mooring.codecs.packed import unpack_all
+from mooring.codecs.protobuf_tensors import Layout
+from mooring.codecs.v2_json import (
+    check_regionless,
+    decode_request,
+    json_size_of,
+    wanted_of,
+)
+from mooring.core.buffers import LARGE, Payload
+from mooring.core.errors import InvalidInput
+from mooring.core.requests import InferenceRequest, RequestedOutput
+from mooring.core.tensors import RequestValue, TensorSpec
+
+# What a body says to the server, which has not seen it.
+_SERVERS = frozenset({"binary_data_output", "priority", "timeout"})
+_BINARY = "binary_data"
+
+
+def decode_v2_inputs(request: InferenceRequest) -> None:
+    """Decode the body, if it is not, and unpack every input. Raises ``InvalidInput``."""
+    decode_v2_body(request)
+    unpack_all(request.inputs)
+
+
+def decode_v2_body(request: InferenceRequest) -> None:
+    """Replace an undecoded body by its id, inputs, parameters and outputs; inputs may be packed. Raises ``InvalidInput``.
+
+    ``outputs`` is then a list, never None. Each of its entries has the parameter ``binary_data``.
+    """
+    if not request.inputs:
+        return
+    first = request.inputs[0]
+    if not first.json:
+        return
+    declared = declared_for(first)
+    if declared is not None:
+        _decode_generate(request, first.data[0], declared)
+        return
+    body = decode_request(first.data[0], json_size_of(first), _no_regions)
+    check_regionless(first, body.outputs)
+    given = body.parameters or {}
+    wanted = wanted_of(body.outputs, given)
+    request.id = body.id or request.id
+    bare = request.layout == Layout.BARE
+    request.outputs = [
+        RequestedOutput(
+            output.name, {**(output.parameters or {}), _BINARY: bare or wanted.named[output.name]}
+        )
+        for output in body.outputs or []
+    ]
+    request.json_outputs = not (wanted.others or bare)
+    request.parameters = _models_own(given)
+    request.inputs = body.inputs
+
+
+def _decode_generate(request: InferenceRequest, body: Payload, declared: list[TensorSpec]) -> None:
+    """Decode a body of the generate extension; ``path`` then names its form."""
+    found = decode_generate(body, lambda: declared)
+    request.id = found.id or request.id
+    request.path = INFER_FORM if found.v2 else GENERATE_FORM
+    request.inputs, request.outputs, request.json_outputs = found.inputs, found.outputs, True
+    request.parameters = _models_own(found.parameters or {})
+
+
+def _models_own(given: Mapping[str, RequestValue]) -> dict[str, RequestValue] | None:
+    """The parameters that are not the server's."""
+    return {name: value for name, value in given.items() if name not in _SERVERS} or None
+
+
+def _no_regions(region: str, offset: int, size: int) -> Payload:
+    raise InvalidInput(
+        f"the JSON is above {LARGE} bytes, and then no input may lie in shared memory, as the {size} bytes at {offset} "
+        f"of region '{region}'; send large inputs in binary"
+    )
