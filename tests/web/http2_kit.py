@@ -9,9 +9,10 @@ import hpack
 from hyperframe.frame import Frame
 from web_client import CountingAllocator
 
-from mooring.protocols.grpc_server import GrpcServer, Method, Service, taken
+from mooring.protocols.grpc_messages import copy_bytes
+from mooring.protocols.grpc_server import GrpcServer, Service, StreamingMethod, UnaryMethod
 from mooring.tokens import Access
-from mooring.web.grpc.call import Refused, Status
+from mooring.web.grpc.status import Status, StatusError
 from mooring.web.http2 import frames
 from mooring.web.http2.context import Http2Limits
 
@@ -34,19 +35,22 @@ class Methods:
 
     def service(self):
         names = ("echo", "hold", "fail", "refuse", "tell")
-        unary = {name.capitalize(): Method(Access.OPEN, getattr(self, name)) for name in names}
-        streaming = {"Chat": Method(Access.OPEN, self.chat), "Pour": Method(Access.OPEN, self.pour)}
+        unary = {name.capitalize(): UnaryMethod(Access.OPEN, getattr(self, name)) for name in names}
+        streaming = {
+            "Chat": StreamingMethod(Access.OPEN, self.chat),
+            "Pour": StreamingMethod(Access.OPEN, self.pour),
+        }
         return Service("t.T", unary, streaming)
 
     def echo(self, call):
-        message = call.take()
+        message = call.take_message()
         if isinstance(message, bytes):
             call.respond([message])
         else:
             call.respond([message.view], message.release)
 
     def hold(self, call):
-        self.held.append((call, taken(call.take())))
+        self.held.append((call, copy_bytes(call.take_message())))
         call.on_cancelled = self.cancel
 
     def cancel(self):
@@ -56,23 +60,23 @@ class Methods:
         raise ZeroDivisionError
 
     def refuse(self, call):
-        raise Refused(Status.NOT_FOUND, "50 % of Ü\n")
+        raise StatusError(Status.NOT_FOUND, "50 % of Ü\n")
 
     def tell(self, call):
-        call.take()
+        call.take_message()
         parts = [call.header(b"x-bin") or b"none", b"|", call.header(b"x-text") or b"none"]
         call.respond(parts)
 
     async def chat(self, call):
-        while (message := await call.read()) is not None:
+        while (message := await call.read_message()) is not None:
             self.read.append(len(message))
-            await call.write(taken(message))
+            await call.write_message(copy_bytes(message))
 
     async def pour(self, call):
-        await call.read()
+        await call.read_message()
         try:
             while True:
-                await call.write(bytes(100_000))
+                await call.write_message(bytes(100_000))
                 self.written += 1
         finally:
             self.cancelled += 1

@@ -5,10 +5,11 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 
 from mooring.codecs.proto.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from mooring.protocols.grpc_messages import answering, read
-from mooring.protocols.grpc_server import Method, Service, receive, refused
+from mooring.protocols.grpc_errors import status_error
+from mooring.protocols.grpc_messages import parse_message, read_bytes, sync_handler
+from mooring.protocols.grpc_server import Service, StreamingMethod, UnaryMethod
 from mooring.tokens import Access
-from mooring.web.grpc.call import Call
+from mooring.web.grpc.calls import StreamingCall
 
 # How late a watcher may hear of a change, in seconds: readiness is looked at, nobody announces it.
 _LOOK_EVERY = 0.5
@@ -26,28 +27,28 @@ class Health:
         """What the server mounts."""
         return Service(
             "grpc.health.v1.Health",
-            {"Check": Method(Access.OPEN, answering(HealthCheckRequest, self.check))},
-            {"Watch": Method(Access.OPEN, self.watch)},
-            leave=self._leaving.set,
+            {"Check": UnaryMethod(Access.OPEN, sync_handler(HealthCheckRequest, self.check))},
+            {"Watch": StreamingMethod(Access.OPEN, self.watch)},
+            on_stop=self._leaving.set,
         )
 
     def check(self, asked: HealthCheckRequest) -> HealthCheckResponse:
         """The state now."""
         if asked.service not in self._known:
-            raise refused("NOT_FOUND", f"no service '{asked.service}' is served here")
+            raise status_error("NOT_FOUND", f"no service '{asked.service}' is served here")
         return HealthCheckResponse(status=self._status(asked.service))
 
-    async def watch(self, call: Call) -> None:
+    async def watch(self, call: StreamingCall) -> None:
         """The state now and whenever it has changed, until the server stops."""
-        message = await receive(call)
+        message = await read_bytes(call)
         if message is None:
             return
-        name, told = read(HealthCheckRequest, message).service, None
+        name, told = parse_message(HealthCheckRequest, message).service, None
         while True:
             status = self._status(name)
             if status != told:
                 told = status
-                await call.write(HealthCheckResponse(status=status).SerializeToString())
+                await call.write_message(HealthCheckResponse(status=status).SerializeToString())
             if self._leaving.is_set():
                 return
             with suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""Methods of small messages, for ``GrpcServer``: a message object in, a message object out."""
+"""Messages of gRPC methods: their bytes, and handlers that get and give objects of generated classes."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -6,15 +6,16 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from mooring.core.buffers import Payload
 from mooring.core.errors import InvalidInput
-from mooring.protocols.grpc_server import Work, taken
-from mooring.web.grpc.call import Call
+from mooring.protocols.grpc_server import UnaryHandler
+from mooring.web.grpc.calls import StreamingCall, UnaryCall
 
-Asked = TypeVar("Asked", bound=Message)
+RequestT = TypeVar("RequestT", bound=Message)
 Result = TypeVar("Result")
 
 
-def read(kind: type[Asked], message: bytes) -> Asked:
+def parse_message(kind: type[RequestT], message: bytes) -> RequestT:
     """A message of this kind. Raises ``InvalidInput``."""
     try:
         return kind.FromString(message)
@@ -22,27 +23,45 @@ def read(kind: type[Asked], message: bytes) -> Asked:
         raise InvalidInput(f"the message is no {kind.DESCRIPTOR.name}: {error}") from None
 
 
-def answering(kind: type[Asked], answer: Callable[[Asked], Message]) -> Work:
-    """A method that answers at once."""
+def copy_bytes(payload: Payload) -> bytes:
+    """The bytes of a message that is small, as a rule. Releases it."""
+    if isinstance(payload, bytes):
+        return payload
+    try:
+        return bytes(payload)
+    finally:
+        payload.release()
 
-    def work(call: Call) -> None:
-        call.respond([answer(read(kind, taken(call.take()))).SerializeToString()])
 
-    return work
+async def read_bytes(call: StreamingCall) -> bytes | None:
+    """Wait for the next message of a stream; None after the client's last."""
+    message = await call.read_message()
+    return None if message is None else copy_bytes(message)
 
 
-def awaiting(kind: type[Asked], answer: Callable[[Asked], Coroutine[None, None, Message]]) -> Work:
-    """A method that takes its time. A client that goes away does not stop it: half a load would help nobody."""
+def sync_handler(kind: type[RequestT], answer: Callable[[RequestT], Message]) -> UnaryHandler:
+    """A handler that answers at once with what ``answer`` returns."""
 
-    async def work(call: Call) -> None:
-        message = await unstopped(answer(read(kind, taken(call.take()))))
+    def handle(call: UnaryCall) -> None:
+        call.respond([answer(parse_message(kind, copy_bytes(call.take_message()))).SerializeToString()])
+
+    return handle
+
+
+def async_handler(
+    kind: type[RequestT], answer: Callable[[RequestT], Coroutine[None, None, Message]]
+) -> UnaryHandler:
+    """A handler that takes its time. A client that goes away does not stop it: half a load would help nobody."""
+
+    async def handle(call: UnaryCall) -> None:
+        message = await run_to_end(answer(parse_message(kind, copy_bytes(call.take_message()))))
         call.respond([message.SerializeToString()])
 
-    return work
+    return handle
 
 
-async def unstopped(work: Coroutine[None, None, Result]) -> Result:
-    """What comes of this work, which goes on when whoever waits for it here is cancelled."""
+async def run_to_end(work: Coroutine[None, None, Result]) -> Result:
+    """Wait for work that goes on when its caller here is cancelled."""
     task = asyncio.get_running_loop().create_task(work)
     _running.add(task)
     task.add_done_callback(_forget)
@@ -56,3 +75,30 @@ def _forget(task: asyncio.Task[Any]) -> None:
     _running.discard(task)
     if not task.cancelled():
         task.exception()  # where the client has gone nobody else asks, and asyncio would complain
+
+
+class StoppableReader:
+    """Reads the messages of streams that are answered one by one, until the server stops."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+        self._reads: set[asyncio.Task[bytes | None]] = set()
+
+    def stop(self) -> None:
+        """Wait for no further messages: the server stops."""
+        self.stopping = True
+        for read in self._reads:
+            read.cancel()
+
+    async def read_bytes(self, call: StreamingCall) -> bytes | None:
+        """Wait for the next message of a stream; None after the client's last and once the server stops."""
+        if self.stopping:
+            return None
+        read = asyncio.ensure_future(read_bytes(call))
+        self._reads.add(read)
+        try:
+            await asyncio.wait([read])
+            return None if read.cancelled() else read.result()
+        finally:
+            read.cancel()
+            self._reads.discard(read)

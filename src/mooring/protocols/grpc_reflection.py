@@ -17,10 +17,11 @@ from mooring.codecs.proto import (
     torchserve_management_pb2,
 )
 from mooring.codecs.proto.pool import POOL
-from mooring.protocols.grpc_messages import read
-from mooring.protocols.grpc_server import Method, Questions, Service
+from mooring.protocols.grpc_messages import StoppableReader, parse_message
+from mooring.protocols.grpc_server import Service, StreamingMethod
 from mooring.tokens import Access
-from mooring.web.grpc.call import Call, Status
+from mooring.web.grpc.calls import StreamingCall
+from mooring.web.grpc.status import Status
 
 # Whoever imports these fills the pool.
 DESCRIBED = (
@@ -40,7 +41,7 @@ class Reflection:
 
     def __init__(self, services: Sequence[Service]) -> None:
         self._names = sorted({*(service.name for service in services), *_NAMES})
-        self._questions = Questions()
+        self._reader = StoppableReader()
 
     def services(self) -> list[Service]:
         """Under its name and the older one, which most tools still try."""
@@ -48,20 +49,20 @@ class Reflection:
             Service(
                 name,
                 {},
-                {"ServerReflectionInfo": Method(Access.INFERENCE, self.answer)},
-                self._questions.leave,
+                {"ServerReflectionInfo": StreamingMethod(Access.INFERENCE, self.answer)},
+                self._reader.stop,
             )
             for name in _NAMES
         ]
 
-    async def answer(self, call: Call) -> None:
+    async def answer(self, call: StreamingCall) -> None:
         """An answer to every question, until the client has no more."""
-        while (message := await self._questions.next(call)) is not None:
-            asked = read(reflection_pb2.ServerReflectionRequest, message)
+        while (message := await self._reader.read_bytes(call)) is not None:
+            asked = parse_message(reflection_pb2.ServerReflectionRequest, message)
             answer = self._answered(asked)
             answer.valid_host = asked.host
             answer.original_request.CopyFrom(asked)
-            await call.write(answer.SerializeToString())
+            await call.write_message(answer.SerializeToString())
 
     def _answered(
         self, asked: reflection_pb2.ServerReflectionRequest

@@ -1,6 +1,6 @@
 """gRPC as a transport: services of methods that take and give bytes, on the event loop of the process.
 
-Nothing here knows a message. A method that raises becomes a status; what is not an error of ours is a fault of ours.
+No message is known here. A method that raises becomes a status; what is not an error of ours is a fault of ours.
 """
 
 import asyncio
@@ -10,16 +10,18 @@ from typing import NamedTuple
 import msgspec
 
 from mooring.codecs.compression import inflate
-from mooring.core.buffers import Allocator, HeapAllocator, Payload
-from mooring.core.errors import BodyMemoryFull, InputTooLarge, MooringError, OutOfResources
-from mooring.observability.logs import get_logger
+from mooring.core.buffers import Allocator, HeapAllocator
+from mooring.core.errors import BodyMemoryFull, InputTooLarge, MooringError
 from mooring.protocols.access import Check, Gate
 from mooring.protocols.dialect import V2, Dialect
-from mooring.protocols.status import Asked, grpc_gate, grpc_v2
+from mooring.protocols.grpc_errors import end_with_error, status_error
+from mooring.protocols.status import grpc_gate
 from mooring.tokens import Access
 from mooring.web.certificates import Certificates
-from mooring.web.grpc import call as grpc
-from mooring.web.grpc.call import Call, Head, Refused, Status
+from mooring.web.grpc import headers
+from mooring.web.grpc.calls import Call, Method, StreamingCall, UnaryCall
+from mooring.web.grpc.headers import CallHead
+from mooring.web.grpc.status import Status, StatusError
 from mooring.web.http1 import Limits
 from mooring.web.http2.connection import Http2Connection
 from mooring.web.http2.context import Http2Limits
@@ -27,38 +29,37 @@ from mooring.web.http2.hpack import Field
 from mooring.web.http2.streams import StreamConnection
 from mooring.web.server import Listener
 
-log = get_logger(__name__)
+UnaryHandler = Callable[[UnaryCall], Coroutine[None, None, None] | None]
+"""Answers a call through it, at once or later; a coroutine is run as a task, which is cancelled with the call."""
 
-Work = Callable[[Call], Coroutine[None, None, None] | None]
-"""Answers a call through itself, at once or later; a coroutine is run as a task, which ends with the client's interest."""
+StreamingHandler = Callable[[StreamingCall], Coroutine[None, None, None]]
+"""Reads messages and writes answers; the call ends with OK when it returns."""
+
+# Bytes that a compressed message may become where messages have no limit.
+_MAX_INFLATED = 1 << 26
 
 
-class Method(NamedTuple):
-    """A method and what a client needs for it, which may depend on what the message asks."""
+class UnaryMethod(NamedTuple):
+    """A method with one message and one answer, and what a client needs for it, which may depend on the message."""
 
     access: Access | Callable[[bytes], Access]
-    call: Work
+    handler: UnaryHandler
 
 
-# The text of a status travels percent-encoded in a header, and clients take 8 KB of headers by default.
-_LONGEST_TEXT = 4096
+class StreamingMethod(NamedTuple):
+    """A method with any number of messages either way, and what a client needs for it."""
 
-
-# What a compressed message may become where messages have no limit: it is no more than that on its way.
-_LARGEST_INFLATED = 1 << 26
+    access: Access
+    handler: StreamingHandler
 
 
 class Service(msgspec.Struct, frozen=True):
-    """The methods of one service. ``leave`` is called when the server begins to stop: streams should come to an end.
-
-    A ``unary`` method has its one message when it is called and gives one answer. A ``streaming`` one reads messages,
-    writes answers, and is over when it returns.
-    """
+    """The methods of one service, by name. ``on_stop`` is called when the server begins to stop: streams should end."""
 
     name: str
-    unary: Mapping[str, Method] = {}
-    streaming: Mapping[str, Method] = {}
-    leave: Callable[[], None] = lambda: None
+    unary: Mapping[str, UnaryMethod] = {}
+    streaming: Mapping[str, StreamingMethod] = {}
+    on_stop: Callable[[], None] = lambda: None
     dialect: Dialect = V2
 
 
@@ -69,7 +70,7 @@ class Age(msgspec.Struct, frozen=True):
     grace: float = 0.0
 
     def limits(self) -> Http2Limits:
-        """As HTTP/2 takes them."""
+        """The limits of the connections."""
         return Http2Limits(max_age=self.most or float("inf"), max_age_grace=self.grace or float("inf"))
 
 
@@ -101,11 +102,15 @@ class GrpcServer(Listener):
         self._services = services
         self._tasks: set[asyncio.Task[None]] = set()
         gate = gate or Gate()
-        self.methods: Mapping[bytes, grpc.Method] = {
-            f"/{service.name}/{name}".encode(): self._mounted(gate, service, name, method, single=single)
+        self._unary: Mapping[bytes, Method[UnaryCall]] = {
+            f"/{service.name}/{name}".encode(): self._mount_unary(gate, service, name, method)
             for service in services
-            for methods, single in ((service.unary, True), (service.streaming, False))
-            for name, method in methods.items()
+            for name, method in service.unary.items()
+        }
+        self._streaming: Mapping[bytes, Method[StreamingCall]] = {
+            f"/{service.name}/{name}".encode(): self._mount_streaming(gate, service, name, method)
+            for service in services
+            for name, method in service.streaming.items()
         }
 
     def new_connection(self) -> Http2Connection:
@@ -120,188 +125,124 @@ class GrpcServer(Listener):
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 — as in the listener
         """Take nothing new, answer what was accepted; give up after ``timeout`` seconds."""
         for service in self._services:
-            service.leave()
+            service.on_stop()
         await super().drain(timeout)
 
     async def close(self) -> None:
-        """End whatever still runs."""
+        """End what still runs."""
         await super().close()
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def parse_head(self, fields: list[Field]) -> Head:
-        return grpc.read_head(fields)
+    # For connections
 
-    def trailers_error(self, head: Head) -> str:
-        return "" if not head.path and all(name[:1] != b":" for name, _ in head.metadata) else "no trailers"
+    def parse_head(self, fields: list[Field]) -> CallHead:
+        return headers.parse_head(fields)
 
-    def start_stream(self, connection: StreamConnection, number: int, head: Head) -> Call | None:
-        if head.fault:
+    def trailers_error(self, head: CallHead) -> str:
+        return "" if headers.is_trailers(head) else "no trailers"
+
+    def start_stream(self, connection: StreamConnection, number: int, head: CallHead) -> Call | None:
+        if head.malformed:
             return None
-        method = self.methods.get(head.path, _UNKNOWN)
-        call = Call(self, connection, number, head, method)
+        call: Call
+        unary = self._unary.get(head.path)
+        if unary is not None:
+            call = UnaryCall(self, connection, number, head, unary)
+        elif (streaming := self._streaming.get(head.path)) is not None:
+            call = StreamingCall(self, connection, number, head, streaming)
+        else:
+            call = UnaryCall(self, connection, number, head, _UNKNOWN)
         call.begin()
         return call
 
     def inflate(self, data: bytes, encoding: str, count: Callable[[int], None]) -> bytes:
         try:
-            return inflate(data, encoding, self.max_request_bytes or _LARGEST_INFLATED, count)
-        except BodyMemoryFull:  # the call says it in its own words
+            return inflate(data, encoding, self.max_request_bytes or _MAX_INFLATED, count)
+        except BodyMemoryFull:  # the call words it
             raise
         except InputTooLarge as error:
-            raise Refused(Status.RESOURCE_EXHAUSTED, error.message) from None
+            raise StatusError(Status.RESOURCE_EXHAUSTED, error.message) from None
         except MooringError as error:
-            raise Refused(Status.INVALID_ARGUMENT, error.message) from None
+            raise StatusError(Status.INVALID_ARGUMENT, error.message) from None
 
-    def _mounted(
-        self, gate: Gate, service: Service, name: str, method: Method, *, single: bool
-    ) -> grpc.Method:
-        admit, work = _guarded(gate, service.name, method)
+    # Methods
 
-        def start(call: Call) -> None:
+    def _mount_unary(self, gate: Gate, service: Service, name: str, method: UnaryMethod) -> Method[UnaryCall]:
+        admit, handler = _guard(gate, service.name, method)
+
+        def start(call: UnaryCall) -> None:
             try:
-                working = work(call)
+                work = handler(call)
             except Exception as error:  # the protocol edge
-                _fail(call, service, name, error)
+                end_with_error(call, service.name, name, error, service.dialect)
                 return
-            if working is not None:
-                self._run(call, service, name, working, single=single)
+            if work is not None:
+                self._run(call, service, name, work)
 
-        return grpc.Method(start, single, admit)
+        return Method(start, admit)
 
-    def _run(
-        self, call: Call, service: Service, name: str, working: Coroutine[None, None, None], *, single: bool
-    ) -> None:
+    def _mount_streaming(
+        self, gate: Gate, service: Service, name: str, method: StreamingMethod
+    ) -> Method[StreamingCall]:
+        async def run(call: StreamingCall) -> None:
+            await method.handler(call)
+            call.end(Status.OK)
+
+        def start(call: StreamingCall) -> None:
+            self._run(call, service, name, run(call))
+
+        return Method(start, _admission(gate.check(method.access), service.name))
+
+    def _run(self, call: Call, service: Service, name: str, work: Coroutine[None, None, None]) -> None:
+        """Run a method as a task of its own."""
+
         async def run() -> None:
             try:
-                await working
+                await work
             except Exception as error:  # the protocol edge
-                _fail(call, service, name, error)
-            else:
-                if not single:
-                    call.end(Status.OK)
+                end_with_error(call, service.name, name, error, service.dialect)
 
         task = asyncio.get_running_loop().create_task(run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         # A call that ends at once is over before its work has begun.
-        task.add_done_callback(lambda _: working.close())
+        task.add_done_callback(lambda _: work.close())
         call.on_cancelled = task.cancel
 
 
-def _unknown(call: Call) -> None:
-    raise Refused(Status.UNIMPLEMENTED, f"method '{call.path}' is not offered here")
+def _refuse_unknown(call: Call) -> None:
+    raise StatusError(Status.UNIMPLEMENTED, f"method '{call.path}' is not offered here")
 
 
-_UNKNOWN = grpc.Method(_unknown, admit=_unknown)
+_UNKNOWN: Method[UnaryCall] = Method(_refuse_unknown, admit=_refuse_unknown)
 
 
-def refuse(error: MooringError, asked: Asked | None = None, dialect: Dialect = V2) -> Refused:
-    """What ends a call with what the error is called here."""
-    return refused(*worded(error, asked or Asked(error.model, error.version), dialect))
-
-
-def refused(code: str, text: str) -> Refused:
-    """What ends a call with a status, by name."""
-    return Refused(Status[code], shortened(text))
-
-
-def worded(error: MooringError, asked: Asked, dialect: Dialect) -> tuple[str, str]:
-    """The name of an error's status, and its text in the dialect's words."""
-    code, text = grpc_v2(error, asked)
-    said = dialect.refusal(error, asked)
-    return code, text if said is None else said.message
-
-
-def shortened(text: str) -> str:
-    """A text that fits a header."""
-    if len(text) * 12 > _LONGEST_TEXT:  # a character takes twelve bytes at most
-        while len(grpc.percent_encoded(text)) > _LONGEST_TEXT:
-            text = text[: len(text) * 3 // 4] + "…"
-    return text
-
-
-def fault(error: Exception) -> str:
-    """What a client hears of a fault of ours."""
-    return f"{type(error).__name__}: internal server error, see the server's log"
-
-
-def _fail(call: Call, service: Service, name: str, error: Exception) -> None:
-    """End a call with what its method has raised."""
-    if isinstance(error, MemoryError) and not isinstance(error, MooringError):
-        error = OutOfResources("there is no memory for this request")
-    if isinstance(error, MooringError):
-        error = refuse(error, dialect=service.dialect)
-    if isinstance(error, Refused):
-        call.end(error.status, str(error))
-        return
-    log.error("request failed", exc_info=error, service=service.name, method=name)
-    call.end(Status.INTERNAL, fault(error))
-
-
-def _guarded(gate: Gate, service: str, method: Method) -> tuple[Callable[[Call], None] | None, Work]:
-    """What to ask before a message is received, and the call; itself where nothing depends on the message."""
-    needs, work = method
-    if isinstance(needs, Access):
-        check = gate.check(needs)
-        return None if check is None else (lambda call: _admit(check, service, call)), work
-    checks = {access: gate.check(access) for access in Access}
+def _guard(
+    gate: Gate, service: str, method: UnaryMethod
+) -> tuple[Callable[[Call], None] | None, UnaryHandler]:
+    """What is asked before a message is received, and the handler: itself where nothing depends on the message."""
+    access, handler = method
+    if isinstance(access, Access):
+        return _admission(gate.check(access), service), handler
+    checks = {each: gate.check(each) for each in Access}
     if not any(checks.values()):
-        return None, work
+        return None, handler
 
-    def read_first(call: Call) -> Coroutine[None, None, None] | None:
-        asked = checks[needs(call.message)]
-        if asked is not None:
-            _admit(asked, service, call)
-        return work(call)
+    def check_first(call: UnaryCall) -> Coroutine[None, None, None] | None:
+        check = checks[access(call.message)]
+        if check is not None:
+            _check_token(check, service, call)
+        return handler(call)
 
-    return None, read_first
+    return None, check_first
 
 
-def _admit(check: Check, service: str, call: Call) -> None:
+def _admission(check: Check | None, service: str) -> Callable[[Call], None] | None:
+    return None if check is None else (lambda call: _check_token(check, service, call))
+
+
+def _check_token(check: Check, service: str, call: Call) -> None:
     refusal = check(call.header(b"authorization"))
     if refusal is not None:
-        raise refused(*grpc_gate(refusal, service))
-
-
-def taken(payload: Payload) -> bytes:
-    """The bytes of a message that is small, as a rule. Releases it."""
-    if isinstance(payload, bytes):
-        return payload
-    try:
-        return bytes(payload)
-    finally:
-        payload.release()
-
-
-async def receive(call: Call) -> bytes | None:
-    """The next message of a stream, None after the client's last."""
-    message = await call.read()
-    return None if message is None else taken(message)
-
-
-class Questions:
-    """Reads the messages of streams that are answered one by one, until the server stops."""
-
-    def __init__(self) -> None:
-        self.leaving = False
-        self._reading: set[asyncio.Task[bytes | None]] = set()
-
-    def leave(self) -> None:
-        """The server stops: wait for no further messages."""
-        self.leaving = True
-        for reading in self._reading:
-            reading.cancel()
-
-    async def next(self, call: Call) -> bytes | None:
-        """The next message of a stream, None after the client's last and once the server stops."""
-        if self.leaving:
-            return None
-        reading = asyncio.ensure_future(receive(call))
-        self._reading.add(reading)
-        try:
-            await asyncio.wait([reading])
-            return None if reading.cancelled() else reading.result()
-        finally:
-            reading.cancel()
-            self._reading.discard(reading)
+        raise status_error(*grpc_gate(refusal, service))

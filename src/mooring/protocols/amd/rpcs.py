@@ -11,8 +11,8 @@ from mooring.core.errors import ModelNotFound
 from mooring.core.service import ModelAdministration, ServerAdministration
 from mooring.core.tensors import Parameter
 from mooring.protocols.amd.administration import spelled
-from mooring.protocols.grpc_messages import answering, awaiting
-from mooring.protocols.grpc_server import Method
+from mooring.protocols.grpc_messages import async_handler, sync_handler
+from mooring.protocols.grpc_server import UnaryMethod
 from mooring.tokens import Access
 
 
@@ -23,20 +23,20 @@ class AmdRpcs:
         self._administration = administration
         self._server = server
 
-    def methods(self) -> dict[str, Method]:
+    def methods(self) -> dict[str, UnaryMethod]:
         """Every RPC of AMD's."""
         changing = {
-            "ModelLoad": awaiting(pb.ModelLoadRequest, self._load),
-            "ModelUnload": awaiting(pb.ModelUnloadRequest, self._unload),
-            "WorkerLoad": awaiting(pb.WorkerLoadRequest, self._load_worker),
-            "WorkerUnload": awaiting(pb.WorkerUnloadRequest, self._unload_worker),
+            "ModelLoad": async_handler(pb.ModelLoadRequest, self._load),
+            "ModelUnload": async_handler(pb.ModelUnloadRequest, self._unload),
+            "WorkerLoad": async_handler(pb.WorkerLoadRequest, self._load_worker),
+            "WorkerUnload": async_handler(pb.WorkerUnloadRequest, self._unload_worker),
         }
         asking = {
-            "ModelList": answering(pb.ModelListRequest, self._list),
-            "HasHardware": answering(pb.HasHardwareRequest, self._has_hardware),
+            "ModelList": sync_handler(pb.ModelListRequest, self._list),
+            "HasHardware": sync_handler(pb.HasHardwareRequest, self._has_hardware),
         }
-        return {name: Method(Access.MANAGEMENT, method) for name, method in changing.items()} | {
-            name: Method(Access.INFERENCE, method) for name, method in asking.items()
+        return {name: UnaryMethod(Access.MANAGEMENT, method) for name, method in changing.items()} | {
+            name: UnaryMethod(Access.INFERENCE, method) for name, method in asking.items()
         }
 
     def _list(self, _asked: pb.ModelListRequest) -> pb.ModelListResponse:

@@ -11,15 +11,15 @@ from mooring.core.errors import InvalidInput, ModelNotFound, Unsupported
 from mooring.core.service import InferenceService, ModelAdministration
 from mooring.core.tensors import Parameter
 from mooring.protocols.dialect import V2, Dialect
-from mooring.protocols.grpc_messages import answering, awaiting, read
-from mooring.protocols.grpc_server import Method
+from mooring.protocols.grpc_messages import async_handler, parse_message, sync_handler
+from mooring.protocols.grpc_server import UnaryMethod
 from mooring.protocols.kserve.repository import listed
 from mooring.protocols.kserve.settings import LogSettings, TraceSettings
 from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.kserve.statistics import config_document, usage_document
 from mooring.protocols.load_options import config_of
 from mooring.tokens import Access
-from mooring.web.grpc.call import Call
+from mooring.web.grpc.calls import UnaryCall
 
 _FILE = "file:"
 _CUDA = ("CudaSharedMemoryStatus", "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister")
@@ -33,19 +33,21 @@ class GrpcRepository:
         self._administration = administration
         self._dialect = dialect
 
-    def methods(self) -> dict[str, Method]:
+    def methods(self) -> dict[str, UnaryMethod]:
         """Every RPC of them."""
         return {
-            "ModelConfig": Method(Access.INFERENCE, answering(pb.ModelConfigRequest, self._config)),
-            "ModelStatistics": Method(
-                Access.INFERENCE, answering(pb.ModelStatisticsRequest, self._statistics)
+            "ModelConfig": UnaryMethod(Access.INFERENCE, sync_handler(pb.ModelConfigRequest, self._config)),
+            "ModelStatistics": UnaryMethod(
+                Access.INFERENCE, sync_handler(pb.ModelStatisticsRequest, self._statistics)
             ),
-            "RepositoryIndex": Method(Access.INFERENCE, answering(pb.RepositoryIndexRequest, self._index)),
-            "RepositoryModelLoad": Method(
-                Access.MANAGEMENT, awaiting(pb.RepositoryModelLoadRequest, self._load)
+            "RepositoryIndex": UnaryMethod(
+                Access.INFERENCE, sync_handler(pb.RepositoryIndexRequest, self._index)
             ),
-            "RepositoryModelUnload": Method(
-                Access.MANAGEMENT, awaiting(pb.RepositoryModelUnloadRequest, self._unload)
+            "RepositoryModelLoad": UnaryMethod(
+                Access.MANAGEMENT, async_handler(pb.RepositoryModelLoadRequest, self._load)
+            ),
+            "RepositoryModelUnload": UnaryMethod(
+                Access.MANAGEMENT, async_handler(pb.RepositoryModelUnloadRequest, self._unload)
             ),
         }
 
@@ -99,16 +101,16 @@ class GrpcSettings:
         self._log = log
         self._trace = trace
 
-    def methods(self) -> dict[str, Method]:
+    def methods(self) -> dict[str, UnaryMethod]:
         """Both RPCs."""
         return {
-            "LogSettings": Method(
-                lambda message: _to_set(read(pb.LogSettingsRequest, message).settings),
-                answering(pb.LogSettingsRequest, self._log_settings),
+            "LogSettings": UnaryMethod(
+                lambda message: _to_set(parse_message(pb.LogSettingsRequest, message).settings),
+                sync_handler(pb.LogSettingsRequest, self._log_settings),
             ),
-            "TraceSetting": Method(
-                lambda message: _to_set(read(pb.TraceSettingRequest, message).settings),
-                answering(pb.TraceSettingRequest, self._trace_settings),
+            "TraceSetting": UnaryMethod(
+                lambda message: _to_set(parse_message(pb.TraceSettingRequest, message).settings),
+                sync_handler(pb.TraceSettingRequest, self._trace_settings),
             ),
         }
 
@@ -149,14 +151,16 @@ class GrpcSharedMemory:
     def __init__(self, memory: SharedMemory | None) -> None:
         self._memory = memory
 
-    def methods(self) -> dict[str, Method]:
+    def methods(self) -> dict[str, UnaryMethod]:
         """Every RPC of it, and CUDA's, which say that they are not offered."""
         return {
-            name: Method(Access.INFERENCE, call)
+            name: UnaryMethod(Access.INFERENCE, call)
             for name, call in {
-                "SystemSharedMemoryStatus": answering(pb.SystemSharedMemoryStatusRequest, self._status),
-                "SystemSharedMemoryRegister": answering(pb.SystemSharedMemoryRegisterRequest, self._register),
-                "SystemSharedMemoryUnregister": answering(
+                "SystemSharedMemoryStatus": sync_handler(pb.SystemSharedMemoryStatusRequest, self._status),
+                "SystemSharedMemoryRegister": sync_handler(
+                    pb.SystemSharedMemoryRegisterRequest, self._register
+                ),
+                "SystemSharedMemoryUnregister": sync_handler(
                     pb.SystemSharedMemoryUnregisterRequest, self._unregister
                 ),
                 **dict.fromkeys(_CUDA, _no_cuda),
@@ -190,7 +194,7 @@ class GrpcSharedMemory:
         return self._memory
 
 
-def _no_cuda(_call: Call) -> None:
+def _no_cuda(_call: UnaryCall) -> None:
     raise Unsupported("CUDA shared memory is not offered")
 
 

@@ -17,13 +17,14 @@ from mooring.core.service import InferenceService, Outcome, Ticket
 from mooring.core.tensors import RequestValue, release
 from mooring.observability.logs import get_logger
 from mooring.protocols.dialect import V2, Dialect
-from mooring.protocols.grpc_server import fault, refuse, worded
+from mooring.protocols.grpc_errors import describe_error, internal_error_text, to_status_error
 from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.responses import RequestIds
 from mooring.protocols.scheduling import scheduled
 from mooring.protocols.status import Asked
 from mooring.protocols.unknown import or_not_found
-from mooring.web.grpc.call import Call, Status
+from mooring.web.grpc.calls import Call, StreamingCall, UnaryCall
+from mooring.web.grpc.status import Status
 
 log = get_logger(__name__)
 
@@ -70,9 +71,9 @@ class Inference:
         self._new_id = RequestIds().new
         self._streams: set[_Stream] = set()
 
-    def infer(self, call: Call) -> None:
+    def infer(self, call: UnaryCall) -> None:
         """One request, one answer, and no task. A client that goes away takes its request with it."""
-        answer = _Answer(self, self.read(call.take(), call), call)
+        answer = _Answer(self, self.read(call.take_message(), call), call)
         ticket = self.service.submit(answer.told.request, answer.done)
         if answer.over:
             if answer.withdrawn:
@@ -80,7 +81,7 @@ class Inference:
         else:
             answer.ticket, call.on_cancelled = ticket, answer.cancel
 
-    async def stream(self, call: Call) -> None:
+    async def stream(self, call: StreamingCall) -> None:
         """Requests and answers until the client has sent its last request and got its last answer."""
         stream = _Stream(self, call)
         self._streams.add(stream)
@@ -107,7 +108,7 @@ class Inference:
         told = Told(request, layout, request.id, False)
         request.id = request.id or call.request_id or self._new_id()
         request.deadline = call.deadline
-        request.headers = call.passed
+        request.headers = call.custom_metadata
         if request.parameters:
             try:
                 _schedule(told, request.parameters)
@@ -172,7 +173,7 @@ class _Answer:
 
     __slots__ = ("_call", "_inference", "_piece", "over", "ticket", "told", "withdrawn")
 
-    def __init__(self, inference: Inference, told: Told, call: Call) -> None:
+    def __init__(self, inference: Inference, told: Told, call: UnaryCall) -> None:
         self.told = told
         self.ticket: Ticket | None = None
         self.over = self.withdrawn = False
@@ -222,13 +223,13 @@ class _Answer:
             self._refuse(error)
         except Exception as error:  # the protocol edge: an engine has no use for our faults
             log.exception("request failed", model=self.told.request.model, request=self.told.request.id)
-            self._call.end(Status.INTERNAL, fault(error))
+            self._call.end(Status.INTERNAL, internal_error_text(error))
 
     def _refuse(self, error: MooringError) -> None:
         self.over = True
         self._drop_piece()
-        refused = refuse(error, self.told.asked, self._inference.dialect)
-        self._call.end(refused.status, str(refused))
+        status_error = to_status_error(error, self.told.asked, self._inference.dialect)
+        self._call.end(status_error.status, str(status_error))
 
     def _drop_piece(self) -> None:
         piece, self._piece = self._piece, None
@@ -244,7 +245,7 @@ def _drop(outcome: Outcome) -> None:
 class _Stream:
     """One call of ModelStreamInfer. Answers come as they are ready, whatever the order of the requests."""
 
-    def __init__(self, inference: Inference, call: Call) -> None:
+    def __init__(self, inference: Inference, call: StreamingCall) -> None:
         self.inference = inference
         self._call = call
         self._answers: asyncio.Queue[bytes | None] = asyncio.Queue()
@@ -259,7 +260,7 @@ class _Stream:
         self._reader = asyncio.ensure_future(self._read())
         try:
             while (answer := await self._answers.get()) is not None:
-                await self._call.write(answer)
+                await self._call.write_message(answer)
                 self._make_room()
         finally:
             if self._reader is not None:
@@ -277,7 +278,7 @@ class _Stream:
 
     async def _read(self) -> None:
         try:
-            while (message := await self._call.read()) is not None:
+            while (message := await self._call.read_message()) is not None:
                 self._ask(message)
                 self._make_room()
                 await self._room.wait()
@@ -363,14 +364,14 @@ class _StreamedRequest:
             self._end()
 
     def _refuse(self, error: MooringError) -> None:
-        _, text = worded(error, self._told.asked, self._stream.inference.dialect)
+        _, text = describe_error(error, self._told.asked, self._stream.inference.dialect)
         self._fail(text)
 
     def _fault(self, error: Exception) -> None:
         log.error(
             "request failed", exc_info=error, model=self._told.request.model, request=self._told.request.id
         )
-        self._fail(fault(error))
+        self._fail(internal_error_text(error))
 
     def _fail(self, text: str) -> None:
         said = InferenceResponse([], {_FINAL: True}, model=self._told.request.model, id=self._told.id)

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from mooring.codecs.proto import inference_pb2 as pb
 from mooring.core.errors import ModelNotFound
 from mooring.core.tensors import TensorSpec
-from mooring.protocols.grpc_messages import answering
-from mooring.protocols.grpc_server import Method, Service
+from mooring.protocols.grpc_messages import sync_handler
+from mooring.protocols.grpc_server import Service, StreamingMethod, UnaryMethod
 from mooring.protocols.kserve.grpc_infer import Inference
 from mooring.tokens import Access
 
@@ -33,34 +33,36 @@ class KServeV2Grpc:
             name=inference.dialect.server, version=version, extensions=extensions
         )
 
-    def services(self, extensions: Mapping[str, Method] | None = None) -> list[Service]:
+    def services(self, extensions: Mapping[str, UnaryMethod] | None = None) -> list[Service]:
         """What the server mounts: these methods under both names, and with the first those of extensions."""
         own, inference = self.methods(), self._inference
-        streaming: dict[str, Method] = {"ModelStreamInfer": Method(Access.INFERENCE, inference.stream)}
+        streaming: dict[str, StreamingMethod] = {
+            "ModelStreamInfer": StreamingMethod(Access.INFERENCE, inference.stream)
+        }
         return [
             Service(NAME, own | dict(extensions or {}), streaming, inference.leave, inference.dialect),
             Service(TORCHSERVE_NAME, own, dialect=inference.dialect),
         ]
 
-    def methods(self) -> dict[str, Method]:
+    def methods(self) -> dict[str, UnaryMethod]:
         """Every RPC of the protocol."""
         return {
-            "ModelInfer": Method(Access.INFERENCE, self._inference.infer),
-            "ServerLive": Method(
-                Access.OPEN, answering(pb.ServerLiveRequest, lambda _: pb.ServerLiveResponse(live=True))
+            "ModelInfer": UnaryMethod(Access.INFERENCE, self._inference.infer),
+            "ServerLive": UnaryMethod(
+                Access.OPEN, sync_handler(pb.ServerLiveRequest, lambda _: pb.ServerLiveResponse(live=True))
             ),
-            "ServerReady": Method(
+            "ServerReady": UnaryMethod(
                 Access.OPEN,
-                answering(
+                sync_handler(
                     pb.ServerReadyRequest, lambda _: pb.ServerReadyResponse(ready=self._service.ready())
                 ),
             ),
-            "ServerMetadata": Method(
-                Access.INFERENCE, answering(pb.ServerMetadataRequest, lambda _: self._about)
+            "ServerMetadata": UnaryMethod(
+                Access.INFERENCE, sync_handler(pb.ServerMetadataRequest, lambda _: self._about)
             ),
-            "ModelReady": Method(Access.OPEN, answering(pb.ModelReadyRequest, self._model_ready)),
-            "ModelMetadata": Method(
-                Access.INFERENCE, answering(pb.ModelMetadataRequest, self._model_metadata)
+            "ModelReady": UnaryMethod(Access.OPEN, sync_handler(pb.ModelReadyRequest, self._model_ready)),
+            "ModelMetadata": UnaryMethod(
+                Access.INFERENCE, sync_handler(pb.ModelMetadataRequest, self._model_metadata)
             ),
         }
 

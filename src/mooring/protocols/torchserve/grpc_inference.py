@@ -16,13 +16,15 @@ from mooring.core.requests import Form, InferenceRequest, InferenceResponse
 from mooring.core.service import InferenceService, Outcome, Ticket
 from mooring.core.tensors import Tensor, release
 from mooring.protocols.answers import payload_of
-from mooring.protocols.grpc_messages import answering
-from mooring.protocols.grpc_server import Method, Questions, Service, receive, refused
+from mooring.protocols.grpc_errors import status_error
+from mooring.protocols.grpc_messages import StoppableReader, read_bytes, sync_handler
+from mooring.protocols.grpc_server import Service, StreamingMethod, UnaryMethod
 from mooring.protocols.responses import RequestIds
 from mooring.protocols.status import Asked, grpc_torchserve, java_class, torchserve
 from mooring.repository.spec import TORCHSERVE_HEADERS, SequenceHeaders
 from mooring.tokens import Access
-from mooring.web.grpc.call import Call, Refused, Status
+from mooring.web.grpc.calls import Call, StreamingCall, UnaryCall
+from mooring.web.grpc.status import Status, StatusError
 
 NAME = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
 # Steps of one stream that are not answered yet: above this many no further one is read.
@@ -41,21 +43,21 @@ class TorchServeInferenceRpcs:
         self._names = headers
         self._sequence = frozenset(name.encode() for name in headers.lower)
         self._new_id = RequestIds().new
-        self._questions = Questions()
+        self._reader = StoppableReader()
 
     def service(self) -> Service:
         """What the server mounts."""
         return Service(
             NAME,
             {
-                "Ping": Method(Access.OPEN, answering(pb.PingRequest, self.ping)),
-                "Predictions": Method(Access.INFERENCE, self.predict),
+                "Ping": UnaryMethod(Access.OPEN, sync_handler(pb.PingRequest, self.ping)),
+                "Predictions": UnaryMethod(Access.INFERENCE, self.predict),
             },
             {
-                "StreamPredictions": Method(Access.INFERENCE, self.stream),
-                "StreamPredictions2": Method(Access.INFERENCE, self.converse),
+                "StreamPredictions": StreamingMethod(Access.INFERENCE, self.stream),
+                "StreamPredictions2": StreamingMethod(Access.INFERENCE, self.converse),
             },
-            self._questions.leave,
+            self._reader.stop,
         )
 
     def ping(self, _asked: pb.PingRequest) -> pb.TorchServeHealthResponse:
@@ -63,45 +65,45 @@ class TorchServeInferenceRpcs:
         state = "Healthy" if self._service.healthy() else "Unhealthy"
         return pb.TorchServeHealthResponse(health=f'{{\n  "status": "{state}"\n}}')
 
-    def predict(self, call: Call) -> None:
+    def predict(self, call: UnaryCall) -> None:
         """One request, one answer, and no task: a streamed one whole."""
-        asked = decode_asked(call.take())
+        asked = decode_asked(call.take_message())
         try:
             request = self._request(asked, call)
         except MooringError as error:
-            raise _refused(error, asked) from None
+            raise _to_status_error(error, asked) from None
         answer = WholeAnswer(asked, call)
         ticket = self._service.submit(request, answer.done)
         if not answer.over:
             answer.ticket, call.on_cancelled = ticket, answer.cancel
 
-    async def stream(self, call: Call) -> None:
+    async def stream(self, call: StreamingCall) -> None:
         """One request, and its answer piece by piece."""
-        message = await receive(call)
+        message = await read_bytes(call)
         asked = decode_asked(message or b"")
         try:
             prediction = self._ask(asked, call)
             try:
                 while (piece := await prediction.next()) is not None:
-                    await call.write(_answer(asked, piece).SerializeToString())
+                    await call.write_message(_answer(asked, piece).SerializeToString())
             finally:
                 prediction.close()
         except MooringError as error:
-            raise _refused(error, asked) from None
+            raise _to_status_error(error, asked) from None
 
-    async def converse(self, call: Call) -> None:
+    async def converse(self, call: StreamingCall) -> None:
         """The steps of many sequences at once; of one sequence each is asked when the one before it is answered.
 
         What goes wrong with a step is said in its answer, and the next one is read.
         """
         conversation = Conversation(call, self._step)
         try:
-            while (message := await self._questions.next(call)) is not None:
+            while (message := await self._reader.read_bytes(call)) is not None:
                 await conversation.take(decode_asked(message))
             await conversation.finish()
         finally:
             conversation.close()
-        if self._questions.leaving:
+        if self._reader.stopping:
             raise ModelNotReady("the server is stopping")
 
     async def _step(self, asked: PredictionAsked, call: Call) -> pb.PredictionResponse:
@@ -145,7 +147,7 @@ class TorchServeInferenceRpcs:
 
         That it starts or ends can only be said in the metadata.
         """
-        headers = [field for field in call.passed if field[0] not in self._sequence]
+        headers = [field for field in call.custom_metadata if field[0] not in self._sequence]
         if not asked.sequence_id:
             return headers
         headers.append((self._names.id.encode(), asked.sequence_id.encode()))
@@ -163,13 +165,13 @@ class TorchServeInferenceRpcs:
         return buffer
 
 
-Answering = Callable[[PredictionAsked, Call], Awaitable[pb.PredictionResponse]]
+Answering = Callable[[PredictionAsked, StreamingCall], Awaitable[pb.PredictionResponse]]
 
 
 class Conversation:
     """The steps of one stream: a task for every sequence that has any, and its steps in line."""
 
-    def __init__(self, call: Call, answer: Answering) -> None:
+    def __init__(self, call: StreamingCall, answer: Answering) -> None:
         self._call = call
         self._answer = answer
         self._lines: dict[str, deque[PredictionAsked]] = {}
@@ -216,7 +218,7 @@ class Conversation:
         while line:
             answer = await self._answer(line.popleft(), self._call)
             async with self._writing:  # gRPC takes one message at a time
-                await self._call.write(answer.SerializeToString())
+                await self._call.write_message(answer.SerializeToString())
             self._room.release()
         del self._lines[sequence]
 
@@ -226,7 +228,7 @@ class WholeAnswer:
 
     __slots__ = ("_asked", "_call", "_outcomes", "over", "ticket")
 
-    def __init__(self, asked: PredictionAsked, call: Call) -> None:
+    def __init__(self, asked: PredictionAsked, call: UnaryCall) -> None:
         self._asked = asked
         self._call = call
         self._outcomes: list[InferenceResponse] = []
@@ -249,8 +251,8 @@ class WholeAnswer:
         elif isinstance(outcome, MooringError):
             self.over = True
             self._release()
-            refused = _refused(outcome, self._asked)
-            self._call.end(refused.status, str(refused))
+            error = _to_status_error(outcome, self._asked)
+            self._call.end(error.status, str(error))
         else:
             self._outcomes.append(outcome)
             if outcome.final:
@@ -330,8 +332,8 @@ def _answer(asked: PredictionAsked, prediction: bytes) -> pb.PredictionResponse:
     return answer
 
 
-def _refused(error: MooringError, asked: PredictionAsked) -> Refused:
-    return refused(*grpc_torchserve(torchserve(error, Asked(asked.model_name, asked.model_version))))
+def _to_status_error(error: MooringError, asked: PredictionAsked) -> StatusError:
+    return status_error(*grpc_torchserve(torchserve(error, Asked(asked.model_name, asked.model_version))))
 
 
 def _refusal(error: MooringError, asked: PredictionAsked) -> pb.PredictionResponse:

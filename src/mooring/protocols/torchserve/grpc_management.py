@@ -13,8 +13,9 @@ from mooring.core.errors import MooringError, Unsupported
 from mooring.core.requests import Form, InferenceRequest, Operation
 from mooring.core.service import InferenceService, ModelAdministration
 from mooring.core.tensors import Tensor
-from mooring.protocols.grpc_messages import read, unstopped
-from mooring.protocols.grpc_server import Method, Service, Work, refused, taken
+from mooring.protocols.grpc_errors import status_error
+from mooring.protocols.grpc_messages import copy_bytes, parse_message, run_to_end
+from mooring.protocols.grpc_server import Service, UnaryHandler, UnaryMethod
 from mooring.protocols.responses import RequestIds, pretty
 from mooring.protocols.status import (
     Asked,
@@ -40,7 +41,7 @@ from mooring.protocols.torchserve.management import (
 from mooring.protocols.torchserve.paging import PAGE
 from mooring.protocols.torchserve.registration import registration_in
 from mooring.tokens import Access
-from mooring.web.grpc.call import Call
+from mooring.web.grpc.calls import UnaryCall
 
 NAME = "org.pytorch.serve.grpc.management.ManagementAPIsService"
 _Asking = TypeVar("_Asking", bound=Message)
@@ -63,7 +64,7 @@ class TorchServeManagementRpcs:
         return Service(
             NAME,
             {
-                name: Method(Access.MANAGEMENT, call)
+                name: UnaryMethod(Access.MANAGEMENT, call)
                 for name, call in {
                     "ListModels": _saying(pb.ListModelsRequest, self.list),
                     "DescribeModel": _saying(pb.DescribeModelRequest, self.describe, _refusal),
@@ -129,27 +130,27 @@ class TorchServeManagementRpcs:
         await self._administration.unregister(*_asked(asked))
         return unregistered(_asked(asked))
 
-    def _changing(self, method: Work) -> Work:
+    def _changing(self, method: UnaryHandler) -> UnaryHandler:
         return method if self._model_api else _disabled
 
 
-def _disabled(_call: Call) -> None:
-    raise refused("PERMISSION_DENIED", "Model API disabled")
+def _disabled(_call: UnaryCall) -> None:
+    raise status_error("PERMISSION_DENIED", "Model API disabled")
 
 
 def _saying(
     kind: type[_Asking],
     say: Callable[[_Asking], Coroutine[None, None, str]],
     refusal: Callable[[MooringError, _Asking], Refusal] = lambda error, _: torchserve(error, Asked()),
-) -> Work:
+) -> UnaryHandler:
     """A method that answers with a text, or is refused in TorchServe's words. It goes on when its client goes away."""
 
-    async def work(call: Call) -> None:
-        asked = read(kind, taken(call.take()))
+    async def work(call: UnaryCall) -> None:
+        asked = parse_message(kind, copy_bytes(call.take_message()))
         try:
-            text = await unstopped(say(asked))
+            text = await run_to_end(say(asked))
         except MooringError as error:
-            raise refused(*grpc_torchserve(refusal(error, asked))) from None
+            raise status_error(*grpc_torchserve(refusal(error, asked))) from None
         call.respond([pb.ManagementResponse(msg=text).SerializeToString()])
 
     return work

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from mooring.core.errors import ErrorRecord, MooringError, WorkerDied
 from mooring.core.service import InferenceService, Outcome, Ticket
 from mooring.core.tensors import release
+from mooring.engine import link
 from mooring.engine.admission import NOTHING
+from mooring.engine.dealing import Load, part
 from mooring.engine.registry import ModelVersion, Registry
-from mooring.frontends import messages
-from mooring.frontends.balancing import Load, queue_share
 from mooring.ipc.arena import Arena, anonymous_file
 from mooring.ipc.messages import NO_MEMORY
 from mooring.observability.logs import get_logger
@@ -38,14 +38,14 @@ _GRACE = 5.0
 _generations = itertools.count(1)
 
 
-class FrontendProcess:
+class FrontProcess:
     """One further front as the first process sees it. A new one takes its place when it dies.
 
     ``arena`` describes the shared memory of its large payloads, ``generation`` which of the processes with this number
     it is: a worker knows only those that were there when it was forked.
     """
 
-    def __init__(self, number: int, arena: Arena, keeper: "FrontendSupervisor") -> None:
+    def __init__(self, number: int, arena: Arena, keeper: "Fronts") -> None:
         self.number = number
         self.generation = next(_generations)
         self.arena = anonymous_file(arena.size)
@@ -63,16 +63,16 @@ class FrontendProcess:
         # From the beginning: what it is told before it runs, it reads then. Workers may be there before it is.
         ours, self._their_link = socket.socketpair()
         self._descriptors, self._their_descriptors = socket.socketpair()
-        self._link = messages.Link(
+        self._link = link.Link(
             ours,
-            messages.ToSupervisor,
+            link.ToKeeper,
             functools.partial(keeper.hear, self),
             functools.partial(keeper.lost, self),
             arena.allocate,  # what a front hands on counts here, and reaches a worker like any other body
         )
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, settings: bytes, keeper: "FrontendSupervisor") -> None:
+    def start(self, settings: bytes, keeper: "Fronts") -> None:
         """Run it. ``settings`` is what its process reads from its standard input."""
         self.late = time.monotonic() + keeper.deadlines.startup
         passage, their_passage = socket.socketpair()
@@ -81,9 +81,7 @@ class FrontendProcess:
         words = [str(number) for number in (self.number, *passed, os.getpid())]
         with their_passage, self._their_link, self._their_descriptors, held_back():
             self._process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
-                [sys.executable, "-m", "mooring.frontends.process", *words],
-                pass_fds=passed,
-                stdin=subprocess.PIPE,
+                [sys.executable, "-m", "mooring.front", *words], pass_fds=passed, stdin=subprocess.PIPE
             )
         assert self._process.stdin is not None
         with self._process.stdin as pipe:
@@ -95,7 +93,7 @@ class FrontendProcess:
         """Of its process."""
         return self._process.pid if self._process is not None else 0
 
-    def tell(self, message: messages.ToFrontend) -> None:
+    def tell(self, message: link.ToFront) -> None:
         """Send it, if there is somebody to hear it."""
         self._link.tell(message)
 
@@ -103,9 +101,9 @@ class FrontendProcess:
         """Hand over its channel to a worker."""
         if not self.gone:
             socket.send_fds(self._descriptors, [b"w"], [sock.fileno(), progress])
-            self.tell(messages.AttachWorker(number, worker, channels))
+            self.tell(link.Join(number, worker, channels))
 
-    def order(self, number: int, message: messages.ToFrontend) -> asyncio.Future[None]:
+    def order(self, number: int, message: link.ToFront) -> asyncio.Future[None]:
         """Tell it something; the future is done when it has done so."""
         done = self.orders[number] = asyncio.get_running_loop().create_future()
         self.tell(message)
@@ -133,7 +131,7 @@ class FrontendProcess:
             return False
         if not self.listening.is_set():
             return now > self.late or self.stop_watch.frozen(now, self.pid)
-        ping = functools.partial(self.tell, messages.Ping())
+        ping = functools.partial(self.tell, link.Ping())
         return self.heartbeat.frozen(now, ping=ping, used=lambda: cpu_seconds(self.pid))
 
     def kill(self) -> None:
@@ -153,7 +151,7 @@ class FrontendProcess:
             process.wait()
 
 
-class FrontendSupervisor:
+class Fronts:
     """All further fronts. ``count`` 0 is the usual case, in which nothing here costs or does anything."""
 
     def __init__(self, count: int, arena: Arena, metrics: Metrics, deadlines: Deadlines = DEADLINES) -> None:
@@ -162,14 +160,14 @@ class FrontendSupervisor:
         self._metrics = metrics
         self._share = 1 + count  # processes that divide every bound on a queue among them
         # Called with every front that is started, and this process's end of its passage.
-        self.attach: Callable[[FrontendProcess, socket.socket], None] = _let_be
-        self.processes = [FrontendProcess(number, arena, self) for number in range(1, count + 1)]
+        self.attach: Callable[[FrontProcess, socket.socket], None] = _let_be
+        self.processes = [FrontProcess(number, arena, self) for number in range(1, count + 1)]
         self._settings = b""
         self._service: InferenceService | None = None
         self._registry = Registry()
         self._numbers: dict[int, ModelVersion] = {}
         self._orders = itertools.count(1)
-        self._view: messages.RegistryView | None = None
+        self._view: link.View | None = None
         self._ending = False
         self._burials: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -199,7 +197,7 @@ class FrontendSupervisor:
         """Have them answer what they accepted and end."""
         self._ending = True
         for front in self.processes:
-            front.tell(messages.Drain(limit))
+            front.tell(link.Drain(limit))
         await asyncio.gather(*(front.end(limit + 1.0) for front in self.processes))
 
     async def close(self) -> None:
@@ -211,7 +209,7 @@ class FrontendSupervisor:
 
     def waiting(self, version: ModelVersion) -> int:
         """How many requests wait for a version in all of them."""
-        return sum(front.waiting.get(version.number, 0) for front in self.processes)
+        return sum(front.waiting.get(id(version), 0) for front in self.processes)
 
     def publish(self) -> None:
         """Tell them what there is to know of every version, if it is something else than before."""
@@ -219,7 +217,7 @@ class FrontendSupervisor:
         if not self.processes or service is None:
             return
         metadata = [version.metadata for version in self._registry]
-        view = messages.RegistryView(list(service.models()), metadata, service.ready(), service.healthy())
+        view = link.View(list(service.models()), metadata, service.ready(), service.healthy())
         if view != self._view:
             self._view = view
             self._tell(view)
@@ -227,7 +225,7 @@ class FrontendSupervisor:
     def divide(self, count: int) -> None:
         """Have so many processes divide every bound on a queue among them."""
         self._share = count
-        self._tell(messages.SetShare(count))
+        self._tell(link.Divide(count))
         for version in self._numbers.values():
             self._limit(version)
 
@@ -237,27 +235,27 @@ class FrontendSupervisor:
 
     async def retire(self, version: ModelVersion) -> None:
         """Return when no front has anything in the version any more."""
-        number = version.number
-        await self.order(lambda order: messages.RetireVersion(number, order), number)
+        number = id(version)
+        await self.order(lambda order: link.Retire(number, order), number)
         self._numbers.pop(number, None)
         for front in self.processes:
             front.served.discard(number)
             front.waiting.pop(number, None)
 
-    def serve(self, version: ModelVersion, front: FrontendProcess) -> None:
+    def serve(self, version: ModelVersion, front: FrontProcess) -> None:
         """Have a front serve a version, if it does not yet."""
-        number = version.number
+        number = id(version)
         if number not in front.served:
             front.served.add(number)
             self._numbers[number] = version
-            front.tell(messages.ServeVersion(number, version.spec))
+            front.tell(link.Serve(number, version.spec))
             self._limit(version)
 
     def _limit(self, version: ModelVersion) -> None:
         if version.scheduler is not None:
-            version.scheduler.limit(queue_share(version.spec.queue_size, self._share))
+            version.scheduler.limit(part(version.spec.queue_size, self._share))
 
-    async def order(self, order: Callable[[int], messages.ToFrontend], version: int) -> None:
+    async def order(self, order: Callable[[int], link.ToFront], version: int) -> None:
         """Tell all fronts that serve a version, and return when they have done it."""
         waiting = []
         for front in self.processes:
@@ -269,37 +267,37 @@ class FrontendSupervisor:
 
     # What a front says.
 
-    def hear(self, front: FrontendProcess, message: messages.ToSupervisor) -> None:
+    def hear(self, front: FrontProcess, message: link.ToKeeper) -> None:
         """One message of a front."""
-        if isinstance(message, messages.Forward):
+        if isinstance(message, link.Asked):
             self._asked(front, message)
-        elif isinstance(message, messages.CancelForwarded):
+        elif isinstance(message, link.Withdrawn):
             ticket = front.tickets.pop(message.key, None)
             if ticket is not None:
                 ticket.cancel()
-        elif isinstance(message, messages.OrderDone):
+        elif isinstance(message, link.Done):
             done = front.orders.pop(message.order, None)
             if done is not None and not done.done():
                 done.set_result(None)
-        elif isinstance(message, messages.CountsReport):
+        elif isinstance(message, link.Counted):
             self._metrics.add(message.models, message.responses)
             front.waiting = message.waiting
             for number, worker, count in message.served:
                 self._count_served(number, worker, count)
-        elif isinstance(message, messages.LoadReport):
+        elif isinstance(message, link.Loaded):
             front.load = message.load
-        elif isinstance(message, messages.MetricRecords):
+        elif isinstance(message, link.Recorded):
             self._metrics.record(message.model, message.records)
-        elif isinstance(message, messages.KillWorker):
+        elif isinstance(message, link.End):
             self._end_worker(message)
-        elif isinstance(message, messages.Pong):
+        elif isinstance(message, link.Pong):
             front.heartbeat.answered()
         else:
             front.listening.set()
             front.settled.set()
             log.info("front listening", front=front.number, pid=front.pid)
 
-    def lost(self, front: FrontendProcess) -> None:
+    def lost(self, front: FrontProcess) -> None:
         """A front is gone. Unless all are to go, another one comes in its place."""
         front.forget()
         if self._ending:
@@ -309,32 +307,32 @@ class FrontendSupervisor:
         self._burials.add(burial)  # the loop itself holds tasks only weakly
         burial.add_done_callback(self._burials.discard)
         at = self.processes.index(front)
-        self.processes[at] = FrontendProcess(front.number, self._arena, self)
+        self.processes[at] = FrontProcess(front.number, self._arena, self)
         self._loop.call_later(_AGAIN, self._start_again, self.processes[at])
 
-    def _start_again(self, front: FrontendProcess) -> None:
+    def _start_again(self, front: FrontProcess) -> None:
         if self._ending:
             return
         front.start(self._settings, self)
-        front.tell(messages.SetShare(self._share))
+        front.tell(link.Divide(self._share))
         if self._view is not None:
             front.tell(self._view)
 
-    def _asked(self, front: FrontendProcess, message: messages.Forward) -> None:
+    def _asked(self, front: FrontProcess, message: link.Asked) -> None:
         assert self._service is not None
         key = message.key
 
         def done(outcome: Outcome) -> None:
             if isinstance(outcome, MooringError):
                 front.tickets.pop(key, None)
-                front.tell(messages.ForwardedOutcome(key, ErrorRecord.of(outcome)))
+                front.tell(link.Answered(key, ErrorRecord.of(outcome)))
                 return
             if outcome.final:
                 front.tickets.pop(key, None)
             try:
-                front.tell(messages.ForwardedOutcome(key, outcome))
+                front.tell(link.Answered(key, outcome))
             except (MemoryError, OverflowError):
-                front.tell(messages.ForwardedOutcome(key, NO_MEMORY))
+                front.tell(link.Answered(key, NO_MEMORY))
             release(outcome.outputs)  # they were copied, or lie where nothing else will
 
         # What is refused at once is answered before there is a ticket: it must not be kept then.
@@ -343,7 +341,7 @@ class FrontendSupervisor:
         if key in front.tickets:
             front.tickets[key] = ticket
 
-    def _end_worker(self, message: messages.KillWorker) -> None:
+    def _end_worker(self, message: link.End) -> None:
         pool = self._pool(message.number)
         if pool is not None:
             pool.end(message.worker)
@@ -357,7 +355,7 @@ class FrontendSupervisor:
         version = self._numbers.get(number)
         return version.scheduler.pool if version is not None and version.scheduler is not None else None
 
-    def _tell(self, message: messages.ToFrontend) -> None:
+    def _tell(self, message: link.ToFront) -> None:
         for front in self.processes:
             front.tell(message)
 
@@ -365,10 +363,10 @@ class FrontendSupervisor:
 class VersionSharing:
     """The part that the fronts have in the workers of one version."""
 
-    def __init__(self, fronts: FrontendSupervisor, version: ModelVersion) -> None:
+    def __init__(self, fronts: Fronts, version: ModelVersion) -> None:
         self._fronts = fronts
         self._version = version
-        self._number = version.number
+        self._number = id(version)
 
     def joined(self, worker: KeptWorker) -> None:
         """Every front that was there when the worker was forked gets its channel."""
@@ -382,19 +380,17 @@ class VersionSharing:
 
     async def leave(self, worker: KeptWorker) -> None:
         """Return when no front has anything in it any more."""
-        await self._fronts.order(
-            lambda order: messages.DetachWorker(self._number, worker.id, order), self._number
-        )
+        await self._fronts.order(lambda order: link.Leave(self._number, worker.id, order), self._number)
 
     def buried(self, worker: KeptWorker, error: WorkerDied, *, retry: bool) -> None:
         """Those who had something in it want to know why."""
         record = ErrorRecord.of(error)
         for front in self._fronts.processes:
             if self._number in front.served:
-                front.tell(messages.WorkerDied(self._number, worker.id, record, retry))
+                front.tell(link.Bury(self._number, worker.id, record, retry))
 
 
-def _let_be(_front: FrontendProcess, passage: socket.socket) -> None:
+def _let_be(_front: FrontProcess, passage: socket.socket) -> None:
     """The passage of a front that accepts its own connections."""
     passage.close()
 
