@@ -9,10 +9,11 @@ import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 import psutil
 import pytest
-from e2e_kit import SCRIPTS, Server, free_ports
+from e2e_kit import ROOT, SCRIPTS, Server, free_ports
 
 NOBODY = 65_534
 MODEL = """
@@ -35,47 +36,43 @@ pytestmark = [
 ]
 
 
-# A mount namespace of its own: an interpreter that lies in a folder closed to others (root's home) is shown there all
-# the same, and the rest is read-only where that is asked for.
-NAMESPACE = """
-mount --make-rprivate / || exit 1
-if [ -n "$CLOSED" ]; then
-    mkdir -p "$HOME_OF_IT/python" && mount --bind "$PYTHON" "$HOME_OF_IT/python" || exit 1
-    mount -t tmpfs -o mode=755 tmpfs "$CLOSED" && mkdir -p "$PYTHON" && mount --bind "$HOME_OF_IT/python" "$PYTHON" || exit 1
-fi
-if [ -n "$READ_ONLY" ]; then
-    mount --bind "$HOME_OF_IT" "$HOME_OF_IT" && mount -o remount,bind,ro / || exit 1
-fi
-exec "$@"
-"""
+# The name of the folder in ``home`` at which ``namespace`` mounts.
+SHOWN = "shown"
 
 
 def namespace(home: Path, *, read_only: bool = False) -> list[str]:
-    """The command that runs another in such a namespace; skips the test where none can be made."""
-    prefix = Path(sys.base_prefix).resolve()
-    closed = [each for each in prefix.parents if not each.stat().st_mode & stat.S_IXOTH]
-    words = {
-        "CLOSED": closed[-1] if closed else "",
-        "PYTHON": prefix,
-        "HOME_OF_IT": home,
-        "READ_ONLY": read_only or "",
-    }
-    around = [
-        "unshare",
-        "--mount",
-        "env",
-        *(f"{name}={word}" for name, word in words.items()),
-        "sh",
-        "-c",
-        NAMESPACE,
-        "sh",
-    ]
+    """The command that runs another one in a mount namespace where anybody can read the server's program.
+
+    The interpreter, the virtual environment and the sources may lie in a folder that only its owner may enter, as
+    root's home is: such a folder is replaced by an empty one, which has them at their old paths. ``read_only`` mounts
+    all but ``home`` read-only. Skips the test where nothing can be mounted.
+    """
+    program = sorted({Path(place).resolve() for place in (sys.base_prefix, sys.prefix, ROOT / "src")})
+    closed = {place: top for place in program if (top := closed_parent(place))}
     if not closed and not read_only:
         return []
+    steps = ["set -e", "mount --make-rprivate /"]
+    shown = {place: home / SHOWN / str(number) for number, place in enumerate(closed)}
+    steps += [mount(place, there) for place, there in shown.items()]
+    steps += [f"mount -t tmpfs -o mode=755 tmpfs {quote(str(top))}" for top in sorted(set(closed.values()))]
+    steps += [mount(there, place) for place, there in shown.items()]
+    if read_only:
+        steps += [mount(home, home), "mount -o remount,bind,ro /"]
+    around = ["unshare", "--mount", "sh", "-c", "\n".join([*steps, 'exec "$@"']), "sh"]
     tried = subprocess.run([*around, "true"], capture_output=True, text=True, timeout=60, check=False)
     if tried.returncode:
         pytest.skip(f"file systems cannot be mounted here: {tried.stderr.strip()}")
     return around
+
+
+def closed_parent(place: Path) -> Path | None:
+    """The uppermost folder above ``place`` that other users may not enter."""
+    return next((each for each in reversed(place.parents) if not each.stat().st_mode & stat.S_IXOTH), None)
+
+
+def mount(source: Path, target: Path) -> str:
+    """The shell commands that show ``source`` at ``target``, too."""
+    return f"mkdir -p {quote(str(target))}\nmount --bind {quote(str(source))} {quote(str(target))}"
 
 
 class Unprivileged(Server):
@@ -112,8 +109,9 @@ def home():
         os.chown(each, NOBODY, NOBODY)
         each.chmod(0o700)
     yield folder
-    if (folder / "python").exists():
-        (folder / "python").rmdir()  # not with what lies in it: it is empty unless a mount has come through
+    for mounted in [*(folder / SHOWN).glob("*"), folder / SHOWN]:
+        if mounted.exists():
+            mounted.rmdir()  # not with what lies in it: it is empty unless a mount has come through
     shutil.rmtree(folder)
 
 
@@ -146,7 +144,7 @@ def test_a_server_runs_as_a_user_without_rights(home):
             theirs.unlink()
         assert server.stop() == 0
         assert not server.faults()
-        assert {each.name for each in home.iterdir()} - {"python"} == {"model.py", "server.log", "tmp"}
+        assert {each.name for each in home.iterdir()} - {SHOWN} == {"model.py", "server.log", "tmp"}
         assert [each.name for each in (home / "tmp").iterdir()] == ["snapshots"]
     finally:
         server.kill()
