@@ -17,6 +17,9 @@ INSTALLED := $(VENV)/.installed
 DIGITS := examples/digits/digits.mar
 DIGITS_FILES := $(addprefix examples/digits/,model.py digits.pt handler.py index_to_name.json model-config.yaml)
 
+# Otherwise each of the thousands of processes that tests start compiles every module again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: serve test check fuzz soak bench bench-peers overload faults clean install
 .DELETE_ON_ERROR:
 
@@ -31,7 +34,7 @@ serve: $(INSTALLED) $(DIGITS)
 		--metrics-address http://127.0.0.1:$(METRICS_PORT)
 
 test: check $(DIGITS)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n auto $(ARGS)
 
 fuzz: $(INSTALLED) $(DIGITS)
 	$(BIN)/pytest --fuzz $(FUZZ_SECONDS) $(ARGS)

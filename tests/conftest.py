@@ -7,6 +7,7 @@ import time
 
 import pytest
 from hypothesis import is_hypothesis_test, settings
+from parallel import FileScheduling, Progress
 
 # Two cores shared with others: how long an example takes says nothing about the code.
 settings.register_profile("mooring", deadline=None)
@@ -30,6 +31,23 @@ def pytest_addoption(parser):
         metavar="SECONDS",
         help="run each test of hypothesis again and again, so long in all",
     )
+
+
+@pytest.hookimpl(trylast=True)  # after xdist has registered its session
+def pytest_configure(config):
+    terminal = config.pluginmanager.getplugin("terminalreporter")
+    if config.pluginmanager.hasplugin("dsession") and terminal and config.option.verbose == 0:
+        config.pluginmanager.register(Progress(terminal), "mooring-progress")
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return FileScheduling(config, log)
+
+
+def pytest_xdist_auto_num_workers():
+    """``-n auto``: one process more than there are cores, as many tests wait for a server; each needs a gigabyte."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores + 1, 8)
 
 
 def pytest_collection_modifyitems(config, items):

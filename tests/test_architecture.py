@@ -17,7 +17,7 @@ WORKER_SIDE = (
     "mooring.explain",
 )
 HEAVY = ("torch", "onnxruntime", "captum", "ray", "sklearn", "PIL")
-BUDGET = 0.150  # seconds
+BUDGET = 0.150  # seconds of CPU
 
 
 def told(code):
@@ -42,10 +42,10 @@ def modules():
 
 def test_importing_mooring_stays_in_its_budget_and_brings_nothing_along():
     code = (
-        "import time, sys, json; began = time.perf_counter(); import mooring;"
-        "print(json.dumps([time.perf_counter() - began, sorted(sys.modules)]))"
+        "import time, sys, json; began = time.process_time(); import mooring;"
+        "print(json.dumps([time.process_time() - began, sorted(sys.modules)]))"
     )
-    # The best of three: other work on the machine is no fault of the import.
+    # CPU time, and the best of three: other work on the machine is no fault of the import.
     seconds, loaded = min(told(code) for _ in range(3))
     assert seconds < BUDGET
     assert not {"numpy", "msgspec", "click", "rich", "asyncio", *HEAVY} & set(loaded)

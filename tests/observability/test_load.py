@@ -17,11 +17,15 @@ def spin(seconds):
 
 
 def test_a_thread_s_load_is_its_share_of_a_core_since_the_last_look():
+    times = [time.monotonic()]
     own = ThreadLoad()
-    before = time.monotonic()
+    times.append(time.monotonic())
     spin(0.05)
-    took = time.monotonic() - before
-    assert own.look() == pytest.approx(0.05 / took, rel=0.2)
+    times.append(time.monotonic())
+    share = own.look()
+    times.append(time.monotonic())
+    # Other work on the machine may come between any two of these lines.
+    assert 0.05 / (times[3] - times[0]) <= share <= 1.2 * 0.05 / (times[2] - times[1])
     time.sleep(0.05)
     assert own.look() < 0.2
 

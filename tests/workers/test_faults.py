@@ -100,9 +100,8 @@ async def test_a_fast_request_does_not_wait_for_a_slow_one_of_the_same_message(h
         await asyncio.gather(*(harness.ask(b"warm") for _ in range(20)))
     fast = [harness.submit(b"fast") for _ in range(5)]
     slow = harness.submit(b"slow", do="sleep", seconds=1.0)
-    begin = time.monotonic()
     await asyncio.wait_for(asyncio.gather(*fast), 10)
-    assert time.monotonic() - begin < 0.5
+    assert not slow.done()
     assert body_of(await slow) == b"slow"
 
 
@@ -112,9 +111,8 @@ async def test_requests_behind_a_slow_one_go_to_another_worker(harness):
         await asyncio.gather(*(harness.ask(b"warm") for _ in range(20)))
     slow = harness.submit(b"slow", do="sleep", seconds=1.0)
     behind = [harness.submit(b"behind") for _ in range(20)]
-    begin = time.monotonic()
     await asyncio.wait_for(asyncio.gather(*behind), 10)
-    assert time.monotonic() - begin < 0.5
+    assert not slow.done()
     await slow
 
 
@@ -151,10 +149,9 @@ async def test_a_full_queue_says_so_at_once_and_only_to_those_it_has_no_room_for
     blocker = harness.submit(b"x", do="sleep", seconds=0.3)
     await asyncio.sleep(0.05)
     waiting = [harness.submit(b"w") for _ in range(3)]
-    begin = time.monotonic()
     error = await harness.ask(b"one too many")
     assert isinstance(error, QueueFull)
-    assert time.monotonic() - begin < 0.1
+    assert not blocker.done()
     await blocker
     assert [body_of(await one) for one in waiting] == [b"w"] * 3
 
@@ -213,12 +210,11 @@ async def test_a_worker_that_does_not_answer_in_time_is_replaced(harness):
 
 async def test_a_request_past_its_deadline_never_reaches_a_worker(harness):
     await harness.load()
-    blocker = harness.submit(b"x", do="sleep", seconds=0.3)
+    blocker = harness.submit(b"x", do="sleep", seconds=0.5)
     await asyncio.sleep(0.05)
-    begin = time.monotonic()
-    late = harness.submit(b"x", do="kill", deadline=begin + 0.1)
+    late = harness.submit(b"x", do="kill", deadline=time.monotonic() + 0.1)
     assert isinstance(await asyncio.wait_for(late, 5), DeadlineExceeded)
-    assert time.monotonic() - begin < 0.25
+    assert not blocker.done()
     await blocker
     before = harness.worker().id
     assert body_of(await harness.ask(b"alive")) == b"alive"
@@ -227,10 +223,8 @@ async def test_a_request_past_its_deadline_never_reaches_a_worker(harness):
 
 async def test_a_request_that_runs_past_its_deadline_is_answered_in_time_and_its_late_answer_dropped(harness):
     await harness.load()
-    begin = time.monotonic()
-    error = await harness.ask(BIG, do="sleep", seconds=0.4, deadline=begin + 0.1)
+    error = await harness.ask(BIG, do="sleep", seconds=0.5, deadline=time.monotonic() + 0.1)
     assert isinstance(error, DeadlineExceeded)
-    assert time.monotonic() - begin < 0.3
     assert harness.arena.slots_in_use == 1  # the worker still reads it
     assert body_of(await harness.ask(b"next")) == b"next"
     assert harness.arena.slots_in_use == 0
@@ -494,13 +488,13 @@ async def test_workers_have_the_soft_limit_of_descriptors_that_the_server_was_st
 
 
 async def test_in_exact_mode_a_lone_request_waits_out_the_delay_and_a_full_batch_does_not(harness):
-    await harness.load(max_batch_size=4, max_delay=0.3, exact_delay=True)
+    await harness.load(max_batch_size=4, max_delay=1.0, exact_delay=True)
     begin = time.monotonic()
     await harness.ask(b"lone")
-    assert 0.29 < time.monotonic() - begin < 2.0
+    assert time.monotonic() - begin > 0.99
     begin = time.monotonic()
     await asyncio.gather(*(harness.submit(b"x") for _ in range(4)))
-    assert time.monotonic() - begin < 0.25
+    assert time.monotonic() - begin < 0.9
 
 
 async def test_a_batch_delay_is_not_paid_on_an_idle_worker_by_default(harness):
@@ -524,7 +518,7 @@ async def test_a_worker_in_the_middle_of_something_does_not_hold_up_the_end(harn
     await asyncio.sleep(0.05)
     begin = time.monotonic()
     await harness.engine.close()
-    assert time.monotonic() - begin < 1.0
+    assert time.monotonic() - begin < 10.0
 
 
 async def test_a_model_with_no_worker_refuses_at_once(harness):
