@@ -7,7 +7,6 @@ from typing import Any, Protocol, Self
 
 from mooring.client.address import DEFAULT_URL, Address, Trust, identities, verification
 from mooring.client.result import IndexEntry, Input, Result, ServerMetadata, request_of
-from mooring.core.errors import Unsupported
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import ModelMetadata, ModelUsage
 from mooring.core.tensors import Parameter
@@ -180,7 +179,7 @@ class AsyncClient:
 def _transport(
     address: Address, timeout: float, headers: Mapping[str, str], trust: Trust, binary: bool
 ) -> AsyncTransport:
-    # Only the one that is asked for: httpx is an extra, and gRPC takes a tenth of a second to import.
+    # Each is imported only where it is used: httpx and gRPC take a tenth of a second each.
     if address.grpc:
         import grpc  # noqa: PLC0415
 
@@ -191,10 +190,6 @@ def _transport(
             roots, certificate, key = identities(trust)
             credentials = grpc.ssl_channel_credentials(roots, key, certificate)
         return AsyncRpc(address.authority, timeout=timeout, headers=headers, credentials=credentials)
-    try:
-        from mooring.client.aio.rest import AsyncRest  # noqa: PLC0415
-    except ImportError as error:
-        raise Unsupported(
-            f"the REST client needs another package ({error}): pip install mooring[client]"
-        ) from None
+    from mooring.client.aio.rest import AsyncRest  # noqa: PLC0415
+
     return AsyncRest(address.url, timeout=timeout, headers=headers, verify=verification(trust), binary=binary)
