@@ -61,12 +61,12 @@ def test_asking_for_help_loads_no_server():
         "    main()\n"
         "print(json.dumps(sorted(sys.modules)))"
     )
-    assert not {"mooring.server", "uvloop", "numpy", "rich", *HEAVY} & set(told(code))
+    assert not {"mooring.server.server", "uvloop", "numpy", "rich", *HEAVY} & set(told(code))
 
 
 def test_the_server_process_never_loads_a_heavy_library():
     names = modules()
-    assert "mooring.server" in names
+    assert "mooring.server.server" in names
     code = (
         f"import importlib, sys, json\nfor name in {names!r}:\n    importlib.import_module(name)\n"
         f"print(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
@@ -75,7 +75,9 @@ def test_the_server_process_never_loads_a_heavy_library():
 
 
 def test_a_server_speaks_grpc_without_the_library():
-    code = "import json, sys, mooring.server, mooring.protocols.grpc_mount; print(json.dumps(sorted(sys.modules)))"
+    code = (
+        "import json, sys, mooring.server.server, mooring.mount.grpc; print(json.dumps(sorted(sys.modules)))"
+    )
     assert not {"grpc", "h2", "hpack"} & set(told(code))
 
 

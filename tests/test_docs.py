@@ -11,15 +11,15 @@ import pytest
 
 from mooring.config.settings import Config
 from mooring.config.torchserve_keys import MILLISECONDS, SAME, effective, known_keys
+from mooring.mount.grpc import grpc_management, grpc_server
 from mooring.observability.metrics import Metrics
 from mooring.protocols.amd.metrics import AmdMetrics
-from mooring.protocols.grpc_mount import grpc_management, grpc_server
 from mooring.protocols.kserve.settings import TraceSettings
 from mooring.repository.catalog import WORKERS
 from mooring.repository.declaration import Declaration, _Batching, _QueuePolicy, _Sequences, _Workers
 from mooring.repository.model_config import _KEYS, _WITHOUT_EFFECT
 from mooring.repository.platforms import BACKENDS
-from mooring.server import Server
+from mooring.server.server import Server
 from mooring.tokens import Access
 
 ROOT = Path(__file__).parent.parent

@@ -7,18 +7,18 @@ import pytest
 from click.testing import CliRunner
 
 from mooring.cli.commands import commands
-from mooring.opening import Opening
+from mooring.server.startup import Startup
 
 
 @pytest.fixture
 def server(monkeypatch):
-    """Stands in for mooring.server: keeps the Config it was run with, and is given no models."""
-    fake = types.ModuleType("mooring.server")
+    """Stands in for mooring.server.server: keeps the Config it was run with, and is given no models."""
+    fake = types.ModuleType("mooring.server.server")
     fake.config = None
     fake.models = []
     fake.fails = None
 
-    def run(config, opening, *, started):
+    def run(config, startup, *, started):
         fake.config = config
         if fake.fails is not None:
             raise fake.fails
@@ -26,8 +26,8 @@ def server(monkeypatch):
         return 3
 
     fake.run = run
-    monkeypatch.setitem(sys.modules, "mooring.server", fake)
-    monkeypatch.setattr(Opening, "find", lambda opening: [])
+    monkeypatch.setitem(sys.modules, "mooring.server.server", fake)
+    monkeypatch.setattr(Startup, "find", lambda startup: [])
     return fake
 
 

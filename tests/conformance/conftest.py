@@ -42,7 +42,7 @@ class Served:
 
     async def _serve(self) -> None:
         # Here: the server's modules are the server process's own business until somebody needs one.
-        from mooring.server import Server
+        from mooring.server.server import Server
 
         self._ended = asyncio.Event()
         try:

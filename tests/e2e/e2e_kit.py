@@ -287,7 +287,7 @@ def fronts(server: "Server") -> list[psutil.Process]:
     found = []
     for child in server.process.children():
         with suppress(psutil.Error):  # it may be a zombie, or gone
-            if "mooring.front" in child.cmdline():
+            if "mooring.frontends.process" in child.cmdline():
                 found.append(child)
     return found
 

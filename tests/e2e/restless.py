@@ -3,8 +3,8 @@
 import random
 
 from mooring.cli import main
-from mooring.engine import dealer
-from mooring.engine.dealing import Dealing, Move
+from mooring.frontends import balancer
+from mooring.frontends.balancing import Dealing, Move
 from mooring.web.migration import SocketChannel
 
 moved = 0
@@ -28,8 +28,8 @@ def counted(self, mark, descriptor):
 
 send, SocketChannel.send = SocketChannel.send, counted
 Dealing.next = anywhere
-dealer._EASY = -1.0
-dealer.link.LOAD_EVERY = 0.02
+balancer._EASY = -1.0
+balancer.link.LOAD_EVERY = 0.02
 
 if __name__ == "__main__":
     main()

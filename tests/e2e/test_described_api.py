@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from v2_kit import TensorServer
 
 from mooring.config.settings import Config
-from mooring.server import Server as Composition
+from mooring.server.server import Server as Composition
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what it and its dependencies deprecate is not ours to mend

@@ -22,9 +22,9 @@ from websockets.sync.client import connect
 from mooring import Client, MooringError
 from mooring.codecs.proto import inference_pb2
 from mooring.config.settings import Config
-from mooring.protocols.grpc_mount import grpc_management, grpc_server
+from mooring.mount.grpc import grpc_management, grpc_server
 from mooring.protocols.kserve.settings import TraceSettings
-from mooring.server import Server as Composition
+from mooring.server.server import Server as Composition
 
 DENIED = "Token Authorization failed"
 MODEL = "/v2/models/{model_name}"

@@ -90,7 +90,7 @@ def stopped_front(stage: Stage) -> None:
         found = set()
         for process in server.family():
             with suppress(psutil.Error):  # it may be a zombie, or gone
-                if "mooring.front" in process.cmdline():
+                if "mooring.frontends.process" in process.cmdline():
                     found.add(process.pid)
         return found
 

@@ -20,9 +20,9 @@ from mooring.core.service import (
     ServerAdministration,
 )
 from mooring.core.tensors import TensorSpec
+from mooring.mount.grpc import grpc_server
 from mooring.protocols.access import Gate
 from mooring.protocols.dialect import V2, Dialect
-from mooring.protocols.grpc_mount import grpc_server
 from mooring.protocols.grpc_server import GrpcServer
 from mooring.protocols.kserve.settings import LogSettings, TraceSettings
 from mooring.protocols.kserve.shared_memory import SharedMemory

@@ -16,7 +16,7 @@ from mooring.protocols.application import Application
 from mooring.protocols.dialect import AMD
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.responses import Responses
-from mooring.server import Server
+from mooring.server.server import Server
 from mooring.tokens import Access
 from mooring.web.http1 import HttpServer, Limits
 

@@ -11,7 +11,7 @@ from mooring.codecs.proto import torchserve_management_pb2 as pb
 from mooring.core import errors
 from mooring.core.requests import Operation
 from mooring.core.service import Registration, Scaled
-from mooring.protocols.grpc_mount import grpc_management, grpc_of
+from mooring.mount.grpc import grpc_management, grpc_of
 
 SERVICE = "/org.pytorch.serve.grpc.management.ManagementAPIsService/"
 HTTP = "org.pytorch.serve.http."

@@ -8,11 +8,11 @@ import pytest
 from mooring.config.settings import Config
 from mooring.core.errors import ModelLoadFailed, ModelNotFound
 from mooring.core.tensors import TensorSpec
-from mooring.opening import Opening, workers_for
 from mooring.repository.declaration import read_versions
 from mooring.repository.platforms import BACKENDS, DEFAULT_BATCH
 from mooring.repository.spec import BatchMode, Defaults
 from mooring.repository.store import Store
+from mooring.server.startup import Startup, workers_for
 from mooring.workers.libraries import Libraries
 
 
@@ -354,5 +354,5 @@ def test_workers_that_share_a_model_have_a_core_each_and_are_no_more_than_four(m
 
 def test_a_number_of_workers_for_all_models_holds_for_those_that_are_shared():
     with ExitStack() as stack:
-        opening = Opening(Config(default_workers_per_model=3), stack, libraries=Libraries({}))
-    assert opening.defaults.workers_of(sharing=True) == opening.defaults.workers_of(sharing=False) == 3
+        startup = Startup(Config(default_workers_per_model=3), stack, libraries=Libraries({}))
+    assert startup.defaults.workers_of(sharing=True) == startup.defaults.workers_of(sharing=False) == 3

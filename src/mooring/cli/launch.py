@@ -72,7 +72,7 @@ def served(
 
 
 def _prepared(config: Config, stack: ExitStack) -> Callable[..., int]:
-    """``mooring.server.run`` for these settings. Imported bit by bit: what takes longest has begun before the next is."""
+    """``mooring.server.server.run`` for these settings. Imported bit by bit: what takes longest has begun before the next is."""
     gc.disable()  # all that an import makes stays
     try:
         from mooring.workers.libraries import begun
@@ -80,14 +80,14 @@ def _prepared(config: Config, stack: ExitStack) -> Callable[..., int]:
         libraries = begun(config, _first())
         stack.callback(libraries.close)
 
-        from mooring.opening import Opening
+        from mooring.server.startup import Startup
 
-        opening = Opening(config, stack, libraries)
-        opening.find()
+        startup = Startup(config, stack, libraries)
+        startup.find()
 
-        from mooring.server import run
+        from mooring.server.server import run
 
-        return functools.partial(run, config, opening)
+        return functools.partial(run, config, startup)
     finally:
         gc.enable()
 

@@ -26,7 +26,7 @@ from mooring.core.tensors import TensorSpec
 from mooring.engine.admission import admit, refused, until
 from mooring.engine.body_reader import BodyReader
 from mooring.engine.codec_pool import MOST, Codecs
-from mooring.engine.fronts import Fronts
+from mooring.engine.frontends import Frontends, SingleProcess
 from mooring.engine.graphs.run import GraphRun
 from mooring.engine.offload import Openings
 from mooring.engine.queue_policy import PolicyScheduler
@@ -55,8 +55,8 @@ _CHECK_EVERY = 0.05
 class Engine(InferenceService):
     """Every model of this process, and the way of every request to one of them.
 
-    A version that is unloaded has ``drain_limit`` seconds for what it was asked. ``fronts`` is how many further processes
-    take connections, and ``codecs`` how many may read and write large JSON beside the workers. There are ``most_workers``
+    A version that is unloaded has ``drain_limit`` seconds for what it was asked. ``frontends`` are the further
+    processes that take connections, and ``codecs`` how many may read and write large JSON beside the workers. There are ``most_workers``
     of all models together, or what the machine bears where that is 0; above the ``budget`` idle models of files have
     none. With 0 codecs there is still one for large JSON to
     chains and to models with sequences, started when any comes: it must be read before a worker is chosen. Workers are
@@ -72,7 +72,7 @@ class Engine(InferenceService):
         drain_limit: float = 30.0,
         libraries: Libraries | None = None,
         first_worker: int = 9000,  # TorchServe's number, which describe shows
-        fronts: int = 0,
+        frontends: Frontends | None = None,
         codecs: int = 0,
         most_workers: int = 0,
         cache_folder: str = "",
@@ -94,13 +94,13 @@ class Engine(InferenceService):
         self._metrics = metrics
         metrics.host.loads = self._loads
         metrics.served.states = self._states
-        self.fronts = Fronts(fronts, arena, metrics, deadlines)
-        self._idle_models = IdleModels(self.registry, budget or Budget(), self.fronts.retire)
+        self._frontends = frontends or SingleProcess()
+        self._idle_models = IdleModels(self.registry, budget or Budget(), self._frontends.retire)
         self._workers = LocalWorkers(
             arena,
             libraries or Libraries(os.environ),
             first_worker,
-            self.fronts.processes,
+            self._frontends.processes,
             cache_folder,
             deadlines,
         )
@@ -285,7 +285,7 @@ class Engine(InferenceService):
         threads = spec.threads or threads_for(spec.max_workers)
         scheduler.pool = WorkerPool(spec, scheduler, self._workers, threads)
         scheduler.pool.on_records = functools.partial(self._metrics.record, spec.name)
-        scheduler.pool.sharing = self.fronts.sharing(version)
+        scheduler.pool.sharing = self._frontends.sharing(version)
         refusal = self._capacity.refusal(spec.min_workers, self._workers_beside(version))
         if refusal:
             version.report(ModelLoadFailed(refusal, model=spec.name, version=spec.version))
@@ -297,7 +297,7 @@ class Engine(InferenceService):
             await version.settled()
         else:
             version.rest()
-        self.fronts.publish()
+        self._frontends.publish()
         return version
 
     def check_room(self, workers: int, version: ModelVersion | None = None) -> None:
@@ -320,8 +320,8 @@ class Engine(InferenceService):
         version.unload()
         scheduler = version.scheduler
         assert scheduler is not None
-        self.fronts.publish()
-        await self.fronts.retire(version)
+        self._frontends.publish()
+        await self._frontends.retire(version)
         await until(lambda: scheduler.idle and not version.runs, self.drain_limit)
         if scheduler.pool is not None:
             await scheduler.pool.stop()
@@ -331,7 +331,7 @@ class Engine(InferenceService):
         """The version that answers when none is named. Raises ``ModelNotFound`` or ``VersionNotFound``."""
         model = self.registry.model(name)
         model.choose(model.version(version).spec.version)
-        self.fronts.publish()
+        self._frontends.publish()
 
     async def replace(self, spec: ModelSpec) -> ModelVersion:
         """Load a version anew: the old one answers until the new one is ready, and on if that fails.
@@ -383,7 +383,7 @@ class Engine(InferenceService):
         else:
             # What was accepted is answered by the workers that there are.
             scheduler.refuse_new(version.no_worker())
-            await self.fronts.retire(version)
+            await self._frontends.retire(version)
             await until(lambda: scheduler.idle or version.turn != turn, limit)
         if version.turn != turn:
             version.check_kept()
@@ -445,8 +445,8 @@ class Engine(InferenceService):
         self._idle_models.look(now)
         if self._looks.step(now):
             self._workers.check(now)
-            self.fronts.check(now)
-        self.fronts.publish()
+            self._frontends.check(now)
+        self._frontends.publish()
         self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
 
 

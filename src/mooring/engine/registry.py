@@ -2,6 +2,7 @@
 
 import asyncio
 import enum
+import itertools
 import time
 from collections.abc import Callable, Iterator
 
@@ -38,11 +39,18 @@ class DefaultRule(enum.Enum):
     FIRST = "the first that was registered"
 
 
+_numbers = itertools.count(1)
+
+
 class ModelVersion:
-    """One version: its state, its queue, and what went wrong last."""
+    """One version: its state, its queue, and what went wrong last.
+
+    ``number`` is its own among all versions this process ever had; frontend processes name it by that.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
+        self.number = next(_numbers)
         self.metadata = ModelMetadata(spec.name, [spec.version], spec.platform, spec.inputs, spec.outputs)
         self.error: MooringError | None = None
         self.scheduler: Scheduler | None = None

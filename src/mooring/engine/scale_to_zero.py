@@ -83,18 +83,18 @@ class _Use(msgspec.Struct):
 class IdleModels:
     """Keeps the models of a registry within a budget. Call ``look`` a few times a second.
 
-    ``leave_fronts`` returns when no further front has anything in a version, or sends it anything more.
+    ``retire`` returns when no further front has anything in a version, or sends it anything more.
     """
 
     def __init__(
         self,
         registry: Registry,
         budget: Budget,
-        leave_fronts: Callable[[ModelVersion], Coroutine[Any, Any, None]],
+        retire: Callable[[ModelVersion], Coroutine[Any, Any, None]],
     ) -> None:
         self._registry = registry
         self._budget = budget
-        self._leave_fronts = leave_fronts
+        self._retire = retire
         self._uses: dict[ModelVersion, _Use] = {}
         self._leaving: dict[ModelVersion, asyncio.Task[None]] = {}
         self._measuring: asyncio.Task[None] | None = None
@@ -187,7 +187,7 @@ class IdleModels:
         )
 
     async def _scale_to_zero(self, version: ModelVersion, pool: WorkerPool) -> None:
-        await self._leave_fronts(version)
+        await self._retire(version)
         del self._leaving[version]
         # It may have been asked, scaled or unloaded meanwhile.
         if version in self._uses and self._may_go(version, self._looked):

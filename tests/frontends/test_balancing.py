@@ -6,7 +6,18 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.engine.dealing import CROWDED, FULL, GAP, LOOKS, PATIENCE, ROOM, Dealing, Load, Move, part
+from mooring.frontends.balancing import (
+    CROWDED,
+    FULL,
+    GAP,
+    LOOKS,
+    PATIENCE,
+    ROOM,
+    BalancePolicy,
+    Load,
+    Migration,
+    queue_share,
+)
 
 LOADS = st.lists(
     st.builds(Load, busy=st.floats(0.0, 1.0), connections=st.integers(0, 50)), min_size=2, max_size=6
@@ -22,38 +33,38 @@ def after(dealing, loads, idle, *, looks, begin=0.0):
 
 
 def test_connections_stay_with_the_first_until_its_loop_is_full():
-    dealing = Dealing(4)
+    dealing = BalancePolicy(4)
     assert not after(dealing, [Load(FULL - 0.01, 50), *[Load(0.0, 0)] * 3], 15.0, looks=50)
     assert dealing.open == [True, False, False, False]
 
 
 def test_a_full_loop_keeps_them_where_no_core_is_idle():
-    dealing = Dealing(2)
+    dealing = BalancePolicy(2)
     assert not after(dealing, [Load(1.0, 32), Load(0.0, 0)], ROOM - 0.01, looks=50)
     assert dealing.open == [True, False]
 
 
 def test_half_of_them_go_to_a_further_loop_where_cores_are_idle():
-    dealing = Dealing(2)
+    dealing = BalancePolicy(2)
     loads = [Load(1.0, 32), Load(0.0, 0)]
-    assert after(dealing, loads, 1.0, looks=LOOKS) == [Move(0, 1, 0.5)]
+    assert after(dealing, loads, 1.0, looks=LOOKS) == [Migration(0, 1, 0.5)]
     assert dealing.open == [True, True]
 
 
 def test_one_look_is_chance():
-    dealing = Dealing(2)
+    dealing = BalancePolicy(2)
     for _ in range(20):
         assert not dealing.next(0.0, [Load(1.0, 32), Load(0.0, 0)], 1.0)
         assert not dealing.next(0.1, [Load(0.5, 32), Load(0.0, 0)], 1.0)
 
 
 def test_a_single_connection_is_not_moved():
-    dealing = Dealing(2)
+    dealing = BalancePolicy(2)
     assert not after(dealing, [Load(1.0, 1), Load(0.0, 0)], 1.0, looks=20)
 
 
 def test_sixteen_cores_are_used_within_a_second():
-    dealing = Dealing(8)
+    dealing = BalancePolicy(8)
     connections = [64] + [0] * 7
     for look in range(10):
         loads = [Load(1.0 if count else 0.0, count) for count in connections]
@@ -66,24 +77,24 @@ def test_sixteen_cores_are_used_within_a_second():
 
 
 def test_they_come_back_when_fewer_loops_have_the_time_for_them():
-    dealing = Dealing(3)
+    dealing = BalancePolicy(3)
     dealing.open = [True, True, True]
     loads = [Load(0.3, 10), Load(0.2, 10), Load(0.25, 10)]
-    assert after(dealing, loads, 4.0, looks=int(PATIENCE * 10) + 2) == [Move(1, 2, 1.0)]
+    assert after(dealing, loads, 4.0, looks=int(PATIENCE * 10) + 2) == [Migration(1, 2, 1.0)]
     assert dealing.open == [True, False, True]
 
 
 def test_loops_that_compete_for_cores_are_made_fewer_sooner():
     busy = 0.4
     for idle, fewer in ((CROWDED - 0.1, True), (CROWDED + 0.1, False)):
-        dealing = Dealing(2)
+        dealing = BalancePolicy(2)
         dealing.open = [True, True]
         after(dealing, [Load(busy, 10), Load(busy, 10)], idle, looks=30)
         assert dealing.open == [True, not fewer]
 
 
 def test_whoever_gave_back_and_forth_takes_longer_the_next_time():
-    dealing, now, gathered = Dealing(2), 0.0, []
+    dealing, now, gathered = BalancePolicy(2), 0.0, []
     for _ in range(4):
         while not all(dealing.open):
             dealing.next(now, [Load(1.0, 10), Load(0.0, 0)], 1.0)
@@ -97,26 +108,26 @@ def test_whoever_gave_back_and_forth_takes_longer_the_next_time():
 
 
 def test_open_loops_are_made_equal_although_no_core_is_idle():
-    dealing = Dealing(2)
+    dealing = BalancePolicy(2)
     dealing.open = [True, True]
-    assert after(dealing, [Load(1.0, 40), Load(0.4, 3)], 0.0, looks=LOOKS) == [Move(0, 1, 0.3)]
+    assert after(dealing, [Load(1.0, 40), Load(0.4, 3)], 0.0, looks=LOOKS) == [Migration(0, 1, 0.3)]
 
 
 def test_a_process_that_died_gets_nothing_until_another_has_its_place():
-    dealing = Dealing(2)
+    dealing = BalancePolicy(2)
     loads = [Load(1.0, 32), Load(0.0, 0)]
     after(dealing, loads, 1.0, looks=LOOKS)
     dealing.present = [True, False]
     assert not after(dealing, loads, 1.0, looks=10)
     assert dealing.open == [True, False]
     dealing.present = [True, True]
-    assert after(dealing, loads, 1.0, looks=LOOKS) == [Move(0, 1, 0.5)]
+    assert after(dealing, loads, 1.0, looks=LOOKS) == [Migration(0, 1, 0.5)]
 
 
 @given(steps=st.lists(LOADS, min_size=1, max_size=30), idle=st.floats(0.0, 32.0), absent=st.integers(1, 6))
 def test_every_move_is_between_two_and_to_one_that_is_open(steps, idle, absent):
     count = len(steps[0])
-    dealing = Dealing(count)
+    dealing = BalancePolicy(count)
     dealing.present = [number != absent for number in range(count)]
     for look, loads in enumerate(steps):
         seen = (loads * count)[:count]
@@ -133,5 +144,5 @@ def test_every_move_is_between_two_and_to_one_that_is_open(steps, idle, absent):
 
 @given(size=st.integers(1, 10_000), count=st.integers(1, 24))
 def test_the_parts_of_a_bound_are_the_bound(size, count):
-    assert part(size, count) * count <= max(size, count)
-    assert math.isclose(part(size, count), size / count, abs_tol=1.0)
+    assert queue_share(size, count) * count <= max(size, count)
+    assert math.isclose(queue_share(size, count), size / count, abs_tol=1.0)

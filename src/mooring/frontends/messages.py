@@ -16,7 +16,7 @@ from mooring.core.buffers import Buffer
 from mooring.core.errors import ErrorRecord
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import ModelMetadata, ModelState
-from mooring.engine.dealing import Load
+from mooring.frontends.balancing import Load
 from mooring.ipc.framing import Frames, FrameWriter, heap_buffer
 from mooring.ipc.messages import NO_MEMORY, MessageDecoder, MessageEncoder
 from mooring.observability.logs import get_logger
@@ -31,14 +31,14 @@ LOAD_EVERY = 0.1
 CONNECTION, LISTENER = 0, 1
 
 
-class Serve(msgspec.Struct, array_like=True, tag="serve"):
+class ServeVersion(msgspec.Struct, array_like=True, tag="serve"):
     """A version whose workers the front may use; ``number`` is what it is called from now on."""
 
     number: int
     spec: ModelSpec
 
 
-class Join(msgspec.Struct, array_like=True, tag="join"):
+class AttachWorker(msgspec.Struct, array_like=True, tag="join"):
     """A worker of a version. Its channel and its progress come as descriptors, before this message."""
 
     number: int
@@ -46,7 +46,7 @@ class Join(msgspec.Struct, array_like=True, tag="join"):
     channels: int
 
 
-class Leave(msgspec.Struct, array_like=True, tag="leave"):
+class DetachWorker(msgspec.Struct, array_like=True, tag="leave"):
     """Send nothing more to a worker, and say ``Done`` when it has answered all."""
 
     number: int
@@ -54,7 +54,7 @@ class Leave(msgspec.Struct, array_like=True, tag="leave"):
     order: int
 
 
-class Bury(msgspec.Struct, array_like=True, tag="bury"):
+class WorkerDied(msgspec.Struct, array_like=True, tag="bury"):
     """A worker died, and why."""
 
     number: int
@@ -63,14 +63,14 @@ class Bury(msgspec.Struct, array_like=True, tag="bury"):
     retry: bool
 
 
-class Retire(msgspec.Struct, array_like=True, tag="retire"):
+class RetireVersion(msgspec.Struct, array_like=True, tag="retire"):
     """A version is no longer served: hand its requests on, and say ``Done`` when those that wait here are answered."""
 
     number: int
     order: int
 
 
-class View(msgspec.Struct, array_like=True, tag="view"):
+class RegistryView(msgspec.Struct, array_like=True, tag="view"):
     """What there is to know of every version, whoever serves it: states, metadata, and whether all is well."""
 
     states: list[ModelState]
@@ -85,20 +85,20 @@ class Drain(msgspec.Struct, array_like=True, tag="drain"):
     limit: float
 
 
-class Divide(msgspec.Struct, array_like=True, tag="divide"):
+class SetShare(msgspec.Struct, array_like=True, tag="divide"):
     """So many processes take connections: each has that part of every bound on a queue."""
 
     count: int
 
 
-class Give(msgspec.Struct, array_like=True, tag="give"):
+class MigrateConnections(msgspec.Struct, array_like=True, tag="give"):
     """Send this share of the connections over the passage, with ``mark``: the number of the process they are for."""
 
     share: float
     mark: int
 
 
-class Rest(msgspec.Struct, array_like=True, tag="rest"):
+class StopAccepting(msgspec.Struct, array_like=True, tag="rest"):
     """Accept no more connections, until a listening socket comes over the passage."""
 
 
@@ -110,27 +110,27 @@ class Pong(msgspec.Struct, array_like=True, tag="pong"):
     """The front answers."""
 
 
-class Asked(msgspec.Struct, array_like=True, tag="asked"):
+class Forward(msgspec.Struct, array_like=True, tag="asked"):
     """A request that the front hands on."""
 
     key: int
     request: InferenceRequest
 
 
-class Withdrawn(msgspec.Struct, array_like=True, tag="withdrawn"):
+class CancelForwarded(msgspec.Struct, array_like=True, tag="withdrawn"):
     """Nobody waits for a request that was handed on."""
 
     key: int
 
 
-class Answered(msgspec.Struct, array_like=True, tag="answered"):
+class ForwardedOutcome(msgspec.Struct, array_like=True, tag="answered"):
     """An answer to a request that was handed on, or with ``final`` False a piece of it."""
 
     key: int
     outcome: InferenceResponse | ErrorRecord
 
 
-class Done(msgspec.Struct, array_like=True, tag="done"):
+class OrderDone(msgspec.Struct, array_like=True, tag="done"):
     """The front has done what an order asked."""
 
     order: int
@@ -140,14 +140,14 @@ class Listening(msgspec.Struct, array_like=True, tag="listening"):
     """The front takes connections."""
 
 
-class End(msgspec.Struct, array_like=True, tag="end"):
+class KillWorker(msgspec.Struct, array_like=True, tag="end"):
     """A worker does not answer in time: end it."""
 
     number: int
     worker: str
 
 
-class Counted(msgspec.Struct, array_like=True, tag="counted"):
+class CountsReport(msgspec.Struct, array_like=True, tag="counted"):
     """What the front counted since it last said so: by model and version, and responses by class."""
 
     models: list[tuple[str, str, list[Any]]]
@@ -156,21 +156,44 @@ class Counted(msgspec.Struct, array_like=True, tag="counted"):
     served: list[tuple[int, str, int]]  # requests by version and worker
 
 
-class Loaded(msgspec.Struct, array_like=True, tag="loaded"):
+class LoadReport(msgspec.Struct, array_like=True, tag="loaded"):
     """What the front has to do now."""
 
     load: Load
 
 
-class Recorded(msgspec.Struct, array_like=True, tag="recorded"):
+class MetricRecords(msgspec.Struct, array_like=True, tag="recorded"):
     """What a model's own code measured."""
 
     model: str
     records: list[Record]
 
 
-ToFront = Serve | Join | Leave | Bury | Retire | View | Drain | Answered | Divide | Give | Rest | Ping
-ToKeeper = Asked | Withdrawn | Done | Listening | End | Counted | Recorded | Loaded | Pong
+ToFrontend = (
+    ServeVersion
+    | AttachWorker
+    | DetachWorker
+    | WorkerDied
+    | RetireVersion
+    | RegistryView
+    | Drain
+    | ForwardedOutcome
+    | SetShare
+    | MigrateConnections
+    | StopAccepting
+    | Ping
+)
+ToSupervisor = (
+    Forward
+    | CancelForwarded
+    | OrderDone
+    | Listening
+    | KillWorker
+    | CountsReport
+    | MetricRecords
+    | LoadReport
+    | Pong
+)
 
 
 class Link:
@@ -198,7 +221,7 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self._hear)
 
-    def tell(self, message: ToFront | ToKeeper) -> None:
+    def tell(self, message: ToFrontend | ToSupervisor) -> None:
         """Send it; after the other end is gone this does nothing. Raises as ``FrameWriter.send``."""
         if self._sock.fileno() >= 0:
             self._writer.send(message)
@@ -235,8 +258,8 @@ class Link:
         """The message; None for a request that there is no memory for, which is answered so."""
         message = self._decoder.decode(frame, attached)
         if attached and None in attached:
-            if isinstance(message, Asked):
-                self.tell(Answered(message.key, NO_MEMORY))
+            if isinstance(message, Forward):
+                self.tell(ForwardedOutcome(message.key, NO_MEMORY))
                 return None
             message.outcome = NO_MEMORY
         return message

@@ -26,11 +26,11 @@ from mooring.core.errors import (
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import Done, InferenceService, ModelMetadata, ModelState, Ticket
 from mooring.core.tensors import release
-from mooring.engine import link
 from mooring.engine.admission import admit, until
-from mooring.engine.dealing import Load, part
 from mooring.engine.queue_policy import PolicyScheduler
 from mooring.engine.scheduler import Scheduler
+from mooring.frontends import messages
+from mooring.frontends.balancing import Load, queue_share
 from mooring.ipc.arena import Arena
 from mooring.ipc.messages import NO_MEMORY
 from mooring.ipc.progress import Progress
@@ -65,7 +65,7 @@ class HandedOn:
 
     __slots__ = ("_front", "_key", "done", "request")
 
-    def __init__(self, front: "Front", key: int, request: InferenceRequest, done: Done) -> None:
+    def __init__(self, front: "FrontendService", key: int, request: InferenceRequest, done: Done) -> None:
         self._front = front
         self._key = key
         self.request = request
@@ -76,7 +76,7 @@ class HandedOn:
         self._front.withdraw(self._key)
 
 
-class Front(InferenceService):
+class FrontendService(InferenceService):
     """Serves what it was told of by the first process, whose link comes in as ``sock``.
 
     Descriptors come over ``descriptors``. ``ended`` is set when the first process is gone or wants this one to end, and
@@ -97,14 +97,14 @@ class Front(InferenceService):
         self._descriptors = descriptors
         self._arena = arena
         self._metrics = metrics
-        self._link = link.Link(sock, link.ToFront, self._hear, self.ended.set)
+        self._link = messages.Link(sock, messages.ToFrontend, self._hear, self.ended.set)
         self._served: dict[int, Served] = {}
         self._by_name: dict[tuple[str, str], Served] = {}
         # With the orders to do so: who unloads a model and who scales it to zero may both wait for the same.
         self._retiring: dict[int, tuple[Served, list[int]]] = {}
         self._handed_on: dict[int, HandedOn] = {}
         self._keys = itertools.count(1)
-        self._view = link.View([], [], ready=False, healthy=False)
+        self._view = messages.RegistryView([], [], ready=False, healthy=False)
         self._defaults: dict[str, str] = {}
         self._metadata: dict[tuple[str, str], ModelMetadata] = {}
         self._waiting: dict[int, int] = {}
@@ -148,18 +148,18 @@ class Front(InferenceService):
 
     def listening(self) -> None:
         """Connections are taken."""
-        self._link.tell(link.Listening())
+        self._link.tell(messages.Listening())
 
     def report(self, load: Load) -> None:
         """Say what there is to do here, if it is something else than before."""
         if load != self._load:
             self._load = load
-            self._link.tell(link.Loaded(load))
+            self._link.tell(messages.LoadReport(load))
 
     def withdraw(self, key: int) -> None:
         """Nobody waits for a request that was handed on."""
         if self._handed_on.pop(key, None) is not None:
-            self._link.tell(link.Withdrawn(key))
+            self._link.tell(messages.CancelForwarded(key))
 
     async def drain(self, grace: float) -> None:
         """Return when nothing waits and nothing runs, or after ``grace`` seconds."""
@@ -189,43 +189,43 @@ class Front(InferenceService):
         key = next(self._keys)
         ticket = self._handed_on[key] = HandedOn(self, key, request, done)
         try:
-            self._link.tell(link.Asked(key, request))
+            self._link.tell(messages.Forward(key, request))
         except (MemoryError, OverflowError):
-            self._answered(link.Answered(key, NO_MEMORY))
+            self._answered(messages.ForwardedOutcome(key, NO_MEMORY))
         release(request.inputs)  # it was copied, or lies where nothing else will
         return ticket
 
     # What the first process says.
 
-    def _hear(self, message: link.ToFront) -> None:
-        if isinstance(message, link.Answered):
+    def _hear(self, message: messages.ToFrontend) -> None:
+        if isinstance(message, messages.ForwardedOutcome):
             self._answered(message)
-        elif isinstance(message, link.Join):
+        elif isinstance(message, messages.AttachWorker):
             self._join(message)
-        elif isinstance(message, link.Serve):
+        elif isinstance(message, messages.ServeVersion):
             self._serve(message.number, message.spec)
-        elif isinstance(message, link.Leave):
+        elif isinstance(message, messages.DetachWorker):
             self._leave(message)
-        elif isinstance(message, link.Bury):
+        elif isinstance(message, messages.WorkerDied):
             self._bury(message)
-        elif isinstance(message, link.Retire):
+        elif isinstance(message, messages.RetireVersion):
             self._retire(message)
-        elif isinstance(message, link.View):
+        elif isinstance(message, messages.RegistryView):
             self._look(message)
-        elif isinstance(message, link.Divide):
+        elif isinstance(message, messages.SetShare):
             self._share = message.count
             for served in self._served.values():
                 self._limit(served)
-        elif isinstance(message, link.Give):
+        elif isinstance(message, messages.MigrateConnections):
             self.on_give(message.share, message.mark)
-        elif isinstance(message, link.Rest):
+        elif isinstance(message, messages.StopAccepting):
             self.on_rest()
-        elif isinstance(message, link.Ping):
-            self._link.tell(link.Pong())
+        elif isinstance(message, messages.Ping):
+            self._link.tell(messages.Pong())
         else:
             self.end(message.limit)
 
-    def _answered(self, message: link.Answered) -> None:
+    def _answered(self, message: messages.ForwardedOutcome) -> None:
         handed_on = self._handed_on.get(message.key)
         if handed_on is None:
             return
@@ -244,7 +244,7 @@ class Front(InferenceService):
         kind = Scheduler if spec.queue_policy is None else PolicyScheduler
         scheduler = kind(spec, statistics, self._arena.slot, lambda _news: None)
         pool = SharedPool(
-            spec, scheduler, lambda records: self._link.tell(link.Recorded(spec.name, list(records)))
+            spec, scheduler, lambda records: self._link.tell(messages.MetricRecords(spec.name, list(records)))
         )
         workers: Workers = pool  # a scheduler asks no more of its pool than this
         scheduler.pool = cast("WorkerPool", workers)
@@ -254,9 +254,9 @@ class Front(InferenceService):
         self._name_default(spec.name)
 
     def _limit(self, served: Served) -> None:
-        served.scheduler.limit(part(served.queue_size, self._share))
+        served.scheduler.limit(queue_share(served.queue_size, self._share))
 
-    def _join(self, message: link.Join) -> None:
+    def _join(self, message: messages.AttachWorker) -> None:
         _, descriptors, _, _ = socket.recv_fds(self._descriptors, 1, 2)
         sock = socket.socket(fileno=descriptors[0])
         sock.setblocking(False)
@@ -266,18 +266,18 @@ class Front(InferenceService):
         if served is None:  # it was retired while this was on its way
             sock.close()
             return
-        kill = functools.partial(self._link.tell, link.End(message.number, message.worker))
+        kill = functools.partial(self._link.tell, messages.KillWorker(message.number, message.worker))
         served.pool.join(message.worker, SharedProcess(sock, progress, self._number, kill))
 
-    def _leave(self, message: link.Leave) -> None:
-        done = functools.partial(self._link.tell, link.Done(message.order))
+    def _leave(self, message: messages.DetachWorker) -> None:
+        done = functools.partial(self._link.tell, messages.OrderDone(message.order))
         served = self._served.get(message.number)
         if served is None:
             done()
             return
         served.pool.leave(message.worker, done)
 
-    def _bury(self, message: link.Bury) -> None:
+    def _bury(self, message: messages.WorkerDied) -> None:
         served = self._served.get(message.number)
         if served is None:
             return
@@ -285,10 +285,10 @@ class Front(InferenceService):
         assert isinstance(error, WorkerDied)
         served.pool.bury(message.worker, error, retry=message.retry)
 
-    def _retire(self, message: link.Retire) -> None:
+    def _retire(self, message: messages.RetireVersion) -> None:
         served = self._served.get(message.number)
         if served is None:
-            self._link.tell(link.Done(message.order))
+            self._link.tell(messages.OrderDone(message.order))
             return
         if message.number in self._retiring:
             self._retiring[message.number][1].append(message.order)
@@ -300,7 +300,7 @@ class Front(InferenceService):
         served.scheduler.refuse_new(RequestCancelled("this version is gone"))
         self._retiring[message.number] = served, [message.order]
 
-    def _look(self, view: link.View) -> None:
+    def _look(self, view: messages.RegistryView) -> None:
         self._view = view
         self._defaults = {state.name: state.version for state in view.states if state.is_default}
         self._metadata = {
@@ -335,7 +335,7 @@ class Front(InferenceService):
                 del self._retiring[number], self._served[number]
                 served.pool.close()
                 for order in orders:
-                    self._link.tell(link.Done(order))
+                    self._link.tell(messages.OrderDone(order))
         self._checks += 1
         if self._checks % _COUNT_EVERY == 0:
             self._count()
@@ -351,4 +351,4 @@ class Front(InferenceService):
         if models or any(responses) or waiting != self._waiting:
             self._waiting = waiting
             sent = [(each.number, *sent) for each in self._served.values() for sent in each.pool.served()]
-            self._link.tell(link.Counted(models, responses, waiting, sent))
+            self._link.tell(messages.CountsReport(models, responses, waiting, sent))

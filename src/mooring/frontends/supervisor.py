@@ -14,10 +14,10 @@ from collections.abc import Callable
 from mooring.core.errors import ErrorRecord, MooringError, WorkerDied
 from mooring.core.service import InferenceService, Outcome, Ticket
 from mooring.core.tensors import release
-from mooring.engine import link
 from mooring.engine.admission import NOTHING
-from mooring.engine.dealing import Load, part
 from mooring.engine.registry import ModelVersion, Registry
+from mooring.frontends import messages
+from mooring.frontends.balancing import Load, queue_share
 from mooring.ipc.arena import Arena, anonymous_file
 from mooring.ipc.messages import NO_MEMORY
 from mooring.observability.logs import get_logger
@@ -38,14 +38,14 @@ _GRACE = 5.0
 _generations = itertools.count(1)
 
 
-class FrontProcess:
+class FrontendProcess:
     """One further front as the first process sees it. A new one takes its place when it dies.
 
     ``arena`` describes the shared memory of its large payloads, ``generation`` which of the processes with this number
     it is: a worker knows only those that were there when it was forked.
     """
 
-    def __init__(self, number: int, arena: Arena, keeper: "Fronts") -> None:
+    def __init__(self, number: int, arena: Arena, keeper: "FrontendSupervisor") -> None:
         self.number = number
         self.generation = next(_generations)
         self.arena = anonymous_file(arena.size)
@@ -63,16 +63,16 @@ class FrontProcess:
         # From the beginning: what it is told before it runs, it reads then. Workers may be there before it is.
         ours, self._their_link = socket.socketpair()
         self._descriptors, self._their_descriptors = socket.socketpair()
-        self._link = link.Link(
+        self._link = messages.Link(
             ours,
-            link.ToKeeper,
+            messages.ToSupervisor,
             functools.partial(keeper.hear, self),
             functools.partial(keeper.lost, self),
             arena.allocate,  # what a front hands on counts here, and reaches a worker like any other body
         )
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, settings: bytes, keeper: "Fronts") -> None:
+    def start(self, settings: bytes, keeper: "FrontendSupervisor") -> None:
         """Run it. ``settings`` is what its process reads from its standard input."""
         self.late = time.monotonic() + keeper.deadlines.startup
         passage, their_passage = socket.socketpair()
@@ -81,7 +81,9 @@ class FrontProcess:
         words = [str(number) for number in (self.number, *passed, os.getpid())]
         with their_passage, self._their_link, self._their_descriptors, held_back():
             self._process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
-                [sys.executable, "-m", "mooring.front", *words], pass_fds=passed, stdin=subprocess.PIPE
+                [sys.executable, "-m", "mooring.frontends.process", *words],
+                pass_fds=passed,
+                stdin=subprocess.PIPE,
             )
         assert self._process.stdin is not None
         with self._process.stdin as pipe:
@@ -93,7 +95,7 @@ class FrontProcess:
         """Of its process."""
         return self._process.pid if self._process is not None else 0
 
-    def tell(self, message: link.ToFront) -> None:
+    def tell(self, message: messages.ToFrontend) -> None:
         """Send it, if there is somebody to hear it."""
         self._link.tell(message)
 
@@ -101,9 +103,9 @@ class FrontProcess:
         """Hand over its channel to a worker."""
         if not self.gone:
             socket.send_fds(self._descriptors, [b"w"], [sock.fileno(), progress])
-            self.tell(link.Join(number, worker, channels))
+            self.tell(messages.AttachWorker(number, worker, channels))
 
-    def order(self, number: int, message: link.ToFront) -> asyncio.Future[None]:
+    def order(self, number: int, message: messages.ToFrontend) -> asyncio.Future[None]:
         """Tell it something; the future is done when it has done so."""
         done = self.orders[number] = asyncio.get_running_loop().create_future()
         self.tell(message)
@@ -131,7 +133,7 @@ class FrontProcess:
             return False
         if not self.listening.is_set():
             return now > self.late or self.stop_watch.frozen(now, self.pid)
-        ping = functools.partial(self.tell, link.Ping())
+        ping = functools.partial(self.tell, messages.Ping())
         return self.heartbeat.frozen(now, ping=ping, used=lambda: cpu_seconds(self.pid))
 
     def kill(self) -> None:
@@ -151,7 +153,7 @@ class FrontProcess:
             process.wait()
 
 
-class Fronts:
+class FrontendSupervisor:
     """All further fronts. ``count`` 0 is the usual case, in which nothing here costs or does anything."""
 
     def __init__(self, count: int, arena: Arena, metrics: Metrics, deadlines: Deadlines = DEADLINES) -> None:
@@ -160,14 +162,14 @@ class Fronts:
         self._metrics = metrics
         self._share = 1 + count  # processes that divide every bound on a queue among them
         # Called with every front that is started, and this process's end of its passage.
-        self.attach: Callable[[FrontProcess, socket.socket], None] = _let_be
-        self.processes = [FrontProcess(number, arena, self) for number in range(1, count + 1)]
+        self.attach: Callable[[FrontendProcess, socket.socket], None] = _let_be
+        self.processes = [FrontendProcess(number, arena, self) for number in range(1, count + 1)]
         self._settings = b""
         self._service: InferenceService | None = None
         self._registry = Registry()
         self._numbers: dict[int, ModelVersion] = {}
         self._orders = itertools.count(1)
-        self._view: link.View | None = None
+        self._view: messages.RegistryView | None = None
         self._ending = False
         self._burials: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -197,7 +199,7 @@ class Fronts:
         """Have them answer what they accepted and end."""
         self._ending = True
         for front in self.processes:
-            front.tell(link.Drain(limit))
+            front.tell(messages.Drain(limit))
         await asyncio.gather(*(front.end(limit + 1.0) for front in self.processes))
 
     async def close(self) -> None:
@@ -209,7 +211,7 @@ class Fronts:
 
     def waiting(self, version: ModelVersion) -> int:
         """How many requests wait for a version in all of them."""
-        return sum(front.waiting.get(id(version), 0) for front in self.processes)
+        return sum(front.waiting.get(version.number, 0) for front in self.processes)
 
     def publish(self) -> None:
         """Tell them what there is to know of every version, if it is something else than before."""
@@ -217,7 +219,7 @@ class Fronts:
         if not self.processes or service is None:
             return
         metadata = [version.metadata for version in self._registry]
-        view = link.View(list(service.models()), metadata, service.ready(), service.healthy())
+        view = messages.RegistryView(list(service.models()), metadata, service.ready(), service.healthy())
         if view != self._view:
             self._view = view
             self._tell(view)
@@ -225,7 +227,7 @@ class Fronts:
     def divide(self, count: int) -> None:
         """Have so many processes divide every bound on a queue among them."""
         self._share = count
-        self._tell(link.Divide(count))
+        self._tell(messages.SetShare(count))
         for version in self._numbers.values():
             self._limit(version)
 
@@ -235,27 +237,27 @@ class Fronts:
 
     async def retire(self, version: ModelVersion) -> None:
         """Return when no front has anything in the version any more."""
-        number = id(version)
-        await self.order(lambda order: link.Retire(number, order), number)
+        number = version.number
+        await self.order(lambda order: messages.RetireVersion(number, order), number)
         self._numbers.pop(number, None)
         for front in self.processes:
             front.served.discard(number)
             front.waiting.pop(number, None)
 
-    def serve(self, version: ModelVersion, front: FrontProcess) -> None:
+    def serve(self, version: ModelVersion, front: FrontendProcess) -> None:
         """Have a front serve a version, if it does not yet."""
-        number = id(version)
+        number = version.number
         if number not in front.served:
             front.served.add(number)
             self._numbers[number] = version
-            front.tell(link.Serve(number, version.spec))
+            front.tell(messages.ServeVersion(number, version.spec))
             self._limit(version)
 
     def _limit(self, version: ModelVersion) -> None:
         if version.scheduler is not None:
-            version.scheduler.limit(part(version.spec.queue_size, self._share))
+            version.scheduler.limit(queue_share(version.spec.queue_size, self._share))
 
-    async def order(self, order: Callable[[int], link.ToFront], version: int) -> None:
+    async def order(self, order: Callable[[int], messages.ToFrontend], version: int) -> None:
         """Tell all fronts that serve a version, and return when they have done it."""
         waiting = []
         for front in self.processes:
@@ -267,37 +269,37 @@ class Fronts:
 
     # What a front says.
 
-    def hear(self, front: FrontProcess, message: link.ToKeeper) -> None:
+    def hear(self, front: FrontendProcess, message: messages.ToSupervisor) -> None:
         """One message of a front."""
-        if isinstance(message, link.Asked):
+        if isinstance(message, messages.Forward):
             self._asked(front, message)
-        elif isinstance(message, link.Withdrawn):
+        elif isinstance(message, messages.CancelForwarded):
             ticket = front.tickets.pop(message.key, None)
             if ticket is not None:
                 ticket.cancel()
-        elif isinstance(message, link.Done):
+        elif isinstance(message, messages.OrderDone):
             done = front.orders.pop(message.order, None)
             if done is not None and not done.done():
                 done.set_result(None)
-        elif isinstance(message, link.Counted):
+        elif isinstance(message, messages.CountsReport):
             self._metrics.add(message.models, message.responses)
             front.waiting = message.waiting
             for number, worker, count in message.served:
                 self._count_served(number, worker, count)
-        elif isinstance(message, link.Loaded):
+        elif isinstance(message, messages.LoadReport):
             front.load = message.load
-        elif isinstance(message, link.Recorded):
+        elif isinstance(message, messages.MetricRecords):
             self._metrics.record(message.model, message.records)
-        elif isinstance(message, link.End):
+        elif isinstance(message, messages.KillWorker):
             self._end_worker(message)
-        elif isinstance(message, link.Pong):
+        elif isinstance(message, messages.Pong):
             front.heartbeat.answered()
         else:
             front.listening.set()
             front.settled.set()
             log.info("front listening", front=front.number, pid=front.pid)
 
-    def lost(self, front: FrontProcess) -> None:
+    def lost(self, front: FrontendProcess) -> None:
         """A front is gone. Unless all are to go, another one comes in its place."""
         front.forget()
         if self._ending:
@@ -307,32 +309,32 @@ class Fronts:
         self._burials.add(burial)  # the loop itself holds tasks only weakly
         burial.add_done_callback(self._burials.discard)
         at = self.processes.index(front)
-        self.processes[at] = FrontProcess(front.number, self._arena, self)
+        self.processes[at] = FrontendProcess(front.number, self._arena, self)
         self._loop.call_later(_AGAIN, self._start_again, self.processes[at])
 
-    def _start_again(self, front: FrontProcess) -> None:
+    def _start_again(self, front: FrontendProcess) -> None:
         if self._ending:
             return
         front.start(self._settings, self)
-        front.tell(link.Divide(self._share))
+        front.tell(messages.SetShare(self._share))
         if self._view is not None:
             front.tell(self._view)
 
-    def _asked(self, front: FrontProcess, message: link.Asked) -> None:
+    def _asked(self, front: FrontendProcess, message: messages.Forward) -> None:
         assert self._service is not None
         key = message.key
 
         def done(outcome: Outcome) -> None:
             if isinstance(outcome, MooringError):
                 front.tickets.pop(key, None)
-                front.tell(link.Answered(key, ErrorRecord.of(outcome)))
+                front.tell(messages.ForwardedOutcome(key, ErrorRecord.of(outcome)))
                 return
             if outcome.final:
                 front.tickets.pop(key, None)
             try:
-                front.tell(link.Answered(key, outcome))
+                front.tell(messages.ForwardedOutcome(key, outcome))
             except (MemoryError, OverflowError):
-                front.tell(link.Answered(key, NO_MEMORY))
+                front.tell(messages.ForwardedOutcome(key, NO_MEMORY))
             release(outcome.outputs)  # they were copied, or lie where nothing else will
 
         # What is refused at once is answered before there is a ticket: it must not be kept then.
@@ -341,7 +343,7 @@ class Fronts:
         if key in front.tickets:
             front.tickets[key] = ticket
 
-    def _end_worker(self, message: link.End) -> None:
+    def _end_worker(self, message: messages.KillWorker) -> None:
         pool = self._pool(message.number)
         if pool is not None:
             pool.end(message.worker)
@@ -355,7 +357,7 @@ class Fronts:
         version = self._numbers.get(number)
         return version.scheduler.pool if version is not None and version.scheduler is not None else None
 
-    def _tell(self, message: link.ToFront) -> None:
+    def _tell(self, message: messages.ToFrontend) -> None:
         for front in self.processes:
             front.tell(message)
 
@@ -363,10 +365,10 @@ class Fronts:
 class VersionSharing:
     """The part that the fronts have in the workers of one version."""
 
-    def __init__(self, fronts: Fronts, version: ModelVersion) -> None:
+    def __init__(self, fronts: FrontendSupervisor, version: ModelVersion) -> None:
         self._fronts = fronts
         self._version = version
-        self._number = id(version)
+        self._number = version.number
 
     def joined(self, worker: KeptWorker) -> None:
         """Every front that was there when the worker was forked gets its channel."""
@@ -380,17 +382,19 @@ class VersionSharing:
 
     async def leave(self, worker: KeptWorker) -> None:
         """Return when no front has anything in it any more."""
-        await self._fronts.order(lambda order: link.Leave(self._number, worker.id, order), self._number)
+        await self._fronts.order(
+            lambda order: messages.DetachWorker(self._number, worker.id, order), self._number
+        )
 
     def buried(self, worker: KeptWorker, error: WorkerDied, *, retry: bool) -> None:
         """Those who had something in it want to know why."""
         record = ErrorRecord.of(error)
         for front in self._fronts.processes:
             if self._number in front.served:
-                front.tell(link.Bury(self._number, worker.id, record, retry))
+                front.tell(messages.WorkerDied(self._number, worker.id, record, retry))
 
 
-def _let_be(_front: FrontProcess, passage: socket.socket) -> None:
+def _let_be(_front: FrontendProcess, passage: socket.socket) -> None:
     """The passage of a front that accepts its own connections."""
     passage.close()
 

@@ -1,12 +1,12 @@
-"""Moves connections between the first process and further fronts as dealing.py says."""
+"""Moves connections between the first process and further fronts as balancing.py says."""
 
 import asyncio
 import socket
 import time
 
-from mooring.engine import link
-from mooring.engine.dealing import Dealing, Load, Move
-from mooring.engine.fronts import FrontProcess, Fronts
+from mooring.frontends import messages
+from mooring.frontends.balancing import BalancePolicy, Load, Migration
+from mooring.frontends.supervisor import FrontendProcess, FrontendSupervisor
 from mooring.observability.load import IdleCores, ThreadLoad
 from mooring.observability.logs import get_logger
 from mooring.web.migration import SocketChannel
@@ -18,23 +18,23 @@ log = get_logger(__name__)
 _EASY = 0.5
 
 
-class Dealer:
+class ConnectionBalancer:
     """Gives ``listener``'s connections to fronts, and takes them back. Every way goes through this process."""
 
-    def __init__(self, fronts: Fronts, listener: Listener) -> None:
+    def __init__(self, fronts: FrontendSupervisor, listener: Listener) -> None:
         self._fronts = fronts
         self._listener = listener
-        self._dealing = Dealing(len(fronts.processes) + 1)
-        self._passages: dict[FrontProcess, SocketChannel] = {}
+        self._dealing = BalancePolicy(len(fronts.processes) + 1)
+        self._passages: dict[FrontendProcess, SocketChannel] = {}
         self._own = ThreadLoad()
         self._idle = IdleCores()
         self._attentive = False
         self._loop = asyncio.get_running_loop()
-        self._ticker = self._loop.call_later(link.LOAD_EVERY, self._look)
+        self._ticker = self._loop.call_later(messages.LOAD_EVERY, self._look)
         fronts.attach = self._attach
         fronts.divide(1)
 
-    def _attach(self, front: FrontProcess, sock: socket.socket) -> None:
+    def _attach(self, front: FrontendProcess, sock: socket.socket) -> None:
         """A front was started. The other end of ``sock`` is its own."""
         for each in [each for each in self._passages if each.gone]:
             self._passages.pop(each).close()
@@ -63,13 +63,13 @@ class Dealer:
         """A front gave a connection away: for this process, or for another front by its number."""
         if mark:
             passage = self._passages.get(self._fronts.processes[mark - 1])
-            if passage is not None and passage.send(link.CONNECTION, sock.fileno()):
+            if passage is not None and passage.send(messages.CONNECTION, sock.fileno()):
                 sock.close()
                 return
         self._listener.adopt(sock)
 
     def _look(self) -> None:
-        self._ticker = self._loop.call_later(link.LOAD_EVERY, self._look)
+        self._ticker = self._loop.call_later(messages.LOAD_EVERY, self._look)
         processes = self._fronts.processes
         loads = [Load(self._own.look(), len(self._listener.connections)), *(each.load for each in processes)]
         attentive = loads[0].busy > _EASY or any(load.connections for load in loads[1:])
@@ -94,14 +94,14 @@ class Dealer:
             self._fronts.processes, before[1:], self._dealing.open[1:], strict=True
         ):
             if is_open and not was:
-                self._passages[front].send(link.LISTENER, self._listener.listening.fileno())
+                self._passages[front].send(messages.LISTENER, self._listener.listening.fileno())
             elif was and not is_open:
-                front.tell(link.Rest())
+                front.tell(messages.StopAccepting())
 
-    def _move(self, move: Move) -> None:
+    def _move(self, move: Migration) -> None:
         processes = self._fronts.processes
         if move.giver:
-            processes[move.giver - 1].tell(link.Give(move.share, move.taker))
+            processes[move.giver - 1].tell(messages.MigrateConnections(move.share, move.taker))
         else:
             passage = self._passages[processes[move.taker - 1]]
-            passage.give(self._listener.connections, move.share, link.CONNECTION)
+            passage.give(self._listener.connections, move.share, messages.CONNECTION)

@@ -19,7 +19,7 @@ from mooring.workers.libraries import Libraries, begun
 _MOST_WORKERS = 4
 
 
-class Opening:
+class Startup:
     """The store of a server, in a ``folder`` of its own, and the libraries of its workers. ``stack`` closes both."""
 
     def __init__(

@@ -17,11 +17,11 @@ import uvloop
 from mooring import __version__
 from mooring.config.settings import Address, Config
 from mooring.core.memory import BodyMemory
-from mooring.engine.dealing import Load
-from mooring.engine.front import Front
-from mooring.engine.link import CONNECTION, LOAD_EVERY
+from mooring.frontends.balancing import Load
+from mooring.frontends.messages import CONNECTION, LOAD_EVERY
+from mooring.frontends.service import FrontendService
 from mooring.ipc.arena import Arena
-from mooring.listeners import Listeners, by_load
+from mooring.mount.listeners import Listeners, by_load
 from mooring.observability.load import ThreadLoad
 from mooring.observability.logs import get_logger, setup
 from mooring.observability.metrics import Metrics
@@ -79,7 +79,7 @@ def _decoded(kind: type, value: Any) -> Any:
 class Traffic:
     """The connections that this process was given, gives back, and is to accept for some time."""
 
-    def __init__(self, listener: HttpServer, front: Front, passage: socket.socket) -> None:
+    def __init__(self, listener: HttpServer, front: FrontendService, passage: socket.socket) -> None:
         self._listener = listener
         self._front = front
         self._passage = SocketChannel(passage, self._arrived)
@@ -123,11 +123,16 @@ class Traffic:
         self._front.report(Load(busy if count else 0.0, count))
 
 
-class FrontServer:
+class FrontendServer:
     """The parts of one front process."""
 
     def __init__(
-        self, settings: Settings, front: Front, passage: socket.socket, arena: Arena, metrics: Metrics
+        self,
+        settings: Settings,
+        front: FrontendService,
+        passage: socket.socket,
+        arena: Arena,
+        metrics: Metrics,
     ) -> None:
         config = settings.config
         self._settings = settings
@@ -199,8 +204,8 @@ async def _run(number: int, descriptors: Sequence[int], settings: Settings) -> N
     config = settings.config
     arena = Arena(config.arena_size, number, memory, memory=BodyMemory(config.max_body_memory))
     metrics = Metrics(config.metrics_mode, system=False)
-    front = Front(number, socket.socket(fileno=link), socket.socket(fileno=passing), arena, metrics)
-    server = FrontServer(settings, front, socket.socket(fileno=passage), arena, metrics)
+    front = FrontendService(number, socket.socket(fileno=link), socket.socket(fileno=passing), arena, metrics)
+    server = FrontendServer(settings, front, socket.socket(fileno=passage), arena, metrics)
     gc.collect()
     gc.freeze()
     await server.serve()

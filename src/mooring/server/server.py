@@ -24,21 +24,21 @@ from mooring.core.service import ModelState
 from mooring.descriptors import highest_limit, raise_limit
 from mooring.engine.administration import Administration
 from mooring.engine.control import ServerControl
-from mooring.engine.dealer import Dealer
 from mooring.engine.engine import Engine, codecs_for
 from mooring.engine.graphs.workflows import Workflows
 from mooring.engine.monitoring import RepositoryMonitor
 from mooring.engine.registry import ModelVersion, Unavailable
 from mooring.engine.scale_to_zero import machine_budget, processes_kept
 from mooring.engine.snapshots import Snapshots
-from mooring.front import Handed
-from mooring.front import Settings as FrontSettings
+from mooring.frontends.balancer import ConnectionBalancer
+from mooring.frontends.process import Handed
+from mooring.frontends.process import Settings as FrontendSettings
+from mooring.frontends.supervisor import FrontendSupervisor
 from mooring.ipc.arena import Arena
-from mooring.listeners import Listeners, by_load, limits_of
+from mooring.mount.listeners import Listeners, by_load, limits_of
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.observability.metrics_file import read_metrics_file
-from mooring.opening import Opening, sequence_headers
 from mooring.protocols.allowed import answering_options
 from mooring.protocols.amd.administration import AmdAdministration
 from mooring.protocols.amd.conversation import InferenceSocket
@@ -62,6 +62,7 @@ from mooring.repository.catalog import Catalog, worker_extensions
 from mooring.repository.snapshot import Kind
 from mooring.repository.spec import ModelSpec
 from mooring.repository.workflows import WorkflowCatalog
+from mooring.server.startup import Startup, sequence_headers
 from mooring.signals import STOP, asking_to_stop
 from mooring.tokens import Access, tokens_of
 from mooring.web.certificates import certificates_of
@@ -90,8 +91,8 @@ _ECHO = 0.5
 Started = Callable[[Config, Sequence[ModelState]], None]
 
 
-def run(config: Config, opening: Opening, *, started: Started = lambda _listening, _models: None) -> int:
-    """Serve what ``opening`` has found until a signal ends it; the exit status.
+def run(config: Config, startup: Startup, *, started: Started = lambda _listening, _models: None) -> int:
+    """Serve what ``startup`` has found until a signal ends it; the exit status.
 
     ``started`` is called once, when every model asked for is loaded or has failed to, with the settings as they came
     to be: with the ports that were found where they say 0. Raises ``MooringError`` for a
@@ -100,17 +101,17 @@ def run(config: Config, opening: Opening, *, started: Started = lambda _listenin
     raise_limit()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            return runner.run(_serve(config, opening, started))
+            return runner.run(_serve(config, startup, started))
         finally:
             # The loop lets go of its handlers when it closes, and there is a folder still to be removed.
             signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
 
 
-async def _serve(config: Config, opening: Opening, started: Started) -> int:
+async def _serve(config: Config, startup: Startup, started: Started) -> int:
     # First of all: whoever finds an address open may want the server to stop.
     ended = _end_signals()
     async with AsyncExitStack() as stack:
-        server = Server(config, stack, opening)
+        server = Server(config, stack, startup)
         await server.start()
         if await _unless(ended, server.load()):
             _settle()
@@ -168,35 +169,37 @@ def _settle() -> None:
 class Server:
     """The parts of one running server. ``stack`` closes them in reverse order.
 
-    ``opening`` is what was begun before it was built; without one it begins itself.
+    ``startup`` is what was begun before it was built; without one it begins itself.
     """
 
-    def __init__(self, config: Config, stack: AsyncExitStack, opening: Opening | None = None) -> None:
-        self._opening = opening = opening or Opening(config, stack)
+    def __init__(self, config: Config, stack: AsyncExitStack, startup: Startup | None = None) -> None:
+        self._startup = startup = startup or Startup(config, stack)
         self._config = config
         self._arena = Arena(config.arena_size, memory=BodyMemory(config.max_body_memory))
         self._metrics = Metrics(
             config.metrics_mode, system=not config.disable_system_metrics, folder=config.metrics_folder
         )
         self._budget = machine_budget(config.scale_to_zero_processes, config.scale_to_zero_memory)
+        deadlines = Deadlines(config.heartbeat_timeout, config.default_startup_timeout)
+        self._frontends = FrontendSupervisor(config.frontends - 1, self._arena, self._metrics, deadlines)
         self.engine = Engine(
             self._arena,
             self._metrics,
             drain_limit=config.unregister_model_timeout,
-            libraries=opening.libraries,
+            libraries=startup.libraries,
             first_worker=config.initial_worker_port,
-            fronts=config.frontends - 1,
+            frontends=self._frontends,
             budget=self._budget,
             most_workers=config.max_worker_processes,
             codecs=codecs_for() if config.codec_processes is None else config.codec_processes,
             cache_folder=_cache_folder(config),
             strict_readiness=config.strict_readiness,
-            deadlines=Deadlines(config.heartbeat_timeout, config.default_startup_timeout),
+            deadlines=deadlines,
         )
         self.engine.opened = False
         self._stack = stack
         stack.push_async_callback(self.engine.close)
-        folder, defaults, self._store = opening.folder, opening.defaults, opening.store
+        folder, defaults, self._store = startup.folder, startup.defaults, startup.store
         self._catalog = Catalog(self._store, config, _made(folder / "files"), defaults)
         self._snapshots = self._snapshots_in(config.snapshot_folder)
         self._administration = Administration(
@@ -213,7 +216,7 @@ class Server:
         self._http = Listeners(config, self._metrics.responses, self._arena, self._tokens, self._certificates)
         self._responses = self._http.responses
         self._listeners: list[Listener] = []
-        self._dealer: Dealer | None = None
+        self._dealer: ConnectionBalancer | None = None
         self._behind = folder / "behind"  # where further fronts ask what they do not know
         self._loading: list[asyncio.Future[ModelVersion]] = []
         self._loaded = False
@@ -223,7 +226,7 @@ class Server:
     async def start(self) -> None:
         """Find the models if nobody has, begin to load them and listen. Raises ``MooringError`` or ``OSError``."""
         _check_metrics_file(self._config.metrics_config)
-        found = self._opening.find()
+        found = self._startup.find()
         specs = found.specs
         self._catalog.keep(specs)
         for each in found.left_out:
@@ -276,7 +279,7 @@ class Server:
 
     async def _listen_grpc(self) -> None:
         # Here and not above, and in a thread: it takes some sixty milliseconds to import, and models load meanwhile.
-        mount = await asyncio.to_thread(importlib.import_module, "mooring.protocols.grpc_mount")
+        mount = await asyncio.to_thread(importlib.import_module, "mooring.mount.grpc")
         config = self._config
         address, managing = config.grpc_address, config.grpc_management_address
         management = mount.grpc_management(
@@ -333,7 +336,7 @@ class Server:
 
     async def load(self) -> None:
         """Return when every model asked for is loaded, or has failed to and says so in its state."""
-        await asyncio.gather(self.engine.fronts.listening(), *self._loading)
+        await asyncio.gather(self._frontends.listening(), *self._loading)
         snapshot = self._config.model_snapshot
         for name, versions in (snapshot.models if snapshot else self._config.model_settings).items():
             for version, settings in versions.items():
@@ -376,7 +379,7 @@ class Server:
         if self._dealer is not None:
             self._dealer.stop()
         await asyncio.gather(
-            self.engine.fronts.drain(limit), *(listener.drain(limit) for listener in self._listeners)
+            self._frontends.drain(limit), *(listener.drain(limit) for listener in self._listeners)
         )
         if self._dealer is not None:
             await self._dealer.settle(end - time.monotonic())
@@ -535,14 +538,14 @@ class Server:
     ) -> None:
         """Have further processes take connections to this address, too."""
         if listener.migratable:
-            self._dealer = Dealer(self.engine.fronts, listener)
+            self._dealer = ConnectionBalancer(self._frontends, listener)
         behind = self._http.listener(address, endpoints, self.engine.overload_error, internal=True)
         await behind.start_unix(str(self._behind))
         self._stack.push_async_callback(behind.close)
         handed = [Handed(each.pattern, each.access, each.methods) for each in endpoints]
-        settings = FrontSettings(self._config, address, str(self._behind), handed)
-        self.engine.fronts.start(settings.encoded(), self.engine, self.engine.registry)
-        self._stack.push_async_callback(self.engine.fronts.close)
+        settings = FrontendSettings(self._config, address, str(self._behind), handed)
+        self._frontends.start(settings.encoded(), self.engine, self.engine.registry)
+        self._stack.push_async_callback(self._frontends.close)
         if self._dealer is not None:
             self._stack.callback(self._dealer.close)
 

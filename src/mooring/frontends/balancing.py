@@ -32,7 +32,7 @@ class Load(msgspec.Struct, array_like=True, frozen=True):
     connections: int
 
 
-class Move(msgspec.Struct, frozen=True):
+class Migration(msgspec.Struct, frozen=True):
     """A share of one process's connections that goes to another; 1.0 is all, idle ones too."""
 
     giver: int
@@ -40,7 +40,7 @@ class Move(msgspec.Struct, frozen=True):
     share: float
 
 
-class Dealing:
+class BalancePolicy:
     """Who is open, which means takes connections, of so many processes. The first one, number 0, always is.
 
     ``present`` are those that run: one that died has no connections and gets none until another takes its place.
@@ -55,7 +55,7 @@ class Dealing:
         self._gathered_at = float("-inf")
         self._moved = False
 
-    def next(self, now: float, loads: Sequence[Load], idle: float) -> list[Move]:
+    def next(self, now: float, loads: Sequence[Load], idle: float) -> list[Migration]:
         """What is to move after this look at all processes, with so many cores idle since the last one."""
         self.open = [was and there for was, there in zip(self.open, self.present, strict=True)]
         if self._moved:  # what was seen is of before and after
@@ -65,7 +65,7 @@ class Dealing:
         self._moved = bool(moves)
         return moves
 
-    def _spread(self, now: float, loads: Sequence[Load], idle: float) -> list[Move]:
+    def _spread(self, now: float, loads: Sequence[Load], idle: float) -> list[Migration]:
         moves = []
         takers = {number for number, there in enumerate(self.present) if there}
         for giver in sorted(takers, key=lambda number: -loads[number].busy):
@@ -88,7 +88,7 @@ class Dealing:
                 self._open(now, taker)
             takers.discard(taker)
             self._full_looks[giver] = 0
-            moves.append(Move(giver, taker, gap / 2 / load.busy))
+            moves.append(Migration(giver, taker, gap / 2 / load.busy))
         return moves
 
     def _open(self, now: float, number: int) -> None:
@@ -98,7 +98,7 @@ class Dealing:
         else:
             self._patience = PATIENCE
 
-    def _gather(self, now: float, loads: Sequence[Load], idle: float) -> list[Move]:
+    def _gather(self, now: float, loads: Sequence[Load], idle: float) -> list[Migration]:
         """Close the process that does least when the others have the time; who is closed keeps nothing it can give."""
         serving = [number for number, is_open in enumerate(self.open) if is_open]
         busy = sum(loads[number].busy for number in serving)
@@ -113,16 +113,16 @@ class Dealing:
             self._loose_since, self._gathered_at = None, now
         taker = min(serving, key=lambda number: loads[number].busy)
         return [
-            Move(number, taker, 1.0)
+            Migration(number, taker, 1.0)
             for number, is_open in enumerate(self.open)
             if not is_open and self.present[number] and loads[number].connections
         ]
 
 
-def part(queue_size: int, count: int) -> int:
+def queue_share(queue_size: int, count: int) -> int:
     """What each of so many processes has of a bound on a queue.
 
-    >>> part(100, 3), part(1, 2)
+    >>> queue_share(100, 3), queue_share(1, 2)
     (33, 1)
     """
     return max(1, queue_size // count)

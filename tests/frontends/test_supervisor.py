@@ -7,29 +7,29 @@ import socket
 import pytest
 
 from mooring.core.errors import ErrorRecord
-from mooring.engine import link
-from mooring.engine.front import Front
-from mooring.engine.fronts import Fronts
+from mooring.frontends import messages
+from mooring.frontends.service import FrontendService
+from mooring.frontends.supervisor import FrontendSupervisor
 from mooring.ipc.arena import Arena
 from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
 
 
 async def test_what_a_front_is_told_before_it_runs_waits_for_it():
-    fronts = Fronts(1, Arena(65_536), Metrics("prometheus", system=False))
+    fronts = FrontendSupervisor(1, Arena(65_536), Metrics("prometheus", system=False))
     front = fronts.processes[0]
     ours, theirs = socket.socketpair()
     with ours, theirs:
         front.join(7, "9000", ours, front.arena, 2)
         heard = []
         # In place of its process, which would inherit these two.
-        link.Link(front._their_link, link.ToFront, heard.append, lambda: None)._hear()
+        messages.Link(front._their_link, messages.ToFrontend, heard.append, lambda: None)._hear()
         _, descriptors, _, _ = socket.recv_fds(front._their_descriptors, 1, 2)
         with socket.socket(fileno=descriptors[0]) as channel:
             channel.sendall(b"answer")
             assert theirs.recv(10) == b"answer"
         os.close(descriptors[1])
-    assert heard == [link.Join(7, "9000", 2)]
+    assert heard == [messages.AttachWorker(7, "9000", 2)]
     await fronts.close()
 
 
@@ -39,8 +39,8 @@ async def first_process():
     ours, theirs = socket.socketpair()
     descriptors, kept = socket.socketpair()
     heard = []
-    keeper = link.Link(ours, link.ToKeeper, heard.append, lambda: None)
-    front = Front(1, theirs, descriptors, Arena(65_536), Metrics("prometheus", system=False))
+    keeper = messages.Link(ours, messages.ToSupervisor, heard.append, lambda: None)
+    front = FrontendService(1, theirs, descriptors, Arena(65_536), Metrics("prometheus", system=False))
     with ours, theirs, descriptors, kept:
         yield keeper, heard
         front.close()
@@ -48,23 +48,25 @@ async def first_process():
 
 
 async def done_orders(heard, count):
-    while len(done := [message.order for message in heard if isinstance(message, link.Done)]) < count:
+    while (
+        len(done := [message.order for message in heard if isinstance(message, messages.OrderDone)]) < count
+    ):
         await asyncio.sleep(0.01)
     return sorted(done)
 
 
 async def test_a_front_answers_everybody_who_waits_until_it_has_left_a_version(first_process):
     keeper, heard = first_process
-    keeper.tell(link.Serve(7, ModelSpec(name="m", version="1", location="", backend="onnx")))
-    keeper.tell(link.Retire(7, 1))
-    keeper.tell(link.Retire(7, 2))
+    keeper.tell(messages.ServeVersion(7, ModelSpec(name="m", version="1", location="", backend="onnx")))
+    keeper.tell(messages.RetireVersion(7, 1))
+    keeper.tell(messages.RetireVersion(7, 2))
     assert await asyncio.wait_for(done_orders(heard, 2), 5) == [1, 2]
 
 
 async def test_a_front_has_left_a_version_that_it_does_not_serve_any_more(first_process):
     keeper, heard = first_process
-    keeper.tell(link.Retire(7, 1))
-    keeper.tell(link.Leave(7, "9000", 2))
-    keeper.tell(link.Bury(7, "9000", ErrorRecord("WorkerDied", "Worker died."), retry=False))
-    keeper.tell(link.Leave(7, "9001", 3))
+    keeper.tell(messages.RetireVersion(7, 1))
+    keeper.tell(messages.DetachWorker(7, "9000", 2))
+    keeper.tell(messages.WorkerDied(7, "9000", ErrorRecord("WorkerDied", "Worker died."), retry=False))
+    keeper.tell(messages.DetachWorker(7, "9001", 3))
     assert await asyncio.wait_for(done_orders(heard, 3), 5) == [1, 2, 3]
