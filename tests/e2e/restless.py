@@ -4,7 +4,7 @@ import random
 
 from mooring.cli import main
 from mooring.frontends import balancer
-from mooring.frontends.balancing import Dealing, Move
+from mooring.frontends.balancing import BalancePolicy, Migration
 from mooring.web.migration import SocketChannel
 
 moved = 0
@@ -13,7 +13,7 @@ moved = 0
 def anywhere(self, _now, loads, _idle):
     self.open = [True, *(there and random.random() < 0.5 for there in self.present[1:])]
     takers = [number for number, is_open in enumerate(self.open) if is_open]
-    moves = [Move(giver, random.choice(takers), random.choice([0.4, 1.0])) for giver in range(len(loads))]
+    moves = [Migration(giver, random.choice(takers), random.choice([0.4, 1.0])) for giver in range(len(loads))]
     return [move for move in moves if move.giver != move.taker and self.present[move.giver]]
 
 
@@ -27,7 +27,7 @@ def counted(self, mark, descriptor):
 
 
 send, SocketChannel.send = SocketChannel.send, counted
-Dealing.next = anywhere
+BalancePolicy.next = anywhere
 balancer._EASY = -1.0
 balancer.link.LOAD_EVERY = 0.02
 
