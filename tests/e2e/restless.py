@@ -13,7 +13,9 @@ moved = 0
 def anywhere(self, _now, loads, _idle):
     self.open = [True, *(there and random.random() < 0.5 for there in self.present[1:])]
     takers = [number for number, is_open in enumerate(self.open) if is_open]
-    moves = [Migration(giver, random.choice(takers), random.choice([0.4, 1.0])) for giver in range(len(loads))]
+    moves = [
+        Migration(giver, random.choice(takers), random.choice([0.4, 1.0])) for giver in range(len(loads))
+    ]
     return [move for move in moves if move.giver != move.taker and self.present[move.giver]]
 
 
@@ -29,7 +31,7 @@ def counted(self, mark, descriptor):
 send, SocketChannel.send = SocketChannel.send, counted
 BalancePolicy.next = anywhere
 balancer._EASY = -1.0
-balancer.link.LOAD_EVERY = 0.02
+balancer.messages.LOAD_EVERY = 0.02
 
 if __name__ == "__main__":
     main()
