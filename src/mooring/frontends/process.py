@@ -22,16 +22,12 @@ from mooring.frontends.messages import CONNECTION, LOAD_EVERY
 from mooring.frontends.service import FrontendService
 from mooring.ipc.arena import Arena
 from mooring.mount.listeners import Listeners, by_load
+from mooring.mount.routes import Services, inference_endpoints
 from mooring.observability.load import ThreadLoad
 from mooring.observability.logs import get_logger, setup
 from mooring.observability.metrics import Metrics
-from mooring.protocols.amd.conversation import InferenceSocket
 from mooring.protocols.endpoints import Endpoint
-from mooring.protocols.kserve.generate import Generate
-from mooring.protocols.kserve.v1 import KServeV1
-from mooring.protocols.kserve.v2 import KServeV2
 from mooring.protocols.openapi import Description
-from mooring.protocols.torchserve.inference import TorchServeInference
 from mooring.signals import end_with_parent, leave_to_first_process
 from mooring.tokens import Access, tokens_of
 from mooring.web.certificates import certificates_of
@@ -167,20 +163,12 @@ class FrontendServer:
 
     def _endpoints(self) -> list[Endpoint]:
         """Those that need nothing but the service: everything else is the first process's."""
-        front, responses = self._front, self._listeners.responses
-        v2 = KServeV2(front, responses, version=__version__, relay=self._relay)
-        description = Description(responses, __version__)  # who asks for it is handed on
-        cors = self._listeners.cors
-        endpoints = [
-            *TorchServeInference(front, responses, description).endpoints(),
-            *KServeV1(front, responses).endpoints(),
-            *v2.endpoints(),
-            *Generate(front, responses, v2.bodies).endpoints(),
-            *InferenceSocket(front, responses, any_origin=cors.anyone, named=cors.named).endpoints(),
-        ]
-        own = [
-            each for each in endpoints if each.pattern != "/v2"
-        ]  # only the first process knows what it can do
+        responses, relay = self._listeners.responses, self._relay
+        services = Services(
+            inference=self._front, responses=responses, cors=self._listeners.cors, relay=relay
+        )
+        description = Description(responses, __version__)  # a call for it is relayed
+        own, _ = inference_endpoints(services, description)
         served = {each.pattern for each in own}
         handed = [each for each in self._settings.handed if each.pattern not in served]
         # A method that is not there is refused by the first process, too.

@@ -36,29 +36,26 @@ from mooring.frontends.process import Settings as FrontendSettings
 from mooring.frontends.supervisor import FrontendSupervisor
 from mooring.ipc.arena import Arena
 from mooring.mount.listeners import Listeners, by_load, limits_of
+from mooring.mount.routes import (
+    Administrative,
+    Mount,
+    Services,
+    inference_endpoints,
+    management_endpoints,
+    metrics_endpoints,
+    readiness_endpoints,
+)
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.observability.metrics_file import read_metrics_file
 from mooring.protocols.allowed import answering_options
-from mooring.protocols.amd.administration import AmdAdministration
-from mooring.protocols.amd.conversation import InferenceSocket
 from mooring.protocols.amd.metrics import AmdMetrics
 from mooring.protocols.dialect import AMD, V2
 from mooring.protocols.endpoints import Endpoint
-from mooring.protocols.kserve.generate import Generate
-from mooring.protocols.kserve.repository import Repository
-from mooring.protocols.kserve.settings import LogSettings, Settings, TraceSettings
-from mooring.protocols.kserve.shared_memory import SharedMemory, SharedMemoryEndpoints
-from mooring.protocols.kserve.statistics import Statistics
-from mooring.protocols.kserve.v1 import KServeV1
-from mooring.protocols.kserve.v2 import KServeV2
+from mooring.protocols.kserve.settings import LogSettings, TraceSettings
+from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.openapi import Description
-from mooring.protocols.torchserve.inference import TorchServeInference
-from mooring.protocols.torchserve.management import TorchServeManagement
-from mooring.protocols.torchserve.metrics import TorchServeMetrics
-from mooring.protocols.torchserve.tokens import TokenRenewal
-from mooring.protocols.torchserve.workflows import TorchServeWorkflows
-from mooring.repository.catalog import Catalog, worker_extensions
+from mooring.repository.catalog import Catalog
 from mooring.repository.snapshot import Kind
 from mooring.repository.spec import ModelSpec
 from mooring.repository.workflows import WorkflowCatalog
@@ -113,14 +110,14 @@ async def _serve(config: Config, startup: Startup, started: Started) -> int:
     async with AsyncExitStack() as stack:
         server = Server(config, stack, startup)
         await server.start()
-        if await _unless(ended, server.load()):
+        if await _run_until(ended, server.load()):
             _settle()
             started(server.listening, [*server.engine.missing(), *server.engine.models()])
             await ended.wait()
         ended.clear()
         log.info("stopping", drain_seconds=config.drain_timeout, serving_on_for_seconds=config.pre_stop_delay)
         server.snapshot("shutdown")
-        if not await _unless(ended, server.leave(config.pre_stop_delay, config.drain_timeout)):
+        if not await _run_until(ended, server.leave(config.pre_stop_delay, config.drain_timeout)):
             log.warning("stopping at once", reason="a second signal came")
     log.info("stopped")
     return 0
@@ -148,7 +145,7 @@ def _end_signals() -> asyncio.Event:
     return ended
 
 
-async def _unless(ended: asyncio.Event, work: Coroutine[None, None, None]) -> bool:
+async def _run_until(ended: asyncio.Event, work: Coroutine[None, None, None]) -> bool:
     """Do this to its end, and then True; or leave it when ``ended`` is set first, and then False."""
     doing, waiting = asyncio.ensure_future(work), asyncio.ensure_future(ended.wait())
     await asyncio.wait([doing, waiting], return_when=asyncio.FIRST_COMPLETED)
@@ -200,7 +197,7 @@ class Server:
         self._stack = stack
         stack.push_async_callback(self.engine.close)
         folder, defaults, self._store = startup.folder, startup.defaults, startup.store
-        self._catalog = Catalog(self._store, config, _made(folder / "files"), defaults)
+        self._catalog = Catalog(self._store, config, _make_private_dir(folder / "files"), defaults)
         self._snapshots = self._snapshots_in(config.snapshot_folder)
         self._administration = Administration(
             self.engine, self._catalog, self._metrics, on_change=self._changed
@@ -211,10 +208,28 @@ class Server:
         self._tokens = tokens_of(config)
         self._memory = SharedMemory(self._arena) if SharedMemory.available() else None
         self._log_settings, self._trace_settings = LogSettings(self._control), TraceSettings()
-        self._extensions: list[str] = []
+        self._extensions: list[str] = []  # of v2, which ServerMetadata lists
         self._certificates = certificates_of(config)
         self._http = Listeners(config, self._metrics.responses, self._arena, self._tokens, self._certificates)
         self._responses = self._http.responses
+        self._administrative = Administrative(
+            models=self._administration,
+            server=self._control,
+            workflows=self._workflows,
+            metrics=self._metrics,
+            log_settings=self._log_settings,
+            trace_settings=self._trace_settings,
+            tokens=self._tokens,
+        )
+        amd = AmdMetrics(self._metrics, self.engine.waiting) if self._dialect is AMD else None
+        self._services = Services(
+            inference=self.engine,
+            responses=self._responses,
+            cors=self._http.cors,
+            dialect=self._dialect,
+            administrative=self._administrative,
+            count_requests=amd.counting if amd is not None else None,
+        )
         self._listeners: list[Listener] = []
         self._dealer: ConnectionBalancer | None = None
         self._behind = folder / "behind"  # where further fronts ask what they do not know
@@ -240,21 +255,21 @@ class Server:
         # Whoever finds the server ready, at whichever address, may ask all others at once, read the key file, and
         # signal it. So nothing is ready before everything is there, and the inference address, which is the first
         # that clients come to, opens last: whatever crowd comes takes no descriptor that the start still needs.
-        inference, *others = self._mount()
+        inference, *others = self._mounts()
         await self._listen_grpc()
-        for site in others:
-            await self._listen(site)
+        for mount in others:
+            await self._listen(mount)
         self._write_metrics()
         self._follow_files()
         await self._listen(inference)
         # Only a server that has all its addresses writes the key file: it may be that of one that runs already.
-        self._say_who_may()
+        self._log_access_policy()
         self.engine.opened = True
 
     def _follow_files(self) -> None:
         """Notice when certificates and models change on the disk."""
         if self._certificates is not None:
-            renewing = asyncio.ensure_future(_again(self._certificates.renew, _RENEWAL))
+            renewing = asyncio.ensure_future(_every(self._certificates.renew, _RENEWAL))
             self._stack.callback(renewing.cancel)
         if self._config.repository_monitoring and self._config.model_repository is not None:
             monitor = RepositoryMonitor(
@@ -386,40 +401,29 @@ class Server:
         if not await self.engine.drain(end - time.monotonic()):
             log.warning("requests given up", reason="they were not answered in time", limit_seconds=limit)
 
-    def _mount(self) -> list["Site"]:
-        """What each address serves; those that are the same share one listener (TorchServe's one-port mode)."""
-        config, engine, responses = self._config, self.engine, self._responses
-        sites: list[Site] = []
+    def _mounts(self) -> list[Mount]:
+        """What each address serves. Settings with the same address share a listener (TorchServe's one-port mode)."""
+        config, services, administrative = self._config, self._services, self._administrative
+        mounts: list[Mount] = []
         inference, management = (
-            self._site(sites, name) for name in ("inference_address", "management_address")
+            self._mount_at(mounts, name) for name in ("inference_address", "management_address")
         )
-        v1 = KServeV1(engine, responses)
-        inference.mount(TorchServeInference(engine, responses, inference.description).endpoints())
-        workflows = TorchServeWorkflows(self._workflows, responses)
-        inference.mount(workflows.inference())
-        inference.mount(v1.endpoints())
-        inference.mount(self._v2())
-        management.mount(
-            TorchServeManagement(
-                engine,
-                self._administration,
-                responses,
-                management.description,
-                model_api=self._model_api(config.management_address),
-            ).endpoints()
+        memory = self._memory_at(config.inference_address)
+        endpoints, self._extensions = inference_endpoints(services, inference.description, memory)
+        inference.add(endpoints)
+        model_api = self._model_api(config.management_address)
+        management.add(
+            management_endpoints(services, administrative, management.description, model_api=model_api)
         )
-        if self._tokens is not None and self._tokens.renewable:
-            management.mount(TokenRenewal(self._tokens, responses).endpoints())
-        management.mount(workflows.management())
         if management is not inference:
-            management.mount(v1.readiness())
+            management.add(readiness_endpoints(services))
         if config.enable_metrics_api:
-            metrics = TorchServeMetrics(self._metrics, responses).endpoints()
-            own = self._site(sites, "metrics_address")
-            own.mount(metrics)
+            metrics = metrics_endpoints(services, administrative)
+            own = self._mount_at(mounts, "metrics_address")
+            own.add(metrics)
             if management is inference and own is not inference:  # one port shows all, as in TorchServe
-                inference.mount(metrics)
-        return sites
+                inference.add(metrics)
+        return mounts
 
     def _write_metrics(self) -> None:
         """Write to the log what nobody is served, now and then and once more at the end."""
@@ -427,7 +431,7 @@ class Server:
         if lines is not None:
             self._stack.callback(lines.close)
             self._stack.callback(lines.write)
-            self._stack.callback(asyncio.ensure_future(_again(lines.write, interval)).cancel)
+            self._stack.callback(asyncio.ensure_future(_every(lines.write, interval)).cancel)
 
     def _model_api(self, address: Address) -> bool:
         """Whether models may be registered and unregistered there."""
@@ -438,7 +442,7 @@ class Server:
         """Shared memory, where the clients are of this machine: others would name objects that are not theirs."""
         return self._memory if address.loopback or self._config.insecure else None
 
-    def _say_who_may(self) -> None:
+    def _log_access_policy(self) -> None:
         """Write the key file, and to the log: whether there are tokens and where, and what is not to be had for want of one."""
         config, tokens = self._config, self._tokens
         if tokens is not None:
@@ -457,54 +461,17 @@ class Server:
                     remedy="set management_token_file, MOORING_MANAGEMENT_TOKEN or client_ca_file, or insecure = true",
                 )
 
-    def _v2(self) -> list[Endpoint]:
-        """The Open Inference Protocol with its extensions, and what AMD's server adds to it."""
-        config, engine, responses = self._config, self.engine, self._responses
-        administration, control, dialect = self._administration, self._control, self._dialect
-        shared_memory = self._memory_at(config.inference_address)
-        v2 = KServeV2(
-            engine,
-            responses,
-            version=__version__,
-            dialect=dialect,
-            memory=shared_memory,
-        )
-        bodies = v2.bodies
-        parts: list[Generate | Repository | Statistics | Settings] = [
-            Generate(engine, responses, bodies, dialect=dialect),
-            Repository(administration, responses, bodies, dialect=dialect),
-            Statistics(administration, responses),
-            Settings(engine, self._log_settings, self._trace_settings, responses, bodies),
-        ]
-        memory = SharedMemoryEndpoints(shared_memory, responses, bodies)
-        amd = AmdAdministration(administration, control, responses)
-        endpoints = v2.endpoints() + memory.endpoints() + amd.endpoints()
-        for part in parts:
-            endpoints += part.endpoints()
-            v2.extensions.extend(part.extensions)
-        if shared_memory is not None:
-            v2.extensions.extend(memory.extensions)
-        v2.extensions.extend(worker_extensions())
-        self._extensions = v2.extensions
-        if dialect is AMD:
-            endpoints = AmdMetrics(self._metrics, engine.waiting).counting(endpoints)
-        socket = InferenceSocket(
-            engine, responses, any_origin=self._http.cors.anyone, named=self._http.cors.named
-        )
-        endpoints += socket.endpoints()
-        return endpoints
-
-    def _site(self, sites: list["Site"], name: str) -> "Site":
-        """The listener of this setting's address."""
-        address: Address = getattr(self._config, name)
-        for site in sites:
-            if site.address == address and (address.path or address.port):  # port 0 is a new one every time
-                return site
+    def _mount_at(self, mounts: list[Mount], setting: str) -> Mount:
+        """The mount of this setting's address."""
+        address: Address = getattr(self._config, setting)
+        for mount in mounts:
+            if mount.address == address and (address.path or address.port):  # port 0 is a new one every time
+                return mount
         description = Description(
             self._responses, __version__, gate=self._http.gate(address), root=self._http.root
         )
-        sites.append(Site(name, address, description))
-        return sites[-1]
+        mounts.append(Mount(setting, address, description))
+        return mounts[-1]
 
     def _found_port(self, name: str, port: int) -> None:
         """A setting's address has this port in place of 0."""
@@ -512,22 +479,22 @@ class Server:
         found = {name: structs.replace(address, port=port)}
         self.listening = structs.replace(self.listening, **found)
 
-    async def _listen(self, site: "Site") -> None:
-        address = site.address
-        endpoints = [*site.endpoints, *answering_options(site.endpoints, self._responses)]
+    async def _listen(self, mount: Mount) -> None:
+        address = mount.address
+        endpoints = [*mount.endpoints, *answering_options(mount.endpoints, self._responses)]
         listener = self._http.listener(address, endpoints, self.engine.overload_error)
-        shared = site.name == "inference_address" and self._config.frontends > 1
+        shared = mount.setting == "inference_address" and self._config.frontends > 1
         if address.path:
-            with _naming(site.name):
+            with _naming(mount.setting):
                 await listener.start_unix(address.path)
         else:
             listener.migratable = shared and by_load(self._config, address)
             listener.shared = shared and not listener.migratable
-            with _naming(site.name):
+            with _naming(mount.setting):
                 await listener.start(address.host, address.port)
             if not address.port:
                 log.info("listening", host=address.host, port=listener.port)
-                self._found_port(site.name, listener.port)
+                self._found_port(mount.setting, listener.port)
         self._stack.push_async_callback(listener.close)
         self._listeners.append(listener)
         if shared:
@@ -550,22 +517,6 @@ class Server:
             self._stack.callback(self._dealer.close)
 
 
-class Site:
-    """What one address serves, and the document that describes it."""
-
-    def __init__(self, name: str, address: Address, description: Description) -> None:
-        self.name = name  # of the first setting that has this address
-        self.address = address
-        self.description = description
-        self.endpoints: list[Endpoint] = []
-        self.mount(description.endpoints())
-
-    def mount(self, endpoints: Sequence[Endpoint]) -> None:
-        """Serve these too, and describe them."""
-        self.endpoints.extend(endpoints)
-        self.description.cover(endpoints)
-
-
 @contextmanager
 def _naming(setting: str) -> Iterator[None]:
     """Name the setting whose address cannot be listened on."""
@@ -575,12 +526,12 @@ def _naming(setting: str) -> Iterator[None]:
         raise OSError(f"{error} ({setting})") from None
 
 
-def _made(folder: Path) -> Path:
+def _make_private_dir(folder: Path) -> Path:
     folder.mkdir(mode=0o700)
     return folder
 
 
-async def _again(work: Callable[[], None], interval: float) -> None:
+async def _every(work: Callable[[], None], interval: float) -> None:
     while True:
         await asyncio.sleep(interval)
         work()
