@@ -1,4 +1,4 @@
-# The one door: serve, test, check, record-exchanges, fuzz, soak, bench, faults. Needs make and Python 3.11 or newer, nothing else.
+# The one door: serve, test, long, check, record-exchanges, fuzz, soak, bench, faults. Needs make and Python 3.11 or newer, nothing else.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -20,7 +20,7 @@ DIGITS_FILES := $(addprefix examples/digits/,model.py digits.pt handler.py index
 # Otherwise each of the thousands of processes that tests start compiles every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: serve test check record-exchanges fuzz soak bench bench-peers overload faults clean install
+.PHONY: serve test long check record-exchanges fuzz soak bench bench-peers overload faults clean install
 .DELETE_ON_ERROR:
 
 serve: $(INSTALLED) $(DIGITS)
@@ -35,6 +35,10 @@ serve: $(INSTALLED) $(DIGITS)
 
 test: check $(DIGITS)
 	$(BIN)/pytest -n auto $(ARGS)
+
+# The same tests, but those that are repeated hundreds of times are repeated in full: workers killed, workers forked.
+long: $(INSTALLED) $(DIGITS)
+	$(BIN)/pytest -n auto --long $(ARGS)
 
 # What the server answers on the wire, written anew to tests/exchanges/recorded. Read the difference before committing it.
 record-exchanges: $(INSTALLED) $(DIGITS)

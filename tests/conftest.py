@@ -25,12 +25,23 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 
 def pytest_addoption(parser):
     parser.addoption(
+        "--long",
+        action="store_true",
+        help="run in full what is repeated so often that it takes minutes",
+    )
+    parser.addoption(
         "--fuzz",
         type=float,
         default=0.0,
         metavar="SECONDS",
         help="run each test of hypothesis again and again, so long in all",
     )
+
+
+@pytest.fixture(scope="session")
+def long_run(pytestconfig):
+    """Whether ``--long`` was given: each test that is repeated hundreds of times is then repeated as often as it can be."""
+    return pytestconfig.getoption("--long")
 
 
 @pytest.hookimpl(trylast=True)  # after xdist has registered its session

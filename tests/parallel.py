@@ -8,12 +8,22 @@ from xdist.workermanage import WorkerController
 
 # Tests of this xdist_group are run when no other test is: they hold something to a limit that other work would break.
 ALONE = "alone"
-# Folders of tests that start servers. They come first, as what takes longest must not come last.
-SLOW = (
-    "tests/e2e/",
+# Tests of this group run in one process: they ask a server that would else be started once in every process.
+SHARED_SERVER = "shared server"
+# What takes long is handed out first, and in this order; the rest follows as it is collected.
+FIRST = (
+    "tests/e2e/test_kserve_clients.py",  # installs a client with pip
+    SHARED_SERVER,
     "tests/faults/",
-    "tests/soak/",
+    "tests/workers/test_frozen.py",
+    "tests/workers/test_faults.py",
+    "tests/e2e/",
+    "tests/repository/test_requirements.py",
+    "tests/workers/",
+    "tests/web/test_fuzz.py",
+    "tests/protocols/test_v2_models.py",
     "tests/conformance/",
+    "tests/soak/",
     "tests/benchmarks/",
     "tests/examples/",
 )
@@ -22,16 +32,17 @@ SLOW = (
 class FileScheduling(LoadScopeScheduling):
     """All tests of a file run in one process and in their order, so that the servers of a file start once.
 
-    Files that take long are handed out first. The tests of the group ``alone`` are handed out last, to one process,
-    once every other process has ended its tests.
+    So do the tests of an xdist_group. Files that take long are handed out first. The group ``alone`` is handed out
+    last, to one process, once every other process has ended its tests.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        group = nodeid.rpartition("@")[2]
-        return ALONE if group == ALONE else nodeid.partition("::")[0]
+        """The group, which xdist has put behind the name of the test and an "@", or else the file."""
+        _, at, group = nodeid.rpartition("@")
+        return group if at and "]" not in group else nodeid.partition("::")[0]
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        scope = min(self.workqueue, key=lambda scope: (scope == ALONE, not scope.startswith(SLOW)))
+        scope = min(self.workqueue, key=rank)
         if scope == ALONE and len(self.nodes) > 1:
             if any(other is not node and not other.shutting_down for other in self.nodes):
                 node.shutdown()  # after the tests that it has; the last of the processes stays for this unit
@@ -41,9 +52,17 @@ class FileScheduling(LoadScopeScheduling):
 
     def remove_node(self, node: WorkerController) -> str | None:
         crashed = super().remove_node(node)
-        for other in self.nodes:
-            self._reschedule(other)
+        if list(self.workqueue) == [ALONE]:
+            for other in self.nodes:
+                self._reschedule(other)
         return crashed
+
+
+def rank(scope: str) -> int:
+    """The place of a file or group in the order in which they are handed out."""
+    if scope == ALONE:
+        return len(FIRST) + 1
+    return next((place for place, start in enumerate(FIRST) if scope.startswith(start)), len(FIRST))
 
 
 class Progress:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from e2e_kit import DIGITS, Server, pack
+from parallel import SHARED_SERVER
 from v2_kit import tensors
 
 __all__ = ["tensors"]
@@ -15,6 +16,14 @@ __all__ = ["tensors"]
 # Weights that can be checked by head: the sum, and the difference of the first two.
 WEIGHTS = [[1.0, 1.0, 1.0, 1.0], [1.0, -1.0, 0.0, 0.0]]
 MAX_RESPONSE = 1_000_000
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the markers
+def pytest_collection_modifyitems(items):
+    for item in items:
+        fixtures = item._fixtureinfo.name2fixturedefs.get("server", ())
+        if fixtures and fixtures[-1].scope == "session":
+            item.add_marker(pytest.mark.xdist_group(SHARED_SERVER))
 
 
 @pytest.fixture

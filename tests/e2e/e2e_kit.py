@@ -203,7 +203,7 @@ class Server:
 
     def started(self, said: str = "Mooring is up.", *, ping: int = 200) -> Self:
         """Return when every model is loaded, or has failed to, and /ping says what it should of that."""
-        end = time.monotonic() + 2 * PATIENCE
+        end = time.monotonic() + 3 * PATIENCE
         while said not in self.log:
             assert self.process.poll() is None, f"the server ended by itself:\n{self.log}"
             assert time.monotonic() < end, f"the server did not start:\n{self.log}"

@@ -59,7 +59,7 @@ def spoiled(draw, originals):
     return bytes(data)
 
 
-fuzz = settings(max_examples=400, suppress_health_check=list(HealthCheck), print_blob=True)
+fuzz = settings(max_examples=150, suppress_health_check=list(HealthCheck), print_blob=True)
 
 
 class Client:

@@ -102,7 +102,7 @@ def check(server, message, cut):
 
 
 FUZZ = settings(
-    max_examples=600,
+    max_examples=200,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

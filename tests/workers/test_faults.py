@@ -33,7 +33,7 @@ from mooring.workers.local import ForkedProcess, Template
 BIG = os.urandom(300_000)
 
 
-async def until(reached, seconds=10.0):
+async def until(reached, seconds=30.0):
     end = time.monotonic() + seconds
     while not reached():
         assert time.monotonic() < end, "it did not come to pass"

@@ -15,7 +15,7 @@ from mooring.workers.recycling import memory_of
 MB = 1 << 20
 
 
-async def until(reached, seconds=20.0):
+async def until(reached, seconds=60.0):
     end = time.monotonic() + seconds
     while not reached():
         assert time.monotonic() < end, "it did not come to pass"
