@@ -92,7 +92,9 @@ def _varint(value: int) -> bytes:
 
 def rpc(name: str, method: str, *messages: bytes, stream: bool = False, **metadata: str) -> Call:
     """A call of KServe's service."""
-    return Call(name, KSERVE + method, messages or (b"",), stream, list(metadata.items()))
+    return Call(
+        name, KSERVE + method, messages if stream else messages or (b"",), stream, list(metadata.items())
+    )
 
 
 def serve(name: str, method: str, *messages: bytes, stream: bool = False, **metadata: str) -> Call:
@@ -108,7 +110,7 @@ def administer(name: str, method: str, **fields: object) -> Call:
 def predictions(model: str, version: str = "", sequence: str | None = None, **fields: bytes) -> bytes:
     """TorchServe's PredictionsRequest."""
     rows = [message(_1=key, _2=value) for key, value in fields.items()]
-    more = {} if sequence is None else {"_5": sequence}
+    more = {} if sequence is None else {"_4": sequence}
     return message(_1=model, **({"_2": version} if version else {}), _3=rows, **more)
 
 

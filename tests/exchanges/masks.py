@@ -6,6 +6,7 @@ it has been checked.
 """
 
 import re
+import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -38,6 +39,7 @@ RULES = [
     Rule("dates and times", re.compile(rb"\b20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)?"), b"<time>"),
     Rule("when something happened", _number_after("last_inference", "time_ns"), _KEPT + b"<time>"),
     Rule("ports", re.compile(rb"127\.0\.0\.1:\d+"), b"127.0.0.1:<port>"),
+    Rule("names of machines", re.compile(rb'((?:Hostname|hostname)[=:]"?)[\w.-]+'), _KEPT + b"<machine>"),
     Rule("process ids", _number_after("pid"), _KEPT + b"<pid>"),
     Rule("process ids in names", re.compile(rb"mooring_exchanges_\d+"), b"mooring_exchanges_<pid>"),
     Rule("temporary folders", re.compile(rb"(?:/[\w.-]+)+/exchanges-\w+"), b"<folder>"),
@@ -47,6 +49,8 @@ RULES = [
     Rule("measured durations", _number_after("ns"), _KEPT + b"<duration>"),
 ]  # fmt: skip
 
+# Compressed bodies are kept inflated: how well they are compressed depends on the zlib of the machine.
+_ENCODING = re.compile(rb"(?i)\r\ncontent-encoding: (?:gzip|deflate)")
 _LENGTH = re.compile(rb"(?i)(\r\ncontent-length: )(\d+)")
 
 
@@ -59,7 +63,9 @@ def masked(data: bytes) -> bytes:
 
 def masked_response(head: bytes, body: bytes) -> tuple[bytes, bytes]:
     """Head and body of an HTTP response without what differs between runs, the body's length included."""
-    kept = masked(body)
+    encoding = _ENCODING.search(head)
+    plain = zlib.decompress(body, 47) if encoding and body else body
+    kept = masked(plain)
     if kept != body:
         named = _LENGTH.search(head)
         if named and int(named[2]) == len(body):
@@ -68,37 +74,51 @@ def masked_response(head: bytes, body: bytes) -> tuple[bytes, bytes]:
 
 
 def masked_message(path: str, message: bytes) -> bytes:
-    """A gRPC message without what differs between runs; the two kinds in which that changes lengths are written anew."""
-    if path.endswith(("/TraceSetting", "/LogSettings")):  # maps, in an order of their own
-        settings = getattr(service_pb2, f"{path.rpartition('/')[2]}Response").FromString(message)
-        return settings.SerializeToString(deterministic=True)
-    if path.endswith("/ModelStatistics"):
-        statistics = service_pb2.ModelStatisticsResponse.FromString(message)
-        for model in statistics.model_stats:
-            model.last_inference = min(model.last_inference, 1)
-            for each in _durations(model):
-                each.ns = min(each.ns, 1)
-        return statistics.SerializeToString(deterministic=True)
-    if ".ManagementAPIsService/" in path and message[:1] == b"\x0a":
-        size, start = _varint(message, 1)
-        if start + size == len(message):
-            return b"\x0a<length>" + masked(message[start:])
-    return masked(message)
+    """A gRPC message without what differs between runs: numbers and texts in it, and the order of maps.
+
+    Where a text becomes shorter by that, the lengths before it change: of a message that begins with a text, as
+    TorchServe's do, the length is left out, and the index is written anew.
+    """
+    method = path.rpartition("/")[2]
+    if method in _WRITTEN_ANEW:
+        kind, settle = _WRITTEN_ANEW[method]
+        document = kind.FromString(message)
+        settle(document)
+        return document.SerializeToString(deterministic=True)
+    kept = masked(message)
+    if kept != message and message[:1] == b"\x0a":
+        start = _varint_end(message, 1)
+        return b"\x0a<length>" + masked(message[start:])
+    return kept
 
 
-def _durations(model: service_pb2.ModelStatistics):
-    for parts in (model.inference_stats, *model.batch_stats):
-        for field, value in parts.ListFields():
-            if field.message_type is not None:
-                yield value
+def _settle_statistics(response: service_pb2.ModelStatisticsResponse) -> None:
+    for model in response.model_stats:
+        model.last_inference = min(model.last_inference, 1)
+        for parts in (model.inference_stats, *model.batch_stats):
+            for field, value in parts.ListFields():
+                if field.message_type is not None:
+                    value.ns = min(value.ns, 1)
 
 
-def _varint(data: bytes, start: int) -> tuple[int, int]:
-    """The number that begins there, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = data[start]
-        value |= (byte & 0x7F) << shift
-        start, shift = start + 1, shift + 7
-        if byte < 0x80:
-            return value, start
+def _settle_index(response: service_pb2.RepositoryIndexResponse) -> None:
+    for model in response.models:
+        model.reason = masked(model.reason.encode()).decode()
+
+
+def _leave(_response: object) -> None:
+    """Nothing in it differs but the order of its map."""
+
+
+_WRITTEN_ANEW = {
+    "ModelStatistics": (service_pb2.ModelStatisticsResponse, _settle_statistics),
+    "RepositoryIndex": (service_pb2.RepositoryIndexResponse, _settle_index),
+    "TraceSetting": (service_pb2.TraceSettingResponse, _leave),
+    "LogSettings": (service_pb2.LogSettingsResponse, _leave),
+}
+
+
+def _varint_end(data: bytes, start: int) -> int:
+    while data[start] >= 0x80:
+        start += 1
+    return start + 1

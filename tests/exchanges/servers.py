@@ -165,7 +165,8 @@ REPOSITORY = {
     "versions/1/model.py": "def infer(inputs, parameters):\n    return {'v': [1]}\n",
     "versions/2/model.py": "def infer(inputs, parameters):\n    return {'v': [2]}\n",
     "versions/config.toml": "[version_policy]\nall = true\n",
-    "affine/config.toml": 'platform = "onnx_onnxv1"\nmax_batch_size = 4\n',
+    "affine/config.toml": 'platform = "onnx_onnxv1"\nmax_batch_size = 4\n[batching]\nmode = "concat"\n',
+    "affine_samples/config.toml": 'platform = "onnx_onnxv1"\nmax_batch_size = 4\n[batching]\nmode = "stack"\n',
     "echo_multi/config.toml": 'platform = "builtin"\nentry = "echo_multi"\n',
     "negative/config.toml": 'platform = "builtin"\nentry = "invert_image"\n',
 }
@@ -235,6 +236,8 @@ def _store(folder: Path) -> Path:
     return folder
 
 
+# What models say of where they run is to be the same on every machine.
+NO_ACCELERATOR = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
 _HANDLERS = ("answers", "rows", "sleepy", "talking", "tally")
 _LOADED = ("answers", "rows", "hasty", "stuck", "talking", "tally", "described", "digits")
 
@@ -248,7 +251,7 @@ class Recorded(Server):
         self.rpc = free_ports(2)
         super().__init__(
             folder, *arguments, f"--grpc-address=127.0.0.1:{self.rpc[0]}",
-            f"--grpc-management-address=127.0.0.1:{self.rpc[1]}", environ=environ,
+            f"--grpc-management-address=127.0.0.1:{self.rpc[1]}", environ=NO_ACCELERATOR | dict(environ or {}),
         )  # fmt: skip
 
     @property
@@ -264,7 +267,7 @@ class Amd(Server):
         self.rpc = free_ports(1)[0]
         port = free_ports(1)[0]
         super().__init__(
-            folder, f"--http-port={port}", f"--grpc-port={self.rpc}", *arguments, command="amdinfer-server", ports=[port] * 3
+            folder, f"--http-port={port}", f"--grpc-port={self.rpc}", *arguments, command="amdinfer-server", ports=[port] * 3, environ=NO_ACCELERATOR
         )  # fmt: skip
 
     @property
@@ -277,7 +280,8 @@ def every(folder: Path, *flags: str) -> Recorded:
     store = _store(folder / "store")
     repository = write_models(folder / "repository")
     _write(repository, REPOSITORY)
-    _affine(repository / "affine/1/model.onnx")
+    for name in ("affine", "affine_samples"):
+        _affine(repository / name / "1/model.onnx")
     for name in ("echo", "scale", "digits_onnx"):
         shutil.copytree(ROOT / "examples/repository" / name, repository / name)
     return Recorded(
