@@ -169,7 +169,7 @@ async def test_what_is_unloaded_while_it_gets_workers_is_not_found_and_keeps_non
         await scaling
     with pytest.raises(ModelNotFound, match="unloaded meanwhile"):
         await harness.engine.resize(version, 2, 2)
-    assert not version.scheduler.pool.wanted
+    assert not version.pool.wanted
 
 
 async def test_what_is_not_there_cannot_be_loaded_or_unloaded(harness):

@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mooring.engine import batching
-from mooring.engine.batching import MOST_REQUESTS, BatchPolicy, RowTime, company, fair
+from mooring.engine.batching import (
+    MAX_MESSAGE_ROWS,
+    BatchPolicy,
+    RowTime,
+    fair_share,
+    refill_wait,
+)
 
 sizes = st.integers(1, 64)
 delays = st.floats(0, 10)
@@ -43,7 +49,7 @@ def test_in_exact_mode_a_message_is_one_batch(waiting, idle, row_time):
 
 
 def test_a_fast_model_gets_many_requests_in_a_message_but_not_without_limit():
-    assert BatchPolicy(1).share(10_000, 1, 1e-9) == MOST_REQUESTS
+    assert BatchPolicy(1).share(10_000, 1, 1e-9) == MAX_MESSAGE_ROWS
 
 
 def test_bad_news_about_the_speed_of_a_model_is_believed_at_once():
@@ -74,7 +80,7 @@ def test_a_worker_with_room_gets_no_more_than_fits_nor_than_its_even_share(waiti
 def test_a_fair_share_is_never_more_than_can_come_and_all_shares_together_are_everybody(running, waiting):
     others = sum(running)
     level = others + waiting
-    share = fair(level, len(running), others)
+    share = fair_share(level, len(running), others)
     assert 1 <= share <= max(waiting, 1)
     assert share * len(running) >= min(level, waiting)
 
@@ -82,17 +88,17 @@ def test_a_fair_share_is_never_more_than_can_come_and_all_shares_together_are_ev
 def test_eight_callers_of_two_workers_settle_at_four_and_four_from_wherever_they_start():
     mine, theirs = 1, 7
     for _ in range(6):
-        mine, theirs = fair(mine + theirs, 2, mine), mine + theirs - fair(mine + theirs, 2, mine)
+        mine, theirs = fair_share(mine + theirs, 2, mine), mine + theirs - fair_share(mine + theirs, 2, mine)
         mine, theirs = theirs, mine
     assert (mine, theirs) == (4, 4)
 
 
 def test_a_lone_caller_of_a_slow_model_is_not_kept_waiting_for_company():
-    assert fair(1, workers=2, others=0) == 1
-    assert fair(2, workers=2, others=1) == 1
+    assert fair_share(1, workers=2, elsewhere=0) == 1
+    assert fair_share(2, workers=2, elsewhere=1) == 1
 
 
 @given(st.floats(0, 100))
 def test_waiting_for_company_costs_little_beside_a_row(row_time):
-    assert company(row_time) <= min(row_time / 4, 0.005)
-    assert not company(None)
+    assert refill_wait(row_time) <= min(row_time / 4, 0.005)
+    assert not refill_wait(None)

@@ -38,7 +38,7 @@ class Models:
         spec = ModelSpec(name="m", version=version, backend="function", location=".", version_policy=policy)
         added = ModelVersion(spec)
         self.registry.add(added)
-        added.begin(Queue())
+        added.begin(Queue(), None)
         return added
 
     def ready(self, version):
@@ -126,7 +126,7 @@ def test_a_version_that_was_loaded_anew_is_the_default_as_the_old_one_was(reposi
     repository.ready("1")
     old = repository.ready("2")
     new = ModelVersion(old.spec)
-    new.begin(Queue())
+    new.begin(Queue(), None)
     new.report(ModelMetadata("m"))
     repository.registry.exchange(old, new)
     old.unload()

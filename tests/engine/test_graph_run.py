@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from codec_kit import CodecsAtHand
+from fakes import FakeCodecs
 
 from mooring.codecs.packed import pack_rows
 from mooring.core.buffers import LARGE, Buffer, Slot
@@ -40,7 +40,7 @@ class Stages:
     """Models that answer when they are told to."""
 
     def __init__(self, **declared):
-        self.codecs = CodecsAtHand()
+        self.codecs = FakeCodecs(at_hand=True)
         self.declared = {
             name: [TensorSpec(tensor, "FP32", [1]) for tensor in names] for name, names in declared.items()
         }
@@ -169,7 +169,7 @@ def test_no_stage_is_asked_before_a_large_v2_body_is_read_and_a_withdrawn_one_gi
     given_back = []
     body = Buffer(memoryview(b'{"inputs": []}'), Slot(0, 0, 14), given_back.append)
     stages = Stages()
-    stages.codecs.wait = True
+    stages.codecs.at_hand = False
     request = InferenceRequest("chain", "", "7", [Tensor("request", "BYTES", [1], [body], json=True)])
     run = stages.of(chain_of(["first"]), request)
     assert (stages.asked, len(stages.codecs.jobs), stages.runs) == ([], 1, {run})
@@ -181,7 +181,7 @@ def test_no_stage_is_asked_before_a_large_v2_body_is_read_and_a_withdrawn_one_gi
 
 def test_a_codec_that_dies_of_a_body_is_the_answer_and_no_stage_is_asked():
     stages = Stages()
-    stages.codecs.wait = True
+    stages.codecs.at_hand = False
     request = InferenceRequest("chain", "", "7", [Tensor("request", "BYTES", [1], [b"{}"], json=True)])
     stages.of(chain_of(["first"]), request)
     stages.codecs.work(WorkerDied("Worker died.", model="codec"))

@@ -42,7 +42,11 @@ class Version:
     def __init__(self, name, **settings):
         self.spec = spec(name=name, **settings)
         self.ready = True
-        self.scheduler = SimpleNamespace(idle=True, pool=Pool())
+        self.scheduler = SimpleNamespace(idle=True)
+        self.pool = Pool()
+
+    def follow(self, on_move):
+        """Nobody hears of its moves."""
 
 
 def spec(name="m", **settings):
@@ -74,7 +78,7 @@ class House:
 
     @property
     def awake(self):
-        return {version.spec.name for version in self.registry if version.scheduler.pool.wanted}
+        return {version.spec.name for version in self.registry if version.pool.wanted}
 
 
 async def test_within_the_budget_every_model_keeps_its_workers():
@@ -97,16 +101,16 @@ async def test_of_models_that_were_asked_the_least_recently_used_goes_first_and_
     house = House(6)
     a, b, c = (house.add(name) for name in "abc")
     for version in (a, b, c):
-        version.scheduler.pool.served += 1
+        version.pool.served += 1
     for version in (a, c, b):
         await house.passes()
-        version.scheduler.pool.served += 1
+        version.pool.served += 1
     await house.passes()
     assert house.awake == {"a", "b", "c"}, "all were asked a moment ago"
     a.scheduler.idle = False
     await house.passes(20)
     assert house.awake == {"a", "b"}
-    b.scheduler.pool.served += 1
+    b.pool.served += 1
     house.add("d")
     await house.passes()
     assert house.awake == {"a", "b"}
@@ -114,7 +118,7 @@ async def test_of_models_that_were_asked_the_least_recently_used_goes_first_and_
 
 async def test_a_model_whose_workers_are_still_coming_is_left_alone():
     house = House(1)
-    house.add("a").scheduler.pool.missing = 1
+    house.add("a").pool.missing = 1
     await house.passes(100)
     assert house.awake == {"a"}
 
@@ -145,7 +149,7 @@ async def test_memory_counts_as_processes_do(monkeypatch):
     house = House(0)
     house.idle = IdleModels(house.registry, Budget(0, 250), house._nothing)
     for name in "abc":
-        house.add(name).scheduler.pool.pids = [1]
+        house.add(name).pool.pids = [1]
     await house.passes()
     await asyncio.sleep(0.1)  # it is measured in a thread
     await house.passes(2)
@@ -159,7 +163,7 @@ async def test_pages_are_not_counted_where_even_all_that_is_resident_is_within_t
     house = House(0)
     house.idle = IdleModels(house.registry, Budget(0, 200), house._nothing)
     for name in "ab":
-        house.add(name).scheduler.pool.pids = [1]
+        house.add(name).pool.pids = [1]
     await house.passes()
     await asyncio.sleep(0.1)
     await house.passes()
@@ -172,11 +176,11 @@ async def test_whoever_asks_starts_the_workers_that_the_model_is_to_have():
     await house.passes()
     assert house.awake == {"a"}
     house.idle.wake(b)
-    assert b.scheduler.pool.wanted == 2
-    a.scheduler.pool.wanted = 1
-    a.scheduler.pool.served += 1  # loaded with one worker for want of room, and asked after all
+    assert b.pool.wanted == 2
+    a.pool.wanted = 1
+    a.pool.served += 1  # loaded with one worker for want of room, and asked after all
     await house.passes()
-    assert a.scheduler.pool.wanted == 2
+    assert a.pool.wanted == 2
 
 
 async def test_a_model_that_comes_above_the_budget_is_loaded_by_one_worker():

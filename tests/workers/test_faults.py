@@ -118,12 +118,10 @@ async def test_requests_behind_a_slow_one_go_to_another_worker(harness):
 
 async def test_waiting_requests_are_spread_over_idle_workers(harness):
     await harness.load(min_workers=2, max_workers=2, max_batch_size=8, parameters={"sleep": 0.2})
-    await until(lambda: harness.engine.registry.find("echo").scheduler.pool.ready == 2)
+    await until(lambda: harness.engine.registry.find("echo").pool.ready == 2)
     futures = [harness.submit(b"x") for _ in range(8)]
     await asyncio.sleep(0.05)
-    assert [worker.state.name for worker in harness.engine.registry.find("echo").scheduler.pool.workers] == [
-        "BUSY"
-    ] * 2
+    assert [worker.state.name for worker in harness.engine.registry.find("echo").pool.workers] == ["BUSY"] * 2
     await asyncio.gather(*futures)
 
 
@@ -164,7 +162,7 @@ async def test_a_burst_that_idle_workers_can_take_is_not_refused(harness):
 
 async def test_a_moment_that_idle_workers_can_take_is_not_refused_where_there_are_more_of_them(harness):
     version = await harness.load(queue_size=1, min_workers=2, max_workers=2)
-    while version.scheduler.pool.ready < 2:
+    while version.pool.ready < 2:
         await asyncio.sleep(0.01)
     outcomes = await asyncio.gather(*[harness.submit(b"x") for _ in range(2)])
     assert [body_of(outcome) for outcome in outcomes] == [b"x"] * 2
@@ -191,7 +189,7 @@ async def test_requests_that_are_withdrawn_before_a_busy_model_do_not_pile_up(ha
     kept = harness.submit(b"kept")
     for _ in range(1000):
         harness.submit(b"x").ticket.cancel()
-    assert len(version.scheduler._queue) < 100
+    assert len(version.scheduler._queue._entries) < 100
     assert version.scheduler.waiting == 1
     assert body_of(await kept) == b"kept"
     await running
@@ -281,7 +279,7 @@ async def test_a_worker_that_cannot_load_is_tried_later_each_time_though_another
     version = await harness.load(
         min_workers=2, max_workers=2, parameters={"fail_while": str(tmp_path / "file")}
     )
-    pool = version.scheduler.pool
+    pool = version.pool
     await until(lambda: pool.holds(2))
     (tmp_path / "file").touch()
     os.kill(harness.worker().process.pid, signal.SIGKILL)
@@ -313,7 +311,7 @@ async def test_what_can_never_load_is_tried_again_when_its_files_have_changed_an
     version = await harness.engine.deploy(echo_at(tmp_path))
     assert version.state is State.FAILED
     await asyncio.sleep(3.0)
-    pool = version.scheduler.pool
+    pool = version.pool
     assert pool.failures == 1
     (tmp_path / "broken").write_text("still only half of it")
     await until(lambda: pool.failures == 2)
@@ -326,7 +324,7 @@ async def test_a_failure_to_load_is_logged_whole_once_and_then_counted(harness, 
     caplog.set_level("INFO", "mooring")
     (tmp_path / "broken").write_text("half of it")
     version = await harness.engine.deploy(echo_at(tmp_path, min_workers=3, max_workers=3))
-    pool = version.scheduler.pool
+    pool = version.pool
     await until(lambda: pool.failures >= 3)
     said = [r.getMessage() for r in caplog.records if r.getMessage().startswith("worker failed")]
     assert "a long explanation" in said[0]
@@ -338,10 +336,10 @@ async def test_somebody_who_wants_workers_need_not_wait_for_the_files_to_change(
     (tmp_path / "broken").write_text("half of it")
     version = await harness.engine.deploy(echo_at(tmp_path))
     await asyncio.sleep(1.5)
-    failures = version.scheduler.pool.failures
+    failures = version.pool.failures
     with pytest.raises(WorkersFailed, match="half of it"):
         await harness.engine.resize(version, 2, 2)
-    assert version.scheduler.pool.failures > failures
+    assert version.pool.failures > failures
 
 
 async def test_workers_of_many_models_are_started_a_few_at_a_time(harness, monkeypatch):
@@ -362,7 +360,7 @@ async def test_workers_of_many_models_are_started_a_few_at_a_time(harness, monke
     ]
     while not all(each.done() for each in versions) or not all(pool.holds(5) for pool in pools):
         await asyncio.sleep(0.005)
-        pools[:] = [v.scheduler.pool for v in harness.engine.registry if v.scheduler and v.scheduler.pool]
+        pools[:] = [v.pool for v in harness.engine.registry if v.pool]
         count()
     assert 0 < most <= 8
 
@@ -397,7 +395,7 @@ async def test_a_worker_that_cannot_be_started_for_want_of_descriptors_costs_non
         before = psutil.Process().num_fds()
         for _ in range(5):
             with pytest.raises(OSError, match="Too many open files"):
-                await version.scheduler.pool._origin.start()
+                await version.pool._origin.start()
         assert psutil.Process().num_fds() == before
     assert body_of(await harness.ask(b"fine")) == b"fine"
 
@@ -506,8 +504,8 @@ async def test_a_batch_delay_is_not_paid_on_an_idle_worker_by_default(harness):
 
 async def test_an_idle_server_that_stops_leaves_no_worker(harness):
     await harness.load(min_workers=2, max_workers=2)
-    await until(lambda: harness.engine.registry.find("echo").scheduler.pool.ready == 2)
-    pids = [worker.process.pid for worker in harness.engine.registry.find("echo").scheduler.pool.workers]
+    await until(lambda: harness.engine.registry.find("echo").pool.ready == 2)
+    pids = [worker.process.pid for worker in harness.engine.registry.find("echo").pool.workers]
     await harness.engine.close()
     assert not any(psutil.pid_exists(pid) for pid in pids)
 

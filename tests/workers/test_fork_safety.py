@@ -38,7 +38,7 @@ async def test_forked_workers_calculate_the_same(harness, monkeypatch, library, 
             max_workers=WORKERS_A_ROUND,
             threads=2,
         )
-        workers = harness.engine.registry.find(name).scheduler.pool
+        workers = harness.engine.registry.find(name).pool
         for _ in range(2000):
             if workers.ready == WORKERS_A_ROUND:
                 break

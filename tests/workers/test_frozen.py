@@ -42,7 +42,7 @@ async def test_a_worker_that_is_frozen_in_a_request_is_replaced_and_the_request_
     version = await harness.load()
     asked = harness.submit(b"x", do="sleep", seconds=0.3)
     await asyncio.sleep(0.1)
-    (worker,) = pids(version.scheduler.pool)
+    (worker,) = pids(version.pool)
     freeze(worker)
     behind = [harness.submit(b"%d" % number) for number in range(5)]
     assert body_of(await asyncio.wait_for(asked, 60)) == b"x"
@@ -62,17 +62,17 @@ async def test_a_request_that_freezes_every_worker_is_told_so_and_nobody_else(ha
 
 async def test_a_frozen_idle_worker_is_replaced_before_anybody_asks_it(harness):
     version = await harness.load()
-    (worker,) = pids(version.scheduler.pool)
+    (worker,) = pids(version.pool)
     freeze(worker)
-    await until(lambda: has_ended(worker) and version.scheduler.pool.ready)
+    await until(lambda: has_ended(worker) and version.pool.ready)
     assert body_of(await harness.ask(b"x")) == b"x"
 
 
 async def test_a_worker_that_is_frozen_while_it_loads_is_replaced(harness):
     loading = asyncio.ensure_future(harness.load(parameters={"slow": 1.0}))
     await until(lambda: "echo" in harness.engine.registry.models)
-    await until(lambda: harness.engine.registry.find("echo").scheduler.pool)
-    pool = harness.engine.registry.find("echo").scheduler.pool
+    await until(lambda: harness.engine.registry.find("echo").pool)
+    pool = harness.engine.registry.find("echo").pool
     await until(lambda: pool.workers and pool.workers[0].process.pid)
     (worker,) = pids(pool)
     freeze(worker)
@@ -108,7 +108,7 @@ async def test_what_ran_beside_a_request_that_kills_its_worker_does_not_die_with
 
 async def test_a_frozen_template_is_replaced_and_its_workers_lose_nothing(harness):
     version = await harness.load(min_workers=2, max_workers=2, retry=False)
-    pool = version.scheduler.pool
+    pool = version.pool
     await until(lambda: pool.holds(2))
     first = pids(pool)
     (template,) = {psutil.Process(pid).ppid() for pid in first}
@@ -124,7 +124,7 @@ async def test_a_frozen_template_is_replaced_and_its_workers_lose_nothing(harnes
 
 async def test_a_worker_is_replaced_though_its_template_is_frozen(harness):
     version = await harness.load()
-    (worker,) = pids(version.scheduler.pool)
+    (worker,) = pids(version.pool)
     template = psutil.Process(worker).ppid()
     freeze(template)
     os.kill(worker, signal.SIGKILL)
@@ -135,7 +135,7 @@ async def test_a_worker_is_replaced_though_its_template_is_frozen(harness):
 async def test_a_template_that_goes_on_after_it_was_given_up_forks_nobody(harness):
     others = set(psutil.Process().children(recursive=True))  # of tests before this one
     version = await harness.load()
-    pool = version.scheduler.pool
+    pool = version.pool
     asked = harness.submit(b"x", do="sleep", seconds=3)
     (worker,) = pids(pool)
     template = psutil.Process(worker).ppid()

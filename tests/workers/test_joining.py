@@ -42,7 +42,7 @@ async def deploy(harness, file, workers=1):
         max_workers=workers,
         threads=2,
     )
-    return (await harness.engine.deploy(spec)).scheduler.pool
+    return (await harness.engine.deploy(spec)).pool
 
 
 async def ask(harness, count):

@@ -77,7 +77,7 @@ async def deploy(harness: Harness, file, name="net", workers=1, **settings):
         max_workers=workers,
         **settings,
     )
-    pool = (await harness.engine.deploy(spec)).scheduler.pool
+    pool = (await harness.engine.deploy(spec)).pool
     while pool.ready < workers:
         await asyncio.sleep(0.005)
     return pool

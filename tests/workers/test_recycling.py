@@ -23,7 +23,7 @@ async def until(reached, seconds=60.0):
 
 
 def pids(harness):
-    return [worker.process.pid for worker in harness.engine.registry.find("echo").scheduler.pool.workers]
+    return [worker.process.pid for worker in harness.engine.registry.find("echo").pool.workers]
 
 
 def recycled(harness):
@@ -32,7 +32,7 @@ def recycled(harness):
 
 def alone(harness):
     """Whether one worker is left, with the model."""
-    return harness.engine.registry.find("echo").scheduler.pool.holds(1)
+    return harness.engine.registry.find("echo").pool.holds(1)
 
 
 async def test_after_so_many_requests_a_worker_is_replaced_and_every_request_is_answered_once(harness):
@@ -43,10 +43,10 @@ async def test_after_so_many_requests_a_worker_is_replaced_and_every_request_is_
         number += 1
         seen.add(body_of(await harness.ask(do="pid")))
         assert body_of(await harness.ask(b"%d" % number)) == b"%d" % number
-        assert version.scheduler.pool.ready >= 1
+        assert version.pool.ready >= 1
     assert number >= 50
     assert len(seen) >= 3
-    assert version.scheduler.pool.failures == 0
+    assert version.pool.failures == 0
     await until(lambda: alone(harness))
 
 
@@ -58,7 +58,7 @@ async def test_a_worker_serves_on_while_its_successor_cannot_load(harness, tmp_p
     (first,) = pids(harness)
     for _ in range(10):
         await harness.ask()
-    await until(lambda: version.scheduler.pool.failures)
+    await until(lambda: version.pool.failures)
     assert [body_of(await harness.ask(do="pid")) for _ in range(20)] == [b"%d" % first] * 20
     assert version.state is State.READY
     (tmp_path / "file").unlink()
@@ -81,7 +81,7 @@ async def test_a_worker_that_leaks_is_replaced_at_its_limit(harness):
         if recycled(harness) > 1:
             break
     assert recycled(harness) > 1
-    assert harness.engine.registry.find("echo").scheduler.pool.failures == 0
+    assert harness.engine.registry.find("echo").pool.failures == 0
 
 
 async def test_a_request_that_eats_twice_the_limit_ends_its_worker_and_is_told_so(harness):
@@ -124,11 +124,11 @@ async def test_sequences_stay_where_they_are_until_they_are_over(harness):
 
 async def test_fewer_workers_while_one_is_due_are_as_many_as_asked_for(harness):
     version = await harness.load(recycling=Recycling(max_requests=20), min_workers=2, max_workers=2)
-    await until(lambda: version.scheduler.pool.holds(2))
+    await until(lambda: version.pool.holds(2))
     for _ in range(50):
         await harness.ask()
     await harness.engine.resize(version, 1, 1)
-    await until(lambda: alone(harness) and not version.scheduler.pool._recycler.extra)
+    await until(lambda: alone(harness) and not version.pool._recycler.extra)
     for _ in range(5):
         assert body_of(await harness.ask(b"fine")) == b"fine"
 

@@ -60,7 +60,7 @@ class Harness:
         return await asyncio.wait_for(self.submit(*args, **kwargs), 20)
 
     def worker(self, name="echo", index=0):
-        return self.engine.registry.find(name).scheduler.pool.workers[index]
+        return self.engine.registry.find(name).pool.workers[index]
 
 
 def body_of(outcome):

@@ -292,7 +292,7 @@ class Administration(ModelAdministration):
             return Scaled(spec.name, spec.version, least, done=False)
         # A shield: who asked may go away, and half a change would help nobody.
         done = await asyncio.shield(task)
-        pool = version.scheduler.pool if version.scheduler is not None else None
+        pool = version.pool
         return Scaled(spec.name, spec.version, pool.wanted if pool is not None else 0, done)
 
     async def _resized(self, version: ModelVersion, least: int, most: int, *, new: bool) -> bool:
@@ -428,7 +428,7 @@ def _duration(count: int, seconds: float) -> Duration:
 
 def _described(version: ModelVersion, model: Model) -> ModelDescription:
     spec, error = version.spec, version.error
-    pool = version.scheduler.pool if version.scheduler is not None else None
+    pool = version.pool
     return ModelDescription(
         name=spec.name,
         version=spec.version,
@@ -472,7 +472,7 @@ def _described(version: ModelVersion, model: Model) -> ModelDescription:
 
 
 def _joining(version: ModelVersion) -> Joining | None:
-    pool = version.scheduler.pool if version.scheduler is not None else None
+    pool = version.pool
     return pool.joining if pool is not None else None
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from mooring.codecs.packed import rows_text
 from mooring.core.buffers import Buffer
@@ -10,10 +11,49 @@ from mooring.core.errors import InvalidInput, MooringError, Unsupported
 from mooring.core.requests import BODY, INSTANCES, InferenceRequest, InferenceResponse
 from mooring.core.service import Done, Outcome, Ticket
 from mooring.core.tensors import ROWS, Tensor, release
-from mooring.engine.scheduler import Scheduler
+from mooring.repository.spec import ModelSpec
 
 
-def admit(scheduler: Scheduler, request: InferenceRequest, done: Done) -> Ticket:
+class RequestScheduler(Protocol):
+    """The queue of one version, whether its requests depend on each other or not."""
+
+    spec: ModelSpec
+
+    @property
+    def refusal(self) -> MooringError | None:
+        """The error with which every new request is refused now, if any."""
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a worker."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+
+    def overload_error(self) -> MooringError | None:
+        """Why any request would be refused if it came now; None where that cannot be told."""
+
+    def submit(self, request: InferenceRequest, done: Done, rows: int) -> Ticket:
+        """Queue a request of so many rows; a refusal goes to ``done``."""
+
+    def limit(self, queue_size: int) -> None:
+        """Let so many requests wait at most; those that wait already are not affected."""
+
+    def refuse_new(self, error: MooringError) -> None:
+        """Refuse new requests with this error; those that wait already were accepted and are served."""
+
+    def refuse_all(self, error: MooringError) -> None:
+        """Refuse new requests and those that wait with this error."""
+
+    def admit(self) -> None:
+        """Take requests again."""
+
+    def check(self, now: float) -> None:
+        """Give up requests whose deadline has passed. Call it often enough for the deadlines to mean something."""
+
+
+def admit(scheduler: RequestScheduler, request: InferenceRequest, done: Done) -> Ticket:
     """Queue a request for the version that this scheduler serves; every refusal goes to ``done``."""
     spec = scheduler.spec
     if spec.client_timeout and request.deadline is None:
@@ -42,7 +82,7 @@ class Parts:
     The first part that fails answers for all, and the others are withdrawn.
     """
 
-    def __init__(self, scheduler: Scheduler, request: InferenceRequest, done: Done, most: int) -> None:
+    def __init__(self, scheduler: RequestScheduler, request: InferenceRequest, done: Done, most: int) -> None:
         self._done: Done | None = done
         self._request = request
         elements = request.inputs[0].data

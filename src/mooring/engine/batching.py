@@ -4,19 +4,21 @@ from collections.abc import Iterable
 
 import msgspec
 
-# A message to a worker should not keep it longer than this, in seconds: long enough that the cost of the message is
-# shared by many requests, short enough that other workers, or requests that come later, do not wait for it.
+# Seconds for which one message may keep a worker busy. A message costs the server and the worker about as much as a
+# tiny request, so many tiny requests share one. A longer message would hold back requests that come later, and
+# requests that another worker could already run.
 MESSAGE_TIME = 0.001
-MOST_REQUESTS = 256
-# Rows that take as long as this, in seconds, are worth looking after one by one.
+MAX_MESSAGE_ROWS = 256
+# Rows that take at least this long, in seconds, are worth waiting for (see ``refill_wait``): below it, the timer and
+# the pause cost more than a fuller batch saves.
 SLOW_ROW = 0.002
-MOST_COMPANY = 0.005
+MAX_REFILL_WAIT = 0.005
 
 
 class BatchPolicy(msgspec.Struct, frozen=True):
     """When a batch leaves. Sizes are in rows, times in seconds.
 
-    By default an idle worker is never kept waiting. With ``exact`` the oldest request waits ``max_delay`` for company
+    By default an idle worker is never kept waiting. With ``exact`` the oldest request waits ``max_delay`` for others
     even then, as in TorchServe; ``max_size=1`` turns batching off, and then nothing ever waits.
     """
 
@@ -34,12 +36,16 @@ class BatchPolicy(msgspec.Struct, frozen=True):
         >>> BatchPolicy(max_size=4, max_delay=0.5).due_in(waiting=1, oldest_age=0.0)
         0.0
         """
+        # A delay makes batches fuller only while the workers are idle. While they are busy requests gather by
+        # themselves, so the delay would only add to the latency. TorchServe delays all the same: ``exact`` does as it.
         if not self.exact or waiting >= self.max_size:
             return 0.0
         return max(0.0, self.max_delay - oldest_age)
 
     def share_of_room(self, waiting: int, idle: int, room: int) -> int:
-        """How many rows the next of the workers gets that take requests while others run, and cut batches themselves.
+        """How many rows go next to a worker that takes requests while others run, and cuts its batches itself.
+
+        ``room`` is how many it takes now, ``idle`` how many workers have room.
 
         >>> BatchPolicy(max_size=1).share_of_room(waiting=50, idle=2, room=256)
         25
@@ -50,10 +56,10 @@ class BatchPolicy(msgspec.Struct, frozen=True):
         return max(1, min(most, -(-waiting // idle)))
 
     def share(self, waiting: int, idle: int, row_time: float | None) -> int:
-        """How many rows the next idle worker should get of those that wait.
+        """How many of the waiting rows the next of ``idle`` workers gets, each of which takes ``row_time`` seconds.
 
-        Never more than its even share, so that none idles while another has a heap; never more than one batch of a
-        slow model, or of one whose speed is not known yet; of a fast one what it can do in ``MESSAGE_TIME``.
+        Never more than its even share, so that no worker idles while another has a heap. Never more than one batch of
+        a slow model, or of one whose speed is not known yet. Of a fast model as much as runs in ``MESSAGE_TIME``.
 
         >>> BatchPolicy(max_size=8).share(waiting=8, idle=2, row_time=0.05)
         4
@@ -62,36 +68,72 @@ class BatchPolicy(msgspec.Struct, frozen=True):
         """
         most = self.max_size
         if row_time is not None and not self.exact:
-            most = max(most, min(MOST_REQUESTS, int(MESSAGE_TIME / max(row_time, 1e-7))))
+            # The worker cuts a message into batches. 1e-7 only keeps the division defined.
+            most = max(most, min(MAX_MESSAGE_ROWS, int(MESSAGE_TIME / max(row_time, 1e-7))))
         return max(1, min(most, -(-waiting // idle)))
 
 
-def fair(level: int, workers: int, others: int) -> int:
-    """How many of ``level`` requests one of the workers should have when ``others`` of them run elsewhere.
+def fair_share(load: int, workers: int, elsewhere: int) -> int:
+    """How many of ``load`` rows one of the workers should have while ``elsewhere`` of them run on other workers.
 
-    >>> fair(8, workers=2, others=4)
+    >>> fair_share(8, workers=2, elsewhere=4)
     4
-    >>> fair(7, workers=2, others=6)
+    >>> fair_share(7, workers=2, elsewhere=6)
     1
-    >>> fair(7, workers=2, others=1)
+    >>> fair_share(7, workers=2, elsewhere=1)
     4
     """
-    return max(1, min(-(-level // max(workers, 1)), level - others))
+    return max(1, min(-(-load // max(workers, 1)), load - elsewhere))
 
 
-def company(row_time: float | None) -> float:
-    """Seconds to wait for those who were just answered together, and are likely to ask again; 0.0 for a fast model.
+def refill_wait(row_time: float | None) -> float:
+    """Seconds to wait for the callers that were just answered together; 0.0 for a fast model.
 
-    A quarter of a row's time is soon made good by a fuller batch, and a lone caller never waits.
+    A quarter of a row's time is soon made good by a fuller batch.
 
-    >>> company(0.008), company(0.0001)
+    >>> refill_wait(0.008), refill_wait(0.0001)
     (0.002, 0.0)
     """
-    return min(row_time / 4, MOST_COMPANY) if row_time is not None and row_time >= SLOW_ROW else 0.0
+    return min(row_time / 4, MAX_REFILL_WAIT) if row_time is not None and row_time >= SLOW_ROW else 0.0
+
+
+class RefillWait:
+    """Keeps the batches of a slow model full and even when its callers ask again as soon as they are answered.
+
+    How this works: callers that send one request after another come back together when a batch is answered, but not in
+    the same instant. A worker that leaves with the first of them runs a batch of one, and the next worker finds all the
+    others. The batches then stay uneven for as long as the same callers ask: with 8 callers of two workers they were
+    of 1 and 6 rows. So after an answer the worker waits for its fair share of the callers, for a part of a row's time at
+    most. The load that is expected is what ran and waited when the answer came. Once a batch has left, nothing waits
+    until the next answer. A lone caller never waits, because its share is its own one request.
+    """
+
+    __slots__ = ("_elsewhere", "_expected_load", "_until", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0  # how long to wait after an answer; 0.0 means that this model is too fast for it
+        self._until = 0.0
+        self._expected_load = self._elsewhere = 0
+
+    def note_answers(self, running: int, waiting: int, answered: int, now: float) -> None:
+        """A worker has answered so many rows; ``running`` still counts them."""
+        self._expected_load = running + waiting
+        self._elsewhere = running - answered
+        self._until = now + self.seconds
+
+    def due_in(self, waiting: int, workers: int, max_size: int, now: float) -> float:
+        """Seconds to go on waiting before a batch leaves: 0.0 means now."""
+        share = fair_share(self._expected_load, workers, self._elsewhere)
+        if now < self._until and waiting < min(share, max_size):
+            return self._until - now
+        self._until = 0.0
+        return 0.0
 
 
 class RowTime:
     """A running estimate of the seconds that one row takes, quick to believe bad news and slow to believe good."""
+
+    __slots__ = ("value",)
 
     def __init__(self) -> None:
         self.value: float | None = None
@@ -101,6 +143,8 @@ class RowTime:
         value = self.value
         for rows, seconds in batches:
             now = seconds / rows if rows else seconds
+            # A slow call that is not believed at once would put a whole message of slow rows on one worker. A call
+            # below MESSAGE_TIME cannot do that harm, and is often only a hiccup of a fast model.
             if value is None or (seconds > MESSAGE_TIME and now > value * 4):
                 value = now
             else:

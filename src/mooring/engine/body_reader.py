@@ -12,21 +12,22 @@ from mooring.core.errors import DeadlineExceeded, ErrorRecord, MooringError
 from mooring.core.requests import INFER, TENSORS, InferenceRequest
 from mooring.core.service import Outcome, Ticket
 from mooring.core.tensors import release, shared
-from mooring.engine.offload import Codecs, place
+from mooring.engine.json_outputs import CodecProcesses
+from mooring.engine.offload import move_to_arena
 
-Read = Callable[[InferenceRequest, "ReadDone"], Ticket]
-ReadDone = Callable[[MooringError | None], None]
-"""Hears that a body is read, or why it cannot be. Never called for a ticket that was cancelled."""
+BodyRead = Callable[[MooringError | None], None]
+"""Receives None once a body is decoded, or why it cannot be. Never called for a ticket that was cancelled."""
+ReadBody = Callable[[InferenceRequest, BodyRead], Ticket]
 
 
 class BodyReader:
     """Has bodies read by codec processes, and puts what they say into their requests."""
 
-    def __init__(self, codecs: Codecs, allocate: Callable[[int], Buffer | None]) -> None:
+    def __init__(self, codecs: CodecProcesses, allocate: Callable[[int], Buffer | None]) -> None:
         self._codecs = codecs
         self._allocate = allocate
 
-    def read(self, request: InferenceRequest, done: ReadDone) -> Ticket:
+    def read(self, request: InferenceRequest, done: BodyRead) -> Ticket:
         """Replace the undecoded body of a request by its inputs, parameters and outputs, and call ``done`` then.
 
         The request's inputs stay the caller's to release, whatever becomes of the body.
@@ -36,11 +37,11 @@ class BodyReader:
         job = InferenceRequest("", "", request.id, lent, TENSORS, INFER, deadline=request.deadline)
         return self._codecs.submit(job, lambda outcome: self._take(request, done, outcome))
 
-    def _take(self, request: InferenceRequest, done: ReadDone, outcome: Outcome) -> None:
+    def _take(self, request: InferenceRequest, done: BodyRead, outcome: Outcome) -> None:
         if isinstance(outcome, MooringError):
             done(_refusal(outcome))
             return
-        place(outcome.outputs, self._allocate)
+        move_to_arena(outcome.outputs, self._allocate)
         body = request.inputs
         apply_decoded(request, outcome)
         release([*body, outcome.outputs[0]])

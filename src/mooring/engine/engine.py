@@ -23,16 +23,14 @@ from mooring.core.service import (
     Ticket,
 )
 from mooring.core.tensors import TensorSpec
-from mooring.engine.admission import admit, refused, until
+from mooring.engine.admission import RequestScheduler, admit, refused, until
 from mooring.engine.body_reader import BodyReader
-from mooring.engine.codec_pool import MOST, Codecs
+from mooring.engine.codec_pool import MAX_CODECS, CodecPool
 from mooring.engine.frontends import Frontends, SingleProcess
 from mooring.engine.graphs.run import GraphRun
-from mooring.engine.offload import Openings
-from mooring.engine.queue_policy import PolicyScheduler
+from mooring.engine.queue_policy import make_scheduler
 from mooring.engine.registry import Model, ModelVersion, Registry
 from mooring.engine.scale_to_zero import Budget, IdleModels, may_scale_to_zero
-from mooring.engine.scheduler import Scheduler
 from mooring.engine.sequence_scheduler import SequenceScheduler
 from mooring.hardware import cores
 from mooring.ipc.arena import Arena
@@ -41,6 +39,7 @@ from mooring.observability.metrics import Metrics
 from mooring.repository.preloads import preload
 from mooring.repository.spec import ModelSpec
 from mooring.workers.capacity import machine_capacity
+from mooring.workers.handle import PoolOwner
 from mooring.workers.heartbeat import DEADLINES, Clock, Deadlines
 from mooring.workers.libraries import Libraries
 from mooring.workers.local import LocalWorkers
@@ -104,7 +103,7 @@ class Engine(InferenceService):
             cache_folder,
             deadlines,
         )
-        self._codecs = Codecs(max(1, codecs), arena.slot, self._workers)
+        self._codecs = CodecPool(max(1, codecs), arena.slot, self._workers)
         self._shares_reading = codecs > 0
         self._read = BodyReader(self._codecs, arena.slot).read
         self._looks = Clock(deadlines.heartbeat)
@@ -117,11 +116,11 @@ class Engine(InferenceService):
         if model is None:
             return refused(request, done, self.registry.not_loaded(request.model))
         version = model.versions.get(request.version or model.default)
+        if version is not None and version.graph is not None:
+            return self.run(version, request, done)
         if version is None or version.scheduler is None:
             text = f"model '{request.model}' has no version '{request.version}'"
             return refused(request, done, VersionNotFound(text, model=request.model, version=request.version))
-        if version.graph is not None:
-            return self.run(version, request, done)
         return admit(version.scheduler, request, done)
 
     def overload_error(self, model: str, version: str = "") -> MooringError | None:
@@ -161,9 +160,11 @@ class Engine(InferenceService):
     def _complete(self, model: Model) -> bool:
         """Whether a model's default can answer, and every version of it that the start asked for has been loaded once."""
         default = model.version("")
-        if not (default.resting or self._ready(default)):
+        if not (default.suspended or self._ready(default)):
             return False
-        return all(each.came or each.resting for each in model.versions.values() if each.loaded_at_startup)
+        return all(
+            each.ever_loaded or each.suspended for each in model.versions.values() if each.loaded_at_startup
+        )
 
     def _find(self, model: str, version: str) -> ModelVersion:
         is_workflow = model in self.workflows.models and model not in self.registry.models
@@ -230,8 +231,7 @@ class Engine(InferenceService):
     def _loads(self) -> Iterator[tuple[str, float]]:
         """How long every worker took to load its model, by the name that TorchServe would give it."""
         for version in self.registry:
-            pool = version.scheduler.pool if version.scheduler is not None else None
-            for worker in pool.workers if pool is not None else ():
+            for worker in version.pool.workers if version.pool is not None else ():
                 if worker.load_seconds is not None:
                     yield f"W-{worker.id}-{version.spec.name}_{version.spec.version}", worker.load_seconds
 
@@ -269,36 +269,45 @@ class Engine(InferenceService):
 
     async def _start(self, version: ModelVersion) -> ModelVersion:
         spec = version.spec
-        statistics = self._metrics.model(spec.name, spec.version)
-        allocate = self._arena.slot
-        if spec.sequence is not None:
-            scheduler: Scheduler = SequenceScheduler(spec, statistics, allocate, version.report, self._read)
-        else:
-            kind = Scheduler if spec.queue_policy is None else PolicyScheduler
-            scheduler = kind(spec, statistics, allocate, version.report)
-            if self._shares_reading:
-                scheduler.openings = Openings(self._codecs, scheduler, allocate)
-        version.begin(scheduler)
         if spec.stages:
+            self._metrics.model(spec.name, spec.version)
+            version.begin(None, None)
             version.report(version.metadata)
             return version
-        threads = spec.threads or threads_for(spec.max_workers)
-        scheduler.pool = WorkerPool(spec, scheduler, self._workers, threads)
-        scheduler.pool.on_records = functools.partial(self._metrics.record, spec.name)
-        scheduler.pool.sharing = self._frontends.sharing(version)
+        scheduler, pool = self._make_scheduler(version)
+        version.begin(scheduler, pool)
         refusal = self._capacity.refusal(spec.min_workers, self._workers_beside(version))
         if refusal:
             version.report(ModelLoadFailed(refusal, model=spec.name, version=spec.version))
             return version
-        if may_scale_to_zero(spec):
-            scheduler.wake = functools.partial(self._idle_models.wake, version)
-        scheduler.pool.start(self._idle_models.workers_at_first(spec))
+        pool.start(self._idle_models.workers_at_first(spec))
         if spec.min_workers:
             await version.settled()
         else:
-            version.rest()
+            version.suspend()
         self._frontends.publish()
         return version
+
+    def _make_scheduler(self, version: ModelVersion) -> tuple[RequestScheduler, WorkerPool]:
+        """The queue of a version and its workers, none of which is started yet."""
+        spec, allocate = version.spec, self._arena.slot
+        statistics = self._metrics.model(spec.name, spec.version)
+
+        def make_pool(owner: PoolOwner) -> WorkerPool:
+            pool = WorkerPool(spec, owner, self._workers, spec.threads or threads_for(spec.max_workers))
+            pool.on_records = functools.partial(self._metrics.record, spec.name)
+            pool.sharing = self._frontends.sharing(version)
+            return pool
+
+        if spec.sequence is not None:
+            stateful = SequenceScheduler(spec, statistics, allocate, version.report, make_pool, self._read)
+            return stateful, stateful.pool
+        codecs = self._codecs if self._shares_reading else None
+        wake = functools.partial(self._idle_models.wake, version) if may_scale_to_zero(spec) else None
+        scheduler = make_scheduler(
+            spec, statistics, allocate, version.report, make_pool, codecs=codecs, wake=wake
+        )
+        return scheduler, scheduler.pool
 
     def check_room(self, workers: int, version: ModelVersion | None = None) -> None:
         """Raises ``InvalidInput`` where so many workers of a version, or of a new one, are more than there may be."""
@@ -308,23 +317,25 @@ class Engine(InferenceService):
 
     def _workers_beside(self, version: ModelVersion | None) -> int:
         """How many workers all other versions are to have."""
-        schedulers = [
-            each.scheduler
+        pools = [
+            each.pool
             for each in self.registry
             # Those that may be scaled to zero make room for others.
             if each is not version and not may_scale_to_zero(each.spec)
         ]
-        return sum(each.pool.wanted for each in schedulers if each is not None and each.pool is not None)
+        return sum(pool.wanted for pool in pools if pool is not None)
 
     async def _end(self, version: ModelVersion) -> None:
         version.unload()
         scheduler = version.scheduler
-        assert scheduler is not None
         self._frontends.publish()
         await self._frontends.retire(version)
-        await until(lambda: scheduler.idle and not version.runs, self.drain_limit)
-        if scheduler.pool is not None:
-            await scheduler.pool.stop()
+        await until(
+            lambda: (scheduler is None or scheduler.idle) and not version.runs,
+            self.drain_limit,
+        )
+        if version.pool is not None:
+            await version.pool.stop()
         version.unloaded()
 
     def set_default(self, name: str, version: str) -> None:
@@ -343,7 +354,7 @@ class Engine(InferenceService):
         if new.ready:
             self.registry.exchange(old, new)
             if isinstance(new.scheduler, SequenceScheduler) and isinstance(old.scheduler, SequenceScheduler):
-                new.scheduler.remember(old.scheduler.sequences())
+                new.scheduler.remember_lost(old.scheduler.open_sequences())
             await self._end(old)
         else:
             await self._end(new)
@@ -356,10 +367,8 @@ class Engine(InferenceService):
         """
         version = self.registry.find(name)
         self.check_room(workers, version)
-        scheduler = version.scheduler
-        assert scheduler is not None
-        assert scheduler.pool is not None
-        scheduler.pool.start(workers)
+        assert version.pool is not None
+        version.pool.start(workers)
 
     async def resize(self, version: ModelVersion, least: int, most: int) -> bool:
         """Have at least and at most so many workers of this version; True when it is so and those too many are gone.
@@ -369,35 +378,35 @@ class Engine(InferenceService):
         ``InvalidInput`` where those are more than there may be, or ``ModelNotFound`` where the version is unloaded meanwhile.
         """
         version.check_kept()
-        scheduler = version.scheduler
-        if scheduler is None or scheduler.pool is None:
+        scheduler, pool = version.scheduler, version.pool
+        if scheduler is None or pool is None:
             raise Unsupported(f"model '{version.spec.name}' has no workers of its own")
         self.check_room(least, version)
-        pool, before = scheduler.pool, version.spec
+        before = version.spec
         had, stillborn = pool.wanted, pool.stillborn
-        version.sized(least, most)
-        turn, count = version.turn, min(max(had, least), most)
+        version.set_worker_range(least, most)
+        epoch, count = version.resize_epoch, min(max(had, least), most)
         limit = before.startup_timeout + before.response_timeout
         if count:
-            version.rouse()
+            version.resume()
         else:
             # What was accepted is answered by the workers that there are.
             scheduler.refuse_new(version.no_worker())
             await self._frontends.retire(version)
-            await until(lambda: scheduler.idle or version.turn != turn, limit)
-        if version.turn != turn:
+            await until(lambda: scheduler.idle or version.resize_epoch != epoch, limit)
+        if version.resize_epoch != epoch:
             version.check_kept()
             return False
         _have(version, pool, count)
         await until(
-            lambda: version.turn != turn or pool.stillborn != stillborn or pool.holds(count),
+            lambda: version.resize_epoch != epoch or pool.stillborn != stillborn or pool.holds(count),
             limit,
         )
-        if version.turn != turn:
+        if version.resize_epoch != epoch:
             version.check_kept()
             return False
         if pool.stillborn != stillborn:
-            version.sized(before.min_workers, before.max_workers)
+            version.set_worker_range(before.min_workers, before.max_workers)
             _have(version, pool, had)
             raise _no_more_workers(version, pool.last_error)
         return pool.holds(count)
@@ -431,8 +440,8 @@ class Engine(InferenceService):
         """End every worker and template."""
         self._ticker.cancel()
         self._idle_models.close()
-        pools = [version.scheduler.pool for version in self.registry if version.scheduler is not None]
-        await asyncio.gather(*(pool.stop() for pool in pools if pool is not None))
+        pools = [version.pool for version in self.registry if version.pool is not None]
+        await asyncio.gather(*(pool.stop() for pool in pools))
         await self._codecs.stop()
         self._workers.close()
 
@@ -453,7 +462,7 @@ class Engine(InferenceService):
 def _have(version: ModelVersion, pool: WorkerPool, count: int) -> None:
     pool.start(count)
     if not count:
-        version.rest()
+        version.suspend()
 
 
 def _no_more_workers(version: ModelVersion, error: MooringError | None) -> WorkersFailed:
@@ -473,4 +482,4 @@ def threads_for(workers: int) -> int:
 
 def codecs_for() -> int:
     """How many codec processes there may be where nothing is set: one for each core but one."""
-    return min(cores() - 1, MOST)
+    return min(cores() - 1, MAX_CODECS)

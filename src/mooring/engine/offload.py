@@ -1,146 +1,130 @@
-"""Large JSON bodies of one version that wait: they are opened by a codec process before a worker is free for them.
+"""Large JSON bodies of one version that wait: a codec process decodes them before a worker is free for them.
 
-While that is going on a request keeps its place in the queue. What was opened there has its JSON outputs written there,
-too. Whatever goes wrong with a codec process, the request goes on as it would have without: its worker opens the body,
-or a thread of the server writes the text.
+Meanwhile a request keeps its place in the queue. The JSON outputs of such a request are written by the codec processes,
+too (json_outputs.py). Whatever goes wrong with a codec process, the request goes on as it would have without: its worker
+decodes the body.
 """
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from mooring.codecs.decoded_body import apply_decoded, json_output
+from mooring.codecs.decoded_body import apply_decoded
 from mooring.codecs.nonfinite import writes_null
-from mooring.codecs.packed import FEW
-from mooring.codecs.v2_json import Wanted
 from mooring.core.buffers import LARGE, Buffer, view_of
-from mooring.core.errors import ErrorRecord, InvalidInput, InvalidOutput, MooringError
-from mooring.core.requests import INFER, TENSORS, InferenceRequest, InferenceResponse, RequestedOutput
-from mooring.core.service import Done, Outcome, Ticket
+from mooring.core.errors import ErrorRecord, InvalidInput, MooringError
+from mooring.core.requests import INFER, TENSORS, InferenceRequest, InferenceResponse
+from mooring.core.service import Outcome, Ticket
 from mooring.core.tensors import Tensor, release, shared
+from mooring.engine.json_outputs import CodecProcesses, JsonOutputs, take_over_json
+from mooring.engine.queued_request import OFFLOADED, WAITING, QueuedRequest
+from mooring.repository.spec import ModelSpec
 
-if TYPE_CHECKING:
-    from mooring.engine.scheduler import QueuedRequest, Scheduler
-
-# Bytes of JSON below which the way to another process costs more than it spares: 0.1 ms of the server against 0.25.
-_WORTH = 262_144
-# And above which it stays with the worker: nobody else's should wait behind it for seconds.
-_GIANT = 64 << 20
-# Bytes of an output above which its text is not written by the server, as in codecs/open_inference.py.
-_MUCH = 16_384
-_BINARY = "binary_data"
+# Bytes of JSON. Below, the way to another process costs more than it saves: 0.25 ms of the server instead of 0.1 ms.
+_OFFLOAD_MIN = 262_144
+# Above, a body stays with its worker: no other request should wait behind it for seconds in a codec process.
+_OFFLOAD_MAX = 64 << 20
 
 
-class Codecs(Protocol):
-    """The codec processes, as those who have something for them see them."""
+class Queue(Protocol):
+    """The queue whose requests are offloaded."""
 
-    def idle(self, again: Callable[[], None]) -> bool:
-        """Whether one has nothing to do; where not, ``again`` is called once when one may have."""
+    def offload(self, queued: QueuedRequest) -> None:
+        """Give a waiting request to no worker until it is put back; it still counts as waiting."""
 
-    def submit(self, request: InferenceRequest, done: Done) -> Ticket:
-        """Have it read or written."""
+    def put_back(self, queued: QueuedRequest) -> None:
+        """Let it wait for a worker again, at its old place."""
+
+    def fail(self, queued: QueuedRequest, error: MooringError) -> None:
+        """End an offloaded request whose body cannot be decoded."""
 
 
-class Openings:
-    """The bodies of one scheduler that wait unopened, the oldest first, and those that are being opened.
+class JsonOffload:
+    """Has the bodies of one queue decoded by codec processes while all its workers are busy, the oldest first.
 
-    ``closed`` has the first, and others that have found a worker meanwhile.
+    ``pending`` holds the requests whose bodies are worth it, and some that have found a worker meanwhile.
     """
 
     def __init__(
-        self, codecs: Codecs, scheduler: "Scheduler", allocate: Callable[[int], Buffer | None]
+        self, codecs: CodecProcesses, queue: Queue, spec: ModelSpec, allocate: Callable[[int], Buffer | None]
     ) -> None:
         self._codecs = codecs
+        self._queue = queue
+        self._spec = spec
         self._allocate = allocate
-        self._scheduler = scheduler
-        self.closed: deque[QueuedRequest] = deque()
-        self._begun: dict[QueuedRequest, Ticket] = {}
-        self._again = self.begin  # always the same object: whoever asks twice is told once
+        self._in_flight: dict[QueuedRequest, Ticket] = {}
+        self._again = (
+            self.begin
+        )  # always the same object: the codec processes call it once, however often it asked
+        self.pending: deque[QueuedRequest] = deque()
 
     @property
-    def begun(self) -> list["QueuedRequest"]:
-        """Those that are being opened."""
-        return list(self._begun)
+    def in_flight(self) -> list[QueuedRequest]:
+        """The requests whose bodies are being decoded."""
+        return list(self._in_flight)
 
     def begin(self) -> None:
-        """Have opened what waits while there is a process for it. Call it when all workers are busy."""
-        closed = self.closed
-        while closed:
-            queued = closed[0]
-            if not self._scheduler.holds(queued) or not is_closed(queued.request):
-                closed.popleft()
+        """Have pending bodies decoded while there is a process for them. Call it when all workers are busy."""
+        pending = self.pending
+        while pending:
+            queued = pending[0]
+            if queued.state is not WAITING or not worth_offloading(queued.request):
+                pending.popleft()
             elif not self._codecs.idle(self._again):
                 return
             else:
-                closed.popleft()
-                self._open(queued)
+                pending.popleft()
+                self._decode(queued)
 
-    def _open(self, queued: "QueuedRequest") -> None:
+    def cancel(self, queued: QueuedRequest) -> None:
+        """Stop the decoding for a request that nobody waits for any more."""
+        self._in_flight.pop(queued).cancel()
+
+    def _decode(self, queued: QueuedRequest) -> None:
         request = queued.request
         request.inputs, lent = shared(request.inputs, 2)
-        self._scheduler.set_aside(queued)
-        job = InferenceRequest("", "", request.id, lent, TENSORS, INFER, None, None, request.deadline)
-        ticket = self._codecs.submit(job, lambda outcome: self._opened(queued, outcome))
-        if self._scheduler.is_aside(queued):
-            self._begun[queued] = ticket
+        self._queue.offload(queued)
+        job = InferenceRequest("", "", request.id, lent, TENSORS, INFER, deadline=request.deadline)
+        ticket = self._codecs.submit(job, lambda outcome: self._decoded(queued, outcome))
+        if queued.state is OFFLOADED:
+            self._in_flight[queued] = ticket
 
-    def withdraw(self, queued: "QueuedRequest") -> None:
-        """Nobody waits for it any more."""
-        self._begun.pop(queued).cancel()
-
-    def _opened(self, queued: "QueuedRequest", outcome: Outcome) -> None:
-        self._begun.pop(queued, None)
-        request, scheduler = queued.request, self._scheduler
+    def _decoded(self, queued: QueuedRequest, outcome: Outcome) -> None:
+        self._in_flight.pop(queued, None)
+        request, spec = queued.request, self._spec
+        if isinstance(outcome, InvalidInput):
+            error = ErrorRecord.of(outcome).error(model=spec.name, version=spec.version)
+            self._queue.fail(queued, error)
+            return
+        # A deadline is the queue's own to see. Of any other error the worker will know more.
         if isinstance(outcome, InferenceResponse):
-            if not place(outcome.outputs, self._allocate):
+            if move_to_arena(outcome.outputs, self._allocate):
+                body = request.inputs
+                apply_decoded(request, outcome)
+                release([*body, outcome.outputs[0]])
+                queued.rows = max(request.rows, 1)
+                selection = take_over_json(request)
+                if selection is not None:
+                    null = writes_null(spec.json_nan, asked=request.null_for_nan)
+                    queued.json_writer = JsonOutputs(self._codecs, selection, null=null)
+            else:
                 release(outcome.outputs)
-                scheduler.put_back(queued)
-                return
-            body = request.inputs
-            apply_decoded(request, outcome)
-            release([*body, outcome.outputs[0]])
-            queued.rows = max(request.rows, 1)
-            queued.texts = _texts_elsewhere(request)
-        elif isinstance(outcome, InvalidInput):
-            spec = scheduler.spec
-            scheduler.dismiss(queued, ErrorRecord.of(outcome).error(model=spec.name, version=spec.version))
-            return
-        # A deadline is the scheduler's own to see. Of any other error the worker will know more.
-        scheduler.put_back(queued)
-
-    def write(self, queued: "QueuedRequest", answer: InferenceResponse, wanted: Wanted) -> None:
-        """Have the JSON of an answer written, and then finish its request."""
-        texts = [at for at, tensor in enumerate(answer.outputs) if _is_text(tensor, wanted)]
-        large = [at for at in texts if _size(answer.outputs[at]) > _MUCH]
-        null = writes_null(self._scheduler.spec.json_nan, asked=queued.request.null_for_nan)
-        if not _write_here(queued, answer, [at for at in texts if at not in large], null):
-            return
-        if not large:
-            queued.finish(answer)
-            return
-        kept, lent = shared([answer.outputs[at] for at in large], 2)
-        for at, tensor in zip(large, kept, strict=True):
-            answer.outputs[at] = tensor
-        # Before all bodies: a client is nearly answered, and the memory is in use.
-        job = InferenceRequest(
-            "", "", "", lent, TENSORS, INFER, priority=1, json_outputs=True, null_for_nan=null
-        )
-        self._codecs.submit(job, lambda outcome: _written(queued, answer, large, outcome, null))
+        self._queue.put_back(queued)
 
 
-def is_closed(request: InferenceRequest) -> bool:
-    """Whether all it has is a JSON body that is worth opening elsewhere."""
+def worth_offloading(request: InferenceRequest) -> bool:
+    """Whether all that a request has is a JSON body that is worth decoding in another process."""
     if request.form is not TENSORS or len(request.inputs) != 1:
         return False
     (tensor,) = request.inputs
-    return tensor.json and _WORTH <= len(tensor.data[0]) <= _GIANT
+    return tensor.json and _OFFLOAD_MIN <= len(tensor.data[0]) <= _OFFLOAD_MAX
 
 
-def place(tensors: list[Tensor], allocate: Callable[[int], Buffer | None]) -> bool:
-    """Put into the arena what came inline; False when there is no room for all, and what has none stays as it is.
+def move_to_arena(tensors: list[Tensor], allocate: Callable[[int], Buffer | None]) -> bool:
+    """Move large data that came over a socket into the arena; False when there is no room for all of it.
 
-    A model that writes to its inputs may do so with what its worker has decoded, and must not see a difference.
+    Data without room stays as it is. A model that writes to its inputs may do so with what its worker has decoded, and
+    must not see a difference.
     """
     for tensor in tensors:
         data = tensor.data
@@ -152,90 +136,3 @@ def place(tensors: list[Tensor], allocate: Callable[[int], Buffer | None]) -> bo
             found.view[:] = view_of(data)
             tensor.data = found
     return True
-
-
-def write_piece(piece: InferenceResponse, wanted: Wanted, *, null: bool) -> None:
-    """The same for a part of an answer, here and now: models that stream are not asked for much JSON."""
-    for at, tensor in enumerate(piece.outputs):
-        if _is_text(tensor, wanted):
-            piece.outputs[at] = json_output(tensor, null=null)
-            release([tensor])
-
-
-def _texts_elsewhere(request: InferenceRequest) -> Wanted | None:
-    """Leave to a codec process what the worker would write as JSON: which outputs are not to be. None for no such.
-
-    Where an output is wanted in yet another form, as classes or in shared memory, all is the worker's.
-    """
-    outputs = request.outputs or []
-    if any(output.parameters and output.parameters.keys() != {_BINARY} for output in outputs):
-        return None
-    named = {output.name: bool((output.parameters or {}).get(_BINARY)) for output in outputs}
-    wanted = Wanted(not request.json_outputs, named)
-    if wanted.others and all(named.values()):
-        return None
-    request.json_outputs = False
-    request.outputs = [RequestedOutput(name) for name in named]
-    return wanted
-
-
-def _is_text(tensor: Tensor, wanted: Wanted) -> bool:
-    return not tensor.json and tensor.data is not None and not wanted.binary(tensor)
-
-
-def _size(tensor: Tensor) -> int:
-    if isinstance(tensor.data, list):
-        return _MUCH + 1 if len(tensor.data) > FEW else sum(map(len, tensor.data))
-    return len(tensor.data)
-
-
-def _write_here(queued: "QueuedRequest", answer: InferenceResponse, places: list[int], null: bool) -> bool:
-    """Write these of the outputs in this process; False where that fails, and then the request is finished."""
-    for at in places:
-        tensor = answer.outputs[at]
-        try:
-            answer.outputs[at] = json_output(tensor, null=null)
-        except MooringError as error:
-            release(answer.outputs)
-            queued.finish(error)
-            return False
-        release([tensor])
-    return True
-
-
-def _written(
-    queued: "QueuedRequest", answer: InferenceResponse, places: list[int], outcome: Outcome, null: bool
-) -> None:
-    if isinstance(outcome, InferenceResponse):
-        _put_texts(answer, places, outcome.outputs)
-    elif queued.wanted:
-        _write_in_thread(queued, answer, places, null)
-        return
-    queued.finish(answer)
-
-
-def _put_texts(answer: InferenceResponse, places: list[int], texts: list[Tensor]) -> None:
-    release([answer.outputs[at] for at in places])
-    for at, tensor in zip(places, texts, strict=True):
-        answer.outputs[at] = tensor
-
-
-def _write_in_thread(
-    queued: "QueuedRequest", answer: InferenceResponse, places: list[int], null: bool
-) -> None:
-    """Write these of the outputs where no codec process could: the answer keeps their memory meanwhile."""
-    tensors = [answer.outputs[at] for at in places]
-
-    def write() -> list[Tensor]:
-        return [json_output(tensor, null=null) for tensor in tensors]
-
-    def done(task: "asyncio.Future[list[Tensor]]") -> None:
-        error = task.exception()
-        if error is None:
-            _put_texts(answer, places, task.result())
-            queued.finish(answer)
-            return
-        release(answer.outputs)
-        queued.finish(error if isinstance(error, MooringError) else InvalidOutput(repr(error)))
-
-    asyncio.get_running_loop().run_in_executor(None, write).add_done_callback(done)

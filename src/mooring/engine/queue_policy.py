@@ -12,14 +12,22 @@ from mooring.core.buffers import Buffer
 from mooring.core.errors import MooringError, QueueFull, QueueTimeout
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import Done, ModelMetadata, Ticket
+from mooring.engine.dispatch_timer import Loop
+from mooring.engine.dispatcher import Clock, W
+from mooring.engine.json_outputs import CodecProcesses
 from mooring.engine.ordering import OrderedTicket, Ordering
-from mooring.engine.scheduler import ASIDE, WAITING, QueuedRequest, Scheduler, keys
+from mooring.engine.queued_request import OFFLOADED, WAITING, QueuedRequest, next_key
+from mooring.engine.scheduler import Scheduler
 from mooring.observability.statistics import ModelStatistics
 from mooring.repository.spec import ModelSpec, QueuePolicy
+from mooring.workers.handle import PoolOwner
 
 
-class PolicyScheduler(Scheduler):
-    """The queue of one version with a queue policy, and the owner of its workers."""
+class PolicyScheduler(Scheduler[W]):
+    """The queue of one version with a queue policy.
+
+    A level is a priority, 1 the best; without priorities all requests are of level 0.
+    """
 
     def __init__(
         self,
@@ -27,85 +35,83 @@ class PolicyScheduler(Scheduler):
         statistics: ModelStatistics,
         allocate: Callable[[int], Buffer | None],
         health: Callable[[ModelMetadata | MooringError], None],
+        make_pool: Callable[[PoolOwner], W],
+        *,
+        codecs: CodecProcesses | None = None,
+        wake: Callable[[], None] | None = None,
+        clock: Clock = time.monotonic,
+        loop: Loop | None = None,
     ) -> None:
-        super().__init__(spec, statistics, allocate, health)
-        self._waits = spec.queue_policy or QueuePolicy()
-        self._whole_queue = spec.queue_size
-        self._ordering = Ordering() if self._waits.ordered else None
-        # Of each priority those that wait, and when their time is over, the oldest first.
+        self._queue_policy = spec.queue_policy or QueuePolicy()
+        self._ordering = Ordering() if self._queue_policy.ordered else None
+        # Of each level the requests that wait, and when their time is over, the oldest first.
         self._timed: dict[int, deque[tuple[float, QueuedRequest]]] = {}
+        super().__init__(
+            spec, statistics, allocate, health, make_pool, codecs=codecs, wake=wake, clock=clock, loop=loop
+        )
 
     def submit(self, request: InferenceRequest, done: Done, rows: int) -> Ticket:
         """Queue a request behind those of its priority, or refuse it at once."""
-        waits = self._waits
-        if waits.levels and not 1 <= request.priority <= waits.levels:
-            request.priority = waits.default_level  # Triton's rule for none and for one that there is not
-        level = request.priority if waits.levels else 0
+        policy = self._queue_policy
+        if policy.levels and not 1 <= request.priority <= policy.levels:
+            request.priority = policy.default_level  # Triton's rule for none and for one that there is not
+        level = request.priority if policy.levels else 0
         if self._ordering is None:
             return self._submit(request, done, rows, level)
         turn = self._ordering.enter(done)
         return OrderedTicket(self._submit(request, turn, rows, level), turn)
 
     def _submit(self, request: InferenceRequest, done: Done, rows: int, level: int) -> Ticket:
-        policy = self._waits.of(level)
+        policy = self._queue_policy.of(level)
         full = self._level_full(level, policy.queue_size)
         if full is not None:
-            refused = QueuedRequest(self, request, done, rows, time.monotonic(), next(keys))
-            self._waiting += 1
-            refused.refuse(full)
-            return refused
-        queued = super().submit(request, done, rows)
-        if policy.timeout and isinstance(queued, QueuedRequest) and queued.state == WAITING:
+            queued = QueuedRequest(self._dispatcher, request, done, rows, self._clock(), next_key())
+            return self._dispatcher.reject(queued, full)
+        ticket = super().submit(request, done, rows)
+        if policy.timeout and isinstance(ticket, QueuedRequest) and ticket.state is WAITING:
             timed = self._timed.setdefault(level, deque())
             _forget_answered(timed)
-            timed.append((queued.since + policy.timeout, queued))
-        return queued
+            timed.append((ticket.arrived + policy.timeout, ticket))
+        return ticket
 
     def check(self, now: float) -> None:
         """Give up requests whose deadline, or whose time in the queue, has passed."""
         super().check(now)
         self._end_waits(now)
 
-    def precedence(self, queued: QueuedRequest) -> tuple[float, bool]:
-        """What is served first: the priority, and of one priority those that have not waited too long."""
-        return (queued.request.priority or math.inf, queued.delayed)
-
-    def _flush(self) -> None:
-        # Before workers are given anything: whose time in the queue is over must not run.
-        self._end_waits(time.monotonic())
-        super()._flush()
+    def dispatch(self) -> None:
+        """Send what waits to the workers that are idle."""
+        # First: a request whose time in the queue is over must not run.
+        self._end_waits(self._clock())
+        super().dispatch()
 
     def _level_full(self, level: int, size: int) -> QueueFull | None:
-        size = math.ceil(
-            size * self.spec.queue_size / self._whole_queue
-        )  # a further front has its share of both
-        if not size or self._waiting < size or self._count(level) < size:
+        # One of several frontend processes has its share of the whole queue, and the same share of every level.
+        size = math.ceil(size * self.queue_size / self.spec.queue_size)
+        if not size or self._queue.waiting < size or self._count(level) < size:
             return None
-        self._flush()
+        self.dispatch()
         return self._queue_full() if self._count(level) >= size else None
 
     def _count(self, level: int) -> int:
-        return sum(
-            each.state == WAITING and (not level or each.request.priority == level) for each in self._queue
-        )
+        return sum(not level or queued.request.priority == level for queued in self._queue)
 
     def _end_waits(self, now: float) -> None:
         for level, timed in self._timed.items():
             _forget_answered(timed)
             while timed and timed[0][0] <= now:
                 _, queued = timed.popleft()
-                if queued.state in (WAITING, ASIDE):
+                if queued.state in (WAITING, OFFLOADED):
                     self._end_wait(queued, level)
 
     def _end_wait(self, queued: QueuedRequest, level: int) -> None:
-        policy = self._waits.of(level)
+        policy = self._queue_policy.of(level)
         if not policy.delays:
             queued.refuse(self._waited_too_long(policy.timeout))
             return
         queued.delayed = True
-        if queued.state == WAITING:
-            self._queue.remove(queued)
-            self._insert(queued)
+        if queued.state is WAITING:
+            self._queue.reinsert(queued)
 
     def _waited_too_long(self, limit: float) -> QueueTimeout:
         name = self.spec.name
@@ -117,5 +123,20 @@ class PolicyScheduler(Scheduler):
 
 
 def _forget_answered(timed: deque[tuple[float, QueuedRequest]]) -> None:
-    while timed and timed[0][1].state not in (WAITING, ASIDE):
+    while timed and timed[0][1].state not in (WAITING, OFFLOADED):
         timed.popleft()
+
+
+def make_scheduler(
+    spec: ModelSpec,
+    statistics: ModelStatistics,
+    allocate: Callable[[int], Buffer | None],
+    health: Callable[[ModelMetadata | MooringError], None],
+    make_pool: Callable[[PoolOwner], W],
+    *,
+    codecs: CodecProcesses | None = None,
+    wake: Callable[[], None] | None = None,
+) -> Scheduler[W]:
+    """The scheduler of a version whose requests do not depend on each other: with a queue policy where it has one."""
+    kind: type[Scheduler[W]] = Scheduler if spec.queue_policy is None else PolicyScheduler
+    return kind(spec, statistics, allocate, health, make_pool, codecs=codecs, wake=wake)

@@ -17,11 +17,12 @@ from mooring.core.errors import (
     VersionNotFound,
 )
 from mooring.core.service import ModelMetadata
+from mooring.engine.admission import RequestScheduler
 from mooring.engine.graphs.run import GraphRun, graph_of
 from mooring.engine.lifecycle import Lifecycle, State
-from mooring.engine.scheduler import Scheduler
 from mooring.observability.logs import get_logger, shortened
 from mooring.repository.spec import ModelSpec
+from mooring.workers.pool import WorkerPool
 
 log = get_logger(__name__)
 
@@ -43,9 +44,10 @@ _numbers = itertools.count(1)
 
 
 class ModelVersion:
-    """One version: its state, its queue, and what went wrong last.
+    """One version: its state, its queue and workers, and what went wrong last.
 
-    ``number`` is its own among all versions this process ever had; frontend processes name it by that.
+    A chain or a workflow has neither queue nor workers: its models have theirs. ``number`` is its own among all versions
+    this process ever had; frontend processes name it by that.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -53,16 +55,16 @@ class ModelVersion:
         self.number = next(_numbers)
         self.metadata = ModelMetadata(spec.name, [spec.version], spec.platform, spec.inputs, spec.outputs)
         self.error: MooringError | None = None
-        self.scheduler: Scheduler | None = None
+        self.scheduler: RequestScheduler | None = None
+        self.pool: WorkerPool | None = None
         self.loaded_at_startup = False
-        self.came = False  # whether a worker has ever loaded it
+        self.ever_loaded = False  # by any of its workers
         # Of a chain or a workflow, and of a model that others follow; with the requests on their way through it.
         self.graph = graph_of(spec)
         self.runs: set[GraphRun] = set()
-        # Whose turn it is to say how many workers there are: the later one's.
-        self.turn = 0
-        # Called after every move: which version answers by default may depend on it.
-        self.on_move: Callable[[], None] = lambda: None
+        # Counts the calls that set the number of workers: an older one gives way to a newer one.
+        self.resize_epoch = 0
+        self._on_move: Callable[[], None] = _ignore
         self._lifecycle = Lifecycle(self._changed)
         self._settled = asyncio.Event()
         self._began = time.monotonic()
@@ -78,16 +80,14 @@ class ModelVersion:
         return self._lifecycle.state is State.READY
 
     @property
-    def resting(self) -> bool:
+    def suspended(self) -> bool:
         """Whether it has no workers because nobody wants any."""
-        pool = self.scheduler.pool if self.scheduler is not None else None
-        return pool is not None and not pool.wanted and not self.ready
+        return self.pool is not None and not self.pool.wanted and not self.ready
 
     @property
     def scaled_to_zero(self) -> bool:
         """Whether it has no workers because nobody asks it: the next request starts them, and waits for one."""
-        pool = self.scheduler.pool if self.scheduler is not None else None
-        return pool is not None and not pool.wanted and self.ready
+        return self.pool is not None and not self.pool.wanted and self.ready
 
     @property
     def healthy(self) -> bool:
@@ -98,7 +98,7 @@ class ModelVersion:
         """
         if self.spec.stages:
             return True  # its stages answer for themselves
-        pool = self.scheduler.pool if self.scheduler is not None else None
+        pool = self.pool
         if pool is None:
             return False
         if pool.ready >= min(self.spec.min_workers, pool.wanted):
@@ -117,9 +117,13 @@ class ModelVersion:
         """Return when the first worker has loaded the model, or the first has failed to."""
         await self._settled.wait()
 
-    def begin(self, scheduler: Scheduler) -> None:
-        """Workers are about to load it."""
-        self.scheduler = scheduler
+    def follow(self, on_move: Callable[[], None] | None) -> None:
+        """Call this after every change of the state, or nobody: which version answers by default may depend on it."""
+        self._on_move = on_move or _ignore
+
+    def begin(self, scheduler: RequestScheduler | None, pool: WorkerPool | None) -> None:
+        """Its workers, if it has any of its own, are about to load it."""
+        self.scheduler, self.pool = scheduler, pool
         self._lifecycle.move(State.LOADING)
 
     def report(self, news: ModelMetadata | MooringError) -> None:
@@ -128,28 +132,28 @@ class ModelVersion:
             return
         if isinstance(news, ModelMetadata):
             self.metadata = news
-            self.came = True
+            self.ever_loaded = True
             self._lifecycle.move(State.READY)
         else:
             self._went_wrong(news)
         self._settled.set()
 
-    def sized(self, least: int, most: int) -> None:
-        """It is to have so many workers from now on."""
-        self.turn += 1
+    def set_worker_range(self, least: int, most: int) -> None:
+        """Note that it has at least and at most so many workers from now on; its pool is not told."""
+        self.resize_epoch += 1
         self.spec = msgspec.structs.replace(
             self.spec, min_workers=least, max_workers=most, workers_by_default=False
         )
 
-    def rouse(self) -> None:
-        """Workers are about to come: who asks for it waits for them."""
+    def resume(self) -> None:
+        """Take requests again: workers are about to come, and requests wait for them."""
         assert self.scheduler is not None
         if self.state is State.FAILED:
             self._lifecycle.move(State.LOADING)
         self.scheduler.admit()
 
-    def rest(self) -> None:
-        """It has no workers until somebody wants some: who asks for it is told so."""
+    def suspend(self) -> None:
+        """Refuse requests: it has no workers until an operator gives it some."""
         assert self.scheduler is not None
         self._lifecycle.move(State.LOADING)
         self.scheduler.refuse_all(self.no_worker())
@@ -172,7 +176,7 @@ class ModelVersion:
 
     def unload(self) -> None:
         """No more requests."""
-        self.turn += 1
+        self.resize_epoch += 1
         self._lifecycle.move(State.UNLOADING)
 
     def unloaded(self) -> None:
@@ -190,9 +194,8 @@ class ModelVersion:
 
     def _went_wrong(self, error: MooringError) -> None:
         before, self.error = self.error, error
-        assert self.scheduler is not None
-        assert self.scheduler.pool is not None
-        pool = self.scheduler.pool
+        pool = self.pool
+        assert pool is not None
         # A model that cannot load says the same each time it is tried: whole the first time, then only that it does.
         known = isinstance(error, ModelLoadFailed) and before is not None and before.message == error.message
         log.error(
@@ -212,28 +215,36 @@ class ModelVersion:
 
     def _changed(self, state: State) -> None:
         name, version = self.spec.name, self.spec.version
-        assert self.scheduler is not None
         if state is State.READY:
             self.error = None
-            self.scheduler.admit()
             log.info(
                 "model ready", model=name, version=version, seconds=round(time.monotonic() - self._began, 3)
             )
         elif state is State.LOADING:
             self._began = time.monotonic()
-            self.scheduler.admit()
+        elif state is State.FAILED:
+            log.error(
+                "model failed",
+                model=name,
+                version=version,
+                reason=self.error.message if self.error is not None else "",
+            )
+        if self.scheduler is not None:
+            self._open_or_close(self.scheduler, state)
+        self._on_move()
+
+    def _open_or_close(self, scheduler: RequestScheduler, state: State) -> None:
+        """Have the queue take requests, refuse new ones, or refuse those that wait, too."""
+        if state in (State.READY, State.LOADING):
+            scheduler.admit()
         elif state is State.UNLOADING:
-            self.scheduler.refuse_new(self.not_ready())
+            scheduler.refuse_new(self.not_ready())
         else:
-            if state is State.FAILED:
-                log.error(
-                    "model failed",
-                    model=name,
-                    version=version,
-                    reason=self.error.message if self.error is not None else "",
-                )
-            self.scheduler.refuse_all(self.not_ready())
-        self.on_move()
+            scheduler.refuse_all(self.not_ready())
+
+
+def _ignore() -> None:
+    """Nobody needs to know that a version has changed its state."""
 
 
 class Model:
@@ -364,14 +375,14 @@ class Registry:
 
     def exchange(self, old: ModelVersion, new: ModelVersion) -> None:
         """Have a version answer in place of another of the same name and version."""
-        old.on_move = lambda: None
+        old.follow(None)
         self._put(self.models[new.spec.name], new)
 
     def remove(self, version: ModelVersion) -> None:
         """Forget a version, and the model with its last one; another one is the default before this returns."""
         spec = version.spec
         model = self.models[spec.name]
-        version.on_move = lambda: None
+        version.follow(None)
         del model.versions[spec.version]
         model.settle()
         if not model.versions:
@@ -380,7 +391,7 @@ class Registry:
     @staticmethod
     def _put(model: Model, version: ModelVersion) -> None:
         model.versions[version.spec.version] = version
-        version.on_move = model.settle
+        version.follow(model.settle)
         model.settle()
 
     def __iter__(self) -> Iterator[ModelVersion]:

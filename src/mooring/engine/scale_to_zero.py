@@ -133,7 +133,7 @@ class IdleModels:
 
     def wake(self, version: ModelVersion) -> None:
         """Start the workers of a version that is asked for and has none."""
-        pool = version.scheduler.pool if version.scheduler is not None else None
+        pool = version.pool
         if pool is not None and version.ready and not pool.wanted:
             log.info("model started again", model=version.spec.name, version=version.spec.version)
             pool.start(version.spec.min_workers)
@@ -145,11 +145,7 @@ class IdleModels:
                 task.cancel()
 
     def _pools(self) -> "list[tuple[ModelVersion, WorkerPool]]":
-        return [
-            (version, version.scheduler.pool)
-            for version in self._registry
-            if version.scheduler is not None and version.scheduler.pool is not None
-        ]
+        return [(version, version.pool) for version in self._registry if version.pool is not None]
 
     def _use(self, version: ModelVersion, pool: WorkerPool, now: float) -> _Use:
         """What is known of a version's use, brought up to date. Further fronts say what they sent with the workers."""
@@ -172,10 +168,9 @@ class IdleModels:
         return sorted(found, key=lambda version: (self._uses[version].last, -self._uses[version].known))
 
     def _may_go(self, version: ModelVersion, now: float) -> bool:
-        scheduler = version.scheduler
+        scheduler, pool = version.scheduler, version.pool
         assert scheduler is not None
-        assert scheduler.pool is not None
-        pool = scheduler.pool
+        assert pool is not None
         return (
             may_scale_to_zero(version.spec)
             and version.ready

@@ -1,40 +1,72 @@
 """The scheduler of a model that keeps state: every request of a sequence goes to the worker that has it."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from mooring.core.buffers import Buffer
-from mooring.core.errors import ErrorRecord, InvalidInput, MooringError, SequenceLost, WorkerDied
+from mooring.core.errors import InvalidInput, MooringError, SequenceLost
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation, Step
 from mooring.core.service import Done, ModelMetadata, Ticket
-from mooring.engine.body_reader import Read, is_undecoded
-from mooring.engine.scheduler import DONE, RUNNING, WAITING, QueuedRequest, Scheduler, keys
+from mooring.engine.batching import BatchPolicy
+from mooring.engine.body_reader import ReadBody, is_undecoded
+from mooring.engine.dispatch_timer import DispatchTimer, Loop
+from mooring.engine.dispatcher import Clock, Dispatcher
+from mooring.engine.queued_request import OFFLOADED, WAITING, QueuedRequest, RequestState, next_key
+from mooring.engine.scheduler import queue_full
 from mooring.engine.sequences import Sequences
-from mooring.engine.steps import mark, new_id, said, tell
+from mooring.engine.steps import add_sequence_id, mark_step, new_sequence_id, step_of
 from mooring.observability.statistics import ModelStatistics
 from mooring.repository.spec import ModelSpec, SequenceSettings
-from mooring.workers.handle import Answered, PooledWorker, Work, WorkerState
+from mooring.workers.handle import PooledWorker, PoolOwner, Workers, WorkerState
+
+
+class SequenceWorkers(Workers, Protocol):
+    """Workers that keep the state of sequences."""
+
+    @property
+    def workers(self) -> Sequence[PooledWorker]:
+        """All that live, loading ones included."""
+
+    @property
+    def wanted(self) -> int:
+        """How many there should be."""
+
+    @property
+    def leaving(self) -> Collection[PooledWorker]:
+        """Those that get no new sequences, because their successors are there."""
+
+    def shed(self) -> None:
+        """End idle workers that are too many and may go."""
 
 
 class QueuedStep(QueuedRequest, eq=False):
-    """A request of a model with sequences. ``made``: only its answer tells the client what its sequence is called."""
+    """A request of a model with sequences.
+
+    ``step`` is None until it is known which sequence it belongs to. With ``named_here`` only the answer tells the client
+    what its sequence is called.
+    """
 
     step: Step | None = None
-    made: bool = False
+    named_here: bool = False
 
-    def _named(self, response: InferenceResponse) -> InferenceResponse:
-        response = super()._named(response)
+    def label(self, response: InferenceResponse) -> None:
+        """As for every request; the answer says which sequence it belongs to."""
+        super().label(response)
         if self.step is not None:
-            tell(response, self.request, self.step, self._scheduler.spec.sequence_headers)
-        return response
+            add_sequence_id(response, self.request, self.step, self.owner.spec.sequence_headers)
 
 
-class SequenceScheduler(Scheduler):
-    """The queues of one version with sequences, and the owner of its workers.
+S = TypeVar("S", bound=SequenceWorkers)
 
-    A worker gets one call's worth of steps at a time, each of another sequence. No step is retried or moved. A large body
-    says in itself which sequence it belongs to, so it is read with ``read`` before it is a step. The rules are in
-    sequences.py; here are the clock, the workers and the words.
+
+class SequenceScheduler(Generic[S]):
+    """The queues of one version with sequences.
+
+    How this works: a worker gets one call's worth of steps at a time, each of another sequence; ``Sequences`` has the
+    rules which step may run where. No step is retried or moved. A large body says in itself which sequence it belongs
+    to, so ``read_body`` has it decoded before it is a step; it is OFFLOADED meanwhile. The ``Dispatcher`` sends, counts
+    and answers, as it does for models without sequences.
     """
 
     def __init__(
@@ -43,79 +75,106 @@ class SequenceScheduler(Scheduler):
         statistics: ModelStatistics,
         allocate: Callable[[int], Buffer | None],
         health: Callable[[ModelMetadata | MooringError], None],
-        read: Read,
+        make_pool: Callable[[PoolOwner], S],
+        read_body: ReadBody,
+        *,
+        clock: Clock = time.monotonic,
+        loop: Loop | None = None,
     ) -> None:
-        super().__init__(spec, statistics, allocate, health)
-        self._read = read
-        self._unread: dict[QueuedStep, Ticket | None] = {}
+        self.spec = spec
+        self.queue_size = spec.queue_size
+        self._read_body = read_body
+        # Requests whose bodies are being decoded; their tickets, once there are any.
+        self._undecoded: dict[QueuedStep, Ticket | None] = {}
+        self._waiting = 0  # steps; without the undecoded
+        self._policy = BatchPolicy(spec.max_batch_size, spec.max_delay, spec.exact_delay)
         self._sequences: Sequences[PooledWorker, QueuedStep] = Sequences(
             spec.name, spec.sequence or SequenceSettings()
         )
+        self._clock = clock
+        self._timer = DispatchTimer(self.dispatch, loop)
+        self._dispatcher = Dispatcher(
+            spec, self, make_pool, statistics, allocate, health, clock, self._step_finished
+        )
+        self._pool = self._dispatcher.pool
+
+    @property
+    def pool(self) -> S:
+        """The workers of this version."""
+        return self._pool
+
+    @property
+    def refusal(self) -> MooringError | None:
+        """The error with which every new request is refused now, if any."""
+        return self._dispatcher.refusal
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a worker."""
+        return self._waiting + len(self._undecoded)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not self._waiting and not self._undecoded and not self._dispatcher.running
+
+    def overload_error(self) -> MooringError | None:
+        """Why any request would be refused if it came now.
+
+        Whether there is room depends on its sequence, which is not known before the request is there.
+        """
+        return self._dispatcher.refusal
 
     def submit(self, request: InferenceRequest, done: Done, rows: int) -> Ticket:
         """Queue a step behind those of its sequence, or refuse it at once."""
-        now = time.monotonic()
-        queued = QueuedStep(self, request, done, rows, now, next(keys))
-        self._waiting += 1
-        if self.refusal is not None:
-            queued.refuse(self.refusal)
-        elif not is_undecoded(request):
-            self._take_in(queued, now)
-        elif len(self._unread) >= self.spec.queue_size:
-            queued.refuse(self._queue_full())
+        now, dispatcher = self._clock(), self._dispatcher
+        queued = QueuedStep(dispatcher, request, done, rows, now, next_key())
+        if dispatcher.refusal is not None:
+            return dispatcher.reject(queued, dispatcher.refusal)
+        if not is_undecoded(request):
+            self._enqueue(queued, now)
+        elif len(self._undecoded) >= self.queue_size:
+            dispatcher.reject(queued, self._queue_full())
         else:
-            self._have_read(queued)
+            self._decode(queued)
         return queued
 
-    def _take_in(self, queued: QueuedStep, now: float) -> None:
+    def _enqueue(self, queued: QueuedStep, now: float) -> None:
         try:
-            self._admit(queued, now)
+            self._admit_step(queued, now)
         except MooringError as error:
-            queued.refuse(error)
+            self._dispatcher.reject(queued, error)
             return
-        if queued.request.deadline is not None:
-            self._with_deadline.add(queued)
-        self._flush_soon()
-
-    def _have_read(self, queued: QueuedStep) -> None:
-        self.set_aside(queued)
-        if queued.request.deadline is not None:
-            self._with_deadline.add(queued)
-        self._unread[queued] = None
-        ticket = self._read(queued.request, lambda error: self._body_read(queued, error))
-        if queued in self._unread:
-            self._unread[queued] = ticket
-
-    def _body_read(self, queued: QueuedStep, error: MooringError | None) -> None:
-        del self._unread[queued]
-        self._leave_aside(1)
-        queued.state = WAITING
         self._waiting += 1
-        error = error or self.refusal
+        if queued.request.deadline is not None:
+            self._dispatcher.watch_deadline(queued)
+        self._dispatch_soon()
+
+    def _decode(self, queued: QueuedStep) -> None:
+        queued.move(OFFLOADED)
+        queued.queued_for = self._clock() - queued.arrived
+        if queued.request.deadline is not None:
+            self._dispatcher.watch_deadline(queued)
+        self._undecoded[queued] = None
+        ticket = self._read_body(queued.request, lambda error: self._decoded(queued, error))
+        if queued in self._undecoded:
+            self._undecoded[queued] = ticket
+
+    def _decoded(self, queued: QueuedStep, error: MooringError | None) -> None:
+        del self._undecoded[queued]
+        error = error or self._dispatcher.refusal
         if error is not None:
-            queued.refuse(error)
-        else:
-            self._take_in(queued, time.monotonic())
+            self._dispatcher.reject(queued, error)
+            return
+        queued.move(WAITING)
+        self._enqueue(queued, self._clock())
 
-    def withdrawn_aside(self, queued: QueuedRequest) -> None:
-        """Called by a request that nobody waits for any more while its body is being read."""
-        assert isinstance(queued, QueuedStep)
-        self._leave_aside(1)
-        self._with_deadline.discard(queued)
-        ticket = self._unread.pop(queued)
-        if ticket is not None:
-            ticket.cancel()
+    def _dispatch_soon(self) -> None:
+        if self._waiting:
+            self._timer.soon()
 
-    def overload_error(self) -> MooringError | None:
-        """Which sequence a request belongs to is only known when it is there: nothing is said before."""
-        return self.refusal
-
-    def _flush_soon(self) -> None:
-        if self._waiting and not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
-
-    def _admit(self, queued: QueuedStep, now: float) -> None:
+    def _admit_step(self, queued: QueuedStep, now: float) -> None:
+        """Find the sequence of a request and take it in. Raises ``MooringError`` where it cannot be taken."""
         request = queued.request
         if request.form is Form.TENSORS:
             queued.rows = max(request.rows, 1)
@@ -128,116 +187,125 @@ class SequenceScheduler(Scheduler):
                 f"'{self.spec.name}', not {queued.rows}"
             )
         step = self._step_of(queued)
-        self._lose_the_dead()
+        self._drop_dead_workers()
         name, implicit = str(step.id), request.form is not Form.TENSORS
         if self._sequences.full(name):  # what waits may only wait for the end of this turn of the loop
-            self._flush()
+            self.dispatch()
         if self.spec.job_ticket:
-            self._sequences.place(self._idle_places())  # who came before in this turn of the loop
-            if not self._sequences.could_run(name, self._idle_places()):
+            self._sequences.place(
+                self._places_with_room()
+            )  # those that came earlier in this turn of the loop
+            if not self._sequences.could_run(name, self._places_with_room()):
                 raise self._queue_full()
         self._sequences.admit(name, queued, now, start=step.start, end=step.end, implicit=implicit)
         queued.step = step
 
     def _step_of(self, queued: QueuedStep) -> Step:
-        step = said(queued.request, self.spec.sequence_headers)
+        step = step_of(queued.request, self.spec.sequence_headers)
         if step.id:
             return step
         if queued.request.form is Form.TENSORS:
             raise InvalidInput(
                 f"inference request to model '{self.spec.name}' must specify a non-zero or non-empty correlation ID"
             )
-        queued.made = True
-        return Step(new_id(), start=True, end=step.end)
+        queued.named_here = True
+        return Step(new_sequence_id(), start=True, end=step.end)
 
-    def answered_together(self, works: Sequence[Work], outcomes: Answered, *, lent: bool) -> None:
-        """One after the other: each answer may let the next step of its sequence run."""
-        for work, outcome in zip(works, outcomes, strict=True):
-            if isinstance(outcome, ErrorRecord):
-                work.answer(outcome.error(model=self.spec.name, version=self.spec.version))
-            else:
-                work.answer(outcome)
+    def limit(self, queue_size: int) -> None:
+        """Let so many requests wait at most for their bodies to be decoded; sequences have bounds of their own."""
+        self.queue_size = queue_size
 
-    def answered(self, queued: QueuedRequest, ok: bool, told: bool) -> None:
-        """As for every request; the next step of the sequence may run."""
-        super().answered(queued, ok, told)
-        assert isinstance(queued, QueuedStep)
-        if queued.state == DONE:
-            # Nobody can go on with a sequence whose id the answer was to tell.
-            self._sequences.done(queued, time.monotonic(), over=queued.made and not (ok and told))
-            self._shed()
-            self._flush_soon()  # its worker was free before, and had nothing to do then
+    def refuse_new(self, error: MooringError) -> None:
+        """Refuse new requests with this error; those that wait already were accepted and are served."""
+        self._dispatcher.refuse_new(error)
 
-    def withdrawn(self, queued: QueuedRequest) -> None:
-        """As for every request; the steps behind it move up."""
-        super().withdrawn(queued)
-        assert isinstance(queued, QueuedStep)
-        self._sequences.withdraw(queued, time.monotonic())
-        self._flush_soon()
+    def admit(self) -> None:
+        """Take requests again."""
+        self._dispatcher.admit()
 
     def refuse_all(self, error: MooringError) -> None:
-        """Answer everyone who waits, and everyone who comes, with this error."""
-        super().refuse_all(error)
-        for queued in [*self._unread, *self._sequences.waiting()]:
-            queued.refuse(error)
+        """Refuse new requests and those that wait with this error."""
+        self._dispatcher.refuse_all(error)
 
     def check(self, now: float) -> None:
         """Give up requests whose deadline has passed, and sequences that nobody goes on with."""
-        super().check(now)
+        self._dispatcher.check(now)
         self._sequences.expire(now)
-        self._lose_the_dead()
+        self._drop_dead_workers()
         self._shed()
-        self._flush_soon()  # there may be room now for a sequence that waits for some
-        self._statistics.sequences = len(self._sequences)
+        self._dispatch_soon()  # there may be room now for a sequence that waits for some
+        self._dispatcher.statistics.sequences = len(self._sequences)
 
-    def worker_lost(
-        self, running: Sequence[Work], unstarted: Sequence[Work], error: WorkerDied, retry: bool
-    ) -> None:
-        """What ran gets the reason; what waits for the state that is gone is told so."""
-        for queued in running:
-            queued.answer(error)
-        self.handed_back(unstarted)
-
-    def handed_back(self, works: Sequence[Work]) -> None:
-        """They are the next steps of their sequences again."""
-        for queued in works:
-            assert isinstance(queued, QueuedStep)
-            self._running -= 1
-            queued.worker = None
-            self._sequences.give_back(queued)
-            if not queued.wanted:
-                queued.forget()
-                self._sequences.withdraw(queued, time.monotonic())
-                continue
-            if queued.grant is not None:
-                queued.grant.release()
-                queued.grant = None
-            queued.state = WAITING
-            self._waiting += 1
-        self._lose_the_dead()
-        if self._given_up is not None:
-            self.refuse_all(self._given_up)
-        self.worker_free()
-
-    def sequences(self) -> list[str]:
-        """The ids of those that are open."""
+    def open_sequences(self) -> list[str]:
+        """The ids of the sequences that are not over."""
         return self._sequences.ids()
 
-    def remember(self, lost: Sequence[str]) -> None:
-        """Sequences that a scheduler before this one had: they can only be started anew."""
-        self._sequences.remember(lost)
+    def remember_lost(self, ids: Sequence[str]) -> None:
+        """Note sequences that a scheduler before this one had: they can only be started anew."""
+        self._sequences.remember(ids)
+
+    # What the dispatcher asks of its source.
+
+    def worker_free(self) -> None:
+        """A worker is idle: send it what waits."""
+        if self._waiting and not self._timer.pending:
+            self.dispatch()
 
     def may_go(self, worker: PooledWorker) -> bool:
         """A worker that is too many stays until its sequences are over, unless no worker is to stay."""
-        return self.pool is None or not self.pool.wanted or not self._sequences.held(worker)
+        return not self._pool.wanted or not self._sequences.held(worker)
+
+    def requeue(self, unstarted: Sequence[QueuedRequest]) -> None:
+        """Make these the next steps of their sequences again."""
+        for queued in unstarted:
+            assert isinstance(queued, QueuedStep)
+            self._sequences.give_back(queued)
+            if queued.state is WAITING:
+                self._waiting += 1
+            else:
+                self._sequences.withdraw(queued, self._clock())
+        self._drop_dead_workers()
+
+    def withdrawn(self, queued: QueuedRequest, state: RequestState) -> None:
+        """Forget a step that nobody waits for any more; those behind it move up."""
+        assert isinstance(queued, QueuedStep)
+        if state is OFFLOADED:
+            ticket = self._undecoded.pop(queued)
+            if ticket is not None:
+                ticket.cancel()
+            return
+        self._waiting -= 1
+        self._sequences.withdraw(queued, self._clock())
+        self._shed()
+        self._dispatch_soon()
+
+    def batches_done(self, batches: Sequence[tuple[int, float]]) -> None:
+        """Nothing: a step waits for its sequence, never for others to share its call."""
+
+    def refuse_waiting(self, error: MooringError) -> None:
+        """Refuse every step that waits."""
+        for queued in [*self._undecoded, *self._sequences.waiting()]:
+            queued.refuse(error)
+
+    def _step_finished(self, queued: QueuedRequest, delivered: bool) -> None:
+        """A step that ran is over: the next one of its sequence may run."""
+        assert isinstance(queued, QueuedStep)
+        # A client that did not get its answer does not know the id that was made here, and cannot go on.
+        over = queued.named_here and not delivered
+        self._sequences.done(queued, self._clock(), over=over)
+        self._shed()
+        self._dispatch_soon()  # its worker was free before, and had nothing to do then
 
     def _shed(self) -> None:
-        pool = self.pool
-        if pool is not None and len(pool.workers) > pool.wanted:
+        pool = self._pool
+        if len(pool.workers) > pool.wanted:
             pool.shed()
 
-    def _lose_the_dead(self) -> None:
-        """What waits for a worker that is gone has lost its state. What ran there is answered by ``worker_lost``."""
+    def _drop_dead_workers(self) -> None:
+        """Refuse the steps that wait for the state of a worker that is gone.
+
+        What ran there is answered when the pool says that the worker is lost.
+        """
         for worker in self._sequences.places():
             if worker.state is WorkerState.ENDED and not self._sequences.busy(worker):
                 for queued in self._sequences.lose(worker):
@@ -251,46 +319,39 @@ class SequenceScheduler(Scheduler):
                     )
                 self.worker_free()  # those that have not begun may go elsewhere
 
-    def _flush(self) -> None:
-        self._flushing = False
-        pool = self.pool
-        if pool is None:
-            return
-        now = time.monotonic()
-        # With job tickets nothing waits for a worker that has the fewest and is busy.
-        self._sequences.place(self._idle_places() if self.spec.job_ticket else self._open_places())
+    def dispatch(self) -> None:
+        """Send every idle worker the next steps of its sequences."""
+        self._timer.pending = False
+        now = self._clock()
+        # With job tickets nothing waits for a worker that has the fewest sequences and is busy.
+        self._sequences.place(self._places_with_room() if self.spec.job_ticket else self._places())
         waits: list[float] = []
-        for worker in list(pool.idle):
+        for worker in list(self._pool.idle):
             count, oldest = self._sequences.ready(worker)
             if oldest is None:
                 continue
-            wait = self._policy.due_in(count, now - oldest.since)
+            wait = self._policy.due_in(count, now - oldest.arrived)
             if wait > 0.0:
                 waits.append(wait)
                 continue
             batch = self._next_call(worker, now)
             if batch:
-                pool.idle.remove(worker)
-                worker.send(batch)
+                self._waiting -= len(batch)
+                self._dispatcher.start(batch, worker, now)
         if waits:
-            self._flush_in(min(waits))
+            self._timer.later(min(waits))
 
-    def _idle_places(self) -> Sequence[PooledWorker]:
+    def _places_with_room(self) -> Sequence[PooledWorker]:
         """The workers whose next call has room for one more step."""
-        if self.pool is None:
-            return []
         return [
             worker
-            for worker in self._open_places()
-            if worker in self.pool.idle
-            and self._sequences.ready(worker)[0]
-            < (worker.room if worker.capacity else self.spec.max_batch_size)
+            for worker in self._places()
+            if worker in self._pool.idle and self._sequences.ready(worker)[0] < self._room(worker)
         ]
 
-    def _open_places(self) -> Sequence[PooledWorker]:
+    def _places(self) -> Sequence[PooledWorker]:
         """The workers that new sequences may go to: of too many, those that have the most to keep."""
-        assert self.pool is not None
-        pool = self.pool
+        pool = self._pool
         loaded = [
             worker
             for worker in pool.workers
@@ -300,28 +361,26 @@ class SequenceScheduler(Scheduler):
             loaded.sort(key=self._sequences.held, reverse=True)
         return loaded[: pool.wanted] or loaded
 
+    def _room(self, worker: PooledWorker) -> int:
+        """How many rows its next call may have. A worker with a capacity takes steps while others run."""
+        return worker.room if worker.capacity else self.spec.max_batch_size
+
     def _next_call(self, worker: PooledWorker, now: float) -> list[QueuedStep]:
         def rows(queued: QueuedStep) -> int:
             if queued.request.expired(now):
-                queued.refuse(self._too_late())
+                self._dispatcher.expire(queued)
                 return 0
             return queued.rows
 
         batch: list[QueuedStep] = []
-        most = self.spec.max_batch_size
-        if worker.capacity:  # it takes steps while others run
-            most = worker.room
-        for turn in self._sequences.take(worker, most, rows):
+        for turn in self._sequences.take(worker, self._room(worker), rows):
             queued = turn.job
             if queued.step is not None:
                 queued.step = Step(queued.step.id, turn.start, turn.end)
-                mark(queued.request, queued.step, self.spec.sequence_headers)
-            queued.state = RUNNING
-            queued.worker = worker
-            queued.queued_for = now - queued.since
-            if self._answer_size:
-                queued.grant = self._grant()
+                mark_step(queued.request, queued.step, self.spec.sequence_headers)
             batch.append(queued)
-        self._waiting -= len(batch)
-        self._running += len(batch)
         return batch
+
+    def _queue_full(self) -> MooringError:
+        waiting = self._waiting + 1  # with the one that is refused
+        return queue_full(self.spec, self.queue_size, self._dispatcher, waiting)

@@ -19,7 +19,7 @@ _LARGEST = 1 << 64
 _TRUE = frozenset({"true", "1"})
 
 
-def said(request: InferenceRequest, names: SequenceHeaders) -> Step:
+def step_of(request: InferenceRequest, names: SequenceHeaders) -> Step:
     """What the request says of its sequence, with an empty id where it names none. Raises ``InvalidInput``."""
     parameters = request.parameters or {}
     if request.form is Form.TENSORS and parameters.get(ID):
@@ -29,12 +29,12 @@ def said(request: InferenceRequest, names: SequenceHeaders) -> Step:
     return Step(_checked(name) if name else "", start.lower() in _TRUE, end.lower() in _TRUE)
 
 
-def new_id() -> str:
+def new_sequence_id() -> str:
     """An id for a sequence whose client gave it none, as TorchServe makes them."""
     return f"ts-seq-{uuid.uuid4()}"
 
 
-def mark(request: InferenceRequest, step: Step, names: SequenceHeaders) -> None:
+def mark_step(request: InferenceRequest, step: Step, names: SequenceHeaders) -> None:
     """Tell the model, whichever way the client said it: as ``sequence``, and to a handler in its headers."""
     request.sequence = step
     kept = [
@@ -53,7 +53,9 @@ def mark(request: InferenceRequest, step: Step, names: SequenceHeaders) -> None:
         request.parameters = left or None
 
 
-def tell(response: InferenceResponse, request: InferenceRequest, step: Step, names: SequenceHeaders) -> None:
+def add_sequence_id(
+    response: InferenceResponse, request: InferenceRequest, step: Step, names: SequenceHeaders
+) -> None:
     """Put the sequence's id into an answer: where gRPC and v2 read it, and as a header for TorchServe's clients."""
     response.parameters = {**(response.parameters or {}), ID: step.id}
     if request.form is Form.BODY:

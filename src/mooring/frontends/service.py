@@ -12,7 +12,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import cast
 
 from mooring.core.errors import (
     ErrorRecord,
@@ -27,7 +26,7 @@ from mooring.core.requests import InferenceRequest
 from mooring.core.service import Done, InferenceService, ModelMetadata, ModelState, Ticket
 from mooring.core.tensors import release
 from mooring.engine.admission import admit, until
-from mooring.engine.queue_policy import PolicyScheduler
+from mooring.engine.queue_policy import make_scheduler
 from mooring.engine.scheduler import Scheduler
 from mooring.frontends import messages
 from mooring.frontends.balancing import Load, queue_share
@@ -36,8 +35,7 @@ from mooring.ipc.messages import NO_MEMORY
 from mooring.ipc.progress import Progress
 from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
-from mooring.workers.handle import Workers
-from mooring.workers.pool import WorkerPool
+from mooring.workers.handle import PoolOwner
 from mooring.workers.shared_pool import SharedPool, SharedProcess
 
 # How often time-outs are looked at and counts are sent, in seconds.
@@ -48,11 +46,11 @@ _COUNT_EVERY = 4  # checks
 class Served:
     """One version that is served here."""
 
-    def __init__(self, number: int, scheduler: Scheduler, pool: SharedPool, queue_size: int) -> None:
+    def __init__(self, number: int, scheduler: Scheduler[SharedPool], queue_size: int) -> None:
         self.number = number
         self.queue_size = queue_size  # of all processes together
         self.scheduler = scheduler
-        self.pool = pool
+        self.pool = scheduler.pool
         self.name, self.version = scheduler.spec.name, scheduler.spec.version
 
     def give_up(self, reason: str) -> None:
@@ -241,14 +239,14 @@ class FrontendService(InferenceService):
 
     def _serve(self, number: int, spec: ModelSpec) -> None:
         statistics = self._metrics.model(spec.name, spec.version)
-        kind = Scheduler if spec.queue_policy is None else PolicyScheduler
-        scheduler = kind(spec, statistics, self._arena.slot, lambda _news: None)
-        pool = SharedPool(
-            spec, scheduler, lambda records: self._link.tell(messages.MetricRecords(spec.name, list(records)))
-        )
-        workers: Workers = pool  # a scheduler asks no more of its pool than this
-        scheduler.pool = cast("WorkerPool", workers)
-        served = self._served[number] = Served(number, scheduler, pool, spec.queue_size)
+
+        def make_pool(owner: PoolOwner) -> SharedPool:
+            return SharedPool(
+                spec, owner, lambda records: self._link.tell(messages.MetricRecords(spec.name, list(records)))
+            )
+
+        scheduler = make_scheduler(spec, statistics, self._arena.slot, lambda _news: None, make_pool)
+        served = self._served[number] = Served(number, scheduler, spec.queue_size)
         self._limit(served)
         self._by_name[spec.name, spec.version] = served
         self._name_default(spec.name)

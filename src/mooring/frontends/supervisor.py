@@ -355,7 +355,7 @@ class FrontendSupervisor:
 
     def _pool(self, number: int) -> WorkerPool | None:
         version = self._numbers.get(number)
-        return version.scheduler.pool if version is not None and version.scheduler is not None else None
+        return version.pool if version is not None else None
 
     def _tell(self, message: messages.ToFrontend) -> None:
         for front in self.processes:

@@ -45,11 +45,11 @@ _codec = Codec()
 
 
 class Work(Protocol):
-    """A request on its way, as a worker sees it. ``grant`` is a slot that its answer may be written to."""
+    """A request on its way, as a worker sees it. ``answer_slot`` is memory that its answer may be written to."""
 
     key: int
     request: InferenceRequest
-    grant: Buffer | None
+    answer_slot: Buffer | None
 
     def piece(self, response: InferenceResponse) -> None:
         """A part of a streamed answer."""
@@ -87,8 +87,8 @@ class PoolOwner(Protocol):
     def answers_came(self, seconds: float) -> None:
         """Answers took so long from the last message to their worker or from it, beyond the time of the model."""
 
-    def answered_together(self, works: Sequence[Work], outcomes: Answered, *, lent: bool) -> None:
-        """A message was answered; with ``lent`` some of its requests may have memory to release."""
+    def finish_many(self, works: Sequence[Work], outcomes: Answered, *, borrowed: bool) -> None:
+        """A message was answered; with ``borrowed`` some of its requests may have memory to give back."""
 
     def worker_loaded(self, metadata: ModelMetadata) -> None:
         """One more worker has the model."""
@@ -194,7 +194,7 @@ class PooledWorker:
         self._sock: socket.socket = process.sock
         self._writer = FrameWriter(process.sock, _codec)
         self._message: Sequence[Work] = ()
-        self._lent = False  # whether there is memory in that to release
+        self._borrowed = False  # whether there is memory in that to release
         self._outstanding: dict[int, Work] = {}
         self._loop = asyncio.get_running_loop()
         self.sent_at = time.monotonic()
@@ -216,13 +216,13 @@ class PooledWorker:
         self._message = works
         self._outstanding = {work.key: work for work in works}
         self.process.progress.send(self.process.channel, len(works))
-        grants = [work.grant for work in works]
-        slots = [None if grant is None else grant.slot for grant in grants] if any(grants) else None
+        lent = [work.answer_slot for work in works]
+        slots = [None if each is None else each.slot for each in lent] if any(lent) else None
         try:
             self._writer.send(Batch(list(self._outstanding), [work.request for work in works], slots))
         except (MemoryError, OverflowError):
             self._refuse(works)
-        self._lent = _codec.lent or slots is not None
+        self._borrowed = _codec.lent or slots is not None
 
     def _send_more(self, works: Sequence[Work]) -> None:
         if not self._outstanding:
@@ -231,9 +231,9 @@ class PooledWorker:
         self.served += len(works)
         self._outstanding.update((work.key, work) for work in works)
         self.offer()
-        grants = [None if work.grant is None else work.grant.slot for work in works]
+        slots = [None if work.answer_slot is None else work.answer_slot.slot for work in works]
         batch = Batch(
-            [work.key for work in works], [work.request for work in works], grants if any(grants) else None
+            [work.key for work in works], [work.request for work in works], slots if any(slots) else None
         )
         try:
             self._writer.send(batch)
@@ -331,14 +331,14 @@ class PooledWorker:
         owner.answers_came(way - sum([seconds for _, seconds in results.batches]))
         if results.records:
             self._pool.measured(results.records)
-        lent = self._lent  # of this message: the next one says so of its own
+        borrowed = self._borrowed  # of this message: the next one says so of its own
         # The worker gets its next message first: it infers while the answers to this one are written.
         self._free_if_done()
-        if large or lent:
+        if large or borrowed:
             for work, outcome in zip(works, results.outcomes, strict=True):
                 if type(outcome) is InferenceResponse and (size := _large_payload(work, outcome)):
                     owner.large_answer(size)
-        owner.answered_together(works, results.outcomes, lent=lent)
+        owner.finish_many(works, results.outcomes, borrowed=borrowed)
 
     def _answer_some(self, results: Results) -> None:
         """Answers and pieces, of whichever of the outstanding requests."""
@@ -444,16 +444,17 @@ def _decode_attached(frame: memoryview, attached: Sequence[Buffer | None]) -> tu
 
 
 def _large_payload(work: Work, response: InferenceResponse) -> int:
-    """The size of the answer's large payload, if it has one; it gets the granted slot if it was written there."""
+    """The size of the answer's large payload, if it has one; it gets the lent slot if it was written there."""
     large = 0
     for tensor in response.outputs:
         data = tensor.data
         payloads = data if isinstance(data, list) else [data]
         for index, payload in enumerate(payloads):
             if isinstance(payload, InGrant):
-                assert work.grant is not None
+                slot, work.answer_slot = work.answer_slot, None
+                assert slot is not None
                 large = max(large, payload.size)
-                payloads[index], work.grant = work.grant.shortened(payload.size), None
+                payloads[index] = slot.shortened(payload.size)
                 if data is not payloads:
                     tensor.data = payloads[0]
             elif len(payload) > LARGE:

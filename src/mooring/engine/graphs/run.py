@@ -22,7 +22,7 @@ from mooring.core.errors import (
 from mooring.core.requests import INSTANCES, InferenceRequest, InferenceResponse, Operation
 from mooring.core.service import Done, Outcome, Ticket
 from mooring.core.tensors import Tensor, TensorSpec, release, shared
-from mooring.engine.body_reader import Read, is_undecoded
+from mooring.engine.body_reader import ReadBody, is_undecoded
 from mooring.engine.graphs.dataflow import Answers, are_large, borrowed, hand_over, joined, passed_on
 from mooring.observability.logs import Throttle, get_logger
 from mooring.repository.spec import ModelSpec, Node
@@ -90,7 +90,7 @@ class GraphRun:
         submit: Submit,
         inputs: Inputs,
         runs: set["GraphRun"],
-        read: Read,
+        read: ReadBody,
     ) -> None:
         self._graph = graph
         self._request = request

@@ -1,0 +1,320 @@
+"""Between the queue of one version and its workers: batches go out, outcomes come back to the callers."""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, TypeVar
+
+from mooring.core.buffers import Buffer
+from mooring.core.errors import DeadlineExceeded, ErrorRecord, ModelFailed, MooringError, WorkerDied
+from mooring.core.requests import InferenceRequest, InferenceResponse
+from mooring.core.service import ModelMetadata, Outcome
+from mooring.core.tensors import release
+from mooring.engine.answer_slots import AnswerSlots
+from mooring.engine.batching import RowTime
+from mooring.engine.queued_request import DONE, WAITING, QueuedRequest, RequestState
+from mooring.observability.logs import Throttle, get_logger
+from mooring.observability.statistics import ModelStatistics
+from mooring.repository.spec import ModelSpec
+from mooring.workers.handle import PooledWorker, PoolOwner, Work, Workers
+
+log = get_logger(__name__)
+
+W = TypeVar("W", bound=Workers)
+Clock = Callable[[], float]
+"""Seconds on the monotonic clock."""
+
+_MAX_LOGGED_FAILURES = 20  # a second
+
+
+class RequestSource(Protocol):
+    """The queue behind a dispatcher: it chooses which requests go to which worker."""
+
+    def worker_free(self) -> None:
+        """A worker is idle: send it what waits."""
+
+    def may_go(self, worker: PooledWorker) -> bool:
+        """Whether an idle worker that is too many may end now."""
+
+    def requeue(self, unstarted: Sequence[QueuedRequest]) -> None:
+        """These wait again, before all others. Those that are DONE were withdrawn while they ran."""
+
+    def withdrawn(self, queued: QueuedRequest, state: RequestState) -> None:
+        """A request that was in this state is DONE: nobody waits for it any more."""
+
+    def batches_done(self, batches: Sequence[tuple[int, float]]) -> None:
+        """A worker has run these rows, which still count as running, in so many seconds."""
+
+    def refuse_waiting(self, error: MooringError) -> None:
+        """Refuse every request that waits."""
+
+
+class Dispatcher(Generic[W]):
+    """Runs the requests of one version on its workers.
+
+    How this works: a scheduler queues requests and calls ``start`` with a batch and an idle worker. The pool reports to
+    this class what its workers do. An outcome goes through ``finish_many``, the only place where a request that ran ends:
+    it gives memory back, counts, fills in the names of the answer and calls the caller's ``done``. Requests of a worker
+    that died go back to the ``source``, or fail. The deadlines of waiting and of running requests are kept here, too.
+
+    ``pool`` is made with this object as its owner. ``refusal`` is the error with which new requests are refused now.
+    ``on_finished`` hears of every request that has ended, and whether its caller gets an answer that is no error.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        source: RequestSource,
+        make_pool: Callable[[PoolOwner], W],
+        statistics: ModelStatistics,
+        allocate: Callable[[int], Buffer | None],
+        health: Callable[[ModelMetadata | MooringError], None],
+        clock: Clock = time.monotonic,
+        on_finished: Callable[[QueuedRequest, bool], None] | None = None,
+    ) -> None:
+        self.spec = spec
+        self.statistics = statistics
+        self.slots = AnswerSlots(allocate)
+        self.row_time = RowTime()
+        self.running = 0
+        self.refusal: MooringError | None = None
+        self._given_up: MooringError | None = None
+        self._source = source
+        self._health = health
+        self._clock = clock
+        self._on_finished = on_finished
+        # A step of a sequence has changed the state that its worker keeps, so it cannot be run again elsewhere.
+        self._retries = spec.retry and spec.sequence is None
+        self._with_deadline: set[QueuedRequest] = set()
+        self._failures = Throttle(_MAX_LOGGED_FAILURES)
+        # Not methods of this class that call the source's: that is a call less for every message of a worker.
+        self.worker_free = source.worker_free
+        self.may_go = source.may_go
+        self.pool = make_pool(self)
+
+    def start(self, batch: Sequence[QueuedRequest], worker: PooledWorker, now: float) -> None:
+        """Send these requests to an idle worker."""
+        slots = self.slots
+        lends = slots.size > 0
+        for queued in batch:
+            queued.start(worker, now)
+            if lends:
+                queued.answer_slot = slots.lend()
+        self.running += len(batch)
+        self.pool.idle.remove(worker)
+        worker.send(batch)
+
+    def reject(self, queued: QueuedRequest, error: MooringError) -> QueuedRequest:
+        """Refuse a request that is not in the queue, and return it as the ticket of its caller."""
+        done, queued.done = queued.done, None
+        queued.free()
+        queued.move(DONE)
+        self.count_refusal(queued)
+        if done is not None:
+            done(error)
+        return queued
+
+    def watch_deadline(self, queued: QueuedRequest) -> None:
+        """Refuse this request when its deadline has passed, unless it is answered before."""
+        self._with_deadline.add(queued)
+
+    def check(self, now: float) -> None:
+        """Give up requests whose deadline has passed. Call it often enough for the deadlines to mean something."""
+        self.pool.check(now)
+        for queued in [queued for queued in self._with_deadline if queued.request.expired(now)]:
+            self._with_deadline.discard(queued)
+            self.expire(queued)
+
+    def expire(self, queued: QueuedRequest) -> None:
+        """Refuse a request whose deadline has passed."""
+        spec = self.spec
+        queued.refuse(
+            DeadlineExceeded(
+                f"model '{spec.name}' did not answer in time", model=spec.name, version=spec.version
+            )
+        )
+
+    # Whether requests are taken at all.
+
+    def refuse_new(self, error: MooringError) -> None:
+        """Refuse new requests with this error; those that wait already were accepted and are served."""
+        self.refusal = error
+
+    def admit(self) -> None:
+        """Take requests again."""
+        self.refusal = self._given_up = None
+
+    def refuse_all(self, error: MooringError) -> None:
+        """Refuse new requests and those that wait with this error, and those that a worker hands back."""
+        self.refusal = self._given_up = error
+        self._source.refuse_waiting(error)
+
+    # What requests tell their owner.
+
+    def finish_many(
+        self, works: Sequence[Work], outcomes: Sequence[Outcome | ErrorRecord], *, borrowed: bool
+    ) -> None:
+        """Pass the outcomes of requests to their callers. With ``borrowed`` some requests may have memory to give back."""
+        now = self._clock()
+        # Latencies and queue times of answers; of requests that named a version, and of those that did not. They are
+        # counted together, for a call per request would cost as much as all the rest.
+        answered: tuple[tuple[list[float], list[float]], ...] = ([], []), ([], [])
+        try:
+            for queued, outcome in zip(works, outcomes, strict=True):
+                assert isinstance(queued, QueuedRequest)
+                if borrowed:
+                    queued.free()
+                if type(outcome) is not InferenceResponse or queued.done is None or queued.json_writer:
+                    self._finish(queued, outcome)
+                    continue
+                latencies, queues = answered[not queued.request.version]
+                latencies.append(now - queued.arrived)
+                queues.append(queued.queued_for)
+                self._end(queued, delivered=True)
+                queued.deliver(outcome)
+        finally:
+            for defaulted, (latencies, queues) in enumerate(answered):
+                if queues:
+                    self.statistics.observe_all(latencies, queues, defaulted == 1)
+
+    def _finish(self, queued: QueuedRequest, outcome: Outcome | ErrorRecord) -> None:
+        """End a request that gets no answer, or one whose JSON is to be written before."""
+        queued.move(DONE)
+        if isinstance(outcome, ErrorRecord):
+            self._fail(queued, outcome.error(model=self.spec.name, version=self.spec.version))
+        elif isinstance(outcome, MooringError):
+            self._fail(queued, outcome)
+        elif queued.done is None or queued.json_writer is None:
+            self._drop(queued, outcome)
+        else:
+            queued.json_writer.encode(outcome, functools.partial(self._finish_encoded, queued))
+
+    def _finish_encoded(self, queued: QueuedRequest, outcome: Outcome) -> None:
+        """Pass an answer to its caller whose JSON has been written, or why it could not be."""
+        if isinstance(outcome, MooringError):
+            self._fail(queued, outcome)
+        elif queued.done is None:
+            self._drop(queued, outcome)
+        else:
+            latency = self._clock() - queued.arrived
+            self.statistics.observe(latency, queued.queued_for, True, not queued.request.version)
+            self._end(queued, delivered=True)
+            done, queued.done = queued.done, None
+            queued.label(outcome)
+            done(outcome)
+
+    def _drop(self, queued: QueuedRequest, answer: InferenceResponse) -> None:
+        """Nobody waits for this answer any more."""
+        self._end(queued, delivered=False)
+        release(answer.outputs)
+
+    def _fail(self, queued: QueuedRequest, error: MooringError) -> None:
+        done, queued.done = queued.done, None
+        self._end(queued, delivered=False)
+        if done is not None:
+            self.count_refusal(queued)
+        if isinstance(error, ModelFailed) and not 400 <= error.code < 500:
+            self._log_failure(queued.request, error)
+        if done is not None:
+            done(error)
+
+    def _end(self, queued: QueuedRequest, *, delivered: bool) -> None:
+        if queued.worker is not None:
+            queued.worker = None
+            self.running -= 1
+        if queued.request.deadline is not None:
+            self._with_deadline.discard(queued)
+        if self._on_finished is not None:
+            self._on_finished(queued, delivered)
+
+    def count_refusal(self, queued: QueuedRequest) -> None:
+        """Count a request that got an error."""
+        latency = self._clock() - queued.arrived
+        self.statistics.observe(latency, queued.queued_for, False, not queued.request.version)
+
+    def withdrawn(self, queued: QueuedRequest, state: RequestState) -> None:
+        """A request that no worker has is DONE: nobody waits for it any more."""
+        self._with_deadline.discard(queued)
+        self._source.withdrawn(queued, state)
+
+    def _log_failure(self, request: InferenceRequest, error: ModelFailed) -> None:
+        """Log the reason, which clients do not get. Of a model that fails every request so many a second are logged."""
+        throttle = self._failures
+        if not throttle.admits(self._clock()):
+            return
+        log.error(
+            "prediction failed",
+            model=self.spec.name,
+            version=self.spec.version,
+            request=request.id,
+            kind=type(error).__name__,
+            reason=error.message,
+            left_out=throttle.left_out,
+            detail=error.detail,
+        )
+        throttle.left_out = 0
+
+    # What the pool tells its owner.
+
+    def worker_lost(
+        self, running: Sequence[Work], unstarted: Sequence[Work], error: WorkerDied, retry: bool
+    ) -> None:
+        """Try requests that ran once more where that can do no harm; those that had not started just wait again."""
+        again: list[Work] = []
+        for queued in running:
+            assert isinstance(queued, QueuedRequest)
+            if retry and self._retries and not queued.attempts and not queued.streamed and queued.wanted:
+                queued.attempts += 1
+                again.append(queued)
+            else:
+                queued.answer(error)
+        self.handed_back([*again, *unstarted])
+
+    def handed_back(self, works: Sequence[Work]) -> None:
+        """Let requests wait again, before all others, that a worker has not started or that are tried once more."""
+        requests: list[QueuedRequest] = []
+        for queued in works:
+            assert isinstance(queued, QueuedRequest)
+            self.running -= 1
+            queued.worker = None
+            if not queued.wanted:
+                queued.free()
+                queued.move(DONE)
+                self._with_deadline.discard(queued)
+            else:
+                if queued.answer_slot is not None:
+                    queued.answer_slot.release()
+                    queued.answer_slot = None
+                queued.move(WAITING)
+            requests.append(queued)
+        self._source.requeue(requests)
+        if self._given_up is not None:
+            self.refuse_all(self._given_up)
+        self.worker_free()
+
+    def large_answer(self, size: int) -> None:
+        """An answer had a payload of so many bytes."""
+        self.slots.note_large_answer(size)
+
+    def batches_done(self, batches: Sequence[tuple[int, float]]) -> None:
+        """The model was called, each time for so many rows and seconds."""
+        self.row_time.observe(batches)
+        self.statistics.observe_batches(batches)
+        self._source.batches_done(batches)
+
+    def answers_came(self, seconds: float) -> None:
+        """Answers took so long on their way, beyond the time of the model."""
+        self.statistics.last_way = max(seconds, 0.0)
+
+    def worker_loaded(self, metadata: ModelMetadata) -> None:
+        """One more worker has the model."""
+        self._health(metadata)
+
+    def worker_failed(self, error: MooringError) -> None:
+        """A worker could not load the model, or died."""
+        self.statistics.workers[0] += 1
+        self._health(error)
+
+    def worker_recycled(self) -> None:
+        """A worker makes way for a fresh one."""
+        self.statistics.workers[1] += 1

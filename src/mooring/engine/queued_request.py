@@ -1,0 +1,193 @@
+"""One request from its arrival to its answer, and the states it goes through, as a table.
+
+             ┌──── requeued: its body is decoded, or could not be ───┐
+             ▼                                                       │
+    ──▶ WAITING ────── a codec process decodes its body ──────▶ OFFLOADED
+         ▲   │ │                                                     │
+requeued:│   │ └── refused or withdrawn ──────────┐                  │
+its      │   ▼                                   ▼                  │
+worker  RUNNING ─── answered, or failed ───────▶ DONE ◀──────────────┘ refused or withdrawn
+is gone
+
+``QueuedRequest.move`` makes every change of a state but two, which every request makes and which look into the table
+themselves (a call costs more than the look): ``start`` and ``deliver``. No other code assigns a state.
+"""
+
+import enum
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from mooring.core.buffers import Buffer
+from mooring.core.errors import MooringError
+from mooring.core.requests import InferenceRequest, InferenceResponse
+from mooring.core.service import Done, Outcome
+from mooring.core.tensors import release
+from mooring.engine.answer_slots import AnswerSlots
+from mooring.repository.spec import ModelSpec
+from mooring.workers.handle import PooledWorker, Work
+
+
+class RequestState(enum.IntEnum):
+    """Where a queued request stands."""
+
+    WAITING = 0
+    RUNNING = 1
+    DONE = 2
+    OFFLOADED = 3
+
+
+# Looked up per request: a member of an enum costs 0.1 us each time that its class is asked for it (core/requests.py).
+WAITING, RUNNING = RequestState.WAITING, RequestState.RUNNING
+DONE, OFFLOADED = RequestState.DONE, RequestState.OFFLOADED
+
+# By the old state: the new ones that may follow.
+TRANSITIONS: tuple[tuple[RequestState, ...], ...] = (
+    (RUNNING, DONE, OFFLOADED),
+    (DONE, WAITING),
+    (),
+    (WAITING, DONE),
+)
+
+next_key = itertools.count(1).__next__
+
+
+class IllegalTransition(Exception):
+    """A change of state that the table does not have: a bug."""
+
+
+class JsonWriter(Protocol):
+    """Writes the JSON text of one request's outputs, where its worker leaves that to the server."""
+
+    def encode_piece(self, piece: InferenceResponse) -> None:
+        """Write the JSON of a streamed part now, in place."""
+
+    def encode(self, answer: InferenceResponse, done: Callable[[Outcome], None]) -> None:
+        """Write the JSON of an answer in place, then pass it to ``done``; it passes an error where that fails."""
+
+
+class RequestOwner(Protocol):
+    """What a queued request needs of those who queue and run it."""
+
+    spec: ModelSpec
+    slots: AnswerSlots
+
+    def finish_many(self, works: "Sequence[Work]", outcomes: Sequence[Outcome], *, borrowed: bool) -> None:
+        """These requests have their outcomes; with ``borrowed`` some may have memory to give back."""
+
+    def withdrawn(self, queued: "QueuedRequest", state: RequestState) -> None:
+        """A request that was in this state, and that no worker has, is DONE: nobody waits for it any more."""
+
+    def count_refusal(self, queued: "QueuedRequest") -> None:
+        """A request is about to be refused after it was accepted."""
+
+
+class QueuedRequest(msgspec.Struct, eq=False):
+    """One request from its arrival to its answer; the ``Ticket`` of the caller that submitted it.
+
+    It owns the request's payloads and the slot that was lent for its answer. Both stay untouched until no worker can be
+    using them any more, which may be long after the caller has gone. ``arrived`` is on the monotonic clock and
+    ``queued_for`` in seconds. ``done`` is None once the caller has its outcome or has gone.
+    """
+
+    owner: RequestOwner
+    request: InferenceRequest
+    done: Done | None
+    rows: int
+    arrived: float
+    key: int
+    queued_for: float = 0.0
+    state: RequestState = WAITING
+    attempts: int = 0
+    streamed: bool = False
+    delayed: bool = False  # it has waited too long, and goes after others of its priority (queue_policy.py)
+    answer_slot: Buffer | None = None
+    worker: PooledWorker | None = None
+    json_writer: JsonWriter | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the caller still waits for the answer."""
+        return self.done is not None
+
+    @property
+    def precedence(self) -> tuple[float, bool]:
+        """What is served first: the smallest of these. A request without a priority comes after all with one."""
+        return (self.request.priority or math.inf, self.delayed)
+
+    def move(self, state: RequestState) -> None:
+        """Change the state. Raises ``IllegalTransition`` where the table does not have that change."""
+        if state not in TRANSITIONS[self.state]:
+            raise IllegalTransition(f"a request cannot go from {self.state.name} to {state.name}")
+        self.state = state
+
+    def start(self, worker: PooledWorker, now: float) -> None:
+        """A worker is about to get it."""
+        if RUNNING not in TRANSITIONS[self.state]:
+            self.move(RUNNING)
+        self.state = RUNNING
+        self.worker = worker
+        self.queued_for = now - self.arrived
+
+    def deliver(self, answer: InferenceResponse) -> None:
+        """End with this answer, of which the caller gets the last part: it still waits."""
+        if DONE not in TRANSITIONS[self.state]:
+            self.move(DONE)
+        self.state = DONE
+        done, self.done = self.done, None
+        self.label(answer)
+        assert done is not None
+        done(answer)
+
+    def piece(self, response: InferenceResponse) -> None:
+        """Pass a part of a streamed answer to the caller."""
+        self.streamed = True
+        if self.done is not None:
+            if self.json_writer is not None:
+                self.json_writer.encode_piece(response)
+            self.label(response)
+            self.done(response)
+
+    def answer(self, outcome: Outcome) -> None:
+        """Pass the last part of the answer, or an error, to the caller: no worker holds the payloads any more."""
+        self.owner.finish_many((self,), (outcome,), borrowed=True)
+
+    def refuse(self, error: MooringError) -> None:
+        """Tell the caller now; a worker that has the request may go on with it, but its answer is dropped."""
+        done, self.done = self.done, None
+        self._withdraw()
+        if done is not None:
+            self.owner.count_refusal(self)
+            done(error)
+
+    def cancel(self) -> None:
+        """The caller does not wait any more."""
+        self.done = None
+        self._withdraw()
+
+    def free(self) -> None:
+        """Give back the memory: no worker has the request and none will get it."""
+        release(self.request.inputs)
+        if self.answer_slot is not None:
+            self.owner.slots.return_unused(self.answer_slot)
+            self.answer_slot = None
+
+    def label(self, response: InferenceResponse) -> None:
+        """Fill in which model answers and which request it answers, where the worker has left that open."""
+        request = self.request
+        response.model = response.model or request.model
+        response.version = response.version or self.owner.spec.version
+        response.id = response.id or request.id
+
+    def _withdraw(self) -> None:
+        state = self.state
+        if state is RUNNING:
+            if self.worker is not None:
+                self.worker.cancel(self)
+        elif state is not DONE:
+            self.free()
+            self.move(DONE)
+            self.owner.withdrawn(self, state)
