@@ -23,19 +23,18 @@ from pathlib import Path
 
 import lifecycle
 from in_process import Callers, Limit
-from lifecycle import Life, Question
+from lifecycle import Life, Request
 from measuring import Patience, Sample, Shot, idle_load, median, repeat
 from peer_cases import CASES, Bodies, Case, models
-from peer_record import Record
+from peer_report import LIMIT, Record, Result, format_progress
 from peer_targets import BATCH, PEER_KINDS, TORCH, WORKERS, Ours, Peer, Server, StaticFile, install
+from report import describe_conditions
 from run import file_of
-from standings import LIMIT, Line, told
 
 RESULTS = Path(__file__).parent / "results"
 LIFE, LIFE_MODEL = "life", "resnet18"
 # Models that our server rearranges; their limit is the better one of as they are and rearranged.
 REARRANGED = ("resnet18", "transformer")
-STARTING, LIVING = 25.0, 50.0  # seconds that servers take to start, and one to be killed: for the estimate
 BUSY = 0.03  # of a core: an idle server that uses more disturbs the others
 
 
@@ -45,8 +44,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no server is left behind
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
-        record = Record(RESULTS, options.record or "latest", go_on=bool(options.record) or options.resume)
-        record.sit(lengths(options), peers())
+        record = Record(RESULTS, options.record or "latest", resume=bool(options.record) or options.resume)
+        record.add(conditions=f"{describe_conditions(method(options))}\n\n{peers()}")
         run = Run(options, record, folder)
         run.export()
         for case in CASES:
@@ -54,8 +53,8 @@ def main() -> int:
                 run.measure(case)
         if LIFE in options.cases:
             run.live()
-    print(f"\n{record.text()}")
-    return int(any("mooring" in each for each in record.failed))
+    print(f"\n{record.format()}")
+    return int(any("mooring" in each for each in record.texts("failure")))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -95,19 +94,15 @@ class Run:
         self._exported = folder / "exported"
         self._bodies = Bodies()
         self._patience = Patience(options.patience)
-        self._left = {step: seconds for step, seconds in self._plan() if not record.has(step)}
+        self._left = [step for step in self._plan() if not record.has(step)]
 
-    def _plan(self) -> Iterator[tuple[str, float]]:
-        """The steps of the record, and about how many seconds each takes."""
+    def _plan(self) -> Iterator[str]:
+        """The steps of the record."""
         for case in (case for case in CASES if case.name in self._options.cases):
             for workload, concurrencies in case.workloads.items():
-                able = sum(workload in server.ways() for server in self.servers(case))
-                for connections in concurrencies:
-                    seconds = self._options.repetitions * (self._seconds(case) + 0.5) + 0.7
-                    yield step_of(workload, connections), able * seconds + STARTING / len(case.workloads)
+                yield from (step_of(workload, connections) for connections in concurrencies)
         if LIFE in self._options.cases:
-            for server in self.living():
-                yield f"{LIFE} {server.label}", LIVING
+            yield from (f"{LIFE} {server.label}" for server in self.living())
 
     def _seconds(self, case: Case) -> float:
         return float(self._options.seconds or case.seconds)
@@ -159,16 +154,15 @@ class Run:
 
     def _step(self, case: Case, workload: str, connections: int, each: Sequence[Shot | Limit]) -> None:
         taken = repeat(each, self._options.repetitions, self._seconds(case), self._patience)
-        lines = [line(workload, connections, one, median(samples)) for one, samples in taken]
-        for one in lines:
-            print(told(one), flush=True)
-        self._done(step_of(workload, connections), lines=[asdict(one) for one in lines])
+        results = [result_of(workload, connections, one, median(samples)) for one, samples in taken]
+        for result in results:
+            print(format_progress(result), flush=True)
+        self._done(step_of(workload, connections), results=[asdict(result) for result in results])
 
     def _done(self, step: str, **found: object) -> None:
-        self._record.add(step, found)
-        self._left.pop(step, None)
-        left = sum(self._left.values())
-        print(f"-- {step} is written; about {left / 60:.0f} minutes left", flush=True)
+        self._record.add(step=step, **found)
+        self._left.remove(step)
+        print(f"-- {step} is written; {len(self._left)} steps left", flush=True)
 
     def _callers(self, case: Case, stack: ExitStack) -> list[Callers]:
         model = case.models[0]
@@ -192,10 +186,10 @@ class Run:
             else:
                 answer = server.wait_for(way.path, body.content, body.headers, 90.0)
         except RuntimeError as error:
-            self._record.fail(f"{server.label}, {workload}: {error}")
+            self._record.add(failure=f"{server.label}, {workload}: {error}")
             return False
         if not self._bodies.right(workload, way.answer, answer):
-            self._record.fail(f"{server.label}, {workload}: wrong answer {answer[:200]!r}")
+            self._record.add(failure=f"{server.label}, {workload}: wrong answer {answer[:200]!r}")
             return False
         return True
 
@@ -204,7 +198,7 @@ class Run:
         self._patience.wait()
         for server, share in zip(running, idle_load(running), strict=True):
             if share > BUSY:
-                self._record.note(f"{server.label} uses {share:.0%} of a core while nobody asks it.")
+                self._record.add(note=f"{server.label} uses {share:.0%} of a core while nobody asks it.")
 
     def _shot(self, server: Server, workload: str, connections: int, case: Case, *, first: bool) -> Shot:
         """One load of a server. It is warmed up once for a workload, and models for every size of their batches."""
@@ -233,22 +227,24 @@ class Run:
             try:
                 lives = self._live(server)
             except RuntimeError as error:
-                self._record.fail(f"{server.label}, {LIFE}: {error}")
+                self._record.add(failure=f"{server.label}, {LIFE}: {error}")
                 continue
             self._done(f"{LIFE} {server.label}", lives=[asdict(each) for each in lives])
 
     def _live(self, server: Peer | Ours) -> list[Life]:
         """The server's, and before our own that of the bare script, which started in turn with it."""
         way, starts = server.ways()[LIFE_MODEL], self._options.repetitions
-        question = Question(way.path, self._bodies.body(way.body), self._right(way.answer))
+        request = Request(way.path, self._bodies.body(way.body), self._right(way.answer))
         if not isinstance(server, Ours):
-            return [lifecycle.lived(server.with_workers, question, starts=starts)]
+            return [lifecycle.measure_life(server.with_workers, request, starts=starts)]
         engine, scripts = server.engine, []
 
         def script() -> None:
-            scripts.append(lifecycle.bare_start(engine, LIFE_MODEL, self._exported))
+            scripts.append(lifecycle.measure_script_start(engine, LIFE_MODEL, self._exported))
 
-        life = lifecycle.lived(server.with_workers, question, starts=starts, engine=engine, before=script)
+        life = lifecycle.measure_life(
+            server.with_workers, request, starts=starts, engine=engine, before=script
+        )
         return [Life(f"bare script, {engine}", statistics.median(scripts), engine=engine), life]
 
     def _right(self, kind: str) -> Callable[[bytes], bool]:
@@ -267,11 +263,13 @@ def called(server: Server, method: str, message: bytes, limit: float) -> bytes:
             time.sleep(0.2)
 
 
-def lengths(options: argparse.Namespace) -> str:
-    """How often and how long everything is measured, in words."""
+def method(options: argparse.Namespace) -> str:
+    """How everything is measured, in words."""
     chosen = sorted({options.seconds or case.seconds for case in CASES if case.name in options.cases})
     spans = [f"{each:g}" for each in (chosen[:1] + chosen[-1:] if len(chosen) > 1 else chosen)]
-    return f"{options.repetitions} repetitions" + (f" of {' to '.join(spans)} s" if spans else "")
+    length = f" of {' to '.join(spans)} s" if spans else ""
+    alternate = "in which\nservers and, of models, processes without a server alternate."
+    return f"Medians of {options.repetitions} repetitions{length}, {alternate}"
 
 
 def step_of(workload: str, connections: int) -> str:
@@ -298,24 +296,12 @@ def limits_of(callers: Sequence[Callers], connections: int) -> list[Limit]:
     ]
 
 
-def line(workload: str, connections: int, one: Shot | Limit, middle: Sample) -> Line:
-    """What a table says of it."""
-    if isinstance(one, Limit):
-        engine = one.engine
-    else:
-        engine = one.target.engine if isinstance(one.target, Ours) else ""
-    return Line(
-        workload,
-        one.name,
-        connections,
-        middle.rps,
-        middle.p50,
-        middle.p99 or None,
-        middle.cpu,
-        middle.errors,
-        middle.noisy,
-        engine,
-    )
+def result_of(workload: str, connections: int, one: Shot | Limit, middle: Sample) -> Result:
+    """What the record says of the median repetition."""
+    server = one.target if isinstance(one, Shot) else one
+    engine = server.engine if isinstance(server, Ours | Limit) else ""
+    figures = (middle.rps, middle.p50, middle.p99 or None, middle.cpu, middle.errors, middle.noisy)
+    return Result(workload, one.name, connections, *figures, engine)
 
 
 def peers() -> str:

@@ -16,18 +16,18 @@ from targets import Target, kept, seconds_of
 from workloads import Body
 
 CLIENTS = 8
-PATIENCE = 10.0  # seconds after which a client says that it hangs
-WATCHED = 15.0  # seconds that a server has to come back
+CLIENT_TIMEOUT = 10.0  # seconds after which a client says that it hangs
+RECOVERY_LIMIT = 15.0  # seconds that a server has to come back
 MEGABYTE = 1 << 20
 
 
 @dataclass(slots=True)
-class Killed:
-    """What eight clients saw when a model's process was killed. Times in seconds; ``back`` None: not in time."""
+class Kill:
+    """What eight clients saw when a model's process was killed. Times in seconds; ``recovery`` None: not in time."""
 
     errors: int = 0
     hung: int = 0
-    back: float | None = None
+    recovery: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class Life:
     start: float
     memory: float = 0.0
     memory_of_two: float = 0.0
-    alone: Killed | None = None  # with one worker
-    pair: Killed | None = None  # with two
+    alone: Kill | None = None  # with one worker
+    pair: Kill | None = None  # with two
     engine: str = "torch"
 
     @property
@@ -49,7 +49,7 @@ class Life:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class Request:
     """What a server is asked, and how to know that it is right."""
 
     path: str
@@ -57,9 +57,9 @@ class Question:
     right: Callable[[bytes], bool]
 
 
-def lived(
+def measure_life(
     fresh: Callable[[int], Target],
-    question: Question,
+    request: Request,
     *,
     starts: int,
     engine: str = "torch",
@@ -70,36 +70,36 @@ def lived(
     ``fresh`` makes one of so many workers; ``before`` is called before each start that is timed. Start and memory are medians.
     """
     taken: list[tuple[float, float]] = []
-    alone = Killed()
+    alone = Kill()
     for turn in range(max(1, starts)):
         before()
         with fresh(1) as server:
-            taken.append(started(server, question))
+            taken.append(measure_start(server, request))
             if turn == max(1, starts) - 1:
-                alone = killed(server, question)
+                alone = kill_worker(server, request)
     with fresh(2) as server:
-        _, of_two = started(server, question)
-        pair = killed(server, question)
+        _, of_two = measure_start(server, request)
+        pair = kill_worker(server, request)
     start, memory = (statistics.median(each) for each in zip(*taken, strict=True))
     return Life(server.label, start, memory, of_two, alone, pair, engine)
 
 
-def started(server: Target, question: Question) -> tuple[float, float]:
+def measure_start(server: Target, request: Request) -> tuple[float, float]:
     """Seconds until it answers, and the memory of all its processes. Raises ``RuntimeError`` for a wrong answer.
 
     Memory is looked at a second after a second of load: before that a worker may have done nothing yet.
     """
-    answer = server.wait_for(question.path, question.body.content, question.body.headers, 120.0)
+    answer = server.wait_for(request.path, request.body.content, request.body.headers, 120.0)
     seconds = time.perf_counter() - server.started
-    if not question.right(answer):
+    if not request.right(answer):
         raise RuntimeError(f"{server.label}: wrong answer {answer[:200]!r}")
-    with asking(server, question):
+    with run_clients(server, request):
         time.sleep(1.0)
     time.sleep(1.0)
-    return seconds, memory_of(server)
+    return seconds, total_pss(server)
 
 
-def bare_start(engine: str, model: str, folder: Path) -> float:
+def measure_script_start(engine: str, model: str, folder: Path) -> float:
     """Seconds until a script that only imports, loads and calls the model has its first answer."""
     began = time.perf_counter()
     script = subprocess.Popen(
@@ -114,7 +114,7 @@ def bare_start(engine: str, model: str, folder: Path) -> float:
         return time.perf_counter() - began
 
 
-def memory_of(server: Target) -> float:
+def total_pss(server: Target) -> float:
     """PSS of all its processes: what is shared counts once."""
     total = 0.0
     for process in [server.server, *server.workers()]:
@@ -126,18 +126,18 @@ def memory_of(server: Target) -> float:
 class Client(threading.Thread):
     """Asks again and again, on one connection as long as that lasts, and notes every answer's beginning and end."""
 
-    def __init__(self, server: Target, question: Question, ended: threading.Event) -> None:
+    def __init__(self, server: Target, request: Request, ended: threading.Event) -> None:
         super().__init__()
         self.right: list[tuple[float, float]] = []
         self.errors = self.hung = 0
-        self._question, self._ended = question, ended
-        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+        self._request, self._ended = request, ended
+        self._connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=CLIENT_TIMEOUT)
 
     def run(self) -> None:
         while not self._ended.is_set():
             began = time.perf_counter()
             try:
-                served = self._ask()
+                served = self._served()
             except TimeoutError:
                 self.hung += 1
                 self._connection.close()
@@ -151,19 +151,19 @@ class Client(threading.Thread):
                 self.errors += 1
                 time.sleep(0.02)
 
-    def _ask(self) -> bool:
-        body = self._question.body
-        self._connection.request("POST", self._question.path, body.content, body.headers)
+    def _served(self) -> bool:
+        body = self._request.body
+        self._connection.request("POST", self._request.path, body.content, body.headers)
         response = self._connection.getresponse()
         response.read()
         return response.status == 200
 
 
 @contextmanager
-def asking(server: Target, question: Question) -> Iterator[list[Client]]:
+def run_clients(server: Target, request: Request) -> Iterator[list[Client]]:
     """All clients at work while this is open; afterwards none waits for anything."""
     ended = threading.Event()
-    clients = [Client(server, question, ended) for _ in range(CLIENTS)]
+    clients = [Client(server, request, ended) for _ in range(CLIENTS)]
     for client in clients:
         client.start()
     try:
@@ -174,29 +174,31 @@ def asking(server: Target, question: Question) -> Iterator[list[Client]]:
             client.join()
 
 
-def killed(server: Target, question: Question) -> Killed:
+def kill_worker(server: Target, request: Request) -> Kill:
     """Kill -9 the process that works hardest, after two seconds of load, and watch what its clients are told.
 
-    Until two seconds after the server is back, or ``WATCHED`` is over.
+    Until two seconds after the server is back, or ``RECOVERY_LIMIT`` is over.
     """
-    with asking(server, question) as clients:
+    with run_clients(server, request) as clients:
         time.sleep(1.0)
-        victim = busiest(server)
+        victim = find_busiest(server)
         died = time.perf_counter()
         victim.kill()
-        while (back := back_after(died, clients)) is None and time.perf_counter() < died + WATCHED:
+        while (
+            recovery := recovery_after(died, clients)
+        ) is None and time.perf_counter() < died + RECOVERY_LIMIT:
             time.sleep(0.05)
         time.sleep(2.0)
-    return Killed(sum(client.errors for client in clients), sum(client.hung for client in clients), back)
+    return Kill(sum(client.errors for client in clients), sum(client.hung for client in clients), recovery)
 
 
-def back_after(died: float, clients: Sequence[Client]) -> float | None:
+def recovery_after(died: float, clients: Sequence[Client]) -> float | None:
     """Seconds until a request that was sent after the kill was answered; None as long as none was."""
     ends = [end for client in clients for began, end in list(client.right) if began > died]
     return min(ends, default=died) - died or None
 
 
-def busiest(server: Target) -> psutil.Process:
+def find_busiest(server: Target) -> psutil.Process:
     """The process below the server (or the server itself) that used most of a second."""
     family = [server.server, *server.workers()]
     before = {process.pid: seconds_of(process) for process in family}

@@ -51,35 +51,33 @@ class Bodies:
             {"input": [[[[round(float(v), 6) for v in row] for row in plane] for plane in image[0]]]}
         )
         shape = [1, *models.IMAGE]
+        raw, tokens = image.tobytes(), [1, models.TOKENS]
+        number = struct.pack("<f", 1.0)
         self.kinds: dict[str, Callable[[], Body]] = {
             "number": lambda: Body("number", b'{"input":1.0}', JSON),
-            "number v2": lambda: Body("number-v2", v2.json_body("x", [1, 1], struct.pack("<f", 1.0)), JSON),
-            "image": lambda: Body("image", image.tobytes(), BYTES),
+            "number v2": lambda: Body("number-v2", v2.json_body("x", [1, 1], number), JSON),
+            "image": lambda: Body("image", raw, BYTES),
             "image json": lambda: Body("image-json", nested.encode(), JSON),
-            "image v2 json": lambda: Body("image-v2-json", v2.json_body("x", shape, image.tobytes()), JSON),
-            "image v2": lambda: _binary("image-v2", "FP32", shape, image.tobytes()),
-            "image form": lambda: _form("image-form", image.tobytes()),
+            "image v2 json": lambda: Body("image-v2-json", v2.json_body("x", shape, raw), JSON),
+            "image v2": lambda: _binary("image-v2", "FP32", shape, raw),
+            "image form": lambda: _form("image-form", raw),
             "words": lambda: Body("words", words.tobytes(), BYTES),
-            "words v2": lambda: _binary("words-v2", "INT64", [1, models.TOKENS], words.tobytes()),
+            "words v2": lambda: _binary("words-v2", "INT64", tokens, words.tobytes()),
             "words v2 json": lambda: Body("words-v2-json", _words_json(words.ravel().tolist()), JSON),
             "words json": lambda: Body("words-json", json.dumps({"input": words.tolist()}).encode(), JSON),
             "words form": lambda: _form("words-form", words.tobytes()),
             "picture": lambda: Body("picture", picture, "image/jpeg"),
             "picture form": lambda: _form("picture-form", picture),
         }
-        number, tokens = struct.pack("<f", 1.0), [1, models.TOKENS]
-        for model, kind, datatype, size, raw in (
-            ("echo", "number", "FP32", [1, 1], number),
-            ("echo_function", "number", "FP32", [1, 1], number),
-            ("identity", "image", "FP32", shape, image.tobytes()),
-            ("identity_function", "image", "FP32", shape, image.tobytes()),
-            ("resnet18", "image", "FP32", shape, image.tobytes()),
+        for model, kind, datatype, size, content in (
+            *((f"echo{kind}", "number", "FP32", [1, 1], number) for kind in ("", "_function")),
+            *((name, "image", "FP32", shape, raw) for name in ("identity", "identity_function", "resnet18")),
             ("transformer", "words", "INT64", tokens, words.tobytes()),
         ):
-            message = v2.message(model, "x", size, raw, datatype=datatype)
-            self.kinds[f"{kind} message {model}"] = lambda message=message, model=model: Body(
-                f"message-{model}", message, grpc=True
+            body = Body(
+                f"message-{model}", v2.message(model, "x", size, content, datatype=datatype), grpc=True
             )
+            self.kinds[f"{kind} message {model}"] = lambda body=body: body
         self.expected: dict[str, list[float]] = {
             "echo": [2.0],
             "total": [math.fsum(map(float, image.ravel()))],

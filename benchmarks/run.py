@@ -9,6 +9,7 @@ Raw figures go to results/latest.jsonl, one line per repetition.
 """
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,11 +17,10 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from journal import Journal
 from measuring import Patience, Shot, median, repeat
-from report import Row, beside_floors, conditions, load_table, start_table
+from report import Row, describe_conditions, format_loads, format_starts
 from starting import Figure, figures
-from targets import NGINX, BareFront, BareGrpc, Mooring, Nginx, Target
+from targets import NGINX, BareFront, BareGrpc, Mooring, Nginx, Target, nginx_version
 from workloads import MODELS, OPTIONS, Body, Group, Workload, groups
 
 RESULTS = Path(__file__).parent / "results"
@@ -33,29 +33,30 @@ def main() -> int:
     chosen = [group for group in groups() if group.name in options.cases]
     rows: list[Row] = []
     starts: list[Figure] = []
-    journal = Journal(RESULTS / "latest.jsonl")
-    if START in options.cases:
-        starts = figures(options.repetitions)
-        for figure in starts:
-            journal.add(asdict(figure))
-        print(start_table(starts), end="\n\n", flush=True)
-    if chosen:
-        for row in measured(chosen, options):
+    with (RESULTS / "latest.jsonl").open("w", buffering=1) as log:
+        if START in options.cases:
+            starts = figures(options.repetitions)
+            log.writelines(f"{json.dumps(asdict(figure))}\n" for figure in starts)
+            print(format_starts(starts), end="\n\n", flush=True)
+        for row in measured(chosen, options) if chosen else ():
             print(progress(row), flush=True)
             rows.append(row)
-            for sample in row.samples:
-                journal.add({"name": row.name, "connections": row.connections, **asdict(sample)})
-    text = "\n\n".join(
-        [
-            conditions(beside_floors(options.seconds, options.repetitions)),
-            *([start_table(starts)] if starts else []),
-            *([load_table(rows)] if rows else []),
-        ]
-    )
+            about = {"name": row.name, "connections": row.connections}
+            log.writelines(f"{json.dumps(about | asdict(sample))}\n" for sample in row.samples)
+    parts = [describe_conditions(method(options.seconds, options.repetitions))]
+    parts += [format_starts(starts)] * bool(starts) + [format_loads(rows)] * bool(rows)
+    text = "\n\n".join(parts)
     print(f"\n{text}")
     if options.record:
         (RESULTS / f"{options.record}.md").write_text(f"# Benchmark of {options.record}\n\n{text}\n")
     return int(any(row.middle.errors for row in rows))
+
+
+def method(seconds: float, repetitions: int) -> str:
+    """How everything is measured, in words."""
+    floors = ["bare front (uvloop and httptools)", "bare gRPC (grpc.aio on uvloop)", nginx_version()]
+    alternate = f"that\nalternate with the floors ({', '.join(filter(None, floors))})."
+    return f"Medians of {repetitions} repetitions of {seconds:g} s {alternate}"
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

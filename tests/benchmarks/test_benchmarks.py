@@ -6,9 +6,8 @@ import load
 import pytest
 from google.protobuf.message import DecodeError
 from measuring import FOREIGN, Patience, Sample, median
-from report import Row, load_table, start_table
+from report import Row, format_loads, format_starts
 from run import answer_of, check, parse
-from standings import Line, tables
 from starting import Figure
 from targets import BareFront, BareGrpc
 from workloads import Body, groups
@@ -127,7 +126,7 @@ def test_table_compares_cpu_with_the_floor_and_marks_noise():
     floor = Sample(
         **{name: getattr(SAMPLE, name) for name in SAMPLE.__slots__} | {"front": 5e-6, "workers": 0.0}
     )
-    line = load_table([Row("echo", 32, [noisy], {"bare front": floor})]).splitlines()[-1]
+    line = format_loads([Row("echo", 32, [noisy], {"bare front": floor})]).splitlines()[-1]
     assert [cell.strip() for cell in line.split("|")][4:-1] == [
         "1.00",
         "2.00",
@@ -142,7 +141,7 @@ def test_table_compares_cpu_with_the_floor_and_marks_noise():
 
 
 def test_table_says_what_is_over_its_limit():
-    lines = start_table([Figure("a", 2.0, "s", 1.0), Figure("b", 0.5, "s", 1.0)]).splitlines()
+    lines = format_starts([Figure("a", 2.0, "s", 1.0), Figure("b", 0.5, "s", 1.0)]).splitlines()
     assert "OVER" in lines[-2]
     assert "OVER" not in lines[-1]
 
@@ -151,22 +150,3 @@ def test_unknown_case_is_named(capsys):
     with pytest.raises(SystemExit):
         parse(["--cases", "tiny,tinny"])
     assert "tinny" in capsys.readouterr().err
-
-
-def test_our_server_is_compared_with_the_best_limit_of_its_own_engine():
-    lines = [
-        Line("resnet18", "mooring", 8, 60.0, 0.1, engine="torch"),
-        Line("resnet18", "mooring, ONNX", 8, 66.0, 0.1, engine="onnx"),
-        Line("resnet18", "fastapi", 8, 50.0, 0.1),
-        Line("resnet18", "no server, torch, 2 x 4 rows", 8, 50.0, 0.1, engine="torch"),
-        Line("resnet18", "no server, optimized, 2 x 4 rows", 8, 80.0, 0.1, engine="torch"),
-        Line("resnet18", "no server, onnx, 2 x 4 rows", 8, 88.0, 0.1, engine="onnx"),
-    ]
-    rows = {
-        cells[1].strip(): cells[7].strip()
-        for row in tables(lines).splitlines()
-        if len(cells := row.split("|")) > 7
-    }
-    assert rows["mooring"] == "75%"
-    assert rows["mooring, ONNX"] == "75%"
-    assert rows["fastapi"] == ""
