@@ -1,6 +1,6 @@
 """The floor: the least an HTTP front in Python can do. uvloop, httptools, a fixed answer, and nothing else.
 
-    python bare_frontends/process.py PORT
+    python bare_front.py PORT
 
 It reads every request to its end. ``/large`` is answered with as many bytes as came, everything else with a few.
 """

@@ -184,7 +184,7 @@ class BareFront(Target):
         super().__init__("bare front")
 
     def command(self, folder: Path) -> list[str]:
-        return [sys.executable, str(HERE / "bare_frontends/process.py"), str(self.port)]
+        return [sys.executable, str(HERE / "bare_front.py"), str(self.port)]
 
 
 class BareGrpc(Target):
