@@ -16,7 +16,13 @@ from mooring.observability.metrics import Metrics
 from mooring.protocols.amd.metrics import AmdMetrics
 from mooring.protocols.kserve.settings import TraceSettings
 from mooring.repository.catalog import WORKERS
-from mooring.repository.declaration import Declaration, _Batching, _QueuePolicy, _Sequences, _Workers
+from mooring.repository.declaration import (
+    BatchingTable,
+    Declaration,
+    QueuePolicyTable,
+    SequencesTable,
+    WorkersTable,
+)
 from mooring.repository.model_config import _KEYS, _WITHOUT_EFFECT
 from mooring.repository.platforms import BACKENDS
 from mooring.server.server import Server
@@ -111,10 +117,10 @@ def test_each_key_of_a_models_configuration_is_documented_and_no_other():
         "queue_policy",
     }
     tables = {
-        "batching": _Batching,
-        "workers": _Workers,
-        "sequences": _Sequences,
-        "queue_policy": _QueuePolicy,
+        "batching": BatchingTable,
+        "workers": WorkersTable,
+        "sequences": SequencesTable,
+        "queue_policy": QueuePolicyTable,
     }
     for table, kind in tables.items():
         fields |= {f"{table}.{field.name}" for field in msgspec.structs.fields(kind)}

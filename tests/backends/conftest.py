@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from model_kit import model_spec
 
 from mooring.backends.backend import create
 from mooring.core.requests import Form, InferenceRequest
 from mooring.core.service import LoadContext
 from mooring.core.tensors import Tensor
-from mooring.repository.spec import ModelSpec
 
 
 class FakeReply:
@@ -77,7 +77,7 @@ def reply():
 def builtin():
     def load(name, **more):
         backend = create("builtin")
-        spec = ModelSpec(name="m", version="1", backend="builtin", location="", entry=name, **more)
+        spec = model_spec(name="m", version="1", backend="builtin", location="", entry=name, **more)
         backend.metadata = backend.load(spec, LoadContext())
         return backend
 
@@ -92,7 +92,7 @@ def function(tmp_path):
     def load(source, entry="model.py", **more):
         (tmp_path / entry.partition(":")[0]).write_text(source)
         backend = create("function")
-        spec = ModelSpec(
+        spec = model_spec(
             name="m", version="1", backend="function", location=str(tmp_path), entry=entry, **more
         )
         backend.metadata = backend.load(spec, LoadContext())

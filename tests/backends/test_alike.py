@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from mooring.backends.alike import Alike
 from mooring.backends.backend import driven
 from mooring.core.errors import MooringError
+from mooring.core.options import BatchMode
 from mooring.core.requests import InferenceResponse, RequestedOutput
 from mooring.core.tensors import TensorSpec
-from mooring.repository.spec import BatchMode
 
 TWICE = """
 def infer(inputs):
@@ -49,7 +49,7 @@ def both_ways(model, requests, reply):
 @pytest.mark.parametrize("code", [TWICE, NUMBERS])
 @pytest.mark.parametrize(
     "settings_",
-    [{}, PAIRS, {**PAIRS, "inputs": []}, {**PAIRS, "batch": BatchMode.STACK}, {"max_batch_size": 4}],
+    [{}, PAIRS, {**PAIRS, "inputs": []}, {**PAIRS, "mode": BatchMode.STACK}, {"max_batch_size": 4}],
 )
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
@@ -80,7 +80,7 @@ WIDE = {"inputs": [TensorSpec("x", "FP32", [-1, 30_000])], "max_batch_size": 4}
 BINARY = {"binary_data": True}
 
 
-@pytest.mark.parametrize("settings_", [{}, WIDE, {**WIDE, "batch": BatchMode.STACK}, {"max_batch_size": 4}])
+@pytest.mark.parametrize("settings_", [{}, WIDE, {**WIDE, "mode": BatchMode.STACK}, {"max_batch_size": 4}])
 @pytest.mark.parametrize(
     "more",
     [
@@ -95,7 +95,7 @@ BINARY = {"binary_data": True}
 @pytest.mark.parametrize("count", [1, 3])
 def test_large_requests_are_answered_alike_and_left_as_they_are(function, reply, ask, settings_, more, count):
     model = function(NUMBERS, **settings_)
-    shape = (30_000,) if settings_.get("batch") is BatchMode.STACK else (1, 30_000)
+    shape = (30_000,) if settings_.get("mode") is BatchMode.STACK else (1, 30_000)
     values = [np.full(shape, 20 + number, np.float32) for number in range(count)]
     requests = [ask.tensors(more, x=each) for each in values]
     for outputs in [each.outputs for each in requests]:

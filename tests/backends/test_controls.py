@@ -6,15 +6,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from model_kit import model_spec
 from onnx import TensorProto as Kind
 from onnx import helper
 
 from mooring.backends.backend import create
 from mooring.core.errors import InvalidInput, ModelLoadFailed
+from mooring.core.options import Control, ControlKind, SequenceOptions
 from mooring.core.requests import Step
 from mooring.core.service import LoadContext
 from mooring.core.tensors import TensorSpec
-from mooring.repository.spec import Control, ControlKind, ModelSpec, SequenceSettings
 
 START = Control("START", ControlKind.START, "INT32")
 END = Control("END", ControlKind.END, "FP32", (-1.0, 1.0))
@@ -24,9 +25,9 @@ X = TensorSpec("x", "FP32", [-1, 1])
 
 
 def opened(kind, file, controls, rows=4, entry="", inputs=(X,)):
-    spec = ModelSpec(
+    spec = model_spec(
         name="m", version="1", backend=kind, location=str(file), entry=entry, max_batch_size=rows,
-        inputs=list(inputs), sequence=SequenceSettings(controls=tuple(controls)), retry=False,
+        inputs=list(inputs), sequence=SequenceOptions(enabled=True, controls=tuple(controls)), retry=False,
     )  # fmt: skip
     backend = create(kind)
     backend.metadata = backend.load(spec, LoadContext())
@@ -136,7 +137,7 @@ def test_an_array_is_none_of_a_models_without_sequences(ask, reply, tmp_path):
     (tmp_path / "model.py").write_text("def infer(inputs):\n    return {'n': [len(inputs)]}\n")
     backend = create("function")
     backend.load(
-        ModelSpec(name="m", version="1", backend="function", location=str(tmp_path / "model.py")),
+        model_spec(name="m", version="1", backend="function", location=str(tmp_path / "model.py")),
         LoadContext(),
     )
     (found,) = answers(ask, backend, [ask.tensors(x=np.zeros(1))], reply)
@@ -144,9 +145,9 @@ def test_an_array_is_none_of_a_models_without_sequences(ask, reply, tmp_path):
 
 
 def test_a_batch_of_one_row_has_controls_of_one_row(echoing, ask, reply):
-    spec = ModelSpec(
+    spec = model_spec(
         name="m", version="1", backend="onnx", location=str(echoing), inputs=[X], max_batch_size=1,
-        batch_dimension=True, sequence=SequenceSettings(controls=(START, END, READY, CORRID)), retry=False,
+        batch_dimension=True, sequence=SequenceOptions(enabled=True, controls=(START, END, READY, CORRID)), retry=False,
     )  # fmt: skip
     backend = create("onnx")
     backend.load(spec, LoadContext())

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 from captum import attr
+from model_kit import model_spec
 from torch import nn
 
 from mooring.backends.backend import create
 from mooring.core.errors import InvalidInput, ModelLoadFailed, Unsupported
+from mooring.core.options import BatchMode
 from mooring.core.requests import Form, InferenceRequest, Operation
 from mooring.core.service import LoadContext
 from mooring.core.tensors import Tensor, TensorSpec
-from mooring.repository.spec import BatchMode, ModelSpec
 
 BATCH = torch.export.Dim("batch")
 LABELS = {"0": "cat", "1": ["n02", "dog"], "2": "eel"}
@@ -72,8 +73,8 @@ def load(tmp_path):
     loaded = []
 
     def load(entry, backend="pytorch", **more):
-        more = {"max_batch_size": 8, "batch_is_default": True, "labels": LABELS, **more}
-        spec = ModelSpec(name="m", version="1", backend=backend, location=str(tmp_path), entry=entry, **more)
+        more = {"max_batch_size": 8, "size_by_default": True, "labels": LABELS, **more}
+        spec = model_spec(name="m", version="1", backend=backend, location=str(tmp_path), entry=entry, **more)
         made = create(backend)
         made.metadata = made.load(spec, LoadContext())
         loaded.append(made)
@@ -196,7 +197,7 @@ def test_a_model_without_gradients_is_explained_by_trying(method, net, onnx, loa
     torch.manual_seed(own.get("seed", 0))
     arguments = {key: value for key, value in own.items() if key != "seed"} | captums
     whole = getattr(attr, method)(net).attribute(given(), target=2, **arguments)
-    function = load("model.py", "function", explain={"method": method, **own}, batch_is_default=False)
+    function = load("model.py", "function", explain={"method": method, **own}, size_by_default=False)
     for backend in (onnx(method=method, **own), function):
         np.testing.assert_allclose(explained(backend, target="eel"), whole.detach(), atol=1e-5)
 
@@ -293,7 +294,7 @@ def test_a_program_of_a_fixed_batch_is_explained_by_batches_of_it(net, load, exp
 def test_a_single_sample_loses_the_batch_dimension_again(exported, explained, load):
     found = explained(exported(), X[0], target=1)
     assert found.shape == (4,)
-    stacked = load("model.pt2", batch=BatchMode.STACK, batch_is_default=False)
+    stacked = load("model.pt2", mode=BatchMode.STACK, size_by_default=False)
     np.testing.assert_allclose(explained(stacked, X[0], target=1), found, atol=1e-6)
 
 

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import onnx
 import pytest
+from model_kit import model_spec
 from onnx import TensorProto as Kind
 from onnx import helper
 from onnx_kit import X3, Y3, node, write_model
@@ -12,11 +13,11 @@ from onnx_kit import X3, Y3, node, write_model
 from mooring.backends.backend import create
 from mooring.backends.onnx import OnnxBackend
 from mooring.core.errors import InvalidInput, ModelFailed, ModelLoadFailed, Unsupported
+from mooring.core.options import BatchMode
 from mooring.core.requests import Form, InferenceRequest, Operation, RequestedOutput
 from mooring.core.service import JoiningState, LoadContext
 from mooring.core.tensors import Tensor, TensorSpec
 from mooring.repository.preloads import preload
-from mooring.repository.spec import BatchMode, ModelSpec
 
 
 @pytest.fixture
@@ -33,8 +34,8 @@ def load():
 
     def load(file, context=None, *, tried=True, **more):
         """With ``tried`` as it is once a trial has shown that rows are independent."""
-        more = {"max_batch_size": 8, "batch_is_default": True, **more}
-        spec = ModelSpec(name="m", version="1", backend="onnx", location=str(file), **more)
+        more = {"max_batch_size": 8, "size_by_default": True, **more}
+        spec = model_spec(name="m", version="1", backend="onnx", location=str(file), **more)
         backend = OnnxBackend()
         backend.metadata = backend.load(spec, context or LoadContext())
         if tried and backend.joining.state is JoiningState.UNTRIED:
@@ -129,7 +130,7 @@ def test_a_dimension_of_another_name_is_the_batch_where_the_configuration_asks_f
     write, load, reply, ask, calls
 ):
     file = write([("x", Kind.FLOAT, ["rows", 3])], [("y", Kind.FLOAT, ["rows", 3])])
-    model = load(file, max_batch_size=4, batch_is_default=False)
+    model = load(file, max_batch_size=4, size_by_default=False)
     seen = calls(model)
     model.infer([ask.tensors(x=np.zeros((2, 3), np.float32))] * 2, reply)
     assert seen == [(4, 3)]
@@ -321,12 +322,12 @@ def test_requests_that_leave_a_default_are_joined_and_others_are_not(write, load
 
 def test_a_configuration_may_declare_an_input_with_a_default(write, load, reply, ask):
     inputs = declared("x", "FP32", [-1, 3]) + declared("k", "FP32", [3])
-    model = load(write(*SCALED), inputs=inputs, max_batch_size=4, batch_is_default=False)
+    model = load(write(*SCALED), inputs=inputs, max_batch_size=4, size_by_default=False)
     assert [each.optional for each in model.metadata.inputs] == [False, True]
     assert ask.read(one(model, reply, ask.tensors(x=np.float32([[1, 2, 3]])))) == {"y": [[2, 4, 6]]}
     with_batch = declared("x", "FP32", [-1, 3]) + declared("k", "FP32", [-1, 3])
     assert load(write(*SCALED), inputs=with_batch).metadata.inputs == model.metadata.inputs
-    stacked = load(write(*SCALED), inputs=declared("x", "FP32", [3]), batch=BatchMode.STACK)
+    stacked = load(write(*SCALED), inputs=declared("x", "FP32", [3]), mode=BatchMode.STACK)
     assert ask.read(one(stacked, reply, ask.tensors(x=np.float32([1, 2, 3])))) == {"y": [2, 4, 6]}
 
 
@@ -429,7 +430,7 @@ def test_declared_outputs_are_the_ones_there_are(write, load, reply, ask):
         ({"inputs": declared("x", "FP32", [3])}, r"FP32 \[3\]; .* FP32 \[-1, 3\]"),
         ({"inputs": declared("image", "FP32", [-1, 3])}, r"declares input 'image'; .*model.onnx has 'x'"),
         ({"outputs": declared("y", "INT8", [-1, 3])}, "output 'y' as INT8"),
-        ({"inputs": declared("x", "FP32", [4]), "batch": BatchMode.STACK}, r"FP32 \[-1, 3\], batch included"),
+        ({"inputs": declared("x", "FP32", [4]), "mode": BatchMode.STACK}, r"FP32 \[-1, 3\], batch included"),
         ({"parameters": {"providers": "abacus"}}, "no 'abacus' here; it has .*cpu"),
     ],
 )  # fmt: skip
@@ -450,7 +451,7 @@ def test_single_samples_are_stacked_where_the_configuration_says_so(
     write, load, reply, ask, calls, first, inputs
 ):
     file = write([("x", Kind.FLOAT, [first, 3])], [("y", Kind.FLOAT, [first, 3])])
-    model = load(file, inputs=inputs, batch=BatchMode.STACK, max_batch_size=4)
+    model = load(file, inputs=inputs, mode=BatchMode.STACK, max_batch_size=4)
     seen = calls(model)
     assert model.metadata.inputs == declared("x", "FP32", [3])
     outcomes = model.infer([ask.tensors(x=np.full(3, n, np.float32)) for n in range(3)], reply)
@@ -460,7 +461,7 @@ def test_single_samples_are_stacked_where_the_configuration_says_so(
 
 def test_a_model_without_a_batch_takes_single_samples_as_they_are(write, load, reply, ask):
     file = write([("x", Kind.FLOAT, [3])], [("y", Kind.FLOAT, [3])])
-    model = load(file, inputs=declared("x", "FP32", [3]), batch=BatchMode.STACK, max_batch_size=4)
+    model = load(file, inputs=declared("x", "FP32", [3]), mode=BatchMode.STACK, max_batch_size=4)
     outcomes = model.infer([ask.tensors(x=np.full(3, n, np.float32)) for n in range(2)], reply)
     assert [ask.read(outcome) for outcome in outcomes] == [{"y": [0, 0, 0]}, {"y": [-1, -1, -1]}]
 
@@ -468,7 +469,7 @@ def test_a_model_without_a_batch_takes_single_samples_as_they_are(write, load, r
 def test_a_fixed_batch_of_several_takes_no_single_samples(write, load):
     file = write([("x", Kind.FLOAT, [4, 3])], [("y", Kind.FLOAT, [4, 3])])
     with pytest.raises(ModelLoadFailed, match="a fixed batch of 4"):
-        load(file, batch=BatchMode.STACK)
+        load(file, mode=BatchMode.STACK)
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x09" * 50])
@@ -541,7 +542,7 @@ def test_a_worker_uses_the_threads_it_is_given(write, load):
 
 
 def test_the_library_is_there_before_workers_are_forked_and_torch_is_not(tmp_path):
-    spec = ModelSpec(name="m", version="1", backend="onnx", location=str(tmp_path))
+    spec = model_spec(name="m", version="1", backend="onnx", location=str(tmp_path))
     assert preload(spec) == ("onnxruntime", "mooring.backends.onnx")
     assert isinstance(create("onnx"), OnnxBackend)
 

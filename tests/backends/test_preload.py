@@ -1,13 +1,13 @@
 """What a worker's template imports beforehand: torch only where a model's own code names it."""
 
 import pytest
+from model_kit import model_spec
 
 from mooring.repository.preloads import fork_unsafe_reason, preload
-from mooring.repository.spec import ModelSpec
 
 
 def modules(folder, backend, entry):
-    return preload(ModelSpec(name="m", version="1", backend=backend, location=str(folder), entry=entry))
+    return preload(model_spec(name="m", version="1", backend=backend, location=str(folder), entry=entry))
 
 
 @pytest.mark.parametrize(
@@ -36,5 +36,5 @@ def test_a_function_does_not_pay_for_the_scripts_beside_it(tmp_path):
 
 @pytest.mark.parametrize("backend", ["handler", "function"])
 def test_handlers_and_functions_are_loaded_in_each_worker_whatever_preload_says(backend):
-    spec = ModelSpec(name="m", version="1", backend=backend, location=".", entry="model.py", preload=True)
+    spec = model_spec(name="m", version="1", backend=backend, location=".", entry="model.py", preload=True)
     assert fork_unsafe_reason(spec, threads=1) == "its code is the user's own"

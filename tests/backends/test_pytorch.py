@@ -8,6 +8,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from model_kit import model_spec
 from torch import nn
 
 from mooring.backends import rearranged
@@ -15,11 +16,11 @@ from mooring.backends.backend import create
 from mooring.backends.programs import leaves
 from mooring.backends.pytorch import PyTorchBackend, paired
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed
+from mooring.core.options import BatchMode
 from mooring.core.requests import InferenceRequest, RequestedOutput
 from mooring.core.service import JoiningState, LoadContext
 from mooring.core.tensors import Tensor, TensorSpec
 from mooring.repository.preloads import preload
-from mooring.repository.spec import BatchMode, ModelSpec
 
 BATCH = torch.export.Dim("batch")
 
@@ -84,8 +85,8 @@ def load():
 
     def load(file, context=None, *, tried=True, **more):
         """With ``tried`` as it is once a trial has shown that rows are independent."""
-        more = {"max_batch_size": 8, "batch_is_default": True, **more}
-        spec = ModelSpec(
+        more = {"max_batch_size": 8, "size_by_default": True, **more}
+        spec = model_spec(
             name="m", version="1", backend="pytorch", location=str(file.parent), entry=file.name, **more
         )
         backend = PyTorchBackend()
@@ -157,9 +158,7 @@ def test_a_program_of_a_fixed_shape_takes_requests_one_by_one(export, load, repl
 
 def test_an_output_of_twice_the_rows_is_no_batch(export, load, reply, ask):
     for asked in (False, True):
-        model = load(
-            export(Doubled(), torch.ones(2, 3), shapes={"x": {0: BATCH}}), batch_is_default=not asked
-        )
+        model = load(export(Doubled(), torch.ones(2, 3), shapes={"x": {0: BATCH}}), size_by_default=not asked)
         outcomes = model.infer([ask.tensors(x=array) for array in rows(1, 2)], reply)
         assert [np.shape(ask.read(outcome)["y"]) for outcome in outcomes] == [(2, 3), (4, 3)]
 
@@ -314,7 +313,7 @@ def test_a_script_joins_only_what_its_configuration_says_is_a_batch(script, load
     file = script(Net())
     for more, calls in [
         ({}, [[(1, 3)], [(2, 3)]]),
-        ({"batch_is_default": False}, [[(3, 3)]]),
+        ({"size_by_default": False}, [[(3, 3)]]),
         ({"inputs": [spec("x")], "outputs": [spec("y")]}, [[(3, 3)]]),
     ]:
         model = load(file, **more)
@@ -343,7 +342,7 @@ def test_a_missing_argument_is_named_as_clients_know_it(script, load, reply, ask
 
 def test_single_samples_are_stacked(script, load, reply, ask):
     for inputs in ([], [spec("x", shape=[3])]):
-        model = load(script(Net()), batch=BatchMode.STACK, inputs=inputs)
+        model = load(script(Net()), mode=BatchMode.STACK, inputs=inputs)
         seen = watch(model)
         name = "x" if inputs else "INPUT0"
         outcomes = model.infer([ask.tensors(**{name: np.full(3, n, np.float32)}) for n in (1, 2)], reply)
@@ -481,9 +480,9 @@ def test_a_worker_uses_the_threads_it_is_given(net, load):
 
 
 def test_the_library_is_there_before_workers_are_forked(tmp_path):
-    spec = ModelSpec(name="m", version="1", backend="pytorch", location=str(tmp_path))
+    spec = model_spec(name="m", version="1", backend="pytorch", location=str(tmp_path))
     assert preload(spec)[0] == "torch"
-    program = ModelSpec(name="m", version="1", backend="pytorch", location=str(tmp_path), entry="model.pt2")
+    program = model_spec(name="m", version="1", backend="pytorch", location=str(tmp_path), entry="model.pt2")
     for module in set(preload(program)) - set(preload(spec)):
         assert importlib.util.find_spec(module) is not None  # torch moves its private modules now and then
     assert len(preload(program)) > len(preload(spec))
@@ -513,7 +512,7 @@ class Picture(nn.Module):
 
 
 def script_spec(folder, *, optimize):
-    return ModelSpec(
+    return model_spec(
         name="m",
         version="1",
         backend="pytorch",
@@ -554,7 +553,7 @@ def test_a_script_that_was_frozen_before_it_was_saved_is_in_memory_once(tmp_path
     save_script(wide, torch.rand(2, 1024, 4, 4), tmp_path / "model.pt", frozen=True)
     size = (tmp_path / "model.pt").stat().st_size
     del wide
-    spec = ModelSpec(name="m", version="1", backend="pytorch", location=str(tmp_path), entry="model.pt")
+    spec = model_spec(name="m", version="1", backend="pytorch", location=str(tmp_path), entry="model.pt")
     before = psutil.Process().memory_full_info().uss
     backend = PyTorchBackend()
     backend.load(spec, LoadContext())
@@ -715,7 +714,7 @@ def test_weights_may_lie_channels_last_and_answers_stay(tmp_path):
     module = Picture().eval()
     program = torch.export.export(module, (torch.rand(2, 3, 16, 16),), dynamic_shapes=({0: BATCH},))
     torch.export.save(program, tmp_path / "model.pt2")
-    spec = ModelSpec(
+    spec = model_spec(
         name="m",
         version="1",
         backend="pytorch",

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from model_kit import model_spec
 from onnx import TensorProto as Kind
 from onnx_kit import node, write_model
 
@@ -14,14 +15,13 @@ from mooring.core.errors import InvalidInput, InvalidOutput, ModelLoadFailed
 from mooring.core.requests import Operation
 from mooring.core.service import LoadContext
 from mooring.core.tensors import TensorSpec
-from mooring.repository.spec import ModelSpec
 
 X = TensorSpec("x", "FP32", [-1, 4], reshape=[-1, 2, 2])
 Y = TensorSpec("y", "FP32", [-1, 1, 4], reshape=[-1, 4])
 
 
 def opened(kind, file, inputs=(X,), outputs=(Y,), rows=4, **more):
-    spec = ModelSpec(
+    spec = model_spec(
         name="m", version="1", backend=kind, location=str(file), inputs=list(inputs), outputs=list(outputs),
         max_batch_size=rows, **more,
     )  # fmt: skip

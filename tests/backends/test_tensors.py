@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, OutOfResources
+from mooring.core.options import BatchMode
 from mooring.core.requests import RequestedOutput
 from mooring.core.tensors import TensorSpec
-from mooring.repository.spec import BatchMode
 
 # Tells what it was called with, and fails for a negative number.
 COUNTING = """
@@ -74,7 +74,7 @@ def test_a_v2_request_of_more_rows_is_told_the_limit(function, reply, ask):
 
 
 def test_a_limit_that_nobody_set_only_says_how_it_is_called(function, reply, ask):
-    model = function(COUNTING, max_batch_size=3, batch_is_default=True, **WIDE)
+    model = function(COUNTING, max_batch_size=3, size_by_default=True, **WIDE)
     (found,) = model.infer([tensors(ask, [[0, 0]] * 4)], reply)
     assert len(ask.read(found)["y"]) == 4
     assert [shape[0] for shape in calls(model)] == [3, 1]
@@ -107,7 +107,7 @@ def test_a_faulty_instance_is_named(function, reply, ask):
 
 
 def test_stacked_models_get_a_new_first_dimension(function, reply, ask):
-    model = function(COUNTING, batch=BatchMode.STACK, max_batch_size=2, inputs=[TensorSpec("x", "FP32", [2])])
+    model = function(COUNTING, mode=BatchMode.STACK, max_batch_size=2, inputs=[TensorSpec("x", "FP32", [2])])
     found = model.infer([tensors(ask, [1, 2]), ask.body([3, 4]), ask.instances([5, 6])], reply)
     assert calls(model) == [(2, 2), (1, 2)]
     assert ask.read(found[0]) == {"y": [2, 4], "total": 3}

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from model_kit import model_spec
 from onnx import TensorProto as Kind
 from onnx import helper
 from onnx_kit import X3, Y3, node, write_model
@@ -13,9 +14,9 @@ from torch import nn
 
 from mooring.backends.backend import create
 from mooring.backends.trial import try_rows
+from mooring.core.options import BatchMode, SequenceOptions
 from mooring.core.service import JoiningState, LoadContext
 from mooring.core.tensors import TensorSpec
-from mooring.repository.spec import BatchMode, ModelSpec, SequenceSettings
 
 BATCH = torch.export.Dim("batch")
 IMAGE = ("x", Kind.FLOAT, ["N", 3, "H", "W"])
@@ -26,9 +27,9 @@ def load():
     opened = []
 
     def load(file, **more):
-        more = {"max_batch_size": 8, "batch_is_default": True, **more}
+        more = {"max_batch_size": 8, "size_by_default": True, **more}
         kind = "onnx" if file.suffix == ".onnx" else "pytorch"
-        spec = ModelSpec(name="m", version="1", backend=kind, location=str(file), **more)
+        spec = model_spec(name="m", version="1", backend=kind, location=str(file), **more)
         backend = create(kind)
         backend.load(spec, LoadContext())
         opened.append(backend)
@@ -131,13 +132,13 @@ def test_answers_that_are_no_numbers_tell_nothing(tried):
 
 
 def test_a_model_that_keeps_state_is_not_tried(tried):
-    found = tried([X3], [Y3], sequence=SequenceSettings())
+    found = tried([X3], [Y3], sequence=SequenceOptions(enabled=True))
     assert "it keeps state from request to request" in found.reason
 
 
 def test_single_samples_are_tried_as_the_batch_that_they_make(tried):
-    assert tried([X3], [Y3], batch=BatchMode.STACK).state is JoiningState.SHOWN
-    found = tried([X3], [Y3], MEAN, constants=CONSTANTS, batch=BatchMode.STACK)
+    assert tried([X3], [Y3], mode=BatchMode.STACK).state is JoiningState.SHOWN
+    found = tried([X3], [Y3], MEAN, constants=CONSTANTS, mode=BatchMode.STACK)
     assert found.state is JoiningState.APART
 
 
@@ -204,7 +205,7 @@ def test_what_a_request_may_look_like_is_the_same_before_and_after(tmp_path, loa
 
 def test_a_configuration_that_says_max_batch_size_is_trusted(tmp_path, load):
     file = write_model(tmp_path / "model.onnx", nodes=MEAN, constants=CONSTANTS)
-    model = load(file, batch_is_default=False)
+    model = load(file, size_by_default=False)
     assert model.joining.state is JoiningState.DECLARED
     assert not model.reader.apart
 

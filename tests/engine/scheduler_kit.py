@@ -1,12 +1,12 @@
 """A scheduler with workers, codec processes, a clock and memory that all do what the test says (fakes.py)."""
 
 from fakes import FakeClock, FakeLoop, FakeMemory, FakePool
+from model_kit import model_spec
 
 from mooring.core.requests import InferenceRequest
 from mooring.core.tensors import Tensor
 from mooring.engine.scheduler import Scheduler
 from mooring.observability.statistics import ModelStatistics
-from mooring.repository.spec import ModelSpec
 
 
 class Stage:
@@ -17,7 +17,7 @@ class Stage:
         self.loop = FakeLoop(self.clock)
         self.memory = FakeMemory()
         self.codecs = codecs
-        self.spec = ModelSpec(**{"name": "m", "version": "1", "backend": "x", "location": "", **spec})
+        self.spec = model_spec(**{"name": "m", "version": "1", "backend": "x", "location": "", **spec})
         self.statistics = ModelStatistics("m", "1")
         self.news = []
         self.scheduler = kind(

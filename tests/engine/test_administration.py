@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from model_kit import defaults, model_spec
 
 from mooring.config.settings import Config
 from mooring.core.errors import (
@@ -26,7 +27,6 @@ from mooring.engine.registry import Unavailable
 from mooring.ipc.arena import Arena
 from mooring.observability.metrics import Metrics
 from mooring.repository.catalog import Catalog
-from mooring.repository.spec import Defaults, ModelSpec
 from mooring.repository.store import Store
 from mooring.workers.capacity import Capacity
 
@@ -44,7 +44,7 @@ class Harness:
         metrics = Metrics()
         self.engine = Engine(self.arena, metrics, drain_limit=5.0)
         config = Config(model_repository=self.repository)
-        catalog = Catalog(Store(folder / "archives"), config, folder / "files", Defaults())
+        catalog = Catalog(Store(folder / "archives"), config, folder / "files", defaults())
         self.files = folder / "files"
         self.changes = []
         self.administration = Administration(
@@ -150,12 +150,12 @@ async def test_more_workers_than_the_machine_bears_are_refused_with_the_bound_an
 async def test_at_the_start_a_model_of_too_many_workers_is_failed_and_the_others_are_served(harness):
     harness.engine._capacity = Capacity(6, "3 for each core")
     common = {"version": "1", "backend": "builtin", "location": "", "entry": "echo"}
-    greedy = ModelSpec(name="greedy", min_workers=7, max_workers=7, **common)
+    greedy = model_spec(name="greedy", min_workers=7, max_workers=7, **common)
     version = await harness.engine.deploy(greedy, at_startup=True)
     assert version.state is State.FAILED
     assert "7 workers are too many" in harness.administration.describe("greedy")[0].reason
     assert not harness.administration.describe("greedy")[0].workers
-    assert (await harness.engine.deploy(ModelSpec(name="modest", **common), at_startup=True)).ready
+    assert (await harness.engine.deploy(model_spec(name="modest", **common), at_startup=True)).ready
 
 
 async def test_what_is_unloaded_while_it_gets_workers_is_not_found_and_keeps_none(harness):
@@ -390,7 +390,7 @@ async def test_what_the_server_was_started_with_can_be_loaded_again(tmp_path):
     file.write_text("def infer(inputs, parameters):\n    return {'said': 'elsewhere'}\n")
     store = Store(tmp_path / "archives")
     config = Config(targets=[f"talker={file}"], model_repository=harness.repository)
-    catalog = Catalog(store, config, harness.files, Defaults())
+    catalog = Catalog(store, config, harness.files, defaults())
     administration = Administration(harness.engine, catalog, Metrics())
     with pytest.raises(ModelNotFound):
         await administration.load("talker")

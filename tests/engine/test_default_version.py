@@ -3,12 +3,12 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_kit import model_spec
 
 from mooring.core.service import ModelMetadata
 from mooring.core.versions import VersionPolicy
 from mooring.engine.lifecycle import MOVES, State
 from mooring.engine.registry import DefaultRule, ModelVersion, Registry, Unavailable
-from mooring.repository.spec import ModelSpec
 
 
 class Queue:
@@ -35,7 +35,7 @@ class Models:
 
     def add(self, version, policy="mine"):
         policy = self.policy if policy == "mine" else policy
-        spec = ModelSpec(name="m", version=version, backend="function", location=".", version_policy=policy)
+        spec = model_spec(name="m", version=version, backend="function", location=".", version_policy=policy)
         added = ModelVersion(spec)
         self.registry.add(added)
         added.begin(Queue(), None)

@@ -3,9 +3,9 @@
 from scheduler_kit import Stage
 
 from mooring.core.errors import QueueFull, QueueTimeout
+from mooring.core.options import QueuePolicy, WaitPolicy
 from mooring.core.requests import InferenceResponse
 from mooring.engine.queue_policy import PolicyScheduler
-from mooring.repository.spec import QueuePolicy, WaitPolicy
 
 
 def busy(queue_size=10, **policy):

@@ -4,6 +4,7 @@ import time
 
 import pytest
 from fakes import FakePool
+from model_kit import model_spec
 
 from mooring.core.errors import (
     ModelExists,
@@ -16,7 +17,6 @@ from mooring.core.errors import (
 from mooring.core.service import ModelMetadata
 from mooring.engine.lifecycle import IllegalMove, State
 from mooring.engine.registry import ModelVersion, Registry, Unavailable
-from mooring.repository.spec import ModelSpec
 
 
 class FakeQueue:
@@ -36,7 +36,7 @@ class FakeQueue:
 
 
 def spec(name="m", version="1", **settings):
-    return ModelSpec(
+    return model_spec(
         name=name, version=version, **{"backend": "x", "location": "", "min_workers": 1, **settings}
     )
 
@@ -145,8 +145,8 @@ def test_who_sets_the_number_of_workers_later_makes_an_earlier_one_give_way():
     version, _, _ = loaded()
     epoch = version.resize_epoch
     version.set_worker_range(2, 5)
-    assert (version.spec.min_workers, version.spec.max_workers) == (2, 5)
-    assert not version.spec.workers_by_default
+    assert (version.spec.scaling.min_workers, version.spec.scaling.max_workers) == (2, 5)
+    assert not version.spec.scaling.workers_by_default
     assert version.resize_epoch == epoch + 1
     version.unload()
     assert version.resize_epoch == epoch + 2

@@ -4,11 +4,12 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
+from model_kit import model_spec
 
+from mooring.core.options import SequenceOptions
 from mooring.engine import scale_to_zero
 from mooring.engine.registry import Registry
 from mooring.engine.scale_to_zero import Budget, IdleModels, may_scale_to_zero, processes_kept
-from mooring.repository.spec import ModelSpec, SequenceSettings
 
 
 class Pool:
@@ -51,7 +52,7 @@ class Version:
 
 def spec(name="m", **settings):
     settings = {"backend": "onnx", "workers_by_default": True, "min_workers": 2, "max_workers": 2} | settings
-    return ModelSpec(name=name, version="1", location="", **settings)
+    return model_spec(name=name, version="1", location="", **settings)
 
 
 class House:
@@ -206,7 +207,7 @@ def test_of_models_that_may_be_scaled_to_zero_only_the_budget_keeps_processes():
         {"backend": "handler"},
         {"backend": "builtin"},
         {"backend": "pytorch", "parameters": {"module": "model.py:Net"}},
-        {"sequence": SequenceSettings()},
+        {"sequence": SequenceOptions(enabled=True)},
         {"job_ticket": True},
     ],
 )

@@ -12,10 +12,10 @@ from mooring.core.errors import (
     SequenceLost,
     WorkerDied,
 )
+from mooring.core.options import SequenceOptions
 from mooring.core.requests import Form, InferenceRequest
 from mooring.core.tensors import Tensor
 from mooring.engine.sequence_scheduler import SequenceScheduler
-from mooring.repository.spec import SequenceSettings
 
 
 def made(workers=1, rows=8, *, codecs=None, queue_size=100, job_ticket=False, **settings):
@@ -27,7 +27,7 @@ def made(workers=1, rows=8, *, codecs=None, queue_size=100, job_ticket=False, **
         max_batch_size=rows,
         job_ticket=job_ticket,
         queue_size=queue_size,
-        sequence=SequenceSettings(**{"most": 10, "waiting": 10, **settings}),
+        sequence=SequenceOptions(enabled=True, **{"max_sequences": 10, "max_queued_steps": 10, **settings}),
     )
 
 
@@ -179,7 +179,7 @@ def test_a_step_that_runs_past_its_deadline_still_counts(stage):
 
 
 def test_a_sequence_that_waits_for_room_gets_it_when_one_is_over():
-    stage = made(per_worker=1, max_idle=10.0)
+    stage = made(max_per_worker=1, max_idle=10.0)
     (worker,) = stage.pool.workers
     asked(stage, "s", "a")
     asked(stage, "t", "b")

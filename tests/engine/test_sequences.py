@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mooring.core.errors import InvalidInput, SequenceLost, SequencesFull
+from mooring.core.options import SequenceOptions
 from mooring.engine.sequences import Sequences
-from mooring.repository.spec import SequenceSettings
 
 
 def one(_job):
@@ -15,7 +15,7 @@ def one(_job):
 
 
 def made(most=100, waiting=100, **more):
-    return Sequences("m", SequenceSettings(most=most, waiting=waiting, **more))
+    return Sequences("m", SequenceOptions(enabled=True, max_sequences=most, max_queued_steps=waiting, **more))
 
 
 def ran(sequences, place, now=0.0, most=8):
@@ -58,7 +58,7 @@ def test_a_new_sequence_goes_where_there_are_fewest():
 
 
 def test_where_a_place_is_full_new_sequences_wait_for_room():
-    sequences = made(per_worker=1)
+    sequences = made(max_per_worker=1)
     for name in "ab":
         sequences.admit(name, name, 0.0, implicit=True)
     assert ran(sequences, 1) == [("a", True, False)]

@@ -3,9 +3,9 @@
 import pytest
 
 from mooring.core.errors import InvalidInput
+from mooring.core.options import TORCHSERVE_HEADERS, SequenceHeaders
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, ResponseHead, Step
 from mooring.engine.steps import add_sequence_id, mark_step, step_of
-from mooring.repository.spec import TORCHSERVE_HEADERS, SequenceHeaders
 
 OWN = SequenceHeaders("X-Seq", "X-Seq-Start", "X-Seq-End")
 

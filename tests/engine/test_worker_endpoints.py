@@ -4,6 +4,7 @@ import asyncio
 
 import numpy as np
 import pytest
+from model_kit import defaults
 
 from mooring.config.settings import Config
 from mooring.core.errors import InvalidInput, ModelLoadFailed, ModelNotFound
@@ -14,7 +15,6 @@ from mooring.engine.engine import Engine
 from mooring.ipc.arena import Arena
 from mooring.observability.metrics import Metrics
 from mooring.repository.catalog import Catalog
-from mooring.repository.spec import Defaults
 from mooring.repository.store import Store
 
 ECHO = {"model": "echo"}
@@ -30,7 +30,7 @@ class Amd:
         metrics = Metrics()
         self.engine = Engine(Arena(1 << 20), metrics, drain_limit=5.0)
         config = Config(model_repository=self.repository)
-        catalog = Catalog(Store(folder / "archives"), config, folder / "files", Defaults())
+        catalog = Catalog(Store(folder / "archives"), config, folder / "files", defaults())
         self.administration = Administration(self.engine, catalog, metrics)
         self.unload = self.administration.unload_worker
 

@@ -5,6 +5,7 @@ import os
 import socket
 
 import pytest
+from model_kit import model_spec
 
 from mooring.core.errors import ErrorRecord
 from mooring.frontends import messages
@@ -12,7 +13,6 @@ from mooring.frontends.service import FrontendService
 from mooring.frontends.supervisor import FrontendSupervisor
 from mooring.ipc.arena import Arena
 from mooring.observability.metrics import Metrics
-from mooring.repository.spec import ModelSpec
 
 
 async def test_what_a_front_is_told_before_it_runs_waits_for_it():
@@ -57,7 +57,7 @@ async def done_orders(heard, count):
 
 async def test_a_front_answers_everybody_who_waits_until_it_has_left_a_version(first_process):
     keeper, heard = first_process
-    keeper.tell(messages.ServeVersion(7, ModelSpec(name="m", version="1", location="", backend="onnx")))
+    keeper.tell(messages.ServeVersion(7, model_spec(name="m", version="1", location="", backend="onnx")))
     keeper.tell(messages.RetireVersion(7, 1))
     keeper.tell(messages.RetireVersion(7, 2))
     assert await asyncio.wait_for(done_orders(heard, 2), 5) == [1, 2]

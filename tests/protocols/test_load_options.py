@@ -6,13 +6,13 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from model_kit import model_spec
 
 from mooring.core.errors import InvalidInput
 from mooring.protocols.load_options import LoadOptions, load_options
 from mooring.repository.catalog import overridden
-from mooring.repository.spec import ModelSpec
 
-SPEC = ModelSpec(name="m", version="1", backend="function", location="/m", entry="model.py")
+SPEC = model_spec(name="m", version="1", backend="function", location="/m", entry="model.py")
 
 
 @pytest.mark.parametrize("body", [b"", b" ", b"null", b"{}"])

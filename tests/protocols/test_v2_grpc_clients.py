@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+from model_kit import model_spec
 from tritonclient.utils import InferenceServerException
 
 from mooring.core.tensors import TensorSpec
@@ -24,7 +25,6 @@ from mooring.protocols.kserve.grpc_administration import GrpcSharedMemory
 from mooring.protocols.kserve.grpc_infer import Inference
 from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.kserve.v2_grpc import NAME, KServeV2Grpc
-from mooring.repository.spec import ModelSpec
 
 MODELS = """
 import time
@@ -89,7 +89,7 @@ class Running:
         if entry == "slow":
             how["queue_size"] = 1
         await self.engine.deploy(
-            ModelSpec(
+            model_spec(
                 name=name or entry, version="1", backend="function", location=str(self._folder), entry=f"model.py:{entry}",
                 max_response_bytes=1 << 30, **how,
             )

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from model_kit import model_spec
 from protocol_wire import Served
 
 from mooring.codecs.v2_json import ALL_BINARY, JSON_ONLY, decode_response, encode_request
@@ -20,7 +21,6 @@ from mooring.protocols.inflating import Inflater
 from mooring.protocols.kserve.generate import Generate
 from mooring.protocols.kserve.v2 import KServeV2
 from mooring.protocols.responses import Responses
-from mooring.repository.spec import ModelSpec
 from mooring.web.http1 import HttpServer, Limits
 
 TWICE = """
@@ -63,7 +63,7 @@ async def served(tmp_path):
         },
         "handler": {"backend": "handler", "entry": "handler.py:handle"},
     }.items():
-        await engine.deploy(ModelSpec(name=name, **(common | more)))
+        await engine.deploy(model_spec(name=name, **(common | more)))
     responses = Responses(metrics.responses)
     v2 = KServeV2(engine, responses, version="1")
     generate = Generate(engine, responses, v2.bodies)

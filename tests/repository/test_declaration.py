@@ -5,12 +5,14 @@ import shutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from model_kit import defaults
 
 from mooring.core.errors import ModelLoadFailed
+from mooring.core.options import BatchMode, Control, ControlKind, SequenceOptions
 from mooring.core.tensors import TensorSpec
-from mooring.repository.declaration import read_declaration, read_repository_model, read_versions
+from mooring.repository.declaration_reader import read_declaration
 from mooring.repository.layout import find_declaration, version_folders
-from mooring.repository.spec import BatchMode, Control, ControlKind, Defaults, SequenceSettings
+from mooring.repository.repository_model import read_repository_model, read_versions
 
 FULL = """
 name = "adder"
@@ -88,38 +90,65 @@ def test_everything_a_config_says_reaches_the_spec(model):
     assert (spec.location, spec.url, spec.platform) == (str(model / "1"), "adder", "python")
     assert spec.inputs == [TensorSpec("a", "FP32", [-1, 3]), TensorSpec("b", "BYTES", [-1])]
     assert spec.outputs == [TensorSpec("sum", "FP32", [-1, 3])]
-    assert (spec.max_batch_size, spec.max_delay, spec.batch, spec.exact_delay) == (
+    assert (
+        spec.batching.max_batch_size,
+        spec.batching.max_delay,
+        spec.batching.mode,
+        spec.batching.exact_delay,
+    ) == (
         16,
         0.0025,
         BatchMode.STACK,
         True,
     )
-    assert (spec.min_workers, spec.max_workers, spec.threads) == (2, 3, 2)
-    assert (spec.queue_size, spec.response_timeout, spec.startup_timeout, spec.retry) == (9, 5, 120, False)
+    assert (spec.scaling.min_workers, spec.scaling.max_workers, spec.runtime.threads) == (2, 3, 2)
+    assert (
+        spec.limits.queue_size,
+        spec.timeouts.response_timeout,
+        spec.timeouts.startup_timeout,
+        spec.limits.retry,
+    ) == (9, 5, 120, False)
     assert spec.parameters == {"scale": 1.5, "label": "x", "flag": True, "count": 3}
 
 
 def test_what_a_config_leaves_out_comes_from_the_server(model):
     (spec,) = read(
-        model, "", defaults=Defaults(workers=3, queue_size=7, response_timeout=8.0, exact_delay=True)
+        model, "", defaults=defaults(workers=3, queue_size=7, response_timeout=8.0, exact_delay=True)
     )
-    assert (spec.name, spec.max_batch_size, spec.max_delay, spec.batch) == ("adder", 1, 0.0, BatchMode.CONCAT)
-    assert (spec.min_workers, spec.max_workers, spec.queue_size, spec.response_timeout) == (3, 3, 7, 8.0)
-    assert (spec.exact_delay, spec.inputs, spec.outputs, spec.parameters) == (True, [], [], {})
+    assert (spec.name, spec.batching.max_batch_size, spec.batching.max_delay, spec.batching.mode) == (
+        "adder",
+        1,
+        0.0,
+        BatchMode.CONCAT,
+    )
+    assert (
+        spec.scaling.min_workers,
+        spec.scaling.max_workers,
+        spec.limits.queue_size,
+        spec.timeouts.response_timeout,
+    ) == (3, 3, 7, 8.0)
+    assert (spec.batching.exact_delay, spec.inputs, spec.outputs, spec.parameters) == (True, [], [], {})
 
 
 def test_a_text_proto_says_the_same(model):
     (spec,) = read(model, AMD, "config.pbtxt")
-    assert (spec.name, spec.backend, spec.max_batch_size, spec.max_delay) == ("adder", "function", 4, 0.005)
+    assert (spec.name, spec.backend, spec.batching.max_batch_size, spec.batching.max_delay) == (
+        "adder",
+        "function",
+        4,
+        0.005,
+    )
     assert spec.inputs == [TensorSpec("a", "FP32", [28, 28, 1])]
     assert spec.outputs == [TensorSpec("sum", "FP32", [10, 2])]
     assert spec.parameters == {"scale": 1.5, "label": "x"}
-    assert (spec.min_workers, spec.max_workers) == (1, 2)
+    assert (spec.scaling.min_workers, spec.scaling.max_workers) == (1, 2)
 
 
 def test_a_request_to_a_text_proto_model_is_a_single_sample(model):
-    assert read(model, AMD, "config.pbtxt")[0].batch is BatchMode.STACK
-    assert read(model, AMD + 'batching { mode: "concat" }', "config.pbtxt")[0].batch is BatchMode.CONCAT
+    assert read(model, AMD, "config.pbtxt")[0].batching.mode is BatchMode.STACK
+    assert (
+        read(model, AMD + 'batching { mode: "concat" }', "config.pbtxt")[0].batching.mode is BatchMode.CONCAT
+    )
 
 
 def test_explanations_are_declared_in_either_form(model):
@@ -333,19 +362,19 @@ def test_any_toml_is_a_declaration_or_a_refusal(tmp_path, data):
 
 def test_a_model_that_keeps_state_says_so_with_a_table(model):
     (spec,) = read(model, "[sequences]\n")
-    assert spec.sequence == SequenceSettings(most=1000, waiting=1000)
-    assert not spec.retry
+    assert spec.sequence == SequenceOptions(enabled=True, max_sequences=1000, max_queued_steps=1000)
+    assert not spec.limits.retry
     (spec,) = read(
         model,
         "[workers]\nmax = 3\n[sequences]\nper_worker = 4\nqueue_size = 2\nmax_idle = 1.5\ntimeout = 60\n"
         '[[sequences.controls]]\nname = "S"\nkind = "start"\ndatatype = "FP32"\nvalues = [-1, 1]\n'
         '[[sequences.controls]]\nname = "C"\nkind = "id"\ndatatype = "BYTES"\n',
     )
-    assert spec.sequence == SequenceSettings(
-        most=12, per_worker=4, waiting=2, max_idle=1.5, timeout=60.0,
+    assert spec.sequence == SequenceOptions(
+        enabled=True, max_sequences=12, max_per_worker=4, max_queued_steps=2, max_idle=1.5, timeout=60.0,
         controls=(Control("S", ControlKind.START, "FP32", (-1, 1)), Control("C", ControlKind.ID, "BYTES")),
     )  # fmt: skip
-    assert read(model, "")[0].sequence is None
+    assert not read(model, "")[0].sequence.enabled
 
 
 @pytest.mark.parametrize(
@@ -388,21 +417,23 @@ sequence_batching {
 
 def test_triton_s_sequences_are_ours(model):
     (spec,) = read(model, TRITON, "config.pbtxt")
-    assert spec.sequence == SequenceSettings(
-        most=16, per_worker=8, waiting=1000, max_idle=5.0,
+    assert spec.sequence == SequenceOptions(
+        enabled=True, max_sequences=16, max_per_worker=8, max_queued_steps=1000, max_idle=5.0,
         controls=(
             Control("START", ControlKind.START, "FP32", (0, 1)), Control("READY", ControlKind.READY, "INT32", (0, 1)),
             Control("CORRID", ControlKind.ID, "UINT64"),
         ),
     )  # fmt: skip
-    assert (spec.max_delay, spec.max_workers, spec.max_batch_size) == (0.0001, 2, 4)
+    assert (spec.batching.max_delay, spec.scaling.max_workers, spec.batching.max_batch_size) == (0.0001, 2, 4)
 
 
 def test_triton_s_direct_strategy_has_one_sequence_in_each_instance(model):
     (spec,) = read(
         model, "max_batch_size: 0 sequence_batching { } instance_group [ { count: 3 } ]", "config.pbtxt"
     )
-    assert spec.sequence == SequenceSettings(most=3, per_worker=1, waiting=1000, max_idle=1.0)
+    assert spec.sequence == SequenceOptions(
+        enabled=True, max_sequences=3, max_per_worker=1, max_queued_steps=1000, max_idle=1.0
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from model_kit import defaults
 
 from mooring.config.settings import ModelSettings
 from mooring.core.errors import ModelLoadFailed
+from mooring.core.options import SequenceOptions
 from mooring.repository.mar import name_of_file, read_model
-from mooring.repository.spec import Defaults, SequenceSettings
 
 
 @pytest.fixture
@@ -55,9 +56,18 @@ def test_a_manifest_names_the_model_its_version_and_its_handler(folder):
 
 def test_what_torchserve_assumes_is_assumed(folder):
     spec = read(write(folder))
-    assert (spec.max_batch_size, spec.max_delay, spec.min_workers, spec.max_workers) == (1, 0.1, 1, 1)
-    assert (spec.response_timeout, spec.startup_timeout, spec.retry_timeout) == (120, 120, 300)
-    assert (spec.client_timeout, spec.queue_size, spec.config) == (0, 100, {})
+    assert (
+        spec.batching.max_batch_size,
+        spec.batching.max_delay,
+        spec.scaling.min_workers,
+        spec.scaling.max_workers,
+    ) == (1, 0.1, 1, 1)
+    assert (spec.timeouts.response_timeout, spec.timeouts.startup_timeout, spec.timeouts.retry_timeout) == (
+        120,
+        120,
+        300,
+    )
+    assert (spec.timeouts.client_timeout, spec.limits.queue_size, spec.config) == (0, 100, {})
 
 
 def test_the_servers_name_wins_and_the_handler_sees_it(folder):
@@ -98,7 +108,12 @@ def test_a_folder_without_a_manifest_is_taken_as_what_it_looks_like(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "model-config.yaml").write_text("batchSize: 4")
     spec = read(tmp_path, fallback="m")
-    assert (spec.name, spec.version, spec.entry, spec.max_batch_size) == ("m", "1.0", "handler.py", 4)
+    assert (spec.name, spec.version, spec.entry, spec.batching.max_batch_size) == (
+        "m",
+        "1.0",
+        "handler.py",
+        4,
+    )
     assert spec.manifest["model"]["serializedFile"] == "weights.pt"
     assert spec.manifest["model"]["modelFile"] == "model.py"
 
@@ -175,9 +190,18 @@ handler:
   profile: true
 """
     spec = read(write(folder, config=config))
-    assert (spec.min_workers, spec.max_workers, spec.max_batch_size, spec.max_delay) == (2, 4, 8, 0.05)
-    assert (spec.response_timeout, spec.startup_timeout, spec.retry_timeout) == (10, 20.5, 30)
-    assert (spec.client_timeout, spec.queue_size, spec.exact_delay) == (1.5, 7, True)
+    assert (
+        spec.scaling.min_workers,
+        spec.scaling.max_workers,
+        spec.batching.max_batch_size,
+        spec.batching.max_delay,
+    ) == (2, 4, 8, 0.05)
+    assert (spec.timeouts.response_timeout, spec.timeouts.startup_timeout, spec.timeouts.retry_timeout) == (
+        10,
+        20.5,
+        30,
+    )
+    assert (spec.timeouts.client_timeout, spec.limits.queue_size, spec.batching.exact_delay) == (1.5, 7, True)
     assert spec.config["handler"] == {"profile": True}
     assert spec.config["minWorkers"] == 2
 
@@ -206,13 +230,17 @@ def test_a_key_of_the_wrong_kind_is_named_and_ignored(folder, caplog, line, key)
     assert "model-config.yaml" in caplog.text
     (folder / "model-config.yaml").unlink()
     plain = read(write(folder))
-    assert (spec.max_batch_size, spec.max_delay, spec.response_timeout) == (1, 0.1, plain.response_timeout)
-    assert (spec.min_workers, spec.max_workers, spec.queue_size) == (1, 1, 100)
+    assert (spec.batching.max_batch_size, spec.batching.max_delay, spec.timeouts.response_timeout) == (
+        1,
+        0.1,
+        plain.timeouts.response_timeout,
+    )
+    assert (spec.scaling.min_workers, spec.scaling.max_workers, spec.limits.queue_size) == (1, 1, 100)
 
 
 def test_fewer_workers_at_most_than_at_least_are_ignored(folder, caplog):
     spec = read(write(folder, config="minWorkers: 3\nmaxWorkers: 2"))
-    assert (spec.min_workers, spec.max_workers) == (1, 1)
+    assert (spec.scaling.min_workers, spec.scaling.max_workers) == (1, 1)
     assert "above maxWorkers" in caplog.text
 
 
@@ -220,8 +248,8 @@ def test_fewer_workers_at_most_than_at_least_are_ignored(folder, caplog):
     ("config", "workers"), [("minWorkers: 3", (3, 3)), ("maxWorkers: 3", (2, 3)), ("maxWorkers: 1", (1, 1))]
 )
 def test_one_bound_on_workers_is_enough(folder, config, workers):
-    spec = read(write(folder, config=config), defaults=Defaults(workers=2))
-    assert (spec.min_workers, spec.max_workers) == workers
+    spec = read(write(folder, config=config), defaults=defaults(workers=2))
+    assert (spec.scaling.min_workers, spec.scaling.max_workers) == workers
 
 
 def test_what_is_asked_for_in_vain_is_said(folder, caplog):
@@ -268,7 +296,7 @@ def test_a_config_that_is_no_config_is_refused_with_its_name(folder, config):
 
 
 def settings_of(**given):
-    return Defaults(
+    return defaults(
         workers=5,
         response_timeout=50.0,
         startup_timeout=60.0,
@@ -279,30 +307,39 @@ def settings_of(**given):
 def test_the_models_setting_wins_over_the_defaults(folder):
     given = settings_of(min_workers=2, max_workers=3, batch_size=4, max_batch_delay=7, response_timeout=8)
     spec = read(write(folder), defaults=given)
-    assert (spec.min_workers, spec.max_workers, spec.max_batch_size, spec.max_delay) == (2, 3, 4, 0.007)
-    assert (spec.response_timeout, spec.startup_timeout) == (8, 60)
+    assert (
+        spec.scaling.min_workers,
+        spec.scaling.max_workers,
+        spec.batching.max_batch_size,
+        spec.batching.max_delay,
+    ) == (2, 3, 4, 0.007)
+    assert (spec.timeouts.response_timeout, spec.timeouts.startup_timeout) == (8, 60)
 
 
 def test_the_models_own_config_wins_over_the_models_setting(folder):
     given = settings_of(min_workers=2, max_workers=3, batch_size=4, response_timeout=8)
     spec = read(write(folder, config="minWorkers: 1\nbatchSize: 16\nresponseTimeout: 9"), defaults=given)
-    assert (spec.min_workers, spec.max_workers, spec.max_batch_size) == (1, 1, 16)
-    assert (spec.response_timeout, spec.startup_timeout) == (9, 60)
+    assert (spec.scaling.min_workers, spec.scaling.max_workers, spec.batching.max_batch_size) == (1, 1, 16)
+    assert (spec.timeouts.response_timeout, spec.timeouts.startup_timeout) == (9, 60)
 
 
 def test_the_models_setting_is_of_one_version_of_one_model(folder):
     spec = read(write(folder, modelVersion="2.0"), defaults=settings_of(batch_size=4))
-    assert (spec.max_batch_size, spec.min_workers, spec.max_workers) == (1, 5, 5)
+    assert (spec.batching.max_batch_size, spec.scaling.min_workers, spec.scaling.max_workers) == (1, 5, 5)
 
 
 def test_the_servers_settings_reach_every_model(folder):
-    defaults = Defaults(
+    server = defaults(
         decode_input=False, envelope="kserve", limit_image_pixels=False, max_response_bytes=9, queue_size=3,
         exact_delay=True,
     )  # fmt: skip
-    spec = read(write(folder, envelope="json"), defaults=defaults)
-    assert (spec.decode_input, spec.envelope, spec.limit_image_pixels) == (False, "kserve", False)
-    assert (spec.max_response_bytes, spec.queue_size, spec.exact_delay) == (9, 3, True)
+    spec = read(write(folder, envelope="json"), defaults=server)
+    assert (spec.handler.decode_input, spec.handler.envelope, spec.handler.limit_image_pixels) == (
+        False,
+        "kserve",
+        False,
+    )
+    assert (spec.limits.max_response_bytes, spec.limits.queue_size, spec.batching.exact_delay) == (9, 3, True)
 
 
 JSON = st.recursive(
@@ -341,7 +378,7 @@ def test_any_config_is_a_mapping_or_a_refusal(folder, config):
 
 
 def test_a_model_that_keeps_state_says_how_many_sequences_it_has(folder):
-    assert read(write(folder)).sequence is None
+    assert not read(write(folder)).sequence.enabled
     spec = read(
         write(
             folder,
@@ -349,17 +386,19 @@ def test_a_model_that_keeps_state_says_how_many_sequences_it_has(folder):
             "maxSequenceJobQueueSize: 4\nsequenceMaxIdleMSec: 1500\nsequenceTimeoutMSec: 60000",
         )
     )
-    assert spec.sequence == SequenceSettings(most=9, waiting=4, max_idle=1.5, timeout=60.0)
-    assert not spec.retry
+    assert spec.sequence == SequenceOptions(
+        enabled=True, max_sequences=9, max_queued_steps=4, max_idle=1.5, timeout=60.0
+    )
+    assert not spec.limits.retry
 
 
 def test_every_row_of_every_worker_may_be_a_sequence(folder):
     spec = read(write(folder, config="sequenceBatching: true\nbatchSize: 8\nmaxWorkers: 4"))
-    assert spec.sequence == SequenceSettings(most=32, waiting=1)
+    assert spec.sequence == SequenceOptions(enabled=True, max_sequences=32, max_queued_steps=1)
 
 
 def test_what_is_said_of_sequences_means_nothing_to_a_model_without(folder):
-    assert read(write(folder, config="maxNumSequence: 9")).sequence is None
+    assert not read(write(folder, config="maxNumSequence: 9")).sequence.enabled
 
 
 @pytest.mark.parametrize("text", ["[" * 20_000, "{a: " * 20_000, "batchSize: " + "[" * 101])

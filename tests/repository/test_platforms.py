@@ -4,13 +4,14 @@ import json
 from contextlib import ExitStack
 
 import pytest
+from model_kit import defaults
 
 from mooring.config.settings import Config
 from mooring.core.errors import ModelLoadFailed, ModelNotFound
+from mooring.core.options import BatchMode
 from mooring.core.tensors import TensorSpec
-from mooring.repository.declaration import read_versions
 from mooring.repository.platforms import BACKENDS, DEFAULT_BATCH
-from mooring.repository.spec import BatchMode, Defaults
+from mooring.repository.repository_model import read_versions
 from mooring.repository.store import Store
 from mooring.server.startup import Startup, workers_for
 from mooring.workers.libraries import Libraries
@@ -38,7 +39,7 @@ def model(tmp_path):
 @pytest.fixture
 def store(tmp_path):
     (tmp_path / "unpacked").mkdir()
-    return Store(tmp_path / "unpacked", Defaults(workers=2, queue_size=7))
+    return Store(tmp_path / "unpacked", defaults(workers=2, queue_size=7))
 
 
 @pytest.mark.parametrize(
@@ -86,14 +87,14 @@ def test_a_platform_chooses_among_files_of_several_kinds(model):
 
 def test_only_models_that_show_their_batch_have_one_by_default(model):
     (spec,) = model("model.onnx")
-    assert (spec.max_batch_size, spec.batch_is_default) == (DEFAULT_BATCH, True)
+    assert (spec.batching.max_batch_size, spec.batching.size_by_default) == (DEFAULT_BATCH, True)
     (spec,) = model("model.onnx", config="max_batch_size = 3")
-    assert (spec.max_batch_size, spec.batch_is_default) == (3, False)
+    assert (spec.batching.max_batch_size, spec.batching.size_by_default) == (3, False)
 
 
 def test_a_function_is_not_batched_by_default(model):
     (spec,) = model("model.py")
-    assert (spec.max_batch_size, spec.batch_is_default) == (1, False)
+    assert (spec.batching.max_batch_size, spec.batching.size_by_default) == (1, False)
 
 
 AMD = """
@@ -122,7 +123,7 @@ shape = [10]
 )
 def test_a_request_to_amds_platforms_is_a_single_sample(model, platform, shape, mode):
     (spec,) = model("net.onnx", config=AMD.format(platform=platform, shape=shape))
-    assert (spec.batch, spec.inputs[0].shape) == (mode, shape)
+    assert (spec.batching.mode, spec.inputs[0].shape) == (mode, shape)
 
 
 def test_amds_libraries_are_the_builtins_of_their_names(model):
@@ -148,11 +149,15 @@ def test_a_config_of_triton_says_the_same_here(model):
     (model.folder / "1").mkdir(parents=True)
     (model.folder / "labels.txt").write_text("cat\ndog\n")
     (spec,) = model("model.onnx", config=TRITON, name="config.pbtxt")
-    assert (spec.backend, spec.entry, spec.batch) == ("onnx", "model.onnx", BatchMode.CONCAT)
-    assert (spec.max_batch_size, spec.batch_is_default, spec.max_delay) == (4, False, 0.0005)
+    assert (spec.backend, spec.entry, spec.batching.mode) == ("onnx", "model.onnx", BatchMode.CONCAT)
+    assert (spec.batching.max_batch_size, spec.batching.size_by_default, spec.batching.max_delay) == (
+        4,
+        False,
+        0.0005,
+    )
     assert spec.inputs == [TensorSpec("x", "FP32", [-1, 3, -1])]
     assert spec.outputs == [TensorSpec("y", "BYTES", [-1, 1])]
-    assert (spec.min_workers, spec.max_workers) == (3, 3)
+    assert (spec.scaling.min_workers, spec.scaling.max_workers) == (3, 3)
     assert spec.parameters == {"threads": "2"}
     assert (spec.labels, spec.labels_of("y"), spec.labels_of("z")) == ({}, {"0": "cat", "1": "dog"}, {})
 
@@ -160,11 +165,15 @@ def test_a_config_of_triton_says_the_same_here(model):
 def test_triton_without_a_batch_has_the_shapes_as_they_stand(model):
     (spec,) = model("model.pt", config=TRITON.replace(": 4\ninput", ": 0\ninput").replace(
         'label_filename: "labels.txt"', "").replace("onnxruntime_onnx", "pytorch_libtorch"), name="config.pbtxt")  # fmt: skip
-    assert (spec.backend, spec.max_batch_size, spec.inputs[0].shape) == ("pytorch", 1, [3, -1])
+    assert (spec.backend, spec.batching.max_batch_size, spec.inputs[0].shape) == ("pytorch", 1, [3, -1])
     (spec,) = model(
         "net.onnx", config='backend: "onnxruntime" default_model_filename: "net.onnx"', name="config.pbtxt"
     )
-    assert (spec.entry, spec.batch, spec.batch_is_default) == ("net.onnx", BatchMode.CONCAT, True)
+    assert (spec.entry, spec.batching.mode, spec.batching.size_by_default) == (
+        "net.onnx",
+        BatchMode.CONCAT,
+        True,
+    )
 
 
 @pytest.mark.parametrize(
@@ -259,7 +268,7 @@ def test_a_chain_is_a_model_for_each_stage_and_one_that_runs_them(model):
     assert chain.stages == ["decode", "net"]
     assert chain.inputs == [TensorSpec("text", "BYTES", [1])]
     assert chain.outputs == [TensorSpec("y", "FP32", [10])]
-    assert [spec.batch for spec in specs[:2]] == [BatchMode.STACK, BatchMode.STACK]
+    assert [spec.batching.mode for spec in specs[:2]] == [BatchMode.STACK, BatchMode.STACK]
 
 
 def test_a_stage_of_the_chains_own_name_makes_way(model):
@@ -288,8 +297,8 @@ def test_a_file_is_a_target_by_itself(store, tmp_path, file, backend):
     (spec,) = store.open_target(str(tmp_path / file))
     assert (spec.name, spec.version, spec.backend, spec.entry) == ("net", "1", backend, file)
     assert (spec.location, spec.url) == (str(tmp_path), str(tmp_path / file))
-    assert (spec.max_batch_size, spec.batch_is_default) == (DEFAULT_BATCH, True)
-    assert (spec.min_workers, spec.queue_size) == (2, 7)
+    assert (spec.batching.max_batch_size, spec.batching.size_by_default) == (DEFAULT_BATCH, True)
+    assert (spec.scaling.min_workers, spec.limits.queue_size) == (2, 7)
     assert store.open_target(f"other={tmp_path / file}")[0].name == "other"
 
 
@@ -331,17 +340,17 @@ def test_a_file_that_is_not_there_is_no_target(store, tmp_path):
 def test_a_model_that_its_workers_share_has_more_of_them_where_nobody_says_how_many(
     model, file, config, workers
 ):
-    (spec,) = model(file, config=config, defaults=Defaults(sharing_workers=4))
-    assert (spec.min_workers, spec.max_workers) == workers
+    (spec,) = model(file, config=config, defaults=defaults(sharing_workers=4))
+    assert (spec.scaling.min_workers, spec.scaling.max_workers) == workers
 
 
 def test_a_file_by_itself_is_shared_too(tmp_path):
     (tmp_path / "unpacked").mkdir()
-    store = Store(tmp_path / "unpacked", Defaults(sharing_workers=4))
+    store = Store(tmp_path / "unpacked", defaults(sharing_workers=4))
     for name, workers in (("net.onnx", 4), ("net.py", 1)):
         (tmp_path / name).write_text("def infer(x): return x")
         (spec,) = store.open_target(str(tmp_path / name))
-        assert (spec.min_workers, spec.max_workers) == (workers, workers)
+        assert (spec.scaling.min_workers, spec.scaling.max_workers) == (workers, workers)
 
 
 @pytest.mark.parametrize(
@@ -355,4 +364,5 @@ def test_workers_that_share_a_model_have_a_core_each_and_are_no_more_than_four(m
 def test_a_number_of_workers_for_all_models_holds_for_those_that_are_shared():
     with ExitStack() as stack:
         startup = Startup(Config(default_workers_per_model=3), stack, libraries=Libraries({}))
-    assert startup.defaults.workers_of(sharing=True) == startup.defaults.workers_of(sharing=False) == 3
+    for sharing in (True, False):
+        assert startup.defaults.options_for(sharing=sharing).scaling.min_workers == 3

@@ -3,11 +3,11 @@
 import json
 
 import pytest
+from model_kit import GROUP_OF, defaults
 
 from mooring.config.settings import Config, ModelSettings
 from mooring.core.service import Registration
 from mooring.repository.catalog import Catalog
-from mooring.repository.spec import Defaults
 from mooring.repository.store import Store
 
 ALL = ("max_batch_size", "max_delay", "response_timeout", "startup_timeout", "min_workers", "max_workers")
@@ -46,12 +46,12 @@ def test_of_those_who_say_something_the_first_counts(tmp_path, registration, yam
         manifest["configFile"] = "model-config.yaml"
     (model / "MAR-INF" / "MANIFEST.json").write_text(json.dumps({"model": manifest}))
     settings = {"m": {"1.0": setting}} if setting is not None else {}
-    defaults = Defaults(response_timeout=50.0, startup_timeout=51.0, settings=settings)
+    server = defaults(response_timeout=50.0, startup_timeout=51.0, settings=settings)
     (tmp_path / "unpacked").mkdir()
-    store = Store(tmp_path / "unpacked", defaults)
-    catalog = Catalog(store, Config(model_store=tmp_path / "store"), tmp_path, defaults)
+    store = Store(tmp_path / "unpacked", server)
+    catalog = Catalog(store, Config(model_store=tmp_path / "store"), tmp_path, server)
     spec = catalog.registered(registration)
-    assert tuple(getattr(spec, name) for name in ALL) == expected
+    assert tuple(getattr(getattr(spec, GROUP_OF[name]), name) for name in ALL) == expected
 
 
 def test_an_archive_that_names_no_handler_has_the_default_one(tmp_path):
@@ -59,7 +59,7 @@ def test_an_archive_that_names_no_handler_has_the_default_one(tmp_path):
         (tmp_path / name / "MAR-INF").mkdir(parents=True)
         (tmp_path / name / "MAR-INF" / "MANIFEST.json").write_text(json.dumps({"model": manifest}))
     (tmp_path / "unpacked").mkdir()
-    store = Store(tmp_path / "unpacked", Defaults(handler="image_classifier"))
+    store = Store(tmp_path / "unpacked", defaults(handler="image_classifier"))
     specs = [store.open_archive(tmp_path, name) for name in ("bare", "own")]
     assert [spec.entry for spec in specs] == ["image_classifier", "own.py"]
     assert specs[0].manifest["model"]["handler"] == "image_classifier"

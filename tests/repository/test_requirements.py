@@ -11,12 +11,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from model_kit import defaults
 
 from mooring.core.errors import ModelLoadFailed
-from mooring.repository.spec import Defaults
 from mooring.repository.store import Store
 
-INSTALLING = Defaults(install_requirements=True)
+INSTALLING = defaults(install_requirements=True)
 
 
 def wheel(folder, name="tinybell", source="SOUND = 'ding'\n"):
@@ -150,7 +150,7 @@ def test_a_failure_is_named_with_what_pip_said_and_leaves_nothing(tmp_path, stor
 
 
 def test_without_the_setting_the_file_is_only_mentioned(tmp_path, store, archive, caplog):
-    spec = store(Defaults()).open_archive(tmp_path, archive())
+    spec = store(defaults()).open_archive(tmp_path, archive())
     assert spec.packages == ""
     assert "requirements not installed model=bell" in caplog.text
     assert "install_py_dep_per_model=true" in caplog.text

@@ -5,12 +5,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from model_kit import defaults
 from msgspec.structs import replace
 
 from mooring.config.settings import Config, ModelSettings, Snapshot
 from mooring.core.errors import ModelExists, ModelLoadFailed, ModelNotFound
 from mooring.repository.layout import model_folders
-from mooring.repository.spec import Defaults
 from mooring.repository.store import Store, archives_in
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
@@ -19,7 +19,7 @@ DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 @pytest.fixture
 def store(tmp_path):
     (tmp_path / "unpacked").mkdir()
-    return Store(tmp_path / "unpacked", Defaults(workers=2))
+    return Store(tmp_path / "unpacked", defaults(workers=2))
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def test_a_repository_is_served_version_by_version(store, tmp_path, caplog):
     specs = found.specs
     assert names(specs) == [("adder", "1"), ("adder", "2"), ("echo", "1")]
     assert [spec.backend for spec in specs] == ["function", "function", "builtin"]
-    assert specs[0].min_workers == 2
+    assert specs[0].scaling.min_workers == 2
     assert "max_batchsize" in caplog.text
     assert [(each.name, each.url, each.asked_for) for each in found.left_out] == [
         ("typo", str(repository / "typo"), True)
@@ -312,7 +312,7 @@ def test_a_function_is_served_without_any_other_file(store, tmp_path):
         "fn.py:double",
         f"{tmp_path}/fn.py:double",
     )
-    assert spec.min_workers == spec.max_workers == 2
+    assert spec.scaling.min_workers == spec.scaling.max_workers == 2
 
 
 def test_a_file_is_served_under_its_own_name(store, tmp_path):
@@ -364,7 +364,7 @@ def test_the_shipped_example_is_a_target(store):
         "serializedFile": "digits.pt",
         "configFile": "model-config.yaml",
     }
-    assert (spec.max_batch_size, spec.max_delay) == (8, 0.005)
+    assert (spec.batching.max_batch_size, spec.batching.max_delay) == (8, 0.005)
 
 
 @pytest.mark.parametrize(
@@ -404,7 +404,7 @@ def test_a_snapshots_models_are_found_again_and_no_others(store, models):
     mar(models / "other.mar", "other")
     (spec,) = store.find(Config(model_store=models, models=("own=m.mar",))).specs
     (found,) = again(store, models, "own", spec, min_workers=3, max_workers=3)
-    assert (found.name, found.version, found.url, found.min_workers) == ("own", "1.0", "m.mar", 3)
+    assert (found.name, found.version, found.url, found.scaling.min_workers) == ("own", "1.0", "m.mar", 3)
 
 
 def test_an_archive_that_is_gone_or_another_now_is_named(store, models):

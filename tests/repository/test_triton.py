@@ -6,10 +6,10 @@ import msgspec
 import pytest
 
 from mooring.core.errors import InvalidInput, ModelLoadFailed
+from mooring.core.options import ControlKind, QueuePolicy, WaitPolicy
 from mooring.core.tensors import TensorSpec
 from mooring.repository.catalog import overridden
-from mooring.repository.declaration import read_versions
-from mooring.repository.spec import ControlKind, QueuePolicy, WaitPolicy
+from mooring.repository.repository_model import read_versions
 
 
 @pytest.fixture
@@ -76,20 +76,23 @@ def test_each_output_has_the_labels_of_its_own_file(read):
 @pytest.mark.parametrize(("rows", "batched"), [(0, False), (1, True), (8, True)])
 def test_max_batch_size_says_whether_shapes_have_a_batch_dimension(read, rows, batched):
     spec = read(f"max_batch_size: {rows} input {tensor()}")
-    assert (spec.batch_dimension, spec.max_batch_size) == (batched, max(1, rows))
+    assert (spec.batching.batch_dimension, spec.batching.max_batch_size) == (batched, max(1, rows))
     assert spec.inputs[0].shape == ([-1, 1] if batched else [1])
 
 
 def test_a_queue_of_a_size_alone_needs_no_policy(read):
     spec = read("dynamic_batching { default_queue_policy { max_queue_size: 3 } }")
-    assert (spec.queue_size, spec.queue_policy) == (3, None)
+    assert (spec.limits.queue_size, spec.limits.queue_policy) == (3, None)
 
 
 def test_as_many_priorities_as_a_number_can_say_are_not_gone_through_one_by_one(read):
     policy = "default_queue_policy { max_queue_size: 5 } priority_queue_policy { key: 1 value { max_queue_size: 2 } }"
     levels = "priority_levels: %d default_priority_level: 2"
-    assert read(f"dynamic_batching {{ {levels % 1_000_000_000_000} {policy} }}").queue_size == 5 * 10**12 - 3
-    assert read(f"dynamic_batching {{ {levels % ((1 << 63) - 1)} {policy} }}").queue_size == 1 << 53
+    assert (
+        read(f"dynamic_batching {{ {levels % 1_000_000_000_000} {policy} }}").limits.queue_size
+        == 5 * 10**12 - 3
+    )
+    assert read(f"dynamic_batching {{ {levels % ((1 << 63) - 1)} {policy} }}").limits.queue_size == 1 << 53
 
 
 def test_what_may_wait_and_how_long_is_the_queue_policy(read):
@@ -102,8 +105,8 @@ def test_what_may_wait_and_how_long_is_the_queue_policy(read):
         }
         """
     )
-    assert spec.queue_size == 7
-    assert spec.queue_policy == QueuePolicy(
+    assert spec.limits.queue_size == 7
+    assert spec.limits.queue_policy == QueuePolicy(
         policy=WaitPolicy(5, 0.2),
         levels=2,
         default_level=2,
@@ -137,7 +140,7 @@ def test_policies_that_contradict_themselves_are_refused_as_by_triton(read, text
 
 def test_passive_groups_have_no_workers(read):
     spec = read("instance_group [ { count: 2 }, { count: 3 passive: true }, { count: 0 } ]")
-    assert (spec.min_workers, spec.max_workers) == (3, 3)
+    assert (spec.scaling.min_workers, spec.scaling.max_workers) == (3, 3)
     with pytest.raises(ModelLoadFailed, match="all are passive"):
         read("instance_group [ { passive: true } ]")
 
@@ -185,16 +188,20 @@ def test_a_callers_json_means_what_the_file_would(read):
         {},
     )
     assert found.inputs == [TensorSpec("x", "FP32", [4], reshape=[2, 2])]
-    assert (found.max_batch_size, found.batch_dimension, found.decoupled) == (1, False, True)
-    assert (found.queue_size, found.min_workers) == (9, 2)
-    assert found.queue_policy == QueuePolicy(policy=WaitPolicy(0, 0.0005))
+    assert (found.batching.max_batch_size, found.batching.batch_dimension, found.decoupled) == (
+        1,
+        False,
+        True,
+    )
+    assert (found.limits.queue_size, found.scaling.min_workers) == (9, 2)
+    assert found.limits.queue_policy == QueuePolicy(policy=WaitPolicy(0, 0.0005))
     assert found.parameters == {"a": "b", "plain": 1}
     assert found.triton["max_batch_size"] == 0
 
 
 def test_a_size_alone_changes_the_shapes_with_it(read):
     spec = overridden(read(f"max_batch_size: 4 input {tensor()}"), {"max_batch_size": 0}, {})
-    assert (spec.inputs[0].shape, spec.batch_dimension) == ([1], False)
+    assert (spec.inputs[0].shape, spec.batching.batch_dimension) == ([1], False)
 
 
 @pytest.mark.parametrize(
@@ -233,5 +240,8 @@ def test_a_configuration_may_be_sent_back_as_it_was_shown(read):
 def test_the_name_of_what_runs_a_model_may_be_sent_back_as_it_was_shown(read):
     spec = msgspec.structs.replace(read(""), backend="handler", platform="")
     assert (
-        overridden(spec, {"backend": "handler", "platform": "", "max_batch_size": 2}, {}).max_batch_size == 2
+        overridden(
+            spec, {"backend": "handler", "platform": "", "max_batch_size": 2}, {}
+        ).batching.max_batch_size
+        == 2
     )

@@ -7,12 +7,12 @@ import zipfile
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from model_kit import defaults
 
 from mooring.config.settings import Config
 from mooring.core.errors import ModelLoadFailed, ModelNotFound, SourceRefused
 from mooring.core.service import WorkflowRegistration
 from mooring.repository.fetch import Fetcher
-from mooring.repository.spec import Defaults
 from mooring.repository.store import Store
 from mooring.repository.workflow_spec import _ordered, read_workflow
 from mooring.repository.workflows import WorkflowCatalog
@@ -32,7 +32,7 @@ class Harness:
         self.catalog = WorkflowCatalog(
             self.opener,
             Config(model_store=self.store, workflow_store=self.workflows),
-            Defaults(response_timeout=7.0),
+            defaults(response_timeout=7.0),
         )
 
     def war(self, spec=SPEC, name="wf.war", files=(), **said):
@@ -95,7 +95,7 @@ def test_a_model_that_keeps_sequences_or_refuses_a_second_run_is_not_asked_again
     harness.mar(config="sequenceBatching: true\nstateful: true\n")
     harness.war()
     opened = harness.open()
-    assert opened.parts[1].sequence is not None
+    assert opened.parts[1].sequence.enabled
     assert [node.retries for node in opened.spec.nodes] == [1, 0]
 
 
@@ -104,9 +104,14 @@ def test_what_nobody_says_is_as_torchserve_has_it(harness):
     harness.war()
     opened = harness.open()
     model, node = opened.parts[1], opened.spec.nodes[1]
-    assert (model.min_workers, model.max_workers, model.max_batch_size, model.max_delay) == (1, 1, 1, 0.05)
+    assert (
+        model.scaling.min_workers,
+        model.scaling.max_workers,
+        model.batching.max_batch_size,
+        model.batching.max_delay,
+    ) == (1, 1, 1, 0.05)
     assert (node.timeout, node.retries) == (10.0, 1)
-    assert model.response_timeout == 7.0
+    assert model.timeouts.response_timeout == 7.0
 
 
 def test_a_model_wins_over_all_models_and_the_spec_over_the_models_own_config(harness):
@@ -117,8 +122,13 @@ def test_a_model_wins_over_all_models_and_the_spec_over_the_models_own_config(ha
     )
     opened = harness.open(response_timeout=3.0, startup_timeout=4.0)
     model = opened.parts[1]
-    assert (model.min_workers, model.max_workers, model.max_batch_size, model.max_delay) == (5, 5, 8, 0.007)
-    assert (model.response_timeout, model.startup_timeout) == (3.0, 4.0)
+    assert (
+        model.scaling.min_workers,
+        model.scaling.max_workers,
+        model.batching.max_batch_size,
+        model.batching.max_delay,
+    ) == (5, 5, 8, 0.007)
+    assert (model.timeouts.response_timeout, model.timeouts.startup_timeout) == (3.0, 4.0)
     assert [(node.timeout, node.retries) for node in opened.spec.nodes] == [(0.5, 3), (0.5, 0)]
     description = opened.description
     assert (description.min_workers, description.max_workers, description.batch_size) == (4, 5, 1)

@@ -3,11 +3,11 @@
 import numpy as np
 import onnx
 import pytest
+from model_kit import model_spec
 from onnx import TensorProto as Kind
 from onnx import helper
 
 from mooring.core.service import Joining, JoiningState
-from mooring.repository.spec import ModelSpec
 from mooring.worker_process import trial
 
 SHOWN = Joining(JoiningState.SHOWN, "rows gave the same answers alone and joined")
@@ -33,7 +33,7 @@ def model(tmp_path):
 
 
 def digest(file, **more):
-    spec = ModelSpec(name="m", version="1", backend="onnx", location=str(file), **more)
+    spec = model_spec(name="m", version="1", backend="onnx", location=str(file), **more)
     return trial.digest(spec, trial.model_files(spec)[0])
 
 
@@ -56,7 +56,7 @@ def test_another_configuration_is_another_trial(model):
 
 
 def test_a_model_in_a_folder_of_very_many_files_is_tried_anew_each_time(model, monkeypatch):
-    spec = ModelSpec(name="m", version="1", backend="onnx", location=str(model))
+    spec = model_spec(name="m", version="1", backend="onnx", location=str(model))
     assert trial.model_files(spec)[1]
     monkeypatch.setattr(trial, "_MOST_FILES", 2)
     assert not trial.model_files(spec)[1]
@@ -65,7 +65,7 @@ def test_a_model_in_a_folder_of_very_many_files_is_tried_anew_each_time(model, m
 def test_the_code_beside_weights_counts(tmp_path):
     (tmp_path / "model.bin").write_bytes(b"weights")
     (tmp_path / "net.py").write_text("a = 1")
-    spec = ModelSpec(
+    spec = model_spec(
         name="m",
         version="1",
         backend="pytorch",

@@ -10,6 +10,7 @@ import time
 
 import psutil
 import pytest
+from model_kit import model_spec
 from worker_kit import body_of
 
 from mooring import descriptors
@@ -26,7 +27,6 @@ from mooring.core.errors import (
     WorkersFailed,
 )
 from mooring.engine.lifecycle import State
-from mooring.repository.spec import ModelSpec
 from mooring.worker_process import template
 from mooring.workers.local import ForkedProcess, Template
 
@@ -297,7 +297,7 @@ async def test_a_worker_that_cannot_load_is_tried_later_each_time_though_another
 
 def echo_at(folder, **settings):
     backend = "echo_backend:EchoBackend"
-    return ModelSpec(name="echo", version="1", backend=backend, location=str(folder), **settings)
+    return model_spec(name="echo", version="1", backend=backend, location=str(folder), **settings)
 
 
 async def test_what_can_never_load_is_tried_again_when_its_files_have_changed_and_not_before(

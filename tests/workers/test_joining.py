@@ -5,13 +5,13 @@ import asyncio
 import numpy as np
 import onnx
 import pytest
+from model_kit import model_spec
 from onnx import TensorProto as Kind
 from onnx import helper
 
 from mooring.core.requests import Form, InferenceRequest
 from mooring.core.service import JoiningState
 from mooring.core.tensors import Tensor
-from mooring.repository.spec import ModelSpec
 from mooring.workers import local
 
 
@@ -31,13 +31,13 @@ def write(file, *nodes):
 
 
 async def deploy(harness, file, workers=1):
-    spec = ModelSpec(
+    spec = model_spec(
         name="m",
         version="1",
         backend="onnx",
         location=str(file),
         max_batch_size=8,
-        batch_is_default=True,
+        size_by_default=True,
         min_workers=workers,
         max_workers=workers,
         threads=2,

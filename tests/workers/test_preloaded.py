@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from model_kit import model_spec
 from worker_kit import Harness
 
 from mooring.core.requests import Form, InferenceRequest
 from mooring.core.tensors import Tensor
 from mooring.repository.preloads import fork_unsafe_reason
-from mooring.repository.spec import ModelSpec
 
 torch = pytest.importorskip("torch")
 
@@ -68,7 +68,7 @@ def small(tmp_path_factory):
 
 async def deploy(harness: Harness, file, name="net", workers=1, **settings):
     settings = {"backend": "pytorch", "max_batch_size": 8, "threads": 1} | settings
-    spec = ModelSpec(
+    spec = model_spec(
         name=name,
         version="1",
         location=str(file.parent),
@@ -263,10 +263,10 @@ async def test_every_request_is_accounted_for_when_a_worker_is_killed_under_load
     ],
 )
 def test_which_models_are_loaded_before_the_fork(settings, reason):
-    spec = ModelSpec(name="m", version="1", location="", **settings)
+    spec = model_spec(name="m", version="1", location="", **settings)
     found = fork_unsafe_reason(spec, threads=2)
     assert (reason in found) if reason else not found
 
 
 def test_onnx_runtime_with_one_thread_starts_none():
-    assert not fork_unsafe_reason(ModelSpec(name="m", version="1", location="", backend="onnx"), threads=1)
+    assert not fork_unsafe_reason(model_spec(name="m", version="1", location="", backend="onnx"), threads=1)

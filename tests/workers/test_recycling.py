@@ -8,8 +8,8 @@ import psutil
 from worker_kit import body_of
 
 from mooring.core.errors import WorkerDied
+from mooring.core.options import SequenceOptions
 from mooring.engine.lifecycle import State
-from mooring.repository.spec import Recycling, SequenceSettings
 from mooring.workers.recycling import memory_of
 
 MB = 1 << 20
@@ -36,7 +36,7 @@ def alone(harness):
 
 
 async def test_after_so_many_requests_a_worker_is_replaced_and_every_request_is_answered_once(harness):
-    version = await harness.load(recycling=Recycling(max_requests=50))
+    version = await harness.load(max_requests=50)
     seen = set()
     number = 0
     while recycled(harness) < 3:
@@ -51,9 +51,7 @@ async def test_after_so_many_requests_a_worker_is_replaced_and_every_request_is_
 
 
 async def test_a_worker_serves_on_while_its_successor_cannot_load(harness, tmp_path):
-    version = await harness.load(
-        recycling=Recycling(max_requests=5), parameters={"fail_while": str(tmp_path / "file")}
-    )
+    version = await harness.load(max_requests=5, parameters={"fail_while": str(tmp_path / "file")})
     (tmp_path / "file").touch()
     (first,) = pids(harness)
     for _ in range(10):
@@ -70,7 +68,7 @@ async def test_a_worker_that_leaks_is_replaced_at_its_limit(harness):
     await harness.load()
     empty = memory_of(harness.worker().process.pid)
     await harness.engine.retire("echo")
-    await harness.load(recycling=Recycling(memory_limit=empty + 64 * MB))
+    await harness.load(memory_limit=empty + 64 * MB)
     for _ in range(4):
         (first,) = pids(harness)
         while first in pids(harness):
@@ -85,7 +83,7 @@ async def test_a_worker_that_leaks_is_replaced_at_its_limit(harness):
 
 
 async def test_a_request_that_eats_twice_the_limit_ends_its_worker_and_is_told_so(harness):
-    await harness.load(recycling=Recycling(memory_limit=200 * MB), retry=False)
+    await harness.load(memory_limit=200 * MB, retry=False)
     error = await harness.ask(leak=600 * MB, do="sleep", seconds=20)
     assert isinstance(error, WorkerDied)
     assert "bytes of memory, its limit is 209715200" in error.detail
@@ -93,7 +91,7 @@ async def test_a_request_that_eats_twice_the_limit_ends_its_worker_and_is_told_s
 
 
 async def test_a_worker_that_is_due_finishes_what_it_has(harness):
-    await harness.load(recycling=Recycling(max_requests=1))
+    await harness.load(max_requests=1)
     (first,) = pids(harness)
     slow = harness.submit(b"slow", do="sleep", seconds=0.5)
     await until(lambda: recycled(harness) == 1)
@@ -104,7 +102,7 @@ async def test_a_worker_that_is_due_finishes_what_it_has(harness):
 
 
 async def test_sequences_stay_where_they_are_until_they_are_over(harness):
-    await harness.load(recycling=Recycling(max_requests=3), sequence=SequenceSettings(most=4), retry=False)
+    await harness.load(max_requests=3, sequence=SequenceOptions(enabled=True, max_sequences=4), retry=False)
 
     async def step(sequence, flag="id"):
         said = {"id": sequence, flag: sequence if flag == "id" else "true"}
@@ -123,7 +121,7 @@ async def test_sequences_stay_where_they_are_until_they_are_over(harness):
 
 
 async def test_fewer_workers_while_one_is_due_are_as_many_as_asked_for(harness):
-    version = await harness.load(recycling=Recycling(max_requests=20), min_workers=2, max_workers=2)
+    version = await harness.load(max_requests=20, min_workers=2, max_workers=2)
     await until(lambda: version.pool.holds(2))
     for _ in range(50):
         await harness.ask()

@@ -3,12 +3,13 @@
 import asyncio
 from pathlib import Path
 
+from model_kit import model_spec
+
 from mooring.core.requests import Form, InferenceRequest
 from mooring.core.tensors import Tensor
 from mooring.engine.engine import Engine
 from mooring.ipc.arena import Arena
 from mooring.observability.metrics import Metrics
-from mooring.repository.spec import ModelSpec
 
 
 class Harness:
@@ -19,7 +20,7 @@ class Harness:
     async def load(self, name="echo", **settings):
         settings = {"backend": "echo_backend:EchoBackend"} | settings
         settings = {"version": "1.0"} | settings
-        spec = ModelSpec(name=name, location=str(Path(__file__).parent), **settings)
+        spec = model_spec(name=name, location=str(Path(__file__).parent), **settings)
         return await self.engine.deploy(spec)
 
     def request(self, body=b"x", *, model="echo", rows=None, **parameters):

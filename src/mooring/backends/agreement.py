@@ -13,9 +13,10 @@ from msgspec import structs
 
 from mooring.backends.tensors import TensorBackend
 from mooring.core.errors import ModelLoadFailed
+from mooring.core.options import BatchMode
 from mooring.core.service import Joining, JoiningState, LoadContext, ModelMetadata
 from mooring.core.tensors import TensorSpec
-from mooring.repository.spec import BatchMode, ModelSpec
+from mooring.repository.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class DeclaredBackend(TensorBackend):
             batch=agreed.batch,
             limit=agreed.limit,
             joins=agreed.joins,
-            apart=agreed.limit > 1 and spec.batch_is_default,
+            apart=agreed.limit > 1 and spec.batching.size_by_default,
             whole=agreed.whole,
             constants=agreed.constants,
         )
@@ -65,9 +66,9 @@ class DeclaredBackend(TensorBackend):
         if self.reader.apart:
             reason = "it is tried when two requests come at once"
             return Joining(JoiningState.UNTRIED, reason, stamp_of(model_file(spec)))
-        if agreed.limit > 1 or not spec.batch_is_default:
+        if agreed.limit > 1 or not spec.batching.size_by_default:
             return Joining(
-                JoiningState.DECLARED, f"the configuration says max_batch_size {spec.max_batch_size}"
+                JoiningState.DECLARED, f"the configuration says max_batch_size {spec.batching.max_batch_size}"
             )
         return Joining(
             JoiningState.NO_BATCH, "its file shows no batch dimension that all inputs and outputs have"
@@ -104,12 +105,12 @@ def agree(
     batch, as whoever read the file can tell. ``whole``: outputs whose first dimension is none; such a model is only
     batched where the configuration says so.
     """
-    if spec.sequence is not None:  # what the server fills is no client's to send
+    if spec.sequence.enabled:  # what the server fills is no client's to send
         filled = {each.name for each in spec.sequence.controls}
         inputs = [each for each in inputs if each.name not in filled]
     constants = frozenset(each.name for each in inputs if each.optional)
     batches = [each for each in inputs if not each.optional]
-    stack = spec.batch is BatchMode.STACK
+    stack = spec.batching.mode is BatchMode.STACK
     if stack and not _stacks(spec, batches, file):
         stack = False
     taken = _settled(spec.inputs, inputs, "input", stack, file)
@@ -121,18 +122,24 @@ def agree(
         )
     if stack:
         open_batch = batched and all(each.shape[:1] == [-1] for each in batches)
-        limit = max(1, spec.max_batch_size) if open_batch else 1
+        limit = max(1, spec.batching.max_batch_size) if open_batch else 1
         return Agreement(taken, given, BatchMode.STACK, limit, joins=True, constants=constants)
-    own_rows = frozenset(whole) & {each.name for each in given} if spec.batch_is_default else frozenset[str]()
+    own_rows = (
+        frozenset(whole) & {each.name for each in given}
+        if spec.batching.size_by_default
+        else frozenset[str]()
+    )
     joins = (
-        spec.max_batch_size > 1
+        spec.batching.max_batch_size > 1
         and batched
         and not own_rows
         and _opens(
-            [each for each in taken if each.name not in constants], given, strict=spec.batch_is_default
+            [each for each in taken if each.name not in constants],
+            given,
+            strict=spec.batching.size_by_default,
         )
     )
-    limit = spec.max_batch_size if joins else 1
+    limit = spec.batching.max_batch_size if joins else 1
     return Agreement(taken, given, BatchMode.CONCAT, limit, joins, own_rows, constants)
 
 

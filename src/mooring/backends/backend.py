@@ -75,7 +75,7 @@ class Backend(abc.ABC):
     def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
         """Answer a batch: one outcome per request, in order.
 
-        All requests are of one operation, and of at most ``spec.max_batch_size`` rows together (a single request may
+        All requests are of one operation, and of at most ``spec.batching.max_batch_size`` rows together (a single request may
         have more). A request that is at fault gets its own error as its outcome. Raising instead fails the whole
         batch; the worker then runs every request once more by itself, so that only the bad one fails.
         """

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from mooring.core.errors import InvalidInput
+from mooring.core.options import Control, ControlKind
 from mooring.core.requests import InferenceRequest, Step
 from mooring.core.tensors import NUMPY_TYPES, Array
-from mooring.repository.spec import Control, ControlKind
 
 _ALONE = Step("", start=True, end=True)  # a request of no sequence
 

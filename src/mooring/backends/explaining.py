@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mooring.core.errors import InvalidInput, ModelLoadFailed, Unsupported
+from mooring.core.options import BatchMode
 from mooring.core.requests import Operation
 from mooring.core.service import ModelMetadata
 from mooring.core.tensors import Array, TensorSpec
 from mooring.explain.settings import Settings, settings_of
 from mooring.explain.targets import indices_of
-from mooring.repository.spec import BatchMode, ModelSpec
+from mooring.repository.spec import ModelSpec
 
 if TYPE_CHECKING:
     from mooring.backends.tensors import TensorBackend
@@ -106,7 +107,7 @@ def _check_target(settings: Settings, spec: ModelSpec, outputs: Sequence[TensorS
     found = [each for each in outputs if each.name == settings.output or len(outputs) == 1]
     if settings.target is None or not found or not found[0].shape:
         return
-    shape = found[0].shape if spec.batch is BatchMode.STACK else found[0].shape[1:]
+    shape = found[0].shape if spec.batching.mode is BatchMode.STACK else found[0].shape[1:]
     if -1 not in shape:
         # Of no size: an output may be larger than the machine's memory once its numbers are there.
         scores = np.broadcast_to(np.float32(0), (1, *shape))

@@ -40,9 +40,10 @@ from mooring.backends.samples import Arrays, Parameters
 from mooring.backends.tensors import Returned, TensorBackend, Wanted
 from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelLoadFailed, MooringError
+from mooring.core.options import Control, ControlKind
 from mooring.core.service import LoadContext, ModelMetadata
 from mooring.core.tensors import Parameter
-from mooring.repository.spec import Control, ControlKind, ModelSpec
+from mooring.repository.spec import ModelSpec
 
 _DEFAULT_FILE = "model.py"
 _DEFAULT_OUTPUT = "output"
@@ -170,7 +171,7 @@ class FunctionBackend(TensorBackend):
             self._overlap(found, path)
         self._infer = self._arguments(found)
         self.asks = self._infer.asks or (self._explain is not None and self._explain.asks)
-        if spec.sequence is not None:
+        if spec.sequence.enabled:
             declared_names = {each.name for each in self.controls} | {each.name for each in spec.inputs}
             own = [each for each in _CONTROLS if each.name not in declared_names]
             self.controls = [*self.controls, *(each for each in own if self._infer.takes(each.name))]
@@ -216,7 +217,7 @@ class FunctionBackend(TensorBackend):
     def _arguments(self, function: Callable[..., Any]) -> Arguments:
         inputs = {each.name for each in self.spec.inputs}
         own = {_PARAMETERS, _CANCELLED} - (inputs & {_CANCELLED})
-        if self.spec.sequence is None:
+        if not self.spec.sequence.enabled:
             return Arguments(function, (), own)
         filled = {each.name for each in (*self.controls, *_CONTROLS)} - inputs
         return Arguments(function, filled, own)

@@ -92,7 +92,8 @@ class OnnxBackend(DeclaredBackend):
             + [structs.replace(_input(each, file, unranked), optional=True) for each in constants],
             [_output(each, file, unranked) for each in given],
             file=file,
-            batched=not spec.batch_is_default or _one_batch([each.shape[0] for each in taken if each.shape]),
+            batched=not spec.batching.size_by_default
+            or _one_batch([each.shape[0] for each in taken if each.shape]),
             whole=_own_rows(taken, given),
         )
         inputs = self.agreement.inputs
@@ -197,7 +198,9 @@ def _session(runtime: Any, file: Path, spec: ModelSpec, context: LoadContext) ->
     options.inter_op_num_threads = 1
     options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
     levels = runtime.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if spec.optimize else levels.ORT_DISABLE_ALL
+    options.graph_optimization_level = (
+        levels.ORT_ENABLE_ALL if spec.runtime.optimize else levels.ORT_DISABLE_ALL
+    )
     options.log_severity_level = 3  # what goes wrong is raised, and reported once
     # Threads that spin between two requests take the cores from the other workers.
     options.add_session_config_entry("session.force_spinning_stop", "1")

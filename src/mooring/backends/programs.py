@@ -207,7 +207,7 @@ def _caller(
 def _laid_out(module: torch.nn.Module, spec: ModelSpec) -> torch.nn.Module:
     """The weights of convolutions as the model's configuration wants them in memory; inputs follow by themselves."""
     # torch has no type for this call of its own.
-    return module.to(memory_format=torch.channels_last) if spec.channels_last else module  # type: ignore[call-overload]
+    return module.to(memory_format=torch.channels_last) if spec.runtime.channels_last else module  # type: ignore[call-overload]
 
 
 def _scripted(file: Path, device: torch.device, *, optimize: bool) -> Program:

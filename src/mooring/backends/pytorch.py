@@ -23,9 +23,10 @@ from mooring.backends.samples import Arrays, Parameters
 from mooring.backends.tensors import Returned, Wanted, failure
 from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed, Unsupported
+from mooring.core.options import BatchMode
 from mooring.core.service import LoadContext, ModelMetadata
 from mooring.core.tensors import Array, TensorSpec
-from mooring.repository.spec import BatchMode, ModelSpec
+from mooring.repository.spec import ModelSpec
 
 if TYPE_CHECKING:
     from mooring.backends.programs import Program
@@ -65,7 +66,7 @@ class PyTorchBackend(DeclaredBackend):
         file = model_file(spec)
         # A model that is to be explained needs gradients, which a rearranged one has not.
         self._program = programs.open_program(
-            file, spec, self._device, optimize=spec.optimize and not spec.explain
+            file, spec, self._device, optimize=spec.runtime.optimize and not spec.explain
         )
         self._metadata = self._described(spec, file)
         return self._metadata
@@ -90,8 +91,8 @@ class PyTorchBackend(DeclaredBackend):
         }
         agreed = self.agreement = agree(
             spec,
-            _called(by_argument, program.inputs) or _believed(spec.inputs, spec.batch),
-            _called(by_result, program.outputs) or _believed(spec.outputs, spec.batch),
+            _called(by_argument, program.inputs) or _believed(spec.inputs, spec.batching.mode),
+            _called(by_result, program.outputs) or _believed(spec.outputs, spec.batching.mode),
             file=file,
             batched=program.batched,
         )

@@ -11,9 +11,9 @@ from mooring.codecs.open_inference import decode_v2_body
 from mooring.codecs.packed import unpack
 from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput, InvalidOutput
+from mooring.core.options import BatchMode
 from mooring.core.requests import Form, InferenceRequest
 from mooring.core.tensors import Array, RequestValue, TensorSpec
-from mooring.repository.spec import BatchMode
 
 Arrays = dict[str, Array]
 Parameters = dict[str, RequestValue]

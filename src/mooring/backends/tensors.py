@@ -31,9 +31,10 @@ from mooring.core.errors import (
     RequestCancelled,
     Unsupported,
 )
+from mooring.core.options import BatchMode, Control
 from mooring.core.requests import INFER, TENSORS, InferenceRequest, InferenceResponse, Operation
 from mooring.core.service import LoadContext, ModelMetadata, Outcome, Reply
-from mooring.repository.spec import BatchMode, Control, ModelSpec
+from mooring.repository.spec import ModelSpec
 
 if TYPE_CHECKING:
     from mooring.explain.attribution import Explainer
@@ -105,11 +106,11 @@ class TensorBackend(Backend):
     def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
         """Open the model and keep what it declares."""
         self.spec = spec
-        self.controls = spec.sequence.controls if spec.sequence is not None else ()
+        self.controls = spec.sequence.controls
         metadata = self.open(spec, context)
-        limit = max(1, spec.max_batch_size)
-        one_row = spec.batch_dimension is True and limit == 1
-        self.reader = Reader(self.signature(metadata), spec.batch, limit, self.joins, one_row=one_row)
+        limit = max(1, spec.batching.max_batch_size)
+        one_row = spec.batching.batch_dimension is True and limit == 1
+        self.reader = Reader(self.signature(metadata), spec.batching.mode, limit, self.joins, one_row=one_row)
         self._reshaping = Reshaping(metadata.inputs, metadata.outputs) or None
         self._declared = {output.name: output for output in metadata.outputs if output.datatype}
         # What of an answer is the same for all requests, put together once.
@@ -175,8 +176,8 @@ class TensorBackend(Backend):
 
         Its clients make their batches themselves and expect a limit to hold, where the configuration sets one.
         """
-        most = self.spec.max_batch_size
-        if not self.spec.batch_is_default and rows > most > 1:
+        most = self.spec.batching.max_batch_size
+        if not self.spec.batching.size_by_default and rows > most > 1:
             raise InvalidInput(
                 f"inference request batch-size must be <= {most} for '{name}', and is {rows}; send fewer rows"
             )
@@ -197,7 +198,7 @@ class TensorBackend(Backend):
 
     def _writes_null(self) -> bool:
         """Whether JSON that is no tensor's has null for NaN and Infinity."""
-        return writes_null(self.spec.json_nan, by_default=True)
+        return writes_null(self.spec.handler.json_nan, by_default=True)
 
     def labels_of(self, output: str) -> Mapping[str, Any]:
         """The name of each class of an output, by its index: as configured, else as the model's file says."""
@@ -209,12 +210,12 @@ class TensorBackend(Backend):
         """Whether the first dimension of an output of that rank, as a client gets it, is the batch."""
         spec = self._declared.get(output)
         shape = spec.shape if spec is not None else []
-        if self.spec.batch_dimension is None:
+        if self.spec.batching.batch_dimension is None:
             if not shape:  # nobody knows
                 return rank > 1
             batched = self.reader.batch is BatchMode.CONCAT and shape[0] == -1 and rank > 1
         else:
-            batched = self.spec.batch_dimension
+            batched = self.spec.batching.batch_dimension
         return batched and (not shape or rank == len(shape))
 
     def call(
@@ -404,7 +405,7 @@ class Run:
             self._requests[sample.request].sequence for sample in samples for _ in range(max(sample.rows, 1))
         ]
         first = samples[0]
-        batched = first.rows > 0 or first.lifted or self._backend.spec.batch_dimension is True
+        batched = first.rows > 0 or first.lifted or self._backend.spec.batching.batch_dimension is True
         return {**arrays, **filled(controls, steps, batched=batched)}
 
     def _split(self, samples: list[Sample], returned: Returned) -> list[Arrays]:
@@ -483,4 +484,4 @@ class Run:
     def _respond(self, index: int, results: Results) -> InferenceResponse:
         request = self._requests[index]
         response = self._backend.respond(request, results, self._rows[index])
-        return encode_outputs(request, response, self._backend, self._backend.spec.json_nan)
+        return encode_outputs(request, response, self._backend, self._backend.spec.handler.json_nan)

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from mooring.backends.agreement import Agreement, DeclaredBackend
 from mooring.backends.samples import Arrays
 from mooring.core.errors import MooringError, OutOfResources
+from mooring.core.options import BatchMode
 from mooring.core.requests import INFER
 from mooring.core.service import Joining, JoiningState
 from mooring.core.tensors import NUMPY_TYPES, Array, TensorSpec
-from mooring.repository.spec import BatchMode
 
 # Part of what a kept result goes by: another number, and every file is tried anew.
 VERSION = 1
@@ -78,7 +78,7 @@ def _try_sizes(backend: DeclaredBackend, agreed: Agreement) -> None:
 
 
 def _check_triable(backend: DeclaredBackend, inputs: list[TensorSpec]) -> None:
-    if backend.spec.sequence is not None or backend.controls:
+    if backend.spec.sequence.enabled or backend.controls:
         raise Untriable("it keeps state from request to request")
     for each in inputs:
         if each.datatype not in _TOLERANCES and each.datatype not in _SMALL:

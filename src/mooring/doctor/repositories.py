@@ -13,8 +13,8 @@ from mooring.core.errors import ModelLoadFailed
 from mooring.doctor.findings import Finding, at, change, differs, line_of, runs
 from mooring.doctor.libraries import Requirements, library_findings
 from mooring.doctor.python_source import SourceUnreadable, imports, read_source
-from mooring.repository.declaration import RepositoryModel, read_repository_model
 from mooring.repository.layout import MLSERVER, PADDED, find_declaration, flat_file, version_folders
+from mooring.repository.repository_model import RepositoryModel, read_repository_model
 from mooring.repository.spec import ModelSpec
 from mooring.repository.triton_config import tuning_keys
 from mooring.workers.capacity import machine_capacity
@@ -96,7 +96,7 @@ def _spec_findings(spec: ModelSpec, folder: Path, shown: str, where: str) -> Ite
     if library is not None and find_spec(library) is None:
         yield change(where, f"{name} needs {library}, which is not installed here", f"pip install {library}")
         return
-    if refusal := machine_capacity().refusal(spec.min_workers):
+    if refusal := machine_capacity().refusal(spec.scaling.min_workers):
         yield change(where, f"{name} is refused: {refusal}", "give it fewer workers")
         return
     if spec.backend == "onnx":

@@ -17,6 +17,7 @@ from mooring.core.errors import (
     VersionIsDefault,
     WorkersFailed,
 )
+from mooring.core.options import Scaling, declare
 from mooring.core.service import (
     BatchUsage,
     Duration,
@@ -93,11 +94,11 @@ class Administration(ModelAdministration):
             version=spec.version,
             platform=metadata.platform or spec.platform,
             backend=spec.backend,
-            max_batch_size=spec.max_batch_size,
+            max_batch_size=spec.batching.max_batch_size,
             inputs=metadata.inputs,
             outputs=metadata.outputs,
-            instances=spec.min_workers,
-            delay=spec.max_delay,
+            instances=spec.scaling.min_workers,
+            delay=spec.batching.max_delay,
             parameters=spec.parameters,
             sequences=_sequences(spec),
             joining=_joining(found),
@@ -244,10 +245,10 @@ class Administration(ModelAdministration):
 
     async def register(self, registration: Registration, *, wait: bool = True) -> Scaled:
         spec = await asyncio.to_thread(self._catalog.registered, registration)
-        least, most = spec.min_workers, spec.max_workers
+        least, most = spec.scaling.min_workers, spec.scaling.max_workers
         try:
             self._engine.check_room(least)
-            version = await self._engine.deploy(msgspec.structs.replace(spec, min_workers=0))
+            version = await self._engine.deploy(spec.with_options(declare(Scaling, min_workers=0)))
         except (InvalidInput, ModelExists):
             self._catalog.release(spec)
             raise
@@ -373,9 +374,9 @@ class Administration(ModelAdministration):
                 self._catalog.release(old)
         else:
             version = await self._engine.deploy(spec)
-            if not version.ready and version.spec.min_workers:
+            if not version.ready and version.spec.scaling.min_workers:
                 await self._engine.retire(spec.name, spec.version)  # a load that failed leaves nothing behind
-        if not version.ready and version.spec.min_workers:
+        if not version.ready and version.spec.scaling.min_workers:
             self._catalog.release(spec)
             raise _load_failed(version)
 
@@ -440,15 +441,15 @@ def _described(version: ModelVersion, model: Model) -> ModelDescription:
         reason=error.message if error is not None else "",
         detail=error.detail if error is not None else "",
         runtime=spec.manifest.get("runtime", "python"),
-        min_workers=spec.min_workers,
-        max_workers=spec.max_workers,
-        batch_size=spec.max_batch_size,
-        max_delay=spec.max_delay,
-        response_timeout=spec.response_timeout,
-        startup_timeout=spec.startup_timeout,
-        retry_timeout=spec.retry_timeout,
-        client_timeout=spec.client_timeout,
-        queue_size=spec.queue_size,
+        min_workers=spec.scaling.min_workers,
+        max_workers=spec.scaling.max_workers,
+        batch_size=spec.batching.max_batch_size,
+        max_delay=spec.batching.max_delay,
+        response_timeout=spec.timeouts.response_timeout,
+        startup_timeout=spec.timeouts.startup_timeout,
+        retry_timeout=spec.timeouts.retry_timeout,
+        client_timeout=spec.timeouts.client_timeout,
+        queue_size=spec.limits.queue_size,
         use_venv=bool(spec.venv),
         pending=version.scheduler.waiting if version.scheduler is not None else 0,
         loaded_at_startup=version.loaded_at_startup,
@@ -464,8 +465,8 @@ def _described(version: ModelVersion, model: Model) -> ModelDescription:
         ],
         sequences=_sequences(spec),
         joining=_joining(version),
-        stepwise=spec.stepwise,
-        job_ticket=spec.job_ticket,
+        stepwise=spec.batching.stepwise,
+        job_ticket=spec.limits.job_ticket,
         scaled_to_zero=version.scaled_to_zero,
         start_seconds=pool.start_seconds if pool is not None else 0.0,
     )
@@ -477,8 +478,10 @@ def _joining(version: ModelVersion) -> Joining | None:
 
 
 def _sequences(spec: ModelSpec) -> SequenceDescription | None:
-    found = spec.sequence
-    if found is None:
+    sequence = spec.sequence
+    if not sequence.enabled:
         return None
-    controls = [(each.name, each.kind.name, each.datatype) for each in found.controls]
-    return SequenceDescription(found.most, found.waiting, found.max_idle, found.timeout, controls)
+    controls = [(each.name, each.kind.name, each.datatype) for each in sequence.controls]
+    return SequenceDescription(
+        sequence.max_sequences, sequence.max_queued_steps, sequence.max_idle, sequence.timeout, controls
+    )

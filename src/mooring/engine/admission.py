@@ -56,15 +56,15 @@ class RequestScheduler(Protocol):
 def admit(scheduler: RequestScheduler, request: InferenceRequest, done: Done) -> Ticket:
     """Queue a request for the version that this scheduler serves; every refusal goes to ``done``."""
     spec = scheduler.spec
-    if spec.client_timeout and request.deadline is None:
-        request.deadline = time.monotonic() + spec.client_timeout
+    if spec.timeouts.client_timeout and request.deadline is None:
+        request.deadline = time.monotonic() + spec.timeouts.client_timeout
     form = request.form
     if form is not INSTANCES:
         return scheduler.submit(request, done, 1 if form is BODY else request.rows or 1)
     rows = request.rows
     # A handler that goes step by step has a row for each request.
-    most = 1 if spec.stepwise else spec.max_batch_size
-    if rows > most and spec.sequence is None:
+    most = 1 if spec.batching.stepwise else spec.batching.max_batch_size
+    if rows > most and not spec.sequence.enabled:
         return Parts(scheduler, request, done, most)
     if rows == 0:
         done(

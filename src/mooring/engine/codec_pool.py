@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from mooring.core.buffers import Buffer
 from mooring.core.errors import ModelNotReady, MooringError
+from mooring.core.options import Limits, ModelOptions, Timeouts
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import Done, ModelMetadata, Ticket
 from mooring.engine.scheduler import Scheduler
@@ -37,8 +38,9 @@ class CodecPool:
             version="1",
             backend="codec",
             location="",
-            queue_size=_UNBOUNDED,
-            response_timeout=_TIMEOUT,
+            options=ModelOptions(
+                timeouts=Timeouts(response_timeout=_TIMEOUT), limits=Limits(queue_size=_UNBOUNDED)
+            ),
         )
 
         def make_pool(owner: PoolOwner) -> WorkerPool:

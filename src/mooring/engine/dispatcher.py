@@ -84,7 +84,7 @@ class Dispatcher(Generic[W]):
         self._clock = clock
         self._on_finished = on_finished
         # A step of a sequence has changed the state that its worker keeps, so it cannot be run again elsewhere.
-        self._retries = spec.retry and spec.sequence is None
+        self._retries = spec.limits.retry and not spec.sequence.enabled
         self._with_deadline: set[QueuedRequest] = set()
         self._failures = Throttle(_MAX_LOGGED_FAILURES)
         # Not methods of this class that call the source's: that is a call less for every message of a worker.

@@ -276,12 +276,12 @@ class Engine(InferenceService):
             return version
         scheduler, pool = self._make_scheduler(version)
         version.begin(scheduler, pool)
-        refusal = self._capacity.refusal(spec.min_workers, self._workers_beside(version))
+        refusal = self._capacity.refusal(spec.scaling.min_workers, self._workers_beside(version))
         if refusal:
             version.report(ModelLoadFailed(refusal, model=spec.name, version=spec.version))
             return version
         pool.start(self._idle_models.workers_at_first(spec))
-        if spec.min_workers:
+        if spec.scaling.min_workers:
             await version.settled()
         else:
             version.suspend()
@@ -294,12 +294,14 @@ class Engine(InferenceService):
         statistics = self._metrics.model(spec.name, spec.version)
 
         def make_pool(owner: PoolOwner) -> WorkerPool:
-            pool = WorkerPool(spec, owner, self._workers, spec.threads or threads_for(spec.max_workers))
+            pool = WorkerPool(
+                spec, owner, self._workers, spec.runtime.threads or threads_for(spec.scaling.max_workers)
+            )
             pool.on_records = functools.partial(self._metrics.record, spec.name)
             pool.sharing = self._frontends.sharing(version)
             return pool
 
-        if spec.sequence is not None:
+        if spec.sequence.enabled:
             stateful = SequenceScheduler(spec, statistics, allocate, version.report, make_pool, self._read)
             return stateful, stateful.pool
         codecs = self._codecs if self._shares_reading else None
@@ -386,7 +388,7 @@ class Engine(InferenceService):
         had, stillborn = pool.wanted, pool.stillborn
         version.set_worker_range(least, most)
         epoch, count = version.resize_epoch, min(max(had, least), most)
-        limit = before.startup_timeout + before.response_timeout
+        limit = before.timeouts.startup_timeout + before.timeouts.response_timeout
         if count:
             version.resume()
         else:
@@ -406,7 +408,7 @@ class Engine(InferenceService):
             version.check_kept()
             return False
         if pool.stillborn != stillborn:
-            version.set_worker_range(before.min_workers, before.max_workers)
+            version.set_worker_range(before.scaling.min_workers, before.scaling.max_workers)
             _have(version, pool, had)
             raise _no_more_workers(version, pool.last_error)
         return pool.holds(count)

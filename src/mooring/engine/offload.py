@@ -105,7 +105,7 @@ class JsonOffload:
                 queued.rows = max(request.rows, 1)
                 selection = take_over_json(request)
                 if selection is not None:
-                    null = writes_null(spec.json_nan, asked=request.null_for_nan)
+                    null = writes_null(spec.handler.json_nan, asked=request.null_for_nan)
                     queued.json_writer = JsonOutputs(self._codecs, selection, null=null)
             else:
                 release(outcome.outputs)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from mooring.core.buffers import Buffer
 from mooring.core.errors import MooringError, QueueFull, QueueTimeout
+from mooring.core.options import QueuePolicy
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import Done, ModelMetadata, Ticket
 from mooring.engine.dispatch_timer import Loop
@@ -19,7 +20,7 @@ from mooring.engine.ordering import OrderedTicket, Ordering
 from mooring.engine.queued_request import OFFLOADED, WAITING, QueuedRequest, next_key
 from mooring.engine.scheduler import Scheduler
 from mooring.observability.statistics import ModelStatistics
-from mooring.repository.spec import ModelSpec, QueuePolicy
+from mooring.repository.spec import ModelSpec
 from mooring.workers.handle import PoolOwner
 
 
@@ -42,7 +43,7 @@ class PolicyScheduler(Scheduler[W]):
         clock: Clock = time.monotonic,
         loop: Loop | None = None,
     ) -> None:
-        self._queue_policy = spec.queue_policy or QueuePolicy()
+        self._queue_policy = spec.limits.queue_policy or QueuePolicy()
         self._ordering = Ordering() if self._queue_policy.ordered else None
         # Of each level the requests that wait, and when their time is over, the oldest first.
         self._timed: dict[int, deque[tuple[float, QueuedRequest]]] = {}
@@ -87,7 +88,7 @@ class PolicyScheduler(Scheduler[W]):
 
     def _level_full(self, level: int, size: int) -> QueueFull | None:
         # One of several frontend processes has its share of the whole queue, and the same share of every level.
-        size = math.ceil(size * self.queue_size / self.spec.queue_size)
+        size = math.ceil(size * self.queue_size / self.spec.limits.queue_size)
         if not size or self._queue.waiting < size or self._count(level) < size:
             return None
         self.dispatch()
@@ -138,5 +139,5 @@ def make_scheduler(
     wake: Callable[[], None] | None = None,
 ) -> Scheduler[W]:
     """The scheduler of a version whose requests do not depend on each other: with a queue policy where it has one."""
-    kind: type[Scheduler[W]] = Scheduler if spec.queue_policy is None else PolicyScheduler
+    kind: type[Scheduler[W]] = Scheduler if spec.limits.queue_policy is None else PolicyScheduler
     return kind(spec, statistics, allocate, health, make_pool, codecs=codecs, wake=wake)

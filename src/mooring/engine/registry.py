@@ -16,6 +16,7 @@ from mooring.core.errors import (
     MooringError,
     VersionNotFound,
 )
+from mooring.core.options import Scaling, declare
 from mooring.core.service import ModelMetadata
 from mooring.engine.admission import RequestScheduler
 from mooring.engine.graphs.run import GraphRun, graph_of
@@ -101,12 +102,12 @@ class ModelVersion:
         pool = self.pool
         if pool is None:
             return False
-        if pool.ready >= min(self.spec.min_workers, pool.wanted):
+        if pool.ready >= min(self.spec.scaling.min_workers, pool.wanted):
             return True
         if not self._settled.is_set() or (self.state is State.FAILED and pool.ready == 0):
             return False
         since = pool.failing_since
-        return since is None or time.monotonic() - since < self.spec.retry_timeout
+        return since is None or time.monotonic() - since < self.spec.timeouts.retry_timeout
 
     @property
     def tried(self) -> bool:
@@ -141,8 +142,8 @@ class ModelVersion:
     def set_worker_range(self, least: int, most: int) -> None:
         """Note that it has at least and at most so many workers from now on; its pool is not told."""
         self.resize_epoch += 1
-        self.spec = msgspec.structs.replace(
-            self.spec, min_workers=least, max_workers=most, workers_by_default=False
+        self.spec = self.spec.with_options(
+            declare(Scaling, min_workers=least, max_workers=most, workers_by_default=False)
         )
 
     def resume(self) -> None:

@@ -57,7 +57,12 @@ def machine_budget(processes: int | None, memory: int | None) -> Budget:
 def may_scale_to_zero(spec: ModelSpec) -> bool:
     """Whether a model may be without workers while nobody asks it: nothing of it is lost, and nobody wants them there."""
     code = has_code(spec.backend, module=bool(spec.parameters.get("module")))
-    return spec.workers_by_default and not code and spec.sequence is None and not spec.job_ticket
+    return (
+        spec.scaling.workers_by_default
+        and not code
+        and not spec.sequence.enabled
+        and not spec.limits.job_ticket
+    )
 
 
 def processes_kept(specs: Iterable[ModelSpec], budget: Budget) -> int:
@@ -65,9 +70,9 @@ def processes_kept(specs: Iterable[ModelSpec], budget: Budget) -> int:
     kept = idle = 0
     for spec in specs:
         if may_scale_to_zero(spec):
-            idle += spec.min_workers
+            idle += spec.scaling.min_workers
         else:
-            kept += spec.min_workers
+            kept += spec.scaling.min_workers
     return kept + (min(idle, budget.processes) if budget.processes else idle)
 
 
@@ -127,16 +132,16 @@ class IdleModels:
         """
         if self._budget.processes and may_scale_to_zero(spec):
             running = sum(pool.processes for _, pool in self._pools())
-            if running + spec.min_workers > self._budget.processes:
-                return min(spec.min_workers, 1)
-        return spec.min_workers
+            if running + spec.scaling.min_workers > self._budget.processes:
+                return min(spec.scaling.min_workers, 1)
+        return spec.scaling.min_workers
 
     def wake(self, version: ModelVersion) -> None:
         """Start the workers of a version that is asked for and has none."""
         pool = version.pool
         if pool is not None and version.ready and not pool.wanted:
             log.info("model started again", model=version.spec.name, version=version.spec.version)
-            pool.start(version.spec.min_workers)
+            pool.start(version.spec.scaling.min_workers)
 
     def close(self) -> None:
         """Look no more."""
@@ -155,8 +160,8 @@ class IdleModels:
         if served > use.served or not version.scheduler.idle:
             use.last = now
             # It was loaded with one worker when there was no room for more, and is wanted after all.
-            if 0 < pool.wanted < version.spec.min_workers and may_scale_to_zero(version.spec):
-                pool.start(version.spec.min_workers)
+            if 0 < pool.wanted < version.spec.scaling.min_workers and may_scale_to_zero(version.spec):
+                pool.start(version.spec.scaling.min_workers)
         use.served = served
         if not pool.workers:
             use.memory = 0

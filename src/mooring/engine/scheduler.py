@@ -49,10 +49,12 @@ class Scheduler(Generic[W]):
         loop: Loop | None = None,
     ) -> None:
         self.spec = spec
-        self.queue_size = spec.queue_size
+        self.queue_size = spec.limits.queue_size
         # With job tickets nothing may wait: whether an idle worker has room is looked at for every request.
-        self._queue = RequestQueue(0 if spec.job_ticket else spec.queue_size)
-        self._policy = BatchPolicy(spec.max_batch_size, spec.max_delay, spec.exact_delay)
+        self._queue = RequestQueue(0 if spec.limits.job_ticket else spec.limits.queue_size)
+        self._policy = BatchPolicy(
+            spec.batching.max_batch_size, spec.batching.max_delay, spec.batching.exact_delay
+        )
         self._refill = RefillWait()
         self._offload = JsonOffload(codecs, self, spec, allocate) if codecs is not None else None
         self._wake = wake
@@ -150,7 +152,7 @@ class Scheduler(Generic[W]):
     def limit(self, queue_size: int) -> None:
         """Let so many requests wait at most; those that wait already are not affected."""
         self.queue_size = queue_size
-        if not self.spec.job_ticket:
+        if not self.spec.limits.job_ticket:
             self._queue.resize(queue_size)
 
     def refuse_new(self, error: MooringError) -> None:
@@ -234,11 +236,11 @@ class Scheduler(Generic[W]):
     def _room(self) -> int:
         """How many requests the idle workers take at once."""
         idle = self._dispatcher.pool.idle
-        return sum(worker.room if worker.capacity else self.spec.max_batch_size for worker in idle)
+        return sum(worker.room if worker.capacity else self.spec.batching.max_batch_size for worker in idle)
 
     def _is_full(self) -> bool:
         """Whether one more would find no room, once those that wait have gone to the workers that are idle."""
-        if self.spec.job_ticket:
+        if self.spec.limits.job_ticket:
             return self._queue.waiting >= self._room()
         self.dispatch()
         return self.waiting >= self.queue_size
@@ -246,7 +248,7 @@ class Scheduler(Generic[W]):
 
 def queue_full(spec: ModelSpec, queue_size: int, dispatcher: Dispatcher[W], waiting: int) -> QueueFull:
     """The error of a request that finds no room, with the seconds after which there should be some."""
-    what = "no idle worker" if spec.job_ticket else f"{queue_size} requests waiting"
+    what = "no idle worker" if spec.limits.job_ticket else f"{queue_size} requests waiting"
     error = QueueFull(
         f"model '{spec.name}' has {what}; try again later", model=spec.name, version=spec.version
     )

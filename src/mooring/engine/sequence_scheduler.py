@@ -17,7 +17,7 @@ from mooring.engine.scheduler import queue_full
 from mooring.engine.sequences import Sequences
 from mooring.engine.steps import add_sequence_id, mark_step, new_sequence_id, step_of
 from mooring.observability.statistics import ModelStatistics
-from mooring.repository.spec import ModelSpec, SequenceSettings
+from mooring.repository.spec import ModelSpec
 from mooring.workers.handle import PooledWorker, PoolOwner, Workers, WorkerState
 
 
@@ -54,7 +54,7 @@ class QueuedStep(QueuedRequest, eq=False):
         """As for every request; the answer says which sequence it belongs to."""
         super().label(response)
         if self.step is not None:
-            add_sequence_id(response, self.request, self.step, self.owner.spec.sequence_headers)
+            add_sequence_id(response, self.request, self.step, self.owner.spec.sequence.headers)
 
 
 S = TypeVar("S", bound=SequenceWorkers)
@@ -82,15 +82,15 @@ class SequenceScheduler(Generic[S]):
         loop: Loop | None = None,
     ) -> None:
         self.spec = spec
-        self.queue_size = spec.queue_size
+        self.queue_size = spec.limits.queue_size
         self._read_body = read_body
         # Requests whose bodies are being decoded; their tickets, once there are any.
         self._undecoded: dict[QueuedStep, Ticket | None] = {}
         self._waiting = 0  # steps; without the undecoded
-        self._policy = BatchPolicy(spec.max_batch_size, spec.max_delay, spec.exact_delay)
-        self._sequences: Sequences[PooledWorker, QueuedStep] = Sequences(
-            spec.name, spec.sequence or SequenceSettings()
+        self._policy = BatchPolicy(
+            spec.batching.max_batch_size, spec.batching.max_delay, spec.batching.exact_delay
         )
+        self._sequences: Sequences[PooledWorker, QueuedStep] = Sequences(spec.name, spec.sequence)
         self._clock = clock
         self._timer = DispatchTimer(self.dispatch, loop)
         self._dispatcher = Dispatcher(
@@ -181,9 +181,9 @@ class SequenceScheduler(Generic[S]):
         if request.operation is Operation.DESCRIBE:
             self._sequences.admit_alone(queued, now)
             return
-        if request.form is Form.INSTANCES and queued.rows > self.spec.max_batch_size:
+        if request.form is Form.INSTANCES and queued.rows > self.spec.batching.max_batch_size:
             raise InvalidInput(
-                f"a step of a sequence has at most {self.spec.max_batch_size} instances for model "
+                f"a step of a sequence has at most {self.spec.batching.max_batch_size} instances for model "
                 f"'{self.spec.name}', not {queued.rows}"
             )
         step = self._step_of(queued)
@@ -191,7 +191,7 @@ class SequenceScheduler(Generic[S]):
         name, implicit = str(step.id), request.form is not Form.TENSORS
         if self._sequences.full(name):  # what waits may only wait for the end of this turn of the loop
             self.dispatch()
-        if self.spec.job_ticket:
+        if self.spec.limits.job_ticket:
             self._sequences.place(
                 self._places_with_room()
             )  # those that came earlier in this turn of the loop
@@ -201,7 +201,7 @@ class SequenceScheduler(Generic[S]):
         queued.step = step
 
     def _step_of(self, queued: QueuedStep) -> Step:
-        step = step_of(queued.request, self.spec.sequence_headers)
+        step = step_of(queued.request, self.spec.sequence.headers)
         if step.id:
             return step
         if queued.request.form is Form.TENSORS:
@@ -324,7 +324,7 @@ class SequenceScheduler(Generic[S]):
         self._timer.pending = False
         now = self._clock()
         # With job tickets nothing waits for a worker that has the fewest sequences and is busy.
-        self._sequences.place(self._places_with_room() if self.spec.job_ticket else self._places())
+        self._sequences.place(self._places_with_room() if self.spec.limits.job_ticket else self._places())
         waits: list[float] = []
         for worker in list(self._pool.idle):
             count, oldest = self._sequences.ready(worker)
@@ -363,7 +363,7 @@ class SequenceScheduler(Generic[S]):
 
     def _room(self, worker: PooledWorker) -> int:
         """How many rows its next call may have. A worker with a capacity takes steps while others run."""
-        return worker.room if worker.capacity else self.spec.max_batch_size
+        return worker.room if worker.capacity else self.spec.batching.max_batch_size
 
     def _next_call(self, worker: PooledWorker, now: float) -> list[QueuedStep]:
         def rows(queued: QueuedStep) -> int:
@@ -377,7 +377,7 @@ class SequenceScheduler(Generic[S]):
             queued = turn.job
             if queued.step is not None:
                 queued.step = Step(queued.step.id, turn.start, turn.end)
-                mark_step(queued.request, queued.step, self.spec.sequence_headers)
+                mark_step(queued.request, queued.step, self.spec.sequence.headers)
             batch.append(queued)
         return batch
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from typing import Generic, TypeVar
 
 from mooring.core.errors import InvalidInput, SequenceLost, SequencesFull
-from mooring.repository.spec import SequenceSettings
+from mooring.core.options import SequenceOptions
 
 P = TypeVar("P", bound=Hashable)
 J = TypeVar("J", bound=Hashable)
@@ -49,7 +49,7 @@ class Live(Generic[P, J]):
 class Sequences(Generic[P, J]):
     """The sequences of one model."""
 
-    def __init__(self, model: str, settings: SequenceSettings) -> None:
+    def __init__(self, model: str, settings: SequenceOptions) -> None:
         self._model = model
         self._settings = settings
         self._live: dict[str, Live[P, J]] = {}  # the oldest first
@@ -69,13 +69,13 @@ class Sequences(Generic[P, J]):
     def full(self, name: str) -> bool:
         """Whether as many steps of this sequence wait as may."""
         live = self._live.get(name)
-        return live is not None and len(live.waiting) >= self._settings.waiting
+        return live is not None and len(live.waiting) >= self._settings.max_queued_steps
 
     def could_run(self, name: str, places: Collection[P]) -> bool:
         """Whether the next step of this sequence, come now, would run in one of these places without waiting."""
         live = self._live.get(name)
         if live is None or live.place is None:
-            room = self._settings.per_worker
+            room = self._settings.max_per_worker
             return live is None and any(not room or self.held(place) < room for place in places)
         return live.running is None and not live.waiting and live.place in places
 
@@ -121,7 +121,7 @@ class Sequences(Generic[P, J]):
                 )
             if not implicit:
                 raise self._unknown(name, "was never started, or is over")
-        if len(self._live) >= self._settings.most:
+        if len(self._live) >= self._settings.max_sequences:
             raise SequencesFull(
                 f"model '{self._model}' has {len(self._live)} sequences open, as many as it may; "
                 "end one of them, or try again later",
@@ -156,7 +156,7 @@ class Sequences(Generic[P, J]):
 
     def place(self, places: Sequence[P]) -> None:
         """Give every new sequence the place with the fewest, while one has room."""
-        room = self._settings.per_worker
+        room = self._settings.max_per_worker
         while self._unplaced:
             if room:
                 places = [place for place in places if self.held(place) < room]

@@ -8,9 +8,9 @@ import uuid
 from collections.abc import Mapping
 
 from mooring.core.errors import InvalidInput
+from mooring.core.options import SequenceHeaders
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, ResponseHead, Step
 from mooring.core.tensors import RequestValue
-from mooring.repository.spec import SequenceHeaders
 
 ID, START, END = "sequence_id", "sequence_start", "sequence_end"
 

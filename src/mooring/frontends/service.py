@@ -246,7 +246,7 @@ class FrontendService(InferenceService):
             )
 
         scheduler = make_scheduler(spec, statistics, self._arena.slot, lambda _news: None, make_pool)
-        served = self._served[number] = Served(number, scheduler, spec.queue_size)
+        served = self._served[number] = Served(number, scheduler, spec.limits.queue_size)
         self._limit(served)
         self._by_name[spec.name, spec.version] = served
         self._name_default(spec.name)

@@ -255,7 +255,7 @@ class FrontendSupervisor:
 
     def _limit(self, version: ModelVersion) -> None:
         if version.scheduler is not None:
-            version.scheduler.limit(queue_share(version.spec.queue_size, self._share))
+            version.scheduler.limit(queue_share(version.spec.limits.queue_size, self._share))
 
     async def order(self, order: Callable[[int], messages.ToFrontend], version: int) -> None:
         """Tell all fronts that serve a version, and return when they have done it."""
@@ -401,5 +401,11 @@ def _let_be(_front: FrontendProcess, passage: socket.socket) -> None:
 
 def shareable(spec: ModelSpec) -> bool:
     """Whether any front may send to its workers: not where requests depend on each other, or on who else is served."""
-    alone = spec.stages or spec.following or spec.sequence is not None or spec.stepwise or spec.job_ticket
+    alone = (
+        spec.stages
+        or spec.following
+        or spec.sequence.enabled
+        or spec.batching.stepwise
+        or spec.limits.job_ticket
+    )
     return not alone

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from mooring.core.buffers import Allocator
+from mooring.core.options import TORCHSERVE_HEADERS, SequenceHeaders
 from mooring.core.service import InferenceService, ModelAdministration, ServerAdministration
 from mooring.protocols.access import Gate
 from mooring.protocols.amd.rpcs import AmdRpcs
@@ -17,7 +18,6 @@ from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.kserve.v2_grpc import KServeV2Grpc
 from mooring.protocols.torchserve.grpc_inference import TorchServeInferenceRpcs
 from mooring.protocols.torchserve.grpc_management import TorchServeManagementRpcs
-from mooring.repository.spec import TORCHSERVE_HEADERS, SequenceHeaders
 from mooring.web.http1 import Limits
 
 

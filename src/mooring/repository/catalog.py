@@ -11,12 +11,21 @@ import msgspec
 
 from mooring.config.settings import Config
 from mooring.core.errors import InvalidInput, ModelLoadFailed, ModelNotFound, MooringError
+from mooring.core.options import (
+    Batching,
+    BatchMode,
+    Scaling,
+    Timeouts,
+    declare,
+    or_undeclared,
+    override,
+    resolve_options,
+)
 from mooring.core.paths import leads_out, real_path
 from mooring.core.service import Registration
 from mooring.core.tensors import DATATYPES, Parameter, TensorSpec
 from mooring.core.versions import VersionPolicy
 from mooring.repository.archives import remove
-from mooring.repository.declaration import VersionChoice, reconfigured
 from mooring.repository.fetch import is_remote
 from mooring.repository.layout import (
     dangling,
@@ -28,7 +37,8 @@ from mooring.repository.layout import (
     version_folders,
 )
 from mooring.repository.mar import checked_name, name_of_file
-from mooring.repository.spec import BatchMode, Defaults, ModelSpec
+from mooring.repository.repository_model import VersionChoice, reconfigured
+from mooring.repository.spec import Defaults, ModelSpec
 from mooring.repository.store import Store, archives_in, is_archive
 from mooring.repository.triton import policy_of
 from mooring.repository.triton_config import config_from_json
@@ -167,19 +177,28 @@ class Catalog:
         runtime, handler = registration.runtime, registration.handler
         if runtime and runtime not in _RUNTIMES:
             raise InvalidInput(f"Invalid RuntimeType value: {runtime}")
-        given = {
-            "workers": self._workers if registration.workers is None else registration.workers,
-            "response_timeout": registration.response_timeout,
-            "startup_timeout": registration.startup_timeout,
-        }
-        defaults = msgspec.structs.replace(self.defaults, **_said(given))
+        workers = self._workers if registration.workers is None else registration.workers
+        options = override(
+            self.defaults.options,
+            declare(Scaling, min_workers=workers, max_workers=max(workers, 1)),
+            declare(
+                Timeouts,
+                response_timeout=or_undeclared(registration.response_timeout),
+                startup_timeout=or_undeclared(registration.startup_timeout),
+            ),
+        )
+        defaults = msgspec.structs.replace(self.defaults, options=options)
         spec = self._open(registration.url, registration.name, defaults)
         model = spec.manifest.get("model", {}) | ({"handler": handler} if handler else {})
         manifest = spec.manifest | {"model": model} | ({"runtime": runtime} if runtime else {})
-        own = {"max_batch_size": registration.batch_size, "max_delay": registration.max_delay}
-        return msgspec.structs.replace(
-            spec, entry=handler or spec.entry, handler=handler, manifest=manifest, **_said(own)
+        own = declare(
+            Batching,
+            max_batch_size=or_undeclared(registration.batch_size),
+            max_delay=or_undeclared(registration.max_delay),
         )
+        return msgspec.structs.replace(
+            spec, entry=handler or spec.entry, handler_override=handler, manifest=manifest
+        ).with_options(own)
 
     def _open(self, url: str, name: str, defaults: Defaults) -> ModelSpec:
         if is_remote(url):
@@ -290,30 +309,25 @@ def worker_spec(
         location=location,
         entry=entry,
         url=model,
-        batch=BatchMode.STACK if backend != "onnx" else BatchMode.CONCAT,
-        max_batch_size=_number(parameters, "batch_size", 1, least=1),
-        max_delay=_number(parameters, "timeout", 100, least=0) / 1e3,
+        options=resolve_options(
+            defaults.options,
+            declare(
+                Batching,
+                mode=BatchMode.STACK if backend != "onnx" else BatchMode.CONCAT,
+                max_batch_size=_number(parameters, "batch_size", 1, least=1),
+                max_delay=_number(parameters, "timeout", 100, least=0) / 1e3,
+            ),
+            declare(Scaling, min_workers=1, max_workers=1),
+        ),
         parameters={
             key: value for key, value in parameters.items() if key not in ("model", "share", "worker")
         },
-        min_workers=1,
-        max_workers=1,
-        queue_size=defaults.queue_size,
-        response_timeout=defaults.response_timeout,
-        startup_timeout=defaults.startup_timeout,
-        recycling=defaults.recycling,
-        max_response_bytes=defaults.max_response_bytes,
-        json_nan=defaults.json_nan,
     )
 
 
 def _is_entry(name: str) -> bool:
     """Whether a name is that of an entry of a folder, and not of one elsewhere or hidden."""
     return PurePosixPath(name).name == name and not name.startswith(".") and "\0" not in name
-
-
-def _said(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
 
 
 def _plain(parameters: Any) -> dict[str, Parameter]:

@@ -5,16 +5,30 @@ A folder without a manifest is taken as what it looks like: ``handler.py``, ``mo
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from mooring.config.settings import ModelSettings
 from mooring.core.errors import ModelLoadFailed
+from mooring.core.options import (
+    Batching,
+    Limits,
+    ModelOptions,
+    OptionGroup,
+    Scaling,
+    SequenceOptions,
+    Timeouts,
+    declare,
+    or_undeclared,
+    resolve_options,
+)
 from mooring.observability.logs import get_logger
 from mooring.repository.model_config import WarmupRequest, read_model_config, server_settings
 from mooring.repository.requirements import install, install_in_venv, packages_of
-from mooring.repository.spec import MOST_CONCURRENT, Defaults, ModelSpec, SequenceSettings, Warmup
+from mooring.repository.spec import Defaults, ModelSpec, Warmup
 
 log = get_logger(__name__)
 
@@ -23,6 +37,7 @@ SUFFIXES = (".mar", ".model", ".tar.gz", ".tgz", ".zip")
 WEIGHTS = (".pt", ".pth", ".onnx", ".safetensors", ".bin")
 
 _MOST_BYTES = 1 << 20
+_MAX_DELAY = 0.1  # seconds: TorchServe's maxBatchDelay of an archive that says none
 _TEXTS = (
     "modelName",
     "modelVersion",
@@ -61,6 +76,9 @@ def read_model(
         file = inside(folder, model["configFile"], url)
         config = read_model_config(file)
         settings = server_settings(config, str(file))
+    packages, venv = "", ""
+    if requirements := model.get("requirementsFile"):
+        packages, venv = _installed(requirements, folder, model["modelName"], url, settings, defaults)
     return ModelSpec(
         name=model["modelName"],
         version=version,
@@ -68,47 +86,34 @@ def read_model(
         location=str(folder),
         entry=model["handler"],
         url=url,
-        **_server_side(settings, model["modelName"], version, defaults),
-        warmup=_warmup(settings, folder, url),
-        envelope=defaults.envelope,
-        metrics_config=defaults.metrics_config,
-        max_response_bytes=defaults.max_response_bytes,
-        json_nan=defaults.json_nan,
-        decode_input=defaults.decode_input,
-        limit_image_pixels=defaults.limit_image_pixels,
-        sequence_headers=defaults.sequence_headers,
-        **_packages(
-            folder,
-            model,
-            url,
-            install_them=defaults.install_requirements,
-            in_venv=settings.get("useVenv", False),
+        options=archive_options(
+            settings, defaults, defaults.settings.get(model["modelName"], {}).get(version)
         ),
+        warmup=_warmup(settings, folder, url),
+        packages=packages,
+        venv=venv,
         manifest=manifest,
         config=config,
     )
 
 
-def _packages(
-    folder: Path, model: dict[str, Any], url: str, *, install_them: bool, in_venv: bool
-) -> dict[str, Any]:
-    """Where the model's requirements are; empty where it has none, or where they are not to be installed."""
-    requirements = model.get("requirementsFile")
-    if not requirements:
-        return {}
-    if not install_them:
+def _installed(
+    requirements: str, folder: Path, model: str, url: str, settings: Mapping[str, Any], defaults: Defaults
+) -> tuple[str, str]:
+    """The folder of the model's requirements and their virtual environment; empty where there is none of them."""
+    if not defaults.install_requirements:
         log.warning(
             "requirements not installed",
-            model=model["modelName"],
+            model=model,
             file=requirements,
             install_with="install_py_dep_per_model=true",
         )
-        return {}
+        return "", ""
     file = inside(folder, requirements, url)
-    if in_venv:
-        environment = install_in_venv(file, folder, model["modelName"])
-        return {"venv": str(environment), "packages": str(packages_of(environment))}
-    return {"packages": str(install(file, folder, model["modelName"]))}
+    if settings.get("useVenv", False):
+        environment = install_in_venv(file, folder, model)
+        return str(packages_of(environment)), str(environment)
+    return str(install(file, folder, model)), ""
 
 
 def read_manifest(folder: Path, url: str, handler: str = "") -> dict[str, Any]:
@@ -192,43 +197,97 @@ def _guessed(folder: Path) -> dict[str, Any]:
     return {"runtime": "python", "model": model}
 
 
-def _server_side(settings: dict[str, Any], name: str, version: str, defaults: Defaults) -> dict[str, Any]:
-    """What the server does with the model: its own config first, then the ``models`` setting, then the defaults."""
-    given = defaults.settings.get(name, {}).get(version)
-    if given is not None:
-        settings = {
-            "batchSize": given.batch_size,
-            "maxBatchDelay": given.max_batch_delay,
-            "responseTimeout": given.response_timeout,
-            "startupTimeout": given.startup_timeout,
-            **settings,
-        }
-        if "minWorkers" not in settings and "maxWorkers" not in settings:
-            settings |= {"minWorkers": given.min_workers, "maxWorkers": given.max_workers}
-    chosen = {key: value for key, value in settings.items() if value is not None}
-    workers = chosen.get("minWorkers", min(defaults.workers, chosen.get("maxWorkers", defaults.workers)))
-    most, rows = max(workers, chosen.get("maxWorkers", workers), 1), max(chosen.get("batchSize", 1), 1)
-    sequence = _sequence(chosen, most * rows)
-    return {
-        "min_workers": workers,
-        "max_workers": most,
-        "max_batch_size": rows,
-        "sequence": sequence,
-        "retry": sequence is None and chosen.get("retryRequests", True),
-        "max_delay": max(chosen.get("maxBatchDelay", 100), 0) / 1000,
-        "exact_delay": chosen.get("exactBatchDelay", defaults.exact_delay),
-        "response_timeout": float(chosen.get("responseTimeout", defaults.response_timeout)),
-        "startup_timeout": float(chosen.get("startupTimeout", defaults.startup_timeout)),
-        "retry_timeout": float(chosen.get("maxRetryTimeoutInSec", 300)),
-        "client_timeout": chosen.get("clientTimeoutInMills", 0) / 1000,
-        "queue_size": chosen.get("jobQueueSize", defaults.queue_size),
-        "stepwise": chosen.get("continuousBatching", False),
-        "concurrency": chosen.get("maxConcurrentRequests", MOST_CONCURRENT),
-        "job_ticket": chosen.get("useJobTicket", False),
-        "recycling": defaults.recycling.changed(
-            chosen.get("maxRequestsPerWorker"), chosen.get("workerMemoryLimit")
+def archive_options(
+    settings: Mapping[str, Any], defaults: Defaults, by_operator: ModelSettings | None = None
+) -> ModelOptions:
+    """The options of an archive whose model-config.yaml has these server's ``settings``.
+
+    ``by_operator`` is what the server's ``models`` setting says of the version; it stands between the defaults and the
+    archive's own config, and its numbers of workers are in force only where the config has neither of its own.
+    """
+    layers: list[OptionGroup] = [declare(Batching, max_delay=_MAX_DELAY)]
+    if by_operator is not None:
+        layers += _of_operator(by_operator, sized=bool({"minWorkers", "maxWorkers"} & settings.keys()))
+    options = resolve_options(defaults.options, *layers, *_of_config(settings))
+    if not settings.get("sequenceBatching"):
+        return options
+    # As in TorchServe, every row of every worker's batch may be a sequence.
+    rows = options.scaling.max_workers * options.batching.max_batch_size
+    return resolve_options(
+        options,
+        declare(
+            SequenceOptions,
+            enabled=True,
+            max_sequences=max(settings.get("maxNumSequence", 1), rows),
+            max_queued_steps=settings.get("maxSequenceJobQueueSize", 1),
+            max_idle=settings.get("sequenceMaxIdleMSec", 0) / 1000,
+            timeout=settings.get("sequenceTimeoutMSec", 0) / 1000,
         ),
-    }
+    )
+
+
+def _of_operator(setting: ModelSettings, *, sized: bool) -> list[OptionGroup]:
+    rows, delay = setting.batch_size, setting.max_batch_delay
+    layers: list[OptionGroup] = [
+        declare(
+            Batching,
+            max_batch_size=or_undeclared(None if rows is None else max(rows, 1)),
+            max_delay=or_undeclared(None if delay is None else max(delay, 0) / 1000),
+        ),
+        declare(
+            Timeouts,
+            response_timeout=or_undeclared(setting.response_timeout),
+            startup_timeout=or_undeclared(setting.startup_timeout),
+        ),
+    ]
+    if not sized:
+        layers.append(
+            declare(
+                Scaling,
+                min_workers=or_undeclared(setting.min_workers),
+                max_workers=or_undeclared(setting.max_workers),
+            )
+        )
+    return layers
+
+
+def _of_config(settings: Mapping[str, Any]) -> list[OptionGroup]:
+    """What an archive's own config declares, under TorchServe's keys and in its units."""
+
+    def seconds(key: str, units: int = 1) -> float:
+        value = settings.get(key)
+        return or_undeclared(None if value is None else float(value) / units)
+
+    return [
+        declare(
+            Batching,
+            max_batch_size=or_undeclared(settings.get("batchSize")),
+            max_delay=seconds("maxBatchDelay", 1000),
+            exact_delay=or_undeclared(settings.get("exactBatchDelay")),
+            stepwise=or_undeclared(settings.get("continuousBatching")),
+            concurrency=or_undeclared(settings.get("maxConcurrentRequests")),
+        ),
+        declare(
+            Scaling,
+            min_workers=or_undeclared(settings.get("minWorkers")),
+            max_workers=or_undeclared(settings.get("maxWorkers")),
+            max_requests=or_undeclared(settings.get("maxRequestsPerWorker")),
+            memory_limit=or_undeclared(settings.get("workerMemoryLimit")),
+        ),
+        declare(
+            Timeouts,
+            response_timeout=seconds("responseTimeout"),
+            startup_timeout=seconds("startupTimeout"),
+            retry_timeout=seconds("maxRetryTimeoutInSec"),
+            client_timeout=seconds("clientTimeoutInMills", 1000),
+        ),
+        declare(
+            Limits,
+            queue_size=or_undeclared(settings.get("jobQueueSize")),
+            job_ticket=or_undeclared(settings.get("useJobTicket")),
+            retry=or_undeclared(settings.get("retryRequests")),
+        ),
+    ]
 
 
 def _warmup(settings: dict[str, Any], folder: Path, url: str) -> list[Warmup]:
@@ -242,15 +301,3 @@ def _warmup(settings: dict[str, Any], folder: Path, url: str) -> list[Warmup]:
         )
         for number, each in enumerate(requests, 1)
     ]
-
-
-def _sequence(chosen: dict[str, Any], rows: int) -> SequenceSettings | None:
-    """How the model has its sequences, where it does. As in TorchServe, every row of every worker's batch may be one."""
-    if not chosen.get("sequenceBatching"):
-        return None
-    return SequenceSettings(
-        most=max(chosen.get("maxNumSequence", 1), rows),
-        waiting=chosen.get("maxSequenceJobQueueSize", 1),
-        max_idle=chosen.get("sequenceMaxIdleMSec", 0) / 1000,
-        timeout=chosen.get("sequenceTimeoutMSec", 0) / 1000,
-    )

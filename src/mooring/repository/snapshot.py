@@ -18,6 +18,7 @@ import msgspec
 
 from mooring.config.properties import format_properties
 from mooring.config.settings import ModelSettings, Snapshot, snapshot_text
+from mooring.core.options import Batching, Scaling, Timeouts, declare, or_undeclared, resolve_options
 from mooring.repository.spec import ModelSpec
 
 Kind = Literal["startup", "snapshot", "shutdown"]
@@ -37,36 +38,48 @@ def settings_of(spec: ModelSpec, archive: str, *, is_default: bool) -> ModelSett
     return ModelSettings(
         default_version=is_default,
         mar_name=archive,
-        min_workers=spec.min_workers,
-        max_workers=spec.max_workers,
-        batch_size=spec.max_batch_size,
-        max_batch_delay=round(spec.max_delay * 1000),
-        response_timeout=spec.response_timeout,
-        startup_timeout=spec.startup_timeout,
+        min_workers=spec.scaling.min_workers,
+        max_workers=spec.scaling.max_workers,
+        batch_size=spec.batching.max_batch_size,
+        max_batch_delay=round(spec.batching.max_delay * 1000),
+        response_timeout=spec.timeouts.response_timeout,
+        startup_timeout=spec.timeouts.startup_timeout,
         runtime_type=spec.manifest.get("runtime", "python"),
-        handler=spec.handler,
+        handler=spec.handler_override,
     )
 
 
 def restored(spec: ModelSpec, settings: ModelSettings) -> ModelSpec:
     """A version as it was served: what the snapshot says wins over the model's own configuration."""
-    said = {
-        "min_workers": settings.min_workers,
-        "max_workers": settings.max_workers,
-        "max_batch_size": settings.batch_size,
-        "max_delay": None if settings.max_batch_delay is None else settings.max_batch_delay / 1000,
-        "response_timeout": settings.response_timeout,
-        "startup_timeout": settings.startup_timeout,
-        "entry": settings.handler or None,
-        "handler": settings.handler,
-    }
-    changed = msgspec.structs.replace(
-        spec, **{name: value for name, value in said.items() if value is not None}
+    delay = settings.max_batch_delay
+    options = resolve_options(
+        spec.options,
+        declare(
+            Scaling,
+            min_workers=or_undeclared(settings.min_workers),
+            max_workers=or_undeclared(settings.max_workers),
+        ),
+        declare(
+            Batching,
+            max_batch_size=or_undeclared(settings.batch_size),
+            max_delay=or_undeclared(None if delay is None else delay / 1000),
+        ),
+        declare(
+            Timeouts,
+            response_timeout=or_undeclared(settings.response_timeout),
+            startup_timeout=or_undeclared(settings.startup_timeout),
+        ),
     )
+    changed = msgspec.structs.replace(spec, options=options)
     if not settings.handler:
         return changed
     model = spec.manifest.get("model", {}) | {"handler": settings.handler}
-    return msgspec.structs.replace(changed, manifest=spec.manifest | {"model": model})
+    return msgspec.structs.replace(
+        changed,
+        entry=settings.handler,
+        handler_override=settings.handler,
+        manifest=spec.manifest | {"model": model},
+    )
 
 
 def save(

@@ -18,19 +18,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-from msgspec import structs
 
 from mooring.config.settings import Config, Snapshot
 from mooring.core.errors import ModelExists, ModelLoadFailed, ModelNotFound, MooringError, SourceRefused
+from mooring.core.options import Batching, declare
 from mooring.core.paths import leads_out, real_path
 from mooring.observability.logs import get_logger
 from mooring.repository.archives import Limits, model_root, remove, unpack
-from mooring.repository.declaration import (
-    RepositoryModel,
-    VersionChoice,
-    read_repository_model,
-    read_versions,
-)
 from mooring.repository.fetch import Fetcher, is_remote, shown
 from mooring.repository.layout import (
     PADDED,
@@ -44,6 +38,12 @@ from mooring.repository.layout import (
 )
 from mooring.repository.mar import MANIFEST, SUFFIXES, checked_name, name_of_file, read_model
 from mooring.repository.platforms import DEFAULT_BATCH, LIBRARIES, backend_of
+from mooring.repository.repository_model import (
+    RepositoryModel,
+    VersionChoice,
+    read_repository_model,
+    read_versions,
+)
 from mooring.repository.snapshot import restored
 from mooring.repository.spec import Defaults, ModelSpec
 from mooring.repository.workflow_spec import Workflow, read_workflow
@@ -284,7 +284,7 @@ class Store:
         if not file.is_file():
             raise ModelLoadFailed(f"'{file}' is no file")
         spec = self._of_defaults(file, url, checked_name(name, url, "name"), backend_of(file), file.name)
-        return structs.replace(spec, max_batch_size=DEFAULT_BATCH, batch_is_default=True)
+        return spec.with_options(declare(Batching, max_batch_size=DEFAULT_BATCH, size_by_default=True))
 
     def _function(self, file: Path, function: str, url: str, name: str) -> ModelSpec:
         """A function, or without its name the file's own ``infer`` or ``Model``."""
@@ -298,8 +298,6 @@ class Store:
 
     def _of_defaults(self, file: Path, url: str, name: str, backend: str, entry: str) -> ModelSpec:
         """A file of which nothing else is said."""
-        defaults = self._defaults
-        workers = defaults.workers_of(sharing=backend in LIBRARIES)
         return ModelSpec(
             name=name,
             version="1",
@@ -308,16 +306,7 @@ class Store:
             location=str(real_path(file.parent)),
             entry=entry,
             url=url,
-            exact_delay=defaults.exact_delay,
-            min_workers=workers,
-            max_workers=max(workers, 1),
-            workers_by_default=True,
-            queue_size=defaults.queue_size,
-            response_timeout=defaults.response_timeout,
-            startup_timeout=defaults.startup_timeout,
-            recycling=defaults.recycling,
-            max_response_bytes=defaults.max_response_bytes,
-            json_nan=defaults.json_nan,
+            options=self._defaults.options_for(sharing=backend in LIBRARIES),
         )
 
 

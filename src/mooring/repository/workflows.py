@@ -1,12 +1,21 @@
 """Workflows that could be run: their archives in the store, and the models that each needs of its own."""
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from mooring.config.settings import Config
 from mooring.core.errors import ModelLoadFailed, ModelNotFound, MooringError
+from mooring.core.options import (
+    Batching,
+    Limits,
+    Scaling,
+    Timeouts,
+    declare,
+    or_undeclared,
+    override,
+    resolve_options,
+)
 from mooring.core.paths import real_path
 from mooring.core.service import WorkflowDescription, WorkflowRegistration
 from mooring.observability.logs import get_logger
@@ -17,13 +26,13 @@ from mooring.repository.workflow_spec import DEFAULTS, Workflow
 
 log = get_logger(__name__)
 
-# Key of a workflow's spec -> the field of a model, how much of the field's unit it counts, and the same key in the
-# model's own config, which yields to what the workflow says and wins over its default.
-_FIELDS = {
-    "min-workers": ("min_workers", 1, "minWorkers"),
-    "max-workers": ("max_workers", 1, "maxWorkers"),
-    "batch-size": ("max_batch_size", 1, "batchSize"),
-    "max-batch-delay": ("max_delay", 1000, "maxBatchDelay"),
+# Key of a workflow's spec -> the same key in a model's own config, which yields to what the workflow says and wins over its
+# default.
+_KEYS = {
+    "min-workers": "minWorkers",
+    "max-workers": "maxWorkers",
+    "batch-size": "batchSize",
+    "max-batch-delay": "maxBatchDelay",
 }
 
 
@@ -67,6 +76,7 @@ class WorkflowCatalog:
             platform="workflow",
             location=str(workflow.folder),
             url=workflow.shown,
+            options=self._defaults.options,
         )
         parts: dict[str, ModelSpec] = {}
         try:
@@ -80,7 +90,8 @@ class WorkflowCatalog:
         spec = msgspec.structs.replace(spec, nodes=nodes, stages=[each.model for each in nodes])
         # The graph asks again itself: a worker that dies must not make that twice as often.
         alone = [
-            msgspec.structs.replace(part, retry=False, workflow=workflow.name) for part in parts.values()
+            msgspec.structs.replace(part, workflow=workflow.name).with_options(declare(Limits, retry=False))
+            for part in parts.values()
         ]
         return OpenedWorkflow(spec, alone, _described(workflow))
 
@@ -91,12 +102,15 @@ class WorkflowCatalog:
 
     def _part(self, workflow: Workflow, node: str, registration: WorkflowRegistration) -> ModelSpec:
         name = f"{workflow.name}__{node}"
-        given = {
-            "response_timeout": registration.response_timeout,
-            "startup_timeout": registration.startup_timeout,
-        }
-        chosen = {key: value for key, value in given.items() if value is not None}
-        defaults = msgspec.structs.replace(self._defaults, settings={}, **chosen)
+        options = override(
+            self._defaults.options,
+            declare(
+                Timeouts,
+                response_timeout=or_undeclared(registration.response_timeout),
+                startup_timeout=or_undeclared(registration.startup_timeout),
+            ),
+        )
+        defaults = msgspec.structs.replace(self._defaults, settings={}, options=options)
         if node not in workflow.models:
             return _function(workflow, node, name, defaults)
         url = workflow.models[node]
@@ -105,7 +119,7 @@ class WorkflowCatalog:
         except MooringError as error:
             where = f"{workflow.shown}/{workflow.spec_file}: models.{node}.url = {url!r}"
             raise ModelLoadFailed(f"{where}: {error.message}", detail=error.detail) from error
-        return msgspec.structs.replace(spec, **_sizes(workflow, node, spec))
+        return _resized(workflow, node, spec)
 
     def _open_model(self, url: str, name: str, defaults: Defaults) -> ModelSpec:
         if is_remote(url):
@@ -126,15 +140,11 @@ def _function(workflow: Workflow, node: str, name: str, defaults: Defaults) -> M
         entry=entry,
         url=workflow.shown,
         function=True,
-        queue_size=defaults.queue_size,
-        response_timeout=defaults.response_timeout,
-        startup_timeout=defaults.startup_timeout,
-        recycling=defaults.recycling,
-        max_response_bytes=defaults.max_response_bytes,
-        json_nan=defaults.json_nan,
-        decode_input=defaults.decode_input,
-        limit_image_pixels=defaults.limit_image_pixels,
-        metrics_config=defaults.metrics_config,
+        options=resolve_options(
+            defaults.options,
+            declare(Batching, max_batch_size=1),
+            declare(Scaling, min_workers=1, max_workers=1),
+        ),
         manifest={
             "runtime": "python",
             "model": {"modelName": name, "modelVersion": "1.0", "handler": entry},
@@ -142,17 +152,26 @@ def _function(workflow: Workflow, node: str, name: str, defaults: Defaults) -> M
     )
 
 
-def _sizes(workflow: Workflow, node: str, spec: ModelSpec) -> dict[str, Any]:
-    changes: dict[str, Any] = {}
-    for key, (field, scale, own) in _FIELDS.items():
-        said = workflow.said(node, key)
-        if said is None and own not in spec.config:
-            said = DEFAULTS[key]
-        if said is not None:
-            changes[field] = said / scale if scale > 1 else said
-    least = changes.get("min_workers", spec.min_workers)
-    changes["max_workers"] = max(changes.get("max_workers", spec.max_workers), least)
-    return changes
+def _resized(workflow: Workflow, node: str, spec: ModelSpec) -> ModelSpec:
+    """A model of the workflow with what the workflow says of its batches and workers over its own config."""
+    said = {key: _number(workflow, node, key, spec) for key in _KEYS}
+    delay, least, most = said["max-batch-delay"], said["min-workers"], said["max-workers"]
+    low = spec.scaling.min_workers if least is None else least
+    high = spec.scaling.max_workers if most is None else most
+    return spec.with_options(
+        declare(
+            Batching,
+            max_batch_size=or_undeclared(said["batch-size"]),
+            max_delay=or_undeclared(None if delay is None else delay / 1000),
+        ),
+        declare(Scaling, min_workers=low, max_workers=max(low, high), workers_by_default=False),
+    )
+
+
+def _number(workflow: Workflow, node: str, key: str, spec: ModelSpec) -> int | None:
+    """What the workflow says under a key, or its default; None where the model's own config says it."""
+    said = workflow.said(node, key)
+    return DEFAULTS[key] if said is None and _KEYS[key] not in spec.config else said
 
 
 def _node(workflow: Workflow, node: str, part: ModelSpec) -> Node:
@@ -166,7 +185,7 @@ def _node(workflow: Workflow, node: str, part: ModelSpec) -> Node:
         parents=workflow.parents(node),
         timeout=timeout / 1000,
         # A step of a sequence changes what the next one finds.
-        retries=retries if part.retry and part.sequence is None else 0,
+        retries=retries if part.limits.retry and not part.sequence.enabled else 0,
     )
 
 

@@ -16,6 +16,7 @@ import uvloop
 from msgspec import structs
 
 from mooring import __version__
+from mooring.config.model_options import sequence_headers
 from mooring.config.settings import Address, Config, ConfigError
 from mooring.config.sources.torchserve import to_properties
 from mooring.core.errors import ModelNotFound
@@ -59,7 +60,7 @@ from mooring.repository.catalog import Catalog
 from mooring.repository.snapshot import Kind
 from mooring.repository.spec import ModelSpec
 from mooring.repository.workflows import WorkflowCatalog
-from mooring.server.startup import Startup, sequence_headers
+from mooring.server.startup import Startup
 from mooring.signals import STOP, asking_to_stop
 from mooring.tokens import Access, tokens_of
 from mooring.web.certificates import certificates_of

@@ -6,12 +6,13 @@ Those take longer than everything else together, torch 0.7 s of CPU (docs/decisi
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, ExitStack
 
+from mooring.config.model_options import model_options
 from mooring.config.settings import Config
 from mooring.hardware import CPU, devices
 from mooring.repository.fetch import Fetcher
 from mooring.repository.preloads import preload
 from mooring.repository.server_folder import server_folder
-from mooring.repository.spec import Defaults, Recycling, SequenceHeaders
+from mooring.repository.spec import Defaults
 from mooring.repository.store import Found, Store
 from mooring.workers.libraries import Libraries, begun
 
@@ -43,13 +44,6 @@ class Startup:
         return self._found
 
 
-def sequence_headers(config: Config) -> SequenceHeaders:
-    """The headers that say which sequence a request belongs to."""
-    return SequenceHeaders(
-        config.sequence_id_header, config.sequence_start_header, config.sequence_end_header
-    )
-
-
 def workers_for(machine: Mapping[str, int]) -> int:
     """How many workers a model gets that is loaded once for all of them; ``machine`` is ``hardware.devices()``.
 
@@ -62,21 +56,9 @@ def workers_for(machine: Mapping[str, int]) -> int:
 
 def _defaults(config: Config) -> Defaults:
     return Defaults(
-        workers=config.default_workers_per_model or 1,
+        options=model_options(config),
         sharing_workers=0 if config.default_workers_per_model else workers_for(devices()),
-        response_timeout=config.default_response_timeout,
-        startup_timeout=config.default_startup_timeout,
-        queue_size=config.job_queue_size,
-        max_response_bytes=config.max_response_size,
-        json_nan=config.json_nan,
-        decode_input=config.decode_input_request,
-        limit_image_pixels=config.limit_max_image_pixels,
-        envelope=config.service_envelope,
-        metrics_config=str(config.metrics_config.resolve()) if config.metrics_config is not None else "",
-        exact_delay=config.exact_batch_delay,
         handler=config.default_service_handler,
-        sequence_headers=sequence_headers(config),
         install_requirements=config.install_py_dep_per_model,
-        recycling=Recycling(config.max_requests_per_worker, config.worker_memory_limit),
         settings=config.model_settings,
     )

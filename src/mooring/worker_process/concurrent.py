@@ -62,7 +62,7 @@ class ConcurrentServing:
     def _begin(self, outbox: Outbox, batch: Batch) -> None:
         outbox.expect(batch)
         calls = self._calls[outbox]
-        for begin, end, rows in chunks(batch.requests, self.spec.max_batch_size):
+        for begin, end, rows in chunks(batch.requests, self.spec.batching.max_batch_size):
             keys = batch.keys[begin:end]
             calls.update(dict.fromkeys(keys, _Call(self, outbox, keys, batch.requests[begin:end], rows)))
 
@@ -112,7 +112,7 @@ class _Call:
         self._rows = rows
         self._over = False
         self._ending: MooringError | None = None
-        self._limit = serving.spec.response_timeout
+        self._limit = serving.spec.timeouts.response_timeout
         self._heard = self._began = time.monotonic()
         self._timer = serving.loop.call_later(self._limit, self._look)
         self.task = serving.loop.create_task(self._run())
@@ -160,10 +160,10 @@ class _Call:
                 raise ModelFailed(f"the backend gave {len(outcomes)} outcomes for {len(rows)} requests")
         except Exception as error:  # user code may raise anything while it infers
             # What is over must not be run again: the memory of its requests has been given back.
-            if len(rows) == 1 or not spec.retry or self._over:
+            if len(rows) == 1 or not spec.limits.retry or self._over:
                 return [failure_of(error)] * len(rows)
         else:
-            return list(within(spec.max_response_bytes, requests, outcomes))
+            return list(within(spec.limits.max_response_bytes, requests, outcomes))
         return [outcome for (outcome,) in await asyncio.gather(*map(self._once_more, rows))]
 
     async def _once_more(self, row: int) -> list[Outcome]:

@@ -119,7 +119,9 @@ def digest(spec: ModelSpec, files: list[Path]) -> str:
     """What a result holds for: these contents, this configuration, these libraries and this trial."""
     found = hashlib.sha256(msgspec.json.encode([trial.VERSION, spec.backend, *map(_release, _LIBRARIES)]))
     found.update(
-        msgspec.json.encode([spec.inputs, spec.outputs, spec.parameters, spec.optimize, spec.channels_last])
+        msgspec.json.encode(
+            [spec.inputs, spec.outputs, spec.parameters, spec.runtime.optimize, spec.runtime.channels_last]
+        )
     )
     for file in files:
         found.update(b"%d " % file.stat().st_size)

@@ -62,7 +62,7 @@ def _request(spec: ModelSpec, warmup: Warmup, metadata: ModelMetadata) -> Infere
     else:
         inputs = [_tensor(each) for each in warmup.inputs or _declared(spec, warmup, metadata)]
     # A sequence of its own, which leaves no state behind.
-    step = None if spec.sequence is None else Step(f"warmup-{warmup.name}", start=True, end=True)
+    step = None if not spec.sequence.enabled else Step(f"warmup-{warmup.name}", start=True, end=True)
     return InferenceRequest(
         spec.name, spec.version, f"warmup-{warmup.name}", inputs, form, headers=[], sequence=step
     )

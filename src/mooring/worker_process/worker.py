@@ -281,7 +281,7 @@ class Worker:
             self._backend, self._spec = backend, message.spec
             joining = backend.joining
             self._untried = joining is not None and joining.state is JoiningState.UNTRIED
-            self._rows = 1 if self._untried else message.spec.max_batch_size
+            self._rows = 1 if self._untried else message.spec.batching.max_batch_size
             self._loaded = Loaded(metadata, capacity_of(backend, message.spec), joining)
             if not self._loaded.capacity:
                 self._courier.start()
@@ -293,7 +293,7 @@ class Worker:
     def _join_requests(self) -> None:
         assert self._backend is not None
         assert self._spec is not None
-        self._untried, self._rows = False, self._spec.max_batch_size
+        self._untried, self._rows = False, self._spec.batching.max_batch_size
         self._backend.join_requests()
 
     def _serve_overlapping(self, backend: Backend, model: Concurrent | Stepwise) -> None:
@@ -361,11 +361,11 @@ class Worker:
         try:
             outcomes = self._backend.infer(requests, reply)
         except Exception as error:  # user code may raise anything while it infers
-            if len(requests) == 1 or not self._spec.retry:
+            if len(requests) == 1 or not self._spec.limits.retry:
                 return [failure_of(error)] * len(requests)
         else:
             if len(outcomes) == len(requests):
-                return within(self._spec.max_response_bytes, requests, outcomes)
+                return within(self._spec.limits.max_response_bytes, requests, outcomes)
             wrong = ModelFailed(f"the backend gave {len(outcomes)} outcomes for {len(requests)} requests")
             return [wrong] * len(requests)
         return self._one_by_one(requests, reply)
@@ -387,7 +387,9 @@ def capacity_of(backend: Backend, spec: ModelSpec) -> int:
     """How many requests the loaded model takes while others run; 0 for one message at a time."""
     if backend.overlap is None:
         return 0
-    return spec.max_batch_size if isinstance(backend.overlap, Stepwise) else spec.concurrency
+    return (
+        spec.batching.max_batch_size if isinstance(backend.overlap, Stepwise) else spec.batching.concurrency
+    )
 
 
 def main(

@@ -83,7 +83,7 @@ class WorkerPool:
         self._served_before = 0  # by workers that are gone
         self._starting = 0
         self._workers: list[KeptWorker] = []
-        self._recycler = Recycler(spec.recycling)
+        self._recycler = Recycler(spec.scaling)
         self._local = workers
         self._looks = Clock(workers.deadlines.heartbeat)
         # Those that are being started; no more, so that many of one model leave room for others in the turns of all.
@@ -280,7 +280,7 @@ class WorkerPool:
         """End a worker that does not answer another front in time."""
         for worker in self._workers:
             if worker.id == name and not worker.timed_out:
-                self._end(worker, self.spec.response_timeout, "infer")
+                self._end(worker, self.spec.timeouts.response_timeout, "infer")
 
     def count_served(self, name: str, requests: int) -> None:
         """Another front sent a worker so many requests."""
@@ -303,7 +303,9 @@ class WorkerPool:
             self._look_for_frozen(now)
         for worker in self._workers:
             limit = (
-                self.spec.response_timeout if worker.state is WorkerState.BUSY else self.spec.startup_timeout
+                self.spec.timeouts.response_timeout
+                if worker.state is WorkerState.BUSY
+                else self.spec.timeouts.startup_timeout
             )
             if worker.capacity:
                 limit += _LENIENCE
@@ -377,7 +379,7 @@ class WorkerPool:
                     worker=worker.id,
                     pid=worker.process.pid,
                     bytes=worker.memory,
-                    limit_bytes=self.spec.recycling.memory_limit,
+                    limit_bytes=self.spec.scaling.memory_limit,
                 )
                 worker.process.kill()
 
@@ -512,11 +514,9 @@ class WorkerPool:
 
     def _obituary(self, worker: KeptWorker, *, loading: bool) -> WorkerDied:
         status = worker.process.status
-        limit = self.spec.recycling.memory_limit
+        limit = self.spec.scaling.memory_limit
         if worker.timed_out:
-            how = (
-                f"was ended after {self.spec.startup_timeout if loading else self.spec.response_timeout:g} s"
-            )
+            how = f"was ended after {self.spec.timeouts.startup_timeout if loading else self.spec.timeouts.response_timeout:g} s"
         elif worker.frozen:
             how = f"was ended after a signal had stopped it for {self._local.deadlines.heartbeat:g} s"
         elif limit and self._recycler.excessive(worker):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from mooring.repository.spec import Recycling
+from mooring.core.options import Scaling
 
 if TYPE_CHECKING:
     from mooring.workers.handle import KeptWorker
@@ -23,7 +23,7 @@ _TOO_MUCH = 2
 class Recycler:
     """Of one pool: who is to go, who is going. ``extra`` is how many workers there are for that reason alone."""
 
-    def __init__(self, rule: Recycling) -> None:
+    def __init__(self, rule: Scaling) -> None:
         self.due: KeptWorker | None = None
         self.leaving: set[KeptWorker] = set()
         self.active = bool(rule.max_requests or rule.memory_limit)

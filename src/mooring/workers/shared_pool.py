@@ -97,7 +97,7 @@ class SharedPool:
             process = worker.process
             if not process.progress.started(process.channel):
                 worker.sent_at = now  # it serves another front
-            elif now - worker.sent_at > self.spec.response_timeout:
+            elif now - worker.sent_at > self.spec.timeouts.response_timeout:
                 worker.timed_out = True
                 process.kill()
 

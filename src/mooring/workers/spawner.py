@@ -88,9 +88,9 @@ class Origin:
         begin = time.monotonic()
         model = self._model = libraries.fork_model(Load(self._spec, LoadContext()), self._facts)
         try:
-            await asyncio.wait_for(model.ready(), self._spec.startup_timeout)
+            await asyncio.wait_for(model.ready(), self._spec.timeouts.startup_timeout)
         except TimeoutError:
-            model.refusal = f"loading took longer than {self._spec.startup_timeout:g} s"
+            model.refusal = f"loading took longer than {self._spec.timeouts.startup_timeout:g} s"
             model.kill()
         if not model.refusal:
             log.debug("model loaded before the fork", **self._facts, seconds=time.monotonic() - begin)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from handler_kit import LoadedModel
+from model_kit import model_spec
 
 from mooring.backends.backend import create
 from mooring.core.service import LoadContext
-from mooring.repository.spec import ModelSpec
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def load(tmp_path, monkeypatch):
             else:
                 (tmp_path / name).write_text(textwrap.dedent(text))
         backend = create("handler")
-        model = ModelSpec(
+        model = model_spec(
             name="m", version="1.0", backend="handler", location=str(tmp_path), entry=entry, **spec
         )
         return LoadedModel(backend, backend.load(model, LoadContext(threads=1)))

@@ -4,6 +4,7 @@ import asyncio
 import re
 
 import pytest
+from model_kit import model_spec
 
 from mooring.backends.handler.metrics import MetricTypes
 from mooring.backends.handler.metrics_yaml import MetricsCacheYamlImpl
@@ -12,7 +13,6 @@ from mooring.core.tensors import Tensor
 from mooring.engine.engine import Engine
 from mooring.ipc.arena import Arena
 from mooring.observability.metrics import Metrics
-from mooring.repository.spec import ModelSpec
 
 HANDLER = """
 from ts.metrics.metric_type_enum import MetricTypes
@@ -37,7 +37,7 @@ async def served(tmp_path):
     engine = Engine(Arena(1 << 20), metrics)
 
     async def load(**settings):
-        spec = ModelSpec(
+        spec = model_spec(
             name="h", version="1.0", backend="handler", location=str(tmp_path), entry="handler.py", **settings
         )
         assert (await engine.deploy(spec)).ready

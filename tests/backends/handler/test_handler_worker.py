@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from model_kit import model_spec
 
 from mooring.core.errors import ModelFailed
 from mooring.core.requests import Form, InferenceRequest
@@ -10,7 +11,6 @@ from mooring.core.tensors import Tensor
 from mooring.engine.engine import Engine
 from mooring.ipc.arena import Arena
 from mooring.observability.metrics import Metrics
-from mooring.repository.spec import ModelSpec
 
 HANDLER = """
 import sys
@@ -58,7 +58,7 @@ async def engine():
 
 async def load(engine, folder, source=HANDLER, **settings):
     (folder / "handler.py").write_text(source)
-    spec = ModelSpec(
+    spec = model_spec(
         name="h", version="1.0", backend="handler", location=str(folder), entry="handler.py", **settings
     )
     await engine.deploy(spec)

@@ -70,14 +70,14 @@ class HandlerBackend(Backend):
         if not model_dir.is_dir():
             raise ModelLoadFailed(f"the model's folder '{spec.location}' is not there", model=spec.name)
         self._forms = _forms_of(spec)
-        self._plain = BodyForm(decode=spec.decode_input)
+        self._plain = BodyForm(decode=spec.handler.decode_input)
         self._instances = self._forms[INSTANCES]
-        self._body = None if spec.envelope else self._plain
-        self._max_rows = max(spec.max_batch_size, 1)
+        self._body = None if spec.handler.envelope else self._plain
+        self._max_rows = max(spec.batching.max_batch_size, 1)
         self._metrics = _store_of(spec, model_dir)
-        os.environ.setdefault("TS_DECODE_INPUT_REQUEST", str(spec.decode_input).lower())
+        os.environ.setdefault("TS_DECODE_INPUT_REQUEST", str(spec.handler.decode_input).lower())
         for name, header in zip(
-            ("ID", "START", "END"), msgspec.structs.astuple(spec.sequence_headers), strict=True
+            ("ID", "START", "END"), msgspec.structs.astuple(spec.sequence.headers), strict=True
         ):
             os.environ.setdefault(f"TS_REQUEST_SEQUENCE_{name}", header)
         os.chdir(model_dir)
@@ -100,7 +100,7 @@ class HandlerBackend(Backend):
                 spec.entry or str(spec.manifest.get("model", {}).get("handler", "")), model_dir
             )
             given = (spec, context, str(model_dir), self._metrics)
-            if entry.asynchronous and spec.stepwise:
+            if entry.asynchronous and spec.batching.stepwise:
                 raise ModelLoadFailed(
                     "continuousBatching calls a handler step by step, and this one is a coroutine function: "
                     "make handle a plain function, or take continuousBatching out of model-config.yaml"
@@ -121,7 +121,7 @@ class HandlerBackend(Backend):
             raise
         except Exception as error:  # the handler's own code
             raise ModelLoadFailed(summary(error), model=spec.name, detail=traceback.format_exc()) from error
-        if spec.stepwise:
+        if spec.batching.stepwise:
             self.overlap = HandlerSteps(self._call, self._context, self._forms, self._metrics)
 
     def close(self) -> None:
@@ -336,17 +336,19 @@ class _Share:
 
 
 def _forms_of(spec: ModelSpec) -> dict[Form, RowForm]:
-    body = BodyForm(decode=spec.decode_input)
+    body = BodyForm(decode=spec.handler.decode_input)
     forms: dict[Form, RowForm] = {
         Form.BODY: body,
         Form.INSTANCES: InstancesForm(),
-        Form.TENSORS: (InputsForm if spec.envelope == "kservev2" else TensorsForm)(spec.json_nan),
+        Form.TENSORS: (InputsForm if spec.handler.envelope == "kservev2" else TensorsForm)(
+            spec.handler.json_nan
+        ),
     }
-    if spec.envelope:
-        envelope = ENVELOPES.get(spec.envelope)
+    if spec.handler.envelope:
+        envelope = ENVELOPES.get(spec.handler.envelope)
         if envelope is None:
             raise ModelLoadFailed(
-                f"unknown service_envelope '{spec.envelope}'; known are {', '.join(sorted(ENVELOPES))}"
+                f"unknown service_envelope '{spec.handler.envelope}'; known are {', '.join(sorted(ENVELOPES))}"
             )
         forms[Form.BODY] = EnvelopeForm(body, envelope(), spec.version)
     return forms
@@ -355,7 +357,7 @@ def _forms_of(spec: ModelSpec) -> dict[Form, RowForm]:
 def _store_of(spec: ModelSpec, model_dir: Path) -> MetricsStore:
     """Knows the metrics of the server's file and of the archive's own, which wins."""
     store = MetricsStore(model_name=spec.name)
-    files = [Path(spec.metrics_config)] if spec.metrics_config else []
+    files = [Path(spec.handler.metrics_config)] if spec.handler.metrics_config else []
     for file in (*files, model_dir / "metrics.yaml"):
         try:
             for metric in read_metrics(file):
@@ -378,12 +380,12 @@ def _context_of(
         spec.name,
         model_dir,
         spec.manifest,
-        spec.max_batch_size,
+        spec.batching.max_batch_size,
         context.gpu,
-        limit_max_image_pixels=spec.limit_image_pixels,
+        limit_max_image_pixels=spec.handler.limit_image_pixels,
         metrics=metrics,
         model_yaml_config=config,
-        sequence_headers=spec.sequence_headers,
+        sequence_headers=spec.sequence.headers,
     )
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from mooring.backends.handler.forms import RowForm
 from mooring.backends.handler.metrics import MetricsStore
+from mooring.core.options import TORCHSERVE_HEADERS, SequenceHeaders
 from mooring.core.requests import Form, InferenceRequest, Operation, ResponseHead
 from mooring.core.service import Reply
-from mooring.repository.spec import TORCHSERVE_HEADERS, SequenceHeaders
 
 _SET_BY_SERVER = frozenset(("explain", "describe", "url_path"))
 

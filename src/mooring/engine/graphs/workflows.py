@@ -4,9 +4,8 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-import msgspec
-
 from mooring.core.errors import ModelExists, ModelNotFound, MooringError, WorkersFailed
+from mooring.core.options import Scaling, declare
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import (
     Done,
@@ -88,9 +87,9 @@ class Workflows(WorkflowService):
 
     async def _deploy(self, spec: ModelSpec) -> None:
         """Return when all workers of a model are there; of one that fails nothing is left but its files."""
-        version = await self._engine.deploy(msgspec.structs.replace(spec, min_workers=0))
+        version = await self._engine.deploy(spec.with_options(declare(Scaling, min_workers=0)))
         try:
-            await self._engine.resize(version, spec.min_workers, spec.max_workers)
+            await self._engine.resize(version, spec.scaling.min_workers, spec.scaling.max_workers)
         except MooringError as error:
             log.error(  # noqa: TRY400 - the reason says it all, and the model's traceback is in the log already
                 "workers not started", model=spec.name, version=spec.version, reason=error.message

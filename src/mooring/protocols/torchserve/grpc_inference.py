@@ -12,6 +12,7 @@ from mooring.codecs.predictions import Part, PredictionAsked, decode_asked, enco
 from mooring.codecs.proto import torchserve_inference_pb2 as pb
 from mooring.core.buffers import LARGE, Allocator, Buffer, Payload
 from mooring.core.errors import InvalidInput, ModelNotReady, MooringError
+from mooring.core.options import TORCHSERVE_HEADERS, SequenceHeaders
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse
 from mooring.core.service import InferenceService, Outcome, Ticket
 from mooring.core.tensors import Tensor, release
@@ -21,7 +22,6 @@ from mooring.protocols.grpc_messages import StoppableReader, read_bytes, sync_ha
 from mooring.protocols.grpc_server import Service, StreamingMethod, UnaryMethod
 from mooring.protocols.responses import RequestIds
 from mooring.protocols.status import Asked, grpc_torchserve, java_class, torchserve
-from mooring.repository.spec import TORCHSERVE_HEADERS, SequenceHeaders
 from mooring.tokens import Access
 from mooring.web.grpc.calls import Call, StreamingCall, UnaryCall
 from mooring.web.grpc.status import Status, StatusError

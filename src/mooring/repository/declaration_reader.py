@@ -1,0 +1,114 @@
+"""config.toml or config.pbtxt -> ``Declaration``: our keys in TOML, and text protos in Triton's form, AMD's or ours."""
+
+import re
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mooring.core.errors import ModelLoadFailed
+from mooring.repository.declaration import OWN_KEYS, TABLES, Declaration, TritonDeclaration
+from mooring.repository.declaration_rules import check_declaration
+from mooring.repository.textproto import Message, parse_textproto
+from mooring.repository.triton import declaration_of, has_keys_of_its_own, is_amd, is_triton
+from mooring.repository.triton_config import config_from_text, is_key, unknown_key
+
+_MOST_BYTES = 1 << 20
+
+
+def read_declaration(file: Path) -> Declaration:
+    """A config as it stands. Raises ``ModelLoadFailed`` naming the file and the key."""
+    try:
+        if file.stat().st_size > _MOST_BYTES:
+            raise ModelLoadFailed(f"{file}: larger than a model's config can be ({_MOST_BYTES} bytes)")
+        text = file.read_bytes().decode("utf-8-sig")
+        declared = (
+            _from_text(parse_textproto(text))
+            if file.suffix == ".pbtxt"
+            else msgspec.convert(tomllib.loads(text), Declaration)
+        )
+        check_declaration(declared, file)
+    except OSError as error:
+        raise ModelLoadFailed(f"{file}: {error.strerror or error}") from error
+    except (ArithmeticError, RecursionError, ValueError) as error:
+        raise ModelLoadFailed(f"{file}: {format_error(str(error))}") from error
+    return declared
+
+
+def _from_text(message: Message) -> Declaration:
+    """The declaration of a text proto: Triton's, or AMD's and ours."""
+    ours = is_amd(message) or bool(OWN_KEYS & message.keys() and not has_keys_of_its_own(message))
+    if ours or not is_triton(message):
+        kind = Declaration if ours else TritonDeclaration
+        return msgspec.convert(_from_message(message, {"batching": {"mode": "stack"}}), kind)
+    config = config_from_text({key: values for key, values in message.items() if is_key(key)})
+    own = {key: values for key, values in message.items() if not is_key(key)}
+    for key in own.keys() - set(Declaration.__struct_fields__):
+        raise ValueError(unknown_key(key))
+    table = _from_message(own, declaration_of(config))
+    return msgspec.convert({**table, "configuration": config}, TritonDeclaration)
+
+
+def _from_message(message: Message, table: dict[str, Any]) -> dict[str, Any]:
+    """A text-proto config in the form of a TOML one, over what ``table`` says. AMD's ``versions`` is what the folders say."""
+    for key, values in message.items():
+        if key in ("inputs", "outputs"):
+            table[key] = [_from_tensor(value) for value in values]
+        elif key == "parameters":
+            table[key] = dict(_from_parameter(value) for value in values)
+        elif key in ("batching", "workers"):
+            fields = {inner: _last(found) for inner, found in _fields(_last(values)).items()}
+            table[key] = {**table.get(key, {}), **fields}
+        elif key == "version_policy":
+            table[key] = {
+                inner: found if inner == "specific" else _last(found)
+                for inner, found in _fields(_last(values)).items()
+            }
+        elif key == "explain":
+            table[key] = {
+                inner: found if len(found) > 1 else _last(found)
+                for inner, found in _fields(_last(values)).items()
+            }
+        elif key != "versions":
+            table[key] = _last(values)
+    return table
+
+
+def _from_tensor(value: Any) -> dict[str, Any]:
+    return {key: found if key == "shape" else _last(found) for key, found in _fields(value).items()}
+
+
+def _from_parameter(value: Any) -> tuple[str, Any]:
+    """An entry of a map: ``{ key: "size" value { int64_param: 4 } }``."""
+    entry = _fields(value)
+    held = _last(entry.get("value", []))
+    if isinstance(held, dict):
+        held = _last([each for found in held.values() for each in found])
+    return str(_last(entry.get("key", []))), held
+
+
+def _fields(value: Any) -> Message:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a message in braces, got {value!r}")  # noqa: TRY004 - a fault of the text, as every other
+    return value
+
+
+def _last(values: list[Any]) -> Any:
+    """Of a single field that is given twice, protobuf takes the last."""
+    if not values:
+        raise ValueError("expected a value, got an empty list")
+    return values[-1]
+
+
+def format_error(text: str) -> str:
+    """A sentence of msgspec with the path as a user writes it: ``inputs[0].shape``."""
+    reason, _, path = text.partition(" - at `$")
+    path = path.strip("`.")
+    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", reason):
+        table = re.sub(r"\[[^]]*\]", "", path).removeprefix("models").removeprefix(".")
+        known = TABLES[table].__struct_fields__ if table in TABLES else ()
+        close = get_close_matches(unknown[1], known, 1)
+        reason = f"unknown field `{unknown[1]}`" + (f"; did you mean '{close[0]}'?" if close else "")
+    return f"{path}: {reason[:1].lower()}{reason[1:]}" if path else reason

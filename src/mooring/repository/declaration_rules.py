@@ -1,0 +1,123 @@
+"""What contradicts itself in a model's configuration, or cannot be: refused before anything is loaded."""
+
+from collections.abc import Mapping, Sequence
+
+from mooring.core.errors import ModelLoadFailed
+from mooring.core.options import BatchMode, ControlKind
+from mooring.core.tensors import DATATYPES
+from mooring.repository.declaration import LARGEST, SMALLEST, Declaration, QueuePolicyTable, TensorTable
+
+_WHOLE = ("INT32", "UINT32", "INT64", "UINT64")
+_FLAGS = ("BOOL", "INT32", "FP32")
+
+
+def check_declaration(declared: Declaration, file: object) -> None:
+    """Raise ``ModelLoadFailed`` with what is wrong with a configuration; ``file`` is named in front of it."""
+    for kind, tensors in (("inputs", declared.inputs), ("outputs", declared.outputs)):
+        names = [tensor.name for tensor in tensors]
+        if len(set(names)) < len(names):
+            raise ModelLoadFailed(f"{file}: two of the {kind} have the same name")
+        for tensor in tensors:
+            if tensor.datatype not in DATATYPES:
+                raise ModelLoadFailed(
+                    f"{file}: {kind} '{tensor.name}' has the unknown datatype '{tensor.datatype}'; "
+                    f"known are {', '.join(sorted(DATATYPES))}"
+                )
+            if tensor.reshape is not None:
+                _check_reshape(tensor, declared, f"{file}: {kind} '{tensor.name}'")
+    for control in declared.sequences.controls if declared.sequences else ():
+        fits = ("BYTES", *_WHOLE) if control.kind is ControlKind.ID else _FLAGS
+        if control.datatype not in fits:
+            raise ModelLoadFailed(
+                f"{file}: control '{control.name}' has the datatype '{control.datatype}'; one of kind "
+                f"{control.kind} is {', '.join(fits)}"
+            )
+        if control.name in {tensor.name for tensor in declared.inputs}:
+            raise ModelLoadFailed(f"{file}: '{control.name}' is a control and an input")
+        if control.datatype == "INT32" and not all(_is_int32(value) for value in control.values):
+            raise ModelLoadFailed(f"{file}: control '{control.name}' has values that are no INT32")
+    for key in ("parameters", "explain"):
+        path = _too_large(getattr(declared, key), key)
+        if path:
+            raise ModelLoadFailed(
+                f"{file}: {path} is a whole number of more than 64 bits; write it as a text"
+            )
+    policy = declared.version_policy
+    if policy is not None and [policy.latest is not None, policy.all, bool(policy.specific)].count(True) != 1:
+        raise ModelLoadFailed(f"{file}: version_policy has one of latest = N, all = true and specific = [N]")
+    _check_queue(declared, file)
+    workers = declared.workers
+    if workers.min is not None and workers.max is not None and workers.min > workers.max:
+        raise ModelLoadFailed(f"{file}: workers.min is above workers.max")
+    names = [stage.name for stage in declared.models]
+    if len(set(names)) < len(names):
+        raise ModelLoadFailed(f"{file}: two of the models of the chain have the same name")
+    for stage in declared.models:
+        if stage.models:
+            raise ModelLoadFailed(f"{file}: model '{stage.name}' of the chain is a chain itself")
+        check_declaration(stage, file)
+
+
+def _is_int32(value: float) -> bool:
+    return float(value).is_integer() and -(1 << 31) <= value < 1 << 31
+
+
+def _too_large(value: object, path: str) -> str:
+    """Where in a value there is a whole number that no message to a worker can hold; "" where there is none."""
+    if isinstance(value, Mapping):
+        parts = ((f"{path}.{key}", each) for key, each in value.items())
+    elif isinstance(value, list):
+        parts = ((f"{path}[{index}]", each) for index, each in enumerate(value))
+    else:
+        return path if isinstance(value, int) and not SMALLEST <= value <= LARGEST else ""
+    return next((found for name, each in parts if (found := _too_large(each, name))), "")
+
+
+def _check_reshape(tensor: TensorTable, declared: Declaration, where: str) -> None:
+    if declared.batching.mode is BatchMode.STACK:
+        raise ModelLoadFailed(f"{where} has a reshape, which batching.mode 'stack' has not; choose 'concat'")
+    if _chunks(tensor.reshape or []) != _chunks(tensor.shape):
+        raise ModelLoadFailed(
+            f"{where} has the reshape {tensor.reshape}, which does not hold as many elements as its shape {tensor.shape}"
+        )
+
+
+def _chunks(shape: Sequence[int]) -> list[int]:
+    """The elements between the open sizes: two shapes hold the same ones where these are equal.
+
+    >>> _chunks([2, 4, -1, 6]) == _chunks([8, -1, 1, 6])
+    True
+    """
+    found = [1]
+    for size in shape:
+        if size == -1:
+            found.append(1)
+        else:
+            found[-1] *= size
+    return found
+
+
+def _check_queue(declared: Declaration, file: object) -> None:
+    """What contradicts itself is refused, as Triton refuses it."""
+    policy = declared.queue_policy or QueuePolicyTable()
+    levels, default = policy.priority_levels, policy.default_priority_level
+    if (levels or default) and not 1 <= default <= levels:
+        raise ModelLoadFailed(
+            f"{file}: default_priority_level must be from 1 to priority_levels, which is {levels}, and is {default}"
+        )
+    for level in policy.by_priority:
+        if not level.isdecimal() or not 1 <= int(level) <= levels:
+            raise ModelLoadFailed(
+                f"{file}: there is no priority '{level}' to have a policy; priority_levels is {levels}"
+            )
+    delays = any(
+        each.timeout and each.timeout_action == "delay" for each in (policy, *policy.by_priority.values())
+    )
+    if policy.preserve_ordering and (levels > 1 or delays):
+        raise ModelLoadFailed(
+            f"{file}: preserve_ordering cannot be kept by several priority_levels, nor by the timeout_action delay"
+        )
+    if declared.sequences is not None and policy != QueuePolicyTable():
+        raise ModelLoadFailed(
+            f"{file}: a model with sequences has no queue_policy; the steps of each wait in their own order"
+        )

@@ -1,0 +1,143 @@
+"""What a model's own configuration declares of its options, one layer for each group: over the server's defaults it is in force."""
+
+from mooring.core.options import (
+    UNDECLARED,
+    Batching,
+    BatchMode,
+    Control,
+    Limits,
+    ModelOptions,
+    OptionGroup,
+    QueuePolicy,
+    RuntimeOptions,
+    Scaling,
+    SequenceOptions,
+    Timeouts,
+    WaitPolicy,
+    declare,
+    or_undeclared,
+    resolve_options,
+)
+from mooring.repository.declaration import (
+    Declaration,
+    QueuePolicyTable,
+    SequencesTable,
+    TritonDeclaration,
+    WaitPolicyTable,
+)
+from mooring.repository.platforms import AMD_PLATFORMS, DEFAULT_BATCH, LIBRARIES, loads_alone
+from mooring.repository.spec import Defaults
+
+# How many sequences a model of our own may have at a time where it does not say; TorchServe's and Triton's say.
+_MAX_SEQUENCES = 1000
+
+
+def declared_options(declared: Declaration, backend: str, defaults: Defaults) -> ModelOptions:
+    """The options of a model whose configuration is ``declared`` and that ``backend`` runs.
+
+    A file of PyTorch or ONNX whose configuration leaves ``max_batch_size`` out is batched where it can be.
+    """
+    usual = defaults.options_for(sharing=defaults_to_core_count(declared, backend))
+    layers = option_layers(declared)
+    if declared.max_batch_size is None and backend in LIBRARIES:
+        layers.append(declare(Batching, max_batch_size=DEFAULT_BATCH, size_by_default=True))
+    return with_sequences(resolve_options(usual, *layers), declared.sequences)
+
+
+def defaults_to_core_count(declared: Declaration, backend: str) -> bool:
+    """Whether a model that names no number of workers gets one for each core: they share it and divide the cores."""
+    if declared.threads or declared.sequences is not None:
+        return False
+    module = bool(declared.parameters.get("module"))
+    return not loads_alone(backend, module=module, preload=declared.preload)
+
+
+def option_layers(declared: Declaration) -> list[OptionGroup]:
+    """What the configuration declares, but for its sequences: how many there may be depends on the workers in force."""
+    batching, workers, policy = declared.batching, declared.workers, declared.queue_policy
+    delay = batching.max_delay_ms
+    return [
+        declare(
+            Batching,
+            mode=or_undeclared(batching.mode or _mode_of_platform(declared)),
+            max_batch_size=or_undeclared(declared.max_batch_size),
+            size_by_default=UNDECLARED if declared.max_batch_size is None else False,
+            batch_dimension=or_undeclared(
+                declared.batch_dimension if isinstance(declared, TritonDeclaration) else None
+            ),
+            max_delay=or_undeclared(None if delay is None else delay / 1000),
+            exact_delay=or_undeclared(batching.exact_delay),
+            concurrency=or_undeclared(declared.concurrency),
+        ),
+        declare(
+            Scaling,
+            min_workers=or_undeclared(workers.min),
+            max_workers=or_undeclared(workers.max),
+            max_requests=or_undeclared(workers.max_requests),
+            memory_limit=or_undeclared(workers.memory_limit),
+        ),
+        declare(
+            Timeouts,
+            response_timeout=or_undeclared(declared.response_timeout),
+            startup_timeout=or_undeclared(declared.startup_timeout),
+            client_timeout=or_undeclared(declared.client_timeout),
+        ),
+        declare(
+            Limits,
+            queue_size=or_undeclared(declared.queue_size),
+            queue_policy=UNDECLARED if policy is None else _queue_policy(policy),
+            job_ticket=or_undeclared(declared.job_ticket),
+            retry=or_undeclared(declared.retry),
+        ),
+        declare(
+            RuntimeOptions,
+            threads=or_undeclared(declared.threads),
+            preload=or_undeclared(declared.preload),
+            optimize=or_undeclared(declared.optimize),
+            channels_last=or_undeclared(declared.channels_last),
+        ),
+    ]
+
+
+def with_sequences(options: ModelOptions, declared: SequencesTable | None) -> ModelOptions:
+    """The options of a model that keeps state where its configuration says so; every worker has its share of sequences."""
+    if declared is None:
+        return options
+    workers = options.scaling.max_workers
+    layer = declare(
+        SequenceOptions,
+        enabled=True,
+        max_sequences=declared.max or declared.per_worker * workers or _MAX_SEQUENCES,
+        max_per_worker=declared.per_worker,
+        max_queued_steps=declared.queue_size,
+        max_idle=declared.max_idle,
+        timeout=declared.timeout,
+        controls=tuple(
+            Control(each.name, each.kind, each.datatype, each.values) for each in declared.controls
+        ),
+    )
+    return resolve_options(options, layer)
+
+
+def _queue_policy(declared: QueuePolicyTable) -> QueuePolicy | None:
+    """None where the policy asks for nothing that a queue does not do anyway."""
+    policy = QueuePolicy(
+        policy=_wait_policy(declared),
+        levels=declared.priority_levels,
+        default_level=declared.default_priority_level,
+        by_level={int(level): _wait_policy(each) for level, each in declared.by_priority.items()},
+        ordered=declared.preserve_ordering,
+    )
+    waits = policy.levels or policy.ordered or policy.policy.timeout or policy.policy.queue_size
+    return policy if waits else None
+
+
+def _wait_policy(declared: WaitPolicyTable) -> WaitPolicy:
+    return WaitPolicy(declared.queue_size, declared.timeout, declared.timeout_action == "delay")
+
+
+def _mode_of_platform(declared: Declaration) -> BatchMode | None:
+    """AMD's requests are single samples, unless a shape shows the batch itself."""
+    shapes = [tensor.shape for tensor in (*declared.inputs, *declared.outputs)]
+    amd = declared.platform in AMD_PLATFORMS and not any(shape[:1] == [-1] for shape in shapes)
+    return BatchMode.STACK if amd else None

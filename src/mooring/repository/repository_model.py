@@ -1,0 +1,375 @@
+"""A folder of a model repository -> ``ModelSpec`` of each version that is to be served."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mooring.core.errors import ModelLoadFailed, ModelNotFound
+from mooring.core.options import UNDECLARED, Batching, declare, resolve_options
+from mooring.core.paths import real_path
+from mooring.core.tensors import DATATYPES, TensorSpec
+from mooring.core.versions import VersionPolicy
+from mooring.repository.declaration import (
+    Declaration,
+    Labels,
+    TritonDeclaration,
+    VersionPolicyTable,
+    WarmupTable,
+)
+from mooring.repository.declaration_reader import read_declaration
+from mooring.repository.declaration_rules import check_declaration
+from mooring.repository.declared_options import declared_options, option_layers, with_sequences
+from mooring.repository.layout import (
+    find_declaration,
+    flat_file,
+    is_file,
+    is_folder,
+    named_file,
+    padded_versions,
+    version_folders,
+    why_no_version,
+)
+from mooring.repository.mar import checked_name
+from mooring.repository.platforms import backend_named, backend_of, model_in
+from mooring.repository.spec import Defaults, ModelSpec, Warmup, WarmupInput
+from mooring.repository.triton import declaration_of
+from mooring.repository.triton_config import TritonConfig
+
+
+class RepositoryModel(msgspec.Struct, frozen=True):
+    """What was read of a model's folder: the versions to serve, the lowest first, and those that cannot be.
+
+    ``faults`` has the reason of each version that is to be served and cannot be, ``left_aside`` the versions that
+    ``policy`` leaves out, ``padded`` the folders that are no versions since their numbers have leading zeros.
+    """
+
+    specs: list[ModelSpec]
+    policy: VersionPolicy
+    faults: dict[str, ModelLoadFailed] = {}
+    left_aside: list[str] = []
+    padded: list[str] = []
+
+    @property
+    def first_fault(self) -> ModelLoadFailed | None:
+        """Why the lowest version that cannot be served cannot be."""
+        return next(iter(self.faults.values()), None)
+
+
+class VersionChoice(msgspec.Struct, frozen=True):
+    """Which versions somebody asks for: ``only`` one, or as ``policy`` (or else the model's own) says, and ``also`` these."""
+
+    only: str = ""
+    also: frozenset[str] = frozenset()
+    policy: VersionPolicy | None = None
+
+
+def read_repository_model(
+    folder: Path, *, url: str = "", defaults: Defaults | None = None, choice: VersionChoice | None = None
+) -> RepositoryModel:
+    """The model in a folder of a repository. This is the verdict of the server and of ``mooring doctor`` alike.
+
+    Raises ``ModelLoadFailed`` where nothing of it can be served, saying what is wrong and what to do.
+    """
+    if not is_folder(folder):
+        raise ModelLoadFailed(why_no_version(folder))
+    return _read_folder(
+        folder, url or str(folder), "", defaults, choice or VersionChoice(), in_repository=True
+    )
+
+
+def read_versions(
+    folder: Path, url: str, *, name: str = "", defaults: Defaults | None = None
+) -> list[ModelSpec]:
+    """The versions to serve of a model that somebody names by its folder. ``name`` wins over the config's own.
+
+    Raises ``ModelLoadFailed`` naming the file that is at fault.
+    """
+    found = _read_folder(folder, url, name, defaults, VersionChoice(), in_repository=False)
+    if found.first_fault is not None:
+        raise found.first_fault
+    return found.specs
+
+
+def _read_folder(
+    folder: Path,
+    url: str,
+    name: str,
+    defaults: Defaults | None,
+    choice: VersionChoice,
+    *,
+    in_repository: bool,
+) -> RepositoryModel:
+    file = find_declaration(folder)
+    declared = read_declaration(file) if file else Declaration(version_policy=VersionPolicyTable(latest=1))
+    if in_repository and isinstance(declared, TritonDeclaration) and declared.name not in ("", folder.name):
+        raise ModelLoadFailed(
+            f"{file}: name is '{declared.name}' and the folder's is '{folder.name}'; Triton's configurations must "
+            "have their folder's name: rename one of them, or leave name out"
+        )
+    policy = choice.policy or _policy(declared)
+    home = ModelLocation(
+        file.parent if file else folder, url, str(file or folder), defaults or Defaults(), policy
+    )
+    model = checked_name(name or declared.name or folder.name, home.where, "name")
+    there = _places(declared, home)
+    chosen = policy.choose(list(there), choice.also) if not choice.only else [choice.only]
+    if choice.only and choice.only not in there:
+        raise ModelNotFound(f"model '{model}' has no version '{choice.only}' in the repository", model=model)
+    if not chosen:
+        raise ModelLoadFailed(
+            f"model '{url}' has no version that its version_policy serves ({policy}); there is {', '.join(there)}"
+        )
+    found = RepositoryModel(
+        [], policy, {}, [each for each in there if each not in chosen], padded_versions(home.folder)
+    )
+    for version in chosen:
+        try:
+            place = real_path(there[version])
+            found.specs.extend(_version(declared, model, version, place, home))
+        except ModelLoadFailed as error:
+            found.faults[version] = error
+        except OSError as error:  # its folder went meanwhile
+            reason = f"version '{version}' of '{url}' cannot be read: {error.strerror or error}"
+            found.faults[version] = ModelLoadFailed(reason, model=model, version=version)
+    if not found.specs and found.first_fault is not None:
+        raise found.first_fault
+    return found
+
+
+def _places(declared: "Declaration", home: "ModelLocation") -> dict[str, Path]:
+    """The folder of each version, the lowest first. Raises ``ModelLoadFailed`` where there is none."""
+    numbered = {place.name: place for place in version_folders(home.folder)}
+    if numbered:
+        return numbered
+    backend = _backend(declared, home.where)
+    named = (declared.entry or declared.id).partition(":")[0]
+    if declared.models or backend == "builtin" or (named and is_file(home.folder / named)):
+        return {"1": home.folder}
+    if flat_file(home.folder, backend):
+        return {"1": home.folder}
+    raise ModelLoadFailed(why_no_version(home.folder))
+
+
+def _policy(declared: "Declaration") -> VersionPolicy:
+    """What a configuration says of its versions; one of Triton's that says nothing serves the latest, any other all."""
+    said = declared.version_policy
+    if said is None:
+        return VersionPolicy(latest=1 if isinstance(declared, TritonDeclaration) else 0)
+    return VersionPolicy(said.latest or 0, tuple(said.specific))
+
+
+class ModelLocation(msgspec.Struct, frozen=True):
+    """Where a model's versions lie, and what goes for all of them. ``where`` is named in errors."""
+
+    folder: Path
+    url: str
+    where: str
+    defaults: Defaults
+    policy: VersionPolicy
+
+
+def _version(
+    declared: Declaration, model: str, version: str, place: Path, home: ModelLocation
+) -> list[ModelSpec]:
+    """One version of a model; of a chain its stages, and after them the chain that runs them."""
+    if not declared.models:
+        return [_spec(declared, model, version, place, home)]
+    stages = []
+    for index, stage in enumerate(declared.models):
+        name = checked_name(stage.name, home.where, "name of a stage")
+        # AMD's chains are asked by the name of their first stage: that is the chain's then.
+        name = f"{model}-{index}" if name == model else name
+        stages.append(_spec(stage, name, version, place, home))
+    if not declared.name:  # as in AMD's: whoever asks for a stage gets what the rest makes of it
+        names = [stage.name for stage in stages]
+        stages = [
+            msgspec.structs.replace(stage, following=names[index:]) for index, stage in enumerate(stages, 1)
+        ]
+    entry = ModelSpec(
+        name=model,
+        version=version,
+        backend="chain",
+        location=str(place),
+        url=home.url,
+        version_policy=home.policy,
+        platform=declared.platform or "chain",
+        options=declared_options(declared, "chain", home.defaults),
+        inputs=stages[0].inputs,
+        outputs=stages[-1].outputs,
+        decoupled=declared.decoupled,
+        parameters=declared.parameters,
+        explain=declared.explain,
+        triton=_triton(declared),
+        stages=[stage.name for stage in stages],
+    )
+    return [*stages, entry]
+
+
+def _spec(declared: Declaration, name: str, version: str, place: Path, home: ModelLocation) -> ModelSpec:
+    """One version of one model."""
+    backend = _backend(declared, home.where)
+    if backend == "builtin":
+        entry = _builtin(declared, place) or name
+    else:
+        backend, entry = _file(declared, backend, place, home)
+    return ModelSpec(
+        name=name,
+        version=version,
+        backend=backend,
+        location=str(place),
+        entry=entry,
+        url=home.url,
+        version_policy=home.policy,
+        platform=declared.platform or declared.backend,
+        options=declared_options(declared, backend, home.defaults),
+        inputs=_inputs(declared),
+        outputs=_outputs(declared),
+        labels=_labels(declared.labels, place, home),
+        output_labels=_output_labels(declared, place, home),
+        decoupled=declared.decoupled,
+        parameters=declared.parameters,
+        explain=declared.explain,
+        warmup=_warmups(declared, place, home),
+        triton=_triton(declared),
+    )
+
+
+def reconfigured(spec: ModelSpec, config: TritonConfig) -> ModelSpec:
+    """A version with a configuration of Triton's over its own. Raises ``ValueError`` or ``ModelLoadFailed``."""
+    theirs = dict(spec.triton)
+    for name in ("dynamic_batching", "sequence_batching"):
+        if name in config:
+            theirs.pop("sequence_batching" if name == "dynamic_batching" else "dynamic_batching", None)
+    theirs |= config
+    batching = spec.batching
+    batched = batching.max_batch_size > 1 if batching.batch_dimension is None else batching.batch_dimension
+    table = declaration_of(theirs, batched=batched)
+    declared = msgspec.convert({**table, "configuration": theirs}, TritonDeclaration)
+    where = f"version {spec.version}"
+    check_declaration(declared, where)
+    if declared.backend != spec.backend and _backend(declared, where) not in ("", spec.backend):
+        raise ValueError(f"backend: the model is run by {spec.backend}, which cannot be changed")
+    place = Path(spec.location)
+    home = ModelLocation(place.parent, spec.url, where, Defaults(), VersionPolicy())
+    # What a configuration only implies does not change what was said before.
+    implied = declare(
+        Batching,
+        mode=UNDECLARED if {"inputs", "outputs"} & table.keys() else batching.mode,
+        batch_dimension=UNDECLARED if "max_batch_size" in table else batching.batch_dimension,
+    )
+    options = resolve_options(spec.options, *option_layers(declared), implied)
+    changes: dict[str, Any] = {"triton": theirs, "options": with_sequences(options, declared.sequences)}
+    if "inputs" in table:
+        changes["inputs"] = _inputs(declared)
+    if "outputs" in table:
+        changes["outputs"] = _outputs(declared)
+        changes["output_labels"] = _output_labels(declared, place, home)
+    if "decoupled" in table:
+        changes["decoupled"] = declared.decoupled
+    if "warmup" in table:
+        changes["warmup"] = _warmups(declared, place, home)
+    if "entry" in table:
+        changes["entry"] = _file(declared, spec.backend, place, home)[1]
+    return msgspec.structs.replace(spec, **changes)
+
+
+def _inputs(declared: Declaration) -> list[TensorSpec]:
+    return [
+        TensorSpec(each.name, each.datatype, each.shape, each.optional, reshape=each.reshape)
+        for each in declared.inputs
+    ]
+
+
+def _outputs(declared: Declaration) -> list[TensorSpec]:
+    return [
+        TensorSpec(each.name, each.datatype, each.shape, reshape=each.reshape) for each in declared.outputs
+    ]
+
+
+def _triton(declared: Declaration) -> TritonConfig:
+    """The configuration as it is shown again; empty where it is not written for Triton."""
+    return declared.configuration if isinstance(declared, TritonDeclaration) else {}
+
+
+def _backend(declared: Declaration, where: str) -> str:
+    """What the config says; empty where the files must tell."""
+    if declared.backend:
+        return backend_named(declared.backend, "backend", where)
+    return backend_named(declared.platform, "platform", where) if declared.platform else ""
+
+
+def _file(declared: Declaration, backend: str, place: Path, home: ModelLocation) -> tuple[str, str]:
+    """The backend and the model's file in a version's folder."""
+    entry = declared.entry or declared.id
+    if not entry and place == real_path(home.folder):
+        entry = flat_file(place, backend)
+    if not entry:
+        return model_in(place, backend)
+    file = named_file(place, entry.partition(":")[0], str(place))
+    return backend or backend_of(file) or "function", entry
+
+
+def _builtin(declared: Declaration, place: Path) -> str:
+    """A builtin's name. AMD's repositories have a shared library of that name, which is not run here."""
+    if declared.entry or not (declared.id or declared.platform == "amdinfer_cpp"):
+        return declared.entry
+    files = [declared.id] if declared.id else sorted(file.name for file in place.glob("*.so"))
+    return files[0].removesuffix(".so").removeprefix("lib") if files else ""
+
+
+def _labels(labels: Labels, place: Path, home: ModelLocation) -> dict[str, Any]:
+    """The class's name for each index. A file is JSON such as TorchServe's index_to_name.json, or a name per line."""
+    if isinstance(labels, dict):
+        return dict(labels)
+    if isinstance(labels, list):
+        return {str(index): label for index, label in enumerate(labels)}
+    if not labels:
+        return {}
+    file = named_file(place if (place / labels).is_file() else home.folder, labels, home.where)
+    try:
+        data = file.read_bytes()
+        if file.suffix == ".json":
+            return _labels(
+                msgspec.json.decode(data, type=list[str] | dict[str, str | list[str]]), place, home
+            )
+        return _labels(data.decode().splitlines(), place, home)
+    except (OSError, ValueError) as error:
+        raise ModelLoadFailed(f"{file}: these are no labels: {error}") from error
+
+
+def _output_labels(declared: Declaration, place: Path, home: ModelLocation) -> dict[str, dict[str, Any]]:
+    return {each.name: _labels(each.labels, place, home) for each in declared.outputs if each.labels}
+
+
+def _warmups(declared: Declaration, place: Path, home: ModelLocation) -> list[Warmup]:
+    return [_warmup(each, index, place, home) for index, each in enumerate(declared.warmup, 1)]
+
+
+def _warmup(declared: WarmupTable, number: int, place: Path, home: ModelLocation) -> Warmup:
+    """A warm-up request with its files found: in the version's folder, in the model's, or where Triton has them."""
+    if declared.body and declared.inputs:
+        raise ModelLoadFailed(f"{home.where}: warmup '{declared.name or number}' has a body and inputs")
+
+    def found(name: str) -> str:
+        folders = (place, home.folder, home.folder / "warmup")
+        folder = next((each for each in folders if (each / name).is_file()), place)
+        return str(real_path(named_file(folder, name, home.where)))
+
+    inputs = []
+    for each in declared.inputs:
+        if each.datatype not in DATATYPES:
+            raise ModelLoadFailed(
+                f"{home.where}: warmup input '{each.name}' has the unknown datatype '{each.datatype}'"
+            )
+        data = each.data if each.data in ("zero", "random") else found(each.data)
+        inputs.append(WarmupInput(each.name, each.datatype, each.shape, data))
+    return Warmup(
+        name=declared.name or str(number),
+        count=declared.count,
+        rows=declared.rows,
+        body=found(declared.body) if declared.body else "",
+        content_type=declared.content_type,
+        inputs=inputs,
+        data=declared.data,
+    )
