@@ -6,9 +6,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-# Tests of this xdist_group are run when no other test is: they hold something to a limit that other work would break.
-ALONE = "alone"
-# Tests of this group run in one process: they ask a server that would else be started once in every process.
+# Tests of this xdist_group run in one process: they ask a server that would else be started once in every process.
 SHARED_SERVER = "shared server"
 # What takes long is handed out first, and in this order; the rest follows as it is collected.
 FIRST = (
@@ -32,37 +30,31 @@ FIRST = (
 class FileScheduling(LoadScopeScheduling):
     """All tests of a file run in one process and in their order, so that the servers of a file start once.
 
-    So do the tests of an xdist_group. Files that take long are handed out first. The group ``alone`` is handed out
-    last, to one process, once every other process has ended its tests.
+    So do the tests of an xdist_group. What takes long is handed out first.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        """The group, which xdist has put behind the name of the test and an "@", or else the file."""
-        _, at, group = nodeid.rpartition("@")
-        return group if at and "]" not in group else nodeid.partition("::")[0]
+        return scope_of(nodeid)
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        scope = min(self.workqueue, key=rank)
-        if scope == ALONE and len(self.nodes) > 1:
-            if any(other is not node and not other.shutting_down for other in self.nodes):
-                node.shutdown()  # after the tests that it has; the last of the processes stays for this unit
-            return
-        self.workqueue.move_to_end(scope, last=False)
+        self.workqueue.move_to_end(min(self.workqueue, key=rank), last=False)
         super()._assign_work_unit(node)
 
-    def remove_node(self, node: WorkerController) -> str | None:
-        crashed = super().remove_node(node)
-        if list(self.workqueue) == [ALONE]:
-            for other in self.nodes:
-                self._reschedule(other)
-        return crashed
+
+def scope_of(nodeid: str) -> str:
+    """The group of a test, which xdist has put behind its name and an "@", or else its file."""
+    _, at, group = nodeid.rpartition("@")
+    return group if at and "]" not in group else nodeid.partition("::")[0]
 
 
 def rank(scope: str) -> int:
     """The place of a file or group in the order in which they are handed out."""
-    if scope == ALONE:
-        return len(FIRST) + 1
     return next((place for place, start in enumerate(FIRST) if scope.startswith(start)), len(FIRST))
+
+
+def weigh(nodeid: str) -> int:
+    """How much of the time of a run a test may take, in the time of a test that starts no server."""
+    return 10 if rank(scope_of(nodeid)) < len(FIRST) else 1
 
 
 class Progress:
@@ -74,12 +66,13 @@ class Progress:
     def __init__(self, terminal: pytest.TerminalReporter) -> None:
         self._terminal = terminal
         self._total = self._done = self._failed = 0
+        self._total_weight = self._done_weight = 0
         self._running: set[str] = set()
         self._started = self._written = time.monotonic()
         self._next = self.PERCENT
 
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
-        self._total = len(ids)
+        self._total, self._total_weight = len(ids), sum(map(weigh, ids))
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str]:
         """Count a result as usual, but write no letter for it."""
@@ -91,6 +84,7 @@ class Progress:
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self._running.add(nodeid)
+        self._write_progress(time.monotonic())
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
@@ -102,8 +96,11 @@ class Progress:
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         self._running.discard(nodeid)
         self._done += 1
-        now = time.monotonic()
-        percent = 100 * self._done // max(self._total, 1)
+        self._done_weight += weigh(nodeid)
+
+    def _write_progress(self, now: float) -> None:
+        """Write a line if one is due."""
+        percent = 100 * self._done_weight // max(self._total_weight, 1)
         least, most = self.SECONDS
         since = now - self._written
         if (percent >= self._next and since > least) or since > most:

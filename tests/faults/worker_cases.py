@@ -139,7 +139,7 @@ def leaks(stage: Stage) -> None:
     with stage.load(model, clients=4, asked={"do": "leak", "bytes": 256 * 1024}):
         end = time.monotonic() + max(4.0, 3 * stage.span)
         stage.strike()
-        while time.monotonic() < end:
+        while (now := time.monotonic()) < end or (len(seen) < 2 and now < end + PATIENCE):
             workers = stage.subject.workers(model)
             seen.update(workers)
             most = max([most, *(memory_of(pid) for pid in workers)])

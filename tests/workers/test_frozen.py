@@ -109,7 +109,7 @@ async def test_what_ran_beside_a_request_that_kills_its_worker_does_not_die_with
 async def test_a_frozen_template_is_replaced_and_its_workers_lose_nothing(harness):
     version = await harness.load(min_workers=2, max_workers=2, retry=False)
     pool = version.pool
-    await until(lambda: pool.holds(2))
+    await until(lambda: pool.holds(2) and all(pids(pool)))
     first = pids(pool)
     (template,) = {psutil.Process(pid).ppid() for pid in first}
     freeze(template)
