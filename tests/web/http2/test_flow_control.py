@@ -1,7 +1,7 @@
 """Windows: what is counted, when they open again, and what is too much."""
 
 import pytest
-from http2_fakes import FakeStream
+from fake_http2 import FakeStream
 
 from mooring.web.http2 import frames
 from mooring.web.http2.errors import ErrorCode, Http2Error

@@ -1,7 +1,7 @@
 """From bytes to frames, with a handler that keeps them: no connection, no socket."""
 
 import pytest
-from http2_fakes import FakeHttp2Context, FakeStream
+from fake_http2 import FakeHttp2Context, FakeStream
 from hypothesis import given
 from hypothesis import strategies as st
 

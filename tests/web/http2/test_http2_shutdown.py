@@ -1,7 +1,7 @@
 """How a connection ends, and which time-outs end it: with a fake transport and a clock that the test moves."""
 
-from fakes.transport import FakeTransport
-from http2_fakes import FakeHttp2Context, parse_frames
+from fake_http2 import FakeHttp2Context, parse_frames
+from fake_transport import FakeTransport
 
 from mooring.web.http2 import frames
 from mooring.web.http2.connection import Http2Connection

@@ -1,8 +1,8 @@
 """From frames to streams: what becomes a stream, what ends one, and what ends the connection."""
 
 import pytest
-from fakes.transport import FakeTransport
-from http2_fakes import FakeHttp2Context, parse_frames
+from fake_http2 import FakeHttp2Context, parse_frames
+from fake_transport import FakeTransport
 
 from mooring.web.http2 import frames
 from mooring.web.http2.errors import ErrorCode, Http2Error

@@ -1,8 +1,8 @@
 """Whose turn it is to send, and when memory that was lent is given back."""
 
 import pytest
-from fakes.transport import FakeTransport
-from http2_fakes import FakeConnection, FakeHttp2Context, FakeStream, parse_frames
+from fake_http2 import FakeConnection, FakeHttp2Context, FakeStream, parse_frames
+from fake_transport import FakeTransport
 
 from mooring.web.http2 import frames
 from mooring.web.http2.flow_control import FlowControl

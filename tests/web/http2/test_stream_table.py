@@ -1,7 +1,7 @@
 """Which frames may come on streams that are not open."""
 
 import pytest
-from http2_fakes import FakeStream
+from fake_http2 import FakeStream
 
 from mooring.web.http2.errors import ErrorCode, Http2Error
 from mooring.web.http2.stream_table import StreamTable

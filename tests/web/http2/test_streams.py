@@ -1,7 +1,7 @@
 """The states of a stream, and what of its queue leaves when."""
 
 import pytest
-from http2_fakes import FakeConnection, FakeSender, FakeStream, parse_frames
+from fake_http2 import FakeConnection, FakeSender, FakeStream, parse_frames
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,9 +1,9 @@
 """Streams and what is around them, without a connection: each part of HTTP/2 can be tested alone."""
 
-from fakes.transport import FakeContext
+from fake_transport import FakeContext
 
 from mooring.web.http2 import frames
-from mooring.web.http2.streams import Stream
+from mooring.web.http2.streams import END_STREAM_SENT, Stream
 
 
 class FakeSender:
@@ -20,6 +20,7 @@ class FakeSender:
 
     def send_end(self, stream, size, data):
         self.sent.append((size, data))
+        stream.advance(END_STREAM_SENT)
 
     def send_queued(self, stream):
         self.queued.append(stream)
