@@ -73,7 +73,7 @@ class House:
 
     async def passes(self, seconds=2.0):
         self.now += seconds
-        self.idle.look(self.now)
+        self.idle.check(self.now)
         for _ in range(3):
             await asyncio.sleep(0)
 

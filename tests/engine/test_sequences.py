@@ -20,10 +20,10 @@ def made(most=100, waiting=100, **more):
 
 def ran(sequences, place, now=0.0, most=8):
     """Run the next call at a place: its jobs, as (job, start, end)."""
-    sequences.place([place])
+    sequences.assign_places([place])
     turns = sequences.take(place, most, one)
     for turn in turns:
-        sequences.done(turn.job, now)
+        sequences.finish(turn.job, now)
     return [(turn.job, turn.start, turn.end) for turn in turns]
 
 
@@ -53,8 +53,8 @@ def test_a_new_sequence_goes_where_there_are_fewest():
     sequences = made()
     for number in range(8):
         sequences.admit(f"s{number}", number, 0.0, implicit=True)
-    sequences.place([1, 2, 3, 4])
-    assert [sequences.held(place) for place in (1, 2, 3, 4)] == [2, 2, 2, 2]
+    sequences.assign_places([1, 2, 3, 4])
+    assert [sequences.count_at(place) for place in (1, 2, 3, 4)] == [2, 2, 2, 2]
 
 
 def test_where_a_place_is_full_new_sequences_wait_for_room():
@@ -100,7 +100,7 @@ def test_more_sequences_than_there_may_be_are_refused_and_a_free_slot_is_taken()
 def test_more_waiting_steps_than_there_may_be_are_refused_beside_the_one_that_runs():
     sequences = made(waiting=1)
     sequences.admit("a", 1, 0.0, implicit=True)
-    sequences.place([1])
+    sequences.assign_places([1])
     sequences.take(1, 8, one)
     sequences.admit("a", 2, 0.0)
     with pytest.raises(SequencesFull, match="1 steps waiting"):
@@ -140,7 +140,7 @@ def test_what_waits_for_a_state_that_is_lost_is_given_up_and_what_starts_anew_is
     ran(sequences, "dead")
     for job, start in ((2, False), (3, False), (4, True), (5, False)):
         sequences.admit("a", job, 0.0, start=start)
-    assert sequences.lose("dead") == [2, 3]
+    assert sequences.drop_place("dead") == [2, 3]
     assert ran(sequences, "alive") == [(4, True, False)]
     assert ran(sequences, "alive") == [(5, False, False)]
 
@@ -149,7 +149,7 @@ def test_a_lost_sequence_says_so_until_it_is_started_anew():
     sequences = made()
     sequences.admit("a", 1, 0.0, implicit=True)
     ran(sequences, "dead")
-    assert sequences.lose("dead") == []
+    assert sequences.drop_place("dead") == []
     for _ in range(2):
         with pytest.raises(SequenceLost, match="the state of sequence 'a'"):
             sequences.admit("a", 2, 0.0, implicit=True)
@@ -160,8 +160,8 @@ def test_a_lost_sequence_says_so_until_it_is_started_anew():
 def test_a_sequence_that_has_not_begun_goes_elsewhere_when_its_place_is_gone():
     sequences = made()
     sequences.admit("a", 1, 0.0, implicit=True)
-    sequences.place(["dead"])
-    assert sequences.lose("dead") == []
+    sequences.assign_places(["dead"])
+    assert sequences.drop_place("dead") == []
     assert ran(sequences, "alive") == [(1, True, False)]
 
 
@@ -169,10 +169,10 @@ def test_a_step_that_was_taken_and_did_not_run_is_the_next_one_again():
     sequences = made()
     for job in (1, 2):
         sequences.admit("a", job, 0.0, implicit=True)
-    sequences.place(["dead"])
+    sequences.assign_places(["dead"])
     sequences.take("dead", 8, one)
     sequences.give_back(1)
-    assert sequences.lose("dead") == []
+    assert sequences.drop_place("dead") == []
     assert ran(sequences, "alive") == [(1, True, False)]
     assert ran(sequences, "alive") == [(2, False, False)]
 
@@ -204,7 +204,7 @@ def test_a_job_of_no_sequence_takes_no_slot():
     sequences.admit("a", 1, 0.0, implicit=True)
     sequences.admit_alone("lone", 0.0)
     assert {job for job, _, _ in ran(sequences, 1)} == {1, "lone"}
-    assert sequences.held(1) == 1
+    assert sequences.count_at(1) == 1
 
 
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=20), most=st.integers(1, 8))
@@ -212,7 +212,7 @@ def test_a_call_has_at_most_so_many_rows_or_one_step(sizes, most):
     sequences = made()
     for number, size in enumerate(sizes):
         sequences.admit(str(number), (number, size), 0.0, implicit=True)
-    sequences.place([1])
+    sequences.assign_places([1])
     seen = 0
     while turns := sequences.take(1, most, lambda job: job[1]):
         seen += len(turns)
@@ -251,7 +251,7 @@ class Rules(RuleBasedStateMachine):
     def leave(self, place, most):
         if any(where == place for where, _ in self.running.values()):
             return  # a worker has one call at a time
-        self.sequences.place(list(self.places))
+        self.sequences.assign_places(list(self.places))
         turns = self.sequences.take(place, most, one)
         names = [self.waiting[turn.job] for turn in turns]
         assert len(set(names)) == len(names)
@@ -270,7 +270,7 @@ class Rules(RuleBasedStateMachine):
     def answer(self, data):
         job = data.draw(st.sampled_from(sorted(self.running)))
         del self.running[job]
-        self.sequences.done(job, self.now)
+        self.sequences.finish(job, self.now)
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -284,9 +284,9 @@ class Rules(RuleBasedStateMachine):
         for job, (where, _) in list(self.running.items()):
             if where == place:
                 del self.running[job]
-                self.sequences.done(job, self.now)
+                self.sequences.finish(job, self.now)
         self.states = {key: job for key, job in self.states.items() if key[0] != place}
-        for job in self.sequences.lose(place):
+        for job in self.sequences.drop_place(place):
             del self.waiting[job]
 
     @rule(seconds=st.floats(1, 100))
@@ -303,7 +303,7 @@ class Rules(RuleBasedStateMachine):
             for place in self.places:
                 for job in [job for job, (where, _) in self.running.items() if where == place]:
                     del self.running[job]
-                    self.sequences.done(job, self.now)
+                    self.sequences.finish(job, self.now)
                 self.leave(place, 3)
         assert not self.waiting, "a step was forgotten"
 

@@ -21,7 +21,7 @@ class RequestScheduler(Protocol):
 
     @property
     def refusal(self) -> MooringError | None:
-        """The error with which every new request is refused now, if any."""
+        """The error with which every new request is refuse_request now, if any."""
 
     @property
     def waiting(self) -> int:
@@ -32,7 +32,7 @@ class RequestScheduler(Protocol):
         """Whether nothing waits and nothing runs."""
 
     def overload_error(self) -> MooringError | None:
-        """Why any request would be refused if it came now; None where that cannot be told."""
+        """Why any request would be refuse_request if it came now; None where that cannot be told."""
 
     def submit(self, request: InferenceRequest, done: Done, rows: int) -> Ticket:
         """Queue a request of so many rows; a refusal goes to ``done``."""
@@ -65,18 +65,18 @@ def admit(scheduler: RequestScheduler, request: InferenceRequest, done: Done) ->
     # A handler that goes step by step has a row for each request.
     most = 1 if spec.batching.stepwise else spec.batching.max_batch_size
     if rows > most and not spec.sequence.enabled:
-        return Parts(scheduler, request, done, most)
+        return SplitRequest(scheduler, request, done, most)
     if rows == 0:
         done(
             InferenceResponse(
                 [Tensor("predictions", "BYTES", [0], [])], model=spec.name, version=spec.version
             )
         )
-        return NOTHING
+        return NO_OP_TICKET
     return scheduler.submit(request, done, rows)
 
 
-class Parts:
+class SplitRequest:
     """A request of more rows than a batch holds, as several: split in order, rejoined in order, one answer.
 
     The first part that fails answers for all, and the others are withdrawn.
@@ -90,12 +90,12 @@ class Parts:
         self._answers: list[InferenceResponse | None] = [None] * len(groups)
         self._tickets: list[Ticket] = []
         for index, group in enumerate(groups):
-            if self._done is None:  # a part was refused: the rest would be
+            if self._done is None:  # a part was refuse_request: the rest would be
                 break
             self._tickets.append(scheduler.submit(_part(request, group), self._take(index), len(group)))
 
     def cancel(self) -> None:
-        """Nobody waits any more."""
+        """Withdraw every part: the caller does not wait any more."""
         self._done = None
         for ticket in self._tickets:
             ticket.cancel()
@@ -135,21 +135,21 @@ class Parts:
         return first
 
 
-class _Nothing:
+class _NoOpTicket:
     """The ticket of a request that is not queued: answered before, or on its way there."""
 
     def cancel(self) -> None:
-        """There is nothing to withdraw."""
+        """Do nothing: there is nothing to withdraw."""
 
 
-NOTHING = _Nothing()
+NO_OP_TICKET = _NoOpTicket()
 
 
-def refused(request: InferenceRequest, done: Done, error: MooringError) -> Ticket:
+def refuse_request(request: InferenceRequest, done: Done, error: MooringError) -> Ticket:
     """The ticket of a request that goes nowhere: its memory is given back, and ``done`` hears why."""
     release(request.inputs)
     done(error)
-    return NOTHING
+    return NO_OP_TICKET
 
 
 def _part(request: InferenceRequest, elements: list[bytes | Buffer]) -> InferenceRequest:
@@ -158,10 +158,10 @@ def _part(request: InferenceRequest, elements: list[bytes | Buffer]) -> Inferenc
         raise InvalidInput(f"tensor '{tensor.name}' is no list of elements")
     part = Tensor(tensor.name, tensor.datatype, [len(elements)], elements, tensor.parameters)
     return InferenceRequest(
-        request.model,
-        request.version,
-        request.id,
-        [part],
+        model=request.model,
+        version=request.version,
+        id=request.id,
+        inputs=[part],
         form=request.form,
         operation=request.operation,
         parameters=request.parameters,
@@ -171,10 +171,10 @@ def _part(request: InferenceRequest, elements: list[bytes | Buffer]) -> Inferenc
     )
 
 
-async def until(reached: Callable[[], bool], limit: float) -> bool:
+async def wait_until(condition: Callable[[], bool], limit: float) -> bool:
     """Return True as soon as it is so, or False after ``limit`` seconds."""
     end = time.monotonic() + limit
-    while not reached():
+    while not condition():
         if time.monotonic() > end:
             return False
         await asyncio.sleep(0.01)

@@ -1,7 +1,7 @@
-"""Large bodies that must be read before their requests can go anywhere, read in a codec process.
+"""Large bodies that must be decoded before their requests can go to a model, decoded in a codec process.
 
-Which models a chain asks, and which worker has a sequence's state, is said in the body. The event loop would need seconds
-for what such a body may hold, and would answer nobody meanwhile.
+Only the body says which outputs a chain's last model is to give, and which worker has the state of a request's sequence.
+The event loop would need seconds to decode a large one, and would answer no other request meanwhile.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from mooring.codecs.decoded_body import apply_decoded
 from mooring.core.buffers import Buffer
 from mooring.core.errors import DeadlineExceeded, ErrorRecord, MooringError
-from mooring.core.requests import INFER, TENSORS, InferenceRequest
+from mooring.core.requests import TENSORS, InferenceRequest
 from mooring.core.service import Outcome, Ticket
 from mooring.core.tensors import release, shared
 from mooring.engine.json_outputs import CodecProcesses
@@ -21,7 +21,7 @@ ReadBody = Callable[[InferenceRequest, BodyRead], Ticket]
 
 
 class BodyReader:
-    """Has bodies read by codec processes, and puts what they say into their requests."""
+    """Has bodies decoded by codec processes, and puts what they hold into their requests."""
 
     def __init__(self, codecs: CodecProcesses, allocate: Callable[[int], Buffer | None]) -> None:
         self._codecs = codecs
@@ -33,8 +33,8 @@ class BodyReader:
         The request's inputs stay the caller's to release, whatever becomes of the body.
         """
         request.inputs, lent = shared(request.inputs, 2)
-        self._codecs.idle(_nothing)  # starts a process where none has nothing to do
-        job = InferenceRequest("", "", request.id, lent, TENSORS, INFER, deadline=request.deadline)
+        self._codecs.idle(_ignore)  # starts a process where none has nothing to do
+        job = InferenceRequest(model="", version="", id=request.id, inputs=lent, deadline=request.deadline)
         return self._codecs.submit(job, lambda outcome: self._take(request, done, outcome))
 
     def _take(self, request: InferenceRequest, done: BodyRead, outcome: Outcome) -> None:
@@ -49,16 +49,16 @@ class BodyReader:
 
 
 def is_undecoded(request: InferenceRequest) -> bool:
-    """Whether all that a request has is a body that nobody has read."""
+    """Whether a request is a JSON body that is not decoded yet."""
     return request.form is TENSORS and bool(request.inputs) and request.inputs[0].json
 
 
 def _refusal(error: MooringError) -> MooringError:
-    """Why a body cannot be read, without a word of the codec, which is no model that its client knows."""
+    """The error for a body that cannot be decoded. It does not name the codec, which is no model of the client's."""
     if isinstance(error, DeadlineExceeded):
         return DeadlineExceeded("the body of the request was not read in time")
     return ErrorRecord.of(error).error(model="", version="")
 
 
-def _nothing() -> None:
-    """Nobody need be told that a process is free: what was submitted waits for it."""
+def _ignore() -> None:
+    """Do nothing when a process is free: what was submitted waits for it."""

@@ -1,4 +1,4 @@
-"""The server itself, as an operator may look at it and change it while it runs."""
+"""What an operator may look at and change of the server itself while it runs: the log level and the devices."""
 
 import logging
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ log = get_logger(__name__)
 
 
 class ServerControl(ServerAdministration):
-    """The one of this process."""
+    """The administration of this process."""
 
     def log_level(self) -> str:
         level = logging.getLogger("mooring").getEffectiveLevel()

@@ -1,4 +1,4 @@
-"""How endpoints are named that are loaded by the name of a worker, as AMD's server does it: pure rules.
+"""The names of endpoints that are loaded by the name of a worker, as AMD's server names them: pure rules.
 
 The first endpoint of a worker is called like the worker, every other one ``worker-0``, ``worker-1`` ...; a number is
 never used twice while any endpoint of that worker lives. Equal parameters are the same endpoint.
@@ -20,7 +20,7 @@ class WorkerEndpoints:
         self._instances: dict[str, int] = {}
 
     def find(self, worker: str, parameters: Mapping[str, Parameter]) -> str | None:
-        """The endpoint that these parameters lead to already."""
+        """The endpoint that is loaded with these parameters; None where there is none."""
         wanted = _comparable(parameters)
         for endpoint, known in self._loaded.get(worker, {}).items():
             if known == wanted:
@@ -28,7 +28,7 @@ class WorkerEndpoints:
         return None
 
     def name(self, worker: str) -> str:
-        """A name for a further endpoint; what is tried and fails has used it up."""
+        """A name for one more endpoint. It is used up, even if loading the endpoint fails."""
         number = self._next.get(worker)
         if number is None:
             self._next[worker] = 0
@@ -37,17 +37,17 @@ class WorkerEndpoints:
         return f"{worker}-{number}"
 
     def add(self, worker: str, endpoint: str, parameters: Mapping[str, Parameter]) -> None:
-        """An endpoint is loaded, with one instance."""
+        """Note that an endpoint is loaded, with one instance."""
         self._loaded.setdefault(worker, {})[endpoint] = _comparable(parameters)
         self._instances[endpoint] = 1
 
     def share(self, endpoint: str) -> int:
-        """One more instance of an endpoint; how many it has now."""
+        """Count one more instance of an endpoint, and return how many it has now."""
         self._instances[endpoint] += 1
         return self._instances[endpoint]
 
     def release(self, endpoint: str) -> int:
-        """One instance less; how many are left. Raises ``KeyError`` for an endpoint that was not loaded so."""
+        """Count one instance less, and return how many are left. Raises ``KeyError`` for an endpoint that was not loaded so."""
         left = self._instances[endpoint] - 1
         if left:
             self._instances[endpoint] = left
@@ -56,14 +56,14 @@ class WorkerEndpoints:
         return left
 
     def forget(self, endpoint: str) -> None:
-        """An endpoint is gone with all its instances; the last one of a worker lets its names start anew."""
+        """Forget an endpoint with all its instances; after the last one of a worker its names start anew."""
         self._instances.pop(endpoint, None)
         for worker in [worker for worker, endpoints in self._loaded.items() if endpoint in endpoints]:
             del self._loaded[worker][endpoint]
             self._settle(worker)
 
     def failed(self, worker: str) -> None:
-        """The endpoint that was to be loaded could not be."""
+        """Note that an endpoint could not be loaded."""
         self._settle(worker)
 
     def _settle(self, worker: str) -> None:

@@ -23,7 +23,7 @@ from mooring.core.service import (
     Ticket,
 )
 from mooring.core.tensors import TensorSpec
-from mooring.engine.admission import RequestScheduler, admit, refused, until
+from mooring.engine.admission import RequestScheduler, admit, refuse_request, wait_until
 from mooring.engine.body_reader import BodyReader
 from mooring.engine.codec_pool import MAX_CODECS, CodecPool
 from mooring.engine.frontends import Frontends, SingleProcess
@@ -114,13 +114,15 @@ class Engine(InferenceService):
     def submit(self, request: InferenceRequest, done: Done) -> Ticket:
         model = self.registry.models.get(request.model) or self.workflows.models.get(request.model)
         if model is None:
-            return refused(request, done, self.registry.not_loaded(request.model))
+            return refuse_request(request, done, self.registry.not_loaded(request.model))
         version = model.versions.get(request.version or model.default)
         if version is not None and version.graph is not None:
             return self.run(version, request, done)
         if version is None or version.scheduler is None:
             text = f"model '{request.model}' has no version '{request.version}'"
-            return refused(request, done, VersionNotFound(text, model=request.model, version=request.version))
+            return refuse_request(
+                request, done, VersionNotFound(text, model=request.model, version=request.version)
+            )
         return admit(version.scheduler, request, done)
 
     def overload_error(self, model: str, version: str = "") -> MooringError | None:
@@ -332,7 +334,7 @@ class Engine(InferenceService):
         scheduler = version.scheduler
         self._frontends.publish()
         await self._frontends.retire(version)
-        await until(
+        await wait_until(
             lambda: (scheduler is None or scheduler.idle) and not version.runs,
             self.drain_limit,
         )
@@ -395,12 +397,12 @@ class Engine(InferenceService):
             # What was accepted is answered by the workers that there are.
             scheduler.refuse_new(version.no_worker())
             await self._frontends.retire(version)
-            await until(lambda: scheduler.idle or version.resize_epoch != epoch, limit)
+            await wait_until(lambda: scheduler.idle or version.resize_epoch != epoch, limit)
         if version.resize_epoch != epoch:
             version.check_kept()
             return False
         _have(version, pool, count)
-        await until(
+        await wait_until(
             lambda: version.resize_epoch != epoch or pool.stillborn != stillborn or pool.holds(count),
             limit,
         )
@@ -433,7 +435,7 @@ class Engine(InferenceService):
 
     async def drain(self, grace: float) -> bool:
         """Return when nothing waits and nothing runs; False if that took longer than ``grace`` seconds."""
-        return await until(
+        return await wait_until(
             lambda: all(version.scheduler is None or version.scheduler.idle for version in self.registry),
             grace,
         )
@@ -453,7 +455,7 @@ class Engine(InferenceService):
             if version.scheduler is not None:
                 version.scheduler.check(now)
         self._codecs.check(now)
-        self._idle_models.look(now)
+        self._idle_models.check(now)
         if self._looks.step(now):
             self._workers.check(now)
             self._frontends.check(now)

@@ -12,7 +12,7 @@ from mooring.codecs.decoded_body import json_output
 from mooring.codecs.packed import FEW
 from mooring.codecs.v2_json import Wanted
 from mooring.core.errors import InvalidOutput, MooringError
-from mooring.core.requests import INFER, TENSORS, InferenceRequest, InferenceResponse, RequestedOutput
+from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
 from mooring.core.service import Done, Outcome, Ticket
 from mooring.core.tensors import Tensor, release, shared
 
@@ -90,7 +90,13 @@ class JsonOutputs:
 
         # Before all bodies: this client is nearly answered, and the memory is in use.
         job = InferenceRequest(
-            "", "", "", lent, TENSORS, INFER, priority=1, json_outputs=True, null_for_nan=self._null
+            model="",
+            version="",
+            id="",
+            inputs=lent,
+            priority=1,
+            json_outputs=True,
+            null_for_nan=self._null,
         )
         self._codecs.submit(job, encoded)
 

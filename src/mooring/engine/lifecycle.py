@@ -7,7 +7,7 @@
                 FAILED ◀── (crash loop)     │
                     └───────────────────────┘
 
-Whatever changes a model's state does it here, by name; no other module assigns one.
+``Lifecycle.move`` makes every change of a version's state; no other code assigns one.
 """
 
 import enum
@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 
 class State(enum.Enum):
-    """Where a version stands. Only a READY one answers; requests to a LOADING one wait in its queue."""
+    """The state of a version. Only a READY one answers; requests to a LOADING one wait in its queue."""
 
     UNLOADED = "UNLOADED"
     LOADING = "LOADING"
@@ -34,7 +34,7 @@ MOVES: dict[State, frozenset[State]] = {
 
 
 class IllegalMove(Exception):
-    """A state was to follow that cannot: a bug of the server."""
+    """A move that the table does not have: a bug."""
 
 
 class Lifecycle:
@@ -46,11 +46,11 @@ class Lifecycle:
 
     @property
     def state(self) -> State:
-        """Where it stands."""
+        """The state now."""
         return self._state
 
     def move(self, state: State) -> None:
-        """Go there. To stay is no move; raises ``IllegalMove`` for one that is not in the table."""
+        """Change the state; to the same one nothing happens. Raises ``IllegalMove`` for what is not in the table."""
         if state is self._state:
             return
         if state not in MOVES[self._state]:

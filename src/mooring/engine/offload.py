@@ -13,7 +13,7 @@ from mooring.codecs.decoded_body import apply_decoded
 from mooring.codecs.nonfinite import writes_null
 from mooring.core.buffers import LARGE, Buffer, view_of
 from mooring.core.errors import ErrorRecord, InvalidInput, MooringError
-from mooring.core.requests import INFER, TENSORS, InferenceRequest, InferenceResponse
+from mooring.core.requests import TENSORS, InferenceRequest, InferenceResponse
 from mooring.core.service import Outcome, Ticket
 from mooring.core.tensors import Tensor, release, shared
 from mooring.engine.json_outputs import CodecProcesses, JsonOutputs, take_over_json
@@ -84,7 +84,7 @@ class JsonOffload:
         request = queued.request
         request.inputs, lent = shared(request.inputs, 2)
         self._queue.offload(queued)
-        job = InferenceRequest("", "", request.id, lent, TENSORS, INFER, deadline=request.deadline)
+        job = InferenceRequest(model="", version="", id=request.id, inputs=lent, deadline=request.deadline)
         ticket = self._codecs.submit(job, lambda outcome: self._decoded(queued, outcome))
         if queued.state is OFFLOADED:
             self._in_flight[queued] = ticket

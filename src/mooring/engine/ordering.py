@@ -11,27 +11,27 @@ class Ordering:
     """The requests of one model that are not answered yet, the oldest first."""
 
     def __init__(self) -> None:
-        self._turns: deque[Turn] = deque()
+        self._entries: deque[OrderedDone] = deque()
 
-    def enter(self, done: Done) -> "Turn":
-        """The place of a request that comes now: what it is told instead of ``done``."""
-        turn = Turn(self, done)
-        self._turns.append(turn)
-        return turn
+    def enter(self, done: Done) -> "OrderedDone":
+        """Put a request that comes now last. Its outcomes go to what this returns, and from there to ``done``."""
+        entry = OrderedDone(self, done)
+        self._entries.append(entry)
+        return entry
 
     def advance(self) -> None:
         """Hand on what is held for the oldest request, and for those after it once it has all its answers."""
-        turns = self._turns
-        while turns:
-            turn = turns[0]
-            turn.hand_on()
-            if not turn.over:
+        entries = self._entries
+        while entries:
+            entry = entries[0]
+            entry.deliver_held()
+            if not entry.over:
                 return
-            turns.popleft()
+            entries.popleft()
 
 
-class Turn:
-    """One request: holds what its model said until all requests before it are answered."""
+class OrderedDone:
+    """The ``Done`` of one request: holds its outcomes until all requests before it are answered."""
 
     __slots__ = ("_done", "_held", "_ordering", "over")
 
@@ -44,42 +44,42 @@ class Turn:
     def __call__(self, outcome: Outcome) -> None:
         """The service's word on the request."""
         if self._done is None:
-            self._drop(outcome)
+            self._release(outcome)
             return
         self._held.append(outcome)
         self.over = not isinstance(outcome, InferenceResponse) or outcome.final
         self._ordering.advance()
 
-    def hand_on(self) -> None:
+    def deliver_held(self) -> None:
         """Say what is held."""
         held, self._held = self._held, []
         for outcome in held:
             if self._done is None:  # the caller left in the middle of it
-                self._drop(outcome)
+                self._release(outcome)
             else:
                 self._done(outcome)
 
-    def give_up(self) -> None:
-        """Nobody waits for this request any more: those behind it need not either."""
+    def abandon(self) -> None:
+        """Let the requests behind this one go on: its caller does not wait any more."""
         self._done = None
         self.over = True
         self._ordering.advance()
 
-    def _drop(self, outcome: Outcome) -> None:
+    def _release(self, outcome: Outcome) -> None:
         if isinstance(outcome, InferenceResponse):
             release(outcome.outputs)
 
 
 class OrderedTicket:
-    """The ticket of a request that has a turn."""
+    """The ticket of a request that has a entry."""
 
-    __slots__ = ("_ticket", "_turn")
+    __slots__ = ("_entry", "_ticket")
 
-    def __init__(self, ticket: Ticket, turn: Turn) -> None:
+    def __init__(self, ticket: Ticket, entry: OrderedDone) -> None:
         self._ticket = ticket
-        self._turn = turn
+        self._entry = entry
 
     def cancel(self) -> None:
-        """Nobody waits any more."""
+        """Withdraw the request: its caller does not wait any more."""
         self._ticket.cancel()
-        self._turn.give_up()
+        self._entry.abandon()

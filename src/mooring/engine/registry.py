@@ -34,7 +34,7 @@ _REASON = 200
 
 
 class DefaultRule(enum.Enum):
-    """Which version answers who names none, and what describe says of it."""
+    """The rule by which a version answers requests that name none; describe shows it."""
 
     CHOSEN = "chosen by an operator"
     HIGHEST = "the highest that is ready"
@@ -72,7 +72,7 @@ class ModelVersion:
 
     @property
     def state(self) -> State:
-        """Where it stands."""
+        """The state now."""
         return self._lifecycle.state
 
     @property
@@ -123,7 +123,7 @@ class ModelVersion:
         self._on_move = on_move or _ignore
 
     def begin(self, scheduler: RequestScheduler | None, pool: WorkerPool | None) -> None:
-        """Its workers, if it has any of its own, are about to load it."""
+        """Start loading: its workers, if it has any of its own, are about to load it."""
         self.scheduler, self.pool = scheduler, pool
         self._lifecycle.move(State.LOADING)
 
@@ -181,7 +181,7 @@ class ModelVersion:
         self._lifecycle.move(State.UNLOADING)
 
     def unloaded(self) -> None:
-        """Its workers are gone."""
+        """Note that its workers are gone."""
         self._lifecycle.move(State.UNLOADED)
 
     def not_ready(self) -> ModelNotReady:
@@ -245,7 +245,7 @@ class ModelVersion:
 
 
 def _ignore() -> None:
-    """Nobody needs to know that a version has changed its state."""
+    """Do nothing when a version changes its state."""
 
 
 class Model:
@@ -310,7 +310,7 @@ class Unavailable(msgspec.Struct, frozen=True):
 
 
 class Registry:
-    """Every model of this server, and what is known of those that could not be loaded, by name and version.
+    """The models of this server, and why others could not be loaded, by name and version.
 
     An unavailable model as a whole has no version.
     """
@@ -339,7 +339,10 @@ class Registry:
         return (name, "") in self.unavailable
 
     def stop_missing(self, name: str, url: str, version: str = "") -> None:
-        """It is there now, or nobody wants it any more: a model by its name or its url, or only that version of it."""
+        """Forget why a model is missing, by its name or its url, or only that version of it.
+
+        It is loaded now, or it is not wanted any more.
+        """
         self.unavailable = {
             key: why
             for key, why in self.unavailable.items()
@@ -358,7 +361,7 @@ class Registry:
         return model
 
     def not_loaded(self, name: str) -> ModelNotFound:
-        """That there is no model of that name, and where it is known, why."""
+        """The error for a name that no model has, with the reason where one is known."""
         why = self.unavailable.get((name, ""))
         return ModelNotFound(f"model '{name}' is not loaded{f': {why.reason}' if why else ''}", model=name)
 

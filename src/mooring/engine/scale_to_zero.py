@@ -25,15 +25,15 @@ from mooring.workers.recycling import memory_of, resident_memory
 
 log = get_logger(__name__)
 
-# Where nothing is set: as many processes as leave the system easy to look at, and half of the memory.
+# Without settings: as many processes as an operator can still survey, and half of the memory.
 _PROCESSES_PER_CORE = 64
 # Descriptors that a process takes of the server's, and as many again for connections.
 _DESCRIPTORS = 8
 # Seconds between two looks, and between two times that memory is measured.
-_LOOK_EVERY = 1.0
+_CHECK_EVERY = 1.0
 _MEASURE_EVERY = 10.0
 # Seconds that a model which was asked keeps its workers, whatever the budget: starting them costs more than keeping them.
-_KEPT = 10.0
+_MIN_IDLE = 10.0
 
 
 class Budget(msgspec.Struct, frozen=True):
@@ -77,7 +77,10 @@ def processes_kept(specs: Iterable[ModelSpec], budget: Budget) -> int:
 
 
 class _Use(msgspec.Struct):
-    """When a version was last asked, on the monotonic clock: never yet is minus infinity. ``memory`` is in bytes."""
+    """The use of a version. ``last`` is when it was last asked, on the monotonic clock, or minus infinity for never.
+
+    ``known`` is when it was first seen, ``served`` how many requests its workers were sent; ``memory`` is in bytes.
+    """
 
     known: float
     served: int = 0
@@ -86,7 +89,7 @@ class _Use(msgspec.Struct):
 
 
 class IdleModels:
-    """Keeps the models of a registry within a budget. Call ``look`` a few times a second.
+    """Keeps the models of a registry within a budget. Call ``check`` a few times a second.
 
     ``retire`` returns when no further front has anything in a version, or sends it anything more.
     """
@@ -103,19 +106,19 @@ class IdleModels:
         self._uses: dict[ModelVersion, _Use] = {}
         self._leaving: dict[ModelVersion, asyncio.Task[None]] = {}
         self._measuring: asyncio.Task[None] | None = None
-        self._looked = self._measured = -math.inf
+        self._checked_at = self._measured_at = -math.inf
 
-    def look(self, now: float) -> None:
+    def check(self, now: float) -> None:
         """Scale idle models to zero while all together take more than they may, the least recently used first."""
-        if now - self._looked < _LOOK_EVERY:
+        if now - self._checked_at < _CHECK_EVERY:
             return
-        self._looked = now
+        self._checked_at = now
         pools = dict(self._pools())
-        self._uses = {version: self._use(version, pool, now) for version, pool in pools.items()}
+        self._uses = {version: self._update_use(version, pool, now) for version, pool in pools.items()}
         if not any(may_scale_to_zero(version.spec) for version in pools):
             return
-        if self._budget.memory and now - self._measured > _MEASURE_EVERY and self._measuring is None:
-            self._measured = now
+        if self._budget.memory and now - self._measured_at > _MEASURE_EVERY and self._measuring is None:
+            self._measured_at = now
             self._measuring = asyncio.ensure_future(self._measure(pools))
         processes = sum(pool.processes for pool in pools.values()) - self._budget.processes
         memory = sum(use.memory for use in self._uses.values()) - self._budget.memory
@@ -127,8 +130,9 @@ class IdleModels:
             self._leaving[version] = asyncio.ensure_future(self._scale_to_zero(version, pools[version]))
 
     def workers_at_first(self, spec: ModelSpec) -> int:
-        """How many workers a version has that is loaded for the first time: one is enough to know it, if it is to have
-        none in a moment.
+        """How many workers to start for a version that is loaded for the first time.
+
+        One worker is enough to learn its signature where the budget would take all of them away in a moment.
         """
         if self._budget.processes and may_scale_to_zero(spec):
             running = sum(pool.processes for _, pool in self._pools())
@@ -152,8 +156,8 @@ class IdleModels:
     def _pools(self) -> "list[tuple[ModelVersion, WorkerPool]]":
         return [(version, version.pool) for version in self._registry if version.pool is not None]
 
-    def _use(self, version: ModelVersion, pool: WorkerPool, now: float) -> _Use:
-        """What is known of a version's use, brought up to date. Further fronts say what they sent with the workers."""
+    def _update_use(self, version: ModelVersion, pool: WorkerPool, now: float) -> _Use:
+        """The use of a version, brought up to date. Frontend processes report what they sent to its workers."""
         use = self._uses.get(version) or _Use(now)
         assert version.scheduler is not None
         served = pool.served
@@ -169,10 +173,10 @@ class IdleModels:
 
     def _candidates(self, pools: Collection[ModelVersion], now: float) -> list[ModelVersion]:
         """Idle versions, the first to go first: never asked and loaded last, then least recently asked."""
-        found = [version for version in reversed(list(pools)) if self._may_go(version, now)]
+        found = [version for version in reversed(list(pools)) if self._is_idle(version, now)]
         return sorted(found, key=lambda version: (self._uses[version].last, -self._uses[version].known))
 
-    def _may_go(self, version: ModelVersion, now: float) -> bool:
+    def _is_idle(self, version: ModelVersion, now: float) -> bool:
         scheduler, pool = version.scheduler, version.pool
         assert scheduler is not None
         assert pool is not None
@@ -183,14 +187,14 @@ class IdleModels:
             and version not in self._leaving
             and pool.wanted > 0
             and pool.holds(pool.wanted)
-            and now - self._uses[version].last > _KEPT
+            and now - self._uses[version].last > _MIN_IDLE
         )
 
     async def _scale_to_zero(self, version: ModelVersion, pool: WorkerPool) -> None:
         await self._retire(version)
         del self._leaving[version]
         # It may have been asked, scaled or unloaded meanwhile.
-        if version in self._uses and self._may_go(version, self._looked):
+        if version in self._uses and self._is_idle(version, self._checked_at):
             log.info(
                 "model scaled to zero",
                 model=version.spec.name,

@@ -189,13 +189,13 @@ class SequenceScheduler(Generic[S]):
         step = self._step_of(queued)
         self._drop_dead_workers()
         name, implicit = str(step.id), request.form is not Form.TENSORS
-        if self._sequences.full(name):  # what waits may only wait for the end of this turn of the loop
+        if self._sequences.is_full(name):  # what waits may only wait for the end of this turn of the loop
             self.dispatch()
         if self.spec.limits.job_ticket:
-            self._sequences.place(
+            self._sequences.assign_places(
                 self._places_with_room()
             )  # those that came earlier in this turn of the loop
-            if not self._sequences.could_run(name, self._places_with_room()):
+            if not self._sequences.would_run(name, self._places_with_room()):
                 raise self._queue_full()
         self._sequences.admit(name, queued, now, start=step.start, end=step.end, implicit=implicit)
         queued.step = step
@@ -242,7 +242,7 @@ class SequenceScheduler(Generic[S]):
 
     def remember_lost(self, ids: Sequence[str]) -> None:
         """Note sequences that a scheduler before this one had: they can only be started anew."""
-        self._sequences.remember(ids)
+        self._sequences.remember_lost(ids)
 
     # What the dispatcher asks of its source.
 
@@ -253,7 +253,7 @@ class SequenceScheduler(Generic[S]):
 
     def may_go(self, worker: PooledWorker) -> bool:
         """A worker that is too many stays until its sequences are over, unless no worker is to stay."""
-        return not self._pool.wanted or not self._sequences.held(worker)
+        return not self._pool.wanted or not self._sequences.count_at(worker)
 
     def requeue(self, unstarted: Sequence[QueuedRequest]) -> None:
         """Make these the next steps of their sequences again."""
@@ -284,7 +284,7 @@ class SequenceScheduler(Generic[S]):
 
     def refuse_waiting(self, error: MooringError) -> None:
         """Refuse every step that waits."""
-        for queued in [*self._undecoded, *self._sequences.waiting()]:
+        for queued in [*self._undecoded, *self._sequences.waiting_jobs()]:
             queued.refuse(error)
 
     def _step_finished(self, queued: QueuedRequest, delivered: bool) -> None:
@@ -292,7 +292,7 @@ class SequenceScheduler(Generic[S]):
         assert isinstance(queued, QueuedStep)
         # A client that did not get its answer does not know the id that was made here, and cannot go on.
         over = queued.named_here and not delivered
-        self._sequences.done(queued, self._clock(), over=over)
+        self._sequences.finish(queued, self._clock(), over=over)
         self._shed()
         self._dispatch_soon()  # its worker was free before, and had nothing to do then
 
@@ -307,8 +307,8 @@ class SequenceScheduler(Generic[S]):
         What ran there is answered when the pool says that the worker is lost.
         """
         for worker in self._sequences.places():
-            if worker.state is WorkerState.ENDED and not self._sequences.busy(worker):
-                for queued in self._sequences.lose(worker):
+            if worker.state is WorkerState.ENDED and not self._sequences.runs_at(worker):
+                for queued in self._sequences.drop_place(worker):
                     queued.refuse(
                         SequenceLost(
                             f"the worker of model '{self.spec.name}' that had the state of sequence "
@@ -324,10 +324,12 @@ class SequenceScheduler(Generic[S]):
         self._timer.pending = False
         now = self._clock()
         # With job tickets nothing waits for a worker that has the fewest sequences and is busy.
-        self._sequences.place(self._places_with_room() if self.spec.limits.job_ticket else self._places())
+        self._sequences.assign_places(
+            self._places_with_room() if self.spec.limits.job_ticket else self._places()
+        )
         waits: list[float] = []
         for worker in list(self._pool.idle):
-            count, oldest = self._sequences.ready(worker)
+            count, oldest = self._sequences.next_at(worker)
             if oldest is None:
                 continue
             wait = self._policy.due_in(count, now - oldest.arrived)
@@ -346,7 +348,7 @@ class SequenceScheduler(Generic[S]):
         return [
             worker
             for worker in self._places()
-            if worker in self._pool.idle and self._sequences.ready(worker)[0] < self._room(worker)
+            if worker in self._pool.idle and self._sequences.next_at(worker)[0] < self._room(worker)
         ]
 
     def _places(self) -> Sequence[PooledWorker]:
@@ -358,7 +360,7 @@ class SequenceScheduler(Generic[S]):
             if worker.state in (WorkerState.READY, WorkerState.BUSY) and worker not in pool.leaving
         ]
         if len(loaded) > pool.wanted:
-            loaded.sort(key=self._sequences.held, reverse=True)
+            loaded.sort(key=self._sequences.count_at, reverse=True)
         return loaded[: pool.wanted] or loaded
 
     def _room(self, worker: PooledWorker) -> int:
@@ -373,10 +375,10 @@ class SequenceScheduler(Generic[S]):
             return queued.rows
 
         batch: list[QueuedStep] = []
-        for turn in self._sequences.take(worker, self._room(worker), rows):
-            queued = turn.job
+        for step in self._sequences.take(worker, self._room(worker), rows):
+            queued = step.job
             if queued.step is not None:
-                queued.step = Step(queued.step.id, turn.start, turn.end)
+                queued.step = Step(queued.step.id, step.start, step.end)
                 mark_step(queued.request, queued.step, self.spec.sequence.headers)
             batch.append(queued)
         return batch

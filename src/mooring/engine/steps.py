@@ -1,7 +1,7 @@
-"""Which sequence a request belongs to: how clients say it, how the model hears of it, how the answer tells it.
+"""Which sequence a request belongs to: read from the request, passed to the model, written into the answer.
 
-TorchServe's clients say it in headers, those of the Open Inference Protocol in parameters; one sequence may be asked
-both ways, so ids are compared as texts.
+TorchServe's clients name a sequence in headers, those of the Open Inference Protocol in parameters. One sequence may get
+requests of both kinds, so ids are compared as texts.
 """
 
 import uuid
@@ -14,19 +14,19 @@ from mooring.core.tensors import RequestValue
 
 ID, START, END = "sequence_id", "sequence_start", "sequence_end"
 
-_LONGEST = 256
-_LARGEST = 1 << 64
+_MAX_LENGTH = 256  # characters of an id that is a text
+_END_OF_IDS = 1 << 64  # an id that is a number is below: it is a uint64 of Triton's clients
 _TRUE = frozenset({"true", "1"})
 
 
 def step_of(request: InferenceRequest, names: SequenceHeaders) -> Step:
-    """What the request says of its sequence, with an empty id where it names none. Raises ``InvalidInput``."""
+    """The step that a request is, with an empty id where it names no sequence. Raises ``InvalidInput``."""
     parameters = request.parameters or {}
     if request.form is Form.TENSORS and parameters.get(ID):
-        return Step(_checked(parameters[ID]), _flag(parameters, START), _flag(parameters, END))
-    headers = _headers(request, names)
+        return Step(_checked_id(parameters[ID]), _boolean(parameters, START), _boolean(parameters, END))
+    headers = _sequence_headers(request, names)
     name, start, end = (headers.get(each, "").strip() for each in names.lower)
-    return Step(_checked(name) if name else "", start.lower() in _TRUE, end.lower() in _TRUE)
+    return Step(_checked_id(name) if name else "", start.lower() in _TRUE, end.lower() in _TRUE)
 
 
 def new_sequence_id() -> str:
@@ -35,7 +35,7 @@ def new_sequence_id() -> str:
 
 
 def mark_step(request: InferenceRequest, step: Step, names: SequenceHeaders) -> None:
-    """Tell the model, whichever way the client said it: as ``sequence``, and to a handler in its headers."""
+    """Pass a step to the model, however the client named it: as ``sequence``, and to a handler in its headers."""
     request.sequence = step
     kept = [
         (name, value)
@@ -64,7 +64,7 @@ def add_sequence_id(
             head.headers.append((names.id, str(step.id)))
 
 
-def _headers(request: InferenceRequest, names: SequenceHeaders) -> dict[str, str]:
+def _sequence_headers(request: InferenceRequest, names: SequenceHeaders) -> dict[str, str]:
     wanted = names.lower
     found: dict[str, str] = {}
     for raw, value in request.headers or ():
@@ -75,18 +75,18 @@ def _headers(request: InferenceRequest, names: SequenceHeaders) -> dict[str, str
     return found
 
 
-def _checked(name: RequestValue) -> str | int:
-    if type(name) is int and 0 < name < _LARGEST:
+def _checked_id(name: RequestValue) -> str | int:
+    if type(name) is int and 0 < name < _END_OF_IDS:
         return name
-    if not isinstance(name, str) or len(name) > _LONGEST or not name.isprintable():
+    if not isinstance(name, str) or len(name) > _MAX_LENGTH or not name.isprintable():
         raise InvalidInput(
-            f"{ID} must be a text of at most {_LONGEST} printable characters or a whole number from 1 "
-            f"below 2^64, not {str(name)[:_LONGEST]!r}"
+            f"{ID} must be a text of at most {_MAX_LENGTH} printable characters or a whole number from 1 "
+            f"below 2^64, not {str(name)[:_MAX_LENGTH]!r}"
         )
     return name
 
 
-def _flag(parameters: Mapping[str, RequestValue], name: str) -> bool:
+def _boolean(parameters: Mapping[str, RequestValue], name: str) -> bool:
     value = parameters.get(name, False)
     if isinstance(value, bool):
         return value

@@ -25,7 +25,7 @@ from mooring.core.errors import (
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import Done, InferenceService, ModelMetadata, ModelState, Ticket
 from mooring.core.tensors import release
-from mooring.engine.admission import admit, until
+from mooring.engine.admission import admit, wait_until
 from mooring.engine.queue_policy import make_scheduler
 from mooring.engine.scheduler import Scheduler
 from mooring.frontends import messages
@@ -161,7 +161,7 @@ class FrontendService(InferenceService):
 
     async def drain(self, grace: float) -> None:
         """Return when nothing waits and nothing runs, or after ``grace`` seconds."""
-        await until(lambda: not self._busy(), grace)
+        await wait_until(lambda: not self._busy(), grace)
 
     def close(self) -> None:
         """Say what was counted, and let go of everything."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from mooring.core.errors import ErrorRecord, MooringError, WorkerDied
 from mooring.core.service import InferenceService, Outcome, Ticket
 from mooring.core.tensors import release
-from mooring.engine.admission import NOTHING
+from mooring.engine.admission import NO_OP_TICKET
 from mooring.engine.registry import ModelVersion, Registry
 from mooring.frontends import messages
 from mooring.frontends.balancing import Load, queue_share
@@ -338,7 +338,7 @@ class FrontendSupervisor:
             release(outcome.outputs)  # they were copied, or lie where nothing else will
 
         # What is refused at once is answered before there is a ticket: it must not be kept then.
-        front.tickets[key] = NOTHING
+        front.tickets[key] = NO_OP_TICKET
         ticket = self._service.submit(message.request, done)
         if key in front.tickets:
             front.tickets[key] = ticket

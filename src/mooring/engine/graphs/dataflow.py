@@ -21,13 +21,12 @@ Answers = Mapping[str, InferenceResponse]
 """By node, in the order in which they count. Never empty."""
 
 
-def passed_on(
-    answers: Answers, form: Form, wanted: Sequence[TensorSpec], model: str, *, typed: bool
+def inputs_for(
+    answers: Answers, form: Form, declared: Sequence[TensorSpec], model: str, *, typed: bool
 ) -> list[Tensor]:
-    """What ``model``, which declares ``wanted``, takes in of these answers. It takes their tensors over.
+    """The inputs of ``model``, which declares those inputs, made of these answers. It takes their tensors over.
 
-    ``typed``: a body keeps the content type that it was given, so that a handler gets JSON decoded; else it stays
-    bytes. Raises ``InvalidOutput`` where they do not fit, and then the tensors are still the caller's.
+    With ``typed`` a body keeps its content type, so that a handler gets JSON decoded; else it stays bytes. Raises ``InvalidOutput`` where they do not fit, and then the tensors are still the caller's.
     """
     if form is Form.BODY:
         return [
@@ -43,21 +42,21 @@ def passed_on(
         ]
     if form is Form.INSTANCES:
         if len(answers) > 1:
-            return [_instances(_rows(answers, "instances"))]
+            return [_instances(_merge_rows(answers, "instances"))]
         (answer,) = answers.values()
         return [_instances(output) for output in answer.outputs]
-    outputs = _named(answers)
-    given, needed = {output.name for output in outputs}, [spec for spec in wanted if not spec.optional]
-    if not wanted or {spec.name for spec in needed} <= given <= {spec.name for spec in wanted}:
+    outputs = _named_outputs(answers)
+    names, needed = {output.name for output in outputs}, [spec for spec in declared if not spec.optional]
+    if not declared or {spec.name for spec in needed} <= names <= {spec.name for spec in declared}:
         return outputs
     if len(needed) != len(outputs):
         raise InvalidOutput(
             f"model '{model}' takes {len(needed)} inputs, and what comes before it gives {len(outputs)}"
         )
-    return [_renamed(output, spec.name) for output, spec in zip(outputs, needed, strict=True)]
+    return [_with_name(output, spec.name) for output, spec in zip(outputs, needed, strict=True)]
 
 
-def joined(answers: Answers, request: InferenceRequest) -> InferenceResponse:
+def merged_answer(answers: Answers, request: InferenceRequest) -> InferenceResponse:
     """The answers of several nodes as one, in the form of the request. It takes their tensors over.
 
     Raises ``InvalidOutput``, or ``InvalidInput`` for an output asked for that there is not; then the tensors are
@@ -65,14 +64,14 @@ def joined(answers: Answers, request: InferenceRequest) -> InferenceResponse:
     """
     if request.form is Form.BODY:
         # Text, whatever it holds: a client need not guess which of the values was JSON.
-        texts = {node: _body(answer).decode("utf-8", "replace") for node, answer in answers.items()}
+        texts = {node: _body_bytes(answer).decode("utf-8", "replace") for node, answer in answers.items()}
         for answer in answers.values():
             release(answer.outputs)
         output = Tensor("body", "BYTES", [1], [msgspec.json.encode(texts)])
         return InferenceResponse([output], head=ResponseHead(content_type="application/json"))
     if request.form is Form.INSTANCES:
-        return InferenceResponse([_rows(answers, "predictions")])
-    return _presented(_asked_for(_named(answers), request), request)
+        return InferenceResponse([_merge_rows(answers, "predictions")])
+    return _present_outputs(_select_outputs(_named_outputs(answers), request), request)
 
 
 def _instances(predictions: Tensor) -> Tensor:
@@ -82,20 +81,20 @@ def _instances(predictions: Tensor) -> Tensor:
     return Tensor("instances", "BYTES", shape, predictions.data, packed=packed)
 
 
-def _asked_for(outputs: list[Tensor], request: InferenceRequest) -> list[Tensor]:
+def _select_outputs(outputs: list[Tensor], request: InferenceRequest) -> list[Tensor]:
     if not request.outputs:
         return outputs
     by_name = {output.name: output for output in outputs}
-    for asked in request.outputs:
-        if asked.name not in by_name:
-            raise InvalidInput(f"there is no output '{asked.name}'; there is {', '.join(by_name)}")
-    kept = [by_name.pop(name) for name in dict.fromkeys(asked.name for asked in request.outputs)]
+    for requested in request.outputs:
+        if requested.name not in by_name:
+            raise InvalidInput(f"there is no output '{requested.name}'; there is {', '.join(by_name)}")
+    kept = [by_name.pop(name) for name in dict.fromkeys(output.name for output in request.outputs)]
     release(by_name.values())
     return kept
 
 
-def _presented(outputs: list[Tensor], request: InferenceRequest) -> InferenceResponse:
-    """As a worker would have shown them, had one made them all."""
+def _present_outputs(outputs: list[Tensor], request: InferenceRequest) -> InferenceResponse:
+    """The outputs in the form that the request asks for, as a worker would have written them."""
     before = [(output, output.data) for output in outputs]
     response = encode_outputs(request, InferenceResponse(outputs), NO_LABELS)
     release(
@@ -106,17 +105,17 @@ def _presented(outputs: list[Tensor], request: InferenceRequest) -> InferenceRes
     return response
 
 
-def _body(answer: InferenceResponse) -> bytes:
+def _body_bytes(answer: InferenceResponse) -> bytes:
     return bytes(answer.outputs[0].data[0]) if answer.outputs and answer.outputs[0].data else b""
 
 
-def _rows(answers: Answers, name: str) -> Tensor:
-    """A row of every answer as one object; JSON stays the text it is."""
+def _merge_rows(answers: Answers, name: str) -> Tensor:
+    """A BYTES tensor whose rows are JSON objects: node -> its row. Raises ``InvalidOutput`` for unequal numbers of rows."""
     columns = {node: elements_of(answer.outputs[0]) for node, answer in answers.items() if answer.outputs}
     counts = {len(column) for column in columns.values()}
     if len(counts) != 1 or len(columns) != len(answers):
-        told = ", ".join(f"'{node}' {len(column)}" for node, column in columns.items())
-        raise InvalidOutput(f"the nodes answer different numbers of rows: {told or 'none'}")
+        counted = ", ".join(f"'{node}' {len(column)}" for node, column in columns.items())
+        raise InvalidOutput(f"the nodes answer different numbers of rows: {counted or 'none'}")
     rows = [
         msgspec.json.encode({node: msgspec.Raw(column[row]) for node, column in columns.items()})
         for row in range(counts.pop())
@@ -129,7 +128,7 @@ def _rows(answers: Answers, name: str) -> Tensor:
 
 
 def are_large(answers: Answers) -> bool:
-    """Whether joining these answers would keep the event loop from others."""
+    """Whether to merge the rows of these answers takes too long for the event loop."""
     return any(
         output.packed or sum(map(len, _payloads(output))) > LARGE
         for answer in answers.values()
@@ -137,16 +136,16 @@ def are_large(answers: Answers) -> bool:
     )
 
 
-def borrowed(answers: Answers) -> Answers:
-    """The same answers for somebody who must release nothing, such as a thread."""
+def lend_answers(answers: Answers) -> Answers:
+    """Copies of these answers, whose memory stays the answers' own: for a thread, which must release nothing."""
     return {
-        node: InferenceResponse([_borrowed(output) for output in answer.outputs], head=answer.head)
+        node: InferenceResponse([_lend(output) for output in answer.outputs], head=answer.head)
         for node, answer in answers.items()
     }
 
 
-def hand_over(results: Sequence[Tensor], lent: Answers, answers: Answers) -> None:
-    """Give what was made of borrowed answers the memory that it holds of them, and release the rest of it."""
+def take_over_memory(results: Sequence[Tensor], lent: Answers, answers: Answers) -> None:
+    """Give what was made of lend_answers answers the memory that it holds of them, and release the rest of it."""
     owners = {
         id(copy.data): output
         for node, answer in answers.items()
@@ -159,7 +158,7 @@ def hand_over(results: Sequence[Tensor], lent: Answers, answers: Answers) -> Non
     release(owners.values())
 
 
-def _borrowed(tensor: Tensor) -> Tensor:
+def _lend(tensor: Tensor) -> Tensor:
     data = tensor.data
     plain = [_view(each) for each in data] if isinstance(data, list) else _view(data)
     return msgspec.structs.replace(tensor, data=plain)
@@ -173,19 +172,19 @@ def _payloads(tensor: Tensor) -> list[Payload]:
     return tensor.data if isinstance(tensor.data, list) else [tensor.data]
 
 
-def _named(answers: Answers) -> list[Tensor]:
+def _named_outputs(answers: Answers) -> list[Tensor]:
     """All tensors, named after their node where there are several nodes."""
     if len(answers) == 1:
         (answer,) = answers.values()
         return answer.outputs
     return [
-        _renamed(output, node if len(answer.outputs) == 1 else f"{node}.{output.name}")
+        _with_name(output, node if len(answer.outputs) == 1 else f"{node}.{output.name}")
         for node, answer in answers.items()
         for output in answer.outputs
     ]
 
 
-def _renamed(tensor: Tensor, name: str) -> Tensor:
+def _with_name(tensor: Tensor, name: str) -> Tensor:
     return Tensor(
         name, tensor.datatype, tensor.shape, tensor.data, tensor.parameters, tensor.json, tensor.packed
     )

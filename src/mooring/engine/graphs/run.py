@@ -23,29 +23,37 @@ from mooring.core.requests import INSTANCES, InferenceRequest, InferenceResponse
 from mooring.core.service import Done, Outcome, Ticket
 from mooring.core.tensors import Tensor, TensorSpec, release, shared
 from mooring.engine.body_reader import ReadBody, is_undecoded
-from mooring.engine.graphs.dataflow import Answers, are_large, borrowed, hand_over, joined, passed_on
+from mooring.engine.graphs.dataflow import (
+    Answers,
+    are_large,
+    inputs_for,
+    lend_answers,
+    merged_answer,
+    take_over_memory,
+)
 from mooring.observability.logs import Throttle, get_logger
 from mooring.repository.spec import ModelSpec, Node
 
 log = get_logger(__name__)
 
 Submit = Callable[[InferenceRequest, Done], Ticket]
-Inputs = Callable[[str], Sequence[TensorSpec]]
+"""Sends a request to the model of a node."""
+DeclaredInputs = Callable[[str], Sequence[TensorSpec]]
+"""The inputs that a model declares, by its name; empty where it declares none."""
 
-# A second, of each workflow.
-_LOGGED_FAILURES = 20
+_MAX_LOGGED_FAILURES = 20  # a second, of each workflow
 
 
 class Graph:
-    """What follows on what. Of a ``workflow`` bodies go on as bytes, and any failure is that of a node.
+    """Which node follows on which. In a ``workflow`` bodies go on as bytes, and any failure is that of a node.
 
-    Its answers have ``version``; where that is empty, the version of the model that gave them.
+    Answers have ``version``; where that is empty, the version of the model that gave them.
     """
 
     def __init__(self, nodes: Sequence[Node], *, workflow: bool = False, version: str = "") -> None:
         self.workflow = workflow
         self.version = version
-        self.failures = Throttle(_LOGGED_FAILURES)
+        self.failures = Throttle(_MAX_LOGGED_FAILURES)
         self.nodes = {node.name: node for node in nodes}
         self.children: dict[str, list[str]] = {node.name: [] for node in nodes}
         for node in nodes:
@@ -75,11 +83,16 @@ def graph_of(spec: ModelSpec) -> Graph | None:
 
 
 class GraphRun:
-    """One request on its way through a graph; it stands among ``runs`` until it is answered or withdrawn.
+    """One request on its way through a graph; the ``Ticket`` of its caller.
 
-    A body that nobody has read is first read with ``read``: what it asks for concerns the last node, not the first.
-    The client's parameters reach every node, the outputs that it asks for only the last one, where there is one last.
-    The first node that fails answers for all, and the others are withdrawn.
+    How this works: the nodes that nothing comes before are asked at once, each with its own share of the inputs. The
+    answer of a node goes to every node behind it; a node whose parents have all answered is asked next, with inputs made
+    of their answers (dataflow.py). The answers of the last nodes are merged into one. The first failure ends the run:
+    what still runs is withdrawn. Only a node of a workflow is asked again, so inputs are kept for as many tries.
+
+    An undecoded body is first decoded with ``read_body``: the outputs that it asks for concern the last node, not the
+    first. The client's parameters reach every node, the requested outputs only the last one, where there is one last.
+    The run stands in ``runs`` until it is answered or withdrawn.
     """
 
     def __init__(
@@ -88,9 +101,9 @@ class GraphRun:
         request: InferenceRequest,
         done: Done,
         submit: Submit,
-        inputs: Inputs,
+        inputs: DeclaredInputs,
         runs: set["GraphRun"],
-        read: ReadBody,
+        read_body: ReadBody,
     ) -> None:
         self._graph = graph
         self._request = request
@@ -99,63 +112,63 @@ class GraphRun:
         self._inputs = inputs
         self._runs = runs
         self._tickets: dict[str, Ticket] = {}
-        # Inputs by node, one for each time that it may yet be asked.
-        self._spares: dict[str, list[list[Tensor]]] = {}
+        # Inputs by node, a set for each time that it may yet be asked: the first time, and its retries.
+        self._spare_inputs: dict[str, list[list[Tensor]]] = {}
         # Answers by node, for the nodes after it that still wait for others, and those of the leaves.
         self._answers: dict[str, dict[str, InferenceResponse]] = {}
-        self._ended: dict[str, InferenceResponse] = {}
-        # While the body is read; the inputs are this object's to release until then.
-        self._unread = is_undecoded(request)
-        self._reading: Ticket | None = None
+        self._leaf_answers: dict[str, InferenceResponse] = {}
+        # While the body is decoded; the inputs are this object's to release until then.
+        self._undecoded = is_undecoded(request)
+        self._body_ticket: Ticket | None = None
         runs.add(self)
         if request.operation is Operation.EXPLAIN and len(graph.nodes) > 1:
-            # What spoke for one model's answer is no input of the next.
+            # An explanation says what counted for one model's answer; it is no input of the next model.
             text = f"'{request.model}' is made of several models and has no explanation of its own; ask one of them"
             self._refuse(Unsupported(text))
-        elif self._unread:
-            self._reading = read(request, self._body_read)
+        elif self._undecoded:
+            self._body_ticket = read_body(request, self._on_body_read)
         else:
-            self._start()
+            self._submit_starts()
 
     def cancel(self) -> None:
-        """Nobody waits any more."""
+        """The caller does not wait any more."""
         self._done = None
-        if self._unread and self._reading is not None:
-            self._reading.cancel()
+        if self._undecoded and self._body_ticket is not None:
+            self._body_ticket.cancel()
             release(self._request.inputs)
-        self._give_up()
+        self._release_all()
 
-    def _body_read(self, error: MooringError | None) -> None:
-        self._unread = False
+    def _on_body_read(self, error: MooringError | None) -> None:
+        self._undecoded = False
         if error is None:
-            self._start()
+            self._submit_starts()
         else:
             self._refuse(error)
 
     def _refuse(self, error: MooringError) -> None:
-        """Ask no node at all."""
+        """End the run before any node is asked."""
         release(self._request.inputs)
-        self._end(error)
+        self._fail(error)
 
-    def _start(self) -> None:
+    def _submit_starts(self) -> None:
         graph = self._graph
         copies = shared(self._request.inputs, len(graph.starts))
         for name, tensors in zip(graph.starts, copies, strict=True):
-            self._spares[name] = shared(tensors, 1 + graph.nodes[name].retries)
+            self._spare_inputs[name] = shared(tensors, 1 + graph.nodes[name].retries)
         for name in graph.starts:
             if self._done is not None:  # a node that was refused has ended it all
-                self._ask(name)
+                self._submit_node(name)
 
-    def _ask(self, name: str) -> None:
+    def _submit_node(self, name: str) -> None:
         node, request = self._graph.nodes[name], self._request
         last = self._graph.leaves == [name]
         self._tickets.pop(name, None)
         ticket = self._submit(
             InferenceRequest(
-                node.model,
-                "",
-                request.id,
-                self._spares[name].pop(),
+                model=node.model,
+                version="",
+                id=request.id,
+                inputs=self._spare_inputs[name].pop(),
                 form=request.form,
                 operation=request.operation,
                 parameters=request.parameters,
@@ -168,7 +181,7 @@ class GraphRun:
                 null_for_nan=request.null_for_nan,
                 layout=request.layout if last else 0,
             ),
-            lambda outcome: self._answered(name, outcome),
+            lambda outcome: self._on_outcome(name, outcome),
         )
         # It may have been answered, and asked again, before it came back.
         self._tickets.setdefault(name, ticket)
@@ -180,38 +193,38 @@ class GraphRun:
         own = time.monotonic() + node.timeout
         return own if deadline is None else min(own, deadline)
 
-    def _answered(self, name: str, outcome: Outcome) -> None:
+    def _on_outcome(self, name: str, outcome: Outcome) -> None:
         if self._done is None:
-            _drop(outcome)
+            _release_outcome(outcome)
         elif isinstance(outcome, MooringError):
-            self._failed(name, outcome)
+            self._on_failure(name, outcome)
         elif not outcome.final:
-            self._piece(name, outcome)
+            self._on_piece(name, outcome)
         else:
-            self._forget_spares(name)
+            self._release_spares(name)
             if self._graph.children[name]:
-                self._pass_on(name, outcome)
+                self._hand_to_children(name, outcome)
             else:
-                self._leave(name, outcome)
+                self._on_leaf_answer(name, outcome)
 
-    def _failed(self, name: str, error: MooringError) -> None:
+    def _on_failure(self, name: str, error: MooringError) -> None:
         node = self._graph.nodes[name]
-        if not self._graph.workflow or isinstance(error, QueueFull) or self._out_of_time(error):
-            self._end(error)
-        elif self._spares[name] and _passing(error):
-            self._log(node, error, "node is asked again")
-            self._ask(name)
+        if not self._graph.workflow or isinstance(error, QueueFull) or self._client_timed_out(error):
+            self._fail(error)
+        elif self._spare_inputs[name] and _is_transient(error):
+            self._log_failure(node, error, "node is asked again")
+            self._submit_node(name)
         else:
-            self._log(node, error, "node failed")
-            self._end(NodeFailed(f"Error executing {name}", model=self._request.model, detail=error.detail))
+            self._log_failure(node, error, "node failed")
+            self._fail(NodeFailed(f"Error executing {name}", model=self._request.model, detail=error.detail))
 
-    def _out_of_time(self, error: MooringError) -> bool:
+    def _client_timed_out(self, error: MooringError) -> bool:
         """Whether it is the client's time that ran out, and not the node's own."""
         deadline = self._request.deadline
         return isinstance(error, DeadlineExceeded) and deadline is not None and time.monotonic() >= deadline
 
-    def _log(self, node: Node, error: MooringError, event: str) -> None:
-        """The reason that the wire does not show. Its traceback is in the log of the model's failure."""
+    def _log_failure(self, node: Node, error: MooringError, event: str) -> None:
+        """Log the reason, which clients do not get. Its traceback is in the log of the model's failure."""
         throttle = self._graph.failures
         if not throttle.admits(time.monotonic()):
             return
@@ -225,19 +238,21 @@ class GraphRun:
             left_out=throttle.left_out,
         )
 
-    def _piece(self, name: str, piece: InferenceResponse) -> None:
+    def _on_piece(self, name: str, piece: InferenceResponse) -> None:
         done, request = self._done, self._request
         assert done is not None
         if self._graph.leaves != [name]:
             release(piece.outputs)
             model = self._graph.nodes[name].model
-            self._end(Unsupported(f"model '{model}' streams, and only the last one of '{request.model}' may"))
+            self._fail(
+                Unsupported(f"model '{model}' streams, and only the last one of '{request.model}' may")
+            )
             return
-        self._forget_spares(name)  # what has been said cannot be said again
+        self._release_spares(name)  # a part has reached the caller, so the node cannot be asked again
         piece.model = request.model
         done(piece)
 
-    def _pass_on(self, name: str, answer: InferenceResponse) -> None:
+    def _hand_to_children(self, name: str, answer: InferenceResponse) -> None:
         children = self._graph.children[name]
         for child, outputs in zip(children, shared(answer.outputs, len(children)), strict=True):
             copy = InferenceResponse(outputs, head=answer.head)
@@ -245,40 +260,40 @@ class GraphRun:
         for child in children:
             node = self._graph.nodes[child]
             if self._done is not None and len(self._answers.get(child, ())) == len(node.parents):
-                self._go_on(node)
+                self._prepare_node(node)
 
-    def _go_on(self, node: Node) -> None:
+    def _prepare_node(self, node: Node) -> None:
         answers = {parent: self._answers[node.name][parent] for parent in node.parents}
         form, typed = self._request.form, not self._graph.workflow
         wanted = self._inputs(node.model)
 
         def then(outcome: list[Tensor] | MooringError) -> None:
             if isinstance(outcome, MooringError):
-                self._failed_between(node, outcome)
+                self._on_combine_failure(node, outcome)
                 return
             del self._answers[node.name]
-            self._spares[node.name] = shared(outcome, 1 + node.retries)
-            self._ask(node.name)
+            self._spare_inputs[node.name] = shared(outcome, 1 + node.retries)
+            self._submit_node(node.name)
 
         def join(given: Answers) -> list[Tensor]:
-            return passed_on(given, form, wanted, node.model, typed=typed)
+            return inputs_for(given, form, wanted, node.model, typed=typed)
 
-        # Of other forms tensors are only named anew.
-        self._join(answers, join, then, looks=form is INSTANCES)
+        # Tensors of other forms only get new names.
+        self._combine(answers, join, then, reads_elements=form is INSTANCES)
 
-    def _join(
+    def _combine(
         self,
         answers: Answers,
         join: Callable[[Answers], list[Tensor]],
         then: Callable[[list[Tensor] | MooringError], None],
         *,
-        looks: bool,
+        reads_elements: bool,
     ) -> None:
-        """Make tensors of the answers of nodes: at once, or where it looks at many elements of several in a thread."""
-        if looks and len(answers) > 1 and are_large(answers):
-            lent = borrowed(answers)
+        """Make tensors of the answers of nodes: in a thread where it reads many elements of several, else at once."""
+        if reads_elements and len(answers) > 1 and are_large(answers):
+            lent = lend_answers(answers)
             task = asyncio.get_running_loop().run_in_executor(None, join, lent)
-            task.add_done_callback(lambda done: self._joined(done, lent, answers, then))
+            task.add_done_callback(lambda done: self._on_combined(done, lent, answers, then))
             return
         outcome: list[Tensor] | MooringError
         try:
@@ -287,7 +302,7 @@ class GraphRun:
             outcome = error
         then(outcome)
 
-    def _joined(
+    def _on_combined(
         self,
         task: "asyncio.Future[list[Tensor]]",
         lent: Answers,
@@ -298,42 +313,44 @@ class GraphRun:
             return
         error = task.exception()
         if error is None:
-            hand_over(task.result(), lent, answers)
+            take_over_memory(task.result(), lent, answers)
             then(task.result())
         elif isinstance(error, MooringError):
             then(error)
         else:
-            self._end(NodeFailed("the answers of the nodes cannot be joined", detail=repr(error)))
+            self._fail(NodeFailed("the answers of the nodes cannot be joined", detail=repr(error)))
 
-    def _failed_between(self, node: Node, error: MooringError) -> None:
-        self._spares[node.name] = []
-        self._failed(node.name, error)
+    def _on_combine_failure(self, node: Node, error: MooringError) -> None:
+        self._spare_inputs[node.name] = []
+        self._on_failure(node.name, error)
 
-    def _leave(self, name: str, answer: InferenceResponse) -> None:
-        self._ended[name] = answer
-        if len(self._ended) < len(self._graph.leaves):
+    def _on_leaf_answer(self, name: str, answer: InferenceResponse) -> None:
+        self._leaf_answers[name] = answer
+        if len(self._leaf_answers) < len(self._graph.leaves):
             return
-        if len(self._ended) == 1:
+        if len(self._leaf_answers) == 1:
             self._finish(answer)
             return
         whole = InferenceResponse([])
 
         def join(answers: Answers) -> list[Tensor]:
             nonlocal whole
-            whole = joined(answers, self._request)
+            whole = merged_answer(answers, self._request)
             return whole.outputs
 
         def then(outcome: list[Tensor] | MooringError) -> None:
             if isinstance(outcome, MooringError):
-                self._end(outcome)
+                self._fail(outcome)
             else:
                 self._finish(whole)
 
-        self._join({leaf: self._ended[leaf] for leaf in self._graph.leaves}, join, then, looks=True)
+        self._combine(
+            {leaf: self._leaf_answers[leaf] for leaf in self._graph.leaves}, join, then, reads_elements=True
+        )
 
     def _finish(self, answer: InferenceResponse) -> None:
         request = self._request
-        self._ended.clear()
+        self._leaf_answers.clear()
         self._tickets.clear()
         answer.model = request.model
         answer.version = self._graph.version or answer.version
@@ -343,39 +360,39 @@ class GraphRun:
         assert done is not None
         done(answer)
 
-    def _end(self, error: MooringError) -> None:
+    def _fail(self, error: MooringError) -> None:
         done, self._done = self._done, None
-        self._give_up()
+        self._release_all()
         if done is not None:
             done(error)
 
-    def _give_up(self) -> None:
+    def _release_all(self) -> None:
         """Withdraw what runs and give back what is held."""
         self._runs.discard(self)
         for ticket in self._tickets.values():
             ticket.cancel()
         self._tickets.clear()
-        for name in self._spares:
-            self._forget_spares(name)
+        for name in self._spare_inputs:
+            self._release_spares(name)
         held = [answer for answers in self._answers.values() for answer in answers.values()]
-        for answer in (*held, *self._ended.values()):
+        for answer in (*held, *self._leaf_answers.values()):
             release(answer.outputs)
         self._answers.clear()
-        self._ended.clear()
+        self._leaf_answers.clear()
 
-    def _forget_spares(self, name: str) -> None:
-        for tensors in self._spares[name]:
+    def _release_spares(self, name: str) -> None:
+        for tensors in self._spare_inputs[name]:
             release(tensors)
-        self._spares[name] = []
+        self._spare_inputs[name] = []
 
 
-def _passing(error: MooringError) -> bool:
-    """Whether asking again may help."""
+def _is_transient(error: MooringError) -> bool:
+    """Whether the same request may succeed when it is sent again."""
     return isinstance(error, WorkerDied | DeadlineExceeded | ModelFailed) and not isinstance(
         error, ModelRefused
     )
 
 
-def _drop(outcome: Outcome) -> None:
+def _release_outcome(outcome: Outcome) -> None:
     if isinstance(outcome, InferenceResponse):
         release(outcome.outputs)

@@ -14,7 +14,7 @@ from mooring.core.service import (
     WorkflowRegistration,
     WorkflowService,
 )
-from mooring.engine.admission import refused
+from mooring.engine.admission import refuse_request
 from mooring.engine.engine import Engine
 from mooring.observability.logs import get_logger
 from mooring.repository.spec import ModelSpec
@@ -35,7 +35,7 @@ class Workflows(WorkflowService):
     def submit(self, request: InferenceRequest, done: Done) -> Ticket:
         model = self._engine.workflows.models.get(request.model)
         if model is None:
-            return refused(request, done, _unknown(request.model))
+            return refuse_request(request, done, _unknown(request.model))
         return self._engine.run(model.version(""), request, done)
 
     def workflows(self) -> Sequence[WorkflowDescription]:
