@@ -36,6 +36,7 @@ _KEPT = rb"\g<1>"
 
 RULES = [
     Rule("ids that the server makes", re.compile(_UUID), b"<id>"),
+    Rule("ids of workers, in the order of their starts", re.compile(rb'("id": ")9\d{3}(?=")'), _KEPT + b"<worker>"),
     Rule("dates and times", re.compile(rb"\b20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)?"), b"<time>"),
     Rule("when something happened", _number_after("last_inference", "time_ns"), _KEPT + b"<time>"),
     Rule("ports", re.compile(rb"127\.0\.0\.1:\d+"), b"127.0.0.1:<port>"),
