@@ -61,7 +61,7 @@ async def test_hundreds_of_workers_killed_in_the_middle_of_a_slot_leak_nothing_a
 ):
     await harness.load(retry=False)
     refuse = lambda *refusal: (refusal[2].encode(), b"")  # noqa: E731
-    server = HttpServer(Front(harness.engine), limits=Limits(), allocator=harness.arena, refuse=refuse)
+    server = HttpServer(Front(harness.engine), limits=Limits(), allocator=harness.arena, render_error=refuse)
     await server.start("127.0.0.1", 0)
     client = Client(*await asyncio.open_connection("127.0.0.1", server.port))
     rng = random.Random(7)
