@@ -7,10 +7,11 @@ import ssl
 from collections.abc import Callable
 
 from mooring.core.buffers import Allocator
-from mooring.web.connection import AdmissionCheck, App, Connection, ErrorRenderer
+from mooring.web.connection import Connection
 from mooring.web.exchange import Exchange, HeadCache, ResponseState, add_headers
 from mooring.web.heads import KnownHead
 from mooring.web.http1_format import REQUEST_ID, header_lines
+from mooring.web.http_context import AdmissionCheck, App, ErrorRenderer
 from mooring.web.listener import Limits, body_limit
 from mooring.web.migration import MigratableConnection
 from mooring.web.server import Listener

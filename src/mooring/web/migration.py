@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import cast
 
-from mooring.web.connection import Connection, HttpContext
-from mooring.web.exchange import Exchange
+from mooring.web.connection import Connection, ConnectionState
+from mooring.web.http_context import HttpContext
 from mooring.web.listener import ClientConnection, register
 
 # Seconds that a connection has to come to an end of what was asked. It does not see its client go away meanwhile.
@@ -24,33 +24,34 @@ _AGAIN = 0.1
 
 
 class MigratableConnection(Connection):
-    """A connection that may leave. It knows more of where its parser stands than others need to."""
+    """A connection that may go on in another process.
 
-    __slots__ = ("_destination", "_inside")
+    How this works. ``start_migration`` pauses reading. As soon as every request is answered and nothing of another one
+    was read (``at_rest``, ``empty``), the descriptor is sent, and this end is closed without a word to the client.
+    """
 
-    def __init__(self, host: HttpContext) -> None:
-        super().__init__(host)
-        self._inside = False  # a request that the parser has begun and not ended
+    __slots__ = ("_destination",)
+
+    def __init__(self, context: HttpContext) -> None:
+        super().__init__(context)
         self._destination: Callable[[int], bool] | None = None
 
     @property
     def active(self) -> bool:
-        """Whether something is asked, or was in the last seconds."""
-        return self._current is not None or self._host.now - self._since <= 1.0
+        """Whether something is asked, or was in the last second."""
+        return self._queue.current is not None or self._context.now - self.since <= 1.0
 
     def start_migration(self, send: Callable[[int], bool]) -> bool:
-        """Leave at the end of what was asked, and read no more; False where it cannot, or not now.
+        """Leave when all that was asked is answered, and read no more; False where it cannot, or not now.
 
-        ``send`` gets the descriptor then and says whether it went; if not, or if anything of the connection lies here
-        at that moment, it stays. Until ``cancel_migration`` is called that moment may yet come.
+        ``send`` gets the descriptor then and returns whether it went; if not, or if anything of the connection lies
+        here at that moment, it stays. Until ``cancel_migration`` is called that moment may yet come.
         """
-        if self._destination is not None or not self._at_an_end() or self._host.draining:
+        if self._destination is not None or not self._can_leave() or self._context.draining:
             return False
         self._destination = send
-        if self._reading:
-            self._reading = False
-            self._transport.pause_reading()
-        if self._current is None:
+        self._queue.set_reading(False)
+        if self._queue.current is None:
             asyncio.get_running_loop().call_soon(self._go)
         return True
 
@@ -60,47 +61,41 @@ class MigratableConnection(Connection):
             self._destination = None
             self._regulate()
 
-    def _at_an_end(self) -> bool:
+    def _can_leave(self) -> bool:
         """Whether no part of a request has been read that is not the app's by now."""
         return (
-            (self._between or not self._inside)
-            and self._incoming is None
-            and not (self._mode or self._head_bytes or self._half_closed or self._lost or self._unseen)
+            self._state is ConnectionState.OPEN
+            and self._reader.at_rest()
+            and not self._queue.unseen
             and not self._transport.is_closing()
         )
 
     def _go(self) -> None:
         send, self._destination = self._destination, None
-        if send is None or self._lost:
+        if send is None or self._state is ConnectionState.LOST:
             return
         transport = self._transport
-        kept = self._current is not None or self._later or self._choked or transport.get_write_buffer_size()
-        if kept or not self._at_an_end() or not send(transport.get_extra_info("socket").fileno()):
+        kept = not self._queue.empty() or transport.get_write_buffer_size()
+        if kept or not self._can_leave() or not send(transport.get_extra_info("socket").fileno()):
             self._regulate()
         else:
             transport.abort()  # which closes this process's descriptor, and tells the client nothing
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own class
-        asked = self._host.draining and _asked(self._transport)
-        self.peer = register(self._host, self, self._transport, has_request=asked)
-
-    def on_message_begin(self) -> None:
-        self._inside = True
-
-    def on_message_complete(self) -> None:
-        self._inside = False
-        super().on_message_complete()
+        has_request = self._context.draining and _has_request(self._transport)
+        peer = register(self._context, self, self._transport, has_request=has_request)
+        self._queue.open(self._transport, peer)
 
     def drain(self) -> None:
         self.cancel_migration()
         # What came while it was to leave has not been read: that is answered, and then it ends.
-        if self._current is not None or not _asked(self._transport):
+        if self._queue.current is not None or not _has_request(self._transport):
             super().drain()
 
-    def _advance(self, answered: Exchange) -> None:
-        super()._advance(answered)
-        if self._destination is not None and self._current is None:
+    def on_answered(self) -> None:
+        super().on_answered()
+        if self._destination is not None and self._queue.current is None:
             # What was just written leaves at the end of this turn of the loop.
             asyncio.get_running_loop().call_soon(self._go)
 
@@ -209,7 +204,7 @@ class SocketChannel:
             self._loop.add_reader(self._sock, self._take)
 
 
-def _asked(transport: asyncio.Transport) -> bool:
+def _has_request(transport: asyncio.Transport) -> bool:
     """Whether a request, or the beginning of one, has come already."""
     sock = transport.get_extra_info("socket")
     with suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as own:
