@@ -35,7 +35,7 @@ def callable_of(engine: str, name: str, folder: Path) -> models.Model:
     torch.set_num_threads(1)
     program = torch.jit.load(str(folder / name / "model.pt")).eval()
     if engine == "optimized":
-        from mooring.backends.rearranged import rearranged
+        from mooring.backends.onednn_layout import rearranged
 
         program = rearranged(torch.jit.freeze(program)) or program
 

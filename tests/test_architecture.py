@@ -12,7 +12,7 @@ ROOT = Path(mooring.__file__).parent
 WORKER_SIDE = (
     "mooring.backends.handler",
     "mooring.backends.programs",
-    "mooring.backends.rearranged",
+    "mooring.backends.onednn_layout",
     "mooring.compat",
     "mooring.explain",
 )

@@ -11,7 +11,7 @@ import torch
 from model_kit import model_spec
 from torch import nn
 
-from mooring.backends import rearranged
+from mooring.backends import onednn_layout
 from mooring.backends.backend import create
 from mooring.backends.programs import leaves
 from mooring.backends.pytorch import PyTorchBackend, paired
@@ -562,7 +562,7 @@ def test_a_script_that_was_frozen_before_it_was_saved_is_in_memory_once(tmp_path
 
 
 class Encoder(nn.Module):
-    """Tokens through two layers with weights that are large enough to be rearranged."""
+    """Tokens through two layers with weights that are large enough to be optimize_for_onednn."""
 
     def __init__(self, *, first=False, kind="gelu"):
         super().__init__()
@@ -607,7 +607,7 @@ def operators(backend):
 @pytest.fixture
 def elsewhere(monkeypatch):
     """A processor for which MKL has none of its best ways."""
-    monkeypatch.setattr(rearranged, "_mkl_holds_back", lambda: True)
+    monkeypatch.setattr(onednn_layout, "_mkl_holds_back", lambda: True)
 
 
 @pytest.mark.parametrize("shape", [(1, 16), (5, 16), (2, 1), (3, 70), (0, 16), (2, 0)])
@@ -687,9 +687,9 @@ def test_layers_with_a_mask_stay_as_they_are(tmp_path, elsewhere, nested, count)
 
 
 def test_linear_layers_stay_as_they_are_where_nothing_is_gained(tmp_path, monkeypatch):
-    monkeypatch.setattr(rearranged, "_mkl_holds_back", lambda: False)
+    monkeypatch.setattr(onednn_layout, "_mkl_holds_back", lambda: False)
     assert operators(encoded(tmp_path, Encoder(), torch.rand(2, 16, 256))) == 0
-    monkeypatch.setattr(rearranged, "_mkl_holds_back", lambda: True)
+    monkeypatch.setattr(onednn_layout, "_mkl_holds_back", lambda: True)
     assert operators(encoded(tmp_path, nn.Linear(512, 512), torch.rand(2, 512))) == 0
     assert operators(encoded(tmp_path, Encoder(), torch.rand(2, 16, 256), optimize=False)) == 0
 
@@ -698,7 +698,7 @@ def test_a_torch_that_cannot_rearrange_runs_the_model_as_it_is(tmp_path, elsewhe
     def refuse(graph):
         raise AttributeError("no such operator")
 
-    monkeypatch.setattr(rearranged, "_pack_linears", refuse)
+    monkeypatch.setattr(onednn_layout, "_pack_linears", refuse)
     torch.manual_seed(0)
     module = Encoder().eval()
     backend = encoded(tmp_path, module, torch.rand(2, 16, 256))

@@ -30,7 +30,7 @@ class Concurrent(abc.ABC):
         """
 
 
-def driven(coroutine: Coroutine[Any, Any, T]) -> T:
+def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     """What a coroutine returns that never waits: there is one way through a batch, and plain models take it, too."""
     try:
         coroutine.send(None)

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mooring.backends.samples import Arrays, Parameters
-from mooring.backends.tensors import Returned, TensorBackend
+from mooring.backends.tensors import ModelOutput, TensorBackend
 from mooring.codecs.images import open_image
 from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput, ModelLoadFailed
@@ -168,11 +168,11 @@ class BuiltinBackend(TensorBackend):
             return [_mirror(request) for request in requests]
         return super().infer(requests, reply)
 
-    def predict(self, arrays: Arrays, parameters: Parameters) -> Returned:
+    def predict(self, arrays: Arrays, parameters: Parameters) -> ModelOutput:
         """One sample."""
         return self._builtin.run(arrays)
 
-    def settle(self, operation: Operation, returned: Returned) -> Arrays:
+    def settle(self, operation: Operation, returned: ModelOutput) -> Arrays:
         """Already as declared."""
         arrays: Arrays = returned
         return arrays

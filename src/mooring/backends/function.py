@@ -35,9 +35,9 @@ from typing import Any
 
 import msgspec
 
-from mooring.backends.backend import Concurrent, driven
+from mooring.backends.backend import Concurrent, run_sync
 from mooring.backends.samples import Arrays, Parameters
-from mooring.backends.tensors import Returned, TensorBackend, Wanted
+from mooring.backends.tensors import ModelOutput, TensorBackend, Wanted
 from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelLoadFailed, MooringError
 from mooring.core.options import Control, ControlKind
@@ -201,7 +201,7 @@ class FunctionBackend(TensorBackend):
         """What it returns, on the event loop of the model if there is one."""
         if isinstance(self.overlap, Concurrent):
             return self.overlap.loop.run_until_complete(coroutine)
-        return driven(coroutine)
+        return run_sync(coroutine)
 
     def _own_explanations(self, explain: Callable[..., Any] | None) -> None:
         if explain is None:
@@ -242,11 +242,11 @@ class FunctionBackend(TensorBackend):
         """What is declared, else the names of the function's arguments."""
         return super().signature(metadata) if metadata.inputs else self._infer.signature()
 
-    def predict(self, arrays: Arrays, parameters: Parameters) -> Returned:
+    def predict(self, arrays: Arrays, parameters: Parameters) -> ModelOutput:
         """Call the function with arrays that are its own to change."""
         return self._run(self._infer, arrays, parameters)
 
-    def explain(self, arrays: Arrays, parameters: Parameters, wanted: Wanted) -> Returned:
+    def explain(self, arrays: Arrays, parameters: Parameters, wanted: Wanted) -> ModelOutput:
         """Call ``Model.explain`` where there is one; its argument ``target`` is a list with an item for each row."""
         if self._explain is None:
             return super().explain(arrays, parameters, wanted)
@@ -260,7 +260,7 @@ class FunctionBackend(TensorBackend):
         arrays: Arrays,
         parameters: Parameters,
         more: Mapping[str, Any] | None = None,
-    ) -> Returned:
+    ) -> ModelOutput:
         # A view of the request would let the function change what a second try is given; a bytearray is a copy of it.
         own: dict[str, Any] = {
             name: array if array.base is None or isinstance(array.base, bytearray) else array.copy()
@@ -274,10 +274,10 @@ class FunctionBackend(TensorBackend):
             return self._awaited(returned)
         return self._named_all(returned)
 
-    async def _awaited(self, returned: Awaitable[Any]) -> Returned:
+    async def _awaited(self, returned: Awaitable[Any]) -> ModelOutput:
         return self._named_all(await returned)
 
-    def _named_all(self, returned: Any) -> Returned:
+    def _named_all(self, returned: Any) -> ModelOutput:
         """What the function returned, or every piece of it, as a dict by name."""
         if hasattr(returned, "__next__"):
             return self._pieces(returned)

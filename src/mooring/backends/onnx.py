@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from msgspec import structs
 
-from mooring.backends.agreement import DeclaredBackend, agree, model_file
 from mooring.backends.answers import bfloat16_bits
 from mooring.backends.onnx_file import OnnxFile
 from mooring.backends.samples import Arrays, Parameters
-from mooring.backends.tensors import Returned
+from mooring.backends.signature_check import DeclaredBackend, model_file, resolve_signature
+from mooring.backends.tensors import ModelOutput
 from mooring.codecs.signature import Signature
 from mooring.codecs.tensor_json import cast
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed, OutOfResources
@@ -86,7 +86,7 @@ class OnnxBackend(DeclaredBackend):
         self.classes = OnnxFile(file).classes() if maps else {}
         open_ranks = not all(each.shape for each in (*taken, *given))
         unranked = OnnxFile(file).unranked() if open_ranks else set[str]()
-        self.agreement = agree(
+        self.resolved_signature = resolve_signature(
             spec,
             [_input(each, file, unranked) for each in taken]
             + [structs.replace(_input(each, file, unranked), optional=True) for each in constants],
@@ -96,10 +96,10 @@ class OnnxBackend(DeclaredBackend):
             or _one_batch([each.shape[0] for each in taken if each.shape]),
             whole=_own_rows(taken, given),
         )
-        inputs = self.agreement.inputs
+        inputs = self.resolved_signature.inputs
         outputs = [
             structs.replace(each, labels=list(self.classes.get(each.name, ())))
-            for each in self.agreement.outputs
+            for each in self.resolved_signature.outputs
         ]
         self._names = [each.name for each in outputs]
         self._types = {each.name: each.datatype for each in inputs}
@@ -128,7 +128,7 @@ class OnnxBackend(DeclaredBackend):
         common = types.pop() if len(types) == 1 else ""
         return replace(whole, specs=specs, datatype=common)
 
-    def predict(self, arrays: Arrays, parameters: Parameters) -> Returned:
+    def predict(self, arrays: Arrays, parameters: Parameters) -> ModelOutput:
         """One run of the session. What the runtime refuses before or in a node is the caller's shape or value."""
         feed = {name: self._fed(name, array) for name, array in arrays.items()}
         try:
@@ -189,7 +189,7 @@ def check_declared(spec: ModelSpec) -> None:
     if own is None:
         raise ModelLoadFailed(f"{file} cannot be loaded: no model can be read of it")
     if all(each.datatype for each in (*own.inputs, *own.outputs)):
-        agree(spec, own.inputs, own.outputs, file=file)
+        resolve_signature(spec, own.inputs, own.outputs, file=file)
 
 
 def _session(runtime: Any, file: Path, spec: ModelSpec, context: LoadContext) -> Any:

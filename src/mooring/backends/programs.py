@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from mooring.backends.function import import_file, run_user_code
 from mooring.backends.handler.weights import load_script, load_weights
-from mooring.backends.rearranged import rearranged
+from mooring.backends.onednn_layout import optimize_for_onednn
 from mooring.core.errors import ModelLoadFailed
 from mooring.core.paths import leads_out
 from mooring.core.tensors import TensorSpec
@@ -224,7 +224,7 @@ def _scripted(file: Path, device: torch.device, *, optimize: bool) -> Program:
         fast = None
         if optimize and device.type == "cpu":
             try:
-                fast = rearranged(module)
+                fast = optimize_for_onednn(module)
             except (AttributeError, OSError, RuntimeError, TypeError):  # a torch that knows other operators
                 module = load_script(str(file), device).eval()
         if fast is not None:
@@ -259,7 +259,7 @@ def _results_of(schema: Any) -> int:
 
 
 class _Optimized:
-    """A model that was rearranged.
+    """A model that was optimize_for_onednn.
 
     What it refuses is left to the model as it is in the file, which takes some that it does not (a picture that is no
     batch), and says better what is wrong with the others.

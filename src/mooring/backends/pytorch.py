@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from msgspec import structs
 
-from mooring.backends.agreement import DeclaredBackend, agree, model_file
 from mooring.backends.samples import Arrays, Parameters
-from mooring.backends.tensors import Returned, Wanted, failure
+from mooring.backends.signature_check import DeclaredBackend, model_file, resolve_signature
+from mooring.backends.tensors import ModelOutput, Wanted, failure
 from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed, Unsupported
 from mooring.core.options import BatchMode
@@ -64,7 +64,7 @@ class PyTorchBackend(DeclaredBackend):
         # What a model keeps of a call in inference mode could not be differentiated by in a later one.
         self._predicting = torch.no_grad if spec.explain else torch.inference_mode
         file = model_file(spec)
-        # A model that is to be explained needs gradients, which a rearranged one has not.
+        # A model that is to be explained needs gradients, which a optimize_for_onednn one has not.
         self._program = programs.open_program(
             file, spec, self._device, optimize=spec.runtime.optimize and not spec.explain
         )
@@ -89,21 +89,21 @@ class PyTorchBackend(DeclaredBackend):
         by_result = {
             result: name for name, result in paired([each.name for each in spec.outputs], results).items()
         }
-        agreed = self.agreement = agree(
+        resolved = self.resolved_signature = resolve_signature(
             spec,
             _called(by_argument, program.inputs) or _believed(spec.inputs, spec.batching.mode),
             _called(by_result, program.outputs) or _believed(spec.outputs, spec.batching.mode),
             file=file,
             batched=program.batched,
         )
-        self._wanted = {each.name: each.datatype for each in agreed.inputs}
-        self._given = [each.name for each in agreed.outputs]
+        self._wanted = {each.name: each.datatype for each in resolved.inputs}
+        self._given = [each.name for each in resolved.outputs]
         platform = spec.platform or program.platform
-        inputs = agreed.inputs or [
+        inputs = resolved.inputs or [
             _untyped(name, optional=name not in program.required) for name in program.tensors
         ]
-        outputs = agreed.outputs or [_untyped(f"OUTPUT{index}") for index in range(program.results)]
-        if not agreed.outputs:
+        outputs = resolved.outputs or [_untyped(f"OUTPUT{index}") for index in range(program.results)]
+        if not resolved.outputs:
             self.output_aliases = {f"OUTPUT__{index}": f"OUTPUT{index}" for index in range(len(outputs))}
         return ModelMetadata(spec.name, [spec.version], platform, inputs, outputs)
 
@@ -131,7 +131,7 @@ class PyTorchBackend(DeclaredBackend):
     def signature(self, metadata: ModelMetadata) -> Signature:
         """What is declared, else the arguments by number."""
         whole = super().signature(metadata)
-        if self.agreement.inputs:
+        if self.resolved_signature.inputs:
             return whole
         names, required = self._program.arguments, self._program.required
         lone = required or names
@@ -143,7 +143,7 @@ class PyTorchBackend(DeclaredBackend):
             aliases=frozenset(self._arguments) - frozenset(names),
         )
 
-    def predict(self, arrays: Arrays, parameters: Parameters) -> Returned:
+    def predict(self, arrays: Arrays, parameters: Parameters) -> ModelOutput:
         """One call of the program. A shape that an exported program's guards refuse is the caller's fault."""
         with self._predicting():
             values = {name: self._value(name, array) for name, array in arrays.items()}
@@ -167,7 +167,7 @@ class PyTorchBackend(DeclaredBackend):
         except RuntimeError as error:
             raise _shortened(failure(error)) from error
 
-    def explain(self, arrays: Arrays, parameters: Parameters, wanted: Wanted) -> Returned:
+    def explain(self, arrays: Arrays, parameters: Parameters, wanted: Wanted) -> ModelOutput:
         """As configured, else by integrated gradients."""
         if self.explainer is None:
             if self._program.optimized:
@@ -181,9 +181,11 @@ class PyTorchBackend(DeclaredBackend):
 
     def explaining(self, metadata: ModelMetadata, context: LoadContext) -> "Explainer":
         """Captum looks into the program itself."""
-        from mooring.backends.explaining import open_explainer
+        from mooring.backends.explainers import open_explainer
 
-        typed = structs.replace(metadata, inputs=self.agreement.inputs, outputs=self.agreement.outputs)
+        typed = structs.replace(
+            metadata, inputs=self.resolved_signature.inputs, outputs=self.resolved_signature.outputs
+        )
         return open_explainer(self.spec, typed, self, tuple(self._arguments))
 
     def value(self, name: str, array: Array) -> Any:

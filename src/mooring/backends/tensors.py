@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from mooring.backends.alike import Alike, Batch
 from mooring.backends.answers import Results, answer, settle
-from mooring.backends.backend import Backend, driven
-from mooring.backends.controls import check_id, filled
+from mooring.backends.backend import Backend, run_sync
 from mooring.backends.reshaping import Reshaping
 from mooring.backends.samples import Arrays, Parameters, Reader, Sample, group, join, split
+from mooring.backends.sequence_controls import check_id, filled
+from mooring.backends.uniform_batches import Batch, UniformBatches
 from mooring.codecs.bodies import NO_CLASSES, Classes
 from mooring.codecs.images import ImageSettings
 from mooring.codecs.nonfinite import writes_null
@@ -39,7 +39,7 @@ from mooring.repository.spec import ModelSpec
 if TYPE_CHECKING:
     from mooring.explain.attribution import Explainer
 
-Returned = Any
+ModelOutput = Any
 """What a model returns: a dict of arrays by name, or an iterator of such dicts when it streams.
 
 One that waits returns an awaitable of the dict, or an asynchronous iterator.
@@ -76,7 +76,7 @@ class TensorBackend(Backend):
     classes: Classes = NO_CLASSES
     # Other names that outputs may be asked for by.
     output_aliases: Mapping[str, str] = MappingProxyType({})
-    _alike: Alike | None = None
+    _alike: UniformBatches | None = None
     _reshaping: Reshaping | None = None
     controls: Sequence[Control] = ()
     # Whether a call of the model asks ``cancelled`` if anybody still waits for what it does.
@@ -88,10 +88,10 @@ class TensorBackend(Backend):
         """Load the model, and say what it takes and gives. Raises ``ModelLoadFailed``."""
 
     @abc.abstractmethod
-    def predict(self, arrays: Arrays, parameters: Parameters) -> Returned:
+    def predict(self, arrays: Arrays, parameters: Parameters) -> ModelOutput:
         """One call of the model. The arrays may be views of the request's memory, which must not be written to."""
 
-    def explain(self, arrays: Arrays, parameters: Parameters, wanted: Wanted) -> Returned:
+    def explain(self, arrays: Arrays, parameters: Parameters, wanted: Wanted) -> ModelOutput:
         """As ``predict``, for attributions by input. Raises ``Unsupported`` where the model has none."""
         if self.explainer is None:
             raise Unsupported(
@@ -124,7 +124,7 @@ class TensorBackend(Backend):
         )
         bfloat16 = any(output.datatype == "BF16" for output in metadata.outputs)
         if self.plain and not bfloat16 and not self.controls and not self.asks and self.overlap is None:
-            self._alike = Alike(self)
+            self._alike = UniformBatches(self)
         if spec.explain:
             self.explainer = self.explaining(metadata, context)
         return metadata
@@ -132,13 +132,13 @@ class TensorBackend(Backend):
     def forget_layouts(self) -> None:
         """The short way must learn anew what requests mean, since the reader has changed."""
         if self._alike is not None:
-            self._alike = Alike(self)
+            self._alike = UniformBatches(self)
 
     def explaining(self, metadata: ModelMetadata, context: LoadContext) -> "Explainer":
         """What explains the model as its configuration says. Raises ``ModelLoadFailed``."""
-        from mooring.backends.explaining import ArrayNetwork, open_explainer
+        from mooring.backends.explainers import BlackBoxModel, open_explainer
 
-        return open_explainer(self.spec, metadata, ArrayNetwork(self, context.threads))
+        return open_explainer(self.spec, metadata, BlackBoxModel(self, context.threads))
 
     def reading(self, operation: Operation) -> Reader:
         """What reads the requests of an operation."""
@@ -152,7 +152,9 @@ class TensorBackend(Backend):
     def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
         """Answer a batch; see ``Backend.infer``."""
         batch = None if self._alike is None else self._alike.batch(requests)
-        return driven(Run(self, requests, reply).outcomes()) if batch is None else self._shortly(batch, reply)
+        return (
+            run_sync(Run(self, requests, reply).outcomes()) if batch is None else self._shortly(batch, reply)
+        )
 
     async def answer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
         """As ``infer``, for a model that waits."""
@@ -163,9 +165,9 @@ class TensorBackend(Backend):
         try:
             returned = self.call(INFER, batch.arrays, {})
             if type(returned) is not dict and hasattr(returned, "__next__"):
-                return driven(Run(self, batch.requests, reply).outcomes(returned))
+                return run_sync(Run(self, batch.requests, reply).outcomes(returned))
             outputs = self.settle(INFER, returned)
-            return batch.answers(outputs) or driven(Run(self, batch.requests, reply).outcomes(returned))
+            return batch.answers(outputs) or run_sync(Run(self, batch.requests, reply).outcomes(returned))
         except MooringError as error:
             if len(batch.requests) > 1:
                 raise
@@ -220,7 +222,7 @@ class TensorBackend(Backend):
 
     def call(
         self, operation: Operation, arrays: Arrays, parameters: Parameters, wanted: Wanted = ()
-    ) -> Returned:
+    ) -> ModelOutput:
         """Call the model's code; whatever it raises becomes a ``ModelFailed`` with its traceback."""
         try:
             if self._reshaping is not None:
@@ -242,7 +244,7 @@ class TensorBackend(Backend):
                         f"unexpected inference output '{output.name}' for model '{request.model}'"
                     )
 
-    def settle(self, operation: Operation, returned: Returned) -> Arrays:
+    def settle(self, operation: Operation, returned: ModelOutput) -> Arrays:
         """The arrays of one thing the model returned."""
         explained = operation is Operation.EXPLAIN
         arrays = settle(returned, {} if explained else self._declared)
@@ -275,11 +277,11 @@ def failure(error: Exception) -> ModelFailed:
     return (OutOfResources if short else ModelFailed)(f"{kind}: {error}", detail=detail)
 
 
-def _streams(returned: Returned) -> bool:
+def _streams(returned: ModelOutput) -> bool:
     return hasattr(returned, "__next__") or hasattr(returned, "__anext__")
 
 
-async def _waited(returned: Returned) -> Returned:
+async def _waited(returned: ModelOutput) -> ModelOutput:
     """What a model that waits gave; whatever it raises becomes a ``ModelFailed`` with its traceback."""
     if not hasattr(returned, "__await__"):
         return returned
@@ -291,7 +293,7 @@ async def _waited(returned: Returned) -> Returned:
         raise failure(error) from error
 
 
-async def _each(pieces: Iterator[Returned]) -> AsyncIterator[Returned]:
+async def _each(pieces: Iterator[ModelOutput]) -> AsyncIterator[ModelOutput]:
     for piece in pieces:
         yield piece
 
@@ -312,7 +314,7 @@ class Run:
         self._pieces: dict[int, list[Arrays]] = {}
         self._streamed: set[int] = set()
 
-    async def outcomes(self, returned: Returned = None) -> list[Outcome]:
+    async def outcomes(self, returned: ModelOutput = None) -> list[Outcome]:
         """Run it; ``returned`` is what the model gave where it was called for all of them already.
 
         Raises what the model raised in a call that several requests shared.
@@ -365,7 +367,7 @@ class Run:
             returned = await _waited(returned)
         await self._take(samples, returned)
 
-    def _ask(self, arrays: Arrays, samples: list[Sample], wanted: Wanted) -> Returned:
+    def _ask(self, arrays: Arrays, samples: list[Sample], wanted: Wanted) -> ModelOutput:
         """What the model gives for the rows of these samples, at once or to be waited for."""
         backend = self._backend
         if backend.asks:
@@ -373,7 +375,7 @@ class Run:
         arrays = self._controlled(arrays, samples)
         return backend.call(self._operation, arrays, samples[0].parameters, wanted)
 
-    async def _take(self, samples: list[Sample], returned: Returned) -> None:
+    async def _take(self, samples: list[Sample], returned: ModelOutput) -> None:
         if _streams(returned):
             await self._stream(samples, returned)
         else:
@@ -408,14 +410,14 @@ class Run:
         batched = first.rows > 0 or first.lifted or self._backend.spec.batching.batch_dimension is True
         return {**arrays, **filled(controls, steps, batched=batched)}
 
-    def _split(self, samples: list[Sample], returned: Returned) -> list[Arrays]:
+    def _split(self, samples: list[Sample], returned: ModelOutput) -> list[Arrays]:
         return split(self._backend.settle(self._operation, returned), samples)
 
     def _keep(self, samples: list[Sample], outputs: list[Arrays]) -> None:
         for sample, arrays in zip(samples, outputs, strict=True):
             self._pieces.setdefault(id(sample), []).append(arrays)
 
-    async def _stream(self, samples: list[Sample], returned: Returned) -> None:
+    async def _stream(self, samples: list[Sample], returned: ModelOutput) -> None:
         """Every piece is sent when it is there: nobody waits for a second token to see the first."""
         empty = True
         async with aclosing(self._guarded(samples, returned)) as pieces:
@@ -439,7 +441,9 @@ class Run:
             self._streamed.add(sample.request)
             self._pieces.setdefault(id(sample), [])
 
-    async def _guarded(self, samples: list[Sample], returned: Returned) -> AsyncGenerator[Returned, None]:
+    async def _guarded(
+        self, samples: list[Sample], returned: ModelOutput
+    ) -> AsyncGenerator[ModelOutput, None]:
         """The pieces, until the model raises or nobody waits any more."""
         try:
             async for piece in returned if hasattr(returned, "__anext__") else _each(returned):

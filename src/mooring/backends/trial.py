@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from mooring.backends.agreement import Agreement, DeclaredBackend
 from mooring.backends.samples import Arrays
+from mooring.backends.signature_check import DeclaredBackend, ResolvedSignature
 from mooring.core.errors import MooringError, OutOfResources
 from mooring.core.options import BatchMode
 from mooring.core.requests import INFER
@@ -46,7 +46,7 @@ class Dependent(Exception):
 def try_rows(backend: DeclaredBackend) -> Joining:
     """Call the loaded model with rows alone and joined. Raises ``OutOfResources`` where there is no memory for it."""
     try:
-        _try_sizes(backend, backend.agreement)
+        _try_sizes(backend, backend.resolved_signature)
     except Dependent as error:
         return Joining(JoiningState.APART, f"rows depend on each other: {error}; {TRUST} all the same")
     except Untriable as error:
@@ -59,15 +59,15 @@ def undecided(why: str) -> Joining:
     return Joining(JoiningState.APART, f"it cannot be shown that rows are independent: {why}; {TRUST}")
 
 
-def _try_sizes(backend: DeclaredBackend, agreed: Agreement) -> None:
+def _try_sizes(backend: DeclaredBackend, resolved: ResolvedSignature) -> None:
     """Raises ``Dependent`` or ``Untriable``."""
-    inputs = [each for each in agreed.inputs if not each.optional]
+    inputs = [each for each in resolved.inputs if not each.optional]
     _check_triable(backend, inputs)
-    opens = any(-1 in each.shape[1:] for each in inputs) or agreed.batch is BatchMode.STACK
+    opens = any(-1 in each.shape[1:] for each in inputs) or resolved.batch is BatchMode.STACK
     refusal: MooringError | None = None
     for size in _SIZES if opens else _SIZES[:1]:
         try:
-            _try_pairs(backend, _Rows(inputs, size, stacked=agreed.batch is BatchMode.STACK))
+            _try_pairs(backend, _Rows(inputs, size, stacked=resolved.batch is BatchMode.STACK))
         except OutOfResources:
             raise
         except MooringError as error:
@@ -164,7 +164,7 @@ def _call(backend: DeclaredBackend, arrays: Arrays) -> Arrays:
 
 
 def _compare(backend: DeclaredBackend, found: Arrays, wanted: Arrays, coarsest: float, how: str) -> None:
-    declared = {each.name: each.datatype for each in backend.agreement.outputs}
+    declared = {each.name: each.datatype for each in backend.resolved_signature.outputs}
     for name, array in found.items():
         tolerance = max(coarsest, _TOLERANCES.get(declared.get(name, ""), 0.0))
         if not all(_alike(mine, its, tolerance) for mine, its in _pairs(array, wanted[name])):

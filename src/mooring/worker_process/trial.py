@@ -20,8 +20,8 @@ import msgspec
 from msgspec import structs
 
 from mooring.backends import trial
-from mooring.backends.agreement import DeclaredBackend, model_file, stamp_of
 from mooring.backends.backend import create
+from mooring.backends.signature_check import DeclaredBackend, model_file, stamp_of
 from mooring.core.errors import MooringError
 from mooring.core.service import Joining
 from mooring.ipc.messages import Load, Trial

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from mooring.backends.backend import Backend, Concurrent, driven
+from mooring.backends.backend import Backend, Concurrent, run_sync
 from mooring.backends.handler.context import Context, PieceSender
 from mooring.backends.handler.continuous import HandlerSteps
 from mooring.backends.handler.entry import Handle, find_handler, prepare_imports
@@ -142,7 +142,7 @@ class HandlerBackend(Backend):
         first = requests[0]
         if len(requests) == 1 and first.form is INSTANCES and first.operation is INFER and first.rows == 1:
             return self._infer_instance(first, requests, reply)
-        return driven(self._infer_forms(requests, reply))
+        return run_sync(self._infer_forms(requests, reply))
 
     def _infer_bodies(
         self, body: BodyForm, requests: Sequence[InferenceRequest], reply: Reply
@@ -176,7 +176,7 @@ class HandlerBackend(Backend):
             except MooringError as error:
                 return [error]
             return self._infer_row(form, rows, requests, reply)
-        return driven(self._infer_forms(requests, reply))
+        return run_sync(self._infer_forms(requests, reply))
 
     def _infer_row(
         self, form: RowForm, rows: list[Any], requests: Sequence[InferenceRequest], reply: Reply

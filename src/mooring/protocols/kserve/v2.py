@@ -7,10 +7,9 @@ tensors follow the JSON is said by ``Inference-Header-Content-Length`` alone.
 import math
 from collections.abc import Callable
 
-from mooring.codecs.known_binaries import KnownBinaries, document_of
-from mooring.codecs.known_bodies import KnownBodies
 from mooring.codecs.nonfinite import asks_for_null
 from mooring.codecs.raw import raw_size
+from mooring.codecs.v2_binary_templates import KnownBinaries, document_of
 from mooring.codecs.v2_json import (
     ALL_BINARY,
     JSON_ONLY,
@@ -25,6 +24,7 @@ from mooring.codecs.v2_json import (
     undecoded,
     wanted_of,
 )
+from mooring.codecs.v2_json_templates import KnownBodies
 from mooring.core.buffers import LARGE, Buffer, Payload
 from mooring.core.errors import ElsewhereOnly, InvalidInput, MooringError, Unsupported
 from mooring.core.requests import INFER, TENSORS, InferenceRequest, InferenceResponse

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.codecs.known_bodies import KnownBodies
 from mooring.codecs.v2_json import InferBody, decode_request
+from mooring.codecs.v2_json_templates import KnownBodies
 from mooring.core.errors import InvalidInput
 
 

@@ -1,9 +1,9 @@
-"""TorchScript rearranged for speed on the CPU: convolutions, and the linear layers of attention, in oneDNN's own layouts.
+"""TorchScript optimize_for_onednn for speed on the CPU: convolutions, and the linear layers of attention, in oneDNN's own layouts.
 
 torch leaves the products of linear layers to MKL, which has no instructions of 512 bits for processors that are not
 Intel's: oneDNN takes less than half the time there (docs/decisions/0028-linear-layers-through-onednn.md). Calling it costs some
 10 us, which a layer that gets a single row does not make good. Models with attention have a row for every token, so
-only theirs are rearranged.
+only theirs are optimize_for_onednn.
 """
 
 # ruff: noqa: SLF001 - torch has no public way to change a graph
@@ -21,7 +21,7 @@ _LAYER = "aten::_transformer_encoder_layer_fwd"
 _ATTENTION = (_LAYER, "aten::scaled_dot_product_attention", "aten::softmax", "aten::_softmax")
 
 
-def rearranged(module: Any) -> Any | None:
+def optimize_for_onednn(module: Any) -> Any | None:
     """A frozen model in layouts that suit the processor; None where it gains nothing by that, and is left as it is.
 
     What torch refuses raises, mostly ``RuntimeError``: the model may be changed in part then.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mooring.explain.attribution import Explainer, Network
 
 
-class ArrayNetwork:
+class BlackBoxModel:
     """A model that is called with arrays and shows nothing of itself."""
 
     differentiable = False

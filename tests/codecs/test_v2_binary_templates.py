@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mooring.codecs.known_binaries import KnownBinaries, document_of
+from mooring.codecs.v2_binary_templates import KnownBinaries, document_of
 from mooring.codecs.v2_json import Wanted, decode_request, wanted_of
 from mooring.core.buffers import LARGE, HeapAllocator
 from mooring.core.errors import InvalidInput

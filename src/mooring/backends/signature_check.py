@@ -20,7 +20,7 @@ from mooring.repository.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class ResolvedSignature:
     """The tensors as clients see them: per sample with ``BatchMode.STACK``. ``limit`` 1 and no ``joins``: no batch.
 
     ``whole`` are the outputs whose first dimension the file shows to be no batch, ``constants`` the inputs that a request
@@ -37,24 +37,24 @@ class Agreement:
 
 
 class DeclaredBackend(TensorBackend):
-    """A backend whose ``open`` sets ``agreement``."""
+    """A backend whose ``open`` sets ``resolved_signature``."""
 
-    agreement: Agreement
+    resolved_signature: ResolvedSignature
 
     def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
         """Open the model; batch only where it can."""
         metadata = super().load(spec, context)
-        agreed = self.agreement
+        resolved = self.resolved_signature
         self.reader = replace(
             self.reader,
-            batch=agreed.batch,
-            limit=agreed.limit,
-            joins=agreed.joins,
-            apart=agreed.limit > 1 and spec.batching.size_by_default,
-            whole=agreed.whole,
-            constants=agreed.constants,
+            batch=resolved.batch,
+            limit=resolved.limit,
+            joins=resolved.joins,
+            apart=resolved.limit > 1 and spec.batching.size_by_default,
+            whole=resolved.whole,
+            constants=resolved.constants,
         )
-        self.joining = self._known_joining(spec, agreed)
+        self.joining = self._known_joining(spec, resolved)
         return metadata
 
     def join_requests(self) -> None:
@@ -62,11 +62,11 @@ class DeclaredBackend(TensorBackend):
         self.reader = replace(self.reader, apart=False)
         self.forget_layouts()
 
-    def _known_joining(self, spec: ModelSpec, agreed: Agreement) -> Joining:
+    def _known_joining(self, spec: ModelSpec, resolved: ResolvedSignature) -> Joining:
         if self.reader.apart:
             reason = "it is tried when two requests come at once"
             return Joining(JoiningState.UNTRIED, reason, stamp_of(model_file(spec)))
-        if agreed.limit > 1 or not spec.batching.size_by_default:
+        if resolved.limit > 1 or not spec.batching.size_by_default:
             return Joining(
                 JoiningState.DECLARED, f"the configuration says max_batch_size {spec.batching.max_batch_size}"
             )
@@ -90,7 +90,7 @@ def model_file(spec: ModelSpec) -> Path:
     return file
 
 
-def agree(
+def resolve_signature(
     spec: ModelSpec,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
@@ -98,7 +98,7 @@ def agree(
     file: object,
     batched: bool = True,
     whole: Collection[str] = (),
-) -> Agreement:
+) -> ResolvedSignature:
     """Raises ``ModelLoadFailed`` with both sides where the configuration says what the file does not hold.
 
     Declared outputs may be some of the model's; inputs must be all. ``batched`` False: an open first dimension is no
@@ -123,7 +123,7 @@ def agree(
     if stack:
         open_batch = batched and all(each.shape[:1] == [-1] for each in batches)
         limit = max(1, spec.batching.max_batch_size) if open_batch else 1
-        return Agreement(taken, given, BatchMode.STACK, limit, joins=True, constants=constants)
+        return ResolvedSignature(taken, given, BatchMode.STACK, limit, joins=True, constants=constants)
     own_rows = (
         frozenset(whole) & {each.name for each in given}
         if spec.batching.size_by_default
@@ -140,7 +140,7 @@ def agree(
         )
     )
     limit = spec.batching.max_batch_size if joins else 1
-    return Agreement(taken, given, BatchMode.CONCAT, limit, joins, own_rows, constants)
+    return ResolvedSignature(taken, given, BatchMode.CONCAT, limit, joins, own_rows, constants)
 
 
 def _stacks(spec: ModelSpec, inputs: Sequence[TensorSpec], file: object) -> bool:

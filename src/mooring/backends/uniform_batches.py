@@ -113,7 +113,7 @@ class Batch(msgspec.Struct):
             response.outputs.append(Tensor.of(name, part))
 
 
-class Alike:
+class UniformBatches:
     """Recognizes batches of requests that are alike, for one model."""
 
     def __init__(self, model: Model) -> None:
@@ -123,7 +123,7 @@ class Alike:
     def batch(self, requests: Sequence[InferenceRequest]) -> Batch | None:
         """The arrays to call the model with for these; None where they must take the general way."""
         first = requests[0]
-        kind = _kind(first)
+        kind = batch_key(first)
         if kind is None:
             return None
         layout = self._layouts[kind] if kind in self._layouts else self._learn(kind, first)
@@ -132,7 +132,7 @@ class Alike:
         count = len(requests)
         if count > 1 and not (
             0 < count * layout.rows <= self._model.reader.limit
-            and all(_kind(request) == kind for request in requests)
+            and all(batch_key(request) == kind for request in requests)
         ):
             return None
         arrays: Arrays = {}
@@ -198,7 +198,7 @@ def _fill(joined: Array, parts: Sequence[Payload]) -> None:
         at = end
 
 
-def _kind(request: InferenceRequest) -> Kind | None:
+def batch_key(request: InferenceRequest) -> Kind | None:
     """None for a request that asks for more than its outputs as they are, or whose inputs are no numbers."""
     if request.form is not TENSORS or request.operation is not INFER or request.parameters or request.path:
         return None
