@@ -6,8 +6,8 @@ from hpack import huffman_constants
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.web.http2.hpack import STATIC, Decoder, Garbled, Oversized, encode
-from mooring.web.http2.huffman import codes, expand
+from mooring.web.http2.hpack import STATIC_TABLE, Decoder, HeadersTooLarge, HpackError, encode
+from mooring.web.http2.huffman import decode_huffman, huffman_codes
 
 NAMES = st.sampled_from([b"a", b"x-name", b"content-type", b"grpc-timeout", b":path"]) | st.binary(
     min_size=1, max_size=9
@@ -42,19 +42,19 @@ def test_what_we_write_an_independent_reader_reads(fields):
 
 @given(st.binary(max_size=100))
 def test_every_text_survives_its_compression(text):
-    assert expand(HUFFMAN.encode(text)) == text
+    assert decode_huffman(HUFFMAN.encode(text)) == text
 
 
 def test_the_tables_are_those_of_the_rfc():
-    assert list(STATIC) == list(hpack.table.HeaderTable.STATIC_TABLE)
+    assert list(STATIC_TABLE) == list(hpack.table.HeaderTable.STATIC_TABLE)
     expected = zip(huffman_constants.REQUEST_CODES, huffman_constants.REQUEST_CODES_LENGTH, strict=True)
-    assert [codes()[symbol] for symbol in range(257)] == list(expected)
+    assert [huffman_codes()[symbol] for symbol in range(257)] == list(expected)
 
 
 @pytest.mark.parametrize("text", [b"\xff\xff\xff\xff", b"\x1f\xff", b"\x00", b"\xff"])
 def test_a_wrong_end_of_a_compressed_text_is_refused(text):
     with pytest.raises(ValueError, match="a string"):
-        expand(text)
+        decode_huffman(text)
 
 
 @given(st.lists(st.binary(max_size=60), max_size=6))
@@ -64,7 +64,7 @@ def test_whatever_comes_is_read_or_refused(blocks):
     for block in blocks:
         try:
             found = ours.decode(block)
-        except Garbled:
+        except HpackError:
             return
         assert [tuple(field) for field in theirs.decode(block, raw=True)] == found
 
@@ -88,6 +88,6 @@ def test_a_block_that_repeats_is_remembered_until_the_table_changes():
 def test_too_many_fields_are_refused_and_the_table_is_kept():
     ours = decoder(200)
     bomb = b"\x40\x01a\x10" + b"x" * 16 + b"\xbe" * 50_000
-    with pytest.raises(Oversized):
+    with pytest.raises(HeadersTooLarge):
         ours.decode(bomb + b"\x40\x01b\x011")
     assert ours.decode(b"\xbe\xbf") == [(b"b", b"1"), (b"a", b"x" * 16)]

@@ -8,10 +8,10 @@ the table does not change.
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
-from mooring.web.http2.huffman import expand
+from mooring.web.http2.huffman import decode_huffman
 
 Field = tuple[bytes, bytes]
-Made = TypeVar("Made")
+Head = TypeVar("Head")
 
 _STATIC = """
 :authority :method=GET :method=POST :path=/ :path=/index.html :scheme=http :scheme=https :status=200 :status=204
@@ -22,128 +22,135 @@ cookie date etag expect expires from host if-match if-modified-since if-none-mat
 last-modified link location max-forwards proxy-authenticate proxy-authorization range referer refresh retry-after
 server set-cookie strict-transport-security transfer-encoding user-agent vary via www-authenticate
 """
-STATIC: tuple[Field, ...] = tuple(
+STATIC_TABLE: tuple[Field, ...] = tuple(
     (name.encode(), value.replace("_", " ").encode())
     for name, _, value in (entry.partition("=") for entry in _STATIC.split())
 )
-TABLE_SIZE = 4096
-# What an entry counts beyond its bytes (4.1).
-_ENTRY = 32
-_REMEMBERED, _REMEMBERED_BYTES = 64, 1024
+MAX_TABLE_SIZE = 4096
+# Bytes that an entry counts beyond its own (4.1).
+_ENTRY_OVERHEAD = 32
+# Blocks that are remembered, and how large one of them may be.
+_MAX_REMEMBERED, _MAX_REMEMBERED_BYTES = 64, 1024
 
 
-class Garbled(ValueError):
-    """These bytes are no header block, or not one of this connection."""
+class HpackError(ValueError):
+    """A header block is malformed, or not one of this connection. The table is out of step from now on (4.3)."""
 
 
-class Oversized(ValueError):
+class HeadersTooLarge(ValueError):
     """The fields are larger than allowed. The table has been kept in step; the connection can go on."""
 
 
-class Decoder(Generic[Made]):
-    """One direction of one connection. ``make`` makes of the fields of a block what is returned, and remembered.
+class Decoder(Generic[Head]):
+    """The header blocks that come on one connection. ``parse`` makes a head of the fields of a block.
 
-    ``most`` is how large the fields of a block may be together, counted as in SETTINGS_MAX_HEADER_LIST_SIZE.
+    ``max_size`` is how large the fields of a block may be together, counted as in SETTINGS_MAX_HEADER_LIST_SIZE.
+
+    How this works. A block is looked up first among those seen before, and nothing is decoded where it is found. A block
+    that changes the dynamic table is not remembered, and makes the others be forgotten: they could mean something else.
     """
 
-    __slots__ = ("_entries", "_limit", "_made", "_make", "_most", "_size")
+    __slots__ = ("_entries", "_max_size", "_parse", "_remembered", "_size", "_table_size")
 
-    def __init__(self, make: Callable[[list[Field]], Made], most: int) -> None:
-        self._make = make
-        self._most = most
+    def __init__(self, parse: Callable[[list[Field]], Head], max_size: int) -> None:
+        self._parse = parse
+        self._max_size = max_size
         self._entries: list[Field] = []  # the dynamic table, newest last
         self._size = 0
-        self._limit = TABLE_SIZE
-        self._made: dict[bytes, Made] = {}
+        self._table_size = MAX_TABLE_SIZE
+        self._remembered: dict[bytes, Head] = {}
 
-    def decode(self, block: bytes) -> Made:
-        """What a whole block says. Raises ``Garbled``, ``Oversized``, and what ``make`` raises."""
-        made = self._made.get(block)
-        if made is None:
-            made = self._decode(block)
-        return made
+    def decode(self, block: bytes) -> Head:
+        """Return the head of a whole block. Raises ``HpackError``, ``HeadersTooLarge``, and what ``parse`` raises."""
+        head = self._remembered.get(block)
+        if head is None:
+            head = self._decode(block)
+        return head
 
-    def _decode(self, block: bytes) -> Made:
+    def _decode(self, block: bytes) -> Head:
         try:
-            fields, changed = self._fields(block)
+            fields, changed = self._decode_fields(block)
         except (IndexError, ValueError) as error:
-            raise Garbled(f"a header block is malformed: {error}") from None
+            raise HpackError(f"a header block is malformed: {error}") from None
         if changed:
-            self._made.clear()
-        if sum(len(name) + len(value) + _ENTRY for name, value in fields) > self._most:
-            raise Oversized(f"the headers are larger than {self._most} bytes")
-        made = self._make(fields)
-        if not changed and len(block) <= _REMEMBERED_BYTES and len(self._made) < _REMEMBERED:
-            self._made[block] = made
-        return made
+            self._remembered.clear()
+        if sum(len(name) + len(value) + _ENTRY_OVERHEAD for name, value in fields) > self._max_size:
+            raise HeadersTooLarge(f"the headers are larger than {self._max_size} bytes")
+        head = self._parse(fields)
+        if not changed and len(block) <= _MAX_REMEMBERED_BYTES and len(self._remembered) < _MAX_REMEMBERED:
+            self._remembered[block] = head
+        return head
 
-    def _fields(self, block: bytes) -> tuple[list[Field], bool]:
+    def _decode_fields(self, block: bytes) -> tuple[list[Field], bool]:
         """The fields, and whether the table has changed. Of too many fields only some: as many as show it."""
         fields: list[Field] = []
-        at, end, room, changed = 0, len(block), self._most, False
+        at, end, left, changed = 0, len(block), self._max_size, False
         while at < end:
             first = block[at]
-            if first & 0x80:
-                index, at = _number(block, at, 0x7F)
+            if first & 0x80:  # an entry of a table (6.1)
+                index, at = _decode_integer(block, at, 0x7F)
                 field = self._entry(index)
-            elif first & 0x40:
-                field, at = self._literal(block, at, 0x3F)
+            elif first & 0x40:  # a field that becomes an entry (6.2.1)
+                field, at = self._decode_literal(block, at, 0x3F)
                 self._insert(field)
                 changed = True
-            elif first & 0x20:
+            elif first & 0x20:  # another size of the table (6.3)
                 if fields:
                     raise ValueError("the table changes its size after a field")
-                limit, at = _number(block, at, 0x1F)
-                self._resize(limit)
+                size, at = _decode_integer(block, at, 0x1F)
+                self._resize(size)
                 changed = True
                 continue
-            else:
-                field, at = self._literal(block, at, 0x0F)
-            if room >= 0:  # a block of single bytes may refer to an entry of kilobytes, again and again
-                room -= len(field[0]) + len(field[1]) + _ENTRY
+            else:  # a field that does not become an entry (6.2.2, 6.2.3)
+                field, at = self._decode_literal(block, at, 0x0F)
+            if left >= 0:  # a block of single bytes may refer to an entry of kilobytes, again and again
+                left -= len(field[0]) + len(field[1]) + _ENTRY_OVERHEAD
                 fields.append(field)
         return fields, changed
 
     def _entry(self, index: int) -> Field:
-        if 0 < index <= len(STATIC):
-            return STATIC[index - 1]
-        place = len(self._entries) - index + len(STATIC)
+        """The entry of an index: the static table first, then the dynamic one from its newest (2.3.3)."""
+        if 0 < index <= len(STATIC_TABLE):
+            return STATIC_TABLE[index - 1]
+        place = len(self._entries) - index + len(STATIC_TABLE)
         if index == 0 or place < 0:
             raise ValueError(f"there is no entry {index}")
         return self._entries[place]
 
-    def _literal(self, block: bytes, at: int, mask: int) -> tuple[Field, int]:
-        index, at = _number(block, at, mask)
+    def _decode_literal(self, block: bytes, at: int, mask: int) -> tuple[Field, int]:
+        """A field whose name may be that of an entry, and where it ends."""
+        index, at = _decode_integer(block, at, mask)
         if index:
             name = self._entry(index)[0]
         else:
-            name, at = _string(block, at)
-        value, at = _string(block, at)
+            name, at = _decode_string(block, at)
+        value, at = _decode_string(block, at)
         return (name, value), at
 
     def _insert(self, field: Field) -> None:
         self._entries.append(field)
-        self._size += len(field[0]) + len(field[1]) + _ENTRY
-        if self._size > self._limit:
+        self._size += len(field[0]) + len(field[1]) + _ENTRY_OVERHEAD
+        if self._size > self._table_size:
             self._evict()
 
-    def _resize(self, limit: int) -> None:
-        if limit > TABLE_SIZE:
+    def _resize(self, size: int) -> None:
+        if size > MAX_TABLE_SIZE:
             raise ValueError("the table becomes larger than allowed")
-        self._limit = limit
+        self._table_size = size
         self._evict()
 
     def _evict(self) -> None:
-        gone = 0
-        while self._size > self._limit:
-            name, value = self._entries[gone]
-            self._size -= len(name) + len(value) + _ENTRY
-            gone += 1
-        del self._entries[:gone]
+        """Remove the oldest entries until the rest fits (4.4)."""
+        count = 0
+        while self._size > self._table_size:
+            name, value = self._entries[count]
+            self._size -= len(name) + len(value) + _ENTRY_OVERHEAD
+            count += 1
+        del self._entries[:count]
 
 
-def _number(block: bytes, at: int, mask: int) -> tuple[int, int]:
-    """A number whose first bits are those of the mask, and where it ends. Raises ``IndexError`` at the block's end."""
+def _decode_integer(block: bytes, at: int, mask: int) -> tuple[int, int]:
+    """An integer whose first bits are those of the mask, and where it ends (5.1). Raises ``IndexError`` at the end."""
     value = block[at] & mask
     at += 1
     if value < mask:
@@ -157,28 +164,29 @@ def _number(block: bytes, at: int, mask: int) -> tuple[int, int]:
     raise ValueError("a number is too large")
 
 
-def _string(block: bytes, at: int) -> tuple[bytes, int]:
+def _decode_string(block: bytes, at: int) -> tuple[bytes, int]:
+    """A string, compressed or not, and where it ends (5.2)."""
     compressed = block[at] & 0x80
-    size, at = _number(block, at, 0x7F)
+    size, at = _decode_integer(block, at, 0x7F)
     end = at + size
     if end > len(block):
         raise ValueError("a string is cut off")
     text = block[at:end]
-    return expand(text) if compressed else text, end
+    return decode_huffman(text) if compressed else text, end
 
 
 def encode(fields: Iterable[Field]) -> bytes:
-    """A block of these fields that leaves the reader's table as it is."""
-    return b"".join(map(_encoded, fields))
+    """Encode fields as a block that leaves the reader's table as it is."""
+    return b"".join(map(_encode_field, fields))
 
 
-def _encoded(field: Field) -> bytes:
-    if field in STATIC:
-        return b"%c" % (0x80 | STATIC.index(field) + 1)
-    return b"\x00" + _text(field[0]) + _text(field[1])
+def _encode_field(field: Field) -> bytes:
+    if field in STATIC_TABLE:
+        return b"%c" % (0x80 | STATIC_TABLE.index(field) + 1)
+    return b"\x00" + _encode_string(field[0]) + _encode_string(field[1])
 
 
-def _text(text: bytes) -> bytes:
+def _encode_string(text: bytes) -> bytes:
     size = len(text)
     if size < 0x7F:
         return b"%c%b" % (size, text)

@@ -1,7 +1,6 @@
 """The Huffman code of HPACK (RFC 7541, 5.2 and appendix B), read only: what is written here is never compressed.
 
-The code is canonical: its symbols, by length and then by value, have consecutive codes. So the lengths are all there is
-to know of it.
+The code is canonical: its symbols, by length and then by value, have consecutive codes. So the lengths define it.
 """
 
 import functools
@@ -31,12 +30,12 @@ _LENGTHS = {
     30: "10 13 22 256",
 }
 _END = 256
-_ROOT = 1
+_START = 1
 
 
-def codes() -> dict[int, tuple[int, int]]:
-    """Symbol -> its code and how many bits of that count."""
-    found: dict[int, tuple[int, int]] = {}
+def huffman_codes() -> dict[int, tuple[int, int]]:
+    """Symbol -> its code, and how many bits of that count."""
+    codes: dict[int, tuple[int, int]] = {}
     code = length = 0
     for bits, symbols in _LENGTHS.items():
         code <<= bits - length
@@ -44,49 +43,49 @@ def codes() -> dict[int, tuple[int, int]]:
         for span in symbols.split():
             first, _, last = span.partition("-")
             for symbol in range(int(first), int(last or first) + 1):
-                found[symbol] = code, bits
+                codes[symbol] = code, bits
                 code += 1
-    return found
+    return codes
 
 
-class _Steps(dict[int, tuple[bytes, int]]):
-    """What a byte adds to the text and where in the tree of codes it leads, from a place in it; made as needed.
+class _StateMachine(dict[int, tuple[bytes, int]]):
+    """State and byte -> the text that the byte adds, and the next state; entries are made as needed.
 
-    A place is the bits since the last whole symbol, with a one before them. There are 256 of them.
+    A state is the bits since the last whole symbol, with a one before them. There are 256 of them.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._symbols = {1 << bits | code: symbol for symbol, (code, bits) in codes().items()}
+        self._symbols = {1 << bits | code: symbol for symbol, (code, bits) in huffman_codes().items()}
 
     def __missing__(self, key: int) -> tuple[bytes, int]:
-        place, byte = key >> 8, key & 0xFF
-        said = bytearray()
+        state, byte = key >> 8, key & 0xFF
+        text = bytearray()
         for shift in range(7, -1, -1):
-            place = place << 1 | byte >> shift & 1
-            symbol = self._symbols.get(place)
+            state = state << 1 | byte >> shift & 1
+            symbol = self._symbols.get(state)
             if symbol == _END:
                 raise ValueError("a string has the symbol for its end in it")
             if symbol is not None:
-                said.append(symbol)
-                place = _ROOT
-        step = self[key] = bytes(said), place
-        return step
+                text.append(symbol)
+                state = _START
+        entry = self[key] = bytes(text), state
+        return entry
 
 
 @functools.cache
-def _steps() -> _Steps:
-    return _Steps()
+def _state_machine() -> _StateMachine:
+    return _StateMachine()
 
 
-def expand(compressed: bytes) -> bytes:
-    """The text of a string. Raises ``ValueError`` for what is none, or is not padded as it should be."""
-    steps, place = _steps(), _ROOT
-    said = []
+def decode_huffman(compressed: bytes) -> bytes:
+    """Decode a compressed string. Raises ``ValueError`` where it is none, or is not padded as it should be."""
+    machine, state = _state_machine(), _START
+    texts = []
     for byte in compressed:
-        text, place = steps[place << 8 | byte]
-        said.append(text)
+        text, state = machine[state << 8 | byte]
+        texts.append(text)
     # What is left are at most seven bits, all ones.
-    if place > 0xFF or place & (place + 1):
+    if state > 0xFF or state & (state + 1):
         raise ValueError("a string is not padded with ones")
-    return b"".join(said)
+    return b"".join(texts)

@@ -10,7 +10,7 @@ from mooring.web.http2.flow_control import FlowControl, grow_stream_window
 from mooring.web.http2.frame_budget import FrameBudget
 from mooring.web.http2.frame_reader import FrameReader, ReaderState
 from mooring.web.http2.frames import Setting
-from mooring.web.http2.hpack import Decoder, Garbled, Oversized
+from mooring.web.http2.hpack import Decoder, HeadersTooLarge, HpackError
 from mooring.web.http2.sender import Sender, run_callback
 from mooring.web.http2.stream_table import StreamTable
 from mooring.web.http2.streams import HALF_CLOSED_LOCAL, RESET, Stream
@@ -96,9 +96,9 @@ class StreamMultiplexer:
         """Begin a stream, or end a request with trailers."""
         try:
             head = self._decoder.decode(block)
-        except Oversized:
+        except HeadersTooLarge:
             head = None
-        except Garbled as error:
+        except HpackError as error:
             raise Http2Error(ErrorCode.COMPRESSION_ERROR, str(error)) from None
         streams, context = self.streams, self._context
         if number <= streams.last_id:
