@@ -11,7 +11,7 @@ from mooring.core.buffers import HeapAllocator
 from mooring.core.errors import BodyMemoryFull, ModelNotFound
 from mooring.core.memory import BodyMemory
 from mooring.protocols.access import Gate
-from mooring.protocols.grpc_server import Age, GrpcServer, Service, StreamingMethod, UnaryMethod
+from mooring.protocols.grpc_server import ConnectionAge, GrpcServer, Service, StreamingMethod, UnaryMethod
 from mooring.tokens import Access, Tokens
 from mooring.web.grpc.calls import StreamingCall, UnaryCall
 from mooring.web.grpc.headers import CallHead, parse_head
@@ -199,6 +199,6 @@ def test_the_smaller_limit_holds_for_what_comes_and_is_named(message, request_, 
 
 
 def test_an_age_of_0_is_no_limit():
-    assert Age().limits().max_age == Age().limits().max_age_grace == float("inf")
-    assert Age(60, 5).limits().max_age == 60
-    assert Age(60, 5).limits().max_age_grace == 5
+    assert ConnectionAge().limits().max_age == ConnectionAge().limits().max_age_grace == float("inf")
+    assert ConnectionAge(60, 5).limits().max_age == 60
+    assert ConnectionAge(60, 5).limits().max_age_grace == 5

@@ -13,7 +13,7 @@ from mooring.core import errors
 from mooring.core.buffers import Buffer, HeapAllocator, Slot
 from mooring.core.requests import InferenceResponse
 from mooring.core.tensors import Tensor
-from mooring.protocols.grpc_server import Age, GrpcServer
+from mooring.protocols.grpc_server import ConnectionAge, GrpcServer
 from mooring.protocols.kserve.grpc_infer import Inference
 from mooring.protocols.kserve.v2_grpc import KServeV2Grpc
 
@@ -294,7 +294,7 @@ async def serve_at(port):
 
 
 async def test_a_connection_that_is_old_enough_is_made_anew():
-    age = Age(most=0.05, grace=20)
+    age = ConnectionAge(max_age=0.05, grace=20)
     assert (age.limits().max_age, age.limits().max_age_grace) == (0.05, 20)
     server = GrpcServer([], age=age)
     await server.start("127.0.0.1", 0)

@@ -10,7 +10,7 @@ from mooring.protocols.amd.rpcs import AmdRpcs
 from mooring.protocols.dialect import Dialect
 from mooring.protocols.grpc_health import Health
 from mooring.protocols.grpc_reflection import Reflection
-from mooring.protocols.grpc_server import Age, GrpcServer, Service
+from mooring.protocols.grpc_server import ConnectionAge, GrpcServer, Service
 from mooring.protocols.kserve.grpc_administration import GrpcRepository, GrpcSettings, GrpcSharedMemory
 from mooring.protocols.kserve.grpc_infer import Inference
 from mooring.protocols.kserve.settings import LogSettings, TraceSettings
@@ -37,7 +37,7 @@ def grpc_server(
     max_message_bytes: int = 0,
     max_request_bytes: int = 0,
     limits: Limits | None = None,
-    age: Age | None = None,
+    age: ConnectionAge | None = None,
     sequence_headers: SequenceHeaders = TORCHSERVE_HEADERS,
     further: Sequence[Service] = (),
 ) -> GrpcServer:
@@ -81,7 +81,7 @@ def grpc_of(
     max_message_bytes: int = 0,
     max_request_bytes: int = 0,
     limits: Limits | None = None,
-    age: Age | None = None,
+    age: ConnectionAge | None = None,
 ) -> GrpcServer:
     """A server of these services that tells, too, what they are."""
     services = [*services, *Reflection(services).services()]

@@ -1,6 +1,6 @@
-"""Server reflection, by which grpcurl and its like learn what can be called.
+"""gRPC server reflection, by which grpcurl and its like learn what can be called.
 
-By hand, since the library's would look in the process-wide pool of descriptors, where ours are not.
+Written by hand, since the library looks in the process-wide pool of descriptors, where ours are not.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from mooring.tokens import Access
 from mooring.web.grpc.calls import StreamingCall
 from mooring.web.grpc.status import Status
 
-# Whoever imports these fills the pool.
+# Importing these fills the pool.
 DESCRIBED = (
     health_pb2,
     inference_pb2,
@@ -44,7 +44,7 @@ class Reflection:
         self._reader = StoppableReader()
 
     def services(self) -> list[Service]:
-        """Under its name and the older one, which most tools still try."""
+        """Return the service under its name and under the older one, which most tools still try."""
         return [
             Service(
                 name,
@@ -56,42 +56,42 @@ class Reflection:
         ]
 
     async def answer(self, call: StreamingCall) -> None:
-        """An answer to every question, until the client has no more."""
+        """Answer every question, until the client has no more."""
         while (message := await self._reader.read_bytes(call)) is not None:
-            asked = parse_message(reflection_pb2.ServerReflectionRequest, message)
-            answer = self._answered(asked)
-            answer.valid_host = asked.host
-            answer.original_request.CopyFrom(asked)
+            request = parse_message(reflection_pb2.ServerReflectionRequest, message)
+            answer = self._describe(request)
+            answer.valid_host = request.host
+            answer.original_request.CopyFrom(request)
             await call.write_message(answer.SerializeToString())
 
-    def _answered(
-        self, asked: reflection_pb2.ServerReflectionRequest
+    def _describe(
+        self, request: reflection_pb2.ServerReflectionRequest
     ) -> reflection_pb2.ServerReflectionResponse:
-        question = asked.WhichOneof("message_request")
+        kind = request.WhichOneof("message_request")
         answer = reflection_pb2.ServerReflectionResponse()
-        if question == "list_services":
+        if kind == "list_services":
             for name in self._names:
                 answer.list_services_response.service.add(name=name)
             return answer
         try:
-            if question == "file_by_filename":
-                found = POOL.FindFileByName(asked.file_by_filename)
-            elif question == "file_containing_symbol":
-                found = POOL.FindFileContainingSymbol(asked.file_containing_symbol)
+            if kind == "file_by_filename":
+                file = POOL.FindFileByName(request.file_by_filename)
+            elif kind == "file_containing_symbol":
+                file = POOL.FindFileContainingSymbol(request.file_containing_symbol)
             else:
-                return _refused(Status.UNIMPLEMENTED, "proto3 has no extensions to ask for")
+                return _error_response(Status.UNIMPLEMENTED, "proto3 has no extensions to ask for")
         except KeyError:
-            return _refused(Status.NOT_FOUND, "nothing here is called so")
-        answer.file_descriptor_response.file_descriptor_proto.extend(_with_imports(found))
+            return _error_response(Status.NOT_FOUND, "nothing here is called so")
+        answer.file_descriptor_response.file_descriptor_proto.extend(_with_imports(file))
         return answer
 
 
 def _with_imports(file: FileDescriptor) -> list[bytes]:
-    """A file, and the files that it needs."""
+    """A file and the files that it imports, serialized."""
     return [each.serialized_pb for each in (file, *file.dependencies)]
 
 
-def _refused(status: Status, text: str) -> reflection_pb2.ServerReflectionResponse:
+def _error_response(status: Status, text: str) -> reflection_pb2.ServerReflectionResponse:
     answer = reflection_pb2.ServerReflectionResponse()
     answer.error_response.error_code = status
     answer.error_response.error_message = text

@@ -63,15 +63,15 @@ class Service(msgspec.Struct, frozen=True):
     dialect: Dialect = V2
 
 
-class Age(msgspec.Struct, frozen=True):
-    """After how many seconds a connection is to be made anew, and how many its calls get then; 0 is no limit."""
+class ConnectionAge(msgspec.Struct, frozen=True):
+    """Seconds after which a connection takes no new calls, and seconds that its calls get then; 0 is no limit."""
 
-    most: float = 0.0
+    max_age: float = 0.0
     grace: float = 0.0
 
     def limits(self) -> Http2Limits:
         """The limits of the connections."""
-        return Http2Limits(max_age=self.most or float("inf"), max_age_grace=self.grace or float("inf"))
+        return Http2Limits(max_age=self.max_age or float("inf"), max_age_grace=self.grace or float("inf"))
 
 
 class GrpcServer(Listener):
@@ -90,7 +90,7 @@ class GrpcServer(Listener):
         max_message_bytes: int = 0,
         max_request_bytes: int = 0,
         limits: Limits | None = None,
-        age: Age | None = None,
+        age: ConnectionAge | None = None,
     ) -> None:
         super().__init__(limits or Limits())
         self.allocator: Allocator = allocator or HeapAllocator()
@@ -98,7 +98,7 @@ class GrpcServer(Listener):
         self.max_request_bytes, self.max_request_key = max_message_bytes, "grpc_max_message_size"
         if max_request_bytes and not 0 < max_message_bytes <= max_request_bytes:
             self.max_request_bytes, self.max_request_key = max_request_bytes, "grpc_max_request_size"
-        self.http2 = (age or Age()).limits()
+        self.http2 = (age or ConnectionAge()).limits()
         self._services = services
         self._tasks: set[asyncio.Task[None]] = set()
         gate = gate or Gate()

@@ -317,7 +317,7 @@ class Server:
             max_message_bytes=config.grpc_max_message_size,
             max_request_bytes=config.grpc_max_request_size,
             limits=limits_of(config),
-            age=mount.Age(config.grpc_max_connection_age, config.grpc_max_connection_age_grace),
+            age=mount.ConnectionAge(config.grpc_max_connection_age, config.grpc_max_connection_age_grace),
             sequence_headers=sequence_headers(config),
             further=[management] if together else [],
         )
@@ -330,7 +330,7 @@ class Server:
                 max_message_bytes=config.grpc_max_message_size,
                 max_request_bytes=config.grpc_max_request_size,
                 limits=limits_of(config),
-                age=mount.Age(
+                age=mount.ConnectionAge(
                     config.grpc_management_max_connection_age,
                     config.grpc_management_max_connection_age_grace,
                 ),
