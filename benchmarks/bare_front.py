@@ -1,8 +1,8 @@
-"""The floor: the least an HTTP front in Python can do. uvloop, httptools, a fixed answer, and nothing else.
+"""The floor of an HTTP server in Python: uvloop, httptools, a fixed answer, and nothing else.
 
     python bare_front.py PORT
 
-It reads every request to its end. ``/large`` is answered with as many bytes as came, everything else with a few.
+It reads every request to its end. ``/large`` gets as many bytes as it sent, every other path a few bytes.
 """
 
 import asyncio

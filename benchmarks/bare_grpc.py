@@ -1,4 +1,4 @@
-"""What gRPC costs with the library: grpc.aio on uvloop, messages as bytes, and nothing else.
+"""The floor of gRPC in Python: grpc.aio on uvloop, messages as bytes, and nothing else.
 
     python bare_grpc.py PORT
 

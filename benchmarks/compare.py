@@ -5,8 +5,8 @@
     make bench-peers ARGS="--servers mooring,tritonserver,fastapi"
     make bench-peers ARGS="--record 2026-01-31"            keep the tables as results/2026-01-31-peers.md
 
-What was found is written after every step, so an interrupted run keeps it: the same --record again, or --resume, goes on
-with what is missing. Peers are installed by peers/install.py; those that are not there are left out, and said so.
+Results are written after every step. After an interruption, the same --record (or --resume) continues with the missing steps.
+peers/install.py installs the peers; a peer that is not installed is left out, and the page names it.
 """
 
 import argparse
@@ -22,14 +22,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import lifecycle
-from in_process import Callers, Limit
+from in_process import CallerPool, Limit
 from lifecycle import Life, Request
-from measuring import Patience, Sample, Shot, idle_load, median, repeat
+from measuring import LoadRun, Sample, WaitBudget, measure_idle_cpu, measure_in_turn, median
 from peer_cases import CASES, Bodies, Case, models
 from peer_report import LIMIT, Record, Result, format_progress
 from peer_targets import BATCH, PEER_KINDS, TORCH, WORKERS, Ours, Peer, Server, StaticFile, install
 from report import describe_conditions
-from run import file_of
+from run import write_body
 
 RESULTS = Path(__file__).parent / "results"
 LIFE, LIFE_MODEL = "life", "resnet18"
@@ -40,25 +40,25 @@ BUSY = 0.03  # of a core: an idle server that uses more disturbs the others
 
 def main() -> int:
     """Measure and print; the exit status is 1 when our own server gave a wrong answer or none."""
-    options = parse(sys.argv[1:])
+    options = parse_options(sys.argv[1:])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no server is left behind
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         record = Record(RESULTS, options.record or "latest", resume=bool(options.record) or options.resume)
-        record.add(conditions=f"{describe_conditions(method(options))}\n\n{peers()}")
-        run = Run(options, record, folder)
-        run.export()
+        record.add(conditions=f"{describe_conditions(describe_method(options))}\n\n{describe_peers()}")
+        run = Comparison(options, record, folder)
+        run.export_models()
         for case in CASES:
             if case.name in options.cases:
-                run.measure(case)
+                run.measure_case(case)
         if LIFE in options.cases:
-            run.live()
+            run.measure_lives()
     print(f"\n{record.format()}")
     return int(any("mooring" in each for each in record.texts("failure")))
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options, with lists as sets."""
+def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options; lists become sets."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -84,8 +84,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-class Run:
-    """One sitting: what is missing in the record is measured and added to it."""
+class Comparison:
+    """Measures the steps that the record lacks, and adds their results to it."""
 
     def __init__(self, options: argparse.Namespace, record: Record, folder: Path) -> None:
         self._options = options
@@ -93,148 +93,154 @@ class Run:
         self._folder = folder
         self._exported = folder / "exported"
         self._bodies = Bodies()
-        self._patience = Patience(options.patience)
-        self._left = [step for step in self._plan() if not record.has(step)]
+        self._patience = WaitBudget(options.patience)
+        self._missing = [step for step in self._plan() if not record.has(step)]
 
     def _plan(self) -> Iterator[str]:
-        """The steps of the record."""
+        """Yield the names of all steps that the options ask for."""
         for case in (case for case in CASES if case.name in self._options.cases):
             for workload, concurrencies in case.workloads.items():
-                yield from (step_of(workload, connections) for connections in concurrencies)
+                yield from (name_step(workload, connections) for connections in concurrencies)
         if LIFE in self._options.cases:
-            yield from (f"{LIFE} {server.label}" for server in self.living())
+            yield from (f"{LIFE} {server.label}" for server in self.servers_with_life())
 
     def _seconds(self, case: Case) -> float:
         return float(self._options.seconds or case.seconds)
 
     def servers(self, case: Case) -> Iterator[Server]:
-        """Those that take part, peers in every setting that suits the case."""
-        if self._wanted("mooring"):
+        """Yield the servers that take part, peers in every setting that suits the case."""
+        if self._is_wanted("mooring"):
             yield Ours(case.models, self._exported)
             if case.models[0] in TORCH:
                 yield Ours(case.models, self._exported, engine="onnx")
-        if case.name == "echo" and StaticFile.there():
+        if case.name == "echo" and StaticFile.is_installed():
             yield StaticFile()
         for kind in PEER_KINDS:
-            if self._wanted(kind.name) and install.installed(kind.package()):
+            if self._is_wanted(kind.name) and install.installed(kind.package()):
                 yield from kind.settings(case.name, case.models)
 
-    def _wanted(self, name: str) -> bool:
+    def _is_wanted(self, name: str) -> bool:
         return not self._options.servers or name in self._options.servers
 
-    def export(self) -> None:
+    def export_models(self) -> None:
         """Write the files of the models that missing steps need."""
         for model in TORCH:
-            if any(step.startswith((model, LIFE)) for step in self._left):
+            if any(step.startswith((model, LIFE)) for step in self._missing):
                 models.export(model, self._exported / model)
 
-    def measure(self, case: Case) -> None:
-        """Every server at every workload of the case, in turn, after each has answered right once."""
+    def measure_case(self, case: Case) -> None:
+        """Measure every server at every workload of the case, in turn, after each has answered right once."""
         missing = {
-            workload: [each for each in concurrencies if step_of(workload, each) in self._left]
+            workload: [each for each in concurrencies if name_step(workload, each) in self._missing]
             for workload, concurrencies in case.workloads.items()
         }
         if not any(missing.values()):
             return
-        chosen = [each for each in self.servers(case) if any(missing.get(way) for way in each.ways())]
-        with started(chosen), ExitStack() as stack:
-            callers = self._callers(case, stack)
-            able = {
-                workload: [server for server in chosen if self._answers(server, workload)]
+        servers = [each for each in self.servers(case) if any(missing.get(route) for route in each.routes())]
+        with run_servers(servers), ExitStack() as stack:
+            pools = self._start_callers(case, stack)
+            capable = {
+                workload: [server for server in servers if self._check_answer(server, workload)]
                 for workload, concurrencies in missing.items()
                 if concurrencies
             }
-            self._look_at_idle(chosen)
-            for workload, servers in able.items():
+            self._note_idle_cpu(servers)
+            for workload, able in capable.items():
                 for turn, connections in enumerate(missing[workload]):
-                    shots = [
-                        self._shot(server, workload, connections, case, first=not turn) for server in servers
+                    runs = [
+                        self._make_run(server, workload, connections, case, first=not turn) for server in able
                     ]
-                    self._step(case, workload, connections, [*shots, *limits_of(callers, connections)])
+                    self._measure_step(case, workload, connections, [*runs, *make_limits(pools, connections)])
 
-    def _step(self, case: Case, workload: str, connections: int, each: Sequence[Shot | Limit]) -> None:
-        taken = repeat(each, self._options.repetitions, self._seconds(case), self._patience)
-        results = [result_of(workload, connections, one, median(samples)) for one, samples in taken]
+    def _measure_step(
+        self, case: Case, workload: str, connections: int, each: Sequence[LoadRun | Limit]
+    ) -> None:
+        taken = measure_in_turn(each, self._options.repetitions, self._seconds(case), self._patience)
+        results = [make_result(workload, connections, one, median(samples)) for one, samples in taken]
         for result in results:
             print(format_progress(result), flush=True)
-        self._done(step_of(workload, connections), results=[asdict(result) for result in results])
+        self._finish_step(name_step(workload, connections), results=[asdict(result) for result in results])
 
-    def _done(self, step: str, **found: object) -> None:
+    def _finish_step(self, step: str, **found: object) -> None:
         self._record.add(step=step, **found)
-        self._left.remove(step)
-        print(f"-- {step} is written; {len(self._left)} steps left", flush=True)
+        self._missing.remove(step)
+        print(f"-- {step} is written; {len(self._missing)} steps left", flush=True)
 
-    def _callers(self, case: Case, stack: ExitStack) -> list[Callers]:
+    def _start_callers(self, case: Case, stack: ExitStack) -> list[CallerPool]:
         model = case.models[0]
         if model not in TORCH:
             return []
         engines = ("torch", *["optimized"] * (model in REARRANGED), "onnx")
-        found = [stack.enter_context(Callers(engine, model, self._exported, WORKERS)) for engine in engines]
-        for callers in found:
-            callers.ready()
+        found = [
+            stack.enter_context(CallerPool(engine, model, self._exported, WORKERS)) for engine in engines
+        ]
+        for pool in found:
+            pool.wait_until_ready()
         return found
 
-    def _answers(self, server: Server, workload: str) -> bool:
-        """Whether it can do this, and does it right; what it did wrong goes to the record."""
-        way = server.ways().get(workload)
-        if way is None:
+    def _check_answer(self, server: Server, workload: str) -> bool:
+        """Return whether the server serves the workload and answers right; the record gets what went wrong."""
+        route = server.routes().get(workload)
+        if route is None:
             return False
-        body = self._bodies.body(way.body)
+        body = self._bodies.body(route.body)
         try:
             if body.grpc:
-                answer = called(server, way.path, body.content, 90.0)
+                answer = call_until_served(server, route.path, body.content, 90.0)
             else:
-                answer = server.wait_for(way.path, body.content, body.headers, 90.0)
+                answer = server.wait_for_answer(route.path, body.content, body.headers, 90.0)
         except RuntimeError as error:
             self._record.add(failure=f"{server.label}, {workload}: {error}")
             return False
-        if not self._bodies.right(workload, way.answer, answer):
+        if not self._bodies.is_right(workload, route.answer, answer):
             self._record.add(failure=f"{server.label}, {workload}: wrong answer {answer[:200]!r}")
             return False
         return True
 
-    def _look_at_idle(self, running: Sequence[Server]) -> None:
-        """Say which servers work while nobody asks them: that disturbs the others."""
-        self._patience.wait()
-        for server, share in zip(running, idle_load(running), strict=True):
+    def _note_idle_cpu(self, running: Sequence[Server]) -> None:
+        """Note which servers use CPU while idle, because they disturb the others."""
+        self._patience.wait_until_quiet()
+        for server, share in zip(running, measure_idle_cpu(running), strict=True):
             if share > BUSY:
-                self._record.add(note=f"{server.label} uses {share:.0%} of a core while nobody asks it.")
+                self._record.add(note=f"{server.label} uses {share:.0%} of a core while idle.")
 
-    def _shot(self, server: Server, workload: str, connections: int, case: Case, *, first: bool) -> Shot:
-        """One load of a server. It is warmed up once for a workload, and models for every size of their batches."""
-        way = server.ways()[workload]
-        body = self._bodies.body(way.body)
+    def _make_run(
+        self, server: Server, workload: str, connections: int, case: Case, *, first: bool
+    ) -> LoadRun:
+        """Make one load of a server. The first warms up the workload; models warm up for each size of their batches."""
+        route = server.routes()[workload]
+        body = self._bodies.body(route.body)
         warm_up = server.warm_up if first else float(workload in TORCH)
-        file = file_of(body, self._folder)
-        return Shot(server.label, server, way.path, body, file, connections, warm_up, case.steady)
+        file = write_body(body, self._folder)
+        return LoadRun(server.label, server, route.path, body, file, connections, warm_up, case.steady)
 
-    def living(self) -> list[Peer | Ours]:
-        """Those whose start, memory and end are looked at, in their first setting."""
+    def servers_with_life(self) -> list[Peer | Ours]:
+        """Return the servers whose start, memory and loss of a worker are measured, in their first setting."""
         case = Case(LIFE, (LIFE_MODEL,), {})
         return [
             server
             for server in self.servers(case)
-            if not isinstance(server, StaticFile) and LIFE_MODEL in server.ways()
+            if not isinstance(server, StaticFile) and LIFE_MODEL in server.routes()
         ]
 
-    def live(self) -> None:
-        """How every server starts, what memory it takes, and what clients see when a worker of it is killed."""
-        if not any(step.startswith(LIFE) for step in self._left):
+    def measure_lives(self) -> None:
+        """Measure how every server starts, its memory, and what clients see when one of its workers is killed."""
+        if not any(step.startswith(LIFE) for step in self._missing):
             return
-        for server in self.living():
-            if f"{LIFE} {server.label}" not in self._left:
+        for server in self.servers_with_life():
+            if f"{LIFE} {server.label}" not in self._missing:
                 continue
             try:
-                lives = self._live(server)
+                lives = self._measure_life(server)
             except RuntimeError as error:
                 self._record.add(failure=f"{server.label}, {LIFE}: {error}")
                 continue
-            self._done(f"{LIFE} {server.label}", lives=[asdict(each) for each in lives])
+            self._finish_step(f"{LIFE} {server.label}", lives=[asdict(each) for each in lives])
 
-    def _live(self, server: Peer | Ours) -> list[Life]:
-        """The server's, and before our own that of the bare script, which started in turn with it."""
-        way, starts = server.ways()[LIFE_MODEL], self._options.repetitions
-        request = Request(way.path, self._bodies.body(way.body), self._right(way.answer))
+    def _measure_life(self, server: Peer | Ours) -> list[Life]:
+        """Return the life of the server; before our own stands the bare script, which started in turn with it."""
+        route, starts = server.routes()[LIFE_MODEL], self._options.repetitions
+        request = Request(route.path, self._bodies.body(route.body), self._make_check(route.answer))
         if not isinstance(server, Ours):
             return [lifecycle.measure_life(server.with_workers, request, starts=starts)]
         engine, scripts = server.engine, []
@@ -247,39 +253,39 @@ class Run:
         )
         return [Life(f"bare script, {engine}", statistics.median(scripts), engine=engine), life]
 
-    def _right(self, kind: str) -> Callable[[bytes], bool]:
-        return lambda answer: self._bodies.right(LIFE_MODEL, kind, answer)
+    def _make_check(self, kind: str) -> Callable[[bytes], bool]:
+        return lambda answer: self._bodies.is_right(LIFE_MODEL, kind, answer)
 
 
-def called(server: Server, method: str, message: bytes, limit: float) -> bytes:
-    """The first answer over gRPC: some listen before their models are there. Raises ``RuntimeError`` when none comes."""
+def call_until_served(server: Server, method: str, message: bytes, limit: float) -> bytes:
+    """Return the first answer over gRPC; some servers listen before they have loaded. Raises ``RuntimeError`` after ``limit`` seconds."""
     end = time.perf_counter() + limit
     while True:
         try:
-            return server.call(method, message, limit)
+            return server.call_rpc(method, message, limit)
         except RuntimeError:
             if time.perf_counter() > end:
                 raise
             time.sleep(0.2)
 
 
-def method(options: argparse.Namespace) -> str:
-    """How everything is measured, in words."""
-    chosen = sorted({options.seconds or case.seconds for case in CASES if case.name in options.cases})
-    spans = [f"{each:g}" for each in (chosen[:1] + chosen[-1:] if len(chosen) > 1 else chosen)]
+def describe_method(options: argparse.Namespace) -> str:
+    """Return the sentence about lengths and repetitions."""
+    lengths = sorted({options.seconds or case.seconds for case in CASES if case.name in options.cases})
+    spans = [f"{each:g}" for each in (lengths[:1] + lengths[-1:] if len(lengths) > 1 else lengths)]
     length = f" of {' to '.join(spans)} s" if spans else ""
     alternate = "in which\nservers and, of models, processes without a server alternate."
     return f"Medians of {options.repetitions} repetitions{length}, {alternate}"
 
 
-def step_of(workload: str, connections: int) -> str:
-    """What one step of the record is called: all that alternates."""
+def name_step(workload: str, connections: int) -> str:
+    """Return the name of the step in which all servers alternate at this workload."""
     return f"{workload}, c={connections}"
 
 
 @contextmanager
-def started(servers: Sequence[Server]) -> Iterator[None]:
-    """All of them at once, and ended at once: each takes seconds for both."""
+def run_servers(servers: Sequence[Server]) -> Iterator[None]:
+    """Run all servers at once and stop them at once, because each takes seconds for both."""
     with ThreadPoolExecutor(max(1, len(servers))) as pool, ExitStack() as stack:
         for server in servers:
             server.__enter__()
@@ -287,25 +293,25 @@ def started(servers: Sequence[Server]) -> Iterator[None]:
         yield
 
 
-def limits_of(callers: Sequence[Callers], connections: int) -> list[Limit]:
-    """As many processes and rows a call as so many clients can keep busy."""
+def make_limits(pools: Sequence[CallerPool], connections: int) -> list[Limit]:
+    """Return the limits with as many processes and rows a call as the clients of ``connections`` can keep busy."""
     processes = min(WORKERS, connections)
     batch = min(BATCH, max(1, connections // processes))
     return [
-        Limit(f"{LIMIT}{each.engine}, {processes} x {batch} rows", each, processes, batch) for each in callers
+        Limit(f"{LIMIT}{each.engine}, {processes} x {batch} rows", each, processes, batch) for each in pools
     ]
 
 
-def result_of(workload: str, connections: int, one: Shot | Limit, middle: Sample) -> Result:
-    """What the record says of the median repetition."""
-    server = one.target if isinstance(one, Shot) else one
+def make_result(workload: str, connections: int, one: LoadRun | Limit, middle: Sample) -> Result:
+    """Return the median repetition as the record keeps it."""
+    server = one.target if isinstance(one, LoadRun) else one
     engine = server.engine if isinstance(server, Ours | Limit) else ""
     figures = (middle.rps, middle.p50, middle.p99 or None, middle.cpu, middle.errors, middle.noisy)
     return Result(workload, one.name, connections, *figures, engine)
 
 
-def peers() -> str:
-    """Their versions."""
+def describe_peers() -> str:
+    """Return the sentence about the versions of the peers."""
     found = []
     for kind in PEER_KINDS:
         if install.installed(kind.package()):

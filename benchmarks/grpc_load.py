@@ -1,7 +1,7 @@
-"""Closed-loop load over gRPC: as many connections as asked for, each with one call under way at all times.
+"""Closed-loop load over gRPC: every connection has one call under way at all times.
 
-Messages are bytes, so that the client costs no more than grpcio itself; that is still more than most servers, so its
-CPU stands beside the server's in the tables.
+Messages are bytes, so that the client costs no more than grpcio itself. That is still more than most servers cost, so the
+tables show the CPU of the client beside that of the server.
 
     python grpc_load.py PORT METHOD MESSAGE_FILE CONNECTIONS SECONDS
 """
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import grpc
-from load import summary
+from load import summarize
 
 # One connection each: channels to the same address share theirs otherwise.
 OPTIONS = (
@@ -23,10 +23,10 @@ OPTIONS = (
 )
 
 
-async def connection(
+async def run_connection(
     port: int, method: str, message: bytes, end: float, latencies: list[float]
 ) -> tuple[int, float]:
-    """Call until ``end``, a time of ``perf_counter``: how many calls failed, and when the last was over."""
+    """Call until ``end``, a time of ``perf_counter``; return the number of failed calls and the end of the last."""
     errors = 0
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS) as channel:
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
@@ -42,20 +42,20 @@ async def connection(
     return errors, now
 
 
-async def load(port: int, method: str, message: bytes, count: int, seconds: float) -> dict[str, float]:
-    """Keep ``count`` connections busy for so long."""
+async def keep_busy(port: int, method: str, message: bytes, count: int, seconds: float) -> dict[str, float]:
+    """Keep ``count`` connections busy for ``seconds``; return the summary."""
     latencies: list[float] = []
     began = time.perf_counter()
     ended = await asyncio.gather(
-        *(connection(port, method, message, began + seconds, latencies) for _ in range(count))
+        *(run_connection(port, method, message, began + seconds, latencies) for _ in range(count))
     )
     took = max(last for _, last in ended) - began
-    return summary(latencies, took, sum(errors for errors, _ in ended))
+    return summarize(latencies, took, sum(errors for errors, _ in ended))
 
 
 def main() -> None:
     port, method, message, count, seconds = sys.argv[1:]
-    found = load(int(port), method, Path(message).read_bytes(), int(count), float(seconds))
+    found = keep_busy(int(port), method, Path(message).read_bytes(), int(count), float(seconds))
     print(json.dumps(asyncio.run(found)))
 
 

@@ -1,4 +1,4 @@
-"""The models without a server, in as many processes as the servers have workers, measured in turn with those."""
+"""The models without a server, in as many processes as the servers have workers: the limit of what a server can reach."""
 
 import json
 import os
@@ -11,24 +11,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from measuring import Sample, busy_seconds, foreign
+from measuring import Sample, foreign_share, read_busy_seconds
 
 from mooring.workers.library_process import ENVIRONMENT
 
 HERE = Path(__file__).parent
 
 
-def command(engine: str, model: str, folder: Path) -> list[str]:
-    """The process of limits.py that calls this model."""
+def make_command(engine: str, model: str, folder: Path) -> list[str]:
+    """Return the command that starts limits.py with this model."""
     return [sys.executable, str(HERE / "limits.py"), engine, model, str(folder)]
 
 
-class Callers:
-    """So many processes that have loaded a model and wait, while this context is open."""
+class CallerPool:
+    """Processes that have loaded a model and wait for work, while this context is open."""
 
     def __init__(self, engine: str, model: str, folder: Path, processes: int) -> None:
         self.engine = engine
-        self._command = command(engine, model, folder)
+        self._command = make_command(engine, model, folder)
         self._wanted = processes
         self._stack = ExitStack()
         self._running: list[subprocess.Popen[str]] = []
@@ -48,60 +48,60 @@ class Callers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()  # they end with their input
+        self._stack.close()  # each process ends when its input ends
 
-    def ready(self) -> None:
-        """Return when all have had their first answer. Raises ``RuntimeError`` when one ended."""
+    def wait_until_ready(self) -> None:
+        """Return when every process has called its model once. Raises ``RuntimeError`` when one ended."""
         for process in self._running:
-            if _pipe(process.stdout).readline() != "ready\n":
+            if _require_pipe(process.stdout).readline() != "ready\n":
                 raise RuntimeError(f"{' '.join(self._command)} has ended")
 
     def call(self, processes: int, batch: int, seconds: float) -> list[dict[str, float]]:
-        """What limits.py says of so many of them at once."""
+        """Call the model in the first ``processes`` processes at once; return the figures that limits.py prints."""
         chosen = self._running[:processes]
         for process in chosen:
-            _pipe(process.stdin).write(f"{batch} {seconds}\n")
-            _pipe(process.stdin).flush()
-        return [json.loads(_pipe(process.stdout).readline()) for process in chosen]
+            _require_pipe(process.stdin).write(f"{batch} {seconds}\n")
+            _require_pipe(process.stdin).flush()
+        return [json.loads(_require_pipe(process.stdout).readline()) for process in chosen]
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What so many of them do with so many rows a call."""
+    """The limit with a number of processes and of rows a call."""
 
     name: str
-    callers: Callers
+    pool: CallerPool
     processes: int
     batch: int
 
     @property
     def engine(self) -> str:
-        """Whose limit it is: torch or onnx."""
-        return "onnx" if self.callers.engine == "onnx" else "torch"
+        """The engine that calculates: torch or onnx."""
+        return "onnx" if self.pool.engine == "onnx" else "torch"
 
     def warm(self) -> None:
-        """Let every shape be seen once."""
-        self.callers.call(self.processes, self.batch, 0.0)
+        """Call the model once with the shape that is measured."""
+        self.pool.call(self.processes, self.batch, 0.0)
 
     def measure(self, seconds: float) -> Sample:
-        """Call for so long. Of a row: the rate of all, the mean time of a call, the CPU."""
-        busy, began = busy_seconds(), time.perf_counter()
-        said = self.callers.call(self.processes, self.batch, seconds)
-        took, busy = time.perf_counter() - began, busy_seconds() - busy
-        used, rows = sum(each["cpu"] for each in said), self.batch * sum(each["calls"] for each in said)
-        warming = used * (took / said[0]["seconds"] - 1.0)  # its first calls are not in its figures
+        """Call for ``seconds``; return the rate of rows, the mean time of a call, and the CPU of a row."""
+        busy, began = read_busy_seconds(), time.perf_counter()
+        calls = self.pool.call(self.processes, self.batch, seconds)
+        took, busy = time.perf_counter() - began, read_busy_seconds() - busy
+        used, rows = sum(each["cpu"] for each in calls), self.batch * sum(each["calls"] for each in calls)
+        warming = used * (took / calls[0]["seconds"] - 1.0)  # the figures leave its first calls out
         return Sample(
-            rps=sum(each["calls"] * self.batch / each["seconds"] for each in said),
-            p50=said[0]["seconds"] / said[0]["calls"],
+            rps=sum(each["calls"] * self.batch / each["seconds"] for each in calls),
+            p50=calls[0]["seconds"] / calls[0]["calls"],
             p99=0.0,
             front=used / rows,
             workers=0.0,
             errors=0,
-            foreign=foreign(busy - used - warming, took),
+            foreign=foreign_share(busy - used - warming, took),
             client=0.0,
         )
 
 
-def _pipe(pipe: IO[str] | None) -> IO[str]:
-    assert pipe is not None  # as it was asked for
+def _require_pipe(pipe: IO[str] | None) -> IO[str]:
+    assert pipe is not None  # Popen was given PIPE
     return pipe

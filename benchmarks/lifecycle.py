@@ -1,4 +1,4 @@
-"""What it costs a server to be there, and to lose a worker: time to the first right answer, memory, kill -9 under load."""
+"""The life of a server: seconds to the first right answer, memory, and kill -9 of a worker under load."""
 
 import http.client
 import statistics
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import in_process
 import psutil
-from targets import Target, kept, seconds_of
+from targets import Target, make_environment, read_cpu_seconds
 from workloads import Body
 
 CLIENTS = 8
@@ -23,7 +23,7 @@ MEGABYTE = 1 << 20
 
 @dataclass(slots=True)
 class Kill:
-    """What eight clients saw when a model's process was killed. Times in seconds; ``recovery`` None: not in time."""
+    """What the clients saw of a kill. ``recovery`` is in seconds; None means not within ``RECOVERY_LIMIT``."""
 
     errors: int = 0
     hung: int = 0
@@ -32,7 +32,10 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """Of a server (or a bare script): seconds to the first right answer, bytes of memory (PSS), what clients saw of a kill."""
+    """Seconds from a start to the first right answer, bytes of memory (PSS), and what clients saw of a kill.
+
+    A bare script without a server has a start only.
+    """
 
     server: str
     start: float
@@ -44,13 +47,13 @@ class Life:
 
     @property
     def serves(self) -> bool:
-        """Whether it is a server."""
+        """Whether this is a server, not a bare script."""
         return self.alone is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a server is asked, and how to know that it is right."""
+    """One request, and the check of its answer."""
 
     path: str
     body: Body
@@ -65,9 +68,10 @@ def measure_life(
     engine: str = "torch",
     before: Callable[[], None] = lambda: None,
 ) -> Life:
-    """Start a server so many times with one worker and once with two; kill one of each. Raises ``RuntimeError``.
+    """Start a server ``starts`` times with one worker and once with two, and kill a worker of each. Raises ``RuntimeError``.
 
-    ``fresh`` makes one of so many workers; ``before`` is called before each start that is timed. Start and memory are medians.
+    ``fresh`` makes a server with that number of workers; ``before`` is called before each start that is timed. Start and
+    memory are medians.
     """
     taken: list[tuple[float, float]] = []
     alone = Kill()
@@ -85,11 +89,11 @@ def measure_life(
 
 
 def measure_start(server: Target, request: Request) -> tuple[float, float]:
-    """Seconds until it answers, and the memory of all its processes. Raises ``RuntimeError`` for a wrong answer.
+    """Return the seconds until a server answers, and the memory of its processes. Raises ``RuntimeError`` for a wrong answer.
 
-    Memory is looked at a second after a second of load: before that a worker may have done nothing yet.
+    Memory is read a second after a second of load, because a worker may have done nothing before that.
     """
-    answer = server.wait_for(request.path, request.body.content, request.body.headers, 120.0)
+    answer = server.wait_for_answer(request.path, request.body.content, request.body.headers, 120.0)
     seconds = time.perf_counter() - server.started
     if not request.right(answer):
         raise RuntimeError(f"{server.label}: wrong answer {answer[:200]!r}")
@@ -100,22 +104,22 @@ def measure_start(server: Target, request: Request) -> tuple[float, float]:
 
 
 def measure_script_start(engine: str, model: str, folder: Path) -> float:
-    """Seconds until a script that only imports, loads and calls the model has its first answer."""
+    """Return the seconds until a script that only imports, loads and calls the model has its first answer."""
     began = time.perf_counter()
     script = subprocess.Popen(
-        in_process.command(engine, model, folder),
+        in_process.make_command(engine, model, folder),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        env=kept(),
+        env=make_environment(),
     )
     with script:
         assert script.stdout is not None
-        script.stdout.readline()  # it has its answer; what it takes to end is not counted
+        script.stdout.readline()  # the first answer; the end of the process is not timed
         return time.perf_counter() - began
 
 
 def total_pss(server: Target) -> float:
-    """PSS of all its processes: what is shared counts once."""
+    """Return the PSS of all processes of a server, in bytes: shared pages count once."""
     total = 0.0
     for process in [server.server, *server.workers()]:
         with suppress(psutil.Error):
@@ -124,7 +128,7 @@ def total_pss(server: Target) -> float:
 
 
 class Client(threading.Thread):
-    """Asks again and again, on one connection as long as that lasts, and notes every answer's beginning and end."""
+    """Sends a request again and again on one connection, and keeps the begin and end of every right answer."""
 
     def __init__(self, server: Target, request: Request, ended: threading.Event) -> None:
         super().__init__()
@@ -161,7 +165,7 @@ class Client(threading.Thread):
 
 @contextmanager
 def run_clients(server: Target, request: Request) -> Iterator[list[Client]]:
-    """All clients at work while this is open; afterwards none waits for anything."""
+    """Run all clients while this context is open; all have ended when it is left."""
     ended = threading.Event()
     clients = [Client(server, request, ended) for _ in range(CLIENTS)]
     for client in clients:
@@ -175,9 +179,9 @@ def run_clients(server: Target, request: Request) -> Iterator[list[Client]]:
 
 
 def kill_worker(server: Target, request: Request) -> Kill:
-    """Kill -9 the process that works hardest, after two seconds of load, and watch what its clients are told.
+    """Kill -9 the busiest process after two seconds of load, and return what the clients saw.
 
-    Until two seconds after the server is back, or ``RECOVERY_LIMIT`` is over.
+    The load ends two seconds after the server is back, or after ``RECOVERY_LIMIT`` and two seconds.
     """
     with run_clients(server, request) as clients:
         time.sleep(1.0)
@@ -193,14 +197,14 @@ def kill_worker(server: Target, request: Request) -> Kill:
 
 
 def recovery_after(died: float, clients: Sequence[Client]) -> float | None:
-    """Seconds until a request that was sent after the kill was answered; None as long as none was."""
+    """Return the seconds until a request sent after the kill was answered; None as long as none was."""
     ends = [end for client in clients for began, end in list(client.right) if began > died]
     return min(ends, default=died) - died or None
 
 
 def find_busiest(server: Target) -> psutil.Process:
-    """The process below the server (or the server itself) that used most of a second."""
+    """Return the process of the server that uses the most CPU in one second."""
     family = [server.server, *server.workers()]
-    before = {process.pid: seconds_of(process) for process in family}
+    before = {process.pid: read_cpu_seconds(process) for process in family}
     time.sleep(1.0)
-    return max(family, key=lambda process: seconds_of(process) - before[process.pid])
+    return max(family, key=lambda process: read_cpu_seconds(process) - before[process.pid])

@@ -1,10 +1,10 @@
-"""A model without any server: the most that one may hope for. One process on one thread.
+"""A model without any server, in one process on one thread: the most that a server can reach.
 
     echo "8 3" | python limits.py ENGINE MODEL FOLDER
 
-ENGINE is torch, optimized (torch, with the model as the server rearranges it) or onnx. Says ``ready`` after the first
-call; for every line of rows and seconds it then calls the model with so many rows for so long, and prints what that took.
-in_process.py runs several of these in turn with the servers.
+ENGINE is torch, optimized (torch, with the model as the server rearranges it) or onnx. It prints ``ready`` after the first
+call. For every line of rows and seconds it then calls the model with that many rows for that long, and prints the figures.
+in_process.py runs several of these processes in turn with the servers.
 """
 
 import json
@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).parent / "peers"))
 import models
 
 
-def callable_of(engine: str, name: str, folder: Path) -> models.Model:
-    """The model in this process, on one thread."""
+def load_callable(engine: str, name: str, folder: Path) -> models.Model:
+    """Load a model in this process, on one thread."""
     if engine == "onnx":
         import onnxruntime
 
@@ -48,16 +48,16 @@ def callable_of(engine: str, name: str, folder: Path) -> models.Model:
 
 
 def main(engine: str, name: str, folder: Path) -> None:
-    call = callable_of(engine, name, folder)
+    call = load_callable(engine, name, folder)
     call(models.example(name, 1))
     print("ready", flush=True)
     for line in sys.stdin:
         batch, seconds = line.split()
-        print(json.dumps(called(call, models.example(name, int(batch)), float(seconds))), flush=True)
+        print(json.dumps(measure_calls(call, models.example(name, int(batch)), float(seconds))), flush=True)
 
 
-def called(call: models.Model, x: np.ndarray, seconds: float) -> dict[str, float]:
-    """Whole calls only, at least one: how many, and the seconds and the CPU seconds that they took."""
+def measure_calls(call: models.Model, x: np.ndarray, seconds: float) -> dict[str, float]:
+    """Return the number of whole calls, at least one, with their seconds and CPU seconds."""
     for _ in range(3):
         call(x)
     began, used, calls = time.perf_counter(), time.process_time(), 0

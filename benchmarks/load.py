@@ -1,7 +1,7 @@
-"""Closed-loop load: as many connections as asked for, each with one request on the wire at all times.
+"""Closed-loop load over HTTP: every connection has one request on the wire at all times.
 
-wrk drives where it is installed. Elsewhere this file does, as a process of its own, with the same line of JSON at the
-end; it costs more CPU than wrk, which on a small machine the server then lacks. gRPC is always driven by grpc_load.py.
+wrk sends the requests where it is installed. Elsewhere this file does, as a process of its own that prints the same line of
+JSON at its end. It costs more CPU than wrk, which the server lacks on a small machine. grpc_load.py is for gRPC.
 
     python load.py HOST PORT PATH BODY_FILE HEADERS CONNECTIONS SECONDS
 """
@@ -25,8 +25,8 @@ DRIVER = "wrk" if WRK else "load.py"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What the client saw. Times in seconds; ``client_cpu`` is what the load itself cost, ``rate`` answers per second."""
+class LoadResult:
+    """The figures of one load. Times are in seconds, ``rate`` in answers per second; ``client_cpu`` is that of the load generator."""
 
     requests: int
     seconds: float
@@ -37,7 +37,7 @@ class Outcome:
     client_cpu: float
 
 
-def drive(
+def run_load(
     port: int,
     path: str,
     body: Path,
@@ -46,11 +46,11 @@ def drive(
     seconds: float,
     *,
     steady: bool = False,
-) -> Outcome:
+) -> LoadResult:
     """Load one path of a server on this machine. Raises ``RuntimeError`` when the load generator fails.
 
-    ``steady`` for a few long calls: the rate is the slope of the count of answers, so that those which the end cuts off
-    do not make it less. Only wrk can do that; the other driver always divides by the time.
+    ``steady`` is for a few long calls: the rate is the slope of the count of answers over time, so that calls which the end
+    cuts off do not lower it. Only wrk can do that; the other generator divides by the time.
     """
     lines = "".join(f"{name}: {value}\n" for name, value in headers.items())
     if WRK:
@@ -58,19 +58,19 @@ def drive(
         command = [WRK, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"]
         command += ["--latency", "-s", str(HERE / "post.lua"), f"http://127.0.0.1:{port}{path}"]
         environment = {"BENCH_BODY": str(body), "BENCH_HEADERS": lines}
-        return _run(command, seconds, environment | ({"BENCH_STEADY": "1"} if steady else {}))
+        return _run_generator(command, seconds, environment | ({"BENCH_STEADY": "1"} if steady else {}))
     command = [sys.executable, __file__, "127.0.0.1", str(port), path, str(body), lines]
-    return _run([*command, str(connections), str(seconds)], seconds)
+    return _run_generator([*command, str(connections), str(seconds)], seconds)
 
 
-def drive_grpc(port: int, method: str, message: Path, connections: int, seconds: float) -> Outcome:
-    """Load one method that takes and gives one message. Raises as ``drive``."""
+def run_grpc_load(port: int, method: str, message: Path, connections: int, seconds: float) -> LoadResult:
+    """Load one unary gRPC method. Raises ``RuntimeError`` as ``run_load`` does."""
     command = [sys.executable, str(HERE / "grpc_load.py"), str(port), method, str(message)]
-    return _run([*command, str(connections), str(seconds)], seconds)
+    return _run_generator([*command, str(connections), str(seconds)], seconds)
 
 
-def _run(command: Sequence[str], seconds: float, environment: Mapping[str, str] = {}) -> Outcome:
-    before = _children_cpu()
+def _run_generator(command: Sequence[str], seconds: float, environment: Mapping[str, str] = {}) -> LoadResult:
+    before = _read_children_cpu()
     done = subprocess.run(
         command,
         env=os.environ | environment,
@@ -79,18 +79,18 @@ def _run(command: Sequence[str], seconds: float, environment: Mapping[str, str] 
         check=False,
         timeout=seconds + 90,
     )
-    said = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode or not said:
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not lines:
         raise RuntimeError(f"the load generator failed: {done.stdout[-300:]} {done.stderr[-300:]}")
-    return Outcome(**json.loads(said[-1]), client_cpu=_children_cpu() - before)
+    return LoadResult(**json.loads(lines[-1]), client_cpu=_read_children_cpu() - before)
 
 
-def _children_cpu() -> float:
+def _read_children_cpu() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
-class Connection(asyncio.Protocol):
+class ClosedLoopClient(asyncio.Protocol):
     """Sends the request again as soon as it is answered. Answers have a content-length or are counted as errors."""
 
     def __init__(self, request: bytes, latencies: list[float]) -> None:
@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
             end = self._head.find(b"\r\n\r\n")
             if end < 0:
                 return
-            self._missing = _content_length(self._head[:end]) - (len(self._head) - end - 4)
+            self._missing = _read_content_length(self._head[:end]) - (len(self._head) - end - 4)
             self.errors += not self._head.startswith(b"HTTP/1.1 200")
             self._head = b""
         if self._missing <= 0:
@@ -130,8 +130,8 @@ class Connection(asyncio.Protocol):
         self.errors += not self.ending
 
 
-def _content_length(head: bytes) -> int:
-    r"""The length an answer announces.
+def _read_content_length(head: bytes) -> int:
+    r"""Return the content-length of an answer.
 
     >>> _content_length(b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\na: b")
     12
@@ -143,8 +143,8 @@ def _content_length(head: bytes) -> int:
     raise ValueError(f"an answer without content-length: {head!r}")
 
 
-def summary(latencies: list[float], seconds: float, errors: int) -> dict[str, float]:
-    """What wrk's script prints, of as many latencies as there were answers."""
+def summarize(latencies: list[float], seconds: float, errors: int) -> dict[str, float]:
+    """Return what wrk's script prints, from the latencies of all answers."""
     ordered = sorted(latencies) or [0.0]
     last = len(ordered) - 1
     return {
@@ -157,31 +157,32 @@ def summary(latencies: list[float], seconds: float, errors: int) -> dict[str, fl
     }
 
 
-async def load(
+async def keep_busy(
     host: str, port: int, path: str, body: bytes, headers: str, count: int, seconds: float
 ) -> dict[str, float]:
-    """Keep ``count`` connections busy for so long."""
+    """Keep ``count`` connections busy for ``seconds``; return the summary."""
     lines = [f"POST {path} HTTP/1.1", f"Host: {host}:{port}", *headers.splitlines()]
     request = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
     latencies: list[float] = []
     loop = asyncio.get_running_loop()
     began = time.perf_counter()
     opened = [
-        await loop.create_connection(lambda: Connection(request, latencies), host, port) for _ in range(count)
+        await loop.create_connection(lambda: ClosedLoopClient(request, latencies), host, port)
+        for _ in range(count)
     ]
     await asyncio.sleep(seconds)
     took = time.perf_counter() - began
     for transport, connection in opened:
         connection.ending = True
         transport.abort()
-    return summary(latencies, took, sum(connection.errors for _, connection in opened))
+    return summarize(latencies, took, sum(connection.errors for _, connection in opened))
 
 
 def main() -> None:
     import uvloop  # noqa: PLC0415 - run.py imports this file and needs no loop
 
     host, port, path, body, headers, count, seconds = sys.argv[1:]
-    found = load(host, int(port), path, Path(body).read_bytes(), headers, int(count), float(seconds))
+    found = keep_busy(host, int(port), path, Path(body).read_bytes(), headers, int(count), float(seconds))
     print(json.dumps(uvloop.run(found)))
 
 

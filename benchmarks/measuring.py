@@ -1,7 +1,7 @@
-"""How a number is made: rounds that alternate with the floor, on a machine as quiet as it gets.
+"""Repetitions that alternate between servers and floors, on a machine as quiet as it gets.
 
-CPU per request is what repeats from run to run; requests per second follow whatever else the machine does. A
-repetition during which other processes used more than ``FOREIGN`` of the machine is thrown away and repeated a few
+CPU per request repeats from run to run; requests per second depend on what else the machine does. A
+repetition during which other processes used more than ``MAX_FOREIGN_SHARE`` of the machine is thrown away and repeated a few
 times; what stays noisy is marked.
 """
 
@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import psutil
-from load import Outcome, drive, drive_grpc
+from load import LoadResult, run_grpc_load, run_load
 from targets import Target
 from workloads import Body
 
-FOREIGN = 0.15
-QUIET = 0.08
+MAX_FOREIGN_SHARE = 0.15
+QUIET_SHARE = 0.08
 RETRIES = 2
-FINISHING = 5.0  # seconds
+DRAIN_SECONDS = 5.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One repetition. ``front`` and ``workers`` are seconds of CPU per request, ``foreign`` a share of the machine."""
+    """One repetition. ``front``, ``workers`` and ``client`` are CPU seconds per request; ``foreign`` is a share of the machine."""
 
     rps: float
     p50: float
@@ -39,33 +39,33 @@ class Sample:
 
     @property
     def cpu(self) -> float:
-        """Of the whole server."""
+        """CPU seconds per request of the whole server."""
         return self.front + self.workers
 
     @property
     def noisy(self) -> bool:
-        """Whether somebody else was at work."""
-        return self.foreign > FOREIGN
+        """Whether other processes disturbed the repetition."""
+        return self.foreign > MAX_FOREIGN_SHARE
 
 
-class Measured(Protocol):
-    """Whatever alternates with others in a run."""
+class Measurable(Protocol):
+    """What alternates with others in a run."""
 
     @property
     def name(self) -> str: ...
 
     def warm(self) -> None:
-        """Make it as fast as it gets."""
+        """Warm up."""
 
     def measure(self, seconds: float) -> Sample:
-        """Let it work for so long."""
+        """Run for ``seconds`` and return the figures."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
-    """One thing to load: a path of a server (of gRPC a method), with a body, on so many connections.
+class LoadRun:
+    """One load: a body that is sent to a path (or gRPC method) of a server on a number of connections.
 
-    ``warm_up`` are seconds of load before it is measured; of few and long answers (``steady``) the rate is their slope.
+    ``warm_up`` is in seconds. ``steady`` is for few and long answers: their rate is the slope of their count over time.
     """
 
     name: str
@@ -78,17 +78,17 @@ class Shot:
     steady: bool = False
 
     def warm(self) -> None:
-        """Load it without looking."""
+        """Load the server for ``warm_up`` seconds without measuring."""
         if self.warm_up:
             self._drive(self.warm_up)
             self._finish()
 
     def measure(self, seconds: float) -> Sample:
-        """Load it once. CPU is of an answer even where the end cut off calls that had cost some."""
+        """Load the server once. Calls that the end cuts off count as parts of an answer, for their CPU is counted."""
         front, workers = self.target.cpu()
-        busy, began = busy_seconds(), time.perf_counter()
+        busy, began = read_busy_seconds(), time.perf_counter()
         outcome = self._drive(seconds)
-        took, busy = time.perf_counter() - began, busy_seconds() - busy
+        took, busy = time.perf_counter() - began, read_busy_seconds() - busy
         front_now, workers_now = self.target.cpu()
         front, workers = front_now - front, workers_now - workers
         self._finish()
@@ -100,98 +100,100 @@ class Shot:
             front=front / answers,
             workers=workers / answers,
             errors=outcome.errors if outcome.requests else 1,
-            foreign=foreign(busy - front - workers - outcome.client_cpu, took),
+            foreign=foreign_share(busy - front - workers - outcome.client_cpu, took),
             client=outcome.client_cpu / answers,
         )
 
     def _finish(self) -> None:
-        """Let a slow server end the calls that nobody waits for any more: they would take the next one's time."""
-        end = time.perf_counter() + FINISHING
+        """Wait until a slow server has ended the calls that were cut off: they would disturb the next server."""
+        end = time.perf_counter() + DRAIN_SECONDS
         while self.steady and time.perf_counter() < end:
             used = sum(self.target.cpu())
             time.sleep(0.1)
             if sum(self.target.cpu()) - used < 0.03:
                 return
 
-    def _drive(self, seconds: float) -> Outcome:
+    def _drive(self, seconds: float) -> LoadResult:
         if self.body.grpc:
-            return drive_grpc(self.target.grpc_port, self.path, self.file, self.connections, seconds)
+            return run_grpc_load(self.target.grpc_port, self.path, self.file, self.connections, seconds)
         fields, steady = self.body.headers, self.steady
-        return drive(self.target.port, self.path, self.file, fields, self.connections, seconds, steady=steady)
+        return run_load(
+            self.target.port, self.path, self.file, fields, self.connections, seconds, steady=steady
+        )
 
 
-Each = TypeVar("Each", bound=Measured)
+T = TypeVar("T", bound=Measurable)
 
 
-class Patience:
-    """How long this run may still wait for others to be quiet, or repeat what they disturbed, in seconds."""
+class WaitBudget:
+    """Seconds that a run may still spend on waiting for a quiet machine and on disturbed repetitions."""
 
     def __init__(self, seconds: float) -> None:
-        self._left = seconds
+        self._seconds_left = seconds
 
-    def repeats(self, seconds: float) -> bool:
-        """Whether so much may be spent on a repetition, which then is."""
-        self._left -= seconds
-        return self._left > 0.0
+    def try_spend(self, seconds: float) -> bool:
+        """Spend ``seconds`` on a repetition. Returns whether the budget allowed it."""
+        self._seconds_left -= seconds
+        return self._seconds_left > 0.0
 
-    def wait(self) -> None:
-        """Return when the machine is quiet, or patience ends."""
-        while self._left > 0.0:
-            began, busy = time.perf_counter(), busy_seconds()
+    def wait_until_quiet(self) -> None:
+        """Return when the machine is quiet, or when the budget is spent."""
+        while self._seconds_left > 0.0:
+            began, busy = time.perf_counter(), read_busy_seconds()
             time.sleep(0.3)
             took = time.perf_counter() - began
-            if busy_seconds() - busy < QUIET * took * machine_cores():
+            if read_busy_seconds() - busy < QUIET_SHARE * took * count_machine_cores():
                 return
-            self._left -= took
+            self._seconds_left -= took
 
 
-def repeat(
-    each: Iterable[Each], repetitions: int, seconds: float, patience: Patience
-) -> Iterator[tuple[Each, list[Sample]]]:
-    """Measure all of them in turn, so many times over; the samples of each, quiet ones only where there are enough."""
-    taken: list[tuple[Each, list[Sample]]] = [(one, []) for one in each]
+def measure_in_turn(
+    each: Iterable[T], repetitions: int, seconds: float, patience: WaitBudget
+) -> Iterator[tuple[T, list[Sample]]]:
+    """Warm all up, measure each in turn ``repetitions`` times, and yield each with its samples."""
+    taken: list[tuple[T, list[Sample]]] = [(one, []) for one in each]
     for one, _ in taken:
         one.warm()
     for _ in range(repetitions):
         for one, samples in taken:
-            samples.append(_quiet_sample(one, seconds, patience))
+            samples.append(_take_quiet_sample(one, seconds, patience))
     yield from taken
 
 
-def _quiet_sample(one: Measured, seconds: float, patience: Patience) -> Sample:
+def _take_quiet_sample(one: Measurable, seconds: float, patience: WaitBudget) -> Sample:
     best: Sample | None = None
     for _ in range(1 + RETRIES):
-        patience.wait()
+        patience.wait_until_quiet()
         sample = one.measure(seconds)
         if best is None or sample.foreign < best.foreign:
             best = sample
-        if not best.noisy or not patience.repeats(seconds):
+        if not best.noisy or not patience.try_spend(seconds):
             break
     assert best is not None
     return best
 
 
-def idle_load(targets: Sequence[Target]) -> list[float]:
-    """How many cores each of them keeps busy for a second in which nobody asks anything."""
+def measure_idle_cpu(targets: Sequence[Target]) -> list[float]:
+    """Return the CPU seconds that each server uses in one idle second."""
     before = [sum(target.cpu()) for target in targets]
     time.sleep(1.0)
     return [sum(target.cpu()) - used for target, used in zip(targets, before, strict=True)]
 
 
 def median(samples: list[Sample]) -> Sample:
-    """The middle of every figure for itself; errors add up. Noise counts if most repetitions were noisy."""
+    """Return the median of every figure by itself; errors add up."""
     first = samples[0]
     figures = {name: statistics.median(getattr(each, name) for each in samples) for name in first.__slots__}
     return replace(first, **figures | {"errors": sum(each.errors for each in samples)})
 
 
-def foreign(seconds: float, took: float) -> float:
-    """The share of the machine that somebody else's seconds of CPU were."""
-    return max(0.0, seconds) / (took * machine_cores())
+def foreign_share(seconds: float, took: float) -> float:
+    """Return CPU seconds of other processes as a share of the machine over ``took`` seconds."""
+    return max(0.0, seconds) / (took * count_machine_cores())
 
 
-def busy_seconds() -> float:
-    """CPU seconds that the whole machine has worked, for us or for a neighbor on the same host."""
+def read_busy_seconds() -> float:
+    """Return the CPU seconds that the whole machine has worked since its start."""
     times = psutil.cpu_times()
     return float(
         sum(times)
@@ -202,6 +204,6 @@ def busy_seconds() -> float:
     )
 
 
-def machine_cores() -> int:
-    """All cores, whether or not this process may use them: ``busy_seconds`` is about all."""
+def count_machine_cores() -> int:
+    """Return the number of all cores, also those that this process may not use: ``read_busy_seconds`` counts them."""
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""One tensor (of FP32 where nothing else is said) as the Open Inference Protocol sends it, and what is in an answer: by its definition, not our codecs."""
+"""Requests and answers of the Open Inference Protocol with one tensor (FP32 by default), written without our codecs."""
 
 import json
 import struct
@@ -10,7 +10,7 @@ INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
 def json_body(name: str, shape: Sequence[int], raw: bytes) -> bytes:
-    """Its elements as a flat list, with the digits that Python gives a float32."""
+    """Return a JSON request with the elements of an FP32 tensor as a flat list."""
     values = struct.unpack(f"<{len(raw) // 4}f", raw)
     entry = {"name": name, "datatype": "FP32", "shape": shape, "data": values}
     return json.dumps({"inputs": [entry]}, separators=(",", ":")).encode()
@@ -19,7 +19,7 @@ def json_body(name: str, shape: Sequence[int], raw: bytes) -> bytes:
 def binary_body(
     name: str, shape: Sequence[int], raw: bytes, *, datatype: str = "FP32", output: str = ""
 ) -> tuple[bytes, int]:
-    """Its elements behind the JSON, which asks for a binary answer (of ``output``, or of all); and the JSON's size."""
+    """Return a request with binary data after the JSON, and the size of the JSON. It asks for binary outputs (``output``, or all)."""
     parameters = {"binary_data_size": len(raw)}
     entry = {"name": name, "datatype": datatype, "shape": shape, "parameters": parameters}
     document: dict[str, object] = {"inputs": [entry]}
@@ -32,20 +32,20 @@ def binary_body(
 
 
 def message(model: str, name: str, shape: Sequence[int], raw: bytes, *, datatype: str = "FP32") -> bytes:
-    """A ModelInferRequest with raw contents."""
+    """Return a ModelInferRequest with raw contents."""
     tensor = pb.ModelInferRequest.InferInputTensor(name=name, datatype=datatype, shape=shape)
     request = pb.ModelInferRequest(model_name=model, inputs=[tensor], raw_input_contents=[raw])
     return bytes(request.SerializeToString())
 
 
 def from_json(answer: bytes) -> bytes:
-    """The elements of an answer's only output, in JSON."""
+    """Return the elements of the only output of a JSON answer, as FP32 bytes."""
     (output,) = json.loads(answer)["outputs"]
     return struct.pack(f"<{len(output['data'])}f", *output["data"])
 
 
 def from_binary(answer: bytes) -> bytes:
-    """Those that stand behind the JSON of an answer."""
+    """Return the bytes of the only output after the JSON; empty where their number is wrong."""
     document, end = json.JSONDecoder().raw_decode(answer.decode("latin-1"))
     (output,) = document["outputs"]
     raw = answer[end:]
@@ -53,6 +53,6 @@ def from_binary(answer: bytes) -> bytes:
 
 
 def from_message(answer: bytes) -> bytes:
-    """Those of a ModelInferResponse."""
+    """Return the raw contents of the only output of a ModelInferResponse."""
     (raw,) = pb.ModelInferResponse.FromString(answer).raw_output_contents
     return bytes(raw)

@@ -1,10 +1,11 @@
-"""Open-loop load: requests leave at a rate, whether or not those before them were answered, as clients do who do not
-know of each other. A request's wait counts from the moment when it was due, so that a late generator hides nothing.
+"""Open-loop load: requests leave at a fixed rate, whether or not earlier ones were answered, like independent clients.
+
+The wait of a request counts from the moment when it was due, so that a late generator hides nothing.
 
     python open_loop.py http PORT PATH BODY_FILE RATE SECONDS
     python open_loop.py grpc PORT METHOD MESSAGE_FILE RATE SECONDS
 
-The last line is JSON: of every status how many answers there were, and what they waited.
+The last line of the output is JSON: the number of answers of every status, and their waits.
 """
 
 import asyncio
@@ -20,15 +21,15 @@ from typing import cast
 
 import grpc
 from grpc_load import OPTIONS
-from load import summary
+from load import summarize
 
-# Seconds that the last answers get; whoever waits longer counts as hung.
-PATIENCE = 20.0
+# Seconds until a request without an answer counts as hung.
+ANSWER_TIMEOUT = 20.0
 
 
 @dataclass(slots=True)
-class Seen:
-    """What the clients saw. Waits are in seconds; ``after`` counts the values of Retry-After."""
+class OpenLoopResult:
+    """The answers to one load. Waits are in seconds; ``after`` counts the values of Retry-After."""
 
     sent: int = 0
     seconds: float = 0.0
@@ -38,13 +39,17 @@ class Seen:
     hung: int = 0
     broken: int = 0
 
-    def share(self, status: str) -> int:
-        """How many answers had this status."""
+    def count(self, status: str) -> int:
+        """Return the number of answers with this status."""
         return self.statuses.get(status, 0)
 
+    def p99(self, status: str) -> float:
+        """Return the 99th percentile of the waits for answers with this status; 0 where there were none."""
+        return self.waits.get(status, {}).get("p99", 0.0)
 
-class Answers:
-    """The answers of one run, as they come."""
+
+class AnswerLog:
+    """Collects the answers to one load."""
 
     def __init__(self) -> None:
         self.sent = self.broken = 0
@@ -52,20 +57,20 @@ class Answers:
         self.after: Counter[str] = Counter()
 
     def add(self, status: str, wait: float, after: str = "") -> None:
-        """One answer."""
+        """Add one answer; ``wait`` is in seconds."""
         self.waits.setdefault(status, []).append(wait)
         if after:
             self.after[after] += 1
 
-    def seen(self, seconds: float) -> Seen:
-        """All of them."""
+    def summarize(self, seconds: float) -> OpenLoopResult:
+        """Return the result of a load that took ``seconds``."""
         answered = sum(map(len, self.waits.values()))
-        return Seen(
+        return OpenLoopResult(
             self.sent,
             seconds,
             {status: len(waits) for status, waits in self.waits.items()},
             {
-                status: summary(waits, seconds, 0) | {"max": max(waits)}
+                status: summarize(waits, seconds, 0) | {"max": max(waits)}
                 for status, waits in self.waits.items()
             },
             dict(self.after),
@@ -74,11 +79,11 @@ class Answers:
         )
 
 
-Ask = Callable[[float], Awaitable[None]]
+Send = Callable[[float], Awaitable[None]]
 
 
-async def at_rate(ask: Ask, rate: float, seconds: float, answers: Answers) -> Seen:
-    """Ask ``rate`` times a second for so long, then wait for what is not answered."""
+async def send_at_rate(send: Send, rate: float, seconds: float, answers: AnswerLog) -> OpenLoopResult:
+    """Send ``rate`` requests a second for ``seconds``, then wait for the missing answers."""
     began = time.perf_counter()
     tasks: set[asyncio.Task[None]] = set()
     for number in range(round(rate * seconds)):
@@ -86,28 +91,28 @@ async def at_rate(ask: Ask, rate: float, seconds: float, answers: Answers) -> Se
         if (early := due - time.perf_counter()) > 0:
             await asyncio.sleep(early)
         answers.sent += 1
-        task = asyncio.ensure_future(ask(due))
+        task = asyncio.ensure_future(send(due))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
     if tasks:
-        _, hung = await asyncio.wait(tasks, timeout=PATIENCE)
+        _, hung = await asyncio.wait(tasks, timeout=ANSWER_TIMEOUT)
         for task in hung:
             task.cancel()
-    return answers.seen(time.perf_counter() - began)
+    return answers.summarize(time.perf_counter() - began)
 
 
-class Clients:
-    """Connections to one path, as many as are busy at a time."""
+class ConnectionPool:
+    """Connections to one path; a request without an idle connection opens a new one."""
 
-    def __init__(self, port: int, path: str, body: bytes, answers: Answers) -> None:
+    def __init__(self, port: int, path: str, body: bytes, answers: AnswerLog) -> None:
         self._port = port
         lines = [f"POST {path} HTTP/1.1", "Host: bench", "Content-Type: application/json"]
         self._request = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
         self._answers = answers
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
-    async def ask(self, due: float) -> None:
-        """One request on a connection that nobody uses."""
+    async def send(self, due: float) -> None:
+        """Send one request on an idle connection; ``due`` is a time of ``perf_counter``."""
         try:
             reader, writer = (
                 self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
@@ -123,28 +128,28 @@ class Clients:
         self._idle.append((reader, writer))
 
     async def close(self) -> None:
-        """End the connections."""
+        """Close the idle connections."""
         for _, writer in self._idle:
             writer.close()
 
 
-async def over_http(port: int, path: str, body: bytes, rate: float, seconds: float) -> Seen:
-    """The load over HTTP."""
-    answers = Answers()
-    clients = Clients(port, path, body, answers)
+async def run_http(port: int, path: str, body: bytes, rate: float, seconds: float) -> OpenLoopResult:
+    """Load a path over HTTP."""
+    answers = AnswerLog()
+    clients = ConnectionPool(port, path, body, answers)
     try:
-        return await at_rate(clients.ask, rate, seconds, answers)
+        return await send_at_rate(clients.send, rate, seconds, answers)
     finally:
         await clients.close()
 
 
-async def over_grpc(port: int, method: str, message: bytes, rate: float, seconds: float) -> Seen:
-    """The load over gRPC."""
-    answers = Answers()
+async def run_grpc(port: int, method: str, message: bytes, rate: float, seconds: float) -> OpenLoopResult:
+    """Load a method over gRPC."""
+    answers = AnswerLog()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS) as channel:
         call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
 
-        async def ask(due: float) -> None:
+        async def send(due: float) -> None:
             status = "OK"
             try:
                 await call(message)
@@ -152,35 +157,35 @@ async def over_grpc(port: int, method: str, message: bytes, rate: float, seconds
                 status = error.code().name
             answers.add(status, time.perf_counter() - due)
 
-        return await at_rate(ask, rate, seconds, answers)
+        return await send_at_rate(send, rate, seconds, answers)
 
 
-def drive(kind: str, port: int, path: str, body: Path, rate: float, seconds: float) -> "Driven":
+def start_load(kind: str, port: int, path: str, body: Path, rate: float, seconds: float) -> "RunningLoad":
     """Start the load in a process of its own."""
     command = [sys.executable, __file__, kind, str(port), path, str(body), str(rate), str(seconds)]
-    return Driven(subprocess.Popen(command, stdout=subprocess.PIPE, text=True), seconds)
+    return RunningLoad(subprocess.Popen(command, stdout=subprocess.PIPE, text=True), seconds)
 
 
-class Driven:
-    """A load that runs."""
+class RunningLoad:
+    """A load that runs in a process of its own."""
 
     def __init__(self, process: "subprocess.Popen[str]", seconds: float) -> None:
         self._process = process
-        self._limit = seconds + PATIENCE + 20
+        self._limit = seconds + ANSWER_TIMEOUT + 20
 
-    def seen(self) -> Seen:
-        """Wait for its end. Raises ``RuntimeError`` where it failed."""
-        said, _ = self._process.communicate(timeout=self._limit)
+    def wait(self) -> OpenLoopResult:
+        """Wait for the end of the load; return its result. Raises ``RuntimeError`` where the process failed."""
+        output, _ = self._process.communicate(timeout=self._limit)
         if self._process.returncode:
-            raise RuntimeError(f"the load generator failed: {said[-300:]}")
-        return Seen(**cast("Mapping[str, object]", json.loads(said.splitlines()[-1])))  # type: ignore[arg-type]
+            raise RuntimeError(f"the load generator failed: {output[-300:]}")
+        return OpenLoopResult(**cast("Mapping[str, object]", json.loads(output.splitlines()[-1])))  # type: ignore[arg-type]
 
 
 def main() -> None:
     import uvloop  # noqa: PLC0415 - others import this file and need no loop
 
     kind, port, path, body, rate, seconds = sys.argv[1:]
-    run = over_http if kind == "http" else over_grpc
+    run = run_http if kind == "http" else run_grpc
     found = run(int(port), path, Path(body).read_bytes(), float(rate), float(seconds))
     print(json.dumps(asdict(uvloop.run(found))))
 

@@ -1,4 +1,4 @@
-"""What the servers of the comparison are asked: cases, bodies, and the answers that make a workload worth timing."""
+"""The cases of the comparison: workloads, bodies, and the checks of their answers."""
 
 import json
 import math
@@ -17,9 +17,9 @@ import models
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Workloads that are measured with the same servers running, each with its concurrencies.
+    """Workloads that are measured while the same servers run, each with its concurrencies.
 
-    A repetition takes ``seconds``. ``steady``: answers take so long that their rate is their slope (load.py).
+    A repetition takes ``seconds``. ``steady`` is for slow answers, whose rate is the slope of their count (load.py).
     """
 
     name: str
@@ -41,7 +41,7 @@ CASES = (
 
 
 class Bodies:
-    """What is sent, by kind, and what must come back, by model."""
+    """The bodies by kind, and the right answers by model."""
 
     def __init__(self) -> None:
         image = models.example("resnet18", 1)
@@ -59,15 +59,15 @@ class Bodies:
             "image": lambda: Body("image", raw, BYTES),
             "image json": lambda: Body("image-json", nested.encode(), JSON),
             "image v2 json": lambda: Body("image-v2-json", v2.json_body("x", shape, raw), JSON),
-            "image v2": lambda: _binary("image-v2", "FP32", shape, raw),
-            "image form": lambda: _form("image-form", raw),
+            "image v2": lambda: _make_binary("image-v2", "FP32", shape, raw),
+            "image form": lambda: _make_form("image-form", raw),
             "words": lambda: Body("words", words.tobytes(), BYTES),
-            "words v2": lambda: _binary("words-v2", "INT64", tokens, words.tobytes()),
-            "words v2 json": lambda: Body("words-v2-json", _words_json(words.ravel().tolist()), JSON),
+            "words v2": lambda: _make_binary("words-v2", "INT64", tokens, words.tobytes()),
+            "words v2 json": lambda: Body("words-v2-json", _make_words_json(words.ravel().tolist()), JSON),
             "words json": lambda: Body("words-json", json.dumps({"input": words.tolist()}).encode(), JSON),
-            "words form": lambda: _form("words-form", words.tobytes()),
+            "words form": lambda: _make_form("words-form", words.tobytes()),
             "picture": lambda: Body("picture", picture, "image/jpeg"),
-            "picture form": lambda: _form("picture-form", picture),
+            "picture form": lambda: _make_form("picture-form", picture),
         }
         for model, kind, datatype, size, content in (
             *((f"echo{kind}", "number", "FP32", [1, 1], number) for kind in ("", "_function")),
@@ -87,43 +87,43 @@ class Bodies:
         self._made: dict[str, Body] = {}
 
     def body(self, kind: str) -> Body:
-        """One of each kind."""
+        """Return the body of a kind; each is made once."""
         if kind not in self._made:
             self._made[kind] = self.kinds[kind]()
         return self._made[kind]
 
-    def right(self, workload: str, kind: str, answer: bytes) -> bool:
-        """Whether this is the model's answer."""
+    def is_right(self, workload: str, kind: str, answer: bytes) -> bool:
+        """Return whether an answer has the numbers that the model gives in this process."""
         model = workload.replace("gRPC ", "").split()[0]
         if model not in self.expected:
             self.expected[model] = models.load(model, 1)(models.example(model, 1))[0, :4].tolist()
         expected = self.expected[model]
         tolerance = 0.5 if model == "total" else 1e-3
-        found = numbers(kind, answer)
+        found = read_numbers(kind, answer)
         return len(found) >= len(expected) and all(
             abs(mine - theirs) <= tolerance for mine, theirs in zip(expected, found, strict=False)
         )
 
 
-def _binary(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> Body:
+def _make_binary(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> Body:
     content, size = v2.binary_body("x", shape, raw, datatype=datatype, output="y")
     return Body(name, content, BYTES, size)
 
 
-def _words_json(words: list[int]) -> bytes:
+def _make_words_json(words: list[int]) -> bytes:
     entry = {"name": "x", "datatype": "INT64", "shape": [1, len(words)], "data": words}
     return json.dumps({"inputs": [entry]}).encode()
 
 
-def _form(name: str, content: bytes) -> Body:
+def _make_form(name: str, content: bytes) -> Body:
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="data"; filename="data"\r\n'
     head += "Content-Type: application/octet-stream\r\n\r\n"
     whole = head.encode() + content + f"\r\n--{BOUNDARY}--\r\n".encode()
     return Body(name, whole, f"multipart/form-data; boundary={BOUNDARY}")
 
 
-def numbers(kind: str, answer: bytes) -> list[float]:
-    """The numbers that an answer carries, in order."""
+def read_numbers(kind: str, answer: bytes) -> list[float]:
+    """Return the numbers of an answer, in order."""
     if kind == "message":
         answer, kind = v2.from_message(answer), "raw"
     if kind == "v2":
@@ -131,15 +131,15 @@ def numbers(kind: str, answer: bytes) -> list[float]:
         if len(answer) > end:
             answer, kind = answer[end:], "raw"
         else:
-            return list(_floats(document["outputs"][0]["data"]))
+            return list(_iterate_floats(document["outputs"][0]["data"]))
     if kind == "raw":
         return list(struct.unpack(f"<{len(answer) // 4}f", answer)) if len(answer) % 4 == 0 else []
-    return list(_floats(json.loads(answer)))
+    return list(_iterate_floats(json.loads(answer)))
 
 
-def _floats(value: object) -> Iterator[float]:
+def _iterate_floats(value: object) -> Iterator[float]:
     if isinstance(value, int | float):
         yield float(value)
     elif isinstance(value, list | dict):
         for each in value.values() if isinstance(value, dict) else value:
-            yield from _floats(each)
+            yield from _iterate_floats(each)

@@ -1,8 +1,8 @@
-"""The servers of the comparison: how each is started for some models, and which workloads it is asked, and how.
+"""The servers of the comparison: how each starts with some models, and the route of each workload.
 
-Every server gets the same wish: torch models on ``WORKERS`` workers of ``THREADS`` thread each, at most ``BATCH`` rows a
-call, no longer than ``DELAY`` for company; everything else on one worker. ``ways`` says for a workload which path and
-which of the bodies of compare.py a server takes; a workload that is not there is one that it cannot do.
+Every server gets the same settings: torch models on ``WORKERS`` workers of ``THREADS`` thread each, at most ``BATCH`` rows a
+call, at most ``DELAY`` seconds of waiting for a batch; every other model on one worker. ``routes`` has the path and the kind
+of body of each workload; a server cannot do a workload that is not there.
 """
 
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from open_inference import INFER
-from targets import NGINX, Mooring, Nginx, Target, free_port, kept
+from targets import NGINX, Mooring, Nginx, Target, find_free_port, make_environment
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 import install
@@ -34,8 +34,8 @@ SHAPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """How a server is asked for a workload: the path (of gRPC the method), the kind of body, the kind of answer."""
+class Route:
+    """The route of a workload: the path (or gRPC method), the kind of body, the kind of answer."""
 
     path: str
     body: str
@@ -43,7 +43,7 @@ class Way:
 
 
 class Peer(Target):
-    """A server of its own virtual environment. ``python`` is that environment's interpreter."""
+    """Somebody else's server, in a virtual environment of its own. ``python`` is the interpreter of that environment."""
 
     name = ""
     ready = "/ready"
@@ -51,27 +51,27 @@ class Peer(Target):
 
     def __init__(self, models: Sequence[str], *, workers: int = WORKERS) -> None:
         super().__init__(self.name)
-        self.grpc_port = free_port()
+        self.grpc_port = find_free_port()
         self.models = list(models)
         self.torch_workers = workers
         self.python = str(install.python(self.package()))
 
     @classmethod
     def settings(cls, case: str, models: Sequence[str]) -> "Iterator[Peer]":  # noqa: ARG003 - most have one for all
-        """The ways to set it up that are worth measuring for a case, the usual one first."""
+        """Yield the server in each setting that is worth measuring for a case, the usual one first."""
         yield cls(models)
 
     def with_workers(self, workers: int) -> Self:
-        """Another one of so many workers of torch models."""
+        """Return a new server with this number of workers for torch models."""
         return type(self)(self.models, workers=workers)
 
     @classmethod
     def package(cls) -> str:
-        """What it is called in install.py."""
+        """Return the name of the server in install.py."""
         return cls.name
 
     def variables(self, folder: Path) -> dict[str, str]:
-        return kept() | {
+        return make_environment() | {
             "PYTHONPATH": str(PEERS),
             "PYTHONWARNINGS": "ignore",
             "BENCH_PEERS": str(PEERS),
@@ -87,13 +87,13 @@ class Peer(Target):
             **self.environment,
         }
 
-    def ways(self) -> dict[str, Way]:
-        """What it can be asked."""
+    def routes(self) -> dict[str, Route]:
+        """Return the route of each workload that the server can do."""
         raise NotImplementedError
 
 
 class FastApi(Peer):
-    """Written by hand."""
+    """A FastAPI application written by hand."""
 
     name = "fastapi"
 
@@ -135,31 +135,31 @@ class FastApi(Peer):
             str(self._processes),
         ]
 
-    def ways(self) -> dict[str, Way]:
+    def routes(self) -> dict[str, Route]:
         return {
-            "echo": Way("/echo", "number", "json"),
-            "total JSON": Way("/total_json", "image json", "json"),
-            "identity JSON": Way("/identity_json", "image json", "json"),
-            "total binary": Way("/total", "image", "json"),
-            "identity binary": Way("/identity", "image", "raw"),
-            "length raw": Way("/length", "picture", "json"),
-            "length form": Way("/length_form", "picture form", "json"),
-            "resnet18": Way("/resnet18", "image", "raw"),
-            "transformer": Way("/transformer", "words", "raw"),
+            "echo": Route("/echo", "number", "json"),
+            "total JSON": Route("/total_json", "image json", "json"),
+            "identity JSON": Route("/identity_json", "image json", "json"),
+            "total binary": Route("/total", "image", "json"),
+            "identity binary": Route("/identity", "image", "raw"),
+            "length raw": Route("/length", "picture", "json"),
+            "length form": Route("/length_form", "picture form", "json"),
+            "resnet18": Route("/resnet18", "image", "raw"),
+            "transformer": Route("/transformer", "words", "raw"),
         }
 
 
 class BatchedFastApi(FastApi):
-    """Written by hand with more care."""
+    """The same application with a batcher written by hand."""
 
     def __init__(self, models: Sequence[str], *, workers: int = WORKERS) -> None:
         super().__init__(models, workers=workers)
         self.label = "fastapi, batching"
 
-    def ways(self) -> dict[str, Way]:
+    def routes(self) -> dict[str, Route]:
         return {
-            "resnet18": Way("/batched/resnet18", "image", "raw"),
-            "transformer": Way("/batched/transformer", "words", "raw"),
+            "resnet18": Route("/batched/resnet18", "image", "raw"),
+            "transformer": Route("/batched/transformer", "words", "raw"),
         }
 
 
@@ -186,30 +186,30 @@ class V2Peer(Peer):
         if cls.best_over_grpc and case in TORCH:
             yield cls(models, over_grpc=True)
 
-    def ways(self) -> dict[str, Way]:
+    def routes(self) -> dict[str, Route]:
         if self._over_grpc:
             kinds = {"resnet18": "image", "transformer": "words"}
-            return {name: Way(INFER, f"{kind} message {name}", "message") for name, kind in kinds.items()}
-        return self.http_ways()
+            return {name: Route(INFER, f"{kind} message {name}", "message") for name, kind in kinds.items()}
+        return self.http_routes()
 
-    def http_ways(self) -> dict[str, Way]:
-        """Over HTTP, and of gRPC the workloads that are about it."""
+    def http_routes(self) -> dict[str, Route]:
+        """Return the routes over HTTP, and over gRPC those of the gRPC workloads."""
         path = "/v2/models/{}/infer"
         return {
-            "echo v2": Way(path.format("echo"), "number v2", "v2"),
-            "total JSON": Way(path.format("total"), "image v2 json", "v2"),
-            "identity JSON": Way(path.format("identity"), "image v2 json", "v2"),
-            "total binary": Way(path.format("total"), "image v2", "v2"),
-            "identity binary": Way(path.format("identity"), "image v2", "v2"),
-            "resnet18": Way(path.format("resnet18"), "image v2", "v2"),
-            "transformer": Way(path.format("transformer"), "words v2", "v2"),
-            "gRPC echo": Way(INFER, "number message echo", "message"),
-            "gRPC identity": Way(INFER, "image message identity", "message"),
+            "echo v2": Route(path.format("echo"), "number v2", "v2"),
+            "total JSON": Route(path.format("total"), "image v2 json", "v2"),
+            "identity JSON": Route(path.format("identity"), "image v2 json", "v2"),
+            "total binary": Route(path.format("total"), "image v2", "v2"),
+            "identity binary": Route(path.format("identity"), "image v2", "v2"),
+            "resnet18": Route(path.format("resnet18"), "image v2", "v2"),
+            "transformer": Route(path.format("transformer"), "words v2", "v2"),
+            "gRPC echo": Route(INFER, "number message echo", "message"),
+            "gRPC identity": Route(INFER, "image message identity", "message"),
         }
 
 
 class KServe(V2Peer):
-    """KServe's Python server. Of a binary tensor over HTTP it makes a list of Python's numbers first, over gRPC it does not."""
+    """KServe's Python server. It turns a binary tensor over HTTP into a list of Python numbers first, but not over gRPC."""
 
     name = "kserve"
     best_over_grpc = True
@@ -237,11 +237,11 @@ class Triton(V2Peer):
     def package(cls) -> str:
         return "pytriton"
 
-    def _site(self) -> Path:
+    def _site_packages(self) -> Path:
         return next((install.PEERS / "pytriton" / "lib").glob("python3*")) / "site-packages"
 
     def variables(self, folder: Path) -> dict[str, str]:
-        site = self._site()
+        site = self._site_packages()
         ask = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
         library = subprocess.run(
             [self.python, "-c", ask], capture_output=True, text=True, check=True
@@ -260,13 +260,13 @@ class Triton(V2Peer):
         }
 
     def command(self, folder: Path) -> list[str]:
-        bundle = self._site() / "pytriton/tritonserver"
+        bundle = self._site_packages() / "pytriton/tritonserver"
         backend = folder / "backends" / "python"
         shutil.copytree(bundle / "backends" / "python", backend)
         stub = f"{sys.version_info.major}.{sys.version_info.minor}"
         shutil.copy(bundle / "python_backend_stubs" / stub / "triton_python_backend_stub", backend)
         for model in self.models:
-            self._declare(model, folder / "models" / model)
+            self._write_config(model, folder / "models" / model)
         command = [str(bundle / "bin" / "tritonserver"), "--model-repository", str(folder / "models")]
         command += [
             "--backend-directory",
@@ -279,22 +279,22 @@ class Triton(V2Peer):
         command += ["--http-address", "127.0.0.1", "--http-port", str(self.port)]
         return [*command, "--grpc-address", "127.0.0.1", "--grpc-port", str(self.grpc_port)]
 
-    def _declare(self, model: str, folder: Path) -> None:
-        datatype, given, wanted = SHAPES[model]
+    def _write_config(self, model: str, folder: Path) -> None:
+        datatype, input_shape, output_shape = SHAPES[model]
         heavy = model in TORCH
         (folder / "1").mkdir(parents=True)
         shutil.copy(PEERS / "triton_model.py", folder / "1" / "model.py")
         (folder / "config.pbtxt").write_text(
             f'name: "{model}"\nbackend: "python"\nmax_batch_size: {BATCH if heavy else 16}\n'
-            f'input [{{ name: "x" data_type: TYPE_{datatype} dims: [{given}] }}]\n'
-            f'output [{{ name: "y" data_type: TYPE_FP32 dims: [{wanted}] }}]\n'
+            f'input [{{ name: "x" data_type: TYPE_{datatype} dims: [{input_shape}] }}]\n'
+            f'output [{{ name: "y" data_type: TYPE_FP32 dims: [{output_shape}] }}]\n'
             f"instance_group [{{ kind: KIND_CPU count: {self.torch_workers if heavy else 1} }}]\n"
             f"dynamic_batching {{ max_queue_delay_microseconds: {int(DELAY * 1e6) if heavy else 0} }}\n"
         )
 
 
 class PyTriton(V2Peer):
-    """PyTriton: functions bound to the server that it brings."""
+    """PyTriton: functions bound to the Triton server in its package."""
 
     name = "pytriton"
 
@@ -315,7 +315,7 @@ class PyTriton(V2Peer):
 
 
 class MlServer(V2Peer):
-    """MLServer. It takes no binary tensors over REST. Without workers models run in the server's own process."""
+    """MLServer. It takes no binary tensors over REST. Without workers, models run in the server process."""
 
     name = "mlserver"
     best_over_grpc = True
@@ -329,7 +329,7 @@ class MlServer(V2Peer):
     def command(self, folder: Path) -> list[str]:
         (folder / "settings.json").write_text(
             f'{{"debug": false, "host": "127.0.0.1", "http_port": {self.port}, "grpc_port": {self.grpc_port},'
-            f' "metrics_port": {free_port()}, "parallel_workers": {self.torch_workers}, "grpc_max_message_length": 67108864}}'
+            f' "metrics_port": {find_free_port()}, "parallel_workers": {self.torch_workers}, "grpc_max_message_length": 67108864}}'
         )
         for model in self.models:
             (folder / model).mkdir()
@@ -340,11 +340,11 @@ class MlServer(V2Peer):
             )
         return [str(Path(self.python).parent / "mlserver"), "start", str(folder)]
 
-    def http_ways(self) -> dict[str, Way]:
-        ways = super().http_ways()
-        ways["resnet18"] = Way("/v2/models/resnet18/infer", "image v2 json", "v2")
-        ways["transformer"] = Way("/v2/models/transformer/infer", "words v2 json", "v2")
-        return {name: way for name, way in ways.items() if "binary" not in name}
+    def http_routes(self) -> dict[str, Route]:
+        routes = super().http_routes()
+        routes["resnet18"] = Route("/v2/models/resnet18/infer", "image v2 json", "v2")
+        routes["transformer"] = Route("/v2/models/transformer/infer", "words v2 json", "v2")
+        return {name: route for name, route in routes.items() if "binary" not in name}
 
 
 class LitServe(Peer):
@@ -368,20 +368,20 @@ class LitServe(Peer):
     def command(self, folder: Path) -> list[str]:
         return [self.python, str(PEERS / "litserve_server.py"), str(self.port), str(self._fronts)]
 
-    def ways(self) -> dict[str, Way]:
+    def routes(self) -> dict[str, Route]:
         return {
-            "echo": Way("/echo", "number", "json"),
-            "total JSON": Way("/total", "image json", "json"),
-            "total binary": Way("/total", "image form", "json"),
-            "identity binary": Way("/identity", "image form", "raw"),
-            "length form": Way("/length", "picture form", "json"),
-            "resnet18": Way("/resnet18", "image form", "raw"),
-            "transformer": Way("/transformer", "words form", "raw"),
+            "echo": Route("/echo", "number", "json"),
+            "total JSON": Route("/total", "image json", "json"),
+            "total binary": Route("/total", "image form", "json"),
+            "identity binary": Route("/identity", "image form", "raw"),
+            "length form": Route("/length", "picture form", "json"),
+            "resnet18": Route("/resnet18", "image form", "raw"),
+            "transformer": Route("/transformer", "words form", "raw"),
         }
 
 
 class BentoMl(Peer):
-    """BentoML. It takes no raw bodies, and what it batches as JSON only."""
+    """BentoML. It takes no raw bodies, and batches JSON only."""
 
     name = "bentoml"
     ready = "/readyz"
@@ -402,20 +402,20 @@ class BentoMl(Peer):
             str(self.port),
         ]
 
-    def ways(self) -> dict[str, Way]:
+    def routes(self) -> dict[str, Route]:
         return {
-            "echo": Way("/echo", "number", "json"),
-            "total JSON": Way("/total", "image json", "json"),
-            "identity JSON": Way("/identity", "image json", "json"),
-            "total binary": Way("/total_form", "image form", "json"),
-            "length form": Way("/length", "picture form", "json"),
-            "resnet18": Way("/resnet18", "image json", "json"),
-            "transformer": Way("/transformer", "words json", "json"),
+            "echo": Route("/echo", "number", "json"),
+            "total JSON": Route("/total", "image json", "json"),
+            "identity JSON": Route("/identity", "image json", "json"),
+            "total binary": Route("/total_form", "image form", "json"),
+            "length form": Route("/length", "picture form", "json"),
+            "resnet18": Route("/resnet18", "image json", "json"),
+            "transformer": Route("/transformer", "words json", "json"),
         }
 
 
 def write_archive_folder(model: str, folder: Path, *, batch: int, workers: int) -> None:
-    """What TorchServe and our own server take for a model archive, not packed."""
+    """Write the folder of an unpacked model archive, which TorchServe and our own server take."""
     folder.mkdir(parents=True)
     for name in ("models.py", "torchserve_handler.py"):
         shutil.copy(PEERS / name, folder)
@@ -431,11 +431,11 @@ def write_archive_folder(model: str, folder: Path, *, batch: int, workers: int) 
 
 
 PREDICTIONS = {
-    "echo": Way("/predictions/echo", "number", "json"),
-    "total raw": Way("/predictions/total", "image", "json"),
-    "identity raw": Way("/predictions/identity", "image", "raw"),
-    "length raw": Way("/predictions/length", "picture", "json"),
-    "length form": Way("/predictions/length", "picture form", "json"),
+    "echo": Route("/predictions/echo", "number", "json"),
+    "total raw": Route("/predictions/total", "image", "json"),
+    "identity raw": Route("/predictions/identity", "image", "raw"),
+    "length raw": Route("/predictions/length", "picture", "json"),
+    "length form": Route("/predictions/length", "picture form", "json"),
 }
 
 
@@ -484,9 +484,9 @@ class TorchServe(Peer):
             batch, workers = (BATCH, self.torch_workers) if model in TORCH else self._echo
             write_archive_folder(model, folder / "store" / model, batch=batch, workers=workers)
         addresses = [f"{name}_address=http://127.0.0.1:{port}" for name, port in (
-            ("inference", self.port), ("management", free_port()), ("metrics", free_port()))]  # fmt: skip
+            ("inference", self.port), ("management", find_free_port()), ("metrics", find_free_port()))]  # fmt: skip
         (folder / "config.properties").write_text("\n".join([
-            *addresses, f"grpc_inference_port={self.grpc_port}", f"grpc_management_port={free_port()}",
+            *addresses, f"grpc_inference_port={self.grpc_port}", f"grpc_management_port={find_free_port()}",
             "disable_token_authorization=true", f"model_store={folder / 'store'}", f"load_models={','.join(self.models)}",
             "max_request_size=65535000", "max_response_size=65535000", "job_queue_size=1000",
             "disable_system_metrics=true", "",
@@ -504,21 +504,21 @@ class TorchServe(Peer):
             str(folder / "config.properties"),
         ]
 
-    def ways(self) -> dict[str, Way]:
+    def routes(self) -> dict[str, Route]:
         return {
             **{
-                name.replace("raw", "binary") if "length" not in name else name: way
-                for name, way in PREDICTIONS.items()
+                name.replace("raw", "binary") if "length" not in name else name: route
+                for name, route in PREDICTIONS.items()
             },
-            "total JSON": Way("/predictions/total", "image json", "json"),
-            "identity JSON": Way("/predictions/identity", "image json", "json"),
-            "resnet18": Way("/predictions/resnet18", "image", "raw"),
-            "transformer": Way("/predictions/transformer", "words", "raw"),
+            "total JSON": Route("/predictions/total", "image json", "json"),
+            "identity JSON": Route("/predictions/identity", "image json", "json"),
+            "resnet18": Route("/predictions/resnet18", "image", "raw"),
+            "transformer": Route("/predictions/transformer", "words", "raw"),
         }
 
 
 class Ours(Mooring):
-    """Our own server: functions and handlers for what is light, TorchScript or ONNX for what is not."""
+    """Our own server: functions and handlers for the light models, TorchScript or ONNX files for the others."""
 
     ready = "/ping"
 
@@ -533,11 +533,11 @@ class Ours(Mooring):
         self.label = {"torch": "mooring", "onnx": "mooring, ONNX"}[engine]
 
     def with_workers(self, workers: int) -> "Ours":
-        """Another one of so many workers of torch models."""
+        """Return a new server with this number of workers for torch models."""
         return Ours(self.models, self._exported, engine=self.engine, workers=workers)
 
     def variables(self, folder: Path) -> dict[str, str]:
-        return kept() | {"BENCH_THREADS": str(THREADS)}
+        return make_environment() | {"BENCH_THREADS": str(THREADS)}
 
     def command(self, folder: Path) -> list[str]:
         light = [model for model in self.models if model not in TORCH]
@@ -548,11 +548,11 @@ class Ours(Mooring):
             self._arguments.append(f"{model}={folder / 'handlers' / model}")
         for model in self.models:
             name = model if model in TORCH else f"{model}_function"
-            self._declare(model, name, folder / "models" / name)
+            self._write_config(model, name, folder / "models" / name)
         return [*super().command(folder), "--model-repository", str(folder / "models")]
 
-    def _declare(self, model: str, name: str, folder: Path) -> None:
-        datatype, given, wanted = SHAPES[model]
+    def _write_config(self, model: str, name: str, folder: Path) -> None:
+        datatype, input_shape, output_shape = SHAPES[model]
         heavy = model in TORCH
         (folder / "1").mkdir(parents=True)
         if heavy:
@@ -567,25 +567,25 @@ class Ours(Mooring):
         (folder / "config.toml").write_text(
             f'name = "{name}"\nplatform = "{platform}"\nentry = "{file}"\nmax_batch_size = {batch}\nthreads = {threads}\n'
             f"[workers]\nmin = {workers}\nmax = {workers}\n"
-            f'[[inputs]]\nname = "x"\ndatatype = "{datatype}"\nshape = [-1, {given}]\n'
-            f'[[outputs]]\nname = "y"\ndatatype = "FP32"\nshape = [-1, {wanted}]\n'
+            f'[[inputs]]\nname = "x"\ndatatype = "{datatype}"\nshape = [-1, {input_shape}]\n'
+            f'[[outputs]]\nname = "y"\ndatatype = "FP32"\nshape = [-1, {output_shape}]\n'
         )
 
-    def ways(self) -> dict[str, Way]:
+    def routes(self) -> dict[str, Route]:
         path = "/v2/models/{}/infer"
         return {
             "echo": PREDICTIONS["echo"],
-            "echo v2": Way(path.format("echo_function"), "number v2", "v2"),
-            "total JSON": Way(path.format("total_function"), "image v2 json", "v2"),
-            "identity JSON": Way(path.format("identity_function"), "image v2 json", "v2"),
-            "total binary": Way(path.format("total_function"), "image v2", "v2"),
-            "identity binary": Way(path.format("identity_function"), "image v2", "v2"),
+            "echo v2": Route(path.format("echo_function"), "number v2", "v2"),
+            "total JSON": Route(path.format("total_function"), "image v2 json", "v2"),
+            "identity JSON": Route(path.format("identity_function"), "image v2 json", "v2"),
+            "total binary": Route(path.format("total_function"), "image v2", "v2"),
+            "identity binary": Route(path.format("identity_function"), "image v2", "v2"),
             "length raw": PREDICTIONS["length raw"],
             "length form": PREDICTIONS["length form"],
-            "resnet18": Way(path.format("resnet18"), "image v2", "v2"),
-            "transformer": Way(path.format("transformer"), "words v2", "v2"),
-            "gRPC echo": Way(INFER, "number message echo_function", "message"),
-            "gRPC identity": Way(INFER, "image message identity_function", "message"),
+            "resnet18": Route(path.format("resnet18"), "image v2", "v2"),
+            "transformer": Route(path.format("transformer"), "words v2", "v2"),
+            "gRPC echo": Route(INFER, "number message echo_function", "message"),
+            "gRPC identity": Route(INFER, "image message identity_function", "message"),
         }
 
 
@@ -597,12 +597,12 @@ class StaticFile(Nginx):
         self.label = "nginx, a file"
 
     @staticmethod
-    def there() -> bool:
-        """Whether it is installed."""
+    def is_installed() -> bool:
+        """Return whether nginx is installed."""
         return NGINX is not None
 
-    def ways(self) -> dict[str, Way]:
-        return {"echo": Way("/small", "number", "json")}
+    def routes(self) -> dict[str, Route]:
+        return {"echo": Route("/small", "number", "json")}
 
 
 Server = Peer | Ours | StaticFile

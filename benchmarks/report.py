@@ -8,9 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from load import DRIVER
-from measuring import FOREIGN, RETRIES, Sample, median
+from measuring import MAX_FOREIGN_SHARE, RETRIES, Sample, median
 from starting import Figure
-from targets import cores
+from targets import count_cores
 
 PACKAGES = ("mooring", "uvloop", "httptools", "msgspec", "orjson", "pysimdjson", "grpcio", "numpy", "torch")
 TITLES = ["workload", "c", "req/s", "p50 ms", "p99 ms", "front us", "workers us", "CPU us", "client us", "/ bare", "/ nginx", ""]  # fmt: skip
@@ -63,10 +63,10 @@ def format_starts(figures: Iterable[Figure]) -> str:
 def describe_conditions(method: str) -> str:
     """Return machine, versions and method: without them the figures mean nothing."""
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    return f"""Machine: {_read_cpu_model()}, {cores()} cores, {platform.system()} {platform.release()}.
+    return f"""Machine: {_read_cpu_model()}, {count_cores()} cores, {platform.system()} {platform.release()}.
 Versions: Python {platform.python_version()} ({_time_call() * 1e9:.0f} ns for a call of int.__add__), {versions}.
 Load: {DRIVER}, closed loop, on the same cores. {method}
-A repetition with more than {FOREIGN:.0%} of the machine used by others is repeated up to {RETRIES} times while patience lasts, then marked noisy.
+A repetition with more than {MAX_FOREIGN_SHARE:.0%} of the machine used by others is repeated up to {RETRIES} times while patience lasts, then marked noisy.
 CPU is user and system time per request, of the process that listens (front) and of all below it (workers); client is the load generator's own, which is grpcio for gRPC."""
 
 

@@ -17,11 +17,11 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from measuring import Patience, Shot, median, repeat
+from measuring import LoadRun, WaitBudget, measure_in_turn, median
 from report import Row, describe_conditions, format_loads, format_starts
-from starting import Figure, figures
-from targets import NGINX, BareFront, BareGrpc, Mooring, Nginx, Target, nginx_version
-from workloads import MODELS, OPTIONS, Body, Group, Workload, groups
+from starting import Figure, measure_starts
+from targets import NGINX, BareFront, BareGrpc, Mooring, Nginx, Target, read_nginx_version
+from workloads import MODELS, OPTIONS, Body, Group, Workload, make_groups
 
 RESULTS = Path(__file__).parent / "results"
 START = "start"
@@ -29,21 +29,21 @@ START = "start"
 
 def main() -> int:
     """Measure and print; the exit status is 1 when an answer was wrong or a request failed."""
-    options = parse(sys.argv[1:])
-    chosen = [group for group in groups() if group.name in options.cases]
+    options = parse_options(sys.argv[1:])
+    chosen = [group for group in make_groups() if group.name in options.cases]
     rows: list[Row] = []
     starts: list[Figure] = []
     with (RESULTS / "latest.jsonl").open("w", buffering=1) as log:
         if START in options.cases:
-            starts = figures(options.repetitions)
+            starts = measure_starts(options.repetitions)
             log.writelines(f"{json.dumps(asdict(figure))}\n" for figure in starts)
             print(format_starts(starts), end="\n\n", flush=True)
-        for row in measured(chosen, options) if chosen else ():
-            print(progress(row), flush=True)
+        for row in measure_groups(chosen, options) if chosen else ():
+            print(format_progress(row), flush=True)
             rows.append(row)
             about = {"name": row.name, "connections": row.connections}
             log.writelines(f"{json.dumps(about | asdict(sample))}\n" for sample in row.samples)
-    parts = [describe_conditions(method(options.seconds, options.repetitions))]
+    parts = [describe_conditions(describe_method(options.seconds, options.repetitions))]
     parts += [format_starts(starts)] * bool(starts) + [format_loads(rows)] * bool(rows)
     text = "\n\n".join(parts)
     print(f"\n{text}")
@@ -52,16 +52,16 @@ def main() -> int:
     return int(any(row.middle.errors for row in rows))
 
 
-def method(seconds: float, repetitions: int) -> str:
-    """How everything is measured, in words."""
-    floors = ["bare front (uvloop and httptools)", "bare gRPC (grpc.aio on uvloop)", nginx_version()]
+def describe_method(seconds: float, repetitions: int) -> str:
+    """Return the sentence about lengths, repetitions and floors."""
+    floors = ["bare front (uvloop and httptools)", "bare gRPC (grpc.aio on uvloop)", read_nginx_version()]
     alternate = f"that\nalternate with the floors ({', '.join(filter(None, floors))})."
     return f"Medians of {repetitions} repetitions of {seconds:g} s {alternate}"
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options, with the list of cases as a set."""
-    names = [START, *(group.name for group in groups())]
+def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options; the list of cases becomes a set."""
+    names = [START, *(group.name for group in make_groups())]
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -83,9 +83,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def measured(chosen: Sequence[Group], options: argparse.Namespace) -> Iterator[Row]:
-    """Every workload of the groups, each beside its floors."""
-    patience = Patience(options.patience)
+def measure_groups(chosen: Sequence[Group], options: argparse.Namespace) -> Iterator[Row]:
+    """Measure every workload of the groups in turn with its floors."""
+    patience = WaitBudget(options.patience)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         server = stack.enter_context(Mooring(MODELS, OPTIONS))
@@ -98,54 +98,55 @@ def measured(chosen: Sequence[Group], options: argparse.Namespace) -> Iterator[R
             else:
                 floors = [bare, *([nginx] if nginx is not None and group.nginx else [])]
             for workload in group.workloads:
-                check(server, workload)
+                check_answer(server, workload)
             for connections in group.concurrencies:
-                shots = shots_of(group, floors, server, connections, folder)
-                taken = list(repeat(shots, options.repetitions, options.seconds, patience))
-                middles = {shot.name: median(samples) for shot, samples in taken[: len(floors)]}
-                yield from (Row(shot.name, connections, samples, middles) for shot, samples in taken)
+                runs = make_load_runs(group, floors, server, connections, folder)
+                taken = list(measure_in_turn(runs, options.repetitions, options.seconds, patience))
+                middles = {run.name: median(samples) for run, samples in taken[: len(floors)]}
+                yield from (Row(run.name, connections, samples, middles) for run, samples in taken)
 
 
-def shots_of(
+def make_load_runs(
     group: Group, floors: Sequence[Target], server: Target, connections: int, folder: Path
-) -> list[Shot]:
-    """The floors first, then the workloads."""
+) -> list[LoadRun]:
+    """Return one load for each floor, then one for each workload."""
     body = group.workloads[0].body
     for floor in floors:
-        answer_of(floor, group.floor, body)
-    shots = [
-        Shot(floor.label, floor, group.floor, body, file_of(body, folder), connections) for floor in floors
+        fetch_answer(floor, group.floor, body)
+    runs = [
+        LoadRun(floor.label, floor, group.floor, body, write_body(body, folder), connections)
+        for floor in floors
     ]
-    return shots + [
-        Shot(each.name, server, each.path, each.body, file_of(each.body, folder), connections)
+    return runs + [
+        LoadRun(each.name, server, each.path, each.body, write_body(each.body, folder), connections)
         for each in group.workloads
     ]
 
 
-def check(server: Target, workload: Workload) -> None:
-    """Ask once. Raises ``RuntimeError`` for a wrong answer: its speed would mean nothing."""
-    answer = answer_of(server, workload.path, workload.body)
-    if not workload.right(answer):
+def check_answer(server: Target, workload: Workload) -> None:
+    """Send the workload once. Raises ``RuntimeError`` for a wrong answer, whose speed would mean nothing."""
+    answer = fetch_answer(server, workload.path, workload.body)
+    if not workload.is_right(answer):
         raise RuntimeError(f"{workload.name}: wrong answer {answer[:300]!r}")
 
 
-def answer_of(server: Target, path: str, body: Body) -> bytes:
-    """What a server says, as soon as it says something."""
+def fetch_answer(server: Target, path: str, body: Body) -> bytes:
+    """Return the first answer of a server that may still start."""
     if body.grpc:
-        return server.call(path, body.content)
-    return server.wait_for(path, body.content, body.headers)
+        return server.call_rpc(path, body.content)
+    return server.wait_for_answer(path, body.content, body.headers)
 
 
-def file_of(body: Body, folder: Path) -> Path:
-    """The body as a file, for a load generator to read."""
+def write_body(body: Body, folder: Path) -> Path:
+    """Write the body to a file for the load generators, once, and return the path."""
     file = folder / body.name.replace(" ", "-")
     if not file.exists():
         file.write_bytes(body.content)
     return file
 
 
-def progress(row: Row) -> str:
-    """A line while it runs."""
+def format_progress(row: Row) -> str:
+    """Return the line that is printed while the benchmark runs."""
     middle = row.middle
     return f"{row.name:24} c={row.connections:<3} {middle.rps:8.0f} req/s  {middle.cpu * 1e6:7.1f} us CPU  foreign {middle.foreign:.0%}"
 

@@ -1,4 +1,4 @@
-"""What it costs to be there: time to the first answered prediction, time to import, memory when idle."""
+"""The cost of a start: time to the first answered prediction, time to import, memory when idle."""
 
 import statistics
 import subprocess
@@ -16,7 +16,7 @@ MEGABYTE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One number with the limit that issue and design set for it, where they do."""
+    """One number, with its limit where it has one."""
 
     name: str
     value: float
@@ -26,14 +26,14 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A model to start with, and how to know that it answers."""
+    """A model to start with, and the check of its answer."""
 
     name: str
     models: tuple[str, ...]
     path: str
     body: bytes
     content_type: str
-    right: Callable[[bytes], bool]
+    is_right: Callable[[bytes], bool]
     limit: float | None = 1.0
 
 
@@ -45,13 +45,11 @@ STARTS = (
 )  # fmt: skip
 
 
-def figures(repetitions: int) -> list[Figure]:
-    """All of them, medians of so many starts."""
-    found = [
-        Figure("import mooring", statistics.median(_import_seconds() for _ in range(5)) * 1000, "ms", 150)
-    ]
+def measure_starts(repetitions: int) -> list[Figure]:
+    """Return the medians of ``repetitions`` starts of each kind of model."""
+    found = [Figure("import mooring", statistics.median(_time_import() for _ in range(5)) * 1000, "ms", 150)]
     for start in STARTS:
-        starts = [_start(start) for _ in range(repetitions)]
+        starts = [_measure_start(start) for _ in range(repetitions)]
         middle = [statistics.median(each) for each in zip(*starts, strict=True)]
         seconds, server, template, worker, share = middle
         found += [
@@ -64,14 +62,14 @@ def figures(repetitions: int) -> list[Figure]:
     return found
 
 
-def _start(start: Start) -> tuple[float, float, float, float, float]:
-    """Seconds to the first answer; then RSS of server, template and worker, and the worker's own share."""
+def _measure_start(start: Start) -> tuple[float, float, float, float, float]:
+    """Return the seconds to the first answer, then bytes: RSS of server, template and worker, and PSS of the worker."""
     with Mooring(start.models) as server:
-        answer = server.wait_for(start.path, start.body, {"Content-Type": start.content_type})
+        answer = server.wait_for_answer(start.path, start.body, {"Content-Type": start.content_type})
         took = time.perf_counter() - server.started
-        if not start.right(answer):
+        if not start.is_right(answer):
             raise RuntimeError(f"{start.name} answers {answer[:300]!r}")
-        time.sleep(0.5)  # what the start itself needed has been given back by then
+        time.sleep(0.5)  # memory of the start itself is free again
         templates = server.server.children()
         workers = [worker for template in templates for worker in template.children()]
         return (
@@ -79,17 +77,17 @@ def _start(start: Start) -> tuple[float, float, float, float, float]:
             server.server.memory_info().rss,
             sum(template.memory_info().rss for template in templates),
             sum(worker.memory_info().rss for worker in workers),
-            sum(_proportional(worker) for worker in workers),
+            sum(_read_pss(worker) for worker in workers),
         )
 
 
-def _proportional(process: psutil.Process) -> float:
-    """PSS: shared pages count in parts. Where the system does not tell, what is the process' alone."""
+def _read_pss(process: psutil.Process) -> float:
+    """Return the PSS of a process in bytes; its unique memory (USS) where the system has no PSS."""
     memory = process.memory_full_info()
     return float(getattr(memory, "pss", memory.uss))
 
 
-def _import_seconds() -> float:
+def _time_import() -> float:
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import mooring"], check=True)
     return time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""The servers that are measured: how each is started, asked and ended, and which of its processes did what."""
+"""The servers that are measured: how each starts and stops, and the CPU of its processes."""
 
 import http.client
 import os
@@ -46,9 +46,9 @@ http {{
 """
 
 
-def kept() -> dict[str, str]:
-    """The environment of whatever is started. It keeps its bytecode, as where it is installed: without, half of a start
-    is compiling our own modules anew, and those of peers that were installed without theirs.
+def make_environment() -> dict[str, str]:
+    """Return the environment of a server. It allows bytecode files, as an installation does: without them, half of a
+    start is the compiling of our modules, and of peers that were installed without theirs.
     """
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
@@ -63,16 +63,16 @@ class Target:
 
     def __init__(self, label: str) -> None:
         self.label = label
-        self.port = self.grpc_port = free_port()
+        self.port = self.grpc_port = find_free_port()
         self._stack = ExitStack()
 
     def command(self, folder: Path) -> list[str]:
-        """How it is started; ``folder`` is its own and vanishes with it."""
+        """Return the command that starts the server; ``folder`` is its own, and is removed with it."""
         raise NotImplementedError
 
     def variables(self, folder: Path) -> dict[str, str]:
-        """Its environment."""
-        return kept()
+        """Return the environment of the server."""
+        return make_environment()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -89,7 +89,7 @@ class Target:
                 cwd=folder,
                 start_new_session=True,
             )
-            stack.callback(self._end)
+            stack.callback(self._stop)
             self.server = psutil.Process(self._process.pid)
             self._stack = stack.pop_all()
         return self
@@ -99,14 +99,14 @@ class Target:
     ) -> None:
         self._stack.close()
 
-    def _end(self) -> None:
+    def _stop(self) -> None:
         family: list[psutil.Process] = []
         with suppress(psutil.Error):
             family = self.workers()
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
-        # Whatever it has left behind; its group is its own, but some give their workers groups too.
+        # The rest of its process group, and workers that have a group of their own.
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         for process in family:
@@ -115,12 +115,12 @@ class Target:
         self._process.wait()
 
     def log(self) -> str:
-        """The last of what it printed."""
+        """Return the last 2,000 characters that the server printed."""
         self._log.flush()
         return Path(self._log.name).read_text()[-2000:]
 
-    def ask(self, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
-        """One request on a connection of its own."""
+    def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        """Post a body on a connection of its own; return status and answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request("POST", path, body, dict(headers))
@@ -129,8 +129,8 @@ class Target:
         finally:
             connection.close()
 
-    def call(self, method: str, message: bytes, limit: float = 30.0) -> bytes:
-        """One call over gRPC, once the server is there. Raises ``RuntimeError`` when it fails."""
+    def call_rpc(self, method: str, message: bytes, limit: float = 30.0) -> bytes:
+        """Call a method over gRPC once the server listens; return the answer. Raises ``RuntimeError`` when the call fails."""
         options = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
         with grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}", options=options) as channel:
             call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
@@ -139,25 +139,27 @@ class Target:
             except grpc.RpcError as error:
                 raise RuntimeError(f"{self.label} does not serve {method}: {error}\n{self.log()}") from None
 
-    def wait_for(self, path: str, body: bytes, headers: Mapping[str, str], limit: float = 30.0) -> bytes:
-        """The first answer it gives that is a 200. Raises ``RuntimeError`` when it ends or none comes."""
+    def wait_for_answer(
+        self, path: str, body: bytes, headers: Mapping[str, str], limit: float = 30.0
+    ) -> bytes:
+        """Return the first answer with status 200. Raises ``RuntimeError`` after ``limit`` seconds, or when the server ends."""
         status, answer = 0, b"no answer"
         end = time.perf_counter() + limit
         while time.perf_counter() < end and self._process.poll() is None:
             with suppress(OSError, http.client.HTTPException):
-                status, answer = self.ask(path, body, headers)
+                status, answer = self.post(path, body, headers)
             if status == 200:
                 return answer
             time.sleep(0.002)
         raise RuntimeError(f"{self.label} does not serve {path}: {status} {answer[:300]!r}\n{self.log()}")
 
     def workers(self) -> list[psutil.Process]:
-        """Its processes below the first."""
+        """Return all processes below the first."""
         return self.server.children(recursive=True)
 
     def cpu(self) -> tuple[float, float]:
-        """Seconds of CPU so far: of the process that listens, and of all below it."""
-        return seconds_of(self.server), sum(seconds_of(worker) for worker in self.workers())
+        """Return the CPU seconds so far of the process that listens, and of all processes below it."""
+        return read_cpu_seconds(self.server), sum(read_cpu_seconds(worker) for worker in self.workers())
 
 
 class Mooring(Target):
@@ -165,7 +167,7 @@ class Mooring(Target):
 
     def __init__(self, models: Sequence[str] = (), options: Sequence[str] = ()) -> None:
         super().__init__("mooring")
-        self.grpc_port = free_port()
+        self.grpc_port = find_free_port()
         self._arguments = [*models, *options]
 
     def command(self, folder: Path) -> list[str]:
@@ -178,7 +180,7 @@ class Mooring(Target):
 
 
 class BareFront(Target):
-    """The least that a front in Python costs."""
+    """The least that an HTTP server in Python costs."""
 
     def __init__(self) -> None:
         super().__init__("bare front")
@@ -188,7 +190,7 @@ class BareFront(Target):
 
 
 class BareGrpc(Target):
-    """What gRPC costs with the library."""
+    """The cost of gRPC with the grpcio library."""
 
     def __init__(self) -> None:
         super().__init__("bare gRPC")
@@ -198,14 +200,14 @@ class BareGrpc(Target):
 
 
 class Nginx(Target):
-    """A front in C that answers with a small file. Its worker is the process that listens."""
+    """nginx, which answers with a small file. Its worker is the process that listens."""
 
     def __init__(self) -> None:
         super().__init__("nginx")
 
     def command(self, folder: Path) -> list[str]:
         (folder / "small").write_text('{"x":2.0}')
-        folder.chmod(0o755)  # its worker may be somebody else
+        folder.chmod(0o755)  # its worker may run as another user
         config = folder / "nginx.conf"
         config.write_text(NGINX_CONFIG.format(folder=folder, port=self.port))
         return [str(NGINX), "-e", "stderr", "-p", str(folder), "-c", str(config)]
@@ -214,8 +216,8 @@ class Nginx(Target):
         return sum(super().cpu()), 0.0
 
 
-def seconds_of(process: psutil.Process) -> float:
-    """CPU that a process has used, its children not counted; none when it is gone."""
+def read_cpu_seconds(process: psutil.Process) -> float:
+    """Return the CPU seconds of a process without its children; 0 when it has ended."""
     try:
         times = process.cpu_times()
     except psutil.Error:
@@ -223,21 +225,21 @@ def seconds_of(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def free_port() -> int:
-    """A port that is free at the moment."""
+def find_free_port() -> int:
+    """Return a port that is free at the moment."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
 
 
-def nginx_version() -> str:
-    """``nginx/1.22.1``, or nothing where it is not installed."""
+def read_nginx_version() -> str:
+    """Return the version, as in ``nginx/1.22.1``; empty where nginx is not installed."""
     if NGINX is None:
         return ""
-    said = subprocess.run([str(NGINX), "-v"], capture_output=True, text=True, check=False).stderr
-    return said.rpartition(" ")[2].strip()
+    output = subprocess.run([str(NGINX), "-v"], capture_output=True, text=True, check=False).stderr
+    return output.rpartition(" ")[2].strip()
 
 
-def cores() -> int:
-    """How many this process may use."""
+def count_cores() -> int:
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

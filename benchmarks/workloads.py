@@ -1,7 +1,7 @@
-"""What is asked of the server: bodies, paths, and the answer that makes a workload worth timing.
+"""The workloads: bodies, paths, and the checks of their answers.
 
-Workloads of a group share their body, so they share their floor: the bare front answering the same body in the same
-minute, and for small bodies nginx too. A body of gRPC goes to a method, and stands beside bare gRPC.
+The workloads of a group share their body and therefore their floor: the bare front, and for small bodies nginx, with the
+same body in the same minute. A gRPC message goes to a method; its floor is bare gRPC.
 """
 
 import json
@@ -19,7 +19,7 @@ FUNCTIONS = HERE / "models" / "function.py"
 DIGITS = HERE.parent / "examples" / "digits"
 SEVEN = DIGITS / "samples" / "7.png"
 
-# What `mooring serve` is started with; no two workers compete, for only one workload runs at a time.
+# The arguments of `mooring serve`. Workers do not compete, for only one workload runs at a time.
 MODELS = [
     *(f"{name}={HERE / 'models' / name}" for name in ("echo", "length", "total", "identity")),
     f"batched={HERE / 'models' / 'echo'}",
@@ -44,7 +44,7 @@ BOUNDARY = "of-the-benchmark"
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What is sent: in which type, with the length of its JSON where binary tensors follow, or as a gRPC message."""
+    """The body of a request or a gRPC message. ``json_size`` is the length of its JSON where binary tensors follow."""
 
     name: str
     content: bytes
@@ -54,24 +54,24 @@ class Body:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The fields of an HTTP request."""
+        """The header fields of the HTTP request."""
         fields = {"Content-Type": self.content_type}
         return fields | {"Inference-Header-Content-Length": str(self.json_size)} if self.json_size else fields
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One model asked one way. ``right`` tells whether an answer is the model's."""
+    """One model over one protocol. ``is_right`` checks an answer."""
 
     name: str
     path: str
     body: Body
-    right: Callable[[bytes], bool]
+    is_right: Callable[[bytes], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Workloads measured side by side. ``floor`` is the path of the bare front they are compared with."""
+    """Workloads that are measured side by side. ``floor`` is the path of the bare front beside them."""
 
     name: str
     concurrencies: tuple[int, ...]
@@ -80,20 +80,20 @@ class Group:
     nginx: bool = False
 
 
-def says(value: object) -> Callable[[bytes], bool]:
-    """A JSON answer equal to this."""
+def equals_json(value: object) -> Callable[[bytes], bool]:
+    """Return a check that an answer is JSON equal to ``value``."""
     return lambda answer: bool(json.loads(answer) == value)
 
 
-def groups() -> list[Group]:
-    """All of them. Bodies are random but the same every time."""
+def make_groups() -> list[Group]:
+    """Return all groups. Bodies are random but the same every time."""
     noise = random.Random(2)
     # Padded to the size of the peers' smallest body.
     number = Body("13 B JSON", b'{"x": 1.0}   ', JSON)
     instances = Body("27 B JSON", b'{"instances": [{"x": 1.0}]}', JSON)
     picture = noise.randbytes(102_400)
     raw = Body("100 KB", picture, "image/jpeg")
-    form = Body("100 KB in a form", _form(picture), f"multipart/form-data; boundary={BOUNDARY}")
+    form = Body("100 KB in a form", _make_form(picture), f"multipart/form-data; boundary={BOUNDARY}")
     values = [noise.gauss(0.0, 1.0) for _ in range(3 * 224 * 224)]
     image = Body("602 KB", struct.pack(f"<{len(values)}f", *values), BYTES)
     total = math.fsum(struct.unpack(f"<{len(values)}f", image.content))
@@ -121,14 +121,14 @@ def groups() -> list[Group]:
             "tiny",
             (1, 8, 32, 64),
             (
-                Workload("echo handler", "/predictions/echo", number, says({"x": 2.0})),
-                Workload("echo handler, batch 8", "/predictions/batched", number, says({"x": 2.0})),
-                Workload("echo function", "/predictions/function", number, says({"x": 2.0})),
+                Workload("echo handler", "/predictions/echo", number, equals_json({"x": 2.0})),
+                Workload("echo handler, batch 8", "/predictions/batched", number, equals_json({"x": 2.0})),
+                Workload("echo function", "/predictions/function", number, equals_json({"x": 2.0})),
                 Workload(
                     "echo KServe v1",
                     "/v1/models/echo:predict",
                     instances,
-                    says({"predictions": [{"x": 2.0}]}),
+                    equals_json({"predictions": [{"x": 2.0}]}),
                 ),
                 Workload(
                     "echo v2",
@@ -142,12 +142,12 @@ def groups() -> list[Group]:
         Group(
             "raw",
             (1, 8),
-            (Workload("100 KB raw", "/predictions/length", raw, says({"length": len(picture)})),),
+            (Workload("100 KB raw", "/predictions/length", raw, equals_json({"length": len(picture)})),),
         ),
         Group(
             "form",
             (1, 8),
-            (Workload("100 KB form", "/predictions/length", form, says({"length": len(picture)})),),
+            (Workload("100 KB form", "/predictions/length", form, equals_json({"length": len(picture)})),),
         ),
         Group(
             "sum",
@@ -241,6 +241,6 @@ def groups() -> list[Group]:
     ]
 
 
-def _form(content: bytes) -> bytes:
+def _make_form(content: bytes) -> bytes:
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="data"; filename="a.jpg"\r\n'
     return f"{head}Content-Type: image/jpeg\r\n\r\n".encode() + content + f"\r\n--{BOUNDARY}--\r\n".encode()

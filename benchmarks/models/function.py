@@ -1,4 +1,4 @@
-"""Models that are functions of arrays, and do next to nothing."""
+"""Functions of arrays that cost next to nothing."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""A service of BentoML with all the models in each of its processes."""
+"""A BentoML service with all models in each of its processes."""
 
 import os
 from pathlib import Path

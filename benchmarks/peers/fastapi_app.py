@@ -1,4 +1,4 @@
-"""What one would write by hand: FastAPI under uvicorn, the models in its own process, torch in threads.
+"""An application written by hand: FastAPI under uvicorn, the models in its own process, torch in threads.
 
 The ``/batched`` paths collect requests first, as a careful author would: so many per call, two calls at a time.
 """
@@ -93,7 +93,7 @@ async def batched_transformer(request: Request) -> Response:
 
 
 class Batcher:
-    """Requests wait for company, at most ``DELAY``; ``WORKERS`` batches run at a time."""
+    """A batcher: requests wait at most ``DELAY`` seconds for a batch; ``WORKERS`` batches run at a time."""
 
     def __init__(self, model: models.Model) -> None:
         self._model = model

@@ -28,17 +28,17 @@ PACKAGES = {
 
 
 def python(peer: str) -> Path:
-    """Its interpreter."""
+    """Return the interpreter of a peer's environment."""
     return PEERS / peer / "bin" / "python"
 
 
 def installed(peer: str) -> bool:
-    """Whether its environment is complete."""
+    """Return whether the environment of a peer is complete."""
     return (PEERS / peer / ".complete").exists()
 
 
 def install(peer: str) -> None:
-    """Make its environment. Raises ``CalledProcessError`` when pip fails."""
+    """Make the environment of a peer. Raises ``CalledProcessError`` when pip fails."""
     folder = PEERS / peer
     venv.create(folder, clear=True, with_pip=True)
     for packages in ([TORCH], PACKAGES[peer]):
@@ -47,7 +47,7 @@ def install(peer: str) -> None:
 
 
 def versions(peer: str) -> dict[str, str]:
-    """What pip says is in it."""
+    """Return the installed packages of a peer with their versions."""
     lines = subprocess.run(
         [python(peer), "-m", "pip", "list", "--format=freeze"], capture_output=True, text=True, check=True
     ).stdout.split()

@@ -27,17 +27,17 @@ Model = Callable[[np.ndarray], np.ndarray]
 
 
 def echo(x: np.ndarray) -> np.ndarray:
-    """One more."""
+    """Return the input plus one."""
     return x + np.float32(1.0)
 
 
 def total(x: np.ndarray) -> np.ndarray:
-    """The sum of every row."""
+    """Return the sum of each row."""
     return x.reshape(len(x), -1).sum(axis=1, keepdims=True)
 
 
 def identity(x: np.ndarray) -> np.ndarray:
-    """What came."""
+    """Return the input."""
     return x
 
 
@@ -91,7 +91,7 @@ def transformer() -> Any:
 
 
 def example(name: str, rows: int) -> np.ndarray:
-    """An input, the same every time."""
+    """Return an example input, the same every time."""
     noise = np.random.default_rng(1)
     if name == "transformer":
         return noise.integers(0, VOCABULARY, (rows, TOKENS))
@@ -99,7 +99,7 @@ def example(name: str, rows: int) -> np.ndarray:
 
 
 def traced(name: str) -> Any:
-    """The model as TorchScript, frozen."""
+    """Return the model as frozen TorchScript."""
     import torch
 
     with torch.inference_mode(), warnings.catch_warnings():
@@ -110,7 +110,7 @@ def traced(name: str) -> Any:
 
 
 def load(name: str, threads: int = 0) -> Model:
-    """The callable, warmed up with the batches that it will get. ``threads`` by default is ``BENCH_THREADS``, or one."""
+    """Return the model as a function, warmed up with the batches that it will get. ``threads`` defaults to ``BENCH_THREADS``, or one."""
     if name in ("echo", "total", "identity"):
         return {"echo": echo, "total": total, "identity": identity}[name]
     import torch

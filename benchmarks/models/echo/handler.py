@@ -1,4 +1,4 @@
-"""Adds one to x: what is left is the server's own cost."""
+"""Adds one to x, so that nearly all the cost is the server's."""
 
 from typing import Any
 
@@ -6,5 +6,5 @@ from typing import Any
 def handle(data: list[dict[str, Any]] | None, _context: Any) -> list[dict[str, float]] | None:
     if data is None:
         return None
-    # Under KServe v1 an instance is the row itself; a body of TorchServe's stands under "body".
+    # With KServe v1 a row is the instance itself; with TorchServe it has the body under "body".
     return [{"x": row.get("body", row)["x"] + 1.0} for row in data]

@@ -1,4 +1,4 @@
-"""Gives back what came: a large body both ways."""
+"""Returns its input: a large body both ways."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Tells how many bytes came, as a raw body or as a field of a form."""
+"""Returns the number of bytes of a raw body or of a form field."""
 
 from typing import Any
 
