@@ -2,7 +2,8 @@
 
 A token is generated (it expires, is renewed with the API key, and stands in TorchServe's key file) or fixed (given by
 the user, or in a file that is read again when it has changed; it never expires). The management token may do what the
-inference token may, and not the other way round.
+inference token may, and not the other way round. One process has the ``Tokens`` of a server; frontend processes have a
+``TokenTable``, and are told of every change.
 """
 
 import hmac
@@ -90,68 +91,39 @@ def checked(key: bytes, where: str) -> bytes:
     return key
 
 
-class Tokens:
-    """The tokens of a running server.
+class TokenTable:
+    """The tokens that calls are checked against, in any process. Every kind of call that has none is open.
 
-    ``fixed`` are those of the user; ``generated`` those kinds that get a random one, good for ``lifetime`` seconds and
-    written to ``file`` by ``publish``. Every other kind of call is open.
+    ``tokens`` are those that hold now, ``renewable`` the kinds that a client may renew.
     """
 
-    def __init__(
-        self,
-        *,
-        fixed: Mapping[Access, bytes | TokenFile],
-        generated: tuple[Access, ...] = (),
-        lifetime: float = 3600.0,
-        file: Path | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.file = file if generated else None
-        self.renewable = generated
-        self._lifetime = lifetime
-        self._clock = clock
-        self._files = {kind: given for kind, given in fixed.items() if isinstance(given, TokenFile)}
-        self._tokens = {
-            kind: Token(given.read() if isinstance(given, TokenFile) else given)
-            for kind, given in fixed.items()
-        }
-        if generated:
-            self._tokens |= {kind: self._new() for kind in generated}
-            self._tokens[Access.RENEWAL] = Token(_random())
+    def __init__(self, tokens: Mapping[Access, Token], renewable: tuple[Access, ...] = ()) -> None:
+        self.tokens = dict(tokens)
+        self.renewable = renewable
 
-    def publish(self) -> None:
-        """Write the key file. Only once the addresses are had: a start in vain leaves a running server's file alone.
-
-        Raises ``ConfigError``.
-        """
-        try:
-            self._write(self._tokens)
-        except OSError as error:
-            raise ConfigError(
-                f"{self.file} cannot be written ({error.strerror}): start in a folder that can be"
-                " written to, or give fixed tokens (management_token_file and inference_token_file)"
-            ) from None
+    def replace(self, tokens: Mapping[Access, Token]) -> None:
+        """Check calls against these from now on."""
+        self.tokens = dict(tokens)
 
     def guards(self, access: Access) -> bool:
         """Whether a call of this kind needs a token."""
-        return access in self._tokens or (access is Access.METRICS and bool(self._tokens))
+        return access in self.tokens or (access is Access.METRICS and bool(self.tokens))
 
-    def lacking(self, access: Access, authorization: bytes | None) -> str:
-        """Why the header of a call does not allow it; empty where it does."""
-        now = self._clock()
-        if self._files:
-            self._look(now)
+    def lacking(self, access: Access, authorization: bytes | None, now: float | None = None) -> str:
+        """Why the header of a call does not allow it; empty where it does. ``now`` is on the monotonic clock."""
         if not authorization:
             return "there is no Authorization header"
         scheme, _, key = authorization.strip().partition(b" ")
         key = key.strip()
         if scheme.lower() != b"bearer" or not key or b" " in key:
             return "the Authorization header does not read 'Bearer TOKEN'"
+        if now is None:
+            now = time.monotonic()
         for kind in _ALLOWED_BY[access]:
-            token = self._tokens.get(kind)
+            token = self.tokens.get(kind)
             if token is not None and token.is_(key):
                 return "" if now < token.expires else "the token has expired"
-        for kind, token in self._tokens.items():
+        for kind, token in self.tokens.items():
             if token.is_(key):
                 return f"this is the {kind.value} token"
         return "the token is not one of this server's"
@@ -164,16 +136,77 @@ class Tokens:
             return "whoever runs the server has set it"
         return f"it stands in the server's {KEY_FILE}, and GET /token?type={access.value} with the API key renews it"
 
+
+class Tokens(TokenTable):
+    """The tokens of a running server, in the process that generates, renews and reads them.
+
+    ``fixed`` are those of the user; ``generated`` those kinds that get a random one, good for ``lifetime`` seconds and
+    written to ``file`` by ``publish``. ``on_change`` gets all tokens whenever one of them is another.
+    """
+
+    def __init__(
+        self,
+        *,
+        fixed: Mapping[Access, bytes | TokenFile],
+        generated: tuple[Access, ...] = (),
+        lifetime: float = 3600.0,
+        file: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        on_change: Callable[[Mapping[Access, Token]], None] = lambda _tokens: None,
+    ) -> None:
+        self.file = file if generated else None
+        self._lifetime = lifetime
+        self._clock = clock
+        self._on_change = on_change
+        self._files = {kind: given for kind, given in fixed.items() if isinstance(given, TokenFile)}
+        tokens = {
+            kind: Token(given.read() if isinstance(given, TokenFile) else given)
+            for kind, given in fixed.items()
+        }
+        if generated:
+            tokens |= {kind: self._new() for kind in generated}
+            tokens[Access.RENEWAL] = Token(_random())
+        super().__init__(tokens, generated)
+
+    def publish(self) -> None:
+        """Write the key file. Only once the addresses are had: a start in vain leaves a running server's file alone.
+
+        Raises ``ConfigError``.
+        """
+        try:
+            self._write(self.tokens)
+        except OSError as error:
+            raise ConfigError(
+                f"{self.file} cannot be written ({error.strerror}): start in a folder that can be"
+                " written to, or give fixed tokens (management_token_file and inference_token_file)"
+            ) from None
+
+    def lacking(self, access: Access, authorization: bytes | None, now: float | None = None) -> str:
+        """As in ``TokenTable``; a file of a token that has changed is read first."""
+        if now is None:
+            now = self._clock()
+        if self._files:
+            self.read_changed(now)
+        return super().lacking(access, authorization, now)
+
     def renew(self, kind: Access) -> None:
         """Another token in place of this one, in the file as well. Raises ``OSError``, and nothing has changed then."""
-        tokens = self._tokens | {kind: self._new()}
+        tokens = self.tokens | {kind: self._new()}
         self._write(tokens)
-        self._tokens = tokens
+        self.replace(tokens)
 
-    def _look(self, now: float) -> None:
+    def replace(self, tokens: Mapping[Access, Token]) -> None:
+        """As in ``TokenTable``, and say so to whoever else checks calls."""
+        super().replace(tokens)
+        self._on_change(self.tokens)
+
+    def read_changed(self, now: float | None = None) -> None:
+        """Read the files of tokens that have changed, about once a second at most."""
+        if now is None:
+            now = self._clock()
         for kind, file in self._files.items():
             if key := file.changed(now):
-                self._tokens[kind] = Token(key)
+                self.replace(self.tokens | {kind: Token(key)})
                 log.info("another token", kind=kind.value)
 
     def _new(self) -> Token:
@@ -216,8 +249,13 @@ def _random() -> bytes:
     return secrets.token_urlsafe(24).encode()
 
 
-def tokens_of(config: Config) -> Tokens | None:
-    """The tokens that the settings ask for; None where clients need none. Raises ``ConfigError``."""
+def tokens_of(
+    config: Config, on_change: Callable[[Mapping[Access, Token]], None] = lambda _tokens: None
+) -> Tokens | None:
+    """The tokens that the settings ask for; None where clients need none. Raises ``ConfigError``.
+
+    ``on_change`` gets all of them whenever one is renewed or another one lies in its file.
+    """
     fixed: dict[Access, bytes | TokenFile] = {}
     for kind, secret, file in (
         (Access.MANAGEMENT, config.management_token, config.management_token_file),
@@ -244,4 +282,5 @@ def tokens_of(config: Config) -> Tokens | None:
         generated=generated,
         lifetime=config.token_expiration_min * 60,
         file=Path(KEY_FILE).absolute(),
+        on_change=on_change,
     )

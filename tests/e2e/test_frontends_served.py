@@ -106,11 +106,16 @@ def asked(server, model="counter", document=None, times=40):
         return list(clients.map(lambda _: server.predict(model, body), range(times)))
 
 
-def count_of(server, model="counter"):
-    """How many requests the metrics say were answered."""
+def metrics(server):
+    """The lines of the metrics."""
     with Wire(server.ports[2]) as wire:
         wire.send(request("GET", "/metrics"))
-        lines = wire.answer().body.decode().splitlines()
+        return wire.answer().body.decode().splitlines()
+
+
+def count_of(server, model="counter"):
+    """How many requests the metrics say were answered."""
+    lines = metrics(server)
     wanted = f'mooring_requests_total{{model_name="{model}",model_version="1",outcome="answered"}}'
     return next((float(line.split()[-1]) for line in lines if line.startswith(wanted)), 0.0)
 
@@ -313,9 +318,7 @@ def test_a_worker_that_dies_is_answered_for_with_the_reason(server):
 
 def recycled(server):
     """How many workers of the counter made way, over all time."""
-    with Wire(server.ports[2]) as wire:
-        wire.send(request("GET", "/metrics"))
-        lines = wire.answer().body.decode().splitlines()
+    lines = metrics(server)
     wanted = 'mooring_workers_recycled_total{model_name="counter"'
     return next((float(line.split()[-1]) for line in lines if line.startswith(wanted)), 0.0)
 
@@ -342,7 +345,7 @@ def test_a_front_that_is_killed_is_replaced_and_nobody_else_notices(start, conte
     until(
         lambda: len(fronts(server)) == FRONTS - 1 and victim.pid not in {each.pid for each in fronts(server)}
     )
-    until(lambda: server.log.count("front listening") == FRONTS)
+    until(lambda: server.log.count("frontend listening") == FRONTS)
     lost = 0
     for wire in kept:
         try:
@@ -395,8 +398,6 @@ def test_fixed_tokens_are_asked_for_by_every_front(start):
     ("flag", "said"),
     [
         ("--inference-address=unix:/tmp/nobody.sock", "need an inference_address with a port"),
-        ("--token-authorization=on", "do not know tokens that are generated"),
-        ("--dialect=amd", "do not speak AMD's dialect"),
         ("--frontends=99", "frontends"),
     ],
 )
@@ -406,3 +407,29 @@ def test_what_cannot_be_shared_is_said_at_the_start(tmp_path, flag, said):
     _, words = ended.communicate(timeout=PATIENCE)
     assert ended.returncode != 0
     assert said in words
+
+
+def test_requests_in_amd_s_dialect_are_counted_once_whichever_process_gets_them(start):
+    server = start("--dialect=amd")
+
+    def ingress():
+        found = [line for line in metrics(server) if line.startswith("amdinfer_requests_ingress_total")]
+        return {line.split('method="')[1].split('"')[0]: float(line.split()[-1]) for line in found}
+
+    region = shared_memory.create_shared_memory_region("given", "/mooring-fronts-amd", 12)
+    try:
+        shared_memory.set_shared_memory_region(region, [np.float32([1, 2, 3])])
+        client = triton.InferenceServerClient(f"127.0.0.1:{server.port}")
+        client.register_system_shared_memory("given", "/mooring-fronts-amd", 12)
+        before = ingress()
+        for _ in range(20):
+            assert server.ask("GET", "/v2").code == 200
+            assert server.ask("GET", "/v2/health/live").code == 200
+            assert server.ask("GET", "/v2/models/adder").code == 200
+            assert server.ask("POST", "/v2/models/adder/infer", IN).code == 200  # relayed: it names a region
+            assert server.ask("POST", "/v2/models/counter/infer", b"{}").code == 400
+            assert server.ask("GET", "/ping").code == 200
+    finally:
+        shared_memory.destroy_shared_memory_region(region)
+    wanted = {"GET": before["GET"] + 60, "POST": before["POST"] + 40, "native": 0}
+    until(lambda: ingress() == wanted)

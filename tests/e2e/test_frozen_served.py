@@ -62,9 +62,9 @@ def test_a_frozen_front_is_replaced(start, deal):
     (front,) = fronts(server)
     front.suspend()
     until(lambda: front.pid not in running(fronts(server)) and len(running(fronts(server))) == 1)
-    until(lambda: server.log.count("front listening") == 2)
+    until(lambda: server.log.count("frontend listening") == 2)
     assert {server.predict("slow", ASLEEP).code for _ in range(40)} == {200}
-    assert "front frozen" in server.log
+    assert "frontend frozen" in server.log
     assert server.stop() == 0
     assert not server.faults()
 

@@ -169,7 +169,7 @@ def test_a_front_that_is_killed_while_connections_move_takes_only_its_own_with_i
     with Clients(server) as clients:
         until(lambda: clients.faults or min(clients.answered) > 20)
         fronts(server)[0].kill()
-        until(lambda: server.log.count("front listening") == 3)
+        until(lambda: server.log.count("frontend listening") == 3)
     assert len(clients.faults) < 8
     assert server.predict("double", '{"x": [4]}').json() == {"y": [8]}
     with Clients(server) as clients:

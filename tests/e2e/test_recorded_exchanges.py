@@ -14,7 +14,8 @@ from exchanges.player import play
 from exchanges.servers import started
 
 # The same answers must come from a server of several processes, whichever of them is asked.
-SERVERS = [*((name, ()) for name in GROUPS), ("every", ("--frontends=2",)), ("guarded", ("--frontends=2",))]
+SPREAD = ("--frontends=2", "--deal-connections=evenly")
+SERVERS = [*((name, ()) for name in GROUPS), *((name, SPREAD) for name in ("every", "guarded", "amd"))]
 
 
 @pytest.mark.parametrize(

@@ -263,11 +263,11 @@ class Recorded(Server):
 class Amd(Server):
     """A server that was started as AMD's is."""
 
-    def __init__(self, *arguments: str | Path, folder: Path) -> None:
+    def __init__(self, *arguments: str | Path, folder: Path, environ: Mapping[str, str]) -> None:
         self.rpc = free_ports(1)[0]
         port = free_ports(1)[0]
         super().__init__(
-            folder, f"--http-port={port}", f"--grpc-port={self.rpc}", *arguments, command="amdinfer-server", ports=[port] * 3, environ=NO_ACCELERATOR
+            folder, f"--http-port={port}", f"--grpc-port={self.rpc}", *arguments, command="amdinfer-server", ports=[port] * 3, environ=NO_ACCELERATOR | environ
         )  # fmt: skip
 
     @property
@@ -323,7 +323,9 @@ def enveloped(envelope: str):
 
 
 def amd(folder: Path, *flags: str) -> Amd:
-    """A server in the form of AMD's, with two models that are loaded."""
+    """A server in the form of AMD's, with two models that are loaded. AMD's flags do not have ours: they are variables."""
+    named = (flag.removeprefix("--").partition("=") for flag in flags)
+    environ = {f"MOORING_{name.replace('-', '_').upper()}": value for name, _, value in named}
     _write(
         folder / "repository",
         {
@@ -335,7 +337,10 @@ def amd(folder: Path, *flags: str) -> Amd:
     for name in ("plus", "invert-it"):
         (folder / "repository" / name / "1").mkdir()
     return Amd(
-        f"--model-repository={folder / 'repository'}", "--repository-load-existing", *flags, folder=folder
+        f"--model-repository={folder / 'repository'}",
+        "--repository-load-existing",
+        folder=folder,
+        environ=environ,
     )
 
 

@@ -84,7 +84,7 @@ def stopped_front(stage: Stage) -> None:
     server = stage.own("--frontends=2", "--deal-connections=evenly", "--heartbeat-timeout=2")
     server.await_start()
     model = server.registered("fronted", workers=2)
-    until(lambda: "front listening" in server.log)
+    until(lambda: "frontend listening" in server.log)
 
     def fronts() -> set[int]:
         found = set()

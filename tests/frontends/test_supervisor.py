@@ -23,7 +23,7 @@ async def test_what_a_front_is_told_before_it_runs_waits_for_it():
         front.join(7, "9000", ours, front.arena, 2)
         heard = []
         # In place of its process, which would inherit these two.
-        messages.Link(front._their_link, messages.ToFrontend, heard.append, lambda: None)._hear()
+        messages.Link(front._their_link, messages.ToFrontend, heard.append, lambda: None)._receive_messages()
         _, descriptors, _, _ = socket.recv_fds(front._their_descriptors, 1, 2)
         with socket.socket(fileno=descriptors[0]) as channel:
             channel.sendall(b"answer")
@@ -57,16 +57,16 @@ async def done_orders(heard, count):
 
 async def test_a_front_answers_everybody_who_waits_until_it_has_left_a_version(first_process):
     keeper, heard = first_process
-    keeper.tell(messages.ServeVersion(7, model_spec(name="m", version="1", location="", backend="onnx")))
-    keeper.tell(messages.RetireVersion(7, 1))
-    keeper.tell(messages.RetireVersion(7, 2))
+    keeper.send(messages.ServeVersion(7, model_spec(name="m", version="1", location="", backend="onnx")))
+    keeper.send(messages.RetireVersion(7, 1))
+    keeper.send(messages.RetireVersion(7, 2))
     assert await asyncio.wait_for(done_orders(heard, 2), 5) == [1, 2]
 
 
 async def test_a_front_has_left_a_version_that_it_does_not_serve_any_more(first_process):
     keeper, heard = first_process
-    keeper.tell(messages.RetireVersion(7, 1))
-    keeper.tell(messages.DetachWorker(7, "9000", 2))
-    keeper.tell(messages.WorkerDied(7, "9000", ErrorRecord("WorkerDied", "Worker died."), retry=False))
-    keeper.tell(messages.DetachWorker(7, "9001", 3))
+    keeper.send(messages.RetireVersion(7, 1))
+    keeper.send(messages.DetachWorker(7, "9000", 2))
+    keeper.send(messages.WorkerDied(7, "9000", ErrorRecord("WorkerDied", "Worker died."), retry=False))
+    keeper.send(messages.DetachWorker(7, "9001", 3))
     assert await asyncio.wait_for(done_orders(heard, 3), 5) == [1, 2, 3]

@@ -13,7 +13,7 @@ from mooring.protocols.access import Gate
 from mooring.protocols.allowed import answering_options
 from mooring.protocols.amd.administration import AmdAdministration
 from mooring.protocols.amd.conversation import InferenceSocket
-from mooring.protocols.amd.metrics import AmdMetrics
+from mooring.protocols.amd.metrics import AmdMetrics, count_requests
 from mooring.protocols.application import Application
 from mooring.protocols.dialect import AMD
 from mooring.protocols.kserve.repository import Repository
@@ -84,7 +84,7 @@ async def listening(service, dialect, *, changes=True):
     v2.extensions += worker_extensions()
     amd = AmdAdministration(service, service, responses)
     repository = Repository(service, responses, v2.bodies, dialect=dialect)
-    ingress = AmdMetrics(metrics, lambda: 3)
+    AmdMetrics(metrics, lambda: 3)
     endpoints = [
         *description.endpoints(),
         *v2.endpoints(),
@@ -96,7 +96,7 @@ async def listening(service, dialect, *, changes=True):
     endpoints += answering_options(endpoints, responses)
     description.cover(endpoints)
     server = HttpServer(
-        Application(ingress.counting(endpoints), responses, gate=Gate(closed=not changes)),
+        Application(count_requests(endpoints, metrics), responses, gate=Gate(closed=not changes)),
         limits=Limits(max_body_bytes=1_000_000),
         allocator=HeapAllocator(),
         render_error=responses.refuse_message,

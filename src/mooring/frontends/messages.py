@@ -1,8 +1,8 @@
-"""What the server's first process and a further front say to each other, over a pair of unix sockets.
+"""What the server's first process and a frontend process say to each other, over a pair of unix sockets.
 
-The first process keeps registry, workers and administration; a front has connections, queues and a channel to every
-worker. What a front cannot answer by itself it hands on: requests as ``Asked``, and their answers come back as they
-would from a worker.
+The first process keeps registry, workers and administration; a frontend has connections, queues and a channel to every
+worker. A frontend forwards what it cannot answer by itself: requests as ``Forward``, and their answers come back as
+they would from a worker.
 """
 
 import asyncio
@@ -20,19 +20,21 @@ from mooring.frontends.balancing import Load
 from mooring.ipc.framing import Frames, FrameWriter, heap_buffer
 from mooring.ipc.messages import NO_MEMORY, MessageDecoder, MessageEncoder
 from mooring.observability.logs import get_logger
+from mooring.observability.metrics import Counted
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
+from mooring.tokens import Access, Token
 
 log = get_logger(__name__)
 
 # Seconds between two looks at how busy a process is.
 LOAD_EVERY = 0.1
-# What a socket is that the first process sends over a passage.
+# What a socket is that the first process sends over a channel.
 CONNECTION, LISTENER = 0, 1
 
 
 class ServeVersion(msgspec.Struct, array_like=True, tag="serve"):
-    """A version whose workers the front may use; ``number`` is what it is called from now on."""
+    """A version whose workers the frontend may use; ``number`` is what it is called from now on."""
 
     number: int
     spec: ModelSpec
@@ -85,33 +87,39 @@ class Drain(msgspec.Struct, array_like=True, tag="drain"):
     limit: float
 
 
-class SetShare(msgspec.Struct, array_like=True, tag="divide"):
+class SetShare(msgspec.Struct, array_like=True, tag="set_share"):
     """So many processes take connections: each has that part of every bound on a queue."""
 
     count: int
 
 
 class MigrateConnections(msgspec.Struct, array_like=True, tag="give"):
-    """Send this share of the connections over the passage, with ``mark``: the number of the process they are for."""
+    """Send this share of the connections over the channel, with ``mark``: the number of the process they are for."""
 
     share: float
     mark: int
 
 
 class StopAccepting(msgspec.Struct, array_like=True, tag="rest"):
-    """Accept no more connections, until a listening socket comes over the passage."""
+    """Accept no more connections, until a listening socket comes over the channel."""
+
+
+class SetTokens(msgspec.Struct, array_like=True, tag="tokens"):
+    """The tokens that hold from now on: one was renewed, or its file has another one."""
+
+    tokens: dict[Access, Token]
 
 
 class Ping(msgspec.Struct, array_like=True, tag="ping"):
-    """Say ``Pong``: the first process wants to know whether the front still answers."""
+    """Say ``Pong``: the first process wants to know whether the frontend still answers."""
 
 
 class Pong(msgspec.Struct, array_like=True, tag="pong"):
-    """The front answers."""
+    """The frontend answers."""
 
 
 class Forward(msgspec.Struct, array_like=True, tag="asked"):
-    """A request that the front hands on."""
+    """A request that the frontend hands on."""
 
     key: int
     request: InferenceRequest
@@ -131,13 +139,13 @@ class ForwardedOutcome(msgspec.Struct, array_like=True, tag="answered"):
 
 
 class OrderDone(msgspec.Struct, array_like=True, tag="done"):
-    """The front has done what an order asked."""
+    """The frontend has done what an order asked."""
 
     order: int
 
 
 class Listening(msgspec.Struct, array_like=True, tag="listening"):
-    """The front takes connections."""
+    """The frontend takes connections."""
 
 
 class KillWorker(msgspec.Struct, array_like=True, tag="end"):
@@ -148,16 +156,15 @@ class KillWorker(msgspec.Struct, array_like=True, tag="end"):
 
 
 class CountsReport(msgspec.Struct, array_like=True, tag="counted"):
-    """What the front counted since it last said so: by model and version, and responses by class."""
+    """What the frontend counted since its last report, and how many requests wait there now, by version."""
 
-    models: list[tuple[str, str, list[Any]]]
-    responses: list[int]
+    counted: Counted
     waiting: dict[int, int]
     served: list[tuple[int, str, int]]  # requests by version and worker
 
 
 class LoadReport(msgspec.Struct, array_like=True, tag="loaded"):
-    """What the front has to do now."""
+    """What the frontend has to do now."""
 
     load: Load
 
@@ -181,6 +188,7 @@ ToFrontend = (
     | SetShare
     | MigrateConnections
     | StopAccepting
+    | SetTokens
     | Ping
 )
 ToSupervisor = (
@@ -213,15 +221,15 @@ class Link:
     ) -> None:
         sock.setblocking(False)
         self._sock = sock
-        self._hear_one = hear
-        self._lost = lost
+        self._receive = hear
+        self._on_lost = lost
         self._frames = Frames(allocate=allocate)
         self._writer = FrameWriter(sock, MessageEncoder())
         self._decoder = MessageDecoder(kinds)
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(sock, self._hear)
+        self._loop.add_reader(sock, self._receive_messages)
 
-    def tell(self, message: ToFrontend | ToSupervisor) -> None:
+    def send(self, message: ToFrontend | ToSupervisor) -> None:
         """Send it; after the other end is gone this does nothing. Raises as ``FrameWriter.send``."""
         if self._sock.fileno() >= 0:
             self._writer.send(message)
@@ -233,7 +241,7 @@ class Link:
             self._writer.close()
             self._sock.close()
 
-    def _hear(self) -> None:
+    def _receive_messages(self) -> None:
         try:
             count = self._frames.receive(self._sock)
         except BlockingIOError:
@@ -242,24 +250,24 @@ class Link:
             count = 0
         if not count:
             self.close()
-            self._lost()
+            self._on_lost()
             return
         try:
             frames = self._frames
             for message in [self._decode(frame, frames.attached) for frame in frames]:
                 if message is not None:
-                    self._hear_one(message)
+                    self._receive(message)
         except Exception:  # the supervisor: whoever waits at the other end must not wait for ever
             log.exception("link not understood, ending it")
             self.close()
-            self._lost()
+            self._on_lost()
 
     def _decode(self, frame: memoryview, attached: Sequence[Buffer | None]) -> Any:
         """The message; None for a request that there is no memory for, which is answered so."""
         message = self._decoder.decode(frame, attached)
         if attached and None in attached:
             if isinstance(message, Forward):
-                self.tell(ForwardedOutcome(message.key, NO_MEMORY))
+                self.send(ForwardedOutcome(message.key, NO_MEMORY))
                 return None
             message.outcome = NO_MEMORY
         return message

@@ -1,4 +1,4 @@
-"""A further front: the process that takes connections beside the server's first one (``frontends`` above 1).
+"""A frontend process: the process that takes connections beside the server's first one (``frontends`` above 1).
 
 It serves what only needs workers and hands everything else to the first process: requests over the link, other calls
 as they are, over a private unix socket.
@@ -26,10 +26,12 @@ from mooring.mount.routes import Services, inference_endpoints
 from mooring.observability.load import ThreadLoad
 from mooring.observability.logs import get_logger, setup
 from mooring.observability.metrics import Metrics
+from mooring.protocols.amd.metrics import count_requests
+from mooring.protocols.dialect import AMD, V2
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.openapi import Description
 from mooring.signals import end_with_parent, leave_to_first_process
-from mooring.tokens import Access, tokens_of
+from mooring.tokens import Access, Token, TokenTable
 from mooring.web.certificates import certificates_of
 from mooring.web.http1 import Exchange, HttpServer
 from mooring.web.migration import SocketChannel
@@ -39,8 +41,8 @@ from mooring.web.routing import Match
 log = get_logger(__name__)
 
 
-class Handed(msgspec.Struct, frozen=True):
-    """An endpoint of the first process. Each front asks for the token that it needs, before a large body has come."""
+class RelayedEndpoint(msgspec.Struct, frozen=True):
+    """An endpoint of the first process. A frontend checks the token for it, before a large body has come."""
 
     pattern: str
     access: Access
@@ -48,15 +50,18 @@ class Handed(msgspec.Struct, frozen=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What a front is told before it begins.
+    """What a frontend is told before it begins; ``tokens`` is None where clients need none.
 
-    ``address`` has the real port, ``behind`` is the first process's private socket, ``handed`` what it serves there.
+    ``address`` has the real port, ``relay_socket`` is the first process's private socket, ``relayed`` what it serves
+    there.
     """
 
     config: Config
     address: Address
-    behind: str
-    handed: list[Handed]
+    relay_socket: str
+    relayed: list[RelayedEndpoint]
+    tokens: dict[Access, Token] | None = None
+    renewable: tuple[Access, ...] = ()
 
     def encoded(self) -> bytes:
         """As bytes, for ``decoded``."""
@@ -75,29 +80,29 @@ def _decoded(kind: type, value: Any) -> Any:
 class Traffic:
     """The connections that this process was given, gives back, and is to accept for some time."""
 
-    def __init__(self, listener: HttpServer, front: FrontendService, passage: socket.socket) -> None:
+    def __init__(self, listener: HttpServer, frontend: FrontendService, channel: socket.socket) -> None:
         self._listener = listener
-        self._front = front
-        self._passage = SocketChannel(passage, self._arrived)
+        self._frontend = frontend
+        self._channel = SocketChannel(channel, self._arrived)
         self._load = ThreadLoad()
         self._ticker: asyncio.TimerHandle | None = None
         self._opening: set[asyncio.Task[None]] = set()
 
     def begin(self) -> None:
         """Do as the first process says."""
-        self._front.on_give, self._front.on_rest = self._give, self._rest
+        self._frontend.on_migrate, self._frontend.on_stop_accepting = self._give, self._rest
         self._report()
 
     async def end(self) -> None:
         """Take up what has come, and give nothing away any more."""
         if self._ticker is not None:
             self._ticker.cancel()
-        self._passage.settle()
-        self._passage.close()
+        self._channel.settle()
+        self._channel.close()
         await self._listener.settle()
 
     def _give(self, share: float, mark: int) -> None:
-        self._passage.give(self._listener.connections, share, mark)
+        self._channel.give(self._listener.connections, share, mark)
 
     def _rest(self) -> None:
         self._listener.rest()
@@ -116,31 +121,34 @@ class Traffic:
         self._ticker = asyncio.get_running_loop().call_later(LOAD_EVERY, self._report)
         busy = round(self._load.look(), 2)
         count = len(self._listener.connections)
-        self._front.report(Load(busy if count else 0.0, count))
+        self._frontend.report(Load(busy if count else 0.0, count))
 
 
 class FrontendServer:
-    """The parts of one front process."""
+    """The parts of one frontend process."""
 
     def __init__(
         self,
         settings: Settings,
-        front: FrontendService,
-        passage: socket.socket,
+        frontend: FrontendService,
+        channel: socket.socket,
         arena: Arena,
         metrics: Metrics,
     ) -> None:
         config = settings.config
+        tokens = None
+        if settings.tokens is not None:
+            tokens = TokenTable(settings.tokens, settings.renewable)
+            frontend.on_tokens = tokens.replace
         self._settings = settings
-        self._front = front
-        self._listeners = Listeners(
-            config, metrics.responses, arena, tokens_of(config), certificates_of(config)
-        )
-        self._relay = Relay(settings.behind, self._not_relayed)
+        self._metrics = metrics
+        self._frontend = frontend
+        self._listeners = Listeners(config, metrics.responses, arena, tokens, certificates_of(config))
+        self._relay = Relay(settings.relay_socket, self._not_relayed)
         self._listener = self._listeners.listener(
-            settings.address, self._endpoints(), front.overload_error, fallback_app=self._relay
+            settings.address, self._endpoints(), frontend.overload_error, fallback_app=self._relay
         )
-        self._traffic = Traffic(self._listener, front, passage)
+        self._traffic = Traffic(self._listener, frontend, channel)
 
     async def serve(self) -> None:
         """Take connections until the first process has enough of it, then answer what was accepted."""
@@ -152,55 +160,62 @@ class FrontendServer:
         else:
             self._listener.shared = True
             await self._listener.start(address.host, address.port)
-        self._front.listening()
-        await self._front.ended.wait()
-        limit = self._front.limit
+        self._frontend.listening()
+        await self._frontend.ended.wait()
+        limit = self._frontend.limit
         await self._traffic.end()
         await self._listener.drain(limit)
-        await self._front.drain(limit)
+        await self._frontend.drain(limit)
         self._relay.close()
-        self._front.close()
+        self._frontend.close()
 
     def _endpoints(self) -> list[Endpoint]:
         """Those that need nothing but the service: everything else is the first process's."""
         responses, relay = self._listeners.responses, self._relay
         services = Services(
-            inference=self._front, responses=responses, cors=self._listeners.cors, relay=relay
+            inference=self._frontend,
+            responses=responses,
+            cors=self._listeners.cors,
+            dialect=AMD if self._settings.config.dialect == "amd" else V2,
+            relay=relay,
         )
         description = Description(responses, __version__)  # a call for it is relayed
         own, _ = inference_endpoints(services, description)
         served = {each.pattern for each in own}
-        handed = [each for each in self._settings.handed if each.pattern not in served]
-        # A method that is not there is refused by the first process, too.
-        rest = {each.pattern for each in handed} - {each.pattern for each in handed if each.methods is None}
-        return [
-            *own,
-            *(Endpoint(each.pattern, self._hand_on, each.access, methods=each.methods) for each in handed),
-            *(Endpoint(pattern, self._hand_on, Access.OPEN) for pattern in sorted(rest)),
+        relayed = [each for each in self._settings.relayed if each.pattern not in served]
+        own += [
+            Endpoint(each.pattern, self._relay_call, each.access, methods=each.methods) for each in relayed
         ]
+        if services.dialect is AMD:
+            own = count_requests(own, self._metrics)
+        # A method that is not there is refused by the first process, too.
+        rest = {each.pattern for each in relayed} - {each.pattern for each in relayed if each.methods is None}
+        return [*own, *(Endpoint(pattern, self._relay_call, Access.OPEN) for pattern in sorted(rest))]
 
-    def _hand_on(self, exchange: Exchange, _match: Match) -> None:
+    def _relay_call(self, exchange: Exchange, _match: Match) -> None:
         self._relay(exchange)
 
     def _not_relayed(self, exchange: Exchange, error: Exception) -> None:
-        log.error("call not handed on", target=exchange.target.decode("latin-1"), exc_info=error)
+        log.error("call not relayed", target=exchange.target.decode("latin-1"), exc_info=error)
         self._listeners.responses.fault(exchange, error)
 
 
 async def _run(number: int, descriptors: Sequence[int], settings: Settings) -> None:
-    link, passing, passage, memory = descriptors
+    link, passing, channel, memory = descriptors
     config = settings.config
     arena = Arena(config.arena_size, number, memory, memory=BodyMemory(config.max_body_memory))
     metrics = Metrics(config.metrics_mode, system=False)
-    front = FrontendService(number, socket.socket(fileno=link), socket.socket(fileno=passing), arena, metrics)
-    server = FrontendServer(settings, front, socket.socket(fileno=passage), arena, metrics)
+    frontend = FrontendService(
+        number, socket.socket(fileno=link), socket.socket(fileno=passing), arena, metrics
+    )
+    server = FrontendServer(settings, frontend, socket.socket(fileno=channel), arena, metrics)
     gc.collect()
     gc.freeze()
     await server.serve()
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Be a front until the first process is gone. ``arguments``: number, four descriptors, the first process's pid."""
+    """Be a frontend until the first process is gone. ``arguments``: number, four descriptors, the first process's pid."""
     number, *descriptors, parent = map(int, arguments)
     end_with_parent(parent)
     leave_to_first_process()

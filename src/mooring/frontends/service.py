@@ -1,4 +1,4 @@
-"""The ``InferenceService`` of a front process: its own queues to shared workers, and the rest handed on.
+"""The ``InferenceService`` of a frontend process: its own queues to shared workers, and the rest handed on.
 
 What only needs workers (any model whose requests are independent of each other) is served here, with everything that
 the engine does for it. Sequences, chains, workflows, models that are loading and models nobody knows are the first
@@ -11,7 +11,7 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mooring.core.errors import (
     ErrorRecord,
@@ -35,6 +35,7 @@ from mooring.ipc.messages import NO_MEMORY
 from mooring.ipc.progress import Progress
 from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
+from mooring.tokens import Access, Token
 from mooring.workers.handle import PoolOwner
 from mooring.workers.shared_pool import SharedPool, SharedProcess
 
@@ -43,7 +44,7 @@ _CHECK_EVERY = 0.05
 _COUNT_EVERY = 4  # checks
 
 
-class Served:
+class ServedVersion:
     """One version that is served here."""
 
     def __init__(self, number: int, scheduler: Scheduler[SharedPool], queue_size: int) -> None:
@@ -58,20 +59,20 @@ class Served:
         self.scheduler.refuse_all(ModelNotReady(reason, model=self.name, version=self.version))
 
 
-class HandedOn:
+class ForwardedRequest:
     """A request that the first process answers; the ``Ticket`` of whoever submitted it."""
 
-    __slots__ = ("_front", "_key", "done", "request")
+    __slots__ = ("_frontend", "_key", "done", "request")
 
-    def __init__(self, front: "FrontendService", key: int, request: InferenceRequest, done: Done) -> None:
-        self._front = front
+    def __init__(self, frontend: "FrontendService", key: int, request: InferenceRequest, done: Done) -> None:
+        self._frontend = frontend
         self._key = key
         self.request = request
         self.done = done
 
     def cancel(self) -> None:
         """Nobody waits any more."""
-        self._front.withdraw(self._key)
+        self._frontend.cancel_forwarded(self._key)
 
 
 class FrontendService(InferenceService):
@@ -86,21 +87,22 @@ class FrontendService(InferenceService):
     ) -> None:
         self.ended = asyncio.Event()
         self.limit = 0.0
-        # What to do when the first process wants connections, and when it wants no more of them accepted here.
-        self.on_give: Callable[[float, int], None] = lambda _share, _mark: None
-        self.on_rest: Callable[[], None] = lambda: None
+        # What to do when the first process wants connections, wants no more of them accepted, or has other tokens.
+        self.on_migrate: Callable[[float, int], None] = lambda _share, _mark: None
+        self.on_stop_accepting: Callable[[], None] = lambda: None
+        self.on_tokens: Callable[[Mapping[Access, Token]], None] = lambda _tokens: None
         self._share = 1
         self._load = Load(0.0, 0)
         self._number = number
         self._descriptors = descriptors
         self._arena = arena
         self._metrics = metrics
-        self._link = messages.Link(sock, messages.ToFrontend, self._hear, self.ended.set)
-        self._served: dict[int, Served] = {}
-        self._by_name: dict[tuple[str, str], Served] = {}
+        self._link = messages.Link(sock, messages.ToFrontend, self._receive_messages, self.ended.set)
+        self._served: dict[int, ServedVersion] = {}
+        self._by_name: dict[tuple[str, str], ServedVersion] = {}
         # With the orders to do so: who unloads a model and who scales it to zero may both wait for the same.
-        self._retiring: dict[int, tuple[Served, list[int]]] = {}
-        self._handed_on: dict[int, HandedOn] = {}
+        self._retiring: dict[int, tuple[ServedVersion, list[int]]] = {}
+        self._forwarded: dict[int, ForwardedRequest] = {}
         self._keys = itertools.count(1)
         self._view = messages.RegistryView([], [], ready=False, healthy=False)
         self._defaults: dict[str, str] = {}
@@ -113,7 +115,7 @@ class FrontendService(InferenceService):
     def submit(self, request: InferenceRequest, done: Done) -> Ticket:
         served = self._by_name.get((request.model, request.version))
         if served is None or not served.pool.ready or served.scheduler.refusal is not None:
-            return self._hand_on(request, done)
+            return self._forward(request, done)
         return admit(served.scheduler, request, done)
 
     def overload_error(self, model: str, version: str = "") -> MooringError | None:
@@ -146,18 +148,18 @@ class FrontendService(InferenceService):
 
     def listening(self) -> None:
         """Connections are taken."""
-        self._link.tell(messages.Listening())
+        self._link.send(messages.Listening())
 
     def report(self, load: Load) -> None:
         """Say what there is to do here, if it is something else than before."""
         if load != self._load:
             self._load = load
-            self._link.tell(messages.LoadReport(load))
+            self._link.send(messages.LoadReport(load))
 
-    def withdraw(self, key: int) -> None:
+    def cancel_forwarded(self, key: int) -> None:
         """Nobody waits for a request that was handed on."""
-        if self._handed_on.pop(key, None) is not None:
-            self._link.tell(messages.CancelForwarded(key))
+        if self._forwarded.pop(key, None) is not None:
+            self._link.send(messages.CancelForwarded(key))
 
     async def drain(self, grace: float) -> None:
         """Return when nothing waits and nothing runs, or after ``grace`` seconds."""
@@ -172,7 +174,7 @@ class FrontendService(InferenceService):
         self._link.close()
 
     def _busy(self) -> bool:
-        return bool(self._handed_on) or any(not served.scheduler.idle for served in self._served.values())
+        return bool(self._forwarded) or any(not served.scheduler.idle for served in self._served.values())
 
     def _state(self, model: str, version: str) -> ModelState:
         wanted = version or self._defaults.get(model)
@@ -183,78 +185,80 @@ class FrontendService(InferenceService):
                 return state
         raise VersionNotFound(f"model '{model}' has no version '{version}'", model=model, version=version)
 
-    def _hand_on(self, request: InferenceRequest, done: Done) -> Ticket:
+    def _forward(self, request: InferenceRequest, done: Done) -> Ticket:
         key = next(self._keys)
-        ticket = self._handed_on[key] = HandedOn(self, key, request, done)
+        ticket = self._forwarded[key] = ForwardedRequest(self, key, request, done)
         try:
-            self._link.tell(messages.Forward(key, request))
+            self._link.send(messages.Forward(key, request))
         except (MemoryError, OverflowError):
-            self._answered(messages.ForwardedOutcome(key, NO_MEMORY))
+            self._receive_outcome(messages.ForwardedOutcome(key, NO_MEMORY))
         release(request.inputs)  # it was copied, or lies where nothing else will
         return ticket
 
     # What the first process says.
 
-    def _hear(self, message: messages.ToFrontend) -> None:
+    def _receive_messages(self, message: messages.ToFrontend) -> None:
         if isinstance(message, messages.ForwardedOutcome):
-            self._answered(message)
+            self._receive_outcome(message)
         elif isinstance(message, messages.AttachWorker):
-            self._join(message)
+            self._attach_worker(message)
         elif isinstance(message, messages.ServeVersion):
-            self._serve(message.number, message.spec)
+            self._serve_version(message.number, message.spec)
         elif isinstance(message, messages.DetachWorker):
-            self._leave(message)
+            self._detach_worker(message)
         elif isinstance(message, messages.WorkerDied):
-            self._bury(message)
+            self._worker_died(message)
         elif isinstance(message, messages.RetireVersion):
-            self._retire(message)
+            self._retire_version(message)
         elif isinstance(message, messages.RegistryView):
-            self._look(message)
+            self._update_view(message)
         elif isinstance(message, messages.SetShare):
             self._share = message.count
             for served in self._served.values():
                 self._limit(served)
         elif isinstance(message, messages.MigrateConnections):
-            self.on_give(message.share, message.mark)
+            self.on_migrate(message.share, message.mark)
         elif isinstance(message, messages.StopAccepting):
-            self.on_rest()
+            self.on_stop_accepting()
+        elif isinstance(message, messages.SetTokens):
+            self.on_tokens(message.tokens)
         elif isinstance(message, messages.Ping):
-            self._link.tell(messages.Pong())
+            self._link.send(messages.Pong())
         else:
             self.end(message.limit)
 
-    def _answered(self, message: messages.ForwardedOutcome) -> None:
-        handed_on = self._handed_on.get(message.key)
-        if handed_on is None:
+    def _receive_outcome(self, message: messages.ForwardedOutcome) -> None:
+        forwarded = self._forwarded.get(message.key)
+        if forwarded is None:
             return
         outcome = message.outcome
         if isinstance(outcome, ErrorRecord) or outcome.final:
-            del self._handed_on[message.key]
-        request = handed_on.request
-        handed_on.done(
+            del self._forwarded[message.key]
+        request = forwarded.request
+        forwarded.done(
             outcome.error(model=request.model, version=request.version)
             if isinstance(outcome, ErrorRecord)
             else outcome
         )
 
-    def _serve(self, number: int, spec: ModelSpec) -> None:
+    def _serve_version(self, number: int, spec: ModelSpec) -> None:
         statistics = self._metrics.model(spec.name, spec.version)
 
         def make_pool(owner: PoolOwner) -> SharedPool:
             return SharedPool(
-                spec, owner, lambda records: self._link.tell(messages.MetricRecords(spec.name, list(records)))
+                spec, owner, lambda records: self._link.send(messages.MetricRecords(spec.name, list(records)))
             )
 
         scheduler = make_scheduler(spec, statistics, self._arena.slot, lambda _news: None, make_pool)
-        served = self._served[number] = Served(number, scheduler, spec.limits.queue_size)
+        served = self._served[number] = ServedVersion(number, scheduler, spec.limits.queue_size)
         self._limit(served)
         self._by_name[spec.name, spec.version] = served
         self._name_default(spec.name)
 
-    def _limit(self, served: Served) -> None:
+    def _limit(self, served: ServedVersion) -> None:
         served.scheduler.limit(queue_share(served.queue_size, self._share))
 
-    def _join(self, message: messages.AttachWorker) -> None:
+    def _attach_worker(self, message: messages.AttachWorker) -> None:
         _, descriptors, _, _ = socket.recv_fds(self._descriptors, 1, 2)
         sock = socket.socket(fileno=descriptors[0])
         sock.setblocking(False)
@@ -264,18 +268,18 @@ class FrontendService(InferenceService):
         if served is None:  # it was retired while this was on its way
             sock.close()
             return
-        kill = functools.partial(self._link.tell, messages.KillWorker(message.number, message.worker))
+        kill = functools.partial(self._link.send, messages.KillWorker(message.number, message.worker))
         served.pool.join(message.worker, SharedProcess(sock, progress, self._number, kill))
 
-    def _leave(self, message: messages.DetachWorker) -> None:
-        done = functools.partial(self._link.tell, messages.OrderDone(message.order))
+    def _detach_worker(self, message: messages.DetachWorker) -> None:
+        done = functools.partial(self._link.send, messages.OrderDone(message.order))
         served = self._served.get(message.number)
         if served is None:
             done()
             return
         served.pool.leave(message.worker, done)
 
-    def _bury(self, message: messages.WorkerDied) -> None:
+    def _worker_died(self, message: messages.WorkerDied) -> None:
         served = self._served.get(message.number)
         if served is None:
             return
@@ -283,10 +287,10 @@ class FrontendService(InferenceService):
         assert isinstance(error, WorkerDied)
         served.pool.bury(message.worker, error, retry=message.retry)
 
-    def _retire(self, message: messages.RetireVersion) -> None:
+    def _retire_version(self, message: messages.RetireVersion) -> None:
         served = self._served.get(message.number)
         if served is None:
-            self._link.tell(messages.OrderDone(message.order))
+            self._link.send(messages.OrderDone(message.order))
             return
         if message.number in self._retiring:
             self._retiring[message.number][1].append(message.order)
@@ -298,7 +302,7 @@ class FrontendService(InferenceService):
         served.scheduler.refuse_new(RequestCancelled("this version is gone"))
         self._retiring[message.number] = served, [message.order]
 
-    def _look(self, view: messages.RegistryView) -> None:
+    def _update_view(self, view: messages.RegistryView) -> None:
         self._view = view
         self._defaults = {state.name: state.version for state in view.states if state.is_default}
         self._metadata = {
@@ -333,20 +337,20 @@ class FrontendService(InferenceService):
                 del self._retiring[number], self._served[number]
                 served.pool.close()
                 for order in orders:
-                    self._link.tell(messages.OrderDone(order))
+                    self._link.send(messages.OrderDone(order))
         self._checks += 1
         if self._checks % _COUNT_EVERY == 0:
             self._count()
         self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
 
     def _count(self) -> None:
-        models, responses = self._metrics.take()
+        counted = self._metrics.take()
         waiting = {
             served.number: served.scheduler.waiting
             for served in self._served.values()
             if served.scheduler.waiting
         }
-        if models or any(responses) or waiting != self._waiting:
+        if counted or waiting != self._waiting:
             self._waiting = waiting
             sent = [(each.number, *sent) for each in self._served.values() for sent in each.pool.served()]
-            self._link.tell(messages.CountsReport(models, responses, waiting, sent))
+            self._link.send(messages.CountsReport(counted, waiting, sent))

@@ -1,4 +1,4 @@
-"""What the first process does for further fronts: it tells them of versions and workers, and answers what they hand on."""
+"""What the first process does for frontend processes: it tells them of versions and workers, and answers what they hand on."""
 
 import asyncio
 import functools
@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from mooring.core.errors import ErrorRecord, MooringError, WorkerDied
 from mooring.core.service import InferenceService, Outcome, Ticket
@@ -24,13 +24,14 @@ from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
 from mooring.signals import held_back
+from mooring.tokens import Access, Token
 from mooring.workers.handle import KeptWorker
 from mooring.workers.heartbeat import DEADLINES, Deadlines, Heartbeat, StopWatch, cpu_seconds
 from mooring.workers.pool import Sharing, WorkerPool
 
 log = get_logger(__name__)
 
-# Seconds before a front that died is started again: whatever killed it may come again.
+# Seconds before a frontend that died is started again: whatever killed it may come again.
 _AGAIN = 0.5
 # Seconds that one has to be gone whose link is.
 _GRACE = 5.0
@@ -39,19 +40,19 @@ _generations = itertools.count(1)
 
 
 class FrontendProcess:
-    """One further front as the first process sees it. A new one takes its place when it dies.
+    """One frontend process as the first process sees it. A new one takes its place when it dies.
 
     ``arena`` describes the shared memory of its large payloads, ``generation`` which of the processes with this number
     it is: a worker knows only those that were there when it was forked.
     """
 
-    def __init__(self, number: int, arena: Arena, keeper: "FrontendSupervisor") -> None:
+    def __init__(self, number: int, arena: Arena, supervisor: "FrontendSupervisor") -> None:
         self.number = number
         self.generation = next(_generations)
         self.arena = anonymous_file(arena.size)
         self.gone = False
-        self.heartbeat = Heartbeat(keeper.deadlines.heartbeat)
-        self.stop_watch = StopWatch(keeper.deadlines.heartbeat)
+        self.heartbeat = Heartbeat(supervisor.deadlines.heartbeat)
+        self.stop_watch = StopWatch(supervisor.deadlines.heartbeat)
         self.late = math.inf  # when it must listen
         self.listening = asyncio.Event()
         self.settled = asyncio.Event()  # it listens, or is gone
@@ -66,20 +67,20 @@ class FrontendProcess:
         self._link = messages.Link(
             ours,
             messages.ToSupervisor,
-            functools.partial(keeper.hear, self),
-            functools.partial(keeper.lost, self),
-            arena.allocate,  # what a front hands on counts here, and reaches a worker like any other body
+            functools.partial(supervisor.receive, self),
+            functools.partial(supervisor.on_lost, self),
+            arena.allocate,  # what a frontend hands on counts here, and reaches a worker like any other body
         )
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, settings: bytes, keeper: "FrontendSupervisor") -> None:
+    def start(self, settings: bytes, supervisor: "FrontendSupervisor") -> None:
         """Run it. ``settings`` is what its process reads from its standard input."""
-        self.late = time.monotonic() + keeper.deadlines.startup
-        passage, their_passage = socket.socketpair()
-        theirs = (self._their_link, self._their_descriptors, their_passage)
+        self.late = time.monotonic() + supervisor.deadlines.startup
+        channel, their_channel = socket.socketpair()
+        theirs = (self._their_link, self._their_descriptors, their_channel)
         passed = [*(each.fileno() for each in theirs), self.arena]
         words = [str(number) for number in (self.number, *passed, os.getpid())]
-        with their_passage, self._their_link, self._their_descriptors, held_back():
+        with their_channel, self._their_link, self._their_descriptors, held_back():
             self._process = subprocess.Popen(  # noqa: S603 - our own module under our own interpreter
                 [sys.executable, "-m", "mooring.frontends.process", *words],
                 pass_fds=passed,
@@ -88,27 +89,27 @@ class FrontendProcess:
         assert self._process.stdin is not None
         with self._process.stdin as pipe:
             pipe.write(settings)
-        keeper.attach(self, passage)
+        supervisor.attach(self, channel)
 
     @property
     def pid(self) -> int:
         """Of its process."""
         return self._process.pid if self._process is not None else 0
 
-    def tell(self, message: messages.ToFrontend) -> None:
+    def send(self, message: messages.ToFrontend) -> None:
         """Send it, if there is somebody to hear it."""
-        self._link.tell(message)
+        self._link.send(message)
 
     def join(self, number: int, worker: str, sock: socket.socket, progress: int, channels: int) -> None:
         """Hand over its channel to a worker."""
         if not self.gone:
             socket.send_fds(self._descriptors, [b"w"], [sock.fileno(), progress])
-            self.tell(messages.AttachWorker(number, worker, channels))
+            self.send(messages.AttachWorker(number, worker, channels))
 
     def order(self, number: int, message: messages.ToFrontend) -> asyncio.Future[None]:
         """Tell it something; the future is done when it has done so."""
         done = self.orders[number] = asyncio.get_running_loop().create_future()
-        self.tell(message)
+        self.send(message)
         return done
 
     def forget(self) -> None:
@@ -133,7 +134,7 @@ class FrontendProcess:
             return False
         if not self.listening.is_set():
             return now > self.late or self.stop_watch.frozen(now, self.pid)
-        ping = functools.partial(self.tell, messages.Ping())
+        ping = functools.partial(self.send, messages.Ping())
         return self.heartbeat.frozen(now, ping=ping, used=lambda: cpu_seconds(self.pid))
 
     def kill(self) -> None:
@@ -154,64 +155,68 @@ class FrontendProcess:
 
 
 class FrontendSupervisor:
-    """All further fronts. ``count`` 0 is the usual case, in which nothing here costs or does anything."""
+    """All frontend processes. ``count`` 0 is the usual case, in which nothing here costs or does anything."""
 
     def __init__(self, count: int, arena: Arena, metrics: Metrics, deadlines: Deadlines = DEADLINES) -> None:
         self.deadlines = deadlines
         self._arena = arena
         self._metrics = metrics
-        self._share = 1 + count  # processes that divide every bound on a queue among them
-        # Called with every front that is started, and this process's end of its passage.
+        self._share = 1 + count  # processes that set_share every bound on a queue among them
+        # Called with every frontend that is started, and this process's end of its channel.
         self.attach: Callable[[FrontendProcess, socket.socket], None] = _let_be
         self.processes = [FrontendProcess(number, arena, self) for number in range(1, count + 1)]
-        self._settings = b""
+        self._settings: Callable[[], bytes] = bytes
         self._service: InferenceService | None = None
         self._registry = Registry()
         self._numbers: dict[int, ModelVersion] = {}
         self._orders = itertools.count(1)
         self._view: messages.RegistryView | None = None
         self._ending = False
-        self._burials: set[asyncio.Task[None]] = set()
+        self._cleanup_tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
-    def start(self, settings: bytes, service: InferenceService, registry: Registry) -> None:
-        """Run them, each with these settings; ``service`` answers what they hand on."""
+    def start(self, settings: Callable[[], bytes], service: InferenceService, registry: Registry) -> None:
+        """Run them, each with the settings as they are then; ``service`` answers what they forward."""
         self._settings, self._service, self._registry = settings, service, registry
-        for front in self.processes:
-            front.start(settings, self)
-        self.divide(self._share)
+        for frontend in self.processes:
+            frontend.start(settings(), self)
+        self.set_share(self._share)
         self.publish()
 
     async def listening(self) -> None:
         """Return when all of them take connections; another one may come in the place of one that died."""
         for at in range(len(self.processes)):
-            while not self._ending and not (front := self.processes[at]).listening.is_set():
-                await front.settled.wait()
+            while not self._ending and not (frontend := self.processes[at]).listening.is_set():
+                await frontend.settled.wait()
 
     def check(self, now: float) -> None:
         """End those that are frozen, and others come in their place. Call it a few times a second."""
-        for front in self.processes:
-            if front.frozen(now):
-                log.error("front frozen, ending it", front=front.number, pid=front.pid)
-                front.kill()
+        for frontend in self.processes:
+            if frontend.frozen(now):
+                log.error("frontend frozen, ending it", frontend=frontend.number, pid=frontend.pid)
+                frontend.kill()
 
     async def drain(self, limit: float) -> None:
         """Have them answer what they accepted and end."""
         self._ending = True
-        for front in self.processes:
-            front.tell(messages.Drain(limit))
-        await asyncio.gather(*(front.end(limit + 1.0) for front in self.processes))
+        for frontend in self.processes:
+            frontend.send(messages.Drain(limit))
+        await asyncio.gather(*(frontend.end(limit + 1.0) for frontend in self.processes))
 
     async def close(self) -> None:
         """End them now."""
         self._ending = True
-        for front in self.processes:
-            front.forget()
-        await asyncio.gather(*(front.end(1.0) for front in self.processes))
+        for frontend in self.processes:
+            frontend.forget()
+        await asyncio.gather(*(frontend.end(1.0) for frontend in self.processes))
 
-    def waiting(self, version: ModelVersion) -> int:
-        """How many requests wait for a version in all of them."""
-        return sum(front.waiting.get(version.number, 0) for front in self.processes)
+    def waiting(self) -> int:
+        """How many requests wait in all of them, over all models, by their last reports."""
+        return sum(sum(frontend.waiting.values()) for frontend in self.processes)
+
+    def set_tokens(self, tokens: Mapping[Access, Token]) -> None:
+        """Have them check calls against these tokens."""
+        self._send_all(messages.SetTokens(dict(tokens)))
 
     def publish(self) -> None:
         """Tell them what there is to know of every version, if it is something else than before."""
@@ -222,35 +227,35 @@ class FrontendSupervisor:
         view = messages.RegistryView(list(service.models()), metadata, service.ready(), service.healthy())
         if view != self._view:
             self._view = view
-            self._tell(view)
+            self._send_all(view)
 
-    def divide(self, count: int) -> None:
-        """Have so many processes divide every bound on a queue among them."""
+    def set_share(self, count: int) -> None:
+        """Have so many processes set_share every bound on a queue among them."""
         self._share = count
-        self._tell(messages.SetShare(count))
+        self._send_all(messages.SetShare(count))
         for version in self._numbers.values():
             self._limit(version)
 
     def sharing(self, version: ModelVersion) -> Sharing | None:
-        """Who gives the fronts their part in the workers of a version; None where they have none."""
+        """Who gives the frontends their part in the workers of a version; None where they have none."""
         return VersionSharing(self, version) if self.processes and shareable(version.spec) else None
 
     async def retire(self, version: ModelVersion) -> None:
-        """Return when no front has anything in the version any more."""
+        """Return when no frontend has anything in the version any more."""
         number = version.number
         await self.order(lambda order: messages.RetireVersion(number, order), number)
         self._numbers.pop(number, None)
-        for front in self.processes:
-            front.served.discard(number)
-            front.waiting.pop(number, None)
+        for frontend in self.processes:
+            frontend.served.discard(number)
+            frontend.waiting.pop(number, None)
 
-    def serve(self, version: ModelVersion, front: FrontendProcess) -> None:
-        """Have a front serve a version, if it does not yet."""
+    def serve(self, version: ModelVersion, frontend: FrontendProcess) -> None:
+        """Have a frontend serve a version, if it does not yet."""
         number = version.number
-        if number not in front.served:
-            front.served.add(number)
+        if number not in frontend.served:
+            frontend.served.add(number)
             self._numbers[number] = version
-            front.tell(messages.ServeVersion(number, version.spec))
+            frontend.send(messages.ServeVersion(number, version.spec))
             self._limit(version)
 
     def _limit(self, version: ModelVersion) -> None:
@@ -258,92 +263,92 @@ class FrontendSupervisor:
             version.scheduler.limit(queue_share(version.spec.limits.queue_size, self._share))
 
     async def order(self, order: Callable[[int], messages.ToFrontend], version: int) -> None:
-        """Tell all fronts that serve a version, and return when they have done it."""
+        """Tell all frontends that serve a version, and return when they have done it."""
         waiting = []
-        for front in self.processes:
-            if version in front.served:
+        for frontend in self.processes:
+            if version in frontend.served:
                 number = next(self._orders)
-                waiting.append(front.order(number, order(number)))
+                waiting.append(frontend.order(number, order(number)))
         if waiting:
             await asyncio.wait(waiting)
 
-    # What a front says.
+    # What a frontend says.
 
-    def hear(self, front: FrontendProcess, message: messages.ToSupervisor) -> None:
-        """One message of a front."""
+    def receive(self, frontend: FrontendProcess, message: messages.ToSupervisor) -> None:
+        """One message of a frontend."""
         if isinstance(message, messages.Forward):
-            self._asked(front, message)
+            self._submit_forwarded(frontend, message)
         elif isinstance(message, messages.CancelForwarded):
-            ticket = front.tickets.pop(message.key, None)
+            ticket = frontend.tickets.pop(message.key, None)
             if ticket is not None:
                 ticket.cancel()
         elif isinstance(message, messages.OrderDone):
-            done = front.orders.pop(message.order, None)
+            done = frontend.orders.pop(message.order, None)
             if done is not None and not done.done():
                 done.set_result(None)
         elif isinstance(message, messages.CountsReport):
-            self._metrics.add(message.models, message.responses)
-            front.waiting = message.waiting
+            self._metrics.add(message.counted)
+            frontend.waiting = message.waiting
             for number, worker, count in message.served:
                 self._count_served(number, worker, count)
         elif isinstance(message, messages.LoadReport):
-            front.load = message.load
+            frontend.load = message.load
         elif isinstance(message, messages.MetricRecords):
             self._metrics.record(message.model, message.records)
         elif isinstance(message, messages.KillWorker):
-            self._end_worker(message)
+            self._kill_worker(message)
         elif isinstance(message, messages.Pong):
-            front.heartbeat.answered()
+            frontend.heartbeat.answered()
         else:
-            front.listening.set()
-            front.settled.set()
-            log.info("front listening", front=front.number, pid=front.pid)
+            frontend.listening.set()
+            frontend.settled.set()
+            log.info("frontend listening", frontend=frontend.number, pid=frontend.pid)
 
-    def lost(self, front: FrontendProcess) -> None:
-        """A front is gone. Unless all are to go, another one comes in its place."""
-        front.forget()
+    def on_lost(self, frontend: FrontendProcess) -> None:
+        """A frontend is gone. Unless all are to go, another one comes in its place."""
+        frontend.forget()
         if self._ending:
             return
-        log.error("front died, starting another", front=front.number, pid=front.pid)
-        burial = self._loop.create_task(front.end(_GRACE))
-        self._burials.add(burial)  # the loop itself holds tasks only weakly
-        burial.add_done_callback(self._burials.discard)
-        at = self.processes.index(front)
-        self.processes[at] = FrontendProcess(front.number, self._arena, self)
+        log.error("frontend died, starting another", frontend=frontend.number, pid=frontend.pid)
+        cleanup = self._loop.create_task(frontend.end(_GRACE))
+        self._cleanup_tasks.add(cleanup)  # the loop itself holds tasks only weakly
+        cleanup.add_done_callback(self._cleanup_tasks.discard)
+        at = self.processes.index(frontend)
+        self.processes[at] = FrontendProcess(frontend.number, self._arena, self)
         self._loop.call_later(_AGAIN, self._start_again, self.processes[at])
 
-    def _start_again(self, front: FrontendProcess) -> None:
+    def _start_again(self, frontend: FrontendProcess) -> None:
         if self._ending:
             return
-        front.start(self._settings, self)
-        front.tell(messages.SetShare(self._share))
+        frontend.start(self._settings(), self)
+        frontend.send(messages.SetShare(self._share))
         if self._view is not None:
-            front.tell(self._view)
+            frontend.send(self._view)
 
-    def _asked(self, front: FrontendProcess, message: messages.Forward) -> None:
+    def _submit_forwarded(self, frontend: FrontendProcess, message: messages.Forward) -> None:
         assert self._service is not None
         key = message.key
 
         def done(outcome: Outcome) -> None:
             if isinstance(outcome, MooringError):
-                front.tickets.pop(key, None)
-                front.tell(messages.ForwardedOutcome(key, ErrorRecord.of(outcome)))
+                frontend.tickets.pop(key, None)
+                frontend.send(messages.ForwardedOutcome(key, ErrorRecord.of(outcome)))
                 return
             if outcome.final:
-                front.tickets.pop(key, None)
+                frontend.tickets.pop(key, None)
             try:
-                front.tell(messages.ForwardedOutcome(key, outcome))
+                frontend.send(messages.ForwardedOutcome(key, outcome))
             except (MemoryError, OverflowError):
-                front.tell(messages.ForwardedOutcome(key, NO_MEMORY))
+                frontend.send(messages.ForwardedOutcome(key, NO_MEMORY))
             release(outcome.outputs)  # they were copied, or lie where nothing else will
 
         # What is refused at once is answered before there is a ticket: it must not be kept then.
-        front.tickets[key] = NO_OP_TICKET
+        frontend.tickets[key] = NO_OP_TICKET
         ticket = self._service.submit(message.request, done)
-        if key in front.tickets:
-            front.tickets[key] = ticket
+        if key in frontend.tickets:
+            frontend.tickets[key] = ticket
 
-    def _end_worker(self, message: messages.KillWorker) -> None:
+    def _kill_worker(self, message: messages.KillWorker) -> None:
         pool = self._pool(message.number)
         if pool is not None:
             pool.end(message.worker)
@@ -357,50 +362,50 @@ class FrontendSupervisor:
         version = self._numbers.get(number)
         return version.pool if version is not None else None
 
-    def _tell(self, message: messages.ToFrontend) -> None:
-        for front in self.processes:
-            front.tell(message)
+    def _send_all(self, message: messages.ToFrontend) -> None:
+        for frontend in self.processes:
+            frontend.send(message)
 
 
 class VersionSharing:
-    """The part that the fronts have in the workers of one version."""
+    """The part that the frontends have in the workers of one version."""
 
-    def __init__(self, fronts: FrontendSupervisor, version: ModelVersion) -> None:
-        self._fronts = fronts
+    def __init__(self, frontends: FrontendSupervisor, version: ModelVersion) -> None:
+        self._frontends = frontends
         self._version = version
         self._number = version.number
 
     def joined(self, worker: KeptWorker) -> None:
-        """Every front that was there when the worker was forked gets its channel."""
-        processes = self._fronts.processes
+        """Every frontend that was there when the worker was forked gets its channel."""
+        processes = self._frontends.processes
         for share in worker.process.shares:
-            front = processes[share.number - 1]
-            if front.generation == share.generation:
-                self._fronts.serve(self._version, front)
+            frontend = processes[share.number - 1]
+            if frontend.generation == share.generation:
+                self._frontends.serve(self._version, frontend)
                 channels = len(processes) + 1
-                front.join(self._number, worker.id, share.sock, worker.process.progress_fd, channels)
+                frontend.join(self._number, worker.id, share.sock, worker.process.progress_fd, channels)
 
     async def leave(self, worker: KeptWorker) -> None:
-        """Return when no front has anything in it any more."""
-        await self._fronts.order(
+        """Return when no frontend has anything in it any more."""
+        await self._frontends.order(
             lambda order: messages.DetachWorker(self._number, worker.id, order), self._number
         )
 
     def buried(self, worker: KeptWorker, error: WorkerDied, *, retry: bool) -> None:
         """Those who had something in it want to know why."""
         record = ErrorRecord.of(error)
-        for front in self._fronts.processes:
-            if self._number in front.served:
-                front.tell(messages.WorkerDied(self._number, worker.id, record, retry))
+        for frontend in self._frontends.processes:
+            if self._number in frontend.served:
+                frontend.send(messages.WorkerDied(self._number, worker.id, record, retry))
 
 
-def _let_be(_front: FrontendProcess, passage: socket.socket) -> None:
-    """The passage of a front that accepts its own connections."""
-    passage.close()
+def _let_be(_frontend: FrontendProcess, channel: socket.socket) -> None:
+    """The channel of a frontend that accepts its own connections."""
+    channel.close()
 
 
 def shareable(spec: ModelSpec) -> bool:
-    """Whether any front may send to its workers: not where requests depend on each other, or on who else is served."""
+    """Whether any frontend may send to its workers: not where requests depend on each other, or on who else is served."""
     alone = (
         spec.stages
         or spec.following

@@ -1,4 +1,4 @@
-"""How the HTTP listeners of a process are made out of the settings: the same in the first process and in every front."""
+"""How the HTTP listeners of a process are made out of the settings: the same in the first process and in every frontend process."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from mooring.protocols.cors import Cors
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.inflating import Inflater
 from mooring.protocols.responses import Responses
-from mooring.tokens import Tokens
+from mooring.tokens import TokenTable
 from mooring.web.certificates import Certificates
 from mooring.web.http1 import App, HttpServer, Limits
 
@@ -37,7 +37,7 @@ class Listeners:
         config: Config,
         counter: ResponseCounter,
         allocator: Allocator,
-        tokens: Tokens | None,
+        tokens: TokenTable | None,
         certificates: Certificates | None,
     ) -> None:
         # AMD's server lets every page read its answers, and does not ask.
@@ -96,7 +96,7 @@ class Listeners:
             admission_check=self.cors.checking(application.admission_check),
             tls=certificates.current if address.secure and certificates and not internal else None,
             plain=https_only(self.responses),
-            root=self.root.encode(),
+            root=b"" if internal else self.root.encode(),  # the process before it has taken the prefix away
         )
 
 

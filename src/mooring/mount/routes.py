@@ -4,7 +4,7 @@ What a process lacks is absent in its ``Services``. An endpoint that would need 
 relays those calls to the first process.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mooring import __version__
@@ -58,7 +58,6 @@ class Services:
     """What the endpoints of one process call.
 
     A frontend process has no ``administrative`` services, and a ``relay`` that has the first process answer a call.
-    ``count_requests`` wraps the endpoints of v2 to count their calls, as AMD's server does.
     """
 
     inference: InferenceService
@@ -67,7 +66,6 @@ class Services:
     dialect: Dialect = V2
     administrative: Administrative | None = None
     relay: App | None = None
-    count_requests: Callable[[list[Endpoint]], list[Endpoint]] | None = None
 
 
 class Mount:
@@ -132,8 +130,6 @@ def _v2_endpoints(services: Services, shared_memory: SharedMemory | None) -> tup
         if shared_memory is not None:
             v2.extensions.extend(memory.extensions)
         v2.extensions.extend(worker_extensions())
-    if services.count_requests is not None:
-        endpoints = services.count_requests(endpoints)
     cors = services.cors
     socket = InferenceSocket(inference, responses, any_origin=cors.anyone, named=cors.named)
     return endpoints + socket.endpoints(), v2.extensions

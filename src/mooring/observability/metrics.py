@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import psutil
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
@@ -49,6 +50,17 @@ class ResponseCounter:
         self.classes[status // 100] += 1
 
 
+class Counted(msgspec.Struct, array_like=True):
+    """What one process has counted in some time: by model and version, responses by class, and AMD's requests by method."""
+
+    models: list[tuple[str, str, list[Any]]]
+    responses: list[int]
+    ingress: dict[str, int]
+
+    def __bool__(self) -> bool:
+        return bool(self.models or any(self.responses) or any(self.ingress.values()))
+
+
 class Metrics:
     """Everything the server counts, and what its models record. Further collectors join through ``registry``.
 
@@ -66,6 +78,8 @@ class Metrics:
     ) -> None:
         self.mode = mode
         self.responses = ResponseCounter()
+        # Requests over REST by method, as AMD's server counts them; without its dialect nobody does.
+        self.ingress = {"GET": 0, "POST": 0}
         self.registry = CollectorRegistry(auto_describe=False)
         self.told = Histogram(DURATIONS)  # how long it took to say all this, every time
         self.told_bytes = 0
@@ -84,23 +98,27 @@ class Metrics:
         else:
             self.log.record(records)
 
-    def take(self) -> tuple[list[tuple[str, str, list[Any]]], list[int]]:
-        """What was counted since the last time, by model and version, and the responses by class."""
-        taken = [
+    def take(self) -> Counted:
+        """What was counted since the last time, for the ``add`` of another process; it is not counted here any more."""
+        models = [
             (name, version, counted)
             for (name, version), one in self._models.items()
             if (counted := one.take())
         ]
         responses = self.responses.classes[:]
         self.responses.classes[:] = [0] * len(responses)
-        return taken, responses
+        ingress = self.ingress.copy()
+        self.ingress.update(dict.fromkeys(ingress, 0))
+        return Counted(models, responses, ingress)
 
-    def add(self, models: Iterable[tuple[str, str, list[Any]]], responses: Sequence[int]) -> None:
+    def add(self, counted: Counted) -> None:
         """Count what another process took."""
-        for name, version, counted in models:
-            self.model(name, version).add(counted)
+        for name, version, one in counted.models:
+            self.model(name, version).add(one)
         classes = self.responses.classes
-        classes[:] = map(operator.add, classes, responses)
+        classes[:] = map(operator.add, classes, counted.responses)
+        for method, count in counted.ingress.items():
+            self.ingress[method] += count
 
     def _torchserves(self) -> Iterator[Metric]:
         yield from self.served.by_class()

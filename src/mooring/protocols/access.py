@@ -6,7 +6,7 @@ What needs no gate is mounted as it is, so that a request pays nothing where tok
 from collections.abc import Callable
 
 from mooring.protocols.status import FORBIDDEN, Refusal, unauthorized
-from mooring.tokens import Access, Tokens
+from mooring.tokens import Access, TokenTable
 
 Check = Callable[[bytes | None], Refusal | None]
 """Given the Authorization header, why a call is refused; None where it is allowed."""
@@ -19,7 +19,7 @@ class Gate:
     """
 
     def __init__(
-        self, tokens: Tokens | None = None, *, closed: bool = False, protect_metrics: bool = False
+        self, tokens: TokenTable | None = None, *, closed: bool = False, protect_metrics: bool = False
     ) -> None:
         self._tokens = tokens
         self._closed = closed

@@ -32,7 +32,7 @@ from mooring.engine.registry import ModelVersion, Unavailable
 from mooring.engine.scale_to_zero import machine_budget, processes_kept
 from mooring.engine.snapshots import Snapshots
 from mooring.frontends.balancer import ConnectionBalancer
-from mooring.frontends.process import Handed
+from mooring.frontends.process import RelayedEndpoint
 from mooring.frontends.process import Settings as FrontendSettings
 from mooring.frontends.supervisor import FrontendSupervisor
 from mooring.ipc.arena import Arena
@@ -50,7 +50,7 @@ from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.observability.metrics_file import read_metrics_file
 from mooring.protocols.allowed import answering_options
-from mooring.protocols.amd.metrics import AmdMetrics
+from mooring.protocols.amd.metrics import AmdMetrics, count_requests
 from mooring.protocols.dialect import AMD, V2
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve.settings import LogSettings, TraceSettings
@@ -83,6 +83,8 @@ class Listener(Protocol):
 
 # Seconds between two looks at the files of certificates.
 _RENEWAL = 3.0
+# Seconds between two looks at the files of tokens, where frontend processes must be told.
+_TOKENS_EVERY = 1.0
 # Seconds after a stop signal in which another one is the same one, sent in another way.
 _ECHO = 0.5
 
@@ -206,7 +208,7 @@ class Server:
         self._workflows = Workflows(self.engine, WorkflowCatalog(self._store, config, defaults))
         self._control = ServerControl()
         self._dialect = AMD if config.dialect == "amd" else V2
-        self._tokens = tokens_of(config)
+        self._tokens = tokens_of(config, self._frontends.set_tokens)
         self._memory = SharedMemory(self._arena) if SharedMemory.available() else None
         self._log_settings, self._trace_settings = LogSettings(self._control), TraceSettings()
         self._extensions: list[str] = []  # of v2, which ServerMetadata lists
@@ -222,18 +224,18 @@ class Server:
             trace_settings=self._trace_settings,
             tokens=self._tokens,
         )
-        amd = AmdMetrics(self._metrics, self.engine.waiting) if self._dialect is AMD else None
+        if self._dialect is AMD:
+            AmdMetrics(self._metrics, lambda: self.engine.waiting() + self._frontends.waiting())
         self._services = Services(
             inference=self.engine,
             responses=self._responses,
             cors=self._http.cors,
             dialect=self._dialect,
             administrative=self._administrative,
-            count_requests=amd.counting if amd is not None else None,
         )
         self._listeners: list[Listener] = []
         self._dealer: ConnectionBalancer | None = None
-        self._behind = folder / "behind"  # where further fronts ask what they do not know
+        self._relay_socket = folder / "relay"  # where frontend processes relay calls to
         self._loading: list[asyncio.Future[ModelVersion]] = []
         self._loaded = False
         # The settings with the ports that were found where they say 0.
@@ -268,7 +270,10 @@ class Server:
         self.engine.opened = True
 
     def _follow_files(self) -> None:
-        """Notice when certificates and models change on the disk."""
+        """Notice when certificates, tokens and models change on the disk."""
+        if self._tokens is not None and self._frontends.processes:  # which cannot notice it by themselves
+            reading = asyncio.ensure_future(_every(self._tokens.read_changed, _TOKENS_EVERY))
+            self._stack.callback(reading.cancel)
         if self._certificates is not None:
             renewing = asyncio.ensure_future(_every(self._certificates.renew, _RENEWAL))
             self._stack.callback(renewing.cancel)
@@ -483,7 +488,8 @@ class Server:
     async def _listen(self, mount: Mount) -> None:
         address = mount.address
         endpoints = [*mount.endpoints, *answering_options(mount.endpoints, self._responses)]
-        listener = self._http.listener(address, endpoints, self.engine.overload_error)
+        counted = count_requests(endpoints, self._metrics) if self._dialect is AMD else endpoints
+        listener = self._http.listener(address, counted, self.engine.overload_error)
         shared = mount.setting == "inference_address" and self._config.frontends > 1
         if address.path:
             with _naming(mount.setting):
@@ -499,20 +505,31 @@ class Server:
         self._stack.push_async_callback(listener.close)
         self._listeners.append(listener)
         if shared:
-            await self._start_fronts(listener, structs.replace(address, port=listener.port), endpoints)
+            await self._start_frontends(listener, structs.replace(address, port=listener.port), endpoints)
 
-    async def _start_fronts(
+    async def _start_frontends(
         self, listener: HttpServer, address: Address, endpoints: Sequence[Endpoint]
     ) -> None:
         """Have further processes take connections to this address, too."""
         if listener.migratable:
             self._dealer = ConnectionBalancer(self._frontends, listener)
-        behind = self._http.listener(address, endpoints, self.engine.overload_error, internal=True)
-        await behind.start_unix(str(self._behind))
-        self._stack.push_async_callback(behind.close)
-        handed = [Handed(each.pattern, each.access, each.methods) for each in endpoints]
-        settings = FrontendSettings(self._config, address, str(self._behind), handed)
-        self._frontends.start(settings.encoded(), self.engine, self.engine.registry)
+        internal = self._http.listener(address, endpoints, self.engine.overload_error, internal=True)
+        await internal.start_unix(str(self._relay_socket))
+        self._stack.push_async_callback(internal.close)
+        relayed = [RelayedEndpoint(each.pattern, each.access, each.methods) for each in endpoints]
+
+        def settings() -> bytes:
+            tokens = self._tokens
+            return FrontendSettings(
+                self._config,
+                address,
+                str(self._relay_socket),
+                relayed,
+                tokens=None if tokens is None else tokens.tokens,
+                renewable=() if tokens is None else tokens.renewable,
+            ).encoded()
+
+        self._frontends.start(settings, self.engine, self.engine.registry)
         self._stack.push_async_callback(self._frontends.close)
         if self._dealer is not None:
             self._stack.callback(self._dealer.close)

@@ -141,15 +141,6 @@ def _check_frontends(config: Config) -> None:
         return
     if config.inference_address.path:
         raise ConfigError("frontends above 1 need an inference_address with a port, not a unix socket")
-    if config.dialect == "amd":
-        raise ConfigError(
-            "frontends above 1 do not speak AMD's dialect: its metrics are counted in one process"
-        )
-    if config.token_authorization != "off":  # noqa: S105 - not a token, whether there are some
-        raise ConfigError(
-            "frontends above 1 do not know tokens that are generated: give fixed ones"
-            " (inference_token_file and management_token_file)"
-        )
 
 
 def _flag(name: str) -> str:

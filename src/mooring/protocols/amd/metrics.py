@@ -26,26 +26,7 @@ class AmdMetrics(Collector):
     def __init__(self, metrics: Metrics, waiting: Callable[[], int]) -> None:
         self._metrics = metrics
         self._waiting = waiting
-        self._ingress = {"GET": 0, "POST": 0}
         metrics.registry.register(self)
-
-    def counting(self, endpoints: Iterable[Endpoint]) -> list[Endpoint]:
-        """The same endpoints, where every call that AMD's server counts is counted."""
-        return [
-            endpoint.handled(self._counted(endpoint.handler, kind))
-            if (kind := _kind_of(endpoint))
-            else endpoint
-            for endpoint in endpoints
-        ]
-
-    def _counted(self, handler: Handler, kind: str) -> Handler:
-        ingress = self._ingress
-
-        def count(exchange: Exchange, match: Match) -> None:
-            ingress[kind] += 1
-            handler(exchange, match)
-
-        return count
 
     def collect(self) -> Iterable[Metric]:
         """Every family anew."""
@@ -56,7 +37,7 @@ class AmdMetrics(Collector):
         yield _counter(
             "amdinfer_requests_ingress_total",
             "Requests that came in, over REST by method",
-            *(({"api": "rest", "method": kind}, count) for kind, count in self._ingress.items()),
+            *(({"api": "rest", "method": kind}, count) for kind, count in self._metrics.ingress.items()),
             ({"api": "cpp", "method": "native"}, 0),
         )
         # What leaves a batcher here is a batch that a worker gets, and has answered.
@@ -94,6 +75,27 @@ class AmdMetrics(Collector):
         for direction in ("input", "output"):
             family.add_sample(family.name, {"direction": direction, "stage": "buffer"}, 0)
         return family
+
+
+def count_requests(endpoints: Iterable[Endpoint], metrics: Metrics) -> list[Endpoint]:
+    """The same endpoints, where every call that AMD's server counts is counted in ``metrics.ingress``.
+
+    Count a call in the process that its client has reached, and not again where it is relayed to.
+    """
+    return [
+        endpoint.handled(_counted(endpoint.handler, kind, metrics.ingress))
+        if (kind := _kind_of(endpoint))
+        else endpoint
+        for endpoint in endpoints
+    ]
+
+
+def _counted(handler: Handler, kind: str, ingress: dict[str, int]) -> Handler:
+    def count(exchange: Exchange, match: Match) -> None:
+        ingress[kind] += 1
+        handler(exchange, match)
+
+    return count
 
 
 def _kind_of(endpoint: Endpoint) -> str:
