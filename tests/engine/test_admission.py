@@ -49,6 +49,15 @@ def test_a_request_of_more_rows_than_a_batch_is_split_and_joined_in_order():
     assert [json.loads(row) for row in answer.outputs[0].data] == [0, 1, 2, 3, 4]
 
 
+def test_parts_that_are_answered_out_of_order_are_joined_in_order():
+    caller = Caller(instances(4), workers=2)
+    for worker in sorted(caller.stage.pool.workers, key=lambda worker: worker.sent[0][0].key, reverse=True):
+        (work,) = worker.sent[-1]
+        rows = work.request.inputs[0].data
+        worker.answer(InferenceResponse([Tensor("predictions", "BYTES", [len(rows)], list(rows))]))
+    assert [json.loads(row) for row in caller.outcomes[0].outputs[0].data] == [0, 1, 2, 3]
+
+
 def test_the_first_part_that_fails_answers_for_all_and_the_others_are_withdrawn():
     caller = Caller(instances(5))
     caller.stage.scheduler.refuse_all(ModelNotReady("it failed"))

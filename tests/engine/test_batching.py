@@ -2,6 +2,7 @@
 
 import doctest
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +10,7 @@ from mooring.engine import batching
 from mooring.engine.batching import (
     MAX_MESSAGE_ROWS,
     BatchPolicy,
+    RefillWait,
     RowTime,
     fair_share,
     refill_wait,
@@ -91,6 +93,32 @@ def test_eight_callers_of_two_workers_settle_at_four_and_four_from_wherever_they
         mine, theirs = fair_share(mine + theirs, 2, mine), mine + theirs - fair_share(mine + theirs, 2, mine)
         mine, theirs = theirs, mine
     assert (mine, theirs) == (4, 4)
+
+
+def answered(*, running, waiting, rows, now=100.0, row_time=0.008):
+    refill = RefillWait()
+    refill.seconds = refill_wait(row_time)
+    refill.note_answers(running, waiting, rows, now)
+    return refill
+
+
+def test_after_an_answer_a_worker_waits_for_its_share_of_the_callers_and_then_no_more():
+    refill = answered(running=4, waiting=0, rows=4)
+    assert refill.due_in(1, workers=1, max_size=8, now=100.0) == pytest.approx(0.002)
+    assert refill.due_in(3, workers=1, max_size=8, now=100.001) == pytest.approx(0.001)
+    assert refill.due_in(4, workers=1, max_size=8, now=100.001) == 0.0
+    assert refill.due_in(1, workers=1, max_size=8, now=100.001) == 0.0, "the batch has left"
+
+
+def test_no_worker_waits_for_more_callers_than_a_batch_has_rows_or_than_run_elsewhere():
+    assert answered(running=16, waiting=0, rows=8).due_in(4, workers=2, max_size=4, now=100.0) == 0.0
+    refill = answered(running=8, waiting=0, rows=4)
+    assert refill.due_in(3, workers=2, max_size=8, now=100.0) > 0.0
+    assert refill.due_in(4, workers=2, max_size=8, now=100.0) == 0.0
+
+
+def test_a_lone_caller_is_never_kept_waiting_for_others():
+    assert answered(running=1, waiting=0, rows=1).due_in(1, workers=1, max_size=8, now=100.0) == 0.0
 
 
 def test_a_lone_caller_of_a_slow_model_is_not_kept_waiting_for_company():

@@ -35,6 +35,16 @@ def test_a_lone_request_leaves_at_the_end_of_the_turn_in_which_it_came(stage):
     assert stage.loop.timers == []
 
 
+def test_a_version_is_idle_when_nothing_waits_and_nothing_runs(stage):
+    assert stage.scheduler.idle
+    stage.arrive("a")
+    assert (stage.scheduler.idle, stage.scheduler.waiting) == (False, 1)
+    stage.loop.turn()
+    assert (stage.scheduler.idle, stage.scheduler.waiting) == (False, 0)
+    stage.worker.answer()
+    assert stage.scheduler.idle
+
+
 def test_requests_that_come_in_one_turn_leave_together():
     stage = Stage(max_batch_size=8)
     for name in "abc":
@@ -76,7 +86,8 @@ def test_a_worker_with_the_most_room_is_sent_to_first_and_gets_no_more_than_fits
     for name in "cdefghijk":
         stage.arrive(name)
     stage.loop.turn()
-    assert (len(first.outstanding), len(second.outstanding)) == (4, 4)
+    assert second.names == [["c", "d", "e", "f"]]
+    assert first.names[-1] == ["g", "h"]
     assert stage.scheduler.waiting == 3
 
 
