@@ -178,8 +178,9 @@ class TensorBackend(Backend):
 
         Its clients make their batches themselves and expect a limit to hold, where the configuration sets one.
         """
-        most = self.spec.batching.max_batch_size
-        if not self.spec.batching.size_by_default and rows > most > 1:
+        batching = self.spec.options.batching
+        most = batching.max_batch_size
+        if not batching.size_by_default and rows > most > 1:
             raise InvalidInput(
                 f"inference request batch-size must be <= {most} for '{name}', and is {rows}; send fewer rows"
             )
@@ -488,4 +489,4 @@ class Run:
     def _respond(self, index: int, results: Results) -> InferenceResponse:
         request = self._requests[index]
         response = self._backend.respond(request, results, self._rows[index])
-        return encode_outputs(request, response, self._backend, self._backend.spec.handler.json_nan)
+        return encode_outputs(request, response, self._backend, self._backend.spec.options.handler.json_nan)

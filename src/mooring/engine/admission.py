@@ -55,18 +55,19 @@ class RequestScheduler(Protocol):
 
 def admit(scheduler: RequestScheduler, request: InferenceRequest, done: Done) -> Ticket:
     """Queue a request for the version that this scheduler serves; every refusal goes to ``done``."""
-    spec = scheduler.spec
-    if spec.timeouts.client_timeout and request.deadline is None:
-        request.deadline = time.monotonic() + spec.timeouts.client_timeout
+    options = scheduler.spec.options
+    if options.timeouts.client_timeout and request.deadline is None:
+        request.deadline = time.monotonic() + options.timeouts.client_timeout
     form = request.form
     if form is not INSTANCES:
         return scheduler.submit(request, done, 1 if form is BODY else request.rows or 1)
     rows = request.rows
     # A handler that goes step by step has a row for each request.
-    most = 1 if spec.batching.stepwise else spec.batching.max_batch_size
-    if rows > most and not spec.sequence.enabled:
+    most = 1 if options.batching.stepwise else options.batching.max_batch_size
+    if rows > most and not options.sequence.enabled:
         return SplitRequest(scheduler, request, done, most)
     if rows == 0:
+        spec = scheduler.spec
         done(
             InferenceResponse(
                 [Tensor("predictions", "BYTES", [0], [])], model=spec.name, version=spec.version

@@ -70,7 +70,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything the server knows of one version of a model before it is loaded.
 
     ``options`` is what ``resolve_options`` made of the server's settings and the model's own configuration; who reads
-    one takes it by its group, as in ``spec.batching.max_batch_size``. ``location`` is the extracted directory (or the
+    one takes it by its group, as in ``spec.batching.max_batch_size``; what runs for every request reads ``spec.options``,
+    since a property costs a call. ``location`` is the extracted directory (or the
     single file) the backend reads. ``entry`` names what in it is the model: for handlers the manifest's handler
     (``handler.py``, ``handler:fn``, ``image_classifier``), for functions ``file.py:name``, for builtins the builtin's
     name. ``url`` is what the user named, shown by describe.

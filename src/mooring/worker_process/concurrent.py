@@ -62,7 +62,7 @@ class ConcurrentServing:
     def _begin(self, outbox: Outbox, batch: Batch) -> None:
         outbox.expect(batch)
         calls = self._calls[outbox]
-        for begin, end, rows in chunks(batch.requests, self.spec.batching.max_batch_size):
+        for begin, end, rows in chunks(batch.requests, self.spec.options.batching.max_batch_size):
             keys = batch.keys[begin:end]
             calls.update(dict.fromkeys(keys, _Call(self, outbox, keys, batch.requests[begin:end], rows)))
 
@@ -163,7 +163,7 @@ class _Call:
             if len(rows) == 1 or not spec.limits.retry or self._over:
                 return [failure_of(error)] * len(rows)
         else:
-            return list(within(spec.limits.max_response_bytes, requests, outcomes))
+            return list(within(spec.options.limits.max_response_bytes, requests, outcomes))
         return [outcome for (outcome,) in await asyncio.gather(*map(self._once_more, rows))]
 
     async def _once_more(self, row: int) -> list[Outcome]:

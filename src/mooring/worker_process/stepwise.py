@@ -104,7 +104,7 @@ class StepServing:
         return outcome
 
     def _step(self) -> None:
-        rows = self._rows[: self._spec.batching.max_batch_size]
+        rows = self._rows[: self._spec.options.batching.max_batch_size]
         requests = [row.request for row in rows]
         began = time.monotonic()
         outcomes: Sequence[Outcome]
@@ -115,7 +115,7 @@ class StepServing:
         except Exception as error:  # user code may raise anything while it infers
             outcomes = [failure_of(error)] * len(rows)
         rows[0].outbox.measure(len(rows), time.monotonic() - began)
-        outcomes = within(self._spec.limits.max_response_bytes, requests, outcomes)
+        outcomes = within(self._spec.options.limits.max_response_bytes, requests, outcomes)
         ended = set()
         for row, outcome in zip(rows, outcomes, strict=True):
             row.begun = True

@@ -365,7 +365,7 @@ class Worker:
                 return [failure_of(error)] * len(requests)
         else:
             if len(outcomes) == len(requests):
-                return within(self._spec.limits.max_response_bytes, requests, outcomes)
+                return within(self._spec.options.limits.max_response_bytes, requests, outcomes)
             wrong = ModelFailed(f"the backend gave {len(outcomes)} outcomes for {len(requests)} requests")
             return [wrong] * len(requests)
         return self._one_by_one(requests, reply)
