@@ -129,7 +129,7 @@ def test_archives_of_both_are_opened_alike(sources, form, real):
     ours = options(config_file=Path("model-config.yaml"), archive_format=form)
     made = theirs(sources, *flags) if real else archive(ours)
     (sources / "unpacked").mkdir()
-    spec = Store(sources / "unpacked").open_archive(made.parent, made.name)
+    spec = Store(sources / "unpacked").read_archive(made.parent, made.name)
     assert (spec.name, spec.version, spec.entry) == ("m", "1.0", "handler.py")
     assert spec.config == {"minWorkers": 1}
     assert (Path(spec.location) / "handler.py").read_text() == (sources / "handler.py").read_text()

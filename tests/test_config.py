@@ -21,7 +21,7 @@ from mooring.config.settings import (
 )
 from mooring.config.sources.loading import load_config
 from mooring.config.sources.torchserve import TORCHSERVE_DEFAULTS, to_properties
-from mooring.config.torchserve_keys import SAME, WITHOUT_EFFECT, effective, known_keys, why_idle
+from mooring.config.torchserve_keys import SAME, WITHOUT_EFFECT, is_effective, known_keys, no_effect_reason
 
 
 def written(folder, text, name="mooring.toml"):
@@ -398,8 +398,8 @@ def test_torchserves_keys_without_effect_are_named_together_with_the_reason_and_
 def test_every_key_of_torchserves_either_sets_something_or_says_why_not():
     keys = known_keys()
     assert len(keys) == 72
-    assert all(effective(key) or why_idle(key, "some value") for key in keys)
-    assert not any(why_idle(key, "some value") for key in keys if effective(key))
+    assert all(is_effective(key) or no_effect_reason(key, "some value") for key in keys)
+    assert not any(no_effect_reason(key, "some value") for key in keys if is_effective(key))
     assert SAME.keys().isdisjoint(WITHOUT_EFFECT)
 
 

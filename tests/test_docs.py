@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from mooring.config.settings import Config
-from mooring.config.torchserve_keys import MILLISECONDS, SAME, effective, known_keys
+from mooring.config.torchserve_keys import MILLISECONDS, SAME, is_effective, known_keys
 from mooring.mount.grpc import grpc_management, grpc_server
 from mooring.observability.metrics import Metrics
 from mooring.protocols.amd.metrics import AmdMetrics
@@ -57,7 +57,7 @@ def test_each_setting_and_each_error_is_documented_as_it_is(file):
 
 def test_each_key_of_torchserves_file_is_documented_with_what_it_sets():
     text = guide("settings").partition("## TorchServe")[2]
-    assert first_cells(text) == {key for key in known_keys() if effective(key)}
+    assert first_cells(text) == {key for key in known_keys() if is_effective(key)}
     assert [key for key, name in SAME.items() if f"| `{key}` | `{name}` |" not in text] == []
     assert [key for key, name in MILLISECONDS.items() if f"| `{key}` | `{name}`, in ms |" not in text] == []
 
@@ -67,7 +67,7 @@ def test_each_key_of_torchserves_without_effect_is_documented():
     named = {
         key for line in text.splitlines() if line.startswith("- ") for key in quoted(line.partition(":")[0])
     }
-    assert named == {key for key in known_keys() if not effective(key)}
+    assert named == {key for key in known_keys() if not is_effective(key)}
 
 
 @pytest.mark.parametrize("dialect", ["v2", "amd"])

@@ -394,7 +394,7 @@ async def test_what_the_server_was_started_with_can_be_loaded_again(tmp_path):
     administration = Administration(harness.engine, catalog, Metrics())
     with pytest.raises(ModelNotFound):
         await administration.load("talker")
-    catalog.keep(store.find(config).specs)
+    catalog.remember_targets(store.find(config).specs)
     await administration.load("talker")
     assert b"elsewhere" in await harness.ask("talker")
     await administration.unload("talker")

@@ -27,9 +27,11 @@ def backends(tmp_path_factory):
     modules, path = set(sys.modules), list(sys.path)
     store = Store(tmp_path_factory.mktemp("unpacked"))
     specs = [
-        spec for name in model_folders(REPOSITORY) for spec in store.open_repository(REPOSITORY, name).specs
+        spec
+        for name in model_folders(REPOSITORY)
+        for spec in store.read_from_repository(REPOSITORY, name).specs
     ]
-    specs += store.open_target(str(EXAMPLES / "digits"))
+    specs += store.read_target(str(EXAMPLES / "digits"))
     loaded = {}
     for spec in specs:
         backend = create(spec.backend)
@@ -119,7 +121,7 @@ def test_instances_and_json_are_read_as_tensors_are(backends, name):
 
 @pytest.mark.parametrize(("name", "file"), [("digits_onnx", "model.onnx"), ("digits_pytorch", "model.pt2")])
 def test_the_file_alone_says_what_its_configuration_says(tmp_path, name, file):
-    (spec,) = Store(tmp_path).open_target(f"digits={REPOSITORY / name / '1' / file}")
+    (spec,) = Store(tmp_path).read_target(f"digits={REPOSITORY / name / '1' / file}")
     backend = create(spec.backend)
     metadata = backend.load(spec, LoadContext())
     assert metadata.inputs == [TensorSpec("image", "FP32", [-1, 1, 8, 8])]

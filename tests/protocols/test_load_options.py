@@ -10,7 +10,7 @@ from model_kit import model_spec
 
 from mooring.core.errors import InvalidInput
 from mooring.protocols.load_options import LoadOptions, load_options
-from mooring.repository.catalog import overridden
+from mooring.repository.catalog import override_config
 
 SPEC = model_spec(name="m", version="1", backend="function", location="/m", entry="model.py")
 
@@ -64,4 +64,4 @@ def test_any_body_is_options_or_invalid_input(body):
 def test_any_configuration_is_used_or_invalid_input(config):
     with contextlib.suppress(InvalidInput):
         body = json.dumps({"parameters": {"config": json.dumps(config)}}).encode()
-        overridden(SPEC, load_options(body).config or {}, {})
+        override_config(SPEC, load_options(body).config or {}, {})

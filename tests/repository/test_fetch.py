@@ -287,12 +287,12 @@ def test_the_store_unpacks_what_was_fetched_and_keeps_nothing_else(origin, url, 
     store = Store(unpacked, fetcher=Fetcher([f"{url}/.*"]))
     origin.content = archive.read_bytes()
     try:
-        spec = store.open_archive(tmp_path, f"{url}/unmeasured/fetched-model.mar?signature=secret")
+        spec = store.read_archive(tmp_path, f"{url}/unmeasured/fetched-model.mar?signature=secret")
     finally:
         origin.content = b""
     assert (spec.name, spec.url) == ("fetched_model", f"{url}/unmeasured/fetched-model.mar")
     assert len(list(unpacked.iterdir())) == 1
     store.release(spec)
     with pytest.raises(ModelLoadFailed):
-        store.open_archive(tmp_path, f"{url}/file/no-archive.mar")
+        store.read_archive(tmp_path, f"{url}/file/no-archive.mar")
     assert list(unpacked.iterdir()) == []

@@ -12,7 +12,7 @@ from model_kit import defaults
 from mooring.config.settings import ModelSettings
 from mooring.core.errors import ModelLoadFailed
 from mooring.core.options import SequenceOptions
-from mooring.repository.mar import name_of_file, read_model
+from mooring.repository.mar import model_name_of, read_model
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_a_model_without_a_name_is_called_after_its_file(folder):
     ],
 )
 def test_other_signs_in_a_files_name_become_underscores(file, name):
-    assert name_of_file(Path(file)) == name
+    assert model_name_of(Path(file)) == name
 
 
 def test_a_version_may_be_a_number(folder):

@@ -61,11 +61,11 @@ class Sources:
     def specs(self):
         catalog = Catalog(self.opener, self.config, self.folder, self.server)
         read = {
-            "archive": self.opener.open_archive(self.store, "m.mar"),
-            "registered": catalog.registered(Registration(url="m.mar", workers=8)),
+            "archive": self.opener.read_archive(self.store, "m.mar"),
+            "registered": catalog.read_registration(Registration(url="m.mar", workers=8)),
             "declared": self.declared(""),
-            "function": self.opener.open_target(f"{self.folder}/declared/1/model.py:pre")[0],
-            "file": self.opener.open_target(f"{self.folder}/net.onnx")[0],
+            "function": self.opener.read_target(f"{self.folder}/declared/1/model.py:pre")[0],
+            "file": self.opener.read_target(f"{self.folder}/net.onnx")[0],
             "worker": worker_spec("fake", "fake", {}, self.server),
         }
         self.write("chain/1/model.py", HANDLER)
@@ -80,7 +80,7 @@ class Sources:
             archive.writestr("wf.yaml", "models: {m1: {url: m.mar}}\ndag: {pre: [m1]}\n")
             archive.writestr("h.py", HANDLER)
         catalog = WorkflowCatalog(self.opener, self.config, self.server)
-        opened = catalog.open(WorkflowRegistration(url="wf.war"))
+        opened = catalog.read_workflow(WorkflowRegistration(url="wf.war"))
         return {
             "workflow": opened.spec,
             "workflow function": opened.parts[0],
@@ -96,7 +96,7 @@ class Sources:
         """The archive with a model-config.yaml."""
         model = {"modelName": "m", "handler": "h.py", "configFile": "c.yaml"}
         self.archive("own.mar", model, {"h.py": HANDLER, "c.yaml": text})
-        return self.opener.open_archive(self.store, "own.mar")
+        return self.opener.read_archive(self.store, "own.mar")
 
 
 def values(options):

@@ -294,32 +294,32 @@ def test_a_file_that_a_stage_names_must_be_there(model):
 )
 def test_a_file_is_a_target_by_itself(store, tmp_path, file, backend):
     (tmp_path / file).touch()
-    (spec,) = store.open_target(str(tmp_path / file))
+    (spec,) = store.read_target(str(tmp_path / file))
     assert (spec.name, spec.version, spec.backend, spec.entry) == ("net", "1", backend, file)
     assert (spec.location, spec.url) == (str(tmp_path), str(tmp_path / file))
     assert (spec.batching.max_batch_size, spec.batching.size_by_default) == (DEFAULT_BATCH, True)
     assert (spec.scaling.min_workers, spec.limits.queue_size) == (2, 7)
-    assert store.open_target(f"other={tmp_path / file}")[0].name == "other"
+    assert store.read_target(f"other={tmp_path / file}")[0].name == "other"
 
 
 def test_a_link_to_a_file_of_another_name_is_a_target(store, tmp_path):
     (tmp_path / "blobs").mkdir()
     (tmp_path / "blobs" / "cafe").touch()
     (tmp_path / "model.onnx").symlink_to(tmp_path / "blobs" / "cafe")
-    (spec,) = store.open_target(str(tmp_path / "model.onnx"))
+    (spec,) = store.read_target(str(tmp_path / "model.onnx"))
     assert (spec.location, spec.entry) == (str(tmp_path), "model.onnx")
 
 
 def test_a_folder_with_one_such_file_is_a_target(store, tmp_path):
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "weights.onnx").touch()
-    (spec,) = store.open_target(str(tmp_path / "net"))
+    (spec,) = store.read_target(str(tmp_path / "net"))
     assert (spec.name, spec.backend, spec.entry) == ("net", "onnx", "weights.onnx")
 
 
 def test_a_file_that_is_not_there_is_no_target(store, tmp_path):
     with pytest.raises(ModelNotFound):
-        store.open_target(str(tmp_path / "gone.onnx"))
+        store.read_target(str(tmp_path / "gone.onnx"))
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def test_a_file_by_itself_is_shared_too(tmp_path):
     store = Store(tmp_path / "unpacked", defaults(sharing_workers=4))
     for name, workers in (("net.onnx", 4), ("net.py", 1)):
         (tmp_path / name).write_text("def infer(x): return x")
-        (spec,) = store.open_target(str(tmp_path / name))
+        (spec,) = store.read_target(str(tmp_path / name))
         assert (spec.scaling.min_workers, spec.scaling.max_workers) == (workers, workers)
 
 

@@ -50,7 +50,7 @@ def test_of_those_who_say_something_the_first_counts(tmp_path, registration, yam
     (tmp_path / "unpacked").mkdir()
     store = Store(tmp_path / "unpacked", server)
     catalog = Catalog(store, Config(model_store=tmp_path / "store"), tmp_path, server)
-    spec = catalog.registered(registration)
+    spec = catalog.read_registration(registration)
     assert tuple(getattr(getattr(spec, GROUP_OF[name]), name) for name in ALL) == expected
 
 
@@ -60,6 +60,6 @@ def test_an_archive_that_names_no_handler_has_the_default_one(tmp_path):
         (tmp_path / name / "MAR-INF" / "MANIFEST.json").write_text(json.dumps({"model": manifest}))
     (tmp_path / "unpacked").mkdir()
     store = Store(tmp_path / "unpacked", defaults(handler="image_classifier"))
-    specs = [store.open_archive(tmp_path, name) for name in ("bare", "own")]
+    specs = [store.read_archive(tmp_path, name) for name in ("bare", "own")]
     assert [spec.entry for spec in specs] == ["image_classifier", "own.py"]
     assert specs[0].manifest["model"]["handler"] == "image_classifier"

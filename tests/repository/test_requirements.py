@@ -73,7 +73,7 @@ def archive(tmp_path):
 
 
 def test_a_wheel_that_the_archive_carries_is_installed_for_this_model_only(tmp_path, store, archive):
-    spec = store().open_archive(tmp_path, archive())
+    spec = store().read_archive(tmp_path, archive())
     assert spec.packages.startswith(spec.location)
     assert Path(spec.packages, "tinybell.py").is_file()
     with pytest.raises(ModuleNotFoundError):
@@ -81,7 +81,7 @@ def test_a_wheel_that_the_archive_carries_is_installed_for_this_model_only(tmp_p
 
 
 def test_the_handler_imports_its_packages_before_all_others(tmp_path, store, archive):
-    spec = store().open_archive(tmp_path, archive())
+    spec = store().read_archive(tmp_path, archive())
     code = (
         "import sys; from pathlib import Path; from mooring.backends.handler.entry import prepare_imports\n"
         "prepare_imports(Path(sys.argv[1]), sys.argv[2]); import tinybell\n"
@@ -100,7 +100,7 @@ def test_a_virtual_environment_gets_only_what_the_server_has_not(tmp_path, store
     asked = "--no-index\nnumpy\n./tinybell-1.0-py3-none-any.whl\n"
     with zipfile.ZipFile(tmp_path / archive(asked, configFile="c.yaml"), "a") as mar:
         mar.writestr("c.yaml", "useVenv: true\n")
-    spec = store().open_archive(tmp_path, "bell.mar")
+    spec = store().read_archive(tmp_path, "bell.mar")
     assert spec.venv.startswith(spec.location)
     assert {each.name for each in Path(spec.packages).iterdir() if each.suffix == ".py"} == {"tinybell.py"}
     assert not (Path(spec.packages) / "numpy").exists()
@@ -126,14 +126,14 @@ def test_an_environment_that_cannot_be_filled_is_named_with_what_pip_said_and_le
     with pytest.raises(
         ModelLoadFailed, match="Custom pip package installation failed for model bell"
     ) as failed:
-        store().open_archive(tmp_path, "bell.mar")
+        store().read_archive(tmp_path, "bell.mar")
     assert "nowhere-to-be-found" in failed.value.detail
     assert list((tmp_path / "unpacked").iterdir()) == []
 
 
 def test_progress_is_in_the_log_and_a_flood_of_lines_is_not(tmp_path, store, archive, caplog):
     caplog.set_level(logging.INFO)
-    store().open_archive(tmp_path, archive())
+    store().read_archive(tmp_path, archive())
     lines = [line for line in caplog.messages if "model=bell" in line]
     assert lines[0].startswith("installing requirements")
     assert any("tinybell" in line for line in lines[1:])
@@ -143,14 +143,14 @@ def test_progress_is_in_the_log_and_a_flood_of_lines_is_not(tmp_path, store, arc
 
 def test_a_failure_is_named_with_what_pip_said_and_leaves_nothing(tmp_path, store, archive):
     with pytest.raises(ModelLoadFailed) as failed:
-        store().open_archive(tmp_path, archive("--no-index\nno-such-package-anywhere\n", carried=False))
+        store().read_archive(tmp_path, archive("--no-index\nno-such-package-anywhere\n", carried=False))
     assert failed.value.message == "Custom pip package installation failed for model bell"
     assert "no-such-package-anywhere" in failed.value.detail
     assert list((tmp_path / "unpacked").iterdir()) == []
 
 
 def test_without_the_setting_the_file_is_only_mentioned(tmp_path, store, archive, caplog):
-    spec = store(defaults()).open_archive(tmp_path, archive())
+    spec = store(defaults()).read_archive(tmp_path, archive())
     assert spec.packages == ""
     assert "requirements not installed model=bell" in caplog.text
     assert "install_py_dep_per_model=true" in caplog.text
@@ -159,7 +159,7 @@ def test_without_the_setting_the_file_is_only_mentioned(tmp_path, store, archive
 @pytest.mark.parametrize("name", ["../../elsewhere.txt", "missing.txt", "/etc/hostname"])
 def test_requirements_outside_the_archive_are_refused(tmp_path, store, archive, name):
     with pytest.raises(ModelLoadFailed, match="not in it"):
-        store().open_archive(tmp_path, archive(requirementsFile=name))
+        store().read_archive(tmp_path, archive(requirementsFile=name))
 
 
 def test_a_folder_of_the_users_own_is_installed_once_until_what_it_asks_for_changes(tmp_path, store, caplog):
@@ -171,9 +171,9 @@ def test_a_folder_of_the_users_own_is_installed_once_until_what_it_asks_for_chan
     (folder / "handler.py").write_text(HANDLER)
     (folder / "requirements.txt").write_text("--no-index\n./tinybell-1.0-py3-none-any.whl\n")
     wheel(folder)
-    first = store().open_archive(tmp_path, "bell").packages
+    first = store().read_archive(tmp_path, "bell").packages
     caplog.clear()
-    assert store().open_archive(tmp_path, "bell").packages == first
+    assert store().read_archive(tmp_path, "bell").packages == first
     assert "installed already" in caplog.text
     os.utime(wheel(folder, source="SOUND = 'dong'\n"), (1, 1))
-    assert store().open_archive(tmp_path, "bell").packages != first
+    assert store().read_archive(tmp_path, "bell").packages != first

@@ -11,7 +11,13 @@ from model_kit import model_spec
 from mooring.config.properties import parse_properties
 from mooring.config.settings import ModelSettings
 from mooring.config.sources.loading import load_config
-from mooring.repository.snapshot import KEPT, newest, restored, save, settings_of
+from mooring.repository.snapshot import (
+    MAX_SNAPSHOTS,
+    newest_snapshot,
+    restore_settings,
+    save_snapshot,
+    snapshot_settings,
+)
 
 NOW = datetime(2026, 11, 21, 9, 41, 5, 123_000).astimezone()
 SPEC = model_spec(
@@ -22,11 +28,11 @@ SPEC = model_spec(
 
 
 def saved(folder, kind="snapshot", now=NOW, **models):
-    return save(folder, kind, now, {"model_store": "/store: a"}, models)
+    return save_snapshot(folder, kind, now, {"model_store": "/store: a"}, models)
 
 
 def test_a_snapshot_is_a_configuration_with_the_models_in_it(tmp_path):
-    settings = settings_of(SPEC, "m.mar", is_default=True)
+    settings = snapshot_settings(SPEC, "m.mar", is_default=True)
     file = saved(tmp_path / "logs/config", m={"1.0": settings})
     assert file.name == "20261121094105123-snapshot.cfg"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -43,41 +49,41 @@ def test_a_snapshot_is_a_configuration_with_the_models_in_it(tmp_path):
 
 
 def test_what_was_served_is_served_again_whatever_the_archive_says(tmp_path):
-    changed = settings_of(SPEC, "m.mar", is_default=True)
+    changed = snapshot_settings(SPEC, "m.mar", is_default=True)
     other = model_spec(name="m", version="1.0", backend="handler", location="/m", entry="handler.py")
-    again = restored(other, changed)
+    again = restore_settings(other, changed)
     assert (again.options, again.entry) == (SPEC.options, SPEC.entry)
 
 
 def test_a_handler_that_an_operator_named_comes_back_too():
     settings = ModelSettings(mar_name="m.mar", handler="other.py:fn")
-    again = restored(SPEC, settings)
+    again = restore_settings(SPEC, settings)
     assert (again.entry, again.manifest["model"]["handler"]) == ("other.py:fn", "other.py:fn")
-    assert settings_of(again, "m.mar", is_default=False).handler == "other.py:fn"
-    assert settings_of(restored(SPEC, ModelSettings()), "m.mar", is_default=False).handler == ""
+    assert snapshot_settings(again, "m.mar", is_default=False).handler == "other.py:fn"
+    assert snapshot_settings(restore_settings(SPEC, ModelSettings()), "m.mar", is_default=False).handler == ""
 
 
 def test_two_in_one_millisecond_have_two_names_and_the_later_one_is_newest(tmp_path):
     first, second = saved(tmp_path), saved(tmp_path, "shutdown")
     assert (first.name, second.name) == ("20261121094105123-snapshot.cfg", "20261121094105124-shutdown.cfg")
     os.utime(first, ns=(1, 1))
-    assert newest(tmp_path) == second
+    assert newest_snapshot(tmp_path) == second
 
 
 def test_only_the_newest_hundred_stay_and_nothing_else_goes(tmp_path):
     (tmp_path / "mine.cfg").write_text("")
-    for number in range(KEPT + 3):
+    for number in range(MAX_SNAPSHOTS + 3):
         os.utime(saved(tmp_path, now=NOW + timedelta(seconds=number)), ns=(number + 1, number + 1))
     left = {file.name for file in tmp_path.iterdir()}
     assert "mine.cfg" in left
-    assert len(left) == KEPT + 1
+    assert len(left) == MAX_SNAPSHOTS + 1
     assert "20261121094105123-snapshot.cfg" not in left
 
 
 def test_where_there_is_nothing_there_is_no_newest(tmp_path):
-    assert newest(tmp_path / "nowhere") is None
+    assert newest_snapshot(tmp_path / "nowhere") is None
     (tmp_path / "notes-snapshot.cfg").write_text("")
-    assert newest(tmp_path) is None
+    assert newest_snapshot(tmp_path) is None
 
 
 def test_a_snapshot_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):

@@ -61,7 +61,7 @@ def unpacked(tmp_path):
 
 
 def test_an_archive_is_unpacked_and_removed_when_it_is_released(store, models, tmp_path):
-    spec = store.open_archive(models, mar(models / "a.mar").name)
+    spec = store.read_archive(models, mar(models / "a.mar").name)
     assert (spec.name, spec.url, spec.entry) == ("m", "a.mar", "handler.py")
     assert (Path(spec.location) / "handler.py").is_file()
     store.release(spec)
@@ -72,7 +72,7 @@ def test_an_archive_is_unpacked_and_removed_when_it_is_released(store, models, t
 def test_a_leading_folder_is_removed_with_the_rest(store, models, tmp_path):
     with zipfile.ZipFile(models / "a.zip", "w") as archive:
         archive.writestr("m/handler.py", "")
-    spec = store.open_archive(models, "a.zip")
+    spec = store.read_archive(models, "a.zip")
     assert Path(spec.location).name == "m"
     store.release(spec)
     assert unpacked(tmp_path) == []
@@ -80,7 +80,7 @@ def test_a_leading_folder_is_removed_with_the_rest(store, models, tmp_path):
 
 def test_close_removes_everything_that_was_unpacked(store, models, tmp_path):
     for name in ("a.mar", "b.mar"):
-        store.open_archive(models, mar(models / name).name)
+        store.read_archive(models, mar(models / name).name)
     assert len(unpacked(tmp_path)) == 2
     store.close()
     assert unpacked(tmp_path) == []
@@ -89,16 +89,16 @@ def test_close_removes_everything_that_was_unpacked(store, models, tmp_path):
 def test_an_archive_that_cannot_be_read_leaves_nothing_behind(store, models, tmp_path):
     (models / "bad.mar").write_bytes(b"PK\x03\x04 no zip")
     with pytest.raises(ModelLoadFailed, match=r"bad\.mar"):
-        store.open_archive(models, "bad.mar")
+        store.read_archive(models, "bad.mar")
     with zipfile.ZipFile(models / "empty.mar", "w"):
         pass
     with pytest.raises(ModelLoadFailed, match="names no handler"):
-        store.open_archive(models, "empty.mar")
+        store.read_archive(models, "empty.mar")
     assert unpacked(tmp_path) == []
 
 
 def test_a_folder_is_used_where_it_is_and_never_removed(store, models):
-    spec = store.open_archive(models, folder_model(models / "plain").name)
+    spec = store.read_archive(models, folder_model(models / "plain").name)
     assert spec.location == str(models / "plain")
     store.release(spec)
     assert (models / "plain" / "MAR-INF").is_dir()
@@ -121,14 +121,14 @@ def test_a_folder_is_used_where_it_is_and_never_removed(store, models):
 def test_nothing_outside_of_the_store_can_be_named(store, models, tmp_path, name):
     mar(tmp_path / "outside.mar")
     with pytest.raises((ModelLoadFailed, ModelNotFound)):
-        store.open_archive(models, name)
+        store.read_archive(models, name)
 
 
 @pytest.mark.parametrize("make", [mar, folder_model])
 def test_a_link_that_the_operator_has_put_into_the_store_is_followed(store, models, tmp_path, make):
     place = make(tmp_path / "sha256-cafe")
     (models / "link.mar").symlink_to(place)
-    spec = store.open_archive(models, "link.mar")
+    spec = store.read_archive(models, "link.mar")
     assert (spec.name, spec.url) == ("m", "link.mar")
     assert archives_in(models) == ["link.mar"]
     assert store.archive_of(spec, models) == "link.mar"
@@ -138,31 +138,31 @@ def test_an_archive_without_a_name_is_called_as_its_link(store, models, tmp_path
     with zipfile.ZipFile(tmp_path / "sha256-cafe", "w") as archive:
         archive.writestr("handler.py", "")
     (models / "net.mar").symlink_to(tmp_path / "sha256-cafe")
-    assert store.open_archive(models, "net.mar").name == "net"
+    assert store.read_archive(models, "net.mar").name == "net"
 
 
 def test_a_link_that_leads_nowhere_says_where(store, models):
     (models / "link.mar").symlink_to("/nowhere/m.mar")
     with pytest.raises(ModelLoadFailed, match=r"link that leads nowhere: /nowhere/m\.mar"):
-        store.open_archive(models, "link.mar")
+        store.read_archive(models, "link.mar")
 
 
 def test_a_link_within_the_store_is_followed(store, models):
     mar(models / "real.mar")
     (models / "latest.mar").symlink_to("real.mar")
-    assert store.open_archive(models, "latest.mar").url == "latest.mar"
+    assert store.read_archive(models, "latest.mar").url == "latest.mar"
 
 
 def test_a_store_may_itself_be_a_link(store, models, tmp_path):
     mar(models / "a.mar")
     (tmp_path / "link").symlink_to(models)
-    assert store.open_archive(tmp_path / "link", "a.mar").name == "m"
+    assert store.read_archive(tmp_path / "link", "a.mar").name == "m"
 
 
 def test_a_missing_archive_is_named_with_what_is_there(store, models):
     mar(models / "a.mar")
     with pytest.raises(ModelNotFound, match=r"no 'b\.mar' in .*; there is a\.mar"):
-        store.open_archive(models, "b.mar")
+        store.read_archive(models, "b.mar")
 
 
 def test_a_mixed_store_is_listed_by_what_can_be_served(models):
@@ -188,7 +188,7 @@ def test_all_of_a_store_is_served_but_what_is_broken(store, models, caplog):
     assert caplog.text.count("model left out") == 2
     assert "broken.mar" in caplog.text
     assert "copy.mar" in caplog.text
-    assert [(each.name, each.asked_for) for each in found.left_out] == [("broken", True), ("copy", False)]
+    assert [(each.name, each.asked_for) for each in found.skipped] == [("broken", True), ("copy", False)]
 
 
 def test_named_models_come_in_their_order_and_under_their_names(store, models):
@@ -242,7 +242,7 @@ def test_a_repository_is_served_version_by_version(store, tmp_path, caplog):
     assert [spec.backend for spec in specs] == ["function", "function", "builtin"]
     assert specs[0].scaling.min_workers == 2
     assert "max_batchsize" in caplog.text
-    assert [(each.name, each.url, each.asked_for) for each in found.left_out] == [
+    assert [(each.name, each.url, each.asked_for) for each in found.skipped] == [
         ("typo", str(repository / "typo"), True)
     ]
     assert store.find(Config(model_repository=repository, repository_load_existing=False)).specs == []
@@ -254,8 +254,8 @@ def test_a_version_that_cannot_be_served_does_not_take_the_others_with_it(store,
     (repository / "adder" / "2" / "model.py").unlink()
     found = store.find(Config(model_repository=repository))
     assert names(found.specs) == [("adder", "1")]
-    assert [(each.name, each.version) for each in found.left_out] == [("adder", "2")]
-    assert "no model.py" in found.left_out[0].reason
+    assert [(each.name, each.version) for each in found.skipped] == [("adder", "2")]
+    assert "no model.py" in found.skipped[0].reason
 
 
 def test_links_in_a_repository_are_the_operators_own_and_are_followed(store, tmp_path):
@@ -274,7 +274,7 @@ def test_links_in_a_repository_are_the_operators_own_and_are_followed(store, tmp
     assert names(found.specs) == [
         ("file", "1"), ("versions", "1"), ("versions", "2"), ("whole", "1"), ("whole2", "1"),
     ]  # fmt: skip
-    assert not found.left_out
+    assert not found.skipped
     # Where a link leads is settled when the model is read: a worker that starts later must not find another release.
     assert found.specs[2].location == str(releases / "41" / "1")
     assert found.specs[3].url == str(repository / "whole")
@@ -285,9 +285,9 @@ def test_a_name_cannot_lead_out_of_a_repository(store, tmp_path, name):
     function_model(tmp_path / "outside")
     function_model(tmp_path / "repository" / "inside")
     with pytest.raises((ModelLoadFailed, ModelNotFound)):
-        store.open_repository(tmp_path / "repository", name)
+        store.read_from_repository(tmp_path / "repository", name)
     with pytest.raises((ModelLoadFailed, ModelNotFound)):
-        store.open_repository(tmp_path / "repository", str(tmp_path / "outside"))
+        store.read_from_repository(tmp_path / "repository", str(tmp_path / "outside"))
 
 
 def test_targets_store_and_repository_come_together(store, models, tmp_path):
@@ -305,7 +305,7 @@ def test_targets_store_and_repository_come_together(store, models, tmp_path):
 
 def test_a_function_is_served_without_any_other_file(store, tmp_path):
     (tmp_path / "fn.py").touch()
-    (spec,) = store.open_target(f"{tmp_path}/fn.py:double")
+    (spec,) = store.read_target(f"{tmp_path}/fn.py:double")
     assert (spec.name, spec.version, spec.backend) == ("double", "1", "function")
     assert (spec.location, spec.entry, spec.url) == (
         str(tmp_path),
@@ -317,7 +317,7 @@ def test_a_function_is_served_without_any_other_file(store, tmp_path):
 
 def test_a_file_is_served_under_its_own_name(store, tmp_path):
     (tmp_path / "doubler.py").touch()
-    (spec,) = store.open_target(f"{tmp_path}/doubler.py")
+    (spec,) = store.read_target(f"{tmp_path}/doubler.py")
     assert (spec.name, spec.entry) == ("doubler", "doubler.py")
 
 
@@ -326,35 +326,35 @@ def test_a_target_may_be_given_a_name(store, tmp_path, monkeypatch):
     (tmp_path / "fn.py").touch()
     mar(tmp_path / "m.mar")
     function_model(tmp_path / "adder")
-    assert store.open_target("mine=fn.py:double")[0].name == "mine"
-    assert store.open_target("mine=m.mar")[0].name == "mine"
-    assert store.open_target("mine=adder")[0].name == "mine"
+    assert store.read_target("mine=fn.py:double")[0].name == "mine"
+    assert store.read_target("mine=m.mar")[0].name == "mine"
+    assert store.read_target("mine=adder")[0].name == "mine"
     mar(tmp_path / "a=b.mar")
-    assert store.open_target("a=b.mar")[0].name == "m"
+    assert store.read_target("a=b.mar")[0].name == "m"
 
 
 def test_an_archive_is_a_target_wherever_it_lies(store, tmp_path, monkeypatch):
     mar(tmp_path / "m.mar")
     monkeypatch.chdir(tmp_path)
-    (spec,) = store.open_target("m.mar")
+    (spec,) = store.read_target("m.mar")
     assert (spec.name, spec.url) == ("m", "m.mar")
     assert Path(spec.location).is_absolute()
 
 
 def test_a_folder_of_each_kind_is_a_target(store, tmp_path):
-    assert store.open_target(str(folder_model(tmp_path / "manifest")))[0].backend == "handler"
-    assert names(store.open_target(str(function_model(tmp_path / "adder", versions=("1", "2"))))) == [
+    assert store.read_target(str(folder_model(tmp_path / "manifest")))[0].backend == "handler"
+    assert names(store.read_target(str(function_model(tmp_path / "adder", versions=("1", "2"))))) == [
         ("adder", "1"),
         ("adder", "2"),
     ]
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "model.py").touch()
-    (spec,) = store.open_target(str(tmp_path / "bare"))
+    (spec,) = store.read_target(str(tmp_path / "bare"))
     assert (spec.name, spec.backend, spec.entry) == ("bare", "function", "model.py")
 
 
 def test_the_shipped_example_is_a_target(store):
-    (spec,) = store.open_target(str(DIGITS))
+    (spec,) = store.read_target(str(DIGITS))
     assert (spec.name, spec.version, spec.backend, spec.entry) == ("digits", "1.0", "handler", "handler.py")
     assert spec.manifest["model"] == {
         "modelName": "digits",
@@ -388,7 +388,7 @@ def test_a_target_that_is_no_model_is_refused_with_what_is_missing(
     (tmp_path / "notes.txt").write_text("hello")
     function_model(tmp_path / "repository" / "adder")
     with pytest.raises((ModelLoadFailed, ModelNotFound), match=match):
-        store.open_target(target)
+        store.read_target(target)
 
 
 def again(store, models, name, spec, **settings):
@@ -427,7 +427,7 @@ def test_an_archive_that_is_gone_or_another_now_is_named(store, models):
 def test_only_what_can_be_had_again_has_a_place_in_a_snapshot(store, models, tmp_path):
     mar(models / "m.mar")
     (spec,) = store.find(Config(model_store=models, models=("m.mar",))).specs
-    (target,) = store.open_target(str(mar(tmp_path / "t.mar", "t")))
+    (target,) = store.read_target(str(mar(tmp_path / "t.mar", "t")))
     assert store.archive_of(spec, models) == "m.mar"
     assert store.archive_of(target, models) == ""
     assert store.archive_of(spec, None) == ""

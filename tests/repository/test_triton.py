@@ -8,7 +8,7 @@ import pytest
 from mooring.core.errors import InvalidInput, ModelLoadFailed
 from mooring.core.options import ControlKind, QueuePolicy, WaitPolicy
 from mooring.core.tensors import TensorSpec
-from mooring.repository.catalog import overridden
+from mooring.repository.catalog import override_config
 from mooring.repository.repository_model import read_versions
 
 
@@ -173,7 +173,7 @@ def test_controls_are_the_inputs_that_are_named(read):
 
 def test_a_callers_json_means_what_the_file_would(read):
     spec = read(f"max_batch_size: 4 input {tensor()}")
-    found = overridden(
+    found = override_config(
         spec,
         {
             "max_batch_size": "0",
@@ -200,7 +200,7 @@ def test_a_callers_json_means_what_the_file_would(read):
 
 
 def test_a_size_alone_changes_the_shapes_with_it(read):
-    spec = overridden(read(f"max_batch_size: 4 input {tensor()}"), {"max_batch_size": 0}, {})
+    spec = override_config(read(f"max_batch_size: 4 input {tensor()}"), {"max_batch_size": 0}, {})
     assert (spec.inputs[0].shape, spec.batching.batch_dimension) == ([1], False)
 
 
@@ -226,7 +226,7 @@ def test_a_size_alone_changes_the_shapes_with_it(read):
 )
 def test_a_callers_json_that_cannot_be_meant_is_refused(read, config, said):
     with pytest.raises(InvalidInput) as caught:
-        overridden(read(f"max_batch_size: 4 input {tensor()}"), config, {})
+        override_config(read(f"max_batch_size: 4 input {tensor()}"), config, {})
     assert said in caught.value.message
 
 
@@ -234,13 +234,13 @@ def test_a_configuration_may_be_sent_back_as_it_was_shown(read):
     spec = read(
         f"max_batch_size: 4 input {tensor(more='optional: true')} dynamic_batching {{ preserve_ordering: true }}"
     )
-    assert overridden(spec, json.loads(json.dumps(spec.triton)), {}) == spec
+    assert override_config(spec, json.loads(json.dumps(spec.triton)), {}) == spec
 
 
 def test_the_name_of_what_runs_a_model_may_be_sent_back_as_it_was_shown(read):
     spec = msgspec.structs.replace(read(""), backend="handler", platform="")
     assert (
-        overridden(
+        override_config(
             spec, {"backend": "handler", "platform": "", "max_batch_size": 2}, {}
         ).batching.max_batch_size
         == 2

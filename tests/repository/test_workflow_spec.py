@@ -14,7 +14,7 @@ from mooring.core.errors import ModelLoadFailed, ModelNotFound, SourceRefused
 from mooring.core.service import WorkflowRegistration
 from mooring.repository.fetch import Fetcher
 from mooring.repository.store import Store
-from mooring.repository.workflow_spec import _ordered, read_workflow
+from mooring.repository.workflow_spec import _topological_order, read_workflow
 from mooring.repository.workflows import WorkflowCatalog
 
 CODE = "def pre(data, context):\n    return data\n"
@@ -54,7 +54,7 @@ class Harness:
             archive.writestr("h.py", "def handle(data, context):\n    return data\n")
 
     def open(self, url="wf.war", **said):
-        return self.catalog.open(WorkflowRegistration(url=url, **said))
+        return self.catalog.read_workflow(WorkflowRegistration(url=url, **said))
 
     def left(self):
         return list(self.unpacked.iterdir())
@@ -87,7 +87,7 @@ def test_no_snapshot_names_a_workflows_models(harness):
     harness.war()
     for part in harness.open().parts:
         assert harness.opener.archive_of(part, harness.store) == ""
-    alone = harness.opener.open_archive(harness.store, "m1.mar")
+    alone = harness.opener.read_archive(harness.store, "m1.mar")
     assert harness.opener.archive_of(alone, harness.store) == "m1.mar"
 
 
@@ -256,7 +256,7 @@ nodes = st.sampled_from("abcdefg")
 @given(st.dictionaries(nodes, st.lists(nodes, unique=True), min_size=1))
 def test_an_order_has_every_node_after_those_before_it_or_the_cycle_that_is_named_is_there(dag):
     try:
-        order = _ordered(dag, "wf.yaml")
+        order = _topological_order(dag, "wf.yaml")
     except ModelLoadFailed as error:
         path = error.message.removeprefix("wf.yaml: dag: ").removesuffix(" is a cycle").split(" -> ")
         assert path[0] == path[-1]

@@ -163,9 +163,9 @@ def _file(named: str | None, snapshot_folder: Path | None) -> str | None:
         if not Path(file).is_file():
             raise click.ClickException(f"--ts-config file not found: {file}")
         return file
-    from mooring.repository.snapshot import newest
+    from mooring.repository.snapshot import newest_snapshot
 
-    last = newest(snapshot_folder) if snapshot_folder is not None else None
+    last = newest_snapshot(snapshot_folder) if snapshot_folder is not None else None
     if last is not None:
         hint = "--no-config-snapshots starts without"
         click.echo(f"Going on with what was served last, from {last}; {hint}", err=True)

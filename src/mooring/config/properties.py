@@ -20,7 +20,7 @@ def parse_properties(text: str, environ: Mapping[str, str] | None = None) -> dic
     known = environ or {}
     found = {}
     for line in _logical_lines(text):
-        key, value = _split(line)
+        key, value = _split_pair(line)
         value = _unescape(value)
         found[_unescape(key)] = _VARIABLE.sub(lambda match: known.get(match[1], match[0]), value)
     return found
@@ -48,11 +48,11 @@ def _escape(text: str, *, inside: str = "") -> str:
         elif " " < sign < "\x7f":
             written += sign
         else:
-            written += "".join(f"\\u{unit:04x}" for unit in _utf16(sign))
+            written += "".join(f"\\u{unit:04x}" for unit in _escape_utf16(sign))
     return written
 
 
-def _utf16(sign: str) -> Iterator[int]:
+def _escape_utf16(sign: str) -> Iterator[int]:
     code = ord(sign)
     if code < 0x10000:
         yield code
@@ -78,7 +78,7 @@ def _logical_lines(text: str) -> Iterator[str]:
         yield pending
 
 
-def _split(line: str) -> tuple[str, str]:
+def _split_pair(line: str) -> tuple[str, str]:
     """Key and value: parted by the first unescaped ``=``, ``:`` or white space, and white space around it."""
     end = 0
     while end < len(line) and line[end] not in "=: \t\f":
@@ -93,11 +93,11 @@ def _unescape(text: str) -> str:
     r"""Resolve ``\t``, ``\uXXXX`` and the like; a backslash before anything else just vanishes, as in Java."""
     if "\\" not in text:
         return text
-    plain = re.sub(r"\\(u[0-9a-fA-F]{4}|.|$)", _resolve, text, flags=re.DOTALL)
+    plain = re.sub(r"\\(u[0-9a-fA-F]{4}|.|$)", _resolve_escape, text, flags=re.DOTALL)
     return _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), plain)
 
 
-def _resolve(match: re.Match[str]) -> str:
+def _resolve_escape(match: re.Match[str]) -> str:
     escape = match[1]
     if len(escape) == 5:
         return chr(int(escape[1:], 16))

@@ -123,13 +123,15 @@ class Snapshot(msgspec.Struct, frozen=True, rename="camel"):
     models: dict[str, dict[str, ModelSettings]] = {}
 
 
-def snapshot_text(snapshot: Snapshot) -> str:
+def encode_snapshot(snapshot: Snapshot) -> str:
     """As TorchServe writes it."""
-    document = msgspec.to_builtins(snapshot) | {"models": versions_said(snapshot.models)}
+    document = msgspec.to_builtins(snapshot) | {"models": to_torchserve_models(snapshot.models)}
     return msgspec.json.encode(document).decode()
 
 
-def versions_said(models: Mapping[str, Mapping[str, ModelSettings]]) -> dict[str, dict[str, dict[str, Any]]]:
+def to_torchserve_models(
+    models: Mapping[str, Mapping[str, ModelSettings]],
+) -> dict[str, dict[str, dict[str, Any]]]:
     """What ``models`` says, for TorchServe's own reader too: numbers whole where they are, no key that says nothing."""
 
     def said(settings: ModelSettings) -> dict[str, Any]:

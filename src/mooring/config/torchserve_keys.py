@@ -78,39 +78,41 @@ _LAUNCHER = "the CPU launcher is not used: each worker has its share of the core
 _IPEX = "set TS_IPEX_ENABLE in the server's environment, which handlers see"
 
 
-class Idle(msgspec.Struct, frozen=True):
+class UnusedKey(msgspec.Struct, frozen=True):
     """Why a key is without effect, and the values (in lower case) of which nobody misses anything."""
 
     why: str
     harmless: tuple[str, ...] = ()
 
 
-WITHOUT_EFFECT: Mapping[str, Idle] = {
-    "async_logging": Idle(_LOGGING, ("false",)),
-    "cpp_log_config": Idle(_LOGGING),
-    "cpu_launcher_args": Idle(_LAUNCHER),
-    "cpu_launcher_enable": Idle(_LAUNCHER, ("false",)),
-    "debug": Idle("workers are always started by the server; see log_level", ("false",)),
-    "initial_distribution_port": Idle("no model runs under torchrun"),
-    "io_ratio": Idle(_LOOP),
-    "ipex_enable": Idle(_IPEX, ("false",)),
-    "ipex_gpu_enable": Idle("set TS_IPEX_GPU_ENABLE in the server's environment", ("false",)),
-    "model_metrics_auto_detect": Idle("metrics that handlers do not declare are always shown", ("true",)),
-    "netty_client_threads": Idle(_LOOP),
-    "number_of_netty_threads": Idle(_LOOP),
-    "plugins_path": Idle("plugins are Java code, which is not run here"),
-    "prefer_direct_buffer": Idle(_JAVA, ("false",)),
-    "system_metrics_cmd": Idle("the server measures the machine itself"),
-    "ts_open_inference_protocol": Idle("the Open Inference Protocol is always served", ("true", "oip")),
-    "use_native_io": Idle(_JAVA, ("true",)),
-    "vmargs": Idle(_JAVA),
+WITHOUT_EFFECT: Mapping[str, UnusedKey] = {
+    "async_logging": UnusedKey(_LOGGING, ("false",)),
+    "cpp_log_config": UnusedKey(_LOGGING),
+    "cpu_launcher_args": UnusedKey(_LAUNCHER),
+    "cpu_launcher_enable": UnusedKey(_LAUNCHER, ("false",)),
+    "debug": UnusedKey("workers are always started by the server; see log_level", ("false",)),
+    "initial_distribution_port": UnusedKey("no model runs under torchrun"),
+    "io_ratio": UnusedKey(_LOOP),
+    "ipex_enable": UnusedKey(_IPEX, ("false",)),
+    "ipex_gpu_enable": UnusedKey("set TS_IPEX_GPU_ENABLE in the server's environment", ("false",)),
+    "model_metrics_auto_detect": UnusedKey(
+        "metrics that handlers do not declare are always shown", ("true",)
+    ),
+    "netty_client_threads": UnusedKey(_LOOP),
+    "number_of_netty_threads": UnusedKey(_LOOP),
+    "plugins_path": UnusedKey("plugins are Java code, which is not run here"),
+    "prefer_direct_buffer": UnusedKey(_JAVA, ("false",)),
+    "system_metrics_cmd": UnusedKey("the server measures the machine itself"),
+    "ts_open_inference_protocol": UnusedKey("the Open Inference Protocol is always served", ("true", "oip")),
+    "use_native_io": UnusedKey(_JAVA, ("true",)),
+    "vmargs": UnusedKey(_JAVA),
 }
 
 
-def why_idle(key: str, value: str) -> str:
+def no_effect_reason(key: str, value: str) -> str:
     """Why a key of TorchServe's has no effect here; empty where nothing is missed by it.
 
-    >>> why_idle("async_logging", "true"), why_idle("async_logging", "false")
+    >>> no_effect_reason("async_logging", "true"), no_effect_reason("async_logging", "false")
     ('the server has one log', '')
     """
     idle = WITHOUT_EFFECT.get(key)
@@ -128,6 +130,6 @@ def known_keys() -> frozenset[str]:
     return frozenset([*SAME, *MILLISECONDS, *pairs, *WITHOUT_EFFECT])
 
 
-def effective(key: str) -> bool:
+def is_effective(key: str) -> bool:
     """Whether a key of TorchServe's sets something here."""
     return key in known_keys() - WITHOUT_EFFECT.keys()

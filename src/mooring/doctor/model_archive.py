@@ -21,8 +21,8 @@ from mooring.doctor.python_source import (
 )
 from mooring.doctor.weights import more_than_tensors
 from mooring.repository.archives import model_root, unpack
-from mooring.repository.mar import MANIFEST, checked_name, inside, name_of_file, read_manifest
-from mooring.repository.model_config import judge, read_model_config
+from mooring.repository.mar import MANIFEST, check_name, file_in_archive, model_name_of, read_manifest
+from mooring.repository.model_config import check_server_keys, read_model_config
 from mooring.workers.capacity import machine_capacity
 
 _WEIGHTS = (".pt", ".pth", ".bin", ".ckpt")
@@ -44,7 +44,7 @@ class _Model(msgspec.Struct, frozen=True):
 
     def file(self, key: str) -> Path | None:
         """The file that the manifest names. Raises ``ModelLoadFailed`` for one that is not in the archive."""
-        return inside(self.folder, self.said(key), self.shown) if self.said(key) else None
+        return file_in_archive(self.folder, self.said(key), self.shown) if self.said(key) else None
 
     def handler(self) -> tuple[str, str]:
         """The handler's module and the function that is asked for."""
@@ -66,7 +66,7 @@ def archive_findings(archive: Path, shown: str, *, installing: bool) -> Iterator
             yield change(shown, error.message, "make the archive anew with 'mooring archive'")
             return
         yield from folder_findings(
-            model_root(folder), shown, installing=installing, fallback=name_of_file(archive)
+            model_root(folder), shown, installing=installing, fallback=model_name_of(archive)
         )
 
 
@@ -75,7 +75,7 @@ def folder_findings(folder: Path, shown: str, *, installing: bool, fallback: str
     folder = folder.resolve()
     try:
         manifest = read_manifest(folder, shown)
-        name = checked_name(manifest["model"].get("modelName") or fallback or folder.name, shown, "name")
+        name = check_name(manifest["model"].get("modelName") or fallback or folder.name, shown, "name")
         model = _Model(folder, shown, manifest, installing)
         found = list(_findings(model))
     except ModelLoadFailed as error:
@@ -156,7 +156,7 @@ def _handler_findings(model: _Model, file: Path, wanted: str) -> Iterator[Findin
 
 def _config_findings(model: _Model, file: Path, config: dict[str, Any]) -> Iterator[Finding]:
     text = file.read_text(errors="replace")
-    judged = judge(config)
+    judged = check_server_keys(config)
     for key, fault in judged.faults.items():
         where = model.place(file, line_of(text, key, ": \t"))
         yield change(where, f"{key} is {config[key]!r} and is ignored: {fault}", f"give {key} such a value")

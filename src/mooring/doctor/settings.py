@@ -9,7 +9,7 @@ from mooring.config.properties import format_properties, parse_properties
 from mooring.config.settings import ConfigError
 from mooring.config.sources.loading import load_config
 from mooring.config.sources.torchserve import TORCHSERVE_DEFAULTS
-from mooring.config.torchserve_keys import WRITTEN, effective, known_keys, why_idle
+from mooring.config.torchserve_keys import WRITTEN, is_effective, known_keys, no_effect_reason
 from mooring.doctor.findings import Finding, at, change, differs, line_of, runs
 
 # Keys whose loss changes what callers see, where the server has no use for them -> what to do.
@@ -94,7 +94,7 @@ class Settings:
     def _in_vain(self, key: str) -> Finding:
         if key in _MISSED:
             return change(self.where(key), _PLUGINS, _MISSED[key])
-        why = why_idle(key, self.values[key])
+        why = no_effect_reason(key, self.values[key])
         return differs(self.where(key), f"{key} has no effect here: {why}", "the line may stay")
 
     def _unknown(self, key: str) -> Finding:
@@ -111,7 +111,7 @@ def has_effect(key: str, value: str) -> tuple[bool, str]:
         file = Path(folder, "config.properties")
         file.write_text(format_properties(content))
         fault = _fault(file)
-    return effective(key) or not why_idle(key, value), fault.replace(f"{file}: ", "")
+    return is_effective(key) or not no_effect_reason(key, value), fault.replace(f"{file}: ", "")
 
 
 def _fault(file: Path) -> str:

@@ -40,7 +40,7 @@ from mooring.engine.registry import Model, ModelVersion, Unavailable
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.observability.statistics import ModelStatistics
-from mooring.repository.catalog import Catalog, Opened, worker_spec
+from mooring.repository.catalog import Catalog, ServedVersions, worker_spec
 from mooring.repository.spec import ModelSpec
 from mooring.workers.recycling import resident_memory
 
@@ -81,7 +81,7 @@ class Administration(ModelAdministration):
         urls = {version.spec.url for version in registry} | {why.url for why in registry.unavailable.values()}
         known += [
             ModelState(each.name, "", "UNAVAILABLE", ready=False, is_default=False, reason="not loaded")
-            for each in self._catalog.available()
+            for each in self._catalog.list_available()
             if each.name not in names and each.url not in urls
         ]
         return sorted(known, key=lambda state: state.name)
@@ -129,7 +129,7 @@ class Administration(ModelAdministration):
             url = self._catalog.url_of(model)
             try:
                 opened = await asyncio.to_thread(
-                    self._catalog.open,
+                    self._catalog.read_versions,
                     model,
                     version,
                     also=self._kept(model),
@@ -152,7 +152,7 @@ class Administration(ModelAdministration):
 
         Returns whether it is there. Raises as ``load``.
         """
-        if self._catalog.holds(folder):
+        if self._catalog.has_folder(folder):
             await self.load(folder)
             return True
         async with self._changing(folder):
@@ -167,7 +167,7 @@ class Administration(ModelAdministration):
         if isinstance(error, ModelNotFound):
             await self._forget(model)
             return
-        empty = self._catalog.empty(model)
+        empty = self._catalog.has_no_version(model)
         if empty or model not in self._engine.registry.models:
             self._engine.registry.miss(model, "", Unavailable(url, error.message))
         if empty:
@@ -179,7 +179,7 @@ class Administration(ModelAdministration):
         await self._retire_others(url, set())
         self._engine.registry.stop_missing(folder, url)
 
-    async def _bring_in(self, opened: Opened, url: str) -> None:
+    async def _bring_in(self, opened: ServedVersions, url: str) -> None:
         """Load all that was opened, and then let go of what is not to be served any more.
 
         Raises the first failure once everything has been tried; nothing is let go of then.
@@ -210,7 +210,7 @@ class Administration(ModelAdministration):
             self._engine.registry, key=lambda one: not one.spec.stages
         ):  # chains before their stages
             spec = one.spec
-            theirs = spec.url == url or (spec.name in names and self._catalog.sent(spec))
+            theirs = spec.url == url or (spec.name in names and self._catalog.is_uploaded(spec))
             if theirs and spec.version_policy is not None and (spec.name, spec.version) not in served:
                 with suppress(ModelNotFound):  # somebody else unloaded it meanwhile
                     await self._unload_one(one)
@@ -244,7 +244,7 @@ class Administration(ModelAdministration):
                         await self.unload(stage, dependents=True)
 
     async def register(self, registration: Registration, *, wait: bool = True) -> Scaled:
-        spec = await asyncio.to_thread(self._catalog.registered, registration)
+        spec = await asyncio.to_thread(self._catalog.read_registration, registration)
         least, most = spec.scaling.min_workers, spec.scaling.max_workers
         try:
             self._engine.check_room(least)

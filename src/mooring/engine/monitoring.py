@@ -49,7 +49,7 @@ class RepositoryMonitor:
     async def _watch(self) -> None:
         async for names in changed_models(self._repository, self._ended, polling=self._polling):
             # Kubernetes changes a mounted ConfigMap by one link, beside the links that lead through it.
-            linked = self._catalog.linked() if _CONFIG_MAP in names else ()
+            linked = self._catalog.list_symlinked() if _CONFIG_MAP in names else ()
             for name in sorted({*names, *linked}):
                 await self._follow(name)
 

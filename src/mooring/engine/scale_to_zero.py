@@ -18,7 +18,7 @@ from mooring.descriptors import highest_limit
 from mooring.engine.registry import ModelVersion, Registry
 from mooring.hardware import cores
 from mooring.observability.logs import get_logger
-from mooring.repository.platforms import has_code
+from mooring.repository.platforms import runs_user_code
 from mooring.repository.spec import ModelSpec
 from mooring.workers.pool import WorkerPool
 from mooring.workers.recycling import memory_of, resident_memory
@@ -56,7 +56,7 @@ def machine_budget(processes: int | None, memory: int | None) -> Budget:
 
 def may_scale_to_zero(spec: ModelSpec) -> bool:
     """Whether a model may be without workers while nobody asks it: nothing of it is lost, and nobody wants them there."""
-    code = has_code(spec.backend, module=bool(spec.parameters.get("module")))
+    code = runs_user_code(spec.backend, module=bool(spec.parameters.get("module")))
     return (
         spec.scaling.workers_by_default
         and not code

@@ -7,7 +7,7 @@ from pathlib import Path
 from mooring.config.settings import ModelSettings
 from mooring.engine.registry import Registry
 from mooring.observability.logs import get_logger
-from mooring.repository.snapshot import Kind, save, settings_of
+from mooring.repository.snapshot import Kind, save_snapshot, snapshot_settings
 from mooring.repository.spec import ModelSpec
 
 log = get_logger(__name__)
@@ -36,10 +36,10 @@ class Snapshots:
             archive = self._archive_of(spec)
             if archive:
                 is_default = self._registry.models[spec.name].default == spec.version
-                settings = settings_of(spec, archive, is_default=is_default)
+                settings = snapshot_settings(spec, archive, is_default=is_default)
                 models.setdefault(spec.name, {})[spec.version] = settings
         try:
-            place = save(self._folder, kind, datetime.now().astimezone(), self._properties, models)
+            place = save_snapshot(self._folder, kind, datetime.now().astimezone(), self._properties, models)
         except OSError as error:
             log.error("snapshot not written", folder=self._folder, reason=error)  # noqa: TRY400 - the reason says it all
         else:

@@ -36,11 +36,11 @@ from mooring.repository.layout import (
     model_folders,
     version_folders,
 )
-from mooring.repository.mar import checked_name, name_of_file
-from mooring.repository.repository_model import VersionChoice, reconfigured
+from mooring.repository.mar import check_name, model_name_of
+from mooring.repository.repository_model import VersionChoice, apply_triton_config
 from mooring.repository.spec import Defaults, ModelSpec
 from mooring.repository.store import Store, archives_in, is_archive
-from mooring.repository.triton import policy_of
+from mooring.repository.triton import parse_version_policy
 from mooring.repository.triton_config import config_from_json
 
 # Worker names of AMD's server -> the backend that does the same here.
@@ -71,7 +71,7 @@ class Available(msgspec.Struct, frozen=True):
     url: str
 
 
-class Opened(msgspec.Struct, frozen=True):
+class ServedVersions(msgspec.Struct, frozen=True):
     """What is to be loaded, and why versions that should be cannot be.
 
     ``whole`` is whether these are all versions that are to be served: others of the same place are not any more.
@@ -96,11 +96,11 @@ class Catalog:
         # What a registration that does not say has: none, unless the settings name a number (TorchServe's rule).
         self._workers = config.default_workers_per_model
 
-    def keep(self, specs: Iterable[ModelSpec]) -> None:
+    def remember_targets(self, specs: Iterable[ModelSpec]) -> None:
         """Remember what the server was started with: it can be loaded again, wherever it lies."""
         self._targets = {spec.name: spec.url for spec in specs if spec.url in self._named}
 
-    def available(self) -> list[Available]:
+    def list_available(self) -> list[Available]:
         """Every model of the repository and of the store, and what was given at the start, by name.
 
         An archive of the store goes by its file's name.
@@ -108,14 +108,14 @@ class Catalog:
         found = {name: Available(name, url) for name, url in self._targets.items()}
         if self._archives is not None:
             for archive in archives_in(self._archives):
-                name = name_of_file(self._archives / archive)
+                name = model_name_of(self._archives / archive)
                 found[name] = Available(name, archive)
         if self._repository is not None:
             for name in model_folders(self._repository):
                 found[name] = Available(name, str(self._repository / name))
         return [found[name] for name in sorted(found)]
 
-    def holds(self, model: str) -> bool:
+    def has_folder(self, model: str) -> bool:
         """Whether the repository has a folder of that name, or a link. No other folder is looked at."""
         if self._repository is None or not _is_entry(model):
             return False
@@ -125,24 +125,24 @@ class Catalog:
         """What the versions of a model of the repository have as their ``url``."""
         return str(self._repository / model) if self._repository is not None else ""
 
-    def empty(self, model: str) -> bool:
+    def has_no_version(self, model: str) -> bool:
         """Whether the repository has its folder, and no version in it."""
-        if self._repository is None or not self.holds(model):
+        if self._repository is None or not self.has_folder(model):
             return False
         folder = self._repository / model
         return find_declaration(folder) is None and not version_folders(folder) and not flat_file(folder, "")
 
-    def sent(self, spec: ModelSpec) -> bool:
+    def is_uploaded(self, spec: ModelSpec) -> bool:
         """Whether a model's files came with the request to load it."""
         return any(folder.parent == self._folder for folder in Path(spec.location).parents)
 
-    def linked(self) -> list[str]:
+    def list_symlinked(self) -> list[str]:
         """The models of the repository whose folders are links."""
         if self._repository is None:
             return []
         return [name for name in model_folders(self._repository) if (self._repository / name).is_symlink()]
 
-    def open(
+    def read_versions(
         self,
         model: str,
         version: str = "",
@@ -151,13 +151,13 @@ class Catalog:
         config: Mapping[str, Any] | None = None,
         files: Mapping[str, bytes] | None = None,
         parameters: Mapping[str, Parameter] | None = None,
-    ) -> Opened:
+    ) -> ServedVersions:
         """The versions of a model that its policy serves and those of ``also``, or the one named; stages before the chain
         they belong to.
 
         Raises ``ModelNotFound``, ``ModelLoadFailed`` or, for a config or files that cannot be used, ``InvalidInput``.
         """
-        choice = VersionChoice(version, frozenset(also), _policy_in(config or {}, model))
+        choice = VersionChoice(version, frozenset(also), _policy_of_config(config or {}, model))
         found = self._from_files(model, files, choice) if files else self._find(model, choice)
         specs = found.specs
         if version:
@@ -166,10 +166,10 @@ class Catalog:
                 raise ModelNotFound(
                     f"model '{model}' has no version '{version}' in the repository", model=model
                 )
-        changed = [overridden(spec, config or {}, parameters or {}) for spec in specs]
-        return Opened(changed, found.faults, whole=found.whole and not version)
+        changed = [override_config(spec, config or {}, parameters or {}) for spec in specs]
+        return ServedVersions(changed, found.faults, whole=found.whole and not version)
 
-    def registered(self, registration: Registration) -> ModelSpec:
+    def read_registration(self, registration: Registration) -> ModelSpec:
         """What an operator wants to register, by the name of its archive or folder in the store or by a URL.
 
         Raises ``ModelNotFound``, ``ModelLoadFailed`` and its kinds or, for a runtime there is not, ``InvalidInput``.
@@ -202,35 +202,35 @@ class Catalog:
 
     def _open(self, url: str, name: str, defaults: Defaults) -> ModelSpec:
         if is_remote(url):
-            return self._store.open_remote(url, name=name, defaults=defaults)
+            return self._store.read_remote(url, name=name, defaults=defaults)
         if not url or self._archives is None or not self._archives.is_dir():
             raise ModelNotFound(f"no '{url}': there is no model store" if url else "")
-        return self._store.open_archive(real_path(self._archives), url, name=name, defaults=defaults)
+        return self._store.read_archive(real_path(self._archives), url, name=name, defaults=defaults)
 
     def release(self, spec: ModelSpec) -> None:
         """Remove what was unpacked or written for a model; a folder of the user's own stays, and a workflow's."""
         if spec.function:
             return
         self._store.release(spec)
-        for folder in Path(spec.location).parents if self.sent(spec) else ():
+        for folder in Path(spec.location).parents if self.is_uploaded(spec) else ():
             if folder.parent == self._folder:
                 remove(folder)
 
-    def _find(self, model: str, choice: VersionChoice) -> Opened:
+    def _find(self, model: str, choice: VersionChoice) -> ServedVersions:
         """The model of that name, without a look at any other: one that goes meanwhile is no concern of this one."""
-        if self._repository is not None and self.holds(model):
-            found = self._store.open_repository(self._repository, model, choice)
-            return Opened(found.specs, found.faults, whole=True)
+        if self._repository is not None and self.has_folder(model):
+            found = self._store.read_from_repository(self._repository, model, choice)
+            return ServedVersions(found.specs, found.faults, whole=True)
         if self._archives is not None:
             for entry in entries_of(self._archives):
-                if model in (entry.name, name_of_file(entry)) and is_archive(entry):
-                    return Opened([self._store.open_archive(real_path(self._archives), entry.name)])
+                if model in (entry.name, model_name_of(entry)) and is_archive(entry):
+                    return ServedVersions([self._store.read_archive(real_path(self._archives), entry.name)])
         if model in self._targets:
-            return Opened(self._store.open_target(self._targets[model]))
+            return ServedVersions(self._store.read_target(self._targets[model]))
         raise ModelNotFound(f"model '{model}' is not in the repository", model=model)
 
-    def _from_files(self, model: str, files: Mapping[str, bytes], choice: VersionChoice) -> Opened:
-        folder = self._folder / uuid.uuid4().hex / checked_name(model, model, "name")
+    def _from_files(self, model: str, files: Mapping[str, bytes], choice: VersionChoice) -> ServedVersions:
+        folder = self._folder / uuid.uuid4().hex / check_name(model, model, "name")
         try:
             for name, content in files.items():
                 place = PurePosixPath(name.removeprefix("file:"))
@@ -240,7 +240,7 @@ class Catalog:
                     )
                 (folder / place).parent.mkdir(parents=True, exist_ok=True)
                 (folder / place).write_bytes(content)
-            found = self._store.open_repository(folder.parent, model, choice)
+            found = self._store.read_from_repository(folder.parent, model, choice)
         except MooringError:
             remove(folder.parent)
             raise
@@ -252,35 +252,39 @@ class Catalog:
         if found.first_fault is not None:
             remove(folder.parent)
             raise found.first_fault
-        return Opened(found.specs, whole=True)
+        return ServedVersions(found.specs, whole=True)
 
 
-def overridden(spec: ModelSpec, config: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> ModelSpec:
+def override_config(
+    spec: ModelSpec, config: Mapping[str, Any], parameters: Mapping[str, Parameter]
+) -> ModelSpec:
     """A model with a caller's configuration over its own: Triton's names (a model configuration as JSON) or ours.
 
     A key of Triton's means what it means in config.pbtxt. Raises ``InvalidInput`` naming one that is unknown, wrong or
     refused.
     """
-    own = {**spec.parameters, **_plain(config.get("parameters", {})), **parameters}
+    own = {**spec.parameters, **_plain_parameters(config.get("parameters", {})), **parameters}
     changes: dict[str, Any] = {"parameters": own}
     theirs = {key: value for key, value in config.items() if key not in ("parameters", "inputs", "outputs")}
     try:
         if theirs:
-            spec = reconfigured(spec, config_from_json(theirs))
+            spec = apply_triton_config(spec, config_from_json(theirs))
         for key in ("inputs", "outputs"):
             if config.get(key):
-                changes[key] = [_tensor(tensor) for tensor in config[key]]
+                changes[key] = [_parse_tensor(tensor) for tensor in config[key]]
     except (ModelLoadFailed, ValueError, AttributeError, TypeError, KeyError) as error:
         raise InvalidInput(f"config of model '{spec.name}': {error}", model=spec.name) from None
     return msgspec.structs.replace(spec, **changes)
 
 
-def _policy_in(config: Mapping[str, Any], model: str) -> VersionPolicy | None:
+def _policy_of_config(config: Mapping[str, Any], model: str) -> VersionPolicy | None:
     """The policy that a caller's configuration names, in Triton's form; None where it names none."""
     if "version_policy" not in config:
         return None
     try:
-        return policy_of(config_from_json({"version_policy": config["version_policy"]})["version_policy"])
+        return parse_version_policy(
+            config_from_json({"version_policy": config["version_policy"]})["version_policy"]
+        )
     except (KeyError, ValueError) as error:
         raise InvalidInput(f"config of model '{model}': {error}", model=model) from None
 
@@ -292,7 +296,7 @@ def worker_spec(
     backend = WORKERS.get(worker)
     if backend is None:
         raise InvalidInput(f"unknown worker '{worker}'; known are {', '.join(sorted(WORKERS))}")
-    model = _text(parameters, "model", "fake" if worker == "fake" else "")
+    model = _text_parameter(parameters, "model", "fake" if worker == "fake" else "")
     if not model:
         raise InvalidInput("No model specified")
     if backend == "builtin":
@@ -314,8 +318,8 @@ def worker_spec(
             declare(
                 Batching,
                 mode=BatchMode.STACK if backend != "onnx" else BatchMode.CONCAT,
-                max_batch_size=_number(parameters, "batch_size", 1, least=1),
-                max_delay=_number(parameters, "timeout", 100, least=0) / 1e3,
+                max_batch_size=_number_parameter(parameters, "batch_size", 1, least=1),
+                max_delay=_number_parameter(parameters, "timeout", 100, least=0) / 1e3,
             ),
             declare(Scaling, min_workers=1, max_workers=1),
         ),
@@ -330,7 +334,7 @@ def _is_entry(name: str) -> bool:
     return PurePosixPath(name).name == name and not name.startswith(".") and "\0" not in name
 
 
-def _plain(parameters: Any) -> dict[str, Parameter]:
+def _plain_parameters(parameters: Any) -> dict[str, Parameter]:
     """Triton writes {"key": {"string_value": "text"}}, everybody else {"key": value}."""
     if not isinstance(parameters, Mapping):
         raise InvalidInput("config: 'parameters' must be an object")
@@ -345,7 +349,7 @@ def _plain(parameters: Any) -> dict[str, Parameter]:
     return plain
 
 
-def _tensor(tensor: Mapping[str, Any]) -> TensorSpec:
+def _parse_tensor(tensor: Mapping[str, Any]) -> TensorSpec:
     datatype = str(tensor.get("datatype", ""))
     if datatype not in DATATYPES:
         raise InvalidInput(f"config: tensor '{tensor['name']}' has no known data type: '{datatype}'")
@@ -353,14 +357,14 @@ def _tensor(tensor: Mapping[str, Any]) -> TensorSpec:
     return TensorSpec(msgspec.convert(tensor["name"], str), datatype, shape)
 
 
-def _text(parameters: Mapping[str, Parameter], name: str, default: str) -> str:
+def _text_parameter(parameters: Mapping[str, Parameter], name: str, default: str) -> str:
     value = parameters.get(name, default)
     if not isinstance(value, str):
         raise InvalidInput(f"parameter '{name}' must be text, not {value!r}")
     return value
 
 
-def _number(parameters: Mapping[str, Parameter], name: str, default: int, *, least: int) -> int:
+def _number_parameter(parameters: Mapping[str, Parameter], name: str, default: int, *, least: int) -> int:
     value = parameters.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < least:
         raise InvalidInput(f"parameter '{name}' must be a whole number of at least {least}, not {value!r}")

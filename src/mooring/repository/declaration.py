@@ -21,12 +21,12 @@ from mooring.repository.triton_config import TritonConfig
 # The largest whole number that messages and answers can carry. The longest time holds the 2^64 microseconds that Triton's
 # configurations may say, in milliseconds as well.
 SMALLEST, LARGEST = -(1 << 63), (1 << 63) - 1
-_LONGEST = 2e13
+_MAX_SECONDS = 2e13
 _Positive = Annotated[int, Meta(ge=1, le=LARGEST)]
 _Size = Annotated[int, Meta(ge=-1, le=LARGEST)]
 _Count = Annotated[int, Meta(ge=0, le=LARGEST)]
-_Seconds = Annotated[float, Meta(gt=0, le=_LONGEST)]
-_Wait = Annotated[float, Meta(ge=0, le=_LONGEST)]
+_Seconds = Annotated[float, Meta(gt=0, le=_MAX_SECONDS)]
+_Wait = Annotated[float, Meta(ge=0, le=_MAX_SECONDS)]
 
 Labels = str | list[str] | dict[str, str | list[str]]
 
@@ -52,7 +52,7 @@ class OutputTable(TensorTable, frozen=True):
 
 
 class BatchingTable(Table, frozen=True):
-    max_delay_ms: Annotated[float, Meta(ge=0, le=_LONGEST * 1000)] | None = None
+    max_delay_ms: Annotated[float, Meta(ge=0, le=_MAX_SECONDS * 1000)] | None = None
     mode: BatchMode | None = None
     exact_delay: bool | None = None
 

@@ -12,20 +12,20 @@ from mooring.core.errors import ModelLoadFailed
 from mooring.repository.declaration import OWN_KEYS, TABLES, Declaration, TritonDeclaration
 from mooring.repository.declaration_rules import check_declaration
 from mooring.repository.textproto import Message, parse_textproto
-from mooring.repository.triton import declaration_of, has_keys_of_its_own, is_amd, is_triton
+from mooring.repository.triton import declaration_table, has_keys_of_its_own, is_amd, is_triton
 from mooring.repository.triton_config import config_from_text, is_key, unknown_key
 
-_MOST_BYTES = 1 << 20
+_MAX_BYTES = 1 << 20
 
 
 def read_declaration(file: Path) -> Declaration:
     """A config as it stands. Raises ``ModelLoadFailed`` naming the file and the key."""
     try:
-        if file.stat().st_size > _MOST_BYTES:
-            raise ModelLoadFailed(f"{file}: larger than a model's config can be ({_MOST_BYTES} bytes)")
+        if file.stat().st_size > _MAX_BYTES:
+            raise ModelLoadFailed(f"{file}: larger than a model's config can be ({_MAX_BYTES} bytes)")
         text = file.read_bytes().decode("utf-8-sig")
         declared = (
-            _from_text(parse_textproto(text))
+            _parse_text_proto(parse_textproto(text))
             if file.suffix == ".pbtxt"
             else msgspec.convert(tomllib.loads(text), Declaration)
         )
@@ -37,65 +37,69 @@ def read_declaration(file: Path) -> Declaration:
     return declared
 
 
-def _from_text(message: Message) -> Declaration:
+def _parse_text_proto(message: Message) -> Declaration:
     """The declaration of a text proto: Triton's, or AMD's and ours."""
     ours = is_amd(message) or bool(OWN_KEYS & message.keys() and not has_keys_of_its_own(message))
     if ours or not is_triton(message):
         kind = Declaration if ours else TritonDeclaration
-        return msgspec.convert(_from_message(message, {"batching": {"mode": "stack"}}), kind)
+        return msgspec.convert(_table_of_message(message, {"batching": {"mode": "stack"}}), kind)
     config = config_from_text({key: values for key, values in message.items() if is_key(key)})
     own = {key: values for key, values in message.items() if not is_key(key)}
     for key in own.keys() - set(Declaration.__struct_fields__):
         raise ValueError(unknown_key(key))
-    table = _from_message(own, declaration_of(config))
+    table = _table_of_message(own, declaration_table(config))
     return msgspec.convert({**table, "configuration": config}, TritonDeclaration)
 
 
-def _from_message(message: Message, table: dict[str, Any]) -> dict[str, Any]:
+def _table_of_message(message: Message, table: dict[str, Any]) -> dict[str, Any]:
     """A text-proto config in the form of a TOML one, over what ``table`` says. AMD's ``versions`` is what the folders say."""
     for key, values in message.items():
         if key in ("inputs", "outputs"):
-            table[key] = [_from_tensor(value) for value in values]
+            table[key] = [_table_of_tensor(value) for value in values]
         elif key == "parameters":
-            table[key] = dict(_from_parameter(value) for value in values)
+            table[key] = dict(_parameter_entry(value) for value in values)
         elif key in ("batching", "workers"):
-            fields = {inner: _last(found) for inner, found in _fields(_last(values)).items()}
+            fields = {
+                inner: _last_value(found) for inner, found in _message_fields(_last_value(values)).items()
+            }
             table[key] = {**table.get(key, {}), **fields}
         elif key == "version_policy":
             table[key] = {
-                inner: found if inner == "specific" else _last(found)
-                for inner, found in _fields(_last(values)).items()
+                inner: found if inner == "specific" else _last_value(found)
+                for inner, found in _message_fields(_last_value(values)).items()
             }
         elif key == "explain":
             table[key] = {
-                inner: found if len(found) > 1 else _last(found)
-                for inner, found in _fields(_last(values)).items()
+                inner: found if len(found) > 1 else _last_value(found)
+                for inner, found in _message_fields(_last_value(values)).items()
             }
         elif key != "versions":
-            table[key] = _last(values)
+            table[key] = _last_value(values)
     return table
 
 
-def _from_tensor(value: Any) -> dict[str, Any]:
-    return {key: found if key == "shape" else _last(found) for key, found in _fields(value).items()}
+def _table_of_tensor(value: Any) -> dict[str, Any]:
+    return {
+        key: found if key == "shape" else _last_value(found) for key, found in _message_fields(value).items()
+    }
 
 
-def _from_parameter(value: Any) -> tuple[str, Any]:
+def _parameter_entry(value: Any) -> tuple[str, Any]:
     """An entry of a map: ``{ key: "size" value { int64_param: 4 } }``."""
-    entry = _fields(value)
-    held = _last(entry.get("value", []))
+    entry = _message_fields(value)
+    held = _last_value(entry.get("value", []))
     if isinstance(held, dict):
-        held = _last([each for found in held.values() for each in found])
-    return str(_last(entry.get("key", []))), held
+        held = _last_value([each for found in held.values() for each in found])
+    return str(_last_value(entry.get("key", []))), held
 
 
-def _fields(value: Any) -> Message:
+def _message_fields(value: Any) -> Message:
     if not isinstance(value, dict):
         raise ValueError(f"expected a message in braces, got {value!r}")  # noqa: TRY004 - a fault of the text, as every other
     return value
 
 
-def _last(values: list[Any]) -> Any:
+def _last_value(values: list[Any]) -> Any:
     """Of a single field that is given twice, protobuf takes the last."""
     if not values:
         raise ValueError("expected a value, got an empty list")

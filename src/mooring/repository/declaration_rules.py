@@ -7,7 +7,7 @@ from mooring.core.options import BatchMode, ControlKind
 from mooring.core.tensors import DATATYPES
 from mooring.repository.declaration import LARGEST, SMALLEST, Declaration, QueuePolicyTable, TensorTable
 
-_WHOLE = ("INT32", "UINT32", "INT64", "UINT64")
+_INTEGERS = ("INT32", "UINT32", "INT64", "UINT64")
 _FLAGS = ("BOOL", "INT32", "FP32")
 
 
@@ -26,7 +26,7 @@ def check_declaration(declared: Declaration, file: object) -> None:
             if tensor.reshape is not None:
                 _check_reshape(tensor, declared, f"{file}: {kind} '{tensor.name}'")
     for control in declared.sequences.controls if declared.sequences else ():
-        fits = ("BYTES", *_WHOLE) if control.kind is ControlKind.ID else _FLAGS
+        fits = ("BYTES", *_INTEGERS) if control.kind is ControlKind.ID else _FLAGS
         if control.datatype not in fits:
             raise ModelLoadFailed(
                 f"{file}: control '{control.name}' has the datatype '{control.datatype}'; one of kind "
@@ -37,7 +37,7 @@ def check_declaration(declared: Declaration, file: object) -> None:
         if control.datatype == "INT32" and not all(_is_int32(value) for value in control.values):
             raise ModelLoadFailed(f"{file}: control '{control.name}' has values that are no INT32")
     for key in ("parameters", "explain"):
-        path = _too_large(getattr(declared, key), key)
+        path = _find_oversized_integer(getattr(declared, key), key)
         if path:
             raise ModelLoadFailed(
                 f"{file}: {path} is a whole number of more than 64 bits; write it as a text"
@@ -62,7 +62,7 @@ def _is_int32(value: float) -> bool:
     return float(value).is_integer() and -(1 << 31) <= value < 1 << 31
 
 
-def _too_large(value: object, path: str) -> str:
+def _find_oversized_integer(value: object, path: str) -> str:
     """Where in a value there is a whole number that no message to a worker can hold; "" where there is none."""
     if isinstance(value, Mapping):
         parts = ((f"{path}.{key}", each) for key, each in value.items())
@@ -70,22 +70,22 @@ def _too_large(value: object, path: str) -> str:
         parts = ((f"{path}[{index}]", each) for index, each in enumerate(value))
     else:
         return path if isinstance(value, int) and not SMALLEST <= value <= LARGEST else ""
-    return next((found for name, each in parts if (found := _too_large(each, name))), "")
+    return next((found for name, each in parts if (found := _find_oversized_integer(each, name))), "")
 
 
 def _check_reshape(tensor: TensorTable, declared: Declaration, where: str) -> None:
     if declared.batching.mode is BatchMode.STACK:
         raise ModelLoadFailed(f"{where} has a reshape, which batching.mode 'stack' has not; choose 'concat'")
-    if _chunks(tensor.reshape or []) != _chunks(tensor.shape):
+    if _element_counts(tensor.reshape or []) != _element_counts(tensor.shape):
         raise ModelLoadFailed(
             f"{where} has the reshape {tensor.reshape}, which does not hold as many elements as its shape {tensor.shape}"
         )
 
 
-def _chunks(shape: Sequence[int]) -> list[int]:
+def _element_counts(shape: Sequence[int]) -> list[int]:
     """The elements between the open sizes: two shapes hold the same ones where these are equal.
 
-    >>> _chunks([2, 4, -1, 6]) == _chunks([8, -1, 1, 6])
+    >>> _element_counts([2, 4, -1, 6]) == _element_counts([8, -1, 1, 6])
     True
     """
     found = [1]

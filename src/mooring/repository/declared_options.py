@@ -25,7 +25,7 @@ from mooring.repository.declaration import (
     TritonDeclaration,
     WaitPolicyTable,
 )
-from mooring.repository.platforms import AMD_PLATFORMS, DEFAULT_BATCH, LIBRARIES, loads_alone
+from mooring.repository.platforms import AMD_PLATFORMS, DEFAULT_BATCH, LIBRARIES, unshared_reason
 from mooring.repository.spec import Defaults
 
 # How many sequences a model of our own may have at a time where it does not say; TorchServe's and Triton's say.
@@ -49,7 +49,7 @@ def defaults_to_core_count(declared: Declaration, backend: str) -> bool:
     if declared.threads or declared.sequences is not None:
         return False
     module = bool(declared.parameters.get("module"))
-    return not loads_alone(backend, module=module, preload=declared.preload)
+    return not unshared_reason(backend, module=module, preload=declared.preload)
 
 
 def option_layers(declared: Declaration) -> list[OptionGroup]:

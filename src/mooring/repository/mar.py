@@ -36,9 +36,9 @@ MANIFEST = "MAR-INF/MANIFEST.json"
 SUFFIXES = (".mar", ".model", ".tar.gz", ".tgz", ".zip")
 WEIGHTS = (".pt", ".pth", ".onnx", ".safetensors", ".bin")
 
-_MOST_BYTES = 1 << 20
+_MAX_BYTES = 1 << 20
 _MAX_DELAY = 0.1  # seconds: TorchServe's maxBatchDelay of an archive that says none
-_TEXTS = (
+_TEXT_KEYS = (
     "modelName",
     "modelVersion",
     "handler",
@@ -48,7 +48,7 @@ _TEXTS = (
     "configFile",
     "sourceVocab",
 )
-_USUAL_NAMES = {
+_DEFAULT_FILES = {
     "handler": "handler.py",
     "modelFile": "model.py",
     "configFile": "model-config.yaml",
@@ -67,18 +67,20 @@ def read_model(
     defaults = defaults or Defaults()
     manifest = read_manifest(folder, url, defaults.handler)
     model = manifest["model"]
-    model["modelName"] = checked_name(name or model.get("modelName") or fallback, url, "name")
+    model["modelName"] = check_name(name or model.get("modelName") or fallback, url, "name")
     model.setdefault("modelVersion", "1.0")
-    version = checked_name(model["modelVersion"], url, "version")
+    version = check_name(model["modelVersion"], url, "version")
     config: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     if model.get("configFile"):
-        file = inside(folder, model["configFile"], url)
+        file = file_in_archive(folder, model["configFile"], url)
         config = read_model_config(file)
         settings = server_settings(config, str(file))
     packages, venv = "", ""
     if requirements := model.get("requirementsFile"):
-        packages, venv = _installed(requirements, folder, model["modelName"], url, settings, defaults)
+        packages, venv = _install_requirements(
+            requirements, folder, model["modelName"], url, settings, defaults
+        )
     return ModelSpec(
         name=model["modelName"],
         version=version,
@@ -89,7 +91,7 @@ def read_model(
         options=archive_options(
             settings, defaults, defaults.settings.get(model["modelName"], {}).get(version)
         ),
-        warmup=_warmup(settings, folder, url),
+        warmup=_warmup_requests(settings, folder, url),
         packages=packages,
         venv=venv,
         manifest=manifest,
@@ -97,7 +99,7 @@ def read_model(
     )
 
 
-def _installed(
+def _install_requirements(
     requirements: str, folder: Path, model: str, url: str, settings: Mapping[str, Any], defaults: Defaults
 ) -> tuple[str, str]:
     """The folder of the model's requirements and their virtual environment; empty where there is none of them."""
@@ -109,7 +111,7 @@ def _installed(
             install_with="install_py_dep_per_model=true",
         )
         return "", ""
-    file = inside(folder, requirements, url)
+    file = file_in_archive(folder, requirements, url)
     if settings.get("useVenv", False):
         environment = install_in_venv(file, folder, model)
         return str(packages_of(environment)), str(environment)
@@ -122,14 +124,14 @@ def read_manifest(folder: Path, url: str, handler: str = "") -> dict[str, Any]:
     ``handler`` stands in where it names none. Raises ``ModelLoadFailed``.
     """
     file = folder / MANIFEST
-    manifest = _parsed(file, url) if file.is_file() else _guessed(folder)
+    manifest = _parse_manifest(file, url) if file.is_file() else _guess_manifest(folder)
     runtime = manifest.setdefault("runtime", "python")
     if not isinstance(runtime, str) or not runtime.startswith("python"):
         raise ModelLoadFailed(f"model '{url}': runtime {runtime!r} cannot run here; expected python")
     model = manifest.setdefault("model", {})
     if not isinstance(model, dict):
         raise ModelLoadFailed(f"model '{url}': 'model' in {MANIFEST} must be an object")
-    for key in _TEXTS:
+    for key in _TEXT_KEYS:
         value = model.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool) and key == "modelVersion":
             model[key] = str(value)
@@ -146,7 +148,7 @@ def read_manifest(folder: Path, url: str, handler: str = "") -> dict[str, Any]:
     return manifest
 
 
-def checked_name(name: str, where: str, what: str) -> str:
+def check_name(name: str, where: str, what: str) -> str:
     """A name or version that can stand in a URL. Raises ``ModelLoadFailed``."""
     if (
         not name
@@ -160,7 +162,7 @@ def checked_name(name: str, where: str, what: str) -> str:
     return name
 
 
-def name_of_file(path: Path) -> str:
+def model_name_of(path: Path) -> str:
     """What a model is called that does not say: its file without the ending, other signs than letters as ``_``."""
     name = path.name
     for suffix in SUFFIXES:
@@ -168,7 +170,7 @@ def name_of_file(path: Path) -> str:
     return re.sub(r"\W", "_", name)
 
 
-def inside(folder: Path, name: str, url: str) -> Path:
+def file_in_archive(folder: Path, name: str, url: str) -> Path:
     """A file of the model by its relative name. Raises ``ModelLoadFailed`` where it is missing or lies elsewhere."""
     file = folder / name
     try:
@@ -179,18 +181,18 @@ def inside(folder: Path, name: str, url: str) -> Path:
     raise ModelLoadFailed(f"model '{url}' names a file {name[:255]!r} that is not in it")
 
 
-def _parsed(file: Path, url: str) -> dict[str, Any]:
+def _parse_manifest(file: Path, url: str) -> dict[str, Any]:
     try:
-        if file.stat().st_size > _MOST_BYTES:
-            raise ModelLoadFailed(f"model '{url}': {MANIFEST} is larger than {_MOST_BYTES} bytes")
+        if file.stat().st_size > _MAX_BYTES:
+            raise ModelLoadFailed(f"model '{url}': {MANIFEST} is larger than {_MAX_BYTES} bytes")
         return msgspec.json.decode(file.read_bytes().removeprefix(b"\xef\xbb\xbf"), type=dict[str, Any])
     except (OSError, RecursionError, ValueError) as error:
         raise ModelLoadFailed(f"model '{url}': {MANIFEST} cannot be read: {error}") from error
 
 
-def _guessed(folder: Path) -> dict[str, Any]:
+def _guess_manifest(folder: Path) -> dict[str, Any]:
     """What the manifest of a folder without one would say."""
-    model = {key: name for key, name in _USUAL_NAMES.items() if (folder / name).is_file()}
+    model = {key: name for key, name in _DEFAULT_FILES.items() if (folder / name).is_file()}
     weights = [entry.name for entry in folder.iterdir() if entry.name.endswith(WEIGHTS) and entry.is_file()]
     if len(weights) == 1:
         model["serializedFile"] = weights[0]
@@ -207,8 +209,8 @@ def archive_options(
     """
     layers: list[OptionGroup] = [declare(Batching, max_delay=_MAX_DELAY)]
     if by_operator is not None:
-        layers += _of_operator(by_operator, sized=bool({"minWorkers", "maxWorkers"} & settings.keys()))
-    options = resolve_options(defaults.options, *layers, *_of_config(settings))
+        layers += _setting_layers(by_operator, sized=bool({"minWorkers", "maxWorkers"} & settings.keys()))
+    options = resolve_options(defaults.options, *layers, *_config_layers(settings))
     if not settings.get("sequenceBatching"):
         return options
     # As in TorchServe, every row of every worker's batch may be a sequence.
@@ -226,7 +228,7 @@ def archive_options(
     )
 
 
-def _of_operator(setting: ModelSettings, *, sized: bool) -> list[OptionGroup]:
+def _setting_layers(setting: ModelSettings, *, sized: bool) -> list[OptionGroup]:
     rows, delay = setting.batch_size, setting.max_batch_delay
     layers: list[OptionGroup] = [
         declare(
@@ -251,7 +253,7 @@ def _of_operator(setting: ModelSettings, *, sized: bool) -> list[OptionGroup]:
     return layers
 
 
-def _of_config(settings: Mapping[str, Any]) -> list[OptionGroup]:
+def _config_layers(settings: Mapping[str, Any]) -> list[OptionGroup]:
     """What an archive's own config declares, under TorchServe's keys and in its units."""
 
     def seconds(key: str, units: int = 1) -> float:
@@ -290,13 +292,13 @@ def _of_config(settings: Mapping[str, Any]) -> list[OptionGroup]:
     ]
 
 
-def _warmup(settings: dict[str, Any], folder: Path, url: str) -> list[Warmup]:
+def _warmup_requests(settings: dict[str, Any], folder: Path, url: str) -> list[Warmup]:
     requests = msgspec.convert(settings.get("warmupRequests", []), list[WarmupRequest])
     return [
         Warmup(
             name=each.name or str(number),
             count=each.count,
-            body=str(inside(folder, each.body, url).resolve()),
+            body=str(file_in_archive(folder, each.body, url).resolve()),
             content_type=each.content_type,
         )
         for number, each in enumerate(requests, 1)

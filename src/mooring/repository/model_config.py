@@ -16,13 +16,13 @@ from mooring.observability.logs import get_logger
 
 log = get_logger(__name__)
 
-_MOST_BYTES = 1 << 20
+_MAX_BYTES = 1 << 20
 # Aliases make a small file a huge value; none that people write comes near.
-_MOST_VALUES = 100_000
-_DEEPEST = 100
+_MAX_VALUES = 100_000
+_MAX_DEPTH = 100
 
 # What yaml raises: its own errors for bad syntax, and whatever its constructors run into (!!int "", !!timestamp x).
-_BROKEN = (
+_YAML_ERRORS = (
     ArithmeticError,
     AttributeError,
     LookupError,
@@ -120,8 +120,8 @@ class _Loader(yaml.SafeLoader):
     """Gives up at the first bracket that is too deep: for each one, the scanner looks at all that are open."""
 
     def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
-        if self.flow_level >= _DEEPEST:
-            raise yaml.YAMLError(f"more than {_DEEPEST} brackets are open")
+        if self.flow_level >= _MAX_DEPTH:
+            raise yaml.YAMLError(f"more than {_MAX_DEPTH} brackets are open")
         super().fetch_flow_collection_start(token)
 
 
@@ -129,17 +129,17 @@ def read_model_config(file: Path) -> dict[str, Any]:
     """The whole mapping, as the handler will see it. Raises ``ModelLoadFailed`` naming the file."""
     try:
         with file.open("rb") as source:
-            text = source.read(_MOST_BYTES + 1)
-        if len(text) > _MOST_BYTES:
-            raise ModelLoadFailed(f"{file}: larger than a model's config can be ({_MOST_BYTES} bytes)")
+            text = source.read(_MAX_BYTES + 1)
+        if len(text) > _MAX_BYTES:
+            raise ModelLoadFailed(f"{file}: larger than a model's config can be ({_MAX_BYTES} bytes)")
         value = yaml.load(text, _Loader)  # noqa: S506 - a safe one
-    except _BROKEN as error:
+    except _YAML_ERRORS as error:
         raise ModelLoadFailed(f"{file}: cannot be read: {error}") from error
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise ModelLoadFailed(f"{file}: expected a mapping of settings, as in 'batchSize: 4'")
-    if not _bounded(value):
+    if not _is_bounded(value):
         raise ModelLoadFailed(f"{file}: too deep or too large once its aliases are followed")
     try:
         # To a worker it travels as msgpack: better to hear here what will not pass, with the file's name.
@@ -151,7 +151,7 @@ def read_model_config(file: Path) -> dict[str, Any]:
     return value
 
 
-class Judged(msgspec.Struct, frozen=True):
+class ServerKeys(msgspec.Struct, frozen=True):
     """The server's own keys of a config: those that can be used, what is wrong with the others, and those in vain."""
 
     chosen: dict[str, Any]
@@ -159,7 +159,7 @@ class Judged(msgspec.Struct, frozen=True):
     without_effect: list[str]
 
 
-def judge(config: Mapping[str, Any]) -> Judged:
+def check_server_keys(config: Mapping[str, Any]) -> ServerKeys:
     """Which of the server's keys can be used as they are written."""
     chosen, faults = {}, {}
     for key, kind in _KEYS.items():
@@ -173,16 +173,16 @@ def judge(config: Mapping[str, Any]) -> Judged:
     if chosen.get("minWorkers", 1) > chosen.get("maxWorkers", 1 << 53):
         faults["minWorkers"] = "it is above maxWorkers"
         del chosen["minWorkers"], chosen["maxWorkers"]
-    return Judged(chosen, faults, [key for key in _WITHOUT_EFFECT if _missed(config.get(key))])
+    return ServerKeys(chosen, faults, [key for key in _WITHOUT_EFFECT if _would_be_missed(config.get(key))])
 
 
-def _missed(value: object) -> bool:
+def _would_be_missed(value: object) -> bool:
     return value is True or value not in _HARMLESS  # True is 1 in Python
 
 
 def server_settings(config: Mapping[str, Any], file: str) -> dict[str, Any]:
     """The server's own keys that can be used; the others are named in a warning."""
-    judged = judge(config)
+    judged = check_server_keys(config)
     for key, fault in judged.faults.items():
         log.warning("setting ignored", file=file, key=key, value=repr(config[key]), reason=fault)
     if judged.without_effect:
@@ -190,7 +190,7 @@ def server_settings(config: Mapping[str, Any], file: str) -> dict[str, Any]:
     return judged.chosen
 
 
-def _bounded(value: object) -> bool:
+def _is_bounded(value: object) -> bool:
     """Whether a value stays small when written out in full, as it is when it travels to a worker."""
     waiting: list[tuple[object, int]] = [(value, 0)]
     seen = 0
@@ -202,7 +202,7 @@ def _bounded(value: object) -> bool:
         elif isinstance(current, list | tuple | set):
             inner = [*current]
         seen += 1 + len(inner)
-        if depth > _DEEPEST or seen > _MOST_VALUES:
+        if depth > _MAX_DEPTH or seen > _MAX_VALUES:
             return False
         waiting += [(each, depth + 1) for each in inner]
     return True

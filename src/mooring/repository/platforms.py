@@ -57,14 +57,14 @@ LIBRARIES = ("onnx", "pytorch")
 DEFAULT_BATCH = 8
 
 
-def has_code(backend: str, *, module: bool) -> bool:
+def runs_user_code(backend: str, *, module: bool) -> bool:
     """Whether loading such a model runs code of the user's; ``module`` says that its weights have their class beside
     them.
     """
     return backend not in LIBRARIES or module
 
 
-def loads_alone(backend: str, *, module: bool, preload: bool | None) -> str:
+def unshared_reason(backend: str, *, module: bool, preload: bool | None) -> str:
     """Why every worker of such a model loads it by itself; empty where one copy can be theirs. ``module`` says that it
     has code of the user's, which may do anything while it loads: it must say ``preload``.
     """
@@ -82,7 +82,7 @@ def backend_of(file: Path) -> str:
     return next((name for name, suffixes in SUFFIXES.items() if file.suffix in suffixes), "")
 
 
-def backend_named(name: str, key: str, where: str) -> str:
+def backend_for(name: str, key: str, where: str) -> str:
     """The backend that a configuration means. Raises ``ModelLoadFailed``."""
     backend = BACKENDS.get(name)
     if backend is None:
@@ -90,13 +90,13 @@ def backend_named(name: str, key: str, where: str) -> str:
     return backend
 
 
-def model_in(place: Path, backend: str) -> tuple[str, str]:
+def find_model_file(place: Path, backend: str) -> tuple[str, str]:
     """The backend and the file's name of a version that names neither, or only the first.
 
     Raises ``ModelLoadFailed`` where there is no file, or several and none of them called "model".
     """
     for each in (backend,) if backend else SUFFIXES:
-        found = _candidates(place, each, alone=bool(backend))
+        found = _candidate_files(place, each, alone=bool(backend))
         if len(found) == 1:
             return each, found[0]
         if found:
@@ -107,7 +107,7 @@ def model_in(place: Path, backend: str) -> tuple[str, str]:
     raise ModelLoadFailed(f"model '{place}' has no {example}; put it there, or name its file as 'entry'")
 
 
-def _candidates(place: Path, backend: str, *, alone: bool) -> list[str]:
+def _candidate_files(place: Path, backend: str, *, alone: bool) -> list[str]:
     """The files that could be the model: one called so, else those of its kind, else (``alone``) any there is."""
     suffixes = SUFFIXES[backend]
     files = sorted(file.name for file in place.iterdir() if file.is_file() and not file.name.startswith("."))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile, ZipFile
 
-from mooring.repository.platforms import SUFFIXES, backend_of, loads_alone
+from mooring.repository.platforms import SUFFIXES, backend_of, unshared_reason
 
 if TYPE_CHECKING:
     from mooring.config.settings import Config
@@ -73,7 +73,9 @@ def fork_unsafe_reason(spec: "ModelSpec", threads: int) -> str:
     A user's code may do anything while it loads (open files, ask for its pid, start threads). A model with such code is
     loaded before the fork only where its configuration says so.
     """
-    why = loads_alone(spec.backend, module=bool(spec.parameters.get("module")), preload=spec.runtime.preload)
+    why = unshared_reason(
+        spec.backend, module=bool(spec.parameters.get("module")), preload=spec.runtime.preload
+    )
     if not why and spec.backend == "onnx" and threads > 1:
         return "a session of ONNX Runtime starts its threads when it is made"
     return why

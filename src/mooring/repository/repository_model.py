@@ -30,10 +30,10 @@ from mooring.repository.layout import (
     version_folders,
     why_no_version,
 )
-from mooring.repository.mar import checked_name
-from mooring.repository.platforms import backend_named, backend_of, model_in
+from mooring.repository.mar import check_name
+from mooring.repository.platforms import backend_for, backend_of, find_model_file
 from mooring.repository.spec import Defaults, ModelSpec, Warmup, WarmupInput
-from mooring.repository.triton import declaration_of
+from mooring.repository.triton import declaration_table
 from mooring.repository.triton_config import TritonConfig
 
 
@@ -107,12 +107,12 @@ def _read_folder(
             f"{file}: name is '{declared.name}' and the folder's is '{folder.name}'; Triton's configurations must "
             "have their folder's name: rename one of them, or leave name out"
         )
-    policy = choice.policy or _policy(declared)
+    policy = choice.policy or _version_policy(declared)
     home = ModelLocation(
         file.parent if file else folder, url, str(file or folder), defaults or Defaults(), policy
     )
-    model = checked_name(name or declared.name or folder.name, home.where, "name")
-    there = _places(declared, home)
+    model = check_name(name or declared.name or folder.name, home.where, "name")
+    there = _version_folders(declared, home)
     chosen = policy.choose(list(there), choice.also) if not choice.only else [choice.only]
     if choice.only and choice.only not in there:
         raise ModelNotFound(f"model '{model}' has no version '{choice.only}' in the repository", model=model)
@@ -126,7 +126,7 @@ def _read_folder(
     for version in chosen:
         try:
             place = real_path(there[version])
-            found.specs.extend(_version(declared, model, version, place, home))
+            found.specs.extend(_read_version(declared, model, version, place, home))
         except ModelLoadFailed as error:
             found.faults[version] = error
         except OSError as error:  # its folder went meanwhile
@@ -137,12 +137,12 @@ def _read_folder(
     return found
 
 
-def _places(declared: "Declaration", home: "ModelLocation") -> dict[str, Path]:
+def _version_folders(declared: "Declaration", home: "ModelLocation") -> dict[str, Path]:
     """The folder of each version, the lowest first. Raises ``ModelLoadFailed`` where there is none."""
     numbered = {place.name: place for place in version_folders(home.folder)}
     if numbered:
         return numbered
-    backend = _backend(declared, home.where)
+    backend = _declared_backend(declared, home.where)
     named = (declared.entry or declared.id).partition(":")[0]
     if declared.models or backend == "builtin" or (named and is_file(home.folder / named)):
         return {"1": home.folder}
@@ -151,7 +151,7 @@ def _places(declared: "Declaration", home: "ModelLocation") -> dict[str, Path]:
     raise ModelLoadFailed(why_no_version(home.folder))
 
 
-def _policy(declared: "Declaration") -> VersionPolicy:
+def _version_policy(declared: "Declaration") -> VersionPolicy:
     """What a configuration says of its versions; one of Triton's that says nothing serves the latest, any other all."""
     said = declared.version_policy
     if said is None:
@@ -169,18 +169,18 @@ class ModelLocation(msgspec.Struct, frozen=True):
     policy: VersionPolicy
 
 
-def _version(
+def _read_version(
     declared: Declaration, model: str, version: str, place: Path, home: ModelLocation
 ) -> list[ModelSpec]:
     """One version of a model; of a chain its stages, and after them the chain that runs them."""
     if not declared.models:
-        return [_spec(declared, model, version, place, home)]
+        return [_model_spec(declared, model, version, place, home)]
     stages = []
     for index, stage in enumerate(declared.models):
-        name = checked_name(stage.name, home.where, "name of a stage")
+        name = check_name(stage.name, home.where, "name of a stage")
         # AMD's chains are asked by the name of their first stage: that is the chain's then.
         name = f"{model}-{index}" if name == model else name
-        stages.append(_spec(stage, name, version, place, home))
+        stages.append(_model_spec(stage, name, version, place, home))
     if not declared.name:  # as in AMD's: whoever asks for a stage gets what the rest makes of it
         names = [stage.name for stage in stages]
         stages = [
@@ -200,19 +200,21 @@ def _version(
         decoupled=declared.decoupled,
         parameters=declared.parameters,
         explain=declared.explain,
-        triton=_triton(declared),
+        triton=_triton_config(declared),
         stages=[stage.name for stage in stages],
     )
     return [*stages, entry]
 
 
-def _spec(declared: Declaration, name: str, version: str, place: Path, home: ModelLocation) -> ModelSpec:
+def _model_spec(
+    declared: Declaration, name: str, version: str, place: Path, home: ModelLocation
+) -> ModelSpec:
     """One version of one model."""
-    backend = _backend(declared, home.where)
+    backend = _declared_backend(declared, home.where)
     if backend == "builtin":
-        entry = _builtin(declared, place) or name
+        entry = _builtin_name(declared, place) or name
     else:
-        backend, entry = _file(declared, backend, place, home)
+        backend, entry = _model_file(declared, backend, place, home)
     return ModelSpec(
         name=name,
         version=version,
@@ -223,19 +225,19 @@ def _spec(declared: Declaration, name: str, version: str, place: Path, home: Mod
         version_policy=home.policy,
         platform=declared.platform or declared.backend,
         options=declared_options(declared, backend, home.defaults),
-        inputs=_inputs(declared),
-        outputs=_outputs(declared),
-        labels=_labels(declared.labels, place, home),
+        inputs=_input_specs(declared),
+        outputs=_output_specs(declared),
+        labels=_read_labels(declared.labels, place, home),
         output_labels=_output_labels(declared, place, home),
         decoupled=declared.decoupled,
         parameters=declared.parameters,
         explain=declared.explain,
-        warmup=_warmups(declared, place, home),
-        triton=_triton(declared),
+        warmup=_warmup_requests(declared, place, home),
+        triton=_triton_config(declared),
     )
 
 
-def reconfigured(spec: ModelSpec, config: TritonConfig) -> ModelSpec:
+def apply_triton_config(spec: ModelSpec, config: TritonConfig) -> ModelSpec:
     """A version with a configuration of Triton's over its own. Raises ``ValueError`` or ``ModelLoadFailed``."""
     theirs = dict(spec.triton)
     for name in ("dynamic_batching", "sequence_batching"):
@@ -244,11 +246,11 @@ def reconfigured(spec: ModelSpec, config: TritonConfig) -> ModelSpec:
     theirs |= config
     batching = spec.batching
     batched = batching.max_batch_size > 1 if batching.batch_dimension is None else batching.batch_dimension
-    table = declaration_of(theirs, batched=batched)
+    table = declaration_table(theirs, batched=batched)
     declared = msgspec.convert({**table, "configuration": theirs}, TritonDeclaration)
     where = f"version {spec.version}"
     check_declaration(declared, where)
-    if declared.backend != spec.backend and _backend(declared, where) not in ("", spec.backend):
+    if declared.backend != spec.backend and _declared_backend(declared, where) not in ("", spec.backend):
         raise ValueError(f"backend: the model is run by {spec.backend}, which cannot be changed")
     place = Path(spec.location)
     home = ModelLocation(place.parent, spec.url, where, Defaults(), VersionPolicy())
@@ -261,56 +263,56 @@ def reconfigured(spec: ModelSpec, config: TritonConfig) -> ModelSpec:
     options = resolve_options(spec.options, *option_layers(declared), implied)
     changes: dict[str, Any] = {"triton": theirs, "options": with_sequences(options, declared.sequences)}
     if "inputs" in table:
-        changes["inputs"] = _inputs(declared)
+        changes["inputs"] = _input_specs(declared)
     if "outputs" in table:
-        changes["outputs"] = _outputs(declared)
+        changes["outputs"] = _output_specs(declared)
         changes["output_labels"] = _output_labels(declared, place, home)
     if "decoupled" in table:
         changes["decoupled"] = declared.decoupled
     if "warmup" in table:
-        changes["warmup"] = _warmups(declared, place, home)
+        changes["warmup"] = _warmup_requests(declared, place, home)
     if "entry" in table:
-        changes["entry"] = _file(declared, spec.backend, place, home)[1]
+        changes["entry"] = _model_file(declared, spec.backend, place, home)[1]
     return msgspec.structs.replace(spec, **changes)
 
 
-def _inputs(declared: Declaration) -> list[TensorSpec]:
+def _input_specs(declared: Declaration) -> list[TensorSpec]:
     return [
         TensorSpec(each.name, each.datatype, each.shape, each.optional, reshape=each.reshape)
         for each in declared.inputs
     ]
 
 
-def _outputs(declared: Declaration) -> list[TensorSpec]:
+def _output_specs(declared: Declaration) -> list[TensorSpec]:
     return [
         TensorSpec(each.name, each.datatype, each.shape, reshape=each.reshape) for each in declared.outputs
     ]
 
 
-def _triton(declared: Declaration) -> TritonConfig:
+def _triton_config(declared: Declaration) -> TritonConfig:
     """The configuration as it is shown again; empty where it is not written for Triton."""
     return declared.configuration if isinstance(declared, TritonDeclaration) else {}
 
 
-def _backend(declared: Declaration, where: str) -> str:
+def _declared_backend(declared: Declaration, where: str) -> str:
     """What the config says; empty where the files must tell."""
     if declared.backend:
-        return backend_named(declared.backend, "backend", where)
-    return backend_named(declared.platform, "platform", where) if declared.platform else ""
+        return backend_for(declared.backend, "backend", where)
+    return backend_for(declared.platform, "platform", where) if declared.platform else ""
 
 
-def _file(declared: Declaration, backend: str, place: Path, home: ModelLocation) -> tuple[str, str]:
+def _model_file(declared: Declaration, backend: str, place: Path, home: ModelLocation) -> tuple[str, str]:
     """The backend and the model's file in a version's folder."""
     entry = declared.entry or declared.id
     if not entry and place == real_path(home.folder):
         entry = flat_file(place, backend)
     if not entry:
-        return model_in(place, backend)
+        return find_model_file(place, backend)
     file = named_file(place, entry.partition(":")[0], str(place))
     return backend or backend_of(file) or "function", entry
 
 
-def _builtin(declared: Declaration, place: Path) -> str:
+def _builtin_name(declared: Declaration, place: Path) -> str:
     """A builtin's name. AMD's repositories have a shared library of that name, which is not run here."""
     if declared.entry or not (declared.id or declared.platform == "amdinfer_cpp"):
         return declared.entry
@@ -318,7 +320,7 @@ def _builtin(declared: Declaration, place: Path) -> str:
     return files[0].removesuffix(".so").removeprefix("lib") if files else ""
 
 
-def _labels(labels: Labels, place: Path, home: ModelLocation) -> dict[str, Any]:
+def _read_labels(labels: Labels, place: Path, home: ModelLocation) -> dict[str, Any]:
     """The class's name for each index. A file is JSON such as TorchServe's index_to_name.json, or a name per line."""
     if isinstance(labels, dict):
         return dict(labels)
@@ -330,23 +332,23 @@ def _labels(labels: Labels, place: Path, home: ModelLocation) -> dict[str, Any]:
     try:
         data = file.read_bytes()
         if file.suffix == ".json":
-            return _labels(
+            return _read_labels(
                 msgspec.json.decode(data, type=list[str] | dict[str, str | list[str]]), place, home
             )
-        return _labels(data.decode().splitlines(), place, home)
+        return _read_labels(data.decode().splitlines(), place, home)
     except (OSError, ValueError) as error:
         raise ModelLoadFailed(f"{file}: these are no labels: {error}") from error
 
 
 def _output_labels(declared: Declaration, place: Path, home: ModelLocation) -> dict[str, dict[str, Any]]:
-    return {each.name: _labels(each.labels, place, home) for each in declared.outputs if each.labels}
+    return {each.name: _read_labels(each.labels, place, home) for each in declared.outputs if each.labels}
 
 
-def _warmups(declared: Declaration, place: Path, home: ModelLocation) -> list[Warmup]:
-    return [_warmup(each, index, place, home) for index, each in enumerate(declared.warmup, 1)]
+def _warmup_requests(declared: Declaration, place: Path, home: ModelLocation) -> list[Warmup]:
+    return [_warmup_request(each, index, place, home) for index, each in enumerate(declared.warmup, 1)]
 
 
-def _warmup(declared: WarmupTable, number: int, place: Path, home: ModelLocation) -> Warmup:
+def _warmup_request(declared: WarmupTable, number: int, place: Path, home: ModelLocation) -> Warmup:
     """A warm-up request with its files found: in the version's folder, in the model's, or where Triton has them."""
     if declared.body and declared.inputs:
         raise ModelLoadFailed(f"{home.where}: warmup '{declared.name or number}' has a body and inputs")

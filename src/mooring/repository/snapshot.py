@@ -17,23 +17,23 @@ from typing import Literal
 import msgspec
 
 from mooring.config.properties import format_properties
-from mooring.config.settings import ModelSettings, Snapshot, snapshot_text
+from mooring.config.settings import ModelSettings, Snapshot, encode_snapshot
 from mooring.core.options import Batching, Scaling, Timeouts, declare, or_undeclared, resolve_options
 from mooring.repository.spec import ModelSpec
 
 Kind = Literal["startup", "snapshot", "shutdown"]
 
-KEPT = 100
+MAX_SNAPSHOTS = 100
 _NAME = re.compile(r"\d{17}-(?:startup|snapshot|shutdown)\.cfg")
 
 
-def newest(folder: Path) -> Path | None:
+def newest_snapshot(folder: Path) -> Path | None:
     """The snapshot written last; None where there is none."""
-    found = _snapshots(folder)
+    found = _list_snapshots(folder)
     return found[-1] if found else None
 
 
-def settings_of(spec: ModelSpec, archive: str, *, is_default: bool) -> ModelSettings:
+def snapshot_settings(spec: ModelSpec, archive: str, *, is_default: bool) -> ModelSettings:
     """What a snapshot says of a version. ``archive`` is where it can be had again."""
     return ModelSettings(
         default_version=is_default,
@@ -49,7 +49,7 @@ def settings_of(spec: ModelSpec, archive: str, *, is_default: bool) -> ModelSett
     )
 
 
-def restored(spec: ModelSpec, settings: ModelSettings) -> ModelSpec:
+def restore_settings(spec: ModelSpec, settings: ModelSettings) -> ModelSpec:
     """A version as it was served: what the snapshot says wins over the model's own configuration."""
     delay = settings.max_batch_delay
     options = resolve_options(
@@ -82,7 +82,7 @@ def restored(spec: ModelSpec, settings: ModelSettings) -> ModelSpec:
     )
 
 
-def save(
+def save_snapshot(
     folder: Path,
     kind: Kind,
     now: datetime,
@@ -94,14 +94,14 @@ def save(
     ``now`` is the local time, as TorchServe names its files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    place = folder / _name(folder, kind, now)
+    place = folder / _free_name(folder, kind, now)
     snapshot = Snapshot(
         name=place.name,
         model_count=sum(len(versions) for versions in models.values()),
         created=round(now.timestamp() * 1000),
         models={name: dict(versions) for name, versions in models.items()},
     )
-    text = format_properties({**properties, "model_snapshot": snapshot_text(snapshot)})
+    text = format_properties({**properties, "model_snapshot": encode_snapshot(snapshot)})
     partial = folder / f".{place.name}.{os.getpid()}"
     try:
         # Only for its owner: settings may say more than others should know. And on the disk before it gets its name, since after a
@@ -113,11 +113,11 @@ def save(
         partial.rename(place)
     finally:
         partial.unlink(missing_ok=True)
-    _remove(_snapshots(folder)[:-KEPT])
+    _remove_files(_list_snapshots(folder)[:-MAX_SNAPSHOTS])
     return place
 
 
-def _name(folder: Path, kind: Kind, now: datetime) -> str:
+def _free_name(folder: Path, kind: Kind, now: datetime) -> str:
     """The time it was written; the next millisecond that is free where two are written in one."""
     stamp = int(f"{now:%Y%m%d%H%M%S}{now.microsecond // 1000:03d}")
     while any((folder / f"{stamp}-{each}.cfg").exists() for each in ("startup", "snapshot", "shutdown")):
@@ -125,7 +125,7 @@ def _name(folder: Path, kind: Kind, now: datetime) -> str:
     return f"{stamp}-{kind}.cfg"
 
 
-def _snapshots(folder: Path) -> list[Path]:
+def _list_snapshots(folder: Path) -> list[Path]:
     """The oldest first; by their age and not their names, which go back an hour when the clock does."""
     found: list[tuple[int, str]] = []
     with suppress(FileNotFoundError, NotADirectoryError):
@@ -137,6 +137,6 @@ def _snapshots(folder: Path) -> list[Path]:
     return [folder / name for _, name in sorted(found)]
 
 
-def _remove(files: Iterable[Path]) -> None:
+def _remove_files(files: Iterable[Path]) -> None:
     for file in files:
         file.unlink(missing_ok=True)

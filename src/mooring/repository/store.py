@@ -36,7 +36,7 @@ from mooring.repository.layout import (
     model_folders,
     version_folders,
 )
-from mooring.repository.mar import MANIFEST, SUFFIXES, checked_name, name_of_file, read_model
+from mooring.repository.mar import MANIFEST, SUFFIXES, check_name, model_name_of, read_model
 from mooring.repository.platforms import DEFAULT_BATCH, LIBRARIES, backend_of
 from mooring.repository.repository_model import (
     RepositoryModel,
@@ -44,13 +44,13 @@ from mooring.repository.repository_model import (
     read_repository_model,
     read_versions,
 )
-from mooring.repository.snapshot import restored
+from mooring.repository.snapshot import restore_settings
 from mooring.repository.spec import Defaults, ModelSpec
 from mooring.repository.workflow_spec import Workflow, read_workflow
 
 log = get_logger(__name__)
 
-_Read = TypeVar("_Read")
+_Result = TypeVar("_Result")
 
 
 class Store:
@@ -71,29 +71,29 @@ class Store:
         self._limits = limits
         self._fetcher = fetcher or Fetcher()
 
-    def find(self, config: Config) -> "Found":
+    def find(self, config: Config) -> "StartupModels":
         """Every model that the settings ask for, in this order: targets, model store, model repository.
 
         Raises ``ModelNotFound`` or ``ModelLoadFailed`` for one that was named, and ``ModelExists`` where two of
         those are the same version of the same model.
         """
-        found = Found()
+        found = StartupModels()
         for target in config.targets:
-            found.add(self.open_target(target))
+            found.add(self.read_target(target))
         if config.model_snapshot is not None:
-            self._find_again(config.model_store, config.model_snapshot, found)
+            self._find_of_snapshot(config.model_store, config.model_snapshot, found)
         elif config.models:
             self._find_in_store(config.model_store, config.models, found)
         if config.model_repository is not None:
             repository = _existing_folder(config.model_repository, "model repository")
             for name in model_folders(repository) if config.repository_load_existing else ():
-                with found.leaving_out(name, str(repository / name)):
+                with found.skip_broken(name, str(repository / name)):
                     self._find_in_repository(repository, name, found)
         return found
 
-    def open_target(self, target: str) -> list[ModelSpec]:
+    def read_target(self, target: str) -> list[ModelSpec]:
         """What one argument of ``mooring serve`` names: one model, or every version of one."""
-        name, path = _named(target)
+        name, path = _split_target(target)
         file, colon, function = path.rpartition(":")
         if colon and file.endswith(".py"):
             return [self._function(Path(file), function, target, name)]
@@ -108,7 +108,7 @@ class Store:
             return [self._file(place, target, name or place.stem)]
         return [self._unpack(place, target, name)]
 
-    def open_archive(
+    def read_archive(
         self, store: Path, archive: str, *, name: str = "", defaults: Defaults | None = None
     ) -> ModelSpec:
         """A model of the store by the name of its archive or folder there, or by a URL from the allow-list.
@@ -117,25 +117,25 @@ class Store:
         ``SourceRefused``, of an archive that does not come ``FetchFailed``.
         """
         if is_remote(archive):
-            return self.open_remote(archive, name=name, defaults=defaults)
-        place = _within(store, archive)
+            return self.read_remote(archive, name=name, defaults=defaults)
+        place = _place_in_store(store, archive)
         if place.is_dir():
-            return self._read(model_root(real_path(place)), archive, name, place, defaults)
+            return self._read_folder(model_root(real_path(place)), archive, name, place, defaults)
         return self._unpack(place, archive, name, defaults)
 
-    def open_remote(self, url: str, *, name: str = "", defaults: Defaults | None = None) -> ModelSpec:
-        """A model whose archive lies elsewhere; as ``open_archive``."""
+    def read_remote(self, url: str, *, name: str = "", defaults: Defaults | None = None) -> ModelSpec:
+        """A model whose archive lies elsewhere; as ``read_archive``."""
         with self._fetched(url) as archive:
             return self._unpack(archive, shown(url), name, defaults)
 
-    def open_workflow(self, store: Path, url: str, *, name: str = "") -> Workflow:
-        """A workflow by the name of its archive in the store, or by a URL; as ``open_archive``."""
+    def read_workflow_archive(self, store: Path, url: str, *, name: str = "") -> Workflow:
+        """A workflow by the name of its archive in the store, or by a URL; as ``read_archive``."""
         if is_remote(url):
             with self._fetched(url) as archive:
                 return self._unpack_workflow(archive, shown(url), name)
-        return self._unpack_workflow(_within(store, url), url, name)
+        return self._unpack_workflow(_place_in_store(store, url), url, name)
 
-    def open_repository(
+    def read_from_repository(
         self, repository: Path, name: str, choice: VersionChoice | None = None
     ) -> RepositoryModel:
         """A model of the repository: the versions to serve, the lowest first.
@@ -143,7 +143,9 @@ class Store:
         Raises ``SourceRefused`` for a name that leads out, ``ModelNotFound`` where there is no such folder and
         ``ModelLoadFailed`` where nothing of it can be served.
         """
-        return read_repository_model(_within(repository, name), defaults=self._defaults, choice=choice)
+        return read_repository_model(
+            _place_in_store(repository, name), defaults=self._defaults, choice=choice
+        )
 
     def release(self, spec: ModelSpec) -> None:
         """Remove what was unpacked for a model; a folder of the user's own stays."""
@@ -157,29 +159,29 @@ class Store:
         for folder in self._unpacked.iterdir():
             remove(folder)
 
-    def _find_in_store(self, folder: Path | None, wanted: Sequence[str], found: "Found") -> None:
+    def _find_in_store(self, folder: Path | None, wanted: Sequence[str], found: "StartupModels") -> None:
         if folder is None:
             raise ModelLoadFailed("models are named but no model store to find them in: give --model-store")
         store = _existing_folder(folder, "model store")
         for each in wanted:
             if each.lower() == "all":
                 for archive in archives_in(store):
-                    with found.leaving_out(name_of_file(store / archive), archive):
-                        found.add([self.open_archive(store, archive)])
+                    with found.skip_broken(model_name_of(store / archive), archive):
+                        found.add([self.read_archive(store, archive)])
                 continue
             name, _, archive = each.rpartition("=")
-            found.add([self.open_archive(store, archive, name=name)])
+            found.add([self.read_archive(store, archive, name=name)])
 
-    def _find_in_repository(self, repository: Path, name: str, found: "Found") -> None:
-        model = self.open_repository(repository, name)
+    def _find_in_repository(self, repository: Path, name: str, found: "StartupModels") -> None:
+        model = self.read_from_repository(repository, name)
         found.add(model.specs)
         url = str(repository / name)
         for version, error in model.faults.items():
-            found.leave_out(LeftOut(model.specs[-1].name, version, url, error.message))
+            found.skip(SkippedModel(model.specs[-1].name, version, url, error.message))
         if model.padded:
             log.warning("folders that are no versions", url=url, folders=model.padded, reason=PADDED)
 
-    def _find_again(self, folder: Path | None, snapshot: Snapshot, found: "Found") -> None:
+    def _find_of_snapshot(self, folder: Path | None, snapshot: Snapshot, found: "StartupModels") -> None:
         """The models of a snapshot, their default versions first. One that is missing is an error that names it."""
         if folder is None:
             raise ModelLoadFailed(
@@ -190,7 +192,7 @@ class Store:
             for version in sorted(versions, key=lambda version: not versions[version].default_version):
                 settings = versions[version]
                 try:
-                    spec = self.open_archive(store, settings.mar_name, name=name)
+                    spec = self.read_archive(store, settings.mar_name, name=name)
                 except MooringError as error:
                     text = f"model '{name}' version '{version}' of the snapshot: {error.message}"
                     raise ModelLoadFailed(text, model=name, version=version) from error
@@ -201,10 +203,10 @@ class Store:
                         model=name,
                         version=version,
                     )
-                found.add([restored(spec, settings)])
+                found.add([restore_settings(spec, settings)])
 
     def archive_of(self, spec: ModelSpec, folder: Path | None) -> str:
-        """How ``open_archive`` finds a model again; empty for one that is of neither the store nor a URL, or of a workflow."""
+        """How ``read_archive`` finds a model again; empty for one that is of neither the store nor a URL, or of a workflow."""
         if spec.workflow:
             return ""
         if is_remote(spec.url):
@@ -232,10 +234,10 @@ class Store:
 
     def _unpack(self, archive: Path, url: str, name: str, defaults: Defaults | None = None) -> ModelSpec:
         return self._unpack_to(
-            archive, lambda folder: self._read(model_root(folder), url, name, archive, defaults)
+            archive, lambda folder: self._read_folder(model_root(folder), url, name, archive, defaults)
         )
 
-    def _unpack_to(self, archive: Path, read: Callable[[Path], _Read]) -> _Read:
+    def _unpack_to(self, archive: Path, read: Callable[[Path], _Result]) -> _Result:
         """What ``read`` makes of the unpacked archive; nothing is left of one that it refuses."""
         if dangling(archive):
             raise ModelLoadFailed(
@@ -252,10 +254,10 @@ class Store:
             remove(folder)
             raise
 
-    def _read(
+    def _read_folder(
         self, folder: Path, url: str, name: str, origin: Path, defaults: Defaults | None = None
     ) -> ModelSpec:
-        fallback = name_of_file(origin)
+        fallback = model_name_of(origin)
         return read_model(folder, url, name=name, fallback=fallback, defaults=defaults or self._defaults)
 
     def _open_folder(self, folder: Path, url: str, name: str) -> list[ModelSpec]:
@@ -263,7 +265,7 @@ class Store:
             return read_versions(folder, url, name=name, defaults=self._defaults)
         root = model_root(folder)
         if (root / MANIFEST).is_file() or (root / "handler.py").is_file():
-            return [self._read(root, url, name, folder)]
+            return [self._read_folder(root, url, name, folder)]
         if (folder / "model.py").is_file():
             return [self._function(folder / "model.py", "", url, name or folder.name)]
         files = [file for file in folder.iterdir() if file.is_file() and backend_of(file) in LIBRARIES]
@@ -283,7 +285,7 @@ class Store:
         """A model that is one file and declares itself what it takes and gives."""
         if not file.is_file():
             raise ModelLoadFailed(f"'{file}' is no file")
-        spec = self._of_defaults(file, url, checked_name(name, url, "name"), backend_of(file), file.name)
+        spec = self._undeclared_model(file, url, check_name(name, url, "name"), backend_of(file), file.name)
         return spec.with_options(declare(Batching, max_batch_size=DEFAULT_BATCH, size_by_default=True))
 
     def _function(self, file: Path, function: str, url: str, name: str) -> ModelSpec:
@@ -293,10 +295,10 @@ class Store:
         if function and not function.isidentifier():
             raise ModelLoadFailed(f"'{url}': '{function}' cannot be the name of a function")
         entry = f"{file.name}:{function}" if function else file.name
-        chosen = checked_name(name or function or file.stem, url, "name")
-        return self._of_defaults(file, url, chosen, "function", entry)
+        chosen = check_name(name or function or file.stem, url, "name")
+        return self._undeclared_model(file, url, chosen, "function", entry)
 
-    def _of_defaults(self, file: Path, url: str, name: str, backend: str, entry: str) -> ModelSpec:
+    def _undeclared_model(self, file: Path, url: str, name: str, backend: str, entry: str) -> ModelSpec:
         """A file of which nothing else is said."""
         return ModelSpec(
             name=name,
@@ -310,7 +312,7 @@ class Store:
         )
 
 
-class LeftOut(msgspec.Struct, frozen=True):
+class SkippedModel(msgspec.Struct, frozen=True):
     """A model, or with ``version`` one version of it, that was found and cannot be served.
 
     ``asked_for`` is whether the start counts on it: a second copy of what is served already is missed by nobody.
@@ -323,12 +325,12 @@ class LeftOut(msgspec.Struct, frozen=True):
     asked_for: bool = True
 
 
-class Found:
+class StartupModels:
     """The models of a start, and what had to be left out of it. The same version of one model is not taken twice."""
 
     def __init__(self) -> None:
         self.specs: list[ModelSpec] = []
-        self.left_out: list[LeftOut] = []
+        self.skipped: list[SkippedModel] = []
 
     def add(self, specs: list[ModelSpec]) -> None:
         """Take these as well. Raises ``ModelExists``."""
@@ -341,21 +343,21 @@ class Found:
                     )
             self.specs.append(spec)
 
-    def leave_out(self, one: LeftOut) -> None:
+    def skip(self, one: SkippedModel) -> None:
         """Say in the log that it cannot be served, and remember it."""
         log.error("model left out", url=one.url, version=one.version or "all", reason=one.reason)
-        self.left_out.append(one)
+        self.skipped.append(one)
 
     @contextmanager
-    def leaving_out(self, name: str, url: str) -> Iterator[None]:
+    def skip_broken(self, name: str, url: str) -> Iterator[None]:
         """Around a model that nobody named: one that cannot be served is left out, and the others are served."""
         try:
             yield
         except ModelNotFound as error:  # it went between the listing and the look
             log.warning("model gone", url=url, reason=error.message)
         except MooringError as error:
-            self.leave_out(
-                LeftOut(name, "", url, error.message, asked_for=not isinstance(error, ModelExists))
+            self.skip(
+                SkippedModel(name, "", url, error.message, asked_for=not isinstance(error, ModelExists))
             )
 
 
@@ -376,7 +378,7 @@ def is_archive(place: Path) -> bool:
         return False
 
 
-def _named(target: str) -> tuple[str, str]:
+def _split_target(target: str) -> tuple[str, str]:
     """NAME=PATH in its two parts. A path may hold a = itself."""
     name, equals, path = target.partition("=")
     if not equals or "/" in name or Path(target).exists():
@@ -390,7 +392,7 @@ def _existing_folder(folder: Path, what: str) -> Path:
     return real_path(folder)
 
 
-def _within(store: Path, name: str) -> Path:
+def _place_in_store(store: Path, name: str) -> Path:
     """Where something in a store lies. The name may not lead out; links are the operator's own, and are followed."""
     if leads_out(name):
         raise SourceRefused(f"'{name}': a relative path is not allowed; name a file of the model store")

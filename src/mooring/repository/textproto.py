@@ -44,25 +44,25 @@ class _Parser:
         fields: Message = {}
         while self._kind and (self._kind, self._token) != ("sign", closing):
             name = self._take("word")
-            fields.setdefault(name, []).extend(self._values(depth))
+            fields.setdefault(name, []).extend(self._parse_values(depth))
             if self._token in (",", ";") and self._kind == "sign":
                 self._advance()
         if closing and not self._kind:
             raise self._fault(f"expected '{closing}'")
         return fields
 
-    def _values(self, depth: int) -> list[Any]:
+    def _parse_values(self, depth: int) -> list[Any]:
         colon = self._accept(":")
         if not self._accept("["):
-            return [self._value(depth, colon=colon)]
+            return [self._parse_value(depth, colon=colon)]
         values: list[Any] = []
         while not self._accept("]"):
-            values.append(self._value(depth, colon=True))
+            values.append(self._parse_value(depth, colon=True))
             if not self._accept(",") and (self._kind, self._token) != ("sign", "]"):
                 raise self._fault("expected ',' or ']'")
         return values
 
-    def _value(self, depth: int, *, colon: bool) -> Any:
+    def _parse_value(self, depth: int, *, colon: bool) -> Any:
         kind, token = self._kind, self._token
         if kind == "sign" and token in _CLOSING:
             self._advance()
@@ -72,21 +72,21 @@ class _Parser:
         if not colon or kind not in ("string", "number", "word"):
             raise self._fault("expected a value" if colon else "expected ':'")
         if kind == "string":
-            return self._strings()
+            return self._parse_strings()
         self._advance()
         if kind == "number":
-            return _number(token)
+            return _parse_number(token)
         return {"true": True, "false": False}.get(token, token)
 
-    def _strings(self) -> str:
+    def _parse_strings(self) -> str:
         """Strings that follow one another are one, as in C."""
         found = ""
         while self._kind == "string":
-            found += re.sub(r"\\(.)", self._escaped, self._token[1:-1])
+            found += re.sub(r"\\(.)", self._unescape, self._token[1:-1])
             self._advance()
         return found
 
-    def _escaped(self, match: re.Match[str]) -> str:
+    def _unescape(self, match: re.Match[str]) -> str:
         if match[1] not in _ESCAPES:
             raise self._fault(f"unknown escape '{match[0]}'")
         return _ESCAPES[match[1]]
@@ -121,7 +121,7 @@ class _Parser:
         return ValueError(f"line {line}: {reason}{f' near {self._token[:40]!r}' if self._token else ''}")
 
 
-def _number(token: str) -> int | float:
+def _parse_number(token: str) -> int | float:
     if "x" in token.lower():
         return int(token, 16)
     try:

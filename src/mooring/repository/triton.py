@@ -23,7 +23,7 @@ _SHARED = frozenset({"name", "platform", "backend", "max_batch_size", "parameter
 _PLATFORMS = frozenset({"onnxruntime_onnx", "pytorch_libtorch"})
 _BACKENDS = frozenset({"onnxruntime", "pytorch", "python"})
 # Microseconds after which Triton ends a sequence that nobody goes on with, where nothing is said.
-_USUAL_IDLE = 1_000_000
+_DEFAULT_IDLE = 1_000_000
 _CONTROLS = {
     "CONTROL_SEQUENCE_START": "start",
     "CONTROL_SEQUENCE_END": "end",
@@ -33,7 +33,7 @@ _CONTROLS = {
 _FLAGS = {"int32_false_true": "INT32", "fp32_false_true": "FP32", "bool_false_true": "BOOL"}
 _MICROSECONDS = 1e6
 # Above this nobody counts what waits: all whole numbers below it are the same in JSON.
-_MOST_PLACES = 1 << 53
+_MAX_CAPACITY = 1 << 53
 
 
 def is_amd(message: Message) -> bool:
@@ -50,12 +50,12 @@ def is_triton(message: Message) -> bool:
     """Whether it is meant for Triton; AMD's text proto has ``inputs`` where Triton's has ``input``."""
     return not {"inputs", "outputs"} & message.keys() and (
         any(is_key(name) and name not in _SHARED for name in message)
-        or bool(_PLATFORMS & set(_texts(message, "platform")))
-        or bool(_BACKENDS & set(_texts(message, "backend")))
+        or bool(_PLATFORMS & set(_text_values(message, "platform")))
+        or bool(_BACKENDS & set(_text_values(message, "backend")))
     )
 
 
-def declaration_of(config: TritonConfig, *, batched: bool | None = None) -> dict[str, Any]:
+def declaration_table(config: TritonConfig, *, batched: bool | None = None) -> dict[str, Any]:
     """A configuration as a table of our own keys. Raises ``ValueError`` naming what cannot be served as it is meant.
 
     ``batched`` says whether there is a batch dimension where the configuration does not.
@@ -67,12 +67,12 @@ def declaration_of(config: TritonConfig, *, batched: bool | None = None) -> dict
     table: dict[str, Any] = {name: config[name] for name in ("name", "platform", "backend") if name in config}
     table["batching"] = {"mode": "concat"}
     if "version_policy" in config:
-        table["version_policy"] = _version_policy(policy_of(config["version_policy"]))
+        table["version_policy"] = _version_policy_table(parse_version_policy(config["version_policy"]))
     if "max_batch_size" in config or ("input" in config and batched is None):
         table["max_batch_size"] = max(1, rows)
     for key in ("input", "output"):
         if key in config:
-            table[key + "s"] = [_tensor(each, key, batched=has_batch) for each in config[key]]
+            table[key + "s"] = [_tensor_table(each, key, batched=has_batch) for each in config[key]]
     if "parameters" in config:
         table["parameters"] = {
             name: value.get("string_value", "") for name, value in config["parameters"].items()
@@ -81,16 +81,16 @@ def declaration_of(config: TritonConfig, *, batched: bool | None = None) -> dict
         table["entry"] = config["default_model_filename"]
     if "model_transaction_policy" in config:
         table["decoupled"] = config["model_transaction_policy"].get("decoupled", False)
-    table |= _scheduling(config, rows)
+    table |= _scheduling_tables(config, rows)
     if config.get("model_warmup"):
-        table["warmup"] = [_warmup(each) for each in config["model_warmup"]]
+        table["warmup"] = [_warmup_table(each) for each in config["model_warmup"]]
     if config.get("instance_group"):
-        count = _instances(config["instance_group"])
+        count = _worker_count(config["instance_group"])
         table["workers"] = {"min": count, "max": count}
     return table
 
 
-def policy_of(policy: Mapping[str, Any]) -> VersionPolicy:
+def parse_version_policy(policy: Mapping[str, Any]) -> VersionPolicy:
     """Which versions a version_policy serves. Raises ``ValueError`` where it serves none."""
     if "all" in policy:
         return VersionPolicy()
@@ -107,37 +107,37 @@ def policy_of(policy: Mapping[str, Any]) -> VersionPolicy:
     return VersionPolicy(latest=count)
 
 
-def _version_policy(policy: VersionPolicy) -> dict[str, Any]:
+def _version_policy_table(policy: VersionPolicy) -> dict[str, Any]:
     if policy.latest:
         return {"latest": policy.latest}
     return {"specific": list(policy.specific)} if policy.specific else {"all": True}
 
 
-def _scheduling(config: TritonConfig, rows: int) -> dict[str, Any]:
+def _scheduling_tables(config: TritonConfig, rows: int) -> dict[str, Any]:
     """How requests wait, and for how long."""
     table: dict[str, Any] = {}
     delay = None
     if "dynamic_batching" in config:
         batching = config["dynamic_batching"]
         delay = batching.get("max_queue_delay_microseconds", 0)
-        table |= _queue(batching)
+        table |= _queue_tables(batching)
     elif "sequence_batching" in config:
         batching = config["sequence_batching"]
-        table["sequences"] = _sequences(batching, rows)
+        table["sequences"] = _sequences_table(batching, rows)
         delay = batching.get("oldest", {}).get("max_queue_delay_microseconds", 0)
     if delay is not None:
         table["batching"] = {"mode": "concat", "max_delay_ms": delay / 1000}
     return table
 
 
-def _queue(batching: Mapping[str, Any]) -> dict[str, Any]:
+def _queue_tables(batching: Mapping[str, Any]) -> dict[str, Any]:
     """The queue's size and policy."""
     levels = batching.get("priority_levels", 0)
     own = batching.get("default_queue_policy", {})
     others = batching.get("priority_queue_policy", {})
-    places = _places(levels, own, list(others.values()))
+    places = _queue_capacity(levels, own, list(others.values()))
     table: dict[str, Any] = {"queue_size": places} if places else {}
-    policy = _policy(own)
+    policy = _wait_policy_table(own)
     if not levels:
         policy["queue_size"] = 0  # the queue's own size says it
     table["queue_policy"] = {
@@ -145,12 +145,12 @@ def _queue(batching: Mapping[str, Any]) -> dict[str, Any]:
         "priority_levels": levels,
         "default_priority_level": batching.get("default_priority_level", 0),
         "preserve_ordering": batching.get("preserve_ordering", False),
-        "by_priority": {level: _policy(each) for level, each in others.items()},
+        "by_priority": {level: _wait_policy_table(each) for level, each in others.items()},
     }
     return table
 
 
-def _places(levels: int, own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> int:
+def _queue_capacity(levels: int, own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> int:
     """How many requests may wait in all priorities together; 0 where one of them has no bound of its own.
 
     Levels are not gone through one by one: a configuration may say that there are 2^64.
@@ -159,10 +159,10 @@ def _places(levels: int, own: Mapping[str, Any], others: Sequence[Mapping[str, A
     sizes = [each.get("max_queue_size", 0) for each in others]
     if rest:
         sizes.append(own.get("max_queue_size", 0) * rest)
-    return min(sum(sizes), _MOST_PLACES) if all(sizes) else 0
+    return min(sum(sizes), _MAX_CAPACITY) if all(sizes) else 0
 
 
-def _policy(policy: Mapping[str, Any]) -> dict[str, Any]:
+def _wait_policy_table(policy: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "queue_size": policy.get("max_queue_size", 0),
         "timeout": policy.get("default_timeout_microseconds", 0) / _MICROSECONDS,
@@ -170,7 +170,7 @@ def _policy(policy: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _instances(groups: Sequence[Mapping[str, Any]]) -> int:
+def _worker_count(groups: Sequence[Mapping[str, Any]]) -> int:
     """How many workers there are in all groups that get requests. Raises ``ValueError`` where there is none."""
     for index, each in enumerate(groups):
         if each.get("count", 1) < 0:
@@ -183,7 +183,7 @@ def _instances(groups: Sequence[Mapping[str, Any]]) -> int:
     return sum(each.get("count", 1) or 1 for each in active)
 
 
-def _warmup(warmup: Mapping[str, Any]) -> dict[str, Any]:
+def _warmup_table(warmup: Mapping[str, Any]) -> dict[str, Any]:
     """A warm-up request; a ``batch_size`` above 0 is a dimension in front of every shape, as in requests."""
     rows = warmup.get("batch_size", 0)
     inputs = []
@@ -193,7 +193,7 @@ def _warmup(warmup: Mapping[str, Any]) -> dict[str, Any]:
         inputs.append(
             {
                 "name": name,
-                "datatype": _datatype(value.get("data_type", "TYPE_INVALID")),
+                "datatype": _v2_datatype(value.get("data_type", "TYPE_INVALID")),
                 "shape": [rows, *dims] if rows else dims,
                 "data": value.get("input_data_file", kind),
             }
@@ -201,7 +201,7 @@ def _warmup(warmup: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": warmup.get("name", ""), "count": warmup.get("count", 1) or 1, "inputs": inputs}
 
 
-def _sequences(batching: Mapping[str, Any], rows: int) -> dict[str, Any]:
+def _sequences_table(batching: Mapping[str, Any], rows: int) -> dict[str, Any]:
     """How sequences share the instances. Raises ``ValueError`` where a model counts on what is not kept here."""
     oldest = batching.get("oldest")
     if oldest is None and rows > 1:
@@ -210,37 +210,37 @@ def _sequences(batching: Mapping[str, Any], rows: int) -> dict[str, Any]:
             "kept here; set max_batch_size to 1, or choose oldest where the model goes by the CORRID input"
         )
     candidates = oldest.get("max_candidate_sequences", 0) if oldest is not None else 1
-    idle = batching.get("max_sequence_idle_microseconds", 0) or _USUAL_IDLE
+    idle = batching.get("max_sequence_idle_microseconds", 0) or _DEFAULT_IDLE
     return {
         "per_worker": candidates,
         "max_idle": idle / _MICROSECONDS,
         "controls": [
-            _control(each.get("name", ""), control)
+            _control_table(each.get("name", ""), control)
             for each in batching.get("control_input", [])
             for control in each.get("control", [])
         ],
     }
 
 
-def _control(name: str, control: Mapping[str, Any]) -> dict[str, Any]:
+def _control_table(name: str, control: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"name": name, "kind": _CONTROLS[control.get("kind", "CONTROL_SEQUENCE_START")]}
     for key, datatype in _FLAGS.items():
         if key in control:
             values = [float(value) for value in control[key]]
             return found | {"datatype": datatype, "values": values or [0.0, 1.0]}
-    return found | {"datatype": _datatype(control.get("data_type", "TYPE_INT32"))}
+    return found | {"datatype": _v2_datatype(control.get("data_type", "TYPE_INT32"))}
 
 
-def _tensor(tensor: Mapping[str, Any], kind: str, *, batched: bool) -> dict[str, Any]:
+def _tensor_table(tensor: Mapping[str, Any], kind: str, *, batched: bool) -> dict[str, Any]:
     name = tensor.get("name", "")
     what = f"{kind} '{name}'"
     if "data_type" not in tensor:
         raise ValueError(f"{what}: data_type is missing")
-    dims = _sizes(tensor.get("dims", []), f"{what}: dims")
+    dims = _check_sizes(tensor.get("dims", []), f"{what}: dims")
     front = [-1] if batched else []
-    table = {"name": name, "datatype": _datatype(tensor["data_type"]), "shape": front + dims}
+    table = {"name": name, "datatype": _v2_datatype(tensor["data_type"]), "shape": front + dims}
     if "reshape" in tensor:
-        shape = _sizes(tensor["reshape"].get("shape", []), f"{what}: reshape.shape")
+        shape = _check_sizes(tensor["reshape"].get("shape", []), f"{what}: reshape.shape")
         table["reshape"] = front + shape
     if "optional" in tensor:
         table["optional"] = tensor["optional"]
@@ -249,16 +249,16 @@ def _tensor(tensor: Mapping[str, Any], kind: str, *, batched: bool) -> dict[str,
     return table
 
 
-def _sizes(sizes: list[int], what: str) -> list[int]:
+def _check_sizes(sizes: list[int], what: str) -> list[int]:
     for size in sizes:
         if size < 1 and size != -1:
             raise ValueError(f"{what}: expected sizes from 1, or -1 for any size, got {size}")
     return sizes
 
 
-def _datatype(name: str) -> str:
+def _v2_datatype(name: str) -> str:
     return "BYTES" if name == "TYPE_STRING" else name.removeprefix("TYPE_")
 
 
-def _texts(message: Message, key: str) -> list[str]:
+def _text_values(message: Message, key: str) -> list[str]:
     return [value for value in message.get(key, []) if isinstance(value, str)]

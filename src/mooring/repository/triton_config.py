@@ -31,7 +31,7 @@ def is_key(name: str) -> bool:
 
 def unknown_key(name: str) -> str:
     """What is said of a key at the top that nobody knows."""
-    return f"{name}: {_unknown(name, MESSAGES[_ROOT], '')}"
+    return f"{name}: {_unknown_name(name, MESSAGES[_ROOT], '')}"
 
 
 def config_from_text(message: Message) -> TritonConfig:
@@ -53,13 +53,13 @@ def config_from_json(document: Mapping[str, Any]) -> TritonConfig:
 
 def tuning_keys(config: TritonConfig) -> Iterator[tuple[str, str]]:
     """The paths of the keys that are set and have no effect here, each with the reason."""
-    yield from _tuning(config, _ROOT, "")
+    yield from _walk_tuning_keys(config, _ROOT, "")
     for name in config.get("parameters", {}):
         if name in PARAMETERS:
             yield f"parameters['{name}']", PARAMETERS[name]
 
 
-def _tuning(values: Mapping[str, Any], message: str, path: str) -> Iterator[tuple[str, str]]:
+def _walk_tuning_keys(values: Mapping[str, Any], message: str, path: str) -> Iterator[tuple[str, str]]:
     for name, value in values.items():
         key = MESSAGES[message][name]
         where = f"{path}{name}"
@@ -70,7 +70,7 @@ def _tuning(values: Mapping[str, Any], message: str, path: str) -> Iterator[tupl
             inner = value.values() if key.keyed else value if key.many else [value]
             seen: dict[str, str] = {}
             for each in inner:
-                seen |= dict(_tuning(each, key.type, f"{where}."))
+                seen |= dict(_walk_tuning_keys(each, key.type, f"{where}."))
             yield from seen.items()
 
 
@@ -90,7 +90,7 @@ class _Reader:
             field = self._name(given)
             where = f"{path}.{field}" if path else field
             if field not in keys:
-                raise ValueError(f"{where}: {_unknown(field, keys, path)}")
+                raise ValueError(f"{where}: {_unknown_name(field, keys, path)}")
             if not self._is_absent(value):
                 found[field] = self._field(keys[field], value, where)
         _check_choices(found, keys, path)
@@ -109,7 +109,7 @@ class _Reader:
                 self._value(key, each, f"{where}[{index}]")
                 for index, each in enumerate(self._elements(value, where))
             ]
-        found = self._value(key, self._only(value, where), where)
+        found = self._value(key, self._single_value(value, where), where)
         if key.verdict is Verdict.REFUSED and found:
             raise ValueError(f"{where} is not served: {key.note}")
         return found
@@ -120,7 +120,7 @@ class _Reader:
         if key.type in ENUMS:
             return _enum(ENUMS[key.type], value, where)
         if key.type == "bool":
-            return self._switch(value, where)
+            return self._parse_bool(value, where)
         if key.type == "string":
             if isinstance(value, str):
                 return value
@@ -129,16 +129,16 @@ class _Reader:
             if isinstance(value, int | float) and not isinstance(value, bool):
                 return float(value)
             raise ValueError(f"{where}: expected a number, got {value!r}")
-        return self._whole(value, key.type, where)
+        return self._parse_integer(value, key.type, where)
 
     def _map_key(self, key: Key, name: Any, where: str) -> str:
         return (
             name
             if key.keyed == "string" and isinstance(name, str)
-            else str(self._whole(name, "uint64", where))
+            else str(self._parse_integer(name, "uint64", where))
         )
 
-    def _whole(self, value: Any, kind: str, where: str) -> int:
+    def _parse_integer(self, value: Any, kind: str, where: str) -> int:
         least, beyond = _RANGES[kind]
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value < beyond:
             what = "a whole number from 0" if least == 0 else "a whole number"
@@ -151,7 +151,7 @@ class _Reader:
     def _is_absent(self, value: Any) -> bool:
         raise NotImplementedError
 
-    def _only(self, value: Any, where: str) -> Any:
+    def _single_value(self, value: Any, where: str) -> Any:
         raise NotImplementedError
 
     def _elements(self, value: Any, where: str) -> list[Any]:
@@ -160,7 +160,7 @@ class _Reader:
     def _entries(self, value: Any, where: str) -> Iterator[tuple[Any, Any]]:
         raise NotImplementedError
 
-    def _switch(self, value: Any, where: str) -> bool:
+    def _parse_bool(self, value: Any, where: str) -> bool:
         if isinstance(value, bool):
             return value
         raise ValueError(f"{where}: expected true or false, got {value!r}")
@@ -172,7 +172,7 @@ class _TextReader(_Reader):
     def _is_absent(self, value: Any) -> bool:
         return False
 
-    def _only(self, value: Any, where: str) -> Any:
+    def _single_value(self, value: Any, where: str) -> Any:
         if len(value) != 1:
             raise ValueError(f"{where}: expected one value, got {len(value) or 'an empty list'}")
         return value[0]
@@ -185,11 +185,14 @@ class _TextReader(_Reader):
         for each in value:
             if not isinstance(each, Mapping) or each.keys() - {"key", "value"}:
                 raise ValueError(f"{where}: expected entries as in {{ key: ... value: ... }}, got {each!r}")
-            yield self._only(each.get("key", [""]), where), self._only(each.get("value", [{}]), where)
+            yield (
+                self._single_value(each.get("key", [""]), where),
+                self._single_value(each.get("value", [{}]), where),
+            )
 
-    def _switch(self, value: Any, where: str) -> bool:
+    def _parse_bool(self, value: Any, where: str) -> bool:
         known = isinstance(value, str | int) and value in _SWITCHES
-        return _SWITCHES[value] if known else super()._switch(value, where)
+        return _SWITCHES[value] if known else super()._parse_bool(value, where)
 
 
 class _JsonReader(_Reader):
@@ -201,7 +204,7 @@ class _JsonReader(_Reader):
     def _is_absent(self, value: Any) -> bool:
         return value is None
 
-    def _only(self, value: Any, where: str) -> Any:
+    def _single_value(self, value: Any, where: str) -> Any:
         return value
 
     def _elements(self, value: Any, where: str) -> list[Any]:
@@ -214,12 +217,12 @@ class _JsonReader(_Reader):
             raise ValueError(f"{where}: expected an object, got {value!r}")  # noqa: TRY004 - a fault of the text
         yield from value.items()
 
-    def _whole(self, value: Any, kind: str, where: str) -> int:
+    def _parse_integer(self, value: Any, kind: str, where: str) -> int:
         if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,20}", value):
             value = int(value)  # protobuf's JSON has 64-bit numbers so
         elif isinstance(value, float) and value.is_integer():
             value = int(value)
-        return super()._whole(value, kind, where)
+        return super()._parse_integer(value, kind, where)
 
 
 def _enum(names: tuple[str, ...], value: Any, where: str) -> str:
@@ -239,7 +242,7 @@ def _check_choices(found: Mapping[str, Any], keys: Mapping[str, Key], path: str)
             raise ValueError(f"{where}{chosen[choice]} and {name} cannot both be set")
 
 
-def _unknown(name: str, keys: Mapping[str, Key], path: str) -> str:
+def _unknown_name(name: str, keys: Mapping[str, Key], path: str) -> str:
     close = get_close_matches(name, keys, 1)
     hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(keys) or 'none'}"
     return f"unknown key; {hint}" if path or close else "unknown key"

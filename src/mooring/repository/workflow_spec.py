@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from mooring.core.errors import ModelLoadFailed
-from mooring.repository.mar import checked_name, inside
+from mooring.repository.mar import check_name, file_in_archive
 from mooring.repository.model_config import read_model_config
 
 WORKFLOW_MANIFEST = "WAR-INF/MANIFEST.json"
@@ -40,8 +40,8 @@ DEFAULTS: Mapping[str, int] = {
     "retry-attempts": 1,
     "timeout-ms": 10_000,
 }
-_MOST = 1 << 31
-_MOST_BYTES = 1 << 20
+_MAX_NUMBER = 1 << 31
+_MAX_BYTES = 1 << 20
 
 
 class Workflow(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,13 +83,13 @@ def read_workflow(folder: Path, shown: str, *, name: str = "", fallback: str = "
     Raises ``ModelLoadFailed`` naming the file and the key that are at fault; ``shown`` is how the archive is called.
     """
     said = read_manifest(folder, shown)
-    file = inside(folder, said["specFile"], shown)
-    name = checked_name(name or said.get("workflowName") or fallback, shown, "name")
+    file = file_in_archive(folder, said["specFile"], shown)
+    name = check_name(name or said.get("workflowName") or fallback, shown, "name")
     where = f"{shown}/{file.name}"
     spec = read_model_config(file)
-    common, models, own = _models(spec.get("models"), where)
-    dag = _dag(spec.get("dag"), where)
-    order = _ordered(dag, where)
+    common, models, own = _parse_models(spec.get("models"), where)
+    dag = _parse_dag(spec.get("dag"), where)
+    order = _topological_order(dag, where)
     handler = said.get("handler") or ""
     functions = [node for node in order if node not in models]
     if functions and not handler:
@@ -101,7 +101,7 @@ def read_workflow(folder: Path, shown: str, *, name: str = "", fallback: str = "
         folder=folder,
         shown=shown,
         spec_file=file.name,
-        handler=inside(folder, Path(handler).name, shown).name if functions else "",
+        handler=file_in_archive(folder, Path(handler).name, shown).name if functions else "",
         dag=dag,
         order=order,
         models={node: url for node, url in models.items() if node in order},
@@ -122,7 +122,7 @@ def read_manifest(folder: Path, shown: str) -> dict[str, str]:
     where = f"{shown}/{WORKFLOW_MANIFEST}"
     try:
         with file.open("rb") as source:
-            text = source.read(_MOST_BYTES)
+            text = source.read(_MAX_BYTES)
         whole = msgspec.json.decode(text.removeprefix(b"\xef\xbb\xbf"), type=dict[str, Any])
     except (OSError, RecursionError, ValueError) as error:
         raise ModelLoadFailed(f"{where}: cannot be read: {error}") from error
@@ -139,7 +139,7 @@ def read_manifest(folder: Path, shown: str) -> dict[str, str]:
     return said
 
 
-def _models(value: Any, where: str) -> tuple[dict[str, int], dict[str, str], dict[str, dict[str, int]]]:
+def _parse_models(value: Any, where: str) -> tuple[dict[str, int], dict[str, str], dict[str, dict[str, int]]]:
     """What is said of all models, the url of each, and what is said of each."""
     urls: dict[str, str] = {}
     own: dict[str, dict[str, int]] = {}
@@ -147,7 +147,7 @@ def _models(value: Any, where: str) -> tuple[dict[str, int], dict[str, str], dic
         return {}, urls, own
     if not isinstance(value, dict):
         raise ModelLoadFailed(f"{where}: models: expected a mapping of models")
-    common = dict(_numbers(value, f"{where}: models"))
+    common = dict(_parse_numbers(value, f"{where}: models"))
     for node, said in value.items():
         if node in KEYS:
             continue
@@ -159,18 +159,18 @@ def _models(value: Any, where: str) -> tuple[dict[str, int], dict[str, str], dic
         url = said.get("url")
         if not isinstance(url, str) or not url:
             raise ModelLoadFailed(f"{place}.url: expected the name of an archive in the model store")
-        urls[node], own[node] = url, dict(_numbers(said, place))
+        urls[node], own[node] = url, dict(_parse_numbers(said, place))
         _check_sizes(common | own[node], place)
     _check_sizes(common, f"{where}: models")
     return common, urls, own
 
 
-def _numbers(said: Mapping[str, Any], place: str) -> Iterator[tuple[str, int]]:
+def _parse_numbers(said: Mapping[str, Any], place: str) -> Iterator[tuple[str, int]]:
     for key, least in KEYS.items():
         value = said.get(key)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < _MOST:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < _MAX_NUMBER:
             raise ModelLoadFailed(f"{place}.{key} = {value!r}: expected a whole number from {least}")
         yield key, value
 
@@ -180,7 +180,7 @@ def _check_sizes(said: Mapping[str, int], place: str) -> None:
         raise ModelLoadFailed(f"{place}.min-workers = {said['min-workers']}: it is above max-workers")
 
 
-def _dag(value: Any, where: str) -> dict[str, list[str]]:
+def _parse_dag(value: Any, where: str) -> dict[str, list[str]]:
     """Node -> what comes after it, as written; a single name stands for a list of one."""
     if not isinstance(value, dict) or not value:
         raise ModelLoadFailed(f"{where}: dag: expected a mapping from each node to those after it")
@@ -192,12 +192,12 @@ def _dag(value: Any, where: str) -> dict[str, list[str]]:
                 raise ModelLoadFailed(
                     f"{where}: dag.{node}: {each!r} is no name of a node; put it in quotes if it is"
                 )
-            checked_name(each, f"{where}: dag", "name of a node")
+            check_name(each, f"{where}: dag", "name of a node")
         dag[node] = list(dict.fromkeys(after))
     return dag
 
 
-def _ordered(dag: Mapping[str, list[str]], where: str) -> list[str]:
+def _topological_order(dag: Mapping[str, list[str]], where: str) -> list[str]:
     """Every node after those before it. Raises ``ModelLoadFailed`` where some come after themselves."""
     nodes = dict.fromkeys(node for start, following in dag.items() for node in (start, *following))
     waiting = dict.fromkeys(nodes, 0)
@@ -212,11 +212,11 @@ def _ordered(dag: Mapping[str, list[str]], where: str) -> list[str]:
                 order.append(child)
     if len(order) < len(nodes):
         left = [node for node in nodes if waiting[node]]
-        raise ModelLoadFailed(f"{where}: dag: {_cycle(dag, left)} is a cycle")
+        raise ModelLoadFailed(f"{where}: dag: {_find_cycle(dag, left)} is a cycle")
     return order
 
 
-def _cycle(dag: Mapping[str, list[str]], left: list[str]) -> str:
+def _find_cycle(dag: Mapping[str, list[str]], left: list[str]) -> str:
     """One of the circles among nodes of which each, or one after it, is on a circle."""
     before = {node: next(parent for parent in left if node in dag.get(parent, ())) for node in left}
     path = [left[0]]

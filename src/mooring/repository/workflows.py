@@ -36,7 +36,7 @@ _KEYS = {
 }
 
 
-class OpenedWorkflow(msgspec.Struct, frozen=True):
+class ResolvedWorkflow(msgspec.Struct, frozen=True):
     """A workflow ready to run: the graph, what it is made of, and what is told of it."""
 
     spec: ModelSpec
@@ -45,7 +45,7 @@ class OpenedWorkflow(msgspec.Struct, frozen=True):
 
 
 class WorkflowCatalog:
-    """Opens workflows by the names of their archives."""
+    """Reads workflows by the names of their archives."""
 
     def __init__(self, store: Store, config: Config, defaults: Defaults) -> None:
         self._store = store
@@ -53,7 +53,7 @@ class WorkflowCatalog:
         self._workflows = config.workflow_store or config.model_store
         self._defaults = defaults
 
-    def open(self, registration: WorkflowRegistration) -> OpenedWorkflow:
+    def read_workflow(self, registration: WorkflowRegistration) -> ResolvedWorkflow:
         """A workflow with everything that it needs unpacked.
 
         Raises ``ModelNotFound`` where there is no such archive, ``SourceRefused``, ``FetchFailed`` or, for what is
@@ -64,7 +64,7 @@ class WorkflowCatalog:
             not is_remote(registration.url) and (folder is None or not folder.is_dir())
         ):
             raise ModelNotFound(f"no '{registration.url}': there is no workflow store")
-        workflow = self._store.open_workflow(
+        workflow = self._store.read_workflow_archive(
             real_path(folder or Path()), registration.url, name=registration.name
         )
         if workflow.unused:
@@ -81,26 +81,26 @@ class WorkflowCatalog:
         parts: dict[str, ModelSpec] = {}
         try:
             for node in workflow.order:
-                parts[node] = self._part(workflow, node, registration)
+                parts[node] = self._read_part(workflow, node, registration)
         except MooringError:
             for each in (spec, *parts.values()):
                 self.release(each)
             raise
-        nodes = [_node(workflow, node, parts[node]) for node in workflow.order]
+        nodes = [_graph_node(workflow, node, parts[node]) for node in workflow.order]
         spec = msgspec.structs.replace(spec, nodes=nodes, stages=[each.model for each in nodes])
         # The graph asks again itself: a worker that dies must not make that twice as often.
         alone = [
             msgspec.structs.replace(part, workflow=workflow.name).with_options(declare(Limits, retry=False))
             for part in parts.values()
         ]
-        return OpenedWorkflow(spec, alone, _described(workflow))
+        return ResolvedWorkflow(spec, alone, _describe(workflow))
 
     def release(self, spec: ModelSpec) -> None:
         """Remove what was unpacked for a workflow or a model of its own; a function's files are the workflow's."""
         if not spec.function:
             self._store.release(spec)
 
-    def _part(self, workflow: Workflow, node: str, registration: WorkflowRegistration) -> ModelSpec:
+    def _read_part(self, workflow: Workflow, node: str, registration: WorkflowRegistration) -> ModelSpec:
         name = f"{workflow.name}__{node}"
         options = override(
             self._defaults.options,
@@ -112,24 +112,24 @@ class WorkflowCatalog:
         )
         defaults = msgspec.structs.replace(self._defaults, settings={}, options=options)
         if node not in workflow.models:
-            return _function(workflow, node, name, defaults)
+            return _function_spec(workflow, node, name, defaults)
         url = workflow.models[node]
         try:
-            spec = self._open_model(url, name, defaults)
+            spec = self._read_model(url, name, defaults)
         except MooringError as error:
             where = f"{workflow.shown}/{workflow.spec_file}: models.{node}.url = {url!r}"
             raise ModelLoadFailed(f"{where}: {error.message}", detail=error.detail) from error
-        return _resized(workflow, node, spec)
+        return _apply_sizes(workflow, node, spec)
 
-    def _open_model(self, url: str, name: str, defaults: Defaults) -> ModelSpec:
+    def _read_model(self, url: str, name: str, defaults: Defaults) -> ModelSpec:
         if is_remote(url):
-            return self._store.open_remote(url, name=name, defaults=defaults)
+            return self._store.read_remote(url, name=name, defaults=defaults)
         if self._models is None or not self._models.is_dir():
             raise ModelNotFound("there is no model store to find it in")
-        return self._store.open_archive(real_path(self._models), url, name=name, defaults=defaults)
+        return self._store.read_archive(real_path(self._models), url, name=name, defaults=defaults)
 
 
-def _function(workflow: Workflow, node: str, name: str, defaults: Defaults) -> ModelSpec:
+def _function_spec(workflow: Workflow, node: str, name: str, defaults: Defaults) -> ModelSpec:
     """A function of the workflow's handler as a model: one worker, a request at a time."""
     entry = f"{workflow.handler}:{node}"
     return ModelSpec(
@@ -152,9 +152,9 @@ def _function(workflow: Workflow, node: str, name: str, defaults: Defaults) -> M
     )
 
 
-def _resized(workflow: Workflow, node: str, spec: ModelSpec) -> ModelSpec:
+def _apply_sizes(workflow: Workflow, node: str, spec: ModelSpec) -> ModelSpec:
     """A model of the workflow with what the workflow says of its batches and workers over its own config."""
-    said = {key: _number(workflow, node, key, spec) for key in _KEYS}
+    said = {key: _declared_number(workflow, node, key, spec) for key in _KEYS}
     delay, least, most = said["max-batch-delay"], said["min-workers"], said["max-workers"]
     low = spec.scaling.min_workers if least is None else least
     high = spec.scaling.max_workers if most is None else most
@@ -168,13 +168,13 @@ def _resized(workflow: Workflow, node: str, spec: ModelSpec) -> ModelSpec:
     )
 
 
-def _number(workflow: Workflow, node: str, key: str, spec: ModelSpec) -> int | None:
+def _declared_number(workflow: Workflow, node: str, key: str, spec: ModelSpec) -> int | None:
     """What the workflow says under a key, or its default; None where the model's own config says it."""
     said = workflow.said(node, key)
     return DEFAULTS[key] if said is None and _KEYS[key] not in spec.config else said
 
 
-def _node(workflow: Workflow, node: str, part: ModelSpec) -> Node:
+def _graph_node(workflow: Workflow, node: str, part: ModelSpec) -> Node:
     retries, timeout = (
         DEFAULTS[key] if said is None else said
         for key, said in ((key, workflow.said(node, key)) for key in ("retry-attempts", "timeout-ms"))
@@ -189,7 +189,7 @@ def _node(workflow: Workflow, node: str, part: ModelSpec) -> Node:
     )
 
 
-def _described(workflow: Workflow) -> WorkflowDescription:
+def _describe(workflow: Workflow) -> WorkflowDescription:
     common = {**DEFAULTS, **workflow.common}
     return WorkflowDescription(
         name=workflow.name,

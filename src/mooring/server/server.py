@@ -246,8 +246,8 @@ class Server:
         _check_metrics_file(self._config.metrics_config)
         found = self._startup.find()
         specs = found.specs
-        self._catalog.keep(specs)
-        for each in found.left_out:
+        self._catalog.remember_targets(specs)
+        for each in found.skipped:
             why = Unavailable(each.url, each.reason, asked_for=each.asked_for)
             self.engine.registry.miss(each.name, each.version, why)
         for spec in specs:

@@ -13,7 +13,7 @@ from mooring.repository.fetch import Fetcher
 from mooring.repository.preloads import preload
 from mooring.repository.server_folder import server_folder
 from mooring.repository.spec import Defaults
-from mooring.repository.store import Found, Store
+from mooring.repository.store import StartupModels, Store
 from mooring.workers.libraries import Libraries, begun
 
 # Of a model that nobody gives a number of workers.
@@ -34,9 +34,9 @@ class Startup:
         archives = self.folder / "archives"
         archives.mkdir(mode=0o700)
         self.store = Store(archives, self.defaults, fetcher=Fetcher(config.allowed_urls))
-        self._found: Found | None = None
+        self._found: StartupModels | None = None
 
-    def find(self) -> Found:
+    def find(self) -> StartupModels:
         """The models that the settings ask for, found at the first call. Raises ``MooringError``, as ``Store.find``."""
         if self._found is None:
             self._found = self.store.find(self._config)

@@ -33,7 +33,7 @@ from mooring.ipc.messages import (
 )
 from mooring.ipc.progress import Progress
 from mooring.observability.records import Recorder
-from mooring.repository.platforms import has_code
+from mooring.repository.platforms import runs_user_code
 from mooring.repository.spec import ModelSpec
 from mooring.worker_process.channel import Channel, Outbox
 from mooring.worker_process.outcomes import chunks, fails_again, failure_of, line_of, within
@@ -275,7 +275,7 @@ class Worker:
                 else ErrorRecord("ModelLoadFailed", line_of(error), traceback.format_exc())
             )
             spec = message.spec
-            code = has_code(spec.backend, module=bool(spec.parameters.get("module")))
+            code = runs_user_code(spec.backend, module=bool(spec.parameters.get("module")))
             lasting = fails_again(error, code=code)
         else:
             self._backend, self._spec = backend, message.spec

@@ -14,8 +14,8 @@ import msgspec
 
 from mooring.config.properties import parse_properties
 from mooring.config.settings import SETTINGS, Address, Config, ConfigError, Secret
-from mooring.config.sources.torchserve import from_properties, from_variables
-from mooring.config.sources.values import suggestion, typed
+from mooring.config.sources.torchserve import read_properties, read_variables
+from mooring.config.sources.values import parse_setting, suggest_name
 from mooring.config.torchserve_keys import CONFIG_FILE
 
 PREFIX = "MOORING_"
@@ -41,24 +41,24 @@ def load_config(
     chosen: dict[str, Any] = dict(defaults)
     file = file or environ.get(f"{PREFIX}CONFIG")
     if file:
-        chosen.update(_from_file(Path(file), environ, warn))
-    chosen.update(_from_environment(environ, warn))
-    chosen.update({name: typed(name, value, _flag(name)) for name, value in flags.items()})
-    chosen.update(from_variables(environ, chosen))
-    config = _secured(Config(**chosen))
+        chosen.update(_read_file(Path(file), environ, warn))
+    chosen.update(_read_environment(environ, warn))
+    chosen.update({name: parse_setting(name, value, _flag_name(name)) for name, value in flags.items()})
+    chosen.update(read_variables(environ, chosen))
+    config = _with_grpc_tls(Config(**chosen))
     _check_management(config)
     _check_frontends(config)
     return config
 
 
-def _from_file(path: Path, environ: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
+def _read_file(path: Path, environ: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
     try:
         text = path.read_bytes()
         if path.suffix in PROPERTIES:
             # Files for Java are Latin-1; bytes that are no UTF-8 stay what they are, so that paths still match.
             found = parse_properties(text.decode("utf-8", "surrogateescape"), environ)
-            chosen = _kept_in(found, environ, warn) | from_properties(path, found, warn)
-            return _remembering(path, chosen)
+            chosen = _secrets_of_snapshot(found, environ, warn) | read_properties(path, found, warn)
+            return _with_file_of_secrets(path, chosen)
         table = tomllib.loads(text.decode())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
@@ -66,13 +66,14 @@ def _from_file(path: Path, environ: Mapping[str, str], warn: Callable[[str], obj
         raise ConfigError(f"{path}: {error}") from error
     for name in table:
         if name not in SETTINGS:
-            raise ConfigError(f"{path}: unknown setting '{name}'{suggestion(name, SETTINGS)}")
-    return _remembering(
-        path, {name: typed(name, value, f"{path}: {name}", strict=True) for name, value in table.items()}
+            raise ConfigError(f"{path}: unknown setting '{name}'{suggest_name(name, SETTINGS)}")
+    return _with_file_of_secrets(
+        path,
+        {name: parse_setting(name, value, f"{path}: {name}", strict=True) for name, value in table.items()},
     )
 
 
-def _remembering(path: Path, chosen: dict[str, Any]) -> dict[str, Any]:
+def _with_file_of_secrets(path: Path, chosen: dict[str, Any]) -> dict[str, Any]:
     """The settings, each secret among them with the file that it was read from."""
     place = str(path.absolute())
     return {
@@ -81,7 +82,7 @@ def _remembering(path: Path, chosen: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _kept_in(
+def _secrets_of_snapshot(
     snapshot: Mapping[str, str], environ: Mapping[str, str], warn: Callable[[str], object]
 ) -> dict[str, Any]:
     """The secrets that a snapshot leaves where they were: in the file that it names."""
@@ -89,28 +90,28 @@ def _kept_in(
     if "model_snapshot" not in snapshot or file is None or Path(file).suffix == ".cfg":
         return {}
     try:
-        found = _from_file(Path(file), environ, lambda _line: None)
+        found = _read_file(Path(file), environ, lambda _line: None)
     except ConfigError as error:
         warn(f"the secrets that the snapshot leaves in its file are not there: {error}")
         return {}
     return {name: value for name, value in found.items() if isinstance(value, Secret)}
 
 
-def _from_environment(environ: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
+def _read_environment(environ: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
     chosen: dict[str, Any] = {}
     for variable, value in environ.items():
         name = variable.removeprefix(PREFIX).lower()
         if not variable.startswith(PREFIX) or name == "config":
             continue
         if name in SETTINGS:
-            chosen[name] = typed(name, value, variable)
+            chosen[name] = parse_setting(name, value, variable)
         # Not an error: Kubernetes sets MOORING_PORT and the like for a service that is called mooring.
-        elif hint := suggestion(name, SETTINGS):
+        elif hint := suggest_name(name, SETTINGS):
             warn(f"unknown variable {variable}{hint}")
     return chosen
 
 
-def _secured(config: Config) -> Config:
+def _with_grpc_tls(config: Config) -> Config:
     """The settings with gRPC's addresses secure where that is set; a unix socket needs no TLS."""
     if not config.enable_grpc_ssl:
         return config
@@ -143,5 +144,5 @@ def _check_frontends(config: Config) -> None:
         raise ConfigError("frontends above 1 need an inference_address with a port, not a unix socket")
 
 
-def _flag(name: str) -> str:
+def _flag_name(name: str) -> str:
     return f"--{name.replace('_', '-')}"

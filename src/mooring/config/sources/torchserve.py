@@ -13,20 +13,20 @@ from mooring.config.settings import (
     Address,
     Config,
     Snapshot,
+    encode_snapshot,
     is_secret,
-    snapshot_text,
-    versions_said,
+    to_torchserve_models,
 )
-from mooring.config.sources.values import suggestion, typed
+from mooring.config.sources.values import parse_setting, suggest_name
 from mooring.config.torchserve_keys import (
     ADDRESSES,
     CONFIG_FILE,
     MILLISECONDS,
     SAME,
     WRITTEN,
-    effective,
+    is_effective,
     known_keys,
-    why_idle,
+    no_effect_reason,
 )
 
 _TORCHSERVE = "TS_"
@@ -36,7 +36,7 @@ TORCHSERVE_DEFAULTS: Mapping[str, Any] = MappingProxyType({"token_authorization"
 """What a start under TorchServe's command has in place of our defaults."""
 
 
-def from_variables(environ: Mapping[str, str], chosen: Mapping[str, Any]) -> dict[str, Any]:
+def read_variables(environ: Mapping[str, str], chosen: Mapping[str, Any]) -> dict[str, Any]:
     """What TorchServe's variables say, where they are to be heard."""
     found: dict[str, str] = {}
     if chosen.get("enable_envvars_config"):
@@ -46,30 +46,38 @@ def from_variables(environ: Mapping[str, str], chosen: Mapping[str, Any]) -> dic
                     found[key] = environ[variable]
     if chosen.get("use_env_allowed_urls") and f"{_TORCHSERVE}ALLOWED_URLS" in environ:
         found["allowed_urls"] = environ[f"{_TORCHSERVE}ALLOWED_URLS"]
-    return _of_keys(found, lambda key: f"{_TORCHSERVE}{key.upper().removeprefix(_TORCHSERVE)}", chosen)
+    return _settings_of_keys(
+        found, lambda key: f"{_TORCHSERVE}{key.upper().removeprefix(_TORCHSERVE)}", chosen
+    )
 
 
-def from_properties(path: Path, found: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
+def read_properties(path: Path, found: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
     """What the keys of a file say. ``warn`` hears of those without effect here, and of those that TorchServe has not."""
     known = known_keys()
-    idle = {key: why_idle(key, value) for key, value in found.items() if key in known and not effective(key)}
+    idle = {
+        key: no_effect_reason(key, value)
+        for key, value in found.items()
+        if key in known and not is_effective(key)
+    }
     told = [f"{key} ({why})" for key, why in idle.items() if why]
     if told:
         warn(f"{path}: not applicable here: {', '.join(told)}")
-    unknown = [f"{key}{suggestion(key, dict.fromkeys(known))}" for key in found if key not in known | WRITTEN]
+    unknown = [
+        f"{key}{suggest_name(key, dict.fromkeys(known))}" for key in found if key not in known | WRITTEN
+    ]
     if unknown:
         warn(f"{path}: no keys of TorchServe's: {', '.join(unknown)}")
-    return _of_keys(found, lambda key: f"{path}: {key}", {})
+    return _settings_of_keys(found, lambda key: f"{path}: {key}", {})
 
 
-def _of_keys(
+def _settings_of_keys(
     found: Mapping[str, str], where: Callable[[str], str], before: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The settings that TorchServe's keys set. ``before`` has the half of an address that ``found`` has not."""
-    chosen = {name: typed(name, found[key], where(key)) for key, name in SAME.items() if key in found}
+    chosen = {name: parse_setting(name, found[key], where(key)) for key, name in SAME.items() if key in found}
     for key, name in MILLISECONDS.items():
         if key in found:
-            chosen[name] = typed(name, found[key], where(key)) / 1000
+            chosen[name] = parse_setting(name, found[key], where(key)) / 1000
     if "disable_token_authorization" in found:  # True says both: no tokens, and that the user wants it so
         chosen["token_authorization"] = "off" if chosen["insecure"] else "on"
     for (host, port), name in ADDRESSES.items():
@@ -77,7 +85,7 @@ def _of_keys(
             default = before.get(name, getattr(DEFAULTS, name))
             place = found.get(host, default.host)
             text = f"{f'[{place}]' if ':' in place else place}:{found.get(port, default.port)}"
-            chosen[name] = typed(name, text, where(f"{host} and _port"))
+            chosen[name] = parse_setting(name, text, where(f"{host} and _port"))
     return chosen
 
 
@@ -87,7 +95,7 @@ def to_properties(config: Config) -> dict[str, str]:
     So are secrets: the file that holds them is named in their place.
     """
     said = {
-        key: _said(getattr(config, name))
+        key: _format_value(getattr(config, name))
         for key, name in SAME.items()
         if getattr(config, name) != getattr(DEFAULTS, name) and not is_secret(name)
     }
@@ -105,7 +113,7 @@ def to_properties(config: Config) -> dict[str, str]:
     return said
 
 
-def _said(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
@@ -115,5 +123,5 @@ def _said(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.15g}"
     if isinstance(value, dict):
-        return msgspec.json.encode(versions_said(value)).decode()
-    return snapshot_text(value) if isinstance(value, Snapshot) else str(value)
+        return msgspec.json.encode(to_torchserve_models(value)).decode()
+    return encode_snapshot(value) if isinstance(value, Snapshot) else str(value)

@@ -25,7 +25,7 @@ from mooring.config.settings import (
 )
 
 
-def typed(name: str, value: Any, where: str, *, strict: bool = False) -> Any:
+def parse_setting(name: str, value: Any, where: str, *, strict: bool = False) -> Any:
     """A setting's value in its own type. Text is read as what it stands for unless ``strict``."""
     kind = KINDS[name]
     try:
@@ -38,12 +38,12 @@ def typed(name: str, value: Any, where: str, *, strict: bool = False) -> Any:
         if kind is Secret:
             return Secret(msgspec.convert(value, str))
         if kind == Names:
-            names = _names([value] if isinstance(value, str) else msgspec.convert(value, list[str]))
+            names = _split_names([value] if isinstance(value, str) else msgspec.convert(value, list[str]))
             return tuple(_CHECKED[name](names) if name in _CHECKED else names)
         if kind in (Versions, Snapshot | None) and isinstance(value, str):
             value = json.loads(value)
         if name == "blacklist_env_vars":
-            (value,) = _patterns([msgspec.convert(value, str)])
+            (value,) = _check_patterns([msgspec.convert(value, str)])
         return msgspec.convert(value, TYPES[name], strict=strict)
     except ValueError as error:
         shown = (
@@ -55,12 +55,12 @@ def typed(name: str, value: Any, where: str, *, strict: bool = False) -> Any:
         ) from None
 
 
-def _names(texts: Iterable[str]) -> Iterator[str]:
+def _split_names(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         yield from (part.strip() for part in text.split(",") if part.strip())
 
 
-def _patterns(texts: Iterable[str]) -> Iterator[str]:
+def _check_patterns(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         try:
             re.compile(text)
@@ -69,7 +69,7 @@ def _patterns(texts: Iterable[str]) -> Iterator[str]:
         yield text
 
 
-def _origins(texts: Iterable[str]) -> Iterator[str]:
+def _check_origins(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         parts = urlsplit(text)
         if text != "*" and (text != f"{parts.scheme}://{parts.netloc}" or not parts.hostname):
@@ -77,7 +77,7 @@ def _origins(texts: Iterable[str]) -> Iterator[str]:
         yield text.lower()
 
 
-def _tokens(texts: Iterable[str]) -> Iterator[str]:
+def _check_tokens(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", text):
             raise ValueError(f"'{text}' is no name of a method or a header")
@@ -85,14 +85,14 @@ def _tokens(texts: Iterable[str]) -> Iterator[str]:
 
 
 _CHECKED: Mapping[str, Callable[[Iterable[str]], Iterator[str]]] = {
-    "allowed_urls": _patterns,
-    "cors_allowed_origin": _origins,
-    "cors_allowed_methods": _tokens,
-    "cors_allowed_headers": _tokens,
+    "allowed_urls": _check_patterns,
+    "cors_allowed_origin": _check_origins,
+    "cors_allowed_methods": _check_tokens,
+    "cors_allowed_headers": _check_tokens,
 }
 
 
-def suggestion(name: str, known: Mapping[str, object]) -> str:
+def suggest_name(name: str, known: Mapping[str, object]) -> str:
     """The end of a refusal: which known name may have been meant, if one is close."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     return f"; did you mean '{close[0]}'?" if close else ""

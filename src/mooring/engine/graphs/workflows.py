@@ -18,7 +18,7 @@ from mooring.engine.admission import refuse_request
 from mooring.engine.engine import Engine
 from mooring.observability.logs import get_logger
 from mooring.repository.spec import ModelSpec
-from mooring.repository.workflows import OpenedWorkflow, WorkflowCatalog
+from mooring.repository.workflows import ResolvedWorkflow, WorkflowCatalog
 
 log = get_logger(__name__)
 
@@ -29,7 +29,7 @@ class Workflows(WorkflowService):
     def __init__(self, engine: Engine, catalog: WorkflowCatalog) -> None:
         self._engine = engine
         self._catalog = catalog
-        self._opened: dict[str, OpenedWorkflow] = {}
+        self._opened: dict[str, ResolvedWorkflow] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
     def submit(self, request: InferenceRequest, done: Done) -> Ticket:
@@ -48,7 +48,7 @@ class Workflows(WorkflowService):
         return opened.description
 
     async def register(self, registration: WorkflowRegistration) -> str:
-        opened = await asyncio.to_thread(self._catalog.open, registration)
+        opened = await asyncio.to_thread(self._catalog.read_workflow, registration)
         name = opened.spec.name
         async with self._changing(name):
             try:
@@ -73,7 +73,7 @@ class Workflows(WorkflowService):
             self._release(opened)
         log.info("workflow unloaded", workflow=workflow)
 
-    async def _start(self, opened: OpenedWorkflow) -> None:
+    async def _start(self, opened: ResolvedWorkflow) -> None:
         """Every model at once; where one does not come up the others go again, too."""
         starting = [asyncio.ensure_future(self._deploy(part)) for part in opened.parts]
         await asyncio.wait(starting)
@@ -104,7 +104,7 @@ class Workflows(WorkflowService):
 
         await asyncio.gather(*(retire(spec) for spec in specs))
 
-    def _release(self, opened: OpenedWorkflow) -> None:
+    def _release(self, opened: ResolvedWorkflow) -> None:
         for spec in (*opened.parts, opened.spec):
             self._catalog.release(spec)
 
