@@ -35,9 +35,9 @@ def load_callable(engine: str, name: str, folder: Path) -> models.Model:
     torch.set_num_threads(1)
     program = torch.jit.load(str(folder / name / "model.pt")).eval()
     if engine == "optimized":
-        from mooring.backends.onednn_layout import rearranged
+        from mooring.backends.onednn_layout import optimize_for_onednn
 
-        program = rearranged(torch.jit.freeze(program)) or program
+        program = optimize_for_onednn(torch.jit.freeze(program)) or program
 
     def call(x: np.ndarray) -> np.ndarray:
         with torch.inference_mode(), warnings.catch_warnings():
