@@ -16,6 +16,7 @@ class FakeTransport:
         self.protocol = None
         self.paused = False
         self.closing = self.aborted = self.ended = False
+        self.reading = True
         self._eof = eof
 
     def write(self, data):
@@ -42,6 +43,17 @@ class FakeTransport:
         """What was sent since the last call."""
         sent, self.sent = self.sent, b""
         return sent
+
+    def pause_reading(self):
+        assert self.reading, "paused twice"
+        self.reading = False
+
+    def resume_reading(self):
+        assert not self.reading, "resumed twice"
+        self.reading = True
+
+    def set_protocol(self, protocol):
+        self.protocol = protocol
 
     def set_write_buffer_limits(self, high=None, low=None):
         self.high = high

@@ -117,7 +117,7 @@ class RequestReader:
 
     def at_rest(self) -> bool:
         """Whether all bytes that came have become requests: another reader could go on from here."""
-        return not (self.state or self.receiving or (self._inside and not self._between))
+        return not (self.state or self.receiving or self._inside)
 
     def overdue(self, now: float, silence: float) -> str:
         """Return what takes too long about the request that is being received; empty where nothing does."""
