@@ -191,6 +191,16 @@ def test_a_call_ends_once():
     assert status(called) == (Status.NOT_FOUND, "no such model")
 
 
+def test_an_answer_that_waits_to_be_sent_keeps_its_status():
+    called = asked()
+    called.sender.open = False
+    called.call.respond([b"x"])
+    called.call.end(Status.INTERNAL, "too late")
+    parts = []
+    called.call.take_frames(1 << 30, parts)
+    assert fields(parse_frames(b"".join(parts))[-1][3]) == {"grpc-status": "0"}
+
+
 def test_a_call_that_ends_before_its_request_drops_the_rest():
     called = Called()
     called.feed(message(bytes(100_000))[:50_000])

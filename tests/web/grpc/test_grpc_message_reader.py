@@ -164,6 +164,9 @@ def test_no_more_is_allowed_before_half_a_window_has_been_read():
     assert reader.window_increment(left) == 0
     feed(reader, content)
     assert reader.window_increment(left - 1000) == 0  # it is all unread
+    for _ in range(10):
+        reader.take()
+    assert reader.window_increment(left - 1000) == 0  # it would be too little
     while reader.messages:
         reader.take()
     assert reader.window_increment(left - 1000) == window - (left - 1000)

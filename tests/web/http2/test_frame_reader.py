@@ -170,6 +170,46 @@ def test_a_stream_that_is_answered_by_its_first_bytes_gets_no_more():
     assert reading.handler.seen[-1] == ("ping", b"12345678", False)
 
 
+def test_a_request_is_complete_with_its_last_byte():
+    stream = FakeStream(1)
+    reading = Reading(stream)
+    reading.feed(pack_frame(frames.DATA, END_STREAM, 1, b"x"))
+    assert stream.complete
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        EVERY_KIND[6] + EVERY_KIND[4],  # another frame within a header block
+        EVERY_KIND[6] + pack_frame(frames.CONTINUATION, END_HEADERS, 5, b"x"),
+        EVERY_KIND[7],
+        pack_frame(frames.DATA, PADDED, 1, b"\x02\0"),
+        pack_frame(frames.HEADERS, PADDED | END_HEADERS, 1, b"\x02a"),
+        pack_frame(frames.PUSH_PROMISE, 0, 1, bytes(4)),
+        pack_frame(frames.SETTINGS, 0, 1),
+        pack_frame(frames.PRIORITY, 0, 0, bytes(5)),
+    ],
+)
+def test_frames_that_cannot_be_break_the_connection(data):
+    assert Reading(FakeStream(1)).error(data) is ErrorCode.PROTOCOL_ERROR
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pack_frame(frames.WINDOW_UPDATE, 0, 0, bytes(3)),
+        pack_frame(frames.RST_STREAM, 0, 1, bytes(5)),
+        pack_frame(frames.PRIORITY, 0, 1, bytes(4)),
+        pack_frame(frames.PING, 0, 0, bytes(7)),
+        pack_frame(frames.SETTINGS, 0, 0, bytes(5)),
+        pack_frame(frames.SETTINGS, frames.ACK, 0, bytes(6)),
+        pack_frame(frames.HEADERS, END_HEADERS | frames.HAS_PRIORITY, 1, bytes(4)),
+    ],
+)
+def test_frames_of_the_wrong_size_break_the_connection(data):
+    assert Reading().error(data) is ErrorCode.FRAME_SIZE_ERROR
+
+
 def test_every_part_of_content_counts_as_progress():
     stream = FakeStream(1)
     reading = Reading(stream)

@@ -1,5 +1,6 @@
 """How a connection ends, and which time-outs end it: with a fake transport and a clock that the test moves."""
 
+import pytest
 from fake_http2 import FakeHttp2Context, parse_frames
 from fake_transport import FakeTransport
 
@@ -99,6 +100,22 @@ def test_who_is_never_silent_after_its_fault_is_cut_off_after_half_a_minute():
     assert not each.transport.aborted
     each.sweep(0.1)
     assert each.transport.aborted
+
+
+@pytest.mark.parametrize("how", ["the client goes away", "the server resets", "an answer"])
+def test_memory_of_a_stream_that_is_over_is_not_written_any_more(how):
+    each = Connected()
+    stream = each.begin(1, end_stream=False)
+    stream.own = bytearray(100)
+    each.feed(frames.HEAD.pack(100 << 8 | frames.DATA, 0, 1) + b"x")
+    assert each.connection.get_buffer(-1).obj is stream.own
+    if how == "an answer":
+        each.answer(stream)
+    elif how == "the server resets":
+        stream.connection.reset(stream, ErrorCode.CANCEL)
+    else:
+        each.connection.connection_lost(None)
+    assert each.connection.get_buffer(-1) is each.context.receive_buffer
 
 
 def test_a_fault_of_the_servers_own_is_logged_and_ends_the_connection(caplog):
