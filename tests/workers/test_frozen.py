@@ -46,7 +46,7 @@ async def test_a_worker_that_is_frozen_in_a_request_is_replaced_and_the_request_
     freeze(worker)
     behind = [harness.submit(b"%d" % number) for number in range(5)]
     assert body_of(await asyncio.wait_for(asked, 60)) == b"x"
-    assert [body_of(await asyncio.wait_for(one, 20)) for one in behind] == [b"%d" % n for n in range(5)]
+    assert [body_of(await asyncio.wait_for(one, 30)) for one in behind] == [b"%d" % n for n in range(5)]
     assert has_ended(worker)
 
 
@@ -57,7 +57,7 @@ async def test_a_request_that_freezes_every_worker_is_told_so_and_nobody_else(ha
     error = await asyncio.wait_for(asked, 60)
     assert isinstance(error, WorkerDied)
     assert "after a signal had stopped it for 0.5 s" in error.detail
-    assert [body_of(await asyncio.wait_for(one, 20)) for one in behind] == [b"%d" % n for n in range(5)]
+    assert [body_of(await asyncio.wait_for(one, 30)) for one in behind] == [b"%d" % n for n in range(5)]
 
 
 async def test_a_frozen_idle_worker_is_replaced_before_anybody_asks_it(harness):
@@ -89,7 +89,7 @@ async def test_requests_done_before_a_slow_one_of_their_message_are_no_part_of_i
     futures = [harness.submit(b"ok") for _ in range(5)]
     futures.append(harness.submit(b"bad", do="stop"))  # the answers before it are in the worker still
     futures += [harness.submit(b"ok") for _ in range(5)]
-    outcomes = await asyncio.wait_for(asyncio.gather(*futures), 20)
+    outcomes = await asyncio.wait_for(asyncio.gather(*futures), 30)
     assert isinstance(outcomes[5], WorkerDied)
     assert [body_of(outcome) for outcome in outcomes[6:]] == [b"ok"] * 5
     if retry:  # else they must not run twice, though they have only run once
@@ -101,7 +101,7 @@ async def test_what_ran_beside_a_request_that_kills_its_worker_does_not_die_with
     futures = [harness.submit(b"ok") for _ in range(3)]
     futures.append(harness.submit(b"bad", do="kill"))
     futures += [harness.submit(b"ok") for _ in range(3)]
-    outcomes = await asyncio.wait_for(asyncio.gather(*futures), 20)
+    outcomes = await asyncio.wait_for(asyncio.gather(*futures), 30)
     assert isinstance(outcomes.pop(3), WorkerDied)
     assert [body_of(outcome) for outcome in outcomes] == [b"ok"] * 6
 
@@ -179,6 +179,6 @@ async def test_a_frozen_template_of_a_model_is_replaced(harness, tmp_path):
     assert psutil.Process(template).ppid() != os.getpid()  # the one with the libraries is between them
     freeze(template)
     os.kill(worker, signal.SIGKILL)
-    outcome = await asyncio.wait_for(asked(harness, INPUT), 20)
+    outcome = await asyncio.wait_for(asked(harness, INPUT), 30)
     assert outcome.outputs
     await until(lambda: has_ended(template))
