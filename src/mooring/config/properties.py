@@ -10,7 +10,7 @@ _VARIABLE = re.compile(r"\$\$(\w+)\$\$")
 
 
 def parse_properties(text: str, environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    r"""The keys and values of a .properties file; the last of two equal keys wins.
+    r"""Parse a .properties file; the last of two equal keys wins.
 
     ``$$NAME$$`` in a value is replaced from ``environ``; a name that is not there stays as it is written.
 
@@ -36,7 +36,7 @@ def format_properties(values: Mapping[str, str]) -> str:
 
 
 def _escape(text: str, *, inside: str = "") -> str:
-    """With a backslash before whatever the format reads otherwise; ``inside`` may stand bare but for the first place."""
+    """Put a backslash before every sign that the format reads otherwise. ``inside`` signs stay bare behind the first."""
     written = ""
     for place, sign in enumerate(text):
         if sign in inside and place:
@@ -61,7 +61,7 @@ def _escape_utf16(sign: str) -> Iterator[int]:
 
 
 def _logical_lines(text: str) -> Iterator[str]:
-    """Lines without comments and blank ones, continuations joined. A comment is never continued."""
+    """Yield lines without comments and blank ones, with continuations joined. A comment is never continued."""
     pending = ""
     # Not splitlines: Java ends a line at CR, LF or both, and at nothing else (no form feed, no U+2028).
     for raw in re.split(r"\r\n|\n|\r", text):
@@ -79,7 +79,7 @@ def _logical_lines(text: str) -> Iterator[str]:
 
 
 def _split_pair(line: str) -> tuple[str, str]:
-    """Key and value: parted by the first unescaped ``=``, ``:`` or white space, and white space around it."""
+    """Split a line at the first unescaped ``=``, ``:`` or white space, with the white space around it."""
     end = 0
     while end < len(line) and line[end] not in "=: \t\f":
         end += 2 if line[end] == "\\" else 1

@@ -14,13 +14,13 @@ from msgspec import Meta
 
 
 class ConfigError(Exception):
-    """A setting that cannot be used; the text says where it stands, what it is and what is allowed."""
+    """A setting that cannot be used. The text names its place, its value and what is allowed."""
 
 
 class Address(msgspec.Struct, frozen=True):
-    """Where a listener is: a host and a port (0 takes a free one), or with ``path`` a unix socket.
+    """The address of a listener: a host and a port (0 takes a free one), or a unix socket at ``path``.
 
-    ``secure``: it speaks TLS.
+    A ``secure`` one speaks TLS.
     """
 
     host: str = ""
@@ -35,7 +35,7 @@ class Address(msgspec.Struct, frozen=True):
 
     @property
     def loopback(self) -> bool:
-        """Whether only this machine can reach it."""
+        """Whether only this machine can reach the address."""
         if self.path or self.host == "localhost":
             return True
         try:
@@ -45,7 +45,7 @@ class Address(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str, port: int) -> "Address":
-        """An address as a user writes it; ``port`` where it names none. Raises ``ValueError``.
+        """Parse an address as users write it; ``port`` stands in where it names none. Raises ``ValueError``.
 
         >>> Address.parse("http://[::1]:8080", 80)
         Address(host='::1', port=8080, path='', secure=False)
@@ -72,9 +72,9 @@ class Address(msgspec.Struct, frozen=True):
 
 
 class Secret(msgspec.Struct, frozen=True, eq=False):
-    """A text that is never shown: not where settings are printed, nor where one of them is refused.
+    """A text that is never shown: neither where settings are printed nor where one of them is refused.
 
-    ``file`` is where it was read, empty where it came from the environment; wherever that was, it is the same secret.
+    ``file`` is the file that it was read from, empty for the environment; it does not count for equality.
     """
 
     text: str = ""
@@ -97,9 +97,9 @@ class Secret(msgspec.Struct, frozen=True, eq=False):
 
 
 class ModelSettings(msgspec.Struct, frozen=True, rename="camel"):
-    """What TorchServe's ``models`` setting says of one version of a model. None leaves it to the model's own config.
+    """One version of a model in TorchServe's ``models`` setting. None leaves an option to the model's own config.
 
-    Times are as TorchServe has them: the delay in milliseconds, the time-outs in seconds.
+    ``max_batch_delay`` is in milliseconds and the time-outs are in seconds, as in TorchServe.
     """
 
     default_version: bool = False
@@ -115,7 +115,7 @@ class ModelSettings(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Snapshot(msgspec.Struct, frozen=True, rename="camel"):
-    """Which models were served, and how, as TorchServe writes it down. ``created`` is in milliseconds since 1970."""
+    """The models that were served and their settings, in TorchServe's form. ``created`` is in milliseconds since 1970."""
 
     name: str = ""
     model_count: int = 0
@@ -124,7 +124,7 @@ class Snapshot(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def encode_snapshot(snapshot: Snapshot) -> str:
-    """As TorchServe writes it."""
+    """The snapshot as JSON, as TorchServe writes it."""
     document = msgspec.to_builtins(snapshot) | {"models": to_torchserve_models(snapshot.models)}
     return msgspec.json.encode(document).decode()
 
@@ -132,9 +132,9 @@ def encode_snapshot(snapshot: Snapshot) -> str:
 def to_torchserve_models(
     models: Mapping[str, Mapping[str, ModelSettings]],
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """What ``models`` says, for TorchServe's own reader too: numbers whole where they are, no key that says nothing."""
+    """The ``models`` setting in a form that TorchServe reads, too: whole numbers without a fraction, and no empty keys."""
 
-    def said(settings: ModelSettings) -> dict[str, Any]:
+    def compact(settings: ModelSettings) -> dict[str, Any]:
         found: dict[str, Any] = msgspec.to_builtins(settings)
         return {
             key: int(value) if isinstance(value, float) and value.is_integer() else value
@@ -143,7 +143,8 @@ def to_torchserve_models(
         }
 
     return {
-        name: {version: said(each) for version, each in versions.items()} for name, versions in models.items()
+        name: {version: compact(each) for version, each in versions.items()}
+        for name, versions in models.items()
     }
 
 
@@ -560,7 +561,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def generates_tokens(self) -> bool:
-        """Whether tokens are generated for what has no fixed one."""
+        """Whether the server generates tokens for what has no fixed one."""
         elsewhere = not (self.management_address.loopback and self.grpc_management_address.loopback)
         return self.token_authorization in (("on", "elsewhere") if elsewhere else ("on",))
 
@@ -570,22 +571,22 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         return self.generates_tokens or bool(self.management_token) or self.management_token_file is not None
 
     def guarded(self, address: Address) -> bool:
-        """Whether it takes this machine, a token or a certificate to manage models there, or the user wants it open."""
+        """Whether models at this address are managed only from this machine, with a token or certificate, or openly by choice."""
         certified = address.secure and self.client_ca_file is not None
         return address.loopback or certified or self.guards_management or self.insecure
 
 
 DEFAULTS = Config()
-"""Every setting as it is where nobody says anything."""
+"""Every setting with its default."""
 
 KINDS: Mapping[str, Any] = get_type_hints(Config)
-"""The type of every setting, without its limits: which reader it has."""
+"""The type of every setting without its limits; it decides how a text is read."""
 
 TYPES: Mapping[str, Any] = get_type_hints(Config, include_extras=True)
 """The type of every setting with its limits."""
 
 SETTINGS: Mapping[str, str] = {name: hint.__metadata__[-1].description for name, hint in TYPES.items()}
-"""Every setting and what it is, in a line."""
+"""The description of every setting, in a line."""
 
 
 def is_switch(name: str) -> bool:
@@ -594,5 +595,5 @@ def is_switch(name: str) -> bool:
 
 
 def is_secret(name: str) -> bool:
-    """Whether a setting may not be seen, and so is no flag: everybody on the machine sees those."""
+    """Whether a setting is a secret. A secret is no flag, since everybody on the machine sees those."""
     return KINDS[name] is Secret

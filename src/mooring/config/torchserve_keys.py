@@ -79,7 +79,7 @@ _IPEX = "set TS_IPEX_ENABLE in the server's environment, which handlers see"
 
 
 class UnusedKey(msgspec.Struct, frozen=True):
-    """Why a key is without effect, and the values (in lower case) of which nobody misses anything."""
+    """Why a key has no effect, and the values (in lower case) with which nothing is missed."""
 
     why: str
     harmless: tuple[str, ...] = ()
@@ -110,7 +110,7 @@ WITHOUT_EFFECT: Mapping[str, UnusedKey] = {
 
 
 def no_effect_reason(key: str, value: str) -> str:
-    """Why a key of TorchServe's has no effect here; empty where nothing is missed by it.
+    """Say why a key of TorchServe's has no effect here; empty where nothing is missed.
 
     >>> no_effect_reason("async_logging", "true"), no_effect_reason("async_logging", "false")
     ('the server has one log', '')
@@ -125,7 +125,7 @@ WRITTEN = frozenset({"NUM_WORKERS", CONFIG_FILE})
 
 
 def known_keys() -> frozenset[str]:
-    """Every key of TorchServe's config.properties, those without effect here among them."""
+    """Every key of TorchServe's config.properties, also those without effect here."""
     pairs = (key for keys in ADDRESSES for key in keys)
     return frozenset([*SAME, *MILLISECONDS, *pairs, *WITHOUT_EFFECT])
 

@@ -60,21 +60,21 @@ _LIBRARIES: Mapping[str, str] = {"migraphx": "onnxruntime", "ptzendnn": "torch"}
 
 
 def worker_extensions() -> list[str]:
-    """The workers that can be loaded here, of those AMD's clients ask for by name."""
+    """The names of AMD's workers that can be loaded here, since their library is installed."""
     return [worker for worker, library in _LIBRARIES.items() if find_spec(library) is not None]
 
 
 class Available(msgspec.Struct, frozen=True):
-    """A model that could be loaded by its name; ``url`` is what its versions would have as theirs."""
+    """A model that could be loaded by its name; its versions would have this ``url``."""
 
     name: str
     url: str
 
 
 class ServedVersions(msgspec.Struct, frozen=True):
-    """What is to be loaded, and why versions that should be cannot be.
+    """Versions to load, and the reasons for those that cannot be loaded.
 
-    ``whole`` is whether these are all versions that are to be served: others of the same place are not any more.
+    ``whole`` says that these are all versions to serve: others of the same place are to be unloaded.
     """
 
     specs: list[ModelSpec]
@@ -83,7 +83,13 @@ class ServedVersions(msgspec.Struct, frozen=True):
 
 
 class Catalog:
-    """Opens models by name. ``folder`` is where files are put that a caller sends along."""
+    """The models that can be loaded while the server runs, by name.
+
+    How this works: a name is looked for in the model repository, then in the model store, then among what the server was
+    started with. Nothing is kept but the names of the last: every call reads the disk, so that what an operator puts
+    there or takes away counts at once. Files that a caller sends along are written to ``folder``, as a model of a
+    repository with that one model. A caller's configuration is laid over what was read.
+    """
 
     def __init__(self, store: Store, config: Config, folder: Path, defaults: Defaults) -> None:
         self.defaults = defaults
@@ -97,13 +103,13 @@ class Catalog:
         self._workers = config.default_workers_per_model
 
     def remember_targets(self, specs: Iterable[ModelSpec]) -> None:
-        """Remember what the server was started with: it can be loaded again, wherever it lies."""
+        """Remember what the server was started with, so that it can be loaded again wherever it lies."""
         self._targets = {spec.name: spec.url for spec in specs if spec.url in self._named}
 
     def list_available(self) -> list[Available]:
-        """Every model of the repository and of the store, and what was given at the start, by name.
+        """List every model of the repository, of the store and of the start, by name.
 
-        An archive of the store goes by its file's name.
+        An archive of the store has its file's name.
         """
         found = {name: Available(name, url) for name, url in self._targets.items()}
         if self._archives is not None:
@@ -122,11 +128,11 @@ class Catalog:
         return is_folder(self._repository / model) or dangling(self._repository / model)
 
     def url_of(self, model: str) -> str:
-        """What the versions of a model of the repository have as their ``url``."""
+        """The ``url`` of all versions of a model of the repository."""
         return str(self._repository / model) if self._repository is not None else ""
 
     def has_no_version(self, model: str) -> bool:
-        """Whether the repository has its folder, and no version in it."""
+        """Whether the repository has the model's folder, but no version in it."""
         if self._repository is None or not self.has_folder(model):
             return False
         folder = self._repository / model
@@ -152,8 +158,9 @@ class Catalog:
         files: Mapping[str, bytes] | None = None,
         parameters: Mapping[str, Parameter] | None = None,
     ) -> ServedVersions:
-        """The versions of a model that its policy serves and those of ``also``, or the one named; stages before the chain
-        they belong to.
+        """Read the versions of a model that its policy serves and those of ``also``, or the one that is named.
+
+        Stages stand before the chain that they belong to.
 
         Raises ``ModelNotFound``, ``ModelLoadFailed`` or, for a config or files that cannot be used, ``InvalidInput``.
         """
@@ -170,7 +177,7 @@ class Catalog:
         return ServedVersions(changed, found.faults, whole=found.whole and not version)
 
     def read_registration(self, registration: Registration) -> ModelSpec:
-        """What an operator wants to register, by the name of its archive or folder in the store or by a URL.
+        """Read the model that an operator registers: an archive or folder of the store, or an archive at a URL.
 
         Raises ``ModelNotFound``, ``ModelLoadFailed`` and its kinds or, for a runtime there is not, ``InvalidInput``.
         """
@@ -217,7 +224,7 @@ class Catalog:
                 remove(folder)
 
     def _find(self, model: str, choice: VersionChoice) -> ServedVersions:
-        """The model of that name, without a look at any other: one that goes meanwhile is no concern of this one."""
+        """Find the model of that name without a look at others: one of them may go meanwhile."""
         if self._repository is not None and self.has_folder(model):
             found = self._store.read_from_repository(self._repository, model, choice)
             return ServedVersions(found.specs, found.faults, whole=True)
@@ -258,7 +265,7 @@ class Catalog:
 def override_config(
     spec: ModelSpec, config: Mapping[str, Any], parameters: Mapping[str, Parameter]
 ) -> ModelSpec:
-    """A model with a caller's configuration over its own: Triton's names (a model configuration as JSON) or ours.
+    """Put a caller's configuration over a model's own: Triton's names (a model configuration as JSON) or ours.
 
     A key of Triton's means what it means in config.pbtxt. Raises ``InvalidInput`` naming one that is unknown, wrong or
     refused.
@@ -278,7 +285,7 @@ def override_config(
 
 
 def _policy_of_config(config: Mapping[str, Any], model: str) -> VersionPolicy | None:
-    """The policy that a caller's configuration names, in Triton's form; None where it names none."""
+    """The version policy in a caller's configuration, in Triton's form; None where it has none."""
     if "version_policy" not in config:
         return None
     try:
@@ -292,7 +299,7 @@ def _policy_of_config(config: Mapping[str, Any], model: str) -> VersionPolicy | 
 def worker_spec(
     worker: str, endpoint: str, parameters: Mapping[str, Parameter], defaults: Defaults
 ) -> ModelSpec:
-    """The model that a worker of AMD's server is with these parameters. Raises ``InvalidInput``."""
+    """Make the model that a worker of AMD's server is with these parameters. Raises ``InvalidInput``."""
     backend = WORKERS.get(worker)
     if backend is None:
         raise InvalidInput(f"unknown worker '{worker}'; known are {', '.join(sorted(WORKERS))}")
@@ -335,7 +342,7 @@ def _is_entry(name: str) -> bool:
 
 
 def _plain_parameters(parameters: Any) -> dict[str, Parameter]:
-    """Triton writes {"key": {"string_value": "text"}}, everybody else {"key": value}."""
+    """Unwrap parameters: Triton writes {"key": {"string_value": "text"}}, all others {"key": value}."""
     if not isinstance(parameters, Mapping):
         raise InvalidInput("config: 'parameters' must be an object")
     plain: dict[str, Parameter] = {}

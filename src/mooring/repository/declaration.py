@@ -117,12 +117,11 @@ class VersionPolicyTable(Table, frozen=True):
 
 
 class Declaration(Table, frozen=True, kw_only=True):
-    """A model's config. ``entry`` is the file (``model.py:function``) or the builtin; times are in seconds.
+    """A model's configuration. ``entry`` is the file (``model.py:function``) or the builtin. Times are in seconds.
 
-    ``id`` is AMD's name for the file. ``labels`` are names of classes, or the file that has them. ``explain`` is judged
-    where the model is loaded (explain/settings.py). A model whose own
-    file shows a batch dimension, and whose rows are shown to be independent, is batched although ``max_batch_size`` is
-    left out (platforms.DEFAULT_BATCH).
+    ``id`` is AMD's name for the file. ``labels`` are names of classes, or the file that has them. ``explain`` is checked
+    where the model is loaded (explain/settings.py). Without ``max_batch_size`` a model is batched where its own file
+    shows a batch dimension and trials show that its rows are independent (platforms.DEFAULT_BATCH).
     """
 
     name: str = ""
@@ -158,13 +157,13 @@ class Declaration(Table, frozen=True, kw_only=True):
 
 
 class TritonDeclaration(Declaration, frozen=True, kw_only=True):
-    """One that is written for Triton, whose rules hold for what it leaves open; ``configuration`` is it as it stands."""
+    """A configuration for Triton, whose rules hold for what it leaves open; ``configuration`` is the original."""
 
     configuration: TritonConfig = {}
 
     @property
     def batch_dimension(self) -> bool | None:
-        """Whether shapes have a batch dimension, None where nothing is said."""
+        """Whether shapes have a batch dimension; None where the configuration does not tell."""
         known = "max_batch_size" in self.configuration or "input" in self.configuration
         return self.configuration.get("max_batch_size", 0) > 0 if known else None
 
@@ -194,4 +193,4 @@ TABLES: Mapping[str, type[Table]] = {
     "warmup": WarmupTable,
     "warmup.inputs": WarmupInputTable,
 }
-"""The tables of a configuration by their paths, those of a chain's stages by what they are of a single model."""
+"""The tables of a configuration by their paths; the tables of a chain's stages have the paths of a single model."""

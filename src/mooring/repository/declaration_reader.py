@@ -19,7 +19,7 @@ _MAX_BYTES = 1 << 20
 
 
 def read_declaration(file: Path) -> Declaration:
-    """A config as it stands. Raises ``ModelLoadFailed`` naming the file and the key."""
+    """Read a configuration file. Raises ``ModelLoadFailed``, which names the file and the key."""
     try:
         if file.stat().st_size > _MAX_BYTES:
             raise ModelLoadFailed(f"{file}: larger than a model's config can be ({_MAX_BYTES} bytes)")
@@ -38,7 +38,7 @@ def read_declaration(file: Path) -> Declaration:
 
 
 def _parse_text_proto(message: Message) -> Declaration:
-    """The declaration of a text proto: Triton's, or AMD's and ours."""
+    """Convert a text proto in Triton's form, or in AMD's and ours."""
     ours = is_amd(message) or bool(OWN_KEYS & message.keys() and not has_keys_of_its_own(message))
     if ours or not is_triton(message):
         kind = Declaration if ours else TritonDeclaration
@@ -52,7 +52,7 @@ def _parse_text_proto(message: Message) -> Declaration:
 
 
 def _table_of_message(message: Message, table: dict[str, Any]) -> dict[str, Any]:
-    """A text-proto config in the form of a TOML one, over what ``table`` says. AMD's ``versions`` is what the folders say."""
+    """Put a text proto into ``table`` in the form of TOML. AMD's ``versions`` is ignored: the folders tell it."""
     for key, values in message.items():
         if key in ("inputs", "outputs"):
             table[key] = [_table_of_tensor(value) for value in values]
@@ -85,7 +85,7 @@ def _table_of_tensor(value: Any) -> dict[str, Any]:
 
 
 def _parameter_entry(value: Any) -> tuple[str, Any]:
-    """An entry of a map: ``{ key: "size" value { int64_param: 4 } }``."""
+    """Read an entry of a map: ``{ key: "size" value { int64_param: 4 } }``."""
     entry = _message_fields(value)
     held = _last_value(entry.get("value", []))
     if isinstance(held, dict):
@@ -100,14 +100,14 @@ def _message_fields(value: Any) -> Message:
 
 
 def _last_value(values: list[Any]) -> Any:
-    """Of a single field that is given twice, protobuf takes the last."""
+    """The value of a single field; protobuf takes the last where there are several."""
     if not values:
         raise ValueError("expected a value, got an empty list")
     return values[-1]
 
 
 def format_error(text: str) -> str:
-    """A sentence of msgspec with the path as a user writes it: ``inputs[0].shape``."""
+    """Rewrite an error of msgspec with the path as users write it, ``inputs[0].shape``, and a suggestion for a typo."""
     reason, _, path = text.partition(" - at `$")
     path = path.strip("`.")
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", reason):

@@ -1,4 +1,4 @@
-"""What contradicts itself in a model's configuration, or cannot be: refused before anything is loaded."""
+"""Contradictions in a model's configuration: they are refused before anything is loaded."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ _FLAGS = ("BOOL", "INT32", "FP32")
 
 
 def check_declaration(declared: Declaration, file: object) -> None:
-    """Raise ``ModelLoadFailed`` with what is wrong with a configuration; ``file`` is named in front of it."""
+    """Raise ``ModelLoadFailed`` for a configuration that contradicts itself; ``file`` begins the text."""
     for kind, tensors in (("inputs", declared.inputs), ("outputs", declared.outputs)):
         names = [tensor.name for tensor in tensors]
         if len(set(names)) < len(names):
@@ -63,7 +63,7 @@ def _is_int32(value: float) -> bool:
 
 
 def _find_oversized_integer(value: object, path: str) -> str:
-    """Where in a value there is a whole number that no message to a worker can hold; "" where there is none."""
+    """Find a whole number that no message to a worker can hold. Returns its path, "" where there is none."""
     if isinstance(value, Mapping):
         parts = ((f"{path}.{key}", each) for key, each in value.items())
     elif isinstance(value, list):
@@ -83,7 +83,7 @@ def _check_reshape(tensor: TensorTable, declared: Declaration, where: str) -> No
 
 
 def _element_counts(shape: Sequence[int]) -> list[int]:
-    """The elements between the open sizes: two shapes hold the same ones where these are equal.
+    """Count the elements between the open sizes: shapes with equal counts hold the same elements.
 
     >>> _element_counts([2, 4, -1, 6]) == _element_counts([8, -1, 1, 6])
     True
@@ -98,7 +98,7 @@ def _element_counts(shape: Sequence[int]) -> list[int]:
 
 
 def _check_queue(declared: Declaration, file: object) -> None:
-    """What contradicts itself is refused, as Triton refuses it."""
+    """Raise ``ModelLoadFailed`` for a queue policy that Triton refuses as well."""
     policy = declared.queue_policy or QueuePolicyTable()
     levels, default = policy.priority_levels, policy.default_priority_level
     if (levels or default) and not 1 <= default <= levels:

@@ -59,10 +59,10 @@ _DEFAULT_FILES = {
 def read_model(
     folder: Path, url: str, *, name: str = "", fallback: str = "", defaults: Defaults | None = None
 ) -> ModelSpec:
-    """The model in an unpacked folder. ``name`` wins over the manifest's own, ``fallback`` stands in where it has none.
+    """Read the model in an unpacked folder. ``name`` wins over the manifest's own, ``fallback`` stands in for a missing one.
 
-    Its requirements are installed where the settings say so, which takes as long as pip does.
-    Raises ``ModelLoadFailed`` naming ``url``, or the file in it that is at fault.
+    The model's requirements are installed where the settings want it, which takes as long as pip does.
+    Raises ``ModelLoadFailed``, which names ``url`` or the file in it that is at fault.
     """
     defaults = defaults or Defaults()
     manifest = read_manifest(folder, url, defaults.handler)
@@ -102,7 +102,7 @@ def read_model(
 def _install_requirements(
     requirements: str, folder: Path, model: str, url: str, settings: Mapping[str, Any], defaults: Defaults
 ) -> tuple[str, str]:
-    """The folder of the model's requirements and their virtual environment; empty where there is none of them."""
+    """Install the requirements. Returns their folder and their virtual environment, each empty where there is none."""
     if not defaults.install_requirements:
         log.warning(
             "requirements not installed",
@@ -119,9 +119,9 @@ def _install_requirements(
 
 
 def read_manifest(folder: Path, url: str, handler: str = "") -> dict[str, Any]:
-    """The manifest as handlers see it, with ``runtime``, ``model`` and a handler in it, its known texts checked.
+    """Read the manifest as handlers see it, with ``runtime``, ``model`` and a handler in it, and its texts checked.
 
-    ``handler`` stands in where it names none. Raises ``ModelLoadFailed``.
+    ``handler`` stands in where the manifest names none. Raises ``ModelLoadFailed``.
     """
     file = folder / MANIFEST
     manifest = _parse_manifest(file, url) if file.is_file() else _guess_manifest(folder)
@@ -149,7 +149,7 @@ def read_manifest(folder: Path, url: str, handler: str = "") -> dict[str, Any]:
 
 
 def check_name(name: str, where: str, what: str) -> str:
-    """A name or version that can stand in a URL. Raises ``ModelLoadFailed``."""
+    """Return a name or version that can stand in a URL; raise ``ModelLoadFailed`` for any other."""
     if (
         not name
         or name in (".", "..")
@@ -163,7 +163,7 @@ def check_name(name: str, where: str, what: str) -> str:
 
 
 def model_name_of(path: Path) -> str:
-    """What a model is called that does not say: its file without the ending, other signs than letters as ``_``."""
+    """The name of a model without a name: its file without the ending, and ``_`` for signs that are no letters."""
     name = path.name
     for suffix in SUFFIXES:
         name = name.removesuffix(suffix)
@@ -171,7 +171,7 @@ def model_name_of(path: Path) -> str:
 
 
 def file_in_archive(folder: Path, name: str, url: str) -> Path:
-    """A file of the model by its relative name. Raises ``ModelLoadFailed`` where it is missing or lies elsewhere."""
+    """Find a file of the model by its relative name. Raises ``ModelLoadFailed`` where it is missing or lies elsewhere."""
     file = folder / name
     try:
         if file.resolve().is_relative_to(folder.resolve()) and file.is_file():
@@ -191,7 +191,7 @@ def _parse_manifest(file: Path, url: str) -> dict[str, Any]:
 
 
 def _guess_manifest(folder: Path) -> dict[str, Any]:
-    """What the manifest of a folder without one would say."""
+    """Make the manifest of a folder that has none, from the usual names of its files."""
     model = {key: name for key, name in _DEFAULT_FILES.items() if (folder / name).is_file()}
     weights = [entry.name for entry in folder.iterdir() if entry.name.endswith(WEIGHTS) and entry.is_file()]
     if len(weights) == 1:
@@ -202,10 +202,10 @@ def _guess_manifest(folder: Path) -> dict[str, Any]:
 def archive_options(
     settings: Mapping[str, Any], defaults: Defaults, by_operator: ModelSettings | None = None
 ) -> ModelOptions:
-    """The options of an archive whose model-config.yaml has these server's ``settings``.
+    """The options of an archive; ``settings`` are the server's keys of its model-config.yaml.
 
-    ``by_operator`` is what the server's ``models`` setting says of the version; it stands between the defaults and the
-    archive's own config, and its numbers of workers are in force only where the config has neither of its own.
+    ``by_operator`` is the version's entry in the server's ``models`` setting. It stands between the defaults and the
+    archive's own config, and its numbers of workers count only where the config has neither.
     """
     layers: list[OptionGroup] = [declare(Batching, max_delay=_MAX_DELAY)]
     if by_operator is not None:
@@ -229,6 +229,7 @@ def archive_options(
 
 
 def _setting_layers(setting: ModelSettings, *, sized: bool) -> list[OptionGroup]:
+    """The layers of the ``models`` setting; ``sized`` leaves its numbers of workers out."""
     rows, delay = setting.batch_size, setting.max_batch_delay
     layers: list[OptionGroup] = [
         declare(
@@ -254,7 +255,7 @@ def _setting_layers(setting: ModelSettings, *, sized: bool) -> list[OptionGroup]
 
 
 def _config_layers(settings: Mapping[str, Any]) -> list[OptionGroup]:
-    """What an archive's own config declares, under TorchServe's keys and in its units."""
+    """The layers of an archive's own config, from TorchServe's keys and units."""
 
     def seconds(key: str, units: int = 1) -> float:
         value = settings.get(key)

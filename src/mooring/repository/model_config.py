@@ -1,4 +1,4 @@
-"""model-config.yaml: what in it is meant for the server (docs/contracts/torchserve.md, section 4.1).
+"""model-config.yaml: its keys for the server (docs/contracts/torchserve.md, section 4.1).
 
 The rest is for the handler.
 A key of the server's with a value of the wrong kind is named in a warning and then ignored, as TorchServe does.
@@ -47,7 +47,7 @@ class _Number(msgspec.Struct, frozen=True):
     least: int
     whole: bool = True
 
-    def takes(self, value: object) -> bool:
+    def accepts(self, value: object) -> bool:
         kinds = int if self.whole else (int, float)
         # The comparison of nan is False, and infinity is no duration.
         return isinstance(value, kinds) and not isinstance(value, bool) and self.least <= value < 1 << 53
@@ -57,7 +57,7 @@ class _Number(msgspec.Struct, frozen=True):
 
 
 class _Switch(msgspec.Struct, frozen=True):
-    def takes(self, value: object) -> bool:
+    def accepts(self, value: object) -> bool:
         return isinstance(value, bool)
 
     def __str__(self) -> str:
@@ -65,7 +65,7 @@ class _Switch(msgspec.Struct, frozen=True):
 
 
 class _Warmups(msgspec.Struct, frozen=True):
-    def takes(self, value: object) -> bool:
+    def accepts(self, value: object) -> bool:
         try:
             msgspec.convert(value, list[WarmupRequest])
         except msgspec.ValidationError:
@@ -126,7 +126,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_model_config(file: Path) -> dict[str, Any]:
-    """The whole mapping, as the handler will see it. Raises ``ModelLoadFailed`` naming the file."""
+    """Read the whole mapping, as the handler will see it. Raises ``ModelLoadFailed``, which names the file."""
     try:
         with file.open("rb") as source:
             text = source.read(_MAX_BYTES + 1)
@@ -152,7 +152,7 @@ def read_model_config(file: Path) -> dict[str, Any]:
 
 
 class ServerKeys(msgspec.Struct, frozen=True):
-    """The server's own keys of a config: those that can be used, what is wrong with the others, and those in vain."""
+    """The server's own keys of a config: usable ones, the faults of others, and those without effect here."""
 
     chosen: dict[str, Any]
     faults: dict[str, str]
@@ -160,13 +160,13 @@ class ServerKeys(msgspec.Struct, frozen=True):
 
 
 def check_server_keys(config: Mapping[str, Any]) -> ServerKeys:
-    """Which of the server's keys can be used as they are written."""
+    """Sort the server's keys into usable ones, wrong ones and those without effect."""
     chosen, faults = {}, {}
     for key, kind in _KEYS.items():
         value = config.get(key)
         if value is None:
             continue
-        if kind.takes(value):
+        if kind.accepts(value):
             chosen[key] = value
         else:
             faults[key] = f"expected {kind}"
@@ -181,7 +181,7 @@ def _would_be_missed(value: object) -> bool:
 
 
 def server_settings(config: Mapping[str, Any], file: str) -> dict[str, Any]:
-    """The server's own keys that can be used; the others are named in a warning."""
+    """The server's own keys that can be used. A warning names the others."""
     judged = check_server_keys(config)
     for key, fault in judged.faults.items():
         log.warning("setting ignored", file=file, key=key, value=repr(config[key]), reason=fault)
@@ -191,7 +191,7 @@ def server_settings(config: Mapping[str, Any], file: str) -> dict[str, Any]:
 
 
 def _is_bounded(value: object) -> bool:
-    """Whether a value stays small when written out in full, as it is when it travels to a worker."""
+    """Whether a value stays small when its aliases are written out, as they are on the way to a worker."""
     waiting: list[tuple[object, int]] = [(value, 0)]
     seen = 0
     while waiting:

@@ -65,8 +65,9 @@ def runs_user_code(backend: str, *, module: bool) -> bool:
 
 
 def unshared_reason(backend: str, *, module: bool, preload: bool | None) -> str:
-    """Why every worker of such a model loads it by itself; empty where one copy can be theirs. ``module`` says that it
-    has code of the user's, which may do anything while it loads: it must say ``preload``.
+    """Say why every worker of a model must load a copy of its own; empty where the workers can share one.
+
+    A ``module`` is code of the user's, which may do anything while it loads, so it must say ``preload``.
     """
     if preload is False:
         return "preload = false"
@@ -78,12 +79,12 @@ def unshared_reason(backend: str, *, module: bool, preload: bool | None) -> str:
 
 
 def backend_of(file: Path) -> str:
-    """The backend of a file that is a whole model; empty where there is none."""
+    """The backend of a file that is a whole model; empty for any other file."""
     return next((name for name, suffixes in SUFFIXES.items() if file.suffix in suffixes), "")
 
 
 def backend_for(name: str, key: str, where: str) -> str:
-    """The backend that a configuration means. Raises ``ModelLoadFailed``."""
+    """The backend for a platform or backend name of a configuration. Raises ``ModelLoadFailed``."""
     backend = BACKENDS.get(name)
     if backend is None:
         raise ModelLoadFailed(f"{where}: unknown {key} '{name}'; known are {', '.join(sorted(BACKENDS))}")
@@ -91,7 +92,7 @@ def backend_for(name: str, key: str, where: str) -> str:
 
 
 def find_model_file(place: Path, backend: str) -> tuple[str, str]:
-    """The backend and the file's name of a version that names neither, or only the first.
+    """Find the file of a version that names none. Returns the backend and the file's name.
 
     Raises ``ModelLoadFailed`` where there is no file, or several and none of them called "model".
     """
@@ -108,7 +109,7 @@ def find_model_file(place: Path, backend: str) -> tuple[str, str]:
 
 
 def _candidate_files(place: Path, backend: str, *, alone: bool) -> list[str]:
-    """The files that could be the model: one called so, else those of its kind, else (``alone``) any there is."""
+    """The files that could be the model: the one called "model", else those of its kind, else (``alone``) the only file."""
     suffixes = SUFFIXES[backend]
     files = sorted(file.name for file in place.iterdir() if file.is_file() and not file.name.startswith("."))
     for suffix in suffixes:

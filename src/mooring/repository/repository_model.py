@@ -38,9 +38,9 @@ from mooring.repository.triton_config import TritonConfig
 
 
 class RepositoryModel(msgspec.Struct, frozen=True):
-    """What was read of a model's folder: the versions to serve, the lowest first, and those that cannot be.
+    """The versions of a model's folder that are to be served, the lowest first, and those that cannot be.
 
-    ``faults`` has the reason of each version that is to be served and cannot be, ``left_aside`` the versions that
+    ``faults`` has the reason for each version that should be served and cannot be, ``left_aside`` the versions that
     ``policy`` leaves out, ``padded`` the folders that are no versions since their numbers have leading zeros.
     """
 
@@ -57,7 +57,7 @@ class RepositoryModel(msgspec.Struct, frozen=True):
 
 
 class VersionChoice(msgspec.Struct, frozen=True):
-    """Which versions somebody asks for: ``only`` one, or as ``policy`` (or else the model's own) says, and ``also`` these."""
+    """The versions that a caller wants: ``only`` one, or those of ``policy`` (the model's own without), and ``also`` these."""
 
     only: str = ""
     also: frozenset[str] = frozenset()
@@ -67,7 +67,7 @@ class VersionChoice(msgspec.Struct, frozen=True):
 def read_repository_model(
     folder: Path, *, url: str = "", defaults: Defaults | None = None, choice: VersionChoice | None = None
 ) -> RepositoryModel:
-    """The model in a folder of a repository. This is the verdict of the server and of ``mooring doctor`` alike.
+    """Read the model in a folder of a repository, for the server and for ``mooring doctor`` alike.
 
     Raises ``ModelLoadFailed`` where nothing of it can be served, saying what is wrong and what to do.
     """
@@ -81,7 +81,7 @@ def read_repository_model(
 def read_versions(
     folder: Path, url: str, *, name: str = "", defaults: Defaults | None = None
 ) -> list[ModelSpec]:
-    """The versions to serve of a model that somebody names by its folder. ``name`` wins over the config's own.
+    """Read the versions to serve of a model that is named by its folder. ``name`` wins over the config's own.
 
     Raises ``ModelLoadFailed`` naming the file that is at fault.
     """
@@ -152,7 +152,7 @@ def _version_folders(declared: "Declaration", home: "ModelLocation") -> dict[str
 
 
 def _version_policy(declared: "Declaration") -> VersionPolicy:
-    """What a configuration says of its versions; one of Triton's that says nothing serves the latest, any other all."""
+    """The version policy of a configuration; without one Triton's serve the latest version and all others every version."""
     said = declared.version_policy
     if said is None:
         return VersionPolicy(latest=1 if isinstance(declared, TritonDeclaration) else 0)
@@ -160,7 +160,7 @@ def _version_policy(declared: "Declaration") -> VersionPolicy:
 
 
 class ModelLocation(msgspec.Struct, frozen=True):
-    """Where a model's versions lie, and what goes for all of them. ``where`` is named in errors."""
+    """The folder of a model, and what holds for all of its versions. Errors name ``where``."""
 
     folder: Path
     url: str
@@ -172,7 +172,7 @@ class ModelLocation(msgspec.Struct, frozen=True):
 def _read_version(
     declared: Declaration, model: str, version: str, place: Path, home: ModelLocation
 ) -> list[ModelSpec]:
-    """One version of a model; of a chain its stages, and after them the chain that runs them."""
+    """Read one version of a model. Of a chain: its stages, and after them the chain that runs them."""
     if not declared.models:
         return [_model_spec(declared, model, version, place, home)]
     stages = []
@@ -238,7 +238,7 @@ def _model_spec(
 
 
 def apply_triton_config(spec: ModelSpec, config: TritonConfig) -> ModelSpec:
-    """A version with a configuration of Triton's over its own. Raises ``ValueError`` or ``ModelLoadFailed``."""
+    """Put a configuration of Triton's over a version's own. Raises ``ValueError`` or ``ModelLoadFailed``."""
     theirs = dict(spec.triton)
     for name in ("dynamic_batching", "sequence_batching"):
         if name in config:
@@ -254,7 +254,7 @@ def apply_triton_config(spec: ModelSpec, config: TritonConfig) -> ModelSpec:
         raise ValueError(f"backend: the model is run by {spec.backend}, which cannot be changed")
     place = Path(spec.location)
     home = ModelLocation(place.parent, spec.url, where, Defaults(), VersionPolicy())
-    # What a configuration only implies does not change what was said before.
+    # Defaults that a configuration implies must not replace what was declared before.
     implied = declare(
         Batching,
         mode=UNDECLARED if {"inputs", "outputs"} & table.keys() else batching.mode,
@@ -290,19 +290,19 @@ def _output_specs(declared: Declaration) -> list[TensorSpec]:
 
 
 def _triton_config(declared: Declaration) -> TritonConfig:
-    """The configuration as it is shown again; empty where it is not written for Triton."""
+    """The configuration that clients are shown; empty where it is not written for Triton."""
     return declared.configuration if isinstance(declared, TritonDeclaration) else {}
 
 
 def _declared_backend(declared: Declaration, where: str) -> str:
-    """What the config says; empty where the files must tell."""
+    """The backend that the configuration names; empty where the files must tell."""
     if declared.backend:
         return backend_for(declared.backend, "backend", where)
     return backend_for(declared.platform, "platform", where) if declared.platform else ""
 
 
 def _model_file(declared: Declaration, backend: str, place: Path, home: ModelLocation) -> tuple[str, str]:
-    """The backend and the model's file in a version's folder."""
+    """Find the backend and the model's file in a version's folder."""
     entry = declared.entry or declared.id
     if not entry and place == real_path(home.folder):
         entry = flat_file(place, backend)
@@ -313,7 +313,7 @@ def _model_file(declared: Declaration, backend: str, place: Path, home: ModelLoc
 
 
 def _builtin_name(declared: Declaration, place: Path) -> str:
-    """A builtin's name. AMD's repositories have a shared library of that name, which is not run here."""
+    """The name of a builtin. AMD's repositories have a shared library of that name, which is not run here."""
     if declared.entry or not (declared.id or declared.platform == "amdinfer_cpp"):
         return declared.entry
     files = [declared.id] if declared.id else sorted(file.name for file in place.glob("*.so"))
@@ -321,7 +321,7 @@ def _builtin_name(declared: Declaration, place: Path) -> str:
 
 
 def _read_labels(labels: Labels, place: Path, home: ModelLocation) -> dict[str, Any]:
-    """The class's name for each index. A file is JSON such as TorchServe's index_to_name.json, or a name per line."""
+    """Read the name of the class for each index. A file is JSON (TorchServe's index_to_name.json) or has a name per line."""
     if isinstance(labels, dict):
         return dict(labels)
     if isinstance(labels, list):
@@ -349,11 +349,11 @@ def _warmup_requests(declared: Declaration, place: Path, home: ModelLocation) ->
 
 
 def _warmup_request(declared: WarmupTable, number: int, place: Path, home: ModelLocation) -> Warmup:
-    """A warm-up request with its files found: in the version's folder, in the model's, or where Triton has them."""
+    """Find the files of a warm-up request in the version's folder, in the model's, or in ``warmup``, where Triton has them."""
     if declared.body and declared.inputs:
         raise ModelLoadFailed(f"{home.where}: warmup '{declared.name or number}' has a body and inputs")
 
-    def found(name: str) -> str:
+    def file_path(name: str) -> str:
         folders = (place, home.folder, home.folder / "warmup")
         folder = next((each for each in folders if (each / name).is_file()), place)
         return str(real_path(named_file(folder, name, home.where)))
@@ -364,13 +364,13 @@ def _warmup_request(declared: WarmupTable, number: int, place: Path, home: Model
             raise ModelLoadFailed(
                 f"{home.where}: warmup input '{each.name}' has the unknown datatype '{each.datatype}'"
             )
-        data = each.data if each.data in ("zero", "random") else found(each.data)
+        data = each.data if each.data in ("zero", "random") else file_path(each.data)
         inputs.append(WarmupInput(each.name, each.datatype, each.shape, data))
     return Warmup(
         name=declared.name or str(number),
         count=declared.count,
         rows=declared.rows,
-        body=found(declared.body) if declared.body else "",
+        body=file_path(declared.body) if declared.body else "",
         content_type=declared.content_type,
         inputs=inputs,
         data=declared.data,

@@ -28,13 +28,13 @@ _NAME = re.compile(r"\d{17}-(?:startup|snapshot|shutdown)\.cfg")
 
 
 def newest_snapshot(folder: Path) -> Path | None:
-    """The snapshot written last; None where there is none."""
+    """Find the snapshot that was written last; None where there is none."""
     found = _list_snapshots(folder)
     return found[-1] if found else None
 
 
 def snapshot_settings(spec: ModelSpec, archive: str, *, is_default: bool) -> ModelSettings:
-    """What a snapshot says of a version. ``archive`` is where it can be had again."""
+    """The entry of a version in a snapshot. ``archive`` is the name under which the store has it."""
     return ModelSettings(
         default_version=is_default,
         mar_name=archive,
@@ -50,7 +50,7 @@ def snapshot_settings(spec: ModelSpec, archive: str, *, is_default: bool) -> Mod
 
 
 def restore_settings(spec: ModelSpec, settings: ModelSettings) -> ModelSpec:
-    """A version as it was served: what the snapshot says wins over the model's own configuration."""
+    """Restore a version as it was served: the snapshot wins over the model's own configuration."""
     delay = settings.max_batch_delay
     options = resolve_options(
         spec.options,
@@ -118,7 +118,7 @@ def save_snapshot(
 
 
 def _free_name(folder: Path, kind: Kind, now: datetime) -> str:
-    """The time it was written; the next millisecond that is free where two are written in one."""
+    """Name a snapshot by the time, or by the next free millisecond where two are written in one."""
     stamp = int(f"{now:%Y%m%d%H%M%S}{now.microsecond // 1000:03d}")
     while any((folder / f"{stamp}-{each}.cfg").exists() for each in ("startup", "snapshot", "shutdown")):
         stamp += 1
@@ -126,7 +126,7 @@ def _free_name(folder: Path, kind: Kind, now: datetime) -> str:
 
 
 def _list_snapshots(folder: Path) -> list[Path]:
-    """The oldest first; by their age and not their names, which go back an hour when the clock does."""
+    """List the snapshots, the oldest first: by their age, since names go back an hour when the clock does."""
     found: list[tuple[int, str]] = []
     with suppress(FileNotFoundError, NotADirectoryError):
         found = [

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class Node(msgspec.Struct, frozen=True):
     """A node of a workflow: the model that it asks, and the nodes whose answers it takes.
 
-    ``timeout`` is in seconds, 0 is none; ``retries`` is how often it is asked again when it gave no answer.
+    ``timeout`` is in seconds, 0 is none. A model that gives no answer is asked again ``retries`` times.
     """
 
     name: str
@@ -69,12 +69,12 @@ class Warmup(msgspec.Struct, frozen=True, kw_only=True):
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything the server knows of one version of a model before it is loaded.
 
-    ``options`` is what ``resolve_options`` made of the server's settings and the model's own configuration; who reads
-    one takes it by its group, as in ``spec.batching.max_batch_size``; what runs for every request reads ``spec.options``,
-    since a property costs a call. ``location`` is the extracted directory (or the
-    single file) the backend reads. ``entry`` names what in it is the model: for handlers the manifest's handler
-    (``handler.py``, ``handler:fn``, ``image_classifier``), for functions ``file.py:name``, for builtins the builtin's
-    name. ``url`` is what the user named, shown by describe.
+    ``options`` are those in force, by ``resolve_options``: the server's settings under the model's own configuration. An
+    option is read by its group, as in ``spec.batching.max_batch_size``; code that runs for every request reads
+    ``spec.options``, since a property costs a call. ``location`` is the extracted directory (or the single file) that the
+    backend reads. ``entry`` names the model in it: for handlers the manifest's handler (``handler.py``, ``handler:fn``,
+    ``image_classifier``), for functions ``file.py:name``, for builtins the builtin's name. ``url`` is what the user named,
+    shown by describe.
     """
 
     name: str
@@ -129,7 +129,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def timeouts(self) -> Timeouts:
-        """How long is waited for what."""
+        """How long the server and a caller wait."""
         return self.options.timeouts
 
     @property
@@ -163,7 +163,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True):
-    """What the server's settings say of a model that does not say it itself.
+    """The server's settings for models: what holds where a model itself declares nothing.
 
     ``sharing_workers`` is the number of workers of a model that is loaded once for all of them, 0 where it is that of
     every other. ``handler`` is that of an archive which names none (TorchServe's default_service_handler).

@@ -54,9 +54,13 @@ _Result = TypeVar("_Result")
 
 
 class Store:
-    """Makes models ready to load. Owns what it unpacks into ``unpacked``, a folder that nobody else writes to.
+    """Reads what is to be served into ``ModelSpec``s, and owns the files that it unpacks for them.
 
-    ``release`` gives one model's files up, ``close`` all of them.
+    How this works: every ``read_`` method finds one kind of source (a target of the command line, an archive of the
+    store or of a URL, a folder of a repository), unpacks archives into a folder of their own below ``unpacked``, which
+    nobody else writes to, and has the reader of that kind make the specs (mar.py, repository_model.py,
+    workflow_spec.py). Whatever a reader refuses is removed at once; ``release`` removes one model's files, ``close`` all
+    of them. ``find`` goes through the settings of a start in this way.
     """
 
     def __init__(
@@ -72,7 +76,7 @@ class Store:
         self._fetcher = fetcher or Fetcher()
 
     def find(self, config: Config) -> "StartupModels":
-        """Every model that the settings ask for, in this order: targets, model store, model repository.
+        """Find every model that the settings name, in this order: targets, model store, model repository.
 
         Raises ``ModelNotFound`` or ``ModelLoadFailed`` for one that was named, and ``ModelExists`` where two of
         those are the same version of the same model.
@@ -92,7 +96,7 @@ class Store:
         return found
 
     def read_target(self, target: str) -> list[ModelSpec]:
-        """What one argument of ``mooring serve`` names: one model, or every version of one."""
+        """Read what one argument of ``mooring serve`` names: one model, or every version of one."""
         name, path = _split_target(target)
         file, colon, function = path.rpartition(":")
         if colon and file.endswith(".py"):
@@ -111,7 +115,7 @@ class Store:
     def read_archive(
         self, store: Path, archive: str, *, name: str = "", defaults: Defaults | None = None
     ) -> ModelSpec:
-        """A model of the store by the name of its archive or folder there, or by a URL from the allow-list.
+        """Read a model of the store by the name of its archive or folder there, or by a URL from the allow-list.
 
         Raises ``ModelNotFound`` or ``ModelLoadFailed``; of a name, a link or a URL that leads elsewhere
         ``SourceRefused``, of an archive that does not come ``FetchFailed``.
@@ -124,12 +128,12 @@ class Store:
         return self._unpack(place, archive, name, defaults)
 
     def read_remote(self, url: str, *, name: str = "", defaults: Defaults | None = None) -> ModelSpec:
-        """A model whose archive lies elsewhere; as ``read_archive``."""
+        """Read a model whose archive lies at a URL; as ``read_archive``."""
         with self._fetched(url) as archive:
             return self._unpack(archive, shown(url), name, defaults)
 
     def read_workflow_archive(self, store: Path, url: str, *, name: str = "") -> Workflow:
-        """A workflow by the name of its archive in the store, or by a URL; as ``read_archive``."""
+        """Read a workflow by the name of its archive in the store, or by a URL; as ``read_archive``."""
         if is_remote(url):
             with self._fetched(url) as archive:
                 return self._unpack_workflow(archive, shown(url), name)
@@ -138,7 +142,7 @@ class Store:
     def read_from_repository(
         self, repository: Path, name: str, choice: VersionChoice | None = None
     ) -> RepositoryModel:
-        """A model of the repository: the versions to serve, the lowest first.
+        """Read a model of the repository: the versions to serve, the lowest first.
 
         Raises ``SourceRefused`` for a name that leads out, ``ModelNotFound`` where there is no such folder and
         ``ModelLoadFailed`` where nothing of it can be served.
@@ -182,7 +186,7 @@ class Store:
             log.warning("folders that are no versions", url=url, folders=model.padded, reason=PADDED)
 
     def _find_of_snapshot(self, folder: Path | None, snapshot: Snapshot, found: "StartupModels") -> None:
-        """The models of a snapshot, their default versions first. One that is missing is an error that names it."""
+        """Find the models of a snapshot, their default versions first. A missing one is an error that names it."""
         if folder is None:
             raise ModelLoadFailed(
                 "a snapshot names models but no model store to find them in: give --model-store"
@@ -206,7 +210,7 @@ class Store:
                 found.add([restore_settings(spec, settings)])
 
     def archive_of(self, spec: ModelSpec, folder: Path | None) -> str:
-        """How ``read_archive`` finds a model again; empty for one that is of neither the store nor a URL, or of a workflow."""
+        """The name with which ``read_archive`` finds a model again; empty for one of a workflow or of any other source."""
         if spec.workflow:
             return ""
         if is_remote(spec.url):
@@ -217,7 +221,7 @@ class Store:
 
     @contextmanager
     def _fetched(self, url: str) -> Iterator[Path]:
-        """An archive from elsewhere, for as long as it is read."""
+        """Fetch an archive, and keep it for as long as it is read."""
         self._fetcher.check(url)
         folder = self._unpacked / uuid.uuid4().hex
         folder.mkdir(mode=0o700)
@@ -238,7 +242,7 @@ class Store:
         )
 
     def _unpack_to(self, archive: Path, read: Callable[[Path], _Result]) -> _Result:
-        """What ``read`` makes of the unpacked archive; nothing is left of one that it refuses."""
+        """Unpack an archive for ``read``. Nothing is left of one that it refuses."""
         if dangling(archive):
             raise ModelLoadFailed(
                 f"'{archive}' is a link that leads nowhere: {archive.readlink()} is not there"
@@ -282,14 +286,14 @@ class Store:
         )
 
     def _file(self, file: Path, url: str, name: str) -> ModelSpec:
-        """A model that is one file and declares itself what it takes and gives."""
+        """Make a model of one file that itself declares its inputs and outputs."""
         if not file.is_file():
             raise ModelLoadFailed(f"'{file}' is no file")
         spec = self._undeclared_model(file, url, check_name(name, url, "name"), backend_of(file), file.name)
         return spec.with_options(declare(Batching, max_batch_size=DEFAULT_BATCH, size_by_default=True))
 
     def _function(self, file: Path, function: str, url: str, name: str) -> ModelSpec:
-        """A function, or without its name the file's own ``infer`` or ``Model``."""
+        """Make a model of a function, or without its name of the file's own ``infer`` or ``Model``."""
         if not file.is_file():
             raise ModelNotFound(f"no such file: '{file}'")
         if function and not function.isidentifier():
@@ -299,7 +303,7 @@ class Store:
         return self._undeclared_model(file, url, chosen, "function", entry)
 
     def _undeclared_model(self, file: Path, url: str, name: str, backend: str, entry: str) -> ModelSpec:
-        """A file of which nothing else is said."""
+        """Make a model of a file without a configuration: the server's defaults hold."""
         return ModelSpec(
             name=name,
             version="1",
@@ -315,7 +319,7 @@ class Store:
 class SkippedModel(msgspec.Struct, frozen=True):
     """A model, or with ``version`` one version of it, that was found and cannot be served.
 
-    ``asked_for`` is whether the start counts on it: a second copy of what is served already is missed by nobody.
+    ``asked_for`` is whether the start counts on it; it does not on a second copy of a model that is served.
     """
 
     name: str
@@ -326,14 +330,14 @@ class SkippedModel(msgspec.Struct, frozen=True):
 
 
 class StartupModels:
-    """The models of a start, and what had to be left out of it. The same version of one model is not taken twice."""
+    """The models of a start, each version once, and those that had to be skipped."""
 
     def __init__(self) -> None:
         self.specs: list[ModelSpec] = []
         self.skipped: list[SkippedModel] = []
 
     def add(self, specs: list[ModelSpec]) -> None:
-        """Take these as well. Raises ``ModelExists``."""
+        """Add these models. Raises ``ModelExists`` for a version that is there already."""
         for spec in specs:
             for other in self.specs:
                 if (other.name, other.version) == (spec.name, spec.version):
@@ -343,14 +347,14 @@ class StartupModels:
                     )
             self.specs.append(spec)
 
-    def skip(self, one: SkippedModel) -> None:
-        """Say in the log that it cannot be served, and remember it."""
-        log.error("model left out", url=one.url, version=one.version or "all", reason=one.reason)
-        self.skipped.append(one)
+    def skip(self, model: SkippedModel) -> None:
+        """Log that a model cannot be served, and remember it."""
+        log.error("model left out", url=model.url, version=model.version or "all", reason=model.reason)
+        self.skipped.append(model)
 
     @contextmanager
     def skip_broken(self, name: str, url: str) -> Iterator[None]:
-        """Around a model that nobody named: one that cannot be served is left out, and the others are served."""
+        """Skip the model inside, which nobody named, where it cannot be served; the others are."""
         try:
             yield
         except ModelNotFound as error:  # it went between the listing and the look
@@ -362,7 +366,7 @@ class StartupModels:
 
 
 def archives_in(store: Path) -> list[str]:
-    """The archives and the model folders of a store, by name."""
+    """List the archives and the model folders of a store, by name."""
     return sorted(entry.name for entry in entries_of(store) if is_archive(entry))
 
 
@@ -379,7 +383,7 @@ def is_archive(place: Path) -> bool:
 
 
 def _split_target(target: str) -> tuple[str, str]:
-    """NAME=PATH in its two parts. A path may hold a = itself."""
+    """Split NAME=PATH. A path may hold a = itself."""
     name, equals, path = target.partition("=")
     if not equals or "/" in name or Path(target).exists():
         return "", target
@@ -393,7 +397,7 @@ def _existing_folder(folder: Path, what: str) -> Path:
 
 
 def _place_in_store(store: Path, name: str) -> Path:
-    """Where something in a store lies. The name may not lead out; links are the operator's own, and are followed."""
+    """Find something in a store. Its name may not lead out; links are the operator's own, and are followed."""
     if leads_out(name):
         raise SourceRefused(f"'{name}': a relative path is not allowed; name a file of the model store")
     place = store / name

@@ -37,7 +37,7 @@ _MAX_CAPACITY = 1 << 53
 
 
 def is_amd(message: Message) -> bool:
-    """Whether a text proto is in AMD's form, or ours; every other is taken for Triton's."""
+    """Whether a text proto is in AMD's form, or in ours."""
     return bool({"inputs", "outputs", "versions"} & message.keys())
 
 
@@ -47,7 +47,7 @@ def has_keys_of_its_own(message: Message) -> bool:
 
 
 def is_triton(message: Message) -> bool:
-    """Whether it is meant for Triton; AMD's text proto has ``inputs`` where Triton's has ``input``."""
+    """Whether a text proto is meant for Triton; AMD's has ``inputs`` where Triton's has ``input``."""
     return not {"inputs", "outputs"} & message.keys() and (
         any(is_key(name) and name not in _SHARED for name in message)
         or bool(_PLATFORMS & set(_text_values(message, "platform")))
@@ -56,7 +56,7 @@ def is_triton(message: Message) -> bool:
 
 
 def declaration_table(config: TritonConfig, *, batched: bool | None = None) -> dict[str, Any]:
-    """A configuration as a table of our own keys. Raises ``ValueError`` naming what cannot be served as it is meant.
+    """Translate a configuration into a table of our own keys. Raises ``ValueError`` for what cannot be served as meant.
 
     ``batched`` says whether there is a batch dimension where the configuration does not.
     """
@@ -91,7 +91,7 @@ def declaration_table(config: TritonConfig, *, batched: bool | None = None) -> d
 
 
 def parse_version_policy(policy: Mapping[str, Any]) -> VersionPolicy:
-    """Which versions a version_policy serves. Raises ``ValueError`` where it serves none."""
+    """Parse a version_policy. Raises ``ValueError`` where it serves no version."""
     if "all" in policy:
         return VersionPolicy()
     if "specific" in policy:
@@ -114,7 +114,7 @@ def _version_policy_table(policy: VersionPolicy) -> dict[str, Any]:
 
 
 def _scheduling_tables(config: TritonConfig, rows: int) -> dict[str, Any]:
-    """How requests wait, and for how long."""
+    """The tables for how requests wait, and for how long."""
     table: dict[str, Any] = {}
     delay = None
     if "dynamic_batching" in config:
@@ -131,7 +131,7 @@ def _scheduling_tables(config: TritonConfig, rows: int) -> dict[str, Any]:
 
 
 def _queue_tables(batching: Mapping[str, Any]) -> dict[str, Any]:
-    """The queue's size and policy."""
+    """The table entries for the queue's size and policy."""
     levels = batching.get("priority_levels", 0)
     own = batching.get("default_queue_policy", {})
     others = batching.get("priority_queue_policy", {})
@@ -151,7 +151,7 @@ def _queue_tables(batching: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _queue_capacity(levels: int, own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> int:
-    """How many requests may wait in all priorities together; 0 where one of them has no bound of its own.
+    """Count the requests that may wait in all priorities together; 0 where one priority has no bound.
 
     Levels are not gone through one by one: a configuration may say that there are 2^64.
     """
@@ -171,7 +171,7 @@ def _wait_policy_table(policy: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _worker_count(groups: Sequence[Mapping[str, Any]]) -> int:
-    """How many workers there are in all groups that get requests. Raises ``ValueError`` where there is none."""
+    """Count the instances of all groups that get requests. Raises ``ValueError`` where there is none."""
     for index, each in enumerate(groups):
         if each.get("count", 1) < 0:
             raise ValueError(
@@ -184,7 +184,7 @@ def _worker_count(groups: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _warmup_table(warmup: Mapping[str, Any]) -> dict[str, Any]:
-    """A warm-up request; a ``batch_size`` above 0 is a dimension in front of every shape, as in requests."""
+    """The table of a warm-up request; a ``batch_size`` above 0 is a dimension in front of every shape, as in requests."""
     rows = warmup.get("batch_size", 0)
     inputs = []
     for name, value in warmup.get("inputs", {}).items():
@@ -202,7 +202,7 @@ def _warmup_table(warmup: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sequences_table(batching: Mapping[str, Any], rows: int) -> dict[str, Any]:
-    """How sequences share the instances. Raises ``ValueError`` where a model counts on what is not kept here."""
+    """The table for how sequences share the instances. Raises ``ValueError`` for the direct strategy with batches."""
     oldest = batching.get("oldest")
     if oldest is None and rows > 1:
         raise ValueError(

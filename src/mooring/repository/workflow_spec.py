@@ -45,9 +45,9 @@ _MAX_BYTES = 1 << 20
 
 
 class Workflow(msgspec.Struct, frozen=True, kw_only=True):
-    """What an archive says. ``order`` has every node after those before it; ``models`` is node -> url.
+    """A workflow as its archive describes it. ``order`` has every node after those before it; ``models`` is node -> url.
 
-    ``common`` holds the keys said of all models, ``own`` those said of one; nodes that are no models are functions of
+    ``common`` holds the numbers for all models, ``own`` those of one; nodes that are no models are functions of
     the file ``handler`` in ``folder``. ``unused`` are the models that are on no path.
     """
 
@@ -72,25 +72,25 @@ class Workflow(msgspec.Struct, frozen=True, kw_only=True):
         """The nodes whose answers it takes, in the order in which they are written."""
         return [parent for parent, following in self.dag.items() if node in following]
 
-    def said(self, node: str, key: str) -> int | None:
-        """What the workflow itself says of a node; None where it says nothing."""
+    def declared(self, node: str, key: str) -> int | None:
+        """The number that the workflow has for a node under a key; None where it has none."""
         return self.own.get(node, {}).get(key, self.common.get(key))
 
 
 def read_workflow(folder: Path, shown: str, *, name: str = "", fallback: str = "") -> Workflow:
-    """The workflow in an unpacked folder. ``name`` wins over the manifest's own, ``fallback`` is for one without.
+    """Read the workflow in an unpacked folder. ``name`` wins over the manifest's own, ``fallback`` is for one without.
 
-    Raises ``ModelLoadFailed`` naming the file and the key that are at fault; ``shown`` is how the archive is called.
+    Raises ``ModelLoadFailed``, which names the file and the key at fault; ``shown`` is the archive's name in it.
     """
-    said = read_manifest(folder, shown)
-    file = file_in_archive(folder, said["specFile"], shown)
-    name = check_name(name or said.get("workflowName") or fallback, shown, "name")
+    manifest = read_manifest(folder, shown)
+    file = file_in_archive(folder, manifest["specFile"], shown)
+    name = check_name(name or manifest.get("workflowName") or fallback, shown, "name")
     where = f"{shown}/{file.name}"
     spec = read_model_config(file)
     common, models, own = _parse_models(spec.get("models"), where)
     dag = _parse_dag(spec.get("dag"), where)
     order = _topological_order(dag, where)
-    handler = said.get("handler") or ""
+    handler = manifest.get("handler") or ""
     functions = [node for node in order if node not in models]
     if functions and not handler:
         raise ModelLoadFailed(
@@ -112,7 +112,7 @@ def read_workflow(folder: Path, shown: str, *, name: str = "", fallback: str = "
 
 
 def read_manifest(folder: Path, shown: str) -> dict[str, str]:
-    """What the manifest says of the workflow: specFile, and where they are there workflowName and handler.
+    """Read the manifest's ``workflow``: specFile, and where it has them workflowName and handler.
 
     Raises ``ModelLoadFailed``.
     """
@@ -140,7 +140,7 @@ def read_manifest(folder: Path, shown: str) -> dict[str, str]:
 
 
 def _parse_models(value: Any, where: str) -> tuple[dict[str, int], dict[str, str], dict[str, dict[str, int]]]:
-    """What is said of all models, the url of each, and what is said of each."""
+    """Parse the numbers for all models, the url of each model, and the numbers of each."""
     urls: dict[str, str] = {}
     own: dict[str, dict[str, int]] = {}
     if value is None:
@@ -181,7 +181,7 @@ def _check_sizes(said: Mapping[str, int], place: str) -> None:
 
 
 def _parse_dag(value: Any, where: str) -> dict[str, list[str]]:
-    """Node -> what comes after it, as written; a single name stands for a list of one."""
+    """Parse node -> the nodes after it, as written; a single name stands for a list of one."""
     if not isinstance(value, dict) or not value:
         raise ModelLoadFailed(f"{where}: dag: expected a mapping from each node to those after it")
     dag: dict[str, list[str]] = {}
@@ -198,7 +198,7 @@ def _parse_dag(value: Any, where: str) -> dict[str, list[str]]:
 
 
 def _topological_order(dag: Mapping[str, list[str]], where: str) -> list[str]:
-    """Every node after those before it. Raises ``ModelLoadFailed`` where some come after themselves."""
+    """Sort the nodes so that each stands after those before it. Raises ``ModelLoadFailed`` for a cycle."""
     nodes = dict.fromkeys(node for start, following in dag.items() for node in (start, *following))
     waiting = dict.fromkeys(nodes, 0)
     for following in dag.values():
@@ -217,7 +217,7 @@ def _topological_order(dag: Mapping[str, list[str]], where: str) -> list[str]:
 
 
 def _find_cycle(dag: Mapping[str, list[str]], left: list[str]) -> str:
-    """One of the circles among nodes of which each, or one after it, is on a circle."""
+    """Find one of the cycles among nodes of which each is on a cycle or before one."""
     before = {node: next(parent for parent in left if node in dag.get(parent, ())) for node in left}
     path = [left[0]]
     while path[-1] not in path[:-1]:

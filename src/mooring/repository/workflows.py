@@ -37,7 +37,7 @@ _KEYS = {
 
 
 class ResolvedWorkflow(msgspec.Struct, frozen=True):
-    """A workflow ready to run: the graph, what it is made of, and what is told of it."""
+    """A workflow that can be run: its graph, the models of its nodes, and its description for clients."""
 
     spec: ModelSpec
     parts: list[ModelSpec]
@@ -54,7 +54,7 @@ class WorkflowCatalog:
         self._defaults = defaults
 
     def read_workflow(self, registration: WorkflowRegistration) -> ResolvedWorkflow:
-        """A workflow with everything that it needs unpacked.
+        """Read a workflow and unpack everything that it needs.
 
         Raises ``ModelNotFound`` where there is no such archive, ``SourceRefused``, ``FetchFailed`` or, for what is
         wrong with it or with a model that it names, ``ModelLoadFailed``.
@@ -130,7 +130,7 @@ class WorkflowCatalog:
 
 
 def _function_spec(workflow: Workflow, node: str, name: str, defaults: Defaults) -> ModelSpec:
-    """A function of the workflow's handler as a model: one worker, a request at a time."""
+    """Make a model of a function of the workflow's handler: one worker, one request at a time."""
     entry = f"{workflow.handler}:{node}"
     return ModelSpec(
         name=name,
@@ -153,15 +153,15 @@ def _function_spec(workflow: Workflow, node: str, name: str, defaults: Defaults)
 
 
 def _apply_sizes(workflow: Workflow, node: str, spec: ModelSpec) -> ModelSpec:
-    """A model of the workflow with what the workflow says of its batches and workers over its own config."""
-    said = {key: _declared_number(workflow, node, key, spec) for key in _KEYS}
-    delay, least, most = said["max-batch-delay"], said["min-workers"], said["max-workers"]
+    """Put the workflow's numbers of workers and rows over the model's own config."""
+    numbers = {key: _declared_number(workflow, node, key, spec) for key in _KEYS}
+    delay, least, most = numbers["max-batch-delay"], numbers["min-workers"], numbers["max-workers"]
     low = spec.scaling.min_workers if least is None else least
     high = spec.scaling.max_workers if most is None else most
     return spec.with_options(
         declare(
             Batching,
-            max_batch_size=or_undeclared(said["batch-size"]),
+            max_batch_size=or_undeclared(numbers["batch-size"]),
             max_delay=or_undeclared(None if delay is None else delay / 1000),
         ),
         declare(Scaling, min_workers=low, max_workers=max(low, high), workers_by_default=False),
@@ -169,15 +169,15 @@ def _apply_sizes(workflow: Workflow, node: str, spec: ModelSpec) -> ModelSpec:
 
 
 def _declared_number(workflow: Workflow, node: str, key: str, spec: ModelSpec) -> int | None:
-    """What the workflow says under a key, or its default; None where the model's own config says it."""
-    said = workflow.said(node, key)
-    return DEFAULTS[key] if said is None and _KEYS[key] not in spec.config else said
+    """The workflow's number for a key, or the default; None where the model's own config has one."""
+    number = workflow.declared(node, key)
+    return DEFAULTS[key] if number is None and _KEYS[key] not in spec.config else number
 
 
 def _graph_node(workflow: Workflow, node: str, part: ModelSpec) -> Node:
     retries, timeout = (
-        DEFAULTS[key] if said is None else said
-        for key, said in ((key, workflow.said(node, key)) for key in ("retry-attempts", "timeout-ms"))
+        DEFAULTS[key] if number is None else number
+        for key, number in ((key, workflow.declared(node, key)) for key in ("retry-attempts", "timeout-ms"))
     )
     return Node(
         name=node,

@@ -31,9 +31,9 @@ def load_config(
     defaults: Mapping[str, Any] = MappingProxyType({}),
     warn: Callable[[str], object] = lambda _line: None,
 ) -> Config:
-    """The settings of this start. ``flags`` holds only what the user gave, by the settings' names.
+    """Load the settings of this start. ``flags`` holds only what the user gave, by the settings' names.
 
-    ``defaults`` are a command's own, in their own types, where they are not those of ``Config``.
+    ``defaults`` are a command's own, in the settings' own types, where they differ from those of ``Config``.
 
     ``file`` is our TOML, or TorchServe's properties where its name ends so; ``MOORING_CONFIG`` names one when it is
     None. ``warn`` gets a line for what is accepted without effect. Raises ``ConfigError``.
@@ -74,7 +74,7 @@ def _read_file(path: Path, environ: Mapping[str, str], warn: Callable[[str], obj
 
 
 def _with_file_of_secrets(path: Path, chosen: dict[str, Any]) -> dict[str, Any]:
-    """The settings, each secret among them with the file that it was read from."""
+    """Note in each secret the file that it was read from."""
     place = str(path.absolute())
     return {
         name: Secret(value.text, value.file or place) if isinstance(value, Secret) else value
@@ -85,7 +85,7 @@ def _with_file_of_secrets(path: Path, chosen: dict[str, Any]) -> dict[str, Any]:
 def _secrets_of_snapshot(
     snapshot: Mapping[str, str], environ: Mapping[str, str], warn: Callable[[str], object]
 ) -> dict[str, Any]:
-    """The secrets that a snapshot leaves where they were: in the file that it names."""
+    """Read the secrets that a snapshot does not repeat from the file that it names."""
     file = snapshot.get(CONFIG_FILE)
     if "model_snapshot" not in snapshot or file is None or Path(file).suffix == ".cfg":
         return {}
@@ -112,7 +112,7 @@ def _read_environment(environ: Mapping[str, str], warn: Callable[[str], object])
 
 
 def _with_grpc_tls(config: Config) -> Config:
-    """The settings with gRPC's addresses secure where that is set; a unix socket needs no TLS."""
+    """Mark gRPC's addresses as secure where ``enable_grpc_ssl`` is set; a unix socket needs no TLS."""
     if not config.enable_grpc_ssl:
         return config
     grpc, management = config.grpc_address, config.grpc_management_address
@@ -124,7 +124,7 @@ def _with_grpc_tls(config: Config) -> Config:
 
 
 def _check_management(config: Config) -> None:
-    """Nobody but this machine, or who shows a token or a certificate, may manage models, unless the user says so."""
+    """Refuse an open management address: only ``insecure`` allows other machines without a token or a certificate."""
     for name in ("management_address", "grpc_management_address"):
         address: Address = getattr(config, name)
         if not config.guarded(address):

@@ -37,7 +37,7 @@ TORCHSERVE_DEFAULTS: Mapping[str, Any] = MappingProxyType({"token_authorization"
 
 
 def read_variables(environ: Mapping[str, str], chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """What TorchServe's variables say, where they are to be heard."""
+    """Read TorchServe's variables, where the settings so far (``chosen``) let them count."""
     found: dict[str, str] = {}
     if chosen.get("enable_envvars_config"):
         for key in known_keys():
@@ -52,16 +52,16 @@ def read_variables(environ: Mapping[str, str], chosen: Mapping[str, Any]) -> dic
 
 
 def read_properties(path: Path, found: Mapping[str, str], warn: Callable[[str], object]) -> dict[str, Any]:
-    """What the keys of a file say. ``warn`` hears of those without effect here, and of those that TorchServe has not."""
+    """Read the keys of a file. ``warn`` gets a line for keys without effect here and one for unknown keys."""
     known = known_keys()
     idle = {
         key: no_effect_reason(key, value)
         for key, value in found.items()
         if key in known and not is_effective(key)
     }
-    told = [f"{key} ({why})" for key, why in idle.items() if why]
-    if told:
-        warn(f"{path}: not applicable here: {', '.join(told)}")
+    reasons = [f"{key} ({why})" for key, why in idle.items() if why]
+    if reasons:
+        warn(f"{path}: not applicable here: {', '.join(reasons)}")
     unknown = [
         f"{key}{suggest_name(key, dict.fromkeys(known))}" for key in found if key not in known | WRITTEN
     ]
@@ -73,7 +73,7 @@ def read_properties(path: Path, found: Mapping[str, str], warn: Callable[[str], 
 def _settings_of_keys(
     found: Mapping[str, str], where: Callable[[str], str], before: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The settings that TorchServe's keys set. ``before`` has the half of an address that ``found`` has not."""
+    """Translate TorchServe's keys into settings. ``before`` has the half of an address that ``found`` lacks."""
     chosen = {name: parse_setting(name, found[key], where(key)) for key, name in SAME.items() if key in found}
     for key, name in MILLISECONDS.items():
         if key in found:
@@ -90,27 +90,27 @@ def _settings_of_keys(
 
 
 def to_properties(config: Config) -> dict[str, str]:
-    """The settings that TorchServe has keys for, as its file says them; those at their defaults are left out.
+    """Translate settings into TorchServe's keys, as its file has them. Settings at their defaults are left out.
 
-    So are secrets: the file that holds them is named in their place.
+    Secrets are left out, too: the file that holds them is named in their place.
     """
-    said = {
+    written = {
         key: _format_value(getattr(config, name))
         for key, name in SAME.items()
         if getattr(config, name) != getattr(DEFAULTS, name) and not is_secret(name)
     }
     if file := next(filter(None, (getattr(config, name).file for name in filter(is_secret, SETTINGS))), ""):
-        said[CONFIG_FILE] = file
+        written[CONFIG_FILE] = file
     if config.generates_tokens:  # insecure or not: whoever reads the file again is not to lose them
-        said["disable_token_authorization"] = "false"  # noqa: S105 - a switch, and no password
+        written["disable_token_authorization"] = "false"  # noqa: S105 - a switch, and no password
     for key, name in MILLISECONDS.items():
         if seconds := getattr(config, name):
-            said[key] = f"{seconds * 1000:.0f}"
+            written[key] = f"{seconds * 1000:.0f}"
     for (host, port), name in ADDRESSES.items():
         address: Address = getattr(config, name)
         if address != getattr(DEFAULTS, name) and not address.path:
-            said |= {host: address.host, port: str(address.port)}
-    return said
+            written |= {host: address.host, port: str(address.port)}
+    return written
 
 
 def _format_value(value: Any) -> str:

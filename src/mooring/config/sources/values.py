@@ -1,4 +1,4 @@
-"""What a setting's value is in its own type: of a text, or of what a file's own types say."""
+"""Parsing a setting's value into its own type, from a text or from the types of a file."""
 
 import difflib
 import json
@@ -26,7 +26,10 @@ from mooring.config.settings import (
 
 
 def parse_setting(name: str, value: Any, where: str, *, strict: bool = False) -> Any:
-    """A setting's value in its own type. Text is read as what it stands for unless ``strict``."""
+    """Parse a setting's value into its own type. Unless ``strict``, a text may stand for a number or a switch.
+
+    Raises ``ConfigError``, which names ``where`` the value stands.
+    """
     kind = KINDS[name]
     try:
         if not strict and isinstance(value, str):
@@ -93,6 +96,6 @@ _CHECKED: Mapping[str, Callable[[Iterable[str]], Iterator[str]]] = {
 
 
 def suggest_name(name: str, known: Mapping[str, object]) -> str:
-    """The end of a refusal: which known name may have been meant, if one is close."""
+    """Complete an error with the known name that may have been meant; empty where none is close."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     return f"; did you mean '{close[0]}'?" if close else ""
