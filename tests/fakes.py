@@ -13,6 +13,7 @@ from mooring.core.errors import WorkerDied
 from mooring.core.requests import InferenceResponse
 from mooring.core.tensors import release
 from mooring.engine.body_reader import BodyReader
+from mooring.workers.failures import FailureHistory
 from mooring.workers.handle import WorkerState
 
 
@@ -117,14 +118,14 @@ class FakeWorker:
     def give_back(self):
         """Hand the last message back without having started it."""
         self._answered = len(self.sent)
-        self.pool.owner.handed_back(self.sent[-1])
+        self.pool.owner.requeue(self.sent[-1])
         self._become_idle()
 
     def _become_idle(self):
         self.state = WorkerState.READY
         if self not in self.pool.idle:
             self.pool.idle.append(self)
-        self.pool.owner.worker_free()
+        self.pool.owner.on_worker_free()
 
 
 class FakePool:
@@ -137,8 +138,7 @@ class FakePool:
         self.wanted = count
         self.overlapping = capacity > 0
         self.leaving = ()
-        self.failures = 0
-        self.failing_since = None
+        self.failures = FailureHistory()
         self.shedding = 0
         self.checks = []
 
@@ -163,7 +163,7 @@ class FakePool:
         worker = FakeWorker(self, str(len(self.workers)))
         self.workers.append(worker)
         self.idle.append(worker)
-        self.owner.worker_free()
+        self.owner.on_worker_free()
         return worker
 
     def kill(self, worker, *, started=True, retry=True):
@@ -174,7 +174,7 @@ class FakePool:
         if worker in self.idle:
             self.idle.remove(worker)
         running, unstarted = (works, []) if started else ([], works)
-        self.owner.worker_lost(running, unstarted, WorkerDied("Worker died."), retry)
+        self.owner.on_worker_died(running, unstarted, WorkerDied("Worker died."), retry)
 
 
 class FakeCodecs:

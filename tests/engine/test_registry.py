@@ -88,7 +88,7 @@ def test_a_worker_that_fails_beside_one_that_is_ready_changes_nothing():
 @pytest.mark.parametrize(("failures", "state"), [(2, State.LOADING), (3, State.FAILED)])
 def test_workers_that_die_three_times_in_a_row_make_a_version_fail(failures, state):
     version, _, pool = loaded(workers=0)
-    pool.failures = failures
+    pool.failures.in_a_row = failures
     version.report(WorkerDied("Worker died."))
     assert version.state is state
 
@@ -156,9 +156,9 @@ def test_a_version_is_healthy_while_a_worker_is_restarted_and_not_for_longer_tha
     version, _, pool = loaded(workers=1, min_workers=2, retry_timeout=60.0)
     pool.wanted = 2
     assert version.healthy
-    pool.failing_since = time.monotonic() - 30
+    pool.failures.since = time.monotonic() - 30
     assert version.healthy
-    pool.failing_since = time.monotonic() - 61
+    pool.failures.since = time.monotonic() - 61
     assert not version.healthy
     pool.wanted = 1
     assert version.healthy

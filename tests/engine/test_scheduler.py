@@ -340,7 +340,7 @@ def test_what_a_worker_hands_back_is_first_in_its_old_order():
     stage.loop.turn()
     stage.ask("c", "d")
     stage.pool.idle.clear()
-    stage.pool.owner.handed_back(stage.worker.sent[0])
+    stage.pool.owner.requeue(stage.worker.sent[0])
     assert stage.queue == ["a", "b", "c", "d"]
     stage.pool.add()
     assert stage.pool.workers[-1].names == [["a", "b"]]
@@ -362,7 +362,7 @@ def test_a_request_that_ran_on_a_worker_that_died_is_tried_once_more_and_then_fa
     stage.pool.kill(first)
     assert stage.outcomes["a"] == []
     stage.pool.idle.append(second)
-    stage.pool.owner.worker_free()
+    stage.pool.owner.on_worker_free()
     assert second.names == [["a"]]
     stage.pool.kill(second)
     assert stage.told("a") == [WorkerDied]
@@ -510,15 +510,15 @@ def test_a_request_that_is_handed_back_gives_its_memory_back_and_gets_new(stage)
 
 def test_news_of_workers_goes_to_the_version(stage):
     loaded, died = ModelMetadata("m"), WorkerDied("Worker died.")
-    stage.pool.owner.worker_loaded(loaded)
-    stage.pool.owner.worker_failed(died)
-    stage.pool.owner.worker_recycled()
+    stage.pool.owner.on_worker_loaded(loaded)
+    stage.pool.owner.on_worker_failed(died)
+    stage.pool.owner.on_worker_recycled()
     assert stage.news == [loaded, died]
     assert stage.statistics.workers == [1, 1]
 
 
 def test_an_idle_worker_that_is_too_many_may_end(stage):
-    assert stage.pool.owner.may_go(stage.worker)
+    assert stage.pool.owner.may_dismiss(stage.worker)
 
 
 def test_the_pool_is_checked_with_the_deadlines(stage):

@@ -238,7 +238,7 @@ def test_new_sequences_go_to_the_workers_that_stay():
     for worker in (first, second):
         worker.answer()
     stage.pool.wanted = 1
-    assert not stage.scheduler.may_go(second)
+    assert not stage.scheduler.may_dismiss(second)
     asked(stage, "v", "v")
     stage.loop.turn()
     assert first.names[-1] == ["v"]
@@ -246,7 +246,7 @@ def test_new_sequences_go_to_the_workers_that_stay():
     stage.loop.turn()
     shedding = stage.pool.shedding
     second.answer()
-    assert stage.scheduler.may_go(second)
+    assert stage.scheduler.may_dismiss(second)
     assert stage.pool.shedding > shedding
 
 

@@ -286,13 +286,13 @@ async def test_a_worker_that_cannot_load_is_tried_later_each_time_though_another
     end = time.monotonic() + 1.6
     while time.monotonic() < end:
         assert body_of(await harness.ask(b"fine")) == b"fine"
-    assert 3 <= pool.failures <= 4
-    assert pool.failing_since
+    assert 3 <= pool.failures.in_a_row <= 4
+    assert pool.failures.since
     (tmp_path / "file").unlink()
     await until(lambda: pool.holds(2))
-    while pool.failures:  # until the new one has answered
+    while pool.failures.in_a_row:  # until the new one has answered
         await asyncio.gather(*(harness.ask(do="sleep", seconds=0.01) for _ in range(2)))
-    assert pool.failing_since is None
+    assert pool.failures.since is None
 
 
 def echo_at(folder, **settings):
@@ -312,9 +312,9 @@ async def test_what_can_never_load_is_tried_again_when_its_files_have_changed_an
     assert version.state is State.FAILED
     await asyncio.sleep(3.0)
     pool = version.pool
-    assert pool.failures == 1
+    assert pool.failures.in_a_row == 1
     (tmp_path / "broken").write_text("still only half of it")
-    await until(lambda: pool.failures == 2)
+    await until(lambda: pool.failures.in_a_row == 2)
     (tmp_path / "broken").unlink()
     await until(lambda: version.ready)
     assert body_of(await harness.ask(b"x")) == b"x"
@@ -325,7 +325,7 @@ async def test_a_failure_to_load_is_logged_whole_once_and_then_counted(harness, 
     (tmp_path / "broken").write_text("half of it")
     version = await harness.engine.deploy(echo_at(tmp_path, min_workers=3, max_workers=3))
     pool = version.pool
-    await until(lambda: pool.failures >= 3)
+    await until(lambda: pool.failures.in_a_row >= 3)
     said = [r.getMessage() for r in caplog.records if r.getMessage().startswith("worker failed")]
     assert "a long explanation" in said[0]
     assert all(each.startswith("worker failed again ") for each in said[1:])
@@ -336,10 +336,10 @@ async def test_somebody_who_wants_workers_need_not_wait_for_the_files_to_change(
     (tmp_path / "broken").write_text("half of it")
     version = await harness.engine.deploy(echo_at(tmp_path))
     await asyncio.sleep(1.5)
-    failures = version.pool.failures
+    failures = version.pool.failures.in_a_row
     with pytest.raises(WorkersFailed, match="half of it"):
         await harness.engine.resize(version, 2, 2)
-    assert version.pool.failures > failures
+    assert version.pool.failures.in_a_row > failures
 
 
 async def test_workers_of_many_models_are_started_a_few_at_a_time(harness, monkeypatch):

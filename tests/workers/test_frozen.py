@@ -119,7 +119,7 @@ async def test_a_frozen_template_is_replaced_and_its_workers_lose_nothing(harnes
         assert time.monotonic() < end
     await until(lambda: has_ended(template))  # when nothing depends on it any more
     assert all(map(has_ended, first))
-    assert pool.failures == 0
+    assert pool.failures.in_a_row == 0
 
 
 async def test_a_worker_is_replaced_though_its_template_is_frozen(harness):

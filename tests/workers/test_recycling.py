@@ -46,7 +46,7 @@ async def test_after_so_many_requests_a_worker_is_replaced_and_every_request_is_
         assert version.pool.ready >= 1
     assert number >= 50
     assert len(seen) >= 3
-    assert version.pool.failures == 0
+    assert version.pool.failures.in_a_row == 0
     await until(lambda: alone(harness))
 
 
@@ -56,7 +56,7 @@ async def test_a_worker_serves_on_while_its_successor_cannot_load(harness, tmp_p
     (first,) = pids(harness)
     for _ in range(10):
         await harness.ask()
-    await until(lambda: version.pool.failures)
+    await until(lambda: version.pool.failures.in_a_row)
     assert [body_of(await harness.ask(do="pid")) for _ in range(20)] == [b"%d" % first] * 20
     assert version.state is State.READY
     (tmp_path / "file").unlink()
@@ -79,7 +79,7 @@ async def test_a_worker_that_leaks_is_replaced_at_its_limit(harness):
         if recycled(harness) > 1:
             break
     assert recycled(harness) > 1
-    assert harness.engine.registry.find("echo").pool.failures == 0
+    assert harness.engine.registry.find("echo").pool.failures.in_a_row == 0
 
 
 async def test_a_request_that_eats_twice_the_limit_ends_its_worker_and_is_told_so(harness):

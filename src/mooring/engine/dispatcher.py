@@ -16,7 +16,7 @@ from mooring.engine.queued_request import DONE, WAITING, QueuedRequest, RequestS
 from mooring.observability.logs import Throttle, get_logger
 from mooring.observability.statistics import ModelStatistics
 from mooring.repository.spec import ModelSpec
-from mooring.workers.handle import PooledWorker, PoolOwner, Work, Workers
+from mooring.workers.handle import PoolOwner, Work, WorkerHandle, Workers
 
 log = get_logger(__name__)
 
@@ -30,10 +30,10 @@ _MAX_LOGGED_FAILURES = 20  # a second
 class RequestSource(Protocol):
     """The queue behind a dispatcher: it chooses which requests go to which worker."""
 
-    def worker_free(self) -> None:
+    def on_worker_free(self) -> None:
         """A worker is idle: send it what waits."""
 
-    def may_go(self, worker: PooledWorker) -> bool:
+    def may_dismiss(self, worker: WorkerHandle) -> bool:
         """Whether an idle worker that is too many may end now."""
 
     def requeue(self, unstarted: Sequence[QueuedRequest]) -> None:
@@ -88,11 +88,11 @@ class Dispatcher(Generic[W]):
         self._with_deadline: set[QueuedRequest] = set()
         self._failures = Throttle(_MAX_LOGGED_FAILURES)
         # Not methods of this class that call the source's: that is a call less for every message of a worker.
-        self.worker_free = source.worker_free
-        self.may_go = source.may_go
+        self.on_worker_free = source.on_worker_free
+        self.may_dismiss = source.may_dismiss
         self.pool = make_pool(self)
 
-    def start(self, batch: Sequence[QueuedRequest], worker: PooledWorker, now: float) -> None:
+    def start(self, batch: Sequence[QueuedRequest], worker: WorkerHandle, now: float) -> None:
         """Send these requests to an idle worker."""
         slots = self.slots
         lends = slots.size > 0
@@ -256,7 +256,7 @@ class Dispatcher(Generic[W]):
 
     # What the pool tells its owner.
 
-    def worker_lost(
+    def on_worker_died(
         self, running: Sequence[Work], unstarted: Sequence[Work], error: WorkerDied, retry: bool
     ) -> None:
         """Try requests that ran once more where that can do no harm; those that had not started just wait again."""
@@ -268,9 +268,9 @@ class Dispatcher(Generic[W]):
                 again.append(queued)
             else:
                 queued.answer(error)
-        self.handed_back([*again, *unstarted])
+        self.requeue([*again, *unstarted])
 
-    def handed_back(self, works: Sequence[Work]) -> None:
+    def requeue(self, works: Sequence[Work]) -> None:
         """Let requests wait again, before all others, that a worker has not started or that are tried once more."""
         requests: list[QueuedRequest] = []
         for queued in works:
@@ -290,7 +290,7 @@ class Dispatcher(Generic[W]):
         self._source.requeue(requests)
         if self._given_up is not None:
             self.refuse_all(self._given_up)
-        self.worker_free()
+        self.on_worker_free()
 
     def large_answer(self, size: int) -> None:
         """An answer had a payload of so many bytes."""
@@ -306,15 +306,15 @@ class Dispatcher(Generic[W]):
         """Answers took so long on their way, beyond the time of the model."""
         self.statistics.last_way = max(seconds, 0.0)
 
-    def worker_loaded(self, metadata: ModelMetadata) -> None:
+    def on_worker_loaded(self, metadata: ModelMetadata) -> None:
         """One more worker has the model."""
         self._health(metadata)
 
-    def worker_failed(self, error: MooringError) -> None:
+    def on_worker_failed(self, error: MooringError) -> None:
         """A worker could not load the model, or died."""
         self.statistics.workers[0] += 1
         self._health(error)
 
-    def worker_recycled(self) -> None:
+    def on_worker_recycled(self) -> None:
         """A worker makes way for a fresh one."""
         self.statistics.workers[1] += 1

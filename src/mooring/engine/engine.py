@@ -296,12 +296,14 @@ class Engine(InferenceService):
         statistics = self._metrics.model(spec.name, spec.version)
 
         def make_pool(owner: PoolOwner) -> WorkerPool:
-            pool = WorkerPool(
-                spec, owner, self._workers, spec.runtime.threads or threads_for(spec.scaling.max_workers)
+            return WorkerPool(
+                spec,
+                owner,
+                self._workers,
+                spec.runtime.threads or threads_for(spec.scaling.max_workers),
+                sharing=self._frontends.sharing(version),
+                on_records=functools.partial(self._metrics.record, spec.name),
             )
-            pool.on_records = functools.partial(self._metrics.record, spec.name)
-            pool.sharing = self._frontends.sharing(version)
-            return pool
 
         if spec.sequence.enabled:
             stateful = SequenceScheduler(spec, statistics, allocate, version.report, make_pool, self._read)
@@ -387,7 +389,7 @@ class Engine(InferenceService):
             raise Unsupported(f"model '{version.spec.name}' has no workers of its own")
         self.check_room(least, version)
         before = version.spec
-        had, stillborn = pool.wanted, pool.stillborn
+        had, load_failures = pool.wanted, pool.failures.load_failures
         version.set_worker_range(least, most)
         epoch, count = version.resize_epoch, min(max(had, least), most)
         limit = before.timeouts.startup_timeout + before.timeouts.response_timeout
@@ -403,16 +405,20 @@ class Engine(InferenceService):
             return False
         _have(version, pool, count)
         await wait_until(
-            lambda: version.resize_epoch != epoch or pool.stillborn != stillborn or pool.holds(count),
+            lambda: (
+                version.resize_epoch != epoch
+                or pool.failures.load_failures != load_failures
+                or pool.holds(count)
+            ),
             limit,
         )
         if version.resize_epoch != epoch:
             version.check_kept()
             return False
-        if pool.stillborn != stillborn:
+        if pool.failures.load_failures != load_failures:
             version.set_worker_range(before.scaling.min_workers, before.scaling.max_workers)
             _have(version, pool, had)
-            raise _no_more_workers(version, pool.last_error)
+            raise _no_more_workers(version, pool.failures.last_load_error)
         return pool.holds(count)
 
     async def retire(self, name: str, version: str = "") -> None:

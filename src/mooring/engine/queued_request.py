@@ -28,7 +28,7 @@ from mooring.core.service import Done, Outcome
 from mooring.core.tensors import release
 from mooring.engine.answer_slots import AnswerSlots
 from mooring.repository.spec import ModelSpec
-from mooring.workers.handle import PooledWorker, Work
+from mooring.workers.handle import Work, WorkerHandle
 
 
 class RequestState(enum.IntEnum):
@@ -105,7 +105,7 @@ class QueuedRequest(msgspec.Struct, eq=False):
     streamed: bool = False
     delayed: bool = False  # it has waited too long, and goes after others of its priority (queue_policy.py)
     answer_slot: Buffer | None = None
-    worker: PooledWorker | None = None
+    worker: WorkerHandle | None = None
     json_writer: JsonWriter | None = None
 
     @property
@@ -124,7 +124,7 @@ class QueuedRequest(msgspec.Struct, eq=False):
             raise IllegalTransition(f"a request cannot go from {self.state.name} to {state.name}")
         self.state = state
 
-    def start(self, worker: PooledWorker, now: float) -> None:
+    def start(self, worker: WorkerHandle, now: float) -> None:
         """A worker is about to get it."""
         if RUNNING not in TRANSITIONS[self.state]:
             self.move(RUNNING)

@@ -106,7 +106,7 @@ class ModelVersion:
             return True
         if not self._settled.is_set() or (self.state is State.FAILED and pool.ready == 0):
             return False
-        since = pool.failing_since
+        since = pool.failures.since
         return since is None or time.monotonic() - since < self.spec.timeouts.retry_timeout
 
     @property
@@ -204,12 +204,12 @@ class ModelVersion:
             model=self.spec.name,
             version=self.spec.version,
             reason=shortened(error.message, _REASON) if known else error.message,
-            failures_in_a_row=pool.failures,
+            failures_in_a_row=pool.failures.in_a_row,
             detail="" if known else error.detail,
         )
         if pool.ready:
             return
-        if isinstance(error, ModelLoadFailed) or pool.failures >= _CRASH_LOOP:
+        if isinstance(error, ModelLoadFailed) or pool.failures.in_a_row >= _CRASH_LOOP:
             self._lifecycle.move(State.FAILED)
         elif self.state is not State.FAILED:
             self._lifecycle.move(State.LOADING)

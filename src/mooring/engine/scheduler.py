@@ -17,7 +17,7 @@ from mooring.engine.queued_request import OFFLOADED, WAITING, QueuedRequest, Req
 from mooring.engine.request_queue import RequestQueue
 from mooring.observability.statistics import ModelStatistics
 from mooring.repository.spec import ModelSpec
-from mooring.workers.handle import PooledWorker, PoolOwner
+from mooring.workers.handle import PoolOwner, WorkerHandle
 
 
 class Scheduler(Generic[W]):
@@ -173,14 +173,14 @@ class Scheduler(Generic[W]):
 
     # What the dispatcher asks of its source.
 
-    def worker_free(self) -> None:
+    def on_worker_free(self) -> None:
         """A worker is idle: send it what waits."""
         if self._queue.waiting and not self._timer.pending:
             self.dispatch()
         if self._on_worker_free is not None:
             self._on_worker_free()
 
-    def may_go(self, worker: PooledWorker) -> bool:
+    def may_dismiss(self, worker: WorkerHandle) -> bool:
         """A worker that is idle and too many may end at once."""
         return True
 
@@ -222,7 +222,7 @@ class Scheduler(Generic[W]):
     def put_back(self, queued: QueuedRequest) -> None:
         """Let a request whose body was decoded wait for a worker, at its old place."""
         self._queue.put_back(queued)
-        self.worker_free()
+        self.on_worker_free()
 
     def fail(self, queued: QueuedRequest, error: MooringError) -> None:
         """End a request whose body cannot be decoded."""

@@ -18,14 +18,14 @@ from mooring.engine.sequences import Sequences
 from mooring.engine.steps import add_sequence_id, mark_step, new_sequence_id, step_of
 from mooring.observability.statistics import ModelStatistics
 from mooring.repository.spec import ModelSpec
-from mooring.workers.handle import PooledWorker, PoolOwner, Workers, WorkerState
+from mooring.workers.handle import PoolOwner, WorkerHandle, Workers, WorkerState
 
 
 class SequenceWorkers(Workers, Protocol):
     """Workers that keep the state of sequences."""
 
     @property
-    def workers(self) -> Sequence[PooledWorker]:
+    def workers(self) -> Sequence[WorkerHandle]:
         """All that live, loading ones included."""
 
     @property
@@ -33,7 +33,7 @@ class SequenceWorkers(Workers, Protocol):
         """How many there should be."""
 
     @property
-    def leaving(self) -> Collection[PooledWorker]:
+    def leaving(self) -> Collection[WorkerHandle]:
         """Those that get no new sequences, because their successors are there."""
 
     def shed(self) -> None:
@@ -90,7 +90,7 @@ class SequenceScheduler(Generic[S]):
         self._policy = BatchPolicy(
             spec.batching.max_batch_size, spec.batching.max_delay, spec.batching.exact_delay
         )
-        self._sequences: Sequences[PooledWorker, QueuedStep] = Sequences(spec.name, spec.sequence)
+        self._sequences: Sequences[WorkerHandle, QueuedStep] = Sequences(spec.name, spec.sequence)
         self._clock = clock
         self._timer = DispatchTimer(self.dispatch, loop)
         self._dispatcher = Dispatcher(
@@ -246,12 +246,12 @@ class SequenceScheduler(Generic[S]):
 
     # What the dispatcher asks of its source.
 
-    def worker_free(self) -> None:
+    def on_worker_free(self) -> None:
         """A worker is idle: send it what waits."""
         if self._waiting and not self._timer.pending:
             self.dispatch()
 
-    def may_go(self, worker: PooledWorker) -> bool:
+    def may_dismiss(self, worker: WorkerHandle) -> bool:
         """A worker that is too many stays until its sequences are over, unless no worker is to stay."""
         return not self._pool.wanted or not self._sequences.count_at(worker)
 
@@ -317,7 +317,7 @@ class SequenceScheduler(Generic[S]):
                             version=self.spec.version,
                         )
                     )
-                self.worker_free()  # those that have not begun may go elsewhere
+                self.on_worker_free()  # those that have not begun may go elsewhere
 
     def dispatch(self) -> None:
         """Send every idle worker the next steps of its sequences."""
@@ -343,7 +343,7 @@ class SequenceScheduler(Generic[S]):
         if waits:
             self._timer.later(min(waits))
 
-    def _places_with_room(self) -> Sequence[PooledWorker]:
+    def _places_with_room(self) -> Sequence[WorkerHandle]:
         """The workers whose next call has room for one more step."""
         return [
             worker
@@ -351,7 +351,7 @@ class SequenceScheduler(Generic[S]):
             if worker in self._pool.idle and self._sequences.next_at(worker)[0] < self._room(worker)
         ]
 
-    def _places(self) -> Sequence[PooledWorker]:
+    def _places(self) -> Sequence[WorkerHandle]:
         """The workers that new sequences may go to: of too many, those that have the most to keep."""
         pool = self._pool
         loaded = [
@@ -363,11 +363,11 @@ class SequenceScheduler(Generic[S]):
             loaded.sort(key=self._sequences.count_at, reverse=True)
         return loaded[: pool.wanted] or loaded
 
-    def _room(self, worker: PooledWorker) -> int:
+    def _room(self, worker: WorkerHandle) -> int:
         """How many rows its next call may have. A worker with a capacity takes steps while others run."""
         return worker.room if worker.capacity else self.spec.batching.max_batch_size
 
-    def _next_call(self, worker: PooledWorker, now: float) -> list[QueuedStep]:
+    def _next_call(self, worker: WorkerHandle, now: float) -> list[QueuedStep]:
         def rows(queued: QueuedStep) -> int:
             if queued.request.expired(now):
                 self._dispatcher.expire(queued)

@@ -25,7 +25,7 @@ from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
 from mooring.signals import held_back
 from mooring.tokens import Access, Token
-from mooring.workers.handle import KeptWorker
+from mooring.workers.handle import OwnedWorker
 from mooring.workers.heartbeat import DEADLINES, Deadlines, Heartbeat, StopWatch, cpu_seconds
 from mooring.workers.pool import Sharing, WorkerPool
 
@@ -375,7 +375,7 @@ class VersionSharing:
         self._version = version
         self._number = version.number
 
-    def joined(self, worker: KeptWorker) -> None:
+    def joined(self, worker: OwnedWorker) -> None:
         """Every frontend that was there when the worker was forked gets its channel."""
         processes = self._frontends.processes
         for share in worker.process.shares:
@@ -385,13 +385,13 @@ class VersionSharing:
                 channels = len(processes) + 1
                 frontend.join(self._number, worker.id, share.sock, worker.process.progress_fd, channels)
 
-    async def leave(self, worker: KeptWorker) -> None:
+    async def leave(self, worker: OwnedWorker) -> None:
         """Return when no frontend has anything in it any more."""
         await self._frontends.order(
             lambda order: messages.DetachWorker(self._number, worker.id, order), self._number
         )
 
-    def buried(self, worker: KeptWorker, error: WorkerDied, *, retry: bool) -> None:
+    def on_worker_died(self, worker: OwnedWorker, error: WorkerDied, *, retry: bool) -> None:
         """Those who had something in it want to know why."""
         record = ErrorRecord.of(error)
         for frontend in self._frontends.processes:

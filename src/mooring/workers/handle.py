@@ -64,18 +64,18 @@ Answered = Sequence[InferenceResponse | ErrorRecord]
 class PoolOwner(Protocol):
     """Who has work for the pool, and wants to know how it does."""
 
-    def worker_free(self) -> None:
+    def on_worker_free(self) -> None:
         """A worker is idle: send it what waits."""
 
-    def worker_lost(
+    def on_worker_died(
         self, running: Sequence[Work], unstarted: Sequence[Work], error: WorkerDied, retry: bool
     ) -> None:
         """A worker is gone and did not answer these. ``retry`` is False when it was too slow rather than dead."""
 
-    def may_go(self, worker: "PooledWorker") -> bool:
+    def may_dismiss(self, worker: "WorkerHandle") -> bool:
         """Whether an idle worker that is too many may end now; else ``shed`` is called when it may."""
 
-    def handed_back(self, works: Sequence[Work]) -> None:
+    def requeue(self, works: Sequence[Work]) -> None:
         """These were not started and wait again."""
 
     def large_answer(self, size: int) -> None:
@@ -90,13 +90,13 @@ class PoolOwner(Protocol):
     def finish_many(self, works: Sequence[Work], outcomes: Answered, *, borrowed: bool) -> None:
         """A message was answered; with ``borrowed`` some of its requests may have memory to give back."""
 
-    def worker_loaded(self, metadata: ModelMetadata) -> None:
+    def on_worker_loaded(self, metadata: ModelMetadata) -> None:
         """One more worker has the model."""
 
-    def worker_failed(self, error: MooringError) -> None:
+    def on_worker_failed(self, error: MooringError) -> None:
         """A worker could not load the model, or died; another try follows."""
 
-    def worker_recycled(self) -> None:
+    def on_worker_recycled(self) -> None:
         """A worker makes way for a fresh one, which has the model."""
 
 
@@ -170,7 +170,7 @@ class WorkerState(enum.Enum):
     ENDED = "ENDED"
 
 
-class PooledWorker:
+class WorkerHandle:
     """The server's side of one worker and its channel.
 
     At most one message is outstanding, unless the worker has a ``capacity``: such a worker stays among the idle ones
@@ -199,6 +199,11 @@ class PooledWorker:
         self._loop = asyncio.get_running_loop()
         self.sent_at = time.monotonic()
         self._loop.add_reader(self._sock, self._hear)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether it has the model, and has not ended."""
+        return self.state is WorkerState.READY or self.state is WorkerState.BUSY
 
     @property
     def room(self) -> int:
@@ -304,7 +309,7 @@ class PooledWorker:
             if work is not None:
                 work.piece(message.response)
         elif isinstance(message, Returned):
-            self._pool.owner.handed_back([self._outstanding.pop(key) for key in message.keys])
+            self._pool.owner.requeue([self._outstanding.pop(key) for key in message.keys])
             self._free_if_done()
         elif isinstance(message, Loaded):
             self.state = WorkerState.READY
@@ -379,9 +384,9 @@ class PooledWorker:
     def give_up(self, error: WorkerDied, *, retry: bool) -> None:
         """Hand what a dead worker did not answer to the owner. ``retry`` is False when it was too slow rather than dead."""
         done, running, unstarted = self._lost()
-        self._pool.owner.worker_lost(running, unstarted, error, retry)
+        self._pool.owner.on_worker_died(running, unstarted, error, retry)
         if done:  # those were not the slow ones: their answers waited in the worker for one that was
-            self._pool.owner.worker_lost(done, [], error, retry=True)
+            self._pool.owner.on_worker_died(done, [], error, retry=True)
 
     def _lost(self) -> tuple[list[Work], list[Work], list[Work]]:
         """What it did not answer: what it was done with, what it was at, and what it had not started.
@@ -408,7 +413,7 @@ class PooledWorker:
             self._sock.close()
 
 
-class KeptWorker(PooledWorker):
+class OwnedWorker(WorkerHandle):
     """A worker whose process is a child of this one, or of one of its templates."""
 
     process: LocalProcess

@@ -13,7 +13,7 @@ import psutil
 from mooring.core.options import Scaling
 
 if TYPE_CHECKING:
-    from mooring.workers.handle import KeptWorker
+    from mooring.workers.handle import OwnedWorker
 
 _LOOK_EVERY = 1.0  # seconds: the kernel walks all pages of a process to tell its memory
 # A worker at this many times its limit is not waited for: a request that eats memory would take the machine's.
@@ -24,8 +24,8 @@ class Recycler:
     """Of one pool: who is to go, who is going. ``extra`` is how many workers there are for that reason alone."""
 
     def __init__(self, rule: Scaling) -> None:
-        self.due: KeptWorker | None = None
-        self.leaving: set[KeptWorker] = set()
+        self.due: OwnedWorker | None = None
+        self.leaving: set[OwnedWorker] = set()
         self.active = bool(rule.max_requests or rule.memory_limit)
         self._rule = rule
         self._next_look = 0.0
@@ -42,31 +42,31 @@ class Recycler:
         self._next_look = now + _LOOK_EVERY
         return True
 
-    def choose(self, workers: Iterable["KeptWorker"]) -> "KeptWorker | None":
+    def choose(self, workers: Iterable["OwnedWorker"]) -> "OwnedWorker | None":
         """The first of these whose time has come, which is due from now on; None while another one is."""
         if self.due is None:
             self.due = next((one for one in workers if one not in self.leaving and self._past(one)), None)
             return self.due
         return None
 
-    def leave(self) -> "KeptWorker":
+    def leave(self) -> "OwnedWorker":
         """The one that is due has its successor."""
         worker, self.due = self.due, None
         assert worker is not None
         self.leaving.add(worker)
         return worker
 
-    def forget(self, worker: "KeptWorker") -> None:
+    def forget(self, worker: "OwnedWorker") -> None:
         """It is gone."""
         self.leaving.discard(worker)
         if self.due is worker:
             self.due = None
 
-    def excessive(self, worker: "KeptWorker") -> bool:
+    def excessive(self, worker: "OwnedWorker") -> bool:
         """Whether it has so much memory that it must end now."""
         return worker.memory > self._rule.memory_limit * _TOO_MUCH
 
-    def _past(self, worker: "KeptWorker") -> bool:
+    def _past(self, worker: "OwnedWorker") -> bool:
         most, limit = self._rule.max_requests, self._rule.memory_limit
         return worker.process.stale or bool(
             (most and worker.served >= most) or (limit and worker.memory > limit)

@@ -12,7 +12,7 @@ from mooring.core.service import Joining, ModelMetadata
 from mooring.ipc.progress import Progress
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
-from mooring.workers.handle import PooledWorker, PoolOwner, WorkerState
+from mooring.workers.handle import PoolOwner, WorkerHandle, WorkerState
 
 # How long the news why a worker died may take from the process that keeps it, in seconds.
 _NEWS = 2.0
@@ -39,12 +39,12 @@ class SharedPool:
     ) -> None:
         self.spec = spec
         self.owner = owner
-        self.idle: list[PooledWorker] = []
+        self.idle: list[WorkerHandle] = []
         self.overlapping = False  # such workers are not shared
         self._measured = measured
-        self._workers: dict[str, PooledWorker] = {}
+        self._workers: dict[str, WorkerHandle] = {}
         self._leaving: dict[str, Callable[[], None]] = {}
-        self._dead: dict[str, tuple[PooledWorker, asyncio.TimerHandle]] = {}
+        self._dead: dict[str, tuple[WorkerHandle, asyncio.TimerHandle]] = {}
         self._obituaries: dict[str, tuple[WorkerDied, bool]] = {}
         self._loop = asyncio.get_running_loop()
 
@@ -55,11 +55,11 @@ class SharedPool:
 
     def join(self, name: str, process: SharedProcess) -> None:
         """One more worker, which has loaded the model."""
-        worker = PooledWorker(self, process, name)
+        worker = WorkerHandle(self, process, name)
         worker.state = WorkerState.READY
         self._workers[name] = worker
         self.idle.append(worker)
-        self.owner.worker_free()
+        self.owner.on_worker_free()
 
     def leave(self, name: str, left: Callable[[], None]) -> None:
         """Send nothing more to a worker; ``left`` is called when it has answered all."""
@@ -80,7 +80,7 @@ class SharedPool:
         elif name in self._workers:
             self._obituaries[name] = error, retry
 
-    def next(self) -> PooledWorker:
+    def next(self) -> WorkerHandle:
         """The idle worker to send to: one that no other front keeps busy, if there is one."""
         if len(self.idle) > 1:
             for worker in reversed(self.idle):
@@ -118,15 +118,15 @@ class SharedPool:
 
     # What a worker tells its pool.
 
-    def free(self, worker: PooledWorker) -> None:
+    def free(self, worker: WorkerHandle) -> None:
         """It is idle."""
         if worker.id in self._leaving:
             self._let_go(worker)
             return
         self.idle.append(worker)
-        self.owner.worker_free()
+        self.owner.on_worker_free()
 
-    def ended(self, worker: PooledWorker) -> None:
+    def ended(self, worker: WorkerHandle) -> None:
         """Its channel is closed on its side."""
         worker.state = WorkerState.ENDED
         self._workers.pop(worker.id, None)
@@ -144,7 +144,7 @@ class SharedPool:
         """The model's own code recorded metrics."""
         self._measured(records)
 
-    def has_room(self, worker: PooledWorker) -> None:
+    def has_room(self, worker: WorkerHandle) -> None:
         """Not said by a worker that is shared."""
 
     def put_least_busy_last(self) -> None:
@@ -153,25 +153,25 @@ class SharedPool:
     def joining_missed(self) -> None:
         """Not said to a front, but to the process that keeps the worker."""
 
-    def loaded(self, worker: PooledWorker, metadata: ModelMetadata, joining: Joining | None) -> None:
+    def loaded(self, worker: WorkerHandle, metadata: ModelMetadata, joining: Joining | None) -> None:
         """Not said to a front: it is told of workers that have loaded the model."""
 
-    def failed(self, worker: PooledWorker, failure: object) -> None:
+    def failed(self, worker: WorkerHandle, failure: object) -> None:
         """Not said to a front."""
 
-    def _unexplained(self, worker: PooledWorker) -> None:
+    def _unexplained(self, worker: WorkerHandle) -> None:
         del self._dead[worker.id]
         spec = self.spec
         error = WorkerDied("Worker died.", model=spec.name, version=spec.version)
         self._lost(worker, error, retry=not worker.timed_out)
 
-    def _lost(self, worker: PooledWorker, error: WorkerDied, *, retry: bool) -> None:
+    def _lost(self, worker: WorkerHandle, error: WorkerDied, *, retry: bool) -> None:
         worker.give_up(error, retry=retry)
         left = self._leaving.pop(worker.id, None)
         if left is not None:
             left()
 
-    def _let_go(self, worker: PooledWorker) -> None:
+    def _let_go(self, worker: WorkerHandle) -> None:
         if worker in self.idle:
             self.idle.remove(worker)
         self._workers.pop(worker.id, None)

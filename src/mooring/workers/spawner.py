@@ -14,7 +14,7 @@ from mooring.workers.local import LibraryTemplate, LocalProcess, LocalWorkers, M
 log = get_logger(__name__)
 
 
-class Origin:
+class Spawner:
     """Where new workers of one version come from. The model is loaded once, when the first of them is wanted."""
 
     def __init__(self, spec: ModelSpec, workers: LocalWorkers, threads: int) -> None:
