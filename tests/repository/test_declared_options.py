@@ -1,0 +1,70 @@
+"""Options that a configuration declares, and what holds where it declares none."""
+
+from declaration_kit import AMD, TRITON, read
+from model_kit import defaults
+
+from mooring.core.options import BatchMode, Control, ControlKind, SequenceOptions
+
+
+def test_what_a_config_leaves_out_comes_from_the_server(model):
+    (spec,) = read(
+        model, "", defaults=defaults(workers=3, queue_size=7, response_timeout=8.0, exact_delay=True)
+    )
+    assert (spec.name, spec.batching.max_batch_size, spec.batching.max_delay, spec.batching.mode) == (
+        "adder",
+        1,
+        0.0,
+        BatchMode.CONCAT,
+    )
+    assert (
+        spec.scaling.min_workers,
+        spec.scaling.max_workers,
+        spec.limits.queue_size,
+        spec.timeouts.response_timeout,
+    ) == (3, 3, 7, 8.0)
+    assert (spec.batching.exact_delay, spec.inputs, spec.outputs, spec.parameters) == (True, [], [], {})
+
+
+def test_a_request_to_a_text_proto_model_is_a_single_sample(model):
+    assert read(model, AMD, "config.pbtxt")[0].batching.mode is BatchMode.STACK
+    assert (
+        read(model, AMD + 'batching { mode: "concat" }', "config.pbtxt")[0].batching.mode is BatchMode.CONCAT
+    )
+
+
+def test_a_model_that_keeps_state_says_so_with_a_table(model):
+    (spec,) = read(model, "[sequences]\n")
+    assert spec.sequence == SequenceOptions(enabled=True, max_sequences=1000, max_queued_steps=1000)
+    assert not spec.limits.retry
+    (spec,) = read(
+        model,
+        "[workers]\nmax = 3\n[sequences]\nper_worker = 4\nqueue_size = 2\nmax_idle = 1.5\ntimeout = 60\n"
+        '[[sequences.controls]]\nname = "S"\nkind = "start"\ndatatype = "FP32"\nvalues = [-1, 1]\n'
+        '[[sequences.controls]]\nname = "C"\nkind = "id"\ndatatype = "BYTES"\n',
+    )
+    assert spec.sequence == SequenceOptions(
+        enabled=True, max_sequences=12, max_per_worker=4, max_queued_steps=2, max_idle=1.5, timeout=60.0,
+        controls=(Control("S", ControlKind.START, "FP32", (-1, 1)), Control("C", ControlKind.ID, "BYTES")),
+    )  # fmt: skip
+    assert not read(model, "")[0].sequence.enabled
+
+
+def test_triton_s_sequences_are_ours(model):
+    (spec,) = read(model, TRITON, "config.pbtxt")
+    assert spec.sequence == SequenceOptions(
+        enabled=True, max_sequences=16, max_per_worker=8, max_queued_steps=1000, max_idle=5.0,
+        controls=(
+            Control("START", ControlKind.START, "FP32", (0, 1)), Control("READY", ControlKind.READY, "INT32", (0, 1)),
+            Control("CORRID", ControlKind.ID, "UINT64"),
+        ),
+    )  # fmt: skip
+    assert (spec.batching.max_delay, spec.scaling.max_workers, spec.batching.max_batch_size) == (0.0001, 2, 4)
+
+
+def test_triton_s_direct_strategy_has_one_sequence_in_each_instance(model):
+    (spec,) = read(
+        model, "max_batch_size: 0 sequence_batching { } instance_group [ { count: 3 } ]", "config.pbtxt"
+    )
+    assert spec.sequence == SequenceOptions(
+        enabled=True, max_sequences=3, max_per_worker=1, max_queued_steps=1000, max_idle=1.0
+    )
