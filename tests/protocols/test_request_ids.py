@@ -105,4 +105,4 @@ async def test_an_answer_over_grpc_says_nothing_of_an_id_that_nobody_gave(channe
     await call
     assert "x-request-id" not in dict(await call.initial_metadata())
     assert UUID.fullmatch(service.requests[0].id)
-    assert service.requests[0].headers == []
+    assert not service.requests[0].headers

@@ -1,6 +1,7 @@
 """One request and one response, whichever protocol they come from and whichever model they go to."""
 
 import enum
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -79,7 +80,7 @@ class InferenceRequest(msgspec.Struct, array_like=True, gc=False):
     parameters: dict[str, RequestValue] | None = None
     outputs: list[RequestedOutput] | None = None
     deadline: float | None = None
-    headers: list[tuple[bytes, bytes]] | None = None
+    headers: Sequence[tuple[bytes, bytes]] | None = None
     path: str = ""
     priority: int = 0
     json_outputs: bool = False

@@ -22,7 +22,7 @@ def test_a_call_has_a_path_and_metadata_without_http():
     assert dict(found.metadata).keys() == {
         b"te", b"content-type", b"x-text", b"grpc-accept-encoding", b"user-agent"
     }  # fmt: skip
-    assert found.custom_metadata == [(b"x-text", b"hello")]
+    assert found.custom_metadata == ((b"x-text", b"hello"),)
 
 
 @pytest.mark.parametrize(

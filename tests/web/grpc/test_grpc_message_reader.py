@@ -27,7 +27,7 @@ def feed(reader, data):
             return
         size = min(len(own), len(data))
         own[:size] = data[:size]
-        reader.filled(size)
+        reader.buffer_filled(size)
         data = data[size:]
 
 

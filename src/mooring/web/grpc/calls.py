@@ -56,8 +56,8 @@ class Call(Stream):
         return self._head.metadata
 
     @property
-    def custom_metadata(self) -> list[Field]:
-        """The metadata that is the caller's own, for the model; shared with calls of the same head."""
+    def custom_metadata(self) -> tuple[Field, ...]:
+        """The metadata that is the caller's own, for the model."""
         return self._head.custom_metadata
 
     @property
@@ -124,7 +124,7 @@ class Call(Stream):
 
     def buffer_filled(self, size: int) -> None:
         try:
-            self._reader.filled(size)
+            self._reader.buffer_filled(size)
         except StatusError as error:
             self._fail_reading(error)
         else:

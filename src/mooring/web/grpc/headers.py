@@ -5,7 +5,7 @@ https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 
@@ -38,14 +38,14 @@ class CallHead(msgspec.Struct, frozen=True):
     """
 
     path: bytes = b""
-    metadata: Sequence[Field] = ()
+    metadata: tuple[Field, ...] = ()
     timeout: float | None = None
     encoding: str = "identity"
     malformed: str = ""
     http_status: bytes = b""
     error: tuple[Status, str] | None = None
     request_id: bytes = b""  # the caller's own, of x-request-id
-    custom_metadata: list[Field] = []  # without the headers of gRPC and HTTP
+    custom_metadata: tuple[Field, ...] = ()  # without the headers of gRPC and HTTP
 
 
 def parse_head(fields: list[Field]) -> CallHead:
@@ -66,7 +66,7 @@ def parse_head(fields: list[Field]) -> CallHead:
                 return CallHead(malformed=f"the header {name.decode()} is none of HTTP/2")
         named[name] = value
     if not named.keys() >= _REQUIRED or not named[b":path"]:
-        return CallHead(malformed="a pseudo-header is missing", metadata=fields)
+        return CallHead(malformed="a pseudo-header is missing", metadata=tuple(fields))
     return _parse_call(fields, named)
 
 
@@ -85,7 +85,7 @@ def _parse_call(fields: list[Field], named: Mapping[bytes, bytes]) -> CallHead:
             error = Status.INVALID_ARGUMENT, "the header grpc-timeout is no number with a unit"
         else:
             timeout = int(matched[1]) * _SECONDS[matched[2].decode()]
-    metadata = [field for field in fields if not field[0].startswith(b":")]
+    metadata = tuple(field for field in fields if not field[0].startswith(b":"))
     request_id = named.get(b"x-request-id", b"")
     return CallHead(
         named[b":path"],
@@ -94,9 +94,9 @@ def _parse_call(fields: list[Field], named: Mapping[bytes, bytes]) -> CallHead:
         encoding,
         error=error,
         request_id=request_id if REQUEST_ID.fullmatch(request_id) else b"",
-        custom_metadata=[
+        custom_metadata=tuple(
             field for field in metadata if field[0] not in _CALL_HEADERS and not field[0].startswith(b"grpc-")
-        ],
+        ),
     )
 
 

@@ -146,7 +146,7 @@ class MessageReader:
             else:
                 self._expect(size, compressed=bool(compressed))
 
-    def filled(self, size: int) -> None:
+    def buffer_filled(self, size: int) -> None:
         """Note that ``size`` bytes were written to ``receive_buffer``. Raises ``StatusError``."""
         assert self.incoming is not None
         self._count(size)

@@ -14,7 +14,7 @@ log = get_logger(__name__)
 
 
 class Sender:
-    """Sends what streams have queued. ``stream_ended`` is called for each stream whose END_STREAM has been sent.
+    """Sends what streams have queued. ``on_end_sent`` is called with each stream whose END_STREAM has left.
 
     How this works. A small answer leaves at once (``can_send``, ``send_end``). What does not fit the windows, or comes
     while the client reads slowly, stays queued with its stream; streams with a queue take turns, a burst each. Memory that
