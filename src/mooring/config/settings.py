@@ -1,4 +1,4 @@
-"""Every setting of the server: one frozen type. Nothing looks a setting up anywhere else.
+"""Every setting of the server, in one frozen type that is handed down. Nothing else is looked up.
 
 ``mooring.config.sources`` makes one out of files, the environment and flags.
 """

@@ -1,4 +1,4 @@
-"""What could be loaded: the models of the repository and of the store, by name, as they are or as a caller changes them."""
+"""Models that can be loaded while the server runs: those of the repository and the store, by name, also as a caller changes them."""
 
 import json
 import uuid

@@ -4,8 +4,8 @@
     NAME/1/model.py         the model of version 1; which file it is, platforms.py says
 
 A config with ``[[models]]`` is a chain: every stage is a model of its own, and the chain one that runs them in order.
-Keys nobody knows are errors: a typo must not pass for a setting. None is what the configuration leaves to the server's
-settings, or to what is built in (core/options.py).
+Unknown keys are errors: a typo must not pass for a setting. None leaves an option to the server's settings, or to the
+value that is built in (core/options.py).
 """
 
 from collections.abc import Mapping

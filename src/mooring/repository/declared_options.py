@@ -1,4 +1,4 @@
-"""What a model's own configuration declares of its options, one layer for each group: over the server's defaults it is in force."""
+"""The options that a model's own configuration declares, as layers over the server's defaults."""
 
 from mooring.core.options import (
     UNDECLARED,

@@ -1,6 +1,6 @@
 """A TorchServe archive's folder -> ``ModelSpec``: its MANIFEST.json and model-config.yaml (docs/contracts/torchserve.md, section 4).
 
-A folder without a manifest is taken as what it looks like: ``handler.py``, ``model.py``, the one file of weights,
+The files of a folder without a manifest go by their usual names: ``handler.py``, ``model.py``, the one file of weights,
 ``model-config.yaml``.
 """
 

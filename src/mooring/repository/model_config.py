@@ -1,7 +1,7 @@
 """model-config.yaml: its keys for the server (docs/contracts/torchserve.md, section 4.1).
 
-The rest is for the handler.
-A key of the server's with a value of the wrong kind is named in a warning and then ignored, as TorchServe does.
+The other keys are the handler's. A key of the server's with a value of the wrong kind is ignored with a warning, as in
+TorchServe.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Which backend serves what a configuration calls its platform or backend, and which file of a version is the model.
+"""The backend for each platform or backend name of a configuration, and the file of a version that is the model.
 
     platform (ours, AMD's, Triton's)                                  backend     the file in NAME/1/
     python, function                                                  function    model.py, or the only .py
@@ -6,7 +6,7 @@
     onnx, onnxruntime, onnxruntime_onnx, onnx_onnxv1, migraphx_mxr    onnx        model.onnx, the only .onnx, the only file
     pytorch, pytorch_libtorch, pytorch_torchscript, pytorch_exported  pytorch     model.pt2, model.pt, the only one of those
 
-Without either, the files themselves tell.
+Without a name the files decide.
 """
 
 from collections.abc import Mapping

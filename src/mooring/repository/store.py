@@ -1,13 +1,13 @@
-"""Finding what is to be served, and making it ready to load: archives are unpacked, configs read.
+"""Finding what is to be served and making it ready to load: archives are unpacked, configurations read.
 
     a target of ``mooring serve``      FILE.mar · FILE.py:function · FILE.onnx · FILE.pt2 · FILE.pt · a model's folder;
                                        with NAME= in front it is called so
     the model store                    archives and model folders, named one by one or "all"
     the model repository               NAME/config.toml and NAME/1/model.py
 
-What the user named must be there. Of what was only found (all of a store, a repository), what is broken is logged
-and left out with its reason, and the rest is served. Store and repository are the operator's, and so are the links in
-them: they are followed. Names that come from clients may not lead out (``..``, absolute paths), and what an archive
+A model that the user named must be there. A broken one that was only found (in all of a store, in a repository) is
+logged with the reason and skipped, and the others are served. Store and repository are the operator's, and so are the
+links in them: they are followed. Names that come from clients may not lead out (``..``, absolute paths), and what an archive
 holds is unpacked without any link.
 """
 

@@ -19,17 +19,19 @@ _TOKEN = re.compile(
 )
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
 _CLOSING = {"{": "}", "<": ">"}
-_DEEPEST = 50
+_MAX_DEPTH = 50
 
 Message = dict[str, list[Any]]
 
 
 def parse_textproto(text: str) -> Message:
-    """The fields of a message. Raises ``ValueError`` with the line that is at fault."""
-    return _Parser(text).message("", 0)
+    """Parse a message. Raises ``ValueError``, which names the line at fault."""
+    return _Parser(text).parse_message("", 0)
 
 
 class _Parser:
+    """A parser by recursive descent with one token of look-ahead: ``_kind`` and ``_token``."""
+
     def __init__(self, text: str) -> None:
         self._text = text
         self._position = 0
@@ -37,18 +39,18 @@ class _Parser:
         self._token = ""
         self._advance()
 
-    def message(self, closing: str, depth: int) -> Message:
-        """Fields up to the closing sign, or with none up to the end."""
-        if depth > _DEEPEST:
-            raise self._fault("it is nested too deep")
+    def parse_message(self, closing: str, depth: int) -> Message:
+        """Parse fields up to the ``closing`` sign, or without one up to the end of the text."""
+        if depth > _MAX_DEPTH:
+            raise self._error("it is nested too deep")
         fields: Message = {}
         while self._kind and (self._kind, self._token) != ("sign", closing):
-            name = self._take("word")
+            name = self._expect("word")
             fields.setdefault(name, []).extend(self._parse_values(depth))
             if self._token in (",", ";") and self._kind == "sign":
                 self._advance()
         if closing and not self._kind:
-            raise self._fault(f"expected '{closing}'")
+            raise self._error(f"expected '{closing}'")
         return fields
 
     def _parse_values(self, depth: int) -> list[Any]:
@@ -59,18 +61,18 @@ class _Parser:
         while not self._accept("]"):
             values.append(self._parse_value(depth, colon=True))
             if not self._accept(",") and (self._kind, self._token) != ("sign", "]"):
-                raise self._fault("expected ',' or ']'")
+                raise self._error("expected ',' or ']'")
         return values
 
     def _parse_value(self, depth: int, *, colon: bool) -> Any:
         kind, token = self._kind, self._token
         if kind == "sign" and token in _CLOSING:
             self._advance()
-            inner = self.message(_CLOSING[token], depth + 1)
+            inner = self.parse_message(_CLOSING[token], depth + 1)
             self._advance()
             return inner
         if not colon or kind not in ("string", "number", "word"):
-            raise self._fault("expected a value" if colon else "expected ':'")
+            raise self._error("expected a value" if colon else "expected ':'")
         if kind == "string":
             return self._parse_strings()
         self._advance()
@@ -79,7 +81,7 @@ class _Parser:
         return {"true": True, "false": False}.get(token, token)
 
     def _parse_strings(self) -> str:
-        """Strings that follow one another are one, as in C."""
+        """Parse strings that follow one another as one, as in C."""
         found = ""
         while self._kind == "string":
             found += re.sub(r"\\(.)", self._unescape, self._token[1:-1])
@@ -88,12 +90,12 @@ class _Parser:
 
     def _unescape(self, match: re.Match[str]) -> str:
         if match[1] not in _ESCAPES:
-            raise self._fault(f"unknown escape '{match[0]}'")
+            raise self._error(f"unknown escape '{match[0]}'")
         return _ESCAPES[match[1]]
 
-    def _take(self, kind: str) -> str:
+    def _expect(self, kind: str) -> str:
         if self._kind != kind:
-            raise self._fault("expected the name of a field")
+            raise self._error("expected the name of a field")
         token = self._token
         self._advance()
         return token
@@ -105,18 +107,18 @@ class _Parser:
         return False
 
     def _advance(self) -> None:
-        """The next token; its kind is empty at the end of the text."""
+        """Go to the next token; its kind is empty at the end of the text."""
         while self._position < len(self._text):
             match = _TOKEN.match(self._text, self._position)
             if match is None:
-                raise self._fault(f"unexpected {self._text[self._position]!r}")
+                raise self._error(f"unexpected {self._text[self._position]!r}")
             self._position = match.end()
             if match.lastgroup != "skip":
                 self._kind, self._token = str(match.lastgroup), match[0]
                 return
         self._kind = self._token = ""
 
-    def _fault(self, reason: str) -> ValueError:
+    def _error(self, reason: str) -> ValueError:
         line = self._text.count("\n", 0, self._position) + 1
         return ValueError(f"line {line}: {reason}{f' near {self._token[:40]!r}' if self._token else ''}")
 

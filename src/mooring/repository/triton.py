@@ -1,11 +1,11 @@
-"""Triton's config.pbtxt in the form of our own config: what each key means, where the schema says that it is served.
+"""Triton's config.pbtxt translated into our own keys, for every key that the schema says is served.
 
 max_batch_size: 8              above 0 every shape gets a batch dimension in front, as Triton's clients send it
 input [ { name: "x" data_type: TYPE_FP32 dims: [ 3 ] } ]
 output [ { name: "y" data_type: TYPE_STRING dims: [ 1 ] label_filename: "labels.txt" } ]
 dynamic_batching { max_queue_delay_microseconds: 100 default_queue_policy { max_queue_size: 16 } }
 instance_group [ { count: 2 } ]
-version_policy { latest { num_versions: 1 } }     as where nothing is said
+version_policy { latest { num_versions: 1 } }     the default
 sequence_batching { oldest { max_candidate_sequences: 8 } max_sequence_idle_microseconds: 5000000 }
 default_model_filename: "net.onnx"
 model_warmup [ { name: "one" batch_size: 1 inputs { key: "x" value { data_type: TYPE_FP32 dims: [ 3 ] zero_data: true } } } ]

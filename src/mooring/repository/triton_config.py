@@ -1,7 +1,7 @@
-"""A model configuration of Triton's, from its text or from JSON, checked against the schema: one form for both.
+"""Triton's model configuration, read from text or from JSON into one form and checked against the schema.
 
-In it a message is a dict, a repeated field a list, a map a dict with texts as keys and an enum the name of its value.
-Whatever the schema does not know is an error that names its path, as in ``dynamic_batching.max_delay``.
+A message becomes a dict, a repeated field a list, a map a dict with texts as keys, and an enum the name of its value.
+An unknown field is an error that names its path, as in ``dynamic_batching.max_delay``.
 """
 
 import re
@@ -25,18 +25,18 @@ _SWITCHES: Mapping[object, bool] = {"True": True, "t": True, 1: True, "False": F
 
 
 def is_key(name: str) -> bool:
-    """Whether Triton's configuration has a key of that name at its top."""
+    """Whether Triton's configuration has a key of that name at the top."""
     return name in MESSAGES[_ROOT]
 
 
 def unknown_key(name: str) -> str:
-    """What is said of a key at the top that nobody knows."""
+    """The error text for an unknown key at the top."""
     return f"{name}: {_unknown_name(name, MESSAGES[_ROOT], '')}"
 
 
 def config_from_text(message: Message) -> TritonConfig:
-    """The configuration that a text says. Raises ``ValueError`` naming the path of what is unknown, wrong or refused."""
-    config = _TextReader().message(message, _ROOT, "")
+    """Read a text. Raises ``ValueError``, which names the path of what is unknown, wrong or refused."""
+    config = _TextReader().read_message(message, _ROOT, "")
     for kind in ("input", "output"):
         for index, tensor in enumerate(config.get(kind, ())):
             if "dims" not in tensor:
@@ -47,12 +47,12 @@ def config_from_text(message: Message) -> TritonConfig:
 
 
 def config_from_json(document: Mapping[str, Any]) -> TritonConfig:
-    """The same of a configuration as protobuf's JSON: numbers may be texts, and keys in camel case."""
-    return _JsonReader().message(document, _ROOT, "")
+    """Read protobuf's JSON, as ``config_from_text``: numbers may be texts, and keys in camel case."""
+    return _JsonReader().read_message(document, _ROOT, "")
 
 
 def tuning_keys(config: TritonConfig) -> Iterator[tuple[str, str]]:
-    """The paths of the keys that are set and have no effect here, each with the reason."""
+    """Yield the paths of the keys that are set and have no effect here, each with the reason."""
     yield from _walk_tuning_keys(config, _ROOT, "")
     for name in config.get("parameters", {}):
         if name in PARAMETERS:
@@ -79,46 +79,51 @@ def _is_default(key: Key, value: Any) -> bool:
 
 
 class _Reader:
-    """What reading text and JSON have in common."""
+    """Reads a message against the schema, for text and JSON alike.
 
-    def message(self, values: Any, name: str, path: str) -> dict[str, Any]:
-        """The fields of a message at ``path``. Raises ``ValueError``."""
+    How this works: ``read_message`` walks the fields that are set, and the schema says for each which type it has and
+    whether it is served. What text and JSON write differently is left to the subclasses: how a field is called, what a
+    missing one looks like, how a single value, a list and a map are held, and how numbers and switches are written.
+    """
+
+    def read_message(self, values: Any, name: str, path: str) -> dict[str, Any]:
+        """Read the fields of the message ``name`` at ``path``. Raises ``ValueError``."""
         if not isinstance(values, Mapping):
             raise ValueError(f"{path}: expected a message in braces, got {values!r}")  # noqa: TRY004 - a fault of the text
         keys, found = MESSAGES[name], {}
-        for given, value in values.items():
-            field = self._name(given)
+        for name_as_written, value in values.items():
+            field = self._field_name(name_as_written)
             where = f"{path}.{field}" if path else field
             if field not in keys:
                 raise ValueError(f"{where}: {_unknown_name(field, keys, path)}")
             if not self._is_absent(value):
-                found[field] = self._field(keys[field], value, where)
+                found[field] = self._read_field(keys[field], value, where)
         _check_choices(found, keys, path)
         return found
 
-    def _field(self, key: Key, value: Any, where: str) -> Any:
+    def _read_field(self, key: Key, value: Any, where: str) -> Any:
         if key.verdict is Verdict.REFUSED and key.type in MESSAGES:
             raise ValueError(f"{where} is not served: {key.note}")
         if key.keyed:
             return {
-                self._map_key(key, name, where): self._value(key, inner, f"{where}['{name}']")
-                for name, inner in self._entries(value, where)
+                self._map_key(key, name, where): self._read_value(key, inner, f"{where}['{name}']")
+                for name, inner in self._map_entries(value, where)
             }
         if key.many:
             return [
-                self._value(key, each, f"{where}[{index}]")
-                for index, each in enumerate(self._elements(value, where))
+                self._read_value(key, each, f"{where}[{index}]")
+                for index, each in enumerate(self._list_elements(value, where))
             ]
-        found = self._value(key, self._single_value(value, where), where)
+        found = self._read_value(key, self._single_value(value, where), where)
         if key.verdict is Verdict.REFUSED and found:
             raise ValueError(f"{where} is not served: {key.note}")
         return found
 
-    def _value(self, key: Key, value: Any, where: str) -> Any:
+    def _read_value(self, key: Key, value: Any, where: str) -> Any:
         if key.type in MESSAGES:
-            return self.message(value, key.type, where)
+            return self.read_message(value, key.type, where)
         if key.type in ENUMS:
-            return _enum(ENUMS[key.type], value, where)
+            return _parse_enum(ENUMS[key.type], value, where)
         if key.type == "bool":
             return self._parse_bool(value, where)
         if key.type == "string":
@@ -145,8 +150,8 @@ class _Reader:
             raise ValueError(f"{where}: expected {what}, got {value!r}")
         return value
 
-    def _name(self, given: str) -> str:
-        return given
+    def _field_name(self, name: str) -> str:
+        return name
 
     def _is_absent(self, value: Any) -> bool:
         raise NotImplementedError
@@ -154,10 +159,10 @@ class _Reader:
     def _single_value(self, value: Any, where: str) -> Any:
         raise NotImplementedError
 
-    def _elements(self, value: Any, where: str) -> list[Any]:
+    def _list_elements(self, value: Any, where: str) -> list[Any]:
         raise NotImplementedError
 
-    def _entries(self, value: Any, where: str) -> Iterator[tuple[Any, Any]]:
+    def _map_entries(self, value: Any, where: str) -> Iterator[tuple[Any, Any]]:
         raise NotImplementedError
 
     def _parse_bool(self, value: Any, where: str) -> bool:
@@ -167,7 +172,7 @@ class _Reader:
 
 
 class _TextReader(_Reader):
-    """Text: every field is a list of the values that it is given."""
+    """Reads text, in which every field is a list of its values."""
 
     def _is_absent(self, value: Any) -> bool:
         return False
@@ -177,11 +182,11 @@ class _TextReader(_Reader):
             raise ValueError(f"{where}: expected one value, got {len(value) or 'an empty list'}")
         return value[0]
 
-    def _elements(self, value: Any, where: str) -> list[Any]:
+    def _list_elements(self, value: Any, where: str) -> list[Any]:
         found: list[Any] = value
         return found
 
-    def _entries(self, value: Any, where: str) -> Iterator[tuple[Any, Any]]:
+    def _map_entries(self, value: Any, where: str) -> Iterator[tuple[Any, Any]]:
         for each in value:
             if not isinstance(each, Mapping) or each.keys() - {"key", "value"}:
                 raise ValueError(f"{where}: expected entries as in {{ key: ... value: ... }}, got {each!r}")
@@ -196,10 +201,10 @@ class _TextReader(_Reader):
 
 
 class _JsonReader(_Reader):
-    """JSON as protobuf writes it and reads it."""
+    """Reads JSON as protobuf writes and reads it."""
 
-    def _name(self, given: str) -> str:
-        return re.sub(r"[A-Z]", lambda letter: f"_{letter[0].lower()}", given)
+    def _field_name(self, name: str) -> str:
+        return re.sub(r"[A-Z]", lambda letter: f"_{letter[0].lower()}", name)
 
     def _is_absent(self, value: Any) -> bool:
         return value is None
@@ -207,12 +212,12 @@ class _JsonReader(_Reader):
     def _single_value(self, value: Any, where: str) -> Any:
         return value
 
-    def _elements(self, value: Any, where: str) -> list[Any]:
+    def _list_elements(self, value: Any, where: str) -> list[Any]:
         if isinstance(value, list):
             return value
         raise ValueError(f"{where}: expected a list, got {value!r}")
 
-    def _entries(self, value: Any, where: str) -> Iterator[tuple[Any, Any]]:
+    def _map_entries(self, value: Any, where: str) -> Iterator[tuple[Any, Any]]:
         if not isinstance(value, Mapping):
             raise ValueError(f"{where}: expected an object, got {value!r}")  # noqa: TRY004 - a fault of the text
         yield from value.items()
@@ -225,7 +230,7 @@ class _JsonReader(_Reader):
         return super()._parse_integer(value, kind, where)
 
 
-def _enum(names: tuple[str, ...], value: Any, where: str) -> str:
+def _parse_enum(names: tuple[str, ...], value: Any, where: str) -> str:
     if isinstance(value, str) and value in names:
         return value
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names):

@@ -7,7 +7,7 @@
       pre: [m1]
       m1: [post]
 
-Every fault is named with the archive, the file in it and the key.
+Every error names the archive, the file in it and the key.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Workflows that could be run: their archives in the store, and the models that each needs of its own."""
+"""Workflows that can be run: their archives in the store, and the models that each has for itself."""
 
 from pathlib import Path
 
