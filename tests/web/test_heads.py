@@ -1,9 +1,9 @@
-"""What a head must be, and which is known again: the rules by themselves."""
+"""What a head must be: the rules by themselves."""
 
 import pytest
 
 from mooring.web.exchange import Exchange
-from mooring.web.heads import Refusal, check_head, learn
+from mooring.web.heads import Refusal, check_head
 from mooring.web.listener import Limits
 
 LIMITS = Limits(max_url_bytes=20, max_header_count=3, max_header_bytes=100)
@@ -45,31 +45,3 @@ def test_a_sound_head_passes_and_its_host_is_remembered():
     check_head(exchange(HOST, LENGTH), LIMITS, sound, 0)
     check_head(exchange((b"a", b"1"), (b"a", b"2"), version="1.0"), LIMITS, sound, 0)
     assert sound == {b"a"}
-
-
-def test_a_head_is_known_once_it_came_twice_in_a_row():
-    heads = {}
-    first, other = (bytearray(b"POST %s HTTP/1.1\r\n\r\nabc" % target) for target in (b"/a", b"/b"))
-    last = b""
-    for received in (first, other, first):
-        last = learn(exchange(HOST, LENGTH), received, last, heads)
-    assert not heads
-    assert learn(exchange(HOST, LENGTH), first, last, heads) == last
-    assert [(head, known.size) for head, known in heads.items()] == [(bytes(first[:-3]), 3)]
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        exchange(HOST),
-        exchange(HOST, LENGTH, keep=False),
-        exchange(HOST, LENGTH, version="1.0"),
-        exchange(HOST, LENGTH, (b"expect", b"100-continue")),
-        exchange(HOST, LENGTH, (b"connection", b"close")),
-    ],
-)
-def test_a_head_that_says_more_is_never_known(head):
-    heads, received = {}, bytearray(b"POST /a HTTP/1.1\r\n\r\n")
-    assert learn(head, received, b"", heads) == b""
-    assert learn(head, received, bytes(received), heads) == bytes(received)
-    assert not heads

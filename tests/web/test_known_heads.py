@@ -1,144 +1,96 @@
-"""A head that comes again is not parsed again: whatever the chunks look like, the answers are the same."""
-
-import itertools
-import socket
-import time
+"""Which heads are known again, and where one is looked for: the rules, without a parser."""
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from web_client import eventually
 
-LARGE = 70_000
+from mooring.web.exchange import Exchange
+from mooring.web.known_heads import HeadRecognizer
 
-
-def told(exchange):
-    """What was understood: method, target, a header and the body."""
-    seen = b" ".join([exchange.method.encode(), exchange.target, exchange.header(b"x-name") or b"-"])
-    body = bytes(exchange.body)
-    exchange.respond(200, seen + b" " + str(len(body)).encode() + b" " + body[:3] + body[-3:])
+HOST = (b"host", b"a")
+LENGTH = (b"content-length", b"3")
+A, B = (b"POST %s HTTP/1.1\r\n\r\nabc" % target for target in (b"/a", b"/b"))
 
 
-def request(target, name, body):
-    head = b"POST %s HTTP/1.1\r\nHost: a\r\nX-Name: %s\r\nContent-Length: %d\r\n\r\n" % (
-        target,
-        name,
-        len(body),
-    )
-    return head + body, b"POST %s %s %d %s%s" % (target, name, len(body), body[:3], body[-3:])
+def exchange(*headers, version="1.1", keep_alive=True):
+    made = Exchange("POST", b"/a", list(headers), dict(headers), keep_alive, None)
+    made.version = version
+    return made
 
 
-def answers(sock, count):
-    """So many answers' bodies, read by their lengths."""
-    data, bodies = b"", []
-    while len(bodies) < count:
-        head, found, rest = data.partition(b"\r\n\r\n")
-        if found:
-            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-            if len(rest) >= length:
-                assert head.startswith(b"HTTP/1.1 200 "), head
-                bodies.append(rest[:length])
-                data = rest[length:]
-                continue
-        more = sock.recv(1 << 20)
-        assert more, data
-        data += more
-    return bodies
+class Bench:
+    """A recognizer, and chunks that a parser has read before it hears of them."""
+
+    def __init__(self):
+        self.known = {}
+        self.recognizer = HeadRecognizer(self.known)
+
+    def parsed(self, chunk, begun=None, *, expected=3):
+        if begun is not None:
+            self.recognizer.note(begun)
+        self.recognizer.advance(memoryview(bytearray(chunk)), len(chunk), expected)
+
+    def match(self, chunk):
+        return self.recognizer.match(memoryview(bytearray(chunk)), len(chunk))
 
 
-REQUESTS = st.tuples(
-    st.sampled_from([b"/a", b"/b"]),
-    st.sampled_from([b"x", b"yy"]),
-    st.sampled_from([b"", b"1", b"abcdef", b"POST /z HTTP/1.1\r\n\r\n", b"q" * 3000, b"L" * LARGE]),
-)
+def test_a_head_is_known_once_it_came_twice_in_a_row():
+    bench = Bench()
+    for chunk in (A, B, A):
+        bench.parsed(chunk, exchange(HOST, LENGTH))
+    assert bench.match(A) is None
+    bench.parsed(A, exchange(HOST, LENGTH))
+    known = bench.match(A)
+    assert (known.head, known.size, known.fields) == (A[:-3], 3, dict([HOST, LENGTH]))
+    assert bench.match(B) is None
+    assert bench.match(A[:-3] + b"xyz") is known
+    assert bench.match(A[:-5]) is None  # a head that has not come whole
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(asked=st.lists(REQUESTS, min_size=1, max_size=8), cuts=st.lists(st.integers(0, 300_000), max_size=5))
-def test_requests_in_any_chunks_are_understood_as_they_were_sent(serve, asked, cuts):
-    server = getattr(serve, "server", None) or serve(told)
-    serve.server = server
-    sent, expected = zip(*(request(*each) for each in asked), strict=True)
-    message = b"".join(sent)
-    ends = sorted({cut % (len(message) + 1) for cut in cuts} | {0, len(message)})
-    with socket.create_connection(("127.0.0.1", server.server.port), 10) as sock:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.settimeout(10)
-        for begin, end in itertools.pairwise(ends):
-            sock.sendall(message[begin:end])
-            time.sleep(0.001)
-        assert answers(sock, len(asked)) == list(expected)
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(asked=st.lists(REQUESTS, min_size=3, max_size=12))
-def test_requests_one_after_the_other_are_understood_as_they_were_sent(serve, asked):
-    server = getattr(serve, "server", None) or serve(told)
-    serve.server = server
-    with socket.create_connection(("127.0.0.1", server.server.port), 10) as sock:
-        sock.settimeout(10)
-        for each in asked:
-            sent, expected = request(*each)
-            sock.sendall(sent)
-            assert answers(sock, 1) == [expected]
-
-
-@pytest.fixture
-def client(serve):
-    server = serve(told)
-    with socket.create_connection(("127.0.0.1", server.server.port), 10) as sock:
-        sock.settimeout(10)
-        yield server.server, sock
-
-
-def ask(sock, *, target=b"/a", name=b"x", body=b"abcdef"):
-    sent, expected = request(target, name, body)
-    sock.sendall(sent)
-    assert answers(sock, 1) == [expected]
-
-
-def test_a_head_is_known_from_its_second_time_on_a_connection(client):
-    server, sock = client
-    ask(sock)
-    assert not server.known_heads
-    ask(sock)
-    eventually(lambda: len(server.known_heads) == 1)  # learned after the answer
-    ask(sock, body=b"ghijkl")  # the same head, another body
-    assert len(server.known_heads) == 1
+def test_the_connections_of_a_listener_share_what_they_know():
+    first, second = Bench(), Bench()
+    second.recognizer = HeadRecognizer(first.known)
+    for _ in range(2):
+        first.parsed(A, exchange(HOST, LENGTH))
+    assert second.match(A) is first.match(A)
 
 
 @pytest.mark.parametrize(
-    "line",
-    [b"Connection: close", b"Expect: 100-continue", b"Transfer-Encoding: chunked", b"Upgrade: h2c", b"TE: trailers"],  # codespell:ignore
-)  # fmt: skip
-def test_a_head_that_asks_for_something_special_is_never_known(serve, line):
-    server = serve(told)
-    length = b"" if b"chunked" in line else b"Content-Length: 2\r\n"
-    body = b"2\r\nok\r\n0\r\n\r\n" if b"chunked" in line else b"ok"
-    for _ in range(2):
-        with socket.create_connection(("127.0.0.1", server.server.port), 10) as sock:
-            sock.settimeout(10)
-            for _ in range(1 if b"close" in line else 3):
-                sock.sendall(b"POST /a HTTP/1.1\r\nHost: a\r\n" + line + b"\r\n" + length + b"\r\n" + body)
-                said = b""
-                while b"ok" not in said:
-                    said += sock.recv(65_536)
-    assert not server.server.known_heads
+    "head",
+    [
+        exchange(HOST),
+        exchange(HOST, LENGTH, keep_alive=False),
+        exchange(HOST, LENGTH, version="1.0"),
+        exchange(HOST, LENGTH, (b"expect", b"100-continue")),
+        exchange(HOST, LENGTH, (b"connection", b"close")),
+    ],
+)
+def test_a_head_that_says_more_is_never_known(head):
+    bench = Bench()
+    for _ in range(3):
+        bench.parsed(A, head)
+    assert not bench.known
 
 
-def test_heads_that_are_all_different_are_not_kept(client):
-    server, sock = client
-    for number in range(600):
-        ask(sock, name=b"n%d" % number)
-    assert not server.known_heads
+def test_the_next_request_begins_after_the_body_of_the_one_before():
+    bench = Bench()
+    assert bench.recognizer.at_start
+    bench.parsed(A[:-3], exchange(HOST, LENGTH))
+    assert not bench.recognizer.at_start
+    bench.parsed(b"ab")
+    assert not bench.recognizer.at_start
+    bench.parsed(b"c")
+    assert bench.recognizer.at_start
 
 
-def test_a_known_head_without_its_body_is_still_a_request_that_takes_too_long(serve):
-    server = serve(told, body_timeout=0.2)
-    with socket.create_connection(("127.0.0.1", server.server.port), 10) as sock:
-        sock.settimeout(10)
-        for _ in range(3):
-            ask(sock)
-        sent, _ = request(b"/a", b"x", b"abcdef")
-        sock.sendall(sent[:-1])
-        assert b" 408 " in sock.recv(65_536)
+@pytest.mark.parametrize(
+    ("chunk", "begun", "expected"),
+    [(A + A, exchange(HOST, LENGTH), 3), (A, exchange(HOST, LENGTH), -1), (A[:9], None, 0)],
+    ids=["two in a chunk", "chunked", "half a head"],
+)
+def test_where_a_request_begins_may_be_lost_and_is_found_again_after_a_large_body(chunk, begun, expected):
+    bench = Bench()
+    bench.parsed(chunk, begun, expected=expected)
+    assert not bench.recognizer.at_start
+    bench.parsed(A, expected=3)
+    assert not bench.recognizer.at_start
+    bench.recognizer.restart()
+    assert bench.recognizer.at_start

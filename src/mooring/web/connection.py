@@ -99,6 +99,8 @@ class Connection(ClientConnection):
                 self._since = self._context.now
                 return
             reader.fill(nbytes)
+            if reader.state:
+                return  # more of the same body: nothing has changed for the answers before it
         else:
             reader.parse(nbytes)
         if reader.incoming is not None or queue.choked or not queue.reading or queue.unseen:

@@ -1,64 +1,22 @@
-"""What a request's head must be, and which heads can be known again: the rules, without a connection or its parser."""
-
-import msgspec
+"""What a request's head must be: the rules, without a connection or its parser."""
 
 from mooring.web import http1_format
-from mooring.web.exchange import Exchange, HeadCache
+from mooring.web.exchange import Exchange
 from mooring.web.listener import RECEIVE, Limits
 
-# Heads that a listener remembers, of some hundred bytes each.
-_KNOWN_HEADS = 512
 _SOUND_HOSTS = 1024
 # What may follow the prefix of a path: more of it, a query, a fragment or nothing.
 _PATH_ENDS = frozenset({b"/", b"?", b"#", b""})
 
 
 class Refusal(Exception):
-    """No head to go on with: status, kind and message of the answer."""
+    """A request that is not taken: status, kind and message of the answer."""
 
     def __init__(self, status: int, kind: str, message: str) -> None:
         super().__init__(status, kind, message)
         self.status = status
         self.kind = kind
         self.message = message
-
-
-class KnownHead(msgspec.Struct, frozen=True, gc=False):
-    """What the parser made of a head, for the next request whose head has the very same bytes.
-
-    Only of heads that say everything about their body by a content-length, and that ask for nothing special. The lists
-    are shared by all those requests: nobody changes them.
-    """
-
-    head: bytes
-    method: str
-    target: bytes
-    headers: list[tuple[bytes, bytes]]
-    fields: dict[bytes, bytes]
-    size: int
-    head_cache: HeadCache
-
-
-def learn(exchange: Exchange, received: bytearray, last: bytes, heads: dict[bytes, KnownHead]) -> bytes:
-    """Add the head of a request to ``heads`` where it came twice in a row on its connection: others will be as busy
-    with it. ``received`` begins with it, ``last`` is what this returned for the request before.
-    """
-    fields = exchange.fields
-    length = fields.get(b"content-length")
-    if (
-        not exchange.keep_alive
-        or exchange.version != "1.1"
-        or length is None
-        or not fields.keys().isdisjoint(http1_format.SPECIAL)
-        or fields.get(b"connection", b"keep-alive").lower() != b"keep-alive"
-    ):
-        return last
-    head = bytes(received[: received.find(http1_format.HEAD_END) + len(http1_format.HEAD_END)])
-    if head == last and len(heads) < _KNOWN_HEADS:
-        heads[head] = KnownHead(
-            head, exchange.method, exchange.target, exchange.headers, fields, int(length), HeadCache()
-        )
-    return head
 
 
 def without_root(target: bytes, root: bytes) -> bytes:

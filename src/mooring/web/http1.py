@@ -9,9 +9,9 @@ from collections.abc import Callable
 from mooring.core.buffers import Allocator
 from mooring.web.connection import Connection
 from mooring.web.exchange import Exchange, HeadCache, ResponseState, add_headers
-from mooring.web.heads import KnownHead
 from mooring.web.http1_format import REQUEST_ID, header_lines
 from mooring.web.http_context import AdmissionCheck, App, ErrorRenderer
+from mooring.web.known_heads import KnownHead
 from mooring.web.listener import Limits, body_limit
 from mooring.web.migration import MigratableConnection
 from mooring.web.server import Listener

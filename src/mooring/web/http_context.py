@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from mooring.web.exchange import Exchange
-from mooring.web.heads import KnownHead
+from mooring.web.known_heads import KnownHead
 from mooring.web.listener import ListenerContext
 
 App = Callable[[Exchange], None]

@@ -19,9 +19,10 @@ from mooring.core.buffers import LARGE
 from mooring.observability.logs import get_logger
 from mooring.web import http1_format
 from mooring.web.exchange import Exchange
-from mooring.web.heads import KnownHead, Refusal, check_head, learn, without_root
+from mooring.web.heads import Refusal, check_head, without_root
 from mooring.web.http_context import HttpContext
 from mooring.web.incoming_body import IncomingBody, no_memory
+from mooring.web.known_heads import HeadRecognizer, KnownHead
 from mooring.web.listener import RECEIVE, ClientConnection, body_limit
 from mooring.web.response_queue import ResponseQueue
 
@@ -54,9 +55,9 @@ class RequestReader:
     How this works. The transport writes into ``buffer``, and ``parse`` or ``fill`` is told how many bytes. There are three ways
     from bytes to an exchange:
 
-    1. *A known head.* Clients repeat themselves: where a chunk begins with a request (``_between``) whose head has the
-       bytes of a head that was parsed before, what the parser made of it then is used again, and the parser never sees
-       the request. This costs a fifth of what a tiny request needs.
+    1. *A known head.* Clients repeat themselves: where a chunk begins with a request whose head has the bytes of a head
+       that was parsed before, what the parser made of it then is used again (``HeadRecognizer``), and the parser never
+       sees the request. This saves a fifth of what a tiny request needs.
     2. *The parser.* Every other chunk goes to llhttp, whose callbacks (``on_...``) collect the request.
     3. *A large body.* ``buffer`` becomes the memory of the body itself: nothing is copied, and nothing parsed until it
        is complete.
@@ -67,9 +68,8 @@ class RequestReader:
     """
 
     __slots__ = (
-        "_between", "_body", "_complete", "_context", "_expected", "_first", "_head_bytes", "_headers", "_inside", "_known",
-        "_last_head", "_parser", "_plain_head", "_queue", "_refused", "_rest", "_successor", "_target", "buffer",
-        "incoming", "since", "state",
+        "_body", "_complete", "_context", "_expected", "_head_bytes", "_headers", "_inside", "_parser", "_plain_head",
+        "_queue", "_recognizer", "_refused", "_successor", "_target", "buffer", "incoming", "since", "state",
     )  # fmt: skip
 
     def __init__(self, context: HttpContext, queue: ResponseQueue) -> None:
@@ -80,12 +80,7 @@ class RequestReader:
         self.since = context.now
         self._parser = HttpRequestParser(self)
         self._inside = False  # whether the parser has begun a request and not ended it
-        # Whether the next byte begins a request, and after how many it does so: as long as that can be told.
-        self._between = True
-        self._rest = 0
-        self._first: Exchange | None = None  # the one that began there
-        self._known: KnownHead | None = None  # the last that was met
-        self._last_head = b""
+        self._recognizer = HeadRecognizer(context.known_heads)
         # The request that is being received.
         self.incoming: Exchange | None = None
         self._body = IncomingBody(context.allocator)
@@ -171,8 +166,10 @@ class RequestReader:
 
     def parse(self, nbytes: int) -> None:
         """Read so many bytes, which were written to ``buffer``, while ``state`` is PARSING."""
-        if self._between:
-            if self._recognize(nbytes):
+        recognizer = self._recognizer
+        if recognizer.at_start:
+            known = recognizer.match(self.buffer, nbytes)
+            if known is not None and self._take_known(known, nbytes):
                 return
             if self._speaks_other_protocol(nbytes):
                 self.refuse(_invalid())
@@ -184,24 +181,17 @@ class RequestReader:
             self._on_parser_stop(error, self.buffer[:nbytes])
         if not self._complete or self.incoming is not None or self._head_bytes:
             self._take_stock(nbytes)
-        if self._rest or self._between:
-            self._count_down(nbytes)
+        if recognizer.at_start or recognizer.remaining:
+            recognizer.advance(self._context.receive_buffer, nbytes, self._expected)
 
-    def _recognize(self, nbytes: int) -> bool:
+    def _take_known(self, known: KnownHead, nbytes: int) -> bool:
         """Take a request whose head is known, and whose body is here or large, without asking the parser.
 
         The parser, which is between two requests, does not notice.
         """
-        raw: bytearray = self.buffer.obj  # type: ignore[assignment]
-        known, context = self._known, self._context
-        if known is None or not raw.startswith(known.head):
-            end = raw.find(http1_format.HEAD_END, 0, nbytes) + len(http1_format.HEAD_END)
-            known = self._known = context.known_heads.get(self.buffer[:end].tobytes())
-            if known is None:
-                return False
         end = len(known.head)
         here = nbytes - end
-        keep = not context.draining
+        keep = not self._context.draining
         if here == known.size and here <= LARGE:
             exchange = Exchange(
                 known.method, known.target, known.headers, known.fields, keep, self._queue,
@@ -212,9 +202,9 @@ class RequestReader:
             else:
                 self._submit(exchange)
             return True
-        return here < known.size > LARGE and self._recognize_large(known, end, nbytes, keep=keep)
+        return here < known.size > LARGE and self._take_known_large(known, end, nbytes, keep=keep)
 
-    def _recognize_large(self, known: KnownHead, start: int, end: int, *, keep: bool) -> bool:
+    def _take_known_large(self, known: KnownHead, start: int, end: int, *, keep: bool) -> bool:
         if self._is_refused_early(known):
             return False
         try:
@@ -241,23 +231,6 @@ class RequestReader:
         if end < 0 or raw.startswith(http1_format.HTTP, end - 8):
             return False
         return http1_format.OTHER_PROTOCOL.search(raw, 0, end) is not None
-
-    def _count_down(self, nbytes: int) -> None:
-        """Keep track of where the next request begins: known while every request comes in chunks of its own."""
-        if self._between:
-            self._between = False
-            first, self._first = self._first, None
-            if first is None:
-                return
-            raw: bytearray = self._context.receive_buffer.obj  # type: ignore[assignment]
-            self._last_head = learn(first, raw, self._last_head, self._context.known_heads)
-            end = raw.find(http1_format.HEAD_END, 0, nbytes) + len(http1_format.HEAD_END)
-            if self._expected < 0:  # chunked: only the parser knows where it ends
-                return
-            self._rest = end + self._expected
-        self._rest -= nbytes
-        if self._rest <= 0:
-            self._between, self._rest = self._rest == 0 and not self.state, 0
 
     def _take_stock(self, size: int) -> None:
         """Look at what a chunk left behind: a body to be continued, a head to be continued, or nothing."""
@@ -304,12 +277,12 @@ class RequestReader:
         if body.filled < self._expected:
             self.buffer = body.buffer.view[body.filled :]
             return
-        if not self._between:
+        if not self._recognizer.at_start:
             # The parser still believes to be in this body. What comes next is the next request, for a new one.
             self._parser, self._inside = HttpRequestParser(self), False
         self._enter(ReaderState.PARSING)
         self.buffer = self._context.receive_buffer
-        self._between, self._rest = True, 0
+        self._recognizer.restart()
         self.incoming = None
         body.take()
         self._submit(exchange)
@@ -355,8 +328,7 @@ class RequestReader:
                 )
                 self.incoming = None
                 return
-        if self._between and self._first is None:
-            self._first = exchange
+        self._recognizer.note(exchange)
         if b"host" not in fields:  # the version is not known yet where nothing else asked for it
             exchange.version = parser.get_http_version()
         check_head(exchange, context.limits, context.valid_hosts, self._head_bytes)
