@@ -35,13 +35,21 @@ class Call(Stream):
     everything drops the rest.
     """
 
-    __slots__ = ("_context", "_head", "_head_sent", "_reader", "deadline", "on_cancelled")
+    __slots__ = ("_admit", "_context", "_head", "_head_sent", "_reader", "deadline", "on_cancelled")
 
     def __init__(
-        self, context: GrpcContext, connection: StreamConnection, number: int, head: CallHead, *, unary: bool
+        self,
+        context: GrpcContext,
+        connection: StreamConnection,
+        number: int,
+        head: CallHead,
+        admit: Callable[["Call"], None] | None,
+        *,
+        unary: bool,
     ) -> None:
         super().__init__(connection, number, context.now)
         self._context = context
+        self._admit = admit
         self._head = head
         self._head_sent = False
         self._reader = MessageReader(context, head.encoding, unary=unary)
@@ -93,20 +101,16 @@ class Call(Stream):
     # For the connection
 
     def begin(self) -> None:
-        """Answer a call that cannot be served, before its messages come; start the method where it waits for none."""
-        raise NotImplementedError
-
-    def _check_head(self, admit: Callable[["Call"], None] | None) -> None:
-        """End a call that its head, or ``admit`` by raising ``StatusError``, refuses."""
+        """End a call that its head, or ``Method.admit``, refuses before its messages come; start one that needs none."""
         head = self._head
         if head.http_status:
             self._end_with([(b":status", head.http_status), (b"content-length", b"0")])
         elif head.error is not None:
             fields = [*responses.status_fields(*head.error), responses.ACCEPTED_ENCODINGS]
             self._end_with(self._head_fields() + fields)
-        elif admit is not None:
+        elif self._admit is not None:
             try:
-                admit(self)
+                self._admit(self)
             except StatusError as error:
                 self.end(error.status, str(error))
 
@@ -238,12 +242,9 @@ class UnaryCall(Call):
         head: CallHead,
         method: Method["UnaryCall"],
     ) -> None:
-        super().__init__(context, connection, number, head, unary=True)
+        super().__init__(context, connection, number, head, method.admit, unary=True)
         self._method = method
         self._inflating: asyncio.Future[None] | None = None
-
-    def begin(self) -> None:
-        self._check_head(self._method.admit)
 
     @property
     def message(self) -> bytes:
@@ -320,13 +321,13 @@ class StreamingCall(Call):
         head: CallHead,
         method: Method["StreamingCall"],
     ) -> None:
-        super().__init__(context, connection, number, head, unary=False)
+        super().__init__(context, connection, number, head, method.admit, unary=False)
         self._method = method
         self._message_waiter: asyncio.Future[None] | None = None
         self._window_waiter: asyncio.Future[None] | None = None
 
     def begin(self) -> None:
-        self._check_head(self._method.admit)
+        super().begin()
         if self.state.server_sends:
             self._method.start(self)
 
