@@ -1,0 +1,369 @@
+"""What the engine does with versions and their workers, over pools that start no process."""
+
+import asyncio
+
+import pytest
+from fakes import FakePool, FakeWorker
+from model_kit import model_spec
+
+from mooring.core.errors import (
+    InvalidInput,
+    ModelExists,
+    ModelLoadFailed,
+    ModelNotFound,
+    ModelNotReady,
+    Unsupported,
+    VersionNotFound,
+    WorkersFailed,
+)
+from mooring.core.requests import InferenceRequest, InferenceResponse
+from mooring.core.service import ModelMetadata
+from mooring.core.tensors import Tensor
+from mooring.engine import engine as engine_module
+from mooring.engine.engine import Engine
+from mooring.engine.lifecycle import State
+from mooring.engine.registry import Unavailable
+from mooring.ipc.arena import Arena
+from mooring.observability.metrics import Metrics
+
+
+class EnginePool(FakePool):
+    """Workers that load, or fail to, in the turn after they are wanted. ``plan`` says which: None loads the model."""
+
+    plan = None
+
+    def __init__(self, spec, owner, workers, threads):
+        super().__init__(owner, 0)
+        self.spec, self.threads = spec, threads
+        self.load_failures, self.last_error = 0, None
+        self.stopped = False
+        self.served = 0
+        self.processes = 0
+
+    # The names by which the real pool counts workers that never loaded.
+    @property
+    def stillborn(self):
+        return self.load_failures
+
+    def holds(self, count):
+        return len(self.workers) == count
+
+    def start(self, count):
+        self.wanted = count
+        asyncio.get_running_loop().call_soon(self._settle)
+
+    def _settle(self):
+        while len(self.workers) > self.wanted:
+            worker = self.workers.pop()
+            self.idle.remove(worker)
+        for _ in range(self.wanted - len(self.workers)):
+            if self.plan is not None:
+                self.failures += 1
+                self.load_failures += 1
+                self.last_error = self.plan
+                self.owner.worker_failed(self.plan)
+                return
+            worker = FakeWorker(self, str(9000 + len(self.workers)))
+            worker.load_seconds = 0.5
+            self.workers.append(worker)
+            self.idle.append(worker)
+            self.owner.worker_loaded(ModelMetadata(self.spec.name, [self.spec.version], "p"))
+            self.owner.worker_free()
+
+    async def stop(self):
+        self.stopped = True
+        self.workers.clear()
+        self.idle.clear()
+
+
+class House:
+    """An engine, and what was asked of it."""
+
+    def __init__(self, **settings):
+        self.engine = Engine(Arena(65_536), Metrics(), **settings)
+
+    async def load(self, name="m", version="1", **settings):
+        settings = {"backend": "x", "location": "", "min_workers": 1, "max_workers": 1} | settings
+        return await self.engine.deploy(model_spec(name=name, version=version, **settings))
+
+    def ask(self, model="m", version=""):
+        outcomes = []
+        request = InferenceRequest(model, version, "7", [Tensor("x", "FP32", [1], b"1234")])
+        self.engine.submit(request, outcomes.append)
+        return outcomes
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Workers fail to load from now on, with this error, until it is None again."""
+
+    def fail(error):
+        monkeypatch.setattr(EnginePool, "plan", error)
+
+    return fail
+
+
+@pytest.fixture
+async def house(monkeypatch):
+    monkeypatch.setattr(engine_module, "WorkerPool", EnginePool)
+    house = House(most_workers=4)
+    yield house
+    await house.engine.close()
+
+
+# Loading.
+
+
+async def test_a_version_is_loaded_when_its_first_worker_has_the_model(house):
+    version = await house.load()
+    assert version.ready
+    assert house.engine.ready("m")
+    assert house.engine.metadata("m").platform == "p"
+    (state,) = house.engine.models()
+    assert (state.name, state.version, state.state, state.ready, state.is_default) == (
+        "m",
+        "1",
+        "READY",
+        True,
+        True,
+    )
+
+
+async def test_a_version_that_no_worker_can_load_stays_and_says_why(house, failing):
+    failing(ModelLoadFailed("no such file"))
+    version = await house.load()
+    assert version.state is State.FAILED
+    assert house.engine.models()[0].reason == "no such file"
+    (refusal,) = house.ask()
+    assert isinstance(refusal, ModelNotReady)
+
+
+async def test_of_a_name_and_version_only_one_is_loaded(house):
+    await house.load()
+    with pytest.raises(ModelExists):
+        await house.load()
+
+
+async def test_a_model_with_more_workers_than_there_is_room_for_is_not_loaded(house):
+    await house.load("a", min_workers=3, max_workers=3)
+    version = await house.load("b", min_workers=2, max_workers=2)
+    assert version.state is State.FAILED
+    assert "2 workers beside 3 of other models are too many" in version.error.message
+    assert version.pool.wanted == 0
+
+
+async def test_threads_of_workers_are_their_share_of_the_cores_unless_the_model_says(house, monkeypatch):
+    monkeypatch.setattr(engine_module, "cores", lambda: 8)
+    assert (await house.load("a", min_workers=1, max_workers=2)).pool.threads == 4
+    assert (await house.load("b", threads=3)).pool.threads == 3
+
+
+# Asking.
+
+
+async def test_a_request_goes_to_a_worker_of_its_version_and_by_default_to_the_first(house):
+    first, second = await house.load(version="1"), await house.load(version="2")
+    house.ask()
+    house.ask(version="2")
+    await asyncio.sleep(0)
+    assert [len(version.pool.workers[0].sent) for version in (first, second)] == [1, 1]
+    house.engine.set_default("m", "2")
+    second.pool.workers[0].answer()
+    house.ask()
+    await asyncio.sleep(0)
+    assert len(second.pool.workers[0].sent) == 2
+
+
+async def test_a_request_to_what_is_not_there_is_refused_with_what_is_missing(house):
+    await house.load()
+    assert [type(outcome) for outcome in house.ask("other")] == [ModelNotFound]
+    assert [type(outcome) for outcome in house.ask("m", "9")] == [VersionNotFound]
+    with pytest.raises(ModelNotFound):
+        house.engine.ready("other")
+
+
+async def test_whether_a_request_would_be_refused_can_be_asked_before_it_is_there(house):
+    await house.load(queue_size=1)
+    assert house.engine.overload_error("m") is None
+    house.ask()
+    await asyncio.sleep(0)
+    house.ask()
+    assert house.engine.overload_error("m") is not None
+    assert house.engine.overload_error("nobody") is None
+    assert house.engine.waiting() == 1
+
+
+async def test_a_chain_is_ready_when_all_its_models_are_and_asks_them_in_turn(house):
+    await house.load("a")
+    chain = await house.load("c", stages=["a", "b"])
+    assert chain.ready
+    assert not house.engine.ready("c")
+    b = await house.load("b")
+    assert house.engine.ready("c")
+    outcomes = house.ask("c")
+    await asyncio.sleep(0)
+    worker = house.engine.registry.find("a").pool.workers[0]
+    worker.answer(InferenceResponse([Tensor("x", "FP32", [1], b"5678")]))
+    await asyncio.sleep(0)
+    assert b.pool.workers[0].sent[0][0].request.inputs[0].data == b"5678"
+    b.pool.workers[0].answer(InferenceResponse([]))
+    assert outcomes[0].model == "c"
+
+
+# Replacing and unloading.
+
+
+async def test_an_old_version_answers_until_the_new_one_is_ready(house):
+    old = await house.load()
+    new = await house.engine.replace(old.spec)
+    assert house.engine.registry.find("m") is new
+    assert (old.state, old.pool.stopped, new.ready) == (State.UNLOADED, True, True)
+
+
+async def test_where_the_new_version_fails_the_old_one_goes_on(house, failing):
+    old = await house.load()
+    failing(ModelLoadFailed("bad file"))
+    new = await house.engine.replace(old.spec)
+    assert not new.ready
+    assert house.engine.registry.find("m") is old
+    assert (old.ready, new.pool.stopped) == (True, True)
+
+
+async def test_a_version_is_unloaded_when_the_last_request_is_answered(house):
+    version = await house.load()
+    outcomes = house.ask()
+    await asyncio.sleep(0)
+    retiring = asyncio.ensure_future(house.engine.retire("m"))
+    await asyncio.sleep(0.03)
+    assert (retiring.done(), version.pool.stopped) == (False, False)
+    assert [type(outcome) for outcome in house.ask()] == [ModelNotFound]
+    version.pool.workers[0].answer()
+    await retiring
+    assert [type(outcome) for outcome in outcomes] == [InferenceResponse]
+    assert (version.state, version.pool.stopped) == (State.UNLOADED, True)
+
+
+async def test_a_version_is_unloaded_after_the_drain_limit_whoever_still_waits(monkeypatch):
+    monkeypatch.setattr(engine_module, "WorkerPool", EnginePool)
+    house = House(drain_limit=0.03)
+    version = await house.load()
+    house.ask()
+    await asyncio.sleep(0)
+    await house.engine.retire("m")
+    assert version.pool.stopped
+    await house.engine.close()
+
+
+async def test_the_server_is_drained_when_nothing_waits_and_nothing_runs(house):
+    version = await house.load()
+    assert await house.engine.drain(0.0)
+    house.ask()
+    await asyncio.sleep(0)
+    assert not await house.engine.drain(0.02)
+    version.pool.workers[0].answer()
+    assert await house.engine.drain(0.0)
+
+
+# The number of workers.
+
+
+async def test_a_version_gets_as_many_workers_as_an_operator_says(house):
+    version = await house.load()
+    assert await house.engine.resize(version, 3, 4)
+    assert (len(version.pool.workers), version.spec.scaling.min_workers) == (3, 3)
+    assert await house.engine.resize(version, 1, 2)
+    assert len(version.pool.workers) == 2
+    with pytest.raises(InvalidInput):
+        await house.engine.resize(version, 5, 5)
+
+
+async def test_where_new_workers_do_not_load_there_are_as_many_as_before(house, failing):
+    version = await house.load()
+    failing(ModelLoadFailed("no memory"))
+    with pytest.raises(WorkersFailed, match="no memory"):
+        await house.engine.resize(version, 2, 2)
+    assert (version.pool.wanted, version.spec.scaling.min_workers, version.ready) == (1, 1, True)
+
+
+async def test_a_version_without_workers_refuses_requests_and_takes_them_again_with_some(house):
+    version = await house.load()
+    assert await house.engine.resize(version, 0, 0)
+    assert version.suspended
+    (refusal,) = house.ask()
+    assert refusal.message == "model 'm' version '1' has no worker"
+    assert await house.engine.resize(version, 1, 1)
+    assert version.ready
+    assert house.ask() == []
+
+
+async def test_requests_that_run_are_answered_before_the_last_worker_goes(house):
+    version = await house.load()
+    outcomes = house.ask()
+    await asyncio.sleep(0)
+    resizing = asyncio.ensure_future(house.engine.resize(version, 0, 0))
+    await asyncio.sleep(0.03)
+    assert (resizing.done(), version.pool.wanted) == (False, 1)
+    version.pool.workers[0].answer()
+    assert await resizing
+    assert [type(outcome) for outcome in outcomes] == [InferenceResponse]
+
+
+async def test_a_chain_has_no_workers_to_count(house):
+    chain = await house.load("c", stages=["a"])
+    with pytest.raises(Unsupported):
+        await house.engine.resize(chain, 1, 1)
+
+
+async def test_a_resize_gives_way_when_the_model_is_unloaded_meanwhile(house):
+    version = await house.load()
+    house.ask()
+    await asyncio.sleep(0)
+    resizing = asyncio.ensure_future(house.engine.resize(version, 0, 0))
+    await asyncio.sleep(0)
+    retiring = asyncio.ensure_future(house.engine.retire("m"))
+    with pytest.raises(ModelNotFound):
+        await resizing
+    version.pool.workers[0].answer()
+    await retiring
+
+
+# Whether the server is ready.
+
+
+async def test_the_server_is_ready_when_everything_that_the_start_asked_for_is_there(house, failing):
+    engine = house.engine
+    assert engine.ready()
+    engine.expect(model_spec(name="m", backend="builtin"))
+    assert not engine.ready()
+    await house.load()
+    assert engine.ready()
+    engine.opened = False
+    assert not engine.ready()
+    engine.opened, engine.leaving = True, True
+    assert not engine.ready()
+
+
+async def test_what_is_missing_keeps_a_strict_server_from_being_ready(house):
+    house.engine.registry.miss("m", "", Unavailable("m.mar", "no such file", asked_for=True))
+    assert not house.engine.ready()
+    assert not house.engine.healthy()
+    (missing,) = house.engine.missing()
+    assert (missing.name, missing.state, missing.reason) == ("m", "UNAVAILABLE", "no such file")
+
+
+async def test_a_server_that_is_not_strict_is_ready_once_everything_was_tried(monkeypatch, failing):
+    monkeypatch.setattr(engine_module, "WorkerPool", EnginePool)
+    house = House(strict_readiness=False)
+    failing(ModelLoadFailed("no such file"))
+    await house.load()
+    assert house.engine.ready()
+    assert not house.engine.ready("m")
+    await house.engine.close()
+
+
+async def test_a_model_that_lost_its_workers_makes_the_server_unhealthy_after_a_while(house):
+    version = await house.load(retry_timeout=60.0)
+    assert house.engine.healthy()
+    version.pool.workers.clear()
+    version.pool.failing_since = 0.0
+    assert not house.engine.healthy()
