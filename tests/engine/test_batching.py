@@ -97,8 +97,7 @@ def test_eight_callers_of_two_workers_settle_at_four_and_four_from_wherever_they
 
 def answered(*, running, waiting, rows, now=100.0, row_time=0.008):
     refill = RefillWait()
-    refill.seconds = refill_wait(row_time)
-    refill.note_answers(running, waiting, rows, now)
+    refill.note_answers(row_time, running, waiting, rows, now)
     return refill
 
 

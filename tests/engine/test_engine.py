@@ -1,6 +1,7 @@
 """What the engine does with versions and their workers, over pools that start no process."""
 
 import asyncio
+import time
 
 import pytest
 from fakes import FakePool, FakeWorker
@@ -32,18 +33,12 @@ class EnginePool(FakePool):
 
     plan = None
 
-    def __init__(self, spec, owner, workers, threads):
+    def __init__(self, spec, owner, workers, threads, *, sharing, on_records):
         super().__init__(owner, 0)
         self.spec, self.threads = spec, threads
-        self.load_failures, self.last_error = 0, None
         self.stopped = False
         self.served = 0
         self.processes = 0
-
-    # The names by which the real pool counts workers that never loaded.
-    @property
-    def stillborn(self):
-        return self.load_failures
 
     def holds(self, count):
         return len(self.workers) == count
@@ -58,17 +53,15 @@ class EnginePool(FakePool):
             self.idle.remove(worker)
         for _ in range(self.wanted - len(self.workers)):
             if self.plan is not None:
-                self.failures += 1
-                self.load_failures += 1
-                self.last_error = self.plan
-                self.owner.worker_failed(self.plan)
+                self.failures.record(self.plan, time.monotonic(), loading=True)
+                self.owner.on_worker_failed(self.plan)
                 return
             worker = FakeWorker(self, str(9000 + len(self.workers)))
             worker.load_seconds = 0.5
             self.workers.append(worker)
             self.idle.append(worker)
-            self.owner.worker_loaded(ModelMetadata(self.spec.name, [self.spec.version], "p"))
-            self.owner.worker_free()
+            self.owner.on_worker_loaded(ModelMetadata(self.spec.name, [self.spec.version], "p"))
+            self.owner.on_worker_free()
 
     async def stop(self):
         self.stopped = True
@@ -365,5 +358,5 @@ async def test_a_model_that_lost_its_workers_makes_the_server_unhealthy_after_a_
     version = await house.load(retry_timeout=60.0)
     assert house.engine.healthy()
     version.pool.workers.clear()
-    version.pool.failing_since = 0.0
+    version.pool.failures.since = 0.0
     assert not house.engine.healthy()

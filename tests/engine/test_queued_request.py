@@ -48,18 +48,6 @@ def test_a_move_is_made_if_and_only_if_it_is_legal(old, new):
         assert found.state is old
 
 
-@pytest.mark.parametrize("state", [RUNNING, DONE, OFFLOADED])
-def test_only_what_waits_is_given_to_a_worker(state):
-    with pytest.raises(IllegalTransition):
-        queued(state).start(None, 0.0)
-
-
-@pytest.mark.parametrize("state", [DONE])
-def test_what_is_done_is_not_answered_again(state):
-    with pytest.raises(IllegalTransition):
-        queued(state).deliver(InferenceResponse([]))
-
-
 def test_nothing_comes_back_from_done():
     assert TRANSITIONS[DONE] == ()
 

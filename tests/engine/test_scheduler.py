@@ -437,6 +437,12 @@ def test_nobody_is_answered_twice(stage):
         ticket.answer(InferenceResponse([]))
 
 
+def test_a_request_is_not_given_to_a_second_worker(stage):
+    ticket = stage.ask("a")
+    with pytest.raises(IllegalTransition):
+        stage.pool.owner.start([ticket], stage.worker, stage.clock())
+
+
 def test_time_in_the_queue_and_to_the_answer_is_counted_for_each_request(stage):
     stage.ask("a", "b")
     stage.clock.now += 2

@@ -108,18 +108,17 @@ class RefillWait:
     until the next answer. A lone caller never waits, because its share is its own one request.
     """
 
-    __slots__ = ("_elsewhere", "_expected_load", "_until", "seconds")
+    __slots__ = ("_elsewhere", "_expected_load", "_until")
 
     def __init__(self) -> None:
-        self.seconds = 0.0  # how long to wait after an answer; 0.0 means that this model is too fast for it
         self._until = 0.0
         self._expected_load = self._elsewhere = 0
 
-    def note_answers(self, running: int, waiting: int, answered: int, now: float) -> None:
+    def note_answers(self, row_time: float, running: int, waiting: int, answered: int, now: float) -> None:
         """A worker has answered so many rows; ``running`` still counts them."""
         self._expected_load = running + waiting
         self._elsewhere = running - answered
-        self._until = now + self.seconds
+        self._until = now + refill_wait(row_time)
 
     def due_in(self, waiting: int, workers: int, max_size: int, now: float) -> float:
         """Seconds to go on waiting before a batch leaves: 0.0 means now."""

@@ -9,8 +9,8 @@ its      │   ▼                                   ▼                  │
 worker  RUNNING ─── answered, or failed ───────▶ DONE ◀──────────────┘ refused or withdrawn
 is gone
 
-``QueuedRequest.move`` makes every change of a state but two, which every request makes and which look into the table
-themselves (a call costs more than the look): ``start`` and ``deliver``. No other code assigns a state.
+``QueuedRequest.move`` makes every change of a state. Only the two that every request makes are made in place as well,
+where the old state was just looked at: in ``Dispatcher.start`` and ``Dispatcher.finish_many``.
 """
 
 import enum
@@ -123,24 +123,6 @@ class QueuedRequest(msgspec.Struct, eq=False):
         if state not in TRANSITIONS[self.state]:
             raise IllegalTransition(f"a request cannot go from {self.state.name} to {state.name}")
         self.state = state
-
-    def start(self, worker: WorkerHandle, now: float) -> None:
-        """A worker is about to get it."""
-        if RUNNING not in TRANSITIONS[self.state]:
-            self.move(RUNNING)
-        self.state = RUNNING
-        self.worker = worker
-        self.queued_for = now - self.arrived
-
-    def deliver(self, answer: InferenceResponse) -> None:
-        """End with this answer, of which the caller gets the last part: it still waits."""
-        if DONE not in TRANSITIONS[self.state]:
-            self.move(DONE)
-        self.state = DONE
-        done, self.done = self.done, None
-        self.label(answer)
-        assert done is not None
-        done(answer)
 
     def piece(self, response: InferenceResponse) -> None:
         """Pass a part of a streamed answer to the caller."""

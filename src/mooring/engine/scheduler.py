@@ -8,7 +8,7 @@ from mooring.core.buffers import Buffer
 from mooring.core.errors import MooringError, QueueFull
 from mooring.core.requests import TENSORS, InferenceRequest
 from mooring.core.service import Done, ModelMetadata, Ticket
-from mooring.engine.batching import BatchPolicy, RefillWait, fair_share, refill_wait
+from mooring.engine.batching import SLOW_ROW, BatchPolicy, RefillWait, fair_share
 from mooring.engine.dispatch_timer import DispatchTimer, Loop
 from mooring.engine.dispatcher import Clock, Dispatcher, W
 from mooring.engine.json_outputs import CodecProcesses
@@ -130,8 +130,9 @@ class Scheduler(Generic[W]):
                 pool.put_least_busy_last()
                 share = policy.share_of_room(queue.waiting, len(pool.idle), pool.idle[-1].room)
             else:
-                share = policy.share(queue.waiting, len(pool.idle), dispatcher.row_time.value)
-                if self._refill.seconds and not policy.exact:
+                row_time = dispatcher.row_time.value
+                share = policy.share(queue.waiting, len(pool.idle), row_time)
+                if row_time is not None and row_time >= SLOW_ROW and not policy.exact:
                     wait = self._refill.due_in(queue.waiting, pool.ready, policy.max_size, now)
                     if wait > 0.0:
                         self._timer.later(wait)
@@ -199,13 +200,10 @@ class Scheduler(Generic[W]):
         else:
             self._queue.forget_withdrawn()
 
-    def batches_done(self, batches: Sequence[tuple[int, float]]) -> None:
-        """A worker has run these rows: their callers may be about to ask again."""
+    def slow_batches_done(self, rows: int, row_time: float) -> None:
+        """A worker has answered so many rows of a slow model: their callers may be about to ask again."""
         dispatcher = self._dispatcher
-        self._refill.seconds = refill_wait(dispatcher.row_time.value)
-        if self._refill.seconds:
-            answered = sum(rows for rows, _ in batches)
-            self._refill.note_answers(dispatcher.running, self._queue.waiting, answered, self._clock())
+        self._refill.note_answers(row_time, dispatcher.running, self._queue.waiting, rows, self._clock())
 
     def refuse_waiting(self, error: MooringError) -> None:
         """Refuse every request that waits."""

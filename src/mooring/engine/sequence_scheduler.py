@@ -279,7 +279,7 @@ class SequenceScheduler(Generic[S]):
         self._shed()
         self._dispatch_soon()
 
-    def batches_done(self, batches: Sequence[tuple[int, float]]) -> None:
+    def slow_batches_done(self, rows: int, row_time: float) -> None:
         """Nothing: a step waits for its sequence, never for others to share its call."""
 
     def refuse_waiting(self, error: MooringError) -> None:
