@@ -15,18 +15,16 @@ PIECE = 70_000  # a body that gets a buffer of its own
 
 
 class Pair:
-    """Two listeners, and a passage from each to the other."""
+    """Two listeners, and a channel from each to the other."""
 
     def __init__(self, serve, app=echo):
-        self.served = [serve(app), serve(app)]
+        self.served = [serve(app, migratable=True), serve(app, migratable=True)]
         self.moved = 0
-        for each in self.served:
-            each.server.migratable = True
         self.loop = self.served[0].loop
         self.served[0].soon(self._connect)
 
     def _connect(self):
-        self.passages = [
+        self.channels = [
             SocketChannel(end, lambda _mark, sock, to=to: self._arrived(to, sock))
             for to, end in enumerate(socket.socketpair())
         ]
@@ -38,13 +36,13 @@ class Pair:
     def move(self, giver, share=1.0):
         """Have connections go from this one to the other."""
         self.served[0].soon(
-            lambda: self.passages[giver].give(self.served[giver].server.connections, share, 0)
+            lambda: self.channels[giver].migrate(self.served[giver].server.connections, share, 0)
         )
 
     def close(self):
         for each in self.served:
-            each.run(each.server.settle())
-        self.served[0].soon(lambda: [passage.close() for passage in self.passages])
+            each.run(each.server.wait_adopted())
+        self.served[0].soon(lambda: [channel.close() for channel in self.channels])
 
     @property
     def counts(self):
@@ -88,7 +86,7 @@ def test_what_the_client_sent_before_the_move_is_read_by_the_other(pair):
     def at_once():
         # In one turn of the loop: nothing of it can have been read.
         client.send(ask(b"second"))
-        two.passages[0].give(two.served[0].server.connections, 1.0, 0)
+        two.channels[0].migrate(two.served[0].server.connections, 1.0, 0)
 
     two.served[0].soon(at_once)
     assert client.response().body == b"second"
@@ -214,7 +212,7 @@ def test_a_listener_that_drains_answers_what_came_with_a_connection_and_closes_o
     def at_once():
         asking.send(ask(b"last"))
         two.served[1].server.draining = True
-        two.passages[0].give(two.served[0].server.connections, 1.0, 0)
+        two.channels[0].migrate(two.served[0].server.connections, 1.0, 0)
 
     two.served[0].soon(at_once)
     answer = asking.response()
@@ -230,10 +228,10 @@ def test_a_listener_that_drains_reads_what_came_while_connections_were_to_leave(
         client.ask(ask(b"x"))
 
     def at_once():
-        two.passages[0].give(two.served[0].server.connections, 1.0, 0)
+        two.channels[0].migrate(two.served[0].server.connections, 1.0, 0)
         for client in clients[:3]:
             client.send(ask(b"last"))
-        two.passages[0].keep()
+        two.channels[0].cancel()
         two.served[0].server.draining = True
         for connection in tuple(two.served[0].server.connections):
             connection.drain()
@@ -286,20 +284,19 @@ def test_nothing_is_lost_in_a_thousand_moves_under_load(pair):
     assert all(each.seen for each in two.served)
 
 
-def test_a_passage_that_is_full_leaves_connections_where_they_are(serve):
-    served = serve(echo)
-    served.server.migratable = True
+def test_a_channel_that_is_full_leaves_connections_where_they_are(serve):
+    served = serve(echo, migratable=True)
     clients = [served.connect() for _ in range(10)]
     for client in clients:
         client.ask(ask(b"x"))
     ours, unread = socket.socketpair()
-    passage = served.soon(SocketChannel, ours, lambda _mark, sock: sock.close())
-    while served.soon(passage.send, 1, unread.fileno()):
+    channel = served.soon(SocketChannel, ours, lambda _mark, sock: sock.close())
+    while served.soon(channel.send, 1, unread.fileno()):
         pass
-    served.soon(passage.give, served.server.connections, 1.0, 0)
+    served.soon(channel.migrate, served.server.connections, 1.0, 0)
     assert [client.ask(ask(b"y")).body for client in clients] == [b"y"] * 10
     assert served.connections == 10
-    served.soon(passage.close)
+    served.soon(channel.close)
     unread.close()
 
 
@@ -310,12 +307,12 @@ def test_one_socket_may_be_listened_on_by_both(pair):
     def share():
         return socket.socket(fileno=socket.dup(first.server.listening.fileno()))
 
-    second.soon(second.server.rest)
+    second.soon(second.server.stop_accepting)
     second.run(second.server.listen_on(second.soon(share)))
     for _ in range(40):
         client = first.connect()
         assert client.ask(ask(b"x", close=True)).body == b"x"
-    second.soon(second.server.rest)
+    second.soon(second.server.stop_accepting)
     before = len(second.seen)
     for _ in range(10):
         client = first.connect()

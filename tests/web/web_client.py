@@ -129,7 +129,17 @@ class Served:
     """A listener that runs."""
 
     def __init__(
-        self, loop, app, *, tls=None, plain=None, path=None, admission_check=None, root=b"", **limits
+        self,
+        loop,
+        app,
+        *,
+        tls=None,
+        plain=None,
+        path=None,
+        admission_check=None,
+        root=b"",
+        migratable=False,
+        **limits,
     ):
         self.loop = loop
         self.allocator = CountingAllocator()
@@ -145,6 +155,7 @@ class Served:
             tls=tls,
             plain=plain,
             root=root,
+            migratable=migratable,
         )
         self.run(self.server.start("127.0.0.1", 0) if path is None else self.server.start_unix(path))
 

@@ -44,13 +44,13 @@ class ConnectionBalancer:
         """Let every connection stay where it is."""
         self._ticker.cancel()
         for channel in self._channels.values():
-            channel.keep()
+            channel.cancel()
 
     async def settle(self, limit: float) -> None:
         """Answer what frontends gave back while they ended, within so many seconds."""
         for channel in self._channels.values():
-            channel.settle()
-        await self._listener.settle()
+            channel.receive_all()
+        await self._listener.wait_adopted()
         await self._listener.drain(max(limit, 0.0))
 
     def close(self) -> None:
@@ -104,4 +104,4 @@ class ConnectionBalancer:
             processes[move.giver - 1].send(messages.MigrateConnections(move.share, move.taker))
         else:
             channel = self._channels[processes[move.taker - 1]]
-            channel.give(self._listener.connections, move.share, messages.CONNECTION)
+            channel.migrate(self._listener.connections, move.share, messages.CONNECTION)

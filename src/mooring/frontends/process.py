@@ -21,7 +21,7 @@ from mooring.frontends.balancing import Load
 from mooring.frontends.messages import CONNECTION, LOAD_EVERY
 from mooring.frontends.service import FrontendService
 from mooring.ipc.arena import Arena
-from mooring.mount.listeners import Listeners, by_load
+from mooring.mount.listeners import Listeners
 from mooring.mount.routes import Services, inference_endpoints
 from mooring.observability.load import ThreadLoad
 from mooring.observability.logs import get_logger, setup
@@ -97,17 +97,17 @@ class Traffic:
         """Take up what has come, and give nothing away any more."""
         if self._ticker is not None:
             self._ticker.cancel()
-        self._channel.settle()
+        self._channel.receive_all()
         self._channel.close()
-        await self._listener.settle()
+        await self._listener.wait_adopted()
 
     def _give(self, share: float, mark: int) -> None:
-        self._channel.give(self._listener.connections, share, mark)
+        self._channel.migrate(self._listener.connections, share, mark)
 
     def _rest(self) -> None:
-        self._listener.rest()
+        self._listener.stop_accepting()
         for task in self._opening:  # it was to listen only just now
-            task.add_done_callback(lambda _: self._listener.rest())
+            task.add_done_callback(lambda _: self._listener.stop_accepting())
 
     def _arrived(self, mark: int, sock: socket.socket) -> None:
         if mark == CONNECTION:
@@ -146,19 +146,21 @@ class FrontendServer:
         self._listeners = Listeners(config, metrics.responses, arena, tokens, certificates_of(config))
         self._relay = Relay(settings.relay_socket, self._not_relayed)
         self._listener = self._listeners.listener(
-            settings.address, self._endpoints(), frontend.overload_error, fallback_app=self._relay
+            settings.address,
+            self._endpoints(),
+            frontend.overload_error,
+            fallback_app=self._relay,
+            shared=True,
         )
         self._traffic = Traffic(self._listener, frontend, channel)
 
     async def serve(self) -> None:
         """Take connections until the first process has enough of it, then answer what was accepted."""
         address = self._settings.address
-        if by_load(self._settings.config, address):
-            self._listener.migratable = True
-            self._listener.attend()
+        if self._listener.migratable:
+            self._listener.start_without_socket()
             self._traffic.begin()
         else:
-            self._listener.shared = True
             await self._listener.start(address.host, address.port)
         self._frontend.listening()
         await self._frontend.ended.wait()

@@ -71,12 +71,14 @@ class Listeners:
         *,
         fallback_app: App | None = None,
         internal: bool = False,
+        shared: bool = False,
     ) -> HttpServer:
-        """One that serves these, and hands what they do not cover to ``fallback_app``; it is still to be started.
+        """Make a listener that serves these, and hands what they do not cover to ``fallback_app``. It is not started.
 
-
-        One that is ``internal``, behind another, speaks no TLS and tells pages nothing: the one before it does.
+        An ``internal`` one is asked by another process of the server: it speaks no TLS and tells pages nothing, since
+        the one before it does. The address of a ``shared`` one is served by several processes.
         """
+        migratable = shared and not address.path and by_load(self._config, address)
         application = Application(
             endpoints,
             self.responses,
@@ -96,6 +98,8 @@ class Listeners:
             admission_check=self.cors.checking(application.admission_check),
             tls=certificates.current if address.secure and certificates and not internal else None,
             plain=https_only(self.responses),
+            shared=shared and not migratable,
+            migratable=migratable,
             root=b"" if internal else self.root.encode(),  # the process before it has taken the prefix away
         )
 

@@ -36,7 +36,7 @@ from mooring.frontends.process import RelayedEndpoint
 from mooring.frontends.process import Settings as FrontendSettings
 from mooring.frontends.supervisor import FrontendSupervisor
 from mooring.ipc.arena import Arena
-from mooring.mount.listeners import Listeners, by_load, limits_of
+from mooring.mount.listeners import Listeners, limits_of
 from mooring.mount.routes import (
     Administrative,
     Mount,
@@ -489,14 +489,12 @@ class Server:
         address = mount.address
         endpoints = [*mount.endpoints, *answering_options(mount.endpoints, self._responses)]
         counted = count_requests(endpoints, self._metrics) if self._dialect is AMD else endpoints
-        listener = self._http.listener(address, counted, self.engine.overload_error)
         shared = mount.setting == "inference_address" and self._config.frontends > 1
+        listener = self._http.listener(address, counted, self.engine.overload_error, shared=shared)
         if address.path:
             with _naming(mount.setting):
                 await listener.start_unix(address.path)
         else:
-            listener.migratable = shared and by_load(self._config, address)
-            listener.shared = shared and not listener.migratable
             with _naming(mount.setting):
                 await listener.start(address.host, address.port)
             if not address.port:

@@ -1,7 +1,4 @@
-"""Who the server is to its clients, and which clients it lets in: certificates, read, checked and renewed.
-
-One place for every listener, HTTP and gRPC.
-"""
+"""Reads, checks and renews the certificates of every listener, HTTP and gRPC, and of the clients they let in."""
 
 import ssl
 import tempfile
@@ -22,9 +19,10 @@ _ADDRESSES = (
 
 
 class Certificates:
-    """The files that the settings name. Raises ``ConfigError`` for those that no client could be served with.
+    """The certificate files that the settings name, as TLS contexts.
 
-    ``renew`` reads them again: what has become of them is for the connections made after it.
+    Raises ``ConfigError`` for files that no client could be served with. ``renew`` reads them again; connections made
+    after it get what they hold then.
     """
 
     def __init__(self, config: Config) -> None:
@@ -35,15 +33,15 @@ class Certificates:
         self.context, self.rpc_context = self._read()
 
     def current(self) -> ssl.SSLContext:
-        """The context for a connection made now."""
+        """Return the context for a connection of HTTP/1.1 made now."""
         return self.context
 
     def current_rpc(self) -> ssl.SSLContext:
-        """The same for a connection of gRPC, which is HTTP/2."""
+        """Return the context for a connection of gRPC, which is HTTP/2, made now."""
         return self.rpc_context
 
     def renew(self) -> None:
-        """Take what the files hold now, if they have changed; what cannot be used is logged, and nothing changes."""
+        """Read the files again if they have changed; those that cannot be used are logged, and nothing changes."""
         state = self._state()
         if state == self._seen:
             return
@@ -62,24 +60,24 @@ class Certificates:
     def _read(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         config = self._config
         pem = config.certificate_file, config.private_key_file
-        what = (
+        label = (
             f"certificate_file {pem[0]} with private_key_file {pem[1]}"
             if config.certificate_file and config.private_key_file
             else f"keystore {config.keystore}"
         )
-        chain, key = _own(config)
-        ca = b"" if config.client_ca_file is None else _content("client_ca_file", config.client_ca_file)
-        context, rpc = (_context(what, chain, key, protocol) for protocol in ("http/1.1", "h2"))
+        chain, key = _read_own(config)
+        ca = b"" if config.client_ca_file is None else _read_file("client_ca_file", config.client_ca_file)
+        context, rpc = (_make_context(label, chain, key, protocol) for protocol in ("http/1.1", "h2"))
         if config.client_ca_file is not None:
-            _demand(context, ca, config.client_ca_file)
-            _demand(rpc, ca, config.client_ca_file)
-        if complaint := _complaint(context, chain):
-            log.warning("clients will refuse the server's certificate", certificate=what, reason=complaint)
+            _require_client_certificate(context, ca, config.client_ca_file)
+            _require_client_certificate(rpc, ca, config.client_ca_file)
+        if objection := _client_objection(context, chain):
+            log.warning("clients will refuse the server's certificate", certificate=label, reason=objection)
         return context, rpc
 
 
 def certificates_of(config: Config) -> Certificates | None:
-    """What the server's addresses need of them, None where none speaks TLS. Raises ``ConfigError``."""
+    """Return what the server's addresses need of them, None where none speaks TLS. Raises ``ConfigError``."""
     secure = [name for name in _ADDRESSES if getattr(config, name).secure]
     pem = {name: getattr(config, name) for name in ("certificate_file", "private_key_file")}
     if secure:
@@ -107,11 +105,11 @@ def _state_of(file: Path) -> tuple[int, int, int] | None:
     return found.st_mtime_ns, found.st_ino, found.st_size
 
 
-def _own(config: Config) -> tuple[bytes, bytes]:
-    """The server's certificates and its key. As in TorchServe, PEM files go before a keystore."""
+def _read_own(config: Config) -> tuple[bytes, bytes]:
+    """Return the server's certificates and its key, PEM. As in TorchServe, PEM files go before a keystore."""
     if config.certificate_file is not None and config.private_key_file is not None:
-        chain = _content("certificate_file", config.certificate_file)
-        key = _content("private_key_file", config.private_key_file)
+        chain = _read_file("certificate_file", config.certificate_file)
+        key = _read_file("private_key_file", config.private_key_file)
         if b"ENCRYPTED" in key:
             raise ConfigError(
                 f"private_key_file {config.private_key_file} is encrypted, and nobody is there to be asked:"
@@ -119,31 +117,33 @@ def _own(config: Config) -> tuple[bytes, bytes]:
             )
         return chain, key
     assert config.keystore is not None  # the settings are checked for one of the two
-    return _from_keystore(config, config.keystore)
+    return _read_from_keystore(config, config.keystore)
 
 
-def _from_keystore(config: Config, file: Path) -> tuple[bytes, bytes]:
+def _read_from_keystore(config: Config, file: Path) -> tuple[bytes, bytes]:
     try:
-        from mooring.web.keystore import opened  # noqa: PLC0415 (an extra)
+        from mooring.web.keystore import read_keystore  # noqa: PLC0415 (an extra)
     except ImportError:
         raise ConfigError(
             f"keystore {file} is read with the library cryptography: pip install 'mooring[tls]';"
             " or give certificate_file and private_key_file as PEM"
         ) from None
     try:
-        return opened(file, _content("keystore", file), config.keystore_pass.text, config.keystore_type)
+        return read_keystore(
+            file, _read_file("keystore", file), config.keystore_pass.text, config.keystore_type
+        )
     except ValueError as error:
         raise ConfigError(f"keystore {file} {error}") from error
 
 
-def _content(setting: str, file: Path) -> bytes:
+def _read_file(setting: str, file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
         raise ConfigError(f"{setting} {file}: {error.strerror}") from error
 
 
-def _context(what: str, chain: bytes, key: bytes, protocol: str) -> ssl.SSLContext:
+def _make_context(label: str, chain: bytes, key: bytes, protocol: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION  # a client could have the server do that again and again
@@ -155,7 +155,7 @@ def _context(what: str, chain: bytes, key: bytes, protocol: str) -> ssl.SSLConte
         try:
             context.load_cert_chain(file.name, password=lambda: b"")
         except ssl.SSLError as error:
-            raise ConfigError(f"{what}: {_reason(error, chain, key)}") from error
+            raise ConfigError(f"{label}: {_reason(error, chain, key)}") from error
     return context
 
 
@@ -171,8 +171,8 @@ def _reason(error: ssl.SSLError, chain: bytes, key: bytes) -> str:
     return f"it cannot be used ({error.reason or error})"
 
 
-def _demand(context: ssl.SSLContext, authorities: bytes, file: Path) -> None:
-    """Let in only who shows a certificate of these."""
+def _require_client_certificate(context: ssl.SSLContext, authorities: bytes, file: Path) -> None:
+    """Let in only clients that show a certificate of these authorities."""
     try:
         context.load_verify_locations(cadata=authorities.decode("ascii"))
     except (ssl.SSLError, ValueError) as error:
@@ -180,10 +180,10 @@ def _demand(context: ssl.SSLContext, authorities: bytes, file: Path) -> None:
     context.verify_mode = ssl.CERT_REQUIRED
 
 
-def _complaint(context: ssl.SSLContext, chain: bytes) -> str:
-    """What a client has against the certificate even if it trusts it, such as that it has expired; or nothing.
+def _client_objection(context: ssl.SSLContext, chain: bytes) -> str:
+    """Return what a client objects to in the certificate even if it trusts it, such as its expiry; empty for nothing.
 
-    Nothing but a client's own look at it tells that: so here is one, over memory.
+    Only a handshake tells that: so here is one with ourselves, over memory.
     """
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     trusting.check_hostname = False

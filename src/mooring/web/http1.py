@@ -1,6 +1,6 @@
-"""The HTTP/1.1 front: a listener whose connections speak it.
+"""A listener for HTTP/1.1, and what the other layers need of HTTP.
 
-What the other layers need of HTTP is imported from here.
+They import it from here.
 """
 
 import ssl
@@ -34,11 +34,12 @@ __all__ = [
 
 
 class HttpServer(Listener):
-    """One listener. ``app`` gets every complete request, on the loop; ``refuse`` words what never gets there.
+    """A listener whose connections speak HTTP/1.1.
 
-    ``admission_check`` is asked at the head of a request with a large body, or that waits for leave to send it, and may have it
-    refused there. With ``tls`` it speaks TLS, in the context that ``tls`` gives for each new connection; ``plain`` is
-    then the app of those who ask without. Paths that begin with ``root`` lose it before anybody sees them.
+    ``app`` is called with every complete request, on the loop's thread; ``render_error`` makes the answer to what is
+    refused before. ``admission_check`` is called with the head of a request that has a large body or waits for
+    100 Continue, and may have it refused there. With ``tls`` the listener speaks TLS; ``plain`` is then the app of
+    clients that come without. Paths that begin with ``root`` lose it before the app sees them.
     """
 
     def __init__(
@@ -52,8 +53,10 @@ class HttpServer(Listener):
         tls: Callable[[], ssl.SSLContext] | None = None,
         plain: App | None = None,
         root: bytes = b"",
+        shared: bool = False,
+        migratable: bool = False,
     ) -> None:
-        super().__init__(limits, tls=tls)
+        super().__init__(limits, tls=tls, shared=shared, migratable=migratable)
         self.app = app
         self.allocator = allocator
         self.render_error = render_error
@@ -71,7 +74,7 @@ class HttpServer(Listener):
 
 
 class PlainContext:
-    """A listener as those find it who come without the TLS it speaks: the same but for the app, which refuses them."""
+    """The context of clients that come without TLS to a listener with it: the same but for the app, which refuses them."""
 
     secure = False
     admission_check: AdmissionCheck | None = None  # the app refuses them all
@@ -91,10 +94,10 @@ class PlainContext:
 
     @property
     def draining(self) -> bool:
-        """As the listener's."""
+        """Whether the listener takes nothing new."""
         return self._server.draining
 
     @property
     def now(self) -> float:
-        """As the listener's."""
+        """The listener's clock."""
         return self._server.now

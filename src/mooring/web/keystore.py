@@ -1,4 +1,4 @@
-"""Java's keystores: PKCS #12 is read, JKS is refused with the command that converts it."""
+"""Reads Java's keystores: PKCS #12; JKS is refused with the command that converts it."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.serialization.pkcs12 import load_pkcs12
 _JKS = b"\xfe\xed\xfe\xed"
 
 
-def opened(file: Path, content: bytes, password: str, kind: str) -> tuple[bytes, bytes]:
-    """The certificate with its chain, and its key, both PEM and the key unencrypted. Raises ``ValueError``."""
+def read_keystore(file: Path, content: bytes, password: str, kind: str) -> tuple[bytes, bytes]:
+    """Return the certificate with its chain, and its key, both PEM and the key unencrypted. Raises ``ValueError``."""
     if content.startswith(_JKS) or kind.upper() != "PKCS12":
         what = "JKS" if content.startswith(_JKS) else kind
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Connections of HTTP/1.1 that go from one process to another between two requests, and the sockets they go over.
+"""Moves connections of HTTP/1.1 from one process to another between two requests.
 
-A connection that is to leave stops reading. What was asked is answered as ever; then nothing of it lies in this
-process, and its descriptor goes to the other one. What the client sent meanwhile lies in the kernel, and is read there.
+A connection that is to leave stops reading, and its requests are answered. Then this process holds nothing of it, and
+its descriptor goes to the other one. What the client sent meanwhile lies in the kernel, and is read there.
 """
 
 import asyncio
@@ -105,75 +105,75 @@ class MigratableConnection(Connection):
 
 
 class SocketChannel:
-    """One end of a pair of stream sockets over which other sockets go, each with a mark from 0 to 255.
+    """One end of a pair of stream sockets that passes other sockets to another process, each with a mark from 0 to 255.
 
-    ``arrived`` gets those that come. The other end's end is no news here: whoever is there has a link as well.
+    ``on_socket`` is called with the mark and the socket of each that comes. The end of the other process is no news
+    here: it has a link to it as well.
     """
 
-    def __init__(self, sock: socket.socket, arrived: Callable[[int, socket.socket], None]) -> None:
+    def __init__(self, sock: socket.socket, on_socket: Callable[[int, socket.socket], None]) -> None:
         sock.setblocking(False)
         self._sock = sock
-        self._arrived = arrived
+        self._on_socket = on_socket
         self._departing: list[MigratableConnection] = []
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(sock, self._take)
+        self._loop.add_reader(sock, self._receive)
 
     def send(self, mark: int, descriptor: int) -> bool:
-        """Pass a descriptor on, which stays open here; False where there is no room at the moment."""
+        """Send a descriptor, which stays open here; False where the channel has no room at the moment."""
         try:
             socket.send_fds(self._sock, [bytes([mark])], [descriptor])
         except OSError:
             return False
         return True
 
-    def give(self, connections: Iterable[ClientConnection], share: float, mark: int) -> None:
-        """Have this share of the active connections leave, each as soon as it can; at 1.0 all of them, idle or not."""
-        movable = [each for each in connections if isinstance(each, MigratableConnection)]
+    def migrate(self, connections: Iterable[ClientConnection], share: float, mark: int) -> None:
+        """Start the migration of this share of the active connections; at 1.0 of all of them, idle or not.
+
+        Each leaves as soon as it can, within ``_PAUSE`` seconds, or stays.
+        """
+        candidates = [each for each in connections if isinstance(each, MigratableConnection)]
         if share < 1.0:
-            movable = [each for each in movable if each.active]
-            wanted = min(round(share * len(movable)), len(movable) - 1)
+            candidates = [each for each in candidates if each.active]
+            wanted = min(round(share * len(candidates)), len(candidates) - 1)
         else:
-            wanted = len(movable)
+            wanted = len(candidates)
 
         def send(descriptor: int) -> bool:
             return self.send(mark, descriptor)
 
-        self.keep()
-        for each in movable:
+        self.cancel()
+        for each in candidates:
             if len(self._departing) >= wanted:
                 break
             if each.start_migration(send):
                 self._departing.append(each)
-        self._loop.call_later(_PAUSE, self._keep, self._departing)
+        self._loop.call_later(_PAUSE, _cancel_all, self._departing)
 
-    def keep(self) -> None:
-        """Whoever has not left stays."""
-        self._keep(self._departing)
+    def cancel(self) -> None:
+        """Keep the connections that have not left yet."""
+        _cancel_all(self._departing)
         self._departing = []
 
-    def settle(self) -> None:
-        """Take up all that lies here."""
-        while self._sock.fileno() >= 0 and self._take_one():
+    def receive_all(self) -> None:
+        """Receive every socket that lies in the channel now."""
+        while self._sock.fileno() >= 0 and self._receive_one():
             pass
 
     def close(self) -> None:
-        """Nothing goes and nothing comes any more."""
-        self.keep()
+        """Send and receive nothing any more."""
+        self.cancel()
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock)
             self._sock.close()
 
-    def _keep(self, departing: list[MigratableConnection]) -> None:
-        for each in departing:
-            each.cancel_migration()
-
-    def _take(self) -> None:
+    def _receive(self) -> None:
         for _ in range(_TURN):
-            if not self._take_one():
+            if not self._receive_one():
                 return
 
-    def _take_one(self) -> bool:
-        if not self._spare():  # the kernel would close what it cannot hand over
+    def _receive_one(self) -> bool:
+        if not self._has_spare_descriptor():  # the kernel would close what it cannot hand over
             self._loop.remove_reader(self._sock)
             self._loop.call_later(_AGAIN, self._listen_again)
             return False
@@ -189,10 +189,10 @@ class SocketChannel:
             self._loop.remove_reader(self._sock)
             return False
         for descriptor in descriptors:
-            self._arrived(data[0], socket.socket(fileno=descriptor))
+            self._on_socket(data[0], socket.socket(fileno=descriptor))
         return True
 
-    def _spare(self) -> bool:
+    def _has_spare_descriptor(self) -> bool:
         try:
             os.close(os.dup(self._sock.fileno()))
         except OSError:
@@ -201,7 +201,12 @@ class SocketChannel:
 
     def _listen_again(self) -> None:
         if self._sock.fileno() >= 0:
-            self._loop.add_reader(self._sock, self._take)
+            self._loop.add_reader(self._sock, self._receive)
+
+
+def _cancel_all(departing: list[MigratableConnection]) -> None:
+    for each in departing:
+        each.cancel_migration()
 
 
 def _has_request(transport: asyncio.Transport) -> bool:

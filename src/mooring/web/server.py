@@ -16,20 +16,32 @@ _BACKLOG = 1024
 
 
 class Listener:
-    """One address. With ``tls`` it speaks TLS, in the context that ``tls`` gives for each new connection.
+    """Accepts connections on one address and closes them at the end; subclasses say what is spoken on them.
 
-    Where it is ``shared``, other processes listen there, too, and the system deals the connections out. One that is
-    ``migratable`` gives connections away and takes others', and need not listen itself.
+    With ``tls`` it speaks TLS, in the context that ``tls`` returns for each new connection. If ``shared``, other
+    processes listen on the same address, and the kernel spreads connections over them (SO_REUSEPORT). If
+    ``migratable``, connections may move from and to other processes, and the listener need not listen itself.
+
+    How this works. The event loop accepts, and ``new_connection`` makes the protocol object of a client. That registers
+    itself with ``add`` and leaves with ``remove``. Connections have no timers: about once a second ``_sweep`` moves the
+    clock ``now`` on and has each connection check its time-outs.
     """
 
-    def __init__(self, limits: Limits, *, tls: Callable[[], ssl.SSLContext] | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+        shared: bool = False,
+        migratable: bool = False,
+    ) -> None:
         self.limits = limits
         self.secure = tls is not None
         self.draining = False
         self.now = 0.0
         self.port = 0
-        self.shared = False
-        self.migratable = False
+        self.shared = shared
+        self.migratable = migratable
         self._path: Path | None = None
         # One for all connections: between get_buffer and buffer_updated the loop does nothing else.
         self.receive_buffer = memoryview(bytearray(RECEIVE))
@@ -44,21 +56,21 @@ class Listener:
 
     @property
     def connections(self) -> Collection[ClientConnection]:
-        """Those that are there now."""
+        """The connections that are there now."""
         return self._connections
 
     @property
     def listening(self) -> socket.socket:
-        """What it listens on."""
+        """The socket that it listens on; the first where there are several."""
         assert self._listener is not None
         return self._listener.sockets[0]
 
     def new_connection(self) -> ClientConnection:
-        """A new connection, that has no transport yet."""
+        """Make a connection that has no transport yet."""
         raise NotImplementedError
 
     def new_plain_connection(self) -> ClientConnection | None:
-        """The same for a client that comes without the TLS that is spoken here; None sends it away without a word."""
+        """Make the same for a client that comes without TLS to a listener with it; None closes its socket."""
         return None
 
     async def start(self, host: str, port: int) -> None:
@@ -102,32 +114,32 @@ class Listener:
         self._path = Path(path)
         self._begin(await loop.create_unix_server(self.new_connection, path, backlog=_BACKLOG))
 
-    def attend(self) -> None:
-        """Look after connections, and listen nowhere."""
+    def start_without_socket(self) -> None:
+        """Look after connections that other processes hand over, and listen nowhere."""
         self._sweep()
 
     async def listen_on(self, sock: socket.socket) -> None:
-        """Take connections from a socket that another process listens on, too; the socket is this listener's now."""
+        """Accept on a socket that another process listens on, too; the listener owns it from now on."""
         if self.draining or self._listener is not None:
             sock.close()
             return
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(self.new_connection, sock=sock, backlog=_BACKLOG)
 
-    def rest(self) -> None:
+    def stop_accepting(self) -> None:
         """Take no new connections until ``listen_on`` is called again."""
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()
 
     def adopt(self, sock: socket.socket) -> None:
-        """Take up a connection that another process accepted."""
+        """Serve a connection that another process accepted; the listener owns its socket from now on."""
         task = asyncio.get_running_loop().create_task(self._adopt(sock))
         self._adopting.add(task)
         task.add_done_callback(self._adopting.discard)
 
-    async def settle(self) -> None:
-        """Return when every connection that was adopted is there."""
+    async def wait_adopted(self) -> None:
+        """Return when every connection that was adopted has its transport."""
         while self._adopting:
             await asyncio.wait(self._adopting)
 
@@ -144,7 +156,7 @@ class Listener:
         for connection in tuple(self._connections):
             connection.drain()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._emptied(), timeout)
+            await asyncio.wait_for(self._wait_empty(), timeout)
         await self.close()
 
     async def close(self) -> None:
@@ -152,16 +164,16 @@ class Listener:
         self._stop_listening()
         for connection in tuple(self._connections):
             connection.close()
-        await self._emptied()
+        await self._wait_empty()
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
 
     def add(self, connection: ClientConnection) -> None:
-        """For a connection: it is made."""
+        """Count a connection; it calls this itself when it has its transport."""
         self._connections.add(connection)
 
     def remove(self, connection: ClientConnection) -> None:
-        """For a connection: it is lost."""
+        """Forget a connection; it calls this itself when its transport is gone."""
         self._connections.discard(connection)
         if not self._connections:
             self._empty.set()
@@ -177,7 +189,7 @@ class Listener:
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
-    async def _emptied(self) -> None:
+    async def _wait_empty(self) -> None:
         while self._connections:
             self._empty.clear()
             await self._empty.wait()
