@@ -227,8 +227,7 @@ def test_a_version_that_is_loaded_anew_warms_up_and_takes_over_under_load(start,
     with Asking(server, "fresh") as asking:
         source = (place / "1/model.py").read_text()
         for number in range(3):
-            changed = source.replace("VERSION = '1'", f"VERSION = 'new {number}'") + "\n" * number
-            # Of another size each time: Python takes two sources of one size and one second for the same.
+            changed = source.replace("VERSION = '1'", f"VERSION = 'new {number}'")
             (place / "1/model.py").write_text(changed)
             assert server.ask("POST", "/v2/repository/models/fresh/load").code == 200
             assert server.predict("fresh", ROW).json()["version"] == [f"new {number}"]

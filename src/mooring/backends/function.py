@@ -23,7 +23,6 @@ Inputs are numpy arrays that the function may change: JSON numbers come as float
 declared types and shapes, batch dimension first. A body that is no JSON object is the only argument, or "input".
 """
 
-import importlib.util
 import inspect
 import re
 import sys
@@ -36,6 +35,7 @@ from typing import Any
 import msgspec
 
 from mooring.backends.backend import Concurrent, run_sync
+from mooring.backends.model_source import bypass_bytecode_cache, import_source
 from mooring.backends.samples import Arrays, Parameters
 from mooring.backends.tensors import ModelOutput, TensorBackend, Wanted
 from mooring.codecs.signature import Signature
@@ -347,19 +347,9 @@ def import_file(path: Path, spec: ModelSpec) -> ModuleType:
     folder = str(path.parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
+    bypass_bytecode_cache(folder)
     name = re.sub(r"\W", "_", f"_mooring_model_{spec.name}_{spec.version}")
-    found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
-        raise ModelLoadFailed(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(found)
-    # Before it runs: dataclasses and pickle look their module up.
-    sys.modules[name] = module
-    try:
-        found.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    return import_source(name, path)
 
 
 def _find(module: ModuleType, name: str, path: Path) -> Any:

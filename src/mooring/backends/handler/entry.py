@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from mooring.backends.handler.context import Context
 from mooring.backends.handler.module_classes import import_file, list_classes_from_module
+from mooring.backends.model_source import bypass_bytecode_cache
 from mooring.core.errors import ModelLoadFailed
 
 Handle = Callable[[Any, Context], Any]
@@ -72,6 +73,7 @@ def prepare_imports(model_dir: Path, packages: str = "", venv: str = "") -> None
         if folder in sys.path:
             sys.path.remove(folder)
         sys.path.insert(0, folder)
+    bypass_bytecode_cache(str(model_dir), packages)
     loaded = sys.modules.get("ts")
     if loaded is not None and COMPAT not in Path(loaded.__file__ or "").parents:
         for name in [name for name in sys.modules if name == "ts" or name.startswith("ts.")]:

@@ -1,12 +1,13 @@
 """Modules of a model's folder and the classes in them, found as TorchServe finds them."""
 
 import importlib
-import importlib.util
 import inspect
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from mooring.backends.model_source import import_source
 
 
 def import_file(path: Path) -> ModuleType:
@@ -22,17 +23,7 @@ def import_file(path: Path) -> ModuleType:
     name = f"{path.stem} of {path.parent}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    return import_source(name, path)
 
 
 def list_classes_from_module(module: ModuleType, parent_class: type | None = None) -> list[type]:
