@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from mooring.core.buffers import Buffer
 from mooring.core.errors import DeadlineExceeded, ErrorRecord, ModelFailed, MooringError, WorkerDied
@@ -156,17 +156,16 @@ class Dispatcher(Generic[W]):
     # What requests tell their owner.
 
     def finish_many(
-        self, works: Sequence[Work], outcomes: Sequence[Outcome | ErrorRecord], *, borrowed: bool
+        self, works: Sequence[Any], outcomes: Sequence[Outcome | ErrorRecord], *, borrowed: bool
     ) -> None:
         """Pass the outcomes of requests to their callers. With ``borrowed`` some requests may have memory to give back."""
         now = self._clock()
-        # Latencies and queue times of answers; of requests that named a version, and of those that did not. They are
-        # counted together, for a call per request would cost as much as all the rest.
-        answered: tuple[tuple[list[float], list[float]], ...] = ([], []), ([], [])
+        answered = self.statistics.answered
         version, hears = self.spec.version, self._on_finished is not None
+        queued: QueuedRequest
+        last_queue: float | None = None
         try:
             for queued, outcome in zip(works, outcomes, strict=True):
-                assert isinstance(queued, QueuedRequest)
                 if borrowed:
                     queued.free()
                 request, done = queued.request, queued.done
@@ -186,15 +185,15 @@ class Dispatcher(Generic[W]):
                     self._with_deadline.discard(queued)
                 latencies, queues = answered[not request.version]
                 latencies.append(now - queued.arrived)
-                queues.append(queued.queued_for)
+                last_queue = queued.queued_for
+                queues.append(last_queue)
                 outcome.model = outcome.model or request.model
                 outcome.version = outcome.version or version
                 outcome.id = outcome.id or request.id
                 done(outcome)
         finally:
-            for defaulted, (latencies, queues) in enumerate(answered):
-                if queues:
-                    self.statistics.observe_all(latencies, queues, defaulted == 1)
+            if last_queue is not None:
+                self.statistics.observe_answers(last_queue)
 
     def _finish(self, queued: QueuedRequest, outcome: Outcome | ErrorRecord) -> None:
         """End a request, whatever its outcome is and whether or not its caller still waits."""

@@ -40,13 +40,11 @@ class RequestQueue:
 
     def push(self, queued: QueuedRequest) -> None:
         """Add a request behind those of its priority or a better one."""
-        if self._prioritized and not self.waiting:
-            self._prioritized = False
-        self.waiting += 1
         if queued.request.priority or self._prioritized:
             self._insert(queued)
         else:
             self._entries.append(queued)
+        self.waiting += 1
 
     def push_first(self, queued: QueuedRequest) -> None:
         """Put a request before all others, as it was when a worker took it."""
@@ -139,7 +137,7 @@ class RequestQueue:
         return batch
 
     def _insert(self, queued: QueuedRequest) -> None:
-        self._prioritized = True
+        self._prioritized = self.waiting > 0 or queued.request.priority > 0
         entries, place, own = self._entries, len(self._entries), queued.precedence
         while place and own < entries[place - 1].precedence:
             place -= 1

@@ -64,6 +64,7 @@ class Scheduler(Generic[W]):
         self._clock = clock
         self._timer = DispatchTimer(self.dispatch, loop)
         self._dispatcher = Dispatcher(spec, self, make_pool, statistics, allocate, health, clock)
+        self._expire = self._dispatcher.expire  # not bound anew for every batch
 
     @property
     def pool(self) -> W:
@@ -142,7 +143,7 @@ class Scheduler(Generic[W]):
             worker = pool.next()
             # A body that takes milliseconds to decode goes to a worker alone: others are for the codec processes.
             pending = self._offload is not None and self._offload.pending
-            batch = queue.take(share, now, dispatcher.expire, _has_large_body if pending else None)
+            batch = queue.take(share, now, self._expire, _has_large_body if pending else None)
             if batch:
                 dispatcher.start(batch, worker, now)
         if self._offload is not None and self._offload.pending:

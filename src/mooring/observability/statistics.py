@@ -6,7 +6,7 @@ sums are exact whenever they are read, for they are only read through ``counts``
 
 import operator
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mooring.observability.histogram import Histogram
@@ -91,7 +91,8 @@ class ModelStatistics:
     """One version of a model. The engine keeps it beside the version, so that no name is looked up per request."""
 
     __slots__ = (
-        "_calls", "_counts", "_notes", "last", "last_queue", "last_way", "name", "sequences", "version", "workers",
+        "_calls", "_counts", "_noted_calls", "_notes", "answered", "last", "last_queue", "last_way", "name", "sequences",
+        "version", "workers",
     )  # fmt: skip
 
     def __init__(self, name: str, version: str) -> None:
@@ -105,7 +106,10 @@ class ModelStatistics:
         self._counts = Counts()
         # Of requests that are over and not in the sums: latencies and queue times, by kind (answered, named no version).
         self._notes: list[tuple[list[float], list[float]]] = [([], []) for _ in range(4)]
+        # Those of answered requests, [0] that named a version and [1] that did not: see ``observe_answers``.
+        self.answered = self._notes[2], self._notes[3]
         self._calls: dict[int, list[float]] = {}  # the same of calls of the model: their seconds, by rows
+        self._noted_calls = 0
 
     def observe(self, latency: float, queue: float, ok: bool, defaulted: bool = False) -> None:
         """A request is over. Times are in seconds; ``defaulted`` says that its URL named no version."""
@@ -116,16 +120,17 @@ class ModelStatistics:
         if len(queues) >= _MOST_NOTES:
             self._sum_up()
 
-    def observe_all(self, latencies: list[float], queues: list[float], defaulted: bool) -> None:
-        """As ``observe``, for requests that were all answered."""
-        notes = self._notes[2 + defaulted]
-        notes[0].extend(latencies)
-        notes[1].extend(queues)
-        self.last_queue = queues[-1]
-        if len(notes[1]) >= _MOST_NOTES:
+    def observe_answers(self, last_queue: float) -> None:
+        """Count answers whose latencies and queue times were appended to ``answered``; the last one queued so long.
+
+        A call of ``observe`` for every request would cost as much as all the rest that is done at its end.
+        """
+        self.last_queue = last_queue
+        named, defaulted = self.answered
+        if len(defaulted[1]) >= _MOST_NOTES or len(named[1]) >= _MOST_NOTES:
             self._sum_up()
 
-    def observe_batches(self, batches: Iterable[tuple[int, float]]) -> None:
+    def observe_batches(self, batches: Sequence[tuple[int, float]]) -> None:
         """A worker has called the model, each time for so many rows and seconds.
 
         Of a model that takes one request at a time there are as many as requests.
@@ -137,7 +142,8 @@ class ModelStatistics:
             if rows != last:
                 note, last = calls.setdefault(rows, []).append, rows
             note(seconds)
-        if any(len(kind) > _MOST_NOTES for kind in calls.values()):
+        self._noted_calls += len(batches)
+        if self._noted_calls > _MOST_NOTES:
             self._sum_up()
 
     @property
@@ -171,3 +177,4 @@ class ModelStatistics:
         for rows, seconds in self._calls.items():
             self._counts.add_calls(rows, seconds)
         self._calls.clear()
+        self._noted_calls = 0
