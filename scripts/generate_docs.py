@@ -9,7 +9,7 @@ from pathlib import Path
 from mooring.config.settings import SETTINGS, Config, is_switch
 from mooring.core.errors import MooringError
 from mooring.protocols.status import Asked, grpc_v2, kserve_v1, kserve_v2, torchserve
-from mooring.repository.triton_schema import PARAMETERS, documented
+from mooring.repository.triton_schema import PARAMETERS, documented_keys
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -41,7 +41,7 @@ def with_table(text: str, rows: Iterable[str]) -> str:
 
 def triton_keys() -> list[str]:
     """A row for every key of Triton's configuration that decides something: what becomes of it, and why."""
-    keys = [_row(f"`{path}`", key.verdict.value, key.note) for path, key in documented()]
+    keys = [_row(f"`{path}`", key.verdict.value, key.note) for path, key in documented_keys()]
     return keys + [_row(f"`parameters['{name}']`", "tunes", note) for name, note in PARAMETERS.items()]
 
 

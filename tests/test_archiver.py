@@ -13,7 +13,7 @@ import pytest
 
 from mooring.archiver import Options, WorkflowOptions, archive, archive_workflow
 from mooring.core.errors import InvalidInput
-from mooring.repository.archives import model_root, unpack
+from mooring.repository.archives import find_model_root, unpack
 from mooring.repository.store import Store
 
 
@@ -57,7 +57,7 @@ def packed(path):
     if path.is_file():
         folder = Path(tempfile.mkdtemp(dir=path.parent))
         unpack(path, folder)
-        root = model_root(folder)
+        root = find_model_root(folder)
     files = {
         file.relative_to(root).as_posix(): file.read_bytes()
         for file in sorted(root.rglob("*"))

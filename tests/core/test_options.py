@@ -8,7 +8,7 @@ from options_kit import unlike
 from mooring.core.options import (
     UNDECLARED,
     Batching,
-    Limits,
+    ModelLimits,
     ModelOptions,
     Scaling,
     SequenceOptions,
@@ -61,7 +61,7 @@ def test_who_names_one_end_of_the_range_of_workers_decides_both(declared, expect
 
 
 def test_a_model_that_keeps_state_has_no_request_run_twice_whatever_is_declared():
-    layers = declare(SequenceOptions, enabled=True), declare(Limits, retry=True)
+    layers = declare(SequenceOptions, enabled=True), declare(ModelLimits, retry=True)
     assert not resolve_options(ModelOptions(), *layers).limits.retry
     assert not resolve_options(ModelOptions(), *reversed(layers)).limits.retry
 

@@ -467,11 +467,11 @@ def test_folders_that_cannot_be_models_are_named_where_the_others_are(root):
     version(root / "good", "1")
     version(root / "org" / "bert", "1")
     (root / "empty").mkdir()
-    (root / "dangling").symlink_to("/nowhere")
+    (root / "is_dangling_link").symlink_to("/nowhere")
     change = told(root, "change")
     assert "move org/bert up into the repository" in change["org"]
     assert "the folder is empty" in change["empty"]
-    assert "/nowhere is not there" in change["dangling"]
+    assert "/nowhere is not there" in change["is_dangling_link"]
     assert [where for where in told(root, "runs") if where.startswith("org")] == []
 
 

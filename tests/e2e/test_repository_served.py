@@ -150,7 +150,7 @@ def test_a_new_version_takes_over_from_one_whose_folder_goes_and_nobody_notices(
 def test_a_server_is_not_ready_while_a_model_that_it_was_started_with_is_missing(serve, repository):
     write(repository, "good", 1)
     write(repository, "typo", 1, config='backend: "python"\nmax_batchsize: 8\n')
-    (repository / "dangling").symlink_to("/nowhere")
+    (repository / "is_dangling_link").symlink_to("/nowhere")
     server = serve(ping=500)
     assert [code(server, path) for path in ("/v2/health/live", "/v2/health/ready", "/ping")] == [
         200,
@@ -159,9 +159,9 @@ def test_a_server_is_not_ready_while_a_model_that_it_was_started_with_is_missing
     ]
     found = index(server)
     assert found["good", "1"] == ("READY", "")
-    assert found["typo", ""][0] == found["dangling", ""][0] == "UNAVAILABLE"
+    assert found["typo", ""][0] == found["is_dangling_link", ""][0] == "UNAVAILABLE"
     assert "max_batchsize" in found["typo", ""][1]
-    assert "leads nowhere" in found["dangling", ""][1]
+    assert "leads nowhere" in found["is_dangling_link", ""][1]
     client = tritonclient.grpc.InferenceServerClient(server.grpc_authority)
     assert not client.is_server_ready()
     assert {(each.name, each.state, each.reason) for each in client.get_model_repository_index().models} == {
@@ -181,7 +181,7 @@ def test_a_server_is_not_ready_while_a_model_that_it_was_started_with_is_missing
     load = f"{server.url}/v2/repository/models"
     assert requests.post(f"{load}/typo/load", timeout=PATIENCE).status_code == 200
     assert code(server, "/v2/health/ready") == 503
-    assert requests.post(f"{load}/dangling/unload", timeout=PATIENCE).status_code == 200
+    assert requests.post(f"{load}/is_dangling_link/unload", timeout=PATIENCE).status_code == 200
     assert [code(server, path) for path in ("/v2/health/ready", "/ping")] == [200, 200]
     assert server.stop() == 0
 

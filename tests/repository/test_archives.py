@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mooring.core.errors import ModelLoadFailed
-from mooring.repository.archives import Limits, announced_members, model_root, unpack
+from mooring.repository.archives import UnpackLimits, find_model_root, max_zip_members, unpack
 
 OUTSIDE = [
     "../evil.txt",
@@ -88,23 +88,23 @@ def test_a_gzipped_tar_comes_out_as_it_went_in_whatever_it_is_called(tmp_path, i
     )
     unpack(archive, into)
     assert tree(into) == files
-    assert model_root(into) == into / "m"
+    assert find_model_root(into) == into / "m"
 
 
 def test_a_model_at_the_root_stays_there(into):
     (into / "MAR-INF").mkdir()
-    assert model_root(into) == into
+    assert find_model_root(into) == into
 
 
 def test_what_a_mac_adds_does_not_hide_the_model(into):
     for name in ("m", "__MACOSX", ".hidden"):
         (into / name).mkdir()
-    assert model_root(into) == into / "m"
+    assert find_model_root(into) == into / "m"
 
 
 def test_a_link_is_no_leading_folder(tmp_path, into):
     (into / "m").symlink_to(tmp_path)
-    assert model_root(into) == into
+    assert find_model_root(into) == into
 
 
 def test_of_two_files_with_one_name_the_later_stays(tmp_path, into):
@@ -217,38 +217,40 @@ def test_a_file_where_a_folder_must_be_is_refused(tmp_path, into):
 
 def test_a_zip_bomb_is_stopped_before_it_fills_the_disk(tmp_path, into):
     archive = zipped(tmp_path / "m.mar", {"zeros": bytes(50_000_000)})
-    refused(archive, into, "more bytes", Limits(small_bytes=1_000_000))
+    refused(archive, into, "more bytes", UnpackLimits(small_bytes=1_000_000))
     assert sum(len(data) for data in tree(into).values()) < 12_000_000
 
 
 def test_a_tar_bomb_is_stopped_before_it_fills_the_disk(tmp_path, into):
     archive = tarred(tmp_path / "m.tar.gz", (member("zeros"), bytes(50_000_000)))
-    refused(archive, into, "more bytes", Limits(small_bytes=1_000_000))
+    refused(archive, into, "more bytes", UnpackLimits(small_bytes=1_000_000))
     assert sum(len(data) for data in tree(into).values()) < 12_000_000
 
 
 def test_a_bomb_in_a_tar_header_is_stopped_too(tmp_path, into):
     long = member("a")
     long.pax_headers = {"comment": "x" * 20_000_000}
-    refused(tarred(tmp_path / "m.tar.gz", (long, b"")), into, "more bytes", Limits(small_bytes=1_000_000))
+    refused(
+        tarred(tmp_path / "m.tar.gz", (long, b"")), into, "more bytes", UnpackLimits(small_bytes=1_000_000)
+    )
 
 
 def test_a_bomb_behind_the_end_of_a_tar_is_stopped_too(tmp_path, into):
     archive = tarred(tmp_path / "m.tar.gz", (member("a"), b"x"))
     with archive.open("ab") as file:
         file.write(gzip.compress(bytes(50_000_000)))
-    refused(archive, into, "more bytes", Limits(small_bytes=1_000_000))
+    refused(archive, into, "more bytes", UnpackLimits(small_bytes=1_000_000))
 
 
 def test_too_many_members_are_refused_by_the_directory_before_anything_is_written(tmp_path, into):
     archive = zipped(tmp_path / "m.mar", {f"{i}": b"" for i in range(20)})
-    refused(archive, into, "too many files [(]20, at most 19", Limits(files=19))
+    refused(archive, into, "too many files [(]20, at most 19", UnpackLimits(files=19))
     assert tree(into) == {}
 
 
 def test_too_many_bytes_are_refused_by_the_directory_before_anything_is_written(tmp_path, into):
     archive = zipped(tmp_path / "m.mar", {f"{i}": bytes(100_000) for i in range(20)})
-    refused(archive, into, "more bytes", Limits(total_bytes=1_000_000))
+    refused(archive, into, "more bytes", UnpackLimits(total_bytes=1_000_000))
     assert tree(into) == {}
 
 
@@ -260,7 +262,7 @@ def test_a_directory_that_hides_how_many_it_lists_is_not_even_read(tmp_path, int
     data[at + 10 : at + 12] = (1).to_bytes(2, "little")
     archive.write_bytes(data)
     monkeypatch.setattr(zipfile, "ZipFile", None)  # it would be called
-    refused(archive, into, "too many files", Limits(files=8))
+    refused(archive, into, "too many files", UnpackLimits(files=8))
 
 
 def test_an_archive_of_more_members_than_a_plain_zip_counts_is_read(tmp_path):
@@ -269,12 +271,12 @@ def test_an_archive_of_more_members_than_a_plain_zip_counts_is_read(tmp_path):
         for number in range(65_536):
             archive.writestr(str(number), b"")
     with (tmp_path / "m.mar").open("rb") as file:
-        assert announced_members(file) == 65_536
+        assert max_zip_members(file) == 65_536
 
 
 def test_a_sum_of_files_counts_as_much_as_one(tmp_path, into):
     archive = zipped(tmp_path / "m.mar", {f"{i}": os.urandom(100_000) for i in range(20)})
-    refused(archive, into, "more bytes", Limits(total_bytes=1_000_000))
+    refused(archive, into, "more bytes", UnpackLimits(total_bytes=1_000_000))
 
 
 def test_a_small_file_may_compress_as_far_as_it_likes(tmp_path, into):
@@ -283,12 +285,14 @@ def test_a_small_file_may_compress_as_far_as_it_likes(tmp_path, into):
 
 
 def test_a_zip_of_too_many_files_is_refused(tmp_path, into):
-    refused(zipped(tmp_path / "m.mar", {f"{i}": b"" for i in range(11)}), into, "too many", Limits(files=10))
+    refused(
+        zipped(tmp_path / "m.mar", {f"{i}": b"" for i in range(11)}), into, "too many", UnpackLimits(files=10)
+    )
 
 
 def test_a_tar_of_too_many_folders_is_refused(tmp_path, into):
     archive = tarred(tmp_path / "m.tar.gz", *((member(f"d{i}", tarfile.DIRTYPE), b"") for i in range(11)))
-    refused(archive, into, "too many", Limits(files=10))
+    refused(archive, into, "too many", UnpackLimits(files=10))
 
 
 @pytest.mark.parametrize(
@@ -357,7 +361,7 @@ def test_a_damaged_archive_is_unpacked_or_refused_and_nothing_else(tmp_path_fact
     archive.write_bytes(gzip.compress(raw, 1) if kind == "plain" else raw)
     into.mkdir()
     try:
-        unpack(archive, into, Limits(total_bytes=10_000_000))
+        unpack(archive, into, UnpackLimits(total_bytes=10_000_000))
     except ModelLoadFailed as error:
         assert "m.mar" in error.message  # noqa: PT017 - either outcome is right
     assert sorted(entry.name for entry in folder.iterdir()) == ["into", "m.mar"]

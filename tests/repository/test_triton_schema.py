@@ -5,7 +5,7 @@ import importlib
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
-from mooring.repository.triton_schema import ENUMS, MESSAGES, SCALARS, Verdict, documented
+from mooring.repository.triton_schema import ENUMS, MESSAGES, SCALARS, Verdict, documented_keys
 
 _PACKAGE = "inference."
 # Newer than the client's own copy of the schema.
@@ -82,12 +82,12 @@ def test_the_values_of_an_enum_are_tritons_own():
 def test_every_key_is_of_a_known_type_and_every_one_that_decides_something_says_what():
     for keys in MESSAGES.values():
         assert {key.type for key in keys.values()} <= MESSAGES.keys() | ENUMS.keys() | SCALARS
-    for path, key in documented():
+    for path, key in documented_keys():
         assert key.note, path
 
 
 def test_nothing_is_served_inside_what_is_not():
-    served = {path for path, _ in documented()}
-    for path, key in documented():
+    served = {path for path, _ in documented_keys()}
+    for path, key in documented_keys():
         if key.verdict is not Verdict.SERVED:
             assert not any(other.startswith(f"{path}.") for other in served), path

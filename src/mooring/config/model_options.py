@@ -4,7 +4,7 @@ from mooring.config.settings import Config
 from mooring.core.options import (
     Batching,
     HandlerOptions,
-    Limits,
+    ModelLimits,
     ModelOptions,
     Scaling,
     SequenceHeaders,
@@ -29,7 +29,7 @@ def model_options(config: Config) -> ModelOptions:
             startup_timeout=config.default_startup_timeout,
         ),
         sequence=SequenceOptions(headers=sequence_headers(config)),
-        limits=Limits(queue_size=config.job_queue_size, max_response_bytes=config.max_response_size),
+        limits=ModelLimits(queue_size=config.job_queue_size, max_response_bytes=config.max_response_size),
         handler=HandlerOptions(
             decode_input=config.decode_input_request,
             limit_image_pixels=config.limit_max_image_pixels,

@@ -109,7 +109,7 @@ class QueuePolicy(msgspec.Struct, frozen=True, kw_only=True):
         return self.by_level.get(level, self.policy)
 
 
-class Limits(OptionGroup, frozen=True, kw_only=True):
+class ModelLimits(OptionGroup, frozen=True, kw_only=True):
     """How many requests may wait and how large an answer may be.
 
     ``queue_policy`` is None where requests wait in the order of their priority and for as long as their callers do.
@@ -217,7 +217,7 @@ class ModelOptions(msgspec.Struct, frozen=True, kw_only=True):
     scaling: Scaling = Scaling()
     timeouts: Timeouts = Timeouts()
     sequence: SequenceOptions = SequenceOptions()
-    limits: Limits = Limits()
+    limits: ModelLimits = ModelLimits()
     handler: HandlerOptions = HandlerOptions()
     runtime: RuntimeOptions = RuntimeOptions()
 
@@ -272,7 +272,7 @@ def resolve_options(defaults: ModelOptions, *declared: OptionGroup) -> ModelOpti
             options, _worker_range(options.scaling, layer) if isinstance(layer, Scaling) else layer
         )
     if options.sequence.enabled:
-        options = override(options, declare(Limits, retry=False))
+        options = override(options, declare(ModelLimits, retry=False))
     return options
 
 

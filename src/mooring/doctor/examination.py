@@ -10,7 +10,7 @@ from mooring.doctor.model_archive import archive_findings, folder_findings
 from mooring.doctor.repositories import is_repository_model, mlserver_findings, repository_findings
 from mooring.doctor.settings import Settings
 from mooring.doctor.workflows import workflow_findings
-from mooring.repository.layout import MLSERVER, dangling, flat_file, model_folders
+from mooring.repository.layout import MLSERVER, find_flat_file, is_dangling_link, model_folders
 from mooring.repository.mar import MANIFEST, SUFFIXES
 
 _DEEPEST = 6
@@ -44,7 +44,7 @@ def _of_folder(root: Path) -> list[Finding]:
             except (OSError, RecursionError) as error:
                 found.append(change(_shown(entry, root), f"cannot be read: {error}", "look at it by hand"))
     if not found:  # nothing shows what it is: as the server sees it that is started with it
-        for entry in [root] if flat_file(root, "") else [root / name for name in model_folders(root)]:
+        for entry in [root] if find_flat_file(root, "") else [root / name for name in model_folders(root)]:
             found += repository_findings(entry, _shown(entry, root))
     return found
 
@@ -99,7 +99,7 @@ def _entries(root: Path) -> Iterator[tuple[Path, _Kind]]:
             yield from ((each, kind) for each in linked if (kind := _kind(each)) is not None)
         # Links that lead nowhere are told of; pipes and devices would be waited for.
         places = [folder / each for each in sorted(files)]
-        yield from ((each, _Kind.FILE) for each in places if each.is_file() or dangling(each))
+        yield from ((each, _Kind.FILE) for each in places if each.is_file() or is_dangling_link(each))
 
 
 def _kind(folder: Path) -> _Kind | None:
@@ -143,7 +143,7 @@ def _of_entry(
 
 def _of_file(file: Path, shown: str, *, installing: bool, stores: Sequence[Path] = ()) -> Iterator[Finding]:
     of_a_model = file.name.endswith((*SUFFIXES, ".war"))
-    if of_a_model and dangling(file):
+    if of_a_model and is_dangling_link(file):
         yield change(
             shown, f"is a link that leads nowhere: {file.readlink()} is not there", "put the archive there"
         )

@@ -20,7 +20,7 @@ from mooring.doctor.python_source import (
     torch_loads,
 )
 from mooring.doctor.weights import more_than_tensors
-from mooring.repository.archives import model_root, unpack
+from mooring.repository.archives import find_model_root, unpack
 from mooring.repository.mar import MANIFEST, check_name, file_in_archive, model_name_of, read_manifest
 from mooring.repository.model_config import check_server_keys, read_model_config
 from mooring.workers.capacity import machine_capacity
@@ -66,7 +66,7 @@ def archive_findings(archive: Path, shown: str, *, installing: bool) -> Iterator
             yield change(shown, error.message, "make the archive anew with 'mooring archive'")
             return
         yield from folder_findings(
-            model_root(folder), shown, installing=installing, fallback=model_name_of(archive)
+            find_model_root(folder), shown, installing=installing, fallback=model_name_of(archive)
         )
 
 

@@ -13,7 +13,7 @@ from mooring.core.errors import ModelLoadFailed
 from mooring.doctor.findings import Finding, at, change, differs, line_of, runs
 from mooring.doctor.libraries import Requirements, library_findings
 from mooring.doctor.python_source import SourceUnreadable, imports, read_source
-from mooring.repository.layout import MLSERVER, PADDED, find_declaration, flat_file, version_folders
+from mooring.repository.layout import MLSERVER, PADDED, find_declaration, find_flat_file, version_folders
 from mooring.repository.repository_model import RepositoryModel, read_repository_model
 from mooring.repository.spec import ModelSpec
 from mooring.repository.triton_config import tuning_keys
@@ -43,7 +43,7 @@ def is_repository_model(folder: Path) -> bool:
 
 
 def _holds_file(place: Path) -> bool:
-    return bool(flat_file(place, "")) or any(True for _ in place.glob("model.*"))
+    return bool(find_flat_file(place, "")) or any(True for _ in place.glob("model.*"))
 
 
 def repository_findings(folder: Path, shown: str) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from mooring.core.errors import ModelLoadFailed
 from mooring.doctor.findings import Finding, at, change, differs, line_of, runs
 from mooring.doctor.python_source import SourceUnreadable, binds, read_source
-from mooring.repository.archives import model_root, unpack
+from mooring.repository.archives import find_model_root, unpack
 from mooring.repository.workflow_spec import Workflow, read_workflow
 
 
@@ -16,7 +16,7 @@ def workflow_findings(archive: Path, shown: str, stores: Sequence[Path] = ()) ->
     with tempfile.TemporaryDirectory(prefix="mooring-doctor-") as temporary:
         try:
             unpack(archive, Path(temporary))
-            folder = model_root(Path(temporary)).resolve()
+            folder = find_model_root(Path(temporary)).resolve()
             workflow = read_workflow(folder, shown, fallback=archive.stem)
         except ModelLoadFailed as error:
             hint = "mend what it says, and make the archive anew with mooring archive --workflow"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from mooring.core.buffers import Buffer
 from mooring.core.errors import ModelNotReady, MooringError
-from mooring.core.options import Limits, ModelOptions, Timeouts
+from mooring.core.options import ModelLimits, ModelOptions, Timeouts
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import Done, ModelMetadata, Ticket
 from mooring.engine.scheduler import Scheduler
@@ -39,7 +39,7 @@ class CodecPool:
             backend="codec",
             location="",
             options=ModelOptions(
-                timeouts=Timeouts(response_timeout=_TIMEOUT), limits=Limits(queue_size=_UNBOUNDED)
+                timeouts=Timeouts(response_timeout=_TIMEOUT), limits=ModelLimits(queue_size=_UNBOUNDED)
             ),
         )
 

@@ -12,7 +12,7 @@ import msgspec
 
 from mooring.core import errors
 from mooring.core.errors import MooringError
-from mooring.repository.fetch import is_remote, shown
+from mooring.repository.fetch import is_remote, url_for_log
 from mooring.web.http1_format import reason_of
 
 
@@ -244,7 +244,7 @@ def torchserve_registration(error: MooringError, url: str) -> Refusal:
     if kind is None:
         return torchserve(error, Asked(error.model, error.version))
     status, name, text = _REGISTRATION[kind]
-    said = text(error, shown(url) if is_remote(url) else url)
+    said = text(error, url_for_log(url) if is_remote(url) else url)
     return Refusal(status, name, said, error=error.message if error.message != said else "")
 
 
@@ -267,7 +267,7 @@ def torchserve_workflow_registration(error: MooringError, url: str) -> Refusal:
     elsewhere = isinstance(error, errors.SourceRefused) and "://" not in url
     if type(error) is errors.ModelNotFound or elsewhere:
         text = (
-            f"Workflow not found in workflow store: {shown(url) if is_remote(url) else url}"
+            f"Workflow not found in workflow store: {url_for_log(url) if is_remote(url) else url}"
             if url
             else "empty url"
         )

@@ -48,8 +48,8 @@ _LONG_ENTRY = 512
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 
 
-class Limits(msgspec.Struct, frozen=True):
-    """How much an archive may become. Weights compress to a half at best; a bomb to a thousandth."""
+class UnpackLimits(msgspec.Struct, frozen=True):
+    """How large an archive may become. Weights compress to a half at best; a bomb to a thousandth."""
 
     total_bytes: int = 64 << 30
     files: int = 100_000
@@ -58,11 +58,11 @@ class Limits(msgspec.Struct, frozen=True):
     small_bytes: int = 64 << 20
 
     def bytes_from(self, archive_bytes: int) -> int:
-        """How many bytes may come out of an archive of that size."""
+        """The most bytes that may come out of an archive of that size."""
         return min(self.total_bytes, max(self.small_bytes, archive_bytes * self.ratio))
 
 
-def unpack(archive: Path, into: Path, limits: Limits | None = None) -> None:
+def unpack(archive: Path, into: Path, limits: UnpackLimits | None = None) -> None:
     """Unpack a zip (``.mar``) or gzipped tar into the empty folder ``into``; which it is, its bytes say.
 
     Raises ``ModelLoadFailed`` naming the archive, or ``OutOfResources`` where the disk is full; ``into`` then holds an
@@ -71,7 +71,7 @@ def unpack(archive: Path, into: Path, limits: Limits | None = None) -> None:
     try:
         with archive.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            extraction = _Extraction(archive, into, (limits or Limits()), size)
+            extraction = _Extraction(archive, into, (limits or UnpackLimits()), size)
             if file.read(2) == _GZIP:
                 file.seek(0)
                 _unpack_tar(file, extraction)
@@ -83,13 +83,13 @@ def unpack(archive: Path, into: Path, limits: Limits | None = None) -> None:
         # A full disk is no fault of the archive's, or of whoever asked for it.
         full = isinstance(error, OSError) and error.errno in _FULL
         kind = OutOfResources if full else ModelLoadFailed
-        raise kind(f"archive '{archive}' cannot be unpacked: {_reason(error)}") from error
+        raise kind(f"archive '{archive}' cannot be unpacked: {_error_reason(error)}") from error
 
 
 class _Extraction:
-    """The folder that one archive becomes, and what is left of its limits."""
+    """The folder that an archive is unpacked to, and the rest of its limits."""
 
-    def __init__(self, archive: Path, into: Path, limits: Limits, archive_bytes: int) -> None:
+    def __init__(self, archive: Path, into: Path, limits: UnpackLimits, archive_bytes: int) -> None:
         self._archive = archive
         self._into = into
         self._files_left = limits.files
@@ -141,7 +141,7 @@ class _Extraction:
 
 def _unpack_zip(file: BinaryIO, extraction: _Extraction) -> None:
     # First as it announces itself: reading a directory of millions of members takes minutes and gigabytes.
-    extraction.announce(announced_members(file), 0)
+    extraction.announce(max_zip_members(file), 0)
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         extraction.announce(len(entries), sum(entry.file_size for entry in entries))
@@ -160,10 +160,10 @@ def _unpack_zip(file: BinaryIO, extraction: _Extraction) -> None:
                 extraction.file(entry.filename, source)
 
 
-def announced_members(file: BinaryIO) -> int:
-    """How many members the directory of a zip can have: by its own count, or by its size where that is larger.
+def max_zip_members(file: BinaryIO) -> int:
+    """The most members that the directory of a zip can have: its own count, or what its size allows where that is more.
 
-    0 where its end is not found; whoever reads it then says what is wrong.
+    0 where the end of the directory is not found; reading the archive then tells what is wrong.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - _LONGEST_END, 0))
@@ -181,10 +181,10 @@ def announced_members(file: BinaryIO) -> int:
 
 def _unpack_tar(file: BinaryIO, extraction: _Extraction) -> None:
     with gzip.GzipFile(fileobj=file) as plain:
-        metered = _Metered(plain, extraction)
+        metered = _MeteredReader(plain, extraction)
         # As a stream: headers are metered too, since tarfile reads a long one into memory as it comes.
         with tarfile.open(fileobj=cast("IO[bytes]", metered), mode="r|") as archive:
-            for member, source in _members(archive):
+            for member, source in _iterate_members(archive):
                 if member.isdir():
                     extraction.folder(member.name)
                 elif source is None or member.issparse():
@@ -196,13 +196,13 @@ def _unpack_tar(file: BinaryIO, extraction: _Extraction) -> None:
             pass
 
 
-def _members(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+def _iterate_members(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
     for member in archive:
         yield member, archive.extractfile(member) if member.isreg() else None
 
 
-class _Metered:
-    """Every byte that is decompressed counts."""
+class _MeteredReader:
+    """A reader that counts every decompressed byte against the limits."""
 
     def __init__(self, source: gzip.GzipFile, extraction: _Extraction) -> None:
         self._source = source
@@ -214,8 +214,8 @@ class _Metered:
         return chunk
 
 
-def model_root(folder: Path) -> Path:
-    """Where in an unpacked folder the model lies: there, or in the one folder that it holds (as in a .tar.gz)."""
+def find_model_root(folder: Path) -> Path:
+    """Find the model in an unpacked folder: right there, or in the only folder in it (as in a .tar.gz)."""
     if (folder / "MAR-INF").is_dir() or (folder / "WAR-INF").is_dir():
         return folder
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith((".", "__MACOSX"))]
@@ -224,11 +224,11 @@ def model_root(folder: Path) -> Path:
     return folder
 
 
-def remove(folder: Path) -> None:
-    """Remove what was unpacked. A file that cannot be removed is left: the model it belonged to is gone already."""
+def remove_folder(folder: Path) -> None:
+    """Remove an unpacked folder. A file that cannot be removed stays: its model is gone already."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _reason(error: BaseException) -> str:
+def _error_reason(error: BaseException) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return text or type(error).__name__

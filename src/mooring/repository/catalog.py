@@ -25,14 +25,14 @@ from mooring.core.paths import leads_out, real_path
 from mooring.core.service import Registration
 from mooring.core.tensors import DATATYPES, Parameter, TensorSpec
 from mooring.core.versions import VersionPolicy
-from mooring.repository.archives import remove
+from mooring.repository.archives import remove_folder
 from mooring.repository.fetch import is_remote
 from mooring.repository.layout import (
-    dangling,
-    entries_of,
     find_declaration,
-    flat_file,
+    find_flat_file,
+    is_dangling_link,
     is_folder,
+    list_entries,
     model_folders,
     version_folders,
 )
@@ -125,7 +125,7 @@ class Catalog:
         """Whether the repository has a folder of that name, or a link. No other folder is looked at."""
         if self._repository is None or not _is_entry(model):
             return False
-        return is_folder(self._repository / model) or dangling(self._repository / model)
+        return is_folder(self._repository / model) or is_dangling_link(self._repository / model)
 
     def url_of(self, model: str) -> str:
         """The ``url`` of all versions of a model of the repository."""
@@ -136,7 +136,11 @@ class Catalog:
         if self._repository is None or not self.has_folder(model):
             return False
         folder = self._repository / model
-        return find_declaration(folder) is None and not version_folders(folder) and not flat_file(folder, "")
+        return (
+            find_declaration(folder) is None
+            and not version_folders(folder)
+            and not find_flat_file(folder, "")
+        )
 
     def is_uploaded(self, spec: ModelSpec) -> bool:
         """Whether a model's files came with the request to load it."""
@@ -221,7 +225,7 @@ class Catalog:
         self._store.release(spec)
         for folder in Path(spec.location).parents if self.is_uploaded(spec) else ():
             if folder.parent == self._folder:
-                remove(folder)
+                remove_folder(folder)
 
     def _find(self, model: str, choice: VersionChoice) -> ServedVersions:
         """Find the model of that name without a look at others: one of them may go meanwhile."""
@@ -229,7 +233,7 @@ class Catalog:
             found = self._store.read_from_repository(self._repository, model, choice)
             return ServedVersions(found.specs, found.faults, whole=True)
         if self._archives is not None:
-            for entry in entries_of(self._archives):
+            for entry in list_entries(self._archives):
                 if model in (entry.name, model_name_of(entry)) and is_archive(entry):
                     return ServedVersions([self._store.read_archive(real_path(self._archives), entry.name)])
         if model in self._targets:
@@ -249,15 +253,15 @@ class Catalog:
                 (folder / place).write_bytes(content)
             found = self._store.read_from_repository(folder.parent, model, choice)
         except MooringError:
-            remove(folder.parent)
+            remove_folder(folder.parent)
             raise
         except (OSError, ValueError) as error:
             # Two of the names, or one of them, are more than a file system takes.
-            remove(folder.parent)
+            remove_folder(folder.parent)
             reason = error.strerror if isinstance(error, OSError) else error
             raise InvalidInput(f"the files of model '{model}' cannot be written: {reason}") from None
         if found.first_fault is not None:
-            remove(folder.parent)
+            remove_folder(folder.parent)
             raise found.first_fault
         return ServedVersions(found.specs, whole=True)
 

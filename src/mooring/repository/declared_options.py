@@ -5,7 +5,7 @@ from mooring.core.options import (
     Batching,
     BatchMode,
     Control,
-    Limits,
+    ModelLimits,
     ModelOptions,
     OptionGroup,
     QueuePolicy,
@@ -83,7 +83,7 @@ def option_layers(declared: Declaration) -> list[OptionGroup]:
             client_timeout=or_undeclared(declared.client_timeout),
         ),
         declare(
-            Limits,
+            ModelLimits,
             queue_size=or_undeclared(declared.queue_size),
             queue_policy=UNDECLARED if policy is None else _queue_policy(policy),
             job_ticket=or_undeclared(declared.job_ticket),

@@ -28,7 +28,7 @@ _CHUNK = 1 << 20
 
 
 class FetchLimits(msgspec.Struct, frozen=True):
-    """How large an archive may be and how long it may take; ``silence`` is the longest pause. Times are in seconds."""
+    """How large an archive may be, in bytes, and how long it may take, in seconds; ``silence`` is the longest pause."""
 
     total_bytes: int = 16 << 30
     seconds: float = 1800.0
@@ -36,16 +36,16 @@ class FetchLimits(msgspec.Struct, frozen=True):
 
 
 def is_remote(url: str) -> bool:
-    """Whether this names more than a file of the model store."""
+    """Whether a text is a URL, and no file of the model store."""
     return "://" in url
 
 
-def shown(url: str) -> str:
-    """A URL, or what was given as one, as it may be told and logged.
+def url_for_log(url: str) -> str:
+    """The URL without what must not be shown or logged.
 
     What stands behind ``?`` is often a signature that lets others in, and what stands before ``@`` a password.
 
-    >>> shown("https://me:secret@models.example/a.mar?signature=secret#here")
+    >>> url_for_log("https://me:secret@models.example/a.mar?signature=secret#here")
     'https://models.example/a.mar'
     """
     scheme, separator, rest = re.split(r"[?#]", url, maxsplit=1)[0].partition("://")
@@ -54,7 +54,7 @@ def shown(url: str) -> str:
 
 
 class Fetcher:
-    """Fetches what is allowed. ``allowed`` are regular expressions that compile."""
+    """Fetches archives from allowed URLs. ``allowed`` are regular expressions that compile."""
 
     def __init__(self, allowed: Sequence[str] = (), limits: FetchLimits | None = None) -> None:
         self._allowed = [re.compile(pattern) for pattern in allowed]
@@ -77,20 +77,20 @@ class Fetcher:
             parts = urlsplit(url)
             _ = parts.port
         except ValueError:
-            raise SourceRefused(f"'{shown(url)}' is no URL") from None
+            raise SourceRefused(f"'{url_for_log(url)}' is no URL") from None
         path = unquote(parts.path)
         odd = not url.isprintable() or " " in url or "\\" in unquote(url) or "\0" in path
         if odd or "@" in parts.netloc or ".." in path.split("/") or parts.scheme not in _SCHEMES:
-            raise SourceRefused(f"'{shown(url)}' is not fetched: give a plain http, https or file URL")
+            raise SourceRefused(f"'{url_for_log(url)}' is not fetched: give a plain http, https or file URL")
         _refuse_credentials(parts)
         if not any(pattern.fullmatch(url) for pattern in self._allowed):
             raise SourceRefused(
-                f"'{shown(url)}' matches none of the allowed URLs; put the archive into the model store, "
+                f"'{url_for_log(url)}' matches none of the allowed URLs; put the archive into the model store, "
                 "or name where it comes from in allowed_urls"
             )
 
     def fetch(self, url: str, into: Path) -> Path:
-        """The archive in a file of the folder ``into``, called as in the URL.
+        """Fetch the archive into the folder ``into``, under its name in the URL.
 
         Raises ``SourceRefused`` or ``FetchFailed``; ``into`` then holds an unknown part of it.
         """
@@ -104,20 +104,20 @@ class Fetcher:
         except (OSError, HTTPException, ValueError) as error:
             if isinstance(error, HTTPError):
                 error.close()
-            raise FetchFailed(f"'{shown(url)}' could not be fetched: {error}") from error
+            raise FetchFailed(f"'{url_for_log(url)}' could not be fetched: {error}") from error
         return target
 
     def _copy(self, url: str, target: Path) -> None:
         parts = urlsplit(url)
         if parts.netloc not in ("", "localhost"):
-            raise SourceRefused(f"'{shown(url)}' names a file of another machine")
+            raise SourceRefused(f"'{url_for_log(url)}' names a file of another machine")
         place = Path(unquote(parts.path))
         real = place.resolve()
         # A link must lead to where one may fetch from, too.
         if real != place:
             self.check(f"file://{real}")
         if not real.is_file():
-            raise FetchFailed(f"'{shown(url)}' is no file")
+            raise FetchFailed(f"'{url_for_log(url)}' is no file")
         shutil.copyfile(real, target)
 
     def _download(self, url: str, target: Path) -> None:
@@ -128,22 +128,22 @@ class Fetcher:
             announced = source.headers.get("Content-Length") or ""
             size = int(announced) if announced.isdecimal() else 0
             if size > limits.total_bytes:
-                raise FetchFailed(f"'{shown(url)}' has {size} bytes, more than {limits.total_bytes}")
+                raise FetchFailed(f"'{url_for_log(url)}' has {size} bytes, more than {limits.total_bytes}")
             left = limits.total_bytes
             # read1: what has come, rather than all of a chunk that may never be full.
             while chunk := source.read1(_CHUNK):
                 left -= len(chunk)
                 if left < 0:
-                    raise FetchFailed(f"'{shown(url)}' has more than {limits.total_bytes} bytes")
+                    raise FetchFailed(f"'{url_for_log(url)}' has more than {limits.total_bytes} bytes")
                 if time.monotonic() > end:
-                    raise FetchFailed(f"'{shown(url)}' took longer than {limits.seconds:g} s")
+                    raise FetchFailed(f"'{url_for_log(url)}' took longer than {limits.seconds:g} s")
                 sink.write(chunk)
             if limits.total_bytes - left < size:
-                raise FetchFailed(f"'{shown(url)}' broke off before its end")
+                raise FetchFailed(f"'{url_for_log(url)}' broke off before its end")
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows a redirect to what is allowed itself."""
+    """Follows a redirect where its target is allowed, too."""
 
     max_redirections = 5
 
@@ -163,7 +163,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             self._fetcher.check(newurl)
         except SourceRefused as error:
             fp.close()
-            raise FetchFailed(f"'{shown(req.full_url)}' leads elsewhere: {error.message}") from None
+            raise FetchFailed(f"'{url_for_log(req.full_url)}' leads elsewhere: {error.message}") from None
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -179,16 +179,16 @@ _EMBEDDING = tuple(
 )
 
 
-def _forbidden(address: str) -> bool:
-    """Whether no archive is fetched from an IP address, whatever is allowed."""
+def _is_forbidden(address: str) -> bool:
+    """Whether archives are never fetched from an IP address, whatever URLs are allowed."""
     found = ipaddress.ip_address(address.partition("%")[0])
     return any(
         each.is_link_local or each.is_multicast or str(each) in _CREDENTIALS
-        for each in (found, *_embedded(found))
+        for each in (found, *_embedded_ipv4(found))
     )
 
 
-def _embedded(
+def _embedded_ipv4(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> list[ipaddress.IPv4Address]:
     """The IPv4 addresses to which an IPv6 address may lead."""
@@ -203,16 +203,16 @@ def _embedded(
 def _refuse_credentials(parts: SplitResult) -> None:
     """Raises ``SourceRefused`` for a URL whose host is a forbidden address, or means one to a proxy.
 
-    Without a proxy a name is looked up once, by who connects (``_connected``), so that it cannot change in between.
+    Without a proxy a name is looked up once, by who connects (``_connect``), so that it cannot change in between.
     """
     host = parts.hostname or ""
-    for address in _addresses(host, look_up=_goes_through_proxy(parts)):
-        if _forbidden(address):
+    for address in _addresses_of(host, look_up=_goes_through_proxy(parts)):
+        if _is_forbidden(address):
             raise SourceRefused(f"'{host}' is at {address}, and nothing is fetched from there")
 
 
-def _addresses(host: str, *, look_up: bool) -> list[str]:
-    """What a host stands for: itself where it is an address in any form that a resolver takes (``0xA9FEA9FE``)."""
+def _addresses_of(host: str, *, look_up: bool) -> list[str]:
+    """The addresses of a host: itself where it is an address in any form that a resolver takes (``0xA9FEA9FE``)."""
     try:
         return [str(ipaddress.ip_address(host.partition("%")[0]))]
     except ValueError:
@@ -234,12 +234,12 @@ def _goes_through_proxy(parts: SplitResult) -> bool:
     return proxied and not urllib.request.proxy_bypass(parts.netloc)
 
 
-def _connected(place: tuple[str, int], timeout: float | None, _source: object = None) -> socket.socket:
-    """A connection to what a name stands for. The address that is looked at is the one that is connected to."""
+def _connect(place: tuple[str, int], timeout: float | None, _source: object = None) -> socket.socket:
+    """Connect to a host by the address that was checked: a second look-up could give another one."""
     failure: OSError | None = None
     for *_, found in socket.getaddrinfo(*place, type=socket.SOCK_STREAM):
         address = str(found[0])
-        if _forbidden(address):
+        if _is_forbidden(address):
             raise OSError(f"'{place[0]}' is at {address}, and nothing is fetched from there")
         try:
             return socket.create_connection((address, place[1]), timeout)
@@ -251,13 +251,13 @@ def _connected(place: tuple[str, int], timeout: float | None, _source: object = 
 class _Connection(http.client.HTTPConnection):
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        self._create_connection = _connected
+        self._create_connection = _connect
 
 
 class _SecureConnection(http.client.HTTPSConnection):
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        self._create_connection = _connected
+        self._create_connection = _connect
 
 
 class _Http(urllib.request.HTTPHandler):

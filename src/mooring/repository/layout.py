@@ -24,18 +24,18 @@ _LIBRARY_SUFFIXES = tuple(suffix for backend in LIBRARIES for suffix in SUFFIXES
 
 
 def model_folders(repository: Path) -> list[str]:
-    """Every entry of a repository that is meant to be a model, by name: its folders, and links that lead nowhere."""
+    """List the entries of a repository that are meant to be models, by name: folders, and links that lead nowhere."""
     return sorted(
         entry.name
-        for entry in entries_of(repository)
+        for entry in list_entries(repository)
         if not entry.name.startswith(".")
         and entry.name not in _NOT_MODELS
-        and (is_folder(entry) or dangling(entry))
+        and (is_folder(entry) or is_dangling_link(entry))
     )
 
 
 def find_declaration(folder: Path) -> Path | None:
-    """A model's config: config.toml, else any .toml, there or in a folder of the same name in it, else any .pbtxt."""
+    """Find a model's config: config.toml, else any .toml, there or in a folder of the same name in it, else any .pbtxt."""
     nested = folder / folder.name
     for place, pattern in (
         (folder, "config.toml"),
@@ -51,32 +51,34 @@ def find_declaration(folder: Path) -> Path | None:
 
 
 def version_folders(folder: Path) -> list[Path]:
-    """The folders 1, 2, 10 … of a model, in this order. 002 is none, as it is none for Triton."""
-    found = [entry for entry in entries_of(folder) if is_version(entry.name) and is_folder(entry)]
+    """List the folders 1, 2, 10 … of a model, in this order. 002 is no version, as in Triton."""
+    found = [entry for entry in list_entries(folder) if is_version(entry.name) and is_folder(entry)]
     return sorted(found, key=lambda entry: int(entry.name))
 
 
 def is_version(name: str) -> bool:
-    """Whether a folder of that name is a version: a whole number as it is usually written."""
+    """Whether a folder of that name is a version: a whole number without leading zeros."""
     return name.isascii() and name.isdecimal() and (name == "0" or not name.startswith("0"))
 
 
 def padded_versions(folder: Path) -> list[str]:
-    """The folders whose names are numbers with leading zeros, which are no versions."""
+    """List the folders whose names are numbers with leading zeros, which are no versions."""
     return sorted(
         entry.name
-        for entry in entries_of(folder)
+        for entry in list_entries(folder)
         if entry.name.isascii() and entry.name.isdecimal() and not is_version(entry.name) and is_folder(entry)
     )
 
 
-def flat_file(folder: Path, backend: str) -> str:
-    """The one file right inside a model's folder that is the model; empty where there is none, or several.
+def find_flat_file(folder: Path, backend: str) -> str:
+    """Find the one file right inside a model's folder that is the model; empty where there is none, or several.
 
     ``backend`` is what a configuration says, empty where none does. An unpacked archive and a folder of MLServer's
     are other servers' models, whatever lies in them.
     """
-    files = [entry.name for entry in entries_of(folder) if not entry.name.startswith(".") and is_file(entry)]
+    files = [
+        entry.name for entry in list_entries(folder) if not entry.name.startswith(".") and is_file(entry)
+    ]
     suffixes = SUFFIXES.get(backend, ()) if backend else _LIBRARY_SUFFIXES
     if not backend:
         if is_file(folder / MANIFEST) or MLSERVER in files or "handler.py" in files:
@@ -90,10 +92,10 @@ def flat_file(folder: Path, backend: str) -> str:
     return found[0] if len(found) == 1 else ""
 
 
-def why_no_version(folder: Path) -> str:
-    """What is wrong with a folder that has no version to serve, and what to do about it."""
+def no_version_reason(folder: Path) -> str:
+    """Say what is wrong with a folder that has no version to serve, and what to do about it."""
     name = folder.name
-    if dangling(folder):
+    if is_dangling_link(folder):
         return f"'{folder}' is a link that leads nowhere: {folder.readlink()} is not there"
     if not is_folder(folder):
         return f"'{folder}' is no folder"
@@ -111,11 +113,11 @@ def why_no_version(folder: Path) -> str:
             f"model '{folder}' is an unpacked archive of TorchServe's: put it into a model store (--model-store), "
             "or name it as it is to 'mooring serve'"
         )
-    return _why_no_version_among(folder, entries)
+    return _no_version_reason_among(folder, entries)
 
 
-def named_file(folder: Path, name: str, where: str) -> Path:
-    """A file of a model by its relative name; links on the way are its owner's, and are followed.
+def find_named_file(folder: Path, name: str, where: str) -> Path:
+    """Find a file of a model by its relative name; links on the way are its owner's, and are followed.
 
     Raises ``ModelLoadFailed`` for a name that itself leads elsewhere, and where there is no such file.
     """
@@ -125,8 +127,8 @@ def named_file(folder: Path, name: str, where: str) -> Path:
     return file
 
 
-def entries_of(folder: Path) -> Iterator[Path]:
-    """What is in a folder; nothing where it is gone or cannot be read."""
+def list_entries(folder: Path) -> Iterator[Path]:
+    """List a folder; empty where it is gone or cannot be read."""
     try:
         yield from folder.iterdir()
     except OSError:
@@ -149,21 +151,21 @@ def is_file(place: Path) -> bool:
         return False
 
 
-def dangling(place: Path) -> bool:
-    """Whether it is a link that leads nowhere."""
+def is_dangling_link(place: Path) -> bool:
+    """Whether a path is a link that leads nowhere."""
     try:
         return place.is_symlink() and not place.exists()
     except OSError:
         return False
 
 
-def _why_no_version_among(folder: Path, entries: list[str]) -> str:
+def _no_version_reason_among(folder: Path, entries: list[str]) -> str:
     name = folder.name
     padded = padded_versions(folder)
-    nested = [each for each in entries if _holds_model(folder / each)]
+    nested = [each for each in entries if _looks_like_model(folder / each)]
     models = [each for each in nested if version_folders(folder / each)]
     files = [each for each in entries if each.endswith((*_LIBRARY_SUFFIXES, ".py"))]
-    broken = [each for each in entries if is_version(each) and dangling(folder / each)]
+    broken = [each for each in entries if is_version(each) and is_dangling_link(folder / each)]
     if broken:
         target = (folder / broken[0]).readlink()
         advice = f"{name}/{broken[0]} is a link that leads nowhere: {target} is not there"
@@ -185,10 +187,10 @@ def _why_no_version_among(folder: Path, entries: list[str]) -> str:
     return f"model '{folder}' has no version: {advice}"
 
 
-def _holds_model(folder: Path) -> bool:
+def _looks_like_model(folder: Path) -> bool:
     """Whether a folder looks like a version of a model, or like a whole model."""
     return (
         is_folder(folder)
         and not folder.name.startswith(".")
-        and bool(version_folders(folder) or flat_file(folder, ""))
+        and bool(version_folders(folder) or find_flat_file(folder, ""))
     )

@@ -15,7 +15,7 @@ from mooring.config.settings import ModelSettings
 from mooring.core.errors import ModelLoadFailed
 from mooring.core.options import (
     Batching,
-    Limits,
+    ModelLimits,
     ModelOptions,
     OptionGroup,
     Scaling,
@@ -27,7 +27,7 @@ from mooring.core.options import (
 )
 from mooring.observability.logs import get_logger
 from mooring.repository.model_config import WarmupRequest, read_model_config, server_settings
-from mooring.repository.requirements import install, install_in_venv, packages_of
+from mooring.repository.requirements import install_in_venv, install_requirements, packages_of
 from mooring.repository.spec import Defaults, ModelSpec, Warmup
 
 log = get_logger(__name__)
@@ -115,7 +115,7 @@ def _install_requirements(
     if settings.get("useVenv", False):
         environment = install_in_venv(file, folder, model)
         return str(packages_of(environment)), str(environment)
-    return str(install(file, folder, model)), ""
+    return str(install_requirements(file, folder, model)), ""
 
 
 def read_manifest(folder: Path, url: str, handler: str = "") -> dict[str, Any]:
@@ -285,7 +285,7 @@ def _config_layers(settings: Mapping[str, Any]) -> list[OptionGroup]:
             client_timeout=seconds("clientTimeoutInMills", 1000),
         ),
         declare(
-            Limits,
+            ModelLimits,
             queue_size=or_undeclared(settings.get("jobQueueSize")),
             job_ticket=or_undeclared(settings.get("useJobTicket")),
             retry=or_undeclared(settings.get("retryRequests")),

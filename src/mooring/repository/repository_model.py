@@ -22,13 +22,13 @@ from mooring.repository.declaration_rules import check_declaration
 from mooring.repository.declared_options import declared_options, option_layers, with_sequences
 from mooring.repository.layout import (
     find_declaration,
-    flat_file,
+    find_flat_file,
+    find_named_file,
     is_file,
     is_folder,
-    named_file,
+    no_version_reason,
     padded_versions,
     version_folders,
-    why_no_version,
 )
 from mooring.repository.mar import check_name
 from mooring.repository.platforms import backend_for, backend_of, find_model_file
@@ -72,7 +72,7 @@ def read_repository_model(
     Raises ``ModelLoadFailed`` where nothing of it can be served, saying what is wrong and what to do.
     """
     if not is_folder(folder):
-        raise ModelLoadFailed(why_no_version(folder))
+        raise ModelLoadFailed(no_version_reason(folder))
     return _read_folder(
         folder, url or str(folder), "", defaults, choice or VersionChoice(), in_repository=True
     )
@@ -146,9 +146,9 @@ def _version_folders(declared: "Declaration", home: "ModelLocation") -> dict[str
     named = (declared.entry or declared.id).partition(":")[0]
     if declared.models or backend == "builtin" or (named and is_file(home.folder / named)):
         return {"1": home.folder}
-    if flat_file(home.folder, backend):
+    if find_flat_file(home.folder, backend):
         return {"1": home.folder}
-    raise ModelLoadFailed(why_no_version(home.folder))
+    raise ModelLoadFailed(no_version_reason(home.folder))
 
 
 def _version_policy(declared: "Declaration") -> VersionPolicy:
@@ -305,10 +305,10 @@ def _model_file(declared: Declaration, backend: str, place: Path, home: ModelLoc
     """Find the backend and the model's file in a version's folder."""
     entry = declared.entry or declared.id
     if not entry and place == real_path(home.folder):
-        entry = flat_file(place, backend)
+        entry = find_flat_file(place, backend)
     if not entry:
         return find_model_file(place, backend)
-    file = named_file(place, entry.partition(":")[0], str(place))
+    file = find_named_file(place, entry.partition(":")[0], str(place))
     return backend or backend_of(file) or "function", entry
 
 
@@ -328,7 +328,7 @@ def _read_labels(labels: Labels, place: Path, home: ModelLocation) -> dict[str, 
         return {str(index): label for index, label in enumerate(labels)}
     if not labels:
         return {}
-    file = named_file(place if (place / labels).is_file() else home.folder, labels, home.where)
+    file = find_named_file(place if (place / labels).is_file() else home.folder, labels, home.where)
     try:
         data = file.read_bytes()
         if file.suffix == ".json":
@@ -356,7 +356,7 @@ def _warmup_request(declared: WarmupTable, number: int, place: Path, home: Model
     def file_path(name: str) -> str:
         folders = (place, home.folder, home.folder / "warmup")
         folder = next((each for each in folders if (each / name).is_file()), place)
-        return str(real_path(named_file(folder, name, home.where)))
+        return str(real_path(find_named_file(folder, name, home.where)))
 
     inputs = []
     for each in declared.inputs:

@@ -42,21 +42,21 @@ _INSTALL = (
 )
 
 
-def install(requirements: Path, folder: Path, model: str) -> Path:
-    """The folder that holds what the file asks for; pip is run where it is not there yet.
+def install_requirements(requirements: Path, folder: Path, model: str) -> Path:
+    """Install a requirements file into a folder, and return that folder; pip is not run where it is there already.
 
     Paths in the file are relative to the model's ``folder``, so that an archive may carry its wheels. Blocks for as long
     as pip takes. Raises ``ModelLoadFailed`` with pip's last lines as its detail; then nothing is left behind.
     """
     try:
-        return _installed(requirements, folder, model)
+        return _install_once(requirements, folder, model)
     except OSError as error:
-        raise _failed(model, f"{error.strerror or error}: {error.filename or folder}") from error
+        raise _install_error(model, f"{error.strerror or error}: {error.filename or folder}") from error
 
 
-def _installed(requirements: Path, folder: Path, model: str) -> Path:
+def _install_once(requirements: Path, folder: Path, model: str) -> Path:
     home = folder / _PACKAGES
-    target = home / _digest(requirements, folder)
+    target = home / _digest_of(requirements, folder)
     if target.is_dir():
         log.info("requirements are installed already", model=model, file=requirements.name)
         return target
@@ -74,25 +74,25 @@ def _installed(requirements: Path, folder: Path, model: str) -> Path:
 
 
 def install_in_venv(requirements: Path, folder: Path, model: str) -> Path:
-    """The virtual environment that has what the file asks for; else as ``install``.
+    """Install a requirements file into a virtual environment, and return that; else as ``install_requirements``.
 
     It sees the packages of the server, so that only what is missing there, or is another version, is installed.
     """
     try:
-        return _venv(requirements, folder, model)
+        return _make_venv(requirements, folder, model)
     except OSError as error:
-        raise _failed(model, f"{error.strerror or error}: {error.filename or folder}") from error
+        raise _install_error(model, f"{error.strerror or error}: {error.filename or folder}") from error
 
 
 def packages_of(environment: Path) -> Path:
-    """Where a virtual environment has its packages."""
+    """The folder of a virtual environment's packages."""
     return environment / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
 
 
-def _venv(requirements: Path, folder: Path, model: str) -> Path:
+def _make_venv(requirements: Path, folder: Path, model: str) -> Path:
     home = folder / _PACKAGES
     # A link to it: an environment cannot be moved, and only a whole one may be found under this name.
-    link = home / f"{_digest(requirements, folder)}-venv"
+    link = home / f"{_digest_of(requirements, folder)}-venv"
     if link.is_dir():
         log.info("requirements are installed already", model=model, file=requirements.name)
         return link.resolve()
@@ -116,7 +116,7 @@ def _venv(requirements: Path, folder: Path, model: str) -> Path:
 
 def _demand_pip(model: str) -> None:
     if find_spec("pip") is None:
-        raise _failed(model, f"{sys.executable} has no pip; run it with -m ensurepip")
+        raise _install_error(model, f"{sys.executable} has no pip; run it with -m ensurepip")
 
 
 def _run_pip(
@@ -142,12 +142,12 @@ def _run_pip(
             if line.strip() and throttle.admits(time.monotonic()):
                 log.info("installing", model=model, pip=line.strip())
     if pip.returncode:
-        raise _failed(model, "\n".join(last))
+        raise _install_error(model, "\n".join(last))
     seconds = round(time.monotonic() - began, 1)
     log.info("requirements installed", model=model, seconds=seconds, lines_left_out=throttle.left_out)
 
 
-def _digest(requirements: Path, folder: Path) -> str:
+def _digest_of(requirements: Path, folder: Path) -> str:
     digest = hashlib.sha256(sys.version.encode())
     digest.update(requirements.read_bytes())
     for wheel in sorted(folder.rglob("*.whl")):
@@ -158,7 +158,7 @@ def _digest(requirements: Path, folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _failed(model: str, detail: str) -> ModelLoadFailed:
+def _install_error(model: str, detail: str) -> ModelLoadFailed:
     # TorchServe's text, which its users search for.
     text = f"Custom pip package installation failed for model {model}"
     return ModelLoadFailed(text, model=model, detail=detail)

@@ -22,13 +22,13 @@ _LOCK = ".lock"
 
 @contextmanager
 def server_folder(parent: Path | None) -> Iterator[Path]:
-    """A new folder in ``parent`` (the system's for temporary files without), which is removed at the end.
+    """Make a folder in ``parent`` (the system's for temporary files without), which is removed at the end.
 
     First it removes the folders there of servers of this user that are gone. Raises ``OSError`` where none can be made.
     """
     parent = Path(tempfile.gettempdir()) if parent is None else parent
     _remove_abandoned(parent)
-    folder, lock = _made(parent)
+    folder, lock = _make_locked_folder(parent)
     try:
         yield folder
     finally:
@@ -36,12 +36,12 @@ def server_folder(parent: Path | None) -> Iterator[Path]:
         os.close(lock)
 
 
-def _made(parent: Path) -> tuple[Path, int]:
-    """A new folder and its lock, which is held."""
+def _make_locked_folder(parent: Path) -> tuple[Path, int]:
+    """Make a folder, and hold its lock."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        if _taken(lock) and (folder / _LOCK).exists():
+        if _is_locked(lock) and (folder / _LOCK).exists():
             return folder, lock
         os.close(lock)  # another server that starts just now took it for abandoned, before it was locked
 
@@ -55,7 +55,7 @@ def _remove_abandoned(parent: Path) -> None:
         except OSError:  # it has no lock and is something else, or it has just gone
             continue
         try:
-            if _taken(lock):
+            if _is_locked(lock):
                 log.info("removing what a killed server left", folder=str(folder))
                 _remove(folder)
         finally:
@@ -63,7 +63,7 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """The lock goes last: whoever is killed in the middle of this leaves a folder that the next start finds."""
+    """Remove a folder, its lock last: a process that is killed meanwhile leaves a folder that the next start finds."""
     with suppress(OSError):
         for entry in folder.iterdir():
             if entry.name != _LOCK:
@@ -71,7 +71,7 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _taken(lock: int) -> bool:
+def _is_locked(lock: int) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

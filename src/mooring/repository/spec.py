@@ -9,7 +9,7 @@ from msgspec import structs
 from mooring.core.options import (
     Batching,
     HandlerOptions,
-    Limits,
+    ModelLimits,
     ModelOptions,
     OptionGroup,
     RuntimeOptions,
@@ -138,7 +138,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
         return self.options.sequence
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> ModelLimits:
         """How much may wait, and how large an answer may be."""
         return self.options.limits
 

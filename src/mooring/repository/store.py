@@ -24,15 +24,15 @@ from mooring.core.errors import ModelExists, ModelLoadFailed, ModelNotFound, Moo
 from mooring.core.options import Batching, declare
 from mooring.core.paths import leads_out, real_path
 from mooring.observability.logs import get_logger
-from mooring.repository.archives import Limits, model_root, remove, unpack
-from mooring.repository.fetch import Fetcher, is_remote, shown
+from mooring.repository.archives import UnpackLimits, find_model_root, remove_folder, unpack
+from mooring.repository.fetch import Fetcher, is_remote, url_for_log
 from mooring.repository.layout import (
     PADDED,
-    dangling,
-    entries_of,
     find_declaration,
+    is_dangling_link,
     is_file,
     is_folder,
+    list_entries,
     model_folders,
     version_folders,
 )
@@ -67,7 +67,7 @@ class Store:
         self,
         unpacked: Path,
         defaults: Defaults | None = None,
-        limits: Limits | None = None,
+        limits: UnpackLimits | None = None,
         fetcher: Fetcher | None = None,
     ) -> None:
         self._unpacked = unpacked.resolve()
@@ -124,19 +124,19 @@ class Store:
             return self.read_remote(archive, name=name, defaults=defaults)
         place = _place_in_store(store, archive)
         if place.is_dir():
-            return self._read_folder(model_root(real_path(place)), archive, name, place, defaults)
+            return self._read_folder(find_model_root(real_path(place)), archive, name, place, defaults)
         return self._unpack(place, archive, name, defaults)
 
     def read_remote(self, url: str, *, name: str = "", defaults: Defaults | None = None) -> ModelSpec:
         """Read a model whose archive lies at a URL; as ``read_archive``."""
         with self._fetched(url) as archive:
-            return self._unpack(archive, shown(url), name, defaults)
+            return self._unpack(archive, url_for_log(url), name, defaults)
 
     def read_workflow_archive(self, store: Path, url: str, *, name: str = "") -> Workflow:
         """Read a workflow by the name of its archive in the store, or by a URL; as ``read_archive``."""
         if is_remote(url):
             with self._fetched(url) as archive:
-                return self._unpack_workflow(archive, shown(url), name)
+                return self._unpack_workflow(archive, url_for_log(url), name)
         return self._unpack_workflow(_place_in_store(store, url), url, name)
 
     def read_from_repository(
@@ -156,12 +156,12 @@ class Store:
         location = Path(spec.location)
         for folder in (location, location.parent):
             if folder.parent == self._unpacked:
-                remove(folder)
+                remove_folder(folder)
 
     def close(self) -> None:
         """Remove everything that was unpacked."""
         for folder in self._unpacked.iterdir():
-            remove(folder)
+            remove_folder(folder)
 
     def _find_in_store(self, folder: Path | None, wanted: Sequence[str], found: "StartupModels") -> None:
         if folder is None:
@@ -228,22 +228,22 @@ class Store:
         try:
             yield self._fetcher.fetch(url, folder)
         finally:
-            remove(folder)
+            remove_folder(folder)
 
     def _unpack_workflow(self, archive: Path, url: str, name: str) -> Workflow:
         def read(folder: Path) -> Workflow:
-            return read_workflow(model_root(folder), url, name=name, fallback=archive.stem)
+            return read_workflow(find_model_root(folder), url, name=name, fallback=archive.stem)
 
         return self._unpack_to(archive, read)
 
     def _unpack(self, archive: Path, url: str, name: str, defaults: Defaults | None = None) -> ModelSpec:
         return self._unpack_to(
-            archive, lambda folder: self._read_folder(model_root(folder), url, name, archive, defaults)
+            archive, lambda folder: self._read_folder(find_model_root(folder), url, name, archive, defaults)
         )
 
     def _unpack_to(self, archive: Path, read: Callable[[Path], _Result]) -> _Result:
         """Unpack an archive for ``read``. Nothing is left of one that it refuses."""
-        if dangling(archive):
+        if is_dangling_link(archive):
             raise ModelLoadFailed(
                 f"'{archive}' is a link that leads nowhere: {archive.readlink()} is not there"
             )
@@ -255,7 +255,7 @@ class Store:
             unpack(archive, folder, self._limits)
             return read(folder)
         except MooringError:
-            remove(folder)
+            remove_folder(folder)
             raise
 
     def _read_folder(
@@ -267,7 +267,7 @@ class Store:
     def _open_folder(self, folder: Path, url: str, name: str) -> list[ModelSpec]:
         if find_declaration(folder) is not None or version_folders(folder):
             return read_versions(folder, url, name=name, defaults=self._defaults)
-        root = model_root(folder)
+        root = find_model_root(folder)
         if (root / MANIFEST).is_file() or (root / "handler.py").is_file():
             return [self._read_folder(root, url, name, folder)]
         if (folder / "model.py").is_file():
@@ -367,7 +367,7 @@ class StartupModels:
 
 def archives_in(store: Path) -> list[str]:
     """List the archives and the model folders of a store, by name."""
-    return sorted(entry.name for entry in entries_of(store) if is_archive(entry))
+    return sorted(entry.name for entry in list_entries(store) if is_archive(entry))
 
 
 def is_archive(place: Path) -> bool:
@@ -377,7 +377,7 @@ def is_archive(place: Path) -> bool:
     if not is_folder(place):
         return place.name.endswith(SUFFIXES)
     try:
-        return is_file(model_root(place) / MANIFEST)
+        return is_file(find_model_root(place) / MANIFEST)
     except OSError:  # it went meanwhile, or is not ours to read
         return False
 
@@ -401,9 +401,9 @@ def _place_in_store(store: Path, name: str) -> Path:
     if leads_out(name):
         raise SourceRefused(f"'{name}': a relative path is not allowed; name a file of the model store")
     place = store / name
-    if place == store or not (_exists(place) or dangling(place)):
+    if place == store or not (_exists(place) or is_dangling_link(place)):
         known = ", ".join(
-            entry.name for entry in sorted(entries_of(store))[:10] if not entry.name.startswith(".")
+            entry.name for entry in sorted(list_entries(store))[:10] if not entry.name.startswith(".")
         )
         raise ModelNotFound(f"no '{name}' in '{store}'; there is {known or 'nothing'}")
     return place

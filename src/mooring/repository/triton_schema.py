@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 class Verdict(enum.StrEnum):
-    """What becomes of a key."""
+    """Whether a key is served, only tunes, or is refused."""
 
     SERVED = "served"
     TUNES = "tunes"
@@ -406,15 +406,15 @@ PARAMETERS: Mapping[str, str] = {
 """The parameters that Triton's own backends read, and why nothing here does; a model's own code is given them all."""
 
 
-def documented() -> list[tuple[str, Key]]:
-    """Every key that decides something, by its path, with what it does: those inside what tunes or is refused are left out."""
-    return _below("ModelConfig", "")
+def documented_keys() -> list[tuple[str, Key]]:
+    """List every key that decides something, by its path. Keys inside one that tunes or is refused are left out."""
+    return _documented_below("ModelConfig", "")
 
 
-def _below(message: str, path: str) -> list[tuple[str, Key]]:
+def _documented_below(message: str, path: str) -> list[tuple[str, Key]]:
     found: list[tuple[str, Key]] = []
     for name, key in MESSAGES[message].items():
         found.append((f"{path}{name}", key))
         if key.verdict is Verdict.SERVED and key.type in MESSAGES:
-            found += _below(key.type, f"{path}{name}.")
+            found += _documented_below(key.type, f"{path}{name}.")
     return found

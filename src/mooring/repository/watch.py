@@ -14,9 +14,9 @@ _POLL = 300
 async def changed_models(
     repository: Path, ended: asyncio.Event, *, polling: bool = False
 ) -> AsyncIterator[set[str]]:
-    """The names of the folders something changed in, until ``ended`` is set. ``repository`` is a resolved path.
+    """Yield the names of model folders that changed, until ``ended`` is set. ``repository`` is a resolved path.
 
-    ``polling`` looks instead of listening: for network file systems that tell nobody of changes.
+    With ``polling`` the folders are looked at again and again, for network file systems that send no events.
     """
     async for changes in watchfiles.awatch(
         repository,

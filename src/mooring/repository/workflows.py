@@ -8,7 +8,7 @@ from mooring.config.settings import Config
 from mooring.core.errors import ModelLoadFailed, ModelNotFound, MooringError
 from mooring.core.options import (
     Batching,
-    Limits,
+    ModelLimits,
     Scaling,
     Timeouts,
     declare,
@@ -90,7 +90,9 @@ class WorkflowCatalog:
         spec = msgspec.structs.replace(spec, nodes=nodes, stages=[each.model for each in nodes])
         # The graph asks again itself: a worker that dies must not make that twice as often.
         alone = [
-            msgspec.structs.replace(part, workflow=workflow.name).with_options(declare(Limits, retry=False))
+            msgspec.structs.replace(part, workflow=workflow.name).with_options(
+                declare(ModelLimits, retry=False)
+            )
             for part in parts.values()
         ]
         return ResolvedWorkflow(spec, alone, _describe(workflow))
