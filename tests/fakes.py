@@ -155,7 +155,7 @@ class FakePool:
     def check(self, now):
         self.checks.append(now)
 
-    def shed(self):
+    def dismiss_surplus(self):
         self.shedding += 1
 
     def add(self):

@@ -29,7 +29,7 @@ class Pool:
     pids = ()
     missing = 0  # workers that are still coming
 
-    def holds(self, count):
+    def has_exactly(self, count):
         return self.wanted == count and not self.missing
 
     def start(self, count):

@@ -38,8 +38,8 @@ def test_a_setting_is_the_bound_whatever_the_machine_is(machine):
 
 def test_a_refusal_names_the_bound_its_reason_and_what_to_do():
     bound = Capacity(64, "16 MB of memory for each")
-    assert bound.refusal(64) == bound.refusal(10, others=54) == ""
-    text = bound.refusal(100_000)
+    assert bound.refusal_reason(64) == bound.refusal(10, others=54) == ""
+    text = bound.refusal_reason(100_000)
     for part in ("100000 workers", "room for 64", "16 MB of memory for each", "max_worker_processes"):
         assert part in text
-    assert "beside 60 of other models" in bound.refusal(5, others=60)
+    assert "beside 60 of other models" in bound.refusal_reason(5, others=60)

@@ -280,7 +280,7 @@ async def test_a_worker_that_cannot_load_is_tried_later_each_time_though_another
         min_workers=2, max_workers=2, parameters={"fail_while": str(tmp_path / "file")}
     )
     pool = version.pool
-    await until(lambda: pool.holds(2))
+    await until(lambda: pool.has_exactly(2))
     (tmp_path / "file").touch()
     os.kill(harness.worker().process.pid, signal.SIGKILL)
     end = time.monotonic() + 1.6
@@ -289,7 +289,7 @@ async def test_a_worker_that_cannot_load_is_tried_later_each_time_though_another
     assert 3 <= pool.failures.in_a_row <= 4
     assert pool.failures.since
     (tmp_path / "file").unlink()
-    await until(lambda: pool.holds(2))
+    await until(lambda: pool.has_exactly(2))
     while pool.failures.in_a_row:  # until the new one has answered
         await asyncio.gather(*(harness.ask(do="sleep", seconds=0.01) for _ in range(2)))
     assert pool.failures.since is None
@@ -358,7 +358,7 @@ async def test_workers_of_many_models_are_started_a_few_at_a_time(harness, monke
         )
         for n in range(6)
     ]
-    while not all(each.done() for each in versions) or not all(pool.holds(5) for pool in pools):
+    while not all(each.done() for each in versions) or not all(pool.has_exactly(5) for pool in pools):
         await asyncio.sleep(0.005)
         pools[:] = [v.pool for v in harness.engine.registry if v.pool]
         count()

@@ -109,12 +109,12 @@ async def test_what_ran_beside_a_request_that_kills_its_worker_does_not_die_with
 async def test_a_frozen_template_is_replaced_and_its_workers_lose_nothing(harness):
     version = await harness.load(min_workers=2, max_workers=2, retry=False)
     pool = version.pool
-    await until(lambda: pool.holds(2) and all(pids(pool)))
+    await until(lambda: pool.has_exactly(2) and all(pids(pool)))
     first = pids(pool)
     (template,) = {psutil.Process(pid).ppid() for pid in first}
     freeze(template)
     end = time.monotonic() + 60
-    while set(first) & set(pids(pool)) or not pool.holds(2):
+    while set(first) & set(pids(pool)) or not pool.has_exactly(2):
         assert body_of(await harness.ask(b"x", do="sleep", seconds=0.01)) == b"x"
         assert time.monotonic() < end
     await until(lambda: has_ended(template))  # when nothing depends on it any more
@@ -146,7 +146,7 @@ async def test_a_template_that_goes_on_after_it_was_given_up_forks_nobody(harnes
     assert not has_ended(template)  # it would take the worker with it
     os.kill(template, signal.SIGCONT)
     assert body_of(await asyncio.wait_for(asked, 60)) == b"x"
-    await until(lambda: has_ended(template) and pool.holds(2))
+    await until(lambda: has_ended(template) and pool.has_exactly(2))
     assert worker not in pids(pool)
     left = set(psutil.Process().children(recursive=True)) - others
     assert len(left) == 3  # another template, and its workers

@@ -22,7 +22,7 @@ class Process:
     def ping(self):
         self.pings += 1
         if self.answers:
-            self.heart.answered()
+            self.heart.record_pong()
 
     def frozen_within(self, seconds, step=0.05):
         """The seconds until it is frozen; None where it is not after so many."""
@@ -30,7 +30,7 @@ class Process:
         while self.now - begin < seconds:
             self.now += step
             self.used += step * self.busy
-            if self.heart.frozen(self.now, ping=self.ping, used=lambda: self.used):
+            if self.heart.is_frozen(self.now, ping=self.ping, used=lambda: self.used):
                 return self.now - begin
         return None
 
@@ -52,7 +52,7 @@ def test_one_that_works_has_longer_but_not_for_ever():
 def test_one_that_comes_back_in_time_is_not_frozen():
     process = Process(answers=False)
     assert process.frozen_within(9) is None
-    process.heart.answered()
+    process.heart.record_pong()
     assert process.frozen_within(9) is None
 
 
@@ -62,7 +62,7 @@ def test_what_the_server_itself_slept_through_does_not_count(slept):
     assert process.frozen_within(3) is None
     process.now += slept  # nobody could answer
     assert process.frozen_within(0.05) is None
-    process.heart.answered()
+    process.heart.record_pong()
     process.answers = True
     assert process.frozen_within(100) is None
 
@@ -71,7 +71,7 @@ def test_without_a_time_out_nothing_is_frozen_or_asked():
     process = Process(0.0, answers=False)
     assert process.frozen_within(1000) is None
     assert process.pings == 0
-    assert not StopWatch(0.0).frozen(1e9, 1)
+    assert not StopWatch(0.0).is_frozen(1e9, 1)
 
 
 @pytest.fixture
@@ -88,13 +88,13 @@ def settled(process, stopped):
 
 def test_the_kernel_says_what_a_signal_has_stopped(sleeper):
     watch = StopWatch(1.0)
-    assert not any(watch.frozen(now, sleeper.pid) for now in range(10))
+    assert not any(watch.is_frozen(now, sleeper.pid) for now in range(10))
     sleeper.send_signal(19)
     settled(sleeper, stopped=True)
-    assert [watch.frozen(10 + now / 10, sleeper.pid) for now in range(1, 20)].index(True) >= 7
+    assert [watch.is_frozen(10 + now / 10, sleeper.pid) for now in range(1, 20)].index(True) >= 7
     sleeper.send_signal(18)
     settled(sleeper, stopped=False)
-    assert not any(watch.frozen(20 + now, sleeper.pid) for now in range(10))
+    assert not any(watch.is_frozen(20 + now, sleeper.pid) for now in range(10))
 
 
 def test_the_kernel_says_what_a_process_has_used_and_whether_it_has_ended(sleeper):

@@ -8,7 +8,7 @@ import pytest
 from mooring.config.settings import Config
 from mooring.repository.preloads import libraries, likely
 from mooring.workers.libraries import Libraries
-from mooring.workers.libraries import begun as begun_for
+from mooring.workers.libraries import start_libraries as begun_for
 from mooring.workers.library_process import LibraryProcess
 
 ONE, OTHER = ("json",), ("json", "csv")
@@ -74,12 +74,12 @@ def test_a_repository_that_is_not_there_is_no_fault_of_a_glance(tmp_path):
 
 
 def test_a_wrong_glance_is_ended_and_a_right_one_is_taken(begun):
-    begun.begin(ONE)
-    begun.begin(OTHER)
+    begun.start_import(ONE)
+    begun.start_import(OTHER)
     wrong, right = begun._begun[ONE], begun._begun[OTHER]
-    begun.begin_only({OTHER})
+    begun.start_only({OTHER})
     assert not running(wrong)
-    taken = begun.take(OTHER)
+    taken = begun.take_process(OTHER)
     assert taken is right
     assert running(taken)
     begun.close()  # it is no longer its own
@@ -88,21 +88,21 @@ def test_a_wrong_glance_is_ended_and_a_right_one_is_taken(begun):
 
 
 def test_what_nobody_takes_is_ended(begun):
-    begun.begin(ONE)
+    begun.start_import(ONE)
     process = begun._begun[ONE]
     begun.close()
     assert not running(process)
 
 
 def test_what_was_not_begun_is_begun_when_it_is_taken(begun):
-    process = begun.take(ONE)
+    process = begun.take_process(ONE)
     assert running(process)
     process.end()
 
 
 def test_the_first_process_goes_to_those_that_need_the_library_that_takes_longest(first):
     libraries = Libraries(first.environment, first)
-    libraries.begin_only({ONE, ("torch", "json")})
+    libraries.start_only({ONE, ("torch", "json")})
     assert libraries._begun["torch", "json"] is first
     assert libraries._begun[ONE] is not first
     libraries.close()
@@ -111,13 +111,13 @@ def test_the_first_process_goes_to_those_that_need_the_library_that_takes_longes
 
 def test_the_first_process_is_taken_by_who_was_not_foreseen(first):
     libraries = Libraries(first.environment, first)
-    assert libraries.take(ONE) is first
+    assert libraries.take_process(ONE) is first
     libraries.close()
     assert running(first)
 
 
 def test_the_first_process_is_ended_where_no_model_is_found(first):
-    Libraries(first.environment, first).begin_only(set())
+    Libraries(first.environment, first).start_only(set())
     assert not running(first)
 
 
@@ -130,7 +130,7 @@ def test_the_first_process_is_of_no_use_where_workers_see_other_variables(settin
     with_it = LibraryProcess(os.environ)
     libraries = begun_for(Config(**settings), with_it)
     assert not running(with_it)
-    process = libraries.take(ONE)
+    process = libraries.take_process(ONE)
     assert process.environment.get("FOR_THE_SERVER_ALONE") == (
         None if "blacklist_env_vars" in settings else "x"
     )

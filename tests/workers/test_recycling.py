@@ -32,7 +32,7 @@ def recycled(harness):
 
 def alone(harness):
     """Whether one worker is left, with the model."""
-    return harness.engine.registry.find("echo").pool.holds(1)
+    return harness.engine.registry.find("echo").pool.has_exactly(1)
 
 
 async def test_after_so_many_requests_a_worker_is_replaced_and_every_request_is_answered_once(harness):
@@ -122,7 +122,7 @@ async def test_sequences_stay_where_they_are_until_they_are_over(harness):
 
 async def test_fewer_workers_while_one_is_due_are_as_many_as_asked_for(harness):
     version = await harness.load(max_requests=20, min_workers=2, max_workers=2)
-    await until(lambda: version.pool.holds(2))
+    await until(lambda: version.pool.has_exactly(2))
     for _ in range(50):
         await harness.ask()
     await harness.engine.resize(version, 1, 1)

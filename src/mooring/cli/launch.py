@@ -75,9 +75,9 @@ def _prepared(config: Config, stack: ExitStack) -> Callable[..., int]:
     """``mooring.server.server.run`` for these settings. Imported bit by bit: what takes longest has begun before the next is."""
     gc.disable()  # all that an import makes stays
     try:
-        from mooring.workers.libraries import begun
+        from mooring.workers.libraries import start_libraries
 
-        libraries = begun(config, _first())
+        libraries = start_libraries(config, _first())
         stack.callback(libraries.close)
 
         from mooring.server.startup import Startup

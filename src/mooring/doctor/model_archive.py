@@ -160,7 +160,7 @@ def _config_findings(model: _Model, file: Path, config: dict[str, Any]) -> Itera
     for key, fault in judged.faults.items():
         where = model.place(file, line_of(text, key, ": \t"))
         yield change(where, f"{key} is {config[key]!r} and is ignored: {fault}", f"give {key} such a value")
-    if refusal := machine_capacity().refusal(judged.chosen.get("minWorkers", 1)):
+    if refusal := machine_capacity().refusal_reason(judged.chosen.get("minWorkers", 1)):
         where = model.place(file, line_of(text, "minWorkers", ": \t"))
         yield change(where, f"minWorkers is refused: {refusal}", "give minWorkers a smaller number")
     for key in judged.without_effect:

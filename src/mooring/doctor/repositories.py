@@ -96,7 +96,7 @@ def _spec_findings(spec: ModelSpec, folder: Path, shown: str, where: str) -> Ite
     if library is not None and find_spec(library) is None:
         yield change(where, f"{name} needs {library}, which is not installed here", f"pip install {library}")
         return
-    if refusal := machine_capacity().refusal(spec.scaling.min_workers):
+    if refusal := machine_capacity().refusal_reason(spec.scaling.min_workers):
         yield change(where, f"{name} is refused: {refusal}", "give it fewer workers")
         return
     if spec.backend == "onnx":

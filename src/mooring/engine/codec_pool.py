@@ -60,7 +60,7 @@ class CodecPool:
         if len(pool.idle) > self._scheduler.waiting:
             return True
         self._waiting_for_one[again] = None
-        if pool.wanted < self._most and pool.holds(pool.wanted):
+        if pool.wanted < self._most and pool.has_exactly(pool.wanted):
             pool.start(pool.wanted + 1)
         return False
 

@@ -278,7 +278,7 @@ class Engine(InferenceService):
             return version
         scheduler, pool = self._make_scheduler(version)
         version.begin(scheduler, pool)
-        refusal = self._capacity.refusal(spec.scaling.min_workers, self._workers_beside(version))
+        refusal = self._capacity.refusal_reason(spec.scaling.min_workers, self._workers_beside(version))
         if refusal:
             version.report(ModelLoadFailed(refusal, model=spec.name, version=spec.version))
             return version
@@ -302,7 +302,7 @@ class Engine(InferenceService):
                 self._workers,
                 spec.runtime.threads or threads_for(spec.scaling.max_workers),
                 sharing=self._frontends.sharing(version),
-                on_records=functools.partial(self._metrics.record, spec.name),
+                record_metrics=functools.partial(self._metrics.record, spec.name),
             )
 
         if spec.sequence.enabled:
@@ -317,7 +317,7 @@ class Engine(InferenceService):
 
     def check_room(self, workers: int, version: ModelVersion | None = None) -> None:
         """Raises ``InvalidInput`` where so many workers of a version, or of a new one, are more than there may be."""
-        refusal = self._capacity.refusal(workers, self._workers_beside(version))
+        refusal = self._capacity.refusal_reason(workers, self._workers_beside(version))
         if refusal:
             raise InvalidInput(refusal)
 
@@ -408,7 +408,7 @@ class Engine(InferenceService):
             lambda: (
                 version.resize_epoch != epoch
                 or pool.failures.load_failures != load_failures
-                or pool.holds(count)
+                or pool.has_exactly(count)
             ),
             limit,
         )
@@ -419,7 +419,7 @@ class Engine(InferenceService):
             version.set_worker_range(before.scaling.min_workers, before.scaling.max_workers)
             _have(version, pool, had)
             raise _no_more_workers(version, pool.failures.last_load_error)
-        return pool.holds(count)
+        return pool.has_exactly(count)
 
     async def retire(self, name: str, version: str = "") -> None:
         """Return once the last request in flight is answered and the workers are gone.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from mooring.engine.registry import ModelVersion
-from mooring.workers.local import SharingFront
+from mooring.workers.local import SharingFrontend
 from mooring.workers.pool import Sharing
 
 
@@ -12,7 +12,7 @@ class Frontends(Protocol):
     """The frontend processes beside this one, to the engine."""
 
     @property
-    def processes(self) -> Sequence[SharingFront]:
+    def processes(self) -> Sequence[SharingFrontend]:
         """The frontends that a worker gets a channel to when it is forked, in the order of their numbers."""
 
     def sharing(self, version: ModelVersion) -> Sharing | None:
@@ -32,7 +32,7 @@ class SingleProcess(Frontends):
     """A server with one process that takes connections."""
 
     @property
-    def processes(self) -> Sequence[SharingFront]:
+    def processes(self) -> Sequence[SharingFrontend]:
         return ()
 
     def sharing(self, version: ModelVersion) -> Sharing | None:

@@ -91,7 +91,7 @@ class _Use(msgspec.Struct):
 class IdleModels:
     """Keeps the models of a registry within a budget. Call ``check`` a few times a second.
 
-    ``retire`` returns when no further front has anything in a version, or sends it anything more.
+    ``retire`` returns when no frontend has anything in a version, or sends it anything more.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class IdleModels:
             and scheduler.idle
             and version not in self._leaving
             and pool.wanted > 0
-            and pool.holds(pool.wanted)
+            and pool.has_exactly(pool.wanted)
             and now - self._uses[version].last > _MIN_IDLE
         )
 

@@ -36,7 +36,7 @@ class SequenceWorkers(Workers, Protocol):
     def leaving(self) -> Collection[WorkerHandle]:
         """Those that get no new sequences, because their successors are there."""
 
-    def shed(self) -> None:
+    def dismiss_surplus(self) -> None:
         """End idle workers that are too many and may go."""
 
 
@@ -299,7 +299,7 @@ class SequenceScheduler(Generic[S]):
     def _shed(self) -> None:
         pool = self._pool
         if len(pool.workers) > pool.wanted:
-            pool.shed()
+            pool.dismiss_surplus()
 
     def _drop_dead_workers(self) -> None:
         """Refuse the steps that wait for the state of a worker that is gone.

@@ -133,9 +133,9 @@ class FrontendProcess:
         if self.gone or self._process is None:
             return False
         if not self.listening.is_set():
-            return now > self.late or self.stop_watch.frozen(now, self.pid)
+            return now > self.late or self.stop_watch.is_frozen(now, self.pid)
         ping = functools.partial(self.send, messages.Ping())
-        return self.heartbeat.frozen(now, ping=ping, used=lambda: cpu_seconds(self.pid))
+        return self.heartbeat.is_frozen(now, ping=ping, used=lambda: cpu_seconds(self.pid))
 
     def kill(self) -> None:
         """End it now: the end of its link says so."""
@@ -298,7 +298,7 @@ class FrontendSupervisor:
         elif isinstance(message, messages.KillWorker):
             self._kill_worker(message)
         elif isinstance(message, messages.Pong):
-            frontend.heartbeat.answered()
+            frontend.heartbeat.record_pong()
         else:
             frontend.listening.set()
             frontend.settled.set()
@@ -351,12 +351,12 @@ class FrontendSupervisor:
     def _kill_worker(self, message: messages.KillWorker) -> None:
         pool = self._pool(message.number)
         if pool is not None:
-            pool.end(message.worker)
+            pool.end_slow_worker(message.worker)
 
     def _count_served(self, number: int, worker: str, count: int) -> None:
         pool = self._pool(number)
         if pool is not None:
-            pool.count_served(worker, count)
+            pool.add_served(worker, count)
 
     def _pool(self, number: int) -> WorkerPool | None:
         version = self._numbers.get(number)

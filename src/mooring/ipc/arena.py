@@ -87,7 +87,7 @@ class BuddyAllocator:
         self._free[order].add(offset)
 
     @property
-    def taken(self) -> int:
+    def blocks_in_use(self) -> int:
         """How many blocks are out."""
         return len(self._taken)
 
@@ -103,7 +103,7 @@ class Arena:
     def __init__(
         self, size: int, number: int = 0, fd: int | None = None, *, memory: BodyMemory | None = None
     ) -> None:
-        self.size = rounded(size)
+        self.size = round_arena_size(size)
         self.number = number
         self.fd = anonymous_file(self.size) if fd is None else fd
         self._heap = HeapAllocator(memory)
@@ -138,10 +138,10 @@ class Arena:
     @property
     def slots_in_use(self) -> int:
         """How many slots are out: zero when nothing is in flight."""
-        return self._blocks.taken
+        return self._blocks.blocks_in_use
 
 
-def rounded(size: int) -> int:
+def round_arena_size(size: int) -> int:
     """The bytes that an arena of this size really has."""
     power = LARGE
     while power < size:

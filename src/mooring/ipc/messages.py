@@ -210,7 +210,7 @@ class Codec(MessageEncoder):
         self.to_server = MessageDecoder(ToServer).decode
 
 
-def lost(tensors: Sequence[Tensor]) -> bool:
+def has_lost_payload(tensors: Sequence[Tensor]) -> bool:
     """Whether the receiver had no memory for one of the payloads."""
     return any(
         tensor.data is None or (type(tensor.data) is list and None in tensor.data) for tensor in tensors

@@ -14,7 +14,7 @@ from mooring.repository.preloads import preload
 from mooring.repository.server_folder import server_folder
 from mooring.repository.spec import Defaults
 from mooring.repository.store import StartupModels, Store
-from mooring.workers.libraries import Libraries, begun
+from mooring.workers.libraries import Libraries, start_libraries
 
 # Of a model that nobody gives a number of workers.
 _MOST_WORKERS = 4
@@ -27,7 +27,7 @@ class Startup:
         self, config: Config, stack: ExitStack | AsyncExitStack, libraries: Libraries | None = None
     ) -> None:
         self._config = config
-        self.libraries = libraries or begun(config)
+        self.libraries = libraries or start_libraries(config)
         stack.callback(self.libraries.close)
         self.folder = stack.enter_context(server_folder(config.temporary_folder))
         self.defaults = _defaults(config)
@@ -40,7 +40,7 @@ class Startup:
         """The models that the settings ask for, found at the first call. Raises ``MooringError``, as ``Store.find``."""
         if self._found is None:
             self._found = self.store.find(self._config)
-            self.libraries.begin_only({preload(spec) for spec in self._found.specs})
+            self.libraries.start_only({preload(spec) for spec in self._found.specs})
         return self._found
 
 

@@ -23,7 +23,7 @@ from mooring.ipc.messages import (
     Results,
     ToServer,
     ToWorker,
-    lost,
+    has_lost_payload,
 )
 from mooring.observability.records import Recorder
 
@@ -71,7 +71,7 @@ class Channel:
     def _refuse_lost(self, batch: Batch) -> None:
         """Answer the requests that there was no memory for, and keep the others of their message."""
         for index in reversed(range(len(batch.keys))):
-            if lost(batch.requests[index].inputs):
+            if has_lost_payload(batch.requests[index].inputs):
                 key = batch.keys.pop(index)
                 del batch.requests[index]
                 if batch.grants:

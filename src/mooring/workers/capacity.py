@@ -23,8 +23,8 @@ class Capacity(msgspec.Struct, frozen=True):
     workers: int
     reason: str
 
-    def refusal(self, wanted: int, others: int = 0) -> str:
-        """Why a model cannot have so many workers beside those of other models; empty where it can."""
+    def refusal_reason(self, wanted: int, others: int = 0) -> str:
+        """The reason why a model cannot have so many workers beside the ``others``; empty where it can."""
         if wanted + others <= self.workers:
             return ""
         beside = f" beside {others} of other models" if others else ""

@@ -27,7 +27,7 @@ from mooring.ipc.messages import (
     Returned,
     ToServer,
     ToWorker,
-    lost,
+    has_lost_payload,
 )
 from mooring.ipc.progress import Progress
 from mooring.observability.logs import get_logger
@@ -45,7 +45,7 @@ _codec = Codec()
 
 
 class Work(Protocol):
-    """A request on its way, as a worker sees it. ``answer_slot`` is memory that its answer may be written to."""
+    """A request on its way to a worker and back. The worker may write a large answer to ``answer_slot``."""
 
     key: int
     request: InferenceRequest
@@ -62,7 +62,7 @@ Answered = Sequence[InferenceResponse | ErrorRecord]
 
 
 class PoolOwner(Protocol):
-    """Who has work for the pool, and wants to know how it does."""
+    """The scheduler of a pool: it has the requests, and is told what became of workers and answers."""
 
     def on_worker_free(self) -> None:
         """A worker is idle: send it what waits."""
@@ -73,7 +73,7 @@ class PoolOwner(Protocol):
         """A worker is gone and did not answer these. ``retry`` is False when it was too slow rather than dead."""
 
     def may_dismiss(self, worker: "WorkerHandle") -> bool:
-        """Whether an idle worker that is too many may end now; else ``shed`` is called when it may."""
+        """Whether an idle worker that is too many may end now; else ``dismiss_surplus`` is called when it may."""
 
     def requeue(self, works: Sequence[Work]) -> None:
         """These were not started and wait again."""
@@ -113,36 +113,36 @@ class WorkerProcess(Protocol):
 
 
 class Pool(Protocol):
-    """Who has workers, and is told of them."""
+    """The pool of a worker, which hears from the worker's handle."""
 
     spec: ModelSpec
     owner: PoolOwner
     idle: list[Any]
 
-    def free(self, worker: Any) -> None:
-        """It has nothing to do."""
+    def on_idle(self, worker: Any) -> None:
+        """The worker has answered its message."""
 
-    def loaded(self, worker: Any, metadata: ModelMetadata, joining: Joining | None) -> None:
-        """It has the model."""
+    def on_loaded(self, worker: Any, metadata: ModelMetadata, joining: Joining | None) -> None:
+        """The worker has loaded the model."""
 
-    def joining_missed(self) -> None:
-        """Requests came that might have shared a call, were it known that they may."""
+    def on_joining_missed(self) -> None:
+        """Requests came that might have shared a call, had a trial shown that they may."""
 
-    def failed(self, worker: Any, failure: LoadFailed) -> None:
-        """It cannot load the model, and ends by itself."""
+    def on_load_failed(self, worker: Any, failure: LoadFailed) -> None:
+        """The worker could not load the model, and ends by itself."""
 
-    def ended(self, worker: Any) -> None:
-        """Its channel is closed on its side."""
+    def on_closed(self, worker: Any) -> None:
+        """The worker has closed its end of the channel."""
 
-    def measured(self, records: Sequence[Record]) -> None:
+    def on_records(self, records: Sequence[Record]) -> None:
         """The model's own code recorded metrics."""
 
-    def has_room(self, worker: Any) -> None:
-        """It has answered something, and takes requests while others run."""
+    def on_room(self, worker: Any) -> None:
+        """A worker with a capacity has answered a request."""
 
 
 class Workers(Protocol):
-    """What a scheduler asks of those who have the workers of its version."""
+    """The workers of one version, as its scheduler uses them."""
 
     idle: list[Any]
     overlapping: bool
@@ -155,14 +155,14 @@ class Workers(Protocol):
         """The idle worker to send to."""
 
     def put_least_busy_last(self) -> None:
-        """Arrange the idle ones so that the one with the most room is the next."""
+        """Sort the idle ones so that the one with the most room is the next."""
 
     def check(self, now: float) -> None:
-        """End those that take too long. Call it a few times a second."""
+        """End workers past their time-outs. Called a few times a second."""
 
 
 class WorkerState(enum.Enum):
-    """What a worker is doing."""
+    """The states of a worker. ENDED is final."""
 
     STARTING = "STARTING"
     READY = "READY"
@@ -173,8 +173,11 @@ class WorkerState(enum.Enum):
 class WorkerHandle:
     """The server's side of one worker and its channel.
 
-    At most one message is outstanding, unless the worker has a ``capacity``: such a worker stays among the idle ones
-    for as long as it has room for another request, and answers in any order.
+    How this works: ``send`` gives the worker a message of requests, and ``_receive_messages`` hears its answers. At
+    most one message is outstanding, unless the worker has a ``capacity``: such a worker stays among the idle ones for
+    as long as it has room for another request, and answers in any order. When a message is answered, the pool hears
+    so before the answers are handed out: the worker infers again while they are written. A worker that dies leaves
+    its unanswered requests, which ``report_death`` hands back by how far they had come (``Progress``).
     """
 
     def __init__(self, pool: Pool, process: WorkerProcess, name: str) -> None:
@@ -198,7 +201,7 @@ class WorkerHandle:
         self._outstanding: dict[int, Work] = {}
         self._loop = asyncio.get_running_loop()
         self.sent_at = time.monotonic()
-        self._loop.add_reader(self._sock, self._hear)
+        self._loop.add_reader(self._sock, self._receive_messages)
 
     @property
     def loaded(self) -> bool:
@@ -207,11 +210,11 @@ class WorkerHandle:
 
     @property
     def room(self) -> int:
-        """How many more requests it takes now, if it takes any."""
+        """The number of requests that it takes now."""
         return self.capacity - len(self._outstanding) if self.capacity else _A_MESSAGE
 
     def send(self, works: Sequence[Work]) -> None:
-        """Give it this to do. Only one of the pool's idle workers, which has been taken from among them."""
+        """Send requests to the worker. The caller has taken it from the idle ones of its pool."""
         if self.capacity:
             self._send_more(works)
             return
@@ -226,7 +229,7 @@ class WorkerHandle:
         try:
             self._writer.send(Batch(list(self._outstanding), [work.request for work in works], slots))
         except (MemoryError, OverflowError):
-            self._refuse(works)
+            self._refuse_unsent(works)
         self._borrowed = _codec.lent or slots is not None
 
     def _send_more(self, works: Sequence[Work]) -> None:
@@ -243,33 +246,33 @@ class WorkerHandle:
         try:
             self._writer.send(batch)
         except (MemoryError, OverflowError):
-            self._refuse(works)
+            self._refuse_unsent(works)
 
-    def _refuse(self, works: Sequence[Work]) -> None:
+    def _refuse_unsent(self, works: Sequence[Work]) -> None:
         """Answer requests that there is no memory to send; nothing of them was."""
         keys = [work.key for work in works]
         results = Results(keys, [NO_MEMORY] * len(keys), [])
-        self._loop.call_soon(self._answer_unsent, results)
+        self._loop.call_soon(self._answer_refused, results)
 
-    def _answer_unsent(self, results: Results) -> None:
+    def _answer_refused(self, results: Results) -> None:
         if self._outstanding.keys() >= set(results.keys):  # the worker may be gone, and they with it
-            self._handle(results, large=False)
+            self._handle_message(results, large=False)
 
     def offer(self) -> None:
-        """Stand among the idle ones of the pool where there is room for more."""
+        """Join the idle workers of the pool if there is room for another request."""
         if self.room > 0 and not self.retiring and self not in self._pool.idle:
             self._pool.idle.append(self)
 
     def cancel(self, work: Work) -> None:
-        """Tell it that nobody waits for this any more."""
-        self.tell(Cancel([work.key]))
+        """Tell the worker that nobody waits for this request any more."""
+        self.send_message(Cancel([work.key]))
 
-    def tell(self, message: ToWorker) -> None:
-        """Send now, and what the socket does not take as soon as it does."""
+    def send_message(self, message: ToWorker) -> None:
+        """Send a message; what the socket does not take is sent as soon as it does."""
         self._writer.send(message)
 
-    def _hear(self) -> bool:
-        """Take what has come; False when nothing has, and nothing more will."""
+    def _receive_messages(self) -> bool:
+        """Handle the messages that have come; False when none has."""
         try:
             count = self._frames.receive(self._sock)
         except BlockingIOError:
@@ -281,7 +284,7 @@ class WorkerHandle:
             self.process.kill()
             count = 0
         if not count:
-            self._pool.ended(self)
+            self._pool.on_closed(self)
             return False
         try:
             frames = self._frames
@@ -291,18 +294,18 @@ class WorkerHandle:
                 else (_codec.to_server(frame), len(frame) > LARGE)
                 for frame in frames
             ]:
-                self._handle(message, large=large)
+                self._handle_message(message, large=large)
         except Exception:  # the supervisor: whatever it meant, whoever waits for it must not wait for ever
             log.exception("worker not understood, ending it", model=self._pool.spec.name, worker=self.id)
             self.process.kill()
-            self._pool.ended(self)
+            self._pool.on_closed(self)
             return False
         return True
 
-    def _handle(self, message: ToServer, *, large: bool) -> None:
-        """A message that is not ``large`` and has no granted slot has no large payload to look for."""
+    def _handle_message(self, message: ToServer, *, large: bool) -> None:
+        """Handle one message. One that is not ``large`` has no large payload, unless an answer slot was lent for it."""
         if isinstance(message, Results):
-            self._answer(message, large=large)
+            self._handle_results(message, large=large)
         elif isinstance(message, Piece):
             self.sent_at = time.monotonic()
             work = self._outstanding.get(message.key)
@@ -315,17 +318,17 @@ class WorkerHandle:
             self.state = WorkerState.READY
             self.capacity = message.capacity
             self.load_seconds = time.monotonic() - self.sent_at
-            self._pool.loaded(self, message.metadata, message.joining)
+            self._pool.on_loaded(self, message.metadata, message.joining)
         elif isinstance(message, JoiningMissed):
-            self._pool.joining_missed()
+            self._pool.on_joining_missed()
         elif isinstance(message, LoadFailed):
-            self._pool.failed(self, message)
+            self._pool.on_load_failed(self, message)
         elif isinstance(message, Measured):
-            self._pool.measured(message.records)
+            self._pool.on_records(message.records)
 
-    def _answer(self, results: Results, *, large: bool) -> None:
+    def _handle_results(self, results: Results, *, large: bool) -> None:
         if self.capacity:
-            self._answer_some(results)
+            self._handle_concurrent_results(results)
             return
         pop = self._outstanding.pop
         works = [pop(key) for key in results.keys]
@@ -335,7 +338,7 @@ class WorkerHandle:
         owner.batches_done(results.batches)
         owner.answers_came(way - sum([seconds for _, seconds in results.batches]))
         if results.records:
-            self._pool.measured(results.records)
+            self._pool.on_records(results.records)
         borrowed = self._borrowed  # of this message: the next one says so of its own
         # The worker gets its next message first: it infers while the answers to this one are written.
         self._free_if_done()
@@ -345,13 +348,13 @@ class WorkerHandle:
                     owner.large_answer(size)
         owner.finish_many(works, results.outcomes, borrowed=borrowed)
 
-    def _answer_some(self, results: Results) -> None:
+    def _handle_concurrent_results(self, results: Results) -> None:
         """Answers and pieces, of whichever of the outstanding requests."""
         self.sent_at = time.monotonic()
         owner, spec = self._pool.owner, self._pool.spec
         owner.batches_done(results.batches)
         if results.records:
-            self._pool.measured(results.records)
+            self._pool.on_records(results.records)
         told: list[tuple[Work, Outcome]] = []
         for key, outcome in zip(results.keys, results.outcomes, strict=True):
             if isinstance(outcome, ErrorRecord):
@@ -369,7 +372,7 @@ class WorkerHandle:
         if told:
             if not self._outstanding:
                 self.state = WorkerState.READY
-            self._pool.has_room(self)
+            self._pool.on_room(self)
         for work, answer in told:
             work.answer(answer)
 
@@ -379,19 +382,19 @@ class WorkerHandle:
             self.state = WorkerState.READY
             if self.process.shared:
                 self.process.progress.send(self.process.channel, 0)
-            self._pool.free(self)
+            self._pool.on_idle(self)
 
-    def give_up(self, error: WorkerDied, *, retry: bool) -> None:
-        """Hand what a dead worker did not answer to the owner. ``retry`` is False when it was too slow rather than dead."""
-        done, running, unstarted = self._lost()
+    def report_death(self, error: WorkerDied, *, retry: bool) -> None:
+        """Hand the unanswered requests of a dead worker to the owner. ``retry`` is False when it was too slow."""
+        done, running, unstarted = self._split_unanswered()
         self._pool.owner.on_worker_died(running, unstarted, error, retry)
         if done:  # those were not the slow ones: their answers waited in the worker for one that was
             self._pool.owner.on_worker_died(done, [], error, retry=True)
 
-    def _lost(self) -> tuple[list[Work], list[Work], list[Work]]:
-        """What it did not answer: what it was done with, what it was at, and what it had not started.
+    def _split_unanswered(self) -> tuple[list[Work], list[Work], list[Work]]:
+        """The unanswered requests: those it had done, those it was running, and those not started.
 
-        Of what a worker with a capacity has, anything may have been started.
+        A worker with a capacity may have started any of its requests.
         """
         outstanding, message = self._outstanding, self._message
         self._outstanding, self._message = {}, ()
@@ -406,7 +409,7 @@ class WorkerHandle:
         return unanswered(message[:done]), unanswered(message[done:started]), unanswered(message[started:])
 
     def close(self) -> None:
-        """Let go of the channel; an idle worker ends by itself then."""
+        """Close the channel; an idle worker then ends by itself."""
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock)
             self._writer.close()
@@ -425,16 +428,16 @@ class OwnedWorker(WorkerHandle):
         self.turn = turn
         self.stop_watch = stop_watch
         self.frozen = False  # and ended for it
-        process.on_end = self._gone
+        process.on_end = self._on_process_end
         self.started = time.time()
         self.begun = time.monotonic()  # with the process that it is forked from
 
-    def _gone(self) -> None:
+    def _on_process_end(self) -> None:
         """The process has ended. What its model's code forked may hold its end of the channel open for ever."""
-        while self.state is not WorkerState.ENDED and self._hear():
+        while self.state is not WorkerState.ENDED and self._receive_messages():
             pass
         if self.state is not WorkerState.ENDED:
-            self._pool.ended(self)
+            self._pool.on_closed(self)
 
 
 def _decode_attached(frame: memoryview, attached: Sequence[Buffer | None]) -> tuple[ToServer, bool]:
@@ -442,7 +445,9 @@ def _decode_attached(frame: memoryview, attached: Sequence[Buffer | None]) -> tu
     message: ToServer = _codec.to_server(frame, attached)
     if None in attached and isinstance(message, Results):
         message.outcomes = [
-            NO_MEMORY if isinstance(outcome, InferenceResponse) and lost(outcome.outputs) else outcome
+            NO_MEMORY
+            if isinstance(outcome, InferenceResponse) and has_lost_payload(outcome.outputs)
+            else outcome
             for outcome in message.outcomes
         ]
     return message, True

@@ -1,6 +1,6 @@
 """Which processes are frozen: they live, but neither answer nor work. Rules, and what the kernel says of a process.
 
-Templates and fronts have a loop that answers at once, so they are pinged. A worker answers nobody while its model runs,
+Templates and frontends have a loop that answers at once, so they are pinged. A worker answers nobody while its model runs,
 which may take minutes and no CPU: of workers only those count as frozen that a signal has stopped.
 """
 
@@ -57,11 +57,11 @@ class Heartbeat:
         self._silent = self._idle = 0.0
         self._used = -1.0
 
-    def answered(self) -> None:
+    def record_pong(self) -> None:
         """The process has answered."""
         self._asked = False
 
-    def frozen(self, now: float, *, ping: Callable[[], None], used: Callable[[], float]) -> bool:
+    def is_frozen(self, now: float, *, ping: Callable[[], None], used: Callable[[], float]) -> bool:
         """Call this a few times a second. Calls ``ping`` when it is time; ``used`` is the CPU seconds of the process."""
         if not self._timeout or not (step := self._clock.step(now)):
             return False
@@ -86,7 +86,7 @@ class StopWatch:
         self._clock = Clock(timeout)
         self._stopped = 0.0
 
-    def frozen(self, now: float, pid: int) -> bool:
+    def is_frozen(self, now: float, pid: int) -> bool:
         """Call this a few times a second."""
         if not self._timeout or not (step := self._clock.step(now)):
             return False

@@ -37,7 +37,7 @@ class JoiningTrial:
         ):
             self.joining = declared
         elif known.state is JoiningState.SHOWN:
-            worker.tell(Join())
+            worker.send_message(Join())
 
     def begin(self) -> bool:
         """Whether a trial is due now that requests might have shared a call; ``run`` it then."""
@@ -63,4 +63,4 @@ class JoiningTrial:
         log.info("requests are joined from now on", **facts)
         for worker in workers:
             if worker.loaded and worker.stamp == shown.stamp:
-                worker.tell(Join())
+                worker.send_message(Join())

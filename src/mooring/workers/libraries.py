@@ -1,4 +1,4 @@
-"""Which processes import libraries for the workers: at a glance at first, and as the models that were found need it."""
+"""The processes that import libraries for workers: by the names of files at first, then as the models need it."""
 
 import os
 from collections.abc import Mapping
@@ -23,25 +23,25 @@ class Libraries:
         if first is not None and first.environment != dict(environment):
             self._end_first()
 
-    def begin(self, modules: tuple[str, ...]) -> None:
-        """Have these imported from now on: somebody is going to take the process."""
+    def start_import(self, modules: tuple[str, ...]) -> None:
+        """Start a process that imports these modules, unless there is one; ``take_process`` gives it out."""
         if modules not in self._begun:
             self._begun[modules] = self._new(modules)
 
-    def begin_only(self, wanted: AbstractSet[tuple[str, ...]]) -> None:
-        """Have these imported, and no others that were begun."""
+    def start_only(self, wanted: AbstractSet[tuple[str, ...]]) -> None:
+        """Start processes for these sets of modules, and end the others that were started."""
         for modules in self._begun.keys() - wanted:
             self._begun.pop(modules).end()
         for modules in _slowest_first(wanted):
-            self.begin(modules)
+            self.start_import(modules)
         self._end_first()
 
-    def take(self, modules: tuple[str, ...]) -> LibraryProcess:
-        """One that is begun, or a new one. It is the caller's to end."""
+    def take_process(self, modules: tuple[str, ...]) -> LibraryProcess:
+        """The process that imports these modules, or a new one. The caller ends it."""
         return self._begun.pop(modules, None) or self._new(modules)
 
     def close(self) -> None:
-        """End those that nobody took."""
+        """End the processes that were not taken."""
         self._end_first()
         while self._begun:
             self._begun.popitem()[1].end()
@@ -57,16 +57,16 @@ class Libraries:
             first.end()
 
 
-def begun(config: Config, first: LibraryProcess | None = None) -> Libraries:
-    """Those of a server with these settings; what its models seem to need at a glance is being imported."""
+def start_libraries(config: Config, first: LibraryProcess | None = None) -> Libraries:
+    """The library processes of a server with these settings; those that file names suggest are started."""
     libraries = Libraries(
         worker_environment(os.environ, hidden=config.blacklist_env_vars, gpus=config.number_of_gpu), first
     )
     for modules in _slowest_first(likely(config)):
-        libraries.begin(modules)
+        libraries.start_import(modules)
     return libraries
 
 
 def _slowest_first(wanted: AbstractSet[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Those with torch before the others: the process that was begun first is for them."""
+    """Sets of modules with torch first: they get the process that was started first."""
     return sorted(wanted, key=lambda modules: ("torch" not in modules, modules))

@@ -116,15 +116,15 @@ class WorkerOutput:
 
 
 class Share(NamedTuple):
-    """A front's end of its channel to a worker. ``generation`` tells the fronts of one number apart."""
+    """A frontend's end of its channel to a worker. ``generation`` tells the frontends of one number apart."""
 
     number: int
     generation: int
     sock: socket.socket
 
 
-class SharingFront(Protocol):
-    """A further front, as whoever forks workers for it must know it. ``arena`` is a descriptor of its shared memory."""
+class SharingFrontend(Protocol):
+    """A frontend, as whoever forks workers for it must know it. ``arena`` is a descriptor of its shared memory."""
 
     number: int
     generation: int
@@ -145,13 +145,13 @@ class ForkedProcess:
         self.on_end: Callable[[], None] = lambda: None
         self._doomed = False
 
-    def born(self, pid: int) -> None:
+    def on_forked(self, pid: int) -> None:
         """The template has forked it."""
         self.pid = pid
         if self._doomed:
             self.kill()
 
-    def unborn(self, error: int) -> None:
+    def on_fork_failed(self, error: int) -> None:
         """The template could not fork it, for want of processes or memory; ``error`` is the ``errno``."""
         self.fault = f"could not be forked: {os.strerror(error)}"
         self.end(1)
@@ -174,7 +174,7 @@ class ForkedProcess:
 class LocalProcess(ForkedProcess):
     """One worker process as the server sees it.
 
-    ``shares`` are the ends of the channels for further fronts until those have them, ``progress_fd`` describes the
+    ``shares`` are the ends of the channels for frontends until those have them, ``progress_fd`` describes the
     memory of ``progress`` for as long.
     """
 
@@ -195,8 +195,8 @@ class LocalProcess(ForkedProcess):
         self.shares = shares
         self.progress_fd = progress_fd
 
-    def handed_over(self) -> None:
-        """Every front has its end of its channel."""
+    def release_shares(self) -> None:
+        """Every frontend has its end of its channel."""
         for share in self.shares:
             share.sock.close()
         if self.progress_fd >= 0:
@@ -224,7 +224,7 @@ class Template:
         self._late = time.monotonic() + deadlines.startup
         self._answers = True  # it was neither dismissed nor given up
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(control, self._hear)
+        self._loop.add_reader(control, self._read_records)
 
     @property
     def pid(self) -> int:
@@ -239,9 +239,9 @@ class Template:
         self, process: LocalProcess, channels: Sequence[socket.socket], descriptors: Sequence[int]
     ) -> None:
         """Ask for a worker over these descriptors; its pid is known a moment later. Raises ``OSError``."""
-        self._order(len(channels), process, descriptors)
+        self._send_order(len(channels), process, descriptors)
 
-    def _order(self, word: int, process: ForkedProcess, descriptors: Sequence[int]) -> None:
+    def _send_order(self, word: int, process: ForkedProcess, descriptors: Sequence[int]) -> None:
         if self.dead:
             raise OSError("the process to fork it from has ended, or no longer answers")
         socket.send_fds(self._control, [ORDER.pack(word)], list(descriptors))
@@ -258,7 +258,7 @@ class Template:
             output = WorkerOutput(read, facts)
             kept.callback(output.close)
             process = ForkedProcess(output)
-            self._order(MODEL, process, [write, theirs.fileno()])
+            self._send_order(MODEL, process, [write, theirs.fileno()])
             ours.sendall(Codec().frame(load))
             kept.pop_all()
         model = ModelTemplate(ours, process, self._deadlines)
@@ -267,7 +267,7 @@ class Template:
 
     def fork_trial(self, process: ForkedProcess, descriptors: Sequence[int]) -> None:
         """Ask for a process that tries whether requests may be joined. Raises ``OSError``."""
-        self._order(TRIAL, process, descriptors)
+        self._send_order(TRIAL, process, descriptors)
 
     def close(self) -> None:
         """End it. Its workers end by their own channels, or are killed by the kernel with it."""
@@ -291,9 +291,9 @@ class Template:
             if self.dead and all(map(has_ended, self._processes)):
                 self._lost()
         elif not self._ready.is_set():
-            if now > self._late or self._stop_watch.frozen(now, self.pid):
+            if now > self._late or self._stop_watch.is_frozen(now, self.pid):
                 self._give_up()
-        elif self._heartbeat.frozen(now, ping=self._ping, used=lambda: cpu_seconds(self.pid)):
+        elif self._heartbeat.is_frozen(now, ping=self._ping, used=lambda: cpu_seconds(self.pid)):
             self._give_up()
 
     def _ping(self) -> None:
@@ -321,7 +321,7 @@ class Template:
     def _end(self) -> None:
         """Make sure that the process is gone, or about to be."""
 
-    def _hear(self) -> None:
+    def _read_records(self) -> None:
         try:
             data = self._control.recv(65_536)
         except (BlockingIOError, ConnectionResetError):
@@ -338,18 +338,18 @@ class Template:
             if what == READY:
                 self._ready.set()
             elif what == PONG:
-                self._heartbeat.answered()
+                self._heartbeat.record_pong()
             elif what == FORKED:
                 self._forked(pid)
             elif what == FORK_FAILED and self._waiting:
-                self._waiting.popleft().unborn(status)
+                self._waiting.popleft().on_fork_failed(status)
             elif what == ENDED and pid in self._processes:
                 self._processes.pop(pid).end(status)
 
     def _forked(self, pid: int) -> None:
         if self._waiting:
             process = self._processes[pid] = self._waiting.popleft()
-            process.born(pid)
+            process.on_forked(pid)
         else:  # it went on after it had been given up
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -397,7 +397,7 @@ class ModelTemplate(Template):
         self._process = process
         # Who waits for its model has a time-out for that.
         super().__init__(control, deadlines._replace(startup=math.inf))
-        process.on_end = self._unborn
+        process.on_end = self._on_fork_failed
 
     @property
     def pid(self) -> int:
@@ -414,7 +414,7 @@ class ModelTemplate(Template):
             with suppress(OSError):
                 self._control.shutdown(socket.SHUT_WR)
 
-    def _unborn(self) -> None:
+    def _on_fork_failed(self) -> None:
         if not self._process.pid:  # else it says itself that it ends, and why
             self._lost()
 
@@ -448,7 +448,7 @@ class Turn:
 class LocalWorkers:
     """Starts worker processes, each from the template that has its libraries, a few at a time over all models.
 
-    ``numbers`` counts them from ``first`` on. Every worker gets a channel to each of the ``fronts``, too. What trials
+    ``numbers`` counts them from ``first`` on. Every worker gets a channel to each of the ``frontends``, too. What trials
     of models find out is kept in ``cache_folder``; empty: nowhere.
     """
 
@@ -457,7 +457,7 @@ class LocalWorkers:
         arena: Arena,
         libraries: Libraries,
         first: int,
-        fronts: Sequence[SharingFront] = (),
+        frontends: Sequence[SharingFrontend] = (),
         cache_folder: str = "",
         deadlines: Deadlines = DEADLINES,
     ) -> None:
@@ -465,7 +465,7 @@ class LocalWorkers:
         self.deadlines = deadlines
         self._arena = arena
         self._libraries = libraries
-        self._fronts = fronts
+        self._fronts = frontends
         self._cache_folder = cache_folder
         self._one_trial = asyncio.Semaphore()
         self._templates: dict[tuple[str, ...], LibraryTemplate] = {}
@@ -493,16 +493,16 @@ class LocalWorkers:
             progress_fd = anonymous_file(Progress.size(len(ours)))
             kept.callback(os.close, progress_fd)
             shares = [
-                Share(front.number, front.generation, sock)
-                for front, sock in zip(self._fronts, ours[1:], strict=True)
+                Share(frontend.number, frontend.generation, sock)
+                for frontend, sock in zip(self._fronts, ours[1:], strict=True)
             ]
             progress = Progress(progress_fd, len(ours))
             process = LocalProcess(ours[0], progress, output, shares, progress_fd)
-            arenas = [self._arena.fd, *(front.arena for front in self._fronts)]
+            arenas = [self._arena.fd, *(frontend.arena for frontend in self._fronts)]
             template.fork(process, theirs, [write, progress_fd, *(s.fileno() for s in theirs), *arenas])
             kept.pop_all()
         if not shares:
-            process.handed_over()
+            process.release_shares()
         ours[0].setblocking(False)
         return process
 
@@ -524,7 +524,7 @@ class LocalWorkers:
                     theirs.close()
                 ours.sendall(Codec().frame(Trial(load, self._cache_folder)))
                 ours.setblocking(False)
-                return await _verdict(ours)
+                return await _read_trial_result(ours)
 
     def template(self, modules: Sequence[str]) -> LibraryTemplate:
         """The template for these modules, started if need be: worth calling early, it imports meanwhile."""
@@ -533,7 +533,9 @@ class LocalWorkers:
         if template is None or template.dead:
             if template is not None and not template.closed:
                 self._given_up.append(template)
-            template = self._templates[key] = LibraryTemplate(self._libraries.take(key), self.deadlines)
+            template = self._templates[key] = LibraryTemplate(
+                self._libraries.take_process(key), self.deadlines
+            )
         return template
 
     def check(self, now: float) -> None:
@@ -549,7 +551,7 @@ class LocalWorkers:
             template.close()
 
 
-async def _verdict(sock: socket.socket) -> Joining:
+async def _read_trial_result(sock: socket.socket) -> Joining:
     """What a trial says before it ends, or that it said nothing in time."""
     loop, said = asyncio.get_running_loop(), b""
     try:

@@ -1,4 +1,4 @@
-"""The workers of one version of a model: as many as are wanted, and replacing those that die."""
+"""The workers of one version of a model, in the server process: starting as many as are wanted, and replacing the dead."""
 
 import asyncio
 import time
@@ -55,7 +55,7 @@ class WorkerPool:
     ... seconds (``FailureHistory``). Where no worker can load the model's files, the next one is started when those
     have changed (retries.py).
 
-    ``sharing`` is None where no frontend processes use the workers. ``on_records`` gets the metrics of the model's code.
+    ``sharing`` is None where no frontend processes use the workers. ``record_metrics`` gets the metrics of the model's code.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class WorkerPool:
         threads: int,
         *,
         sharing: Sharing | None = None,
-        on_records: Callable[[Sequence[Record]], None] | None = None,
+        record_metrics: Callable[[Sequence[Record]], None] | None = None,
     ) -> None:
         self.spec = spec
         self.owner = owner
@@ -77,7 +77,7 @@ class WorkerPool:
         self.start_seconds = 0.0
         self.failures = FailureHistory()
         self._sharing = sharing
-        self._on_records = on_records
+        self._record_metrics = record_metrics
         self._local = workers
         self._spawner = Spawner(spec, workers, threads)
         self._trial = JoiningTrial(spec, self._spawner)
@@ -95,106 +95,106 @@ class WorkerPool:
 
     @property
     def workers(self) -> Sequence[OwnedWorker]:
-        """Those that live, loading ones included."""
+        """All that have not ended, loading ones included."""
         return self._workers
 
     @property
     def ready(self) -> int:
-        """How many have the model loaded."""
+        """The number of workers that have the model loaded."""
         return sum(worker.loaded for worker in self._workers)
 
     @property
     def wanted(self) -> int:
-        """How many there should be."""
+        """The number of workers that the pool keeps up."""
         return self._wanted
 
     @property
     def pids(self) -> Sequence[int]:
-        """Of its processes: the workers, and the template that has the model, where there is one."""
+        """The pids of the workers, and of the template that has the model, if there is one."""
         return [pid for pid in (*(worker.process.pid for worker in self._workers), self._spawner.pid) if pid]
 
     @property
     def processes(self) -> int:
-        """How many there are."""
+        """The number of these processes."""
         return len(self._workers) + (self._spawner.pid > 0)
 
     @property
     def served(self) -> int:
-        """How many requests its workers were ever sent, by this process and by further fronts as far as they have said."""
+        """Requests sent to the workers, ever: by this process, and by frontends as far as they have reported."""
         return self._served_before + sum(worker.served for worker in self._workers)
 
     @property
     def leaving(self) -> Collection[WorkerHandle]:
-        """Those whose successors are there: they get nothing new that may go elsewhere."""
+        """The workers whose successors are ready: they get no new request that another worker can take."""
         return self._recycler.leaving
 
-    def holds(self, count: int) -> bool:
-        """Whether there are exactly so many, all of them with the model."""
+    def has_exactly(self, count: int) -> bool:
+        """Whether there are exactly ``count`` workers, all with the model loaded."""
         return self.ready == len(self._workers) == count
 
     def start(self, count: int) -> None:
-        """Have this many workers from now on. Of those too many the loading and idle ones end now, others when idle."""
+        """Keep ``count`` workers from now on. Surplus ones that load or are idle end now, others when they are idle."""
         self._wanted = count
         self._restart.set()
         self._restart = asyncio.Event()
         self._recycler.due = None  # who is over its limit still is at the next look
         loading = [worker for worker in self._workers if worker.state is WorkerState.STARTING]
-        while loading and len(self._workers) > self._places:
+        while loading and len(self._workers) > self._allowed_workers:
             self._dismiss(loading.pop())
-        self.shed()
-        for _ in range(self._places - len(self._workers) - self._starting):
+        self.dismiss_surplus()
+        for _ in range(self._allowed_workers - len(self._workers) - self._starting):
             self._spawn(0.0)
 
     def scale_to_zero(self) -> None:
-        """Have no process at all until ``start`` is called again; requests that come meanwhile wait for that."""
+        """End every process. Requests wait until ``start`` is called again."""
         self.start(0)
         self._spawner.close()
 
-    def shed(self) -> None:
-        """Let idle workers that are too many end, where their owner lets them."""
+    def dismiss_surplus(self) -> None:
+        """Dismiss idle workers beyond the wanted number, where the owner permits it."""
         for worker in self.idle[::-1]:
             if (
-                self._superfluous(worker)
+                self._is_surplus(worker)
                 and worker.state is WorkerState.READY
                 and self.owner.may_dismiss(worker)
             ):
                 self._dismiss(worker)
-        self._retire()
+        self._starve_surplus()
 
     def put_least_busy_last(self) -> None:
-        """Arrange the idle workers so that the one with the most room is the next to be sent something."""
+        """Sort the idle workers so that the one with the most room is sent the next request."""
         self.idle.sort(key=lambda worker: worker.room)
 
-    def free(self, worker: OwnedWorker) -> None:
-        """Called by a worker that has nothing to do any more, and takes one message at a time."""
+    def on_idle(self, worker: OwnedWorker) -> None:
+        """A worker that takes one message at a time has answered it."""
         if self.failures.in_a_row:
             self.failures.record_answer(worker.born)
-        if self._superfluous(worker) and self.owner.may_dismiss(worker):
+        if self._is_surplus(worker) and self.owner.may_dismiss(worker):
             self._dismiss(worker)
             return
         self.idle.append(worker)
         self.owner.on_worker_free()
 
-    def has_room(self, worker: OwnedWorker) -> None:
-        """Called by a worker with a capacity that has answered something."""
+    def on_room(self, worker: OwnedWorker) -> None:
+        """A worker with a capacity has answered a request."""
         if self.failures.in_a_row:
             self.failures.record_answer(worker.born)
         if worker.state is WorkerState.READY:
             worker.retiring = False
-            if self._superfluous(worker) and self.owner.may_dismiss(worker):
+            if self._is_surplus(worker) and self.owner.may_dismiss(worker):
                 self._dismiss(worker)
                 return
         worker.offer()
         self.owner.on_worker_free()
 
-    def _retire(self) -> None:
-        """Of workers that always have something to do, those too many get nothing new, and so end some time."""
+    def _starve_surplus(self) -> None:
+        """Send no new requests to surplus workers with a capacity: they are never idle otherwise, and would never end."""
         if not self.overlapping:
             return
         busy = [worker for worker in self._workers if worker.capacity and worker.state is WorkerState.BUSY]
         leaving = self._recycler.leaving
         busy.sort(key=lambda worker: worker not in leaving)
-        too_many = max(len(self._workers) - self._places + len(leaving), 0)
+        too_many = max(len(self._workers) - self._allowed_workers + len(leaving), 0)
         for index, worker in enumerate(busy):
             worker.retiring = index < too_many and self.owner.may_dismiss(worker)
             if not worker.retiring:
@@ -202,20 +202,20 @@ class WorkerPool:
             elif worker in self.idle:
                 self.idle.remove(worker)
 
-    def loaded(self, worker: OwnedWorker, metadata: ModelMetadata, joining: Joining | None) -> None:
-        """Called by a worker that has the model."""
+    def on_loaded(self, worker: OwnedWorker, metadata: ModelMetadata, joining: Joining | None) -> None:
+        """A worker has loaded the model."""
         self.overlapping = worker.capacity > 0
         self._trial.learn(worker, joining)
         if self._sharing is not None and not worker.capacity:
             self._sharing.joined(worker)
-        worker.process.handed_over()
+        worker.process.release_shares()
         worker.turn.end()
         self.start_seconds = time.monotonic() - worker.begun
         self.idle.append(worker)
         if self.ready >= self._wanted:
             self.failures.record_complete(time.monotonic())
         if self._recycler.due is not None and self.ready - len(self._recycler.leaving) > self._wanted:
-            self._retire_recycled(self._recycler.leave())
+            self._retire_recycled(self._recycler.mark_replaced())
         self.owner.on_worker_loaded(metadata)
         self.owner.on_worker_free()
 
@@ -224,13 +224,13 @@ class WorkerPool:
         """Of a model that is a file, whether requests share calls; None until a worker has loaded it."""
         return self._trial.joining
 
-    def joining_missed(self) -> None:
-        """Called by a worker that had requests which might have shared a call, were it known that they may."""
+    def on_joining_missed(self) -> None:
+        """A worker had requests that might have shared a call of the model, had a trial shown that they may."""
         if self._trial.begin():
             self._run(self._trial.run(self._workers))
 
-    def failed(self, worker: OwnedWorker, failure: LoadFailed) -> None:
-        """Called by a worker that cannot load the model; it ends by itself."""
+    def on_load_failed(self, worker: OwnedWorker, failure: LoadFailed) -> None:
+        """A worker could not load the model. It ends by itself."""
         error = failure.error.error(model=self.spec.name, version=self.spec.version)
         self._remove(worker)
         worker.close()
@@ -240,42 +240,40 @@ class WorkerPool:
         else:
             self._replace()
 
-    def ended(self, worker: OwnedWorker) -> None:
-        """Called when a worker's channel is closed on its side."""
+    def on_closed(self, worker: OwnedWorker) -> None:
+        """A worker has closed its end of the channel."""
         loading = worker.state is WorkerState.STARTING
         self._remove(worker)
         worker.close()
         self._run(self._reap(worker, loading=loading))
 
     def next(self) -> OwnedWorker:
-        """The idle worker to send to: one that no other front keeps busy, if there is one."""
+        """The idle worker to send to: one that no frontend keeps busy, if there is one."""
         if self._sharing is not None and len(self.idle) > 1:
             for worker in reversed(self.idle):
                 if not worker.process.progress.wanted_by_others(worker.process.channel):
                     return worker
         return self.idle[-1]
 
-    def end(self, name: str) -> None:
-        """End a worker that does not answer another front in time."""
+    def end_slow_worker(self, name: str) -> None:
+        """End a worker that does not answer a frontend in time."""
         for worker in self._workers:
             if worker.id == name and not worker.timed_out:
                 self._end(worker, self.spec.timeouts.response_timeout, "infer")
 
-    def count_served(self, name: str, requests: int) -> None:
-        """Another front sent a worker so many requests."""
+    def add_served(self, name: str, requests: int) -> None:
+        """Count requests that a frontend sent to a worker."""
         for worker in self._workers:
             if worker.id == name:
                 worker.served += requests
 
-    def measured(self, records: Sequence[Record]) -> None:
-        """Called when the model's own code recorded metrics."""
-        if self._on_records is not None:
-            self._on_records(records)
+    def on_records(self, records: Sequence[Record]) -> None:
+        """The model's own code recorded metrics."""
+        if self._record_metrics is not None:
+            self._record_metrics(records)
 
     def check(self, now: float) -> None:
-        """End workers that have not answered within the model's response time-out, and replace those that are to be
-        recycled. Call it a few times a second.
-        """
+        """End workers past the model's time-outs, and start successors of those to recycle. Called a few times a second."""
         if self._recycler.active:
             self._recycle(now)
         if self._heartbeat_clock.step(now):
@@ -299,11 +297,11 @@ class WorkerPool:
         for worker in self._workers:
             if worker.process.stale:
                 self._recycler.active = True
-            if not worker.frozen and worker.stop_watch.frozen(now, worker.process.pid):
+            if not worker.frozen and worker.stop_watch.is_frozen(now, worker.process.pid):
                 self._end_frozen(worker)
 
     def _end_frozen(self, worker: OwnedWorker) -> None:
-        """What it had runs elsewhere, as when it had died."""
+        """End a worker that a signal has stopped; its requests run elsewhere, as if it had died."""
         worker.frozen = True
         log.error(
             "worker frozen, ending it",
@@ -327,22 +325,22 @@ class WorkerPool:
         worker.process.kill()
 
     @property
-    def _places(self) -> int:
-        """How many workers there may be, those included that leave when their successors are there."""
+    def _allowed_workers(self) -> int:
+        """The number of workers that may live, with those that leave once their successors are ready."""
         return self._wanted + self._recycler.extra
 
-    def _superfluous(self, worker: OwnedWorker) -> bool:
-        """Whether it is not needed: it has a successor, or there are too many."""
-        return worker in self._recycler.leaving or len(self._workers) > self._places
+    def _is_surplus(self, worker: OwnedWorker) -> bool:
+        """Whether the worker is not needed: its successor is ready, or there are too many."""
+        return worker in self._recycler.leaving or len(self._workers) > self._allowed_workers
 
     def _recycle(self, now: float) -> None:
-        if self._recycler.looks(now):
+        if self._recycler.is_check_due(now):
             self._run(self._measure_memory())
         loaded = (worker for worker in self._workers if worker.loaded)
         # Not while some are missing: the next one to load would not be a successor.
         if (
             self.ready - len(self._recycler.leaving) >= self._wanted
-            and self._recycler.choose(loaded) is not None
+            and self._recycler.choose_next(loaded) is not None
         ):
             self._spawn(0.0)
 
@@ -351,7 +349,7 @@ class WorkerPool:
             if not worker.loaded:
                 continue
             worker.memory = await asyncio.to_thread(memory_of, worker.process.pid)
-            if self._recycler.excessive(worker) and worker in self._workers:
+            if self._recycler.is_over_limit(worker) and worker in self._workers:
                 log.error(
                     "worker has too much memory, ending it",
                     model=self.spec.name,
@@ -363,7 +361,7 @@ class WorkerPool:
                 worker.process.kill()
 
     def _retire_recycled(self, worker: OwnedWorker) -> None:
-        """Its successor is there: it ends when it has nothing to do."""
+        """Let a worker whose successor is ready end when it is idle."""
         log.info(
             "worker recycled",
             model=self.spec.name,
@@ -373,11 +371,11 @@ class WorkerPool:
             bytes=worker.memory,
         )
         self.owner.on_worker_recycled()
-        self._retire()
-        self.shed()
+        self._starve_surplus()
+        self.dismiss_surplus()
 
     async def stop(self, grace: float = 2.0) -> None:
-        """Return once every worker is gone. Idle ones get ``grace`` seconds to end; nobody waits for the others."""
+        """Return when every worker has ended. Idle ones get ``grace`` seconds to close their model; others are killed."""
         self._wanted = 0
         for task in list(self._tasks):
             task.cancel()
@@ -400,7 +398,7 @@ class WorkerPool:
         self._spawner.close()
 
     def _dismiss(self, worker: OwnedWorker) -> None:
-        """It has nothing to do and ends by itself when its channel is closed; while it is loading it is made to."""
+        """Close the channel of an idle worker, at which it ends by itself; kill one that is loading."""
         if worker.state is WorkerState.STARTING:
             worker.process.kill()
         self._remove(worker)
@@ -416,7 +414,7 @@ class WorkerPool:
         worker.process.output.close()
 
     def _spawn(self, delay: float, *, failed_at: float | None = None) -> None:
-        """Start a worker after so many seconds; with ``failed_at``, when the files that failed then have changed, too."""
+        """Start a worker after ``delay`` seconds; with ``failed_at``, when the files that failed then have changed."""
         self._starting += 1
         self._run(self._start_one(delay, failed_at))
 
@@ -430,7 +428,7 @@ class WorkerPool:
                 await asyncio.sleep(self.failures.pause(time.monotonic()))
                 turn = await self._local.turn()
                 # Fewer may be wanted than when this was begun.
-                wanted = len(self._workers) + self._starting <= self._places
+                wanted = len(self._workers) + self._starting <= self._allowed_workers
                 worker = await self._start_process(turn) if wanted else None
         finally:
             self._starting -= 1
@@ -439,17 +437,17 @@ class WorkerPool:
             self._replace()
             return
         self._workers.append(worker)
-        if len(self._workers) > self._places:
+        if len(self._workers) > self._allowed_workers:
             self._dismiss(worker)
             return
         try:
-            worker.tell(Load(self.spec, LoadContext(worker=worker.id, threads=self._threads)))
+            worker.send_message(Load(self.spec, LoadContext(worker=worker.id, threads=self._threads)))
         except (ArithmeticError, TypeError, ValueError) as error:
             # What the model is told cannot be written down: without this it would be loading for ever.
-            self.failed(worker, LoadFailed(ErrorRecord("ModelLoadFailed", str(error)), lasting=True))
+            self.on_load_failed(worker, LoadFailed(ErrorRecord("ModelLoadFailed", str(error)), lasting=True))
 
     async def _await_change(self, failed_at: float, pause: float) -> None:
-        """Return when the model's files have changed after a time of the wall clock, or somebody calls for workers."""
+        """Return when the model's files have changed after ``failed_at`` (wall clock), or ``start`` was called."""
         changed = asyncio.get_running_loop().create_task(
             files_changed(Path(self.spec.location), failed_at, pause)
         )
@@ -459,13 +457,13 @@ class WorkerPool:
         finally:
             changed.cancel()
             called.cancel()
-        self._spawner.reconsider()
+        self._spawner.recheck_fork_safety()
 
     async def _start_process(self, turn: Turn) -> OwnedWorker | None:
-        """A worker that is about to load the model; None where there is no room for its process, which is reported."""
+        """A worker that is about to load the model; None, and a reported failure, where no process could be started."""
         begun = time.monotonic()
         try:
-            process = await self._spawner.start()
+            process = await self._spawner.start_worker()
         except OSError as error:
             reason = f"no worker process could be started: {error}"
             self._report(ModelLoadFailed(reason, model=self.spec.name), loading=True)
@@ -491,7 +489,7 @@ class WorkerPool:
         retry = not worker.timed_out
         if self._sharing is not None:
             self._sharing.on_worker_died(worker, error, retry=retry)
-        worker.give_up(error, retry=retry)
+        worker.report_death(error, retry=retry)
 
     def _death_reason(self, worker: OwnedWorker, *, loading: bool) -> WorkerDied:
         status = worker.process.status
@@ -500,7 +498,7 @@ class WorkerPool:
             how = f"was ended after {self.spec.timeouts.startup_timeout if loading else self.spec.timeouts.response_timeout:g} s"
         elif worker.frozen:
             how = f"was ended after a signal had stopped it for {self._local.deadlines.heartbeat:g} s"
-        elif limit and self._recycler.excessive(worker):
+        elif limit and self._recycler.is_over_limit(worker):
             how = f"was ended at {worker.memory} bytes of memory, its limit is {limit}"
         elif status is not None and status < 0:
             how = f"was killed by signal {-status}"
@@ -516,7 +514,7 @@ class WorkerPool:
         self.owner.on_worker_failed(error)
 
     def _replace(self) -> None:
-        if len(self._workers) + self._starting < self._places:
+        if len(self._workers) + self._starting < self._allowed_workers:
             self._spawn(self.failures.retry_delay(time.monotonic()))
 
     def _remove(self, worker: OwnedWorker) -> None:
@@ -524,12 +522,12 @@ class WorkerPool:
         worker.turn.end()
         self._served_before += worker.served
         self._recycler.forget(worker)
-        worker.process.handed_over()
+        worker.process.release_shares()
         with suppress(ValueError):
             self._workers.remove(worker)
         with suppress(ValueError):
             self.idle.remove(worker)
-        self._retire()
+        self._starve_surplus()
 
     def _run(self, work: "asyncio._CoroutineLike[None]") -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -21,7 +21,7 @@ _TOO_MUCH = 2
 
 
 class Recycler:
-    """Of one pool: who is to go, who is going. ``extra`` is how many workers there are for that reason alone."""
+    """The workers of one pool that make way for fresh ones: the one that is ``due``, and those that are ``leaving``."""
 
     def __init__(self, rule: Scaling) -> None:
         self.due: OwnedWorker | None = None
@@ -32,41 +32,41 @@ class Recycler:
 
     @property
     def extra(self) -> int:
-        """How many workers there may be beyond those wanted."""
+        """The number of workers beyond the wanted ones that recycling needs."""
         return len(self.leaving) + (self.due is not None)
 
-    def looks(self, now: float) -> bool:
-        """Whether the workers are to be weighed now."""
+    def is_check_due(self, now: float) -> bool:
+        """Whether the memory of the workers is to be read now."""
         if not self._rule.memory_limit or now < self._next_look:
             return False
         self._next_look = now + _LOOK_EVERY
         return True
 
-    def choose(self, workers: Iterable["OwnedWorker"]) -> "OwnedWorker | None":
-        """The first of these whose time has come, which is due from now on; None while another one is."""
+    def choose_next(self, workers: Iterable["OwnedWorker"]) -> "OwnedWorker | None":
+        """Make the first worker past a limit due, and return it; None if there is none, or another one is due."""
         if self.due is None:
-            self.due = next((one for one in workers if one not in self.leaving and self._past(one)), None)
+            self.due = next((one for one in workers if one not in self.leaving and self._is_due(one)), None)
             return self.due
         return None
 
-    def leave(self) -> "OwnedWorker":
-        """The one that is due has its successor."""
+    def mark_replaced(self) -> "OwnedWorker":
+        """Move the due worker to those that leave, since its successor is ready, and return it."""
         worker, self.due = self.due, None
         assert worker is not None
         self.leaving.add(worker)
         return worker
 
     def forget(self, worker: "OwnedWorker") -> None:
-        """It is gone."""
+        """Forget a worker that has ended."""
         self.leaving.discard(worker)
         if self.due is worker:
             self.due = None
 
-    def excessive(self, worker: "OwnedWorker") -> bool:
-        """Whether it has so much memory that it must end now."""
+    def is_over_limit(self, worker: "OwnedWorker") -> bool:
+        """Whether a worker has so much memory that it must be ended at once."""
         return worker.memory > self._rule.memory_limit * _TOO_MUCH
 
-    def _past(self, worker: "OwnedWorker") -> bool:
+    def _is_due(self, worker: "OwnedWorker") -> bool:
         most, limit = self._rule.max_requests, self._rule.memory_limit
         return worker.process.stale or bool(
             (most and worker.served >= most) or (limit and worker.memory > limit)

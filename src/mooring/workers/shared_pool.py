@@ -1,6 +1,6 @@
-"""Workers of another process, as a front process sees them: it may send them work, but does not keep them alive.
+"""Workers of another process, as a frontend process sees them: it may send them work, but does not keep them alive.
 
-A worker has a channel to every front and serves them in turn, one message of each at a time.
+A worker has a channel to every frontend and serves them in turn, one message of each at a time.
 """
 
 import asyncio
@@ -81,7 +81,7 @@ class SharedPool:
             self._obituaries[name] = error, retry
 
     def next(self) -> WorkerHandle:
-        """The idle worker to send to: one that no other front keeps busy, if there is one."""
+        """The idle worker to send to: one that no other frontend keeps busy, if there is one."""
         if len(self.idle) > 1:
             for worker in reversed(self.idle):
                 process = worker.process
@@ -96,7 +96,7 @@ class SharedPool:
                 continue
             process = worker.process
             if not process.progress.started(process.channel):
-                worker.sent_at = now  # it serves another front
+                worker.sent_at = now  # it serves another frontend
             elif now - worker.sent_at > self.spec.timeouts.response_timeout:
                 worker.timed_out = True
                 process.kill()
@@ -118,7 +118,7 @@ class SharedPool:
 
     # What a worker tells its pool.
 
-    def free(self, worker: WorkerHandle) -> None:
+    def on_idle(self, worker: WorkerHandle) -> None:
         """It is idle."""
         if worker.id in self._leaving:
             self._let_go(worker)
@@ -126,7 +126,7 @@ class SharedPool:
         self.idle.append(worker)
         self.owner.on_worker_free()
 
-    def ended(self, worker: WorkerHandle) -> None:
+    def on_closed(self, worker: WorkerHandle) -> None:
         """Its channel is closed on its side."""
         worker.state = WorkerState.ENDED
         self._workers.pop(worker.id, None)
@@ -140,24 +140,24 @@ class SharedPool:
             timer = self._loop.call_later(_NEWS, self._unexplained, worker)
             self._dead[worker.id] = worker, timer
 
-    def measured(self, records: Sequence[Record]) -> None:
+    def on_records(self, records: Sequence[Record]) -> None:
         """The model's own code recorded metrics."""
         self._measured(records)
 
-    def has_room(self, worker: WorkerHandle) -> None:
+    def on_room(self, worker: WorkerHandle) -> None:
         """Not said by a worker that is shared."""
 
     def put_least_busy_last(self) -> None:
         """All idle ones are equally idle."""
 
-    def joining_missed(self) -> None:
-        """Not said to a front, but to the process that keeps the worker."""
+    def on_joining_missed(self) -> None:
+        """Not said to a frontend, but to the process that keeps the worker."""
 
-    def loaded(self, worker: WorkerHandle, metadata: ModelMetadata, joining: Joining | None) -> None:
-        """Not said to a front: it is told of workers that have loaded the model."""
+    def on_loaded(self, worker: WorkerHandle, metadata: ModelMetadata, joining: Joining | None) -> None:
+        """Not said to a frontend: it is told of workers that have loaded the model."""
 
-    def failed(self, worker: WorkerHandle, failure: object) -> None:
-        """Not said to a front."""
+    def on_load_failed(self, worker: WorkerHandle, failure: object) -> None:
+        """Not said to a frontend."""
 
     def _unexplained(self, worker: WorkerHandle) -> None:
         del self._dead[worker.id]
@@ -166,7 +166,7 @@ class SharedPool:
         self._lost(worker, error, retry=not worker.timed_out)
 
     def _lost(self, worker: WorkerHandle, error: WorkerDied, *, retry: bool) -> None:
-        worker.give_up(error, retry=retry)
+        worker.report_death(error, retry=retry)
         left = self._leaving.pop(worker.id, None)
         if left is not None:
             left()

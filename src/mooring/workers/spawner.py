@@ -1,4 +1,4 @@
-"""What the workers of a version are forked from: a process with the model in it where that is safe, else its libraries."""
+"""Starting the workers of a version: from a template with the model in it where that is safe, else with its libraries."""
 
 import asyncio
 import sys
@@ -15,67 +15,67 @@ log = get_logger(__name__)
 
 
 class Spawner:
-    """Where new workers of one version come from. The model is loaded once, when the first of them is wanted."""
+    """Starts the workers of one version. A template loads the model once, when the first worker is wanted."""
 
     def __init__(self, spec: ModelSpec, workers: LocalWorkers, threads: int) -> None:
         self._spec = spec
         self._local = workers
         self._facts = {"model": spec.name}
         self._threads = threads
-        self._alone = self._rule()
-        if self._alone:
-            log.debug("workers load the model themselves", **self._facts, reason=self._alone)
+        self._fork_unsafe_reason = self._find_fork_unsafe_reason()
+        if self._fork_unsafe_reason:
+            log.debug("workers load the model themselves", **self._facts, reason=self._fork_unsafe_reason)
         self._model: ModelTemplate | None = None
         self._loading = asyncio.Lock()
 
-    async def start(self) -> LocalProcess:
-        """A new worker. Raises ``OSError`` when there is no room."""
+    async def start_worker(self) -> LocalProcess:
+        """Start a worker process. Raises ``OSError`` when the machine has no room for it."""
         async with self._loading:
-            template = await self._template()
+            template = await self._choose_template()
         return self._local.start(template, self._facts)
 
     @property
     def pid(self) -> int:
-        """Of the process with the model in it; 0 where there is none."""
+        """The pid of the template with the model in it; 0 without one."""
         return self._model.pid if self._model is not None and not self._model.dead else 0
 
-    def reconsider(self) -> None:
-        """The model's files have changed: what its template met while it loaded them says nothing of the new ones."""
-        self._alone = self._rule()
+    def recheck_fork_safety(self) -> None:
+        """Decide anew whether a template may load the model, since its files have changed."""
+        self._fork_unsafe_reason = self._find_fork_unsafe_reason()
 
-    def _rule(self) -> str:
-        """Why workers load the model themselves, by what is known of it before."""
+    def _find_fork_unsafe_reason(self) -> str:
+        """The reason why workers load the model themselves, as far as it is known before loading; empty for none."""
         if sys.platform != "linux":
             return "only Linux shows whether loading started threads"
         return fork_unsafe_reason(self._spec, self._threads)
 
     async def try_joining(self) -> Joining:
-        """Whether requests for the model may share its calls. Raises ``OSError`` when there is no room to find out."""
+        """Try whether requests for the model may share its calls. Raises ``OSError`` without room for the process."""
         async with self._loading:
-            template = await self._template()
+            template = await self._choose_template()
         load = Load(self._spec, LoadContext(threads=self._threads))
         return await self._local.try_joining(template, load, {**self._facts, "trial": "joining"})
 
     def close(self) -> None:
-        """No more workers are wanted; those that are there may end in peace."""
+        """Dismiss the template: it ends when its last worker has."""
         model, self._model = self._model, None
         if model is not None:
             model.dismiss()
 
-    async def _template(self) -> Template:
+    async def _choose_template(self) -> Template:
         if self._model is not None and not self._model.dead:
             return self._model
-        libraries = await self._libraries()
-        if self._alone or libraries.dead:
+        libraries = await self._load_libraries()
+        if self._fork_unsafe_reason or libraries.dead:
             return libraries
         model = await self._load_once(libraries)
         if model is None and libraries.dead:  # frozen or killed: the model is not to blame
-            self._alone = self._rule()
-            libraries = await self._libraries()
+            self._fork_unsafe_reason = self._find_fork_unsafe_reason()
+            libraries = await self._load_libraries()
         return model or libraries
 
-    async def _libraries(self) -> LibraryTemplate:
-        """The process with the model's libraries; another one where that is given up while it imports them."""
+    async def _load_libraries(self) -> LibraryTemplate:
+        """The template with the model's libraries; a second one if the first is given up while it imports."""
         libraries = self._local.template(preload(self._spec))
         await libraries.ready()
         if libraries.dead:
@@ -84,7 +84,7 @@ class Spawner:
         return libraries
 
     async def _load_once(self, libraries: LibraryTemplate) -> ModelTemplate | None:
-        """A process with the model in it; None where the workers are to load it themselves."""
+        """A template that has loaded the model; None where the workers must load it themselves."""
         begin = time.monotonic()
         model = self._model = libraries.fork_model(Load(self._spec, LoadContext()), self._facts)
         try:
@@ -95,6 +95,6 @@ class Spawner:
         if not model.refusal:
             log.debug("model loaded before the fork", **self._facts, seconds=time.monotonic() - begin)
             return model
-        self._model, self._alone = None, model.refusal
-        log.info("workers load the model themselves", **self._facts, reason=self._alone)
+        self._model, self._fork_unsafe_reason = None, model.refusal
+        log.info("workers load the model themselves", **self._facts, reason=self._fork_unsafe_reason)
         return None
