@@ -295,7 +295,8 @@ def test_a_request_that_runs_past_its_deadline_is_refused_and_its_worker_is_told
 
 def test_a_request_that_was_answered_in_time_is_not_refused_later(stage):
     stage.ask("a", deadline=stage.clock() + 1)
-    stage.worker.answer()
+    stage.worker.answer(borrowed=False)
+    assert not stage.pool.owner._with_deadline, "nothing is kept of it"
     stage.scheduler.check(stage.clock() + 10)
     assert stage.told("a") == [InferenceResponse]
 
@@ -428,6 +429,12 @@ def test_an_answer_of_one_message_may_come_by_itself(stage):
     ticket = stage.ask("a")
     ticket.answer(InferenceResponse([]))
     assert (stage.told("a"), stage.scheduler.idle) == ([InferenceResponse], True)
+
+
+def test_an_answer_to_a_request_that_no_worker_has_ends_no_run(stage):
+    stage.ask("runs")
+    stage.ask("waits").answer(InferenceResponse([]))
+    assert stage.pool.owner.running == 1
 
 
 def test_nobody_is_answered_twice(stage):
