@@ -21,7 +21,7 @@ class WorkerEndpoints:
 
     def find(self, worker: str, parameters: Mapping[str, Parameter]) -> str | None:
         """The endpoint that is loaded with these parameters; None where there is none."""
-        wanted = _comparable(parameters)
+        wanted = _comparison_key(parameters)
         for endpoint, known in self._loaded.get(worker, {}).items():
             if known == wanted:
                 return endpoint
@@ -38,7 +38,7 @@ class WorkerEndpoints:
 
     def add(self, worker: str, endpoint: str, parameters: Mapping[str, Parameter]) -> None:
         """Note that an endpoint is loaded, with one instance."""
-        self._loaded.setdefault(worker, {})[endpoint] = _comparable(parameters)
+        self._loaded.setdefault(worker, {})[endpoint] = _comparison_key(parameters)
         self._instances[endpoint] = 1
 
     def share(self, endpoint: str) -> int:
@@ -60,19 +60,19 @@ class WorkerEndpoints:
         self._instances.pop(endpoint, None)
         for worker in [worker for worker, endpoints in self._loaded.items() if endpoint in endpoints]:
             del self._loaded[worker][endpoint]
-            self._settle(worker)
+            self._reset_if_empty(worker)
 
     def failed(self, worker: str) -> None:
         """Note that an endpoint could not be loaded."""
-        self._settle(worker)
+        self._reset_if_empty(worker)
 
-    def _settle(self, worker: str) -> None:
+    def _reset_if_empty(self, worker: str) -> None:
         if not self._loaded.get(worker):
             self._loaded.pop(worker, None)
             self._next.pop(worker, None)
 
 
-def _comparable(parameters: Mapping[str, Parameter]) -> tuple[tuple[str, str, Parameter], ...]:
+def _comparison_key(parameters: Mapping[str, Parameter]) -> tuple[tuple[str, str, Parameter], ...]:
     # AMD's maps know bool, int, double and text; 100.0 is read as the integer it equals.
     found: list[tuple[str, str, Parameter]] = []
     for key, value in sorted(parameters.items()):

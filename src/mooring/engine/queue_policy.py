@@ -58,20 +58,20 @@ class PolicyScheduler(Scheduler[W]):
             request.priority = policy.default_level  # Triton's rule for none and for one that there is not
         level = request.priority if policy.levels else 0
         if self._ordering is None:
-            return self._submit(request, done, rows, level)
+            return self._submit_at(request, done, rows, level)
         turn = self._ordering.enter(done)
-        return OrderedTicket(self._submit(request, turn, rows, level), turn)
+        return OrderedTicket(self._submit_at(request, turn, rows, level), turn)
 
-    def _submit(self, request: InferenceRequest, done: Done, rows: int, level: int) -> Ticket:
+    def _submit_at(self, request: InferenceRequest, done: Done, rows: int, level: int) -> Ticket:
         policy = self._queue_policy.of(level)
-        full = self._level_full(level, policy.queue_size)
+        full = self._level_error(level, policy.queue_size)
         if full is not None:
             queued = QueuedRequest(self._dispatcher, request, done, rows, self._clock(), next_key())
             return self._dispatcher.reject(queued, full)
         ticket = super().submit(request, done, rows)
         if policy.timeout and isinstance(ticket, QueuedRequest) and ticket.state is WAITING:
             timed = self._timed.setdefault(level, deque())
-            _forget_answered(timed)
+            _drop_answered(timed)
             timed.append((ticket.arrived + policy.timeout, ticket))
         return ticket
 
@@ -86,20 +86,20 @@ class PolicyScheduler(Scheduler[W]):
         self._end_waits(self._clock())
         super().dispatch()
 
-    def _level_full(self, level: int, size: int) -> QueueFull | None:
+    def _level_error(self, level: int, size: int) -> QueueFull | None:
         # One of several frontend processes has its share of the whole queue, and the same share of every level.
         size = math.ceil(size * self.queue_size / self.spec.limits.queue_size)
-        if not size or self._queue.waiting < size or self._count(level) < size:
+        if not size or self._queue.waiting < size or self._count_waiting(level) < size:
             return None
         self.dispatch()
-        return self._queue_full() if self._count(level) >= size else None
+        return self._queue_full() if self._count_waiting(level) >= size else None
 
-    def _count(self, level: int) -> int:
+    def _count_waiting(self, level: int) -> int:
         return sum(not level or queued.request.priority == level for queued in self._queue)
 
     def _end_waits(self, now: float) -> None:
         for level, timed in self._timed.items():
-            _forget_answered(timed)
+            _drop_answered(timed)
             while timed and timed[0][0] <= now:
                 _, queued = timed.popleft()
                 if queued.state in (WAITING, OFFLOADED):
@@ -108,13 +108,13 @@ class PolicyScheduler(Scheduler[W]):
     def _end_wait(self, queued: QueuedRequest, level: int) -> None:
         policy = self._queue_policy.of(level)
         if not policy.delays:
-            queued.refuse(self._waited_too_long(policy.timeout))
+            queued.refuse(self._timeout_error(policy.timeout))
             return
         queued.delayed = True
         if queued.state is WAITING:
             self._queue.reinsert(queued)
 
-    def _waited_too_long(self, limit: float) -> QueueTimeout:
+    def _timeout_error(self, limit: float) -> QueueTimeout:
         name = self.spec.name
         return QueueTimeout(
             f"Request timeout expired: no worker of model '{name}' was free within {limit:g} s",
@@ -123,7 +123,7 @@ class PolicyScheduler(Scheduler[W]):
         )
 
 
-def _forget_answered(timed: deque[tuple[float, QueuedRequest]]) -> None:
+def _drop_answered(timed: deque[tuple[float, QueuedRequest]]) -> None:
     while timed and timed[0][1].state not in (WAITING, OFFLOADED):
         timed.popleft()
 

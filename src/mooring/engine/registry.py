@@ -66,7 +66,7 @@ class ModelVersion:
         # Counts the calls that set the number of workers: an older one gives way to a newer one.
         self.resize_epoch = 0
         self._on_move: Callable[[], None] = _ignore
-        self._lifecycle = Lifecycle(self._changed)
+        self._lifecycle = Lifecycle(self._on_state_change)
         self._settled = asyncio.Event()
         self._began = time.monotonic()
 
@@ -136,7 +136,7 @@ class ModelVersion:
             self.ever_loaded = True
             self._lifecycle.move(State.READY)
         else:
-            self._went_wrong(news)
+            self._on_failure(news)
         self._settled.set()
 
     def set_worker_range(self, least: int, most: int) -> None:
@@ -193,7 +193,7 @@ class ModelVersion:
             version=self.spec.version,
         )
 
-    def _went_wrong(self, error: MooringError) -> None:
+    def _on_failure(self, error: MooringError) -> None:
         before, self.error = self.error, error
         pool = self.pool
         assert pool is not None
@@ -214,7 +214,7 @@ class ModelVersion:
         elif self.state is not State.FAILED:
             self._lifecycle.move(State.LOADING)
 
-    def _changed(self, state: State) -> None:
+    def _on_state_change(self, state: State) -> None:
         name, version = self.spec.name, self.spec.version
         if state is State.READY:
             self.error = None
@@ -282,7 +282,7 @@ class Model:
         if rule is DefaultRule.CHOSEN:
             self.default = self.chosen
         elif rule is DefaultRule.HIGHEST and self.versions:
-            self.default = max(self.versions.values(), key=_rank).spec.version
+            self.default = max(self.versions.values(), key=_preference).spec.version
         elif self.default not in self.versions:
             self.default = next(iter(self.versions), "")
 
@@ -296,7 +296,7 @@ class Model:
         return found
 
 
-def _rank(version: ModelVersion) -> tuple[bool, bool, int]:
+def _preference(version: ModelVersion) -> tuple[bool, bool, int]:
     """Ready ones first, then those about to be, then the highest."""
     return version.ready, version.state is State.LOADING, int(version.spec.version)
 

@@ -113,16 +113,16 @@ class IdleModels:
         if now - self._checked_at < _CHECK_EVERY:
             return
         self._checked_at = now
-        pools = dict(self._pools())
+        pools = dict(self._pools_by_version())
         self._uses = {version: self._update_use(version, pool, now) for version, pool in pools.items()}
         if not any(may_scale_to_zero(version.spec) for version in pools):
             return
         if self._budget.memory and now - self._measured_at > _MEASURE_EVERY and self._measuring is None:
             self._measured_at = now
-            self._measuring = asyncio.ensure_future(self._measure(pools))
+            self._measuring = asyncio.ensure_future(self._measure_memory(pools))
         processes = sum(pool.processes for pool in pools.values()) - self._budget.processes
         memory = sum(use.memory for use in self._uses.values()) - self._budget.memory
-        for version in self._candidates(pools, now):
+        for version in self._idle_candidates(pools, now):
             if not (self._budget.processes and processes > 0) and not (self._budget.memory and memory > 0):
                 break
             processes -= pools[version].processes
@@ -135,7 +135,7 @@ class IdleModels:
         One worker is enough to learn its signature where the budget would take all of them away in a moment.
         """
         if self._budget.processes and may_scale_to_zero(spec):
-            running = sum(pool.processes for _, pool in self._pools())
+            running = sum(pool.processes for _, pool in self._pools_by_version())
             if running + spec.scaling.min_workers > self._budget.processes:
                 return min(spec.scaling.min_workers, 1)
         return spec.scaling.min_workers
@@ -153,7 +153,7 @@ class IdleModels:
             if task is not None:
                 task.cancel()
 
-    def _pools(self) -> "list[tuple[ModelVersion, WorkerPool]]":
+    def _pools_by_version(self) -> "list[tuple[ModelVersion, WorkerPool]]":
         return [(version, version.pool) for version in self._registry if version.pool is not None]
 
     def _update_use(self, version: ModelVersion, pool: WorkerPool, now: float) -> _Use:
@@ -171,7 +171,7 @@ class IdleModels:
             use.memory = 0
         return use
 
-    def _candidates(self, pools: Collection[ModelVersion], now: float) -> list[ModelVersion]:
+    def _idle_candidates(self, pools: Collection[ModelVersion], now: float) -> list[ModelVersion]:
         """Idle versions, the first to go first: never asked and loaded last, then least recently asked."""
         found = [version for version in reversed(list(pools)) if self._is_idle(version, now)]
         return sorted(found, key=lambda version: (self._uses[version].last, -self._uses[version].known))
@@ -203,15 +203,15 @@ class IdleModels:
             )
             pool.scale_to_zero()
 
-    async def _measure(self, pools: "dict[ModelVersion, WorkerPool]") -> None:
+    async def _measure_memory(self, pools: "dict[ModelVersion, WorkerPool]") -> None:
         """Find out how much memory the processes of each version have."""
         pids = {version: pool.pids for version, pool in pools.items() if pool.workers}
         try:
-            used = await asyncio.to_thread(_memory, pids, resident_memory)
+            used = await asyncio.to_thread(_memory_of_versions, pids, resident_memory)
             # What is resident counts what is shared once for each process. The right number costs the kernel a walk through
             # all pages, in which the process may have to wait: it is asked for only where it matters.
             if sum(used.values()) > self._budget.memory:
-                used = await asyncio.to_thread(_memory, pids, memory_of)
+                used = await asyncio.to_thread(_memory_of_versions, pids, memory_of)
             for version, size in used.items():
                 if version in self._uses and pools[version].workers:
                     self._uses[version].memory = size
@@ -219,7 +219,7 @@ class IdleModels:
             self._measuring = None
 
 
-def _memory(
+def _memory_of_versions(
     processes: Mapping[ModelVersion, Sequence[int]], measure: Callable[[int], int]
 ) -> dict[ModelVersion, int]:
     """Bytes of each version's processes."""

@@ -98,7 +98,7 @@ class Sequences(Generic[P, J]):
                 raise self._not_started(name, "has ended")
             start = True
         if live is None:
-            live = self._begin(name, now, start=start, implicit=implicit)
+            live = self._begin_sequence(name, now, start=start, implicit=implicit)
             start = True
         elif self.is_full(name):
             raise SequencesFull(
@@ -107,16 +107,16 @@ class Sequences(Generic[P, J]):
                 model=self._model,
             )
         live.closed = end
-        self._append(live, ScheduledStep(job, start=start or live.restart, end=end))
+        self._append_step(live, ScheduledStep(job, start=start or live.restart, end=end))
         live.restart = False
 
     def admit_alone(self, job: J, now: float) -> None:
         """Take a job in that belongs to no sequence; it runs wherever there is least to do."""
         live: LiveSequence[P, J] = LiveSequence(None, now)
         live.closed = True
-        self._append(live, ScheduledStep(job, start=False, end=True))
+        self._append_step(live, ScheduledStep(job, start=False, end=True))
 
-    def _begin(self, name: str, now: float, *, start: bool, implicit: bool) -> LiveSequence[P, J]:
+    def _begin_sequence(self, name: str, now: float, *, start: bool, implicit: bool) -> LiveSequence[P, J]:
         if not start:
             if name in self._lost:
                 raise SequenceLost(
@@ -143,7 +143,7 @@ class Sequences(Generic[P, J]):
             model=self._model,
         )
 
-    def _append(self, live: LiveSequence[P, J], step: ScheduledStep[J]) -> None:
+    def _append_step(self, live: LiveSequence[P, J], step: ScheduledStep[J]) -> None:
         live.waiting.append(step)
         self._sequence_of[step.job] = live
         self._idle.pop(live, None)
@@ -245,11 +245,11 @@ class Sequences(Generic[P, J]):
         if live.waiting:
             self._enqueue(live)
         elif live.closed or not live.used:
-            self._remove(live)
+            self._remove_sequence(live)
         else:
             self._idle[live] = now
 
-    def _remove(self, live: LiveSequence[P, J]) -> None:
+    def _remove_sequence(self, live: LiveSequence[P, J]) -> None:
         self._idle.pop(live, None)
         if live.id is not None:
             self._live.pop(live.id, None)
@@ -270,7 +270,7 @@ class Sequences(Generic[P, J]):
             live, since = next(iter(self._idle.items()))
             if now - since < most:
                 break
-            self._remove(live)
+            self._remove_sequence(live)
         if not settings.timeout:
             return
         over = []
@@ -281,7 +281,7 @@ class Sequences(Generic[P, J]):
         for live in over:
             live.closed = True
             if live in self._idle:
-                self._remove(live)
+                self._remove_sequence(live)
 
     def places(self) -> list[P]:
         """The places that have a sequence."""
@@ -309,7 +309,7 @@ class Sequences(Generic[P, J]):
                 live.used = False
                 self._enqueue(live)
             else:
-                self._remove(live)
+                self._remove_sequence(live)
                 if live.id is not None:
                     self.remember_lost([live.id])
         return lost
