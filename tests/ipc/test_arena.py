@@ -26,7 +26,7 @@ def test_blocks_never_overlap_and_all_memory_comes_back(orders, random):
         for other, length in taken.items():
             assert offset + size <= other or other + length <= offset
         taken[offset] = size
-    assert buddy.taken == len(taken)
+    assert buddy.blocks_in_use == len(taken)
     for offset in taken:
         buddy.give_back(offset)
     assert buddy.take(64) == 0
