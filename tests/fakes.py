@@ -4,13 +4,16 @@ They do what the real ones do in the order in which they do it, but only when th
 or starts a process. Time stands still until ``FakeLoop.advance``.
 """
 
+import asyncio
 import heapq
 import itertools
+import time
 
 from mooring.backends.codec_backend import decode_json, encode_json
 from mooring.core.buffers import Buffer, HeapAllocator, Slot, heap
 from mooring.core.errors import WorkerDied
 from mooring.core.requests import InferenceResponse
+from mooring.core.service import ModelMetadata
 from mooring.core.tensors import release
 from mooring.engine.body_reader import BodyReader
 from mooring.workers.failures import FailureHistory
@@ -175,6 +178,47 @@ class FakePool:
             self.idle.remove(worker)
         running, unstarted = (works, []) if started else ([], works)
         self.owner.on_worker_died(running, unstarted, WorkerDied("Worker died."), retry)
+
+
+class FakeWorkerPool(FakePool):
+    """Workers that load, or fail to, in the turn after they are wanted. ``plan`` says which: None loads the model."""
+
+    plan = None
+
+    def __init__(self, spec, owner, workers, threads, *, sharing=None, record_metrics=None):
+        super().__init__(owner, 0)
+        self.spec, self.threads = spec, threads
+        self.stopped = False
+        self.served = 0
+        self.processes = 0
+
+    def has_exactly(self, count):
+        return len(self.workers) == count
+
+    def start(self, count):
+        self.wanted = count
+        asyncio.get_running_loop().call_soon(self._settle)
+
+    def _settle(self):
+        while len(self.workers) > self.wanted:
+            worker = self.workers.pop()
+            self.idle.remove(worker)
+        for _ in range(self.wanted - len(self.workers)):
+            if self.plan is not None:
+                self.failures.record(self.plan, time.monotonic(), loading=True)
+                self.owner.on_worker_failed(self.plan)
+                return
+            worker = FakeWorker(self, str(9000 + len(self.workers)))
+            worker.load_seconds = 0.5
+            self.workers.append(worker)
+            self.idle.append(worker)
+            self.owner.on_worker_loaded(ModelMetadata(self.spec.name, [self.spec.version], "p"))
+            self.owner.on_worker_free()
+
+    async def stop(self):
+        self.stopped = True
+        self.workers.clear()
+        self.idle.clear()
 
 
 class FakeCodecs:

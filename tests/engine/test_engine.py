@@ -1,10 +1,9 @@
 """What the engine does with versions and their workers, over pools that start no process."""
 
 import asyncio
-import time
 
 import pytest
-from fakes import FakePool, FakeWorker
+from fakes import FakeWorkerPool
 from model_kit import model_spec
 
 from mooring.core.errors import (
@@ -18,7 +17,6 @@ from mooring.core.errors import (
     WorkersFailed,
 )
 from mooring.core.requests import InferenceRequest, InferenceResponse
-from mooring.core.service import ModelMetadata
 from mooring.core.tensors import Tensor
 from mooring.engine import engine as engine_module
 from mooring.engine.engine import Engine
@@ -26,47 +24,6 @@ from mooring.engine.lifecycle import State
 from mooring.engine.registry import Unavailable
 from mooring.ipc.arena import Arena
 from mooring.observability.metrics import Metrics
-
-
-class EnginePool(FakePool):
-    """Workers that load, or fail to, in the turn after they are wanted. ``plan`` says which: None loads the model."""
-
-    plan = None
-
-    def __init__(self, spec, owner, workers, threads, *, sharing, on_records):
-        super().__init__(owner, 0)
-        self.spec, self.threads = spec, threads
-        self.stopped = False
-        self.served = 0
-        self.processes = 0
-
-    def holds(self, count):
-        return len(self.workers) == count
-
-    def start(self, count):
-        self.wanted = count
-        asyncio.get_running_loop().call_soon(self._settle)
-
-    def _settle(self):
-        while len(self.workers) > self.wanted:
-            worker = self.workers.pop()
-            self.idle.remove(worker)
-        for _ in range(self.wanted - len(self.workers)):
-            if self.plan is not None:
-                self.failures.record(self.plan, time.monotonic(), loading=True)
-                self.owner.on_worker_failed(self.plan)
-                return
-            worker = FakeWorker(self, str(9000 + len(self.workers)))
-            worker.load_seconds = 0.5
-            self.workers.append(worker)
-            self.idle.append(worker)
-            self.owner.on_worker_loaded(ModelMetadata(self.spec.name, [self.spec.version], "p"))
-            self.owner.on_worker_free()
-
-    async def stop(self):
-        self.stopped = True
-        self.workers.clear()
-        self.idle.clear()
 
 
 class House:
@@ -91,14 +48,14 @@ def failing(monkeypatch):
     """Workers fail to load from now on, with this error, until it is None again."""
 
     def fail(error):
-        monkeypatch.setattr(EnginePool, "plan", error)
+        monkeypatch.setattr(FakeWorkerPool, "plan", error)
 
     return fail
 
 
 @pytest.fixture
 async def house(monkeypatch):
-    monkeypatch.setattr(engine_module, "WorkerPool", EnginePool)
+    monkeypatch.setattr(engine_module, "WorkerPool", FakeWorkerPool)
     house = House(most_workers=4)
     yield house
     await house.engine.close()
@@ -237,7 +194,7 @@ async def test_a_version_is_unloaded_when_the_last_request_is_answered(house):
 
 
 async def test_a_version_is_unloaded_after_the_drain_limit_whoever_still_waits(monkeypatch):
-    monkeypatch.setattr(engine_module, "WorkerPool", EnginePool)
+    monkeypatch.setattr(engine_module, "WorkerPool", FakeWorkerPool)
     house = House(drain_limit=0.03)
     version = await house.load()
     house.ask()
@@ -345,7 +302,7 @@ async def test_what_is_missing_keeps_a_strict_server_from_being_ready(house):
 
 
 async def test_a_server_that_is_not_strict_is_ready_once_everything_was_tried(monkeypatch, failing):
-    monkeypatch.setattr(engine_module, "WorkerPool", EnginePool)
+    monkeypatch.setattr(engine_module, "WorkerPool", FakeWorkerPool)
     house = House(strict_readiness=False)
     failing(ModelLoadFailed("no such file"))
     await house.load()
