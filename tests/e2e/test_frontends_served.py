@@ -397,7 +397,6 @@ def test_fixed_tokens_are_asked_for_by_every_front(start):
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
-        ("--inference-address=unix:/tmp/nobody.sock", "need an inference_address with a port"),
         ("--frontends=99", "frontends"),
     ],
 )

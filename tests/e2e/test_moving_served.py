@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import requests
 import tritonclient.http as triton
@@ -63,8 +64,8 @@ def start(tmp_path):
 
 
 def tcp(process):
-    """The connections and the listening socket that a process has."""
-    return process.net_connections("tcp")
+    """The connections that a process has."""
+    return [each for each in process.net_connections("tcp") if each.status != psutil.CONN_LISTEN]
 
 
 class Clients:

@@ -6,23 +6,30 @@ the difference is read before it is committed. ``tests/exchanges/masks.py`` has 
 
 import difflib
 import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from e2e_kit import Server
 from exchanges.groups import GROUPS, RECORDED
 from exchanges.player import play
 from exchanges.servers import started
 
-# The same answers must come from a server of several processes, whichever of them is asked.
+# The same answers must come from frontend processes, which take all connections of this program.
+FRONTENDS = (sys.executable, Path(__file__).parent / "only_frontends.py")
 SPREAD = ("--frontends=2", "--deal-connections=evenly")
-SERVERS = [*((name, ()) for name in GROUPS), *((name, SPREAD) for name in ("every", "guarded", "amd"))]
+SERVERS = [
+    *((name, (), Server.PROGRAM) for name in GROUPS),
+    *((name, SPREAD, FRONTENDS) for name in ("every", "guarded", "amd")),
+]
 
 
 @pytest.mark.parametrize(
-    ("server", "flags"), SERVERS, ids=["-".join((name, *flags)) for name, flags in SERVERS]
+    ("server", "flags", "program"), SERVERS, ids=["-".join((name, *flags)) for name, flags, _ in SERVERS]
 )
-def test_the_server_answers_as_it_was_recorded(server, flags):
-    with started(server, *flags) as ports:
+def test_the_server_answers_as_it_was_recorded(server, flags, program):
+    with started(server, *flags, program=program) as ports:
         played = {name: play(exchanges, ports) for name, exchanges in GROUPS[server].items()}
     found = [line for name, text in played.items() for line in differences(name, text)]
     if found:

@@ -4,9 +4,10 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import onnx
@@ -351,11 +352,14 @@ STARTS = {
 
 
 @contextmanager
-def started(which: str, *flags: str) -> Iterator[Mapping[str, int]]:
-    """The ports of such a server; it ends cleanly afterwards."""
+def started(
+    which: str, *flags: str, program: Sequence[str | Path] = Server.PROGRAM
+) -> Iterator[Mapping[str, int]]:
+    """The ports of such a server, which is run by ``program``; it ends cleanly afterwards."""
     with tempfile.TemporaryDirectory(prefix="exchanges-") as name:
         shared = Path("/dev/shm") / REGION
-        server = STARTS[which](Path(name), *flags)
+        with patch.object(Server, "PROGRAM", program):
+            server = STARTS[which](Path(name), *flags)
         try:
             if which == "amd":
                 server.started("HTTP server starting")

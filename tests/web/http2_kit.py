@@ -167,11 +167,16 @@ class Served:
     """A server for one test."""
 
     def __init__(self, **limits):
-        self.certificates = limits.pop("certificates", None)
+        certificates = limits.pop("certificates", None)
         self.methods = Methods()
         self.allocator = CountingAllocator()
         most = limits.pop("max_message_bytes", 0)
-        self.server = GrpcServer([self.methods.service()], allocator=self.allocator, max_message_bytes=most)
+        self.server = GrpcServer(
+            [self.methods.service()],
+            allocator=self.allocator,
+            max_message_bytes=most,
+            tls=certificates.current_rpc if certificates is not None else None,
+        )
         self.server.http2 = Http2Limits(**limits)
         self.writers = []
 
@@ -188,7 +193,7 @@ class Served:
 async def served(**limits):
     """At the end nothing may be left of connections, tasks or memory."""
     each = Served(**limits)
-    await each.server.start("127.0.0.1", 0, each.certificates)
+    await each.server.start("127.0.0.1", 0)
     try:
         yield each
     finally:

@@ -300,21 +300,28 @@ def test_a_channel_that_is_full_leaves_connections_where_they_are(serve):
     unread.close()
 
 
-def test_one_socket_may_be_listened_on_by_both(pair):
+def test_two_listeners_share_a_socket_and_either_may_leave_new_connections_to_the_other(pair):
     two = pair()
     first, second = two.served
 
     def share():
-        return socket.socket(fileno=socket.dup(first.server.listening.fileno()))
+        (listening,) = first.server.share_sockets()
+        second.server.set_accepting(False)
+        second.server.add_socket(socket.socket(fileno=socket.dup(listening.fileno())))
+        second.server.set_accepting(True)
 
-    second.soon(second.server.stop_accepting)
-    second.run(second.server.listen_on(second.soon(share)))
-    for _ in range(40):
-        client = first.connect()
-        assert client.ask(ask(b"x", close=True)).body == b"x"
-    second.soon(second.server.stop_accepting)
-    before = len(second.seen)
-    for _ in range(10):
-        client = first.connect()
-        assert client.ask(ask(b"x", close=True)).body == b"x"
-    assert len(second.seen) == before
+    def answered_by(server):
+        before = len(server.seen)
+        for _ in range(40):
+            client = first.connect()
+            assert client.ask(ask(b"x", close=True)).body == b"x"
+        return len(server.seen) - before
+
+    second.soon(share)
+    second.run(second.server.adjusted())
+    for pausing, other in ((second, first), (first, second), (second, first)):
+        pausing.soon(pausing.server.set_accepting, False)
+        pausing.run(pausing.server.adjusted())
+        assert answered_by(other) == 40
+        pausing.soon(pausing.server.set_accepting, True)
+        pausing.run(pausing.server.adjusted())

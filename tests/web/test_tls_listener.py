@@ -95,7 +95,7 @@ def test_one_who_leaves_without_a_word_is_no_matter(served, connect):
     for _ in range(20):
         listener.connect().close()
     assert connect(listener).ask(GET).body == b"hello"
-    eventually(lambda: not listener.server._listener._arriving)
+    eventually(lambda: not listener.server._servers[0].handshaking)
 
 
 def test_a_head_in_many_records_is_one_request(served, connect):

@@ -1,11 +1,13 @@
-"""Moves connections between the first process and frontend processes as balancing.py says."""
+"""Has the connections of all shared listeners where balancing.py says, in the first process or in frontends."""
 
 import asyncio
 import socket
 import time
+from collections.abc import Sequence
 
 from mooring.frontends import messages
-from mooring.frontends.balancing import BalancePolicy, Load, Migration
+from mooring.frontends.balancing import BalancePolicy, Migration
+from mooring.frontends.load import load_of
 from mooring.frontends.supervisor import FrontendProcess, FrontendSupervisor
 from mooring.observability.load import IdleCores, ThreadLoad
 from mooring.observability.logs import get_logger
@@ -19,30 +21,54 @@ _EASY = 0.5
 
 
 class ConnectionBalancer:
-    """Gives ``listener``'s connections to frontends, and takes them back. Every way goes through this process."""
+    """Opens frontends for connections to ``listeners``, and moves those that can migrate.
 
-    def __init__(self, frontends: FrontendSupervisor, listener: Listener) -> None:
+    How this works. Every frontend gets the listening sockets when it starts, and is told when to accept from them.
+    Plain connections of HTTP/1.1, which the first of ``listeners`` has, go from process to process; every way goes
+    through this process. The listeners whose connections cannot migrate are paused in a process that is full.
+
+    Without ``by_load`` frontends accept all the time from the sockets that they are given: those that they cannot bind
+    for themselves. Nothing migrates then.
+    """
+
+    def __init__(
+        self,
+        frontends: FrontendSupervisor,
+        listeners: Sequence[Listener],
+        *,
+        shared: Sequence[Listener],
+        by_load: bool,
+    ) -> None:
         self._frontends = frontends
-        self._listener = listener
+        self._listeners = listeners
+        self._shared = shared
         self._policy = BalancePolicy(len(frontends.processes) + 1)
+        self._accepting: list[list[int]] = [[] for _ in frontends.processes]
         self._channels: dict[FrontendProcess, SocketChannel] = {}
         self._own = ThreadLoad()
         self._idle = IdleCores()
         self._attentive = False
         self._loop = asyncio.get_running_loop()
-        self._ticker = self._loop.call_later(messages.LOAD_EVERY, self._update_view)
+        self._ticker: asyncio.TimerHandle | None = None
         frontends.attach = self._attach
-        frontends.set_share(1)
+        if by_load:
+            frontends.set_share(1)
+            self._ticker = self._loop.call_later(messages.LOAD_EVERY, self._balance)
 
     def _attach(self, frontend: FrontendProcess, sock: socket.socket) -> None:
-        """A frontend was started. The other end of ``sock`` is its own."""
+        """Give a frontend that was started the sockets to listen on. The other end of ``sock`` is its own."""
         for each in [each for each in self._channels if each.gone]:
             self._channels.pop(each).close()
-        self._channels[frontend] = SocketChannel(sock, self._arrived)
+        channel = self._channels[frontend] = SocketChannel(sock, self._adopt)
+        self._accepting[frontend.number - 1] = []
+        for number, listener in enumerate(self._listeners):
+            if listener in self._shared:
+                for listening in listener.share_sockets():
+                    channel.send(messages.LISTENER + number, listening.fileno())
 
     def stop(self) -> None:
         """Let every connection stay where it is."""
-        self._ticker.cancel()
+        self._cancel_ticker()
         for channel in self._channels.values():
             channel.cancel()
 
@@ -50,53 +76,67 @@ class ConnectionBalancer:
         """Answer what frontends gave back while they ended, within so many seconds."""
         for channel in self._channels.values():
             channel.receive_all()
-        await self._listener.wait_adopted()
-        await self._listener.drain(max(limit, 0.0))
+        await self._listeners[0].wait_adopted()
+        await self._listeners[0].drain(max(limit, 0.0))
 
     def close(self) -> None:
-        """Nothing is dealt out any more."""
-        self._ticker.cancel()
+        """Stop, and let go of the channels."""
+        self._cancel_ticker()
         for channel in self._channels.values():
             channel.close()
 
-    def _arrived(self, mark: int, sock: socket.socket) -> None:
-        """A frontend gave a connection away: for this process, or for another frontend by its number."""
+    def _cancel_ticker(self) -> None:
+        if self._ticker is not None:
+            self._ticker.cancel()
+
+    def _adopt(self, mark: int, sock: socket.socket) -> None:
+        """Take a connection that a frontend gave away: for this process, or for another frontend by its number."""
         if mark:
             channel = self._channels.get(self._frontends.processes[mark - 1])
             if channel is not None and channel.send(messages.CONNECTION, sock.fileno()):
                 sock.close()
                 return
-        self._listener.adopt(sock)
+        self._listeners[0].adopt(sock)
 
-    def _update_view(self) -> None:
-        self._ticker = self._loop.call_later(messages.LOAD_EVERY, self._update_view)
+    def _balance(self) -> None:
+        self._ticker = self._loop.call_later(messages.LOAD_EVERY, self._balance)
         processes = self._frontends.processes
-        loads = [Load(self._own.look(), len(self._listener.connections)), *(each.load for each in processes)]
-        attentive = loads[0].busy > _EASY or any(load.connections for load in loads[1:])
+        loads = [load_of(self._own.look(), self._listeners), *(each.load for each in processes)]
+        policy = self._policy
+        attentive = (
+            loads[0].busy > _EASY or any(policy.open[1:]) or any(load.connections for load in loads[1:])
+        )
         if attentive:
             idle = self._idle.look()
             if not self._attentive:  # it is the mean of a longer time than the loads are
                 idle = 0.0
-            before = self._policy.open
-            self._policy.present = [True, *(each in self._channels and not each.gone for each in processes)]
-            moves = self._policy.next(time.monotonic(), loads, idle)
-            if self._policy.open != before:
-                self._open_and_close(before)
+            before = policy.open
+            policy.present = [True, *(each in self._channels and not each.gone for each in processes)]
+            moves = policy.next(time.monotonic(), loads, idle)
+            if policy.open != before:
+                count = sum(policy.open)
+                log.info("connections are dealt out", processes=count)
+                self._frontends.set_share(count)
+            self._set_accepting()
             for move in moves:
                 self._move(move)
         self._attentive = attentive
 
-    def _open_and_close(self, before: list[bool]) -> None:
-        count = sum(self._policy.open)
-        log.info("connections are dealt out", processes=count)
-        self._frontends.set_share(count)
-        for frontend, was, is_open in zip(
-            self._frontends.processes, before[1:], self._policy.open[1:], strict=True
-        ):
-            if is_open and not was:
-                self._channels[frontend].send(messages.LISTENER, self._listener.listening.fileno())
-            elif was and not is_open:
-                frontend.send(messages.StopAccepting())
+    def _set_accepting(self) -> None:
+        """Have every process accept where the policy has it do so."""
+        policy = self._policy
+        for listener in self._listeners:
+            listener.set_accepting(listener.migratable or not policy.paused[0])
+        for frontend in self._frontends.processes:
+            number = frontend.number
+            accepting = [
+                at
+                for at, listener in enumerate(self._listeners)
+                if policy.open[number] and (listener.migratable or not policy.paused[number])
+            ]
+            if accepting != self._accepting[number - 1]:
+                self._accepting[number - 1] = accepting
+                frontend.send(messages.SetAccepting(accepting))
 
     def _move(self, move: Migration) -> None:
         processes = self._frontends.processes
@@ -104,4 +144,4 @@ class ConnectionBalancer:
             processes[move.giver - 1].send(messages.MigrateConnections(move.share, move.taker))
         else:
             channel = self._channels[processes[move.taker - 1]]
-            channel.migrate(self._listener.connections, move.share, messages.CONNECTION)
+            channel.migrate(self._listeners[0].connections, move.share, messages.CONNECTION)

@@ -2,7 +2,8 @@
 
 Each request costs least where most of them come: messages to workers, wake-ups and system calls are shared by those
 that are there at the same moment. So all connections are the first process's for as long as its loop has time for them,
-or no core is idle that another loop could use; and they come back when fewer loops would have the time.
+or no core is idle that another loop could use; and they come back when fewer loops would have the time. Connections of
+TLS and of HTTP/2 cannot migrate: where a loop is full, new ones go to other processes, and nothing else.
 """
 
 from collections.abc import Sequence
@@ -23,13 +24,19 @@ RELAPSE = 10.0
 MOST_PATIENCE = 60.0
 # A gap between two loops below which nothing is gained by making them equal.
 GAP = 0.25
+# A loop that left new connections to others takes some again when it uses so much less of a core than a full one.
+RELIEF = 0.1
 
 
 class Load(msgspec.Struct, array_like=True, frozen=True):
-    """What a process has to do: ``busy`` is the share of a core that its loop uses."""
+    """What a process has to do: ``busy`` is the share of a core that its loop uses.
+
+    ``connections`` are those that can migrate, ``fixed`` those that cannot: of TLS and of HTTP/2.
+    """
 
     busy: float
     connections: int
+    fixed: int = 0
 
 
 class Migration(msgspec.Struct, frozen=True):
@@ -44,11 +51,13 @@ class BalancePolicy:
     """Who is open, which means takes connections, of so many processes. The first one, number 0, always is.
 
     ``present`` are those that run: one that died has no connections and gets none until another takes its place.
+    ``paused`` are those that leave new connections which cannot migrate to the others.
     """
 
     def __init__(self, count: int) -> None:
         self.present = [True] * count
         self.open = [True] + [False] * (count - 1)
+        self.paused = [False] * count
         self._patience = PATIENCE
         self._full_looks = [0] * count
         self._loose_since: float | None = None
@@ -58,6 +67,11 @@ class BalancePolicy:
     def next(self, now: float, loads: Sequence[Load], idle: float) -> list[Migration]:
         """What is to move after this look at all processes, with so many cores idle since the last one."""
         self.open = [was and there for was, there in zip(self.open, self.present, strict=True)]
+        moves = self._moves(now, loads, idle)
+        self._pause(loads)
+        return moves
+
+    def _moves(self, now: float, loads: Sequence[Load], idle: float) -> list[Migration]:
         if self._moved:  # what was seen is of before and after
             self._moved = False
             return []
@@ -70,7 +84,7 @@ class BalancePolicy:
         takers = {number for number, there in enumerate(self.present) if there}
         for giver in sorted(takers, key=lambda number: -loads[number].busy):
             load = loads[giver]
-            if load.busy < FULL or load.connections < 2:
+            if load.busy < FULL or load.connections + load.fixed < 2:
                 self._full_looks[giver] = 0
                 continue
             self._full_looks[giver] += 1
@@ -90,6 +104,16 @@ class BalancePolicy:
             self._full_looks[giver] = 0
             moves.append(Migration(giver, taker, gap / 2 / load.busy))
         return moves
+
+    def _pause(self, loads: Sequence[Load]) -> None:
+        """Pause who is full while another open process has room: its connections stay, and new ones go to the other."""
+        serving = [number for number, is_open in enumerate(self.open) if is_open]
+        for number, load in enumerate(loads):
+            room = load.busy - min(loads[other].busy for other in serving)
+            if not self.open[number] or room <= 0 or load.busy < FULL - RELIEF:
+                self.paused[number] = False
+            elif load.busy >= FULL and room >= GAP:
+                self.paused[number] = True
 
     def _open(self, now: float, number: int) -> None:
         self.open[number] = True

@@ -29,8 +29,11 @@ log = get_logger(__name__)
 
 # Seconds between two looks at how busy a process is.
 LOAD_EVERY = 0.1
-# What a socket is that the first process sends over a channel.
+# What a socket is that the first process sends over a channel: a connection of HTTP/1.1, or from LISTENER on a listening
+# socket of the listener with that number.
 CONNECTION, LISTENER = 0, 1
+# The numbers of the listeners.
+HTTP, GRPC = 0, 1
 
 
 class ServeVersion(msgspec.Struct, array_like=True, tag="serve"):
@@ -100,8 +103,10 @@ class MigrateConnections(msgspec.Struct, array_like=True, tag="give"):
     mark: int
 
 
-class StopAccepting(msgspec.Struct, array_like=True, tag="rest"):
-    """Accept no more connections, until a listening socket comes over the channel."""
+class SetAccepting(msgspec.Struct, array_like=True, tag="set_accepting"):
+    """Accept connections from the sockets of these listeners, and of no others."""
+
+    listeners: list[int]
 
 
 class SetTokens(msgspec.Struct, array_like=True, tag="tokens"):
@@ -126,7 +131,7 @@ class Forward(msgspec.Struct, array_like=True, tag="asked"):
 
 
 class CancelForwarded(msgspec.Struct, array_like=True, tag="withdrawn"):
-    """Nobody waits for a request that was handed on."""
+    """Nobody waits for a request or a call that was forwarded."""
 
     key: int
 
@@ -136,6 +141,31 @@ class ForwardedOutcome(msgspec.Struct, array_like=True, tag="answered"):
 
     key: int
     outcome: InferenceResponse | ErrorRecord
+
+
+class ForwardCall(msgspec.Struct, array_like=True, tag="call"):
+    """A gRPC call with one message that the frontend forwards. ``deadline`` is on the monotonic clock."""
+
+    key: int
+    path: str
+    metadata: list[tuple[bytes, bytes]]
+    message: bytes
+    deadline: float | None
+
+
+class ForwardedMessage(msgspec.Struct, array_like=True, tag="call_message"):
+    """One message of the answer to a call that was forwarded."""
+
+    key: int
+    message: bytes
+
+
+class ForwardedStatus(msgspec.Struct, array_like=True, tag="call_status"):
+    """The end of the answer to a call that was forwarded, with gRPC's number of the status."""
+
+    key: int
+    status: int
+    text: str
 
 
 class OrderDone(msgspec.Struct, array_like=True, tag="done"):
@@ -185,14 +215,17 @@ ToFrontend = (
     | RegistryView
     | Drain
     | ForwardedOutcome
+    | ForwardedMessage
+    | ForwardedStatus
     | SetShare
     | MigrateConnections
-    | StopAccepting
+    | SetAccepting
     | SetTokens
     | Ping
 )
 ToSupervisor = (
     Forward
+    | ForwardCall
     | CancelForwarded
     | OrderDone
     | Listening

@@ -9,19 +9,20 @@ import gc
 import socket
 import sys
 from collections.abc import Sequence
-from typing import Any
 
-import msgspec
 import uvloop
 
 from mooring import __version__
-from mooring.config.settings import Address, Config
 from mooring.core.memory import BodyMemory
+from mooring.core.options import SequenceHeaders
 from mooring.frontends.balancing import Load
-from mooring.frontends.messages import CONNECTION, LOAD_EVERY
+from mooring.frontends.load import load_of
+from mooring.frontends.messages import CONNECTION, GRPC, HTTP, LISTENER, LOAD_EVERY
 from mooring.frontends.service import FrontendService
+from mooring.frontends.settings import FrontendSettings
 from mooring.ipc.arena import Arena
-from mooring.mount.listeners import Listeners
+from mooring.mount.grpc import frontend_grpc_server
+from mooring.mount.listeners import Listeners, by_load, limits_of, reuse_port
 from mooring.mount.routes import Services, inference_endpoints
 from mooring.observability.load import ThreadLoad
 from mooring.observability.logs import get_logger, setup
@@ -29,69 +30,54 @@ from mooring.observability.metrics import Metrics
 from mooring.protocols.amd.metrics import count_requests
 from mooring.protocols.dialect import AMD, V2
 from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.grpc_server import ConnectionAge, GrpcServer
 from mooring.protocols.openapi import Description
 from mooring.signals import end_with_parent, leave_to_first_process
-from mooring.tokens import Access, Token, TokenTable
-from mooring.web.certificates import certificates_of
-from mooring.web.http1 import Exchange, HttpServer
+from mooring.tokens import Access, TokenTable
+from mooring.web.certificates import RENEWAL, certificates_of
+from mooring.web.http1 import Exchange
 from mooring.web.migration import SocketChannel
 from mooring.web.relay import Relay
 from mooring.web.routing import Match
+from mooring.web.server import Listener
 
 log = get_logger(__name__)
 
 
-class RelayedEndpoint(msgspec.Struct, frozen=True):
-    """An endpoint of the first process. A frontend checks the token for it, before a large body has come."""
+class Connections:
+    """The connections of a frontend process: those that it is given, gives back, and is to accept.
 
-    pattern: str
-    access: Access
-    methods: frozenset[str] | None
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """What a frontend is told before it begins; ``tokens`` is None where clients need none.
-
-    ``address`` has the real port, ``relay_socket`` is the first process's private socket, ``relayed`` what it serves
-    there.
+    ``listeners`` are in the order of their numbers; ``sockets`` is how many listening sockets come over the channel.
+    With ``reports`` the first process is told of the load.
     """
 
-    config: Config
-    address: Address
-    relay_socket: str
-    relayed: list[RelayedEndpoint]
-    tokens: dict[Access, Token] | None = None
-    renewable: tuple[Access, ...] = ()
-
-    def encoded(self) -> bytes:
-        """As bytes, for ``decoded``."""
-        return msgspec.msgpack.encode(self, enc_hook=str)
-
-    @classmethod
-    def decoded(cls, data: bytes) -> "Settings":
-        """The inverse of ``encoded``."""
-        return msgspec.msgpack.decode(data, type=cls, dec_hook=_decoded)
-
-
-def _decoded(kind: type, value: Any) -> Any:
-    return Address.parse(value, 0) if kind is Address else kind(value)
-
-
-class Traffic:
-    """The connections that this process was given, gives back, and is to accept for some time."""
-
-    def __init__(self, listener: HttpServer, frontend: FrontendService, channel: socket.socket) -> None:
-        self._listener = listener
+    def __init__(
+        self,
+        listeners: Sequence[Listener],
+        sockets: int,
+        frontend: FrontendService,
+        channel: socket.socket,
+        *,
+        reports: bool,
+    ) -> None:
+        self._listeners = listeners
+        self._missing = sockets
+        self._complete = asyncio.Event()
         self._frontend = frontend
-        self._channel = SocketChannel(channel, self._arrived)
+        self._channel = SocketChannel(channel, self._receive)
         self._load = ThreadLoad()
         self._ticker: asyncio.TimerHandle | None = None
-        self._opening: set[asyncio.Task[None]] = set()
+        frontend.on_migrate, frontend.on_accepting = self._migrate, self._set_accepting
+        if reports:
+            self._report()
 
-    def begin(self) -> None:
-        """Do as the first process says."""
-        self._frontend.on_migrate, self._frontend.on_stop_accepting = self._give, self._rest
-        self._report()
+    async def begin(self) -> None:
+        """Return when every socket has come, and connections are accepted where they are to be by then."""
+        while self._missing:
+            self._complete.clear()
+            await self._complete.wait()
+        for each in self._listeners:
+            await each.adjusted()
 
     async def end(self) -> None:
         """Take up what has come, and give nothing away any more."""
@@ -99,29 +85,28 @@ class Traffic:
             self._ticker.cancel()
         self._channel.receive_all()
         self._channel.close()
-        await self._listener.wait_adopted()
+        for each in self._listeners:
+            await each.wait_adopted()
 
-    def _give(self, share: float, mark: int) -> None:
-        self._channel.migrate(self._listener.connections, share, mark)
+    def _migrate(self, share: float, mark: int) -> None:
+        self._channel.migrate(self._listeners[HTTP].connections, share, mark)
 
-    def _rest(self) -> None:
-        self._listener.stop_accepting()
-        for task in self._opening:  # it was to listen only just now
-            task.add_done_callback(lambda _: self._listener.stop_accepting())
+    def _set_accepting(self, numbers: list[int]) -> None:
+        for number, listener in enumerate(self._listeners):
+            listener.set_accepting(number in numbers)
 
-    def _arrived(self, mark: int, sock: socket.socket) -> None:
+    def _receive(self, mark: int, sock: socket.socket) -> None:
         if mark == CONNECTION:
-            self._listener.adopt(sock)
+            self._listeners[HTTP].adopt(sock)
         else:
-            task = asyncio.get_running_loop().create_task(self._listener.listen_on(sock))
-            self._opening.add(task)  # the loop itself holds tasks only weakly
-            task.add_done_callback(self._opening.discard)
+            self._missing -= 1
+            self._listeners[mark - LISTENER].add_socket(sock)
+            self._complete.set()
 
     def _report(self) -> None:
         self._ticker = asyncio.get_running_loop().call_later(LOAD_EVERY, self._report)
-        busy = round(self._load.look(), 2)
-        count = len(self._listener.connections)
-        self._frontend.report(Load(busy if count else 0.0, count))
+        load = load_of(round(self._load.look(), 2), self._listeners)
+        self._frontend.report(load if load.connections or load.fixed else Load(0.0, 0))
 
 
 class FrontendServer:
@@ -129,7 +114,7 @@ class FrontendServer:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: FrontendSettings,
         frontend: FrontendService,
         channel: socket.socket,
         arena: Arena,
@@ -141,35 +126,72 @@ class FrontendServer:
             tokens = TokenTable(settings.tokens, settings.renewable)
             frontend.on_tokens = tokens.replace
         self._settings = settings
+        self._dialect = AMD if config.dialect == "amd" else V2
         self._metrics = metrics
         self._frontend = frontend
-        self._listeners = Listeners(config, metrics.responses, arena, tokens, certificates_of(config))
+        self._certificates = certificates_of(config)
+        self._listeners = Listeners(config, metrics.responses, arena, tokens, self._certificates)
         self._relay = Relay(settings.relay_socket, self._not_relayed)
-        self._listener = self._listeners.listener(
-            settings.address,
-            self._endpoints(),
-            frontend.overload_error,
-            fallback_app=self._relay,
-            shared=True,
-        )
-        self._traffic = Traffic(self._listener, frontend, channel)
+        self._served: list[Listener] = [
+            self._listeners.listener(
+                settings.addresses[HTTP].address,
+                self._endpoints(),
+                frontend.overload_error,
+                fallback_app=self._relay,
+                shared=True,
+            ),
+            self._grpc_server(arena),
+        ]
+        sockets = sum(each.sockets for each in settings.addresses)
+        self._connections = Connections(self._served, sockets, frontend, channel, reports=by_load(config))
 
     async def serve(self) -> None:
         """Take connections until the first process has enough of it, then answer what was accepted."""
-        address = self._settings.address
-        if self._listener.migratable:
-            self._listener.start_without_socket()
-            self._traffic.begin()
-        else:
-            await self._listener.start(address.host, address.port)
+        for listener, shared in zip(self._served, self._settings.addresses, strict=True):
+            if shared.sockets:
+                listener.start_without_socket()
+                listener.set_accepting(not by_load(self._settings.config))
+            else:
+                await listener.start(shared.address.host, shared.address.port)
+        renewing = asyncio.ensure_future(self._renew_certificates())
+        await self._connections.begin()
         self._frontend.listening()
         await self._frontend.ended.wait()
+        renewing.cancel()
         limit = self._frontend.limit
-        await self._traffic.end()
-        await self._listener.drain(limit)
+        await self._connections.end()
+        await asyncio.gather(*(listener.drain(limit) for listener in self._served))
         await self._frontend.drain(limit)
         self._relay.close()
         self._frontend.close()
+
+    def _grpc_server(self, arena: Arena) -> GrpcServer:
+        settings, config = self._settings, self._settings.config
+        address = settings.addresses[GRPC].address
+        return frontend_grpc_server(
+            self._frontend,
+            arena,
+            self._frontend.relay_call,
+            settings.relayed_methods,
+            version=__version__,
+            extensions=settings.extensions,
+            dialect=self._dialect,
+            gate=self._listeners.gate(address),
+            tls=self._listeners.rpc_tls(address),
+            reuse_port=reuse_port(config, address),
+            max_message_bytes=config.grpc_max_message_size,
+            max_request_bytes=config.grpc_max_request_size,
+            limits=limits_of(config),
+            age=ConnectionAge(config.grpc_max_connection_age, config.grpc_max_connection_age_grace),
+            sequence_headers=SequenceHeaders(
+                config.sequence_id_header, config.sequence_start_header, config.sequence_end_header
+            ),
+        )
+
+    async def _renew_certificates(self) -> None:
+        while self._certificates is not None:
+            await asyncio.sleep(RENEWAL)
+            self._certificates.renew()
 
     def _endpoints(self) -> list[Endpoint]:
         """Those that need nothing but the service: everything else is the first process's."""
@@ -178,7 +200,7 @@ class FrontendServer:
             inference=self._frontend,
             responses=responses,
             cors=self._listeners.cors,
-            dialect=AMD if self._settings.config.dialect == "amd" else V2,
+            dialect=self._dialect,
             relay=relay,
         )
         description = Description(responses, __version__)  # a call for it is relayed
@@ -202,7 +224,7 @@ class FrontendServer:
         self._listeners.responses.fault(exchange, error)
 
 
-async def _run(number: int, descriptors: Sequence[int], settings: Settings) -> None:
+async def _run(number: int, descriptors: Sequence[int], settings: FrontendSettings) -> None:
     link, passing, channel, memory = descriptors
     config = settings.config
     arena = Arena(config.arena_size, number, memory, memory=BodyMemory(config.max_body_memory))
@@ -221,7 +243,7 @@ def main(arguments: Sequence[str]) -> None:
     number, *descriptors, parent = map(int, arguments)
     end_with_parent(parent)
     leave_to_first_process()
-    settings = Settings.decoded(sys.stdin.buffer.read())
+    settings = FrontendSettings.decoded(sys.stdin.buffer.read())
     setup(settings.config.log_level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(number, descriptors, settings))

@@ -36,6 +36,8 @@ from mooring.ipc.progress import Progress
 from mooring.observability.metrics import Metrics
 from mooring.repository.spec import ModelSpec
 from mooring.tokens import Access, Token
+from mooring.web.grpc.rpc import Rpc
+from mooring.web.grpc.status import Status
 from mooring.workers.handle import PoolOwner
 from mooring.workers.shared_pool import SharedPool, SharedProcess
 
@@ -75,6 +77,26 @@ class ForwardedRequest:
         self._frontend.cancel_forwarded(self._key)
 
 
+class ForwardedRpc:
+    """A gRPC call that the first process answers; the ``Ticket`` of whoever relayed it."""
+
+    def __init__(
+        self,
+        frontend: "FrontendService",
+        key: int,
+        receive: Callable[[bytes], None],
+        end_received: Callable[[Status, str], None],
+    ) -> None:
+        self._frontend = frontend
+        self._key = key
+        self.receive = receive
+        self.end_received = end_received
+
+    def cancel(self) -> None:
+        """Nobody waits any more."""
+        self._frontend.cancel_call(self._key)
+
+
 class FrontendService(InferenceService):
     """Serves what it was told of by the first process, whose link comes in as ``sock``.
 
@@ -87,9 +109,9 @@ class FrontendService(InferenceService):
     ) -> None:
         self.ended = asyncio.Event()
         self.limit = 0.0
-        # What to do when the first process wants connections, wants no more of them accepted, or has other tokens.
+        # What to do when the first process wants connections, says where to accept them, or has other tokens.
         self.on_migrate: Callable[[float, int], None] = lambda _share, _mark: None
-        self.on_stop_accepting: Callable[[], None] = lambda: None
+        self.on_accepting: Callable[[list[int]], None] = lambda _listeners: None
         self.on_tokens: Callable[[Mapping[Access, Token]], None] = lambda _tokens: None
         self._share = 1
         self._load = Load(0.0, 0)
@@ -103,6 +125,7 @@ class FrontendService(InferenceService):
         # With the orders to do so: who unloads a model and who scales it to zero may both wait for the same.
         self._retiring: dict[int, tuple[ServedVersion, list[int]]] = {}
         self._forwarded: dict[int, ForwardedRequest] = {}
+        self._calls: dict[int, ForwardedRpc] = {}
         self._keys = itertools.count(1)
         self._view = messages.RegistryView([], [], ready=False, healthy=False)
         self._defaults: dict[str, str] = {}
@@ -161,6 +184,24 @@ class FrontendService(InferenceService):
         if self._forwarded.pop(key, None) is not None:
             self._link.send(messages.CancelForwarded(key))
 
+    def relay_call(
+        self,
+        call: Rpc,
+        message: bytes,
+        receive: Callable[[bytes], None],
+        end_received: Callable[[Status, str], None],
+    ) -> Ticket:
+        """Have the first process answer a gRPC call with this message; a ``CallRelay``."""
+        key = next(self._keys)
+        ticket = self._calls[key] = ForwardedRpc(self, key, receive, end_received)
+        self._link.send(messages.ForwardCall(key, call.path, list(call.metadata), message, call.deadline))
+        return ticket
+
+    def cancel_call(self, key: int) -> None:
+        """Nobody waits for a call that was forwarded."""
+        if self._calls.pop(key, None) is not None:
+            self._link.send(messages.CancelForwarded(key))
+
     async def drain(self, grace: float) -> None:
         """Return when nothing waits and nothing runs, or after ``grace`` seconds."""
         await wait_until(lambda: not self._busy(), grace)
@@ -174,7 +215,9 @@ class FrontendService(InferenceService):
         self._link.close()
 
     def _busy(self) -> bool:
-        return bool(self._forwarded) or any(not served.scheduler.idle for served in self._served.values())
+        return bool(self._forwarded or self._calls) or any(
+            not served.scheduler.idle for served in self._served.values()
+        )
 
     def _state(self, model: str, version: str) -> ModelState:
         wanted = version or self._defaults.get(model)
@@ -200,6 +243,13 @@ class FrontendService(InferenceService):
     def _receive_messages(self, message: messages.ToFrontend) -> None:
         if isinstance(message, messages.ForwardedOutcome):
             self._receive_outcome(message)
+        elif isinstance(message, messages.ForwardedMessage):
+            if message.key in self._calls:
+                self._calls[message.key].receive(message.message)
+        elif isinstance(message, messages.ForwardedStatus):
+            call = self._calls.pop(message.key, None)
+            if call is not None:
+                call.end_received(Status(message.status), message.text)
         elif isinstance(message, messages.AttachWorker):
             self._attach_worker(message)
         elif isinstance(message, messages.ServeVersion):
@@ -218,8 +268,8 @@ class FrontendService(InferenceService):
                 self._limit(served)
         elif isinstance(message, messages.MigrateConnections):
             self.on_migrate(message.share, message.mark)
-        elif isinstance(message, messages.StopAccepting):
-            self.on_stop_accepting()
+        elif isinstance(message, messages.SetAccepting):
+            self.on_accepting(message.listeners)
         elif isinstance(message, messages.SetTokens):
             self.on_tokens(message.tokens)
         elif isinstance(message, messages.Ping):

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from mooring.core.errors import ErrorRecord, MooringError, WorkerDied
 from mooring.core.service import InferenceService, Outcome, Ticket
@@ -35,6 +35,21 @@ log = get_logger(__name__)
 _AGAIN = 0.5
 # Seconds that one has to be gone whose link is.
 _GRACE = 5.0
+
+RunCall = Callable[
+    [
+        str,
+        Sequence[tuple[bytes, bytes]],
+        bytes,
+        float | None,
+        Callable[[bytes], None],
+        Callable[[int, str], None],
+    ],
+    Ticket,
+]
+"""Answers a gRPC call, of which it gets path, metadata, message and deadline: each message of the answer goes to the first
+function, then the status to the second one.
+"""
 
 _generations = itertools.count(1)
 
@@ -167,6 +182,7 @@ class FrontendSupervisor:
         self.processes = [FrontendProcess(number, arena, self) for number in range(1, count + 1)]
         self._settings: Callable[[], bytes] = bytes
         self._service: InferenceService | None = None
+        self._run_call: RunCall | None = None
         self._registry = Registry()
         self._numbers: dict[int, ModelVersion] = {}
         self._orders = itertools.count(1)
@@ -175,8 +191,18 @@ class FrontendSupervisor:
         self._cleanup_tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
-    def start(self, settings: Callable[[], bytes], service: InferenceService, registry: Registry) -> None:
-        """Run them, each with the settings as they are then; ``service`` answers what they forward."""
+    def start(
+        self,
+        settings: Callable[[], bytes],
+        service: InferenceService,
+        registry: Registry,
+        run_call: RunCall,
+    ) -> None:
+        """Run them, each with the settings as they are then.
+
+        ``service`` answers the requests that they forward, ``run_call`` the gRPC calls.
+        """
+        self._run_call = run_call
         self._settings, self._service, self._registry = settings, service, registry
         for frontend in self.processes:
             frontend.start(settings(), self)
@@ -278,6 +304,8 @@ class FrontendSupervisor:
         """One message of a frontend."""
         if isinstance(message, messages.Forward):
             self._submit_forwarded(frontend, message)
+        elif isinstance(message, messages.ForwardCall):
+            self._answer_call(frontend, message)
         elif isinstance(message, messages.CancelForwarded):
             ticket = frontend.tickets.pop(message.key, None)
             if ticket is not None:
@@ -345,6 +373,24 @@ class FrontendSupervisor:
         # What is refused at once is answered before there is a ticket: it must not be kept then.
         frontend.tickets[key] = NO_OP_TICKET
         ticket = self._service.submit(message.request, done)
+        if key in frontend.tickets:
+            frontend.tickets[key] = ticket
+
+    def _answer_call(self, frontend: FrontendProcess, message: messages.ForwardCall) -> None:
+        assert self._run_call is not None
+        key = message.key
+
+        def receive(answer: bytes) -> None:
+            frontend.send(messages.ForwardedMessage(key, answer))
+
+        def end(status: int, text: str) -> None:
+            frontend.tickets.pop(key, None)
+            frontend.send(messages.ForwardedStatus(key, status, text))
+
+        frontend.tickets[key] = NO_OP_TICKET  # as for requests
+        ticket = self._run_call(
+            message.path, message.metadata, message.message, message.deadline, receive, end
+        )
         if key in frontend.tickets:
             frontend.tickets[key] = ticket
 

@@ -1,6 +1,7 @@
 """How the HTTP listeners of a process are made out of the settings: the same in the first process and in every frontend process."""
 
-from collections.abc import Sequence
+import ssl
+from collections.abc import Callable, Sequence
 
 from mooring.config.settings import Address, Config
 from mooring.core.buffers import Allocator
@@ -63,6 +64,11 @@ class Listeners:
         config = self._config
         return Gate(self._tokens, closed=not config.guarded(address), protect_metrics=config.protect_metrics)
 
+    def rpc_tls(self, address: Address) -> Callable[[], ssl.SSLContext] | None:
+        """The TLS of a gRPC listener; None where it speaks none."""
+        certificates = self._certificates
+        return certificates.current_rpc if address.secure and certificates and not address.path else None
+
     def listener(
         self,
         address: Address,
@@ -78,7 +84,6 @@ class Listeners:
         An ``internal`` one is asked by another process of the server: it speaks no TLS and tells pages nothing, since
         the one before it does. The address of a ``shared`` one is served by several processes.
         """
-        migratable = shared and not address.path and by_load(self._config, address)
         application = Application(
             endpoints,
             self.responses,
@@ -98,12 +103,17 @@ class Listeners:
             admission_check=self.cors.checking(application.admission_check),
             tls=certificates.current if address.secure and certificates and not internal else None,
             plain=https_only(self.responses),
-            shared=shared and not migratable,
-            migratable=migratable,
+            reuse_port=shared and reuse_port(self._config, address),
+            migratable=shared and by_load(self._config) and not address.secure,
             root=b"" if internal else self.root.encode(),  # the process before it has taken the prefix away
         )
 
 
-def by_load(config: Config, address: Address) -> bool:
-    """Whether the connections to an address move between processes. Those with TLS cannot."""
-    return config.frontends > 1 and config.deal_connections == "by_load" and not address.secure
+def by_load(config: Config) -> bool:
+    """Whether frontend processes take connections only while the load asks for it."""
+    return config.frontends > 1 and config.deal_connections == "by_load"
+
+
+def reuse_port(config: Config, address: Address) -> bool:
+    """Whether every process binds an address for itself, and the system deals the connections out."""
+    return config.frontends > 1 and config.deal_connections == "evenly" and not address.path

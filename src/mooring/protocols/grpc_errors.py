@@ -4,8 +4,8 @@ from mooring.core.errors import MooringError, OutOfResources
 from mooring.observability.logs import get_logger
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.status import Asked, grpc_v2
-from mooring.web.grpc.calls import Call
 from mooring.web.grpc.headers import percent_encode
+from mooring.web.grpc.rpc import Rpc
 from mooring.web.grpc.status import Status, StatusError
 
 log = get_logger(__name__)
@@ -44,7 +44,7 @@ def internal_error_text(error: Exception) -> str:
     return f"{type(error).__name__}: internal server error, see the server's log"
 
 
-def end_with_error(call: Call, service: str, method: str, error: Exception, dialect: Dialect) -> None:
+def end_with_error(call: Rpc, service: str, method: str, error: Exception, dialect: Dialect) -> None:
     """End a call with what its method has raised; what is not an error of ours is logged."""
     if isinstance(error, MemoryError) and not isinstance(error, MooringError):
         error = OutOfResources("there is no memory for this request")

@@ -9,10 +9,12 @@ from mooring.protocols.grpc_errors import status_error
 from mooring.protocols.grpc_messages import parse_message, read_bytes, sync_handler
 from mooring.protocols.grpc_server import Service, StreamingMethod, UnaryMethod
 from mooring.tokens import Access
-from mooring.web.grpc.calls import StreamingCall
+from mooring.web.grpc.rpc import StreamingRpc
 
 # Seconds after which a watcher hears of a change at the latest: readiness is polled, nobody announces it.
 _POLL_INTERVAL = 0.5
+
+NAME = "grpc.health.v1.Health"
 
 
 class Health:
@@ -26,7 +28,7 @@ class Health:
     def service(self) -> Service:
         """Return the service to mount."""
         return Service(
-            "grpc.health.v1.Health",
+            NAME,
             {"Check": UnaryMethod(Access.OPEN, sync_handler(HealthCheckRequest, self.check))},
             {"Watch": StreamingMethod(Access.OPEN, self.watch)},
             on_stop=self._stopping.set,
@@ -38,7 +40,7 @@ class Health:
             raise status_error("NOT_FOUND", f"no service '{request.service}' is served here")
         return HealthCheckResponse(status=self._status(request.service))
 
-    async def watch(self, call: StreamingCall) -> None:
+    async def watch(self, call: StreamingRpc) -> None:
         """Answer with the state now and whenever it has changed, until the server stops."""
         message = await read_bytes(call)
         if message is None:

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError, Message
 from mooring.core.buffers import Payload
 from mooring.core.errors import InvalidInput
 from mooring.protocols.grpc_server import UnaryHandler
-from mooring.web.grpc.calls import StreamingCall, UnaryCall
+from mooring.web.grpc.rpc import StreamingRpc, UnaryRpc
 
 RequestT = TypeVar("RequestT", bound=Message)
 Result = TypeVar("Result")
@@ -33,7 +33,7 @@ def copy_bytes(payload: Payload) -> bytes:
         payload.release()
 
 
-async def read_bytes(call: StreamingCall) -> bytes | None:
+async def read_bytes(call: StreamingRpc) -> bytes | None:
     """Wait for the next message of a stream; None after the client's last."""
     message = await call.read_message()
     return None if message is None else copy_bytes(message)
@@ -42,7 +42,7 @@ async def read_bytes(call: StreamingCall) -> bytes | None:
 def sync_handler(kind: type[RequestT], answer: Callable[[RequestT], Message]) -> UnaryHandler:
     """A handler that answers at once with what ``answer`` returns."""
 
-    def handle(call: UnaryCall) -> None:
+    def handle(call: UnaryRpc) -> None:
         call.respond([answer(parse_message(kind, copy_bytes(call.take_message()))).SerializeToString()])
 
     return handle
@@ -53,7 +53,7 @@ def async_handler(
 ) -> UnaryHandler:
     """A handler that takes its time. A client that goes away does not stop it: half a load would help nobody."""
 
-    async def handle(call: UnaryCall) -> None:
+    async def handle(call: UnaryRpc) -> None:
         message = await run_to_end(answer(parse_message(kind, copy_bytes(call.take_message()))))
         call.respond([message.SerializeToString()])
 
@@ -90,7 +90,7 @@ class StoppableReader:
         for read in self._reads:
             read.cancel()
 
-    async def read_bytes(self, call: StreamingCall) -> bytes | None:
+    async def read_bytes(self, call: StreamingRpc) -> bytes | None:
         """Wait for the next message of a stream; None after the client's last and once the server stops."""
         if self.stopping:
             return None

@@ -20,7 +20,7 @@ from mooring.codecs.proto.pool import POOL
 from mooring.protocols.grpc_messages import StoppableReader, parse_message
 from mooring.protocols.grpc_server import Service, StreamingMethod
 from mooring.tokens import Access
-from mooring.web.grpc.calls import StreamingCall
+from mooring.web.grpc.rpc import StreamingRpc
 from mooring.web.grpc.status import Status
 
 # Importing these fills the pool.
@@ -55,7 +55,7 @@ class Reflection:
             for name in _NAMES
         ]
 
-    async def answer(self, call: StreamingCall) -> None:
+    async def answer(self, call: StreamingRpc) -> None:
         """Answer every question, until the client has no more."""
         while (message := await self._reader.read_bytes(call)) is not None:
             request = parse_message(reflection_pb2.ServerReflectionRequest, message)

@@ -4,7 +4,8 @@ No message is known here. A method that raises becomes a status; what is not an 
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import ssl
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -17,10 +18,11 @@ from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.grpc_errors import end_with_error, status_error
 from mooring.protocols.status import grpc_gate
 from mooring.tokens import Access
-from mooring.web.certificates import Certificates
 from mooring.web.grpc import headers
 from mooring.web.grpc.calls import Call, Method, StreamingCall, UnaryCall
 from mooring.web.grpc.headers import CallHead
+from mooring.web.grpc.memory_call import MemoryCall
+from mooring.web.grpc.rpc import Rpc, StreamingRpc, UnaryRpc
 from mooring.web.grpc.status import Status, StatusError
 from mooring.web.http1 import Limits
 from mooring.web.http2.connection import Http2Connection
@@ -29,10 +31,10 @@ from mooring.web.http2.hpack import Field
 from mooring.web.http2.streams import StreamConnection
 from mooring.web.server import Listener
 
-UnaryHandler = Callable[[UnaryCall], Coroutine[None, None, None] | None]
+UnaryHandler = Callable[[UnaryRpc], Coroutine[None, None, None] | None]
 """Answers a call through it, at once or later; a coroutine is run as a task, which is cancelled with the call."""
 
-StreamingHandler = Callable[[StreamingCall], Coroutine[None, None, None]]
+StreamingHandler = Callable[[StreamingRpc], Coroutine[None, None, None]]
 """Reads messages and writes answers; the call ends with OK when it returns."""
 
 # Bytes that a compressed message may become where messages have no limit.
@@ -91,8 +93,10 @@ class GrpcServer(Listener):
         max_request_bytes: int = 0,
         limits: Limits | None = None,
         age: ConnectionAge | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+        reuse_port: bool = False,
     ) -> None:
-        super().__init__(limits or Limits())
+        super().__init__(limits or Limits(), tls=tls, reuse_port=reuse_port)
         self.allocator: Allocator = allocator or HeapAllocator()
         self.max_message_bytes = max_message_bytes
         self.max_request_bytes, self.max_request_key = max_message_bytes, "grpc_max_message_size"
@@ -102,12 +106,12 @@ class GrpcServer(Listener):
         self._services = services
         self._tasks: set[asyncio.Task[None]] = set()
         gate = gate or Gate()
-        self._unary: Mapping[bytes, Method[UnaryCall]] = {
+        self._unary: Mapping[bytes, Method[UnaryRpc]] = {
             f"/{service.name}/{name}".encode(): self._mount_unary(gate, service, name, method)
             for service in services
             for name, method in service.unary.items()
         }
-        self._streaming: Mapping[bytes, Method[StreamingCall]] = {
+        self._streaming: Mapping[bytes, Method[StreamingRpc]] = {
             f"/{service.name}/{name}".encode(): self._mount_streaming(gate, service, name, method)
             for service in services
             for name, method in service.streaming.items()
@@ -115,12 +119,6 @@ class GrpcServer(Listener):
 
     def new_connection(self) -> Http2Connection:
         return Http2Connection(self)
-
-    async def start(self, host: str, port: int, certificates: Certificates | None = None) -> None:
-        """Listen; with port 0 on a free one, with ``certificates`` over TLS. Raises ``OSError``."""
-        if certificates is not None:
-            self.secure, self._tls = True, certificates.current_rpc
-        await super().start(host, port)
 
     async def drain(self, timeout: float) -> None:  # noqa: ASYNC109 — as in the listener
         """Take nothing new, answer what was accepted; give up after ``timeout`` seconds."""
@@ -133,6 +131,43 @@ class GrpcServer(Listener):
         await super().close()
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+    @property
+    def unary_methods(self) -> Iterator[tuple[str, str, Access]]:
+        """Service, name and access of every unary method; open where the access depends on the message."""
+        for service in self._services:
+            for name, (access, _) in service.unary.items():
+                yield service.name, name, access if isinstance(access, Access) else Access.OPEN
+
+    def run_call(
+        self,
+        path: str,
+        metadata: Sequence[Field],
+        message: bytes,
+        deadline: float | None,
+        receive: Callable[[bytes], None],
+        end_received: Callable[[Status, str], None],
+    ) -> MemoryCall:
+        """Answer a call with one message that came to another process; all is checked as if it had come here.
+
+        ``receive`` gets each message of the answer, then ``end_received`` the status.
+        """
+        own: list[Field] = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", path.encode())]
+        head = headers.parse_head([*own, *metadata])
+        call = MemoryCall(head, message, deadline, receive, end_received)
+        try:
+            if (streaming := self._streaming.get(head.path)) is not None:
+                if streaming.admit is not None:
+                    streaming.admit(call)
+                streaming.start(call)
+            else:
+                unary = self._unary.get(head.path, _UNKNOWN)
+                if unary.admit is not None:
+                    unary.admit(call)
+                unary.start(call)
+        except StatusError as error:
+            call.end(error.status, str(error))
+        return call
 
     # For connections
 
@@ -168,10 +203,10 @@ class GrpcServer(Listener):
 
     # Methods
 
-    def _mount_unary(self, gate: Gate, service: Service, name: str, method: UnaryMethod) -> Method[UnaryCall]:
+    def _mount_unary(self, gate: Gate, service: Service, name: str, method: UnaryMethod) -> Method[UnaryRpc]:
         admit, handler = _guard(gate, service.name, method)
 
-        def start(call: UnaryCall) -> None:
+        def start(call: UnaryRpc) -> None:
             try:
                 work = handler(call)
             except Exception as error:  # the protocol edge
@@ -184,17 +219,17 @@ class GrpcServer(Listener):
 
     def _mount_streaming(
         self, gate: Gate, service: Service, name: str, method: StreamingMethod
-    ) -> Method[StreamingCall]:
-        async def run(call: StreamingCall) -> None:
+    ) -> Method[StreamingRpc]:
+        async def run(call: StreamingRpc) -> None:
             await method.handler(call)
             call.end(Status.OK)
 
-        def start(call: StreamingCall) -> None:
+        def start(call: StreamingRpc) -> None:
             self._run(call, service, name, run(call))
 
         return Method(start, _admission(gate.check(method.access), service.name))
 
-    def _run(self, call: Call, service: Service, name: str, work: Coroutine[None, None, None]) -> None:
+    def _run(self, call: Rpc, service: Service, name: str, work: Coroutine[None, None, None]) -> None:
         """Run a method as a task of its own."""
 
         async def run() -> None:
@@ -211,16 +246,16 @@ class GrpcServer(Listener):
         call.on_cancelled = task.cancel
 
 
-def _refuse_unknown(call: Call) -> None:
+def _refuse_unknown(call: Rpc) -> None:
     raise StatusError(Status.UNIMPLEMENTED, f"method '{call.path}' is not offered here")
 
 
-_UNKNOWN: Method[UnaryCall] = Method(_refuse_unknown, admit=_refuse_unknown)
+_UNKNOWN: Method[UnaryRpc] = Method(_refuse_unknown, admit=_refuse_unknown)
 
 
 def _guard(
     gate: Gate, service: str, method: UnaryMethod
-) -> tuple[Callable[[Call], None] | None, UnaryHandler]:
+) -> tuple[Callable[[Rpc], None] | None, UnaryHandler]:
     """What is asked before a message is received, and the handler: itself where nothing depends on the message."""
     access, handler = method
     if isinstance(access, Access):
@@ -229,7 +264,7 @@ def _guard(
     if not any(checks.values()):
         return None, handler
 
-    def check_first(call: UnaryCall) -> Coroutine[None, None, None] | None:
+    def check_first(call: UnaryRpc) -> Coroutine[None, None, None] | None:
         check = checks[access(call.message)]
         if check is not None:
             _check_token(check, service, call)
@@ -238,11 +273,11 @@ def _guard(
     return None, check_first
 
 
-def _admission(check: Check | None, service: str) -> Callable[[Call], None] | None:
+def _admission(check: Check | None, service: str) -> Callable[[Rpc], None] | None:
     return None if check is None else (lambda call: _check_token(check, service, call))
 
 
-def _check_token(check: Check, service: str, call: Call) -> None:
+def _check_token(check: Check, service: str, call: Rpc) -> None:
     refusal = check(call.header(b"authorization"))
     if refusal is not None:
         raise status_error(*grpc_gate(refusal, service))

@@ -32,11 +32,10 @@ from mooring.engine.registry import ModelVersion, Unavailable
 from mooring.engine.scale_to_zero import machine_budget, processes_kept
 from mooring.engine.snapshots import Snapshots
 from mooring.frontends.balancer import ConnectionBalancer
-from mooring.frontends.process import RelayedEndpoint
-from mooring.frontends.process import Settings as FrontendSettings
+from mooring.frontends.settings import FrontendSettings, RelayedEndpoint, SharedAddress
 from mooring.frontends.supervisor import FrontendSupervisor
 from mooring.ipc.arena import Arena
-from mooring.mount.listeners import Listeners, limits_of
+from mooring.mount.listeners import Listeners, by_load, limits_of, reuse_port
 from mooring.mount.routes import (
     Administrative,
     Mount,
@@ -63,7 +62,7 @@ from mooring.repository.workflows import WorkflowCatalog
 from mooring.server.startup import Startup
 from mooring.signals import STOP, asking_to_stop
 from mooring.tokens import Access, tokens_of
-from mooring.web.certificates import certificates_of
+from mooring.web.certificates import RENEWAL, certificates_of
 from mooring.web.http1 import HttpServer
 from mooring.workers.capacity import descriptors_needed
 from mooring.workers.heartbeat import Deadlines
@@ -81,8 +80,6 @@ class Listener(Protocol):
         """Take nothing new, answer what was accepted; give up after ``limit`` seconds."""
 
 
-# Seconds between two looks at the files of certificates.
-_RENEWAL = 3.0
 # Seconds between two looks at the files of tokens, where frontend processes must be told.
 _TOKENS_EVERY = 1.0
 # Seconds after a stop signal in which another one is the same one, sent in another way.
@@ -234,7 +231,8 @@ class Server:
             administrative=self._administrative,
         )
         self._listeners: list[Listener] = []
-        self._dealer: ConnectionBalancer | None = None
+        self._grpc: GrpcServer | None = None  # of the address for inference
+        self._balancer: ConnectionBalancer | None = None
         self._relay_socket = folder / "relay"  # where frontend processes relay calls to
         self._loading: list[asyncio.Future[ModelVersion]] = []
         self._loaded = False
@@ -275,7 +273,7 @@ class Server:
             reading = asyncio.ensure_future(_every(self._tokens.read_changed, _TOKENS_EVERY))
             self._stack.callback(reading.cancel)
         if self._certificates is not None:
-            renewing = asyncio.ensure_future(_every(self._certificates.renew, _RENEWAL))
+            renewing = asyncio.ensure_future(_every(self._certificates.renew, RENEWAL))
             self._stack.callback(renewing.cancel)
         if self._config.repository_monitoring and self._config.model_repository is not None:
             monitor = RepositoryMonitor(
@@ -319,6 +317,8 @@ class Server:
             log_settings=self._log_settings,
             trace_settings=self._trace_settings,
             gate=self._http.gate(address),
+            tls=self._http.rpc_tls(address),
+            reuse_port=reuse_port(config, address),
             max_message_bytes=config.grpc_max_message_size,
             max_request_bytes=config.grpc_max_request_size,
             limits=limits_of(config),
@@ -326,11 +326,13 @@ class Server:
             sequence_headers=sequence_headers(config),
             further=[management] if together else [],
         )
+        self._grpc = server
         await self._start_grpc(server, "grpc_address")
         if not together:
             server = mount.grpc_of(
                 [management],
                 gate=self._http.gate(managing),
+                tls=self._http.rpc_tls(managing),
                 allocator=self._arena,
                 max_message_bytes=config.grpc_max_message_size,
                 max_request_bytes=config.grpc_max_request_size,
@@ -348,7 +350,7 @@ class Server:
             if address.path:
                 await server.start_unix(address.path)
             else:
-                await server.start(address.host, address.port, self._certificates if address.secure else None)
+                await server.start(address.host, address.port)
         if not address.path and not address.port:
             log.info("listening for gRPC", host=address.host, port=server.port)
             self._found_port(name, server.port)
@@ -397,13 +399,13 @@ class Server:
     async def drain(self, limit: float) -> None:
         """Take nothing new, answer what was accepted; give up after ``limit`` seconds."""
         end = time.monotonic() + limit
-        if self._dealer is not None:
-            self._dealer.stop()
+        if self._balancer is not None:
+            self._balancer.stop()
         await asyncio.gather(
             self._frontends.drain(limit), *(listener.drain(limit) for listener in self._listeners)
         )
-        if self._dealer is not None:
-            await self._dealer.settle(end - time.monotonic())
+        if self._balancer is not None:
+            await self._balancer.settle(end - time.monotonic())
         if not await self.engine.drain(end - time.monotonic()):
             log.warning("requests given up", reason="they were not answered in time", limit_seconds=limit)
 
@@ -508,29 +510,38 @@ class Server:
     async def _start_frontends(
         self, listener: HttpServer, address: Address, endpoints: Sequence[Endpoint]
     ) -> None:
-        """Have further processes take connections to this address, too."""
-        if listener.migratable:
-            self._dealer = ConnectionBalancer(self._frontends, listener)
+        """Have further processes take connections to this address and to the one of gRPC, too."""
+        assert self._grpc is not None
+        spread = by_load(self._config)
+        listeners, addresses = [listener, self._grpc], [address, self.listening.grpc_address]
+        shared = [
+            each for each, where in zip(listeners, addresses, strict=True) if spread or where.path
+        ]  # the others are bound by every process for itself
+        self._balancer = ConnectionBalancer(self._frontends, listeners, shared=shared, by_load=spread)
         internal = self._http.listener(address, endpoints, self.engine.overload_error, internal=True)
         await internal.start_unix(str(self._relay_socket))
         self._stack.push_async_callback(internal.close)
-        relayed = [RelayedEndpoint(each.pattern, each.access, each.methods) for each in endpoints]
+        settings = FrontendSettings(
+            self._config,
+            [
+                SharedAddress(where, len(each.share_sockets()) if each in shared else 0)
+                for each, where in zip(listeners, addresses, strict=True)
+            ],
+            str(self._relay_socket),
+            [RelayedEndpoint(each.pattern, each.access, each.methods) for each in endpoints],
+            list(self._grpc.unary_methods),
+            self._extensions,
+        )
 
-        def settings() -> bytes:
+        def current_settings() -> bytes:
             tokens = self._tokens
-            return FrontendSettings(
-                self._config,
-                address,
-                str(self._relay_socket),
-                relayed,
-                tokens=None if tokens is None else tokens.tokens,
-                renewable=() if tokens is None else tokens.renewable,
-            ).encoded()
+            if tokens is None:
+                return settings.encoded()
+            return structs.replace(settings, tokens=tokens.tokens, renewable=tokens.renewable).encoded()
 
-        self._frontends.start(settings, self.engine, self.engine.registry)
+        self._frontends.start(current_settings, self.engine, self.engine.registry, self._grpc.run_call)
         self._stack.push_async_callback(self._frontends.close)
-        if self._dealer is not None:
-            self._stack.callback(self._dealer.close)
+        self._stack.callback(self._balancer.close)
 
 
 @contextmanager

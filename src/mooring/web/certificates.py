@@ -9,6 +9,9 @@ from mooring.observability.logs import get_logger
 
 log = get_logger(__name__)
 
+RENEWAL = 3.0
+"""Seconds between two looks at the files of certificates, of whoever calls ``Certificates.renew``."""
+
 _ADDRESSES = (
     "inference_address",
     "management_address",

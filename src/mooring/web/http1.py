@@ -53,10 +53,10 @@ class HttpServer(Listener):
         tls: Callable[[], ssl.SSLContext] | None = None,
         plain: App | None = None,
         root: bytes = b"",
-        shared: bool = False,
+        reuse_port: bool = False,
         migratable: bool = False,
     ) -> None:
-        super().__init__(limits, tls=tls, shared=shared, migratable=migratable)
+        super().__init__(limits, tls=tls, reuse_port=reuse_port, migratable=migratable)
         self.app = app
         self.allocator = allocator
         self.render_error = render_error

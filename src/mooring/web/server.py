@@ -5,12 +5,15 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+from mooring.observability.logs import get_logger
 from mooring.web.listener import RECEIVE, ClientConnection, Limits
 from mooring.web.tls_listener import EVERY_FAMILY, TlsListener, bind_sockets
 from mooring.web.tls_transport import TlsTransport
+
+log = get_logger(__name__)
 
 _BACKLOG = 1024
 
@@ -18,13 +21,17 @@ _BACKLOG = 1024
 class Listener:
     """Accepts connections on one address and closes them at the end; subclasses say what is spoken on them.
 
-    With ``tls`` it speaks TLS, in the context that ``tls`` returns for each new connection. If ``shared``, other
-    processes listen on the same address, and the kernel spreads connections over them (SO_REUSEPORT). If
-    ``migratable``, connections may move from and to other processes, and the listener need not listen itself.
+    With ``tls`` it speaks TLS, in the context that ``tls`` returns for each new connection. With ``reuse_port`` other
+    processes may bind the same address, and the kernel spreads connections over them (SO_REUSEPORT). If ``migratable``,
+    connections may move from and to other processes.
 
     How this works. The event loop accepts, and ``new_connection`` makes the protocol object of a client. That registers
     itself with ``add`` and leaves with ``remove``. Connections have no timers: about once a second ``_sweep`` moves the
     clock ``now`` on and has each connection check its time-outs.
+
+    Several processes may listen on the same sockets. The first one starts its listener and passes on what
+    ``share_sockets`` returns; the listener of another process gets each by ``add_socket``. From then on
+    ``set_accepting`` says, in either process, whether new connections are taken or left to the other processes.
     """
 
     def __init__(
@@ -32,7 +39,7 @@ class Listener:
         limits: Limits,
         *,
         tls: Callable[[], ssl.SSLContext] | None = None,
-        shared: bool = False,
+        reuse_port: bool = False,
         migratable: bool = False,
     ) -> None:
         self.limits = limits
@@ -40,13 +47,19 @@ class Listener:
         self.draining = False
         self.now = 0.0
         self.port = 0
-        self.shared = shared
+        self.reuse_port = reuse_port
         self.migratable = migratable
         self._path: Path | None = None
         # One for all connections: between get_buffer and buffer_updated the loop does nothing else.
         self.receive_buffer = memoryview(bytearray(RECEIVE))
         self._tls = tls
-        self._listener: asyncio.Server | TlsListener | None = None
+        self._servers: list[asyncio.Server | TlsListener] = []
+        # What is listened on together with other processes, whether or not connections are taken at the moment.
+        self._shared_sockets: list[socket.socket] = []
+        self._accepting = True
+        self._adjusting: asyncio.Task[None] | None = None
+        # Listeners that take no more connections, and have some in a handshake.
+        self._handshaking: list[TlsListener] = []
         self._connections: set[ClientConnection] = set()
         self._empty = asyncio.Event()
         self._adopting: set[asyncio.Task[None]] = set()
@@ -58,12 +71,6 @@ class Listener:
     def connections(self) -> Collection[ClientConnection]:
         """The connections that are there now."""
         return self._connections
-
-    @property
-    def listening(self) -> socket.socket:
-        """The socket that it listens on; the first where there are several."""
-        assert self._listener is not None
-        return self._listener.sockets[0]
 
     def new_connection(self) -> ClientConnection:
         """Make a connection that has no transport yet."""
@@ -86,25 +93,20 @@ class Listener:
             reason = os.strerror(number) if number > 0 else error.strerror or str(error)
             where = f"[{host}]" if ":" in host else host
             raise OSError(f"cannot listen on {where}:{port}: {reason}") from None
-        assert self._listener is not None
-        self.port = self._listener.sockets[0].getsockname()[1]
+        self.port = self._servers[0].sockets[0].getsockname()[1]
 
     async def _listen(self, host: str, port: int) -> None:
         loop = asyncio.get_running_loop()
         if self._tls is not None:
-            sockets = await bind_sockets(host, port, _BACKLOG, shared=self.shared)
-            self._begin(
-                TlsListener(
-                    sockets, self._tls, lambda: TlsTransport(self.new_connection()), self.new_plain_connection
-                )
-            )
+            sockets = await bind_sockets(host, port, _BACKLOG, reuse_port=self.reuse_port)
+            self._begin(self._tls_listener(sockets, self._tls))
         elif host == EVERY_FAMILY:
-            (sock,) = await bind_sockets(host, port, _BACKLOG, shared=self.shared)
+            (sock,) = await bind_sockets(host, port, _BACKLOG, reuse_port=self.reuse_port)
             self._begin(await loop.create_server(self.new_connection, sock=sock, backlog=_BACKLOG))
         else:
             self._begin(
                 await loop.create_server(
-                    self.new_connection, host, port, backlog=_BACKLOG, reuse_port=self.shared
+                    self.new_connection, host, port, backlog=_BACKLOG, reuse_port=self.reuse_port
                 )
             )
 
@@ -115,22 +117,92 @@ class Listener:
         self._begin(await loop.create_unix_server(self.new_connection, path, backlog=_BACKLOG))
 
     def start_without_socket(self) -> None:
-        """Look after connections that other processes hand over, and listen nowhere."""
+        """Look after connections that other processes hand over, and listen nowhere until ``set_accepting``."""
+        self._accepting = False
         self._sweep()
 
-    async def listen_on(self, sock: socket.socket) -> None:
-        """Accept on a socket that another process listens on, too; the listener owns it from now on."""
-        if self.draining or self._listener is not None:
+    def share_sockets(self) -> Sequence[socket.socket]:
+        """What it listens on, for other processes to listen on as well; the sockets stay this listener's."""
+        if not self._shared_sockets:
+            own = [each for server in self._servers for each in server.sockets]
+            self._shared_sockets = [socket.socket(fileno=os.dup(each.fileno())) for each in own]
+        return self._shared_sockets
+
+    def add_socket(self, sock: socket.socket) -> None:
+        """Listen on a socket that another process listens on, too; it is this listener's now."""
+        if self.draining:
             sock.close()
             return
-        loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(self.new_connection, sock=sock, backlog=_BACKLOG)
+        self._shared_sockets.append(sock)
+        self._adjust()
 
-    def stop_accepting(self) -> None:
-        """Take no new connections until ``listen_on`` is called again."""
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            listener.close()
+    def set_accepting(self, accepting: bool) -> None:
+        """Take new connections from shared sockets, or leave them to the other processes."""
+        if accepting != self._accepting:
+            self._accepting = accepting
+            self._adjust()
+
+    async def adjusted(self) -> None:
+        """Return when connections are taken from all shared sockets, or from none, as it was said last."""
+        while self._adjusting is not None:
+            await asyncio.wait([self._adjusting])
+
+    def _adjust(self) -> None:
+        if self._adjusting is None:
+            self._adjusting = asyncio.get_running_loop().create_task(self._open_and_close())
+            self._adjusting.add_done_callback(self._log_fault)
+
+    async def _open_and_close(self) -> None:
+        """Listen on each shared socket, or on none. What is wanted may change meanwhile."""
+        try:
+            while not self.draining:
+                listening = sum(len(server.sockets) for server in self._servers)
+                wanted = len(self._shared_sockets) if self._accepting else 0
+                if listening == wanted:
+                    return
+                if listening > wanted:
+                    self._stop_accepting()
+                else:
+                    await self._open(self._shared_sockets[listening])
+        finally:
+            self._adjusting = None
+
+    async def _open(self, shared: socket.socket) -> None:
+        sock = socket.socket(fileno=os.dup(shared.fileno()))
+        server: asyncio.Server | TlsListener
+        loop = asyncio.get_running_loop()
+        sock.setblocking(False)
+        if sock.family == socket.AF_UNIX:
+            server = await loop.create_unix_server(self.new_connection, sock=sock, backlog=_BACKLOG)
+        elif self._tls is not None:
+            server = self._tls_listener([sock], self._tls)
+        else:
+            server = await loop.create_server(self.new_connection, sock=sock, backlog=_BACKLOG)
+        if self.draining:
+            server.close()
+        else:
+            self._servers.append(server)
+
+    def _log_fault(self, adjusting: asyncio.Task[None]) -> None:
+        if not adjusting.cancelled() and (error := adjusting.exception()) is not None:
+            log.error("cannot listen on a shared socket", exc_info=error)
+
+    def _tls_listener(
+        self, sockets: Sequence[socket.socket], tls: Callable[[], ssl.SSLContext]
+    ) -> TlsListener:
+        return TlsListener(
+            sockets, tls, lambda: TlsTransport(self.new_connection()), self.new_plain_connection
+        )
+
+    def _stop_accepting(self) -> None:
+        servers, self._servers = self._servers, []
+        self._handshaking = [each for each in self._handshaking if each.handshaking]
+        for server in servers:
+            if isinstance(server, TlsListener):
+                server.stop_accepting()
+                self._handshaking.append(server)
+            else:
+                server.close()
 
     def adopt(self, sock: socket.socket) -> None:
         """Serve a connection that another process accepted; the listener owns its socket from now on."""
@@ -178,14 +250,17 @@ class Listener:
         if not self._connections:
             self._empty.set()
 
-    def _begin(self, listener: asyncio.Server | TlsListener) -> None:
-        self._listener = listener
+    def _begin(self, server: asyncio.Server | TlsListener) -> None:
+        self._servers.append(server)
         self._sweep()
 
     def _stop_listening(self) -> None:
         self.draining = True
-        if self._listener is not None:
-            self._listener.close()
+        for server in (*self._servers, *self._handshaking):
+            server.close()
+        for sock in self._shared_sockets:
+            sock.close()
+        self._shared_sockets = []
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 

@@ -53,14 +53,22 @@ class TlsListener:
             each.setblocking(False)
             self._listen(each)
 
+    @property
+    def handshaking(self) -> bool:
+        """Whether clients that were accepted are not through with their handshake."""
+        return bool(self._arriving)
+
+    def stop_accepting(self) -> None:
+        """Accept no more; a handshake that has begun goes on."""
+        if self._open:
+            self._open = False
+            for each in self.sockets:
+                self._loop.remove_reader(each)
+                each.close()
+
     def close(self) -> None:
         """Accept no more; clients that are not through with their handshake are left."""
-        if not self._open:
-            return
-        self._open = False
-        for each in self.sockets:
-            self._loop.remove_reader(each)
-            each.close()
+        self.stop_accepting()
         for task in self._arriving:
             task.cancel()
 
@@ -126,8 +134,8 @@ def _set(readable: asyncio.Future[None]) -> None:
         readable.set_result(None)
 
 
-async def bind_sockets(host: str, port: int, backlog: int, *, shared: bool) -> list[socket.socket]:
-    """Listening sockets, one for each address that ``host`` stands for; ``shared`` with other processes.
+async def bind_sockets(host: str, port: int, backlog: int, *, reuse_port: bool) -> list[socket.socket]:
+    """Listening sockets, one for each address that ``host`` stands for; with ``reuse_port`` other processes may bind the same.
 
     Raises ``OSError``.
     """
@@ -138,7 +146,7 @@ async def bind_sockets(host: str, port: int, backlog: int, *, shared: bool) -> l
         for family, address in dict.fromkeys((family, address) for family, *_, address in found):
             listening = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if shared:
+            if reuse_port:
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 # All addresses of IPv6 are all of IPv4 as well, as everywhere else; any other is one address.

@@ -47,7 +47,6 @@ def load_config(
     chosen.update(read_variables(environ, chosen))
     config = _with_grpc_tls(Config(**chosen))
     _check_management(config)
-    _check_frontends(config)
     return config
 
 
@@ -134,14 +133,6 @@ def _check_management(config: Config) -> None:
                 " MOORING_MANAGEMENT_TOKEN or token_authorization = on) or for certificates (client_ca_file),"
                 " or set insecure = true (--insecure) to allow it"
             )
-
-
-def _check_frontends(config: Config) -> None:
-    """Further processes share a port, and know the settings: neither sockets in the file system nor generated tokens."""
-    if config.frontends == 1:
-        return
-    if config.inference_address.path:
-        raise ConfigError("frontends above 1 need an inference_address with a port, not a unix socket")
 
 
 def _flag_name(name: str) -> str:

@@ -19,7 +19,7 @@ from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.kserve.statistics import config_document, usage_document
 from mooring.protocols.load_options import config_of
 from mooring.tokens import Access
-from mooring.web.grpc.calls import UnaryCall
+from mooring.web.grpc.rpc import UnaryRpc
 
 _FILE = "file:"
 _CUDA = ("CudaSharedMemoryStatus", "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister")
@@ -194,7 +194,7 @@ class GrpcSharedMemory:
         return self._memory
 
 
-def _no_cuda(_call: UnaryCall) -> None:
+def _no_cuda(_call: UnaryRpc) -> None:
     raise Unsupported("CUDA shared memory is not offered")
 
 

@@ -9,21 +9,23 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from mooring.codecs import protobuf
-from mooring.codecs.protobuf_tensors import Layout, Part
-from mooring.core.buffers import Allocator, Payload
-from mooring.core.errors import InvalidInput, ModelNotReady, MooringError, Unsupported
+from mooring.codecs.protobuf_tensors import Layout, Part, Regions
+from mooring.codecs.v2_json import names_region
+from mooring.core.buffers import Allocator, Buffer, Payload
+from mooring.core.errors import ElsewhereOnly, InvalidInput, ModelNotReady, MooringError, Unsupported
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import InferenceService, Outcome, Ticket
-from mooring.core.tensors import RequestValue, release
+from mooring.core.tensors import RequestValue, release, shares_of
 from mooring.observability.logs import get_logger
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.grpc_errors import describe_error, internal_error_text, to_status_error
-from mooring.protocols.kserve.shared_memory import SharedMemory
+from mooring.protocols.grpc_relay import CallRelay, relay_unary
+from mooring.protocols.kserve.shared_memory import SharedMemory, elsewhere_only
 from mooring.protocols.responses import RequestIds
 from mooring.protocols.scheduling import scheduled
 from mooring.protocols.status import Asked
 from mooring.protocols.unknown import or_not_found
-from mooring.web.grpc.calls import Call, StreamingCall, UnaryCall
+from mooring.web.grpc.rpc import Rpc, StreamingRpc, UnaryRpc
 from mooring.web.grpc.status import Status
 
 log = get_logger(__name__)
@@ -54,7 +56,10 @@ class Told(msgspec.Struct, gc=False):
 
 
 class Inference:
-    """What ModelInfer and ModelStreamInfer share: the service, and how its requests and answers look on the wire."""
+    """What ModelInfer and ModelStreamInfer share: the service, and how its requests and answers look on the wire.
+
+    A frontend process has no ``memory`` but a ``relay``: the first process answers messages that name a region of it.
+    """
 
     def __init__(
         self,
@@ -63,17 +68,27 @@ class Inference:
         *,
         memory: SharedMemory | None = None,
         dialect: Dialect = V2,
+        relay: CallRelay | None = None,
     ) -> None:
         self.service = service
         self.dialect = dialect
+        self.relay = relay
         self._allocator = allocator
         self._memory = memory
+        self._read_region: Regions | None = memory.read if memory is not None else None
+        if relay is not None:
+            self._read_region = elsewhere_only
         self._new_id = RequestIds().new
         self._streams: set[_Stream] = set()
 
-    def infer(self, call: UnaryCall) -> None:
+    def infer(self, call: UnaryRpc) -> None:
         """One request, one answer, and no task. A client that goes away takes its request with it."""
-        answer = _Answer(self, self.read(call.take_message(), call), call)
+        told = self.read_or_keep(call.take_message(), call)
+        if isinstance(told, bytes):
+            assert self.relay is not None
+            relay_unary(self.relay, call, told)
+            return
+        answer = _Answer(self, told, call)
         ticket = self.service.submit(answer.told.request, answer.done)
         if answer.over:
             if answer.withdrawn:
@@ -81,7 +96,7 @@ class Inference:
         else:
             answer.ticket, call.on_cancelled = ticket, answer.cancel
 
-    async def stream(self, call: StreamingCall) -> None:
+    async def stream(self, call: StreamingRpc) -> None:
         """Requests and answers until the client has sent its last request and got its last answer."""
         stream = _Stream(self, call)
         self._streams.add(stream)
@@ -95,15 +110,31 @@ class Inference:
         for stream in list(self._streams):
             stream.leave()
 
-    def read(self, message: Payload, call: Call) -> Told:
-        """What a message asks, which is taken over. Raises ``MooringError``."""
-        memory = self._memory
+    def read_or_keep(self, message: Payload, call: Rpc) -> Told | bytes:
+        """What a message asks; or the message as it is, where only the first process can answer it.
+
+        Takes the message over. Raises ``MooringError``.
+        """
+        if self.relay is None:
+            return self.read(message, call)
+        message, kept = shares_of(message, 2)
         try:
-            request, layout = protobuf.decode_request(
-                message, self._allocator, None if memory is None else memory.read
-            )
+            return self.read(message, call)
+        except ElsewhereOnly:
+            return bytes(kept)
+        finally:
+            if isinstance(kept, Buffer):
+                kept.release()
+
+    def read(self, message: Payload, call: Rpc) -> Told:
+        """What a message asks, which is taken over. Raises ``MooringError``."""
+        try:
+            request, layout = protobuf.decode_request(message, self._allocator, self._read_region)
         except InvalidInput as error:
             raise or_not_found(self.service, error, Asked(error.model, error.version)) from None
+        if self.relay is not None and names_region(request.outputs):
+            release(request.inputs)
+            raise ElsewhereOnly("an output is to go to shared memory")
         request.layout = layout
         told = Told(request, layout, request.id, False)
         request.id = request.id or call.request_id or self._new_id()
@@ -173,7 +204,7 @@ class _Answer:
 
     __slots__ = ("_call", "_inference", "_piece", "over", "ticket", "told", "withdrawn")
 
-    def __init__(self, inference: Inference, told: Told, call: UnaryCall) -> None:
+    def __init__(self, inference: Inference, told: Told, call: UnaryRpc) -> None:
         self.told = told
         self.ticket: Ticket | None = None
         self.over = self.withdrawn = False
@@ -245,7 +276,7 @@ def _drop(outcome: Outcome) -> None:
 class _Stream:
     """One call of ModelStreamInfer. Answers come as they are ready, whatever the order of the requests."""
 
-    def __init__(self, inference: Inference, call: StreamingCall) -> None:
+    def __init__(self, inference: Inference, call: StreamingRpc) -> None:
         self.inference = inference
         self._call = call
         self._answers: asyncio.Queue[bytes | None] = asyncio.Queue()
@@ -323,11 +354,16 @@ class _StreamedRequest:
         self._ticket: Ticket | None = None
         self._over = False
 
-    def begin(self, message: Payload, call: Call) -> None:
+    def begin(self, message: Payload, call: Rpc) -> None:
         """Read the message and send the request on its way."""
         inference = self._stream.inference
         try:
-            self._told = inference.read(message, call)
+            told = inference.read_or_keep(message, call)
+            if isinstance(told, bytes):
+                assert inference.relay is not None
+                self._ticket = inference.relay(call, told, self._stream.send, self._relayed)
+                return
+            self._told = told
             self._ticket = inference.service.submit(self._told.request, self.done)
         except MooringError as error:
             self._refuse(error)
@@ -354,6 +390,15 @@ class _StreamedRequest:
             self._refuse(error)
         except Exception as error:  # the protocol edge: an engine has no use for our faults
             self._fault(error)
+
+    def _relayed(self, status: Status, text: str) -> None:
+        """End with what the first process answered, which has sent its messages."""
+        if self._over:
+            return
+        if status is Status.OK:
+            self._end()
+        else:
+            self._fail(text)
 
     def _answer(self, outcome: InferenceResponse) -> None:
         final = outcome.final

@@ -15,7 +15,7 @@ import msgspec
 from mooring.codecs.raw import raw_of
 from mooring.codecs.v2_json import REGION
 from mooring.core.buffers import LARGE, Allocator, Payload, view_of
-from mooring.core.errors import InvalidInput, ModelNotFound, MooringError
+from mooring.core.errors import ElsewhereOnly, InvalidInput, ModelNotFound, MooringError
 from mooring.core.tensors import Parameter, Tensor, release
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
@@ -159,6 +159,11 @@ def _shortened(name: str) -> InvalidInput:
     return InvalidInput(
         f"the object of shared memory region '{name}' was made shorter since it was registered"
     )
+
+
+def elsewhere_only(region: str, _offset: int, _size: int) -> Payload:
+    """What a process does that has no regions of shared memory when a request names one."""
+    raise ElsewhereOnly(f"only the first process has the shared memory region '{region}'")
 
 
 def _opened(name: str, key: str) -> int:

@@ -35,7 +35,7 @@ from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
 from mooring.protocols.kserve.bodies import Bodies
-from mooring.protocols.kserve.shared_memory import SharedMemory
+from mooring.protocols.kserve.shared_memory import SharedMemory, elsewhere_only
 from mooring.protocols.responses import JSON, Responses
 from mooring.protocols.scheduling import TIMEOUT_HEADER, deadline_of, scheduled
 from mooring.protocols.status import Asked, Refusal, kserve_v2
@@ -192,7 +192,7 @@ class KServeV2:
         self._relay = relay
         self._regions: Regions | None = None if memory is None else memory.read
         if relay is not None:
-            self._regions = _elsewhere_only
+            self._regions = elsewhere_only
         self.bodies = Bodies(responses)
         self.extensions = [
             "binary_tensor_data",
@@ -468,11 +468,6 @@ def _described(spec: TensorSpec) -> dict[str, object]:
     if spec.labels:
         found["labels"] = spec.labels
     return found
-
-
-def _elsewhere_only(region: str, _offset: int, _size: int) -> Payload:
-    """What a process does that has no regions of shared memory when a request names one."""
-    raise ElsewhereOnly(f"only the first process has the shared memory region '{region}'")
 
 
 def _number(stated: bytes) -> int:

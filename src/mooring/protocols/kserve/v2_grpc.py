@@ -40,7 +40,7 @@ class KServeV2Grpc:
             "ModelStreamInfer": StreamingMethod(Access.INFERENCE, inference.stream)
         }
         return [
-            Service(NAME, own | dict(extensions or {}), streaming, inference.leave, inference.dialect),
+            Service(NAME, dict(extensions or {}) | own, streaming, inference.leave, inference.dialect),
             Service(TORCHSERVE_NAME, own, dialect=inference.dialect),
         ]
 

@@ -23,7 +23,7 @@ from mooring.protocols.grpc_server import Service, StreamingMethod, UnaryMethod
 from mooring.protocols.responses import RequestIds
 from mooring.protocols.status import Asked, grpc_torchserve, java_class, torchserve
 from mooring.tokens import Access
-from mooring.web.grpc.calls import Call, StreamingCall, UnaryCall
+from mooring.web.grpc.rpc import Rpc, StreamingRpc, UnaryRpc
 from mooring.web.grpc.status import Status, StatusError
 
 NAME = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
@@ -65,7 +65,7 @@ class TorchServeInferenceRpcs:
         state = "Healthy" if self._service.healthy() else "Unhealthy"
         return pb.TorchServeHealthResponse(health=f'{{\n  "status": "{state}"\n}}')
 
-    def predict(self, call: UnaryCall) -> None:
+    def predict(self, call: UnaryRpc) -> None:
         """One request, one answer, and no task: a streamed one whole."""
         asked = decode_asked(call.take_message())
         try:
@@ -77,7 +77,7 @@ class TorchServeInferenceRpcs:
         if not answer.over:
             answer.ticket, call.on_cancelled = ticket, answer.cancel
 
-    async def stream(self, call: StreamingCall) -> None:
+    async def stream(self, call: StreamingRpc) -> None:
         """One request, and its answer piece by piece."""
         message = await read_bytes(call)
         asked = decode_asked(message or b"")
@@ -91,7 +91,7 @@ class TorchServeInferenceRpcs:
         except MooringError as error:
             raise _to_status_error(error, asked) from None
 
-    async def converse(self, call: StreamingCall) -> None:
+    async def converse(self, call: StreamingRpc) -> None:
         """The steps of many sequences at once; of one sequence each is asked when the one before it is answered.
 
         What goes wrong with a step is said in its answer, and the next one is read.
@@ -106,7 +106,7 @@ class TorchServeInferenceRpcs:
         if self._reader.stopping:
             raise ModelNotReady("the server is stopping")
 
-    async def _step(self, asked: PredictionAsked, call: Call) -> pb.PredictionResponse:
+    async def _step(self, asked: PredictionAsked, call: Rpc) -> pb.PredictionResponse:
         try:
             if not asked.sequence_id:
                 raise MooringError("Parameter sequenceId is required.")
@@ -114,17 +114,17 @@ class TorchServeInferenceRpcs:
         except MooringError as error:
             return _refusal(error, asked)
 
-    async def _whole(self, asked: PredictionAsked, call: Call) -> pb.PredictionResponse:
+    async def _whole(self, asked: PredictionAsked, call: Rpc) -> pb.PredictionResponse:
         prediction = self._ask(asked, call)
         answer = _answer(asked, await prediction.whole())
         if prediction.sequence:
             answer.sequence_id = prediction.sequence
         return answer
 
-    def _ask(self, asked: PredictionAsked, call: Call) -> "Prediction":
+    def _ask(self, asked: PredictionAsked, call: Rpc) -> "Prediction":
         return Prediction(self._service, self._request(asked, call))
 
-    def _request(self, asked: PredictionAsked, call: Call) -> InferenceRequest:
+    def _request(self, asked: PredictionAsked, call: Rpc) -> InferenceRequest:
         tensors = [
             Tensor(name, "BYTES", [1], [self._kept(value)], {"content_type": ""})
             for name, value in asked.inputs.items()
@@ -142,7 +142,7 @@ class TorchServeInferenceRpcs:
             headers=self._headers(asked, call),
         )
 
-    def _headers(self, asked: PredictionAsked, call: Call) -> list[tuple[bytes, bytes]]:
+    def _headers(self, asked: PredictionAsked, call: Rpc) -> list[tuple[bytes, bytes]]:
         """The call's metadata, and the sequence's id as handlers read it, which only a message can name.
 
         That it starts or ends can only be said in the metadata.
@@ -165,13 +165,13 @@ class TorchServeInferenceRpcs:
         return buffer
 
 
-Answering = Callable[[PredictionAsked, StreamingCall], Awaitable[pb.PredictionResponse]]
+Answering = Callable[[PredictionAsked, StreamingRpc], Awaitable[pb.PredictionResponse]]
 
 
 class Conversation:
     """The steps of one stream: a task for every sequence that has any, and its steps in line."""
 
-    def __init__(self, call: StreamingCall, answer: Answering) -> None:
+    def __init__(self, call: StreamingRpc, answer: Answering) -> None:
         self._call = call
         self._answer = answer
         self._lines: dict[str, deque[PredictionAsked]] = {}
@@ -228,7 +228,7 @@ class WholeAnswer:
 
     __slots__ = ("_asked", "_call", "_outcomes", "over", "ticket")
 
-    def __init__(self, asked: PredictionAsked, call: UnaryCall) -> None:
+    def __init__(self, asked: PredictionAsked, call: UnaryRpc) -> None:
         self._asked = asked
         self._call = call
         self._outcomes: list[InferenceResponse] = []

@@ -41,7 +41,7 @@ from mooring.protocols.torchserve.management import (
 from mooring.protocols.torchserve.paging import PAGE
 from mooring.protocols.torchserve.registration import registration_in
 from mooring.tokens import Access
-from mooring.web.grpc.calls import UnaryCall
+from mooring.web.grpc.rpc import UnaryRpc
 
 NAME = "org.pytorch.serve.grpc.management.ManagementAPIsService"
 _Asking = TypeVar("_Asking", bound=Message)
@@ -134,7 +134,7 @@ class TorchServeManagementRpcs:
         return method if self._model_api else _disabled
 
 
-def _disabled(_call: UnaryCall) -> None:
+def _disabled(_call: UnaryRpc) -> None:
     raise status_error("PERMISSION_DENIED", "Model API disabled")
 
 
@@ -145,7 +145,7 @@ def _saying(
 ) -> UnaryHandler:
     """A method that answers with a text, or is refused in TorchServe's words. It goes on when its client goes away."""
 
-    async def work(call: UnaryCall) -> None:
+    async def work(call: UnaryRpc) -> None:
         asked = parse_message(kind, copy_bytes(call.take_message()))
         try:
             text = await run_to_end(say(asked))

@@ -16,6 +16,7 @@ from mooring.web.grpc.context import GrpcContext
 from mooring.web.grpc.headers import CallHead, decode_binary_header
 from mooring.web.grpc.messages import CompressedMessage, MessageReader
 from mooring.web.grpc.responses import JOIN_LIMIT, MESSAGE_PREFIX
+from mooring.web.grpc.rpc import Rpc, StreamingRpc, UnaryRpc
 from mooring.web.grpc.status import MalformedMessages, Status, StatusError
 from mooring.web.http2 import frames
 from mooring.web.http2.errors import ErrorCode
@@ -43,7 +44,7 @@ class Call(Stream):
         connection: StreamConnection,
         number: int,
         head: CallHead,
-        admit: Callable[["Call"], None] | None,
+        admit: Callable[[Rpc], None] | None,
         *,
         unary: bool,
     ) -> None:
@@ -216,7 +217,7 @@ class Call(Stream):
             self.sender.send_end(self, 0, trailers)
 
 
-CallT = TypeVar("CallT", bound=Call)
+CallT = TypeVar("CallT", bound=Rpc)
 
 
 class Method(msgspec.Struct, Generic[CallT], frozen=True):
@@ -226,7 +227,7 @@ class Method(msgspec.Struct, Generic[CallT], frozen=True):
     """
 
     start: Callable[[CallT], None]
-    admit: Callable[[Call], None] | None = None
+    admit: Callable[[Rpc], None] | None = None
 
 
 class UnaryCall(Call):
@@ -240,7 +241,7 @@ class UnaryCall(Call):
         connection: StreamConnection,
         number: int,
         head: CallHead,
-        method: Method["UnaryCall"],
+        method: Method[UnaryRpc],
     ) -> None:
         super().__init__(context, connection, number, head, method.admit, unary=True)
         self._method = method
@@ -319,7 +320,7 @@ class StreamingCall(Call):
         connection: StreamConnection,
         number: int,
         head: CallHead,
-        method: Method["StreamingCall"],
+        method: Method[StreamingRpc],
     ) -> None:
         super().__init__(context, connection, number, head, method.admit, unary=False)
         self._method = method
