@@ -396,7 +396,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Age,
         Meta(
             description="seconds after which a process of the server that is frozen is ended and replaced: a template or a"
-            " further front that does not answer, a worker that a signal has stopped; 0 is never, for debugging"
+            " frontend process that does not answer, a worker that a signal has stopped; 0 is never, for debugging"
         ),
     ] = 10.0
     unregister_model_timeout: Annotated[
@@ -475,14 +475,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ] = 268_435_456
     frontends: Annotated[
         Annotated[int, Meta(ge=1, le=24)],
-        Meta(description="processes that take connections to the inference address, 1 to 24"),
+        Meta(
+            description="processes that take connections to the inference addresses of HTTP and gRPC, 1 to 24"
+        ),
     ] = 1
     deal_connections: Annotated[
         Literal["by_load", "evenly"],
         Meta(
-            description="with frontends above 1, by_load (all are the first process's until its loop is full while cores"
-            " are idle, and move as the load does) or evenly (the system deals them out when they come, as it always does"
-            " under TLS)"
+            description="with frontends above 1, by_load (the first process has all connections until its loop is full"
+            " while cores are idle; then plain HTTP connections migrate, and new ones over TLS and gRPC go to the others)"
+            " or evenly (the kernel spreads new connections over all processes)"
         ),
     ] = "by_load"
     codec_processes: Annotated[
