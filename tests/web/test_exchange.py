@@ -3,6 +3,8 @@
 import pytest
 from web_client import eventually
 
+from mooring.web.exchange import TRANSITIONS, Exchange, ResponseState
+
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 HEAD = GET.replace(b"GET", b"HEAD")
 OLD = b"GET / HTTP/1.0\r\n\r\n"
@@ -282,3 +284,40 @@ def test_what_is_answered_to_a_client_that_is_gone_is_released(serve):
 def test_the_peer_is_the_clients_address(serve):
     served = serve(lambda exchange: exchange.respond(200, exchange.peer.encode()))
     assert served.connect().ask(GET).body == b"127.0.0.1"
+
+
+class Sink:
+    """A connection that swallows everything."""
+
+    peer = ""
+
+    def write(self, exchange, pieces, *, last): ...
+
+    def write_whole(self, exchange, answer): ...
+
+    def abort(self, exchange): ...
+
+
+OPERATIONS = (
+    lambda each: each.respond(200, b""),
+    lambda each: each.respond_ok((b"", b"", b""), b""),
+    lambda each: each.respond_in_pieces(200, [b"x" * 9_000, b"y" * 9_000]),
+    lambda each: each.start(200),
+    lambda each: each.send(b"x"),
+    lambda each: each.finish(),
+    lambda each: each.abort(),
+    lambda each: each.abandon(),
+)
+
+
+@pytest.mark.parametrize("state", ResponseState)
+def test_an_answer_makes_the_moves_of_the_table_and_no_other(state):
+    reached = set()
+    for operation in OPERATIONS:
+        each = Exchange("GET", b"/", [], {}, keep_alive=True, transport=Sink(), state=state)
+        try:
+            operation(each)
+        except RuntimeError:
+            assert each.state is state
+        reached.add(each.state)
+    assert reached - {state} == TRANSITIONS[state]

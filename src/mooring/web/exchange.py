@@ -15,7 +15,7 @@ JOINED = 16_384
 
 
 class ResponseTransport(Protocol):
-    """The connection, as far as an exchange needs it. ``peer`` is the client's address without its port."""
+    """What an exchange writes its answer to. ``peer`` is the client's address without its port."""
 
     peer: str
 
@@ -24,11 +24,11 @@ class ResponseTransport(Protocol):
         ...
 
     def write_whole(self, exchange: "Exchange", answer: bytes) -> None:
-        """As ``write`` with a complete answer in one piece."""
+        """Write a complete answer in one piece; as ``write`` with ``last``."""
         ...
 
     def can_write(self, exchange: "Exchange") -> bool:
-        """Whether more of this answer would leave now, not wait for a slow client or for an earlier answer."""
+        """Return whether more of this answer would leave now, and not wait for a slow client or for an earlier answer."""
         ...
 
     def abort(self, exchange: "Exchange") -> None:
@@ -43,7 +43,7 @@ class ResponseTransport(Protocol):
 
 
 class ResponseState(enum.IntEnum):
-    """How far the answer is. It only grows."""
+    """How far the answer is: one of ``TRANSITIONS``, and never back."""
 
     PENDING = 0
     STREAMING = 1
@@ -62,6 +62,14 @@ class HeadCache(msgspec.Struct, eq=False):
     prepared: bool = False
 
 
+TRANSITIONS: dict[ResponseState, frozenset[ResponseState]] = {
+    ResponseState.PENDING: frozenset(
+        {ResponseState.STREAMING, ResponseState.ANSWERED, ResponseState.ABANDONED}
+    ),
+    ResponseState.STREAMING: frozenset({ResponseState.ANSWERED, ResponseState.ABANDONED}),
+    ResponseState.ANSWERED: frozenset(),
+    ResponseState.ABANDONED: frozenset(),
+}
 _OK = http1_format.STATUS_LINES[200]
 _ANSWERED = ResponseState.ANSWERED  # looked up in the class it costs 0.1 us, for every answer
 
@@ -93,7 +101,7 @@ class Exchange(msgspec.Struct, eq=False):
     _silent: bool = False
 
     def header(self, name: bytes) -> bytes | None:
-        """The value of a header, the last one where there are several. ``name`` is in lower case."""
+        """Return the value of a header, the last one where there are several. ``name`` is in lower case."""
         return self.fields.get(name)
 
     @property
@@ -107,7 +115,7 @@ class Exchange(msgspec.Struct, eq=False):
         return self.state < ResponseState.ANSWERED and self.transport.can_write(self)
 
     def take_body(self) -> Payload:
-        """The body, to be released by the caller. The exchange's own is empty afterwards."""
+        """Return the body, which the caller releases. The exchange's own is empty afterwards."""
         body, self.body = self.body, b""
         return body
 
@@ -135,7 +143,7 @@ class Exchange(msgspec.Struct, eq=False):
             self.transport.write_whole(self, b"".join((first, head, end, body)))
 
     def respond_ok(self, head: tuple[bytes, bytes, bytes], body: Payload) -> None:
-        """As ``respond`` with 200. The head comes in pieces, which are joined but once."""
+        """Answer 200 as ``respond`` does. The head comes in three pieces, which are joined only once."""
         if self.state or type(body) is not bytes or len(body) > JOINED or self.method == "HEAD":
             self.respond(200, body, b"".join(head))
             return
@@ -149,7 +157,7 @@ class Exchange(msgspec.Struct, eq=False):
     def respond_in_pieces(
         self, status: int, pieces: list[Payload], head: bytes = b"", *, reason: str = ""
     ) -> None:
-        """As ``respond`` with a body that lies in several places; large pieces are not copied."""
+        """Answer as ``respond`` does with a body that lies in several places; large pieces are not copied."""
         if len(pieces) == 1:
             self.respond(status, pieces[0], head, reason=reason)
             return
@@ -183,11 +191,11 @@ class Exchange(msgspec.Struct, eq=False):
         self.transport.write(self, [first + head + end], last=False)
 
     def send(self, piece: Payload) -> None:
-        """One chunk of a streamed answer. An empty piece is skipped, for an empty chunk would end the answer."""
+        """Send one chunk of a streamed answer. An empty piece is skipped, for an empty chunk would end the answer."""
         self._stream(piece, last=False)
 
     def finish(self, piece: Payload = b"") -> None:
-        """The end of a streamed answer, with its last piece."""
+        """End a streamed answer, with its last piece."""
         self._stream(piece, last=True)
 
     def abort(self) -> None:
@@ -209,16 +217,16 @@ class Exchange(msgspec.Struct, eq=False):
         return True
 
     def abandon(self) -> None:
-        """For the connection: the client is gone."""
+        """Drop the answer: the client is gone. Only the connection calls this."""
         if self.queued:
             release_all(self.queued)
             self.queued = None
         if self.state < ResponseState.ANSWERED:
             self.state = ResponseState.ABANDONED
             self._drop_body(b"")
-            told, self.on_abandoned = self.on_abandoned, None
-            if told is not None:
-                told()
+            callback, self.on_abandoned = self.on_abandoned, None
+            if callback is not None:
+                callback()
 
     def _respond_at_length(self, status: int, lines: bytes, body: Payload) -> None:
         if http1_format.bodiless(status):

@@ -4,7 +4,7 @@ from mooring.web import http1_format
 from mooring.web.exchange import Exchange
 from mooring.web.listener import RECEIVE, Limits
 
-_SOUND_HOSTS = 1024
+_MAX_VALID_HOSTS = 1024
 # What may follow the prefix of a path: more of it, a query, a fragment or nothing.
 _PATH_ENDS = frozenset({b"/", b"?", b"#", b""})
 
@@ -20,7 +20,7 @@ class Refusal(Exception):
 
 
 def without_root(target: bytes, root: bytes) -> bytes:
-    """The target as it would be without the prefix of all paths; as it is where it does not begin with that.
+    """Return the target without the prefix of all paths; unchanged if it does not begin with that.
 
     >>> without_root(b"/triton/v2?x", b"/triton"), without_root(b"/triton", b"/triton"), without_root(b"/tritons", b"/triton")
     (b'/v2?x', b'/', b'/tritons')
@@ -33,8 +33,8 @@ def without_root(target: bytes, root: bytes) -> bytes:
     return before + (rest if rest.startswith(b"/") else b"/" + rest)
 
 
-def check_head(exchange: Exchange, limits: Limits, sound: set[bytes], before: int) -> None:
-    """Raise ``Refusal`` where this is no sound head. A host that was not asked for before is added to the ``sound`` ones.
+def check_head(exchange: Exchange, limits: Limits, valid_hosts: set[bytes], before: int) -> None:
+    """Raise ``Refusal`` if the head is not valid. A new host that is valid is added to ``valid_hosts``.
 
     ``before`` is how many of its bytes came in earlier chunks: where none did, it is not larger than a chunk.
     """
@@ -49,8 +49,8 @@ def check_head(exchange: Exchange, limits: Limits, sound: set[bytes], before: in
             raise Refusal(431, "too_large", "Request header is too large.")
     if len(fields) != len(headers):
         _check_repeated(headers)
-    if fields.get(b"host") not in sound:
-        _check_host(exchange, sound)
+    if fields.get(b"host") not in valid_hosts:
+        _check_host(exchange, valid_hosts)
     if exchange.version != "1.1" or exchange.method == "CONNECT":
         _check_version(exchange)
 
@@ -61,15 +61,15 @@ def _check_repeated(headers: list[tuple[bytes, bytes]]) -> None:
         raise Refusal(400, "invalid", "Invalid HTTP message.")
 
 
-def _check_host(exchange: Exchange, sound: set[bytes]) -> None:
+def _check_host(exchange: Exchange, valid_hosts: set[bytes]) -> None:
     host = exchange.fields.get(b"host")
     if host is None:
         if exchange.version == "1.1":
             raise Refusal(400, "invalid", "Invalid HTTP message.")
     elif not http1_format.HOST.fullmatch(host):
         raise Refusal(400, "invalid", "Invalid HTTP message.")
-    elif len(sound) < _SOUND_HOSTS:
-        sound.add(host)
+    elif len(valid_hosts) < _MAX_VALID_HOSTS:
+        valid_hosts.add(host)
 
 
 def _check_version(exchange: Exchange) -> None:

@@ -1,4 +1,4 @@
-"""What a listener and the connections made to it know of each other."""
+"""What a listener and its connections know of each other: limits, context, connection."""
 
 import asyncio
 from typing import Protocol
@@ -40,7 +40,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 def body_limit(limits: Limits, target: bytes) -> int:
-    """How large the body of a request for ``target`` may be."""
+    """Return how many bytes the body of a request for ``target`` may have."""
     for prefix, limit in limits.larger_bodies:
         if target.startswith(prefix):
             return limit
@@ -48,7 +48,7 @@ def body_limit(limits: Limits, target: bytes) -> int:
 
 
 class ListenerContext(Protocol):
-    """What the connections of one listener share, whatever is spoken on them."""
+    """What the connections of one listener share, whatever the protocol. ``now`` is the clock, in seconds, moved by sweeps."""
 
     allocator: Allocator
     limits: Limits
@@ -66,24 +66,24 @@ class ListenerContext(Protocol):
 
 
 class ClientConnection(asyncio.BufferedProtocol):
-    """A client's connection as its listener sees it, whatever is spoken on it."""
+    """A client's connection as its listener sees it, whatever the protocol."""
 
     __slots__ = ()
 
     def feed(self, data: bytes) -> None:
-        """Bytes that came with the request which asked for another protocol."""
+        """Read bytes that came behind the request which asked for this protocol."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """End now; what was not sent is lost."""
+        """Close now; what was not sent is lost."""
         raise NotImplementedError
 
     def drain(self) -> None:
-        """The server stops: finish what runs, and end at once where nothing does."""
+        """Answer what runs, then close; close at once if nothing runs. The server stops."""
         raise NotImplementedError
 
     def check_timeouts(self, now: float) -> None:
-        """Look at what has taken too long."""
+        """Close, or refuse a request, if something has taken too long at ``now``."""
         raise NotImplementedError
 
 
@@ -94,7 +94,7 @@ def register(
     *,
     has_request: bool = False,
 ) -> str:
-    """Make a new connection one of its listener's; the client's address without its port, empty on a unix socket.
+    """Count a new connection, and return the client's address without its port; empty on a unix socket.
 
     ``has_request`` says that a request has come already, which is answered even where the listener takes nothing new.
     """

@@ -1,4 +1,4 @@
-"""The fields of a form: ``multipart/form-data`` and ``application/x-www-form-urlencoded``.
+"""Reads the fields of a form: ``multipart/form-data`` and ``application/x-www-form-urlencoded``.
 
 The whole body is there, so boundaries are searched for in it and payloads are cut out of it: slices of what was given,
 which for a ``memoryview`` are no copies. The ``multipart`` library reads the heads of the parts.
@@ -27,7 +27,7 @@ _PLAINLY_MULTIPART = re.compile(r"multipart/form-data; ?boundary=([\w.-]+)", re.
 _HEADS_KEPT = 256
 
 # Bytes of percent-encoded text that are decoded here, of all fields together: a percent sign costs 0.2 us.
-_MOST_DECODED = 65_536
+_MAX_DECODED = 65_536
 
 URLENCODED = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data"
@@ -49,7 +49,7 @@ class Field(NamedTuple):
 
 
 def parse_form(body: bytes | memoryview, content_type: str) -> list[Field]:
-    """The fields of a body in their order, equal names included. Raises ``InvalidInput``."""
+    """Return the fields of a body in their order, equal names included. Raises ``InvalidInput``."""
     plainly = _PLAINLY_MULTIPART.fullmatch(content_type)
     if plainly is not None:
         return parse_multipart(body, plainly[1])
@@ -62,7 +62,7 @@ def parse_form(body: bytes | memoryview, content_type: str) -> list[Field]:
 
 
 def parse_urlencoded(body: bytes) -> list[Field]:
-    """The fields of an urlencoded form, percent-decoded.
+    """Return the fields of an urlencoded form, percent-decoded. Raises ``InvalidInput``.
 
     A last one without "=" is no field: ``curl -d hello`` gives TorchServe's handlers an empty row.
     """
@@ -70,24 +70,26 @@ def parse_urlencoded(body: bytes) -> list[Field]:
     if len(pairs) > MAX_FIELDS:
         raise InvalidInput(f"the form has more than {MAX_FIELDS} fields")
     fields = []
-    left = _MOST_DECODED
+    left = _MAX_DECODED
     for number, pair in enumerate(pairs, 1):
         name, equals, value = pair.partition(b"=")
         if not name or not (equals or number < len(pairs)):
             continue
         left -= len(name) if b"%" in name else 0
         if left < 0:
-            raise InvalidInput(f"the names of the form's fields have more than {_MOST_DECODED} encoded bytes")
+            raise InvalidInput(f"the names of the form's fields have more than {_MAX_DECODED} encoded bytes")
         encoded = len(value) if b"%" in value else 0
         escaped = encoded > left
         left -= 0 if escaped else encoded
-        payload = value if escaped else _decoded(value)
-        fields.append(Field(_decoded(name).decode("utf-8", "replace"), None, None, payload, escaped=escaped))
+        payload = value if escaped else _percent_decode(value)
+        fields.append(
+            Field(_percent_decode(name).decode("utf-8", "replace"), None, None, payload, escaped=escaped)
+        )
     return fields
 
 
 def parse_multipart(body: bytes | memoryview, boundary: str) -> list[Field]:
-    """The parts of a multipart form. A preamble, and anything but CR LF between the lines, is not taken."""
+    """Return the parts of a multipart form (RFC 7578). A preamble, or line ends other than CR LF, raise ``InvalidInput``."""
     if not boundary or len(boundary) > MAX_BOUNDARY or not boundary.isascii() or not boundary.isprintable():
         raise InvalidInput("the multipart form's content type has no valid boundary")
     delimiter = b"\r\n--" + boundary.encode()
@@ -112,14 +114,14 @@ def parse_multipart(body: bytes | memoryview, boundary: str) -> list[Field]:
         close = _find(body, delimiter, start - 2)
         if close < 0:
             raise InvalidInput("the multipart form ends before its last boundary")
-        fields.append(Field(*_said(head[2:length]), body[start : max(start, close)], start))
+        fields.append(Field(*_parse_part_head(head[2:length]), body[start : max(start, close)], start))
         end = close + len(delimiter)
     return fields
 
 
 @lru_cache(_HEADS_KEPT)
-def _said(head: bytes) -> tuple[str, str | None, str | None]:
-    """What the head of a part says: the field's name, the file's, and the content type."""
+def _parse_part_head(head: bytes) -> tuple[str, str | None, str | None]:
+    """Return what the head of a part says: the field's name, the file's, and the content type."""
     disposition, content_type = "", None
     for name, value in _lines(head):
         if name == "content-disposition":
@@ -151,7 +153,7 @@ def _lines(head: bytes) -> Iterator[tuple[str, str]]:
         yield name.lower(), value.strip(" \t")
 
 
-def _decoded(text: bytes) -> bytes:
+def _percent_decode(text: bytes) -> bytes:
     return unquote_to_bytes(text.replace(b"+", b" "))
 
 

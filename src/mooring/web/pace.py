@@ -1,4 +1,4 @@
-"""How fast a body must come: the rule, without a clock."""
+"""How fast a body must come: the rules, without a clock."""
 
 from mooring.web.listener import Limits
 
@@ -17,7 +17,7 @@ class Pace:
         self._received = received
 
     def fault(self, now: float, received: int, limits: Limits) -> str:
-        """What is wrong with the pace of a body of which so many bytes have come by now; empty where nothing is."""
+        """Return what is wrong if so many bytes have come by ``now``, in seconds; empty if nothing is."""
         if limits.body_time_limit and now - self._begun > limits.body_time_limit:
             return f"Request body took longer than {limits.body_time_limit:g} seconds (body_time_limit)."
         span = now - self._since

@@ -1,4 +1,4 @@
-"""Requests handed to another server on a unix socket, and its answers handed back: whole ones, over kept connections."""
+"""Relays requests to another server on a unix socket and its complete answers back, over connections that are kept open."""
 
 import asyncio
 from collections.abc import Callable
@@ -22,16 +22,16 @@ _RECEIVE = 65_536
 
 
 class Relay:
-    """Asks the server on the socket at ``path``. ``failed`` answers a client whom that server does not."""
+    """An app that relays to the server on the socket at ``path``. ``on_error`` answers if that server does not."""
 
-    def __init__(self, path: str, failed: Callable[[Exchange, Exception], None]) -> None:
+    def __init__(self, path: str, on_error: Callable[[Exchange, Exception], None]) -> None:
         self._path = path
-        self._failed = failed
+        self._on_error = on_error
         self._idle: list[_Connection] = []
         self._running: set[asyncio.Task[None]] = set()
 
     def __call__(self, exchange: Exchange) -> None:
-        """Have it answered."""
+        """Have the request answered by the other server."""
         task = asyncio.get_running_loop().create_task(self._ask(exchange))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -42,12 +42,12 @@ class Relay:
         exchange.on_abandoned = leave
 
     async def idle(self) -> None:
-        """Return when nothing is on its way."""
+        """Return when no request is on its way."""
         while self._running:
             await asyncio.wait(self._running)
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections; requests on their way are dropped."""
         for task in self._running:
             task.cancel()
         for connection in self._idle:
@@ -62,7 +62,7 @@ class Relay:
         except Exception as error:  # the protocol edge: whatever it was, the client must not wait for ever
             if connection is not None:
                 connection.close()
-            self._failed(exchange, error)
+            self._on_error(exchange, error)
         except asyncio.CancelledError:  # the client is gone
             if connection is not None:
                 connection.close()
@@ -94,15 +94,15 @@ class _Connection:
 
     @property
     def usable(self) -> bool:
-        """Whether it can be asked once more."""
+        """Whether it can take another request."""
         return not self._reader.at_eof() and not self._writer.is_closing()
 
     def close(self) -> None:
-        """Now."""
+        """Close it now."""
         self._writer.close()
 
     async def ask(self, exchange: Exchange) -> bool:
-        """Answer the exchange as the other server does; whether the connection can be used again.
+        """Answer the exchange as the other server does, and return whether the connection can be used again.
 
         Raises ``OSError`` where there is no whole answer.
         """
@@ -130,15 +130,15 @@ class _Connection:
     # What the parser tells.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One line of the head."""
+        """Keep one line of the head."""
         self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
 
     def on_body(self, body: bytes) -> None:
-        """A part of the body."""
+        """Keep a part of the body."""
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        """That was it."""
+        """Note that the answer is complete."""
         self._complete = True
 
 

@@ -1,4 +1,4 @@
-"""Which handler a request target belongs to.
+"""Finds the handler of a request target.
 
 Patterns are paths whose segments may hold one ``{name}`` (``/v1/models/{model_name}:predict``); a last segment
 ``{name*}`` takes the rest of the path, slashes and all. Literal text wins over a name, a longer literal over a
@@ -23,7 +23,7 @@ Handler = Callable[[Exchange, "Match"], None]
 
 
 class Route(NamedTuple):
-    """A pattern and who answers it, whatever the method: what a method means is the handler's business."""
+    """A pattern and its handler, for every method."""
 
     pattern: str
     handler: Handler
@@ -57,8 +57,8 @@ class _Segment:
         # What sorts first is tried first.
         self.rank = (self.rest, hole is not None, -len(self.before) - len(self.after))
 
-    def take(self, part: str) -> str | None:
-        """What the name stands for in ``part``; None where the part does not fit. Text stands for nothing."""
+    def match(self, part: str) -> str | None:
+        """Return what the name stands for in ``part``, empty for text; None if the part does not fit."""
         if not self.name:
             return "" if part == self.literal else None
         inner = len(part) - len(self.before) - len(self.after)
@@ -77,7 +77,7 @@ class _Pattern:
             raise ValueError(f"{route.pattern!r}: only the last segment can take the rest")
 
     def params(self, parts: list[str]) -> dict[str, str] | None:
-        """What the names stand for in a path, or None where it does not fit."""
+        """Return what the names stand for in a path; None if it does not fit."""
         found: dict[str, str] = {}
         if self.segments[-1].rest:
             last = len(self.segments) - 1
@@ -85,7 +85,7 @@ class _Pattern:
         if len(parts) != len(self.segments):
             return None
         for segment, part in zip(self.segments, parts, strict=True):
-            value = segment.take(part)
+            value = segment.match(part)
             if value is None:
                 return None
             if segment.name:
@@ -110,7 +110,7 @@ class Router:
         self._found.clear()
 
     def find(self, target: bytes) -> Match | None:
-        """What a raw request target leads to; None where no pattern fits, whatever the method."""
+        """Return the match of a raw request target; None if no pattern fits, whatever the method."""
         match = self._found.get(target)
         if match is None:
             match = self._search(target)

@@ -1,7 +1,7 @@
-"""Connections to a TLS listener: TLS begins for those who speak it, the others get a place of their own.
+"""Accepts connections for TLS; clients that come without it get a connection that tells them so.
 
-The loop's own servers would do the first part. But they cannot tell plain HTTP from a broken handshake, keep the
-certificate that they were started with, and have each client who fails write to the log.
+The servers of the event loop are not used: they cannot tell plain HTTP from a broken handshake, keep the certificate
+that they were started with, and log every failed handshake.
 """
 
 import asyncio
@@ -30,9 +30,9 @@ OptionalConnectionFactory = Callable[[], asyncio.BufferedProtocol | None]
 
 
 class TlsListener:
-    """Accepts on ``sockets``. ``secured`` makes the protocol of a client with TLS, ``plain`` of one without.
+    """Accepts on ``sockets``. ``secured`` makes the protocol object of a client with TLS, ``plain`` of one without.
 
-    Where ``plain`` makes none, such a client is left.
+    If ``plain`` returns None, the socket of such a client is closed.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class TlsListener:
         self._secured = secured
         self._plain = plain
         self._loop = asyncio.get_running_loop()
-        self._arriving: set[asyncio.Task[None]] = set()
+        self._handshakes: set[asyncio.Task[None]] = set()
         self._open = True
         for each in sockets:
             each.setblocking(False)
@@ -56,7 +56,7 @@ class TlsListener:
     @property
     def handshaking(self) -> bool:
         """Whether clients that were accepted are not through with their handshake."""
-        return bool(self._arriving)
+        return bool(self._handshakes)
 
     def stop_accepting(self) -> None:
         """Accept no more; a handshake that has begun goes on."""
@@ -67,9 +67,9 @@ class TlsListener:
                 each.close()
 
     def close(self) -> None:
-        """Accept no more; clients that are not through with their handshake are left."""
+        """Accept no more; handshakes that are not complete are broken off."""
         self.stop_accepting()
-        for task in self._arriving:
+        for task in self._handshakes:
             task.cancel()
 
     def _listen(self, listening: socket.socket) -> None:
@@ -91,12 +91,12 @@ class TlsListener:
                 self._loop.call_later(1.0, self._listen, listening)
                 return
             client.setblocking(False)
-            task = self._loop.create_task(self._receive(client))
-            self._arriving.add(task)
-            task.add_done_callback(self._arriving.discard)
+            task = self._loop.create_task(self._serve(client))
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
 
-    async def _receive(self, client: socket.socket) -> None:
-        """A handshake that fails is the client's affair: a line for those who look for it, and no more."""
+    async def _serve(self, client: socket.socket) -> None:
+        """Serve one client. A handshake that fails is the client's affair: it is logged at the level of debug."""
         try:
             async with asyncio.timeout(HANDSHAKE):
                 first = await self._first_byte(client)
@@ -116,7 +116,7 @@ class TlsListener:
             log.debug("handshake failed", reason=str(error) or type(error).__name__)
 
     async def _first_byte(self, client: socket.socket) -> bytes:
-        """The byte that the client begins with, left for others to read; empty where there is none."""
+        """Return the byte that the client begins with, which stays unread; empty if it sends none."""
         readable = self._loop.create_future()
         self._loop.add_reader(client, _set, readable)
         try:
@@ -135,7 +135,8 @@ def _set(readable: asyncio.Future[None]) -> None:
 
 
 async def bind_sockets(host: str, port: int, backlog: int, *, reuse_port: bool) -> list[socket.socket]:
-    """Listening sockets, one for each address that ``host`` stands for; with ``reuse_port`` other processes may bind the same.
+    """Return listening sockets, one for each address of ``host``; ``reuse_port`` lets other processes bind the same.
+
 
     Raises ``OSError``.
     """

@@ -1,8 +1,8 @@
-"""Between a loop's TLS transport and a connection: what the transport does not do for large answers and slow clients.
+"""A transport over the event loop's TLS transport, with the back-pressure that large answers and slow clients need.
 
-It encrypts at once whatever it is given, however slow the client is, keeps a second copy of it out of sight, and gives
-all that a few seconds once it is closed. Here, bytes wait until there is room for them: a connection sees what is
-unsent, as it does without TLS, and closing means closing after the last byte.
+The loop's transport encrypts whatever it gets at once, however slow the client is, and holds a second copy that nobody
+sees. Once closed it drops what is unsent after a few seconds. Here, bytes wait until it has room for them: a connection
+sees what is unsent, as without TLS, and ``close`` means after the last byte.
 """
 
 import asyncio
@@ -19,38 +19,38 @@ _Bytes = bytes | bytearray | memoryview
 
 
 class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
-    """The protocol of the TLS transport, and the transport of ``member``."""
+    """The protocol of the loop's TLS transport, and the transport of ``connection``."""
 
-    def __init__(self, member: ClientConnection) -> None:
+    def __init__(self, connection: ClientConnection) -> None:
         super().__init__()
         self._inner: asyncio.Transport
         self._waiting: deque[memoryview] = deque()
         self._size = 0  # bytes of these
         self._high, self._low = SLOW, 0
         self._full = False  # the transport has what it takes
-        self._choked = False  # the member knows that something is unsent
+        self._choked = False  # the connection was told to pause writing
         self._closing = False
-        self._serve(member)
+        self._serve(connection)
 
-    def _serve(self, member: ClientConnection) -> None:
-        self._member = member
+    def _serve(self, connection: ClientConnection) -> None:
+        self._connection = connection
         # In place of methods that would only call them: these are called for every chunk.
-        self.get_buffer = member.get_buffer  # type: ignore[method-assign]
-        self.buffer_updated = member.buffer_updated  # type: ignore[method-assign]
+        self.get_buffer = connection.get_buffer  # type: ignore[method-assign]
+        self.buffer_updated = connection.buffer_updated  # type: ignore[method-assign]
 
     # To the TLS transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._inner = cast("asyncio.Transport", transport)
         self._inner.set_write_buffer_limits(high=1, low=0)
-        self._member.connection_made(self)
+        self._connection.connection_made(self)
 
     def eof_received(self) -> bool | None:
-        return self._member.eof_received()
+        return self._connection.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
-        self._member.connection_lost(exc)
+        self._connection.connection_lost(exc)
 
     def pause_writing(self) -> None:
         self._full = True
@@ -59,7 +59,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         self._full = False
         self._send()
 
-    # To the member
+    # To the connection
 
     def write(self, data: _Bytes) -> None:
         """Send this after what was written before; memory that is lent stays in use until nothing is unsent."""
@@ -71,7 +71,7 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
             self._regulate()
 
     def writelines(self, list_of_data: Iterable[_Bytes]) -> None:
-        """Send these, one after the other."""
+        """Send these in their order."""
         for data in list_of_data:
             self._keep(data)
         self._send()
@@ -88,36 +88,36 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         self._inner.abort()
 
     def is_closing(self) -> bool:
-        """Whether nothing more can be written."""
+        """Return whether nothing more can be written."""
         return self._closing or self._inner.is_closing()
 
     def get_write_buffer_size(self) -> int:
-        """Bytes that wait, but for those that the kernel or the TLS transport is about to send."""
+        """Return how many bytes wait, without those that the kernel or the TLS transport is about to send."""
         return self._size + self._inner.get_write_buffer_size()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """As ``asyncio`` has it."""
+        """Do what ``asyncio.Transport`` says."""
         self._high, self._low = high or 0, low or 0
         self._regulate()
 
     def can_write_eof(self) -> bool:
-        """TLS has no half-closed connections."""
+        """Return False: TLS has no half-closed connections."""
         return False
 
     def pause_reading(self) -> None:
-        """As ``asyncio`` has it."""
+        """Do what ``asyncio.Transport`` says."""
         self._inner.pause_reading()
 
     def resume_reading(self) -> None:
-        """As ``asyncio`` has it."""
+        """Do what ``asyncio.Transport`` says."""
         self._inner.resume_reading()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """As ``asyncio`` has it."""
+        """Do what ``asyncio.Transport`` says."""
         return self._inner.get_extra_info(name, default)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Serve another member from here on."""
+        """Serve another connection object from now on."""
         self._serve(cast("ClientConnection", protocol))
         self._inner.set_protocol(self)
 
@@ -143,10 +143,10 @@ class TlsTransport(asyncio.BufferedProtocol, asyncio.Transport):
         unsent = self.get_write_buffer_size()
         if unsent > self._high and not self._choked:
             self._choked = True
-            self._member.pause_writing()
+            self._connection.pause_writing()
         elif unsent <= self._low and self._choked:
             self._choked = False
-            self._member.resume_writing()
+            self._connection.resume_writing()
 
     def _forget(self) -> None:
         self._waiting.clear()

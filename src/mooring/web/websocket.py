@@ -30,7 +30,7 @@ _LINGER = 5.0
 
 
 class HandshakeRefused(Exception):
-    """No WebSocket comes of this request. ``head`` are header lines that the refusal must carry."""
+    """The request is no valid handshake. ``head`` holds header lines that the refusal must carry."""
 
     def __init__(self, status: int, message: str, head: bytes = b"") -> None:
         super().__init__(message)
@@ -40,23 +40,25 @@ class HandshakeRefused(Exception):
 
 
 class Conversation(Protocol):
-    """Who speaks with the client; made with the socket it writes to."""
+    """What a server says over one WebSocket; made with the socket that it writes to."""
 
     def on_message(self, message: bytes) -> None:
-        """A whole message came. Text is valid UTF-8."""
+        """Take a whole message. Text is valid UTF-8."""
         ...
 
     def drain(self) -> None:
-        """The server stops: say what is still to be said, then close."""
+        """Send what is still to be sent, then close: the server stops."""
         ...
 
     def on_closed(self) -> None:
-        """The connection has ended; called once, whoever ended it."""
+        """Clean up: the connection has ended. This is called once, whichever side ended it."""
         ...
 
 
-def upgrade(exchange: Exchange, speak: Callable[["WebSocket"], Conversation], head: bytes = b"") -> None:
-    """Take the handshake up. Only from within the app's call; ``head`` are further header lines of the answer.
+def upgrade(
+    exchange: Exchange, make_conversation: Callable[["WebSocket"], Conversation], head: bytes = b""
+) -> None:
+    """Accept the handshake, only from within the app's call; ``head`` are further header lines of the answer.
 
     Raises ``HandshakeRefused``; the exchange is then still to be answered.
     """
@@ -64,12 +66,12 @@ def upgrade(exchange: Exchange, speak: Callable[["WebSocket"], Conversation], he
     lines = header_lines(
         [("upgrade", "websocket"), ("connection", "Upgrade"), ("sec-websocket-accept", token)]
     )
-    if not exchange.switch_protocol(lines + head, lambda host: WebSocket(host, speak)):
+    if not exchange.switch_protocol(lines + head, lambda context: WebSocket(context, make_conversation)):
         raise HandshakeRefused(400, "a websocket handshake must wait for the answers before it")
 
 
 def _key(exchange: Exchange) -> bytes:
-    """The client's key, if all of RFC 6455, 4.2.1 holds."""
+    """Return the client's key, if all of RFC 6455, 4.2.1 holds. Raises ``HandshakeRefused``."""
     if "websocket" not in _tokens(exchange, b"upgrade") or "upgrade" not in _tokens(exchange, b"connection"):
         raise HandshakeRefused(
             426, "this path speaks websocket only", header_lines([("upgrade", "websocket")])
@@ -102,12 +104,26 @@ class WebSocket(ClientConnection):
     """
 
     __slots__ = (
-        "_claim", "_closing", "_conversation", "_framing", "_held", "_host", "_message", "_over", "_pinged", "_reading",
-        "_since", "_slow", "_transport", "_unsent",
+        "_claim",
+        "_closing",
+        "_context",
+        "_conversation",
+        "_framing",
+        "_held",
+        "_message",
+        "_over",
+        "_pinged",
+        "_reading",
+        "_since",
+        "_slow",
+        "_transport",
+        "_unsent",
     )  # fmt: skip
 
-    def __init__(self, host: ListenerContext, speak: Callable[["WebSocket"], Conversation]) -> None:
-        self._host = host
+    def __init__(
+        self, context: ListenerContext, make_conversation: Callable[["WebSocket"], Conversation]
+    ) -> None:
+        self._context = context
         self._framing = Framing(ConnectionType.SERVER)
         self._message = bytearray()  # what came of a message in several frames
         self._claim: Claim | None = None  # to the memory of that
@@ -118,13 +134,13 @@ class WebSocket(ClientConnection):
         self._closing = 0.0  # since when
         self._pinged = False
         self._unsent = 0
-        self._since = host.now
-        self._conversation = speak(self)
+        self._since = context.now
+        self._conversation = make_conversation(self)
 
     # For the conversation
 
     def send(self, message: bytes) -> None:
-        """A message: text where it is UTF-8, as RFC 6455 demands of text, and binary otherwise."""
+        """Send a message: as text if it is UTF-8, which RFC 6455 demands of text, and as binary otherwise."""
         if self._framing.state is not ConnectionState.OPEN:
             return
         try:
@@ -134,18 +150,18 @@ class WebSocket(ClientConnection):
         self._write(event)
 
     def end(self, code: int, reason: str = "") -> None:
-        """Close, and deliver nothing more. What a close frame cannot hold of the reason is cut off."""
+        """Send a close frame, and deliver nothing more. A reason that is too long for the frame is cut."""
         self._over = True
         if self._framing.state in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
             self._write(CloseConnection(code=code, reason=reason))
         if self._framing.state is ConnectionState.CLOSED:
             self._transport.close()
         elif not self._closing:
-            self._closing = self._host.now
+            self._closing = self._context.now
             self._regulate()
 
     def hold(self, held: bool) -> None:
-        """Whether to leave what the client sends where it is. Not held any more, what was received goes on at once."""
+        """Stop or resume reading. On resume, messages that were received are delivered at once."""
         if held is not self._held:
             self._held = held
             self._regulate()
@@ -160,13 +176,13 @@ class WebSocket(ClientConnection):
         self._transport.set_write_buffer_limits(high=SLOW, low=0)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._host.receive_buffer
+        return self._context.receive_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.feed(bytes(self._host.receive_buffer[:nbytes]))
+        self.feed(bytes(self._context.receive_buffer[:nbytes]))
 
     def feed(self, data: bytes) -> None:
-        self._since, self._pinged = self._host.now, False
+        self._since, self._pinged = self._context.now, False
         if self._framing.state in (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING):
             self._framing.receive_data(data)
             self._deliver()
@@ -176,7 +192,7 @@ class WebSocket(ClientConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._over = True
-        self._host.remove(self)
+        self._context.remove(self)
         self._conversation.on_closed()
 
     def pause_writing(self) -> None:
@@ -196,7 +212,7 @@ class WebSocket(ClientConnection):
         self._conversation.drain()
 
     def check_timeouts(self, now: float) -> None:
-        limits = self._host.limits
+        limits = self._context.limits
         unsent = self._transport.get_write_buffer_size()
         silence = now - self._since
         if unsent:
@@ -219,7 +235,7 @@ class WebSocket(ClientConnection):
     # Frames
 
     def _deliver(self) -> None:
-        """Everything that was received, until it is over or held up."""
+        """Deliver everything that was received, until the connection is over or held."""
         if self._held or self._transport.is_closing():
             return
         for event in self._framing.events():
@@ -229,7 +245,7 @@ class WebSocket(ClientConnection):
                 if not self._over:
                     self._write(event.response())
             elif isinstance(event, CloseConnection):
-                self._agree(event)
+                self._close_with(event)
                 return
             if self._held:
                 return
@@ -239,9 +255,9 @@ class WebSocket(ClientConnection):
             return
         data = event.data
         self._message += data.encode() if isinstance(data, str) else data
-        if len(self._message) > self._host.limits.max_body_bytes:
+        if len(self._message) > self._context.limits.max_body_bytes:
             self._message.clear()
-            self.end(TOO_BIG, f"a message has at most {self._host.limits.max_body_bytes} bytes")
+            self.end(TOO_BIG, f"a message has at most {self._context.limits.max_body_bytes} bytes")
         elif event.message_finished:
             message = bytes(self._message)
             self._message.clear()
@@ -253,7 +269,7 @@ class WebSocket(ClientConnection):
     def _count(self) -> None:
         """Count what has come of a message, as all bodies are counted; where there is no room for it, close."""
         if self._claim is None:
-            self._claim = self._host.allocator.claim()
+            self._claim = self._context.allocator.claim()
         try:
             self._claim.grow(len(self._message) - self._claim.size)
         except BodyMemoryFull as error:
@@ -261,8 +277,8 @@ class WebSocket(ClientConnection):
             self._claim = None
             self.end(TRY_AGAIN, error.message)
 
-    def _agree(self, event: CloseConnection) -> None:
-        """The client's close, its answer to ours, or the end of all sense in its bytes (RFC 6455, 7.1.7)."""
+    def _close_with(self, event: CloseConnection) -> None:
+        """Close for the client's close frame, for its answer to ours, or for a breach of the protocol (RFC 6455, 7.1.7)."""
         self._over = True
         if self._framing.state is ConnectionState.OPEN:
             self._write(event)
