@@ -1,5 +1,7 @@
 """Imports go one way, and importing costs next to nothing."""
 
+import ast
+import graphlib
 import json
 import subprocess
 import sys
@@ -92,3 +94,20 @@ def test_imports_follow_the_layers():
         timeout=100,
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_no_modules_import_each_other_in_a_circle_not_even_for_types_or_inside_functions():
+    modules = {
+        ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in ROOT.rglob("*.py")
+    }
+    imports = {}
+    for module, path in modules.items():
+        names = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            elif isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+        imports[module] = names & modules.keys() - {module}
+    graphlib.TopologicalSorter(imports).prepare()  # raises CycleError, which names the circle

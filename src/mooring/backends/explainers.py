@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,8 +16,17 @@ from mooring.explain.targets import indices_of
 from mooring.repository.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from mooring.backends.tensors import TensorBackend
     from mooring.explain.attribution import Explainer, Network
+
+
+class ArrayModel(Protocol):
+    """A model that is called with arrays by name, as ``TensorBackend`` is."""
+
+    def predict(self, arrays: dict[str, Array], parameters: dict[str, Any]) -> Any:
+        """What one call of the model returns."""
+
+    def settle(self, operation: Operation, returned: Any) -> Mapping[str, Array]:
+        """The arrays by name of what a call returned."""
 
 
 class BlackBoxModel:
@@ -25,7 +34,7 @@ class BlackBoxModel:
 
     differentiable = False
 
-    def __init__(self, backend: "TensorBackend", threads: int) -> None:
+    def __init__(self, backend: ArrayModel, threads: int) -> None:
         """Raises ``ModelLoadFailed`` where torch is not installed."""
         try:
             import torch
