@@ -29,7 +29,7 @@ class Bench:
         self.recognizer.advance(memoryview(bytearray(chunk)), len(chunk), expected)
 
     def match(self, chunk):
-        return self.recognizer.match(memoryview(bytearray(chunk)), len(chunk))
+        return self.recognizer.find(memoryview(bytearray(chunk)), len(chunk))
 
 
 def test_a_head_is_known_once_it_came_twice_in_a_row():

@@ -90,6 +90,17 @@ def test_a_head_that_came_twice_is_known_and_its_requests_are_read_alike(body):
     assert reader.at_rest()
 
 
+@pytest.mark.parametrize("cut", range(1, len(post(BIG)) - len(BIG) + 1))
+def test_a_part_of_a_known_head_is_not_taken_for_all_of_it(cut):
+    reader, queue, _ = reader_of()
+    for _ in range(3):
+        feed(ReaderEnd(reader), post(BIG))
+    feed(
+        ReaderEnd(reader), post(BIG), [cut]
+    )  # the rest of the head still lies in the buffer, from the one before
+    assert told(queue) == [("POST", b"/b", BIG, True)] * 4
+
+
 def test_trailers_are_no_headers_of_the_next_request():
     _, queue = read(chunked(b"x", trailer=b"x-trailer: 1\r\n") + GET)
     assert queue.submitted[1].headers == [(b"Host", b"a")]

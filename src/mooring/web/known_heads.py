@@ -32,27 +32,26 @@ class HeadRecognizer:
     tell where requests begin. But it follows from their lengths, as long as every request comes in chunks of its own:
     ``at_start`` says that the next chunk begins with one. Where two requests shared a chunk that is lost; it is found
     again after the next body that has chunks of its own. A head is added when it came twice in a row on a connection:
-    others will be as busy with it.
+    others will be as busy with it. ``last`` is the known head that was met last: most clients have one, so its owner
+    compares a chunk with that before it calls ``find``.
     """
 
-    __slots__ = ("_first", "_known", "_known_heads", "_last_head", "at_start", "remaining")
+    __slots__ = ("_first", "_known_heads", "_last_head", "at_start", "last", "remaining")
 
     def __init__(self, known_heads: dict[bytes, KnownHead]) -> None:
         self._known_heads = known_heads
-        self._known: KnownHead | None = None  # the last that was met: most clients have one
+        self.last: KnownHead | None = None
         self._last_head = b""
         self._first: Exchange | None = None  # of the chunk that began with a request
         self.at_start = True
         self.remaining = 0  # bytes until the next request, where that is known
 
-    def match(self, buffer: memoryview, nbytes: int) -> KnownHead | None:
+    def find(self, buffer: memoryview, nbytes: int) -> KnownHead | None:
         """Return the known head that the buffer begins with, while ``at_start``; None where it is a new one."""
         raw: bytearray = buffer.obj  # type: ignore[assignment]
-        known = self._known
-        if known is None or not raw.startswith(known.head):
-            end = raw.find(http1_format.HEAD_END, 0, nbytes) + len(http1_format.HEAD_END)
-            known = self._known = self._known_heads.get(buffer[:end].tobytes())
-        return known
+        end = raw.find(http1_format.HEAD_END, 0, nbytes) + len(http1_format.HEAD_END)
+        self.last = self._known_heads.get(buffer[:end].tobytes())
+        return self.last
 
     def note(self, exchange: Exchange) -> None:
         """Keep the first request of a chunk, for ``advance``."""
