@@ -14,6 +14,7 @@ from mooring.core.buffers import Buffer, HeapAllocator, Slot, heap
 from mooring.core.errors import WorkerDied
 from mooring.core.requests import InferenceResponse
 from mooring.core.service import ModelMetadata
+from mooring.core.requests import CODEC, InferenceResponse
 from mooring.core.tensors import release
 from mooring.engine.body_reader import BodyReader
 from mooring.workers.failures import FailureHistory
@@ -251,7 +252,7 @@ class FakeCodecs:
         for again in asking:
             again()
         if outcome is None:
-            outcome = encode_json(request) if request.json_outputs else decode_json(request)
+            outcome = encode_json(request) if request.json_writer is CODEC else decode_json(request)
         release(request.inputs)
         done(outcome)
 

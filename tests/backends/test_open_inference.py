@@ -7,7 +7,7 @@ import pytest
 
 from mooring.codecs.v2_json import json_text
 from mooring.core.errors import InvalidInput
-from mooring.core.requests import InferenceRequest, RequestedOutput
+from mooring.core.requests import InferenceRequest, JsonWriter, RequestedOutput
 from mooring.core.tensors import Tensor, TensorSpec
 
 TWICE = "def infer(x, k=1): return {'y': x * 2, 'z': x[:1]}"
@@ -21,7 +21,7 @@ X = {"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 3, 2]}
 def undecoded(**more):
     body = json.dumps({"inputs": [X]} | more).encode()
     tensor = Tensor("request", "BYTES", [1], [body], json=True)
-    return InferenceRequest("m", "", "ours", [tensor], json_outputs=True)
+    return InferenceRequest("m", "", "ours", [tensor], json_writer=JsonWriter.SERVER)
 
 
 def one(model, reply, request):
@@ -97,13 +97,13 @@ def tensors(array, outputs=None, **more):
 def test_large_outputs_are_text_where_json_is_wanted_and_small_ones_are_not(function, reply):
     model = function("def infer(x): return {'small': x[:2], 'large': x, 'text': ['a' * 70_000]}")
     array = np.arange(10_000, dtype=np.float32)
-    answer = one(model, reply, tensors(array, json_outputs=True))
+    answer = one(model, reply, tensors(array, json_writer=JsonWriter.SERVER))
     assert [each.json for each in answer.outputs] == [False, True, True]
     assert json.loads(answer.outputs[1].data) == array.tolist()
     answer = one(model, reply, tensors(array))
     assert not any(each.json for each in answer.outputs)
     wishes = [RequestedOutput("large", {"binary_data": True}), RequestedOutput("text")]
-    answer = one(model, reply, tensors(array, wishes, json_outputs=True))
+    answer = one(model, reply, tensors(array, wishes, json_writer=JsonWriter.SERVER))
     assert [each.json for each in answer.outputs] == [False, True]
 
 
@@ -115,7 +115,7 @@ def test_large_outputs_are_text_where_json_is_wanted_and_small_ones_are_not(func
 def test_large_outputs_say_nan_as_the_setting_and_the_client_want(function, reply, json_nan, asked, word):
     model = function("def infer(x): return {'y': x}", json_nan=json_nan)
     array = np.full(10_000, np.nan, np.float32)
-    (output,) = one(model, reply, tensors(array, json_outputs=True, null_for_nan=asked)).outputs
+    (output,) = one(model, reply, tensors(array, json_writer=JsonWriter.SERVER, null_for_nan=asked)).outputs
     assert bytes(output.data) == b"[" + b",".join([word] * 10_000) + b"]"
 
 
@@ -150,7 +150,9 @@ def test_a_classification_that_cannot_be_is_the_callers_fault(function, reply, a
 def test_a_place_in_shared_memory_is_told_to_the_server(function, reply):
     place = {"shared_memory_region": "r", "shared_memory_byte_size": 80_000, "shared_memory_offset": 4}
     array = np.zeros(20_000, np.float32)
-    answer = one(function(SAME), reply, tensors(array, [RequestedOutput("y", place)], json_outputs=True))
+    answer = one(
+        function(SAME), reply, tensors(array, [RequestedOutput("y", place)], json_writer=JsonWriter.SERVER)
+    )
     (output,) = answer.outputs
     assert (output.parameters, output.json, len(output.data)) == (place, False, 80_000)
     del place["shared_memory_region"]

@@ -10,7 +10,7 @@ from mooring.backends.backend import run_sync
 from mooring.backends.uniform_batches import UniformBatches
 from mooring.core.errors import MooringError
 from mooring.core.options import BatchMode
-from mooring.core.requests import InferenceResponse, RequestedOutput
+from mooring.core.requests import InferenceResponse, JsonWriter, RequestedOutput
 from mooring.core.tensors import TensorSpec
 
 TWICE = """
@@ -67,7 +67,8 @@ def test_both_ways_say_the_same(function, reply, ask, code, settings_, data):
 
 
 @pytest.mark.parametrize(
-    "more", [{"parameters": {"k": 1}}, {"outputs": [RequestedOutput("first")]}, {"json_outputs": True}]
+    "more",
+    [{"parameters": {"k": 1}}, {"outputs": [RequestedOutput("first")]}, {"json_writer": JsonWriter.SERVER}],
 )
 def test_what_asks_for_more_is_answered_as_ever(function, reply, ask, more):
     model = function(NUMBERS)
@@ -85,9 +86,14 @@ BINARY = {"binary_data": True}
     "more",
     [
         {},
-        {"json_outputs": True},
-        {"json_outputs": True, "outputs": [RequestedOutput("twice", BINARY)]},
-        {"json_outputs": True, "outputs": [RequestedOutput("first", BINARY), RequestedOutput("twice")]},
+        {"json_writer": JsonWriter.SERVER},
+        {"json_writer": JsonWriter.WORKER},
+        {"json_writer": JsonWriter.CODEC},
+        {"json_writer": JsonWriter.SERVER, "outputs": [RequestedOutput("twice", BINARY)]},
+        {
+            "json_writer": JsonWriter.SERVER,
+            "outputs": [RequestedOutput("first", BINARY), RequestedOutput("twice")],
+        },
         {"outputs": [RequestedOutput("twice"), RequestedOutput("first")]},
         {"outputs": [RequestedOutput("none")]},
     ],

@@ -60,7 +60,7 @@ class Harness:
         future = asyncio.get_running_loop().create_future()
         body = Tensor("body", "BYTES", [1], [b'{"x":%d}' % number], {"content_type": "application/json"})
         self.engine.submit(
-            InferenceRequest(model, version, "", [body], Form.BODY, **fields), future.set_result
+            InferenceRequest(model, version, "", [body], form=Form.BODY, **fields), future.set_result
         )
         outcome = await asyncio.wait_for(future, 10)
         return outcome if isinstance(outcome, Exception) else bytes(outcome.outputs[0].data[0])
@@ -360,7 +360,7 @@ id = "libecho.so"
 async def counted(harness, model):
     future = asyncio.get_running_loop().create_future()
     word = Tensor("", "UINT32", [1], b"\x07\0\0\0")
-    harness.engine.submit(InferenceRequest(model, "", "", [word], Form.TENSORS), future.set_result)
+    harness.engine.submit(InferenceRequest(model, "", "", [word], form=Form.TENSORS), future.set_result)
     outcome = await asyncio.wait_for(future, 10)
     return int.from_bytes(bytes(outcome.outputs[0].data), "little")
 

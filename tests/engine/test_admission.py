@@ -13,7 +13,7 @@ from mooring.engine.admission import admit
 
 def instances(count):
     rows = [str(at).encode() for at in range(count)]
-    return InferenceRequest("m", "", "7", [Tensor("instances", "BYTES", [count], rows)], Form.INSTANCES)
+    return InferenceRequest("m", "", "7", [Tensor("instances", "BYTES", [count], rows)], form=Form.INSTANCES)
 
 
 class Caller:
@@ -96,6 +96,6 @@ def test_a_request_without_rows_is_answered_without_a_worker():
 
 @pytest.mark.parametrize(("form", "rows"), [(Form.BODY, 1), (Form.TENSORS, 6)])
 def test_rows_of_other_forms_count_as_the_first_dimension_says(form, rows):
-    caller = Caller(InferenceRequest("m", "", "7", [Tensor("x", "FP32", [6], b"1234" * 6)], form))
+    caller = Caller(InferenceRequest("m", "", "7", [Tensor("x", "FP32", [6], b"1234" * 6)], form=form))
     (work,) = caller.stage.worker.sent[0]
     assert work.rows == rows

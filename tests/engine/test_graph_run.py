@@ -27,6 +27,7 @@ from mooring.core.requests import (
     Form,
     InferenceRequest,
     InferenceResponse,
+    JsonWriter,
     Operation,
     RequestedOutput,
     ResponseHead,
@@ -131,15 +132,11 @@ def test_a_withdrawn_chain_withdraws_the_stage_that_runs_and_answers_no_more():
 
 def test_requested_outputs_concern_the_last_stage_only():
     stages = Stages()
-    stages.run("first", "second", outputs=["y"], json_outputs=True)
+    stages.run("first", "second", outputs=["y"], json_writer=JsonWriter.SERVER)
     stages.answer(tensor("a", b"1"))
     (first, _), (second, _) = stages.asked
-    assert (first.outputs, first.json_outputs, second.outputs, second.json_outputs) == (
-        None,
-        False,
-        ["y"],
-        True,
-    )
+    assert (first.outputs, first.json_writer) == (None, JsonWriter.NOBODY)
+    assert (second.outputs, second.json_writer) == (["y"], JsonWriter.SERVER)
 
 
 def test_a_large_v2_body_is_opened_before_the_first_stage_and_answered_as_the_last_one_is_asked():
@@ -151,7 +148,8 @@ def test_a_large_v2_body_is_opened_before_the_first_stage_and_answered_as_the_la
     request = InferenceRequest("chain", "", "7", [Tensor("request", "BYTES", [1], [body], json=True)])
     stages.of(chain_of(["first", "second"]), request)
     first = stages.asked[0][0]
-    assert (first.id, first.outputs, first.json_outputs, first.parameters) == ("mine", None, False, {"k": 3})
+    assert (first.id, first.outputs, first.parameters) == ("mine", None, {"k": 3})
+    assert first.json_writer is JsonWriter.NOBODY
     assert first.inputs[0].array().tolist() == [1.0, 2.0]
     stages.answer(first.inputs[0])
     assert [output.name for output in stages.asked[1][0].outputs] == ["y"]
@@ -459,7 +457,7 @@ async def test_predictions_of_many_rows_are_joined_row_by_row_whichever_form_the
 async def test_large_tensors_of_several_leaves_keep_their_memory_and_json_is_written_aside():
     memory, stages = Memory(), Stages()
     graph = workflow(("a", []), ("b", []))
-    asking(stages, graph, [tensor("x", b"in")], form=Form.TENSORS, json_outputs=True)
+    asking(stages, graph, [tensor("x", b"in")], form=Form.TENSORS, json_writer=JsonWriter.SERVER)
     large = np.arange(40_000, dtype=np.float32)
     held = memory.tensor().data[0]
     answer(stages, "a", Tensor("y", "BYTES", [1], [held]))

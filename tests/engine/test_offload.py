@@ -9,7 +9,7 @@ from scheduler_kit import Stage
 
 from mooring.backends.codec_backend import decode_json
 from mooring.core.errors import DeadlineExceeded, InvalidInput, ModelNotReady, QueueFull, WorkerDied
-from mooring.core.requests import InferenceRequest, InferenceResponse
+from mooring.core.requests import InferenceRequest, InferenceResponse, JsonWriter
 from mooring.core.tensors import Tensor
 
 MANY = 40_000
@@ -30,7 +30,13 @@ class OffloadStage(Stage):
             tensor = Tensor("request", "BYTES", [1], [place], json=True)
             ticket = self.submit(
                 InferenceRequest(
-                    "m", "", name, [tensor], deadline=deadline, json_outputs=True, null_for_nan=null
+                    "m",
+                    "",
+                    name,
+                    [tensor],
+                    deadline=deadline,
+                    json_writer=JsonWriter.SERVER,
+                    null_for_nan=null,
                 )
             )
             self.loop.turn()

@@ -39,7 +39,7 @@ def stage():
 def asked(stage, sequence, step, *, start=False, end=False, deadline=None):
     said = [("id", sequence), ("start", start), ("end", end)]
     headers = [(f"ts_request_sequence_{name}".encode(), str(value).encode()) for name, value in said]
-    request = InferenceRequest("m", "", step, [], Form.BODY, deadline=deadline, headers=headers)
+    request = InferenceRequest("m", "", step, [], form=Form.BODY, deadline=deadline, headers=headers)
     outcomes = []
     return stage.scheduler.submit(request, outcomes.append, 1), outcomes
 

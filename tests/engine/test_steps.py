@@ -12,7 +12,7 @@ OWN = SequenceHeaders("X-Seq", "X-Seq-Start", "X-Seq-End")
 
 def asked(*headers, form=Form.BODY, **parameters):
     found = [tuple(part.encode() for part in header.split(": ")) for header in headers]
-    return InferenceRequest("m", "", "id", [], form, parameters=parameters or None, headers=found)
+    return InferenceRequest("m", "", "id", [], form=form, parameters=parameters or None, headers=found)
 
 
 @pytest.mark.parametrize("form", [Form.BODY, Form.INSTANCES, Form.TENSORS])

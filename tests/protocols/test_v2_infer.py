@@ -28,7 +28,7 @@ from mooring.core.errors import (
     VersionNotFound,
     WorkerDied,
 )
-from mooring.core.requests import InferenceRequest, InferenceResponse
+from mooring.core.requests import InferenceRequest, InferenceResponse, JsonWriter
 from mooring.core.tensors import Tensor, TensorSpec
 from mooring.protocols.dialect import AMD
 
@@ -506,4 +506,4 @@ def test_the_answer_of_a_worker_fits_what_the_front_expects():
 
 def named_request():
     data = [Tensor("request", "BYTES", [1], [infer_body(x())], json=True)]
-    return InferenceRequest("echo", "", "id", data, json_outputs=True)
+    return InferenceRequest("echo", "", "id", data, json_writer=JsonWriter.SERVER)

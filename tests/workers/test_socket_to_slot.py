@@ -32,7 +32,7 @@ class Front:
 
         do = exchange.target.decode().strip("/")
         body = Tensor("body", "BYTES", [1], [exchange.take_body()])
-        request = InferenceRequest("echo", "", "", [body], Form.BODY, parameters={"do": do})
+        request = InferenceRequest("echo", "", "", [body], form=Form.BODY, parameters={"do": do})
         exchange.on_abandoned = self.engine.submit(request, done).cancel
 
 

@@ -15,15 +15,21 @@ import numpy as np
 from mooring.backends.samples import Arrays, Parameters, Reader
 from mooring.core.buffers import Buffer, Payload, view_of
 from mooring.core.errors import InvalidInput
-from mooring.core.requests import INFER, TENSORS, InferenceRequest, InferenceResponse, Operation
+from mooring.core.requests import (
+    INFER,
+    SERVER,
+    TENSORS,
+    WORKER,
+    InferenceRequest,
+    InferenceResponse,
+    Operation,
+)
 from mooring.core.tensors import NUMPY_TYPES, Array, Tensor
 
 # Bytes of an output of one request up to which copying it is the cheapest there is, and nobody wants it as JSON.
 _SMALL = 4096
 _KEPT = 1024
 _BINARY = {"binary_data": True}
-# How much of a kind is no output and no input.
-_HEAD = 2
 
 Kind = tuple[object, ...]
 """What requests must have in common: the outputs asked for, and name, datatype and sizes of every input. Neither can be
@@ -178,7 +184,7 @@ class UniformBatches:
                 sample.rows,
                 sample.lifted,
                 names,
-                binary if request.json_outputs else None,
+                binary if request.json_writer is SERVER else None,
                 model.reader.whole,
                 bool(request.layout),
             )
@@ -202,14 +208,14 @@ def batch_key(request: InferenceRequest) -> Kind | None:
     """None for a request that asks for more than its outputs as they are, or whose inputs are no numbers."""
     if request.form is not TENSORS or request.operation is not INFER or request.parameters or request.path:
         return None
-    kind: Kind = (request.json_outputs, request.layout)
+    if request.json_writer is WORKER:
+        return None
+    kind: Kind = (request.json_writer, request.layout)
     if request.outputs is not None:
         for output in request.outputs:
             if output.parameters and output.parameters != _BINARY:
                 return None
             kind = (*kind, (output.name, bool(output.parameters)))
-        if len(kind) == _HEAD:  # what its body says has been looked at already
-            return None
     for tensor in request.inputs:
         if (type(tensor.data) is not bytes and type(tensor.data) is not Buffer) or tensor.parameters:
             return None

@@ -5,7 +5,7 @@ import msgspec
 from mooring.codecs.open_inference import decode_v2_body
 from mooring.codecs.packed import pack
 from mooring.codecs.v2_json import json_text
-from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
+from mooring.core.requests import InferenceRequest, InferenceResponse, JsonWriter, RequestedOutput
 from mooring.core.tensors import RequestValue, Tensor
 
 
@@ -15,7 +15,7 @@ class DecodedBody(msgspec.Struct, array_like=True):
     id: str
     outputs: list[RequestedOutput] | None
     parameters: dict[str, RequestValue] | None
-    json_outputs: bool
+    json_writer: JsonWriter
     path: str
 
 
@@ -26,7 +26,7 @@ def encode_decoded(request: InferenceRequest) -> InferenceResponse:
     """
     decode_v2_body(request)
     pack(request.inputs)
-    body = DecodedBody(request.id, request.outputs, request.parameters, request.json_outputs, request.path)
+    body = DecodedBody(request.id, request.outputs, request.parameters, request.json_writer, request.path)
     return InferenceResponse([Tensor("body", "BYTES", [1], [msgspec.msgpack.encode(body)]), *request.inputs])
 
 
@@ -34,7 +34,7 @@ def apply_decoded(request: InferenceRequest, response: InferenceResponse) -> Non
     """Put a decoded body into the request that it belongs to. The caller releases the memory of the undecoded one."""
     body = msgspec.msgpack.decode(bytes(response.outputs[0].data[0]), type=DecodedBody)
     request.id, request.outputs, request.parameters = body.id, body.outputs, body.parameters
-    request.json_outputs, request.path, request.inputs = body.json_outputs, body.path, response.outputs[1:]
+    request.json_writer, request.path, request.inputs = body.json_writer, body.path, response.outputs[1:]
 
 
 def json_output(tensor: Tensor, *, null: bool) -> Tensor:

@@ -16,7 +16,7 @@ from mooring.codecs.v2_json import (
 )
 from mooring.core.buffers import LARGE, Payload
 from mooring.core.errors import InvalidInput
-from mooring.core.requests import InferenceRequest, RequestedOutput
+from mooring.core.requests import InferenceRequest, JsonWriter, RequestedOutput
 from mooring.core.tensors import RequestValue, TensorSpec
 
 # What a body says to the server, which has not seen it.
@@ -33,7 +33,7 @@ def decode_v2_inputs(request: InferenceRequest) -> None:
 def decode_v2_body(request: InferenceRequest) -> None:
     """Replace an undecoded body by its id, inputs, parameters and outputs; inputs may be packed. Raises ``InvalidInput``.
 
-    ``outputs`` is then a list, never None. Each of its entries has the parameter ``binary_data``.
+    Each of ``outputs`` then has the parameter ``binary_data``, and ``json_writer`` says what becomes of all others.
     """
     if not request.inputs:
         return
@@ -54,9 +54,9 @@ def decode_v2_body(request: InferenceRequest) -> None:
         RequestedOutput(
             output.name, {**(output.parameters or {}), _BINARY: bare or wanted.named[output.name]}
         )
-        for output in body.outputs or []
-    ]
-    request.json_outputs = not (wanted.others or bare)
+        for output in body.outputs or ()
+    ] or None
+    request.json_writer = JsonWriter.NOBODY if wanted.others or bare else JsonWriter.WORKER
     request.parameters = _models_own(given)
     request.inputs = body.inputs
 
@@ -66,7 +66,7 @@ def _decode_generate(request: InferenceRequest, body: Payload, declared: list[Te
     found = decode_generate(body, lambda: declared)
     request.id = found.id or request.id
     request.path = INFER_FORM if found.v2 else GENERATE_FORM
-    request.inputs, request.outputs, request.json_outputs = found.inputs, found.outputs, True
+    request.inputs, request.outputs, request.json_writer = found.inputs, found.outputs, JsonWriter.SERVER
     request.parameters = _models_own(found.parameters or {})
 
 

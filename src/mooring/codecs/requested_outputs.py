@@ -14,7 +14,7 @@ from mooring.codecs.packed import FEW, pack, pack_rows
 from mooring.codecs.v2_json import REGION, json_text
 from mooring.core.buffers import LARGE
 from mooring.core.errors import InvalidInput
-from mooring.core.requests import Form, InferenceRequest, InferenceResponse
+from mooring.core.requests import Form, InferenceRequest, InferenceResponse, JsonWriter
 from mooring.core.tensors import Parameter, Tensor
 
 # Numbers above this many bytes are written as JSON here: a few thousand of them cost the server's loop 0.1 ms.
@@ -65,7 +65,7 @@ def encode_outputs(
     if request.path:
         tell_form(response, request.path)
     asked = {output.name: output.parameters for output in request.outputs or () if output.parameters}
-    if asked or request.json_outputs:
+    if asked or request.json_writer:
         response.outputs = [
             _encode_output(request, tensor, asked.get(tensor.name) or {}, source, json_nan)
             for tensor in response.outputs
@@ -105,10 +105,8 @@ def _encode_output(
 def _as_json(request: InferenceRequest, tensor: Tensor, asked: Mapping[str, Parameter]) -> bool:
     if _BINARY in asked:
         return not asked[_BINARY]
-    if not request.json_outputs:
-        return False
-    if request.outputs is not None and not request.outputs:
-        return True  # the body was decoded here, so nobody else knows that this is wanted as JSON
+    if request.json_writer is not JsonWriter.SERVER:
+        return request.json_writer is JsonWriter.WORKER
     if isinstance(tensor.data, list):
         return len(tensor.data) > FEW or sum(map(len, tensor.data)) > LARGE
     return len(tensor.data) > _MAX_LOOP_JSON

@@ -12,7 +12,7 @@ from mooring.codecs.decoded_body import json_output
 from mooring.codecs.packed import FEW
 from mooring.codecs.v2_json import Wanted
 from mooring.core.errors import InvalidOutput, MooringError
-from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
+from mooring.core.requests import InferenceRequest, InferenceResponse, JsonWriter, RequestedOutput
 from mooring.core.service import Done, Outcome, Ticket
 from mooring.core.tensors import Tensor, release, shared
 
@@ -29,7 +29,7 @@ class CodecProcesses(Protocol):
         """Whether one has nothing to do; where not, ``again`` is called once when one may have."""
 
     def submit(self, request: InferenceRequest, done: Done) -> Ticket:
-        """Have a body decoded, or with ``json_outputs`` tensors encoded."""
+        """Have a body decoded, or where ``CODEC`` is to write tensors encoded."""
 
 
 class JsonOutputs:
@@ -95,7 +95,7 @@ class JsonOutputs:
             id="",
             inputs=lent,
             priority=1,
-            json_outputs=True,
+            json_writer=JsonWriter.CODEC,
             null_for_nan=self._null,
         )
         self._codecs.submit(job, encoded)
@@ -130,11 +130,11 @@ def take_over_json(request: InferenceRequest) -> Wanted | None:
     if any(output.parameters and output.parameters.keys() != {_BINARY} for output in outputs):
         return None
     named = {output.name: bool((output.parameters or {}).get(_BINARY)) for output in outputs}
-    selection = Wanted(not request.json_outputs, named)
+    selection = Wanted(request.json_writer is JsonWriter.NOBODY, named)
     if selection.others and all(named.values()):
         return None
-    request.json_outputs = False
-    request.outputs = [RequestedOutput(name) for name in named]
+    request.json_writer = JsonWriter.CODEC
+    request.outputs = [RequestedOutput(name) for name in named] or None
     return selection
 
 

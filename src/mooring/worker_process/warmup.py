@@ -64,7 +64,7 @@ def _request(spec: ModelSpec, warmup: Warmup, metadata: ModelMetadata) -> Infere
     # A sequence of its own, which leaves no state behind.
     step = None if not spec.sequence.enabled else Step(f"warmup-{warmup.name}", start=True, end=True)
     return InferenceRequest(
-        spec.name, spec.version, f"warmup-{warmup.name}", inputs, form, headers=[], sequence=step
+        spec.name, spec.version, f"warmup-{warmup.name}", inputs, form=form, headers=[], sequence=step
     )
 
 

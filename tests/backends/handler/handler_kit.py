@@ -46,13 +46,15 @@ def request(
 ):
     """A TorchServe request with one field."""
     inputs = [Tensor(name, "BYTES", [1], [payload], {"content_type": content_type})]
-    return InferenceRequest("m", "", key, inputs, Form.BODY, operation, headers=headers, path=path)
+    return InferenceRequest(
+        "m", "", key, inputs, form=Form.BODY, operation=operation, headers=headers, path=path
+    )
 
 
 def instances(*elements, key="r", operation=Operation.INFER, undecoded=False):
     """A KServe v1 request."""
     tensor = Tensor("instances", "BYTES", [len(elements)], list(elements), json=undecoded)
-    return InferenceRequest("m", "", key, [tensor], Form.INSTANCES, operation)
+    return InferenceRequest("m", "", key, [tensor], form=Form.INSTANCES, operation=operation)
 
 
 def answer(outcome):

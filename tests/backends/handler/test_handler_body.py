@@ -63,12 +63,12 @@ def test_every_field_of_a_form_is_a_key_and_files_are_decoded_by_their_own_type(
         Tensor("c", "BYTES", [1], [b"last"], None),
     ]
     model = load(returning("[repr(data[0])]"))
-    outcome = model.infer(InferenceRequest("m", "", "r", fields, Form.BODY))[0]
+    outcome = model.infer(InferenceRequest("m", "", "r", fields, form=Form.BODY))[0]
     assert answer(outcome).decode() == "{'a': [1], 'b': bytearray(b'[1]'), 'c': bytearray(b'last')}"
 
 
 def test_a_form_without_fields_is_an_empty_dict(load):
-    outcome = load(returning("[repr(data[0])]")).infer(InferenceRequest("m", "", "r", [], Form.BODY))[0]
+    outcome = load(returning("[repr(data[0])]")).infer(InferenceRequest("m", "", "r", [], form=Form.BODY))[0]
     assert answer(outcome) == b"{}"
 
 

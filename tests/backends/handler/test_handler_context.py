@@ -251,5 +251,5 @@ def test_a_context_made_by_hand_works_in_a_users_own_test():
 
 
 def test_the_headers_of_a_body_less_description_name_no_field(load):
-    one = InferenceRequest("m", "", "r", [], Form.BODY, Operation.DESCRIBE)
+    one = InferenceRequest("m", "", "r", [], form=Form.BODY, operation=Operation.DESCRIBE)
     assert headers_seen(load(HEADERS), one) == {"explain": "False", "url_path": "", "describe": "True"}

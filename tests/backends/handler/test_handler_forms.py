@@ -124,7 +124,7 @@ def test_explanations_reach_the_handler_one_row_at_a_time_and_only_the_bad_one_f
 
 
 def tensors(*inputs, outputs=None):
-    return InferenceRequest("m", "", "r", list(inputs), Form.TENSORS, outputs=outputs)
+    return InferenceRequest("m", "", "r", list(inputs), form=Form.TENSORS, outputs=outputs)
 
 
 def strings(name, *elements):
@@ -298,5 +298,5 @@ def test_a_description_needs_no_body_for_the_envelope(load):
         "def handle(data, context):\n    return data and [context.get_request_header(0, 'describe')]\n",
         envelope="kserve",
     )
-    outcome = model.infer(InferenceRequest("m", "", "r", [], Form.BODY, Operation.DESCRIBE))[0]
+    outcome = model.infer(InferenceRequest("m", "", "r", [], form=Form.BODY, operation=Operation.DESCRIBE))[0]
     assert answer(outcome) == b"True"

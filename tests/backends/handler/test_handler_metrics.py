@@ -45,7 +45,7 @@ async def served(tmp_path):
     async def ask(payload=b"x"):
         answered = asyncio.get_running_loop().create_future()
         inputs = [Tensor("body", "BYTES", [1], [payload], {"content_type": ""})]
-        engine.submit(InferenceRequest("h", "", "id", inputs, Form.BODY), answered.set_result)
+        engine.submit(InferenceRequest("h", "", "id", inputs, form=Form.BODY), answered.set_result)
         outcome = await asyncio.wait_for(answered, 30)
         assert not isinstance(outcome, Exception), outcome
 

@@ -33,7 +33,7 @@ class Asked:
         self.pieces = []
         self.outcome = asyncio.get_running_loop().create_future()
         inputs = [Tensor("body", "BYTES", [1], [payload], {"content_type": ""})]
-        engine.submit(InferenceRequest("h", "", "id", inputs, Form.BODY), self.done)
+        engine.submit(InferenceRequest("h", "", "id", inputs, form=Form.BODY), self.done)
 
     def done(self, outcome):
         if getattr(outcome, "final", True):

@@ -47,7 +47,7 @@ def form(**fields):
     tensors = [
         Tensor(name, "BYTES", [1], [data], {"content_type": kind}) for name, (data, kind) in fields.items()
     ]
-    return InferenceRequest("m", "", "r", tensors, Form.BODY, Operation.EXPLAIN)
+    return InferenceRequest("m", "", "r", tensors, form=Form.BODY, operation=Operation.EXPLAIN)
 
 
 def of(model, asked):

@@ -19,7 +19,7 @@ from mooring.core.errors import (
     Unsupported,
     WorkerDied,
 )
-from mooring.core.requests import INSTANCES, InferenceRequest, InferenceResponse, Operation
+from mooring.core.requests import INSTANCES, InferenceRequest, InferenceResponse, JsonWriter, Operation
 from mooring.core.service import Done, Outcome, Ticket
 from mooring.core.tensors import Tensor, TensorSpec, release, shared
 from mooring.engine.body_reader import ReadBody, is_undecoded
@@ -177,7 +177,7 @@ class GraphRun:
                 headers=request.headers,
                 path=request.path,
                 priority=request.priority,
-                json_outputs=request.json_outputs and last,
+                json_writer=request.json_writer if last else JsonWriter.NOBODY,
                 null_for_nan=request.null_for_nan,
                 layout=request.layout if last else 0,
             ),

@@ -20,7 +20,7 @@ from mooring.codecs.tensor_json import encode
 from mooring.codecs.v2_json import JSON_ONLY, encode_response
 from mooring.core.buffers import LARGE, Buffer, Payload, view_of
 from mooring.core.errors import InvalidInput, ModelFailed, MooringError
-from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
+from mooring.core.requests import SERVER, InferenceRequest, InferenceResponse
 from mooring.core.service import InferenceService
 from mooring.core.tensors import Tensor, release
 from mooring.protocols.dialect import V2, Dialect
@@ -239,9 +239,13 @@ class Generate:
             _give_back(body)
             raise
         return InferenceRequest(
-            asked.model, asked.version, "", [undecoded_generate(body, specs)], Form.TENSORS, Operation.INFER,
-            None, None, deadline, exchange.headers, json_outputs=True,
-        )  # fmt: skip
+            asked.model,
+            asked.version,
+            "",
+            [undecoded_generate(body, specs)],
+            deadline=deadline,
+            headers=exchange.headers,
+        )
 
     def _request(
         self, exchange: Exchange, asked: Asked, body: Payload, written: _Written
@@ -257,9 +261,17 @@ class Generate:
             release(found.inputs)
             raise
         return InferenceRequest(
-            asked.model, asked.version, found.id, found.inputs, Form.TENSORS, Operation.INFER, plan.parameters,
-            found.outputs, plan.deadline, exchange.headers, "", plan.priority, json_outputs=True,
-        )  # fmt: skip
+            asked.model,
+            asked.version,
+            found.id,
+            found.inputs,
+            parameters=plan.parameters,
+            outputs=found.outputs,
+            deadline=plan.deadline,
+            headers=exchange.headers,
+            priority=plan.priority,
+            json_writer=SERVER,
+        )
 
 
 def _give_back(body: Payload) -> None:

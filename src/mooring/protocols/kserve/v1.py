@@ -13,7 +13,6 @@ from mooring.codecs.packed import rows_text
 from mooring.core.buffers import LARGE, Payload
 from mooring.core.errors import InvalidInput, ModelNotReady, MooringError, Unsupported
 from mooring.core.requests import (
-    INFER,
     INSTANCES,
     InferenceRequest,
     InferenceResponse,
@@ -160,7 +159,7 @@ class KServeV1:
             request_id = new_id()
             tensor = Tensor("instances", "BYTES", [len(instances)], instances)
             request = InferenceRequest(
-                model, "", request_id, [tensor], INSTANCES, INFER, None, None, None, exchange.headers
+                model, "", request_id, [tensor], form=INSTANCES, headers=exchange.headers
             )
             answer = _InstancesAnswer(responses, exchange, request_id, asked, key, False)
             exchange.on_abandoned = submit(request, answer.done).cancel
@@ -198,12 +197,10 @@ class KServeV1:
             "",
             request_id,
             inputs,
-            INSTANCES,
-            operation,
-            None,
-            None,
-            deadline,
-            exchange.headers,
+            form=INSTANCES,
+            operation=operation,
+            deadline=deadline,
+            headers=exchange.headers,
         )
         exchange.on_abandoned = self._service.submit(request, answer.done).cancel
 

@@ -27,7 +27,7 @@ from mooring.codecs.v2_json import (
 from mooring.codecs.v2_json_templates import KnownBodies
 from mooring.core.buffers import LARGE, Buffer, Payload
 from mooring.core.errors import ElsewhereOnly, InvalidInput, MooringError, Unsupported
-from mooring.core.requests import INFER, TENSORS, InferenceRequest, InferenceResponse
+from mooring.core.requests import NOBODY, SERVER, InferenceRequest, InferenceResponse
 from mooring.core.service import InferenceService
 from mooring.core.tensors import NUMPY_TYPES, Tensor, TensorSpec, release, shares_of
 from mooring.protocols.answers import Answer
@@ -322,8 +322,8 @@ class KServeV2:
                 return
             request_id = new_id()
             request = InferenceRequest(
-                model, version, request_id, [found], TENSORS, INFER, None, None, None, exchange.headers, "", 0, True
-            )  # fmt: skip
+                model, version, request_id, [found], headers=exchange.headers, json_writer=SERVER
+            )
             answer = self._answer(exchange, request_id, asked, "", JSON_ONLY)
             exchange.on_abandoned = submit(request, answer.done).cancel
 
@@ -343,9 +343,8 @@ class KServeV2:
             json_size = None if stated is None else _number(stated)
             whole = undecoded(body, json_size, regionless=self._relay is not None)
             request = InferenceRequest(
-                asked.model, asked.version, request_id, [whole], TENSORS, INFER,
-                None, None, deadline, exchange.headers, json_outputs=True,
-            )  # fmt: skip
+                asked.model, asked.version, request_id, [whole], deadline=deadline, headers=exchange.headers
+            )
             answer = self._answer(exchange, request_id, asked, None, ALL_BINARY)
         else:
             found, wanted = self._decoded(asked, body, stated)
@@ -359,10 +358,17 @@ class KServeV2:
                 raise
             given = found.id
             request = InferenceRequest(
-                asked.model, asked.version, given or request_id, found.inputs, TENSORS, INFER,
-                plan.parameters, found.outputs, plan.deadline, exchange.headers, "", plan.priority,
-                not wanted.all_binary,
-            )  # fmt: skip
+                asked.model,
+                asked.version,
+                given or request_id,
+                found.inputs,
+                parameters=plan.parameters,
+                outputs=found.outputs,
+                deadline=plan.deadline,
+                headers=exchange.headers,
+                priority=plan.priority,
+                json_writer=NOBODY if wanted.all_binary else SERVER,
+            )
             answer = self._answer(exchange, request_id, asked, given, wanted)
         if asks_for_null(exchange.fields.get(b"accept")):
             request.null_for_nan = True

@@ -137,7 +137,7 @@ class TorchServeInferenceRpcs:
             asked.model_version,
             call.request_id or self._new_id(),
             tensors,
-            Form.BODY,
+            form=Form.BODY,
             deadline=call.deadline,
             headers=self._headers(asked, call),
         )

@@ -97,9 +97,13 @@ class TorchServeManagementRpcs:
     async def _of_handler(self, model: str, version: str) -> bytes:
         """What the model's own ``describe_handle`` says."""
         request = InferenceRequest(
-            model, version, self._new_id(), [Tensor("body", "BYTES", [1], [b""])],
-            Form.BODY, Operation.DESCRIBE,
-        )  # fmt: skip
+            model,
+            version,
+            self._new_id(),
+            [Tensor("body", "BYTES", [1], [b""])],
+            form=Form.BODY,
+            operation=Operation.DESCRIBE,
+        )
         try:
             return await Prediction(self._service, request).whole()
         except Unsupported:

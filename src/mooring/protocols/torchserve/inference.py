@@ -129,7 +129,7 @@ class TorchServeInference:
             request_id = new_id()
             body = Tensor("body", "BYTES", [1], [exchange.body], parameters)
             request = InferenceRequest(
-                model, version, request_id, [body], BODY, INFER, None, None, None, exchange.headers
+                model, version, request_id, [body], form=BODY, headers=exchange.headers
             )
             answer = Answer(responses, exchange, request_id, asked)
             exchange.on_abandoned = submit(request, answer.done).cancel
@@ -201,9 +201,16 @@ class TorchServeInference:
             release(inputs)
             raise or_not_found(self._service, error, asked) from None
         request = InferenceRequest(
-            asked.model, asked.version, request_id, inputs, BODY, operation,
-            None, None, deadline, exchange.headers, path,
-        )  # fmt: skip
+            asked.model,
+            asked.version,
+            request_id,
+            inputs,
+            form=BODY,
+            operation=operation,
+            deadline=deadline,
+            headers=exchange.headers,
+            path=path,
+        )
         answer = Answer(responses, exchange, request_id, asked)
         exchange.on_abandoned = self._service.submit(request, answer.done).cancel
 

@@ -148,9 +148,13 @@ class TorchServeManagement:
             self._responses.json(exchange, [document], request_id=request_id)
 
         request = InferenceRequest(
-            version.name, version.version, request_id, [Tensor("body", "BYTES", [1], [b""])],
-            Form.BODY, Operation.DESCRIBE,
-        )  # fmt: skip
+            version.name,
+            version.version,
+            request_id,
+            [Tensor("body", "BYTES", [1], [b""])],
+            form=Form.BODY,
+            operation=Operation.DESCRIBE,
+        )
         exchange.on_abandoned = self._service.submit(request, done).cancel
 
     def register(self, exchange: Exchange, match: Match) -> None:

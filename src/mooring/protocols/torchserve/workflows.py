@@ -82,7 +82,7 @@ class TorchServeWorkflows:
             "",
             request_id,
             inputs,
-            Form.BODY,
+            form=Form.BODY,
             deadline=deadline,
             headers=exchange.headers,
         )
