@@ -252,8 +252,8 @@ class FakeCodecs:
         for again in asking:
             again()
         if outcome is None:
-            outcome = encode_json(request) if request.json_writer is CODEC else decode_json(request)
-        release(request.inputs)
+            outcome = encode_json(request) if request.body is None else decode_json(request)
+        request.release()
         done(outcome)
 
     def reader(self):

@@ -7,7 +7,7 @@ import pytest
 from model_kit import model_spec
 
 from mooring.backends.backend import create
-from mooring.core.requests import Form, InferenceRequest
+from mooring.core.requests import BodyKind, Form, InferenceRequest, UndecodedBody
 from mooring.core.service import LoadContext
 from mooring.core.tensors import Tensor
 
@@ -40,8 +40,9 @@ class Ask:
     def instances(*values, undecoded=False, **more):
         elements = [json.dumps(value).encode() for value in values]
         if undecoded:
-            elements = [b'{"instances": [' + b",".join(elements) + b"]}"]
-        tensor = Tensor("instances", "BYTES", [len(elements)], elements, json=undecoded)
+            body = UndecodedBody(BodyKind.V1, b'{"instances": [' + b",".join(elements) + b"]}")
+            return InferenceRequest("m", "1", "id", [], form=Form.INSTANCES, body=body, **more)
+        tensor = Tensor("instances", "BYTES", [len(elements)], elements)
         return InferenceRequest("m", "1", "id", [tensor], form=Form.INSTANCES, **more)
 
     @staticmethod

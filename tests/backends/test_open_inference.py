@@ -7,7 +7,7 @@ import pytest
 
 from mooring.codecs.v2_json import json_text
 from mooring.core.errors import InvalidInput
-from mooring.core.requests import InferenceRequest, JsonWriter, RequestedOutput
+from mooring.core.requests import BodyKind, InferenceRequest, JsonWriter, RequestedOutput, UndecodedBody
 from mooring.core.tensors import Tensor, TensorSpec
 
 TWICE = "def infer(x, k=1): return {'y': x * 2, 'z': x[:1]}"
@@ -20,8 +20,7 @@ X = {"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 3, 2]}
 
 def undecoded(**more):
     body = json.dumps({"inputs": [X]} | more).encode()
-    tensor = Tensor("request", "BYTES", [1], [body], json=True)
-    return InferenceRequest("m", "", "ours", [tensor], json_writer=JsonWriter.SERVER)
+    return InferenceRequest("m", "", "ours", [], body=UndecodedBody(BodyKind.V2, body))
 
 
 def one(model, reply, request):

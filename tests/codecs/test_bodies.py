@@ -16,6 +16,7 @@ from mooring.codecs.bodies import decode_body, decode_instances, encode_classes
 from mooring.codecs.images import ImageSettings
 from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput, ModelLoadFailed
+from mooring.core.requests import BodyKind, Form, InferenceRequest, UndecodedBody
 from mooring.core.tensors import Tensor, TensorSpec
 
 ONE = Signature.of([TensorSpec("x", "FP32", [-1, 3])])
@@ -217,11 +218,14 @@ def test_an_image_for_a_model_that_takes_none_is_refused():
 
 
 def test_undecoded_instances_are_found_in_the_whole_body():
-    tensor = Tensor("instances", "BYTES", [1], [b'{"instances": [1, 2]}'], json=True)
-    assert decode_instances(tensor) == [1, 2]
+    assert decode_instances(undecoded(b'{"instances": [1, 2]}')) == [1, 2]
     for body in (b"[]", b"{}", b'{"instances": {}}', b'{"instances": "a"}'):
         with pytest.raises(InvalidInput):
-            decode_instances(Tensor("instances", "BYTES", [1], [body], json=True))
+            decode_instances(undecoded(body))
+
+
+def undecoded(body):
+    return InferenceRequest("m", "", "id", [], form=Form.INSTANCES, body=UndecodedBody(BodyKind.V1, body))
 
 
 def test_classes_are_the_likeliest_label_of_probabilities_or_logits():

@@ -24,6 +24,7 @@ from mooring.core.errors import (
     WorkerDied,
 )
 from mooring.core.requests import (
+    BodyKind,
     Form,
     InferenceRequest,
     InferenceResponse,
@@ -31,6 +32,7 @@ from mooring.core.requests import (
     Operation,
     RequestedOutput,
     ResponseHead,
+    UndecodedBody,
 )
 from mooring.core.tensors import ROWS, Tensor, TensorSpec, release
 from mooring.engine.graphs.run import Graph, GraphRun, chain_of
@@ -145,7 +147,7 @@ def test_a_large_v2_body_is_opened_before_the_first_stage_and_answered_as_the_la
         b'{"id": "mine", "inputs": [{"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}],'
         b' "outputs": [{"name": "y"}], "parameters": {"k": 3}}'
     )
-    request = InferenceRequest("chain", "", "7", [Tensor("request", "BYTES", [1], [body], json=True)])
+    request = InferenceRequest("chain", "", "7", [], body=UndecodedBody(BodyKind.V2, body))
     stages.of(chain_of(["first", "second"]), request)
     first = stages.asked[0][0]
     assert (first.id, first.outputs, first.parameters) == ("mine", None, {"k": 3})
@@ -157,7 +159,7 @@ def test_a_large_v2_body_is_opened_before_the_first_stage_and_answered_as_the_la
 
 def test_a_large_v2_body_that_makes_no_sense_reaches_no_stage():
     stages = Stages()
-    request = InferenceRequest("chain", "", "7", [Tensor("request", "BYTES", [1], [b"[]"], json=True)])
+    request = InferenceRequest("chain", "", "7", [], body=UndecodedBody(BodyKind.V2, b"[]"))
     stages.of(chain_of(["first"]), request)
     assert isinstance(stages.outcomes[0], InvalidInput)
     assert stages.asked == []
@@ -168,7 +170,7 @@ def test_no_stage_is_asked_before_a_large_v2_body_is_read_and_a_withdrawn_one_gi
     body = Buffer(memoryview(b'{"inputs": []}'), Slot(0, 0, 14), given_back.append)
     stages = Stages()
     stages.codecs.at_hand = False
-    request = InferenceRequest("chain", "", "7", [Tensor("request", "BYTES", [1], [body], json=True)])
+    request = InferenceRequest("chain", "", "7", [], body=UndecodedBody(BodyKind.V2, body))
     run = stages.of(chain_of(["first"]), request)
     assert (stages.asked, len(stages.codecs.jobs), stages.runs) == ([], 1, {run})
     run.cancel()
@@ -180,7 +182,7 @@ def test_no_stage_is_asked_before_a_large_v2_body_is_read_and_a_withdrawn_one_gi
 def test_a_codec_that_dies_of_a_body_is_the_answer_and_no_stage_is_asked():
     stages = Stages()
     stages.codecs.at_hand = False
-    request = InferenceRequest("chain", "", "7", [Tensor("request", "BYTES", [1], [b"{}"], json=True)])
+    request = InferenceRequest("chain", "", "7", [], body=UndecodedBody(BodyKind.V2, b"{}"))
     stages.of(chain_of(["first"]), request)
     stages.codecs.work(WorkerDied("Worker died.", model="codec"))
     (error,) = stages.outcomes
@@ -248,9 +250,7 @@ class Memory:
 def release_asked(stages):
     """What the scheduler does once a request is answered or withdrawn."""
     for request, _ in stages.asked:
-        for payload in request.payloads():
-            if isinstance(payload, Buffer):
-                payload.release()
+        request.release()
 
 
 def test_nodes_of_one_level_are_asked_together_and_the_next_when_all_have_answered():
@@ -482,11 +482,28 @@ async def test_a_run_that_is_withdrawn_while_its_answers_are_joined_says_nothing
     assert (stages.outcomes, stages.runs, memory.out) == ([], set(), 0)
 
 
+def test_an_undecoded_v1_body_goes_whole_to_every_start_and_is_given_back_with_the_last():
+    given_back, stages = [], Stages()
+    payload = Buffer(memoryview(b"[1]" * LARGE), Slot(0, 0, 3 * LARGE), given_back.append)
+    body = UndecodedBody(BodyKind.V1, payload)
+    graph = workflow(("a", []), ("b", []), ("c", ["a", "b"]))
+    stages.of(graph, InferenceRequest("wf", "", "7", [], form=Form.INSTANCES, body=body))
+    assert [request.body.kind for request, _ in stages.asked] == [BodyKind.V1] * 2
+    assert [bytes(request.body.data) for request, _ in stages.asked] == [b"[1]" * LARGE] * 2
+    for model in "ab":
+        answer(stages, model, Tensor("predictions", "BYTES", [1], [b"1"]))
+    asked_first = [request for request, _ in stages.asked if request.model in {"a", "b"}]
+    for request in asked_first:
+        assert not given_back
+        request.release()
+    assert len(given_back) == 1
+
+
 def test_an_undecoded_body_is_given_back_once_it_is_open():
     for body in (b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}]}', b"{}"):
         given_back, stages = [], Stages()
         payload = Buffer(memoryview(body), Slot(0, 0, len(body)), given_back.append)
-        request = InferenceRequest("c", "", "7", [Tensor("request", "BYTES", [1], [payload], json=True)])
+        request = InferenceRequest("c", "", "7", [], body=UndecodedBody(BodyKind.V2, payload))
         stages.of(chain_of(["first"]), request)
         assert len(given_back) == 1
 

@@ -9,7 +9,7 @@ from scheduler_kit import Stage
 
 from mooring.backends.codec_backend import decode_json
 from mooring.core.errors import DeadlineExceeded, InvalidInput, ModelNotReady, QueueFull, WorkerDied
-from mooring.core.requests import InferenceRequest, InferenceResponse, JsonWriter
+from mooring.core.requests import BodyKind, InferenceRequest, InferenceResponse, UndecodedBody
 from mooring.core.tensors import Tensor
 
 MANY = 40_000
@@ -27,16 +27,15 @@ class OffloadStage(Stage):
             data = body if body is not None else body_of(**more)
             place = self.memory.allocate(len(data))
             place.view[:] = data
-            tensor = Tensor("request", "BYTES", [1], [place], json=True)
             ticket = self.submit(
                 InferenceRequest(
                     "m",
                     "",
                     name,
-                    [tensor],
+                    [],
                     deadline=deadline,
-                    json_writer=JsonWriter.SERVER,
                     null_for_nan=null,
+                    body=UndecodedBody(BodyKind.V2, place),
                 )
             )
             self.loop.turn()
@@ -58,7 +57,7 @@ def stage():
 def test_an_idle_worker_gets_the_body_as_it_came(stage):
     stage.ask_large("a")
     assert stage.worker.names == [["a"]]
-    assert stage.worker.sent[0][0].request.inputs[0].json
+    assert stage.worker.sent[0][0].request.body
     assert not stage.codecs.jobs
 
 
@@ -152,7 +151,7 @@ def test_where_the_codec_process_fails_the_worker_opens_the_body(stage, error):
     stage.ask_large("b")
     stage.codecs.work(error)
     stage.worker.answer()
-    assert stage.worker.sent[1][0].request.inputs[0].json
+    assert stage.worker.sent[1][0].request.body
     assert not stage.codecs.jobs
     stage.finish()
     assert stage.memory.out == 0
@@ -167,7 +166,7 @@ def test_where_shared_memory_is_full_the_worker_opens_the_body(stage):
     answer.outputs[1].data = bytes(answer.outputs[1].data)  # as it comes without a granted slot
     stage.codecs.work(answer)
     stage.worker.answer()
-    assert stage.worker.sent[1][0].request.inputs[0].json
+    assert stage.worker.sent[1][0].request.body
 
 
 def test_a_bad_body_is_refused_as_the_model_would(stage):

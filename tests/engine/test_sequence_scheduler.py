@@ -13,8 +13,7 @@ from mooring.core.errors import (
     WorkerDied,
 )
 from mooring.core.options import SequenceOptions
-from mooring.core.requests import Form, InferenceRequest
-from mooring.core.tensors import Tensor
+from mooring.core.requests import BodyKind, Form, InferenceRequest, UndecodedBody
 from mooring.engine.sequence_scheduler import SequenceScheduler
 
 
@@ -72,8 +71,8 @@ def unread(stage, step, *, body=None, deadline=None):
     """A step whose body nobody has read."""
     told = '"parameters": {"sequence_id": 7, "sequence_start": true}'
     body = body or f'{{"inputs": [{{"name": "x", "datatype": "INT8", "shape": [1], "data": [1]}}], {told}}}'
-    tensor = Tensor("request", "BYTES", [1], [body.encode()], json=True)
-    request = InferenceRequest("m", "", step, [tensor], deadline=deadline)
+    undecoded = UndecodedBody(BodyKind.V2, body.encode())
+    request = InferenceRequest("m", "", step, [], deadline=deadline, body=undecoded)
     outcomes = []
     return stage.scheduler.submit(request, outcomes.append, 1), outcomes
 

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from mooring.core.buffers import Buffer, Slot
 from mooring.core.errors import ErrorRecord, InvalidInput, ModelFailed
-from mooring.core.requests import Form, InferenceRequest, InferenceResponse
-from mooring.core.tensors import Tensor
+from mooring.core.requests import BodyKind, Form, InferenceRequest, InferenceResponse, UndecodedBody
+from mooring.core.tensors import Tensor, TensorSpec
 from mooring.ipc.framing import Frames
-from mooring.ipc.messages import Batch, Codec, InGrant, Piece, Results
+from mooring.ipc.messages import Batch, Codec, InGrant, Piece, Results, has_lost_payload
 
 
 @given(st.lists(st.binary(max_size=5000), min_size=1, max_size=8), st.integers(16, 4096))
@@ -42,6 +42,21 @@ def test_a_slot_travels_as_its_handle_and_other_memory_inline():
     frame = bytes(codec.frame(Batch([1], [request])))
     (copy,) = codec.to_worker(memoryview(frame)[4:]).requests
     assert copy.inputs[0].data == [Slot(0, 65536, 9), b"heap"]
+
+
+def test_an_undecoded_body_travels_as_the_handle_of_its_slot_with_all_that_is_known_of_it():
+    codec = Codec()
+    slot = Buffer(memoryview(bytearray(9)), Slot(0, 65536, 9))
+    body = UndecodedBody(BodyKind.GENERATE, slot, declared=[TensorSpec("x", "FP32", [-1])])
+    frame = bytes(codec.frame(Batch([1], [InferenceRequest("m", "", "id", [], body=body)])))
+    (copy,) = codec.to_worker(memoryview(frame)[4:]).requests
+    assert copy.body == UndecodedBody(BodyKind.GENERATE, Slot(0, 65536, 9), declared=body.declared)
+
+
+def test_a_request_is_lost_where_there_was_no_memory_for_its_body():
+    kept, lost = (UndecodedBody(BodyKind.V2, data) for data in (b"{}", None))
+    assert not has_lost_payload(InferenceRequest("m", "", "id", [], body=kept))
+    assert has_lost_payload(InferenceRequest("m", "", "id", [], body=lost))
 
 
 def test_a_worker_sends_back_the_bytes_of_a_slot_and_not_its_handle():

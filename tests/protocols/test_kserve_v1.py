@@ -13,9 +13,16 @@ from mooring.codecs.instances import instances_of
 from mooring.core import errors
 from mooring.core.buffers import LARGE
 from mooring.core.errors import InvalidInput
-from mooring.core.requests import Form, InferenceResponse, Operation, ResponseHead
+from mooring.core.requests import (
+    BodyKind,
+    Form,
+    InferenceRequest,
+    InferenceResponse,
+    Operation,
+    ResponseHead,
+    UndecodedBody,
+)
 from mooring.core.service import ModelState
-from mooring.core.tensors import Tensor
 
 
 def told(**document: object) -> bytes:
@@ -166,7 +173,8 @@ async def test_what_has_no_list_of_instances_is_a_400_in_both_forms(inference, b
 def test_inputs_are_another_name_of_instances_and_may_be_columns(inputs, rows, size):
     body = json.dumps({"inputs": inputs}).encode() + b" " * size
     assert [json.loads(each) for each in instances_of(body)] == rows
-    found = decode_instances(Tensor("instances", "BYTES", [1], [body], json=True))
+    undecoded = UndecodedBody(BodyKind.V1, body)
+    found = decode_instances(InferenceRequest("m", "", "id", [], form=Form.INSTANCES, body=undecoded))
     assert [each.tolist() if isinstance(each, np.ndarray) else each for each in found] == rows
 
 
@@ -222,10 +230,9 @@ async def test_a_large_body_travels_undecoded(inference):
     body = b'{"instances": ["' + b"x" * LARGE + b'"]}'
     reply = await inference.call("POST", "/v1/models/echo:predict", body)
     assert reply.raw == answered(b'{"predictions":[1,2]}', JSON)
-    (tensor,) = inference.service.requests[0].inputs
-    assert tensor.json
-    assert tensor.shape == [1]
-    assert len(tensor.data[0]) == len(body)
+    (request,) = inference.service.requests
+    assert (request.inputs, request.rows, request.body.kind) == ([], 1, BodyKind.V1)
+    assert bytes(request.body.data) == body
 
 
 async def test_no_instances_have_no_predictions_and_do_not_trouble_the_model(inference):

@@ -28,7 +28,7 @@ from mooring.core.errors import (
     VersionNotFound,
     WorkerDied,
 )
-from mooring.core.requests import InferenceRequest, InferenceResponse, JsonWriter
+from mooring.core.requests import BodyKind, InferenceRequest, InferenceResponse, UndecodedBody
 from mooring.core.tensors import Tensor, TensorSpec
 from mooring.protocols.dialect import AMD
 
@@ -203,7 +203,7 @@ async def test_a_large_json_body_is_left_to_the_worker(v2, asked):
     seen = []
 
     def answer(request):
-        seen.append(request.inputs[0].json)
+        seen.append(request.body is not None)
         decode_v2_body(request)
         return [named(request, encode_outputs(request, echoed(request), {}))]
 
@@ -505,5 +505,4 @@ def test_the_answer_of_a_worker_fits_what_the_front_expects():
 
 
 def named_request():
-    data = [Tensor("request", "BYTES", [1], [infer_body(x())], json=True)]
-    return InferenceRequest("echo", "", "id", data, json_writer=JsonWriter.SERVER)
+    return InferenceRequest("echo", "", "id", [], body=UndecodedBody(BodyKind.V2, infer_body(x())))

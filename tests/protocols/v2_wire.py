@@ -104,9 +104,8 @@ class FakeServer(ServerAdministration):
 
 def echoed(request: InferenceRequest) -> InferenceResponse:
     """The inputs as outputs, as a worker gives them."""
-    inputs = request.inputs
-    if inputs and inputs[0].json:
-        inputs = decode_request(bytes(inputs[0].data[0])).inputs
+    body = request.body
+    inputs = request.inputs if body is None else decode_request(bytes(body.data)).inputs
     outputs = [Tensor(each.name, each.datatype, each.shape, each.data) for each in inputs]
     return InferenceResponse(outputs)
 

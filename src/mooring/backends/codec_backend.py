@@ -1,8 +1,7 @@
 """The backend of codec processes: they decode large JSON bodies and encode large JSON outputs.
 
 A codec process runs no code but ours. It takes requests and gives responses as every worker does, so that it is kept,
-fed and replaced by the same code. A request whose JSON ``CODEC`` is to write holds outputs of a model to encode; every other one
-holds a body to decode (``codecs/decoded_body.py``).
+fed and replaced by the same code. A request with a body has it decoded; the inputs of every other one are outputs of a model to encode (``codecs/decoded_body.py``).
 """
 
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from collections.abc import Sequence
 from mooring.backends.backend import Backend
 from mooring.codecs.decoded_body import encode_decoded, json_output
 from mooring.core.errors import InvalidInput
-from mooring.core.requests import CODEC, InferenceRequest, InferenceResponse
+from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import LoadContext, ModelMetadata, Outcome, Reply
 from mooring.repository.spec import ModelSpec
 
@@ -25,8 +24,7 @@ class CodecBackend(Backend):
     def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
         """Decode or encode every request by itself."""
         return [
-            encode_json(request) if request.json_writer is CODEC else decode_json(request)
-            for request in requests
+            encode_json(request) if request.body is None else decode_json(request) for request in requests
         ]
 
 

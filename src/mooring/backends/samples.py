@@ -81,7 +81,7 @@ class Reader:
             if self.signature.aside and request.parameters:
                 target = request.parameters.get(self.signature.aside)
         elif request.form is Form.INSTANCES:
-            found, is_rows = self._rows(decode_instances(request.inputs[0])), True
+            found, is_rows = self._rows(decode_instances(request)), True
         else:
             body = decode_body(request.inputs, self.signature)
             is_rows = body.instances is not None

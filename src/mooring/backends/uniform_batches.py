@@ -208,7 +208,7 @@ def batch_key(request: InferenceRequest) -> Kind | None:
     """None for a request that asks for more than its outputs as they are, or whose inputs are no numbers."""
     if request.form is not TENSORS or request.operation is not INFER or request.parameters or request.path:
         return None
-    if request.json_writer is WORKER:
+    if request.body is not None or request.json_writer is WORKER:
         return None
     kind: Kind = (request.json_writer, request.layout)
     if request.outputs is not None:

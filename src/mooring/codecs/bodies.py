@@ -28,6 +28,7 @@ from mooring.codecs.tensor_json import cast, decode, encode, encode_each, to_arr
 from mooring.codecs.v2_json import tensor_array
 from mooring.core.buffers import view_of
 from mooring.core.errors import InvalidInput
+from mooring.core.requests import InferenceRequest
 from mooring.core.tensors import NUMPY_TYPES, Array, Tensor
 
 _JSON = "application/json"
@@ -92,15 +93,14 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-def decode_instances(tensor: Tensor) -> Instances:
+def decode_instances(request: InferenceRequest) -> Instances:
     """The rows of a KServe v1 request, or of the model before this one in a chain. Raises ``InvalidInput``."""
-    if tensor.packed:
-        given: Instances = decode(view_of(tensor.data))
-        return given
-    if not tensor.json:
-        rows: Instances = decode(b"[" + b",".join(map(bytes, tensor.data)) + b"]")
-        return rows
-    return instances_in(decode(_bytes(tensor)))
+    if request.body is not None:
+        return instances_in(decode(view_of(request.body.data)))
+    (tensor,) = request.inputs
+    text = view_of(tensor.data) if tensor.packed else b"[" + b",".join(map(bytes, tensor.data)) + b"]"
+    rows: Instances = decode(text)
+    return rows
 
 
 def by_name(value: Any, signature: Signature) -> dict[str, Array]:

@@ -34,7 +34,8 @@ def apply_decoded(request: InferenceRequest, response: InferenceResponse) -> Non
     """Put a decoded body into the request that it belongs to. The caller releases the memory of the undecoded one."""
     body = msgspec.msgpack.decode(bytes(response.outputs[0].data[0]), type=DecodedBody)
     request.id, request.outputs, request.parameters = body.id, body.outputs, body.parameters
-    request.json_writer, request.path, request.inputs = body.json_writer, body.path, response.outputs[1:]
+    request.json_writer, request.path = body.json_writer, body.path
+    request.inputs, request.body = response.outputs[1:], None
 
 
 def json_output(tensor: Tensor, *, null: bool) -> Tensor:

@@ -11,14 +11,12 @@ from mooring.codecs.v2_json import decode_request
 from mooring.core.buffers import Payload, view_of
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import InferenceResponse, RequestedOutput
-from mooring.core.tensors import Parameter, RequestValue, Tensor, TensorSpec
+from mooring.core.tensors import RequestValue, Tensor, TensorSpec
 
 _OURS = frozenset({"id", "parameters", "inputs", "outputs", "model_name", "model_version"})
 _BINARY = "binary_data"
 
 
-# Of an undecoded body: no client's parameter.
-_GENERATE = "generate"
 # What a body was, for the server that has not read it; among the parameters of a response.
 _FORM = "body_form"
 INFER_FORM, GENERATE_FORM = "infer", "generate"
@@ -32,18 +30,6 @@ class GenerateBody(msgspec.Struct):
     inputs: list[Tensor]
     parameters: dict[str, RequestValue] | None
     outputs: list[RequestedOutput] | None = None
-
-
-def undecoded_generate(body: Payload, declared: Sequence[TensorSpec]) -> Tensor:
-    """The only input of a request whose body a worker is to read with ``decode_generate``."""
-    parameters: dict[str, Parameter] = {_GENERATE: msgspec.json.encode(declared).decode()}
-    return Tensor("request", "BYTES", [1], [body], parameters, json=True)
-
-
-def declared_for(tensor: Tensor) -> list[TensorSpec] | None:
-    """The inputs that the model of an undecoded generate request declares; None for a body of another kind."""
-    text = (tensor.parameters or {}).get(_GENERATE)
-    return msgspec.json.decode(text, type=list[TensorSpec]) if isinstance(text, str) else None
 
 
 def tell_form(response: InferenceResponse, form: str) -> None:

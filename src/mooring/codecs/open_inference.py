@@ -5,19 +5,14 @@ The worker decodes it, or a codec process. This code never runs on the server's 
 
 from collections.abc import Mapping
 
-from mooring.codecs.generate import GENERATE_FORM, INFER_FORM, declared_for, decode_generate
+from mooring.codecs.generate import GENERATE_FORM, INFER_FORM, decode_generate
 from mooring.codecs.packed import unpack_all
 from mooring.codecs.protobuf_tensors import Layout
-from mooring.codecs.v2_json import (
-    check_regionless,
-    decode_request,
-    json_size_of,
-    wanted_of,
-)
+from mooring.codecs.v2_json import decode_request, refuse_regions, wanted_of
 from mooring.core.buffers import LARGE, Payload
 from mooring.core.errors import InvalidInput
-from mooring.core.requests import InferenceRequest, JsonWriter, RequestedOutput
-from mooring.core.tensors import RequestValue, TensorSpec
+from mooring.core.requests import BodyKind, InferenceRequest, JsonWriter, RequestedOutput, UndecodedBody
+from mooring.core.tensors import RequestValue
 
 # What a body says to the server, which has not seen it.
 _SERVERS = frozenset({"binary_data_output", "priority", "timeout"})
@@ -35,17 +30,15 @@ def decode_v2_body(request: InferenceRequest) -> None:
 
     Each of ``outputs`` then has the parameter ``binary_data``, and ``json_writer`` says what becomes of all others.
     """
-    if not request.inputs:
+    undecoded = request.body
+    if undecoded is None:
         return
-    first = request.inputs[0]
-    if not first.json:
+    if undecoded.kind is BodyKind.GENERATE:
+        _decode_generate(request, undecoded)
         return
-    declared = declared_for(first)
-    if declared is not None:
-        _decode_generate(request, first.data[0], declared)
-        return
-    body = decode_request(first.data[0], json_size_of(first), _no_regions)
-    check_regionless(first, body.outputs)
+    body = decode_request(undecoded.data, undecoded.json_size, _refuse_region)
+    if undecoded.no_regions:
+        refuse_regions(body.outputs)
     given = body.parameters or {}
     wanted = wanted_of(body.outputs, given)
     request.id = body.id or request.id
@@ -58,16 +51,17 @@ def decode_v2_body(request: InferenceRequest) -> None:
     ] or None
     request.json_writer = JsonWriter.NOBODY if wanted.others or bare else JsonWriter.WORKER
     request.parameters = _models_own(given)
-    request.inputs = body.inputs
+    request.inputs, request.body = body.inputs, None
 
 
-def _decode_generate(request: InferenceRequest, body: Payload, declared: list[TensorSpec]) -> None:
+def _decode_generate(request: InferenceRequest, body: UndecodedBody) -> None:
     """Decode a body of the generate extension; ``path`` then names its form."""
-    found = decode_generate(body, lambda: declared)
+    found = decode_generate(body.data, lambda: body.declared or ())
     request.id = found.id or request.id
     request.path = INFER_FORM if found.v2 else GENERATE_FORM
     request.inputs, request.outputs, request.json_writer = found.inputs, found.outputs, JsonWriter.SERVER
     request.parameters = _models_own(found.parameters or {})
+    request.body = None
 
 
 def _models_own(given: Mapping[str, RequestValue]) -> dict[str, RequestValue] | None:
@@ -75,7 +69,7 @@ def _models_own(given: Mapping[str, RequestValue]) -> dict[str, RequestValue] | 
     return {name: value for name, value in given.items() if name not in _SERVERS} or None
 
 
-def _no_regions(region: str, offset: int, size: int) -> Payload:
+def _refuse_region(region: str, offset: int, size: int) -> Payload:
     raise InvalidInput(
         f"the JSON is above {LARGE} bytes, and then no input may lie in shared memory, as the {size} bytes at {offset} "
         f"of region '{region}'; send large inputs in binary"

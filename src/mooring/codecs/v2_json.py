@@ -29,8 +29,6 @@ Regions = Callable[[str, int, int], Payload]
 """Reads so many bytes of a region of shared memory, by its name, from an offset in it. Raises ``InvalidInput``."""
 
 _SIZE = "binary_data_size"
-# Of an undecoded body: no client's parameters.
-_JSON_SIZE, _REGIONLESS = "json_size", "regionless"
 _REGION, _REGION_SIZE, _REGION_OFFSET = REGION = (
     "shared_memory_region",
     "shared_memory_byte_size",
@@ -145,35 +143,10 @@ class _Tail(msgspec.Struct):
             self.share.release()
 
 
-def undecoded(body: Payload, json_size: int | None = None, *, regionless: bool = False) -> Tensor:
-    """The only input of a request whose body a worker is to decode: JSON, of so many bytes where binary tensors follow.
-
-    ``regionless``: whoever gets the answer cannot write to shared memory, so an output that is to go there is
-    ``ElsewhereOnly``.
-    """
-    parameters: Parameters = {}
-    if json_size is not None:
-        parameters[_JSON_SIZE] = json_size
-    if regionless:
-        parameters[_REGIONLESS] = True
-    return Tensor("request", "BYTES", [1], [body], parameters or None, json=True)
-
-
-def check_regionless(tensor: Tensor, outputs: Iterable[RequestedOutput] | None) -> None:
-    """Raises ``ElsewhereOnly`` for outputs in shared memory, where the undecoded body may ask for none."""
-    if tensor.parameters and _REGIONLESS in tensor.parameters and names_region(outputs):
+def refuse_regions(outputs: Iterable[RequestedOutput] | None) -> None:
+    """Raises ``ElsewhereOnly`` where any of these is to go to shared memory."""
+    if any(output.parameters and _REGION in output.parameters for output in outputs or ()):
         raise ElsewhereOnly("an output is to go to shared memory")
-
-
-def names_region(outputs: Iterable[RequestedOutput] | None) -> bool:
-    """Whether any of these is to go to shared memory."""
-    return any(output.parameters and _REGION in output.parameters for output in outputs or ())
-
-
-def json_size_of(tensor: Tensor) -> int | None:
-    """How much of an undecoded body is JSON, for ``decode_request``."""
-    size = (tensor.parameters or {}).get(_JSON_SIZE)
-    return size if type(size) is int else None
 
 
 def decode_request(body: Payload, json_size: int | None = None, regions: Regions | None = None) -> InferBody:

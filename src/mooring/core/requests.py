@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from mooring.core.tensors import Parameter, RequestValue, Tensor
+from mooring.core.buffers import Buffer
+from mooring.core.tensors import Parameter, RequestValue, Tensor, TensorSpec, release, shares_of
 
 
 class Operation(enum.IntEnum):
@@ -25,11 +26,9 @@ class Form(enum.IntEnum):
                 tensor of shape [1] with the bytes of the response body.
     INSTANCES   what a KServe v1 client sends: one BYTES tensor "instances" of shape [n], every element the JSON of
                 one instance; the answer is one BYTES tensor of shape [n], every element the JSON of one prediction.
-                With ``Tensor.json`` the single element is the whole body instead.
-    TENSORS     the Open Inference Protocol: tensors as the model declares them, both ways. With ``Tensor.json``
-                the only input's only element is the JSON body of a v2 request (outputs, parameters and
-                id included): the worker decodes it, and its answer carries the request's id and, as ``Tensor.json``,
-                every output that the client did not ask for in binary.
+    TENSORS     the Open Inference Protocol: tensors as the model declares them, both ways.
+
+    A request of the latter two may have an ``UndecodedBody`` in place of its inputs.
     """
 
     BODY = 0
@@ -61,6 +60,43 @@ NOBODY, SERVER, WORKER, CODEC = JsonWriter.NOBODY, JsonWriter.SERVER, JsonWriter
 BODY, INSTANCES, TENSORS = Form.BODY, Form.INSTANCES, Form.TENSORS
 
 
+class BodyKind(enum.IntEnum):
+    """What an undecoded body is.
+
+    V1        instances of KServe v1
+    V2        an infer request of the Open Inference Protocol: its id, outputs and parameters are in it, too
+    GENERATE  an object of the generate extension, or an infer request
+    """
+
+    V1 = 0
+    V2 = 1
+    GENERATE = 2
+
+
+class UndecodedBody(msgspec.Struct, array_like=True, gc=False):
+    """A body of JSON, whole, that a worker decodes: it would cost the server's event loop milliseconds.
+
+    ``data`` is one payload. ``json_size`` is how many bytes of a V2 body are JSON, where binary tensors follow them; None
+    where all are. ``no_regions``: the process that answers a V2 body cannot write to shared memory, so that outputs which
+    are to go there are ``ElsewhereOnly``. ``declared`` are the inputs that the model of a GENERATE body declares.
+    """
+
+    kind: BodyKind
+    data: Any  # Payload; msgspec has no union of a custom type with others
+    json_size: int | None = None
+    no_regions: bool = False
+    declared: list[TensorSpec] | None = None
+
+    def shares(self, count: int) -> "list[UndecodedBody]":
+        """The same body for so many readers, each of whom releases its own; takes this one over."""
+        return [msgspec.structs.replace(self, data=data) for data in shares_of(self.data, count)]
+
+    def release(self) -> None:
+        """Give back the memory: nobody will read the body any more."""
+        if isinstance(self.data, Buffer):
+            self.data.release()
+
+
 class RequestedOutput(msgspec.Struct, array_like=True, frozen=True):
     """An output that the caller asked for by name."""
 
@@ -88,6 +124,7 @@ class _RequestBasis(msgspec.Struct, array_like=True, gc=False):
 class InferenceRequest(_RequestBasis, array_like=True, gc=False, kw_only=True):
     """Everything the engine, the worker and the model know of a request.
 
+    While it has an undecoded ``body``, ``inputs`` is empty, and what else that body says is not known yet.
     ``version`` empty means the default version. ``deadline`` is in seconds on the monotonic clock, so that it
     survives a change of the wall clock and can be compared in any process of this machine. ``headers`` are the
     client's own, in its spelling and order; only the handler backend reads them. ``path`` is what followed the
@@ -109,6 +146,7 @@ class InferenceRequest(_RequestBasis, array_like=True, gc=False, kw_only=True):
     sequence: Step | None = None
     null_for_nan: bool = False
     layout: int = 0
+    body: UndecodedBody | None = None
 
     @property
     def rows(self) -> int:
@@ -122,12 +160,11 @@ class InferenceRequest(_RequestBasis, array_like=True, gc=False, kw_only=True):
         """Whether the caller has stopped waiting."""
         return self.deadline is not None and now >= self.deadline
 
-    def payloads(self) -> list[Any]:
-        """Every payload of every input, for whoever must release them."""
-        found: list[Any] = []
-        for tensor in self.inputs:
-            found.extend(tensor.data) if isinstance(tensor.data, list) else found.append(tensor.data)
-        return found
+    def release(self) -> None:
+        """Give back the memory of the inputs or of the body: nobody will read them any more."""
+        release(self.inputs)
+        if self.body is not None:
+            self.body.release()
 
 
 class ResponseHead(msgspec.Struct, array_like=True, gc=False):

@@ -148,7 +148,7 @@ NO_OP_TICKET = _NoOpTicket()
 
 def refuse_request(request: InferenceRequest, done: Done, error: MooringError) -> Ticket:
     """The ticket of a request that goes nowhere: its memory is given back, and ``done`` hears why."""
-    release(request.inputs)
+    request.release()
     done(error)
     return NO_OP_TICKET
 

@@ -6,14 +6,12 @@ The event loop would need seconds to decode a large one, and would answer no oth
 
 from collections.abc import Callable
 
-from mooring.codecs.decoded_body import apply_decoded
 from mooring.core.buffers import Buffer
 from mooring.core.errors import DeadlineExceeded, ErrorRecord, MooringError
 from mooring.core.requests import TENSORS, InferenceRequest
 from mooring.core.service import Outcome, Ticket
-from mooring.core.tensors import release, shared
 from mooring.engine.json_outputs import CodecProcesses
-from mooring.engine.offload import move_to_arena
+from mooring.engine.offload import decode_job, move_to_arena, replace_body
 
 BodyRead = Callable[[MooringError | None], None]
 """Receives None once a body is decoded, or why it cannot be. Never called for a ticket that was cancelled."""
@@ -30,11 +28,10 @@ class BodyReader:
     def read(self, request: InferenceRequest, done: BodyRead) -> Ticket:
         """Replace the undecoded body of a request by its inputs, parameters and outputs, and call ``done`` then.
 
-        The request's inputs stay the caller's to release, whatever becomes of the body.
+        The request stays the caller's to release, whatever becomes of the body.
         """
-        request.inputs, lent = shared(request.inputs, 2)
+        job = decode_job(request)
         self._codecs.idle(_ignore)  # starts a process where none has nothing to do
-        job = InferenceRequest(model="", version="", id=request.id, inputs=lent, deadline=request.deadline)
         return self._codecs.submit(job, lambda outcome: self._take(request, done, outcome))
 
     def _take(self, request: InferenceRequest, done: BodyRead, outcome: Outcome) -> None:
@@ -42,15 +39,13 @@ class BodyReader:
             done(_refusal(outcome))
             return
         move_to_arena(outcome.outputs, self._allocate)
-        body = request.inputs
-        apply_decoded(request, outcome)
-        release([*body, outcome.outputs[0]])
+        replace_body(request, outcome)
         done(None)
 
 
 def is_undecoded(request: InferenceRequest) -> bool:
-    """Whether a request is a JSON body that is not decoded yet."""
-    return request.form is TENSORS and bool(request.inputs) and request.inputs[0].json
+    """Whether a request is a body that says more than its inputs, and is not decoded yet."""
+    return request.body is not None and request.form is TENSORS
 
 
 def _refusal(error: MooringError) -> MooringError:

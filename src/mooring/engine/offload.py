@@ -13,9 +13,9 @@ from mooring.codecs.decoded_body import apply_decoded
 from mooring.codecs.nonfinite import writes_null
 from mooring.core.buffers import LARGE, Buffer, view_of
 from mooring.core.errors import ErrorRecord, InvalidInput, MooringError
-from mooring.core.requests import TENSORS, InferenceRequest, InferenceResponse
+from mooring.core.requests import BodyKind, InferenceRequest, InferenceResponse
 from mooring.core.service import Outcome, Ticket
-from mooring.core.tensors import Tensor, release, shared
+from mooring.core.tensors import Tensor, release
 from mooring.engine.json_outputs import CodecProcesses, JsonOutputs, take_over_json
 from mooring.engine.queued_request import OFFLOADED, WAITING, QueuedRequest
 from mooring.repository.spec import ModelSpec
@@ -82,9 +82,8 @@ class JsonOffload:
 
     def _decode(self, queued: QueuedRequest) -> None:
         request = queued.request
-        request.inputs, lent = shared(request.inputs, 2)
+        job = decode_job(request)
         self._queue.offload(queued)
-        job = InferenceRequest(model="", version="", id=request.id, inputs=lent, deadline=request.deadline)
         ticket = self._codecs.submit(job, lambda outcome: self._decoded(queued, outcome))
         if queued.state is OFFLOADED:
             self._in_flight[queued] = ticket
@@ -99,9 +98,7 @@ class JsonOffload:
         # A deadline is the queue's own to see. Of any other error the worker will know more.
         if isinstance(outcome, InferenceResponse):
             if move_to_arena(outcome.outputs, self._allocate):
-                body = request.inputs
-                apply_decoded(request, outcome)
-                release([*body, outcome.outputs[0]])
+                replace_body(request, outcome)
                 queued.rows = max(request.rows, 1)
                 selection = take_over_json(request)
                 if selection is not None:
@@ -113,11 +110,27 @@ class JsonOffload:
 
 
 def worth_offloading(request: InferenceRequest) -> bool:
-    """Whether all that a request has is a JSON body that is worth decoding in another process."""
-    if request.form is not TENSORS or len(request.inputs) != 1:
-        return False
-    (tensor,) = request.inputs
-    return tensor.json and _OFFLOAD_MIN <= len(tensor.data[0]) <= _OFFLOAD_MAX
+    """Whether a request has a body that is worth decoding in another process."""
+    body = request.body
+    return (
+        body is not None and body.kind is not BodyKind.V1 and _OFFLOAD_MIN <= len(body.data) <= _OFFLOAD_MAX
+    )
+
+
+def decode_job(request: InferenceRequest) -> InferenceRequest:
+    """What a codec process gets to decode the body of a request, which keeps a share of it."""
+    assert request.body is not None
+    request.body, lent = request.body.shares(2)
+    return InferenceRequest("", "", request.id, [], deadline=request.deadline, body=lent)
+
+
+def replace_body(request: InferenceRequest, decoded: InferenceResponse) -> None:
+    """Put what a codec process has decoded into its request, and give back the body's memory."""
+    body = request.body
+    assert body is not None
+    apply_decoded(request, decoded)
+    body.release()
+    release([decoded.outputs[0]])
 
 
 def move_to_arena(tensors: list[Tensor], allocate: Callable[[int], Buffer | None]) -> bool:

@@ -25,7 +25,6 @@ from mooring.core.buffers import Buffer
 from mooring.core.errors import MooringError
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import Done, Outcome
-from mooring.core.tensors import release
 from mooring.engine.answer_slots import AnswerSlots
 from mooring.repository.spec import ModelSpec
 from mooring.workers.handle import Work, WorkerHandle
@@ -152,7 +151,7 @@ class QueuedRequest(msgspec.Struct, eq=False):
 
     def free(self) -> None:
         """Give back the memory: no worker has the request and none will get it."""
-        release(self.request.inputs)
+        self.request.release()
         if self.answer_slot is not None:
             self.owner.slots.return_unused(self.answer_slot)
             self.answer_slot = None

@@ -6,7 +6,7 @@ from typing import Generic
 
 from mooring.core.buffers import Buffer
 from mooring.core.errors import MooringError, QueueFull
-from mooring.core.requests import TENSORS, InferenceRequest
+from mooring.core.requests import InferenceRequest
 from mooring.core.service import Done, ModelMetadata, Ticket
 from mooring.engine.batching import SLOW_ROW, BatchPolicy, RefillWait, fair_share
 from mooring.engine.dispatch_timer import DispatchTimer, Loop
@@ -107,10 +107,8 @@ class Scheduler(Generic[W]):
         if request.deadline is not None:
             dispatcher.watch_deadline(queued)
         queue.push(queued)
-        if self._offload is not None and request.form is TENSORS:
-            inputs = request.inputs
-            if inputs and inputs[0].json and worth_offloading(request):
-                self._offload.pending.append(queued)
+        if request.body is not None and self._offload is not None and worth_offloading(request):
+            self._offload.pending.append(queued)
         if not self._timer.pending:
             self._timer.soon()
         return queued

@@ -24,7 +24,6 @@ from mooring.core.errors import (
 )
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import Done, InferenceService, ModelMetadata, ModelState, Ticket
-from mooring.core.tensors import release
 from mooring.engine.admission import admit, wait_until
 from mooring.engine.queue_policy import make_scheduler
 from mooring.engine.scheduler import Scheduler
@@ -235,7 +234,7 @@ class FrontendService(InferenceService):
             self._link.send(messages.Forward(key, request))
         except (MemoryError, OverflowError):
             self._receive_outcome(messages.ForwardedOutcome(key, NO_MEMORY))
-        release(request.inputs)  # it was copied, or lies where nothing else will
+        request.release()  # it was copied, or lies where nothing else will
         return ticket
 
     # What the first process says.

@@ -12,7 +12,6 @@ from mooring.core.buffers import LARGE, Buffer, Slot
 from mooring.core.errors import ErrorRecord
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import Joining, LoadContext, ModelMetadata
-from mooring.core.tensors import Tensor
 from mooring.ipc.framing import HEADER, PAYLOADS
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
@@ -210,8 +209,15 @@ class Codec(MessageEncoder):
         self.to_server = MessageDecoder(ToServer).decode
 
 
-def has_lost_payload(tensors: Sequence[Tensor]) -> bool:
+def has_lost_payload(message: InferenceRequest | InferenceResponse) -> bool:
     """Whether the receiver had no memory for one of the payloads."""
+    if type(message) is InferenceResponse:
+        tensors = message.outputs
+    else:
+        assert type(message) is InferenceRequest
+        tensors = message.inputs
+        if message.body is not None and message.body.data is None:
+            return True
     return any(
         tensor.data is None or (type(tensor.data) is list and None in tensor.data) for tensor in tensors
     )

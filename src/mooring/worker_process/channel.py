@@ -71,7 +71,7 @@ class Channel:
     def _refuse_lost(self, batch: Batch) -> None:
         """Answer the requests that there was no memory for, and keep the others of their message."""
         for index in reversed(range(len(batch.keys))):
-            if has_lost_payload(batch.requests[index].inputs):
+            if has_lost_payload(batch.requests[index]):
                 key = batch.keys.pop(index)
                 del batch.requests[index]
                 if batch.grants:
@@ -81,6 +81,9 @@ class Channel:
     def attach(self, requests: Sequence[InferenceRequest]) -> None:
         """Turn the slots in the requests into views of the arena."""
         for request in requests:
+            body = request.body
+            if body is not None and type(body.data) is Slot:
+                body.data = Buffer(self._arena.view(body.data), body.data)
             for tensor in request.inputs:
                 # By type: whether something is a struct is a slow question where it is not (1,000 instructions).
                 data = tensor.data

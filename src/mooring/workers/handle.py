@@ -445,9 +445,7 @@ def _decode_attached(frame: memoryview, attached: Sequence[Buffer | None]) -> tu
     message: ToServer = _codec.to_server(frame, attached)
     if None in attached and isinstance(message, Results):
         message.outcomes = [
-            NO_MEMORY
-            if isinstance(outcome, InferenceResponse) and has_lost_payload(outcome.outputs)
-            else outcome
+            NO_MEMORY if isinstance(outcome, InferenceResponse) and has_lost_payload(outcome) else outcome
             for outcome in message.outcomes
         ]
     return message, True

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from mooring.core.errors import MooringError
-from mooring.core.requests import Form, InferenceRequest, Operation
+from mooring.core.requests import BodyKind, Form, InferenceRequest, Operation, UndecodedBody
 from mooring.core.tensors import Tensor
 
 
@@ -53,8 +53,11 @@ def request(
 
 def instances(*elements, key="r", operation=Operation.INFER, undecoded=False):
     """A KServe v1 request."""
-    tensor = Tensor("instances", "BYTES", [len(elements)], list(elements), json=undecoded)
-    return InferenceRequest("m", "", key, [tensor], form=Form.INSTANCES, operation=operation)
+    if undecoded:
+        body, inputs = UndecodedBody(BodyKind.V1, *elements), []
+    else:
+        body, inputs = None, [Tensor("instances", "BYTES", [len(elements)], list(elements))]
+    return InferenceRequest("m", "", key, inputs, form=Form.INSTANCES, operation=operation, body=body)
 
 
 def answer(outcome):

@@ -170,7 +170,7 @@ class HandlerBackend(Backend):
     ) -> Sequence[Outcome]:
         """The same for a single instance; of a body that is not decoded yet the general way finds out how many it has."""
         form = self._instances
-        if not request.inputs[0].json and not request.inputs[0].packed:
+        if request.body is None and not request.inputs[0].packed:
             try:
                 rows = form.rows(request)
             except MooringError as error:

@@ -109,11 +109,11 @@ class InstancesForm(RowForm):
     """KServe v1: each instance's value is a row."""
 
     def rows(self, request: InferenceRequest) -> list[Any]:
-        tensor = request.inputs[0]
+        if request.body is not None:
+            return _instances_of(request.body.data)
+        (tensor,) = request.inputs
         if tensor.packed:
             return _rows_of(tensor.data)
-        if tensor.json:
-            return _instances_of(tensor.data[0])
         try:
             return [json_text.load(element) for element in tensor.data]
         except ValueError as error:

@@ -8,6 +8,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from mooring.core.errors import (
     DeadlineExceeded,
@@ -19,7 +20,14 @@ from mooring.core.errors import (
     Unsupported,
     WorkerDied,
 )
-from mooring.core.requests import INSTANCES, InferenceRequest, InferenceResponse, JsonWriter, Operation
+from mooring.core.requests import (
+    INSTANCES,
+    InferenceRequest,
+    InferenceResponse,
+    JsonWriter,
+    Operation,
+    UndecodedBody,
+)
 from mooring.core.service import Done, Outcome, Ticket
 from mooring.core.tensors import Tensor, TensorSpec, release, shared
 from mooring.engine.body_reader import ReadBody, is_undecoded
@@ -82,6 +90,24 @@ def graph_of(spec: ModelSpec) -> Graph | None:
     return chain_of([spec.name, *spec.following]) if spec.following else None
 
 
+class NodeInputs(NamedTuple):
+    """What a node is asked with: tensors, or the whole body of a KServe v1 request."""
+
+    tensors: list[Tensor]
+    body: UndecodedBody | None = None
+
+    def shares(self, count: int) -> "list[NodeInputs]":
+        """The same for so many nodes or tries, each of which releases its own; takes this one over."""
+        bodies = [None] * count if self.body is None else self.body.shares(count)
+        return [NodeInputs(*each) for each in zip(shared(self.tensors, count), bodies, strict=True)]
+
+    def release(self) -> None:
+        """Give back the memory: nobody will be asked with it."""
+        release(self.tensors)
+        if self.body is not None:
+            self.body.release()
+
+
 class GraphRun:
     """One request on its way through a graph; the ``Ticket`` of its caller.
 
@@ -113,7 +139,7 @@ class GraphRun:
         self._runs = runs
         self._tickets: dict[str, Ticket] = {}
         # Inputs by node, a set for each time that it may yet be asked: the first time, and its retries.
-        self._spare_inputs: dict[str, list[list[Tensor]]] = {}
+        self._spare_inputs: dict[str, list[NodeInputs]] = {}
         # Answers by node, for the nodes after it that still wait for others, and those of the leaves.
         self._answers: dict[str, dict[str, InferenceResponse]] = {}
         self._leaf_answers: dict[str, InferenceResponse] = {}
@@ -135,7 +161,7 @@ class GraphRun:
         self._done = None
         if self._undecoded and self._body_ticket is not None:
             self._body_ticket.cancel()
-            release(self._request.inputs)
+            self._request.release()
         self._release_all()
 
     def _on_body_read(self, error: MooringError | None) -> None:
@@ -147,14 +173,14 @@ class GraphRun:
 
     def _refuse(self, error: MooringError) -> None:
         """End the run before any node is asked."""
-        release(self._request.inputs)
+        self._request.release()
         self._fail(error)
 
     def _submit_starts(self) -> None:
         graph = self._graph
-        copies = shared(self._request.inputs, len(graph.starts))
-        for name, tensors in zip(graph.starts, copies, strict=True):
-            self._spare_inputs[name] = shared(tensors, 1 + graph.nodes[name].retries)
+        whole = NodeInputs(self._request.inputs, self._request.body)
+        for name, inputs in zip(graph.starts, whole.shares(len(graph.starts)), strict=True):
+            self._spare_inputs[name] = inputs.shares(1 + graph.nodes[name].retries)
         for name in graph.starts:
             if self._done is not None:  # a node that was refused has ended it all
                 self._submit_node(name)
@@ -162,13 +188,14 @@ class GraphRun:
     def _submit_node(self, name: str) -> None:
         node, request = self._graph.nodes[name], self._request
         last = self._graph.leaves == [name]
+        inputs = self._spare_inputs[name].pop()
         self._tickets.pop(name, None)
         ticket = self._submit(
             InferenceRequest(
                 model=node.model,
                 version="",
                 id=request.id,
-                inputs=self._spare_inputs[name].pop(),
+                inputs=inputs.tensors,
                 form=request.form,
                 operation=request.operation,
                 parameters=request.parameters,
@@ -180,6 +207,7 @@ class GraphRun:
                 json_writer=request.json_writer if last else JsonWriter.NOBODY,
                 null_for_nan=request.null_for_nan,
                 layout=request.layout if last else 0,
+                body=inputs.body,
             ),
             lambda outcome: self._on_outcome(name, outcome),
         )
@@ -272,7 +300,7 @@ class GraphRun:
                 self._on_combine_failure(node, outcome)
                 return
             del self._answers[node.name]
-            self._spare_inputs[node.name] = shared(outcome, 1 + node.retries)
+            self._spare_inputs[node.name] = NodeInputs(outcome).shares(1 + node.retries)
             self._submit_node(node.name)
 
         def join(given: Answers) -> list[Tensor]:
@@ -381,8 +409,8 @@ class GraphRun:
         self._leaf_answers.clear()
 
     def _release_spares(self, name: str) -> None:
-        for tensors in self._spare_inputs[name]:
-            release(tensors)
+        for inputs in self._spare_inputs[name]:
+            inputs.release()
         self._spare_inputs[name] = []
 
 

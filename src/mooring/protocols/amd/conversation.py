@@ -11,10 +11,10 @@ import msgspec
 
 from mooring.codecs.protobuf_tensors import Layout
 from mooring.codecs.tensor_json import decode
-from mooring.codecs.v2_json import decode_request, undecoded
+from mooring.codecs.v2_json import decode_request
 from mooring.core.buffers import LARGE, Buffer, view_of
 from mooring.core.errors import InvalidInput, ModelNotFound
-from mooring.core.requests import InferenceRequest, InferenceResponse
+from mooring.core.requests import BodyKind, InferenceRequest, InferenceResponse, UndecodedBody
 from mooring.core.service import InferenceService, Outcome, Ticket
 from mooring.core.tensors import release
 from mooring.observability.logs import get_logger
@@ -169,7 +169,8 @@ class InferenceConversation:
 
     def _unread(self, model: str, message: bytes) -> InferenceRequest:
         # A buffer travels uncopied, however large it is.
-        return InferenceRequest(model, "", "", [undecoded(Buffer(memoryview(message)))], layout=Layout.BARE)
+        body = UndecodedBody(BodyKind.V2, Buffer(memoryview(message)))
+        return InferenceRequest(model, "", "", [], layout=Layout.BARE, body=body)
 
     def _require(self, model: str) -> None:
         try:

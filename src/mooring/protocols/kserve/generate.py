@@ -13,14 +13,13 @@ from mooring.codecs.generate import (
     GenerateBody,
     decode_generate,
     take_form,
-    undecoded_generate,
 )
 from mooring.codecs.packed import unpacked
 from mooring.codecs.tensor_json import encode
 from mooring.codecs.v2_json import JSON_ONLY, encode_response
 from mooring.core.buffers import LARGE, Buffer, Payload, view_of
 from mooring.core.errors import InvalidInput, ModelFailed, MooringError
-from mooring.core.requests import SERVER, InferenceRequest, InferenceResponse
+from mooring.core.requests import SERVER, BodyKind, InferenceRequest, InferenceResponse, UndecodedBody
 from mooring.core.service import InferenceService
 from mooring.core.tensors import Tensor, release
 from mooring.protocols.dialect import V2, Dialect
@@ -242,9 +241,10 @@ class Generate:
             asked.model,
             asked.version,
             "",
-            [undecoded_generate(body, specs)],
+            [],
             deadline=deadline,
             headers=exchange.headers,
+            body=UndecodedBody(BodyKind.GENERATE, body, declared=list(specs)),
         )
 
     def _request(

@@ -14,10 +14,12 @@ from mooring.core.buffers import LARGE, Payload
 from mooring.core.errors import InvalidInput, ModelNotReady, MooringError, Unsupported
 from mooring.core.requests import (
     INSTANCES,
+    BodyKind,
     InferenceRequest,
     InferenceResponse,
     Operation,
     ResponseHead,
+    UndecodedBody,
 )
 from mooring.core.service import InferenceService
 from mooring.core.tensors import Tensor, release
@@ -38,12 +40,13 @@ _READING = frozenset({"GET", "HEAD"})
 _KEYS = {Operation.INFER: b'{"predictions":[', Operation.EXPLAIN: b'{"explanations":['}
 
 
-def _inputs(body: Payload) -> list[Tensor]:
+def _decode_small(body: Payload) -> tuple[list[Tensor], UndecodedBody | None]:
+    """The inputs in a body, or what a worker is to decode. Raises ``InvalidInput``."""
     if len(body) > LARGE:
-        # Decoded by the worker: half a millisecond of JSON here would be half a millisecond for every client.
-        return [Tensor("instances", "BYTES", [1], [body], json=True)]
+        # Half a millisecond of JSON here would be half a millisecond for every client.
+        return [], UndecodedBody(BodyKind.V1, body)
     instances = instances_of(bytes(body))
-    return [Tensor("instances", "BYTES", [len(instances)], instances)]
+    return [Tensor("instances", "BYTES", [len(instances)], instances)], None
 
 
 class _InstancesAnswer(Answer, eq=False):
@@ -181,9 +184,9 @@ class KServeV1:
             deadline = deadline_of(exchange)
             cloudevents.refuse_batch(exchange)
             event = cloudevents.is_event(exchange)
-            inputs = _inputs(cloudevents.data_of(exchange) if event else exchange.take_body())
+            inputs, body = _decode_small(cloudevents.data_of(exchange) if event else exchange.take_body())
             answer = _InstancesAnswer(responses, exchange, request_id, asked, _KEYS[operation], event)
-            if inputs[0].shape == [0]:
+            if body is None and inputs[0].shape == [0]:
                 # No instances have no predictions: the model need not be asked, but it has to be there.
                 self._require_ready(asked)
                 answer.done(InferenceResponse([]))
@@ -201,6 +204,7 @@ class KServeV1:
             operation=operation,
             deadline=deadline,
             headers=exchange.headers,
+            body=body,
         )
         exchange.on_abandoned = self._service.submit(request, answer.done).cancel
 

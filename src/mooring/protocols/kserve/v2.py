@@ -19,15 +19,14 @@ from mooring.codecs.v2_json import (
     Wanted,
     decode_request,
     encode_response,
-    names_region,
+    refuse_regions,
     short_answer,
-    undecoded,
     wanted_of,
 )
 from mooring.codecs.v2_json_templates import KnownBodies
 from mooring.core.buffers import LARGE, Buffer, Payload
 from mooring.core.errors import ElsewhereOnly, InvalidInput, MooringError, Unsupported
-from mooring.core.requests import NOBODY, SERVER, InferenceRequest, InferenceResponse
+from mooring.core.requests import NOBODY, SERVER, BodyKind, InferenceRequest, InferenceResponse, UndecodedBody
 from mooring.core.service import InferenceService
 from mooring.core.tensors import NUMPY_TYPES, Tensor, TensorSpec, release, shares_of
 from mooring.protocols.answers import Answer
@@ -341,16 +340,22 @@ class KServeV2:
         if len(body) > LARGE and (stated is None or _number(stated) > LARGE):
             # Decoded by the worker: milliseconds of JSON here would be milliseconds for every client.
             json_size = None if stated is None else _number(stated)
-            whole = undecoded(body, json_size, regionless=self._relay is not None)
+            undecoded = UndecodedBody(BodyKind.V2, body, json_size, no_regions=self._relay is not None)
             request = InferenceRequest(
-                asked.model, asked.version, request_id, [whole], deadline=deadline, headers=exchange.headers
+                asked.model,
+                asked.version,
+                request_id,
+                [],
+                deadline=deadline,
+                headers=exchange.headers,
+                body=undecoded,
             )
             answer = self._answer(exchange, request_id, asked, None, ALL_BINARY)
         else:
             found, wanted = self._decoded(asked, body, stated)
             try:
-                if self._relay is not None and names_region(found.outputs):
-                    raise ElsewhereOnly("an output is to go to shared memory")
+                if self._relay is not None:
+                    refuse_regions(found.outputs)
                 plan = scheduled(found.parameters, deadline)
                 wanted = wanted or wanted_of(found.outputs, found.parameters)
             except MooringError:
