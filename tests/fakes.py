@@ -14,8 +14,6 @@ from mooring.core.buffers import Buffer, HeapAllocator, Slot, heap
 from mooring.core.errors import WorkerDied
 from mooring.core.requests import InferenceResponse
 from mooring.core.service import ModelMetadata
-from mooring.core.requests import CODEC, InferenceResponse
-from mooring.core.tensors import release
 from mooring.engine.body_reader import BodyReader
 from mooring.workers.failures import FailureHistory
 from mooring.workers.handle import WorkerState

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from mooring.codecs.v2_json import json_text
+from mooring.codecs.v2_json import json_output
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import BodyKind, InferenceRequest, JsonWriter, RequestedOutput, UndecodedBody
-from mooring.core.tensors import Tensor, TensorSpec
+from mooring.core.tensors import JsonOutput, Tensor, TensorSpec
 
 TWICE = "def infer(x, k=1): return {'y': x * 2, 'z': x[:1]}"
 SPEC = {
@@ -23,6 +23,10 @@ def undecoded(**more):
     return InferenceRequest("m", "", "ours", [], body=UndecodedBody(BodyKind.V2, body))
 
 
+def is_json(output):
+    return isinstance(output, JsonOutput)
+
+
 def one(model, reply, request):
     (outcome,) = model.infer([request], reply)
     if isinstance(outcome, Exception):
@@ -32,14 +36,15 @@ def one(model, reply, request):
 
 def shown(outcome):
     return {
-        each.name: json.loads(each.data) if each.json else each.array().tolist() for each in outcome.outputs
+        each.name: json.loads(each.data) if is_json(each) else each.array().tolist()
+        for each in outcome.outputs
     }
 
 
 def test_a_body_is_decoded_and_answered_in_json(function, reply):
     answer = one(function(TWICE, **SPEC), reply, undecoded(id="7"))
     assert answer.id == "7"
-    assert [each.json for each in answer.outputs] == [True, True]
+    assert [*map(is_json, answer.outputs)] == [True, True]
     assert shown(answer) == {"y": [2, 6, 4], "z": [1, 3, 2]}
     assert one(function(TWICE, **SPEC), reply, undecoded()).id == "ours"
 
@@ -53,10 +58,10 @@ def test_a_body_is_decoded_once_and_can_be_tried_again(function, reply):
 def test_outputs_wanted_in_binary_are_no_text(function, reply):
     model = function(TWICE, **SPEC)
     answer = one(model, reply, undecoded(parameters={"binary_data_output": True}))
-    assert [each.json for each in answer.outputs] == [False, False]
+    assert [*map(is_json, answer.outputs)] == [False, False]
     outputs = [{"name": "z"}, {"name": "y", "parameters": {"binary_data": True}}]
     answer = one(model, reply, undecoded(outputs=outputs))
-    assert [(each.name, each.json) for each in answer.outputs] == [("z", True), ("y", False)]
+    assert [(each.name, is_json(each)) for each in answer.outputs] == [("z", True), ("y", False)]
 
 
 def test_what_the_server_reads_does_not_reach_the_model(function, reply):
@@ -97,13 +102,13 @@ def test_large_outputs_are_text_where_json_is_wanted_and_small_ones_are_not(func
     model = function("def infer(x): return {'small': x[:2], 'large': x, 'text': ['a' * 70_000]}")
     array = np.arange(10_000, dtype=np.float32)
     answer = one(model, reply, tensors(array, json_writer=JsonWriter.SERVER))
-    assert [each.json for each in answer.outputs] == [False, True, True]
+    assert [*map(is_json, answer.outputs)] == [False, True, True]
     assert json.loads(answer.outputs[1].data) == array.tolist()
     answer = one(model, reply, tensors(array))
-    assert not any(each.json for each in answer.outputs)
+    assert not any(map(is_json, answer.outputs))
     wishes = [RequestedOutput("large", {"binary_data": True}), RequestedOutput("text")]
     answer = one(model, reply, tensors(array, wishes, json_writer=JsonWriter.SERVER))
-    assert [each.json for each in answer.outputs] == [False, True]
+    assert [*map(is_json, answer.outputs)] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +158,7 @@ def test_a_place_in_shared_memory_is_told_to_the_server(function, reply):
         function(SAME), reply, tensors(array, [RequestedOutput("y", place)], json_writer=JsonWriter.SERVER)
     )
     (output,) = answer.outputs
-    assert (output.parameters, output.json, len(output.data)) == (place, False, 80_000)
+    assert (output.parameters, is_json(output), len(output.data)) == (place, False, 80_000)
     del place["shared_memory_region"]
     with pytest.raises(InvalidInput, match="needs shared_memory_region"):
         one(function(SAME), reply, tensors(array, [RequestedOutput("y", place)]))
@@ -168,4 +173,4 @@ def test_pieces_of_a_stream_are_text_too(function, reply):
 
 
 def test_bfloat16_has_a_text():
-    assert json_text(Tensor("x", "BF16", [2], np.uint16([0x3F80, 0x7FC0]).tobytes())) == b"[1.0,NaN]"
+    assert json_output(Tensor("x", "BF16", [2], np.uint16([0x3F80, 0x7FC0]).tobytes())).data == b"[1.0,NaN]"

@@ -21,13 +21,13 @@ from mooring.codecs.v2_json import (
     decode_response,
     encode_request,
     encode_response,
-    json_text,
+    json_output,
     wanted_of,
 )
 from mooring.core.buffers import LARGE, Buffer, Slot, view_of
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
-from mooring.core.tensors import DATATYPES, NUMPY_TYPES, Tensor, release
+from mooring.core.tensors import DATATYPES, NUMPY_TYPES, JsonOutput, Tensor, release
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 
@@ -91,7 +91,7 @@ def test_what_is_written_as_json_reads_back_equal_and_so_does_a_workers_text(fou
     pieces, size = encode_request(InferenceRequest("m", "", "", found), JSON_ONLY)
     assert size == 0
     same(decode_request(joined(pieces)).inputs, found)
-    as_text = [Tensor(each.name, each.datatype, each.shape, json_text(each), None, True) for each in found]
+    as_text = [json_output(each) for each in found]
     pieces, size = encode_response(InferenceResponse(as_text, model="m", version="1"), ALL_BINARY)
     assert size == 0
     answer = decode_response(joined(pieces))
@@ -180,9 +180,7 @@ def test_numbers_are_exact_whatever_the_size_of_the_document(datatype, text, pad
 
 def test_null_stands_for_them_where_that_is_asked_for():
     numbers = Tensor.of("x", np.float32([np.nan, np.inf, 1]))
-    text = Tensor(
-        "y", "FP32", [1], json_text(Tensor.of("y", np.float32([np.nan])), null=True), None, json=True
-    )
+    text = json_output(Tensor.of("y", np.float32([np.nan])), null=True)
     pieces, _ = encode_response(InferenceResponse([numbers, text], model="m"), JSON_ONLY, null=True)
     found = json.loads(joined(pieces), parse_constant=pytest.fail)
     assert [each["data"] for each in found["outputs"]] == [[None, None, 1.0], [None]]
@@ -193,7 +191,7 @@ def test_texts_that_are_not_utf_8_are_marked_as_base64_all_of_them(written_befor
     elements = [b"plain", b"\xff\xfe\x00"]
     output = Tensor("y", "BYTES", [2], elements, {"kept": 1})
     if written_before:
-        output.data, output.json = json_text(output), True
+        output = json_output(output)
     pieces, _ = encode_response(InferenceResponse([output], model="m", version="1"), JSON_ONLY)
     document = joined(pieces)
     (found,) = json.loads(document)["outputs"]
@@ -378,7 +376,7 @@ def test_what_an_answer_does_not_hold_is_given_back_and_what_it_holds_is_not():
         Tensor("text", "BYTES", [1], [text]),
         Tensor("number", "FP64", [1], number),
         Tensor("raw", "FP32", [1], raw),
-        Tensor("written", "INT8", [1], written, None, True),
+        JsonOutput("written", "INT8", [1], written),
     ]
     wanted = Wanted(named={"text": True, "raw": True})
     pieces, _ = encode_response(InferenceResponse(outputs, model="m", version="1"), wanted)
@@ -450,7 +448,7 @@ def test_an_output_without_data_is_only_described():
 
 def test_the_text_of_a_large_output_is_not_copied():
     large = Buffer(memoryview(b"[1,2]"))
-    outputs = [Tensor("y", "INT8", [2], large, None, True), Tensor.of("z", np.int8([3]))]
+    outputs = [JsonOutput("y", "INT8", [2], large), Tensor.of("z", np.int8([3]))]
     pieces, size = encode_response(InferenceResponse(outputs, model="m", version="1"), JSON_ONLY)
     assert any(piece is large for piece in pieces)
     assert [each["data"] for each in json.loads(joined(pieces))["outputs"]] == [[1, 2], [3]]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mooring.core.buffers import Buffer, Slot
 from mooring.core.errors import ErrorRecord, InvalidInput, ModelFailed
 from mooring.core.requests import BodyKind, Form, InferenceRequest, InferenceResponse, UndecodedBody
-from mooring.core.tensors import Tensor, TensorSpec
+from mooring.core.tensors import JsonOutput, Tensor, TensorSpec
 from mooring.ipc.framing import Frames
 from mooring.ipc.messages import Batch, Codec, InGrant, Piece, Results, has_lost_payload
 
@@ -78,3 +78,10 @@ def test_a_payload_in_its_grant_travels_as_its_size():
 
 def test_an_error_of_a_kind_the_other_side_does_not_know_is_the_models_failure():
     assert type(ErrorRecord("Surprise", "text").error()) is ModelFailed
+
+
+def test_outputs_that_are_json_text_are_told_from_tensors():
+    outputs = [Tensor("a", "INT8", [1], b"\1"), JsonOutput("b", "INT8", [1], b"[1]", {"k": 1})]
+    frame = bytes(Codec().frame(Results([5], [InferenceResponse(outputs)], [])))
+    (copy,) = Codec().to_server(memoryview(frame)[4:]).outcomes
+    assert copy.outputs == outputs

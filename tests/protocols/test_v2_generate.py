@@ -8,7 +8,7 @@ from v2_wire import named
 
 from mooring.core.errors import InvalidInput, ModelFailed, ModelNotFound
 from mooring.core.requests import InferenceResponse
-from mooring.core.tensors import Tensor, TensorSpec
+from mooring.core.tensors import JsonOutput, Tensor, TensorSpec
 
 GENERATE, STREAM = "/v2/models/echo/generate", "/v2/models/echo/generate_stream"
 PROMPT = {"text_input": "hello", "id": "7", "temperature": 0.5, "parameters": {"seed": 3, "stream": False}}
@@ -77,8 +77,8 @@ async def test_a_model_that_declares_nothing_takes_every_key(llm):
 async def test_an_output_of_several_elements_is_a_list_and_of_a_worker_its_text(llm):
     outputs = [
         Tensor.of("a", np.float32([1, 2])),
-        Tensor("b", "INT8", [2], b"[1,2]", None, True),
-        Tensor("c", "INT8", [1], b"[1]", None, True),
+        JsonOutput("b", "INT8", [2], b"[1,2]"),
+        JsonOutput("c", "INT8", [1], b"[1]"),
         Tensor.of("d", np.float32([[np.nan]])),
     ]
     llm.service.answer = lambda request: [named(request, InferenceResponse(outputs))]

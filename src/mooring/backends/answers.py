@@ -116,7 +116,7 @@ def answer(
     if sample.lifted:
         outputs = {name: _of_one_row(sample, name, array) for name, array in outputs.items()}
     if request.form is Form.TENSORS:
-        return InferenceResponse(_requested(request, outputs, declared, aliases))
+        return InferenceResponse([*_requested(request, outputs, declared, aliases)])
     if len(outputs) == 1:
         ((name, scores),) = outputs.items()
         labels = labels_of(name)

@@ -7,7 +7,8 @@ fed and replaced by the same code. A request with a body has it decoded; the inp
 from collections.abc import Sequence
 
 from mooring.backends.backend import Backend
-from mooring.codecs.decoded_body import encode_decoded, json_output
+from mooring.codecs.decoded_body import encode_decoded
+from mooring.codecs.v2_json import json_output
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import LoadContext, ModelMetadata, Outcome, Reply

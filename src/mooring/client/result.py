@@ -22,7 +22,7 @@ class Result(dict[str, Array]):
     """
 
     def __init__(self, response: InferenceResponse) -> None:
-        super().__init__((tensor.name, tensor.array()) for tensor in response.outputs)
+        super().__init__((tensor.name, tensor.array()) for tensor in response.tensors)
         self.model = response.model
         self.version = response.version
         self.id = response.id

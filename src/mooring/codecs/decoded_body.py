@@ -4,7 +4,6 @@ import msgspec
 
 from mooring.codecs.open_inference import decode_v2_body
 from mooring.codecs.packed import pack
-from mooring.codecs.v2_json import json_text
 from mooring.core.requests import InferenceRequest, InferenceResponse, JsonWriter, RequestedOutput
 from mooring.core.tensors import RequestValue, Tensor
 
@@ -35,10 +34,4 @@ def apply_decoded(request: InferenceRequest, response: InferenceResponse) -> Non
     body = msgspec.msgpack.decode(bytes(response.outputs[0].data[0]), type=DecodedBody)
     request.id, request.outputs, request.parameters = body.id, body.outputs, body.parameters
     request.json_writer, request.path = body.json_writer, body.path
-    request.inputs, request.body = response.outputs[1:], None
-
-
-def json_output(tensor: Tensor, *, null: bool) -> Tensor:
-    """A tensor of the same name whose data is its JSON text. With ``null``, NaN and Infinity become ``null``."""
-    text = json_text(tensor, null=null)  # which may add to the parameters
-    return Tensor(tensor.name, tensor.datatype, tensor.shape, text, tensor.parameters, json=True)
+    request.inputs, request.body = response.tensors[1:], None

@@ -16,7 +16,7 @@ from mooring.codecs.protobuf_wire import Malformed
 from mooring.codecs.raw import check_booleans, join_texts, split_texts
 from mooring.core.buffers import LARGE, Buffer, Payload, view_of
 from mooring.core.errors import InvalidInput
-from mooring.core.tensors import CONTENTS, ESCAPED, PLAIN, RAW, ROWS, Tensor
+from mooring.core.tensors import CONTENTS, ESCAPED, PLAIN, RAW, ROWS, Output, Tensor
 
 # Elements of a list up to which it travels as it is, and bytes up to which the loop may encode numbers itself.
 FEW = 256
@@ -84,7 +84,7 @@ def unpack_all(tensors: Sequence[Tensor]) -> None:
             unpack(tensor)
 
 
-def pack(outputs: Sequence[Tensor], layout: int = Layout.RAW) -> None:
+def pack(outputs: Sequence[Output], layout: int = Layout.RAW) -> None:
     """Pack outputs of many elements for the loop, which is to send them in this layout."""
     if layout == Layout.BARE:
         _join_first(outputs)
@@ -92,7 +92,7 @@ def pack(outputs: Sequence[Tensor], layout: int = Layout.RAW) -> None:
     if layout == Layout.TYPED and any(tensor.datatype in HALVES for tensor in outputs):
         layout = Layout.RAW  # as the encoder does: all or none
     for tensor in outputs:
-        if tensor.json or tensor.packed or tensor.data is None:
+        if type(tensor) is not Tensor or tensor.packed or tensor.data is None:
             continue
         if layout != Layout.RAW and not _in_shared_memory(tensor):
             _pack_typed(tensor)
@@ -100,7 +100,7 @@ def pack(outputs: Sequence[Tensor], layout: int = Layout.RAW) -> None:
             tensor.data, tensor.packed = join_texts(tensor.data), RAW
 
 
-def _join_first(outputs: Sequence[Tensor]) -> None:
+def _join_first(outputs: Sequence[Output]) -> None:
     if outputs and type(outputs[0].data) is list and len(outputs[0].data) > FEW:
         outputs[0].data = [b"".join(map(view_of, outputs[0].data))]
 

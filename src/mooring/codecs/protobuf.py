@@ -34,6 +34,7 @@ from mooring.core.requests import InferenceRequest, InferenceResponse, Requested
 from mooring.core.tensors import Parameter, RequestValue, Tensor
 
 # Bytes of a message up to which it is decoded to the last element at once.
+_BINARY = "binary_data"
 _SMALL = 4096
 # No size of the 32 that there may be takes more than ten bytes.
 _LONGEST_SHAPE = 320
@@ -117,7 +118,8 @@ def decode_response(message: bytes) -> InferenceResponse:
                 found.append(_read_tensor(message, start, end))
             elif tag == 0x32:
                 raw.append((start, end))
-        response.outputs, _ = Elements(message, "output", None).fill(found, raw, None)
+        tensors, _ = Elements(message, "output", None).fill(found, raw, None)
+        response.outputs = [*tensors]
     except (Malformed, UnicodeDecodeError) as error:
         raise InvalidInput(f"the message is no ModelInferResponse: {error}") from None
     return response
@@ -153,6 +155,7 @@ def _read_requested(message: bytes | memoryview, at: int, stop: int, walk: Field
             name = str(message[start:end], "utf-8")
         elif tag == 0x12:
             _read_parameter(message, start, end, parameters, walk)
+    parameters.pop(_BINARY, None)  # of no use: over gRPC every output is binary
     return RequestedOutput(name, parameters or None)
 
 
@@ -212,7 +215,7 @@ def encode_request(request: InferenceRequest) -> bytes:
 
 
 def _response(response: InferenceResponse, layout: Layout) -> list[Part]:
-    outputs = response.outputs
+    outputs = response.tensors
     if layout is Layout.TYPED and any(tensor.datatype in HALVES for tensor in outputs):
         layout = Layout.RAW  # all or none: a raw entry belongs to the output at its place
     parts: list[Part] = [

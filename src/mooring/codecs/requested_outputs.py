@@ -11,11 +11,11 @@ from mooring.codecs.classification import classify
 from mooring.codecs.generate import tell_form
 from mooring.codecs.nonfinite import BY_PROTOCOL, writes_null
 from mooring.codecs.packed import FEW, pack, pack_rows
-from mooring.codecs.v2_json import REGION, json_text
+from mooring.codecs.v2_json import REGION, json_output
 from mooring.core.buffers import LARGE
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, JsonWriter
-from mooring.core.tensors import Parameter, Tensor
+from mooring.core.tensors import Output, Parameter, Tensor
 
 # Numbers above this many bytes are written as JSON here: a few thousand of them cost the server's loop 0.1 ms.
 _MAX_LOOP_JSON = 16_384
@@ -59,7 +59,7 @@ def encode_outputs(
     """
     if request.form is not Form.TENSORS:
         if request.form is Form.INSTANCES:
-            pack_rows(response.outputs)
+            pack_rows(response.tensors)
         return response
     response.id = request.id
     if request.path:
@@ -68,7 +68,7 @@ def encode_outputs(
     if asked or request.json_writer:
         response.outputs = [
             _encode_output(request, tensor, asked.get(tensor.name) or {}, source, json_nan)
-            for tensor in response.outputs
+            for tensor in response.tensors
         ]
     pack(response.outputs, request.layout)
     return response
@@ -80,7 +80,7 @@ def _encode_output(
     asked: Mapping[str, Parameter],
     source: LabelSource,
     json_nan: str,
-) -> Tensor:
+) -> Output:
     if "classification" in asked:
         array, name = tensor.array(), tensor.name
         found = classify(
@@ -98,7 +98,7 @@ def _encode_output(
         tensor.parameters = {**(tensor.parameters or {}), **place}
     elif _as_json(request, tensor, asked):
         null = writes_null(json_nan, asked=request.null_for_nan)
-        tensor.data, tensor.json = json_text(tensor, null=null), True
+        return json_output(tensor, null=null)
     return tensor
 
 

@@ -7,9 +7,9 @@ body lies where it came in; only what is small is copied.
 
 import base64
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 import numpy as np
@@ -22,7 +22,18 @@ from mooring.codecs.tensor_json import base64_texts, decode, encode, to_array, u
 from mooring.core.buffers import LARGE, Buffer, Payload, Share, view_of
 from mooring.core.errors import ElsewhereOnly, InvalidInput, InvalidOutput
 from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
-from mooring.core.tensors import DATATYPES, NUMPY_TYPES, RAW, Array, Parameter, RequestValue, Tensor, release
+from mooring.core.tensors import (
+    DATATYPES,
+    NUMPY_TYPES,
+    RAW,
+    Array,
+    JsonOutput,
+    Output,
+    Parameter,
+    RequestValue,
+    Tensor,
+    release,
+)
 
 Parameters = dict[str, Parameter]
 Regions = Callable[[str, int, int], Payload]
@@ -71,9 +82,9 @@ class Wanted(msgspec.Struct, frozen=True):
         """Whether no output is wanted as JSON."""
         return self.others and all(self.named.values())
 
-    def binary(self, tensor: Tensor) -> bool:
-        """Whether this output is one of them. What a worker has made JSON of already is none."""
-        return not tensor.json and tensor.data is not None and self.named.get(tensor.name, self.others)
+    def binary(self, tensor: Output) -> TypeGuard[Tensor]:
+        """Whether this output is one of them. What is JSON text already is none."""
+        return type(tensor) is Tensor and tensor.data is not None and self.named.get(tensor.name, self.others)
 
 
 JSON_ONLY = Wanted()
@@ -143,9 +154,14 @@ class _Tail(msgspec.Struct):
             self.share.release()
 
 
+def names_region(outputs: Iterable[RequestedOutput] | None) -> bool:
+    """Whether any of these is to go to shared memory."""
+    return any(output.parameters and _REGION in output.parameters for output in outputs or ())
+
+
 def refuse_regions(outputs: Iterable[RequestedOutput] | None) -> None:
     """Raises ``ElsewhereOnly`` where any of these is to go to shared memory."""
-    if any(output.parameters and _REGION in output.parameters for output in outputs or ()):
+    if names_region(outputs):
         raise ElsewhereOnly("an output is to go to shared memory")
 
 
@@ -483,7 +499,7 @@ def short_answer(response: InferenceResponse, model: str, request_id: str) -> by
         if (
             type(data) is not bytes
             or len(data) > SHORT
-            or tensor.json
+            or type(tensor) is not Tensor
             or tensor.parameters
             or datatype == "BF16"
         ):
@@ -548,7 +564,7 @@ def _short_form(
 def _written(
     document: dict[str, Any],
     key: str,
-    tensors: list[Tensor],
+    tensors: Sequence[Output],
     wanted: Wanted,
     *,
     plain: bool = False,
@@ -556,11 +572,11 @@ def _written(
 ) -> tuple[list[Payload], int]:
     behind: list[Payload] = []
     entries = []
-    copied: list[Tensor] = []
+    copied: list[Output] = []
     binary = as_json = False
     for tensor in tensors:
         entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
-        if isinstance(tensor.data, list):
+        if type(tensor.data) is list:
             copied.append(tensor)
         inline = None
         if wanted.binary(tensor):
@@ -570,14 +586,15 @@ def _written(
             if len(data):
                 behind.append(data)
         else:
-            if tensor.data is not None and not tensor.json:
+            if type(tensor) is Tensor and tensor.data is not None:
                 inline = _flat(tensor)  # first of all: it may add to the parameters
             if tensor.parameters or plain:
                 entry["parameters"] = tensor.parameters or {}
             if tensor.data is not None:
-                as_json = as_json or tensor.json
                 entry["data"] = inline
-                if isinstance(tensor.data, Buffer) and not tensor.json:
+                if type(tensor) is JsonOutput:
+                    as_json = True
+                elif isinstance(tensor.data, Buffer):
                     copied.append(tensor)
         entries.append(entry)
     whole = {**document, key: entries}
@@ -612,14 +629,14 @@ def _with_tokens(value: Any) -> bytes:
 
 
 def _spliced(
-    document: dict[str, Any], key: str, entries: list[dict[str, Any]], tensors: list[Tensor], null: bool
+    document: dict[str, Any], key: str, entries: list[dict[str, Any]], tensors: Sequence[Output], null: bool
 ) -> list[Payload]:
     """The document with the text of large tensors in its place, uncopied."""
     pieces: list[Payload] = []
     text = orjson.dumps(document)[:-1] + (b"," if document else b"") + orjson.dumps(key) + b":["
     for position, (entry, tensor) in enumerate(zip(entries, tensors, strict=True)):
         text += b"," if position else b""
-        if tensor.json:
+        if type(tensor) is JsonOutput:
             del entry["data"]
             pieces += [text + orjson.dumps(entry)[:-1] + b',"data":', tensor.data]
             text = b"}"
@@ -628,14 +645,13 @@ def _spliced(
     return [*pieces, text + b"]}"]
 
 
-def json_text(tensor: Tensor, *, null: bool = False) -> bytes:
-    """What ``Tensor.json`` stands for: the JSON of the elements as a flat list; texts may add to the parameters.
-
-    ``null`` stands for NaN and Infinity then, in place of bare tokens.
-    """
+def json_output(tensor: Tensor, *, null: bool = False) -> JsonOutput:
+    """The same output with the JSON of its elements. With ``null`` that stands for NaN and Infinity, not bare tokens."""
     if tensor.datatype == "BYTES":
-        return orjson.dumps(_texts(tensor))
-    return encode(tensor.array().reshape(-1), null=null)
+        text = orjson.dumps(_texts(tensor))  # which may add to the parameters
+    else:
+        text = encode(tensor.array().reshape(-1), null=null)
+    return JsonOutput(tensor.name, tensor.datatype, tensor.shape, text, tensor.parameters)
 
 
 # The client's side
@@ -670,7 +686,7 @@ def decode_response(body: Payload, json_size: int | None = None) -> InferenceRes
     except InvalidInput as error:
         raise InvalidOutput(f"the server's answer cannot be read: {error.message}") from None
     return InferenceResponse(
-        tensors,
+        [*tensors],
         parameters=document.get("parameters"),
         model=str(document.get("model_name", "")),
         version=str(document.get("model_version", "")),

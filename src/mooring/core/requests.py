@@ -2,12 +2,12 @@
 
 import enum
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from mooring.core.buffers import Buffer
-from mooring.core.tensors import Parameter, RequestValue, Tensor, TensorSpec, release, shares_of
+from mooring.core.tensors import Output, Parameter, RequestValue, Tensor, TensorSpec, release, shares_of
 
 
 class Operation(enum.IntEnum):
@@ -183,10 +183,15 @@ class InferenceResponse(msgspec.Struct, array_like=True, gc=False, tag="response
     no response to this request.
     """
 
-    outputs: list[Tensor]
+    outputs: list[Output]
     parameters: dict[str, Parameter] | None = None
     head: ResponseHead | None = None
     final: bool = True
     model: str = ""
     version: str = ""
     id: str = ""
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The outputs, where none can be JSON text: in forms other than v2's over REST, and before they are encoded."""
+        return cast("list[Tensor]", self.outputs)

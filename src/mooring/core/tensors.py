@@ -1,7 +1,7 @@
 """A named, shaped buffer that nobody copies, and the data types of the Open Inference Protocol."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar, final
 
 import msgspec
 import numpy as np
@@ -51,15 +51,12 @@ def datatype_of(array: Array) -> str:
     raise InvalidInput(f"no datatype for a numpy array of {array.dtype}")
 
 
-class Tensor(msgspec.Struct, array_like=True, gc=False):
+@final
+class Tensor(msgspec.Struct, array_like=True, gc=False, tag=0):
     """A named, shaped buffer that nobody copies.
 
     ``data`` of a numeric tensor is its elements, little-endian, row-major; of a BYTES tensor, a list with one
     payload per element. It stays valid until the request it belongs to has been answered.
-
-    With ``json`` the data is JSON that the front's event loop leaves alone, because it would cost it milliseconds: of an
-    input the only element is a whole body, not decoded (``Form``); of an output, one payload with the text of its
-    elements, a flat list.
 
     ``packed`` says in which form one payload holds all elements, where nobody has looked at each of them yet: the event
     loop passes such data on as it is, and ``codecs.packed`` makes plain data of it in a worker. Its content is unchecked.
@@ -76,7 +73,6 @@ class Tensor(msgspec.Struct, array_like=True, gc=False):
     shape: list[int]
     data: Any  # Payload | list[Payload]; msgspec has no union of a custom type with others
     parameters: dict[str, Parameter] | None = None
-    json: bool = False
     packed: int = PLAIN
 
     def array(self) -> Array:
@@ -113,6 +109,24 @@ class Tensor(msgspec.Struct, array_like=True, gc=False):
         return cls(name, datatype, list(array.shape), data)
 
 
+@final
+class JsonOutput(msgspec.Struct, array_like=True, gc=False, tag=1):
+    """An output whose elements are JSON text, which the server only puts in its place in the answer.
+
+    ``data`` is one payload, a flat list of all elements.
+    """
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: Any  # Payload
+    parameters: dict[str, Parameter] | None = None
+
+
+Output = Tensor | JsonOutput
+_O = TypeVar("_O", Tensor, JsonOutput, Output)
+
+
 class TensorSpec(msgspec.Struct, frozen=True):
     """What a model says of one input or output. ``shape`` has -1 where any size goes, batch dimension included.
 
@@ -136,28 +150,18 @@ class TensorSpec(msgspec.Struct, frozen=True):
         return self.shape if self.reshape is None else self.reshape
 
 
-def shared(tensors: list[Tensor], count: int) -> list[list[Tensor]]:
+def shared(tensors: list[_O], count: int) -> list[list[_O]]:
     """The same tensors for so many readers, each of whom releases its own; takes ``tensors`` over."""
     if count == 1:
         return [tensors]
-    copies: list[list[Tensor]] = [[] for _ in range(count)]
+    copies: list[list[_O]] = [[] for _ in range(count)]
     for tensor in tensors:
         elements = tensor.data if isinstance(tensor.data, list) else [tensor.data]
         parts = [shares_of(element, count) for element in elements]
         for index, copy in enumerate(copies):
             own = [part[index] for part in parts]
             data = own if isinstance(tensor.data, list) else own[0]
-            copy.append(
-                Tensor(
-                    tensor.name,
-                    tensor.datatype,
-                    tensor.shape,
-                    data,
-                    tensor.parameters,
-                    tensor.json,
-                    tensor.packed,
-                )
-            )
+            copy.append(msgspec.structs.replace(tensor, data=data))
     return copies
 
 
@@ -171,7 +175,7 @@ def shares_of(payload: Payload, count: int) -> list[Payload]:
     return parts
 
 
-def release(tensors: Iterable[Tensor]) -> None:
+def release(tensors: Iterable[Output]) -> None:
     """Give back the memory of tensors that nobody will read any more."""
     for tensor in tensors:
         data = tensor.data

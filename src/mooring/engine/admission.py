@@ -124,7 +124,7 @@ class SplitRequest:
     def _joined(self) -> InferenceResponse:
         first = self._answers[0]
         assert first is not None
-        outputs = [answer.outputs[0] for answer in self._answers if answer is not None]
+        outputs = [answer.tensors[0] for answer in self._answers if answer is not None]
         output = outputs[0]
         if any(each.packed for each in outputs):
             text = b"[" + b",".join(map(rows_text, outputs)) + b"]"

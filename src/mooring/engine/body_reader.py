@@ -38,7 +38,7 @@ class BodyReader:
         if isinstance(outcome, MooringError):
             done(_refusal(outcome))
             return
-        move_to_arena(outcome.outputs, self._allocate)
+        move_to_arena(outcome.tensors, self._allocate)
         replace_body(request, outcome)
         done(None)
 

@@ -65,7 +65,7 @@ class CodecPool:
         return False
 
     def submit(self, request: InferenceRequest, done: Done) -> Ticket:
-        """Have a body decoded, or where ``CODEC`` is to write tensors encoded.
+        """Have the body of a request decoded; where it has none, its inputs encoded as JSON.
 
         An error other than ``InvalidInput`` and a deadline's only means that it cannot be done here.
         """

@@ -5,16 +5,15 @@ large ones by a codec process, or by a thread where that fails.
 """
 
 import asyncio
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeGuard
 
-from mooring.codecs.decoded_body import json_output
 from mooring.codecs.packed import FEW
-from mooring.codecs.v2_json import Wanted
+from mooring.codecs.v2_json import Wanted, json_output
 from mooring.core.errors import InvalidOutput, MooringError
 from mooring.core.requests import InferenceRequest, InferenceResponse, JsonWriter, RequestedOutput
 from mooring.core.service import Done, Outcome, Ticket
-from mooring.core.tensors import Tensor, release, shared
+from mooring.core.tensors import JsonOutput, Output, Tensor, release, shared
 
 # Bytes of an output above which its text is not written on the event loop: writing takes about 10 ns a byte, so up to
 # here it costs less than the message to a codec process. The same as in codecs/open_inference.py.
@@ -29,7 +28,7 @@ class CodecProcesses(Protocol):
         """Whether one has nothing to do; where not, ``again`` is called once when one may have."""
 
     def submit(self, request: InferenceRequest, done: Done) -> Ticket:
-        """Have a body decoded, or where ``CODEC`` is to write tensors encoded."""
+        """Have the body of a request decoded; where it has none, its inputs encoded as JSON."""
 
 
 class JsonOutputs:
@@ -50,7 +49,7 @@ class JsonOutputs:
     def encode(self, answer: InferenceResponse, done: Callable[[Outcome], None]) -> None:
         """Write the JSON of an answer in place, then pass it to ``done``; it passes an error where that fails."""
         json = [at for at, tensor in enumerate(answer.outputs) if self._is_json(tensor)]
-        large = [at for at in json if _size(answer.outputs[at]) > _INLINE_JSON_LIMIT]
+        large = [at for at in json if _size(answer.tensors[at]) > _INLINE_JSON_LIMIT]
         error = self._encode_here(answer, [at for at in json if at not in large])
         if error is not None:
             done(error)
@@ -59,13 +58,13 @@ class JsonOutputs:
         else:
             done(answer)
 
-    def _is_json(self, tensor: Tensor) -> bool:
-        return not tensor.json and tensor.data is not None and not self._selection.binary(tensor)
+    def _is_json(self, tensor: Output) -> TypeGuard[Tensor]:
+        return type(tensor) is Tensor and tensor.data is not None and not self._selection.binary(tensor)
 
     def _encode_here(self, answer: InferenceResponse, places: list[int]) -> MooringError | None:
         """Write these of the outputs on the event loop. An error gives back the memory of the whole answer."""
         for at in places:
-            tensor = answer.outputs[at]
+            tensor = answer.tensors[at]
             try:
                 answer.outputs[at] = json_output(tensor, null=self._null)
             except MooringError as error:
@@ -77,7 +76,7 @@ class JsonOutputs:
     def _encode_elsewhere(
         self, answer: InferenceResponse, places: list[int], done: Callable[[Outcome], None]
     ) -> None:
-        kept, lent = shared([answer.outputs[at] for at in places], 2)
+        kept, lent = shared([answer.tensors[at] for at in places], 2)
         for at, tensor in zip(places, kept, strict=True):
             answer.outputs[at] = tensor
 
@@ -104,12 +103,12 @@ class JsonOutputs:
         self, answer: InferenceResponse, places: list[int], done: Callable[[Outcome], None]
     ) -> None:
         """Write these of the outputs where no codec process could: the answer keeps their memory meanwhile."""
-        tensors = [answer.outputs[at] for at in places]
+        tensors = [answer.tensors[at] for at in places]
 
-        def encode() -> list[Tensor]:
+        def encode() -> list[JsonOutput]:
             return [json_output(tensor, null=self._null) for tensor in tensors]
 
-        def encoded(task: "asyncio.Future[list[Tensor]]") -> None:
+        def encoded(task: "asyncio.Future[list[JsonOutput]]") -> None:
             error = task.exception()
             if error is None:
                 _replace(answer, places, task.result())
@@ -145,7 +144,7 @@ def _size(tensor: Tensor) -> int:
     return len(tensor.data)
 
 
-def _replace(answer: InferenceResponse, places: list[int], texts: list[Tensor]) -> None:
+def _replace(answer: InferenceResponse, places: list[int], texts: Sequence[Output]) -> None:
     release([answer.outputs[at] for at in places])
     for at, tensor in zip(places, texts, strict=True):
         answer.outputs[at] = tensor

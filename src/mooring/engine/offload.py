@@ -97,7 +97,7 @@ class JsonOffload:
             return
         # A deadline is the queue's own to see. Of any other error the worker will know more.
         if isinstance(outcome, InferenceResponse):
-            if move_to_arena(outcome.outputs, self._allocate):
+            if move_to_arena(outcome.tensors, self._allocate):
                 replace_body(request, outcome)
                 queued.rows = max(request.rows, 1)
                 selection = take_over_json(request)

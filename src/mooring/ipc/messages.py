@@ -211,16 +211,13 @@ class Codec(MessageEncoder):
 
 def has_lost_payload(message: InferenceRequest | InferenceResponse) -> bool:
     """Whether the receiver had no memory for one of the payloads."""
-    if type(message) is InferenceResponse:
-        tensors = message.outputs
+    if isinstance(message, InferenceResponse):
+        payloads = [tensor.data for tensor in message.outputs]
     else:
-        assert type(message) is InferenceRequest
-        tensors = message.inputs
-        if message.body is not None and message.body.data is None:
-            return True
-    return any(
-        tensor.data is None or (type(tensor.data) is list and None in tensor.data) for tensor in tensors
-    )
+        payloads = [tensor.data for tensor in message.inputs]
+        if message.body is not None:
+            payloads.append(message.body.data)
+    return any(data is None or (type(data) is list and None in data) for data in payloads)
 
 
 NO_MEMORY = ErrorRecord("OutOfResources", "there is no memory for the payloads of this request or its answer")

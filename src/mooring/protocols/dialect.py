@@ -8,7 +8,7 @@ import orjson
 from mooring.core.buffers import view_of
 from mooring.core.errors import ModelNotFound, MooringError
 from mooring.core.requests import InferenceResponse
-from mooring.core.tensors import Tensor
+from mooring.core.tensors import Output, Tensor
 from mooring.protocols.status import Asked, Refusal
 
 
@@ -45,15 +45,19 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
             response.model = response.model or asked.model
             response.version = ""
 
-    def reshape(self, output: Tensor) -> None:
+    def reshape(self, output: Output) -> None:
         """Give an output that does not travel raw the shape that it has in this dialect."""
         if not self.byte_shapes or output.datatype != "BYTES" or output.data is None:
             return
-        if output.packed or math.prod(output.shape) != 1:
-            return  # so many elements that each costs time here
-        texts = orjson.loads(view_of(output.data)) if output.json else output.data
+        if math.prod(output.shape) != 1:
+            return
+        if type(output) is Tensor:
+            if not output.packed and len(output.data) == 1:  # packed: so many that each costs time here
+                output.shape = [len(output.data[0])]
+            return
+        texts = orjson.loads(view_of(output.data))
         if len(texts) == 1:
-            output.shape = [len(texts[0].encode() if output.json else texts[0])]
+            output.shape = [len(texts[0].encode())]
 
 
 V2 = Dialect()

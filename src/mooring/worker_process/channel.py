@@ -11,7 +11,7 @@ from mooring.core.buffers import LARGE, Buffer, Slot, view_of
 from mooring.core.errors import ErrorRecord, MooringError
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse
 from mooring.core.service import Outcome
-from mooring.core.tensors import Tensor
+from mooring.core.tensors import Output, Tensor
 from mooring.ipc.arena import MappedArena
 from mooring.ipc.framing import Frames, send_whole
 from mooring.ipc.messages import (
@@ -102,7 +102,7 @@ class Channel:
             self._fill(outcome.outputs, grant)
         return outcome
 
-    def _fill(self, outputs: list[Tensor], grant: Slot) -> None:
+    def _fill(self, outputs: list[Output], grant: Slot) -> None:
         for tensor in outputs:
             payloads = tensor.data if isinstance(tensor.data, list) else [tensor.data]
             for index, payload in enumerate(payloads):

@@ -125,7 +125,7 @@ class InstancesForm(RowForm):
         elements = [_compact(result) for result in results]
         outputs = [Tensor("predictions", "BYTES", [len(elements)], elements)]
         pack_rows(outputs)
-        return InferenceResponse(outputs, head=head)
+        return InferenceResponse([*outputs], head=head)
 
 
 class TensorsForm(RowForm):
@@ -181,7 +181,7 @@ class InputsForm(RowForm):
         names = [tensor.name for tensor in request.inputs]
         demand_names(len(names), len(results))
         outputs = [tensor_of(name, result) for name, result in zip(names, results, strict=False)]
-        return encode_outputs(request, InferenceResponse(outputs, head=head), NO_LABELS, self._json_nan)
+        return encode_outputs(request, InferenceResponse([*outputs], head=head), NO_LABELS, self._json_nan)
 
 
 def body_answer(item: Any, head: ResponseHead | None) -> InferenceResponse:

@@ -44,7 +44,7 @@ def inputs_for(
         if len(answers) > 1:
             return [_instances(_merge_rows(answers, "instances"))]
         (answer,) = answers.values()
-        return [_instances(output) for output in answer.outputs]
+        return [_instances(output) for output in answer.tensors]
     outputs = _named_outputs(answers)
     names, needed = {output.name for output in outputs}, [spec for spec in declared if not spec.optional]
     if not declared or {spec.name for spec in needed} <= names <= {spec.name for spec in declared}:
@@ -95,13 +95,10 @@ def _select_outputs(outputs: list[Tensor], request: InferenceRequest) -> list[Te
 
 def _present_outputs(outputs: list[Tensor], request: InferenceRequest) -> InferenceResponse:
     """The outputs in the form that the request asks for, as a worker would have written them."""
-    before = [(output, output.data) for output in outputs]
-    response = encode_outputs(request, InferenceResponse(outputs), NO_LABELS)
-    release(
-        Tensor(output.name, output.datatype, output.shape, data)
-        for output, data in before
-        if output.data is not data
-    )
+    before = [msgspec.structs.replace(output) for output in outputs]
+    response = encode_outputs(request, InferenceResponse([*outputs]), NO_LABELS)
+    kept = {id(output.data) for output in response.outputs}
+    release(output for output in before if id(output.data) not in kept)
     return response
 
 
@@ -111,7 +108,7 @@ def _body_bytes(answer: InferenceResponse) -> bytes:
 
 def _merge_rows(answers: Answers, name: str) -> Tensor:
     """A BYTES tensor whose rows are JSON objects: node -> its row. Raises ``InvalidOutput`` for unequal numbers of rows."""
-    columns = {node: elements_of(answer.outputs[0]) for node, answer in answers.items() if answer.outputs}
+    columns = {node: elements_of(answer.tensors[0]) for node, answer in answers.items() if answer.outputs}
     counts = {len(column) for column in columns.values()}
     if len(counts) != 1 or len(columns) != len(answers):
         counted = ", ".join(f"'{node}' {len(column)}" for node, column in columns.items())
@@ -132,14 +129,14 @@ def are_large(answers: Answers) -> bool:
     return any(
         output.packed or sum(map(len, _payloads(output))) > LARGE
         for answer in answers.values()
-        for output in answer.outputs
+        for output in answer.tensors
     )
 
 
 def lend_answers(answers: Answers) -> Answers:
     """Copies of these answers, whose memory stays the answers' own: for a thread, which must release nothing."""
     return {
-        node: InferenceResponse([_lend(output) for output in answer.outputs], head=answer.head)
+        node: InferenceResponse([_lend(output) for output in answer.tensors], head=answer.head)
         for node, answer in answers.items()
     }
 
@@ -176,15 +173,13 @@ def _named_outputs(answers: Answers) -> list[Tensor]:
     """All tensors, named after their node where there are several nodes."""
     if len(answers) == 1:
         (answer,) = answers.values()
-        return answer.outputs
+        return answer.tensors
     return [
         _with_name(output, node if len(answer.outputs) == 1 else f"{node}.{output.name}")
         for node, answer in answers.items()
-        for output in answer.outputs
+        for output in answer.tensors
     ]
 
 
 def _with_name(tensor: Tensor, name: str) -> Tensor:
-    return Tensor(
-        name, tensor.datatype, tensor.shape, tensor.data, tensor.parameters, tensor.json, tensor.packed
-    )
+    return msgspec.structs.replace(tensor, name=name)

@@ -364,7 +364,7 @@ class GraphRun:
         def join(answers: Answers) -> list[Tensor]:
             nonlocal whole
             whole = merged_answer(answers, self._request)
-            return whole.outputs
+            return whole.tensors
 
         def then(outcome: list[Tensor] | MooringError) -> None:
             if isinstance(outcome, MooringError):

@@ -21,7 +21,7 @@ from mooring.core.buffers import LARGE, Buffer, Payload, view_of
 from mooring.core.errors import InvalidInput, ModelFailed, MooringError
 from mooring.core.requests import SERVER, BodyKind, InferenceRequest, InferenceResponse, UndecodedBody
 from mooring.core.service import InferenceService
-from mooring.core.tensors import Tensor, release
+from mooring.core.tensors import JsonOutput, Output, release
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
@@ -79,8 +79,8 @@ class _Written:
             release(response.outputs)
 
 
-def _value(tensor: Tensor, null: bool) -> bytes:
-    if tensor.json:
+def _value(tensor: Output, null: bool) -> bytes:
+    if type(tensor) is JsonOutput:
         text = bytes(view_of(tensor.data))
         return text[1:-1] if math.prod(tensor.shape) == 1 else text
     array = unpacked(tensor).array()

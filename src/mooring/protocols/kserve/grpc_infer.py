@@ -176,7 +176,7 @@ class Inference:
             self._memory.store(response.outputs)
         self.dialect.name(response, told.asked)
         if self.dialect.byte_shapes:
-            for tensor in response.outputs:
+            for tensor in response.tensors:
                 if tensor.datatype == "BYTES" and not tensor.packed and tensor.data and len(tensor.data) == 1:
                     tensor.shape = [len(tensor.data[0])]
 

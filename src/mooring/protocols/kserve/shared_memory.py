@@ -16,7 +16,7 @@ from mooring.codecs.raw import raw_of
 from mooring.codecs.v2_json import REGION
 from mooring.core.buffers import LARGE, Allocator, Payload, view_of
 from mooring.core.errors import ElsewhereOnly, InvalidInput, ModelNotFound, MooringError
-from mooring.core.tensors import Parameter, Tensor, release
+from mooring.core.tensors import Output, Parameter, Tensor, release
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
 from mooring.protocols.kserve.bodies import Bodies
@@ -117,11 +117,12 @@ class SharedMemory:
             at += count
         return buffer
 
-    def store(self, outputs: Iterable[Tensor]) -> None:
+    def store(self, outputs: Iterable[Output]) -> None:
         """Put outputs whose parameters name a region there; they have no data then. Raises ``InvalidInput``."""
         for tensor in outputs:
             place = tensor.parameters
             if place and _NAME in place:
+                assert type(tensor) is Tensor  # a worker writes no JSON of what goes to shared memory
                 self._write(tensor, place)
 
     def _write(self, tensor: Tensor, place: dict[str, Parameter]) -> None:

@@ -60,7 +60,7 @@ class _InstancesAnswer(Answer, eq=False):
         if len(elements) == 1 and type(elements[0]) is bytes:
             body = self._key + elements[0] + b"]}"
         elif elements:
-            body = self._key + rows_text(outcome.outputs[0]) + b"]}"
+            body = self._key + rows_text(outcome.tensors[0]) + b"]}"
             release(outcome.outputs)
         else:
             body = self._key + b"]}"
