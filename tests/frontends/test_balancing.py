@@ -12,6 +12,7 @@ from mooring.frontends.balancing import (
     GAP,
     LOOKS,
     PATIENCE,
+    RELIEF,
     ROOM,
     BalancePolicy,
     Load,
@@ -146,3 +147,42 @@ def test_every_move_is_between_two_and_to_one_that_is_open(steps, idle, absent):
 def test_the_parts_of_a_bound_are_the_bound(size, count):
     assert queue_share(size, count) * count <= max(size, count)
     assert math.isclose(queue_share(size, count), size / count, abs_tol=1.0)
+
+
+def test_connections_that_cannot_migrate_open_another_process_too():
+    policy = BalancePolicy(2)
+    after(policy, [Load(1.0, 0, fixed=5), Load(0.0, 0)], 1.0, looks=LOOKS)
+    assert policy.open == [True, True]
+
+
+def test_a_full_process_leaves_new_fixed_connections_to_one_that_has_room_until_it_has_some_itself():
+    policy = BalancePolicy(2)
+    policy.open = [True, True]
+    policy.next(0.0, [Load(FULL, 0, 9), Load(FULL - GAP, 0, 9)], 0.0)
+    assert policy.paused == [True, False]
+    policy.next(
+        0.1, [Load(FULL - RELIEF, 0, 9), Load(0.1, 0, 9)], 0.0
+    )  # it may be full again with the next one
+    assert policy.paused == [True, False]
+    policy.next(0.2, [Load(FULL - RELIEF - 0.01, 0, 9), Load(0.1, 0, 9)], 0.0)
+    assert policy.paused == [False, False]
+
+
+def test_a_full_process_takes_connections_where_no_other_has_more_room():
+    policy = BalancePolicy(3)
+    policy.open = [True, True, False]
+    policy.next(0.0, [Load(1.0, 0, 9), Load(1.0 - GAP + 0.01, 0, 9), Load(0.0, 0)], 0.0)
+    assert policy.paused == [False, False, False]
+
+
+@given(st.lists(LOADS, min_size=1, max_size=5), st.lists(st.booleans(), min_size=6, max_size=6))
+def test_some_open_process_always_takes_connections(looks, are_open):
+    policy = BalancePolicy(6)
+    for number, loads in enumerate(looks):
+        policy.open = [True, *are_open[1:]]
+        policy.next(number / 10, [*loads, *[Load(0.0, 0)] * (6 - len(loads))], 0.0)
+        taking = [is_open and not paused for is_open, paused in zip(policy.open, policy.paused, strict=True)]
+        assert any(taking)
+        assert not any(
+            paused and not is_open for is_open, paused in zip(policy.open, policy.paused, strict=True)
+        )

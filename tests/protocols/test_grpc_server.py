@@ -202,3 +202,68 @@ def test_an_age_of_0_is_no_limit():
     assert ConnectionAge().limits().max_age == ConnectionAge().limits().max_age_grace == float("inf")
     assert ConnectionAge(60, 5).limits().max_age == 60
     assert ConnectionAge(60, 5).limits().max_age_grace == 5
+
+
+class Forwarded:
+    """A call that another process received, and what comes back of it."""
+
+    def __init__(self, mounted, path, message=b"x", token=b""):
+        self.messages, self.ends = [], []
+        metadata = [(b"content-type", b"application/grpc")]
+        metadata += [(b"authorization", b"Bearer " + token)] if token else []
+        self.call = mounted.server.run_call(path, metadata, message, 7.0, self.messages.append, self.end)
+
+    def end(self, status, text):
+        self.ends.append((status, text))
+
+
+@pytest.mark.parametrize("path", ["/t.T/One", "/t.T/Many"])
+async def test_a_forwarded_call_passes_the_same_gate(path):
+    mounted = Mounted(gate=Gate(TOKENS))
+    assert Forwarded(mounted, path).ends[0][0] is Status.UNAUTHENTICATED
+    Forwarded(mounted, path, token=b"a-management-token")
+    await mounted.server.close()
+    assert [call.deadline for call in mounted.methods.calls] == [7.0]
+
+
+async def test_a_forwarded_call_is_answered_by_its_method():
+    async def echo(call):
+        call.respond([b"answer to ", await asyncio.sleep(0, call.take_message())])
+
+    async def repeat(call):
+        message = await call.read_message()
+        for _ in range(2):
+            await call.write_message(message)
+
+    mounted = Mounted(Methods(echo, repeat))
+    unary, stream = (Forwarded(mounted, path, b"hi") for path in ("/t.T/One", "/t.T/Many"))
+    unknown = Forwarded(mounted, "/t.T/Other")
+    await mounted.server.close()
+    assert (unary.messages, unary.ends) == ([b"answer to hi"], [(Status.OK, "")])
+    assert (stream.messages, stream.ends) == ([b"hi", b"hi"], [(Status.OK, "")])
+    assert unknown.ends == [(Status.UNIMPLEMENTED, "method '/t.T/Other' is not offered here")]
+
+
+async def test_a_forwarded_call_is_cancelled_with_its_method():
+    ended = []
+
+    async def wait(call):
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(call.path)
+
+    mounted = Mounted(Methods(wait, wait))
+    for path in ("/t.T/One", "/t.T/Many"):
+        forwarded = Forwarded(mounted, path)
+        await asyncio.sleep(0)
+        forwarded.call.cancel()
+        await asyncio.sleep(0.01)
+        assert not forwarded.ends
+    assert ended == ["/t.T/One", "/t.T/Many"]
+
+
+def test_every_unary_method_is_listed_and_open_where_its_message_says_what_it_needs():
+    mounted = Mounted(Methods(access=lambda _message: Access.MANAGEMENT))
+    assert list(mounted.server.unary_methods) == [("t.T", "One", Access.OPEN)]
+    assert list(Mounted().server.unary_methods) == [("t.T", "One", Access.MANAGEMENT)]
