@@ -10,15 +10,15 @@ from mooring.core.service import ModelMetadata, ServerAdministration
 from mooring.core.tensors import TensorSpec
 from mooring.observability.metrics import Metrics
 from mooring.protocols.access import Gate
-from mooring.protocols.allowed import answering_options
 from mooring.protocols.amd.administration import AmdAdministration
-from mooring.protocols.amd.conversation import InferenceSocket
+from mooring.protocols.amd.inference_socket import InferenceSocket
 from mooring.protocols.amd.metrics import AmdMetrics, count_requests
 from mooring.protocols.application import Application
 from mooring.protocols.dialect import AMD
 from mooring.protocols.kserve.repository import Repository
 from mooring.protocols.kserve.v2 import KServeV2
 from mooring.protocols.openapi import Description
+from mooring.protocols.options_endpoints import answering_options
 from mooring.protocols.responses import Responses
 from mooring.protocols.torchserve.metrics import TorchServeMetrics
 from mooring.repository.catalog import worker_extensions

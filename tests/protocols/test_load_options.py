@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from model_kit import model_spec
 
 from mooring.core.errors import InvalidInput
-from mooring.protocols.load_options import LoadOptions, load_options
+from mooring.protocols.load_options import LoadOptions, parse_load_options
 from mooring.repository.catalog import override_config
 
 SPEC = model_spec(name="m", version="1", backend="function", location="/m", entry="model.py")
@@ -17,12 +17,12 @@ SPEC = model_spec(name="m", version="1", backend="function", location="/m", entr
 
 @pytest.mark.parametrize("body", [b"", b" ", b"null", b"{}"])
 def test_nothing_said_is_nothing_asked_for(body):
-    assert load_options(body) == LoadOptions()
+    assert parse_load_options(body) == LoadOptions()
 
 
 def test_tritons_form_has_a_configuration_files_and_parameters():
     body = {"parameters": {"config": '{"max_batch_size": 4}', "file:1/model.py": "eA==", "depth": 3}}
-    options = load_options(json.dumps(body).encode())
+    options = parse_load_options(json.dumps(body).encode())
     assert (options.config, options.files, options.parameters) == (
         {"max_batch_size": 4},
         {"1/model.py": b"x"},
@@ -51,17 +51,17 @@ VALUES = st.recursive(
 )
 def test_what_is_no_text_is_invalid_input(body):
     with pytest.raises(InvalidInput):
-        load_options(body)
+        parse_load_options(body)
 
 
 @given(st.binary(max_size=60) | VALUES.map(lambda value: json.dumps(value).encode()))
 def test_any_body_is_options_or_invalid_input(body):
     with contextlib.suppress(InvalidInput):
-        load_options(body)
+        parse_load_options(body)
 
 
 @given(st.dictionaries(NAMES, VALUES, max_size=5))
 def test_any_configuration_is_used_or_invalid_input(config):
     with contextlib.suppress(InvalidInput):
         body = json.dumps({"parameters": {"config": json.dumps(config)}}).encode()
-        override_config(SPEC, load_options(body).config or {}, {})
+        override_config(SPEC, parse_load_options(body).config or {}, {})

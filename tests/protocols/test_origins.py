@@ -98,7 +98,7 @@ async def loopback():
     responses = Responses(Metrics().responses)
 
     def change(exchange, _):
-        responses.body(exchange, b"changed", "text/plain")
+        responses.send_body(exchange, b"changed", "text/plain")
 
     server = HttpServer(
         Application([Endpoint("/change", change, Access.MANAGEMENT, changes=True)], responses, loopback=True),

@@ -17,7 +17,7 @@ from mooring.engine.engine import Engine
 from mooring.ipc.arena import Arena
 from mooring.observability.metrics import Metrics
 from mooring.protocols.application import Application
-from mooring.protocols.inflating import Inflater
+from mooring.protocols.inflater import Inflater
 from mooring.protocols.kserve.generate import Generate
 from mooring.protocols.kserve.v2 import KServeV2
 from mooring.protocols.responses import Responses

@@ -23,7 +23,7 @@ from mooring.observability.metrics import Metrics
 from mooring.protocols.access import Gate
 from mooring.protocols.application import Application
 from mooring.protocols.dialect import V2, Dialect
-from mooring.protocols.inflating import Inflater
+from mooring.protocols.inflater import Inflater
 from mooring.protocols.kserve.generate import Generate
 from mooring.protocols.kserve.repository import Repository
 from mooring.protocols.kserve.settings import LogSettings, Settings, TraceSettings

@@ -221,7 +221,7 @@ class FrontendServer:
 
     def _not_relayed(self, exchange: Exchange, error: Exception) -> None:
         log.error("call not relayed", target=exchange.target.decode("latin-1"), exc_info=error)
-        self._listeners.responses.fault(exchange, error)
+        self._listeners.responses.send_fault(exchange, error)
 
 
 async def _run(number: int, descriptors: Sequence[int], settings: FrontendSettings) -> None:

@@ -10,7 +10,7 @@ from mooring.protocols.access import Gate
 from mooring.protocols.application import Application, OverloadCheck, https_only
 from mooring.protocols.cors import Cors
 from mooring.protocols.endpoints import Endpoint
-from mooring.protocols.inflating import Inflater
+from mooring.protocols.inflater import Inflater
 from mooring.protocols.responses import Responses
 from mooring.tokens import TokenTable
 from mooring.web.certificates import Certificates
@@ -89,7 +89,7 @@ class Listeners:
             self.responses,
             gate=self.gate(address),
             loopback=address.loopback and not self._config.insecure,
-            named=self.cors.named,
+            trusted_origins=self.cors.named_origins,
             overload_error=overload_error,
             fallback_app=fallback_app,
             inflater=Inflater(self.responses, self._allocator, self._limits),

@@ -17,7 +17,7 @@ from mooring.core.service import (
 )
 from mooring.observability.metrics import Metrics
 from mooring.protocols.amd.administration import AmdAdministration
-from mooring.protocols.amd.conversation import InferenceSocket
+from mooring.protocols.amd.inference_socket import InferenceSocket
 from mooring.protocols.cors import Cors
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.endpoints import Endpoint
@@ -131,7 +131,9 @@ def _v2_endpoints(services: Services, shared_memory: SharedMemory | None) -> tup
             v2.extensions.extend(memory.extensions)
         v2.extensions.extend(worker_extensions())
     cors = services.cors
-    socket = InferenceSocket(inference, responses, any_origin=cors.anyone, named=cors.named)
+    socket = InferenceSocket(
+        inference, responses, any_origin=cors.any_origin, trusted_origins=cors.named_origins
+    )
     return endpoints + socket.endpoints(), v2.extensions
 
 

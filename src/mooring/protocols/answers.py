@@ -10,7 +10,7 @@ from mooring.core.tensors import release
 from mooring.observability.logs import get_logger
 from mooring.protocols import status as statuses
 from mooring.protocols.responses import FIXED, Responses
-from mooring.protocols.status import Asked, Refusal
+from mooring.protocols.status import Refusal, Target
 from mooring.web.http1 import Exchange, header_lines
 
 log = get_logger(__name__)
@@ -57,47 +57,49 @@ class Answer(_Progress, eq=False):
     _responses: Responses
     _exchange: Exchange
     _id: str
-    _asked: Asked
+    _target: Target
 
     def done(self, outcome: Outcome) -> None:
         """The service's word on the request; never raises."""
         try:
             if self._over:
-                self._drop(outcome)
+                self._release_outputs(outcome)
             elif type(outcome) is not InferenceResponse:
                 assert isinstance(outcome, MooringError)
-                self._refuse(outcome)
+                self._send_refusal(outcome)
             elif outcome.final and not self._started:
                 self._over, self._exchange.on_abandoned = True, None  # as ``_end``
-                self._whole(outcome)
+                self._send_whole(outcome)
             else:
                 if outcome.final:
-                    self._end()
-                self._piece(outcome)
+                    self._mark_over()
+                self._send_piece(outcome)
         except Exception as error:  # the protocol edge: an engine has no use for our faults
-            self._fault(error)
-            self._drop(outcome)
+            self._send_fault(error)
+            self._release_outputs(outcome)
 
-    def _end(self) -> None:
+    def _mark_over(self) -> None:
         self._over = True
         # The ticket holds ``done`` and so this answer: a circle, which would wait for the garbage collector.
         self._exchange.on_abandoned = None
 
-    def _whole(self, outcome: InferenceResponse) -> None:
+    def _send_whole(self, outcome: InferenceResponse) -> None:
         head = outcome.head
         responses = self._responses
         if head is None or not (head.headers or head.status or head.reason):
             outputs = outcome.outputs
             payload = outputs[0].data[0] if outputs and outputs[0].data else b""
-            responses.whole(self._exchange, self._id, "" if head is None else head.content_type, payload)
+            responses.send_answer(
+                self._exchange, self._id, "" if head is None else head.content_type, payload
+            )
         else:
-            status, lines, reason = self._head(head)
+            status, lines, reason = self._build_head(head)
             responses.counter.count(status)
             self._exchange.respond(status, payload_of(outcome), lines, reason=reason)
 
-    def _piece(self, outcome: InferenceResponse) -> None:
+    def _send_piece(self, outcome: InferenceResponse) -> None:
         if not self._started:
-            status, lines, reason = self._head(outcome.head or ResponseHead())
+            status, lines, reason = self._build_head(outcome.head or ResponseHead())
             self._started = True
             self._responses.counter.count(status)
             self._exchange.start(status, lines + _STREAM, reason=reason)
@@ -106,7 +108,7 @@ class Answer(_Progress, eq=False):
         else:
             self._exchange.send(payload_of(outcome))
 
-    def _head(self, head: ResponseHead) -> tuple[int, bytes, str]:
+    def _build_head(self, head: ResponseHead) -> tuple[int, bytes, str]:
         """Status, header lines and reason phrase. Raises ``ValueError`` for what would break the response apart."""
         status = head.status or 200
         if not 200 <= status <= 999:
@@ -124,39 +126,39 @@ class Answer(_Progress, eq=False):
             elif lower not in _OURS and lower not in self._responses.reserved:
                 kept[lower] = (name, value)
         reason = head.reason if head.reason.isascii() else ""
-        lines = self._responses.head(self._id, content_type) + header_lines(kept.values())
+        lines = self._responses.build_head(self._id, content_type) + header_lines(kept.values())
         return status, lines, reason or statuses.phrase(status)
 
-    def _drop(self, outcome: Outcome) -> None:
+    def _release_outputs(self, outcome: Outcome) -> None:
         if isinstance(outcome, InferenceResponse):
             release(outcome.outputs)
 
-    def _refuse(self, error: MooringError) -> None:
-        self._end()
+    def _send_refusal(self, error: MooringError) -> None:
+        self._mark_over()
         if self._started:
             kind = type(error).__name__
             log.error(
                 "stream broken off",
-                model=self._asked.model,
+                model=self._target.model,
                 request=self._id,
                 kind=kind,
                 reason=error.message,
             )
             self._exchange.abort()
             return
-        self._responses.refuse(self._exchange, self._refusal(error), request_id=self._id)
+        self._responses.send_refusal(self._exchange, self._refusal_for(error), request_id=self._id)
 
-    def _refusal(self, error: MooringError) -> Refusal:
-        return statuses.torchserve(error, self._asked)
+    def _refusal_for(self, error: MooringError) -> Refusal:
+        return statuses.torchserve(error, self._target)
 
-    def _fault(self, error: Exception) -> None:
-        log.error("answer failed", exc_info=error, model=self._asked.model, request=self._id)
-        self._withdraw()
-        self._responses.fault(self._exchange, error, request_id=self._id)
+    def _send_fault(self, error: Exception) -> None:
+        log.error("answer failed", exc_info=error, model=self._target.model, request=self._id)
+        self._cancel_request()
+        self._responses.send_fault(self._exchange, error, request_id=self._id)
 
-    def _withdraw(self) -> None:
+    def _cancel_request(self) -> None:
         """Tell the service that nobody waits for more."""
         cancel = self._exchange.on_abandoned
-        self._end()
+        self._mark_over()
         if cancel is not None:
             cancel()

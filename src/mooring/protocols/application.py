@@ -9,10 +9,10 @@ from mooring.observability.logs import get_logger
 from mooring.protocols import status as statuses
 from mooring.protocols.access import Check, Gate
 from mooring.protocols.endpoints import Endpoint, Prepare
-from mooring.protocols.inflating import ENCODING, Inflater
+from mooring.protocols.inflater import ENCODING, Inflater
 from mooring.protocols.origins import CROSS_SITE, from_elsewhere
 from mooring.protocols.responses import Responses
-from mooring.protocols.status import Asked, Refusal
+from mooring.protocols.status import Refusal, Target
 from mooring.tokens import Access
 from mooring.web.http1 import AdmissionCheck, App, Exchange, HeadCache, header_lines
 from mooring.web.routing import Handler, Match, Route, Router
@@ -43,7 +43,7 @@ class Application:
         *,
         gate: Gate | None = None,
         loopback: bool = False,
-        named: frozenset[bytes] = frozenset(),
+        trusted_origins: frozenset[bytes] = frozenset(),
         overload_error: OverloadCheck | None = None,
         fallback_app: App | None = None,
         inflater: Inflater | None = None,
@@ -55,7 +55,7 @@ class Application:
         self._asking: set[str] = set()  # the patterns of endpoints that ask a model
         self._gate = gate or Gate()
         self._loopback = loopback
-        self._named = named
+        self._trusted_origins = trusted_origins
         self._router = Router()
         self._checks: dict[str, dict[str, Check]] = {}  # by pattern and method, "" for any
         self._prepares: dict[str, dict[str, Prepare]] = {}
@@ -80,7 +80,7 @@ class Application:
                 return
             if match is None:
                 if self._fallback_app is None:
-                    self._responses.refuse(exchange, statuses.NOT_FOUND)
+                    self._responses.send_refusal(exchange, statuses.NOT_FOUND)
                 else:
                     self._fallback_app(exchange)
             elif ENCODING in exchange.fields:
@@ -92,12 +92,12 @@ class Application:
 
     def _failed(self, exchange: Exchange, error: Exception) -> None:
         if isinstance(error, MooringError):
-            asked = Asked(error.model, error.version)
-            self._responses.refuse(exchange, statuses.worded(error, asked, exchange.target))
+            asked = Target(error.model, error.version)
+            self._responses.send_refusal(exchange, statuses.refusal_for_target(error, asked, exchange.target))
             return
         method, target = exchange.method, exchange.target.decode("latin-1")
         log.error("request failed", method=method, target=target, exc_info=error)
-        self._responses.fault(exchange, error)
+        self._responses.send_fault(exchange, error)
 
     @property
     def admission_check(self) -> AdmissionCheck | None:
@@ -112,11 +112,11 @@ class Application:
         check = checks.get(exchange.method) or checks.get("")
         refusal = _lacking(check, exchange, match) if check is not None else None
         if refusal is None and self._overload_error is not None and match.route.pattern in self._asking:
-            asked = Asked(match.params["model_name"], match.params.get("model_version", ""))
+            asked = Target(match.params["model_name"], match.params.get("model_version", ""))
             error = self._overload_error(*asked)
             if error is not None:
-                refusal = statuses.worded(error, asked, exchange.target)
-        return None if refusal is None else lambda refused: self._responses.refuse(refused, refusal)
+                refusal = statuses.refusal_for_target(error, asked, exchange.target)
+        return None if refusal is None else lambda refused: self._responses.send_refusal(refused, refusal)
 
     def _prepare(self, exchange: Exchange, head_cache: HeadCache) -> None:
         """Find the short way of all requests after this one that have the same head."""
@@ -131,7 +131,7 @@ class Application:
     def _options(self, exchange: Exchange) -> bool:
         """Answer what a browser asks before it asks, and hand other questions on; False where an endpoint is to."""
         if self._responses.reserved and exchange.header(_PREFLIGHT):
-            self._responses.body(exchange, b"", "")
+            self._responses.send_body(exchange, b"", "")
             return True
         if self._fallback_app is None:
             return False
@@ -177,8 +177,8 @@ class Application:
             self._inflater.open(exchange, match, self._not_inflated)
 
     def _not_inflated(self, exchange: Exchange, match: Match, error: MooringError) -> None:
-        asked = Asked(match.params.get("model_name", ""), match.params.get("model_version", ""))
-        self._responses.refuse(exchange, statuses.worded(error, asked, exchange.target))
+        asked = Target(match.params.get("model_name", ""), match.params.get("model_version", ""))
+        self._responses.send_refusal(exchange, statuses.refusal_for_target(error, asked, exchange.target))
 
     def _behind(self, check: Check, handler: Handler) -> Handler:
         def allowed(exchange: Exchange, match: Match) -> None:
@@ -186,14 +186,14 @@ class Application:
             if refusal is None:
                 handler(exchange, match)
             else:
-                self._responses.refuse(exchange, refusal)
+                self._responses.send_refusal(exchange, refusal)
 
         return allowed
 
     def _of_this_site(self, handler: Handler) -> Handler:
         def guarded(exchange: Exchange, match: Match) -> None:
-            if from_elsewhere(exchange, loopback=self._loopback, named=self._named):
-                self._responses.refuse(exchange, CROSS_SITE)
+            if from_elsewhere(exchange, loopback=self._loopback, trusted_origins=self._trusted_origins):
+                self._responses.send_refusal(exchange, CROSS_SITE)
             else:
                 handler(exchange, match)
 
@@ -205,7 +205,7 @@ class Application:
             return lambda exchange, _: fallback_app(exchange)
         allow = header_lines([("allow", ", ".join(sorted(methods)))])
         refusal = msgspec.structs.replace(statuses.NOT_ALLOWED, head=allow)
-        return lambda exchange, _: self._responses.refuse(exchange, refusal)
+        return lambda exchange, _: self._responses.send_refusal(exchange, refusal)
 
 
 def _lacking(check: Check, exchange: Exchange, match: Match) -> Refusal | None:
@@ -221,6 +221,6 @@ def https_only(responses: Responses) -> App:
 
     def refuse(exchange: Exchange) -> None:
         exchange.keep_alive = False
-        responses.json(exchange, statuses.HTTPS_ONLY, status=403)
+        responses.send_json(exchange, statuses.HTTPS_ONLY, status=403)
 
     return refuse

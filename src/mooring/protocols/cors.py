@@ -25,10 +25,12 @@ class Cors:
         self, origins: Iterable[str], methods: Iterable[str] = (), headers: Iterable[str] = ()
     ) -> None:
         listed = tuple(origins)
-        self.anyone = "*" in listed
-        self.named = frozenset(origin.encode("latin-1", "replace") for origin in listed if origin != "*")
+        self.any_origin = "*" in listed
+        self.named_origins = frozenset(
+            origin.encode("latin-1", "replace") for origin in listed if origin != "*"
+        )
         # What TorchServe says to everybody, whoever asks; of several origins, only the asking one may be said.
-        one = "*" if self.anyone else listed[0] if len(listed) == 1 else ""
+        one = "*" if self.any_origin else listed[0] if len(listed) == 1 else ""
         said = {
             _ORIGIN: one,
             "access-control-allow-methods": ", ".join(methods),
@@ -42,11 +44,11 @@ class Cors:
     @property
     def reserved(self) -> frozenset[str]:
         """Header names that no handler may set."""
-        return frozenset([*self.headers, _ORIGIN]) if self.headers or self.named else frozenset()
+        return frozenset([*self.headers, _ORIGIN]) if self.headers or self.named_origins else frozenset()
 
     def telling(self, app: App) -> App:
         """``app``, its answers with the header for the one of several sites that asks."""
-        if self.anyone or len(self.named) < 2:
+        if self.any_origin or len(self.named_origins) < 2:
             return app
 
         def told(exchange: Exchange) -> None:
@@ -58,14 +60,14 @@ class Cors:
 
     def lines_for(self, origin: bytes) -> bytes:
         """The header lines for a page of ``origin``, where they depend on it."""
-        if self.anyone or len(self.named) < 2:
+        if self.any_origin or len(self.named_origins) < 2:
             return b""
-        named = [(_ORIGIN, origin.decode("latin-1"))] if origin.lower() in self.named else []
+        named = [(_ORIGIN, origin.decode("latin-1"))] if origin.lower() in self.named_origins else []
         return header_lines([("vary", "Origin"), *named])
 
     def checking(self, admission_check: AdmissionCheck | None) -> AdmissionCheck | None:
         """``admission_check``, its refusals with the same header."""
-        if admission_check is None or self.anyone or len(self.named) < 2:
+        if admission_check is None or self.any_origin or len(self.named_origins) < 2:
             return admission_check
 
         def checked(exchange: Exchange) -> App | None:

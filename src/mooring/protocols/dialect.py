@@ -9,7 +9,7 @@ from mooring.core.buffers import view_of
 from mooring.core.errors import ModelNotFound, MooringError
 from mooring.core.requests import InferenceResponse
 from mooring.core.tensors import Output, Tensor
-from mooring.protocols.status import Asked, Refusal
+from mooring.protocols.status import Refusal, Target
 
 
 class Dialect(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +29,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     plain_answers: bool = False
     byte_shapes: bool = False
 
-    def refusal(self, error: MooringError, asked: Asked) -> Refusal | None:
+    def override_refusal(self, error: MooringError, asked: Target) -> Refusal | None:
         """What this dialect says of an error in place of v2's own words; None where it says no other."""
         if not self.workers or not isinstance(error, ModelNotFound):
             return None
@@ -37,7 +37,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         message = f"Worker {name or error.model} not found"
         return Refusal(400, "ModelNotFoundException", message, message)
 
-    def name(self, response: InferenceResponse, asked: Asked) -> None:
+    def set_model_name(self, response: InferenceResponse, asked: Target) -> None:
         """Give an answer the name and the version that it has in this dialect."""
         if not self.plain_answers:
             response.model = asked.model
@@ -45,7 +45,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
             response.model = response.model or asked.model
             response.version = ""
 
-    def reshape(self, output: Output) -> None:
+    def set_output_shape(self, output: Output) -> None:
         """Give an output that does not travel raw the shape that it has in this dialect."""
         if not self.byte_shapes or output.datatype != "BYTES" or output.data is None:
             return

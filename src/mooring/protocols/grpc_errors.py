@@ -3,7 +3,7 @@
 from mooring.core.errors import MooringError, OutOfResources
 from mooring.observability.logs import get_logger
 from mooring.protocols.dialect import V2, Dialect
-from mooring.protocols.status import Asked, grpc_v2
+from mooring.protocols.status import Target, grpc_v2
 from mooring.web.grpc.headers import percent_encode
 from mooring.web.grpc.rpc import Rpc
 from mooring.web.grpc.status import Status, StatusError
@@ -19,15 +19,15 @@ def status_error(code: str, text: str) -> StatusError:
     return StatusError(Status[code], shorten_text(text))
 
 
-def to_status_error(error: MooringError, target: Asked | None = None, dialect: Dialect = V2) -> StatusError:
+def to_status_error(error: MooringError, target: Target | None = None, dialect: Dialect = V2) -> StatusError:
     """An exception that ends a call with an error of the server, as v2 names it and the dialect words it."""
-    return status_error(*describe_error(error, target or Asked(error.model, error.version), dialect))
+    return status_error(*describe_error(error, target or Target(error.model, error.version), dialect))
 
 
-def describe_error(error: MooringError, target: Asked, dialect: Dialect) -> tuple[str, str]:
+def describe_error(error: MooringError, target: Target, dialect: Dialect) -> tuple[str, str]:
     """The name of an error's status in v2, and its text in the dialect's words."""
     code, text = grpc_v2(error, target)
-    refusal = dialect.refusal(error, target)
+    refusal = dialect.override_refusal(error, target)
     return code, text if refusal is None else refusal.message
 
 

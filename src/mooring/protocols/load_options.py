@@ -22,7 +22,7 @@ class LoadOptions(msgspec.Struct, frozen=True):
     parameters: Mapping[str, Parameter] | None = None
 
 
-def load_options(body: bytes) -> LoadOptions:
+def parse_load_options(body: bytes) -> LoadOptions:
     """The options in a body: none for an empty one, ``null`` and ``{}``. Raises ``InvalidInput``.
 
     Triton's clients send ``{"parameters": {"config": "<json>", "file:1/model.onnx": "<base64>", ...}}``, AMD's the
@@ -34,11 +34,11 @@ def load_options(body: bytes) -> LoadOptions:
     given = document["parameters"]
     files = {name.removeprefix(_FILE): _file(name, given[name]) for name in given if name.startswith(_FILE)}
     others = {name: given[name] for name in given if name != "config" and not name.startswith(_FILE)}
-    config = config_of(given["config"]) if "config" in given else None
+    config = parse_config(given["config"]) if "config" in given else None
     return LoadOptions(config, files or None, _parameters(others))
 
 
-def load_parameters(body: bytes) -> Mapping[str, Parameter]:
+def parse_parameters(body: bytes) -> Mapping[str, Parameter]:
     """The parameters in a body that can hold nothing else. Raises ``InvalidInput``."""
     return _parameters(_object(body)) or {}
 
@@ -60,7 +60,7 @@ def _parameters(given: Mapping[str, Any]) -> Mapping[str, Parameter] | None:
     return given or None
 
 
-def config_of(text: Any) -> Mapping[str, Any]:
+def parse_config(text: Any) -> Mapping[str, Any]:
     """The overriding configuration, which comes as JSON in a string. Raises ``InvalidInput``."""
     try:
         config = _decode(text)

@@ -140,7 +140,7 @@ class Description:
 
     def describe(self, exchange: Exchange, match: Match) -> None:
         """Answer with the document."""
-        self._responses.body(exchange, self.document(), JSON)
+        self._responses.send_body(exchange, self.document(), JSON)
 
     def cover(self, endpoints: Iterable[Endpoint]) -> None:
         """Add what these endpoints promise."""

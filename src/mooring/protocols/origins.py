@@ -18,14 +18,16 @@ CROSS_SITE = Refusal(
 )
 
 
-def from_elsewhere(exchange: Exchange, *, loopback: bool, named: frozenset[bytes] = frozenset()) -> bool:
+def from_elsewhere(
+    exchange: Exchange, *, loopback: bool, trusted_origins: frozenset[bytes] = frozenset()
+) -> bool:
     """Whether a page of another site asks, and not one of those that are ``named`` (in lower case).
 
     ``loopback``: the page must also have come under one of this machine's own names. A site may point its name at
     127.0.0.1 once its page is loaded, and then Origin and Host agree.
     """
     origin = exchange.header(b"origin")
-    if origin is None or origin.lower() in named:
+    if origin is None or origin.lower() in trusted_origins:
         return False
     try:
         parts = urlsplit(origin.decode("latin-1").lower())

@@ -91,22 +91,22 @@ class Responses:
         self._common = header_lines([*FIXED, *(cors or {}).items()])
         self._tails: dict[str, bytes] = {"": b"\r\n" + self._common}
 
-    def whole(self, exchange: Exchange, request_id: str, content_type: str, body: Payload) -> None:
+    def send_answer(self, exchange: Exchange, request_id: str, content_type: str, body: Payload) -> None:
         """200 with what a model answered."""
         tail = self._tails.get(content_type) or self._tail(content_type)
         self.counter.classes[2] += 1
         exchange.respond_ok((_ID, request_id.encode(), tail), body)
 
-    def head(self, request_id: str, content_type: str = "") -> bytes:
+    def build_head(self, request_id: str, content_type: str = "") -> bytes:
         """The header lines of a response. Raises ``ValueError`` for a content type that no header can hold."""
         return _ID + request_id.encode() + (self._tails.get(content_type) or self._tail(content_type))
 
-    def id_of(self, exchange: Exchange) -> str:
+    def read_request_id(self, exchange: Exchange) -> str:
         """The id of a request: its caller's own, where its header x-request-id holds one that can be, or a new one."""
         given = exchange.fields.get(_GIVEN_ID)
         return self._new_id() if given is None else self._kept_id(given)
 
-    def ids_for(self, exchange: Exchange) -> Callable[[], str]:
+    def request_id_source(self, exchange: Exchange) -> Callable[[], str]:
         """Gives the ids of all requests with this head."""
         given = exchange.fields.get(_GIVEN_ID)
         return self._new_id if given is None else partial(self._kept_id, given)
@@ -124,22 +124,30 @@ class Responses:
             self._tails[content_type] = tail
         return tail
 
-    def json(self, exchange: Exchange, document: object, *, request_id: str = "", status: int = 200) -> None:
+    def send_json(
+        self, exchange: Exchange, document: object, *, request_id: str = "", status: int = 200
+    ) -> None:
         """A JSON document."""
         self.counter.count(status)
         exchange.respond(
-            status, written(document, exchange.target), self.head(request_id or self.id_of(exchange), JSON)
+            status,
+            written(document, exchange.target),
+            self.build_head(request_id or self.read_request_id(exchange), JSON),
         )
 
-    def body(self, exchange: Exchange, body: Payload, content_type: str, *, request_id: str = "") -> None:
+    def send_body(
+        self, exchange: Exchange, body: Payload, content_type: str, *, request_id: str = ""
+    ) -> None:
         """200 with a body made already."""
         self.counter.count(200)
-        exchange.respond(200, body, self.head(request_id or self.id_of(exchange), content_type))
+        exchange.respond(
+            200, body, self.build_head(request_id or self.read_request_id(exchange), content_type)
+        )
 
-    def refuse(self, exchange: Exchange, refusal: Refusal, *, request_id: str = "") -> None:
+    def send_refusal(self, exchange: Exchange, refusal: Refusal, *, request_id: str = "") -> None:
         """An error. The connection stays open: the request was read to its end, so the next one can follow."""
         self.counter.count(refusal.status)
-        head = self.head(request_id or self.id_of(exchange), JSON) + refusal.head
+        head = self.build_head(request_id or self.read_request_id(exchange), JSON) + refusal.head
         exchange.respond(
             refusal.status,
             written(refusal.document_for(exchange.target), exchange.target),
@@ -147,12 +155,12 @@ class Responses:
             reason=refusal.reason,
         )
 
-    def fault(self, exchange: Exchange, error: Exception, *, request_id: str = "") -> None:
+    def send_fault(self, exchange: Exchange, error: Exception, *, request_id: str = "") -> None:
         """A fault of ours, logged by the caller: a 500, or the connection's end where an answer has begun."""
         if exchange.state:
             exchange.abort()
         else:
-            self.refuse(exchange, statuses.fault(error), request_id=request_id)
+            self.send_refusal(exchange, statuses.fault(error), request_id=request_id)
 
     def refuse_message(
         self, status: int, kind: str, message: str, target: bytes = b"", origin: bytes | None = None
@@ -163,7 +171,7 @@ class Responses:
         """
         refusal = statuses.front(status, message)
         self.counter.count(status)
-        head = self.head(self._new_id(), JSON) + refusal.head
+        head = self.build_head(self._new_id(), JSON) + refusal.head
         if origin is not None:
             head += self._lines_for(origin)
         return written(refusal.document_for(target), target), head

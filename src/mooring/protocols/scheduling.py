@@ -18,7 +18,7 @@ TIMEOUT_HEADER = _HEADER = b"x-request-timeout-ms"
 _MOST_DIGITS = 12
 
 
-def deadline_of(exchange: Exchange) -> float | None:
+def read_deadline(exchange: Exchange) -> float | None:
     """When the caller stops waiting, on the monotonic clock, if the header says it.
 
     The time counts from now, which is when the whole request is there. Raises ``InvalidInput`` naming the header.
@@ -45,7 +45,7 @@ class Schedule(msgspec.Struct, frozen=True):
 _PLAIN = Schedule()
 
 
-def scheduled(parameters: dict[str, RequestValue] | None, deadline: float | None = None) -> Schedule:
+def read_schedule(parameters: dict[str, RequestValue] | None, deadline: float | None = None) -> Schedule:
     """Read ``priority`` (1 is the highest, 0 the default) and ``timeout`` (microseconds, 0 for none).
 
     ``deadline`` is what was said elsewhere; the sooner of both holds. Raises ``InvalidInput``.

@@ -44,7 +44,7 @@ class Refusal(msgspec.Struct, frozen=True):
         return document
 
 
-class Asked(msgspec.Struct, frozen=True):
+class Target(msgspec.Struct, frozen=True):
     """What the URL named. An error's own version may be the one that a default was resolved to."""
 
     # No tuple: there is one for every request, and a struct is made in a third of the time.
@@ -58,16 +58,16 @@ class Asked(msgspec.Struct, frozen=True):
 class _Rule(NamedTuple):
     status: int
     type: str
-    text: Callable[[MooringError, Asked], str]
+    text: Callable[[MooringError, Target], str]
     keeps_code: bool = False  # the error's own code, where it has one, goes before ``status``
     explains: bool = False  # TorchServe's text does not say why: the error's own stands beside it
 
 
-def _own(error: MooringError, _: Asked) -> str:
+def _own(error: MooringError, _: Target) -> str:
     return error.message
 
 
-def _no_worker(_: MooringError, asked: Asked) -> str:
+def _no_worker(_: MooringError, asked: Target) -> str:
     # The unbalanced quote after the version is TorchServe's.
     who = f'"{asked.model}" Version {asked.version}"' if asked.version else f'"{asked.model}"'
     return (
@@ -76,15 +76,15 @@ def _no_worker(_: MooringError, asked: Asked) -> str:
     )
 
 
-def _no_version(error: MooringError, asked: Asked) -> str:
+def _no_version(error: MooringError, asked: Target) -> str:
     return f"Model version: {asked.version or error.version} does not exist for model: {asked.model or error.model}"
 
 
-def _exists(error: MooringError, asked: Asked) -> str:
+def _exists(error: MooringError, asked: Target) -> str:
     return f"Model version {asked.version or error.version} is already registered for model {asked.model or error.model}"
 
 
-def _no_workers(error: MooringError, asked: Asked) -> str:
+def _no_workers(error: MooringError, asked: Target) -> str:
     return f"Failed to start workers for model {asked.model or error.model} version: {asked.version or error.version}"
 
 
@@ -124,13 +124,13 @@ _TORCHSERVE: Mapping[type[MooringError], _Rule] = {
 }
 
 
-def _raised(error: MooringError, _: Asked) -> str:
+def _raised(error: MooringError, _: Target) -> str:
     kind, colon, text = error.message.partition(": ")
     return f"{kind} : {text}" if colon else error.message
 
 
 # Where KServe's v1 server differs: the status, and what "error" says; in all else it is TorchServe's table.
-_KSERVE_V1: Mapping[type[MooringError], tuple[int, Callable[[MooringError, Asked], str]]] = {
+_KSERVE_V1: Mapping[type[MooringError], tuple[int, Callable[[MooringError, Target], str]]] = {
     errors.ModelNotFound: (404, lambda _, asked: f"Model with name {asked.model} does not exist."),
     errors.ModelNotReady: (503, lambda _, asked: f"Model with name {asked.model} is not ready."),
     errors.SequencesFull: (503, _own),
@@ -142,23 +142,23 @@ _KSERVE_V1: Mapping[type[MooringError], tuple[int, Callable[[MooringError, Asked
 }
 
 
-def _in_model(error: MooringError, asked: Asked) -> str:
+def _in_model(error: MooringError, asked: Target) -> str:
     """What is wrong, and with whose request: a text from deep inside seldom names the model."""
     if not asked.model or f"'{asked.model}'" in error.message:
         return error.message
     return f"{error.message} (model '{asked.model}')"
 
 
-def _no_such_model(error: MooringError, asked: Asked) -> str:
+def _no_such_model(error: MooringError, asked: Target) -> str:
     return error.message or f"model '{asked.model or error.model}' is not found"
 
 
-def _no_such_version(error: MooringError, asked: Asked) -> str:
+def _no_such_version(error: MooringError, asked: Target) -> str:
     return f"model '{asked.model or error.model}' has no version '{asked.version or error.version}'"
 
 
 # Every fault of the caller is a 4xx, though Triton has 500 for most of what it cannot read.
-_KSERVE_V2: Mapping[type[MooringError], tuple[int, Callable[[MooringError, Asked], str]]] = {
+_KSERVE_V2: Mapping[type[MooringError], tuple[int, Callable[[MooringError, Target], str]]] = {
     errors.InvalidInput: (400, _in_model),
     errors.InputTooLarge: (413, _in_model),
     errors.ModelNotFound: (404, _no_such_model),
@@ -185,7 +185,7 @@ def _rule_of(error: MooringError) -> _Rule:
     return next(_TORCHSERVE[kind] for kind in type(error).__mro__ if kind in _TORCHSERVE)
 
 
-def torchserve(error: MooringError, asked: Asked) -> Refusal:
+def torchserve(error: MooringError, asked: Target) -> Refusal:
     """An error as TorchServe words it."""
     rule = _rule_of(error)
     status = rule.status
@@ -238,11 +238,11 @@ def torchserve_registration(error: MooringError, url: str) -> Refusal:
     What no longer exists cannot be described, so what kept the workers from starting is told here, in ``error``.
     """
     if isinstance(error, errors.WorkersFailed):
-        refusal = torchserve(error, Asked(error.model, error.version))
+        refusal = torchserve(error, Target(error.model, error.version))
         return msgspec.structs.replace(refusal, error=error.message)
     kind = next((kind for kind in type(error).__mro__ if kind in _REGISTRATION), None)
     if kind is None:
-        return torchserve(error, Asked(error.model, error.version))
+        return torchserve(error, Target(error.model, error.version))
     status, name, text = _REGISTRATION[kind]
     said = text(error, url_for_log(url) if is_remote(url) else url)
     return Refusal(status, name, said, error=error.message if error.message != said else "")
@@ -250,7 +250,7 @@ def torchserve_registration(error: MooringError, url: str) -> Refusal:
 
 def torchserve_workflow(error: MooringError, workflow: str) -> Refusal:
     """What went wrong with a workflow, by its name, or with asking one."""
-    refusal = torchserve(error, Asked(workflow))
+    refusal = torchserve(error, Target(workflow))
     if type(error) is errors.ModelNotFound:
         return Refusal(404, "WorkflowNotFoundException", f"Workflow not found: {workflow}")
     return refusal
@@ -278,7 +278,7 @@ def torchserve_workflow_registration(error: MooringError, url: str) -> Refusal:
     return refusal
 
 
-def torchserve_default(error: MooringError, asked: Asked) -> Refusal:
+def torchserve_default(error: MooringError, asked: Target) -> Refusal:
     """Why a version does not become the default; TorchServe words it otherwise than elsewhere."""
     refusal = torchserve(error, asked)
     if isinstance(error, errors.VersionNotFound):
@@ -287,7 +287,7 @@ def torchserve_default(error: MooringError, asked: Asked) -> Refusal:
     return refusal
 
 
-def kserve_v1(error: MooringError, asked: Asked) -> Refusal:
+def kserve_v1(error: MooringError, asked: Target) -> Refusal:
     """An error in both forms at once: what a TorchServe client reads, and KServe's ``error``."""
     refusal = torchserve(error, asked)
     status, text = _KSERVE_V1.get(type(error), (refusal.status, None))
@@ -297,7 +297,7 @@ def kserve_v1(error: MooringError, asked: Asked) -> Refusal:
     return msgspec.structs.replace(refusal, status=status, error=said)
 
 
-def kserve_v2(error: MooringError, asked: Asked) -> Refusal:
+def kserve_v2(error: MooringError, asked: Target) -> Refusal:
     """An error as the Open Inference Protocol words it: a status and one text."""
     status, text = next(_KSERVE_V2[kind] for kind in type(error).__mro__ if kind in _KSERVE_V2)
     rule = _rule_of(error)
@@ -342,7 +342,7 @@ _GRPC_CHOSEN: Mapping[int, str] = {
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)*\Z")
 
 
-def grpc_v2(error: MooringError, asked: Asked) -> tuple[str, str]:
+def grpc_v2(error: MooringError, asked: Target) -> tuple[str, str]:
     """An error as gRPC's status code, by name, and the text that the Open Inference Protocol has for it over HTTP."""
     code = next(_GRPC[kind] for kind in type(error).__mro__ if kind in _GRPC)
     if isinstance(error, errors.VersionNotFound) and asked.version and not _NUMBER.match(asked.version):
@@ -394,7 +394,7 @@ def speaks_v2(target: bytes) -> bool:
     return _V2_PATH.match(target) is not None
 
 
-def worded(error: MooringError, asked: Asked, target: bytes) -> Refusal:
+def refusal_for_target(error: MooringError, asked: Target, target: bytes) -> Refusal:
     """An error in the words of the protocol that the target belongs to, where nothing more is known of it."""
     if speaks_v2(target):
         return kserve_v2(error, asked)

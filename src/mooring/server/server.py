@@ -48,13 +48,13 @@ from mooring.mount.routes import (
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.observability.metrics_file import read_metrics_file
-from mooring.protocols.allowed import answering_options
 from mooring.protocols.amd.metrics import AmdMetrics, count_requests
 from mooring.protocols.dialect import AMD, V2
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve.settings import LogSettings, TraceSettings
 from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.openapi import Description
+from mooring.protocols.options_endpoints import answering_options
 from mooring.repository.catalog import Catalog
 from mooring.repository.snapshot import Kind
 from mooring.repository.spec import ModelSpec

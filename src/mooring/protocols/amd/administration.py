@@ -10,11 +10,11 @@ from msgspec import Meta
 from mooring.core.errors import InvalidInput, ModelLoadFailed, ModelNotFound, MooringError
 from mooring.core.service import ModelAdministration, ServerAdministration
 from mooring.protocols.amd import operations as calls
+from mooring.protocols.answer_tasks import AnswerTasks
 from mooring.protocols.endpoints import Endpoint
-from mooring.protocols.later import Later
-from mooring.protocols.load_options import load_options, load_parameters
+from mooring.protocols.load_options import parse_load_options, parse_parameters
 from mooring.protocols.responses import Responses
-from mooring.protocols.status import Asked, Refusal, kserve_v2
+from mooring.protocols.status import Refusal, Target, kserve_v2
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
@@ -32,7 +32,7 @@ class _Hardware(msgspec.Struct):
 _hardware = msgspec.json.Decoder(_Hardware)
 
 
-def _refusal(error: MooringError, asked: Asked) -> Refusal:
+def _refusal(error: MooringError, asked: Target) -> Refusal:
     refusal = kserve_v2(error, asked)
     # Its clients know one status of a request that cannot be met, whatever the reason.
     if isinstance(error, (InvalidInput, ModelNotFound, ModelLoadFailed)):
@@ -55,7 +55,7 @@ class AmdAdministration:
         self._administration = administration
         self._server = server
         self._responses = responses
-        self._later = Later(responses)
+        self._answer_tasks = AnswerTasks(responses)
 
     def endpoints(self) -> list[Endpoint]:
         """Everything mounted. What ``/v2/repository`` has of this is the repository extension's."""
@@ -106,7 +106,7 @@ class AmdAdministration:
             asked = _hardware.decode(bytes(exchange.body))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             wrong = InvalidInput(f'the body must be a JSON object with "name" and "num": {error}')
-            self._responses.refuse(exchange, _refusal(wrong, Asked()))
+            self._responses.send_refusal(exchange, _refusal(wrong, Target()))
             return
         found = self._server.devices().get(asked.name, 0)
         self._nothing(exchange, 200 if found and found >= asked.num else 404)
@@ -114,8 +114,8 @@ class AmdAdministration:
     def load(self, exchange: Exchange, match: Match) -> None:
         """Load a model of the repository; answered when it is ready."""
 
-        async def load(asked: Asked, body: bytes) -> None:
-            options = load_options(body)
+        async def load(asked: Target, body: bytes) -> None:
+            options = parse_load_options(body)
             await self._administration.load(
                 asked.model,
                 asked.version,
@@ -125,29 +125,29 @@ class AmdAdministration:
             )
             self._nothing(exchange)
 
-        asked = self._asked(match)
+        asked = self._read_target(match)
         self._answer(exchange, asked, load(asked, bytes(exchange.body)))
 
     def unload(self, exchange: Exchange, match: Match) -> None:
         """Unload a model, whatever the body says."""
 
-        async def unload(asked: Asked) -> None:
+        async def unload(asked: Target) -> None:
             with suppress(ModelNotFound):
                 await self._administration.unload(asked.model, asked.version)
             self._nothing(exchange)
 
-        asked = self._asked(match)
+        asked = self._read_target(match)
         self._answer(exchange, asked, unload(asked))
 
     def load_worker(self, exchange: Exchange, match: Match) -> None:
         """Load a worker by its kind; the body of the answer is its endpoint and nothing else."""
 
         async def load(worker: str, body: bytes) -> None:
-            endpoint = await self._administration.load_worker(worker, load_parameters(body))
-            self._responses.body(exchange, endpoint.encode(), _TEXT)
+            endpoint = await self._administration.load_worker(worker, parse_parameters(body))
+            self._responses.send_body(exchange, endpoint.encode(), _TEXT)
 
         worker = match.params["worker_name"].lower()
-        self._answer(exchange, Asked(worker), load(worker, bytes(exchange.body)))
+        self._answer(exchange, Target(worker), load(worker, bytes(exchange.body)))
 
     def unload_worker(self, exchange: Exchange, match: Match) -> None:
         """Take one instance from an endpoint, whatever the body says."""
@@ -158,20 +158,20 @@ class AmdAdministration:
             self._nothing(exchange)
 
         endpoint = self._spelled(match.params["worker_name"])
-        self._answer(exchange, Asked(endpoint), unload(endpoint))
+        self._answer(exchange, Target(endpoint), unload(endpoint))
 
-    def _answer(self, exchange: Exchange, asked: Asked, work: Coroutine[None, None, None]) -> None:
+    def _answer(self, exchange: Exchange, asked: Target, work: Coroutine[None, None, None]) -> None:
         def refuse(error: MooringError) -> None:
-            self._responses.refuse(exchange, _refusal(error, asked))
+            self._responses.send_refusal(exchange, _refusal(error, asked))
 
-        self._later.answer(exchange, work, refuse)
+        self._answer_tasks.start(exchange, work, refuse)
 
     def _nothing(self, exchange: Exchange, status: int = 200) -> None:
         self._responses.counter.count(status)
-        exchange.respond(status, b"", self._responses.head(self._responses.id_of(exchange)))
+        exchange.respond(status, b"", self._responses.build_head(self._responses.read_request_id(exchange)))
 
-    def _asked(self, match: Match) -> Asked:
-        return Asked(self._spelled(match.params["model_name"]), match.params.get("model_version", ""))
+    def _read_target(self, match: Match) -> Target:
+        return Target(self._spelled(match.params["model_name"]), match.params.get("model_version", ""))
 
     def _spelled(self, name: str) -> str:
         return spelled(name, self._administration)

@@ -11,9 +11,9 @@ from mooring.codecs.compression import deflate, preferred
 from mooring.codecs.generate import json_object
 from mooring.core.buffers import LARGE, Buffer, Payload, view_of
 from mooring.core.errors import MooringError
-from mooring.protocols.later import Later
+from mooring.protocols.answer_tasks import AnswerTasks
 from mooring.protocols.responses import Responses
-from mooring.protocols.status import Asked, kserve_v2
+from mooring.protocols.status import Target, kserve_v2
 from mooring.web.http1 import Exchange, header_lines
 
 # Compressed answers below this are no smaller.
@@ -28,7 +28,7 @@ class Bodies:
 
     def __init__(self, responses: Responses) -> None:
         self._responses = responses
-        self._later = Later(responses)
+        self._answer_tasks = AnswerTasks(responses)
 
     def take(self, exchange: Exchange, taken: Taken, refuse: Refuse) -> None:
         """Hand the body over, to be released. What ``taken`` raises goes to ``refuse``."""
@@ -37,7 +37,7 @@ class Bodies:
         except MooringError as error:
             refuse(error)
 
-    def take_object(self, exchange: Exchange, taken: Callable[[dict[str, Any]], None], asked: Asked) -> None:
+    def take_object(self, exchange: Exchange, taken: Callable[[dict[str, Any]], None], asked: Target) -> None:
         """Hand a JSON object over; no body is an empty one."""
 
         def read(body: Payload) -> None:
@@ -50,9 +50,9 @@ class Bodies:
 
         self.take(exchange, read, self.refuses(exchange, asked))
 
-    def refuses(self, exchange: Exchange, asked: Asked) -> Refuse:
+    def refuses(self, exchange: Exchange, asked: Target) -> Refuse:
         """Says no in the words of v2."""
-        return lambda error: self._responses.refuse(exchange, kserve_v2(error, asked))
+        return lambda error: self._responses.send_refusal(exchange, kserve_v2(error, asked))
 
     def respond(
         self, exchange: Exchange, status: int, pieces: Sequence[Payload], head: bytes, *, reason: str = ""
@@ -78,7 +78,7 @@ class Bodies:
                 _release(pieces)
             exchange.respond(status, body, head, reason=reason)
 
-        self._later.answer(exchange, work(), self.refuses(exchange, Asked()))
+        self._answer_tasks.start(exchange, work(), self.refuses(exchange, Target()))
 
 
 def _release(pieces: Sequence[Payload]) -> None:

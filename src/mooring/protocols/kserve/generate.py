@@ -27,10 +27,10 @@ from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
 from mooring.protocols.kserve.bodies import Bodies
 from mooring.protocols.kserve.v2 import MODEL, VERSION, WRITING, V2Answer, asked_of
+from mooring.protocols.missing_model import prefer_not_found
 from mooring.protocols.responses import JSON, Responses
-from mooring.protocols.scheduling import deadline_of, scheduled
-from mooring.protocols.status import Asked, kserve_v2
-from mooring.protocols.unknown import or_not_found
+from mooring.protocols.scheduling import read_deadline, read_schedule
+from mooring.protocols.status import Target, kserve_v2
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
@@ -41,9 +41,9 @@ _EVENTS = "text/event-stream; charset=utf-8"
 class _Written:
     """How a response is written: as the object of generate, or where the request was v2's, as v2's."""
 
-    def __init__(self, request_id: str, asked: Asked, dialect: Dialect, *, null: bool) -> None:
+    def __init__(self, request_id: str, asked: Target, dialect: Dialect, *, null: bool) -> None:
         self._request_id = request_id
-        self._asked = asked
+        self._target = asked
         self._dialect = dialect
         self._null = null
         self._body: GenerateBody | None = None  # None where a worker reads it
@@ -61,7 +61,7 @@ class _Written:
             # What the server called a request without an id is not for its client.
             given, v2 = "" if response.id == self._request_id else response.id, form == INFER_FORM
         response.id = given
-        self._dialect.name(response, self._asked)
+        self._dialect.set_model_name(response, self._target)
         try:
             if v2:
                 pieces, _ = encode_response(response, JSON_ONLY, null=self._null)
@@ -93,13 +93,13 @@ class GenerateAnswer(V2Answer, eq=False):
     _written: _Written
     _only: bytes | None = None
 
-    def _whole(self, outcome: InferenceResponse) -> None:
+    def _send_whole(self, outcome: InferenceResponse) -> None:
         body = self._only
         if body is None:
             if not outcome.outputs:
-                self._refuse(
+                self._send_refusal(
                     InvalidInput(
-                        f"model '{self._asked.model}' gave no response to the request; use generate_stream"
+                        f"model '{self._target.model}' gave no response to the request; use generate_stream"
                     )
                 )
                 return
@@ -107,20 +107,20 @@ class GenerateAnswer(V2Answer, eq=False):
         elif outcome.outputs:
             self._refuse_more(outcome)
             return
-        self._responses.body(self._exchange, body, JSON, request_id=self._id)
+        self._responses.send_body(self._exchange, body, JSON, request_id=self._id)
 
-    def _piece(self, outcome: InferenceResponse) -> None:
+    def _send_piece(self, outcome: InferenceResponse) -> None:
         if self._only is None:
             self._only = self._written.document(outcome)
         else:
-            self._withdraw()
+            self._cancel_request()
             self._refuse_more(outcome)
 
     def _refuse_more(self, outcome: InferenceResponse) -> None:
         release(outcome.outputs)
-        self._refuse(
+        self._send_refusal(
             InvalidInput(
-                f"model '{self._asked.model}' gives more than one response to a request; use generate_stream"
+                f"model '{self._target.model}' gives more than one response to a request; use generate_stream"
             )
         )
 
@@ -130,23 +130,23 @@ class StreamAnswer(V2Answer, eq=False):
 
     _written: _Written
 
-    def _whole(self, outcome: InferenceResponse) -> None:
+    def _send_whole(self, outcome: InferenceResponse) -> None:
         self._begin(200)
         self._exchange.finish(_event(self._written.document(outcome)) if outcome.outputs else b"")
 
-    def _piece(self, outcome: InferenceResponse) -> None:
+    def _send_piece(self, outcome: InferenceResponse) -> None:
         self._begin(200)
         if outcome.outputs:
             self._exchange.send(_event(self._written.document(outcome)))
         if outcome.final:
             self._exchange.finish()
 
-    def _refuse(self, error: MooringError) -> None:
+    def _send_refusal(self, error: MooringError) -> None:
         if not self._started and not isinstance(error, ModelFailed):
-            super()._refuse(error)  # before the model ran: an answer like any other
+            super()._send_refusal(error)  # before the model ran: an answer like any other
             return
-        self._end()
-        refusal = self._refusal(error)
+        self._mark_over()
+        refusal = self._refusal_for(error)
         self._begin(refusal.status)
         self._exchange.finish(_event(orjson.dumps({"error": refusal.message})))
 
@@ -154,7 +154,7 @@ class StreamAnswer(V2Answer, eq=False):
         if not self._started:
             self._started = True
             self._responses.counter.count(status)
-            self._exchange.start(status, self._responses.head(self._id, _EVENTS))
+            self._exchange.start(status, self._responses.build_head(self._id, _EVENTS))
 
 
 def _event(document: bytes) -> bytes:
@@ -209,9 +209,11 @@ class Generate:
         """Any number of responses, each when it is there."""
         self._ask(exchange, asked_of(match), StreamAnswer)
 
-    def _ask(self, exchange: Exchange, asked: Asked, kind: type[GenerateAnswer] | type[StreamAnswer]) -> None:
+    def _ask(
+        self, exchange: Exchange, asked: Target, kind: type[GenerateAnswer] | type[StreamAnswer]
+    ) -> None:
         def taken(body: Payload) -> None:
-            request_id = self._responses.id_of(exchange)
+            request_id = self._responses.read_request_id(exchange)
             null = self._responses.writes_null(exchange)
             written = _Written(request_id, asked, self._dialect, null=null)
             if len(body) > LARGE:
@@ -223,17 +225,19 @@ class Generate:
             answer = kind(self._responses, exchange, request_id, asked, self._dialect, written)
             exchange.on_abandoned = self._service.submit(request, answer.done).cancel
 
-        self._bodies.take(exchange, taken, lambda error: self._refuse(exchange, error, asked))
+        self._bodies.take(exchange, taken, lambda error: self._send_refusal(exchange, error, asked))
 
-    def _refuse(self, exchange: Exchange, error: MooringError, asked: Asked) -> None:
-        error = or_not_found(self._service, error, asked)
-        self._responses.refuse(exchange, self._dialect.refusal(error, asked) or kserve_v2(error, asked))
+    def _send_refusal(self, exchange: Exchange, error: MooringError, asked: Target) -> None:
+        error = prefer_not_found(self._service, error, asked)
+        self._responses.send_refusal(
+            exchange, self._dialect.override_refusal(error, asked) or kserve_v2(error, asked)
+        )
 
-    def _unread(self, exchange: Exchange, asked: Asked, body: Payload) -> InferenceRequest:
+    def _unread(self, exchange: Exchange, asked: Target, body: Payload) -> InferenceRequest:
         """A request whose body is for a worker to read. What it says of time and priority comes too late then."""
         try:
             specs = self._service.metadata(*asked).inputs
-            deadline = deadline_of(exchange)
+            deadline = read_deadline(exchange)
         except MooringError:
             _give_back(body)
             raise
@@ -248,7 +252,7 @@ class Generate:
         )
 
     def _request(
-        self, exchange: Exchange, asked: Asked, body: Payload, written: _Written
+        self, exchange: Exchange, asked: Target, body: Payload, written: _Written
     ) -> InferenceRequest:
         try:
             found = decode_generate(body, lambda: self._service.metadata(*asked).inputs)
@@ -256,7 +260,7 @@ class Generate:
             _give_back(body)
         written.read(found)
         try:
-            plan = scheduled(found.parameters, deadline_of(exchange))
+            plan = read_schedule(found.parameters, read_deadline(exchange))
         except InvalidInput:
             release(found.inputs)
             raise

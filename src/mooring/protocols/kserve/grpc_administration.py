@@ -17,7 +17,7 @@ from mooring.protocols.kserve.repository import listed
 from mooring.protocols.kserve.settings import LogSettings, TraceSettings
 from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.kserve.statistics import config_document, usage_document
-from mooring.protocols.load_options import config_of
+from mooring.protocols.load_options import parse_config
 from mooring.tokens import Access
 from mooring.web.grpc.rpc import UnaryRpc
 
@@ -70,7 +70,7 @@ class GrpcRepository:
         for name, parameter in asked.parameters.items():
             value = _value(parameter)
             if name == "config":
-                config = config_of(value)
+                config = parse_config(value)
             elif name.startswith(_FILE) and isinstance(value, bytes):
                 files[name.removeprefix(_FILE)] = value
             elif isinstance(value, bytes):

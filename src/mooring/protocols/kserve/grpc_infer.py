@@ -21,10 +21,10 @@ from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.grpc_errors import describe_error, internal_error_text, to_status_error
 from mooring.protocols.grpc_relay import CallRelay, relay_unary
 from mooring.protocols.kserve.shared_memory import SharedMemory, elsewhere_only
+from mooring.protocols.missing_model import prefer_not_found
 from mooring.protocols.responses import RequestIds
-from mooring.protocols.scheduling import scheduled
-from mooring.protocols.status import Asked
-from mooring.protocols.unknown import or_not_found
+from mooring.protocols.scheduling import read_schedule
+from mooring.protocols.status import Target
 from mooring.web.grpc.rpc import Rpc, StreamingRpc, UnaryRpc
 from mooring.web.grpc.status import Status
 
@@ -50,9 +50,9 @@ class Told(msgspec.Struct, gc=False):
     empty_final: bool
 
     @property
-    def asked(self) -> Asked:
+    def asked(self) -> Target:
         """What an error is about."""
-        return Asked(self.request.model, self.request.version)
+        return Target(self.request.model, self.request.version)
 
 
 class Inference:
@@ -131,7 +131,7 @@ class Inference:
         try:
             request, layout = protobuf.decode_request(message, self._allocator, self._read_region)
         except InvalidInput as error:
-            raise or_not_found(self.service, error, Asked(error.model, error.version)) from None
+            raise prefer_not_found(self.service, error, Target(error.model, error.version)) from None
         if self.relay is not None and names_region(request.outputs):
             release(request.inputs)
             raise ElsewhereOnly("an output is to go to shared memory")
@@ -174,7 +174,7 @@ class Inference:
         response.id = told.id
         if self._memory is not None:
             self._memory.store(response.outputs)
-        self.dialect.name(response, told.asked)
+        self.dialect.set_model_name(response, told.asked)
         if self.dialect.byte_shapes:
             for tensor in response.tensors:
                 if tensor.datatype == "BYTES" and not tensor.packed and tensor.data and len(tensor.data) == 1:
@@ -186,7 +186,7 @@ def _schedule(told: Told, parameters: dict[str, RequestValue]) -> None:
     request = told.request
     told.empty_final = parameters.pop(_EMPTY_FINAL, False) is True
     _refuse_reserved(parameters)
-    schedule = scheduled(parameters, request.deadline)
+    schedule = read_schedule(parameters, request.deadline)
     request.parameters, request.priority = schedule.parameters, schedule.priority
     request.deadline = schedule.deadline
 

@@ -9,14 +9,14 @@ import msgspec
 from mooring.core.buffers import Buffer, Payload, view_of
 from mooring.core.errors import InvalidInput, ModelNotFound, MooringError
 from mooring.core.service import ModelAdministration, ModelState
+from mooring.protocols.answer_tasks import AnswerTasks
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
 from mooring.protocols.kserve.bodies import Bodies
-from mooring.protocols.later import Later
-from mooring.protocols.load_options import load_options
+from mooring.protocols.load_options import parse_load_options
 from mooring.protocols.responses import Responses
-from mooring.protocols.status import Asked, kserve_v2
+from mooring.protocols.status import Target, kserve_v2
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
@@ -45,7 +45,7 @@ class Repository:
         self._responses = responses
         self._bodies = bodies
         self._dialect = dialect
-        self._later = Later(responses)
+        self._answer_tasks = AnswerTasks(responses)
 
     def endpoints(self) -> list[Endpoint]:
         """Everything mounted. There is one repository, whatever name a path gives it."""
@@ -98,56 +98,56 @@ class Repository:
             if type(ready) is not bool:
                 raise InvalidInput('"ready" must be true or false')
             states = [state for state in self._administration.index() if state.ready or not ready]
-            self._responses.json(exchange, [listed(state) for state in states])
+            self._responses.send_json(exchange, [listed(state) for state in states])
 
-        self._bodies.take_object(exchange, taken, Asked())
+        self._bodies.take_object(exchange, taken, Target())
 
     def load(self, exchange: Exchange, match: Match) -> None:
         """Load a model; answered when it is ready."""
-        asked = _asked(match)
+        asked = _read_target(match)
 
         async def load(body: bytes) -> None:
-            options = load_options(body)
+            options = parse_load_options(body)
             await self._administration.load(
                 *asked, config=options.config, files=options.files, parameters=options.parameters
             )
-            self._responses.json(exchange, {"name": asked.model, "load": True})
+            self._responses.send_json(exchange, {"name": asked.model, "load": True})
 
         self._change(exchange, asked, load)
 
     def unload(self, exchange: Exchange, match: Match) -> None:
         """Unload a model; answered when its last request is."""
-        asked = _asked(match)
+        asked = _read_target(match)
 
         async def unload(body: bytes) -> None:
-            parameters = load_options(body).parameters or {}
+            parameters = parse_load_options(body).parameters or {}
             dependents = parameters.get("unload_dependents", False)
             if type(dependents) is not bool:
                 raise InvalidInput("parameter 'unload_dependents' must be true or false")
             with suppress(*([ModelNotFound] if self._dialect.unloads_anything else [])):
                 await self._administration.unload(*asked, dependents=dependents)
-            self._responses.json(exchange, {"name": asked.model, "unload": True})
+            self._responses.send_json(exchange, {"name": asked.model, "unload": True})
 
         self._change(exchange, asked, unload)
 
-    def _change(self, exchange: Exchange, asked: Asked, change: _Change) -> None:
+    def _change(self, exchange: Exchange, asked: Target, change: _Change) -> None:
         def refuse(error: MooringError) -> None:
             refusal = kserve_v2(error, asked)
             if self._dialect.workers and isinstance(error, ModelNotFound):
                 refusal = msgspec.structs.replace(refusal, status=400)
-            self._responses.refuse(exchange, refusal)
+            self._responses.send_refusal(exchange, refusal)
 
         def taken(body: Payload) -> None:
             text = bytes(view_of(body))
             if isinstance(body, Buffer):
                 body.release()
-            self._later.answer(exchange, change(text), refuse)
+            self._answer_tasks.start(exchange, change(text), refuse)
 
         self._bodies.take(exchange, taken, refuse)
 
 
-def _asked(match: Match) -> Asked:
-    return Asked(match.params["model_name"], match.params.get("model_version", ""))
+def _read_target(match: Match) -> Target:
+    return Target(match.params["model_name"], match.params.get("model_version", ""))
 
 
 def listed(state: ModelState) -> dict[str, str]:

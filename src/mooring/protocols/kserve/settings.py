@@ -9,7 +9,7 @@ from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
 from mooring.protocols.kserve.bodies import Bodies
 from mooring.protocols.responses import Responses
-from mooring.protocols.status import Asked, kserve_v2
+from mooring.protocols.status import Target, kserve_v2
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
@@ -176,16 +176,16 @@ class Settings:
 
     def log_settings(self, exchange: Exchange, match: Match) -> None:
         """How much is logged."""
-        self._responses.json(exchange, self._log.shown())
+        self._responses.send_json(exchange, self._log.shown())
 
     def change_log(self, exchange: Exchange, match: Match) -> None:
         """Change it, and show what holds then."""
 
         def taken(document: dict[str, Any]) -> None:
             self._log.change(document)
-            self._responses.json(exchange, self._log.shown())
+            self._responses.send_json(exchange, self._log.shown())
 
-        self._bodies.take_object(exchange, taken, Asked())
+        self._bodies.take_object(exchange, taken, Target())
 
     def trace_settings(self, exchange: Exchange, match: Match) -> None:
         """How much is traced."""
@@ -193,9 +193,9 @@ class Settings:
         try:
             self._know(model)
         except MooringError as error:
-            self._responses.refuse(exchange, kserve_v2(error, Asked(model)))
+            self._responses.send_refusal(exchange, kserve_v2(error, Target(model)))
         else:
-            self._responses.json(exchange, self._trace.shown(model))
+            self._responses.send_json(exchange, self._trace.shown(model))
 
     def change_trace(self, exchange: Exchange, match: Match) -> None:
         """Change it, and show what holds then."""
@@ -204,9 +204,9 @@ class Settings:
         def taken(document: dict[str, Any]) -> None:
             self._know(model)
             self._trace.change(document, model)
-            self._responses.json(exchange, self._trace.shown(model))
+            self._responses.send_json(exchange, self._trace.shown(model))
 
-        self._bodies.take_object(exchange, taken, Asked(model))
+        self._bodies.take_object(exchange, taken, Target(model))
 
     def _know(self, model: str) -> None:
         if model:

@@ -21,7 +21,7 @@ from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
 from mooring.protocols.kserve.bodies import Bodies
 from mooring.protocols.responses import Responses
-from mooring.protocols.status import Asked, Refusal
+from mooring.protocols.status import Refusal, Target
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
@@ -241,9 +241,11 @@ class SharedMemoryEndpoints:
         try:
             regions = memory.regions(match.params.get("region_name", ""))
         except MooringError as error:
-            self._responses.refuse(exchange, Refusal(404, "ResourceNotFoundException", "", error.message))
+            self._responses.send_refusal(
+                exchange, Refusal(404, "ResourceNotFoundException", "", error.message)
+            )
             return
-        self._responses.json(exchange, [region.described() for region in regions])
+        self._responses.send_json(exchange, [region.described() for region in regions])
 
     def register(self, exchange: Exchange, match: Match) -> None:
         """Take a region into use."""
@@ -259,22 +261,22 @@ class SharedMemoryEndpoints:
                     f"to register region '{name}' send key (a string), byte_size and offset (numbers of bytes)"
                 )
             memory.register(name, key, offset, size)
-            self._responses.body(exchange, b"", "")
+            self._responses.send_body(exchange, b"", "")
 
-        self._bodies.take_object(exchange, taken, Asked())
+        self._bodies.take_object(exchange, taken, Target())
 
     def unregister(self, exchange: Exchange, match: Match) -> None:
         """Forget a region, or every one."""
         memory = self._offered(exchange)
         if memory is not None:
             memory.unregister(match.params.get("region_name", ""))
-            self._responses.body(exchange, b"", "")
+            self._responses.send_body(exchange, b"", "")
 
     def no_cuda(self, exchange: Exchange, match: Match) -> None:
         """Not offered."""
-        self._responses.refuse(exchange, _NO_CUDA)
+        self._responses.send_refusal(exchange, _NO_CUDA)
 
     def _offered(self, exchange: Exchange) -> SharedMemory | None:
         if self._memory is None:
-            self._responses.refuse(exchange, _OFF)
+            self._responses.send_refusal(exchange, _OFF)
         return self._memory

@@ -17,7 +17,7 @@ from mooring.core.versions import VersionPolicy
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
 from mooring.protocols.responses import Responses
-from mooring.protocols.status import Asked, kserve_v2
+from mooring.protocols.status import Target, kserve_v2
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
@@ -55,27 +55,27 @@ class Statistics:
 
     def config(self, exchange: Exchange, match: Match) -> None:
         """The configuration of a version."""
-        asked = _asked(match)
+        asked = _read_target(match)
         try:
             found = self._administration.config(*asked)
         except MooringError as error:
-            self._responses.refuse(exchange, kserve_v2(error, asked))
+            self._responses.send_refusal(exchange, kserve_v2(error, asked))
         else:
-            self._responses.json(exchange, config_document(found))
+            self._responses.send_json(exchange, config_document(found))
 
     def usage(self, exchange: Exchange, match: Match) -> None:
         """What one version, a model's or all of them have done."""
-        asked = _asked(match)
+        asked = _read_target(match)
         try:
             found = self._administration.usage(*asked)
         except MooringError as error:
-            self._responses.refuse(exchange, kserve_v2(error, asked))
+            self._responses.send_refusal(exchange, kserve_v2(error, asked))
         else:
-            self._responses.json(exchange, usage_document(found))
+            self._responses.send_json(exchange, usage_document(found))
 
 
-def _asked(match: Match) -> Asked:
-    return Asked(match.params.get("model_name", ""), match.params.get("model_version", ""))
+def _read_target(match: Match) -> Target:
+    return Target(match.params.get("model_name", ""), match.params.get("model_version", ""))
 
 
 # Triton's names for what runs a model.

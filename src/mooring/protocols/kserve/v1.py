@@ -27,11 +27,11 @@ from mooring.protocols.answers import Answer
 from mooring.protocols.endpoints import Body, Endpoint
 from mooring.protocols.endpoints import Operation as Call
 from mooring.protocols.kserve import cloudevents
+from mooring.protocols.missing_model import prefer_not_found
 from mooring.protocols.openapi import MODEL_ERRORS, TEXT, record
 from mooring.protocols.responses import JSON, Responses
-from mooring.protocols.scheduling import TIMEOUT_HEADER, deadline_of
-from mooring.protocols.status import Asked, Refusal, kserve_v1
-from mooring.protocols.unknown import or_not_found
+from mooring.protocols.scheduling import TIMEOUT_HEADER, read_deadline
+from mooring.protocols.status import Refusal, Target, kserve_v1
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
@@ -55,7 +55,7 @@ class _InstancesAnswer(Answer, eq=False):
     _key: bytes
     _event: bool
 
-    def _whole(self, outcome: InferenceResponse) -> None:
+    def _send_whole(self, outcome: InferenceResponse) -> None:
         elements = outcome.outputs[0].data if outcome.outputs else []
         if len(elements) == 1 and type(elements[0]) is bytes:
             body = self._key + elements[0] + b"]}"
@@ -66,31 +66,33 @@ class _InstancesAnswer(Answer, eq=False):
             body = self._key + b"]}"
         head = outcome.head
         if head is None and not self._event:
-            self._responses.whole(self._exchange, self._id, JSON, body)
+            self._responses.send_answer(self._exchange, self._id, JSON, body)
             return
         content_type = JSON
         event = b""
         if self._event:
             if cloudevents.is_structured(self._exchange):
                 content_type = cloudevents.CONTENT_TYPE
-                body = cloudevents.wrapped(body, self._asked.model, self._id)
+                body = cloudevents.wrapped(body, self._target.model, self._id)
             else:
-                event = cloudevents.answer_lines(self._asked.model, self._id)
-        status, lines, reason = self._head(
+                event = cloudevents.answer_lines(self._target.model, self._id)
+        status, lines, reason = self._build_head(
             msgspec.structs.replace(head or ResponseHead(), content_type=content_type)
         )
         lines += event
         self._responses.counter.count(status)
         self._exchange.respond(status, body, lines, reason=reason)
 
-    def _piece(self, outcome: InferenceResponse) -> None:
+    def _send_piece(self, outcome: InferenceResponse) -> None:
         # One JSON object cannot be right before its last element is: no client of v1 reads it in pieces.
         release(outcome.outputs)
-        self._withdraw()
-        self._refuse(Unsupported(f"model '{self._asked.model}' streams its answer, which v1 has no form for"))
+        self._cancel_request()
+        self._send_refusal(
+            Unsupported(f"model '{self._target.model}' streams its answer, which v1 has no form for")
+        )
 
-    def _refusal(self, error: MooringError) -> Refusal:
-        return kserve_v1(error, self._asked)
+    def _refusal_for(self, error: MooringError) -> Refusal:
+        return kserve_v1(error, self._target)
 
 
 class KServeV1:
@@ -122,21 +124,21 @@ class KServeV1:
     def models(self, exchange: Exchange, match: Match) -> None:
         """The names of the models that are ready."""
         names = sorted({state.name for state in self._service.models() if state.ready and state.is_default})
-        self._responses.json(exchange, {"models": names})
+        self._responses.send_json(exchange, {"models": names})
 
     def ready(self, exchange: Exchange, match: Match) -> None:
         """Whether a model is ready."""
-        asked = Asked(match.params["model_name"])
+        asked = Target(match.params["model_name"])
         try:
             self._require_ready(asked)
         except MooringError as error:
-            self._responses.refuse(exchange, kserve_v1(error, asked))
+            self._responses.send_refusal(exchange, kserve_v1(error, asked))
         else:
-            self._responses.json(exchange, {"name": asked.model, "ready": True})
+            self._responses.send_json(exchange, {"name": asked.model, "ready": True})
 
     def predict(self, exchange: Exchange, match: Match) -> None:
         """A prediction for every instance."""
-        self._ask(exchange, Asked(match.params["model_name"]), Operation.INFER)
+        self._ask(exchange, Target(match.params["model_name"]), Operation.INFER)
 
     def prepare_prediction(self, exchange: Exchange, match: Match) -> Callable[[Exchange], None] | None:
         """The way of a small body with instances, that is no event and may take its time."""
@@ -147,9 +149,13 @@ class KServeV1:
             or int(fields[b"content-length"]) > LARGE
         ):
             return None
-        asked = Asked(match.params["model_name"])
+        asked = Target(match.params["model_name"])
         model, key = asked.model, _KEYS[Operation.INFER]
-        responses, new_id, submit = self._responses, self._responses.ids_for(exchange), self._service.submit
+        responses, new_id, submit = (
+            self._responses,
+            self._responses.request_id_source(exchange),
+            self._service.submit,
+        )
 
         def predict(exchange: Exchange) -> None:
             try:
@@ -171,17 +177,17 @@ class KServeV1:
 
     def explain(self, exchange: Exchange, match: Match) -> None:
         """An explanation for every instance."""
-        self._ask(exchange, Asked(match.params["model_name"]), Operation.EXPLAIN)
+        self._ask(exchange, Target(match.params["model_name"]), Operation.EXPLAIN)
 
-    def _require_ready(self, asked: Asked) -> None:
+    def _require_ready(self, asked: Target) -> None:
         if not self._service.ready(asked.model):
             raise ModelNotReady(model=asked.model)
 
-    def _ask(self, exchange: Exchange, asked: Asked, operation: Operation) -> None:
+    def _ask(self, exchange: Exchange, asked: Target, operation: Operation) -> None:
         responses = self._responses
-        request_id = responses.id_of(exchange)
+        request_id = responses.read_request_id(exchange)
         try:
-            deadline = deadline_of(exchange)
+            deadline = read_deadline(exchange)
             cloudevents.refuse_batch(exchange)
             event = cloudevents.is_event(exchange)
             inputs, body = _decode_small(cloudevents.data_of(exchange) if event else exchange.take_body())
@@ -192,8 +198,8 @@ class KServeV1:
                 answer.done(InferenceResponse([]))
                 return
         except MooringError as error:
-            refusal = kserve_v1(or_not_found(self._service, error, asked), asked)
-            responses.refuse(exchange, refusal, request_id=request_id)
+            refusal = kserve_v1(prefer_not_found(self._service, error, asked), asked)
+            responses.send_refusal(exchange, refusal, request_id=request_id)
             return
         request = InferenceRequest(
             asked.model,

@@ -35,10 +35,10 @@ from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
 from mooring.protocols.kserve.bodies import Bodies
 from mooring.protocols.kserve.shared_memory import SharedMemory, elsewhere_only
+from mooring.protocols.missing_model import prefer_not_found
 from mooring.protocols.responses import JSON, Responses
-from mooring.protocols.scheduling import TIMEOUT_HEADER, deadline_of, scheduled
-from mooring.protocols.status import Asked, Refusal, kserve_v2
-from mooring.protocols.unknown import or_not_found
+from mooring.protocols.scheduling import TIMEOUT_HEADER, read_deadline, read_schedule
+from mooring.protocols.status import Refusal, Target, kserve_v2
 from mooring.tokens import Access
 from mooring.web.http1 import App, Exchange
 from mooring.web.routing import Match
@@ -61,8 +61,8 @@ class V2Answer(Answer, eq=False):
 
     _dialect: Dialect
 
-    def _refusal(self, error: MooringError) -> Refusal:
-        return self._dialect.refusal(error, self._asked) or kserve_v2(error, self._asked)
+    def _refusal_for(self, error: MooringError) -> Refusal:
+        return self._dialect.override_refusal(error, self._target) or kserve_v2(error, self._target)
 
 
 class InferAnswer(V2Answer, eq=False):
@@ -75,36 +75,36 @@ class InferAnswer(V2Answer, eq=False):
     _relay: App | None
     _only: InferenceResponse | None = None
 
-    def _refuse(self, error: MooringError) -> None:
+    def _send_refusal(self, error: MooringError) -> None:
         if self._relay is not None and isinstance(error, ElsewhereOnly):
-            self._end()
+            self._mark_over()
             self._relay(self._exchange)
         else:
-            super()._refuse(error)
+            super()._send_refusal(error)
 
-    def _whole(self, outcome: InferenceResponse) -> None:
+    def _send_whole(self, outcome: InferenceResponse) -> None:
         if not outcome.outputs:
             if self._only is None:
-                self._refuse(_no_response(self._asked.model))
+                self._send_refusal(_no_response(self._target.model))
                 return
             outcome, self._only = self._only, None
         exchange = self._exchange
         if self._wanted is JSON_ONLY and self._dialect is V2 and b"accept-encoding" not in exchange.fields:
-            text = short_answer(outcome, self._asked.model, self._given or "")
+            text = short_answer(outcome, self._target.model, self._given or "")
             if text is not None:
-                self._responses.whole(exchange, self._id, JSON, text)
+                self._responses.send_answer(exchange, self._id, JSON, text)
                 return
         self._name(outcome)
         try:
             self._store(outcome)
         except InvalidInput as error:
             release(outcome.outputs)
-            self._refuse(error)
+            self._send_refusal(error)
             return
         if self._dialect.byte_shapes:
             for tensor in outcome.outputs:
                 if not self._wanted.binary(tensor):
-                    self._dialect.reshape(tensor)
+                    self._dialect.set_output_shape(tensor)
         responses = self._responses
         null = responses.writes_null(exchange)
         pieces, json_size = encode_response(
@@ -112,9 +112,9 @@ class InferAnswer(V2Answer, eq=False):
         )
         if json_size:
             lines = b"Inference-Header-Content-Length: %d\r\n" % json_size
-            head = responses.head(self._id, _BINARY) + lines
+            head = responses.build_head(self._id, _BINARY) + lines
         else:
-            head = responses.head(self._id, JSON)
+            head = responses.build_head(self._id, JSON)
         responses.counter.classes[2] += 1
         if b"accept-encoding" in exchange.fields:
             self._bodies.respond(exchange, 200, pieces, head)
@@ -135,23 +135,23 @@ class InferAnswer(V2Answer, eq=False):
 
     def _name(self, outcome: InferenceResponse) -> None:
         """The id is the client's own: what the server called a request without one is not for it."""
-        self._dialect.name(outcome, self._asked)
+        self._dialect.set_model_name(outcome, self._target)
         if self._given is not None:
             outcome.id = self._given
         elif outcome.id == self._id:
             outcome.id = ""
 
-    def _piece(self, outcome: InferenceResponse) -> None:
+    def _send_piece(self, outcome: InferenceResponse) -> None:
         # A model that streams may answer with one piece; more have no form here.
         if self._only is None:
             self._only = outcome
             return
         release(outcome.outputs)
         release(self._only.outputs)
-        self._withdraw()
-        self._refuse(
+        self._cancel_request()
+        self._send_refusal(
             Unsupported(
-                f"model '{self._asked.model}' gives more than one response to a request; "
+                f"model '{self._target.model}' gives more than one response to a request; "
                 "use generate_stream, or ModelStreamInfer over gRPC"
             )
         )
@@ -234,24 +234,24 @@ class KServeV2:
 
     def server(self, exchange: Exchange, match: Match) -> None:
         """What the server is, and what it can do."""
-        self._responses.json(
+        self._responses.send_json(
             exchange,
             {"name": self._dialect.server, "version": self._version, "extensions": self.extensions},
         )
 
     def live(self, exchange: Exchange, match: Match) -> None:
         """That the server is there."""
-        self._responses.json(exchange, {"live": True})
+        self._responses.send_json(exchange, {"live": True})
 
     def ready(self, exchange: Exchange, match: Match) -> None:
         """Whether every model asked for can answer."""
         is_ready = self._service.ready()
-        self._responses.json(exchange, {"ready": is_ready}, status=200 if is_ready else 503)
+        self._responses.send_json(exchange, {"ready": is_ready}, status=200 if is_ready else 503)
 
     def models(self, exchange: Exchange, match: Match) -> None:
         """The names of the models that are ready."""
         names = sorted({state.name for state in self._service.models() if state.ready and state.is_default})
-        self._responses.json(exchange, {"models": names})
+        self._responses.send_json(exchange, {"models": names})
 
     def model(self, exchange: Exchange, match: Match) -> None:
         """What a model takes and gives."""
@@ -262,7 +262,7 @@ class KServeV2:
             self.refuse(exchange, error, asked)
             return
         versions = [state.version for state in self._service.models() if state.name == asked.model]
-        self._responses.json(
+        self._responses.send_json(
             exchange,
             {
                 "name": metadata.name,
@@ -284,14 +284,14 @@ class KServeV2:
         answer: dict[str, object] = {"name": asked.model, "ready": is_ready}
         if not is_ready:
             answer["error"] = f"model '{asked.model}' is not ready"
-        self._responses.json(exchange, answer, status=200 if is_ready else 503)
+        self._responses.send_json(exchange, answer, status=200 if is_ready else 503)
 
     def infer(self, exchange: Exchange, match: Match) -> None:
         """The answer to an infer request."""
         params = match.params
-        asked = Asked(params["model_name"], params.get("model_version", ""))
+        asked = Target(params["model_name"], params.get("model_version", ""))
         try:
-            deadline = deadline_of(exchange)
+            deadline = read_deadline(exchange)
             body = exchange.take_body()
             if self._relay is not None:
                 exchange.body, body = shares_of(body, 2)  # who relays the request needs its body once more
@@ -300,7 +300,7 @@ class KServeV2:
             assert self._relay is not None
             self._relay(exchange)
         except MooringError as error:
-            self.refuse(exchange, or_not_found(self._service, error, asked), asked)
+            self.refuse(exchange, prefer_not_found(self._service, error, asked), asked)
 
     def prepare_infer(self, exchange: Exchange, match: Match) -> Callable[[Exchange], None] | None:
         """The way of a small body of JSON that may take its time, where the body is one that is known, too."""
@@ -311,7 +311,11 @@ class KServeV2:
             return None
         asked = asked_of(match)
         model, version = asked.model, asked.version
-        read, new_id, submit = self._known.read, self._responses.ids_for(exchange), self._service.submit
+        read, new_id, submit = (
+            self._known.read,
+            self._responses.request_id_source(exchange),
+            self._service.submit,
+        )
 
         def infer(exchange: Exchange) -> None:
             body = exchange.body
@@ -328,15 +332,17 @@ class KServeV2:
 
         return infer
 
-    def refuse(self, exchange: Exchange, error: MooringError, asked: Asked) -> None:
+    def refuse(self, exchange: Exchange, error: MooringError, asked: Target) -> None:
         """Say no in the dialect's words."""
-        self._responses.refuse(exchange, self._dialect.refusal(error, asked) or kserve_v2(error, asked))
+        self._responses.send_refusal(
+            exchange, self._dialect.override_refusal(error, asked) or kserve_v2(error, asked)
+        )
 
-    def _infer(self, exchange: Exchange, asked: Asked, body: Payload, deadline: float | None) -> None:
+    def _infer(self, exchange: Exchange, asked: Target, body: Payload, deadline: float | None) -> None:
         """Send a request on its way. Takes the body over; raises ``MooringError``."""
         stated = exchange.fields.get(_JSON_SIZE)
         responses = self._responses
-        request_id = responses.id_of(exchange)
+        request_id = responses.read_request_id(exchange)
         if len(body) > LARGE and (stated is None or _number(stated) > LARGE):
             # Decoded by the worker: milliseconds of JSON here would be milliseconds for every client.
             json_size = None if stated is None else _number(stated)
@@ -356,7 +362,7 @@ class KServeV2:
             try:
                 if self._relay is not None:
                     refuse_regions(found.outputs)
-                plan = scheduled(found.parameters, deadline)
+                plan = read_schedule(found.parameters, deadline)
                 wanted = wanted or wanted_of(found.outputs, found.parameters)
             except MooringError:
                 release(found.inputs)
@@ -380,14 +386,14 @@ class KServeV2:
         exchange.on_abandoned = self._service.submit(request, answer.done).cancel
 
     def _answer(
-        self, exchange: Exchange, request_id: str, asked: Asked, given: str | None, wanted: Wanted
+        self, exchange: Exchange, request_id: str, asked: Target, given: str | None, wanted: Wanted
     ) -> InferAnswer:
         return InferAnswer(
             self._responses, exchange, request_id, asked, self._dialect, self.bodies, self._memory, given, wanted,
             self._relay,
         )  # fmt: skip
 
-    def _decoded(self, asked: Asked, body: Payload, stated: bytes | None) -> tuple[InferBody, Wanted | None]:
+    def _decoded(self, asked: Target, body: Payload, stated: bytes | None) -> tuple[InferBody, Wanted | None]:
         """What a body says, and where that is not for it to say, which outputs are wanted in binary."""
         if stated is None:
             if type(body) is not bytes:
@@ -414,7 +420,7 @@ class KServeV2:
         self._binaries.learn(document, whole, found)
         return found, None
 
-    def _raw(self, asked: Asked, body: Payload) -> InferBody:
+    def _raw(self, asked: Target, body: Payload) -> InferBody:
         """A raw binary request: the body is the only input, whole."""
         try:
             inputs = self._service.metadata(*asked).inputs
@@ -464,9 +470,9 @@ def raw_shape(spec: TensorSpec, size: int) -> list[int]:
     return shape
 
 
-def asked_of(match: Match) -> Asked:
+def asked_of(match: Match) -> Target:
     """The model and the version in a path."""
-    return Asked(match.params["model_name"], match.params.get("model_version", ""))
+    return Target(match.params["model_name"], match.params.get("model_version", ""))
 
 
 def _described(spec: TensorSpec) -> dict[str, object]:

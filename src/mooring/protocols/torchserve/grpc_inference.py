@@ -21,7 +21,7 @@ from mooring.protocols.grpc_errors import status_error
 from mooring.protocols.grpc_messages import StoppableReader, read_bytes, sync_handler
 from mooring.protocols.grpc_server import Service, StreamingMethod, UnaryMethod
 from mooring.protocols.responses import RequestIds
-from mooring.protocols.status import Asked, grpc_torchserve, java_class, torchserve
+from mooring.protocols.status import Target, grpc_torchserve, java_class, torchserve
 from mooring.tokens import Access
 from mooring.web.grpc.rpc import Rpc, StreamingRpc, UnaryRpc
 from mooring.web.grpc.status import Status, StatusError
@@ -333,12 +333,12 @@ def _answer(asked: PredictionAsked, prediction: bytes) -> pb.PredictionResponse:
 
 
 def _to_status_error(error: MooringError, asked: PredictionAsked) -> StatusError:
-    return status_error(*grpc_torchserve(torchserve(error, Asked(asked.model_name, asked.model_version))))
+    return status_error(*grpc_torchserve(torchserve(error, Target(asked.model_name, asked.model_version))))
 
 
 def _refusal(error: MooringError, asked: PredictionAsked) -> pb.PredictionResponse:
     """An error as an answer of a stream that goes on."""
-    refusal = torchserve(error, Asked(asked.model_name, asked.model_version))
+    refusal = torchserve(error, Target(asked.model_name, asked.model_version))
     code, _ = grpc_torchserve(refusal)
     answer = _answer(asked, b"")
     answer.status.code = Status[code]

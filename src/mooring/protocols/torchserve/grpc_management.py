@@ -18,8 +18,8 @@ from mooring.protocols.grpc_messages import copy_bytes, parse_message, run_to_en
 from mooring.protocols.grpc_server import Service, UnaryHandler, UnaryMethod
 from mooring.protocols.responses import RequestIds, pretty
 from mooring.protocols.status import (
-    Asked,
     Refusal,
+    Target,
     grpc_torchserve,
     torchserve,
     torchserve_default,
@@ -145,7 +145,7 @@ def _disabled(_call: UnaryRpc) -> None:
 def _saying(
     kind: type[_Asking],
     say: Callable[[_Asking], Coroutine[None, None, str]],
-    refusal: Callable[[MooringError, _Asking], Refusal] = lambda error, _: torchserve(error, Asked()),
+    refusal: Callable[[MooringError, _Asking], Refusal] = lambda error, _: torchserve(error, Target()),
 ) -> UnaryHandler:
     """A method that answers with a text, or is refused in TorchServe's words. It goes on when its client goes away."""
 
@@ -160,8 +160,8 @@ def _saying(
     return work
 
 
-def _asked(asked: _Named) -> Asked:
-    return Asked(asked.model_name, asked.model_version)
+def _asked(asked: _Named) -> Target:
+    return Target(asked.model_name, asked.model_version)
 
 
 def _texts(asked: Message) -> dict[str, str]:

@@ -12,10 +12,11 @@ from mooring.core.service import InferenceService
 from mooring.core.tensors import Tensor, release
 from mooring.protocols.answers import Answer
 from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.missing_model import prefer_not_found
 from mooring.protocols.openapi import Description
 from mooring.protocols.responses import JSON, Responses, pretty
-from mooring.protocols.scheduling import TIMEOUT_HEADER, deadline_of
-from mooring.protocols.status import NOT_FOUND, Asked, torchserve
+from mooring.protocols.scheduling import TIMEOUT_HEADER, read_deadline
+from mooring.protocols.status import NOT_FOUND, Target, torchserve
 from mooring.protocols.torchserve import operations as calls
 from mooring.protocols.torchserve.forms import (
     Inputs,
@@ -25,7 +26,6 @@ from mooring.protocols.torchserve.forms import (
     query_fields,
     text_field,
 )
-from mooring.protocols.unknown import or_not_found
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
@@ -93,18 +93,18 @@ class TorchServeInference:
 
     def alive(self, exchange: Exchange, match: Match) -> None:
         """KServe's liveness, on the path where TorchServe only knows OPTIONS."""
-        self._responses.body(exchange, _ALIVE, JSON)
+        self._responses.send_body(exchange, _ALIVE, JSON)
 
     def ping(self, exchange: Exchange, match: Match) -> None:
         """Whether every default version has its workers."""
         responses = self._responses
         status, body = (200, _HEALTHY) if self._service.healthy() else (500, _UNHEALTHY)
         responses.counter.count(status)
-        exchange.respond(status, body, responses.head(responses.id_of(exchange), JSON))
+        exchange.respond(status, body, responses.build_head(responses.read_request_id(exchange), JSON))
 
     def not_found(self, exchange: Exchange, match: Match) -> None:
         """A collection without a model's name."""
-        self._responses.refuse(exchange, NOT_FOUND)
+        self._responses.send_refusal(exchange, NOT_FOUND)
 
     def predict(self, exchange: Exchange, match: Match) -> None:
         """A prediction; OPTIONS tells of the model instead."""
@@ -120,10 +120,14 @@ class TorchServeInference:
         ):
             return None
         params = match.params
-        asked = Asked(params["model_name"], params.get("model_version", ""))
+        asked = Target(params["model_name"], params.get("model_version", ""))
         model, version = asked.model, asked.version
         parameters = parameters_of(content_type)
-        responses, new_id, submit = self._responses, self._responses.ids_for(exchange), self._service.submit
+        responses, new_id, submit = (
+            self._responses,
+            self._responses.request_id_source(exchange),
+            self._service.submit,
+        )
 
         def predict(exchange: Exchange) -> None:
             request_id = new_id()
@@ -151,7 +155,7 @@ class TorchServeInference:
     def predict_with_query(self, exchange: Exchange, match: Match) -> None:
         """A prediction whose query parameters are fields too, before those of the body (the older routes only)."""
         params = match.params
-        asked = Asked(params["model_name"], params.get("model_version", ""))
+        asked = Target(params["model_name"], params.get("model_version", ""))
         inputs = merged(query_fields(match.query), self._inputs_for(exchange, asked))
         self._submit(exchange, asked, inputs, Operation.INFER, "")
 
@@ -163,7 +167,7 @@ class TorchServeInference:
         if not name:
             release(inputs)
             raise InvalidInput("Parameter model_name is required.")
-        self._submit(exchange, Asked(name), inputs, Operation.INFER, "")
+        self._submit(exchange, Target(name), inputs, Operation.INFER, "")
 
     def _only_model(self) -> str:
         names = {state.name for state in self._service.models() if state.listed}
@@ -171,7 +175,7 @@ class TorchServeInference:
 
     def _ask(self, exchange: Exchange, match: Match, operation: Operation) -> None:
         params = match.params
-        asked = Asked(params["model_name"], params.get("model_version", ""))
+        asked = Target(params["model_name"], params.get("model_version", ""))
         if exchange.method == "OPTIONS":
             self._describe_model(exchange, asked)
             return
@@ -180,26 +184,26 @@ class TorchServeInference:
     def _ask_oddly(self, exchange: Exchange, match: Match, operation: Operation) -> None:
         # Slashes at the end do not count in TorchServe, however many; elsewhere an empty segment is an empty name.
         model, version, path = [*match.params["rest"].rstrip("/").split("/", 2), "", ""][:3]
-        asked = Asked(model, version)
+        asked = Target(model, version)
         self._submit(exchange, asked, self._inputs_for(exchange, asked), operation, path)
 
-    def _inputs_for(self, exchange: Exchange, asked: Asked) -> list[Tensor]:
+    def _inputs_for(self, exchange: Exchange, asked: Target) -> list[Tensor]:
         """The inputs in a body. Raises ``InvalidInput``, or ``ModelNotFound`` where there is no such model either."""
         try:
             return self._inputs(exchange)
         except InvalidInput as error:
-            raise or_not_found(self._service, error, asked) from None
+            raise prefer_not_found(self._service, error, asked) from None
 
     def _submit(
-        self, exchange: Exchange, asked: Asked, inputs: list[Tensor], operation: Operation, path: str
+        self, exchange: Exchange, asked: Target, inputs: list[Tensor], operation: Operation, path: str
     ) -> None:
         responses = self._responses
-        request_id = responses.id_of(exchange)
+        request_id = responses.read_request_id(exchange)
         try:
-            deadline = deadline_of(exchange)
+            deadline = read_deadline(exchange)
         except InvalidInput as error:
             release(inputs)
-            raise or_not_found(self._service, error, asked) from None
+            raise prefer_not_found(self._service, error, asked) from None
         request = InferenceRequest(
             asked.model,
             asked.version,
@@ -214,10 +218,10 @@ class TorchServeInference:
         answer = Answer(responses, exchange, request_id, asked)
         exchange.on_abandoned = self._service.submit(request, answer.done).cancel
 
-    def _describe_model(self, exchange: Exchange, asked: Asked) -> None:
+    def _describe_model(self, exchange: Exchange, asked: Target) -> None:
         try:
             self._service.ready(asked.model, asked.version)  # whether or not it is ready: it can be described
         except ModelNotFound as error:
-            self._responses.refuse(exchange, torchserve(error, asked))
+            self._responses.send_refusal(exchange, torchserve(error, asked))
         else:
-            self._responses.body(exchange, self._description.of_model(asked.model), JSON)
+            self._responses.send_body(exchange, self._description.of_model(asked.model), JSON)

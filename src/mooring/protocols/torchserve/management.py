@@ -19,14 +19,14 @@ from mooring.core.service import (
     WorkerDescription,
 )
 from mooring.core.tensors import Tensor, release
+from mooring.protocols.answer_tasks import AnswerTasks
 from mooring.protocols.answers import payload_of
 from mooring.protocols.endpoints import Endpoint
-from mooring.protocols.later import Later
 from mooring.protocols.openapi import Description
 from mooring.protocols.responses import JSON, Responses
 from mooring.protocols.status import (
     NOT_ALLOWED,
-    Asked,
+    Target,
     torchserve,
     torchserve_default,
     torchserve_registration,
@@ -72,7 +72,7 @@ class TorchServeManagement:
         self._responses = responses
         self._description = description
         self._model_api = model_api
-        self._later = Later(responses)
+        self._answer_tasks = AnswerTasks(responses)
 
     def endpoints(self) -> list[Endpoint]:
         """Everything mounted; other methods on these paths are not allowed."""
@@ -114,24 +114,24 @@ class TorchServeManagement:
     def list(self, exchange: Exchange, match: Match) -> None:
         """A page of the models, by name."""
         models = page_of(self._service, self._administration, *window(match.query))
-        self._responses.json(exchange, models)
+        self._responses.send_json(exchange, models)
 
     def describe(self, exchange: Exchange, match: Match) -> None:
         """One version of a model, or with the version "all" every one."""
-        asked = _asked(match)
+        asked = _read_target(match)
         try:
             versions = self._administration.describe(asked.model, asked.version)
         except ModelNotFound as error:
-            self._responses.refuse(exchange, torchserve(error, asked))
+            self._responses.send_refusal(exchange, torchserve(error, asked))
             return
         if switch(texts_of(match.query), "customized", default=False) and asked.version != "all":
             self._describe_by_handler(exchange, asked, versions[0])
         else:
-            self._responses.json(exchange, [described(version) for version in versions])
+            self._responses.send_json(exchange, [described(version) for version in versions])
 
-    def _describe_by_handler(self, exchange: Exchange, asked: Asked, version: ModelDescription) -> None:
+    def _describe_by_handler(self, exchange: Exchange, asked: Target, version: ModelDescription) -> None:
         """With what the model's own ``describe_handle`` says."""
-        request_id = self._responses.id_of(exchange)
+        request_id = self._responses.read_request_id(exchange)
 
         def done(outcome: Outcome) -> None:
             if isinstance(outcome, InferenceResponse):
@@ -142,10 +142,10 @@ class TorchServeManagement:
             elif isinstance(outcome, Unsupported):
                 text = b""  # it has no handler that could say anything
             else:
-                self._responses.refuse(exchange, torchserve(outcome, asked), request_id=request_id)
+                self._responses.send_refusal(exchange, torchserve(outcome, asked), request_id=request_id)
                 return
             document = described(version, object_in(text))
-            self._responses.json(exchange, [document], request_id=request_id)
+            self._responses.send_json(exchange, [document], request_id=request_id)
 
         request = InferenceRequest(
             version.name,
@@ -160,7 +160,7 @@ class TorchServeManagement:
     def register(self, exchange: Exchange, match: Match) -> None:
         """Add a model from the store or from where one may fetch it."""
         if not self._model_api:
-            self._responses.refuse(exchange, NOT_ALLOWED)
+            self._responses.send_refusal(exchange, NOT_ALLOWED)
             return
         registration, wait = registration_of(exchange, match.query)
 
@@ -171,15 +171,17 @@ class TorchServeManagement:
             else:
                 self._say(exchange, PROCESSING, 202)
 
-        self._later.answer(
+        self._answer_tasks.start(
             exchange,
             register(),
-            lambda error: self._responses.refuse(exchange, torchserve_registration(error, registration.url)),
+            lambda error: self._responses.send_refusal(
+                exchange, torchserve_registration(error, registration.url)
+            ),
         )
 
     def scale(self, exchange: Exchange, match: Match) -> None:
         """Change how many workers a version has."""
-        asked, query = _asked(match), texts_of(match.query)
+        asked, query = _read_target(match), texts_of(match.query)
         least, most = workers_of(query)
         wait = switch(query, "synchronous", default=False)
 
@@ -192,50 +194,50 @@ class TorchServeManagement:
             else:
                 self._say(exchange, SCALING, 206)
 
-        self._later.answer(exchange, scale(), self._refuses(exchange, asked))
+        self._answer_tasks.start(exchange, scale(), self._refuses(exchange, asked))
 
     def unregister(self, exchange: Exchange, match: Match) -> None:
         """Take a version away; answered when its last request is."""
         if not self._model_api:
-            self._responses.refuse(exchange, NOT_ALLOWED)
+            self._responses.send_refusal(exchange, NOT_ALLOWED)
             return
-        asked = _asked(match)
+        asked = _read_target(match)
 
         async def unregister() -> None:
             await self._administration.unregister(*asked)
             self._say(exchange, unregistered(asked))
 
-        self._later.answer(exchange, unregister(), self._refuses(exchange, asked))
+        self._answer_tasks.start(exchange, unregister(), self._refuses(exchange, asked))
 
     def set_default(self, exchange: Exchange, match: Match) -> None:
         """Let a version answer who names none."""
-        asked = _asked(match)
+        asked = _read_target(match)
         try:
             self._administration.set_default(*asked)
         except ModelNotFound as error:
-            self._responses.refuse(exchange, torchserve_default(error, asked))
+            self._responses.send_refusal(exchange, torchserve_default(error, asked))
         else:
             self._say(exchange, made_default(asked))
 
     def _say(self, exchange: Exchange, status: str, code: int = 200) -> None:
-        self._responses.json(exchange, {"status": status}, status=code)
+        self._responses.send_json(exchange, {"status": status}, status=code)
 
-    def _refuses(self, exchange: Exchange, asked: Asked) -> Callable[[MooringError], None]:
-        return lambda error: self._responses.refuse(exchange, torchserve(error, asked))
+    def _refuses(self, exchange: Exchange, asked: Target) -> Callable[[MooringError], None]:
+        return lambda error: self._responses.send_refusal(exchange, torchserve(error, asked))
 
     def describe_calls(self, exchange: Exchange, match: Match) -> None:
         """The OpenAPI document of a model that is there."""
-        asked = _asked(match)
+        asked = _read_target(match)
         try:
             self._administration.describe(asked.model, asked.version)
         except ModelNotFound as error:
-            self._responses.refuse(exchange, torchserve(error, asked))
+            self._responses.send_refusal(exchange, torchserve(error, asked))
         else:
-            self._responses.body(exchange, self._description.of_model(asked.model), JSON)
+            self._responses.send_body(exchange, self._description.of_model(asked.model), JSON)
 
 
-def _asked(match: Match) -> Asked:
-    return Asked(match.params["model_name"], match.params.get("model_version", ""))
+def _read_target(match: Match) -> Target:
+    return Target(match.params["model_name"], match.params.get("model_version", ""))
 
 
 def page_of(
@@ -272,18 +274,18 @@ def registered(scaled: Scaled) -> str:
     return f"{who} registered with {scaled.workers} initial workers{hint}"
 
 
-def scaled_to(scaled: Scaled, asked: Asked) -> str:
+def scaled_to(scaled: Scaled, asked: Target) -> str:
     """What a client hears of a scaling that is done."""
     version = f", version: {asked.version}" if asked.version else ""
     return f"Workers scaled to {scaled.workers} for model: {asked.model}{version}"
 
 
-def unregistered(asked: Asked) -> str:
+def unregistered(asked: Target) -> str:
     """What a client hears of a model that is gone."""
     return f'Model "{asked.model}" unregistered'
 
 
-def made_default(asked: Asked) -> str:
+def made_default(asked: Target) -> str:
     """What a client hears of a new default version."""
     return f'Default version successfully updated for model "{asked.model}" to "{asked.version}"'
 

@@ -32,9 +32,9 @@ class TorchServeMetrics:
         text = self._metrics.text(set(names) if names else None)
         coding = preferred(exchange.fields.get(b"accept-encoding", b"").decode("latin-1"))
         if not coding:
-            self._responses.body(exchange, text, CONTENT_TYPE)
+            self._responses.send_body(exchange, text, CONTENT_TYPE)
             return
-        head = self._responses.head(self._responses.id_of(exchange), CONTENT_TYPE)
+        head = self._responses.build_head(self._responses.read_request_id(exchange), CONTENT_TYPE)
         head += header_lines([("Content-Encoding", coding), ("Vary", "Accept-Encoding")])
         self._responses.counter.count(200)
         exchange.respond(200, deflate([text], coding), head)

@@ -28,7 +28,7 @@ class TokenRenewal:
         if kind is None:
             known = " or ".join(sorted(kind.value for kind in self._tokens.renewable))
             message = f"Token Authentication failed. The type is to be {known}, and not {asked!r}"
-            self._responses.refuse(exchange, Refusal(400, "InvalidKeyException", message))
+            self._responses.send_refusal(exchange, Refusal(400, "InvalidKeyException", message))
             return
         self._tokens.renew(kind)
-        self._responses.body(exchange, b"\n", JSON)
+        self._responses.send_body(exchange, b"\n", JSON)

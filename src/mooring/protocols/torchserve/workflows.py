@@ -3,14 +3,14 @@
 from mooring.core.errors import InvalidInput, ModelNotFound, MooringError
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, ResponseHead
 from mooring.core.service import Outcome, WorkflowDescription, WorkflowService
+from mooring.protocols.answer_tasks import AnswerTasks
 from mooring.protocols.answers import Answer
 from mooring.protocols.endpoints import Endpoint
-from mooring.protocols.later import Later
 from mooring.protocols.responses import JSON, Responses
-from mooring.protocols.scheduling import deadline_of
+from mooring.protocols.scheduling import read_deadline
 from mooring.protocols.status import (
-    Asked,
     Refusal,
+    Target,
     torchserve_workflow,
     torchserve_workflow_registration,
 )
@@ -35,7 +35,7 @@ class TorchServeWorkflows:
     def __init__(self, workflows: WorkflowService, responses: Responses) -> None:
         self._workflows = workflows
         self._responses = responses
-        self._later = Later(responses)
+        self._answer_tasks = AnswerTasks(responses)
         self._inputs = Inputs().of
 
     def management(self) -> list[Endpoint]:
@@ -68,12 +68,12 @@ class TorchServeWorkflows:
     def predict(self, exchange: Exchange, match: Match) -> None:
         """Ask a workflow."""
         workflow = match.params["workflow_name"]
-        request_id = self._responses.id_of(exchange)
+        request_id = self._responses.read_request_id(exchange)
         try:
-            deadline = deadline_of(exchange)
+            deadline = read_deadline(exchange)
             inputs = self._inputs(exchange)
         except InvalidInput as error:
-            self._responses.refuse(
+            self._responses.send_refusal(
                 exchange, torchserve_workflow(self._or_not_found(error, workflow), workflow)
             )
             return
@@ -86,7 +86,7 @@ class TorchServeWorkflows:
             deadline=deadline,
             headers=exchange.headers,
         )
-        answer = WorkflowAnswer(self._responses, exchange, request_id, Asked(workflow))
+        answer = WorkflowAnswer(self._responses, exchange, request_id, Target(workflow))
         exchange.on_abandoned = self._workflows.submit(request, answer.done).cancel
 
     def _or_not_found(self, error: InvalidInput, workflow: str) -> MooringError:
@@ -107,7 +107,7 @@ class TorchServeWorkflows:
             first,
             lambda name: {"workflowName": name, "workflowUrl": known[name]},
         )
-        self._responses.json(exchange, told)
+        self._responses.send_json(exchange, told)
 
     def describe(self, exchange: Exchange, match: Match) -> None:
         """One workflow."""
@@ -115,9 +115,9 @@ class TorchServeWorkflows:
         try:
             description = self._workflows.describe(workflow)
         except ModelNotFound as error:
-            self._responses.refuse(exchange, torchserve_workflow(error, workflow))
+            self._responses.send_refusal(exchange, torchserve_workflow(error, workflow))
         else:
-            self._responses.json(exchange, [described(description)])
+            self._responses.send_json(exchange, [described(description)])
 
     def register(self, exchange: Exchange, match: Match) -> None:
         """Add a workflow; answered when all its workers are there."""
@@ -128,9 +128,9 @@ class TorchServeWorkflows:
             self._say(exchange, f"Workflow {name} has been registered and scaled successfully.")
 
         def refuse(error: MooringError) -> None:
-            self._responses.refuse(exchange, torchserve_workflow_registration(error, registration.url))
+            self._responses.send_refusal(exchange, torchserve_workflow_registration(error, registration.url))
 
-        self._later.answer(exchange, register(), refuse)
+        self._answer_tasks.start(exchange, register(), refuse)
 
     def unregister(self, exchange: Exchange, match: Match) -> None:
         """Take a workflow away; answered when its last request is."""
@@ -141,12 +141,12 @@ class TorchServeWorkflows:
             self._say(exchange, f'Workflow "{workflow}" unregistered')
 
         def refuse(error: MooringError) -> None:
-            self._responses.refuse(exchange, torchserve_workflow(error, workflow))
+            self._responses.send_refusal(exchange, torchserve_workflow(error, workflow))
 
-        self._later.answer(exchange, unregister(), refuse)
+        self._answer_tasks.start(exchange, unregister(), refuse)
 
     def _say(self, exchange: Exchange, status: str) -> None:
-        self._responses.json(exchange, {"status": status})
+        self._responses.send_json(exchange, {"status": status})
 
 
 class WorkflowAnswer(Answer, eq=False):
@@ -158,8 +158,8 @@ class WorkflowAnswer(Answer, eq=False):
             outcome.head = ResponseHead(content_type=JSON)
         super().done(outcome)
 
-    def _refusal(self, error: MooringError) -> Refusal:
-        return torchserve_workflow(error, self._asked.model)
+    def _refusal_for(self, error: MooringError) -> Refusal:
+        return torchserve_workflow(error, self._target.model)
 
 
 def described(workflow: WorkflowDescription) -> dict[str, object]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from mooring.codecs.compression import ACCEPTED, CODINGS, inflate
 from mooring.core.buffers import LARGE, Allocator, Buffer, HeapAllocator, Payload, view_of
 from mooring.core.errors import InputTooLarge, MooringError
-from mooring.protocols.later import Later
+from mooring.protocols.answer_tasks import AnswerTasks
 from mooring.protocols.responses import Responses
 from mooring.protocols.status import Refusal
 from mooring.web.http1 import Exchange, Limits, ResponseState, body_limit, header_lines
@@ -43,7 +43,7 @@ class Inflater:
         self._responses = responses
         self._allocator = allocator or HeapAllocator()
         self._limits = limits or Limits()
-        self._later = Later(responses)
+        self._answer_tasks = AnswerTasks(responses)
 
     def open(self, exchange: Exchange, match: Match, failed: Failed) -> None:
         """Have the match's handler answer a request with a Content-Encoding. ``failed`` answers what is no such data.
@@ -55,7 +55,7 @@ class Inflater:
             match.handler(exchange, match)
             return
         if coding not in CODINGS:
-            self._responses.refuse(exchange, _UNKNOWN_CODING)
+            self._responses.send_refusal(exchange, _UNKNOWN_CODING)
             return
         limit = min(body_limit(self._limits, exchange.target), _MOST_INFLATED)
         if self._inflate_at_once(exchange, coding, limit):
@@ -70,7 +70,7 @@ class Inflater:
                 _replace_body(exchange, body)
                 match.handler(exchange, match)
 
-        self._later.answer(exchange, work(), lambda error: failed(exchange, match, error))
+        self._answer_tasks.start(exchange, work(), lambda error: failed(exchange, match, error))
 
     def _inflate_at_once(self, exchange: Exchange, coding: str, limit: int) -> bool:
         """Inflate what is small before and after; False for the rest. Raises ``InvalidInput``."""

@@ -21,8 +21,8 @@ from mooring.observability.logs import get_logger
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.origins import from_elsewhere
 from mooring.protocols.responses import Responses
-from mooring.protocols.scheduling import scheduled
-from mooring.protocols.status import Asked, Refusal, kserve_v2
+from mooring.protocols.scheduling import read_schedule
+from mooring.protocols.status import Refusal, Target, kserve_v2
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
@@ -43,12 +43,12 @@ class InferenceSocket:
         responses: Responses,
         *,
         any_origin: bool = False,
-        named: frozenset[bytes] = frozenset(),
+        trusted_origins: frozenset[bytes] = frozenset(),
     ) -> None:
         self._service = service
         self._responses = responses
         self._any_origin = any_origin
-        self._named = named
+        self._trusted_origins = trusted_origins
 
     def endpoints(self) -> list[Endpoint]:
         """One path; OpenAPI has no words for it."""
@@ -57,13 +57,15 @@ class InferenceSocket:
     def open(self, exchange: Exchange, match: Match) -> None:
         """Take the handshake up."""
         try:
-            if not self._any_origin and from_elsewhere(exchange, loopback=False, named=self._named):
+            if not self._any_origin and from_elsewhere(
+                exchange, loopback=False, trusted_origins=self._trusted_origins
+            ):
                 raise HandshakeRefused(403, "a page of another site asks")
             upgrade(exchange, lambda socket: InferenceConversation(socket, self._service))
         except HandshakeRefused as refused:
             kind = "BadRequestException" if refused.status == 400 else "UpgradeRefusedException"
             refusal = Refusal(refused.status, kind, refused.message, refused.message, refused.head)
-            self._responses.refuse(exchange, refusal)
+            self._responses.send_refusal(exchange, refusal)
 
 
 class _Turn:
@@ -155,7 +157,7 @@ class InferenceConversation:
     def _request(self, named: str, message: bytes) -> InferenceRequest:
         model = self._known(named)
         body = decode_request(message)
-        plan = scheduled(body.parameters)
+        plan = read_schedule(body.parameters)
         return InferenceRequest(
             model,
             "",
@@ -179,7 +181,7 @@ class InferenceConversation:
             raise _Senseless(f"Worker {model} not found") from None
 
     def _submit(self, turn: _Turn, request: InferenceRequest) -> None:
-        asked = Asked(request.model)
+        asked = Target(request.model)
 
         def done(outcome: Outcome) -> None:
             try:
@@ -192,7 +194,7 @@ class InferenceConversation:
         if not turn.done:
             turn.ticket = ticket
 
-    def _take(self, turn: _Turn, outcome: Outcome, asked: Asked) -> None:
+    def _take(self, turn: _Turn, outcome: Outcome, asked: Target) -> None:
         if isinstance(outcome, InferenceResponse):
             if outcome.outputs:
                 turn.replies.append(_bare(outcome))

@@ -2,10 +2,10 @@
 
 from mooring.core.errors import InvalidInput, ModelNotFound, MooringError
 from mooring.core.service import InferenceService
-from mooring.protocols.status import Asked
+from mooring.protocols.status import Target
 
 
-def or_not_found(service: InferenceService, error: MooringError, asked: Asked) -> MooringError:
+def prefer_not_found(service: InferenceService, error: MooringError, asked: Target) -> MooringError:
     """What to tell of a request that was refused before the service had it: that there is no such model, if so.
 
     Only asked of requests that are refused anyway, so that a good one pays nothing for it.

@@ -36,6 +36,8 @@ def _telling(methods: set[str], responses: Responses) -> Handler:
 
     def tell(exchange: Exchange, _: Match) -> None:
         responses.counter.count(200)
-        exchange.respond(200, b"", responses.head(responses.id_of(exchange), "text/plain") + head)
+        exchange.respond(
+            200, b"", responses.build_head(responses.read_request_id(exchange), "text/plain") + head
+        )
 
     return tell

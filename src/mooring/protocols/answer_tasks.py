@@ -11,14 +11,14 @@ from mooring.web.http1 import Exchange
 log = get_logger(__name__)
 
 
-class Later:
+class AnswerTasks:
     """Runs what answers an exchange. A client that goes away does not stop it: half a load would help nobody."""
 
     def __init__(self, responses: Responses) -> None:
         self._responses = responses
         self._running: set[asyncio.Task[None]] = set()  # the loop itself holds tasks only weakly
 
-    def answer(
+    def start(
         self, exchange: Exchange, work: Coroutine[None, None, None], refuse: Callable[[MooringError], None]
     ) -> None:
         """Let ``work`` answer the exchange. What it refuses goes to ``refuse``; any other fault is a 500."""
@@ -35,4 +35,4 @@ class Later:
             refuse(error)
         except Exception as error:  # the protocol edge, as in ``Application``
             log.exception("request failed", method=exchange.method, target=exchange.target.decode("latin-1"))
-            self._responses.fault(exchange, error)
+            self._responses.send_fault(exchange, error)
