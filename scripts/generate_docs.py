@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mooring.config.settings import SETTINGS, Config, is_switch
 from mooring.core.errors import MooringError
-from mooring.protocols.status import Asked, grpc_v2, kserve_v1, kserve_v2, torchserve
+from mooring.protocols.status import Target, grpc_v2, kserve_v1, kserve_v2, torchserve
 from mooring.repository.triton_schema import PARAMETERS, documented_keys
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -21,7 +21,7 @@ def settings() -> list[str]:
 
 def errors() -> list[str]:
     """A row for every class of errors: what happened, and what each protocol calls it."""
-    asked = Asked("model", "1")
+    asked = Target("model", "1")
     rows = []
     for name, kind in MooringError.kinds.items():
         error = kind("text")
