@@ -83,11 +83,15 @@ class Inference:
 
     def infer(self, call: UnaryRpc) -> None:
         """One request, one answer, and no task. A client that goes away takes its request with it."""
-        told = self.read_or_keep(call.take_message(), call)
-        if isinstance(told, bytes):
-            assert self.relay is not None
-            relay_unary(self.relay, call, told)
-            return
+        message, relay = call.take_message(), self.relay
+        if relay is None:
+            told = self.read(message, call)
+        else:
+            read = self.read_or_keep(message, call)
+            if isinstance(read, bytes):
+                relay_unary(relay, call, read)
+                return
+            told = read
         answer = _Answer(self, told, call)
         ticket = self.service.submit(answer.told.request, answer.done)
         if answer.over:

@@ -176,9 +176,6 @@ class Call(Stream):
         """Whether the client has not taken its answer for too long."""
         return False
 
-    def _exceeds_limit(self, size: int) -> bool:
-        return 0 < self._context.max_message_bytes < size
-
     def _too_large(self) -> StatusError:
         limit = self._context.max_message_bytes
         return StatusError(Status.RESOURCE_EXHAUSTED, f"the answer is larger than {limit} bytes")
@@ -259,7 +256,7 @@ class UnaryCall(Call):
     def respond(self, parts: Sequence[Part], released: Callable[[], None] | None = None) -> None:
         """Send the answer, and end the call. ``released`` is called when nobody reads the parts any more."""
         size = sum(map(len, parts))
-        if self._exceeds_limit(size):
+        if 0 < self._context.max_message_bytes < size:
             error = self._too_large()
             self.end(error.status, str(error))
         elif self.state.server_sends:
@@ -352,7 +349,7 @@ class StreamingCall(Call):
 
     async def write_message(self, message: bytes) -> None:
         """Send one message of several, and wait until there is room for another. Raises ``StatusError`` if too large."""
-        if self._exceeds_limit(len(message)):
+        if 0 < self._context.max_message_bytes < len(message):
             raise self._too_large()
         if not self.state.server_sends:
             return

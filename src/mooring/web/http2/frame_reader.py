@@ -8,9 +8,30 @@ import enum
 import struct
 from typing import Protocol
 
-from mooring.web.http2 import frames
 from mooring.web.http2.context import Http2Context
 from mooring.web.http2.errors import ErrorCode, Http2Error, NotHttp2
+from mooring.web.http2.frames import (
+    ACK,
+    CONTINUATION,
+    DATA,
+    DEFAULT_FRAME_SIZE,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HAS_PRIORITY,
+    HEAD,
+    HEAD_SIZE,
+    HEADERS,
+    ID_MASK,
+    PADDED,
+    PING,
+    PREFACE,
+    PRIORITY,
+    PUSH_PROMISE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+)
 from mooring.web.http2.streams import Stream
 
 
@@ -53,6 +74,8 @@ class ReaderState(enum.Enum):
 
 _PREFACE, _FRAMES, _CONTENT, _DISCARDING = ReaderState
 
+_PADDED_OR_PRIORITY = PADDED | HAS_PRIORITY
+
 
 class FrameReader:
     """Reads one client's frames and hands each to a ``FrameHandler``.
@@ -86,7 +109,7 @@ class FrameReader:
         self._context = context
         self._max_data_size = context.http2.max_frame_bytes
         self._max_control_size = max(
-            frames.DEFAULT_FRAME_SIZE, min(self._max_data_size, context.limits.max_header_bytes)
+            DEFAULT_FRAME_SIZE, min(self._max_data_size, context.limits.max_header_bytes)
         )
         self.receive_buffer = context.receive_buffer
         self.state = ReaderState.PREFACE
@@ -126,13 +149,13 @@ class FrameReader:
             self._read_preface(self._unparsed + self._context.receive_buffer[:size])
 
     def _read_preface(self, data: bytes) -> None:
-        size = len(frames.PREFACE)
-        if data[:size] != frames.PREFACE[: len(data)]:
+        size = len(PREFACE)
+        if data[:size] != PREFACE[: len(data)]:
             self.discard()
             raise NotHttp2
-        if len(data) < size + frames.HEAD_SIZE:
+        if len(data) < size + HEAD_SIZE:
             self._unparsed = data
-        elif data[size + 3] != frames.SETTINGS or data[size + 4] & frames.ACK:
+        elif data[size + 3] != SETTINGS or data[size + 4] & ACK:
             raise Http2Error(ErrorCode.PROTOCOL_ERROR, "the first frame is no SETTINGS")
         else:
             self.state = _FRAMES
@@ -142,28 +165,33 @@ class FrameReader:
     def _read_frames(self, data: bytes) -> None:
         """Read every frame that is complete, and of a DATA frame what is there."""
         at, size = 0, len(data)
-        while size - at >= frames.HEAD_SIZE and self.state is _FRAMES:
-            length, flags, number = frames.HEAD.unpack_from(data, at)
-            kind, length, number = length & 0xFF, length >> 8, number & frames.ID_MASK
-            at += frames.HEAD_SIZE
+        while size - at >= HEAD_SIZE and self.state is _FRAMES:
+            length, flags, number = HEAD.unpack_from(data, at)
+            kind, length, number = length & 0xFF, length >> 8, number & ID_MASK
+            at += HEAD_SIZE
             end = at + length
-            if self._block_stream and kind != frames.CONTINUATION:
+            if self._block_stream and kind != CONTINUATION:
                 raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a header block is interrupted")
-            if kind == frames.DATA:
+            if kind == DATA:
                 if length > self._max_data_size:
                     raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "a frame is too large")
-                if flags & frames.PADDED and at == size and length:
-                    at -= frames.HEAD_SIZE  # how much padding there is comes with the next bytes
+                if flags & PADDED and at == size and length:
+                    at -= HEAD_SIZE  # how much padding there is comes with the next bytes
                     break
                 at = self._read_data(data, at, length, flags, number)
                 continue
             if length > self._max_control_size:
                 raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "a frame is too large")
             if end > size:
-                at -= frames.HEAD_SIZE
+                at -= HEAD_SIZE
                 break
-            if kind == frames.HEADERS:
+            if kind == HEADERS:
                 self._read_headers(data[at:end], flags, number)
+            elif kind == WINDOW_UPDATE:  # here, because clients send as many as requests
+                if length != 4:
+                    raise _wrong_size()
+                increment = int.from_bytes(data[at:end], "big") & ID_MASK
+                self._handler.window_update_received(number, increment)
             else:
                 self._read_control(kind, flags, number, data[at:end])
             at = end
@@ -174,31 +202,31 @@ class FrameReader:
     def _read_data(self, data: bytes, at: int, length: int, flags: int, number: int) -> int:
         """Read a DATA frame, or as much of it as is there; where the next frame begins."""
         stream = self._handler.admit_data(number, length)
-        after, end_stream, padding = at + length, bool(flags & frames.END_STREAM), 0
-        if flags & frames.PADDED:
+        size, after, end_stream, padding = len(data), at + length, flags & END_STREAM != 0, 0
+        if flags & PADDED:
             if not length or data[at] >= length:
                 raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a frame has more padding than content")
             padding = data[at]
             at += 1
         stop = after - padding
-        here = min(stop, len(data))
+        here = min(stop, size)
         if at >= stop and not end_stream:
             self._handler.charge(1)  # it has no content
         if stream is not None and at < here:
             stream.receive_content(data, at, here)
             if self.state is _DISCARDING:
-                return len(data)
-        if after <= len(data):
+                return size
+        if after <= size:
             if end_stream and stream is not None and stream.state.server_sends:
                 stream.end_received()
             return after
         if stream is not None and not stream.state.server_sends:
             stream = None  # its first bytes were enough for an answer
         self.state = _CONTENT
-        self._content_left, self._padding_left = stop - here, after - max(stop, len(data))
+        self._content_left, self._padding_left = stop - here, after - max(stop, size)
         self._stream, self._content_ends_stream = stream, end_stream
         self._choose_buffer()
-        return len(data)
+        return size
 
     def _continue_content(self, size: int) -> None:
         """More of a DATA frame has come: in the stream's memory, or in the listener's, there with what follows."""
@@ -239,16 +267,10 @@ class FrameReader:
     # Header blocks
 
     def _read_headers(self, payload: bytes, flags: int, number: int) -> None:
-        if flags & frames.PADDED:
-            if not payload or payload[0] >= len(payload):
-                raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a frame has more padding than content")
-            payload = payload[1 : len(payload) - payload[0]]
-        if flags & frames.HAS_PRIORITY:
-            if len(payload) < 5:
-                raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "a frame is too small")
-            payload = payload[5:]
-        end_stream = bool(flags & frames.END_STREAM)
-        if flags & frames.END_HEADERS:
+        if flags & _PADDED_OR_PRIORITY:
+            payload = _header_fragment(payload, flags)
+        end_stream = flags & END_STREAM != 0
+        if flags & END_HEADERS:
             self._handler.headers_received(number, payload, end_stream=end_stream)
         else:
             self._block, self._block_size = [payload], len(payload)
@@ -262,7 +284,7 @@ class FrameReader:
         self._block_size += len(payload)
         if self._block_size > self._context.limits.max_header_bytes:
             raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "a header block is too large")
-        if flags & frames.END_HEADERS:
+        if flags & END_HEADERS:
             block, self._block, self._block_stream = b"".join(self._block), [], 0
             self._handler.headers_received(number, block, end_stream=self._block_end_stream)
 
@@ -270,42 +292,56 @@ class FrameReader:
 
     def _read_control(self, kind: int, flags: int, number: int, payload: bytes) -> None:
         handler = self._handler
-        if kind == frames.WINDOW_UPDATE:
-            _check_size(payload, 4)
-            handler.window_update_received(number, int.from_bytes(payload, "big") & frames.ID_MASK)
-        elif kind == frames.CONTINUATION:
+        if kind == CONTINUATION:
             self._read_continuation(payload, flags, number)
-        elif kind == frames.RST_STREAM:
+        elif kind == RST_STREAM:
             _check_size(payload, 4)
             handler.rst_stream_received(number)
-        elif kind == frames.PRIORITY:
+        elif kind == PRIORITY:
             handler.charge(1)
             if not number:
                 raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a priority of no stream")
             _check_size(payload, 5)
-        elif kind == frames.PUSH_PROMISE:
+        elif kind == PUSH_PROMISE:
             raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a client promises nothing")
         else:
             handler.charge(1)
-            if kind not in {frames.SETTINGS, frames.PING, frames.GOAWAY}:
+            if kind not in {SETTINGS, PING, GOAWAY}:
                 return  # an extension that was not agreed on (5.5)
             if number:
                 raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a frame of the connection names a stream")
-            if kind == frames.SETTINGS:
+            if kind == SETTINGS:
                 self._read_settings(flags, payload)
-            elif kind == frames.PING:
+            elif kind == PING:
                 _check_size(payload, 8)
-                handler.ping_received(payload, ack=bool(flags & frames.ACK))
+                handler.ping_received(payload, ack=bool(flags & ACK))
 
     def _read_settings(self, flags: int, payload: bytes) -> None:
-        if flags & frames.ACK:
+        if flags & ACK:
             _check_size(payload, 0)
             return
         if len(payload) % 6:
-            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "a frame has the wrong size")
+            raise _wrong_size()
         self._handler.settings_received(list(struct.iter_unpack(">HI", payload)))
+
+
+def _header_fragment(payload: bytes, flags: int) -> bytes:
+    """A HEADERS frame's payload without padding and priority (RFC 9113, 6.2)."""
+    if flags & PADDED:
+        if not payload or payload[0] >= len(payload):
+            raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a frame has more padding than content")
+        payload = payload[1 : len(payload) - payload[0]]
+    if flags & HAS_PRIORITY:
+        if len(payload) < 5:
+            raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "a frame is too small")
+        payload = payload[5:]
+    return payload
 
 
 def _check_size(payload: bytes, size: int) -> None:
     if len(payload) != size:
-        raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, "a frame has the wrong size")
+        raise _wrong_size()
+
+
+def _wrong_size() -> Http2Error:
+    return Http2Error(ErrorCode.FRAME_SIZE_ERROR, "a frame has the wrong size")

@@ -150,7 +150,8 @@ class StreamMultiplexer:
         """Let more be sent, on a stream or with 0 on the connection."""
         if not number:
             self._flow.grow_send_window(increment)
-            self.sender.flush()
+            if self.sender.queued:
+                self.sender.flush()
             return
         stream = self.streams.by_id.get(number)
         if stream is None:

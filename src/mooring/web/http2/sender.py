@@ -7,7 +7,14 @@ from mooring.observability.logs import get_logger
 from mooring.web.http2 import frames
 from mooring.web.http2.context import Http2Context
 from mooring.web.http2.flow_control import FlowControl
-from mooring.web.http2.streams import CLOSED, END_STREAM_SENT, HALF_CLOSED_LOCAL, Part, Stream
+from mooring.web.http2.streams import (
+    CLOSED,
+    END_STREAM_SENT,
+    HALF_CLOSED_LOCAL,
+    HALF_CLOSED_REMOTE,
+    Part,
+    Stream,
+)
 from mooring.web.listener import SLOW
 
 log = get_logger(__name__)
@@ -26,11 +33,11 @@ class Sender:
         "_context",
         "_flow",
         "_on_end_sent",
-        "_queued",
         "_releases",
         "_transport",
         "max_frame_size",
         "paused",
+        "queued",
     )
 
     def __init__(
@@ -47,7 +54,7 @@ class Sender:
         self._on_end_sent = on_end_sent
         self.max_frame_size = frames.DEFAULT_FRAME_SIZE
         self.paused = False  # the transport holds all that it should
-        self._queued: dict[Stream, None] = {}  # in the order of their turns
+        self.queued: dict[Stream, None] = {}  # in the order of their turns
         self._releases: list[Callable[[], None]] = []  # of memory that the transport may still read
 
     def pause(self) -> None:
@@ -69,7 +76,7 @@ class Sender:
             and size <= self._flow.send_window
             and size <= self.max_frame_size
             and not self.paused
-            and not self._queued
+            and not self.queued
             and not stream.has_queued
         )
 
@@ -77,32 +84,35 @@ class Sender:
         """Send frames that end the stream, with ``size`` bytes of content for which ``can_send`` was true."""
         self._flow.send_window -= size
         self._transport.write(data)
-        stream.advance(END_STREAM_SENT)
+        if stream.state is HALF_CLOSED_REMOTE:
+            stream.state = CLOSED  # as ``advance`` does, without its call: nearly every answer ends so
+        else:
+            stream.advance(END_STREAM_SENT)
         self._on_end_sent(stream)
 
     def send_queued(self, stream: Stream) -> None:
         """Send what the stream has queued as far as the windows allow, and the rest when they do."""
-        self._queued[stream] = None
+        self.queued[stream] = None
         self.flush()
 
     def enqueue(self, stream: Stream) -> None:
         """Give the stream a turn at the next ``flush``."""
-        self._queued[stream] = None
+        self.queued[stream] = None
 
     def drop(self, stream: Stream) -> None:
         """Send nothing more of a stream that was reset, and give its memory back as soon as the transport lets it."""
-        self._queued.pop(stream, None)
+        self.queued.pop(stream, None)
         if releases := stream.discard_queue():
             self._write([], releases)
 
     def abandon(self, stream: Stream) -> None:
         """Forget a stream of a connection that is over. Its memory is given back by ``release_lent``."""
-        self._queued.pop(stream, None)
+        self.queued.pop(stream, None)
         self._releases += stream.discard_queue()
 
     def flush(self) -> None:
         """Send what is queued, a burst of each stream in turn, while the client takes it."""
-        queued, idle = self._queued, 0
+        queued, idle = self.queued, 0
         while idle < len(queued) and not self.paused:  # until it has gone round and no stream could send
             stream = next(iter(queued))
             del queued[stream]

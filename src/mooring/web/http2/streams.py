@@ -129,7 +129,7 @@ class Stream:
     with ``send_end`` where the windows allow, otherwise it queues content and the trailers that end the stream, and
     ``take_frames`` cuts as many frames of them as the windows allow. ``reset_received`` is called once where the stream
     ends otherwise. ``send_window`` is how many bytes may be sent, ``receive_window`` how many the client may send.
-    ``last_progress`` is the time when bytes last moved either way, on the listener's clock, in seconds.
+    ``has_queued`` says that something waits to be sent. ``last_progress`` is the time when bytes last moved either way, on the listener's clock, in seconds.
     """
 
     __slots__ = (
@@ -137,6 +137,7 @@ class Stream:
         "_queued_head",
         "_queued_trailers",
         "connection",
+        "has_queued",
         "id",
         "last_progress",
         "receive_window",
@@ -154,6 +155,7 @@ class Stream:
         self.last_progress = now
         self._queue: deque[Part | Callable[[], None]] | None = None
         self._queued_head = self._queued_trailers = b""
+        self.has_queued = False
 
     def advance(self, event: StreamEvent) -> None:
         """Move to the next state. Raises ``IllegalTransition`` where the table has none."""
@@ -181,7 +183,12 @@ class Stream:
 
     def end_received(self) -> None:
         """Note that the request is complete (END_STREAM)."""
-        self.advance(END_STREAM_RECEIVED)
+        if self.state is OPEN:
+            self.state = (
+                HALF_CLOSED_REMOTE  # as ``advance`` does, without its call: nearly every request ends so
+            )
+        else:
+            self.advance(END_STREAM_RECEIVED)
         self.request_complete()
 
     def request_complete(self) -> None:
@@ -202,11 +209,6 @@ class Stream:
     # The queue
 
     @property
-    def has_queued(self) -> bool:
-        """Whether something waits to be sent."""
-        return bool(self._queue) or bool(self._queued_trailers)
-
-    @property
     def end_queued(self) -> bool:
         """Whether the end of the stream waits to be sent."""
         return bool(self._queued_trailers)
@@ -224,6 +226,7 @@ class Stream:
         if released is not None:
             queue.append(released)
         self._queued_trailers = trailers
+        self.has_queued = bool(queue) or bool(trailers)
 
     def take_frames(self, limit: int, into: list[Part]) -> tuple[int, list[Callable[[], None]]]:
         """Append queued frames with at most ``limit`` bytes of content to a list.
@@ -249,6 +252,7 @@ class Stream:
             into.append(self._queued_trailers)
             self._queued_trailers = b""
             self.advance(END_STREAM_SENT)
+        self.has_queued = bool(queue) or bool(self._queued_trailers)
         return limit - left, released
 
     def _take_frame(self, queue: deque[Part | Callable[[], None]], limit: int, into: list[Part]) -> int:
@@ -272,4 +276,5 @@ class Stream:
         """Send nothing of what is queued. Returns the callbacks that are due then."""
         queue, self._queue = self._queue, None
         self._queued_head = self._queued_trailers = b""
+        self.has_queued = False
         return [each for each in queue or () if callable(each)]
