@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from model_kit import model_spec
 
-from mooring.backends.backend import create
+from mooring.backends.backend import create_backend
 from mooring.core.requests import BodyKind, Form, InferenceRequest, UndecodedBody
 from mooring.core.service import LoadContext
 from mooring.core.tensors import Tensor
@@ -77,7 +77,7 @@ def reply():
 @pytest.fixture
 def builtin():
     def load(name, **more):
-        backend = create("builtin")
+        backend = create_backend("builtin")
         spec = model_spec(name="m", version="1", backend="builtin", location="", entry=name, **more)
         backend.metadata = backend.load(spec, LoadContext())
         return backend
@@ -92,7 +92,7 @@ def function(tmp_path):
 
     def load(source, entry="model.py", **more):
         (tmp_path / entry.partition(":")[0]).write_text(source)
-        backend = create("function")
+        backend = create_backend("function")
         spec = model_spec(
             name="m", version="1", backend="function", location=str(tmp_path), entry=entry, **more
         )

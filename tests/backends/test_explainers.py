@@ -10,7 +10,7 @@ from captum import attr
 from model_kit import model_spec
 from torch import nn
 
-from mooring.backends.backend import create
+from mooring.backends.backend import create_backend
 from mooring.core.errors import InvalidInput, ModelLoadFailed, Unsupported
 from mooring.core.options import BatchMode
 from mooring.core.requests import Form, InferenceRequest, Operation
@@ -75,7 +75,7 @@ def load(tmp_path):
     def load(entry, backend="pytorch", **more):
         more = {"max_batch_size": 8, "size_by_default": True, "labels": LABELS, **more}
         spec = model_spec(name="m", version="1", backend=backend, location=str(tmp_path), entry=entry, **more)
-        made = create(backend)
+        made = create_backend(backend)
         made.metadata = made.load(spec, LoadContext())
         loaded.append(made)
         return made

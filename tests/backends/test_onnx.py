@@ -10,7 +10,7 @@ from onnx import TensorProto as Kind
 from onnx import helper
 from onnx_kit import X3, Y3, node, write_model
 
-from mooring.backends.backend import create
+from mooring.backends.backend import create_backend
 from mooring.backends.onnx import OnnxBackend
 from mooring.core.errors import InvalidInput, ModelFailed, ModelLoadFailed, Unsupported
 from mooring.core.options import BatchMode
@@ -544,7 +544,7 @@ def test_a_worker_uses_the_threads_it_is_given(write, load):
 def test_the_library_is_there_before_workers_are_forked_and_torch_is_not(tmp_path):
     spec = model_spec(name="m", version="1", backend="onnx", location=str(tmp_path))
     assert preload(spec) == ("onnxruntime", "mooring.backends.onnx")
-    assert isinstance(create("onnx"), OnnxBackend)
+    assert isinstance(create_backend("onnx"), OnnxBackend)
 
 
 def test_a_row_too_many_is_called_in_parts(write, load, reply, ask, calls):

@@ -12,7 +12,7 @@ from model_kit import model_spec
 from torch import nn
 
 from mooring.backends import onednn_layout
-from mooring.backends.backend import create
+from mooring.backends.backend import create_backend
 from mooring.backends.programs import leaves
 from mooring.backends.pytorch import PyTorchBackend, paired
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed
@@ -486,7 +486,7 @@ def test_the_library_is_there_before_workers_are_forked(tmp_path):
     for module in set(preload(program)) - set(preload(spec)):
         assert importlib.util.find_spec(module) is not None  # torch moves its private modules now and then
     assert len(preload(program)) > len(preload(spec))
-    assert isinstance(create("pytorch"), PyTorchBackend)
+    assert isinstance(create_backend("pytorch"), PyTorchBackend)
 
 
 def test_results_have_the_names_of_their_keys_or_numbers():

@@ -9,7 +9,7 @@ from model_kit import model_spec
 from onnx import TensorProto as Kind
 from onnx_kit import node, write_model
 
-from mooring.backends.backend import create
+from mooring.backends.backend import create_backend
 from mooring.backends.reshaping import Reshaping
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelLoadFailed
 from mooring.core.requests import Operation
@@ -25,7 +25,7 @@ def opened(kind, file, inputs=(X,), outputs=(Y,), rows=4, **more):
         name="m", version="1", backend=kind, location=str(file), inputs=list(inputs), outputs=list(outputs),
         max_batch_size=rows, **more,
     )  # fmt: skip
-    backend = create(kind)
+    backend = create_backend(kind)
     backend.load(spec, LoadContext())
     return backend
 

@@ -10,7 +10,7 @@ from model_kit import model_spec
 from onnx import TensorProto as Kind
 from onnx import helper
 
-from mooring.backends.backend import create
+from mooring.backends.backend import create_backend
 from mooring.core.errors import InvalidInput, ModelLoadFailed
 from mooring.core.options import Control, ControlKind, SequenceOptions
 from mooring.core.requests import Step
@@ -29,7 +29,7 @@ def opened(kind, file, controls, rows=4, entry="", inputs=(X,)):
         name="m", version="1", backend=kind, location=str(file), entry=entry, max_batch_size=rows,
         inputs=list(inputs), sequence=SequenceOptions(enabled=True, controls=tuple(controls)), retry=False,
     )  # fmt: skip
-    backend = create(kind)
+    backend = create_backend(kind)
     backend.metadata = backend.load(spec, LoadContext())
     return backend
 
@@ -135,7 +135,7 @@ def test_a_function_of_a_dict_finds_them_in_it(ask, reply, tmp_path):
 
 def test_an_array_is_none_of_a_models_without_sequences(ask, reply, tmp_path):
     (tmp_path / "model.py").write_text("def infer(inputs):\n    return {'n': [len(inputs)]}\n")
-    backend = create("function")
+    backend = create_backend("function")
     backend.load(
         model_spec(name="m", version="1", backend="function", location=str(tmp_path / "model.py")),
         LoadContext(),
@@ -149,7 +149,7 @@ def test_a_batch_of_one_row_has_controls_of_one_row(echoing, ask, reply):
         name="m", version="1", backend="onnx", location=str(echoing), inputs=[X], max_batch_size=1,
         batch_dimension=True, sequence=SequenceOptions(enabled=True, controls=(START, END, READY, CORRID)), retry=False,
     )  # fmt: skip
-    backend = create("onnx")
+    backend = create_backend("onnx")
     backend.load(spec, LoadContext())
     (request,) = steps(ask, (7, True, False))
     found = ask.read(backend.infer([request], reply)[0])

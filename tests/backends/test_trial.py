@@ -12,7 +12,7 @@ from onnx import helper
 from onnx_kit import X3, Y3, node, write_model
 from torch import nn
 
-from mooring.backends.backend import create
+from mooring.backends.backend import create_backend
 from mooring.backends.trial import try_rows
 from mooring.core.options import BatchMode, SequenceOptions
 from mooring.core.service import JoiningState, LoadContext
@@ -30,7 +30,7 @@ def load():
         more = {"max_batch_size": 8, "size_by_default": True, **more}
         kind = "onnx" if file.suffix == ".onnx" else "pytorch"
         spec = model_spec(name="m", version="1", backend=kind, location=str(file), **more)
-        backend = create(kind)
+        backend = create_backend(kind)
         backend.load(spec, LoadContext())
         opened.append(backend)
         return backend

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mooring.backends.backend import create
+from mooring.backends.backend import create_backend
 from mooring.core.requests import Form, InferenceRequest
 from mooring.core.service import LoadContext
 from mooring.core.tensors import Tensor, TensorSpec
@@ -34,7 +34,7 @@ def backends(tmp_path_factory):
     specs += store.read_target(str(EXAMPLES / "digits"))
     loaded = {}
     for spec in specs:
-        backend = create(spec.backend)
+        backend = create_backend(spec.backend)
         loaded[spec.name] = backend
         backend.metadata = backend.load(spec, LoadContext())
     yield loaded
@@ -122,7 +122,7 @@ def test_instances_and_json_are_read_as_tensors_are(backends, name):
 @pytest.mark.parametrize(("name", "file"), [("digits_onnx", "model.onnx"), ("digits_pytorch", "model.pt2")])
 def test_the_file_alone_says_what_its_configuration_says(tmp_path, name, file):
     (spec,) = Store(tmp_path).read_target(f"digits={REPOSITORY / name / '1' / file}")
-    backend = create(spec.backend)
+    backend = create_backend(spec.backend)
     metadata = backend.load(spec, LoadContext())
     assert metadata.inputs == [TensorSpec("image", "FP32", [-1, 1, 8, 8])]
     assert metadata.outputs == [TensorSpec("scores", "FP32", [-1, 10])]

@@ -10,7 +10,7 @@ from mooring.core.errors import ErrorRecord, InvalidInput, ModelFailed
 from mooring.core.requests import BodyKind, Form, InferenceRequest, InferenceResponse, UndecodedBody
 from mooring.core.tensors import JsonOutput, Tensor, TensorSpec
 from mooring.ipc.framing import Frames
-from mooring.ipc.messages import Batch, Codec, InGrant, Piece, Results, has_lost_payload
+from mooring.ipc.messages import Batch, Codec, InAnswerSlot, Piece, Results, has_lost_payload
 
 
 @given(st.lists(st.binary(max_size=5000), min_size=1, max_size=8), st.integers(16, 4096))
@@ -69,7 +69,7 @@ def test_a_worker_sends_back_the_bytes_of_a_slot_and_not_its_handle():
 
 def test_a_payload_in_its_grant_travels_as_its_size():
     codec = Codec()
-    response = InferenceResponse([Tensor("body", "BYTES", [1], [InGrant(700_000)])])
+    response = InferenceResponse([Tensor("body", "BYTES", [1], [InAnswerSlot(700_000)])])
     frame = bytes(codec.frame(Results([5], [response, ErrorRecord("InvalidInput", "no")], [(1, 0.5)])))
     results = codec.to_server(memoryview(frame)[4:])
     assert results.outcomes[0].outputs[0].data[0].size == 700_000

@@ -6,7 +6,7 @@ import pytest
 
 from mooring.core.requests import InferenceResponse
 from mooring.core.tensors import Tensor
-from mooring.worker_process.channel import joined
+from mooring.worker_process.channel import join_pieces
 
 
 def piece(*values):
@@ -25,6 +25,6 @@ def piece(*values):
     ],
 )
 def test_texts_are_joined_and_all_else_is_a_list(pieces, prediction):
-    (output,) = joined(pieces).outputs
+    (output,) = join_pieces(pieces).outputs
     assert output.shape == [1]
     assert [json.loads(element) for element in output.data] == [prediction]

@@ -34,7 +34,7 @@ def model(tmp_path):
 
 def digest(file, **more):
     spec = model_spec(name="m", version="1", backend="onnx", location=str(file), **more)
-    return trial.digest(spec, trial.model_files(spec)[0])
+    return trial.result_key(spec, trial.model_files(spec)[0])
 
 
 def test_weights_in_a_file_of_their_own_count(model):
@@ -78,14 +78,14 @@ def test_the_code_beside_weights_counts(tmp_path):
 
 def test_what_was_kept_is_read_again_and_what_was_spoilt_is_not(tmp_path):
     file = tmp_path / "joining/abc"
-    assert trial.kept(file) is None
-    trial.keep(file, SHOWN)
-    assert trial.kept(file) == SHOWN
+    assert trial.load_result(file) is None
+    trial.save_result(file, SHOWN)
+    assert trial.load_result(file) == SHOWN
     assert file.parent.stat().st_mode & 0o077 == 0
     file.write_bytes(b'{"state":')
-    assert trial.kept(file) is None
+    assert trial.load_result(file) is None
 
 
 def test_nothing_is_said_where_nothing_can_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    trial.keep(tmp_path / "file/joining/abc", SHOWN)
+    trial.save_result(tmp_path / "file/joining/abc", SHOWN)

@@ -82,7 +82,9 @@ async def test_requests_at_once_cause_one_and_later_workers_are_told(harness, fi
                 worker.tell = lambda message, worker=worker: (told.append(message), tell(worker, message))
             await asyncio.sleep(0.005)
     await ask(harness, 8)
-    assert [type(message).__name__ for message in told if type(message).__name__ == "Join"] == ["Join"]
+    assert [type(message).__name__ for message in told if type(message).__name__ == "EnableJoining"] == [
+        "EnableJoining"
+    ]
 
 
 async def test_a_trial_that_takes_too_long_is_ended_and_says_so(harness, file, monkeypatch):

@@ -34,8 +34,8 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     """What a coroutine returns that never waits: there is one way through a batch, and plain models take it, too."""
     try:
         coroutine.send(None)
-    except StopIteration as returned:
-        result: T = returned.value
+    except StopIteration as stopped:
+        result: T = stopped.value
         return result
     raise RuntimeError("a plain model cannot wait for anything")
 
@@ -44,10 +44,10 @@ class Stepwise(abc.ABC):
     """How a loaded model works on requests step by step: others join and leave between any two steps."""
 
     @abc.abstractmethod
-    def step(self, requests: Sequence[InferenceRequest], begun: int, reply: Reply) -> Sequence[Outcome]:
+    def run_step(self, requests: Sequence[InferenceRequest], started: int, reply: Reply) -> Sequence[Outcome]:
         """What a step gave of every request, in order: a piece of a request that goes on is not ``final``.
 
-        The first ``begun`` requests have been in a step before, in this order; a request that is not among them any
+        The first ``started`` requests have been in a step before, in this order; a request that is not among them any
         more was withdrawn. Raising fails all of them: what a step did cannot be done once more.
         """
 
@@ -61,7 +61,7 @@ class Backend(abc.ABC):
 
     overlap: Concurrent | Stepwise | None = None
     # Why a process that has loaded the model may not be forked, where the backend knows of a reason.
-    unshared: str = ""
+    fork_unsafe_reason: str = ""
     # Of a model that is a file: whether its requests are joined, once it is loaded.
     joining: Joining | None = None
     # Whether requests came, or a request of many instances, that joining would have been good for.
@@ -80,7 +80,7 @@ class Backend(abc.ABC):
         batch; the worker then runs every request once more by itself, so that only the bad one fails.
         """
 
-    def adopt(self, context: LoadContext) -> None:  # noqa: B027 - most have no number of threads to set
+    def after_fork(self, context: LoadContext) -> None:  # noqa: B027 - most have no number of threads to set
         """Called first of all in a worker that was forked from the process which loaded the model."""
 
     def join_requests(self) -> None:  # noqa: B027 - of most it is known from the start
@@ -101,14 +101,14 @@ _BACKENDS: Mapping[str, str] = {
 }
 
 
-def create(name: str) -> Backend:
+def create_backend(name: str) -> Backend:
     """A backend by its name, or by ``package.module:Class`` for one of the user's own; not loaded yet.
 
     Raises ``ModelLoadFailed`` for a name nobody knows.
     """
-    where = _BACKENDS.get(name, name)
-    if ":" not in where:
+    path = _BACKENDS.get(name, name)
+    if ":" not in path:
         raise ModelLoadFailed(f"unknown backend '{name}'; known are {', '.join(sorted(_BACKENDS))}")
-    module, _, attribute = where.partition(":")
+    module, _, attribute = path.partition(":")
     backend: Backend = getattr(importlib.import_module(module), attribute)()
     return backend

@@ -45,7 +45,7 @@ class BlackBoxModel:
         self._backend = backend
         self._types: dict[str, np.dtype[Any]] = {}
 
-    def value(self, name: str, array: Array) -> Any:
+    def to_tensor(self, name: str, array: Array) -> Any:
         """An input as a tensor; of integers torch knows few, so they travel as the largest."""
         if array.dtype == object:
             raise Unsupported(f"input '{name}' is text, which has no explanation here")
@@ -53,7 +53,7 @@ class BlackBoxModel:
         whole = array.dtype.kind in ("b", "i", "u")
         return self._torch.from_numpy(array.astype(np.int64 if whole else array.dtype))
 
-    def outputs(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def compute_outputs(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """One call of the model; outputs that are text are left out. Raises ``Unsupported`` for a stream."""
         arrays = {name: value.numpy().astype(self._types[name]) for name, value in values.items()}
         returned = self._backend.predict(arrays, {})
@@ -66,7 +66,7 @@ class BlackBoxModel:
             if array.dtype != object
         }
 
-    def module(self, layer: str) -> tuple[Any, Any]:
+    def select_layer(self, layer: str) -> tuple[Any, Any]:
         """It has no layers to be seen."""
         raise ModelLoadFailed(f"explain.layer: nothing is known here of a layer '{layer}'")
 

@@ -71,7 +71,7 @@ class PyTorchBackend(DeclaredBackend):
         self._metadata = self._described(spec, file)
         return self._metadata
 
-    def adopt(self, context: LoadContext) -> None:
+    def after_fork(self, context: LoadContext) -> None:
         """The threads of this worker: the process that it was forked from had one."""
         self._torch.set_num_threads(context.threads)
         self._context = context
@@ -188,18 +188,18 @@ class PyTorchBackend(DeclaredBackend):
         )
         return open_explainer(self.spec, typed, self, tuple(self._arguments))
 
-    def value(self, name: str, array: Array) -> Any:
+    def to_tensor(self, name: str, array: Array) -> Any:
         """An input for an explanation. Raises ``Unsupported`` for text."""
         if array.dtype == object:
             raise Unsupported(f"input '{name}' is text, which has no explanation here")
         return self._value(name, array)
 
-    def outputs(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def compute_outputs(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The tensors among the outputs, with their gradients."""
         results = self._run(self._watched or self._program.call, values)
         return {name: value for name, value in results.items() if self._torch.is_tensor(value)}
 
-    def module(self, layer: str) -> tuple[Any, Any]:
+    def select_layer(self, layer: str) -> tuple[Any, Any]:
         """The module and one of its layers; see ``explain.attribution.Network``."""
         module, self._watched = self._program.watched(layer)
         return module, module.get_submodule(layer) if layer else None

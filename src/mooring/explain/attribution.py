@@ -23,13 +23,13 @@ class Network(Protocol):
 
     differentiable: bool
 
-    def value(self, name: str, array: Array) -> torch.Tensor:
+    def to_tensor(self, name: str, array: Array) -> torch.Tensor:
         """An input as the model takes it. Raises ``Unsupported`` for text."""
 
-    def outputs(self, values: Values) -> Values:
+    def compute_outputs(self, values: Values) -> Values:
         """One call, with gradients where there are some."""
 
-    def module(self, layer: str) -> tuple[torch.nn.Module, torch.nn.Module | None]:
+    def select_layer(self, layer: str) -> tuple[torch.nn.Module, torch.nn.Module | None]:
         """What ``outputs`` runs from now on, with its single layers, and the layer of that name, None for "".
 
         Raises ``ModelLoadFailed``.
@@ -46,19 +46,21 @@ class Call:
     others: Sequence[str]
     step: int
 
-    def forward(self, *given: torch.Tensor) -> torch.Tensor:
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         """The explained output, for the explained inputs and after them the others."""
-        rows = given[0].shape[0]
+        rows = inputs[0].shape[0]
         if not self.step or rows <= self.step:
-            return self._once(given)
+            return self._forward_once(inputs)
         starts = range(0, rows, self.step)
-        return torch.cat([self._once([one[start : start + self.step] for one in given]) for start in starts])
+        return torch.cat(
+            [self._forward_once([one[start : start + self.step] for one in inputs]) for start in starts]
+        )
 
-    def _once(self, given: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _forward_once(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         names = (*self.explained, *self.others)
         # Copies: a model that works in place may not do so on what Captum differentiates by.
-        values = {name: value.clone() for name, value in zip(names, given, strict=True)}
-        scores = self.network.outputs(values)[self.output]
+        values = {name: value.clone() for name, value in zip(names, inputs, strict=True)}
+        scores = self.network.compute_outputs(values)[self.output]
         return scores if scores.is_floating_point() else scores.float()
 
 
@@ -78,56 +80,58 @@ class Explainer:
         self._module: torch.nn.Module | None = None
         self._layer: torch.nn.Module | None = None
         if traits.module:
-            self._module, self._layer = network.module(settings.layer)
+            self._module, self._layer = network.select_layer(settings.layer)
 
     def attribute(
-        self, arrays: Mapping[str, Array], wanted: Sequence[tuple[Any, int]], limit: int
+        self, arrays: Mapping[str, Array], targets: Sequence[tuple[Any, int]], limit: int
     ) -> dict[str, Array]:
         """The attributions of every row, by input, in the shape of the input.
 
-        ``wanted`` has what each request named as its target, with the number of its rows, 0 where the rows must stay
+        ``targets`` has what each request named as its target, with the number of its rows, 0 where the rows must stay
         together; otherwise the model is called with ``limit`` rows at most. Raises ``InvalidInput`` for a target that
         there is not.
         """
         traits = self._settings.traits
         with torch.inference_mode(mode=False), torch.set_grad_enabled(traits.gradients):
-            values = {name: self._network.value(name, array) for name, array in arrays.items()}
-            rows = _rows(values)
-            together = wanted[0][1] == 0
+            values = {name: self._network.to_tensor(name, array) for name, array in arrays.items()}
+            rows = _row_count(values)
+            together = targets[0][1] == 0
             step = rows if together else limit
-            explained = self._explained(values)
-            scores, output = self._scores(values, step)
-            indices = self._indices(scores, [(target, count or rows) for target, count in wanted], output)
+            explained = self._explained_inputs(values)
+            scores, output = self._compute_scores(values, step)
+            indices = self._target_indices(
+                scores, [(target, count or rows) for target, count in targets], output
+            )
             others = [name for name in values if name not in explained]
             call = Call(self._network, output, explained, others, 0 if traits.module else step)
             parts = [
-                self._part(
+                self._attribute_part(
                     call,
                     {name: value[start : start + size] for name, value in values.items()},
                     indices[start : start + size],
                     step,
                 )
-                for size in [rows if together else self._size(step)]
+                for size in [rows if together else self._part_size(step)]
                 for start in range(0, rows, size)
             ]
         return {
-            name: np.concatenate([_array(part[place]) for part in parts])
+            name: np.concatenate([_to_array(part[place]) for part in parts])
             for place, name in enumerate(explained)
         }
 
-    def _size(self, step: int) -> int:
+    def _part_size(self, step: int) -> int:
         """Rows that Captum is given at once."""
         if self._settings.method == "GradientShap":
             return 1  # a row draws the same lots whoever is beside it
         # DeepLift puts the baselines beside the inputs.
         return max(1, step // 2) if self._settings.method == "DeepLift" else step
 
-    def _explained(self, values: Values) -> list[str]:
+    def _explained_inputs(self, values: Values) -> list[str]:
         settings = self._settings
         names = list(settings.inputs) or list(values)
         for name in names:
             if name not in values:
-                raise Unsupported(f"explain.inputs names '{name}'; the model was sent {_listed(values)}")
+                raise Unsupported(f"explain.inputs names '{name}'; the model was sent {_quote_names(values)}")
         if settings.layer:
             if len(names) != 1:
                 raise Unsupported(
@@ -137,67 +141,77 @@ class Explainer:
         floats = [name for name in names if values[name].is_floating_point()]
         if settings.traits.gradients and (not floats or (settings.inputs and floats != names)):
             raise Unsupported(
-                f"{settings.method} explains inputs of floating-point numbers, and {_listed(values)} holds none; "
+                f"{settings.method} explains inputs of floating-point numbers, and {_quote_names(values)} holds none; "
                 f"configure one of {WITHOUT_GRADIENTS}, or LayerIntegratedGradients, under [explain] of the model"
             )
         return floats if settings.traits.gradients else names
 
-    def _scores(self, values: Values, step: int) -> tuple[torch.Tensor, str]:
+    def _compute_scores(self, values: Values, step: int) -> tuple[torch.Tensor, str]:
         """What the model says to the inputs themselves, and the name of the output that is explained."""
         rows = next(iter(values.values())).shape[0]
-        found: list[torch.Tensor] = []
+        parts: list[torch.Tensor] = []
         name = self._settings.output
         with torch.no_grad():
             for start in range(0, rows, step):
                 part = {key: value[start : start + step].clone() for key, value in values.items()}
-                outputs = self._network.outputs(part)
+                outputs = self._network.compute_outputs(part)
                 name = name or _the_output(outputs)
                 if name not in outputs:
-                    raise Unsupported(f"explain.output names '{name}'; the model gives {_listed(outputs)}")
-                found.append(outputs[name])
-        whole = [len(one) if one.ndim else 0 for one in found]
+                    raise Unsupported(
+                        f"explain.output names '{name}'; the model gives {_quote_names(outputs)}"
+                    )
+                parts.append(outputs[name])
+        whole = [len(one) if one.ndim else 0 for one in parts]
         if sum(whole) != rows:
             raise Unsupported(
-                f"output '{name}' has shape {list(found[0].shape)} for {min(step, rows)} rows; explanations need a "
+                f"output '{name}' has shape {list(parts[0].shape)} for {min(step, rows)} rows; explanations need a "
                 "model whose inputs and output have the batch in their first dimension"
             )
-        return torch.cat(found), name
+        return torch.cat(parts), name
 
-    def _indices(self, scores: torch.Tensor, wanted: Sequence[tuple[Any, int]], output: str) -> list[Index]:
-        found: list[Index] = []
-        for target, count in wanted:
-            own = _array(scores[len(found) : len(found) + count])
-            found += indices_of(target, own, self._labels, default=self._settings.target, output=output)
-        return found
+    def _target_indices(
+        self, scores: torch.Tensor, targets: Sequence[tuple[Any, int]], output: str
+    ) -> list[Index]:
+        indices: list[Index] = []
+        for target, count in targets:
+            own = _to_array(scores[len(indices) : len(indices) + count])
+            indices += indices_of(target, own, self._labels, default=self._settings.target, output=output)
+        return indices
 
-    def _part(
+    def _attribute_part(
         self, call: Call, values: Values, indices: Sequence[Index], step: int
     ) -> Sequence[torch.Tensor]:
-        inputs = tuple(self._own(values[name]) for name in call.explained)
-        method = self._method(call)
-        options = self._options(call.explained, inputs, step)
-        options["target"] = _target(indices, inputs[0].device)
+        inputs = tuple(self._require_gradients(values[name]) for name in call.explained)
+        method = self._captum_method(call)
+        options = self._method_options(call.explained, inputs, step)
+        options["target"] = _captum_target(indices, inputs[0].device)
         options["additional_forward_args"] = tuple(values[name] for name in call.others) or None
         try:
-            with _lots(self._settings), warnings.catch_warnings():
+            with _fixed_seed(self._settings), warnings.catch_warnings():
                 # DeepLift tells its caller, with each call, that it hooks itself into the model.
                 warnings.filterwarnings("ignore", message="Setting forward, backward hooks")
-                found = method(inputs, **options)
+                attributions = method(inputs, **options)
         except (ModelFailed, RuntimeError) as error:
-            reason = _reason(str(error), self._settings)
+            reason = _gradient_advice(str(error), self._settings)
             if not reason:
                 raise
             raise Unsupported(reason) from error
         if self._settings.layer:
-            return [_per_element(found[0] if isinstance(found, tuple) else found, inputs[0], self._settings)]
-        return found if isinstance(found, tuple) else (found,)
+            return [
+                _per_element(
+                    attributions[0] if isinstance(attributions, tuple) else attributions,
+                    inputs[0],
+                    self._settings,
+                )
+            ]
+        return attributions if isinstance(attributions, tuple) else (attributions,)
 
-    def _own(self, value: torch.Tensor) -> torch.Tensor:
+    def _require_gradients(self, value: torch.Tensor) -> torch.Tensor:
         """Captum asks for inputs that keep a gradient where a method needs one."""
         keeps = self._settings.traits.gradients and value.is_floating_point()
         return value.detach().requires_grad_(keeps)
 
-    def _method(self, call: Call) -> Callable[..., Any]:
+    def _captum_method(self, call: Call) -> Callable[..., Any]:
         """Captum's own ``attribute`` of the method."""
         from captum import attr
 
@@ -208,23 +222,25 @@ class Explainer:
         if self._layer is not None:
             return kind(call.forward, self._layer).attribute  # type: ignore[no-any-return]
         more = {key: value for key, value in settings.arguments.items() if key == "multiply_by_inputs"}
-        return kind(_Called(self._module, call), **more).attribute  # type: ignore[no-any-return]
+        return kind(_CallModule(self._module, call), **more).attribute  # type: ignore[no-any-return]
 
-    def _options(self, names: Sequence[str], inputs: Sequence[torch.Tensor], step: int) -> dict[str, Any]:
+    def _method_options(
+        self, names: Sequence[str], inputs: Sequence[torch.Tensor], step: int
+    ) -> dict[str, Any]:
         settings, rows = self._settings, inputs[0].shape[0]
         traits = settings.traits
         options: dict[str, Any] = {}
         for key, value in settings.arguments.items():
             if traits.arguments[key].shaped:
                 options[key] = tuple(
-                    _fitting(key, value.get(name, value.get("")), name, one)
+                    _fit_argument(key, value.get(name, value.get("")), name, one)
                     for name, one in zip(names, inputs, strict=True)
                 )
             elif key not in ("seed", "multiply_by_inputs"):
                 options[key] = value
         if traits.baselines:
             options["baselines"] = tuple(
-                self._baseline(settings.baselines.get(name, settings.baselines.get("", 0)), name, one)
+                self._baseline_tensor(settings.baselines.get(name, settings.baselines.get("", 0)), name, one)
                 for name, one in zip(names, inputs, strict=True)
             )
         if traits.portion == "internal_batch_size":
@@ -233,22 +249,22 @@ class Explainer:
             options[traits.portion] = max(1, step // rows)
         return options
 
-    def _baseline(self, baseline: Baseline, name: str, value: torch.Tensor) -> torch.Tensor:
+    def _baseline_tensor(self, baseline: Baseline, name: str, value: torch.Tensor) -> torch.Tensor:
         """One row to compare with, or for GradientShap as many as there are."""
         shape = value.shape[1:]
         if not isinstance(baseline, np.ndarray):
             return torch.full((1, *shape), baseline).to(value.device, value.dtype)
-        found = baseline[None] if baseline.shape == tuple(shape) else baseline
-        if found.shape[1:] != tuple(shape):
+        rows = baseline[None] if baseline.shape == tuple(shape) else baseline
+        if rows.shape[1:] != tuple(shape):
             raise InvalidInput(
                 f"explain.baselines has shape {list(baseline.shape)}, which fits no input '{name}' of {list(shape)}"
             )
-        if self._settings.method != "GradientShap" and len(found) > 1:
-            found = found.mean(axis=0, keepdims=True)
-        return torch.as_tensor(found).to(value.device, value.dtype)
+        if self._settings.method != "GradientShap" and len(rows) > 1:
+            rows = rows.mean(axis=0, keepdims=True)
+        return torch.as_tensor(rows).to(value.device, value.dtype)
 
 
-class _Called(torch.nn.Module):
+class _CallModule(torch.nn.Module):
     """A module whose layers Captum can watch, called with tensors in order."""
 
     def __init__(self, module: torch.nn.Module, call: Call) -> None:
@@ -256,11 +272,11 @@ class _Called(torch.nn.Module):
         self.module = module
         self._call = call
 
-    def forward(self, *given: torch.Tensor) -> torch.Tensor:
-        return self._call.forward(*given)
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self._call.forward(*inputs)
 
 
-def _rows(values: Values) -> int:
+def _row_count(values: Values) -> int:
     sizes = {value.shape[0] if value.ndim else 0 for value in values.values()}
     if len(sizes) != 1 or 0 in sizes:
         shapes = ", ".join(f"'{name}' {list(value.shape)}" for name, value in values.items())
@@ -273,16 +289,16 @@ def _rows(values: Values) -> int:
 def _the_output(outputs: Values) -> str:
     """The only output, or the only one of floating-point numbers."""
     floats = [name for name, value in outputs.items() if value.is_floating_point()]
-    for found in (list(outputs), floats):
-        if len(found) == 1:
-            return found[0]
+    for candidates in (list(outputs), floats):
+        if len(candidates) == 1:
+            return candidates[0]
     raise Unsupported(
-        f"the model gives {_listed(outputs)}: name the one to explain, as in output = '{next(iter(outputs))}' "
+        f"the model gives {_quote_names(outputs)}: name the one to explain, as in output = '{next(iter(outputs))}' "
         "under [explain] of the model"
     )
 
 
-def _target(indices: Sequence[Index], device: torch.device) -> Any:
+def _captum_target(indices: Sequence[Index], device: torch.device) -> Any:
     """The indices in the form that Captum wants."""
     if not indices[0]:
         return None
@@ -291,7 +307,7 @@ def _target(indices: Sequence[Index], device: torch.device) -> Any:
     return torch.tensor([index[0] for index in indices], device=device)
 
 
-def _fitting(key: str, value: Any, name: str, tensor: torch.Tensor) -> Any:
+def _fit_argument(key: str, value: Any, name: str, tensor: torch.Tensor) -> Any:
     """A window, a stride or a mask for one input. Raises ``InvalidInput`` where the input has another shape."""
     shape = list(tensor.shape[1:])
     if value is None:
@@ -308,18 +324,18 @@ def _fitting(key: str, value: Any, name: str, tensor: torch.Tensor) -> Any:
     raise InvalidInput(f"explain.{key} is {value}, which does not fit input '{name}' of {shape}")
 
 
-def _per_element(found: torch.Tensor, value: torch.Tensor, settings: Settings) -> torch.Tensor:
+def _per_element(attributions: torch.Tensor, value: torch.Tensor, settings: Settings) -> torch.Tensor:
     """What a layer's vectors got, added up: a number for every element of the input."""
-    if found.ndim > value.ndim:
-        found = found.flatten(value.ndim).sum(-1)
-    if found.shape != value.shape:
+    if attributions.ndim > value.ndim:
+        attributions = attributions.flatten(value.ndim).sum(-1)
+    if attributions.shape != value.shape:
         raise Unsupported(
-            f"layer '{settings.layer}' gives {list(found.shape)}, which is not a vector for each element of the input"
+            f"layer '{settings.layer}' gives {list(attributions.shape)}, which is not a vector for each element of the input"
         )
-    return found
+    return attributions
 
 
-def _reason(text: str, settings: Settings) -> str:
+def _gradient_advice(text: str, settings: Settings) -> str:
     """What to do about a fault of autograd's, empty for any other."""
     if "does not require grad" in text or "appears to not have been used" in text:
         return (
@@ -335,7 +351,7 @@ def _reason(text: str, settings: Settings) -> str:
 
 
 @contextlib.contextmanager
-def _lots(settings: Settings) -> Iterator[None]:
+def _fixed_seed(settings: Settings) -> Iterator[None]:
     """The same request draws the same lots, and nobody else's are touched."""
     if not settings.traits.random:
         yield
@@ -351,11 +367,11 @@ def _lots(settings: Settings) -> Iterator[None]:
             np.random.set_state(state)  # noqa: NPY002
 
 
-def _array(value: torch.Tensor) -> Array:
+def _to_array(value: torch.Tensor) -> Array:
     value = value.detach().cpu()
     array: Array = (value.float() if value.dtype is torch.bfloat16 else value).numpy()
     return array
 
 
-def _listed(values: Mapping[str, Any]) -> str:
+def _quote_names(values: Mapping[str, Any]) -> str:
     return ", ".join(f"'{name}'" for name in values)

@@ -29,17 +29,17 @@ class Method:
     portion: str = ""
 
 
-def _whole(value: Any) -> bool:
+def _is_positive_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 100_000
 
 
-def _sizes(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(_whole(each) for each in value)
+def _is_size_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(_is_positive_int(each) for each in value)
 
 
-_STEPS = Argument("a whole number from 1", _whole)
-_SEED = Argument("a whole number from 0", lambda value: value == 0 or _whole(value))
-_SIZES = Argument("a list of whole numbers, one per dimension after the batch", _sizes, shaped=True)
+_STEPS = Argument("a whole number from 1", _is_positive_int)
+_SEED = Argument("a whole number from 0", lambda value: value == 0 or _is_positive_int(value))
+_SIZES = Argument("a list of whole numbers, one per dimension after the batch", _is_size_list, shaped=True)
 _SWITCH = Argument("true or false", lambda value: isinstance(value, bool))
 _SPREAD = Argument(
     "a number from 0",

@@ -66,75 +66,77 @@ def settings_of(table: Mapping[str, Any], folder: Path) -> Settings:
             raise ModelLoadFailed(f"explain.{key}: {name} needs it")
     return Settings(
         method=name,
-        target=_target(table.get("target")),
-        output=_text(table, "output"),
-        inputs=_names(table.get("inputs", [])),
-        layer=_text(table, "layer"),
-        baselines=_by_input(table.get("baselines", 0), "baselines", folder),
+        target=_read_target(table.get("target")),
+        output=_read_text(table, "output"),
+        inputs=_read_names(table.get("inputs", [])),
+        layer=_read_text(table, "layer"),
+        baselines=_baselines_by_input(table.get("baselines", 0), "baselines", folder),
         arguments={
-            key: _argument(key, argument, table[key], folder)
+            key: _read_argument(key, argument, table[key], folder)
             for key, argument in method.arguments.items()
             if key in table
         },
     )
 
 
-def _target(value: Any) -> Target:
+def _read_target(value: Any) -> Target:
     numbers = isinstance(value, list) and value and all(type(each) is int and each >= 0 for each in value)
     if value is None or numbers or isinstance(value, str) or (type(value) is int and value >= 0):
         return value  # type: ignore[no-any-return]
     raise ModelLoadFailed("explain.target: expected the index of a class, its label, or a list of indices")
 
 
-def _text(table: Mapping[str, Any], key: str) -> str:
+def _read_text(table: Mapping[str, Any], key: str) -> str:
     value = table.get(key, "")
     if not isinstance(value, str):
         raise ModelLoadFailed(f"explain.{key}: expected a name")
     return value
 
 
-def _names(value: Any) -> list[str]:
+def _read_names(value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise ModelLoadFailed("explain.inputs: expected a list of names")
     return value
 
 
-def _argument(key: str, argument: Argument, value: Any, folder: Path) -> Any:
+def _read_argument(key: str, argument: Argument, value: Any, folder: Path) -> Any:
     values = value if argument.shaped and isinstance(value, dict) else {"": value}
     for each in values.values():
         if not argument.takes(each):
             raise ModelLoadFailed(f"explain.{key}: expected {argument.what}, got {each!r}")
     if key == "feature_mask":
-        return {name: _mask(each, folder) for name, each in values.items()}
+        return {name: _read_mask(each, folder) for name, each in values.items()}
     return values if argument.shaped else value
 
 
-def _mask(value: Any, folder: Path) -> Array:
+def _read_mask(value: Any, folder: Path) -> Array:
     try:
-        found = _file(value, "feature_mask", folder) if isinstance(value, str) else np.asarray(value)
+        mask = _load_array(value, "feature_mask", folder) if isinstance(value, str) else np.asarray(value)
     except ValueError:
         raise ModelLoadFailed("explain.feature_mask: its lists are of different lengths") from None
-    if found.dtype.kind not in "iu":
+    if mask.dtype.kind not in "iu":
         raise ModelLoadFailed(
             "explain.feature_mask: expected whole numbers, the same for what belongs together"
         )
-    return found
+    return mask
 
 
-def _by_input(value: Any, key: str, folder: Path) -> dict[str, Baseline]:
+def _baselines_by_input(value: Any, key: str, folder: Path) -> dict[str, Baseline]:
     values = value if isinstance(value, dict) else {"": value}
-    return {name: _baseline(each, f"{key}.{name}" if name else key, folder) for name, each in values.items()}
+    return {
+        name: _read_baseline(each, f"{key}.{name}" if name else key, folder) for name, each in values.items()
+    }
 
 
-def _baseline(value: Any, key: str, folder: Path) -> Baseline:
+def _read_baseline(value: Any, key: str, folder: Path) -> Baseline:
     if isinstance(value, str):
-        return _file(value, key, folder)
+        return _load_array(value, key, folder)
     if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
         raise ModelLoadFailed(f"explain.{key}: expected a number or the name of a .npy file, got {value!r}")
     return value
 
 
-def _file(name: str, key: str, folder: Path) -> Array:
+def _load_array(name: str, key: str, folder: Path) -> Array:
     """An array of numbers from a file of the model: in the folder of the version, or in the one above."""
     for place in (folder, folder.parent):
         file = place / name

@@ -19,7 +19,7 @@ from mooring.core.tensors import Array
 
 Index = tuple[int, ...]
 
-_SHOWN = 60
+_MAX_TARGET_TEXT = 60
 
 
 def indices_of(
@@ -30,29 +30,31 @@ def indices_of(
     if target is None:
         target = default
     if target is None:
-        return _predicted(scores, output)
+        return _predicted_indices(scores, output)
     if not shape:
         if target not in (0, "0"):
-            raise InvalidInput(f"target {_shown(target)}: output '{output}' is one number, so send none")
+            raise InvalidInput(
+                f"target {_shorten_target(target)}: output '{output}' is one number, so send none"
+            )
         return [()] * rows
     if len(shape) == 1:
         if not isinstance(target, list | tuple):
-            return [(_index(target, shape[0], labels, output),)] * rows
+            return [(_parse_index(target, shape[0], labels, output),)] * rows
         each = [one[0] if isinstance(one, list | tuple) and len(one) == 1 else one for one in target]
-        _count(each, rows)
-        return [(_index(one, shape[0], labels, output),) for one in each]
+        _check_count(each, rows)
+        return [(_parse_index(one, shape[0], labels, output),) for one in each]
     if not isinstance(target, list | tuple):
         raise InvalidInput(
-            f"target {_shown(target)}: output '{output}' has shape {list(shape)} for a row; "
+            f"target {_shorten_target(target)}: output '{output}' has shape {list(shape)} for a row; "
             f"send a list of {len(shape)} indices"
         )
     if not target or not isinstance(target[0], list | tuple):
-        return [_place(target, shape, output)] * rows
-    _count(target, rows)
-    return [_place(one, shape, output) for one in target]
+        return [_parse_position(target, shape, output)] * rows
+    _check_count(target, rows)
+    return [_parse_position(one, shape, output) for one in target]
 
 
-def _predicted(scores: Array, output: str) -> list[Index]:
+def _predicted_indices(scores: Array, output: str) -> list[Index]:
     shape = scores.shape[1:]
     if not shape:
         return [()] * len(scores)
@@ -64,25 +66,29 @@ def _predicted(scores: Array, output: str) -> list[Index]:
     return [(int(best),) + (0,) * (len(shape) - 1) for best in flat.argmax(axis=1)]
 
 
-def _place(target: Any, shape: Sequence[int], output: str) -> Index:
+def _parse_position(target: Any, shape: Sequence[int], output: str) -> Index:
     if not isinstance(target, list | tuple) or len(target) != len(shape):
-        raise InvalidInput(f"target {_shown(target)}: output '{output}' takes a list of {len(shape)} indices")
-    return tuple(_index(one, size, {}, output) for one, size in zip(target, shape, strict=True))
+        raise InvalidInput(
+            f"target {_shorten_target(target)}: output '{output}' takes a list of {len(shape)} indices"
+        )
+    return tuple(_parse_index(one, size, {}, output) for one, size in zip(target, shape, strict=True))
 
 
-def _index(target: Any, size: int, labels: Mapping[str, Any], output: str) -> int:
+def _parse_index(target: Any, size: int, labels: Mapping[str, Any], output: str) -> int:
     """Digits are an index, whatever the labels are; other text is a label."""
     index = target
     if isinstance(target, str):
         text = target.strip()
-        index = int(text) if text.isdecimal() and len(text) < 10 else _labeled(text, labels)
+        index = int(text) if text.isdecimal() and len(text) < 10 else _index_of_label(text, labels)
     if index is None or type(index) is not int or not 0 <= index < size:
-        names = f", or one of {_few(labels)}" if labels else ""
-        raise InvalidInput(f"target {_shown(target)}: output '{output}' takes 0 to {size - 1}{names}")
+        names = f", or one of {_first_labels(labels)}" if labels else ""
+        raise InvalidInput(
+            f"target {_shorten_target(target)}: output '{output}' takes 0 to {size - 1}{names}"
+        )
     return index
 
 
-def _labeled(text: str, labels: Mapping[str, Any]) -> int | None:
+def _index_of_label(text: str, labels: Mapping[str, Any]) -> int | None:
     for index, label in labels.items():
         # index_to_name.json has ["n01440764", "tench"] or a name alone.
         if index.isdecimal() and (text in label if isinstance(label, list) else text == label):
@@ -90,18 +96,18 @@ def _labeled(text: str, labels: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _few(labels: Mapping[str, Any]) -> str:
+def _first_labels(labels: Mapping[str, Any]) -> str:
     names = [repr(label[-1] if isinstance(label, list) and label else label) for label in labels.values()]
     return ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
 
 
-def _count(targets: Sequence[Any], rows: int) -> None:
+def _check_count(targets: Sequence[Any], rows: int) -> None:
     if len(targets) != rows:
         raise InvalidInput(
             f"target: a list of {len(targets)} for {rows} rows; send one for each row, or one for all"
         )
 
 
-def _shown(target: Any) -> str:
+def _shorten_target(target: Any) -> str:
     text = repr(target)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return text if len(text) <= _MAX_TARGET_TEXT else f"{text[:_MAX_TARGET_TEXT]}..."

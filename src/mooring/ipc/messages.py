@@ -17,7 +17,7 @@ from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
 
 _SLOT_CODE = 1
-_GRANT_CODE = 2
+_ANSWER_SLOT_CODE = 2
 _ATTACHED_CODE = 3
 
 
@@ -38,14 +38,14 @@ class Trial(msgspec.Struct, array_like=True, tag="trial"):
 
 
 class Batch(msgspec.Struct, array_like=True, tag="batch", gc=False):
-    """Requests that wait at the same moment. ``grants`` are slots that large answers may be written to."""
+    """Requests that wait at the same moment. ``answer_slots`` are slots that large answers may be written to."""
 
     keys: list[int]
     requests: list[InferenceRequest]
-    grants: list[Slot | None] | None = None
+    answer_slots: list[Slot | None] | None = None
 
 
-class Join(msgspec.Struct, array_like=True, tag="join"):
+class EnableJoining(msgspec.Struct, array_like=True, tag="enable_joining"):
     """The rows of requests may share calls of the model from now on (``Backend.join_requests``)."""
 
 
@@ -94,19 +94,19 @@ class Piece(msgspec.Struct, array_like=True, tag="piece"):
     response: InferenceResponse
 
 
-class Returned(msgspec.Struct, array_like=True, tag="returned"):
+class Unstarted(msgspec.Struct, array_like=True, tag="unstarted"):
     """Requests of a batch that were not started, because one before them is slow: give them to somebody else."""
 
     keys: list[int]
 
 
-class Measured(msgspec.Struct, array_like=True, tag="measured"):
+class MetricRecords(msgspec.Struct, array_like=True, tag="metrics"):
     """What the model's own code measured, where it is too much to wait for the next answers."""
 
     records: list[Record]
 
 
-class InGrant:
+class InAnswerSlot:
     """Stands for a payload that lies in the first ``size`` bytes of the slot granted to its request.
 
     A plain class: msgspec must not know how to encode it, or it would travel as a map.
@@ -118,8 +118,8 @@ class InGrant:
         self.size = size
 
 
-ToWorker = Load | Batch | Cancel | Join | Trial
-ToServer = Loaded | LoadFailed | Results | Piece | Returned | Measured | JoiningMissed
+ToWorker = Load | Batch | Cancel | EnableJoining | Trial
+ToServer = Loaded | LoadFailed | Results | Piece | Unstarted | MetricRecords | JoiningMissed
 
 
 class MessageEncoder:
@@ -167,8 +167,8 @@ class MessageEncoder:
                 return view
             self.attached.append(view)
             return msgspec.msgpack.Ext(_ATTACHED_CODE, (len(self.attached) - 1).to_bytes(4, "little"))
-        if isinstance(value, InGrant):
-            return msgspec.msgpack.Ext(_GRANT_CODE, value.size.to_bytes(8, "little"))
+        if isinstance(value, InAnswerSlot):
+            return msgspec.msgpack.Ext(_ANSWER_SLOT_CODE, value.size.to_bytes(8, "little"))
         raise TypeError(f"{type(value).__name__} cannot be sent to another process")
 
 
@@ -192,8 +192,8 @@ class MessageDecoder:
     def _decode_special(self, code: int, data: memoryview) -> Any:
         if code == _SLOT_CODE:
             return msgspec.msgpack.decode(data, type=Slot)
-        if code == _GRANT_CODE:
-            return InGrant(int.from_bytes(data, "little"))
+        if code == _ANSWER_SLOT_CODE:
+            return InAnswerSlot(int.from_bytes(data, "little"))
         if code == _ATTACHED_CODE:
             return self._attached[int.from_bytes(data, "little")]
         raise ValueError(f"message with an unknown extension {code}")

@@ -18,8 +18,8 @@ from mooring.ipc.messages import (
     NO_MEMORY,
     Batch,
     Codec,
-    InGrant,
-    Measured,
+    InAnswerSlot,
+    MetricRecords,
     Results,
     ToServer,
     ToWorker,
@@ -64,21 +64,21 @@ class Channel:
             attached = frames.attached
             message = self._codec.to_worker(frame, attached)
             if attached and None in attached:
-                self._refuse_lost(message)
+                self._refuse_lost_requests(message)
             messages.append(message)
         return messages
 
-    def _refuse_lost(self, batch: Batch) -> None:
+    def _refuse_lost_requests(self, batch: Batch) -> None:
         """Answer the requests that there was no memory for, and keep the others of their message."""
         for index in reversed(range(len(batch.keys))):
             if has_lost_payload(batch.requests[index]):
                 key = batch.keys.pop(index)
                 del batch.requests[index]
-                if batch.grants:
-                    del batch.grants[index]
+                if batch.answer_slots:
+                    del batch.answer_slots[index]
                 self.send(Results([key], [NO_MEMORY], []))
 
-    def attach(self, requests: Sequence[InferenceRequest]) -> None:
+    def map_slots(self, requests: Sequence[InferenceRequest]) -> None:
         """Turn the slots in the requests into views of the arena."""
         for request in requests:
             body = request.body
@@ -94,27 +94,27 @@ class Channel:
                         if type(element) is Slot:
                             data[index] = Buffer(self._arena.view(element), element)
 
-    def place(self, outcome: Outcome, grant: Slot | None) -> InferenceResponse | ErrorRecord:
+    def prepare_outcome(self, outcome: Outcome, answer_slot: Slot | None) -> InferenceResponse | ErrorRecord:
         """Make an outcome ready to send: errors as records, one large payload in the granted slot if it fits."""
         if isinstance(outcome, MooringError):
             return ErrorRecord.of(outcome)
-        if grant is not None:
-            self._fill(outcome.outputs, grant)
+        if answer_slot is not None:
+            self._fill_slot(outcome.outputs, answer_slot)
         return outcome
 
-    def _fill(self, outputs: list[Output], grant: Slot) -> None:
+    def _fill_slot(self, outputs: list[Output], answer_slot: Slot) -> None:
         for tensor in outputs:
             payloads = tensor.data if isinstance(tensor.data, list) else [tensor.data]
             for index, payload in enumerate(payloads):
-                if LARGE < len(payload) <= grant.size:
-                    self._arena.view(grant)[: len(payload)] = view_of(payload)
-                    payloads[index] = InGrant(len(payload))
+                if LARGE < len(payload) <= answer_slot.size:
+                    self._arena.view(answer_slot)[: len(payload)] = view_of(payload)
+                    payloads[index] = InAnswerSlot(len(payload))
                     if not isinstance(tensor.data, list):
                         tensor.data = payloads[0]
                     return
 
 
-class Outbox:
+class ResponseBuffer:
     """What is to be sent on one channel by a worker whose requests overlap: all that is ready in one message.
 
     What only makes sense whole (an instance of KServe v1) is kept until its last piece is there. Not for two threads.
@@ -123,40 +123,40 @@ class Outbox:
     def __init__(self, channel: Channel, recorder: Recorder) -> None:
         self.channel = channel
         self._recorder = recorder
-        self._grants: dict[int, Slot] = {}
+        self._answer_slots: dict[int, Slot] = {}
         self._pieces: dict[int, list[InferenceResponse]] = {}
         self._keys: list[int] = []
         self._outcomes: list[InferenceResponse | ErrorRecord] = []
         self._batches: list[tuple[int, float]] = []
 
-    def expect(self, batch: Batch) -> None:
+    def add_batch(self, batch: Batch) -> None:
         """These are about to be worked on: map what they have in the arena."""
-        self.channel.attach(batch.requests)
+        self.channel.map_slots(batch.requests)
         for index, (key, request) in enumerate(zip(batch.keys, batch.requests, strict=True)):
-            grant = batch.grants[index] if batch.grants else None
-            if grant is not None:
-                self._grants[key] = grant
+            answer_slot = batch.answer_slots[index] if batch.answer_slots else None
+            if answer_slot is not None:
+                self._answer_slots[key] = answer_slot
             if request.form is Form.INSTANCES and request.rows == 1:
                 self._pieces[key] = []
 
-    def put(self, key: int, outcome: Outcome) -> None:
+    def add_outcome(self, key: int, outcome: Outcome) -> None:
         """The answer to a request, or a piece of it."""
-        kept = self._pieces.get(key)
+        pieces = self._pieces.get(key)
         if isinstance(outcome, InferenceResponse) and not outcome.final:
-            if kept is None:
+            if pieces is None:
                 self._keys.append(key)
                 self._outcomes.append(outcome)
             else:
-                kept.append(outcome)
+                pieces.append(outcome)
             return
-        if kept is not None:
+        if pieces is not None:
             del self._pieces[key]
-            if kept and isinstance(outcome, InferenceResponse):
-                outcome = joined([*kept, outcome])
+            if pieces and isinstance(outcome, InferenceResponse):
+                outcome = join_pieces([*pieces, outcome])
         self._keys.append(key)
-        self._outcomes.append(self.channel.place(outcome, self._grants.pop(key, None)))
+        self._outcomes.append(self.channel.prepare_outcome(outcome, self._answer_slots.pop(key, None)))
 
-    def measure(self, rows: int, seconds: float) -> None:
+    def record_call(self, rows: int, seconds: float) -> None:
         """The model was called for so many rows."""
         self._batches.append((rows, seconds))
 
@@ -165,7 +165,7 @@ class Outbox:
         if self._recorder.record(name, value, unit, kind, dimensions):
             records = self._recorder.take()
             if records:  # another thread may have taken them
-                self.channel.send(Measured(records))
+                self.channel.send(MetricRecords(records))
 
     def send(self) -> None:
         """Send what there is."""
@@ -176,7 +176,7 @@ class Outbox:
         self.channel.send(Results(keys, outcomes, batches, self._recorder.take()))
 
 
-def joined(pieces: Sequence[InferenceResponse]) -> InferenceResponse:
+def join_pieces(pieces: Sequence[InferenceResponse]) -> InferenceResponse:
     """The one prediction that the pieces of an instance's answer make: their text, else the list of them."""
     elements = [bytes(element) for piece in pieces if piece.outputs for element in piece.outputs[0].data]
     if all(element.startswith(b'"') for element in elements):

@@ -8,15 +8,15 @@ from mooring.core.requests import TENSORS, InferenceRequest, InferenceResponse
 from mooring.core.service import Outcome
 
 
-def chunks(requests: Sequence[InferenceRequest], most: int) -> Iterator[tuple[int, int, int]]:
-    """Runs of neighbors of one operation and at most ``most`` rows: where each begins and ends, and its rows.
+def split_into_calls(requests: Sequence[InferenceRequest], limit: int) -> Iterator[tuple[int, int, int]]:
+    """Runs of neighbors of one operation and at most ``limit`` rows: where each begins and ends, and its rows.
 
     A single request of more rows is a run of its own.
     """
     begin = rows = 0
     for index, request in enumerate(requests):
         more = request.rows
-        if index > begin and (rows + more > most or request.operation is not requests[begin].operation):
+        if index > begin and (rows + more > limit or request.operation is not requests[begin].operation):
             yield begin, index, rows
             begin, rows = index, 0
         rows += more
@@ -24,21 +24,23 @@ def chunks(requests: Sequence[InferenceRequest], most: int) -> Iterator[tuple[in
         yield begin, len(requests), rows
 
 
-def within(most: int, requests: Sequence[InferenceRequest], outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
-    """The outcomes, with an error in the place of every answer of more bytes than ``most``.
+def enforce_answer_limit(
+    limit: int, requests: Sequence[InferenceRequest], outcomes: Sequence[Outcome]
+) -> Sequence[Outcome]:
+    """The outcomes, with an error in the place of every answer of more bytes than ``limit``.
 
     TorchServe kills the worker for such an answer and says 500; nothing is killed here. Tensors have no such limit:
     Triton's clients know none.
     """
-    found = outcomes
+    limited = outcomes
     for index, outcome in enumerate(outcomes):
         if type(outcome) is not InferenceResponse or requests[index].form is TENSORS:
             continue
         size = _size_of(outcome)
-        if size > most:
-            text = f"the model's answer has {size} bytes and max_response_size is {most}"
-            found = [*found[:index], InvalidOutput(text, code=500), *found[index + 1 :]]
-    return found
+        if size > limit:
+            text = f"the model's answer has {size} bytes and max_response_size is {limit}"
+            limited = [*limited[:index], InvalidOutput(text, code=500), *limited[index + 1 :]]
+    return limited
 
 
 def _size_of(response: InferenceResponse) -> int:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mooring.backends.backend import Backend, create
+from mooring.backends.backend import Backend, create_backend
 from mooring.core.errors import MooringError
 from mooring.core.service import ModelMetadata
 from mooring.ipc.framing import Frames
@@ -37,15 +37,15 @@ def receive_order(control: socket.socket) -> Load | Trial:
     raise EOFError
 
 
-def loaded_once(load: Load) -> Preloaded | str:
+def preload_model(load: Load) -> Preloaded | str:
     """Load the model in this process, which has one thread; else why it cannot be forked with it. Linux only."""
     try:
-        backend = create(load.spec.backend)
+        backend = create_backend(load.spec.backend)
         metadata = backend.load(load.spec, load.context)
     except Exception as error:  # the worker will meet the same, and report it
         return f"loading failed: {error.message if isinstance(error, MooringError) else line_of(error)}"
-    if backend.unshared:
-        return backend.unshared
+    if backend.fork_unsafe_reason:
+        return backend.fork_unsafe_reason
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads > 1:
         return f"loading it started {threads - 1} threads, which a fork would lose"

@@ -14,124 +14,129 @@ from mooring.core.requests import InferenceRequest, InferenceResponse, Operation
 from mooring.core.service import Outcome
 from mooring.ipc.messages import Batch, Cancel, Loaded, ToWorker
 from mooring.repository.spec import ModelSpec
-from mooring.worker_process.channel import Outbox
-from mooring.worker_process.outcomes import failure_of, within
+from mooring.worker_process.channel import ResponseBuffer
+from mooring.worker_process.outcomes import enforce_answer_limit, failure_of
 
 
 class _Row:
     """One request from the step it joins to the one it ends with."""
 
-    __slots__ = ("begun", "gone", "key", "outbox", "request")
+    __slots__ = ("buffer", "cancelled", "key", "request", "started")
 
-    def __init__(self, outbox: Outbox, key: int, request: InferenceRequest) -> None:
-        self.outbox = outbox
+    def __init__(self, buffer: ResponseBuffer, key: int, request: InferenceRequest) -> None:
+        self.buffer = buffer
         self.key = key
         self.request = request
-        self.begun = False
-        self.gone = False
+        self.started = False
+        self.cancelled = False
 
 
 class StepServing:
     """The requests in the worker, in the order of their arrival: those at work are always the first."""
 
     def __init__(
-        self, outboxes: Sequence[Outbox], backend: Backend, model: Stepwise, spec: ModelSpec, loaded: Loaded
+        self,
+        buffers: Sequence[ResponseBuffer],
+        backend: Backend,
+        model: Stepwise,
+        spec: ModelSpec,
+        loaded: Loaded,
     ) -> None:
         self._backend = backend
         self._model = model
         self._spec = spec
         self._loaded = loaded
-        self._outboxes = {outbox.channel.sock.fileno(): outbox for outbox in outboxes}
+        self._buffers = {buffer.channel.sock.fileno(): buffer for buffer in buffers}
         self._rows: list[_Row] = []
         self._poll = select.poll()
-        for fd in self._outboxes:
+        for fd in self._buffers:
             self._poll.register(fd, select.POLLIN)
 
     def run(self) -> None:
         """Return when the last channel is closed."""
-        while self._outboxes:
-            self.collect(0 if self._rows else None)
-            self._let_go()
+        while self._buffers:
+            self.receive_messages(0 if self._rows else None)
+            self._answer_without_step()
             if self._rows:
-                self._step()
+                self._run_step()
 
-    def collect(self, timeout: float | None) -> None:
+    def receive_messages(self, timeout: float | None) -> None:
         """Hear what the server says, waiting for it without a ``timeout``."""
         for fd, _ in self._poll.poll(timeout):
-            outbox = self._outboxes[fd]
-            messages = outbox.channel.receive()
+            buffer = self._buffers[fd]
+            messages = buffer.channel.receive()
             if messages is None:
                 self._poll.unregister(fd)
-                del self._outboxes[fd]
+                del self._buffers[fd]
                 for row in self._rows:
-                    row.gone = row.gone or row.outbox is outbox
+                    row.cancelled = row.cancelled or row.buffer is buffer
                 continue
             for message in messages:
-                self._take(outbox, message)
+                self._handle_message(buffer, message)
 
-    def _take(self, outbox: Outbox, message: ToWorker) -> None:
+    def _handle_message(self, buffer: ResponseBuffer, message: ToWorker) -> None:
         if isinstance(message, Batch):
-            outbox.expect(message)
+            buffer.add_batch(message)
             self._rows += [
-                _Row(outbox, key, request)
+                _Row(buffer, key, request)
                 for key, request in zip(message.keys, message.requests, strict=True)
             ]
         elif isinstance(message, Cancel):
             for row in self._rows:
-                row.gone = row.gone or (row.outbox is outbox and row.key in message.keys)
+                row.cancelled = row.cancelled or (row.buffer is buffer and row.key in message.keys)
         else:  # another front asks for what is there already
-            outbox.channel.send(self._loaded)
+            buffer.channel.send(self._loaded)
 
-    def _let_go(self) -> None:
+    def _answer_without_step(self) -> None:
         """Those that nobody waits for leave; those that ask for something else are answered and leave."""
         staying = []
         for row in self._rows:
-            if row.gone:
-                self._answer(row, RequestCancelled("nobody waits for the answer"))
+            if row.cancelled:
+                self._add_outcome(row, RequestCancelled("nobody waits for the answer"))
             elif row.request.operation is not Operation.INFER:
-                self._answer(row, self._ask(row))
+                self._add_outcome(row, self._infer_other(row))
             else:
                 staying.append(row)
         if len(staying) < len(self._rows):
             self._rows = staying
-            self._send()
+            self._flush_buffers()
 
-    def _ask(self, row: _Row) -> Outcome:
+    def _infer_other(self, row: _Row) -> Outcome:
         try:
             (outcome,) = self._backend.infer([row.request], _Reply(self, [row]))
         except Exception as error:  # user code may raise anything
             return failure_of(error)
         return outcome
 
-    def _step(self) -> None:
+    def _run_step(self) -> None:
         rows = self._rows[: self._spec.options.batching.max_batch_size]
         requests = [row.request for row in rows]
-        began = time.monotonic()
+        started_at = time.monotonic()
         outcomes: Sequence[Outcome]
         try:
-            outcomes = self._model.step(requests, sum(row.begun for row in rows), _Reply(self, rows))
+            outcomes = self._model.run_step(requests, sum(row.started for row in rows), _Reply(self, rows))
             if len(outcomes) != len(rows):
                 raise ModelFailed(f"the step gave {len(outcomes)} outcomes for {len(rows)} requests")
         except Exception as error:  # user code may raise anything while it infers
             outcomes = [failure_of(error)] * len(rows)
-        rows[0].outbox.measure(len(rows), time.monotonic() - began)
-        outcomes = within(self._spec.options.limits.max_response_bytes, requests, outcomes)
-        ended = set()
+        rows[0].buffer.record_call(len(rows), time.monotonic() - started_at)
+        outcomes = enforce_answer_limit(self._spec.options.limits.max_response_bytes, requests, outcomes)
+        finished = set()
         for row, outcome in zip(rows, outcomes, strict=True):
-            row.begun = True
-            self._answer(row, outcome)
+            row.started = True
+            self._add_outcome(row, outcome)
             if isinstance(outcome, MooringError) or outcome.final:
-                ended.add(row)
-        self._rows = [row for row in self._rows if row not in ended]
-        self._send()
+                finished.add(row)
+        self._rows = [row for row in self._rows if row not in finished]
+        self._flush_buffers()
 
-    def _answer(self, row: _Row, outcome: Outcome) -> None:
-        if row.outbox.channel.sock.fileno() in self._outboxes:
-            row.outbox.put(row.key, outcome)
+    def _add_outcome(self, row: _Row, outcome: Outcome) -> None:
+        if row.buffer.channel.sock.fileno() in self._buffers:
+            row.buffer.add_outcome(row.key, outcome)
 
-    def _send(self) -> None:
-        for outbox in self._outboxes.values():
-            outbox.send()
+    def _flush_buffers(self) -> None:
+        for buffer in self._buffers.values():
+            buffer.send()
 
 
 class _Reply:
@@ -142,13 +147,13 @@ class _Reply:
         self._rows = rows
 
     def emit(self, row: int, piece: InferenceResponse) -> None:
-        found = self._rows[row]
-        found.outbox.put(found.key, piece)
-        found.outbox.send()
+        target = self._rows[row]
+        target.buffer.add_outcome(target.key, piece)
+        target.buffer.send()
 
     def cancelled(self, row: int) -> bool:
-        self._serving.collect(0)
-        return self._rows[row].gone
+        self._serving.receive_messages(0)
+        return self._rows[row].cancelled
 
     def metric(self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]) -> None:
-        self._rows[0].outbox.record(name, value, unit, kind, dimensions)
+        self._rows[0].buffer.record(name, value, unit, kind, dimensions)

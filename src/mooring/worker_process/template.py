@@ -40,10 +40,10 @@ from mooring.ipc.template_protocol import (
 )
 from mooring.signals import end_with_parent, leave_to_first_process, spare_forks
 from mooring.worker_process import worker
-from mooring.worker_process.preloaded import Preloaded, loaded_once, receive_order
+from mooring.worker_process.preloaded import Preloaded, preload_model, receive_order
 
 
-def serve(control: socket.socket, parent: int) -> None:
+def serve_template(control: socket.socket, parent: int) -> None:
     """Import what the server names, say so, and fork on demand until it closes the control socket."""
     end_with_parent(parent)
     leave_to_first_process()
@@ -71,10 +71,10 @@ def _serve_model(control: socket.socket, parent: int) -> None:
     """Load the model that the server names, say so or why not, and fork on demand as every template."""
     order = receive_order(control)
     assert isinstance(order, Load)
-    model = loaded_once(order)
+    model = preload_model(order)
     if isinstance(model, str):
         reason = model.encode()
-        _tell(control, RECORD.pack(REFUSED, os.getpid(), len(reason)) + reason)
+        _send_record(control, RECORD.pack(REFUSED, os.getpid(), len(reason)) + reason)
     else:
         _fork_on_demand(control, model, parent)
 
@@ -92,28 +92,28 @@ def _fork_on_demand(control: socket.socket, model: Preloaded | None, parent: int
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     end_with_parent(parent, signal.SIGTERM)  # still, but there is something to be done first
-    _tell(control, RECORD.pack(READY, os.getpid(), 0))
+    _send_record(control, RECORD.pack(READY, os.getpid(), 0))
     poll = select.poll()
     poll.register(control, select.POLLIN)
     poll.register(wake, select.POLLIN)
-    wanted = True
-    family = _Family()
+    serving = True
+    children = _Children()
     try:
-        while wanted or (model is not None and _reap(control, family)):
+        while serving or (model is not None and _reap_children(control, children)):
             for fd, _ in poll.poll():
                 if fd == wake:
                     with suppress(BlockingIOError):
                         if signal.SIGTERM in os.read(wake, 512) and os.getppid() != parent:
                             return
-                    _reap(control, family)
-                elif not _fork(control, (wake, wake_write), model, family):
+                    _reap_children(control, children)
+                elif not _fork_child(control, (wake, wake_write), model, children):
                     poll.unregister(control)
-                    wanted = False
+                    serving = False
     finally:
-        family.end()
+        children.kill_all()
 
 
-class _Family:
+class _Children:
     """The children of this process, each the head of a process group that has what the model's code forked: that would
     outlive it otherwise, with the memory and the channels that it shares.
     """
@@ -121,41 +121,43 @@ class _Family:
     def __init__(self) -> None:
         self._workers: set[int] = set()
 
-    def born(self, pid: int) -> None:
+    def add(self, pid: int) -> None:
         self._workers.add(pid)
 
-    def died(self, pid: int) -> None:
+    def kill_group(self, pid: int) -> None:
         """To be called before it is waited for: until then nobody else gets its number."""
         self._workers.discard(pid)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
 
-    def end(self) -> None:
+    def kill_all(self) -> None:
         """End them all. Templates of models hear that this process has ended, and do the same with their own."""
         for pid in list(self._workers):
-            self.died(pid)
+            self.kill_group(pid)
 
 
-def _reap(control: socket.socket, family: _Family) -> bool:
+def _reap_children(control: socket.socket, children: _Children) -> bool:
     """Say which children have ended; whether there are others."""
     with suppress(ChildProcessError):
         while True:
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended is None:
                 return True
-            family.died(ended.si_pid)
+            children.kill_group(ended.si_pid)
             pid, status = os.waitpid(ended.si_pid, 0)
-            _tell(control, RECORD.pack(ENDED, pid, os.waitstatus_to_exitcode(status)))
+            _send_record(control, RECORD.pack(ENDED, pid, os.waitstatus_to_exitcode(status)))
     return False
 
 
-def _tell(control: socket.socket, record: bytes) -> None:
+def _send_record(control: socket.socket, record: bytes) -> None:
     """Nobody has to hear it: the server may be ending."""
     with suppress(BrokenPipeError, ConnectionResetError):
         control.sendall(record)
 
 
-def _fork(control: socket.socket, private: Sequence[int], model: Preloaded | None, family: _Family) -> bool:
+def _fork_child(
+    control: socket.socket, private: Sequence[int], model: Preloaded | None, children: _Children
+) -> bool:
     try:
         order, descriptors, _, _ = socket.recv_fds(control, ORDER.size, MAX_DESCRIPTORS)
     except ConnectionResetError:  # the server has closed its end before it read all that it was told
@@ -164,7 +166,7 @@ def _fork(control: socket.socket, private: Sequence[int], model: Preloaded | Non
         return False
     (channels,) = ORDER.unpack(order)
     if channels == PING:
-        _tell(control, RECORD.pack(PONG, os.getpid(), 0))
+        _send_record(control, RECORD.pack(PONG, os.getpid(), 0))
         return True
     parent = os.getpid()
     try:
@@ -172,25 +174,25 @@ def _fork(control: socket.socket, private: Sequence[int], model: Preloaded | Non
     except OSError as error:  # no more processes, or no memory: the workers that are there are not to blame
         for fd in descriptors:
             os.close(fd)
-        _tell(control, RECORD.pack(FORK_FAILED, 0, error.errno or 0))
+        _send_record(control, RECORD.pack(FORK_FAILED, 0, error.errno or 0))
         return True
     if pid == 0:
         control.close()
         for fd in private:
             os.close(fd)
         try:
-            _become(channels, descriptors, parent, model)
+            _run_child(channels, descriptors, parent, model)
         finally:  # nothing of the template's is ever done in a child
             os._exit(1)
     if channels != MODEL:
-        family.born(pid)
+        children.add(pid)
     for fd in descriptors:
         os.close(fd)
-    _tell(control, RECORD.pack(FORKED, pid, 0))
+    _send_record(control, RECORD.pack(FORKED, pid, 0))
     return True
 
 
-def _become(channels: int, descriptors: Sequence[int], parent: int, model: Preloaded | None) -> NoReturn:
+def _run_child(channels: int, descriptors: Sequence[int], parent: int, model: Preloaded | None) -> NoReturn:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     end_with_parent(parent)
@@ -207,11 +209,11 @@ def _become(channels: int, descriptors: Sequence[int], parent: int, model: Prelo
         elif channels == TRIAL:
             from mooring.worker_process import trial  # noqa: PLC0415 - for one process of a model's life
 
-            trial.main(socket.socket(fileno=rest[0]), model)
+            trial.run_trial(socket.socket(fileno=rest[0]), model)
         else:
             spare_forks()
             progress, *rest = rest
-            worker.main(rest[:channels], rest[channels:], progress, model)
+            worker.run_worker(rest[:channels], rest[channels:], progress, model)
     except SystemExit as exit_:  # the model's code asked for it
         status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
         if isinstance(exit_.code, str):
@@ -227,4 +229,4 @@ def _become(channels: int, descriptors: Sequence[int], parent: int, model: Prelo
 
 if __name__ == "__main__":
     set_soft_limit(int(sys.argv[3]))
-    serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
+    serve_template(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import structs
 
 from mooring.backends import trial
-from mooring.backends.backend import create
+from mooring.backends.backend import create_backend
 from mooring.backends.signature_check import DeclaredBackend, model_file, stamp_of
 from mooring.core.errors import MooringError
 from mooring.core.service import Joining
@@ -38,21 +38,21 @@ _CHUNK = 1 << 20
 _LIBRARIES = ("onnxruntime", "torch", "numpy")
 
 
-def main(control: socket.socket, model: Preloaded | None) -> None:
+def run_trial(control: socket.socket, model: Preloaded | None) -> None:
     """Try the model that the server names, loaded already or not, say what was found, and return."""
     order = receive_order(control)
     assert isinstance(order, Trial)
     try:
-        found = _looked_up(order, model)
+        result = _find_result(order, model)
     except MooringError as error:
-        found = trial.undecided(line_of(error))
+        result = trial.undecided(line_of(error))
     except MemoryError:
-        found = trial.undecided("the trial had too little memory")
+        result = trial.undecided("the trial had too little memory")
     with suppress(BrokenPipeError, ConnectionResetError):
-        control.sendall(msgspec.msgpack.encode(found))
+        control.sendall(msgspec.msgpack.encode(result))
 
 
-def _looked_up(order: Trial, model: Preloaded | None) -> Joining:
+def _find_result(order: Trial, model: Preloaded | None) -> Joining:
     """What was found before, else what is found now."""
     spec = order.load.spec
     files, whole = model_files(spec)
@@ -61,24 +61,24 @@ def _looked_up(order: Trial, model: Preloaded | None) -> Joining:
     loaded = model.backend.joining if model is not None else None
     if loaded is not None and loaded.stamp != stamp:
         # The file is no longer the one that the model was loaded from.
-        return structs.replace(_tried(order.load, model), stamp=loaded.stamp)
+        return structs.replace(_try_model(order.load, model), stamp=loaded.stamp)
     if not order.folder or not whole:
-        return structs.replace(_tried(order.load, model), stamp=stamp)
-    file = Path(order.folder, "joining", digest(spec, files))
-    found = kept(file)
-    if found is None:
-        found = _tried(order.load, model)
-        keep(file, found)
-    return structs.replace(found, stamp=stamp)
+        return structs.replace(_try_model(order.load, model), stamp=stamp)
+    file = Path(order.folder, "joining", result_key(spec, files))
+    result = load_result(file)
+    if result is None:
+        result = _try_model(order.load, model)
+        save_result(file, result)
+    return structs.replace(result, stamp=stamp)
 
 
-def _tried(load: Load, model: Preloaded | None) -> Joining:
+def _try_model(load: Load, model: Preloaded | None) -> Joining:
     if model is None:
-        backend = create(load.spec.backend)
+        backend = create_backend(load.spec.backend)
         backend.load(load.spec, load.context)
     else:
         backend = model.backend
-        backend.adopt(load.context)
+        backend.after_fork(load.context)
     assert isinstance(backend, DeclaredBackend)
     return trial.try_rows(backend)
 
@@ -99,10 +99,10 @@ def model_files(spec: ModelSpec) -> tuple[list[Path], bool]:
     """The model's file and its other parts, and whether all files were looked at. Raises ``ModelLoadFailed``."""
     file = model_file(spec)
     beside = list(itertools.islice(file.parent.rglob("*"), _MOST_FILES))
-    return [file, *_parts(spec, file, sorted(beside))], len(beside) < _MOST_FILES
+    return [file, *_find_parts(spec, file, sorted(beside))], len(beside) < _MOST_FILES
 
 
-def _parts(spec: ModelSpec, file: Path, beside: Sequence[Path]) -> Iterator[Path]:
+def _find_parts(spec: ModelSpec, file: Path, beside: Sequence[Path]) -> Iterator[Path]:
     """Of the files beside the model's own those that it names (external weights) or that have its code."""
     others = [each for each in beside if each != file and each.is_file()]
     if spec.parameters.get("module"):
@@ -115,30 +115,32 @@ def _parts(spec: ModelSpec, file: Path, beside: Sequence[Path]) -> Iterator[Path
         )
 
 
-def digest(spec: ModelSpec, files: list[Path]) -> str:
+def result_key(spec: ModelSpec, files: list[Path]) -> str:
     """What a result holds for: these contents, this configuration, these libraries and this trial."""
-    found = hashlib.sha256(msgspec.json.encode([trial.VERSION, spec.backend, *map(_release, _LIBRARIES)]))
-    found.update(
+    hasher = hashlib.sha256(
+        msgspec.json.encode([trial.VERSION, spec.backend, *map(_library_version, _LIBRARIES)])
+    )
+    hasher.update(
         msgspec.json.encode(
             [spec.inputs, spec.outputs, spec.parameters, spec.runtime.optimize, spec.runtime.channels_last]
         )
     )
     for file in files:
-        found.update(b"%d " % file.stat().st_size)
+        hasher.update(b"%d " % file.stat().st_size)
         with file.open("rb") as source:
             while chunk := source.read(_CHUNK):
-                found.update(chunk)
-    return found.hexdigest()
+                hasher.update(chunk)
+    return hasher.hexdigest()
 
 
-def _release(library: str) -> str:
+def _library_version(library: str) -> str:
     try:
         return version(library)
     except PackageNotFoundError:
         return ""
 
 
-def kept(file: Path) -> Joining | None:
+def load_result(file: Path) -> Joining | None:
     """What was found before; None where nothing was kept or it cannot be read."""
     try:
         return msgspec.json.decode(file.read_bytes(), type=Joining)
@@ -146,11 +148,11 @@ def kept(file: Path) -> Joining | None:
         return None
 
 
-def keep(file: Path, found: Joining) -> None:
+def save_result(file: Path, result: Joining) -> None:
     """For the next start. Where nothing can be written it is tried again then."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, name = tempfile.mkstemp(dir=file.parent)
         with os.fdopen(handle, "wb") as target:
-            target.write(msgspec.json.encode(found))
+            target.write(msgspec.json.encode(result))
         Path(name).replace(file)

@@ -23,12 +23,12 @@ _SEED = 0  # the same at every start: a failure can be seen again
 _MOST_RANDOM = 100  # what is random may be an index, or a count
 
 
-def warm(backend: Backend, spec: ModelSpec, metadata: ModelMetadata) -> None:
+def run_warmup(backend: Backend, spec: ModelSpec, metadata: ModelMetadata) -> None:
     """Make every warm-up request. Raises ``ModelLoadFailed`` that names the one that failed."""
     for warmup in spec.warmup:
         for _ in range(warmup.count):
             try:
-                outcome = _ask(backend, _request(spec, warmup, metadata))
+                outcome = _infer_once(backend, _build_request(spec, warmup, metadata))
             except Exception as error:  # user code may raise anything
                 outcome = failure_of(error)
             if isinstance(outcome, MooringError):
@@ -38,20 +38,20 @@ def warm(backend: Backend, spec: ModelSpec, metadata: ModelMetadata) -> None:
                 )
 
 
-def _ask(backend: Backend, request: InferenceRequest) -> Outcome:
-    model, reply = backend.overlap, _Unheard()
+def _infer_once(backend: Backend, request: InferenceRequest) -> Outcome:
+    model, reply = backend.overlap, _NullReply()
     if model is None:
         (outcome,) = backend.infer([request], reply)
     elif isinstance(model, Concurrent):
         (outcome,) = model.loop.run_until_complete(model.infer([request], reply))
     else:
-        (outcome,) = model.step([request], 0, reply)
+        (outcome,) = model.run_step([request], 0, reply)
         while isinstance(outcome, InferenceResponse) and not outcome.final:
-            (outcome,) = model.step([request], 1, reply)
+            (outcome,) = model.run_step([request], 1, reply)
     return outcome
 
 
-def _request(spec: ModelSpec, warmup: Warmup, metadata: ModelMetadata) -> InferenceRequest:
+def _build_request(spec: ModelSpec, warmup: Warmup, metadata: ModelMetadata) -> InferenceRequest:
     form = Form.TENSORS
     if warmup.body:
         form = Form.BODY
@@ -60,7 +60,7 @@ def _request(spec: ModelSpec, warmup: Warmup, metadata: ModelMetadata) -> Infere
             parameters = {"content_type": warmup.content_type}
         inputs = [Tensor("body", "BYTES", [1], [Path(warmup.body).read_bytes()], parameters)]
     else:
-        inputs = [_tensor(each) for each in warmup.inputs or _declared(spec, warmup, metadata)]
+        inputs = [_build_tensor(each) for each in warmup.inputs or _declared_inputs(spec, warmup, metadata)]
     # A sequence of its own, which leaves no state behind.
     step = None if not spec.sequence.enabled else Step(f"warmup-{warmup.name}", start=True, end=True)
     return InferenceRequest(
@@ -68,7 +68,7 @@ def _request(spec: ModelSpec, warmup: Warmup, metadata: ModelMetadata) -> Infere
     )
 
 
-def _declared(spec: ModelSpec, warmup: Warmup, metadata: ModelMetadata) -> Iterator[WarmupInput]:
+def _declared_inputs(spec: ModelSpec, warmup: Warmup, metadata: ModelMetadata) -> Iterator[WarmupInput]:
     declared = [each for each in spec.inputs or metadata.inputs if not each.optional]
     if not declared or not all(each.datatype for each in declared):
         raise ModelLoadFailed("the model declares no inputs: give the request a body or inputs")
@@ -79,37 +79,37 @@ def _declared(spec: ModelSpec, warmup: Warmup, metadata: ModelMetadata) -> Itera
         yield WarmupInput(each.name, each.datatype, shape, warmup.data)
 
 
-def _tensor(given: WarmupInput) -> Tensor:
-    data = Path(given.data).read_bytes() if given.data not in ("zero", "random") else _made(given)
-    elements = split_texts(memoryview(data), given.name) if given.datatype == "BYTES" else data
-    count = math.prod(given.shape)
-    expected, found = (
+def _build_tensor(spec: WarmupInput) -> Tensor:
+    data = Path(spec.data).read_bytes() if spec.data not in ("zero", "random") else _make_elements(spec)
+    elements = split_texts(memoryview(data), spec.name) if spec.datatype == "BYTES" else data
+    count = math.prod(spec.shape)
+    expected, actual = (
         (count, len(elements))
-        if given.datatype == "BYTES"
-        else (raw_size(given.datatype, given.shape), len(data))
+        if spec.datatype == "BYTES"
+        else (raw_size(spec.datatype, spec.shape), len(data))
     )
-    if found != expected:
+    if actual != expected:
         raise ModelLoadFailed(
-            f"input '{given.name}' needs {expected} elements or bytes, and {given.data} has {found}"
+            f"input '{spec.name}' needs {expected} elements or bytes, and {spec.data} has {actual}"
         )
-    return Tensor(given.name, given.datatype, given.shape, elements)
+    return Tensor(spec.name, spec.datatype, spec.shape, elements)
 
 
-def _made(given: WarmupInput) -> bytes:
+def _make_elements(spec: WarmupInput) -> bytes:
     """Raw elements that nobody recorded: numbers from 0 to 1, whole ones below a hundred, short texts of digits."""
-    count = math.prod(given.shape)
-    numbers = np.random.default_rng(_SEED).random(count) if given.data == "random" else np.zeros(count)
-    if given.datatype == "BYTES":
+    count = math.prod(spec.shape)
+    numbers = np.random.default_rng(_SEED).random(count) if spec.data == "random" else np.zeros(count)
+    if spec.datatype == "BYTES":
         return join_texts([b"%d" % (number * _MOST_RANDOM) if number else b"" for number in numbers])
-    if given.datatype == "BF16":
+    if spec.datatype == "BF16":
         return bfloat16(numbers).tobytes()
-    kind = np.dtype(NUMPY_TYPES[given.datatype])
+    kind = np.dtype(NUMPY_TYPES[spec.datatype])
     if kind.kind == "b":
         return (numbers >= 0.5).tobytes()
     return (numbers if kind.kind == "f" else numbers * _MOST_RANDOM).astype(kind).tobytes()
 
 
-class _Unheard(Reply):
+class _NullReply(Reply):
     """The ``Reply`` of a request that nobody made: nothing that is said is heard."""
 
     def emit(self, row: int, piece: InferenceResponse) -> None:

@@ -17,16 +17,16 @@ from mooring.ipc.messages import (
     Batch,
     Cancel,
     Codec,
-    InGrant,
+    InAnswerSlot,
     JoiningMissed,
     Loaded,
     LoadFailed,
-    Measured,
+    MetricRecords,
     Piece,
     Results,
-    Returned,
     ToServer,
     ToWorker,
+    Unstarted,
     has_lost_payload,
 )
 from mooring.ipc.progress import Progress
@@ -311,7 +311,7 @@ class WorkerHandle:
             work = self._outstanding.get(message.key)
             if work is not None:
                 work.piece(message.response)
-        elif isinstance(message, Returned):
+        elif isinstance(message, Unstarted):
             self._pool.owner.requeue([self._outstanding.pop(key) for key in message.keys])
             self._free_if_done()
         elif isinstance(message, Loaded):
@@ -323,7 +323,7 @@ class WorkerHandle:
             self._pool.on_joining_missed()
         elif isinstance(message, LoadFailed):
             self._pool.on_load_failed(self, message)
-        elif isinstance(message, Measured):
+        elif isinstance(message, MetricRecords):
             self._pool.on_records(message.records)
 
     def _handle_results(self, results: Results, *, large: bool) -> None:
@@ -458,7 +458,7 @@ def _large_payload(work: Work, response: InferenceResponse) -> int:
         data = tensor.data
         payloads = data if isinstance(data, list) else [data]
         for index, payload in enumerate(payloads):
-            if isinstance(payload, InGrant):
+            if isinstance(payload, InAnswerSlot):
                 slot, work.answer_slot = work.answer_slot, None
                 assert slot is not None
                 large = max(large, payload.size)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from msgspec import structs
 
 from mooring.core.service import Joining, JoiningState
-from mooring.ipc.messages import Join
+from mooring.ipc.messages import EnableJoining
 from mooring.observability.logs import get_logger
 from mooring.repository.spec import ModelSpec
 from mooring.workers.handle import OwnedWorker
@@ -37,7 +37,7 @@ class JoiningTrial:
         ):
             self.joining = declared
         elif known.state is JoiningState.SHOWN:
-            worker.send_message(Join())
+            worker.send_message(EnableJoining())
 
     def begin(self) -> bool:
         """Whether a trial is due now that requests might have shared a call; ``run`` it then."""
@@ -63,4 +63,4 @@ class JoiningTrial:
         log.info("requests are joined from now on", **facts)
         for worker in workers:
             if worker.loaded and worker.stamp == shown.stamp:
-                worker.send_message(Join())
+                worker.send_message(EnableJoining())

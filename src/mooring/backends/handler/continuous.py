@@ -34,13 +34,13 @@ class HandlerSteps(Stepwise):
         self._ids: dict[int, str] = {}
         self._numbers = itertools.count(1)
 
-    def step(self, requests: Sequence[InferenceRequest], begun: int, reply: Reply) -> Sequence[Outcome]:
+    def run_step(self, requests: Sequence[InferenceRequest], started: int, reply: Reply) -> Sequence[Outcome]:
         self._metrics.listen(reply.metric)
         outcomes: dict[int, Outcome] = {}
         rows: dict[int, Any] = {}
         for index, request in enumerate(requests):
             try:
-                rows[index] = {} if index < begun else self._row(request)
+                rows[index] = {} if index < started else self._row(request)
             except MooringError as error:
                 outcomes[index] = error
         if rows:

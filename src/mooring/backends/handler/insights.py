@@ -92,15 +92,15 @@ class HandlerNetwork:
         self._device = device
         self.differentiable = isinstance(model, torch.nn.Module)
 
-    def value(self, name: str, array: Array) -> torch.Tensor:
+    def to_tensor(self, name: str, array: Array) -> torch.Tensor:
         return torch.as_tensor(array).to(self._device)
 
-    def outputs(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def compute_outputs(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """One call; what else than tensors comes out is left out."""
         found = leaves(self._model(values[_DATA]))
         return {name: torch.as_tensor(value) for name, value in found.items() if _is_array(value)}
 
-    def module(self, layer: str) -> tuple[torch.nn.Module, torch.nn.Module | None]:
+    def select_layer(self, layer: str) -> tuple[torch.nn.Module, torch.nn.Module | None]:
         """Raises ``ModelLoadFailed`` where there is no such layer, or none to be seen."""
         if isinstance(self._model, torch.jit.ScriptModule):
             raise ModelLoadFailed("explain.method: TorchScript does not let its layers be watched")
