@@ -177,7 +177,7 @@ async def test_a_worker_calculates_with_as_many_threads_as_it_was_given(harness,
         pool = await deploy(harness, script, name=f"t{threads}", threads=threads, preload=preload)
         await ask(harness, INPUT, f"t{threads}")
         counts.append(psutil.Process(pool.workers[0].process.pid).num_threads())
-    assert counts[1] > counts[0] == 2  # the other one is the courier's
+    assert counts[1] > counts[0] == 2  # the other one is the flush thread
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Attributions with Captum: what of an input spoke for an answer. Knows tensors, and nothing of requests or models."""
+"""Attributions with Captum: how much each element of an input contributed to an output. Knows tensors, not requests."""

@@ -1,4 +1,4 @@
-"""Explanations of one model: the rows of a call in, the attributions of every row out."""
+"""Explanations of one model: attributions for every row of a call, by Captum."""
 
 import contextlib
 import warnings
@@ -19,26 +19,29 @@ Values = dict[str, torch.Tensor]
 
 
 class Network(Protocol):
-    """A model as Captum sees it: tensors by name in, tensors by name out."""
+    """A model as Captum calls it: tensors by name in, tensors by name out."""
 
     differentiable: bool
 
     def to_tensor(self, name: str, array: Array) -> torch.Tensor:
-        """An input as the model takes it. Raises ``Unsupported`` for text."""
+        """Return an input as a tensor on the model's device. Raises ``Unsupported`` for text."""
 
     def compute_outputs(self, values: Values) -> Values:
-        """One call, with gradients where there are some."""
+        """Call the model once; gradients flow through the result where the model has them."""
 
     def select_layer(self, layer: str) -> tuple[torch.nn.Module, torch.nn.Module | None]:
-        """What ``outputs`` runs from now on, with its single layers, and the layer of that name, None for "".
+        """Return the module whose layers can be hooked, which ``compute_outputs`` runs from now on, and its layer ``layer``.
 
-        Raises ``ModelLoadFailed``.
+        The layer is None for "". Raises ``ModelLoadFailed`` where there is no such layer, or none can be hooked.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """The inputs of a part of the rows, and how they go through the model. ``step``: rows of one run at most."""
+    """One output as a function of tensors in order: the explained inputs, then the others.
+
+    ``step`` is the most rows of one call of the model; 0 for no limit.
+    """
 
     network: Network
     output: str
@@ -47,7 +50,7 @@ class Call:
     step: int
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """The explained output, for the explained inputs and after them the others."""
+        """Return the explained output, in floating point, for the explained inputs and after them the others."""
         rows = inputs[0].shape[0]
         if not self.step or rows <= self.step:
             return self._forward_once(inputs)
@@ -58,14 +61,21 @@ class Call:
 
     def _forward_once(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         names = (*self.explained, *self.others)
-        # Copies: a model that works in place may not do so on what Captum differentiates by.
+        # Copies, because autograd refuses a model that works in place on a leaf that needs a gradient.
         values = {name: value.clone() for name, value in zip(names, inputs, strict=True)}
         scores = self.network.compute_outputs(values)[self.output]
         return scores if scores.is_floating_point() else scores.float()
 
 
 class Explainer:
-    """Explanations of one model, as ``settings`` has them. Raises ``ModelLoadFailed`` where it cannot give them."""
+    """Explains one model with the method and arguments in ``settings``.
+
+    Raises ``ModelLoadFailed`` where the method needs what the model lacks: gradients, or layers to hook.
+
+    How this works: ``attribute`` calls the model once for all rows, to check its output and to find the target of each row.
+    Then it gives Captum the rows in parts (``_part_size``), with the settings turned into Captum's arguments, and joins the
+    parts again. Random methods run with a fixed seed, so that a repeated request has the same answer.
+    """
 
     def __init__(self, settings: Settings, network: Network, labels: Mapping[str, Any]) -> None:
         self._settings = settings
@@ -85,11 +95,11 @@ class Explainer:
     def attribute(
         self, arrays: Mapping[str, Array], targets: Sequence[tuple[Any, int]], limit: int
     ) -> dict[str, Array]:
-        """The attributions of every row, by input, in the shape of the input.
+        """Return the attributions by input, each in the shape of its input, batch dimension first.
 
-        ``targets`` has what each request named as its target, with the number of its rows, 0 where the rows must stay
-        together; otherwise the model is called with ``limit`` rows at most. Raises ``InvalidInput`` for a target that
-        there is not.
+        ``targets`` has the target of each request, as it was sent, with the number of its rows. A number of 0 means that
+        all rows must go through the model in one call; otherwise a call has at most ``limit`` rows. Raises ``InvalidInput``
+        for a target that the output does not have, ``Unsupported`` for inputs or outputs that cannot be explained.
         """
         traits = self._settings.traits
         with torch.inference_mode(mode=False), torch.set_grad_enabled(traits.gradients):
@@ -120,9 +130,9 @@ class Explainer:
         }
 
     def _part_size(self, step: int) -> int:
-        """Rows that Captum is given at once."""
+        """Return the number of rows that Captum gets at once, where a call of the model has at most ``step``."""
         if self._settings.method == "GradientShap":
-            return 1  # a row draws the same lots whoever is beside it
+            return 1  # so that the noise of a row does not depend on the rows beside it
         # DeepLift puts the baselines beside the inputs.
         return max(1, step // 2) if self._settings.method == "DeepLift" else step
 
@@ -147,7 +157,7 @@ class Explainer:
         return floats if settings.traits.gradients else names
 
     def _compute_scores(self, values: Values, step: int) -> tuple[torch.Tensor, str]:
-        """What the model says to the inputs themselves, and the name of the output that is explained."""
+        """Return the explained output for the inputs themselves, all rows in order, and its name."""
         rows = next(iter(values.values())).shape[0]
         parts: list[torch.Tensor] = []
         name = self._settings.output
@@ -188,7 +198,7 @@ class Explainer:
         options["additional_forward_args"] = tuple(values[name] for name in call.others) or None
         try:
             with _fixed_seed(self._settings), warnings.catch_warnings():
-                # DeepLift tells its caller, with each call, that it hooks itself into the model.
+                # DeepLift warns with each call that it adds hooks to the model.
                 warnings.filterwarnings("ignore", message="Setting forward, backward hooks")
                 attributions = method(inputs, **options)
         except (ModelFailed, RuntimeError) as error:
@@ -207,12 +217,12 @@ class Explainer:
         return attributions if isinstance(attributions, tuple) else (attributions,)
 
     def _require_gradients(self, value: torch.Tensor) -> torch.Tensor:
-        """Captum asks for inputs that keep a gradient where a method needs one."""
+        """Return the input as a leaf that keeps its gradient, where the method needs gradients."""
         keeps = self._settings.traits.gradients and value.is_floating_point()
         return value.detach().requires_grad_(keeps)
 
     def _captum_method(self, call: Call) -> Callable[..., Any]:
-        """Captum's own ``attribute`` of the method."""
+        """Return the ``attribute`` function of the method's class in Captum."""
         from captum import attr
 
         settings = self._settings
@@ -250,7 +260,7 @@ class Explainer:
         return options
 
     def _baseline_tensor(self, baseline: Baseline, name: str, value: torch.Tensor) -> torch.Tensor:
-        """One row to compare with, or for GradientShap as many as there are."""
+        """Return the baseline of one input: one row, or for GradientShap as many as are configured."""
         shape = value.shape[1:]
         if not isinstance(baseline, np.ndarray):
             return torch.full((1, *shape), baseline).to(value.device, value.dtype)
@@ -265,7 +275,7 @@ class Explainer:
 
 
 class _CallModule(torch.nn.Module):
-    """A module whose layers Captum can watch, called with tensors in order."""
+    """The model as a module for methods that hook its layers: called with tensors in order."""
 
     def __init__(self, module: torch.nn.Module, call: Call) -> None:
         super().__init__()
@@ -287,7 +297,7 @@ def _row_count(values: Values) -> int:
 
 
 def _the_output(outputs: Values) -> str:
-    """The only output, or the only one of floating-point numbers."""
+    """Return the name of the only output, or of the only floating-point one. Raises ``Unsupported`` where it is not clear."""
     floats = [name for name, value in outputs.items() if value.is_floating_point()]
     for candidates in (list(outputs), floats):
         if len(candidates) == 1:
@@ -299,7 +309,7 @@ def _the_output(outputs: Values) -> str:
 
 
 def _captum_target(indices: Sequence[Index], device: torch.device) -> Any:
-    """The indices in the form that Captum wants."""
+    """Return the indices of all rows in the form that Captum takes: None, a tensor of classes, or a list of tuples."""
     if not indices[0]:
         return None
     if len(indices[0]) > 1:
@@ -308,7 +318,7 @@ def _captum_target(indices: Sequence[Index], device: torch.device) -> Any:
 
 
 def _fit_argument(key: str, value: Any, name: str, tensor: torch.Tensor) -> Any:
-    """A window, a stride or a mask for one input. Raises ``InvalidInput`` where the input has another shape."""
+    """Return a window, stride or mask for one input. Raises ``InvalidInput`` where it does not fit the input's shape."""
     shape = list(tensor.shape[1:])
     if value is None:
         raise Unsupported(f"explain.{key} says nothing of input '{name}'")
@@ -325,7 +335,7 @@ def _fit_argument(key: str, value: Any, name: str, tensor: torch.Tensor) -> Any:
 
 
 def _per_element(attributions: torch.Tensor, value: torch.Tensor, settings: Settings) -> torch.Tensor:
-    """What a layer's vectors got, added up: a number for every element of the input."""
+    """Sum the attributions of a layer's vectors to one number for every element of the input."""
     if attributions.ndim > value.ndim:
         attributions = attributions.flatten(value.ndim).sum(-1)
     if attributions.shape != value.shape:
@@ -336,7 +346,7 @@ def _per_element(attributions: torch.Tensor, value: torch.Tensor, settings: Sett
 
 
 def _gradient_advice(text: str, settings: Settings) -> str:
-    """What to do about a fault of autograd's, empty for any other."""
+    """Return what to change in the configuration after an error of autograd; empty for any other error."""
     if "does not require grad" in text or "appears to not have been used" in text:
         return (
             f"{settings.method} finds no gradient from the output to every explained input; name the inputs that "
@@ -352,7 +362,7 @@ def _gradient_advice(text: str, settings: Settings) -> str:
 
 @contextlib.contextmanager
 def _fixed_seed(settings: Settings) -> Iterator[None]:
-    """The same request draws the same lots, and nobody else's are touched."""
+    """Seed the generators of torch and numpy for one explanation, and restore their state afterwards."""
     if not settings.traits.random:
         yield
         return

@@ -1,4 +1,4 @@
-"""The methods there are, and what each of them can be told: one table, in Captum's own words."""
+"""The methods of explanation and their arguments: one table, with Captum's names."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """A value that a method takes. ``shaped``: its value may be a table by input."""
+    """An argument of a method: what it takes, in words and as a test. ``shaped``: it may be a table by input."""
 
     what: str
     takes: Callable[[Any], bool]
@@ -16,9 +16,10 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """``gradients`` has to look into the model, ``module`` into its single layers, ``random`` draws lots.
+    """One method: its arguments, and what it needs.
 
-    ``portion`` is the argument by which Captum is told how many rows to call the model with at most.
+    ``gradients``: it differentiates the model. ``module``: it hooks the model's layers. ``baselines``: it compares with a
+    baseline. ``random``: it draws random numbers. ``portion`` names the argument that limits the rows of a call of the model.
     """
 
     arguments: Mapping[str, Argument]

@@ -1,4 +1,4 @@
-"""What a model's configuration says of its explanations, checked when the model is loaded.
+"""The ``explain`` table of a model's configuration, checked when the model is loaded.
 
     method        one of ``METHODS``                    target    the class where a request names none
     output        which output is explained             inputs    which inputs are (the others are only passed on)
@@ -6,7 +6,7 @@
     baselines     what an input is compared with: a number, or a .npy file in the model's folder with a sample or a row
                   of samples, or a table of these by input
 
-and the method's own arguments. An unknown key is an error: a typo must not pass for a setting.
+and the method's own arguments. An unknown key is an error, so that a typing error is noticed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,15 +24,15 @@ from mooring.explain.methods import METHODS, Argument, Method
 DEFAULT = "IntegratedGradients"
 
 Target = int | str | list[Any] | None
-"""What a caller or a configuration names: an index, a label, or a list of either; see ``targets.py``."""
+"""A target as a caller or a configuration gives it: an index, a label, or a list of either; see ``targets.py``."""
 
 Baseline = float | Array
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Explanations as they are configured. ``baselines`` and masks are by input; under "" stands what goes for all.
+    """The configured explanations of a model. ``baselines`` and masks are by input; the key "" stands for all inputs.
 
-    ``arguments`` are the method's own, files already read.
+    ``arguments`` are the method's own, with files already read.
     """
 
     method: str = DEFAULT
@@ -45,12 +45,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def traits(self) -> Method:
-        """What the method needs and takes."""
+        """The method's entry in the table of methods."""
         return METHODS[self.method]
 
 
 def settings_of(table: Mapping[str, Any], folder: Path) -> Settings:
-    """The settings in a configuration's ``explain``. Raises ``ModelLoadFailed`` naming the key and what is known."""
+    """Parse the ``explain`` table; files are relative to ``folder``. Raises ``ModelLoadFailed``, which names the key."""
     name = table.get("method", DEFAULT)
     if name not in METHODS:
         raise ModelLoadFailed(f"explain.method: there is no {name!r}; known are {', '.join(METHODS)}")
@@ -137,7 +137,7 @@ def _read_baseline(value: Any, key: str, folder: Path) -> Baseline:
 
 
 def _load_array(name: str, key: str, folder: Path) -> Array:
-    """An array of numbers from a file of the model: in the folder of the version, or in the one above."""
+    """Load an array of numbers from a .npy file in the version's folder, or in the folder above it."""
     for place in (folder, folder.parent):
         file = place / name
         if not leads_out(name) and file.is_file():

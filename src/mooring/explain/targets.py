@@ -1,4 +1,4 @@
-"""Which number of an output is explained: every form of target that clients send, as one index per row. Pure rules.
+"""Targets: which number of an output is explained. Every form that clients send becomes one index per row. Pure rules.
 
 With n rows and an output of shape [n, ...] a target is an index for each dimension after the first:
 
@@ -6,7 +6,7 @@ With n rows and an output of shape [n, ...] a target is an index for each dimens
     [n, a, b, ...]    [3, 4, ...]                     for every row;  [[3, 4, ...], ...] one for each
     [n], [n, 1]       none is needed
 
-Nothing means the class that the model predicts.
+No target means the class that the model predicts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,10 @@ _MAX_TARGET_TEXT = 60
 def indices_of(
     target: Any, scores: Array, labels: Mapping[str, Any], *, default: Any = None, output: str = "output"
 ) -> list[Index]:
-    """The index for each row of ``scores``. Raises ``InvalidInput`` naming what would have been right."""
+    """Return the index for each row of ``scores``, which has the batch in its first dimension.
+
+    Raises ``InvalidInput``, which names the targets that the output has.
+    """
     rows, shape = scores.shape[0], scores.shape[1:]
     if target is None:
         target = default
@@ -75,7 +78,7 @@ def _parse_position(target: Any, shape: Sequence[int], output: str) -> Index:
 
 
 def _parse_index(target: Any, size: int, labels: Mapping[str, Any], output: str) -> int:
-    """Digits are an index, whatever the labels are; other text is a label."""
+    """Return the index of one target: text of digits is an index, other text a label. Raises ``InvalidInput``."""
     index = target
     if isinstance(target, str):
         text = target.strip()

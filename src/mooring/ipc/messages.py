@@ -1,6 +1,7 @@
-"""What server and worker say to each other, in msgpack; ``framing`` says how it is cut on their socket.
+"""The messages between server and worker, in msgpack; ``framing`` cuts them on the socket.
 
-Payloads in a slot of the arena travel as the slot's handle, large ones elsewhere beside the message, all others in it.
+A payload in a slot of the arena travels as the slot's handle. A large payload elsewhere travels beside the message, any
+other in it.
 """
 
 from collections.abc import Sequence
@@ -22,23 +23,21 @@ _ATTACHED_CODE = 3
 
 
 class Load(msgspec.Struct, array_like=True, tag="load"):
-    """First message to a worker: the model it is to be."""
+    """First message to a worker: the model to load."""
 
     spec: ModelSpec
     context: LoadContext
 
 
 class Trial(msgspec.Struct, array_like=True, tag="trial"):
-    """To a process that finds out whether requests may be joined, and answers with a ``Joining``: the model, and where
-    results are kept (empty: nowhere).
-    """
+    """To the process of a trial, which answers with a ``Joining``: the model, and the folder of results (empty: none)."""
 
     load: Load
     folder: str
 
 
 class Batch(msgspec.Struct, array_like=True, tag="batch", gc=False):
-    """Requests that wait at the same moment. ``answer_slots`` are slots that large answers may be written to."""
+    """Requests for the model. ``answer_slots`` has a slot for the large answer of each request, or None."""
 
     keys: list[int]
     requests: list[InferenceRequest]
@@ -46,11 +45,11 @@ class Batch(msgspec.Struct, array_like=True, tag="batch", gc=False):
 
 
 class EnableJoining(msgspec.Struct, array_like=True, tag="enable_joining"):
-    """The rows of requests may share calls of the model from now on (``Backend.join_requests``)."""
+    """From now on requests may share calls of the model (``Backend.join_requests``)."""
 
 
 class Cancel(msgspec.Struct, array_like=True, tag="cancel"):
-    """Nobody waits for these any more."""
+    """These requests were cancelled."""
 
     keys: list[int]
 
@@ -64,11 +63,11 @@ class Loaded(msgspec.Struct, array_like=True, tag="loaded"):
 
 
 class JoiningMissed(msgspec.Struct, array_like=True, tag="missed"):
-    """Requests came that might have shared a call, were it known that they may: it is worth a trial. Said once."""
+    """Requests came that could have shared a call, but it is not known yet whether they may. Sent once, it asks for a trial."""
 
 
 class LoadFailed(msgspec.Struct, array_like=True, tag="failed"):
-    """The model cannot be loaded; the worker ends after this. ``lasting``: nor will it be from the same files."""
+    """The model cannot be loaded; the worker ends after this. ``lasting``: the same files will fail again."""
 
     error: ErrorRecord
     lasting: bool = False
@@ -78,7 +77,7 @@ class Results(msgspec.Struct, array_like=True, tag="results", gc=False):
     """Answers, in any order. ``batches`` has the rows and seconds of every call of the model among them.
 
     A worker with a capacity answers requests of many messages in one of these, and sends pieces here, too.
-    ``records`` is what the model's own code measured meanwhile: nothing costs a byte, and no message of its own.
+    ``records`` are metrics of the model's own code, which need no message of their own this way.
     """
 
     keys: list[int]
@@ -95,21 +94,21 @@ class Piece(msgspec.Struct, array_like=True, tag="piece"):
 
 
 class Unstarted(msgspec.Struct, array_like=True, tag="unstarted"):
-    """Requests of a batch that were not started, because one before them is slow: give them to somebody else."""
+    """Requests of a batch that were not started, because a call before them is slow: other workers may take them."""
 
     keys: list[int]
 
 
 class MetricRecords(msgspec.Struct, array_like=True, tag="metrics"):
-    """What the model's own code measured, where it is too much to wait for the next answers."""
+    """Metrics of the model's own code, sent at once where there are too many to wait for the next answers."""
 
     records: list[Record]
 
 
 class InAnswerSlot:
-    """Stands for a payload that lies in the first ``size`` bytes of the slot granted to its request.
+    """A payload that is in the first ``size`` bytes of its request's answer slot.
 
-    A plain class: msgspec must not know how to encode it, or it would travel as a map.
+    No msgspec.Struct: msgspec would encode it as a map instead of calling the encoder's hook.
     """
 
     __slots__ = ("size",)
@@ -123,21 +122,21 @@ ToServer = Loaded | LoadFailed | Results | Piece | Unstarted | MetricRecords | J
 
 
 class MessageEncoder:
-    """Messages to frames, built in one reused buffer: send one before the next ``frame``, or ``detach`` it.
+    """Encodes messages to frames in one reused buffer: send a frame before the next one is encoded, or ``detach`` it.
 
-    ``lends`` is True for the server alone, whose slots mean something to its workers. What others have in a slot travels
-    in the message, since the slot is freed as soon as its request is answered.
+    ``lends`` is True for the server alone: only its slots are mapped by the workers. Payloads that others have in a slot
+    travel in the message, because the slot is freed as soon as its request is answered.
     """
 
     def __init__(self, *, lends: bool = False) -> None:
-        # Whether the last frame had memory in it that somebody must release: most have none.
+        # Whether the last frame refers to memory that has to be released after sending. Most do not.
         self.lent = False
         self.attached: list[memoryview] = []
         self._encoder = msgspec.msgpack.Encoder(enc_hook=self._encode_lent if lends else self._encode_own)
         self._frame = bytearray(65_536)
 
     def frame(self, message: Any) -> bytearray:
-        """The message with its length before it. Raises ``OverflowError`` for one above 2 GB."""
+        """Encode a message with its length before it. Raises ``OverflowError`` for one above 2 GB."""
         self.lent = False
         if self.attached:
             self.attached = []
@@ -151,7 +150,7 @@ class MessageEncoder:
         return frame
 
     def detach(self) -> None:
-        """Leave the last frame to whoever holds it."""
+        """Leave the last frame to its holder, and use a new buffer from now on."""
         self._frame = bytearray()
 
     def _encode_lent(self, value: Any) -> Any:
@@ -173,14 +172,14 @@ class MessageEncoder:
 
 
 class MessageDecoder:
-    """Frames to messages of these kinds. A payload that the receiver had no memory for is None."""
+    """Decodes frames to messages of these kinds. A payload for which the receiver had no memory is None."""
 
     def __init__(self, kinds: Any) -> None:
         self._attached: Sequence[Buffer | None] = ()
         self._decoder = msgspec.msgpack.Decoder(kinds, ext_hook=self._decode_special)
 
     def decode(self, frame: memoryview, attached: Sequence[Buffer | None] = ()) -> Any:
-        """The message; ``attached`` are the payloads that came after it."""
+        """Decode one message; ``attached`` are the payloads that came after it."""
         if not attached:
             return self._decoder.decode(frame)
         self._attached = attached
@@ -200,11 +199,11 @@ class MessageDecoder:
 
 
 class Codec(MessageEncoder):
-    """Messages between server and worker, both ways."""
+    """Encodes and decodes the messages between server and worker."""
 
     def __init__(self, *, lends: bool = True) -> None:
         super().__init__(lends=lends)
-        # Two decoders and no more: each knows only what its side may hear.
+        # One decoder for each direction: a side refuses messages that it must not receive.
         self.to_worker = MessageDecoder(ToWorker).decode
         self.to_server = MessageDecoder(ToServer).decode
 

@@ -1,4 +1,4 @@
-"""A worker's end of its channels: receiving what the server says, and sending answers."""
+"""The worker's end of a channel: it receives messages of the server and sends answers."""
 
 import socket
 import threading
@@ -29,7 +29,7 @@ from mooring.observability.records import Recorder
 
 
 class Channel:
-    """The worker's end of one of its channels. Blocking; sending is safe from two threads."""
+    """The worker's end of one channel. Blocks. ``send`` may be called from any thread, ``receive`` from one at a time."""
 
     def __init__(self, sock: socket.socket, arena: MappedArena, number: int = 0) -> None:
         sock.setblocking(True)
@@ -41,7 +41,11 @@ class Channel:
         self._sending = threading.Lock()
 
     def send(self, message: ToServer) -> None:
-        """Return once the kernel has taken all of it, or the other end is gone: ``receive`` says so then."""
+        """Send a message and return once the kernel has taken all of it.
+
+        Where the other end is gone nothing is raised: ``receive`` returns None then. Results for which there is no memory
+        are replaced by ``OutOfResources`` for each of their requests.
+        """
         with self._sending, suppress(BrokenPipeError, ConnectionResetError):
             try:
                 send_whole(self.sock, self._codec, message)
@@ -52,7 +56,10 @@ class Channel:
                 send_whole(self.sock, self._codec, failed)
 
     def receive(self) -> list[ToWorker] | None:
-        """What has come, waiting for at least one read; None when the server is gone."""
+        """Wait for one read and return the messages that are complete; None when the server is gone.
+
+        Requests whose payloads found no memory are answered here and are not among them.
+        """
         try:
             if not self._frames.receive(self.sock):
                 return None
@@ -69,7 +76,7 @@ class Channel:
         return messages
 
     def _refuse_lost_requests(self, batch: Batch) -> None:
-        """Answer the requests that there was no memory for, and keep the others of their message."""
+        """Answer the requests whose payloads found no memory, and leave the others in the batch."""
         for index in reversed(range(len(batch.keys))):
             if has_lost_payload(batch.requests[index]):
                 key = batch.keys.pop(index)
@@ -79,7 +86,7 @@ class Channel:
                 self.send(Results([key], [NO_MEMORY], []))
 
     def map_slots(self, requests: Sequence[InferenceRequest]) -> None:
-        """Turn the slots in the requests into views of the arena."""
+        """Replace the slot handles in the requests by buffers that view the shared memory."""
         for request in requests:
             body = request.body
             if body is not None and type(body.data) is Slot:
@@ -95,7 +102,7 @@ class Channel:
                             data[index] = Buffer(self._arena.view(element), element)
 
     def prepare_outcome(self, outcome: Outcome, answer_slot: Slot | None) -> InferenceResponse | ErrorRecord:
-        """Make an outcome ready to send: errors as records, one large payload in the granted slot if it fits."""
+        """Return the outcome as it is sent: an error as a record, an answer with one large payload in its answer slot."""
         if isinstance(outcome, MooringError):
             return ErrorRecord.of(outcome)
         if answer_slot is not None:
@@ -115,9 +122,9 @@ class Channel:
 
 
 class ResponseBuffer:
-    """What is to be sent on one channel by a worker whose requests overlap: all that is ready in one message.
+    """Collects answers for one channel of a worker whose requests overlap, and sends all that are ready in one message.
 
-    What only makes sense whole (an instance of KServe v1) is kept until its last piece is there. Not for two threads.
+    The pieces of a KServe v1 instance are kept until the last one, because its prediction is sent whole. Not thread-safe.
     """
 
     def __init__(self, channel: Channel, recorder: Recorder) -> None:
@@ -130,7 +137,7 @@ class ResponseBuffer:
         self._batches: list[tuple[int, float]] = []
 
     def add_batch(self, batch: Batch) -> None:
-        """These are about to be worked on: map what they have in the arena."""
+        """Prepare a batch for the model: map its slots, and keep its answer slots until its requests are answered."""
         self.channel.map_slots(batch.requests)
         for index, (key, request) in enumerate(zip(batch.keys, batch.requests, strict=True)):
             answer_slot = batch.answer_slots[index] if batch.answer_slots else None
@@ -140,7 +147,7 @@ class ResponseBuffer:
                 self._pieces[key] = []
 
     def add_outcome(self, key: int, outcome: Outcome) -> None:
-        """The answer to a request, or a piece of it."""
+        """Add the answer to a request, or a piece of it."""
         pieces = self._pieces.get(key)
         if isinstance(outcome, InferenceResponse) and not outcome.final:
             if pieces is None:
@@ -157,18 +164,18 @@ class ResponseBuffer:
         self._outcomes.append(self.channel.prepare_outcome(outcome, self._answer_slots.pop(key, None)))
 
     def record_call(self, rows: int, seconds: float) -> None:
-        """The model was called for so many rows."""
+        """Count a call of the model with so many rows."""
         self._batches.append((rows, seconds))
 
     def record(self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]) -> None:
-        """A metric of the model's own; see ``Reply.metric``."""
+        """Record a metric of the model's own code; see ``Reply.metric``."""
         if self._recorder.record(name, value, unit, kind, dimensions):
             records = self._recorder.take()
             if records:  # another thread may have taken them
                 self.channel.send(MetricRecords(records))
 
     def send(self) -> None:
-        """Send what there is."""
+        """Send what was collected, if anything."""
         if not self._keys and not self._batches:
             return
         keys, outcomes, batches = self._keys, self._outcomes, self._batches
@@ -177,7 +184,7 @@ class ResponseBuffer:
 
 
 def join_pieces(pieces: Sequence[InferenceResponse]) -> InferenceResponse:
-    """The one prediction that the pieces of an instance's answer make: their text, else the list of them."""
+    """Join the pieces of a KServe v1 instance to one prediction: the joined text where all are strings, else a list."""
     elements = [bytes(element) for piece in pieces if piece.outputs for element in piece.outputs[0].data]
     if all(element.startswith(b'"') for element in elements):
         prediction = msgspec.json.encode(

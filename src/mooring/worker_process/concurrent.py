@@ -19,7 +19,12 @@ from mooring.worker_process.outcomes import enforce_answer_limit, failure_of, sp
 
 
 class ConcurrentServing:
-    """Everything that runs in the worker, by channel."""
+    """Serves a model whose calls overlap.
+
+    How this works: the event loop of the model reads every channel. Each ``Batch`` is cut into calls, and each call is a
+    task (``_Call``). A call ends once: with the model's answers, with an error, when its time-out passes, or when all of its
+    requests are cancelled. Calls that end in one turn of the loop are sent in one message per channel.
+    """
 
     def __init__(
         self, buffers: Sequence[ResponseBuffer], model: Concurrent, spec: ModelSpec, loaded: Loaded
@@ -32,7 +37,7 @@ class ConcurrentServing:
         self._to_send: set[ResponseBuffer] = set()
 
     def run(self) -> None:
-        """Return when the last channel is closed."""
+        """Serve until the last channel is closed."""
         for buffer in self._calls:
             self.loop.add_reader(buffer.channel.sock, self._receive_messages, buffer)
         try:
@@ -56,7 +61,7 @@ class ConcurrentServing:
                 for key in message.keys:
                     if (call := self._calls[buffer].get(key)) is not None:
                         call.cancel_request(key)
-            elif isinstance(message, Load):  # another front asks for what is there already
+            elif isinstance(message, Load):  # another frontend asks for a model that is loaded already
                 buffer.channel.send(self._loaded)
 
     def _start_calls(self, buffer: ResponseBuffer, batch: Batch) -> None:
@@ -67,7 +72,7 @@ class ConcurrentServing:
             calls.update(dict.fromkeys(keys, _Call(self, buffer, keys, batch.requests[begin:end], rows)))
 
     def on_call_finished(self, call: "_Call") -> None:
-        """All requests of a call have their answers: send them, with those of others that end in the same turn."""
+        """Send the answers of a finished call, with those of other calls that end in the same turn of the loop."""
         calls = self._calls.get(call.buffer)
         if calls is None:
             return  # its channel is closed
@@ -84,7 +89,7 @@ class ConcurrentServing:
                 buffer.send()
 
     async def _wind_up(self) -> None:
-        """Cancel what still runs, the model's own tasks too, and let it clean up."""
+        """Cancel all tasks, the model's own too, and wait until they have cleaned up."""
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
@@ -93,7 +98,7 @@ class ConcurrentServing:
 
 
 class _Call:
-    """One batch in the model's hands, from its first moment to the answers of all its requests."""
+    """One call of the model, until all of its requests are answered. It owns its task and its time-out."""
 
     def __init__(
         self,
@@ -118,7 +123,7 @@ class _Call:
         self.task = serving.loop.create_task(self._run_call())
 
     def emit(self, row: int, piece: InferenceResponse) -> None:
-        """Send a piece of a row's answer now."""
+        """Send a piece of a row's answer now, which also starts the call's time-out anew."""
         if not self._finished and self.keys[row] not in self.cancelled_keys:
             self._last_activity = time.monotonic()
             self.streamed.add(row)
@@ -126,7 +131,7 @@ class _Call:
             self.buffer.send()
 
     def cancel_request(self, key: int) -> None:
-        """Nobody waits for this request any more; with the last one the call ends."""
+        """Note that a request was cancelled; with the last one the call ends."""
         self.cancelled_keys.add(key)
         if len(self.cancelled_keys) == len(self.keys):
             self._ending = RequestCancelled("nobody waits for the answer")
@@ -183,7 +188,7 @@ class _Call:
 
 
 class _Reply:
-    """The ``Reply`` that the backend gets for some rows of a call."""
+    """The ``Reply`` for some rows of a call; row i is row ``rows[i]`` of the call."""
 
     def __init__(self, call: _Call, rows: Sequence[int]) -> None:
         self._call = call

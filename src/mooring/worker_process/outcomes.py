@@ -1,4 +1,4 @@
-"""How requests become calls of a model and calls become outcomes: pure rules that every kind of worker keeps."""
+"""How requests become calls of a model, and calls become outcomes: the pure rules of every kind of worker."""
 
 import traceback
 from collections.abc import Iterator, Sequence
@@ -9,9 +9,9 @@ from mooring.core.service import Outcome
 
 
 def split_into_calls(requests: Sequence[InferenceRequest], limit: int) -> Iterator[tuple[int, int, int]]:
-    """Runs of neighbors of one operation and at most ``limit`` rows: where each begins and ends, and its rows.
+    """Yield (begin, end, rows) of each call: consecutive requests of one operation, of at most ``limit`` rows together.
 
-    A single request of more rows is a run of its own.
+    A request of more rows is a call of its own.
     """
     begin = rows = 0
     for index, request in enumerate(requests):
@@ -27,10 +27,10 @@ def split_into_calls(requests: Sequence[InferenceRequest], limit: int) -> Iterat
 def enforce_answer_limit(
     limit: int, requests: Sequence[InferenceRequest], outcomes: Sequence[Outcome]
 ) -> Sequence[Outcome]:
-    """The outcomes, with an error in the place of every answer of more bytes than ``limit``.
+    """Return the outcomes, with an error in place of every answer of more than ``limit`` bytes.
 
-    TorchServe kills the worker for such an answer and says 500; nothing is killed here. Tensors have no such limit:
-    Triton's clients know none.
+    TorchServe answers 500 for it and kills the worker; here the worker goes on. Answers of tensors have no limit, as in
+    Triton.
     """
     limited = outcomes
     for index, outcome in enumerate(outcomes):
@@ -56,16 +56,15 @@ def _size_of(response: InferenceResponse) -> int:
 
 
 def line_of(error: BaseException) -> str:
-    """An exception in a line: its type and its text."""
+    """Return an exception as one line: its type and its text."""
     return f"{type(error).__name__}: {error}"
 
 
 def fails_again(error: BaseException, *, code: bool) -> bool:
-    """Whether what was raised while a model loaded will be raised again as long as its files are the same.
+    """Whether an error while a model was loaded will come again as long as its files are the same.
 
-    So it is with what we refuse, with a file that a library cannot read, and with code that cannot be imported. What
-    else the model's own ``code`` raises, where it has some, may be a network that does not answer, and is not known to
-    last; nor is what the machine lacks for a moment.
+    True for what the server refuses, for a file that a library cannot read, and for code that cannot be imported. False
+    for other errors of the model's own ``code``, which may be a network that does not answer, and for a lack of memory.
     """
     if isinstance(error, (OutOfResources, MemoryError)):
         return False
@@ -78,7 +77,7 @@ def fails_again(error: BaseException, *, code: bool) -> bool:
 
 
 def failure_of(error: Exception) -> MooringError:
-    """What the model's code raised, as our error; call it while the exception is being handled."""
+    """Return an exception of the model's code as a ``MooringError``. Call it while the exception is being handled."""
     if isinstance(error, MooringError):
         return error
     detail = traceback.format_exc()

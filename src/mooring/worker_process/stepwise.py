@@ -1,7 +1,7 @@
 """A worker whose model works on requests step by step (TorchServe's continuous batching).
 
-Between two steps new requests join and withdrawn ones leave; nobody waits for the others to end. What is no
-prediction is asked between two steps, too.
+Between two steps new requests join, and finished or cancelled ones leave: no request waits for others to end. Requests
+that are no predictions (explanations, descriptions) are answered between two steps.
 """
 
 import select
@@ -19,7 +19,7 @@ from mooring.worker_process.outcomes import enforce_answer_limit, failure_of
 
 
 class _Row:
-    """One request from the step it joins to the one it ends with."""
+    """One request, from the step in which it joins to its last."""
 
     __slots__ = ("buffer", "cancelled", "key", "request", "started")
 
@@ -32,7 +32,7 @@ class _Row:
 
 
 class StepServing:
-    """The requests in the worker, in the order of their arrival: those at work are always the first."""
+    """Serves a model that works step by step. Its requests are in order of arrival; those in a step are the first."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class StepServing:
             self._poll.register(fd, select.POLLIN)
 
     def run(self) -> None:
-        """Return when the last channel is closed."""
+        """Serve until the last channel is closed."""
         while self._buffers:
             self.receive_messages(0 if self._rows else None)
             self._answer_without_step()
@@ -61,7 +61,7 @@ class StepServing:
                 self._run_step()
 
     def receive_messages(self, timeout: float | None) -> None:
-        """Hear what the server says, waiting for it without a ``timeout``."""
+        """Read the channels; ``timeout`` is in seconds, None waits for a message."""
         for fd, _ in self._poll.poll(timeout):
             buffer = self._buffers[fd]
             messages = buffer.channel.receive()
@@ -84,11 +84,11 @@ class StepServing:
         elif isinstance(message, Cancel):
             for row in self._rows:
                 row.cancelled = row.cancelled or (row.buffer is buffer and row.key in message.keys)
-        else:  # another front asks for what is there already
+        else:  # another frontend asks for a model that is loaded already
             buffer.channel.send(self._loaded)
 
     def _answer_without_step(self) -> None:
-        """Those that nobody waits for leave; those that ask for something else are answered and leave."""
+        """Answer the requests that take part in no step: cancelled ones, and those that are no predictions."""
         staying = []
         for row in self._rows:
             if row.cancelled:
@@ -140,7 +140,7 @@ class StepServing:
 
 
 class _Reply:
-    """The ``Reply`` that the backend gets for the rows of a step."""
+    """The ``Reply`` for the rows of a step."""
 
     def __init__(self, serving: StepServing, rows: Sequence[_Row]) -> None:
         self._serving = serving

@@ -1,13 +1,13 @@
-"""The process that workers are forked from: it imports a backend's libraries once and then only forks.
+"""The template process, from which workers are forked: it imports a backend's libraries once and then only forks.
 
-A fork shares the pages of what was imported, so one more worker costs tens of megabytes and milliseconds. The
+A fork shares the pages of the imported libraries, so one more worker costs tens of megabytes and milliseconds. The
 template never runs model code, starts no thread and no event loop, and never imports grpc: only such a process can
-be forked safely. A template that imports nothing is how a worker is *spawned*: its child imports all by itself.
+be forked safely. Where a worker must be *spawned*, its template imports nothing, and the child imports everything.
 
-A template may also be asked to fork a *template of a model*, which loads it (preloaded.py) and is forked in turn: its
-workers share the model's pages as well.
+A template may also fork a *template of a model*, which loads the model (preloaded.py) and is forked in turn: its workers
+share the model's pages as well.
 
-The server asks over the control socket (``ipc/template_protocol.py``).
+The server gives orders over the control socket (``ipc/template_protocol.py``).
 """
 
 import gc
@@ -44,7 +44,7 @@ from mooring.worker_process.preloaded import Preloaded, preload_model, receive_o
 
 
 def serve_template(control: socket.socket, parent: int) -> None:
-    """Import what the server names, say so, and fork on demand until it closes the control socket."""
+    """Import the modules that the server names, report ready, and fork on demand until the control socket is closed."""
     end_with_parent(parent)
     leave_to_first_process()
     gc.disable()  # what an import makes stays; looking for what does not took a fifth of torch's (0.15 of 0.72 s)
@@ -58,17 +58,17 @@ def serve_template(control: socket.socket, parent: int) -> None:
 
 
 def _receive_modules(control: socket.socket) -> list[str]:
-    """What to import. No word of it: the server did not want any of this, and the process ends."""
+    """Return the names of the modules to import. Ends the process where the server closes the socket instead."""
     head = control.recv(LENGTH.size, socket.MSG_WAITALL)
     if not head:
         sys.exit()
     (length,) = LENGTH.unpack(head)
-    # To the byte: descriptors come with the next word.
+    # Not a byte more: descriptors come with the next message, and a longer read would lose them.
     return control.recv(length, socket.MSG_WAITALL).decode().split() if length else []
 
 
 def _serve_model(control: socket.socket, parent: int) -> None:
-    """Load the model that the server names, say so or why not, and fork on demand as every template."""
+    """Load the model that the server names and fork on demand; where it cannot be forked, report why and return."""
     order = receive_order(control)
     assert isinstance(order, Load)
     model = preload_model(order)
@@ -80,9 +80,9 @@ def _serve_model(control: socket.socket, parent: int) -> None:
 
 
 def _fork_on_demand(control: socket.socket, model: Preloaded | None, parent: int) -> None:
-    """Return when the server has closed the control socket, and every worker of a model with it has ended.
+    """Fork on demand until the server has closed the control socket and, of a model, every worker has ended.
 
-    It also returns when the parent has died, which the kernel says with SIGTERM; from others that means nothing.
+    Returns also when the parent has died. The kernel sends SIGTERM then; SIGTERM from any other sender is ignored.
     """
     gc.collect()
     gc.freeze()  # the children's collector must not touch, and so copy, the pages they share
@@ -91,7 +91,7 @@ def _fork_on_demand(control: socket.socket, model: Preloaded | None, parent: int
     os.set_blocking(wake, False)
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    end_with_parent(parent, signal.SIGTERM)  # still, but there is something to be done first
+    end_with_parent(parent, signal.SIGTERM)  # not SIGKILL any more: the children have to be ended first
     _send_record(control, RECORD.pack(READY, os.getpid(), 0))
     poll = select.poll()
     poll.register(control, select.POLLIN)
@@ -114,8 +114,8 @@ def _fork_on_demand(control: socket.socket, model: Preloaded | None, parent: int
 
 
 class _Children:
-    """The children of this process, each the head of a process group that has what the model's code forked: that would
-    outlive it otherwise, with the memory and the channels that it shares.
+    """The children of this process. Each leads a process group, in which processes that the model's code forks are, too:
+    they would outlive the worker otherwise, with the memory and the channels that they share with it.
     """
 
     def __init__(self) -> None:
@@ -125,19 +125,19 @@ class _Children:
         self._workers.add(pid)
 
     def kill_group(self, pid: int) -> None:
-        """To be called before it is waited for: until then nobody else gets its number."""
+        """Kill the group of an ended child. Call it before ``waitpid``: until then its pid is not given to another."""
         self._workers.discard(pid)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
 
     def kill_all(self) -> None:
-        """End them all. Templates of models hear that this process has ended, and do the same with their own."""
+        """Kill all children's groups. Templates of models notice that their parent has ended and do the same."""
         for pid in list(self._workers):
             self.kill_group(pid)
 
 
 def _reap_children(control: socket.socket, children: _Children) -> bool:
-    """Say which children have ended; whether there are others."""
+    """Report the children that have ended; True where others still run."""
     with suppress(ChildProcessError):
         while True:
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -150,7 +150,7 @@ def _reap_children(control: socket.socket, children: _Children) -> bool:
 
 
 def _send_record(control: socket.socket, record: bytes) -> None:
-    """Nobody has to hear it: the server may be ending."""
+    """Send a record to the server, which may have ended already."""
     with suppress(BrokenPipeError, ConnectionResetError):
         control.sendall(record)
 

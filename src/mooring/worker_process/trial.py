@@ -1,7 +1,7 @@
-"""A process that finds out whether requests for a model file may share its calls, and ends.
+"""The process of a trial: it tries whether requests for a model file may share a call, reports it, and ends.
 
-It is forked beside the workers, so that whatever the made-up rows do to the model harms nobody, with bounds on its memory
-(the server bounds its time). What it found is kept by the content of the model's files.
+It is forked beside the workers, so that made-up rows that crash the model harm no request. Its memory is bounded here, its
+time by the server. The result is stored under a digest of the model's files.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from mooring.repository.spec import ModelSpec
 from mooring.worker_process.outcomes import line_of
 from mooring.worker_process.preloaded import Preloaded, receive_order
 
-# Beside what the process has when it begins: for calls of the model, and so many times the size of its files.
+# Memory beyond what the process has at its start: this much for calls, and _COPIES times the size of the model's files.
 _MEMORY = 1 << 30
 _COPIES = 4
 # How many files beside a model are looked at: its weights may be in some of them.
@@ -39,7 +39,7 @@ _LIBRARIES = ("onnxruntime", "torch", "numpy")
 
 
 def run_trial(control: socket.socket, model: Preloaded | None) -> None:
-    """Try the model that the server names, loaded already or not, say what was found, and return."""
+    """Try the model that the server names, which may be loaded already, and send the ``Joining`` that results."""
     order = receive_order(control)
     assert isinstance(order, Trial)
     try:
@@ -53,7 +53,7 @@ def run_trial(control: socket.socket, model: Preloaded | None) -> None:
 
 
 def _find_result(order: Trial, model: Preloaded | None) -> Joining:
-    """What was found before, else what is found now."""
+    """Return the stored result of the same files, else try the model and store the result."""
     spec = order.load.spec
     files, whole = model_files(spec)
     _bound_memory(sum(each.stat().st_size for each in files))
@@ -84,26 +84,29 @@ def _try_model(load: Load, model: Preloaded | None) -> Joining:
 
 
 def _bound_memory(size: int) -> None:
-    """Let the process have so much more memory than it has, or what its container lets it have."""
+    """Limit the process to ``_MEMORY`` and ``_COPIES`` times ``size`` bytes beyond what it has now."""
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         has = next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmData:"))
         limit = has + _MEMORY + _COPIES * size
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    # Where memory is short all the same, this process is the one to end.
+    # Where memory runs short all the same, the kernel kills this process first.
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def model_files(spec: ModelSpec) -> tuple[list[Path], bool]:
-    """The model's file and its other parts, and whether all files were looked at. Raises ``ModelLoadFailed``."""
+    """Return the model's file with its other parts, and whether all files beside it were examined.
+
+    Raises ``ModelLoadFailed`` where the file is gone.
+    """
     file = model_file(spec)
     beside = list(itertools.islice(file.parent.rglob("*"), _MOST_FILES))
     return [file, *_find_parts(spec, file, sorted(beside))], len(beside) < _MOST_FILES
 
 
 def _find_parts(spec: ModelSpec, file: Path, beside: Sequence[Path]) -> Iterator[Path]:
-    """Of the files beside the model's own those that it names (external weights) or that have its code."""
+    """Yield the files beside the model's own that it names (external weights) or that hold its code."""
     others = [each for each in beside if each != file and each.is_file()]
     if spec.parameters.get("module"):
         yield from (each for each in others if each.suffix == ".py")
@@ -116,7 +119,7 @@ def _find_parts(spec: ModelSpec, file: Path, beside: Sequence[Path]) -> Iterator
 
 
 def result_key(spec: ModelSpec, files: list[Path]) -> str:
-    """What a result holds for: these contents, this configuration, these libraries and this trial."""
+    """Return the digest under which a result is stored: of the files' contents, configuration, libraries and trial."""
     hasher = hashlib.sha256(
         msgspec.json.encode([trial.VERSION, spec.backend, *map(_library_version, _LIBRARIES)])
     )
@@ -141,7 +144,7 @@ def _library_version(library: str) -> str:
 
 
 def load_result(file: Path) -> Joining | None:
-    """What was found before; None where nothing was kept or it cannot be read."""
+    """Read a stored result; None where there is none or it cannot be read."""
     try:
         return msgspec.json.decode(file.read_bytes(), type=Joining)
     except (OSError, msgspec.DecodeError):
@@ -149,7 +152,7 @@ def load_result(file: Path) -> Joining | None:
 
 
 def save_result(file: Path, result: Joining) -> None:
-    """For the next start. Where nothing can be written it is tried again then."""
+    """Store a result for the next start. Where the folder cannot be written, the model is tried again then."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, name = tempfile.mkstemp(dir=file.parent)

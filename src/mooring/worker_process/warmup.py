@@ -1,6 +1,6 @@
-"""What a worker asks its model before it takes requests: the first calls of many libraries take seconds.
+"""Warm-up: requests that a worker gives its model before it is ready, since the first calls of many libraries take seconds.
 
-The requests are a client's in all but their way: the model is asked what it would be asked then, and in the same form.
+The requests have the forms that requests of clients have when they reach the backend.
 """
 
 import math
@@ -20,11 +20,11 @@ from mooring.repository.spec import ModelSpec, Warmup, WarmupInput
 from mooring.worker_process.outcomes import failure_of
 
 _SEED = 0  # the same at every start: a failure can be seen again
-_MOST_RANDOM = 100  # what is random may be an index, or a count
+_MOST_RANDOM = 100  # random numbers may be used as indices or counts, so they are small
 
 
 def run_warmup(backend: Backend, spec: ModelSpec, metadata: ModelMetadata) -> None:
-    """Make every warm-up request. Raises ``ModelLoadFailed`` that names the one that failed."""
+    """Run every warm-up request. Raises ``ModelLoadFailed``, which names the request that failed."""
     for warmup in spec.warmup:
         for _ in range(warmup.count):
             try:
@@ -96,7 +96,7 @@ def _build_tensor(spec: WarmupInput) -> Tensor:
 
 
 def _make_elements(spec: WarmupInput) -> bytes:
-    """Raw elements that nobody recorded: numbers from 0 to 1, whole ones below a hundred, short texts of digits."""
+    """Return raw elements: floats from 0 to 1, integers below 100, or short texts of digits; all zero unless random."""
     count = math.prod(spec.shape)
     numbers = np.random.default_rng(_SEED).random(count) if spec.data == "random" else np.zeros(count)
     if spec.datatype == "BYTES":
@@ -110,13 +110,13 @@ def _make_elements(spec: WarmupInput) -> bytes:
 
 
 class _NullReply(Reply):
-    """The ``Reply`` of a request that nobody made: nothing that is said is heard."""
+    """The ``Reply`` of a warm-up request, which discards everything."""
 
     def emit(self, row: int, piece: InferenceResponse) -> None:
-        """A piece of a streamed answer."""
+        """Discard the piece."""
 
     def cancelled(self, row: int) -> bool:
         return False
 
     def metric(self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]) -> None:
-        """A metric of the model's own."""
+        """Discard the metric."""

@@ -1,8 +1,8 @@
-"""What a child process does: load, then receive, infer, send, for as long as the server is there.
+"""A worker process: it loads one model, then receives requests, infers and sends answers until the server is gone.
 
-It serves its channels in turn, one message at a time. A message may hold more requests than the model takes at once;
-the model is called in batches of at most its maximum, and what is ready travels back together. A model that takes
-requests while others run is served by concurrent.py or stepwise.py once it is loaded.
+The worker serves its channels in turn, one message at a time. A message may hold more requests than the model takes
+at once: the model is called in batches of at most its maximum, and the answers that are ready travel back together.
+A model that takes requests while others run is served by concurrent.py or stepwise.py once it is loaded.
 """
 
 import select
@@ -46,16 +46,21 @@ from mooring.worker_process.outcomes import (
 from mooring.worker_process.preloaded import Preloaded
 from mooring.worker_process.stepwise import StepServing
 
-# How long finished answers may wait for a slower one in the same message, in seconds.
+# Seconds that finished answers may wait for a slower call of the same message.
 _FLUSH_DELAY = 0.003
-# How many looks in vain (of _PATIENCE each) before the courier sleeps until it is called.
+# Rounds (of _FLUSH_DELAY each) without a batch before the flush thread sleeps until it is woken.
 _MAX_IDLE_ROUNDS = 100
 
 
 class BatchInProgress:
-    """One message being worked on: what was started, what is ready, what was handed back.
+    """One message of requests while the model works on it.
 
-    The model's thread begins and adds; the courier sends what has waited too long. One lock keeps them apart.
+    How this works: the model's thread takes the requests of the next call (``take_requests``), calls the model, and adds
+    its answers (``add_outcomes``). With the last call it sends what is left (``send_rest``). Meanwhile the flush thread
+    calls ``flush_if_late``. Where the call at hand has taken longer than ``_FLUSH_DELAY``, it sends the answers that are
+    ready, and gives the requests that were not started back to the server, which has other workers. The requests of a
+    message are therefore in three runs, in this order: answered and sent, taken, not started. A lock guards the borders
+    between them. After requests were given back, ``take_requests`` refuses to take any.
     """
 
     def __init__(self, channel: Channel, batch: Batch, progress: Progress, recorder: Recorder) -> None:
@@ -73,7 +78,7 @@ class BatchInProgress:
         self._batches: list[tuple[int, float]] = []
 
     def take_requests(self, end: int) -> bool:
-        """Take the requests up to ``end``; False when they were handed back meanwhile."""
+        """Take the requests up to ``end`` for a call; False where they were given back to the server meanwhile."""
         with self._lock:
             if self._gave_back:
                 return False
@@ -83,7 +88,7 @@ class BatchInProgress:
             return True
 
     def add_outcomes(self, outcomes: Sequence[Outcome], rows: int) -> None:
-        """Keep the answers to what ``take_requests`` took."""
+        """Keep the outcomes of the requests taken last, in order; their call had ``rows`` rows."""
         answer_slots = self.batch.answer_slots
         with self._lock:
             self._batches.append((rows, time.monotonic() - self.started_at))
@@ -102,12 +107,15 @@ class BatchInProgress:
                 self._outcomes.append(self._channel.prepare_outcome(outcome, answer_slots[base + offset]))
 
     def send_rest(self) -> None:
-        """Send what is left."""
+        """Send the outcomes that were not sent yet."""
         with self._lock:
             self._send()
 
     def flush_if_late(self, now: float) -> None:
-        """Called by the courier: if the model is slow at the moment, let nobody else wait for it."""
+        """Send what is ready and give back what was not started, where the call at hand takes long.
+
+        ``now`` is on the monotonic clock. Called from the flush thread.
+        """
         with self._lock:
             if now - self.started_at < _FLUSH_DELAY:
                 return
@@ -127,7 +135,7 @@ class BatchInProgress:
 
 
 class WorkerReply:
-    """The ``Reply`` that the backend gets: rows of the running batch, by their keys."""
+    """The ``Reply`` of one call; row i of the call is the request ``keys[i]``. ``streamed`` are rows with pieces sent."""
 
     def __init__(self, channel: Channel, worker: "Worker") -> None:
         self._channel = channel
@@ -151,16 +159,16 @@ class WorkerReply:
 
 
 class FlushThread(threading.Thread):
-    """Watches the delivery at hand while several batches of it are to run, so that a slow one delays nobody."""
+    """Flushes the batch in progress while it has several calls, so that a slow call does not delay finished answers."""
 
     def __init__(self) -> None:
-        super().__init__(name="courier", daemon=True)
+        super().__init__(name="flush", daemon=True)
         self._wake = threading.Event()
         self._watched_batch: BatchInProgress | None = None
         self._asleep = True
 
     def watch_batch(self, batch_in_progress: BatchInProgress | None) -> None:
-        """Look after this delivery from now on; None when it is finished."""
+        """Flush this batch from now on; None for no batch."""
         self._watched_batch = batch_in_progress
         if batch_in_progress is not None and self._asleep:
             self._wake.set()
@@ -185,7 +193,14 @@ class FlushThread(threading.Thread):
 
 
 class Worker:
-    """One model in this process."""
+    """Serves one model in this process.
+
+    How this works: ``run`` reads messages from all channels into an inbox and handles one at a time, on the main thread,
+    which is the only one that calls the model. ``Load`` loads it. ``Batch`` is cut into calls of at most
+    ``max_batch_size`` rows (``outcomes.split_into_calls``), and their answers collect in a ``BatchInProgress``. While a call
+    runs, the model may ask whether its client has gone: ``cancelled`` then reads the channels for ``Cancel`` messages, and
+    keeps all others in the inbox. A call that raises is repeated request by request, so that only the bad one fails.
+    """
 
     def __init__(self, channels: Sequence[Channel], progress: Progress, model: Preloaded | None) -> None:
         self.recorder = Recorder()
@@ -199,9 +214,9 @@ class Worker:
         self._batch: BatchInProgress | None = None
         self._batch_channel: Channel | None = None
         self._inbox: list[tuple[Channel, ToWorker]] = []
-        # The first process's: it keeps the workers, and is told what concerns them all.
+        # The channel of the first process: it owns the workers, and gets the messages that concern all of them.
         self._first_channel = channels[0]
-        # How many rows a call of the model has at most, and whether nobody knows yet if it may be more than a request's.
+        # The most rows of a call, and whether it is unknown yet if requests may share one (decision 34).
         self._rows = 1
         self._joining_untried = False
         self._receiving = threading.Lock()
@@ -210,7 +225,7 @@ class Worker:
             self._poll.register(fd, select.POLLIN)
 
     def run(self) -> None:
-        """Return when the last channel is closed or the model could not be loaded."""
+        """Serve until the last channel is closed, or the model could not be loaded."""
         while self._channels or self._inbox:
             if not self._inbox:
                 self._wait_for_messages()
@@ -230,10 +245,7 @@ class Worker:
             self._backend.close()
 
     def cancelled(self, key: int) -> bool:
-        """Whether nobody waits for a running request any more; looks into the channels for news of it.
-
-        Any thread of the model's may ask.
-        """
+        """Whether a running request was cancelled. Reads the channels first; may be called from any thread."""
         if self._receiving.acquire(blocking=False):  # else another thread looks just now
             try:
                 self._receive_messages(0)
@@ -262,7 +274,7 @@ class Worker:
                     self._batch.cancelled.update(message.keys)
 
     def _load_model(self, channel: Channel, message: Load) -> bool:
-        if self._loaded is not None:  # another front asks for what is there already
+        if self._loaded is not None:  # another frontend asks for a model that is loaded already
             channel.send(self._loaded)
             return True
         try:
@@ -305,7 +317,7 @@ class Worker:
         self._backend.join_requests()
 
     def _serve_overlapping(self, backend: Backend, model: Concurrent | Stepwise) -> None:
-        """Return when the last channel is closed."""
+        """Serve a model that takes requests while others run, until the last channel is closed."""
         assert self._spec is not None
         assert self._loaded is not None
         buffers = [ResponseBuffer(channel, self.recorder) for channel in self._channels.values()]
@@ -345,12 +357,12 @@ class Worker:
             self._report_missed_joining()
 
     def _report_missed_joining(self) -> None:
-        """Once: whatever comes of it, the server says so where requests may be joined."""
+        """Tell the server, once, that joining requests would have helped: it may try whether they can be joined."""
         self._joining_untried = False
         self._first_channel.send(JoiningMissed())
 
     def _infer_in_time(self, requests: Sequence[InferenceRequest], reply: WorkerReply) -> Sequence[Outcome]:
-        """As ``_infer_requests``, but for those whose time ran out while the calls before this one were made."""
+        """Call ``_infer_requests`` for the requests whose deadline has not passed during the calls before this one."""
         now = time.monotonic()
         if not any(request.expired(now) for request in requests):
             return self._infer_requests(requests, reply)
@@ -394,7 +406,7 @@ class Worker:
 
 
 def capacity_of(backend: Backend, spec: ModelSpec) -> int:
-    """How many requests the loaded model takes while others run; 0 for one message at a time."""
+    """The number of requests that the loaded model takes while others run; 0 for one message at a time."""
     if backend.overlap is None:
         return 0
     return (
@@ -405,7 +417,7 @@ def capacity_of(backend: Backend, spec: ModelSpec) -> int:
 def run_worker(
     channel_fds: Sequence[int], arena_fds: Sequence[int], progress_fd: int, model: Preloaded | None = None
 ) -> None:
-    """Be a worker over these descriptors until the server is gone, of a model that may be loaded already."""
+    """Run a worker over these descriptors until the server is gone. ``model`` may be loaded already."""
     channels = [
         Channel(socket.socket(fileno=fd), MappedArena(arena), number)
         for number, (fd, arena) in enumerate(zip(channel_fds, arena_fds, strict=True))

@@ -9,7 +9,7 @@ import pytest
 from handler_kit import LoadedModel
 from model_kit import model_spec
 
-from mooring.backends.backend import create
+from mooring.backends.backend import create_backend
 from mooring.core.service import LoadContext
 
 
@@ -25,7 +25,7 @@ def load(tmp_path, monkeypatch):
                 (tmp_path / name).write_bytes(text)
             else:
                 (tmp_path / name).write_text(textwrap.dedent(text))
-        backend = create("handler")
+        backend = create_backend("handler")
         model = model_spec(
             name="m", version="1.0", backend="handler", location=str(tmp_path), entry=entry, **spec
         )
