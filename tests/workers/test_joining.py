@@ -12,6 +12,7 @@ from onnx import helper
 from mooring.core.requests import Form, InferenceRequest
 from mooring.core.service import JoiningState
 from mooring.core.tensors import Tensor
+from mooring.ipc.messages import EnableJoining
 from mooring.workers import local
 
 
@@ -73,18 +74,19 @@ async def test_requests_at_once_cause_one_and_later_workers_are_told(harness, fi
     pool = await deploy(harness, file)
     await ask(harness, 4)
     assert (await settled(pool)).state is JoiningState.SHOWN
-    told = []
-    tell = type(pool.workers[0]).tell
+    sent = []
+    send_message = type(pool.workers[0]).send_message
     pool.start(2)
     async with asyncio.timeout(20):
         while pool.ready < 2:
             for worker in pool.workers[1:]:
-                worker.tell = lambda message, worker=worker: (told.append(message), tell(worker, message))
+                worker.send_message = lambda message, worker=worker: (
+                    sent.append(message),
+                    send_message(worker, message),
+                )
             await asyncio.sleep(0.005)
     await ask(harness, 8)
-    assert [type(message).__name__ for message in told if type(message).__name__ == "EnableJoining"] == [
-        "EnableJoining"
-    ]
+    assert [message for message in sent if isinstance(message, EnableJoining)] == [EnableJoining()]
 
 
 async def test_a_trial_that_takes_too_long_is_ended_and_says_so(harness, file, monkeypatch):
