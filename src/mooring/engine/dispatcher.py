@@ -193,7 +193,7 @@ class Dispatcher(Generic[W]):
                 done(outcome)
         finally:
             if last_queue is not None:
-                self.statistics.observe_answers(last_queue)
+                self.statistics.observe_answers(len(works), last_queue)
 
     def _finish(self, queued: QueuedRequest, outcome: Outcome | ErrorRecord) -> None:
         """End a request, whatever its outcome is and whether or not its caller still waits."""

@@ -116,14 +116,16 @@ class Engine(InferenceService):
         if model is None:
             return refuse_request(request, done, self.registry.not_loaded(request.model))
         version = model.versions.get(request.version or model.default)
-        if version is not None and version.graph is not None:
-            return self.run(version, request, done)
-        if version is None or version.scheduler is None:
-            text = f"model '{request.model}' has no version '{request.version}'"
-            return refuse_request(
-                request, done, VersionNotFound(text, model=request.model, version=request.version)
-            )
-        return admit(version.scheduler, request, done)
+        if version is not None:
+            if version.graph is not None:
+                return self.run(version, request, done)
+            scheduler = version.scheduler
+            if scheduler is not None:
+                return admit(scheduler, request, done)
+        text = f"model '{request.model}' has no version '{request.version}'"
+        return refuse_request(
+            request, done, VersionNotFound(text, model=request.model, version=request.version)
+        )
 
     def overload_error(self, model: str, version: str = "") -> MooringError | None:
         found = self.registry.models.get(model)

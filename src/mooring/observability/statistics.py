@@ -91,7 +91,7 @@ class ModelStatistics:
     """One version of a model. The engine keeps it beside the version, so that no name is looked up per request."""
 
     __slots__ = (
-        "_calls", "_counts", "_noted_calls", "_notes", "answered", "last", "last_queue", "last_way", "name", "sequences",
+        "_calls", "_counts", "_noted", "_notes", "answered", "last", "last_queue", "last_way", "name", "sequences",
         "version", "workers",
     )  # fmt: skip
 
@@ -109,7 +109,7 @@ class ModelStatistics:
         # Those of answered requests, [0] that named a version and [1] that did not: see ``observe_answers``.
         self.answered = self._notes[2], self._notes[3]
         self._calls: dict[int, list[float]] = {}  # the same of calls of the model: their seconds, by rows
-        self._noted_calls = 0
+        self._noted = 0  # calls and answers, since they were summed up
 
     def observe(self, latency: float, queue: float, ok: bool, defaulted: bool = False) -> None:
         """A request is over. Times are in seconds; ``defaulted`` says that its URL named no version."""
@@ -120,14 +120,14 @@ class ModelStatistics:
         if len(queues) >= _MOST_NOTES:
             self._sum_up()
 
-    def observe_answers(self, last_queue: float) -> None:
+    def observe_answers(self, count: int, last_queue: float) -> None:
         """Count answers whose latencies and queue times were appended to ``answered``; the last one queued so long.
 
         A call of ``observe`` for every request would cost as much as all the rest that is done at its end.
         """
         self.last_queue = last_queue
-        named, defaulted = self.answered
-        if len(defaulted[1]) >= _MOST_NOTES or len(named[1]) >= _MOST_NOTES:
+        self._noted += count
+        if self._noted > _MOST_NOTES:
             self._sum_up()
 
     def observe_batches(self, batches: Sequence[tuple[int, float]]) -> None:
@@ -142,8 +142,8 @@ class ModelStatistics:
             if rows != last:
                 note, last = calls.setdefault(rows, []).append, rows
             note(seconds)
-        self._noted_calls += len(batches)
-        if self._noted_calls > _MOST_NOTES:
+        self._noted += len(batches)
+        if self._noted > _MOST_NOTES:
             self._sum_up()
 
     @property
@@ -177,4 +177,4 @@ class ModelStatistics:
         for rows, seconds in self._calls.items():
             self._counts.add_calls(rows, seconds)
         self._calls.clear()
-        self._noted_calls = 0
+        self._noted = 0
