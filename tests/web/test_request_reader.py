@@ -290,6 +290,14 @@ def test_an_upgrade_that_nobody_takes_up_is_a_request_like_any_other():
     ]
 
 
+@pytest.mark.parametrize("before", [b"", GET, UPGRADE])
+def test_an_upgrade_that_is_not_taken_up_is_refused_like_any_other_request(before):
+    bad = b"POST /s HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: other\r\nContent-Length: 1\r\n\r\nx"  # without a host
+    assert refused(before + bad, GET) == 400
+    large = bad.replace(b"Content-Length: 1", b"Host: a\r\nContent-Length: 2000000000")
+    assert refused(before + large, GET) == 413
+
+
 def test_a_body_of_the_largest_small_size_is_collected_and_one_byte_more_gets_a_buffer():
     _, queue = read(post(b"x" * LARGE), post(b"x" * (LARGE + 1)))
     assert [type(each.body) is bytes for each in queue.submitted] == [True, False]

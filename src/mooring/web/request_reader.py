@@ -191,10 +191,16 @@ class RequestReader:
                 self.refuse(_invalid())
                 return
         self._complete = False
+        stop: Exception | None = None
         try:
             self._parser.feed_data(self.buffer[:nbytes])
         except (HttpParserError, HttpParserUpgrade) as error:
-            self._on_parser_stop(error, self.buffer[:nbytes])
+            stop = error
+        if stop is not None:
+            # Not in the block above: there, what the parser raises next would have this error for its context, and the
+            # parser puts there what a callback has raised.
+            self._on_parser_stop(stop, self.buffer[:nbytes])
+            stop = None  # its traceback holds this frame, and with it what has come of the body
         if not self._complete or self.incoming is not None or self._head_bytes:
             self._take_stock(nbytes)
         if recognizer.at_start or recognizer.remaining:
@@ -435,7 +441,9 @@ class RequestReader:
             else:
                 return
         if not self.state:
-            self.refuse(self._refusal_of(error))
+            refusal = self._refusal_of(error)
+            del error  # as in ``parse``
+            self.refuse(refusal)
 
     def _refusal_of(self, error: Exception) -> Refusal:
         if not isinstance(error, HttpParserCallbackError):
