@@ -178,8 +178,8 @@ class Server:
         if command == "serve":
             names = {"--grpc-address", "--grpc-management-address"} - said
             flags += [f"{name}=127.0.0.1:0" for name in sorted(names)]
-            if os.environ.get("FRONTS") and not {"--inference-address"} & said:
-                flags += [f"--frontends={os.environ['FRONTS']}"]
+            if os.environ.get("FRONTENDS") and not {"--inference-address"} & said:
+                flags += [f"--frontends={os.environ['FRONTENDS']}"]
         inherited = {
             key: value for key, value in os.environ.items() if not key.startswith(("MOORING_", "TS_"))
         }
@@ -282,7 +282,7 @@ def serving(folder: Path, *arguments: str | Path, **environ: str) -> Iterator["S
         server.kill()
 
 
-def fronts(server: "Server") -> list[psutil.Process]:
+def frontends(server: "Server") -> list[psutil.Process]:
     """The processes beside the first one that take connections."""
     found = []
     for child in server.process.children():

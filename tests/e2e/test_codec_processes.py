@@ -45,9 +45,9 @@ class CodecServer(Server):
             (folder / f"models/{name}/1/model.py").write_text(source)
             (folder / f"models/{name}/config.toml").write_text(f'name = "{name}"\nqueue_size = 4\n')
         self.gate = folder / "gate"
-        # A further front has no codec processes, and another queue.
-        fronts = () if any("frontends" in each for each in arguments) else ("--frontends=1",)
-        super().__init__(folder, "--model-repository", folder / "models", *fronts, *arguments)
+        # A frontend process has no codec processes, and another queue.
+        frontends = () if any("frontends" in each for each in arguments) else ("--frontends=1",)
+        super().__init__(folder, "--model-repository", folder / "models", *frontends, *arguments)
 
     def codecs(self):
         """The codec processes: what is forked from a template, and has no model."""
@@ -364,7 +364,7 @@ def test_with_none_the_workers_read_everything(tmp_path):
         server.kill()
 
 
-def test_several_fronts_answer_the_same(tmp_path):
+def test_several_frontends_answer_the_same(tmp_path):
     server = CodecServer(tmp_path, "--codec-processes=1", "--frontends=2").started()
     try:
         with Load(server, [BODIES["flat"]], clients=3) as load:

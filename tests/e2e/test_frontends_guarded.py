@@ -1,4 +1,4 @@
-"""Further fronts let nobody in whom the first would not: tokens, early refusals and the cutting of messages."""
+"""Frontends let nobody in whom the first would not: tokens, early refusals and the cutting of messages."""
 
 import json
 
@@ -8,7 +8,7 @@ from e2e_kit import Server, Wire, request
 MANAGEMENT, INFERENCE = "mAnagement-tOken", "iNference-tOken"
 MODEL = "def scale(x):\n    return x * 2.0\n"
 OPEN = {"/ping": (200, 405), "/v2/health/live": (200, 405), "/": (200, 405)}
-# Served by every front, and handed on to the first process.
+# Served by every frontend, and handed on to the first process.
 GUARDED = {
     "/predictions/scale": INFERENCE,
     "/v2/models/scale/infer": INFERENCE,
@@ -18,13 +18,13 @@ GUARDED = {
     "/v2/repository/models/scale/unload": MANAGEMENT,
     "/v2/repository/models/nobody/load": MANAGEMENT,
 }
-# Who gets a connection is the kernel's choice: of so many, both fronts get some.
+# Who gets a connection is the kernel's choice: of so many, both frontends get some.
 CONNECTIONS = 12
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("fronts")
+    folder = tmp_path_factory.mktemp("frontends")
     (folder / "model.py").write_text(MODEL)
     tokens = {"MOORING_MANAGEMENT_TOKEN": MANAGEMENT, "MOORING_INFERENCE_TOKEN": INFERENCE}
     server = Server(folder, "model.py:scale", "--frontends=2", "--deal-connections=evenly", environ=tokens)
@@ -48,7 +48,7 @@ def codes(server: Server, message: bytes) -> set[int]:
 
 
 @pytest.mark.parametrize("target", GUARDED)
-def test_no_front_answers_without_the_token(server, target):
+def test_no_frontend_answers_without_the_token(server, target):
     method = "GET" if target in ("/v2", "/v2/models") else "POST"
     for header in ([], ["Authorization: Bearer wrong-token"], ["Authorization: Basic eDp5"]):
         assert codes(server, request(method, target, b"{}" if method == "POST" else b"", *header)) == {401}
@@ -62,7 +62,7 @@ def test_no_front_answers_without_the_token(server, target):
     "line",
     ["Content-Length: 5000000", "Transfer-Encoding: chunked", "Content-Length: 2\r\nExpect: 100-continue"],
 )
-def test_no_front_receives_a_body_without_the_token(server, target, line):
+def test_no_frontend_receives_a_body_without_the_token(server, target, line):
     for _ in range(CONNECTIONS):
         with Wire(server.port) as wire:
             wire.send(request("POST", target, b"", line))

@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
-from e2e_kit import PATIENCE, Server, Wire, assert_gone, free_ports, fronts, request, until
+from e2e_kit import PATIENCE, Server, Wire, assert_gone, free_ports, frontends, request, until
 from tls_kit import Authority
 
 from mooring.codecs.proto import inference_pb2 as pb
@@ -189,7 +189,7 @@ def stopped(server):
 @pytest.mark.parametrize("kind", KINDS)
 def test_connections_that_are_dealt_evenly_reach_every_process(start, contexts, kind):
     server, clients = start(Server, kind, "--deal-connections=evenly")
-    processes = [psutil.Process(server.process.pid), *fronts(server)]
+    processes = [psutil.Process(server.process.pid), *frontends(server)]
     before = [sockets(each) for each in processes]
 
     def taken():
@@ -207,7 +207,7 @@ def test_connections_that_are_dealt_evenly_reach_every_process(start, contexts, 
 def test_connections_spread_as_the_load_does(start, contexts, kind):
     server, clients = start(Eager, kind)
     assert contexts.enter_context(clients.connect()).ask() == ANSWER
-    idle = [sockets(each) for each in fronts(server)]
+    idle = [sockets(each) for each in frontends(server)]
     connections = []
     reached = set()
 
@@ -216,7 +216,7 @@ def test_connections_spread_as_the_load_does(start, contexts, kind):
             connections.extend(contexts.enter_context(clients.connect()) for _ in range(4))
         for each in connections[-40:] * 5:
             assert each.ask() == ANSWER
-        reached.update(at for at, each in enumerate(fronts(server)) if sockets(each) > idle[at])
+        reached.update(at for at, each in enumerate(frontends(server)) if sockets(each) > idle[at])
         return len(reached) == FRONTENDS - 1
 
     until(spread)
@@ -227,9 +227,9 @@ def test_connections_spread_as_the_load_does(start, contexts, kind):
 def test_few_connections_are_the_first_process_s_whatever_their_kind(start):
     for kind in KINDS:
         server, clients = start(Server, kind)
-        idle = [sockets(each) for each in fronts(server)]
+        idle = [sockets(each) for each in frontends(server)]
         with ExitStack() as stack:
             connections = [stack.enter_context(clients.connect()) for _ in range(20)]
             assert [each.ask() for each in connections] == [ANSWER] * 20
-            assert [sockets(each) for each in fronts(server)] == idle
+            assert [sockets(each) for each in frontends(server)] == idle
         stopped(server)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import requests
 import tritonclient.http as triton
-from e2e_kit import PATIENCE, Server, Wire, assert_gone, fronts, request, until
+from e2e_kit import PATIENCE, Server, Wire, assert_gone, frontends, request, until
 from tritonclient.utils import shared_memory
 
 COUNTER = """
@@ -40,7 +40,7 @@ def infer(x, sequence_id, sequence_start, sequence_end):
     total = TOTALS[name] = x + (0 if sequence_start[0] else TOTALS[name])
     return {"y": total}
 """
-FRONTS = 3
+FRONTENDS = 3
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def start(tmp_path, repository):
             "--model-repository",
             repository,
             "--frontends",
-            str(FRONTS),
+            str(FRONTENDS),
             "--deal-connections",
             "evenly",
             *arguments,
@@ -88,7 +88,7 @@ def server(tmp_path_factory, repository):
         tmp_path_factory.mktemp("server"),
         "--model-repository",
         repository,
-        f"--frontends={FRONTS}",
+        f"--frontends={FRONTENDS}",
         "--deal-connections=evenly",
     )
     try:
@@ -120,17 +120,17 @@ def count_of(server, model="counter"):
     return next((float(line.split()[-1]) for line in lines if line.startswith(wanted)), 0.0)
 
 
-def test_every_front_is_asked_and_the_counts_are_of_all_of_them(server):
-    assert len(fronts(server)) == FRONTS - 1
+def test_every_frontend_is_asked_and_the_counts_are_of_all_of_them(server):
+    assert len(frontends(server)) == FRONTENDS - 1
     before = count_of(server)
-    turns = {each.pid: each.num_ctx_switches().voluntary for each in fronts(server)}
+    turns = {each.pid: each.num_ctx_switches().voluntary for each in frontends(server)}
     answers = asked(server, times=300)
     assert {answer.code for answer in answers} == {200}
     until(lambda: count_of(server) == before + 300)
-    assert all(each.num_ctx_switches().voluntary > turns[each.pid] + 20 for each in fronts(server))
+    assert all(each.num_ctx_switches().voluntary > turns[each.pid] + 20 for each in frontends(server))
 
 
-def test_both_workers_are_used_by_all_fronts(server):
+def test_both_workers_are_used_by_all_frontends(server):
     pids = Counter(answer.json()["pid"][0] for answer in asked(server, document={"seconds": 0.05}))
     assert len(pids) == 2
     assert min(pids.values()) >= 8
@@ -162,7 +162,7 @@ def test_every_protocol_is_the_same_on_every_connection(server):
     ("path", "code"),
     [("/predictions/nobody", 404), ("/v2/models/nobody/generate", 404), ("/nowhere", 404), ("/predictions/adder/7", 404)],
 )  # fmt: skip
-def test_every_front_refuses_alike(server, path, code):
+def test_every_frontend_refuses_alike(server, path, code):
     answers = {
         (answer.code, answer.body)
         for answer in (server.ask("POST", path, b'{"seconds": 0}') for _ in range(12))
@@ -196,13 +196,13 @@ def test_a_sequence_may_go_over_any_front(server):
 
 def test_shared_memory_is_known_to_every_front(server):
     values = np.float32([1, 2, 3])
-    region = shared_memory.create_shared_memory_region("given", "/mooring-fronts", values.nbytes)
+    region = shared_memory.create_shared_memory_region("given", "/mooring-frontends", values.nbytes)
     try:
         shared_memory.set_shared_memory_region(region, [values])
         for turn in range(9):
             client = triton.InferenceServerClient(f"127.0.0.1:{server.port}")
             if not turn:
-                client.register_system_shared_memory("given", "/mooring-fronts", values.nbytes)
+                client.register_system_shared_memory("given", "/mooring-frontends", values.nbytes)
             tensor = triton.InferInput("x", values.shape, "FP32")
             tensor.set_shared_memory("given", values.nbytes)
             assert client.infer("adder", [tensor]).as_numpy("y").tolist() == [2.0, 3.0, 4.0]
@@ -249,14 +249,14 @@ PADDED = OUT.replace(b'"outputs"', b" " * 70_000 + b'"outputs"')
         "large deflate",
     ],
 )
-def test_every_front_has_the_same_answer_wherever_a_body_names_a_region(server, body, headers):
-    region = shared_memory.create_shared_memory_region("given", "/mooring-fronts-too", 12)
+def test_every_frontend_has_the_same_answer_wherever_a_body_names_a_region(server, body, headers):
+    region = shared_memory.create_shared_memory_region("given", "/mooring-frontends-too", 12)
     answers = Counter()
     try:
         shared_memory.set_shared_memory_region(region, [np.float32([1, 2, 3])])
         client = triton.InferenceServerClient(f"127.0.0.1:{server.port}")
-        client.register_system_shared_memory("given", "/mooring-fronts-too", 12)
-        for _ in range(4 * FRONTS):
+        client.register_system_shared_memory("given", "/mooring-frontends-too", 12)
+        for _ in range(4 * FRONTENDS):
             url = f"http://127.0.0.1:{server.port}/v2/models/adder/infer"
             answer = requests.post(url, body, headers=headers, timeout=PATIENCE)
             answers[answer.status_code, json.dumps(answer.json().get("outputs", answer.text))] += 1
@@ -265,7 +265,7 @@ def test_every_front_has_the_same_answer_wherever_a_body_names_a_region(server, 
     finally:
         shared_memory.destroy_shared_memory_region(region)
     ((status, outputs), count), *others = answers.items()
-    assert (status, count, others) == (200, 4 * FRONTS, [])
+    assert (status, count, others) == (200, 4 * FRONTENDS, [])
     (output,) = json.loads(outputs)
     assert output.get("data", left) == [2.0, 3.0, 4.0]
 
@@ -316,7 +316,7 @@ def test_scaling_down_and_up_loses_nothing(server):
     assert set(codes) == {200}
 
 
-def test_a_worker_that_is_too_slow_for_one_front_is_ended_for_all_and_replaced(server):
+def test_a_worker_that_is_too_slow_for_one_frontend_is_ended_for_all_and_replaced(server):
     before = set(server.workers("counter"))
     answers = asked(server, document={"seconds": 20}, times=2)
     assert {answer.code for answer in answers} <= {500, 504}
@@ -338,7 +338,7 @@ def recycled(server):
     return next((float(line.split()[-1]) for line in lines if line.startswith(wanted)), 0.0)
 
 
-def test_what_every_front_sent_to_a_worker_counts_for_its_recycling(start):
+def test_what_every_frontend_sent_to_a_worker_counts_for_its_recycling(start):
     server = start("--max-requests-per-worker", "100")
     with ExitStack() as stack:
         wires = [stack.enter_context(Wire(server.port)) for _ in range(12)]
@@ -352,15 +352,18 @@ def test_what_every_front_sent_to_a_worker_counts_for_its_recycling(start):
     until(lambda: count_of(server) == 252)
 
 
-def test_a_front_that_is_killed_is_replaced_and_nobody_else_notices(start, contexts):
+def test_a_frontend_that_is_killed_is_replaced_and_nobody_else_notices(start, contexts):
     server = start()
-    victim = fronts(server)[0]
+    victim = frontends(server)[0]
     kept = [contexts.enter_context(Wire(server.port)) for _ in range(12)]
     victim.kill()
     until(
-        lambda: len(fronts(server)) == FRONTS - 1 and victim.pid not in {each.pid for each in fronts(server)}
+        lambda: (
+            len(frontends(server)) == FRONTENDS - 1
+            and victim.pid not in {each.pid for each in frontends(server)}
+        )
     )
-    until(lambda: server.log.count("frontend listening") == FRONTS)
+    until(lambda: server.log.count("frontend listening") == FRONTENDS)
     lost = 0
     for wire in kept:
         try:
@@ -385,10 +388,10 @@ def test_what_was_accepted_is_answered_when_the_server_is_told_to_end(start):
     assert server.process.wait(PATIENCE) == 0
 
 
-def test_no_front_outlives_a_server_that_is_killed(start):
+def test_no_frontend_outlives_a_server_that_is_killed(start):
     server = start()
     family = server.family()
-    assert len(fronts(server)) == FRONTS - 1
+    assert len(frontends(server)) == FRONTENDS - 1
     os.kill(server.process.pid, signal.SIGKILL)
     server.process.wait(PATIENCE)
     assert_gone(family)
@@ -416,11 +419,11 @@ def test_requests_in_amd_s_dialect_are_counted_once_whichever_process_gets_them(
         found = [line for line in metrics(server) if line.startswith("amdinfer_requests_ingress_total")]
         return {line.split('method="')[1].split('"')[0]: float(line.split()[-1]) for line in found}
 
-    region = shared_memory.create_shared_memory_region("given", "/mooring-fronts-amd", 12)
+    region = shared_memory.create_shared_memory_region("given", "/mooring-frontends-amd", 12)
     try:
         shared_memory.set_shared_memory_region(region, [np.float32([1, 2, 3])])
         client = triton.InferenceServerClient(f"127.0.0.1:{server.port}")
-        client.register_system_shared_memory("given", "/mooring-fronts-amd", 12)
+        client.register_system_shared_memory("given", "/mooring-frontends-amd", 12)
         before = ingress()
         for _ in range(20):
             assert server.ask("GET", "/v2").code == 200

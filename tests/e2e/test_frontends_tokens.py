@@ -5,7 +5,7 @@ import time
 
 import pytest
 import requests
-from e2e_kit import PATIENCE, Server, fronts, until
+from e2e_kit import PATIENCE, Server, frontends, until
 
 MODEL = "def scale(x):\n    return x * 2.0\n"
 BODY = json.dumps({"x": [1.0]}).encode()
@@ -52,7 +52,7 @@ def renew(server, kind):
 def replace_frontend(server):
     """Kill one of the frontend processes, and return when another one listens in its place."""
     listening = server.log.count("frontend listening")
-    fronts(server)[0].kill()
+    frontends(server)[0].kill()
     until(lambda: server.log.count("frontend listening") == listening + 1)
 
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import psutil
 import pytest
-from e2e_kit import PATIENCE, Server, Wire, fronts, request, until
+from e2e_kit import PATIENCE, Server, Wire, frontends, request, until
 
 SLOW = """
 import os, time
@@ -57,11 +57,11 @@ def running(processes):
 
 
 @pytest.mark.parametrize("deal", ["evenly", "by_load"])
-def test_a_frozen_front_is_replaced(start, deal):
+def test_a_frozen_frontend_is_replaced(start, deal):
     server = start("--frontends=2", f"--deal-connections={deal}")
-    (front,) = fronts(server)
-    front.suspend()
-    until(lambda: front.pid not in running(fronts(server)) and len(running(fronts(server))) == 1)
+    (frontend,) = frontends(server)
+    frontend.suspend()
+    until(lambda: frontend.pid not in running(frontends(server)) and len(running(frontends(server))) == 1)
     until(lambda: server.log.count("frontend listening") == 2)
     assert {server.predict("slow", ASLEEP).code for _ in range(40)} == {200}
     assert "frontend frozen" in server.log
@@ -69,11 +69,11 @@ def test_a_frozen_front_is_replaced(start, deal):
     assert not server.faults()
 
 
-def test_what_waits_for_a_frozen_front_goes_on_when_it_is_gone(start):
+def test_what_waits_for_a_frozen_frontend_goes_on_when_it_is_gone(start):
     server = start("--frontends=2", "--deal-connections=evenly")
-    (front,) = fronts(server)
-    front.suspend()
-    with Wire(server.ports[1]) as wire:  # every front has to let go of the workers first
+    (frontend,) = frontends(server)
+    frontend.suspend()
+    with Wire(server.ports[1]) as wire:  # every frontend has to let go of the workers first
         wire.send(request("POST", "/v2/repository/models/slow/unload"))
         assert wire.answer().code in (200, 404)
     with Wire(server.ports[1]) as wire:
@@ -82,13 +82,13 @@ def test_what_waits_for_a_frozen_front_goes_on_when_it_is_gone(start):
     assert server.stop() == 0
 
 
-def test_a_front_that_is_frozen_before_it_listens_does_not_stop_the_start(start):
+def test_a_frontend_that_is_frozen_before_it_listens_does_not_stop_the_start(start):
     server = start("--frontends=2", wait=False)
-    until(lambda: fronts(server))
-    (front,) = fronts(server)
-    front.suspend()
+    until(lambda: frontends(server))
+    (frontend,) = frontends(server)
+    frontend.suspend()
     server.started()
-    assert front.pid not in running(fronts(server))
+    assert frontend.pid not in running(frontends(server))
     assert server.stop() == 0
 
 

@@ -4,7 +4,7 @@ import socket
 
 import grpc
 import pytest
-from e2e_kit import Server, Wire, free_ports, fronts, request, until
+from e2e_kit import Server, Wire, free_ports, frontends, request, until
 
 from mooring.codecs.proto import inference_pb2 as pb
 
@@ -26,11 +26,11 @@ def serve(tmp_path):
         server.kill()
 
 
-@pytest.mark.parametrize("frontends", [1, 2])
-def test_paths_under_the_prefix_are_served_as_those_without(serve, frontends):
-    server = serve("--root-path=/triton/", f"--frontends={frontends}").started()
-    if frontends > 1:
-        until(lambda: fronts(server))
+@pytest.mark.parametrize("processes", [1, 2])
+def test_paths_under_the_prefix_are_served_as_those_without(serve, processes):
+    server = serve("--root-path=/triton/", f"--frontends={processes}").started()
+    if processes > 1:
+        until(lambda: frontends(server))
     for prefix in ("", "/triton"):
         for _ in range(3):
             assert server.ask("GET", f"{prefix}/v2/health/ready").code == 200

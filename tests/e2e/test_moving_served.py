@@ -15,7 +15,7 @@ import psutil
 import pytest
 import requests
 import tritonclient.http as triton
-from e2e_kit import PATIENCE, Server, Wire, assert_gone, fronts, request, until
+from e2e_kit import PATIENCE, Server, Wire, assert_gone, frontends, request, until
 
 MODEL = """
 import pathlib, time
@@ -165,11 +165,11 @@ def test_what_was_asked_is_answered_when_the_server_ends_while_connections_move(
     assert not server.faults(), server.log[-5000:]
 
 
-def test_a_front_that_is_killed_while_connections_move_takes_only_its_own_with_it(start):
+def test_a_frontend_that_is_killed_while_connections_move_takes_only_its_own_with_it(start):
     server = start()
     with Clients(server) as clients:
         until(lambda: clients.faults or min(clients.answered) > 20)
-        fronts(server)[0].kill()
+        frontends(server)[0].kill()
         until(lambda: server.log.count("frontend listening") == 3)
     assert len(clients.faults) < 8
     assert server.predict("double", '{"x": [4]}').json() == {"y": [8]}
@@ -186,10 +186,10 @@ def test_connections_spread_with_the_load_and_come_back_when_it_goes(start):
         wires = [stack.enter_context(Wire(server.port)) for _ in range(12)]
         with Clients(server) as clients:
             until(lambda: clients.faults or "connections are dealt out processes=3" in server.log)
-            until(lambda: clients.faults or all(tcp(each) for each in fronts(server)))
+            until(lambda: clients.faults or all(tcp(each) for each in frontends(server)))
         assert not clients.faults
         until(lambda: "connections are dealt out processes=1" in server.log)
-        until(lambda: not any(tcp(each) for each in fronts(server)))
+        until(lambda: not any(tcp(each) for each in frontends(server)))
         for wire in wires:
             wire.send(request("POST", "/predictions/double", b'{"x": [3]}'))
             assert wire.answer().json() == {"y": [6]}
@@ -200,13 +200,13 @@ def test_connections_spread_with_the_load_and_come_back_when_it_goes(start):
 @pytest.mark.parametrize(("dealt", "most"), [("by_load", 10), ("evenly", 4)])
 def test_a_bound_on_a_queue_is_divided_among_those_that_take_connections(start, tmp_path, dealt, most):
     server = start(Server, f"--deal-connections={dealt}", "model.py:slow", "--job-queue-size=9")
-    front = fronts(server)[0]
+    frontend = frontends(server)[0]
     with ExitStack() as stack:
         wires = []
         while len(wires) < 20:  # all of one process
             wire = stack.enter_context(Wire(server.port))
             port = wire.socket.getsockname()[1]
-            if dealt == "by_load" or any(each.raddr.port == port for each in tcp(front) if each.raddr):
+            if dealt == "by_load" or any(each.raddr.port == port for each in tcp(frontend) if each.raddr):
                 wires.append(wire)
         for wire in wires:
             wire.send(request("POST", "/predictions/slow", b'{"x": [1]}'))
@@ -219,7 +219,7 @@ def test_a_bound_on_a_queue_is_divided_among_those_that_take_connections(start, 
 
 def test_few_requests_are_the_first_process_s(start):
     server = start(Server)
-    assert len(fronts(server)) == 2
+    assert len(frontends(server)) == 2
     for number in range(30):
         assert server.predict("double", json.dumps({"x": [number]})).json() == {"y": [2 * number]}
-    assert not any(tcp(each) for each in fronts(server))
+    assert not any(tcp(each) for each in frontends(server))

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from e2e_kit import JSON, Server, Wire, fronts, request, until
+from e2e_kit import JSON, Server, Wire, frontends, request, until
 
 onnx = pytest.importorskip("onnx")
 
@@ -75,13 +75,13 @@ def test_a_model_without_a_process_says_so_and_one_that_names_its_workers_keeps_
     )
     try:
         server.started()
-        assert len(fronts(server)) == 1
+        assert len(frontends(server)) == 1
         until(lambda: scaled_to_zero(server, 4) == [0, 1, 2])
         document = described(server, "m0")
         assert (document["state"], document["workers"]) == ("READY", [])
         assert 0 < document["startSeconds"] < 30
         assert len(server.workers("m3")) == 2
-        for _ in range(4):  # over either front
+        for _ in range(4):  # over either process
             assert wrong(server, 0) is None
         assert server.workers("m0")
         assert "scaledToZero" not in described(server, "m0")

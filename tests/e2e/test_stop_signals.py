@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from e2e_kit import PATIENCE, Server, Wire, assert_gone, free_ports, fronts, pack, request, until
+from e2e_kit import PATIENCE, Server, Wire, assert_gone, free_ports, frontends, pack, request, until
 
 ONCE = """
 import os, pathlib, time
@@ -155,7 +155,7 @@ def test_signals_to_all_but_the_first_process_change_nothing(start):
         signalled(others, number)
     time.sleep(0.3)
     assert all(process.is_running() for process in others)
-    assert len(fronts(server)) == 1
+    assert len(frontends(server)) == 1
     assert server.predict("stream", '{"n": 1}').code == 200
     assert server.stop() == 0
     assert not server.faults()

@@ -79,14 +79,14 @@ def signals(stage: Stage) -> None:
     stage.notes.append("retryRequests: false; what is broken off had not been accepted")
 
 
-@case("one of two fronts stopped (SIGSTOP)", short=True)
+@case("one of two frontends stopped (SIGSTOP)", short=True)
 def stopped_front(stage: Stage) -> None:
     server = stage.own("--frontends=2", "--deal-connections=evenly", "--heartbeat-timeout=2")
     server.await_start()
     model = server.registered("fronted", workers=2)
     until(lambda: "frontend listening" in server.log)
 
-    def fronts() -> set[int]:
+    def frontends() -> set[int]:
         found = set()
         for process in server.family():
             with suppress(psutil.Error):  # it may be a zombie, or gone
@@ -95,10 +95,10 @@ def stopped_front(stage: Stage) -> None:
         return found
 
     with stage.load(model, server=server, mortal=True) as load:
-        (before,) = fronts()
+        (before,) = frontends()
         stage.strike()
         os.kill(before, signal.SIGSTOP)
-        until(lambda: (now := fronts()) and before not in now)
+        until(lambda: (now := frontends()) and before not in now)
         load.until_right(50)
     assert not stage.account.honest
     assert (status := server.stop()) == 0, status

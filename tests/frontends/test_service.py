@@ -43,18 +43,34 @@ class Methods:
         self.cancelled += 1
 
 
+class Commands:
+    """What the first process has told the frontend to do."""
+
+    def __init__(self):
+        self.tokens, self.accepting, self.migrations = [], [], []
+
+    def set_tokens(self, tokens):
+        self.tokens.append(tokens)
+
+    def set_accepting(self, listeners):
+        self.accepting.append(listeners)
+
+    def migrate(self, share, mark):
+        self.migrations.append((share, mark))
+
+
 class Sides:
     """A supervisor and the service of its only frontend."""
 
     def __init__(self):
-        self.methods = Methods()
+        self.methods, self.commands = Methods(), Commands()
         metrics = Metrics("prometheus", system=False)
         self.supervisor = FrontendSupervisor(1, Arena(65_536), metrics)
         self.supervisor._run_call = self.methods.run
         self.process = self.supervisor.processes[0]
         # In place of its process, which would inherit these two.
         link, descriptors = (socket.socket(fileno=each.detach()) for each in self._theirs())
-        self.service = FrontendService(1, link, descriptors, Arena(65_536), metrics)
+        self.service = FrontendService(1, link, descriptors, Arena(65_536), metrics, commands=self.commands)
         self.answers, self.ends = [], []
 
     def _theirs(self):
@@ -112,13 +128,15 @@ async def test_calls_of_a_frontend_that_is_gone_are_cancelled(sides):
     sides.methods.end(Status.OK, "")  # nobody is there to be told
 
 
-async def test_a_frontend_hears_of_other_tokens(sides):
-    heard = []
-    sides.service.on_tokens = heard.append
+async def test_a_frontend_does_what_the_first_process_says_of_connections_and_tokens(sides):
     tokens = {Access.INFERENCE: Token(b"a-token", 55.0, "then"), Access.RENEWAL: Token(b"another")}
     sides.supervisor.set_tokens(tokens)
-    await until(lambda: heard)
-    assert heard == [tokens]
+    sides.process.send(messages.SetAccepting([1, 0]))
+    sides.process.send(messages.MigrateConnections(0.5, 2))
+    await until(lambda: sides.commands.migrations)
+    assert sides.commands.tokens == [tokens]
+    assert sides.commands.accepting == [[1, 0]]
+    assert sides.commands.migrations == [(0.5, 2)]
 
 
 async def test_the_counts_of_a_frontend_are_added_to_the_first_process_s(sides):

@@ -1,8 +1,9 @@
-"""Further fronts as the first process keeps them."""
+"""Frontend processes as the first process keeps them."""
 
 import asyncio
 import os
 import socket
+from unittest.mock import Mock
 
 import pytest
 from model_kit import model_spec
@@ -15,35 +16,39 @@ from mooring.ipc.arena import Arena
 from mooring.observability.metrics import Metrics
 
 
-async def test_what_a_front_is_told_before_it_runs_waits_for_it():
-    fronts = FrontendSupervisor(1, Arena(65_536), Metrics("prometheus", system=False))
-    front = fronts.processes[0]
+async def test_what_a_frontend_is_told_before_it_runs_waits_for_it():
+    frontends = FrontendSupervisor(1, Arena(65_536), Metrics("prometheus", system=False))
+    frontend = frontends.processes[0]
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        front.join(7, "9000", ours, front.arena, 2)
+        frontend.attach_worker(7, "9000", ours, frontend.arena, 2)
         heard = []
         # In place of its process, which would inherit these two.
-        messages.Link(front._their_link, messages.ToFrontend, heard.append, lambda: None)._receive_messages()
-        _, descriptors, _, _ = socket.recv_fds(front._their_descriptors, 1, 2)
+        messages.Link(
+            frontend._their_link, messages.ToFrontend, heard.append, lambda: None
+        )._receive_messages()
+        _, descriptors, _, _ = socket.recv_fds(frontend._their_descriptors, 1, 2)
         with socket.socket(fileno=descriptors[0]) as channel:
             channel.sendall(b"answer")
             assert theirs.recv(10) == b"answer"
         os.close(descriptors[1])
     assert heard == [messages.AttachWorker(7, "9000", 2)]
-    await fronts.close()
+    await frontends.close()
 
 
 @pytest.fixture
 async def first_process():
-    """The first process's end of the link of a front, which runs here, and what has come over it."""
+    """The first process's end of the link of a frontend, which runs here, and what has come over it."""
     ours, theirs = socket.socketpair()
     descriptors, kept = socket.socketpair()
     heard = []
     keeper = messages.Link(ours, messages.ToSupervisor, heard.append, lambda: None)
-    front = FrontendService(1, theirs, descriptors, Arena(65_536), Metrics("prometheus", system=False))
+    frontend = FrontendService(
+        1, theirs, descriptors, Arena(65_536), Metrics("prometheus", system=False), Mock()
+    )
     with ours, theirs, descriptors, kept:
         yield keeper, heard
-        front.close()
+        frontend.close()
         keeper.close()
 
 
@@ -55,7 +60,7 @@ async def done_orders(heard, count):
     return sorted(done)
 
 
-async def test_a_front_answers_everybody_who_waits_until_it_has_left_a_version(first_process):
+async def test_a_frontend_answers_everybody_who_waits_until_it_has_left_a_version(first_process):
     keeper, heard = first_process
     keeper.send(messages.ServeVersion(7, model_spec(name="m", version="1", location="", backend="onnx")))
     keeper.send(messages.RetireVersion(7, 1))
@@ -63,7 +68,7 @@ async def test_a_front_answers_everybody_who_waits_until_it_has_left_a_version(f
     assert await asyncio.wait_for(done_orders(heard, 2), 5) == [1, 2]
 
 
-async def test_a_front_has_left_a_version_that_it_does_not_serve_any_more(first_process):
+async def test_a_frontend_has_left_a_version_that_it_does_not_serve_any_more(first_process):
     keeper, heard = first_process
     keeper.send(messages.RetireVersion(7, 1))
     keeper.send(messages.DetachWorker(7, "9000", 2))

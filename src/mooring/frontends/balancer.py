@@ -50,12 +50,11 @@ class ConnectionBalancer:
         self._attentive = False
         self._loop = asyncio.get_running_loop()
         self._ticker: asyncio.TimerHandle | None = None
-        frontends.attach = self._attach
         if by_load:
             frontends.set_share(1)
             self._ticker = self._loop.call_later(messages.LOAD_EVERY, self._balance)
 
-    def _attach(self, frontend: FrontendProcess, sock: socket.socket) -> None:
+    def attach(self, frontend: FrontendProcess, sock: socket.socket) -> None:
         """Give a frontend that was started the sockets to listen on. The other end of ``sock`` is its own."""
         for each in [each for each in self._channels if each.gone]:
             self._channels.pop(each).close()

@@ -8,7 +8,7 @@ they would from a worker.
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -29,7 +29,7 @@ log = get_logger(__name__)
 
 # Seconds between two looks at how busy a process is.
 LOAD_EVERY = 0.1
-# What a socket is that the first process sends over a channel: a connection of HTTP/1.1, or from LISTENER on a listening
+# What a socket is that is sent over a channel: a connection of HTTP/1.1, or from LISTENER on a listening
 # socket of the listener with that number.
 CONNECTION, LISTENER = 0, 1
 # The numbers of the listeners.
@@ -52,7 +52,7 @@ class AttachWorker(msgspec.Struct, array_like=True, tag="join"):
 
 
 class DetachWorker(msgspec.Struct, array_like=True, tag="leave"):
-    """Send nothing more to a worker, and say ``Done`` when it has answered all."""
+    """Send nothing more to a worker, and answer ``OrderDone`` when it has answered all."""
 
     number: int
     worker: str
@@ -69,7 +69,7 @@ class WorkerDied(msgspec.Struct, array_like=True, tag="bury"):
 
 
 class RetireVersion(msgspec.Struct, array_like=True, tag="retire"):
-    """A version is no longer served: hand its requests on, and say ``Done`` when those that wait here are answered."""
+    """A version is no longer served: forward its requests, and answer ``OrderDone`` when those that wait here are answered."""
 
     number: int
     order: int
@@ -116,7 +116,7 @@ class SetTokens(msgspec.Struct, array_like=True, tag="tokens"):
 
 
 class Ping(msgspec.Struct, array_like=True, tag="ping"):
-    """Say ``Pong``: the first process wants to know whether the frontend still answers."""
+    """Answer ``Pong``: the first process wants to know whether the frontend still answers."""
 
 
 class Pong(msgspec.Struct, array_like=True, tag="pong"):
@@ -124,7 +124,7 @@ class Pong(msgspec.Struct, array_like=True, tag="pong"):
 
 
 class Forward(msgspec.Struct, array_like=True, tag="asked"):
-    """A request that the frontend hands on."""
+    """A request that the frontend forwards."""
 
     key: int
     request: InferenceRequest
@@ -137,7 +137,7 @@ class CancelForwarded(msgspec.Struct, array_like=True, tag="withdrawn"):
 
 
 class ForwardedOutcome(msgspec.Struct, array_like=True, tag="answered"):
-    """An answer to a request that was handed on, or with ``final`` False a piece of it."""
+    """An answer to a request that was forwarded, or with ``final`` False a piece of it."""
 
     key: int
     outcome: InferenceResponse | ErrorRecord
@@ -237,8 +237,12 @@ ToSupervisor = (
 )
 
 
-class Link:
-    """One end of the connection. ``hear`` gets every message; ``lost`` is called once when the other end is gone.
+Received = TypeVar("Received")
+
+
+class Link(Generic[Received]):
+    """One end of the connection. ``receive`` gets every message, of one of ``kinds``; ``on_lost`` is called once when the
+    other end is gone.
 
     Nothing waits: what the socket does not take at once is kept and sent later. Large payloads are received into memory
     that ``allocate`` gives.
@@ -247,15 +251,15 @@ class Link:
     def __init__(
         self,
         sock: socket.socket,
-        kinds: Any,
-        hear: Callable[[Any], None],
-        lost: Callable[[], None],
+        kinds: object,
+        receive: Callable[[Received], None],
+        on_lost: Callable[[], None],
         allocate: Callable[[int], Buffer] = heap_buffer,
     ) -> None:
         sock.setblocking(False)
         self._sock = sock
-        self._receive = hear
-        self._on_lost = lost
+        self._receive = receive
+        self._on_lost = on_lost
         self._frames = Frames(allocate=allocate)
         self._writer = FrameWriter(sock, MessageEncoder())
         self._decoder = MessageDecoder(kinds)
@@ -295,7 +299,7 @@ class Link:
             self.close()
             self._on_lost()
 
-    def _decode(self, frame: memoryview, attached: Sequence[Buffer | None]) -> Any:
+    def _decode(self, frame: memoryview, attached: Sequence[Buffer | None]) -> Received | None:
         """The message; None for a request that there is no memory for, which is answered so."""
         message = self._decoder.decode(frame, attached)
         if attached and None in attached:
@@ -303,4 +307,5 @@ class Link:
                 self.send(ForwardedOutcome(message.key, NO_MEMORY))
                 return None
             message.outcome = NO_MEMORY
-        return message
+        decoded: Received = message  # one of ``kinds``
+        return decoded

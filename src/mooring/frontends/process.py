@@ -1,14 +1,14 @@
 """A frontend process: the process that takes connections beside the server's first one (``frontends`` above 1).
 
-It serves what only needs workers and hands everything else to the first process: requests over the link, other calls
-as they are, over a private unix socket.
+It serves everything that the first process does. What only needs workers it does by itself; all else the first process
+answers: requests and gRPC calls over the link, HTTP calls over a private unix socket.
 """
 
 import asyncio
 import gc
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import uvloop
 
@@ -33,7 +33,7 @@ from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.grpc_server import ConnectionAge, GrpcServer
 from mooring.protocols.openapi import Description
 from mooring.signals import end_with_parent, leave_to_first_process
-from mooring.tokens import Access, TokenTable
+from mooring.tokens import Access, Token, TokenTable
 from mooring.web.certificates import RENEWAL, certificates_of
 from mooring.web.http1 import Exchange
 from mooring.web.migration import SocketChannel
@@ -67,7 +67,6 @@ class Connections:
         self._channel = SocketChannel(channel, self._receive)
         self._load = ThreadLoad()
         self._ticker: asyncio.TimerHandle | None = None
-        frontend.on_migrate, frontend.on_accepting = self._migrate, self._set_accepting
         if reports:
             self._report()
 
@@ -88,10 +87,12 @@ class Connections:
         for each in self._listeners:
             await each.wait_adopted()
 
-    def _migrate(self, share: float, mark: int) -> None:
+    def migrate(self, share: float, mark: int) -> None:
+        """Have this share of the connections go to the process with the number ``mark``."""
         self._channel.migrate(self._listeners[HTTP].connections, share, mark)
 
-    def _set_accepting(self, numbers: list[int]) -> None:
+    def set_accepting(self, numbers: Sequence[int]) -> None:
+        """Accept connections from the sockets of the listeners with these numbers, and of no others."""
         for number, listener in enumerate(self._listeners):
             listener.set_accepting(number in numbers)
 
@@ -110,21 +111,28 @@ class Connections:
 
 
 class FrontendServer:
-    """The parts of one frontend process."""
+    """The parts of one frontend process, and the ``Commands`` of the first process.
+
+    ``sockets`` are the link, that over which descriptors of workers come, and the channel of connections; ``memory``
+    describes the shared memory of its large payloads.
+    """
 
     def __init__(
         self,
+        number: int,
         settings: FrontendSettings,
-        frontend: FrontendService,
-        channel: socket.socket,
-        arena: Arena,
-        metrics: Metrics,
+        sockets: tuple[socket.socket, socket.socket, socket.socket],
+        memory: int,
     ) -> None:
         config = settings.config
+        link, descriptors, channel = sockets
+        arena = Arena(config.arena_size, number, memory, memory=BodyMemory(config.max_body_memory))
+        metrics = Metrics(config.metrics_mode, system=False)
+        frontend = FrontendService(number, link, descriptors, arena, metrics, commands=self)
         tokens = None
         if settings.tokens is not None:
             tokens = TokenTable(settings.tokens, settings.renewable)
-            frontend.on_tokens = tokens.replace
+        self._tokens = tokens
         self._settings = settings
         self._dialect = AMD if config.dialect == "amd" else V2
         self._metrics = metrics
@@ -142,11 +150,11 @@ class FrontendServer:
             ),
             self._grpc_server(arena),
         ]
-        sockets = sum(each.sockets for each in settings.addresses)
-        self._connections = Connections(self._served, sockets, frontend, channel, reports=by_load(config))
+        expected = sum(each.sockets for each in settings.addresses)
+        self._connections = Connections(self._served, expected, frontend, channel, reports=by_load(config))
 
     async def serve(self) -> None:
-        """Take connections until the first process has enough of it, then answer what was accepted."""
+        """Take connections until the first process drains, then answer what was accepted."""
         for listener, shared in zip(self._served, self._settings.addresses, strict=True):
             if shared.sockets:
                 listener.start_without_socket()
@@ -164,6 +172,16 @@ class FrontendServer:
         await self._frontend.drain(limit)
         self._relay.close()
         self._frontend.close()
+
+    def migrate(self, share: float, mark: int) -> None:
+        self._connections.migrate(share, mark)
+
+    def set_accepting(self, listeners: Sequence[int]) -> None:
+        self._connections.set_accepting(listeners)
+
+    def set_tokens(self, tokens: Mapping[Access, Token]) -> None:
+        if self._tokens is not None:
+            self._tokens.replace(tokens)
 
     def _grpc_server(self, arena: Arena) -> GrpcServer:
         settings, config = self._settings, self._settings.config
@@ -194,7 +212,7 @@ class FrontendServer:
             self._certificates.renew()
 
     def _endpoints(self) -> list[Endpoint]:
-        """Those that need nothing but the service: everything else is the first process's."""
+        """The endpoints of the inference address: those that need only the service, and relays to the first process."""
         responses, relay = self._listeners.responses, self._relay
         services = Services(
             inference=self._frontend,
@@ -226,20 +244,15 @@ class FrontendServer:
 
 async def _run(number: int, descriptors: Sequence[int], settings: FrontendSettings) -> None:
     link, passing, channel, memory = descriptors
-    config = settings.config
-    arena = Arena(config.arena_size, number, memory, memory=BodyMemory(config.max_body_memory))
-    metrics = Metrics(config.metrics_mode, system=False)
-    frontend = FrontendService(
-        number, socket.socket(fileno=link), socket.socket(fileno=passing), arena, metrics
-    )
-    server = FrontendServer(settings, frontend, socket.socket(fileno=channel), arena, metrics)
+    sockets = socket.socket(fileno=link), socket.socket(fileno=passing), socket.socket(fileno=channel)
+    server = FrontendServer(number, settings, sockets, memory)
     gc.collect()
     gc.freeze()
     await server.serve()
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Be a frontend until the first process is gone. ``arguments``: number, four descriptors, the first process's pid."""
+    """Be a frontend process until the first process is gone. ``arguments``: number, four descriptors, the first process's pid."""
     number, *descriptors, parent = map(int, arguments)
     end_with_parent(parent)
     leave_to_first_process()

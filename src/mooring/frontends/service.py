@@ -1,8 +1,8 @@
-"""The ``InferenceService`` of a frontend process: its own queues to shared workers, and the rest handed on.
+"""The ``InferenceService`` of a frontend process: its own queues to shared workers, and the rest forwarded.
 
 What only needs workers (any model whose requests are independent of each other) is served here, with everything that
 the engine does for it. Sequences, chains, workflows, models that are loading and models nobody knows are the first
-process's business: their requests are handed on, and so get the very answer they would get there.
+process's: their requests are forwarded, and get the answer that they would get there.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from mooring.core.errors import (
     ErrorRecord,
@@ -45,6 +46,19 @@ _CHECK_EVERY = 0.05
 _COUNT_EVERY = 4  # checks
 
 
+class Commands(Protocol):
+    """What the first process has a frontend do with its connections and its tokens."""
+
+    def migrate(self, share: float, mark: int) -> None:
+        """Have this share of the connections go to the process with the number ``mark``."""
+
+    def set_accepting(self, listeners: Sequence[int]) -> None:
+        """Accept connections from the sockets of these listeners, and of no others."""
+
+    def set_tokens(self, tokens: Mapping[Access, Token]) -> None:
+        """Check calls against these tokens."""
+
+
 class ServedVersion:
     """One version that is served here."""
 
@@ -56,7 +70,7 @@ class ServedVersion:
         self.name, self.version = scheduler.spec.name, scheduler.spec.version
 
     def give_up(self, reason: str) -> None:
-        """Its workers do not come back: answer who waits for one. Who comes is handed on, and told by others."""
+        """Its workers do not come back: answer who waits for one. New requests are forwarded."""
         self.scheduler.refuse_all(ModelNotReady(reason, model=self.name, version=self.version))
 
 
@@ -99,19 +113,22 @@ class ForwardedRpc:
 class FrontendService(InferenceService):
     """Serves what it was told of by the first process, whose link comes in as ``sock``.
 
-    Descriptors come over ``descriptors``. ``ended`` is set when the first process is gone or wants this one to end, and
+    Descriptors of workers come over ``descriptors``; ``commands`` does what the first process says of connections. ``ended`` is set when the first process is gone or wants this one to end, and
     ``limit`` says how many seconds it then has for what runs.
     """
 
     def __init__(
-        self, number: int, sock: socket.socket, descriptors: socket.socket, arena: Arena, metrics: Metrics
+        self,
+        number: int,
+        sock: socket.socket,
+        descriptors: socket.socket,
+        arena: Arena,
+        metrics: Metrics,
+        commands: Commands,
     ) -> None:
         self.ended = asyncio.Event()
         self.limit = 0.0
-        # What to do when the first process wants connections, says where to accept them, or has other tokens.
-        self.on_migrate: Callable[[float, int], None] = lambda _share, _mark: None
-        self.on_accepting: Callable[[list[int]], None] = lambda _listeners: None
-        self.on_tokens: Callable[[Mapping[Access, Token]], None] = lambda _tokens: None
+        self._commands = commands
         self._share = 1
         self._load = Load(0.0, 0)
         self._number = number
@@ -179,7 +196,7 @@ class FrontendService(InferenceService):
             self._link.send(messages.LoadReport(load))
 
     def cancel_forwarded(self, key: int) -> None:
-        """Nobody waits for a request that was handed on."""
+        """Nobody waits for a request that was forwarded."""
         if self._forwarded.pop(key, None) is not None:
             self._link.send(messages.CancelForwarded(key))
 
@@ -266,11 +283,11 @@ class FrontendService(InferenceService):
             for served in self._served.values():
                 self._limit(served)
         elif isinstance(message, messages.MigrateConnections):
-            self.on_migrate(message.share, message.mark)
+            self._commands.migrate(message.share, message.mark)
         elif isinstance(message, messages.SetAccepting):
-            self.on_accepting(message.listeners)
+            self._commands.set_accepting(message.listeners)
         elif isinstance(message, messages.SetTokens):
-            self.on_tokens(message.tokens)
+            self._commands.set_tokens(message.tokens)
         elif isinstance(message, messages.Ping):
             self._link.send(messages.Pong())
         else:
@@ -318,7 +335,7 @@ class FrontendService(InferenceService):
             sock.close()
             return
         kill = functools.partial(self._link.send, messages.KillWorker(message.number, message.worker))
-        served.pool.join(message.worker, SharedProcess(sock, progress, self._number, kill))
+        served.pool.attach(message.worker, SharedProcess(sock, progress, self._number, kill))
 
     def _detach_worker(self, message: messages.DetachWorker) -> None:
         done = functools.partial(self._link.send, messages.OrderDone(message.order))
@@ -326,7 +343,7 @@ class FrontendService(InferenceService):
         if served is None:
             done()
             return
-        served.pool.leave(message.worker, done)
+        served.pool.detach(message.worker, done)
 
     def _worker_died(self, message: messages.WorkerDied) -> None:
         served = self._served.get(message.number)
@@ -334,7 +351,7 @@ class FrontendService(InferenceService):
             return
         error = message.error.error(model=served.name, version=served.version)
         assert isinstance(error, WorkerDied)
-        served.pool.bury(message.worker, error, retry=message.retry)
+        served.pool.report_death(message.worker, error, retry=message.retry)
 
     def _retire_version(self, message: messages.RetireVersion) -> None:
         served = self._served.get(message.number)

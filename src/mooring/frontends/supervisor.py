@@ -1,4 +1,4 @@
-"""What the first process does for frontend processes: it tells them of versions and workers, and answers what they hand on."""
+"""What the first process does for frontend processes: it tells them of versions and workers, and answers what they forward."""
 
 import asyncio
 import functools
@@ -84,7 +84,7 @@ class FrontendProcess:
             messages.ToSupervisor,
             functools.partial(supervisor.receive, self),
             functools.partial(supervisor.on_lost, self),
-            arena.allocate,  # what a frontend hands on counts here, and reaches a worker like any other body
+            arena.allocate,  # what a frontend forwards counts here, and reaches a worker like any other body
         )
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -104,6 +104,7 @@ class FrontendProcess:
         assert self._process.stdin is not None
         with self._process.stdin as pipe:
             pipe.write(settings)
+        assert supervisor.attach is not None
         supervisor.attach(self, channel)
 
     @property
@@ -115,7 +116,9 @@ class FrontendProcess:
         """Send it, if there is somebody to hear it."""
         self._link.send(message)
 
-    def join(self, number: int, worker: str, sock: socket.socket, progress: int, channels: int) -> None:
+    def attach_worker(
+        self, number: int, worker: str, sock: socket.socket, progress: int, channels: int
+    ) -> None:
         """Hand over its channel to a worker."""
         if not self.gone:
             socket.send_fds(self._descriptors, [b"w"], [sock.fileno(), progress])
@@ -169,6 +172,9 @@ class FrontendProcess:
             process.wait()
 
 
+Attach = Callable[[FrontendProcess, socket.socket], None]
+
+
 class FrontendSupervisor:
     """All frontend processes. ``count`` 0 is the usual case, in which nothing here costs or does anything."""
 
@@ -177,8 +183,7 @@ class FrontendSupervisor:
         self._arena = arena
         self._metrics = metrics
         self._share = 1 + count  # processes that set_share every bound on a queue among them
-        # Called with every frontend that is started, and this process's end of its channel.
-        self.attach: Callable[[FrontendProcess, socket.socket], None] = _let_be
+        self.attach: Attach | None = None
         self.processes = [FrontendProcess(number, arena, self) for number in range(1, count + 1)]
         self._settings: Callable[[], bytes] = bytes
         self._service: InferenceService | None = None
@@ -197,12 +202,14 @@ class FrontendSupervisor:
         service: InferenceService,
         registry: Registry,
         run_call: RunCall,
+        attach: "Attach",
     ) -> None:
         """Run them, each with the settings as they are then.
 
         ``service`` answers the requests that they forward, ``run_call`` the gRPC calls.
+        ``attach`` gets every frontend that is started, and this process's end of its channel.
         """
-        self._run_call = run_call
+        self._run_call, self.attach = run_call, attach
         self._settings, self._service, self._registry = settings, service, registry
         for frontend in self.processes:
             frontend.start(settings(), self)
@@ -429,7 +436,9 @@ class VersionSharing:
             if frontend.generation == share.generation:
                 self._frontends.serve(self._version, frontend)
                 channels = len(processes) + 1
-                frontend.join(self._number, worker.id, share.sock, worker.process.progress_fd, channels)
+                frontend.attach_worker(
+                    self._number, worker.id, share.sock, worker.process.progress_fd, channels
+                )
 
     async def leave(self, worker: OwnedWorker) -> None:
         """Return when no frontend has anything in it any more."""
@@ -443,11 +452,6 @@ class VersionSharing:
         for frontend in self._frontends.processes:
             if self._number in frontend.served:
                 frontend.send(messages.WorkerDied(self._number, worker.id, record, retry))
-
-
-def _let_be(_frontend: FrontendProcess, channel: socket.socket) -> None:
-    """The channel of a frontend that accepts its own connections."""
-    channel.close()
 
 
 def shareable(spec: ModelSpec) -> bool:

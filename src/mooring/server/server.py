@@ -539,7 +539,13 @@ class Server:
                 return settings.encoded()
             return structs.replace(settings, tokens=tokens.tokens, renewable=tokens.renewable).encoded()
 
-        self._frontends.start(current_settings, self.engine, self.engine.registry, self._grpc.run_call)
+        self._frontends.start(
+            current_settings,
+            self.engine,
+            self.engine.registry,
+            run_call=self._grpc.run_call,
+            attach=self._balancer.attach,
+        )
         self._stack.push_async_callback(self._frontends.close)
         self._stack.callback(self._balancer.close)
 

@@ -1,4 +1,4 @@
-"""Workers of another process, as a frontend process sees them: it may send them work, but does not keep them alive.
+"""Workers of the first process, as a frontend process sees them: it sends them requests, and does not keep them alive.
 
 A worker has a channel to every frontend and serves them in turn, one message of each at a time.
 """
@@ -14,12 +14,12 @@ from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
 from mooring.workers.handle import PoolOwner, WorkerHandle, WorkerState
 
-# How long the news why a worker died may take from the process that keeps it, in seconds.
-_NEWS = 2.0
+# Seconds that the reason for the death of a worker may take to come from the first process.
+_REASON_TIMEOUT = 2.0
 
 
 class SharedProcess:
-    """A worker process that somebody else keeps. ``kill`` asks its keeper to end it."""
+    """A worker process of the first process. ``kill`` asks the first process to end it."""
 
     def __init__(
         self, sock: socket.socket, progress: Progress, channel: int, kill: Callable[[], None]
@@ -32,7 +32,12 @@ class SharedProcess:
 
 
 class SharedPool:
-    """The workers of one version, as far as its keeper has told of them."""
+    """The workers of one version, as far as the first process has told of them.
+
+    How this works: ``attach`` adds a worker that has loaded the model, ``detach`` takes one away when it has answered all.
+    The channel of a worker that died is closed; the first process sends the reason, before or after that, and
+    ``report_death`` gives it to the requests that the worker had.
+    """
 
     def __init__(
         self, spec: ModelSpec, owner: PoolOwner, measured: Callable[[Sequence[Record]], None]
@@ -45,7 +50,7 @@ class SharedPool:
         self._workers: dict[str, WorkerHandle] = {}
         self._leaving: dict[str, Callable[[], None]] = {}
         self._dead: dict[str, tuple[WorkerHandle, asyncio.TimerHandle]] = {}
-        self._obituaries: dict[str, tuple[WorkerDied, bool]] = {}
+        self._death_reasons: dict[str, tuple[WorkerDied, bool]] = {}
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -53,15 +58,15 @@ class SharedPool:
         """How many workers there are to send to."""
         return len(self._workers) - len(self._leaving)
 
-    def join(self, name: str, process: SharedProcess) -> None:
-        """One more worker, which has loaded the model."""
+    def attach(self, name: str, process: SharedProcess) -> None:
+        """Add a worker, which has loaded the model."""
         worker = WorkerHandle(self, process, name)
         worker.state = WorkerState.READY
         self._workers[name] = worker
         self.idle.append(worker)
         self.owner.on_worker_free()
 
-    def leave(self, name: str, left: Callable[[], None]) -> None:
+    def detach(self, name: str, left: Callable[[], None]) -> None:
         """Send nothing more to a worker; ``left`` is called when it has answered all."""
         worker = self._workers.get(name)
         if worker is None:
@@ -69,16 +74,16 @@ class SharedPool:
             return
         self._leaving[name] = left
         if worker in self.idle:
-            self._let_go(worker)
+            self._close_detached(worker)
 
-    def bury(self, name: str, error: WorkerDied, *, retry: bool) -> None:
-        """Why a worker died; known before or after its channel was seen to end."""
+    def report_death(self, name: str, error: WorkerDied, *, retry: bool) -> None:
+        """Take the reason why a worker died; it comes before or after the end of its channel."""
         if name in self._dead:
             worker, timer = self._dead.pop(name)
             timer.cancel()
-            self._lost(worker, error, retry=retry)
+            self._reap(worker, error, retry=retry)
         elif name in self._workers:
-            self._obituaries[name] = error, retry
+            self._death_reasons[name] = error, retry
 
     def next(self) -> WorkerHandle:
         """The idle worker to send to: one that no other frontend keeps busy, if there is one."""
@@ -121,7 +126,7 @@ class SharedPool:
     def on_idle(self, worker: WorkerHandle) -> None:
         """It is idle."""
         if worker.id in self._leaving:
-            self._let_go(worker)
+            self._close_detached(worker)
             return
         self.idle.append(worker)
         self.owner.on_worker_free()
@@ -133,11 +138,11 @@ class SharedPool:
         if worker in self.idle:
             self.idle.remove(worker)
         worker.close()
-        if worker.id in self._obituaries:
-            error, retry = self._obituaries.pop(worker.id)
-            self._lost(worker, error, retry=retry)
+        if worker.id in self._death_reasons:
+            error, retry = self._death_reasons.pop(worker.id)
+            self._reap(worker, error, retry=retry)
         else:
-            timer = self._loop.call_later(_NEWS, self._unexplained, worker)
+            timer = self._loop.call_later(_REASON_TIMEOUT, self._reap_unexplained, worker)
             self._dead[worker.id] = worker, timer
 
     def on_records(self, records: Sequence[Record]) -> None:
@@ -159,19 +164,19 @@ class SharedPool:
     def on_load_failed(self, worker: WorkerHandle, failure: object) -> None:
         """Not said to a frontend."""
 
-    def _unexplained(self, worker: WorkerHandle) -> None:
+    def _reap_unexplained(self, worker: WorkerHandle) -> None:
         del self._dead[worker.id]
         spec = self.spec
         error = WorkerDied("Worker died.", model=spec.name, version=spec.version)
-        self._lost(worker, error, retry=not worker.timed_out)
+        self._reap(worker, error, retry=not worker.timed_out)
 
-    def _lost(self, worker: WorkerHandle, error: WorkerDied, *, retry: bool) -> None:
+    def _reap(self, worker: WorkerHandle, error: WorkerDied, *, retry: bool) -> None:
         worker.report_death(error, retry=retry)
         left = self._leaving.pop(worker.id, None)
         if left is not None:
             left()
 
-    def _let_go(self, worker: WorkerHandle) -> None:
+    def _close_detached(self, worker: WorkerHandle) -> None:
         if worker in self.idle:
             self.idle.remove(worker)
         self._workers.pop(worker.id, None)
