@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from mooring.codecs import v2_json
 from mooring.codecs.packed import unpacked
 from mooring.codecs.raw import tensor_of
 from mooring.codecs.tensor_json import LARGE_DOCUMENT
@@ -453,3 +454,21 @@ def test_the_text_of_a_large_output_is_not_copied():
     assert any(piece is large for piece in pieces)
     assert [each["data"] for each in json.loads(joined(pieces))["outputs"]] == [[1, 2], [3]]
     assert size == 0
+
+
+@given(st.lists(tensors(), max_size=4).map(unique), st.sampled_from(["", "7", "é"]), st.data())
+@settings(max_examples=150, deadline=None)
+def test_outputs_that_are_all_binary_are_written_alike_however_plain_they_are(found, request_id, data):
+    named = {each.name: data.draw(st.booleans()) for each in found if data.draw(st.booleans())}
+    wanted = Wanted(others=True, named=named)
+
+    def write(texts):
+        with pytest.MonkeyPatch.context() as patch:
+            if not texts:
+                patch.setattr(v2_json, "_encode_all_binary", lambda *_: None)
+            outputs = [Tensor(each.name, each.datatype, each.shape, each.data) for each in found]
+            response = InferenceResponse(outputs, model="m", version="1", id=request_id)
+            pieces, size = encode_response(response, wanted)
+            return joined(pieces), size
+
+    assert write(True) == write(False)

@@ -3,7 +3,8 @@
 import pytest
 from web_client import eventually
 
-from mooring.web.exchange import TRANSITIONS, Exchange, ResponseState
+from mooring.core.buffers import Buffer
+from mooring.web.exchange import JOINED, TRANSITIONS, Exchange, ResponseState
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 HEAD = GET.replace(b"GET", b"HEAD")
@@ -296,6 +297,31 @@ class Sink:
     def write_whole(self, exchange, answer): ...
 
     def abort(self, exchange): ...
+
+
+class Tape(Sink):
+    """A connection that keeps what is written."""
+
+    def __init__(self):
+        self.written = []
+
+    def write(self, exchange, pieces, *, last):
+        self.written += [*map(bytes, pieces), last]
+
+    def write_whole(self, exchange, answer):
+        self.written += [answer, True]
+
+
+@pytest.mark.parametrize("body", [b"", b"x", b"x" * JOINED, b"x" * (JOINED + 1), Buffer(memoryview(b"xyz"))])
+@pytest.mark.parametrize("keep_alive", [True, False])
+@pytest.mark.parametrize("method", ["POST", "HEAD"])
+def test_a_200_whose_head_comes_in_pieces_is_the_bytes_of_any_other(method, keep_alive, body):
+    tapes = Tape(), Tape()
+    ones = [Exchange(method, b"/", [], {}, keep_alive, tape) for tape in tapes]
+    ones[0].respond_ok((b"x-request-id: ", b"7", b"\r\nserver: here\r\n"), body)
+    ones[1].respond(200, body, b"x-request-id: 7\r\nserver: here\r\n")
+    assert tapes[0].written == tapes[1].written
+    assert ones[0].state is ones[1].state is ResponseState.ANSWERED
 
 
 OPERATIONS = (

@@ -475,7 +475,7 @@ def encode_response(
         short = short_answer(response, response.model, response.id)
         if short is not None:
             return [short], 0
-    if wanted is not JSON_ONLY and not plain and (binary := _all_binary(response, wanted)) is not None:
+    if wanted is not JSON_ONLY and not plain and (binary := _encode_all_binary(response, wanted)) is not None:
         return binary
     document: dict[str, Any] = {"id": response.id} if response.id or plain else {}
     document["model_name"] = response.model
@@ -514,7 +514,7 @@ def short_answer(response: InferenceResponse, model: str, request_id: str) -> by
     return b"".join(pieces)
 
 
-def _all_binary(response: InferenceResponse, wanted: Wanted) -> tuple[list[Payload], int] | None:
+def _encode_all_binary(response: InferenceResponse, wanted: Wanted) -> tuple[list[Payload], int] | None:
     """The answer of numbers that are all wanted in binary; None for one that must be looked at more closely."""
     if response.parameters or not response.outputs:
         return None

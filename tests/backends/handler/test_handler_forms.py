@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from handler_kit import answer, instances, request
 
+from mooring.backends.backend import run_sync
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed
 from mooring.core.requests import Form, InferenceRequest, Operation, RequestedOutput
 from mooring.core.tensors import Tensor
@@ -300,3 +301,36 @@ def test_a_description_needs_no_body_for_the_envelope(load):
     )
     outcome = model.infer(InferenceRequest("m", "", "r", [], form=Form.BODY, operation=Operation.DESCRIBE))[0]
     assert answer(outcome) == b"True"
+
+
+MIXED = """
+def handle(data, context):
+    if data is None:
+        return
+    if context.get_request_header(0, "x-head"):
+        context.set_response_header(0, "X-Rows", str(len(data)))
+    return [[repr(row), context.get_request_id(i)] if row != {"body": bytearray(b"odd")} else {1} for i, row in enumerate(data)]
+"""
+
+
+@pytest.mark.parametrize("headers", [None, [(b"x-head", b"1")]])
+@pytest.mark.parametrize("payloads", [[b"a"], [b"a", b"b", b'{"x": 1}'], [b"a", b"odd"], [b"odd"]])
+def test_plain_bodies_are_answered_as_requests_of_any_form_are(load, payloads, headers):
+    model = load(MIXED, max_batch_size=8)
+    bodies = [request(each, key=f"r{at}", headers=headers) for at, each in enumerate(payloads)]
+    assert answers(model.infer(*bodies)) == answers(general(model, bodies))
+
+
+@pytest.mark.parametrize("element", [b"1", b'{"x": [1, null]}', b'"odd"', b"{", b""])
+def test_a_lone_instance_is_answered_as_requests_of_any_form_are(load, element):
+    model = load(MIXED, max_batch_size=8)
+    assert answers(model.infer(instances(element))) == answers(general(model, [instances(element)]))
+
+
+def general(model, requests):
+    """The outcomes by the way of all forms, which the fast paths for plain bodies and lone instances leave out."""
+    return run_sync(model.backend._infer_forms(requests, model.reply))
+
+
+def answers(outcomes):
+    return [(type(each), str(each)) if isinstance(each, Exception) else each for each in outcomes]
