@@ -235,3 +235,26 @@ def test_each_citation_of_a_contract_leads_to_a_page_and_a_section():
         assert page.exists(), (file, found[0])
         headings = set(re.findall(r"^#+ ([\d.]*\d)\.? ", page.read_text(), re.MULTILINE))
         assert set(re.findall(r"[\d.]*\d", found["sections"] or "")) <= headings, (file, found[0])
+
+
+def test_each_fast_path_is_listed_with_files_and_a_test_that_are_there():
+    section = (DOCS / "ARCHITECTURE.md").read_text().partition("## Fast paths\n")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    assert len(rows) > 20
+    for path, assumes, otherwise, test in rows:
+        files = {ROOT / "src/mooring" / each for each in quoted(path + otherwise) if each.endswith(".py")}
+        (tests,) = quoted(test)
+        assert files, path
+        assert assumes
+        assert [each for each in (*files, ROOT / tests) if not each.exists()] == []
+        assert "def test_" in (ROOT / tests).read_text()
+        named = {each.split(".")[-1] for each in quoted(path) if "/" not in each}
+        text = "".join(file.read_text() for file in files)
+        assert [each for each in named if each not in text] == []
+
+
+def test_fast_paths_that_name_themselves_are_listed():
+    section = (DOCS / "ARCHITECTURE.md").read_text().partition("## Fast paths\n")[2].partition("\n## ")[0]
+    for file in (ROOT / "src" / "mooring").rglob("*.py"):
+        if re.search(r"\bfast path\b", file.read_text(), re.IGNORECASE):
+            assert str(file.relative_to(ROOT / "src" / "mooring")) in section, file

@@ -1,4 +1,4 @@
-"""The short way for requests that are alike: it says what the general way says, or leaves the batch to it."""
+"""The fast path for requests that are alike: it says what the general way says, or leaves the batch to it."""
 
 import msgspec
 import numpy as np

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.codecs.short_lists import packed
+from mooring.codecs.short_lists import pack_numbers
 from mooring.codecs.tensor_json import encode, to_array
 from mooring.codecs.v2_json import JSON_ONLY, SHORT, decode_request, encode_response, short_answer
 from mooring.core.errors import InvalidInput
@@ -30,7 +30,7 @@ ELEMENTS = st.one_of(
     st.one_of(st.lists(ELEMENTS, min_size=1, max_size=4), st.lists(st.floats(-9, 9), min_size=1)),
 )
 def test_what_is_packed_is_what_an_array_would_hold(datatype, values):
-    found = packed(values, datatype)
+    found = pack_numbers(values, datatype)
     if found is not None:
         assert found == to_array(values, "x", datatype).tobytes()
 
@@ -38,8 +38,8 @@ def test_what_is_packed_is_what_an_array_would_hold(datatype, values):
 @pytest.mark.parametrize("datatype", NUMERIC)
 def test_what_is_plainly_of_its_type_is_packed(datatype):
     one = True if datatype == "BOOL" else 1
-    assert packed([one], datatype) == np.ones(1, NUMPY_TYPES[datatype]).tobytes()
-    assert packed([one, one], datatype) == np.ones(2, NUMPY_TYPES[datatype]).tobytes()
+    assert pack_numbers([one], datatype) == np.ones(1, NUMPY_TYPES[datatype]).tobytes()
+    assert pack_numbers([one, one], datatype) == np.ones(2, NUMPY_TYPES[datatype]).tobytes()
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_what_is_plainly_of_its_type_is_packed(datatype):
     ],
 )
 def test_all_else_is_left_to_the_general_way(values, datatype):
-    assert packed(values, datatype) is None
+    assert pack_numbers(values, datatype) is None
 
 
 @given(st.sampled_from(NUMERIC), st.integers(0, 20), st.binary(min_size=200, max_size=200))

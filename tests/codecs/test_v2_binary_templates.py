@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from mooring.codecs.v2_binary_templates import KnownBinaries, document_of
-from mooring.codecs.v2_json import Wanted, decode_request, wanted_of
+from mooring.codecs.v2_binary_templates import BinaryTemplates, read_document
+from mooring.codecs.v2_json import OutputSelection, decode_request, select_outputs
 from mooring.core.buffers import LARGE, HeapAllocator
 from mooring.core.errors import InvalidInput
 from mooring.core.tensors import release
@@ -37,10 +37,10 @@ def sent(text, payload, allocator=None):
 
 
 def taught(text, payload):
-    known = KnownBinaries()
+    known = BinaryTemplates()
     for _ in range(2):
         assert known.read(text, text + payload) is None
-        known.learn(text, len(text + payload), decode_request(text + payload, len(text)))
+        known.remember(text, len(text + payload), decode_request(text + payload, len(text)))
     return known
 
 
@@ -81,7 +81,7 @@ def test_a_document_that_came_twice_is_read_as_in_the_general_way(text, size, al
     found, wanted = read
     assert contents(found) == contents(right)
     assert (found.id, found.outputs, found.parameters) == (right.id, right.outputs, right.parameters)
-    assert wanted == wanted_of(right.outputs, right.parameters)
+    assert wanted == select_outputs(right.outputs, right.parameters)
     release(found.inputs)
     if isinstance(allocator, Arena):
         assert allocator.slots_in_use == 0
@@ -127,10 +127,10 @@ def test_a_body_of_another_length_is_left_to_the_general_way(change):
     ],
 )
 def test_what_says_more_or_must_be_looked_at_is_never_known(text, payload):
-    text_kept = document_of(text + payload, len(text))
-    known = KnownBinaries()
+    text_kept = read_document(text + payload, len(text))
+    known = BinaryTemplates()
     for _ in range(3):
-        known.learn(text_kept, len(text + payload), decode_request(text + payload, len(text)))
+        known.remember(text_kept, len(text + payload), decode_request(text + payload, len(text)))
         assert known.read(text_kept, text + payload) is None
 
 
@@ -151,9 +151,9 @@ def test_an_id_that_comes_first_is_read_and_may_be_another_each_time(form, size)
     payload = bytes(size)
     plain = document(entry(size), **TRITONS)
     texts = [plain.replace(b"{", form % each, 1) for each in (b"1", b"two", b"", b"4f[]~ !#")]
-    known = KnownBinaries()
+    known = BinaryTemplates()
     for text in texts[:2]:
-        known.learn(text, len(text + payload), decode_request(text + payload, len(text)))
+        known.remember(text, len(text + payload), decode_request(text + payload, len(text)))
     for text in [*texts, plain]:
         for allocator in (None, Arena(1 << 20)):
             right = decode_request(text + payload, len(text))
@@ -175,11 +175,11 @@ def test_what_is_no_json_is_not_taken_for_an_id(before):
 
 
 def test_no_more_documents_are_kept_than_there_is_room_for():
-    known = KnownBinaries()
+    known = BinaryTemplates()
     texts = [document(entry(8, f"x{number}")) for number in range(600)]
     for text in texts:
         for _ in range(2):
-            known.learn(text, len(text) + 8, decode_request(text + bytes(8), len(text)))
+            known.remember(text, len(text) + 8, decode_request(text + bytes(8), len(text)))
     assert known.read(texts[0], texts[0] + bytes(8)) is not None
     assert known.read(texts[-1], texts[-1] + bytes(8)) is None
 
@@ -188,4 +188,4 @@ def test_nothing_asked_in_binary_is_json():
     text = document(entry(8))
     read = taught(text, bytes(8)).read(text, text + bytes(8))
     assert read is not None
-    assert read[1] == Wanted()
+    assert read[1] == OutputSelection()

@@ -17,13 +17,13 @@ from mooring.codecs.tensor_json import LARGE_DOCUMENT
 from mooring.codecs.v2_json import (
     ALL_BINARY,
     JSON_ONLY,
-    Wanted,
+    OutputSelection,
     decode_request,
     decode_response,
     encode_request,
     encode_response,
     json_output,
-    wanted_of,
+    select_outputs,
 )
 from mooring.core.buffers import LARGE, Buffer, Slot, view_of
 from mooring.core.errors import InvalidInput, InvalidOutput
@@ -77,7 +77,7 @@ def same(found, expected):
 def test_what_is_written_in_binary_reads_back_equal(found, some_as_json, padded):
     json_ones = {each.name: False for each in found[::2] if each.datatype != "BYTES"} if some_as_json else {}
     request = InferenceRequest("m", "", "id é", found, parameters={"k": 1.5})
-    pieces, size = encode_request(request, Wanted(others=True, named=json_ones))
+    pieces, size = encode_request(request, OutputSelection(others=True, named=json_ones))
     body = joined(pieces)
     if padded and size:
         body, size = body[:size] + b" " * LARGE_DOCUMENT + body[size:], size + LARGE_DOCUMENT
@@ -379,7 +379,7 @@ def test_what_an_answer_does_not_hold_is_given_back_and_what_it_holds_is_not():
         Tensor("raw", "FP32", [1], raw),
         JsonOutput("written", "INT8", [1], written),
     ]
-    wanted = Wanted(named={"text": True, "raw": True})
+    wanted = OutputSelection(named={"text": True, "raw": True})
     pieces, _ = encode_response(InferenceResponse(outputs, model="m", version="1"), wanted)
     assert b"aaaa" in joined(pieces)
     assert (len(text_freed), len(number_freed), raw_freed, written_freed) == (1, 1, [], [])
@@ -425,7 +425,7 @@ def test_regions_are_read_and_given_back_where_the_request_is_refused():
     ],
 )
 def test_an_outputs_own_wish_goes_before_the_requests(outputs, parameters, expected):
-    wanted = wanted_of(outputs, parameters)
+    wanted = select_outputs(outputs, parameters)
     assert [wanted.binary(Tensor(name, "INT8", [0], b"")) for name in "ab"] == expected
 
 
@@ -435,7 +435,7 @@ def test_an_outputs_own_wish_goes_before_the_requests(outputs, parameters, expec
 )
 def test_a_wish_is_true_or_false(outputs, parameters):
     with pytest.raises(InvalidInput, match="must be true or false"):
-        wanted_of(outputs, parameters)
+        select_outputs(outputs, parameters)
 
 
 def test_an_output_without_data_is_only_described():
@@ -460,7 +460,7 @@ def test_the_text_of_a_large_output_is_not_copied():
 @settings(max_examples=150, deadline=None)
 def test_outputs_that_are_all_binary_are_written_alike_however_plain_they_are(found, request_id, data):
     named = {each.name: data.draw(st.booleans()) for each in found if data.draw(st.booleans())}
-    wanted = Wanted(others=True, named=named)
+    wanted = OutputSelection(others=True, named=named)
 
     def write(texts):
         with pytest.MonkeyPatch.context() as patch:

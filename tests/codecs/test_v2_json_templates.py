@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mooring.codecs.v2_json import InferBody, decode_request
-from mooring.codecs.v2_json_templates import KnownBodies
+from mooring.codecs.v2_json_templates import JsonTemplates
 from mooring.core.errors import InvalidInput
 
 
@@ -17,18 +17,18 @@ def body(data, **more):
 
 
 def taught(*bodies):
-    known = KnownBodies()
+    known = JsonTemplates()
     for each in bodies:
         for _ in range(2):
-            known.learn(each, decode_request(each))
+            known.remember(each, decode_request(each))
     return known
 
 
 def test_a_frame_that_came_twice_is_known():
-    known = KnownBodies()
+    known = JsonTemplates()
     for _ in range(2):
         assert known.read(body([1.0, 2.0])) is None
-        known.learn(body([1.0, 2.0]), decode_request(body([1.0, 2.0])))
+        known.remember(body([1.0, 2.0]), decode_request(body([1.0, 2.0])))
     assert InferBody("", [known.read(body([3.5, -4]))]) == decode_request(body([3.5, -4]))
 
 
@@ -85,10 +85,10 @@ def test_what_follows_the_numbers_may_say_more_of_them():
 
 
 def test_no_more_frames_are_kept_than_there_is_room_for():
-    known = KnownBodies()
+    known = JsonTemplates()
     for number in range(600):
         each = body([1.0, 2.0], entry={"name": f"x{number}"})
         for _ in range(2):
-            known.learn(each, decode_request(each))
+            known.remember(each, decode_request(each))
     assert known.read(body([1.0, 2.0], entry={"name": "x0"})) is not None
     assert known.read(body([1.0, 2.0], entry={"name": "x599"})) is None

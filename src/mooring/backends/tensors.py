@@ -130,7 +130,7 @@ class TensorBackend(Backend):
         return metadata
 
     def forget_layouts(self) -> None:
-        """The short way must learn anew what requests mean, since the reader has changed."""
+        """Forget what requests mean on the fast path, since the reader has changed."""
         if self._alike is not None:
             self._alike = UniformBatches(self)
 
@@ -153,15 +153,17 @@ class TensorBackend(Backend):
         """Answer a batch; see ``Backend.infer``."""
         batch = None if self._alike is None else self._alike.batch(requests)
         return (
-            run_sync(Run(self, requests, reply).outcomes()) if batch is None else self._shortly(batch, reply)
+            run_sync(Run(self, requests, reply).outcomes())
+            if batch is None
+            else self._infer_uniform(batch, reply)
         )
 
     async def answer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
         """As ``infer``, for a model that waits."""
         return await Run(self, requests, reply).outcomes()
 
-    def _shortly(self, batch: Batch, reply: Reply) -> Sequence[Outcome]:
-        """Answer requests that are alike: what takes long is left to ``Run``."""
+    def _infer_uniform(self, batch: Batch, reply: Reply) -> Sequence[Outcome]:
+        """Answer requests that are alike on the fast path; ``Run`` answers where the model streams or its outputs do not fit."""
         try:
             returned = self.call(INFER, batch.arrays, {})
             if type(returned) is not dict and hasattr(returned, "__next__"):

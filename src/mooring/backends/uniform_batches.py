@@ -1,9 +1,9 @@
-"""The short way through a tensor model, for batches of requests that are alike.
+"""The fast path through a tensor model, for batches of requests that are alike.
 
-Most requests are: numbers under the same names, in the same types and shapes, with nothing asked but the answer or some
-of its outputs as they are. What those mean to the model is worked out once, by the general way (samples.py), and kept.
-Then a batch is one copy from bytes to arrays, a call, and one copy back; large arrays of a request that is alone are
-not copied at all. Everything else takes the general way, and so does what is wrong: here no request is ever refused.
+Most requests are alike: numbers under the same names, in the same types and shapes, with nothing asked but the answer or
+some of its outputs as they are. What they mean to the model is worked out once, by the general way (samples.py), and
+kept. Then a batch is one copy from bytes to arrays, a call, and one copy back; large arrays of a lone request are not
+copied at all. Everything else takes the general way, and so does what is wrong: no request is refused here.
 """
 
 from collections.abc import Sequence
@@ -132,7 +132,7 @@ class UniformBatches:
         kind = batch_key(first)
         if kind is None:
             return None
-        layout = self._layouts[kind] if kind in self._layouts else self._learn(kind, first)
+        layout = self._layouts[kind] if kind in self._layouts else self._add_layout(kind, first)
         if layout is None:
             return None
         count = len(requests)
@@ -160,8 +160,8 @@ class UniformBatches:
                 arrays[name] = np.ndarray(whole, dtype, bytearray().join(map(view_of, parts)))
         return Batch(requests, layout, arrays)
 
-    def _learn(self, kind: Kind, request: InferenceRequest) -> Layout | None:
-        """What the general way makes of such a request. What is wrong with one it says each time anew."""
+    def _add_layout(self, kind: Kind, request: InferenceRequest) -> Layout | None:
+        """Keep what the general way makes of such a request. Where that finds a fault nothing is kept: it will say so again."""
         model = self._model
         try:
             (sample,), _ = model.reader.read(0, request)

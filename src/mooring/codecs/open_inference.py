@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from mooring.codecs.generate import GENERATE_FORM, INFER_FORM, decode_generate
 from mooring.codecs.packed import unpack_all
 from mooring.codecs.protobuf_tensors import Layout
-from mooring.codecs.v2_json import decode_request, refuse_regions, wanted_of
+from mooring.codecs.v2_json import decode_request, refuse_regions, select_outputs
 from mooring.core.buffers import LARGE, Payload
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import BodyKind, InferenceRequest, JsonWriter, RequestedOutput, UndecodedBody
@@ -40,7 +40,7 @@ def decode_v2_body(request: InferenceRequest) -> None:
     if undecoded.no_regions:
         refuse_regions(body.outputs)
     given = body.parameters or {}
-    wanted = wanted_of(body.outputs, given)
+    wanted = select_outputs(body.outputs, given)
     request.id = body.id or request.id
     bare = request.layout == Layout.BARE
     request.outputs = [

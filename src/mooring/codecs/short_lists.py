@@ -32,8 +32,8 @@ def _packer(datatype: str, count: int) -> tuple[Callable[..., bytes], frozenset[
     return None if found is None else (struct.Struct(f"<{count}{found[0]}").pack, found[1])
 
 
-def packed(values: list[object], datatype: str) -> bytes | None:
-    """A flat list that is not empty, as the elements of a tensor; None where it is not plainly of that datatype.
+def pack_numbers(values: list[object], datatype: str) -> bytes | None:
+    """Pack a flat list that is not empty as the elements of a tensor; None where it is not plainly of that datatype.
 
     A number too large for the type is not; floats are rounded to it, as everywhere.
     """

@@ -6,19 +6,20 @@ bytes may be wrong (BOOL, BYTES) are left to the general way, and so is whatever
 """
 
 import re
+from collections.abc import Mapping
 
 import msgspec
 import orjson
 
-from mooring.codecs.v2_json import InferBody, Parameters, Wanted, wanted_of
+from mooring.codecs.v2_json import InferBody, OutputSelection, select_outputs
 from mooring.core.buffers import LARGE, Buffer, Payload, Share, view_of
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import RequestedOutput
-from mooring.core.tensors import NUMPY_TYPES, RequestValue, Tensor
+from mooring.core.tensors import NUMPY_TYPES, Parameter, RequestValue, Tensor
 
 # Of longer documents the reading is not what costs.
-_LONGEST = 4096
-_KEPT = 512
+_MAX_DOCUMENT = 4096
+_MAX_TEMPLATES = 512
 _SIZE = "binary_data_size"
 _ANY_BYTES = frozenset(NUMPY_TYPES) - {"BOOL"}
 # An id is another one each time. Where clients write it first, what follows is the document without it.
@@ -30,8 +31,8 @@ class _Place(msgspec.Struct, frozen=True, gc=False):
 
     name: str
     datatype: str
-    shape: list[int]
-    parameters: Parameters | None
+    shape: tuple[int, ...]
+    parameters: Mapping[str, Parameter] | None
     start: int
     end: int
 
@@ -39,69 +40,81 @@ class _Place(msgspec.Struct, frozen=True, gc=False):
         """The tensor of a request, with its own bytes."""
         parameters = self.parameters
         return Tensor(
-            self.name, self.datatype, self.shape, data, None if parameters is None else {**parameters}
+            self.name, self.datatype, [*self.shape], data, None if parameters is None else {**parameters}
         )
 
 
-class _Layout(msgspec.Struct, frozen=True, gc=False):
+class _Template(msgspec.Struct, frozen=True, gc=False):
     """What a document says of the bytes behind it, which are ``size``."""
 
     size: int
-    inputs: list[_Place]
-    outputs: list[RequestedOutput] | None
-    parameters: dict[str, RequestValue] | None
-    wanted: Wanted
+    inputs: tuple[_Place, ...]
+    outputs: tuple[RequestedOutput, ...] | None
+    parameters: Mapping[str, RequestValue] | None
+    selection: OutputSelection
 
 
-class KnownBinaries:
-    """Reads bodies of binary tensors once the same document has come twice, but for an id at its beginning."""
+class BinaryTemplates:
+    """Reads bodies of binary tensors once the same document has come twice, but for an id at its beginning.
+
+    How this works: the document without its id is the key of a template. A body of a new document is read in the general
+    way and given to ``remember``; at its second time a template is made of it, where one can be. From then on ``read``
+    cuts the tensors out of the body, whose length is all that may differ.
+    """
 
     def __init__(self) -> None:
         # None for a document that must be read each time.
-        self._layouts: dict[bytes, _Layout | None] = {}
-        self._seen: set[bytes] = set()
+        self._templates: dict[bytes, _Template | None] = {}
+        self._seen_once: set[bytes] = set()
 
-    def read(self, document: bytes, body: Payload) -> tuple[InferBody, Wanted] | None:
-        """The request that begins with this document, and what it wants in binary: takes the body over.
+    def read(self, document: bytes, body: Payload) -> tuple[InferBody, OutputSelection] | None:
+        """Return the request that begins with this document, and what it wants in binary. Takes the body over.
 
-        None where it must be read in the general way, and then may be given to ``learn``.
+        None where the body must be read in the general way; what that finds may be given to ``remember``.
         """
-        given, rest = _parted(document)
-        layout = self._layouts.get(rest)
-        if layout is None or layout.size != len(body) - len(document):
+        client_id, rest = _split_id(document)
+        template = self._templates.get(rest)
+        if template is None or template.size != len(body) - len(document):
             return None
-        parameters = layout.parameters
-        inputs = _cut(body, layout.inputs, len(document))
-        return (
-            InferBody(given, inputs, layout.outputs, None if parameters is None else {**parameters}),
-            layout.wanted,
+        parameters, outputs = template.parameters, template.outputs
+        decoded = InferBody(
+            client_id,
+            _cut_tensors(body, template.inputs, len(document)),
+            None if outputs is None else [*outputs],
+            None if parameters is None else {**parameters},
         )
+        return decoded, template.selection
 
-    def learn(self, document: bytes, size: int, found: InferBody) -> None:
-        """Remember what was found in a body of so many bytes that begins with this document, if that came before."""
-        given, rest = _parted(document)
-        if found.id != given or not rest or rest in self._layouts or len(self._layouts) >= _KEPT:
+    def remember(self, document: bytes, size: int, decoded: InferBody) -> None:
+        """Make a template of a body of so many bytes that begins with this document, where that came before."""
+        client_id, rest = _split_id(document)
+        if (
+            decoded.id != client_id
+            or not rest
+            or rest in self._templates
+            or len(self._templates) >= _MAX_TEMPLATES
+        ):
             return
-        if rest in self._seen:
-            self._layouts[rest] = _layout_of(rest, size - len(document), found)
+        if rest in self._seen_once:
+            self._templates[rest] = _make_template(rest, size - len(document), decoded)
             return
-        if len(self._seen) >= _KEPT:
-            self._seen.clear()
-        self._seen.add(rest)
+        if len(self._seen_once) >= _MAX_TEMPLATES:
+            self._seen_once.clear()
+        self._seen_once.add(rest)
 
 
-def document_of(body: Payload, size: int) -> bytes:
-    """The JSON that a body begins with; nothing where it is too long to be kept."""
-    return view_of(body)[:size].tobytes() if 0 < size <= _LONGEST else b""
+def read_document(body: Payload, size: int) -> bytes:
+    """Return the JSON that a body begins with; nothing where it is too long to be kept."""
+    return view_of(body)[:size].tobytes() if 0 < size <= _MAX_DOCUMENT else b""
 
 
-def _parted(document: bytes) -> tuple[str, bytes]:
-    """The id that a document begins with, and the document without it."""
+def _split_id(document: bytes) -> tuple[str, bytes]:
+    """Return the id that a document begins with, and the document without it."""
     first = _ID_FIRST.match(document)
     return ("", document) if first is None else (first[1].decode(), b"{" + document[first.end() :])
 
 
-def _cut(body: Payload, places: list[_Place], at: int) -> list[Tensor]:
+def _cut_tensors(body: Payload, places: tuple[_Place, ...], at: int) -> list[Tensor]:
     """The tensors in what follows the first ``at`` bytes of a body."""
     if not isinstance(body, Buffer):
         return [place.tensor(body[at + place.start : at + place.end]) for place in places]
@@ -114,24 +127,27 @@ def _cut(body: Payload, places: list[_Place], at: int) -> list[Tensor]:
     return tensors
 
 
-def _layout_of(rest: bytes, size: int, found: InferBody) -> _Layout | None:
+def _make_template(rest: bytes, size: int, decoded: InferBody) -> _Template | None:
     """None where a tensor is not all bytes behind the JSON, or has such as must be looked at, and for a second id."""
     document = orjson.loads(rest)
     if "id" in document:
         return None
     places = []
     end = 0
-    for entry, tensor in zip(document["inputs"], found.inputs, strict=True):
+    for entry, tensor in zip(document["inputs"], decoded.inputs, strict=True):
         parameters = entry.get("parameters") or {}
         size_there = parameters.get(_SIZE)
         if "data" in entry or tensor.datatype not in _ANY_BYTES or size_there != len(tensor.data):
             return None
         start, end = end, end + size_there
-        places.append(_Place(tensor.name, tensor.datatype, tensor.shape, tensor.parameters, start, end))
+        places.append(
+            _Place(tensor.name, tensor.datatype, tuple(tensor.shape), tensor.parameters, start, end)
+        )
     if end != size:
         return None
     try:
-        wanted = wanted_of(found.outputs, found.parameters)
+        selection = select_outputs(decoded.outputs, decoded.parameters)
     except InvalidInput:
         return None
-    return _Layout(size, places, found.outputs, found.parameters, wanted)
+    outputs = None if decoded.outputs is None else tuple(decoded.outputs)
+    return _Template(size, tuple(places), outputs, decoded.parameters, selection)

@@ -17,7 +17,7 @@ import orjson
 
 from mooring.codecs.packed import unpack_all, unpacked
 from mooring.codecs.raw import bfloat16, check_booleans, check_room, raw_of, raw_size, split_texts
-from mooring.codecs.short_lists import packed
+from mooring.codecs.short_lists import pack_numbers
 from mooring.codecs.tensor_json import base64_texts, decode, encode, to_array, utf8_texts
 from mooring.core.buffers import LARGE, Buffer, Payload, Share, view_of
 from mooring.core.errors import ElsewhereOnly, InvalidInput, InvalidOutput
@@ -48,7 +48,7 @@ _REGION, _REGION_SIZE, _REGION_OFFSET = REGION = (
 _PLACES = frozenset({_SIZE, *REGION})
 BASE64: Mapping[str, Parameter] = {"content_type": "base64"}
 """What the parameters of an output of BYTES say where its elements are base64 in JSON, for one of them is not UTF-8."""
-# Bytes of numbers up to which an output is written the short way; above, an array of its own costs little beside them.
+# Bytes of numbers up to which an output takes the fast path; above, an array of its own costs little beside them.
 SHORT = 512
 _NUMPY, _N = orjson.OPT_SERIALIZE_NUMPY, ord("n")
 _MOST_DIMENSIONS = 32
@@ -71,7 +71,7 @@ class InferBody(msgspec.Struct):
     parameters: dict[str, RequestValue] | None = None
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class OutputSelection(msgspec.Struct, frozen=True):
     """Which outputs a client wants in binary: those named so, and of the others all or none."""
 
     others: bool = False
@@ -87,20 +87,20 @@ class Wanted(msgspec.Struct, frozen=True):
         return type(tensor) is Tensor and tensor.data is not None and self.named.get(tensor.name, self.others)
 
 
-JSON_ONLY = Wanted()
-ALL_BINARY = Wanted(others=True)
+JSON_ONLY = OutputSelection()
+ALL_BINARY = OutputSelection(others=True)
 
 
-def wanted_of(
+def select_outputs(
     outputs: Iterable[RequestedOutput] | None, parameters: Mapping[str, RequestValue] | None
-) -> Wanted:
+) -> OutputSelection:
     """What a request says of it. Raises ``InvalidInput``."""
     if not outputs and not parameters:
         return JSON_ONLY
     default = _flag(parameters or {}, "binary_data_output", False, "the request")
     if not outputs:
         return ALL_BINARY if default else JSON_ONLY
-    return Wanted(
+    return OutputSelection(
         default,
         {
             output.name: _flag(output.parameters or {}, "binary_data", default, f"output '{output.name}'")
@@ -271,7 +271,7 @@ def _plain(name: str, datatype: Any, shape: Any, data: Any) -> Tensor | None:
         size *= each
     if size != len(data) or len(shape) > _MOST_DIMENSIONS:
         return None
-    elements = packed(data, datatype)
+    elements = pack_numbers(data, datatype)
     return None if elements is None else Tensor(name, datatype, shape, elements)
 
 
@@ -464,7 +464,7 @@ def _outputs(given: Any) -> list[RequestedOutput] | None:
 
 
 def encode_response(
-    response: InferenceResponse, wanted: Wanted, *, plain: bool = False, null: bool = False
+    response: InferenceResponse, wanted: OutputSelection, *, plain: bool = False, null: bool = False
 ) -> tuple[list[Payload], int]:
     """The body of an answer in pieces, and the size of its JSON where binary tensors follow it, else 0.
 
@@ -514,7 +514,9 @@ def short_answer(response: InferenceResponse, model: str, request_id: str) -> by
     return b"".join(pieces)
 
 
-def _encode_all_binary(response: InferenceResponse, wanted: Wanted) -> tuple[list[Payload], int] | None:
+def _encode_all_binary(
+    response: InferenceResponse, wanted: OutputSelection
+) -> tuple[list[Payload], int] | None:
     """The answer of numbers that are all wanted in binary; None for one that must be looked at more closely."""
     if response.parameters or not response.outputs:
         return None
@@ -551,9 +553,11 @@ def _before_outputs(model: str, version: str) -> bytes:
 def _short_form(
     name: str, datatype: str, shape: tuple[int, ...], size: int
 ) -> tuple[bytes, Array, memoryview]:
-    """What stands before the numbers of a short output; and an array for them, with a view of its bytes.
+    """What stands before the numbers of a short output; and an array to write them from, with a view of its bytes.
 
-    The array is kept: orjson writes float32 only out of one, and to make it costs twice as much as to write it.
+    The array is scratch memory that each answer of this form overwrites, so answers are for the event loop's thread
+    alone. It is kept because orjson writes float32 only out of an array, and to make one costs twice as much as to
+    write it.
     """
     dtype = NUMPY_TYPES[datatype]
     numbers = np.zeros(size // dtype.itemsize, dtype)
@@ -565,7 +569,7 @@ def _written(
     document: dict[str, Any],
     key: str,
     tensors: Sequence[Output],
-    wanted: Wanted,
+    wanted: OutputSelection,
     *,
     plain: bool = False,
     null: bool = False,
@@ -657,7 +661,9 @@ def json_output(tensor: Tensor, *, null: bool = False) -> JsonOutput:
 # The client's side
 
 
-def encode_request(request: InferenceRequest, wanted: Wanted = ALL_BINARY) -> tuple[list[Payload], int]:
+def encode_request(
+    request: InferenceRequest, wanted: OutputSelection = ALL_BINARY
+) -> tuple[list[Payload], int]:
     """The body of a request in pieces, and the size of its JSON where binary tensors follow it, else 0.
 
     ``wanted`` says of the inputs which are sent in binary; what comes back is up to the request's own parameters.

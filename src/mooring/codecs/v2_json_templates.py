@@ -10,81 +10,91 @@ from typing import Any, cast
 import msgspec
 import orjson
 
-from mooring.codecs.short_lists import packed
+from mooring.codecs.short_lists import pack_numbers
 from mooring.codecs.v2_json import InferBody
 from mooring.core.tensors import Tensor
 
 # Of longer bodies the numbers are what costs.
-_LONGEST = 4096
-_KEPT = 512
+_MAX_BODY = 4096
+_MAX_TEMPLATES = 512
 _DATA = b'"data"'
 
 
-class _Frame(msgspec.Struct, frozen=True, gc=False):
-    """A body without its numbers: what stands around them, and what it says of them."""
+class _Template(msgspec.Struct, frozen=True, gc=False):
+    """A body without its numbers: the bytes around them, the tensor that they are of, and how many they are."""
 
     before: bytes
     after: bytes
     name: str
     datatype: str
-    shape: list[int]
+    shape: tuple[int, ...]
     size: int
 
 
-class KnownBodies:
-    """Reads bodies of one tensor of numbers, with nothing else said, once the same frame has come twice."""
+class JsonTemplates:
+    """Reads bodies with one tensor of numbers and nothing else, once two bodies of the same template have come.
+
+    How this works: the bytes before the word ``"data"`` are the key of a template. A body of a new key is read in the
+    general way and given to ``remember``; at its second time a template is made of it, where one can be proven. From
+    then on ``read`` compares the bytes before and after the numbers, and decodes only the numbers.
+    """
 
     def __init__(self) -> None:
-        # By what stands before the word "data"; None for what turned out to be no frame.
-        self._frames: dict[bytes, _Frame | None] = {}
-        self._seen: set[bytes] = set()
-        # The last one that was met: whoever asks is likely to ask in the same words again, and it is found at a glance.
-        self._last: _Frame | None = None
+        # By what stands before the word "data"; None for a body of which no template can be made.
+        self._templates: dict[bytes, _Template | None] = {}
+        self._seen_once: set[bytes] = set()
+        # The last template that fitted: it is tried first, since a client is likely to send the same again.
+        self._last: _Template | None = None
 
     def read(self, body: bytes) -> Tensor | None:
-        """The request's only input, which is all that it says.
+        """Return the request's only input, which is all that the body says.
 
-        None for one that must be read in the general way, which then may be given to ``learn``.
+        None where the body must be read in the general way; what that finds may be given to ``remember``.
         """
-        frame = self._last
-        if frame is None or not body.startswith(frame.before):
-            frame = self._frames.get(body[: body.find(_DATA)])
-            if frame is None or not body.startswith(frame.before):
+        template = self._last
+        if template is None or not body.startswith(template.before):
+            template = self._templates.get(body[: body.find(_DATA)])
+            if template is None or not body.startswith(template.before):
                 return None
-            self._last = frame
-        before, after = frame.before, frame.after
+            self._last = template
+        before, after = template.before, template.after
         if not body.endswith(after):
             return None
         try:
             values = orjson.loads(body[len(before) : -len(after)])
         except orjson.JSONDecodeError:
             return None
-        if type(values) is not list or len(values) != frame.size:
+        if type(values) is not list or len(values) != template.size:
             return None
-        elements = packed(values, frame.datatype)
+        elements = pack_numbers(values, template.datatype)
         if elements is None:
             return None
-        return Tensor(frame.name, frame.datatype, frame.shape, elements)
+        return Tensor(template.name, template.datatype, [*template.shape], elements)
 
-    def learn(self, body: bytes, found: InferBody) -> None:
-        """Remember the frame of a body that was read in the general way, if it is one and came before."""
-        if found.id or found.outputs is not None or found.parameters is not None or len(found.inputs) != 1:
+    def remember(self, body: bytes, decoded: InferBody) -> None:
+        """Make a template of a body that was read in the general way, where one like it came before."""
+        if (
+            decoded.id
+            or decoded.outputs is not None
+            or decoded.parameters is not None
+            or len(decoded.inputs) != 1
+        ):
             return
         at = body.find(_DATA)
-        if at < 0 or len(body) > _LONGEST or len(self._frames) >= _KEPT:
+        if at < 0 or len(body) > _MAX_BODY or len(self._templates) >= _MAX_TEMPLATES:
             return
         head = body[:at]
-        if head in self._frames:
+        if head in self._templates:
             return
-        if head not in self._seen:
-            if len(self._seen) >= _KEPT:
-                self._seen.clear()
-            self._seen.add(head)
+        if head not in self._seen_once:
+            if len(self._seen_once) >= _MAX_TEMPLATES:
+                self._seen_once.clear()
+            self._seen_once.add(head)
             return
-        self._frames[head] = _frame_of(body, at, found.inputs[0])
+        self._templates[head] = _make_template(body, at, decoded.inputs[0])
 
 
-def _frame_of(body: bytes, at: int, tensor: Tensor) -> _Frame | None:
+def _make_template(body: bytes, at: int, tensor: Tensor) -> _Template | None:
     begin = body.find(b"[", at)
     end = body.find(b"]", begin) + 1
     before, after = body[:begin], body[end:]
@@ -101,6 +111,6 @@ def _frame_of(body: bytes, at: int, tensor: Tensor) -> _Frame | None:
     if entry.get("data") != numbers or blank == document:
         return None
     entry["data"] = None
-    if blank != document or packed(numbers, tensor.datatype) is None:
+    if blank != document or pack_numbers(numbers, tensor.datatype) is None:
         return None
-    return _Frame(before, after, tensor.name, tensor.datatype, tensor.shape, len(numbers))
+    return _Template(before, after, tensor.name, tensor.datatype, tuple(tensor.shape), len(numbers))

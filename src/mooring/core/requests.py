@@ -1,7 +1,7 @@
 """One request and one response, whichever protocol they come from and whichever model they go to."""
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -101,7 +101,7 @@ class RequestedOutput(msgspec.Struct, array_like=True, frozen=True):
     """An output that the caller asked for by name."""
 
     name: str
-    parameters: dict[str, Parameter] | None = None
+    parameters: Mapping[str, Parameter] | None = None
 
 
 class Step(msgspec.Struct, array_like=True, frozen=True):

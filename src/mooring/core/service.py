@@ -89,7 +89,7 @@ class InferenceService(abc.ABC):
     def submit(self, request: InferenceRequest, done: Done) -> Ticket:
         """Send a request on its way. ``done`` may be called before this returns; every refusal goes there too.
 
-        No coroutine and no task: this is the fast path. Must be called on the event loop's thread. The payloads of
+        No coroutine and no task: every request takes this call. Must be called on the event loop's thread. The payloads of
         the request are released by the service once the request has been answered.
         """
 

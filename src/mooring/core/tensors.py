@@ -72,7 +72,7 @@ class Tensor(msgspec.Struct, array_like=True, gc=False, tag=0):
     datatype: str
     shape: list[int]
     data: Any  # Payload | list[Payload]; msgspec has no union of a custom type with others
-    parameters: dict[str, Parameter] | None = None
+    parameters: Mapping[str, Parameter] | None = None
     packed: int = PLAIN
 
     def array(self) -> Array:
@@ -120,7 +120,7 @@ class JsonOutput(msgspec.Struct, array_like=True, gc=False, tag=1):
     datatype: str
     shape: list[int]
     data: Any  # Payload
-    parameters: dict[str, Parameter] | None = None
+    parameters: Mapping[str, Parameter] | None = None
 
 
 Output = Tensor | JsonOutput

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeGuard
 
 from mooring.codecs.packed import FEW
-from mooring.codecs.v2_json import Wanted, json_output
+from mooring.codecs.v2_json import OutputSelection, json_output
 from mooring.core.errors import InvalidOutput, MooringError
 from mooring.core.requests import InferenceRequest, InferenceResponse, JsonWriter, RequestedOutput
 from mooring.core.service import Done, Outcome, Ticket
@@ -34,7 +34,7 @@ class CodecProcesses(Protocol):
 class JsonOutputs:
     """Writes the outputs of one request that its client wants as JSON; ``null`` stands for NaN and Infinity there."""
 
-    def __init__(self, codecs: CodecProcesses, selection: Wanted, *, null: bool) -> None:
+    def __init__(self, codecs: CodecProcesses, selection: OutputSelection, *, null: bool) -> None:
         self._codecs = codecs
         self._selection = selection
         self._null = null
@@ -120,7 +120,7 @@ class JsonOutputs:
         asyncio.get_running_loop().run_in_executor(None, encode).add_done_callback(encoded)
 
 
-def take_over_json(request: InferenceRequest) -> Wanted | None:
+def take_over_json(request: InferenceRequest) -> OutputSelection | None:
     """Ask the worker for plain tensors only, and return which outputs are not to be JSON; None where that cannot be.
 
     Where an output is wanted in yet another form, as classes or in shared memory, the worker writes all of them.
@@ -129,7 +129,7 @@ def take_over_json(request: InferenceRequest) -> Wanted | None:
     if any(output.parameters and output.parameters.keys() != {_BINARY} for output in outputs):
         return None
     named = {output.name: bool((output.parameters or {}).get(_BINARY)) for output in outputs}
-    selection = Wanted(request.json_writer is JsonWriter.NOBODY, named)
+    selection = OutputSelection(request.json_writer is JsonWriter.NOBODY, named)
     if selection.others and all(named.values()):
         return None
     request.json_writer = JsonWriter.CODEC

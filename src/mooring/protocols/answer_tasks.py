@@ -1,4 +1,4 @@
-"""Answers that take a coroutine to work out: loading a model, and what else is no business of the fast path."""
+"""Answers that take a coroutine to work out: loading a model, and what else a request of inference never does."""
 
 import asyncio
 from collections.abc import Callable, Coroutine

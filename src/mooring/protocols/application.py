@@ -119,7 +119,7 @@ class Application:
         return None if refusal is None else lambda refused: self._responses.send_refusal(refused, refusal)
 
     def _prepare(self, exchange: Exchange, head_cache: HeadCache) -> None:
-        """Find the short way of all requests after this one that have the same head."""
+        """Find the fast path of all requests after this one that have the same head."""
         head_cache.prepared = True
         match = self._router.find(exchange.target)
         if match is not None and exchange.method != "OPTIONS" and ENCODING not in exchange.fields:

@@ -6,7 +6,7 @@ the server with a bus error. One copy is made either way, out of the region into
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ class SharedMemory:
                 assert type(tensor) is Tensor  # a worker writes no JSON of what goes to shared memory
                 self._write(tensor, place)
 
-    def _write(self, tensor: Tensor, place: dict[str, Parameter]) -> None:
+    def _write(self, tensor: Tensor, place: Mapping[str, Parameter]) -> None:
         data = view_of(raw_of(tensor))
         offset, room = place.get(_OFFSET, 0), place.get(_SIZE, -1)
         if type(offset) is not int or type(room) is not int or offset < 0 or room < 0:

@@ -9,21 +9,21 @@ from collections.abc import Callable
 
 from mooring.codecs.nonfinite import asks_for_null
 from mooring.codecs.raw import raw_size
-from mooring.codecs.v2_binary_templates import KnownBinaries, document_of
+from mooring.codecs.v2_binary_templates import BinaryTemplates, read_document
 from mooring.codecs.v2_json import (
     ALL_BINARY,
     JSON_ONLY,
     REGION,
     InferBody,
+    OutputSelection,
     Regions,
-    Wanted,
     decode_request,
     encode_response,
     refuse_regions,
+    select_outputs,
     short_answer,
-    wanted_of,
 )
-from mooring.codecs.v2_json_templates import KnownBodies
+from mooring.codecs.v2_json_templates import JsonTemplates
 from mooring.core.buffers import LARGE, Buffer, Payload
 from mooring.core.errors import ElsewhereOnly, InvalidInput, MooringError, Unsupported
 from mooring.core.requests import NOBODY, SERVER, BodyKind, InferenceRequest, InferenceResponse, UndecodedBody
@@ -71,7 +71,7 @@ class InferAnswer(V2Answer, eq=False):
     _bodies: Bodies
     _memory: SharedMemory | None
     _given: str | None
-    _wanted: Wanted
+    _wanted: OutputSelection
     _relay: App | None
     _only: InferenceResponse | None = None
 
@@ -186,8 +186,8 @@ class KServeV2:
         self._version = version
         self._dialect = dialect
         self._memory = memory
-        self._known = KnownBodies()
-        self._binaries = KnownBinaries()
+        self._json_templates = JsonTemplates()
+        self._binary_templates = BinaryTemplates()
         self._relay = relay
         self._regions: Regions | None = None if memory is None else memory.read
         if relay is not None:
@@ -312,7 +312,7 @@ class KServeV2:
         asked = asked_of(match)
         model, version = asked.model, asked.version
         read, new_id, submit = (
-            self._known.read,
+            self._json_templates.read,
             self._responses.request_id_source(exchange),
             self._service.submit,
         )
@@ -363,7 +363,7 @@ class KServeV2:
                 if self._relay is not None:
                     refuse_regions(found.outputs)
                 plan = read_schedule(found.parameters, deadline)
-                wanted = wanted or wanted_of(found.outputs, found.parameters)
+                wanted = wanted or select_outputs(found.outputs, found.parameters)
             except MooringError:
                 release(found.inputs)
                 raise
@@ -386,23 +386,25 @@ class KServeV2:
         exchange.on_abandoned = self._service.submit(request, answer.done).cancel
 
     def _answer(
-        self, exchange: Exchange, request_id: str, asked: Target, given: str | None, wanted: Wanted
+        self, exchange: Exchange, request_id: str, asked: Target, given: str | None, wanted: OutputSelection
     ) -> InferAnswer:
         return InferAnswer(
             self._responses, exchange, request_id, asked, self._dialect, self.bodies, self._memory, given, wanted,
             self._relay,
         )  # fmt: skip
 
-    def _decoded(self, asked: Target, body: Payload, stated: bytes | None) -> tuple[InferBody, Wanted | None]:
+    def _decoded(
+        self, asked: Target, body: Payload, stated: bytes | None
+    ) -> tuple[InferBody, OutputSelection | None]:
         """What a body says, and where that is not for it to say, which outputs are wanted in binary."""
         if stated is None:
             if type(body) is not bytes:
                 return decode_request(body, None, self._regions), None
-            known = self._known.read(body)
+            known = self._json_templates.read(body)
             if known is not None:
                 return InferBody("", [known]), JSON_ONLY
             found = decode_request(body, None, self._regions)
-            self._known.learn(body, found)
+            self._json_templates.remember(body, found)
             return found, None
         size = _number(stated)
         if size < 0:
@@ -412,12 +414,12 @@ class KServeV2:
             )
         if size == 0:
             return self._raw(asked, body), ALL_BINARY
-        document, whole = document_of(body, size), len(body)
-        read = self._binaries.read(document, body)
+        document, whole = read_document(body, size), len(body)
+        read = self._binary_templates.read(document, body)
         if read is not None:
             return read
         found = decode_request(body, size, self._regions)
-        self._binaries.learn(document, whole, found)
+        self._binary_templates.remember(document, whole, found)
         return found, None
 
     def _raw(self, asked: Target, body: Payload) -> InferBody:

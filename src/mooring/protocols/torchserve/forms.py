@@ -1,6 +1,6 @@
 """Bodies as the rows of a TorchServe handler have them: one tensor, or of a form (urlencoded, multipart) one per field."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from urllib.parse import parse_qsl
 
@@ -19,7 +19,7 @@ class Inputs:
 
     def __init__(self) -> None:
         # Content type as sent -> what a tensor's parameters say of it. Shared by requests: nobody changes them.
-        self._parameters: dict[bytes | None, dict[str, Parameter]] = {}
+        self._parameters: dict[bytes | None, Mapping[str, Parameter]] = {}
 
     def of(self, exchange: Exchange) -> list[Tensor]:
         """What a request brings; takes its body. Raises ``InvalidInput`` for a form that is none."""
@@ -31,14 +31,14 @@ class Inputs:
             parameters = self._learn(content_type)
         return [Tensor("body", "BYTES", [1], [exchange.take_body()], parameters)]
 
-    def _learn(self, content_type: bytes | None) -> dict[str, Parameter]:
+    def _learn(self, content_type: bytes | None) -> Mapping[str, Parameter]:
         parameters = parameters_of(content_type)
         if len(self._parameters) < _TYPES_KEPT:  # clients may make them up
             self._parameters[content_type] = parameters
         return parameters
 
 
-def parameters_of(content_type: bytes | None) -> dict[str, Parameter]:
+def parameters_of(content_type: bytes | None) -> Mapping[str, Parameter]:
     """What the tensor of a plain body says of it."""
     return {"content_type": bare_type(content_type or b"")}
 
@@ -101,8 +101,8 @@ def _of_field(field: Field, value: Payload) -> Tensor:
 
 
 @lru_cache(_TYPES_KEPT)
-def _of_file(content_type: str) -> dict[str, Parameter]:
-    """What the tensor of a file says of it. Shared by requests: nobody changes it."""
+def _of_file(content_type: str) -> Mapping[str, Parameter]:
+    """Return the parameters of a file's tensor. Requests share them, so they are a ``Mapping`` to everybody."""
     return {"content_type": bare_type(content_type.encode()), "file": True}
 
 
