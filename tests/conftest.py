@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import tempfile
 import time
 
@@ -36,6 +37,11 @@ def pytest_addoption(parser):
         metavar="SECONDS",
         help="run each test of hypothesis again and again, so long in all",
     )
+    parser.addoption(
+        "--unit",
+        action="store_true",
+        help="leave out the tests that are marked as ones that start processes, and let no other start one",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -61,8 +67,27 @@ def pytest_xdist_auto_num_workers():
     return min(cores + 1, 8)
 
 
+@pytest.fixture(autouse=True)
+def _no_processes(pytestconfig, monkeypatch):
+    """With --unit, a test that starts a process fails and says what to do."""
+    if pytestconfig.getoption("--unit"):
+
+        def refuse(*_args, **_more):
+            raise AssertionError("this test starts a process: mark it with pytest.mark.processes")
+
+        monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
+        monkeypatch.setattr(os, "fork", refuse)
+
+
 def pytest_collection_modifyitems(config, items):
-    """With --fuzz, the tests of hypothesis alone; each gets its share of the time, and at least one run."""
+    """With --unit, only the tests that start no process.
+
+    With --fuzz, the tests of hypothesis alone; each gets its share of the time, and at least one run.
+    """
+    if config.getoption("--unit"):
+        chosen = [each for each in items if each.get_closest_marker("processes") is None]
+        config.hook.pytest_deselected(items=[each for each in items if each not in set(chosen)])
+        items[:] = chosen
     seconds = config.getoption("--fuzz")
     if not seconds:
         return

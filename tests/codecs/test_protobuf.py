@@ -375,11 +375,13 @@ def test_field_numbers_and_types_are_tritons():
     assert FileDescriptorProto.FromString(file.serialized_pb).package == theirs.package
 
 
+@pytest.mark.processes
 def test_tritons_client_and_ours_share_a_process():
     code = "import mooring.codecs.proto.inference_pb2, tritonclient.grpc, mooring.codecs.proto.health_pb2, grpc_health.v1.health_pb2"
     subprocess.run([sys.executable, "-W", "error::RuntimeWarning", "-c", code], check=True)
 
 
+@pytest.mark.processes
 def test_what_workers_are_forked_from_has_neither_grpc_nor_protobuf():
     code = (
         "import sys, mooring.worker_process.template, mooring.backends.onnx, mooring.backends.pytorch,"

@@ -30,6 +30,8 @@ from mooring.repository.catalog import Catalog
 from mooring.repository.store import Store
 from mooring.workers.capacity import Capacity
 
+pytestmark = pytest.mark.processes
+
 SAY = (
     "def infer(inputs, parameters):\n    return {{'said': {text!r}, 'p': str(sorted(parameters.items()))}}\n"
 )

@@ -10,6 +10,8 @@ from test_administration import SAY, Harness
 from mooring.core.errors import ModelNotFound
 from mooring.engine.monitoring import RepositoryMonitor
 
+pytestmark = pytest.mark.processes
+
 
 async def until(reached, seconds=40.0):
     end = time.monotonic() + seconds

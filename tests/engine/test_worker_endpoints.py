@@ -17,6 +17,8 @@ from mooring.observability.metrics import Metrics
 from mooring.repository.catalog import Catalog
 from mooring.repository.store import Store
 
+pytestmark = pytest.mark.processes
+
 ECHO = {"model": "echo"}
 
 

@@ -33,9 +33,12 @@ print(json.dumps([
 ]))
 """
 
-pytestmark = pytest.mark.skipif(
-    not GENERATOR.exists() or shutil.which("java") is None, reason="needs openapi-generator-cli and Java"
-)
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(
+        not GENERATOR.exists() or shutil.which("java") is None, reason="needs openapi-generator-cli and Java"
+    ),
+]
 
 
 async def run(*command: object, cwd: Path) -> str:

@@ -26,6 +26,8 @@ from mooring.protocols.kserve.grpc_infer import Inference
 from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.kserve.v2_grpc import NAME, KServeV2Grpc
 
+pytestmark = pytest.mark.processes
+
 MODELS = """
 import time
 import numpy as np

@@ -23,6 +23,8 @@ from mooring.protocols.kserve.v2 import KServeV2
 from mooring.protocols.responses import Responses
 from mooring.web.http1 import HttpServer, Limits
 
+pytestmark = pytest.mark.processes
+
 TWICE = """
 def infer(inputs, parameters):
     return {name: value if value.dtype == object else value + value for name, value in inputs.items()}

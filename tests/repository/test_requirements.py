@@ -16,6 +16,8 @@ from model_kit import defaults
 from mooring.core.errors import ModelLoadFailed
 from mooring.repository.store import Store
 
+pytestmark = pytest.mark.processes
+
 INSTALLING = defaults(install_requirements=True)
 
 

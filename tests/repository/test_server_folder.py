@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mooring.repository.server_folder import server_folder
+
+pytestmark = pytest.mark.processes
 
 KILLED = """
 import os, pathlib, signal, sys

@@ -5,9 +5,13 @@ import socket
 import subprocess
 import sys
 
+import pytest
+
 from mooring.descriptors import inherited_limit
 from mooring.ipc.template_protocol import LENGTH
 from mooring.workers.library_process import ENVIRONMENT
+
+pytestmark = pytest.mark.processes
 
 
 def test_a_template_whose_server_ends_before_it_has_read_everything_ends_without_a_word():

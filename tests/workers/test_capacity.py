@@ -38,7 +38,7 @@ def test_a_setting_is_the_bound_whatever_the_machine_is(machine):
 
 def test_a_refusal_names_the_bound_its_reason_and_what_to_do():
     bound = Capacity(64, "16 MB of memory for each")
-    assert bound.refusal_reason(64) == bound.refusal(10, others=54) == ""
+    assert bound.refusal_reason(64) == bound.refusal_reason(10, others=54) == ""
     text = bound.refusal_reason(100_000)
     for part in ("100000 workers", "room for 64", "16 MB of memory for each", "max_worker_processes"):
         assert part in text

@@ -30,6 +30,8 @@ from mooring.engine.lifecycle import State
 from mooring.worker_process import template
 from mooring.workers.local import ForkedProcess, Template
 
+pytestmark = pytest.mark.processes
+
 BIG = os.urandom(300_000)
 
 

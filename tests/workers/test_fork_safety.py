@@ -12,6 +12,8 @@ from worker_kit import body_of
 
 from mooring.workers import spawner
 
+pytestmark = pytest.mark.processes
+
 WORKERS_A_ROUND = 25
 ROUNDS = 1
 LONG_ROUNDS = 4

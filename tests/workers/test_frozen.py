@@ -12,6 +12,8 @@ from worker_kit import Harness, body_of
 from mooring.core.errors import WorkerDied
 from mooring.workers.heartbeat import Deadlines, has_ended
 
+pytestmark = pytest.mark.processes
+
 HEARTBEAT = 0.5
 
 

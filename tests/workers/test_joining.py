@@ -15,6 +15,8 @@ from mooring.core.tensors import Tensor
 from mooring.ipc.messages import EnableJoining
 from mooring.workers import local
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def file(tmp_path):

@@ -11,6 +11,8 @@ from mooring.workers.libraries import Libraries
 from mooring.workers.libraries import start_libraries as begun_for
 from mooring.workers.library_process import LibraryProcess
 
+pytestmark = pytest.mark.processes
+
 ONE, OTHER = ("json",), ("json", "csv")
 
 

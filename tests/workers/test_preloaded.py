@@ -18,6 +18,8 @@ from mooring.core.requests import Form, InferenceRequest
 from mooring.core.tensors import Tensor
 from mooring.repository.preloads import fork_unsafe_reason
 
+pytestmark = pytest.mark.processes
+
 torch = pytest.importorskip("torch")
 
 WEIGHTS_MB = 64

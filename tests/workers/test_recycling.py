@@ -5,12 +5,15 @@ import os
 import time
 
 import psutil
+import pytest
 from worker_kit import body_of
 
 from mooring.core.errors import WorkerDied
 from mooring.core.options import SequenceOptions
 from mooring.engine.lifecycle import State
 from mooring.workers.recycling import memory_of
+
+pytestmark = pytest.mark.processes
 
 MB = 1 << 20
 

@@ -13,6 +13,8 @@ from mooring.core.requests import Form, InferenceRequest, InferenceResponse
 from mooring.core.tensors import Tensor
 from mooring.web.http1 import HttpServer, Limits
 
+pytestmark = pytest.mark.processes
+
 ROUNDS = 100
 LONG_ROUNDS = 1000
 

@@ -462,6 +462,7 @@ async def test_grpcio_over_tls_with_large_messages_and_a_slow_reader(tmp_path):
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 async def test_curl_speaks_to_it(each):
     address = f"http://127.0.0.1:{each.server.port}/t.T/Echo"
