@@ -98,6 +98,41 @@ def test_one_who_leaves_without_a_word_is_no_matter(served, connect):
     eventually(lambda: not listener.server._servers[0].handshaking)
 
 
+def test_a_handshake_that_has_begun_goes_on_where_no_more_are_accepted(served, authority):
+    listener = served()
+    (listening,) = listener.soon(listener.server.share_sockets)
+    trusting = ssl.create_default_context(cafile=str(authority.ca))
+    begun = listener.connect()
+    eventually(lambda: listener.server._servers[0].handshaking)
+    listener.soon(listener.server.set_accepting, False)
+    listener.run(listener.server.adjusted())
+    begun.sock = trusting.wrap_socket(begun.sock, server_hostname="localhost")
+    assert begun.ask(GET).body == b"hello"
+    waiting = listener.connect()  # in the backlog, which the other processes that listen there take from
+    with listening.dup() as other:
+        other.setblocking(True)
+        taken, _ = other.accept()
+        assert taken.getpeername() == waiting.sock.getsockname()
+        taken.close()
+    waiting.close()
+    listener.soon(listener.server.set_accepting, True)
+    listener.run(listener.server.adjusted())
+    again = listener.connect()
+    again.sock = trusting.wrap_socket(again.sock, server_hostname="localhost")
+    assert again.ask(GET).body == b"hello"
+
+
+def test_the_end_cuts_handshakes_off_of_connections_that_were_accepted_before_a_pause(served):
+    listener = served()
+    listener.soon(listener.server.share_sockets)
+    begun = listener.connect()
+    eventually(lambda: listener.server._servers[0].handshaking)
+    listener.soon(listener.server.set_accepting, False)
+    listener.run(listener.server.adjusted())
+    listener.run(listener.server.drain(0.0))
+    assert begun.ended()
+
+
 def test_a_head_in_many_records_is_one_request(served, connect):
     client = connect(served(echo))
     for byte in b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc":
