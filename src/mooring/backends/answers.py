@@ -9,7 +9,7 @@ from mooring.backends.samples import Arrays, Sample
 from mooring.codecs.bodies import NO_CLASSES, Classes, encode_classes, encode_outputs, encode_rows
 from mooring.codecs.tensor_json import cast
 from mooring.core.errors import InvalidInput, InvalidOutput
-from mooring.core.requests import Form, InferenceRequest, InferenceResponse, ResponseHead
+from mooring.core.requests import BODY, TENSORS, InferenceRequest, InferenceResponse, ResponseHead
 from mooring.core.tensors import Array, Tensor, TensorSpec, datatype_of
 
 _JSON = "application/json"
@@ -108,14 +108,14 @@ def answer(
         elements = [
             element for sample, outputs in results for element in _predictions(sample, outputs, classes, null)
         ]
-        if request.form is Form.BODY:
+        if request.form is BODY:
             return body_of(b'{"predictions":[' + b",".join(elements) + b"]}")
         return InferenceResponse([Tensor("predictions", "BYTES", [len(elements)], elements)])
     sample, pieces = results[0]
     outputs = pieces[-1]
     if sample.lifted:
         outputs = {name: _of_one_row(sample, name, array) for name, array in outputs.items()}
-    if request.form is Form.TENSORS:
+    if request.form is TENSORS:
         return InferenceResponse([*_requested(request, outputs, declared, aliases)])
     if len(outputs) == 1:
         ((name, scores),) = outputs.items()

@@ -11,8 +11,8 @@ from mooring.codecs.open_inference import decode_v2_body
 from mooring.codecs.packed import unpack
 from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput, InvalidOutput
-from mooring.core.options import BatchMode
-from mooring.core.requests import Form, InferenceRequest
+from mooring.core.options import STACK, BatchMode
+from mooring.core.requests import INSTANCES, TENSORS, InferenceRequest
 from mooring.core.tensors import Array, RequestValue, TensorSpec
 
 Arrays = dict[str, Array]
@@ -75,12 +75,12 @@ class Reader:
     def read(self, index: int, request: InferenceRequest) -> tuple[list[Sample], bool]:
         """The samples of a request, and whether they are KServe v1 instances. Raises ``InvalidInput``."""
         target: Any = None
-        if request.form is Form.TENSORS:
+        if request.form is TENSORS:
             decode_v2_body(request)
             found, is_rows = [self._whole(self._native(request))], False
             if self.signature.aside and request.parameters:
                 target = request.parameters.get(self.signature.aside)
-        elif request.form is Form.INSTANCES:
+        elif request.form is INSTANCES:
             found, is_rows = self._rows(decode_instances(request)), True
         else:
             body = decode_body(request.inputs, self.signature)
@@ -113,7 +113,7 @@ class Reader:
         """One request's tensors as one sample."""
         self._complete(arrays)
         sample = Sample(0, arrays)
-        if self.batch is BatchMode.STACK and self.joins:
+        if self.batch is STACK and self.joins:
             self._check(arrays)
             return self._single(self._lifted(arrays), lifted=True)
         if self._lifts(arrays):
@@ -225,7 +225,7 @@ class Reader:
             if spec is not None and name in self.constants:
                 check(spec, array, spec.shape)
             elif spec is not None:
-                shape = spec.shape if self.batch is BatchMode.STACK else spec.shape[1:]
+                shape = spec.shape if self.batch is STACK else spec.shape[1:]
                 check(spec, array, [-1, *shape])
 
 

@@ -31,8 +31,16 @@ from mooring.core.errors import (
     RequestCancelled,
     Unsupported,
 )
-from mooring.core.options import BatchMode, Control
-from mooring.core.requests import INFER, TENSORS, InferenceRequest, InferenceResponse, Operation
+from mooring.core.options import CONCAT, Control
+from mooring.core.requests import (
+    DESCRIBE,
+    EXPLAIN,
+    INFER,
+    TENSORS,
+    InferenceRequest,
+    InferenceResponse,
+    Operation,
+)
 from mooring.core.service import LoadContext, ModelMetadata, Outcome, Reply
 from mooring.repository.spec import ModelSpec
 
@@ -142,7 +150,7 @@ class TensorBackend(Backend):
 
     def reading(self, operation: Operation) -> Reader:
         """What reads the requests of an operation."""
-        if operation is not Operation.EXPLAIN or not self.takes_target:
+        if operation is not EXPLAIN or not self.takes_target:
             return self.reader
         signature = self.reader.signature
         aside = "" if _TARGET in signature.names else _TARGET
@@ -189,7 +197,7 @@ class TensorBackend(Backend):
 
     def respond(self, request: InferenceRequest, results: Results, rows: bool) -> InferenceResponse:
         """The response to one request, or to a piece of its stream."""
-        if request.operation is not Operation.EXPLAIN:
+        if request.operation is not EXPLAIN:
             return self._answer(request, results, rows=rows)
         return answer(
             request,
@@ -218,7 +226,7 @@ class TensorBackend(Backend):
         if self.spec.batching.batch_dimension is None:
             if not shape:  # nobody knows
                 return rank > 1
-            batched = self.reader.batch is BatchMode.CONCAT and shape[0] == -1 and rank > 1
+            batched = self.reader.batch is CONCAT and shape[0] == -1 and rank > 1
         else:
             batched = self.spec.batching.batch_dimension
         return batched and (not shape or rank == len(shape))
@@ -230,7 +238,7 @@ class TensorBackend(Backend):
         try:
             if self._reshaping is not None:
                 arrays = self._reshaping.inputs(arrays)
-            if operation is Operation.EXPLAIN:
+            if operation is EXPLAIN:
                 return self.explain(arrays, parameters, wanted)
             return self.predict(arrays, parameters)
         except MooringError:
@@ -240,7 +248,7 @@ class TensorBackend(Backend):
 
     def expect(self, request: InferenceRequest) -> None:
         """Raises ``InvalidInput`` when the caller asks for an output that the model does not declare."""
-        if request.outputs and self._declared and request.operation is Operation.INFER:
+        if request.outputs and self._declared and request.operation is INFER:
             for output in request.outputs:
                 if output.name not in self._declared:
                     raise InvalidInput(
@@ -249,7 +257,7 @@ class TensorBackend(Backend):
 
     def settle(self, operation: Operation, returned: ModelOutput) -> Arrays:
         """The arrays of one thing the model returned."""
-        explained = operation is Operation.EXPLAIN
+        explained = operation is EXPLAIN
         arrays = settle(returned, {} if explained else self._declared)
         if self._reshaping is None:
             return arrays
@@ -340,7 +348,7 @@ class Run:
             samples: list[Sample] = []
             rows = False
             try:
-                if request.operation is Operation.DESCRIBE:
+                if request.operation is DESCRIBE:
                     raise Unsupported(f"model '{request.model}' has no description of its own")
                 samples, rows = reader.read(index, request)
                 if request.parameters and not self._backend.takes_values:
@@ -359,7 +367,7 @@ class Run:
 
     async def _call(self, samples: list[Sample]) -> None:
         """One call of the model, or for a sample of too many rows as many as it takes."""
-        explained = self._operation is Operation.EXPLAIN
+        explained = self._operation is EXPLAIN
         # An explainer keeps to the limit itself, since its targets may be one for each row.
         if samples[0].rows > self._limit and not (explained and not self._backend.explains_itself):
             self._pieces[id(samples[0])] = [await self._call_in_parts(samples[0])]

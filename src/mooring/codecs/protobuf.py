@@ -9,6 +9,8 @@ from typing import Any
 
 from mooring.codecs.protobuf_tensors import (
     HALVES,
+    RAW_LAYOUT,
+    TYPED_LAYOUT,
     Elements,
     Found,
     Layout,
@@ -216,15 +218,15 @@ def encode_request(request: InferenceRequest) -> bytes:
 
 def _response(response: InferenceResponse, layout: Layout) -> list[Part]:
     outputs = response.tensors
-    if layout is Layout.TYPED and any(tensor.datatype in HALVES for tensor in outputs):
-        layout = Layout.RAW  # all or none: a raw entry belongs to the output at its place
+    if layout is TYPED_LAYOUT and any(tensor.datatype in HALVES for tensor in outputs):
+        layout = RAW_LAYOUT  # all or none: a raw entry belongs to the output at its place
     parts: list[Part] = [
         text(b"\x0a", response.model),
         text(b"\x12", response.version),
         text(b"\x1a", response.id),
         *_entries(b"\x22", response.parameters),
     ]
-    if layout is Layout.RAW:
+    if layout is RAW_LAYOUT:
         parts += [nested(b"\x2a", _head(tensor)) for tensor in outputs]
         return parts + raw_contents(b"\x32", outputs)
     for tensor in outputs:

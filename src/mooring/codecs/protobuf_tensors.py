@@ -41,6 +41,9 @@ class Layout(enum.IntEnum):
     BARE = 3
 
 
+# Looked up per request (core/requests.py says what a look into the class costs).
+RAW_LAYOUT, TYPED_LAYOUT, WIDENED_LAYOUT = Layout.RAW, Layout.TYPED, Layout.WIDENED
+
 # The number and the name of the contents field of every datatype.
 _CONTENTS: Mapping[str, tuple[int, str]] = {
     "BOOL": (1, "bool_contents"),
@@ -103,7 +106,7 @@ class Elements:
     ) -> tuple[list[Tensor], Layout]:
         """The tensors with their data, wherever that is. Raises ``InvalidInput``, and holds no memory then."""
         tensors: list[Tensor] = []
-        layout = Layout.RAW
+        layout = RAW_LAYOUT
         rest = iter(raw)
         names: set[str] = set()
         try:
@@ -115,8 +118,8 @@ class Elements:
                     tensors.append(self._raw(each, *self._next(rest, each)))
                 else:
                     tensors.append(self._packed_contents(each) if self._pack else self.typed(each))
-                    wide = each.datatype in HALVES or layout is Layout.WIDENED
-                    layout = Layout.WIDENED if wide else Layout.TYPED
+                    wide = each.datatype in HALVES or layout is WIDENED_LAYOUT
+                    layout = WIDENED_LAYOUT if wide else TYPED_LAYOUT
             if next(rest, None) is not None:
                 raise InvalidInput(f"raw_{self._side}_contents has more entries than there are {self._side}s")
         except BaseException:

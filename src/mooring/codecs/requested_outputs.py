@@ -14,7 +14,7 @@ from mooring.codecs.packed import FEW, pack, pack_rows
 from mooring.codecs.v2_json import REGION, json_output
 from mooring.core.buffers import LARGE
 from mooring.core.errors import InvalidInput
-from mooring.core.requests import Form, InferenceRequest, InferenceResponse, JsonWriter
+from mooring.core.requests import INSTANCES, TENSORS, InferenceRequest, InferenceResponse, JsonWriter
 from mooring.core.tensors import Output, Parameter, Tensor
 
 # Numbers above this many bytes are written as JSON here: a few thousand of them cost the server's loop 0.1 ms.
@@ -57,8 +57,8 @@ def encode_outputs(
 
     ``json_nan`` is the setting of this name. Raises ``InvalidInput`` for a classification or region that cannot be.
     """
-    if request.form is not Form.TENSORS:
-        if request.form is Form.INSTANCES:
+    if request.form is not TENSORS:
+        if request.form is INSTANCES:
             pack_rows(response.tensors)
         return response
     response.id = request.id

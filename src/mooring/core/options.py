@@ -33,6 +33,10 @@ class BatchMode(enum.StrEnum):
     STACK = "stack"
 
 
+# Looked up per request (core/requests.py says what a look into the class costs).
+CONCAT, STACK = BatchMode.CONCAT, BatchMode.STACK
+
+
 class Batching(OptionGroup, frozen=True, kw_only=True):
     """How many requests share a call of the model, and how long one waits for others.
 

@@ -55,7 +55,7 @@ class JsonWriter(enum.IntEnum):
 
 # For what happens with every request: in Python 3.11 a member costs 0.1 us and 900 instructions each time that it is
 # looked up in its class, and a request met ten of them.
-INFER = Operation.INFER
+INFER, EXPLAIN, DESCRIBE = Operation.INFER, Operation.EXPLAIN, Operation.DESCRIBE
 NOBODY, SERVER, WORKER, CODEC = JsonWriter.NOBODY, JsonWriter.SERVER, JsonWriter.WORKER, JsonWriter.CODEC
 BODY, INSTANCES, TENSORS = Form.BODY, Form.INSTANCES, Form.TENSORS
 

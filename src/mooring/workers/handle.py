@@ -170,6 +170,10 @@ class WorkerState(enum.Enum):
     ENDED = "ENDED"
 
 
+# Looked up for every message (core/requests.py says what a look into the class costs).
+STARTING, READY, BUSY, ENDED = WorkerState
+
+
 class WorkerHandle:
     """The server's side of one worker and its channel.
 
@@ -183,7 +187,7 @@ class WorkerHandle:
     def __init__(self, pool: Pool, process: WorkerProcess, name: str) -> None:
         self.id = name
         self.process = process
-        self.state = WorkerState.STARTING
+        self.state = STARTING
         self.born = time.monotonic()
         self.load_seconds: float | None = None
         self.timed_out = False
@@ -206,7 +210,7 @@ class WorkerHandle:
     @property
     def loaded(self) -> bool:
         """Whether it has the model, and has not ended."""
-        return self.state is WorkerState.READY or self.state is WorkerState.BUSY
+        return self.state is READY or self.state is BUSY
 
     @property
     def room(self) -> int:
@@ -218,7 +222,7 @@ class WorkerHandle:
         if self.capacity:
             self._send_more(works)
             return
-        self.state = WorkerState.BUSY
+        self.state = BUSY
         self.sent_at = time.monotonic()
         self.served += len(works)
         self._message = works
@@ -234,7 +238,7 @@ class WorkerHandle:
 
     def _send_more(self, works: Sequence[Work]) -> None:
         if not self._outstanding:
-            self.state = WorkerState.BUSY
+            self.state = BUSY
             self.sent_at = time.monotonic()
         self.served += len(works)
         self._outstanding.update((work.key, work) for work in works)
@@ -315,7 +319,7 @@ class WorkerHandle:
             self._pool.owner.requeue([self._outstanding.pop(key) for key in message.keys])
             self._free_if_done()
         elif isinstance(message, Loaded):
-            self.state = WorkerState.READY
+            self.state = READY
             self.capacity = message.capacity
             self.load_seconds = time.monotonic() - self.sent_at
             self._pool.on_loaded(self, message.metadata, message.joining)
@@ -371,15 +375,15 @@ class WorkerHandle:
                 self._outstanding[key].piece(outcome)
         if told:
             if not self._outstanding:
-                self.state = WorkerState.READY
+                self.state = READY
             self._pool.on_room(self)
         for work, answer in told:
             work.answer(answer)
 
     def _free_if_done(self) -> None:
-        if not self._outstanding and self.state is WorkerState.BUSY:
+        if not self._outstanding and self.state is BUSY:
             self._message = ()
-            self.state = WorkerState.READY
+            self.state = READY
             if self.process.shared:
                 self.process.progress.send(self.process.channel, 0)
             self._pool.on_idle(self)
@@ -434,9 +438,9 @@ class OwnedWorker(WorkerHandle):
 
     def _on_process_end(self) -> None:
         """The process has ended. What its model's code forked may hold its end of the channel open for ever."""
-        while self.state is not WorkerState.ENDED and self._receive_messages():
+        while self.state is not ENDED and self._receive_messages():
             pass
-        if self.state is not WorkerState.ENDED:
+        if self.state is not ENDED:
             self._pool.on_closed(self)
 
 

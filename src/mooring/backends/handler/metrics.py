@@ -24,6 +24,9 @@ class MetricTypes(enum.Enum):
     HISTOGRAM = "histogram"
 
 
+_GAUGE = MetricTypes.GAUGE  # looked up for every call of a handler (core/requests.py says what that costs)
+
+
 class Dimension:
     """A name and a value that tell one series of a metric from another."""
 
@@ -132,7 +135,7 @@ class MetricsStore:
 
     def _adds_up(self, name: str) -> bool:
         known = self._in_files.get(name)
-        return known is not None and known.metric_type is not MetricTypes.GAUGE
+        return known is not None and known.metric_type is not _GAUGE
 
     def declare(self, metric: CachingMetric) -> None:
         """Know a metric from a file, which then says its unit and its type whatever the handler's call says."""
