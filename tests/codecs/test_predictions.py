@@ -5,7 +5,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.codecs.predictions import decode_asked
+from mooring.codecs.predictions import decode_prediction
 from mooring.codecs.proto.torchserve_inference_pb2 import PredictionsRequest
 from mooring.core.buffers import Buffer, Slot
 from mooring.core.errors import InvalidInput
@@ -28,7 +28,7 @@ def by_library(message):
 
 def by_hand(message):
     try:
-        found = decode_asked(message)
+        found = decode_prediction(message)
     except InvalidInput:
         return None
     return found.model_name, found.model_version, {name: bytes(data) for name, data in found.inputs.items()}
@@ -70,7 +70,7 @@ def test_the_memory_of_a_message_that_is_refused_is_given_back(message):
     released = []
     whole = Buffer(memoryview(bytearray(message)), Slot(0, 0, len(message)), released.append)
     try:
-        asked = decode_asked(whole)
+        asked = decode_prediction(whole)
     except InvalidInput:
         assert len(released) == 1
         return
@@ -83,4 +83,4 @@ def test_the_memory_of_a_message_that_is_refused_is_given_back(message):
 def test_a_message_of_more_inputs_than_a_form_has_fields_is_refused():
     message = PredictionsRequest(model_name="m", input={str(each): b"" for each in range(1001)})
     with pytest.raises(InvalidInput, match="more than 1000 inputs"):
-        decode_asked(message.SerializeToString())
+        decode_prediction(message.SerializeToString())

@@ -17,8 +17,8 @@ from mooring.protocols.application import Application
 from mooring.protocols.dialect import AMD
 from mooring.protocols.kserve.repository import Repository
 from mooring.protocols.kserve.v2 import KServeV2
-from mooring.protocols.openapi import Description
-from mooring.protocols.options_endpoints import answering_options
+from mooring.protocols.openapi import ApiDescription
+from mooring.protocols.options_endpoints import options_endpoints
 from mooring.protocols.responses import Responses
 from mooring.protocols.torchserve.metrics import TorchServeMetrics
 from mooring.repository.catalog import worker_extensions
@@ -74,7 +74,7 @@ class FakeAdministration(FakeService, ServerAdministration):
 async def listening(service, dialect, *, changes=True):
     metrics = Metrics()
     responses = Responses(metrics.responses, cors=ANYONE if dialect is AMD else None)
-    description = Description(responses, "0.0.1")
+    description = ApiDescription(responses, "0.0.1")
     v2 = KServeV2(
         service,
         responses,
@@ -93,13 +93,13 @@ async def listening(service, dialect, *, changes=True):
         *InferenceSocket(service, responses, any_origin=dialect is AMD).endpoints(),
         *TorchServeMetrics(metrics, responses).endpoints(),
     ]
-    endpoints += answering_options(endpoints, responses)
-    description.cover(endpoints)
+    endpoints += options_endpoints(endpoints, responses)
+    description.add_endpoints(endpoints)
     server = HttpServer(
         Application(count_requests(endpoints, metrics), responses, gate=Gate(closed=not changes)),
         limits=Limits(max_body_bytes=1_000_000),
         allocator=HeapAllocator(),
-        render_error=responses.refuse_message,
+        render_error=responses.format_refusal,
     )
     await server.start("127.0.0.1", 0)
     return server, metrics

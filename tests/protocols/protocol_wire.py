@@ -23,7 +23,7 @@ from mooring.core.tensors import Tensor
 from mooring.observability.metrics import Metrics
 from mooring.protocols.application import Application
 from mooring.protocols.kserve.v1 import KServeV1
-from mooring.protocols.openapi import Description
+from mooring.protocols.openapi import ApiDescription
 from mooring.protocols.responses import Responses
 from mooring.protocols.torchserve.inference import TorchServeInference
 from mooring.protocols.torchserve.management import TorchServeManagement
@@ -262,7 +262,7 @@ async def listening(
     """A server with the endpoints of one port."""
     metrics = Metrics()
     responses = Responses(metrics.responses, cors=cors)
-    description = Description(responses, "0.0.1")
+    description = ApiDescription(responses, "0.0.1")
     v1 = KServeV1(service, responses)
     endpoints = {
         "inference": lambda: [*TorchServeInference(service, responses, description).endpoints(), *v1.endpoints()],
@@ -272,12 +272,12 @@ async def listening(
         "metrics": lambda: TorchServeMetrics(metrics, responses).endpoints(),
     }[kind]()  # fmt: skip
     endpoints = [*description.endpoints(), *endpoints]
-    description.cover(endpoints)
+    description.add_endpoints(endpoints)
     server = HttpServer(
         Application(endpoints, responses),
         limits=Limits(max_body_bytes=1_000_000, max_url_bytes=2000),
         allocator=HeapAllocator(),
-        render_error=responses.refuse_message,
+        render_error=responses.format_refusal,
     )
     await server.start("127.0.0.1", 0)
     return server, metrics

@@ -13,7 +13,7 @@ from mooring.observability.metrics import Metrics
 from mooring.protocols.application import Application
 from mooring.protocols.cors import Cors
 from mooring.protocols.dialect import AMD, V2
-from mooring.protocols.openapi import Description
+from mooring.protocols.openapi import ApiDescription
 from mooring.protocols.responses import Responses
 from mooring.protocols.torchserve.inference import TorchServeInference
 from mooring.web.http1 import HttpServer, Limits
@@ -178,12 +178,12 @@ async def test_pages_of_named_sites_are_told_so_every_time():
     """What depends on who asks is no part of what a head has made known."""
     service, metrics = FakeService(), Metrics()
     responses, cors = Responses(metrics.responses), Cors(["http://a", "http://b"])
-    endpoints = TorchServeInference(service, responses, Description(responses, "1")).endpoints()
+    endpoints = TorchServeInference(service, responses, ApiDescription(responses, "1")).endpoints()
     server = HttpServer(
-        cors.telling(Application(endpoints, responses)),
+        cors.wrap_app(Application(endpoints, responses)),
         limits=Limits(),
         allocator=HeapAllocator(),
-        render_error=responses.refuse_message,
+        render_error=responses.format_refusal,
     )
     await server.start("127.0.0.1", 0)
     request = written("POST", "/predictions/echo", b"abc", "origin: http://b")

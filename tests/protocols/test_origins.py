@@ -104,7 +104,7 @@ async def loopback():
         Application([Endpoint("/change", change, Access.MANAGEMENT, changes=True)], responses, loopback=True),
         limits=Limits(),
         allocator=HeapAllocator(),
-        render_error=responses.refuse_message,
+        render_error=responses.format_refusal,
     )
     await server.start("127.0.0.1", 0)
     yield Served(None, None, server.port)

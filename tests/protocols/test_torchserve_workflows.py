@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from mooring.core import errors
 from mooring.core.service import WorkflowDescription
 from mooring.protocols.status import torchserve_workflow, torchserve_workflow_registration
-from mooring.protocols.torchserve.paging import page, window
-from mooring.protocols.torchserve.workflows import described
+from mooring.protocols.torchserve.paging import build_page, read_page_range
+from mooring.protocols.torchserve.workflows import workflow_document
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_what_goes_wrong_with_a_registration_has_torchserves_words(error, status
 
 def test_a_graph_is_printed_as_java_prints_a_map():
     graph = {"pre": ["m1", "m2"], "m1": ["post"], "m2": []}
-    told = described(WorkflowDescription("w", "w.war", 1, 2, 3, 0.05, graph))
+    told = workflow_document(WorkflowDescription("w", "w.war", 1, 2, 3, 0.05, graph))
     assert told["workflowDag"] == "{pre=[m1, m2], m1=[post], m2=[]}"
     assert list(told) == [
         "workflowName", "workflowUrl", "minWorkers", "maxWorkers", "batchSize", "maxBatchDelay", "workflowDag",
@@ -76,7 +76,7 @@ def test_pages_hold_every_name_once_and_in_order(count, limit):
     names = [str(number) for number in range(count)]
     seen, token = [], "0"
     while token is not None:
-        found = page("all", names, limit, int(token), lambda name: {"name": name})
+        found = build_page("all", names, limit, int(token), lambda name: {"name": name})
         seen += [each["name"] for each in found["all"]]
         token = found.get("nextPageToken")
     assert seen == names
@@ -93,4 +93,4 @@ def test_pages_hold_every_name_once_and_in_order(count, limit):
     ],
 )
 def test_what_is_no_number_or_out_of_range_is_the_default(query, expected):
-    assert window(query) == expected
+    assert read_page_range(query) == expected

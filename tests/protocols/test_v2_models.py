@@ -75,7 +75,7 @@ async def served(tmp_path):
         Application([*v2.endpoints(), *generate.endpoints()], responses, inflater=inflater),
         limits=limits,
         allocator=arena,
-        render_error=responses.refuse_message,
+        render_error=responses.format_refusal,
     )
     await server.start("127.0.0.1", 0)
     yield Served(engine, metrics, server.port)

@@ -30,7 +30,7 @@ from mooring.protocols.kserve.settings import LogSettings, Settings, TraceSettin
 from mooring.protocols.kserve.shared_memory import SharedMemory, SharedMemoryEndpoints
 from mooring.protocols.kserve.statistics import Statistics
 from mooring.protocols.kserve.v2 import KServeV2
-from mooring.protocols.openapi import Description
+from mooring.protocols.openapi import ApiDescription
 from mooring.protocols.responses import Responses
 from mooring.web.http1 import HttpServer, Limits
 
@@ -133,19 +133,19 @@ async def listening_v2(
         SharedMemoryEndpoints(memory if shared else None, responses, v2.bodies),
         Generate(service, responses, v2.bodies, dialect=dialect),
     ]
-    description = Description(responses, "0.0.1")
+    description = ApiDescription(responses, "0.0.1")
     endpoints = [*description.endpoints(), *v2.endpoints()]
     for part in parts:
         v2.extensions.extend(part.extensions)
         endpoints.extend(part.endpoints())
-    description.cover(endpoints)
+    description.add_endpoints(endpoints)
     limits = Limits(max_body_bytes=LIMIT, max_url_bytes=2000)
     inflater = Inflater(responses, limits=limits)
     server = HttpServer(
         Application(endpoints, responses, gate=Gate(closed=not changes), inflater=inflater),
         limits=limits,
         allocator=HeapAllocator(),
-        render_error=responses.refuse_message,
+        render_error=responses.format_refusal,
     )
     await server.start("127.0.0.1", 0)
     return server, Served(service, metrics, server.port), memory

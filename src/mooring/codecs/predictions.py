@@ -12,7 +12,7 @@ Part = bytes | memoryview
 MAX_INPUTS = 1_000
 
 
-class PredictionAsked(msgspec.Struct):
+class PredictionMessage(msgspec.Struct):
     """A PredictionsRequest. The sequence is None where the message names none."""
 
     model_name: str = ""
@@ -21,7 +21,7 @@ class PredictionAsked(msgspec.Struct):
     sequence_id: str | None = None
 
 
-def decode_asked(payload: Payload) -> PredictionAsked:
+def decode_prediction(payload: Payload) -> PredictionMessage:
     """What a PredictionsRequest says. Takes it over; inputs of a buffer are the caller's to release where they are large.
 
     Raises ``InvalidInput``, and holds nothing then.
@@ -42,9 +42,9 @@ def decode_asked(payload: Payload) -> PredictionAsked:
     return asked
 
 
-def _decode(message: memoryview) -> tuple[PredictionAsked, dict[str, tuple[int, int]]]:
+def _decode(message: memoryview) -> tuple[PredictionMessage, dict[str, tuple[int, int]]]:
     """The message, and where in it its inputs begin and end. Of those of one name the last counts."""
-    asked, places = PredictionAsked(), {}
+    asked, places = PredictionMessage(), {}
     walk = Walk().fields
     for tag, start, end in walk(message, 0, len(message)):
         if tag == 0x0A:

@@ -31,7 +31,7 @@ from mooring.protocols.amd.metrics import count_requests
 from mooring.protocols.dialect import AMD, V2
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.grpc_server import ConnectionAge, GrpcServer
-from mooring.protocols.openapi import Description
+from mooring.protocols.openapi import ApiDescription
 from mooring.signals import end_with_parent, leave_to_first_process
 from mooring.tokens import Access, Token, TokenTable
 from mooring.web.certificates import RENEWAL, certificates_of
@@ -221,7 +221,7 @@ class FrontendServer:
             dialect=self._dialect,
             relay=relay,
         )
-        description = Description(responses, __version__)  # a call for it is relayed
+        description = ApiDescription(responses, __version__)  # a call for it is relayed
         own, _ = inference_endpoints(services, description)
         served = {each.pattern for each in own}
         relayed = [each for each in self._settings.relayed if each.pattern not in served]

@@ -47,8 +47,8 @@ class Listeners:
         self.responses = Responses(
             counter,
             cors=self.cors.headers,
-            reserved=self.cors.reserved,
-            lines_for=self.cors.lines_for,
+            reserved_headers=self.cors.reserved_headers,
+            header_lines_for=self.cors.header_lines_for,
             json_nan=config.json_nan,
         )
         self._config = config
@@ -96,11 +96,11 @@ class Listeners:
         )
         certificates = self._certificates
         return HttpServer(
-            application if internal else self.cors.telling(application),
+            application if internal else self.cors.wrap_app(application),
             limits=self._limits,
             allocator=self._allocator,
-            render_error=self.responses.refuse_message,
-            admission_check=self.cors.checking(application.admission_check),
+            render_error=self.responses.format_refusal,
+            admission_check=self.cors.wrap_admission_check(application.admission_check),
             tls=certificates.current if address.secure and certificates and not internal else None,
             plain=https_only(self.responses),
             reuse_port=shared and reuse_port(self._config, address),

@@ -28,7 +28,7 @@ from mooring.protocols.kserve.shared_memory import SharedMemory, SharedMemoryEnd
 from mooring.protocols.kserve.statistics import Statistics
 from mooring.protocols.kserve.v1 import KServeV1
 from mooring.protocols.kserve.v2 import KServeV2
-from mooring.protocols.openapi import Description
+from mooring.protocols.openapi import ApiDescription
 from mooring.protocols.responses import Responses
 from mooring.protocols.torchserve.inference import TorchServeInference
 from mooring.protocols.torchserve.management import TorchServeManagement
@@ -71,7 +71,7 @@ class Services:
 class Mount:
     """What one address serves, and the OpenAPI document that describes it. ``setting`` names the address's setting."""
 
-    def __init__(self, setting: str, address: Address, description: Description) -> None:
+    def __init__(self, setting: str, address: Address, description: ApiDescription) -> None:
         self.setting = setting  # the first one that has this address
         self.address = address
         self.description = description
@@ -81,11 +81,11 @@ class Mount:
     def add(self, endpoints: Sequence[Endpoint]) -> None:
         """Serve these, too, and describe them."""
         self.endpoints.extend(endpoints)
-        self.description.cover(endpoints)
+        self.description.add_endpoints(endpoints)
 
 
 def inference_endpoints(
-    services: Services, description: Description, shared_memory: SharedMemory | None = None
+    services: Services, description: ApiDescription, shared_memory: SharedMemory | None = None
 ) -> tuple[list[Endpoint], list[str]]:
     """The endpoints of the inference address, and the extensions of v2 that they offer.
 
@@ -94,7 +94,7 @@ def inference_endpoints(
     inference, responses = services.inference, services.responses
     endpoints = TorchServeInference(inference, responses, description).endpoints()
     if services.administrative is not None:
-        endpoints += TorchServeWorkflows(services.administrative.workflows, responses).inference()
+        endpoints += TorchServeWorkflows(services.administrative.workflows, responses).inference_endpoints()
     endpoints += KServeV1(inference, responses).endpoints()
     v2, extensions = _v2_endpoints(services, shared_memory)
     return endpoints + v2, extensions
@@ -151,7 +151,7 @@ def _administrative_parts(
 
 
 def management_endpoints(
-    services: Services, administrative: Administrative, description: Description, *, model_api: bool
+    services: Services, administrative: Administrative, description: ApiDescription, *, model_api: bool
 ) -> list[Endpoint]:
     """TorchServe's management. With ``model_api`` False nobody registers or unregisters models over it."""
     responses = services.responses
@@ -161,7 +161,7 @@ def management_endpoints(
     endpoints = management.endpoints()
     if administrative.tokens is not None and administrative.tokens.renewable:
         endpoints += TokenRenewal(administrative.tokens, responses).endpoints()
-    return endpoints + TorchServeWorkflows(administrative.workflows, responses).management()
+    return endpoints + TorchServeWorkflows(administrative.workflows, responses).management_endpoints()
 
 
 def readiness_endpoints(services: Services) -> list[Endpoint]:

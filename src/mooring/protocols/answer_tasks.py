@@ -1,4 +1,4 @@
-"""Answers that take a coroutine to work out: loading a model, and what else a request of inference never does."""
+"""Answers that a coroutine works out, such as that to the load of a model."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -12,7 +12,7 @@ log = get_logger(__name__)
 
 
 class AnswerTasks:
-    """Runs what answers an exchange. A client that goes away does not stop it: half a load would help nobody."""
+    """Runs the coroutines that answer exchanges. They go on when the client disconnects: a load is not left half done."""
 
     def __init__(self, responses: Responses) -> None:
         self._responses = responses
@@ -21,7 +21,7 @@ class AnswerTasks:
     def start(
         self, exchange: Exchange, work: Coroutine[None, None, None], refuse: Callable[[MooringError], None]
     ) -> None:
-        """Let ``work`` answer the exchange. What it refuses goes to ``refuse``; any other fault is a 500."""
+        """Start ``work``, which answers the exchange. ``refuse`` answers its ``MooringError``; others become a 500."""
         task = asyncio.get_running_loop().create_task(self._run(exchange, work, refuse))
         self._running.add(task)
         task.add_done_callback(self._running.discard)

@@ -1,4 +1,4 @@
-"""From what the service says of a request to the bytes of its response."""
+"""HTTP responses made from the outcomes of requests."""
 
 import msgspec
 
@@ -15,7 +15,7 @@ from mooring.web.http1 import Exchange, header_lines
 
 log = get_logger(__name__)
 
-# What a handler may not set: HTTP's framing is ours, and so is whatever TorchServe overwrites.
+# Headers that a handler may not set: those of HTTP's framing, and those that TorchServe overwrites.
 _OURS = frozenset(
     (
         "connection",
@@ -32,8 +32,8 @@ _OURS = frozenset(
 _STREAM = b"ts_stream_next: true\r\n"
 
 
-def payload_of(outcome: InferenceResponse) -> Payload:
-    """The body of an answer in ``Form.BODY``; no output is an empty body."""
+def read_payload(outcome: InferenceResponse) -> Payload:
+    """Return the body of an answer in ``Form.BODY``; it is empty if there is no output."""
     outputs = outcome.outputs
     if not outputs or not outputs[0].data:
         return b""
@@ -47,20 +47,22 @@ class _Progress(msgspec.Struct, kw_only=True, eq=False):
 
 
 class Answer(_Progress, eq=False):
-    """The response to one request: ``done`` is what the service calls.
+    """The response to one request. The service calls ``done`` with its outcomes.
 
-    Whole answers take one write; an answer in pieces is a chunked response. What goes wrong before the first piece is
-    an error response; after it the connection is ended, since nothing else tells the client that pieces are missing.
+    How this works: an answer in one outcome is one write. An answer in several is a chunked response with a chunk
+    for each. An error before the first piece is an error response; after it the connection is aborted, because
+    nothing else can tell the client that pieces are missing. Subclasses override how a whole answer, a piece and a
+    refusal are written.
     """
 
-    # A struct: there is one for every request, and it is made in a third of the time of a plain class.
+    # A struct: one is made for every request, in a third of the time of a plain class.
     _responses: Responses
     _exchange: Exchange
     _id: str
     _target: Target
 
     def done(self, outcome: Outcome) -> None:
-        """The service's word on the request; never raises."""
+        """Write an outcome of the request; never raises."""
         try:
             if self._over:
                 self._release_outputs(outcome)
@@ -74,13 +76,13 @@ class Answer(_Progress, eq=False):
                 if outcome.final:
                     self._mark_over()
                 self._send_piece(outcome)
-        except Exception as error:  # the protocol edge: an engine has no use for our faults
+        except Exception as error:  # the protocol edge: the engine cannot handle errors of a response
             self._send_fault(error)
             self._release_outputs(outcome)
 
     def _mark_over(self) -> None:
         self._over = True
-        # The ticket holds ``done`` and so this answer: a circle, which would wait for the garbage collector.
+        # The ticket holds ``done`` and so this answer: a reference cycle, which only the garbage collector would free.
         self._exchange.on_abandoned = None
 
     def _send_whole(self, outcome: InferenceResponse) -> None:
@@ -95,7 +97,7 @@ class Answer(_Progress, eq=False):
         else:
             status, lines, reason = self._build_head(head)
             responses.counter.count(status)
-            self._exchange.respond(status, payload_of(outcome), lines, reason=reason)
+            self._exchange.respond(status, read_payload(outcome), lines, reason=reason)
 
     def _send_piece(self, outcome: InferenceResponse) -> None:
         if not self._started:
@@ -104,12 +106,12 @@ class Answer(_Progress, eq=False):
             self._responses.counter.count(status)
             self._exchange.start(status, lines + _STREAM, reason=reason)
         if outcome.final:
-            self._exchange.finish(payload_of(outcome))
+            self._exchange.finish(read_payload(outcome))
         else:
-            self._exchange.send(payload_of(outcome))
+            self._exchange.send(read_payload(outcome))
 
     def _build_head(self, head: ResponseHead) -> tuple[int, bytes, str]:
-        """Status, header lines and reason phrase. Raises ``ValueError`` for what would break the response apart."""
+        """Return status, header lines and reason phrase. Raises ``ValueError`` for values that no HTTP head can hold."""
         status = head.status or 200
         if not 200 <= status <= 999:
             raise ValueError(f"the model set the status {status}, which no answer can have")
@@ -123,11 +125,11 @@ class Answer(_Progress, eq=False):
             lower = name.lower()
             if lower == "content-type":
                 content_type = content_type or value
-            elif lower not in _OURS and lower not in self._responses.reserved:
+            elif lower not in _OURS and lower not in self._responses.reserved_headers:
                 kept[lower] = (name, value)
         reason = head.reason if head.reason.isascii() else ""
         lines = self._responses.build_head(self._id, content_type) + header_lines(kept.values())
-        return status, lines, reason or statuses.phrase(status)
+        return status, lines, reason or statuses.reason_phrase(status)
 
     def _release_outputs(self, outcome: Outcome) -> None:
         if isinstance(outcome, InferenceResponse):
@@ -157,7 +159,7 @@ class Answer(_Progress, eq=False):
         self._responses.send_fault(self._exchange, error, request_id=self._id)
 
     def _cancel_request(self) -> None:
-        """Tell the service that nobody waits for more."""
+        """Cancel the request: no further outcome is wanted."""
         cancel = self._exchange.on_abandoned
         self._mark_over()
         if cancel is not None:

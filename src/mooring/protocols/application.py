@@ -1,4 +1,4 @@
-"""One listener's requests to the endpoints that answer them, and the last word when one of them fails."""
+"""The application of one listener: routing, token checks, CORS preflights, and the answer to failures of endpoints."""
 
 from collections.abc import Callable, Iterable
 
@@ -10,7 +10,7 @@ from mooring.protocols import status as statuses
 from mooring.protocols.access import Check, Gate
 from mooring.protocols.endpoints import Endpoint, Prepare
 from mooring.protocols.inflater import ENCODING, Inflater
-from mooring.protocols.origins import CROSS_SITE, from_elsewhere
+from mooring.protocols.origins import CROSS_SITE, is_cross_site
 from mooring.protocols.responses import Responses
 from mooring.protocols.status import Refusal, Target
 from mooring.tokens import Access
@@ -25,15 +25,18 @@ _PREFLIGHT = b"access-control-request-method"
 
 
 class Application:
-    """The app of an ``HttpServer``. Endpoints of one pattern share its methods among them.
+    """The app of an ``HttpServer``. Endpoints with one pattern share its methods.
 
-    Where responses carry CORS headers, what a browser asks before it asks is answered with them, on every path.
-    Pages of other sites reach no endpoint that changes what is served; with ``loopback``, which says that only this
-    machine reaches the listener, a page's site must be this machine as well. Sites that are ``named`` count as this
-    one's own. Endpoints are put behind the ``gate`` here. ``overload_error`` says of a model and a version why a request to it
-    would be refused now, so that large bodies are not received in vain. What no endpoint answers goes to ``fallback_app``,
-    if there is such an app, and so does every question what there is to ask. Compressed bodies are inflated behind the
-    gate by ``inflater``, before any endpoint's handler sees them.
+    How this works: at construction every endpoint's handler is wrapped by the checks that it needs (the token, for
+    ``changes`` the Origin) and entered into the router under its pattern, so that a handler without checks is called
+    directly. A request is routed by its target, then by its method. If the connection has seen the same head before,
+    the prepared handler of that head answers, without routing. A compressed body is inflated behind the checks.
+
+    ``gate`` has the token checks. ``loopback`` says that only this machine reaches the listener: a page that changes
+    models must then be of this machine, too. Pages of ``trusted_origins`` count as the server's own.
+    ``overload_error`` returns the error with which a request to a model and version would be refused now, so that
+    large bodies are not received in vain. ``fallback_app`` answers paths and methods without an endpoint, and OPTIONS.
+    With CORS headers set, preflights are answered on every path.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class Application:
         self._inflater = inflater or Inflater(responses)
         self._fallback_app = fallback_app
         self._overload_error = overload_error
-        self._asking: set[str] = set()  # the patterns of endpoints that ask a model
+        self._model_patterns: set[str] = set()  # patterns of the endpoints that run a model
         self._gate = gate or Gate()
         self._loopback = loopback
         self._trusted_origins = trusted_origins
@@ -62,8 +65,8 @@ class Application:
         by_pattern: dict[str, list[Endpoint]] = {}
         for endpoint in endpoints:
             by_pattern.setdefault(endpoint.pattern, []).append(endpoint)
-        for pattern, sharing in by_pattern.items():
-            self._router.add(Route(pattern, self._one_of(sharing)))
+        for pattern, group in by_pattern.items():
+            self._router.add(Route(pattern, self._dispatch_methods(group)))
 
     def __call__(self, exchange: Exchange) -> None:
         """Answer now or later; never raises."""
@@ -74,9 +77,9 @@ class Application:
                     head_cache.handler(exchange)
                     return
                 if not head_cache.prepared:
-                    self._prepare(exchange, head_cache)
+                    self._fill_head_cache(exchange, head_cache)
             match = self._router.find(exchange.target)
-            if exchange.method == "OPTIONS" and self._options(exchange):
+            if exchange.method == "OPTIONS" and self._answer_options(exchange):
                 return
             if match is None:
                 if self._fallback_app is None:
@@ -84,25 +87,31 @@ class Application:
                 else:
                     self._fallback_app(exchange)
             elif ENCODING in exchange.fields:
-                self._inflate(exchange, match)
+                self._inflate_first(exchange, match)
             else:
                 match.handler(exchange, match)
         except Exception as error:  # the protocol edge: a fault of ours is this request's 500, and no other's
-            self._failed(exchange, error)
+            self._answer_error(exchange, error)
 
-    def _failed(self, exchange: Exchange, error: Exception) -> None:
+    def _answer_error(self, exchange: Exchange, error: Exception) -> None:
         if isinstance(error, MooringError):
-            asked = Target(error.model, error.version)
-            self._responses.send_refusal(exchange, statuses.refusal_for_target(error, asked, exchange.target))
+            target = Target(error.model, error.version)
+            self._responses.send_refusal(
+                exchange, statuses.refusal_for_target(error, target, exchange.target)
+            )
             return
-        method, target = exchange.method, exchange.target.decode("latin-1")
-        log.error("request failed", method=method, target=target, exc_info=error)
+        method, request_target = exchange.method, exchange.target.decode("latin-1")
+        log.error("request failed", method=method, target=request_target, exc_info=error)
         self._responses.send_fault(exchange, error)
 
     @property
     def admission_check(self) -> AdmissionCheck | None:
-        """What the listener asks about large bodies before it receives them; None where nothing could be said."""
-        return self._admission_refusal if self._checks or (self._overload_error and self._asking) else None
+        """Return the check before a large body is received; None where no request is ever refused there."""
+        return (
+            self._admission_refusal
+            if self._checks or (self._overload_error and self._model_patterns)
+            else None
+        )
 
     def _admission_refusal(self, exchange: Exchange) -> App | None:
         match = self._router.find(exchange.target)
@@ -110,27 +119,31 @@ class Application:
             return None
         checks = self._checks.get(match.route.pattern, {})
         check = checks.get(exchange.method) or checks.get("")
-        refusal = _lacking(check, exchange, match) if check is not None else None
-        if refusal is None and self._overload_error is not None and match.route.pattern in self._asking:
-            asked = Target(match.params["model_name"], match.params.get("model_version", ""))
-            error = self._overload_error(*asked)
+        refusal = _check_token(check, exchange, match) if check is not None else None
+        if (
+            refusal is None
+            and self._overload_error is not None
+            and match.route.pattern in self._model_patterns
+        ):
+            target = Target(match.params["model_name"], match.params.get("model_version", ""))
+            error = self._overload_error(*target)
             if error is not None:
-                refusal = statuses.refusal_for_target(error, asked, exchange.target)
+                refusal = statuses.refusal_for_target(error, target, exchange.target)
         return None if refusal is None else lambda refused: self._responses.send_refusal(refused, refusal)
 
-    def _prepare(self, exchange: Exchange, head_cache: HeadCache) -> None:
-        """Find the fast path of all requests after this one that have the same head."""
+    def _fill_head_cache(self, exchange: Exchange, head_cache: HeadCache) -> None:
+        """Store the prepared handler (a fast path) for all further requests with the same head."""
         head_cache.prepared = True
         match = self._router.find(exchange.target)
         if match is not None and exchange.method != "OPTIONS" and ENCODING not in exchange.fields:
             prepares = self._prepares.get(match.route.pattern, {})
             prepare = prepares.get(exchange.method) or prepares.get("")
             head_cache.handler = None if prepare is None else prepare(exchange, match)
-            head_cache.on_error = self._failed
+            head_cache.on_error = self._answer_error
 
-    def _options(self, exchange: Exchange) -> bool:
-        """Answer what a browser asks before it asks, and hand other questions on; False where an endpoint is to."""
-        if self._responses.reserved and exchange.header(_PREFLIGHT):
+    def _answer_options(self, exchange: Exchange) -> bool:
+        """Answer a CORS preflight, and pass other OPTIONS to the fallback; False where an endpoint has to answer."""
+        if self._responses.reserved_headers and exchange.header(_PREFLIGHT):
             self._responses.send_body(exchange, b"", "")
             return True
         if self._fallback_app is None:
@@ -138,68 +151,68 @@ class Application:
         self._fallback_app(exchange)
         return True
 
-    def _one_of(self, endpoints: list[Endpoint]) -> Handler:
+    def _dispatch_methods(self, endpoints: list[Endpoint]) -> Handler:
         if len(endpoints) == 1 and endpoints[0].methods is None:
-            return self._handler(endpoints[0])
+            return self._mount_endpoint(endpoints[0])
         by_method: dict[str, Handler] = {}
-        otherwise: Handler | None = None
+        any_method: Handler | None = None
         for endpoint in endpoints:
             if endpoint.methods is None:
-                otherwise = self._handler(endpoint)
+                any_method = self._mount_endpoint(endpoint)
             else:
-                by_method.update(dict.fromkeys(endpoint.methods, self._handler(endpoint)))
-        fallback = otherwise or self._not_allowed(by_method)
+                by_method.update(dict.fromkeys(endpoint.methods, self._mount_endpoint(endpoint)))
+        fallback = any_method or self._method_not_allowed(by_method)
 
-        def dispatch(exchange: Exchange, match: Match) -> None:
+        def dispatch_method(exchange: Exchange, match: Match) -> None:
             by_method.get(exchange.method, fallback)(exchange, match)
 
-        return dispatch
+        return dispatch_method
 
-    def _handler(self, endpoint: Endpoint) -> Handler:
+    def _mount_endpoint(self, endpoint: Endpoint) -> Handler:
         check, handler = self._gate.check(endpoint.access), endpoint.handler
         if endpoint.prepare is not None and check is None and not endpoint.changes:
             prepares = self._prepares.setdefault(endpoint.pattern, {})
             prepares.update(dict.fromkeys(endpoint.methods or ("",), endpoint.prepare))
         if endpoint.access is Access.INFERENCE and "{model_name}" in endpoint.pattern:
-            self._asking.add(endpoint.pattern)
+            self._model_patterns.add(endpoint.pattern)
         if check is not None:
             checks = self._checks.setdefault(endpoint.pattern, {})
             checks.update(dict.fromkeys(endpoint.methods or ("",), check))
-            handler = self._behind(check, handler)
-        return self._of_this_site(handler) if endpoint.changes else handler
+            handler = self._require_token(check, handler)
+        return self._require_same_site(handler) if endpoint.changes else handler
 
-    def _inflate(self, exchange: Exchange, match: Match) -> None:
-        """Let the endpoint answer when the body is inflated, unless the request would be refused whatever its body."""
+    def _inflate_first(self, exchange: Exchange, match: Match) -> None:
+        """Inflate the body, then call the endpoint's handler; refuse first what is refused whatever its body."""
         refuse = self._admission_refusal(exchange)
         if refuse is not None:
             refuse(exchange)
         else:
-            self._inflater.open(exchange, match, self._not_inflated)
+            self._inflater.inflate_body(exchange, match, self._refuse_body)
 
-    def _not_inflated(self, exchange: Exchange, match: Match, error: MooringError) -> None:
-        asked = Target(match.params.get("model_name", ""), match.params.get("model_version", ""))
-        self._responses.send_refusal(exchange, statuses.refusal_for_target(error, asked, exchange.target))
+    def _refuse_body(self, exchange: Exchange, match: Match, error: MooringError) -> None:
+        target = Target(match.params.get("model_name", ""), match.params.get("model_version", ""))
+        self._responses.send_refusal(exchange, statuses.refusal_for_target(error, target, exchange.target))
 
-    def _behind(self, check: Check, handler: Handler) -> Handler:
-        def allowed(exchange: Exchange, match: Match) -> None:
-            refusal = _lacking(check, exchange, match)
+    def _require_token(self, check: Check, handler: Handler) -> Handler:
+        def handle_with_token(exchange: Exchange, match: Match) -> None:
+            refusal = _check_token(check, exchange, match)
             if refusal is None:
                 handler(exchange, match)
             else:
                 self._responses.send_refusal(exchange, refusal)
 
-        return allowed
+        return handle_with_token
 
-    def _of_this_site(self, handler: Handler) -> Handler:
-        def guarded(exchange: Exchange, match: Match) -> None:
-            if from_elsewhere(exchange, loopback=self._loopback, trusted_origins=self._trusted_origins):
+    def _require_same_site(self, handler: Handler) -> Handler:
+        def handle_same_site(exchange: Exchange, match: Match) -> None:
+            if is_cross_site(exchange, loopback=self._loopback, trusted_origins=self._trusted_origins):
                 self._responses.send_refusal(exchange, CROSS_SITE)
             else:
                 handler(exchange, match)
 
-        return guarded
+        return handle_same_site
 
-    def _not_allowed(self, methods: Iterable[str]) -> Handler:
+    def _method_not_allowed(self, methods: Iterable[str]) -> Handler:
         fallback_app = self._fallback_app
         if fallback_app is not None:
             return lambda exchange, _: fallback_app(exchange)
@@ -208,8 +221,8 @@ class Application:
         return lambda exchange, _: self._responses.send_refusal(exchange, refusal)
 
 
-def _lacking(check: Check, exchange: Exchange, match: Match) -> Refusal | None:
-    """Why the check does not let this request pass, in the words of its protocol; None where it does."""
+def _check_token(check: Check, exchange: Exchange, match: Match) -> Refusal | None:
+    """Return why the check refuses this request, in the form of its protocol; None where it is allowed."""
     refusal = check(exchange.header(b"authorization"))
     if refusal is not None and match.route.pattern.startswith("/v1/"):  # KServe's clients look there
         refusal = msgspec.structs.replace(refusal, error=refusal.message)
@@ -217,7 +230,7 @@ def _lacking(check: Check, exchange: Exchange, match: Match) -> Refusal | None:
 
 
 def https_only(responses: Responses) -> App:
-    """The app of those who speak plain HTTP to a listener that speaks TLS: it says so, and ends the connection."""
+    """Return the app for plain HTTP on a listener that speaks TLS: it answers 403 and closes the connection."""
 
     def refuse(exchange: Exchange) -> None:
         exchange.keep_alive = False

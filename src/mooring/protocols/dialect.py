@@ -1,4 +1,4 @@
-"""What the servers that speak the Open Inference Protocol disagree about: said once, handed to the v2 endpoints."""
+"""Where servers of the Open Inference Protocol differ: one struct of switches for the v2 endpoints."""
 
 import math
 
@@ -29,20 +29,20 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     plain_answers: bool = False
     byte_shapes: bool = False
 
-    def override_refusal(self, error: MooringError, asked: Target) -> Refusal | None:
+    def override_refusal(self, error: MooringError, target: Target) -> Refusal | None:
         """What this dialect says of an error in place of v2's own words; None where it says no other."""
         if not self.workers or not isinstance(error, ModelNotFound):
             return None
-        name = f"{asked.model}_{asked.version}" if asked.version else asked.model
+        name = f"{target.model}_{target.version}" if target.version else target.model
         message = f"Worker {name or error.model} not found"
         return Refusal(400, "ModelNotFoundException", message, message)
 
-    def set_model_name(self, response: InferenceResponse, asked: Target) -> None:
+    def set_model_name(self, response: InferenceResponse, target: Target) -> None:
         """Give an answer the name and the version that it has in this dialect."""
         if not self.plain_answers:
-            response.model = asked.model
+            response.model = target.model
         else:
-            response.model = response.model or asked.model
+            response.model = response.model or target.model
             response.version = ""
 
     def set_output_shape(self, output: Output) -> None:

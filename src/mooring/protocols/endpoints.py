@@ -1,4 +1,4 @@
-"""Tables of what is mounted: every protocol writes one, the router and the OpenAPI document are both made from it."""
+"""Endpoints and their descriptions: every protocol lists its own; the router and the OpenAPI document are made of them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,8 +27,8 @@ class Query(msgspec.Struct, frozen=True):
     description: str
 
 
-class Also(msgspec.Struct, frozen=True, kw_only=True):
-    """The same call by another method or on another path, which clients use; with an id of its own."""
+class AlternativeCall(msgspec.Struct, frozen=True, kw_only=True):
+    """Another method or path of the same call that clients use, with an operation id of its own."""
 
     id: str
     method: str
@@ -36,7 +36,7 @@ class Also(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """One call a client may make."""
+    """The OpenAPI description of one call."""
 
     id: str
     method: str
@@ -46,22 +46,23 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     query: tuple[Query, ...] = ()
     errors: tuple[int, ...] = (500,)
     deprecated: bool = False
-    # What 202 means, where an answer may come before the work is done.
+    # The description of 202, where an answer may come before the work is done.
     accepted: str = ""
-    also: tuple["Also", ...] = ()
+    alternatives: tuple["AlternativeCall", ...] = ()
 
 
 Prepare = Callable[[Exchange, Match], Callable[[Exchange], None] | None]
-"""Makes the handler of all further requests whose heads are this request's, to the byte; None where there is none.
+"""Returns a handler for all further requests whose heads equal this one's, byte for byte; None where there is none.
 
-Everything that a head says is worked out once then. It must answer just as the handler would.
+The handler reuses what was computed from the head once. It must answer exactly as the endpoint's own handler would.
 """
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """A pattern, who answers it, what a client needs for it and what is told of it. ``methods`` None: any will do.
+    """A path pattern, its handler, the token that it needs and its OpenAPI description.
 
-    ``changes``: it changes what is served, and so is refused to web pages of other sites.
+    ``methods`` None means every method. ``changes`` marks a call that changes what is served: pages of other sites are
+    refused.
     """
 
     pattern: str
@@ -72,6 +73,6 @@ class Endpoint(msgspec.Struct, frozen=True):
     changes: bool = False
     prepare: Prepare | None = None
 
-    def handled(self, handler: Handler) -> "Endpoint":
-        """The same with another handler, and no way past it."""
+    def with_handler(self, handler: Handler) -> "Endpoint":
+        """Return the same endpoint with another handler, which no prepared handler bypasses."""
         return msgspec.structs.replace(self, handler=handler, prepare=None)

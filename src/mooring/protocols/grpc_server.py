@@ -204,7 +204,7 @@ class GrpcServer(Listener):
     # Methods
 
     def _mount_unary(self, gate: Gate, service: Service, name: str, method: UnaryMethod) -> Method[UnaryRpc]:
-        admit, handler = _guard(gate, service.name, method)
+        admit, handler = _guard_method(gate, service.name, method)
 
         def start(call: UnaryRpc) -> None:
             try:
@@ -213,7 +213,7 @@ class GrpcServer(Listener):
                 end_with_error(call, service.name, name, error, service.dialect)
                 return
             if work is not None:
-                self._run(call, service, name, work)
+                self._run_task(call, service, name, work)
 
         return Method(start, admit)
 
@@ -225,11 +225,11 @@ class GrpcServer(Listener):
             call.end(Status.OK)
 
         def start(call: StreamingRpc) -> None:
-            self._run(call, service, name, run(call))
+            self._run_task(call, service, name, run(call))
 
-        return Method(start, _admission(gate.check(method.access), service.name))
+        return Method(start, _admission_check(gate.check(method.access), service.name))
 
-    def _run(self, call: Rpc, service: Service, name: str, work: Coroutine[None, None, None]) -> None:
+    def _run_task(self, call: Rpc, service: Service, name: str, work: Coroutine[None, None, None]) -> None:
         """Run a method as a task of its own."""
 
         async def run() -> None:
@@ -253,13 +253,13 @@ def _refuse_unknown(call: Rpc) -> None:
 _UNKNOWN: Method[UnaryRpc] = Method(_refuse_unknown, admit=_refuse_unknown)
 
 
-def _guard(
+def _guard_method(
     gate: Gate, service: str, method: UnaryMethod
 ) -> tuple[Callable[[Rpc], None] | None, UnaryHandler]:
     """What is asked before a message is received, and the handler: itself where nothing depends on the message."""
     access, handler = method
     if isinstance(access, Access):
-        return _admission(gate.check(access), service), handler
+        return _admission_check(gate.check(access), service), handler
     checks = {each: gate.check(each) for each in Access}
     if not any(checks.values()):
         return None, handler
@@ -273,7 +273,7 @@ def _guard(
     return None, check_first
 
 
-def _admission(check: Check | None, service: str) -> Callable[[Rpc], None] | None:
+def _admission_check(check: Check | None, service: str) -> Callable[[Rpc], None] | None:
     return None if check is None else (lambda call: _check_token(check, service, call))
 
 

@@ -1,4 +1,4 @@
-"""Compressed request bodies, inflated once and in one place: no endpoint ever sees compressed bytes as its body."""
+"""Inflates compressed request bodies, so that no endpoint sees compressed bytes as its body."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from mooring.web.routing import Match
 
 ENCODING = b"content-encoding"
 _LENGTH = b"content-length"
-# Whatever may be sent as it is, a few bytes must not become more than this: larger bodies are sent uncompressed.
-_MOST_INFLATED = 67_108_864
-# Compressed bytes that are inflated at once, on the loop; what becomes of them there is at most LARGE.
-_AT_ONCE = 16_384
+# Limit on inflated bodies, whatever the limit on plain ones: a few bytes must not become gigabytes.
+_MAX_INFLATED = 67_108_864
+# Compressed bytes that are inflated on the event loop, to LARGE bytes at most.
+_MAX_INLINE = 16_384
 
 _UNKNOWN_CODING = Refusal(
     415,
@@ -27,14 +27,14 @@ _UNKNOWN_CODING = Refusal(
 )
 
 
-Failed = Callable[[Exchange, Match, MooringError], None]
+OnError = Callable[[Exchange, Match, MooringError], None]
 
 
 class Inflater:
-    """Gives handlers the body that a client compressed, and a head that says nothing of the compression.
+    """Replaces a compressed body by the inflated one, and removes the compression from the request's headers.
 
-    ``limits`` say how large a body may be for a target; they hold for what it is inflated to, which is never more than
-    64 MB. A body that may become large is inflated in a thread, and its memory comes from ``allocator``.
+    ``limits`` hold for the inflated size, which is never more than 64 MiB. A body that may become large is inflated
+    in a thread, into memory of ``allocator``.
     """
 
     def __init__(
@@ -45,10 +45,11 @@ class Inflater:
         self._limits = limits or Limits()
         self._answer_tasks = AnswerTasks(responses)
 
-    def open(self, exchange: Exchange, match: Match, failed: Failed) -> None:
-        """Have the match's handler answer a request with a Content-Encoding. ``failed`` answers what is no such data.
+    def inflate_body(self, exchange: Exchange, match: Match, on_error: OnError) -> None:
+        """Inflate the body of a request with a Content-Encoding, then call the match's handler.
 
-        Raises ``InvalidInput`` where a small body is none.
+        A small body is inflated at once, and ``InvalidInput`` is raised if it is no such data. A larger one is inflated
+        in a thread, and ``on_error`` answers the request if that fails.
         """
         coding = exchange.fields[ENCODING].decode("latin-1").strip().lower().removeprefix("x-")
         if coding == "identity" or not len(exchange.body):
@@ -57,32 +58,34 @@ class Inflater:
         if coding not in CODINGS:
             self._responses.send_refusal(exchange, _UNKNOWN_CODING)
             return
-        limit = min(body_limit(self._limits, exchange.target), _MOST_INFLATED)
+        limit = min(body_limit(self._limits, exchange.target), _MAX_INFLATED)
         if self._inflate_at_once(exchange, coding, limit):
             match.handler(exchange, match)
             return
 
-        async def work() -> None:
+        async def inflate_and_answer() -> None:
             body = await self._inflate_in_thread(exchange.take_body(), coding, limit)
             if exchange.state is ResponseState.ABANDONED:
-                _release(body)
+                _release_body(body)
             else:
                 _replace_body(exchange, body)
                 match.handler(exchange, match)
 
-        self._answer_tasks.start(exchange, work(), lambda error: failed(exchange, match, error))
+        self._answer_tasks.start(
+            exchange, inflate_and_answer(), lambda error: on_error(exchange, match, error)
+        )
 
     def _inflate_at_once(self, exchange: Exchange, coding: str, limit: int) -> bool:
         """Inflate what is small before and after; False for the rest. Raises ``InvalidInput``."""
-        if len(exchange.body) > _AT_ONCE:
+        if len(exchange.body) > _MAX_INLINE:
             return False
         try:
             data = inflate(view_of(exchange.body), coding, min(LARGE, limit))
         except InputTooLarge:
             if limit <= LARGE:
                 raise
-            return False  # too large for the loop, and perhaps not for the server
-        _release(exchange.take_body())
+            return False  # too large for the event loop; a thread tries with the real limit
+        _release_body(exchange.take_body())
         _replace_body(exchange, data)
         return True
 
@@ -95,15 +98,15 @@ class Inflater:
             buffer = self._allocator.allocate(len(data))
             buffer.view[:] = data
         finally:
-            _release(body)
+            _release_body(body)
             claim.release()
         return buffer
 
 
 def _replace_body(exchange: Exchange, body: Payload) -> None:
-    """Let the exchange be as if the client had sent this body as it is."""
+    """Change the exchange as if the client had sent this body uncompressed."""
     length = b"%d" % len(body)
-    # New ones: those of a head that is known are shared with other requests.
+    # A new list and a new dict: those of a cached head are shared with other requests.
     exchange.headers = [
         (name, length if name.lower() == _LENGTH else value)
         for name, value in exchange.headers
@@ -116,6 +119,6 @@ def _replace_body(exchange: Exchange, body: Payload) -> None:
     exchange.body = body
 
 
-def _release(body: Payload) -> None:
+def _release_body(body: Payload) -> None:
     if isinstance(body, Buffer):
         body.release()

@@ -1,4 +1,4 @@
-"""What a request to load a model may say about how: Triton's form, AMD's form, or nothing at all."""
+"""The options in the body of a load request, in Triton's form or AMD's."""
 
 import base64
 import binascii
@@ -15,7 +15,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 class LoadOptions(msgspec.Struct, frozen=True):
-    """What ``ModelAdministration.load`` takes beside the model's name; None where nothing was said."""
+    """The arguments of ``ModelAdministration.load`` beside the model's name; None for those that are not given."""
 
     config: Mapping[str, Any] | None = None
     files: Mapping[str, bytes] | None = None
@@ -23,27 +23,29 @@ class LoadOptions(msgspec.Struct, frozen=True):
 
 
 def parse_load_options(body: bytes) -> LoadOptions:
-    """The options in a body: none for an empty one, ``null`` and ``{}``. Raises ``InvalidInput``.
+    """Return the options in a body: none for an empty one, ``null`` and ``{}``. Raises ``InvalidInput``.
 
     Triton's clients send ``{"parameters": {"config": "<json>", "file:1/model.onnx": "<base64>", ...}}``, AMD's the
     parameters alone.
     """
-    document = _object(body)
+    document = _parse_object(body)
     if not isinstance(document.get("parameters"), dict):
-        return LoadOptions(parameters=_parameters(document))
+        return LoadOptions(parameters=_check_parameters(document))
     given = document["parameters"]
-    files = {name.removeprefix(_FILE): _file(name, given[name]) for name in given if name.startswith(_FILE)}
+    files = {
+        name.removeprefix(_FILE): _decode_file(name, given[name]) for name in given if name.startswith(_FILE)
+    }
     others = {name: given[name] for name in given if name != "config" and not name.startswith(_FILE)}
     config = parse_config(given["config"]) if "config" in given else None
-    return LoadOptions(config, files or None, _parameters(others))
+    return LoadOptions(config, files or None, _check_parameters(others))
 
 
 def parse_parameters(body: bytes) -> Mapping[str, Parameter]:
-    """The parameters in a body that can hold nothing else. Raises ``InvalidInput``."""
-    return _parameters(_object(body)) or {}
+    """Return the parameters in a body that holds nothing else. Raises ``InvalidInput``."""
+    return _check_parameters(_parse_object(body)) or {}
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _parse_object(body: bytes) -> dict[str, Any]:
     try:
         document = _decode(body) if body.strip() else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -53,7 +55,7 @@ def _object(body: bytes) -> dict[str, Any]:
     return document or {}
 
 
-def _parameters(given: Mapping[str, Any]) -> Mapping[str, Parameter] | None:
+def _check_parameters(given: Mapping[str, Any]) -> Mapping[str, Parameter] | None:
     for name, value in given.items():
         if not isinstance(value, (str, bool, int, float)):
             raise InvalidInput(f"parameter '{name}' must be a string, a number or a boolean")
@@ -61,7 +63,7 @@ def _parameters(given: Mapping[str, Any]) -> Mapping[str, Parameter] | None:
 
 
 def parse_config(text: Any) -> Mapping[str, Any]:
-    """The overriding configuration, which comes as JSON in a string. Raises ``InvalidInput``."""
+    """Return the configuration that replaces a model's own, from JSON in a string. Raises ``InvalidInput``."""
     try:
         config = _decode(text)
     except (msgspec.DecodeError, UnicodeError, TypeError, RecursionError) as error:
@@ -71,7 +73,7 @@ def parse_config(text: Any) -> Mapping[str, Any]:
     return config
 
 
-def _file(name: str, text: Any) -> bytes:
+def _decode_file(name: str, text: Any) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, TypeError, ValueError):

@@ -1,6 +1,7 @@
-"""The OpenAPI 3.0.1 document of what is mounted, made from the tables that mount it.
+"""The OpenAPI 3.0.1 document of the mounted endpoints.
 
-Valid, so that client generators need no switch to be set; every operation has one body argument at most.
+It is valid without exceptions, so that client generators work with their defaults; an operation has one body argument
+at most.
 """
 
 import re
@@ -12,12 +13,12 @@ import msgspec
 
 from mooring.protocols.access import Gate
 from mooring.protocols.endpoints import Body, Endpoint, Operation
-from mooring.protocols.responses import JSON, Responses, pretty
+from mooring.protocols.responses import JSON, Responses, to_pretty_json
 from mooring.tokens import Access, allowing
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
-_MODELS_KEPT = 256
+_MAX_MODELS = 256
 _PARAMETER = re.compile(r"{(\w+)}")
 
 _MEANINGS: Mapping[int, str] = {
@@ -66,43 +67,45 @@ NUMBER = {"type": "integer"}
 BIG = {"type": "integer", "format": "int64"}
 
 
-def record(required: Iterable[str] = (), **properties: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema of an object."""
+def object_schema(required: Iterable[str] = (), **properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of an object with these properties."""
     schema: dict[str, Any] = {"type": "object", "properties": properties}
     if required := list(required):
         schema["required"] = required
     return schema
 
 
-# One media type, and not */*: a generated client then has one bytes argument and knows what to call it on the wire.
+# One media type, not */*: a generated client then has one bytes argument and a content type to send.
 ANY_INPUT = Body("application/octet-stream", BINARY, "The input, in whatever form the model reads")
 ANY_OUTPUT = Body("*/*", BINARY, "The output, in whatever form the model writes")
 MODEL_ERRORS = (400, 404, 500, 503, 504, 507)
 _OPENAPI = Body(
     JSON,
-    record(("openapi", "info", "paths"), openapi=TEXT, info={"type": "object"}, paths={"type": "object"}),
+    object_schema(
+        ("openapi", "info", "paths"), openapi=TEXT, info={"type": "object"}, paths={"type": "object"}
+    ),
     "An OpenAPI 3.0.1 document",
 )
 _DESCRIBE = Operation(id="apiDescription", method="OPTIONS", description="This document", answer=_OPENAPI)
-_DESCRIBE_AGAIN = Operation(
+_DESCRIBE_OLD_PATH = Operation(
     id="olderApiDescription", method="GET", description="This document", answer=_OPENAPI, deprecated=True
 )
 _OPENAPI_FILE, _DATAPLANE_FILE = (
     Operation(
         id=id_,
         method="GET",
-        description=f"This document, where clients of {whose} look for it",
+        description=f"This document, where clients of {client} look for it",
         answer=_OPENAPI,
     )
-    for id_, whose in (("openapiFile", "KServe"), ("dataplaneFile", "MLServer"))
+    for id_, client in (("openapiFile", "KServe"), ("dataplaneFile", "MLServer"))
 )
-_READING = frozenset({"GET", "HEAD"})
+_GET_OR_HEAD = frozenset({"GET", "HEAD"})
 
 
-class Description:
-    """The document of one listener, and those of its models. ``cover`` comes before the first request.
+class ApiDescription:
+    """The OpenAPI documents of one listener and of its models. ``add_endpoints`` is called before the first request.
 
-    ``root`` is the prefix that clients from outside write before every path.
+    ``root`` is the prefix that clients behind a proxy put before every path.
     """
 
     def __init__(
@@ -123,38 +126,44 @@ class Description:
             "license": {"name": "Apache-2.0"},
             "version": version,
         }
-        self._operations: list[_Promise] = []
+        self._operations: list[_MountedCall] = []
         self._document = b""
         self._models: dict[str, bytes] = {}
 
     def endpoints(self) -> list[Endpoint]:
-        """Where the document is found."""
+        """Return the endpoints of the document."""
         return [
-            Endpoint("/", self.describe, Access.OPEN, _DESCRIBE, methods=frozenset({"OPTIONS"})),
-            Endpoint("/api-description", self.describe, Access.OPEN, _DESCRIBE_AGAIN),
-            Endpoint("/openapi.json", self.describe, Access.OPEN, _OPENAPI_FILE, methods=_READING),
+            Endpoint("/", self.send_document, Access.OPEN, _DESCRIBE, methods=frozenset({"OPTIONS"})),
+            Endpoint("/api-description", self.send_document, Access.OPEN, _DESCRIBE_OLD_PATH),
+            Endpoint("/openapi.json", self.send_document, Access.OPEN, _OPENAPI_FILE, methods=_GET_OR_HEAD),
             Endpoint(
-                "/v2/docs/dataplane.json", self.describe, Access.OPEN, _DATAPLANE_FILE, methods=_READING
+                "/v2/docs/dataplane.json",
+                self.send_document,
+                Access.OPEN,
+                _DATAPLANE_FILE,
+                methods=_GET_OR_HEAD,
             ),
         ]
 
-    def describe(self, exchange: Exchange, match: Match) -> None:
+    def send_document(self, exchange: Exchange, match: Match) -> None:
         """Answer with the document."""
-        self._responses.send_body(exchange, self.document(), JSON)
+        self._responses.send_body(exchange, self.to_json(), JSON)
 
-    def cover(self, endpoints: Iterable[Endpoint]) -> None:
-        """Add what these endpoints promise."""
-        self._operations.extend(self._promised(endpoints))
+    def add_endpoints(self, endpoints: Iterable[Endpoint]) -> None:
+        """Add the operations of these endpoints."""
+        self._operations.extend(self._list_calls(endpoints))
         self._document = b""
         self._models.clear()
 
-    def document(self) -> bytes:
-        """Everything, as JSON."""
-        self._document = self._document or pretty(_document(self._info, self._operations, self._root))
+    def to_json(self) -> bytes:
+        """Return the document of the listener as JSON."""
+        self._document = self._document or to_pretty_json(
+            _build_document(self._info, self._operations, self._root)
+        )
         return self._document
 
-    def of_model(self, model: str) -> bytes:
-        """The calls that concern one model, with its name filled in."""
+    def model_document(self, model: str) -> bytes:
+        """Return the document of the calls to one model, with its name in the paths, as JSON."""
         document = self._models.get(model)
         if document is None:
             name = quote(model, safe="")
@@ -164,31 +173,33 @@ class Description:
                 if "{model_name}" in path and not operation.deprecated
             ]
             info = self._info | {"title": f"RESTful API for: {model}"}
-            document = pretty(_document(info, operations, self._root))
-            if len(self._models) < _MODELS_KEPT:
+            document = to_pretty_json(_build_document(info, operations, self._root))
+            if len(self._models) < _MAX_MODELS:
                 self._models[model] = document
         return document
 
-    def _promised(self, endpoints: Iterable[Endpoint]) -> Iterator["_Promise"]:
+    def _list_calls(self, endpoints: Iterable[Endpoint]) -> Iterator["_MountedCall"]:
         for endpoint in endpoints:
             if endpoint.operation is not None:
                 operation = endpoint.operation
-                token = endpoint.access if self._gate.guards(endpoint.access) else Access.OPEN
+                token = endpoint.access if self._gate.needs_token(endpoint.access) else Access.OPEN
                 yield endpoint.pattern, operation, token
-                for also in operation.also:
-                    same = msgspec.structs.replace(operation, id=also.id, method=also.method)
-                    yield also.path or endpoint.pattern, same, token
+                for alternative in operation.alternatives:
+                    call = msgspec.structs.replace(operation, id=alternative.id, method=alternative.method)
+                    yield alternative.path or endpoint.pattern, call, token
 
 
-_Promise = tuple[str, Operation, Access]
-"""A path, a call to it, and the token that the call needs."""
+_MountedCall = tuple[str, Operation, Access]
+"""A path, its operation, and the token that a call needs."""
 
 
-def _document(info: Mapping[str, Any], operations: Iterable[_Promise], root: str) -> dict[str, Any]:
+def _build_document(info: Mapping[str, Any], operations: Iterable[_MountedCall], root: str) -> dict[str, Any]:
     paths: dict[str, Any] = {}
     schemes: dict[str, Any] = {}
     for path, operation, token in operations:
-        call = paths.setdefault(path, {})[operation.method.lower()] = _operation(path, operation, token)
+        call = paths.setdefault(path, {})[operation.method.lower()] = _describe_operation(
+            path, operation, token
+        )
         for name in (name for either in call.get("security", ()) for name in either):
             schemes[name] = {"type": "http", "scheme": "bearer", "description": f"The {name} token"}
     schemas = {"Error": _ERROR}
@@ -203,31 +214,38 @@ def _is_v2(path: str) -> bool:
     return path == "/v2" or path.startswith("/v2/")
 
 
-def _operation(path: str, operation: Operation, token: Access) -> dict[str, Any]:
-    written: dict[str, Any] = {
+def _describe_operation(path: str, operation: Operation, token: Access) -> dict[str, Any]:
+    description: dict[str, Any] = {
         "description": operation.description,
         "operationId": operation.id,
         "parameters": [*_path_parameters(path), *_query_parameters(operation)],
     }
     if operation.body is not None:
-        written["requestBody"] = {**_content(operation.body), "required": operation.body.required}
+        description["requestBody"] = {
+            **_describe_content(operation.body),
+            "required": operation.body.required,
+        }
     error = "OpenInferenceError" if _is_v2(path) else "Error"
-    written["responses"] = {"200": _content(operation.answer)}
+    description["responses"] = {"200": _describe_content(operation.answer)}
     if operation.accepted:
         answer = operation.answer
-        written["responses"]["202"] = _content(Body(answer.content_type, answer.schema, operation.accepted))
-    written["responses"] |= {
-        str(status): _content(Body(JSON, {"$ref": f"#/components/schemas/{error}"}, _MEANINGS[status]))
+        description["responses"]["202"] = _describe_content(
+            Body(answer.content_type, answer.schema, operation.accepted)
+        )
+    description["responses"] |= {
+        str(status): _describe_content(
+            Body(JSON, {"$ref": f"#/components/schemas/{error}"}, _MEANINGS[status])
+        )
         for status in sorted({*operation.errors, *([] if token is Access.OPEN else [401])})
     }
     if token is not Access.OPEN:
-        written["security"] = [{kind.value: []} for kind in allowing(token)]
+        description["security"] = [{kind.value: []} for kind in allowing(token)]
     if operation.deprecated:
-        written["deprecated"] = True
-    return written
+        description["deprecated"] = True
+    return description
 
 
-def _content(body: Body) -> dict[str, Any]:
+def _describe_content(body: Body) -> dict[str, Any]:
     return {"description": body.description, "content": {body.content_type: {"schema": body.schema}}}
 
 

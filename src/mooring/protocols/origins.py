@@ -1,7 +1,7 @@
-"""Which web pages a listener answers: a browser lets any page of any site send requests to this machine.
+"""Protection from cross-site requests: a browser lets any page of any site send requests to this machine.
 
-It says in ``Origin`` where the page is from, in every request that is not GET or HEAD and in every websocket's; what
-is no browser says nothing. So a request that would change what is served may come from no page but the server's own.
+A browser sends ``Origin``, the page's site, with every websocket and every request other than GET and HEAD; other
+clients send none. A request that would change what is served is refused if a page of another site sent it.
 """
 
 import ipaddress
@@ -18,13 +18,13 @@ CROSS_SITE = Refusal(
 )
 
 
-def from_elsewhere(
+def is_cross_site(
     exchange: Exchange, *, loopback: bool, trusted_origins: frozenset[bytes] = frozenset()
 ) -> bool:
-    """Whether a page of another site asks, and not one of those that are ``named`` (in lower case).
+    """Return whether a page of another site sent this, other than ``trusted_origins`` (in lower case).
 
-    ``loopback``: the page must also have come under one of this machine's own names. A site may point its name at
-    127.0.0.1 once its page is loaded, and then Origin and Host agree.
+    With ``loopback`` the page's host must also be a name of this machine. Otherwise a site could point its name at
+    127.0.0.1 after its page is loaded (DNS rebinding), and Origin and Host would agree.
     """
     origin = exchange.header(b"origin")
     if origin is None or origin.lower() in trusted_origins:

@@ -1,4 +1,4 @@
-"""What every response has in common: TorchServe's headers, a count by class, and JSON as TorchServe prints it."""
+"""What every response has in common: an id, TorchServe's headers, a count by class, and JSON in TorchServe's format."""
 
 import json
 import os
@@ -16,37 +16,37 @@ from mooring.web.http1 import REQUEST_ID, Exchange, header_lines
 
 JSON = "application/json"
 
-# TorchServe's, to the letter: no answer of a model may be kept by a cache.
+# TorchServe's headers, to the letter: no cache may keep a model's answer.
 FIXED = (
     ("Pragma", "no-cache"),
     ("Cache-Control", "no-cache; no-store, must-revalidate, private"),
     ("Expires", "Thu, 01 Jan 1970 00:00:00 UTC"),
 )
-# The last digits of the ids that are made together.
-_ENDS = tuple(f"{number:03x}" for number in range(512))
+# The last three digits of the ids of one batch.
+_ID_ENDS = tuple(f"{number:03x}" for number in range(512))
 _ID = b"x-request-id: "
-_GIVEN_ID = b"x-request-id"
-_TYPES_KEPT = 64
+_CALLER_ID = b"x-request-id"
+_MAX_TAILS = 64
 
 
-def pretty(document: object) -> bytes:
-    """JSON as TorchServe's front prints it: two spaces, ``": "``, a line break at the end."""
+def to_pretty_json(document: object) -> bytes:
+    """Encode JSON as TorchServe's frontend does: indented by two spaces, ``": "``, a line break at the end."""
     try:
         return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     except orjson.JSONEncodeError:
-        # Half a surrogate pair in a text that a handler chose, or an integer beyond 64 bits: json escapes them.
+        # orjson refuses lone surrogates (a handler's text may hold one) and integers beyond 64 bits.
         return json.dumps(document, indent=2).encode() + b"\n"
 
 
-def written(document: object, target: bytes) -> bytes:
-    """JSON as the target's protocol has it: v2's is on one line."""
-    return orjson.dumps(document) if statuses.speaks_v2(target) else pretty(document)
+def encode_json(document: object, target: bytes) -> bytes:
+    """Encode JSON in the format of the protocol that a request target belongs to: v2's is on one line."""
+    return orjson.dumps(document) if statuses.speaks_v2(target) else to_pretty_json(document)
 
 
 class RequestIds:
-    """UUIDs of version 4, made in batches: those of one have 27 random digits in common and differ in the last three.
+    """Version 4 UUIDs, made in batches of 512 that share 27 random digits and differ in the last three.
 
-    So one system call serves hundreds of requests, and an id is one concatenation.
+    One system call for random bytes serves a whole batch, and making an id is one concatenation.
     """
 
     __slots__ = ("_ready",)
@@ -54,24 +54,29 @@ class RequestIds:
     def __init__(self) -> None:
         self._ready: list[str] = []
 
-    def new(self) -> str:
-        """An id nobody has had."""
+    def new_id(self) -> str:
+        """Return an id that was never returned before."""
         if not self._ready:
             self._refill()
         return self._ready.pop()
 
     def _refill(self) -> None:
         digits = os.urandom(14).hex()
-        # Of the version's and the variant's digit ("4", "a") none is taken: 108 bits are random.
+        # The digits of the version ("4") and the variant ("a") are fixed: 108 bits are random.
         start = f"{digits[:8]}-{digits[8:12]}-4{digits[12:15]}-a{digits[15:18]}-{digits[18:27]}"
-        self._ready = [start + end for end in _ENDS]
+        self._ready = [start + end for end in _ID_ENDS]
 
 
 class Responses:
     """Writes the responses of one listener.
 
-    ``cors`` are header lines that every response carries, if any; what is ``reserved`` is nobody else's to set.
-    ``lines_for`` an origin are those of a refusal to its page, which no app adds them to. ``json_nan`` is the setting.
+    How this works: a response's header lines are ``x-request-id``, the id, and a tail that depends on the content
+    type alone, so tails are cached. The methods ``send_*`` count the response by its class and write it to the
+    exchange.
+
+    ``cors`` are headers of every response. Handlers may not set them, nor those in ``reserved_headers``.
+    ``header_lines_for`` returns the CORS lines for an origin; they go into refusals that no app writes.
+    ``json_nan`` is the setting of that name.
     """
 
     def __init__(
@@ -79,99 +84,99 @@ class Responses:
         counter: ResponseCounter,
         *,
         cors: Mapping[str, str] | None = None,
-        reserved: frozenset[str] = frozenset(),
-        lines_for: Callable[[bytes], bytes] = lambda _origin: b"",
+        reserved_headers: frozenset[str] = frozenset(),
+        header_lines_for: Callable[[bytes], bytes] = lambda _origin: b"",
         json_nan: str = BY_PROTOCOL,
     ) -> None:
         self.counter = counter
         self._writes_null = json_nan == NULL
-        self._lines_for = lines_for
-        self._new_id = RequestIds().new
-        self.reserved = reserved | {name.lower() for name in cors or ()}
+        self._lines_for = header_lines_for
+        self._new_id = RequestIds().new_id
+        self.reserved_headers = reserved_headers | {name.lower() for name in cors or ()}
         self._common = header_lines([*FIXED, *(cors or {}).items()])
         self._tails: dict[str, bytes] = {"": b"\r\n" + self._common}
 
     def send_answer(self, exchange: Exchange, request_id: str, content_type: str, body: Payload) -> None:
-        """200 with what a model answered."""
-        tail = self._tails.get(content_type) or self._tail(content_type)
+        """Answer 200 with a model's answer that sets no headers of its own."""
+        tail = self._tails.get(content_type) or self._make_tail(content_type)
         self.counter.classes[2] += 1
         exchange.respond_ok((_ID, request_id.encode(), tail), body)
 
     def build_head(self, request_id: str, content_type: str = "") -> bytes:
-        """The header lines of a response. Raises ``ValueError`` for a content type that no header can hold."""
-        return _ID + request_id.encode() + (self._tails.get(content_type) or self._tail(content_type))
+        """Return the header lines of a response. Raises ``ValueError`` for a content type that no header can hold."""
+        return _ID + request_id.encode() + (self._tails.get(content_type) or self._make_tail(content_type))
 
     def read_request_id(self, exchange: Exchange) -> str:
-        """The id of a request: its caller's own, where its header x-request-id holds one that can be, or a new one."""
-        given = exchange.fields.get(_GIVEN_ID)
-        return self._new_id() if given is None else self._kept_id(given)
+        """Return the client's own id from the header x-request-id if it is a valid one, else a new id."""
+        caller_id = exchange.fields.get(_CALLER_ID)
+        return self._new_id() if caller_id is None else self._caller_id(caller_id)
 
     def request_id_source(self, exchange: Exchange) -> Callable[[], str]:
-        """Gives the ids of all requests with this head."""
-        given = exchange.fields.get(_GIVEN_ID)
-        return self._new_id if given is None else partial(self._kept_id, given)
+        """Return a function that returns the id of each request with this head."""
+        caller_id = exchange.fields.get(_CALLER_ID)
+        return self._new_id if caller_id is None else partial(self._caller_id, caller_id)
 
-    def _kept_id(self, given: bytes) -> str:
-        return given.decode() if REQUEST_ID.fullmatch(given) else self._new_id()
+    def _caller_id(self, caller_id: bytes) -> str:
+        return caller_id.decode() if REQUEST_ID.fullmatch(caller_id) else self._new_id()
 
     def writes_null(self, exchange: Exchange) -> bool:
-        """Whether the numbers of v2 that JSON has none for are null in the answer to this, and not tokens."""
+        """Return whether NaN and infinities in the v2 answer to this request are null, not NaN and Infinity tokens."""
         return self._writes_null or asks_for_null(exchange.fields.get(b"accept"))
 
-    def _tail(self, content_type: str) -> bytes:
+    def _make_tail(self, content_type: str) -> bytes:
         tail = b"\r\n" + header_lines([("content-type", content_type)]) + self._common
-        if len(self._tails) < _TYPES_KEPT:  # handlers may make them up
+        if len(self._tails) < _MAX_TAILS:  # a handler may invent a new content type for every answer
             self._tails[content_type] = tail
         return tail
 
     def send_json(
         self, exchange: Exchange, document: object, *, request_id: str = "", status: int = 200
     ) -> None:
-        """A JSON document."""
+        """Answer with a JSON document."""
         self.counter.count(status)
         exchange.respond(
             status,
-            written(document, exchange.target),
+            encode_json(document, exchange.target),
             self.build_head(request_id or self.read_request_id(exchange), JSON),
         )
 
     def send_body(
         self, exchange: Exchange, body: Payload, content_type: str, *, request_id: str = ""
     ) -> None:
-        """200 with a body made already."""
+        """Answer 200 with these bytes."""
         self.counter.count(200)
         exchange.respond(
             200, body, self.build_head(request_id or self.read_request_id(exchange), content_type)
         )
 
     def send_refusal(self, exchange: Exchange, refusal: Refusal, *, request_id: str = "") -> None:
-        """An error. The connection stays open: the request was read to its end, so the next one can follow."""
+        """Answer with an error. The connection stays open: the request was read to its end."""
         self.counter.count(refusal.status)
         head = self.build_head(request_id or self.read_request_id(exchange), JSON) + refusal.head
         exchange.respond(
             refusal.status,
-            written(refusal.document_for(exchange.target), exchange.target),
+            encode_json(refusal.document_for(exchange.target), exchange.target),
             head,
             reason=refusal.reason,
         )
 
     def send_fault(self, exchange: Exchange, error: Exception, *, request_id: str = "") -> None:
-        """A fault of ours, logged by the caller: a 500, or the connection's end where an answer has begun."""
+        """Answer 500 for an exception that the caller has logged; abort the response if it has begun."""
         if exchange.state:
             exchange.abort()
         else:
-            self.send_refusal(exchange, statuses.fault(error), request_id=request_id)
+            self.send_refusal(exchange, statuses.fault_refusal(error), request_id=request_id)
 
-    def refuse_message(
+    def format_refusal(
         self, status: int, kind: str, message: str, target: bytes = b"", origin: bytes | None = None
     ) -> tuple[bytes, bytes]:
-        """How the target's protocol words what the front refuses by itself: body and head, for ``HttpServer``.
+        """Return body and header lines of an error that ``HttpServer`` answers itself, in the target's protocol.
 
-        ``origin`` is None where its page has been told already.
+        ``origin`` is the request's Origin header; None where the CORS lines for it have been added already.
         """
-        refusal = statuses.front(status, message)
+        refusal = statuses.transport_refusal(status, message)
         self.counter.count(status)
         head = self.build_head(self._new_id(), JSON) + refusal.head
         if origin is not None:
             head += self._lines_for(origin)
-        return written(refusal.document_for(target), target), head
+        return encode_json(refusal.document_for(target), target), head

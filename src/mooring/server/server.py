@@ -53,8 +53,8 @@ from mooring.protocols.dialect import AMD, V2
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve.settings import LogSettings, TraceSettings
 from mooring.protocols.kserve.shared_memory import SharedMemory
-from mooring.protocols.openapi import Description
-from mooring.protocols.options_endpoints import answering_options
+from mooring.protocols.openapi import ApiDescription
+from mooring.protocols.options_endpoints import options_endpoints
 from mooring.repository.catalog import Catalog
 from mooring.repository.snapshot import Kind
 from mooring.repository.spec import ModelSpec
@@ -475,7 +475,7 @@ class Server:
         for mount in mounts:
             if mount.address == address and (address.path or address.port):  # port 0 is a new one every time
                 return mount
-        description = Description(
+        description = ApiDescription(
             self._responses, __version__, gate=self._http.gate(address), root=self._http.root
         )
         mounts.append(Mount(setting, address, description))
@@ -489,7 +489,7 @@ class Server:
 
     async def _listen(self, mount: Mount) -> None:
         address = mount.address
-        endpoints = [*mount.endpoints, *answering_options(mount.endpoints, self._responses)]
+        endpoints = [*mount.endpoints, *options_endpoints(mount.endpoints, self._responses)]
         counted = count_requests(endpoints, self._metrics) if self._dialect is AMD else endpoints
         shared = mount.setting == "inference_address" and self._config.frontends > 1
         listener = self._http.listener(address, counted, self.engine.overload_error, shared=shared)

@@ -1,4 +1,4 @@
-"""What AMD's server offers beside v2: which hardware there is, models loaded by name, and workers loaded by kind."""
+"""AMD's extensions of v2 over HTTP: hardware, loads and unloads of models by name, and of workers by kind."""
 
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -19,8 +19,8 @@ from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
-_POST = frozenset({"POST"})
-# Clients take the body as it is, whatever this says: it is AMD's.
+_POST_ONLY = frozenset({"POST"})
+# AMD's content type, although the body is plain text; its clients do not look at it.
 _TEXT = "text/html; charset=utf-8"
 
 
@@ -29,12 +29,12 @@ class _Hardware(msgspec.Struct):
     num: Annotated[int, Meta(ge=0)] = 1
 
 
-_hardware = msgspec.json.Decoder(_Hardware)
+_hardware_decoder = msgspec.json.Decoder(_Hardware)
 
 
-def _refusal(error: MooringError, asked: Target) -> Refusal:
-    refusal = kserve_v2(error, asked)
-    # Its clients know one status of a request that cannot be met, whatever the reason.
+def _to_refusal(error: MooringError, target: Target) -> Refusal:
+    refusal = kserve_v2(error, target)
+    # AMD's clients expect 400 for every request that cannot be met.
     if isinstance(error, (InvalidInput, ModelNotFound, ModelLoadFailed)):
         return msgspec.structs.replace(refusal, status=400)
     return refusal
@@ -43,7 +43,7 @@ def _refusal(error: MooringError, asked: Target) -> Refusal:
 class AmdAdministration:
     """``/v2/hardware``, ``/v2/workers`` and the loads and unloads under ``/v2/models``.
 
-    Unloading what is not there succeeds, as with AMD's server: its clients unload twice and ask no questions.
+    Unloading a model that is not loaded succeeds, as with AMD's server: its clients unload twice.
     """
 
     def __init__(
@@ -58,28 +58,35 @@ class AmdAdministration:
         self._answer_tasks = AnswerTasks(responses)
 
     def endpoints(self) -> list[Endpoint]:
-        """Everything mounted. What ``/v2/repository`` has of this is the repository extension's."""
+        """Return the endpoints; those under ``/v2/repository`` belong to the repository extension."""
         model, versioned = "/v2/models/{model_name}", "/v2/models/{model_name}/versions/{model_version}"
         return [
-            Endpoint("/v2/hardware", self.has_hardware, Access.INFERENCE, calls.HARDWARE, methods=_POST),
-            Endpoint(f"{model}/load", self.load, Access.MANAGEMENT, calls.LOAD, methods=_POST, changes=True),
+            Endpoint("/v2/hardware", self.has_hardware, Access.INFERENCE, calls.HARDWARE, methods=_POST_ONLY),
+            Endpoint(
+                f"{model}/load", self.load, Access.MANAGEMENT, calls.LOAD, methods=_POST_ONLY, changes=True
+            ),
             Endpoint(
                 f"{versioned}/load",
                 self.load,
                 Access.MANAGEMENT,
                 calls.LOAD_VERSION,
-                methods=_POST,
+                methods=_POST_ONLY,
                 changes=True,
             ),
             Endpoint(
-                f"{model}/unload", self.unload, Access.MANAGEMENT, calls.UNLOAD, methods=_POST, changes=True
+                f"{model}/unload",
+                self.unload,
+                Access.MANAGEMENT,
+                calls.UNLOAD,
+                methods=_POST_ONLY,
+                changes=True,
             ),
             Endpoint(
                 f"{versioned}/unload",
                 self.unload,
                 Access.MANAGEMENT,
                 calls.UNLOAD_VERSION,
-                methods=_POST,
+                methods=_POST_ONLY,
                 changes=True,
             ),
             Endpoint(
@@ -87,7 +94,7 @@ class AmdAdministration:
                 self.load_worker,
                 Access.MANAGEMENT,
                 calls.LOAD_WORKER,
-                methods=_POST,
+                methods=_POST_ONLY,
                 changes=True,
             ),
             Endpoint(
@@ -95,91 +102,92 @@ class AmdAdministration:
                 self.unload_worker,
                 Access.MANAGEMENT,
                 calls.UNLOAD_WORKER,
-                methods=_POST,
+                methods=_POST_ONLY,
                 changes=True,
             ),
         ]
 
     def has_hardware(self, exchange: Exchange, match: Match) -> None:
-        """200 where there are at least as many devices of that name, else 404; neither has a body."""
+        """Answer 200 if there are at least ``num`` devices of that name, else 404; neither has a body."""
         try:
-            asked = _hardware.decode(bytes(exchange.body))
+            target = _hardware_decoder.decode(bytes(exchange.body))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            wrong = InvalidInput(f'the body must be a JSON object with "name" and "num": {error}')
-            self._responses.send_refusal(exchange, _refusal(wrong, Target()))
+            refused = InvalidInput(f'the body must be a JSON object with "name" and "num": {error}')
+            self._responses.send_refusal(exchange, _to_refusal(refused, Target()))
             return
-        found = self._server.devices().get(asked.name, 0)
-        self._nothing(exchange, 200 if found and found >= asked.num else 404)
+        count = self._server.devices().get(target.name, 0)
+        self._send_empty(exchange, 200 if count and count >= target.num else 404)
 
     def load(self, exchange: Exchange, match: Match) -> None:
-        """Load a model of the repository; answered when it is ready."""
+        """Load a model of the repository and answer when it is ready."""
 
-        async def load(asked: Target, body: bytes) -> None:
+        async def load(target: Target, body: bytes) -> None:
             options = parse_load_options(body)
             await self._administration.load(
-                asked.model,
-                asked.version,
+                target.model,
+                target.version,
                 config=options.config,
                 files=options.files,
                 parameters=options.parameters,
             )
-            self._nothing(exchange)
+            self._send_empty(exchange)
 
-        asked = self._read_target(match)
-        self._answer(exchange, asked, load(asked, bytes(exchange.body)))
+        target = self._read_target(match)
+        self._start_answer(exchange, target, load(target, bytes(exchange.body)))
 
     def unload(self, exchange: Exchange, match: Match) -> None:
-        """Unload a model, whatever the body says."""
+        """Unload a model; the body is ignored."""
 
-        async def unload(asked: Target) -> None:
+        async def unload(target: Target) -> None:
             with suppress(ModelNotFound):
-                await self._administration.unload(asked.model, asked.version)
-            self._nothing(exchange)
+                await self._administration.unload(target.model, target.version)
+            self._send_empty(exchange)
 
-        asked = self._read_target(match)
-        self._answer(exchange, asked, unload(asked))
+        target = self._read_target(match)
+        self._start_answer(exchange, target, unload(target))
 
     def load_worker(self, exchange: Exchange, match: Match) -> None:
-        """Load a worker by its kind; the body of the answer is its endpoint and nothing else."""
+        """Load a worker by its kind; the body of the answer is its endpoint's name."""
 
         async def load(worker: str, body: bytes) -> None:
             endpoint = await self._administration.load_worker(worker, parse_parameters(body))
             self._responses.send_body(exchange, endpoint.encode(), _TEXT)
 
         worker = match.params["worker_name"].lower()
-        self._answer(exchange, Target(worker), load(worker, bytes(exchange.body)))
+        self._start_answer(exchange, Target(worker), load(worker, bytes(exchange.body)))
 
     def unload_worker(self, exchange: Exchange, match: Match) -> None:
-        """Take one instance from an endpoint, whatever the body says."""
+        """Remove one instance of an endpoint; the body is ignored."""
 
         async def unload(endpoint: str) -> None:
             with suppress(ModelNotFound):
                 await self._administration.unload_worker(endpoint)
-            self._nothing(exchange)
+            self._send_empty(exchange)
 
-        endpoint = self._spelled(match.params["worker_name"])
-        self._answer(exchange, Target(endpoint), unload(endpoint))
+        endpoint = self._resolve_name(match.params["worker_name"])
+        self._start_answer(exchange, Target(endpoint), unload(endpoint))
 
-    def _answer(self, exchange: Exchange, asked: Target, work: Coroutine[None, None, None]) -> None:
+    def _start_answer(self, exchange: Exchange, target: Target, work: Coroutine[None, None, None]) -> None:
         def refuse(error: MooringError) -> None:
-            self._responses.send_refusal(exchange, _refusal(error, asked))
+            self._responses.send_refusal(exchange, _to_refusal(error, target))
 
         self._answer_tasks.start(exchange, work, refuse)
 
-    def _nothing(self, exchange: Exchange, status: int = 200) -> None:
+    def _send_empty(self, exchange: Exchange, status: int = 200) -> None:
         self._responses.counter.count(status)
         exchange.respond(status, b"", self._responses.build_head(self._responses.read_request_id(exchange)))
 
     def _read_target(self, match: Match) -> Target:
-        return Target(self._spelled(match.params["model_name"]), match.params.get("model_version", ""))
+        return Target(self._resolve_name(match.params["model_name"]), match.params.get("model_version", ""))
 
-    def _spelled(self, name: str) -> str:
-        return spelled(name, self._administration)
+    def _resolve_name(self, name: str) -> str:
+        return resolve_name(name, self._administration)
 
 
-def spelled(name: str, administration: ModelAdministration) -> str:
-    """A model's name as it is known: AMD's server lowers every name it loads, so one that nobody has but in lower
-    case is meant so.
+def resolve_name(name: str, administration: ModelAdministration) -> str:
+    """Return the name of a loaded model: the lower-case one where only that is loaded.
+
+    AMD's server lower-cases the name of every model that it loads.
     """
     lower = name.lower()
     if lower == name:

@@ -1,7 +1,7 @@
-"""AMD's websocket ``/models/infer``: a message is an infer request with its model's name, the replies are bare data.
+"""AMD's websocket ``/models/infer``: a message is a v2 infer request with its model's name, a reply is bare data.
 
-No reply says which request it is for, so they leave in the order of the requests. What makes no sense as a request
-ends the connection with 1003 when its turn comes; what goes wrong with a request is a reply in its place.
+A reply does not name its request, so replies leave in the order of the requests. A message that is no request closes
+the connection with 1003 when its turn comes. The error of a request is sent as its reply.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from mooring.core.service import InferenceService, Outcome, Ticket
 from mooring.core.tensors import release
 from mooring.observability.logs import get_logger
 from mooring.protocols.endpoints import Endpoint
-from mooring.protocols.origins import from_elsewhere
+from mooring.protocols.origins import is_cross_site
 from mooring.protocols.responses import Responses
 from mooring.protocols.scheduling import read_schedule
 from mooring.protocols.status import Refusal, Target, kserve_v2
@@ -30,12 +30,12 @@ from mooring.web.websocket import GOING_AWAY, UNSUPPORTED_DATA, HandshakeRefused
 
 log = get_logger(__name__)
 
-# Requests of one connection that are under way before its next one is read.
-_AT_ONCE = 16
+# Requests of one connection that are unanswered before reading pauses.
+_MAX_PENDING = 16
 
 
 class InferenceSocket:
-    """The endpoint. A page of another site may only use it if it is ``named``, or where ``any_origin`` says so."""
+    """The endpoint. With ``any_origin`` pages of all sites may use it, else those of ``trusted_origins`` (lower case)."""
 
     def __init__(
         self,
@@ -51,208 +51,210 @@ class InferenceSocket:
         self._trusted_origins = trusted_origins
 
     def endpoints(self) -> list[Endpoint]:
-        """One path; OpenAPI has no words for it."""
-        return [Endpoint("/models/infer", self.open, Access.INFERENCE, methods=frozenset({"GET"}))]
+        """Return the endpoint of the handshake; OpenAPI cannot describe a websocket."""
+        return [Endpoint("/models/infer", self.upgrade_socket, Access.INFERENCE, methods=frozenset({"GET"}))]
 
-    def open(self, exchange: Exchange, match: Match) -> None:
-        """Take the handshake up."""
+    def upgrade_socket(self, exchange: Exchange, match: Match) -> None:
+        """Answer the handshake: 101 and a session, or a refusal."""
         try:
-            if not self._any_origin and from_elsewhere(
+            if not self._any_origin and is_cross_site(
                 exchange, loopback=False, trusted_origins=self._trusted_origins
             ):
                 raise HandshakeRefused(403, "a page of another site asks")
-            upgrade(exchange, lambda socket: InferenceConversation(socket, self._service))
+            upgrade(exchange, lambda socket: InferenceSession(socket, self._service))
         except HandshakeRefused as refused:
             kind = "BadRequestException" if refused.status == 400 else "UpgradeRefusedException"
             refusal = Refusal(refused.status, kind, refused.message, refused.message, refused.head)
             self._responses.send_refusal(exchange, refusal)
 
 
-class _Turn:
-    """One request: what is to be sent of its answer, and how it ends."""
+class _PendingRequest:
+    """One request: the replies that wait for their turn, and how it ends."""
 
-    __slots__ = ("closing", "done", "replies", "ticket")
+    __slots__ = ("close_reason", "done", "replies", "ticket")
 
     def __init__(self) -> None:
         self.replies: deque[bytes] = deque()
-        self.closing = ""  # the reason, where it ends the connection
+        self.close_reason = ""  # the reason, where it ends the connection
         self.done = False
         self.ticket: Ticket | None = None
 
-    def refuse(self, error: "_Senseless | InvalidInput") -> None:
-        """End the connection for what is no request; say what is wrong with one in its reply."""
-        if isinstance(error, _Senseless):
-            self.closing = str(error)
+    def refuse(self, error: "_NotARequest | InvalidInput") -> None:
+        """Close the connection for a message that is no request; send the error of a request as its reply."""
+        if isinstance(error, _NotARequest):
+            self.close_reason = str(error)
         else:
             self.replies.append(error.message.encode())
         self.done = True
 
 
-class InferenceConversation:
-    """One client's requests, in order."""
+class InferenceSession:
+    """The requests of one connection, answered in order."""
 
     def __init__(self, socket: WebSocket, service: InferenceService) -> None:
         self._socket = socket
         self._service = service
-        self._turns: deque[_Turn] = deque()
-        self._reading: set[asyncio.Task[None]] = set()
-        self._retiring = False
+        self._pending: deque[_PendingRequest] = deque()
+        self._decode_tasks: set[asyncio.Task[None]] = set()
+        self._draining = False
 
     def on_message(self, message: bytes) -> None:
-        """One request; nothing that comes after what ends the connection."""
-        if self._retiring or (self._turns and self._turns[-1].closing):
+        """Submit one request. Messages after one that closes the connection are ignored."""
+        if self._draining or (self._pending and self._pending[-1].close_reason):
             return
         if len(message) > LARGE:
-            self._hear_later(message)
+            self._decode_in_thread(message)
             return
-        turn = _Turn()
-        self._turns.append(turn)
+        pending = _PendingRequest()
+        self._pending.append(pending)
         try:
-            self._submit(turn, self._request(_model_of(message), message))
-        except (_Senseless, InvalidInput) as error:
-            turn.refuse(error)
-        self._flush()
+            self._submit_request(pending, self._decode_request(_read_model_name(message), message))
+        except (_NotARequest, InvalidInput) as error:
+            pending.refuse(error)
+        self._flush_replies()
 
-    def _hear_later(self, message: bytes) -> None:
-        """A large request: its model is looked for in a thread, and all else that it says is for a worker to read."""
-        turn = _Turn()
-        self._turns.append(turn)
+    def _decode_in_thread(self, message: bytes) -> None:
+        """Submit a large request: a thread finds its model's name, and a worker decodes the rest."""
+        pending = _PendingRequest()
+        self._pending.append(pending)
 
         async def work() -> None:
             try:
-                model = await asyncio.to_thread(_model_of, message)
-                if turn in self._turns:
-                    self._submit(turn, self._unread(self._known(model), message))
-            except (_Senseless, InvalidInput) as error:
-                turn.refuse(error)
-            self._flush()
+                model = await asyncio.to_thread(_read_model_name, message)
+                if pending in self._pending:
+                    self._submit_request(
+                        pending, self._undecoded_request(self._resolve_model(model), message)
+                    )
+            except (_NotARequest, InvalidInput) as error:
+                pending.refuse(error)
+            self._flush_replies()
 
         task = asyncio.get_running_loop().create_task(work())
-        self._reading.add(task)  # the loop itself holds tasks only weakly
-        task.add_done_callback(self._reading.discard)
-        self._flush()
+        self._decode_tasks.add(task)  # the loop itself holds tasks only weakly
+        task.add_done_callback(self._decode_tasks.discard)
+        self._flush_replies()
 
     def drain(self) -> None:
-        """Answer what was asked, then close."""
-        self._retiring = True
-        self._flush()
+        """Answer the requests that are there, then close."""
+        self._draining = True
+        self._flush_replies()
 
     def on_closed(self) -> None:
-        """Nobody waits for the rest."""
-        for turn in self._turns:
-            if turn.ticket is not None and not turn.done:
-                turn.ticket.cancel()
-        self._turns.clear()
+        """Cancel the requests that are unanswered: the client is gone."""
+        for pending in self._pending:
+            if pending.ticket is not None and not pending.done:
+                pending.ticket.cancel()
+        self._pending.clear()
 
-    def _known(self, model: str) -> str:
-        """The name under which a model is there. Raises ``_Senseless``."""
+    def _resolve_model(self, model: str) -> str:
+        """Return the name under which a model is loaded. Raises ``_NotARequest``."""
         try:
             self._service.ready(model)
         except ModelNotFound:
-            # AMD's server lowers every name it hears here.
+            # AMD's server lower-cases every name in these messages.
             model = model.lower()
-            self._require(model)
+            self._require_model(model)
         return model
 
-    def _request(self, named: str, message: bytes) -> InferenceRequest:
-        model = self._known(named)
+    def _decode_request(self, name: str, message: bytes) -> InferenceRequest:
+        model = self._resolve_model(name)
         body = decode_request(message)
-        plan = read_schedule(body.parameters)
+        schedule = read_schedule(body.parameters)
         return InferenceRequest(
             model,
             "",
             body.id,
             body.inputs,
-            parameters=plan.parameters,
-            deadline=plan.deadline,
-            priority=plan.priority,
+            parameters=schedule.parameters,
+            deadline=schedule.deadline,
+            priority=schedule.priority,
             layout=Layout.BARE,
         )
 
-    def _unread(self, model: str, message: bytes) -> InferenceRequest:
+    def _undecoded_request(self, model: str, message: bytes) -> InferenceRequest:
         # A buffer travels uncopied, however large it is.
         body = UndecodedBody(BodyKind.V2, Buffer(memoryview(message)))
         return InferenceRequest(model, "", "", [], layout=Layout.BARE, body=body)
 
-    def _require(self, model: str) -> None:
+    def _require_model(self, model: str) -> None:
         try:
             self._service.ready(model)
         except ModelNotFound:
-            raise _Senseless(f"Worker {model} not found") from None
+            raise _NotARequest(f"Worker {model} not found") from None
 
-    def _submit(self, turn: _Turn, request: InferenceRequest) -> None:
-        asked = Target(request.model)
+    def _submit_request(self, pending: _PendingRequest, request: InferenceRequest) -> None:
+        target = Target(request.model)
 
-        def done(outcome: Outcome) -> None:
+        def deliver(outcome: Outcome) -> None:
             try:
-                self._take(turn, outcome, asked)
+                self._deliver(pending, outcome, target)
             except Exception:  # the protocol edge: an engine has no use for our faults
                 log.exception("reply failed", model=request.model)
                 self._socket.close()
 
-        ticket = self._service.submit(request, done)
-        if not turn.done:
-            turn.ticket = ticket
+        ticket = self._service.submit(request, deliver)
+        if not pending.done:
+            pending.ticket = ticket
 
-    def _take(self, turn: _Turn, outcome: Outcome, asked: Target) -> None:
+    def _deliver(self, pending: _PendingRequest, outcome: Outcome, target: Target) -> None:
         if isinstance(outcome, InferenceResponse):
             if outcome.outputs:
-                turn.replies.append(_bare(outcome))
+                pending.replies.append(_first_output_bytes(outcome))
             release(outcome.outputs)
-            turn.done = outcome.final
+            pending.done = outcome.final
         else:
-            turn.replies.append(kserve_v2(outcome, asked).message.encode())
-            turn.done = True
-        if turn.done:
-            turn.ticket = None  # it holds ``done``, and that this turn: a circle
-        self._flush()
+            pending.replies.append(kserve_v2(outcome, target).message.encode())
+            pending.done = True
+        if pending.done:
+            pending.ticket = None  # it holds ``deliver``, which holds ``pending``: a reference cycle
+        self._flush_replies()
 
-    def _flush(self) -> None:
-        """Send what is due, as far as requests are answered in order."""
-        while self._turns:
-            turn = self._turns[0]
-            while turn.replies:
-                self._socket.send(turn.replies.popleft())
-            if turn.closing:
-                self._turns.clear()
-                self._socket.end(UNSUPPORTED_DATA, turn.closing)
+    def _flush_replies(self) -> None:
+        """Send the replies of all requests whose turn has come."""
+        while self._pending:
+            pending = self._pending[0]
+            while pending.replies:
+                self._socket.send(pending.replies.popleft())
+            if pending.close_reason:
+                self._pending.clear()
+                self._socket.end(UNSUPPORTED_DATA, pending.close_reason)
                 return
-            if not turn.done:
+            if not pending.done:
                 break
-            self._turns.popleft()
-        if self._retiring and not self._turns:
+            self._pending.popleft()
+        if self._draining and not self._pending:
             self._socket.end(GOING_AWAY)
         else:
-            self._socket.hold(len(self._turns) >= _AT_ONCE)
+            self._socket.hold(len(self._pending) >= _MAX_PENDING)
 
 
-class _Senseless(Exception):
-    """Not a request; the text is the reason that the client is given."""
+class _NotARequest(Exception):
+    """A message is no request; the text is the reason in the close frame."""
 
 
-class _Named(msgspec.Struct):
+class _ModelField(msgspec.Struct):
     model: str
 
 
-_named = msgspec.json.Decoder(_Named)
+_model_decoder = msgspec.json.Decoder(_ModelField)
 
 
-def _model_of(message: bytes) -> str:
+def _read_model_name(message: bytes) -> str:
     try:
-        return _named.decode(message).model  # quick: what else there is is only passed over
+        return _model_decoder.decode(message).model  # fast: all other keys are skipped
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
-        document = decode(message)  # reads NaN, too, as everywhere else
+        document = decode(message)  # accepts NaN, as every other JSON route does
     except InvalidInput:
-        raise _Senseless("No JSON could be parsed in the request") from None
+        raise _NotARequest("No JSON could be parsed in the request") from None
     model = document.get("model") if isinstance(document, dict) else None
     if not isinstance(model, str):
-        raise _Senseless("No model found in request")
+        raise _NotARequest("No model found in request")
     return model
 
 
-def _bare(outcome: InferenceResponse) -> bytes:
-    """The bytes of the first output, and nothing of what they are."""
+def _first_output_bytes(outcome: InferenceResponse) -> bytes:
+    """Return the bytes of the first output, without its datatype and shape."""
     data = outcome.outputs[0].data
     return b"".join([view_of(each) for each in (data if isinstance(data, list) else [data])])

@@ -83,7 +83,7 @@ def count_requests(endpoints: Iterable[Endpoint], metrics: Metrics) -> list[Endp
     Count a call in the process that its client has reached, and not again where it is relayed to.
     """
     return [
-        endpoint.handled(_counted(endpoint.handler, kind, metrics.ingress))
+        endpoint.with_handler(_counted(endpoint.handler, kind, metrics.ingress))
         if (kind := _kind_of(endpoint))
         else endpoint
         for endpoint in endpoints

@@ -78,7 +78,7 @@ class Inference:
         self._read_region: Regions | None = memory.read if memory is not None else None
         if relay is not None:
             self._read_region = elsewhere_only
-        self._new_id = RequestIds().new
+        self._new_id = RequestIds().new_id
         self._streams: set[_Stream] = set()
 
     def infer(self, call: UnaryRpc) -> None:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from mooring.protocols.endpoints import Also, Body, Operation
-from mooring.protocols.openapi import BIG, NUMBER, TEXT, record
+from mooring.protocols.endpoints import AlternativeCall, Body, Operation
+from mooring.protocols.openapi import BIG, NUMBER, TEXT, object_schema
 from mooring.protocols.responses import JSON
 
 _FLAG: dict[str, Any] = {"type": "boolean"}
@@ -19,21 +19,23 @@ def _list(item: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": item}
 
 
-_SPEC = record(("name", "datatype", "shape"), name=TEXT, datatype=TEXT, shape=_SHAPE)
-_TENSOR = record(
+_SPEC = object_schema(("name", "datatype", "shape"), name=TEXT, datatype=TEXT, shape=_SHAPE)
+_TENSOR = object_schema(
     ("name", "datatype", "shape"), name=TEXT, datatype=TEXT, shape=_SHAPE, parameters=_ANYTHING,
     data={"type": "array", "items": {}},
 )  # fmt: skip
-_REQUESTED = record(("name",), name=TEXT, parameters=_ANYTHING)
+_REQUESTED = object_schema(("name",), name=TEXT, parameters=_ANYTHING)
 _INFER_BODY = Body(
     JSON,
-    record(("inputs",), id=TEXT, parameters=_ANYTHING, inputs=_list(_TENSOR), outputs=_list(_REQUESTED)),
+    object_schema(
+        ("inputs",), id=TEXT, parameters=_ANYTHING, inputs=_list(_TENSOR), outputs=_list(_REQUESTED)
+    ),
     "The inputs. Tensors with binary_data_size follow the JSON, whose length is then the header "
     "Inference-Header-Content-Length",
 )
 _INFER_ANSWER = Body(
     JSON,
-    record(
+    object_schema(
         ("model_name", "outputs"), id=TEXT, model_name=TEXT, model_version=TEXT, parameters=_ANYTHING,
         outputs=_list(_TENSOR),
     ),
@@ -46,9 +48,11 @@ def _get(
     description: str,
     answer: Body,
     errors: tuple[int, ...] = (500,),
-    also: tuple[Also, ...] = (),
+    alternatives: tuple[AlternativeCall, ...] = (),
 ) -> Operation:
-    return Operation(id=id_, method="GET", description=description, answer=answer, errors=errors, also=also)
+    return Operation(
+        id=id_, method="GET", description=description, answer=answer, errors=errors, alternatives=alternatives
+    )
 
 
 def _post(
@@ -61,24 +65,30 @@ SERVER = _get(
     "serverMetadata",
     "What the server is, and which extensions of the protocol it has",
     Body(
-        JSON, record(("name", "version", "extensions"), name=TEXT, version=TEXT, extensions=_TEXTS), "It is"
+        JSON,
+        object_schema(("name", "version", "extensions"), name=TEXT, version=TEXT, extensions=_TEXTS),
+        "It is",
     ),
     # As AMD's clients write it.
-    also=(Also(id="serverMetadataWithSlash", method="GET", path="/v2/"),),
+    alternatives=(AlternativeCall(id="serverMetadataWithSlash", method="GET", path="/v2/"),),
 )
-LIVE = _get("serverLive", "Whether the server is there", Body(JSON, record(("live",), live=_FLAG), "It is"))
+LIVE = _get(
+    "serverLive", "Whether the server is there", Body(JSON, object_schema(("live",), live=_FLAG), "It is")
+)
 READY = _get(
     "serverReady",
     "Whether every model asked for can answer",
-    Body(JSON, record(("ready",), ready=_FLAG), "They can"),
+    Body(JSON, object_schema(("ready",), ready=_FLAG), "They can"),
     (500, 503),
 )
 MODELS = _get(
-    "models", "The models that are ready", Body(JSON, record(("models",), models=_TEXTS), "Their names")
+    "models",
+    "The models that are ready",
+    Body(JSON, object_schema(("models",), models=_TEXTS), "Their names"),
 )
 _METADATA = Body(
     JSON,
-    record(
+    object_schema(
         ("name", "versions", "platform", "inputs", "outputs"), name=TEXT, versions=_TEXTS, platform=TEXT,
         inputs=_list(_SPEC), outputs=_list(_SPEC),
     ),
@@ -86,7 +96,7 @@ _METADATA = Body(
 )  # fmt: skip
 MODEL = _get("modelMetadata", "What a model takes and gives", _METADATA, _MODEL)
 MODEL_VERSION = _get("versionMetadata", "What a version of a model takes and gives", _METADATA, _MODEL)
-_IS_READY = Body(JSON, record(("name", "ready"), name=TEXT, ready=_FLAG), "It can")
+_IS_READY = Body(JSON, object_schema(("name", "ready"), name=TEXT, ready=_FLAG), "It can")
 MODEL_READY = _get("modelReady", "Whether a model can answer", _IS_READY, _MODEL)
 MODEL_VERSION_READY = _get("versionReady", "Whether a version of a model can answer", _IS_READY, _MODEL)
 INFER = _post("infer", "Infer with the default version of a model", _INFER_ANSWER, _INFER, _INFER_BODY)
@@ -107,18 +117,20 @@ GENERATE_STREAM_VERSION = _post(
 _CONFIG = Body(JSON, _ANYTHING, "The configuration, in Triton's terms")
 CONFIG = _get("modelConfig", "What a model was loaded with", _CONFIG, (404, 500))
 CONFIG_VERSION = _get("versionConfig", "What a version of a model was loaded with", _CONFIG, (404, 500))
-_USAGE = Body(JSON, record(("model_stats",), model_stats=_list(_ANYTHING)), "A record for every version")
+_USAGE = Body(
+    JSON, object_schema(("model_stats",), model_stats=_list(_ANYTHING)), "A record for every version"
+)
 ALL_STATISTICS = _get("statistics", "What every model has done", _USAGE)
 STATISTICS = _get("modelStatistics", "What a model has done", _USAGE, (404, 500))
 STATISTICS_VERSION = _get("versionStatistics", "What a version of a model has done", _USAGE, (404, 500))
 
 _INDEX = Body(
     JSON,
-    _list(record(("name",), name=TEXT, version=TEXT, state=TEXT, reason=TEXT)),
+    _list(object_schema(("name",), name=TEXT, version=TEXT, state=TEXT, reason=TEXT)),
     "Every version; models that were never loaded by their names alone",
 )
 _LOAD_BODY = Body(
-    JSON, record(parameters=_ANYTHING), "Nothing, or config and files in place of the stored ones"
+    JSON, object_schema(parameters=_ANYTHING), "Nothing, or config and files in place of the stored ones"
 )
 
 
@@ -129,13 +141,15 @@ def _id(name: str, prefix: str) -> str:
 
 def index(prefix: str) -> Operation:
     """The models there are, of the one repository or of the one named."""
-    body = Body(JSON, record(ready=_FLAG), "Whether only those that are ready are wanted", required=False)
+    body = Body(
+        JSON, object_schema(ready=_FLAG), "Whether only those that are ready are wanted", required=False
+    )
     return _post(_id("repositoryIndex", prefix), "The models there are", _INDEX, (400, 500), body)
 
 
 def load(prefix: str) -> Operation:
     """Load a model or a version of it."""
-    answer = Body(JSON, record(("name", "load"), name=TEXT, load=_FLAG), "It is loaded and ready")
+    answer = Body(JSON, object_schema(("name", "load"), name=TEXT, load=_FLAG), "It is loaded and ready")
     body = Body(_LOAD_BODY.content_type, _LOAD_BODY.schema, _LOAD_BODY.description, required=False)
     return _post(
         _id("repositoryLoad", prefix),
@@ -148,23 +162,25 @@ def load(prefix: str) -> Operation:
 
 def unload(prefix: str) -> Operation:
     """Unload a model or a version of it."""
-    answer = Body(JSON, record(("name", "unload"), name=TEXT, unload=_FLAG), "It is unloaded")
-    body = Body(JSON, record(parameters=_ANYTHING), "Nothing, or unload_dependents", required=False)
+    answer = Body(JSON, object_schema(("name", "unload"), name=TEXT, unload=_FLAG), "It is unloaded")
+    body = Body(JSON, object_schema(parameters=_ANYTHING), "Nothing, or unload_dependents", required=False)
     return _post(_id("repositoryUnload", prefix), "Unload a model", answer, (400, 403, 404, 500), body)
 
 
-_REGION = record(("name", "key", "offset", "byte_size"), name=TEXT, key=TEXT, offset=BIG, byte_size=BIG)
+_REGION = object_schema(
+    ("name", "key", "offset", "byte_size"), name=TEXT, key=TEXT, offset=BIG, byte_size=BIG
+)
 _REGIONS = Body(JSON, _list(_REGION), "The regions")
 REGIONS = _get("sharedMemoryStatus", "The regions of shared memory", _REGIONS, (500, 501))
 REGION_STATUS = _get("sharedMemoryRegion", "A region of shared memory", _REGIONS, (404, 500, 501))
 REGISTER = _post(
     "sharedMemoryRegister", "Take a region of shared memory into use", _NOTHING, (400, 500, 501),
-    Body(JSON, record(("key", "byte_size"), key=TEXT, offset=BIG, byte_size=BIG), "Where it lies"),
+    Body(JSON, object_schema(("key", "byte_size"), key=TEXT, offset=BIG, byte_size=BIG), "Where it lies"),
 )  # fmt: skip
 UNREGISTER = _post("sharedMemoryUnregister", "Forget a region of shared memory", _NOTHING, (500, 501))
 UNREGISTER_ALL = _post("sharedMemoryUnregisterAll", "Forget every region", _NOTHING, (500, 501))
 
-_LOG = record(
+_LOG = object_schema(
     log_file=TEXT,
     log_info=_FLAG,
     log_warning=_FLAG,

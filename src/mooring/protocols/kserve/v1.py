@@ -28,7 +28,7 @@ from mooring.protocols.endpoints import Body, Endpoint
 from mooring.protocols.endpoints import Operation as Call
 from mooring.protocols.kserve import cloudevents
 from mooring.protocols.missing_model import prefer_not_found
-from mooring.protocols.openapi import MODEL_ERRORS, TEXT, record
+from mooring.protocols.openapi import MODEL_ERRORS, TEXT, object_schema
 from mooring.protocols.responses import JSON, Responses
 from mooring.protocols.scheduling import TIMEOUT_HEADER, read_deadline
 from mooring.protocols.status import Refusal, Target, kserve_v1
@@ -223,11 +223,11 @@ def _verb(id_: str, description: str, key: str) -> Call:
         description=description,
         body=Body(
             JSON,
-            record(instances={"type": "array", "items": anything}, inputs=anything),
+            object_schema(instances={"type": "array", "items": anything}, inputs=anything),
             "The instances; or the same as inputs, as a list or in columns",
         ),
         answer=Body(
-            JSON, record((key,), **{key: {"type": "array", "items": anything}}), f"The {key}, in order"
+            JSON, object_schema((key,), **{key: {"type": "array", "items": anything}}), f"The {key}, in order"
         ),
         errors=(*MODEL_ERRORS, 501),
     )
@@ -239,12 +239,12 @@ _MODELS = Call(
     id="v1Models",
     method="GET",
     description="The models that are ready",
-    answer=Body(JSON, record(("models",), models={"type": "array", "items": TEXT}), "Their names"),
+    answer=Body(JSON, object_schema(("models",), models={"type": "array", "items": TEXT}), "Their names"),
 )
 _READY = Call(
     id="v1Ready",
     method="GET",
     description="Whether a model is ready",
-    answer=Body(JSON, record(("name", "ready"), name=TEXT, ready={"type": "boolean"}), "It is"),
+    answer=Body(JSON, object_schema(("name", "ready"), name=TEXT, ready={"type": "boolean"}), "It is"),
     errors=(404, 500, 503),
 )

@@ -1,6 +1,6 @@
-"""TorchServe's inference API: which URL asks which model, and how a body becomes the rows its handler reads.
+"""TorchServe's inference API: from URLs and bodies to requests for a model, in the form that handlers read.
 
-No method is checked but on ``/``: ``curl -T`` sends PUT, and whatever else is sent is a prediction too.
+Only ``/`` checks the method: ``curl -T`` sends PUT, and TorchServe takes every other method for a prediction, too.
 """
 
 from collections.abc import Callable
@@ -13,16 +13,16 @@ from mooring.core.tensors import Tensor, release
 from mooring.protocols.answers import Answer
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.missing_model import prefer_not_found
-from mooring.protocols.openapi import Description
-from mooring.protocols.responses import JSON, Responses, pretty
+from mooring.protocols.openapi import ApiDescription
+from mooring.protocols.responses import JSON, Responses, to_pretty_json
 from mooring.protocols.scheduling import TIMEOUT_HEADER, read_deadline
 from mooring.protocols.status import NOT_FOUND, Target, torchserve
 from mooring.protocols.torchserve import operations as calls
 from mooring.protocols.torchserve.forms import (
-    Inputs,
+    InputReader,
+    body_parameters,
     is_form,
-    merged,
-    parameters_of,
+    merge_fields,
     query_fields,
     text_field,
 )
@@ -30,22 +30,22 @@ from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
-_HEALTHY = pretty({"status": "Healthy", "health": "healthy!"})
-_UNHEALTHY = pretty({"status": "Unhealthy", "health": "unhealthy"})
+_HEALTHY = to_pretty_json({"status": "Healthy", "health": "healthy!"})
+_UNHEALTHY = to_pretty_json({"status": "Unhealthy", "health": "unhealthy"})
 _ALIVE = b'{"status":"alive"}'
 
 
 class TorchServeInference:
-    """The endpoints of the inference port. ``description`` tells of a model when it is asked with OPTIONS."""
+    """The endpoints of the inference port. ``description`` has the OpenAPI documents that OPTIONS asks for."""
 
-    def __init__(self, service: InferenceService, responses: Responses, description: Description) -> None:
+    def __init__(self, service: InferenceService, responses: Responses, description: ApiDescription) -> None:
         self._service = service
         self._responses = responses
         self._description = description
-        self._inputs = Inputs().of
+        self._read_inputs = InputReader().read_inputs
 
     def endpoints(self) -> list[Endpoint]:
-        """Everything mounted."""
+        """Return the endpoints; those with more literal segments come before the legacy routes."""
         return [
             Endpoint("/", self.alive, Access.OPEN, calls.ALIVE, methods=frozenset({"GET", "HEAD"})),
             Endpoint("/ping", self.ping, Access.OPEN, calls.PING),
@@ -77,11 +77,11 @@ class TorchServeInference:
             Endpoint(
                 "/models/{model_name}/invoke", self.predict_with_query, Access.INFERENCE, calls.INVOKE_MODEL
             ),
-            # TorchServe has a route here that finds nothing, and the legacy ones must not take it.
+            # TorchServe answers 404 here; without these two the legacy routes would match.
             Endpoint("/predictions", self.not_found, Access.INFERENCE),
             Endpoint("/explanations", self.not_found, Access.INFERENCE),
-            Endpoint("/predictions/{rest*}", self.predict_oddly, Access.INFERENCE),
-            Endpoint("/explanations/{rest*}", self.explain_oddly, Access.INFERENCE),
+            Endpoint("/predictions/{rest*}", self.predict_odd_path, Access.INFERENCE),
+            Endpoint("/explanations/{rest*}", self.explain_odd_path, Access.INFERENCE),
             Endpoint("/{model_name}/predict", self.predict_with_query, Access.INFERENCE, calls.LEGACY),
             Endpoint(
                 "/{model_name}/{model_version}/predict",
@@ -92,26 +92,29 @@ class TorchServeInference:
         ]
 
     def alive(self, exchange: Exchange, match: Match) -> None:
-        """KServe's liveness, on the path where TorchServe only knows OPTIONS."""
+        """Answer KServe's liveness probe, on the path where TorchServe only knows OPTIONS."""
         self._responses.send_body(exchange, _ALIVE, JSON)
 
     def ping(self, exchange: Exchange, match: Match) -> None:
-        """Whether every default version has its workers."""
+        """Answer 200 if every default version has all its workers, else 500."""
         responses = self._responses
         status, body = (200, _HEALTHY) if self._service.healthy() else (500, _UNHEALTHY)
         responses.counter.count(status)
         exchange.respond(status, body, responses.build_head(responses.read_request_id(exchange), JSON))
 
     def not_found(self, exchange: Exchange, match: Match) -> None:
-        """A collection without a model's name."""
+        """Answer 404: the path names no model."""
         self._responses.send_refusal(exchange, NOT_FOUND)
 
     def predict(self, exchange: Exchange, match: Match) -> None:
-        """A prediction; OPTIONS tells of the model instead."""
-        self._ask(exchange, match, INFER)
+        """Answer with a prediction; with OPTIONS, with the OpenAPI document of the model."""
+        self._answer_call(exchange, match, INFER)
 
     def prepare_prediction(self, exchange: Exchange, match: Match) -> Callable[[Exchange], None] | None:
-        """The way of a small plain body that may take its time; forms and times are for each request to look at."""
+        """Return the handler of further requests with this head: for plain bodies up to LARGE without a deadline.
+
+        Forms, large bodies and deadlines go through ``predict``, because their requests differ from each other.
+        """
         content_type = exchange.header(b"content-type")
         if (
             TIMEOUT_HEADER in exchange.fields
@@ -120,9 +123,9 @@ class TorchServeInference:
         ):
             return None
         params = match.params
-        asked = Target(params["model_name"], params.get("model_version", ""))
-        model, version = asked.model, asked.version
-        parameters = parameters_of(content_type)
+        target = Target(params["model_name"], params.get("model_version", ""))
+        model, version = target.model, target.version
+        parameters = body_parameters(content_type)
         responses, new_id, submit = (
             self._responses,
             self._responses.request_id_source(exchange),
@@ -135,67 +138,69 @@ class TorchServeInference:
             request = InferenceRequest(
                 model, version, request_id, [body], form=BODY, headers=exchange.headers
             )
-            answer = Answer(responses, exchange, request_id, asked)
+            answer = Answer(responses, exchange, request_id, target)
             exchange.on_abandoned = submit(request, answer.done).cancel
 
         return predict
 
     def explain(self, exchange: Exchange, match: Match) -> None:
-        """An explanation; OPTIONS tells of the model instead."""
-        self._ask(exchange, match, Operation.EXPLAIN)
+        """Answer with an explanation; with OPTIONS, with the OpenAPI document of the model."""
+        self._answer_call(exchange, match, Operation.EXPLAIN)
 
-    def predict_oddly(self, exchange: Exchange, match: Match) -> None:
-        """A prediction whose path has empty segments."""
-        self._ask_oddly(exchange, match, Operation.INFER)
+    def predict_odd_path(self, exchange: Exchange, match: Match) -> None:
+        """Answer with a prediction where the path has empty segments."""
+        self._answer_odd_path(exchange, match, Operation.INFER)
 
-    def explain_oddly(self, exchange: Exchange, match: Match) -> None:
-        """An explanation whose path has empty segments."""
-        self._ask_oddly(exchange, match, Operation.EXPLAIN)
+    def explain_odd_path(self, exchange: Exchange, match: Match) -> None:
+        """Answer with an explanation where the path has empty segments."""
+        self._answer_odd_path(exchange, match, Operation.EXPLAIN)
 
     def predict_with_query(self, exchange: Exchange, match: Match) -> None:
-        """A prediction whose query parameters are fields too, before those of the body (the older routes only)."""
+        """Answer with a prediction whose query parameters are fields, too, before the body's (legacy routes only)."""
         params = match.params
-        asked = Target(params["model_name"], params.get("model_version", ""))
-        inputs = merged(query_fields(match.query), self._inputs_for(exchange, asked))
-        self._submit(exchange, asked, inputs, Operation.INFER, "")
+        target = Target(params["model_name"], params.get("model_version", ""))
+        inputs = merge_fields(query_fields(match.query), self._inputs_for(exchange, target))
+        self._submit_request(exchange, target, inputs, Operation.INFER, "")
 
     def invoke(self, exchange: Exchange, match: Match) -> None:
-        """SageMaker's route: the query names the model; else it is the only one; else a field of the body names it."""
+        """Answer SageMaker's route. The model is named by the query, else it is the only one, else a field names it."""
         query = query_fields(match.query)
-        inputs = merged(query, self._inputs(exchange))
+        inputs = merge_fields(query, self._read_inputs(exchange))
         name = text_field(query, "model_name") or self._only_model() or text_field(inputs, "model_name")
         if not name:
             release(inputs)
             raise InvalidInput("Parameter model_name is required.")
-        self._submit(exchange, Target(name), inputs, Operation.INFER, "")
+        self._submit_request(exchange, Target(name), inputs, Operation.INFER, "")
 
     def _only_model(self) -> str:
         names = {state.name for state in self._service.models() if state.listed}
         return names.pop() if len(names) == 1 else ""
 
-    def _ask(self, exchange: Exchange, match: Match, operation: Operation) -> None:
+    def _answer_call(self, exchange: Exchange, match: Match, operation: Operation) -> None:
         params = match.params
-        asked = Target(params["model_name"], params.get("model_version", ""))
+        target = Target(params["model_name"], params.get("model_version", ""))
         if exchange.method == "OPTIONS":
-            self._describe_model(exchange, asked)
+            self._describe_model(exchange, target)
             return
-        self._submit(exchange, asked, self._inputs_for(exchange, asked), operation, params.get("rest", ""))
+        self._submit_request(
+            exchange, target, self._inputs_for(exchange, target), operation, params.get("rest", "")
+        )
 
-    def _ask_oddly(self, exchange: Exchange, match: Match, operation: Operation) -> None:
-        # Slashes at the end do not count in TorchServe, however many; elsewhere an empty segment is an empty name.
+    def _answer_odd_path(self, exchange: Exchange, match: Match, operation: Operation) -> None:
+        # TorchServe ignores slashes at the end, however many; elsewhere an empty segment is an empty name.
         model, version, path = [*match.params["rest"].rstrip("/").split("/", 2), "", ""][:3]
-        asked = Target(model, version)
-        self._submit(exchange, asked, self._inputs_for(exchange, asked), operation, path)
+        target = Target(model, version)
+        self._submit_request(exchange, target, self._inputs_for(exchange, target), operation, path)
 
-    def _inputs_for(self, exchange: Exchange, asked: Target) -> list[Tensor]:
-        """The inputs in a body. Raises ``InvalidInput``, or ``ModelNotFound`` where there is no such model either."""
+    def _inputs_for(self, exchange: Exchange, target: Target) -> list[Tensor]:
+        """Return the inputs in a body. Raises ``InvalidInput``, or ``ModelNotFound`` if the model does not exist, too."""
         try:
-            return self._inputs(exchange)
+            return self._read_inputs(exchange)
         except InvalidInput as error:
-            raise prefer_not_found(self._service, error, asked) from None
+            raise prefer_not_found(self._service, error, target) from None
 
-    def _submit(
-        self, exchange: Exchange, asked: Target, inputs: list[Tensor], operation: Operation, path: str
+    def _submit_request(
+        self, exchange: Exchange, target: Target, inputs: list[Tensor], operation: Operation, path: str
     ) -> None:
         responses = self._responses
         request_id = responses.read_request_id(exchange)
@@ -203,10 +208,10 @@ class TorchServeInference:
             deadline = read_deadline(exchange)
         except InvalidInput as error:
             release(inputs)
-            raise prefer_not_found(self._service, error, asked) from None
+            raise prefer_not_found(self._service, error, target) from None
         request = InferenceRequest(
-            asked.model,
-            asked.version,
+            target.model,
+            target.version,
             request_id,
             inputs,
             form=BODY,
@@ -215,13 +220,15 @@ class TorchServeInference:
             headers=exchange.headers,
             path=path,
         )
-        answer = Answer(responses, exchange, request_id, asked)
+        answer = Answer(responses, exchange, request_id, target)
         exchange.on_abandoned = self._service.submit(request, answer.done).cancel
 
-    def _describe_model(self, exchange: Exchange, asked: Target) -> None:
+    def _describe_model(self, exchange: Exchange, target: Target) -> None:
         try:
-            self._service.ready(asked.model, asked.version)  # whether or not it is ready: it can be described
+            self._service.ready(
+                target.model, target.version
+            )  # for its ModelNotFound: a model that is not ready is described, too
         except ModelNotFound as error:
-            self._responses.send_refusal(exchange, torchserve(error, asked))
+            self._responses.send_refusal(exchange, torchserve(error, target))
         else:
-            self._responses.send_body(exchange, self._description.of_model(asked.model), JSON)
+            self._responses.send_body(exchange, self._description.model_document(target.model), JSON)

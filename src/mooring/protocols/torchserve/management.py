@@ -1,4 +1,4 @@
-"""TorchServe's management API: which models there are, how they do, and changing that."""
+"""TorchServe's management API: list, describe, register, scale and unregister models."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -20,9 +20,9 @@ from mooring.core.service import (
 )
 from mooring.core.tensors import Tensor, release
 from mooring.protocols.answer_tasks import AnswerTasks
-from mooring.protocols.answers import payload_of
+from mooring.protocols.answers import read_payload
 from mooring.protocols.endpoints import Endpoint
-from mooring.protocols.openapi import Description
+from mooring.protocols.openapi import ApiDescription
 from mooring.protocols.responses import JSON, Responses
 from mooring.protocols.status import (
     NOT_ALLOWED,
@@ -32,26 +32,26 @@ from mooring.protocols.status import (
     torchserve_registration,
 )
 from mooring.protocols.torchserve import operations as calls
-from mooring.protocols.torchserve.paging import page, window
+from mooring.protocols.torchserve.paging import build_page, read_page_range
 from mooring.protocols.torchserve.registration import (
-    MOST_WORKERS,
-    number,
-    registration_of,
-    switch,
-    texts_of,
+    MAX_WORKERS,
+    bool_parameter,
+    int_parameter,
+    parse_query,
+    read_registration,
 )
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
-_READING = frozenset({"GET", "HEAD"})
-_ASKING = frozenset({"OPTIONS"})
-_ADDING = frozenset({"POST"})
-_SCALING = frozenset({"PUT"})
-_REMOVING = frozenset({"DELETE"})
+_GET_OR_HEAD = frozenset({"GET", "HEAD"})
+_OPTIONS = frozenset({"OPTIONS"})
+_POST = frozenset({"POST"})
+_PUT = frozenset({"PUT"})
+_DELETE = frozenset({"DELETE"})
 PROCESSING = "Processing worker updates..."
 SCALING = "Workers scaling in progress..."
-# TorchServe's workers are READY while they work, too.
+# A worker of TorchServe is READY while it is busy, too.
 _WORKER_STATES = {"STARTING": "LOADING", "BUSY": "READY", "ENDED": "UNLOADING"}
 
 
@@ -63,7 +63,7 @@ class TorchServeManagement:
         service: InferenceService,
         administration: ModelAdministration,
         responses: Responses,
-        description: Description,
+        description: ApiDescription,
         *,
         model_api: bool = True,
     ) -> None:
@@ -75,19 +75,19 @@ class TorchServeManagement:
         self._answer_tasks = AnswerTasks(responses)
 
     def endpoints(self) -> list[Endpoint]:
-        """Everything mounted; other methods on these paths are not allowed."""
+        """Return the endpoints; other methods on their paths are answered 405."""
         endpoints = [
-            Endpoint("/models", self.list, Access.MANAGEMENT, calls.LIST_MODELS, methods=_READING),
+            Endpoint("/models", self.list_models, Access.MANAGEMENT, calls.LIST_MODELS, methods=_GET_OR_HEAD),
             Endpoint(
                 "/models",
-                self.register,
+                self.register_model,
                 Access.MANAGEMENT,
                 calls.REGISTER_MODEL,
-                methods=_ADDING,
+                methods=_POST,
                 changes=True,
             ),
         ]
-        for path, described, scaled, removed in (
+        for path, describe, scale, unregister in (
             ("/models/{model_name}", calls.DESCRIBE_MODEL, calls.SCALE_MODEL, calls.UNREGISTER_MODEL),
             (
                 "/models/{model_name}/{model_version}",
@@ -97,54 +97,58 @@ class TorchServeManagement:
             ),
         ):
             endpoints += [
-                Endpoint(path, self.describe, Access.MANAGEMENT, described, methods=_READING),
-                Endpoint(path, self.describe_calls, Access.MANAGEMENT, methods=_ASKING),
-                Endpoint(path, self.scale, Access.MANAGEMENT, scaled, methods=_SCALING, changes=True),
-                Endpoint(path, self.unregister, Access.MANAGEMENT, removed, methods=_REMOVING, changes=True),
+                Endpoint(path, self.describe_model, Access.MANAGEMENT, describe, methods=_GET_OR_HEAD),
+                Endpoint(path, self.describe_api, Access.MANAGEMENT, methods=_OPTIONS),
+                Endpoint(path, self.scale_workers, Access.MANAGEMENT, scale, methods=_PUT, changes=True),
+                Endpoint(
+                    path, self.unregister_model, Access.MANAGEMENT, unregister, methods=_DELETE, changes=True
+                ),
             ]
         path = "/models/{model_name}/{model_version}/set-default"
         return [
             *endpoints,
             Endpoint(
-                path, self.set_default, Access.MANAGEMENT, calls.SET_DEFAULT, methods=_SCALING, changes=True
+                path, self.set_default, Access.MANAGEMENT, calls.SET_DEFAULT, methods=_PUT, changes=True
             ),
-            Endpoint(path, self.describe, Access.MANAGEMENT, methods=_READING),  # as TorchServe has it
+            Endpoint(
+                path, self.describe_model, Access.MANAGEMENT, methods=_GET_OR_HEAD
+            ),  # as TorchServe has it
         ]
 
-    def list(self, exchange: Exchange, match: Match) -> None:
-        """A page of the models, by name."""
-        models = page_of(self._service, self._administration, *window(match.query))
+    def list_models(self, exchange: Exchange, match: Match) -> None:
+        """Answer with a page of the models, by name."""
+        models = models_page(self._service, self._administration, *read_page_range(match.query))
         self._responses.send_json(exchange, models)
 
-    def describe(self, exchange: Exchange, match: Match) -> None:
-        """One version of a model, or with the version "all" every one."""
-        asked = _read_target(match)
+    def describe_model(self, exchange: Exchange, match: Match) -> None:
+        """Answer with the description of one version of a model, or of all with the version "all"."""
+        target = _read_target(match)
         try:
-            versions = self._administration.describe(asked.model, asked.version)
+            versions = self._administration.describe(target.model, target.version)
         except ModelNotFound as error:
-            self._responses.send_refusal(exchange, torchserve(error, asked))
+            self._responses.send_refusal(exchange, torchserve(error, target))
             return
-        if switch(texts_of(match.query), "customized", default=False) and asked.version != "all":
-            self._describe_by_handler(exchange, asked, versions[0])
+        if bool_parameter(parse_query(match.query), "customized", default=False) and target.version != "all":
+            self._describe_by_handler(exchange, target, versions[0])
         else:
-            self._responses.send_json(exchange, [described(version) for version in versions])
+            self._responses.send_json(exchange, [version_document(version) for version in versions])
 
-    def _describe_by_handler(self, exchange: Exchange, asked: Target, version: ModelDescription) -> None:
-        """With what the model's own ``describe_handle`` says."""
+    def _describe_by_handler(self, exchange: Exchange, target: Target, version: ModelDescription) -> None:
+        """Answer with the description of a version and the output of its handler's ``describe_handle``."""
         request_id = self._responses.read_request_id(exchange)
 
         def done(outcome: Outcome) -> None:
             if isinstance(outcome, InferenceResponse):
-                text = bytes(view_of(payload_of(outcome)))
+                text = bytes(view_of(read_payload(outcome)))
                 release(outcome.outputs)
                 if not outcome.final:
                     return
             elif isinstance(outcome, Unsupported):
-                text = b""  # it has no handler that could say anything
+                text = b""  # the model has no handler
             else:
-                self._responses.send_refusal(exchange, torchserve(outcome, asked), request_id=request_id)
+                self._responses.send_refusal(exchange, torchserve(outcome, target), request_id=request_id)
                 return
-            document = described(version, object_in(text))
+            document = version_document(version, parse_metadata(text))
             self._responses.send_json(exchange, [document], request_id=request_id)
 
         request = InferenceRequest(
@@ -157,19 +161,19 @@ class TorchServeManagement:
         )
         exchange.on_abandoned = self._service.submit(request, done).cancel
 
-    def register(self, exchange: Exchange, match: Match) -> None:
-        """Add a model from the store or from where one may fetch it."""
+    def register_model(self, exchange: Exchange, match: Match) -> None:
+        """Register a model from the store or an allowed URL."""
         if not self._model_api:
             self._responses.send_refusal(exchange, NOT_ALLOWED)
             return
-        registration, wait = registration_of(exchange, match.query)
+        registration, wait = read_registration(exchange, match.query)
 
         async def register() -> None:
             scaled = await self._administration.register(registration, wait=wait)
             if wait or not scaled.workers:
-                self._say(exchange, registered(scaled))
+                self._send_status(exchange, registration_text(scaled))
             else:
-                self._say(exchange, PROCESSING, 202)
+                self._send_status(exchange, PROCESSING, 202)
 
         self._answer_tasks.start(
             exchange,
@@ -179,73 +183,73 @@ class TorchServeManagement:
             ),
         )
 
-    def scale(self, exchange: Exchange, match: Match) -> None:
-        """Change how many workers a version has."""
-        asked, query = _read_target(match), texts_of(match.query)
-        least, most = workers_of(query)
-        wait = switch(query, "synchronous", default=False)
+    def scale_workers(self, exchange: Exchange, match: Match) -> None:
+        """Change the number of workers of a version."""
+        target, query = _read_target(match), parse_query(match.query)
+        least, most = read_worker_range(query)
+        wait = bool_parameter(query, "synchronous", default=False)
 
         async def scale() -> None:
-            scaled = await self._administration.scale(*asked, least=least, most=most, wait=wait)
+            scaled = await self._administration.scale(*target, least=least, most=most, wait=wait)
             if not wait:
-                self._say(exchange, PROCESSING, 202)
+                self._send_status(exchange, PROCESSING, 202)
             elif scaled.done:
-                self._say(exchange, scaled_to(scaled, asked))
+                self._send_status(exchange, scaling_text(scaled, target))
             else:
-                self._say(exchange, SCALING, 206)
+                self._send_status(exchange, SCALING, 206)
 
-        self._answer_tasks.start(exchange, scale(), self._refuses(exchange, asked))
+        self._answer_tasks.start(exchange, scale(), self._refusal_sender(exchange, target))
 
-    def unregister(self, exchange: Exchange, match: Match) -> None:
-        """Take a version away; answered when its last request is."""
+    def unregister_model(self, exchange: Exchange, match: Match) -> None:
+        """Unregister a version and answer after its last request is answered."""
         if not self._model_api:
             self._responses.send_refusal(exchange, NOT_ALLOWED)
             return
-        asked = _read_target(match)
+        target = _read_target(match)
 
         async def unregister() -> None:
-            await self._administration.unregister(*asked)
-            self._say(exchange, unregistered(asked))
+            await self._administration.unregister(*target)
+            self._send_status(exchange, unregistration_text(target))
 
-        self._answer_tasks.start(exchange, unregister(), self._refuses(exchange, asked))
+        self._answer_tasks.start(exchange, unregister(), self._refusal_sender(exchange, target))
 
     def set_default(self, exchange: Exchange, match: Match) -> None:
-        """Let a version answer who names none."""
-        asked = _read_target(match)
+        """Make a version the default."""
+        target = _read_target(match)
         try:
-            self._administration.set_default(*asked)
+            self._administration.set_default(*target)
         except ModelNotFound as error:
-            self._responses.send_refusal(exchange, torchserve_default(error, asked))
+            self._responses.send_refusal(exchange, torchserve_default(error, target))
         else:
-            self._say(exchange, made_default(asked))
+            self._send_status(exchange, default_text(target))
 
-    def _say(self, exchange: Exchange, status: str, code: int = 200) -> None:
+    def _send_status(self, exchange: Exchange, status: str, code: int = 200) -> None:
         self._responses.send_json(exchange, {"status": status}, status=code)
 
-    def _refuses(self, exchange: Exchange, asked: Target) -> Callable[[MooringError], None]:
-        return lambda error: self._responses.send_refusal(exchange, torchserve(error, asked))
+    def _refusal_sender(self, exchange: Exchange, target: Target) -> Callable[[MooringError], None]:
+        return lambda error: self._responses.send_refusal(exchange, torchserve(error, target))
 
-    def describe_calls(self, exchange: Exchange, match: Match) -> None:
-        """The OpenAPI document of a model that is there."""
-        asked = _read_target(match)
+    def describe_api(self, exchange: Exchange, match: Match) -> None:
+        """Answer with the OpenAPI document of a registered model."""
+        target = _read_target(match)
         try:
-            self._administration.describe(asked.model, asked.version)
+            self._administration.describe(target.model, target.version)
         except ModelNotFound as error:
-            self._responses.send_refusal(exchange, torchserve(error, asked))
+            self._responses.send_refusal(exchange, torchserve(error, target))
         else:
-            self._responses.send_body(exchange, self._description.of_model(asked.model), JSON)
+            self._responses.send_body(exchange, self._description.model_document(target.model), JSON)
 
 
 def _read_target(match: Match) -> Target:
     return Target(match.params["model_name"], match.params.get("model_version", ""))
 
 
-def page_of(
+def models_page(
     service: InferenceService, administration: ModelAdministration, limit: int, first: int
 ) -> dict[str, Any]:
-    """So many of the models by name, from the one of this number on."""
+    """Return a page of the models' names and URLs: up to ``limit`` from index ``first`` on."""
     names = sorted({state.name for state in service.models() if state.listed})
-    return page(
+    return build_page(
         "models",
         names,
         limit,
@@ -254,52 +258,52 @@ def page_of(
     )
 
 
-def workers_of(query: Mapping[str, str]) -> tuple[int, int]:
-    """The least and the most workers that a client asks for. Raises ``InvalidInput``."""
-    least = number(query, "min_worker", 1)
-    most = number(query, "max_worker", least)
-    if least < 0:  # TorchServe answers 500 and leaves the model without a usable worker
+def read_worker_range(query: Mapping[str, str]) -> tuple[int, int]:
+    """Return ``min_worker`` and ``max_worker``. Raises ``InvalidInput``."""
+    least = int_parameter(query, "min_worker", 1)
+    most = int_parameter(query, "max_worker", least)
+    if least < 0:  # TorchServe answers 500 here and leaves the model without a usable worker
         raise InvalidInput("min_worker cannot be less than 0.")
     if most < least:
         raise InvalidInput("max_worker cannot be less than min_worker.")
-    if most > MOST_WORKERS:
-        raise InvalidInput(f"max_worker cannot be more than {MOST_WORKERS}.")
+    if most > MAX_WORKERS:
+        raise InvalidInput(f"max_worker cannot be more than {MAX_WORKERS}.")
     return least, most
 
 
-def registered(scaled: Scaled) -> str:
-    """What a client hears of a registration that is done."""
+def registration_text(scaled: Scaled) -> str:
+    """Return TorchServe's text for a completed registration."""
     hint = "" if scaled.workers else ". Use scale workers API to add workers for the model."
     who = f'Model "{scaled.name}" Version: {scaled.version}'
     return f"{who} registered with {scaled.workers} initial workers{hint}"
 
 
-def scaled_to(scaled: Scaled, asked: Target) -> str:
-    """What a client hears of a scaling that is done."""
-    version = f", version: {asked.version}" if asked.version else ""
-    return f"Workers scaled to {scaled.workers} for model: {asked.model}{version}"
+def scaling_text(scaled: Scaled, target: Target) -> str:
+    """Return TorchServe's text for a completed change of workers."""
+    version = f", version: {target.version}" if target.version else ""
+    return f"Workers scaled to {scaled.workers} for model: {target.model}{version}"
 
 
-def unregistered(asked: Target) -> str:
-    """What a client hears of a model that is gone."""
-    return f'Model "{asked.model}" unregistered'
+def unregistration_text(target: Target) -> str:
+    """Return TorchServe's text for an unregistered model."""
+    return f'Model "{target.model}" unregistered'
 
 
-def made_default(asked: Target) -> str:
-    """What a client hears of a new default version."""
-    return f'Default version successfully updated for model "{asked.model}" to "{asked.version}"'
+def default_text(target: Target) -> str:
+    """Return TorchServe's text for a new default version."""
+    return f'Default version successfully updated for model "{target.model}" to "{target.version}"'
 
 
-def object_in(text: bytes) -> object:
-    """What a handler says of itself; what is no JSON says nothing."""
+def parse_metadata(text: bytes) -> object:
+    """Return a handler's own description; an empty object if it is no JSON."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         return {}
 
 
-def described(model: ModelDescription, metadata: object = None) -> dict[str, Any]:
-    """A version as TorchServe describes it, key by key in its order; what only we can tell comes last."""
+def version_document(model: ModelDescription, metadata: object = None) -> dict[str, Any]:
+    """Return a version's description: TorchServe's keys in their order, then those that only this server has."""
     document: dict[str, Any] = {
         "modelName": model.name,
         "modelVersion": model.version,
@@ -319,9 +323,9 @@ def described(model: ModelDescription, metadata: object = None) -> dict[str, Any
         "continuousBatching": model.stepwise,
         "useJobTicket": model.job_ticket,
         "useVenv": model.use_venv,
-        **_stateful(model.sequences),
+        **_sequence_document(model.sequences),
         "loadedAtStartup": model.loaded_at_startup,
-        "workers": [_worker(worker) for worker in model.workers],
+        "workers": [_worker_document(worker) for worker in model.workers],
         "jobQueueStatus": {
             "remainingCapacity": max(model.queue_size - model.pending, 0),
             "pendingRequests": model.pending,
@@ -349,18 +353,18 @@ def described(model: ModelDescription, metadata: object = None) -> dict[str, Any
     return document
 
 
-def _stateful(sequences: SequenceDescription | None) -> dict[str, Any]:
-    found = sequences or SequenceDescription(1, 1, 0, 0)
+def _sequence_document(sequences: SequenceDescription | None) -> dict[str, Any]:
+    description = sequences or SequenceDescription(1, 1, 0, 0)
     return {
         "stateful": sequences is not None,
-        "sequenceMaxIdleMSec": round(found.max_idle * 1000),
-        "sequenceTimeoutMSec": round(found.timeout * 1000),
-        "maxNumSequence": found.most,
-        "maxSequenceJobQueueSize": found.waiting,
+        "sequenceMaxIdleMSec": round(description.max_idle * 1000),
+        "sequenceTimeoutMSec": round(description.timeout * 1000),
+        "maxNumSequence": description.most,
+        "maxSequenceJobQueueSize": description.waiting,
     }
 
 
-def _worker(worker: WorkerDescription) -> dict[str, Any]:
+def _worker_document(worker: WorkerDescription) -> dict[str, Any]:
     started = datetime.fromtimestamp(worker.started, UTC).isoformat(timespec="milliseconds")
     return {
         "id": worker.id,

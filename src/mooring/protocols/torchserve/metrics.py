@@ -20,14 +20,14 @@ class TorchServeMetrics:
         self._responses = responses
 
     def endpoints(self) -> list[Endpoint]:
-        """Any method, and anything after the path, as TorchServe has it."""
+        """Return the endpoints, for every method and every path below, as TorchServe has them."""
         return [
-            Endpoint("/metrics", self.scrape, Access.METRICS, calls.METRICS),
-            Endpoint("/metrics/{rest*}", self.scrape, Access.METRICS),
+            Endpoint("/metrics", self.scrape_metrics, Access.METRICS, calls.METRICS),
+            Endpoint("/metrics/{rest*}", self.scrape_metrics, Access.METRICS),
         ]
 
-    def scrape(self, exchange: Exchange, match: Match) -> None:
-        """Everything counted, or what ``name[]`` names, compressed for who takes it: many models are many lines alike."""
+    def scrape_metrics(self, exchange: Exchange, match: Match) -> None:
+        """Answer with all metrics, or those that ``name[]`` names; compressed if the client accepts a coding."""
         names = parse_qs(match.query.decode("latin-1")).get("name[]")
         text = self._metrics.text(set(names) if names else None)
         coding = preferred(exchange.fields.get(b"accept-encoding", b"").decode("latin-1"))

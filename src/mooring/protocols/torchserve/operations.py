@@ -1,8 +1,8 @@
-"""What TorchServe's endpoints promise to a client generator; operation ids as TorchServe has them where they are valid."""
+"""OpenAPI operations of TorchServe's endpoints; operation ids are TorchServe's where they are valid."""
 
 from typing import Any
 
-from mooring.protocols.endpoints import Also, Body, Operation, Query
+from mooring.protocols.endpoints import AlternativeCall, Body, Operation, Query
 from mooring.protocols.openapi import (
     ANY_INPUT,
     ANY_OUTPUT,
@@ -10,7 +10,7 @@ from mooring.protocols.openapi import (
     MODEL_ERRORS,
     NUMBER,
     TEXT,
-    record,
+    object_schema,
 )
 from mooring.protocols.responses import JSON
 
@@ -18,13 +18,13 @@ ALIVE = Operation(
     id="alive",
     method="GET",
     description="Whether the server is there at all",
-    answer=Body(JSON, record(("status",), status=TEXT), "It is"),
+    answer=Body(JSON, object_schema(("status",), status=TEXT), "It is"),
 )
 PING = Operation(
     id="ping",
     method="GET",
     description="Whether the default version of every model has the workers it was given",
-    answer=Body(JSON, record(("status", "health"), status=TEXT, health=TEXT), "It has"),
+    answer=Body(JSON, object_schema(("status", "health"), status=TEXT, health=TEXT), "It has"),
     errors=(),  # 500 has the same body, and is no error of the server's
 )
 
@@ -32,7 +32,7 @@ PING = Operation(
 def _model_call(id_: str, description: str, *, deprecated: bool = False, put: bool = False) -> Operation:
     return Operation(
         id=id_, method="POST", description=description, body=ANY_INPUT, answer=ANY_OUTPUT, errors=MODEL_ERRORS,
-        deprecated=deprecated, also=(Also(id=f"put_{id_}", method="PUT"),) if put else (),
+        deprecated=deprecated, alternatives=(AlternativeCall(id=f"put_{id_}", method="PUT"),) if put else (),
     )  # fmt: skip
 
 
@@ -56,10 +56,10 @@ LEGACY_VERSION = _model_call(
     "version_predict", "Predict; query parameters are fields of the input too", deprecated=True
 )
 
-_NAMED = record(("modelName", "modelUrl"), modelName=TEXT, modelUrl=TEXT)
+_NAMED = object_schema(("modelName", "modelUrl"), modelName=TEXT, modelUrl=TEXT)
 _DESCRIBED = {
     "type": "array",
-    "items": record(
+    "items": object_schema(
         ("modelName", "modelVersion", "modelUrl", "minWorkers", "maxWorkers", "workers", "jobQueueStatus"),
         modelName=TEXT,
         modelVersion=TEXT,
@@ -74,7 +74,7 @@ _DESCRIBED = {
         loadedAtStartup={"type": "boolean"},
         workers={
             "type": "array",
-            "items": record(
+            "items": object_schema(
                 ("id", "startTime", "status"),
                 id=TEXT,
                 startTime=TEXT,
@@ -83,7 +83,7 @@ _DESCRIBED = {
                 pid=NUMBER,
             ),
         },
-        jobQueueStatus=record(
+        jobQueueStatus=object_schema(
             ("remainingCapacity", "pendingRequests"), remainingCapacity=NUMBER, pendingRequests=NUMBER
         ),
         customizedMetadata={},
@@ -91,7 +91,9 @@ _DESCRIBED = {
         defaultVersion={"type": "boolean"},
         defaultVersionRule=TEXT,
         versionPolicy=TEXT,
-        batching=record(("joined", "state", "reason"), joined={"type": "boolean"}, state=TEXT, reason=TEXT),
+        batching=object_schema(
+            ("joined", "state", "reason"), joined={"type": "boolean"}, state=TEXT, reason=TEXT
+        ),
         scaledToZero={"type": "boolean"},
         startSeconds={"type": "number"},
         reason=TEXT,
@@ -112,7 +114,9 @@ LIST_MODELS = Operation(
     method="GET",
     description="The models there are, in pages",
     answer=Body(
-        JSON, record(("models",), nextPageToken=TEXT, models={"type": "array", "items": _NAMED}), "A page"
+        JSON,
+        object_schema(("models",), nextPageToken=TEXT, models={"type": "array", "items": _NAMED}),
+        "A page",
     ),
     query=_page_of("Models"),
 )
@@ -139,7 +143,7 @@ DESCRIBE_VERSION = Operation(
     query=_CUSTOMIZED,
     errors=(404, 500, 503),
 )
-_SAID = record(("status",), status=TEXT)
+_SAID = object_schema(("status",), status=TEXT)
 _WHOLE = {"type": "integer", "minimum": 0}
 _TRUTH = {"type": "boolean"}
 
@@ -203,7 +207,7 @@ UNREGISTER_MODEL, UNREGISTER_VERSION = (
 SET_DEFAULT = _model_change(
     "setDefault", "PUT", "Let a version answer where none is named", errors=(403, 404, 500)
 )
-_WORKFLOW = record(("workflowName", "workflowUrl"), workflowName=TEXT, workflowUrl=TEXT)
+_WORKFLOW = object_schema(("workflowName", "workflowUrl"), workflowName=TEXT, workflowUrl=TEXT)
 REGISTER_WORKFLOW = _model_change(
     "registerWorkflow",
     "POST",
@@ -223,7 +227,7 @@ LIST_WORKFLOWS = Operation(
     method="GET",
     description="The workflows there are, in pages",
     answer=Body(
-        JSON, record(("workflows",), nextPageToken=TEXT, workflows={"type": "array", "items": _WORKFLOW}), "A page"
+        JSON, object_schema(("workflows",), nextPageToken=TEXT, workflows={"type": "array", "items": _WORKFLOW}), "A page"
     ),
     query=_page_of("Workflows"),
 )  # fmt: skip
@@ -235,7 +239,7 @@ DESCRIBE_WORKFLOW = Operation(
         JSON,
         {
             "type": "array",
-            "items": record(
+            "items": object_schema(
                 ("workflowName", "workflowUrl", "workflowDag"),
                 workflowName=TEXT,
                 workflowUrl=TEXT,

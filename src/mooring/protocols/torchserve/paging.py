@@ -1,26 +1,26 @@
-"""Lists in pages, as TorchServe cuts them."""
+"""Lists in pages, as TorchServe returns them."""
 
 from collections.abc import Callable, Sequence
 
-from mooring.protocols.torchserve.registration import number, texts_of
+from mooring.protocols.torchserve.registration import int_parameter, parse_query
 
-PAGE = 100
-
-
-def window(query: bytes) -> tuple[int, int]:
-    """How many entries a client wants, and from which on. What is no number, or out of range, is the default."""
-    texts = texts_of(query)
-    limit, first = number(texts, "limit", PAGE), number(texts, "next_page_token", 0)
-    return limit if 0 <= limit <= PAGE else PAGE, max(first, 0)
+MAX_PAGE_SIZE = 100
 
 
-def page(
-    key: str, names: Sequence[str], limit: int, first: int, told: Callable[[str], dict[str, str]]
+def read_page_range(query: bytes) -> tuple[int, int]:
+    """Return the limit and the index of the first entry. A value that is no number or out of range is the default."""
+    texts = parse_query(query)
+    limit, first = int_parameter(texts, "limit", MAX_PAGE_SIZE), int_parameter(texts, "next_page_token", 0)
+    return limit if 0 <= limit <= MAX_PAGE_SIZE else MAX_PAGE_SIZE, max(first, 0)
+
+
+def build_page(
+    key: str, names: Sequence[str], limit: int, first: int, describe: Callable[[str], dict[str, str]]
 ) -> dict[str, object]:
-    """So many entries from this one on, and what is told of each, under ``key``."""
+    """Return up to ``limit`` entries from index ``first`` on under ``key``, each as ``describe`` returns it."""
     document: dict[str, object] = {}
     # The token comes first, and comes even when the last page is exactly full.
     if first + limit <= len(names):
         document["nextPageToken"] = str(first + limit)
-    document[key] = [told(name) for name in names[first : first + limit]]
+    document[key] = [describe(name) for name in names[first : first + limit]]
     return document

@@ -1,4 +1,4 @@
-"""What a client of TorchServe's management API may say of a model: query parameters, or a JSON body of the same names."""
+"""The parameters of TorchServe's management API: those of the query, or a JSON body with the same names."""
 
 from collections.abc import Mapping
 from urllib.parse import parse_qs
@@ -10,11 +10,11 @@ from mooring.core.errors import InvalidInput
 from mooring.core.service import Registration, WorkflowRegistration
 from mooring.web.http1 import Exchange
 
-# More processes than any machine has a use for: a number with a zero too many must not end it.
-MOST_WORKERS = 1024
+# More processes than any machine has a use for: a typing error must not bring the machine down.
+MAX_WORKERS = 1024
 
 
-class _Body(msgspec.Struct):
+class _Parameters(msgspec.Struct):
     url: str | None = None
     model_name: str | None = None
     workflow_name: str | None = None
@@ -28,117 +28,114 @@ class _Body(msgspec.Struct):
     startup_timeout: int | None = None
 
 
-_decoder = msgspec.json.Decoder(_Body, strict=False)
+_decoder = msgspec.json.Decoder(_Parameters, strict=False)
 
 
-def texts_of(query: bytes) -> dict[str, str]:
-    """The parameters of a query; of equal names the first one, as TorchServe takes it."""
+def parse_query(query: bytes) -> dict[str, str]:
+    """Return the parameters of a query; of equal names the first one, as TorchServe does."""
     return {
         name: values[0] for name, values in parse_qs(query.decode("latin-1"), keep_blank_values=True).items()
     }
 
 
-def number(texts: Mapping[str, str], name: str, default: int) -> int:
-    """A whole number; what is none is the default, as in TorchServe."""
+def int_parameter(texts: Mapping[str, str], name: str, default: int) -> int:
+    """Return a parameter as an integer; a value that is none gives the default, as in TorchServe."""
     try:
         return int(texts.get(name, ""))
     except ValueError:
         return default
 
 
-def switch(texts: Mapping[str, str], name: str, *, default: bool) -> bool:
-    """Whether something is true; what is neither is false, as in Java."""
+def bool_parameter(texts: Mapping[str, str], name: str, *, default: bool) -> bool:
+    """Return a parameter as a boolean; any value but "true" is false, as in Java."""
     return texts[name].lower() == "true" if name in texts else default
 
 
-def registration_of(exchange: Exchange, query: bytes) -> tuple[Registration, bool]:
-    """What is to be registered, and whether the client waits for its workers.
-
-    Raises ``InvalidInput``.
-    """
-    said = _said(exchange, query)
-    return _registration(said), said.synchronous is not False
+def read_registration(exchange: Exchange, query: bytes) -> tuple[Registration, bool]:
+    """Return the registration in a request, and whether the client waits for the workers. Raises ``InvalidInput``."""
+    parameters = _read_parameters(exchange, query)
+    return _to_registration(parameters), parameters.synchronous is not False
 
 
-def workflow_of(exchange: Exchange, query: bytes) -> WorkflowRegistration:
-    """What workflow is to be registered. Raises ``InvalidInput``."""
-    said = _said(exchange, query)
-    if said.url is None:
+def read_workflow_registration(exchange: Exchange, query: bytes) -> WorkflowRegistration:
+    """Return the workflow registration in a request. Raises ``InvalidInput``."""
+    parameters = _read_parameters(exchange, query)
+    if parameters.url is None:
         raise InvalidInput("Parameter url is required.")
     return WorkflowRegistration(
-        url=said.url,
-        name=said.workflow_name or "",
-        response_timeout=_from(1, said.response_timeout),
-        startup_timeout=_from(1, said.startup_timeout),
+        url=parameters.url,
+        name=parameters.workflow_name or "",
+        response_timeout=_at_least(1, parameters.response_timeout),
+        startup_timeout=_at_least(1, parameters.startup_timeout),
     )
 
 
-def registration_in(texts: Mapping[str, str]) -> Registration:
-    """What is to be registered, as parameters say it. Raises ``InvalidInput``."""
-    return _registration(_of_query(texts))
+def registration_from_texts(texts: Mapping[str, str]) -> Registration:
+    """Return the registration in these parameters. Raises ``InvalidInput``."""
+    return _to_registration(_from_query(texts))
 
 
-def _registration(said: _Body) -> Registration:
-    if said.url is None:
+def _to_registration(parameters: _Parameters) -> Registration:
+    if parameters.url is None:
         raise InvalidInput("Parameter url is required.")
-    if (said.initial_workers or 0) > MOST_WORKERS:
-        raise InvalidInput(f"initial_workers cannot be more than {MOST_WORKERS}.")
+    if (parameters.initial_workers or 0) > MAX_WORKERS:
+        raise InvalidInput(f"initial_workers cannot be more than {MAX_WORKERS}.")
     return Registration(
-        url=said.url,
-        name=said.model_name or "",
-        handler=said.handler or "",
-        runtime=said.runtime or "",
-        batch_size=_from(1, said.batch_size),
-        max_delay=_seconds(_from(0, said.max_batch_delay)),
-        workers=_from(0, said.initial_workers),
-        response_timeout=_from(1, said.response_timeout),
-        startup_timeout=_from(1, said.startup_timeout),
+        url=parameters.url,
+        name=parameters.model_name or "",
+        handler=parameters.handler or "",
+        runtime=parameters.runtime or "",
+        batch_size=_at_least(1, parameters.batch_size),
+        max_delay=_to_seconds(_at_least(0, parameters.max_batch_delay)),
+        workers=_at_least(0, parameters.initial_workers),
+        response_timeout=_at_least(1, parameters.response_timeout),
+        startup_timeout=_at_least(1, parameters.startup_timeout),
     )
 
 
-def _said(exchange: Exchange, query: bytes) -> _Body:
-    """What the query says, and over it a JSON body."""
-    said = _of_query(texts_of(query))
+def _read_parameters(exchange: Exchange, query: bytes) -> _Parameters:
+    """Return the parameters of the query, overridden by those of a JSON body."""
+    parameters = _from_query(parse_query(query))
     body = exchange.take_body()
     text = bytes(view_of(body))
     if isinstance(body, Buffer):
         body.release()
     if (exchange.header(b"content-type") or b"").lower().startswith(b"application/json") and text.strip():
-        return _over(_of_json(text), said)
-    return said
+        return _override(_from_json(text), parameters)
+    return parameters
 
 
-def _of_query(texts: Mapping[str, str]) -> _Body:
-    body = _Body(
+def _from_query(texts: Mapping[str, str]) -> _Parameters:
+    body = _Parameters(
         url=texts.get("url"),
         model_name=texts.get("model_name"),
         workflow_name=texts.get("workflow_name"),
         handler=texts.get("handler"),
         runtime=texts.get("runtime"),
-        synchronous=switch(texts, "synchronous", default=True),
+        synchronous=bool_parameter(texts, "synchronous", default=True),
     )
     for name in ("batch_size", "max_batch_delay", "initial_workers", "response_timeout", "startup_timeout"):
-        setattr(body, name, number(texts, name, -1))
+        setattr(body, name, int_parameter(texts, name, -1))
     return body
 
 
-def _of_json(text: bytes) -> _Body:
+def _from_json(text: bytes) -> _Parameters:
     try:
         return _decoder.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"Failed to parse the JSON body: {error}") from None
 
 
-def _over(first: _Body, second: _Body) -> _Body:
+def _override(first: _Parameters, second: _Parameters) -> _Parameters:
     chosen = msgspec.structs.asdict(second)
     chosen |= {name: value for name, value in msgspec.structs.asdict(first).items() if value is not None}
-    return _Body(**chosen)
+    return _Parameters(**chosen)
 
 
-def _from(least: int, value: int | None) -> int | None:
-    """What is less is not said at all: TorchServe's own clients send -1 and 0 for what they leave open."""
+def _at_least(least: int, value: int | None) -> int | None:
+    """Return None for values below ``least``: TorchServe's own clients send -1 and 0 for parameters that are not set."""
     return None if value is None or value < least else value
 
 
-def _seconds(milliseconds: int | None) -> float | None:
+def _to_seconds(milliseconds: int | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1000

@@ -1,4 +1,4 @@
-"""TorchServe's workflows: registering them on the management port, asking them on the inference port."""
+"""TorchServe's workflows: registration on the management port, predictions on the inference port."""
 
 from mooring.core.errors import InvalidInput, ModelNotFound, MooringError
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, ResponseHead
@@ -15,16 +15,16 @@ from mooring.protocols.status import (
     torchserve_workflow_registration,
 )
 from mooring.protocols.torchserve import operations as calls
-from mooring.protocols.torchserve.forms import Inputs
-from mooring.protocols.torchserve.paging import page, window
-from mooring.protocols.torchserve.registration import workflow_of
+from mooring.protocols.torchserve.forms import InputReader
+from mooring.protocols.torchserve.paging import build_page, read_page_range
+from mooring.protocols.torchserve.registration import read_workflow_registration
 from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
-_READING = frozenset({"GET", "HEAD"})
-_ADDING = frozenset({"POST"})
-_REMOVING = frozenset({"DELETE"})
+_GET_OR_HEAD = frozenset({"GET", "HEAD"})
+_POST = frozenset({"POST"})
+_DELETE = frozenset({"DELETE"})
 _COLLECTION = "/workflows"
 _ONE = "/workflows/{workflow_name}"
 
@@ -36,45 +36,53 @@ class TorchServeWorkflows:
         self._workflows = workflows
         self._responses = responses
         self._answer_tasks = AnswerTasks(responses)
-        self._inputs = Inputs().of
+        self._read_inputs = InputReader().read_inputs
 
-    def management(self) -> list[Endpoint]:
-        """What the management port has; other methods on these paths are not allowed."""
+    def management_endpoints(self) -> list[Endpoint]:
+        """Return the endpoints of the management port; other methods on their paths are answered 405."""
         return [
-            Endpoint(_COLLECTION, self.list, Access.MANAGEMENT, calls.LIST_WORKFLOWS, methods=_READING),
             Endpoint(
                 _COLLECTION,
-                self.register,
+                self.list_workflows,
+                Access.MANAGEMENT,
+                calls.LIST_WORKFLOWS,
+                methods=_GET_OR_HEAD,
+            ),
+            Endpoint(
+                _COLLECTION,
+                self.register_workflow,
                 Access.MANAGEMENT,
                 calls.REGISTER_WORKFLOW,
-                methods=_ADDING,
+                methods=_POST,
                 changes=True,
             ),
-            Endpoint(_ONE, self.describe, Access.MANAGEMENT, calls.DESCRIBE_WORKFLOW, methods=_READING),
+            Endpoint(
+                _ONE, self.describe_workflow, Access.MANAGEMENT, calls.DESCRIBE_WORKFLOW, methods=_GET_OR_HEAD
+            ),
             Endpoint(
                 _ONE,
-                self.unregister,
+                self.unregister_workflow,
                 Access.MANAGEMENT,
                 calls.UNREGISTER_WORKFLOW,
-                methods=_REMOVING,
+                methods=_DELETE,
                 changes=True,
             ),
         ]
 
-    def inference(self) -> list[Endpoint]:
-        """What the inference port has, with any method."""
+    def inference_endpoints(self) -> list[Endpoint]:
+        """Return the endpoint of the inference port, for every method."""
         return [Endpoint("/wfpredict/{workflow_name}", self.predict, Access.INFERENCE, calls.RUN_WORKFLOW)]
 
     def predict(self, exchange: Exchange, match: Match) -> None:
-        """Ask a workflow."""
+        """Answer with a workflow's prediction."""
         workflow = match.params["workflow_name"]
         request_id = self._responses.read_request_id(exchange)
         try:
             deadline = read_deadline(exchange)
-            inputs = self._inputs(exchange)
+            inputs = self._read_inputs(exchange)
         except InvalidInput as error:
             self._responses.send_refusal(
-                exchange, torchserve_workflow(self._or_not_found(error, workflow), workflow)
+                exchange, torchserve_workflow(self._prefer_not_found(error, workflow), workflow)
             )
             return
         request = InferenceRequest(
@@ -89,71 +97,71 @@ class TorchServeWorkflows:
         answer = WorkflowAnswer(self._responses, exchange, request_id, Target(workflow))
         exchange.on_abandoned = self._workflows.submit(request, answer.done).cancel
 
-    def _or_not_found(self, error: InvalidInput, workflow: str) -> MooringError:
+    def _prefer_not_found(self, error: InvalidInput, workflow: str) -> MooringError:
         try:
             self._workflows.describe(workflow)
         except ModelNotFound as missing:
             return missing
         return error
 
-    def list(self, exchange: Exchange, match: Match) -> None:
-        """A page of the workflows, by name."""
-        known = {each.name: each.url for each in self._workflows.workflows()}
-        limit, first = window(match.query)
-        told = page(
+    def list_workflows(self, exchange: Exchange, match: Match) -> None:
+        """Answer with a page of the workflows, by name."""
+        urls = {each.name: each.url for each in self._workflows.workflows()}
+        limit, first = read_page_range(match.query)
+        document = build_page(
             "workflows",
-            list(known),
+            list(urls),
             limit,
             first,
-            lambda name: {"workflowName": name, "workflowUrl": known[name]},
+            lambda name: {"workflowName": name, "workflowUrl": urls[name]},
         )
-        self._responses.send_json(exchange, told)
+        self._responses.send_json(exchange, document)
 
-    def describe(self, exchange: Exchange, match: Match) -> None:
-        """One workflow."""
+    def describe_workflow(self, exchange: Exchange, match: Match) -> None:
+        """Answer with the description of one workflow."""
         workflow = match.params["workflow_name"]
         try:
             description = self._workflows.describe(workflow)
         except ModelNotFound as error:
             self._responses.send_refusal(exchange, torchserve_workflow(error, workflow))
         else:
-            self._responses.send_json(exchange, [described(description)])
+            self._responses.send_json(exchange, [workflow_document(description)])
 
-    def register(self, exchange: Exchange, match: Match) -> None:
-        """Add a workflow; answered when all its workers are there."""
-        registration = workflow_of(exchange, match.query)
+    def register_workflow(self, exchange: Exchange, match: Match) -> None:
+        """Register a workflow and answer when all its workers are ready."""
+        registration = read_workflow_registration(exchange, match.query)
 
         async def register() -> None:
             name = await self._workflows.register(registration)
-            self._say(exchange, f"Workflow {name} has been registered and scaled successfully.")
+            self._send_status(exchange, f"Workflow {name} has been registered and scaled successfully.")
 
         def refuse(error: MooringError) -> None:
             self._responses.send_refusal(exchange, torchserve_workflow_registration(error, registration.url))
 
         self._answer_tasks.start(exchange, register(), refuse)
 
-    def unregister(self, exchange: Exchange, match: Match) -> None:
-        """Take a workflow away; answered when its last request is."""
+    def unregister_workflow(self, exchange: Exchange, match: Match) -> None:
+        """Unregister a workflow and answer after its last request is answered."""
         workflow = match.params["workflow_name"]
 
         async def unregister() -> None:
             await self._workflows.unregister(workflow)
-            self._say(exchange, f'Workflow "{workflow}" unregistered')
+            self._send_status(exchange, f'Workflow "{workflow}" unregistered')
 
         def refuse(error: MooringError) -> None:
             self._responses.send_refusal(exchange, torchserve_workflow(error, workflow))
 
         self._answer_tasks.start(exchange, unregister(), refuse)
 
-    def _say(self, exchange: Exchange, status: str) -> None:
+    def _send_status(self, exchange: Exchange, status: str) -> None:
         self._responses.send_json(exchange, {"status": status})
 
 
 class WorkflowAnswer(Answer, eq=False):
-    """As TorchServe answers for a workflow: always as JSON, whatever a node set on its own answer."""
+    """The answer of a workflow: as in TorchServe always JSON, whatever headers a node has set."""
 
     def done(self, outcome: Outcome) -> None:
-        """The service's word on the request; never raises."""
+        """Write an outcome of the request; never raises."""
         if isinstance(outcome, InferenceResponse):
             outcome.head = ResponseHead(content_type=JSON)
         super().done(outcome)
@@ -162,8 +170,8 @@ class WorkflowAnswer(Answer, eq=False):
         return torchserve_workflow(error, self._target.model)
 
 
-def described(workflow: WorkflowDescription) -> dict[str, object]:
-    """A workflow as TorchServe describes it, key by key in its order; its graph as Java prints a map."""
+def workflow_document(workflow: WorkflowDescription) -> dict[str, object]:
+    """Return a workflow's description with TorchServe's keys in their order; its graph as Java prints a map."""
     graph = ", ".join(f"{node}=[{', '.join(after)}]" for node, after in workflow.graph.items())
     return {
         "workflowName": workflow.name,
