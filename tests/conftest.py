@@ -12,6 +12,7 @@ from parallel import FileScheduling, Progress
 
 # Two cores shared with others: how long an example takes says nothing about the code.
 settings.register_profile("mooring", deadline=None)
+settings.register_profile("unit", deadline=None, max_examples=20)
 settings.load_profile("mooring")
 
 for _name in [name for name in os.environ if name.startswith(("MOORING_", "TS_"))]:
@@ -40,7 +41,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--unit",
         action="store_true",
-        help="leave out the tests that are marked as ones that start processes, and let no other start one",
+        help="leave out what starts processes, let nothing else start one, and try few examples of hypothesis",
     )
 
 
@@ -52,6 +53,8 @@ def long_run(pytestconfig):
 
 @pytest.hookimpl(trylast=True)  # after xdist has registered its session
 def pytest_configure(config):
+    if config.getoption("--unit"):
+        settings.load_profile("unit")
     terminal = config.pluginmanager.getplugin("terminalreporter")
     if config.pluginmanager.hasplugin("dsession") and terminal and config.option.verbose == 0:
         config.pluginmanager.register(Progress(terminal), "mooring-progress")

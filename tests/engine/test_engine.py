@@ -280,6 +280,7 @@ async def test_a_resize_gives_way_when_the_model_is_unloaded_meanwhile(house):
 # Whether the server is ready.
 
 
+@pytest.mark.processes
 async def test_the_server_is_ready_when_everything_that_the_start_asked_for_is_there(house, failing):
     engine = house.engine
     assert engine.ready()

@@ -17,6 +17,7 @@ def told(host):
     return {family.name: family.samples for family in host.collect()}
 
 
+@pytest.mark.processes
 def test_the_machine_is_told_as_psutil_reads_it():
     found = told(HostMetrics(lambda: None))
     assert found["MemoryUsed"][0].labels == {"Level": "Host", "Hostname": HOST}

@@ -9,7 +9,7 @@ from worker_fakes import FakeHandlePool, FakeProcess, FakeWork
 from mooring.core.errors import ErrorRecord, ModelFailed, OutOfResources, WorkerDied
 from mooring.core.requests import InferenceResponse
 from mooring.core.tensors import Tensor
-from mooring.ipc.messages import Batch, Cancel, JoiningMissed, Measured, Piece, Results, Returned
+from mooring.ipc.messages import Batch, Cancel, JoiningMissed, MetricRecords, Piece, Results, Unstarted
 from mooring.observability.records import Record
 from mooring.workers import handle as handle_module
 from mooring.workers.handle import WorkerHandle, WorkerState
@@ -94,12 +94,12 @@ async def test_pieces_go_to_their_request_and_one_of_a_request_that_is_over_to_n
 async def test_what_a_worker_hands_back_waits_again_and_the_worker_is_free_for_it():
     line = Line()
     line.send(1, 2, 3)
-    await line.say(Returned([2, 3]))
+    await line.say(Unstarted([2, 3]))
     assert line.log == [("requeue", [2, 3])]
     await line.answer(1)
     assert line.log[2:] == ["idle", ("answers", [1], False)]
     line.send(4)
-    await line.say(Returned([4]))
+    await line.say(Unstarted([4]))
     assert line.log[-2:] == [("requeue", [4]), "idle"]
 
 
@@ -112,7 +112,7 @@ async def test_news_of_the_model_go_to_the_pool():
     assert (line.log, line.worker.state, line.worker.room) == (["loaded"], WorkerState.READY, 3)
     line.process.fail()
     await line.say(JoiningMissed())
-    await line.say(Measured([Record("a", "ms", "counter", {}, [1.0])]))
+    await line.say(MetricRecords([Record("a", "ms", "counter", {}, [1.0])]))
     assert line.log[1:] == ["load failed", "joining missed", ("records", 1)]
 
 

@@ -86,6 +86,7 @@ def settled(process, stopped):
         assert process.poll() is None
 
 
+@pytest.mark.processes
 def test_the_kernel_says_what_a_signal_has_stopped(sleeper):
     watch = StopWatch(1.0)
     assert not any(watch.is_frozen(now, sleeper.pid) for now in range(10))
@@ -97,6 +98,7 @@ def test_the_kernel_says_what_a_signal_has_stopped(sleeper):
     assert not any(watch.is_frozen(20 + now, sleeper.pid) for now in range(10))
 
 
+@pytest.mark.processes
 def test_the_kernel_says_what_a_process_has_used_and_whether_it_has_ended(sleeper):
     assert not has_ended(sleeper.pid)
     assert cpu_seconds(sleeper.pid) >= 0.0

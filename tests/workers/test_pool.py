@@ -9,7 +9,7 @@ from worker_fakes import FakeOwner, FakeSpawner, FakeWork
 
 from mooring.core.service import Joining, JoiningState
 from mooring.ipc.arena import Arena
-from mooring.ipc.messages import Join, Load
+from mooring.ipc.messages import EnableJoining, Load
 from mooring.workers import handle as handle_module
 from mooring.workers import heartbeat
 from mooring.workers import local as local_module
@@ -583,7 +583,10 @@ async def test_a_trial_is_made_once_and_every_worker_with_the_file_is_told_its_r
     assert stage.pool.joining.state is JoiningState.TRYING
     await turns()
     assert (stage.pool.joining.state, stage.pool.joining.stamp) == (JoiningState.SHOWN, "file-1")
-    assert [[type(message) for message in process.heard] for process in stage.processes] == [[Join], []]
+    assert [[type(message) for message in process.heard] for process in stage.processes] == [
+        [EnableJoining],
+        [],
+    ]
 
 
 @virtual_time
@@ -598,7 +601,7 @@ async def test_a_worker_that_loads_later_is_told_what_a_trial_has_shown_of_its_f
     stage.pool.start(2)
     await turns()
     await stage.load(stage.processes[1], joining=untried)
-    assert [type(message) for message in stage.processes[1].heard] == [Load, Join]
+    assert [type(message) for message in stage.processes[1].heard] == [Load, EnableJoining]
 
 
 @virtual_time

@@ -6,10 +6,8 @@ import time
 
 import pytest
 
-from mooring.core.errors import ModelLoadFailed, OutOfResources
-from mooring.worker_process.outcomes import fails_again
 from mooring.workers import retries
-from mooring.workers.retries import file_state, files_changed
+from mooring.workers.retries import backoff, file_state, files_changed
 
 
 @pytest.fixture
@@ -80,27 +78,8 @@ def test_a_new_file_and_one_of_the_same_size_are_another_state_and_bytecode_is_n
     assert file_state(model / "missing").files == ()
 
 
-def raised(error, cause=None):
-    try:
-        raise error from cause
-    except Exception as caught:
-        return caught
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "again"),
-    [
-        (raised(ModelLoadFailed("no function")), True, True),
-        (raised(ModelLoadFailed("bad file"), ValueError("opset 99")), False, True),
-        (raised(ModelLoadFailed("model.py"), ConnectionError("no network")), True, False),
-        (raised(ModelLoadFailed("model.py"), ModuleNotFoundError("no such module")), True, True),
-        (raised(ModelLoadFailed("model.onnx"), OSError("too many open files")), False, False),
-        (OutOfResources("no memory"), False, False),
-        (ModuleNotFoundError("no such module"), True, True),
-        (SyntaxError("invalid syntax"), True, True),
-        (RuntimeError("the database is not there yet"), True, False),
-        (MemoryError(), True, False),
-    ],
-)
-def test_what_will_fail_again_is_told_from_what_may_pass(error, code, again):
-    assert fails_again(error, code=code) is again
+def test_the_first_restart_is_immediate_and_later_ones_wait_ever_longer_within_a_limit():
+    waits = [backoff(n) for n in range(1, 40)]
+    assert waits[0] == 0.0
+    assert waits == sorted(waits)
+    assert waits[-1] == 34.0

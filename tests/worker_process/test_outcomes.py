@@ -1,14 +1,14 @@
-"""Pure rules of workers: how a message is cut into batches, and when a dead worker is replaced."""
+"""How a message is cut into calls of the model, and what its answers and exceptions become."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mooring.core.buffers import Buffer
-from mooring.core.errors import InvalidOutput, ModelFailed
+from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed, OutOfResources
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation
 from mooring.core.tensors import Tensor
-from mooring.worker_process.outcomes import enforce_answer_limit, split_into_calls
-from mooring.workers.retries import backoff
+from mooring.worker_process.outcomes import enforce_answer_limit, fails_again, failure_of, split_into_calls
 
 
 def request(rows, operation):
@@ -41,13 +41,6 @@ def test_a_batch_is_of_one_operation(items, most):
         assert len({item.operation for item in items[begin:end]}) == 1
 
 
-def test_the_first_restart_is_immediate_and_later_ones_wait_ever_longer_within_a_limit():
-    waits = [backoff(n) for n in range(1, 40)]
-    assert waits[0] == 0.0
-    assert waits == sorted(waits)
-    assert waits[-1] == 34.0
-
-
 def test_an_answer_over_the_limit_is_that_requests_error_and_names_both_sizes():
     large, small = (
         InferenceResponse([Tensor("out", "BYTES", [2], [bytes(size - 4), b"four"])]) for size in (11, 10)
@@ -67,3 +60,46 @@ def test_tensors_may_be_as_large_as_they_are():
     large = InferenceResponse([Tensor("out", "UINT8", [11], bytes(11))])
     asked = InferenceRequest("m", "", "", [], form=Form.TENSORS)
     assert enforce_answer_limit(10, [asked], [large]) == [large]
+
+
+def raised(error, cause=None):
+    try:
+        raise error from cause
+    except Exception as caught:
+        return caught
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "again"),
+    [
+        (raised(ModelLoadFailed("no function")), True, True),
+        (raised(ModelLoadFailed("bad file"), ValueError("opset 99")), False, True),
+        (raised(ModelLoadFailed("model.py"), ConnectionError("no network")), True, False),
+        (raised(ModelLoadFailed("model.py"), ModuleNotFoundError("no such module")), True, True),
+        (raised(ModelLoadFailed("model.onnx"), OSError("too many open files")), False, False),
+        (OutOfResources("no memory"), False, False),
+        (ModuleNotFoundError("no such module"), True, True),
+        (SyntaxError("invalid syntax"), True, True),
+        (RuntimeError("the database is not there yet"), True, False),
+        (MemoryError(), True, False),
+    ],
+)
+def test_what_will_fail_again_is_told_from_what_may_pass(error, code, again):
+    assert fails_again(error, code=code) is again
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "text"),
+    [
+        (InvalidInput("odd shape"), InvalidInput, "odd shape"),
+        (ValueError("odd shape"), ModelFailed, "ValueError: odd shape"),
+        (MemoryError("80 GB"), OutOfResources, "MemoryError: 80 GB"),
+    ],
+)
+def test_what_the_models_code_raises_is_an_error_with_its_traceback_for_the_log(raised, kind, text):
+    try:
+        raise raised
+    except Exception as error:
+        failure = failure_of(error)
+    assert (type(failure), failure.message) == (kind, text)
+    assert ("Traceback" in failure.detail) == (failure is not raised)
