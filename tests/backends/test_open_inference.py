@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mooring.codecs.v2_json import json_output
+from mooring.codecs.v2_json import encode_json_output
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import BodyKind, InferenceRequest, JsonWriter, RequestedOutput, UndecodedBody
 from mooring.core.tensors import JsonOutput, Tensor, TensorSpec
@@ -173,4 +173,7 @@ def test_pieces_of_a_stream_are_text_too(function, reply):
 
 
 def test_bfloat16_has_a_text():
-    assert json_output(Tensor("x", "BF16", [2], np.uint16([0x3F80, 0x7FC0]).tobytes())).data == b"[1.0,NaN]"
+    assert (
+        encode_json_output(Tensor("x", "BF16", [2], np.uint16([0x3F80, 0x7FC0]).tobytes())).data
+        == b"[1.0,NaN]"
+    )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.codecs.compression import CODINGS, deflate, inflate, preferred
+from mooring.codecs.compression import CODINGS, choose_coding, deflate, inflate
 from mooring.core.errors import InputTooLarge, InvalidInput
 
 coding = pytest.mark.parametrize("coding", sorted(CODINGS))
@@ -64,9 +64,9 @@ def test_members_have_an_end():
     ],
 )
 def test_the_coding_a_client_likes_best(accept, expected):
-    assert preferred(accept) == expected
+    assert choose_coding(accept) == expected
 
 
 @given(st.text(max_size=40))
 def test_any_wish_is_read(accept):
-    assert preferred(accept) in {"", *CODINGS}
+    assert choose_coding(accept) in {"", *CODINGS}

@@ -8,9 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mooring.codecs import protobuf
-from mooring.codecs.packed import FEW, pack, pack_rows, rows_text, unpack, unpacked
+from mooring.codecs.packed import (
+    MAX_UNPACKED,
+    join_predictions,
+    pack_outputs,
+    pack_predictions,
+    unpack_tensor,
+    with_plain_data,
+)
 from mooring.codecs.proto import inference_pb2 as pb
-from mooring.codecs.protobuf_tensors import Layout
+from mooring.codecs.protobuf_tensors import ContentsLayout
 from mooring.codecs.raw import join_texts
 from mooring.codecs.v2_json import decode_request
 from mooring.core.buffers import LARGE, Buffer
@@ -18,7 +25,7 @@ from mooring.core.errors import InvalidInput
 from mooring.core.requests import InferenceResponse
 from mooring.core.tensors import CONTENTS, ESCAPED, PLAIN, RAW, ROWS, Tensor
 
-MANY = FEW + 1
+MANY = MAX_UNPACKED + 1
 
 
 def raw(*elements, shape=None):
@@ -29,13 +36,13 @@ def raw(*elements, shape=None):
 @settings(max_examples=100, deadline=None)
 def test_raw_texts_are_unpacked_as_they_were_packed(elements):
     tensor = raw(*elements)
-    unpack(tensor)
+    unpack_tensor(tensor)
     assert (tensor.data, tensor.packed) == (elements, PLAIN)
 
 
 def test_a_large_element_is_not_copied():
     tensor = raw(b"a", b"x" * (LARGE + 1))
-    unpack(tensor)
+    unpack_tensor(tensor)
     assert isinstance(tensor.data[0], bytes)
     assert isinstance(tensor.data[1], Buffer)
     assert bytes(tensor.data[1]) == b"x" * (LARGE + 1)
@@ -54,17 +61,17 @@ def test_a_large_element_is_not_copied():
 )
 def test_what_is_wrong_with_elements_is_said_when_they_are_unpacked(tensor, said):
     with pytest.raises(InvalidInput, match=said):
-        unpack(tensor)
+        unpack_tensor(tensor)
 
 
 def test_what_is_plain_is_its_own_unpacked_form_and_what_is_packed_stays_as_it_is():
     plain, packed = Tensor("x", "BYTES", [1], [b"a"]), raw(b"a")
-    assert unpacked(plain) is plain
-    assert (unpacked(packed).data, packed.packed) == ([b"a"], RAW)
+    assert with_plain_data(plain) is plain
+    assert (with_plain_data(packed).data, packed.packed) == ([b"a"], RAW)
 
 
 @pytest.mark.parametrize("datatype", ["BYTES", "INT64", "INT8", "UINT16", "FP32", "BOOL", "FP16"])
-@pytest.mark.parametrize("layout", [Layout.RAW, Layout.TYPED, Layout.WIDENED])
+@pytest.mark.parametrize("layout", [ContentsLayout.RAW, ContentsLayout.TYPED, ContentsLayout.WIDENED])
 def test_a_packed_answer_is_the_same_message_as_a_plain_one(datatype, layout):
     if datatype == "BYTES":
         tensor = Tensor("y", "BYTES", [MANY], [b"%d" % each for each in range(MANY)])
@@ -74,35 +81,35 @@ def test_a_packed_answer_is_the_same_message_as_a_plain_one(datatype, layout):
         ]
         tensor = Tensor.of("y", (np.arange(40_000) % 100).astype(kind))
     plain = b"".join(protobuf.encode_response(InferenceResponse([tensor], model="m"), layout))
-    pack([tensor], layout)
+    pack_outputs([tensor], layout)
     assert b"".join(protobuf.encode_response(InferenceResponse([tensor], model="m"), layout)) == plain
 
 
 def test_a_bare_answer_is_the_bytes_of_its_first_output_alone():
     outputs = [Tensor(name, "BYTES", [MANY], [b"ab"] * MANY) for name in "yz"]
-    pack(outputs, Layout.BARE)
+    pack_outputs(outputs, ContentsLayout.BARE)
     assert (outputs[0].data, len(outputs[1].data)) == ([b"ab" * MANY], MANY)
 
 
 def test_the_value_of_a_form_is_decoded_where_it_is_unpacked():
     tensor = Tensor("data", "BYTES", [1], [b"a+b%2Bc%zz"], packed=ESCAPED)
-    unpack(tensor)
+    unpack_tensor(tensor)
     assert (tensor.data, tensor.packed) == ([b"a b+c%zz"], PLAIN)
 
 
 def test_few_elements_travel_as_they_are():
-    few, output = [b"a"] * FEW, Tensor("y", "BYTES", [FEW], [b"a"] * FEW)
-    pack([output], Layout.TYPED)
-    pack_rows([output])
+    few, output = [b"a"] * MAX_UNPACKED, Tensor("y", "BYTES", [MAX_UNPACKED], [b"a"] * MAX_UNPACKED)
+    pack_outputs([output], ContentsLayout.TYPED)
+    pack_predictions([output])
     assert (output.data, output.packed) == (few, PLAIN)
 
 
 def test_many_predictions_are_one_list_of_json():
     output = Tensor("predictions", "BYTES", [MANY], [b"[%d]" % each for each in range(MANY)])
-    text = rows_text(output)
-    pack_rows([output])
+    text = join_predictions(output)
+    pack_predictions([output])
     assert (output.packed, output.data) == (ROWS, b"[" + text + b"]")
-    assert rows_text(output) == text
+    assert join_predictions(output) == text
 
 
 def test_a_large_message_of_grpc_is_not_read_element_by_element():
@@ -114,9 +121,9 @@ def test_a_large_message_of_grpc_is_not_read_element_by_element():
     request, layout = protobuf.decode_request(message.SerializeToString())
     assert [tensor.packed for tensor in request.inputs] == [CONTENTS, CONTENTS]
     for tensor in request.inputs:
-        unpack(tensor)
+        unpack_tensor(tensor)
     assert [tensor.array().tolist() for tensor in request.inputs] == [[*range(9000)], [*range(7)]]
-    assert layout is Layout.TYPED
+    assert layout is ContentsLayout.TYPED
 
 
 def test_floats_in_the_contents_field_of_a_large_message_are_borrowed():
@@ -140,7 +147,7 @@ def test_contents_that_come_in_parts_are_one_message():
     inner = head + first.SerializeToString() + second.SerializeToString()
     size = bytes([len(inner) & 0x7F | 0x80, len(inner) >> 7])
     (tensor,) = protobuf.decode_request(b"\x2a" + size + inner)[0].inputs
-    unpack(tensor)
+    unpack_tensor(tensor)
     assert tensor.data == [b"a" * 3000, b"b" * 3000]
 
 
@@ -177,7 +184,7 @@ def test_a_large_binary_body_is_checked_only_as_far_as_its_size_tells(datatype):
 
     (tensor,) = decoded(2000 if datatype == "BYTES" else 8000)
     assert tensor.packed == RAW
-    unpack(tensor)
+    unpack_tensor(tensor)
     assert tensor.array().size == (2000 if datatype == "BYTES" else 8000)
     with pytest.raises(InvalidInput, match="8000 bytes of data"):
         decoded(9000)

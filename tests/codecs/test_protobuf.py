@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mooring.codecs import protobuf, protobuf_wire
-from mooring.codecs.packed import unpack
+from mooring.codecs.packed import unpack_tensor
 from mooring.codecs.proto import inference_pb2 as pb
-from mooring.codecs.protobuf_tensors import Layout
+from mooring.codecs.protobuf_tensors import ContentsLayout
 from mooring.core.buffers import Buffer, HeapAllocator, Slot
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
@@ -56,16 +56,16 @@ def decoded(message, **how):
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=200))
 def test_packed_numbers_survive_both_ways(values):
-    packed = protobuf_wire.varints(np.array(values, np.uint64))
+    packed = protobuf_wire.encode_varints(np.array(values, np.uint64))
     assert protobuf_wire.read_varints(packed).tolist() == values
-    assert packed == b"".join(map(protobuf_wire.varint, values))
+    assert packed == b"".join(map(protobuf_wire.encode_varint, values))
 
 
 @given(st.binary(max_size=120))
 def test_any_bytes_are_numbers_or_refused_alike_whatever_the_length(data):
     padding = b"\x01" * 40  # so that the vectorized way is taken
     try:
-        few = protobuf_wire._read_few(data)
+        few = protobuf_wire._read_varints_one_by_one(data)
     except protobuf_wire.Malformed:
         if data and data[-1] > 0x7F:  # the padding would complete it
             return
@@ -124,8 +124,8 @@ def test_typed_contents_of_every_datatype_arrive_exactly(datatype, count):
     array = sample(datatype, count)
     request, layout = decoded(message_of(datatype, array))
     (tensor,) = request.inputs
-    assert layout is (Layout.WIDENED if datatype == "FP16" else Layout.TYPED)
-    unpack(tensor)
+    assert layout is (ContentsLayout.WIDENED if datatype == "FP16" else ContentsLayout.TYPED)
+    unpack_tensor(tensor)
     np.testing.assert_array_equal(tensor.array(), array, strict=True)
 
 
@@ -138,13 +138,13 @@ def test_raw_contents_of_every_datatype_arrive_exactly(datatype, count):
     for allocator in (None, HeapAllocator()):
         request, layout = decoded(message, allocator=allocator)
         (tensor,) = request.inputs
-        assert layout is Layout.RAW
-        unpack(tensor)
+        assert layout is ContentsLayout.RAW
+        unpack_tensor(tensor)
         assert isinstance(tensor.data, Buffer) == (array.nbytes > 65_536)
         assert bytes(tensor.data) == array.tobytes()
 
 
-@pytest.mark.parametrize("layout", [Layout.TYPED, Layout.WIDENED])
+@pytest.mark.parametrize("layout", [ContentsLayout.TYPED, ContentsLayout.WIDENED])
 @pytest.mark.parametrize("count", [0, 3, 5000])
 @pytest.mark.parametrize("datatype", FIELDS)
 def test_typed_answers_of_every_datatype_are_read_exactly(datatype, count, layout):
@@ -153,7 +153,7 @@ def test_typed_answers_of_every_datatype_are_read_exactly(datatype, count, layou
         protobuf.encode_response(InferenceResponse([Tensor.of("o", array)], model="m"), layout)
     )
     message = pb.ModelInferResponse.FromString(encoded)
-    if datatype == "FP16" and layout is Layout.TYPED:
+    if datatype == "FP16" and layout is ContentsLayout.TYPED:
         assert list(message.raw_output_contents) == [array.tobytes()]
     else:
         assert not message.raw_output_contents
@@ -165,7 +165,7 @@ def test_typed_answers_of_every_datatype_are_read_exactly(datatype, count, layou
 
 def test_texts_travel_in_every_layout():
     tensor = Tensor("o", "BYTES", [2, 1], [b"", b"\x00\xff"])
-    for layout in Layout:
+    for layout in ContentsLayout:
         encoded = b"".join(protobuf.encode_response(InferenceResponse([tensor]), layout))
         assert protobuf.decode_response(encoded).outputs[0].data == tensor.data
     raw = pb.ModelInferResponse.FromString(b"".join(protobuf.encode_response(InferenceResponse([tensor]))))
@@ -234,15 +234,15 @@ def test_an_input_in_shared_memory_is_read_there_and_takes_no_raw_entry():
     assert asked == [("r", 8, 2)]
     assert [tensor.data for tensor in request.inputs] == [b"\x05\x06", b"\x02"]
     assert request.inputs[0].parameters is None
-    assert layout is Layout.RAW
+    assert layout is ContentsLayout.RAW
     with pytest.raises(InvalidInput, match="not offered"):
         decoded(message)
 
 
 def test_numbers_that_are_not_packed_are_read_as_if_they_were():
-    contents = b"\x10\x01" + b"\x10" + protobuf_wire.varint(2**64 - 2) + b"\x12\x02\x03\x04"
-    tensor = b"\x0a\x01x\x12\x05INT32\x18\x02\x18\x02" + protobuf_wire.nested(b"\x2a", contents)
-    request, _ = protobuf.decode_request(protobuf_wire.nested(b"\x2a", tensor))
+    contents = b"\x10\x01" + b"\x10" + protobuf_wire.encode_varint(2**64 - 2) + b"\x12\x02\x03\x04"
+    tensor = b"\x0a\x01x\x12\x05INT32\x18\x02\x18\x02" + protobuf_wire.encode_nested(b"\x2a", contents)
+    request, _ = protobuf.decode_request(protobuf_wire.encode_nested(b"\x2a", tensor))
     assert request.inputs[0].array().tolist() == [[1, -2], [3, 4]]
 
 

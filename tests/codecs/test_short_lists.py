@@ -8,8 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mooring.codecs.short_lists import pack_numbers
-from mooring.codecs.tensor_json import encode, to_array
-from mooring.codecs.v2_json import JSON_ONLY, SHORT, decode_request, encode_response, short_answer
+from mooring.codecs.tensor_json import encode_json, to_array
+from mooring.codecs.v2_json import (
+    JSON_ONLY,
+    MAX_SHORT_OUTPUT,
+    decode_request,
+    encode_response,
+    encode_short_answer,
+)
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import InferenceResponse
 from mooring.core.tensors import NUMPY_TYPES, Tensor
@@ -64,20 +70,20 @@ def test_the_text_is_what_an_array_would_be_written_as(datatype, count, noise):
         raw = bytes(byte & 1 for byte in raw)
     array = np.frombuffer(raw, NUMPY_TYPES[datatype])
     tensors = [Tensor("x", datatype, [count], raw), Tensor("y", datatype, [count, 1], raw)]
-    found = short_answer(InferenceResponse(tensors, version="1"), "m", "")
+    found = encode_short_answer(InferenceResponse(tensors, version="1"), "m", "")
     if found is None:
         assert not np.isfinite(array).all()
     else:
         said = b'{"name":"%b","datatype":"%b","shape":%b,"data":%b}'
         outputs = [
-            said % (name, datatype.encode(), shape, encode(array))
+            said % (name, datatype.encode(), shape, encode_json(array))
             for name, shape in ((b"x", b"[%d]" % count), (b"y", b"[%d,1]" % count))
         ]
         assert found == b'{"model_name":"m","model_version":"1","outputs":[%b]}' % b",".join(outputs)
 
 
 @given(
-    st.lists(st.floats(width=32), min_size=1, max_size=SHORT // 2),
+    st.lists(st.floats(width=32), min_size=1, max_size=MAX_SHORT_OUTPUT // 2),
     st.text(),
     st.sampled_from(["", "7", 'a"b']),
 )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mooring.codecs import tensor_json
-from mooring.codecs.tensor_json import LARGE_DOCUMENT, decode, encode, encode_each, to_array
+from mooring.codecs.tensor_json import LARGE_DOCUMENT, decode_json, encode_each_row, encode_json, to_array
 from mooring.core.errors import InvalidInput
 from mooring.core.tensors import NUMPY_TYPES, datatype_of
 
@@ -21,7 +21,7 @@ SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 
 
 def read(text, datatype=""):
-    return to_array(decode(text), "x", datatype)
+    return to_array(decode_json(text), "x", datatype)
 
 
 def padded(text: bytes) -> bytes:
@@ -33,7 +33,7 @@ def padded(text: bytes) -> bytes:
 @settings(max_examples=150)
 def test_what_is_written_reads_back_equal(data, datatype, shape):
     array = data.draw(hnp.arrays(NUMPY_TYPES[datatype], shape))
-    for text in (encode(array), padded(encode(array))):
+    for text in (encode_json(array), padded(encode_json(array))):
         found = read(text, datatype)
         assert found.dtype == array.dtype
         # An empty list says nothing of the dimensions inside it.
@@ -79,13 +79,13 @@ def test_any_document_is_an_array_or_invalid_input_whatever_its_size(value, data
 def test_any_bytes_are_json_or_invalid_input(data):
     for document in (data, data + b" " * LARGE_DOCUMENT):
         with contextlib.suppress(InvalidInput):
-            decode(document)
+            decode_json(document)
 
 
 def test_a_large_document_arrives_as_arrays():
     array = np.arange(3 * 20 * 30, dtype=np.float32).reshape(3, 20, 30) / 7
     document = orjson.dumps({"inputs": [{"name": "x", "data": array}]}, option=orjson.OPT_SERIALIZE_NUMPY)
-    found = decode(memoryview(document))["inputs"][0]["data"]
+    found = decode_json(memoryview(document))["inputs"][0]["data"]
     assert isinstance(found, np.ndarray)
     np.testing.assert_array_equal(to_array(found, "x", "FP32"), array)
 
@@ -168,8 +168,8 @@ def test_integers_above_2_to_the_53_are_exact(size):
 def test_nan_and_infinity_are_bare_tokens_both_ways(size):
     found = read(size(b"[NaN, Infinity, -Infinity, 1.0]"), "FP32")
     assert np.isnan(found[0])
-    assert encode(found) == b"[NaN,Infinity,-Infinity,1.0]"
-    assert encode(np.array(np.nan)) == b"NaN"
+    assert encode_json(found) == b"[NaN,Infinity,-Infinity,1.0]"
+    assert encode_json(np.array(np.nan)) == b"NaN"
 
 
 @pytest.mark.parametrize("size", [bytes, padded])
@@ -199,7 +199,7 @@ def test_where_no_datatype_is_wanted_they_are_numbers_only_beside_numbers(size):
 
 @given(hnp.arrays(st.sampled_from([np.float16, np.float32, np.float64]), SHAPES))
 def test_null_is_written_where_json_has_no_number_and_reads_back_as_nan(array):
-    text = encode(array, null=True)
+    text = encode_json(array, null=True)
     json.loads(text, parse_constant=pytest.fail)
     finite = np.where(np.isfinite(array), array, np.nan)
     np.testing.assert_array_equal(read(text, datatype_of(array)).ravel(), finite.ravel())
@@ -219,7 +219,7 @@ def test_nesting_as_deep_as_anyone_likes_is_refused(depth):
 
 def test_a_lone_surrogate_is_refused_beside_nan_too():
     with pytest.raises(InvalidInput):
-        decode(b'[NaN, "\\ud800"]')
+        decode_json(b'[NaN, "\\ud800"]')
 
 
 def test_a_document_that_is_still_held_does_not_block_the_parser():
@@ -230,44 +230,44 @@ def test_a_document_that_is_still_held_does_not_block_the_parser():
 
 def test_an_object_of_many_keys_is_read_in_good_time():
     document = orjson.dumps({str(key): [1] for key in range(50_000)})
-    assert len(decode(document)) == 50_000
+    assert len(decode_json(document)) == 50_000
 
 
 def test_of_equal_keys_the_last_counts_whatever_the_size():
     document = b'{"a": [1], "a": [2.5]}'
-    assert decode(document) == decode(padded(document)) == {"a": [2.5]}
+    assert decode_json(document) == decode_json(padded(document)) == {"a": [2.5]}
 
 
 def test_bytes_are_text_or_else_base64():
     array = np.array([b"z\xc3\xbcrich", b"\xff\x00"], object)
-    assert json.loads(encode(array)) == [
+    assert json.loads(encode_json(array)) == [
         {"b64": base64.b64encode("zürich".encode()).decode()},
         {"b64": "/wA="},
     ]
-    assert json.loads(encode(array[:1])) == ["zürich"]
-    assert json.loads(encode(array.reshape(2, 1))) == [[each] for each in json.loads(encode(array))]
-    assert json.loads(encode(np.array(b"\xff", object))) == {"b64": "/w=="}
+    assert json.loads(encode_json(array[:1])) == ["zürich"]
+    assert json.loads(encode_json(array.reshape(2, 1))) == [[each] for each in json.loads(encode_json(array))]
+    assert json.loads(encode_json(np.array(b"\xff", object))) == {"b64": "/w=="}
     assert read(b'["a\\u0000"]', "BYTES").tolist() == [b"a\0"]
 
 
 def test_the_rows_of_one_output_are_all_base64_or_none_is():
     array = np.array([[b"a"], [b"\xff"]], object)
-    assert encode_each(array, 2) == [b'[{"b64":"YQ=="}]', b'[{"b64":"/w=="}]']
-    assert encode_each(array, 1) == [b'[{"b64":"YQ=="}]']
-    assert encode_each(array[:1], 1) == [b'["a"]']
-    assert encode_each(np.float32([[1, np.nan]]), 1, null=True) == [b"[1.0,null]"]
+    assert encode_each_row(array, 2) == [b'[{"b64":"YQ=="}]', b'[{"b64":"/w=="}]']
+    assert encode_each_row(array, 1) == [b'[{"b64":"YQ=="}]']
+    assert encode_each_row(array[:1], 1) == [b'["a"]']
+    assert encode_each_row(np.float32([[1, np.nan]]), 1, null=True) == [b"[1.0,null]"]
 
 
 def test_arrays_of_any_order_are_written_in_row_major_order():
-    assert encode(np.asfortranarray([[1, 2], [3, 4]])) == b"[[1,2],[3,4]]"
-    assert encode(np.arange(3, dtype=">i4")) == b"[0,1,2]"
+    assert encode_json(np.asfortranarray([[1, 2], [3, 4]])) == b"[[1,2],[3,4]]"
+    assert encode_json(np.arange(3, dtype=">i4")) == b"[0,1,2]"
     assert datatype_of(read(b"[1]", "FP16")) == "FP16"
 
 
 @pytest.mark.parametrize("padding", [0, LARGE_DOCUMENT])
 def test_a_key_may_hold_a_nul(padding):
     document = b'{"a": 1, "a\\u0000b": [2, 3]}' + b" " * padding
-    assert decode(document) == {"a": 1, "a\0b": [2, 3]}
+    assert decode_json(document) == {"a": 1, "a\0b": [2, 3]}
 
 
 @pytest.mark.parametrize("code", "?bBhHiIlLqQefd")
@@ -276,4 +276,4 @@ def test_a_number_by_itself_is_written_as_in_a_list(code, value):
     with np.errstate(all="ignore"):
         for dtype in (np.dtype(code), np.dtype(code).newbyteorder(">")):
             array = np.array([value]).astype(dtype)
-            assert encode(array.reshape(())) == encode(array)[1:-1]
+            assert encode_json(array.reshape(())) == encode_json(array)[1:-1]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mooring.codecs import v2_json
-from mooring.codecs.packed import unpacked
-from mooring.codecs.raw import tensor_of
+from mooring.codecs.packed import with_plain_data
+from mooring.codecs.raw import make_tensor
 from mooring.codecs.tensor_json import LARGE_DOCUMENT
 from mooring.codecs.v2_json import (
     ALL_BINARY,
@@ -20,9 +20,9 @@ from mooring.codecs.v2_json import (
     OutputSelection,
     decode_request,
     decode_response,
+    encode_json_output,
     encode_request,
     encode_response,
-    json_output,
     select_outputs,
 )
 from mooring.core.buffers import LARGE, Buffer, Slot, view_of
@@ -48,7 +48,7 @@ def tensors(draw, texts=BYTES):
         array = draw(hnp.arrays(np.float32, shape))
     else:
         array = draw(hnp.arrays(NUMPY_TYPES[datatype], shape))
-    tensor = tensor_of(draw(NAMES), array, datatype)
+    tensor = make_tensor(draw(NAMES), array, datatype)
     tensor.datatype = datatype  # of no elements numpy cannot tell
     return tensor
 
@@ -65,7 +65,7 @@ def same(found, expected):
     assert [(each.name, each.datatype, each.shape) for each in found] == [
         (each.name, each.datatype, each.shape) for each in expected
     ]
-    for one, other in zip(map(unpacked, found), expected, strict=True):
+    for one, other in zip(map(with_plain_data, found), expected, strict=True):
         if one.datatype == "BYTES":
             assert [bytes(each) for each in one.data] == [bytes(each) for each in other.data]
         else:
@@ -92,7 +92,7 @@ def test_what_is_written_as_json_reads_back_equal_and_so_does_a_workers_text(fou
     pieces, size = encode_request(InferenceRequest("m", "", "", found), JSON_ONLY)
     assert size == 0
     same(decode_request(joined(pieces)).inputs, found)
-    as_text = [json_output(each) for each in found]
+    as_text = [encode_json_output(each) for each in found]
     pieces, size = encode_response(InferenceResponse(as_text, model="m", version="1"), ALL_BINARY)
     assert size == 0
     answer = decode_response(joined(pieces))
@@ -181,7 +181,7 @@ def test_numbers_are_exact_whatever_the_size_of_the_document(datatype, text, pad
 
 def test_null_stands_for_them_where_that_is_asked_for():
     numbers = Tensor.of("x", np.float32([np.nan, np.inf, 1]))
-    text = json_output(Tensor.of("y", np.float32([np.nan])), null=True)
+    text = encode_json_output(Tensor.of("y", np.float32([np.nan])), null=True)
     pieces, _ = encode_response(InferenceResponse([numbers, text], model="m"), JSON_ONLY, null=True)
     found = json.loads(joined(pieces), parse_constant=pytest.fail)
     assert [each["data"] for each in found["outputs"]] == [[None, None, 1.0], [None]]
@@ -192,7 +192,7 @@ def test_texts_that_are_not_utf_8_are_marked_as_base64_all_of_them(written_befor
     elements = [b"plain", b"\xff\xfe\x00"]
     output = Tensor("y", "BYTES", [2], elements, {"kept": 1})
     if written_before:
-        output = json_output(output)
+        output = encode_json_output(output)
     pieces, _ = encode_response(InferenceResponse([output], model="m", version="1"), JSON_ONLY)
     document = joined(pieces)
     (found,) = json.loads(document)["outputs"]

@@ -6,7 +6,7 @@ from e2e_kit import SAMPLES
 from peers import Refused, same
 
 from mooring import Tensor
-from mooring.codecs.raw import tensor_of
+from mooring.codecs.raw import make_tensor
 
 SUMS = {"x": np.array([[1, 2, 3], [0.5, 0.25, 0]], np.float32), "factor": np.array([2, 4], np.float32)}
 VALUES = {
@@ -91,7 +91,7 @@ def test_two_bytes_of_a_float_are_enough(peer):
     if not peer.halves:
         pytest.skip("BF16 has no typed contents: it travels raw")
     values = np.array([1.5, -2.25, 3.3895314e38, 0.0], np.float32)
-    sent = tensor_of("x", values, "BF16") if peer.typed else values
+    sent = make_tensor("x", values, "BF16") if peer.typed else values
     (found,) = peer.infer("half", {"x": sent}).values()
     assert same(found.astype(np.float32), values)
 

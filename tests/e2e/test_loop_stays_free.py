@@ -16,7 +16,7 @@ from e2e_kit import Server, free_ports
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
-from mooring.codecs.protobuf_wire import nested, varint
+from mooring.codecs.protobuf_wire import encode_nested, encode_varint
 
 SIZE = 16 << 20
 MOST = 0.05  # seconds of CPU
@@ -213,37 +213,39 @@ def test_v2_binary(server, model, body):
 
 def tensor(datatype: str, count: int, contents: bytes | None = None, name: str = "x") -> bytes:
     head = (
-        nested(b"\x0a", name.encode()) + nested(b"\x12", datatype.encode()) + nested(b"\x1a", varint(count))
+        encode_nested(b"\x0a", name.encode())
+        + encode_nested(b"\x12", datatype.encode())
+        + encode_nested(b"\x1a", encode_varint(count))
     )
-    return nested(b"\x2a", head if contents is None else head + nested(b"\x2a", contents))
+    return encode_nested(b"\x2a", head if contents is None else head + encode_nested(b"\x2a", contents))
 
 
 MESSAGES = {
-    "raw, empty texts": lambda: tensor("BYTES", SIZE // 4) + nested(b"\x3a", bytes(SIZE)),
-    "raw, one text": lambda: tensor("BYTES", 1) + nested(b"\x3a", one_text()),
-    "raw, numbers": lambda: tensor("FP32", SIZE // 4) + nested(b"\x3a", bytes(SIZE)),
-    "raw, integers": lambda: tensor("INT64", SIZE // 8) + nested(b"\x3a", bytes(SIZE)),
-    "raw, booleans": lambda: tensor("BOOL", SIZE) + nested(b"\x3a", bytes(SIZE)),
+    "raw, empty texts": lambda: tensor("BYTES", SIZE // 4) + encode_nested(b"\x3a", bytes(SIZE)),
+    "raw, one text": lambda: tensor("BYTES", 1) + encode_nested(b"\x3a", one_text()),
+    "raw, numbers": lambda: tensor("FP32", SIZE // 4) + encode_nested(b"\x3a", bytes(SIZE)),
+    "raw, integers": lambda: tensor("INT64", SIZE // 8) + encode_nested(b"\x3a", bytes(SIZE)),
+    "raw, booleans": lambda: tensor("BOOL", SIZE) + encode_nested(b"\x3a", bytes(SIZE)),
     "empty texts": lambda: tensor("BYTES", SIZE // 2, b"\x42\x00" * (SIZE // 2)),
-    "one text": lambda: tensor("BYTES", 1, nested(b"\x42", bytes(SIZE))),
-    "numbers": lambda: tensor("FP32", SIZE // 4, nested(b"\x32", bytes(SIZE))),
+    "one text": lambda: tensor("BYTES", 1, encode_nested(b"\x42", bytes(SIZE))),
+    "numbers": lambda: tensor("FP32", SIZE // 4, encode_nested(b"\x32", bytes(SIZE))),
     "numbers one by one": lambda: tensor("FP32", SIZE // 5, b"\x35\x00\x00\x00\x00" * (SIZE // 5)),
-    "integers": lambda: tensor("INT64", SIZE // 8, nested(b"\x1a", b"\x05" * (SIZE // 8))),
-    "booleans": lambda: tensor("BOOL", SIZE, nested(b"\x0a", b"\x01" * SIZE)),
+    "integers": lambda: tensor("INT64", SIZE // 8, encode_nested(b"\x1a", b"\x05" * (SIZE // 8))),
+    "booleans": lambda: tensor("BOOL", SIZE, encode_nested(b"\x0a", b"\x01" * SIZE)),
     "many inputs": lambda: b"".join(tensor("INT64", 1, name=f"x{each}") for each in range(SIZE // 64)),
     "many raw contents": lambda: tensor("INT64", 1) + b"\x3a\x00" * (SIZE // 2),
     "many parameters": lambda: b"\x22\x00" * (SIZE // 2),
     "many outputs": lambda: b"\x32\x00" * (SIZE // 2),
     "unknown fields": lambda: b"\x78\x00" * (SIZE // 2),
-    "a long shape": lambda: nested(b"\x2a", nested(b"\x1a", b"\x01" * SIZE)),
-    "a shape of many fields": lambda: nested(b"\x2a", b"\x18\x01" * (SIZE // 2)),
+    "a long shape": lambda: encode_nested(b"\x2a", encode_nested(b"\x1a", b"\x01" * SIZE)),
+    "a shape of many fields": lambda: encode_nested(b"\x2a", b"\x18\x01" * (SIZE // 2)),
 }
 
 
 @pytest.mark.parametrize("message", MESSAGES)
 @pytest.mark.parametrize("method", [INFER, STREAM], ids=["ModelInfer", "ModelStreamInfer"])
 def test_v2_over_grpc(server, method, message):
-    body = nested(b"\x0a", b"strict") + MESSAGES[message]()
+    body = encode_nested(b"\x0a", b"strict") + MESSAGES[message]()
     assert server.call(method, body) in {"OK", "INVALID_ARGUMENT"}
 
 
@@ -256,8 +258,12 @@ def test_texts_that_are_wanted_arrive(server):
         timeout=PATIENCE,
     )
     assert answer.json()["outputs"][0]["data"] == [SIZE // 32]
-    raw = nested(b"\x0a", b"count") + tensor("BYTES", SIZE // 32) + nested(b"\x3a", bytes(SIZE // 8))
-    typed = nested(b"\x0a", b"count") + tensor("BYTES", SIZE // 64, b"\x42\x00" * (SIZE // 64))
+    raw = (
+        encode_nested(b"\x0a", b"count")
+        + tensor("BYTES", SIZE // 32)
+        + encode_nested(b"\x3a", bytes(SIZE // 8))
+    )
+    typed = encode_nested(b"\x0a", b"count") + tensor("BYTES", SIZE // 64, b"\x42\x00" * (SIZE // 64))
     assert [server.call(INFER, each) for each in (raw, typed)] == ["OK", "OK"]
 
 
@@ -316,7 +322,7 @@ def test_predictions(server, body):
 
 
 def field(name: bytes, value: bytes) -> bytes:
-    return nested(b"\x1a", nested(b"\x0a", name) + nested(b"\x12", value))
+    return encode_nested(b"\x1a", encode_nested(b"\x0a", name) + encode_nested(b"\x12", value))
 
 
 @pytest.mark.parametrize("shape", ["many inputs", "one input", "unknown fields"])
@@ -326,7 +332,7 @@ def test_predictions_over_grpc(server, shape):
         "one input": lambda: field(b"data", bytes(SIZE)),
         "unknown fields": lambda: b"\x78\x00" * (SIZE // 2),
     }[shape]()
-    assert server.call(PREDICT, nested(b"\x0a", b"strict") + inputs) != "UNAVAILABLE"
+    assert server.call(PREDICT, encode_nested(b"\x0a", b"strict") + inputs) != "UNAVAILABLE"
 
 
 GENERATE_BODIES = {
@@ -368,7 +374,7 @@ def test_answers_of_v2(server, kind, count, is_binary):
 
 
 def told(key: str, choice: bytes) -> bytes:
-    return nested(b"\x22", nested(b"\x0a", key.encode()) + nested(b"\x12", choice))
+    return encode_nested(b"\x22", encode_nested(b"\x0a", key.encode()) + encode_nested(b"\x12", choice))
 
 
 @pytest.mark.parametrize(("kind", "count"), GIVEN)
@@ -376,9 +382,11 @@ def told(key: str, choice: bytes) -> bytes:
 @pytest.mark.parametrize("method", [INFER, STREAM], ids=["ModelInfer", "ModelStreamInfer"])
 def test_answers_over_grpc(server, kind, count, layout, method):
     inputs = tensor("INT8", 1, None if layout == "raw" else b"\x12\x01\x01")
-    parameters = told("kind", nested(b"\x1a", kind.encode())) + told("count", b"\x10" + varint(count))
-    raw = nested(b"\x3a", b"\x01") if layout == "raw" else b""
-    assert server.call(method, nested(b"\x0a", b"give") + parameters + inputs + raw) == "OK"
+    parameters = told("kind", encode_nested(b"\x1a", kind.encode())) + told(
+        "count", b"\x10" + encode_varint(count)
+    )
+    raw = encode_nested(b"\x3a", b"\x01") if layout == "raw" else b""
+    assert server.call(method, encode_nested(b"\x0a", b"give") + parameters + inputs + raw) == "OK"
 
 
 @pytest.mark.parametrize(("kind", "count"), GIVEN)

@@ -7,7 +7,7 @@ import pytest
 from e2e_kit import free_ports
 
 import mooring
-from mooring.codecs.raw import tensor_of
+from mooring.codecs.raw import make_tensor
 
 X = np.array([[1, 2, 3], [0.5, 0.25, 0]], np.float32)
 SUMS = {"x": X, "factor": np.array([2, 4], np.float32)}
@@ -55,7 +55,7 @@ async def test_lists_and_texts_become_arrays(client):
 
 
 async def test_a_tensor_says_its_own_datatype(client):
-    sent = tensor_of("", np.array([1.5, -2], np.float32), "BF16")
+    sent = make_tensor("", np.array([1.5, -2], np.float32), "BF16")
     assert (await client.do("infer", "half", {"x": sent}))["y"].tolist() == [1.5, -2]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fakes import FakeCodecs
 
-from mooring.codecs.packed import pack_rows
+from mooring.codecs.packed import pack_predictions
 from mooring.core.buffers import LARGE, Buffer, Slot
 from mooring.core.errors import (
     DeadlineExceeded,
@@ -429,7 +429,7 @@ MANY = 300
 
 def predictions(first):
     rows = Tensor("predictions", "BYTES", [MANY], [b"[%d]" % (first + each) for each in range(MANY)])
-    pack_rows([rows])
+    pack_predictions([rows])
     return rows
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from protocol_wire import JSON, answered, elements, output, piece, refused
 
 from mooring.codecs.bodies import decode_instances
-from mooring.codecs.instances import instances_of
+from mooring.codecs.instances import split_instances
 from mooring.core import errors
 from mooring.core.buffers import LARGE
 from mooring.core.errors import InvalidInput
@@ -172,20 +172,20 @@ async def test_what_has_no_list_of_instances_is_a_400_in_both_forms(inference, b
 @pytest.mark.parametrize("size", [0, LARGE])
 def test_inputs_are_another_name_of_instances_and_may_be_columns(inputs, rows, size):
     body = json.dumps({"inputs": inputs}).encode() + b" " * size
-    assert [json.loads(each) for each in instances_of(body)] == rows
+    assert [json.loads(each) for each in split_instances(body)] == rows
     undecoded = UndecodedBody(BodyKind.V1, body)
     found = decode_instances(InferenceRequest("m", "", "id", [], form=Form.INSTANCES, body=undecoded))
     assert [each.tolist() if isinstance(each, np.ndarray) else each for each in found] == rows
 
 
 def test_of_both_names_instances_count():
-    assert instances_of(b'{"inputs": 7, "instances": [1]}') == [b"1"]
-    assert instances_of(b'{"inputs": [NaN]}') == [b"NaN"]
+    assert split_instances(b'{"inputs": 7, "instances": [1]}') == [b"1"]
+    assert split_instances(b'{"inputs": [NaN]}') == [b"NaN"]
 
 
 def test_numbers_reach_the_model_as_they_were_written():
     body = b'{"instances": [123456789012345678901234567890, 0.10000000000000000001, 1e400]}'
-    assert instances_of(body) == [b"123456789012345678901234567890", b"0.10000000000000000001", b"1e400"]
+    assert split_instances(body) == [b"123456789012345678901234567890", b"0.10000000000000000001", b"1e400"]
 
 
 @pytest.mark.parametrize(
@@ -200,13 +200,13 @@ def test_numbers_reach_the_model_as_they_were_written():
     ],
 )
 def test_what_pythons_json_sends_is_understood(body, expected):
-    assert instances_of(body) == expected
+    assert split_instances(body) == expected
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_instances_or_invalid_input(body):
     try:
-        found = instances_of(b'{"instances": [' + body + b"]}")
+        found = split_instances(b'{"instances": [' + body + b"]}")
     except InvalidInput:
         return
     assert len(json.loads(b"[" + b",".join(found) + b"]")) == len(found)
@@ -221,7 +221,7 @@ JSONS = st.recursive(
 
 @given(st.lists(JSONS))
 def test_instances_are_what_the_client_meant(instances):
-    found = instances_of(json.dumps({"instances": instances}).encode())
+    found = split_instances(json.dumps({"instances": instances}).encode())
     assert [json.loads(each) for each in found] == instances
 
 

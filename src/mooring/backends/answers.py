@@ -7,7 +7,7 @@ import numpy as np
 
 from mooring.backends.samples import Arrays, Sample
 from mooring.codecs.bodies import NO_CLASSES, Classes, encode_classes, encode_outputs, encode_rows
-from mooring.codecs.tensor_json import cast
+from mooring.codecs.tensor_json import cast_array
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.requests import BODY, TENSORS, InferenceRequest, InferenceResponse, ResponseHead
 from mooring.core.tensors import Array, Tensor, TensorSpec, datatype_of
@@ -61,7 +61,7 @@ def _array(name: str, value: Any) -> Array:
 
 def _as_declared(array: Array, spec: TensorSpec) -> Array:
     try:
-        return cast(array, spec.name, spec.datatype)
+        return cast_array(array, spec.name, spec.datatype)
     except InvalidInput as error:
         text = error.message.replace("input", "output", 1)
         raise InvalidOutput(f"{text}, as the model's configuration declares it") from None

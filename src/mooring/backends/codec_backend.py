@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from mooring.backends.backend import Backend
 from mooring.codecs.decoded_body import encode_decoded
-from mooring.codecs.v2_json import json_output
+from mooring.codecs.v2_json import encode_json_output
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import LoadContext, ModelMetadata, Outcome, Reply
@@ -31,7 +31,9 @@ class CodecBackend(Backend):
 
 def encode_json(request: InferenceRequest) -> InferenceResponse:
     """The tensors of the request with their JSON text as data."""
-    return InferenceResponse([json_output(tensor, null=request.null_for_nan) for tensor in request.inputs])
+    return InferenceResponse(
+        [encode_json_output(tensor, null=request.null_for_nan) for tensor in request.inputs]
+    )
 
 
 def decode_json(request: InferenceRequest) -> Outcome:

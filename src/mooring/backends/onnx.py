@@ -20,7 +20,7 @@ from mooring.backends.samples import Arrays, Parameters
 from mooring.backends.signature_check import DeclaredBackend, model_file, resolve_signature
 from mooring.backends.tensors import ModelOutput
 from mooring.codecs.signature import Signature
-from mooring.codecs.tensor_json import cast
+from mooring.codecs.tensor_json import cast_array
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed, OutOfResources
 from mooring.core.service import LoadContext, ModelMetadata
 from mooring.core.tensors import NUMPY_TYPES, Array, TensorSpec
@@ -158,10 +158,10 @@ class OnnxBackend(DeclaredBackend):
             )
         if wanted == "BYTES":
             # The runtime takes text, and of bytes it would take what Python prints of them.
-            return _text(cast(array, name, wanted), name)
+            return _text(cast_array(array, name, wanted), name)
         if wanted == "BF16":
-            return bfloat16_bits(cast(array, name, wanted))
-        return cast(array, name, wanted) if array.dtype != NUMPY_TYPES[wanted] else array
+            return bfloat16_bits(cast_array(array, name, wanted))
+        return cast_array(array, name, wanted) if array.dtype != NUMPY_TYPES[wanted] else array
 
     def _run_by_bits(self, feed: Arrays) -> Arrays:
         value = self._runtime.OrtValue

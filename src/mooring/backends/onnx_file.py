@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import structs
 
-from mooring.codecs.protobuf_wire import LEN, VARINT, Malformed, fields, read_varint, signed
+from mooring.codecs.protobuf_wire import LEN, VARINT, Malformed, read_fields, read_varint, to_signed
 from mooring.core.tensors import TensorSpec
 
 
@@ -77,7 +77,7 @@ class OnnxFile:
         def graphs(message: memoryview) -> list[tuple[str, list[str]]]:
             return [
                 found
-                for tag, start, end in fields(message, 0, len(message))
+                for tag, start, end in read_fields(message, 0, len(message))
                 if tag == _GRAPH
                 for found in look(message, start, end)
             ]
@@ -105,7 +105,7 @@ class Interface(msgspec.Struct):
 
 def _interface_of(message: memoryview) -> Interface | None:
     version, graph = 0, None
-    for tag, start, end in fields(message, 0, len(message)):
+    for tag, start, end in read_fields(message, 0, len(message)):
         if tag == _IR_VERSION:
             version = start
         elif tag == _GRAPH:
@@ -113,13 +113,13 @@ def _interface_of(message: memoryview) -> Interface | None:
     if graph is None:
         return None
     inputs, outputs, constants = list[TensorSpec](), list[TensorSpec](), set[str]()
-    for tag, start, end in fields(message, *graph):
+    for tag, start, end in read_fields(message, *graph):
         if tag == _INPUT:
             inputs.append(_tensor(message, start, end))
         elif tag == _OUTPUT:
             outputs.append(_tensor(message, start, end))
         elif tag == _INITIALIZER:
-            parts = fields(message, start, end)
+            parts = read_fields(message, start, end)
             constants |= {_text(message, at, to) for part, at, to in parts if part == _INITIALIZER_NAME}
     taken = [
         structs.replace(each, optional=each.name in constants)
@@ -130,26 +130,26 @@ def _interface_of(message: memoryview) -> Interface | None:
 
 
 def _tensor(message: memoryview, start: int, end: int) -> TensorSpec:
-    parts = list(fields(message, start, end))
+    parts = list(read_fields(message, start, end))
     (name,) = (_text(message, at, to) for part, at, to in parts if part == _NAME)
     for path in (_TYPE, _TENSOR_TYPE):
-        parts = [inner for part, at, to in parts if part == path for inner in fields(message, at, to)]
+        parts = [inner for part, at, to in parts if part == path for inner in read_fields(message, at, to)]
     datatype = next((_DATATYPES.get(at, "") for part, at, _ in parts if part == _ELEMENTS), "")
     shapes = [(at, to) for part, at, to in parts if part == _SHAPE]
     shape = [
-        next((signed(size) for inner, size, _ in fields(message, at, to) if inner == _SIZE), -1)
+        next((to_signed(size) for inner, size, _ in read_fields(message, at, to) if inner == _SIZE), -1)
         for begin, stop in shapes
-        for part, at, to in fields(message, begin, stop)
+        for part, at, to in read_fields(message, begin, stop)
         if part == _DIMENSION
     ]
     return TensorSpec(name, datatype, shape, unknown_rank=not shapes)
 
 
 def _classes_of(message: memoryview, start: int, end: int) -> Iterator[tuple[str, list[str]]]:
-    for tag, begin, stop in fields(message, start, end):
+    for tag, begin, stop in read_fields(message, start, end):
         if tag != _NODE:
             continue
-        parts = list(fields(message, begin, stop))
+        parts = list(read_fields(message, begin, stop))
         kinds = [_text(message, at, to) for part, at, to in parts if part == _OPERATOR]
         if kinds == ["ZipMap"]:
             (output,) = (_text(message, at, to) for part, at, to in parts if part == _NODE_OUTPUT)
@@ -159,29 +159,31 @@ def _classes_of(message: memoryview, start: int, end: int) -> Iterator[tuple[str
 
 def _attribute(message: memoryview, start: int, end: int) -> tuple[str, list[str]]:
     name, labels = "", list[str]()
-    for tag, begin, stop in fields(message, start, end):
+    for tag, begin, stop in read_fields(message, start, end):
         if tag == _ATTRIBUTE_NAME:
             name = _text(message, begin, stop)
         elif tag == _STRINGS:
             labels.append(_text(message, begin, stop))
         elif tag == _of(8, VARINT):
-            labels.append(str(signed(begin)))
+            labels.append(str(to_signed(begin)))
         elif tag == _INTEGERS:  # packed
             at = begin
             while at < stop:
                 value, at = read_varint(message, at)
-                labels.append(str(signed(value)))
+                labels.append(str(to_signed(value)))
     return name, labels
 
 
 def _unranked_of(message: memoryview, start: int, end: int) -> Iterator[tuple[str, list[str]]]:
-    for tag, begin, stop in fields(message, start, end):
+    for tag, begin, stop in read_fields(message, start, end):
         if tag not in (_INPUT, _OUTPUT):
             continue
-        parts = list(fields(message, begin, stop))
+        parts = list(read_fields(message, begin, stop))
         (name,) = (_text(message, at, to) for part, at, to in parts if part == _NAME)
         for path in (_TYPE, _TENSOR_TYPE):
-            parts = [inner for part, at, to in parts if part == path for inner in fields(message, at, to)]
+            parts = [
+                inner for part, at, to in parts if part == path for inner in read_fields(message, at, to)
+            ]
         if parts and not any(part == _SHAPE for part, _, _ in parts):
             yield name, []
 

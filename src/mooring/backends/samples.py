@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from mooring.codecs.bodies import Instances, by_name, decode_body, decode_instances, set_aside
+from mooring.codecs.bodies import Instances, decode_body, decode_inputs, decode_instances, split_aside
 from mooring.codecs.open_inference import decode_v2_body
-from mooring.codecs.packed import unpack
+from mooring.codecs.packed import unpack_tensor
 from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.options import STACK, BatchMode
@@ -77,15 +77,19 @@ class Reader:
         target: Any = None
         if request.form is TENSORS:
             decode_v2_body(request)
-            found, is_rows = [self._whole(self._native(request))], False
+            found, is_rows = [self._make_sample(self._read_tensors(request))], False
             if self.signature.aside and request.parameters:
                 target = request.parameters.get(self.signature.aside)
         elif request.form is INSTANCES:
-            found, is_rows = self._rows(decode_instances(request)), True
+            found, is_rows = self._read_rows(decode_instances(request)), True
         else:
             body = decode_body(request.inputs, self.signature)
             is_rows = body.instances is not None
-            found = [self._whole(body.inputs)] if body.instances is None else self._rows(body.instances)
+            found = (
+                [self._make_sample(body.inputs)]
+                if body.instances is None
+                else self._read_rows(body.instances)
+            )
             target = body.aside
         for sample in found:
             sample.request = index
@@ -96,7 +100,7 @@ class Reader:
                 sample.parameters = request.parameters
         return found, is_rows
 
-    def _native(self, request: InferenceRequest) -> Arrays:
+    def _read_tensors(self, request: InferenceRequest) -> Arrays:
         arrays: Arrays = {}
         for tensor in request.inputs:
             if tensor.name in arrays:
@@ -105,23 +109,23 @@ class Reader:
             if wanted and tensor.datatype != wanted:
                 raise InvalidInput(f"input '{tensor.name}' is {tensor.datatype}; the model takes {wanted}")
             if tensor.packed:
-                unpack(tensor)
+                unpack_tensor(tensor)
             arrays[tensor.name] = tensor.array()
         return arrays
 
-    def _whole(self, arrays: Arrays) -> Sample:
+    def _make_sample(self, arrays: Arrays) -> Sample:
         """One request's tensors as one sample."""
-        self._complete(arrays)
+        self._check_names(arrays)
         sample = Sample(0, arrays)
         if self.batch is STACK and self.joins:
-            self._check(arrays)
-            return self._single(self._lifted(arrays), lifted=True)
-        if self._lifts(arrays):
-            sample = Sample(0, self._lifted(arrays), lifted=True)
-        self._check(sample.arrays)
+            self._check_arrays(arrays)
+            return self._make_row(self._add_batch_dimension(arrays), lifted=True)
+        if self._lacks_batch_dimension(arrays):
+            sample = Sample(0, self._add_batch_dimension(arrays), lifted=True)
+        self._check_arrays(sample.arrays)
         if self.one_row:
             self._check_one_row(sample.arrays)
-        if self.joins and self.limit > 1 and not self._alone(arrays):
+        if self.joins and self.limit > 1 and not self._stands_apart(arrays):
             sample.rows = self._common_rows(sample.arrays)
         return sample
 
@@ -132,15 +136,15 @@ class Reader:
                     f"inference request batch-size must be <= 1, and is {array.shape[0]}; send one row in a request"
                 )
 
-    def _alone(self, arrays: Arrays) -> bool:
+    def _stands_apart(self, arrays: Arrays) -> bool:
         """Whether these may share no call."""
         return self.apart or not self.constants.isdisjoint(arrays)
 
-    def _lifted(self, arrays: Arrays) -> Arrays:
+    def _add_batch_dimension(self, arrays: Arrays) -> Arrays:
         """With a batch dimension of 1 before all that have one."""
         return {name: array if name in self.constants else array[None] for name, array in arrays.items()}
 
-    def _lifts(self, arrays: Arrays) -> bool:
+    def _lacks_batch_dimension(self, arrays: Arrays) -> bool:
         """Whether every input lacks just its first dimension, and that may be 1."""
         if not self.signature.specs:
             return False
@@ -159,12 +163,12 @@ class Reader:
         sizes = {array.shape[0] if array.ndim else 0 for array in arrays.values()}
         return sizes.pop() if len(sizes) == 1 else 0
 
-    def _rows(self, instances: Instances) -> list[Sample]:
+    def _read_rows(self, instances: Instances) -> list[Sample]:
         """Every instance is a row; rows of one shape make one sample."""
         signature = self.signature
         if self.joins and len(instances) and signature.lone and not isinstance(instances[0], dict):
             try:
-                arrays = by_name(
+                arrays = decode_inputs(
                     instances if isinstance(instances, np.ndarray) else list(instances), signature
                 )
             except InvalidInput:
@@ -175,34 +179,34 @@ class Reader:
                     return [Sample(0, arrays, len(instances))]
                 rows = range(len(instances))
                 return [
-                    self._single({name: array[row : row + 1] for name, array in arrays.items()})
+                    self._make_row({name: array[row : row + 1] for name, array in arrays.items()})
                     for row in rows
                 ]
         samples = []
         for position, instance in enumerate(instances):
-            row, target = set_aside(instance, signature)
+            row, target = split_aside(instance, signature)
             try:
-                samples.append(self._row(by_name(row, signature)))
+                samples.append(self._read_row(decode_inputs(row, signature)))
                 samples[-1].target = target
             except InvalidInput as error:
                 raise InvalidInput(f"instance {position}: {error.message}") from None
         return samples
 
-    def _row(self, arrays: Arrays) -> Sample:
+    def _read_row(self, arrays: Arrays) -> Sample:
         if not self.joins or not arrays:  # without inputs there is nothing to be joined along
-            return self._whole(arrays)
-        self._complete(arrays)
-        rows = self._lifted(arrays)
+            return self._make_sample(arrays)
+        self._check_names(arrays)
+        rows = self._add_batch_dimension(arrays)
         self._check_rows(rows)
-        return self._single(rows)
+        return self._make_row(rows)
 
-    def _single(self, arrays: Arrays, *, lifted: bool = False) -> Sample:
+    def _make_row(self, arrays: Arrays, *, lifted: bool = False) -> Sample:
         """One row, which other rows may be joined to unless they must stay apart."""
-        if self._alone(arrays):
+        if self._stands_apart(arrays):
             return Sample(0, arrays, 0, lifted=True)
         return Sample(0, arrays, 1, lifted=lifted)
 
-    def _complete(self, arrays: Arrays) -> None:
+    def _check_names(self, arrays: Arrays) -> None:
         if not arrays and not self.signature.nothing:
             raise InvalidInput('the request has no inputs: it needs "inputs", a list of at least one tensor')
         for name in arrays:
@@ -213,23 +217,23 @@ class Reader:
         if missing:
             raise InvalidInput(f"input '{missing[0]}' is missing; the model takes {self.signature.listed()}")
 
-    def _check(self, arrays: Arrays) -> None:
+    def _check_arrays(self, arrays: Arrays) -> None:
         for name, array in arrays.items():
             spec = self.signature.specs.get(name)
             if spec is not None:
-                check(spec, array, spec.shape)
+                check_array(spec, array, spec.shape)
 
     def _check_rows(self, rows: Arrays) -> None:
         for name, array in rows.items():
             spec = self.signature.specs.get(name)
             if spec is not None and name in self.constants:
-                check(spec, array, spec.shape)
+                check_array(spec, array, spec.shape)
             elif spec is not None:
                 shape = spec.shape if self.batch is STACK else spec.shape[1:]
-                check(spec, array, [-1, *shape])
+                check_array(spec, array, [-1, *shape])
 
 
-def check(spec: TensorSpec, array: Array, shape: list[int]) -> None:
+def check_array(spec: TensorSpec, array: Array, shape: list[int]) -> None:
     """Raises ``InvalidInput`` unless the array has the spec's datatype and the shape, where -1 is any size."""
     fits = array.ndim == len(shape) and all(
         want in (-1, size) for want, size in zip(shape, array.shape, strict=True)
@@ -238,7 +242,7 @@ def check(spec: TensorSpec, array: Array, shape: list[int]) -> None:
         raise InvalidInput(f"input '{spec.name}' has shape {list(array.shape)}; the model takes {shape}")
 
 
-def group(samples: Sequence[Sample], limit: int) -> Iterator[list[Sample]]:
+def group_samples(samples: Sequence[Sample], limit: int) -> Iterator[list[Sample]]:
     """Samples that share a call: equal in names, dtypes, non-batch shape and parameters, ``limit`` rows at most.
 
     A sample that cannot be joined, or has more rows than that by itself, comes alone.
@@ -262,14 +266,14 @@ def group(samples: Sequence[Sample], limit: int) -> Iterator[list[Sample]]:
     yield from open_groups.values()
 
 
-def join(samples: Sequence[Sample]) -> Arrays:
+def join_samples(samples: Sequence[Sample]) -> Arrays:
     """The inputs of a call."""
     if len(samples) == 1:
         return samples[0].arrays
     return {name: np.concatenate([sample.arrays[name] for sample in samples]) for name in samples[0].arrays}
 
 
-def split(outputs: Arrays, samples: Sequence[Sample]) -> list[Arrays]:
+def split_outputs(outputs: Arrays, samples: Sequence[Sample]) -> list[Arrays]:
     """The outputs of every sample of a call. Raises ``InvalidOutput`` for one without the batch dimension."""
     rows = samples[0].rows if len(samples) == 1 else sum(sample.rows for sample in samples)
     if not rows:

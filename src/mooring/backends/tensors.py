@@ -14,7 +14,15 @@ import numpy as np
 from mooring.backends.answers import Results, answer, settle
 from mooring.backends.backend import Backend, run_sync
 from mooring.backends.reshaping import Reshaping
-from mooring.backends.samples import Arrays, Parameters, Reader, Sample, group, join, split
+from mooring.backends.samples import (
+    Arrays,
+    Parameters,
+    Reader,
+    Sample,
+    group_samples,
+    join_samples,
+    split_outputs,
+)
 from mooring.backends.sequence_controls import check_id, filled
 from mooring.backends.uniform_batches import Batch, UniformBatches
 from mooring.codecs.bodies import NO_CLASSES, Classes
@@ -332,7 +340,7 @@ class Run:
         """
         self._read()
         fit = [sample for samples in self._samples for sample in samples]
-        for samples in group(fit, self._limit):
+        for samples in group_samples(fit, self._limit):
             try:
                 await (self._call(samples) if returned is None else self._take(samples, returned))
             except MooringError as error:
@@ -373,7 +381,7 @@ class Run:
             self._pieces[id(samples[0])] = [await self._call_in_parts(samples[0])]
             return
         wanted = [(sample.target, sample.rows) for sample in samples] if explained else ()
-        returned = self._ask(join(samples), samples, wanted)
+        returned = self._ask(join_samples(samples), samples, wanted)
         if self._backend.overlap is not None:
             returned = await _waited(returned)
         await self._take(samples, returned)
@@ -422,7 +430,7 @@ class Run:
         return {**arrays, **filled(controls, steps, batched=batched)}
 
     def _split(self, samples: list[Sample], returned: ModelOutput) -> list[Arrays]:
-        return split(self._backend.settle(self._operation, returned), samples)
+        return split_outputs(self._backend.settle(self._operation, returned), samples)
 
     def _keep(self, samples: list[Sample], outputs: list[Arrays]) -> None:
         for sample, arrays in zip(samples, outputs, strict=True):

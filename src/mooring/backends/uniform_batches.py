@@ -27,18 +27,18 @@ from mooring.core.requests import (
 from mooring.core.tensors import NUMPY_TYPES, Array, Tensor
 
 # Bytes of an output of one request up to which copying it is the cheapest there is, and nobody wants it as JSON.
-_SMALL = 4096
-_KEPT = 1024
+_MAX_COPIED_BYTES = 4096
+_MAX_LAYOUTS = 1024
 _BINARY = {"binary_data": True}
 
-Kind = tuple[object, ...]
+BatchKey = tuple[object, ...]
 """What requests must have in common: the outputs asked for, and name, datatype and sizes of every input. Neither can be
 taken for another."""
 
 _NAMES = {dtype: name for name, dtype in NUMPY_TYPES.items() if name != "BF16"}
 
 
-class Layout(msgspec.Struct, frozen=True):
+class BatchLayout(msgspec.Struct, frozen=True):
     """How requests of one kind become the arrays of a call: name, type, shape and bytes of every input.
 
     ``rows`` and ``lifted`` are the sample's. ``outputs`` are the names of those asked for, None where all are,
@@ -77,7 +77,7 @@ class Batch(msgspec.Struct):
     """Requests that are alike, and what the model is called with for all of them."""
 
     requests: Sequence[InferenceRequest]
-    layout: Layout
+    layout: BatchLayout
     arrays: Arrays
 
     def answers(self, outputs: Arrays) -> list[InferenceResponse] | None:
@@ -92,7 +92,7 @@ class Batch(msgspec.Struct):
             datatype, shape = _NAMES.get(array.dtype), list(array.shape)
             if datatype is None or (rows and (shape[:1] != [rows] or name in layout.whole)):
                 return None
-            if array.nbytes > _SMALL * count:
+            if array.nbytes > _MAX_COPIED_BYTES * count:
                 if layout.typed or (layout.binary is not None and name not in layout.binary):
                     return None
                 self._lend(name, array, responses)
@@ -124,7 +124,7 @@ class UniformBatches:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._layouts: dict[Kind, Layout | None] = {}
+        self._layouts: dict[BatchKey, BatchLayout | None] = {}
 
     def batch(self, requests: Sequence[InferenceRequest]) -> Batch | None:
         """The arrays to call the model with for these; None where they must take the general way."""
@@ -152,15 +152,15 @@ class UniformBatches:
                 continue
             whole = shape if count == 1 else (count * layout.rows, *shape[1:])
             # A model may write to these arrays: they are no request's memory.
-            if size > _SMALL:
+            if size > _MAX_COPIED_BYTES:
                 # With memory of its own, or a model would have to copy it once more.
                 arrays[name] = joined = np.empty(whole, dtype)
-                _fill(joined, parts)
+                _copy_parts(joined, parts)
             else:
                 arrays[name] = np.ndarray(whole, dtype, bytearray().join(map(view_of, parts)))
         return Batch(requests, layout, arrays)
 
-    def _add_layout(self, kind: Kind, request: InferenceRequest) -> Layout | None:
+    def _add_layout(self, kind: BatchKey, request: InferenceRequest) -> BatchLayout | None:
         """Keep what the general way makes of such a request. Where that finds a fault nothing is kept: it will say so again."""
         model = self._model
         try:
@@ -179,7 +179,7 @@ class UniformBatches:
         names = None if asked is None else [output.name for output in asked]
         binary = frozenset(output.name for output in asked or () if output.parameters)
         layout = (
-            Layout(
+            BatchLayout(
                 inputs,
                 sample.rows,
                 sample.lifted,
@@ -191,12 +191,12 @@ class UniformBatches:
             if fits
             else None
         )
-        if len(self._layouts) < _KEPT:
+        if len(self._layouts) < _MAX_LAYOUTS:
             self._layouts[kind] = layout
         return layout
 
 
-def _fill(joined: Array, parts: Sequence[Payload]) -> None:
+def _copy_parts(joined: Array, parts: Sequence[Payload]) -> None:
     raw, at = joined.reshape(-1).view(np.uint8).data, 0
     for part in parts:
         end = at + len(part)
@@ -204,13 +204,13 @@ def _fill(joined: Array, parts: Sequence[Payload]) -> None:
         at = end
 
 
-def batch_key(request: InferenceRequest) -> Kind | None:
+def batch_key(request: InferenceRequest) -> BatchKey | None:
     """None for a request that asks for more than its outputs as they are, or whose inputs are no numbers."""
     if request.form is not TENSORS or request.operation is not INFER or request.parameters or request.path:
         return None
     if request.body is not None or request.json_writer is WORKER:
         return None
-    kind: Kind = (request.json_writer, request.layout)
+    kind: BatchKey = (request.json_writer, request.layout)
     if request.outputs is not None:
         for output in request.outputs:
             if output.parameters and output.parameters != _BINARY:

@@ -72,14 +72,14 @@ def _files(inputs: Sequence[str]) -> dict[str, bytes]:
 
 def pair(text: str) -> tuple[str, Any]:
     """A parameter: a number or true or false where it reads as one, else text."""
-    from mooring.codecs.tensor_json import decode
+    from mooring.codecs.tensor_json import decode_json
     from mooring.core.errors import InvalidInput
 
     name, equals, value = text.partition("=")
     if not equals:
         raise click.UsageError(f"--parameter needs NAME=VALUE, not '{text}'")
     try:
-        read = decode(value.encode())
+        read = decode_json(value.encode())
     except InvalidInput:
         return name, value
     return name, read if isinstance(read, bool | int | float | str) else value
@@ -95,9 +95,9 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _json(result: Any) -> str:
-    from mooring.codecs.tensor_json import encode
+    from mooring.codecs.tensor_json import encode_json
 
-    outputs = [f"{json.dumps(name)}: {encode(array).decode()}" for name, array in result.items()]
+    outputs = [f"{json.dumps(name)}: {encode_json(array).decode()}" for name, array in result.items()]
     return "{" + ", ".join(outputs) + "}"
 
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from mooring.codecs.images import ImageSettings, looks_like_image
 from mooring.codecs.npy import NPY, ZIP, read_npy, read_npz
-from mooring.codecs.raw import tensor_of
-from mooring.codecs.tensor_json import cast, decode, to_array
+from mooring.codecs.raw import make_tensor
+from mooring.codecs.tensor_json import cast_array, decode_json, to_array
 from mooring.codecs.v2_json import decode_request
 from mooring.core.errors import InvalidInput
 from mooring.core.tensors import Array, Parameter, Tensor, TensorSpec
@@ -48,7 +48,7 @@ def _several(data: bytes, specs: Mapping[str, TensorSpec]) -> dict[str, Tensor] 
     # Where any bytes will do, what is no JSON or names no input is what it is: a text.
     anything = all(spec.datatype == "BYTES" for spec in specs.values())
     try:
-        document = decode(data)
+        document = decode_json(data)
     except InvalidInput:
         if anything:
             return None
@@ -77,7 +77,7 @@ def _tensor(name: str, data: bytes, spec: TensorSpec | None, settings: Settings)
     if spec is None or spec.datatype == "BYTES":
         return Tensor(name, "BYTES", [1] * (len(spec.shape) if spec else 1), [data])
     if not looks_like_image(data[:12]):
-        return _from_json(name, decode(data), spec)
+        return _from_json(name, decode_json(data), spec)
     image = ImageSettings.of(settings())
     if image is None:
         raise InvalidInput(
@@ -95,10 +95,10 @@ def _fit(name: str, array: Array, spec: TensorSpec | None) -> Tensor:
     """The array in the type that the model declares, with a batch dimension where only that is missing."""
     if spec is None:
         return Tensor.of(name, array)
-    fitted: Any = cast(array, name, spec.datatype)
+    fitted: Any = cast_array(array, name, spec.datatype)
     if fitted.ndim == len(spec.shape) - 1 and spec.shape[0] in (-1, 1):
         fitted = fitted[None]
-    return tensor_of(name, np.ascontiguousarray(fitted), spec.datatype)
+    return make_tensor(name, np.ascontiguousarray(fitted), spec.datatype)
 
 
 def content_of(file: str) -> bytes:

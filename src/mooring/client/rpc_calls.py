@@ -8,7 +8,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from mooring.codecs.protobuf import decode_response
-from mooring.codecs.protobuf_wire import Malformed, fields
+from mooring.codecs.protobuf_wire import Malformed, read_fields
 from mooring.core import errors
 from mooring.core.errors import MooringError
 from mooring.core.requests import InferenceResponse
@@ -64,7 +64,7 @@ def piece_of(message: bytes, *, model: str, version: str) -> InferenceResponse:
     """One message of a stream of answers. Raises ``ModelFailed`` where it says what went wrong."""
     text, answer = b"", b""
     try:
-        for tag, start, end in fields(message, 0, len(message)):
+        for tag, start, end in read_fields(message, 0, len(message)):
             if tag == 0x0A:
                 text = message[start:end]
             elif tag == 0x12:

@@ -21,11 +21,11 @@ import orjson
 
 from mooring.codecs import npy
 from mooring.codecs.images import looks_like_image
-from mooring.codecs.instances import instances_in
-from mooring.codecs.packed import unpacked
+from mooring.codecs.instances import find_instances
+from mooring.codecs.packed import with_plain_data
 from mooring.codecs.signature import Signature
-from mooring.codecs.tensor_json import cast, decode, encode, encode_each, to_array
-from mooring.codecs.v2_json import tensor_array
+from mooring.codecs.tensor_json import cast_array, decode_json, encode_each_row, encode_json, to_array
+from mooring.codecs.v2_json import decode_array
 from mooring.core.buffers import view_of
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import InferenceRequest
@@ -56,7 +56,7 @@ def decode_body(fields: Sequence[Tensor], signature: Signature) -> Body:
     """
     if signature.aside and any(each.name == signature.aside for each in fields):
         return _decode_beside(fields, signature)
-    if signature.nothing and len(fields) == 1 and not len(_bytes(fields[0])):
+    if signature.nothing and len(fields) == 1 and not len(_plain_bytes(fields[0])):
         return Body({})
     if len(fields) == 1 and fields[0].name not in signature.names:
         return _decode_whole(fields[0], signature)
@@ -75,35 +75,35 @@ def _decode_beside(fields: Sequence[Tensor], signature: Signature) -> Body:
         raise InvalidInput(f"'{signature.aside}' is sent twice")
     others = [each for each in fields if each.name != signature.aside]
     body = decode_body(others, replace(signature, aside="")) if others else Body({})
-    text = bytes(_bytes(found[0]))
-    if _is_json(_media(found[0])) or text.lstrip().startswith(b"["):
-        return body._replace(aside=_plain(decode(text)))
+    text = bytes(_plain_bytes(found[0]))
+    if _is_json(_media_type(found[0])) or text.lstrip().startswith(b"["):
+        return body._replace(aside=_to_list(decode_json(text)))
     return body._replace(aside=text.decode(errors="replace"))
 
 
-def set_aside(value: Any, signature: Signature) -> tuple[Any, Any]:
+def split_aside(value: Any, signature: Signature) -> tuple[Any, Any]:
     """A JSON value without what it says aside, and that; None where it says nothing."""
     name = signature.aside
     if not name or not isinstance(value, dict) or name not in value:
         return value, None
-    return {key: child for key, child in value.items() if key != name}, _plain(value[name])
+    return {key: child for key, child in value.items() if key != name}, _to_list(value[name])
 
 
-def _plain(value: Any) -> Any:
+def _to_list(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def decode_instances(request: InferenceRequest) -> Instances:
     """The rows of a KServe v1 request, or of the model before this one in a chain. Raises ``InvalidInput``."""
     if request.body is not None:
-        return instances_in(decode(view_of(request.body.data)))
+        return find_instances(decode_json(view_of(request.body.data)))
     (tensor,) = request.inputs
     text = view_of(tensor.data) if tensor.packed else b"[" + b",".join(map(bytes, tensor.data)) + b"]"
-    rows: Instances = decode(text)
+    rows: Instances = decode_json(text)
     return rows
 
 
-def by_name(value: Any, signature: Signature) -> dict[str, Array]:
+def decode_inputs(value: Any, signature: Signature) -> dict[str, Array]:
     """The inputs that one JSON value stands for: an object by input name, anything else the only input."""
     if not isinstance(value, dict):
         return {signature.only(): to_array(value, signature.lone, signature.datatype_of(signature.lone))}
@@ -112,11 +112,11 @@ def by_name(value: Any, signature: Signature) -> dict[str, Array]:
         if "b64" in value and "b64" not in signature.names:
             return {signature.lone: _from_base64(value["b64"], signature)}
         if signature.names and ("data" in value or "body" in value):
-            return by_name(next(iter(value.values())), signature)
-    return {name: _named(child, name, signature) for name, child in value.items()}
+            return decode_inputs(next(iter(value.values())), signature)
+    return {name: _decode_input(child, name, signature) for name, child in value.items()}
 
 
-def _named(value: Any, name: str, signature: Signature) -> Array:
+def _decode_input(value: Any, name: str, signature: Signature) -> Array:
     datatype = signature.datatype_of(name)
     if isinstance(value, dict) and value.keys() == {"b64"}:
         return _from_base64(value["b64"], signature)
@@ -129,26 +129,26 @@ def _from_base64(text: Any, signature: Signature) -> Array:
     except (TypeError, ValueError, binascii.Error):
         raise InvalidInput('the value of "b64" is no base64 text') from None
     if signature.image is not None and looks_like_image(data[:12]):
-        return _fit(signature.image.decode(data), signature.lone, signature)
-    return _element(data)
+        return _cast_to_input(signature.image.decode(data), signature.lone, signature)
+    return _text_element(data)
 
 
-def _fit(array: Array, name: str, signature: Signature) -> Array:
+def _cast_to_input(array: Array, name: str, signature: Signature) -> Array:
     """What came with a type of its own, as the type the input wants."""
     datatype = signature.datatype_of(name)
-    return cast(array, name, datatype) if datatype else array
+    return cast_array(array, name, datatype) if datatype else array
 
 
-def _element(data: bytes) -> Array:
+def _text_element(data: bytes) -> Array:
     array = np.empty((), object)
     array[()] = data
     return array
 
 
 def _decode_whole(tensor: Tensor, signature: Signature) -> Body:
-    media, data = _media(tensor), _bytes(tensor)
+    media, data = _media_type(tensor), _plain_bytes(tensor)
     if _is_json(media):
-        return _from_json(decode(data), signature)
+        return _from_json(decode_json(data), signature)
     if signature.lone and signature.datatype_of(signature.lone) == "BYTES":
         return _bytes_or_json(data, signature)
     if media == "application/x-npz" or bytes(data[:4]) == npy.ZIP:
@@ -156,33 +156,33 @@ def _decode_whole(tensor: Tensor, signature: Signature) -> Body:
     array = _from_binary(data, media, signature.lone, signature)
     if array is not None:
         return Body({signature.only(): array})
-    return _from_json(decode(data), signature)
+    return _from_json(decode_json(data), signature)
 
 
 def _decode_field(tensor: Tensor, signature: Signature) -> Array:
-    media, data, name = _media(tensor), _bytes(tensor), tensor.name
+    media, data, name = _media_type(tensor), _plain_bytes(tensor), tensor.name
     datatype = signature.datatype_of(name)
     if _is_json(media):
-        return _named(decode(data), name, signature)
+        return _decode_input(decode_json(data), name, signature)
     if datatype == "BYTES":
-        return _element(bytes(data))
+        return _text_element(bytes(data))
     array = _from_binary(data, media, name, signature)
     if array is not None:
         return array
     try:
-        value = decode(data)
+        value = decode_json(data)
     except InvalidInput:
         if datatype:
             raise
-        return _element(bytes(data))  # a text field of a model that declares nothing
-    return _named(value, name, signature)
+        return _text_element(bytes(data))  # a text field of a model that declares nothing
+    return _decode_input(value, name, signature)
 
 
 def _from_binary(data: bytes | memoryview, media: str, name: str, signature: Signature) -> Array | None:
     """One array out of bytes that are no JSON; None where they may be."""
     head = bytes(data[:12])
     if media == "application/x-npy" or head.startswith(npy.NPY):
-        return _fit(npy.read_npy(data), name, signature)
+        return _cast_to_input(npy.read_npy(data), name, signature)
     if media.startswith("image/") or (signature.image is not None and looks_like_image(head)):
         if signature.image is None:
             raise InvalidInput(
@@ -206,24 +206,24 @@ def _bytes_or_json(data: bytes | memoryview, signature: Signature) -> Body:
     """A BYTES input takes any bytes; only an object that names it is JSON."""
     if bytes(data[:1]) == b"{":
         try:
-            value = decode(data)
+            value = decode_json(data)
         except InvalidInput:
             value = None
         telling = {signature.lone, "inputs", "instances", "b64", signature.aside or signature.lone}
         if isinstance(value, dict) and value.keys() & telling:
             return _from_json(value, signature)
-    return Body({signature.lone: _element(bytes(data))})
+    return Body({signature.lone: _text_element(bytes(data))})
 
 
 def _from_npz(data: bytes | memoryview, signature: Signature) -> Body:
     arrays = npy.read_npz(data)
     if len(arrays) == 1 and signature.lone and "arr_0" in arrays:  # the name numpy.savez gives by itself
         arrays = {signature.lone: arrays["arr_0"]}
-    return Body({name: _fit(array, name, signature) for name, array in arrays.items()})
+    return Body({name: _cast_to_input(array, name, signature) for name, array in arrays.items()})
 
 
 def _from_json(value: Any, signature: Signature) -> Body:
-    value, aside = set_aside(value, signature)
+    value, aside = split_aside(value, signature)
     if isinstance(value, dict):
         inputs, instances = value.get("inputs"), value.get("instances")
         if isinstance(inputs, list) and inputs and isinstance(inputs[0], dict) and "shape" in inputs[0]:
@@ -232,7 +232,7 @@ def _from_json(value: Any, signature: Signature) -> Body:
             if not isinstance(instances, list | np.ndarray):
                 raise InvalidInput('"instances" must be a list')
             return Body({}, instances, aside)
-    return Body(by_name(value, signature), aside=aside)
+    return Body(decode_inputs(value, signature), aside=aside)
 
 
 def _from_v2(inputs: list[Any], signature: Signature) -> dict[str, Array]:
@@ -244,17 +244,17 @@ def _from_v2(inputs: list[Any], signature: Signature) -> dict[str, Array]:
             raise InvalidInput("every input needs name, datatype, shape and data") from None
         if name in arrays:
             raise InvalidInput(f"input '{name}' is sent twice")
-        arrays[name] = _fit(tensor_array(name, datatype, shape, data), name, signature)
+        arrays[name] = _cast_to_input(decode_array(name, datatype, shape, data), name, signature)
     return arrays
 
 
 def encode_outputs(
     outputs: Mapping[str, Array], classes: Classes = NO_CLASSES, *, null: bool = False
 ) -> bytes:
-    """One JSON object, the outputs by name; ``null`` as ``encode`` has it."""
+    """One JSON object, the outputs by name; ``null`` as ``encode_json`` has it."""
     members = []
     for name, array in outputs.items():
-        text = _encode_maps(array, classes[name], null) if name in classes else encode(array, null=null)
+        text = _encode_maps(array, classes[name], null) if name in classes else encode_json(array, null=null)
         members.append(orjson.dumps(name) + b":" + text)
     return b"{" + b",".join(members) + b"}"
 
@@ -266,7 +266,7 @@ def encode_rows(
     columns = [
         [_encode_maps(array[row], classes[name], null) for row in range(rows)]
         if name in classes
-        else encode_each(array, rows, null=null)
+        else encode_each_row(array, rows, null=null)
         for name, array in outputs.items()
     ]
     if len(columns) == 1:
@@ -282,7 +282,7 @@ def _encode_maps(scores: Array, names: Sequence[str], null: bool) -> bytes:
     """``{class: score}`` of every row: one object where there are no rows, else a list of what is in each."""
     if scores.ndim > 1:
         return b"[" + b",".join([_encode_maps(row, names, null) for row in scores]) + b"]"
-    values = encode(scores, null=null)[1:-1].split(b",")
+    values = encode_json(scores, null=null)[1:-1].split(b",")
     pairs = [orjson.dumps(name) + b":" + value for name, value in zip(names, values, strict=True)]
     return b"{" + b",".join(pairs) + b"}"
 
@@ -307,12 +307,12 @@ def encode_classes(scores: Array, labels: Mapping[str, Any]) -> list[bytes]:
     return found
 
 
-def _bytes(tensor: Tensor) -> bytes | memoryview:
-    payload = unpacked(tensor).data[0]
+def _plain_bytes(tensor: Tensor) -> bytes | memoryview:
+    payload = with_plain_data(tensor).data[0]
     return payload if isinstance(payload, bytes) else view_of(payload)
 
 
-def _media(tensor: Tensor) -> str:
+def _media_type(tensor: Tensor) -> str:
     stated = tensor.parameters.get("content_type", "") if tensor.parameters else ""
     if stated == _JSON:
         return _JSON

@@ -60,7 +60,7 @@ def deflate(pieces: Iterable[bytes | memoryview], coding: str) -> bytes:
     return b"".join([*map(stream.compress, pieces), stream.flush()])
 
 
-def preferred(accept: str) -> str:
+def choose_coding(accept: str) -> str:
     """The coding that an Accept-Encoding header likes best; empty where it likes none of ours.
 
     >>> preferred("deflate, gzip;q=0.5, br"), preferred("gzip;q=0, *;q=0.1"), preferred("identity")

@@ -3,7 +3,7 @@
 import msgspec
 
 from mooring.codecs.open_inference import decode_v2_body
-from mooring.codecs.packed import pack
+from mooring.codecs.packed import pack_outputs
 from mooring.core.requests import InferenceRequest, InferenceResponse, JsonWriter, RequestedOutput
 from mooring.core.tensors import RequestValue, Tensor
 
@@ -24,7 +24,7 @@ def encode_decoded(request: InferenceRequest) -> InferenceResponse:
     Raises ``InvalidInput``.
     """
     decode_v2_body(request)
-    pack(request.inputs)
+    pack_outputs(request.inputs)
     body = DecodedBody(request.id, request.outputs, request.parameters, request.json_writer, request.path)
     return InferenceResponse([Tensor("body", "BYTES", [1], [msgspec.msgpack.encode(body)]), *request.inputs])
 

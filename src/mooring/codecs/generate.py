@@ -5,15 +5,15 @@ from typing import Any
 
 import msgspec
 
-from mooring.codecs.raw import tensor_of
-from mooring.codecs.tensor_json import decode_plain, to_array
+from mooring.codecs.raw import make_tensor
+from mooring.codecs.tensor_json import decode_to_python, to_array
 from mooring.codecs.v2_json import decode_request
 from mooring.core.buffers import Payload, view_of
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import InferenceResponse, RequestedOutput
 from mooring.core.tensors import RequestValue, Tensor, TensorSpec
 
-_OURS = frozenset({"id", "parameters", "inputs", "outputs", "model_name", "model_version"})
+_RESERVED_KEYS = frozenset({"id", "parameters", "inputs", "outputs", "model_name", "model_version"})
 _BINARY = "binary_data"
 
 
@@ -32,13 +32,13 @@ class GenerateBody(msgspec.Struct):
     outputs: list[RequestedOutput] | None = None
 
 
-def tell_form(response: InferenceResponse, form: str) -> None:
+def mark_body_form(response: InferenceResponse, form: str) -> None:
     """Say in a response what the body of its request was."""
     response.parameters = {**(response.parameters or {}), _FORM: form}
 
 
-def take_form(response: InferenceResponse) -> str:
-    """What ``tell_form`` has said; the response does not say it any more."""
+def pop_body_form(response: InferenceResponse) -> str:
+    """What ``mark_body_form`` has said; the response does not say it any more."""
     parameters = response.parameters
     return str(parameters.pop(_FORM, "")) if parameters else ""
 
@@ -48,29 +48,29 @@ def decode_generate(body: Payload, declared: Callable[[], Sequence[TensorSpec]])
 
     Raises ``InvalidInput``, or what ``declared`` raises.
     """
-    document = json_object(body)
+    document = decode_object(body)
     if isinstance(document.get("inputs"), list):
         found = decode_request(bytes(view_of(body)))
-        outputs = None if found.outputs is None else [_as_json(output) for output in found.outputs]
+        outputs = None if found.outputs is None else [_without_binary(output) for output in found.outputs]
         return GenerateBody(True, found.id, found.inputs, found.parameters, outputs)
     given = document.get("id", "")
     if type(given) not in {str, int}:
         raise InvalidInput('"id" must be a string')
-    inputs, parameters = _read(document, declared())
+    inputs, parameters = _sort_keys(document, declared())
     return GenerateBody(False, str(given), inputs, parameters)
 
 
-def _as_json(output: RequestedOutput) -> RequestedOutput:
+def _without_binary(output: RequestedOutput) -> RequestedOutput:
     """The same output, not in binary: what generate answers is JSON."""
     kept = {name: value for name, value in (output.parameters or {}).items() if name != _BINARY}
     return RequestedOutput(output.name, kept or None)
 
 
-def json_object(body: Payload) -> dict[str, Any]:
+def decode_object(body: Payload) -> dict[str, Any]:
     """The JSON object in a body; an empty one where there is no body. Raises ``InvalidInput``."""
     if not len(body):
         return {}
-    document = decode_plain(view_of(body))
+    document = decode_to_python(view_of(body))
     if document is None:
         return {}
     if type(document) is not dict:
@@ -78,7 +78,7 @@ def json_object(body: Payload) -> dict[str, Any]:
     return document
 
 
-def _read(
+def _sort_keys(
     document: dict[str, Any], declared: Sequence[TensorSpec]
 ) -> tuple[list[Tensor], dict[str, RequestValue] | None]:
     """The tensors and the parameters of a request. Of a model that declares no inputs every key is one.
@@ -89,9 +89,9 @@ def _read(
     inputs: list[Tensor] = []
     parameters: dict[str, Any] = {}
     for name, value in document.items():
-        if name in specs or (not specs and name not in _OURS):
-            inputs.append(_tensor(name, value, specs.get(name)))
-        elif name not in _OURS:
+        if name in specs or (not specs and name not in _RESERVED_KEYS):
+            inputs.append(_make_input(name, value, specs.get(name)))
+        elif name not in _RESERVED_KEYS:
             parameters[name] = value
     more = document.get("parameters")
     if more is not None and type(more) is not dict:
@@ -104,7 +104,7 @@ def _read(
     return inputs, parameters or None
 
 
-def _tensor(name: str, value: Any, spec: TensorSpec | None) -> Tensor:
+def _make_input(name: str, value: Any, spec: TensorSpec | None) -> Tensor:
     """A scalar or a list as the tensor of an input: its shape is filled up with ones, from the left."""
     array = to_array(value, name, "" if spec is None else spec.datatype)
     if array.ndim > 1:
@@ -115,4 +115,4 @@ def _tensor(name: str, value: Any, spec: TensorSpec | None) -> Tensor:
             raise InvalidInput(f"input '{name}' must be a single value")
         array = array.reshape(())
     array = array.reshape([1] * (rank - array.ndim) + list(array.shape))
-    return tensor_of(name, array, "" if spec is None else spec.datatype)
+    return make_tensor(name, array, "" if spec is None else spec.datatype)

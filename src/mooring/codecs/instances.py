@@ -27,39 +27,39 @@ class _Document(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Document)
 
 
-def instances_of(body: bytes) -> list[bytes]:
+def split_instances(body: bytes) -> list[bytes]:
     """The JSON of every instance in a v1 body. Raises ``InvalidInput``."""
     try:
         body.decode()  # the decoder passes over texts without a look at their encoding
         document = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # NaN, Infinity, halves of surrogate pairs and byte order marks are no JSON, but Python's clients send them.
-        return _loosely(body)
+        return _split_loosely(body)
     instances = document.instances
     if instances is msgspec.UNSET:
-        return _of_inputs(document.inputs)
+        return _split_inputs(document.inputs)
     return [bytes(raw) for raw in instances]
 
 
-def _of_inputs(inputs: Any) -> list[bytes]:
+def _split_inputs(inputs: Any) -> list[bytes]:
     if inputs is msgspec.UNSET:
         raise InvalidInput(_MISSING)
     if isinstance(inputs, list):
         if inputs and bytes(inputs[0])[:1] == b"{":
             _refuse_tensor(json.loads(bytes(inputs[0])))
         return [bytes(raw) for raw in inputs]
-    return [msgspec.json.encode(row) for row in _rows(inputs)]
+    return [msgspec.json.encode(row) for row in _transpose_columns(inputs)]
 
 
-def _loosely(body: bytes) -> list[bytes]:
+def _split_loosely(body: bytes) -> list[bytes]:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"Unrecognized request format: {error}") from None
-    return [json.dumps(instance).encode() for instance in instances_in(document)]
+    return [json.dumps(instance).encode() for instance in find_instances(document)]
 
 
-def instances_in(document: Any) -> list[Any] | Array:
+def find_instances(document: Any) -> list[Any] | Array:
     """The instances in a v1 body that is decoded already. Raises ``InvalidInput``."""
     found = document if isinstance(document, dict) else {}
     if "instances" in found or "inputs" not in found:
@@ -69,7 +69,7 @@ def instances_in(document: Any) -> list[Any] | Array:
         return instances
     inputs = found["inputs"]
     if isinstance(inputs, dict):
-        return _rows(inputs)
+        return _transpose_columns(inputs)
     if not isinstance(inputs, list | np.ndarray):
         raise InvalidInput(
             'Expected "inputs" to be a list of instances, or an object with a list for each input'
@@ -79,7 +79,7 @@ def instances_in(document: Any) -> list[Any] | Array:
     return inputs
 
 
-def _rows(columns: dict[str, Any]) -> list[dict[str, Any]]:
+def _transpose_columns(columns: dict[str, Any]) -> list[dict[str, Any]]:
     """One object for each row of TensorFlow Serving's columns."""
     for name, column in columns.items():
         if not isinstance(column, list | np.ndarray):

@@ -6,8 +6,8 @@ The worker decodes it, or a codec process. This code never runs on the server's 
 from collections.abc import Mapping
 
 from mooring.codecs.generate import GENERATE_FORM, INFER_FORM, decode_generate
-from mooring.codecs.packed import unpack_all
-from mooring.codecs.protobuf_tensors import Layout
+from mooring.codecs.packed import unpack_tensors
+from mooring.codecs.protobuf_tensors import ContentsLayout
 from mooring.codecs.v2_json import decode_request, refuse_regions, select_outputs
 from mooring.core.buffers import LARGE, Payload
 from mooring.core.errors import InvalidInput
@@ -22,7 +22,7 @@ _BINARY = "binary_data"
 def decode_v2_inputs(request: InferenceRequest) -> None:
     """Decode the body, if it is not, and unpack every input. Raises ``InvalidInput``."""
     decode_v2_body(request)
-    unpack_all(request.inputs)
+    unpack_tensors(request.inputs)
 
 
 def decode_v2_body(request: InferenceRequest) -> None:
@@ -42,7 +42,7 @@ def decode_v2_body(request: InferenceRequest) -> None:
     given = body.parameters or {}
     wanted = select_outputs(body.outputs, given)
     request.id = body.id or request.id
-    bare = request.layout == Layout.BARE
+    bare = request.layout == ContentsLayout.BARE
     request.outputs = [
         RequestedOutput(
             output.name, {**(output.parameters or {}), _BINARY: bare or wanted.named[output.name]}

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from mooring.codecs.protobuf_wire import Malformed, Walk, nested, varint
+from mooring.codecs.protobuf_wire import CountingReader, Malformed, encode_nested, encode_varint
 from mooring.core.buffers import Buffer, Payload, Share, view_of
 from mooring.core.errors import InvalidInput
 
@@ -29,7 +29,7 @@ def decode_prediction(payload: Payload) -> PredictionMessage:
     view = view_of(payload)
     share = Share(payload) if isinstance(payload, Buffer) else None
     try:
-        asked, places = _decode(view)
+        asked, places = _locate_inputs(view)
         if share is None:
             asked.inputs = {name: bytes(view[start:end]) for name, (start, end) in places.items()}
         else:
@@ -42,10 +42,10 @@ def decode_prediction(payload: Payload) -> PredictionMessage:
     return asked
 
 
-def _decode(message: memoryview) -> tuple[PredictionMessage, dict[str, tuple[int, int]]]:
+def _locate_inputs(message: memoryview) -> tuple[PredictionMessage, dict[str, tuple[int, int]]]:
     """The message, and where in it its inputs begin and end. Of those of one name the last counts."""
     asked, places = PredictionMessage(), {}
-    walk = Walk().fields
+    walk = CountingReader().read_fields
     for tag, start, end in walk(message, 0, len(message)):
         if tag == 0x0A:
             asked.model_name = str(message[start:end], "utf-8")
@@ -69,7 +69,7 @@ def _decode(message: memoryview) -> tuple[PredictionMessage, dict[str, tuple[int
 def encode_prediction(pieces: list[Part], sequence_id: str | None) -> list[Part]:
     """A PredictionResponse in parts; its prediction is all the pieces together."""
     size = sum(map(len, pieces))
-    parts: list[Part] = [b"\x0a" + varint(size), *pieces] if size else []
+    parts: list[Part] = [b"\x0a" + encode_varint(size), *pieces] if size else []
     if sequence_id is not None:
-        parts.append(nested(b"\x12", sequence_id.encode()))
+        parts.append(encode_nested(b"\x12", sequence_id.encode()))
     return parts

@@ -8,27 +8,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from mooring.codecs.protobuf_tensors import (
-    HALVES,
+    HALF_FLOATS,
     RAW_LAYOUT,
     TYPED_LAYOUT,
-    Elements,
-    Found,
-    Layout,
+    ContentsLayout,
+    ElementReader,
     Part,
     Regions,
-    raw_contents,
-    typed_contents,
+    TensorEntry,
+    encode_raw_contents,
+    encode_typed_contents,
 )
 from mooring.codecs.protobuf_wire import (
-    Fields,
+    CountingReader,
+    FieldReader,
     Malformed,
-    Walk,
-    fields,
-    nested,
+    encode_nested,
+    encode_text,
+    encode_varint,
+    read_fields,
     read_varints,
-    signed,
-    text,
-    varint,
+    to_signed,
 )
 from mooring.core.buffers import Allocator, Buffer, Payload, Share
 from mooring.core.errors import InvalidInput
@@ -37,14 +37,14 @@ from mooring.core.tensors import Parameter, RequestValue, Tensor
 
 # Bytes of a message up to which it is decoded to the last element at once.
 _BINARY = "binary_data"
-_SMALL = 4096
+_MAX_UNPACKED_BYTES = 4096
 # No size of the 32 that there may be takes more than ten bytes.
-_LONGEST_SHAPE = 320
+_MAX_SHAPE_BYTES = 320
 
 
 def decode_request(
     payload: Payload, allocator: Allocator | None = None, regions: Regions | None = None
-) -> tuple[InferenceRequest, Layout]:
+) -> tuple[InferenceRequest, ContentsLayout]:
     """A ModelInferRequest and its layout. Takes the message over: large elements of a buffer stay where they lie.
 
     Those of bytes are copied to the allocator's memory, or borrowed where there is none. Of a message above a few
@@ -62,13 +62,13 @@ def decode_request(
 
 def _decode_request(
     message: bytes | memoryview, share: Share | None, allocator: Allocator | None, regions: Regions | None
-) -> tuple[InferenceRequest, Layout]:
+) -> tuple[InferenceRequest, ContentsLayout]:
     request = InferenceRequest("", "", "", [])
-    found: list[Found] = []
+    found: list[TensorEntry] = []
     raw: list[tuple[int, int]] = []
     outputs: list[RequestedOutput] = []
-    large = len(message) > _SMALL
-    walk: Fields = Walk().fields if large else fields
+    large = len(message) > _MAX_UNPACKED_BYTES
+    walk: FieldReader = CountingReader().read_fields if large else read_fields
     try:
         for tag, start, end in walk(message, 0, len(message)):
             if tag == 0x0A:
@@ -83,10 +83,10 @@ def _decode_request(
             elif tag == 0x2A:
                 found.append(_read_tensor(message, start, end, walk))
             elif tag == 0x32:
-                outputs.append(_read_requested(message, start, end, walk))
+                outputs.append(_read_requested_output(message, start, end, walk))
             elif tag == 0x3A:
                 raw.append((start, end))
-        elements = Elements(message, "input", allocator, share, pack=large)
+        elements = ElementReader(message, "input", allocator, share, pack=large)
         request.inputs, layout = elements.fill(found, raw, regions)
     except InvalidInput as error:
         error.model, error.version = request.model, request.version
@@ -103,10 +103,10 @@ def _decode_request(
 def decode_response(message: bytes) -> InferenceResponse:
     """A ModelInferResponse; large elements are borrowed from the message. Raises ``InvalidInput``."""
     response = InferenceResponse([])
-    found: list[Found] = []
+    found: list[TensorEntry] = []
     raw: list[tuple[int, int]] = []
     try:
-        for tag, start, end in fields(message, 0, len(message)):
+        for tag, start, end in read_fields(message, 0, len(message)):
             if tag == 0x0A:
                 response.model = str(message[start:end], "utf-8")
             elif tag == 0x12:
@@ -120,27 +120,29 @@ def decode_response(message: bytes) -> InferenceResponse:
                 found.append(_read_tensor(message, start, end))
             elif tag == 0x32:
                 raw.append((start, end))
-        tensors, _ = Elements(message, "output", None).fill(found, raw, None)
+        tensors, _ = ElementReader(message, "output", None).fill(found, raw, None)
         response.outputs = [*tensors]
     except (Malformed, UnicodeDecodeError) as error:
         raise InvalidInput(f"the message is no ModelInferResponse: {error}") from None
     return response
 
 
-def _read_tensor(message: bytes | memoryview, at: int, stop: int, walk: Fields = fields) -> Found:
-    found = Found("", "", [], None, [])
+def _read_tensor(
+    message: bytes | memoryview, at: int, stop: int, walk: FieldReader = read_fields
+) -> TensorEntry:
+    found = TensorEntry("", "", [], None, [])
     for tag, start, end in walk(message, at, stop):
         if tag == 0x0A:
             found.name = str(message[start:end], "utf-8")
         elif tag == 0x12:
             found.datatype = str(message[start:end], "utf-8")
         elif tag == 0x1A:
-            if end - start > _LONGEST_SHAPE:
+            if end - start > _MAX_SHAPE_BYTES:
                 raise InvalidInput(f"tensor '{found.name}' has a shape that no tensor can have")
             sizes = bytes(message[start:end])
-            found.shape += sizes if sizes.isascii() else map(signed, read_varints(sizes).tolist())
+            found.shape += sizes if sizes.isascii() else map(to_signed, read_varints(sizes).tolist())
         elif tag == 0x18:  # a number by itself, which a reader of proto3 must take too
-            found.shape.append(signed(start))
+            found.shape.append(to_signed(start))
         elif tag == 0x22:
             found.parameters = found.parameters or {}
             _read_parameter(message, start, end, found.parameters, walk)
@@ -149,7 +151,9 @@ def _read_tensor(message: bytes | memoryview, at: int, stop: int, walk: Fields =
     return found
 
 
-def _read_requested(message: bytes | memoryview, at: int, stop: int, walk: Fields) -> RequestedOutput:
+def _read_requested_output(
+    message: bytes | memoryview, at: int, stop: int, walk: FieldReader
+) -> RequestedOutput:
     name = ""
     parameters: dict[str, Parameter] = {}
     for tag, start, end in walk(message, at, stop):
@@ -162,7 +166,7 @@ def _read_requested(message: bytes | memoryview, at: int, stop: int, walk: Field
 
 
 def _read_parameter(
-    message: bytes | memoryview, at: int, stop: int, into: dict[str, Any], walk: Fields = fields
+    message: bytes | memoryview, at: int, stop: int, into: dict[str, Any], walk: FieldReader = read_fields
 ) -> None:
     """An entry of a map of InferParameter; one that has no value is none."""
     key = ""
@@ -175,7 +179,7 @@ def _read_parameter(
                 if choice == 0x08:
                     value = begin != 0
                 elif choice == 0x10:
-                    value = signed(begin)
+                    value = to_signed(begin)
                 elif choice == 0x1A:
                     value = str(message[begin:finish], "utf-8")
                 elif choice == 0x21:
@@ -186,78 +190,80 @@ def _read_parameter(
         into[key] = value
 
 
-def encode_response(response: InferenceResponse, layout: Layout = Layout.RAW) -> list[Part]:
+def encode_response(response: InferenceResponse, layout: ContentsLayout = ContentsLayout.RAW) -> list[Part]:
     """A ModelInferResponse, in parts. An output whose data is None lies in shared memory, and has no elements here.
 
     Parts may be views of the outputs: they are to be released when the parts have been sent.
     """
-    return _response(response, layout)
+    return _encode_response(response, layout)
 
 
-def encode_piece(response: InferenceResponse, layout: Layout = Layout.RAW, error: str = "") -> bytes:
+def encode_piece(
+    response: InferenceResponse, layout: ContentsLayout = ContentsLayout.RAW, error: str = ""
+) -> bytes:
     """A ModelStreamInferResponse, with ``error`` one that says what went wrong."""
-    parts = _response(response, layout)
+    parts = _encode_response(response, layout)
     size = sum(len(part) for part in parts)
-    return b"".join([text(b"\x0a", error), b"\x12", varint(size), *parts])
+    return b"".join([encode_text(b"\x0a", error), b"\x12", encode_varint(size), *parts])
 
 
 def encode_request(request: InferenceRequest) -> bytes:
     """A ModelInferRequest with raw contents."""
     parts: list[Part] = [
-        text(b"\x0a", request.model),
-        text(b"\x12", request.version),
-        text(b"\x1a", request.id),
-        *_entries(b"\x22", request.parameters),
+        encode_text(b"\x0a", request.model),
+        encode_text(b"\x12", request.version),
+        encode_text(b"\x1a", request.id),
+        *_encode_parameters(b"\x22", request.parameters),
     ]
-    parts += [nested(b"\x2a", _head(tensor)) for tensor in request.inputs]
+    parts += [encode_nested(b"\x2a", _encode_tensor_head(tensor)) for tensor in request.inputs]
     for output in request.outputs or ():
-        named = text(b"\x0a", output.name) + b"".join(_entries(b"\x12", output.parameters))
-        parts.append(nested(b"\x32", named))
-    return b"".join(parts + raw_contents(b"\x3a", request.inputs))
+        named = encode_text(b"\x0a", output.name) + b"".join(_encode_parameters(b"\x12", output.parameters))
+        parts.append(encode_nested(b"\x32", named))
+    return b"".join(parts + encode_raw_contents(b"\x3a", request.inputs))
 
 
-def _response(response: InferenceResponse, layout: Layout) -> list[Part]:
+def _encode_response(response: InferenceResponse, layout: ContentsLayout) -> list[Part]:
     outputs = response.tensors
-    if layout is TYPED_LAYOUT and any(tensor.datatype in HALVES for tensor in outputs):
+    if layout is TYPED_LAYOUT and any(tensor.datatype in HALF_FLOATS for tensor in outputs):
         layout = RAW_LAYOUT  # all or none: a raw entry belongs to the output at its place
     parts: list[Part] = [
-        text(b"\x0a", response.model),
-        text(b"\x12", response.version),
-        text(b"\x1a", response.id),
-        *_entries(b"\x22", response.parameters),
+        encode_text(b"\x0a", response.model),
+        encode_text(b"\x12", response.version),
+        encode_text(b"\x1a", response.id),
+        *_encode_parameters(b"\x22", response.parameters),
     ]
     if layout is RAW_LAYOUT:
-        parts += [nested(b"\x2a", _head(tensor)) for tensor in outputs]
-        return parts + raw_contents(b"\x32", outputs)
+        parts += [encode_nested(b"\x2a", _encode_tensor_head(tensor)) for tensor in outputs]
+        return parts + encode_raw_contents(b"\x32", outputs)
     for tensor in outputs:
-        head, contents = _head(tensor), typed_contents(tensor)
+        head, contents = _encode_tensor_head(tensor), encode_typed_contents(tensor)
         inner = sum(len(part) for part in contents)
-        before = head + b"\x2a" + varint(inner)
-        parts += [b"\x2a", varint(len(before) + inner), before, *contents]
+        before = head + b"\x2a" + encode_varint(inner)
+        parts += [b"\x2a", encode_varint(len(before) + inner), before, *contents]
     return parts
 
 
-def _head(tensor: Tensor) -> bytes:
+def _encode_tensor_head(tensor: Tensor) -> bytes:
     """All of a tensor but its elements."""
     name, datatype, shape = tensor.name.encode(), tensor.datatype.encode(), tensor.shape
-    sizes = bytes(shape) if not shape or max(shape) < 0x80 else b"".join(map(varint, shape))
-    head = b"%b\x12%c%b" % (nested(b"\x0a", name), len(datatype), datatype)
+    sizes = bytes(shape) if not shape or max(shape) < 0x80 else b"".join(map(encode_varint, shape))
+    head = b"%b\x12%c%b" % (encode_nested(b"\x0a", name), len(datatype), datatype)
     if sizes:
-        head += nested(b"\x1a", sizes)
-    return head + b"".join(_entries(b"\x22", tensor.parameters)) if tensor.parameters else head
+        head += encode_nested(b"\x1a", sizes)
+    return head + b"".join(_encode_parameters(b"\x22", tensor.parameters)) if tensor.parameters else head
 
 
-def _entries(tag: bytes, parameters: Mapping[str, RequestValue] | None) -> list[Part]:
+def _encode_parameters(tag: bytes, parameters: Mapping[str, RequestValue] | None) -> list[Part]:
     """A map of InferParameter."""
     if not parameters:
         return []
     return [
-        nested(tag, text(b"\x0a", name) + nested(b"\x12", _parameter(value)))
+        encode_nested(tag, encode_text(b"\x0a", name) + encode_nested(b"\x12", _encode_parameter(value)))
         for name, value in parameters.items()
     ]
 
 
-def _parameter(value: RequestValue) -> bytes:
+def _encode_parameter(value: RequestValue) -> bytes:
     if isinstance(value, list | dict):
         raise InvalidInput(
             "parameters that are lists or objects cannot be sent over gRPC; send them over REST"
@@ -265,8 +271,12 @@ def _parameter(value: RequestValue) -> bytes:
     if isinstance(value, bool):
         return b"\x08%c" % value
     if isinstance(value, int):
-        return b"\x10" + varint(value & 0xFFFF_FFFF_FFFF_FFFF) if value < 1 << 63 else b"\x28" + varint(value)
+        return (
+            b"\x10" + encode_varint(value & 0xFFFF_FFFF_FFFF_FFFF)
+            if value < 1 << 63
+            else b"\x28" + encode_varint(value)
+        )
     if isinstance(value, float):
         return b"\x21" + struct.pack("<d", value)
     # Not text(): of a oneof the empty string is a value too.
-    return nested(b"\x1a", value.encode())
+    return encode_nested(b"\x1a", value.encode())

@@ -7,9 +7,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import msgspec
 import numpy as np
 
-from mooring.codecs.protobuf_wire import LEN, VARINT, Malformed, fields, nested, read_varints, varint, varints
-from mooring.codecs.raw import bfloat16, check_booleans, check_room, raw_of, raw_size, split_texts
-from mooring.codecs.tensor_json import cast
+from mooring.codecs.protobuf_wire import (
+    LEN,
+    VARINT,
+    Malformed,
+    encode_nested,
+    encode_varint,
+    encode_varints,
+    read_fields,
+    read_varints,
+)
+from mooring.codecs.raw import check_booleans, check_room, raw_of, raw_size, round_to_bfloat16, split_texts
+from mooring.codecs.tensor_json import cast_array
 from mooring.core.buffers import LARGE, Allocator, Buffer, Payload, Share, view_of
 from mooring.core.errors import InvalidInput
 from mooring.core.tensors import (
@@ -30,7 +39,7 @@ Regions = Callable[[str, int, int], Payload]
 Part = bytes | memoryview
 
 
-class Layout(enum.IntEnum):
+class ContentsLayout(enum.IntEnum):
     """Where a message has its elements, and so where the answer to it should."""
 
     RAW = 0
@@ -42,10 +51,10 @@ class Layout(enum.IntEnum):
 
 
 # Looked up per request (core/requests.py says what a look into the class costs).
-RAW_LAYOUT, TYPED_LAYOUT, WIDENED_LAYOUT = Layout.RAW, Layout.TYPED, Layout.WIDENED
+RAW_LAYOUT, TYPED_LAYOUT, WIDENED_LAYOUT = ContentsLayout.RAW, ContentsLayout.TYPED, ContentsLayout.WIDENED
 
 # The number and the name of the contents field of every datatype.
-_CONTENTS: Mapping[str, tuple[int, str]] = {
+_CONTENTS_FIELDS: Mapping[str, tuple[int, str]] = {
     "BOOL": (1, "bool_contents"),
     **dict.fromkeys(("INT8", "INT16", "INT32"), (2, "int_contents")),
     "INT64": (3, "int64_contents"),
@@ -55,19 +64,19 @@ _CONTENTS: Mapping[str, tuple[int, str]] = {
     "FP64": (7, "fp64_contents"),
     "BYTES": (8, "bytes_contents"),
 }
-_NAMES = dict(_CONTENTS.values())
-HALVES = frozenset({"FP16", "BF16"})
+_FIELD_NAMES = dict(_CONTENTS_FIELDS.values())
+HALF_FLOATS = frozenset({"FP16", "BF16"})
 _REGION, _REGION_SIZE, _REGION_OFFSET = (
     "shared_memory_region",
     "shared_memory_byte_size",
     "shared_memory_offset",
 )
 # numpy 1.26 has no more dimensions than this; no memory has more elements than that.
-_MOST_DIMENSIONS = 32
-_LARGEST_SIZE = 1 << 40
+_MAX_DIMENSIONS = 32
+_MAX_DIMENSION_SIZE = 1 << 40
 
 
-class Found(msgspec.Struct, gc=False):
+class TensorEntry(msgspec.Struct, gc=False):
     """A tensor of the message, its elements not looked at yet."""
 
     name: str
@@ -77,7 +86,7 @@ class Found(msgspec.Struct, gc=False):
     contents: list[tuple[int, int]]
 
 
-class Elements:
+class ElementReader:
     """Makes the data of tensors out of one message. Large data is copied to the allocator's memory, or borrowed.
 
     With ``pack`` elements that would have to be looked at one by one stay packed (``Tensor.packed``).
@@ -102,8 +111,8 @@ class Elements:
         self._allocator = allocator
 
     def fill(
-        self, found: Sequence[Found], raw: Sequence[tuple[int, int]], regions: Regions | None
-    ) -> tuple[list[Tensor], Layout]:
+        self, found: Sequence[TensorEntry], raw: Sequence[tuple[int, int]], regions: Regions | None
+    ) -> tuple[list[Tensor], ContentsLayout]:
         """The tensors with their data, wherever that is. Raises ``InvalidInput``, and holds no memory then."""
         tensors: list[Tensor] = []
         layout = RAW_LAYOUT
@@ -111,14 +120,14 @@ class Elements:
         names: set[str] = set()
         try:
             for each in found:
-                self._check(each, names)
+                self._check_entry(each, names)
                 if each.parameters and _REGION in each.parameters:
-                    tensors.append(self._elsewhere(each, each.parameters, regions))
+                    tensors.append(self._read_shared(each, each.parameters, regions))
                 elif raw:
-                    tensors.append(self._raw(each, *self._next(rest, each)))
+                    tensors.append(self._read_raw(each, *self._take_raw_entry(rest, each)))
                 else:
-                    tensors.append(self._packed_contents(each) if self._pack else self.typed(each))
-                    wide = each.datatype in HALVES or layout is WIDENED_LAYOUT
+                    tensors.append(self._keep_contents_packed(each) if self._pack else self.typed(each))
+                    wide = each.datatype in HALF_FLOATS or layout is WIDENED_LAYOUT
                     layout = WIDENED_LAYOUT if wide else TYPED_LAYOUT
             if next(rest, None) is not None:
                 raise InvalidInput(f"raw_{self._side}_contents has more entries than there are {self._side}s")
@@ -127,25 +136,25 @@ class Elements:
             raise
         return tensors, layout
 
-    def _check(self, each: Found, before: set[str]) -> None:
+    def _check_entry(self, each: TensorEntry, before: set[str]) -> None:
         if each.name in before and self._side == "input":
             raise InvalidInput(f"input '{each.name}' is sent twice")
         before.add(each.name)
         if each.datatype not in DATATYPES:
             raise InvalidInput(f"invalid datatype '{each.datatype}' for {self._side} '{each.name}'")
         shape = each.shape
-        if shape and (min(shape) < 0 or max(shape) >= _LARGEST_SIZE or len(shape) > _MOST_DIMENSIONS):
+        if shape and (min(shape) < 0 or max(shape) >= _MAX_DIMENSION_SIZE or len(shape) > _MAX_DIMENSIONS):
             raise InvalidInput(
                 f"{self._side} '{each.name}' has a shape that no tensor can have: {shape[:40]}"
             )
 
-    def _next(self, rest: Iterator[tuple[int, int]], each: Found) -> tuple[int, int]:
+    def _take_raw_entry(self, rest: Iterator[tuple[int, int]], each: TensorEntry) -> tuple[int, int]:
         place = next(rest, None)
         if place is None:
             raise InvalidInput(f"{self._side} '{each.name}' has no entry in raw_{self._side}_contents")
         return place
 
-    def _keep(self, part: memoryview) -> Payload:
+    def _keep_part(self, part: memoryview) -> Payload:
         if part.nbytes <= LARGE:
             return bytes(part)
         if self._allocator is None:
@@ -154,25 +163,27 @@ class Elements:
         buffer.view[:] = part
         return buffer
 
-    def _elsewhere(self, each: Found, parameters: dict[str, Parameter], regions: Regions | None) -> Tensor:
+    def _read_shared(
+        self, each: TensorEntry, parameters: dict[str, Parameter], regions: Regions | None
+    ) -> Tensor:
         """A tensor whose elements are in shared memory."""
         if regions is None:
             raise InvalidInput(
                 f"{self._side} '{each.name}' names a region of shared memory, which is not offered here"
             )
         region = str(parameters.pop(_REGION))
-        size = _count(parameters.pop(_REGION_SIZE, None), _REGION_SIZE, each.name)
-        offset = _count(parameters.pop(_REGION_OFFSET, 0), _REGION_OFFSET, each.name)
+        size = _read_byte_count(parameters.pop(_REGION_SIZE, None), _REGION_SIZE, each.name)
+        offset = _read_byte_count(parameters.pop(_REGION_OFFSET, 0), _REGION_OFFSET, each.name)
         payload = regions(region, offset, size)
         try:
-            tensor = self._raw(each, 0, len(payload), payload)
+            tensor = self._read_raw(each, 0, len(payload), payload)
         except InvalidInput:
             if isinstance(payload, Buffer):
                 payload.release()
             raise
         return tensor
 
-    def _raw(self, each: Found, start: int, end: int, whole: Payload | None = None) -> Tensor:
+    def _read_raw(self, each: TensorEntry, start: int, end: int, whole: Payload | None = None) -> Tensor:
         """A tensor of raw bytes, from a place in the message; ``whole`` is the payload that they are instead."""
         part = self._view[start:end] if whole is None else view_of(whole)
         if each.contents:
@@ -180,109 +191,115 @@ class Elements:
                 f"contents field must not be specified when using raw_{self._side}_contents for '{each.name}'"
             )
         if self._pack and each.datatype in {"BYTES", "BOOL"}:
-            return self._packed_raw(each, part, start, whole)
+            return self._keep_raw_packed(each, part, start, whole)
         if each.datatype == "BYTES":
-            texts = self._split(each, part, start if whole is None else None)
+            texts = self._split_texts(each, part, start if whole is None else None)
             if isinstance(whole, Buffer):
                 whole.release()
-            return self._tensor(each, self._counted(each, texts))
+            return self._make_tensor(each, self._check_count(each, texts))
         expected = raw_size(each.datatype, each.shape)
         if part.nbytes != expected:
-            raise self._wrong_size(each, expected, part.nbytes)
+            raise self._size_error(each, expected, part.nbytes)
         if each.datatype == "BOOL":
             check_booleans(part, f"{self._side} '{each.name}'")
-        return self._tensor(each, self._cut(part, start, 0, expected) if whole is None else whole)
+        return self._make_tensor(each, self._take_part(part, start, 0, expected) if whole is None else whole)
 
-    def _cut(self, part: memoryview, start: int | None, begin: int, end: int) -> Payload:
+    def _take_part(self, part: memoryview, start: int | None, begin: int, end: int) -> Payload:
         """Bytes of a part that starts in the message there, or elsewhere."""
         if self._share is None or start is None:
-            return self._keep(part[begin:end])
+            return self._keep_part(part[begin:end])
         return self._share.part(start + begin, start + end)
 
-    def _split(self, each: Found, part: memoryview, start: int | None) -> list[Payload]:
+    def _split_texts(self, each: TensorEntry, part: memoryview, start: int | None) -> list[Payload]:
         kept: list[Payload] = []
 
         def keep(begin: int, end: int) -> Payload:
-            kept.append(self._cut(part, start, begin, end))
+            kept.append(self._take_part(part, start, begin, end))
             return kept[-1]
 
         try:
             return split_texts(part, each.name, keep)
         except InvalidInput:
-            release([self._tensor(each, kept)])
+            release([self._make_tensor(each, kept)])
             raise
 
-    def _packed_raw(self, each: Found, part: memoryview, start: int, whole: Payload | None) -> Tensor:
+    def _keep_raw_packed(
+        self, each: TensorEntry, part: memoryview, start: int, whole: Payload | None
+    ) -> Tensor:
         if each.datatype == "BYTES":
             check_room(part, each.name, each.shape)
         elif part.nbytes != math.prod(each.shape):
-            raise self._wrong_size(each, math.prod(each.shape), part.nbytes)
-        tensor = self._tensor(each, self._cut(part, start, 0, part.nbytes) if whole is None else whole)
+            raise self._size_error(each, math.prod(each.shape), part.nbytes)
+        tensor = self._make_tensor(
+            each, self._take_part(part, start, 0, part.nbytes) if whole is None else whole
+        )
         tensor.packed = RAW
         return tensor
 
-    def _packed_contents(self, each: Found) -> Tensor:
+    def _keep_contents_packed(self, each: TensorEntry) -> Tensor:
         """The contents as they came; they may have come in parts, which together are one message again."""
         if len(each.contents) == 1:
             ((start, end),) = each.contents
-            begin = self._floats_from(each, start, end)
+            begin = self._find_floats(each, start, end)
             if begin:
-                return self._tensor(each, self._cut(self._view[begin:end], begin, 0, end - begin))
-            data = self._cut(self._view[start:end], start, 0, end - start)
+                return self._make_tensor(each, self._take_part(self._view[begin:end], begin, 0, end - begin))
+            data = self._take_part(self._view[start:end], start, 0, end - start)
         else:
             data = b"".join([self._view[start:end] for start, end in each.contents])
-        tensor = self._tensor(each, data)
+        tensor = self._make_tensor(each, data)
         tensor.packed = CONTENTS
         return tensor
 
-    def _floats_from(self, each: Found, start: int, end: int) -> int:
+    def _find_floats(self, each: TensorEntry, start: int, end: int) -> int:
         """Where the elements begin, if all there is between two places is them as they lie in memory; else 0."""
         if each.datatype not in {"FP32", "FP64"} or start == end:
             return 0
-        tag, begin, finish = next(fields(self._message, start, end))
-        whole = tag == _CONTENTS[each.datatype][0] << 3 | LEN and finish == end
+        tag, begin, finish = next(read_fields(self._message, start, end))
+        whole = tag == _CONTENTS_FIELDS[each.datatype][0] << 3 | LEN and finish == end
         return begin if whole and end - begin == raw_size(each.datatype, each.shape) else 0
 
-    def _wrong_size(self, each: Found, expected: int, got: int) -> InvalidInput:
+    def _size_error(self, each: TensorEntry, expected: int, got: int) -> InvalidInput:
         return InvalidInput(
             f"{self._side} byte size mismatch for {self._side} '{each.name}'. Expected {expected}, got {got}"
         )
 
-    def typed(self, each: Found) -> Tensor:
+    def typed(self, each: TensorEntry) -> Tensor:
         """A tensor of the contents field of its type. Raises ``InvalidInput`` or ``Malformed``."""
-        number, field = _CONTENTS[each.datatype]
+        number, field = _CONTENTS_FIELDS[each.datatype]
         parts: list[Part] = []
         for start, end in each.contents:
-            for tag, begin, finish in fields(self._message, start, end):
+            for tag, begin, finish in read_fields(self._message, start, end):
                 if tag >> 3 == number:
-                    parts.append(self._content(tag & 7, begin, finish))
-                elif tag >> 3 in _NAMES:
+                    parts.append(self._slice_content(tag & 7, begin, finish))
+                elif tag >> 3 in _FIELD_NAMES:
                     raise InvalidInput(
                         f"{self._side} '{each.name}' is {each.datatype}, which travels in {field};"
-                        f" it has {_NAMES[tag >> 3]}"
+                        f" it has {_FIELD_NAMES[tag >> 3]}"
                     )
         if each.datatype == "BYTES":
-            return self._texts(each, parts)
+            return self._make_texts(each, parts)
         packed = parts[0] if len(parts) == 1 else b"".join(parts)
-        numbers = _numbers(each.datatype, packed, each.name)
+        numbers = _decode_numbers(each.datatype, packed, each.name)
         if numbers.size != math.prod(each.shape):
             raise InvalidInput(
                 f"{self._side} '{each.name}' has {numbers.size} elements, which do not fill shape {each.shape}"
             )
-        return self._tensor(each, self._keep(numbers.data.cast("B")))
+        return self._make_tensor(each, self._keep_part(numbers.data.cast("B")))
 
-    def _content(self, kind: int, begin: int, finish: int) -> Part:
+    def _slice_content(self, kind: int, begin: int, finish: int) -> Part:
         # A repeated number may come by itself where it should be packed with its neighbors; then it is packed here.
-        return varint(begin) if kind == VARINT else self._view[begin:finish]
+        return encode_varint(begin) if kind == VARINT else self._view[begin:finish]
 
-    def _texts(self, each: Found, parts: Sequence[Part]) -> Tensor:
+    def _make_texts(self, each: TensorEntry, parts: Sequence[Part]) -> Tensor:
         # AMD's clients give the number of bytes as the shape of one string.
         if len(parts) == 1 and math.prod(each.shape) == len(parts[0]) != 1:
             each.shape = [1]
-        return self._tensor(each, self._counted(each, [self._keep(memoryview(part)) for part in parts]))
+        return self._make_tensor(
+            each, self._check_count(each, [self._keep_part(memoryview(part)) for part in parts])
+        )
 
-    def _counted(self, each: Found, texts: list[Payload]) -> list[Payload]:
-        tensor = self._tensor(each, texts)
+    def _check_count(self, each: TensorEntry, texts: list[Payload]) -> list[Payload]:
+        tensor = self._make_tensor(each, texts)
         if len(texts) != math.prod(each.shape):
             release([tensor])
             raise InvalidInput(
@@ -290,17 +307,17 @@ class Elements:
             )
         return texts
 
-    def _tensor(self, each: Found, data: Payload | list[Payload]) -> Tensor:
+    def _make_tensor(self, each: TensorEntry, data: Payload | list[Payload]) -> Tensor:
         return Tensor(each.name, each.datatype, each.shape, data, each.parameters or None)
 
 
-def _count(value: Parameter | None, key: str, name: str) -> int:
+def _read_byte_count(value: Parameter | None, key: str, name: str) -> int:
     if type(value) is not int or value < 0:
         raise InvalidInput(f"parameter '{key}' of '{name}' must be a number of bytes, not {value!r}")
     return value
 
 
-def _numbers(datatype: str, packed: Part, name: str) -> Array:
+def _decode_numbers(datatype: str, packed: Part, name: str) -> Array:
     """The elements of a packed contents field, as the datatype has them. Raises ``InvalidInput`` or ``Malformed``."""
     if datatype in ("FP32", "FP64", "FP16", "BF16"):
         kind = NUMPY_TYPES["FP64" if datatype == "FP64" else "FP32"]
@@ -308,8 +325,8 @@ def _numbers(datatype: str, packed: Part, name: str) -> Array:
             raise Malformed(f"the contents of '{name}' end inside an element")
         floats: Array = np.frombuffer(packed, kind)
         if datatype == "BF16":
-            return bfloat16(floats)
-        return cast(floats, name, datatype)
+            return round_to_bfloat16(floats)
+        return cast_array(floats, name, datatype)
     values = read_varints(packed)
     if datatype == "BOOL":
         true: Array = values != 0
@@ -320,35 +337,35 @@ def _numbers(datatype: str, packed: Part, name: str) -> Array:
         return values.view(np.int64)
     # An int32 is sent as the int64 of its value, and read from the lower half of that.
     halves = values.astype(np.uint32)
-    return cast(halves if datatype.startswith("U") else halves.view(np.int32), name, datatype)
+    return cast_array(halves if datatype.startswith("U") else halves.view(np.int32), name, datatype)
 
 
-def raw_contents(tag: bytes, tensors: Iterable[Tensor]) -> list[Part]:
+def encode_raw_contents(tag: bytes, tensors: Iterable[Tensor]) -> list[Part]:
     """The raw entry of every tensor that does not lie in shared memory."""
     parts: list[Part] = []
     for tensor in tensors:
         if tensor.data is not None:
             raw = raw_of(tensor)
-            parts += [tag, varint(len(raw)), raw if isinstance(raw, bytes) else raw.view]
+            parts += [tag, encode_varint(len(raw)), raw if isinstance(raw, bytes) else raw.view]
     return parts
 
 
-def typed_contents(tensor: Tensor) -> list[Part]:
+def encode_typed_contents(tensor: Tensor) -> list[Part]:
     """The elements of one as an InferTensorContents."""
     if tensor.data is None:
         return []
     if tensor.packed != PLAIN:
         return [view_of(tensor.data)]  # a worker has packed it
-    number, _ = _CONTENTS[tensor.datatype]
-    tag = varint(number << 3 | LEN)
+    number, _ = _CONTENTS_FIELDS[tensor.datatype]
+    tag = encode_varint(number << 3 | LEN)
     if tensor.datatype == "BYTES":
-        return [nested(tag, each if type(each) is bytes else bytes(each)) for each in tensor.data]
+        return [encode_nested(tag, each if type(each) is bytes else bytes(each)) for each in tensor.data]
     packed: Part = view_of(tensor.data)
-    if tensor.datatype in HALVES:
+    if tensor.datatype in HALF_FLOATS:
         packed = tensor.array().astype("<f4").tobytes()
     elif tensor.datatype not in ("FP32", "FP64", "BOOL"):  # those are packed as they are
         kind = NUMPY_TYPES[tensor.datatype]
         values = np.frombuffer(packed, kind)
         # A negative int32 is sent as the int64 of its value.
-        packed = varints(values.astype(np.int64 if kind.kind == "i" else np.uint64).view(np.uint64))
-    return [tag, varint(len(packed)), packed] if len(packed) else []
+        packed = encode_varints(values.astype(np.int64 if kind.kind == "i" else np.uint64).view(np.uint64))
+    return [tag, encode_varint(len(packed)), packed] if len(packed) else []

@@ -12,13 +12,13 @@ import numpy.typing as npt
 UInt64s = npt.NDArray[np.uint64]
 
 VARINT, FIXED64, LEN, FIXED32 = 0, 1, 2, 5
-_WIDTHS = {FIXED64: 8, FIXED32: 4}
-_LONGEST_VARINT = 10
+_FIXED_WIDTHS = {FIXED64: 8, FIXED32: 4}
+_MAX_VARINT_BYTES = 10
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
 # Below this many bytes a loop is quicker than the dozen numpy calls that replace it.
-_FEW = 32
+_MIN_VECTORIZED_BYTES = 32
 # Fields of a message, those within elements left out: as many as 4,000 inputs have. Each costs up to a microsecond.
-MOST_FIELDS = 32_768
+MAX_FIELDS = 32_768
 
 
 class Malformed(ValueError):
@@ -32,7 +32,7 @@ def read_varint(message: bytes | memoryview, at: int) -> tuple[int, int]:
     if value < 0x80:
         return value, at
     value &= 0x7F
-    for shift in range(7, 7 * _LONGEST_VARINT, 7):
+    for shift in range(7, 7 * _MAX_VARINT_BYTES, 7):
         byte = message[at]
         at += 1
         value |= (byte & 0x7F) << shift
@@ -41,12 +41,12 @@ def read_varint(message: bytes | memoryview, at: int) -> tuple[int, int]:
     raise Malformed("a number has more than ten bytes")
 
 
-def signed(value: int) -> int:
+def to_signed(value: int) -> int:
     """A varint as the int64 that it stands for."""
     return value - (1 << 64) if value >> 63 else value
 
 
-def fields(message: bytes | memoryview, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+def read_fields(message: bytes | memoryview, at: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Every field between two places: its tag, and where its content starts and ends; of a varint its value and 0.
 
     The tag is the number and the wire type together, so whoever compares tags skips, as the format demands, fields
@@ -73,8 +73,8 @@ def fields(message: bytes | memoryview, at: int, end: int) -> Iterator[tuple[int
             elif kind == VARINT:
                 value, at = read_varint(message, at)
                 yield tag, value, 0
-            elif kind in _WIDTHS:
-                start, at = at, at + _WIDTHS[kind]
+            elif kind in _FIXED_WIDTHS:
+                start, at = at, at + _FIXED_WIDTHS[kind]
                 if at > end:
                     break
                 yield tag, start, at
@@ -86,33 +86,33 @@ def fields(message: bytes | memoryview, at: int, end: int) -> Iterator[tuple[int
         raise Malformed("a field is cut off")
 
 
-Fields = Callable[[bytes | memoryview, int, int], Iterator[tuple[int, int, int]]]
-"""Gives every field between two places of a message, as ``fields`` does."""
+FieldReader = Callable[[bytes | memoryview, int, int], Iterator[tuple[int, int, int]]]
+"""Gives every field between two places of a message, as ``read_fields`` does."""
 
 
-class Walk:
+class CountingReader:
     """Goes through the structure of one message, of whose fields there may be so many in all."""
 
     __slots__ = ("_left",)
 
     def __init__(self) -> None:
-        self._left = MOST_FIELDS
+        self._left = MAX_FIELDS
 
-    def fields(self, message: bytes | memoryview, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    def read_fields(self, message: bytes | memoryview, at: int, end: int) -> Iterator[tuple[int, int, int]]:
         """As the function of that name. Raises ``Malformed``, too, after the last field that there may be."""
-        for field in fields(message, at, end):
+        for field in read_fields(message, at, end):
             self._left -= 1
             if self._left < 0:
                 raise Malformed(
-                    f"it has more than {MOST_FIELDS} fields beside its elements; send fewer and larger tensors"
+                    f"it has more than {MAX_FIELDS} fields beside its elements; send fewer and larger tensors"
                 )
             yield field
 
 
 def read_varints(packed: bytes | memoryview) -> UInt64s:
     """All numbers of a packed field."""
-    if len(packed) <= _FEW:
-        return np.array(_read_few(bytes(packed)), np.uint64)
+    if len(packed) <= _MIN_VECTORIZED_BYTES:
+        return np.array(_read_varints_one_by_one(bytes(packed)), np.uint64)
     data = np.frombuffer(packed, np.uint8)
     last = data < 0x80
     if last.all():
@@ -125,7 +125,7 @@ def read_varints(packed: bytes | memoryview) -> UInt64s:
     starts[1:] = ends[:-1] + 1
     lengths = ends - starts + 1
     longest = int(lengths.max())
-    if longest > _LONGEST_VARINT:
+    if longest > _MAX_VARINT_BYTES:
         raise Malformed("a number has more than ten bytes")
     values = (data[starts] & 0x7F).astype(np.uint64)
     for position in range(1, longest):
@@ -135,7 +135,7 @@ def read_varints(packed: bytes | memoryview) -> UInt64s:
     return values
 
 
-def _read_few(packed: bytes) -> list[int]:
+def _read_varints_one_by_one(packed: bytes) -> list[int]:
     values, at = [], 0
     try:
         while at < len(packed):
@@ -146,7 +146,7 @@ def _read_few(packed: bytes) -> list[int]:
     return values
 
 
-def varint(value: int) -> bytes:
+def encode_varint(value: int) -> bytes:
     """A number from 0 to 2^64-1."""
     if value < 0x80:
         return b"%c" % value
@@ -158,14 +158,14 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-def varints(values: UInt64s) -> bytes:
+def encode_varints(values: UInt64s) -> bytes:
     """Numbers as the content of a packed field."""
     if not values.size or int(values.max()) < 0x80:
         return values.astype(np.uint8).tobytes()
-    if values.size <= _FEW:
-        return b"".join(map(varint, values.tolist()))
+    if values.size <= _MIN_VECTORIZED_BYTES:
+        return b"".join(map(encode_varint, values.tolist()))
     lengths = np.ones(values.size, np.int64)
-    for position in range(1, _LONGEST_VARINT):
+    for position in range(1, _MAX_VARINT_BYTES):
         longer = values >= np.uint64(1 << 7 * position)
         if not longer.any():
             break
@@ -180,14 +180,14 @@ def varints(values: UInt64s) -> bytes:
     return out.tobytes()
 
 
-def text(tag: bytes, value: str) -> bytes:
+def encode_text(tag: bytes, value: str) -> bytes:
     """A string field; nothing where it is empty, as in proto3."""
     if not value:
         return b""
-    return nested(tag, value.encode())
+    return encode_nested(tag, value.encode())
 
 
-def nested(tag: bytes, message: bytes) -> bytes:
+def encode_nested(tag: bytes, message: bytes) -> bytes:
     """A message within a message, or any other field that tells its length."""
     size = len(message)
-    return b"%b%c%b" % (tag, size, message) if size < 0x80 else tag + varint(size) + message
+    return b"%b%c%b" % (tag, size, message) if size < 0x80 else tag + encode_varint(size) + message

@@ -67,17 +67,17 @@ def raw_of(tensor: Tensor) -> Payload:
     return payload
 
 
-def bfloat16(array: Array) -> Array:
+def round_to_bfloat16(array: Array) -> Array:
     """The two bytes of every element, as uint16: rounded to the nearest, ties to even."""
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     return np.where(np.isnan(array), np.uint32(0x7FC0), rounded).astype("<u2")
 
 
-def tensor_of(name: str, array: Array, datatype: str = "") -> Tensor:
+def make_tensor(name: str, array: Array, datatype: str = "") -> Tensor:
     """The array as a tensor; of float32 it becomes BF16 where that is wanted."""
     if datatype != "BF16":
         return Tensor.of(name, array)
-    tensor = Tensor.of(name, bfloat16(array))
+    tensor = Tensor.of(name, round_to_bfloat16(array))
     tensor.datatype = "BF16"
     return tensor

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from mooring.codecs.classification import classify
-from mooring.codecs.generate import tell_form
+from mooring.codecs.generate import mark_body_form
 from mooring.codecs.nonfinite import BY_PROTOCOL, writes_null
-from mooring.codecs.packed import FEW, pack, pack_rows
-from mooring.codecs.v2_json import REGION, json_output
+from mooring.codecs.packed import MAX_UNPACKED, pack_outputs, pack_predictions
+from mooring.codecs.v2_json import REGION, encode_json_output
 from mooring.core.buffers import LARGE
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import INSTANCES, TENSORS, InferenceRequest, InferenceResponse, JsonWriter
@@ -59,18 +59,18 @@ def encode_outputs(
     """
     if request.form is not TENSORS:
         if request.form is INSTANCES:
-            pack_rows(response.tensors)
+            pack_predictions(response.tensors)
         return response
     response.id = request.id
     if request.path:
-        tell_form(response, request.path)
+        mark_body_form(response, request.path)
     asked = {output.name: output.parameters for output in request.outputs or () if output.parameters}
     if asked or request.json_writer:
         response.outputs = [
             _encode_output(request, tensor, asked.get(tensor.name) or {}, source, json_nan)
             for tensor in response.tensors
         ]
-    pack(response.outputs, request.layout)
+    pack_outputs(response.outputs, request.layout)
     return response
 
 
@@ -96,17 +96,17 @@ def _encode_output(
         if REGION[0] not in place:
             raise InvalidInput(f"output '{tensor.name}' needs shared_memory_region")
         tensor.parameters = {**(tensor.parameters or {}), **place}
-    elif _as_json(request, tensor, asked):
+    elif _is_json_here(request, tensor, asked):
         null = writes_null(json_nan, asked=request.null_for_nan)
-        return json_output(tensor, null=null)
+        return encode_json_output(tensor, null=null)
     return tensor
 
 
-def _as_json(request: InferenceRequest, tensor: Tensor, asked: Mapping[str, Parameter]) -> bool:
+def _is_json_here(request: InferenceRequest, tensor: Tensor, asked: Mapping[str, Parameter]) -> bool:
     if _BINARY in asked:
         return not asked[_BINARY]
     if request.json_writer is not JsonWriter.SERVER:
         return request.json_writer is JsonWriter.WORKER
     if isinstance(tensor.data, list):
-        return len(tensor.data) > FEW or sum(map(len, tensor.data)) > LARGE
+        return len(tensor.data) > MAX_UNPACKED or sum(map(len, tensor.data)) > LARGE
     return len(tensor.data) > _MAX_LOOP_JSON

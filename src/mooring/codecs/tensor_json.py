@@ -1,7 +1,7 @@
 """JSON and numeric tensors, both ways, without routes.
 
-``decode`` reads a document so that large lists of numbers arrive as arrays, ``to_array`` makes one JSON value an
-array of a wanted datatype or says what is wrong with it, ``encode`` writes an array. The rules, which do not depend
+``decode_json`` reads a document so that large lists of numbers arrive as arrays, ``to_array`` makes one JSON value an
+array of a wanted datatype or says what is wrong with it, ``encode_json`` writes an array. The rules, which do not depend
 on the size of the document:
 
 - A list of lists is a tensor when it is regular; a ragged one is refused.
@@ -67,7 +67,7 @@ _memchr.argtypes, _memchr.restype = (ctypes.c_void_p, ctypes.c_int, ctypes.c_siz
 _parser = simdjson.Parser()
 
 
-def decode(document: bytes | memoryview) -> Any:
+def decode_json(document: bytes | memoryview) -> Any:
     """The value of a JSON document; in a large one every regular list of numbers is an array already.
 
     Raises ``InvalidInput`` when it is not JSON.
@@ -77,11 +77,11 @@ def decode(document: bytes | memoryview) -> Any:
             return _decode_large(document)
         except _Irregular:
             pass
-    return decode_plain(document)
+    return decode_to_python(document)
 
 
-def decode_plain(document: bytes | memoryview) -> Any:
-    """As ``decode``, in Python's own types alone."""
+def decode_to_python(document: bytes | memoryview) -> Any:
+    """As ``decode_json``, in Python's own types alone."""
     try:
         return orjson.loads(document)
     except orjson.JSONDecodeError as error:
@@ -93,7 +93,7 @@ def _decode_with_tokens(document: bytes, reason: str) -> Any:
     """The standard library reads NaN and Infinity; orjson refuses them, as JSON does."""
     if b"NaN" in document or b"Infinity" in document:
         try:
-            value = json.loads(document.decode(), parse_int=_integer)
+            value = json.loads(document.decode(), parse_int=_parse_integer)
             # What orjson refuses to write (lone surrogates, hundreds of levels) it would have refused to read.
             orjson.dumps(value)
             return value
@@ -102,7 +102,7 @@ def _decode_with_tokens(document: bytes, reason: str) -> Any:
     raise InvalidInput(f"the body is not JSON: {reason}")
 
 
-def _integer(text: str) -> int | float:
+def _parse_integer(text: str) -> int | float:
     """As orjson reads integers: those above 64 bits are floats."""
     number = int(text) if len(text) <= 20 else float(text)
     return number if -(2**63) <= number < 2**64 else float(number)
@@ -136,12 +136,12 @@ def _decode_large(document: bytes | memoryview) -> Any:
         raise _Irregular from None
     # ``as_buffer`` looks through lists where a number should be. All lists that a regular document has were counted,
     # so one more bracket means such a list, or a string with a bracket in it.
-    if _brackets(np.frombuffer(document, np.uint8), lists[0]) != lists[0]:
+    if _count_brackets(np.frombuffer(document, np.uint8), lists[0]) != lists[0]:
         raise _Irregular
     return value
 
 
-def _brackets(text: Array, expected: int) -> int:
+def _count_brackets(text: Array, expected: int) -> int:
     """How many lists begin in the text, or more than expected."""
     if expected > _FEW_LISTS:
         return int(np.count_nonzero(text == ord("[")))
@@ -168,7 +168,7 @@ def _convert(node: Any, depth: int, lists: list[int]) -> Any:
         return []
     first: Any = node[0]
     if not isinstance(first, simdjson.Object):
-        return _numbers(node, lists)
+        return _numbers_to_array(node, lists)
     lists[0] += 1
     children = list(node)
     if set(map(type, children)) != {simdjson.Object}:
@@ -176,7 +176,7 @@ def _convert(node: Any, depth: int, lists: list[int]) -> Any:
     return [_convert(child, depth, lists) for child in children]
 
 
-def _numbers(node: Any, lists: list[int]) -> Array:
+def _numbers_to_array(node: Any, lists: list[int]) -> Array:
     """The array of a regular list of numbers. Raises whatever, when it is something else."""
     rows, shape = [node], [len(node)]
     while type(rows[0][0]) is simdjson.Array:
@@ -200,13 +200,13 @@ def _numbers(node: Any, lists: list[int]) -> Array:
 
 
 def to_array(value: Any, name: str, datatype: str = "") -> Array:
-    """One JSON value (or what ``decode`` made of it) as an array, of ``datatype`` where one is wanted.
+    """One JSON value (or what ``decode_json`` made of it) as an array, of ``datatype`` where one is wanted.
 
     Strings become an object array of their UTF-8 bytes, BF16 comes as float32. Raises ``InvalidInput``, which calls
     the value ``name``.
     """
     if isinstance(value, np.ndarray):
-        return cast(value, name, datatype) if datatype else value
+        return cast_array(value, name, datatype) if datatype else value
     if type(value) is float and not datatype:
         return np.array(value)
     return _from_lists(value, name, datatype)
@@ -234,9 +234,9 @@ def _from_lists(value: Any, name: str, datatype: str) -> Array:
                 flat, np.float64
             )  # numpy reads None as NaN, and the three strings as what they say
         else:
-            array = _typed(flat, kinds, name, shape)
+            array = _numbers_with_words(flat, kinds, name, shape)
         if datatype:
-            array = cast(array, name, datatype)
+            array = cast_array(array, name, datatype)
     return array if len(shape) == 1 else array.reshape(shape)
 
 
@@ -250,7 +250,7 @@ def _may_be_floats(flat: list[Any], kinds: set[type], datatype: str) -> bool:
     return str not in kinds or _NONFINITE.issuperset([value for value in flat if type(value) is str])
 
 
-def _typed(flat: list[Any], kinds: set[type], name: str, shape: list[int]) -> Array:
+def _numbers_with_words(flat: list[Any], kinds: set[type], name: str, shape: list[int]) -> Array:
     """The narrowest of INT64, UINT64, FP64, BOOL and BYTES that holds the values."""
     if kinds == {float} or not kinds:
         return np.array(flat, np.float64)
@@ -272,7 +272,7 @@ def _typed(flat: list[Any], kinds: set[type], name: str, shape: list[int]) -> Ar
         raise InvalidInput(f"input '{name}' is ragged: lists stand beside other values")
     if type(None) in kinds:
         raise InvalidInput(
-            f"input '{name}' holds null{_place(flat.index(None), shape)}; null is a missing value (NaN), which only "
+            f"input '{name}' holds null{_position_text(flat.index(None), shape)}; null is a missing value (NaN), which only "
             "float tensors have"
         )
     names = {bool: "booleans", int: "numbers", float: "numbers", str: "strings", dict: "objects"}
@@ -280,12 +280,12 @@ def _typed(flat: list[Any], kinds: set[type], name: str, shape: list[int]) -> Ar
     raise InvalidInput(f"input '{name}' holds {found}; send numbers, booleans or strings, one kind only")
 
 
-def _place(index: int, shape: list[int]) -> str:
+def _position_text(index: int, shape: list[int]) -> str:
     """Where in the nested lists of this shape the element is that has the index in the flat one."""
     return f" at {[int(each) for each in np.unravel_index(index, shape)]}" if shape else ""
 
 
-def cast(source: Array, name: str, datatype: str) -> Array:
+def cast_array(source: Array, name: str, datatype: str) -> Array:
     """The same values as ``datatype``. Raises ``InvalidInput`` where that would change one, but to a float type."""
     kind = source.dtype.kind
     if not source.size:
@@ -333,7 +333,7 @@ def _to_integer(source: Array, name: str, datatype: str) -> Array:
     return source.astype(NUMPY_TYPES[datatype])
 
 
-def encode(array: Array, *, null: bool = False) -> bytes:
+def encode_json(array: Array, *, null: bool = False) -> bytes:
     """The array as JSON: nested lists of its shape, or one value where it has none.
 
     Integers are exact, floats the shortest text that reads back equal, NaN and Infinity bare tokens, or with ``null``
@@ -341,12 +341,12 @@ def encode(array: Array, *, null: bool = False) -> bytes:
     ``{"b64": "//4A"}``.
     """
     if array.dtype.kind in "OSU":
-        return orjson.dumps(_strings(array))
+        return orjson.dumps(_texts_to_json(array))
     if not array.shape:
         number = array[()]
         text = orjson.dumps(number, option=_NUMPY) if type(number) in _NUMBERS else _NULL
-        return encode(array.reshape(1), null=null)[1:-1] if text == _NULL else text
-    plain = array if array.dtype.isnative and array.flags.c_contiguous else _plain(array)
+        return encode_json(array.reshape(1), null=null)[1:-1] if text == _NULL else text
+    plain = array if array.dtype.isnative and array.flags.c_contiguous else _to_json_types(array)
     text = orjson.dumps(plain, option=_NUMPY)
     # orjson writes null for what JSON has no number for; nothing else in an array of numbers or booleans has an "n", and
     # one letter is found in a tenth of the time of four (0.08 of 0.8 ms in 1.6 MB).
@@ -355,29 +355,29 @@ def encode(array: Array, *, null: bool = False) -> bytes:
     return text
 
 
-def _plain(array: Array) -> Array:
+def _to_json_types(array: Array) -> Array:
     return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
 
 
-def encode_each(array: Array, rows: int, *, null: bool = False) -> list[bytes]:
-    """Each of the array's first ``rows`` elements along its first dimension as ``encode`` has it.
+def encode_each_row(array: Array, rows: int, *, null: bool = False) -> list[bytes]:
+    """Each of the array's first ``rows`` elements along its first dimension as ``encode_json`` has it.
 
     Where one text of the array is not UTF-8, those of all its rows are objects with base64.
     """
     if array.dtype.kind in "OSU":
-        elements = _strings(array)
+        elements = _texts_to_json(array)
         return [orjson.dumps(elements[row]) for row in range(rows)]
     # [row, ...], for [row] of a vector of texts is no array.
-    return [encode(array[row, ...], null=null) for row in range(rows)]
+    return [encode_json(array[row, ...], null=null) for row in range(rows)]
 
 
-def _strings(array: Array) -> Any:
+def _texts_to_json(array: Array) -> Any:
     """The elements of BYTES as JSON has them, in nested lists of the array's shape."""
     elements = array.ravel().tolist()
     try:
         flat: list[Any] = [each.decode() if isinstance(each, bytes) else str(each) for each in elements]
     except UnicodeDecodeError:
-        flat = [{"b64": text} for text in base64_texts(elements)]
+        flat = [{"b64": text} for text in encode_base64_texts(elements)]
     if array.ndim == 1:
         return flat
     nested = np.empty(len(flat), object)
@@ -385,7 +385,7 @@ def _strings(array: Array) -> Any:
     return nested.reshape(array.shape).tolist()
 
 
-def utf8_texts(elements: Iterable[bytes]) -> list[str] | None:
+def decode_utf8_texts(elements: Iterable[bytes]) -> list[str] | None:
     """The elements as strings; None where one of them is not UTF-8."""
     try:
         return [element.decode() for element in elements]
@@ -393,7 +393,7 @@ def utf8_texts(elements: Iterable[bytes]) -> list[str] | None:
         return None
 
 
-def base64_texts(elements: Iterable[Any]) -> list[str]:
+def encode_base64_texts(elements: Iterable[Any]) -> list[str]:
     """The elements as base64, each of them."""
     return [
         base64.b64encode(each if isinstance(each, bytes) else str(each).encode()).decode()

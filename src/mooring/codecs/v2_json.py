@@ -15,10 +15,16 @@ import msgspec
 import numpy as np
 import orjson
 
-from mooring.codecs.packed import unpack_all, unpacked
-from mooring.codecs.raw import bfloat16, check_booleans, check_room, raw_of, raw_size, split_texts
+from mooring.codecs.packed import unpack_tensors, with_plain_data
+from mooring.codecs.raw import check_booleans, check_room, raw_of, raw_size, round_to_bfloat16, split_texts
 from mooring.codecs.short_lists import pack_numbers
-from mooring.codecs.tensor_json import base64_texts, decode, encode, to_array, utf8_texts
+from mooring.codecs.tensor_json import (
+    decode_json,
+    decode_utf8_texts,
+    encode_base64_texts,
+    encode_json,
+    to_array,
+)
 from mooring.core.buffers import LARGE, Buffer, Payload, Share, view_of
 from mooring.core.errors import ElsewhereOnly, InvalidInput, InvalidOutput
 from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
@@ -45,21 +51,21 @@ _REGION, _REGION_SIZE, _REGION_OFFSET = REGION = (
     "shared_memory_byte_size",
     "shared_memory_offset",
 )
-_PLACES = frozenset({_SIZE, *REGION})
+_PLACE_PARAMETERS = frozenset({_SIZE, *REGION})
 BASE64: Mapping[str, Parameter] = {"content_type": "base64"}
 """What the parameters of an output of BYTES say where its elements are base64 in JSON, for one of them is not UTF-8."""
 # Bytes of numbers up to which an output takes the fast path; above, an array of its own costs little beside them.
-SHORT = 512
+MAX_SHORT_OUTPUT = 512
 _NUMPY, _N = orjson.OPT_SERIALIZE_NUMPY, ord("n")
-_MOST_DIMENSIONS = 32
-_LARGEST_SIZE = 1 << 40
+_MAX_DIMENSIONS = 32
+_MAX_DIMENSION_SIZE = 1 << 40
 # What the protocol has for parameters.
-_PLAIN = frozenset({str, int, float, bool})
+_PARAMETER_TYPES = frozenset({str, int, float, bool})
 # No model has as many, and each costs some microseconds.
-MOST_INPUTS = 4096
+MAX_INPUTS = 4096
 # Bytes of a body up to which every element of its binary tensors is looked at where the body is decoded.
-_SMALL = 4096
-_LOOKED_AT = frozenset({"BYTES", "BOOL"})
+_MAX_CHECKED_BYTES = 4096
+_CHECKED_DATATYPES = frozenset({"BYTES", "BOOL"})
 
 
 class InferBody(msgspec.Struct):
@@ -97,19 +103,21 @@ def select_outputs(
     """What a request says of it. Raises ``InvalidInput``."""
     if not outputs and not parameters:
         return JSON_ONLY
-    default = _flag(parameters or {}, "binary_data_output", False, "the request")
+    default = _read_flag(parameters or {}, "binary_data_output", False, "the request")
     if not outputs:
         return ALL_BINARY if default else JSON_ONLY
     return OutputSelection(
         default,
         {
-            output.name: _flag(output.parameters or {}, "binary_data", default, f"output '{output.name}'")
+            output.name: _read_flag(
+                output.parameters or {}, "binary_data", default, f"output '{output.name}'"
+            )
             for output in outputs
         },
     )
 
 
-def _flag(parameters: Mapping[str, RequestValue], name: str, default: bool, whose: str) -> bool:
+def _read_flag(parameters: Mapping[str, RequestValue], name: str, default: bool, whose: str) -> bool:
     value = parameters.get(name, default)
     if not isinstance(value, bool):
         raise InvalidInput(f"parameter '{name}' of {whose} must be true or false, not {value!r}")
@@ -184,15 +192,15 @@ def decode_request(body: Payload, json_size: int | None = None, regions: Regions
 def _decode_request(
     body: Payload, json_size: int | None, regions: Regions | None, inputs: list[Tensor]
 ) -> InferBody:
-    document, tail = _opened(body, json_size, regions)
+    document, tail = _read_document(body, json_size, regions)
     # None are enough for a model that takes none: whether this one does, only its worker knows.
     given = document.get("inputs", ())
     if type(given) is not list and given != ():
         raise InvalidInput('"inputs" must be a list of tensors')
-    if len(given) > MOST_INPUTS:
-        raise InvalidInput(f"the request has {len(given)} inputs; send at most {MOST_INPUTS}")
+    if len(given) > MAX_INPUTS:
+        raise InvalidInput(f"the request has {len(given)} inputs; send at most {MAX_INPUTS}")
     for entry in given:
-        inputs.append(_tensor(entry, tail, "input"))  # noqa: PERF401 - the caller releases them when one is at fault
+        inputs.append(_read_tensor(entry, tail, "input"))  # noqa: PERF401 - the caller releases them when one is at fault
     if len(inputs) > 1 and len({tensor.name for tensor in inputs}) < len(inputs):
         names = [tensor.name for tensor in inputs]
         twice = next(name for name in names if names.count(name) > 1)
@@ -200,14 +208,14 @@ def _decode_request(
     tail.done()
     outputs, parameters = document.get("outputs"), document.get("parameters")
     return InferBody(
-        _id(document),
+        _read_id(document),
         inputs,
-        None if outputs is None else _outputs(outputs),
-        None if parameters is None else request_parameters(parameters, "the request"),
+        None if outputs is None else _read_outputs(outputs),
+        None if parameters is None else decode_parameters(parameters, "the request"),
     )
 
 
-def _opened(
+def _read_document(
     body: Payload, json_size: int | None, regions: Regions | None = None
 ) -> tuple[dict[str, Any], _Tail]:
     if not len(body):
@@ -219,23 +227,23 @@ def _opened(
         )
     if type(body) is bytes and size == len(body):
         tail = _Tail(body, size, regions, None)
-        document = decode(body)
+        document = decode_json(body)
     else:
         tail = _Tail(body, size, regions, Share(body) if isinstance(body, Buffer) else None)
-        document = decode(tail.view[:size])
+        document = decode_json(tail.view[:size])
     if type(document) is not dict:
         raise InvalidInput('the body must be a JSON object with "inputs"')
     return document, tail
 
 
-def _id(document: Mapping[str, Any]) -> str:
+def _read_id(document: Mapping[str, Any]) -> str:
     found = document.get("id")
     if found is not None and type(found) is not str:
         raise InvalidInput('"id" must be a string')
     return found or ""
 
 
-def _tensor(entry: Any, tail: _Tail, what: str) -> Tensor:
+def _read_tensor(entry: Any, tail: _Tail, what: str) -> Tensor:
     if type(entry) is not dict:
         raise InvalidInput(f"every {what} must be an object with name, datatype, shape and data")
     name, datatype = entry.get("name"), entry.get("datatype")
@@ -243,24 +251,24 @@ def _tensor(entry: Any, tail: _Tail, what: str) -> Tensor:
         raise InvalidInput(f'every {what} needs a "name", a string')
     parameters = entry.get("parameters")
     if parameters:
-        kept = _parameters(parameters, f"{what} '{name}'") or {}
-        if not _PLACES.isdisjoint(kept):
-            return _elsewhere(entry, kept, tail, what)
+        kept = _check_parameters(parameters, f"{what} '{name}'") or {}
+        if not _PLACE_PARAMETERS.isdisjoint(kept):
+            return _read_placed_tensor(entry, kept, tail, what)
     elif "data" not in entry:
         raise InvalidInput(
             f"{what} '{name}' has no data; send data, binary_data_size or shared_memory_region"
         )
-    elif (plain := _plain(name, datatype, entry.get("shape"), entry["data"])) is not None:
+    elif (plain := _read_flat_tensor(name, datatype, entry.get("shape"), entry["data"])) is not None:
         return plain
-    sizes = _sizes(name, datatype, entry.get("shape"), what)
-    array, sizes = _filled(name, str(datatype), sizes, entry.get("data"))
-    tensor = Tensor(name, str(datatype), sizes, _elements(array, str(datatype)))
+    sizes = _check_shape(name, datatype, entry.get("shape"), what)
+    array, sizes = _fill_shape(name, str(datatype), sizes, entry.get("data"))
+    tensor = Tensor(name, str(datatype), sizes, _encode_elements(array, str(datatype)))
     if parameters:
         tensor.parameters = kept
     return tensor
 
 
-def _plain(name: str, datatype: Any, shape: Any, data: Any) -> Tensor | None:
+def _read_flat_tensor(name: str, datatype: Any, shape: Any, data: Any) -> Tensor | None:
     """A tensor of a flat list of numbers, as most clients send them; None for what must be looked at more closely."""
     if type(data) is not list or not data or type(datatype) is not str or type(shape) is not list:
         return None
@@ -269,13 +277,13 @@ def _plain(name: str, datatype: Any, shape: Any, data: Any) -> Tensor | None:
         if type(each) is not int or each < 1:
             return None
         size *= each
-    if size != len(data) or len(shape) > _MOST_DIMENSIONS:
+    if size != len(data) or len(shape) > _MAX_DIMENSIONS:
         return None
     elements = pack_numbers(data, datatype)
     return None if elements is None else Tensor(name, datatype, shape, elements)
 
 
-def _filled(name: str, datatype: str, sizes: list[int], data: Any) -> tuple[Array, list[int]]:
+def _fill_shape(name: str, datatype: str, sizes: list[int], data: Any) -> tuple[Array, list[int]]:
     """The elements and their shape."""
     array = to_array(data, name, datatype)
     size = math.prod(sizes)
@@ -283,24 +291,24 @@ def _filled(name: str, datatype: str, sizes: list[int], data: Any) -> tuple[Arra
         # AMD's clients send one text, and the number of its bytes as the shape.
         if datatype == "BYTES" and array.size == 1 and len(array.item()) == size:
             return array, [1]
-        _mismatch(name, array.size, sizes)
+        _raise_mismatch(name, array.size, sizes)
     return array, sizes
 
 
-def _elements(array: Array, datatype: str) -> Payload | list[bytes]:
+def _encode_elements(array: Array, datatype: str) -> Payload | list[bytes]:
     if datatype == "BYTES":
         elements: list[bytes] = array.ravel().tolist()
         return elements
     if datatype == "BF16":
-        array = bfloat16(array)
+        array = round_to_bfloat16(array)
     return array.tobytes() if array.nbytes <= LARGE else Buffer(array.reshape(-1).data.cast("B"))
 
 
-def _mismatch(name: str, found: int, sizes: list[int]) -> None:
+def _raise_mismatch(name: str, found: int, sizes: list[int]) -> None:
     raise InvalidInput(f"input '{name}' has {found} elements, its shape {sizes} needs {math.prod(sizes)}")
 
 
-def _sizes(name: str, datatype: Any, shape: Any, what: str = "input") -> list[int]:
+def _check_shape(name: str, datatype: Any, shape: Any, what: str = "input") -> list[int]:
     if datatype not in DATATYPES if type(datatype) is str else True:
         if datatype is None:
             raise InvalidInput(f"{what} '{name}' has no datatype; one of {', '.join(sorted(DATATYPES))}")
@@ -308,41 +316,44 @@ def _sizes(name: str, datatype: Any, shape: Any, what: str = "input") -> list[in
             f"{what} '{name}' has the unknown datatype '{datatype}'; known are {', '.join(sorted(DATATYPES))}"
         )
     sizes = shape.tolist() if isinstance(shape, np.ndarray) else shape
-    if type(sizes) is not list or len(sizes) > _MOST_DIMENSIONS:
+    if type(sizes) is not list or len(sizes) > _MAX_DIMENSIONS:
         raise InvalidInput(f"{what} '{name}' must have a list of non-negative integers as its shape")
     for size in sizes:
-        if type(size) is not int or not 0 <= size < _LARGEST_SIZE:
+        if type(size) is not int or not 0 <= size < _MAX_DIMENSION_SIZE:
             raise InvalidInput(
                 f"{what} '{name}' must have a list of non-negative integers as its shape, not {sizes}"
             )
     return sizes
 
 
-def tensor_array(name: Any, datatype: Any, shape: Any, data: Any) -> Array:
+def decode_array(name: Any, datatype: Any, shape: Any, data: Any) -> Array:
     """One tensor of a v2 document: its data, flat or nested, fills the shape. Raises ``InvalidInput``."""
-    array, sizes = _filled(name, datatype, _sizes(name, datatype, shape), data)
+    array, sizes = _fill_shape(name, datatype, _check_shape(name, datatype, shape), data)
     return array.reshape(sizes)
 
 
-def _elsewhere(entry: Mapping[str, Any], parameters: Parameters, tail: _Tail, what: str) -> Tensor:
+def _read_placed_tensor(entry: Mapping[str, Any], parameters: Parameters, tail: _Tail, what: str) -> Tensor:
     """A tensor whose elements are behind the JSON or in shared memory."""
     name, datatype = entry["name"], entry.get("datatype")
-    sizes = _sizes(name, datatype, entry.get("shape"), what)
+    sizes = _check_shape(name, datatype, entry.get("shape"), what)
     ways = ("data" in entry) + (_SIZE in parameters) + (_REGION in parameters)
     if ways != 1:
         raise InvalidInput(
             f"{what} '{name}' must have exactly one of data, binary_data_size and shared_memory_region"
         )
-    kept = {key: value for key, value in parameters.items() if key not in _PLACES}
+    kept = {key: value for key, value in parameters.items() if key not in _PLACE_PARAMETERS}
     tensor = Tensor(name, str(datatype), sizes, None, kept or None)
     if _SIZE in parameters:
-        size = _count(parameters, _SIZE, name)
+        size = _read_byte_count(parameters, _SIZE, name)
         start, end = tail.take(name, size)
         _fill_raw(tensor, tail.view[start:end], lambda a, b: tail.cut(start + a, start + b), len(tail.body))
     elif _REGION in parameters:
         if tail.regions is None:
             raise InvalidInput(f"{what} '{name}' names a region of shared memory, which is not offered here")
-        size, offset = _count(parameters, _REGION_SIZE, name), _count(parameters, _REGION_OFFSET, name, 0)
+        size, offset = (
+            _read_byte_count(parameters, _REGION_SIZE, name),
+            _read_byte_count(parameters, _REGION_OFFSET, name, 0),
+        )
         _fill_shared(tensor, tail.regions(str(parameters[_REGION]), offset, size))
     else:
         raise InvalidInput(
@@ -354,7 +365,7 @@ def _elsewhere(entry: Mapping[str, Any], parameters: Parameters, tail: _Tail, wh
 def _fill_shared(tensor: Tensor, read: Payload) -> None:
     """Give a tensor what was read for it from shared memory."""
     view = view_of(read)
-    whole = tensor.datatype != "BYTES" or len(view) > _SMALL
+    whole = tensor.datatype != "BYTES" or len(view) > _MAX_CHECKED_BYTES
     try:
         _fill_raw(tensor, view, (lambda *_: read) if whole else None, len(view))
     finally:
@@ -370,7 +381,7 @@ def _fill_raw(
     ``cut`` makes a payload of where one begins and ends.
     """
     name, datatype, sizes = tensor.name, tensor.datatype, tensor.shape
-    if body_size > _SMALL and datatype in _LOOKED_AT:
+    if body_size > _MAX_CHECKED_BYTES and datatype in _CHECKED_DATATYPES:
         assert cut is not None
         if datatype == "BYTES":
             check_room(view, name, sizes)
@@ -383,7 +394,7 @@ def _fill_raw(
         tensor.data = elements
         if len(elements) != math.prod(sizes):
             release([tensor])
-            _mismatch(name, len(elements), sizes)
+            _raise_mismatch(name, len(elements), sizes)
         return
     expected = _check_size(tensor, view)
     if datatype == "BOOL":
@@ -403,18 +414,18 @@ def _check_size(tensor: Tensor, view: memoryview) -> int:
     return expected
 
 
-def _count(parameters: Parameters, key: str, name: str, default: int | None = None) -> int:
+def _read_byte_count(parameters: Parameters, key: str, name: str, default: int | None = None) -> int:
     value = parameters.get(key, default)
     if type(value) is not int or value < 0:
         raise InvalidInput(f"parameter '{key}' of input '{name}' must be a number of bytes, not {value!r}")
     return value
 
 
-def _parameters(given: Any, whose: str) -> Parameters | None:
+def _check_parameters(given: Any, whose: str) -> Parameters | None:
     if type(given) is not dict:
         raise InvalidInput(f"the parameters of {whose} must be an object")
     for name, value in given.items():
-        if type(value) not in _PLAIN:
+        if type(value) not in _PARAMETER_TYPES:
             raise InvalidInput(f"parameter '{name}' of {whose} must be a string, a number or a boolean")
         if name.startswith("triton_"):
             raise InvalidInput(
@@ -423,27 +434,27 @@ def _parameters(given: Any, whose: str) -> Parameters | None:
     return given or None
 
 
-def request_parameters(given: Any, whose: str) -> dict[str, RequestValue] | None:
+def decode_parameters(given: Any, whose: str) -> dict[str, RequestValue] | None:
     """The parameters of a request: any JSON values; one that is null says nothing. Raises ``InvalidInput``."""
-    if type(given) is dict and not _PLAIN.issuperset(map(type, given.values())):
-        plain = {name: value for name, value in given.items() if type(value) in _PLAIN}
-        _parameters(dict.fromkeys(given, ""), whose)  # their names
+    if type(given) is dict and not _PARAMETER_TYPES.issuperset(map(type, given.values())):
+        plain = {name: value for name, value in given.items() if type(value) in _PARAMETER_TYPES}
+        _check_parameters(dict.fromkeys(given, ""), whose)  # their names
         more = {name: value for name, value in given.items() if isinstance(value, list | dict | np.ndarray)}
-        return plain | {name: _plain_value(value) for name, value in more.items()} or None
-    found = _parameters(given, whose)
+        return plain | {name: _to_python(value) for name, value in more.items()} or None
+    found = _check_parameters(given, whose)
     return None if found is None else {**found}
 
 
-def _plain_value(value: Any) -> Any:
+def _to_python(value: Any) -> Any:
     """A value of JSON in Python's own types: of a large document regular lists of numbers come as arrays."""
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, dict):
-        return {name: _plain_value(child) for name, child in value.items()}
-    return [_plain_value(child) for child in value] if isinstance(value, list) else value
+        return {name: _to_python(child) for name, child in value.items()}
+    return [_to_python(child) for child in value] if isinstance(value, list) else value
 
 
-def _outputs(given: Any) -> list[RequestedOutput] | None:
+def _read_outputs(given: Any) -> list[RequestedOutput] | None:
     if type(given) is not list:
         raise InvalidInput('"outputs" must be a list of objects with a name')
     outputs = []
@@ -453,7 +464,7 @@ def _outputs(given: Any) -> list[RequestedOutput] | None:
             raise InvalidInput('"outputs" must be a list of objects with a "name", a string')
         parameters = entry.get("parameters")
         if parameters is not None:
-            parameters = _parameters(parameters, f"output '{name}'")
+            parameters = _check_parameters(parameters, f"output '{name}'")
         outputs.append(RequestedOutput(name, parameters))
     if len({output.name for output in outputs}) < len(outputs):
         raise InvalidInput("an output is asked for twice; name every output once")
@@ -472,7 +483,7 @@ def encode_response(
     output (AMD's form). ``null``: that stands for NaN and Infinity, in place of bare tokens. Payloads that are among the pieces are released by whoever writes them, all others here.
     """
     if wanted is JSON_ONLY and not plain:
-        short = short_answer(response, response.model, response.id)
+        short = encode_short_answer(response, response.model, response.id)
         if short is not None:
             return [short], 0
     if wanted is not JSON_ONLY and not plain and (binary := _encode_all_binary(response, wanted)) is not None:
@@ -483,28 +494,28 @@ def encode_response(
         document["model_version"] = response.version
     if response.parameters:
         document["parameters"] = response.parameters
-    return _written(document, "outputs", response.outputs, wanted, plain=plain, null=null)
+    return _encode_document(document, "outputs", response.outputs, wanted, plain=plain, null=null)
 
 
-def short_answer(response: InferenceResponse, model: str, request_id: str) -> bytes | None:
+def encode_short_answer(response: InferenceResponse, model: str, request_id: str) -> bytes | None:
     """The body of an answer of a few numbers, as most clients get them, in JSON.
 
     None for one that must be looked at more closely. ``request_id`` empty: the answer has none.
     """
     if response.parameters or not response.outputs:
         return None
-    pieces = [_named(model, response.version, request_id)]
+    pieces = [_encode_answer_head(model, response.version, request_id)]
     for tensor in response.outputs:
         data, datatype = tensor.data, tensor.datatype
         if (
             type(data) is not bytes
-            or len(data) > SHORT
+            or len(data) > MAX_SHORT_OUTPUT
             or type(tensor) is not Tensor
             or tensor.parameters
             or datatype == "BF16"
         ):
             return None
-        before, numbers, view = _short_form(tensor.name, datatype, tuple(tensor.shape), len(data))
+        before, numbers, view = _short_output(tensor.name, datatype, tuple(tensor.shape), len(data))
         view[:] = data
         text = orjson.dumps(numbers, option=_NUMPY)
         if _N in text:  # of a null, which stands for what JSON has no number for
@@ -526,31 +537,34 @@ def _encode_all_binary(
         data = tensor.data
         if type(data) is list or tensor.parameters or not data or not wanted.binary(tensor):
             return None
-        texts.append(_behind(tensor.name, tensor.datatype, tuple(tensor.shape), len(data)))
+        texts.append(_encode_binary_output(tensor.name, tensor.datatype, tuple(tensor.shape), len(data)))
         pieces.append(data)
-    head = pieces[0] = b"%b%b]}" % (_named(response.model, response.version, response.id), b",".join(texts))
+    head = pieces[0] = b"%b%b]}" % (
+        _encode_answer_head(response.model, response.version, response.id),
+        b",".join(texts),
+    )
     return pieces, len(head)
 
 
-def _named(model: str, version: str, request_id: str) -> bytes:
+def _encode_answer_head(model: str, version: str, request_id: str) -> bytes:
     """The document of an answer up to its first output."""
-    named = _before_outputs(model, version)
+    named = _encode_model_name(model, version)
     return b'{"id":%b,%b' % (orjson.dumps(request_id), named[1:]) if request_id else named
 
 
 @lru_cache(1024)
-def _behind(name: str, datatype: str, shape: tuple[int, ...], size: int) -> bytes:
+def _encode_binary_output(name: str, datatype: str, shape: tuple[int, ...], size: int) -> bytes:
     """An output with so many bytes behind the JSON."""
     return orjson.dumps({"name": name, "datatype": datatype, "shape": shape, "parameters": {_SIZE: size}})
 
 
 @lru_cache(1024)
-def _before_outputs(model: str, version: str) -> bytes:
+def _encode_model_name(model: str, version: str) -> bytes:
     return orjson.dumps({"model_name": model, "model_version": version})[:-1] + b',"outputs":['
 
 
 @lru_cache(1024)
-def _short_form(
+def _short_output(
     name: str, datatype: str, shape: tuple[int, ...], size: int
 ) -> tuple[bytes, Array, memoryview]:
     """What stands before the numbers of a short output; and an array to write them from, with a view of its bytes.
@@ -565,7 +579,7 @@ def _short_form(
     return before, numbers, numbers.data.cast("B")
 
 
-def _written(
+def _encode_document(
     document: dict[str, Any],
     key: str,
     tensors: Sequence[Output],
@@ -591,7 +605,7 @@ def _written(
                 behind.append(data)
         else:
             if type(tensor) is Tensor and tensor.data is not None:
-                inline = _flat(tensor)  # first of all: it may add to the parameters
+                inline = _flatten(tensor)  # first of all: it may add to the parameters
             if tensor.parameters or plain:
                 entry["parameters"] = tensor.parameters or {}
             if tensor.data is not None:
@@ -602,37 +616,37 @@ def _written(
                     copied.append(tensor)
         entries.append(entry)
     whole = {**document, key: entries}
-    pieces = _spliced(document, key, entries, tensors, null) if as_json else [_dumped(whole, null)]
+    pieces = _splice_json(document, key, entries, tensors, null) if as_json else [_dump_json(whole, null)]
     release(copied)
     return pieces + behind, sum(map(len, pieces)) if binary else 0
 
 
-def _flat(tensor: Tensor) -> Any:
+def _flatten(tensor: Tensor) -> Any:
     # Not through the array: in AMD's form the shape of a text counts its bytes.
-    return _texts(tensor) if tensor.datatype == "BYTES" else tensor.array().reshape(-1)
+    return _decode_texts(tensor) if tensor.datatype == "BYTES" else tensor.array().reshape(-1)
 
 
-def _texts(tensor: Tensor) -> list[str]:
+def _decode_texts(tensor: Tensor) -> list[str]:
     """The elements of BYTES as strings. Where one is not UTF-8 all are base64, and a parameter of the tensor says so."""
-    elements = [*map(bytes, unpacked(tensor).data)]
-    found = utf8_texts(elements)
+    elements = [*map(bytes, with_plain_data(tensor).data)]
+    found = decode_utf8_texts(elements)
     if found is None:
-        found = base64_texts(elements)
+        found = encode_base64_texts(elements)
         tensor.parameters = {**(tensor.parameters or {}), **BASE64}
     return found
 
 
-def _dumped(document: dict[str, Any], null: bool) -> bytes:
+def _dump_json(document: dict[str, Any], null: bool) -> bytes:
     text = orjson.dumps(document, option=_NUMPY)
     # orjson writes null for what JSON has no number for; Triton, and what reads its answers, has NaN and Infinity.
-    return text if null or b"null" not in text else _with_tokens(document)
+    return text if null or b"null" not in text else _dump_with_tokens(document)
 
 
-def _with_tokens(value: Any) -> bytes:
-    return orjson.dumps(value, default=lambda array: orjson.Fragment(encode(array)))
+def _dump_with_tokens(value: Any) -> bytes:
+    return orjson.dumps(value, default=lambda array: orjson.Fragment(encode_json(array)))
 
 
-def _spliced(
+def _splice_json(
     document: dict[str, Any], key: str, entries: list[dict[str, Any]], tensors: Sequence[Output], null: bool
 ) -> list[Payload]:
     """The document with the text of large tensors in its place, uncopied."""
@@ -645,16 +659,16 @@ def _spliced(
             pieces += [text + orjson.dumps(entry)[:-1] + b',"data":', tensor.data]
             text = b"}"
         else:
-            text += _dumped(entry, null)
+            text += _dump_json(entry, null)
     return [*pieces, text + b"]}"]
 
 
-def json_output(tensor: Tensor, *, null: bool = False) -> JsonOutput:
+def encode_json_output(tensor: Tensor, *, null: bool = False) -> JsonOutput:
     """The same output with the JSON of its elements. With ``null`` that stands for NaN and Infinity, not bare tokens."""
     if tensor.datatype == "BYTES":
-        text = orjson.dumps(_texts(tensor))  # which may add to the parameters
+        text = orjson.dumps(_decode_texts(tensor))  # which may add to the parameters
     else:
-        text = encode(tensor.array().reshape(-1), null=null)
+        text = encode_json(tensor.array().reshape(-1), null=null)
     return JsonOutput(tensor.name, tensor.datatype, tensor.shape, text, tensor.parameters)
 
 
@@ -678,17 +692,17 @@ def encode_request(
             else {"name": output.name}
             for output in request.outputs
         ]
-    return _written(document, "inputs", request.inputs, wanted)
+    return _encode_document(document, "inputs", request.inputs, wanted)
 
 
 def decode_response(body: Payload, json_size: int | None = None) -> InferenceResponse:
     """The answer in a body. Raises ``InvalidOutput`` for what is none."""
     try:
-        document, tail = _opened(body, json_size)
+        document, tail = _read_document(body, json_size)
         outputs = document.get("outputs")
-        tensors = [_output(entry, tail) for entry in outputs] if isinstance(outputs, list) else []
+        tensors = [_read_output(entry, tail) for entry in outputs] if isinstance(outputs, list) else []
         tail.done()
-        unpack_all(tensors)
+        unpack_tensors(tensors)
     except InvalidInput as error:
         raise InvalidOutput(f"the server's answer cannot be read: {error.message}") from None
     return InferenceResponse(
@@ -696,13 +710,13 @@ def decode_response(body: Payload, json_size: int | None = None) -> InferenceRes
         parameters=document.get("parameters"),
         model=str(document.get("model_name", "")),
         version=str(document.get("model_version", "")),
-        id=_id(document),
+        id=_read_id(document),
     )
 
 
-def _output(entry: Any, tail: _Tail) -> Tensor:
+def _read_output(entry: Any, tail: _Tail) -> Tensor:
     """An output of an answer, its elements as they were before JSON. Raises ``InvalidInput``."""
-    tensor = _tensor(entry, tail, "output")
+    tensor = _read_tensor(entry, tail, "output")
     parameters = tensor.parameters or {}
     if tensor.datatype != "BYTES" or "data" not in entry or not BASE64.items() <= parameters.items():
         return tensor

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from mooring.core.buffers import Buffer
-from mooring.core.tensors import Output, Parameter, RequestValue, Tensor, TensorSpec, release, shares_of
+from mooring.core.tensors import Output, Parameter, RequestValue, Tensor, TensorSpec, release, share_payload
 
 
 class Operation(enum.IntEnum):
@@ -89,7 +89,7 @@ class UndecodedBody(msgspec.Struct, array_like=True, gc=False):
 
     def shares(self, count: int) -> "list[UndecodedBody]":
         """The same body for so many readers, each of whom releases its own; takes this one over."""
-        return [msgspec.structs.replace(self, data=data) for data in shares_of(self.data, count)]
+        return [msgspec.structs.replace(self, data=data) for data in share_payload(self.data, count)]
 
     def release(self) -> None:
         """Give back the memory: nobody will read the body any more."""

@@ -150,14 +150,14 @@ class TensorSpec(msgspec.Struct, frozen=True):
         return self.shape if self.reshape is None else self.reshape
 
 
-def shared(tensors: list[_O], count: int) -> list[list[_O]]:
+def share_tensors(tensors: list[_O], count: int) -> list[list[_O]]:
     """The same tensors for so many readers, each of whom releases its own; takes ``tensors`` over."""
     if count == 1:
         return [tensors]
     copies: list[list[_O]] = [[] for _ in range(count)]
     for tensor in tensors:
         elements = tensor.data if isinstance(tensor.data, list) else [tensor.data]
-        parts = [shares_of(element, count) for element in elements]
+        parts = [share_payload(element, count) for element in elements]
         for index, copy in enumerate(copies):
             own = [part[index] for part in parts]
             data = own if isinstance(tensor.data, list) else own[0]
@@ -165,7 +165,7 @@ def shared(tensors: list[_O], count: int) -> list[list[_O]]:
     return copies
 
 
-def shares_of(payload: Payload, count: int) -> list[Payload]:
+def share_payload(payload: Payload, count: int) -> list[Payload]:
     """The same payload for so many holders, each of whom releases its own; takes ``payload`` over."""
     if not isinstance(payload, Buffer):
         return [payload] * count

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from mooring.codecs.packed import rows_text
+from mooring.codecs.packed import join_predictions
 from mooring.core.buffers import Buffer
 from mooring.core.errors import InvalidInput, MooringError, Unsupported
 from mooring.core.requests import BODY, INSTANCES, InferenceRequest, InferenceResponse
@@ -127,7 +127,7 @@ class SplitRequest:
         outputs = [answer.tensors[0] for answer in self._answers if answer is not None]
         output = outputs[0]
         if any(each.packed for each in outputs):
-            text = b"[" + b",".join(map(rows_text, outputs)) + b"]"
+            text = b"[" + b",".join(map(join_predictions, outputs)) + b"]"
             release(outputs)
             output.data, output.packed = text, ROWS
         else:

@@ -8,12 +8,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeGuard
 
-from mooring.codecs.packed import FEW
-from mooring.codecs.v2_json import OutputSelection, json_output
+from mooring.codecs.packed import MAX_UNPACKED
+from mooring.codecs.v2_json import OutputSelection, encode_json_output
 from mooring.core.errors import InvalidOutput, MooringError
 from mooring.core.requests import InferenceRequest, InferenceResponse, JsonWriter, RequestedOutput
 from mooring.core.service import Done, Outcome, Ticket
-from mooring.core.tensors import JsonOutput, Output, Tensor, release, shared
+from mooring.core.tensors import JsonOutput, Output, Tensor, release, share_tensors
 
 # Bytes of an output above which its text is not written on the event loop: writing takes about 10 ns a byte, so up to
 # here it costs less than the message to a codec process. The same as in codecs/open_inference.py.
@@ -43,7 +43,7 @@ class JsonOutputs:
         """Write the JSON of a streamed part now, in place: models that stream are not asked for much JSON."""
         for at, tensor in enumerate(piece.outputs):
             if self._is_json(tensor):
-                piece.outputs[at] = json_output(tensor, null=self._null)
+                piece.outputs[at] = encode_json_output(tensor, null=self._null)
                 release([tensor])
 
     def encode(self, answer: InferenceResponse, done: Callable[[Outcome], None]) -> None:
@@ -66,7 +66,7 @@ class JsonOutputs:
         for at in places:
             tensor = answer.tensors[at]
             try:
-                answer.outputs[at] = json_output(tensor, null=self._null)
+                answer.outputs[at] = encode_json_output(tensor, null=self._null)
             except MooringError as error:
                 release(answer.outputs)
                 return error
@@ -76,7 +76,7 @@ class JsonOutputs:
     def _encode_elsewhere(
         self, answer: InferenceResponse, places: list[int], done: Callable[[Outcome], None]
     ) -> None:
-        kept, lent = shared([answer.tensors[at] for at in places], 2)
+        kept, lent = share_tensors([answer.tensors[at] for at in places], 2)
         for at, tensor in zip(places, kept, strict=True):
             answer.outputs[at] = tensor
 
@@ -106,7 +106,7 @@ class JsonOutputs:
         tensors = [answer.tensors[at] for at in places]
 
         def encode() -> list[JsonOutput]:
-            return [json_output(tensor, null=self._null) for tensor in tensors]
+            return [encode_json_output(tensor, null=self._null) for tensor in tensors]
 
         def encoded(task: "asyncio.Future[list[JsonOutput]]") -> None:
             error = task.exception()
@@ -140,7 +140,7 @@ def take_over_json(request: InferenceRequest) -> OutputSelection | None:
 def _size(tensor: Tensor) -> int:
     """Bytes of an output, or more than the limit for so many elements that to count them takes long."""
     if isinstance(tensor.data, list):
-        return _INLINE_JSON_LIMIT + 1 if len(tensor.data) > FEW else sum(map(len, tensor.data))
+        return _INLINE_JSON_LIMIT + 1 if len(tensor.data) > MAX_UNPACKED else sum(map(len, tensor.data))
     return len(tensor.data)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mooring.backends.backend import Backend, Concurrent
-from mooring.codecs.raw import bfloat16, join_texts, raw_size, split_texts
+from mooring.codecs.raw import join_texts, raw_size, round_to_bfloat16, split_texts
 from mooring.core.errors import ModelLoadFailed, MooringError
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Step
 from mooring.core.service import ModelMetadata, Outcome, Reply
@@ -102,7 +102,7 @@ def _make_elements(spec: WarmupInput) -> bytes:
     if spec.datatype == "BYTES":
         return join_texts([b"%d" % (number * _MOST_RANDOM) if number else b"" for number in numbers])
     if spec.datatype == "BF16":
-        return bfloat16(numbers).tobytes()
+        return round_to_bfloat16(numbers).tobytes()
     kind = np.dtype(NUMPY_TYPES[spec.datatype])
     if kind.kind == "b":
         return (numbers >= 0.5).tobytes()

@@ -18,10 +18,10 @@ import numpy as np
 
 from mooring.backends.handler import json_text
 from mooring.backends.handler.envelopes import Asked, BaseEnvelope, demand_names
-from mooring.codecs.instances import instances_in
+from mooring.codecs.instances import find_instances
 from mooring.codecs.nonfinite import BY_PROTOCOL
 from mooring.codecs.open_inference import decode_v2_inputs
-from mooring.codecs.packed import pack_rows, unpack
+from mooring.codecs.packed import pack_predictions, unpack_tensor
 from mooring.codecs.requested_outputs import NO_LABELS, encode_outputs
 from mooring.core.buffers import Payload
 from mooring.core.errors import InvalidInput, InvalidOutput
@@ -72,7 +72,7 @@ class BodyForm(RowForm):
         decode = self._decode
         for tensor in request.inputs:
             if tensor.packed:
-                unpack(tensor)
+                unpack_tensor(tensor)
         return {tensor.name: field(tensor, tensor.data[0], decode) for tensor in request.inputs}
 
     def answer(
@@ -124,7 +124,7 @@ class InstancesForm(RowForm):
     ) -> InferenceResponse:
         elements = [_compact(result) for result in results]
         outputs = [Tensor("predictions", "BYTES", [len(elements)], elements)]
-        pack_rows(outputs)
+        pack_predictions(outputs)
         return InferenceResponse([*outputs], head=head)
 
 
@@ -277,7 +277,7 @@ def _instances_of(payload: Payload) -> list[Any]:
         body = json_text.load(payload)
     except ValueError as error:
         raise InvalidInput(f"the body is not JSON: {error}") from None
-    return list(instances_in(body))
+    return list(find_instances(body))
 
 
 def _rows_of(payload: Payload) -> list[Any]:

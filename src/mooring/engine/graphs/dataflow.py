@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from mooring.codecs.packed import elements_of, pack_rows
+from mooring.codecs.packed import pack_predictions, split_predictions
 from mooring.codecs.requested_outputs import NO_LABELS, encode_outputs
 from mooring.core.buffers import LARGE, Buffer, Payload
 from mooring.core.errors import InvalidInput, InvalidOutput
@@ -108,7 +108,9 @@ def _body_bytes(answer: InferenceResponse) -> bytes:
 
 def _merge_rows(answers: Answers, name: str) -> Tensor:
     """A BYTES tensor whose rows are JSON objects: node -> its row. Raises ``InvalidOutput`` for unequal numbers of rows."""
-    columns = {node: elements_of(answer.tensors[0]) for node, answer in answers.items() if answer.outputs}
+    columns = {
+        node: split_predictions(answer.tensors[0]) for node, answer in answers.items() if answer.outputs
+    }
     counts = {len(column) for column in columns.values()}
     if len(counts) != 1 or len(columns) != len(answers):
         counted = ", ".join(f"'{node}' {len(column)}" for node, column in columns.items())
@@ -120,7 +122,7 @@ def _merge_rows(answers: Answers, name: str) -> Tensor:
     for answer in answers.values():
         release(answer.outputs)
     tensor = Tensor(name, "BYTES", [len(rows)], rows)
-    pack_rows([tensor])
+    pack_predictions([tensor])
     return tensor
 
 

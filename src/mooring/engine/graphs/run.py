@@ -29,7 +29,7 @@ from mooring.core.requests import (
     UndecodedBody,
 )
 from mooring.core.service import Done, Outcome, Ticket
-from mooring.core.tensors import Tensor, TensorSpec, release, shared
+from mooring.core.tensors import Tensor, TensorSpec, release, share_tensors
 from mooring.engine.body_reader import ReadBody, is_undecoded
 from mooring.engine.graphs.dataflow import (
     Answers,
@@ -99,7 +99,7 @@ class NodeInputs(NamedTuple):
     def shares(self, count: int) -> "list[NodeInputs]":
         """The same for so many nodes or tries, each of which releases its own; takes this one over."""
         bodies = [None] * count if self.body is None else self.body.shares(count)
-        return [NodeInputs(*each) for each in zip(shared(self.tensors, count), bodies, strict=True)]
+        return [NodeInputs(*each) for each in zip(share_tensors(self.tensors, count), bodies, strict=True)]
 
     def release(self) -> None:
         """Give back the memory: nobody will be asked with it."""
@@ -282,7 +282,7 @@ class GraphRun:
 
     def _hand_to_children(self, name: str, answer: InferenceResponse) -> None:
         children = self._graph.children[name]
-        for child, outputs in zip(children, shared(answer.outputs, len(children)), strict=True):
+        for child, outputs in zip(children, share_tensors(answer.outputs, len(children)), strict=True):
             copy = InferenceResponse(outputs, head=answer.head)
             self._answers.setdefault(child, {})[name] = copy
         for child in children:

@@ -9,8 +9,8 @@ from collections import deque
 
 import msgspec
 
-from mooring.codecs.protobuf_tensors import Layout
-from mooring.codecs.tensor_json import decode
+from mooring.codecs.protobuf_tensors import ContentsLayout
+from mooring.codecs.tensor_json import decode_json
 from mooring.codecs.v2_json import decode_request
 from mooring.core.buffers import LARGE, Buffer, view_of
 from mooring.core.errors import InvalidInput, ModelNotFound
@@ -168,13 +168,13 @@ class InferenceSession:
             parameters=schedule.parameters,
             deadline=schedule.deadline,
             priority=schedule.priority,
-            layout=Layout.BARE,
+            layout=ContentsLayout.BARE,
         )
 
     def _undecoded_request(self, model: str, message: bytes) -> InferenceRequest:
         # A buffer travels uncopied, however large it is.
         body = UndecodedBody(BodyKind.V2, Buffer(memoryview(message)))
-        return InferenceRequest(model, "", "", [], layout=Layout.BARE, body=body)
+        return InferenceRequest(model, "", "", [], layout=ContentsLayout.BARE, body=body)
 
     def _require_model(self, model: str) -> None:
         try:
@@ -245,7 +245,7 @@ def _read_model_name(message: bytes) -> str:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
-        document = decode(message)  # accepts NaN, as every other JSON route does
+        document = decode_json(message)  # accepts NaN, as every other JSON route does
     except InvalidInput:
         raise _NotARequest("No JSON could be parsed in the request") from None
     model = document.get("model") if isinstance(document, dict) else None

@@ -7,8 +7,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mooring.codecs.compression import deflate, preferred
-from mooring.codecs.generate import json_object
+from mooring.codecs.compression import choose_coding, deflate
+from mooring.codecs.generate import decode_object
 from mooring.core.buffers import LARGE, Buffer, Payload, view_of
 from mooring.core.errors import MooringError
 from mooring.protocols.answer_tasks import AnswerTasks
@@ -42,7 +42,7 @@ class Bodies:
 
         def read(body: Payload) -> None:
             try:
-                document = json_object(body)
+                document = decode_object(body)
             finally:
                 if isinstance(body, Buffer):
                     body.release()
@@ -59,7 +59,7 @@ class Bodies:
     ) -> None:
         """Answer with a body in pieces, compressed where the client asks for it."""
         accept = exchange.fields.get(b"accept-encoding")
-        coding = preferred(accept.decode("latin-1")) if accept is not None else ""
+        coding = choose_coding(accept.decode("latin-1")) if accept is not None else ""
         size = sum(map(len, pieces)) if coding else 0
         if size < _WORTH_IT:
             exchange.respond_in_pieces(status, list(pieces), head, reason=reason)

@@ -12,10 +12,10 @@ from mooring.codecs.generate import (
     INFER_FORM,
     GenerateBody,
     decode_generate,
-    take_form,
+    pop_body_form,
 )
-from mooring.codecs.packed import unpacked
-from mooring.codecs.tensor_json import encode
+from mooring.codecs.packed import with_plain_data
+from mooring.codecs.tensor_json import encode_json
 from mooring.codecs.v2_json import JSON_ONLY, encode_response
 from mooring.core.buffers import LARGE, Buffer, Payload, view_of
 from mooring.core.errors import InvalidInput, ModelFailed, MooringError
@@ -54,7 +54,7 @@ class _Written:
 
     def document(self, response: InferenceResponse) -> bytes:
         """The JSON of a response, whose memory is given back."""
-        form = take_form(response)
+        form = pop_body_form(response)
         if self._body is not None:
             given, v2 = self._body.id, self._body.v2
         else:
@@ -83,8 +83,8 @@ def _value(tensor: Output, null: bool) -> bytes:
     if type(tensor) is JsonOutput:
         text = bytes(view_of(tensor.data))
         return text[1:-1] if math.prod(tensor.shape) == 1 else text
-    array = unpacked(tensor).array()
-    return encode(array.reshape(()) if array.size == 1 else array.reshape(-1), null=null)
+    array = with_plain_data(tensor).array()
+    return encode_json(array.reshape(()) if array.size == 1 else array.reshape(-1), null=null)
 
 
 class GenerateAnswer(V2Answer, eq=False):

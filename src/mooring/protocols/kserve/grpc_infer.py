@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from mooring.codecs import protobuf
-from mooring.codecs.protobuf_tensors import Layout, Part, Regions
+from mooring.codecs.protobuf_tensors import ContentsLayout, Part, Regions
 from mooring.codecs.v2_json import names_region
 from mooring.core.buffers import Allocator, Buffer, Payload
 from mooring.core.errors import ElsewhereOnly, InvalidInput, ModelNotReady, MooringError, Unsupported
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import InferenceService, Outcome, Ticket
-from mooring.core.tensors import RequestValue, release, shares_of
+from mooring.core.tensors import RequestValue, release, share_payload
 from mooring.observability.logs import get_logger
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.grpc_errors import describe_error, internal_error_text, to_status_error
@@ -45,7 +45,7 @@ class Told(msgspec.Struct, gc=False):
     """
 
     request: InferenceRequest
-    layout: Layout
+    layout: ContentsLayout
     id: str
     empty_final: bool
 
@@ -121,7 +121,7 @@ class Inference:
         """
         if self.relay is None:
             return self.read(message, call)
-        message, kept = shares_of(message, 2)
+        message, kept = share_payload(message, 2)
         try:
             return self.read(message, call)
         except ElsewhereOnly:
@@ -354,7 +354,7 @@ class _StreamedRequest:
 
     def __init__(self, stream: _Stream) -> None:
         self._stream = stream
-        self._told = Told(InferenceRequest("", "", "", []), Layout.RAW, "", False)
+        self._told = Told(InferenceRequest("", "", "", []), ContentsLayout.RAW, "", False)
         self._ticket: Ticket | None = None
         self._over = False
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from mooring.codecs.instances import instances_of
-from mooring.codecs.packed import rows_text
+from mooring.codecs.instances import split_instances
+from mooring.codecs.packed import join_predictions
 from mooring.core.buffers import LARGE, Payload
 from mooring.core.errors import InvalidInput, ModelNotReady, MooringError, Unsupported
 from mooring.core.requests import (
@@ -45,7 +45,7 @@ def _decode_small(body: Payload) -> tuple[list[Tensor], UndecodedBody | None]:
     if len(body) > LARGE:
         # Half a millisecond of JSON here would be half a millisecond for every client.
         return [], UndecodedBody(BodyKind.V1, body)
-    instances = instances_of(bytes(body))
+    instances = split_instances(bytes(body))
     return [Tensor("instances", "BYTES", [len(instances)], instances)], None
 
 
@@ -60,7 +60,7 @@ class _InstancesAnswer(Answer, eq=False):
         if len(elements) == 1 and type(elements[0]) is bytes:
             body = self._key + elements[0] + b"]}"
         elif elements:
-            body = self._key + rows_text(outcome.tensors[0]) + b"]}"
+            body = self._key + join_predictions(outcome.tensors[0]) + b"]}"
             release(outcome.outputs)
         else:
             body = self._key + b"]}"
@@ -159,7 +159,7 @@ class KServeV1:
 
         def predict(exchange: Exchange) -> None:
             try:
-                instances = instances_of(bytes(exchange.body))
+                instances = split_instances(bytes(exchange.body))
             except InvalidInput:
                 instances = []
             if not instances:

@@ -19,16 +19,16 @@ from mooring.codecs.v2_json import (
     Regions,
     decode_request,
     encode_response,
+    encode_short_answer,
     refuse_regions,
     select_outputs,
-    short_answer,
 )
 from mooring.codecs.v2_json_templates import JsonTemplates
 from mooring.core.buffers import LARGE, Buffer, Payload
 from mooring.core.errors import ElsewhereOnly, InvalidInput, MooringError, Unsupported
 from mooring.core.requests import NOBODY, SERVER, BodyKind, InferenceRequest, InferenceResponse, UndecodedBody
 from mooring.core.service import InferenceService
-from mooring.core.tensors import NUMPY_TYPES, Tensor, TensorSpec, release, shares_of
+from mooring.core.tensors import NUMPY_TYPES, Tensor, TensorSpec, release, share_payload
 from mooring.protocols.answers import Answer
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.endpoints import Endpoint
@@ -90,7 +90,7 @@ class InferAnswer(V2Answer, eq=False):
             outcome, self._only = self._only, None
         exchange = self._exchange
         if self._wanted is JSON_ONLY and self._dialect is V2 and b"accept-encoding" not in exchange.fields:
-            text = short_answer(outcome, self._target.model, self._given or "")
+            text = encode_short_answer(outcome, self._target.model, self._given or "")
             if text is not None:
                 self._responses.send_answer(exchange, self._id, JSON, text)
                 return
@@ -294,7 +294,9 @@ class KServeV2:
             deadline = read_deadline(exchange)
             body = exchange.take_body()
             if self._relay is not None:
-                exchange.body, body = shares_of(body, 2)  # who relays the request needs its body once more
+                exchange.body, body = share_payload(
+                    body, 2
+                )  # who relays the request needs its body once more
             self._infer(exchange, asked, body, deadline)
         except ElsewhereOnly:
             assert self._relay is not None

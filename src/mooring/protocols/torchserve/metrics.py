@@ -2,7 +2,7 @@
 
 from urllib.parse import parse_qs
 
-from mooring.codecs.compression import deflate, preferred
+from mooring.codecs.compression import choose_coding, deflate
 from mooring.observability.metrics import CONTENT_TYPE, Metrics
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.responses import Responses
@@ -30,7 +30,7 @@ class TorchServeMetrics:
         """Answer with all metrics, or those that ``name[]`` names; compressed if the client accepts a coding."""
         names = parse_qs(match.query.decode("latin-1")).get("name[]")
         text = self._metrics.text(set(names) if names else None)
-        coding = preferred(exchange.fields.get(b"accept-encoding", b"").decode("latin-1"))
+        coding = choose_coding(exchange.fields.get(b"accept-encoding", b"").decode("latin-1"))
         if not coding:
             self._responses.send_body(exchange, text, CONTENT_TYPE)
             return
