@@ -28,6 +28,12 @@ class Eager(Server):
     PROGRAM = (sys.executable, HERE / "eager.py")
 
 
+class OnlyFrontends(Server):
+    """A server whose first process leaves all connections to frontend processes."""
+
+    PROGRAM = (sys.executable, HERE / "only_frontends.py")
+
+
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory):
     return Authority(tmp_path_factory.mktemp("authority") / "ca")
@@ -233,3 +239,17 @@ def test_few_connections_are_the_first_process_s_whatever_their_kind(start):
             assert [each.ask() for each in connections] == [ANSWER] * 20
             assert [sockets(each) for each in frontends(server)] == idle
         stopped(server)
+
+
+def test_every_process_shows_a_renewed_certificate(start, authority):
+    server, clients = start(OnlyFrontends, "https", "--deal-connections=evenly")
+
+    def shown():
+        address = "127.0.0.1", clients.port
+        return {ssl.get_server_certificate(address, timeout=PATIENCE) for _ in range(8)}
+
+    (before,) = shown()
+    after = authority.issue().cert.read_text()
+    assert after != before
+    until(lambda: shown() == {after})
+    stopped(server)
