@@ -436,3 +436,21 @@ def test_requests_in_amd_s_dialect_are_counted_once_whichever_process_gets_them(
         shared_memory.destroy_shared_memory_region(region)
     wanted = {"GET": before["GET"] + 60, "POST": before["POST"] + 40, "native": 0}
     until(lambda: ingress() == wanted)
+
+
+def test_requests_that_wait_in_any_process_are_shown_as_pending(server):
+    with ExitStack() as stack:
+        wires = [stack.enter_context(Wire(server.port)) for _ in range(12)]
+        for wire in wires:
+            wire.send(request("POST", "/predictions/counter", b'{"seconds": 0.5}'))
+
+        def pending():
+            with Wire(server.ports[1]) as wire:
+                wire.send(request("GET", "/models/counter"))
+                (described,) = wire.answer().json()
+            return described["jobQueueStatus"]["pendingRequests"]
+
+        # Two workers have one of each of the three processes at most; all others wait.
+        until(lambda: pending() >= len(wires) - 2 * FRONTENDS)
+        assert {wire.answer().code for wire in wires} == {200}
+        until(lambda: pending() == 0)

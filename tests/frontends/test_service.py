@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import time
+from unittest.mock import Mock
 
 import pytest
 
@@ -148,4 +149,5 @@ async def test_the_counts_of_a_frontend_are_added_to_the_first_process_s(sides):
     assert not other.take()
     assert counted.ingress == {"GET": 2, "POST": 0}
     assert counted.responses.classes[2] == 1
-    assert sides.supervisor.waiting() == 4
+    assert sides.supervisor.waiting(Mock(number=3)) == 4
+    assert sides.supervisor.waiting(Mock(number=4)) == 0

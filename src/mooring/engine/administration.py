@@ -72,7 +72,7 @@ class Administration(ModelAdministration):
     def describe(self, model: str, version: str = "") -> Sequence[ModelDescription]:
         found = self._engine.registry.model(model)
         versions = list(found.versions.values()) if version == "all" else [found.version(version)]
-        return [_described(one, found) for one in versions]
+        return [_described(one, found, self._engine.waiting_for(one)) for one in versions]
 
     def index(self) -> Sequence[ModelState]:
         registry = self._engine.registry
@@ -427,7 +427,7 @@ def _duration(count: int, seconds: float) -> Duration:
     return Duration(count, int(seconds * 1e9))
 
 
-def _described(version: ModelVersion, model: Model) -> ModelDescription:
+def _described(version: ModelVersion, model: Model, pending: int) -> ModelDescription:
     spec, error = version.spec, version.error
     pool = version.pool
     return ModelDescription(
@@ -451,7 +451,7 @@ def _described(version: ModelVersion, model: Model) -> ModelDescription:
         client_timeout=spec.timeouts.client_timeout,
         queue_size=spec.limits.queue_size,
         use_venv=bool(spec.venv),
-        pending=version.scheduler.waiting if version.scheduler is not None else 0,
+        pending=pending,
         loaded_at_startup=version.loaded_at_startup,
         workers=[
             WorkerDescription(

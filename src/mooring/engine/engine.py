@@ -245,7 +245,12 @@ class Engine(InferenceService):
 
     def waiting(self) -> int:
         """How many requests wait for a worker, over all models."""
-        return sum(version.scheduler.waiting for version in self.registry if version.scheduler is not None)
+        return sum(map(self.waiting_for, self.registry))
+
+    def waiting_for(self, version: ModelVersion) -> int:
+        """How many requests wait for a worker of a version, in all processes."""
+        own = version.scheduler.waiting if version.scheduler is not None else 0
+        return own + self._frontends.waiting(version)
 
     def expect(self, spec: ModelSpec) -> None:
         """A model that ``deploy`` will be asked for: its libraries are imported meanwhile, and until it is loaded this

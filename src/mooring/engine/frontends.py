@@ -24,6 +24,9 @@ class Frontends(Protocol):
     async def retire(self, version: ModelVersion) -> None:
         """Return when no frontend has a request in the version, nor sends it another one."""
 
+    def waiting(self, version: ModelVersion) -> int:
+        """How many requests wait for a version in the frontends, by their last reports."""
+
     def check(self, now: float) -> None:
         """End frontends that are frozen. Called a few times a second."""
 
@@ -43,6 +46,9 @@ class SingleProcess(Frontends):
 
     async def retire(self, version: ModelVersion) -> None:
         pass
+
+    def waiting(self, version: ModelVersion) -> int:
+        return 0
 
     def check(self, now: float) -> None:
         pass

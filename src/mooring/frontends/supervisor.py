@@ -243,9 +243,9 @@ class FrontendSupervisor:
             frontend.forget()
         await asyncio.gather(*(frontend.end(1.0) for frontend in self.processes))
 
-    def waiting(self) -> int:
-        """How many requests wait in all of them, over all models, by their last reports."""
-        return sum(sum(frontend.waiting.values()) for frontend in self.processes)
+    def waiting(self, version: ModelVersion) -> int:
+        """How many requests wait for a version in all of them, by their last reports."""
+        return sum(frontend.waiting.get(version.number, 0) for frontend in self.processes)
 
     def set_tokens(self, tokens: Mapping[Access, Token]) -> None:
         """Have them check calls against these tokens."""

@@ -222,7 +222,7 @@ class Server:
             tokens=self._tokens,
         )
         if self._dialect is AMD:
-            AmdMetrics(self._metrics, lambda: self.engine.waiting() + self._frontends.waiting())
+            AmdMetrics(self._metrics, self.engine.waiting)
         self._services = Services(
             inference=self.engine,
             responses=self._responses,
