@@ -9,9 +9,10 @@ import pytest
 from model_kit import model_spec
 
 from mooring.core.errors import ErrorRecord
+from mooring.core.options import QueuePolicy
 from mooring.frontends import messages
 from mooring.frontends.service import FrontendService
-from mooring.frontends.supervisor import FrontendSupervisor
+from mooring.frontends.supervisor import FrontendSupervisor, shareable
 from mooring.ipc.arena import Arena
 from mooring.observability.metrics import Metrics
 
@@ -75,3 +76,18 @@ async def test_a_frontend_has_left_a_version_that_it_does_not_serve_any_more(fir
     keeper.send(messages.WorkerDied(7, "9000", ErrorRecord("WorkerDied", "Worker died."), retry=False))
     keeper.send(messages.DetachWorker(7, "9001", 3))
     assert await asyncio.wait_for(done_orders(heard, 3), 5) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "shared"),
+    [
+        ({}, True),
+        ({"queue_policy": QueuePolicy(levels=2)}, True),
+        ({"queue_policy": QueuePolicy(ordered=True)}, False),
+        ({"stepwise": True}, False),
+        ({"job_ticket": True}, False),
+        ({"stages": ("one", "two")}, False),
+    ],
+)
+def test_models_whose_requests_depend_on_each_other_are_the_first_process_s_alone(options, shared):
+    assert shareable(model_spec(backend="onnx", **options)) is shared

@@ -456,11 +456,13 @@ class VersionSharing:
 
 def shareable(spec: ModelSpec) -> bool:
     """Whether any frontend may send to its workers: not where requests depend on each other, or on who else is served."""
+    policy = spec.limits.queue_policy
     alone = (
         spec.stages
         or spec.following
         or spec.sequence.enabled
         or spec.batching.stepwise
         or spec.limits.job_ticket
+        or (policy is not None and policy.ordered)
     )
     return not alone
