@@ -167,10 +167,14 @@ def test_what_was_asked_is_answered_when_the_server_ends_while_connections_move(
 
 def test_a_frontend_that_is_killed_while_connections_move_takes_only_its_own_with_it(start):
     server = start()
-    with Clients(server) as clients:
-        until(lambda: clients.faults or min(clients.answered) > 20)
-        frontends(server)[0].kill()
-        until(lambda: server.log.count("frontend listening") == 3)
+    # By chance all eight connections may be in the one process: hardly ever five times in a row.
+    for listening in range(3, 8):
+        with Clients(server) as clients:
+            until(lambda: clients.faults or min(clients.answered) > 20)
+            frontends(server)[0].kill()
+            until(lambda wanted=listening: server.log.count("frontend listening") == wanted)
+        if len(clients.faults) < 8:
+            break
     assert len(clients.faults) < 8
     assert server.predict("double", '{"x": [4]}').json() == {"y": [8]}
     with Clients(server) as clients:
