@@ -62,11 +62,12 @@ def admit(scheduler: RequestScheduler, request: InferenceRequest, done: Done) ->
     if form is not INSTANCES:
         return scheduler.submit(request, done, 1 if form is BODY else request.rows or 1)
     rows = request.rows
-    # A handler that goes step by step has a row for each request.
-    most = 1 if options.batching.stepwise else options.batching.max_batch_size
-    if rows > most and not options.sequence.enabled:
-        return SplitRequest(scheduler, request, done, most)
-    if rows == 0:
+    if rows > 1:
+        # A handler that goes step by step has a row for each request.
+        most = 1 if options.batching.stepwise else options.batching.max_batch_size
+        if rows > most and not options.sequence.enabled:
+            return SplitRequest(scheduler, request, done, most)
+    elif rows == 0:
         spec = scheduler.spec
         done(
             InferenceResponse(

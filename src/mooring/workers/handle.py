@@ -226,12 +226,22 @@ class WorkerHandle:
         self.sent_at = time.monotonic()
         self.served += len(works)
         self._message = works
-        self._outstanding = {work.key: work for work in works}
-        self.process.progress.send(self.process.channel, len(works))
-        lent = [work.answer_slot for work in works]
-        slots = [None if each is None else each.slot for each in lent] if any(lent) else None
+        outstanding: dict[int, Work] = {}
+        requests: list[InferenceRequest] = []
+        lends = False
+        for work in works:
+            outstanding[work.key] = work
+            requests.append(work.request)
+            if work.answer_slot is not None:
+                lends = True
+        self._outstanding = outstanding
+        process = self.process
+        process.progress.send(process.channel, len(works))
+        slots = (
+            [None if each.answer_slot is None else each.answer_slot.slot for each in works] if lends else None
+        )
         try:
-            self._writer.send(Batch(list(self._outstanding), [work.request for work in works], slots))
+            self._writer.send(Batch(list(outstanding), requests, slots))
         except (MemoryError, OverflowError):
             self._refuse_unsent(works)
         self._borrowed = _codec.lent or slots is not None
@@ -334,8 +344,7 @@ class WorkerHandle:
         if self.capacity:
             self._handle_concurrent_results(results)
             return
-        pop = self._outstanding.pop
-        works = [pop(key) for key in results.keys]
+        works = list(map(self._outstanding.pop, results.keys))
         now = time.monotonic()
         way, self.sent_at = now - self.sent_at, now
         owner = self._pool.owner
