@@ -153,24 +153,24 @@ async def test_at_the_start_a_model_of_too_many_workers_is_failed_and_the_others
     harness.engine._capacity = Capacity(6, "3 for each core")
     common = {"version": "1", "backend": "builtin", "location": "", "entry": "echo"}
     greedy = model_spec(name="greedy", min_workers=7, max_workers=7, **common)
-    version = await harness.engine.deploy(greedy, at_startup=True)
+    version = await harness.engine.deploy_version(greedy, at_startup=True)
     assert version.state is State.FAILED
     assert "7 workers are too many" in harness.administration.describe("greedy")[0].reason
     assert not harness.administration.describe("greedy")[0].workers
-    assert (await harness.engine.deploy(model_spec(name="modest", **common), at_startup=True)).ready
+    assert (await harness.engine.deploy_version(model_spec(name="modest", **common), at_startup=True)).ready
 
 
 async def test_what_is_unloaded_while_it_gets_workers_is_not_found_and_keeps_none(harness):
     harness.write("slow", "import time\ntime.sleep(0.5)\ndef infer(inputs):\n    return {'y': 1}\n")
     await harness.administration.load("slow")
-    version = harness.engine.registry.find("slow")
+    version = harness.engine.registry.find_version("slow")
     scaling = asyncio.create_task(harness.administration.scale("slow", least=3, most=3))
     await asyncio.sleep(0.1)
     await harness.administration.unload("slow")
     with pytest.raises(ModelNotFound, match="unloaded meanwhile"):
         await scaling
     with pytest.raises(ModelNotFound, match="unloaded meanwhile"):
-        await harness.engine.resize(version, 2, 2)
+        await harness.engine.resize_workers(version, 2, 2)
     assert not version.pool.wanted
 
 
@@ -656,7 +656,9 @@ async def test_files_that_a_client_sends_are_the_whole_model(harness):
 
 async def test_a_model_that_is_missed_may_be_unloaded_and_is_missed_no_more(harness):
     registry = harness.engine.registry
-    registry.miss("gone", "", Unavailable(str(harness.repository / "gone"), "a typing error", asked_for=True))
+    registry.note_missing(
+        "gone", "", Unavailable(str(harness.repository / "gone"), "a typing error", expected=True)
+    )
     assert not harness.engine.ready()
     assert not harness.engine.healthy()
     await harness.administration.unload("gone")

@@ -37,18 +37,18 @@ class Models:
         policy = self.policy if policy == "mine" else policy
         spec = model_spec(name="m", version=version, backend="function", location=".", version_policy=policy)
         added = ModelVersion(spec)
-        self.registry.add(added)
-        added.begin(Queue(), None)
+        self.registry.add_version(added)
+        added.start_loading(Queue(), None)
         return added
 
     def ready(self, version):
         added = self.add(version)
-        added.report(ModelMetadata("m"))
+        added.on_worker_event(ModelMetadata("m"))
         return added
 
     @property
     def default(self):
-        return self.registry.find("m").spec.version
+        return self.registry.find_version("m").spec.version
 
 
 @pytest.fixture
@@ -86,38 +86,41 @@ def test_while_none_is_ready_requests_wait_for_the_highest_that_may_be(repositor
 def test_a_lower_one_takes_over_before_the_highest_is_gone(repository):
     repository.ready("1")
     newer = repository.ready("2")
-    repository.registry.remove(newer)
+    repository.registry.remove_version(newer)
     assert repository.default == "1"
-    newer.unload()
-    newer.unloaded()
+    newer.start_unloading()
+    newer.finish_unloading()
     assert repository.default == "1"
 
 
 def test_what_an_operator_chose_stays_until_it_goes(repository):
     old = repository.ready("1")
-    repository.registry.model("m").choose("1")
+    repository.registry.find_model("m").choose_default("1")
     repository.ready("2")
-    assert (repository.default, repository.registry.model("m").rule) == ("1", DefaultRule.CHOSEN)
+    assert (repository.default, repository.registry.find_model("m").default_rule) == ("1", DefaultRule.CHOSEN)
     old._lifecycle.move(State.LOADING)
     assert repository.default == "1"
-    repository.registry.remove(old)
-    assert (repository.default, repository.registry.model("m").rule) == ("2", DefaultRule.HIGHEST)
+    repository.registry.remove_version(old)
+    assert (repository.default, repository.registry.find_model("m").default_rule) == (
+        "2",
+        DefaultRule.HIGHEST,
+    )
 
 
 def test_of_archives_the_first_that_was_registered_answers():
     archives = Models()
     first = archives.ready("2.0")
     archives.ready("10.0")
-    assert (archives.default, archives.registry.model("m").rule) == ("2.0", DefaultRule.FIRST)
+    assert (archives.default, archives.registry.find_model("m").default_rule) == ("2.0", DefaultRule.FIRST)
     first._lifecycle.move(State.LOADING)
     assert archives.default == "2.0"
-    archives.registry.remove(first)
+    archives.registry.remove_version(first)
     assert archives.default == "10.0"
 
 
 def test_an_archive_beside_versions_of_a_repository_does_not_take_over(repository):
     repository.ready("1")
-    repository.add("7.0", None).report(ModelMetadata("m"))
+    repository.add("7.0", None).on_worker_event(ModelMetadata("m"))
     repository.ready("2")
     assert repository.default == "1"
 
@@ -126,11 +129,11 @@ def test_a_version_that_was_loaded_anew_is_the_default_as_the_old_one_was(reposi
     repository.ready("1")
     old = repository.ready("2")
     new = ModelVersion(old.spec)
-    new.begin(Queue(), None)
-    new.report(ModelMetadata("m"))
-    repository.registry.exchange(old, new)
-    old.unload()
-    assert repository.registry.find("m") is new
+    new.start_loading(Queue(), None)
+    new.on_worker_event(ModelMetadata("m"))
+    repository.registry.replace_version(old, new)
+    old.start_unloading()
+    assert repository.registry.find_version("m") is new
     new._lifecycle.move(State.LOADING)
     assert repository.default == "1"
 
@@ -149,7 +152,7 @@ def test_whatever_happens_the_default_is_ready_where_any_is_and_the_highest_of_t
         if version not in versions:
             versions[version] = models.add(version)
         elif move == "remove":
-            models.registry.remove(versions.pop(version))
+            models.registry.remove_version(versions.pop(version))
         elif move in MOVES[versions[version].state]:
             versions[version]._lifecycle.move(move)
         ready = [int(name) for name, each in versions.items() if each.ready]
@@ -161,26 +164,26 @@ def test_whatever_happens_the_default_is_ready_where_any_is_and_the_highest_of_t
 
 def test_what_the_start_asked_for_is_missed_until_it_is_there_or_nobody_wants_it():
     registry = Registry()
-    registry.miss("m", "", Unavailable("/r/m", "a typing error", asked_for=True))
-    registry.miss("m", "", Unavailable("/r/m", "another one"))
-    registry.miss("other", "", Unavailable("/r/other", "never asked for"))
-    assert registry.incomplete
+    registry.note_missing("m", "", Unavailable("/r/m", "a typing error", expected=True))
+    registry.note_missing("m", "", Unavailable("/r/m", "another one"))
+    registry.note_missing("other", "", Unavailable("/r/other", "never asked for"))
+    assert registry.lacks_expected
     assert registry.unavailable["m", ""].reason == "another one"
-    registry.stop_missing("called_so", "/r/m")
-    assert not registry.incomplete
+    registry.forget_missing("called_so", "/r/m")
+    assert not registry.lacks_expected
     assert list(registry.unavailable) == [("other", "")]
 
 
 def test_a_model_of_which_nothing_can_be_loaded_is_missed_as_a_whole():
     registry = Registry()
-    registry.miss("m", "1", Unavailable("/r/m", "why", asked_for=True))
-    registry.miss("m", "", Unavailable("/r/m", "it is empty"))
-    assert registry.unavailable == {("m", ""): Unavailable("/r/m", "it is empty", asked_for=True)}
+    registry.note_missing("m", "1", Unavailable("/r/m", "why", expected=True))
+    registry.note_missing("m", "", Unavailable("/r/m", "it is empty"))
+    assert registry.unavailable == {("m", ""): Unavailable("/r/m", "it is empty", expected=True)}
 
 
 def test_one_version_that_is_there_leaves_the_others_missing():
     registry = Registry()
     for version in ("", "1", "2"):
-        registry.miss("m", version, Unavailable("/r/m", "why", asked_for=True))
-    registry.stop_missing("m", "/r/m", "1")
+        registry.note_missing("m", version, Unavailable("/r/m", "why", expected=True))
+    registry.forget_missing("m", "/r/m", "1")
     assert list(registry.unavailable) == [("m", "2")]

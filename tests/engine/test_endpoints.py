@@ -15,16 +15,16 @@ class Server:
         self.endpoints = WorkerEndpoints()
 
     def load(self, worker="cplusplus", fails=False, **parameters):
-        found = self.endpoints.find(worker, parameters)
+        found = self.endpoints.find_endpoint(worker, parameters)
         if found is not None:
             if parameters.get("share") is False:
-                self.endpoints.share(found)
+                self.endpoints.add_instance(found)
             return found
-        name = self.endpoints.name(worker)
+        name = self.endpoints.next_name(worker)
         if fails:
-            self.endpoints.failed(worker)
+            self.endpoints.note_load_failure(worker)
         else:
-            self.endpoints.add(worker, name, parameters)
+            self.endpoints.add_endpoint(worker, name, parameters)
         return name
 
 
@@ -61,19 +61,19 @@ def test_instances_are_counted_and_loads_are_not():
     server.load(**ECHO)
     server.load(**ECHO)
     server.load(**ECHO, share=False)
-    assert server.endpoints.release("cplusplus") == 1
-    assert server.endpoints.release("cplusplus") == 0
-    assert server.endpoints.find("cplusplus", ECHO) is None
+    assert server.endpoints.release_instance("cplusplus") == 1
+    assert server.endpoints.release_instance("cplusplus") == 0
+    assert server.endpoints.find_endpoint("cplusplus", ECHO) is None
 
 
 def test_the_plain_name_comes_back_only_when_every_endpoint_of_the_worker_is_gone():
     server = Server()
     server.load(**ECHO)
     server.load(**ECHO, a=1)
-    server.endpoints.release("cplusplus")
+    server.endpoints.release_instance("cplusplus")
     assert server.load(**ECHO) == "cplusplus-1"
-    server.endpoints.release("cplusplus-0")
-    server.endpoints.release("cplusplus-1")
+    server.endpoints.release_instance("cplusplus-0")
+    server.endpoints.release_instance("cplusplus-1")
     assert server.load(**ECHO) == "cplusplus"
 
 
@@ -86,7 +86,7 @@ def test_no_two_living_endpoints_share_a_name_whatever_is_loaded_and_unloaded(st
         if step == "drop":
             endpoint = alive.pop(number, None)
             if endpoint is not None:
-                while server.endpoints.release(endpoint):
+                while server.endpoints.release_instance(endpoint):
                     pass
             continue
         extra = {"share": False} if step == "alone" else {}

@@ -34,7 +34,7 @@ class House:
 
     async def load(self, name="m", version="1", **settings):
         settings = {"backend": "x", "location": "", "min_workers": 1, "max_workers": 1} | settings
-        return await self.engine.deploy(model_spec(name=name, version=version, **settings))
+        return await self.engine.deploy_version(model_spec(name=name, version=version, **settings))
 
     def ask(self, model="m", version=""):
         outcomes = []
@@ -140,7 +140,7 @@ async def test_whether_a_request_would_be_refused_can_be_asked_before_it_is_ther
     house.ask()
     assert house.engine.overload_error("m") is not None
     assert house.engine.overload_error("nobody") is None
-    assert house.engine.waiting() == 1
+    assert house.engine.waiting_requests() == 1
 
 
 async def test_a_chain_is_ready_when_all_its_models_are_and_asks_them_in_turn(house):
@@ -152,7 +152,7 @@ async def test_a_chain_is_ready_when_all_its_models_are_and_asks_them_in_turn(ho
     assert house.engine.ready("c")
     outcomes = house.ask("c")
     await asyncio.sleep(0)
-    worker = house.engine.registry.find("a").pool.workers[0]
+    worker = house.engine.registry.find_version("a").pool.workers[0]
     worker.answer(InferenceResponse([Tensor("x", "FP32", [1], b"5678")]))
     await asyncio.sleep(0)
     assert b.pool.workers[0].sent[0][0].request.inputs[0].data == b"5678"
@@ -165,17 +165,17 @@ async def test_a_chain_is_ready_when_all_its_models_are_and_asks_them_in_turn(ho
 
 async def test_an_old_version_answers_until_the_new_one_is_ready(house):
     old = await house.load()
-    new = await house.engine.replace(old.spec)
-    assert house.engine.registry.find("m") is new
+    new = await house.engine.replace_version(old.spec)
+    assert house.engine.registry.find_version("m") is new
     assert (old.state, old.pool.stopped, new.ready) == (State.UNLOADED, True, True)
 
 
 async def test_where_the_new_version_fails_the_old_one_goes_on(house, failing):
     old = await house.load()
     failing(ModelLoadFailed("bad file"))
-    new = await house.engine.replace(old.spec)
+    new = await house.engine.replace_version(old.spec)
     assert not new.ready
-    assert house.engine.registry.find("m") is old
+    assert house.engine.registry.find_version("m") is old
     assert (old.ready, new.pool.stopped) == (True, True)
 
 
@@ -183,7 +183,7 @@ async def test_a_version_is_unloaded_when_the_last_request_is_answered(house):
     version = await house.load()
     outcomes = house.ask()
     await asyncio.sleep(0)
-    retiring = asyncio.ensure_future(house.engine.retire("m"))
+    retiring = asyncio.ensure_future(house.engine.retire_version("m"))
     await asyncio.sleep(0.03)
     assert (retiring.done(), version.pool.stopped) == (False, False)
     assert [type(outcome) for outcome in house.ask()] == [ModelNotFound]
@@ -199,7 +199,7 @@ async def test_a_version_is_unloaded_after_the_drain_limit_whoever_still_waits(m
     version = await house.load()
     house.ask()
     await asyncio.sleep(0)
-    await house.engine.retire("m")
+    await house.engine.retire_version("m")
     assert version.pool.stopped
     await house.engine.close()
 
@@ -219,29 +219,29 @@ async def test_the_server_is_drained_when_nothing_waits_and_nothing_runs(house):
 
 async def test_a_version_gets_as_many_workers_as_an_operator_says(house):
     version = await house.load()
-    assert await house.engine.resize(version, 3, 4)
+    assert await house.engine.resize_workers(version, 3, 4)
     assert (len(version.pool.workers), version.spec.scaling.min_workers) == (3, 3)
-    assert await house.engine.resize(version, 1, 2)
+    assert await house.engine.resize_workers(version, 1, 2)
     assert len(version.pool.workers) == 2
     with pytest.raises(InvalidInput):
-        await house.engine.resize(version, 5, 5)
+        await house.engine.resize_workers(version, 5, 5)
 
 
 async def test_where_new_workers_do_not_load_there_are_as_many_as_before(house, failing):
     version = await house.load()
     failing(ModelLoadFailed("no memory"))
     with pytest.raises(WorkersFailed, match="no memory"):
-        await house.engine.resize(version, 2, 2)
+        await house.engine.resize_workers(version, 2, 2)
     assert (version.pool.wanted, version.spec.scaling.min_workers, version.ready) == (1, 1, True)
 
 
 async def test_a_version_without_workers_refuses_requests_and_takes_them_again_with_some(house):
     version = await house.load()
-    assert await house.engine.resize(version, 0, 0)
+    assert await house.engine.resize_workers(version, 0, 0)
     assert version.suspended
     (refusal,) = house.ask()
     assert refusal.message == "model 'm' version '1' has no worker"
-    assert await house.engine.resize(version, 1, 1)
+    assert await house.engine.resize_workers(version, 1, 1)
     assert version.ready
     assert house.ask() == []
 
@@ -250,7 +250,7 @@ async def test_requests_that_run_are_answered_before_the_last_worker_goes(house)
     version = await house.load()
     outcomes = house.ask()
     await asyncio.sleep(0)
-    resizing = asyncio.ensure_future(house.engine.resize(version, 0, 0))
+    resizing = asyncio.ensure_future(house.engine.resize_workers(version, 0, 0))
     await asyncio.sleep(0.03)
     assert (resizing.done(), version.pool.wanted) == (False, 1)
     version.pool.workers[0].answer()
@@ -261,16 +261,16 @@ async def test_requests_that_run_are_answered_before_the_last_worker_goes(house)
 async def test_a_chain_has_no_workers_to_count(house):
     chain = await house.load("c", stages=["a"])
     with pytest.raises(Unsupported):
-        await house.engine.resize(chain, 1, 1)
+        await house.engine.resize_workers(chain, 1, 1)
 
 
 async def test_a_resize_gives_way_when_the_model_is_unloaded_meanwhile(house):
     version = await house.load()
     house.ask()
     await asyncio.sleep(0)
-    resizing = asyncio.ensure_future(house.engine.resize(version, 0, 0))
+    resizing = asyncio.ensure_future(house.engine.resize_workers(version, 0, 0))
     await asyncio.sleep(0)
-    retiring = asyncio.ensure_future(house.engine.retire("m"))
+    retiring = asyncio.ensure_future(house.engine.retire_version("m"))
     with pytest.raises(ModelNotFound):
         await resizing
     version.pool.workers[0].answer()
@@ -284,21 +284,21 @@ async def test_a_resize_gives_way_when_the_model_is_unloaded_meanwhile(house):
 async def test_the_server_is_ready_when_everything_that_the_start_asked_for_is_there(house, failing):
     engine = house.engine
     assert engine.ready()
-    engine.expect(model_spec(name="m", backend="builtin"))
+    engine.expect_model(model_spec(name="m", backend="builtin"))
     assert not engine.ready()
     await house.load()
     assert engine.ready()
-    engine.opened = False
+    engine.listening = False
     assert not engine.ready()
-    engine.opened, engine.leaving = True, True
+    engine.listening, engine.stopping = True, True
     assert not engine.ready()
 
 
 async def test_what_is_missing_keeps_a_strict_server_from_being_ready(house):
-    house.engine.registry.miss("m", "", Unavailable("m.mar", "no such file", asked_for=True))
+    house.engine.registry.note_missing("m", "", Unavailable("m.mar", "no such file", expected=True))
     assert not house.engine.ready()
     assert not house.engine.healthy()
-    (missing,) = house.engine.missing()
+    (missing,) = house.engine.list_missing()
     assert (missing.name, missing.state, missing.reason) == ("m", "UNAVAILABLE", "no such file")
 
 

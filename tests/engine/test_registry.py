@@ -45,14 +45,14 @@ def loading(workers=1, **settings):
     version = ModelVersion(spec(**settings))
     queue = FakeQueue()
     pool = FakePool(None, workers)
-    version.begin(queue, pool)
+    version.start_loading(queue, pool)
     queue.orders.clear()
     return version, queue, pool
 
 
 def loaded(**more):
     version, queue, pool = loading(**more)
-    version.report(ModelMetadata("m", ["1"], "p"))
+    version.on_worker_event(ModelMetadata("m", ["1"], "p"))
     queue.orders.clear()
     return version, queue, pool
 
@@ -60,10 +60,10 @@ def loaded(**more):
 def test_a_version_is_ready_as_soon_as_one_worker_has_the_model():
     version, queue, _ = loading()
     assert not version.ready
-    assert not version.tried
-    version.report(ModelMetadata("m", ["1"], "p"))
+    assert not version.is_settled
+    version.on_worker_event(ModelMetadata("m", ["1"], "p"))
     assert version.ready
-    assert version.tried
+    assert version.is_settled
     assert version.ever_loaded
     assert version.metadata.platform == "p"
     assert queue.orders == ["admit"]
@@ -71,16 +71,16 @@ def test_a_version_is_ready_as_soon_as_one_worker_has_the_model():
 
 def test_a_version_that_no_worker_can_load_has_failed_and_refuses_everybody_with_the_reason():
     version, queue, _ = loading(workers=0)
-    version.report(ModelLoadFailed("no such file"))
+    version.on_worker_event(ModelLoadFailed("no such file"))
     assert version.state is State.FAILED
-    assert version.tried
+    assert version.is_settled
     ((order, error),) = queue.orders
     assert (order, error.message) == ("refuse all", "model 'm' version '1' is FAILED: no such file")
 
 
 def test_a_worker_that_fails_beside_one_that_is_ready_changes_nothing():
     version, queue, _ = loaded(workers=1)
-    version.report(ModelLoadFailed("no memory"))
+    version.on_worker_event(ModelLoadFailed("no memory"))
     assert version.ready
     assert queue.orders == []
 
@@ -89,38 +89,38 @@ def test_a_worker_that_fails_beside_one_that_is_ready_changes_nothing():
 def test_workers_that_die_three_times_in_a_row_make_a_version_fail(failures, state):
     version, _, pool = loaded(workers=0)
     pool.failures.in_a_row = failures
-    version.report(WorkerDied("Worker died."))
+    version.on_worker_event(WorkerDied("Worker died."))
     assert version.state is state
 
 
 def test_a_version_that_failed_is_ready_again_when_a_worker_loads_it():
     version, queue, _ = loading(workers=0)
-    version.report(ModelLoadFailed("no such file"))
+    version.on_worker_event(ModelLoadFailed("no such file"))
     queue.orders.clear()
-    version.report(ModelMetadata("m"))
+    version.on_worker_event(ModelMetadata("m"))
     assert (version.ready, version.error, queue.orders) == (True, None, ["admit"])
 
 
 def test_an_unloading_version_refuses_new_requests_serves_the_others_and_hears_no_news():
     version, queue, _ = loaded()
-    version.unload()
+    version.start_unloading()
     ((order, error),) = queue.orders
     assert (order, type(error)) == ("refuse new", ModelNotReady)
-    version.report(ModelMetadata("m"))
-    version.report(WorkerDied("Worker died."))
+    version.on_worker_event(ModelMetadata("m"))
+    version.on_worker_event(WorkerDied("Worker died."))
     assert version.state is State.UNLOADING
-    version.unloaded()
+    version.finish_unloading()
     assert queue.orders[-1][0] == "refuse all"
     with pytest.raises(ModelNotFound):
-        version.check_kept()
+        version.check_not_unloaded()
 
 
 def test_a_version_is_not_unloaded_twice():
     version, _, _ = loaded()
-    version.unload()
-    version.unloaded()
+    version.start_unloading()
+    version.finish_unloading()
     with pytest.raises(IllegalMove):
-        version.unload()
+        version.start_unloading()
 
 
 def test_a_suspended_version_refuses_everybody_until_it_is_resumed():
@@ -148,7 +148,7 @@ def test_who_sets_the_number_of_workers_later_makes_an_earlier_one_give_way():
     assert (version.spec.scaling.min_workers, version.spec.scaling.max_workers) == (2, 5)
     assert not version.spec.scaling.workers_by_default
     assert version.resize_epoch == epoch + 1
-    version.unload()
+    version.start_unloading()
     assert version.resize_epoch == epoch + 2
 
 
@@ -168,18 +168,18 @@ def test_a_version_is_not_healthy_before_its_first_workers_are_there_nor_after_i
     version, _, pool = loading(workers=0)
     pool.wanted = 1
     assert not version.healthy
-    version.report(ModelLoadFailed("no such file"))
+    version.on_worker_event(ModelLoadFailed("no such file"))
     assert not version.healthy
 
 
 def test_a_chain_has_neither_queue_nor_workers_and_is_ready_by_itself():
     version = ModelVersion(spec(stages=["a", "b"]))
-    version.begin(None, None)
-    version.report(version.metadata)
+    version.start_loading(None, None)
+    version.on_worker_event(version.metadata)
     assert version.ready
     assert version.healthy
-    version.unload()
-    version.unloaded()
+    version.start_unloading()
+    version.finish_unloading()
 
 
 @pytest.fixture
@@ -189,65 +189,65 @@ def registry():
 
 def test_a_model_is_found_by_its_name_and_version_and_by_default(registry):
     version = ModelVersion(spec())
-    registry.add(version)
-    assert registry.find("m", "1") is registry.find("m") is version
+    registry.add_version(version)
+    assert registry.find_version("m", "1") is registry.find_version("m") is version
     with pytest.raises(VersionNotFound, match="model 'm' has no version '2'"):
-        registry.find("m", "2")
+        registry.find_version("m", "2")
     with pytest.raises(ModelNotFound, match="model 'n' is not loaded"):
-        registry.find("n")
+        registry.find_version("n")
 
 
 def test_of_a_name_and_version_there_is_only_one(registry):
-    registry.add(ModelVersion(spec()))
+    registry.add_version(ModelVersion(spec()))
     with pytest.raises(ModelExists):
-        registry.add(ModelVersion(spec()))
+        registry.add_version(ModelVersion(spec()))
 
 
 def test_with_its_last_version_a_model_is_gone(registry):
     versions = [ModelVersion(spec(version=number)) for number in "12"]
     for version in versions:
-        registry.add(version)
-    registry.remove(versions[0])
-    assert registry.find("m") is versions[1]
-    registry.remove(versions[1])
+        registry.add_version(version)
+    registry.remove_version(versions[0])
+    assert registry.find_version("m") is versions[1]
+    registry.remove_version(versions[1])
     with pytest.raises(ModelNotFound):
-        registry.find("m")
+        registry.find_version("m")
 
 
 def test_a_version_that_was_exchanged_does_not_change_the_default_any_more(registry):
     old, new = ModelVersion(spec()), ModelVersion(spec())
-    registry.add(old)
-    registry.exchange(old, new)
-    assert registry.find("m") is new
+    registry.add_version(old)
+    registry.replace_version(old, new)
+    assert registry.find_version("m") is new
     settled = []
-    registry.model("m").settle = lambda: settled.append(True)
-    old.begin(FakeQueue(), FakePool(None))
+    registry.find_model("m").update_default = lambda: settled.append(True)
+    old.start_loading(FakeQueue(), FakePool(None))
     assert settled == []
 
 
 def test_a_model_that_could_not_be_loaded_says_why_it_is_not_there(registry):
-    registry.miss("m", "", Unavailable("m.mar", "no such file"))
+    registry.note_missing("m", "", Unavailable("m.mar", "no such file"))
     with pytest.raises(ModelNotFound, match="model 'm' is not loaded: no such file"):
-        registry.find("m")
+        registry.find_version("m")
 
 
 def test_what_the_start_asked_for_is_missing_until_it_is_there_whatever_is_tried_meanwhile(registry):
-    registry.miss("m", "", Unavailable("m.mar", "no such file", asked_for=True))
-    registry.miss("m", "", Unavailable("m.mar", "no memory"))
-    assert registry.incomplete
-    registry.stop_missing("m", "m.mar")
-    assert not registry.incomplete
-    assert not registry.misses("m")
+    registry.note_missing("m", "", Unavailable("m.mar", "no such file", expected=True))
+    registry.note_missing("m", "", Unavailable("m.mar", "no memory"))
+    assert registry.lacks_expected
+    registry.forget_missing("m", "m.mar")
+    assert not registry.lacks_expected
+    assert not registry.is_missing("m")
 
 
 def test_a_version_that_is_there_leaves_other_missing_versions_missing(registry):
-    registry.miss("m", "1", Unavailable("m", "bad"))
-    registry.miss("m", "2", Unavailable("m", "bad"))
-    registry.stop_missing("m", "", "1")
+    registry.note_missing("m", "1", Unavailable("m", "bad"))
+    registry.note_missing("m", "2", Unavailable("m", "bad"))
+    registry.forget_missing("m", "", "1")
     assert list(registry.unavailable) == [("m", "2")]
 
 
 def test_where_nothing_of_a_model_can_be_loaded_its_versions_are_no_news_any_more(registry):
-    registry.miss("m", "1", Unavailable("m", "bad"))
-    registry.miss("m", "", Unavailable("m", "worse"))
+    registry.note_missing("m", "1", Unavailable("m", "bad"))
+    registry.note_missing("m", "", Unavailable("m", "worse"))
     assert list(registry.unavailable) == [("m", "")]

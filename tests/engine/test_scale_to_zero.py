@@ -46,7 +46,7 @@ class Version:
         self.scheduler = SimpleNamespace(idle=True)
         self.pool = Pool()
 
-    def follow(self, on_move):
+    def set_on_move(self, on_move):
         """Nobody hears of its moves."""
 
 
@@ -68,7 +68,7 @@ class House:
 
     def add(self, name, **settings):
         version = Version(name, **settings)
-        self.registry.add(version)
+        self.registry.add_version(version)
         return version
 
     async def passes(self, seconds=2.0):

@@ -90,7 +90,7 @@ class Running:
         how = {"inputs": [BF16[0]], "outputs": [BF16[1]]} if entry == "half" else {}
         if entry == "slow":
             how["queue_size"] = 1
-        await self.engine.deploy(
+        await self.engine.deploy_version(
             model_spec(
                 name=name or entry, version="1", backend="function", location=str(self._folder), entry=f"model.py:{entry}",
                 max_response_bytes=1 << 30, **how,
@@ -226,7 +226,7 @@ def test_tritons_timeout_is_the_queues(running, client):
     client.async_infer(
         "slow", [sent(np.array([0.4], np.float32), "FP32")], lambda result, error: busy.put(error)
     )
-    worker = running.engine.registry.find("slow").scheduler
+    worker = running.engine.registry.find_version("slow").scheduler
     while worker.idle:
         time.sleep(0.005)
     with pytest.raises(InferenceServerException) as caught:

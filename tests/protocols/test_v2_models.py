@@ -65,7 +65,7 @@ async def served(tmp_path):
         },
         "handler": {"backend": "handler", "entry": "handler.py:handle"},
     }.items():
-        await engine.deploy(model_spec(name=name, **(common | more)))
+        await engine.deploy_version(model_spec(name=name, **(common | more)))
     responses = Responses(metrics.responses)
     v2 = KServeV2(engine, responses, version="1")
     generate = Generate(engine, responses, v2.bodies)

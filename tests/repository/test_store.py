@@ -188,7 +188,7 @@ def test_all_of_a_store_is_served_but_what_is_broken(store, models, caplog):
     assert caplog.text.count("model left out") == 2
     assert "broken.mar" in caplog.text
     assert "copy.mar" in caplog.text
-    assert [(each.name, each.asked_for) for each in found.skipped] == [("broken", True), ("copy", False)]
+    assert [(each.name, each.expected) for each in found.skipped] == [("broken", True), ("copy", False)]
 
 
 def test_named_models_come_in_their_order_and_under_their_names(store, models):
@@ -242,7 +242,7 @@ def test_a_repository_is_served_version_by_version(store, tmp_path, caplog):
     assert [spec.backend for spec in specs] == ["function", "function", "builtin"]
     assert specs[0].scaling.min_workers == 2
     assert "max_batchsize" in caplog.text
-    assert [(each.name, each.url, each.asked_for) for each in found.skipped] == [
+    assert [(each.name, each.url, each.expected) for each in found.skipped] == [
         ("typo", str(repository / "typo"), True)
     ]
     assert store.find(Config(model_repository=repository, repository_load_existing=False)).specs == []

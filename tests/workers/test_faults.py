@@ -66,7 +66,7 @@ async def test_a_model_that_may_not_be_retried_is_not(harness):
     error = await harness.ask(b"x", do="kill")
     assert isinstance(error, WorkerDied)
     assert "killed by signal 9" in error.detail
-    await until(lambda: harness.engine.registry.find("echo").ready)
+    await until(lambda: harness.engine.registry.find_version("echo").ready)
     assert int(harness.worker().id) == int(before) + 1
 
 
@@ -120,10 +120,12 @@ async def test_requests_behind_a_slow_one_go_to_another_worker(harness):
 
 async def test_waiting_requests_are_spread_over_idle_workers(harness):
     await harness.load(min_workers=2, max_workers=2, max_batch_size=8, parameters={"sleep": 0.2})
-    await until(lambda: harness.engine.registry.find("echo").pool.ready == 2)
+    await until(lambda: harness.engine.registry.find_version("echo").pool.ready == 2)
     futures = [harness.submit(b"x") for _ in range(8)]
     await asyncio.sleep(0.05)
-    assert [worker.state.name for worker in harness.engine.registry.find("echo").pool.workers] == ["BUSY"] * 2
+    assert [worker.state.name for worker in harness.engine.registry.find_version("echo").pool.workers] == [
+        "BUSY"
+    ] * 2
     await asyncio.gather(*futures)
 
 
@@ -310,7 +312,7 @@ async def test_what_can_never_load_is_tried_again_when_its_files_have_changed_an
     past = time.time() - 60
     os.utime(tmp_path / "broken", (past, past))
     await asyncio.sleep(1.1)  # the time of its last change is older than the load
-    version = await harness.engine.deploy(echo_at(tmp_path))
+    version = await harness.engine.deploy_version(echo_at(tmp_path))
     assert version.state is State.FAILED
     await asyncio.sleep(3.0)
     pool = version.pool
@@ -325,7 +327,7 @@ async def test_what_can_never_load_is_tried_again_when_its_files_have_changed_an
 async def test_a_failure_to_load_is_logged_whole_once_and_then_counted(harness, tmp_path, caplog):
     caplog.set_level("INFO", "mooring")
     (tmp_path / "broken").write_text("half of it")
-    version = await harness.engine.deploy(echo_at(tmp_path, min_workers=3, max_workers=3))
+    version = await harness.engine.deploy_version(echo_at(tmp_path, min_workers=3, max_workers=3))
     pool = version.pool
     await until(lambda: pool.failures.in_a_row >= 3)
     said = [r.getMessage() for r in caplog.records if r.getMessage().startswith("worker failed")]
@@ -336,11 +338,11 @@ async def test_a_failure_to_load_is_logged_whole_once_and_then_counted(harness, 
 
 async def test_somebody_who_wants_workers_need_not_wait_for_the_files_to_change(harness, tmp_path):
     (tmp_path / "broken").write_text("half of it")
-    version = await harness.engine.deploy(echo_at(tmp_path))
+    version = await harness.engine.deploy_version(echo_at(tmp_path))
     await asyncio.sleep(1.5)
     failures = version.pool.failures.in_a_row
     with pytest.raises(WorkersFailed, match="half of it"):
-        await harness.engine.resize(version, 2, 2)
+        await harness.engine.resize_workers(version, 2, 2)
     assert version.pool.failures.in_a_row > failures
 
 
@@ -435,7 +437,7 @@ async def test_unloading_waits_for_what_runs_and_leaves_no_process(harness):
     pid = harness.worker().process.pid
     future = harness.submit(b"x", do="sleep", seconds=0.3)
     await asyncio.sleep(0.05)
-    await harness.engine.retire("echo")
+    await harness.engine.retire_version("echo")
     assert body_of(await future) == b"x"
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -506,8 +508,8 @@ async def test_a_batch_delay_is_not_paid_on_an_idle_worker_by_default(harness):
 
 async def test_an_idle_server_that_stops_leaves_no_worker(harness):
     await harness.load(min_workers=2, max_workers=2)
-    await until(lambda: harness.engine.registry.find("echo").pool.ready == 2)
-    pids = [worker.process.pid for worker in harness.engine.registry.find("echo").pool.workers]
+    await until(lambda: harness.engine.registry.find_version("echo").pool.ready == 2)
+    pids = [worker.process.pid for worker in harness.engine.registry.find_version("echo").pool.workers]
     await harness.engine.close()
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
@@ -533,7 +535,7 @@ async def test_the_first_version_answers_until_another_is_chosen(harness):
     assert (await harness.ask(b"x")).version == "1.0"
     harness.engine.set_default("echo", "2.0")
     assert (await harness.ask(b"x")).version == "2.0"
-    await harness.engine.retire("echo", "2.0")
+    await harness.engine.retire_version("echo", "2.0")
     assert (await harness.ask(b"x")).version == "1.0"
 
 

@@ -40,7 +40,7 @@ async def test_forked_workers_calculate_the_same(harness, monkeypatch, library, 
             max_workers=WORKERS_A_ROUND,
             threads=2,
         )
-        workers = harness.engine.registry.find(name).pool
+        workers = harness.engine.registry.find_version(name).pool
         for _ in range(2000):
             if workers.ready == WORKERS_A_ROUND:
                 break
@@ -49,5 +49,5 @@ async def test_forked_workers_calculate_the_same(harness, monkeypatch, library, 
         for worker in list(workers.workers):
             workers.idle = [worker]  # every one of them in turn, not whoever is quickest
             answers.add(body_of(await harness.ask(model=name)))
-        await harness.engine.retire(name)
+        await harness.engine.retire_version(name)
     assert len(answers) == 1, json.dumps([answer.decode() for answer in answers])

@@ -73,8 +73,8 @@ async def test_a_frozen_idle_worker_is_replaced_before_anybody_asks_it(harness):
 async def test_a_worker_that_is_frozen_while_it_loads_is_replaced(harness):
     loading = asyncio.ensure_future(harness.load(parameters={"slow": 1.0}))
     await until(lambda: "echo" in harness.engine.registry.models)
-    await until(lambda: harness.engine.registry.find("echo").pool)
-    pool = harness.engine.registry.find("echo").pool
+    await until(lambda: harness.engine.registry.find_version("echo").pool)
+    pool = harness.engine.registry.find_version("echo").pool
     await until(lambda: pool.workers and pool.workers[0].process.pid)
     (worker,) = pids(pool)
     freeze(worker)

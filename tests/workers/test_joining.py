@@ -45,7 +45,7 @@ async def deploy(harness, file, workers=1):
         max_workers=workers,
         threads=2,
     )
-    return (await harness.engine.deploy(spec)).pool
+    return (await harness.engine.deploy_version(spec)).pool
 
 
 async def ask(harness, count):
@@ -105,7 +105,7 @@ async def test_a_model_may_be_unloaded_in_the_middle_of_its_trial(harness, file)
     pool = await deploy(harness, file)
     await ask(harness, 4)
     assert pool.joining.state is JoiningState.TRYING
-    await harness.engine.retire("m")
+    await harness.engine.retire_version("m")
     assert not pool.workers
 
 

@@ -79,7 +79,7 @@ async def deploy(harness: Harness, file, name="net", workers=1, **settings):
         max_workers=workers,
         **settings,
     )
-    pool = (await harness.engine.deploy(spec)).pool
+    pool = (await harness.engine.deploy_version(spec)).pool
     while pool.ready < workers:
         await asyncio.sleep(0.005)
     return pool
@@ -139,7 +139,7 @@ async def test_workers_forked_with_the_model_calculate_as_one_that_loaded_it_its
         name = f"net{round_}"
         pool = await deploy(harness, small, name=name, workers=25, threads=2)
         answers |= set(await ask_each(harness, pool, INPUT, name))
-        await harness.engine.retire(name)
+        await harness.engine.retire_version(name)
     assert len(answers) == 1
 
 
@@ -168,7 +168,7 @@ async def test_workers_forked_with_a_session_of_onnx_runtime_calculate_the_same(
             future = asyncio.get_running_loop().create_future()
             harness.engine.submit(request, future.set_result)
             answers.add(bytes((await asyncio.wait_for(future, 20)).outputs[0].data))
-        await harness.engine.retire(name)
+        await harness.engine.retire_version(name)
     assert len(answers) == 1
 
 
@@ -230,7 +230,7 @@ async def test_a_model_that_is_unloaded_leaves_no_process_behind(harness, small)
     pool = await deploy(harness, small, workers=2)
     (parent,) = family(pool)
     pids = [parent, *(worker.process.pid for worker in pool.workers)]
-    await harness.engine.retire("net")
+    await harness.engine.retire_version("net")
     end = time.monotonic() + 10
     while any(psutil.pid_exists(pid) for pid in pids):
         assert time.monotonic() < end

@@ -26,7 +26,7 @@ async def until(reached, seconds=60.0):
 
 
 def pids(harness):
-    return [worker.process.pid for worker in harness.engine.registry.find("echo").pool.workers]
+    return [worker.process.pid for worker in harness.engine.registry.find_version("echo").pool.workers]
 
 
 def recycled(harness):
@@ -35,7 +35,7 @@ def recycled(harness):
 
 def alone(harness):
     """Whether one worker is left, with the model."""
-    return harness.engine.registry.find("echo").pool.has_exactly(1)
+    return harness.engine.registry.find_version("echo").pool.has_exactly(1)
 
 
 async def test_after_so_many_requests_a_worker_is_replaced_and_every_request_is_answered_once(harness):
@@ -70,7 +70,7 @@ async def test_a_worker_serves_on_while_its_successor_cannot_load(harness, tmp_p
 async def test_a_worker_that_leaks_is_replaced_at_its_limit(harness):
     await harness.load()
     empty = memory_of(harness.worker().process.pid)
-    await harness.engine.retire("echo")
+    await harness.engine.retire_version("echo")
     await harness.load(memory_limit=empty + 64 * MB)
     for _ in range(4):
         (first,) = pids(harness)
@@ -82,7 +82,7 @@ async def test_a_worker_that_leaks_is_replaced_at_its_limit(harness):
         if recycled(harness) > 1:
             break
     assert recycled(harness) > 1
-    assert harness.engine.registry.find("echo").pool.failures.in_a_row == 0
+    assert harness.engine.registry.find_version("echo").pool.failures.in_a_row == 0
 
 
 async def test_a_request_that_eats_twice_the_limit_ends_its_worker_and_is_told_so(harness):
@@ -128,7 +128,7 @@ async def test_fewer_workers_while_one_is_due_are_as_many_as_asked_for(harness):
     await until(lambda: version.pool.has_exactly(2))
     for _ in range(50):
         await harness.ask()
-    await harness.engine.resize(version, 1, 1)
+    await harness.engine.resize_workers(version, 1, 1)
     await until(lambda: alone(harness) and not version.pool._recycler.extra)
     for _ in range(5):
         assert body_of(await harness.ask(b"fine")) == b"fine"

@@ -68,7 +68,7 @@ async def test_hundreds_of_workers_killed_in_the_middle_of_a_slot_leak_nothing_a
     client = Client(*await asyncio.open_connection("127.0.0.1", server.port))
     rng = random.Random(7)
     descriptors = psutil.Process().num_fds()
-    pool = harness.engine.registry.find("echo").pool
+    pool = harness.engine.registry.find_version("echo").pool
     for round_ in range(LONG_ROUNDS if long_run else ROUNDS):
         body = bytes([round_ % 251]) * (100_000 + rng.randrange(200_000))
         victim = asyncio.create_task(client.ask(b"copy_for_ever", body))

@@ -21,7 +21,7 @@ class Harness:
         settings = {"backend": "echo_backend:EchoBackend"} | settings
         settings = {"version": "1.0"} | settings
         spec = model_spec(name=name, location=str(Path(__file__).parent), **settings)
-        return await self.engine.deploy(spec)
+        return await self.engine.deploy_version(spec)
 
     def request(self, body=b"x", *, model="echo", rows=None, **parameters):
         form = Form.BODY if rows is None else Form.INSTANCES
@@ -61,7 +61,7 @@ class Harness:
         return await asyncio.wait_for(self.submit(*args, **kwargs), 20)
 
     def worker(self, name="echo", index=0):
-        return self.engine.registry.find(name).pool.workers[index]
+        return self.engine.registry.find_version(name).pool.workers[index]
 
 
 def body_of(outcome):

@@ -1,4 +1,4 @@
-"""What an operator does to the models: load, unload, look. The ``ModelAdministration`` of this process."""
+"""The operations of the management protocols on models: load, unload, scale, describe."""
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -48,9 +48,15 @@ log = get_logger(__name__)
 
 
 class Administration(ModelAdministration):
-    """Changes what the engine serves, out of what the catalog has. Changes to one model come one after the other.
+    """The ``ModelAdministration`` of this process: it loads models of the catalog into the engine, and unloads them.
 
-    ``on_change`` is called after each that was made.
+    How this works: the ``Catalog`` reads a model from the repository or the store and returns its specs; that may block,
+    so it runs in a thread. The engine then deploys, replaces or retires the versions. A lock per model makes changes to
+    one model run one after the other, while other models may change at the same time. A load that fails leaves the old
+    versions in place, and its reason in the registry for the index. A resize is a task of its own: it goes on when the
+    client that asked for it has gone. AMD's clients load by the name of a worker; ``WorkerEndpoints`` has those names.
+
+    ``on_change`` is called after each change.
     """
 
     def __init__(
@@ -66,19 +72,21 @@ class Administration(ModelAdministration):
         self._on_change = on_change
         self._endpoints = WorkerEndpoints()
         self._locks: dict[str, asyncio.Lock] = {}
-        self._named: dict[str, set[str]] = {}  # versions that were loaded by their number
-        self._changes: set[asyncio.Task[bool]] = set()  # the loop itself holds tasks only weakly
+        self._pinned: dict[str, set[str]] = {}  # by model: the versions that were loaded by number
+        self._changes: set[asyncio.Task[bool]] = set()  # the event loop itself holds tasks only weakly
 
     def describe(self, model: str, version: str = "") -> Sequence[ModelDescription]:
-        found = self._engine.registry.model(model)
-        versions = list(found.versions.values()) if version == "all" else [found.version(version)]
-        return [_described(one, found, self._engine.waiting_for(one)) for one in versions]
+        entry = self._engine.registry.find_model(model)
+        versions = list(entry.versions.values()) if version == "all" else [entry.find_version(version)]
+        return [_describe_version(each, entry, self._engine.waiting_for(each)) for each in versions]
 
     def index(self) -> Sequence[ModelState]:
         registry = self._engine.registry
-        known = [*self._engine.models(), *self._engine.missing()]
+        known = [*self._engine.models(), *self._engine.list_missing()]
         names = {state.name for state in known}
-        urls = {version.spec.url for version in registry} | {why.url for why in registry.unavailable.values()}
+        urls = {version.spec.url for version in registry} | {
+            each.url for each in registry.unavailable.values()
+        }
         known += [
             ModelState(each.name, "", "UNAVAILABLE", ready=False, is_default=False, reason="not loaded")
             for each in self._catalog.list_available()
@@ -87,8 +95,8 @@ class Administration(ModelAdministration):
         return sorted(known, key=lambda state: state.name)
 
     def config(self, model: str, version: str = "") -> ModelConfig:
-        found = self._engine.registry.find(model, version)
-        spec, metadata = found.spec, found.metadata
+        target = self._engine.registry.find_version(model, version)
+        spec, metadata = target.spec, target.metadata
         return ModelConfig(
             name=spec.name,
             version=spec.version,
@@ -100,8 +108,8 @@ class Administration(ModelAdministration):
             instances=spec.scaling.min_workers,
             delay=spec.batching.max_delay,
             parameters=spec.parameters,
-            sequences=_sequences(spec),
-            joining=_joining(found),
+            sequences=_sequence_description(spec),
+            joining=_joining_of(target),
             version_policy=spec.version_policy or VersionPolicy(),
             decoupled=spec.decoupled,
             declared=spec.triton,
@@ -109,12 +117,12 @@ class Administration(ModelAdministration):
 
     def usage(self, model: str = "", version: str = "") -> Sequence[ModelUsage]:
         if version:
-            versions = [self._engine.registry.find(model, version)]
+            versions = [self._engine.registry.find_version(model, version)]
         elif model:
-            versions = list(self._engine.registry.model(model).versions.values())
+            versions = list(self._engine.registry.find_model(model).versions.values())
         else:
             versions = list(self._engine.registry)
-        return [_used(self._metrics.model(one.spec.name, one.spec.version)) for one in versions]
+        return [_usage_of(self._metrics.model(each.spec.name, each.spec.version)) for each in versions]
 
     async def load(
         self,
@@ -125,121 +133,121 @@ class Administration(ModelAdministration):
         files: Mapping[str, bytes] | None = None,
         parameters: Mapping[str, Parameter] | None = None,
     ) -> None:
-        async with self._changing(model):
+        async with self._lock_of(model):
             url = self._catalog.url_of(model)
             try:
-                opened = await asyncio.to_thread(
+                served = await asyncio.to_thread(
                     self._catalog.read_versions,
                     model,
                     version,
-                    also=self._kept(model),
+                    also=self._pinned_versions(model),
                     config=config,
                     files=files,
                     parameters=parameters,
                 )
             except (ModelLoadFailed, ModelNotFound) as error:
                 if not files:
-                    await self._not_opened(model, version, url, error)
+                    await self._on_read_failure(model, version, url, error)
                 raise
-            await self._bring_in(opened, url)
+            await self._load_versions(served, url)
             if version:
-                self._named.setdefault(model, set()).add(version)
-            self._engine.registry.stop_missing(model, url, version)
+                self._pinned.setdefault(model, set()).add(version)
+            self._engine.registry.forget_missing(model, url, version)
         self._on_change()
 
-    async def follow(self, folder: str) -> bool:
-        """Bring what is served in step with a folder of the repository: load what it holds, or unload what it held.
+    async def sync_folder(self, folder: str) -> bool:
+        """Load the model in a folder of the repository, or unload it where the folder is gone.
 
-        Returns whether it is there. Raises as ``load``.
+        Return whether the folder is there. Raises as ``load``.
         """
         if self._catalog.has_folder(folder):
             await self.load(folder)
             return True
-        async with self._changing(folder):
-            await self._forget(folder)
+        async with self._lock_of(folder):
+            await self._unload_folder(folder)
         self._on_change()
         return False
 
-    async def _not_opened(self, model: str, version: str, url: str, error: MooringError) -> None:
-        """Say in the index why a model cannot be loaded, and unload what was loaded from a folder that is empty now."""
+    async def _on_read_failure(self, model: str, version: str, url: str, error: MooringError) -> None:
+        """Note why a model cannot be loaded, for the index, and unload what came from a folder that is empty now."""
         if version:
             return
         if isinstance(error, ModelNotFound):
-            await self._forget(model)
+            await self._unload_folder(model)
             return
         empty = self._catalog.has_no_version(model)
         if empty or model not in self._engine.registry.models:
-            self._engine.registry.miss(model, "", Unavailable(url, error.message))
+            self._engine.registry.note_missing(model, "", Unavailable(url, error.message))
         if empty:
             await self._retire_others(url, set())
 
-    async def _forget(self, folder: str) -> None:
-        """Unload what was loaded from a folder of the repository that is gone; nobody misses it."""
+    async def _unload_folder(self, folder: str) -> None:
+        """Unload what was loaded from a folder of the repository that is gone. The index does not list it any more."""
         url = self._catalog.url_of(folder)
         await self._retire_others(url, set())
-        self._engine.registry.stop_missing(folder, url)
+        self._engine.registry.forget_missing(folder, url)
 
-    async def _bring_in(self, opened: ServedVersions, url: str) -> None:
-        """Load all that was opened, and then let go of what is not to be served any more.
+    async def _load_versions(self, served: ServedVersions, url: str) -> None:
+        """Load the versions that were read, then unload those of the same place that are not to be served any more.
 
-        Raises the first failure once everything has been tried; nothing is let go of then.
+        Raises the first failure once every version has been tried; nothing is unloaded then.
         """
-        failures = dict(opened.faults)
-        for spec in opened.specs:
+        failures = dict(served.faults)
+        for spec in served.specs:
             try:
                 await self._load_one(spec)
             except ModelLoadFailed as error:
                 failures.setdefault(spec.version, error)
         if failures:
-            for version, failure in failures.items() if opened.whole else ():
-                why = Unavailable(url, failure.message)
-                self._engine.registry.miss(opened.specs[-1].name, version, why)
+            for version, failure in failures.items() if served.whole else ():
+                unavailable = Unavailable(url, failure.message)
+                self._engine.registry.note_missing(served.specs[-1].name, version, unavailable)
             raise next(iter(failures.values()))
-        if opened.whole:
-            served = {(spec.name, spec.version) for spec in opened.specs}
-            await self._retire_others(url, served, {spec.name for spec in opened.specs})
+        if served.whole:
+            kept = {(spec.name, spec.version) for spec in served.specs}
+            await self._retire_others(url, kept, {spec.name for spec in served.specs})
 
     async def _retire_others(
-        self, url: str, served: Collection[tuple[str, str]], names: Collection[str] = ()
+        self, url: str, kept: Collection[tuple[str, str]], names: Collection[str] = ()
     ) -> None:
-        """Unload every version of a place in the repository but these, and of ``names`` those that clients have sent.
+        """Unload the versions of a URL that are not ``kept``, and those of the models ``names`` that clients uploaded.
 
-        Others answer in their place already.
+        Their successors answer already.
         """
         for one in sorted(
             self._engine.registry, key=lambda one: not one.spec.stages
         ):  # chains before their stages
             spec = one.spec
             theirs = spec.url == url or (spec.name in names and self._catalog.is_uploaded(spec))
-            if theirs and spec.version_policy is not None and (spec.name, spec.version) not in served:
+            if theirs and spec.version_policy is not None and (spec.name, spec.version) not in kept:
                 with suppress(ModelNotFound):  # somebody else unloaded it meanwhile
                     await self._unload_one(one)
 
-    def _kept(self, model: str) -> set[str]:
-        """The versions that somebody has named, which stay whatever the model's policy says."""
-        found = self._engine.registry.models.get(model)
-        chosen = {found.chosen} if found is not None and found.chosen else set()
-        return self._named.get(model, set()) | chosen
+    def _pinned_versions(self, model: str) -> set[str]:
+        """The versions that were loaded by number or made the default: they stay whatever the version policy says."""
+        entry = self._engine.registry.models.get(model)
+        chosen = {entry.chosen} if entry is not None and entry.chosen else set()
+        return self._pinned.get(model, set()) | chosen
 
     async def unload(self, model: str, version: str = "", *, dependents: bool = False) -> None:
-        async with self._changing(model):
+        async with self._lock_of(model):
             if (
                 not version
                 and model not in self._engine.registry.models
-                and self._engine.registry.misses(model)
+                and self._engine.registry.is_missing(model)
             ):
-                self._engine.registry.stop_missing(model, self._catalog.url_of(model))
+                self._engine.registry.forget_missing(model, self._catalog.url_of(model))
                 return
-            found = self._engine.registry.model(model)
-            versions = [found.version(version)] if version else list(found.versions.values())
-            for one in versions:
-                await self._unload_one(one)
-                self._named.get(model, set()).discard(one.spec.version)
-        self._endpoints.forget(model)
+            entry = self._engine.registry.find_model(model)
+            versions = [entry.find_version(version)] if version else list(entry.versions.values())
+            for each in versions:
+                await self._unload_one(each)
+                self._pinned.get(model, set()).discard(each.spec.version)
+        self._endpoints.forget_endpoint(model)
         self._on_change()
         if dependents:
-            for stage in dict.fromkeys(stage for one in versions for stage in one.spec.stages):
-                if not self._in_use(stage):
+            for stage in dict.fromkeys(stage for each in versions for stage in each.spec.stages):
+                if not self._is_in_use(stage):
                     with suppress(ModelNotFound):  # somebody else unloaded it meanwhile
                         await self.unload(stage, dependents=True)
 
@@ -247,58 +255,58 @@ class Administration(ModelAdministration):
         spec = await asyncio.to_thread(self._catalog.read_registration, registration)
         least, most = spec.scaling.min_workers, spec.scaling.max_workers
         try:
-            self._engine.check_room(least)
-            version = await self._engine.deploy(spec.with_options(declare(Scaling, min_workers=0)))
+            self._engine.check_capacity(least)
+            version = await self._engine.deploy_version(spec.with_options(declare(Scaling, min_workers=0)))
         except (InvalidInput, ModelExists):
             self._catalog.release(spec)
             raise
-        return await self._resize(version, least, most, wait=wait or not least, new=True)
+        return await self._resize_version(version, least, most, wait=wait or not least, new=True)
 
     async def scale(
         self, model: str, version: str = "", *, least: int, most: int, wait: bool = True
     ) -> Scaled:
-        found = self._engine.registry.find(model, version)
-        if found.spec.stages:
+        target = self._engine.registry.find_version(model, version)
+        if target.spec.stages:
             raise Unsupported(f"model '{model}' is a chain: its stages have the workers")
-        self._engine.check_room(least, found)
-        return await self._resize(found, least, most, wait=wait)
+        self._engine.check_capacity(least, target)
+        return await self._resize_version(target, least, most, wait=wait)
 
     def set_default(self, model: str, version: str) -> None:
         self._engine.set_default(model, version)
         self._on_change()
 
     async def unregister(self, model: str, version: str = "") -> None:
-        async with self._changing(model):
-            found = self._engine.registry.model(model)
-            one = found.version(version)
-            if one.spec.version == found.default and len(found.versions) > 1:
+        async with self._lock_of(model):
+            entry = self._engine.registry.find_model(model)
+            target = entry.find_version(version)
+            if target.spec.version == entry.default and len(entry.versions) > 1:
                 raise VersionIsDefault(
-                    f"version '{one.spec.version}' is the default of model '{model}', which has others",
+                    f"version '{target.spec.version}' is the default of model '{model}', which has others",
                     model=model,
-                    version=one.spec.version,
+                    version=target.spec.version,
                 )
-            await self._unload_one(one)
-        self._endpoints.forget(model)
+            await self._unload_one(target)
+        self._endpoints.forget_endpoint(model)
         self._on_change()
 
-    async def _resize(
+    async def _resize_version(
         self, version: ModelVersion, least: int, most: int, *, wait: bool, new: bool = False
     ) -> Scaled:
-        """Change how many workers a version has; a new one that cannot have them goes again."""
+        """Change the number of workers of a version. A ``new`` version whose workers do not start is unloaded again."""
         spec = version.spec
-        task = asyncio.get_running_loop().create_task(self._resized(version, least, most, new=new))
+        task = asyncio.get_running_loop().create_task(self._apply_resize(version, least, most, new=new))
         self._changes.add(task)
-        task.add_done_callback(self._changed)
+        task.add_done_callback(self._on_change_done)
         if not wait:
             return Scaled(spec.name, spec.version, least, done=False)
-        # A shield: who asked may go away, and half a change would help nobody.
+        # Shielded: the client may disconnect, and half a change would help nobody.
         done = await asyncio.shield(task)
         pool = version.pool
         return Scaled(spec.name, spec.version, pool.wanted if pool is not None else 0, done)
 
-    async def _resized(self, version: ModelVersion, least: int, most: int, *, new: bool) -> bool:
+    async def _apply_resize(self, version: ModelVersion, least: int, most: int, *, new: bool) -> bool:
         try:
-            done = await self._engine.resize(version, least, most)
+            done = await self._engine.resize_workers(version, least, most)
         except WorkersFailed as error:
             if new and version in self._engine.registry:
                 await self._unload_one(version)
@@ -311,85 +319,89 @@ class Administration(ModelAdministration):
             )
             raise
         if new:
-            self._engine.registry.stop_missing(version.spec.name, version.spec.url, version.spec.version)
+            self._engine.registry.forget_missing(version.spec.name, version.spec.url, version.spec.version)
         self._on_change()
         return done
 
-    def _changed(self, task: asyncio.Task[bool]) -> None:
+    def _on_change_done(self, task: asyncio.Task[bool]) -> None:
         self._changes.discard(task)
         if not task.cancelled():
-            task.exception()  # logged where it was raised; without ``wait`` nobody else takes it
+            task.exception()  # it was logged where it was raised; without ``wait`` no other code retrieves it
 
     async def load_worker(self, worker: str, parameters: Mapping[str, Parameter]) -> str:
         worker = worker.lower()
         share = parameters.get("share", True)
         if not isinstance(share, bool):
             raise InvalidInput(f"parameter 'share' of worker '{worker}' must be true or false, not {share!r}")
-        async with self._changing(f"worker {worker}"):
-            endpoint = self._endpoints.find(worker, parameters)
+        async with self._lock_of(f"worker {worker}"):
+            endpoint = self._endpoints.find_endpoint(worker, parameters)
             if endpoint is not None:
                 if not share:
-                    self._engine.scale(endpoint, self._endpoints.share(endpoint))
+                    self._engine.scale_workers(endpoint, self._endpoints.add_instance(endpoint))
                 return endpoint
-            endpoint = self._endpoints.name(worker)
-            while endpoint in self._engine.registry.models:  # a model of the repository is called so
-                endpoint = self._endpoints.name(worker)
+            endpoint = self._endpoints.next_name(worker)
+            while endpoint in self._engine.registry.models:  # a model of the repository has that name
+                endpoint = self._endpoints.next_name(worker)
             try:
                 spec = worker_spec(worker, endpoint, parameters, self._catalog.defaults)
-                await self._load_one(self._followed(spec))
+                await self._load_one(self._with_followers(spec))
             except MooringError:
-                self._endpoints.failed(worker)
+                self._endpoints.note_load_failure(worker)
                 raise
-            self._endpoints.add(worker, endpoint, parameters)
+            self._endpoints.add_endpoint(worker, endpoint, parameters)
             return endpoint
 
     async def unload_worker(self, endpoint: str) -> None:
         try:
-            left = self._endpoints.release(endpoint)
+            left = self._endpoints.release_instance(endpoint)
         except KeyError:
             await self.unload(endpoint)
             return
         if left:
-            self._engine.scale(endpoint, left)
+            self._engine.scale_workers(endpoint, left)
         else:
             await self.unload(endpoint)
 
-    def _followed(self, spec: ModelSpec) -> ModelSpec:
-        """With the endpoint that its parameter ``next`` names, and those that follow that one."""
+    def _with_followers(self, spec: ModelSpec) -> ModelSpec:
+        """The spec with the endpoint that its parameter ``next`` names as follower, and the followers of that one."""
         following = spec.parameters.get("next")
         if following is None:
             return spec
         if not isinstance(following, str) or following not in self._engine.registry.models:
             raise InvalidInput(f"No next endpoint found at: {following}")
-        then = self._engine.registry.find(following).spec
+        follower = self._engine.registry.find_version(following).spec
         parameters = {key: value for key, value in spec.parameters.items() if key != "next"}
-        return msgspec.structs.replace(spec, parameters=parameters, following=[following, *then.following])
+        return msgspec.structs.replace(
+            spec, parameters=parameters, following=[following, *follower.following]
+        )
 
     async def _load_one(self, spec: ModelSpec) -> None:
         models = self._engine.registry.models
         if spec.name in models and spec.version in models[spec.name].versions:
             old = models[spec.name].versions[spec.version].spec
-            version = await self._engine.replace(spec)
+            version = await self._engine.replace_version(spec)
             if version.ready:
                 self._catalog.release(old)
         else:
-            version = await self._engine.deploy(spec)
+            version = await self._engine.deploy_version(spec)
             if not version.ready and version.spec.scaling.min_workers:
-                await self._engine.retire(spec.name, spec.version)  # a load that failed leaves nothing behind
+                await self._engine.retire_version(
+                    spec.name, spec.version
+                )  # a load that failed leaves nothing behind
         if not version.ready and version.spec.scaling.min_workers:
             self._catalog.release(spec)
             raise _load_failed(version)
 
     async def _unload_one(self, version: ModelVersion) -> None:
-        await self._engine.retire(version.spec.name, version.spec.version)
+        await self._engine.retire_version(version.spec.name, version.spec.version)
         self._catalog.release(version.spec)
 
-    def _in_use(self, stage: str) -> bool:
+    def _is_in_use(self, stage: str) -> bool:
         return any(
             stage in (*version.spec.stages, *version.spec.following) for version in self._engine.registry
         )
 
-    def _changing(self, model: str) -> asyncio.Lock:
+    def _lock_of(self, model: str) -> asyncio.Lock:
         return self._locks.setdefault(model, asyncio.Lock())
 
 
@@ -403,7 +415,7 @@ def _load_failed(version: ModelVersion) -> ModelLoadFailed:
     )
 
 
-def _used(statistics: ModelStatistics) -> ModelUsage:
+def _usage_of(statistics: ModelStatistics) -> ModelUsage:
     counts = statistics.counts
     failed, answered = counts.outcomes
     return ModelUsage(
@@ -427,7 +439,7 @@ def _duration(count: int, seconds: float) -> Duration:
     return Duration(count, int(seconds * 1e9))
 
 
-def _described(version: ModelVersion, model: Model, pending: int) -> ModelDescription:
+def _describe_version(version: ModelVersion, model: Model, pending: int) -> ModelDescription:
     spec, error = version.spec, version.error
     pool = version.pool
     return ModelDescription(
@@ -436,7 +448,7 @@ def _described(version: ModelVersion, model: Model, pending: int) -> ModelDescri
         url=spec.url,
         state=version.state.name,
         is_default=spec.version == model.default,
-        default_rule=model.rule.value,
+        default_rule=model.default_rule.value,
         version_policy=spec.version_policy,
         reason=error.message if error is not None else "",
         detail=error.detail if error is not None else "",
@@ -463,8 +475,8 @@ def _described(version: ModelVersion, model: Model, pending: int) -> ModelDescri
             )
             for worker in (pool.workers if pool is not None else ())
         ],
-        sequences=_sequences(spec),
-        joining=_joining(version),
+        sequences=_sequence_description(spec),
+        joining=_joining_of(version),
         stepwise=spec.batching.stepwise,
         job_ticket=spec.limits.job_ticket,
         scaled_to_zero=version.scaled_to_zero,
@@ -472,12 +484,12 @@ def _described(version: ModelVersion, model: Model, pending: int) -> ModelDescri
     )
 
 
-def _joining(version: ModelVersion) -> Joining | None:
+def _joining_of(version: ModelVersion) -> Joining | None:
     pool = version.pool
     return pool.joining if pool is not None else None
 
 
-def _sequences(spec: ModelSpec) -> SequenceDescription | None:
+def _sequence_description(spec: ModelSpec) -> SequenceDescription | None:
     sequence = spec.sequence
     if not sequence.enabled:
         return None

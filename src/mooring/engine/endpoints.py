@@ -19,16 +19,16 @@ class WorkerEndpoints:
         self._next: dict[str, int] = {}
         self._instances: dict[str, int] = {}
 
-    def find(self, worker: str, parameters: Mapping[str, Parameter]) -> str | None:
+    def find_endpoint(self, worker: str, parameters: Mapping[str, Parameter]) -> str | None:
         """The endpoint that is loaded with these parameters; None where there is none."""
-        wanted = _comparison_key(parameters)
-        for endpoint, known in self._loaded.get(worker, {}).items():
-            if known == wanted:
+        key = _comparison_key(parameters)
+        for endpoint, loaded_key in self._loaded.get(worker, {}).items():
+            if loaded_key == key:
                 return endpoint
         return None
 
-    def name(self, worker: str) -> str:
-        """A name for one more endpoint. It is used up, even if loading the endpoint fails."""
+    def next_name(self, worker: str) -> str:
+        """Return a name for one more endpoint. It is used up, even if the endpoint cannot be loaded."""
         number = self._next.get(worker)
         if number is None:
             self._next[worker] = 0
@@ -36,33 +36,33 @@ class WorkerEndpoints:
         self._next[worker] = number + 1
         return f"{worker}-{number}"
 
-    def add(self, worker: str, endpoint: str, parameters: Mapping[str, Parameter]) -> None:
+    def add_endpoint(self, worker: str, endpoint: str, parameters: Mapping[str, Parameter]) -> None:
         """Note that an endpoint is loaded, with one instance."""
         self._loaded.setdefault(worker, {})[endpoint] = _comparison_key(parameters)
         self._instances[endpoint] = 1
 
-    def share(self, endpoint: str) -> int:
+    def add_instance(self, endpoint: str) -> int:
         """Count one more instance of an endpoint, and return how many it has now."""
         self._instances[endpoint] += 1
         return self._instances[endpoint]
 
-    def release(self, endpoint: str) -> int:
+    def release_instance(self, endpoint: str) -> int:
         """Count one instance less, and return how many are left. Raises ``KeyError`` for an endpoint that was not loaded so."""
         left = self._instances[endpoint] - 1
         if left:
             self._instances[endpoint] = left
         else:
-            self.forget(endpoint)
+            self.forget_endpoint(endpoint)
         return left
 
-    def forget(self, endpoint: str) -> None:
+    def forget_endpoint(self, endpoint: str) -> None:
         """Forget an endpoint with all its instances; after the last one of a worker its names start anew."""
         self._instances.pop(endpoint, None)
         for worker in [worker for worker, endpoints in self._loaded.items() if endpoint in endpoints]:
             del self._loaded[worker][endpoint]
             self._reset_if_empty(worker)
 
-    def failed(self, worker: str) -> None:
+    def note_load_failure(self, worker: str) -> None:
         """Note that an endpoint could not be loaded."""
         self._reset_if_empty(worker)
 
@@ -73,10 +73,10 @@ class WorkerEndpoints:
 
 
 def _comparison_key(parameters: Mapping[str, Parameter]) -> tuple[tuple[str, str, Parameter], ...]:
-    # AMD's maps know bool, int, double and text; 100.0 is read as the integer it equals.
-    found: list[tuple[str, str, Parameter]] = []
+    # AMD's parameters are bool, int, double or text; 100.0 is compared as the integer that it equals.
+    items: list[tuple[str, str, Parameter]] = []
     for key, value in sorted(parameters.items()):
         if key not in _NOT_COMPARED:
             whole = int(value) if isinstance(value, float) and value.is_integer() else value
-            found.append((key, type(whole).__name__, whole))
-    return tuple(found)
+            items.append((key, type(whole).__name__, whole))
+    return tuple(items)

@@ -1,4 +1,4 @@
-"""The engine: resolve, admit, split, answer. The ``InferenceService`` of this process."""
+"""The engine: finds the model of each request, and starts, resizes and ends the models."""
 
 import asyncio
 import functools
@@ -47,20 +47,28 @@ from mooring.workers.pool import WorkerPool
 
 log = get_logger(__name__)
 
-# How often time-outs are looked at, in seconds: their precision, and nothing else, depends on it.
+# Seconds between two checks of deadlines and idle models. Only their precision depends on it.
 _CHECK_EVERY = 0.05
 
 
 class Engine(InferenceService):
-    """Every model of this process, and the way of every request to one of them.
+    """The models of this process. It is the ``InferenceService`` that the protocols call.
 
-    A version that is unloaded has ``drain_limit`` seconds for what it was asked. ``frontends`` are the further
-    processes that take connections, and ``codecs`` how many may read and write large JSON beside the workers. There are ``most_workers``
-    of all models together, or what the machine bears where that is 0; above the ``budget`` idle models of files have
-    none. With 0 codecs there is still one for large JSON to
-    chains and to models with sequences, started when any comes: it must be read before a worker is chosen. Workers are
-    forked from processes of ``libraries``, by default such as see this process's own variables. With ``strict_readiness``
-    it is not ready while anything is missing that the start asked for; without, once everything has been tried.
+    How this works: the ``Registry`` holds every version with its state. Each version has a scheduler, which queues its
+    requests, and a pool of worker processes, which runs them. ``submit`` looks up the version and passes the request to
+    its scheduler; a chain or a workflow has none, and its request becomes a ``GraphRun``. To deploy a version is to make
+    scheduler and pool and to wait until the first worker has loaded the model. To retire one is to refuse new requests,
+    to wait for those in flight, and to end the workers. A timer calls ``_check_all`` every 50 ms: it refuses requests
+    past their deadlines, scales idle models to zero, and looks for frozen processes.
+
+    ``drain_limit`` is how many seconds a version that is unloaded has to answer what it has accepted. ``frontends`` are
+    the other processes that accept connections. ``codecs`` is the number of processes that decode and encode large JSON
+    beside the workers. With 0 there is still one for chains and for models with sequences, whose bodies must be decoded
+    before a worker can be chosen; it starts when the first such body comes. ``most_workers`` bounds the workers of all
+    models together; 0 leaves the bound to the machine. Idle models of files have no workers while all together exceed
+    the ``budget``. Workers are forked from the processes of ``libraries``, which by default get the environment of this
+    process. With ``strict_readiness`` the engine is not ready while anything is missing that was configured at the
+    start; without it, the engine is ready once everything has been tried.
     """
 
     def __init__(
@@ -80,19 +88,19 @@ class Engine(InferenceService):
         deadlines: Deadlines = DEADLINES,
     ) -> None:
         self.registry = Registry()
-        # Beside the models: one may be called as a model is, and is then reached by its own route only.
+        # A registry of their own: a workflow may have the name of a model. Then only its own route reaches it.
         self.workflows = Registry()
         self.drain_limit = drain_limit
-        # Whether all addresses are open, and whether the server is about to stop: before and then it is not ready,
-        # whatever its models are.
-        self.opened = True
-        self.leaving = False
+        # Whether all addresses accept connections, and whether the server is about to stop. The readiness probes
+        # depend on both, whatever the models' states are.
+        self.listening = True
+        self.stopping = False
         self._capacity = machine_capacity(most_workers)
         self._strict_readiness = strict_readiness
         self._arena = arena
         self._metrics = metrics
-        metrics.host.loads = self._loads
-        metrics.served.states = self._states
+        metrics.host.loads = self._load_times
+        metrics.served.states = self._version_states
         self._frontends = frontends or SingleProcess()
         self._idle_models = IdleModels(self.registry, budget or Budget(), self._frontends.retire)
         self._workers = LocalWorkers(
@@ -105,20 +113,20 @@ class Engine(InferenceService):
         )
         self._codecs = CodecPool(max(1, codecs), arena.slot, self._workers)
         self._shares_reading = codecs > 0
-        self._read = BodyReader(self._codecs, arena.slot).read
-        self._looks = Clock(deadlines.heartbeat)
+        self._read_body = BodyReader(self._codecs, arena.slot).read
+        self._heartbeat_clock = Clock(deadlines.heartbeat)
         self._loop = asyncio.get_running_loop()
-        self._wanted: set[str] = set()
-        self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
+        self._expected_models: set[str] = set()
+        self._next_check = self._loop.call_later(_CHECK_EVERY, self._check_all)
 
     def submit(self, request: InferenceRequest, done: Done) -> Ticket:
         model = self.registry.models.get(request.model) or self.workflows.models.get(request.model)
         if model is None:
-            return refuse_request(request, done, self.registry.not_loaded(request.model))
+            return refuse_request(request, done, self.registry.not_loaded_error(request.model))
         version = model.versions.get(request.version or model.default)
         if version is not None:
             if version.graph is not None:
-                return self.run(version, request, done)
+                return self.run_graph(version, request, done)
             scheduler = version.scheduler
             if scheduler is not None:
                 return admit(scheduler, request, done)
@@ -128,22 +136,28 @@ class Engine(InferenceService):
         )
 
     def overload_error(self, model: str, version: str = "") -> MooringError | None:
-        found = self.registry.models.get(model)
-        one = found.versions.get(version or found.default) if found is not None else None
+        entry = self.registry.models.get(model)
+        target = entry.versions.get(version or entry.default) if entry is not None else None
         # A chain has no queue: its models have theirs.
-        if one is None or one.scheduler is None or one.graph is not None:
+        if target is None or target.scheduler is None or target.graph is not None:
             return None
-        return one.scheduler.overload_error()
+        return target.scheduler.overload_error()
 
-    def run(self, version: ModelVersion, request: InferenceRequest, done: Done) -> Ticket:
+    def run_graph(self, version: ModelVersion, request: InferenceRequest, done: Done) -> Ticket:
         """Send a request on its way through a chain or a workflow; as ``submit``."""
         assert version.graph is not None
         return GraphRun(
-            version.graph, request, done, self._submit_stage, self._inputs, version.runs, self._read
+            version.graph,
+            request,
+            done,
+            self._submit_stage,
+            self._declared_inputs,
+            version.runs,
+            self._read_body,
         )
 
     def _submit_stage(self, request: InferenceRequest, done: Done) -> Ticket:
-        """As ``submit``, but a model that others follow does its own part only."""
+        """Submit a request to one model of a graph. A model that others follow runs alone, without its followers."""
         model = self.registry.models.get(request.model)
         version = model.versions.get(model.default) if model is not None else None
         if version is None or not version.spec.following:
@@ -153,54 +167,62 @@ class Engine(InferenceService):
 
     def ready(self, model: str = "", version: str = "") -> bool:
         if model:
-            return self._ready(self._find(model, version))
+            return self._can_answer(self._find_version(model, version))
         models = self.registry.models
-        if not self.opened or self.leaving or not self._wanted <= models.keys():
+        if not self.listening or self.stopping or not self._expected_models <= models.keys():
             return False
         if not self._strict_readiness:
-            return all(version.tried for name in self._wanted for version in models[name].versions.values())
-        return not self.registry.incomplete and all(self._complete(models[name]) for name in self._wanted)
+            return all(
+                version.is_settled
+                for name in self._expected_models
+                for version in models[name].versions.values()
+            )
+        return not self.registry.lacks_expected and all(
+            self._is_complete(models[name]) for name in self._expected_models
+        )
 
-    def _complete(self, model: Model) -> bool:
-        """Whether a model's default can answer, and every version of it that the start asked for has been loaded once."""
-        default = model.version("")
-        if not (default.suspended or self._ready(default)):
+    def _is_complete(self, model: Model) -> bool:
+        """Whether the default version can answer, and each version that was configured at the start has loaded once."""
+        default = model.find_version("")
+        if not (default.suspended or self._can_answer(default)):
             return False
         return all(
             each.ever_loaded or each.suspended for each in model.versions.values() if each.loaded_at_startup
         )
 
-    def _find(self, model: str, version: str) -> ModelVersion:
+    def _find_version(self, model: str, version: str) -> ModelVersion:
         is_workflow = model in self.workflows.models and model not in self.registry.models
-        registry = self.workflows if is_workflow else self.registry  # which knows why a model is not there
-        return registry.find(model, version)
+        registry = (
+            self.workflows if is_workflow else self.registry
+        )  # the models' one knows why a model is missing
+        return registry.find_version(model, version)
 
-    def _ready(self, version: ModelVersion) -> bool:
+    def _can_answer(self, version: ModelVersion) -> bool:
         models = self.registry.models
         return version.ready and all(
-            stage in models and models[stage].version("").ready
+            stage in models and models[stage].find_version("").ready
             for stage in (*version.spec.stages, *version.spec.following)
         )
 
-    def _inputs(self, model: str) -> Sequence[TensorSpec]:
-        found = self.registry.models.get(model)
-        return found.version("").metadata.inputs if found is not None else ()
+    def _declared_inputs(self, model: str) -> Sequence[TensorSpec]:
+        entry = self.registry.models.get(model)
+        return entry.find_version("").metadata.inputs if entry is not None else ()
 
     def healthy(self) -> bool:
         models = self.registry.models
         return (
-            self.opened
-            and not self.leaving
-            and not (self._strict_readiness and self.registry.incomplete)
-            and self._wanted <= models.keys()
-            and all(model.version("").healthy for model in models.values())
+            self.listening
+            and not self.stopping
+            and not (self._strict_readiness and self.registry.lacks_expected)
+            and self._expected_models <= models.keys()
+            and all(model.find_version("").healthy for model in models.values())
         )
 
     def metadata(self, model: str, version: str = "") -> ModelMetadata:
-        found = self._find(model, version)
-        if not found.ready:
-            raise found.not_ready()
-        return found.metadata
+        target = self._find_version(model, version)
+        if not target.ready:
+            raise target.not_ready_error()
+        return target.metadata
 
     def models(self) -> Sequence[ModelState]:
         return [
@@ -210,95 +232,93 @@ class Engine(InferenceService):
                 state=version.state.name,
                 ready=version.ready,
                 is_default=self.registry.models[version.spec.name].default == version.spec.version,
-                reason=self._reason(version),
+                reason=self._reason_not_ready(version),
                 listed=not version.spec.function,
             )
             for version in self.registry
         ]
 
-    def _reason(self, version: ModelVersion) -> str:
-        """Why a version does not answer, or why it could not be loaded anew."""
+    def _reason_not_ready(self, version: ModelVersion) -> str:
+        """The reason why a version does not answer, or why it could not be reloaded; empty where there is none."""
         if version.error is not None:
             return version.error.message
-        why = self.registry.unavailable.get((version.spec.name, version.spec.version))
-        return f"it could not be loaded anew: {why.reason}" if why is not None else ""
+        unavailable = self.registry.unavailable.get((version.spec.name, version.spec.version))
+        return f"it could not be loaded anew: {unavailable.reason}" if unavailable is not None else ""
 
-    def missing(self) -> Sequence[ModelState]:
-        """What could not be loaded and does not answer, sorted by name: models, and versions of models that are there."""
+    def list_missing(self) -> Sequence[ModelState]:
+        """List the models and versions that could not be loaded and do not answer, sorted by name."""
         ready = {(version.spec.name, version.spec.version) for version in self.registry if version.ready}
         return [
-            ModelState(name, version, "UNAVAILABLE", ready=False, is_default=False, reason=why.reason)
-            for (name, version), why in sorted(self.registry.unavailable.items())
+            ModelState(name, version, "UNAVAILABLE", ready=False, is_default=False, reason=unavailable.reason)
+            for (name, version), unavailable in sorted(self.registry.unavailable.items())
             if (name, version) not in ready
         ]
 
-    def _loads(self) -> Iterator[tuple[str, float]]:
-        """How long every worker took to load its model, by the name that TorchServe would give it."""
+    def _load_times(self) -> Iterator[tuple[str, float]]:
+        """The seconds that each worker took to load its model, by the name that TorchServe would give the worker."""
         for version in self.registry:
             for worker in version.pool.workers if version.pool is not None else ():
                 if worker.load_seconds is not None:
                     yield f"W-{worker.id}-{version.spec.name}_{version.spec.version}", worker.load_seconds
 
-    def _states(self) -> Iterator[tuple[str, str, str]]:
+    def _version_states(self) -> Iterator[tuple[str, str, str]]:
         for version in self.registry:
             yield version.spec.name, version.spec.version, version.state.name
 
-    def waiting(self) -> int:
-        """How many requests wait for a worker, over all models."""
+    def waiting_requests(self) -> int:
+        """Count the requests that wait for a worker, over all models and all processes."""
         return sum(map(self.waiting_for, self.registry))
 
     def waiting_for(self, version: ModelVersion) -> int:
-        """How many requests wait for a worker of a version, in all processes."""
+        """Count the requests that wait for a worker of a version, in all processes."""
         own = version.scheduler.waiting if version.scheduler is not None else 0
         return own + self._frontends.waiting(version)
 
-    def expect(self, spec: ModelSpec) -> None:
-        """A model that ``deploy`` will be asked for: its libraries are imported meanwhile, and until it is loaded this
-        server is not ready.
-        """
-        self._wanted.add(spec.name)
+    def expect_model(self, spec: ModelSpec) -> None:
+        """Announce a model that will be deployed: its libraries are imported now, and the server is not ready before."""
+        self._expected_models.add(spec.name)
         self._workers.template(preload(spec))
 
-    async def deploy(self, spec: ModelSpec, *, at_startup: bool = False) -> ModelVersion:
+    async def deploy_version(self, spec: ModelSpec, *, at_startup: bool = False) -> ModelVersion:
         """Register a version and start its workers; return when the first of them has loaded it or has failed to.
 
         Raises ``ModelExists``. A version that failed stays, FAILED, and its workers are tried again.
         """
         version = ModelVersion(spec)
         version.loaded_at_startup = at_startup
-        self.registry.add(version)
-        self._wanted.add(spec.name)
-        return await self._start(version)
+        self.registry.add_version(version)
+        self._expected_models.add(spec.name)
+        return await self._start_version(version)
 
     async def deploy_workflow(self, spec: ModelSpec) -> None:
         """Register a workflow whose models are deployed. Raises ``ModelExists``."""
         version = ModelVersion(spec)
-        self.workflows.add(version)
-        await self._start(version)
+        self.workflows.add_version(version)
+        await self._start_version(version)
 
-    async def _start(self, version: ModelVersion) -> ModelVersion:
+    async def _start_version(self, version: ModelVersion) -> ModelVersion:
         spec = version.spec
         if spec.stages:
             self._metrics.model(spec.name, spec.version)
-            version.begin(None, None)
-            version.report(version.metadata)
+            version.start_loading(None, None)
+            version.on_worker_event(version.metadata)
             return version
         scheduler, pool = self._make_scheduler(version)
-        version.begin(scheduler, pool)
+        version.start_loading(scheduler, pool)
         refusal = self._capacity.refusal_reason(spec.scaling.min_workers, self._workers_beside(version))
         if refusal:
-            version.report(ModelLoadFailed(refusal, model=spec.name, version=spec.version))
+            version.on_worker_event(ModelLoadFailed(refusal, model=spec.name, version=spec.version))
             return version
         pool.start(self._idle_models.workers_at_first(spec))
         if spec.scaling.min_workers:
-            await version.settled()
+            await version.wait_until_settled()
         else:
             version.suspend()
         self._frontends.publish()
         return version
 
     def _make_scheduler(self, version: ModelVersion) -> tuple[RequestScheduler, WorkerPool]:
-        """The queue of a version and its workers, none of which is started yet."""
+        """Make the queue of a version and its pool of workers, none of which is started yet."""
         spec, allocate = version.spec, self._arena.slot
         statistics = self._metrics.model(spec.name, spec.version)
 
@@ -313,23 +333,25 @@ class Engine(InferenceService):
             )
 
         if spec.sequence.enabled:
-            stateful = SequenceScheduler(spec, statistics, allocate, version.report, make_pool, self._read)
+            stateful = SequenceScheduler(
+                spec, statistics, allocate, version.on_worker_event, make_pool, self._read_body
+            )
             return stateful, stateful.pool
         codecs = self._codecs if self._shares_reading else None
         wake = functools.partial(self._idle_models.wake, version) if may_scale_to_zero(spec) else None
         scheduler = make_scheduler(
-            spec, statistics, allocate, version.report, make_pool, codecs=codecs, wake=wake
+            spec, statistics, allocate, version.on_worker_event, make_pool, codecs=codecs, wake=wake
         )
         return scheduler, scheduler.pool
 
-    def check_room(self, workers: int, version: ModelVersion | None = None) -> None:
-        """Raises ``InvalidInput`` where so many workers of a version, or of a new one, are more than there may be."""
+    def check_capacity(self, workers: int, version: ModelVersion | None = None) -> None:
+        """Raise ``InvalidInput`` where so many workers of ``version``, or of a new one, exceed the bound of all models."""
         refusal = self._capacity.refusal_reason(workers, self._workers_beside(version))
         if refusal:
             raise InvalidInput(refusal)
 
     def _workers_beside(self, version: ModelVersion | None) -> int:
-        """How many workers all other versions are to have."""
+        """Count the workers that all other versions are to have."""
         pools = [
             each.pool
             for each in self.registry
@@ -338,8 +360,9 @@ class Engine(InferenceService):
         ]
         return sum(pool.wanted for pool in pools if pool is not None)
 
-    async def _end(self, version: ModelVersion) -> None:
-        version.unload()
+    async def _unload_version(self, version: ModelVersion) -> None:
+        """Refuse new requests, wait for those in flight for ``drain_limit`` seconds at most, and end the workers."""
+        version.start_unloading()
         scheduler = version.scheduler
         self._frontends.publish()
         await self._frontends.retire(version)
@@ -349,68 +372,69 @@ class Engine(InferenceService):
         )
         if version.pool is not None:
             await version.pool.stop()
-        version.unloaded()
+        version.finish_unloading()
 
     def set_default(self, name: str, version: str) -> None:
-        """The version that answers when none is named. Raises ``ModelNotFound`` or ``VersionNotFound``."""
-        model = self.registry.model(name)
-        model.choose(model.version(version).spec.version)
+        """Set the version that answers requests that name none. Raises ``ModelNotFound`` or ``VersionNotFound``."""
+        model = self.registry.find_model(name)
+        model.choose_default(model.find_version(version).spec.version)
         self._frontends.publish()
 
-    async def replace(self, spec: ModelSpec) -> ModelVersion:
-        """Load a version anew: the old one answers until the new one is ready, and on if that fails.
+    async def replace_version(self, spec: ModelSpec) -> ModelVersion:
+        """Reload a version: the old one answers until the new one is ready, and goes on if the new one fails.
 
-        Returns the new version where it failed, too: READY says which.
+        Return the new version even where it failed; its state tells.
         """
         old = self.registry.models[spec.name].versions[spec.version]
-        new = await self._start(ModelVersion(spec))
+        new = await self._start_version(ModelVersion(spec))
         if new.ready:
-            self.registry.exchange(old, new)
+            self.registry.replace_version(old, new)
             if isinstance(new.scheduler, SequenceScheduler) and isinstance(old.scheduler, SequenceScheduler):
                 new.scheduler.remember_lost(old.scheduler.open_sequences())
-            await self._end(old)
+            await self._unload_version(old)
         else:
-            await self._end(new)
+            await self._unload_version(new)
         return new
 
-    def scale(self, name: str, workers: int) -> None:
-        """Have this many workers from now on; the idle ones among those too many end first.
+    def scale_workers(self, name: str, workers: int) -> None:
+        """Set the number of workers of a model's default version. Of too many, the idle ones end first.
 
-        Raises ``ModelNotFound``, or ``InvalidInput`` where those are more than there may be.
+        Raises ``ModelNotFound``, or ``InvalidInput`` where the number exceeds the bound of all models.
         """
-        version = self.registry.find(name)
-        self.check_room(workers, version)
+        version = self.registry.find_version(name)
+        self.check_capacity(workers, version)
         assert version.pool is not None
         version.pool.start(workers)
 
-    async def resize(self, version: ModelVersion, least: int, most: int) -> bool:
-        """Have at least and at most so many workers of this version; True when it is so and those too many are gone.
+    async def resize_workers(self, version: ModelVersion, least: int, most: int) -> bool:
+        """Set the range of the number of workers of a version. Return True once exactly as many run as there should.
 
-        False where somebody changed the number again meanwhile, or what ran took too long to be waited for: it goes on.
-        Raises ``WorkersFailed`` when a new worker does not load the model, and then there are as many as before, and
-        ``InvalidInput`` where those are more than there may be, or ``ModelNotFound`` where the version is unloaded meanwhile.
+        Return False where another call has changed the number meanwhile, or where running requests held their workers
+        for longer than the time-outs of the model; the change then goes on in the background. Raises ``WorkersFailed``
+        where a new worker cannot load the model (the old number is restored), ``InvalidInput`` where the number exceeds
+        the bound of all models, and ``ModelNotFound`` where the version is unloaded meanwhile.
         """
-        version.check_kept()
+        version.check_not_unloaded()
         scheduler, pool = version.scheduler, version.pool
         if scheduler is None or pool is None:
             raise Unsupported(f"model '{version.spec.name}' has no workers of its own")
-        self.check_room(least, version)
-        before = version.spec
-        had, load_failures = pool.wanted, pool.failures.load_failures
+        self.check_capacity(least, version)
+        old_spec = version.spec
+        old_count, load_failures = pool.wanted, pool.failures.load_failures
         version.set_worker_range(least, most)
-        epoch, count = version.resize_epoch, min(max(had, least), most)
-        limit = before.timeouts.startup_timeout + before.timeouts.response_timeout
+        epoch, count = version.resize_epoch, min(max(old_count, least), most)
+        limit = old_spec.timeouts.startup_timeout + old_spec.timeouts.response_timeout
         if count:
             version.resume()
         else:
-            # What was accepted is answered by the workers that there are.
-            scheduler.refuse_new(version.no_worker())
+            # The workers end only after they have answered what was accepted.
+            scheduler.refuse_new(version.no_worker_error())
             await self._frontends.retire(version)
             await wait_until(lambda: scheduler.idle or version.resize_epoch != epoch, limit)
         if version.resize_epoch != epoch:
-            version.check_kept()
+            version.check_not_unloaded()
             return False
-        _have(version, pool, count)
+        _set_worker_count(version, pool, count)
         await wait_until(
             lambda: (
                 version.resize_epoch != epoch
@@ -420,34 +444,34 @@ class Engine(InferenceService):
             limit,
         )
         if version.resize_epoch != epoch:
-            version.check_kept()
+            version.check_not_unloaded()
             return False
         if pool.failures.load_failures != load_failures:
-            version.set_worker_range(before.scaling.min_workers, before.scaling.max_workers)
-            _have(version, pool, had)
-            raise _no_more_workers(version, pool.failures.last_load_error)
+            version.set_worker_range(old_spec.scaling.min_workers, old_spec.scaling.max_workers)
+            _set_worker_count(version, pool, old_count)
+            raise _workers_failed_error(version, pool.failures.last_load_error)
         return pool.has_exactly(count)
 
-    async def retire(self, name: str, version: str = "") -> None:
-        """Return once the last request in flight is answered and the workers are gone.
+    async def retire_version(self, name: str, version: str = "") -> None:
+        """Unload a version: return once its last request in flight is answered and its workers are gone.
 
         Raises ``ModelNotFound`` or ``VersionNotFound``.
         """
-        found = self.registry.find(name, version)
-        self.registry.remove(found)
+        retired = self.registry.find_version(name, version)
+        self.registry.remove_version(retired)
         if name not in self.registry.models:
-            self._wanted.discard(name)
-        await self._end(found)
-        log.info("model unloaded", model=name, version=found.spec.version)
+            self._expected_models.discard(name)
+        await self._unload_version(retired)
+        log.info("model unloaded", model=name, version=retired.spec.version)
 
     async def retire_workflow(self, name: str) -> None:
-        """Return once the last request in flight is answered; its models stay. Raises ``ModelNotFound``."""
-        found = self.workflows.find(name)
-        self.workflows.remove(found)
-        await self._end(found)
+        """Unload a workflow once its last request in flight is answered; its models stay. Raises ``ModelNotFound``."""
+        retired = self.workflows.find_version(name)
+        self.workflows.remove_version(retired)
+        await self._unload_version(retired)
 
     async def drain(self, grace: float) -> bool:
-        """Return when nothing waits and nothing runs; False if that took longer than ``grace`` seconds."""
+        """Wait until no request waits or runs. Return False where that took longer than ``grace`` seconds."""
         return await wait_until(
             lambda: all(version.scheduler is None or version.scheduler.idle for version in self.registry),
             grace,
@@ -455,34 +479,36 @@ class Engine(InferenceService):
 
     async def close(self) -> None:
         """End every worker and template."""
-        self._ticker.cancel()
+        self._next_check.cancel()
         self._idle_models.close()
         pools = [version.pool for version in self.registry if version.pool is not None]
         await asyncio.gather(*(pool.stop() for pool in pools))
         await self._codecs.stop()
         self._workers.close()
 
-    def _check(self) -> None:
+    def _check_all(self) -> None:
+        """Refuse requests past their deadlines, scale idle models to zero, look for frozen processes."""
         now = time.monotonic()
         for version in self.registry:
             if version.scheduler is not None:
                 version.scheduler.check(now)
         self._codecs.check(now)
         self._idle_models.check(now)
-        if self._looks.step(now):
+        if self._heartbeat_clock.step(now):
             self._workers.check(now)
             self._frontends.check(now)
         self._frontends.publish()
-        self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
+        self._next_check = self._loop.call_later(_CHECK_EVERY, self._check_all)
 
 
-def _have(version: ModelVersion, pool: WorkerPool, count: int) -> None:
+def _set_worker_count(version: ModelVersion, pool: WorkerPool, count: int) -> None:
+    """Have the pool run so many workers; a version without any refuses requests."""
     pool.start(count)
     if not count:
         version.suspend()
 
 
-def _no_more_workers(version: ModelVersion, error: MooringError | None) -> WorkersFailed:
+def _workers_failed_error(version: ModelVersion, error: MooringError | None) -> WorkersFailed:
     spec = version.spec
     return WorkersFailed(
         error.message if error is not None else "",
@@ -493,10 +519,10 @@ def _no_more_workers(version: ModelVersion, error: MooringError | None) -> Worke
 
 
 def threads_for(workers: int) -> int:
-    """How many threads the libraries of one worker may use: its share of the cores, and at least one."""
+    """The number of threads for the libraries of one worker: its share of the cores, at least 1."""
     return max(1, cores() // max(workers, 1))
 
 
 def codecs_for() -> int:
-    """How many codec processes there may be where nothing is set: one for each core but one."""
+    """The default number of codec processes: one for each core but one, ``MAX_CODECS`` at most."""
     return min(cores() - 1, MAX_CODECS)

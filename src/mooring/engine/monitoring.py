@@ -1,4 +1,4 @@
-"""Keeping what is served in step with the model repository while the server runs."""
+"""Watches the model repository while the server runs, and loads and unloads models as it changes."""
 
 import asyncio
 from pathlib import Path
@@ -38,7 +38,7 @@ class RepositoryMonitor:
 
     def start(self) -> None:
         """Watch from now on."""
-        self._task = asyncio.get_running_loop().create_task(self._watch())
+        self._task = asyncio.get_running_loop().create_task(self._watch_repository())
 
     async def close(self) -> None:
         """Return when nothing is being loaded or unloaded any more."""
@@ -46,21 +46,21 @@ class RepositoryMonitor:
         if self._task is not None:
             await self._task
 
-    async def _watch(self) -> None:
+    async def _watch_repository(self) -> None:
         async for names in changed_models(self._repository, self._ended, polling=self._polling):
             # Kubernetes changes a mounted ConfigMap by one link, beside the links that lead through it.
             linked = self._catalog.list_symlinked() if _CONFIG_MAP in names else ()
             for name in sorted({*names, *linked}):
-                await self._follow(name)
+                await self._sync_model(name)
 
-    async def _follow(self, name: str) -> None:
+    async def _sync_model(self, name: str) -> None:
         if name.startswith("."):
             return
         try:
-            if await self._administration.follow(name):
+            if await self._administration.sync_folder(name):
                 log.info("model loaded from the repository", model=name)
         except ModelNotFound:
-            pass  # it is half removed: the next change will say more
+            pass  # it is half removed: another change of the folder follows
         except MooringError as error:
             log.error("model of the repository not loaded", model=name, reason=error.message)  # noqa: TRY400
         except Exception:  # the supervisor: one model must not end the watch over all others

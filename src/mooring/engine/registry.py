@@ -1,4 +1,4 @@
-"""Which models there are: name -> versions -> loaded model, and which version answers when none is named."""
+"""The registry of models: name -> versions, the state of each version, and which version is the default."""
 
 import asyncio
 import enum
@@ -27,10 +27,10 @@ from mooring.workers.pool import WorkerPool
 
 log = get_logger(__name__)
 
-# A worker that dies this often in a row, without an answer in between, is in a crash loop.
+# A model whose workers die this often in a row, without an answer in between, is in a crash loop.
 _CRASH_LOOP = 3
-# Characters of a reason that the log has in full already.
-_REASON = 200
+# Characters of a reason that is logged again; the log has it in full already.
+_MAX_REASON = 200
 
 
 class DefaultRule(enum.Enum):
@@ -41,31 +41,36 @@ class DefaultRule(enum.Enum):
     FIRST = "the first that was registered"
 
 
-_numbers = itertools.count(1)
+_version_numbers = itertools.count(1)
 
 
 class ModelVersion:
-    """One version: its state, its queue and workers, and what went wrong last.
+    """One version of a model: its state, its scheduler, its pool of workers, and its last error.
 
-    A chain or a workflow has neither queue nor workers: its models have theirs. ``number`` is its own among all versions
-    this process ever had; frontend processes name it by that.
+    How this works: ``start_loading`` gives it a scheduler and a pool. The pool reports each load, failed load and death
+    of a worker to ``on_worker_event``, which makes the move of the ``Lifecycle`` (lifecycle.py). Every move opens or
+    closes the queue, and tells the ``Model``, whose default version may change with it. A version is *settled* once its
+    first worker has loaded the model or has failed to. It is *suspended* while an operator has set its workers to 0.
+
+    A chain or a workflow has neither scheduler nor pool: its models have theirs. ``number`` is unique among all versions
+    that this process ever had; frontend processes name a version by it.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
-        self.number = next(_numbers)
+        self.number = next(_version_numbers)
         self.metadata = ModelMetadata(spec.name, [spec.version], spec.platform, spec.inputs, spec.outputs)
         self.error: MooringError | None = None
         self.scheduler: RequestScheduler | None = None
         self.pool: WorkerPool | None = None
         self.loaded_at_startup = False
         self.ever_loaded = False  # by any of its workers
-        # Of a chain or a workflow, and of a model that others follow; with the requests on their way through it.
+        # The graph of a chain, of a workflow or of a model with followers, and the requests on their way through it.
         self.graph = graph_of(spec)
         self.runs: set[GraphRun] = set()
-        # Counts the calls that set the number of workers: an older one gives way to a newer one.
+        # Counts the calls that set the number of workers: a newer call makes an older one that still waits give up.
         self.resize_epoch = 0
-        self._on_move: Callable[[], None] = _ignore
+        self._on_move: Callable[[], None] = _do_nothing
         self._lifecycle = Lifecycle(self._on_state_change)
         self._settled = asyncio.Event()
         self._began = time.monotonic()
@@ -82,12 +87,12 @@ class ModelVersion:
 
     @property
     def suspended(self) -> bool:
-        """Whether it has no workers because nobody wants any."""
+        """Whether it has no workers because an operator has set their number to 0."""
         return self.pool is not None and not self.pool.wanted and not self.ready
 
     @property
     def scaled_to_zero(self) -> bool:
-        """Whether it has no workers because nobody asks it: the next request starts them, and waits for one."""
+        """Whether it has no workers because it was idle: the next request starts them, and waits for one."""
         return self.pool is not None and not self.pool.wanted and self.ready
 
     @property
@@ -110,58 +115,58 @@ class ModelVersion:
         return since is None or time.monotonic() - since < self.spec.timeouts.retry_timeout
 
     @property
-    def tried(self) -> bool:
-        """Whether the first worker has loaded it, or has failed to, or none is wanted."""
+    def is_settled(self) -> bool:
+        """Whether the first worker has loaded the model or has failed to, or the version was suspended."""
         return self._settled.is_set()
 
-    async def settled(self) -> None:
-        """Return when the first worker has loaded the model, or the first has failed to."""
+    async def wait_until_settled(self) -> None:
+        """Return when the first worker has loaded the model or has failed to."""
         await self._settled.wait()
 
-    def follow(self, on_move: Callable[[], None] | None) -> None:
-        """Call this after every change of the state, or nobody: which version answers by default may depend on it."""
-        self._on_move = on_move or _ignore
+    def set_on_move(self, on_move: Callable[[], None] | None) -> None:
+        """Set what is called after every change of the state; None for nothing. The model's default may depend on it."""
+        self._on_move = on_move or _do_nothing
 
-    def begin(self, scheduler: RequestScheduler | None, pool: WorkerPool | None) -> None:
-        """Start loading: its workers, if it has any of its own, are about to load it."""
+    def start_loading(self, scheduler: RequestScheduler | None, pool: WorkerPool | None) -> None:
+        """Begin to load the version. A chain or a workflow has no scheduler and no pool."""
         self.scheduler, self.pool = scheduler, pool
         self._lifecycle.move(State.LOADING)
 
-    def report(self, news: ModelMetadata | MooringError) -> None:
-        """A worker has loaded it, or has failed to, or has died."""
+    def on_worker_event(self, event: ModelMetadata | MooringError) -> None:
+        """Note that a worker has loaded the model (its metadata), or has failed to or died (the error)."""
         if self.state in (State.UNLOADING, State.UNLOADED):
             return
-        if isinstance(news, ModelMetadata):
-            self.metadata = news
+        if isinstance(event, ModelMetadata):
+            self.metadata = event
             self.ever_loaded = True
             self._lifecycle.move(State.READY)
         else:
-            self._on_failure(news)
+            self._on_failure(event)
         self._settled.set()
 
     def set_worker_range(self, least: int, most: int) -> None:
-        """Note that it has at least and at most so many workers from now on; its pool is not told."""
+        """Set the least and the greatest number of workers in the spec; the pool itself is not changed."""
         self.resize_epoch += 1
         self.spec = self.spec.with_options(
             declare(Scaling, min_workers=least, max_workers=most, workers_by_default=False)
         )
 
     def resume(self) -> None:
-        """Take requests again: workers are about to come, and requests wait for them."""
+        """Accept requests again: workers are about to start, and requests wait for them."""
         assert self.scheduler is not None
         if self.state is State.FAILED:
             self._lifecycle.move(State.LOADING)
         self.scheduler.admit()
 
     def suspend(self) -> None:
-        """Refuse requests: it has no workers until an operator gives it some."""
+        """Refuse requests: there are no workers until an operator sets a number."""
         assert self.scheduler is not None
         self._lifecycle.move(State.LOADING)
-        self.scheduler.refuse_all(self.no_worker())
+        self.scheduler.refuse_all(self.no_worker_error())
         self._settled.set()
 
-    def no_worker(self) -> ModelNotReady:
-        """Why it does not answer when it has no workers, as an error."""
+    def no_worker_error(self) -> ModelNotReady:
+        """The error for requests to a version without workers."""
         spec = self.spec
         return ModelNotReady(
             f"model '{spec.name}' version '{spec.version}' has no worker",
@@ -169,23 +174,23 @@ class ModelVersion:
             version=spec.version,
         )
 
-    def check_kept(self) -> None:
-        """Raises ``ModelNotFound`` where somebody has unloaded it, or is about to."""
+    def check_not_unloaded(self) -> None:
+        """Raise ``ModelNotFound`` where the version has been unloaded, or is being unloaded."""
         if self.state in (State.UNLOADING, State.UNLOADED):
             name = self.spec.name
             raise ModelNotFound(f"model '{name}' was unloaded meanwhile", model=name)
 
-    def unload(self) -> None:
-        """No more requests."""
+    def start_unloading(self) -> None:
+        """Refuse new requests; those that wait are still served."""
         self.resize_epoch += 1
         self._lifecycle.move(State.UNLOADING)
 
-    def unloaded(self) -> None:
-        """Note that its workers are gone."""
+    def finish_unloading(self) -> None:
+        """Note that the workers are gone."""
         self._lifecycle.move(State.UNLOADED)
 
-    def not_ready(self) -> ModelNotReady:
-        """Why it does not answer, as an error."""
+    def not_ready_error(self) -> ModelNotReady:
+        """The error for requests to a version that is not READY, with the reason of its state."""
         reason = f": {self.error.message}" if self.error is not None else ""
         return ModelNotReady(
             f"model '{self.spec.name}' version '{self.spec.version}' is {self.state.name}{reason}",
@@ -194,16 +199,18 @@ class ModelVersion:
         )
 
     def _on_failure(self, error: MooringError) -> None:
-        before, self.error = self.error, error
+        previous, self.error = self.error, error
         pool = self.pool
         assert pool is not None
         # A model that cannot load says the same each time it is tried: whole the first time, then only that it does.
-        known = isinstance(error, ModelLoadFailed) and before is not None and before.message == error.message
+        known = (
+            isinstance(error, ModelLoadFailed) and previous is not None and previous.message == error.message
+        )
         log.error(
             "worker failed again" if known else "worker failed",
             model=self.spec.name,
             version=self.spec.version,
-            reason=shortened(error.message, _REASON) if known else error.message,
+            reason=shortened(error.message, _MAX_REASON) if known else error.message,
             failures_in_a_row=pool.failures.in_a_row,
             detail="" if known else error.detail,
         )
@@ -231,28 +238,28 @@ class ModelVersion:
                 reason=self.error.message if self.error is not None else "",
             )
         if self.scheduler is not None:
-            self._open_or_close(self.scheduler, state)
+            self._set_admission(self.scheduler, state)
         self._on_move()
 
-    def _open_or_close(self, scheduler: RequestScheduler, state: State) -> None:
-        """Have the queue take requests, refuse new ones, or refuse those that wait, too."""
+    def _set_admission(self, scheduler: RequestScheduler, state: State) -> None:
+        """Accept requests, refuse new ones, or refuse those that wait, too, as the state demands."""
         if state in (State.READY, State.LOADING):
             scheduler.admit()
         elif state is State.UNLOADING:
-            scheduler.refuse_new(self.not_ready())
+            scheduler.refuse_new(self.not_ready_error())
         else:
-            scheduler.refuse_all(self.not_ready())
+            scheduler.refuse_all(self.not_ready_error())
 
 
-def _ignore() -> None:
+def _do_nothing() -> None:
     """Do nothing when a version changes its state."""
 
 
 class Model:
-    """All versions under one name, and the ``default`` that answers who names none.
+    """All versions under one name. ``default`` is the version that answers requests that name none.
 
-    An operator's choice stays. Else it is the numerically highest version that is ready where all are of a repository,
-    as in Triton, and the first one registered where they are not, as in TorchServe.
+    The choice of an operator wins. Without one, the default is the highest ready version where all versions are of a
+    model repository (Triton's rule), and else the first that was registered (TorchServe's rule).
     """
 
     def __init__(self, name: str) -> None:
@@ -262,57 +269,59 @@ class Model:
         self.chosen = ""
 
     @property
-    def rule(self) -> DefaultRule:
-        """Why the default is the default."""
+    def default_rule(self) -> DefaultRule:
+        """The rule by which ``default`` is the default now."""
         if self.chosen:
             return DefaultRule.CHOSEN
         numbered = all(each.spec.version_policy is not None for each in self.versions.values())
         return DefaultRule.HIGHEST if numbered else DefaultRule.FIRST
 
-    def choose(self, version: str) -> None:
-        """Have this one answer from now on, whichever come and go beside it."""
+    def choose_default(self, version: str) -> None:
+        """Make this version the default for as long as it is loaded."""
         self.chosen = version
-        self.settle()
+        self.update_default()
 
-    def settle(self) -> None:
-        """Find the default anew: a version has come, gone or changed its state."""
+    def update_default(self) -> None:
+        """Compute the default again: a version was added or removed, or has changed its state."""
         if self.chosen not in self.versions:
             self.chosen = ""
-        rule = self.rule
+        rule = self.default_rule
         if rule is DefaultRule.CHOSEN:
             self.default = self.chosen
         elif rule is DefaultRule.HIGHEST and self.versions:
-            self.default = max(self.versions.values(), key=_preference).spec.version
+            self.default = max(self.versions.values(), key=_default_preference).spec.version
         elif self.default not in self.versions:
             self.default = next(iter(self.versions), "")
 
-    def version(self, version: str) -> ModelVersion:
-        """The version asked for, or the default one. Raises ``VersionNotFound``."""
-        found = self.versions.get(version or self.default)
-        if found is None:
+    def find_version(self, version: str) -> ModelVersion:
+        """The version of that number, or the default one for "". Raises ``VersionNotFound``."""
+        match = self.versions.get(version or self.default)
+        if match is None:
             raise VersionNotFound(
                 f"model '{self.name}' has no version '{version}'", model=self.name, version=version
             )
-        return found
+        return match
 
 
-def _preference(version: ModelVersion) -> tuple[bool, bool, int]:
-    """Ready ones first, then those about to be, then the highest."""
+def _default_preference(version: ModelVersion) -> tuple[bool, bool, int]:
+    """The sort key of a default version: ready ones are best, then loading ones, then the highest number."""
     return version.ready, version.state is State.LOADING, int(version.spec.version)
 
 
 class Unavailable(msgspec.Struct, frozen=True):
-    """Why a model, or one version of it, is not there. ``asked_for`` is whether the start counted on it."""
+    """Why a model, or one version of it, is missing. ``expected`` says that it was configured at the start."""
 
     url: str
     reason: str
-    asked_for: bool = False
+    expected: bool = False
 
 
 class Registry:
-    """The models of this server, and why others could not be loaded, by name and version.
+    """The models of this server, and the reasons why others could not be loaded.
 
-    An unavailable model as a whole has no version.
+    How this works: ``models`` maps a name to its ``Model``, which holds the versions. ``unavailable`` maps (name,
+    version) to the reason of a failed load; version "" stands for a model as a whole. An entry stays there until that
+    model or version is loaded, or is not to be loaded any more. So the index can list it, and errors can name the reason.
     """
 
     def __init__(self) -> None:
@@ -320,28 +329,28 @@ class Registry:
         self.unavailable: dict[tuple[str, str], Unavailable] = {}
 
     @property
-    def incomplete(self) -> bool:
-        """Whether something that the start asked for could not be loaded, and still is not there."""
-        return any(each.asked_for for each in self.unavailable.values())
+    def lacks_expected(self) -> bool:
+        """Whether anything that was configured at the start could not be loaded, and still is missing."""
+        return any(each.expected for each in self.unavailable.values())
 
-    def miss(self, name: str, version: str, why: Unavailable) -> None:
-        """Remember why something could not be loaded. What the start asked for once stays asked for.
+    def note_missing(self, name: str, version: str, why: Unavailable) -> None:
+        """Remember why a model or version could not be loaded. An entry that was ``expected`` stays so.
 
-        Where nothing of a model can be loaded, what was known of its versions is of no use any more.
+        An entry of a model as a whole replaces those of its versions.
         """
         replaced = [key for key in self.unavailable if key[0] == name and (not version or key[1] == version)]
-        if any(self.unavailable.pop(key).asked_for for key in replaced):
-            why = msgspec.structs.replace(why, asked_for=True)
+        if any(self.unavailable.pop(key).expected for key in replaced):
+            why = msgspec.structs.replace(why, expected=True)
         self.unavailable[name, version] = why
 
-    def misses(self, name: str) -> bool:
-        """Whether it is known why a model of that name is not there."""
+    def is_missing(self, name: str) -> bool:
+        """Whether the reason is known why a model of that name is missing as a whole."""
         return (name, "") in self.unavailable
 
-    def stop_missing(self, name: str, url: str, version: str = "") -> None:
-        """Forget why a model is missing, by its name or its url, or only that version of it.
+    def forget_missing(self, name: str, url: str, version: str = "") -> None:
+        """Forget why a model is missing, by its name or its URL, or only that version of it.
 
-        It is loaded now, or it is not wanted any more.
+        Call it when the model is loaded, or is not to be loaded any more.
         """
         self.unavailable = {
             key: why
@@ -349,24 +358,25 @@ class Registry:
             if not ((key[0] == name or why.url == url) and (not version or key[1] in ("", version)))
         }
 
-    def find(self, name: str, version: str = "") -> ModelVersion:
-        """Raises ``ModelNotFound`` or ``VersionNotFound``."""
-        return self.model(name).version(version)
+    def find_version(self, name: str, version: str = "") -> ModelVersion:
+        """The version of that number, or the default one. Raises ``ModelNotFound`` or ``VersionNotFound``."""
+        return self.find_model(name).find_version(version)
 
-    def model(self, name: str) -> Model:
-        """Raises ``ModelNotFound``."""
+    def find_model(self, name: str) -> Model:
+        """The model of that name. Raises ``ModelNotFound``."""
         model = self.models.get(name)
         if model is None:
-            raise self.not_loaded(name)
+            raise self.not_loaded_error(name)
         return model
 
-    def not_loaded(self, name: str) -> ModelNotFound:
+    def not_loaded_error(self, name: str) -> ModelNotFound:
         """The error for a name that no model has, with the reason where one is known."""
-        why = self.unavailable.get((name, ""))
-        return ModelNotFound(f"model '{name}' is not loaded{f': {why.reason}' if why else ''}", model=name)
+        unavailable = self.unavailable.get((name, ""))
+        reason = f": {unavailable.reason}" if unavailable else ""
+        return ModelNotFound(f"model '{name}' is not loaded{reason}", model=name)
 
-    def add(self, version: ModelVersion) -> None:
-        """Raises ``ModelExists`` if there is one of that name and version."""
+    def add_version(self, version: ModelVersion) -> None:
+        """Add a version, and its model with the first one. Raises ``ModelExists`` for a name and version that exist."""
         spec = version.spec
         model = self.models.setdefault(spec.name, Model(spec.name))
         if spec.version in model.versions:
@@ -375,28 +385,28 @@ class Registry:
                 model=spec.name,
                 version=spec.version,
             )
-        self._put(model, version)
+        self._put_version(model, version)
 
-    def exchange(self, old: ModelVersion, new: ModelVersion) -> None:
-        """Have a version answer in place of another of the same name and version."""
-        old.follow(None)
-        self._put(self.models[new.spec.name], new)
+    def replace_version(self, old: ModelVersion, new: ModelVersion) -> None:
+        """Replace a version by another of the same name and number; from now on the new one answers."""
+        old.set_on_move(None)
+        self._put_version(self.models[new.spec.name], new)
 
-    def remove(self, version: ModelVersion) -> None:
-        """Forget a version, and the model with its last one; another one is the default before this returns."""
+    def remove_version(self, version: ModelVersion) -> None:
+        """Remove a version, and the model with its last one. The model has another default when this returns."""
         spec = version.spec
         model = self.models[spec.name]
-        version.follow(None)
+        version.set_on_move(None)
         del model.versions[spec.version]
-        model.settle()
+        model.update_default()
         if not model.versions:
             del self.models[spec.name]
 
     @staticmethod
-    def _put(model: Model, version: ModelVersion) -> None:
+    def _put_version(model: Model, version: ModelVersion) -> None:
         model.versions[version.spec.version] = version
-        version.follow(model.settle)
-        model.settle()
+        version.set_on_move(model.update_default)
+        model.update_default()
 
     def __iter__(self) -> Iterator[ModelVersion]:
         for name in sorted(self.models):

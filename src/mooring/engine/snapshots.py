@@ -1,4 +1,4 @@
-"""Writes down what is served after every change, so that the next start can go on from there."""
+"""Snapshots of the served models, written after every change, from which the next start can resume."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -14,7 +14,10 @@ log = get_logger(__name__)
 
 
 class Snapshots:
-    """``archive_of`` says where a version can be had again; one of which it says nothing is left out."""
+    """Writes the models of a registry to snapshot files in ``folder``.
+
+    ``archive_of`` returns the URL from which a version can be loaded again; a version without one is left out.
+    """
 
     def __init__(
         self,
@@ -28,8 +31,8 @@ class Snapshots:
         self._properties = properties
         self._archive_of = archive_of
 
-    def write(self, kind: Kind = "snapshot") -> None:
-        """Write what is served now. A snapshot that cannot be written is an error in the log, and no more."""
+    def write_snapshot(self, kind: Kind = "snapshot") -> None:
+        """Write the models that are served now. Where that fails the error is logged and nothing is raised."""
         models: dict[str, dict[str, ModelSettings]] = {}
         for version in self._registry:
             spec = version.spec

@@ -23,7 +23,9 @@ def step_of(request: InferenceRequest, names: SequenceHeaders) -> Step:
     """The step that a request is, with an empty id where it names no sequence. Raises ``InvalidInput``."""
     parameters = request.parameters or {}
     if request.form is Form.TENSORS and parameters.get(ID):
-        return Step(_checked_id(parameters[ID]), _boolean(parameters, START), _boolean(parameters, END))
+        return Step(
+            _checked_id(parameters[ID]), _read_boolean(parameters, START), _read_boolean(parameters, END)
+        )
     headers = _sequence_headers(request, names)
     name, start, end = (headers.get(each, "").strip() for each in names.lower)
     return Step(_checked_id(name) if name else "", start.lower() in _TRUE, end.lower() in _TRUE)
@@ -65,14 +67,13 @@ def add_sequence_id(
 
 
 def _sequence_headers(request: InferenceRequest, names: SequenceHeaders) -> dict[str, str]:
-    wanted = names.lower
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for raw, value in request.headers or ():
         name = raw.decode("latin-1").lower()
-        if name in wanted:
-            # As UTF-8 where it is that: over gRPC an id is any text.
-            found[name] = value.decode("utf-8", "replace")
-    return found
+        if name in names.lower:
+            # Decoded as UTF-8 where it is valid: over gRPC an id may be any text.
+            by_name[name] = value.decode("utf-8", "replace")
+    return by_name
 
 
 def _checked_id(name: RequestValue) -> str | int:
@@ -86,10 +87,10 @@ def _checked_id(name: RequestValue) -> str | int:
     return name
 
 
-def _boolean(parameters: Mapping[str, RequestValue], name: str) -> bool:
+def _read_boolean(parameters: Mapping[str, RequestValue], name: str) -> bool:
     value = parameters.get(name, False)
     if isinstance(value, bool):
         return value
-    if value in ("true", "false"):  # what clients send whose parameters are all texts
+    if value in ("true", "false"):  # some clients send every parameter as text
         return value == "true"
     raise InvalidInput(f"parameter '{name}' of the request must be true or false, not {value!r}")

@@ -319,14 +319,14 @@ class Store:
 class SkippedModel(msgspec.Struct, frozen=True):
     """A model, or with ``version`` one version of it, that was found and cannot be served.
 
-    ``asked_for`` is whether the start counts on it; it does not on a second copy of a model that is served.
+    ``expected`` is whether the start counts on it; it does not count on a second copy of a model that is served.
     """
 
     name: str
     version: str
     url: str
     reason: str
-    asked_for: bool = True
+    expected: bool = True
 
 
 class StartupModels:
@@ -360,9 +360,7 @@ class StartupModels:
         except ModelNotFound as error:  # it went between the listing and the look
             log.warning("model gone", url=url, reason=error.message)
         except MooringError as error:
-            self.skip(
-                SkippedModel(name, "", url, error.message, asked_for=not isinstance(error, ModelExists))
-            )
+            self.skip(SkippedModel(name, "", url, error.message, expected=not isinstance(error, ModelExists)))
 
 
 def archives_in(store: Path) -> list[str]:

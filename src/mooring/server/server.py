@@ -112,7 +112,7 @@ async def _serve(config: Config, startup: Startup, started: Started) -> int:
         await server.start()
         if await _run_until(ended, server.load()):
             _settle()
-            started(server.listening, [*server.engine.missing(), *server.engine.models()])
+            started(server.listening, [*server.engine.list_missing(), *server.engine.models()])
             await ended.wait()
         ended.clear()
         log.info("stopping", drain_seconds=config.drain_timeout, serving_on_for_seconds=config.pre_stop_delay)
@@ -193,7 +193,7 @@ class Server:
             strict_readiness=config.strict_readiness,
             deadlines=deadlines,
         )
-        self.engine.opened = False
+        self.engine.listening = False
         self._stack = stack
         stack.push_async_callback(self.engine.close)
         folder, defaults, self._store = startup.folder, startup.defaults, startup.store
@@ -222,7 +222,7 @@ class Server:
             tokens=self._tokens,
         )
         if self._dialect is AMD:
-            AmdMetrics(self._metrics, self.engine.waiting)
+            AmdMetrics(self._metrics, self.engine.waiting_requests)
         self._services = Services(
             inference=self.engine,
             responses=self._responses,
@@ -246,12 +246,14 @@ class Server:
         specs = found.specs
         self._catalog.remember_targets(specs)
         for each in found.skipped:
-            why = Unavailable(each.url, each.reason, asked_for=each.asked_for)
-            self.engine.registry.miss(each.name, each.version, why)
+            why = Unavailable(each.url, each.reason, expected=each.expected)
+            self.engine.registry.note_missing(each.name, each.version, why)
         for spec in specs:
-            self.engine.expect(spec)
+            self.engine.expect_model(spec)
         self._warn_of_descriptors(specs)
-        self._loading = [asyncio.ensure_future(self.engine.deploy(spec, at_startup=True)) for spec in specs]
+        self._loading = [
+            asyncio.ensure_future(self.engine.deploy_version(spec, at_startup=True)) for spec in specs
+        ]
         await asyncio.sleep(0)  # from here on a request for one of them waits for it, and is not told 404
         # Whoever finds the server ready, at whichever address, may ask all others at once, read the key file, and
         # signal it. So nothing is ready before everything is there, and the inference address, which is the first
@@ -265,7 +267,7 @@ class Server:
         await self._listen(inference)
         # Only a server that has all its addresses writes the key file: it may be that of one that runs already.
         self._log_access_policy()
-        self.engine.opened = True
+        self.engine.listening = True
 
     def _follow_files(self) -> None:
         """Notice when certificates, tokens and models change on the disk."""
@@ -372,7 +374,7 @@ class Server:
     def snapshot(self, kind: Kind) -> None:
         """Write down what is served, if it is to be and was loaded at all."""
         if self._snapshots is not None and self._loaded:
-            self._snapshots.write(kind)
+            self._snapshots.write_snapshot(kind)
 
     def _changed(self) -> None:
         self.snapshot("snapshot")
@@ -392,7 +394,7 @@ class Server:
 
     async def leave(self, delay: float, limit: float) -> None:
         """Say that the server is not ready, serve on for ``delay`` seconds, and then drain."""
-        self.engine.leaving = True
+        self.engine.stopping = True
         await asyncio.sleep(delay)
         await self.drain(limit)
 

@@ -40,7 +40,7 @@ async def served(tmp_path):
         spec = model_spec(
             name="h", version="1.0", backend="handler", location=str(tmp_path), entry="handler.py", **settings
         )
-        assert (await engine.deploy(spec)).ready
+        assert (await engine.deploy_version(spec)).ready
 
     async def ask(payload=b"x"):
         answered = asyncio.get_running_loop().create_future()
@@ -65,7 +65,7 @@ async def test_a_counter_goes_on_when_its_model_is_loaded_again(served):
     await ask()
     await ask()
     assert value("Rows") == [2]
-    await engine.retire("h")
+    await engine.retire_version("h")
     assert value("Rows") == [2]
     assert value("WorkerLoadTime") == []
     await load()

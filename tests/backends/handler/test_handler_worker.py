@@ -61,7 +61,7 @@ async def load(engine, folder, source=HANDLER, **settings):
     spec = model_spec(
         name="h", version="1.0", backend="handler", location=str(folder), entry="handler.py", **settings
     )
-    await engine.deploy(spec)
+    await engine.deploy_version(spec)
 
 
 async def test_a_batch_with_one_bad_row_answers_the_others(engine, tmp_path):
@@ -82,6 +82,6 @@ async def test_pieces_come_before_the_answer(engine, tmp_path):
 
 async def test_a_handler_that_does_not_load_says_why(engine, tmp_path):
     await load(engine, tmp_path, "raise RuntimeError('no weights here')\n")
-    error = engine.registry.find("h").error
+    error = engine.registry.find_version("h").error
     assert error.message == "RuntimeError: no weights here"
     assert "handler.py" in error.detail

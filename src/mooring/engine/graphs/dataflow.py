@@ -42,9 +42,9 @@ def inputs_for(
         ]
     if form is Form.INSTANCES:
         if len(answers) > 1:
-            return [_instances(_merge_rows(answers, "instances"))]
+            return [_as_instances(_merge_rows(answers, "instances"))]
         (answer,) = answers.values()
-        return [_instances(output) for output in answer.tensors]
+        return [_as_instances(output) for output in answer.tensors]
     outputs = _named_outputs(answers)
     names, needed = {output.name for output in outputs}, [spec for spec in declared if not spec.optional]
     if not declared or {spec.name for spec in needed} <= names <= {spec.name for spec in declared}:
@@ -74,7 +74,7 @@ def merged_answer(answers: Answers, request: InferenceRequest) -> InferenceRespo
     return _present_outputs(_select_outputs(_named_outputs(answers), request), request)
 
 
-def _instances(predictions: Tensor) -> Tensor:
+def _as_instances(predictions: Tensor) -> Tensor:
     """Predictions as the instances of the next model; packed ones are one element, as an undecoded body is."""
     packed = predictions.packed
     shape = [1] if packed else predictions.shape
@@ -129,7 +129,7 @@ def _merge_rows(answers: Answers, name: str) -> Tensor:
 def are_large(answers: Answers) -> bool:
     """Whether to merge the rows of these answers takes too long for the event loop."""
     return any(
-        output.packed or sum(map(len, _payloads(output))) > LARGE
+        output.packed or sum(map(len, _payloads_of(output))) > LARGE
         for answer in answers.values()
         for output in answer.tensors
     )
@@ -138,7 +138,7 @@ def are_large(answers: Answers) -> bool:
 def lend_answers(answers: Answers) -> Answers:
     """Copies of these answers, whose memory stays the answers' own: for a thread, which must release nothing."""
     return {
-        node: InferenceResponse([_lend(output) for output in answer.tensors], head=answer.head)
+        node: InferenceResponse([_lend_tensor(output) for output in answer.tensors], head=answer.head)
         for node, answer in answers.items()
     }
 
@@ -157,17 +157,17 @@ def take_over_memory(results: Sequence[Tensor], lent: Answers, answers: Answers)
     release(owners.values())
 
 
-def _lend(tensor: Tensor) -> Tensor:
+def _lend_tensor(tensor: Tensor) -> Tensor:
     data = tensor.data
-    plain = [_view(each) for each in data] if isinstance(data, list) else _view(data)
+    plain = [_lend_payload(each) for each in data] if isinstance(data, list) else _lend_payload(data)
     return msgspec.structs.replace(tensor, data=plain)
 
 
-def _view(payload: Payload) -> Payload:
+def _lend_payload(payload: Payload) -> Payload:
     return Buffer(payload.view) if isinstance(payload, Buffer) else payload
 
 
-def _payloads(tensor: Tensor) -> list[Payload]:
+def _payloads_of(tensor: Tensor) -> list[Payload]:
     return tensor.data if isinstance(tensor.data, list) else [tensor.data]
 
 

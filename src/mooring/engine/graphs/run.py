@@ -53,9 +53,10 @@ _MAX_LOGGED_FAILURES = 20  # a second, of each workflow
 
 
 class Graph:
-    """Which node follows on which. In a ``workflow`` bodies go on as bytes, and any failure is that of a node.
+    """The nodes of a chain or a workflow, and which of them come after which.
 
-    Answers have ``version``; where that is empty, the version of the model that gave them.
+    In a ``workflow`` bodies are passed on as bytes, and each failure is reported as that of a node. ``version`` is
+    written into answers; where it is empty, they keep the version of the last model.
     """
 
     def __init__(self, nodes: Sequence[Node], *, workflow: bool = False, version: str = "") -> None:
@@ -72,7 +73,7 @@ class Graph:
 
 
 def chain_of(models: Sequence[str]) -> Graph:
-    """The graph in which these run one after the other."""
+    """The graph in which these models run one after the other."""
     return Graph(
         [
             Node(str(index), model, [str(index - 1)] if index else [])  # a model may come twice
@@ -82,7 +83,7 @@ def chain_of(models: Sequence[str]) -> Graph:
 
 
 def graph_of(spec: ModelSpec) -> Graph | None:
-    """The graph that a model stands for; None for one that answers by itself."""
+    """The graph of a workflow, of a chain or of a model with followers; None for a model that answers alone."""
     if spec.nodes:
         return Graph(spec.nodes, workflow=True, version=spec.version)
     if spec.stages:
@@ -91,18 +92,18 @@ def graph_of(spec: ModelSpec) -> Graph | None:
 
 
 class NodeInputs(NamedTuple):
-    """What a node is asked with: tensors, or the whole body of a KServe v1 request."""
+    """The inputs of a node: tensors, or the whole body of a KServe v1 request."""
 
     tensors: list[Tensor]
     body: UndecodedBody | None = None
 
     def shares(self, count: int) -> "list[NodeInputs]":
-        """The same for so many nodes or tries, each of which releases its own; takes this one over."""
+        """Split into shares for so many nodes or tries. Each share is released on its own; this object is used up."""
         bodies = [None] * count if self.body is None else self.body.shares(count)
         return [NodeInputs(*each) for each in zip(share_tensors(self.tensors, count), bodies, strict=True)]
 
     def release(self) -> None:
-        """Give back the memory: nobody will be asked with it."""
+        """Release the memory: no node needs these inputs."""
         release(self.tensors)
         if self.body is not None:
             self.body.release()
@@ -135,22 +136,22 @@ class GraphRun:
         self._request = request
         self._done: Done | None = done
         self._submit = submit
-        self._inputs = inputs
+        self._declared_inputs = inputs
         self._runs = runs
         self._tickets: dict[str, Ticket] = {}
-        # Inputs by node, a set for each time that it may yet be asked: the first time, and its retries.
+        # Inputs by node, one share for each time that it may yet be asked: the first time, and its retries.
         self._spare_inputs: dict[str, list[NodeInputs]] = {}
-        # Answers by node, for the nodes after it that still wait for others, and those of the leaves.
+        # By child that still waits for other parents: the answers of its parents. And the answers of the leaves.
         self._answers: dict[str, dict[str, InferenceResponse]] = {}
         self._leaf_answers: dict[str, InferenceResponse] = {}
-        # While the body is decoded; the inputs are this object's to release until then.
+        # True while the body is decoded. Until then this object must release the request's memory.
         self._undecoded = is_undecoded(request)
         self._body_ticket: Ticket | None = None
         runs.add(self)
         if request.operation is Operation.EXPLAIN and len(graph.nodes) > 1:
-            # An explanation says what counted for one model's answer; it is no input of the next model.
+            # An explanation is about one model's answer; it is no input of the next model.
             text = f"'{request.model}' is made of several models and has no explanation of its own; ask one of them"
-            self._refuse(Unsupported(text))
+            self._refuse_request(Unsupported(text))
         elif self._undecoded:
             self._body_ticket = read_body(request, self._on_body_read)
         else:
@@ -169,12 +170,12 @@ class GraphRun:
         if error is None:
             self._submit_starts()
         else:
-            self._refuse(error)
+            self._refuse_request(error)
 
-    def _refuse(self, error: MooringError) -> None:
+    def _refuse_request(self, error: MooringError) -> None:
         """End the run before any node is asked."""
         self._request.release()
-        self._fail(error)
+        self._end_with_error(error)
 
     def _submit_starts(self) -> None:
         graph = self._graph
@@ -182,7 +183,7 @@ class GraphRun:
         for name, inputs in zip(graph.starts, whole.shares(len(graph.starts)), strict=True):
             self._spare_inputs[name] = inputs.shares(1 + graph.nodes[name].retries)
         for name in graph.starts:
-            if self._done is not None:  # a node that was refused has ended it all
+            if self._done is not None:  # a node whose request was refused has ended the run
                 self._submit_node(name)
 
     def _submit_node(self, name: str) -> None:
@@ -200,7 +201,7 @@ class GraphRun:
                 operation=request.operation,
                 parameters=request.parameters,
                 outputs=request.outputs if last else None,
-                deadline=self._deadline(node),
+                deadline=self._node_deadline(node),
                 headers=request.headers,
                 path=request.path,
                 priority=request.priority,
@@ -211,10 +212,10 @@ class GraphRun:
             ),
             lambda outcome: self._on_outcome(name, outcome),
         )
-        # It may have been answered, and asked again, before it came back.
+        # The node may have answered, and have been asked again, before ``submit`` returned.
         self._tickets.setdefault(name, ticket)
 
-    def _deadline(self, node: Node) -> float | None:
+    def _node_deadline(self, node: Node) -> float | None:
         deadline = self._request.deadline
         if not node.timeout:
             return deadline
@@ -238,16 +239,18 @@ class GraphRun:
     def _on_failure(self, name: str, error: MooringError) -> None:
         node = self._graph.nodes[name]
         if not self._graph.workflow or isinstance(error, QueueFull) or self._client_timed_out(error):
-            self._fail(error)
-        elif self._spare_inputs[name] and _is_transient(error):
+            self._end_with_error(error)
+        elif self._spare_inputs[name] and _may_retry(error):
             self._log_failure(node, error, "node is asked again")
             self._submit_node(name)
         else:
             self._log_failure(node, error, "node failed")
-            self._fail(NodeFailed(f"Error executing {name}", model=self._request.model, detail=error.detail))
+            self._end_with_error(
+                NodeFailed(f"Error executing {name}", model=self._request.model, detail=error.detail)
+            )
 
     def _client_timed_out(self, error: MooringError) -> bool:
-        """Whether it is the client's time that ran out, and not the node's own."""
+        """Whether the deadline that passed is the client's, and not the node's own."""
         deadline = self._request.deadline
         return isinstance(error, DeadlineExceeded) and deadline is not None and time.monotonic() >= deadline
 
@@ -272,7 +275,7 @@ class GraphRun:
         if self._graph.leaves != [name]:
             release(piece.outputs)
             model = self._graph.nodes[name].model
-            self._fail(
+            self._end_with_error(
                 Unsupported(f"model '{model}' streams, and only the last one of '{request.model}' may")
             )
             return
@@ -293,9 +296,9 @@ class GraphRun:
     def _prepare_node(self, node: Node) -> None:
         answers = {parent: self._answers[node.name][parent] for parent in node.parents}
         form, typed = self._request.form, not self._graph.workflow
-        wanted = self._inputs(node.model)
+        declared = self._declared_inputs(node.model)
 
-        def then(outcome: list[Tensor] | MooringError) -> None:
+        def on_tensors(outcome: list[Tensor] | MooringError) -> None:
             if isinstance(outcome, MooringError):
                 self._on_combine_failure(node, outcome)
                 return
@@ -303,50 +306,50 @@ class GraphRun:
             self._spare_inputs[node.name] = NodeInputs(outcome).shares(1 + node.retries)
             self._submit_node(node.name)
 
-        def join(given: Answers) -> list[Tensor]:
-            return inputs_for(given, form, wanted, node.model, typed=typed)
+        def merge(parent_answers: Answers) -> list[Tensor]:
+            return inputs_for(parent_answers, form, declared, node.model, typed=typed)
 
         # Tensors of other forms only get new names.
-        self._combine(answers, join, then, reads_elements=form is INSTANCES)
+        self._combine_answers(answers, merge, on_tensors, reads_elements=form is INSTANCES)
 
-    def _combine(
+    def _combine_answers(
         self,
         answers: Answers,
-        join: Callable[[Answers], list[Tensor]],
-        then: Callable[[list[Tensor] | MooringError], None],
+        merge: Callable[[Answers], list[Tensor]],
+        on_tensors: Callable[[list[Tensor] | MooringError], None],
         *,
         reads_elements: bool,
     ) -> None:
         """Make tensors of the answers of nodes: in a thread where it reads many elements of several, else at once."""
         if reads_elements and len(answers) > 1 and are_large(answers):
             lent = lend_answers(answers)
-            task = asyncio.get_running_loop().run_in_executor(None, join, lent)
-            task.add_done_callback(lambda done: self._on_combined(done, lent, answers, then))
+            task = asyncio.get_running_loop().run_in_executor(None, merge, lent)
+            task.add_done_callback(lambda task: self._on_combined(task, lent, answers, on_tensors))
             return
         outcome: list[Tensor] | MooringError
         try:
-            outcome = join(answers)
+            outcome = merge(answers)
         except MooringError as error:
             outcome = error
-        then(outcome)
+        on_tensors(outcome)
 
     def _on_combined(
         self,
         task: "asyncio.Future[list[Tensor]]",
         lent: Answers,
         answers: Answers,
-        then: Callable[[list[Tensor] | MooringError], None],
+        on_tensors: Callable[[list[Tensor] | MooringError], None],
     ) -> None:
-        if self._done is None:  # nobody waits any more, and the answers have been given back
+        if self._done is None:  # the run has ended, and the answers have been released
             return
         error = task.exception()
         if error is None:
             take_over_memory(task.result(), lent, answers)
-            then(task.result())
+            on_tensors(task.result())
         elif isinstance(error, MooringError):
-            then(error)
+            on_tensors(error)
         else:
-            self._fail(NodeFailed("the answers of the nodes cannot be joined", detail=repr(error)))
+            self._end_with_error(NodeFailed("the answers of the nodes cannot be joined", detail=repr(error)))
 
     def _on_combine_failure(self, node: Node, error: MooringError) -> None:
         self._spare_inputs[node.name] = []
@@ -357,26 +360,29 @@ class GraphRun:
         if len(self._leaf_answers) < len(self._graph.leaves):
             return
         if len(self._leaf_answers) == 1:
-            self._finish(answer)
+            self._deliver_answer(answer)
             return
         whole = InferenceResponse([])
 
-        def join(answers: Answers) -> list[Tensor]:
+        def merge(answers: Answers) -> list[Tensor]:
             nonlocal whole
             whole = merged_answer(answers, self._request)
             return whole.tensors
 
-        def then(outcome: list[Tensor] | MooringError) -> None:
+        def on_tensors(outcome: list[Tensor] | MooringError) -> None:
             if isinstance(outcome, MooringError):
-                self._fail(outcome)
+                self._end_with_error(outcome)
             else:
-                self._finish(whole)
+                self._deliver_answer(whole)
 
-        self._combine(
-            {leaf: self._leaf_answers[leaf] for leaf in self._graph.leaves}, join, then, reads_elements=True
+        self._combine_answers(
+            {leaf: self._leaf_answers[leaf] for leaf in self._graph.leaves},
+            merge,
+            on_tensors,
+            reads_elements=True,
         )
 
-    def _finish(self, answer: InferenceResponse) -> None:
+    def _deliver_answer(self, answer: InferenceResponse) -> None:
         request = self._request
         self._leaf_answers.clear()
         self._tickets.clear()
@@ -388,22 +394,22 @@ class GraphRun:
         assert done is not None
         done(answer)
 
-    def _fail(self, error: MooringError) -> None:
+    def _end_with_error(self, error: MooringError) -> None:
         done, self._done = self._done, None
         self._release_all()
         if done is not None:
             done(error)
 
     def _release_all(self) -> None:
-        """Withdraw what runs and give back what is held."""
+        """Withdraw the requests of all nodes and release all inputs and answers that are held."""
         self._runs.discard(self)
         for ticket in self._tickets.values():
             ticket.cancel()
         self._tickets.clear()
         for name in self._spare_inputs:
             self._release_spares(name)
-        held = [answer for answers in self._answers.values() for answer in answers.values()]
-        for answer in (*held, *self._leaf_answers.values()):
+        held_answers = [answer for answers in self._answers.values() for answer in answers.values()]
+        for answer in (*held_answers, *self._leaf_answers.values()):
             release(answer.outputs)
         self._answers.clear()
         self._leaf_answers.clear()
@@ -414,8 +420,8 @@ class GraphRun:
         self._spare_inputs[name] = []
 
 
-def _is_transient(error: MooringError) -> bool:
-    """Whether the same request may succeed when it is sent again."""
+def _may_retry(error: MooringError) -> bool:
+    """Whether the same request to a node may succeed when it is sent again."""
     return isinstance(error, WorkerDied | DeadlineExceeded | ModelFailed) and not isinstance(
         error, ModelRefused
     )

@@ -1,4 +1,4 @@
-"""Workflows: graphs of models that are registered together, run together and go together."""
+"""Workflows: graphs of models that are registered, run and unregistered together, as in TorchServe."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -24,101 +24,101 @@ log = get_logger(__name__)
 
 
 class Workflows(WorkflowService):
-    """The workflows of an engine. Each has models of its own, ``WORKFLOW__NODE``, whatever others ask the same archive."""
+    """The workflows of an engine. Each has models of its own, named ``WORKFLOW__NODE``, even where archives are the same."""
 
     def __init__(self, engine: Engine, catalog: WorkflowCatalog) -> None:
         self._engine = engine
         self._catalog = catalog
-        self._opened: dict[str, ResolvedWorkflow] = {}
+        self._workflows: dict[str, ResolvedWorkflow] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
     def submit(self, request: InferenceRequest, done: Done) -> Ticket:
         model = self._engine.workflows.models.get(request.model)
         if model is None:
-            return refuse_request(request, done, _unknown(request.model))
-        return self._engine.run(model.version(""), request, done)
+            return refuse_request(request, done, _not_registered_error(request.model))
+        return self._engine.run_graph(model.find_version(""), request, done)
 
     def workflows(self) -> Sequence[WorkflowDescription]:
-        return [self._opened[name].description for name in sorted(self._opened)]
+        return [self._workflows[name].description for name in sorted(self._workflows)]
 
     def describe(self, workflow: str) -> WorkflowDescription:
-        opened = self._opened.get(workflow)
-        if opened is None:
-            raise _unknown(workflow)
-        return opened.description
+        resolved = self._workflows.get(workflow)
+        if resolved is None:
+            raise _not_registered_error(workflow)
+        return resolved.description
 
     async def register(self, registration: WorkflowRegistration) -> str:
-        opened = await asyncio.to_thread(self._catalog.read_workflow, registration)
-        name = opened.spec.name
-        async with self._changing(name):
+        resolved = await asyncio.to_thread(self._catalog.read_workflow, registration)
+        name = resolved.spec.name
+        async with self._lock_of(name):
             try:
-                if name in self._opened:
+                if name in self._workflows:
                     raise ModelExists(f"workflow '{name}' is registered already", model=name)
-                await self._start(opened)
+                await self._start_workflow(resolved)
             except MooringError:
-                self._release(opened)
+                self._release_files(resolved)
                 raise
-            self._opened[name] = opened
-        log.info("workflow ready", workflow=name, nodes=[node.name for node in opened.spec.nodes])
+            self._workflows[name] = resolved
+        log.info("workflow ready", workflow=name, nodes=[node.name for node in resolved.spec.nodes])
         return name
 
     async def unregister(self, workflow: str) -> None:
-        self.describe(workflow)  # a name that nothing has needs no lock
-        async with self._changing(workflow):
-            opened = self._opened.pop(workflow, None)
-            if opened is None:
-                raise _unknown(workflow)
+        self.describe(workflow)  # no lock for a name that no workflow has
+        async with self._lock_of(workflow):
+            resolved = self._workflows.pop(workflow, None)
+            if resolved is None:
+                raise _not_registered_error(workflow)
             await self._engine.retire_workflow(workflow)
-            await self._retire(opened.parts)
-            self._release(opened)
+            await self._retire_models(resolved.parts)
+            self._release_files(resolved)
         log.info("workflow unloaded", workflow=workflow)
 
-    async def _start(self, opened: ResolvedWorkflow) -> None:
-        """Every model at once; where one does not come up the others go again, too."""
-        starting = [asyncio.ensure_future(self._deploy(part)) for part in opened.parts]
+    async def _start_workflow(self, resolved: ResolvedWorkflow) -> None:
+        """Deploy all models at the same time. Where one does not load, the others are unloaded again."""
+        starting = [asyncio.ensure_future(self._deploy_model(part)) for part in resolved.parts]
         await asyncio.wait(starting)
         failed = [error for each in starting if (error := each.exception()) is not None]
         if failed:
-            await self._retire(
-                part for part, each in zip(opened.parts, starting, strict=True) if each.exception() is None
+            await self._retire_models(
+                part for part, each in zip(resolved.parts, starting, strict=True) if each.exception() is None
             )
-            raise _with_node(opened.spec.name, failed[0])
-        await self._engine.deploy_workflow(opened.spec)
+            raise _with_node(resolved.spec.name, failed[0])
+        await self._engine.deploy_workflow(resolved.spec)
 
-    async def _deploy(self, spec: ModelSpec) -> None:
-        """Return when all workers of a model are there; of one that fails nothing is left but its files."""
-        version = await self._engine.deploy(spec.with_options(declare(Scaling, min_workers=0)))
+    async def _deploy_model(self, spec: ModelSpec) -> None:
+        """Deploy a model and return when all its workers have loaded it. One that fails is unloaded; its files stay."""
+        version = await self._engine.deploy_version(spec.with_options(declare(Scaling, min_workers=0)))
         try:
-            await self._engine.resize(version, spec.scaling.min_workers, spec.scaling.max_workers)
+            await self._engine.resize_workers(version, spec.scaling.min_workers, spec.scaling.max_workers)
         except MooringError as error:
             log.error(  # noqa: TRY400 - the reason says it all, and the model's traceback is in the log already
                 "workers not started", model=spec.name, version=spec.version, reason=error.message
             )
-            await self._retire([spec])
+            await self._retire_models([spec])
             raise
 
-    async def _retire(self, specs: Iterable[ModelSpec]) -> None:
+    async def _retire_models(self, specs: Iterable[ModelSpec]) -> None:
         async def retire(spec: ModelSpec) -> None:
-            with suppress(ModelNotFound):  # somebody unloaded it by itself
-                await self._engine.retire(spec.name, spec.version)
+            with suppress(ModelNotFound):  # it was unloaded on its own
+                await self._engine.retire_version(spec.name, spec.version)
 
         await asyncio.gather(*(retire(spec) for spec in specs))
 
-    def _release(self, opened: ResolvedWorkflow) -> None:
-        for spec in (*opened.parts, opened.spec):
+    def _release_files(self, resolved: ResolvedWorkflow) -> None:
+        for spec in (*resolved.parts, resolved.spec):
             self._catalog.release(spec)
 
-    def _changing(self, workflow: str) -> asyncio.Lock:
+    def _lock_of(self, workflow: str) -> asyncio.Lock:
         return self._locks.setdefault(workflow, asyncio.Lock())
 
 
 def _with_node(workflow: str, error: BaseException) -> BaseException:
-    """Why a workflow's models did not come up, with the name of the workflow."""
+    """The error for a workflow whose models did not start, with the name of the workflow."""
     if not isinstance(error, WorkersFailed):
         return error
     text = f"Workflow Node {error.model.removeprefix(f'{workflow}__')} failed to register. Details: {error.message}"
     return WorkersFailed(text, model=workflow, detail=error.detail)
 
 
-def _unknown(workflow: str) -> ModelNotFound:
+def _not_registered_error(workflow: str) -> ModelNotFound:
     return ModelNotFound(f"workflow '{workflow}' is not registered", model=workflow)
