@@ -1,4 +1,4 @@
-"""Has the connections of all shared listeners where balancing.py says, in the first process or in frontends."""
+"""Distributes the connections of shared listeners over the processes, by the rules of balancing.py."""
 
 import asyncio
 import socket
@@ -122,7 +122,7 @@ class ConnectionBalancer:
         self._attentive = attentive
 
     def _set_accepting(self) -> None:
-        """Have every process accept where the policy has it do so."""
+        """Tell every process on which listeners it accepts, as the policy says."""
         policy = self._policy
         for listener in self._listeners:
             listener.set_accepting(listener.migratable or not policy.paused[0])

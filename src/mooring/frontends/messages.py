@@ -1,4 +1,4 @@
-"""What the server's first process and a frontend process say to each other, over a pair of unix sockets.
+"""The messages between the first process and a frontend process, over a pair of unix sockets.
 
 The first process keeps registry, workers and administration; a frontend has connections, queues and a channel to every
 worker. A frontend forwards what it cannot answer by itself: requests as ``Forward``, and their answers come back as
@@ -76,7 +76,7 @@ class RetireVersion(msgspec.Struct, array_like=True, tag="retire"):
 
 
 class RegistryView(msgspec.Struct, array_like=True, tag="view"):
-    """What there is to know of every version, whoever serves it: states, metadata, and whether all is well."""
+    """States and metadata of every version, whichever process serves it, and whether the server is ready and healthy."""
 
     states: list[ModelState]
     metadata: list[ModelMetadata]
@@ -85,13 +85,13 @@ class RegistryView(msgspec.Struct, array_like=True, tag="view"):
 
 
 class Drain(msgspec.Struct, array_like=True, tag="drain"):
-    """Take nothing new, answer what was accepted within ``limit`` seconds, and end."""
+    """Stop accepting, answer what was accepted within ``limit`` seconds, and end."""
 
     limit: float
 
 
 class SetShare(msgspec.Struct, array_like=True, tag="set_share"):
-    """So many processes take connections: each has that part of every bound on a queue."""
+    """The number of processes that take connections: each has its part of every bound on a queue."""
 
     count: int
 
@@ -131,7 +131,7 @@ class Forward(msgspec.Struct, array_like=True, tag="asked"):
 
 
 class CancelForwarded(msgspec.Struct, array_like=True, tag="withdrawn"):
-    """Nobody waits for a request or a call that was forwarded."""
+    """The client of a forwarded request or call is gone."""
 
     key: int
 
@@ -179,7 +179,7 @@ class Listening(msgspec.Struct, array_like=True, tag="listening"):
 
 
 class KillWorker(msgspec.Struct, array_like=True, tag="end"):
-    """A worker does not answer in time: end it."""
+    """Kill a worker that does not answer in time."""
 
     number: int
     worker: str
@@ -194,13 +194,13 @@ class CountsReport(msgspec.Struct, array_like=True, tag="counted"):
 
 
 class LoadReport(msgspec.Struct, array_like=True, tag="loaded"):
-    """What the frontend has to do now."""
+    """How much the frontend has to do now."""
 
     load: Load
 
 
 class MetricRecords(msgspec.Struct, array_like=True, tag="recorded"):
-    """What a model's own code measured."""
+    """Metrics that a model's own code recorded."""
 
     model: str
     records: list[Record]
@@ -272,7 +272,7 @@ class Link(Generic[Received]):
             self._writer.send(message)
 
     def close(self) -> None:
-        """Say no more and hear no more."""
+        """Close the socket; what was not sent is lost."""
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock)
             self._writer.close()

@@ -71,7 +71,7 @@ class Connections:
             self._report()
 
     async def begin(self) -> None:
-        """Return when every socket has come, and connections are accepted where they are to be by then."""
+        """Wait until every listening socket has come, and connections are accepted where they are to be."""
         while self._missing:
             self._complete.clear()
             await self._complete.wait()
@@ -79,7 +79,7 @@ class Connections:
             await each.adjusted()
 
     async def end(self) -> None:
-        """Take up what has come, and give nothing away any more."""
+        """Adopt the connections that have come, and migrate none any more."""
         if self._ticker is not None:
             self._ticker.cancel()
         self._channel.receive_all()

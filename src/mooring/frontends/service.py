@@ -60,7 +60,7 @@ class Commands(Protocol):
 
 
 class ServedVersion:
-    """One version that is served here."""
+    """A version that this frontend serves."""
 
     def __init__(self, number: int, scheduler: Scheduler[SharedPool], queue_size: int) -> None:
         self.number = number
@@ -70,7 +70,7 @@ class ServedVersion:
         self.name, self.version = scheduler.spec.name, scheduler.spec.version
 
     def give_up(self, reason: str) -> None:
-        """Its workers do not come back: answer who waits for one. New requests are forwarded."""
+        """Refuse the requests that wait, since no worker will come back. New requests are forwarded."""
         self.scheduler.refuse_all(ModelNotReady(reason, model=self.name, version=self.version))
 
 
@@ -86,7 +86,7 @@ class ForwardedRequest:
         self.done = done
 
     def cancel(self) -> None:
-        """Nobody waits any more."""
+        """Cancel the request in the first process."""
         self._frontend.cancel_forwarded(self._key)
 
 
@@ -181,22 +181,22 @@ class FrontendService(InferenceService):
         return self._view.states
 
     def end(self, limit: float) -> None:
-        """Take nothing new, and let what runs have so many seconds."""
+        """Set ``ended``; what runs has so many seconds."""
         self.limit = limit
         self.ended.set()
 
     def listening(self) -> None:
-        """Connections are taken."""
+        """Tell the first process that connections are taken."""
         self._link.send(messages.Listening())
 
     def report(self, load: Load) -> None:
-        """Say what there is to do here, if it is something else than before."""
+        """Send the load of this process, if it has changed."""
         if load != self._load:
             self._load = load
             self._link.send(messages.LoadReport(load))
 
     def cancel_forwarded(self, key: int) -> None:
-        """Nobody waits for a request that was forwarded."""
+        """Cancel a forwarded request in the first process."""
         if self._forwarded.pop(key, None) is not None:
             self._link.send(messages.CancelForwarded(key))
 
@@ -214,16 +214,16 @@ class FrontendService(InferenceService):
         return ticket
 
     def cancel_call(self, key: int) -> None:
-        """Nobody waits for a call that was forwarded."""
+        """Cancel a forwarded call in the first process."""
         if self._calls.pop(key, None) is not None:
             self._link.send(messages.CancelForwarded(key))
 
     async def drain(self, grace: float) -> None:
-        """Return when nothing waits and nothing runs, or after ``grace`` seconds."""
+        """Wait until no request waits or runs, for ``grace`` seconds at most."""
         await wait_until(lambda: not self._busy(), grace)
 
     def close(self) -> None:
-        """Say what was counted, and let go of everything."""
+        """Send the last counts, and close the link and the channels of workers."""
         self._ticker.cancel()
         self._count()
         for served in self._served.values():
@@ -254,7 +254,7 @@ class FrontendService(InferenceService):
         request.release()  # it was copied, or lies where nothing else will
         return ticket
 
-    # What the first process says.
+    # Messages of the first process
 
     def _receive_messages(self, message: messages.ToFrontend) -> None:
         if isinstance(message, messages.ForwardedOutcome):
@@ -392,7 +392,7 @@ class FrontendService(InferenceService):
         if default is not None:
             self._by_name[name, ""] = default
 
-    # What is done now and then.
+    # The ticker
 
     def _check(self) -> None:
         now = time.monotonic()

@@ -89,7 +89,7 @@ class FrontendProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, settings: bytes, supervisor: "FrontendSupervisor") -> None:
-        """Run it. ``settings`` is what its process reads from its standard input."""
+        """Start the process, which reads ``settings`` from its standard input."""
         self.late = time.monotonic() + supervisor.deadlines.startup
         channel, their_channel = socket.socketpair()
         theirs = (self._their_link, self._their_descriptors, their_channel)
@@ -109,29 +109,29 @@ class FrontendProcess:
 
     @property
     def pid(self) -> int:
-        """Of its process."""
+        """The process id; 0 before it runs."""
         return self._process.pid if self._process is not None else 0
 
     def send(self, message: messages.ToFrontend) -> None:
-        """Send it, if there is somebody to hear it."""
+        """Send a message; nothing happens once the process is gone."""
         self._link.send(message)
 
     def attach_worker(
         self, number: int, worker: str, sock: socket.socket, progress: int, channels: int
     ) -> None:
-        """Hand over its channel to a worker."""
+        """Pass on the channel of a worker."""
         if not self.gone:
             socket.send_fds(self._descriptors, [b"w"], [sock.fileno(), progress])
             self.send(messages.AttachWorker(number, worker, channels))
 
     def order(self, number: int, message: messages.ToFrontend) -> asyncio.Future[None]:
-        """Tell it something; the future is done when it has done so."""
+        """Send an order; the future is done when the frontend has carried it out, or is gone."""
         done = self.orders[number] = asyncio.get_running_loop().create_future()
         self.send(message)
         return done
 
     def forget(self) -> None:
-        """It is gone: nobody waits for what it asked, and nobody needs to wait for it. A second call does nothing."""
+        """Cancel what a process that is gone has forwarded, and end all waits for it. A second call does nothing."""
         if self.gone:
             return
         self.gone = True
@@ -147,7 +147,7 @@ class FrontendProcess:
         os.close(self.arena)
 
     def frozen(self, now: float) -> bool:
-        """Whether it does not answer, or does not come to listen. Call it a few times a second."""
+        """Whether the process does not answer, or has not begun to listen in time. Call it a few times a second."""
         if self.gone or self._process is None:
             return False
         if not self.listening.is_set():
@@ -156,12 +156,12 @@ class FrontendProcess:
         return self.heartbeat.is_frozen(now, ping=ping, used=lambda: cpu_seconds(self.pid))
 
     def kill(self) -> None:
-        """End it now: the end of its link says so."""
+        """Kill the process; ``on_lost`` follows from the end of its link."""
         if self._process is not None:
             self._process.kill()
 
     async def end(self, limit: float) -> None:
-        """Return when its process is gone: by itself within ``limit`` seconds, or killed."""
+        """Wait for the process to end by itself, and kill it after ``limit`` seconds."""
         process = self._process
         if process is None:
             return
@@ -217,27 +217,27 @@ class FrontendSupervisor:
         self.publish()
 
     async def listening(self) -> None:
-        """Return when all of them take connections; another one may come in the place of one that died."""
+        """Wait until all frontends take connections; one that died is replaced meanwhile."""
         for at in range(len(self.processes)):
             while not self._ending and not (frontend := self.processes[at]).listening.is_set():
                 await frontend.settled.wait()
 
     def check(self, now: float) -> None:
-        """End those that are frozen, and others come in their place. Call it a few times a second."""
+        """Kill frontends that are frozen; others are started in their place. Call it a few times a second."""
         for frontend in self.processes:
             if frontend.frozen(now):
                 log.error("frontend frozen, ending it", frontend=frontend.number, pid=frontend.pid)
                 frontend.kill()
 
     async def drain(self, limit: float) -> None:
-        """Have them answer what they accepted and end."""
+        """Have all frontends answer what they accepted, and end."""
         self._ending = True
         for frontend in self.processes:
             frontend.send(messages.Drain(limit))
         await asyncio.gather(*(frontend.end(limit + 1.0) for frontend in self.processes))
 
     async def close(self) -> None:
-        """End them now."""
+        """End all frontends now."""
         self._ending = True
         for frontend in self.processes:
             frontend.forget()
@@ -252,7 +252,7 @@ class FrontendSupervisor:
         self._send_all(messages.SetTokens(dict(tokens)))
 
     def publish(self) -> None:
-        """Tell them what there is to know of every version, if it is something else than before."""
+        """Send the state of every version to all frontends, if it has changed."""
         service = self._service
         if not self.processes or service is None:
             return
@@ -270,11 +270,11 @@ class FrontendSupervisor:
             self._limit(version)
 
     def sharing(self, version: ModelVersion) -> Sharing | None:
-        """Who gives the frontends their part in the workers of a version; None where they have none."""
+        """The part that frontends have in the workers of a version; None where they have none."""
         return VersionSharing(self, version) if self.processes and shareable(version.spec) else None
 
     async def retire(self, version: ModelVersion) -> None:
-        """Return when no frontend has anything in the version any more."""
+        """Wait until no frontend has a request in the version any more."""
         number = version.number
         await self.order(lambda order: messages.RetireVersion(number, order), number)
         self._numbers.pop(number, None)
@@ -283,7 +283,7 @@ class FrontendSupervisor:
             frontend.waiting.pop(number, None)
 
     def serve(self, version: ModelVersion, frontend: FrontendProcess) -> None:
-        """Have a frontend serve a version, if it does not yet."""
+        """Tell a frontend of a version that it may serve, unless it was told before."""
         number = version.number
         if number not in frontend.served:
             frontend.served.add(number)
@@ -296,7 +296,7 @@ class FrontendSupervisor:
             version.scheduler.limit(queue_share(version.spec.limits.queue_size, self._share))
 
     async def order(self, order: Callable[[int], messages.ToFrontend], version: int) -> None:
-        """Tell all frontends that serve a version, and return when they have done it."""
+        """Send an order to all frontends that serve a version, and wait until they have carried it out."""
         waiting = []
         for frontend in self.processes:
             if version in frontend.served:
@@ -305,10 +305,10 @@ class FrontendSupervisor:
         if waiting:
             await asyncio.wait(waiting)
 
-    # What a frontend says.
+    # Messages of a frontend
 
     def receive(self, frontend: FrontendProcess, message: messages.ToSupervisor) -> None:
-        """One message of a frontend."""
+        """Handle one message of a frontend."""
         if isinstance(message, messages.Forward):
             self._submit_forwarded(frontend, message)
         elif isinstance(message, messages.ForwardCall):
@@ -340,7 +340,7 @@ class FrontendSupervisor:
             log.info("frontend listening", frontend=frontend.number, pid=frontend.pid)
 
     def on_lost(self, frontend: FrontendProcess) -> None:
-        """A frontend is gone. Unless all are to go, another one comes in its place."""
+        """Release a frontend whose link has ended, and start another one unless all are to end."""
         frontend.forget()
         if self._ending:
             return
@@ -455,7 +455,7 @@ class VersionSharing:
 
 
 def shareable(spec: ModelSpec) -> bool:
-    """Whether any frontend may send to its workers: not where requests depend on each other, or on who else is served."""
+    """Whether frontends may send requests to the workers of a model: not where requests depend on each other."""
     policy = spec.limits.queue_policy
     alone = (
         spec.stages
