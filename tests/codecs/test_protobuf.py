@@ -201,6 +201,14 @@ def test_what_is_around_the_tensors_arrives():
     assert again == message
 
 
+def test_whether_an_output_is_binary_is_no_question_over_grpc():
+    message = pb.ModelInferRequest(model_name="m")
+    message.outputs.add(name="o").parameters["binary_data"].bool_param = False
+    message.outputs.add(name="p").parameters["k"].bool_param = True
+    request, _ = decoded(message)
+    assert request.outputs == [RequestedOutput("o"), RequestedOutput("p", {"k": True})]
+
+
 def test_an_answer_says_what_it_is():
     tensor = Tensor("o", "FP32", [200, 1], np.zeros(200, "<f4").tobytes(), {"p": 1.5})
     response = InferenceResponse([tensor], {"final": True}, model="m", version="2", id="i")

@@ -426,7 +426,7 @@ def test_regions_are_read_and_given_back_where_the_request_is_refused():
 )
 def test_an_outputs_own_wish_goes_before_the_requests(outputs, parameters, expected):
     wanted = select_outputs(outputs, parameters)
-    assert [wanted.binary(Tensor(name, "INT8", [0], b"")) for name in "ab"] == expected
+    assert [wanted.is_binary(Tensor(name, "INT8", [0], b"")) for name in "ab"] == expected
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from mooring.core.errors import InvalidInput
 from mooring.core.requests import BodyKind, InferenceRequest, JsonWriter, RequestedOutput, UndecodedBody
 from mooring.core.tensors import RequestValue
 
-# What a body says to the server, which has not seen it.
+# Parameters for the server, which has not seen the body: the model does not get them.
 _SERVERS = frozenset({"binary_data_output", "priority", "timeout"})
 _BINARY = "binary_data"
 
@@ -39,34 +39,34 @@ def decode_v2_body(request: InferenceRequest) -> None:
     body = decode_request(undecoded.data, undecoded.json_size, _refuse_region)
     if undecoded.no_regions:
         refuse_regions(body.outputs)
-    given = body.parameters or {}
-    wanted = select_outputs(body.outputs, given)
+    parameters = body.parameters or {}
+    selection = select_outputs(body.outputs, parameters)
     request.id = body.id or request.id
     bare = request.layout == ContentsLayout.BARE
     request.outputs = [
         RequestedOutput(
-            output.name, {**(output.parameters or {}), _BINARY: bare or wanted.named[output.name]}
+            output.name, {**(output.parameters or {}), _BINARY: bare or selection.named[output.name]}
         )
         for output in body.outputs or ()
     ] or None
-    request.json_writer = JsonWriter.NOBODY if wanted.others or bare else JsonWriter.WORKER
-    request.parameters = _models_own(given)
+    request.json_writer = JsonWriter.NOBODY if selection.others or bare else JsonWriter.WORKER
+    request.parameters = _without_servers_own(parameters)
     request.inputs, request.body = body.inputs, None
 
 
 def _decode_generate(request: InferenceRequest, body: UndecodedBody) -> None:
     """Decode a body of the generate extension; ``path`` then names its form."""
-    found = decode_generate(body.data, lambda: body.declared or ())
-    request.id = found.id or request.id
-    request.path = INFER_FORM if found.v2 else GENERATE_FORM
-    request.inputs, request.outputs, request.json_writer = found.inputs, found.outputs, JsonWriter.SERVER
-    request.parameters = _models_own(found.parameters or {})
+    decoded = decode_generate(body.data, lambda: body.declared or ())
+    request.id = decoded.id or request.id
+    request.path = INFER_FORM if decoded.v2 else GENERATE_FORM
+    request.inputs, request.outputs, request.json_writer = decoded.inputs, decoded.outputs, JsonWriter.SERVER
+    request.parameters = _without_servers_own(decoded.parameters or {})
     request.body = None
 
 
-def _models_own(given: Mapping[str, RequestValue]) -> dict[str, RequestValue] | None:
-    """The parameters that are not the server's."""
-    return {name: value for name, value in given.items() if name not in _SERVERS} or None
+def _without_servers_own(parameters: Mapping[str, RequestValue]) -> dict[str, RequestValue] | None:
+    """Return the parameters that are the model's; None where all of them, or none, are the server's."""
+    return {name: value for name, value in parameters.items() if name not in _SERVERS} or None
 
 
 def _refuse_region(region: str, offset: int, size: int) -> Payload:

@@ -60,7 +60,7 @@ def _unpack_raw(tensor: Tensor) -> Payload | list[Payload]:
 
 
 def _keep_element(view: memoryview) -> Payload:
-    """A small element as a copy, a large one where it lies: the memory stays its owner's."""
+    """Copy a small element, leave a large one where it lies: the memory stays its owner's."""
     return bytes(view) if len(view) <= LARGE else Buffer(view)
 
 
@@ -125,14 +125,14 @@ def _in_shared_memory(tensor: Tensor) -> bool:
 
 
 def join_predictions(tensor: Tensor) -> bytes:
-    """The JSON of predictions, as many as there are, with a comma between any two."""
+    """Return the JSON of all predictions, with a comma between any two."""
     if tensor.packed:
         return bytes(view_of(tensor.data)[1:-1])
     return b",".join(map(view_of, tensor.data))
 
 
 def split_predictions(predictions: Tensor) -> list[bytes]:
-    """The JSON of every prediction."""
+    """Return the JSON of every prediction."""
     if predictions.packed:
         return [bytes(each) for each in _predictions_decoder.decode(view_of(predictions.data))]
     return [bytes(each) for each in predictions.data]

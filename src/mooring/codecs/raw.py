@@ -55,12 +55,12 @@ def check_room(view: memoryview, name: str, shape: Sequence[int]) -> None:
 
 
 def join_texts(elements: Sequence[Payload]) -> bytes:
-    """The elements of a BYTES tensor as one run of bytes."""
+    """Join the elements of a BYTES tensor, each behind its length (4 bytes, little-endian)."""
     return b"".join([piece for each in elements for piece in (_LENGTH.pack(len(each)), view_of(each))])
 
 
 def raw_of(tensor: Tensor) -> Payload:
-    """The data of a tensor as it travels raw: plain data, or such as is packed so."""
+    """Return the data of a tensor as it travels in binary: plain data, or data that is packed RAW."""
     if isinstance(tensor.data, list):
         return join_texts(tensor.data)
     payload: Payload = tensor.data
@@ -68,14 +68,14 @@ def raw_of(tensor: Tensor) -> Payload:
 
 
 def round_to_bfloat16(array: Array) -> Array:
-    """The two bytes of every element, as uint16: rounded to the nearest, ties to even."""
+    """Round float32 to BF16, to the nearest and ties to even; its two bytes per element come as uint16."""
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     return np.where(np.isnan(array), np.uint32(0x7FC0), rounded).astype("<u2")
 
 
 def make_tensor(name: str, array: Array, datatype: str = "") -> Tensor:
-    """The array as a tensor; of float32 it becomes BF16 where that is wanted."""
+    """Make a tensor of an array: of its own type, or of float32 a BF16 one where ``datatype`` says so."""
     if datatype != "BF16":
         return Tensor.of(name, array)
     tensor = Tensor.of(name, round_to_bfloat16(array))

@@ -69,7 +69,7 @@ _CHECKED_DATATYPES = frozenset({"BYTES", "BOOL"})
 
 
 class InferBody(msgspec.Struct):
-    """What the body of an infer request says; ``id`` empty means it has none."""
+    """A decoded infer request; ``id`` is empty where the body has none."""
 
     id: str
     inputs: list[Tensor]
@@ -88,8 +88,8 @@ class OutputSelection(msgspec.Struct, frozen=True):
         """Whether no output is wanted as JSON."""
         return self.others and all(self.named.values())
 
-    def binary(self, tensor: Output) -> TypeGuard[Tensor]:
-        """Whether this output is one of them. What is JSON text already is none."""
+    def is_binary(self, tensor: Output) -> TypeGuard[Tensor]:
+        """Whether the client wants this output in binary, and it can be: it is no JSON text, nor in shared memory."""
         return type(tensor) is Tensor and tensor.data is not None and self.named.get(tensor.name, self.others)
 
 
@@ -100,7 +100,7 @@ ALL_BINARY = OutputSelection(others=True)
 def select_outputs(
     outputs: Iterable[RequestedOutput] | None, parameters: Mapping[str, RequestValue] | None
 ) -> OutputSelection:
-    """What a request says of it. Raises ``InvalidInput``."""
+    """Return which outputs a request with these outputs and parameters wants in binary. Raises ``InvalidInput``."""
     if not outputs and not parameters:
         return JSON_ONLY
     default = _read_flag(parameters or {}, "binary_data_output", False, "the request")
@@ -140,8 +140,8 @@ class _Tail(msgspec.Struct):
         """The whole body."""
         return view_of(self.body)
 
-    def take(self, name: str, size: int) -> tuple[int, int]:
-        """Where the next ``size`` bytes begin and end."""
+    def locate(self, name: str, size: int) -> tuple[int, int]:
+        """Return where the next ``size`` bytes begin and end. Raises ``InvalidInput`` where the body ends before."""
         start, self.at = self.at, self.at + size
         if self.at > len(self.body):
             raise InvalidInput(
@@ -150,12 +150,12 @@ class _Tail(msgspec.Struct):
             )
         return start, self.at
 
-    def cut(self, start: int, end: int) -> Payload:
-        """A piece of the body: a copy where it is small."""
+    def slice(self, start: int, end: int) -> Payload:
+        """Return a piece of the body: a copy where it is small, else a share of its memory."""
         return bytes(self.view[start:end]) if self.share is None else self.share.part(start, end)
 
-    def done(self) -> None:
-        """All tensors are read, and hold what they need of the body."""
+    def finish(self) -> None:
+        """Give the body back: all tensors are read, and hold shares of it. Raises ``InvalidInput`` for bytes that are left."""
         if self.at != len(self.body):
             raise InvalidInput(f"the body has {len(self.body) - self.at} bytes after its last binary tensor")
         if self.share is not None:
@@ -174,7 +174,7 @@ def refuse_regions(outputs: Iterable[RequestedOutput] | None) -> None:
 
 
 def decode_request(body: Payload, json_size: int | None = None, regions: Regions | None = None) -> InferBody:
-    """The request in a body; with ``json_size`` its JSON has that many bytes and binary tensors follow.
+    """Decode the body of an infer request; with ``json_size`` its JSON has that many bytes and binary tensors follow.
 
     Takes the body over: the tensors hold what they need of it. Those whose elements would have to be looked at one by one
     stay packed where the body has more than a few kilobytes. Raises ``InvalidInput``.
@@ -205,7 +205,7 @@ def _decode_request(
         names = [tensor.name for tensor in inputs]
         twice = next(name for name in names if names.count(name) > 1)
         raise InvalidInput(f"input '{twice}' is sent twice; send every input once")
-    tail.done()
+    tail.finish()
     outputs, parameters = document.get("outputs"), document.get("parameters")
     return InferBody(
         _read_id(document),
@@ -269,7 +269,7 @@ def _read_tensor(entry: Any, tail: _Tail, what: str) -> Tensor:
 
 
 def _read_flat_tensor(name: str, datatype: Any, shape: Any, data: Any) -> Tensor | None:
-    """A tensor of a flat list of numbers, as most clients send them; None for what must be looked at more closely."""
+    """Read a flat list of numbers, as most clients send them; None for what must be looked at more closely."""
     if type(data) is not list or not data or type(datatype) is not str or type(shape) is not list:
         return None
     size = 1
@@ -284,7 +284,7 @@ def _read_flat_tensor(name: str, datatype: Any, shape: Any, data: Any) -> Tensor
 
 
 def _fill_shape(name: str, datatype: str, sizes: list[int], data: Any) -> tuple[Array, list[int]]:
-    """The elements and their shape."""
+    """Return the elements as an array, in any shape, and the shape that they are meant to have."""
     array = to_array(data, name, datatype)
     size = math.prod(sizes)
     if array.size != size:
@@ -327,13 +327,13 @@ def _check_shape(name: str, datatype: Any, shape: Any, what: str = "input") -> l
 
 
 def decode_array(name: Any, datatype: Any, shape: Any, data: Any) -> Array:
-    """One tensor of a v2 document: its data, flat or nested, fills the shape. Raises ``InvalidInput``."""
+    """Decode the elements of one tensor of a v2 document, flat or nested, to an array of its shape. Raises ``InvalidInput``."""
     array, sizes = _fill_shape(name, datatype, _check_shape(name, datatype, shape), data)
     return array.reshape(sizes)
 
 
 def _read_placed_tensor(entry: Mapping[str, Any], parameters: Parameters, tail: _Tail, what: str) -> Tensor:
-    """A tensor whose elements are behind the JSON or in shared memory."""
+    """Read a tensor whose elements are behind the JSON or in shared memory."""
     name, datatype = entry["name"], entry.get("datatype")
     sizes = _check_shape(name, datatype, entry.get("shape"), what)
     ways = ("data" in entry) + (_SIZE in parameters) + (_REGION in parameters)
@@ -345,8 +345,8 @@ def _read_placed_tensor(entry: Mapping[str, Any], parameters: Parameters, tail: 
     tensor = Tensor(name, str(datatype), sizes, None, kept or None)
     if _SIZE in parameters:
         size = _read_byte_count(parameters, _SIZE, name)
-        start, end = tail.take(name, size)
-        _fill_raw(tensor, tail.view[start:end], lambda a, b: tail.cut(start + a, start + b), len(tail.body))
+        start, end = tail.locate(name, size)
+        _fill_raw(tensor, tail.view[start:end], lambda a, b: tail.slice(start + a, start + b), len(tail.body))
     elif _REGION in parameters:
         if tail.regions is None:
             raise InvalidInput(f"{what} '{name}' names a region of shared memory, which is not offered here")
@@ -404,7 +404,7 @@ def _fill_raw(
 
 
 def _check_size(tensor: Tensor, view: memoryview) -> int:
-    """How many bytes the tensor has, which must be as many as its shape needs."""
+    """Return how many bytes the shape of the tensor needs. Raises ``InvalidInput`` where there are more or fewer."""
     name, datatype, sizes = tensor.name, tensor.datatype, tensor.shape
     expected = raw_size(datatype, sizes)
     if expected != len(view):
@@ -435,7 +435,7 @@ def _check_parameters(given: Any, whose: str) -> Parameters | None:
 
 
 def decode_parameters(given: Any, whose: str) -> dict[str, RequestValue] | None:
-    """The parameters of a request: any JSON values; one that is null says nothing. Raises ``InvalidInput``."""
+    """Decode the parameters of a request: any JSON values; one that is null says nothing. Raises ``InvalidInput``."""
     if type(given) is dict and not _PARAMETER_TYPES.issuperset(map(type, given.values())):
         plain = {name: value for name, value in given.items() if type(value) in _PARAMETER_TYPES}
         _check_parameters(dict.fromkeys(given, ""), whose)  # their names
@@ -446,7 +446,7 @@ def decode_parameters(given: Any, whose: str) -> dict[str, RequestValue] | None:
 
 
 def _to_python(value: Any) -> Any:
-    """A value of JSON in Python's own types: of a large document regular lists of numbers come as arrays."""
+    """Convert a value of JSON to Python's own types: of a large document regular lists of numbers come as arrays."""
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, dict):
@@ -475,18 +475,22 @@ def _read_outputs(given: Any) -> list[RequestedOutput] | None:
 
 
 def encode_response(
-    response: InferenceResponse, wanted: OutputSelection, *, plain: bool = False, null: bool = False
+    response: InferenceResponse, selection: OutputSelection, *, plain: bool = False, null: bool = False
 ) -> tuple[list[Payload], int]:
-    """The body of an answer in pieces, and the size of its JSON where binary tensors follow it, else 0.
+    """Encode the body of an answer, in pieces; the size of its JSON where binary tensors follow it, else 0.
 
     ``response.id`` empty: the answer has none. ``plain``: it always has one, no version, and the parameters of every
     output (AMD's form). ``null``: that stands for NaN and Infinity, in place of bare tokens. Payloads that are among the pieces are released by whoever writes them, all others here.
     """
-    if wanted is JSON_ONLY and not plain:
+    if selection is JSON_ONLY and not plain:
         short = encode_short_answer(response, response.model, response.id)
         if short is not None:
             return [short], 0
-    if wanted is not JSON_ONLY and not plain and (binary := _encode_all_binary(response, wanted)) is not None:
+    if (
+        selection is not JSON_ONLY
+        and not plain
+        and (binary := _encode_all_binary(response, selection)) is not None
+    ):
         return binary
     document: dict[str, Any] = {"id": response.id} if response.id or plain else {}
     document["model_name"] = response.model
@@ -494,11 +498,11 @@ def encode_response(
         document["model_version"] = response.version
     if response.parameters:
         document["parameters"] = response.parameters
-    return _encode_document(document, "outputs", response.outputs, wanted, plain=plain, null=null)
+    return _encode_document(document, "outputs", response.outputs, selection, plain=plain, null=null)
 
 
 def encode_short_answer(response: InferenceResponse, model: str, request_id: str) -> bytes | None:
-    """The body of an answer of a few numbers, as most clients get them, in JSON.
+    """Encode an answer of a few numbers as JSON, as most clients get them.
 
     None for one that must be looked at more closely. ``request_id`` empty: the answer has none.
     """
@@ -526,16 +530,16 @@ def encode_short_answer(response: InferenceResponse, model: str, request_id: str
 
 
 def _encode_all_binary(
-    response: InferenceResponse, wanted: OutputSelection
+    response: InferenceResponse, selection: OutputSelection
 ) -> tuple[list[Payload], int] | None:
-    """The answer of numbers that are all wanted in binary; None for one that must be looked at more closely."""
+    """Encode an answer of numbers that are all wanted in binary; None for one that must be looked at more closely."""
     if response.parameters or not response.outputs:
         return None
     pieces: list[Payload] = [b""]
     texts = []
     for tensor in response.outputs:
         data = tensor.data
-        if type(data) is list or tensor.parameters or not data or not wanted.binary(tensor):
+        if type(data) is list or tensor.parameters or not data or not selection.is_binary(tensor):
             return None
         texts.append(_encode_binary_output(tensor.name, tensor.datatype, tuple(tensor.shape), len(data)))
         pieces.append(data)
@@ -547,14 +551,14 @@ def _encode_all_binary(
 
 
 def _encode_answer_head(model: str, version: str, request_id: str) -> bytes:
-    """The document of an answer up to its first output."""
+    """Encode the document of an answer up to its first output."""
     named = _encode_model_name(model, version)
     return b'{"id":%b,%b' % (orjson.dumps(request_id), named[1:]) if request_id else named
 
 
 @lru_cache(1024)
 def _encode_binary_output(name: str, datatype: str, shape: tuple[int, ...], size: int) -> bytes:
-    """An output with so many bytes behind the JSON."""
+    """Encode the entry of an output with so many bytes behind the JSON."""
     return orjson.dumps({"name": name, "datatype": datatype, "shape": shape, "parameters": {_SIZE: size}})
 
 
@@ -583,7 +587,7 @@ def _encode_document(
     document: dict[str, Any],
     key: str,
     tensors: Sequence[Output],
-    wanted: OutputSelection,
+    selection: OutputSelection,
     *,
     plain: bool = False,
     null: bool = False,
@@ -597,7 +601,7 @@ def _encode_document(
         if type(tensor.data) is list:
             copied.append(tensor)
         inline = None
-        if wanted.binary(tensor):
+        if selection.is_binary(tensor):
             binary = True
             data = raw_of(tensor)
             entry["parameters"] = {**(tensor.parameters or {}), _SIZE: len(data)}
@@ -627,7 +631,7 @@ def _flatten(tensor: Tensor) -> Any:
 
 
 def _decode_texts(tensor: Tensor) -> list[str]:
-    """The elements of BYTES as strings. Where one is not UTF-8 all are base64, and a parameter of the tensor says so."""
+    """Decode the elements of BYTES. Where one is not UTF-8 all become base64, and a parameter of the tensor says so."""
     elements = [*map(bytes, with_plain_data(tensor).data)]
     found = decode_utf8_texts(elements)
     if found is None:
@@ -649,7 +653,7 @@ def _dump_with_tokens(value: Any) -> bytes:
 def _splice_json(
     document: dict[str, Any], key: str, entries: list[dict[str, Any]], tensors: Sequence[Output], null: bool
 ) -> list[Payload]:
-    """The document with the text of large tensors in its place, uncopied."""
+    """Encode the document, with the JSON text of outputs in its place, uncopied."""
     pieces: list[Payload] = []
     text = orjson.dumps(document)[:-1] + (b"," if document else b"") + orjson.dumps(key) + b":["
     for position, (entry, tensor) in enumerate(zip(entries, tensors, strict=True)):
@@ -664,7 +668,7 @@ def _splice_json(
 
 
 def encode_json_output(tensor: Tensor, *, null: bool = False) -> JsonOutput:
-    """The same output with the JSON of its elements. With ``null`` that stands for NaN and Infinity, not bare tokens."""
+    """Encode the elements of an output as JSON. With ``null`` that stands for NaN and Infinity, not bare tokens."""
     if tensor.datatype == "BYTES":
         text = orjson.dumps(_decode_texts(tensor))  # which may add to the parameters
     else:
@@ -676,11 +680,11 @@ def encode_json_output(tensor: Tensor, *, null: bool = False) -> JsonOutput:
 
 
 def encode_request(
-    request: InferenceRequest, wanted: OutputSelection = ALL_BINARY
+    request: InferenceRequest, selection: OutputSelection = ALL_BINARY
 ) -> tuple[list[Payload], int]:
-    """The body of a request in pieces, and the size of its JSON where binary tensors follow it, else 0.
+    """Encode the body of a request, in pieces; the size of its JSON where binary tensors follow it, else 0.
 
-    ``wanted`` says of the inputs which are sent in binary; what comes back is up to the request's own parameters.
+    ``selection`` says of the inputs which are sent in binary; what comes back is up to the request's own parameters.
     """
     document: dict[str, Any] = {"id": request.id} if request.id else {}
     if request.parameters:
@@ -692,16 +696,16 @@ def encode_request(
             else {"name": output.name}
             for output in request.outputs
         ]
-    return _encode_document(document, "inputs", request.inputs, wanted)
+    return _encode_document(document, "inputs", request.inputs, selection)
 
 
 def decode_response(body: Payload, json_size: int | None = None) -> InferenceResponse:
-    """The answer in a body. Raises ``InvalidOutput`` for what is none."""
+    """Decode the body of an answer. Raises ``InvalidOutput`` for what is none."""
     try:
         document, tail = _read_document(body, json_size)
         outputs = document.get("outputs")
         tensors = [_read_output(entry, tail) for entry in outputs] if isinstance(outputs, list) else []
-        tail.done()
+        tail.finish()
         unpack_tensors(tensors)
     except InvalidInput as error:
         raise InvalidOutput(f"the server's answer cannot be read: {error.message}") from None
@@ -715,7 +719,7 @@ def decode_response(body: Payload, json_size: int | None = None) -> InferenceRes
 
 
 def _read_output(entry: Any, tail: _Tail) -> Tensor:
-    """An output of an answer, its elements as they were before JSON. Raises ``InvalidInput``."""
+    """Read an output of an answer, its elements as they were before JSON. Raises ``InvalidInput``."""
     tensor = _read_tensor(entry, tail, "output")
     parameters = tensor.parameters or {}
     if tensor.datatype != "BYTES" or "data" not in entry or not BASE64.items() <= parameters.items():

@@ -1,5 +1,6 @@
 """A named, shaped buffer that nobody copies, and the data types of the Open Inference Protocol."""
 
+import enum
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, final
 
@@ -32,10 +33,29 @@ NUMPY_TYPES: Mapping[str, np.dtype[np.generic]] = {
     "FP64": np.dtype("<f8"),
 }
 DATATYPES = frozenset(NUMPY_TYPES) | {"BYTES"}
-_NAMES = {dtype: name for name, dtype in NUMPY_TYPES.items() if name != "BF16"}
+_DATATYPE_NAMES = {dtype: name for name, dtype in NUMPY_TYPES.items() if name != "BF16"}
 
-# The values of ``Tensor.packed``.
-PLAIN, RAW, CONTENTS, ROWS, ESCAPED = 0, 1, 2, 3, 4
+
+class Packing(enum.IntEnum):
+    """In which form one payload holds all elements of a tensor, where nobody has looked at each of them yet.
+
+    The event loop passes packed data on as it is, its content unchecked; ``codecs.packed`` unpacks it in a worker.
+
+    PLAIN       not packed
+    RAW         as elements travel in binary: of BYTES every element behind its length, of BOOL a byte each
+    CONTENTS    an InferTensorContents of gRPC
+    ROWS        one JSON list: instances or predictions of KServe v1
+    ESCAPED     the only element, still percent-encoded, of a form's field
+    """
+
+    PLAIN = 0
+    RAW = 1
+    CONTENTS = 2
+    ROWS = 3
+    ESCAPED = 4
+
+
+PLAIN, RAW, CONTENTS, ROWS, ESCAPED = Packing
 
 
 def datatype_of(array: Array) -> str:
@@ -43,7 +63,7 @@ def datatype_of(array: Array) -> str:
 
     Text and object arrays are BYTES. Raises ``InvalidInput`` for what no datatype holds (complex, dates).
     """
-    name = _NAMES.get(array.dtype) or _NAMES.get(array.dtype.newbyteorder("<"))
+    name = _DATATYPE_NAMES.get(array.dtype) or _DATATYPE_NAMES.get(array.dtype.newbyteorder("<"))
     if name is not None:
         return name
     if array.dtype.kind in "SUO":
@@ -58,14 +78,7 @@ class Tensor(msgspec.Struct, array_like=True, gc=False, tag=0):
     ``data`` of a numeric tensor is its elements, little-endian, row-major; of a BYTES tensor, a list with one
     payload per element. It stays valid until the request it belongs to has been answered.
 
-    ``packed`` says in which form one payload holds all elements, where nobody has looked at each of them yet: the event
-    loop passes such data on as it is, and ``codecs.packed`` makes plain data of it in a worker. Its content is unchecked.
-
-    PLAIN       not packed
-    RAW         as elements travel in binary: of BYTES every element behind its length, of BOOL a byte each
-    CONTENTS    an InferTensorContents of gRPC
-    ROWS        one JSON list: instances or predictions of KServe v1
-    ESCAPED     the only element, still percent-encoded, of a form's field
+    Where ``packed`` is not PLAIN, one payload holds all elements in the form that it names.
     """
 
     name: str
@@ -73,7 +86,7 @@ class Tensor(msgspec.Struct, array_like=True, gc=False, tag=0):
     shape: list[int]
     data: Any  # Payload | list[Payload]; msgspec has no union of a custom type with others
     parameters: Mapping[str, Parameter] | None = None
-    packed: int = PLAIN
+    packed: Packing = Packing.PLAIN
 
     def array(self) -> Array:
         """The elements as an array of ``shape``; a view where the data is numeric, ``object`` of bytes for BYTES.

@@ -59,7 +59,7 @@ class JsonOutputs:
             done(answer)
 
     def _is_json(self, tensor: Output) -> TypeGuard[Tensor]:
-        return type(tensor) is Tensor and tensor.data is not None and not self._selection.binary(tensor)
+        return type(tensor) is Tensor and tensor.data is not None and not self._selection.is_binary(tensor)
 
     def _encode_here(self, answer: InferenceResponse, places: list[int]) -> MooringError | None:
         """Write these of the outputs on the event loop. An error gives back the memory of the whole answer."""

@@ -103,7 +103,7 @@ class InferAnswer(V2Answer, eq=False):
             return
         if self._dialect.byte_shapes:
             for tensor in outcome.outputs:
-                if not self._wanted.binary(tensor):
+                if not self._wanted.is_binary(tensor):
                     self._dialect.set_output_shape(tensor)
         responses = self._responses
         null = responses.writes_null(exchange)
