@@ -69,7 +69,7 @@ def held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def leave_when_told() -> None:
+def exit_on_signal() -> None:
     """Until there is an event loop: a stop signal ends this process with status 0, cleaning up as it leaves."""
     for number in asking_to_stop():
         signal.signal(number, _leave)

@@ -44,7 +44,7 @@ def finish(outcomes, *, general, version, deadline, cancelled):
         states,
         owner.running,
         set(owner._with_deadline),
-        statistics.counts.packed(),
+        statistics.counts.to_list(),
         statistics.last_queue,
     )
 

@@ -54,7 +54,10 @@ class Busy:
     def __init__(self, value):
         self.value = value
 
-    def look(self):
+    def read_share(self):
+        return self.value
+
+    def read_idle_cores(self):
         return self.value
 
 

@@ -145,8 +145,8 @@ async def test_the_counts_of_a_frontend_are_added_to_the_first_process_s(sides):
     other = Metrics("prometheus", system=False)
     other.ingress["GET"] += 2
     other.responses.count(200)
-    sides.supervisor.receive(sides.process, messages.CountsReport(other.take(), {3: 4}, []))
-    assert not other.take()
+    sides.supervisor.receive(sides.process, messages.CountsReport(other.take_counts(), {3: 4}, []))
+    assert not other.take_counts()
     assert counted.ingress == {"GET": 2, "POST": 0}
     assert counted.responses.classes[2] == 1
     assert sides.supervisor.waiting(Mock(number=3)) == 4

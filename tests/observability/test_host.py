@@ -13,13 +13,13 @@ from mooring.observability.host import SYSTEM, HostMetrics
 HOST = socket.gethostname()
 
 
-def told(host):
+def read_samples(host):
     return {family.name: family.samples for family in host.collect()}
 
 
 @pytest.mark.processes
 def test_the_machine_is_told_as_psutil_reads_it():
-    found = told(HostMetrics(lambda: None))
+    found = read_samples(HostMetrics(lambda: None))
     assert found["MemoryUsed"][0].labels == {"Level": "Host", "Hostname": HOST}
     assert found["MemoryUsed"][0].value < psutil.virtual_memory().total / 2**20
     assert 0 <= found["MemoryUtilization"][0].value <= 100
@@ -30,16 +30,16 @@ def test_the_machine_is_told_as_psutil_reads_it():
 
 
 def test_nothing_is_said_of_the_machine_where_nobody_wants_it():
-    assert told(HostMetrics(lambda: None, system=False)).keys() == {
+    assert read_samples(HostMetrics(lambda: None, system=False)).keys() == {
         "QueueTime", "WorkerThreadTime", "WorkerLoadTime",
     }  # fmt: skip
 
 
 def test_times_on_the_way_are_told_in_milliseconds_once_there_are_any():
-    assert told(HostMetrics(lambda: None))["QueueTime"] == []
+    assert read_samples(HostMetrics(lambda: None))["QueueTime"] == []
     host = HostMetrics(lambda: (0.002, 0.0005))
     host.loads = lambda: [("W-9000-m_1.0", 1.5)]
-    found = told(host)
+    found = read_samples(host)
     assert (found["QueueTime"][0].value, found["WorkerThreadTime"][0].value) == (2.0, 0.5)
     (load,) = found["WorkerLoadTime"]
     assert load.labels == {"WorkerName": "W-9000-m_1.0", "Level": "Host", "Hostname": HOST}
@@ -49,15 +49,15 @@ def test_times_on_the_way_are_told_in_milliseconds_once_there_are_any():
 def test_gpus_are_told_by_their_number_and_without_what_their_driver_hides():
     host = HostMetrics(lambda: None)
     seen = [(0, Gpu(7.0, 50.0, 2**21)), (1, Gpu(None, 10.0, 0.0))]
-    host._machine._gpus = types.SimpleNamespace(read=lambda: iter(seen))
-    found = told(host)
+    host._machine._gpus = types.SimpleNamespace(read_all=lambda: iter(seen))
+    found = read_samples(host)
     assert [(sample.labels["DeviceId"], sample.value) for sample in found["GPUUtilization"]] == [("0", 7.0)]
     assert [sample.value for sample in found["GPUMemoryUsed"]] == [2.0, 0.0]
     assert SYSTEM.keys() <= found.keys()
 
 
 def test_a_machine_without_the_driver_has_no_gpus():
-    assert list(Gpus("libno-such-driver.so").read()) == []
+    assert list(Gpus("libno-such-driver.so").read_all()) == []
 
 
 class Driver:
@@ -86,4 +86,4 @@ class Driver:
 def test_the_driver_is_asked_for_every_gpu(monkeypatch):
     monkeypatch.setattr(gpus.ctypes, "CDLL", lambda _name: Driver())
     monkeypatch.setattr(gpus.threading.Thread, "start", lambda thread: thread.run())
-    assert list(Gpus().read()) == [(0, Gpu(42.0, 25.0, 100.0)), (1, Gpu(None, None, None))]
+    assert list(Gpus().read_all()) == [(0, Gpu(42.0, 25.0, 100.0)), (1, Gpu(None, None, None))]

@@ -22,12 +22,12 @@ def test_a_thread_s_load_is_its_share_of_a_core_since_the_last_look():
     times.append(time.monotonic())
     spin(0.05)
     times.append(time.monotonic())
-    share = own.look()
+    share = own.read_share()
     times.append(time.monotonic())
     # Other work on the machine may come between any two of these lines.
     assert 0.05 / (times[3] - times[0]) <= share <= 1.2 * 0.05 / (times[2] - times[1])
     time.sleep(0.05)
-    assert own.look() < 0.2
+    assert own.read_share() < 0.2
 
 
 class Machine:
@@ -65,23 +65,23 @@ def test_only_cores_that_this_process_may_use_count(monkeypatch, tmp_path):
     machine = Machine(monkeypatch, 4)
     idle = IdleCores(tmp_path, tmp_path / "none")
     machine.passes(0.5, 1.0, 0.5, 0.25, 0.0)
-    assert idle.look() == pytest.approx(0.75)
+    assert idle.read_idle_cores() == pytest.approx(0.75)
     machine.passes(0.5, 0.0, 1.0, 1.0, 1.0)
-    assert idle.look() == pytest.approx(3.0)
+    assert idle.read_idle_cores() == pytest.approx(3.0)
 
 
 def test_a_control_group_s_quota_leaves_less_than_the_cores_do(monkeypatch, tmp_path, group):
     machine = Machine(monkeypatch, 5)
     idle = IdleCores(tmp_path / "groups", tmp_path / "own")
     machine.passes(1.0, *[1.0] * 5)
-    assert idle.look() == pytest.approx(4.0)
+    assert idle.read_idle_cores() == pytest.approx(4.0)
     (group / "cpu.max").write_text("150000 100000\n")
     (group / "cpu.stat").write_text("usage_usec 1200000\n")
     machine.passes(1.0, *[1.0] * 5)
-    assert idle.look() == pytest.approx(0.3)
+    assert idle.read_idle_cores() == pytest.approx(0.3)
     (group / "cpu.stat").write_text("usage_usec 9200000\n")
     machine.passes(1.0, *[1.0] * 5)
-    assert idle.look() == 0.0
+    assert idle.read_idle_cores() == 0.0
 
 
 @pytest.mark.parametrize("spoiled", ["", "nonsense", "1 0"])
@@ -90,5 +90,5 @@ def test_a_quota_that_cannot_be_read_is_none(monkeypatch, tmp_path, group, spoil
     idle = IdleCores(tmp_path / "groups", tmp_path / "own")
     (group / "cpu.max").write_text(spoiled)
     machine.passes(1.0, 1.0, 1.0, 1.0)
-    assert idle.look() == pytest.approx(2.0)
-    assert math.isfinite(idle.look())
+    assert idle.read_idle_cores() == pytest.approx(2.0)
+    assert math.isfinite(idle.read_idle_cores())

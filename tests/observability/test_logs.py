@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.observability.logs import Throttle, get_logger, setup, shown
+from mooring.observability.logs import Throttle, format_fact, get_logger, setup_logging
 
 HEAD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} (INFO |WARN |ERROR|DEBUG) ")
 log = get_logger("mooring.tests")
@@ -23,7 +23,7 @@ def _as_before():
 
 
 def test_a_line_is_time_level_event_and_facts(capsys):
-    setup("info")
+    setup_logging("info")
     log.info("model ready", model="digits", version="1.0", seconds=3.2)
     line = capsys.readouterr().err
     assert HEAD.match(line)
@@ -31,7 +31,7 @@ def test_a_line_is_time_level_event_and_facts(capsys):
 
 
 def test_no_text_of_a_model_s_makes_a_line_longer_than_can_be_read(capsys):
-    setup("info")
+    setup_logging("info")
     log.error("prediction failed", reason="r" * 10_000_000, detail="d" * 10_000_000)
     out = capsys.readouterr().err
     assert len(out) < 200_000
@@ -39,15 +39,15 @@ def test_no_text_of_a_model_s_makes_a_line_longer_than_can_be_read(capsys):
 
 
 def test_a_throttle_counts_bytes_as_well_as_lines():
-    throttle = Throttle(100, most_bytes=1000)
-    assert [throttle.admits(5.0, 400) for _ in range(4)] == [True, True, False, False]
-    assert throttle.admits(5.5, 100), "what has room still passes"
+    throttle = Throttle(100, max_bytes=1000)
+    assert [throttle.allow_line(5.0, 400) for _ in range(4)] == [True, True, False, False]
+    assert throttle.allow_line(5.5, 100), "what has room still passes"
     assert (throttle.left_out, throttle.bytes_left_out) == (2, 800)
-    assert throttle.admits(6.0, 1000)
+    assert throttle.allow_line(6.0, 1000)
 
 
 def test_a_fact_cannot_forge_a_line(capsys):
-    setup("info")
+    setup_logging("info")
     log.info("asked", model='x y="\n2026-11-21 10:00:00.000 ERROR forged\x1b[31m')
     out = capsys.readouterr().err
     assert out.count("\n") == 1
@@ -55,7 +55,7 @@ def test_a_fact_cannot_forge_a_line(capsys):
 
 
 def test_detail_and_tracebacks_follow_indented(capsys):
-    setup("info")
+    setup_logging("info")
     log.error("worker died", detail="Traceback\n2026 ERROR forged\r\x1b[2J")
     try:
         raise ValueError("line\n2026 ERROR forged")
@@ -73,22 +73,22 @@ def test_a_level_that_is_off_formats_nothing(capsys):
         def __str__(self):
             raise AssertionError
 
-    setup("info")
+    setup_logging("info")
     log.debug("batch left", rows=Costly())
-    setup("error")
+    setup_logging("error")
     log.warning("slow", rows=Costly())
     assert capsys.readouterr().err == ""
 
 
 def test_setting_up_twice_writes_lines_once(capsys):
-    setup("info")
-    setup("info")
+    setup_logging("info")
+    setup_logging("info")
     log.info("once")
     assert capsys.readouterr().err.count("once") == 1
 
 
 def test_other_libraries_are_heard_from_warnings_up_in_the_same_form(capsys):
-    setup("debug")
+    setup_logging("debug")
     logging.getLogger("elsewhere").info("chatter")
     logging.getLogger("elsewhere").warning("two\nlines")
     assert capsys.readouterr().err.endswith(" WARN  two\n    lines\n")
@@ -96,6 +96,6 @@ def test_other_libraries_are_heard_from_warnings_up_in_the_same_form(capsys):
 
 @given(st.text())
 def test_a_value_is_one_printable_word_or_quoted(value):
-    text = shown(value)
+    text = format_fact(value)
     assert text.isprintable()
     assert text.startswith('"') or (text == value and " " not in text)

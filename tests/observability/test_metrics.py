@@ -26,7 +26,7 @@ def metrics():
 def samples(metrics, names=None):
     """Every sample by its name and labels, as the lines say: prometheus_client's parser renames TorchServe's counters."""
     found = {}
-    for line in metrics.text(names).decode().splitlines():
+    for line in metrics.render_text(names).decode().splitlines():
         if not line.startswith("#"):
             name, labels, value = re.fullmatch(r"(\w+)(?:{(.*)})? (\S+)", line).groups()
             pairs = sorted(re.findall(r'(\w+)="([^"]*)"', labels or ""))
@@ -35,8 +35,8 @@ def samples(metrics, names=None):
 
 
 def test_a_version_keeps_its_statistics(metrics):
-    assert metrics.model("m", "1.0") is metrics.model("m", "1.0")
-    assert metrics.model("m", "1.0") is not metrics.model("m", "2.0")
+    assert metrics.statistics_for("m", "1.0") is metrics.statistics_for("m", "1.0")
+    assert metrics.statistics_for("m", "1.0") is not metrics.statistics_for("m", "2.0")
 
 
 def test_a_value_on_a_bound_counts_under_it():
@@ -52,10 +52,10 @@ def test_bounds_grow():
 
 
 def test_requests_with_and_without_a_version_in_the_url_are_told_apart(metrics):
-    one, two = metrics.model("m", "1.0"), metrics.model("m", "2.0")
-    one.observe(0.002, 0.001, ok=True, defaulted=True)
-    two.observe(0.004, 0.002, ok=True, defaulted=True)
-    two.observe(0.5, 0.25, ok=False)
+    one, two = metrics.statistics_for("m", "1.0"), metrics.statistics_for("m", "2.0")
+    one.observe_request(0.002, 0.001, ok=True, defaulted=True)
+    two.observe_request(0.004, 0.002, ok=True, defaulted=True)
+    two.observe_request(0.5, 0.25, ok=False)
     found = samples(metrics)
 
     def value(name, version):
@@ -81,9 +81,9 @@ def test_responses_are_counted_by_class(metrics):
 
 
 def test_histograms_are_cumulative_and_complete(metrics):
-    statistics = metrics.model("m", "1.0")
-    statistics.observe(0.0007, 0.0, ok=True)
-    statistics.observe(1000.0, 0.0, ok=True)
+    statistics = metrics.statistics_for("m", "1.0")
+    statistics.observe_request(0.0007, 0.0, ok=True)
+    statistics.observe_request(1000.0, 0.0, ok=True)
     statistics.observe_batches([(3, 0.02)])
     found = samples(metrics)
     labels = (("model_name", "m"), ("model_version", "1.0"))
@@ -103,10 +103,10 @@ def test_histograms_are_cumulative_and_complete(metrics):
 
 
 def test_outcomes_are_counted(metrics):
-    statistics = metrics.model("m", "1.0")
-    statistics.observe(0.1, 0.0, ok=True)
-    statistics.observe(0.1, 0.0, ok=True)
-    statistics.observe(0.1, 0.0, ok=False)
+    statistics = metrics.statistics_for("m", "1.0")
+    statistics.observe_request(0.1, 0.0, ok=True)
+    statistics.observe_request(0.1, 0.0, ok=True)
+    statistics.observe_request(0.1, 0.0, ok=False)
     found = samples(metrics)
 
     def value(outcome):
@@ -118,17 +118,17 @@ def test_outcomes_are_counted(metrics):
 
 
 def test_only_named_metrics_are_told(metrics):
-    metrics.model("m", "1.0").observe(0.1, 0.0, ok=True)
+    metrics.statistics_for("m", "1.0").observe_request(0.1, 0.0, ok=True)
     names = {name for name, _ in samples(metrics, {"Requests2XX", "mooring_batch_rows"})}
     assert names == {
         "Requests2XX", "mooring_batch_rows_bucket", "mooring_batch_rows_count", "mooring_batch_rows_sum",
     }  # fmt: skip
-    assert metrics.text({"nothing"}) == b""
+    assert metrics.render_text({"nothing"}) == b""
 
 
 def test_a_models_name_cannot_break_a_line(metrics):
-    metrics.model('a"b\\c\nd', "1").observe(0.1, 0.0, ok=True)
-    families = list(text_string_to_metric_families(metrics.text({"mooring_requests_total"}).decode()))
+    metrics.statistics_for('a"b\\c\nd', "1").observe_request(0.1, 0.0, ok=True)
+    families = list(text_string_to_metric_families(metrics.render_text({"mooring_requests_total"}).decode()))
     assert families[0].samples[0].labels["model_name"] == 'a"b\\c\nd'
 
 
@@ -140,14 +140,14 @@ def test_the_process_is_told_of(metrics):
 
 def test_a_counter_of_somebody_elses_is_named_as_its_samples_are(metrics):
     Counter("seen", "Things seen", registry=metrics.registry).inc(3)
-    assert b"# TYPE seen_total counter\nseen_total 3.0\n" in metrics.text()
+    assert b"# TYPE seen_total counter\nseen_total 3.0\n" in metrics.render_text()
 
 
 def test_counters_keep_torchserves_names_in_their_headers(metrics):
     metrics.responses.count(200)
     assert (
         f'# TYPE Requests2XX counter\nRequests2XX{{Level="Host",Hostname="{HOST}"}} 1.0\n'
-        in metrics.text().decode()
+        in metrics.render_text().decode()
     )
 
 
@@ -157,12 +157,12 @@ def test_lines_go_to_files_where_a_folder_is_named_and_to_the_log_where_it_canno
     caplog.set_level(logging.INFO, "mooring")
     record = Record("Hits", "count", "gauge", {"ModelName": "m"}, [1.0])
     lines = MetricsLog(list, tmp_path / "logs")
-    lines.record([record])
+    lines.record_values([record])
     lines.close()
     assert " MODEL_METRICS - Hits." in (tmp_path / "logs/model_metrics.log").read_text()
     assert "MODEL_METRICS" not in caplog.text
     (tmp_path / "file").write_text("")
-    MetricsLog(list, tmp_path / "file").record([record])
+    MetricsLog(list, tmp_path / "file").record_values([record])
     assert "metrics go to the log" in caplog.text
     assert "MODEL_METRICS - Hits." in caplog.text
 
@@ -181,7 +181,7 @@ def test_what_is_noted_is_summed_up_as_if_it_had_been_at_once(notes, calls, time
     )
     for _ in range(times):  # sixty times are more notes than are left lying about
         for latency, queue, ok, defaulted in notes:
-            statistics.observe(latency, queue, ok, defaulted)
+            statistics.observe_request(latency, queue, ok, defaulted)
             durations.observe(latency)
             queues.observe(queue)
         statistics.observe_batches(calls)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from mooring.observability.metrics import Metrics
-from mooring.observability.recorded import BOUNDS, MOST_METRICS, MOST_SERIES
-from mooring.observability.records import MOST_WAITING, Record, Recorder
+from mooring.observability.recorded_metrics import BOUNDS, MAX_METRICS, MAX_SERIES
+from mooring.observability.records import MAX_WAITING_VALUES, Record, Recorder
 
 HOST = socket.gethostname()
 OWN = {"ModelName": "m", "Level": "Model"}
@@ -20,13 +20,13 @@ OWN = {"ModelName": "m", "Level": "Model"}
 
 def lines(metrics, name):
     """The samples of a metric as the page has them: labels and value."""
-    found = re.findall(rf"^{name}{{(.*)}} (\S+)$", metrics.text().decode(), re.MULTILINE)
+    found = re.findall(rf"^{name}{{(.*)}} (\S+)$", metrics.render_text().decode(), re.MULTILINE)
     return [(labels, float(value)) for labels, value in found]
 
 
 def kept(*records, metrics=None):
     metrics = metrics or Metrics()
-    metrics.record("m", records)
+    metrics.record_values("m", records)
     return metrics
 
 
@@ -44,11 +44,11 @@ def test_it_makes_no_difference_when_a_worker_sends_what_it_has(steps):
     often_recorder, once_recorder = Recorder(), Recorder()
     for kind, value, send in steps:
         for recorder in (often_recorder, once_recorder):
-            recorder.record(kind, value, "ms", kind, OWN)
+            recorder.record_value(kind, value, "ms", kind, OWN)
         if send:
-            often.record("m", often_recorder.take() or ())
-    often.record("m", often_recorder.take() or ())
-    once.record("m", once_recorder.take() or ())
+            often.record_values("m", often_recorder.take_records() or ())
+    often.record_values("m", often_recorder.take_records() or ())
+    once.record_values("m", once_recorder.take_records() or ())
     for name in ("counter", "gauge", "histogram_bucket", "histogram_count", "histogram_sum"):
         (one, two) = (
             [(labels, pytest.approx(value)) for labels, value in lines(each, name)] for each in (often, once)
@@ -59,24 +59,27 @@ def test_it_makes_no_difference_when_a_worker_sends_what_it_has(steps):
 
 def test_a_worker_that_recorded_nothing_has_nothing_to_send():
     recorder = Recorder()
-    assert recorder.take() is None
-    recorder.record("a", 1, "", "gauge", {})
-    assert recorder.take() == [("a", "", "gauge", {}, [1])]
-    assert recorder.take() is None
+    assert recorder.take_records() is None
+    recorder.record_value("a", 1, "", "gauge", {})
+    assert recorder.take_records() == [("a", "", "gauge", {}, [1])]
+    assert recorder.take_records() is None
 
 
 def test_a_counter_and_a_gauge_take_no_more_room_however_often_they_are_fed():
     recorder = Recorder()
-    for value in range(10 * MOST_WAITING):
-        assert not recorder.record("c", 1, "", "counter", {})
-        assert not recorder.record("g", value, "", "gauge", {})
-    assert [record.values for record in recorder.take()] == [[10 * MOST_WAITING], [10 * MOST_WAITING - 1]]
+    for value in range(10 * MAX_WAITING_VALUES):
+        assert not recorder.record_value("c", 1, "", "counter", {})
+        assert not recorder.record_value("g", value, "", "gauge", {})
+    assert [record.values for record in recorder.take_records()] == [
+        [10 * MAX_WAITING_VALUES],
+        [10 * MAX_WAITING_VALUES - 1],
+    ]
 
 
 def test_what_fills_a_message_is_to_be_sent_at_once():
     recorder = Recorder()
-    full = [recorder.record("h", 1, "", "histogram", {}) for _ in range(MOST_WAITING)]
-    assert full == [False] * (MOST_WAITING - 1) + [True]
+    full = [recorder.record_value("h", 1, "", "histogram", {}) for _ in range(MAX_WAITING_VALUES)]
+    assert full == [False] * (MAX_WAITING_VALUES - 1) + [True]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -84,8 +87,8 @@ def test_what_fills_a_message_is_to_be_sent_at_once():
 def test_what_is_no_finite_number_is_left_out_and_said_once(value, kind, caplog):
     recorder = Recorder()
     for _ in range(3):
-        recorder.record("odd", value, "", kind, {})
-    assert recorder.take() is None
+        recorder.record_value("odd", value, "", kind, {})
+    assert recorder.take_records() is None
     assert [record.getMessage() for record in caplog.records] == [
         "a value of the metric 'odd' is left out: it is not a finite number"
     ]
@@ -93,26 +96,26 @@ def test_what_is_no_finite_number_is_left_out_and_said_once(value, kind, caplog)
 
 def test_a_counter_cannot_go_down(caplog):
     recorder = Recorder()
-    recorder.record("c", 5, "", "counter", {})
-    recorder.record("c", -2, "", "counter", {})
-    assert recorder.take()[0].values == [5]
+    recorder.record_value("c", 5, "", "counter", {})
+    recorder.record_value("c", -2, "", "counter", {})
+    assert recorder.take_records()[0].values == [5]
     assert "a counter cannot go down" in caplog.text
 
 
 def test_what_no_message_can_hold_is_made_text():
     recorder = Recorder()
-    recorder.record(5, 1, None, "gauge", {"who": "\ud800", "n": 3})
-    assert recorder.take() == [("5", "", "gauge", {"who": "?", "n": "3"}, [1.0])]
+    recorder.record_value(5, 1, None, "gauge", {"who": "\ud800", "n": 3})
+    assert recorder.take_records() == [("5", "", "gauge", {"who": "?", "n": "3"}, [1.0])]
 
 
 def test_an_unknown_kind_is_the_callers_mistake():
     with pytest.raises(ValueError, match="unknown kind of metric 'meter'"):
-        Recorder().record("a", 1, "", "meter", {})
+        Recorder().record_value("a", 1, "", "meter", {})
 
 
 def test_a_record_is_shown_under_torchserves_help_with_its_host():
     metrics = kept(Record("HandlerTime", "ms", "gauge", OWN, [2.5]))
-    text = metrics.text({"HandlerTime"}).decode()
+    text = metrics.render_text({"HandlerTime"}).decode()
     assert text == (
         "# HELP HandlerTime Torchserve prometheus gauge metric with unit: Milliseconds\n"
         "# TYPE HandlerTime gauge\n"
@@ -122,7 +125,7 @@ def test_a_record_is_shown_under_torchserves_help_with_its_host():
 
 def test_workers_and_reloads_add_to_the_same_counter():
     metrics = kept(counter(value=2.0, Kind="a"))
-    metrics.record("m", [counter(value=3.0, Kind="a"), counter(value=1.0, Kind="b")])
+    metrics.record_values("m", [counter(value=3.0, Kind="a"), counter(value=1.0, Kind="b")])
     assert [value for _, value in lines(metrics, "hits")] == [5.0, 1.0]
 
 
@@ -144,7 +147,7 @@ def test_a_name_that_prometheus_does_not_take_is_refused_once(name, caplog):
     with caplog.at_level(logging.WARNING):
         metrics = kept(counter(name), counter(name))
     assert caplog.text.count("metric refused") == 1
-    assert name[:50] not in metrics.text().decode() or not name
+    assert name[:50] not in metrics.render_text().decode() or not name
 
 
 @pytest.mark.parametrize("label", ["", "has space", "__own", "a:b", "1st"])
@@ -179,18 +182,21 @@ def test_a_histograms_samples_are_no_other_metrics_names(caplog):
 
 
 def test_a_dimension_with_ever_new_values_fills_nothing_and_is_said_once(caplog):
-    metrics = kept(*(counter(request=str(number)) for number in range(MOST_SERIES + 100)))
-    assert len(lines(metrics, "hits")) == MOST_SERIES
-    metrics.record("m", [counter(request="0")])  # what is there goes on
-    assert ("2.0" in metrics.text({"hits"}).decode(), caplog.text.count("too many dimension values")) == (
+    metrics = kept(*(counter(request=str(number)) for number in range(MAX_SERIES + 100)))
+    assert len(lines(metrics, "hits")) == MAX_SERIES
+    metrics.record_values("m", [counter(request="0")])  # what is there goes on
+    assert (
+        "2.0" in metrics.render_text({"hits"}).decode(),
+        caplog.text.count("too many dimension values"),
+    ) == (
         True,
         1,
     )
 
 
 def test_names_without_end_fill_nothing():
-    metrics = kept(*(counter(f"name_{number}") for number in range(MOST_METRICS + 10)))
-    assert metrics.text().decode().count("# TYPE name_") == MOST_METRICS
+    metrics = kept(*(counter(f"name_{number}") for number in range(MAX_METRICS + 10)))
+    assert metrics.render_text().decode().count("# TYPE name_") == MAX_METRICS
 
 
 names = st.text(max_size=20)
@@ -200,19 +206,19 @@ names = st.text(max_size=20)
 def test_whatever_models_record_the_page_can_be_read(recorded):
     metrics = Metrics(system=False)
     for name, kind, unit, dimension, text, value in recorded:
-        metrics.record("m", [Record(name, unit, kind, {dimension: text}, [value])])
-    families = list(text_string_to_metric_families(metrics.text().decode()))
+        metrics.record_values("m", [Record(name, unit, kind, {dimension: text}, [value])])
+    families = list(text_string_to_metric_families(metrics.render_text().decode()))
     assert {"QueueTime", "process_start_time_seconds"} - {family.name for family in families} == {"QueueTime"}
 
 
 def test_log_mode_writes_lines_as_torchserves_logs_have_them(caplog):
     metrics = Metrics("log")
     with caplog.at_level(logging.INFO):
-        metrics.record("m", [Record("HandlerTime", "ms", "gauge", OWN, [2.5])])
+        metrics.record_values("m", [Record("HandlerTime", "ms", "gauge", OWN, [2.5])])
         metrics.responses.count(200)
-        metrics.log.write()
+        metrics.log.write_counts()
         metrics.responses.count(200)
-        metrics.log.write()
+        metrics.log.write_counts()
     end = rf"\|#hostname:{re.escape(HOST)},timestamp:\d{{10}}"
     said = [record.getMessage() for record in caplog.records]
     assert re.fullmatch(
@@ -226,17 +232,17 @@ def test_log_mode_writes_lines_as_torchserves_logs_have_them(caplog):
     assert any(
         re.fullmatch(r"TS_METRICS - CPUUtilization.Percent:[\d.]+\|#Level:Host" + end, line) for line in said
     )
-    assert metrics.text() == b""
+    assert metrics.render_text() == b""
 
 
 def test_legacy_mode_tells_torchserves_three_and_writes_the_rest(caplog):
     metrics = Metrics("legacy")
-    metrics.model("m", "1.0").observe(0.1, 0.01, ok=True, defaulted=True)
+    metrics.statistics_for("m", "1.0").observe_request(0.1, 0.01, ok=True, defaulted=True)
     with caplog.at_level(logging.INFO):
-        metrics.record("m", [counter()])
-    told = re.findall(r"# TYPE (\w+)", metrics.text().decode())
+        metrics.record_values("m", [counter()])
+    told = re.findall(r"# TYPE (\w+)", metrics.render_text().decode())
     assert told == [
         "ts_inference_requests_total", "ts_inference_latency_microseconds", "ts_queue_latency_microseconds",
     ]  # fmt: skip
     assert "hits.Count:1.0" in caplog.text
-    assert metrics.text({"Requests2XX"}) == b""
+    assert metrics.render_text({"Requests2XX"}) == b""

@@ -465,9 +465,9 @@ async def test_amds_metrics_count_what_amds_server_counts(amd):
 
 
 async def test_amds_metrics_follow_the_models(amd):
-    model = amd.metrics.model("echo", "1.0")
+    model = amd.metrics.statistics_for("echo", "1.0")
     for _ in range(10):
-        model.observe(0.0002, 0.0, ok=True)
+        model.observe_request(0.0002, 0.0, ok=True)
     model.observe_batches([(10, 0.0001)])
     first = await amd.call("GET", "/metrics")
     found = samples(first.body)

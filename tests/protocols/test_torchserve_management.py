@@ -145,7 +145,7 @@ async def test_metrics_are_told_whatever_the_method(metrics, method, target):
 
 
 async def test_metrics_can_be_chosen_by_name(metrics):
-    metrics.metrics.model("m", "1").observe(0.1, 0.0, ok=True)
+    metrics.metrics.statistics_for("m", "1").observe_request(0.1, 0.0, ok=True)
     reply = await metrics.call("GET", "/metrics?name[]=Requests4XX&name%5B%5D=ts_inference_requests_total")
     families = [line.split()[2] for line in reply.body.decode().splitlines() if line.startswith("# TYPE")]
     assert families == ["Requests4XX", "ts_inference_requests_total"]

@@ -30,7 +30,7 @@ def pids(harness):
 
 
 def recycled(harness):
-    return harness.engine._metrics.model("echo", "1.0").workers[1]
+    return harness.engine._metrics.statistics_for("echo", "1.0").workers[1]
 
 
 def alone(harness):

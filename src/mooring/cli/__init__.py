@@ -31,10 +31,10 @@ def _serves(arguments: Sequence[str]) -> bool:
 
 def _begun() -> "LibraryProcess | None":
     """What workers will be forked from. From here on a signal to stop ends this process cleanly."""
-    from mooring.signals import leave_when_told
+    from mooring.signals import exit_on_signal
     from mooring.workers.library_process import LibraryProcess
 
-    leave_when_told()
+    exit_on_signal()
     with suppress(OSError):  # who needs one will say so
         return LibraryProcess(os.environ)
     return None

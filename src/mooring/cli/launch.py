@@ -14,8 +14,8 @@ import click
 from mooring.config.settings import SETTINGS, Config, ConfigError, is_secret
 from mooring.config.sources.loading import PREFIX, load_config
 from mooring.core.errors import MooringError
-from mooring.observability.logs import get_logger, setup
-from mooring.signals import leave_when_told
+from mooring.observability.logs import get_logger, setup_logging
+from mooring.signals import exit_on_signal
 
 if TYPE_CHECKING:
     from mooring.core.service import ModelState
@@ -59,8 +59,8 @@ def served(
     config: Config, heard: Iterable[str], started: "Callable[[Config, Sequence[ModelState]], None]"
 ) -> int:
     """Serve until the server ends; its exit status. What it cannot start with ends the command."""
-    setup(config.log_level)
-    leave_when_told()
+    setup_logging(config.log_level)
+    exit_on_signal()
     for warning in heard:
         log.warning(warning)
 

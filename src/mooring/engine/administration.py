@@ -122,7 +122,9 @@ class Administration(ModelAdministration):
             versions = list(self._engine.registry.find_model(model).versions.values())
         else:
             versions = list(self._engine.registry)
-        return [_usage_of(self._metrics.model(each.spec.name, each.spec.version)) for each in versions]
+        return [
+            _usage_of(self._metrics.statistics_for(each.spec.name, each.spec.version)) for each in versions
+        ]
 
     async def load(
         self,

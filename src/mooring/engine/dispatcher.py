@@ -221,7 +221,7 @@ class Dispatcher(Generic[W]):
             release(answer.outputs)
             return
         latency = self._clock() - queued.arrived
-        self.statistics.observe(latency, queued.queued_for, True, not queued.request.version)
+        self.statistics.observe_request(latency, queued.queued_for, True, not queued.request.version)
         queued.label(answer)
         done(answer)
 
@@ -247,7 +247,7 @@ class Dispatcher(Generic[W]):
     def count_refusal(self, queued: QueuedRequest) -> None:
         """Count a request that got an error."""
         latency = self._clock() - queued.arrived
-        self.statistics.observe(latency, queued.queued_for, False, not queued.request.version)
+        self.statistics.observe_request(latency, queued.queued_for, False, not queued.request.version)
 
     def withdrawn(self, queued: QueuedRequest, state: RequestState) -> None:
         """A request that no worker has is DONE: nobody waits for it any more."""
@@ -257,7 +257,7 @@ class Dispatcher(Generic[W]):
     def _log_failure(self, request: InferenceRequest, error: ModelFailed) -> None:
         """Log the reason, which clients do not get. Of a model that fails every request so many a second are logged."""
         throttle = self._failures
-        if not throttle.admits(self._clock()):
+        if not throttle.allow_line(self._clock()):
             return
         log.error(
             "prediction failed",
@@ -323,7 +323,7 @@ class Dispatcher(Generic[W]):
 
     def answers_came(self, seconds: float) -> None:
         """Answers took so long on their way, beyond the time of the model."""
-        self.statistics.last_way = max(seconds, 0.0)
+        self.statistics.last_overhead = max(seconds, 0.0)
 
     def on_worker_loaded(self, metadata: ModelMetadata) -> None:
         """One more worker has the model."""

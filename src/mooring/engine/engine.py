@@ -100,7 +100,7 @@ class Engine(InferenceService):
         self._arena = arena
         self._metrics = metrics
         metrics.host.loads = self._load_times
-        metrics.served.states = self._version_states
+        metrics.requests.states = self._version_states
         self._frontends = frontends or SingleProcess()
         self._idle_models = IdleModels(self.registry, budget or Budget(), self._frontends.retire)
         self._workers = LocalWorkers(
@@ -299,7 +299,7 @@ class Engine(InferenceService):
     async def _start_version(self, version: ModelVersion) -> ModelVersion:
         spec = version.spec
         if spec.stages:
-            self._metrics.model(spec.name, spec.version)
+            self._metrics.statistics_for(spec.name, spec.version)
             version.start_loading(None, None)
             version.on_worker_event(version.metadata)
             return version
@@ -320,7 +320,7 @@ class Engine(InferenceService):
     def _make_scheduler(self, version: ModelVersion) -> tuple[RequestScheduler, WorkerPool]:
         """Make the queue of a version and its pool of workers, none of which is started yet."""
         spec, allocate = version.spec, self._arena.slot
-        statistics = self._metrics.model(spec.name, spec.version)
+        statistics = self._metrics.statistics_for(spec.name, spec.version)
 
         def make_pool(owner: PoolOwner) -> WorkerPool:
             return WorkerPool(
@@ -329,7 +329,7 @@ class Engine(InferenceService):
                 self._workers,
                 spec.runtime.threads or threads_for(spec.scaling.max_workers),
                 sharing=self._frontends.sharing(version),
-                record_metrics=functools.partial(self._metrics.record, spec.name),
+                record_metrics=functools.partial(self._metrics.record_values, spec.name),
             )
 
         if spec.sequence.enabled:

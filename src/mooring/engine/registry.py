@@ -21,7 +21,7 @@ from mooring.core.service import ModelMetadata
 from mooring.engine.admission import RequestScheduler
 from mooring.engine.graphs.run import GraphRun, graph_of
 from mooring.engine.lifecycle import Lifecycle, State
-from mooring.observability.logs import get_logger, shortened
+from mooring.observability.logs import get_logger, truncate_text
 from mooring.repository.spec import ModelSpec
 from mooring.workers.pool import WorkerPool
 
@@ -210,7 +210,7 @@ class ModelVersion:
             "worker failed again" if known else "worker failed",
             model=self.spec.name,
             version=self.spec.version,
-            reason=shortened(error.message, _MAX_REASON) if known else error.message,
+            reason=truncate_text(error.message, _MAX_REASON) if known else error.message,
             failures_in_a_row=pool.failures.in_a_row,
             detail="" if known else error.detail,
         )

@@ -100,13 +100,13 @@ class ConnectionBalancer:
     def _balance(self) -> None:
         self._ticker = self._loop.call_later(messages.LOAD_EVERY, self._balance)
         processes = self._frontends.processes
-        loads = [load_of(self._own.look(), self._listeners), *(each.load for each in processes)]
+        loads = [load_of(self._own.read_share(), self._listeners), *(each.load for each in processes)]
         policy = self._policy
         attentive = (
             loads[0].busy > _EASY or any(policy.open[1:]) or any(load.connections for load in loads[1:])
         )
         if attentive:
-            idle = self._idle.look()
+            idle = self._idle.read_idle_cores()
             if not self._attentive:  # it is the mean of a longer time than the loads are
                 idle = 0.0
             before = policy.open

@@ -20,7 +20,7 @@ from mooring.frontends.balancing import Load
 from mooring.ipc.framing import Frames, FrameWriter, heap_buffer
 from mooring.ipc.messages import NO_MEMORY, MessageDecoder, MessageEncoder
 from mooring.observability.logs import get_logger
-from mooring.observability.metrics import Counted
+from mooring.observability.metrics import CountsDelta
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
 from mooring.tokens import Access, Token
@@ -188,7 +188,7 @@ class KillWorker(msgspec.Struct, array_like=True, tag="end"):
 class CountsReport(msgspec.Struct, array_like=True, tag="counted"):
     """What the frontend counted since its last report, and how many requests wait there now, by version."""
 
-    counted: Counted
+    counted: CountsDelta
     waiting: dict[int, int]
     served: list[tuple[int, str, int]]  # requests by version and worker
 

@@ -25,7 +25,7 @@ from mooring.mount.grpc import frontend_grpc_server
 from mooring.mount.listeners import Listeners, by_load, limits_of, reuse_port
 from mooring.mount.routes import Services, inference_endpoints
 from mooring.observability.load import ThreadLoad
-from mooring.observability.logs import get_logger, setup
+from mooring.observability.logs import get_logger, setup_logging
 from mooring.observability.metrics import Metrics
 from mooring.protocols.amd.metrics import count_requests
 from mooring.protocols.dialect import AMD, V2
@@ -106,7 +106,7 @@ class Connections:
 
     def _report(self) -> None:
         self._ticker = asyncio.get_running_loop().call_later(LOAD_EVERY, self._report)
-        load = load_of(round(self._load.look(), 2), self._listeners)
+        load = load_of(round(self._load.read_share(), 2), self._listeners)
         self._frontend.report(load if load.connections or load.fixed else Load(0.0, 0))
 
 
@@ -257,7 +257,7 @@ def main(arguments: Sequence[str]) -> None:
     end_with_parent(parent)
     leave_to_first_process()
     settings = FrontendSettings.decoded(sys.stdin.buffer.read())
-    setup(settings.config.log_level)
+    setup_logging(settings.config.log_level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(number, descriptors, settings))
 

@@ -308,7 +308,7 @@ class FrontendService(InferenceService):
         )
 
     def _serve_version(self, number: int, spec: ModelSpec) -> None:
-        statistics = self._metrics.model(spec.name, spec.version)
+        statistics = self._metrics.statistics_for(spec.name, spec.version)
 
         def make_pool(owner: PoolOwner) -> SharedPool:
             return SharedPool(
@@ -410,7 +410,7 @@ class FrontendService(InferenceService):
         self._ticker = self._loop.call_later(_CHECK_EVERY, self._check)
 
     def _count(self) -> None:
-        counted = self._metrics.take()
+        counted = self._metrics.take_counts()
         waiting = {
             served.number: served.scheduler.waiting
             for served in self._served.values()

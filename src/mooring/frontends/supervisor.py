@@ -322,14 +322,14 @@ class FrontendSupervisor:
             if done is not None and not done.done():
                 done.set_result(None)
         elif isinstance(message, messages.CountsReport):
-            self._metrics.add(message.counted)
+            self._metrics.add_counts(message.counted)
             frontend.waiting = message.waiting
             for number, worker, count in message.served:
                 self._count_served(number, worker, count)
         elif isinstance(message, messages.LoadReport):
             frontend.load = message.load
         elif isinstance(message, messages.MetricRecords):
-            self._metrics.record(message.model, message.records)
+            self._metrics.record_values(message.model, message.records)
         elif isinstance(message, messages.KillWorker):
             self._kill_worker(message)
         elif isinstance(message, messages.Pong):

@@ -1,4 +1,4 @@
-"""What NVIDIA's GPUs are doing, as their driver's own library (NVML) says. A machine without one has no GPUs here."""
+"""Load and memory of NVIDIA GPUs, from the driver's library (NVML). Without that library there are none."""
 
 import ctypes
 import threading
@@ -9,7 +9,7 @@ _LIBRARY = "libnvidia-ml.so.1"
 
 
 class Gpu(NamedTuple):
-    """One GPU: percents of its time and memory, and bytes. None is what its driver does not tell (under MIG, say)."""
+    """One GPU: percentages of its time and memory, and bytes. Values that the driver lacks are None (as under MIG)."""
 
     utilization: float | None
     memory_utilization: float | None
@@ -25,7 +25,7 @@ class _Memory(ctypes.Structure):
 
 
 class Gpus:
-    """Every GPU the driver shows to this process."""
+    """The GPUs that the driver shows to this process."""
 
     def __init__(self, library: str = _LIBRARY) -> None:
         self._nvml: ctypes.CDLL | None = None
@@ -34,10 +34,10 @@ class Gpus:
             nvml = ctypes.CDLL(library)
         except OSError:
             return
-        # In a thread: a driver that nobody uses takes a second to begin, and may hang where it is broken.
-        threading.Thread(target=self._find, args=(nvml,), name="gpus", daemon=True).start()
+        # In a thread: an idle driver takes a second to initialize, and a broken one may hang.
+        threading.Thread(target=self._find_gpus, args=(nvml,), name="gpus", daemon=True).start()
 
-    def _find(self, nvml: ctypes.CDLL) -> None:
+    def _find_gpus(self, nvml: ctypes.CDLL) -> None:
         count = ctypes.c_uint()
         if nvml.nvmlInit_v2() or nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)):
             return
@@ -48,20 +48,20 @@ class Gpus:
                 handles.append(handle)
         self._handles, self._nvml = handles, nvml
 
-    def read(self) -> Iterator[tuple[int, Gpu]]:
-        """Each with its number, as it is now; none before the driver has answered for the first time."""
+    def read_all(self) -> Iterator[tuple[int, Gpu]]:
+        """Return each GPU's index and values of now; none before the driver has been initialized."""
         nvml = self._nvml
         if nvml is None:
             return
         for index, handle in enumerate(self._handles):
             rates, memory = _Utilization(), _Memory()
-            rated = nvml.nvmlDeviceGetUtilizationRates(handle, ctypes.byref(rates)) == 0
-            told = nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) == 0 and memory.total
+            has_rates = nvml.nvmlDeviceGetUtilizationRates(handle, ctypes.byref(rates)) == 0
+            has_memory = nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) == 0 and memory.total
             yield (
                 index,
                 Gpu(
-                    float(rates.gpu) if rated else None,
-                    100.0 * memory.used / memory.total if told else None,
-                    float(memory.used) if told else None,
+                    float(rates.gpu) if has_rates else None,
+                    100.0 * memory.used / memory.total if has_memory else None,
+                    float(memory.used) if has_memory else None,
                 ),
             )

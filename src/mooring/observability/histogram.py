@@ -1,4 +1,4 @@
-"""Counting values by size, as Prometheus' histograms do."""
+"""Histograms as Prometheus has them."""
 
 import math
 from array import array
@@ -10,7 +10,7 @@ from prometheus_client import Metric
 
 
 class Histogram:
-    """How many values fell up to each bound, and their sum."""
+    """Counts of values between bounds, and their sum."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -20,13 +20,13 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
-        """A value equal to a bound counts under it, as Prometheus' ``le`` says."""
+        """Add a value. One equal to a bound counts as below it, as Prometheus' ``le`` says."""
         self.counts[bisect_left(self.bounds, value)] += times
         self.total += value * times
 
     def observe_all(self, values: Sequence[float]) -> float:
-        """Each of these once; their sum."""
-        numbers = np.array(array("d", values))  # read faster than by numpy alone
+        """Add each of these values once; return their sum."""
+        numbers = np.array(array("d", values))  # faster than numpy's own reading of a list
         places = np.searchsorted(self.bounds, numbers)
         for place, times in enumerate(np.bincount(places, minlength=len(self.counts)).tolist()):
             self.counts[place] += times
@@ -36,15 +36,15 @@ class Histogram:
 
 
 def add_histogram(family: Metric, labels: dict[str, str], histogram: Histogram) -> None:
-    """The histogram's samples, into a family of that type."""
+    """Add the histogram's samples to a family of that type."""
     below = 0
     for bound, count in zip((*histogram.bounds, math.inf), histogram.counts, strict=True):
         below += count
-        family.add_sample(f"{family.name}_bucket", {**labels, "le": number(bound)}, below)
+        family.add_sample(f"{family.name}_bucket", {**labels, "le": format_number(bound)}, below)
     family.add_sample(f"{family.name}_count", labels, below)
     family.add_sample(f"{family.name}_sum", labels, histogram.total)
 
 
-def number(value: float) -> str:
-    """As Prometheus' text format has it."""
+def format_number(value: float) -> str:
+    """Return a number in Prometheus' text format."""
     return "+Inf" if value == math.inf else repr(float(value))

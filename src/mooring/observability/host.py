@@ -1,4 +1,4 @@
-"""The machine and the way to the workers, under the names that TorchServe gives its gauges; read when somebody asks."""
+"""Gauges of the machine and of the way to the workers, under TorchServe's names; read at a scrape."""
 
 import socket
 import time
@@ -12,8 +12,8 @@ from mooring.observability.gpus import Gpus
 
 _MB = 1 << 20
 _GB = 1 << 30
-# Two readings of the CPU in a shorter time say nothing.
-_CPU_EVERY = 1.0
+# Seconds between two readings of the CPU; over a shorter time they are meaningless.
+_MIN_CPU_INTERVAL = 1.0
 
 SYSTEM: Mapping[str, str] = {
     "CPUUtilization": "Percent",
@@ -49,41 +49,41 @@ class HostMetrics(Collector):
         """Every gauge anew. Those of GPUs have no samples where there is none."""
         paths = self._paths()
         for index, name in enumerate(("QueueTime", "WorkerThreadTime")):
-            family = gauge(name, "Milliseconds")
+            family = new_gauge(name, "Milliseconds")
             if paths is not None:
-                family.add_sample(name, self._labels(), paths[index] * 1000)
+                family.add_sample(name, self._host_labels(), paths[index] * 1000)
             yield family
-        loads = gauge("WorkerLoadTime", "Milliseconds")
+        loads = new_gauge("WorkerLoadTime", "Milliseconds")
         for worker, seconds in self.loads():
-            loads.add_sample(loads.name, {"WorkerName": worker} | self._labels(), seconds * 1000)
+            loads.add_sample(loads.name, {"WorkerName": worker} | self._host_labels(), seconds * 1000)
         yield loads
         if self._machine is not None:
-            yield from self._system(self._machine)
+            yield from self._machine_families(self._machine)
 
-    def _system(self, machine: "Machine") -> Iterator[Metric]:
-        families = {name: gauge(name, unit) for name, unit in SYSTEM.items()}
-        for name, value in machine.read():
-            families[name].add_sample(name, self._labels(), value)
-        for number, values in machine.read_gpus():
+    def _machine_families(self, machine: "Machine") -> Iterator[Metric]:
+        families = {name: new_gauge(name, unit) for name, unit in SYSTEM.items()}
+        for name, value in machine.read_gauges():
+            families[name].add_sample(name, self._host_labels(), value)
+        for number, values in machine.read_gpu_gauges():
             for name, value in values.items():
-                families[name].add_sample(name, self._labels() | {"DeviceId": str(number)}, value)
+                families[name].add_sample(name, self._host_labels() | {"DeviceId": str(number)}, value)
         yield from families.values()
 
-    def _labels(self) -> dict[str, str]:
+    def _host_labels(self) -> dict[str, str]:
         return {"Level": "Host", "Hostname": self._host}
 
 
 class Machine:
-    """What the machine is doing now."""
+    """Reads the machine's load, memory and disk."""
 
     def __init__(self) -> None:
         self._gpus = Gpus()
-        psutil.cpu_percent()  # what the first call says is meaningless
+        psutil.cpu_percent()  # the result of the first call is meaningless
         self._cpu = 0.0
         self._cpu_at = time.monotonic()
 
-    def read(self) -> Iterator[tuple[str, float]]:
-        """The gauges of the host."""
+    def read_gauges(self) -> Iterator[tuple[str, float]]:
+        """Return the gauges of the host by name."""
         memory, disk = psutil.virtual_memory(), psutil.disk_usage("/")
         yield "CPUUtilization", self._cpu_percent()
         yield "MemoryUsed", memory.used / _MB
@@ -93,9 +93,9 @@ class Machine:
         yield "DiskAvailable", disk.free / _GB
         yield "DiskUtilization", disk.percent
 
-    def read_gpus(self) -> Iterator[tuple[int, dict[str, float]]]:
-        """The gauges of every GPU, those that its driver tells."""
-        for number, gpu in self._gpus.read():
+    def read_gpu_gauges(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """Return each GPU's index and those gauges that its driver has."""
+        for number, gpu in self._gpus.read_all():
             values = {
                 "GPUMemoryUtilization": gpu.memory_utilization,
                 "GPUMemoryUsed": gpu.memory_used and gpu.memory_used / _MB,
@@ -105,11 +105,11 @@ class Machine:
 
     def _cpu_percent(self) -> float:
         now = time.monotonic()
-        if now - self._cpu_at >= _CPU_EVERY:
+        if now - self._cpu_at >= _MIN_CPU_INTERVAL:
             self._cpu, self._cpu_at = psutil.cpu_percent(), now
         return self._cpu
 
 
-def gauge(name: str, unit: str) -> Metric:
-    """A family without samples yet."""
+def new_gauge(name: str, unit: str) -> Metric:
+    """Return a family without samples."""
     return Metric(name, f"Torchserve prometheus gauge metric with unit: {unit}", "gauge")

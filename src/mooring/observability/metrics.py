@@ -1,6 +1,6 @@
-"""What the server counts, cheaply; what it looks like to Prometheus is worked out only when somebody asks.
+"""The server's metrics. Counting is cheap; the text for Prometheus is made only at a scrape.
 
-A request costs a few list additions here, and no lock: everything is written on the event loop's thread.
+A request costs a few list operations here and no lock: all counts are changed on the event loop's thread.
 """
 
 import operator
@@ -15,30 +15,30 @@ import psutil
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 
-from mooring.observability.histogram import Histogram, add_histogram, number
+from mooring.observability.histogram import Histogram, add_histogram, format_number
 from mooring.observability.host import SYSTEM, HostMetrics
 from mooring.observability.metrics_log import MetricsLog
-from mooring.observability.recorded import RecordedMetrics
+from mooring.observability.recorded_metrics import RecordedMetrics
 from mooring.observability.records import Record
 from mooring.observability.statistics import DURATIONS, Counts, ModelStatistics
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 DEFAULT_VERSION = "default"
-"""What TorchServe's counters call the version of a request whose URL named none."""
+"""The version in TorchServe's counters of requests whose URL named no version."""
 
 _BY_MODEL = (
     "ts_inference_requests_total",
     "ts_inference_latency_microseconds",
     "ts_queue_latency_microseconds",
 )
-_OTHERS = {"Requests2XX", "Requests4XX", "Requests5XX", "QueueTime", "WorkerThreadTime", "WorkerLoadTime"}
-_TORCHSERVES = frozenset((*_BY_MODEL, *_OTHERS, *SYSTEM))
-_OURS = ("mooring_", "process_", "amdinfer_", "exposer_")
+_HOST_NAMES = {"Requests2XX", "Requests4XX", "Requests5XX", "QueueTime", "WorkerThreadTime", "WorkerLoadTime"}
+_TORCHSERVE_NAMES = frozenset((*_BY_MODEL, *_HOST_NAMES, *SYSTEM))
+_OWN_PREFIXES = ("mooring_", "process_", "amdinfer_", "exposer_")
 
 
 class ResponseCounter:
-    """HTTP responses by the first digit of their status. Whoever writes a response adds one to ``classes``."""
+    """HTTP responses by the first digit of their status. The writer of a response adds one to ``classes``."""
 
     __slots__ = ("classes",)
 
@@ -46,12 +46,12 @@ class ResponseCounter:
         self.classes = [0] * 10
 
     def count(self, status: int) -> None:
-        """A response of this status is on its way."""
+        """Count a response with this status."""
         self.classes[status // 100] += 1
 
 
-class Counted(msgspec.Struct, array_like=True):
-    """What one process has counted in some time: by model and version, responses by class, and AMD's requests by method."""
+class CountsDelta(msgspec.Struct, array_like=True):
+    """The counts of one process since the last report: per version, responses by class, AMD's requests by method."""
 
     models: list[tuple[str, str, list[Any]]]
     responses: list[int]
@@ -62,11 +62,16 @@ class Counted(msgspec.Struct, array_like=True):
 
 
 class Metrics:
-    """Everything the server counts, and what its models record. Further collectors join through ``registry``.
+    """All metrics of the server and of its models. Further collectors are added to ``registry``.
 
-    ``mode`` is TorchServe's metrics_mode: ``prometheus`` tells everything to who asks, ``log`` writes it to the log,
-    ``legacy`` tells TorchServe's three counters by model and writes the rest. Without ``system`` nothing is said of
-    the machine. With a ``folder`` what is written goes to files there and not to the log.
+    How this works: the engine counts requests in a ``ModelStatistics`` per version, and responses are counted by
+    class. At a scrape the collectors of the registry make families of these counts, which are formatted here. A
+    frontend process counts by itself and sends the difference (``take_counts``) to the first process
+    (``add_counts``), which alone is scraped.
+
+    ``mode`` is TorchServe's metrics_mode: ``prometheus`` serves all metrics, ``log`` writes them to the log,
+    ``legacy`` serves TorchServe's three counters by model and writes the rest. ``system`` False leaves out the
+    machine. With a ``folder`` lines are written to files in it, not to the log.
     """
 
     def __init__(
@@ -78,112 +83,112 @@ class Metrics:
     ) -> None:
         self.mode = mode
         self.responses = ResponseCounter()
-        # Requests over REST by method, as AMD's server counts them; without its dialect nobody does.
+        # Requests over REST by method, as AMD's server counts them; counted in AMD's dialect only.
         self.ingress = {"GET": 0, "POST": 0}
         self.registry = CollectorRegistry(auto_describe=False)
-        self.told = Histogram(DURATIONS)  # how long it took to say all this, every time
-        self.told_bytes = 0
+        self.scrapes = Histogram(DURATIONS)  # seconds that each scrape took
+        self.scraped_bytes = 0
         self._models: dict[tuple[str, str], ModelStatistics] = {}
-        self.served = _Served(self._models, self.responses)
-        self.host = HostMetrics(self._last_way, system=system)
-        self._recorded = RecordedMetrics(_reserved)
-        self.log = MetricsLog(self._torchserves, folder) if mode != "prometheus" else None
-        for collector in (self.served, self.host, _Process(), self._recorded):
+        self.requests = RequestMetrics(self._models, self.responses)
+        self.host = HostMetrics(self._last_overhead, system=system)
+        self._recorded = RecordedMetrics(_is_reserved)
+        self.log = MetricsLog(self._collect_torchserve, folder) if mode != "prometheus" else None
+        for collector in (self.requests, self.host, _Process(), self._recorded):
             self.registry.register(collector)
 
-    def record(self, model: str, records: Iterable[Record]) -> None:
-        """Take what a model's own code recorded in one of its workers."""
+    def record_values(self, model: str, records: Iterable[Record]) -> None:
+        """Add values that a model's own code recorded in a worker."""
         if self.log is None:
-            self._recorded.record(model, records)
+            self._recorded.record_values(model, records)
         else:
-            self.log.record(records)
+            self.log.record_values(records)
 
-    def take(self) -> Counted:
-        """What was counted since the last time, for the ``add`` of another process; it is not counted here any more."""
+    def take_counts(self) -> CountsDelta:
+        """Return and reset the counts since the last call, for the ``add_counts`` of another process."""
         models = [
             (name, version, counted)
             for (name, version), one in self._models.items()
-            if (counted := one.take())
+            if (counted := one.take_counts())
         ]
         responses = self.responses.classes[:]
         self.responses.classes[:] = [0] * len(responses)
         ingress = self.ingress.copy()
         self.ingress.update(dict.fromkeys(ingress, 0))
-        return Counted(models, responses, ingress)
+        return CountsDelta(models, responses, ingress)
 
-    def add(self, counted: Counted) -> None:
-        """Count what another process took."""
+    def add_counts(self, counted: CountsDelta) -> None:
+        """Add the counts of another process."""
         for name, version, one in counted.models:
-            self.model(name, version).add(one)
+            self.statistics_for(name, version).add_counts(one)
         classes = self.responses.classes
         classes[:] = map(operator.add, classes, counted.responses)
         for method, count in counted.ingress.items():
             self.ingress[method] += count
 
-    def _torchserves(self) -> Iterator[Metric]:
-        yield from self.served.by_class()
-        yield from self.served.by_url()
+    def _collect_torchserve(self) -> Iterator[Metric]:
+        yield from self.requests.by_class()
+        yield from self.requests.by_url()
         yield from self.host.collect()
 
-    def _last_way(self) -> tuple[float, float] | None:
-        """Of the model that was called last."""
+    def _last_overhead(self) -> tuple[float, float] | None:
+        """Return the queue time and the overhead, in seconds, of the model that was called last."""
         last = max(self._models.values(), key=lambda model: model.last, default=None)
-        return (last.last_queue, last.last_way) if last is not None and last.last else None
+        return (last.last_queue, last.last_overhead) if last is not None and last.last else None
 
-    def model(self, name: str, version: str) -> ModelStatistics:
-        """The statistics of a version, the same object every time: a version loaded again goes on counting."""
+    def statistics_for(self, name: str, version: str) -> ModelStatistics:
+        """Return the statistics of a version: always the same object, so that a reload does not reset the counters."""
         statistics = self._models.get((name, version))
         if statistics is None:
             statistics = self._models[name, version] = ModelStatistics(name, version)
         return statistics
 
-    def models(self) -> Collection[ModelStatistics]:
-        """Every version that has been loaded."""
+    def all_statistics(self) -> Collection[ModelStatistics]:
+        """Return the statistics of every version that was ever loaded."""
         return self._models.values()
 
-    def text(self, names: Collection[str] | None = None) -> bytes:
-        """Prometheus' text format 0.0.4. ``names`` keeps the samples, and the families, so called; None keeps all."""
+    def render_text(self, names: Collection[str] | None = None) -> bytes:
+        """Return Prometheus' text format 0.0.4, with the samples and families in ``names``; None for all."""
         if self.mode != "prometheus":
-            # TorchServe answers 200 with nothing in log mode, and a scraper takes that for a target that is up.
-            told = set(_BY_MODEL) if self.mode == "legacy" else set()
-            names = told.intersection(names) if names is not None else told
+            # TorchServe answers 200 with an empty body in log mode; a scraper counts the target as up.
+            served = set(_BY_MODEL) if self.mode == "legacy" else set()
+            names = served.intersection(names) if names is not None else served
         began = time.perf_counter()
         lines: list[str] = []
         for family in self.registry.collect():
-            lines.extend(_lines(family, names))
+            lines.extend(_format_family(family, names))
         text = "".join(lines).encode()
-        self.told.observe(time.perf_counter() - began)
-        self.told_bytes += len(text)
+        self.scrapes.observe(time.perf_counter() - began)
+        self.scraped_bytes += len(text)
         return text
 
 
-def _lines(family: Metric, names: Collection[str] | None) -> Iterator[str]:
-    # Written here and not by generate_latest, which appends _total to the name of every counter: TorchServe's
+def _format_family(family: Metric, names: Collection[str] | None) -> Iterator[str]:
+    # Not by prometheus_client's generate_latest, which appends _total to the name of every counter: TorchServe's
     # Requests2XX and ts_queue_latency_microseconds are counters without it.
-    kept = [s for s in family.samples if names is None or s.name in names or family.name in names]
-    if not kept:
+    samples = [s for s in family.samples if names is None or s.name in names or family.name in names]
+    if not samples:
         return
-    # A Counter of prometheus_client's own leaves the suffix out of its family's name, but not out of its samples'.
+    # The family of a prometheus_client Counter has no suffix in its name; its samples have.
     plain = family.type != "counter" or any(sample.name == family.name for sample in family.samples)
     name = family.name if plain else f"{family.name}_total"
     yield f"# HELP {name} {family.documentation}\n# TYPE {name} {family.type}\n"
-    for sample in kept:
-        labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in sample.labels.items())
+    for sample in samples:
+        labels = ",".join(f'{name}="{_escape_label(value)}"' for name, value in sample.labels.items())
         yield (
-            f"{sample.name}{{{labels}}} {number(sample.value)}\n"
+            f"{sample.name}{{{labels}}} {format_number(sample.value)}\n"
             if labels
-            else (f"{sample.name} {number(sample.value)}\n")
+            else (f"{sample.name} {format_number(sample.value)}\n")
         )
 
 
-def _escaped(value: str) -> str:
+def _escape_label(value: str) -> str:
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
 _Value = Callable[[Counts], Histogram]
 
 States = Callable[[], Iterable[tuple[str, str, str]]]
-"""The name, version and state of every version that is there."""
+"""Returns the name, version and state of every version."""
 
 _HISTOGRAMS: tuple[tuple[str, str, _Value], ...] = (
     ("mooring_request_duration_seconds", "From arrival of a request to its answer", lambda s: s.durations),
@@ -193,8 +198,8 @@ _HISTOGRAMS: tuple[tuple[str, str, _Value], ...] = (
 )
 
 
-class _Served(Collector):
-    """Requests and responses, under TorchServe's names and our own."""
+class RequestMetrics(Collector):
+    """Collects requests and responses, under TorchServe's names and the server's own."""
 
     def __init__(self, models: Mapping[tuple[str, str], ModelStatistics], responses: ResponseCounter) -> None:
         self._models = models
@@ -203,21 +208,21 @@ class _Served(Collector):
         self.states: States = lambda: ()
 
     def collect(self) -> Iterable[Metric]:
-        """Every family anew."""
+        """Return all families with the counts of now."""
         yield from self.by_class()
         yield from self.by_url()
         models = list(self._models.values())
-        yield _outcomes(models)
-        yield from _workers(models)
-        yield self._state()
-        yield _sequences(models)
+        yield _outcome_family(models)
+        yield from _worker_families(models)
+        yield self._state_family()
+        yield _sequence_family(models)
         for name, text, histogram_of in _HISTOGRAMS:
             family = Metric(name, text, "histogram")
             for statistics in models:
-                add_histogram(family, _labels(statistics), histogram_of(statistics.counts))
+                add_histogram(family, _version_labels(statistics), histogram_of(statistics.counts))
             yield family
 
-    def _state(self) -> Metric:
+    def _state_family(self) -> Metric:
         family = Metric("mooring_model_state", "1 for the state that a version is in", "gauge")
         for model, version, state in self.states():
             labels = {"model_name": model, "model_version": version, "state": state}
@@ -225,7 +230,7 @@ class _Served(Collector):
         return family
 
     def by_class(self) -> Iterator[Metric]:
-        """HTTP responses by the first digit of their status."""
+        """Return TorchServe's counters of HTTP responses by the first digit of their status."""
         for first in (2, 4, 5):
             name = f"Requests{first}XX"
             family = Metric(name, "Torchserve prometheus counter metric with unit: Count", "counter")
@@ -233,7 +238,7 @@ class _Served(Collector):
             yield family
 
     def by_url(self) -> Iterator[Metric]:
-        """TorchServe's three by model, and by version where the URL named one."""
+        """Return TorchServe's three counters by model, and by version where the URL named one."""
         models = list(self._models.values())
         counters: tuple[tuple[str, str, Callable[[Counts], Sequence[float]], float], ...] = (
             ("ts_inference_requests_total", "Count", lambda s: s.requests, 1.0),
@@ -263,50 +268,52 @@ def _by_version(
         yield name, DEFAULT_VERSION, value
 
 
-def _labels(statistics: ModelStatistics) -> dict[str, str]:
+def _version_labels(statistics: ModelStatistics) -> dict[str, str]:
     return {"model_name": statistics.name, "model_version": statistics.version}
 
 
-def _outcomes(models: Sequence[ModelStatistics]) -> Metric:
+def _outcome_family(models: Sequence[ModelStatistics]) -> Metric:
     family = Metric("mooring_requests_total", "Requests by whether the model answered them", "counter")
     for statistics in models:
         for outcome, count in zip(("failed", "answered"), statistics.counts.outcomes, strict=True):
-            family.add_sample("mooring_requests_total", {**_labels(statistics), "outcome": outcome}, count)
+            family.add_sample(
+                "mooring_requests_total", {**_version_labels(statistics), "outcome": outcome}, count
+            )
     return family
 
 
-def _workers(models: Sequence[ModelStatistics]) -> Iterator[Metric]:
+def _worker_families(models: Sequence[ModelStatistics]) -> Iterator[Metric]:
     for index, name, text in (
         (0, "mooring_worker_failures_total", "Workers that died, or could not load the model"),
         (1, "mooring_workers_recycled_total", "Workers that made way for fresh ones, losing nothing"),
     ):
         family = Metric(name, text, "counter")
         for statistics in models:
-            family.add_sample(name, _labels(statistics), statistics.workers[index])
+            family.add_sample(name, _version_labels(statistics), statistics.workers[index])
         yield family
 
 
-def _sequences(models: Sequence[ModelStatistics]) -> Metric:
+def _sequence_family(models: Sequence[ModelStatistics]) -> Metric:
     family = Metric("mooring_sequences", "Sequences that are open, of models that keep state", "gauge")
     for statistics in models:
         if statistics.sequences is not None:
-            family.add_sample("mooring_sequences", _labels(statistics), statistics.sequences)
+            family.add_sample("mooring_sequences", _version_labels(statistics), statistics.sequences)
     return family
 
 
-def _reserved(name: str) -> bool:
-    return name in _TORCHSERVES or name.startswith(_OURS)
+def _is_reserved(name: str) -> bool:
+    return name in _TORCHSERVE_NAMES or name.startswith(_OWN_PREFIXES)
 
 
 class _Process(Collector):
-    """The server process itself, under the names every Prometheus client library gives them."""
+    """Collects the server process's own metrics, under the names of Prometheus' client libraries."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
         self._started = time.time()
 
     def collect(self) -> Iterable[Metric]:
-        """Read from the operating system now."""
+        """Return the families, read from the operating system now."""
         times = self._process.cpu_times()
         memory = self._process.memory_info()
         values = (

@@ -1,6 +1,6 @@
 """Metrics as lines of the log, in TorchServe's form: ``HandlerTime.Milliseconds:2.5|#ModelName:m,Level:Model|#...``.
 
-What models record is written as it comes; what the server counts, every so often, counters by what was added since.
+Values that models record are written as they come. The server's own are written at intervals, counters as increases.
 """
 
 import socket
@@ -14,60 +14,60 @@ from prometheus_client import Metric
 from prometheus_client.samples import Sample
 
 from mooring.observability.logs import get_logger
-from mooring.observability.recorded import UNITS
+from mooring.observability.recorded_metrics import UNITS
 from mooring.observability.records import Record
 
 log = get_logger(__name__)
 
 
 class MetricsLog:
-    """Writes the lines. ``collect`` tells the server's own metrics.
+    """Writes the lines. ``collect`` returns the server's own metrics.
 
-    With a ``folder`` they go to ts_metrics.log and model_metrics.log in it, as in TorchServe, if it can be written to.
+    With a ``folder`` they go to ts_metrics.log and model_metrics.log in it, as in TorchServe, if these can be opened.
     """
 
     def __init__(self, collect: Callable[[], Iterable[Metric]], folder: Path | None = None) -> None:
         self._collect = collect
         self._files: dict[str, IO[str]] = {}
         if folder is not None:
-            self._open(folder)
+            self._open_files(folder)
         self._host = socket.gethostname()
         self._before: dict[tuple[object, ...], float] = {}
 
-    def _open(self, folder: Path) -> None:
+    def _open_files(self, folder: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name in ("TS_METRICS", "MODEL_METRICS"):
                 file = folder / f"{name.lower()}.log"
                 self._files[name] = file.open("a", buffering=1, encoding="utf-8", errors="replace")
-        except OSError as error:  # as in a container that may not write: no reason to serve nobody
+        except OSError as error:  # such as a read-only container: the server runs without the files
             log.warning("metrics go to the log", folder=folder, reason=error)
 
-    def record(self, records: Iterable[Record]) -> None:
-        """Write what a model recorded."""
+    def record_values(self, records: Iterable[Record]) -> None:
+        """Write the values that a model recorded."""
         for record in records:
             dimensions = ",".join(f"{name}:{value}" for name, value in record.dimensions.items())
             unit = UNITS.get(record.unit, record.unit)
             for value in record.values:
-                self._write("MODEL_METRICS", f"{record.name}.{unit}:{value}|#{dimensions}")
+                self._write_line("MODEL_METRICS", f"{record.name}.{unit}:{value}|#{dimensions}")
 
-    def write(self) -> None:
-        """Write what the server has counted since it was last asked to, and what it measures."""
+    def write_counts(self) -> None:
+        """Write the server's counters, as increases since the last call, and its gauges."""
         for family in self._collect():
             unit = family.documentation.rpartition("unit: ")[2]
-            for sample, value in self._changes(family):
+            for sample, value in self._changed_samples(family):
                 dimensions = ",".join(
                     f"{name}:{text}" for name, text in sample.labels.items() if name.lower() != "hostname"
                 )
-                self._write("TS_METRICS", f"{sample.name}.{unit}:{value}|#{dimensions}")
+                self._write_line("TS_METRICS", f"{sample.name}.{unit}:{value}|#{dimensions}")
 
     def close(self) -> None:
-        """Write no more."""
+        """Close the files."""
         for file in self._files.values():
-            with suppress(OSError):  # what a full disk did not take it tries once more
+            with suppress(OSError):  # closing flushes, which fails again on a full disk
                 file.close()
 
-    def _changes(self, family: Metric) -> Iterator[tuple[Sample, float]]:
+    def _changed_samples(self, family: Metric) -> Iterator[tuple[Sample, float]]:
         for sample in family.samples:
             if family.type != "counter":
                 yield sample, sample.value
@@ -78,9 +78,9 @@ class MetricsLog:
                 self._before[key] = sample.value
                 yield sample, float(added)
 
-    def _write(self, which: str, line: str) -> None:
-        whole = f"{which} - {line}|#hostname:{self._host},timestamp:{time.time():.0f}"
-        file = self._files.get(which)
+    def _write_line(self, log_name: str, line: str) -> None:
+        whole = f"{log_name} - {line}|#hostname:{self._host},timestamp:{time.time():.0f}"
+        file = self._files.get(log_name)
         if file is None:
             log.info(whole)
             return

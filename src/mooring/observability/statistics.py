@@ -1,7 +1,7 @@
-"""What one version of a model has done: noted for every request, and summed up when somebody asks.
+"""Statistics of one version of a model: noted for every request, summed up when they are read.
 
-A note is two numbers at the end of a list; to find their places in the histograms at once costs ten times that. The
-sums are exact whenever they are read, for they are only read through ``counts``.
+A note is two numbers appended to lists; sorting them into the histograms at once would cost ten times that. The sums
+are exact whenever they are read, because they are only read through ``counts``.
 """
 
 import operator
@@ -18,8 +18,8 @@ DURATIONS = (
 )  # fmt: skip
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
-# Notes that may lie about: to sum so many up takes some tens of microseconds.
-_MOST_NOTES = 1024
+# Notes that are kept before they are summed up, which takes some tens of microseconds for so many.
+_MAX_NOTES = 1024
 
 
 class Counts:
@@ -43,14 +43,14 @@ class Counts:
 
     @property
     def batches(self) -> Histogram:
-        """The rows of every call."""
+        """The histogram of rows per call."""
         sizes = Histogram(ROWS)
         for rows, (count, _) in self.by_size.items():
             sizes.observe(rows, int(count))
         return sizes
 
     def add_requests(self, ok: bool, defaulted: bool, latencies: list[float], queues: list[float]) -> None:
-        """So many requests are over, all of them of these two kinds."""
+        """Add finished requests, all with this outcome and with or without a version in the URL."""
         latency, queue = self.durations.observe_all(latencies), self.queues.observe_all(queues)
         self.outcomes[ok] += len(latencies)
         self.spent[ok] += latency
@@ -59,21 +59,21 @@ class Counts:
         self.queue[defaulted] += queue
 
     def add_calls(self, rows: int, seconds: list[float]) -> None:
-        """The model was called, each time for so many rows and so many seconds."""
+        """Add calls of the model with so many rows, each with its seconds."""
         of_size = self.by_size.setdefault(rows, [0, 0.0])
         of_size[0] += len(seconds)
         of_size[1] += self.inferences.observe_all(seconds)
 
-    def packed(self) -> list[Any]:
-        """Everything, for ``add`` in another process."""
+    def to_list(self) -> list[Any]:
+        """Return all sums, for ``add_list`` in another process."""
         histograms = [(h.counts, h.total) for h in (self.durations, self.queues, self.inferences)]
         return [
             self.outcomes, self.spent, self.requests, self.latency, self.queue, self.by_size, histograms,
         ]  # fmt: skip
 
-    def add(self, packed: Sequence[Any]) -> None:
-        """What another process has packed."""
-        *sums, by_size, histograms = packed
+    def add_list(self, values: Sequence[Any]) -> None:
+        """Add the sums of another process, as ``to_list`` returns them."""
+        *sums, by_size, histograms = values
         totals: tuple[list[Any], ...] = (self.outcomes, self.spent, self.requests, self.latency, self.queue)
         for total, more in zip(totals, sums, strict=True):
             total[:] = map(operator.add, total, more)
@@ -91,8 +91,18 @@ class ModelStatistics:
     """One version of a model. The engine keeps it beside the version, so that no name is looked up per request."""
 
     __slots__ = (
-        "_calls", "_counts", "_noted", "_notes", "answered", "last", "last_queue", "last_way", "name", "sequences",
-        "version", "workers",
+        "_calls",
+        "_counts",
+        "_note_count",
+        "_notes",
+        "answered",
+        "last",
+        "last_overhead",
+        "last_queue",
+        "name",
+        "sequences",
+        "version",
+        "workers",
     )  # fmt: skip
 
     def __init__(self, name: str, version: str) -> None:
@@ -102,38 +112,38 @@ class ModelStatistics:
         self.sequences: int | None = None  # that are open; None of a model that keeps no state
         self.last = 0.0  # when the model was called last, in seconds since the epoch
         self.last_queue = 0.0  # how long the last request waited for a worker
-        self.last_way = 0.0  # and its worker's message, there and back, beyond the time of the model
+        self.last_overhead = 0.0  # and its worker's message, there and back, beyond the time of the model
         self._counts = Counts()
         # Of requests that are over and not in the sums: latencies and queue times, by kind (answered, named no version).
         self._notes: list[tuple[list[float], list[float]]] = [([], []) for _ in range(4)]
         # Those of answered requests, [0] that named a version and [1] that did not: see ``observe_answers``.
         self.answered = self._notes[2], self._notes[3]
         self._calls: dict[int, list[float]] = {}  # the same of calls of the model: their seconds, by rows
-        self._noted = 0  # calls and answers, since they were summed up
+        self._note_count = 0  # calls and answers, since they were summed up
 
-    def observe(self, latency: float, queue: float, ok: bool, defaulted: bool = False) -> None:
-        """A request is over. Times are in seconds; ``defaulted`` says that its URL named no version."""
+    def observe_request(self, latency: float, queue: float, ok: bool, defaulted: bool = False) -> None:
+        """Note a finished request. Times are in seconds; ``defaulted`` says that its URL named no version."""
         latencies, queues = self._notes[2 * ok + defaulted]
         latencies.append(latency)
         queues.append(queue)
         self.last_queue = queue
-        if len(queues) >= _MOST_NOTES:
+        if len(queues) >= _MAX_NOTES:
             self._sum_up()
 
     def observe_answers(self, count: int, last_queue: float) -> None:
         """Count answers whose latencies and queue times were appended to ``answered``; the last one queued so long.
 
-        A call of ``observe`` for every request would cost as much as all the rest that is done at its end.
+        A call of ``observe_request`` for every request would cost as much as all the rest that is done at its end.
         """
         self.last_queue = last_queue
-        self._noted += count
-        if self._noted > _MOST_NOTES:
+        self._note_count += count
+        if self._note_count > _MAX_NOTES:
             self._sum_up()
 
     def observe_batches(self, batches: Sequence[tuple[int, float]]) -> None:
-        """A worker has called the model, each time for so many rows and seconds.
+        """Note calls of the model by a worker, each with its rows and seconds.
 
-        Of a model that takes one request at a time there are as many as requests.
+        A model without batching has one call per request.
         """
         self.last = time.time()
         calls = self._calls
@@ -142,32 +152,32 @@ class ModelStatistics:
             if rows != last:
                 note, last = calls.setdefault(rows, []).append, rows
             note(seconds)
-        self._noted += len(batches)
-        if self._noted > _MOST_NOTES:
+        self._note_count += len(batches)
+        if self._note_count > _MAX_NOTES:
             self._sum_up()
 
     @property
     def counts(self) -> Counts:
-        """The sums of all that was noted until now."""
+        """The sums of all notes until now."""
         self._sum_up()
         return self._counts
 
-    def take(self) -> list[Any]:
-        """Everything counted since the last time, for ``add`` in another process; nothing is left of it here."""
+    def take_counts(self) -> list[Any]:
+        """Return and reset the sums since the last call, for ``add_counts`` in another process."""
         counts = self.counts
         if not any(counts.requests) and not counts.by_size:
             return []
-        latest = [self.last, self.last_queue, self.last_way]
+        latest = [self.last, self.last_queue, self.last_overhead]
         self._counts = Counts()
-        self.last = self.last_queue = self.last_way = 0.0
-        return [*counts.packed(), latest]
+        self.last = self.last_queue = self.last_overhead = 0.0
+        return [*counts.to_list(), latest]
 
-    def add(self, counted: Sequence[Any]) -> None:
-        """Count what another process has counted."""
-        *packed, latest = counted
-        self._counts.add(packed)
+    def add_counts(self, counted: Sequence[Any]) -> None:
+        """Add the sums of another process, as ``take_counts`` returns them."""
+        *values, latest = counted
+        self._counts.add_list(values)
         if latest[0] > self.last:
-            self.last, self.last_queue, self.last_way = latest
+            self.last, self.last_queue, self.last_overhead = latest
 
     def _sum_up(self) -> None:
         for kind, (latencies, queues) in enumerate(self._notes):
@@ -177,4 +187,4 @@ class ModelStatistics:
         for rows, seconds in self._calls.items():
             self._counts.add_calls(rows, seconds)
         self._calls.clear()
-        self._noted = 0
+        self._note_count = 0

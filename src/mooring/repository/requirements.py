@@ -139,7 +139,7 @@ def _run_pip(
         assert pip.stdout is not None
         for line in pip.stdout:
             last.append(line.rstrip())
-            if line.strip() and throttle.admits(time.monotonic()):
+            if line.strip() and throttle.allow_line(time.monotonic()):
                 log.info("installing", model=model, pip=line.strip())
     if pip.returncode:
         raise _install_error(model, "\n".join(last))

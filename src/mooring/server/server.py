@@ -440,8 +440,8 @@ class Server:
         lines, interval = self._metrics.log, self._config.metric_time_interval
         if lines is not None:
             self._stack.callback(lines.close)
-            self._stack.callback(lines.write)
-            self._stack.callback(asyncio.ensure_future(_every(lines.write, interval)).cancel)
+            self._stack.callback(lines.write_counts)
+            self._stack.callback(asyncio.ensure_future(_every(lines.write_counts, interval)).cancel)
 
     def _model_api(self, address: Address) -> bool:
         """Whether models may be registered and unregistered there."""

@@ -169,8 +169,8 @@ class ResponseBuffer:
 
     def record(self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]) -> None:
         """Record a metric of the model's own code; see ``Reply.metric``."""
-        if self._recorder.record(name, value, unit, kind, dimensions):
-            records = self._recorder.take()
+        if self._recorder.record_value(name, value, unit, kind, dimensions):
+            records = self._recorder.take_records()
             if records:  # another thread may have taken them
                 self.channel.send(MetricRecords(records))
 
@@ -180,7 +180,7 @@ class ResponseBuffer:
             return
         keys, outcomes, batches = self._keys, self._outcomes, self._batches
         self._keys, self._outcomes, self._batches = [], [], []
-        self.channel.send(Results(keys, outcomes, batches, self._recorder.take()))
+        self.channel.send(Results(keys, outcomes, batches, self._recorder.take_records()))
 
 
 def join_pieces(pieces: Sequence[InferenceResponse]) -> InferenceResponse:

@@ -129,7 +129,7 @@ class BatchInProgress:
         if not self._outcomes and not self._batches:
             return
         end = self._sent + len(self._outcomes)
-        records = self._recorder.take()
+        records = self._recorder.take_records()
         self._channel.send(Results(self.batch.keys[self._sent : end], self._outcomes, self._batches, records))
         self._sent, self._outcomes, self._batches = end, [], []
 
@@ -152,8 +152,8 @@ class WorkerReply:
         return self._worker.cancelled(self.keys[row])
 
     def metric(self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]) -> None:
-        if self._recorder.record(name, value, unit, kind, dimensions):
-            records = self._recorder.take()
+        if self._recorder.record_value(name, value, unit, kind, dimensions):
+            records = self._recorder.take_records()
             if records:  # another thread may have taken them
                 self._channel.send(MetricRecords(records))
 

@@ -33,7 +33,7 @@ from mooring.ipc.template_protocol import (
     REFUSED,
     TRIAL,
 )
-from mooring.observability.logs import Throttle, get_logger, shortened
+from mooring.observability.logs import Throttle, get_logger, truncate_text
 from mooring.workers.heartbeat import DEADLINES, Deadlines, Heartbeat, StopWatch, cpu_seconds, has_ended
 from mooring.workers.libraries import Libraries
 from mooring.workers.library_process import LibraryProcess
@@ -90,12 +90,12 @@ class WorkerOutput:
         for line in lines:
             text = line.decode("utf-8", "replace").rstrip()
             if text:
-                self.last_lines.append(shortened(text, _KEPT_CHARACTERS))
+                self.last_lines.append(truncate_text(text, _KEPT_CHARACTERS))
                 self._log(text, len(line))
 
     def _log(self, text: str, size: int) -> None:
         throttle = self._throttle
-        if not throttle.admits(self._loop.time(), size):
+        if not throttle.allow_line(self._loop.time(), size):
             return
         if throttle.left_out:
             log.warning(

@@ -52,7 +52,7 @@ async def served(tmp_path):
     def value(name):
         return [
             float(found)
-            for found in re.findall(rf"^{name}{{.*}} (\S+)$", metrics.text().decode(), re.MULTILINE)
+            for found in re.findall(rf"^{name}{{.*}} (\S+)$", metrics.render_text().decode(), re.MULTILINE)
         ]
 
     yield load, ask, value, engine

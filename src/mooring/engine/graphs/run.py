@@ -257,7 +257,7 @@ class GraphRun:
     def _log_failure(self, node: Node, error: MooringError, event: str) -> None:
         """Log the reason, which clients do not get. Its traceback is in the log of the model's failure."""
         throttle = self._graph.failures
-        if not throttle.admits(time.monotonic()):
+        if not throttle.allow_line(time.monotonic()):
             return
         log.error(
             event,

@@ -30,7 +30,7 @@ class AmdMetrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Every family anew."""
-        models = [model.counts for model in self._metrics.models()]
+        models = [model.counts for model in self._metrics.all_statistics()]
         requests = sum(sum(model.outcomes) for model in models)
         batches = sum(sum(model.batches.counts) for model in models)
         waiting = self._waiting()
@@ -54,13 +54,17 @@ class AmdMetrics(Collector):
             ({"stage": "worker"}, batches),
         )
         yield _counter(
-            "exposer_transferred_bytes_total", "Bytes of metrics sent", ({}, self._metrics.told_bytes)
+            "exposer_transferred_bytes_total", "Bytes of metrics sent", ({}, self._metrics.scraped_bytes)
         )
         yield _counter(
-            "exposer_scrapes_total", "Times that metrics were asked for", ({}, sum(self._metrics.told.counts))
+            "exposer_scrapes_total",
+            "Times that metrics were asked for",
+            ({}, sum(self._metrics.scrapes.counts)),
         )
         yield self._queues(waiting)
-        yield _summary("exposer_request_latencies", "Microseconds to tell the metrics", [self._metrics.told])
+        yield _summary(
+            "exposer_request_latencies", "Microseconds to tell the metrics", [self._metrics.scrapes]
+        )
         yield _summary(
             "amdinfer_request_latency",
             "Microseconds from a request's arrival to its answer",

@@ -29,7 +29,7 @@ class TorchServeMetrics:
     def scrape_metrics(self, exchange: Exchange, match: Match) -> None:
         """Answer with all metrics, or those that ``name[]`` names; compressed if the client accepts a coding."""
         names = parse_qs(match.query.decode("latin-1")).get("name[]")
-        text = self._metrics.text(set(names) if names else None)
+        text = self._metrics.render_text(set(names) if names else None)
         coding = choose_coding(exchange.fields.get(b"accept-encoding", b"").decode("latin-1"))
         if not coding:
             self._responses.send_body(exchange, text, CONTENT_TYPE)
