@@ -265,7 +265,7 @@ def test_predictions_and_explanations_do_not_disturb_each_other(kind, net, expla
 def test_no_gradient_is_left_in_the_weights(eager, explained):
     backend = eager(method="DeepLift")
     explained(backend, target=1)
-    module, _ = backend._program.unfolded()
+    module, _ = backend._program.unfold()
     assert [each.grad for each in module.parameters()] == [None] * 4
     assert not any(each._forward_hooks or each._forward_pre_hooks for each in module.modules())
 

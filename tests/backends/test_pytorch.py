@@ -13,8 +13,8 @@ from torch import nn
 
 from mooring.backends import onednn_layout
 from mooring.backends.backend import create_backend
-from mooring.backends.programs import leaves
-from mooring.backends.pytorch import PyTorchBackend, paired
+from mooring.backends.programs import flatten_outputs
+from mooring.backends.pytorch import PyTorchBackend, match_names
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed
 from mooring.core.options import BatchMode
 from mooring.core.requests import InferenceRequest, RequestedOutput
@@ -117,11 +117,11 @@ def watch(backend):
     seen = []
     call = backend._program.call
 
-    def watched(values):
+    def recording_call(values):
         seen.append([tuple(value.shape) for value in values.values()])
         return call(values)
 
-    object.__setattr__(backend._program, "call", watched)
+    object.__setattr__(backend._program, "call", recording_call)
     return seen
 
 
@@ -490,15 +490,15 @@ def test_the_library_is_there_before_workers_are_forked(tmp_path):
 
 
 def test_results_have_the_names_of_their_keys_or_numbers():
-    assert leaves({"a": 1, "b": [2, None, {"a": 3}]}) == {"a": 1, "OUTPUT1": 2, "OUTPUT2": 3}
-    assert leaves((1, 2)) == {"OUTPUT0": 1, "OUTPUT1": 2}
-    assert leaves([["x", "y"]]) == {"OUTPUT0": ["x", "y"]}
-    assert leaves(torch.return_types.max((1, 2))) == {"OUTPUT0": 1, "OUTPUT1": 2}
+    assert flatten_outputs({"a": 1, "b": [2, None, {"a": 3}]}) == {"a": 1, "OUTPUT1": 2, "OUTPUT2": 3}
+    assert flatten_outputs((1, 2)) == {"OUTPUT0": 1, "OUTPUT1": 2}
+    assert flatten_outputs([["x", "y"]]) == {"OUTPUT0": ["x", "y"]}
+    assert flatten_outputs(torch.return_types.max((1, 2))) == {"OUTPUT0": 1, "OUTPUT1": 2}
 
 
 def test_numbers_beyond_the_arguments_are_no_numbers():
-    assert paired(["INPUT__7", "INPUT__8"], ["a", "b"]) == {"INPUT__7": "a", "INPUT__8": "b"}
-    assert paired([], ["a"]) == {}
+    assert match_names(["INPUT__7", "INPUT__8"], ["a", "b"]) == {"INPUT__7": "a", "INPUT__8": "b"}
+    assert match_names([], ["a"]) == {}
 
 
 class Picture(nn.Module):
@@ -607,7 +607,7 @@ def operators(backend):
 @pytest.fixture
 def elsewhere(monkeypatch):
     """A processor for which MKL has none of its best ways."""
-    monkeypatch.setattr(onednn_layout, "_mkl_holds_back", lambda: True)
+    monkeypatch.setattr(onednn_layout, "_mkl_is_slow", lambda: True)
 
 
 @pytest.mark.parametrize("shape", [(1, 16), (5, 16), (2, 1), (3, 70), (0, 16), (2, 0)])
@@ -687,9 +687,9 @@ def test_layers_with_a_mask_stay_as_they_are(tmp_path, elsewhere, nested, count)
 
 
 def test_linear_layers_stay_as_they_are_where_nothing_is_gained(tmp_path, monkeypatch):
-    monkeypatch.setattr(onednn_layout, "_mkl_holds_back", lambda: False)
+    monkeypatch.setattr(onednn_layout, "_mkl_is_slow", lambda: False)
     assert operators(encoded(tmp_path, Encoder(), torch.rand(2, 16, 256))) == 0
-    monkeypatch.setattr(onednn_layout, "_mkl_holds_back", lambda: True)
+    monkeypatch.setattr(onednn_layout, "_mkl_is_slow", lambda: True)
     assert operators(encoded(tmp_path, nn.Linear(512, 512), torch.rand(2, 512))) == 0
     assert operators(encoded(tmp_path, Encoder(), torch.rand(2, 16, 256), optimize=False)) == 0
 

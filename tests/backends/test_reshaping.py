@@ -129,8 +129,8 @@ class Model:
 def test_open_sizes_are_taken_over_in_order():
     spec = TensorSpec("x", "FP32", [-1, 6, -1], reshape=[2, 3, -1, -1])
     found = Reshaping([TensorSpec("x", "FP32", [-1, 6, -1], reshape=[-1, 2, 3, -1])], [])
-    assert found.inputs({"x": np.zeros((5, 6, 7)), "other": np.zeros(1)})["x"].shape == (5, 2, 3, 7)
-    assert Reshaping([spec], []).inputs({}) == {}
+    assert found.reshape_inputs({"x": np.zeros((5, 6, 7)), "other": np.zeros(1)})["x"].shape == (5, 2, 3, 7)
+    assert Reshaping([spec], []).reshape_inputs({}) == {}
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (3, 3), (2, 2, 2)])
@@ -139,9 +139,9 @@ def test_what_does_not_have_its_shape_is_refused(shape):
     with pytest.raises(
         InvalidInput, match=r"input 't' has shape .*, and \[-1, 6\] is to be reshaped to \[-1, 2, 3\]"
     ):
-        Reshaping([TensorSpec("t", "FP32", [-1, 6], reshape=[-1, 2, 3])], []).inputs(array)
+        Reshaping([TensorSpec("t", "FP32", [-1, 6], reshape=[-1, 2, 3])], []).reshape_inputs(array)
     with pytest.raises(InvalidOutput, match=r"output 't' has shape"):
-        Reshaping([], [TensorSpec("t", "FP32", [-1, 2, 3], reshape=[-1, 6])]).outputs(array)
+        Reshaping([], [TensorSpec("t", "FP32", [-1, 2, 3], reshape=[-1, 6])]).reshape_outputs(array)
 
 
 def test_a_model_without_any_has_none():

@@ -38,7 +38,7 @@ def told(outcomes):
 def both_ways(model, requests, reply):
     """What each way says; None of one that raises, so that the worker tries the requests one by one."""
     found = []
-    for way in (lambda: model.infer(requests, reply), lambda: run_sync(model.answer(requests, reply))):
+    for way in (lambda: model.infer(requests, reply), lambda: run_sync(model.infer_async(requests, reply))):
         try:
             found.append(told(way()))
         except MooringError as error:
@@ -114,7 +114,7 @@ def test_large_requests_are_answered_alike_and_left_as_they_are(function, reply,
 def test_a_large_array_of_a_request_alone_is_not_copied_on_its_way_to_the_model(function, ask):
     alike = UniformBatches(function(NUMBERS))
     given = np.zeros((1, 30_000), np.float32)
-    batch = alike.batch([ask.tensors({"outputs": [RequestedOutput("twice", BINARY)]}, x=given)])
+    batch = alike.build_batch([ask.tensors({"outputs": [RequestedOutput("twice", BINARY)]}, x=given)])
     assert batch is not None
     assert np.shares_memory(batch.arrays["x"], given)
 
@@ -132,21 +132,21 @@ def test_batches_of_equal_requests_are_taken_and_others_left(function, ask):
     model = function(NUMBERS, **PAIRS)
     alike = UniformBatches(model)
     pair, other = (ask.tensors(x=np.float32(rows)) for rows in ([[1, 2]], [[3, 4], [5, 6]]))
-    assert alike.batch([pair, pair]).arrays["x"].tolist() == [[1, 2], [1, 2]]
-    assert alike.batch([pair, other]) is None
-    assert alike.batch([other, other, other]) is None  # six rows
-    assert alike.batch([ask.body([1, 2])]) is None
+    assert alike.build_batch([pair, pair]).arrays["x"].tolist() == [[1, 2], [1, 2]]
+    assert alike.build_batch([pair, other]) is None
+    assert alike.build_batch([other, other, other]) is None  # six rows
+    assert alike.build_batch([ask.body([1, 2])]) is None
 
 
 def test_a_request_too_short_for_its_shape_does_not_borrow_of_its_neighbor(function, ask):
     model = function(NUMBERS, **PAIRS)
     alike = UniformBatches(model)
     requests = [ask.tensors(x=np.float32([[1, 2]])) for _ in range(3)]
-    assert alike.batch(requests) is not None
+    assert alike.build_batch(requests) is not None
     first, second = requests[0].inputs[0], requests[1].inputs[0]
     first.data, second.data = first.data[:4], second.data + second.data[:4]
-    assert alike.batch(requests) is None
-    assert alike.batch(requests[:1]) is None
+    assert alike.build_batch(requests) is None
+    assert alike.build_batch(requests[:1]) is None
 
 
 def test_a_function_that_changes_its_input_does_not_change_the_request(function, reply, ask):
@@ -180,7 +180,7 @@ def test_large_arrays_that_are_joined_have_their_own_memory_in_order(function, a
     )
     rows = [np.full((1, 2000), number, np.float32) for number in range(3)]
     requests = [ask.tensors(x=row) for row in rows]
-    batch = UniformBatches(model).batch(requests)
+    batch = UniformBatches(model).build_batch(requests)
     assert batch.arrays["x"].flags.owndata  # what has not, a library would copy before it writes
     assert batch.arrays["x"].flags.writeable
     assert np.array_equal(batch.arrays["x"], np.concatenate(rows))

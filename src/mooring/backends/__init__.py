@@ -1,1 +1,1 @@
-"""How one kind of model is loaded and called. AMD's "workers" are our backends."""
+"""Backends: how each kind of model is loaded and called. They run in worker processes. AMD calls them "workers"."""

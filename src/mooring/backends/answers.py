@@ -1,4 +1,4 @@
-"""What a tensor model returned, as the answer each form of request expects. Pure rules."""
+"""Build the answer to a request, in its own form, from what a tensor model returned. Pure rules."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,12 +16,12 @@ _JSON = "application/json"
 
 _NUMBERS = frozenset(map(np.dtype, "?bBhHiIlLqQefd"))
 
-Results = Sequence[tuple[Sample, list[Arrays]]]
+SampleOutputs = Sequence[tuple[Sample, list[Arrays]]]
 """Every sample of a request with what the model gave for it: one set of outputs, or several where it streams."""
 
 
-def settle(returned: Any, declared: Mapping[str, TensorSpec]) -> Arrays:
-    """The arrays in what a model returned, in the types it declares. Raises ``InvalidOutput``."""
+def to_output_arrays(returned: Any, declared: Mapping[str, TensorSpec]) -> Arrays:
+    """Return the arrays that a model returned by name, converted to the declared datatypes. Raises ``InvalidOutput``."""
     # The exact type first: asking an abstract class costs as much as all the rest.
     if type(returned) is not dict and not isinstance(returned, Mapping):
         raise InvalidOutput(
@@ -29,7 +29,7 @@ def settle(returned: Any, declared: Mapping[str, TensorSpec]) -> Arrays:
         )
     if not returned:
         raise InvalidOutput("the model returned no outputs")
-    outputs = {str(name): _array(str(name), value) for name, value in returned.items()}
+    outputs = {str(name): _as_array(str(name), value) for name, value in returned.items()}
     for name, spec in declared.items():
         if name not in outputs:
             raise InvalidOutput(
@@ -40,7 +40,7 @@ def settle(returned: Any, declared: Mapping[str, TensorSpec]) -> Arrays:
     return outputs
 
 
-def _array(name: str, value: Any) -> Array:
+def _as_array(name: str, value: Any) -> Array:
     try:
         array: Array = np.asarray(value)
         if array.dtype in _NUMBERS:
@@ -68,7 +68,7 @@ def _as_declared(array: Array, spec: TensorSpec) -> Array:
 
 
 def tensor_of(name: str, array: Array, datatype: str = "") -> Tensor:
-    """The array as a tensor; float32 becomes BF16 where that is declared."""
+    """Return the array as a tensor; float32 becomes BF16 where that is declared."""
     if datatype != "BF16":
         return Tensor.of(name, array)
     tensor = Tensor.of(name, bfloat16_bits(array))
@@ -77,20 +77,20 @@ def tensor_of(name: str, array: Array, datatype: str = "") -> Tensor:
 
 
 def bfloat16_bits(array: Array) -> Array:
-    """The two bytes of every element, as uint16."""
+    """Return every element rounded to bfloat16, as uint16."""
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # to nearest, ties to even
     return np.where(np.isnan(array), np.uint32(0x7FC0), rounded).astype("<u2")
 
 
-def body_of(text: bytes) -> InferenceResponse:
-    """The answer to a TorchServe body: a JSON document."""
+def json_body_response(text: bytes) -> InferenceResponse:
+    """Return a response whose body is this JSON document, for TorchServe's inference API."""
     return InferenceResponse([Tensor("body", "BYTES", [1], [text])], head=ResponseHead(content_type=_JSON))
 
 
-def answer(
+def build_response(
     request: InferenceRequest,
-    results: Results,
+    results: SampleOutputs,
     *,
     rows: bool,
     labels_of: Callable[[str], Mapping[str, Any]],
@@ -99,35 +99,41 @@ def answer(
     classes: Classes = NO_CLASSES,
     null: bool = False,
 ) -> InferenceResponse:
-    """The response to one request. ``rows``: its samples are KServe v1 instances. Raises ``InvalidInput``.
+    """Build the response to one request. Raises ``InvalidInput`` for a requested output that the model did not return.
 
-    What is JSON but no tensor says scores by their class where the model has names for them, the ``classes``.
-    ``null`` stands for NaN and Infinity where the answer is JSON that is written here.
+    ``rows`` says that the samples are KServe v1 instances, so the answer is their predictions. JSON that is no tensor names
+    scores by class where the model has names for them (``classes``). ``null`` replaces NaN and Infinity in JSON written here.
     """
     if rows:
         elements = [
-            element for sample, outputs in results for element in _predictions(sample, outputs, classes, null)
+            element
+            for sample, outputs in results
+            for element in _encode_predictions(sample, outputs, classes, null)
         ]
         if request.form is BODY:
-            return body_of(b'{"predictions":[' + b",".join(elements) + b"]}")
+            return json_body_response(b'{"predictions":[' + b",".join(elements) + b"]}")
         return InferenceResponse([Tensor("predictions", "BYTES", [len(elements)], elements)])
     sample, pieces = results[0]
     outputs = pieces[-1]
-    if sample.lifted:
+    if sample.batch_added:
         outputs = {name: _of_one_row(sample, name, array) for name, array in outputs.items()}
     if request.form is TENSORS:
-        return InferenceResponse([*_requested(request, outputs, declared, aliases)])
+        return InferenceResponse([*_select_outputs(request, outputs, declared, aliases)])
     if len(outputs) == 1:
         ((name, scores),) = outputs.items()
         labels = labels_of(name)
         if labels and scores.ndim and scores.size and scores.dtype.kind == "f":
-            found = encode_classes(scores, labels)
-            return body_of(found[0] if sample.lifted or len(found) == 1 else b"[" + b",".join(found) + b"]")
-    return body_of(encode_outputs(outputs, classes, null=null))
+            class_texts = encode_classes(scores, labels)
+            return json_body_response(
+                class_texts[0]
+                if sample.batch_added or len(class_texts) == 1
+                else b"[" + b",".join(class_texts) + b"]"
+            )
+    return json_body_response(encode_outputs(outputs, classes, null=null))
 
 
-def _predictions(sample: Sample, pieces: list[Arrays], classes: Classes, null: bool) -> list[bytes]:
-    """The JSON of each row; of a model that streams, the list of a row's pieces."""
+def _encode_predictions(sample: Sample, pieces: list[Arrays], classes: Classes, null: bool) -> list[bytes]:
+    """Return the JSON of each row; of a model that streams, the list of a row's pieces."""
     count = sample.rows or 1
     columns = []
     for outputs in pieces:
@@ -142,18 +148,20 @@ def _predictions(sample: Sample, pieces: list[Arrays], classes: Classes, null: b
 
 
 def _of_one_row(sample: Sample, name: str, array: Array) -> Array:
-    """The output without the dimension that was added to the sample; the whole output where it has no such dimension."""
-    batched = sample.lifted and array.ndim and array.shape[0] == 1 and name not in sample.whole
+    """Return the output without the batch dimension that was added to the sample, where it has that dimension."""
+    batched = (
+        sample.batch_added and array.ndim and array.shape[0] == 1 and name not in sample.unbatched_outputs
+    )
     return array[0, ...] if batched else array
 
 
-def _requested(
+def _select_outputs(
     request: InferenceRequest,
     outputs: Arrays,
     declared: Mapping[str, TensorSpec],
     aliases: Mapping[str, str],
 ) -> list[Tensor]:
-    """The outputs the caller asked for, in its order and by the names it has for them; all where it named none."""
+    """Return the requested outputs as tensors, in the request's order and under its names; all outputs where it names none."""
     names = [output.name for output in request.outputs] if request.outputs else list(outputs)
     for name in names:
         if name not in outputs and aliases.get(name) in outputs:

@@ -1,4 +1,4 @@
-"""What a worker needs of a model's code, and which kind of model gets which code."""
+"""The interface of backends, and the table of backends by name."""
 
 import abc
 import importlib
@@ -17,13 +17,13 @@ T = TypeVar("T")
 
 
 class Concurrent(abc.ABC):
-    """How a loaded model takes any number of batches at once. All its coroutines run on ``loop``."""
+    """A loaded model that takes any number of batches at once. All its coroutines run on ``loop``."""
 
     loop: "asyncio.AbstractEventLoop"
 
     @abc.abstractmethod
     async def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
-        """As ``Backend.infer``, while others run. Cancelled when nobody waits, or when it has taken too long.
+        """Answer a batch as ``Backend.infer``, while others run. It is cancelled with its requests, and when its time is over.
 
         The model's own code must have no view of the requests' memory, which is given back as soon as they are
         answered: a coroutine may go on for longer.
@@ -31,7 +31,10 @@ class Concurrent(abc.ABC):
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
-    """What a coroutine returns that never waits: there is one way through a batch, and plain models take it, too."""
+    """Run a coroutine that never waits, and return its result. Raises ``RuntimeError`` where it waits.
+
+    Plain models and models that wait share one way through a batch, which is a coroutine.
+    """
     try:
         coroutine.send(None)
     except StopIteration as stopped:
@@ -41,14 +44,14 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 class Stepwise(abc.ABC):
-    """How a loaded model works on requests step by step: others join and leave between any two steps."""
+    """A loaded model that works on requests step by step: others join and leave between any two steps."""
 
     @abc.abstractmethod
     def run_step(self, requests: Sequence[InferenceRequest], started: int, reply: Reply) -> Sequence[Outcome]:
-        """What a step gave of every request, in order: a piece of a request that goes on is not ``final``.
+        """Run one step and return an outcome for every request, in order. A piece of a request that goes on is not ``final``.
 
-        The first ``started`` requests have been in a step before, in this order; a request that is not among them any
-        more was withdrawn. Raising fails all of them: what a step did cannot be done once more.
+        The first ``started`` requests have been in a step before, in this order; a request that is not among them any more was
+        cancelled. Raising fails all of them, because the effects of a step cannot be repeated.
         """
 
 
@@ -81,13 +84,13 @@ class Backend(abc.ABC):
         """
 
     def after_fork(self, context: LoadContext) -> None:  # noqa: B027 - most have no number of threads to set
-        """Called first of all in a worker that was forked from the process which loaded the model."""
+        """Prepare a worker that was forked from the process which loaded the model. It is the first call in that worker."""
 
     def join_requests(self) -> None:  # noqa: B027 - of most it is known from the start
-        """Called between two calls, once rows were shown not to depend on each other: requests may share calls now."""
+        """Let requests share calls from now on: their rows were shown to be independent. Called between two calls of the model."""
 
     def close(self) -> None:  # noqa: B027 - most have nothing to let go of
-        """Let go of files and threads; nothing is called afterwards."""
+        """Release files and threads. Nothing is called afterwards."""
 
 
 # Imported when the first model of the kind is loaded, in the worker, never in the server.
@@ -102,9 +105,9 @@ _BACKENDS: Mapping[str, str] = {
 
 
 def create_backend(name: str) -> Backend:
-    """A backend by its name, or by ``package.module:Class`` for one of the user's own; not loaded yet.
+    """Create a backend by its name, or by ``package.module:Class`` for a user's own. Its model is not loaded yet.
 
-    Raises ``ModelLoadFailed`` for a name nobody knows.
+    Raises ``ModelLoadFailed`` for an unknown name.
     """
     path = _BACKENDS.get(name, name)
     if ":" not in path:

@@ -33,38 +33,38 @@ _MASK = 0xFFFF_FFFF
 
 
 def echo(arrays: Arrays) -> Arrays:
-    """The first element of every input, plus one."""
+    """Return the first element of every input, plus one."""
     names = ["output"] if len(arrays) == 1 else [f"output{index}" for index in range(len(arrays))]
     return {
-        name: np.array([(_first(array) + 1) & _MASK], np.uint32)
+        name: np.array([(_first_element(array) + 1) & _MASK], np.uint32)
         for name, array in zip(names, arrays.values(), strict=True)
     }
 
 
-def _first(array: Array) -> int:
+def _first_element(array: Array) -> int:
     if not array.size:
         raise InvalidInput("echo needs at least one element in every input")
     return int(array.item(0))
 
 
 def echo_multi(arrays: Arrays) -> Arrays:
-    """Two inputs, of one and of two elements, mixed into three outputs."""
-    found: list[Any] = [array.reshape(-1) for array in arrays.values()]
-    if [array.size for array in found] != [1, 2]:
+    """Mix two inputs, of one and of two elements, into three outputs."""
+    flat: list[Any] = [array.reshape(-1) for array in arrays.values()]
+    if [array.size for array in flat] != [1, 2]:
         raise InvalidInput("echo_multi takes an input of one element and an input of two")
-    (a,), (b, c) = found
+    (a,), (b, c) = flat
     rows = ([a], [b, c, a, b], [c, a, b])
     return {f"output{index}": np.array(row, np.uint32) for index, row in enumerate(rows)}
 
 
 def invert_image(arrays: Arrays) -> Arrays:
-    """The negative of an image."""
-    return {"output": np.invert(np.asarray(_only(arrays), np.uint8))}
+    """Return the negative of an image."""
+    return {"output": np.invert(np.asarray(_only_input(arrays), np.uint8))}
 
 
 def base64_decode(arrays: Arrays) -> Arrays:
-    """An image out of base64 text, with or without line breaks."""
-    array = _only(arrays)
+    """Decode an image from base64 text, with or without line breaks."""
+    array = _only_input(arrays)
     if array.size != 1:
         raise InvalidInput(f"base64_decode takes one text, not {array.size}")
     text = bytes(array.item(0))
@@ -77,8 +77,8 @@ def base64_decode(arrays: Arrays) -> Arrays:
 
 
 def base64_encode(arrays: Arrays) -> Arrays:
-    """An image as base64 of a JPEG."""
-    array = _only(arrays)
+    """Encode an image as base64 of a JPEG."""
+    array = _only_input(arrays)
     if array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise InvalidInput(
             f"base64_encode takes an image of shape [height, width, 3], not {list(array.shape)}"
@@ -91,11 +91,11 @@ def base64_encode(arrays: Arrays) -> Arrays:
 
 
 def fake(arrays: Arrays) -> Arrays:
-    """The inputs."""
+    """Return the inputs."""
     return arrays
 
 
-def _only(arrays: Arrays) -> Array:
+def _only_input(arrays: Arrays) -> Array:
     if len(arrays) != 1:
         raise InvalidInput(f"the model takes one input, not {len(arrays)}")
     return next(iter(arrays.values()))
@@ -103,7 +103,7 @@ def _only(arrays: Arrays) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Builtin:
-    """One of them, with what it declares. ``datatype`` is what every input must be; empty for any."""
+    """A built-in model with its declared tensors. ``datatype`` is what every input must be; empty for any."""
 
     run: Callable[[Arrays], Arrays]
     datatype: str
@@ -111,7 +111,7 @@ class Builtin:
     outputs: list[TensorSpec]
 
 
-def _words(*shapes: int, names: str = "output") -> list[TensorSpec]:
+def _uint32_specs(*shapes: int, names: str = "output") -> list[TensorSpec]:
     return [TensorSpec(f"{names}{index}", "UINT32", [size]) for index, size in enumerate(shapes)]
 
 
@@ -123,7 +123,7 @@ _OUT_PIXELS = TensorSpec("output", "UINT8", [-1, -1, 3])
 
 BUILTINS: Mapping[str, Builtin] = {
     "echo": Builtin(echo, "UINT32", [_WORD], [_WORD]),
-    "echo_multi": Builtin(echo_multi, "UINT32", _words(1, 2, names="input"), _words(1, 4, 3)),
+    "echo_multi": Builtin(echo_multi, "UINT32", _uint32_specs(1, 2, names="input"), _uint32_specs(1, 4, 3)),
     "invert_image": Builtin(invert_image, "UINT8", [_PIXELS], [_OUT_PIXELS]),
     "base64_decode": Builtin(base64_decode, "BYTES", [_TEXT], [_OUT_PIXELS]),
     "base64_encode": Builtin(base64_encode, "UINT8", [_PIXELS], [_OUT_TEXT]),
@@ -139,54 +139,56 @@ class BuiltinBackend(TensorBackend):
 
     _builtin: Builtin
 
-    def open(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
-        """Find it. What the configuration declares is shown in its place, and not checked."""
-        found = BUILTINS.get(spec.entry)
-        if found is None:
+    def load_model(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
+        """Find the built-in model. Tensors that the configuration declares are shown in place of its own, and not checked."""
+        builtin = BUILTINS.get(spec.entry)
+        if builtin is None:
             raise ModelLoadFailed(f"unknown builtin '{spec.entry}'; known are {', '.join(BUILTINS)}")
-        self._builtin = found
+        self._builtin = builtin
         return ModelMetadata(
             spec.name,
             [spec.version],
             spec.platform or "mooring_builtin",
-            list(spec.inputs or found.inputs),
-            list(spec.outputs or found.outputs),
+            list(spec.inputs or builtin.inputs),
+            list(spec.outputs or builtin.outputs),
         )
 
-    def signature(self, metadata: ModelMetadata) -> Signature:
-        """Any names, of the one datatype."""
+    def input_signature(self, metadata: ModelMetadata) -> Signature:
+        """Return a signature of any names and the model's one datatype."""
         return Signature(datatype=self._builtin.datatype)
 
-    def expect(self, request: InferenceRequest) -> None:
-        """Any output may be asked for: its name is what the caller wants the output to be called."""
+    def check_requested_outputs(self, request: InferenceRequest) -> None:
+        """Accept any output: its requested name is the name that the client wants it to have."""
 
     def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
-        """As every tensor model, but that fake gives a body back as it came."""
+        """Answer as every tensor model, except that ``fake`` returns a TorchServe body as it came."""
         if self._builtin.run is fake and all(
             request.form is Form.BODY and request.inputs for request in requests
         ):
-            return [_mirror(request) for request in requests]
+            return [_echo_body(request) for request in requests]
         return super().infer(requests, reply)
 
     def predict(self, arrays: Arrays, parameters: Parameters) -> ModelOutput:
-        """One sample."""
+        """Run the built-in function on one sample."""
         return self._builtin.run(arrays)
 
-    def settle(self, operation: Operation, returned: ModelOutput) -> Arrays:
-        """Already as declared."""
+    def to_output_arrays(self, operation: Operation, returned: ModelOutput) -> Arrays:
+        """Return the arrays unchanged: built-in functions return what they declare."""
         arrays: Arrays = returned
         return arrays
 
-    def respond(self, request: InferenceRequest, results: Any, rows: bool) -> InferenceResponse:
-        """Requested names rename the outputs in order, and so do declared ones; AMD's echo has an empty name."""
+    def to_response(self, request: InferenceRequest, results: Any, rows: bool) -> InferenceResponse:
+        """Name the outputs, in order, as the request or the configuration does. AMD's echo has an output with an empty name."""
         if request.form is not Form.TENSORS:
-            return super().respond(request, results, rows)
+            return super().to_response(request, results, rows)
         outputs = results[0][1][-1]
-        asked = [output.name for output in request.outputs or []]
+        requested = [output.name for output in request.outputs or []]
         names = ["" if self._builtin.run is echo else name for name in outputs]
         if len(self.spec.outputs) == len(names):
             names = [output.name for output in self.spec.outputs]
-        names = [wanted or name for name, wanted in zip(names, asked + [""] * len(names), strict=False)]
+        names = [
+            given_name or name for name, given_name in zip(names, requested + [""] * len(names), strict=False)
+        ]
         return InferenceResponse(
             [Tensor.of(name, array) for name, array in zip(names, outputs.values(), strict=True)],
             # AMD's clients look for the name of the code, whatever endpoint runs it; its fake has none.
@@ -194,8 +196,8 @@ class BuiltinBackend(TensorBackend):
         )
 
 
-def _mirror(request: InferenceRequest) -> InferenceResponse:
-    """The first field of a body, with its content type."""
+def _echo_body(request: InferenceRequest) -> InferenceResponse:
+    """Return the first field of a body, with its content type."""
     (field, *_) = request.inputs
     stated = (field.parameters or {}).get("content_type", "")
     return InferenceResponse(

@@ -16,7 +16,7 @@ from mooring.repository.spec import ModelSpec
 
 
 class CodecBackend(Backend):
-    """The codecs in the place of a model."""
+    """Decodes and encodes JSON where other backends call a model."""
 
     def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
         """Return metadata without inputs and outputs; there is nothing to load."""
@@ -30,14 +30,14 @@ class CodecBackend(Backend):
 
 
 def encode_json(request: InferenceRequest) -> InferenceResponse:
-    """The tensors of the request with their JSON text as data."""
+    """Return the tensors of the request with their JSON text as data."""
     return InferenceResponse(
         [encode_json_output(tensor, null=request.null_for_nan) for tensor in request.inputs]
     )
 
 
 def decode_json(request: InferenceRequest) -> Outcome:
-    """The tensors that the body of the request holds, after a ``DecodedBody``; or the error in it."""
+    """Decode the body of the request; return its tensors after a ``DecodedBody``, or the error in it."""
     try:
         return encode_decoded(request)
     except InvalidInput as error:

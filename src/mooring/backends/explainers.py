@@ -1,4 +1,4 @@
-"""Explanations for models that take and give named arrays: what is configured, checked against the model itself."""
+"""Explanations for models of named arrays: the configuration, checked against the model itself."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,14 +23,14 @@ class ArrayModel(Protocol):
     """A model that is called with arrays by name, as ``TensorBackend`` is."""
 
     def predict(self, arrays: dict[str, Array], parameters: dict[str, Any]) -> Any:
-        """What one call of the model returns."""
+        """Call the model once and return what it returns."""
 
-    def settle(self, operation: Operation, returned: Any) -> Mapping[str, Array]:
-        """The arrays by name of what a call returned."""
+    def to_output_arrays(self, operation: Operation, returned: Any) -> Mapping[str, Array]:
+        """Return the arrays by name in what a call returned."""
 
 
 class BlackBoxModel:
-    """A model that is called with arrays and shows nothing of itself."""
+    """A model that can only be called with arrays: it has no gradients, and no layers to hook."""
 
     differentiable = False
 
@@ -46,7 +46,7 @@ class BlackBoxModel:
         self._types: dict[str, np.dtype[Any]] = {}
 
     def to_tensor(self, name: str, array: Array) -> Any:
-        """An input as a tensor; of integers torch knows few, so they travel as the largest."""
+        """Return an input as a tensor. Integers become int64, because torch lacks most unsigned types; ``compute_outputs`` undoes it."""
         if array.dtype == object:
             raise Unsupported(f"input '{name}' is text, which has no explanation here")
         self._types[name] = array.dtype
@@ -59,7 +59,7 @@ class BlackBoxModel:
         returned = self._backend.predict(arrays, {})
         if hasattr(returned, "__next__"):
             raise Unsupported("the model streams its answers, which have no explanation here")
-        settled = self._backend.settle(Operation.INFER, returned)
+        settled = self._backend.to_output_arrays(Operation.INFER, returned)
         return {
             name: self._torch.from_numpy(np.array(array))
             for name, array in settled.items()
@@ -67,14 +67,14 @@ class BlackBoxModel:
         }
 
     def select_layer(self, layer: str) -> tuple[Any, Any]:
-        """It has no layers to be seen."""
+        """Raise ``ModelLoadFailed``: a black box has no layers."""
         raise ModelLoadFailed(f"explain.layer: nothing is known here of a layer '{layer}'")
 
 
-def open_explainer(
+def build_explainer(
     spec: ModelSpec, metadata: ModelMetadata, network: "Network", names: Sequence[str] = ()
 ) -> "Explainer":
-    """What explains a model, whose inputs are ``names`` where it declares none.
+    """Build the explainer of a model. ``names`` are the names of its inputs where it declares none.
 
     Raises ``ModelLoadFailed`` naming the key of its configuration that is wrong, ``Unsupported`` without Captum.
     """
@@ -98,33 +98,33 @@ def open_explainer(
 def _check_names(settings: Settings, inputs: Sequence[str], outputs: Sequence[TensorSpec]) -> None:
     named: dict[str, Iterable[str]] = {"inputs": settings.inputs, "baselines": settings.baselines}
     named |= {key: value for key, value in settings.arguments.items() if isinstance(value, Mapping)}
-    for key, found in named.items():
-        for name in found:
+    for key, names in named.items():
+        for name in names:
             if name and inputs and name not in inputs:
                 raise ModelLoadFailed(
-                    f"explain.{key}: there is no input '{name}'; the model takes {_list(inputs)}"
+                    f"explain.{key}: there is no input '{name}'; the model takes {_quote_names(inputs)}"
                 )
     results = [each.name for each in outputs]
     if settings.output and results and settings.output not in results:
         raise ModelLoadFailed(
-            f"explain.output: there is no '{settings.output}'; the model gives {_list(results)}"
+            f"explain.output: there is no '{settings.output}'; the model gives {_quote_names(results)}"
         )
 
 
 def _check_target(settings: Settings, spec: ModelSpec, outputs: Sequence[TensorSpec]) -> None:
-    """A configured target that no answer can have is a mistake to hear of now, where the shape is known."""
-    found = [each for each in outputs if each.name == settings.output or len(outputs) == 1]
-    if settings.target is None or not found or not found[0].shape:
+    """Raise ``ModelLoadFailed`` for a configured target that the explained output cannot have, where its shape is known."""
+    candidates = [each for each in outputs if each.name == settings.output or len(outputs) == 1]
+    if settings.target is None or not candidates or not candidates[0].shape:
         return
-    shape = found[0].shape if spec.batching.mode is BatchMode.STACK else found[0].shape[1:]
+    shape = candidates[0].shape if spec.batching.mode is BatchMode.STACK else candidates[0].shape[1:]
     if -1 not in shape:
         # Of no size: an output may be larger than the machine's memory once its numbers are there.
         scores = np.broadcast_to(np.float32(0), (1, *shape))
         try:
-            indices_of(settings.target, scores, spec.labels_of(found[0].name), output=found[0].name)
+            indices_of(settings.target, scores, spec.labels_of(candidates[0].name), output=candidates[0].name)
         except InvalidInput as error:
             raise ModelLoadFailed(f"explain.target: {error.message}") from None
 
 
-def _list(names: Sequence[str]) -> str:
+def _quote_names(names: Sequence[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)

@@ -37,7 +37,7 @@ import msgspec
 from mooring.backends.backend import Concurrent, run_sync
 from mooring.backends.model_source import bypass_bytecode_cache, import_source
 from mooring.backends.samples import Arrays, Parameters
-from mooring.backends.tensors import ModelOutput, TensorBackend, Wanted
+from mooring.backends.tensors import ExplanationTargets, ModelOutput, TensorBackend
 from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelLoadFailed, MooringError
 from mooring.core.options import Control, ControlKind
@@ -57,7 +57,7 @@ _CONTROLS = (
 
 
 class FunctionContext(msgspec.Struct, frozen=True):
-    """What ``Model.load`` is given. ``directory`` is where the file lies, ``gpu`` None means the CPU."""
+    """The argument of ``Model.load``. ``directory`` is the file's folder; ``gpu`` None means the CPU."""
 
     name: str
     version: str
@@ -68,9 +68,9 @@ class FunctionContext(msgspec.Struct, frozen=True):
 
 
 class Arguments:
-    """How a user's function wants its inputs: all in one dict, or each by its name.
+    """The arguments of a user's function: all inputs in one dict, or each by its name.
 
-    ``filled`` are the names of those that the server adds to the arrays, ``own`` of those that are no arrays.
+    ``filled`` are the names of inputs that the server adds to the arrays, ``own`` of arguments that are no arrays.
     """
 
     def __init__(
@@ -84,39 +84,43 @@ class Arguments:
         parameters = inspect.signature(function).parameters.values()
         takes = [each for each in parameters if each.name not in own]
         self.parameters = any(each.name == _PARAMETERS for each in parameters)
-        self.asks = _CANCELLED in own and any(each.name == _CANCELLED for each in parameters)
-        self.whole = len(takes) == 1 and _is_dict(takes[0])
+        self.takes_cancelled = _CANCELLED in own and any(each.name == _CANCELLED for each in parameters)
+        self.takes_dict = len(takes) == 1 and _is_dict(takes[0])
         # ``**inputs`` takes any name, as a dict does.
-        self.open = self.whole or any(each.kind is each.VAR_KEYWORD for each in takes)
+        self.takes_any = self.takes_dict or any(each.kind is each.VAR_KEYWORD for each in takes)
         named = [each for each in takes if each.kind in {each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY}]
-        self.names = () if self.open else tuple(each.name for each in named)
-        self.required = () if self.whole else tuple(each.name for each in named if each.default is each.empty)
+        self.names = () if self.takes_any else tuple(each.name for each in named)
+        self.required = (
+            () if self.takes_dict else tuple(each.name for each in named if each.default is each.empty)
+        )
         if any(each.kind is each.POSITIONAL_ONLY for each in takes):
             raise ModelLoadFailed(
                 f"'{function.__name__}' has positional-only arguments; inputs are passed by name"
             )
 
-    def call(self, arrays: Arrays, parameters: Parameters, cancelled: Callable[[], bool]) -> Any:
-        """Call it. Raises ``InvalidInput`` for a missing input, and whatever the function raises."""
-        if self._filled and not self.open:
+    def call_function(self, arrays: Arrays, parameters: Parameters, cancelled: Callable[[], bool]) -> Any:
+        """Call the function. Raises ``InvalidInput`` for a missing input, and whatever the function raises."""
+        if self._filled and not self.takes_any:
             arrays = {
-                name: each for name, each in arrays.items() if self.takes(name) or name not in self._filled
+                name: each
+                for name, each in arrays.items()
+                if self.accepts_input(name) or name not in self._filled
             }
         for name in self.required:
             if name not in arrays:
                 raise InvalidInput(f"input '{name}' is missing")
         extra: dict[str, Any] = {_PARAMETERS: parameters} if self.parameters else {}
-        if self.asks:
+        if self.takes_cancelled:
             extra[_CANCELLED] = cancelled
-        return self.function(arrays, **extra) if self.whole else self.function(**arrays, **extra)
+        return self.function(arrays, **extra) if self.takes_dict else self.function(**arrays, **extra)
 
-    def takes(self, name: str) -> bool:
-        """Whether there is a place for an input of this name."""
-        return self.open or name in self.names
+    def accepts_input(self, name: str) -> bool:
+        """Whether the function has an argument for an input of this name."""
+        return self.takes_any or name in self.names
 
-    def signature(self) -> Signature:
-        """What a model takes that declares nothing else."""
-        if self.open:
+    def input_signature(self) -> Signature:
+        """Return the signature of a model that declares no inputs: the names of the arguments."""
+        if self.takes_any:
             return Signature()
         names = tuple(name for name in self.names if name not in self._filled)
         required = [name for name in self.required if name not in self._filled]
@@ -135,7 +139,13 @@ def _is_dict(parameter: inspect.Parameter) -> bool:
 
 
 class FunctionBackend(TensorBackend):
-    """Runs user code of ``model.py``, or of ``file.py:name``."""
+    """Runs user code: ``infer`` or ``Model`` of ``model.py``, or ``file.py:name``.
+
+    How this works: ``load_model`` imports the file from its source and finds the function or class. A class is constructed,
+    and its ``load`` called. ``Arguments`` decides from the function's signature how inputs are passed. Where ``infer`` is
+    asynchronous, all calls run on one event loop (``overlap``), ``load`` and ``close`` too. A call gets arrays that it may
+    change, and its result, or each piece of its stream, becomes a dict of arrays by name.
+    """
 
     takes_values = True
     _infer: Arguments
@@ -144,61 +154,66 @@ class FunctionBackend(TensorBackend):
     _module: ModuleType | None = None
 
     def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
-        """Open the model and keep what it declares; one that fails to load is told to close."""
+        """Load the model; where that fails, close it."""
         try:
             return super().load(spec, context)
         except BaseException:
             self.close()
             raise
 
-    def open(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
+    def load_model(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
         """Import the file and find the model in it. Raises ``ModelLoadFailed`` with file, line and reason."""
         location, (file, _, name) = Path(spec.location), spec.entry.partition(":")
         path = location / (file or _DEFAULT_FILE) if location.is_dir() else location
         if not path.is_file():
             raise ModelLoadFailed(f"model '{spec.name}' has no file {path}")
         self._module = run_user_code(path, import_file, path, spec)
-        found: Any = _find(self._module, name, path)
-        if inspect.isclass(found):
-            given = FunctionContext(
+        function: Any = _find_model(self._module, name, path)
+        if inspect.isclass(function):
+            function_context = FunctionContext(
                 spec.name, spec.version, str(path.parent), dict(spec.parameters), context.threads, context.gpu
             )
-            self._overlap(getattr(found, "infer"), path, *(getattr(found, name, None) for name in _BESIDE))  # noqa: B009
-            self._model = run_user_code(path, self._settled, _construct(found, given))
-            found, explain = self._model.infer, getattr(self._model, "explain", None)
+            infer = getattr(function, "infer")  # noqa: B009 - a class that mypy knows nothing of
+            self._enable_overlap(infer, path, *(getattr(function, method, None) for method in _BESIDE))
+            self._model = run_user_code(path, self._run_to_end, _construct_model(function, function_context))
+            function, explain = self._model.infer, getattr(self._model, "explain", None)
             self._own_explanations(explain)
         else:
-            self._overlap(found, path)
-        self._infer = self._arguments(found)
-        self.asks = self._infer.asks or (self._explain is not None and self._explain.asks)
+            self._enable_overlap(function, path)
+        self._infer = self._arguments_of(function)
+        self.takes_cancelled = self._infer.takes_cancelled or (
+            self._explain is not None and self._explain.takes_cancelled
+        )
         if spec.sequence.enabled:
             declared_names = {each.name for each in self.controls} | {each.name for each in spec.inputs}
             own = [each for each in _CONTROLS if each.name not in declared_names]
-            self.controls = [*self.controls, *(each for each in own if self._infer.takes(each.name))]
-        self._agree(spec, path)
+            self.controls = [*self.controls, *(each for each in own if self._infer.accepts_input(each.name))]
+        self._check_arguments(spec, path)
         return ModelMetadata(
             spec.name, [spec.version], spec.platform or "python", list(spec.inputs), list(spec.outputs)
         )
 
-    def _overlap(self, infer: Callable[..., Any], path: Path, *beside: Callable[..., Any] | None) -> None:
-        """Take requests while others run, where ``infer`` waits."""
-        if _waits(infer):
+    def _enable_overlap(
+        self, infer: Callable[..., Any], path: Path, *beside: Callable[..., Any] | None
+    ) -> None:
+        """Let calls overlap where ``infer`` is asynchronous. Raises ``ModelLoadFailed`` where the other methods do not match it."""
+        if _is_async(infer):
             if self.spec.explain:
                 raise ModelLoadFailed(
-                    f"{path}: [explain] cannot call '{_name(infer)}', which is async: write a method explain instead"
+                    f"{path}: [explain] cannot call '{_name_of(infer)}', which is async: write a method explain instead"
                 )
             from mooring.backends.overlapping import Overlapping
 
-            self.overlap = Overlapping(self.answer)
+            self.overlap = Overlapping(self.infer_async)
             return
         for each in beside:
-            if each is not None and _waits(each):
+            if each is not None and _is_async(each):
                 raise ModelLoadFailed(
-                    f"{path}: '{_name(each)}' is async and '{_name(infer)}' is not: make both async, or neither"
+                    f"{path}: '{_name_of(each)}' is async and '{_name_of(infer)}' is not: make both async, or neither"
                 )
 
-    def _settled(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """What it returns, on the event loop of the model if there is one."""
+    def _run_to_end(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine to its end, on the model's event loop if it has one, and return its result."""
         if isinstance(self.overlap, Concurrent):
             return self.overlap.loop.run_until_complete(coroutine)
         return run_sync(coroutine)
@@ -210,11 +225,11 @@ class FunctionBackend(TensorBackend):
             raise ModelLoadFailed(
                 "the model has a method explain, and [explain] configures another: remove one"
             )
-        self._explain = self._arguments(explain)
+        self._explain = self._arguments_of(explain)
         self.explains_itself = True
         self.takes_target = _TARGET in self._explain.names
 
-    def _arguments(self, function: Callable[..., Any]) -> Arguments:
+    def _arguments_of(self, function: Callable[..., Any]) -> Arguments:
         inputs = {each.name for each in self.spec.inputs}
         own = {_PARAMETERS, _CANCELLED} - (inputs & {_CANCELLED})
         if not self.spec.sequence.enabled:
@@ -222,7 +237,7 @@ class FunctionBackend(TensorBackend):
         filled = {each.name for each in (*self.controls, *_CONTROLS)} - inputs
         return Arguments(function, filled, own)
 
-    def _agree(self, spec: ModelSpec, path: Path) -> None:
+    def _check_arguments(self, spec: ModelSpec, path: Path) -> None:
         declared = {each.name for each in spec.inputs}
         for tensor in spec.inputs:
             if tensor.optional and tensor.name in self._infer.required:
@@ -232,29 +247,29 @@ class FunctionBackend(TensorBackend):
                 )
         filled = {each.name for each in self.controls}
         wrong = set(self._infer.required) - declared - filled or (declared - set(self._infer.names))
-        if declared and not self._infer.open and wrong:
+        if declared and not self._infer.takes_any and wrong:
             raise ModelLoadFailed(
                 f"{path}: the function takes {', '.join(self._infer.names)}, "
                 f"the configuration declares {', '.join(sorted(declared))}"
             )
 
-    def signature(self, metadata: ModelMetadata) -> Signature:
-        """What is declared, else the names of the function's arguments."""
-        return super().signature(metadata) if metadata.inputs else self._infer.signature()
+    def input_signature(self, metadata: ModelMetadata) -> Signature:
+        """Return the signature of the declared inputs, else of the function's arguments."""
+        return super().input_signature(metadata) if metadata.inputs else self._infer.input_signature()
 
     def predict(self, arrays: Arrays, parameters: Parameters) -> ModelOutput:
         """Call the function with arrays that are its own to change."""
-        return self._run(self._infer, arrays, parameters)
+        return self._run_function(self._infer, arrays, parameters)
 
-    def explain(self, arrays: Arrays, parameters: Parameters, wanted: Wanted) -> ModelOutput:
+    def explain(self, arrays: Arrays, parameters: Parameters, targets: ExplanationTargets) -> ModelOutput:
         """Call ``Model.explain`` where there is one; its argument ``target`` is a list with an item for each row."""
         if self._explain is None:
-            return super().explain(arrays, parameters, wanted)
-        targets = [target for target, rows in wanted for _ in range(max(1, rows))]
-        more = {_TARGET: targets} if self.takes_target and _TARGET not in arrays else {}
-        return self._run(self._explain, arrays, parameters, more)
+            return super().explain(arrays, parameters, targets)
+        row_targets = [target for target, rows in targets for _ in range(max(1, rows))]
+        more = {_TARGET: row_targets} if self.takes_target and _TARGET not in arrays else {}
+        return self._run_function(self._explain, arrays, parameters, more)
 
-    def _run(
+    def _run_function(
         self,
         arguments: Arguments,
         arrays: Arrays,
@@ -268,24 +283,24 @@ class FunctionBackend(TensorBackend):
         }
         if more:
             own.update(more)
-        given = {**self.spec.parameters, **parameters} if arguments.parameters else {}
-        returned = arguments.call(own, given, self.cancelled)
+        merged_parameters = {**self.spec.parameters, **parameters} if arguments.parameters else {}
+        returned = arguments.call_function(own, merged_parameters, self.cancelled)
         if self.overlap is not None and hasattr(returned, "__await__"):
-            return self._awaited(returned)
-        return self._named_all(returned)
+            return self._await_outputs(returned)
+        return self._name_outputs(returned)
 
-    async def _awaited(self, returned: Awaitable[Any]) -> ModelOutput:
-        return self._named_all(await returned)
+    async def _await_outputs(self, returned: Awaitable[Any]) -> ModelOutput:
+        return self._name_outputs(await returned)
 
-    def _named_all(self, returned: Any) -> ModelOutput:
-        """What the function returned, or every piece of it, as a dict by name."""
+    def _name_outputs(self, returned: Any) -> ModelOutput:
+        """Return what the function returned, or every piece of it, as a dict by name."""
         if hasattr(returned, "__next__"):
-            return self._pieces(returned)
+            return self._name_pieces(returned)
         if self.overlap is not None and hasattr(returned, "__anext__"):
-            return self._pieces_to_come(returned)
-        return self._named(returned)
+            return self._name_async_pieces(returned)
+        return self._name_output(returned)
 
-    def _named(self, returned: Any) -> Any:
+    def _name_output(self, returned: Any) -> Any:
         if type(returned) is dict or isinstance(returned, Mapping):
             return returned
         if returned is None:
@@ -293,40 +308,40 @@ class FunctionBackend(TensorBackend):
         declared = self.spec.outputs
         return {declared[0].name if len(declared) == 1 else _DEFAULT_OUTPUT: returned}
 
-    def _pieces(self, returned: Iterator[Any]) -> Iterator[Any]:
+    def _name_pieces(self, returned: Iterator[Any]) -> Iterator[Any]:
         try:
             for item in returned:
-                yield self._named(item)
+                yield self._name_output(item)
         finally:
             close = getattr(returned, "close", None)
             if close is not None:
                 close()
 
-    async def _pieces_to_come(self, returned: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async def _name_async_pieces(self, returned: AsyncIterator[Any]) -> AsyncIterator[Any]:
         try:
             async for item in returned:
-                yield self._named(item)
+                yield self._name_output(item)
         finally:
             close = getattr(returned, "aclose", None)
             if close is not None:
                 await close()
 
     def close(self) -> None:
-        """Tell the model, and forget its module and its event loop."""
+        """Call ``Model.close``, remove the module, and close the event loop."""
         model, self._model = self._model, None
         module, self._module = self._module, None
         if module is not None:
             sys.modules.pop(module.__name__, None)
         try:
             if hasattr(model, "close"):
-                self._settled(_called(model.close))
+                self._run_to_end(_call_or_await(model.close))
         finally:
             if isinstance(self.overlap, Concurrent):
                 self.overlap.loop.close()
 
 
 def run_user_code(path: Path, step: Callable[..., Any], *arguments: Any) -> Any:
-    """Run user code that loads the model; what it raises becomes ``ModelLoadFailed`` with the line of its file."""
+    """Run user code that loads the model. What it raises becomes ``ModelLoadFailed`` with the line of its file."""
     try:
         return step(*arguments)
     except MooringError:
@@ -343,7 +358,7 @@ def run_user_code(path: Path, step: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def import_file(path: Path, spec: ModelSpec) -> ModuleType:
-    """The file as a module of a private name, so that two models may both be called model.py."""
+    """Import the file from its source, as a module of a private name: two models may both be called model.py."""
     folder = str(path.parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -352,37 +367,37 @@ def import_file(path: Path, spec: ModelSpec) -> ModuleType:
     return import_source(name, path)
 
 
-def _find(module: ModuleType, name: str, path: Path) -> Any:
+def _find_model(module: ModuleType, name: str, path: Path) -> Any:
     for each in (name,) if name else ("Model", "infer"):
-        found = getattr(module, each, None)
-        if inspect.isclass(found) and not hasattr(found, "infer"):
+        candidate = getattr(module, each, None)
+        if inspect.isclass(candidate) and not hasattr(candidate, "infer"):
             raise ModelLoadFailed(f"{path}: class '{each}' has no method infer")
-        if callable(found):
-            return found
+        if callable(candidate):
+            return candidate
     if name:
         raise ModelLoadFailed(f"{path} defines no function or class '{name}'")
     raise ModelLoadFailed(f"{path} defines neither infer nor Model; name the function as {path.name}:NAME")
 
 
-async def _construct(kind: type, context: FunctionContext) -> Any:
+async def _construct_model(kind: type, context: FunctionContext) -> Any:
     model = kind()
     if hasattr(model, "load"):
-        await _called(model.load, context)
+        await _call_or_await(model.load, context)
     return model
 
 
-async def _called(function: Callable[..., Any], *arguments: Any) -> None:
-    """Call it, and wait for it where it is a coroutine function."""
+async def _call_or_await(function: Callable[..., Any], *arguments: Any) -> None:
+    """Call a function, and await the result where it is awaitable."""
     returned = function(*arguments)
     if inspect.isawaitable(returned):
         await returned
 
 
-def _waits(function: Callable[..., Any]) -> bool:
-    """Whether calling it gives something to wait for; of an object that is called, whether its ``__call__`` does."""
+def _is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling it returns a coroutine or an asynchronous generator. Of a callable object, ``__call__`` decides."""
     candidates = (function, getattr(function, "__call__", None))  # noqa: B004 - the method, not whether there is one
     return any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in candidates)
 
 
-def _name(function: Callable[..., Any]) -> str:
+def _name_of(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__name__", function))

@@ -1,4 +1,4 @@
-"""An ONNX file, run by ONNX Runtime. Names, types and shapes come from the file; a configuration must agree with it.
+"""The backend of ONNX files, run by ONNX Runtime. The file gives names, types and shapes; a configuration must agree with it.
 
 Providers are chosen by what is installed (``_ORDER``), or by the parameter ``providers``: short or full names in the
 order in which they are tried ("cuda, cpu"). On the CPU a worker uses as many threads as it is given.
@@ -68,7 +68,7 @@ class OnnxBackend(DeclaredBackend):
     _session: Any = None
     _refusals: tuple[type[Exception], ...] = ()
 
-    def open(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
+    def load_model(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
         """Load the file. Raises ``ModelLoadFailed`` naming it."""
         try:
             import onnxruntime
@@ -78,23 +78,23 @@ class OnnxBackend(DeclaredBackend):
                 'pip install "mooring[onnx]"'
             ) from error
         file = model_file(spec)
-        self._session = _session(onnxruntime, file, spec, context)
+        self._session = _create_session(onnxruntime, file, spec, context)
         self._refusals = (onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument,)
-        taken, given = self._session.get_inputs(), self._session.get_outputs()
+        session_inputs, session_outputs = self._session.get_inputs(), self._session.get_outputs()
         constants = [each for each in self._session.get_overridable_initializers() if each.type in _DATATYPES]
-        maps = any(_MAPS.fullmatch(each.type) for each in given)
-        self.classes = OnnxFile(file).classes() if maps else {}
-        open_ranks = not all(each.shape for each in (*taken, *given))
-        unranked = OnnxFile(file).unranked() if open_ranks else set[str]()
+        maps = any(_MAPS.fullmatch(each.type) for each in session_outputs)
+        self.classes = OnnxFile(file).read_classes() if maps else {}
+        open_ranks = not all(each.shape for each in (*session_inputs, *session_outputs))
+        unranked = OnnxFile(file).read_unranked_names() if open_ranks else set[str]()
         self.resolved_signature = resolve_signature(
             spec,
-            [_input(each, file, unranked) for each in taken]
-            + [structs.replace(_input(each, file, unranked), optional=True) for each in constants],
-            [_output(each, file, unranked) for each in given],
+            [_input_spec(each, file, unranked) for each in session_inputs]
+            + [structs.replace(_input_spec(each, file, unranked), optional=True) for each in constants],
+            [_output_spec(each, file, unranked) for each in session_outputs],
             file=file,
             batched=not spec.batching.size_by_default
-            or _one_batch([each.shape[0] for each in taken if each.shape]),
-            whole=_own_rows(taken, given),
+            or _is_one_batch([each.shape[0] for each in session_inputs if each.shape]),
+            unbatched_outputs=_outputs_without_batch(session_inputs, session_outputs),
         )
         inputs = self.resolved_signature.inputs
         outputs = [
@@ -104,66 +104,66 @@ class OnnxBackend(DeclaredBackend):
         self._names = [each.name for each in outputs]
         self._types = {each.name: each.datatype for each in inputs}
         self._types |= {each.name: each.datatype for each in self.controls}
-        self._ranks = {each.name: bool(each.shape) for each in taken}
+        self._ranks = {each.name: bool(each.shape) for each in session_inputs}
         # Its Python interface has no numpy type for them; they go by their bits.
-        self._bits = "BF16" in {each.datatype for each in (*inputs, *outputs)}
+        self._has_bfloat16 = "BF16" in {each.datatype for each in (*inputs, *outputs)}
         self._runtime = onnxruntime
         self._ranks |= {each.name: True for each in constants}
         return ModelMetadata(spec.name, [spec.version], spec.platform or PLATFORM, inputs, outputs)
 
-    def signature(self, metadata: ModelMetadata) -> Signature:
-        """What is declared. The file has no shape both for a scalar and for any shape: the runtime checks those."""
-        whole = super().signature(metadata)
+    def input_signature(self, metadata: ModelMetadata) -> Signature:
+        """Return the declared signature. ONNX Runtime itself checks inputs for which the file leaves the number of dimensions open."""
+        declared = super().input_signature(metadata)
         if not metadata.inputs:
-            return replace(whole, nothing=True)
-        free = [
+            return replace(declared, nothing=True)
+        unshaped = [
             each
             for each in metadata.inputs
             if not each.shape and not self._ranks[each.name] and not self.spec.inputs
         ]
-        if not free:
-            return whole
-        types = {each.datatype for each in free}
-        specs = {name: spec for name, spec in whole.specs.items() if spec not in free}
+        if not unshaped:
+            return declared
+        types = {each.datatype for each in unshaped}
+        specs = {name: spec for name, spec in declared.specs.items() if spec not in unshaped}
         common = types.pop() if len(types) == 1 else ""
-        return replace(whole, specs=specs, datatype=common)
+        return replace(declared, specs=specs, datatype=common)
 
     def predict(self, arrays: Arrays, parameters: Parameters) -> ModelOutput:
-        """One run of the session. What the runtime refuses before or in a node is the caller's shape or value."""
-        feed = {name: self._fed(name, array) for name, array in arrays.items()}
+        """Run the session once. Raises ``InvalidInput`` for what the runtime refuses, before or in a node, as a shape or a value."""
+        feed = {name: self._to_feed(name, array) for name, array in arrays.items()}
         try:
-            if self._bits:
-                return self._run_by_bits(feed)
+            if self._has_bfloat16:
+                return self._run_with_bfloat16(feed)
             results = self._session.run(self._names, feed)
         except self._refusals as error:
-            raise InvalidInput(_reason(error)) from error
+            raise InvalidInput(_error_reason(error)) from error
         except ValueError as error:  # inputs missing, named by nobody
             raise InvalidInput(str(error)) from error
         except (MemoryError, InvalidOutput):
             raise
         except Exception as error:
-            text = _reason(error)
+            text = _error_reason(error)
             short = any(each in text for each in _NO_MEMORY)
             raise (OutOfResources if short else ModelFailed)(text, detail=str(error)) from error
         return {
-            name: _plain(name, result, self.classes.get(name, ()))
+            name: _to_array(name, result, self.classes.get(name, ()))
             for name, result in zip(self._names, results, strict=True)
         }
 
-    def _fed(self, name: str, array: Array) -> Array:
-        wanted = self._types.get(name)
-        if wanted is None:
+    def _to_feed(self, name: str, array: Array) -> Array:
+        datatype = self._types.get(name)
+        if datatype is None:
             raise InvalidInput(
                 f"unexpected input '{name}'; the model takes {', '.join(map(repr, self._types)) or 'none'}"
             )
-        if wanted == "BYTES":
+        if datatype == "BYTES":
             # The runtime takes text, and of bytes it would take what Python prints of them.
-            return _text(cast_array(array, name, wanted), name)
-        if wanted == "BF16":
-            return bfloat16_bits(cast_array(array, name, wanted))
-        return cast_array(array, name, wanted) if array.dtype != NUMPY_TYPES[wanted] else array
+            return _decode_texts(cast_array(array, name, datatype), name)
+        if datatype == "BF16":
+            return bfloat16_bits(cast_array(array, name, datatype))
+        return cast_array(array, name, datatype) if array.dtype != NUMPY_TYPES[datatype] else array
 
-    def _run_by_bits(self, feed: Arrays) -> Arrays:
+    def _run_with_bfloat16(self, feed: Arrays) -> Arrays:
         value = self._runtime.OrtValue
         values = {
             name: value.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), _BFLOAT16)
@@ -172,27 +172,29 @@ class OnnxBackend(DeclaredBackend):
             for name, array in feed.items()
         }
         results = self._session.run_with_ort_values(self._names, values)
-        return {name: _unpacked(name, result) for name, result in zip(self._names, results, strict=True)}
+        return {
+            name: _from_ort_value(name, result) for name, result in zip(self._names, results, strict=True)
+        }
 
     def close(self) -> None:
-        """Let the session go, and its threads with it."""
+        """Release the session and its threads."""
         self._session = None
 
 
 def check_declared(spec: ModelSpec) -> None:
-    """Hold what a configuration declares against the file, which is not loaded. Raises ``ModelLoadFailed`` as a load does.
+    """Check a configuration against the file without loading it. Raises ``ModelLoadFailed`` as a load would.
 
-    What cannot be told without ONNX Runtime is left to it.
+    What only ONNX Runtime can tell is not checked.
     """
     file = model_file(spec)
-    own = OnnxFile(file).interface()
+    own = OnnxFile(file).read_interface()
     if own is None:
         raise ModelLoadFailed(f"{file} cannot be loaded: no model can be read of it")
     if all(each.datatype for each in (*own.inputs, *own.outputs)):
         resolve_signature(spec, own.inputs, own.outputs, file=file)
 
 
-def _session(runtime: Any, file: Path, spec: ModelSpec, context: LoadContext) -> Any:
+def _create_session(runtime: Any, file: Path, spec: ModelSpec, context: LoadContext) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = context.threads
     options.inter_op_num_threads = 1
@@ -204,65 +206,69 @@ def _session(runtime: Any, file: Path, spec: ModelSpec, context: LoadContext) ->
     options.log_severity_level = 3  # what goes wrong is raised, and reported once
     # Threads that spin between two requests take the cores from the other workers.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    providers = _providers(
+    providers = _choose_providers(
         runtime.get_available_providers(), str(spec.parameters.get("providers", "")), context
     )
     try:
         return runtime.InferenceSession(str(file), sess_options=options, providers=providers)
     except Exception as error:  # its own kinds have nothing in common but this
-        raise ModelLoadFailed(f"{file} cannot be loaded: {_reason(error)}", detail=str(error)) from error
+        raise ModelLoadFailed(
+            f"{file} cannot be loaded: {_error_reason(error)}", detail=str(error)
+        ) from error
 
 
-def _providers(available: list[str], asked: str, context: LoadContext) -> list[Any]:
-    """The execution providers in order of preference, with the device where they run on one."""
-    known = {name.removesuffix(_SUFFIX).lower(): name for name in available}
-    wanted = [name.strip().removesuffix(_SUFFIX) for name in asked.split(",") if name.strip()]
-    for name in wanted:
-        if name.lower() not in known:
+def _choose_providers(available: list[str], setting: str, context: LoadContext) -> list[Any]:
+    """Return the execution providers in order of preference, with the device of those that run on one."""
+    available_by_name = {name.removesuffix(_SUFFIX).lower(): name for name in available}
+    requested = [name.strip().removesuffix(_SUFFIX) for name in setting.split(",") if name.strip()]
+    for name in requested:
+        if name.lower() not in available_by_name:
             raise ModelLoadFailed(
-                f"parameter 'providers': ONNX Runtime has no '{name}' here; it has {', '.join(known)}"
+                f"parameter 'providers': ONNX Runtime has no '{name}' here; it has {', '.join(available_by_name)}"
             )
     usual = [name for name in _ORDER if name not in _ON_GPU or context.gpu is not None]
-    found = [known[name.lower()] for name in wanted or usual if name.lower() in known]
+    providers = [
+        available_by_name[name.lower()] for name in requested or usual if name.lower() in available_by_name
+    ]
     on_gpu = {name + _SUFFIX for name in _ON_GPU}
     device = {"device_id": str(context.gpu or 0)}
-    return [(name, device) if name in on_gpu else name for name in found]
+    return [(name, device) if name in on_gpu else name for name in providers]
 
 
-def _input(argument: Any, file: Path, unranked: Container[str]) -> TensorSpec:
+def _input_spec(argument: Any, file: Path, unranked: Container[str]) -> TensorSpec:
     if argument.type not in _DATATYPES:
         raise ModelLoadFailed(
             f"{file}: input '{argument.name}' is a {argument.type}, which no client can send"
         )
     name = argument.name
-    return TensorSpec(name, _DATATYPES[argument.type], _shape(argument), unknown_rank=name in unranked)
+    return TensorSpec(name, _DATATYPES[argument.type], _shape_of(argument), unknown_rank=name in unranked)
 
 
-def _output(argument: Any, file: Path, unranked: Container[str]) -> TensorSpec:
+def _output_spec(argument: Any, file: Path, unranked: Container[str]) -> TensorSpec:
     if _MAPS.fullmatch(argument.type):
         return TensorSpec(argument.name, "FP32", [-1, -1])
     if argument.type not in _DATATYPES:
         raise ModelLoadFailed(f"{file}: output '{argument.name}' is a {argument.type}, which is no tensor")
     name = argument.name
-    return TensorSpec(name, _DATATYPES[argument.type], _shape(argument), unknown_rank=name in unranked)
+    return TensorSpec(name, _DATATYPES[argument.type], _shape_of(argument), unknown_rank=name in unranked)
 
 
-def _shape(argument: Any) -> list[int]:
+def _shape_of(argument: Any) -> list[int]:
     return [size if isinstance(size, int) else -1 for size in argument.shape]
 
 
-def _one_batch(firsts: list[Any]) -> bool:
-    """Whether the open first dimensions are one and the same, and by their name a batch."""
+def _is_one_batch(firsts: list[Any]) -> bool:
+    """Whether the open first dimensions have one name at most, and that is the name of a batch."""
     names = {first for first in firsts if isinstance(first, str)}
     return len(names) <= 1 and all(_BATCH_NAME.fullmatch(name) for name in names)
 
 
-def _own_rows(taken: Sequence[Any], given: Sequence[Any]) -> list[str]:
-    """The outputs whose first dimension has a name, which is no batch's nor one that a converter made up."""
-    batch = {each.shape[0] for each in taken if each.shape}
+def _outputs_without_batch(inputs: Sequence[Any], outputs: Sequence[Any]) -> list[str]:
+    """Return the outputs whose first dimension has a name of its own: neither the batch's nor one that a converter made up."""
+    batch = {each.shape[0] for each in inputs if each.shape}
     return [
         each.name
-        for each in given
+        for each in outputs
         if each.shape
         and isinstance(each.shape[0], str)
         and each.shape[0] not in batch
@@ -270,20 +276,20 @@ def _own_rows(taken: Sequence[Any], given: Sequence[Any]) -> list[str]:
     ]
 
 
-def _text(array: Array, name: str) -> Array:
+def _decode_texts(array: Array, name: str) -> Array:
     try:
         elements = [each.decode() if isinstance(each, bytes) else each for each in array.ravel().tolist()]
     except UnicodeDecodeError as error:
         raise InvalidInput(
             f"input '{name}' holds bytes that are no UTF-8, the text that ONNX has: {error}"
         ) from None
-    found = np.empty(len(elements), object)
-    found[:] = elements
-    return found.reshape(array.shape)
+    texts = np.empty(len(elements), object)
+    texts[:] = elements
+    return texts.reshape(array.shape)
 
 
-def _plain(name: str, result: Any, classes: Sequence[str] = ()) -> Array:
-    """An array; of a sequence of maps one row each, its columns in the order of the classes, else of the maps' keys."""
+def _to_array(name: str, result: Any, classes: Sequence[str] = ()) -> Array:
+    """Return a result as an array. A sequence of maps becomes a row each; columns are in the order of classes, else of keys."""
     if isinstance(result, np.ndarray):
         return result
     if isinstance(result, list) and all(isinstance(row, dict) for row in result):
@@ -296,16 +302,16 @@ def _plain(name: str, result: Any, classes: Sequence[str] = ()) -> Array:
     raise InvalidOutput(f"output '{name}' is a {type(result).__name__}, which is no tensor")
 
 
-def _unpacked(name: str, value: Any) -> Array:
+def _from_ort_value(name: str, value: Any) -> Array:
     if value.data_type() != "tensor(bfloat16)":
-        return _plain(name, value.numpy())
+        return _to_array(name, value.numpy())
     shape = value.shape()
     count = int(np.prod(shape))
     memory = (ctypes.c_uint16 * count).from_address(value.data_ptr()) if count else ()
     return (np.array(memory, np.uint32).reshape(shape) << 16).view(np.float32)
 
 
-def _reason(error: Exception) -> str:
-    """What the runtime says, in a line and without its own prefix."""
+def _error_reason(error: Exception) -> str:
+    """Return the runtime's message as one line, without its prefix."""
     text = re.sub(r"\s+", " ", re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error)))
     return text.removesuffix(" Please fix either the inputs/outputs or the model.").strip()

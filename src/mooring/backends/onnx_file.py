@@ -1,7 +1,7 @@
-"""What an ONNX file says of itself: what ONNX Runtime does not tell (the classes of a map, which ranks are unknown), and
-what it takes and gives, for who does not load it.
+"""Read what an ONNX file declares: inputs and outputs without loading it, and what ONNX Runtime does not tell (the classes
+of a map, which ranks are unknown).
 
-Read by hand, by the numbers of onnx.proto: the package ``onnx`` need not be installed.
+The file is read by the field numbers of onnx.proto, so that the package ``onnx`` need not be installed.
 """
 
 import mmap
@@ -16,19 +16,19 @@ from mooring.codecs.protobuf_wire import LEN, VARINT, Malformed, read_fields, re
 from mooring.core.tensors import TensorSpec
 
 
-def _of(number: int, kind: int = LEN) -> int:
-    """The tag of a field."""
+def _field_tag(number: int, kind: int = LEN) -> int:
+    """Return the tag of a protobuf field."""
     return number << 3 | kind
 
 
-_GRAPH = _of(7)
-_NODE, _INPUT, _OUTPUT = _of(1), _of(11), _of(12)
-_NODE_OUTPUT, _OPERATOR, _ATTRIBUTE = _of(2), _of(4), _of(5)
-_ATTRIBUTE_NAME, _INTEGERS, _STRINGS = _of(1), _of(8), _of(9)
-_TYPE, _TENSOR_TYPE, _SHAPE = _of(2), _of(1), _of(2)
-_NAME = _of(1)
-_IR_VERSION, _INITIALIZER, _INITIALIZER_NAME = _of(1, VARINT), _of(5), _of(8)
-_ELEMENTS, _DIMENSION, _SIZE = _of(1, VARINT), _of(1), _of(1, VARINT)
+_GRAPH = _field_tag(7)
+_NODE, _INPUT, _OUTPUT = _field_tag(1), _field_tag(11), _field_tag(12)
+_NODE_OUTPUT, _OPERATOR, _ATTRIBUTE = _field_tag(2), _field_tag(4), _field_tag(5)
+_ATTRIBUTE_NAME, _INTEGERS, _STRINGS = _field_tag(1), _field_tag(8), _field_tag(9)
+_TYPE, _TENSOR_TYPE, _SHAPE = _field_tag(2), _field_tag(1), _field_tag(2)
+_NAME = _field_tag(1)
+_IR_VERSION, _INITIALIZER, _INITIALIZER_NAME = _field_tag(1, VARINT), _field_tag(5), _field_tag(8)
+_ELEMENTS, _DIMENSION, _SIZE = _field_tag(1, VARINT), _field_tag(1), _field_tag(1, VARINT)
 # From this version of the format on an initializer that is among the inputs may be overridden; before, it is none.
 _OVERRIDABLE = 4
 _DATATYPES = {
@@ -52,39 +52,39 @@ _CLASSES = ("classlabels_int64s", "classlabels_strings")
 
 
 # What is looked for in a graph that lies between two places of the file: pairs of a name and its classes.
-_Look = Callable[[memoryview, int, int], Iterator[tuple[str, list[str]]]]
+_GraphReader = Callable[[memoryview, int, int], Iterator[tuple[str, list[str]]]]
 
 
 class OnnxFile:
-    """One file. What of it cannot be read says nothing."""
+    """One file. Parts of it that cannot be read count as absent."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
-    def classes(self) -> dict[str, list[str]]:
-        """The names of the classes in every map that the model gives, in the order in which they come, by output."""
-        return dict(self._read(_classes_of))
+    def read_classes(self) -> dict[str, list[str]]:
+        """Return the class names of every map among the outputs, in order, by output."""
+        return dict(self._read_graphs(_find_classes))
 
-    def unranked(self) -> set[str]:
-        """The inputs and outputs for which any number of dimensions will do."""
-        return {name for name, _ in self._read(_unranked_of)}
+    def read_unranked_names(self) -> set[str]:
+        """Return the inputs and outputs whose number of dimensions the file leaves open."""
+        return {name for name, _ in self._read_graphs(_find_unranked)}
 
-    def interface(self) -> "Interface | None":
-        """What the model takes and gives; None where the file has no model in it that can be read."""
-        return self._look(_interface_of)
+    def read_interface(self) -> "Interface | None":
+        """Return the model's inputs and outputs; None where the file holds no model that can be read."""
+        return self._parse_file(_parse_interface)
 
-    def _read(self, look: _Look) -> list[tuple[str, list[str]]]:
-        def graphs(message: memoryview) -> list[tuple[str, list[str]]]:
+    def _read_graphs(self, look: _GraphReader) -> list[tuple[str, list[str]]]:
+        def read_graphs(message: memoryview) -> list[tuple[str, list[str]]]:
             return [
-                found
+                pair
                 for tag, start, end in read_fields(message, 0, len(message))
                 if tag == _GRAPH
-                for found in look(message, start, end)
+                for pair in look(message, start, end)
             ]
 
-        return self._look(graphs) or []
+        return self._parse_file(read_graphs) or []
 
-    def _look(self, look: Callable[[memoryview], _T]) -> _T | None:
+    def _parse_file(self, look: Callable[[memoryview], _T]) -> _T | None:
         try:
             with (
                 self._file.open("rb") as source,
@@ -97,13 +97,13 @@ class OnnxFile:
 
 
 class Interface(msgspec.Struct):
-    """The inputs and outputs of a graph, as the file has them. What is no tensor that can be sent has the datatype ""."""
+    """The inputs and outputs of a graph, as the file declares them. One that is no tensor of ours has the datatype ""."""
 
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
 
 
-def _interface_of(message: memoryview) -> Interface | None:
+def _parse_interface(message: memoryview) -> Interface | None:
     version, graph = 0, None
     for tag, start, end in read_fields(message, 0, len(message)):
         if tag == _IR_VERSION:
@@ -115,23 +115,25 @@ def _interface_of(message: memoryview) -> Interface | None:
     inputs, outputs, constants = list[TensorSpec](), list[TensorSpec](), set[str]()
     for tag, start, end in read_fields(message, *graph):
         if tag == _INPUT:
-            inputs.append(_tensor(message, start, end))
+            inputs.append(_tensor_spec(message, start, end))
         elif tag == _OUTPUT:
-            outputs.append(_tensor(message, start, end))
+            outputs.append(_tensor_spec(message, start, end))
         elif tag == _INITIALIZER:
             parts = read_fields(message, start, end)
-            constants |= {_text(message, at, to) for part, at, to in parts if part == _INITIALIZER_NAME}
-    taken = [
+            constants |= {
+                _decode_text(message, at, to) for part, at, to in parts if part == _INITIALIZER_NAME
+            }
+    inputs_of_model = [
         structs.replace(each, optional=each.name in constants)
         for each in inputs
         if each.name not in constants or version >= _OVERRIDABLE
     ]
-    return Interface(taken, outputs)
+    return Interface(inputs_of_model, outputs)
 
 
-def _tensor(message: memoryview, start: int, end: int) -> TensorSpec:
+def _tensor_spec(message: memoryview, start: int, end: int) -> TensorSpec:
     parts = list(read_fields(message, start, end))
-    (name,) = (_text(message, at, to) for part, at, to in parts if part == _NAME)
+    (name,) = (_decode_text(message, at, to) for part, at, to in parts if part == _NAME)
     for path in (_TYPE, _TENSOR_TYPE):
         parts = [inner for part, at, to in parts if part == path for inner in read_fields(message, at, to)]
     datatype = next((_DATATYPES.get(at, "") for part, at, _ in parts if part == _ELEMENTS), "")
@@ -145,26 +147,26 @@ def _tensor(message: memoryview, start: int, end: int) -> TensorSpec:
     return TensorSpec(name, datatype, shape, unknown_rank=not shapes)
 
 
-def _classes_of(message: memoryview, start: int, end: int) -> Iterator[tuple[str, list[str]]]:
+def _find_classes(message: memoryview, start: int, end: int) -> Iterator[tuple[str, list[str]]]:
     for tag, begin, stop in read_fields(message, start, end):
         if tag != _NODE:
             continue
         parts = list(read_fields(message, begin, stop))
-        kinds = [_text(message, at, to) for part, at, to in parts if part == _OPERATOR]
+        kinds = [_decode_text(message, at, to) for part, at, to in parts if part == _OPERATOR]
         if kinds == ["ZipMap"]:
-            (output,) = (_text(message, at, to) for part, at, to in parts if part == _NODE_OUTPUT)
-            attributes = [_attribute(message, at, to) for part, at, to in parts if part == _ATTRIBUTE]
+            (output,) = (_decode_text(message, at, to) for part, at, to in parts if part == _NODE_OUTPUT)
+            attributes = [_read_attribute(message, at, to) for part, at, to in parts if part == _ATTRIBUTE]
             yield output, [label for name, labels in attributes if name in _CLASSES for label in labels]
 
 
-def _attribute(message: memoryview, start: int, end: int) -> tuple[str, list[str]]:
+def _read_attribute(message: memoryview, start: int, end: int) -> tuple[str, list[str]]:
     name, labels = "", list[str]()
     for tag, begin, stop in read_fields(message, start, end):
         if tag == _ATTRIBUTE_NAME:
-            name = _text(message, begin, stop)
+            name = _decode_text(message, begin, stop)
         elif tag == _STRINGS:
-            labels.append(_text(message, begin, stop))
-        elif tag == _of(8, VARINT):
+            labels.append(_decode_text(message, begin, stop))
+        elif tag == _field_tag(8, VARINT):
             labels.append(str(to_signed(begin)))
         elif tag == _INTEGERS:  # packed
             at = begin
@@ -174,12 +176,12 @@ def _attribute(message: memoryview, start: int, end: int) -> tuple[str, list[str
     return name, labels
 
 
-def _unranked_of(message: memoryview, start: int, end: int) -> Iterator[tuple[str, list[str]]]:
+def _find_unranked(message: memoryview, start: int, end: int) -> Iterator[tuple[str, list[str]]]:
     for tag, begin, stop in read_fields(message, start, end):
         if tag not in (_INPUT, _OUTPUT):
             continue
         parts = list(read_fields(message, begin, stop))
-        (name,) = (_text(message, at, to) for part, at, to in parts if part == _NAME)
+        (name,) = (_decode_text(message, at, to) for part, at, to in parts if part == _NAME)
         for path in (_TYPE, _TENSOR_TYPE):
             parts = [
                 inner for part, at, to in parts if part == path for inner in read_fields(message, at, to)
@@ -188,5 +190,5 @@ def _unranked_of(message: memoryview, start: int, end: int) -> Iterator[tuple[st
             yield name, []
 
 
-def _text(message: memoryview, start: int, end: int) -> str:
+def _decode_text(message: memoryview, start: int, end: int) -> str:
     return str(message[start:end], "utf-8")

@@ -12,7 +12,7 @@ Answer = Callable[[Sequence[InferenceRequest], Reply], Coroutine[Any, Any, Seque
 
 
 class Overlapping(Concurrent):
-    """The model behind ``answer``, and the loop that all of it runs on; whoever made it closes the loop."""
+    """A model whose calls overlap: ``answer`` is its coroutine function. The owner closes ``loop``."""
 
     def __init__(self, answer: Answer) -> None:
         self.loop = asyncio.new_event_loop()

@@ -1,4 +1,4 @@
-"""Tensors in the shape that clients see, and in the one that the model itself takes or gives (Triton's ``reshape``)."""
+"""Triton's ``reshape``: tensors have one shape for clients and another for the model."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ Shapes = Mapping[str, tuple[list[int], list[int]]]
 
 
 class Reshaping:
-    """What is done to the tensors of one model; those that have no other shape are left alone."""
+    """Reshapes the tensors of one model; those without a ``reshape`` are left alone."""
 
     def __init__(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
         self._to_model = {
@@ -19,33 +19,33 @@ class Reshaping:
         self._to_client = {
             each.name: (each.reshape, each.shape) for each in outputs if each.reshape is not None
         }
-        self._explained = {name: (after, before) for name, (before, after) in self._to_model.items()}
+        self._for_attributions = {name: (after, before) for name, (before, after) in self._to_model.items()}
 
     def __bool__(self) -> bool:
         return bool(self._to_model or self._to_client)
 
-    def inputs(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
-        """The arrays as the model takes them. Raises ``InvalidInput`` for one that does not have its shape."""
-        return _reshaped(arrays, self._to_model, "input", InvalidInput)
+    def reshape_inputs(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the inputs in the model's shapes. Raises ``InvalidInput`` for one that does not have its declared shape."""
+        return _reshape_arrays(arrays, self._to_model, "input", InvalidInput)
 
-    def outputs(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
-        """What the model gave, as clients see it. Raises ``InvalidOutput`` for what does not have its shape."""
-        return _reshaped(arrays, self._to_client, "output", InvalidOutput)
+    def reshape_outputs(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the model's outputs in the clients' shapes. Raises ``InvalidOutput`` for one that does not have the model's shape."""
+        return _reshape_arrays(arrays, self._to_client, "output", InvalidOutput)
 
-    def attributions(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
-        """What explains the inputs, in the shapes of the inputs. Raises ``InvalidOutput``."""
-        return _reshaped(arrays, self._explained, "attribution", InvalidOutput)
+    def reshape_attributions(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Return attributions in the clients' shapes of the inputs. Raises ``InvalidOutput``."""
+        return _reshape_arrays(arrays, self._for_attributions, "attribution", InvalidOutput)
 
 
-def _reshaped(
+def _reshape_arrays(
     arrays: Mapping[str, Array],
     shapes: Shapes,
     kind: str,
     fault: type[InvalidInput | InvalidOutput],
 ) -> dict[str, Array]:
-    found = dict(arrays)
+    reshaped = dict(arrays)
     for name, (before, after) in shapes.items():
-        array = found.get(name)
+        array = reshaped.get(name)
         if array is None:
             continue
         if array.ndim != len(before) or any(
@@ -55,5 +55,5 @@ def _reshaped(
                 f"{kind} '{name}' has shape {list(array.shape)}, and {before} is to be reshaped to {after}"
             )
         sizes = iter([size for want, size in zip(before, array.shape, strict=True) if want == -1])
-        found[name] = array.reshape([next(sizes) if want == -1 else want for want in after])
-    return found
+        reshaped[name] = array.reshape([next(sizes) if want == -1 else want for want in after])
+    return reshaped

@@ -24,32 +24,33 @@ class Sample:
     """Arrays of one request that go through the model together.
 
     ``rows`` is their first dimension where they may be joined with others along it, 0 where the model must get them
-    as they are. ``lifted``: the first dimension was added here, so the answer loses it again, but for the outputs in
-    ``whole``, whose first dimension is no batch. ``target`` is what an explanation shall be of, as it was sent.
+    as they are. ``batch_added``: the first dimension was added here, so the answer loses it again, but for the outputs in
+    ``unbatched_outputs``, whose first dimension is no batch. ``target`` is what an explanation shall be of, as it was sent.
     """
 
     request: int
     arrays: Arrays
     rows: int = 0
-    lifted: bool = False
+    batch_added: bool = False
     parameters: Parameters = field(default_factory=dict)
     target: Any = None
-    whole: Container[str] = ()
+    unbatched_outputs: Container[str] = ()
 
-    def key(self) -> tuple[Any, ...]:
+    def batch_key(self) -> tuple[Any, ...]:
         """Equal for samples that may share a batch."""
         # The type of a parameter too: True, 1 and 1.0 are equal, and a model may tell them apart.
         return (
             tuple(sorted((name, array.dtype, array.shape[1:]) for name, array in self.arrays.items())),
             tuple(
                 sorted(
-                    (name, type(value).__name__, _hashable(value)) for name, value in self.parameters.items()
+                    (name, type(value).__name__, _hashable_value(value))
+                    for name, value in self.parameters.items()
                 )
             ),
         )
 
 
-def _hashable(value: RequestValue) -> Any:
+def _hashable_value(value: RequestValue) -> Any:
     return repr(value) if isinstance(value, list | dict) else value
 
 
@@ -58,7 +59,7 @@ class Reader:
     """Makes samples of requests, for one model. ``joins`` False: the model gets one request, or one row, at a time.
 
     So it is with ``apart``, too, although its inputs have a batch dimension: whether a row's answer depends on the rows
-    beside it is not known (docs/decisions/0034-when-requests-are-joined.md). ``whole`` are the outputs whose first
+    beside it is not known (docs/decisions/0034-when-requests-are-joined.md). ``unbatched_outputs`` are the outputs whose first
     dimension is known to be no batch. ``constants`` are inputs without a batch dimension that a request may leave out; one
     that sends them shares no call. With ``one_row`` inputs have a batch dimension, in which there is one row alone.
     """
@@ -68,46 +69,46 @@ class Reader:
     limit: int
     joins: bool = True
     apart: bool = False
-    whole: frozenset[str] = frozenset()
+    unbatched_outputs: frozenset[str] = frozenset()
     constants: frozenset[str] = frozenset()
     one_row: bool = False
 
-    def read(self, index: int, request: InferenceRequest) -> tuple[list[Sample], bool]:
-        """The samples of a request, and whether they are KServe v1 instances. Raises ``InvalidInput``."""
+    def read_samples(self, index: int, request: InferenceRequest) -> tuple[list[Sample], bool]:
+        """Return the samples of a request, and whether they are KServe v1 instances. Raises ``InvalidInput``."""
         target: Any = None
         if request.form is TENSORS:
             decode_v2_body(request)
-            found, is_rows = [self._make_sample(self._read_tensors(request))], False
+            samples, is_rows = [self._make_sample(self._read_tensors(request))], False
             if self.signature.aside and request.parameters:
                 target = request.parameters.get(self.signature.aside)
         elif request.form is INSTANCES:
-            found, is_rows = self._read_rows(decode_instances(request)), True
+            samples, is_rows = self._read_rows(decode_instances(request)), True
         else:
             body = decode_body(request.inputs, self.signature)
             is_rows = body.instances is not None
-            found = (
+            samples = (
                 [self._make_sample(body.inputs)]
                 if body.instances is None
                 else self._read_rows(body.instances)
             )
             target = body.aside
-        for sample in found:
+        for sample in samples:
             sample.request = index
-            sample.whole = self.whole
+            sample.unbatched_outputs = self.unbatched_outputs
             if sample.target is None:
                 sample.target = target
             if request.parameters:
                 sample.parameters = request.parameters
-        return found, is_rows
+        return samples, is_rows
 
     def _read_tensors(self, request: InferenceRequest) -> Arrays:
         arrays: Arrays = {}
         for tensor in request.inputs:
             if tensor.name in arrays:
                 raise InvalidInput(f"input '{tensor.name}' is sent twice")
-            wanted = self.signature.datatype_of(tensor.name)
-            if wanted and tensor.datatype != wanted:
-                raise InvalidInput(f"input '{tensor.name}' is {tensor.datatype}; the model takes {wanted}")
+            datatype = self.signature.datatype_of(tensor.name)
+            if datatype and tensor.datatype != datatype:
+                raise InvalidInput(f"input '{tensor.name}' is {tensor.datatype}; the model takes {datatype}")
             if tensor.packed:
                 unpack_tensor(tensor)
             arrays[tensor.name] = tensor.array()
@@ -119,9 +120,9 @@ class Reader:
         sample = Sample(0, arrays)
         if self.batch is STACK and self.joins:
             self._check_arrays(arrays)
-            return self._make_row(self._add_batch_dimension(arrays), lifted=True)
+            return self._make_row(self._add_batch_dimension(arrays), batch_added=True)
         if self._lacks_batch_dimension(arrays):
-            sample = Sample(0, self._add_batch_dimension(arrays), lifted=True)
+            sample = Sample(0, self._add_batch_dimension(arrays), batch_added=True)
         self._check_arrays(sample.arrays)
         if self.one_row:
             self._check_one_row(sample.arrays)
@@ -137,15 +138,15 @@ class Reader:
                 )
 
     def _stands_apart(self, arrays: Arrays) -> bool:
-        """Whether these may share no call."""
+        """Whether these arrays may share no call with others."""
         return self.apart or not self.constants.isdisjoint(arrays)
 
     def _add_batch_dimension(self, arrays: Arrays) -> Arrays:
-        """With a batch dimension of 1 before all that have one."""
+        """Return the arrays with a batch dimension of 1; those that have none in the model are left as they are."""
         return {name: array if name in self.constants else array[None] for name, array in arrays.items()}
 
     def _lacks_batch_dimension(self, arrays: Arrays) -> bool:
-        """Whether every input lacks just its first dimension, and that may be 1."""
+        """Whether every input lacks exactly its first dimension, which is open or 1."""
         if not self.signature.specs:
             return False
         batched = [name for name in arrays if name not in self.constants]
@@ -156,7 +157,7 @@ class Reader:
         )
 
     def _common_rows(self, arrays: Arrays) -> int:
-        """The first dimension, 0 where the inputs have none in common or the model fixes it."""
+        """Return the first dimension; 0 where the inputs have none in common, or the model fixes it."""
         for name, spec in self.signature.specs.items():
             if spec.shape[:1] != [-1] and name not in self.constants:
                 return 0
@@ -164,7 +165,7 @@ class Reader:
         return sizes.pop() if len(sizes) == 1 else 0
 
     def _read_rows(self, instances: Instances) -> list[Sample]:
-        """Every instance is a row; rows of one shape make one sample."""
+        """Return the samples of instances. Each instance is a row; rows of one shape make one sample."""
         signature = self.signature
         if self.joins and len(instances) and signature.lone and not isinstance(instances[0], dict):
             try:
@@ -200,11 +201,11 @@ class Reader:
         self._check_rows(rows)
         return self._make_row(rows)
 
-    def _make_row(self, arrays: Arrays, *, lifted: bool = False) -> Sample:
-        """One row, which other rows may be joined to unless they must stay apart."""
+    def _make_row(self, arrays: Arrays, *, batch_added: bool = False) -> Sample:
+        """Return a sample of one row, which may be joined with others unless it must run alone."""
         if self._stands_apart(arrays):
-            return Sample(0, arrays, 0, lifted=True)
-        return Sample(0, arrays, 1, lifted=lifted)
+            return Sample(0, arrays, 0, batch_added=True)
+        return Sample(0, arrays, 1, batch_added=batch_added)
 
     def _check_names(self, arrays: Arrays) -> None:
         if not arrays and not self.signature.nothing:
@@ -234,7 +235,7 @@ class Reader:
 
 
 def check_array(spec: TensorSpec, array: Array, shape: list[int]) -> None:
-    """Raises ``InvalidInput`` unless the array has the spec's datatype and the shape, where -1 is any size."""
+    """Raise ``InvalidInput`` unless the array has the shape, where -1 is any size."""
     fits = array.ndim == len(shape) and all(
         want in (-1, size) for want, size in zip(shape, array.shape, strict=True)
     )
@@ -243,7 +244,7 @@ def check_array(spec: TensorSpec, array: Array, shape: list[int]) -> None:
 
 
 def group_samples(samples: Sequence[Sample], limit: int) -> Iterator[list[Sample]]:
-    """Samples that share a call: equal in names, dtypes, non-batch shape and parameters, ``limit`` rows at most.
+    """Yield samples that share a call: of equal names, dtypes, non-batch shape and parameters, and ``limit`` rows at most.
 
     A sample that cannot be joined, or has more rows than that by itself, comes alone.
     """
@@ -251,30 +252,30 @@ def group_samples(samples: Sequence[Sample], limit: int) -> Iterator[list[Sample
         yield [samples[0]]
         return
     open_groups: dict[tuple[Any, ...], list[Sample]] = {}
-    filled: dict[tuple[Any, ...], int] = {}
+    row_counts: dict[tuple[Any, ...], int] = {}
     for sample in samples:
         if not sample.rows:
             yield [sample]
             continue
-        key = sample.key()
-        if key in open_groups and filled[key] + sample.rows > limit:
-            yield open_groups.pop(key)
-        if key not in open_groups:
-            open_groups[key], filled[key] = [], 0
-        open_groups[key].append(sample)
-        filled[key] += sample.rows
+        batch_key = sample.batch_key()
+        if batch_key in open_groups and row_counts[batch_key] + sample.rows > limit:
+            yield open_groups.pop(batch_key)
+        if batch_key not in open_groups:
+            open_groups[batch_key], row_counts[batch_key] = [], 0
+        open_groups[batch_key].append(sample)
+        row_counts[batch_key] += sample.rows
     yield from open_groups.values()
 
 
 def join_samples(samples: Sequence[Sample]) -> Arrays:
-    """The inputs of a call."""
+    """Concatenate the samples' arrays along the batch dimension: the inputs of one call."""
     if len(samples) == 1:
         return samples[0].arrays
     return {name: np.concatenate([sample.arrays[name] for sample in samples]) for name in samples[0].arrays}
 
 
 def split_outputs(outputs: Arrays, samples: Sequence[Sample]) -> list[Arrays]:
-    """The outputs of every sample of a call. Raises ``InvalidOutput`` for one without the batch dimension."""
+    """Split the outputs of a call by sample. Raises ``InvalidOutput`` for an output without the batch dimension."""
     rows = samples[0].rows if len(samples) == 1 else sum(sample.rows for sample in samples)
     if not rows:
         return [outputs]
@@ -286,9 +287,9 @@ def split_outputs(outputs: Arrays, samples: Sequence[Sample]) -> list[Arrays]:
             )
     if len(samples) == 1:
         return [outputs]
-    found, start = [], 0
+    parts, start = [], 0
     for sample in samples:
         end = start + sample.rows
-        found.append({name: array[start:end] for name, array in outputs.items()})
+        parts.append({name: array[start:end] for name, array in outputs.items()})
         start = end
-    return found
+    return parts

@@ -1,4 +1,4 @@
-"""Inputs that say of every row which sequence it belongs to: the server fills them, no client sends them."""
+"""Control inputs of sequence models: they say of every row which sequence it belongs to, and the server fills them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,44 +13,48 @@ from mooring.core.tensors import NUMPY_TYPES, Array
 _ALONE = Step("", start=True, end=True)  # a request of no sequence
 
 
-def filled(controls: Sequence[Control], steps: Sequence[Step | None], *, batched: bool) -> dict[str, Array]:
-    """The controls of a call, ``steps`` being those of its rows. ``batched``: its inputs have a batch dimension."""
+def fill_controls(
+    controls: Sequence[Control], steps: Sequence[Step | None], *, batched: bool
+) -> dict[str, Array]:
+    """Return the control inputs of a call. ``steps`` are those of its rows; ``batched``: its inputs have a batch dimension."""
     rows = [step or _ALONE for step in steps]
     return {
-        each.name: _values(each, rows).reshape(-1, 1) if batched and not each.flat else _values(each, rows)
+        each.name: _control_values(each, rows).reshape(-1, 1)
+        if batched and not each.flat
+        else _control_values(each, rows)
         for each in controls
     }
 
 
-def check_id(controls: Sequence[Control], request: InferenceRequest) -> None:
-    """Raises ``InvalidInput`` for a sequence whose id the model has no form for."""
+def check_sequence_id(controls: Sequence[Control], request: InferenceRequest) -> None:
+    """Raise ``InvalidInput`` for a sequence id that the model's datatype for ids cannot hold."""
     step = request.sequence
     for each in controls:
         if step is not None and each.kind is ControlKind.ID and each.datatype != "BYTES":
             try:
-                _whole(step.id, each.datatype)
+                _parse_id(step.id, each.datatype)
             except (OverflowError, ValueError):
                 raise InvalidInput(
                     f"sequence_id {step.id!r}: the model takes a whole number, a {each.datatype}"
                 ) from None
 
 
-def _values(control: Control, rows: Sequence[Step]) -> Array:
+def _control_values(control: Control, rows: Sequence[Step]) -> Array:
     if control.kind is not ControlKind.ID:
-        values: list[Any] = [control.values[_flag(control.kind, step)] for step in rows]
+        values: list[Any] = [control.values[_flag_value(control.kind, step)] for step in rows]
         return np.array(values, NUMPY_TYPES[control.datatype])
     if control.datatype == "BYTES":
-        found = np.empty(len(rows), object)
-        found[:] = [str(step.id).encode() for step in rows]
-        return found
-    return np.concatenate([_whole(step.id or 0, control.datatype) for step in rows])
+        ids = np.empty(len(rows), object)
+        ids[:] = [str(step.id).encode() for step in rows]
+        return ids
+    return np.concatenate([_parse_id(step.id or 0, control.datatype) for step in rows])
 
 
-def _whole(name: str | int, datatype: str) -> Array:
+def _parse_id(name: str | int, datatype: str) -> Array:
     return np.array([int(name)], NUMPY_TYPES[datatype])
 
 
-def _flag(kind: ControlKind, step: Step) -> bool:
+def _flag_value(kind: ControlKind, step: Step) -> bool:
     if kind is ControlKind.START:
         return step.start
     return step.end if kind is ControlKind.END else True

@@ -1,8 +1,8 @@
-"""What a model's own file declares and what its configuration says, brought together. Pure rules.
+"""Check a model's configuration against the tensors that its file declares, and combine both. Pure rules.
 
-A shape that the file leaves open (``[]``, or -1 in a place) takes what the configuration says; anything else must be
-equal, because a request that fits the one and not the other would only fail inside the library. Where the first
-dimension of every input is open it is the batch; where it is fixed there is no batching.
+A shape that the file leaves open (``[]``, or -1 in a place) takes what the configuration says. Everything else must be
+equal, because a request that fits only one of them would fail inside the library. Where the first dimension of every
+input is open it is the batch; where it is fixed there is no batching.
 """
 
 from collections.abc import Collection, Sequence
@@ -21,10 +21,10 @@ from mooring.repository.spec import ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class ResolvedSignature:
-    """The tensors as clients see them: per sample with ``BatchMode.STACK``. ``limit`` 1 and no ``joins``: no batch.
+    """The tensors as clients see them; with ``BatchMode.STACK`` of one sample. ``limit`` 1 and ``joins`` False: no batching.
 
-    ``whole`` are the outputs whose first dimension the file shows to be no batch, ``constants`` the inputs that a request
-    may leave out, which have none either.
+    ``unbatched_outputs`` are the outputs whose first dimension is no batch according to the file. ``constants`` are inputs that a
+    request may leave out, which have no batch dimension either.
     """
 
     inputs: list[TensorSpec]
@@ -32,17 +32,17 @@ class ResolvedSignature:
     batch: BatchMode
     limit: int
     joins: bool
-    whole: frozenset[str] = frozenset()
+    unbatched_outputs: frozenset[str] = frozenset()
     constants: frozenset[str] = frozenset()
 
 
 class DeclaredBackend(TensorBackend):
-    """A backend whose ``open`` sets ``resolved_signature``."""
+    """A backend whose file declares tensors: its ``load_model`` sets ``resolved_signature``."""
 
     resolved_signature: ResolvedSignature
 
     def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
-        """Open the model; batch only where it can."""
+        """Load the model, and allow batches only where its tensors have a batch dimension."""
         metadata = super().load(spec, context)
         resolved = self.resolved_signature
         self.reader = replace(
@@ -51,16 +51,16 @@ class DeclaredBackend(TensorBackend):
             limit=resolved.limit,
             joins=resolved.joins,
             apart=resolved.limit > 1 and spec.batching.size_by_default,
-            whole=resolved.whole,
+            unbatched_outputs=resolved.unbatched_outputs,
             constants=resolved.constants,
         )
         self.joining = self._known_joining(spec, resolved)
         return metadata
 
     def join_requests(self) -> None:
-        """From now on rows of several requests share calls, and large requests are called in parts."""
+        """Let rows of several requests share calls from now on, and split large requests into several calls."""
         self.reader = replace(self.reader, apart=False)
-        self.forget_layouts()
+        self.clear_layouts()
 
     def _known_joining(self, spec: ModelSpec, resolved: ResolvedSignature) -> Joining:
         if self.reader.apart:
@@ -76,13 +76,13 @@ class DeclaredBackend(TensorBackend):
 
 
 def stamp_of(file: Path) -> str:
-    """What changes when the file does."""
-    found = file.stat()
-    return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
+    """Return a text that changes when the file does: its inode, size and modification time."""
+    status = file.stat()
+    return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
 
 
 def model_file(spec: ModelSpec) -> Path:
-    """The file of a model that is one file. Raises ``ModelLoadFailed`` where it is gone."""
+    """Return the file of a model that is one file. Raises ``ModelLoadFailed`` where it does not exist."""
     location = Path(spec.location)
     file = location / spec.entry if location.is_dir() else location
     if not file.is_file():
@@ -97,12 +97,12 @@ def resolve_signature(
     *,
     file: object,
     batched: bool = True,
-    whole: Collection[str] = (),
+    unbatched_outputs: Collection[str] = (),
 ) -> ResolvedSignature:
-    """Raises ``ModelLoadFailed`` with both sides where the configuration says what the file does not hold.
+    """Combine both sides. Raises ``ModelLoadFailed``, which quotes both, where the configuration contradicts the file.
 
     Declared outputs may be some of the model's; inputs must be all. ``batched`` False: an open first dimension is no
-    batch, as whoever read the file can tell. ``whole``: outputs whose first dimension is none; such a model is only
+    batch, as whoever read the file can tell. ``unbatched_outputs``: outputs whose first dimension is none; such a model is only
     batched where the configuration says so.
     """
     if spec.sequence.enabled:  # what the server fills is no client's to send
@@ -111,11 +111,11 @@ def resolve_signature(
     constants = frozenset(each.name for each in inputs if each.optional)
     batches = [each for each in inputs if not each.optional]
     stack = spec.batching.mode is BatchMode.STACK
-    if stack and not _stacks(spec, batches, file):
+    if stack and not _adds_batch_dimension(spec, batches, file):
         stack = False
-    taken = _settled(spec.inputs, inputs, "input", stack, file)
-    given = _settled(spec.outputs, outputs, "output", stack, file)
-    missing = [each.name for each in batches if each.name not in {one.name for one in taken}]
+    resolved_inputs = _resolve_tensors(spec.inputs, inputs, "input", stack, file)
+    resolved_outputs = _resolve_tensors(spec.outputs, outputs, "output", stack, file)
+    missing = [each.name for each in batches if each.name not in {one.name for one in resolved_inputs}]
     if missing:
         raise ModelLoadFailed(
             f"{file} takes an input '{missing[0]}', which the configuration does not declare"
@@ -123,9 +123,11 @@ def resolve_signature(
     if stack:
         open_batch = batched and all(each.shape[:1] == [-1] for each in batches)
         limit = max(1, spec.batching.max_batch_size) if open_batch else 1
-        return ResolvedSignature(taken, given, BatchMode.STACK, limit, joins=True, constants=constants)
+        return ResolvedSignature(
+            resolved_inputs, resolved_outputs, BatchMode.STACK, limit, joins=True, constants=constants
+        )
     own_rows = (
-        frozenset(whole) & {each.name for each in given}
+        frozenset(unbatched_outputs) & {each.name for each in resolved_outputs}
         if spec.batching.size_by_default
         else frozenset[str]()
     )
@@ -133,18 +135,20 @@ def resolve_signature(
         spec.batching.max_batch_size > 1
         and batched
         and not own_rows
-        and _opens(
-            [each for each in taken if each.name not in constants],
-            given,
+        and _has_open_batch(
+            [each for each in resolved_inputs if each.name not in constants],
+            resolved_outputs,
             strict=spec.batching.size_by_default,
         )
     )
     limit = spec.batching.max_batch_size if joins else 1
-    return ResolvedSignature(taken, given, BatchMode.CONCAT, limit, joins, own_rows, constants)
+    return ResolvedSignature(
+        resolved_inputs, resolved_outputs, BatchMode.CONCAT, limit, joins, own_rows, constants
+    )
 
 
-def _stacks(spec: ModelSpec, inputs: Sequence[TensorSpec], file: object) -> bool:
-    """Whether samples become a batch by one more dimension; not so where the file has none for it."""
+def _adds_batch_dimension(spec: ModelSpec, inputs: Sequence[TensorSpec], file: object) -> bool:
+    """Whether samples are stacked to a batch along a new dimension. Raises ``ModelLoadFailed`` where the file fixes its size."""
     own = {each.name: each.shape for each in inputs}
     if spec.inputs and all(len(own.get(each.name, [])) == len(each.shape) for each in spec.inputs):
         return not any(own.values())
@@ -157,8 +161,8 @@ def _stacks(spec: ModelSpec, inputs: Sequence[TensorSpec], file: object) -> bool
     return True
 
 
-def _opens(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, strict: bool) -> bool:
-    """Whether the first dimension is open everywhere. Asked for, an output whose shape nobody knows may be so too."""
+def _has_open_batch(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, strict: bool) -> bool:
+    """Whether the first dimension is open in all tensors. Not ``strict``: an output of unknown shape counts as open."""
     return (
         (bool(inputs) or not strict)
         and all(each.shape[:1] == [-1] for each in inputs)
@@ -166,43 +170,45 @@ def _opens(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], *, stric
     )
 
 
-def _settled(
+def _resolve_tensors(
     declared: Sequence[TensorSpec], own: Sequence[TensorSpec], kind: str, stack: bool, file: object
 ) -> list[TensorSpec]:
-    """The declared tensors, each checked against the file's own; the file's where none are declared."""
+    """Return the declared tensors, each checked against the file's own; the file's where none are declared."""
     if not declared:
         return [
             structs.replace(each, shape=each.shape[1:]) if stack and not each.optional else each
             for each in own
         ]
-    found = {each.name: each for each in own}
-    declared = [_without_batch(each, found.get(each.name)) for each in declared]
+    own_by_name = {each.name: each for each in own}
+    declared = [_without_batch(each, own_by_name.get(each.name)) for each in declared]
     for each in declared:
-        if each.name not in found:
-            names = ", ".join(f"'{name}'" for name in found)
+        if each.name not in own_by_name:
+            names = ", ".join(f"'{name}'" for name in own_by_name)
             raise ModelLoadFailed(f"the configuration declares {kind} '{each.name}'; {file} has {names}")
-        mine = found[each.name]
+        mine = own_by_name[each.name]
         batched = stack and not mine.optional
-        if each.datatype != mine.datatype or not _fits(each.model_shape, mine.shape, batched):
+        if each.datatype != mine.datatype or not _shape_fits(each.model_shape, mine.shape, batched):
             reshaped = "" if each.reshape is None else f", reshaped to {each.reshape}"
             raise ModelLoadFailed(
                 f"the configuration declares {kind} '{each.name}' as {each.datatype} {each.shape}{reshaped}; "
                 f"{file} has it as {mine.datatype} {mine.shape}{', batch included' if batched else ''}"
             )
-    return [structs.replace(each, optional=each.optional or found[each.name].optional) for each in declared]
+    return [
+        structs.replace(each, optional=each.optional or own_by_name[each.name].optional) for each in declared
+    ]
 
 
 def _without_batch(declared: TensorSpec, own: TensorSpec | None) -> TensorSpec:
-    """A declared tensor; of an input with a default without the batch dimension that Triton's form adds to every shape."""
+    """Return a declared tensor without the batch dimension that Triton adds, where the file's input is optional and has none."""
     if own is None or not own.optional or declared.shape != [-1, *own.shape]:
         return declared
     return structs.replace(declared, shape=own.shape)
 
 
-def _fits(declared: list[int], own: list[int], stack: bool) -> bool:
+def _shape_fits(declared: list[int], own: list[int], stack: bool) -> bool:
     if not own:
         return True
     inner = own[1:] if stack else own
     return len(declared) == len(inner) and all(
-        size in (-1, wanted) for wanted, size in zip(declared, inner, strict=True)
+        size in (-1, declared_size) for declared_size, size in zip(declared, inner, strict=True)
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from mooring.backends.answers import Results, answer, settle
+from mooring.backends.answers import SampleOutputs, build_response, to_output_arrays
 from mooring.backends.backend import Backend, run_sync
 from mooring.backends.reshaping import Reshaping
 from mooring.backends.samples import (
@@ -23,8 +23,8 @@ from mooring.backends.samples import (
     join_samples,
     split_outputs,
 )
-from mooring.backends.sequence_controls import check_id, filled
-from mooring.backends.uniform_batches import Batch, UniformBatches
+from mooring.backends.sequence_controls import check_sequence_id, fill_controls
+from mooring.backends.uniform_batches import UniformBatch, UniformBatches
 from mooring.codecs.bodies import NO_CLASSES, Classes
 from mooring.codecs.images import ImageSettings
 from mooring.codecs.nonfinite import writes_null
@@ -61,7 +61,7 @@ ModelOutput = Any
 One that waits returns an awaitable of the dict, or an asynchronous iterator.
 """
 
-Wanted = Sequence[tuple[Any, int]]
+ExplanationTargets = Sequence[tuple[Any, int]]
 """The targets of an explanation as they were sent, each with the rows it is for (``Sample.rows``)."""
 
 _TARGET = "target"
@@ -92,30 +92,30 @@ class TensorBackend(Backend):
     classes: Classes = NO_CLASSES
     # Other names that outputs may be asked for by.
     output_aliases: Mapping[str, str] = MappingProxyType({})
-    _alike: UniformBatches | None = None
+    _uniform_batches: UniformBatches | None = None
     _reshaping: Reshaping | None = None
     controls: Sequence[Control] = ()
     # Whether a call of the model asks ``cancelled`` if anybody still waits for what it does.
-    asks: bool = False
+    takes_cancelled: bool = False
     cancelled: Callable[[], bool] = staticmethod(lambda: False)
 
     @abc.abstractmethod
-    def open(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
+    def load_model(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
         """Load the model, and say what it takes and gives. Raises ``ModelLoadFailed``."""
 
     @abc.abstractmethod
     def predict(self, arrays: Arrays, parameters: Parameters) -> ModelOutput:
         """One call of the model. The arrays may be views of the request's memory, which must not be written to."""
 
-    def explain(self, arrays: Arrays, parameters: Parameters, wanted: Wanted) -> ModelOutput:
+    def explain(self, arrays: Arrays, parameters: Parameters, targets: ExplanationTargets) -> ModelOutput:
         """As ``predict``, for attributions by input. Raises ``Unsupported`` where the model has none."""
         if self.explainer is None:
             raise Unsupported(
                 f"model '{self.spec.name}' gives no explanations: name a method under [explain] in its configuration"
             )
-        return self.explainer.attribute(arrays, wanted, self.reader.limit)
+        return self.explainer.attribute(arrays, targets, self.reader.limit)
 
-    def signature(self, metadata: ModelMetadata) -> Signature:
+    def input_signature(self, metadata: ModelMetadata) -> Signature:
         """What the bodies of requests are decoded for."""
         return Signature.of(metadata.inputs, ImageSettings.of(self.spec.parameters))
 
@@ -123,15 +123,17 @@ class TensorBackend(Backend):
         """Open the model and keep what it declares."""
         self.spec = spec
         self.controls = spec.sequence.controls
-        metadata = self.open(spec, context)
+        metadata = self.load_model(spec, context)
         limit = max(1, spec.batching.max_batch_size)
         one_row = spec.batching.batch_dimension is True and limit == 1
-        self.reader = Reader(self.signature(metadata), spec.batching.mode, limit, self.joins, one_row=one_row)
+        self.reader = Reader(
+            self.input_signature(metadata), spec.batching.mode, limit, self.joins, one_row=one_row
+        )
         self._reshaping = Reshaping(metadata.inputs, metadata.outputs) or None
         self._declared = {output.name: output for output in metadata.outputs if output.datatype}
         # What of an answer is the same for all requests, put together once.
         self._answer = functools.partial(
-            answer,
+            build_response,
             labels_of=spec.labels_of,
             declared=self._declared,
             aliases=self.output_aliases,
@@ -139,24 +141,30 @@ class TensorBackend(Backend):
             null=self._writes_null(),
         )
         bfloat16 = any(output.datatype == "BF16" for output in metadata.outputs)
-        if self.plain and not bfloat16 and not self.controls and not self.asks and self.overlap is None:
-            self._alike = UniformBatches(self)
+        if (
+            self.plain
+            and not bfloat16
+            and not self.controls
+            and not self.takes_cancelled
+            and self.overlap is None
+        ):
+            self._uniform_batches = UniformBatches(self)
         if spec.explain:
-            self.explainer = self.explaining(metadata, context)
+            self.explainer = self.create_explainer(metadata, context)
         return metadata
 
-    def forget_layouts(self) -> None:
+    def clear_layouts(self) -> None:
         """Forget what requests mean on the fast path, since the reader has changed."""
-        if self._alike is not None:
-            self._alike = UniformBatches(self)
+        if self._uniform_batches is not None:
+            self._uniform_batches = UniformBatches(self)
 
-    def explaining(self, metadata: ModelMetadata, context: LoadContext) -> "Explainer":
+    def create_explainer(self, metadata: ModelMetadata, context: LoadContext) -> "Explainer":
         """What explains the model as its configuration says. Raises ``ModelLoadFailed``."""
-        from mooring.backends.explainers import BlackBoxModel, open_explainer
+        from mooring.backends.explainers import BlackBoxModel, build_explainer
 
-        return open_explainer(self.spec, metadata, BlackBoxModel(self, context.threads))
+        return build_explainer(self.spec, metadata, BlackBoxModel(self, context.threads))
 
-    def reading(self, operation: Operation) -> Reader:
+    def reader_for(self, operation: Operation) -> Reader:
         """What reads the requests of an operation."""
         if operation is not EXPLAIN or not self.takes_target:
             return self.reader
@@ -167,47 +175,49 @@ class TensorBackend(Backend):
 
     def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
         """Answer a batch; see ``Backend.infer``."""
-        batch = None if self._alike is None else self._alike.batch(requests)
+        batch = None if self._uniform_batches is None else self._uniform_batches.build_batch(requests)
         return (
-            run_sync(Run(self, requests, reply).outcomes())
+            run_sync(BatchRun(self, requests, reply).run())
             if batch is None
             else self._infer_uniform(batch, reply)
         )
 
-    async def answer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
+    async def infer_async(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
         """As ``infer``, for a model that waits."""
-        return await Run(self, requests, reply).outcomes()
+        return await BatchRun(self, requests, reply).run()
 
-    def _infer_uniform(self, batch: Batch, reply: Reply) -> Sequence[Outcome]:
-        """Answer requests that are alike on the fast path; ``Run`` answers where the model streams or its outputs do not fit."""
+    def _infer_uniform(self, batch: UniformBatch, reply: Reply) -> Sequence[Outcome]:
+        """Answer requests that are alike on the fast path; ``BatchRun`` answers where the model streams or its outputs do not fit."""
         try:
-            returned = self.call(INFER, batch.arrays, {})
+            returned = self.call_model(INFER, batch.arrays, {})
             if type(returned) is not dict and hasattr(returned, "__next__"):
-                return run_sync(Run(self, batch.requests, reply).outcomes(returned))
-            outputs = self.settle(INFER, returned)
-            return batch.answers(outputs) or run_sync(Run(self, batch.requests, reply).outcomes(returned))
+                return run_sync(BatchRun(self, batch.requests, reply).run(returned))
+            outputs = self.to_output_arrays(INFER, returned)
+            return batch.to_responses(outputs) or run_sync(
+                BatchRun(self, batch.requests, reply).run(returned)
+            )
         except MooringError as error:
             if len(batch.requests) > 1:
                 raise
             return [error]
 
-    def admit(self, name: str, rows: int) -> None:
+    def check_row_count(self, name: str, rows: int) -> None:
         """Raises ``InvalidInput`` for more rows than a request of v2 may have, of the model called so.
 
         Its clients make their batches themselves and expect a limit to hold, where the configuration sets one.
         """
         batching = self.spec.options.batching
-        most = batching.max_batch_size
-        if not batching.size_by_default and rows > most > 1:
+        limit = batching.max_batch_size
+        if not batching.size_by_default and rows > limit > 1:
             raise InvalidInput(
-                f"inference request batch-size must be <= {most} for '{name}', and is {rows}; send fewer rows"
+                f"inference request batch-size must be <= {limit} for '{name}', and is {rows}; send fewer rows"
             )
 
-    def respond(self, request: InferenceRequest, results: Results, rows: bool) -> InferenceResponse:
+    def to_response(self, request: InferenceRequest, results: SampleOutputs, rows: bool) -> InferenceResponse:
         """The response to one request, or to a piece of its stream."""
         if request.operation is not EXPLAIN:
             return self._answer(request, results, rows=rows)
-        return answer(
+        return build_response(
             request,
             results,
             rows=rows,
@@ -239,22 +249,22 @@ class TensorBackend(Backend):
             batched = self.spec.batching.batch_dimension
         return batched and (not shape or rank == len(shape))
 
-    def call(
-        self, operation: Operation, arrays: Arrays, parameters: Parameters, wanted: Wanted = ()
+    def call_model(
+        self, operation: Operation, arrays: Arrays, parameters: Parameters, targets: ExplanationTargets = ()
     ) -> ModelOutput:
         """Call the model's code; whatever it raises becomes a ``ModelFailed`` with its traceback."""
         try:
             if self._reshaping is not None:
-                arrays = self._reshaping.inputs(arrays)
+                arrays = self._reshaping.reshape_inputs(arrays)
             if operation is EXPLAIN:
-                return self.explain(arrays, parameters, wanted)
+                return self.explain(arrays, parameters, targets)
             return self.predict(arrays, parameters)
         except MooringError:
             raise
         except Exception as error:
-            raise failure(error) from error
+            raise to_model_failure(error) from error
 
-    def expect(self, request: InferenceRequest) -> None:
+    def check_requested_outputs(self, request: InferenceRequest) -> None:
         """Raises ``InvalidInput`` when the caller asks for an output that the model does not declare."""
         if request.outputs and self._declared and request.operation is INFER:
             for output in request.outputs:
@@ -263,13 +273,17 @@ class TensorBackend(Backend):
                         f"unexpected inference output '{output.name}' for model '{request.model}'"
                     )
 
-    def settle(self, operation: Operation, returned: ModelOutput) -> Arrays:
+    def to_output_arrays(self, operation: Operation, returned: ModelOutput) -> Arrays:
         """The arrays of one thing the model returned."""
         explained = operation is EXPLAIN
-        arrays = settle(returned, {} if explained else self._declared)
+        arrays = to_output_arrays(returned, {} if explained else self._declared)
         if self._reshaping is None:
             return arrays
-        return self._reshaping.attributions(arrays) if explained else self._reshaping.outputs(arrays)
+        return (
+            self._reshaping.reshape_attributions(arrays)
+            if explained
+            else self._reshaping.reshape_outputs(arrays)
+        )
 
 
 def _no_labels(_output: str) -> Mapping[str, Any]:
@@ -287,20 +301,20 @@ def _check_plain(request: InferenceRequest, aside: str) -> None:
             )
 
 
-def failure(error: Exception) -> ModelFailed:
+def to_model_failure(error: Exception) -> ModelFailed:
     """What the model's own code raised, as our error: its type and text, the traceback for the log."""
     kind = type(error).__name__
     # torch names its own error so, and it is no MemoryError.
-    short = isinstance(error, MemoryError) or kind == "OutOfMemoryError"
+    out_of_memory = isinstance(error, MemoryError) or kind == "OutOfMemoryError"
     detail = "".join(traceback.format_exception(error))
-    return (OutOfResources if short else ModelFailed)(f"{kind}: {error}", detail=detail)
+    return (OutOfResources if out_of_memory else ModelFailed)(f"{kind}: {error}", detail=detail)
 
 
-def _streams(returned: ModelOutput) -> bool:
+def _is_stream(returned: ModelOutput) -> bool:
     return hasattr(returned, "__next__") or hasattr(returned, "__anext__")
 
 
-async def _waited(returned: ModelOutput) -> ModelOutput:
+async def _await_output(returned: ModelOutput) -> ModelOutput:
     """What a model that waits gave; whatever it raises becomes a ``ModelFailed`` with its traceback."""
     if not hasattr(returned, "__await__"):
         return returned
@@ -309,15 +323,15 @@ async def _waited(returned: ModelOutput) -> ModelOutput:
     except MooringError:
         raise
     except Exception as error:
-        raise failure(error) from error
+        raise to_model_failure(error) from error
 
 
-async def _each(pieces: Iterator[ModelOutput]) -> AsyncIterator[ModelOutput]:
+async def _iterate_async(pieces: Iterator[ModelOutput]) -> AsyncIterator[ModelOutput]:
     for piece in pieces:
         yield piece
 
 
-class Run:
+class BatchRun:
     """One batch on its way through a model."""
 
     def __init__(self, backend: TensorBackend, requests: Sequence[InferenceRequest], reply: Reply) -> None:
@@ -333,38 +347,42 @@ class Run:
         self._pieces: dict[int, list[Arrays]] = {}
         self._streamed: set[int] = set()
 
-    async def outcomes(self, returned: ModelOutput = None) -> list[Outcome]:
+    async def run(self, returned: ModelOutput = None) -> list[Outcome]:
         """Run it; ``returned`` is what the model gave where it was called for all of them already.
 
         Raises what the model raised in a call that several requests shared.
         """
-        self._read()
-        fit = [sample for samples in self._samples for sample in samples]
-        for samples in group_samples(fit, self._limit):
+        self._read_requests()
+        readable = [sample for samples in self._samples for sample in samples]
+        for samples in group_samples(readable, self._limit):
             try:
-                await (self._call(samples) if returned is None else self._take(samples, returned))
+                await (
+                    self._run_samples(samples)
+                    if returned is None
+                    else self._collect_output(samples, returned)
+                )
             except MooringError as error:
                 if len({sample.request for sample in samples}) > 1:
                     raise
                 self._errors.setdefault(samples[0].request, error)
-        return [self._outcome(index) for index in range(len(self._requests))]
+        return [self._outcome_of(index) for index in range(len(self._requests))]
 
-    def _read(self) -> None:
+    def _read_requests(self) -> None:
         """No model code runs for a request that is at fault itself."""
-        reader = self._backend.reading(self._operation)
+        reader = self._backend.reader_for(self._operation)
         for index, request in enumerate(self._requests):
             samples: list[Sample] = []
             rows = False
             try:
                 if request.operation is DESCRIBE:
                     raise Unsupported(f"model '{request.model}' has no description of its own")
-                samples, rows = reader.read(index, request)
+                samples, rows = reader.read_samples(index, request)
                 if request.parameters and not self._backend.takes_values:
                     _check_plain(request, reader.signature.aside)
-                self._backend.expect(request)
+                self._backend.check_requested_outputs(request)
                 if request.form is TENSORS:
-                    self._backend.admit(request.model, samples[0].rows)
-                check_id(self._backend.controls, request)
+                    self._backend.check_row_count(request.model, samples[0].rows)
+                check_sequence_id(self._backend.controls, request)
             except MooringError as error:
                 self._errors[index] = error
                 samples = []
@@ -373,51 +391,53 @@ class Run:
             self._samples.append(samples)
             self._rows.append(rows)
 
-    async def _call(self, samples: list[Sample]) -> None:
+    async def _run_samples(self, samples: list[Sample]) -> None:
         """One call of the model, or for a sample of too many rows as many as it takes."""
         explained = self._operation is EXPLAIN
         # An explainer keeps to the limit itself, since its targets may be one for each row.
         if samples[0].rows > self._limit and not (explained and not self._backend.explains_itself):
-            self._pieces[id(samples[0])] = [await self._call_in_parts(samples[0])]
+            self._pieces[id(samples[0])] = [await self._run_in_parts(samples[0])]
             return
-        wanted = [(sample.target, sample.rows) for sample in samples] if explained else ()
-        returned = self._ask(join_samples(samples), samples, wanted)
+        targets = [(sample.target, sample.rows) for sample in samples] if explained else ()
+        returned = self._call_backend(join_samples(samples), samples, targets)
         if self._backend.overlap is not None:
-            returned = await _waited(returned)
-        await self._take(samples, returned)
+            returned = await _await_output(returned)
+        await self._collect_output(samples, returned)
 
-    def _ask(self, arrays: Arrays, samples: list[Sample], wanted: Wanted) -> ModelOutput:
+    def _call_backend(
+        self, arrays: Arrays, samples: list[Sample], targets: ExplanationTargets
+    ) -> ModelOutput:
         """What the model gives for the rows of these samples, at once or to be waited for."""
         backend = self._backend
-        if backend.asks:
-            backend.cancelled = functools.partial(self._withdrawn, samples)
-        arrays = self._controlled(arrays, samples)
-        return backend.call(self._operation, arrays, samples[0].parameters, wanted)
+        if backend.takes_cancelled:
+            backend.cancelled = functools.partial(self._is_cancelled, samples)
+        arrays = self._with_controls(arrays, samples)
+        return backend.call_model(self._operation, arrays, samples[0].parameters, targets)
 
-    async def _take(self, samples: list[Sample], returned: ModelOutput) -> None:
-        if _streams(returned):
-            await self._stream(samples, returned)
+    async def _collect_output(self, samples: list[Sample], returned: ModelOutput) -> None:
+        if _is_stream(returned):
+            await self._stream_pieces(samples, returned)
         else:
-            self._keep(samples, self._split(samples, returned))
+            self._store_outputs(samples, self._split_outputs(samples, returned))
 
-    async def _call_in_parts(self, sample: Sample) -> Arrays:
+    async def _run_in_parts(self, sample: Sample) -> Arrays:
         parts: list[Arrays] = []
         for start in range(0, sample.rows, self._limit):
             end = min(start + self._limit, sample.rows)
             arrays = {name: array[start:end] for name, array in sample.arrays.items()}
             part = Sample(sample.request, arrays, end - start, parameters=sample.parameters)
-            returned = self._ask(arrays, [part], [(sample.target, end - start)])
+            returned = self._call_backend(arrays, [part], [(sample.target, end - start)])
             if self._backend.overlap is not None:
-                returned = await _waited(returned)
-            if _streams(returned):
+                returned = await _await_output(returned)
+            if _is_stream(returned):
                 raise Unsupported(f"the model streams; send at most {self._limit} rows in a request")
-            parts += self._split([part], returned)
+            parts += self._split_outputs([part], returned)
         try:
             return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         except (KeyError, ValueError) as error:
             raise InvalidOutput(f"the outputs of one request's rows do not fit together: {error}") from None
 
-    def _controlled(self, arrays: Arrays, samples: list[Sample]) -> Arrays:
+    def _with_controls(self, arrays: Arrays, samples: list[Sample]) -> Arrays:
         """The inputs of a call, and where the model wants to know which sequence each row belongs to, that."""
         controls = self._backend.controls
         if not controls:
@@ -426,31 +446,31 @@ class Run:
             self._requests[sample.request].sequence for sample in samples for _ in range(max(sample.rows, 1))
         ]
         first = samples[0]
-        batched = first.rows > 0 or first.lifted or self._backend.spec.batching.batch_dimension is True
-        return {**arrays, **filled(controls, steps, batched=batched)}
+        batched = first.rows > 0 or first.batch_added or self._backend.spec.batching.batch_dimension is True
+        return {**arrays, **fill_controls(controls, steps, batched=batched)}
 
-    def _split(self, samples: list[Sample], returned: ModelOutput) -> list[Arrays]:
-        return split_outputs(self._backend.settle(self._operation, returned), samples)
+    def _split_outputs(self, samples: list[Sample], returned: ModelOutput) -> list[Arrays]:
+        return split_outputs(self._backend.to_output_arrays(self._operation, returned), samples)
 
-    def _keep(self, samples: list[Sample], outputs: list[Arrays]) -> None:
+    def _store_outputs(self, samples: list[Sample], outputs: list[Arrays]) -> None:
         for sample, arrays in zip(samples, outputs, strict=True):
             self._pieces.setdefault(id(sample), []).append(arrays)
 
-    async def _stream(self, samples: list[Sample], returned: ModelOutput) -> None:
+    async def _stream_pieces(self, samples: list[Sample], returned: ModelOutput) -> None:
         """Every piece is sent when it is there: nobody waits for a second token to see the first."""
         empty = True
-        async with aclosing(self._guarded(samples, returned)) as pieces:
+        async with aclosing(self._iterate_pieces(samples, returned)) as pieces:
             async for piece in pieces:
                 empty = False
-                outputs = self._split(samples, piece)
-                self._emit(samples, outputs)
+                outputs = self._split_outputs(samples, piece)
+                self._emit_pieces(samples, outputs)
                 for sample, arrays in zip(samples, outputs, strict=True):
                     if self._rows[sample.request]:
-                        self._keep([sample], [arrays])
+                        self._store_outputs([sample], [arrays])
         if empty:
-            self._keep_nothing(samples)
+            self._end_empty_stream(samples)
 
-    def _keep_nothing(self, samples: list[Sample]) -> None:
+    def _end_empty_stream(self, samples: list[Sample]) -> None:
         """A stream without a piece is an answer where the model may give none."""
         if not self._backend.spec.decoupled:
             raise InvalidOutput(
@@ -460,39 +480,39 @@ class Run:
             self._streamed.add(sample.request)
             self._pieces.setdefault(id(sample), [])
 
-    async def _guarded(
+    async def _iterate_pieces(
         self, samples: list[Sample], returned: ModelOutput
     ) -> AsyncGenerator[ModelOutput, None]:
         """The pieces, until the model raises or nobody waits any more."""
         try:
-            async for piece in returned if hasattr(returned, "__anext__") else _each(returned):
+            async for piece in returned if hasattr(returned, "__anext__") else _iterate_async(returned):
                 yield piece
-                if self._withdrawn(samples):
+                if self._is_cancelled(samples):
                     raise RequestCancelled("nobody waits for the rest of the stream")
         except MooringError:
             raise
         except Exception as error:
-            raise failure(error) from error
+            raise to_model_failure(error) from error
         finally:
             if hasattr(returned, "aclose"):
                 await returned.aclose()
             elif hasattr(returned, "close"):
                 returned.close()
 
-    def _withdrawn(self, samples: list[Sample]) -> bool:
+    def _is_cancelled(self, samples: list[Sample]) -> bool:
         """Whether nobody waits for any of these any more."""
         return all(self._reply.cancelled(sample.request) for sample in samples)
 
-    def _emit(self, samples: list[Sample], outputs: list[Arrays]) -> None:
+    def _emit_pieces(self, samples: list[Sample], outputs: list[Arrays]) -> None:
         for sample, arrays in zip(samples, outputs, strict=True):
             self._streamed.add(sample.request)
             # An answer to instances is whole: a prediction is the list of its pieces.
             if not self._rows[sample.request]:
-                piece = self._respond(sample.request, [(sample, [arrays])])
+                piece = self._build_response(sample.request, [(sample, [arrays])])
                 piece.final = False
                 self._reply.emit(sample.request, piece)
 
-    def _outcome(self, index: int) -> Outcome:
+    def _outcome_of(self, index: int) -> Outcome:
         error = self._errors.get(index)
         if error is not None:
             return error
@@ -500,11 +520,11 @@ class Run:
             return InferenceResponse([])  # every piece is there already; this says that it was the last
         results = [(sample, self._pieces[id(sample)]) for sample in self._samples[index]]
         try:
-            return self._respond(index, results)
-        except MooringError as late:
-            return late
+            return self._build_response(index, results)
+        except MooringError as invalid:
+            return invalid
 
-    def _respond(self, index: int, results: Results) -> InferenceResponse:
+    def _build_response(self, index: int, results: SampleOutputs) -> InferenceResponse:
         request = self._requests[index]
-        response = self._backend.respond(request, results, self._rows[index])
+        response = self._backend.to_response(request, results, self._rows[index])
         return encode_outputs(request, response, self._backend, self._backend.spec.options.handler.json_nan)

@@ -1,9 +1,9 @@
-"""The fast path through a tensor model, for batches of requests that are alike.
+"""The fast path through a tensor model, for batches of requests of one layout.
 
-Most requests are alike: numbers under the same names, in the same types and shapes, with nothing asked but the answer or
-some of its outputs as they are. What they mean to the model is worked out once, by the general way (samples.py), and
-kept. Then a batch is one copy from bytes to arrays, a call, and one copy back; large arrays of a lone request are not
-copied at all. Everything else takes the general way, and so does what is wrong: no request is refused here.
+Most requests are numbers under the same names, in the same types and shapes, and ask for nothing but the outputs, or some
+of them. Their meaning for the model is worked out once by the general way (samples.py) and kept as a ``BatchLayout``. Then a
+batch is one copy from bytes to arrays, a call, and one copy back; large arrays of a lone request are not copied at all.
+All other requests take the general way, and so do wrong ones: no request is ever refused here.
 """
 
 from collections.abc import Sequence
@@ -39,65 +39,65 @@ _NAMES = {dtype: name for name, dtype in NUMPY_TYPES.items() if name != "BF16"}
 
 
 class BatchLayout(msgspec.Struct, frozen=True):
-    """How requests of one kind become the arrays of a call: name, type, shape and bytes of every input.
+    """How requests of one key become the arrays of a call: name, type, shape and bytes of every input.
 
-    ``rows`` and ``lifted`` are the sample's. ``outputs`` are the names of those asked for, None where all are,
-    ``binary`` those which are not wanted as JSON however large they are, None where none is, and ``whole`` those
-    without a batch dimension. With ``typed`` large outputs go into the contents fields of gRPC.
+    ``rows`` and ``batch_added`` are the sample's. ``outputs`` are the names of the requested outputs, None for all. ``binary``
+    are those that are never written as JSON, however large; None where no output is. ``unbatched_outputs`` have no batch
+    dimension. With ``typed`` large outputs go into the contents fields of gRPC.
     """
 
     inputs: list[tuple[str, np.dtype[Any], tuple[int, ...], int]]
     rows: int
-    lifted: bool
+    batch_added: bool
     outputs: list[str] | None
     binary: frozenset[str] | None
-    whole: frozenset[str]
+    unbatched_outputs: frozenset[str]
     typed: bool
 
 
-class Model(Protocol):
-    """What is called."""
+class TensorModel(Protocol):
+    """The model that is called; ``TensorBackend`` is one."""
 
     reader: Reader
 
-    def admit(self, name: str, rows: int) -> None:
-        """Raises ``InvalidInput`` for more rows than a request may have."""
+    def check_row_count(self, name: str, rows: int) -> None:
+        """Raise ``InvalidInput`` for more rows than a request may have."""
 
-    def expect(self, request: InferenceRequest) -> None:
-        """Raises ``InvalidInput`` for an output that there is not."""
+    def check_requested_outputs(self, request: InferenceRequest) -> None:
+        """Raise ``InvalidInput`` for a requested output that the model does not declare."""
 
-    def call(self, operation: Operation, arrays: Arrays, parameters: Parameters) -> Any:
+    def call_model(self, operation: Operation, arrays: Arrays, parameters: Parameters) -> Any:
         """Call the model's code."""
 
-    def settle(self, operation: Operation, returned: Any) -> Arrays:
-        """The arrays of what it returned."""
+    def to_output_arrays(self, operation: Operation, returned: Any) -> Arrays:
+        """Return the arrays by name in what the model returned."""
 
 
-class Batch(msgspec.Struct):
-    """Requests that are alike, and what the model is called with for all of them."""
+class UniformBatch(msgspec.Struct):
+    """Requests of one layout, and the arrays with which the model is called for all of them."""
 
     requests: Sequence[InferenceRequest]
     layout: BatchLayout
     arrays: Arrays
 
-    def answers(self, outputs: Arrays) -> list[InferenceResponse] | None:
-        """The outputs as everyone's answers; None where the general way must make them or refuse to."""
+    def to_responses(self, outputs: Arrays) -> list[InferenceResponse] | None:
+        """Return the response to each request; None where the general way must build or refuse them."""
         count, layout = len(self.requests), self.layout
-        rows = count * layout.rows or count * layout.lifted
+        rows = count * layout.rows or count * layout.batch_added
         responses = [InferenceResponse([]) for _ in range(count)]
         for name in outputs if layout.outputs is None else layout.outputs:
             if name not in outputs:
                 return None
             array = outputs[name]
             datatype, shape = _NAMES.get(array.dtype), list(array.shape)
-            if datatype is None or (rows and (shape[:1] != [rows] or name in layout.whole)):
+            if datatype is None or (rows and (shape[:1] != [rows] or name in layout.unbatched_outputs)):
                 return None
             if array.nbytes > _MAX_COPIED_BYTES * count:
                 if layout.typed or (layout.binary is not None and name not in layout.binary):
                     return None
-                self._lend(name, array, responses)
+                self._add_large_output(name, array, responses)
                 continue
-            if layout.lifted:
+            if layout.batch_added:
                 del shape[0]
             elif count > 1:
                 shape[0] = layout.rows
@@ -108,11 +108,11 @@ class Batch(msgspec.Struct):
                 response.outputs.append(Tensor(name, datatype, shape, part))
         return responses
 
-    def _lend(self, name: str, array: Array, responses: list[InferenceResponse]) -> None:
-        """Everyone's part of a large output, where it lies."""
+    def _add_large_output(self, name: str, array: Array, responses: list[InferenceResponse]) -> None:
+        """Add each request's part of a large output, as a view."""
         each = self.layout.rows
         for index, response in enumerate(responses):
-            if self.layout.lifted:
+            if self.layout.batch_added:
                 part = array[index, ...]
             else:
                 part = array if len(responses) == 1 else array[index * each : (index + 1) * each]
@@ -120,25 +120,25 @@ class Batch(msgspec.Struct):
 
 
 class UniformBatches:
-    """Recognizes batches of requests that are alike, for one model."""
+    """Recognizes batches of requests of one layout, for one model."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: TensorModel) -> None:
         self._model = model
         self._layouts: dict[BatchKey, BatchLayout | None] = {}
 
-    def batch(self, requests: Sequence[InferenceRequest]) -> Batch | None:
-        """The arrays to call the model with for these; None where they must take the general way."""
+    def build_batch(self, requests: Sequence[InferenceRequest]) -> UniformBatch | None:
+        """Return the batch of these requests; None where they must take the general way."""
         first = requests[0]
-        kind = batch_key(first)
-        if kind is None:
+        key = batch_key(first)
+        if key is None:
             return None
-        layout = self._layouts[kind] if kind in self._layouts else self._add_layout(kind, first)
+        layout = self._layouts[key] if key in self._layouts else self._add_layout(key, first)
         if layout is None:
             return None
         count = len(requests)
         if count > 1 and not (
             0 < count * layout.rows <= self._model.reader.limit
-            and all(batch_key(request) == kind for request in requests)
+            and all(batch_key(request) == key for request in requests)
         ):
             return None
         arrays: Arrays = {}
@@ -154,19 +154,22 @@ class UniformBatches:
             # A model may write to these arrays: they are no request's memory.
             if size > _MAX_COPIED_BYTES:
                 # With memory of its own, or a model would have to copy it once more.
-                arrays[name] = joined = np.empty(whole, dtype)
-                _copy_parts(joined, parts)
+                arrays[name] = joined_array = np.empty(whole, dtype)
+                _copy_parts(joined_array, parts)
             else:
                 arrays[name] = np.ndarray(whole, dtype, bytearray().join(map(view_of, parts)))
-        return Batch(requests, layout, arrays)
+        return UniformBatch(requests, layout, arrays)
 
-    def _add_layout(self, kind: BatchKey, request: InferenceRequest) -> BatchLayout | None:
-        """Keep what the general way makes of such a request. Where that finds a fault nothing is kept: it will say so again."""
+    def _add_layout(self, key: BatchKey, request: InferenceRequest) -> BatchLayout | None:
+        """Work out the layout of such a request by the general way, and keep it; None where it must take the general way.
+
+        An invalid request is not kept, so that its error is made anew each time.
+        """
         model = self._model
         try:
-            (sample,), _ = model.reader.read(0, request)
-            model.expect(request)
-            model.admit(request.model, sample.rows)
+            (sample,), _ = model.reader.read_samples(0, request)
+            model.check_requested_outputs(request)
+            model.check_row_count(request.model, sample.rows)
         except InvalidInput:
             return None
         inputs = [
@@ -174,30 +177,30 @@ class UniformBatches:
             for name, array in sample.arrays.items()
             if array.nbytes and array.dtype in _NAMES
         ]
-        fits = len(inputs) == len(request.inputs) and sample.rows <= model.reader.limit
-        asked = request.outputs
-        names = None if asked is None else [output.name for output in asked]
-        binary = frozenset(output.name for output in asked or () if output.parameters)
+        is_uniform = len(inputs) == len(request.inputs) and sample.rows <= model.reader.limit
+        requested = request.outputs
+        names = None if requested is None else [output.name for output in requested]
+        binary = frozenset(output.name for output in requested or () if output.parameters)
         layout = (
             BatchLayout(
                 inputs,
                 sample.rows,
-                sample.lifted,
+                sample.batch_added,
                 names,
                 binary if request.json_writer is SERVER else None,
-                model.reader.whole,
+                model.reader.unbatched_outputs,
                 bool(request.layout),
             )
-            if fits
+            if is_uniform
             else None
         )
         if len(self._layouts) < _MAX_LAYOUTS:
-            self._layouts[kind] = layout
+            self._layouts[key] = layout
         return layout
 
 
-def _copy_parts(joined: Array, parts: Sequence[Payload]) -> None:
-    raw, at = joined.reshape(-1).view(np.uint8).data, 0
+def _copy_parts(joined_array: Array, parts: Sequence[Payload]) -> None:
+    raw, at = joined_array.reshape(-1).view(np.uint8).data, 0
     for part in parts:
         end = at + len(part)
         raw[at:end] = view_of(part)
@@ -205,21 +208,21 @@ def _copy_parts(joined: Array, parts: Sequence[Payload]) -> None:
 
 
 def batch_key(request: InferenceRequest) -> BatchKey | None:
-    """None for a request that asks for more than its outputs as they are, or whose inputs are no numbers."""
+    """Return what requests of one layout have in common; None for a request that must take the general way."""
     if request.form is not TENSORS or request.operation is not INFER or request.parameters or request.path:
         return None
     if request.body is not None or request.json_writer is WORKER:
         return None
-    kind: BatchKey = (request.json_writer, request.layout)
+    key: BatchKey = (request.json_writer, request.layout)
     if request.outputs is not None:
         for output in request.outputs:
             if output.parameters and output.parameters != _BINARY:
                 return None
-            kind = (*kind, (output.name, bool(output.parameters)))
+            key = (*key, (output.name, bool(output.parameters)))
     for tensor in request.inputs:
         if (type(tensor.data) is not bytes and type(tensor.data) is not Buffer) or tensor.parameters:
             return None
         if tensor.datatype == "BF16" or tensor.packed:
             return None
-        kind = (*kind, tensor.name, tensor.datatype, *tensor.shape)
-    return kind
+        key = (*key, tensor.name, tensor.datatype, *tensor.shape)
+    return key

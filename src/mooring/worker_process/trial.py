@@ -45,9 +45,9 @@ def run_trial(control: socket.socket, model: Preloaded | None) -> None:
     try:
         result = _find_result(order, model)
     except MooringError as error:
-        result = trial.undecided(line_of(error))
+        result = trial.undecided_joining(line_of(error))
     except MemoryError:
-        result = trial.undecided("the trial had too little memory")
+        result = trial.undecided_joining("the trial had too little memory")
     with suppress(BrokenPipeError, ConnectionResetError):
         control.sendall(msgspec.msgpack.encode(result))
 

@@ -31,12 +31,12 @@ values = st.recursive(
 @example({"null": [None, math.nan]})
 @example(2**64)
 def test_an_answer_has_the_bytes_of_json_dumps_with_indent_two(value):
-    assert json_text.dump(value) == json.dumps(value, indent=2).encode()
+    assert json_text.dump_indented(value) == json.dumps(value, indent=2).encode()
 
 
 @given(st.lists(st.floats()))
 def test_every_float_is_written_as_python_writes_it(numbers):
-    assert json_text.dump(numbers) == json.dumps(numbers, indent=2).encode()
+    assert json_text.dump_indented(numbers) == json.dumps(numbers, indent=2).encode()
 
 
 @given(values)
@@ -51,7 +51,7 @@ def test_compact_json_reads_back_as_what_json_would_have_kept(value):
 @example([12345678901234567890, -9999999999999999999, 10**30])
 def test_a_body_reads_as_json_loads_reads_it(value):
     text = json.dumps(value)
-    assert repr(json_text.load(text.encode())) == repr(json.loads(text))
+    assert repr(json_text.load_json(text.encode())) == repr(json.loads(text))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_body_reads_as_json_loads_reads_it(value):
     ],
 )
 def test_what_orjson_refuses_or_reads_otherwise_is_read_by_json(text):
-    assert repr(json_text.load(text)) == repr(json.loads(text))
+    assert repr(json_text.load_json(text)) == repr(json.loads(text))
 
 
 @given(st.binary())
@@ -77,31 +77,31 @@ def test_bytes_are_json_exactly_when_json_says_so(text):
         expected = json.loads(text)
     except ValueError:
         with pytest.raises(ValueError):
-            json_text.load(text)
+            json_text.load_json(text)
     else:
-        assert repr(json_text.load(text)) == repr(expected)
+        assert repr(json_text.load_json(text)) == repr(expected)
 
 
 def test_a_borrowed_buffer_is_read_like_bytes():
-    assert json_text.load(Buffer(memoryview(b'{"a": [1]}'))) == {"a": [1]}
+    assert json_text.load_json(Buffer(memoryview(b'{"a": [1]}'))) == {"a": [1]}
 
 
 def test_nesting_without_end_is_no_json_rather_than_a_crash():
     with pytest.raises(ValueError):
-        json_text.load(b"[" * 100_000)
+        json_text.load_json(b"[" * 100_000)
 
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), b"bytes", [{"a": {1}}], {(1, 2): 3}])
 def test_what_json_cannot_hold_is_refused(value):
     with pytest.raises(TypeError):
-        json_text.dump(value)
+        json_text.dump_indented(value)
 
 
 def test_a_list_that_holds_itself_is_refused():
     endless = []
     endless.append(endless)
     with pytest.raises(ValueError):
-        json_text.dump(endless)
+        json_text.dump_indented(endless)
 
 
 class Color(enum.Enum):
@@ -109,5 +109,5 @@ class Color(enum.Enum):
 
 
 def test_an_enum_is_its_value_whatever_stands_beside_it():
-    assert json.loads(json_text.dump([Color.RED])) == ["red"]
-    assert json.loads(json_text.dump([Color.RED, None])) == ["red", None]
+    assert json.loads(json_text.dump_indented([Color.RED])) == ["red"]
+    assert json.loads(json_text.dump_indented([Color.RED, None])) == ["red", None]

@@ -25,13 +25,13 @@ _batch: ContextVar[_Batch] = ContextVar("batch")
 
 
 def _of_batch(name: str) -> Any:
-    def get(_context: Context) -> Any:
+    def get_value(_context: Context) -> Any:
         return getattr(_batch.get(_NONE), name)
 
-    def put(_context: Context, value: Any) -> None:
+    def set_value(_context: Context, value: Any) -> None:
         setattr(_batch.get(_NONE), name, value)
 
-    return property(get, put)
+    return property(get_value, set_value)
 
 
 class ConcurrentContext(Context):
@@ -42,25 +42,27 @@ class ConcurrentContext(Context):
     _sender = _of_batch("_sender")
     _processors = _of_batch("_processors")
 
-    def begin(
+    def begin_batch(
         self, requests: Sequence[InferenceRequest], ids: dict[int, str], sender: PieceSender | None = None
     ) -> None:
         _batch.set(_Batch())
-        super().begin(requests, ids, sender)
+        super().begin_batch(requests, ids, sender)
 
 
 _NONE = _Batch()
 
 
-def settle(loop: asyncio.AbstractEventLoop, call: Callable[[Context], Any], context: Context) -> None:
+def run_initialize(
+    loop: asyncio.AbstractEventLoop, initialize_handler: Callable[[Context], Any], context: Context
+) -> None:
     """Call it while the loop runs, as libraries expect that make tasks of their own, and wait for what it returns."""
 
-    async def called() -> None:
-        returned = call(context)
+    async def initialize() -> None:
+        returned = initialize_handler(context)
         if inspect.isawaitable(returned):
             await returned
         elif hasattr(returned, "__anext__"):  # a handler that yields is initialized by its first step
             await anext(returned, None)
             await returned.aclose()
 
-    loop.run_until_complete(called())
+    loop.run_until_complete(initialize())

@@ -16,7 +16,7 @@ from mooring.backends.handler.context import Context, PieceSender
 from mooring.backends.handler.continuous import HandlerSteps
 from mooring.backends.handler.entry import Handle, find_handler, prepare_imports
 from mooring.backends.handler.envelopes import ENVELOPES
-from mooring.backends.handler.faults import fault_of, summary
+from mooring.backends.handler.faults import fault_of, summarize_error
 from mooring.backends.handler.forms import (
     BodyForm,
     EnvelopeForm,
@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 
 _FIRST = range(1)
 # Stands for the result of a row whose pieces have all been sent.
-_STREAMED = object()
+_ALL_SENT = object()
 
 
 class HandlerBackend(Backend):
@@ -69,12 +69,12 @@ class HandlerBackend(Backend):
         model_dir = real_path(Path(spec.location))
         if not model_dir.is_dir():
             raise ModelLoadFailed(f"the model's folder '{spec.location}' is not there", model=spec.name)
-        self._forms = _forms_of(spec)
+        self._forms = _choose_forms(spec)
         self._plain = BodyForm(decode=spec.handler.decode_input)
         self._instances = self._forms[INSTANCES]
         self._body = None if spec.handler.envelope else self._plain
         self._max_rows = max(spec.batching.max_batch_size, 1)
-        self._metrics = _store_of(spec, model_dir)
+        self._metrics = _create_store(spec, model_dir)
         os.environ.setdefault("TS_DECODE_INPUT_REQUEST", str(spec.handler.decode_input).lower())
         for name, header in zip(
             ("ID", "START", "END"), msgspec.structs.astuple(spec.sequence.headers), strict=True
@@ -83,7 +83,7 @@ class HandlerBackend(Backend):
         os.chdir(model_dir)
         prepare_imports(model_dir, spec.packages, spec.venv)
         _limit_threads(context.threads)
-        self._initialize(spec, context, model_dir)
+        self._initialize_handler(spec, context, model_dir)
         _limit_threads(context.threads)
         return ModelMetadata(
             name=spec.name,
@@ -93,36 +93,38 @@ class HandlerBackend(Backend):
             outputs=spec.outputs,
         )
 
-    def _initialize(self, spec: ModelSpec, context: LoadContext, model_dir: Path) -> None:
+    def _initialize_handler(self, spec: ModelSpec, context: LoadContext, model_dir: Path) -> None:
         """Find the handler and let it load its model, on the event loop that it will run on if it needs one."""
         try:
             entry = find_handler(
                 spec.entry or str(spec.manifest.get("model", {}).get("handler", "")), model_dir
             )
-            given = (spec, context, str(model_dir), self._metrics)
-            if entry.asynchronous and spec.batching.stepwise:
+            context_arguments = (spec, context, str(model_dir), self._metrics)
+            if entry.is_asynchronous and spec.batching.stepwise:
                 raise ModelLoadFailed(
                     "continuousBatching calls a handler step by step, and this one is a coroutine function: "
                     "make handle a plain function, or take continuousBatching out of model-config.yaml"
                 )
-            if entry.asynchronous:
-                from mooring.backends.handler.asynchronous import ConcurrentContext, settle
+            if entry.is_asynchronous:
+                from mooring.backends.handler.asynchronous import ConcurrentContext, run_initialize
                 from mooring.backends.overlapping import Overlapping
 
-                self._context = _context_of(ConcurrentContext, *given)
-                self.overlap = Overlapping(self._answer_listening)
-                settle(self.overlap.loop, entry.initialize, self._context)
+                self._context = _create_context(ConcurrentContext, *context_arguments)
+                self.overlap = Overlapping(self._infer_async)
+                run_initialize(self.overlap.loop, entry.initialize, self._context)
             else:
-                self._context = _context_of(Context, *given)
+                self._context = _create_context(Context, *context_arguments)
                 entry.initialize(self._context)
-            self._asynchronous = entry.asynchronous
+            self._asynchronous = entry.is_asynchronous
             self._handle = entry.handle
         except ModelLoadFailed:
             raise
         except Exception as error:  # the handler's own code
-            raise ModelLoadFailed(summary(error), model=spec.name, detail=traceback.format_exc()) from error
+            raise ModelLoadFailed(
+                summarize_error(error), model=spec.name, detail=traceback.format_exc()
+            ) from error
         if spec.batching.stepwise:
-            self.overlap = HandlerSteps(self._call, self._context, self._forms, self._metrics)
+            self.overlap = HandlerSteps(self._call_handler, self._context, self._forms, self._metrics)
 
     def close(self) -> None:
         """Let go of the event loop, if there is one."""
@@ -131,7 +133,7 @@ class HandlerBackend(Backend):
 
     def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
         """Answer a batch; the handler sees all of its rows at once, unless it is asked for more than predictions."""
-        self._metrics.listen(reply.metric)
+        self._metrics.set_listener(reply.metric)
         body = self._body
         if body is not None and requests[0].operation is INFER:
             for request in requests:
@@ -149,19 +151,19 @@ class HandlerBackend(Backend):
     ) -> Sequence[Outcome]:
         """The fast path: one row per request."""
         if len(requests) == 1:
-            return self._infer_row(body, [body.row(requests[0])], requests, reply)
-        data = [body.row(request) for request in requests]
+            return self._infer_row(body, [body.to_row(requests[0])], requests, reply)
+        data = [body.to_row(request) for request in requests]
         ids = {index: request.id for index, request in enumerate(requests)}
         sender = PieceSender(reply, body, requests, range(len(requests)))
-        results = as_results(self._call(data, requests, ids, sender), len(data))
-        heads = self._context.heads()
+        results = as_results(self._call_handler(data, requests, ids, sender), len(data))
+        heads = self._context.response_heads()
         if heads is None:
             return [
-                self._answer(body, request, [result], None)
+                self._build_outcome(body, request, [result], None)
                 for request, result in zip(requests, results, strict=True)
             ]
         return [
-            self._answer(body, request, [result], head)
+            self._build_outcome(body, request, [result], head)
             for request, result, head in zip(requests, results, heads, strict=True)
         ]
 
@@ -172,7 +174,7 @@ class HandlerBackend(Backend):
         form = self._instances
         if request.body is None and not request.inputs[0].packed:
             try:
-                rows = form.rows(request)
+                rows = form.to_rows(request)
             except MooringError as error:
                 return [error]
             return self._infer_row(form, rows, requests, reply)
@@ -184,26 +186,24 @@ class HandlerBackend(Backend):
         """One request of one row, which is what most models take at a time."""
         (request,) = requests
         sender = PieceSender(reply, form, requests, _FIRST)
-        results = as_results(self._call(rows, requests, {0: request.id}, sender), 1)
-        heads = self._context.heads()
-        return [self._answer(form, request, results, heads[0] if heads else None)]
+        results = as_results(self._call_handler(rows, requests, {0: request.id}, sender), 1)
+        heads = self._context.response_heads()
+        return [self._build_outcome(form, request, results, heads[0] if heads else None)]
 
-    async def _answer_listening(
-        self, requests: Sequence[InferenceRequest], reply: Reply
-    ) -> Sequence[Outcome]:
-        self._metrics.listen(reply.metric)
+    async def _infer_async(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
+        self._metrics.set_listener(reply.metric)
         return await self._infer_forms(requests, reply)
 
     async def _infer_forms(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
         """As ``infer``, for requests of any form; it only ever waits where the handler does."""
         outcomes: dict[int, Outcome] = {}
-        together: dict[Form, list[_Share]] = {}
+        together: dict[Form, list[_RequestRows]] = {}
         for index, request in enumerate(requests):
             # A description is asked of the handler itself: there is no body for an envelope to look into.
             describing = request.operation is Operation.DESCRIBE
             form = self._plain if describing else self._forms[request.form]
             try:
-                share = _Share(index, request, form.rows(request))
+                share = _RequestRows(index, request, form.to_rows(request))
             except MooringError as error:
                 outcomes[index] = error
                 continue
@@ -215,7 +215,7 @@ class HandlerBackend(Backend):
             outcomes.update(await self._infer_together(self._forms[kind], shares, reply))
         return [outcomes[index] for index in range(len(requests))]
 
-    async def _infer_alone(self, form: RowForm, share: "_Share", reply: Reply) -> Outcome:
+    async def _infer_alone(self, form: RowForm, share: "_RequestRows", reply: Reply) -> Outcome:
         """One request by itself: all of it in a joint form, else a row at a time (an explanation is of one row)."""
         size = len(share.rows) if form.joint else 1
         results: list[Any] = []
@@ -228,10 +228,10 @@ class HandlerBackend(Backend):
                 head = head or (heads[0] if heads else None)
         except Exception as error:  # the handler's own code
             return fault_of(error)
-        return self._answer(form, share.request, results, head)
+        return self._build_outcome(form, share.request, results, head)
 
     async def _infer_together(
-        self, form: RowForm, shares: "Sequence[_Share]", reply: Reply
+        self, form: RowForm, shares: "Sequence[_RequestRows]", reply: Reply
     ) -> dict[int, Outcome]:
         """The rows of many requests in calls of at most the model's batch size, and their results back in order."""
         flat = [(share, position) for share in shares for position in range(len(share.rows))]
@@ -250,14 +250,16 @@ class HandlerBackend(Backend):
                 if head is not None:
                     heads.setdefault(share.index, head)
         return {
-            share.index: self._answer(form, share.request, results[share.index], heads.get(share.index))
+            share.index: self._build_outcome(
+                form, share.request, results[share.index], heads.get(share.index)
+            )
             for share in shares
         }
 
     async def _call_shares(
         self,
         form: RowForm,
-        owners: "Sequence[_Share]",
+        owners: "Sequence[_RequestRows]",
         rows: list[Any],
         positions: Sequence[int],
         reply: Reply,
@@ -269,58 +271,58 @@ class HandlerBackend(Backend):
         }
         sender = PieceSender(reply, form, requests, [owner.index for owner in owners])
         if self._asynchronous:
-            returned = await self._called(rows, requests, ids, sender)
+            returned = await self._call_async_handler(rows, requests, ids, sender)
         else:
-            returned = self._call(rows, requests, ids, sender)
-        return returned, self._context.heads()
+            returned = self._call_handler(rows, requests, ids, sender)
+        return returned, self._context.response_heads()
 
-    def _call(
+    def _call_handler(
         self, data: list[Any], requests: Sequence[InferenceRequest], ids: dict[int, str], sender: PieceSender
     ) -> Any:
         """What the handler returns for these rows; raises as the server knows it."""
         context = self._context
-        context.begin(requests, ids, sender)
+        context.begin_batch(requests, ids, sender)
         started = time.perf_counter()
         try:
             returned = self._handle(data, context)
         except Exception as error:  # the handler's own code
             raise fault_of(error) from error
-        self._metrics.sample("PredictionTime", started)
+        self._metrics.record_time("PredictionTime", started)
         return returned
 
-    async def _called(
+    async def _call_async_handler(
         self, data: list[Any], requests: Sequence[InferenceRequest], ids: dict[int, str], sender: PieceSender
     ) -> Any:
-        """As ``_call``, of a handler that waits; others are called meanwhile."""
+        """As ``_call_handler``, of a handler that waits; others are called meanwhile."""
         context = self._context
-        context.begin(requests, ids, sender)
+        context.begin_batch(requests, ids, sender)
         started = time.perf_counter()
         try:
             returned = self._handle(data, context)
             if hasattr(returned, "__anext__"):
-                returned = await _stream(returned, context, len(data))
+                returned = await _send_stream(returned, context, len(data))
             elif hasattr(returned, "__await__"):
                 returned = await returned
         except Exception as error:  # the handler's own code
             raise fault_of(error) from error
-        self._metrics.sample("PredictionTime", started)
+        self._metrics.record_time("PredictionTime", started)
         return returned
 
-    def _answer(
+    def _build_outcome(
         self, form: RowForm, request: InferenceRequest, results: Sequence[Any], head: ResponseHead | None
     ) -> Outcome:
         """One request's outcome; what is wrong with its results is its own fault and nobody else's."""
-        if results and results[0] is _STREAMED:
+        if results and results[0] is _ALL_SENT:
             return InferenceResponse(
                 [], head=head
             )  # every piece is there already; this says that it was the last
         try:
-            return form.answer(request, results, head)
+            return form.to_response(request, results, head)
         except InvalidOutput as error:
             return error
 
 
-class _Share:
+class _RequestRows:
     """What one request puts into a batch."""
 
     __slots__ = ("index", "request", "rows")
@@ -335,7 +337,7 @@ class _Share:
         return self.request.id if len(self.rows) == 1 else f"{self.request.id}-{position}"
 
 
-def _forms_of(spec: ModelSpec) -> dict[Form, RowForm]:
+def _choose_forms(spec: ModelSpec) -> dict[Form, RowForm]:
     body = BodyForm(decode=spec.handler.decode_input)
     forms: dict[Form, RowForm] = {
         Form.BODY: body,
@@ -354,14 +356,14 @@ def _forms_of(spec: ModelSpec) -> dict[Form, RowForm]:
     return forms
 
 
-def _store_of(spec: ModelSpec, model_dir: Path) -> MetricsStore:
+def _create_store(spec: ModelSpec, model_dir: Path) -> MetricsStore:
     """Knows the metrics of the server's file and of the archive's own, which wins."""
     store = MetricsStore(model_name=spec.name)
     files = [Path(spec.handler.metrics_config)] if spec.handler.metrics_config else []
     for file in (*files, model_dir / "metrics.yaml"):
         try:
             for metric in read_metrics(file):
-                store.declare(metric)
+                store.add_declared(metric)
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
@@ -370,7 +372,7 @@ def _store_of(spec: ModelSpec, model_dir: Path) -> MetricsStore:
     return store
 
 
-def _context_of(
+def _create_context(
     kind: type[Context], spec: ModelSpec, context: LoadContext, model_dir: str, metrics: MetricsStore
 ) -> Context:
     config = dict(spec.config)
@@ -399,7 +401,7 @@ def _limit_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-async def _stream(pieces: AsyncIterator[Any], context: Context, rows: int) -> list[Any]:
+async def _send_stream(pieces: AsyncIterator[Any], context: Context, rows: int) -> list[Any]:
     """Send every list of results that an asynchronous generator yields, each when it is there."""
     empty = True
     async for piece in pieces:
@@ -410,4 +412,4 @@ async def _stream(pieces: AsyncIterator[Any], context: Context, rows: int) -> li
         raise InvalidOutput(
             "Invalid model predict output", detail="the handler ended without yielding anything"
         )
-    return [_STREAMED] * rows
+    return [_ALL_SENT] * rows

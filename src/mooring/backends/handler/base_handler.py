@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from mooring.backends.handler.compiling import compiled, pt2_settings
+from mooring.backends.handler.compiling import compile_model, pt2_settings
 from mooring.backends.handler.context import Context
 from mooring.backends.handler.insights import ConfiguredInsights, target_of
 from mooring.backends.handler.labels import load_label_mapping
 from mooring.backends.handler.timer import timed
 from mooring.backends.handler.weights import (
-    Session,
+    OnnxSession,
     load_compiled_library,
     load_eager,
     load_onnx,
@@ -35,11 +35,13 @@ class BaseHandler:
     # What explains in place of a handler's own ways, where model-config.yaml says so.
     _insights: ConfiguredInsights | None = None
 
-    _waits = False  # whether any of its steps is a coroutine function
+    _has_coroutine_steps = False  # whether any of its steps is a coroutine function
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls._waits = any(map(inspect.iscoroutinefunction, (cls.preprocess, cls.inference, cls.postprocess)))
+        cls._has_coroutine_steps = any(
+            map(inspect.iscoroutinefunction, (cls.preprocess, cls.inference, cls.postprocess))
+        )
 
     def __init__(self) -> None:
         self.model: Any = None
@@ -60,20 +62,20 @@ class BaseHandler:
         self.context = context
         self.model_yaml_config = context.model_yaml_config or {}
         properties = context.system_properties
-        self.map_location, self.device = _devices(properties.get("gpu_id"))
+        self.map_location, self.device = _choose_devices(properties.get("gpu_id"))
         self.manifest = context.manifest
         model_dir = properties["model_dir"]
-        described = (self.manifest or {}).get("model", {})
-        serialized = described.get("serializedFile") or ""
+        manifest_model = (self.manifest or {}).get("model", {})
+        serialized = manifest_model.get("serializedFile") or ""
         self.model_pt_path = str(Path(model_dir) / serialized) if serialized else None
-        self.model = self._load(model_dir, described.get("modelFile") or "")
+        self.model = self._load_archived_model(model_dir, manifest_model.get("modelFile") or "")
         settings = pt2_settings(self.model_yaml_config)
         if settings and isinstance(self.model, torch.nn.Module):
-            self.model = compiled(self.model, settings)
+            self.model = compile_model(self.model, settings)
         self.mapping = load_label_mapping(str(Path(model_dir) / "index_to_name.json"))
         self.initialized = True
 
-    def _load(self, model_dir: str, model_file: str) -> Any:
+    def _load_archived_model(self, model_dir: str, model_file: str) -> Any:
         path = self.model_pt_path or ""
         if model_file:
             model = self._load_pickled_model(model_dir, model_file, path)
@@ -116,7 +118,7 @@ class BaseHandler:
     @timed
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
         """What the model makes of the batch, without gradients."""
-        if isinstance(self.model, Session):
+        if isinstance(self.model, OnnxSession):
             return self.model(data)
         with torch.inference_mode():
             return self.model(data.to(self.device), *args, **kwargs)
@@ -132,29 +134,29 @@ class BaseHandler:
         self.context = context
         if self._is_describe():
             return [self.describe_handle()]
-        if self._waits:
-            return self._answer_async(data)
+        if self._has_coroutine_steps:
+            return self._run_steps_async(data)
         if os.environ.get("ENABLE_TORCH_PROFILER"):  # here: handlers switch it on in their own initialize
             output, _ = self._infer_with_profiler(data)
         else:
-            output = self._answer(data)
-        sample = getattr(context.metrics, "sample", None)
-        if sample is not None:
-            sample("HandlerTime", started)
+            output = self._run_steps(data)
+        record_time = getattr(context.metrics, "record_time", None)
+        if record_time is not None:
+            record_time("HandlerTime", started)
         return output
 
-    def _answer(self, data: Any) -> Any:
+    def _run_steps(self, data: Any) -> Any:
         prepared = self.preprocess(data)
         if self._is_explain():
             return self.explain_handle(prepared, data)
         return self.postprocess(self.inference(prepared))
 
-    async def _answer_async(self, data: Any) -> Any:
-        """As ``_answer``, where any of the steps is a coroutine function."""
-        prepared = await _awaited(self.preprocess(data))
+    async def _run_steps_async(self, data: Any) -> Any:
+        """As ``_run_steps``, where any of the steps is a coroutine function."""
+        prepared = await _await_value(self.preprocess(data))
         if self._is_explain():
-            return await _awaited(self.explain_handle(prepared, data))
-        return await _awaited(self.postprocess(await _awaited(self.inference(prepared))))
+            return await _await_value(self.explain_handle(prepared, data))
+        return await _await_value(self.postprocess(await _await_value(self.inference(prepared))))
 
     def _infer_with_profiler(self, data: Any) -> tuple[Any, Any]:
         """The answer and the profile, whose trace lies in ``pytorch_profiler/<model>`` of the temporary folder."""
@@ -169,7 +171,7 @@ class BaseHandler:
             folder = Path(tempfile.gettempdir()) / "pytorch_profiler" / self.context.model_name
             arguments["on_trace_ready"] = profiler.tensorboard_trace_handler(str(folder))
         with profiler.profile(**arguments) as profile:
-            output = self._answer(data)
+            output = self._run_steps(data)
         return output, profile
 
     def explain_handle(self, data_preprocess: Any, raw_data: Any) -> Any:
@@ -199,7 +201,7 @@ class BaseHandler:
         return bool(self.context and self.context.get_request_header(0, "describe") == "True")
 
 
-def _devices(gpu: Any) -> tuple[str, torch.device]:
+def _choose_devices(gpu: Any) -> tuple[str, torch.device]:
     """Where weights are loaded to and where the model runs: the accelerator given, else the CPU."""
     if gpu is not None:
         if torch.cuda.is_available():
@@ -215,5 +217,5 @@ def _devices(gpu: Any) -> tuple[str, torch.device]:
     return "cpu", torch.device("cpu")
 
 
-async def _awaited(value: Any) -> Any:
+async def _await_value(value: Any) -> Any:
     return await value if inspect.isawaitable(value) else value

@@ -40,22 +40,22 @@ class TextIteratorStreamerBatch:
         if prompt and self.skip_prompt:
             return
         rows = value.tolist()
-        self._texts.put([self._grow(index, row) for index, row in enumerate(rows)])
+        self._texts.put([self._append_tokens(index, row) for index, row in enumerate(rows)])
 
     def end(self) -> None:
         """Send what was held back, and end the iteration."""
         rest = []
         for index, tokens in enumerate(self._tokens):
-            rest.append(self._decoded(tokens)[self._printed[index] :] if tokens else "")
+            rest.append(self._decode_tokens(tokens)[self._printed[index] :] if tokens else "")
             self._tokens[index], self._printed[index] = [], 0
         self._prompt_is_next = True
         self._texts.put(rest)
         self._texts.put(_END)
 
-    def _grow(self, index: int, row: Any) -> str:
+    def _append_tokens(self, index: int, row: Any) -> str:
         tokens = self._tokens[index]
         tokens.extend(row if isinstance(row, list) else [row])
-        text = self._decoded(tokens)
+        text = self._decode_tokens(tokens)
         if text.endswith("\n"):
             new = text[self._printed[index] :]
             self._tokens[index], self._printed[index] = [], 0
@@ -65,7 +65,7 @@ class TextIteratorStreamerBatch:
         self._printed[index] = max(upto, self._printed[index])
         return new
 
-    def _decoded(self, tokens: list[int]) -> str:
+    def _decode_tokens(self, tokens: list[int]) -> str:
         text: str = self.tokenizer.decode(tokens, **self.decode_kwargs)
         return text
 
@@ -76,8 +76,8 @@ class TextIteratorStreamerBatch:
         text = self._texts.get(timeout=self.timeout)
         if text is _END:
             raise StopIteration
-        found: list[str] = text
-        return found
+        new_texts: list[str] = text
+        return new_texts
 
 
 def _is_cjk(character: str) -> bool:

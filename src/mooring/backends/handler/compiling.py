@@ -35,14 +35,14 @@ def pt2_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     else:
         return {}
     if not check_valid_pt2_backend(settings["backend"]):
-        known = ", ".join(sorted(_backends()))
+        known = ", ".join(sorted(_known_backends()))
         raise ValueError(
             f"pt2 backend '{settings['backend']}' in model-config.yaml is unknown; known are {known}"
         )
     return settings
 
 
-def compiled(model: Any, settings: Mapping[str, Any]) -> Any:
+def compile_model(model: Any, settings: Mapping[str, Any]) -> Any:
     """The model, compiled when it is first called."""
     import torch
 
@@ -51,10 +51,10 @@ def compiled(model: Any, settings: Mapping[str, Any]) -> Any:
 
 def check_valid_pt2_backend(backend: str) -> bool:
     """Whether ``torch.compile`` knows this backend."""
-    return backend in _backends()
+    return backend in _known_backends()
 
 
-def _backends() -> set[str]:
+def _known_backends() -> set[str]:
     import torch
 
     return {*torch.compiler.list_backends(exclude_tags=()), "eager", "aot_eager", "inductor"}

@@ -1,6 +1,6 @@
 """What a handler knows of its model and of the requests in its hands (docs/contracts/torchserve.md, section 2.5).
 
-There is one ``Context`` for the worker's life; ``begin`` points it at the next batch. Headers are only decoded when
+There is one ``Context`` for the worker's life; ``begin_batch`` points it at the next batch. Headers are only decoded when
 somebody asks for one: most handlers never do.
 """
 
@@ -52,7 +52,7 @@ class RequestProcessor:
     def get_response_header(self, key: str) -> str | None:
         return self._response.get(key.lower(), ("", None))[1]
 
-    def head(self) -> ResponseHead | None:
+    def response_head(self) -> ResponseHead | None:
         """What goes on the wire, None when the handler set nothing."""
         if not self._status and not self._response:
             return None
@@ -103,7 +103,7 @@ class Context:
         self._requests: Sequence[InferenceRequest] = ()
         self._processors: list[RequestProcessor] | None = None
 
-    def begin(
+    def begin_batch(
         self, requests: Sequence[InferenceRequest], ids: dict[int, str], sender: "PieceSender | None" = None
     ) -> None:
         """Point at the next batch: the request each row comes from, each row's id, and where its pieces go."""
@@ -115,7 +115,7 @@ class Context:
     def send_piece(self, row: int, item: Any) -> None:
         """Send a piece of a streamed answer now. Without a batch at hand (in a unit test) it goes nowhere."""
         if self._sender is not None:
-            head = self._processors[row].head() if self._processors else None
+            head = self._processors[row].response_head() if self._processors else None
             self._sender.send(row, item, head)
 
     def cancelled(self, idx: int | None = None) -> bool:
@@ -130,11 +130,11 @@ class Context:
         rows = range(len(self._requests)) if idx is None else (idx,)
         return all(sender.cancelled(row) for row in rows)
 
-    def heads(self) -> list[ResponseHead | None] | None:
+    def response_heads(self) -> list[ResponseHead | None] | None:
         """What the handler set on each row's response; None when it cannot have set anything."""
         if self._processors is None:
             return None
-        return [processor.head() for processor in self._processors]
+        return [processor.response_head() for processor in self._processors]
 
     @property
     def request_processor(self) -> list[RequestProcessor]:
@@ -207,7 +207,7 @@ class PieceSender:
 
     def send(self, row: int, item: Any, head: ResponseHead | None) -> None:
         """Send one row's piece now. Raises ``InvalidOutput``."""
-        piece = self._form.piece(self._requests[row], item, head)
+        piece = self._form.to_piece(self._requests[row], item, head)
         piece.final = False
         self._reply.emit(self._owners[row], piece)
 

@@ -18,14 +18,14 @@ from mooring.core.errors import InvalidInput, MooringError
 from mooring.core.requests import Form, InferenceRequest, ResponseHead
 from mooring.core.service import Outcome, Reply
 
-Call = Callable[[list[Any], Sequence[InferenceRequest], dict[int, str], PieceSender], Any]
+CallHandler = Callable[[list[Any], Sequence[InferenceRequest], dict[int, str], PieceSender], Any]
 
 
 class HandlerSteps(Stepwise):
     """The steps of one handler. ``call`` calls it and raises as the server knows it."""
 
     def __init__(
-        self, call: Call, context: Context, forms: Mapping[Form, RowForm], metrics: MetricsStore
+        self, call: CallHandler, context: Context, forms: Mapping[Form, RowForm], metrics: MetricsStore
     ) -> None:
         self._call = call
         self._metrics = metrics
@@ -35,47 +35,47 @@ class HandlerSteps(Stepwise):
         self._numbers = itertools.count(1)
 
     def run_step(self, requests: Sequence[InferenceRequest], started: int, reply: Reply) -> Sequence[Outcome]:
-        self._metrics.listen(reply.metric)
+        self._metrics.set_listener(reply.metric)
         outcomes: dict[int, Outcome] = {}
         rows: dict[int, Any] = {}
         for index, request in enumerate(requests):
             try:
-                rows[index] = {} if index < started else self._row(request)
+                rows[index] = {} if index < started else self._row_of(request)
             except MooringError as error:
                 outcomes[index] = error
         if rows:
-            outcomes.update(self._outcomes(requests, rows, reply))
+            outcomes.update(self._run_rows(requests, rows, reply))
         return [outcomes[index] for index in range(len(requests))]
 
-    def _outcomes(
+    def _run_rows(
         self, requests: Sequence[InferenceRequest], rows: Mapping[int, Any], reply: Reply
     ) -> dict[int, Outcome]:
         present = [requests[index] for index in rows]
         self._ids = {id(request): self._ids.get(id(request)) or self._new_id(request) for request in present}
         ids = dict(enumerate(self._ids.values()))
-        sender = _Sender(reply, self._forms, present, list(rows))
+        sender = _FormPieceSender(reply, self._forms, present, list(rows))
         results = as_results(self._call(list(rows.values()), present, ids, sender), len(rows))
-        heads = self._context.heads() or [None] * len(rows)
+        heads = self._context.response_heads() or [None] * len(rows)
         return {
-            index: self._outcome(requests[index], row, result, head)
+            index: self._row_outcome(requests[index], row, result, head)
             for row, (index, result, head) in enumerate(zip(rows, results, heads, strict=True))
         }
 
-    def _outcome(
+    def _row_outcome(
         self, request: InferenceRequest, row: int, result: Any, head: ResponseHead | None
     ) -> Outcome:
         """A row's piece, or its end; what is wrong with it is nobody else's fault."""
         form = self._forms[request.form]
         try:
-            if self._ended(row, result):
-                return form.answer(request, [result], head)
-            piece = form.piece(request, result, head)
+            if self._has_ended(row, result):
+                return form.to_response(request, [result], head)
+            piece = form.to_piece(request, result, head)
         except Exception as error:  # the handler's own criterion, or a result that no answer can hold
             return fault_of(error)
         piece.final = False
         return piece
 
-    def _ended(self, row: int, result: Any) -> bool:
+    def _has_ended(self, row: int, result: Any) -> bool:
         """What the handler's criterion for the row says; a row without one ends with its first step."""
         criteria = self._context.stopping_criteria
         if not criteria:
@@ -86,8 +86,8 @@ class HandlerSteps(Stepwise):
             return True
         return bool(criterion(result))
 
-    def _row(self, request: InferenceRequest) -> Any:
-        rows = self._forms[request.form].rows(request)
+    def _row_of(self, request: InferenceRequest) -> Any:
+        rows = self._forms[request.form].to_rows(request)
         if len(rows) != 1:
             raise InvalidInput(
                 f"the request has {len(rows)} rows; with continuous batching it may have one: send one request for each"
@@ -101,7 +101,7 @@ class HandlerSteps(Stepwise):
         return f"{request.id}-{next(self._numbers)}"
 
 
-class _Sender(PieceSender):
+class _FormPieceSender(PieceSender):
     """Sends pieces of rows whose requests may be of different forms."""
 
     def __init__(

@@ -22,15 +22,15 @@ _SINGLE = {
 }  # fmt: skip
 
 
-def _build() -> dict[str, str]:
-    found = {f"{short}n't": f"{full} not" for short, full in _NEGATED.items()}
-    found["can't"] = "can not"
-    found |= {f"{word}'ll": f"{word} will" for word in _PRONOUNS}
-    found |= {f"{word}'d": f"{word} would" for word in _PRONOUNS}
-    found |= {f"{word}'s": f"{word} is" for word in _IS}
-    found |= {f"{word}'re": f"{word} are" for word in _ARE}
-    found |= {f"{word}'ve": f"{found.get(word, word)} have" for word in _HAVE}
-    return found | _SINGLE
+def _build_map() -> dict[str, str]:
+    expansions = {f"{short}n't": f"{full} not" for short, full in _NEGATED.items()}
+    expansions["can't"] = "can not"
+    expansions |= {f"{word}'ll": f"{word} will" for word in _PRONOUNS}
+    expansions |= {f"{word}'d": f"{word} would" for word in _PRONOUNS}
+    expansions |= {f"{word}'s": f"{word} is" for word in _IS}
+    expansions |= {f"{word}'re": f"{word} are" for word in _ARE}
+    expansions |= {f"{word}'ve": f"{expansions.get(word, word)} have" for word in _HAVE}
+    return expansions | _SINGLE
 
 
-CONTRACTION_MAP: dict[str, str] = _build()
+CONTRACTION_MAP: dict[str, str] = _build_map()

@@ -20,7 +20,7 @@ Handle = Callable[[Any, Context], Any]
 _STEPS = ("preprocess", "inference", "postprocess")
 
 
-class Entry(NamedTuple):
+class HandlerEntry(NamedTuple):
     """A handler that has been found and not been initialized yet: ``owner`` is its module, or an object of its class."""
 
     owner: Any
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
         return handle
 
     @property
-    def asynchronous(self) -> bool:
+    def is_asynchronous(self) -> bool:
         """Whether ``handle`` gives something to await, or an asynchronous generator."""
         handle = self.handle
         if inspect.iscoroutinefunction(handle) or inspect.isasyncgenfunction(handle):
@@ -81,7 +81,7 @@ def prepare_imports(model_dir: Path, packages: str = "", venv: str = "") -> None
     importlib.invalidate_caches()
 
 
-def find_handler(entry: str, model_dir: Path) -> Entry:
+def find_handler(entry: str, model_dir: Path) -> HandlerEntry:
     """The handler named by ``entry`` (``file[.py][:function]``).
 
     Raises ``ModelLoadFailed`` where there is none; what the handler's own code raises goes through.
@@ -90,33 +90,33 @@ def find_handler(entry: str, model_dir: Path) -> Entry:
     name = location.rpartition("/")[2].removesuffix(".py").removeprefix("ts.torch_handler.")
     if not name:
         raise ModelLoadFailed("the manifest names no handler")
-    module = _import(name, model_dir)
+    module = _import_handler(name, model_dir)
     handle = getattr(module, function or "handle", None)
     if callable(handle):
-        return Entry(module, function or "handle", partial(handle, None))
+        return HandlerEntry(module, function or "handle", partial(handle, None))
     if function:
         raise ModelLoadFailed(f"handler '{entry}': {name}.py has no function '{function}'")
     return _entry_of_class(module, entry)
 
 
-def _entry_of_class(module: ModuleType, entry: str) -> Entry:
+def _entry_of_class(module: ModuleType, entry: str) -> HandlerEntry:
     classes = list_classes_from_module(module)
     if len(classes) != 1:
-        found = ", ".join(sorted(each.__name__ for each in classes)) or "none"
+        names = ", ".join(sorted(each.__name__ for each in classes)) or "none"
         raise ModelLoadFailed(
-            f"handler '{entry}' needs a function 'handle' or exactly one class of its own; it has {found}"
+            f"handler '{entry}' needs a function 'handle' or exactly one class of its own; it has {names}"
         )
     instance = classes[0]()
     if not callable(getattr(instance, "handle", None)):
         raise ModelLoadFailed(f"class '{classes[0].__name__}' of handler '{entry}' has no method 'handle'")
-    return Entry(instance, "handle", getattr(instance, "initialize", None) or _nothing)
+    return HandlerEntry(instance, "handle", getattr(instance, "initialize", None) or _do_nothing)
 
 
-def _nothing(_context: Context) -> None:
+def _do_nothing(_context: Context) -> None:
     """What a class without ``initialize`` does."""
 
 
-def _import(name: str, model_dir: Path) -> ModuleType:
+def _import_handler(name: str, model_dir: Path) -> ModuleType:
     """A module of the model's own folder first, then a default handler, then anything installed."""
     path = model_dir / f"{name}.py"
     if path.is_file():

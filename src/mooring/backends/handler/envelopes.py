@@ -16,7 +16,7 @@ from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.tensors import datatype_of
 
 
-class Asked(NamedTuple):
+class EnvelopeRequest(NamedTuple):
     """What an envelope needs to know of a request beside its fields."""
 
     explain: bool
@@ -37,17 +37,17 @@ class BaseEnvelope(abc.ABC):
         self._handle_fn = handle_fn
 
     @abc.abstractmethod
-    def split(self, row: dict[str, Any]) -> list[Any]:
+    def split_rows(self, row: dict[str, Any]) -> list[Any]:
         """The handler's rows out of one request's fields. Raises ``InvalidInput``."""
 
     @abc.abstractmethod
-    def join(self, results: Sequence[Any], row: dict[str, Any], asked: Asked) -> Any:
+    def join_results(self, results: Sequence[Any], row: dict[str, Any], request: EnvelopeRequest) -> Any:
         """One request's answer out of the results of its rows, and its fields as they came."""
 
     def handle(self, data: Sequence[dict[str, Any]], context: Any) -> list[Any]:
         """The answers to a batch by the function given at first: for handlers that wrap themselves."""
         assert self._handle_fn is not None
-        parts = [self.split(row) for row in data]
+        parts = [self.split_rows(row) for row in data]
         if self.joint:
             results = [self._handle_fn(part, context) for part in parts]
         else:
@@ -56,8 +56,10 @@ class BaseEnvelope(abc.ABC):
         explain = context.get_request_header(0, "explain") == "True"
         version = str(context.manifest.get("model", {}).get("modelVersion", ""))
         return [
-            self.join(
-                result, row, Asked(explain, context.get_request_id(index) or "", context.model_name, version)
+            self.join_results(
+                result,
+                row,
+                EnvelopeRequest(explain, context.get_request_id(index) or "", context.model_name, version),
             )
             for index, (result, row) in enumerate(zip(results, data, strict=True))
         ]
@@ -66,20 +68,20 @@ class BaseEnvelope(abc.ABC):
 class BodyEnvelope(BaseEnvelope):
     """The handler gets the body itself in place of a dict."""
 
-    def split(self, row: dict[str, Any]) -> list[Any]:
-        return [_body(row)]
+    def split_rows(self, row: dict[str, Any]) -> list[Any]:
+        return [_body_of(row)]
 
-    def join(self, results: Sequence[Any], row: dict[str, Any], asked: Asked) -> Any:
+    def join_results(self, results: Sequence[Any], row: dict[str, Any], request: EnvelopeRequest) -> Any:
         return results[0]
 
 
 class JSONEnvelope(BaseEnvelope):
     """``{"instances": [...]}`` in, ``{"predictions": [...]}`` out, with base64 undone on the way."""
 
-    def split(self, row: dict[str, Any]) -> list[Any]:
-        return [_without_base64(instance) for instance in _instances(row)]
+    def split_rows(self, row: dict[str, Any]) -> list[Any]:
+        return [_without_base64(instance) for instance in _instances_of(row)]
 
-    def join(self, results: Sequence[Any], row: dict[str, Any], asked: Asked) -> Any:
+    def join_results(self, results: Sequence[Any], row: dict[str, Any], request: EnvelopeRequest) -> Any:
         # TorchServe writes this one on a single line, and names explanations predictions too.
         return json.dumps({"predictions": list(results)})
 
@@ -87,11 +89,11 @@ class JSONEnvelope(BaseEnvelope):
 class KServeEnvelope(BaseEnvelope):
     """``{"instances": [...]}`` in, ``{"predictions": [...]}`` or ``{"explanations": [...]}`` out."""
 
-    def split(self, row: dict[str, Any]) -> list[Any]:
-        return _instances(row)
+    def split_rows(self, row: dict[str, Any]) -> list[Any]:
+        return _instances_of(row)
 
-    def join(self, results: Sequence[Any], row: dict[str, Any], asked: Asked) -> Any:
-        key = "explanations" if asked.explain else "predictions"
+    def join_results(self, results: Sequence[Any], row: dict[str, Any], request: EnvelopeRequest) -> Any:
+        key = "explanations" if request.explain else "predictions"
         return {key: list(results)}
 
 
@@ -100,26 +102,26 @@ class KServev2Envelope(BaseEnvelope):
 
     joint = True
 
-    def split(self, row: dict[str, Any]) -> list[Any]:
-        inputs = _object(row).get("inputs")
+    def split_rows(self, row: dict[str, Any]) -> list[Any]:
+        inputs = _json_object(row).get("inputs")
         if not isinstance(inputs, list):
             raise InvalidInput("the body has no list 'inputs'")
-        return [_reshaped(tensor) for tensor in inputs]
+        return [_reshape_input(tensor) for tensor in inputs]
 
-    def join(self, results: Sequence[Any], row: dict[str, Any], asked: Asked) -> Any:
-        body = _object(row)
+    def join_results(self, results: Sequence[Any], row: dict[str, Any], request: EnvelopeRequest) -> Any:
+        body = _json_object(row)
         names = [tensor.get("name", "") for tensor in body["inputs"]]
-        demand_names(len(names), len(results))
-        outputs = [_output(name, result) for name, result in zip(names, results, strict=False)]
+        check_output_names(len(names), len(results))
+        outputs = [_output_of(name, result) for name, result in zip(names, results, strict=False)]
         return {
-            "id": body.get("id") or asked.id,
-            "model_name": asked.model,
-            "model_version": asked.version,
+            "id": body.get("id") or request.id,
+            "model_name": request.model,
+            "model_version": request.version,
             "outputs": outputs,
         }
 
 
-def demand_names(inputs: int, outputs: int) -> None:
+def check_output_names(inputs: int, outputs: int) -> None:
     """Raise ``InvalidOutput`` when there are more outputs than inputs whose names they could have."""
     if outputs > inputs:
         raise InvalidOutput(
@@ -128,15 +130,15 @@ def demand_names(inputs: int, outputs: int) -> None:
         )
 
 
-def _body(row: dict[str, Any]) -> Any:
+def _body_of(row: dict[str, Any]) -> Any:
     return row.get("data") or row.get("body")
 
 
-def _object(row: dict[str, Any]) -> dict[str, Any]:
-    body = _body(row)
+def _json_object(row: dict[str, Any]) -> dict[str, Any]:
+    body = _body_of(row)
     if isinstance(body, (bytes, bytearray, str)):
         try:
-            body = json_text.load(body.encode() if isinstance(body, str) else bytes(body))
+            body = json_text.load_json(body.encode() if isinstance(body, str) else bytes(body))
         except ValueError as error:
             raise InvalidInput(f"the body is not JSON: {error}") from None
     if not isinstance(body, dict):
@@ -144,8 +146,8 @@ def _object(row: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
-def _instances(row: dict[str, Any]) -> list[Any]:
-    instances = _object(row).get("instances")
+def _instances_of(row: dict[str, Any]) -> list[Any]:
+    instances = _json_object(row).get("instances")
     if not isinstance(instances, list):
         raise InvalidInput("the body has no list 'instances'")
     return instances
@@ -156,21 +158,21 @@ def _without_base64(instance: Any) -> Any:
     if not isinstance(instance, dict):
         return instance
     if set(instance) == {"b64"}:
-        return _decoded(instance["b64"])
+        return _decode_base64(instance["b64"])
     return {
-        name: _decoded(value["b64"]) if isinstance(value, dict) and set(value) == {"b64"} else value
+        name: _decode_base64(value["b64"]) if isinstance(value, dict) and set(value) == {"b64"} else value
         for name, value in instance.items()
     }
 
 
-def _decoded(text: Any) -> bytes:
+def _decode_base64(text: Any) -> bytes:
     try:
         return base64.b64decode(text)
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"'b64' is not base64: {error}") from None
 
 
-def _reshaped(tensor: Any) -> dict[str, Any]:
+def _reshape_input(tensor: Any) -> dict[str, Any]:
     """An input as the handler sees it: its data nested as its shape says."""
     if not isinstance(tensor, dict) or "data" not in tensor:
         raise InvalidInput("an input is no object with 'data'")
@@ -183,7 +185,7 @@ def _reshaped(tensor: Any) -> dict[str, Any]:
         raise InvalidInput(f"input '{tensor.get('name', '')}': {error}") from None
 
 
-def _output(name: str, result: Any) -> dict[str, Any]:
+def _output_of(name: str, result: Any) -> dict[str, Any]:
     try:
         array = np.atleast_1d(np.asarray(result))
         datatype = datatype_of(array)

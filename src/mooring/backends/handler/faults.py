@@ -24,13 +24,13 @@ def fault_of(error: Exception) -> MooringError:
     detail = traceback.format_exc()
     if isinstance(error, PredictionException):
         return ModelRefused(str(error.message), code=error.error_code, detail=detail)
-    text = summary(error)
+    text = summarize_error(error)
     # TorchServe answers 507 for out of memory, which it knows by this word, and clients test for it.
     kind = OutOfResources if isinstance(error, MemoryError) or "CUDA" in text else ModelFailed
     return kind(text, detail=detail)
 
 
-def summary(error: BaseException) -> str:
+def summarize_error(error: BaseException) -> str:
     """An exception in a line: its type and its text."""
     try:
         text = str(error)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mooring.backends.handler import json_text
-from mooring.backends.handler.envelopes import Asked, BaseEnvelope, demand_names
+from mooring.backends.handler.envelopes import BaseEnvelope, EnvelopeRequest, check_output_names
 from mooring.codecs.instances import find_instances
 from mooring.codecs.nonfinite import BY_PROTOCOL
 from mooring.codecs.open_inference import decode_v2_inputs
@@ -44,18 +44,20 @@ class RowForm(abc.ABC):
     joint = False
 
     @abc.abstractmethod
-    def rows(self, request: InferenceRequest) -> list[Any]:
+    def to_rows(self, request: InferenceRequest) -> list[Any]:
         """What the handler is given for this request. Raises ``InvalidInput``."""
 
     @abc.abstractmethod
-    def answer(
+    def to_response(
         self, request: InferenceRequest, results: Sequence[Any], head: ResponseHead | None
     ) -> InferenceResponse:
         """The response made of one result per row. Raises ``InvalidOutput``."""
 
-    def piece(self, request: InferenceRequest, result: Any, head: ResponseHead | None) -> InferenceResponse:
+    def to_piece(
+        self, request: InferenceRequest, result: Any, head: ResponseHead | None
+    ) -> InferenceResponse:
         """The response made of one row's intermediate result."""
-        return self.answer(request, [result], head)
+        return self.to_response(request, [result], head)
 
 
 class BodyForm(RowForm):
@@ -64,18 +66,18 @@ class BodyForm(RowForm):
     def __init__(self, *, decode: bool) -> None:
         self._decode = decode
 
-    def rows(self, request: InferenceRequest) -> list[Any]:
-        return [self.row(request)]
+    def to_rows(self, request: InferenceRequest) -> list[Any]:
+        return [self.to_row(request)]
 
-    def row(self, request: InferenceRequest) -> dict[str, Any]:
+    def to_row(self, request: InferenceRequest) -> dict[str, Any]:
         """Field name to value; of two fields with one name the last wins."""
         decode = self._decode
         for tensor in request.inputs:
             if tensor.packed:
                 unpack_tensor(tensor)
-        return {tensor.name: field(tensor, tensor.data[0], decode) for tensor in request.inputs}
+        return {tensor.name: decode_field(tensor, tensor.data[0], decode) for tensor in request.inputs}
 
-    def answer(
+    def to_response(
         self, request: InferenceRequest, results: Sequence[Any], head: ResponseHead | None
     ) -> InferenceResponse:
         return body_answer(results[0], head)
@@ -90,39 +92,43 @@ class EnvelopeForm(RowForm):
         self._envelope = envelope
         self.joint = envelope.joint
 
-    def rows(self, request: InferenceRequest) -> list[Any]:
-        return self._envelope.split(self._body.row(request))
+    def to_rows(self, request: InferenceRequest) -> list[Any]:
+        return self._envelope.split_rows(self._body.to_row(request))
 
-    def answer(
+    def to_response(
         self, request: InferenceRequest, results: Sequence[Any], head: ResponseHead | None
     ) -> InferenceResponse:
-        asked = Asked(request.operation is Operation.EXPLAIN, request.id, request.model, self._version)
+        envelope_request = EnvelopeRequest(
+            request.operation is Operation.EXPLAIN, request.id, request.model, self._version
+        )
         # Only a joint envelope looks at the body again, for the names in it.
-        row = self._body.row(request) if self.joint else {}
-        return body_answer(self._envelope.join(results, row, asked), head)
+        row = self._body.to_row(request) if self.joint else {}
+        return body_answer(self._envelope.join_results(results, row, envelope_request), head)
 
-    def piece(self, request: InferenceRequest, result: Any, head: ResponseHead | None) -> InferenceResponse:
+    def to_piece(
+        self, request: InferenceRequest, result: Any, head: ResponseHead | None
+    ) -> InferenceResponse:
         return body_answer(result, head)
 
 
 class InstancesForm(RowForm):
     """KServe v1: each instance's value is a row."""
 
-    def rows(self, request: InferenceRequest) -> list[Any]:
+    def to_rows(self, request: InferenceRequest) -> list[Any]:
         if request.body is not None:
             return _instances_of(request.body.data)
         (tensor,) = request.inputs
         if tensor.packed:
-            return _rows_of(tensor.data)
+            return _load_rows(tensor.data)
         try:
-            return [json_text.load(element) for element in tensor.data]
+            return [json_text.load_json(element) for element in tensor.data]
         except ValueError as error:
             raise InvalidInput(f"an instance is not JSON: {error}") from None
 
-    def answer(
+    def to_response(
         self, request: InferenceRequest, results: Sequence[Any], head: ResponseHead | None
     ) -> InferenceResponse:
-        elements = [_compact(result) for result in results]
+        elements = [_encode_compact(result) for result in results]
         outputs = [Tensor("predictions", "BYTES", [len(elements)], elements)]
         pack_predictions(outputs)
         return InferenceResponse([*outputs], head=head)
@@ -134,17 +140,17 @@ class TensorsForm(RowForm):
     def __init__(self, json_nan: str = BY_PROTOCOL) -> None:
         self._json_nan = json_nan
 
-    def rows(self, request: InferenceRequest) -> list[Any]:
+    def to_rows(self, request: InferenceRequest) -> list[Any]:
         decode_v2_inputs(request)
         tensors = request.inputs
-        demand_inputs(tensors)
+        check_inputs(tensors)
         if not _one_row_per_element(tensors):
-            return [{tensor.name: _value(tensor) for tensor in tensors}]
+            return [{tensor.name: _tensor_value(tensor) for tensor in tensors}]
         names = [tensor.name for tensor in tensors]
-        columns = [[field(tensor, element, True) for element in tensor.data] for tensor in tensors]
+        columns = [[decode_field(tensor, element, True) for element in tensor.data] for tensor in tensors]
         return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
-    def answer(
+    def to_response(
         self, request: InferenceRequest, results: Sequence[Any], head: ResponseHead | None
     ) -> InferenceResponse:
         name = _output_name(request)
@@ -153,7 +159,7 @@ class TensorsForm(RowForm):
         return encode_outputs(request, response, NO_LABELS, self._json_nan)
 
 
-def demand_inputs(tensors: Sequence[Tensor]) -> None:
+def check_inputs(tensors: Sequence[Tensor]) -> None:
     """Raises ``InvalidInput`` where there are none: a handler is called for what was sent."""
     if not tensors:
         raise InvalidInput('the request needs "inputs", a list of at least one tensor')
@@ -167,19 +173,24 @@ class InputsForm(RowForm):
     def __init__(self, json_nan: str = BY_PROTOCOL) -> None:
         self._json_nan = json_nan
 
-    def rows(self, request: InferenceRequest) -> list[Any]:
+    def to_rows(self, request: InferenceRequest) -> list[Any]:
         decode_v2_inputs(request)
-        demand_inputs(request.inputs)
+        check_inputs(request.inputs)
         return [
-            {"name": tensor.name, "shape": tensor.shape, "datatype": tensor.datatype, "data": _value(tensor)}
+            {
+                "name": tensor.name,
+                "shape": tensor.shape,
+                "datatype": tensor.datatype,
+                "data": _tensor_value(tensor),
+            }
             for tensor in request.inputs
         ]
 
-    def answer(
+    def to_response(
         self, request: InferenceRequest, results: Sequence[Any], head: ResponseHead | None
     ) -> InferenceResponse:
         names = [tensor.name for tensor in request.inputs]
-        demand_names(len(names), len(results))
+        check_output_names(len(names), len(results))
         outputs = [tensor_of(name, result) for name, result in zip(names, results, strict=False)]
         return encode_outputs(request, InferenceResponse([*outputs], head=head), NO_LABELS, self._json_nan)
 
@@ -190,15 +201,15 @@ def body_answer(item: Any, head: ResponseHead | None) -> InferenceResponse:
     if kind is bytes:
         body = item
     elif kind is dict and head is None:
-        body, head = _indented(item), _JSON_HEAD
+        body, head = _encode_indented(item), _JSON_HEAD
     elif isinstance(item, str):
-        body = _utf8(item)
+        body = _encode_text(item)
     elif isinstance(item, (bytes, bytearray)):
         body = bytes(item)
     elif _is_torch_tensor(item):
-        body = _saved(item)
+        body = _serialize_tensor(item)
     else:
-        body = _indented(item)
+        body = _encode_indented(item)
         if head is None:
             head = ResponseHead(content_type=_JSON)
         elif not head.content_type:
@@ -220,7 +231,7 @@ def as_results(returned: Any, rows: int | None) -> list[Any]:
     return returned
 
 
-def field(tensor: Tensor, payload: Payload, decode: bool) -> Any:
+def decode_field(tensor: Tensor, payload: Payload, decode: bool) -> Any:
     """One field's value by its content type (2.1): JSON and text are decoded, all else is a bytearray.
 
     A form field that is no file is never decoded, whatever type its client gave it.
@@ -231,7 +242,7 @@ def field(tensor: Tensor, payload: Payload, decode: bool) -> Any:
         if content_type and isinstance(content_type, str) and parameters.get("file", True):
             if content_type == _JSON or content_type.partition(";")[0].rstrip() == _JSON:
                 try:
-                    return json_text.load(payload)
+                    return json_text.load_json(payload)
                 except ValueError:
                     _log.warning(
                         "field '%s' says it is JSON and is not; the handler gets its bytes", tensor.name
@@ -260,7 +271,7 @@ def tensor_of(name: str, value: Any) -> Tensor:
         value = [value]
     try:
         array = np.atleast_1d(
-            np.asarray([_unwrapped(element) for element in value] if isinstance(value, list) else value)
+            np.asarray([_unwrap_tensor(element) for element in value] if isinstance(value, list) else value)
         )
     except ValueError:  # ragged
         array = np.empty(0, dtype=object)
@@ -268,21 +279,21 @@ def tensor_of(name: str, value: Any) -> Tensor:
         return Tensor.of(name, array)
     if not isinstance(value, list | tuple):
         value = [value]
-    elements = [_element(element) for element in value]
+    elements = [_encode_element(element) for element in value]
     return Tensor(name, "BYTES", [len(elements)], elements)
 
 
 def _instances_of(payload: Payload) -> list[Any]:
     try:
-        body = json_text.load(payload)
+        body = json_text.load_json(payload)
     except ValueError as error:
         raise InvalidInput(f"the body is not JSON: {error}") from None
     return list(find_instances(body))
 
 
-def _rows_of(payload: Payload) -> list[Any]:
+def _load_rows(payload: Payload) -> list[Any]:
     """The predictions of the model before this one in a chain."""
-    rows: list[Any] = json_text.load(payload)
+    rows: list[Any] = json_text.load_json(payload)
     return rows
 
 
@@ -292,9 +303,9 @@ def _one_row_per_element(tensors: Sequence[Tensor]) -> bool:
     )
 
 
-def _value(tensor: Tensor) -> Any:
+def _tensor_value(tensor: Tensor) -> Any:
     if tensor.datatype == "BYTES" and tensor.shape in ([], [1]):
-        return field(tensor, tensor.data[0], True)
+        return decode_field(tensor, tensor.data[0], True)
     return tensor.array().tolist()
 
 
@@ -305,24 +316,24 @@ def _output_name(request: InferenceRequest) -> str:
     return request.inputs[0].name if request.inputs else "output"
 
 
-def _unwrapped(value: Any) -> Any:
+def _unwrap_tensor(value: Any) -> Any:
     return value.tolist() if _is_torch_tensor(value) else value
 
 
-def _element(value: Any) -> bytes:
+def _encode_element(value: Any) -> bytes:
     if isinstance(value, (bytes, bytearray)):
         return bytes(value)
-    return _utf8(value) if isinstance(value, str) else _compact(value)
+    return _encode_text(value) if isinstance(value, str) else _encode_compact(value)
 
 
-def _utf8(text: str) -> bytes:
+def _encode_text(text: str) -> bytes:
     try:
         return str(text).encode()
     except UnicodeEncodeError as error:  # half of a surrogate pair
         raise InvalidOutput(_UNSUPPORTED, detail=str(error)) from None
 
 
-def _compact(value: Any) -> bytes:
+def _encode_compact(value: Any) -> bytes:
     if isinstance(value, (bytes, bytearray)):
         try:
             value = value.decode()
@@ -336,9 +347,9 @@ def _compact(value: Any) -> bytes:
         raise InvalidOutput(_UNSUPPORTED, detail=str(error)) from None
 
 
-def _indented(item: Any) -> bytes:
+def _encode_indented(item: Any) -> bytes:
     try:
-        return json_text.dump(item)
+        return json_text.dump_indented(item)
     except (TypeError, ValueError) as error:
         raise InvalidOutput(_UNSUPPORTED, detail=str(error)) from None
 
@@ -349,7 +360,7 @@ def _is_torch_tensor(item: Any) -> bool:
     return torch is not None and isinstance(item, torch.Tensor)
 
 
-def _saved(tensor: Any) -> bytes:
+def _serialize_tensor(tensor: Any) -> bytes:
     import io
 
     import torch

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from mooring.backends.handler.image_transforms import imagenet
+from mooring.backends.handler.image_transforms import imagenet_transform
 from mooring.backends.handler.labels import map_class_to_label
 from mooring.backends.handler.timer import timed
 from mooring.backends.handler.vision_handler import VisionHandler
@@ -14,7 +14,7 @@ class ImageClassifier(VisionHandler):
     """Answers ``{"name": probability}`` of the ``topk`` best, best first."""
 
     topk = 5
-    image_processing = imagenet()
+    image_processing = imagenet_transform()
 
     def set_max_result_classes(self, topk: int) -> None:
         self.topk = topk

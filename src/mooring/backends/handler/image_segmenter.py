@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from mooring.backends.handler.image_transforms import imagenet
+from mooring.backends.handler.image_transforms import imagenet_transform
 from mooring.backends.handler.timer import timed
 from mooring.backends.handler.vision_handler import VisionHandler
 
@@ -12,7 +12,7 @@ from mooring.backends.handler.vision_handler import VisionHandler
 class ImageSegmenter(VisionHandler):
     """Answers [height][width][2]: the most probable class and its probability, both as floats."""
 
-    image_processing = imagenet()
+    image_processing = imagenet_transform()
 
     @timed
     def postprocess(self, data: Any) -> Any:

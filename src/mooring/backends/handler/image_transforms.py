@@ -55,7 +55,7 @@ class CenterCrop:
 
     def __call__(self, image: Image.Image) -> Image.Image:
         size = self.size
-        left, top = (round((side - size) / 2.0) for side in _padded(image.size, size))
+        left, top = (round((side - size) / 2.0) for side in _padded_sides(image.size, size))
         if image.width < size or image.height < size:
             image = _on_black(image, size)
         return image.crop((left, top, left + size, top + size))
@@ -87,7 +87,7 @@ class Normalize:
         return tensor.sub(mean).div(std)
 
 
-def imagenet(*, crop: bool = True) -> Compose:
+def imagenet_transform(*, crop: bool = True) -> Compose:
     """How images are prepared for the models torchvision trained on ImageNet."""
     steps: list[Callable[[Any], Any]] = [ToRGB()]
     if crop:
@@ -95,12 +95,12 @@ def imagenet(*, crop: bool = True) -> Compose:
     return Compose([*steps, ToTensor(), Normalize(IMAGENET_MEAN, IMAGENET_STD)])
 
 
-def _padded(sides: tuple[int, int], size: int) -> tuple[int, int]:
+def _padded_sides(sides: tuple[int, int], size: int) -> tuple[int, int]:
     return max(sides[0], size), max(sides[1], size)
 
 
 def _on_black(image: Image.Image, size: int) -> Image.Image:
     width, height = image.size
-    canvas = Image.new(image.mode, _padded(image.size, size))
+    canvas = Image.new(image.mode, _padded_sides(image.size, size))
     canvas.paste(image, (max(size - width, 0) // 2, max(size - height, 0) // 2))
     return canvas

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mooring.backends.programs import leaves
+from mooring.backends.programs import flatten_outputs
 from mooring.core.errors import InvalidInput, ModelLoadFailed
 from mooring.core.tensors import Array
 from mooring.explain.attribution import Explainer
@@ -22,10 +22,10 @@ def input_of(row: Any) -> Any:
     """What a row is about: its ``data`` or ``body``, also where a JSON body wraps it once more."""
     if not isinstance(row, dict):
         return row
-    found = row.get("data") or row.get("body")
-    if isinstance(found, dict) and not found.keys().isdisjoint(("data", "body")):
-        return found.get("data") or found.get("body")
-    return found
+    value = row.get("data") or row.get("body")
+    if isinstance(value, dict) and not value.keys().isdisjoint(("data", "body")):
+        return value.get("data") or value.get("body")
+    return value
 
 
 def target_of(row: Any, mapping: Mapping[str, Any] | None) -> Any:
@@ -45,14 +45,14 @@ def target_of(row: Any, mapping: Mapping[str, Any] | None) -> Any:
     if not isinstance(target, str):
         return target
     try:
-        return _number(target.strip(), mapping or {})
+        return _parse_target(target.strip(), mapping or {})
     except InvalidInput:
         if not inner:
             raise
         return target
 
 
-def _number(text: str, mapping: Mapping[str, Any]) -> Any:
+def _parse_target(text: str, mapping: Mapping[str, Any]) -> Any:
     if not text:
         return None
     if text.isdecimal() and len(text) < 10:
@@ -71,16 +71,14 @@ def _number(text: str, mapping: Mapping[str, Any]) -> Any:
     )
 
 
-def checked_target(
-    model: Any, inputs: tuple[Any, ...], target: Any, mapping: Mapping[str, Any] | None
-) -> Any:
+def check_target(model: Any, inputs: tuple[Any, ...], target: Any, mapping: Mapping[str, Any] | None) -> Any:
     """The target, if the model's answer to ``inputs`` has it. Raises ``InvalidInput`` naming what it has."""
     with torch.no_grad():
         scores = model(*inputs)
     if torch.is_tensor(scores) and scores.ndim:
-        found = indices_of(target, scores.float().cpu().numpy(), mapping or {}, default=0)
+        indices = indices_of(target, scores.float().cpu().numpy(), mapping or {}, default=0)
         # Of one dimension as one number, which is what handlers hand to Captum.
-        return found[0] if len(found[0]) > 1 else found[0][0] if found[0] else None
+        return indices[0] if len(indices[0]) > 1 else indices[0][0] if indices[0] else None
     return target or 0
 
 
@@ -97,8 +95,8 @@ class HandlerNetwork:
 
     def compute_outputs(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """One call; what else than tensors comes out is left out."""
-        found = leaves(self._model(values[_DATA]))
-        return {name: torch.as_tensor(value) for name, value in found.items() if _is_array(value)}
+        outputs = flatten_outputs(self._model(values[_DATA]))
+        return {name: torch.as_tensor(value) for name, value in outputs.items() if _is_array(value)}
 
     def select_layer(self, layer: str) -> tuple[torch.nn.Module, torch.nn.Module | None]:
         """Raises ``ModelLoadFailed`` where there is no such layer, or none to be seen."""
@@ -120,7 +118,7 @@ class ConfiguredInsights:
     def __init__(self, table: Mapping[str, Any], folder: Path, network: HandlerNetwork, mapping: Any) -> None:
         self._explainer = Explainer(settings_of(table, folder), network, mapping or {})
 
-    def of(self, prepared: torch.Tensor, target: Any) -> Array:
+    def attribute(self, prepared: torch.Tensor, target: Any) -> Array:
         """A number for every number of ``prepared``, which has the batch in its first dimension."""
         rows = len(prepared)
         return self._explainer.attribute({_DATA: prepared.cpu().numpy()}, [(target, rows)], rows)[_DATA]

@@ -26,7 +26,7 @@ _SMALL = re.compile(rb"0\.0000[0-9]*")
 _NOT_PRINTABLE_ASCII = re.compile("[^\x00-\x7e]")
 
 
-def load(payload: Payload) -> Any:
+def load_json(payload: Payload) -> Any:
     """What ``json.loads`` makes of these bytes. Raises ``ValueError`` for what is no JSON."""
     text = payload if isinstance(payload, bytes) else bytes(payload)
     if not _has_long_integer(text):
@@ -41,13 +41,13 @@ def load(payload: Payload) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def dump(item: Any) -> bytes:
+def dump_indented(item: Any) -> bytes:
     """The bytes of ``json.dumps(item, indent=2)``. Raises ``TypeError`` or ``ValueError`` for what is not JSON."""
     try:
         text = orjson.dumps(item, option=_INDENTED)
     except TypeError:
-        return _slow(item, 2)
-    return _like_python(text) or _slow(item, 2)
+        return _dump_with_json(item, 2)
+    return _like_python(text) or _dump_with_json(item, 2)
 
 
 def dump_compact(item: Any) -> bytes:
@@ -55,8 +55,8 @@ def dump_compact(item: Any) -> bytes:
     try:
         text = orjson.dumps(item, option=_OPTIONS)
     except TypeError:
-        return _slow(item, None)
-    return text if b"null" not in text else _slow(item, None)
+        return _dump_with_json(item, None)
+    return text if b"null" not in text else _dump_with_json(item, None)
 
 
 def _like_python(text: bytes) -> bytes | None:
@@ -71,7 +71,7 @@ def _like_python(text: bytes) -> bytes | None:
             text = _with_python_exponents(text)
         text = _SMALL.sub(_python_small, text)
     if not text.isascii() or b"\x7f" in text:
-        text = _NOT_PRINTABLE_ASCII.sub(_escape, text.decode()).encode()
+        text = _NOT_PRINTABLE_ASCII.sub(_escape_character, text.decode()).encode()
     return text
 
 
@@ -103,18 +103,18 @@ def _with_python_exponents(text: bytes) -> bytes:
     668 ms with a pattern that looks at every number.
     """
     pieces: list[bytes] = []
-    done = 0
+    copied = 0
     for match in _EXPONENT.finditer(text):
         start, end = match.span()
-        begin = max(text.rfind(b" ", done, start), text.rfind(b"\n", done, start)) + 1
+        begin = max(text.rfind(b" ", copied, start), text.rfind(b"\n", copied, start)) + 1
         if begin == 0:
-            begin = done
-        pieces += (text[done:begin], repr(float(text[begin:end])).encode())
-        done = end
-    return b"".join((*pieces, text[done:]))
+            begin = copied
+        pieces += (text[copied:begin], repr(float(text[begin:end])).encode())
+        copied = end
+    return b"".join((*pieces, text[copied:]))
 
 
-def _escape(match: re.Match[str]) -> str:
+def _escape_character(match: re.Match[str]) -> str:
     code = ord(match[0])
     if code < 0x10000:
         return f"\\u{code:04x}"
@@ -122,15 +122,15 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\u{0xD800 | code >> 10:04x}\\u{0xDC00 | code & 0x3FF:04x}"
 
 
-def _slow(item: Any, indent: int | None) -> bytes:
+def _dump_with_json(item: Any, indent: int | None) -> bytes:
     separators = None if indent else (",", ":")
     try:
-        return json.dumps(item, indent=indent, separators=separators, default=_plain).encode()
+        return json.dumps(item, indent=indent, separators=separators, default=_default_value).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
-def _plain(item: Any) -> Any:
+def _default_value(item: Any) -> Any:
     # orjson takes these two by itself; without this an answer would depend on what else is in it.
     if isinstance(item, enum.Enum):
         return item.value

@@ -18,14 +18,14 @@ def get_yaml_config(yaml_file_path: str) -> dict[str, Any]:
 def deprecated(version: str, replacement: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Mark a function as going away in ``version``; calling it warns."""
 
-    def mark(function: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
-        def warned(*args: Any, **kwargs: Any) -> Any:
+        def warn_and_call(*args: Any, **kwargs: Any) -> Any:
             instead = f"; use {replacement}" if replacement else ""
             text = f"{function.__name__} is deprecated and goes away in {version}{instead}"
             warnings.warn(text, DeprecationWarning, stacklevel=2)
             return function(*args, **kwargs)
 
-        return warned
+        return warn_and_call
 
-    return mark
+    return decorate

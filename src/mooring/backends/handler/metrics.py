@@ -13,7 +13,7 @@ Record = Callable[[str, float, str, str, dict[str, str]], None]
 
 # A handler may count things while it loads, before anybody listens; what it then has is kept for the first batch.
 _KEPT_BEFORE_FIRST_BATCH = 1000
-_SAMPLED_EVERY = 1.0
+_SAMPLE_INTERVAL = 1.0
 
 
 class MetricTypes(enum.Enum):
@@ -88,7 +88,7 @@ class CachingMetric:
             )
         if self.store is not None:
             dimensions = dict(zip(self.dimension_names, map(str, dimension_values), strict=True))
-            self.store.record(self.metric_name, value, self.unit, self.metric_type, dimensions)
+            self.store.record_value(self.metric_name, value, self.unit, self.metric_type, dimensions)
 
     update = add_or_update
 
@@ -105,7 +105,7 @@ class MetricsStore:
         self._next_sample: dict[str, float] = {}
         self._waiting: list[tuple[str, float, str, str, dict[str, str]]] = []
 
-    def listen(self, listener: Record) -> None:
+    def set_listener(self, listener: Record) -> None:
         """Send every metric to ``listener`` from now on, and first what has waited for one."""
         self.listener = listener
         if self._waiting:
@@ -113,7 +113,7 @@ class MetricsStore:
             for metric in waiting:
                 listener(*metric)
 
-    def record(
+    def record_value(
         self, name: str, value: float, unit: str, metric_type: MetricTypes, dimensions: dict[str, str]
     ) -> None:
         """Record a value under exactly these dimensions. Raises ``ValueError`` or ``TypeError`` for what is no number."""
@@ -123,21 +123,21 @@ class MetricsStore:
         elif len(self._waiting) < _KEPT_BEFORE_FIRST_BATCH:
             self._waiting.append((name, value, unit, metric_type.value, dimensions))
 
-    def sample(self, name: str, started: float) -> None:
+    def record_time(self, name: str, started: float) -> None:
         """Record the milliseconds since ``started`` (of ``time.perf_counter``), but of a gauge at most once a second.
 
         It keeps its last value only, and to send one with every answer would cost more than a small model does.
         """
         now = time.perf_counter()
         if now >= self._next_sample.get(name, 0.0) or self._adds_up(name):
-            self._next_sample[name] = now + _SAMPLED_EVERY
+            self._next_sample[name] = now + _SAMPLE_INTERVAL
             self.add_time(name, round((now - started) * 1000, 2))
 
     def _adds_up(self, name: str) -> bool:
-        known = self._in_files.get(name)
-        return known is not None and known.metric_type is not _GAUGE
+        declared = self._in_files.get(name)
+        return declared is not None and declared.metric_type is not _GAUGE
 
-    def declare(self, metric: CachingMetric) -> None:
+    def add_declared(self, metric: CachingMetric) -> None:
         """Know a metric from a file, which then says its unit and its type whatever the handler's call says."""
         metric.store = self
         self._declared[metric.metric_name, metric.metric_type] = metric
@@ -153,13 +153,13 @@ class MetricsStore:
         metric_type: MetricTypes = MetricTypes.COUNTER,
     ) -> None:
         """Record a value under the model's name, its level and the handler's own dimensions."""
-        named = {str(dimension.name): str(dimension.value) for dimension in dimensions or ()}
-        named["ModelName"] = self.model_name
-        named["Level"] = "Model"
-        known = self._in_files.get(name)
-        if known is not None:
-            unit, metric_type = known.unit, known.metric_type
-        self.record(name, value, unit, MetricTypes(metric_type), named)
+        labels = {str(dimension.name): str(dimension.value) for dimension in dimensions or ()}
+        labels["ModelName"] = self.model_name
+        labels["Level"] = "Model"
+        declared = self._in_files.get(name)
+        if declared is not None:
+            unit, metric_type = declared.unit, declared.metric_type
+        self.record_value(name, value, unit, MetricTypes(metric_type), labels)
 
     def add_counter(
         self, name: str, value: float, idx: int | None = None, dimensions: Iterable[Dimension] | None = None
@@ -176,7 +176,7 @@ class MetricsStore:
         metric_type: MetricTypes = MetricTypes.GAUGE,
     ) -> None:
         """Raises ``ValueError`` for a unit of anything but time."""
-        _demand_unit(unit, ("ms", "s"))
+        _check_unit(unit, ("ms", "s"))
         self.add_metric(name, value, unit, idx, dimensions, metric_type)
 
     def add_size(
@@ -189,7 +189,7 @@ class MetricsStore:
         metric_type: MetricTypes = MetricTypes.GAUGE,
     ) -> None:
         """Raises ``ValueError`` for a unit of anything but size."""
-        _demand_unit(unit, ("B", "KB", "MB", "GB"))
+        _check_unit(unit, ("B", "KB", "MB", "GB"))
         self.add_metric(name, value, unit, idx, dimensions, metric_type)
 
     def add_percent(
@@ -226,6 +226,6 @@ class MetricsStore:
         return self._declared[metric_name, MetricTypes(metric_type)]
 
 
-def _demand_unit(unit: str, units: Sequence[str]) -> None:
+def _check_unit(unit: str, units: Sequence[str]) -> None:
     if unit not in units:
         raise ValueError(f"unknown unit '{unit}'; known are {', '.join(units)}")

@@ -17,7 +17,7 @@ class MetricsCacheYamlImpl(MetricsStore):
     def initialize_cache(self) -> None:
         """Declare every model metric of the file. Raises ``OSError``, or ``ValueError`` for what declares none."""
         for metric in read_metrics(self._path):
-            self.declare(metric)
+            self.add_declared(metric)
 
 
 def read_metrics(path: Path) -> Iterator[CachingMetric]:

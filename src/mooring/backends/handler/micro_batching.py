@@ -40,50 +40,50 @@ class MicroBatching:
         self.shutdown()
         self._parallelism = {step: max(parallelism.get(step, 1), 1) for step in _STEPS}
 
-    def _start(self) -> None:
+    def _start_threads(self) -> None:
         self._queues = {step: queue.SimpleQueue() for step in _STEPS}
         for step, count in self._parallelism.items():
             for number in range(count):
                 thread = threading.Thread(
-                    target=self._work, args=(step,), name=f"{step}-{number}", daemon=True
+                    target=self._run_step, args=(step,), name=f"{step}-{number}", daemon=True
                 )
                 thread.start()
                 self._threads.append(thread)
 
-    def _work(self, step: str) -> None:
+    def _run_step(self, step: str) -> None:
         """Take a part, do this step of it and pass it on; an error goes straight to whoever waits for the part."""
         index = _STEPS.index(step)
         following = self._queues[_STEPS[index + 1]] if index + 1 < len(_STEPS) else None
         while (work := self._queues[step].get()) is not None:
             part, result = work
             try:
-                done = getattr(self.handler, step)(part)
+                output = getattr(self.handler, step)(part)
             except Exception as error:  # the handler's own code
                 result.set_exception(error)
                 continue
             if following is None:
-                result.set_result(done)
+                result.set_result(output)
             else:
-                following.put((done, result))
+                following.put((output, result))
 
     def handle(self, data: list[Any], context: Context) -> list[Any]:
         """The results of all rows, in order. Raises what the first bad part raised."""
-        if any(context.get_request_header(0, asked) == "True" for asked in ("explain", "describe")):
+        if any(context.get_request_header(0, question) == "True" for question in ("explain", "describe")):
             whole: list[Any] = type(self.handler).handle(self.handler, data, context)
             return whole
         self.handler.context = context
         # Made here, before several threads ask for it at once.
         assert context.request_processor is not None
         if not self._threads:
-            self._start()
+            self._start_threads()
         size = max(self.micro_batch_size, 1)
         parts: list[Future[Any]] = []
         for start in range(0, len(data), size):
             result: Future[Any] = Future()
             parts.append(result)
             self._queues["preprocess"].put((data[start : start + size], result))
-        done = [part.exception() for part in parts]  # none may still run when the next batch begins
-        for error in done:
+        errors = [part.exception() for part in parts]  # none may still run when the next batch begins
+        for error in errors:
             if error is not None:
                 raise error
         return [item for part in parts for item in part.result()]

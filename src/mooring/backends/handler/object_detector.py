@@ -16,14 +16,14 @@ class ObjectDetector(VisionHandler):
 
     @timed
     def postprocess(self, data: Any) -> Any:
-        return [self._found(image) for image in data]
+        return [self._detections_of(image) for image in data]
 
-    def _found(self, image: Any) -> list[dict[str, Any]]:
+    def _detections_of(self, image: Any) -> list[dict[str, Any]]:
         sure = image["scores"] >= self.threshold
         boxes, labels, scores = (image[key][sure].tolist() for key in ("boxes", "labels", "scores"))
-        found = []
+        detections = []
         for box, label, score in zip(boxes, labels, scores, strict=True):
-            named = map_class_to_label([[box]], self.mapping, [[label]])[0]
-            named["score"] = score
-            found.append(named)
-        return found
+            detection = map_class_to_label([[box]], self.mapping, [[label]])[0]
+            detection["score"] = score
+            detections.append(detection)
+        return detections

@@ -40,12 +40,12 @@ def without_html(text: str) -> str:
 def expand_contractions(text: str) -> str:
     """``don't`` as ``do not``; a capital at the start stays one. A curly apostrophe counts as a straight one."""
 
-    def full(match: re.Match[str]) -> str:
-        found = match[0]
-        words = CONTRACTION_MAP[found.lower()]
-        return found[0] + words[1:] if found[0].lower() == words[0] else words
+    def expand_match(match: re.Match[str]) -> str:
+        contraction = match[0]
+        words = CONTRACTION_MAP[contraction.lower()]
+        return contraction[0] + words[1:] if contraction[0].lower() == words[0] else words
 
-    return _CONTRACTION.sub(full, text.replace("\u2019", "'"))
+    return _CONTRACTION.sub(expand_match, text.replace("\u2019", "'"))
 
 
 def without_accents(text: str) -> str:

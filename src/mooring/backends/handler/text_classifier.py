@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from mooring.backends.handler.insights import checked_target, input_of
+from mooring.backends.handler.insights import check_target, input_of
 from mooring.backends.handler.labels import map_class_to_label
 from mooring.backends.handler.text import ngrams_iterator
 from mooring.backends.handler.text_handler import TextHandler
@@ -37,10 +37,10 @@ class TextClassifier(TextHandler):
             self._remove_punctuation,
         ):
             text = clean(text)
-        numbers = [self._number(token) for token in ngrams_iterator(self._tokenize(text), self.ngrams)]
+        numbers = [self._token_number(token) for token in ngrams_iterator(self._tokenize(text), self.ngrams)]
         return torch.as_tensor(numbers, dtype=torch.long, device=self.device), text
 
-    def _number(self, token: str) -> int:
+    def _token_number(self, token: str) -> int:
         vocabulary = self.source_vocab
         if isinstance(
             vocabulary, Mapping
@@ -68,21 +68,21 @@ class TextClassifier(TextHandler):
 
         numbers, text = text_preprocess
         offsets = torch.zeros(1, dtype=torch.long, device=self.device)
-        target = checked_target(self.model, (numbers, offsets), target, self.mapping)
+        target = check_target(self.model, (numbers, offsets), target, self.mapping)
         words = self.get_word_token(text)
         # Captum varies a gate per token from closed to open: the embedding itself takes numbers, which do not vary.
         gates = torch.ones(1, len(numbers), device=self.device)
-        gradients = IntegratedGradients(lambda opened: self._gated(numbers, opened))
+        gradients = IntegratedGradients(lambda gate: self._run_gated(numbers, gate))
         by_token = gradients.attribute(gates, target=target, n_steps=50)[0]
-        importances = self.summarize_attributions(_shared_out(by_token, len(words), self.ngrams))
+        importances = self.summarize_attributions(_share_among_words(by_token, len(words), self.ngrams))
         return [{"importances": [importances.tolist()], "words": words}]
 
-    def _gated(self, numbers: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
+    def _run_gated(self, numbers: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
         """The model's answer for every row of gates, each token's embedding being multiplied by its gate."""
         return torch.cat([self._gated_once(numbers, row) for row in gates])
 
     def _gated_once(self, numbers: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
-        def hook(layer: Any, _: Any, output: torch.Tensor) -> torch.Tensor:
+        def apply_gates(layer: Any, _: Any, output: torch.Tensor) -> torch.Tensor:
             embedded = torch.nn.functional.embedding(numbers, layer.weight) * gates[:, None]
             if not isinstance(layer, torch.nn.EmbeddingBag):
                 return embedded.reshape(output.shape)
@@ -90,7 +90,7 @@ class TextClassifier(TextHandler):
                 return embedded.max(dim=0, keepdim=True).values
             return getattr(embedded, layer.mode)(dim=0, keepdim=True)  # type: ignore[no-any-return]
 
-        handle = self.model.embedding.register_forward_hook(hook)
+        handle = self.model.embedding.register_forward_hook(apply_gates)
         try:
             answer: torch.Tensor = self.model(numbers, torch.zeros(1, dtype=torch.long, device=self.device))
         finally:
@@ -98,7 +98,7 @@ class TextClassifier(TextHandler):
         return answer
 
 
-def _shared_out(by_token: torch.Tensor, words: int, ngrams: int) -> torch.Tensor:
+def _share_among_words(by_token: torch.Tensor, words: int, ngrams: int) -> torch.Tensor:
     """What a run of n words got, in equal parts to each of them."""
     shares = by_token[:words].clone()
     position = words

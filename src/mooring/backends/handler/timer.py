@@ -14,9 +14,9 @@ def timed(method: Callable[..., Any]) -> Callable[..., Any]:
         return _timed_coroutine(method, metric)
 
     @functools.wraps(method)
-    def measured(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def run_timed(self: Any, *args: Any, **kwargs: Any) -> Any:
         context = getattr(self, "context", None)
-        if context is None or not _profiled(context):
+        if context is None or not _is_profiled(context):
             return method(self, *args, **kwargs)
         started = time.perf_counter()
         try:
@@ -24,23 +24,23 @@ def timed(method: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             context.metrics.add_time(metric, round((time.perf_counter() - started) * 1000, 2))
 
-    return measured
+    return run_timed
 
 
 def _timed_coroutine(method: Callable[..., Any], metric: str) -> Callable[..., Any]:
     @functools.wraps(method)
-    async def measured(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def run_timed(self: Any, *args: Any, **kwargs: Any) -> Any:
         started = time.perf_counter()
         try:
             return await method(self, *args, **kwargs)
         finally:
             context = getattr(self, "context", None)
-            if context is not None and _profiled(context):
+            if context is not None and _is_profiled(context):
                 context.metrics.add_time(metric, round((time.perf_counter() - started) * 1000, 2))
 
-    return measured
+    return run_timed
 
 
-def _profiled(context: Any) -> bool:
+def _is_profiled(context: Any) -> bool:
     settings = context.model_yaml_config.get("handler") if context.model_yaml_config else None
     return isinstance(settings, dict) and bool(settings.get("profile"))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mooring.backends.handler.base_handler import BaseHandler
 from mooring.backends.handler.context import Context
-from mooring.backends.handler.insights import ConfiguredInsights, HandlerNetwork, checked_target, input_of
+from mooring.backends.handler.insights import ConfiguredInsights, HandlerNetwork, check_target, input_of
 from mooring.backends.handler.timer import timed
 
 _STEPS = 15
@@ -49,15 +49,15 @@ class VisionHandler(BaseHandler):
     @timed
     def preprocess(self, data: Any) -> Any:
         """One batch of all rows' images: bytes of an image file, base64 text of them, or nested numbers."""
-        return torch.stack([self._tensor(row) for row in data]).to(self.device)
+        return torch.stack([self._image_tensor(row) for row in data]).to(self.device)
 
-    def _tensor(self, row: Any) -> torch.Tensor:
+    def _image_tensor(self, row: Any) -> torch.Tensor:
         image = input_of(row)
         if isinstance(image, str):
             image = base64.b64decode(image)
         if isinstance(image, (bytes, bytearray)):
-            with Image.open(io.BytesIO(image)) as opened:
-                tensor: torch.Tensor = self.image_processing(opened)
+            with Image.open(io.BytesIO(image)) as file:
+                tensor: torch.Tensor = self.image_processing(file)
             return tensor
         # Not FloatTensor: it takes a lone number for a size, and a caller could have gigabytes of memory, unwritten.
         return torch.tensor(image, dtype=torch.float32)
@@ -65,6 +65,6 @@ class VisionHandler(BaseHandler):
     def get_insights(self, tensor_data: Any, _: Any, target: Any = 0) -> Any:
         """How much every pixel of every channel spoke for ``target``. Raises ``InvalidInput`` for one there is not."""
         if self._insights is not None:
-            return self._insights.of(tensor_data, target).tolist()
-        target = checked_target(self.model, (tensor_data,), target, self.mapping)
+            return self._insights.attribute(tensor_data, target).tolist()
+        target = check_target(self.model, (tensor_data,), target, self.mapping)
         return self.ig.attribute(tensor_data, target=target, n_steps=_STEPS).tolist()

@@ -72,7 +72,7 @@ def load_compiled_library(path: str, device: str) -> Any:
     return torch._export.aot_load(path, device)  # noqa: SLF001
 
 
-class Session:
+class OnnxSession:
     """An ONNX model, called with a batch as a torch model is."""
 
     def __init__(self, path: str, providers: list[str]) -> None:
@@ -99,7 +99,7 @@ class Session:
         return getattr(self.session, name)
 
 
-def load_onnx(path: str, device: Any) -> Session:
+def load_onnx(path: str, device: Any) -> OnnxSession:
     """An ONNX Runtime session, on the accelerator where the device is one."""
     accelerated = ["CUDAExecutionProvider"] if getattr(device, "type", "") == "cuda" else []
-    return Session(path, [*accelerated, "CPUExecutionProvider"])
+    return OnnxSession(path, [*accelerated, "CPUExecutionProvider"])

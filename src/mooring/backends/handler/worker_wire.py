@@ -17,7 +17,7 @@ _END = _INT.pack(-1)
 
 def create_load_model_response(code: int, message: str) -> bytes:
     """What a worker answers to the order to load: a code, a text, and no predictions."""
-    return _INT.pack(code) + _sized(message.encode()) + _END
+    return _INT.pack(code) + _with_length(message.encode()) + _END
 
 
 def create_predict_response(
@@ -33,7 +33,7 @@ def create_predict_response(
     ``ret`` is the list that the handler returned, or None where the batch failed. Raises ``InvalidOutput`` for an item
     that no body can hold.
     """
-    reply = bytearray(_INT.pack(code) + _sized(message.encode()))
+    reply = bytearray(_INT.pack(code) + _with_length(message.encode()))
     for row, request_id in req_id_map.items():
         status, reason, content_type = code, message, ""
         headers: dict[str, str] = {}
@@ -44,11 +44,11 @@ def create_predict_response(
         if ts_stream_next:
             headers["ts_stream_next"] = "true"
         body = message.encode() if ret is None else body_answer(ret[row], None).outputs[0].data[0]
-        reply += _sized(request_id.encode()) + _sized(content_type.encode())
-        reply += _INT.pack(status or code) + _sized((reason or "").encode()) + _INT.pack(len(headers))
+        reply += _with_length(request_id.encode()) + _with_length(content_type.encode())
+        reply += _INT.pack(status or code) + _with_length((reason or "").encode()) + _INT.pack(len(headers))
         for name, value in headers.items():
-            reply += _sized(str(name).encode()) + _sized(str(value).encode())
-        reply += _sized(body)
+            reply += _with_length(str(name).encode()) + _with_length(str(value).encode())
+        reply += _with_length(body)
     reply += _END
     return reply
 
@@ -58,54 +58,54 @@ def retrieve_msg(conn: socket.socket) -> tuple[bytes, Any]:
 
     Raises ``ValueError`` for any other order and ``EOFError`` when the socket ends.
     """
-    command = _exactly(conn, 1)
+    command = _read_exactly(conn, 1)
     if command == b"L":
-        return command, _load_order(conn)
+        return command, _read_load_order(conn)
     if command == b"I":
-        return command, _requests(conn)
+        return command, _read_requests(conn)
     raise ValueError(f"unknown order {command!r} for a worker; expected b'L' or b'I'")
 
 
-def _load_order(conn: socket.socket) -> dict[str, Any]:
-    order: dict[str, Any] = {"modelName": _text(conn).encode(), "modelPath": _text(conn).encode()}
-    order["batchSize"] = _int(conn)
-    order["handler"] = _text(conn).encode()
-    gpu = _int(conn)
+def _read_load_order(conn: socket.socket) -> dict[str, Any]:
+    order: dict[str, Any] = {"modelName": _read_text(conn).encode(), "modelPath": _read_text(conn).encode()}
+    order["batchSize"] = _read_int(conn)
+    order["handler"] = _read_text(conn).encode()
+    gpu = _read_int(conn)
     order["gpu"] = gpu if gpu >= 0 else None
-    order["envelope"] = _text(conn).encode()
-    order["limitMaxImagePixels"] = _exactly(conn, 1) != b"\0"
+    order["envelope"] = _read_text(conn).encode()
+    order["limitMaxImagePixels"] = _read_exactly(conn, 1) != b"\0"
     return order
 
 
-def _requests(conn: socket.socket) -> list[dict[str, Any]]:
+def _read_requests(conn: socket.socket) -> list[dict[str, Any]]:
     requests = []
-    while (size := _int(conn)) != -1:
-        request: dict[str, Any] = {"requestId": _exactly(conn, size), "headers": [], "parameters": []}
-        while (size := _int(conn)) != -1:
-            name = _exactly(conn, size)
-            request["headers"].append({"name": name, "value": _exactly(conn, _int(conn))})
-        while (size := _int(conn)) != -1:
-            field, content_type = _exactly(conn, size).decode(), _text(conn)
-            value = bytearray(_exactly(conn, _int(conn)))
+    while (size := _read_int(conn)) != -1:
+        request: dict[str, Any] = {"requestId": _read_exactly(conn, size), "headers": [], "parameters": []}
+        while (size := _read_int(conn)) != -1:
+            name = _read_exactly(conn, size)
+            request["headers"].append({"name": name, "value": _read_exactly(conn, _read_int(conn))})
+        while (size := _read_int(conn)) != -1:
+            field, content_type = _read_exactly(conn, size).decode(), _read_text(conn)
+            value = bytearray(_read_exactly(conn, _read_int(conn)))
             request["parameters"].append({"name": field, "contentType": content_type, "value": value})
         requests.append(request)
     return requests
 
 
-def _sized(data: bytes) -> bytes:
+def _with_length(data: bytes) -> bytes:
     return _INT.pack(len(data)) + data
 
 
-def _int(conn: socket.socket) -> int:
-    found: int = _INT.unpack(_exactly(conn, _INT.size))[0]
-    return found
+def _read_int(conn: socket.socket) -> int:
+    number: int = _INT.unpack(_read_exactly(conn, _INT.size))[0]
+    return number
 
 
-def _text(conn: socket.socket) -> str:
-    return _exactly(conn, _int(conn)).decode()
+def _read_text(conn: socket.socket) -> str:
+    return _read_exactly(conn, _read_int(conn)).decode()
 
 
-def _exactly(conn: socket.socket, size: int) -> bytes:
+def _read_exactly(conn: socket.socket, size: int) -> bytes:
     data = bytearray()
     while len(data) < size:
         more = conn.recv(size - len(data))
