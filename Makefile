@@ -1,4 +1,4 @@
-# The one door: serve, test, long, check, record-exchanges, fuzz, soak, bench, faults. Needs make and Python 3.11 or newer, nothing else.
+# The one door: serve, test, unit, long, check, record-exchanges, fuzz, soak, bench, faults. Needs make and Python 3.11 or newer, nothing else.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -8,6 +8,7 @@ MANAGEMENT_PORT ?= 8081
 METRICS_PORT ?= 8082
 # Passed to pytest, as in: make test ARGS="tests/engine -x"
 ARGS ?=
+UNIT := $(addprefix tests/,config core engine frontends ipc observability protocols server web worker_process workers)
 # For how long `make fuzz` looks, and how much `make soak` asks.
 FUZZ_SECONDS ?= 600
 REQUESTS ?= 1000000
@@ -20,7 +21,7 @@ DIGITS_FILES := $(addprefix examples/digits/,model.py digits.pt handler.py index
 # Otherwise each of the thousands of processes that tests start compiles every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: serve test long check record-exchanges fuzz soak bench bench-peers overload faults clean install
+.PHONY: serve test unit long check record-exchanges fuzz soak bench bench-peers overload faults clean install
 .DELETE_ON_ERROR:
 
 serve: $(INSTALLED) $(DIGITS)
@@ -35,6 +36,10 @@ serve: $(INSTALLED) $(DIGITS)
 
 test: check $(DIGITS)
 	$(BIN)/pytest -n auto $(ARGS)
+
+# In half a minute: what starts no process and waits for no connection, of everything between a socket and a model.
+unit: $(INSTALLED)
+	$(BIN)/pytest --unit --timeout 20 -q $(UNIT) $(ARGS)
 
 # The same tests, but those that are repeated hundreds of times are repeated in full: workers killed, workers forked.
 long: $(INSTALLED) $(DIGITS)

@@ -41,7 +41,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--unit",
         action="store_true",
-        help="leave out what starts processes, let nothing else start one, and try few examples of hypothesis",
+        help="leave out what is marked as slow by nature, let nothing start a process, try few examples of hypothesis",
     )
 
 
@@ -83,12 +83,16 @@ def _no_processes(pytestconfig, monkeypatch):
 
 
 def pytest_collection_modifyitems(config, items):
-    """With --unit, only the tests that start no process.
+    """With --unit, only the tests that start no process and do not wait on connections.
 
     With --fuzz, the tests of hypothesis alone; each gets its share of the time, and at least one run.
     """
     if config.getoption("--unit"):
-        chosen = [each for each in items if each.get_closest_marker("processes") is None]
+        chosen = [
+            each
+            for each in items
+            if not any(each.get_closest_marker(name) for name in ("processes", "sockets"))
+        ]
         config.hook.pytest_deselected(items=[each for each in items if each not in set(chosen)])
         items[:] = chosen
     seconds = config.getoption("--fuzz")

@@ -14,6 +14,8 @@ from mooring.core import buffers
 from mooring.core.buffers import HeapAllocator
 from mooring.core.memory import RESERVE, BodyMemory
 
+pytestmark = pytest.mark.sockets
+
 LIMIT = 2_000_000
 
 

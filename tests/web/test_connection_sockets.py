@@ -7,6 +7,8 @@ import time
 import pytest
 from web_client import echo, eventually, hello
 
+pytestmark = pytest.mark.sockets
+
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 BIG = 300_000
 

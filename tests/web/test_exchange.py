@@ -6,6 +6,8 @@ from web_client import eventually
 from mooring.core.buffers import Buffer
 from mooring.web.exchange import JOINED, TRANSITIONS, Exchange, ResponseState
 
+pytestmark = pytest.mark.sockets
+
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 HEAD = GET.replace(b"GET", b"HEAD")
 OLD = b"GET / HTTP/1.0\r\n\r\n"

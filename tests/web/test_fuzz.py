@@ -8,6 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from web_client import Served, eventually
 
+pytestmark = pytest.mark.sockets
+
 HEAD = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r\n]*\r\n(?:[^\r\n:]+: [^\r\n]*\r\n)*\r\n")
 LIMITS = {"max_body_bytes": 200_000, "max_header_bytes": 8_192, "header_timeout": 5.0, "body_timeout": 5.0}
 SEEDS = [

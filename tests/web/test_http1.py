@@ -15,6 +15,8 @@ from web_client import Client, echo, eventually
 from mooring.core.buffers import HeapAllocator
 from mooring.web.http1 import HttpServer, Limits
 
+pytestmark = pytest.mark.sockets
+
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 

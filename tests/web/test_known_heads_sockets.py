@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from web_client import eventually
 
+pytestmark = pytest.mark.sockets
+
 LARGE = 70_000
 
 

@@ -11,6 +11,8 @@ from web_client import echo, eventually
 
 from mooring.web.migration import SocketChannel
 
+pytestmark = pytest.mark.sockets
+
 PIECE = 70_000  # a body that gets a buffer of its own
 
 

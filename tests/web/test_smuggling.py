@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
+pytestmark = pytest.mark.sockets
+
 VICTIM = b"GET /victim HTTP/1.1\r\nHost: a\r\n\r\n"
 HIDDEN = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST /front HTTP/1.1\r\nHost: a\r\n"

@@ -12,6 +12,8 @@ from web_client import Client, echo, eventually, hello
 from mooring.web import connection, tls_listener
 from mooring.web.http1 import header_lines
 
+pytestmark = pytest.mark.sockets
+
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 
 

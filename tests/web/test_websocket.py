@@ -16,6 +16,8 @@ from wsproto.events import BytesMessage, CloseConnection, TextMessage
 from mooring.web.listener import Limits
 from mooring.web.websocket import HandshakeRefused, WebSocket, upgrade
 
+pytestmark = pytest.mark.sockets
+
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 HANDSHAKE = (
     "GET /socket HTTP/1.1\r\nhost: here\r\nupgrade: websocket\r\nconnection: keep-alive, Upgrade\r\n"

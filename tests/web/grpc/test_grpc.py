@@ -24,6 +24,8 @@ from mooring.web.http2.errors import ErrorCode
 from mooring.web.http2.frames import pack_frame as frame
 from mooring.web.listener import Limits
 
+pytestmark = pytest.mark.sockets
+
 LARGEST = 300
 
 

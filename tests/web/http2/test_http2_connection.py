@@ -14,6 +14,8 @@ from mooring.web.http2.errors import ErrorCode
 from mooring.web.http2.frames import pack_frame as frame
 from mooring.web.listener import Limits
 
+pytestmark = pytest.mark.sockets
+
 S, H, D = frames.SETTINGS, frames.HEADERS, frames.DATA
 WINDOW, PING, RST, PRIORITY = frames.WINDOW_UPDATE, frames.PING, frames.RST_STREAM, frames.PRIORITY
 CONTINUATION, ES, EH = frames.CONTINUATION, frames.END_STREAM, frames.END_HEADERS

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from mooring.web.http2 import frames
 
+pytestmark = pytest.mark.sockets
+
 BLOCK = b"\x83\x86\x44\x09/t.T/Echo\x5f\x10application/grpc"
 CHAT = BLOCK.replace(b"Echo", b"Chat")
 KINDS = st.integers(0, 10) | st.sampled_from([0, 1, 8, 9])
