@@ -56,10 +56,14 @@ def _hashable_value(value: RequestValue) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Makes samples of requests, for one model. ``joins`` False: the model gets one request, or one row, at a time.
+    """Makes samples of requests, for one model: arrays that have the model's names, types and shapes.
 
-    So it is with ``apart``, too, although its inputs have a batch dimension: whether a row's answer depends on the rows
-    beside it is not known (docs/decisions/0034-when-requests-are-joined.md). ``unbatched_outputs`` are the outputs whose first
+    How this works: tensors of v2 make one sample, checked as they are. A TorchServe body is decoded by its content type
+    to inputs, or to instances. Instances are rows: those of one shape make one sample, others one each. A sample whose
+    first dimension is a batch says how many ``rows`` it has, and may be joined with others along it.
+
+    ``joins`` False: the model gets one request, or one row, at a time. So it is with ``apart``, too, although its inputs
+    have a batch dimension: whether a row's answer depends on the rows beside it is not known (docs/decisions/0034-when-requests-are-joined.md). ``unbatched_outputs`` are the outputs whose first
     dimension is known to be no batch. ``constants`` are inputs without a batch dimension that a request may leave out; one
     that sends them shares no call. With ``one_row`` inputs have a batch dimension, in which there is one row alone.
     """
@@ -115,7 +119,7 @@ class Reader:
         return arrays
 
     def _make_sample(self, arrays: Arrays) -> Sample:
-        """One request's tensors as one sample."""
+        """Make one sample of one request's tensors."""
         self._check_names(arrays)
         sample = Sample(0, arrays)
         if self.batch is STACK and self.joins:

@@ -68,7 +68,7 @@ def _unpack_contents(tensor: Tensor) -> None:
     view = view_of(tensor.data)
     found = TensorEntry(tensor.name, tensor.datatype, tensor.shape, None, [(0, len(view))])
     try:
-        plain = ElementReader(view, "input", None).typed(found)
+        plain = ElementReader(view, "input", None).read_typed(found)
     except Malformed as error:
         raise InvalidInput(f"the message is no ModelInferRequest: {error}") from None
     tensor.data, tensor.shape = plain.data, plain.shape

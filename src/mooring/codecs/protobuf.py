@@ -87,7 +87,7 @@ def _decode_request(
             elif tag == 0x3A:
                 raw.append((start, end))
         elements = ElementReader(message, "input", allocator, share, pack=large)
-        request.inputs, layout = elements.fill(found, raw, regions)
+        request.inputs, layout = elements.read_tensors(found, raw, regions)
     except InvalidInput as error:
         error.model, error.version = request.model, request.version
         raise
@@ -120,7 +120,7 @@ def decode_response(message: bytes) -> InferenceResponse:
                 found.append(_read_tensor(message, start, end))
             elif tag == 0x32:
                 raw.append((start, end))
-        tensors, _ = ElementReader(message, "output", None).fill(found, raw, None)
+        tensors, _ = ElementReader(message, "output", None).read_tensors(found, raw, None)
         response.outputs = [*tensors]
     except (Malformed, UnicodeDecodeError) as error:
         raise InvalidInput(f"the message is no ModelInferResponse: {error}") from None

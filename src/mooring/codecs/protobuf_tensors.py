@@ -87,9 +87,12 @@ class TensorEntry(msgspec.Struct, gc=False):
 
 
 class ElementReader:
-    """Makes the data of tensors out of one message. Large data is copied to the allocator's memory, or borrowed.
+    """Reads the elements of all tensors of one message.
 
-    With ``pack`` elements that would have to be looked at one by one stay packed (``Tensor.packed``).
+    How this works: the message's fields were found before, so that each tensor is an entry with places in the message.
+    Its elements are in shared memory, in the next raw entry, or in its own contents fields. Small data is copied. Large
+    data is borrowed where the message is a buffer (``share``), else copied to the allocator's memory. With ``pack``
+    elements that would have to be looked at one by one stay packed, for a worker to unpack.
     """
 
     __slots__ = ("_allocator", "_message", "_pack", "_share", "_side", "_view")
@@ -110,10 +113,13 @@ class ElementReader:
         self._side = side
         self._allocator = allocator
 
-    def fill(
+    def read_tensors(
         self, found: Sequence[TensorEntry], raw: Sequence[tuple[int, int]], regions: Regions | None
     ) -> tuple[list[Tensor], ContentsLayout]:
-        """The tensors with their data, wherever that is. Raises ``InvalidInput``, and holds no memory then."""
+        """Return the tensors with their data, and how their contents came.
+
+        ``raw`` are the places of the raw entries. Raises ``InvalidInput``, and holds no memory then.
+        """
         tensors: list[Tensor] = []
         layout = RAW_LAYOUT
         rest = iter(raw)
@@ -126,7 +132,7 @@ class ElementReader:
                 elif raw:
                     tensors.append(self._read_raw(each, *self._take_raw_entry(rest, each)))
                 else:
-                    tensors.append(self._keep_contents_packed(each) if self._pack else self.typed(each))
+                    tensors.append(self._keep_contents_packed(each) if self._pack else self.read_typed(each))
                     wide = each.datatype in HALF_FLOATS or layout is WIDENED_LAYOUT
                     layout = WIDENED_LAYOUT if wide else TYPED_LAYOUT
             if next(rest, None) is not None:
@@ -263,7 +269,7 @@ class ElementReader:
             f"{self._side} byte size mismatch for {self._side} '{each.name}'. Expected {expected}, got {got}"
         )
 
-    def typed(self, each: TensorEntry) -> Tensor:
+    def read_typed(self, each: TensorEntry) -> Tensor:
         """A tensor of the contents field of its type. Raises ``InvalidInput`` or ``Malformed``."""
         number, field = _CONTENTS_FIELDS[each.datatype]
         parts: list[Part] = []
