@@ -20,7 +20,7 @@ from mooring.web.exchange import ResponseState
 from mooring.web.heads import Refusal
 from mooring.web.http_context import HttpContext
 from mooring.web.listener import ClientConnection, ListenerContext, register
-from mooring.web.request_reader import ReaderState, RequestReader
+from mooring.web.request_reader import DISCARDING, RequestReader
 from mooring.web.response_queue import ResponseQueue
 
 log = get_logger(__name__)
@@ -95,7 +95,7 @@ class Connection(ClientConnection):
     def buffer_updated(self, nbytes: int) -> None:
         reader, queue = self._reader, self._queue
         if reader.state:
-            if reader.state is ReaderState.DISCARDING:
+            if reader.state is DISCARDING:
                 self._since = self._context.now
                 return
             reader.fill(nbytes)
@@ -207,7 +207,7 @@ class Connection(ClientConnection):
             self._check_lingering(now, silence)
         elif self._state is ConnectionState.HALF_CLOSED:
             self._probe()
-        elif reader.state is ReaderState.DISCARDING or not queue.reading or queue.holds_continue:
+        elif reader.state is DISCARDING or not queue.reading or queue.holds_continue:
             self._since = now
             reader.reset_pace()
         elif reader.receiving:

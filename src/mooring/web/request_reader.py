@@ -37,11 +37,14 @@ class ReaderState(enum.IntEnum):
     DISCARDING = 2
 
 
+# Looked up per request: a look into the class costs 0.1 us (core/requests.py).
+PARSING, FILLING, DISCARDING = ReaderState
+
 TRANSITIONS: dict[ReaderState, frozenset[ReaderState]] = {
-    ReaderState.PARSING: frozenset({ReaderState.FILLING, ReaderState.DISCARDING}),
-    ReaderState.FILLING: frozenset({ReaderState.PARSING, ReaderState.DISCARDING}),
+    PARSING: frozenset({FILLING, DISCARDING}),
+    FILLING: frozenset({PARSING, DISCARDING}),
     # A client that was told that its connection ends is never read again.
-    ReaderState.DISCARDING: frozenset({ReaderState.DISCARDING}),
+    DISCARDING: frozenset({DISCARDING}),
 }
 
 
@@ -75,7 +78,7 @@ class RequestReader:
     def __init__(self, context: HttpContext, queue: ResponseQueue) -> None:
         self._context = context
         self._queue = queue
-        self.state = ReaderState.PARSING
+        self.state = PARSING
         self.buffer = context.receive_buffer
         self.since = context.now
         self._parser = HttpRequestParser(self)
@@ -131,7 +134,7 @@ class RequestReader:
 
     def discard(self) -> None:
         """Drop what is being received, and everything that comes from now on."""
-        self._enter(ReaderState.DISCARDING)
+        self._enter(DISCARDING)
         self.drop_incoming()
 
     def refuse(self, refusal: Refusal) -> None:
@@ -152,12 +155,12 @@ class RequestReader:
 
     def hand_over(self, successor: ClientConnection) -> None:
         """Give what follows the request that just came to another protocol's connection."""
-        self._enter(ReaderState.DISCARDING)
+        self._enter(DISCARDING)
         self._successor = successor
 
     def close(self) -> None:
         """Forget everything: the connection is lost."""
-        self._enter(ReaderState.DISCARDING)
+        self._enter(DISCARDING)
         self.drop_incoming()
         if self._successor is None:
             del self._parser  # it refers to this reader: a cycle
@@ -238,7 +241,7 @@ class RequestReader:
 
     def _take_stock(self, size: int) -> None:
         """Look at what a chunk left behind: a body to be continued, a head to be continued, or nothing."""
-        if self.state is ReaderState.DISCARDING:
+        if self.state is DISCARDING:
             return
         if self.incoming is not None:
             self._head_bytes = 0
@@ -261,7 +264,7 @@ class RequestReader:
     def _continue_body(self, size: int) -> None:
         body = self._body
         if body.buffer is not None:
-            self._enter(ReaderState.FILLING)
+            self._enter(FILLING)
             self.buffer = body.buffer.view[body.filled :]
         elif body.count_framing(size) > self._context.limits.max_header_bytes + RECEIVE:
             # Extensions or trailers without end.
@@ -284,7 +287,7 @@ class RequestReader:
         if not self._recognizer.at_start:
             # The parser still believes to be in this body. What comes next is the next request, for a new one.
             self._parser, self._inside = HttpRequestParser(self), False
-        self._enter(ReaderState.PARSING)
+        self._enter(PARSING)
         self.buffer = self._context.receive_buffer
         self._recognizer.restart()
         self.incoming = None
@@ -461,12 +464,12 @@ class RequestReader:
 
     def _submit(self, exchange: Exchange) -> None:
         if not exchange.keep_alive:
-            self._enter(ReaderState.DISCARDING)
+            self._enter(DISCARDING)
         self._queue.submit(exchange)
 
     def _take_last(self, exchange: Exchange) -> None:
         """Read no more: this one, whose answer is at hand, is answered after all that was asked before."""
-        self._enter(ReaderState.DISCARDING)
+        self._enter(DISCARDING)
         self._refused = True
         self._queue.submit_last(exchange)
 

@@ -10,7 +10,7 @@ from typing import Protocol
 from mooring.core.buffers import Buffer, Payload
 from mooring.observability.logs import get_logger
 from mooring.web import http1_format
-from mooring.web.exchange import JOINED, Exchange, HeadCache, ResponseState, release_all
+from mooring.web.exchange import ANSWERED, JOINED, PENDING, STREAMING, Exchange, HeadCache, release_all
 from mooring.web.http_context import HttpContext
 from mooring.web.listener import SLOW, ClientConnection, ListenerContext
 
@@ -109,7 +109,7 @@ class ResponseQueue:
         current = self.current
         if current is None:
             self._proceed()
-        elif current.state is ResponseState.STREAMING and current.on_writable is not None:
+        elif current.state is STREAMING and current.on_writable is not None:
             _guard(current.on_writable)
         if self.unseen:
             self._admit()
@@ -257,7 +257,7 @@ class ResponseQueue:
             self._app(exchange)
         except Exception:  # the protocol edge: the client must not wait for ever
             log.exception("request failed in the server's own code")
-            if exchange.state is ResponseState.PENDING:
+            if exchange.state is PENDING:
                 body, head = self._context.render_error(
                     500, "internal", "Internal server error.", exchange.target, None
                 )
@@ -283,8 +283,8 @@ class ResponseQueue:
             if exchange.queued:
                 pieces, exchange.queued = exchange.queued, None
                 self._send(pieces)
-            if exchange.state < ResponseState.ANSWERED:
-                if exchange.state is ResponseState.STREAMING and exchange.on_writable is not None:
+            if exchange.state < ANSWERED:
+                if exchange.state is STREAMING and exchange.on_writable is not None:
                     _guard(exchange.on_writable)
                 return
             if not exchange.keep_alive:
