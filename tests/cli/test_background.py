@@ -9,7 +9,7 @@ import click
 import psutil
 import pytest
 
-from mooring.cli.pid_file import AlreadyServing, running, serving
+from mooring.cli.pid_file import AlreadyServing, hold_pid_file, running_process_id
 
 START = """
 import os, signal, sys, time, click
@@ -78,32 +78,32 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_the_file_has_the_number_of_the_process_for_as_long_as_it_serves(folder):
-    assert running() is None
-    with serving():
-        assert running() == os.getpid()
+    assert running_process_id() is None
+    with hold_pid_file():
+        assert running_process_id() == os.getpid()
         assert (folder / ".model_server.pid").read_text() == str(os.getpid())
-        with pytest.raises(AlreadyServing), serving():
+        with pytest.raises(AlreadyServing), hold_pid_file():
             pass
-        assert running() == os.getpid()
-    assert running() is None
+        assert running_process_id() == os.getpid()
+    assert running_process_id() is None
     assert not (folder / ".model_server.pid").exists()
 
 
 def test_the_file_of_a_server_that_was_killed_is_no_hindrance(folder):
     code = (
-        "import os, signal\nfrom mooring.cli.pid_file import serving\nwith serving(): os.kill(os.getpid(), 9)"
+        "import os, signal\nfrom mooring.cli.pid_file import hold_pid_file\nwith hold_pid_file(): os.kill(os.getpid(), 9)"
     )
     environ = os.environ | {"TMPDIR": str(folder)}
     assert subprocess.run([sys.executable, "-c", code], env=environ, check=False).returncode == -9
     assert int((folder / ".model_server.pid").read_text())
-    assert running() is None
-    with serving():
-        assert running() == os.getpid()
+    assert running_process_id() is None
+    with hold_pid_file():
+        assert running_process_id() == os.getpid()
 
 
 def test_a_link_in_place_of_the_file_is_not_followed(folder):
     (folder / "mine").write_text("precious")
     (folder / ".model_server.pid").symlink_to(folder / "mine")
-    with pytest.raises(click.ClickException, match="TMPDIR"), serving():
+    with pytest.raises(click.ClickException, match="TMPDIR"), hold_pid_file():
         pass
     assert Path(folder / "mine").read_text() == "precious"

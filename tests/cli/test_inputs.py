@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mooring.cli.inputs import content_of, read_inputs
+from mooring.cli.inputs import read_content, read_inputs
 from mooring.core.errors import InvalidInput
 from mooring.core.tensors import TensorSpec
 
@@ -92,4 +92,4 @@ def test_an_object_names_the_inputs():
 
 def test_a_file_that_is_not_there_is_named():
     with pytest.raises(InvalidInput, match=r"gone\.npy: No such file"):
-        content_of("gone.npy")
+        read_content("gone.npy")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mooring.cli.pid_file import serving
+from mooring.cli.pid_file import hold_pid_file
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_there_may_be_nothing_to_stop(mooring, server):
 
 
 def test_a_second_server_is_refused_in_torchserves_words(mooring, server, store):
-    with serving():
+    with hold_pid_file():
         done = mooring("torchserve", "--start", "--model-store", store)
     said = "TorchServe is already running, please use torchserve --stop to stop TorchServe.\n"
     assert (done.exit_code, done.stdout) == (1, said)

@@ -1,4 +1,4 @@
-"""The ``mooring`` command. What a server's workers are forked from is begun first of all, before the flags are read."""
+"""The ``mooring`` command. The process that workers are forked from is started first, before the flags are read."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run the command line of this process and leave with its exit status."""
     arguments = sys.argv[1:]
-    first = _begun() if _serves(arguments) else None
+    first = _start_library_process() if _is_server_start(arguments) else None
     try:
         from mooring.cli.commands import commands
 
@@ -23,18 +23,18 @@ def main() -> None:
             first.end()
 
 
-def _serves(arguments: Sequence[str]) -> bool:
-    """Whether these words are going to start a server in this very process."""
+def _is_server_start(arguments: Sequence[str]) -> bool:
+    """Return whether these arguments start a server in this process."""
     foreground = arguments[:1] == ["torchserve"] and "--foreground" in arguments
     return foreground or (arguments[:1] in (["serve"], ["amdinfer-server"]) and "--help" not in arguments)
 
 
-def _begun() -> "LibraryProcess | None":
-    """What workers will be forked from. From here on a signal to stop ends this process cleanly."""
+def _start_library_process() -> "LibraryProcess | None":
+    """Start the process that workers are forked from. From here on a signal to stop ends this process cleanly."""
     from mooring.signals import exit_on_signal
     from mooring.workers.library_process import LibraryProcess
 
     exit_on_signal()
-    with suppress(OSError):  # who needs one will say so
+    with suppress(OSError):  # a server that needs one reports the error later
         return LibraryProcess(os.environ)
     return None

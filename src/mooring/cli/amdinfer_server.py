@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from mooring.cli.launch import configured, given, greets, served
+from mooring.cli.launch import drop_unset, greeting_printer, read_config, serve_until_stopped
 from mooring.config.settings import Address
 
 _REPOSITORY = "/mnt/models"
@@ -88,11 +88,11 @@ def amdinfer_server(
     # The lines that scripts wait for.
     up = f"gRPC server starting at port {grpc_port}\nHTTP server starting at port {http_port}"
     defaults = {"dialect": "amd", "max_request_size": _LARGEST, "max_response_size": _LARGEST}
-    heard = [] if there else [f"no model repository at {model_repository}: only workers can be loaded"]
-    config = configured(given(flags), None, heard, defaults=defaults)
+    warnings = [] if there else [f"no model repository at {model_repository}: only workers can be loaded"]
+    config = read_config(drop_unset(flags), None, warnings, defaults=defaults)
     if not everybody and not config.guards_management:
-        heard.append(
+        warnings.append(
             "models can be loaded and unloaded from this machine only: MOORING_MANAGEMENT_TOKEN=... lets those who"
             " have the token, --insecure everybody"
         )
-    sys.exit(served(config, heard, greets(up)))
+    sys.exit(serve_until_stopped(config, warnings, greeting_printer(up)))

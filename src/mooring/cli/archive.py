@@ -8,7 +8,7 @@ import click
 from mooring.core.errors import MooringError
 
 _FILE = click.Path(path_type=Path)
-# What each kind of archive needs, and what else it takes.
+# The required and the optional options of each kind of archive.
 _MODEL = (
     ("model_name", "version", "handler"),
     ("serialized_file", "model_file", "requirements_file", "config_file"),
@@ -54,29 +54,29 @@ def archive(context: click.Context, /, *, workflow: bool, **options: Any) -> Non
     from mooring.archiver import Options, WorkflowOptions, archive_workflow
     from mooring.archiver import archive as pack
 
-    chosen = _chosen(context, options, workflow=workflow)
+    selected = _select_options(context, options, workflow=workflow)
     try:
         if workflow:
-            handler = chosen.pop("handler")
-            named = Path(handler) if handler else None
-            made = archive_workflow(WorkflowOptions(**chosen, handler=named))
+            handler = selected.pop("handler")
+            handler_path = Path(handler) if handler else None
+            path = archive_workflow(WorkflowOptions(**selected, handler=handler_path))
         else:
-            made = pack(Options(**chosen))
+            path = pack(Options(**selected))
     except (MooringError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"made {made}")
+    click.echo(f"made {path}")
 
 
-def _chosen(context: click.Context, options: dict[str, Any], *, workflow: bool) -> dict[str, Any]:
-    """The options of one kind of archive. Those of the other are a mistake, as are those that are missing."""
-    needed, taken = _WORKFLOW if workflow else _MODEL
-    own = {*needed, *taken, *_BOTH, *(() if workflow else ("runtime", "archive_format"))}
+def _select_options(context: click.Context, options: dict[str, Any], *, workflow: bool) -> dict[str, Any]:
+    """Return the options of one kind of archive. Raises ``UsageError`` for one of the other kind or a missing one."""
+    needed, optional = _WORKFLOW if workflow else _MODEL
+    own = {*needed, *optional, *_BOTH, *(() if workflow else ("runtime", "archive_format"))}
     parameters = {parameter.name: parameter for parameter in context.command.params}
     for name, value in options.items():
         if name in needed and value is None:
             raise click.MissingParameter(ctx=context, param=parameters[name])
-        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        if given and name not in own:
+        from_command_line = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if from_command_line and name not in own:
             kind = "a workflow" if workflow else "a model; give --workflow"
             raise click.UsageError(f"--{name.replace('_', '-')} is not for {kind}", context)
     return {name: value for name, value in options.items() if name in own}

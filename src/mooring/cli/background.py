@@ -1,4 +1,4 @@
-"""A server in the background: a process of its own that outlives the terminal, which waits until it serves."""
+"""Starts a server in the background: a process that outlives the terminal. The command waits until it serves."""
 
 import os
 import signal
@@ -17,10 +17,10 @@ Ready = Callable[[str], None]
 
 
 def start(serve: Callable[[Ready], int], log_file: Path) -> str:
-    """Run ``serve`` in the background, its output in ``log_file``; returns the text that it calls ``ready`` with.
+    """Run ``serve`` in the background, its output in ``log_file``; return the text that it calls ``ready`` with.
 
-    To be called while this process has one thread and no event loop. Raises ``ClickException`` with the reason when it
-    ends before, and in this process only.
+    The calling process must have one thread and no event loop. Raises ``ClickException`` with the reason if the server
+    ends before it is ready; only the calling process raises it.
     """
     try:
         log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -34,19 +34,19 @@ def start(serve: Callable[[Ready], int], log_file: Path) -> str:
     child = os.fork()
     if not child:
         os.close(read)
-        _serve(serve, output, write)
+        _run_child(serve, output, write)
     os.close(output)
     os.close(write)
-    told = _told(read, child)
-    if told[:1] == _READY:
-        return told[1:].decode()
+    report = _read_report(read, child)
+    if report[:1] == _READY:
+        return report[1:].decode()
     _, status = os.waitpid(child, 0)
-    reason = told[1:].decode() or _last_words(log_file, before, os.waitstatus_to_exitcode(status))
+    reason = report[1:].decode() or _last_words(log_file, before, os.waitstatus_to_exitcode(status))
     raise click.ClickException(f"{reason}\n(more in {log_file})")
 
 
-def _told(read: int, child: int) -> bytes:
-    """What the server has to say; nothing where it died without a word. Ctrl-C ends it."""
+def _read_report(read: int, child: int) -> bytes:
+    """Return the server's report; empty if it died without one. Ctrl-C ends the server."""
     try:
         with os.fdopen(read, "rb") as pipe:
             return pipe.read()
@@ -55,13 +55,13 @@ def _told(read: int, child: int) -> bytes:
         raise
 
 
-def _serve(serve: Callable[[Ready], int], output: int, write: int) -> NoReturn:
-    """The server's side of the fork."""
+def _run_child(serve: Callable[[Ready], int], output: int, write: int) -> NoReturn:
+    """Run the server in the forked process, and exit."""
     os.setsid()
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for there, here in ((nothing, 0), (output, 1), (output, 2)):
-        os.dup2(there, here)
-    os.close(nothing)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
+    os.close(null)
     os.close(output)
 
     def ready(text: str) -> None:
@@ -80,12 +80,12 @@ def _serve(serve: Callable[[Ready], int], output: int, write: int) -> NoReturn:
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # what stands below this call on the stack is the terminal's part
+    os._exit(status)  # the callers on the stack belong to the terminal's process
 
 
 def _last_words(log_file: Path, before: int, status: int) -> str:
     with log_file.open("rb") as file:
         file.seek(before)
         lines = file.read().decode(errors="replace").splitlines()
-    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-    return "\n".join([f"the server {how} before it served", *lines[-_MOST_LINES:]])
+    ending = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+    return "\n".join([f"the server {ending} before it served", *lines[-_MOST_LINES:]])

@@ -1,4 +1,4 @@
-"""The subcommands of ``mooring``: one file each, imported when it is asked for."""
+"""The subcommands of ``mooring``: one file each, imported at its first use."""
 
 import importlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a user sees when the server is up: where it listens, which models it has, and a line to try."""
+"""The text that a user sees when the server is up: its addresses, its models, and a command to try."""
 
 import os
 import sys
@@ -14,16 +14,14 @@ from mooring.tokens import KEY_FILE
 
 log = get_logger(__name__)
 
-# Models that are named one by one; a store of hundreds would push the addresses off the screen.
+# Models listed one by one; a store of hundreds would push the addresses off the screen.
 _MOST_MODELS = 8
 
 
-def greet(config: Config, models: Sequence[ModelState], *, up: str) -> None:
-    """Print the greeting; in color where stdout is a terminal. Where it cannot be written the server serves all the
-    same, and says nothing more there.
-    """
+def print_greeting(config: Config, models: Sequence[ModelState], *, up: str) -> None:
+    """Print the greeting, in color on a terminal. If stdout cannot be written, it is replaced by the null device."""
     try:
-        _print(greeting(config, models, up=up))
+        _print_lines(format_greeting(config, models, up=up))
     except OSError as error:  # a full disk, or a reader that has gone
         log.warning("greeting not printed", reason=error.strerror)
         nothing = os.open(os.devnull, os.O_WRONLY)
@@ -31,7 +29,7 @@ def greet(config: Config, models: Sequence[ModelState], *, up: str) -> None:
         os.close(nothing)
 
 
-def _print(lines: Sequence[str]) -> None:
+def _print_lines(lines: Sequence[str]) -> None:
     if not sys.stdout.isatty():
         print("\n".join(lines), flush=True)  # noqa: T201 - a command speaks to its user
         return
@@ -42,16 +40,16 @@ def _print(lines: Sequence[str]) -> None:
     console.print("\n".join(lines[1:]), markup=False)
 
 
-def greeting(config: Config, models: Sequence[ModelState], *, up: str) -> list[str]:
-    """The lines of the greeting."""
+def format_greeting(config: Config, models: Sequence[ModelState], *, up: str) -> list[str]:
+    """Return the lines of the greeting."""
     lines = [
         up,
         f"  inference   {config.inference_address}",
-        f"  gRPC        {_plain(config.grpc_address)}",
-        f"  management  {config.management_address}, gRPC {_plain(config.grpc_management_address)}",
+        f"  gRPC        {_grpc_text(config.grpc_address)}",
+        f"  management  {config.management_address}, gRPC {_grpc_text(config.grpc_management_address)}",
         *([f"  metrics     {config.metrics_address}"] if config.enable_metrics_api else []),
-        *_tokens(config),
-        *(_model(state) for state in models[:_MOST_MODELS]),
+        *_token_lines(config),
+        *(_model_line(state) for state in models[:_MOST_MODELS]),
     ]
     if len(models) > _MOST_MODELS:
         lines.append(f"  and {len(models) - _MOST_MODELS} more models")
@@ -59,12 +57,12 @@ def greeting(config: Config, models: Sequence[ModelState], *, up: str) -> list[s
         lines.append("  no models: name some, as in `mooring serve FILE.mar`")
     ready = [state for state in models if state.ready]
     if ready:
-        lines += ["Try:", *_curls(config, ready[0].name)]
+        lines += ["Try:", *_curl_lines(config, ready[0].name)]
     return lines
 
 
-def _tokens(config: Config) -> list[str]:
-    """Who needs a token, and where it is; nothing where nobody does."""
+def _token_lines(config: Config) -> list[str]:
+    """Return the lines that say where the tokens are; none where no call needs one."""
     if not config.guards_management:
         return []
     fixed = [
@@ -79,19 +77,19 @@ def _tokens(config: Config) -> list[str]:
     return lines
 
 
-def _plain(address: Address) -> str:
-    """As gRPC's clients name it."""
+def _grpc_text(address: Address) -> str:
+    """Return an address in the form that gRPC clients take."""
     return str(address).removeprefix("http://").replace("https://", "grpcs://")
 
 
-def _model(state: ModelState) -> str:
+def _model_line(state: ModelState) -> str:
     how = "ready" if state.ready else f"{state.state.lower()}: {state.reason}".removesuffix(": ")
     return " ".join(filter(None, ("  model      ", state.name, state.version, how)))
 
 
-def _curls(config: Config, model: str) -> list[str]:
+def _curl_lines(config: Config, model: str) -> list[str]:
     address = config.inference_address
-    where = f"--unix-socket {address.path} http://localhost" if address.path else _reach(address)
+    where = f"--unix-socket {address.path} http://localhost" if address.path else _reachable_url(address)
     if address.secure and config.client_ca_file is not None:
         where = f"--cert CERTIFICATE --key KEY {where}"
     guarded = config.generates_tokens or config.inference_token or config.inference_token_file
@@ -99,7 +97,7 @@ def _curls(config: Config, model: str) -> list[str]:
     return [f"  curl {where}/ping", f"  curl {where}/predictions/{model} -T FILE{token}"]
 
 
-def _reach(address: Address) -> str:
-    """How this machine reaches a listener that takes every address."""
+def _reachable_url(address: Address) -> str:
+    """Return a URL by which this machine reaches a listener, also one that is bound to every address."""
     everywhere = address.host in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
     return str(msgspec.structs.replace(address, host="127.0.0.1") if everywhere else address)

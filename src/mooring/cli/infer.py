@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mooring.cli.asking import Server, asking, server_options
+from mooring.cli.server_connection import Server, connect_client, server_options
 
 
 @click.command()
@@ -34,44 +34,44 @@ def infer(
     """
     from mooring.cli.inputs import read_inputs
 
-    with asking(server) as client:
+    with connect_client(server) as client:
         metadata = client.metadata(model, version)
         tensors = read_inputs(
-            _files(inputs),
+            read_input_files(inputs),
             {spec.name: spec for spec in metadata.inputs if spec.datatype},
-            lambda: _settings(client.config(model, version)),
+            lambda: _model_parameters(client.config(model, version)),
         )
         result = client.infer(
             model,
             tensors,
             version=version,
             outputs=outputs,
-            parameters=dict(pair(each) for each in parameters),
+            parameters=dict(parse_parameter(each) for each in parameters),
         )
         if save:
-            _save(Path(save), result)
+            _save_outputs(Path(save), result)
         else:
-            click.echo(_json(result))
+            click.echo(_to_json(result))
 
 
-def _files(inputs: Sequence[str]) -> dict[str, bytes]:
-    from mooring.cli.inputs import content_of
+def read_input_files(inputs: Sequence[str]) -> dict[str, bytes]:
+    from mooring.cli.inputs import read_content
 
-    found: dict[str, bytes] = {}
+    entry: dict[str, bytes] = {}
     for each in inputs:
         name, equals, file = each.partition("=")
         if not equals or Path(each).is_file():
             name, file = "", each
-        if name in found:
+        if name in entry:
             raise click.UsageError(
                 f"input '{name}' is given twice" if name else "only one input may have no NAME="
             )
-        found[name] = content_of(file)
-    return found
+        entry[name] = read_content(file)
+    return entry
 
 
-def pair(text: str) -> tuple[str, Any]:
-    """A parameter: a number or true or false where it reads as one, else text."""
+def parse_parameter(text: str) -> tuple[str, Any]:
+    """Return the name and the value of NAME=VALUE: a number or boolean where it is valid JSON of that type, else text."""
     from mooring.codecs.tensor_json import decode_json
     from mooring.core.errors import InvalidInput
 
@@ -79,29 +79,29 @@ def pair(text: str) -> tuple[str, Any]:
     if not equals:
         raise click.UsageError(f"--parameter needs NAME=VALUE, not '{text}'")
     try:
-        read = decode_json(value.encode())
+        decoded = decode_json(value.encode())
     except InvalidInput:
         return name, value
-    return name, read if isinstance(read, bool | int | float | str) else value
+    return name, decoded if isinstance(decoded, bool | int | float | str) else value
 
 
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters in Triton's configuration, each wrapped in an object."""
-    found = config.get("parameters", {})
+def _model_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a model from its configuration in Triton's form."""
+    entry = config.get("parameters", {})
     return {
         name: value.get("string_value", "") if isinstance(value, Mapping) else value
-        for name, value in found.items()
+        for name, value in entry.items()
     }
 
 
-def _json(result: Any) -> str:
+def _to_json(result: Any) -> str:
     from mooring.codecs.tensor_json import encode_json
 
     outputs = [f"{json.dumps(name)}: {encode_json(array).decode()}" for name, array in result.items()]
     return "{" + ", ".join(outputs) + "}"
 
 
-def _save(path: Path, result: Any) -> None:
+def _save_outputs(path: Path, result: Any) -> None:
     import numpy as np
 
     arrays = {name: array.astype("S") if array.dtype.kind == "O" else array for name, array in result.items()}

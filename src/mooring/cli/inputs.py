@@ -1,4 +1,4 @@
-"""Files as a model's inputs: what lies in them, as the types and shapes that the model declares."""
+"""Reads files as a model's inputs, in the datatypes and shapes that the model declares."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,38 +14,38 @@ from mooring.codecs.v2_json import decode_request
 from mooring.core.errors import InvalidInput
 from mooring.core.tensors import Array, Parameter, Tensor, TensorSpec
 
-# What a handler looks for, as TorchServe's clients call it.
+# The field that handlers look for, as TorchServe's clients name it.
 _UNDECLARED = "data"
 
 Settings = Callable[[], Mapping[str, Parameter]]
-"""The parameters of the model, asked for only when they are needed."""
+"""Returns the parameters of the model; called only when they are needed."""
 
 
 def read_inputs(
-    given: Mapping[str, bytes], specs: Mapping[str, TensorSpec], settings: Settings
+    files: Mapping[str, bytes], specs: Mapping[str, TensorSpec], settings: Settings
 ) -> dict[str, Tensor]:
-    """The tensors in files by input name; the name "" is the only input. Raises ``InvalidInput``.
+    """Return the tensors in files by input name; the name "" means the only input. Raises ``InvalidInput``.
 
     A file is .npy, .npz (inputs by name), an image, JSON (a v2 request, values by name, or one value) or, for an
     input of bytes and for models that declare none, whatever it is.
     """
     tensors: dict[str, Tensor] = {}
-    for name, data in given.items():
-        if not name and (several := _several(data, specs)) is not None:
-            tensors.update(several)
+    for name, data in files.items():
+        if not name and (named := _named_tensors(data, specs)) is not None:
+            tensors.update(named)
         else:
-            name = name or _only(specs)  # noqa: PLW2901 - the name it goes by
-            tensors[name] = _tensor(name, data, specs.get(name), settings)
+            name = name or _only_input(specs)  # noqa: PLW2901 - the name it goes by
+            tensors[name] = _to_tensor(name, data, specs.get(name), settings)
     return tensors
 
 
-def _several(data: bytes, specs: Mapping[str, TensorSpec]) -> dict[str, Tensor] | None:
-    """A file that names its inputs itself; None for one that does not."""
+def _named_tensors(data: bytes, specs: Mapping[str, TensorSpec]) -> dict[str, Tensor] | None:
+    """Return the tensors of a file that names its inputs itself; None for other files."""
     if data.startswith(ZIP):
-        return {name: _fit(name, array, specs.get(name)) for name, array in read_npz(data).items()}
+        return {name: _fit_array(name, array, specs.get(name)) for name, array in read_npz(data).items()}
     if not data.lstrip().startswith(b"{"):
         return None
-    # Where any bytes will do, what is no JSON or names no input is what it is: a text.
+    # If the inputs are all BYTES, a file that is no JSON object of inputs is taken as the bytes of an input.
     anything = all(spec.datatype == "BYTES" for spec in specs.values())
     try:
         document = decode_json(data)
@@ -63,7 +63,7 @@ def _several(data: bytes, specs: Mapping[str, TensorSpec]) -> dict[str, Tensor] 
     raise InvalidInput(f"unexpected input '{unknown}'; the model takes {', '.join(map(repr, specs))}")
 
 
-def _only(specs: Mapping[str, TensorSpec]) -> str:
+def _only_input(specs: Mapping[str, TensorSpec]) -> str:
     if len(specs) > 1:
         raise InvalidInput(
             f"name the inputs, as in --input NAME=FILE: the model takes {', '.join(map(repr, specs))}"
@@ -71,9 +71,9 @@ def _only(specs: Mapping[str, TensorSpec]) -> str:
     return next(iter(specs), _UNDECLARED)
 
 
-def _tensor(name: str, data: bytes, spec: TensorSpec | None, settings: Settings) -> Tensor:
+def _to_tensor(name: str, data: bytes, spec: TensorSpec | None, settings: Settings) -> Tensor:
     if data.startswith(NPY):
-        return _fit(name, read_npy(data), spec)
+        return _fit_array(name, read_npy(data), spec)
     if spec is None or spec.datatype == "BYTES":
         return Tensor(name, "BYTES", [1] * (len(spec.shape) if spec else 1), [data])
     if not looks_like_image(data[:12]):
@@ -84,15 +84,15 @@ def _tensor(name: str, data: bytes, spec: TensorSpec | None, settings: Settings)
             f"input '{name}' is {spec.datatype} {spec.shape}, and the model does not say how an image becomes that "
             "(image_height and its like in [parameters]); give an .npy file"
         )
-    return _fit(name, image.decode(data), spec)
+    return _fit_array(name, image.decode(data), spec)
 
 
 def _from_json(name: str, value: Any, spec: TensorSpec | None) -> Tensor:
-    return _fit(name, to_array(value, name, spec.datatype if spec else ""), spec)
+    return _fit_array(name, to_array(value, name, spec.datatype if spec else ""), spec)
 
 
-def _fit(name: str, array: Array, spec: TensorSpec | None) -> Tensor:
-    """The array in the type that the model declares, with a batch dimension where only that is missing."""
+def _fit_array(name: str, array: Array, spec: TensorSpec | None) -> Tensor:
+    """Return a tensor in the declared datatype, with a batch dimension added where only that is missing."""
     if spec is None:
         return Tensor.of(name, array)
     fitted: Any = cast_array(array, name, spec.datatype)
@@ -101,8 +101,8 @@ def _fit(name: str, array: Array, spec: TensorSpec | None) -> Tensor:
     return make_tensor(name, np.ascontiguousarray(fitted), spec.datatype)
 
 
-def content_of(file: str) -> bytes:
-    """The bytes of a file. Raises ``InvalidInput``."""
+def read_content(file: str) -> bytes:
+    """Return the bytes of a file. Raises ``InvalidInput``."""
     try:
         return Path(file).read_bytes()
     except OSError as error:

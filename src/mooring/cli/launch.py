@@ -1,4 +1,4 @@
-"""From the flags of a command to a running server: what ``serve`` and ``torchserve`` share."""
+"""Starts a server from the flags of a command; shared by ``serve``, ``torchserve`` and ``amdinfer-server``."""
 
 import functools
 import gc
@@ -32,22 +32,22 @@ def launch(
     up: str = "Mooring is up.",
     defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> NoReturn:
-    """Serve until the server ends, then leave with its exit status. A user's mistake is one line and status 1."""
-    heard = list(warnings)
-    config = configured(flags, file, heard, defaults=defaults)
-    sys.exit(served(config, heard, greets(up)))
+    """Serve until the server ends, then exit with its status. A user's mistake is reported in one line, status 1."""
+    warnings = list(warnings)
+    config = read_config(flags, file, warnings, defaults=defaults)
+    sys.exit(serve_until_stopped(config, warnings, greeting_printer(up)))
 
 
-def configured(
+def read_config(
     flags: Mapping[str, Any],
     file: str | None,
-    heard: list[str],
+    warnings: list[str],
     *,
     defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> Config:
-    """The settings of this start; ``heard`` gets what is to be said of them. A mistake ends the command."""
+    """Return the settings of this start and add warnings about them. Raises ``ClickException`` for a mistake."""
     try:
-        config = load_config(flags, os.environ, file, defaults=defaults, warn=heard.append)
+        config = load_config(flags, os.environ, file, defaults=defaults, warn=warnings.append)
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
     for name in filter(is_secret, SETTINGS):  # workers run users' code, and inherit the environment
@@ -55,29 +55,29 @@ def configured(
     return config
 
 
-def served(
-    config: Config, heard: Iterable[str], started: "Callable[[Config, Sequence[ModelState]], None]"
+def serve_until_stopped(
+    config: Config, warnings: Iterable[str], started: "Callable[[Config, Sequence[ModelState]], None]"
 ) -> int:
-    """Serve until the server ends; its exit status. What it cannot start with ends the command."""
+    """Serve until the server ends; return its exit status. Raises ``ClickException`` if it cannot start."""
     setup_logging(config.log_level)
     exit_on_signal()
-    for warning in heard:
+    for warning in warnings:
         log.warning(warning)
 
     try:
         with ExitStack() as stack:
-            return _prepared(config, stack)(started=started)
+            return _prepare_server(config, stack)(started=started)
     except (MooringError, ConfigError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 
-def _prepared(config: Config, stack: ExitStack) -> Callable[..., int]:
+def _prepare_server(config: Config, stack: ExitStack) -> Callable[..., int]:
     """``mooring.server.server.run`` for these settings. Imported bit by bit: what takes longest has begun before the next is."""
-    gc.disable()  # all that an import makes stays
+    gc.disable()  # objects made by imports are never garbage
     try:
         from mooring.workers.libraries import start_libraries
 
-        libraries = start_libraries(config, _first())
+        libraries = start_libraries(config, _begun_process())
         stack.callback(libraries.close)
 
         from mooring.server.startup import Startup
@@ -92,24 +92,24 @@ def _prepared(config: Config, stack: ExitStack) -> Callable[..., int]:
         gc.enable()
 
 
-def _first() -> "LibraryProcess | None":
-    """What this command line has begun before it was read, if it has."""
+def _begun_process() -> "LibraryProcess | None":
+    """Return the process that was started before the command line was read, if there is one."""
     context = click.get_current_context(silent=True)
     first: LibraryProcess | None = context.obj if context is not None else None
     return first
 
 
-def greets(up: str) -> "Callable[[Config, Sequence[ModelState]], None]":
-    """What prints the greeting, imported when it is time for it."""
+def greeting_printer(up: str) -> "Callable[[Config, Sequence[ModelState]], None]":
+    """Return a function that prints the greeting, which is imported only then."""
 
     def started(listening: Config, models: "Sequence[ModelState]") -> None:
-        from mooring.cli.greeting import greet
+        from mooring.cli.greeting import print_greeting
 
-        greet(listening, models, up=up)
+        print_greeting(listening, models, up=up)
 
     return started
 
 
-def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The options the user gave; click has None or an empty tuple for the others."""
+def drop_unset(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that the user gave; click has None or an empty tuple for the others."""
     return {name: value for name, value in values.items() if value is not None and value != ()}

@@ -1,11 +1,11 @@
-"""``mooring models``: what a running server has, and what it should have."""
+"""``mooring models``: lists, loads, unloads and describes the models of a running server."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-from mooring.cli.asking import Server, asking, server_options
+from mooring.cli.server_connection import Server, connect_client, server_options
 
 
 @click.group()
@@ -17,11 +17,11 @@ def models() -> None:
 @server_options
 def list_(server: Server) -> None:
     """Every model of the server's repository, loaded or not."""
-    from mooring.cli.tables import show
+    from mooring.cli.tables import print_table
 
-    with asking(server) as client:
+    with connect_client(server) as client:
         entries = client.models()
-        show(
+        print_table(
             ["MODEL", "VERSION", "STATE", "REASON"],
             [[each.name, each.version or "-", each.state or "not loaded", each.reason] for each in entries],
         )
@@ -35,10 +35,10 @@ def list_(server: Server) -> None:
 @server_options
 def load(model: str, parameters: Sequence[str], server: Server) -> None:
     """Load MODEL of the repository, anew if it is loaded, and return when it is ready."""
-    from mooring.cli.infer import pair
+    from mooring.cli.infer import parse_parameter
 
-    with asking(server) as client:
-        client.load(model, parameters=dict(pair(each) for each in parameters))
+    with connect_client(server) as client:
+        client.load(model, parameters=dict(parse_parameter(each) for each in parameters))
         click.echo(f"{model} is ready")
 
 
@@ -48,7 +48,7 @@ def load(model: str, parameters: Sequence[str], server: Server) -> None:
 @server_options
 def unload(model: str, dependents: bool, server: Server) -> None:
     """Unload every version of MODEL, once what it was asked is answered."""
-    with asking(server) as client:
+    with connect_client(server) as client:
         client.unload(model, dependents=dependents)
         click.echo(f"{model} is unloaded")
 
@@ -59,9 +59,9 @@ def unload(model: str, dependents: bool, server: Server) -> None:
 @server_options
 def describe(model: str, version: str, server: Server) -> None:
     """What MODEL takes and gives, how it is run, and what it has done."""
-    from mooring.cli.tables import show
+    from mooring.cli.tables import print_table
 
-    with asking(server) as client:
+    with connect_client(server) as client:
         metadata = client.metadata(model, version)
         config = client.config(model, version)
         usage = client.usage(model, version)
@@ -70,33 +70,35 @@ def describe(model: str, version: str, server: Server) -> None:
         ["versions", ", ".join(metadata.versions)],
         ["platform", metadata.platform],
     ]
-    show(["", ""], [*facts, *_settings(config)])
-    tensors = [["input", *_row(spec)] for spec in metadata.inputs]
-    tensors += [["output", *_row(spec)] for spec in metadata.outputs]
-    show(["", "NAME", "DATATYPE", "SHAPE"], tensors or [["", "declares no tensors", "", ""]])
-    show(["VERSION", "REQUESTS", "FAILED", "ROWS", "CALLS", "MEAN"], [_done(each) for each in usage])
+    print_table(["", ""], [*facts, *_model_parameters(config)])
+    tensors = [["input", *_tensor_row(spec)] for spec in metadata.inputs]
+    tensors += [["output", *_tensor_row(spec)] for spec in metadata.outputs]
+    print_table(["", "NAME", "DATATYPE", "SHAPE"], tensors or [["", "declares no tensors", "", ""]])
+    print_table(
+        ["VERSION", "REQUESTS", "FAILED", "ROWS", "CALLS", "MEAN"], [_usage_row(each) for each in usage]
+    )
 
 
-def _settings(config: Mapping[str, Any]) -> list[list[str]]:
-    """How it is run, in the words of Triton's configuration."""
+def _model_parameters(config: Mapping[str, Any]) -> list[list[str]]:
+    """Return rows about how a model is run, from its configuration in Triton's form."""
     batching = config.get("dynamic_batching") or {}
     instances = sum(int(group.get("count", 1)) for group in config.get("instance_group", []))
-    found = [
+    entry = [
         ["max batch size", str(config.get("max_batch_size", 0))],
         ["instances", str(instances)],
         ["batch delay", f"{int(batching.get('max_queue_delay_microseconds', 0)) / 1000:g} ms"],
     ]
     joining = (config.get("parameters") or {}).get("batching")
     if joining:
-        found.append(["batching", str(joining.get("string_value", ""))])
-    return [["backend", str(config["backend"])], *found] if config.get("backend") else found
+        entry.append(["batching", str(joining.get("string_value", ""))])
+    return [["backend", str(config["backend"])], *entry] if config.get("backend") else entry
 
 
-def _row(spec: Any) -> list[str]:
+def _tensor_row(spec: Any) -> list[str]:
     return [spec.name, spec.datatype, str(spec.shape)]
 
 
-def _done(usage: Any) -> list[str]:
+def _usage_row(usage: Any) -> list[str]:
     success = usage.success
     mean = f"{success.ns / success.count / 1e6:.3g} ms" if success.count else "-"
     counts = (success.count, usage.fail.count, usage.inferences, usage.executions)

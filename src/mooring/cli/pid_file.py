@@ -1,7 +1,7 @@
-"""The file that says which process serves: ``.model_server.pid`` in the folder for temporary files, as TorchServe has it.
+"""The PID file of a server: ``.model_server.pid`` in the folder for temporary files, as TorchServe has it.
 
-Whoever serves holds a lock on it, which the kernel takes away with the process. So a file that was left behind by a
-server that was killed is no hindrance, and ``--stop`` never ends a process that only has the same number.
+The server holds a lock on it, which the kernel releases when the process ends. So a file left by a killed server does
+not prevent a start, and ``--stop`` never ends another process that has got the same number.
 """
 
 import fcntl
@@ -17,20 +17,20 @@ _NAME = ".model_server.pid"
 
 
 class AlreadyServing(click.ClickException):
-    """Another server holds the file."""
+    """Another server holds the PID file."""
 
     def __init__(self) -> None:
         super().__init__("TorchServe is already running, please use torchserve --stop to stop TorchServe.")
 
 
-def running() -> int | None:
-    """The number of the process that serves; None where none does."""
+def running_process_id() -> int | None:
+    """Return the process ID of the running server; None if there is none."""
     try:
-        file = _opened(os.O_RDWR)
+        file = _open_file(os.O_RDWR)
     except FileNotFoundError:
         return None
     try:
-        if _lock(file):
+        if _try_lock(file):
             return None
         return int(os.pread(file, 32, 0) or b"0") or None
     except ValueError:
@@ -40,33 +40,33 @@ def running() -> int | None:
 
 
 @contextmanager
-def serving() -> Iterator[None]:
-    """Hold the file for as long as this process serves. Raises ``AlreadyServing``."""
-    file = _held()
+def hold_pid_file() -> Iterator[None]:
+    """Hold the PID file while this process serves. Raises ``AlreadyServing``."""
+    file = _lock_file()
     try:
         os.ftruncate(file, 0)
         os.pwrite(file, f"{os.getpid()}".encode(), 0)
         yield
     finally:
         with suppress(FileNotFoundError):
-            _path().unlink()
+            _file_path().unlink()
         os.close(file)
 
 
-def _held() -> int:
-    """The file, locked."""
+def _lock_file() -> int:
+    """Return the descriptor of the PID file, locked. Raises ``AlreadyServing``."""
     while True:
-        file = _opened(os.O_RDWR | os.O_CREAT)
-        if not _lock(file):
+        file = _open_file(os.O_RDWR | os.O_CREAT)
+        if not _try_lock(file):
             os.close(file)
             raise AlreadyServing
         with suppress(FileNotFoundError):
-            if _path().stat().st_ino == os.fstat(file).st_ino:
+            if _file_path().stat().st_ino == os.fstat(file).st_ino:
                 return file
-        os.close(file)  # removed by the one that held it before, between our opening and our lock
+        os.close(file)  # another server removed it after it was opened here and before it was locked
 
 
-def _lock(file: int) -> bool:
+def _try_lock(file: int) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -74,16 +74,16 @@ def _lock(file: int) -> bool:
     return True
 
 
-def _opened(flags: int) -> int:
+def _open_file(flags: int) -> int:
     try:
-        # No link is followed: the folder is one where everybody may write.
-        return os.open(_path(), flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        # No symbolic link is followed: every user may write into the folder.
+        return os.open(_file_path(), flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:
         raise
     except OSError as error:
-        text = f"{_path()}: {error.strerror}; a server of another user? TMPDIR names another folder"
+        text = f"{_file_path()}: {error.strerror}; a server of another user? TMPDIR names another folder"
         raise click.ClickException(text) from error
 
 
-def _path() -> Path:
+def _file_path() -> Path:
     return Path(tempfile.gettempdir(), _NAME)

@@ -1,4 +1,4 @@
-"""Ending a server that runs in the background, or in another terminal."""
+"""Stops a server that runs in the background or in another terminal."""
 
 import os
 import signal
@@ -9,17 +9,17 @@ from pathlib import Path
 import click
 import psutil
 
-from mooring.cli.pid_file import running
+from mooring.cli.pid_file import running_process_id
 
-# Seconds. A server finishes what it was asked, and the second signal makes it stop at once.
+# Seconds to wait after each signal. The first lets the server finish its requests; the second stops it at once.
 _PATIENCE = 120.0
 _NO_PATIENCE = 10.0
 _KEYS = Path("key_file.json")
 
 
-def stop() -> None:
-    """Return when the server is gone, and its file with the keys in this folder."""
-    number = running()
+def stop_server() -> None:
+    """Stop the server; return when it has ended and its key file in this folder is removed."""
+    number = running_process_id()
     if number is None:
         click.echo("TorchServe is not currently running.")
         return
@@ -34,15 +34,15 @@ def stop() -> None:
             break
         except PermissionError as error:
             raise click.ClickException(f"process {number} belongs to another user") from error
-        if _gone(number, patience):
+        if _wait_for_exit(number, patience):
             break
         click.echo("Stopping takes long; what it still runs is given up.", err=True)
     _KEYS.unlink(missing_ok=True)
     click.echo("TorchServe has stopped.")
 
 
-def _gone(number: int, patience: float) -> bool:
-    """Whether a process has ended; one that its parent has not asked after yet (in a container) has."""
+def _wait_for_exit(number: int, patience: float) -> bool:
+    """Wait for a process to end; return whether it has. A zombie counts as ended (its parent may never reap it)."""
     end = time.monotonic() + patience
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(number)

@@ -1,13 +1,13 @@
-"""Rows for a person: a table where stdout is a terminal, plain columns for whatever reads it otherwise."""
+"""Prints rows: as a table on a terminal, as plain columns elsewhere."""
 
 import sys
 from collections.abc import Sequence
 
 
-def show(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under their heads."""
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under a row of headings."""
     if not sys.stdout.isatty():
-        print("\n".join(columns([head, *rows])), flush=True)  # noqa: T201 - a command speaks to its user
+        print("\n".join(align_columns([head, *rows])), flush=True)  # noqa: T201 - a command speaks to its user
         return
     from rich import box
     from rich.console import Console
@@ -22,10 +22,10 @@ def show(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Console(highlight=False).print(table)
 
 
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines whose cells stand under each other, two spaces apart.
+def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return lines with the cells in aligned columns, two spaces apart.
 
-    >>> columns([["NAME", "STATE"], ["digits", "READY"]])
+    >>> align_columns([["NAME", "STATE"], ["digits", "READY"]])
     ['NAME    STATE', 'digits  READY']
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

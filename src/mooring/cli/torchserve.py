@@ -12,13 +12,13 @@ import msgspec
 from mooring import __version__
 from mooring.cli.background import Ready
 from mooring.cli.background import start as start_in_background
-from mooring.cli.launch import configured, given, greets, served
-from mooring.cli.pid_file import AlreadyServing, running, serving
-from mooring.cli.stopping import stop as stop_server
+from mooring.cli.launch import drop_unset, greeting_printer, read_config, serve_until_stopped
+from mooring.cli.pid_file import AlreadyServing, hold_pid_file, running_process_id
+from mooring.cli.stopping import stop_server
 from mooring.config.settings import Config
 from mooring.config.sources.torchserve import TORCHSERVE_DEFAULTS
 
-# Where TorchServe looks when nobody names a file.
+# The file that TorchServe reads if none is named.
 _DEFAULT_FILE = "config.properties"
 _UP = "Model server started."  # the line that scripts wait for
 
@@ -93,7 +93,7 @@ def torchserve(
         return
     if not start:
         raise click.UsageError("give --start or --stop")
-    flags = given(
+    flags = drop_unset(
         {
             "insecure": disable_token_auth or None,
             "token_authorization": "off" if disable_token_auth else None,
@@ -101,28 +101,30 @@ def torchserve(
             **stores,
         }
     )
-    idle = given(
+    ignored = drop_unset(
         {"--log-config": log_config, "--cpp-log-config": cpp_log_config, "--plugins-path": plugins_path}
     )
-    heard = [f"not applicable here: {', '.join(idle)}"] if idle else []
+    warnings = [f"not applicable here: {', '.join(ignored)}"] if ignored else []
     logs = Path(os.environ.get("LOG_LOCATION") or "logs")
-    config = _configured(flags, ts_config, heard, logs, snapshots=not no_config_snapshots)
-    if running() is not None:
+    config = _read_torchserve_config(flags, ts_config, warnings, logs, snapshots=not no_config_snapshots)
+    if running_process_id() is not None:
         _refuse_second()
     if foreground:
-        with serving():
-            sys.exit(served(config, heard, greets(_UP)))
+        with hold_pid_file():
+            sys.exit(serve_until_stopped(config, warnings, greeting_printer(_UP)))
     log_file = logs / "ts_log.log"
     click.echo(f"Starting in the background; the log is in {log_file}", err=True)
-    click.echo(start_in_background(lambda ready: _serve(config, heard, ready), log_file))
+    click.echo(start_in_background(lambda ready: _serve_in_background(config, warnings, ready), log_file))
 
 
-def _serve(config: Config, heard: Sequence[str], ready: Ready) -> int:
-    from mooring.cli.greeting import greeting
+def _serve_in_background(config: Config, warnings: Sequence[str], ready: Ready) -> int:
+    from mooring.cli.greeting import format_greeting
 
-    with serving():
-        return served(
-            config, heard, lambda listening, models: ready("\n".join(greeting(listening, models, up=_UP)))
+    with hold_pid_file():
+        return serve_until_stopped(
+            config,
+            warnings,
+            lambda listening, models: ready("\n".join(format_greeting(listening, models, up=_UP))),
         )
 
 
@@ -131,18 +133,18 @@ def _refuse_second() -> None:
     sys.exit(1)
 
 
-def _configured(
-    flags: dict[str, Any], named: str | None, heard: list[str], logs: Path, *, snapshots: bool
+def _read_torchserve_config(
+    flags: dict[str, Any], file_name: str | None, warnings: list[str], logs: Path, *, snapshots: bool
 ) -> Config:
-    """The settings of this start, out of a file, or out of the last snapshot where nobody names a file."""
+    """Return the settings from the flags and a file: the named one, else the last snapshot."""
     snapshot_folder = logs / "config" if snapshots else None
     defaults = {
         **TORCHSERVE_DEFAULTS,
         "snapshot_folder": snapshot_folder,
         "metrics_folder": Path(os.environ.get("METRICS_LOCATION") or logs),
-        "temporary_folder": _temporary(),
+        "temporary_folder": _temporary_folder(),
     }
-    config = configured(flags, _file(named, snapshot_folder), heard, defaults=defaults)
+    config = read_config(flags, _find_config_file(file_name, snapshot_folder), warnings, defaults=defaults)
     for name in ("model_store", "workflow_store"):
         folder = getattr(config, name)
         if folder is not None and not folder.is_dir():
@@ -153,12 +155,12 @@ def _configured(
         # TorchServe's gRPC takes no larger messages either, and sends any.
         config = msgspec.structs.replace(config, grpc_max_request_size=config.max_request_size)
     if config.model_snapshot is not None and config.models:
-        heard.append("--models and load_models are ignored: the models of the snapshot are served")
+        warnings.append("--models and load_models are ignored: the models of the snapshot are served")
     return config
 
 
-def _file(named: str | None, snapshot_folder: Path | None) -> str | None:
-    file = os.environ.get("TS_CONFIG_FILE") or named
+def _find_config_file(file_name: str | None, snapshot_folder: Path | None) -> str | None:
+    file = os.environ.get("TS_CONFIG_FILE") or file_name
     if file is not None:
         if not Path(file).is_file():
             raise click.ClickException(f"--ts-config file not found: {file}")
@@ -173,8 +175,8 @@ def _file(named: str | None, snapshot_folder: Path | None) -> str | None:
     return _DEFAULT_FILE if Path(_DEFAULT_FILE).is_file() else None
 
 
-def _temporary() -> Path | None:
-    """Where TEMP says that temporary files go, in place of TMPDIR."""
+def _temporary_folder() -> Path | None:
+    """Return the folder for temporary files that TEMP names, which replaces TMPDIR."""
     folder = os.environ.get("TEMP")
     if folder is None or Path(folder).is_dir():
         return Path(folder) if folder else None

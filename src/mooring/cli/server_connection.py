@@ -1,4 +1,4 @@
-"""What commands that ask a server share: which one, with which token, and how a refusal is told."""
+"""Options and client of the commands that talk to a running server."""
 
 import functools
 import json
@@ -15,7 +15,7 @@ _DEFAULT_GRPC = "grpc://127.0.0.1:7070"
 
 
 class Server(NamedTuple):
-    """Which server to ask, and how. The last four are files."""
+    """The address of a server and how to connect to it. The last four are paths of files."""
 
     url: str | None
     grpc: bool
@@ -45,21 +45,21 @@ _OPTIONS = (
 
 
 def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that say which server to ask; it gets them as ``server``."""
+    """Add the options of the connection to a command, which gets them as ``server``."""
 
     @functools.wraps(command)
-    def asked(**given: Any) -> Any:
-        chosen = {name: given.pop(name) for name in Server._fields}
-        return command(**given, server=Server(**chosen))
+    def with_server(**arguments: Any) -> Any:
+        connection = {name: arguments.pop(name) for name in Server._fields}
+        return command(**arguments, server=Server(**connection))
 
     for option in _OPTIONS:
-        asked = option(asked)
-    return asked
+        with_server = option(with_server)
+    return with_server
 
 
 @contextmanager
-def asking(server: Server) -> Iterator[Any]:
-    """A client of the server. What the server, or the user, got wrong is one line and status 1."""
+def connect_client(server: Server) -> Iterator[Any]:
+    """Return a client of the server. Its errors end the command with one line and status 1."""
     from mooring.client.sync.client import Client
     from mooring.core.errors import MooringError
 
@@ -72,7 +72,7 @@ def asking(server: Server) -> Iterator[Any]:
         with Client(
             url or (_DEFAULT_GRPC if server.grpc else _DEFAULT),
             timeout=server.timeout,
-            token=_token(server.token_file),
+            token=_read_token(server.token_file),
             ca=server.ca,
             certificate=server.certificate,
             key=server.key,
@@ -82,8 +82,8 @@ def asking(server: Server) -> Iterator[Any]:
         raise click.ClickException(error.message) from error
 
 
-def _token(file: str | None) -> str:
-    """The token of a file, which may be a key file: its management token may do all; or that of the environment."""
+def _read_token(file: str | None) -> str:
+    """Return the token of a file, or of MOORING_TOKEN. Of a key file it is the management token, which allows all."""
     if file is None:
         return os.environ.get("MOORING_TOKEN", "")
     try:
@@ -91,7 +91,7 @@ def _token(file: str | None) -> str:
         if not text.startswith("{"):
             return text
         keys = json.loads(text)
-        found = keys.get("management") or keys.get("inference")
-        return str(found["key"])
+        entry = keys.get("management") or keys.get("inference")
+        return str(entry["key"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise click.ClickException(f"{file}: no token can be read there") from None
