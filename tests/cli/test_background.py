@@ -90,9 +90,7 @@ def test_the_file_has_the_number_of_the_process_for_as_long_as_it_serves(folder)
 
 
 def test_the_file_of_a_server_that_was_killed_is_no_hindrance(folder):
-    code = (
-        "import os, signal\nfrom mooring.cli.pid_file import hold_pid_file\nwith hold_pid_file(): os.kill(os.getpid(), 9)"
-    )
+    code = "import os, signal\nfrom mooring.cli.pid_file import hold_pid_file\nwith hold_pid_file(): os.kill(os.getpid(), 9)"
     environ = os.environ | {"TMPDIR": str(folder)}
     assert subprocess.run([sys.executable, "-c", code], env=environ, check=False).returncode == -9
     assert int((folder / ".model_server.pid").read_text())

@@ -209,7 +209,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="where TorchServe's management is served over gRPC, HOST:PORT or unix:/path"),
     ] = Address("127.0.0.1", 7071)
     grpc_max_connection_age: Annotated[
-        Age, Meta(description="seconds after which a gRPC client must connect anew; 0 is never")
+        Age, Meta(description="seconds after which a gRPC client must reconnect; 0 is never")
     ] = 0.0
     grpc_max_connection_age_grace: Annotated[
         Age, Meta(description="seconds that its calls get to finish then; 0 is no limit")
@@ -246,17 +246,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         "changeit"
     )
     keystore_type: Annotated[
-        str, Meta(description="the keystore's form: PKCS12; JKS is refused with the command that converts it")
+        str,
+        Meta(description="the keystore's form: PKCS12; JKS is refused, with the command that converts it"),
     ] = "PKCS12"
     client_ca_file: Annotated[
         Folder,
         Meta(
-            description="PEM certificates of authorities: who asks over TLS must show a certificate of one of them"
+            description="PEM certificates of authorities: clients over TLS must present a certificate issued by one of them"
         ),
     ] = None
     cors_allowed_origin: Annotated[
         Names,
-        Meta(description="web sites whose pages may ask: *, or scheme://HOST[:PORT], comma-separated"),
+        Meta(
+            description="web sites whose pages may send requests: *, or scheme://HOST[:PORT], comma-separated"
+        ),
     ] = ()
     cors_allowed_methods: Annotated[
         Names, Meta(description="methods that such pages may use, comma-separated")
@@ -268,7 +271,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Seconds,
         Meta(
             description="seconds that an idle connection over HTTP is kept for its next request; longer than the load"
-            " balancer before the server keeps it, or a request may meet the closing"
+            " balancer in front keeps it, or a request may arrive while the connection is closed"
         ),
     ] = 75.0
     root_path: Annotated[
@@ -306,7 +309,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     cache_folder: Annotated[
         Folder,
         Meta(
-            description="folder for what trials of model files found out, from start to start; mooring in"
+            description="folder for the results of trials of model files, kept over restarts; mooring in"
             " XDG_CACHE_HOME or ~/.cache by default; where it cannot be written, nothing is kept"
         ),
     ] = None
@@ -351,7 +354,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ] = False
     repository_polling: Annotated[
         bool,
-        Meta(description="whether following means looking again and again, as network file systems need it"),
+        Meta(description="whether the repository is polled for changes, as network file systems need it"),
     ] = False
     dialect: Annotated[
         Literal["v2", "amd"],
@@ -362,7 +365,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     default_workers_per_model: Annotated[
         Count,
         Meta(
-            description="worker processes of a model that does not say; 0 is one, and one for each core but at most four"
+            description="worker processes of a model that sets no number; 0 is one, and one for each core but at most four"
             " of a file of PyTorch or ONNX where there is no accelerator: those share its memory"
         ),
     ] = 0
@@ -376,7 +379,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     scale_to_zero_processes: Annotated[
         Count | None,
         Meta(
-            description="how many processes all models may have; above it, PyTorch and ONNX files that nobody asks and that name"
+            description="how many processes all models may have; above it, idle PyTorch and ONNX files that set"
             " no number of workers are scaled to zero: ready, without a process until they are asked; by default 64 for"
             " each core; 0 is no limit"
         ),
@@ -499,7 +502,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Count,
         Meta(
             description="bytes that request bodies of all protocols together may take beyond arena_size in each process"
-            " that takes connections, counted as they come; what finds no room is refused (503, RESOURCE_EXHAUSTED);"
+            " that takes connections, counted as they arrive; further requests are refused (503, RESOURCE_EXHAUSTED);"
             " 0 is no limit"
         ),
     ] = 1_073_741_824
@@ -511,16 +514,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 500
     body_time_limit: Annotated[
-        Age, Meta(description="seconds in which all of a request body must have come; 0 is no limit")
+        Age, Meta(description="seconds in which a whole request body must arrive; 0 is no limit")
     ] = 3600.0
     drain_timeout: Annotated[
-        Seconds, Meta(description="seconds that running requests get to finish at the end")
+        Seconds, Meta(description="seconds that running requests get to finish at shutdown")
     ] = 30.0
     pre_stop_delay: Annotated[
         Annotated[float, Meta(ge=0)],
         Meta(
-            description="seconds at the end in which the server says that it is not ready and serves on, for load"
-            " balancers to notice, before it takes nothing new and drain_timeout begins"
+            description="seconds at shutdown in which the server reports not ready but still serves, for load"
+            " balancers to notice, before it refuses new requests and drain_timeout begins"
         ),
     ] = 0.0
     temporary_folder: Annotated[

@@ -7,27 +7,27 @@ MooringError
 │   └── VersionNotFound       the model is known, this version of it is not
 ├── ModelNotReady             known, but loading, unloading, failed or without a worker
 ├── ModelExists               a version of that name is registered already
-├── ModelLoadFailed           its files or its own code kept it from loading
-│   ├── SourceRefused         ... it lies where models may not come from
-│   ├── FetchFailed           ... it could not be fetched from where it lies
-│   └── WorkersFailed         ... no worker came up with it
-├── VersionIsDefault          the default version cannot go while there are others
-├── QueueFull                 as many requests wait as the model allows
-│   ├── SequencesFull         ... or as many sequences are open, or steps of one wait
-│   └── QueueTimeout          ... or it has waited longer than the model's queue policy allows
-├── BodyMemoryFull            request bodies take as much memory as they may
+├── ModelLoadFailed           its files or its own code prevented the load
+│   ├── SourceRefused         ... its source is not allowed
+│   ├── FetchFailed           ... its archive could not be downloaded
+│   └── WorkersFailed         ... no worker could load it, or too few
+├── VersionIsDefault          the default version cannot be removed while there are others
+├── QueueFull                 the model's queue is full
+│   ├── SequencesFull         ... too many open sequences, or waiting steps of one
+│   └── QueueTimeout          ... the request waited longer than the model's queue policy allows
+├── BodyMemoryFull            request bodies take all the memory that they may use
 ├── SequenceLost              the worker that had the sequence's state is gone, and the state with it
-├── DeadlineExceeded          the caller's time ran out before there was an answer
-├── RequestCancelled          the caller went away or withdrew the request
-├── Unsupported               understood, but this model or server cannot do it
-├── ElsewhereOnly             understood, but only the server's first process can do it: it is asked then
-├── ModelFailed               the model's own code raised
+├── DeadlineExceeded          the request's deadline passed before there was an answer
+├── RequestCancelled          the client disconnected or cancelled the request
+├── Unsupported               valid, but this model or server does not support it
+├── ElsewhereOnly             valid, but only the first process can handle it: it is relayed there
+├── ModelFailed               the model's own code raised an exception
 │   ├── ModelRefused          ... on purpose, with a status and a text of its choice
-│   ├── OutOfResources        ... for want of memory on the machine or the accelerator
-│   └── InvalidOutput         it answered with something that is no answer
+│   ├── OutOfResources        ... out of memory on the machine or the accelerator, or a full disk
+│   └── InvalidOutput         it returned an output that is not valid
 ├── WorkerDied                the process that ran the model ended or had to be ended
-├── NodeFailed                a node of a workflow gave no answer, for whatever reason
-└── ServerUnreachable         a client's own: there was no server to ask, or it broke off
+├── NodeFailed                a node of a workflow failed
+└── ServerUnreachable         raised by the client: no server reached, or a broken connection
 """
 
 from typing import ClassVar
@@ -36,7 +36,7 @@ import msgspec
 
 
 class MooringError(Exception):
-    """Anything the server says no to.
+    """Base class of all errors that a client may get.
 
     ``detail`` is for the log and for describe (a traceback, the last output of a process); no protocol
     puts it on the wire. ``code`` is only set where the model itself chose a status.
@@ -68,7 +68,7 @@ class InputTooLarge(InvalidInput):
 
 
 class ModelNotFound(MooringError):
-    """No model of that name."""
+    """There is no model of that name."""
 
 
 class VersionNotFound(ModelNotFound):
@@ -76,7 +76,7 @@ class VersionNotFound(ModelNotFound):
 
 
 class ModelNotReady(MooringError):
-    """Known, but loading, unloading, failed or without a worker."""
+    """The model is known, but it is loading, unloading, failed or without a worker."""
 
 
 class ModelExists(MooringError):
@@ -84,66 +84,66 @@ class ModelExists(MooringError):
 
 
 class ModelLoadFailed(MooringError):
-    """Its files or its own code kept it from loading."""
+    """The model's files or its own code prevented the load."""
 
 
 class SourceRefused(ModelLoadFailed):
-    """It lies where models may not come from: outside the store, and on no allow-list."""
+    """The model's source is not allowed: it is outside the store and on no allow-list."""
 
 
 class FetchFailed(ModelLoadFailed):
-    """It could not be fetched from where it lies."""
+    """The model's archive could not be downloaded."""
 
 
 class WorkersFailed(ModelLoadFailed):
-    """No worker came up with it, or not as many as were asked for."""
+    """No worker could load the model, or fewer than requested."""
 
 
 class VersionIsDefault(MooringError):
-    """The default version cannot go while there are others: requests that name none would go elsewhere."""
+    """The default version cannot be removed while there are others: requests without a version use it."""
 
 
 class QueueFull(MooringError):
-    """As many requests wait as the model allows."""
+    """The model's queue is full."""
 
-    # In how many seconds those that wait now will have been answered, as far as that can be told; 0 if it cannot.
+    # Estimated seconds until the requests that wait now are answered; 0 if it is unknown.
     retry_after = 0.0
 
 
 class SequencesFull(QueueFull):
-    """As many sequences are open as the model allows, or as many steps of this one wait."""
+    """The model has its maximum of open sequences, or this sequence its maximum of waiting steps."""
 
 
 class BodyMemoryFull(MooringError, MemoryError):
-    """Request bodies take as much memory as they may: this one may find room later."""
+    """Request bodies take all the memory that they may use; a retry may succeed."""
 
 
 class QueueTimeout(QueueFull):
-    """It has waited for a worker longer than the model's queue policy allows."""
+    """The request waited for a worker longer than the model's queue policy allows."""
 
 
 class SequenceLost(MooringError):
-    """The worker that had the sequence's state is gone; only a step that starts it anew can be answered."""
+    """The worker that had the sequence's state is gone; only a step that starts the sequence again can be answered."""
 
 
 class DeadlineExceeded(MooringError):
-    """The caller's time ran out before there was an answer."""
+    """The request's deadline passed before there was an answer."""
 
 
 class RequestCancelled(MooringError):
-    """The caller went away or withdrew the request."""
+    """The client disconnected or cancelled the request."""
 
 
 class Unsupported(MooringError):
-    """Understood, but this model or server cannot do it."""
+    """The request is valid, but this model or server does not support it."""
 
 
 class ElsewhereOnly(MooringError):
-    """Only the server's first process can do it. Never a client's answer: the request is relayed there."""
+    """Only the server's first process can handle the request, which is relayed there. Clients never get this."""
 
 
 class ModelFailed(MooringError):
-    """The model's own code raised."""
+    """The model's own code raised an exception."""
 
 
 class ModelRefused(ModelFailed):
@@ -151,11 +151,11 @@ class ModelRefused(ModelFailed):
 
 
 class OutOfResources(ModelFailed):
-    """Memory ran out on the machine or the accelerator, or room on a disk."""
+    """The machine or the accelerator ran out of memory, or a disk is full."""
 
 
 class InvalidOutput(ModelFailed):
-    """The model answered with something that is no answer."""
+    """The model returned an output that is not valid."""
 
 
 class WorkerDied(MooringError):
@@ -163,11 +163,11 @@ class WorkerDied(MooringError):
 
 
 class NodeFailed(MooringError):
-    """A node of a workflow gave no answer, for whatever reason; the log has it."""
+    """A node of a workflow failed; the reason is in the log."""
 
 
 class ServerUnreachable(MooringError):
-    """A client's own: there was no server to ask, or it broke off."""
+    """Raised by the client: no server was reached, or the connection broke."""
 
 
 class ErrorRecord(msgspec.Struct, array_like=True, tag="error", frozen=True):

@@ -83,8 +83,8 @@ MESSAGES: Mapping[str, Mapping[str, Key]] = {
     "ModelConfig": {
         "name": _served("string", "the model's name"),
         "platform": _served("string", "what kind of model it is"),
-        "backend": _served("string", "the same, and goes before it"),
-        "runtime": _tunes("string", "names a library of Triton's"),
+        "backend": _served("string", "the same as `platform`, and takes precedence"),
+        "runtime": _tunes("string", "a library of Triton's"),
         "version_policy": _served(
             "ModelVersionPolicy", "which versions are served; the latest where it is left out"
         ),
@@ -115,15 +115,15 @@ MESSAGES: Mapping[str, Mapping[str, Key]] = {
         "default_model_filename": _served("string", "the model's file"),
         "cc_model_filenames": _tunes("string", "chooses a file by the kind of GPU", keyed="string"),
         "metric_tags": _tunes("string", "tags of Triton's metrics", keyed="string"),
-        "parameters": _served("ModelParameter", "what the model is told, as texts", keyed="string"),
-        "model_warmup": _served("ModelWarmup", "a request that a worker makes before it is ready", many=True),
+        "parameters": _served("ModelParameter", "parameters of the model, as texts", keyed="string"),
+        "model_warmup": _served("ModelWarmup", "a request that a worker runs before it is ready", many=True),
         "model_operations": _refused("ModelOperations", "libraries of operators are not loaded"),
         "model_transaction_policy": _served("ModelTransactionPolicy", "how many responses a request has"),
         "model_repository_agents": _refused(
             "ModelRepositoryAgents", "agents, which check or decrypt a model's files, are not run"
         ),
         "response_cache": _tunes(
-            "ModelResponseCache", "answers are calculated anew each time, as without --cache-config"
+            "ModelResponseCache", "answers are not cached, as in Triton without --cache-config"
         ),
         "model_metrics": _tunes("ModelMetrics", "buckets of Triton's metrics"),
     },
@@ -221,26 +221,26 @@ MESSAGES: Mapping[str, Mapping[str, Key]] = {
         "preferred_batch_size": _tunes(
             "int32", "waiting requests are spread over idle workers instead", many=True
         ),
-        "max_queue_delay_microseconds": _served("uint64", "how long the oldest request waits for company"),
+        "max_queue_delay_microseconds": _served(
+            "uint64", "how long the oldest request may wait for a larger batch"
+        ),
         "preserve_ordering": _served("bool", "answers are given in the order in which the requests came"),
         "priority_levels": _served("uint64", "how many priorities there are; 1 is served first"),
         "default_priority_level": _served(
             "uint64", "the priority of requests that name none, or one that there is not"
         ),
-        "default_queue_policy": _served("ModelQueuePolicy", "who may wait, and how long"),
+        "default_queue_policy": _served("ModelQueuePolicy", "which requests may wait, and how long"),
         "priority_queue_policy": _served("ModelQueuePolicy", "the same for one priority", keyed="uint64"),
     },
     "ModelQueuePolicy": {
         "timeout_action": _served(
             "ModelQueuePolicy.TimeoutAction",
-            "what becomes of a request that has waited too long: REJECT answers 503, DELAY serves all others before it",
+            "what happens to a request that has waited too long: REJECT answers 503, DELAY serves all others before it",
         ),
         "default_timeout_microseconds": _served(
             "uint64", "how long a request may wait for a worker; 0 is for ever"
         ),
-        "allow_timeout_override": _tunes(
-            "bool", "a request's own `timeout` always counts here, whatever this says"
-        ),
+        "allow_timeout_override": _tunes("bool", "a request's own `timeout` always counts here"),
         "max_queue_size": _served(
             "uint32", "how many requests may wait, of each priority; 0 is the server's `queue_size`"
         ),
@@ -255,7 +255,7 @@ MESSAGES: Mapping[str, Mapping[str, Key]] = {
             "ModelSequenceBatching.StrategyOldest", "sequences share calls", choice="strategy_choice"
         ),
         "max_sequence_idle_microseconds": _served(
-            "uint64", "when a sequence that nobody goes on with is over; a second"
+            "uint64", "how long a sequence may be idle before it ends; a second"
         ),
         "control_input": _served(
             "ModelSequenceBatching.ControlInput", "an input that the server fills", many=True
@@ -273,7 +273,9 @@ MESSAGES: Mapping[str, Mapping[str, Key]] = {
         "preferred_batch_size": _tunes(
             "int32", "a call takes every sequence with a step that waits", many=True
         ),
-        "max_queue_delay_microseconds": _served("uint64", "how long the oldest step waits for company"),
+        "max_queue_delay_microseconds": _served(
+            "uint64", "how long the oldest step may wait for a larger batch"
+        ),
         "preserve_ordering": _refused(
             "bool",
             "the steps of one sequence are answered in order, those of different ones are not; leave the line out",
@@ -281,7 +283,7 @@ MESSAGES: Mapping[str, Mapping[str, Key]] = {
     },
     "ModelSequenceBatching.ControlInput": {
         "name": _served("string", "its name"),
-        "control": _served("ModelSequenceBatching.Control", "what it says", many=True),
+        "control": _served("ModelSequenceBatching.Control", "what it signals", many=True),
     },
     "ModelSequenceBatching.Control": {
         "kind": _served("ModelSequenceBatching.Control.Kind", "start, end, ready, or the sequence's id"),
@@ -318,15 +320,15 @@ MESSAGES: Mapping[str, Mapping[str, Key]] = {
         "model_namespace": _tunes("string"),
     },
     "ModelInstanceGroup": {
-        "name": _tunes("string", "workers have names of their own"),
+        "name": _tunes("string", "workers have their own names"),
         "kind": _tunes("ModelInstanceGroup.Kind", "a worker uses the accelerators that the machine has"),
         "count": _served("int32", "how many workers; 1"),
-        "rate_limiter": _tunes("ModelRateLimiter", "which Triton, too, obeys with --rate-limit alone"),
+        "rate_limiter": _tunes("ModelRateLimiter", "which Triton, too, uses only with --rate-limit"),
         "gpus": _tunes("int32", "a worker uses the accelerators that the machine has", many=True),
         "secondary_devices": _tunes("ModelInstanceGroup.SecondaryDevice", "devices of TensorRT", many=True),
         "profile": _tunes("string", "profiles of TensorRT", many=True),
         "passive": _served("bool", "the group is given no requests, and so has no workers here"),
-        "host_policy": _tunes("string", "the cores and memory of a worker are the system's to choose"),
+        "host_policy": _tunes("string", "the cores and memory of a worker are chosen by the system"),
     },
     "ModelInstanceGroup.SecondaryDevice": {
         "kind": _tunes("ModelInstanceGroup.SecondaryDevice.SecondaryDeviceKind"),
@@ -343,10 +345,10 @@ MESSAGES: Mapping[str, Mapping[str, Key]] = {
     },
     "ModelParameter": {"string_value": _served("string", "the text")},
     "ModelWarmup": {
-        "name": _served("string", "what it is called where it fails"),
+        "name": _served("string", "its name in error texts"),
         "batch_size": _served("uint32", "above 0, a dimension in front of every shape"),
         "inputs": _served("ModelWarmup.Input", "the inputs by name", keyed="string"),
-        "count": _served("uint32", "how often it is made; 1"),
+        "count": _served("uint32", "how many times it is run; 1"),
     },
     "ModelWarmup.Input": {
         "data_type": _served("DataType", "the input's type"),
@@ -397,7 +399,7 @@ PARAMETERS: Mapping[str, str] = {
     "cudnn_conv_algo_search": _RUNS_ON_CPU,
     "gpu_mem_limit": _RUNS_ON_CPU,
     "arena_extend_strategy": _RUNS_ON_CPU,
-    "DISABLE_OPTIMIZED_EXECUTION": "`optimize` in config.toml says it",
+    "DISABLE_OPTIMIZED_EXECUTION": "`optimize` in config.toml sets it",
     "INFERENCE_MODE": "models run in inference mode anyway",
     "DISABLE_CUDNN": _RUNS_ON_CPU,
     "ENABLE_WEIGHT_SHARING": "workers share the weights anyway",
