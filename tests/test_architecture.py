@@ -20,6 +20,30 @@ WORKER_SIDE = (
 )
 HEAVY = ("torch", "onnxruntime", "captum", "ray", "sklearn", "PIL")
 BUDGET = 0.150  # seconds of CPU
+# Between a protocol and a model, every module has a test file of its own, tests/<package>/test_<module>.py, but for these:
+# small ones that are tested with whatever uses them, and those that are only tested with real processes. No new ones.
+CORE = ("engine", "frontends", "ipc", "server", "worker_process", "workers")
+WITHOUT_TESTS = {
+    "engine/body_reader.py",
+    "engine/control.py",
+    "engine/frontends.py",
+    "engine/graphs/dataflow.py",
+    "engine/graphs/run.py",
+    "engine/graphs/workflows.py",
+    "engine/json_outputs.py",
+    "engine/snapshots.py",
+    "frontends/load.py",
+    "frontends/messages.py",
+    "ipc/progress.py",
+    "ipc/template_protocol.py",
+    "server/startup.py",
+    "worker_process/concurrent.py",
+    "worker_process/preloaded.py",
+    "worker_process/stepwise.py",
+    "worker_process/warmup.py",
+    "workers/library_process.py",
+    "workers/spawner.py",
+}
 
 
 def told(code):
@@ -81,6 +105,18 @@ def test_a_server_speaks_grpc_without_the_library():
         "import json, sys, mooring.server.server, mooring.mount.grpc; print(json.dumps(sorted(sys.modules)))"
     )
     assert not {"grpc", "h2", "hpack"} & set(told(code))
+
+
+def test_every_module_of_the_core_has_a_test_file_of_its_own():
+    tests = Path(__file__).parent
+    without = {
+        str(module.relative_to(ROOT))
+        for package in CORE
+        for module in (ROOT / package).rglob("*.py")
+        if module.name != "__init__.py"
+        and not (tests / module.relative_to(ROOT)).with_name(f"test_{module.name}").exists()
+    }
+    assert without == WITHOUT_TESTS
 
 
 def test_imports_follow_the_layers():
