@@ -120,7 +120,12 @@ class UniformBatch(msgspec.Struct):
 
 
 class UniformBatches:
-    """Recognizes batches of requests of one layout, for one model."""
+    """Recognizes batches of requests of one layout, for one model.
+
+    How this works: ``batch_key`` makes a key of what such requests have in common. For a new key the general way reads one
+    request, and the types and shapes of its arrays are kept as the layout of the key, or None where that cannot be. The
+    requests of a batch with one key are then copied into arrays of that layout, one after the other.
+    """
 
     def __init__(self, model: TensorModel) -> None:
         self._model = model

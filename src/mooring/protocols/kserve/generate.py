@@ -26,7 +26,7 @@ from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
 from mooring.protocols.kserve.bodies import Bodies
-from mooring.protocols.kserve.v2 import MODEL, VERSION, WRITING, V2Answer, asked_of
+from mooring.protocols.kserve.v2 import MODEL, VERSION, WRITING, V2Answer, target_of
 from mooring.protocols.missing_model import prefer_not_found
 from mooring.protocols.responses import JSON, Responses
 from mooring.protocols.scheduling import read_deadline, read_schedule
@@ -203,11 +203,11 @@ class Generate:
 
     def generate(self, exchange: Exchange, match: Match) -> None:
         """One response."""
-        self._ask(exchange, asked_of(match), GenerateAnswer)
+        self._ask(exchange, target_of(match), GenerateAnswer)
 
     def stream(self, exchange: Exchange, match: Match) -> None:
         """Any number of responses, each when it is there."""
-        self._ask(exchange, asked_of(match), StreamAnswer)
+        self._ask(exchange, target_of(match), StreamAnswer)
 
     def _ask(
         self, exchange: Exchange, asked: Target, kind: type[GenerateAnswer] | type[StreamAnswer]

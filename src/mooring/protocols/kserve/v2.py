@@ -53,7 +53,7 @@ VERSION = "/v2/models/{model_name}/versions/{model_version}"
 _BINARY = "application/octet-stream"
 _JSON_SIZE = b"inference-header-content-length"
 # What makes more of a request than its body says.
-_ASIDE = frozenset({_JSON_SIZE, TIMEOUT_HEADER})
+_SPECIAL_HEADERS = frozenset({_JSON_SIZE, TIMEOUT_HEADER})
 
 
 class V2Answer(Answer, eq=False):
@@ -66,12 +66,12 @@ class V2Answer(Answer, eq=False):
 
 
 class InferAnswer(V2Answer, eq=False):
-    """The answer to one infer request. ``given`` is the id that its client gave it, None where a worker reads it."""
+    """The answer to one infer request. ``client_id`` is the id that its client gave it, None where a worker reads it."""
 
     _bodies: Bodies
     _memory: SharedMemory | None
-    _given: str | None
-    _wanted: OutputSelection
+    _client_id: str | None
+    _selection: OutputSelection
     _relay: App | None
     _only: InferenceResponse | None = None
 
@@ -85,30 +85,30 @@ class InferAnswer(V2Answer, eq=False):
     def _send_whole(self, outcome: InferenceResponse) -> None:
         if not outcome.outputs:
             if self._only is None:
-                self._send_refusal(_no_response(self._target.model))
+                self._send_refusal(_no_response_error(self._target.model))
                 return
             outcome, self._only = self._only, None
         exchange = self._exchange
-        if self._wanted is JSON_ONLY and self._dialect is V2 and b"accept-encoding" not in exchange.fields:
-            text = encode_short_answer(outcome, self._target.model, self._given or "")
+        if self._selection is JSON_ONLY and self._dialect is V2 and b"accept-encoding" not in exchange.fields:
+            text = encode_short_answer(outcome, self._target.model, self._client_id or "")
             if text is not None:
                 self._responses.send_answer(exchange, self._id, JSON, text)
                 return
-        self._name(outcome)
+        self._name_answer(outcome)
         try:
-            self._store(outcome)
+            self._store_regions(outcome)
         except InvalidInput as error:
             release(outcome.outputs)
             self._send_refusal(error)
             return
         if self._dialect.byte_shapes:
             for tensor in outcome.outputs:
-                if not self._wanted.is_binary(tensor):
+                if not self._selection.is_binary(tensor):
                     self._dialect.set_output_shape(tensor)
         responses = self._responses
         null = responses.writes_null(exchange)
         pieces, json_size = encode_response(
-            outcome, self._wanted, plain=self._dialect.plain_answers, null=null
+            outcome, self._selection, plain=self._dialect.plain_answers, null=null
         )
         if json_size:
             lines = b"Inference-Header-Content-Length: %d\r\n" % json_size
@@ -123,7 +123,7 @@ class InferAnswer(V2Answer, eq=False):
         else:
             exchange.respond_in_pieces(200, pieces, head)
 
-    def _store(self, outcome: InferenceResponse) -> None:
+    def _store_regions(self, outcome: InferenceResponse) -> None:
         if self._memory is not None:
             self._memory.store(outcome.outputs)
             return
@@ -133,11 +133,11 @@ class InferAnswer(V2Answer, eq=False):
                     f"output '{tensor.name}' names a region of shared memory, which is not offered here"
                 )
 
-    def _name(self, outcome: InferenceResponse) -> None:
+    def _name_answer(self, outcome: InferenceResponse) -> None:
         """The id is the client's own: what the server called a request without one is not for it."""
         self._dialect.set_model_name(outcome, self._target)
-        if self._given is not None:
-            outcome.id = self._given
+        if self._client_id is not None:
+            outcome.id = self._client_id
         elif outcome.id == self._id:
             outcome.id = ""
 
@@ -157,7 +157,7 @@ class InferAnswer(V2Answer, eq=False):
         )
 
 
-def _no_response(model: str) -> MooringError:
+def _no_response_error(model: str) -> MooringError:
     return Unsupported(
         f"model '{model}' gave no response to the request, which has no form here; use generate_stream, or "
         "ModelStreamInfer over gRPC"
@@ -255,41 +255,41 @@ class KServeV2:
 
     def model(self, exchange: Exchange, match: Match) -> None:
         """What a model takes and gives."""
-        asked = asked_of(match)
+        target = target_of(match)
         try:
-            metadata = self._service.metadata(*asked)
+            metadata = self._service.metadata(*target)
         except MooringError as error:
-            self.refuse(exchange, error, asked)
+            self.refuse(exchange, error, target)
             return
-        versions = [state.version for state in self._service.models() if state.name == asked.model]
+        versions = [state.version for state in self._service.models() if state.name == target.model]
         self._responses.send_json(
             exchange,
             {
                 "name": metadata.name,
                 "versions": versions or metadata.versions,
                 "platform": metadata.platform,
-                "inputs": [_described(spec) for spec in metadata.inputs],
-                "outputs": [_described(spec) for spec in metadata.outputs],
+                "inputs": [_describe_tensor(spec) for spec in metadata.inputs],
+                "outputs": [_describe_tensor(spec) for spec in metadata.outputs],
             },
         )
 
     def model_ready(self, exchange: Exchange, match: Match) -> None:
         """Whether a model can answer: 404 for one that is not there, 503 for one that cannot."""
-        asked = asked_of(match)
+        target = target_of(match)
         try:
-            is_ready = self._service.ready(*asked)
+            is_ready = self._service.ready(*target)
         except MooringError as error:
-            self.refuse(exchange, error, asked)
+            self.refuse(exchange, error, target)
             return
-        answer: dict[str, object] = {"name": asked.model, "ready": is_ready}
+        answer: dict[str, object] = {"name": target.model, "ready": is_ready}
         if not is_ready:
-            answer["error"] = f"model '{asked.model}' is not ready"
+            answer["error"] = f"model '{target.model}' is not ready"
         self._responses.send_json(exchange, answer, status=200 if is_ready else 503)
 
     def infer(self, exchange: Exchange, match: Match) -> None:
         """The answer to an infer request."""
         params = match.params
-        asked = Target(params["model_name"], params.get("model_version", ""))
+        target = Target(params["model_name"], params.get("model_version", ""))
         try:
             deadline = read_deadline(exchange)
             body = exchange.take_body()
@@ -297,22 +297,22 @@ class KServeV2:
                 exchange.body, body = share_payload(
                     body, 2
                 )  # who relays the request needs its body once more
-            self._infer(exchange, asked, body, deadline)
+            self._infer(exchange, target, body, deadline)
         except ElsewhereOnly:
             assert self._relay is not None
             self._relay(exchange)
         except MooringError as error:
-            self.refuse(exchange, prefer_not_found(self._service, error, asked), asked)
+            self.refuse(exchange, prefer_not_found(self._service, error, target), target)
 
     def prepare_infer(self, exchange: Exchange, match: Match) -> Callable[[Exchange], None] | None:
         """The way of a small body of JSON that may take its time, where the body is one that is known, too."""
         fields = exchange.fields
-        if not _ASIDE.isdisjoint(fields) or int(fields[b"content-length"]) > LARGE:
+        if not _SPECIAL_HEADERS.isdisjoint(fields) or int(fields[b"content-length"]) > LARGE:
             return None
         if asks_for_null(fields.get(b"accept")):
             return None
-        asked = asked_of(match)
-        model, version = asked.model, asked.version
+        target = target_of(match)
+        model, version = target.model, target.version
         read, new_id, submit = (
             self._json_templates.read,
             self._responses.request_id_source(exchange),
@@ -321,121 +321,126 @@ class KServeV2:
 
         def infer(exchange: Exchange) -> None:
             body = exchange.body
-            found = read(body) if type(body) is bytes else None
-            if found is None:
+            decoded = read(body) if type(body) is bytes else None
+            if decoded is None:
                 self.infer(exchange, match)
                 return
             request_id = new_id()
             request = InferenceRequest(
-                model, version, request_id, [found], headers=exchange.headers, json_writer=SERVER
+                model, version, request_id, [decoded], headers=exchange.headers, json_writer=SERVER
             )
-            answer = self._answer(exchange, request_id, asked, "", JSON_ONLY)
+            answer = self._make_answer(exchange, request_id, target, "", JSON_ONLY)
             exchange.on_abandoned = submit(request, answer.done).cancel
 
         return infer
 
-    def refuse(self, exchange: Exchange, error: MooringError, asked: Target) -> None:
+    def refuse(self, exchange: Exchange, error: MooringError, target: Target) -> None:
         """Say no in the dialect's words."""
         self._responses.send_refusal(
-            exchange, self._dialect.override_refusal(error, asked) or kserve_v2(error, asked)
+            exchange, self._dialect.override_refusal(error, target) or kserve_v2(error, target)
         )
 
-    def _infer(self, exchange: Exchange, asked: Target, body: Payload, deadline: float | None) -> None:
+    def _infer(self, exchange: Exchange, target: Target, body: Payload, deadline: float | None) -> None:
         """Send a request on its way. Takes the body over; raises ``MooringError``."""
-        stated = exchange.fields.get(_JSON_SIZE)
+        json_length = exchange.fields.get(_JSON_SIZE)
         responses = self._responses
         request_id = responses.read_request_id(exchange)
-        if len(body) > LARGE and (stated is None or _number(stated) > LARGE):
+        if len(body) > LARGE and (json_length is None or _parse_length(json_length) > LARGE):
             # Decoded by the worker: milliseconds of JSON here would be milliseconds for every client.
-            json_size = None if stated is None else _number(stated)
+            json_size = None if json_length is None else _parse_length(json_length)
             undecoded = UndecodedBody(BodyKind.V2, body, json_size, no_regions=self._relay is not None)
             request = InferenceRequest(
-                asked.model,
-                asked.version,
+                target.model,
+                target.version,
                 request_id,
                 [],
                 deadline=deadline,
                 headers=exchange.headers,
                 body=undecoded,
             )
-            answer = self._answer(exchange, request_id, asked, None, ALL_BINARY)
+            answer = self._make_answer(exchange, request_id, target, None, ALL_BINARY)
         else:
-            found, wanted = self._decoded(asked, body, stated)
+            decoded, selection = self._decode_small(target, body, json_length)
             try:
                 if self._relay is not None:
-                    refuse_regions(found.outputs)
-                plan = read_schedule(found.parameters, deadline)
-                wanted = wanted or select_outputs(found.outputs, found.parameters)
+                    refuse_regions(decoded.outputs)
+                plan = read_schedule(decoded.parameters, deadline)
+                selection = selection or select_outputs(decoded.outputs, decoded.parameters)
             except MooringError:
-                release(found.inputs)
+                release(decoded.inputs)
                 raise
-            given = found.id
+            client_id = decoded.id
             request = InferenceRequest(
-                asked.model,
-                asked.version,
-                given or request_id,
-                found.inputs,
+                target.model,
+                target.version,
+                client_id or request_id,
+                decoded.inputs,
                 parameters=plan.parameters,
-                outputs=found.outputs,
+                outputs=decoded.outputs,
                 deadline=plan.deadline,
                 headers=exchange.headers,
                 priority=plan.priority,
-                json_writer=NOBODY if wanted.all_binary else SERVER,
+                json_writer=NOBODY if selection.all_binary else SERVER,
             )
-            answer = self._answer(exchange, request_id, asked, given, wanted)
+            answer = self._make_answer(exchange, request_id, target, client_id, selection)
         if asks_for_null(exchange.fields.get(b"accept")):
             request.null_for_nan = True
         exchange.on_abandoned = self._service.submit(request, answer.done).cancel
 
-    def _answer(
-        self, exchange: Exchange, request_id: str, asked: Target, given: str | None, wanted: OutputSelection
+    def _make_answer(
+        self,
+        exchange: Exchange,
+        request_id: str,
+        target: Target,
+        client_id: str | None,
+        selection: OutputSelection,
     ) -> InferAnswer:
         return InferAnswer(
-            self._responses, exchange, request_id, asked, self._dialect, self.bodies, self._memory, given, wanted,
+            self._responses, exchange, request_id, target, self._dialect, self.bodies, self._memory, client_id, selection,
             self._relay,
         )  # fmt: skip
 
-    def _decoded(
-        self, asked: Target, body: Payload, stated: bytes | None
+    def _decode_small(
+        self, target: Target, body: Payload, json_length: bytes | None
     ) -> tuple[InferBody, OutputSelection | None]:
         """What a body says, and where that is not for it to say, which outputs are wanted in binary."""
-        if stated is None:
+        if json_length is None:
             if type(body) is not bytes:
                 return decode_request(body, None, self._regions), None
             known = self._json_templates.read(body)
             if known is not None:
                 return InferBody("", [known]), JSON_ONLY
-            found = decode_request(body, None, self._regions)
-            self._json_templates.remember(body, found)
-            return found, None
-        size = _number(stated)
+            decoded = decode_request(body, None, self._regions)
+            self._json_templates.remember(body, decoded)
+            return decoded, None
+        size = _parse_length(json_length)
         if size < 0:
-            _give_back(body)
+            _release_body(body)
             raise InvalidInput(
-                f"Inference-Header-Content-Length must be a number of bytes, not '{stated.decode('latin-1')}'"
+                f"Inference-Header-Content-Length must be a number of bytes, not '{json_length.decode('latin-1')}'"
             )
         if size == 0:
-            return self._raw(asked, body), ALL_BINARY
+            return self._decode_raw(target, body), ALL_BINARY
         document, whole = read_document(body, size), len(body)
         read = self._binary_templates.read(document, body)
         if read is not None:
             return read
-        found = decode_request(body, size, self._regions)
-        self._binary_templates.remember(document, whole, found)
-        return found, None
+        decoded = decode_request(body, size, self._regions)
+        self._binary_templates.remember(document, whole, decoded)
+        return decoded, None
 
-    def _raw(self, asked: Target, body: Payload) -> InferBody:
+    def _decode_raw(self, target: Target, body: Payload) -> InferBody:
         """A raw binary request: the body is the only input, whole."""
         try:
-            inputs = self._service.metadata(*asked).inputs
+            inputs = self._service.metadata(*target).inputs
             if len(inputs) != 1 or not inputs[0].datatype:
                 raise InvalidInput(
-                    f"a raw binary request is for models that declare one input, model '{asked.model}' declares "
+                    f"a raw binary request is for models that declare one input, model '{target.model}' declares "
                     f"{len(inputs)}; send JSON, and the length of it as Inference-Header-Content-Length"
                 )
             shape = raw_shape(inputs[0], len(body))
         except MooringError:
-            _give_back(body)
+            _release_body(body)
             raise
         spec = inputs[0]
         data = [body] if spec.datatype == "BYTES" else body
@@ -474,28 +479,28 @@ def raw_shape(spec: TensorSpec, size: int) -> list[int]:
     return shape
 
 
-def asked_of(match: Match) -> Target:
+def target_of(match: Match) -> Target:
     """The model and the version in a path."""
     return Target(match.params["model_name"], match.params.get("model_version", ""))
 
 
-def _described(spec: TensorSpec) -> dict[str, object]:
+def _describe_tensor(spec: TensorSpec) -> dict[str, object]:
     """As the protocol has it, and what it has no place for only where there is something to say."""
-    found: dict[str, object] = {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
+    described: dict[str, object] = {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
     if spec.optional:
-        found["optional"] = True
+        described["optional"] = True
     if spec.unknown_rank:
-        found["unknown_rank"] = True
+        described["unknown_rank"] = True
     if spec.labels:
-        found["labels"] = spec.labels
-    return found
+        described["labels"] = spec.labels
+    return described
 
 
-def _number(stated: bytes) -> int:
+def _parse_length(json_length: bytes) -> int:
     """The number of bytes that a header says; -1 where it is no number."""
-    return int(stated) if stated.isdigit() and len(stated) <= 18 else -1
+    return int(json_length) if json_length.isdigit() and len(json_length) <= 18 else -1
 
 
-def _give_back(body: Payload) -> None:
+def _release_body(body: Payload) -> None:
     if isinstance(body, Buffer):
         body.release()
