@@ -29,10 +29,11 @@ class IncomingMessage:
     """A message of which only a part has come.
 
     A large one lies in the allocator's memory, where ``receive_buffer`` is what is still to be written; a small or compressed one
-    is collected. ``missing`` is how many bytes are still to come.
+    is collected. ``memory`` is all of that memory, whose end is ``buffer``: bytes that are ``received`` are counted there.
+    ``missing`` is how many bytes are still to come.
     """
 
-    __slots__ = ("_collected", "_pace", "_whole", "buffer", "compressed", "missing", "received")
+    __slots__ = ("_collected", "_pace", "buffer", "compressed", "memory", "missing", "received")
 
     def __init__(self, size: int, allocator: Allocator, *, compressed: bool) -> None:
         """Raises ``MemoryError``, ``BodyMemoryFull`` among them."""
@@ -40,10 +41,10 @@ class IncomingMessage:
         self.missing, self.received = size, 0
         self._pace: Pace | None = None
         self._collected = bytearray()
-        self._whole: Buffer | None = None  # the memory that ``buffer`` ends
+        self.memory: Buffer | None = None
         self.buffer: Buffer | None = None
         if size > LARGE and not compressed:
-            self._whole, self.buffer = allocate_aligned(allocator.expect, size)
+            self.memory, self.buffer = allocate_aligned(allocator.expect, size)
 
     @property
     def receive_buffer(self) -> memoryview | None:
@@ -57,17 +58,8 @@ class IncomingMessage:
             self.buffer.view[self.received : self.received + size] = memoryview(data)[start:end]
         else:
             self._collected += data[start:end]
-        self.advance(size)
-
-    def advance(self, size: int) -> None:
-        """Note that the next ``size`` bytes are there."""
         self.received += size
         self.missing -= size
-
-    def count(self, size: int) -> None:
-        """Count bytes of the allocator's memory as used. Raises ``BodyMemoryFull``."""
-        if self._whole is not None:
-            self._whole.received(size)
 
     def complete(self) -> Payload:
         """The message; a buffer is the caller's to release."""
@@ -149,10 +141,12 @@ class MessageReader:
     def buffer_filled(self, size: int) -> None:
         """Note that ``size`` bytes were written to ``receive_buffer``. Raises ``StatusError``."""
         assert self.incoming is not None
+        incoming = self.incoming
         self._count(size)
-        self.incoming.advance(size)
-        if not self.incoming.missing:
-            self._complete(self.incoming)
+        incoming.received += size
+        incoming.missing -= size
+        if not incoming.missing:
+            self._complete(incoming)
 
     def take(self) -> Payload:
         """Take the next message; the caller's to release. There must be one."""
@@ -264,8 +258,9 @@ class MessageReader:
     def _count(self, size: int) -> None:
         """Count bytes that have come as those of all bodies are. Raises ``StatusError`` where there is no room."""
         try:
-            if self.incoming is not None and self.incoming.buffer is not None:
-                self.incoming.count(size)
+            incoming = self.incoming
+            if incoming is not None and incoming.memory is not None:
+                incoming.memory.received(size)
             else:
                 if self._claim is None:
                     self._claim = self._context.allocator.claim()
