@@ -63,11 +63,11 @@ class Backend(abc.ABC):
     """
 
     overlap: Concurrent | Stepwise | None = None
-    # Why a process that has loaded the model may not be forked, where the backend knows of a reason.
+    # The reason why a process that has loaded the model must not be forked; empty where there is none.
     fork_unsafe_reason: str = ""
-    # Of a model that is a file: whether its requests are joined, once it is loaded.
+    # Whether requests are joined, for a model that is a file; set by ``load``.
     joining: Joining | None = None
-    # Whether requests came, or a request of many instances, that joining would have been good for.
+    # Whether requests, or a request of many instances, came that joining would have made faster.
     missed_joining = False
 
     @abc.abstractmethod

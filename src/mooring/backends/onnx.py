@@ -47,10 +47,10 @@ _DATATYPES = {
 # What converters of scikit-learn end a classifier with: a probability by class for every row.
 _MAPS = re.compile(r"seq\(map\((?:int64|string),tensor\(float\)\)\)")
 
-# What the runtime says where memory is short; it has no error of its own for it.
+# Parts of the runtime's messages where memory is short; it has no error type of its own for that.
 _NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc")
 
-# TensorRT is left out: it builds its engines for minutes, which nobody expects who did not ask for it.
+# TensorRT is left out: it builds engines for minutes at the first load. A model that wants it names it in ``providers``.
 _ORDER = ("CUDA", "MIGraphX", "ROCM", "OpenVINO", "DML", "CoreML", "CPU")
 _ON_GPU = ("CUDA", "MIGraphX", "ROCM", "DML", "Tensorrt", "NvTensorRTRTX")
 _SUFFIX = "ExecutionProvider"
@@ -137,7 +137,7 @@ class OnnxBackend(DeclaredBackend):
             results = self._session.run(self._names, feed)
         except self._refusals as error:
             raise InvalidInput(_error_reason(error)) from error
-        except ValueError as error:  # inputs missing, named by nobody
+        except ValueError as error:  # an input is missing
             raise InvalidInput(str(error)) from error
         except (MemoryError, InvalidOutput):
             raise
@@ -211,7 +211,7 @@ def _create_session(runtime: Any, file: Path, spec: ModelSpec, context: LoadCont
     )
     try:
         return runtime.InferenceSession(str(file), sess_options=options, providers=providers)
-    except Exception as error:  # its own kinds have nothing in common but this
+    except Exception as error:  # the runtime's error types have no other base class
         raise ModelLoadFailed(
             f"{file} cannot be loaded: {_error_reason(error)}", detail=str(error)
         ) from error

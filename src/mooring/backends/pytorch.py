@@ -70,7 +70,7 @@ class PyTorchBackend(DeclaredBackend):
         # What a model keeps of a call in inference mode could not be differentiated by in a later one.
         self._predicting = torch.no_grad if spec.explain else torch.inference_mode
         file = model_file(spec)
-        # A model that is to be explained needs gradients, which a optimize_for_onednn one has not.
+        # A model that is to be explained needs gradients, which an optimized one does not have.
         self._program = programs.load_program(
             file, spec, self._device, optimize=spec.runtime.optimize and not spec.explain
         )

@@ -108,7 +108,7 @@ class TensorBackend(Backend):
         """One call of the model. The arrays may be views of the request's memory, which must not be written to."""
 
     def explain(self, arrays: Arrays, parameters: Parameters, targets: ExplanationTargets) -> ModelOutput:
-        """As ``predict``, for attributions by input. Raises ``Unsupported`` where the model has none."""
+        """Return attributions by input, as ``predict`` returns outputs. Raises ``Unsupported`` where nothing explains the model."""
         if self.explainer is None:
             raise Unsupported(
                 f"model '{self.spec.name}' gives no explanations: name a method under [explain] in its configuration"
@@ -116,7 +116,7 @@ class TensorBackend(Backend):
         return self.explainer.attribute(arrays, targets, self.reader.limit)
 
     def input_signature(self, metadata: ModelMetadata) -> Signature:
-        """What the bodies of requests are decoded for."""
+        """Return the signature by which the bodies of requests are decoded."""
         return Signature.of(metadata.inputs, ImageSettings.of(self.spec.parameters))
 
     def load(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
@@ -159,13 +159,13 @@ class TensorBackend(Backend):
             self._uniform_batches = UniformBatches(self)
 
     def create_explainer(self, metadata: ModelMetadata, context: LoadContext) -> "Explainer":
-        """What explains the model as its configuration says. Raises ``ModelLoadFailed``."""
+        """Create the explainer that the configuration asks for. Raises ``ModelLoadFailed``."""
         from mooring.backends.explainers import BlackBoxModel, build_explainer
 
         return build_explainer(self.spec, metadata, BlackBoxModel(self, context.threads))
 
     def reader_for(self, operation: Operation) -> Reader:
-        """What reads the requests of an operation."""
+        """Return the reader of the requests of an operation."""
         if operation is not EXPLAIN or not self.takes_target:
             return self.reader
         signature = self.reader.signature
@@ -177,24 +177,24 @@ class TensorBackend(Backend):
         """Answer a batch; see ``Backend.infer``."""
         batch = None if self._uniform_batches is None else self._uniform_batches.build_batch(requests)
         return (
-            run_sync(BatchRun(self, requests, reply).run())
+            run_sync(BatchRun(self, requests, reply).run_batch())
             if batch is None
             else self._infer_uniform(batch, reply)
         )
 
     async def infer_async(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
-        """As ``infer``, for a model that waits."""
-        return await BatchRun(self, requests, reply).run()
+        """Answer a batch as ``infer``, for a model that waits."""
+        return await BatchRun(self, requests, reply).run_batch()
 
     def _infer_uniform(self, batch: UniformBatch, reply: Reply) -> Sequence[Outcome]:
         """Answer requests that are alike on the fast path; ``BatchRun`` answers where the model streams or its outputs do not fit."""
         try:
             returned = self.call_model(INFER, batch.arrays, {})
             if type(returned) is not dict and hasattr(returned, "__next__"):
-                return run_sync(BatchRun(self, batch.requests, reply).run(returned))
+                return run_sync(BatchRun(self, batch.requests, reply).run_batch(returned))
             outputs = self.to_output_arrays(INFER, returned)
             return batch.to_responses(outputs) or run_sync(
-                BatchRun(self, batch.requests, reply).run(returned)
+                BatchRun(self, batch.requests, reply).run_batch(returned)
             )
         except MooringError as error:
             if len(batch.requests) > 1:
@@ -214,7 +214,7 @@ class TensorBackend(Backend):
             )
 
     def to_response(self, request: InferenceRequest, results: SampleOutputs, rows: bool) -> InferenceResponse:
-        """The response to one request, or to a piece of its stream."""
+        """Build the response to one request, or to a piece of its stream."""
         if request.operation is not EXPLAIN:
             return self._answer(request, results, rows=rows)
         return build_response(
@@ -232,7 +232,7 @@ class TensorBackend(Backend):
         return writes_null(self.spec.handler.json_nan, by_default=True)
 
     def labels_of(self, output: str) -> Mapping[str, Any]:
-        """The name of each class of an output, by its index: as configured, else as the model's file says."""
+        """Return the names of an output's classes by index, as text: those of the configuration, else of the model's file."""
         declared = self._declared.get(output)
         own = declared.labels if declared is not None else []
         return self.spec.labels_of(output) or {str(index): label for index, label in enumerate(own)}
@@ -274,7 +274,7 @@ class TensorBackend(Backend):
                     )
 
     def to_output_arrays(self, operation: Operation, returned: ModelOutput) -> Arrays:
-        """The arrays of one thing the model returned."""
+        """Return the arrays by name in what one call returned. Raises ``InvalidOutput``."""
         explained = operation is EXPLAIN
         arrays = to_output_arrays(returned, {} if explained else self._declared)
         if self._reshaping is None:
@@ -302,7 +302,7 @@ def _check_plain(request: InferenceRequest, aside: str) -> None:
 
 
 def to_model_failure(error: Exception) -> ModelFailed:
-    """What the model's own code raised, as our error: its type and text, the traceback for the log."""
+    """Return an exception of the model's code as our error: its type and text, with the traceback for the log."""
     kind = type(error).__name__
     # torch names its own error so, and it is no MemoryError.
     out_of_memory = isinstance(error, MemoryError) or kind == "OutOfMemoryError"
@@ -315,7 +315,7 @@ def _is_stream(returned: ModelOutput) -> bool:
 
 
 async def _await_output(returned: ModelOutput) -> ModelOutput:
-    """What a model that waits gave; whatever it raises becomes a ``ModelFailed`` with its traceback."""
+    """Await the output of a model that waits. What it raises becomes a ``ModelFailed`` with its traceback."""
     if not hasattr(returned, "__await__"):
         return returned
     try:
@@ -332,7 +332,13 @@ async def _iterate_async(pieces: Iterator[ModelOutput]) -> AsyncIterator[ModelOu
 
 
 class BatchRun:
-    """One batch on its way through a model."""
+    """Runs one batch through a model.
+
+    How this works: ``run_batch`` reads every request into samples, and notes the error of each request that is at fault. Samples that
+    may share a call are grouped (``group_samples``); each group is one call, and a sample of too many rows several. Outputs are
+    split by sample and kept until all calls are done; pieces of a stream are sent at once. In the end each request gets its
+    error, or a response built of its samples' outputs.
+    """
 
     def __init__(self, backend: TensorBackend, requests: Sequence[InferenceRequest], reply: Reply) -> None:
         self._backend = backend
@@ -347,7 +353,7 @@ class BatchRun:
         self._pieces: dict[int, list[Arrays]] = {}
         self._streamed: set[int] = set()
 
-    async def run(self, returned: ModelOutput = None) -> list[Outcome]:
+    async def run_batch(self, returned: ModelOutput = None) -> list[Outcome]:
         """Run it; ``returned`` is what the model gave where it was called for all of them already.
 
         Raises what the model raised in a call that several requests shared.
@@ -368,7 +374,7 @@ class BatchRun:
         return [self._outcome_of(index) for index in range(len(self._requests))]
 
     def _read_requests(self) -> None:
-        """No model code runs for a request that is at fault itself."""
+        """Read all requests before the model is called: the model runs for no request that is at fault."""
         reader = self._backend.reader_for(self._operation)
         for index, request in enumerate(self._requests):
             samples: list[Sample] = []
@@ -392,7 +398,7 @@ class BatchRun:
             self._rows.append(rows)
 
     async def _run_samples(self, samples: list[Sample]) -> None:
-        """One call of the model, or for a sample of too many rows as many as it takes."""
+        """Call the model once, or for a sample of too many rows as often as needed."""
         explained = self._operation is EXPLAIN
         # An explainer keeps to the limit itself, since its targets may be one for each row.
         if samples[0].rows > self._limit and not (explained and not self._backend.explains_itself):
@@ -407,7 +413,7 @@ class BatchRun:
     def _call_backend(
         self, arrays: Arrays, samples: list[Sample], targets: ExplanationTargets
     ) -> ModelOutput:
-        """What the model gives for the rows of these samples, at once or to be waited for."""
+        """Call the model with the rows of these samples. Returns its output, or something to await."""
         backend = self._backend
         if backend.takes_cancelled:
             backend.cancelled = functools.partial(self._is_cancelled, samples)
@@ -438,7 +444,7 @@ class BatchRun:
             raise InvalidOutput(f"the outputs of one request's rows do not fit together: {error}") from None
 
     def _with_controls(self, arrays: Arrays, samples: list[Sample]) -> Arrays:
-        """The inputs of a call, and where the model wants to know which sequence each row belongs to, that."""
+        """Add the control inputs that tell a sequence model which sequence each row belongs to."""
         controls = self._backend.controls
         if not controls:
             return arrays
@@ -457,7 +463,7 @@ class BatchRun:
             self._pieces.setdefault(id(sample), []).append(arrays)
 
     async def _stream_pieces(self, samples: list[Sample], returned: ModelOutput) -> None:
-        """Every piece is sent when it is there: nobody waits for a second token to see the first."""
+        """Send every piece as soon as it comes."""
         empty = True
         async with aclosing(self._iterate_pieces(samples, returned)) as pieces:
             async for piece in pieces:
@@ -471,7 +477,7 @@ class BatchRun:
             self._end_empty_stream(samples)
 
     def _end_empty_stream(self, samples: list[Sample]) -> None:
-        """A stream without a piece is an answer where the model may give none."""
+        """Accept a stream without pieces where the model is ``decoupled``. Raises ``InvalidOutput`` for any other model."""
         if not self._backend.spec.decoupled:
             raise InvalidOutput(
                 "the model ended its stream without a piece; say decoupled where it may give no response"
@@ -483,7 +489,7 @@ class BatchRun:
     async def _iterate_pieces(
         self, samples: list[Sample], returned: ModelOutput
     ) -> AsyncGenerator[ModelOutput, None]:
-        """The pieces, until the model raises or nobody waits any more."""
+        """Yield the pieces until the stream ends. Raises ``RequestCancelled`` once nobody waits for them."""
         try:
             async for piece in returned if hasattr(returned, "__anext__") else _iterate_async(returned):
                 yield piece
@@ -500,7 +506,7 @@ class BatchRun:
                 returned.close()
 
     def _is_cancelled(self, samples: list[Sample]) -> bool:
-        """Whether nobody waits for any of these any more."""
+        """Whether all requests of these samples were cancelled."""
         return all(self._reply.cancelled(sample.request) for sample in samples)
 
     def _emit_pieces(self, samples: list[Sample], outputs: list[Arrays]) -> None:

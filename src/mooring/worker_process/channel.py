@@ -167,14 +167,16 @@ class ResponseBuffer:
         """Count a call of the model with so many rows."""
         self._batches.append((rows, seconds))
 
-    def record(self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]) -> None:
+    def record_metric(
+        self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]
+    ) -> None:
         """Record a metric of the model's own code; see ``Reply.metric``."""
         if self._recorder.record_value(name, value, unit, kind, dimensions):
             records = self._recorder.take_records()
             if records:  # another thread may have taken them
                 self.channel.send(MetricRecords(records))
 
-    def send(self) -> None:
+    def flush(self) -> None:
         """Send what was collected, if anything."""
         if not self._keys and not self._batches:
             return

@@ -36,7 +36,7 @@ class ConcurrentServing:
         self._calls: dict[ResponseBuffer, dict[int, _Call]] = {buffer: {} for buffer in buffers}
         self._to_send: set[ResponseBuffer] = set()
 
-    def run(self) -> None:
+    def serve_forever(self) -> None:
         """Serve until the last channel is closed."""
         for buffer in self._calls:
             self.loop.add_reader(buffer.channel.sock, self._receive_messages, buffer)
@@ -86,7 +86,7 @@ class ConcurrentServing:
         buffers, self._to_send = self._to_send, set()
         for buffer in buffers:
             if buffer in self._calls:
-                buffer.send()
+                buffer.flush()
 
     async def _wind_up(self) -> None:
         """Cancel all tasks, the model's own too, and wait until they have cleaned up."""
@@ -128,7 +128,7 @@ class _Call:
             self._last_activity = time.monotonic()
             self.streamed.add(row)
             self.buffer.add_outcome(self.keys[row], piece)
-            self.buffer.send()
+            self.buffer.flush()
 
     def cancel_request(self, key: int) -> None:
         """Note that a request was cancelled; with the last one the call ends."""
@@ -201,4 +201,4 @@ class _Reply:
         return self._call.keys[self._rows[row]] in self._call.cancelled_keys
 
     def metric(self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]) -> None:
-        self._call.buffer.record(name, value, unit, kind, dimensions)
+        self._call.buffer.record_metric(name, value, unit, kind, dimensions)

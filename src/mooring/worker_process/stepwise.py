@@ -52,7 +52,7 @@ class StepServing:
         for fd in self._buffers:
             self._poll.register(fd, select.POLLIN)
 
-    def run(self) -> None:
+    def serve_forever(self) -> None:
         """Serve until the last channel is closed."""
         while self._buffers:
             self.receive_messages(0 if self._rows else None)
@@ -136,7 +136,7 @@ class StepServing:
 
     def _flush_buffers(self) -> None:
         for buffer in self._buffers.values():
-            buffer.send()
+            buffer.flush()
 
 
 class _Reply:
@@ -149,11 +149,11 @@ class _Reply:
     def emit(self, row: int, piece: InferenceResponse) -> None:
         target = self._rows[row]
         target.buffer.add_outcome(target.key, piece)
-        target.buffer.send()
+        target.buffer.flush()
 
     def cancelled(self, row: int) -> bool:
         self._serving.receive_messages(0)
         return self._rows[row].cancelled
 
     def metric(self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]) -> None:
-        self._rows[0].buffer.record(name, value, unit, kind, dimensions)
+        self._rows[0].buffer.record_metric(name, value, unit, kind, dimensions)

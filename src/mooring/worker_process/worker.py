@@ -149,7 +149,7 @@ class WorkerReply:
         self._channel.send(Piece(self.keys[row], piece))
 
     def cancelled(self, row: int) -> bool:
-        return self._worker.cancelled(self.keys[row])
+        return self._worker.is_cancelled(self.keys[row])
 
     def metric(self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]) -> None:
         if self._recorder.record_value(name, value, unit, kind, dimensions):
@@ -195,11 +195,11 @@ class FlushThread(threading.Thread):
 class Worker:
     """Serves one model in this process.
 
-    How this works: ``run`` reads messages from all channels into an inbox and handles one at a time, on the main thread,
-    which is the only one that calls the model. ``Load`` loads it. ``Batch`` is cut into calls of at most
+    How this works: ``serve_forever`` reads messages from all channels into an inbox and handles one at a time, on the main
+    thread, which is the only one that calls the model. ``Load`` loads it. ``Batch`` is cut into calls of at most
     ``max_batch_size`` rows (``outcomes.split_into_calls``), and their answers collect in a ``BatchInProgress``. While a call
-    runs, the model may ask whether its client has gone: ``cancelled`` then reads the channels for ``Cancel`` messages, and
-    keeps all others in the inbox. A call that raises is repeated request by request, so that only the bad one fails.
+    runs, the model may ask whether its client has gone: ``is_cancelled`` then reads the channels for ``Cancel`` messages,
+    and keeps all others in the inbox. A call that raises is repeated request by request, so that only the bad one fails.
     """
 
     def __init__(self, channels: Sequence[Channel], progress: Progress, model: Preloaded | None) -> None:
@@ -224,7 +224,7 @@ class Worker:
         for fd in self._channels:
             self._poll.register(fd, select.POLLIN)
 
-    def run(self) -> None:
+    def serve_forever(self) -> None:
         """Serve until the last channel is closed, or the model could not be loaded."""
         while self._channels or self._inbox:
             if not self._inbox:
@@ -244,7 +244,7 @@ class Worker:
         if self._backend is not None:
             self._backend.close()
 
-    def cancelled(self, key: int) -> bool:
+    def is_cancelled(self, key: int) -> bool:
         """Whether a running request was cancelled. Reads the channels first; may be called from any thread."""
         if self._receiving.acquire(blocking=False):  # else another thread looks just now
             try:
@@ -323,11 +323,11 @@ class Worker:
         buffers = [ResponseBuffer(channel, self.recorder) for channel in self._channels.values()]
         self._channels.clear()
         if isinstance(model, Stepwise):
-            StepServing(buffers, backend, model, self._spec, self._loaded).run()
+            StepServing(buffers, backend, model, self._spec, self._loaded).serve_forever()
         else:
             from mooring.worker_process.concurrent import ConcurrentServing  # noqa: PLC0415 - asyncio, for the few that use it
 
-            ConcurrentServing(buffers, model, self._spec, self._loaded).run()
+            ConcurrentServing(buffers, model, self._spec, self._loaded).serve_forever()
 
     def _serve_batch(self, channel: Channel, batch: Batch) -> None:
         channel.map_slots(batch.requests)
@@ -422,4 +422,4 @@ def run_worker(
         Channel(socket.socket(fileno=fd), MappedArena(arena), number)
         for number, (fd, arena) in enumerate(zip(channel_fds, arena_fds, strict=True))
     ]
-    Worker(channels, Progress(progress_fd, len(channels)), model).run()
+    Worker(channels, Progress(progress_fd, len(channels)), model).serve_forever()

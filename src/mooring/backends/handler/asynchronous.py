@@ -1,4 +1,4 @@
-"""Handlers that wait: ``async def handle``, called for any number of batches at once on one event loop."""
+"""Asynchronous handlers: ``async def handle``, called for any number of batches at once on one event loop."""
 
 import asyncio
 import inspect
@@ -11,7 +11,7 @@ from mooring.core.requests import InferenceRequest
 
 
 class _Batch:
-    """What a context knows of one call of the handler."""
+    """The part of a context that belongs to one call of the handler."""
 
     def __init__(self) -> None:
         self.request_ids: dict[int, str] = {}
@@ -35,7 +35,7 @@ def _of_batch(name: str) -> Any:
 
 
 class ConcurrentContext(Context):
-    """The one context of a handler whose calls overlap: what belongs to a call is only seen by that call's task."""
+    """The one context of a handler whose calls overlap. What belongs to a call is only seen by that call's task."""
 
     request_ids = _of_batch("request_ids")
     _requests = _of_batch("_requests")
@@ -55,7 +55,7 @@ _NONE = _Batch()
 def run_initialize(
     loop: asyncio.AbstractEventLoop, initialize_handler: Callable[[Context], Any], context: Context
 ) -> None:
-    """Call it while the loop runs, as libraries expect that make tasks of their own, and wait for what it returns."""
+    """Call ``initialize`` on the running loop, since libraries may start tasks in it, and wait for its result."""
 
     async def initialize() -> None:
         returned = initialize_handler(context)

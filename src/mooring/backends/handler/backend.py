@@ -1,4 +1,4 @@
-"""HandlerBackend: a TorchServe handler as one of the server's models."""
+"""The backend of TorchServe's handlers."""
 
 import logging
 import os
@@ -51,7 +51,14 @@ _ALL_SENT = object()
 
 
 class HandlerBackend(Backend):
-    """Runs one handler. Owns the process it is loaded into: its working directory and its import path."""
+    """Runs one handler. It owns the process: its working directory and its import path.
+
+    How this works: ``load`` prepares the import path, finds the handler (entry.py), and initializes it. A ``RowForm`` for each
+    form of request turns requests into rows and results into answers. ``infer`` has fast paths for bodies and for a single
+    instance; all other batches go through ``_infer_forms``, which calls the handler with the rows of many requests together, or
+    for joint forms and explanations with one request at a time. Before each call the context is pointed at its batch
+    (``begin_batch``), and afterwards it is asked for headers and status that the handler set.
+    """
 
     def __init__(self) -> None:
         self._handle: Handle
@@ -149,7 +156,7 @@ class HandlerBackend(Backend):
     def _infer_bodies(
         self, body: BodyForm, requests: Sequence[InferenceRequest], reply: Reply
     ) -> Sequence[Outcome]:
-        """The fast path: one row per request."""
+        """Answer bodies, which are one row each: the fast path."""
         if len(requests) == 1:
             return self._infer_row(body, [body.to_row(requests[0])], requests, reply)
         data = [body.to_row(request) for request in requests]
@@ -170,7 +177,7 @@ class HandlerBackend(Backend):
     def _infer_instance(
         self, request: InferenceRequest, requests: Sequence[InferenceRequest], reply: Reply
     ) -> Sequence[Outcome]:
-        """The same for a single instance; of a body that is not decoded yet the general way finds out how many it has."""
+        """Answer a single instance on the fast path. A body that is not decoded yet may hold several: it takes the general way."""
         form = self._instances
         if request.body is None and not request.inputs[0].packed:
             try:
@@ -183,7 +190,7 @@ class HandlerBackend(Backend):
     def _infer_row(
         self, form: RowForm, rows: list[Any], requests: Sequence[InferenceRequest], reply: Reply
     ) -> Sequence[Outcome]:
-        """One request of one row, which is what most models take at a time."""
+        """Answer one request of one row, the most usual case."""
         (request,) = requests
         sender = PieceSender(reply, form, requests, _FIRST)
         results = as_results(self._call_handler(rows, requests, {0: request.id}, sender), 1)
@@ -195,11 +202,11 @@ class HandlerBackend(Backend):
         return await self._infer_forms(requests, reply)
 
     async def _infer_forms(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
-        """As ``infer``, for requests of any form; it only ever waits where the handler does."""
+        """Answer requests of any form. Waits only where the handler does."""
         outcomes: dict[int, Outcome] = {}
         together: dict[Form, list[_RequestRows]] = {}
         for index, request in enumerate(requests):
-            # A description is asked of the handler itself: there is no body for an envelope to look into.
+            # A request for a description has no body that an envelope could unpack.
             describing = request.operation is Operation.DESCRIBE
             form = self._plain if describing else self._forms[request.form]
             try:
@@ -233,7 +240,7 @@ class HandlerBackend(Backend):
     async def _infer_together(
         self, form: RowForm, shares: "Sequence[_RequestRows]", reply: Reply
     ) -> dict[int, Outcome]:
-        """The rows of many requests in calls of at most the model's batch size, and their results back in order."""
+        """Answer the rows of many requests in calls of at most the batch size. Results are in the order of the rows."""
         flat = [(share, position) for share in shares for position in range(len(share.rows))]
         results: dict[int, list[Any]] = {share.index: [] for share in shares}
         heads: dict[int, ResponseHead] = {}
@@ -279,7 +286,7 @@ class HandlerBackend(Backend):
     def _call_handler(
         self, data: list[Any], requests: Sequence[InferenceRequest], ids: dict[int, str], sender: PieceSender
     ) -> Any:
-        """What the handler returns for these rows; raises as the server knows it."""
+        """Call the handler with these rows and return its result. What it raises becomes a ``MooringError``."""
         context = self._context
         context.begin_batch(requests, ids, sender)
         started = time.perf_counter()
@@ -293,7 +300,7 @@ class HandlerBackend(Backend):
     async def _call_async_handler(
         self, data: list[Any], requests: Sequence[InferenceRequest], ids: dict[int, str], sender: PieceSender
     ) -> Any:
-        """As ``_call_handler``, of a handler that waits; others are called meanwhile."""
+        """Call a handler that waits, as ``_call_handler``. Other calls run meanwhile."""
         context = self._context
         context.begin_batch(requests, ids, sender)
         started = time.perf_counter()
@@ -311,7 +318,7 @@ class HandlerBackend(Backend):
     def _build_outcome(
         self, form: RowForm, request: InferenceRequest, results: Sequence[Any], head: ResponseHead | None
     ) -> Outcome:
-        """One request's outcome; what is wrong with its results is its own fault and nobody else's."""
+        """Build one request's outcome. Results that no answer can hold fail this request only."""
         if results and results[0] is _ALL_SENT:
             return InferenceResponse(
                 [], head=head
@@ -323,7 +330,7 @@ class HandlerBackend(Backend):
 
 
 class _RequestRows:
-    """What one request puts into a batch."""
+    """The rows that one request adds to a batch."""
 
     __slots__ = ("index", "request", "rows")
 
@@ -333,7 +340,7 @@ class _RequestRows:
         self.rows = rows
 
     def row_id(self, position: int) -> str:
-        """The request's own id, made unique where it has several rows."""
+        """Return the request's id, made unique for each of several rows."""
         return self.request.id if len(self.rows) == 1 else f"{self.request.id}-{position}"
 
 
@@ -357,7 +364,7 @@ def _choose_forms(spec: ModelSpec) -> dict[Form, RowForm]:
 
 
 def _create_store(spec: ModelSpec, model_dir: Path) -> MetricsStore:
-    """Knows the metrics of the server's file and of the archive's own, which wins."""
+    """Create the store of metrics, with those that the server's file and the archive's own declare; the archive's wins."""
     store = MetricsStore(model_name=spec.name)
     files = [Path(spec.handler.metrics_config)] if spec.handler.metrics_config else []
     for file in (*files, model_dir / "metrics.yaml"):
@@ -392,7 +399,7 @@ def _create_context(
 
 
 def _limit_threads(threads: int) -> None:
-    """Keep torch to its share of the cores: by environment before it is imported, by itself afterwards."""
+    """Limit torch to its share of the cores: by environment before it is imported, by a call afterwards."""
     if threads < 1:
         return
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))

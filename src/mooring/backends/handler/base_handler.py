@@ -27,7 +27,7 @@ PROFILER_AVAILABLE = True
 
 
 class BaseHandler:
-    """What most handlers start from; every step may be overridden, and all attributes are the subclass's to use.
+    """The base class of most handlers. Every step may be overridden, and all attributes are the subclass's to use.
 
     ``initialize`` picks the device and loads whatever the archive holds, by the suffix of its serialized file.
     """
@@ -112,12 +112,12 @@ class BaseHandler:
 
     @timed
     def preprocess(self, data: Any) -> Any:
-        """The rows as one tensor; rows that are dicts need a preprocessing of their own."""
+        """Return the rows as one tensor; rows that are dicts need a preprocessing of their own."""
         return torch.as_tensor(data, device=self.device)
 
     @timed
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
-        """What the model makes of the batch, without gradients."""
+        """Call the model with the batch, without gradients."""
         if isinstance(self.model, OnnxSession):
             return self.model(data)
         with torch.inference_mode():
@@ -202,7 +202,7 @@ class BaseHandler:
 
 
 def _choose_devices(gpu: Any) -> tuple[str, torch.device]:
-    """Where weights are loaded to and where the model runs: the accelerator given, else the CPU."""
+    """Return where weights are loaded to and where the model runs: the given accelerator, else the CPU."""
     if gpu is not None:
         if torch.cuda.is_available():
             return "cuda", torch.device(f"cuda:{gpu}")

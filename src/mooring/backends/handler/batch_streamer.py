@@ -33,7 +33,7 @@ class TextIteratorStreamerBatch:
         self._printed = [0] * batch_size
 
     def put(self, value: Any) -> None:
-        """The next tokens of every sequence, the prompts first. Raises ``ValueError`` for another batch size."""
+        """Add the next tokens of every sequence, the prompts first. Raises ``ValueError`` for another batch size."""
         if value.shape[0] != self.batch_size:
             raise ValueError(f"the streamer is for {self.batch_size} sequences, got {value.shape[0]}")
         prompt, self._prompt_is_next = self._prompt_is_next, False
@@ -43,7 +43,7 @@ class TextIteratorStreamerBatch:
         self._texts.put([self._append_tokens(index, row) for index, row in enumerate(rows)])
 
     def end(self) -> None:
-        """Send what was held back, and end the iteration."""
+        """Send the text that was held back, and end the iteration."""
         rest = []
         for index, tokens in enumerate(self._tokens):
             rest.append(self._decode_tokens(tokens)[self._printed[index] :] if tokens else "")

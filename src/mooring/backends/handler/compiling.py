@@ -43,7 +43,7 @@ def pt2_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def compile_model(model: Any, settings: Mapping[str, Any]) -> Any:
-    """The model, compiled when it is first called."""
+    """Return the model for ``torch.compile``, which compiles it at its first call."""
     import torch
 
     return torch.compile(model, **settings)

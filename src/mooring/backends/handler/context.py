@@ -1,4 +1,4 @@
-"""What a handler knows of its model and of the requests in its hands (docs/contracts/torchserve.md, section 2.5).
+"""The context of a handler: what it can ask of its model and of the requests in its batch (docs/contracts/torchserve.md, 2.5).
 
 There is one ``Context`` for the worker's life; ``begin_batch`` points it at the next batch. Headers are only decoded when
 somebody asks for one: most handlers never do.
@@ -17,7 +17,7 @@ _SET_BY_SERVER = frozenset(("explain", "describe", "url_path"))
 
 
 class RequestProcessor:
-    """One row's request headers, and what the handler wants to be told to its client."""
+    """The request headers of one row, and the status and headers that the handler sets on its response."""
 
     def __init__(self, request_header: Mapping[str, Any]) -> None:
         self._request_header = dict(request_header)
@@ -53,7 +53,7 @@ class RequestProcessor:
         return self._response.get(key.lower(), ("", None))[1]
 
     def response_head(self) -> ResponseHead | None:
-        """What goes on the wire, None when the handler set nothing."""
+        """Return the head of the response; None where the handler set nothing."""
         if not self._status and not self._response:
             return None
         headers = [
@@ -131,7 +131,7 @@ class Context:
         return all(sender.cancelled(row) for row in rows)
 
     def response_heads(self) -> list[ResponseHead | None] | None:
-        """What the handler set on each row's response; None when it cannot have set anything."""
+        """Return the head that the handler set for each row; None where it cannot have set any."""
         if self._processors is None:
             return None
         return [processor.response_head() for processor in self._processors]
@@ -163,7 +163,7 @@ class Context:
         return self.request_processor[idx].get_request_properties()
 
     def get_sequence_id(self, idx: int) -> Any:
-        """Which sequence the row belongs to: where the model has sequences every row has one."""
+        """Return the id of the row's sequence. Where the model has sequences every row has one."""
         if idx < len(self._requests) and (step := self._requests[idx].sequence) is not None:
             return str(step.id)
         return self.get_request_header(idx, self.header_key_sequence_id)
@@ -193,7 +193,7 @@ class Context:
 
 
 class PieceSender:
-    """How a row's piece of a streamed answer finds its request."""
+    """Sends the pieces of a streamed answer to the request that each row belongs to."""
 
     __slots__ = ("_form", "_owners", "_reply", "_requests")
 
@@ -217,7 +217,7 @@ class PieceSender:
 
 
 def headers_of(request: InferenceRequest) -> dict[str, Any]:
-    """The header dict a handler sees: every field's content type, the client's headers, then the server's own.
+    """Return the headers that a handler sees: the content type of each field, the client's headers, then the server's own.
 
     The server's names are its own in any spelling, so that nobody reaches ``describe_handle`` by a header.
     """

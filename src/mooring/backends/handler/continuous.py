@@ -22,7 +22,7 @@ CallHandler = Callable[[list[Any], Sequence[InferenceRequest], dict[int, str], P
 
 
 class HandlerSteps(Stepwise):
-    """The steps of one handler. ``call`` calls it and raises as the server knows it."""
+    """Runs a handler step by step. ``call`` calls the handler, and raises ``MooringError``."""
 
     def __init__(
         self, call: CallHandler, context: Context, forms: Mapping[Form, RowForm], metrics: MetricsStore
@@ -64,7 +64,7 @@ class HandlerSteps(Stepwise):
     def _row_outcome(
         self, request: InferenceRequest, row: int, result: Any, head: ResponseHead | None
     ) -> Outcome:
-        """A row's piece, or its end; what is wrong with it is nobody else's fault."""
+        """Return a row's piece or its last answer. A result that no answer can hold fails this row only."""
         form = self._forms[request.form]
         try:
             if self._has_ended(row, result):
@@ -76,7 +76,7 @@ class HandlerSteps(Stepwise):
         return piece
 
     def _has_ended(self, row: int, result: Any) -> bool:
-        """What the handler's criterion for the row says; a row without one ends with its first step."""
+        """Whether a row has ended, by the handler's criterion for it; a row without one ends with its first step."""
         criteria = self._context.stopping_criteria
         if not criteria:
             return True
@@ -95,7 +95,7 @@ class HandlerSteps(Stepwise):
         return rows[0]
 
     def _new_id(self, request: InferenceRequest) -> str:
-        """An id no other request has or had: handlers keep a row's state under it, and clients of v2 choose theirs."""
+        """Return an id that no other request has or had: handlers keep a row's state under it, and clients of v2 choose theirs."""
         if request.form is Form.BODY:
             return request.id
         return f"{request.id}-{next(self._numbers)}"

@@ -1,4 +1,4 @@
-"""Which function of which file is a handler (docs/contracts/torchserve.md, section 2.2)."""
+"""Find the handler of a model: a function or a class of a file (docs/contracts/torchserve.md, section 2.2)."""
 
 import importlib
 import inspect
@@ -21,7 +21,7 @@ _STEPS = ("preprocess", "inference", "postprocess")
 
 
 class HandlerEntry(NamedTuple):
-    """A handler that has been found and not been initialized yet: ``owner`` is its module, or an object of its class."""
+    """A handler that was found and is not initialized yet. ``owner`` is its module, or an object of its class."""
 
     owner: Any
     name: str
@@ -29,7 +29,7 @@ class HandlerEntry(NamedTuple):
 
     @property
     def handle(self) -> Handle:
-        """What is called for every batch. ``initialize`` may put another in its place, as MicroBatching's users do."""
+        """The function that is called for every batch. ``initialize`` may replace it, as MicroBatching's users do."""
         handle: Handle = getattr(self.owner, self.name)
         return handle
 
@@ -62,7 +62,7 @@ DEFAULT_HANDLERS = frozenset(
 
 
 def prepare_imports(model_dir: Path, packages: str = "", venv: str = "") -> None:
-    """Make importable, before anything else that is installed: the model's requirements, its own files, ``ts``.
+    """Put first on the import path: the model's requirements, its own files, and ``ts``. The latter two replace installed ones.
 
     The commands of its virtual environment come first, too.
     """
@@ -82,7 +82,7 @@ def prepare_imports(model_dir: Path, packages: str = "", venv: str = "") -> None
 
 
 def find_handler(entry: str, model_dir: Path) -> HandlerEntry:
-    """The handler named by ``entry`` (``file[.py][:function]``).
+    """Find the handler named by ``entry`` (``file[.py][:function]``).
 
     Raises ``ModelLoadFailed`` where there is none; what the handler's own code raises goes through.
     """
@@ -113,11 +113,11 @@ def _entry_of_class(module: ModuleType, entry: str) -> HandlerEntry:
 
 
 def _do_nothing(_context: Context) -> None:
-    """What a class without ``initialize`` does."""
+    """Stand in for ``initialize`` where the class has none."""
 
 
 def _import_handler(name: str, model_dir: Path) -> ModuleType:
-    """A module of the model's own folder first, then a default handler, then anything installed."""
+    """Import a file of the model's folder, else a default handler, else an installed module. Raises ``ModelLoadFailed``."""
     path = model_dir / f"{name}.py"
     if path.is_file():
         return import_file(path)

@@ -1,4 +1,4 @@
-"""TorchServe's request envelopes: the rows inside a body, and the body around the results (docs/contracts/torchserve.md, section 5).
+"""TorchServe's request envelopes: they unpack rows from a body and pack results into one (docs/contracts/torchserve.md, 5).
 
 Every envelope batches: it sees one request at a time, and the rows of many go to the handler together.
 """
@@ -17,7 +17,7 @@ from mooring.core.tensors import datatype_of
 
 
 class EnvelopeRequest(NamedTuple):
-    """What an envelope needs to know of a request beside its fields."""
+    """The facts about a request that an envelope needs beside its fields."""
 
     explain: bool
     id: str
@@ -26,7 +26,7 @@ class EnvelopeRequest(NamedTuple):
 
 
 class BaseEnvelope(abc.ABC):
-    """What is in a body, and what is made of the results.
+    """An envelope: unpacks the rows of a body, and packs the results.
 
     ``joint`` envelopes give a handler one request at a time and take any number of results.
     """

@@ -1,4 +1,4 @@
-"""What a handler's exception means to the server."""
+"""Turn the exceptions of handlers into the server's errors."""
 
 import traceback
 
@@ -18,7 +18,7 @@ class PredictionException(Exception):
 
 
 def fault_of(error: Exception) -> MooringError:
-    """The error the server knows for what a handler raised; call it while the exception is being handled."""
+    """Return the server's error for an exception of a handler. Call it while the exception is being handled."""
     if isinstance(error, MooringError):
         return error
     detail = traceback.format_exc()
@@ -31,7 +31,7 @@ def fault_of(error: Exception) -> MooringError:
 
 
 def summarize_error(error: BaseException) -> str:
-    """An exception in a line: its type and its text."""
+    """Return an exception as one line: its type and its text."""
     try:
         text = str(error)
     except Exception:  # the handler's own exception class is at fault

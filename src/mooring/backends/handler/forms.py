@@ -1,4 +1,4 @@
-"""How a request becomes the rows a handler is given, and how what it returns becomes the answer.
+"""Turn requests into a handler's rows, and the handler's results into answers.
 
 | form                  | rows                                        | answer                                     |
 |-----------------------|---------------------------------------------|--------------------------------------------|
@@ -45,18 +45,18 @@ class RowForm(abc.ABC):
 
     @abc.abstractmethod
     def to_rows(self, request: InferenceRequest) -> list[Any]:
-        """What the handler is given for this request. Raises ``InvalidInput``."""
+        """Return the handler's rows for this request. Raises ``InvalidInput``."""
 
     @abc.abstractmethod
     def to_response(
         self, request: InferenceRequest, results: Sequence[Any], head: ResponseHead | None
     ) -> InferenceResponse:
-        """The response made of one result per row. Raises ``InvalidOutput``."""
+        """Build the response from one result per row. Raises ``InvalidOutput``."""
 
     def to_piece(
         self, request: InferenceRequest, result: Any, head: ResponseHead | None
     ) -> InferenceResponse:
-        """The response made of one row's intermediate result."""
+        """Build the response from the intermediate result of one row."""
         return self.to_response(request, [result], head)
 
 
@@ -70,7 +70,7 @@ class BodyForm(RowForm):
         return [self.to_row(request)]
 
     def to_row(self, request: InferenceRequest) -> dict[str, Any]:
-        """Field name to value; of two fields with one name the last wins."""
+        """Return the value of each field by its name; of two fields of one name the last one wins."""
         decode = self._decode
         for tensor in request.inputs:
             if tensor.packed:
@@ -84,7 +84,7 @@ class BodyForm(RowForm):
 
 
 class EnvelopeForm(RowForm):
-    """A body whose rows are what the server's envelope finds in it."""
+    """A body in an envelope, which unpacks its rows."""
 
     def __init__(self, body: BodyForm, envelope: BaseEnvelope, version: str) -> None:
         self._body = body
@@ -160,7 +160,7 @@ class TensorsForm(RowForm):
 
 
 def check_inputs(tensors: Sequence[Tensor]) -> None:
-    """Raises ``InvalidInput`` where there are none: a handler is called for what was sent."""
+    """Raise ``InvalidInput`` where there are no inputs: a handler is called for the inputs of a request."""
     if not tensors:
         raise InvalidInput('the request needs "inputs", a list of at least one tensor')
 
@@ -196,7 +196,7 @@ class InputsForm(RowForm):
 
 
 def body_answer(item: Any, head: ResponseHead | None) -> InferenceResponse:
-    """The response body of one result, exactly as docs/contracts/torchserve.md, section 1.2 has it. Raises ``InvalidOutput``."""
+    """Return the response whose body is one result (docs/contracts/torchserve.md, section 1.2). Raises ``InvalidOutput``."""
     kind = type(item)
     if kind is bytes:
         body = item
@@ -218,7 +218,7 @@ def body_answer(item: Any, head: ResponseHead | None) -> InferenceResponse:
 
 
 def as_results(returned: Any, rows: int | None) -> list[Any]:
-    """What the handler returned, if it is a list with an item for every row (``rows`` None: for as many as it likes)."""
+    """Return the handler's result as a list with one item per row; ``rows`` None allows any number. Raises ``InvalidOutput``."""
     if not isinstance(returned, list):
         raise InvalidOutput(
             "Invalid model predict output", detail=f"the handler returned {type(returned).__name__}"
@@ -232,7 +232,7 @@ def as_results(returned: Any, rows: int | None) -> list[Any]:
 
 
 def decode_field(tensor: Tensor, payload: Payload, decode: bool) -> Any:
-    """One field's value by its content type (2.1): JSON and text are decoded, all else is a bytearray.
+    """Decode the value of a field by its content type (2.1): JSON and text are decoded, everything else is a bytearray.
 
     A form field that is no file is never decoded, whatever type its client gave it.
     """
@@ -259,7 +259,7 @@ def decode_field(tensor: Tensor, payload: Payload, decode: bool) -> Any:
 
 
 def tensor_of(name: str, value: Any) -> Tensor:
-    """A tensor typed from a value: numbers in any regular nesting are numeric, everything else is BYTES.
+    """Return a value as a tensor: regularly nested numbers become numeric, everything else BYTES.
 
     Raises ``InvalidOutput`` for what is neither.
     """

@@ -1,4 +1,4 @@
-"""What torchvision's transforms of the same names do to a PIL image, with Pillow and torch alone, to the same numbers."""
+"""The transforms of torchvision, by the same names, for PIL images: with Pillow and torch alone, and the same numbers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,7 +31,7 @@ class ToRGB:
 
 
 class Resize:
-    """The shorter side becomes ``size``, the longer one keeps the proportions, rounded down."""
+    """Resizes the shorter side to ``size`` and keeps the proportions, rounded down."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -48,7 +48,7 @@ class Resize:
 
 
 class CenterCrop:
-    """The square in the middle; an image smaller than it stands in black."""
+    """Crops the square in the middle; an image that is smaller is padded with black."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -75,7 +75,7 @@ class ToTensor:
 
 
 class Normalize:
-    """Every channel less its mean, over its deviation."""
+    """Subtracts each channel's mean and divides by its standard deviation."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         self.mean = list(mean)
@@ -88,7 +88,7 @@ class Normalize:
 
 
 def imagenet_transform(*, crop: bool = True) -> Compose:
-    """How images are prepared for the models torchvision trained on ImageNet."""
+    """Return the preparation of images for torchvision's models trained on ImageNet."""
     steps: list[Callable[[Any], Any]] = [ToRGB()]
     if crop:
         steps += [Resize(256), CenterCrop(224)]

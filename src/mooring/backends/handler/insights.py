@@ -1,4 +1,4 @@
-"""What an explanation of a handler's row is of, and explanations as model-config.yaml's ``explain`` has them."""
+"""Explanations of a handler's rows: their targets, and the ``explain`` table of model-config.yaml."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ _DATA = "data"
 
 
 def input_of(row: Any) -> Any:
-    """What a row is about: its ``data`` or ``body``, also where a JSON body wraps it once more."""
+    """Return the input in a row: its ``data`` or ``body``, also where a JSON body wraps it once more."""
     if not isinstance(row, dict):
         return row
     value = row.get("data") or row.get("body")
@@ -29,7 +29,7 @@ def input_of(row: Any) -> Any:
 
 
 def target_of(row: Any, mapping: Mapping[str, Any] | None) -> Any:
-    """The class that a row names beside its data, in a form field or in JSON; None where it names none.
+    """Return the target in a row, from a form field or from JSON; None where there is none.
 
     Text is the index or the label of a class. Raises ``InvalidInput`` for other text in a field of the row; in a JSON
     body, which TorchServe does not look into, it may be meant for the handler and is left as it is.
@@ -72,7 +72,7 @@ def _parse_target(text: str, mapping: Mapping[str, Any]) -> Any:
 
 
 def check_target(model: Any, inputs: tuple[Any, ...], target: Any, mapping: Mapping[str, Any] | None) -> Any:
-    """The target, if the model's answer to ``inputs`` has it. Raises ``InvalidInput`` naming what it has."""
+    """Return the target as Captum takes it. Raises ``InvalidInput`` where the model's output for ``inputs`` does not have it."""
     with torch.no_grad():
         scores = model(*inputs)
     if torch.is_tensor(scores) and scores.ndim:
@@ -83,7 +83,7 @@ def check_target(model: Any, inputs: tuple[Any, ...], target: Any, mapping: Mapp
 
 
 class HandlerNetwork:
-    """A handler's model of one input, as ``explain.attribution.Network`` wants to see it."""
+    """A handler's model of one input as an ``explain.attribution.Network``."""
 
     def __init__(self, model: Any, device: Any) -> None:
         self._model = model
@@ -94,12 +94,12 @@ class HandlerNetwork:
         return torch.as_tensor(array).to(self._device)
 
     def compute_outputs(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """One call; what else than tensors comes out is left out."""
+        """Call the model once and return the tensors and arrays among its outputs."""
         outputs = flatten_outputs(self._model(values[_DATA]))
         return {name: torch.as_tensor(value) for name, value in outputs.items() if _is_array(value)}
 
     def select_layer(self, layer: str) -> tuple[torch.nn.Module, torch.nn.Module | None]:
-        """Raises ``ModelLoadFailed`` where there is no such layer, or none to be seen."""
+        """Return the module and its layer. Raises ``ModelLoadFailed`` where there is no such layer, or none can be hooked."""
         if isinstance(self._model, torch.jit.ScriptModule):
             raise ModelLoadFailed("explain.method: TorchScript does not let its layers be watched")
         try:
@@ -113,12 +113,12 @@ def _is_array(value: Any) -> bool:
 
 
 class ConfiguredInsights:
-    """Explanations of a handler's model. Raises ``ModelLoadFailed`` for a configuration that cannot work."""
+    """Explains a handler's model as configured. Raises ``ModelLoadFailed`` for a configuration that cannot work."""
 
     def __init__(self, table: Mapping[str, Any], folder: Path, network: HandlerNetwork, mapping: Any) -> None:
         self._explainer = Explainer(settings_of(table, folder), network, mapping or {})
 
     def attribute(self, prepared: torch.Tensor, target: Any) -> Array:
-        """A number for every number of ``prepared``, which has the batch in its first dimension."""
+        """Return the attribution of every element of ``prepared``, which has the batch in its first dimension."""
         rows = len(prepared)
         return self._explainer.attribute({_DATA: prepared.cpu().numpy()}, [(target, rows)], rows)[_DATA]

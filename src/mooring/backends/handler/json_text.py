@@ -27,7 +27,7 @@ _NOT_PRINTABLE_ASCII = re.compile("[^\x00-\x7e]")
 
 
 def load_json(payload: Payload) -> Any:
-    """What ``json.loads`` makes of these bytes. Raises ``ValueError`` for what is no JSON."""
+    """Parse bytes as ``json.loads`` does. Raises ``ValueError`` for invalid JSON."""
     text = payload if isinstance(payload, bytes) else bytes(payload)
     if not _has_long_integer(text):
         try:
@@ -42,7 +42,7 @@ def load_json(payload: Payload) -> Any:
 
 
 def dump_indented(item: Any) -> bytes:
-    """The bytes of ``json.dumps(item, indent=2)``. Raises ``TypeError`` or ``ValueError`` for what is not JSON."""
+    """Return the bytes of ``json.dumps(item, indent=2)``. Raises ``TypeError`` or ``ValueError`` for values that are not JSON."""
     try:
         text = orjson.dumps(item, option=_INDENTED)
     except TypeError:
@@ -51,7 +51,7 @@ def dump_indented(item: Any) -> bytes:
 
 
 def dump_compact(item: Any) -> bytes:
-    """Compact JSON of the same values; NaN and infinities are written as Python writes them."""
+    """Return compact JSON of the same values; NaN and infinities are written as Python writes them."""
     try:
         text = orjson.dumps(item, option=_OPTIONS)
     except TypeError:
@@ -60,7 +60,7 @@ def dump_compact(item: Any) -> bytes:
 
 
 def _like_python(text: bytes) -> bytes | None:
-    """The text orjson wrote as Python would have written it; None where that cannot be told from the text."""
+    """Return orjson's text as Python would have written it; None where the text alone does not tell how."""
     if b"null" in text:  # None, or a NaN
         return None
     exponents = b"e" in text and b"0e" in text.translate(_DIGITS_TO_ZERO)

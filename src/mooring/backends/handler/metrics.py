@@ -1,4 +1,4 @@
-"""A handler's own metrics, recorded through whatever the worker listens with (docs/contracts/torchserve.md, section 3)."""
+"""Metrics of a handler's own, recorded through the worker's reply (docs/contracts/torchserve.md, section 3)."""
 
 import enum
 import logging
@@ -94,7 +94,7 @@ class CachingMetric:
 
 
 class MetricsStore:
-    """What a handler knows as ``context.metrics``."""
+    """The object that handlers know as ``context.metrics``."""
 
     def __init__(self, request_ids: dict[int, str] | None = None, model_name: str = "") -> None:
         self.model_name = model_name
@@ -106,7 +106,7 @@ class MetricsStore:
         self._waiting: list[tuple[str, float, str, str, dict[str, str]]] = []
 
     def set_listener(self, listener: Record) -> None:
-        """Send every metric to ``listener`` from now on, and first what has waited for one."""
+        """Send every metric to ``listener`` from now on, first those that were recorded before there was one."""
         self.listener = listener
         if self._waiting:
             waiting, self._waiting = self._waiting, []
@@ -138,7 +138,7 @@ class MetricsStore:
         return declared is not None and declared.metric_type is not _GAUGE
 
     def add_declared(self, metric: CachingMetric) -> None:
-        """Know a metric from a file, which then says its unit and its type whatever the handler's call says."""
+        """Add a metric that a file declares. Its unit and type then replace those of the handler's calls."""
         metric.store = self
         self._declared[metric.metric_name, metric.metric_type] = metric
         self._in_files[metric.metric_name] = metric

@@ -11,9 +11,9 @@ from mooring.backends.model_source import import_source
 
 
 def import_file(path: Path) -> ModuleType:
-    """A file of the model's folder under its own name; where another module has that name already, under one beside it.
+    """Import a file of the model's folder under its own name, or under another one where a module has that name already.
 
-    A handler may be called ``json.py``; whoever imports ``json`` later, in this process, still wants the other.
+    A handler may be called ``json.py``, and code that imports ``json`` later in this process still needs the library.
     """
     loaded = sys.modules.get(path.stem)
     if loaded is None:

@@ -78,7 +78,7 @@ class TextClassifier(TextHandler):
         return [{"importances": [importances.tolist()], "words": words}]
 
     def _run_gated(self, numbers: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
-        """The model's answer for every row of gates, each token's embedding being multiplied by its gate."""
+        """Return the model's output for every row of gates; each token's embedding is multiplied by its gate."""
         return torch.cat([self._gated_once(numbers, row) for row in gates])
 
     def _gated_once(self, numbers: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
@@ -99,7 +99,7 @@ class TextClassifier(TextHandler):
 
 
 def _share_among_words(by_token: torch.Tensor, words: int, ngrams: int) -> torch.Tensor:
-    """What a run of n words got, in equal parts to each of them."""
+    """Divide the attribution of every run of n words equally among its words."""
     shares = by_token[:words].clone()
     position = words
     for size in range(2, ngrams + 1):

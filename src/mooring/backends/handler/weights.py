@@ -1,4 +1,4 @@
-"""Loading weights out of a model's folder, none of them by running what is in the file unless that is asked for."""
+"""Load weights from a model's folder, without running code in their file unless the configuration allows it."""
 
 import pickle
 import warnings
@@ -11,7 +11,7 @@ from mooring.backends.handler.module_classes import import_file, list_classes_fr
 
 
 def load_weights(path: str, *, device: Any, allow_pickle: bool) -> Any:
-    """What ``torch.save`` or safetensors stored.
+    """Load what ``torch.save`` or safetensors stored.
 
     Raises ``RuntimeError`` for a file that holds more than tensors unless ``allow_pickle``: unpickling runs whatever
     code its author put there.
@@ -22,7 +22,7 @@ def load_weights(path: str, *, device: Any, allow_pickle: bool) -> Any:
         return load_file(path, device=str(device))
     try:
         with warnings.catch_warnings():
-            # What it cannot read it refuses anyway, and old files are what this server is asked to serve.
+            # Old files are common, and torch refuses those that it cannot read: its warning is of no use.
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             return torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -38,7 +38,7 @@ def load_weights(path: str, *, device: Any, allow_pickle: bool) -> Any:
 def load_eager(
     model_dir: str, model_file: str, weights_file: str, *, device: Any, allow_pickle: bool
 ) -> torch.nn.Module:
-    """The model class of a Python file, with its weights. Raises ``RuntimeError`` or ``ValueError``."""
+    """Load the model class of a Python file, with its weights. Raises ``RuntimeError`` or ``ValueError``."""
     path = Path(model_dir) / model_file
     if not path.is_file():
         raise RuntimeError(f"model file '{model_file}' is not in the archive")
@@ -57,15 +57,15 @@ def load_eager(
 
 
 def load_script(path: str, device: Any) -> Any:
-    """A TorchScript model on its device."""
+    """Load a TorchScript model to its device."""
     with warnings.catch_warnings():
-        # TorchScript is deprecated, and archives that hold it are what this server is asked to serve.
+        # TorchScript is deprecated, and many archives hold it: a warning at each load is of no use.
         warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*")
         return torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
 
 
 def load_compiled_library(path: str, device: str) -> Any:
-    """A model that AOTInductor compiled ahead of time: a package (.pt2) or, from older torch, a shared library."""
+    """Load a model that AOTInductor compiled ahead of time: a package (.pt2), or a shared library of an older torch."""
     inductor = torch._inductor  # noqa: SLF001 - torch has no public name for it
     if path.endswith(".pt2"):
         return inductor.aoti_load_package(path)
@@ -73,7 +73,7 @@ def load_compiled_library(path: str, device: str) -> Any:
 
 
 class OnnxSession:
-    """An ONNX model, called with a batch as a torch model is."""
+    """An ONNX model that is called with a batch, as a torch model is."""
 
     def __init__(self, path: str, providers: list[str]) -> None:
         import onnxruntime
@@ -100,6 +100,6 @@ class OnnxSession:
 
 
 def load_onnx(path: str, device: Any) -> OnnxSession:
-    """An ONNX Runtime session, on the accelerator where the device is one."""
+    """Create a session of ONNX Runtime, on the GPU where the device is one."""
     accelerated = ["CUDAExecutionProvider"] if getattr(device, "type", "") == "cuda" else []
     return OnnxSession(path, [*accelerated, "CPUExecutionProvider"])

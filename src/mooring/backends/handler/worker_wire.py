@@ -16,7 +16,7 @@ _END = _INT.pack(-1)
 
 
 def create_load_model_response(code: int, message: str) -> bytes:
-    """What a worker answers to the order to load: a code, a text, and no predictions."""
+    """Return a worker's answer to the order to load: a code, a text, and no predictions."""
     return _INT.pack(code) + _with_length(message.encode()) + _END
 
 
@@ -28,7 +28,7 @@ def create_predict_response(
     context: Context | None = None,
     ts_stream_next: bool = False,
 ) -> bytearray:
-    """What a worker answers to a batch: of every request its id, content type, status, headers and body.
+    """Return a worker's answer to a batch: id, content type, status, headers and body of every request.
 
     ``ret`` is the list that the handler returned, or None where the batch failed. Raises ``InvalidOutput`` for an item
     that no body can hold.
@@ -54,7 +54,7 @@ def create_predict_response(
 
 
 def retrieve_msg(conn: socket.socket) -> tuple[bytes, Any]:
-    """The next order on a worker's socket: b"L" with a dict, or b"I" with a list of requests.
+    """Receive the next order on a worker's socket: b"L" with a dict, or b"I" with a list of requests.
 
     Raises ``ValueError`` for any other order and ``EOFError`` when the socket ends.
     """
