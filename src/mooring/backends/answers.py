@@ -21,7 +21,10 @@ SampleOutputs = Sequence[tuple[Sample, list[Arrays]]]
 
 
 def to_output_arrays(returned: Any, declared: Mapping[str, TensorSpec]) -> Arrays:
-    """Return the arrays that a model returned by name, converted to the declared datatypes. Raises ``InvalidOutput``."""
+    """Return the arrays that a model returned by name, converted to the declared datatypes.
+
+    Raises ``InvalidOutput``.
+    """
     # The exact type first: asking an abstract class costs as much as all the rest.
     if type(returned) is not dict and not isinstance(returned, Mapping):
         raise InvalidOutput(
@@ -101,8 +104,9 @@ def build_response(
 ) -> InferenceResponse:
     """Build the response to one request. Raises ``InvalidInput`` for a requested output that the model did not return.
 
-    ``rows`` says that the samples are KServe v1 instances, so the answer is their predictions. JSON that is no tensor names
-    scores by class where the model has names for them (``classes``). ``null`` replaces NaN and Infinity in JSON written here.
+    ``rows`` says that the samples are KServe v1 instances, so the answer is their predictions. JSON that is no tensor
+    names scores by class where the model has names for them (``classes``). ``null`` replaces NaN and Infinity in JSON
+    written here.
     """
     if rows:
         elements = [

@@ -50,8 +50,8 @@ class Stepwise(abc.ABC):
     def run_step(self, requests: Sequence[InferenceRequest], started: int, reply: Reply) -> Sequence[Outcome]:
         """Run one step and return an outcome for every request, in order. A piece of a request that goes on is not ``final``.
 
-        The first ``started`` requests have been in a step before, in this order; a request that is not among them any more was
-        cancelled. Raising fails all of them, because the effects of a step cannot be repeated.
+        The first ``started`` requests have been in a step before, in this order; a request that is not among them any
+        more was cancelled. Raising fails all of them, because the effects of a step cannot be repeated.
         """
 
 
@@ -78,16 +78,22 @@ class Backend(abc.ABC):
     def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
         """Answer a batch: one outcome per request, in order.
 
-        All requests are of one operation, and of at most ``spec.batching.max_batch_size`` rows together (a single request may
-        have more). A request that is at fault gets its own error as its outcome. Raising instead fails the whole
-        batch; the worker then runs every request once more by itself, so that only the bad one fails.
+        All requests are of one operation, and of at most ``spec.batching.max_batch_size`` rows together (a single
+        request may have more). A request that is at fault gets its own error as its outcome. Raising instead fails the
+        whole batch; the worker then runs every request once more by itself, so that only the bad one fails.
         """
 
     def after_fork(self, context: LoadContext) -> None:  # noqa: B027 - most have no number of threads to set
-        """Prepare a worker that was forked from the process which loaded the model. It is the first call in that worker."""
+        """Prepare a worker that was forked from the process which loaded the model.
+
+        It is the first call in that worker.
+        """
 
     def join_requests(self) -> None:  # noqa: B027 - of most it is known from the start
-        """Let requests share calls from now on: their rows were shown to be independent. Called between two calls of the model."""
+        """Let requests share calls from now on: their rows were shown to be independent.
+
+        Called between two calls of the model.
+        """
 
     def close(self) -> None:  # noqa: B027 - most have nothing to let go of
         """Release files and threads. Nothing is called afterwards."""

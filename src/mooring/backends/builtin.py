@@ -140,7 +140,10 @@ class BuiltinBackend(TensorBackend):
     _builtin: Builtin
 
     def load_model(self, spec: ModelSpec, context: LoadContext) -> ModelMetadata:
-        """Find the built-in model. Tensors that the configuration declares are shown in place of its own, and not checked."""
+        """Find the built-in model.
+
+        Tensors that the configuration declares are shown in place of its own, and not checked.
+        """
         builtin = BUILTINS.get(spec.entry)
         if builtin is None:
             raise ModelLoadFailed(f"unknown builtin '{spec.entry}'; known are {', '.join(BUILTINS)}")
@@ -178,7 +181,10 @@ class BuiltinBackend(TensorBackend):
         return arrays
 
     def to_response(self, request: InferenceRequest, results: Any, rows: bool) -> InferenceResponse:
-        """Name the outputs, in order, as the request or the configuration does. AMD's echo has an output with an empty name."""
+        """Name the outputs, in order, as the request or the configuration does.
+
+        AMD's echo has an output with an empty name.
+        """
         if request.form is not Form.TENSORS:
             return super().to_response(request, results, rows)
         outputs = results[0][1][-1]

@@ -1,7 +1,8 @@
 """The backend of codec processes: they decode large JSON bodies and encode large JSON outputs.
 
 A codec process runs no code but ours. It takes requests and gives responses as every worker does, so that it is kept,
-fed and replaced by the same code. A request with a body has it decoded; the inputs of every other one are outputs of a model to encode (``codecs/decoded_body.py``).
+fed and replaced by the same code. A request with a body has it decoded; the inputs of every other one are outputs of a
+model to encode (``codecs/decoded_body.py``).
 """
 
 from collections.abc import Sequence

@@ -46,7 +46,10 @@ class BlackBoxModel:
         self._types: dict[str, np.dtype[Any]] = {}
 
     def to_tensor(self, name: str, array: Array) -> Any:
-        """Return an input as a tensor. Integers become int64, because torch lacks most unsigned types; ``compute_outputs`` undoes it."""
+        """Return an input as a tensor.
+
+        Integers become int64, because torch lacks most unsigned types; ``compute_outputs`` undoes it.
+        """
         if array.dtype == object:
             raise Unsupported(f"input '{name}' is text, which has no explanation here")
         self._types[name] = array.dtype

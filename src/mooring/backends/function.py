@@ -141,10 +141,10 @@ def _is_dict(parameter: inspect.Parameter) -> bool:
 class FunctionBackend(TensorBackend):
     """Runs user code: ``infer`` or ``Model`` of ``model.py``, or ``file.py:name``.
 
-    How this works: ``load_model`` imports the file from its source and finds the function or class. A class is constructed,
-    and its ``load`` called. ``Arguments`` decides from the function's signature how inputs are passed. Where ``infer`` is
-    asynchronous, all calls run on one event loop (``overlap``), ``load`` and ``close`` too. A call gets arrays that it may
-    change, and its result, or each piece of its stream, becomes a dict of arrays by name.
+    How this works: ``load_model`` imports the file from its source and finds the function or class. A class is
+    constructed, and its ``load`` called. ``Arguments`` decides from the function's signature how inputs are passed.
+    Where ``infer`` is asynchronous, all calls run on one event loop (``overlap``), ``load`` and ``close`` too. A call
+    gets arrays that it may change, and its result, or each piece of its stream, becomes a dict of arrays by name.
     """
 
     takes_values = True
@@ -196,7 +196,10 @@ class FunctionBackend(TensorBackend):
     def _enable_overlap(
         self, infer: Callable[..., Any], path: Path, *beside: Callable[..., Any] | None
     ) -> None:
-        """Let calls overlap where ``infer`` is asynchronous. Raises ``ModelLoadFailed`` where the other methods do not match it."""
+        """Let calls overlap where ``infer`` is asynchronous.
+
+        Raises ``ModelLoadFailed`` where the other methods do not match it.
+        """
         if _is_async(infer):
             if self.spec.explain:
                 raise ModelLoadFailed(
@@ -394,7 +397,10 @@ async def _call_or_await(function: Callable[..., Any], *arguments: Any) -> None:
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
-    """Whether calling it returns a coroutine or an asynchronous generator. Of a callable object, ``__call__`` decides."""
+    """Whether calling it returns a coroutine or an asynchronous generator.
+
+    Of a callable object, ``__call__`` decides.
+    """
     candidates = (function, getattr(function, "__call__", None))  # noqa: B004 - the method, not whether there is one
     return any(inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) for each in candidates)
 

@@ -63,7 +63,8 @@ def _is_inside(path: str, folder: str) -> bool:
 def import_source(name: str, path: Path) -> ModuleType:
     """Import a file as the module ``name``. Raises ``ImportError`` for no .py file, and whatever the file's code raises.
 
-    The module is in ``sys.modules`` while it runs, since dataclasses and pickle look it up there, and stays unless it raises.
+    The module is in ``sys.modules`` while it runs, since dataclasses and pickle look it up there, and stays unless it
+    raises.
     """
     if path.suffix not in SOURCE_SUFFIXES:
         raise ImportError(f"{path} is no Python file", path=str(path))

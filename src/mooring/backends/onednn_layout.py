@@ -1,9 +1,9 @@
 """Optimize TorchScript for the CPU: convolutions and the linear layers of attention, in oneDNN's own layouts.
 
 torch leaves the products of linear layers to MKL, which does not use 512-bit instructions on processors that are not
-Intel's: oneDNN takes less than half the time there (docs/decisions/0028-linear-layers-through-onednn.md). A call of oneDNN
-costs some 10 us more, which a layer that gets a single row does not gain back. Models with attention have a row for every
-token, so only their linear layers are replaced.
+Intel's: oneDNN takes less than half the time there (docs/decisions/0028-linear-layers-through-onednn.md). A call of
+oneDNN costs some 10 us more, which a layer that gets a single row does not gain back. Models with attention have a row
+for every token, so only their linear layers are replaced.
 """
 
 # ruff: noqa: SLF001 - torch has no public way to change a graph
@@ -153,7 +153,10 @@ def _pack_linears(graph: Any) -> int:
 
 
 def _replace_linear(graph: Any, node: Any, arguments: list[Any]) -> None:
-    """Replace one linear layer by oneDNN's operator. Its packed weight is of a type that only this constant can hold."""
+    """Replace one linear layer by oneDNN's operator.
+
+    Its packed weight is of a type that only this constant can hold.
+    """
     x, packed, bias = arguments
     graph.setInsertPoint(node)
     constant = graph.insertNode(graph.create("prim::ConstantMKLDNNTensor", 1))

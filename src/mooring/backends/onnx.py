@@ -112,7 +112,10 @@ class OnnxBackend(DeclaredBackend):
         return ModelMetadata(spec.name, [spec.version], spec.platform or PLATFORM, inputs, outputs)
 
     def input_signature(self, metadata: ModelMetadata) -> Signature:
-        """Return the declared signature. ONNX Runtime itself checks inputs for which the file leaves the number of dimensions open."""
+        """Return the declared signature.
+
+        ONNX Runtime itself checks inputs for which the file leaves the number of dimensions open.
+        """
         declared = super().input_signature(metadata)
         if not metadata.inputs:
             return replace(declared, nothing=True)
@@ -129,7 +132,10 @@ class OnnxBackend(DeclaredBackend):
         return replace(declared, specs=specs, datatype=common)
 
     def predict(self, arrays: Arrays, parameters: Parameters) -> ModelOutput:
-        """Run the session once. Raises ``InvalidInput`` for what the runtime refuses, before or in a node, as a shape or a value."""
+        """Run the session once.
+
+        Raises ``InvalidInput`` for what the runtime refuses, before or in a node, as a shape or a value.
+        """
         feed = {name: self._to_feed(name, array) for name, array in arrays.items()}
         try:
             if self._has_bfloat16:
@@ -289,7 +295,10 @@ def _decode_texts(array: Array, name: str) -> Array:
 
 
 def _to_array(name: str, result: Any, classes: Sequence[str] = ()) -> Array:
-    """Return a result as an array. A sequence of maps becomes a row each; columns are in the order of classes, else of keys."""
+    """Return a result as an array.
+
+    A sequence of maps becomes a row each; columns are in the order of classes, else of keys.
+    """
     if isinstance(result, np.ndarray):
         return result
     if isinstance(result, list) and all(isinstance(row, dict) for row in result):

@@ -97,7 +97,10 @@ class OnnxFile:
 
 
 class Interface(msgspec.Struct):
-    """The inputs and outputs of a graph, as the file declares them. One that is no tensor of ours has the datatype ""."""
+    """The inputs and outputs of a graph, as the file declares them.
+
+    One that is no tensor of ours has the datatype "".
+    """
 
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]

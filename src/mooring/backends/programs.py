@@ -43,10 +43,10 @@ DATATYPES: Mapping[torch.dtype, str] = {
 class Program:
     """A loaded model, called with a value for the name of each argument.
 
-    ``inputs`` (named as the arguments) and ``outputs`` are empty where the file does not declare them. ``batched`` False: the
-    open first dimensions are not one batch. ``float_dtype`` is the type of its weights. ``unfold`` returns the model with its
-    layers. Where nothing more is known, ``tensors`` are the arguments that are tensors, and ``results`` is the number of
-    returned tensors (0: unknown).
+    ``inputs`` (named as the arguments) and ``outputs`` are empty where the file does not declare them. ``batched``
+    False: the open first dimensions are not one batch. ``float_dtype`` is the type of its weights. ``unfold`` returns
+    the model with its layers. Where nothing more is known, ``tensors`` are the arguments that are tensors, and
+    ``results`` is the number of returned tensors (0: unknown).
     """
 
     call: Callable[[dict[str, Any]], Any]
@@ -85,7 +85,10 @@ class Program:
 
 
 def load_program(file: Path, spec: ModelSpec, device: torch.device, *, optimize: bool) -> Program:
-    """Load a file to a device; ``optimize`` rearranges it for speed. Raises ``ModelLoadFailed``, which names the file."""
+    """Load a file to a device; ``optimize`` rearranges it for speed.
+
+    Raises ``ModelLoadFailed``, which names the file.
+    """
     try:
         inner = _archive_entries(file)
         if any(name.endswith(("models/model.json", "serialized_exported_program.json")) for name in inner):
@@ -103,7 +106,10 @@ def load_program(file: Path, spec: ModelSpec, device: torch.device, *, optimize:
 
 
 def flatten_outputs(value: Any) -> dict[str, Any]:
-    """Return the values in a model's result, by the keys of its dicts or by number. Values that are None are left out."""
+    """Return the values in a model's result, by the keys of its dicts or by number.
+
+    Values that are None are left out.
+    """
     outputs: dict[str, Any] = {}
     for index, (key, leaf) in enumerate(_walk_outputs("", value)):
         outputs[key if key and key not in outputs else f"OUTPUT{index}"] = leaf
@@ -267,8 +273,8 @@ def _results_of(schema: Any) -> int:
 class _Optimized:
     """A model after ``optimize_for_onednn``.
 
-    Inputs that it refuses go to the original model, loaded again from the file. That takes some inputs that this one does not
-    (a picture without a batch dimension), and has better error messages for the others.
+    Inputs that it refuses go to the original model, loaded again from the file. That takes some inputs that this one
+    does not (a picture without a batch dimension), and has better error messages for the others.
     """
 
     def __init__(self, module: Any, file: Path, device: torch.device) -> None:

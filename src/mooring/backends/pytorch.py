@@ -6,8 +6,8 @@
 
 Inputs that nobody declares have the names of the arguments, or by their order INPUT0, INPUT1 … or INPUT__0, INPUT__1 …,
 and the types that are sent; floats come in the type of the model's own weights. Declared names are those of the
-arguments, or else go by their order. Outputs have the keys of the dict that a model returns, else OUTPUT0, OUTPUT1 …, which
-may be asked for as OUTPUT__0, too; declared names go by the keys, or else by their order.
+arguments, or else go by their order. Outputs have the keys of the dict that a model returns, else OUTPUT0, OUTPUT1 …,
+which may be asked for as OUTPUT__0, too; declared names go by the keys, or else by their order.
 """
 
 import re
@@ -39,10 +39,10 @@ _NUMBERED = re.compile(r"(?:.*__|INPUT|OUTPUT)(\d+)")
 class PyTorchBackend(DeclaredBackend):
     """Runs one program on one device.
 
-    How this works: ``load_model`` opens the file as a ``Program``, and matches declared inputs with its arguments by name, by
-    number, or by order. A call maps arrays to tensors on the device, in the declared type or that of the weights, runs the
-    program without gradients, and names the values in its result. For explanations the backend is the ``Network`` that Captum
-    calls (``to_tensor``, ``compute_outputs``, ``select_layer``); then it runs with gradients.
+    How this works: ``load_model`` opens the file as a ``Program``, and matches declared inputs with its arguments by
+    name, by number, or by order. A call maps arrays to tensors on the device, in the declared type or that of the
+    weights, runs the program without gradients, and names the values in its result. For explanations the backend is the
+    ``Network`` that Captum calls (``to_tensor``, ``compute_outputs``, ``select_layer``); then it runs with gradients.
     """
 
     differentiable = True

@@ -25,11 +25,17 @@ class Reshaping:
         return bool(self._to_model or self._to_client)
 
     def reshape_inputs(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the inputs in the model's shapes. Raises ``InvalidInput`` for one that does not have its declared shape."""
+        """Return the inputs in the model's shapes.
+
+        Raises ``InvalidInput`` for one that does not have its declared shape.
+        """
         return _reshape_arrays(arrays, self._to_model, "input", InvalidInput)
 
     def reshape_outputs(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the model's outputs in the clients' shapes. Raises ``InvalidOutput`` for one that does not have the model's shape."""
+        """Return the model's outputs in the clients' shapes.
+
+        Raises ``InvalidOutput`` for one that does not have the model's shape.
+        """
         return _reshape_arrays(arrays, self._to_client, "output", InvalidOutput)
 
     def reshape_attributions(self, arrays: Mapping[str, Array]) -> dict[str, Array]:

@@ -23,9 +23,10 @@ Parameters = dict[str, RequestValue]
 class Sample:
     """Arrays of one request that go through the model together.
 
-    ``rows`` is their first dimension where they may be joined with others along it, 0 where the model must get them
-    as they are. ``batch_added``: the first dimension was added here, so the answer loses it again, but for the outputs in
-    ``unbatched_outputs``, whose first dimension is no batch. ``target`` is what an explanation shall be of, as it was sent.
+    ``rows`` is their first dimension where they may be joined with others along it, 0 where the model must get them as
+    they are. ``batch_added``: the first dimension was added here, so the answer loses it again, but for the outputs in
+    ``unbatched_outputs``, whose first dimension is no batch. ``target`` is what an explanation shall be of, as it was
+    sent.
     """
 
     request: int
@@ -62,10 +63,11 @@ class Reader:
     to inputs, or to instances. Instances are rows: those of one shape make one sample, others one each. A sample whose
     first dimension is a batch says how many ``rows`` it has, and may be joined with others along it.
 
-    ``joins`` False: the model gets one request, or one row, at a time. So it is with ``apart``, too, although its inputs
-    have a batch dimension: whether a row's answer depends on the rows beside it is not known (docs/decisions/0034-when-requests-are-joined.md). ``unbatched_outputs`` are the outputs whose first
-    dimension is known to be no batch. ``constants`` are inputs without a batch dimension that a request may leave out; one
-    that sends them shares no call. With ``one_row`` inputs have a batch dimension, in which there is one row alone.
+    ``joins`` False: the model gets one request, or one row, at a time. So it is with ``apart``, too, although its
+    inputs have a batch dimension: whether a row's answer depends on the rows beside it is not known
+    (docs/decisions/0034-when-requests-are-joined.md). ``unbatched_outputs`` are the outputs whose first dimension is
+    known to be no batch. ``constants`` are inputs without a batch dimension that a request may leave out; one that
+    sends them shares no call. With ``one_row`` inputs have a batch dimension, in which there is one row alone.
     """
 
     signature: Signature

@@ -16,7 +16,10 @@ _ALONE = Step("", start=True, end=True)  # a request of no sequence
 def fill_controls(
     controls: Sequence[Control], steps: Sequence[Step | None], *, batched: bool
 ) -> dict[str, Array]:
-    """Return the control inputs of a call. ``steps`` are those of its rows; ``batched``: its inputs have a batch dimension."""
+    """Return the control inputs of a call.
+
+    ``steps`` are those of its rows; ``batched``: its inputs have a batch dimension.
+    """
     rows = [step or _ALONE for step in steps]
     return {
         each.name: _control_values(each, rows).reshape(-1, 1)

@@ -23,8 +23,8 @@ from mooring.repository.spec import ModelSpec
 class ResolvedSignature:
     """The tensors as clients see them; with ``BatchMode.STACK`` of one sample. ``limit`` 1 and ``joins`` False: no batching.
 
-    ``unbatched_outputs`` are the outputs whose first dimension is no batch according to the file. ``constants`` are inputs that a
-    request may leave out, which have no batch dimension either.
+    ``unbatched_outputs`` are the outputs whose first dimension is no batch according to the file. ``constants`` are
+    inputs that a request may leave out, which have no batch dimension either.
     """
 
     inputs: list[TensorSpec]
@@ -102,8 +102,8 @@ def resolve_signature(
     """Combine both sides. Raises ``ModelLoadFailed``, which quotes both, where the configuration contradicts the file.
 
     Declared outputs may be some of the model's; inputs must be all. ``batched`` False: an open first dimension is no
-    batch, as whoever read the file can tell. ``unbatched_outputs``: outputs whose first dimension is none; such a model is only
-    batched where the configuration says so.
+    batch, as whoever read the file can tell. ``unbatched_outputs``: outputs whose first dimension is none; such a model
+    is only batched where the configuration says so.
     """
     if spec.sequence.enabled:  # what the server fills is no client's to send
         filled = {each.name for each in spec.sequence.controls}
@@ -148,7 +148,10 @@ def resolve_signature(
 
 
 def _adds_batch_dimension(spec: ModelSpec, inputs: Sequence[TensorSpec], file: object) -> bool:
-    """Whether samples are stacked to a batch along a new dimension. Raises ``ModelLoadFailed`` where the file fixes its size."""
+    """Whether samples are stacked to a batch along a new dimension.
+
+    Raises ``ModelLoadFailed`` where the file fixes its size.
+    """
     own = {each.name: each.shape for each in inputs}
     if spec.inputs and all(len(own.get(each.name, [])) == len(each.shape) for each in spec.inputs):
         return not any(own.values())

@@ -108,7 +108,10 @@ class TensorBackend(Backend):
         """One call of the model. The arrays may be views of the request's memory, which must not be written to."""
 
     def explain(self, arrays: Arrays, parameters: Parameters, targets: ExplanationTargets) -> ModelOutput:
-        """Return attributions by input, as ``predict`` returns outputs. Raises ``Unsupported`` where nothing explains the model."""
+        """Return attributions by input, as ``predict`` returns outputs.
+
+        Raises ``Unsupported`` where nothing explains the model.
+        """
         if self.explainer is None:
             raise Unsupported(
                 f"model '{self.spec.name}' gives no explanations: name a method under [explain] in its configuration"
@@ -334,10 +337,10 @@ async def _iterate_async(pieces: Iterator[ModelOutput]) -> AsyncIterator[ModelOu
 class BatchRun:
     """Runs one batch through a model.
 
-    How this works: ``run_batch`` reads every request into samples, and notes the error of each request that is at fault. Samples that
-    may share a call are grouped (``group_samples``); each group is one call, and a sample of too many rows several. Outputs are
-    split by sample and kept until all calls are done; pieces of a stream are sent at once. In the end each request gets its
-    error, or a response built of its samples' outputs.
+    How this works: ``run_batch`` reads every request into samples, and notes the error of each request that is at
+    fault. Samples that may share a call are grouped (``group_samples``); each group is one call, and a sample of too
+    many rows several. Outputs are split by sample and kept until all calls are done; pieces of a stream are sent at
+    once. In the end each request gets its error, or a response built of its samples' outputs.
     """
 
     def __init__(self, backend: TensorBackend, requests: Sequence[InferenceRequest], reply: Reply) -> None:
@@ -477,7 +480,10 @@ class BatchRun:
             self._end_empty_stream(samples)
 
     def _end_empty_stream(self, samples: list[Sample]) -> None:
-        """Accept a stream without pieces where the model is ``decoupled``. Raises ``InvalidOutput`` for any other model."""
+        """Accept a stream without pieces where the model is ``decoupled``.
+
+        Raises ``InvalidOutput`` for any other model.
+        """
         if not self._backend.spec.decoupled:
             raise InvalidOutput(
                 "the model ended its stream without a piece; say decoupled where it may give no response"

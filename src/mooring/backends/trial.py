@@ -112,7 +112,8 @@ class _Rows:
     def make_rows(self, count: int, *, positive: bool) -> Arrays:
         """Return ``count`` rows of different magnitudes. Of several rows the last one equals the first.
 
-        Equal rows reveal a model that groups or ranks its rows; different magnitudes reveal one that scales by the largest.
+        Equal rows reveal a model that groups or ranks its rows; different magnitudes reveal one that scales by the
+        largest.
         """
         random = self._random
         rows_by_input: Arrays = {}

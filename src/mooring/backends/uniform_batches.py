@@ -1,9 +1,10 @@
 """The fast path through a tensor model, for batches of requests of one layout.
 
-Most requests are numbers under the same names, in the same types and shapes, and ask for nothing but the outputs, or some
-of them. Their meaning for the model is worked out once by the general way (samples.py) and kept as a ``BatchLayout``. Then a
-batch is one copy from bytes to arrays, a call, and one copy back; large arrays of a lone request are not copied at all.
-All other requests take the general way, and so do wrong ones: no request is ever refused here.
+Most requests are numbers under the same names, in the same types and shapes, and ask for nothing but the outputs, or
+some of them. Their meaning for the model is worked out once by the general way (samples.py) and kept as a
+``BatchLayout``. Then a batch is one copy from bytes to arrays, a call, and one copy back; large arrays of a lone
+request are not copied at all. All other requests take the general way, and so do wrong ones: no request is ever refused
+here.
 """
 
 from collections.abc import Sequence
@@ -41,9 +42,9 @@ _NAMES = {dtype: name for name, dtype in NUMPY_TYPES.items() if name != "BF16"}
 class BatchLayout(msgspec.Struct, frozen=True):
     """How requests of one key become the arrays of a call: name, type, shape and bytes of every input.
 
-    ``rows`` and ``batch_added`` are the sample's. ``outputs`` are the names of the requested outputs, None for all. ``binary``
-    are those that are never written as JSON, however large; None where no output is. ``unbatched_outputs`` have no batch
-    dimension. With ``typed`` large outputs go into the contents fields of gRPC.
+    ``rows`` and ``batch_added`` are the sample's. ``outputs`` are the names of the requested outputs, None for all.
+    ``binary`` are those that are never written as JSON, however large; None where no output is. ``unbatched_outputs``
+    have no batch dimension. With ``typed`` large outputs go into the contents fields of gRPC.
     """
 
     inputs: list[tuple[str, np.dtype[Any], tuple[int, ...], int]]

@@ -72,9 +72,9 @@ class Explainer:
 
     Raises ``ModelLoadFailed`` where the method needs what the model lacks: gradients, or layers to hook.
 
-    How this works: ``attribute`` calls the model once for all rows, to check its output and to find the target of each row.
-    Then it gives Captum the rows in parts (``_part_size``), with the settings turned into Captum's arguments, and joins the
-    parts again. Random methods run with a fixed seed, so that a repeated request has the same answer.
+    How this works: ``attribute`` calls the model once for all rows, to check its output and to find the target of each
+    row. Then it gives Captum the rows in parts (``_part_size``), with the settings turned into Captum's arguments, and
+    joins the parts again. Random methods run with a fixed seed, so that a repeated request has the same answer.
     """
 
     def __init__(self, settings: Settings, network: Network, labels: Mapping[str, Any]) -> None:
@@ -97,9 +97,10 @@ class Explainer:
     ) -> dict[str, Array]:
         """Return the attributions by input, each in the shape of its input, batch dimension first.
 
-        ``targets`` has the target of each request, as it was sent, with the number of its rows. A number of 0 means that
-        all rows must go through the model in one call; otherwise a call has at most ``limit`` rows. Raises ``InvalidInput``
-        for a target that the output does not have, ``Unsupported`` for inputs or outputs that cannot be explained.
+        ``targets`` has the target of each request, as it was sent, with the number of its rows. A number of 0 means
+        that all rows must go through the model in one call; otherwise a call has at most ``limit`` rows. Raises
+        ``InvalidInput`` for a target that the output does not have, ``Unsupported`` for inputs or outputs that cannot
+        be explained.
         """
         traits = self._settings.traits
         with torch.inference_mode(mode=False), torch.set_grad_enabled(traits.gradients):
@@ -297,7 +298,10 @@ def _row_count(values: Values) -> int:
 
 
 def _the_output(outputs: Values) -> str:
-    """Return the name of the only output, or of the only floating-point one. Raises ``Unsupported`` where it is not clear."""
+    """Return the name of the only output, or of the only floating-point one.
+
+    Raises ``Unsupported`` where it is not clear.
+    """
     floats = [name for name, value in outputs.items() if value.is_floating_point()]
     for candidates in (list(outputs), floats):
         if len(candidates) == 1:
@@ -318,7 +322,10 @@ def _captum_target(indices: Sequence[Index], device: torch.device) -> Any:
 
 
 def _fit_argument(key: str, value: Any, name: str, tensor: torch.Tensor) -> Any:
-    """Return a window, stride or mask for one input. Raises ``InvalidInput`` where it does not fit the input's shape."""
+    """Return a window, stride or mask for one input.
+
+    Raises ``InvalidInput`` where it does not fit the input's shape.
+    """
     shape = list(tensor.shape[1:])
     if value is None:
         raise Unsupported(f"explain.{key} says nothing of input '{name}'")

@@ -18,8 +18,9 @@ class Argument:
 class Method:
     """One method: its arguments, and what it needs.
 
-    ``gradients``: it differentiates the model. ``module``: it hooks the model's layers. ``baselines``: it compares with a
-    baseline. ``random``: it draws random numbers. ``portion`` names the argument that limits the rows of a call of the model.
+    ``gradients``: it differentiates the model. ``module``: it hooks the model's layers. ``baselines``: it compares with
+    a baseline. ``random``: it draws random numbers. ``portion`` names the argument that limits the rows of a call of
+    the model.
     """
 
     arguments: Mapping[str, Argument]

@@ -50,7 +50,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def settings_of(table: Mapping[str, Any], folder: Path) -> Settings:
-    """Parse the ``explain`` table; files are relative to ``folder``. Raises ``ModelLoadFailed``, which names the key."""
+    """Parse the ``explain`` table; files are relative to ``folder``.
+
+    Raises ``ModelLoadFailed``, which names the key.
+    """
     name = table.get("method", DEFAULT)
     if name not in METHODS:
         raise ModelLoadFailed(f"explain.method: there is no {name!r}; known are {', '.join(METHODS)}")

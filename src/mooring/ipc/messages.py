@@ -63,7 +63,10 @@ class Loaded(msgspec.Struct, array_like=True, tag="loaded"):
 
 
 class JoiningMissed(msgspec.Struct, array_like=True, tag="missed"):
-    """Requests came that could have shared a call, but it is not known yet whether they may. Sent once, it asks for a trial."""
+    """Requests came that could have shared a call, but it is not known yet whether they may.
+
+    Sent once, it asks for a trial.
+    """
 
 
 class LoadFailed(msgspec.Struct, array_like=True, tag="failed"):

@@ -29,7 +29,10 @@ from mooring.observability.records import Recorder
 
 
 class Channel:
-    """The worker's end of one channel. Blocks. ``send`` may be called from any thread, ``receive`` from one at a time."""
+    """The worker's end of one channel.
+
+    Blocks. ``send`` may be called from any thread, ``receive`` from one at a time.
+    """
 
     def __init__(self, sock: socket.socket, arena: MappedArena, number: int = 0) -> None:
         sock.setblocking(True)
@@ -43,8 +46,8 @@ class Channel:
     def send(self, message: ToServer) -> None:
         """Send a message and return once the kernel has taken all of it.
 
-        Where the other end is gone nothing is raised: ``receive`` returns None then. Results for which there is no memory
-        are replaced by ``OutOfResources`` for each of their requests.
+        Where the other end is gone nothing is raised: ``receive`` returns None then. Results for which there is no
+        memory are replaced by ``OutOfResources`` for each of their requests.
         """
         with self._sending, suppress(BrokenPipeError, ConnectionResetError):
             try:
@@ -124,7 +127,8 @@ class Channel:
 class ResponseBuffer:
     """Collects answers for one channel of a worker whose requests overlap, and sends all that are ready in one message.
 
-    The pieces of a KServe v1 instance are kept until the last one, because its prediction is sent whole. Not thread-safe.
+    The pieces of a KServe v1 instance are kept until the last one, because its prediction is sent whole. Not
+    thread-safe.
     """
 
     def __init__(self, channel: Channel, recorder: Recorder) -> None:

@@ -21,9 +21,9 @@ from mooring.worker_process.outcomes import enforce_answer_limit, failure_of, sp
 class ConcurrentServing:
     """Serves a model whose calls overlap.
 
-    How this works: the event loop of the model reads every channel. Each ``Batch`` is cut into calls, and each call is a
-    task (``_Call``). A call ends once: with the model's answers, with an error, when its time-out passes, or when all of its
-    requests are cancelled. Calls that end in one turn of the loop are sent in one message per channel.
+    How this works: the event loop of the model reads every channel. Each ``Batch`` is cut into calls, and each call is
+    a task (``_Call``). A call ends once: with the model's answers, with an error, when its time-out passes, or when all
+    of its requests are cancelled. Calls that end in one turn of the loop are sent in one message per channel.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Loading a model before the fork, so that its workers share its pages and are ready as soon as they are forked.
 
-Only a process with a single thread may be forked. Where the library has started threads while it loaded the model, or the
-model is on a GPU, every worker loads the model by itself (docs/decisions/0021-models-loaded-once.md).
+Only a process with a single thread may be forked. Where the library has started threads while it loaded the model, or
+the model is on a GPU, every worker loads the model by itself (docs/decisions/0021-models-loaded-once.md).
 """
 
 import ctypes
@@ -38,7 +38,10 @@ def receive_order(control: socket.socket) -> Load | Trial:
 
 
 def preload_model(load: Load) -> Preloaded | str:
-    """Load the model in this process, which has one thread; return why it cannot be forked where that is so. Linux only."""
+    """Load the model in this process, which has one thread; return why it cannot be forked where that is so.
+
+    Linux only.
+    """
     try:
         backend = create_backend(load.spec.backend)
         metadata = backend.load(load.spec, load.context)

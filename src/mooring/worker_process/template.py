@@ -4,8 +4,8 @@ A fork shares the pages of the imported libraries, so one more worker costs tens
 template never runs model code, starts no thread and no event loop, and never imports grpc: only such a process can
 be forked safely. Where a worker must be *spawned*, its template imports nothing, and the child imports everything.
 
-A template may also fork a *template of a model*, which loads the model (preloaded.py) and is forked in turn: its workers
-share the model's pages as well.
+A template may also fork a *template of a model*, which loads the model (preloaded.py) and is forked in turn: its
+workers share the model's pages as well.
 
 The server gives orders over the control socket (``ipc/template_protocol.py``).
 """

@@ -1,7 +1,7 @@
 """The process of a trial: it tries whether requests for a model file may share a call, reports it, and ends.
 
-It is forked beside the workers, so that made-up rows that crash the model harm no request. Its memory is bounded here, its
-time by the server. The result is stored under a digest of the model's files.
+It is forked beside the workers, so that made-up rows that crash the model harm no request. Its memory is bounded here,
+its time by the server. The result is stored under a digest of the model's files.
 """
 
 import hashlib

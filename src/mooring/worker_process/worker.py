@@ -55,12 +55,12 @@ _MAX_IDLE_ROUNDS = 100
 class BatchInProgress:
     """One message of requests while the model works on it.
 
-    How this works: the model's thread takes the requests of the next call (``take_requests``), calls the model, and adds
-    its answers (``add_outcomes``). With the last call it sends what is left (``send_rest``). Meanwhile the flush thread
-    calls ``flush_if_late``. Where the call at hand has taken longer than ``_FLUSH_DELAY``, it sends the answers that are
-    ready, and gives the requests that were not started back to the server, which has other workers. The requests of a
-    message are therefore in three runs, in this order: answered and sent, taken, not started. A lock guards the borders
-    between them. After requests were given back, ``take_requests`` refuses to take any.
+    How this works: the model's thread takes the requests of the next call (``take_requests``), calls the model, and
+    adds its answers (``add_outcomes``). With the last call it sends what is left (``send_rest``). Meanwhile the flush
+    thread calls ``flush_if_late``. Where the call at hand has taken longer than ``_FLUSH_DELAY``, it sends the answers
+    that are ready, and gives the requests that were not started back to the server, which has other workers. The
+    requests of a message are therefore in three runs, in this order: answered and sent, taken, not started. A lock
+    guards the borders between them. After requests were given back, ``take_requests`` refuses to take any.
     """
 
     def __init__(self, channel: Channel, batch: Batch, progress: Progress, recorder: Recorder) -> None:
@@ -135,7 +135,10 @@ class BatchInProgress:
 
 
 class WorkerReply:
-    """The ``Reply`` of one call; row i of the call is the request ``keys[i]``. ``streamed`` are rows with pieces sent."""
+    """The ``Reply`` of one call; row i of the call is the request ``keys[i]``.
+
+    ``streamed`` are rows with pieces sent.
+    """
 
     def __init__(self, channel: Channel, worker: "Worker") -> None:
         self._channel = channel
@@ -195,11 +198,12 @@ class FlushThread(threading.Thread):
 class Worker:
     """Serves one model in this process.
 
-    How this works: ``serve_forever`` reads messages from all channels into an inbox and handles one at a time, on the main
-    thread, which is the only one that calls the model. ``Load`` loads it. ``Batch`` is cut into calls of at most
-    ``max_batch_size`` rows (``outcomes.split_into_calls``), and their answers collect in a ``BatchInProgress``. While a call
-    runs, the model may ask whether its client has gone: ``is_cancelled`` then reads the channels for ``Cancel`` messages,
-    and keeps all others in the inbox. A call that raises is repeated request by request, so that only the bad one fails.
+    How this works: ``serve_forever`` reads messages from all channels into an inbox and handles one at a time, on the
+    main thread, which is the only one that calls the model. ``Load`` loads it. ``Batch`` is cut into calls of at most
+    ``max_batch_size`` rows (``outcomes.split_into_calls``), and their answers collect in a ``BatchInProgress``. While a
+    call runs, the model may ask whether its client has gone: ``is_cancelled`` then reads the channels for ``Cancel``
+    messages, and keeps all others in the inbox. A call that raises is repeated request by request, so that only the bad
+    one fails.
     """
 
     def __init__(self, channels: Sequence[Channel], progress: Progress, model: Preloaded | None) -> None:

@@ -53,11 +53,11 @@ _ALL_SENT = object()
 class HandlerBackend(Backend):
     """Runs one handler. It owns the process: its working directory and its import path.
 
-    How this works: ``load`` prepares the import path, finds the handler (entry.py), and initializes it. A ``RowForm`` for each
-    form of request turns requests into rows and results into answers. ``infer`` has fast paths for bodies and for a single
-    instance; all other batches go through ``_infer_forms``, which calls the handler with the rows of many requests together, or
-    for joint forms and explanations with one request at a time. Before each call the context is pointed at its batch
-    (``begin_batch``), and afterwards it is asked for headers and status that the handler set.
+    How this works: ``load`` prepares the import path, finds the handler (entry.py), and initializes it. A ``RowForm``
+    for each form of request turns requests into rows and results into answers. ``infer`` has fast paths for bodies and
+    for a single instance; all other batches go through ``_infer_forms``, which calls the handler with the rows of many
+    requests together, or for joint forms and explanations with one request at a time. Before each call the context is
+    pointed at its batch (``begin_batch``), and afterwards it is asked for headers and status that the handler set.
     """
 
     def __init__(self) -> None:
@@ -177,7 +177,10 @@ class HandlerBackend(Backend):
     def _infer_instance(
         self, request: InferenceRequest, requests: Sequence[InferenceRequest], reply: Reply
     ) -> Sequence[Outcome]:
-        """Answer a single instance on the fast path. A body that is not decoded yet may hold several: it takes the general way."""
+        """Answer a single instance on the fast path.
+
+        A body that is not decoded yet may hold several: it takes the general way.
+        """
         form = self._instances
         if request.body is None and not request.inputs[0].packed:
             try:

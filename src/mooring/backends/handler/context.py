@@ -1,7 +1,7 @@
 """The context of a handler: what it can ask of its model and of the requests in its batch (docs/contracts/torchserve.md, 2.5).
 
-There is one ``Context`` for the worker's life; ``begin_batch`` points it at the next batch. Headers are only decoded when
-somebody asks for one: most handlers never do.
+There is one ``Context`` for the worker's life; ``begin_batch`` points it at the next batch. Headers are only decoded
+when somebody asks for one: most handlers never do.
 """
 
 from collections.abc import Mapping, Sequence

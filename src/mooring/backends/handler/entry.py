@@ -117,7 +117,10 @@ def _do_nothing(_context: Context) -> None:
 
 
 def _import_handler(name: str, model_dir: Path) -> ModuleType:
-    """Import a file of the model's folder, else a default handler, else an installed module. Raises ``ModelLoadFailed``."""
+    """Import a file of the model's folder, else a default handler, else an installed module.
+
+    Raises ``ModelLoadFailed``.
+    """
     path = model_dir / f"{name}.py"
     if path.is_file():
         return import_file(path)

@@ -196,7 +196,10 @@ class InputsForm(RowForm):
 
 
 def body_answer(item: Any, head: ResponseHead | None) -> InferenceResponse:
-    """Return the response whose body is one result (docs/contracts/torchserve.md, section 1.2). Raises ``InvalidOutput``."""
+    """Return the response whose body is one result (docs/contracts/torchserve.md, section 1.2).
+
+    Raises ``InvalidOutput``.
+    """
     kind = type(item)
     if kind is bytes:
         body = item
@@ -218,7 +221,10 @@ def body_answer(item: Any, head: ResponseHead | None) -> InferenceResponse:
 
 
 def as_results(returned: Any, rows: int | None) -> list[Any]:
-    """Return the handler's result as a list with one item per row; ``rows`` None allows any number. Raises ``InvalidOutput``."""
+    """Return the handler's result as a list with one item per row; ``rows`` None allows any number.
+
+    Raises ``InvalidOutput``.
+    """
     if not isinstance(returned, list):
         raise InvalidOutput(
             "Invalid model predict output", detail=f"the handler returned {type(returned).__name__}"

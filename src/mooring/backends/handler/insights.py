@@ -72,7 +72,10 @@ def _parse_target(text: str, mapping: Mapping[str, Any]) -> Any:
 
 
 def check_target(model: Any, inputs: tuple[Any, ...], target: Any, mapping: Mapping[str, Any] | None) -> Any:
-    """Return the target as Captum takes it. Raises ``InvalidInput`` where the model's output for ``inputs`` does not have it."""
+    """Return the target as Captum takes it.
+
+    Raises ``InvalidInput`` where the model's output for ``inputs`` does not have it.
+    """
     with torch.no_grad():
         scores = model(*inputs)
     if torch.is_tensor(scores) and scores.ndim:
@@ -99,7 +102,10 @@ class HandlerNetwork:
         return {name: torch.as_tensor(value) for name, value in outputs.items() if _is_array(value)}
 
     def select_layer(self, layer: str) -> tuple[torch.nn.Module, torch.nn.Module | None]:
-        """Return the module and its layer. Raises ``ModelLoadFailed`` where there is no such layer, or none can be hooked."""
+        """Return the module and its layer.
+
+        Raises ``ModelLoadFailed`` where there is no such layer, or none can be hooked.
+        """
         if isinstance(self._model, torch.jit.ScriptModule):
             raise ModelLoadFailed("explain.method: TorchScript does not let its layers be watched")
         try:

@@ -42,7 +42,10 @@ def load_json(payload: Payload) -> Any:
 
 
 def dump_indented(item: Any) -> bytes:
-    """Return the bytes of ``json.dumps(item, indent=2)``. Raises ``TypeError`` or ``ValueError`` for values that are not JSON."""
+    """Return the bytes of ``json.dumps(item, indent=2)``.
+
+    Raises ``TypeError`` or ``ValueError`` for values that are not JSON.
+    """
     try:
         text = orjson.dumps(item, option=_INDENTED)
     except TypeError:

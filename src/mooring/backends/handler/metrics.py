@@ -116,7 +116,10 @@ class MetricsStore:
     def record_value(
         self, name: str, value: float, unit: str, metric_type: MetricTypes, dimensions: dict[str, str]
     ) -> None:
-        """Record a value under exactly these dimensions. Raises ``ValueError`` or ``TypeError`` for what is no number."""
+        """Record a value under exactly these dimensions.
+
+        Raises ``ValueError`` or ``TypeError`` for what is no number.
+        """
         value = float(value)  # handlers pass numpy's and torch's numbers too
         if self.listener is not None:
             self.listener(name, value, unit, metric_type.value, dimensions)
