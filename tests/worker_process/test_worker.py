@@ -105,7 +105,7 @@ class Bench:
         for message in messages:
             self.say(message)
         self.server.shutdown(socket.SHUT_WR)
-        self.worker.run()
+        self.worker.serve_forever()
         self.channel.sock.close()
         return self.answers()
 
@@ -312,7 +312,7 @@ def test_the_model_can_see_that_nobody_waits_for_a_request_any_more(bench):
     bench.backend.answer = answer
     bench.say(bench.load(max_batch_size=2))
     bench.say(batch(1, 2))
-    bench.worker.run()
+    bench.worker.serve_forever()
     assert seen == [[False, False], [False, True], [True, True]]
 
 
