@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mooring.archiver import Options, WorkflowOptions, archive, archive_workflow
+from mooring.archiver import Options, WorkflowOptions, archive_model, archive_workflow
 from mooring.core.errors import InvalidInput
 from mooring.repository.archives import find_model_root, unpack
 from mooring.repository.store import Store
@@ -90,7 +90,7 @@ def test_every_format_holds_what_the_real_archiver_packs(sources, form):
         sources, "--handler", "handler:handle", "--model-file", "net.py", "--serialized-file", "weights.pt",
         "--extra-files", extra, "-r", "requirements.txt", "-c", "model-config.yaml", "--archive-format", form,
     )  # fmt: skip
-    ours = archive(
+    ours = archive_model(
         options(
             handler="handler:handle",
             model_file=Path("net.py"),
@@ -119,7 +119,7 @@ def test_every_format_holds_what_the_real_archiver_packs(sources, form):
     ],
 )  # fmt: skip
 def test_every_flag_means_what_it_means_to_the_real_archiver(sources, flags, changed):
-    assert packed(archive(options(**changed))) == packed(theirs(sources, *flags))
+    assert packed(archive_model(options(**changed))) == packed(theirs(sources, *flags))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -127,7 +127,7 @@ def test_every_flag_means_what_it_means_to_the_real_archiver(sources, flags, cha
 def test_archives_of_both_are_opened_alike(sources, form, real):
     flags = ("--handler", "handler.py", "-c", "model-config.yaml", "--archive-format", form)
     ours = options(config_file=Path("model-config.yaml"), archive_format=form)
-    made = theirs(sources, *flags) if real else archive(ours)
+    made = theirs(sources, *flags) if real else archive_model(ours)
     (sources / "unpacked").mkdir()
     spec = Store(sources / "unpacked").read_archive(made.parent, made.name)
     assert (spec.name, spec.version, spec.entry) == ("m", "1.0", "handler.py")
@@ -189,7 +189,7 @@ def test_a_workflows_archive_is_replaced_only_by_force(sources, spec):
 
 
 def test_the_manifest_says_when_it_was_made_as_torchserve_writes_it(sources):
-    with zipfile.ZipFile(archive(options())) as made:
+    with zipfile.ZipFile(archive_model(options())) as made:
         created = json.loads(made.read("MAR-INF/MANIFEST.json"))["createdOn"]
     day, clock = created.split(" ")
     assert [len(part) for part in day.split("/")] == [2, 2, 4]
@@ -197,7 +197,7 @@ def test_the_manifest_says_when_it_was_made_as_torchserve_writes_it(sources):
 
 
 def test_a_manifest_names_only_what_was_given(sources):
-    _, manifest = packed(archive(options()))
+    _, manifest = packed(archive_model(options()))
     assert manifest == {
         "runtime": "python",
         "model": {"modelName": "m", "handler": "handler.py", "modelVersion": "1.0"},
@@ -208,7 +208,9 @@ def test_a_manifest_names_only_what_was_given(sources):
 def test_default_compresses_and_zip_store_does_not(sources):
     (sources / "weights.pt").write_bytes(bytes(100_000))
     sizes = [
-        archive(options(serialized_file=Path("weights.pt"), archive_format=form, force=True)).stat().st_size
+        archive_model(options(serialized_file=Path("weights.pt"), archive_format=form, force=True))
+        .stat()
+        .st_size
         for form in ("default", "zip-store")
     ]
     assert sizes[0] < 10_000
@@ -216,20 +218,20 @@ def test_default_compresses_and_zip_store_does_not(sources):
 
 
 def test_a_tgz_has_one_leading_folder(sources):
-    with tarfile.open(archive(options(archive_format="tgz"))) as made:
+    with tarfile.open(archive_model(options(archive_format="tgz"))) as made:
         assert sorted(made.getnames()) == ["m/MAR-INF/MANIFEST.json", "m/handler.py"]
 
 
 @pytest.mark.parametrize("handler", ["handler.py:handle", "handler:handle", "handler", "./handler.py"])
 def test_every_way_to_name_a_handler_packs_its_file(sources, handler):
-    files, manifest = packed(archive(options(handler=handler)))
+    files, manifest = packed(archive_model(options(handler=handler)))
     assert list(files) == ["handler.py"]
     assert manifest["model"]["handler"] == handler.rpartition("/")[2]
 
 
 @pytest.mark.parametrize("handler", ["image_classifier", "base_handler", "text_classifier", "vllm_handler"])
 def test_a_handler_of_the_servers_own_is_named_and_not_copied(sources, handler):
-    files, manifest = packed(archive(options(handler=handler)))
+    files, manifest = packed(archive_model(options(handler=handler)))
     assert files == {}
     assert manifest["model"]["handler"] == handler
 
@@ -237,10 +239,10 @@ def test_a_handler_of_the_servers_own_is_named_and_not_copied(sources, handler):
 def test_a_native_handler_is_copied_as_a_library(sources):
     library = "worker.dylib" if sys.platform == "darwin" else "worker.so"
     (sources / library).write_bytes(b"\x7fELF")
-    files, manifest = packed(archive(options(handler="worker:Worker", runtime="LSP")))
+    files, manifest = packed(archive_model(options(handler="worker:Worker", runtime="LSP")))
     assert list(files) == [library]
     assert manifest["runtime"] == "LSP"
-    assert packed(archive(options(handler="BaseHandler", runtime="LSP", force=True)))[0] == {}
+    assert packed(archive_model(options(handler="BaseHandler", runtime="LSP", force=True)))[0] == {}
 
 
 @pytest.mark.parametrize(
@@ -262,54 +264,56 @@ def test_a_native_handler_is_copied_as_a_library(sources):
 )
 def test_what_cannot_be_packed_is_named_and_nothing_is_left_behind(sources, changed, message):
     with pytest.raises(InvalidInput, match=message):
-        archive(options(**changed))
+        archive_model(options(**changed))
     assert list((sources / "out").iterdir()) == []
 
 
 def test_an_archive_is_replaced_only_by_force(sources):
-    first = archive(options())
+    first = archive_model(options())
     with pytest.raises(InvalidInput, match="--force"):
-        archive(options(version="2.0"))
-    assert archive(options(version="2.0", force=True)) == first
+        archive_model(options(version="2.0"))
+    assert archive_model(options(version="2.0", force=True)) == first
     assert packed(first)[1]["model"]["modelVersion"] == "2.0"
 
 
 def test_a_folder_archive_is_replaced_whole(sources):
-    made = archive(options(archive_format="no-archive", extra_files="extra/one.txt"))
+    made = archive_model(options(archive_format="no-archive", extra_files="extra/one.txt"))
     assert (made / "one.txt").is_file()
-    archive(options(archive_format="no-archive", force=True))
+    archive_model(options(archive_format="no-archive", force=True))
     assert not (made / "one.txt").exists()
 
 
 def test_force_never_deletes_a_folder_that_is_no_archive(sources):
     with pytest.raises(InvalidInput, match="not replaced"):
-        archive(options(model_name="extra", export_path=Path(), archive_format="no-archive", force=True))
+        archive_model(
+            options(model_name="extra", export_path=Path(), archive_format="no-archive", force=True)
+        )
     assert (sources / "extra" / "one.txt").is_file()
 
 
 def test_a_folder_archive_can_be_packed_again_from_itself(sources):
-    made = archive(options(archive_format="no-archive", extra_files="extra"))
-    again = archive(options(handler=str(made / "handler.py"), extra_files=str(made), version="2.0"))
+    made = archive_model(options(archive_format="no-archive", extra_files="extra"))
+    again = archive_model(options(handler=str(made / "handler.py"), extra_files=str(made), version="2.0"))
     files, manifest = packed(again)
     assert sorted(files) == [".dot", "handler.py", "inner/deep/three.txt", "one.txt", "two.txt"]
     assert manifest["model"]["modelVersion"] == "2.0"
 
 
 def test_a_pattern_that_matches_nothing_is_a_warning(sources, caplog):
-    files, _ = packed(archive(options(extra_files="*.nothing")))
+    files, _ = packed(archive_model(options(extra_files="*.nothing")))
     assert list(files) == ["handler.py"]
     assert "no extra file matches" in caplog.text
 
 
 def test_a_file_that_looks_like_a_pattern_is_taken_as_it_is(sources):
     (sources / "a[1].txt").write_text("literal")
-    files, _ = packed(archive(options(extra_files=" a[1].txt , extra/one.txt")))
+    files, _ = packed(archive_model(options(extra_files=" a[1].txt , extra/one.txt")))
     assert sorted(files) == ["a[1].txt", "handler.py", "one.txt"]
 
 
 def test_a_file_that_takes_anothers_place_is_warned_of(sources, caplog):
     (sources / "extra" / "handler.py").write_text("other")
-    files, _ = packed(archive(options(extra_files="extra/handler.py")))
+    files, _ = packed(archive_model(options(extra_files="extra/handler.py")))
     assert files["handler.py"] == b"other"
     assert "file replaced" in caplog.text
 
@@ -319,7 +323,7 @@ def test_links_are_packed_as_what_they_point_to(sources):
     (sources / "extra" / "linked").symlink_to(sources / "extra" / "inner")
     (sources / "extra" / "up").symlink_to(sources / "extra")
     for form in ("default", "tgz"):
-        files, _ = packed(archive(options(extra_files="extra", archive_format=form)))
+        files, _ = packed(archive_model(options(extra_files="extra", archive_format=form)))
         assert files["link.txt"] == (sources / "net.py").read_bytes()
         assert files["linked/deep/three.txt"] == b"inner/deep/three.txt"
         assert not any(name.startswith("up/") for name in files)
@@ -328,9 +332,9 @@ def test_links_are_packed_as_what_they_point_to(sources):
 def test_what_is_no_file_is_refused(sources):
     os.mkfifo(sources / "extra" / "pipe")
     with pytest.raises(InvalidInput, match="neither a file nor a folder"):
-        archive(options(extra_files="extra"))
+        archive_model(options(extra_files="extra"))
 
 
 def test_a_file_from_before_1980_is_packed(sources):
     os.utime(sources / "handler.py", (0, 0))
-    assert list(packed(archive(options()))[0]) == ["handler.py"]
+    assert list(packed(archive_model(options()))[0]) == ["handler.py"]

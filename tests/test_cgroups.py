@@ -50,7 +50,7 @@ def test_the_limits_of_version_1_are_read(groups):
     groups.put("memory/docker/a/memory.limit_in_bytes", "1073741824\n")
     groups.put("pids/docker/a/pids.max", "max\n")
     assert cgroups.cpu_quota(groups.root, groups.own) == 2.0
-    assert [group.used() for group in cgroups.cpu_groups(groups.root, groups.own)] == [2.5]
+    assert [group.read_used_seconds() for group in cgroups.cpu_groups(groups.root, groups.own)] == [2.5]
     assert cgroups.memory_limit(groups.root, groups.own) == 1 << 30
     assert cgroups.process_limit(groups.root, groups.own) is None
 
@@ -88,4 +88,4 @@ def test_in_a_container_the_top_is_the_process_s_own_group(groups):
 def test_a_quota_leaves_so_many_of_the_cores(monkeypatch, quota, cores):
     monkeypatch.setattr(hardware, "cpu_quota", lambda: quota)
     monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda _: set(range(8)))
-    assert hardware.cores() == cores
+    assert hardware.count_cores() == cores

@@ -28,11 +28,11 @@ def tool(tmp_path, monkeypatch):
 
 
 def test_the_cpu_is_counted_in_cores_this_process_may_use():
-    assert hardware.devices()["CPU"] == len(os.sched_getaffinity(0))
+    assert hardware.find_devices()["CPU"] == len(os.sched_getaffinity(0))
 
 
 def test_devices_are_looked_up_once():
-    assert hardware.devices() is hardware.devices()
+    assert hardware.find_devices() is hardware.find_devices()
 
 
 def test_nvidia_cards_are_read_from_their_driver(tmp_path, tool):
@@ -43,23 +43,23 @@ def test_nvidia_cards_are_read_from_their_driver(tmp_path, tool):
             f"proc/driver/nvidia/gpus/{bus}/information",
             "Model: \t\t NVIDIA H200\nIRQ:   \t\t 77\n",
         )
-    assert list(hardware._accelerators(tmp_path)) == ["NVIDIA H200", "NVIDIA H200"]
+    assert list(hardware._find_accelerators(tmp_path)) == ["NVIDIA H200", "NVIDIA H200"]
 
 
 def test_nvidia_cards_are_asked_of_the_tool_where_the_driver_shows_none(tmp_path, tool):
     tool("import sys; print('NVIDIA L4') if '--query-gpu=name' in sys.argv else sys.exit(2)")
-    assert list(hardware._accelerators(tmp_path)) == ["NVIDIA L4"]
+    assert list(hardware._find_accelerators(tmp_path)) == ["NVIDIA L4"]
 
 
 def test_a_tool_without_a_driver_is_no_card(tmp_path, tool):
     tool("import sys; print('NVIDIA-SMI has failed'); sys.exit(9)")
-    assert list(hardware._accelerators(tmp_path)) == []
+    assert list(hardware._find_accelerators(tmp_path)) == []
 
 
 def test_a_tool_that_hangs_is_no_card(tmp_path, tool, monkeypatch):
     tool("import time; time.sleep(60)")
     monkeypatch.setattr(hardware, "_PATIENCE", 0.05)
-    assert list(hardware._accelerators(tmp_path)) == []
+    assert list(hardware._find_accelerators(tmp_path)) == []
 
 
 def test_amd_cards_are_read_from_the_kernel_and_others_are_not_counted(tmp_path, tool):
@@ -72,15 +72,15 @@ def test_amd_cards_are_read_from_the_kernel_and_others_are_not_counted(tmp_path,
         put(tmp_path, f"sys/class/drm/{card}/device/vendor", f"{vendor}\n")
         put(tmp_path, f"sys/class/drm/{card}/device/device", "0x74a1\n")
         put(tmp_path, f"sys/class/drm/{card}/device/product_name", f"{product}\n")
-    assert list(hardware._accelerators(tmp_path)) == ["AMD Instinct MI300X", "AMD GPU 0x74a1"]
+    assert list(hardware._find_accelerators(tmp_path)) == ["AMD Instinct MI300X", "AMD GPU 0x74a1"]
 
 
 def test_nothing_to_read_is_no_device(tmp_path, tool):
-    assert list(hardware._accelerators(tmp_path)) == []
+    assert list(hardware._find_accelerators(tmp_path)) == []
 
 
 def test_looking_needs_no_library_of_the_devices():
-    code = "import sys, mooring.hardware; mooring.hardware.devices(); print('torch' in sys.modules)"
+    code = "import sys, mooring.hardware; mooring.hardware.find_devices(); print('torch' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         == "False\n"

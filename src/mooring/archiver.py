@@ -61,7 +61,7 @@ _LEFT_OUT = ("__pycache__", "__MACOSX")
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What to pack, named as the flags are. ``extra_files`` is a comma-separated list of files, folders and globs."""
+    """The options of a model's archive, named as the flags. ``extra_files`` lists files, folders and globs, by commas."""
 
     model_name: str
     version: str
@@ -78,7 +78,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkflowOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What workflow to pack, named as the flags are. ``extra_files`` is as in ``Options``."""
+    """The options of a workflow's archive, named as the flags. ``extra_files`` is as in ``Options``."""
 
     workflow_name: str
     spec_file: Path
@@ -89,12 +89,14 @@ class WorkflowOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def archive_workflow(options: WorkflowOptions) -> Path:
-    """Make a workflow's archive and return where it is; as ``archive``.
+    """Make a workflow's archive and return where it is; as ``archive_model``.
 
     Its spec is read as the server would: ``InvalidInput`` says what the server would say.
     """
-    target = _target(options.workflow_name, ".war", options.export_path, force=options.force)
-    files = _files((("spec file", options.spec_file), ("handler", options.handler)), options.extra_files)
+    target = _target_path(options.workflow_name, ".war", options.export_path, force=options.force)
+    files = _named_files(
+        (("spec file", options.spec_file), ("handler", options.handler)), options.extra_files
+    )
     manifest = json.dumps(_workflow_manifest(options), indent=2)
     with tempfile.TemporaryDirectory(prefix=".mooring-", dir=options.export_path) as folder:
         made = Path(folder) / target.name
@@ -121,16 +123,16 @@ def _workflow_manifest(options: WorkflowOptions) -> dict[str, object]:
     }
 
 
-def archive(options: Options) -> Path:
+def archive_model(options: Options) -> Path:
     """Make the archive and return where it is.
 
     It appears whole or not at all, and replaces another only with ``force``. Raises ``InvalidInput`` for what cannot
     be packed, with the file's name, and ``OSError`` where it cannot be written.
     """
     suffix = _SUFFIXES[options.archive_format]
-    target = _target(options.model_name, suffix, options.export_path, force=options.force)
-    files = _collect(options)
-    manifest = json.dumps(_manifest(options), indent=2)
+    target = _target_path(options.model_name, suffix, options.export_path, force=options.force)
+    files = _collect_files(options)
+    manifest = json.dumps(_model_manifest(options), indent=2)
     # Beside the target, so that the last step is a rename within one file system.
     with tempfile.TemporaryDirectory(prefix=".mooring-", dir=options.export_path) as folder:
         made = Path(folder) / target.name
@@ -141,7 +143,7 @@ def archive(options: Options) -> Path:
     return target
 
 
-def _target(name: str, suffix: str, export_path: Path, *, force: bool) -> Path:
+def _target_path(name: str, suffix: str, export_path: Path, *, force: bool) -> Path:
     if not _NAME.fullmatch(name):
         raise InvalidInput(
             f"'{name}' cannot be the name of a {'workflow' if suffix == '.war' else 'model'}: "
@@ -157,9 +159,9 @@ def _target(name: str, suffix: str, export_path: Path, *, force: bool) -> Path:
     return target
 
 
-def _collect(options: Options) -> dict[str, Path]:
-    """Where each file of the archive comes from, by its name there. Of two with one name the later stays."""
-    files = _files(
+def _collect_files(options: Options) -> dict[str, Path]:
+    """Return the source of each file of the archive, by its name there. Of two with one name the later one counts."""
+    files = _named_files(
         (
             ("model file", options.model_file),
             ("serialized file", options.serialized_file),
@@ -173,27 +175,27 @@ def _collect(options: Options) -> dict[str, Path]:
     return files
 
 
-def _files(named: Iterable[tuple[str, Path | None]], extra: str) -> dict[str, Path]:
-    """Those that options name, by what they are, and the extra ones. Raises ``InvalidInput`` for one that is not there."""
+def _named_files(named: Iterable[tuple[str, Path | None]], extra: str) -> dict[str, Path]:
+    """Return the files that options name and the extra ones. Raises ``InvalidInput`` for one that does not exist."""
     files: dict[str, Path] = {}
     for what, path in named:
         if path is not None:
             if not path.is_file():
                 raise InvalidInput(f"{what} '{path}' is not there")
-            _add(files, path.name, path)
+            _add_file(files, path.name, path)
     for name, path in _extra_files(extra):
-        _add(files, name, path)
+        _add_file(files, name, path)
     return files
 
 
-def _add(files: dict[str, Path], name: str, path: Path) -> None:
+def _add_file(files: dict[str, Path], name: str, path: Path) -> None:
     if name in files and not files[name].samefile(path):
         log.warning("file replaced", name=name, was=files[name], now=path)
     files[name] = path
 
 
 def _handler_file(options: Options) -> Path | None:
-    """The file of a handler ``file[.py][:function]``; None for one that comes with the server."""
+    """Return the file of a handler ``file[.py][:function]``; None for a built-in handler."""
     native = options.runtime == "LSP"
     if options.handler in (_NATIVE_HANDLERS if native else DEFAULT_HANDLERS):
         return None
@@ -227,7 +229,7 @@ def _extra_files(named: str) -> Iterator[tuple[str, Path]]:
 
 
 def _files_in(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Every file under a folder by its path there; hidden folders and caches stay behind."""
+    """Return every file under a folder by its path there, without hidden folders and caches."""
     for root, folders, files in os.walk(folder, followlinks=True):
         here = Path(root).resolve()
         folders[:] = sorted(
@@ -242,7 +244,7 @@ def _files_in(folder: Path) -> Iterator[tuple[str, Path]]:
             yield path.relative_to(folder).as_posix(), path
 
 
-def _manifest(options: Options) -> dict[str, object]:
+def _model_manifest(options: Options) -> dict[str, object]:
     model = {
         "modelName": options.model_name,
         "serializedFile": options.serialized_file and options.serialized_file.name,

@@ -1,6 +1,6 @@
-"""What the control groups of this process allow it, in version 1 and version 2: containers are limited by nothing else.
+"""The limits of this process's control groups (cgroup v1 and v2), by which containers are limited.
 
-A group's limit holds for all groups in it, so every ancestor is asked and the least counts.
+A group's limit holds for all groups in it, so every ancestor is read and the lowest limit counts.
 """
 
 import math
@@ -10,18 +10,18 @@ from pathlib import Path
 ROOT = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
 
-# Version 1 says "no limit" of memory by a number near the end of its range.
+# Version 1 has a number near 2**63 for "no limit" of memory.
 _NO_MEMORY_LIMIT = 1 << 62
 
 
 class CpuGroup:
-    """A control group, as far as it concerns CPU time."""
+    """The CPU limits of a control group."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def quota(self) -> float:
-        """Cores that it may use; infinity without a limit."""
+    def read_quota(self) -> float:
+        """Return the cores that it may use; infinity without a limit."""
         try:
             if (self._folder / "cpu.max").exists():
                 most, _, period = (self._folder / "cpu.max").read_text().partition(" ")
@@ -32,49 +32,53 @@ class CpuGroup:
         except (OSError, ValueError, ZeroDivisionError):
             return math.inf
 
-    def used(self) -> float:
-        """Seconds of CPU time that it has used; 0 where it does not say."""
-        for line in _text(self._folder / "cpu.stat").splitlines():
+    def read_used_seconds(self) -> float:
+        """Return the seconds of CPU time that it has used; 0 if that is unknown."""
+        for line in _read_text(self._folder / "cpu.stat").splitlines():
             key, _, value = line.partition(" ")
             if key == "usage_usec" and value.isdecimal():
                 return int(value) / 1e6
-        nanoseconds = _text(self._folder / "cpuacct.usage").strip()
+        nanoseconds = _read_text(self._folder / "cpuacct.usage").strip()
         return int(nanoseconds) / 1e9 if nanoseconds.isdecimal() else 0.0
 
 
 def cpu_groups(root: Path = ROOT, own: Path = OWN) -> list[CpuGroup]:
-    """Those of this process that can limit its CPU time, its own first."""
+    """Return the groups of this process that can limit its CPU time, its own group first."""
     return [
         CpuGroup(folder)
-        for folder in _groups(root, own, "cpu")
+        for folder in _group_folders(root, own, "cpu")
         if (folder / "cpu.max").exists() or (folder / "cpu.cfs_quota_us").exists()
     ]
 
 
 def cpu_quota(root: Path = ROOT, own: Path = OWN) -> float:
-    """Cores that this process may use; infinity without a limit."""
-    return min((group.quota() for group in cpu_groups(root, own)), default=math.inf)
+    """Return the cores that this process may use; infinity without a limit."""
+    return min((group.read_quota() for group in cpu_groups(root, own)), default=math.inf)
 
 
 def memory_limit(root: Path = ROOT, own: Path = OWN) -> int | None:
-    """Bytes of memory that this process and those beside it in its groups may use; None without a limit."""
-    found = _least(root, own, "memory", ("memory.max", "memory.limit_in_bytes"))
-    return None if found is None or found >= _NO_MEMORY_LIMIT else found
+    """Return the bytes of memory that all processes of its groups together may use; None without a limit."""
+    limit = _lowest_limit(root, own, "memory", ("memory.max", "memory.limit_in_bytes"))
+    return None if limit is None or limit >= _NO_MEMORY_LIMIT else limit
 
 
 def process_limit(root: Path = ROOT, own: Path = OWN) -> int | None:
-    """How many processes and threads there may be in the groups of this process; None without a limit."""
-    return _least(root, own, "pids", ("pids.max",))
+    """Return the number of processes and threads that its groups may have; None without a limit."""
+    return _lowest_limit(root, own, "pids", ("pids.max",))
 
 
-def _least(root: Path, own: Path, controller: str, files: tuple[str, ...]) -> int | None:
-    texts = (_text(folder / name).strip() for folder in _groups(root, own, controller) for name in files)
+def _lowest_limit(root: Path, own: Path, controller: str, files: tuple[str, ...]) -> int | None:
+    texts = (
+        _read_text(folder / name).strip()
+        for folder in _group_folders(root, own, controller)
+        for name in files
+    )
     return min((int(text) for text in texts if text.isdecimal()), default=None)
 
 
-def _groups(root: Path, own: Path, controller: str) -> Iterator[Path]:
-    """The folders of a controller's groups that this process is in, from its own to the top."""
-    for line in _text(own).splitlines():
+def _group_folders(root: Path, own: Path, controller: str) -> Iterator[Path]:
+    """Return the folders of a controller's groups that this process is in, from its own to the root."""
+    for line in _read_text(own).splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number == "0":
@@ -91,7 +95,7 @@ def _groups(root: Path, own: Path, controller: str) -> Iterator[Path]:
         yield from (parent for parent in folder.parents if parent.is_relative_to(top))
 
 
-def _text(file: Path) -> str:
+def _read_text(file: Path) -> str:
     try:
         return file.read_text()
     except OSError:

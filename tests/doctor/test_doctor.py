@@ -16,9 +16,9 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from mooring.cli.commands import commands
-from mooring.doctor.examination import examine
+from mooring.doctor.examination import examine_place
 from mooring.doctor.findings import Verdict
-from mooring.doctor.weights import _allowed, more_than_tensors
+from mooring.doctor.weights import _is_allowed, more_than_tensors
 
 HANDLER = "import json\n\nclass Echo:\n    def handle(self, data, context):\n        return data\n"
 CANARY = "import pathlib\npathlib.Path({!r}).touch()\n"
@@ -49,12 +49,12 @@ def mar(root):
 
 def told(root, verdict=None):
     """``where`` -> what, of one verdict or of all."""
-    found = examine(root).findings
+    found = examine_place(root).findings
     return {each.where: each.what for each in found if verdict in (None, each.verdict)}
 
 
 def suggestion(root, where):
-    return next(each.suggestion for each in examine(root).findings if each.where == where)
+    return next(each.suggestion for each in examine_place(root).findings if each.where == where)
 
 
 @pytest.mark.parametrize("command", [["torch-model-archiver"], [sys.executable, "-m", "mooring", "archive"]])
@@ -68,7 +68,7 @@ def test_a_healthy_archive_of_either_archiver_runs_as_it_is(tmp_path, root, comm
          "--export-path", str(root / "store"), "--archive-format", form],
         check=True, capture_output=True, env=os.environ | {"PYTHONWARNINGS": "ignore"},
     )  # fmt: skip
-    report = examine(root)
+    report = examine_place(root)
     assert [each.what for each in report.findings] == ["model echo 2.0 runs as it is, with handler echo.py"]
     assert not report.needs_change
 
@@ -91,7 +91,7 @@ def test_a_missing_library_is_found_behind_the_models_own_modules(root, mar):
 def test_an_import_that_may_fail_is_no_fault(root, mar):
     source = "try:\n    import deepspeed\nexcept ImportError:\n    deepspeed = None\n"
     mar(files={"handler.py": source + HANDLER})
-    assert not examine(root).needs_change
+    assert not examine_place(root).needs_change
     assert list(told(root, "differs")) == ["store/bell.mar/handler.py:2"]
 
 
@@ -109,7 +109,7 @@ def test_requirements_count_where_they_are_installed(root, mar, setting, change)
         "requirements.txt": "./tinybell-2.0-py3-none-any.whl\n",
     }
     mar(files=files, requirementsFile="requirements.txt")
-    assert examine(root).needs_change is change
+    assert examine_place(root).needs_change is change
 
 
 def test_what_of_torchserves_package_is_not_here_is_named(root, mar):
@@ -158,7 +158,7 @@ def test_a_handler_that_cannot_be_loaded_is_named_with_its_line(root, mar, sourc
 )
 def test_two_classes_beside_a_function_handle_are_no_fault(root, mar, more):
     mar(files={"handler.py": HANDLER + "\nclass Other:\n    pass\n\n" + more})
-    assert not examine(root).needs_change
+    assert not examine_place(root).needs_change
 
 
 class Evil:
@@ -195,9 +195,9 @@ def test_a_full_pickle_is_told_from_tensors_without_unpickling_it(tmp_path, zipp
 def test_what_weights_only_allows_is_what_torch_says_it_does():
     unpickler = pytest.importorskip("torch._weights_only_unpickler")
     names = [" ".join(name.rpartition(".")[::2]) for name in unpickler._get_allowed_globals()]
-    assert [name for name in names if not _allowed(name)] == []
+    assert [name for name in names if not _is_allowed(name)] == []
     for name in ("builtins eval", "torch load", "torch.nn.modules.linear Linear", "os system"):
-        assert not _allowed(name)
+        assert not _is_allowed(name)
 
 
 def test_torchscript_is_not_taken_for_a_pickle(tmp_path):
@@ -266,7 +266,7 @@ def test_a_management_address_for_everybody_has_tokens_as_in_torchserve(root):
     (root / "config.properties").write_text(
         "management_address=http://0.0.0.0:8081\ndisable_token_authorization=true\n"
     )
-    assert not examine(root).needs_change
+    assert not examine_place(root).needs_change
 
 
 def test_a_plugin_and_a_key_file_are_named(root):
@@ -453,7 +453,7 @@ def test_it_says_which_version_answers_and_which_are_not_loaded(root):
     (root / "m" / "config.pbtxt").write_text(
         'backend: "python"\nversion_policy { latest { num_versions: 2 } }\n'
     )
-    findings = [each for each in examine(root).findings if each.where.startswith("m/")]
+    findings = [each for each in examine_place(root).findings if each.where.startswith("m/")]
     assert [each.what for each in findings if each.verdict == "runs"] == [
         "model m 2 runs as it is, by the backend function",
         "model m 10 runs as it is, by the backend function",
@@ -494,7 +494,7 @@ def test_no_code_of_an_archive_is_run(root, mar, tmp_path):
         ("handler.py", "net.py", "helper.py", "setup.py", "sitecustomize.py"), canary + HANDLER
     )
     mar(files={**files, "handler.py": "import helper\n" + canary + HANDLER}, modelFile="net.py")
-    examine(root)
+    examine_place(root)
     assert not (tmp_path / "ran").exists()
 
 
@@ -543,18 +543,18 @@ def test_the_command_says_it_in_lines_and_in_json_and_by_its_status(root, mar):
 
 
 def test_one_archive_alone_can_be_asked_about(mar):
-    assert [each.verdict for each in examine(mar()).findings] == ["runs"]
+    assert [each.verdict for each in examine_place(mar()).findings] == ["runs"]
 
 
 def test_a_folder_with_nothing_in_it_says_so(root):
-    assert examine(root).needs_change
+    assert examine_place(root).needs_change
 
 
 def test_a_store_beside_the_folder_is_followed(root, tmp_path, mar):
     mar()
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc" / "config.properties").write_text(f"model_store={root / 'store'}\n")
-    assert any("model bell" in each.what for each in examine(tmp_path / "etc").findings)
+    assert any("model bell" in each.what for each in examine_place(tmp_path / "etc").findings)
 
 
 def test_what_cannot_be_read_is_told_and_the_rest_is_read(root, mar):

@@ -51,8 +51,7 @@ _BOTH = ("extra_files", "export_path", "force")
 @click.pass_context
 def archive(context: click.Context, /, *, workflow: bool, **options: Any) -> None:
     """Pack a model, its handler and its files, or a workflow, as `mooring serve` and TorchServe load it."""
-    from mooring.archiver import Options, WorkflowOptions, archive_workflow
-    from mooring.archiver import archive as pack
+    from mooring.archiver import Options, WorkflowOptions, archive_model, archive_workflow
 
     selected = _select_options(context, options, workflow=workflow)
     try:
@@ -61,7 +60,7 @@ def archive(context: click.Context, /, *, workflow: bool, **options: Any) -> Non
             handler_path = Path(handler) if handler else None
             path = archive_workflow(WorkflowOptions(**selected, handler=handler_path))
         else:
-            path = pack(Options(**selected))
+            path = archive_model(Options(**selected))
     except (MooringError, OSError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"made {path}")

@@ -21,9 +21,9 @@ def doctor(place: Path, as_json: bool) -> None:
     DIR is an installation of TorchServe, a repository of MLServer, Triton or AMD's server, or one archive. None of its
     code is run. The exit status is 1 where something needs a change.
     """
-    from mooring.doctor.examination import examine
+    from mooring.doctor.examination import examine_place
 
-    report = examine(place)
+    report = examine_place(place)
     if as_json:
         import msgspec
 

@@ -1,4 +1,4 @@
-"""What the doctor says: findings, each about one place, and the report they make."""
+"""The doctor's findings, each about one place, and the report of them."""
 
 import enum
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Verdict(enum.StrEnum):
-    """What becomes of it here."""
+    """Whether something runs here, behaves differently, or needs a change."""
 
     RUNS = "runs"
     DIFFERS = "differs"
@@ -16,7 +16,7 @@ class Verdict(enum.StrEnum):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing about one place. ``where`` is a file below what was examined, with its line where one is at fault.
+    """One fact about one place. ``where`` is a file below the examined folder, with its line if one is at fault.
 
     A file in an archive is named behind it: ``store/bell.mar/handler.py:3``.
     """
@@ -28,23 +28,23 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """Everything that was found, by place."""
+    """All findings, by place."""
 
     examined: str
     findings: list[Finding]
 
     @property
     def needs_change(self) -> bool:
-        """Whether anything does not run as it is."""
+        """Return whether any finding needs a change."""
         return any(each.verdict is Verdict.CHANGE for each in self.findings)
 
     def count(self, verdict: Verdict) -> int:
-        """How many findings say so."""
+        """Return the number of findings with this verdict."""
         return sum(each.verdict is verdict for each in self.findings)
 
 
-def report(examined: Path, findings: Iterable[Finding]) -> Report:
-    """The report of these findings, safe to print: names come out of archives that nobody vouches for."""
+def make_report(examined: Path, findings: Iterable[Finding]) -> Report:
+    """Return the report of these findings, safe to print: names may come from untrusted archives."""
     clean = [
         Finding(each.verdict, printable(each.where), printable(each.what), printable(each.suggestion))
         for each in findings
@@ -53,7 +53,7 @@ def report(examined: Path, findings: Iterable[Finding]) -> Report:
 
 
 def printable(text: str) -> str:
-    r"""Text in which nothing steers a terminal, and which any encoding can hold.
+    r"""Return a text with control characters escaped, which every encoding can hold.
 
     >>> printable("a\x1b[31mb")
     'a\\x1b[31mb'
@@ -74,9 +74,9 @@ def change(where: str, what: str, suggestion: str) -> Finding:
 
 
 def line_of(text: str, key: str, after: str) -> int:
-    """The line (from 1) on which a key is set, the last where there are several; 0 where there is none.
+    """Return the line (from 1) on which a key is set, the last if there are several; 0 if there is none.
 
-    ``after`` holds the signs that may follow a key.
+    ``after`` holds the characters that may follow a key.
     """
     found = 0
     for number, line in enumerate(text.splitlines(), 1):
@@ -87,5 +87,5 @@ def line_of(text: str, key: str, after: str) -> int:
 
 
 def at(where: str, line: int) -> str:
-    """A place with its line, where it has one."""
+    """Return a place with its line, if it has one."""
     return f"{where}:{line}" if line else where

@@ -1,4 +1,4 @@
-"""Which libraries a model's code imports, and whether they are there: on this machine, or in the model's requirements."""
+"""Examines the imports of a model's code: whether the libraries are installed, or in the model's requirements."""
 
 import re
 import sys
@@ -11,11 +11,11 @@ from mooring.doctor.findings import Finding, at, change, differs
 from mooring.doctor.python_source import (
     Import,
     SourceUnreadable,
-    imports,
+    find_imports,
+    find_required_cuda,
     read_source,
-    takes_cuda_for_granted,
 )
-from mooring.hardware import CPU, devices
+from mooring.hardware import CPU, find_devices
 
 # Libraries that only run on a vendor's devices.
 _VENDORS = {
@@ -33,7 +33,7 @@ _VENDORS = {
     "torch_xla": "XLA devices",
     "vllm": "CUDA",
 }
-# Where the module is not called as what pip installs.
+# Modules whose distribution has another name.
 _DISTRIBUTIONS = {
     "PIL": "pillow",
     "bs4": "beautifulsoup4",
@@ -47,7 +47,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Requirements:
-    """What a model's requirements.txt names, and whether it would be installed."""
+    """The distributions in a model's requirements.txt, and whether they would be installed."""
 
     def __init__(self, file: Path | None, *, installed: bool) -> None:
         self.installed = installed
@@ -56,21 +56,19 @@ class Requirements:
             text = file.read_bytes()[: 1 << 20].decode("utf-8", "replace")
             lines = (line.strip().rpartition("/")[2] for line in text.splitlines())
             found = (_NAME.match(line.partition("-")[0] if line.endswith(".whl") else line) for line in lines)
-            self._names = {_normal(each[0]) for each in found if each}
+            self._names = {_normalize_name(each[0]) for each in found if each}
 
-    def bring(self, module: str) -> bool:
-        """Whether they name what has this module."""
-        wanted = _normal(_DISTRIBUTIONS.get(module, module))
-        return any(name == wanted or name.startswith(f"{wanted}-") for name in self._names)
+    def provides_module(self, module: str) -> bool:
+        """Return whether they name the distribution of this module."""
+        package = _normalize_name(_DISTRIBUTIONS.get(module, module))
+        return any(name == package or name.startswith(f"{package}-") for name in self._names)
 
 
 def library_findings(
     folder: Path, shown: str, start: list[Path], requirements: Requirements
 ) -> Iterator[Finding]:
-    """What is to be said of the imports of these files and of the model's own files that they import, and of the devices
-    that they take for granted.
-    """
-    waiting, seen, told = list(start), set(start), set()
+    """Return the findings about imports and required devices of these files and of the model's files they import."""
+    waiting, seen, reported = list(start), set(start), set()
     while waiting:
         file = waiting.pop(0)
         name = f"{shown}/{file.relative_to(folder)}"
@@ -79,24 +77,24 @@ def library_findings(
         except SourceUnreadable as error:
             yield change(at(name, error.line), f"is no Python that can be imported: {error}", "mend the file")
             continue
-        cuda = takes_cuda_for_granted(tree)
-        if cuda and set(devices()) == {CPU}:
+        cuda = find_required_cuda(tree)
+        if cuda and set(find_devices()) == {CPU}:
             yield change(
                 at(name, cuda),
                 "takes a CUDA device for granted, and this machine has none",
                 'say torch.device("cuda" if torch.cuda.is_available() else "cpu")',
             )
-        for each in imports(tree):
-            own = _own(folder, file, each)
+        for each in find_imports(tree):
+            own = _own_files(folder, file, each)
             waiting += [path for path in own if path not in seen]
             seen.update(own)
             top = each.module.partition(".")[0]
-            if not own and not each.level and top not in told:
-                told.add(top if top != "ts" else "")
-                yield from _judge(each, top, at(name, each.line), requirements)
+            if not own and not each.level and top not in reported:
+                reported.add(top if top != "ts" else "")
+                yield from _import_findings(each, top, at(name, each.line), requirements)
 
 
-def _judge(each: Import, top: str, where: str, requirements: Requirements) -> Iterator[Finding]:
+def _import_findings(each: Import, top: str, where: str, requirements: Requirements) -> Iterator[Finding]:
     if top in sys.stdlib_module_names:
         return
     if top == "ts":
@@ -112,7 +110,7 @@ def _judge(each: Import, top: str, where: str, requirements: Requirements) -> It
         yield differs(
             where, f"imports {top}{needs}, which is not installed here; the code goes on without it"
         )
-    elif not requirements.bring(top):
+    elif not requirements.provides_module(top):
         package = _DISTRIBUTIONS.get(top, top)
         text = f"imports {top}{needs}{'; it' if needs else ', which'} is not installed here"
         hint = f"pip install {package}, or name it in the model's requirements.txt"
@@ -124,8 +122,8 @@ def _judge(each: Import, top: str, where: str, requirements: Requirements) -> It
         yield differs(where, f"imports {top}{needs}; the model's requirements bring it")
 
 
-def _own(folder: Path, file: Path, each: Import) -> list[Path]:
-    """The model's own files behind an import."""
+def _own_files(folder: Path, file: Path, each: Import) -> list[Path]:
+    """Return the model's own files that an import loads."""
     base = folder
     if each.level:
         base = file.parents[min(each.level, len(file.parents)) - 1]
@@ -153,5 +151,5 @@ def _is_here(module: str) -> bool:
         return False
 
 
-def _normal(name: str) -> str:
+def _normalize_name(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()

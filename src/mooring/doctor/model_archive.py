@@ -1,4 +1,4 @@
-"""A TorchServe archive, or the folder it was made of: manifest, handler, weights, model-config.yaml."""
+"""Examines a TorchServe archive or its folder: manifest, handler, weights, model-config.yaml."""
 
 import tempfile
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ from mooring.doctor.findings import Finding, Verdict, at, change, differs, line_
 from mooring.doctor.libraries import Requirements, library_findings
 from mooring.doctor.python_source import (
     SourceUnreadable,
-    binds,
-    classes,
+    binds_name,
+    find_classes,
     has_method,
     read_source,
     torch_loads,
@@ -31,33 +31,39 @@ _VENDOR_HANDLERS = frozenset({"dali_image_classifier", "trt_llm_handler", "vllm_
 
 
 class _Model(msgspec.Struct, frozen=True):
-    """An unpacked model and what it is called in findings."""
+    """An unpacked model and its name in findings."""
 
     folder: Path
     shown: str
     manifest: dict[str, Any]
     installing: bool
 
-    def said(self, key: str) -> str:
-        """A text of the manifest."""
+    def manifest_text(self, key: str) -> str:
+        """Return a text of the manifest; empty if it has none of that key."""
         return str(self.manifest["model"].get(key, ""))
 
     def file(self, key: str) -> Path | None:
-        """The file that the manifest names. Raises ``ModelLoadFailed`` for one that is not in the archive."""
-        return file_in_archive(self.folder, self.said(key), self.shown) if self.said(key) else None
+        """Return the file that the manifest names. Raises ``ModelLoadFailed`` if it is not in the archive."""
+        return (
+            file_in_archive(self.folder, self.manifest_text(key), self.shown)
+            if self.manifest_text(key)
+            else None
+        )
 
     def handler(self) -> tuple[str, str]:
-        """The handler's module and the function that is asked for."""
-        location, _, wanted = self.said("handler").partition(":")
-        return location.rpartition("/")[2].removesuffix(".py").removeprefix("ts.torch_handler."), wanted
+        """Return the handler's module and function as the manifest names them."""
+        location, _, function_name = self.manifest_text("handler").partition(":")
+        return location.rpartition("/")[2].removesuffix(".py").removeprefix(
+            "ts.torch_handler."
+        ), function_name
 
     def place(self, file: Path, line: int = 0) -> str:
-        """How a file of the model is named."""
+        """Return the name of a file of the model in findings."""
         return at(f"{self.shown}/{file.relative_to(self.folder)}", line)
 
 
 def archive_findings(archive: Path, shown: str, *, installing: bool) -> Iterator[Finding]:
-    """What is to be said of an archive. It is unpacked to a temporary folder, as carefully as the server does it."""
+    """Return the findings about an archive. It is unpacked to a temporary folder with the server's own checks."""
     with tempfile.TemporaryDirectory(prefix="mooring-doctor-") as temporary:
         folder = Path(temporary).resolve()
         try:
@@ -71,23 +77,25 @@ def archive_findings(archive: Path, shown: str, *, installing: bool) -> Iterator
 
 
 def folder_findings(folder: Path, shown: str, *, installing: bool, fallback: str = "") -> Iterator[Finding]:
-    """What is to be said of a model's folder."""
+    """Return the findings about a model's folder."""
     folder = folder.resolve()
     try:
         manifest = read_manifest(folder, shown)
         name = check_name(manifest["model"].get("modelName") or fallback or folder.name, shown, "name")
         model = _Model(folder, shown, manifest, installing)
-        found = list(_findings(model))
+        found = list(_model_findings(model))
     except ModelLoadFailed as error:
         yield change(f"{shown}/{MANIFEST}", error.message, "make the archive anew with 'mooring archive'")
         return
     if not any(each.verdict is Verdict.CHANGE for each in found):
         version = manifest["model"].get("modelVersion", "1.0")
-        yield runs(shown, f"model {name} {version} runs as it is, with handler {model.said('handler')}")
+        yield runs(
+            shown, f"model {name} {version} runs as it is, with handler {model.manifest_text('handler')}"
+        )
     yield from found
 
 
-def _findings(model: _Model) -> Iterator[Finding]:
+def _model_findings(model: _Model) -> Iterator[Finding]:
     requirements = model.file("requirementsFile")
     if requirements is not None and not model.installing:
         yield differs(
@@ -100,17 +108,19 @@ def _findings(model: _Model) -> Iterator[Finding]:
     if config_file is not None:
         config = read_model_config(config_file)
         yield from _config_findings(model, config_file, config)
-    name, wanted = model.handler()
+    name, function_name = model.handler()
     handler = model.folder / f"{name}.py"
-    sources = [each for each in (handler, model.folder / (model.said("modelFile") or "-")) if each.is_file()]
+    sources = [
+        each for each in (handler, model.folder / (model.manifest_text("modelFile") or "-")) if each.is_file()
+    ]
     if handler.is_file():
-        yield from _handler_findings(model, handler, wanted)
+        yield from _handler_findings(model, handler, function_name)
     else:
         yield from _named_handler_findings(model, name)
-    if model.said("modelFile") and model.folder / model.said("modelFile") not in sources:
+    if model.manifest_text("modelFile") and model.folder / model.manifest_text("modelFile") not in sources:
         yield change(
             f"{model.shown}/{MANIFEST}",
-            f"names modelFile {model.said('modelFile')}, which is not in it",
+            f"names modelFile {model.manifest_text('modelFile')}, which is not in it",
             "add the file",
         )
     yield from library_findings(
@@ -131,18 +141,18 @@ def _named_handler_findings(model: _Model, name: str) -> Iterator[Finding]:
         yield change(where, text, f"make the archive anew with --handler {name}.py")
 
 
-def _handler_findings(model: _Model, file: Path, wanted: str) -> Iterator[Finding]:
+def _handler_findings(model: _Model, file: Path, function_name: str) -> Iterator[Finding]:
     try:
         tree = read_source(file)
     except SourceUnreadable:
         return  # it is said where its imports are read
-    if binds(tree, wanted or "handle"):
+    if binds_name(tree, function_name or "handle"):
         return
-    if wanted:
-        text = f"the handler has no function {wanted}, which the manifest asks for"
-        yield change(model.place(file), text, f"define {wanted}(data, context)")
+    if function_name:
+        text = f"the handler has no function {function_name}, which the manifest asks for"
+        yield change(model.place(file), text, f"define {function_name}(data, context)")
         return
-    found = classes(tree)
+    found = find_classes(tree)
     if len(found) != 1:
         text = f"a handler has one class or a function 'handle'; this has {', '.join(each.name for each in found) or 'neither'}"
         line = found[1].lineno if found else 0
@@ -191,7 +201,7 @@ def _pickle_finding(
     config_file: Path | None,
     config: dict[str, Any],
 ) -> Finding:
-    loads = [(source, line, only) for source in sources for line, only in _loads(source)]
+    loads = [(source, line, only) for source in sources for line, only in _torch_loads(source)]
     if any(only is False for _, _, only in loads):
         return differs(where, f"{what}; the handler's own code loads it so", "save a state_dict")
     if loads:
@@ -207,7 +217,7 @@ def _pickle_finding(
     )
 
 
-def _loads(source: Path) -> list[tuple[int, bool | None]]:
+def _torch_loads(source: Path) -> list[tuple[int, bool | None]]:
     try:
         return torch_loads(read_source(source))
     except SourceUnreadable:

@@ -1,4 +1,4 @@
-"""Python files read as text: what they import, define and call. Nothing of them is run."""
+"""Reads Python files without running them: their imports, definitions and calls."""
 
 import ast
 import warnings
@@ -13,7 +13,7 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class SourceUnreadable(Exception):
-    """A file that Python would not import; ``line`` is where, or 0."""
+    """A file cannot be imported; ``line`` is the place of the error, or 0."""
 
     def __init__(self, reason: str, line: int = 0) -> None:
         super().__init__(reason)
@@ -21,7 +21,7 @@ class SourceUnreadable(Exception):
 
 
 class Import(msgspec.Struct, frozen=True):
-    """An import statement. ``optional``: the code goes on where it fails."""
+    """An import statement. ``optional`` means that the code handles its failure."""
 
     module: str
     line: int
@@ -31,7 +31,7 @@ class Import(msgspec.Struct, frozen=True):
 
 
 def read_source(file: Path) -> ast.Module:
-    """The syntax tree of a file. Raises ``SourceUnreadable``."""
+    """Return the syntax tree of a file. Raises ``SourceUnreadable``."""
     try:
         with file.open("rb") as source:
             text = source.read(_MOST_BYTES + 1)
@@ -48,8 +48,8 @@ def read_source(file: Path) -> ast.Module:
         raise SourceUnreadable(str(error) or "it is nested too deep") from error
 
 
-def imports(tree: ast.Module) -> list[Import]:
-    """Every import, in functions too; those only a type checker sees are left out."""
+def find_imports(tree: ast.Module) -> list[Import]:
+    """Return every import, also in functions, without those under TYPE_CHECKING."""
     found: list[Import] = []
     waiting: list[tuple[ast.AST, bool]] = [(tree, False)]
     while waiting:
@@ -77,8 +77,8 @@ def _forgives_imports(node: ast.Try) -> bool:
     )
 
 
-def statements(tree: ast.Module) -> Iterator[ast.stmt]:
-    """What a module runs when it is imported, conditional branches included."""
+def module_statements(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Return the statements that a module may run when it is imported, conditional branches included."""
     waiting: list[ast.stmt] = list(reversed(tree.body))
     while waiting:
         node = waiting.pop()
@@ -90,19 +90,19 @@ def statements(tree: ast.Module) -> Iterator[ast.stmt]:
             waiting += reversed(inner)
 
 
-def classes(tree: ast.Module) -> list[ast.ClassDef]:
-    """The classes that a module defines itself."""
-    return [each for each in statements(tree) if isinstance(each, ast.ClassDef)]
+def find_classes(tree: ast.Module) -> list[ast.ClassDef]:
+    """Return the classes that a module defines itself."""
+    return [each for each in module_statements(tree) if isinstance(each, ast.ClassDef)]
 
 
 def function(body: Iterable[ast.stmt], name: str) -> _Function | None:
-    """A function of that name."""
+    """Return the function of that name; None if there is none."""
     return next((each for each in body if isinstance(each, _FUNCTIONS) and each.name == name), None)
 
 
-def binds(tree: ast.Module, name: str) -> bool:
-    """Whether a module has that name once it is imported; a star brings any."""
-    for node in statements(tree):
+def binds_name(tree: ast.Module, name: str) -> bool:
+    """Return whether a module defines that name when it is imported; a star import may define any."""
+    for node in module_statements(tree):
         if isinstance(node, _FUNCTIONS) and node.name == name:
             return True
         if isinstance(node, ast.ImportFrom | ast.Import):
@@ -116,13 +116,13 @@ def binds(tree: ast.Module, name: str) -> bool:
 
 
 def has_method(node: ast.ClassDef, name: str) -> bool:
-    """Whether a class has a method, its own or perhaps one of a base's."""
+    """Return whether a class has a method, its own or possibly one of a base class."""
     bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
     return bool(bases - {"ABC", "object"}) or function(node.body, name) is not None
 
 
 def torch_loads(tree: ast.Module) -> list[tuple[int, bool | None]]:
-    """The lines that call ``torch.load``, each with its ``weights_only`` (None where it is left to torch)."""
+    """Return the lines that call ``torch.load``, each with its ``weights_only`` (None if it is not given)."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
@@ -132,8 +132,8 @@ def torch_loads(tree: ast.Module) -> list[tuple[int, bool | None]]:
     return sorted(found)
 
 
-def takes_cuda_for_granted(tree: ast.Module) -> int:
-    """The first line that puts something on a CUDA device whatever happens; 0 where there is none.
+def find_required_cuda(tree: ast.Module) -> int:
+    """Return the first line that uses a CUDA device unconditionally; 0 if there is none.
 
     What stands under a condition, and a file that asks anywhere which devices there are, has seen to it itself.
     """

@@ -12,7 +12,7 @@ from mooring.backends.onnx import check_declared
 from mooring.core.errors import ModelLoadFailed
 from mooring.doctor.findings import Finding, at, change, differs, line_of, runs
 from mooring.doctor.libraries import Requirements, library_findings
-from mooring.doctor.python_source import SourceUnreadable, imports, read_source
+from mooring.doctor.python_source import SourceUnreadable, find_imports, read_source
 from mooring.repository.layout import MLSERVER, PADDED, find_declaration, find_flat_file, version_folders
 from mooring.repository.repository_model import RepositoryModel, read_repository_model
 from mooring.repository.spec import ModelSpec
@@ -53,13 +53,17 @@ def repository_findings(folder: Path, shown: str) -> Iterator[Finding]:
     try:
         found = read_repository_model(folder)
     except ModelLoadFailed as error:
-        yield change(where, _told(error, folder, shown).removeprefix(f"{where}: "), _advice(error))
+        yield change(
+            where, _shorten_error(error, folder, shown).removeprefix(f"{where}: "), _suggest_fix(error)
+        )
         return
     for spec in found.specs:
         yield from _spec_findings(spec, folder, shown, where)
     for version, fault in found.faults.items():
         yield change(
-            f"{shown}/{version}", _told(fault, folder, shown).removeprefix(f"{where}: "), _advice(fault)
+            f"{shown}/{version}",
+            _shorten_error(fault, folder, shown).removeprefix(f"{where}: "),
+            _suggest_fix(fault),
         )
     yield from _version_findings(found, shown, where)
     if file is not None and found.specs:
@@ -69,11 +73,11 @@ def repository_findings(folder: Path, shown: str) -> Iterator[Finding]:
             yield differs(at(where, line), f"{path} has no effect here: {reason}", "the line may stay")
 
 
-def _told(error: ModelLoadFailed, folder: Path, shown: str) -> str:
+def _shorten_error(error: ModelLoadFailed, folder: Path, shown: str) -> str:
     return error.message.replace(str(folder), shown)
 
 
-def _advice(error: ModelLoadFailed) -> str:
+def _suggest_fix(error: ModelLoadFailed) -> str:
     if _NOBODY_RUNS.search(error.message):
         return "serve the model as a function (model.py), or in a form that is known here, such as ONNX"
     return "mend that, or take it out of the repository: the server is not ready while it cannot be served"
@@ -103,7 +107,7 @@ def _spec_findings(spec: ModelSpec, folder: Path, shown: str, where: str) -> Ite
         try:
             check_declared(spec)
         except ModelLoadFailed as error:
-            yield change(where, _told(error, folder, shown), _advice(error))
+            yield change(where, _shorten_error(error, folder, shown), _suggest_fix(error))
             return
     if spec.backend == "function":
         source = Path(spec.location, spec.entry.partition(":")[0])
@@ -133,7 +137,7 @@ def _shown_place(spec: ModelSpec, folder: Path, shown: str) -> str:
 
 def _triton_class(source: Path) -> int:
     try:
-        found = imports(read_source(source))
+        found = find_imports(read_source(source))
     except SourceUnreadable:
         return 0
     return next((each.line for each in found if each.module == "triton_python_backend_utils"), 0)
@@ -144,13 +148,13 @@ def mlserver_findings(folder: Path, shown: str) -> Iterator[Finding]:
     where = f"{shown}/{MLSERVER}"
     try:
         text = (folder / MLSERVER).read_bytes()[: 1 << 20]
-        said = msgspec.json.decode(text, type=dict[str, Any])
+        settings = msgspec.json.decode(text, type=dict[str, Any])
     except (OSError, RecursionError, ValueError) as error:
         yield change(where, f"cannot be read: {error}", "mend the file")
         return
-    name = str(said.get("name") or folder.name)
-    implementation = str(said.get("implementation") or "")
-    parameters = said.get("parameters")
+    name = str(settings.get("name") or folder.name)
+    implementation = str(settings.get("implementation") or "")
+    parameters = settings.get("parameters")
     uri = str(parameters.get("uri") or "") if isinstance(parameters, dict) else ""
     line = line_of(text.decode("utf-8", "replace"), '"implementation"', ": \t")
     runtime = _RUNTIMES.get(implementation.partition(".")[0])

@@ -1,4 +1,4 @@
-"""TorchServe's config.properties, key by key: the server's own reader is asked what it makes of each."""
+"""Examines TorchServe's config.properties, key by key, with the server's own reader."""
 
 import difflib
 import tempfile
@@ -12,7 +12,7 @@ from mooring.config.sources.torchserve import TORCHSERVE_DEFAULTS
 from mooring.config.torchserve_keys import WRITTEN, is_effective, known_keys, no_effect_reason
 from mooring.doctor.findings import Finding, at, change, differs, line_of, runs
 
-# Keys whose loss changes what callers see, where the server has no use for them -> what to do.
+# Keys without effect here whose absence clients notice -> what to do.
 _MISSED = {
     "plugins_path": "remove the line; do what the plugin did in a handler or in the proxy in front",
 }
@@ -25,7 +25,7 @@ _PLUGINS = "plugins are Java code, which is not run here"
 
 
 class Settings:
-    """A config.properties as it stands. Raises ``OSError`` where it cannot be read."""
+    """The keys of a config.properties. Raises ``OSError`` if it cannot be read."""
 
     def __init__(self, file: Path, shown: str) -> None:
         self.file = file
@@ -35,32 +35,32 @@ class Settings:
 
     @property
     def of_torchserve(self) -> bool:
-        """Whether it is for TorchServe and no other Java program."""
+        """Return whether the file is for TorchServe, not for another Java program."""
         return bool(known_keys() & self.values.keys())
 
     @property
     def installing(self) -> bool:
-        """Whether models' requirements are to be installed."""
+        """Return whether models' requirements are installed."""
         return self.values.get("install_py_dep_per_model", "").strip().lower() == "true"
 
     def stores(self) -> list[Path]:
-        """The folders of archives and workflows that it names, where they are there."""
+        """Return the folders of archives and workflows that it names, if they exist."""
         places = [self.values.get(key, "") for key in ("model_store", "workflow_store")]
         return [self.file.parent / place for place in places if place and (self.file.parent / place).is_dir()]
 
     def where(self, key: str) -> str:
-        """The line of a key."""
+        """Return the place of a key: the file and the line."""
         return at(self.shown, line_of(self._text, key, "=: \t"))
 
     def findings(self) -> Iterator[Finding]:
-        """What is to be said of it."""
+        """Return the findings about all keys."""
         honored = 0
         wrong = False
         for key, value in self.values.items():
             if key in WRITTEN:
                 continue
             if key not in known_keys():
-                yield self._unknown(key)
+                yield self._unknown_finding(key)
                 continue
             effective, fault = has_effect(key, value)
             if fault:
@@ -73,31 +73,31 @@ class Settings:
             elif effective:
                 honored += 1
             else:
-                yield self._in_vain(key)
-        whole = "" if wrong else _fault(self.file)
+                yield self._no_effect_finding(key)
+        whole = "" if wrong else _find_fault(self.file)
         if whole:
             yield change(
                 self.where("management_address"), whole, "keep the management address to this machine"
             )
         if not whole and not wrong and "disable_token_authorization" not in self.values:
-            yield self._tokens_by_default()
+            yield self._default_token_finding()
         if honored:
             yield runs(self.shown, f"{honored} of its keys mean the same here")
 
-    def _tokens_by_default(self) -> Finding:
+    def _default_token_finding(self) -> Finding:
         if load_config({}, {}, self.file, defaults=TORCHSERVE_DEFAULTS).generates_tokens:
             what = "tokens are needed, as in TorchServe, since other machines reach the management address"
             return runs(self.where("management_address"), what)
         what = "no tokens are needed, since only this machine reaches the management address; in TorchServe they are"
         return differs(self.shown, what, "set disable_token_authorization=false to ask for them")
 
-    def _in_vain(self, key: str) -> Finding:
+    def _no_effect_finding(self, key: str) -> Finding:
         if key in _MISSED:
             return change(self.where(key), _PLUGINS, _MISSED[key])
         why = no_effect_reason(key, self.values[key])
         return differs(self.where(key), f"{key} has no effect here: {why}", "the line may stay")
 
-    def _unknown(self, key: str) -> Finding:
+    def _unknown_finding(self, key: str) -> Finding:
         close = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.75)
         hint = f"did you mean {close[0]}?" if close else "remove it"
         return differs(self.where(key), f"{key} is no key of TorchServe's, and is ignored by both", hint)
@@ -110,11 +110,11 @@ def has_effect(key: str, value: str) -> tuple[bool, str]:
     with tempfile.TemporaryDirectory(prefix="mooring-doctor-") as folder:
         file = Path(folder, "config.properties")
         file.write_text(format_properties(content))
-        fault = _fault(file)
+        fault = _find_fault(file)
     return is_effective(key) or not no_effect_reason(key, value), fault.replace(f"{file}: ", "")
 
 
-def _fault(file: Path) -> str:
+def _find_fault(file: Path) -> str:
     environ: Mapping[str, str] = {}
     try:
         load_config({}, environ, file, defaults=TORCHSERVE_DEFAULTS)

@@ -1,4 +1,4 @@
-"""Whether a file of weights holds tensors only: told from the opcodes of its pickle, which is never unpickled."""
+"""Checks whether a file of weights holds tensors only, by the opcodes of its pickle, which is never loaded."""
 
 import pickletools
 import re
@@ -48,7 +48,7 @@ _PUSHES_TEXT = frozenset(
 
 
 def more_than_tensors(file: Path) -> list[str]:
-    """What else the file would have Python import or call, as ``module name``; empty where it holds tensors only.
+    """Return what else the file would import or call, as ``module name``; empty if it holds tensors only.
 
     TorchScript, exported programs and what is no pickle are not read as one, and have nothing here.
     """
@@ -56,21 +56,21 @@ def more_than_tensors(file: Path) -> list[str]:
     try:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
-                pickled = _data_of(archive)
+                pickled = _find_data_file(archive)
                 if pickled:
                     with archive.open(pickled) as source:
-                        _collect(source, found, 1)
+                        _collect_globals(source, found, 1)
         else:
             with file.open("rb") as source:
                 if source.read(1) == b"\x80":
                     source.seek(0)
-                    _collect(source, found, _PICKLES)
+                    _collect_globals(source, found, _PICKLES)
     except _BROKEN:  # what was found up to there counts: torch, too, acts on a pickle as it reads
         pass
-    return [each for each in found if not _allowed(each)]
+    return [each for each in found if not _is_allowed(each)]
 
 
-def _data_of(archive: zipfile.ZipFile) -> str:
+def _find_data_file(archive: zipfile.ZipFile) -> str:
     names = archive.namelist()
     if any(name.rpartition("/")[2] in ("constants.pkl", "archive_format") for name in names):
         return ""
@@ -78,13 +78,13 @@ def _data_of(archive: zipfile.ZipFile) -> str:
     return found[0].filename if found and found[0].file_size <= _MOST_BYTES else ""
 
 
-def _collect(source: IO[bytes], found: dict[str, None], pickles: int) -> None:
+def _collect_globals(source: IO[bytes], found: dict[str, None], pickles: int) -> None:
     for _ in range(pickles):
-        for name in _globals(source):
+        for name in _read_globals(source):
             found[name] = None
 
 
-def _globals(source: IO[bytes]) -> Iterator[str]:
+def _read_globals(source: IO[bytes]) -> Iterator[str]:
     texts: list[str] = []  # what was pushed last
     memo: dict[object, str] = {}
     for opcode, argument, _ in pickletools.genops(source):
@@ -105,5 +105,5 @@ def _globals(source: IO[bytes]) -> Iterator[str]:
             texts = [*texts[-1:], memo.get(argument, "")]
 
 
-def _allowed(name: str) -> bool:
+def _is_allowed(name: str) -> bool:
     return name in _PLAIN or bool(_TENSORS.fullmatch(name) or _DATATYPES.fullmatch(name))

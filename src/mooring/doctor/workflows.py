@@ -1,4 +1,4 @@
-"""Workflow archives (.war): whether they can be registered, and whether the models and functions they join are there."""
+"""Examines workflow archives (.war): whether they can be registered, and whether their models and functions exist."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -6,13 +6,13 @@ from pathlib import Path
 
 from mooring.core.errors import ModelLoadFailed
 from mooring.doctor.findings import Finding, at, change, differs, line_of, runs
-from mooring.doctor.python_source import SourceUnreadable, binds, read_source
+from mooring.doctor.python_source import SourceUnreadable, binds_name, read_source
 from mooring.repository.archives import find_model_root, unpack
 from mooring.repository.workflow_spec import Workflow, read_workflow
 
 
 def workflow_findings(archive: Path, shown: str, stores: Sequence[Path] = ()) -> Iterator[Finding]:
-    """What is to be said of a .war whose models are beside it or in one of ``stores``."""
+    """Return the findings about a .war whose models are beside it or in one of ``stores``."""
     with tempfile.TemporaryDirectory(prefix="mooring-doctor-") as temporary:
         try:
             unpack(archive, Path(temporary))
@@ -22,12 +22,12 @@ def workflow_findings(archive: Path, shown: str, stores: Sequence[Path] = ()) ->
             hint = "mend what it says, and make the archive anew with mooring archive --workflow"
             yield change(shown, error.message, hint)
             return
-        yield from _findings(workflow, [archive.parent, *stores])
+        yield from _graph_findings(workflow, [archive.parent, *stores])
 
 
-def _findings(workflow: Workflow, stores: Sequence[Path]) -> Iterator[Finding]:
+def _graph_findings(workflow: Workflow, stores: Sequence[Path]) -> Iterator[Finding]:
     shown, file = workflow.shown, workflow.spec_file
-    missing = [*_models(workflow, stores), *_functions(workflow)]
+    missing = [*_model_findings(workflow, stores), *_function_findings(workflow)]
     what = f"workflow {workflow.name} of {', '.join(workflow.order)}"
     if missing:
         yield change(shown, f"{what} cannot be registered as it is", "mend what is named below")
@@ -35,11 +35,11 @@ def _findings(workflow: Workflow, stores: Sequence[Path]) -> Iterator[Finding]:
         yield runs(shown, f"{what}: register it after each start, as with TorchServe")
     yield from missing
     if workflow.unused:
-        told = f"{', '.join(workflow.unused)} of its models are on no path of the graph"
-        yield differs(f"{shown}/{file}", told, "nothing is loaded for them; remove them")
+        unused = f"{', '.join(workflow.unused)} of its models are on no path of the graph"
+        yield differs(f"{shown}/{file}", unused, "nothing is loaded for them; remove them")
 
 
-def _models(workflow: Workflow, stores: Sequence[Path]) -> Iterator[Finding]:
+def _model_findings(workflow: Workflow, stores: Sequence[Path]) -> Iterator[Finding]:
     text = (workflow.folder / workflow.spec_file).read_text(errors="replace")
     for model, url in workflow.models.items():
         if "://" not in url and not any((store / url).exists() for store in stores):
@@ -47,7 +47,7 @@ def _models(workflow: Workflow, stores: Sequence[Path]) -> Iterator[Finding]:
             yield change(line, f"model {model} is {url}, which is not in the store", "put the archive there")
 
 
-def _functions(workflow: Workflow) -> Iterator[Finding]:
+def _function_findings(workflow: Workflow) -> Iterator[Finding]:
     if not workflow.functions:
         return
     where = f"{workflow.shown}/{workflow.handler}"
@@ -57,5 +57,5 @@ def _functions(workflow: Workflow) -> Iterator[Finding]:
         yield change(at(where, error.line), f"is no Python: {error}", "mend the file")
         return
     for node in workflow.functions:
-        if not binds(tree, node):
+        if not binds_name(tree, node):
             yield change(where, f"has no function {node}, a node of the workflow", "define it")

@@ -27,4 +27,4 @@ class ServerControl(ServerAdministration):
         log.info("log level changed", level=level)
 
     def devices(self) -> Mapping[str, int]:
-        return hardware.devices()
+        return hardware.find_devices()

@@ -32,7 +32,7 @@ from mooring.engine.queue_policy import make_scheduler
 from mooring.engine.registry import Model, ModelVersion, Registry
 from mooring.engine.scale_to_zero import Budget, IdleModels, may_scale_to_zero
 from mooring.engine.sequence_scheduler import SequenceScheduler
-from mooring.hardware import cores
+from mooring.hardware import count_cores
 from mooring.ipc.arena import Arena
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
@@ -520,9 +520,9 @@ def _workers_failed_error(version: ModelVersion, error: MooringError | None) -> 
 
 def threads_for(workers: int) -> int:
     """The number of threads for the libraries of one worker: its share of the cores, at least 1."""
-    return max(1, cores() // max(workers, 1))
+    return max(1, count_cores() // max(workers, 1))
 
 
 def codecs_for() -> int:
     """The default number of codec processes: one for each core but one, ``MAX_CODECS`` at most."""
-    return min(cores() - 1, MAX_CODECS)
+    return min(count_cores() - 1, MAX_CODECS)

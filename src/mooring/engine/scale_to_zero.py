@@ -16,7 +16,7 @@ import psutil
 from mooring.cgroups import memory_limit
 from mooring.descriptors import highest_limit
 from mooring.engine.registry import ModelVersion, Registry
-from mooring.hardware import cores
+from mooring.hardware import count_cores
 from mooring.observability.logs import get_logger
 from mooring.repository.platforms import runs_user_code
 from mooring.repository.spec import ModelSpec
@@ -47,7 +47,7 @@ def machine_budget(processes: int | None, memory: int | None) -> Budget:
     """By the settings ``scale_to_zero_processes`` and ``scale_to_zero_memory``; what is None, by the machine."""
     usual = memory_limit() or psutil.virtual_memory().total
     return Budget(
-        min(_PROCESSES_PER_CORE * cores(), highest_limit() // _DESCRIPTORS)
+        min(_PROCESSES_PER_CORE * count_cores(), highest_limit() // _DESCRIPTORS)
         if processes is None
         else processes,
         usual // 2 if memory is None else memory,

@@ -37,7 +37,7 @@ class IdleCores:
         now, idle_now, used_now = self._before
         seconds = max(now - at, 1e-3)
         left = [
-            group.quota() - (after - before) / seconds
+            group.read_quota() - (after - before) / seconds
             for group, before, after in zip(self._groups, used_seconds, used_now, strict=True)
         ]
         return max(min([(idle_now - idle) / seconds, *left]), 0.0)
@@ -51,4 +51,4 @@ class IdleCores:
             if format_number < len(cores)
         ]
         idle = sum(core.idle + getattr(core, "iowait", 0.0) for core in usable)
-        return time.monotonic(), idle, [group.used() for group in self._groups]
+        return time.monotonic(), idle, [group.read_used_seconds() for group in self._groups]

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, ExitStack
 
 from mooring.config.model_options import model_options
 from mooring.config.settings import Config
-from mooring.hardware import CPU, devices
+from mooring.hardware import CPU, find_devices
 from mooring.repository.fetch import Fetcher
 from mooring.repository.preloads import preload
 from mooring.repository.server_folder import server_folder
@@ -45,7 +45,7 @@ class Startup:
 
 
 def workers_for(machine: Mapping[str, int]) -> int:
-    """How many workers a model gets that is loaded once for all of them; ``machine`` is ``hardware.devices()``.
+    """How many workers a model gets that is loaded once for all of them; ``machine`` is ``hardware.find_devices()``.
 
     One for each core up to four, and they divide the cores among them: several calls of one thread do more than one of
     several threads, which wait for each other as soon as anybody else wants a core (decision 30). Accelerators' memory
@@ -57,7 +57,7 @@ def workers_for(machine: Mapping[str, int]) -> int:
 def _defaults(config: Config) -> Defaults:
     return Defaults(
         options=model_options(config),
-        sharing_workers=0 if config.default_workers_per_model else workers_for(devices()),
+        sharing_workers=0 if config.default_workers_per_model else workers_for(find_devices()),
         handler=config.default_service_handler,
         install_requirements=config.install_py_dep_per_model,
         settings=config.model_settings,

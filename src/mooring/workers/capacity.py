@@ -7,7 +7,7 @@ import psutil
 
 from mooring.cgroups import memory_limit, process_limit
 from mooring.descriptors import highest_limit
-from mooring.hardware import cores
+from mooring.hardware import count_cores
 
 # What a machine is taken to bear, where nothing is set: far more than anybody needs, and few enough to be started.
 _PER_CORE = 256
@@ -43,7 +43,7 @@ def machine_capacity(setting: int = 0) -> Capacity:
     """By the setting ``max_worker_processes``, where it is not 0; else by the scarcest of what workers need."""
     if setting:
         return Capacity(setting, f"max_worker_processes is {setting}")
-    found = [(max(_PER_CORE * cores(), _LEAST), f"{_PER_CORE} for each core")]
+    found = [(max(_PER_CORE * count_cores(), _LEAST), f"{_PER_CORE} for each core")]
     memory = memory_limit() or psutil.virtual_memory().total
     found.append((max(memory // _MEMORY, _LEAST), f"{_MEMORY >> 20} MB of memory for each"))
     user = resource.getrlimit(resource.RLIMIT_NPROC)[0]

@@ -16,7 +16,7 @@ from weakref import WeakSet
 import msgspec
 
 from mooring.core.service import Joining, JoiningState
-from mooring.hardware import cores
+from mooring.hardware import count_cores
 from mooring.ipc.arena import Arena, anonymous_file
 from mooring.ipc.messages import Codec, Load, Trial
 from mooring.ipc.progress import Progress
@@ -470,7 +470,7 @@ class LocalWorkers:
         self._one_trial = asyncio.Semaphore()
         self._templates: dict[tuple[str, ...], LibraryTemplate] = {}
         self._given_up: list[LibraryTemplate] = []  # of which workers may be left
-        self._turns = asyncio.Semaphore(max(_LEAST_TURNS, 2 * cores()))
+        self._turns = asyncio.Semaphore(max(_LEAST_TURNS, 2 * count_cores()))
 
     async def turn(self) -> Turn:
         """Return when one more worker may be started. It is the caller's to end."""
