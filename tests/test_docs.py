@@ -74,7 +74,7 @@ def test_each_key_of_torchserves_without_effect_is_documented():
 async def test_each_route_is_documented_and_no_other(dialect):
     async with AsyncExitStack() as stack:
         server = Server(Config(dialect=dialect, arena_size=65_536, token_authorization="on"), stack)
-        mounted = {endpoint.pattern for mount in server._mounts() for endpoint in mount.endpoints}
+        mounted = {endpoint.pattern for mount in server.addresses.mounts() for endpoint in mount.endpoints}
     assert first_cells(guide("protocols").partition("## gRPC")[0]) == mounted
 
 
@@ -82,7 +82,7 @@ async def test_each_route_that_needs_no_token_is_documented_as_such_and_no_other
     async with AsyncExitStack() as stack:
         server = Server(Config(arena_size=65_536, token_authorization="on"), stack)
         mounted = {
-            endpoint.pattern for mount in server._mounts() for endpoint in mount.endpoints
+            endpoint.pattern for mount in server.addresses.mounts() for endpoint in mount.endpoints
             if endpoint.access in (Access.OPEN, Access.METRICS)
         }  # fmt: skip
     text = guide("tokens").partition("## What needs no token")[2].partition("##")[0]

@@ -94,7 +94,7 @@ QUERIES = st.sampled_from(["", "?x", "?min_worker=1", "?url=%ff&limit=-1"])
 async def mounted():
     """Everything that is mounted: of which address, a method, a pattern, and whether the document has it."""
     async with AsyncExitStack() as stack:
-        sites = Composition(Config(arena_size=65_536), stack)._mounts()
+        sites = Composition(Config(arena_size=65_536), stack).addresses.mounts()
         return [
             (number, method, endpoint.pattern, endpoint.operation is not None)
             for number, site in enumerate(sites)

@@ -82,7 +82,7 @@ async def routes(**settings) -> list[tuple[int, str, str]]:
     """Everything that a server with tokens mounts: which address, a method, a pattern."""
     config = Config(token_authorization="on", arena_size=65_536, **settings)
     async with AsyncExitStack() as stack:
-        sites = Composition(config, stack)._mounts()
+        sites = Composition(config, stack).addresses.mounts()
         return [
             (number, method, endpoint.pattern)
             for number, site in enumerate(sites)

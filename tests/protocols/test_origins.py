@@ -137,7 +137,7 @@ ASKING = ("/infer", "/generate", "/generate_stream", "/index", "/v2/hardware")
 async def test_every_endpoint_that_is_written_to_is_closed_to_pages_but_those_that_only_ask(dialect):
     async with AsyncExitStack() as stack:
         server = Server(Config(dialect=dialect, arena_size=65_536), stack)
-        mounted = [endpoint for site in server._mounts() for endpoint in site.endpoints]
+        mounted = [endpoint for site in server.addresses.mounts() for endpoint in site.endpoints]
     written = [each for each in mounted if each.methods and each.methods & {"POST", "PUT", "PATCH", "DELETE"}]
     assert {each.pattern for each in written if not each.changes} == {
         each.pattern for each in written if each.pattern.endswith(ASKING)

@@ -2,22 +2,17 @@
 
 import asyncio
 import gc
-import importlib
 import math
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
 import uvloop
-from msgspec import structs
 
-from mooring import __version__
-from mooring.config.model_options import sequence_headers
-from mooring.config.settings import Address, Config, ConfigError
+from mooring.config.settings import Config, ConfigError
 from mooring.config.sources.torchserve import to_properties
 from mooring.core.errors import ModelNotFound
 from mooring.core.memory import BodyMemory
@@ -31,53 +26,32 @@ from mooring.engine.monitoring import RepositoryMonitor
 from mooring.engine.registry import ModelVersion, Unavailable
 from mooring.engine.scale_to_zero import machine_budget, processes_kept
 from mooring.engine.snapshots import Snapshots
-from mooring.frontends.balancer import ConnectionBalancer
-from mooring.frontends.settings import FrontendSettings, RelayedEndpoint, SharedAddress
 from mooring.frontends.supervisor import FrontendSupervisor
 from mooring.ipc.arena import Arena
-from mooring.mount.listeners import Listeners, by_load, limits_of, reuse_port
+from mooring.mount.listeners import Listeners
 from mooring.mount.routes import (
     Administrative,
-    Mount,
     Services,
-    inference_endpoints,
-    management_endpoints,
-    metrics_endpoints,
-    readiness_endpoints,
 )
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.observability.metrics_file import read_metrics_file
-from mooring.protocols.amd.metrics import AmdMetrics, count_requests
+from mooring.protocols.amd.metrics import AmdMetrics
 from mooring.protocols.dialect import AMD, V2
-from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve.settings import LogSettings, TraceSettings
-from mooring.protocols.kserve.shared_memory import SharedMemory
-from mooring.protocols.openapi import ApiDescription
-from mooring.protocols.options_endpoints import options_endpoints
 from mooring.repository.catalog import Catalog
 from mooring.repository.snapshot import Kind
 from mooring.repository.spec import ModelSpec
 from mooring.repository.workflows import WorkflowCatalog
+from mooring.server.addresses import Addresses
 from mooring.server.startup import Startup
 from mooring.signals import STOP, asking_to_stop
 from mooring.tokens import Access, tokens_of
 from mooring.web.certificates import RENEWAL, certificates_of
-from mooring.web.http1 import HttpServer
 from mooring.workers.capacity import descriptors_needed
 from mooring.workers.heartbeat import Deadlines
 
-if TYPE_CHECKING:
-    from mooring.protocols.grpc_server import GrpcServer
-
 log = get_logger(__name__)
-
-
-class Listener(Protocol):
-    """Whatever takes requests from outside."""
-
-    async def drain(self, limit: float, /) -> None:
-        """Take nothing new, answer what was accepted; give up after ``limit`` seconds."""
 
 
 # Seconds between two looks at the files of tokens, where frontend processes must be told.
@@ -112,7 +86,7 @@ async def _serve(config: Config, startup: Startup, started: Started) -> int:
         await server.start()
         if await _run_until(ended, server.load()):
             _settle()
-            started(server.listening, [*server.engine.list_missing(), *server.engine.models()])
+            started(server.addresses.listening, [*server.engine.list_missing(), *server.engine.models()])
             await ended.wait()
         ended.clear()
         log.info("stopping", drain_seconds=config.drain_timeout, serving_on_for_seconds=config.pre_stop_delay)
@@ -203,41 +177,45 @@ class Server:
             self.engine, self._catalog, self._metrics, on_change=self._changed
         )
         self._workflows = Workflows(self.engine, WorkflowCatalog(self._store, config, defaults))
-        self._control = ServerControl()
-        self._dialect = AMD if config.dialect == "amd" else V2
         self._tokens = tokens_of(config, self._frontends.set_tokens)
-        self._memory = SharedMemory(self._arena) if SharedMemory.available() else None
-        self._log_settings, self._trace_settings = LogSettings(self._control), TraceSettings()
-        self._extensions: list[str] = []  # of v2, which ServerMetadata lists
         self._certificates = certificates_of(config)
-        self._http = Listeners(config, self._metrics.responses, self._arena, self._tokens, self._certificates)
-        self._responses = self._http.responses
-        self._administrative = Administrative(
-            models=self._administration,
-            server=self._control,
-            workflows=self._workflows,
-            metrics=self._metrics,
-            log_settings=self._log_settings,
-            trace_settings=self._trace_settings,
-            tokens=self._tokens,
-        )
-        if self._dialect is AMD:
+        if config.dialect == "amd":
             AmdMetrics(self._metrics, self.engine.waiting_requests)
-        self._services = Services(
-            inference=self.engine,
-            responses=self._responses,
-            cors=self._http.cors,
-            dialect=self._dialect,
-            administrative=self._administrative,
-        )
-        self._listeners: list[Listener] = []
-        self._grpc: GrpcServer | None = None  # of the address for inference
-        self._balancer: ConnectionBalancer | None = None
-        self._relay_socket = folder / "relay"  # where frontend processes relay calls to
+        self.addresses = self._build_addresses(folder / "relay")
         self._loading: list[asyncio.Future[ModelVersion]] = []
         self._loaded = False
-        # The settings with the ports that were found where they say 0.
-        self.listening = config
+
+    def _build_addresses(self, relay_socket: Path) -> Addresses:
+        config = self._config
+        http = Listeners(config, self._metrics.responses, self._arena, self._tokens, self._certificates)
+        control = ServerControl()
+        administrative = Administrative(
+            models=self._administration,
+            server=control,
+            workflows=self._workflows,
+            metrics=self._metrics,
+            log_settings=LogSettings(control),
+            trace_settings=TraceSettings(),
+            tokens=self._tokens,
+        )
+        services = Services(
+            inference=self.engine,
+            responses=http.responses,
+            cors=http.cors,
+            dialect=AMD if config.dialect == "amd" else V2,
+            administrative=administrative,
+        )
+        return Addresses(
+            config,
+            self._stack,
+            self.engine,
+            services,
+            administrative,
+            http,
+            self._frontends,
+            self._arena,
+            relay_socket,
+        )
 
     async def start(self) -> None:
         """Find the models if nobody has, begin to load them and listen. Raises ``MooringError`` or ``OSError``."""
@@ -258,13 +236,10 @@ class Server:
         # Whoever finds the server ready, at whichever address, may ask all others at once, read the key file, and
         # signal it. So nothing is ready before everything is there, and the inference address, which is the first
         # that clients come to, opens last: whatever crowd comes takes no descriptor that the start still needs.
-        inference, *others = self._mounts()
-        await self._listen_grpc()
-        for mount in others:
-            await self._listen(mount)
+        inference = await self.addresses.listen()
         self._write_metrics()
         self._follow_files()
-        await self._listen(inference)
+        await self.addresses.listen_for_inference(inference)
         # Only a server that has all its addresses writes the key file: it may be that of one that runs already.
         self._log_access_policy()
         self.engine.listening = True
@@ -297,67 +272,6 @@ class Server:
                 limit=limit,
                 remedy="raise the hard limit (ulimit -Hn, LimitNOFILE), or give models fewer workers",
             )
-
-    async def _listen_grpc(self) -> None:
-        # Here and not above, and in a thread: it takes some sixty milliseconds to import, and models load meanwhile.
-        mount = await asyncio.to_thread(importlib.import_module, "mooring.mount.grpc")
-        config = self._config
-        address, managing = config.grpc_address, config.grpc_management_address
-        management = mount.grpc_management(
-            self.engine, self._administration, model_api=self._model_api(managing)
-        )
-        together = managing == address and bool(address.path or address.port)
-        server: GrpcServer = mount.grpc_server(
-            self.engine,
-            self._administration,
-            self._control,
-            self._arena,
-            version=__version__,
-            extensions=self._extensions,
-            dialect=self._dialect,
-            memory=self._memory_at(address),
-            log_settings=self._log_settings,
-            trace_settings=self._trace_settings,
-            gate=self._http.gate(address),
-            tls=self._http.rpc_tls(address),
-            reuse_port=reuse_port(config, address),
-            max_message_bytes=config.grpc_max_message_size,
-            max_request_bytes=config.grpc_max_request_size,
-            limits=limits_of(config),
-            age=mount.ConnectionAge(config.grpc_max_connection_age, config.grpc_max_connection_age_grace),
-            sequence_headers=sequence_headers(config),
-            further=[management] if together else [],
-        )
-        self._grpc = server
-        await self._start_grpc(server, "grpc_address")
-        if not together:
-            server = mount.grpc_of(
-                [management],
-                gate=self._http.gate(managing),
-                tls=self._http.rpc_tls(managing),
-                allocator=self._arena,
-                max_message_bytes=config.grpc_max_message_size,
-                max_request_bytes=config.grpc_max_request_size,
-                limits=limits_of(config),
-                age=mount.ConnectionAge(
-                    config.grpc_management_max_connection_age,
-                    config.grpc_management_max_connection_age_grace,
-                ),
-            )
-            await self._start_grpc(server, "grpc_management_address")
-
-    async def _start_grpc(self, server: "GrpcServer", name: str) -> None:
-        address: Address = getattr(self._config, name)
-        with _naming(name):
-            if address.path:
-                await server.start_unix(address.path)
-            else:
-                await server.start(address.host, address.port)
-        if not address.path and not address.port:
-            log.info("listening for gRPC", host=address.host, port=server.port)
-            self._found_port(name, server.port)
-        self._stack.push_async_callback(server.close)
-        self._listeners.append(server)
 
     async def load(self) -> None:
         """Return when every model asked for is loaded, or has failed to and says so in its state."""
@@ -401,39 +315,9 @@ class Server:
     async def drain(self, limit: float) -> None:
         """Take nothing new, answer what was accepted; give up after ``limit`` seconds."""
         end = time.monotonic() + limit
-        if self._balancer is not None:
-            self._balancer.stop()
-        await asyncio.gather(
-            self._frontends.drain(limit), *(listener.drain(limit) for listener in self._listeners)
-        )
-        if self._balancer is not None:
-            await self._balancer.settle(end - time.monotonic())
+        await self.addresses.drain(limit)
         if not await self.engine.drain(end - time.monotonic()):
             log.warning("requests given up", reason="they were not answered in time", limit_seconds=limit)
-
-    def _mounts(self) -> list[Mount]:
-        """What each address serves. Settings with the same address share a listener (TorchServe's one-port mode)."""
-        config, services, administrative = self._config, self._services, self._administrative
-        mounts: list[Mount] = []
-        inference, management = (
-            self._mount_at(mounts, name) for name in ("inference_address", "management_address")
-        )
-        memory = self._memory_at(config.inference_address)
-        endpoints, self._extensions = inference_endpoints(services, inference.description, memory)
-        inference.add(endpoints)
-        model_api = self._model_api(config.management_address)
-        management.add(
-            management_endpoints(services, administrative, management.description, model_api=model_api)
-        )
-        if management is not inference:
-            management.add(readiness_endpoints(services))
-        if config.enable_metrics_api:
-            metrics = metrics_endpoints(services, administrative)
-            own = self._mount_at(mounts, "metrics_address")
-            own.add(metrics)
-            if management is inference and own is not inference:  # one port shows all, as in TorchServe
-                inference.add(metrics)
-        return mounts
 
     def _write_metrics(self) -> None:
         """Write to the log what nobody is served, now and then and once more at the end."""
@@ -442,15 +326,6 @@ class Server:
             self._stack.callback(lines.close)
             self._stack.callback(lines.write_counts)
             self._stack.callback(asyncio.ensure_future(_every(lines.write_counts, interval)).cancel)
-
-    def _model_api(self, address: Address) -> bool:
-        """Whether models may be registered and unregistered there."""
-        chosen = self._config.enable_model_api
-        return address.loopback if chosen is None else chosen
-
-    def _memory_at(self, address: Address) -> SharedMemory | None:
-        """Shared memory, where the clients are of this machine: others would name objects that are not theirs."""
-        return self._memory if address.loopback or self._config.insecure else None
 
     def _log_access_policy(self) -> None:
         """Write the key file, and to the log: whether there are tokens and where, and what is not to be had for want of one."""
@@ -470,95 +345,6 @@ class Server:
                     reason="other machines reach it, and no token guards it, nor a client's certificate",
                     remedy="set management_token_file, MOORING_MANAGEMENT_TOKEN or client_ca_file, or insecure = true",
                 )
-
-    def _mount_at(self, mounts: list[Mount], setting: str) -> Mount:
-        """The mount of this setting's address."""
-        address: Address = getattr(self._config, setting)
-        for mount in mounts:
-            if mount.address == address and (address.path or address.port):  # port 0 is a new one every time
-                return mount
-        description = ApiDescription(
-            self._responses, __version__, gate=self._http.gate(address), root=self._http.root
-        )
-        mounts.append(Mount(setting, address, description))
-        return mounts[-1]
-
-    def _found_port(self, name: str, port: int) -> None:
-        """A setting's address has this port in place of 0."""
-        address: Address = getattr(self._config, name)
-        found = {name: structs.replace(address, port=port)}
-        self.listening = structs.replace(self.listening, **found)
-
-    async def _listen(self, mount: Mount) -> None:
-        address = mount.address
-        endpoints = [*mount.endpoints, *options_endpoints(mount.endpoints, self._responses)]
-        counted = count_requests(endpoints, self._metrics) if self._dialect is AMD else endpoints
-        shared = mount.setting == "inference_address" and self._config.frontends > 1
-        listener = self._http.listener(address, counted, self.engine.overload_error, shared=shared)
-        if address.path:
-            with _naming(mount.setting):
-                await listener.start_unix(address.path)
-        else:
-            with _naming(mount.setting):
-                await listener.start(address.host, address.port)
-            if not address.port:
-                log.info("listening", host=address.host, port=listener.port)
-                self._found_port(mount.setting, listener.port)
-        self._stack.push_async_callback(listener.close)
-        self._listeners.append(listener)
-        if shared:
-            await self._start_frontends(listener, structs.replace(address, port=listener.port), endpoints)
-
-    async def _start_frontends(
-        self, listener: HttpServer, address: Address, endpoints: Sequence[Endpoint]
-    ) -> None:
-        """Have further processes take connections to this address and to the one of gRPC, too."""
-        assert self._grpc is not None
-        spread = by_load(self._config)
-        listeners, addresses = [listener, self._grpc], [address, self.listening.grpc_address]
-        shared = [
-            each for each, where in zip(listeners, addresses, strict=True) if spread or where.path
-        ]  # the others are bound by every process for itself
-        self._balancer = ConnectionBalancer(self._frontends, listeners, shared=shared, by_load=spread)
-        internal = self._http.listener(address, endpoints, self.engine.overload_error, internal=True)
-        await internal.start_unix(str(self._relay_socket))
-        self._stack.push_async_callback(internal.close)
-        settings = FrontendSettings(
-            self._config,
-            [
-                SharedAddress(where, len(each.share_sockets()) if each in shared else 0)
-                for each, where in zip(listeners, addresses, strict=True)
-            ],
-            str(self._relay_socket),
-            [RelayedEndpoint(each.pattern, each.access, each.methods) for each in endpoints],
-            list(self._grpc.unary_methods),
-            self._extensions,
-        )
-
-        def current_settings() -> bytes:
-            tokens = self._tokens
-            if tokens is None:
-                return settings.encoded()
-            return structs.replace(settings, tokens=tokens.tokens, renewable=tokens.renewable).encoded()
-
-        self._frontends.start(
-            current_settings,
-            self.engine,
-            self.engine.registry,
-            run_call=self._grpc.run_call,
-            attach=self._balancer.attach,
-        )
-        self._stack.push_async_callback(self._frontends.close)
-        self._stack.callback(self._balancer.close)
-
-
-@contextmanager
-def _naming(setting: str) -> Iterator[None]:
-    """Name the setting whose address cannot be listened on."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"{error} ({setting})") from None
 
 
 def _make_private_dir(folder: Path) -> Path:

@@ -1,0 +1,297 @@
+"""The addresses of a server: what each serves, its listeners over HTTP and gRPC, and the frontends that share them."""
+
+import asyncio
+import importlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from msgspec import structs
+
+from mooring import __version__
+from mooring.config.model_options import sequence_headers
+from mooring.config.settings import Address, Config
+from mooring.engine.engine import Engine
+from mooring.frontends.balancer import ConnectionBalancer
+from mooring.frontends.settings import FrontendSettings, RelayedEndpoint, SharedAddress
+from mooring.frontends.supervisor import FrontendSupervisor
+from mooring.ipc.arena import Arena
+from mooring.mount.listeners import Listeners, by_load, limits_of, reuse_port
+from mooring.mount.routes import (
+    Administrative,
+    Mount,
+    Services,
+    inference_endpoints,
+    management_endpoints,
+    metrics_endpoints,
+    readiness_endpoints,
+)
+from mooring.observability.logs import get_logger
+from mooring.protocols.amd.metrics import count_requests
+from mooring.protocols.dialect import AMD
+from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.kserve.shared_memory import SharedMemory
+from mooring.protocols.openapi import ApiDescription
+from mooring.protocols.options_endpoints import options_endpoints
+from mooring.web.http1 import HttpServer
+
+if TYPE_CHECKING:
+    from mooring.protocols.grpc_server import GrpcServer
+
+log = get_logger(__name__)
+
+
+class Listener(Protocol):
+    """Whatever takes requests from outside."""
+
+    async def drain(self, limit: float, /) -> None:
+        """Take nothing new, answer what was accepted; give up after ``limit`` seconds."""
+
+
+class Addresses:
+    """The listeners of one server. ``stack`` closes them in reverse order.
+
+    How this works: ``listen`` opens every address but the one for inference, and ``listen_for_inference`` that one, with
+    the frontends that share it: whoever finds the server ready there may use all others at once. ``listening`` are the
+    settings with the ports that were found where they say 0.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        stack: AsyncExitStack,
+        engine: Engine,
+        services: Services,
+        administrative: Administrative,
+        http: Listeners,
+        frontends: FrontendSupervisor,
+        arena: Arena,
+        relay_socket: Path,
+    ) -> None:
+        self.listening = config
+        self._config = config
+        self._stack = stack
+        self._engine = engine
+        self._services = services
+        self._administrative = administrative
+        self._http = http
+        self._frontends = frontends
+        self._arena = arena
+        self._relay_socket = relay_socket  # where frontend processes relay calls to
+        self._memory = SharedMemory(arena) if SharedMemory.available() else None
+        self._extensions: list[str] = []  # of v2, which ServerMetadata lists
+        self._listeners: list[Listener] = []
+        self._grpc: GrpcServer | None = None  # of the address for inference
+        self._balancer: ConnectionBalancer | None = None
+
+    async def listen(self) -> Mount:
+        """Open every address but the one for inference, whose mount is returned. Raises ``OSError``."""
+        inference, *others = self.mounts()
+        await self._listen_grpc()
+        for mount in others:
+            await self._listen(mount)
+        return inference
+
+    async def listen_for_inference(self, inference: Mount) -> None:
+        """Open the address for inference, and start the frontends. Raises ``OSError``."""
+        await self._listen(inference)
+
+    async def drain(self, limit: float) -> None:
+        """Accept nothing new, and answer what was accepted; give up after ``limit`` seconds."""
+        end = time.monotonic() + limit
+        if self._balancer is not None:
+            self._balancer.stop()
+        await asyncio.gather(
+            self._frontends.drain(limit), *(listener.drain(limit) for listener in self._listeners)
+        )
+        if self._balancer is not None:
+            await self._balancer.settle(end - time.monotonic())
+
+    def mounts(self) -> list[Mount]:
+        """What each address serves. Settings with the same address share a listener (TorchServe's one-port mode)."""
+        config, services, administrative = self._config, self._services, self._administrative
+        mounts: list[Mount] = []
+        inference, management = (
+            self._mount_at(mounts, name) for name in ("inference_address", "management_address")
+        )
+        memory = self._memory_at(config.inference_address)
+        endpoints, self._extensions = inference_endpoints(services, inference.description, memory)
+        inference.add(endpoints)
+        model_api = self._model_api(config.management_address)
+        management.add(
+            management_endpoints(services, administrative, management.description, model_api=model_api)
+        )
+        if management is not inference:
+            management.add(readiness_endpoints(services))
+        if config.enable_metrics_api:
+            metrics = metrics_endpoints(services, administrative)
+            own = self._mount_at(mounts, "metrics_address")
+            own.add(metrics)
+            if management is inference and own is not inference:  # one port shows all, as in TorchServe
+                inference.add(metrics)
+        return mounts
+
+    def _model_api(self, address: Address) -> bool:
+        """Whether models may be registered and unregistered there."""
+        chosen = self._config.enable_model_api
+        return address.loopback if chosen is None else chosen
+
+    def _memory_at(self, address: Address) -> SharedMemory | None:
+        """Shared memory, where the clients are of this machine: others would name objects that are not theirs."""
+        return self._memory if address.loopback or self._config.insecure else None
+
+    async def _listen_grpc(self) -> None:
+        # Here and not above, and in a thread: it takes some sixty milliseconds to import, and models load meanwhile.
+        mount = await asyncio.to_thread(importlib.import_module, "mooring.mount.grpc")
+        config = self._config
+        address, managing = config.grpc_address, config.grpc_management_address
+        management = mount.grpc_management(
+            self._engine, self._administrative.models, model_api=self._model_api(managing)
+        )
+        together = managing == address and bool(address.path or address.port)
+        server: GrpcServer = mount.grpc_server(
+            self._engine,
+            self._administrative.models,
+            self._administrative.server,
+            self._arena,
+            version=__version__,
+            extensions=self._extensions,
+            dialect=self._services.dialect,
+            memory=self._memory_at(address),
+            log_settings=self._administrative.log_settings,
+            trace_settings=self._administrative.trace_settings,
+            gate=self._http.gate(address),
+            tls=self._http.rpc_tls(address),
+            reuse_port=reuse_port(config, address),
+            max_message_bytes=config.grpc_max_message_size,
+            max_request_bytes=config.grpc_max_request_size,
+            limits=limits_of(config),
+            age=mount.ConnectionAge(config.grpc_max_connection_age, config.grpc_max_connection_age_grace),
+            sequence_headers=sequence_headers(config),
+            further=[management] if together else [],
+        )
+        self._grpc = server
+        await self._start_grpc(server, "grpc_address")
+        if not together:
+            server = mount.grpc_of(
+                [management],
+                gate=self._http.gate(managing),
+                tls=self._http.rpc_tls(managing),
+                allocator=self._arena,
+                max_message_bytes=config.grpc_max_message_size,
+                max_request_bytes=config.grpc_max_request_size,
+                limits=limits_of(config),
+                age=mount.ConnectionAge(
+                    config.grpc_management_max_connection_age,
+                    config.grpc_management_max_connection_age_grace,
+                ),
+            )
+            await self._start_grpc(server, "grpc_management_address")
+
+    async def _start_grpc(self, server: "GrpcServer", name: str) -> None:
+        address: Address = getattr(self._config, name)
+        with _naming(name):
+            if address.path:
+                await server.start_unix(address.path)
+            else:
+                await server.start(address.host, address.port)
+        if not address.path and not address.port:
+            log.info("listening for gRPC", host=address.host, port=server.port)
+            self._found_port(name, server.port)
+        self._stack.push_async_callback(server.close)
+        self._listeners.append(server)
+
+    def _mount_at(self, mounts: list[Mount], setting: str) -> Mount:
+        """The mount of this setting's address."""
+        address: Address = getattr(self._config, setting)
+        for mount in mounts:
+            if mount.address == address and (address.path or address.port):  # port 0 is a new one every time
+                return mount
+        description = ApiDescription(
+            self._services.responses, __version__, gate=self._http.gate(address), root=self._http.root
+        )
+        mounts.append(Mount(setting, address, description))
+        return mounts[-1]
+
+    def _found_port(self, name: str, port: int) -> None:
+        """A setting's address has this port in place of 0."""
+        address: Address = getattr(self._config, name)
+        found = {name: structs.replace(address, port=port)}
+        self.listening = structs.replace(self.listening, **found)
+
+    async def _listen(self, mount: Mount) -> None:
+        address = mount.address
+        endpoints = [*mount.endpoints, *options_endpoints(mount.endpoints, self._services.responses)]
+        counted = (
+            count_requests(endpoints, self._administrative.metrics)
+            if self._services.dialect is AMD
+            else endpoints
+        )
+        shared = mount.setting == "inference_address" and self._config.frontends > 1
+        listener = self._http.listener(address, counted, self._engine.overload_error, shared=shared)
+        if address.path:
+            with _naming(mount.setting):
+                await listener.start_unix(address.path)
+        else:
+            with _naming(mount.setting):
+                await listener.start(address.host, address.port)
+            if not address.port:
+                log.info("listening", host=address.host, port=listener.port)
+                self._found_port(mount.setting, listener.port)
+        self._stack.push_async_callback(listener.close)
+        self._listeners.append(listener)
+        if shared:
+            await self._start_frontends(listener, structs.replace(address, port=listener.port), endpoints)
+
+    async def _start_frontends(
+        self, listener: HttpServer, address: Address, endpoints: Sequence[Endpoint]
+    ) -> None:
+        """Have further processes take connections to this address and to the one of gRPC, too."""
+        assert self._grpc is not None
+        spread = by_load(self._config)
+        listeners, addresses = [listener, self._grpc], [address, self.listening.grpc_address]
+        shared = [
+            each for each, where in zip(listeners, addresses, strict=True) if spread or where.path
+        ]  # the others are bound by every process for itself
+        self._balancer = ConnectionBalancer(self._frontends, listeners, shared=shared, by_load=spread)
+        internal = self._http.listener(address, endpoints, self._engine.overload_error, internal=True)
+        await internal.start_unix(str(self._relay_socket))
+        self._stack.push_async_callback(internal.close)
+        settings = FrontendSettings(
+            self._config,
+            [
+                SharedAddress(where, len(each.share_sockets()) if each in shared else 0)
+                for each, where in zip(listeners, addresses, strict=True)
+            ],
+            str(self._relay_socket),
+            [RelayedEndpoint(each.pattern, each.access, each.methods) for each in endpoints],
+            list(self._grpc.unary_methods),
+            self._extensions,
+        )
+
+        def current_settings() -> bytes:
+            tokens = self._administrative.tokens
+            if tokens is None:
+                return settings.encoded()
+            return structs.replace(settings, tokens=tokens.tokens, renewable=tokens.renewable).encoded()
+
+        self._frontends.start(
+            current_settings,
+            self._engine,
+            self._engine.registry,
+            run_call=self._grpc.run_call,
+            attach=self._balancer.attach,
+        )
+        self._stack.push_async_callback(self._frontends.close)
+        self._stack.callback(self._balancer.close)
+
+
+@contextmanager
+def _naming(setting: str) -> Iterator[None]:
+    """Name the setting whose address cannot be listened on."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{error} ({setting})") from None
