@@ -7,7 +7,9 @@ import pytest
 from virtual_time import set_clock, virtual_time
 
 from mooring.config.settings import Address, Config
+from mooring.server import addresses as addresses_module
 from mooring.server import server as server_module
+from mooring.server.addresses import Addresses
 from mooring.server.server import Server
 from mooring.server.startup import Startup
 from mooring.workers.libraries import Libraries
@@ -41,8 +43,9 @@ class Stage:
         self.log = []
         self.refused = ""
         set_clock(monkeypatch, server_module)
-        monkeypatch.setattr(Server, "_listen", self.listen)
-        monkeypatch.setattr(Server, "_listen_grpc", self.listen_grpc)
+        set_clock(monkeypatch, addresses_module)
+        monkeypatch.setattr(Addresses, "_listen", self.listen)
+        monkeypatch.setattr(Addresses, "_listen_grpc", self.listen_grpc)
         self.stack = AsyncExitStack()
         config = Config(**{"temporary_folder": tmp_path, **ADDRESSES, **settings})
         self.server = Server(config, self.stack, Startup(config, self.stack, Libraries({})))
@@ -123,7 +126,7 @@ async def test_a_server_that_leaves_says_so_serves_on_and_then_drains(stage):
     async with stage.stack:
         await stage.server.start()
         stage.log.clear()
-        stage.server._listeners = [FakeListener(stage.log, 1.0)]
+        stage.server.addresses._listeners = [FakeListener(stage.log, 1.0)]
         leaving = asyncio.ensure_future(stage.server.leave(5.0, 30.0))
         await asyncio.sleep(4.9)
         assert (stage.engine.ready(), stage.log) == (False, [])
@@ -145,7 +148,7 @@ async def test_all_listeners_drain_at_once_and_the_models_have_the_time_that_is_
     async with stage.stack:
         await stage.server.start()
         monkeypatch.setattr(stage.engine, "drain", drain)
-        stage.server._listeners = [FakeListener([], 4.0), FakeListener([], 6.0)]
+        stage.server.addresses._listeners = [FakeListener([], 4.0), FakeListener([], 6.0)]
         began = asyncio.get_running_loop().time()
         await stage.server.drain(10.0)
         assert asyncio.get_running_loop().time() - began == pytest.approx(6.0)
