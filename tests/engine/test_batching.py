@@ -63,6 +63,14 @@ def test_bad_news_about_the_speed_of_a_model_is_believed_at_once():
     assert speed.value == 0.5
 
 
+@pytest.mark.parametrize(("times", "believed"), [(3, False), (5, True)])
+def test_a_call_is_bad_news_when_it_takes_more_than_four_times_as_long(times, believed):
+    speed = RowTime()
+    speed.observe([(1, 0.1)])
+    speed.observe([(1, 0.1 * times)])
+    assert (speed.value == 0.1 * times) is believed
+
+
 def test_a_short_hiccup_of_a_fast_model_is_no_news():
     speed = RowTime()
     for _ in range(100):
