@@ -229,7 +229,7 @@ class FakeCodecs:
         self.asking = []
         self.cancelled = 0
 
-    def idle(self, again):
+    def has_idle(self, again):
         if self.jobs:
             self.asking.append(again)
         return not self.jobs
@@ -256,7 +256,7 @@ class FakeCodecs:
 
     def reader(self):
         """What chains and sequences have their bodies read with."""
-        return BodyReader(self, HeapAllocator().allocate).read
+        return BodyReader(self, HeapAllocator().allocate).read_body
 
 
 class FakeMemory:

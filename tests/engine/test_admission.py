@@ -8,7 +8,7 @@ from scheduler_kit import Stage
 from mooring.core.errors import ModelNotReady, QueueFull, Unsupported
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse
 from mooring.core.tensors import Tensor
-from mooring.engine.admission import admit
+from mooring.engine.admission import admit_request
 
 
 def instances(count):
@@ -20,7 +20,7 @@ class Caller:
     def __init__(self, request, **spec):
         self.stage = Stage(max_batch_size=2, **spec)
         self.outcomes = []
-        self.ticket = admit(self.stage.scheduler, request, self.outcomes.append)
+        self.ticket = admit_request(self.stage.scheduler, request, self.outcomes.append)
         self.stage.loop.turn()
 
     def answer_rows(self):
@@ -35,7 +35,7 @@ def test_a_model_with_a_time_out_for_its_clients_gives_a_request_without_a_deadl
     (work,) = caller.stage.worker.sent[0]
     assert work.request.deadline is not None
     mine = InferenceRequest("m", "", "7", [], deadline=17.0)
-    admit(caller.stage.scheduler, mine, caller.outcomes.append)
+    admit_request(caller.stage.scheduler, mine, caller.outcomes.append)
     assert mine.deadline == 17.0
 
 

@@ -37,21 +37,21 @@ def test_nobody_waits_longer_than_max_delay_even_in_exact_mode(size, delay, wait
 
 @given(sizes, st.integers(1, 1000), st.integers(1, 16), st.one_of(st.none(), st.floats(1e-9, 10)))
 def test_no_worker_gets_more_than_its_even_share(size, waiting, idle, row_time):
-    assert 1 <= BatchPolicy(size).share(waiting, idle, row_time) <= -(-waiting // idle)
+    assert 1 <= BatchPolicy(size).share_of_queue(waiting, idle, row_time) <= -(-waiting // idle)
 
 
 @given(sizes, st.integers(1, 1000), st.integers(1, 16), st.one_of(st.none(), st.floats(0.001, 10)))
 def test_a_slow_or_unknown_model_gets_one_batch_at_a_time(size, waiting, idle, row_time):
-    assert BatchPolicy(size).share(waiting, idle, row_time) <= size
+    assert BatchPolicy(size).share_of_queue(waiting, idle, row_time) <= size
 
 
 @given(st.integers(1, 5000), st.integers(1, 16), st.floats(1e-9, 10))
 def test_in_exact_mode_a_message_is_one_batch(waiting, idle, row_time):
-    assert BatchPolicy(4, 1.0, exact=True).share(waiting, idle, row_time) <= 4
+    assert BatchPolicy(4, 1.0, exact=True).share_of_queue(waiting, idle, row_time) <= 4
 
 
 def test_a_fast_model_gets_many_requests_in_a_message_but_not_without_limit():
-    assert BatchPolicy(1).share(10_000, 1, 1e-9) == MAX_MESSAGE_ROWS
+    assert BatchPolicy(1).share_of_queue(10_000, 1, 1e-9) == MAX_MESSAGE_ROWS
 
 
 def test_bad_news_about_the_speed_of_a_model_is_believed_at_once():

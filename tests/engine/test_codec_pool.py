@@ -36,18 +36,18 @@ class Caller:
 async def test_the_first_process_starts_when_one_is_wanted_and_its_caller_is_called_once(codecs):
     caller = Caller()
     assert codecs._pool.wanted == 0
-    assert not codecs.idle(caller)
-    assert not codecs.idle(caller)
+    assert not codecs.has_idle(caller)
+    assert not codecs.has_idle(caller)
     assert codecs._pool.wanted == 1
     await asyncio.sleep(0)
     assert caller.calls == 1
-    assert codecs.idle(caller)
+    assert codecs.has_idle(caller)
 
 
 async def test_another_process_starts_when_all_are_busy_but_no_more_than_there_may_be(codecs):
     caller = Caller()
     for expected in (1, 2, 2):
-        codecs.idle(caller)
+        codecs.has_idle(caller)
         await asyncio.sleep(0)
         assert codecs._pool.wanted == expected
         submit(codecs)
@@ -55,32 +55,32 @@ async def test_another_process_starts_when_all_are_busy_but_no_more_than_there_m
 
 
 async def test_no_further_process_starts_while_one_is_still_loading(codecs):
-    codecs.idle(Caller())
-    codecs.idle(Caller())
+    codecs.has_idle(Caller())
+    codecs.has_idle(Caller())
     assert codecs._pool.wanted == 1
 
 
 async def test_a_process_is_not_idle_when_as_many_requests_wait_for_one(codecs):
-    codecs.idle(Caller())
+    codecs.has_idle(Caller())
     await asyncio.sleep(0)
     submit(codecs)  # which leaves at the end of this turn
-    assert not codecs.idle(Caller())
+    assert not codecs.has_idle(Caller())
 
 
 async def test_a_process_that_is_idle_again_is_offered_to_whoever_found_none(codecs):
     caller = Caller()
-    codecs.idle(caller)
+    codecs.has_idle(caller)
     await asyncio.sleep(0)
     outcomes = submit(codecs)
     await asyncio.sleep(0)
-    codecs.idle(caller)
+    codecs.has_idle(caller)
     codecs._pool.workers[0].answer()
     assert caller.calls == 2
     assert isinstance(outcomes[0], InferenceResponse)
 
 
 async def test_without_a_process_requests_are_refused_and_may_be_tried_again_when_one_is_there(codecs):
-    codecs.idle(Caller())
+    codecs.has_idle(Caller())
     await asyncio.sleep(0)
     outcomes = submit(codecs)
     await asyncio.sleep(0)

@@ -16,7 +16,7 @@ class Queue:
 
     pool = None
 
-    def admit(self):
+    def accept_new(self):
         pass
 
     def refuse_new(self, error):
@@ -67,11 +67,11 @@ def test_a_version_that_loads_or_has_failed_does_not_answer_while_another_does(r
     repository.ready("1")
     newer = repository.add("2")
     assert repository.default == "1"
-    newer._lifecycle.move(State.FAILED)
+    newer._lifecycle.move_to(State.FAILED)
     assert repository.default == "1"
-    newer._lifecycle.move(State.READY)
+    newer._lifecycle.move_to(State.READY)
     assert repository.default == "2"
-    newer._lifecycle.move(State.LOADING)  # its last worker died
+    newer._lifecycle.move_to(State.LOADING)  # its last worker died
     assert repository.default == "1"
 
 
@@ -79,7 +79,7 @@ def test_while_none_is_ready_requests_wait_for_the_highest_that_may_be(repositor
     repository.add("1")
     newer = repository.add("2")
     assert repository.default == "2"
-    newer._lifecycle.move(State.FAILED)
+    newer._lifecycle.move_to(State.FAILED)
     assert repository.default == "1"
 
 
@@ -98,7 +98,7 @@ def test_what_an_operator_chose_stays_until_it_goes(repository):
     repository.registry.find_model("m").choose_default("1")
     repository.ready("2")
     assert (repository.default, repository.registry.find_model("m").default_rule) == ("1", DefaultRule.CHOSEN)
-    old._lifecycle.move(State.LOADING)
+    old._lifecycle.move_to(State.LOADING)
     assert repository.default == "1"
     repository.registry.remove_version(old)
     assert (repository.default, repository.registry.find_model("m").default_rule) == (
@@ -112,7 +112,7 @@ def test_of_archives_the_first_that_was_registered_answers():
     first = archives.ready("2.0")
     archives.ready("10.0")
     assert (archives.default, archives.registry.find_model("m").default_rule) == ("2.0", DefaultRule.FIRST)
-    first._lifecycle.move(State.LOADING)
+    first._lifecycle.move_to(State.LOADING)
     assert archives.default == "2.0"
     archives.registry.remove_version(first)
     assert archives.default == "10.0"
@@ -134,7 +134,7 @@ def test_a_version_that_was_loaded_anew_is_the_default_as_the_old_one_was(reposi
     repository.registry.replace_version(old, new)
     old.start_unloading()
     assert repository.registry.find_version("m") is new
-    new._lifecycle.move(State.LOADING)
+    new._lifecycle.move_to(State.LOADING)
     assert repository.default == "1"
 
 
@@ -154,7 +154,7 @@ def test_whatever_happens_the_default_is_ready_where_any_is_and_the_highest_of_t
         elif move == "remove":
             models.registry.remove_version(versions.pop(version))
         elif move in MOVES[versions[version].state]:
-            versions[version]._lifecycle.move(move)
+            versions[version]._lifecycle.move_to(move)
         ready = [int(name) for name, each in versions.items() if each.ready]
         if ready:
             assert models.default == str(max(ready))

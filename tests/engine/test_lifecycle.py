@@ -19,11 +19,11 @@ def at(state):
 def test_a_move_is_made_if_and_only_if_the_table_has_it(old, new):
     lifecycle = at(old)
     if new is old or new in MOVES[old]:
-        lifecycle.move(new)
+        lifecycle.move_to(new)
         assert lifecycle.state is new
     else:
         with pytest.raises(IllegalMove):
-            lifecycle.move(new)
+            lifecycle.move_to(new)
         assert lifecycle.state is old
 
 
@@ -35,9 +35,9 @@ def test_every_change_is_told_once_and_standing_still_is_none(states):
     for state in states:
         if state in MOVES[lifecycle.state]:
             made.append(state)
-            lifecycle.move(state)
+            lifecycle.move_to(state)
         elif state is lifecycle.state:
-            lifecycle.move(state)
+            lifecycle.move_to(state)
     assert told == made
 
 

@@ -195,7 +195,7 @@ def test_a_request_that_is_withdrawn_while_it_is_opened_is_gone(stage):
 def test_a_request_whose_time_runs_out_while_it_is_opened_hears_so(stage):
     stage.ask_large("a")
     stage.ask_large("b", deadline=stage.clock() + 60)
-    stage.scheduler.check(stage.clock() + 61)
+    stage.scheduler.check_deadlines(stage.clock() + 61)
     (error,) = stage.outcomes["b"]
     assert isinstance(error, DeadlineExceeded)
     assert stage.codecs.cancelled == 1

@@ -13,7 +13,7 @@ def heard():
 
 
 def entered(ordering, heard, *names):
-    return [ordering.enter(lambda outcome, name=name: heard.append((name, outcome))) for name in names]
+    return [ordering.add_request(lambda outcome, name=name: heard.append((name, outcome))) for name in names]
 
 
 def answer(final=True):

@@ -20,11 +20,11 @@ def test_who_has_waited_too_long_is_refused():
     stage.ask("a")
     stage.loop.advance(0.2)
     stage.ask("b")
-    stage.scheduler.check(stage.clock() + 0.2)
+    stage.scheduler.check_deadlines(stage.clock() + 0.2)
     assert stage.refusals(QueueTimeout) == []
-    stage.scheduler.check(stage.clock() + 0.3)
+    stage.scheduler.check_deadlines(stage.clock() + 0.3)
     assert stage.refusals(QueueTimeout) == ["a"]
-    stage.scheduler.check(stage.clock() + 1)
+    stage.scheduler.check_deadlines(stage.clock() + 1)
     assert stage.refusals(QueueTimeout) == ["a", "b"]
     assert "Request timeout expired" in stage.outcomes["a"][0].message
     assert stage.scheduler.waiting == 0
@@ -32,7 +32,7 @@ def test_who_has_waited_too_long_is_refused():
 
 def test_who_runs_has_all_the_time_there_is():
     stage = busy(policy=WaitPolicy(timeout=0.5))
-    stage.scheduler.check(1e12)
+    stage.scheduler.check_deadlines(1e12)
     assert stage.outcomes["running"] == []
 
 
@@ -40,7 +40,7 @@ def test_with_delay_it_is_served_after_all_others_of_its_priority():
     stage = busy(policy=WaitPolicy(timeout=0.5, delays=True), levels=2, default_level=2)
     stage.ask("old", "older")
     stage.ask("high", priority=1)
-    stage.scheduler.check(stage.clock() + 100)
+    stage.scheduler.check_deadlines(stage.clock() + 100)
     stage.ask("new")
     assert stage.queue == ["high", "new", "old", "older"]
     assert stage.refusals(QueueTimeout) == []
@@ -70,7 +70,7 @@ def test_each_priority_has_a_queue_of_its_own_size():
 
 def test_a_further_process_has_its_share_of_each_size():
     stage = busy(levels=1, default_level=1, policy=WaitPolicy(queue_size=4))
-    stage.scheduler.limit(5)
+    stage.scheduler.set_queue_size(5)
     stage.ask("a", "b", "c")
     assert stage.refusals(QueueFull) == ["c"]
 

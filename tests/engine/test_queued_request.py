@@ -40,11 +40,11 @@ def queued(state=WAITING, owner=None, inputs=()):
 def test_a_move_is_made_if_and_only_if_it_is_legal(old, new):
     found = queued(old)
     if (old, new) in LEGAL:
-        found.move(new)
+        found.move_to(new)
         assert found.state is new
     else:
         with pytest.raises(IllegalTransition, match=f"{old.name} to {new.name}"):
-            found.move(new)
+            found.move_to(new)
         assert found.state is old
 
 
@@ -55,10 +55,10 @@ def test_nothing_comes_back_from_done():
 def test_an_answer_says_which_model_answers_which_request_unless_the_worker_has_said_so():
     owner = SimpleNamespace(spec=SimpleNamespace(version="3"))
     open_answer = InferenceResponse([])
-    queued(owner=owner).label(open_answer)
+    queued(owner=owner).fill_identity(open_answer)
     assert (open_answer.model, open_answer.version, open_answer.id) == ("m", "3", "7")
     said = InferenceResponse([], model="other", version="9", id="x")
-    queued(owner=owner).label(said)
+    queued(owner=owner).fill_identity(said)
     assert (said.model, said.version, said.id) == ("other", "9", "x")
 
 
@@ -67,8 +67,8 @@ def test_memory_goes_back_once_however_often_it_is_freed():
     owner = SimpleNamespace(slots=AnswerSlots(memory.allocate))
     found = queued(owner=owner, inputs=[Tensor("x", "FP32", [1], memory.allocate(4))])
     found.answer_slot = memory.allocate(100)
-    found.free()
-    found.free()
+    found.release_memory()
+    found.release_memory()
     assert memory.out == 0
 
 

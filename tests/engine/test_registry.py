@@ -25,7 +25,7 @@ class FakeQueue:
     def __init__(self):
         self.orders = []
 
-    def admit(self):
+    def accept_new(self):
         self.orders.append("admit")
 
     def refuse_new(self, error):

@@ -29,7 +29,7 @@ class Line:
         return queued
 
     def withdraw(self, queued):
-        queued.move(DONE)
+        queued.move_to(DONE)
         self.queue.forget_withdrawn()
 
     def expire(self, queued):
@@ -37,9 +37,9 @@ class Line:
         self.withdraw(queued)
 
     def take(self, max_rows=100, now=0.0, runs_alone=None):
-        batch = self.queue.take(max_rows, now, self.expire, runs_alone)
+        batch = self.queue.take_batch(max_rows, now, self.expire, runs_alone)
         for queued in batch:
-            queued.move(RUNNING)
+            queued.move_to(RUNNING)
         return [queued.request.id for queued in batch]
 
     @property

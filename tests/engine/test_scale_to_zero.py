@@ -73,7 +73,7 @@ class House:
 
     async def passes(self, seconds=2.0):
         self.now += seconds
-        self.idle.check(self.now)
+        self.idle.check_budget(self.now)
         for _ in range(3):
             await asyncio.sleep(0)
 
@@ -176,7 +176,7 @@ async def test_whoever_asks_starts_the_workers_that_the_model_is_to_have():
     a, b = house.add("a"), house.add("b")
     await house.passes()
     assert house.awake == {"a"}
-    house.idle.wake(b)
+    house.idle.wake_version(b)
     assert b.pool.wanted == 2
     a.pool.wanted = 1
     a.pool.served += 1  # loaded with one worker for want of room, and asked after all

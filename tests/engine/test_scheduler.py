@@ -221,7 +221,7 @@ def test_with_job_tickets_only_what_an_idle_worker_can_take_is_accepted():
 def test_a_smaller_bound_refuses_new_requests_and_leaves_the_others():
     stage = Stage(queue_size=10)
     stage.ask("runs", "a", "b", "c")
-    stage.scheduler.limit(2)
+    stage.scheduler.set_queue_size(2)
     stage.ask("d")
     assert stage.refusals(QueueFull) == ["d"]
     assert stage.queue == ["a", "b", "c"]
@@ -245,7 +245,7 @@ def test_a_version_that_is_given_up_refuses_those_that_wait_and_answers_those_th
     stage.worker.answer()
     assert stage.told("runs") == [InferenceResponse]
     stage.ask("late")
-    stage.scheduler.admit()
+    stage.scheduler.accept_new()
     stage.ask("again")
     assert stage.refusals(ModelNotReady) == ["waits", "late"]
     assert stage.worker.names[-1] == ["again"]
@@ -276,16 +276,16 @@ def test_a_request_past_its_deadline_never_reaches_a_worker(stage):
 def test_a_request_that_waits_is_refused_when_its_deadline_has_passed_and_not_before(stage):
     stage.ask("runs")
     stage.ask("late", deadline=stage.clock() + 1)
-    stage.scheduler.check(stage.clock() + 0.9)
+    stage.scheduler.check_deadlines(stage.clock() + 0.9)
     assert stage.refusals(DeadlineExceeded) == []
-    stage.scheduler.check(stage.clock() + 1)
+    stage.scheduler.check_deadlines(stage.clock() + 1)
     assert stage.refusals(DeadlineExceeded) == ["late"]
     assert stage.scheduler.waiting == 0
 
 
 def test_a_request_that_runs_past_its_deadline_is_refused_and_its_worker_is_told(stage):
     ticket = stage.ask("a", deadline=stage.clock() + 1)
-    stage.scheduler.check(stage.clock() + 1)
+    stage.scheduler.check_deadlines(stage.clock() + 1)
     assert stage.refusals(DeadlineExceeded) == ["a"]
     assert stage.worker.cancelled == [ticket]
     stage.worker.answer()
@@ -297,7 +297,7 @@ def test_a_request_that_was_answered_in_time_is_not_refused_later(stage):
     stage.ask("a", deadline=stage.clock() + 1)
     stage.worker.answer(borrowed=False)
     assert not stage.pool.owner._with_deadline, "nothing is kept of it"
-    stage.scheduler.check(stage.clock() + 10)
+    stage.scheduler.check_deadlines(stage.clock() + 10)
     assert stage.told("a") == [InferenceResponse]
 
 
@@ -351,7 +351,7 @@ def test_a_cancelled_request_that_is_handed_back_is_gone(stage):
     stage.ask("a", deadline=stage.clock() + 1).cancel()
     stage.worker.give_back()
     assert (stage.worker.names, stage.scheduler.idle) == ([["a"]], True)
-    stage.scheduler.check(stage.clock() + 2)
+    stage.scheduler.check_deadlines(stage.clock() + 2)
     assert stage.outcomes["a"] == []
 
 
@@ -447,7 +447,7 @@ def test_nobody_is_answered_twice(stage):
 def test_a_request_is_not_given_to_a_second_worker(stage):
     ticket = stage.ask("a")
     with pytest.raises(IllegalTransition):
-        stage.pool.owner.start([ticket], stage.worker, stage.clock())
+        stage.pool.owner.start_batch([ticket], stage.worker, stage.clock())
 
 
 def test_time_in_the_queue_and_to_the_answer_is_counted_for_each_request(stage):
@@ -535,5 +535,5 @@ def test_an_idle_worker_that_is_too_many_may_end(stage):
 
 
 def test_the_pool_is_checked_with_the_deadlines(stage):
-    stage.scheduler.check(7.0)
+    stage.scheduler.check_deadlines(7.0)
     assert stage.pool.checks == [7.0]

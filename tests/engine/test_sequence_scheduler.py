@@ -107,7 +107,7 @@ def test_a_step_whose_body_is_being_read_can_be_withdrawn_refused_and_come_too_l
     queued, _ = unread(stage, "a")
     queued.cancel()
     _, late = unread(stage, "b", deadline=1.0)
-    stage.scheduler.check(2.0)
+    stage.scheduler.check_deadlines(2.0)
     _, refused = unread(stage, "c")
     stage.scheduler.refuse_all(ModelNotReady("no"))
     assert [type(each[0]) for each in (late, refused)] == [DeadlineExceeded, ModelNotReady]
@@ -166,7 +166,7 @@ def test_a_step_that_runs_past_its_deadline_still_counts(stage):
     step, outcomes = asked(stage, "s", "a", deadline=1e9)
     stage.loop.turn()
     asked(stage, "s", "b")
-    stage.scheduler.check(2e9)
+    stage.scheduler.check_deadlines(2e9)
     assert isinstance(outcomes[0], DeadlineExceeded)
     (worker,) = stage.pool.workers
     assert worker.cancelled == [step]
@@ -186,7 +186,7 @@ def test_a_sequence_that_waits_for_room_gets_it_when_one_is_over():
     worker.answer()
     stage.loop.turn()
     assert worker.names == [["a"]]
-    stage.scheduler.check(1e12)
+    stage.scheduler.check_deadlines(1e12)
     stage.loop.turn()
     assert worker.names == [["a"], ["b"]]
 

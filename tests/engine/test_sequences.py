@@ -21,16 +21,16 @@ def made(most=100, waiting=100, **more):
 def ran(sequences, place, now=0.0, most=8):
     """Run the next call at a place: its jobs, as (job, start, end)."""
     sequences.assign_places([place])
-    turns = sequences.take(place, most, one)
+    turns = sequences.take_steps(place, most, one)
     for turn in turns:
-        sequences.finish(turn.job, now)
+        sequences.finish_step(turn.job, now)
     return [(turn.job, turn.start, turn.end) for turn in turns]
 
 
 def test_steps_run_in_order_and_one_at_a_time():
     sequences = made()
     for job in "abc":
-        sequences.admit("s", job, 0.0, implicit=True, end=job == "c")
+        sequences.admit_step("s", job, 0.0, implicit=True, end=job == "c")
     assert [ran(sequences, 1) for _ in range(4)] == [
         [("a", True, False)],
         [("b", False, False)],
@@ -44,7 +44,7 @@ def test_many_sequences_share_a_call_and_none_of_them_twice():
     sequences = made()
     for number in range(3):
         for step in range(2):
-            sequences.admit(f"s{number}", (number, step), 0.0, implicit=True)
+            sequences.admit_step(f"s{number}", (number, step), 0.0, implicit=True)
     assert [job for job, _, _ in ran(sequences, 1)] == [(0, 0), (1, 0), (2, 0)]
     assert [job for job, _, _ in ran(sequences, 1, most=2)] == [(0, 1), (1, 1)]
 
@@ -52,7 +52,7 @@ def test_many_sequences_share_a_call_and_none_of_them_twice():
 def test_a_new_sequence_goes_where_there_are_fewest():
     sequences = made()
     for number in range(8):
-        sequences.admit(f"s{number}", number, 0.0, implicit=True)
+        sequences.admit_step(f"s{number}", number, 0.0, implicit=True)
     sequences.assign_places([1, 2, 3, 4])
     assert [sequences.count_at(place) for place in (1, 2, 3, 4)] == [2, 2, 2, 2]
 
@@ -60,10 +60,10 @@ def test_a_new_sequence_goes_where_there_are_fewest():
 def test_where_a_place_is_full_new_sequences_wait_for_room():
     sequences = made(max_per_worker=1)
     for name in "ab":
-        sequences.admit(name, name, 0.0, implicit=True)
+        sequences.admit_step(name, name, 0.0, implicit=True)
     assert ran(sequences, 1) == [("a", True, False)]
     assert ran(sequences, 1) == []
-    sequences.admit("a", "end", 0.0, end=True)
+    sequences.admit_step("a", "end", 0.0, end=True)
     assert ran(sequences, 1) == [("end", False, True)]
     assert ran(sequences, 1) == [("b", True, False)]
 
@@ -71,17 +71,17 @@ def test_where_a_place_is_full_new_sequences_wait_for_room():
 def test_an_unknown_sequence_is_only_started_by_who_may():
     sequences = made()
     with pytest.raises(InvalidInput, match="sequence 's' of model 'm' was never started"):
-        sequences.admit("s", 1, 0.0)
-    sequences.admit("s", 1, 0.0, start=True)
-    sequences.admit("s", 2, 0.0)
+        sequences.admit_step("s", 1, 0.0)
+    sequences.admit_step("s", 1, 0.0, start=True)
+    sequences.admit_step("s", 2, 0.0)
 
 
 def test_after_the_last_step_a_sequence_can_only_begin_anew():
     sequences = made()
-    sequences.admit("s", 1, 0.0, start=True, end=True)
+    sequences.admit_step("s", 1, 0.0, start=True, end=True)
     with pytest.raises(InvalidInput, match="has ended"):
-        sequences.admit("s", 2, 0.0)
-    sequences.admit("s", 3, 0.0, implicit=True)
+        sequences.admit_step("s", 2, 0.0)
+    sequences.admit_step("s", 3, 0.0, implicit=True)
     assert ran(sequences, 1) == [(1, True, True)]
     assert ran(sequences, 1) == [(3, True, False)]
     assert len(sequences) == 1
@@ -89,57 +89,57 @@ def test_after_the_last_step_a_sequence_can_only_begin_anew():
 
 def test_more_sequences_than_there_may_be_are_refused_and_a_free_slot_is_taken():
     sequences = made(most=2)
-    sequences.admit("a", 1, 0.0, implicit=True, end=True)
-    sequences.admit("b", 2, 0.0, implicit=True)
+    sequences.admit_step("a", 1, 0.0, implicit=True, end=True)
+    sequences.admit_step("b", 2, 0.0, implicit=True)
     with pytest.raises(SequencesFull, match="has 2 sequences open"):
-        sequences.admit("c", 3, 0.0, implicit=True)
+        sequences.admit_step("c", 3, 0.0, implicit=True)
     ran(sequences, 1)
-    sequences.admit("c", 3, 0.0, implicit=True)
+    sequences.admit_step("c", 3, 0.0, implicit=True)
 
 
 def test_more_waiting_steps_than_there_may_be_are_refused_beside_the_one_that_runs():
     sequences = made(waiting=1)
-    sequences.admit("a", 1, 0.0, implicit=True)
+    sequences.admit_step("a", 1, 0.0, implicit=True)
     sequences.assign_places([1])
-    sequences.take(1, 8, one)
-    sequences.admit("a", 2, 0.0)
+    sequences.take_steps(1, 8, one)
+    sequences.admit_step("a", 2, 0.0)
     with pytest.raises(SequencesFull, match="1 steps waiting"):
-        sequences.admit("a", 3, 0.0)
+        sequences.admit_step("a", 3, 0.0)
 
 
 def test_a_sequence_that_is_idle_for_too_long_is_over():
     sequences = made(max_idle=10.0)
-    sequences.admit("a", 1, 0.0, start=True)
-    sequences.expire(1000.0)  # its step has not run: it is not idle
+    sequences.admit_step("a", 1, 0.0, start=True)
+    sequences.end_expired(1000.0)  # its step has not run: it is not idle
     ran(sequences, 1, now=5.0)
-    sequences.expire(14.9)
-    sequences.admit("a", 2, 14.9)
+    sequences.end_expired(14.9)
+    sequences.admit_step("a", 2, 14.9)
     ran(sequences, 1, now=15.0)
-    sequences.expire(24.9)
+    sequences.end_expired(24.9)
     assert len(sequences) == 1
-    sequences.expire(25.0)
+    sequences.end_expired(25.0)
     assert len(sequences) == 0
     with pytest.raises(InvalidInput, match="or is over"):
-        sequences.admit("a", 3, 26.0)
+        sequences.admit_step("a", 3, 26.0)
 
 
 def test_a_sequence_that_has_lasted_too_long_is_over_once_its_steps_are_answered():
     sequences = made(timeout=10.0)
-    sequences.admit("a", 1, 0.0, start=True)
-    sequences.expire(11.0)
+    sequences.admit_step("a", 1, 0.0, start=True)
+    sequences.end_expired(11.0)
     assert len(sequences) == 1
     with pytest.raises(InvalidInput, match="has ended"):
-        sequences.admit("a", 2, 12.0)
+        sequences.admit_step("a", 2, 12.0)
     ran(sequences, 1, now=12.0)
     assert len(sequences) == 0
 
 
 def test_what_waits_for_a_state_that_is_lost_is_given_up_and_what_starts_anew_is_not():
     sequences = made()
-    sequences.admit("a", 1, 0.0, start=True)
+    sequences.admit_step("a", 1, 0.0, start=True)
     ran(sequences, "dead")
     for job, start in ((2, False), (3, False), (4, True), (5, False)):
-        sequences.admit("a", job, 0.0, start=start)
+        sequences.admit_step("a", job, 0.0, start=start)
     assert sequences.drop_place("dead") == [2, 3]
     assert ran(sequences, "alive") == [(4, True, False)]
     assert ran(sequences, "alive") == [(5, False, False)]
@@ -147,19 +147,19 @@ def test_what_waits_for_a_state_that_is_lost_is_given_up_and_what_starts_anew_is
 
 def test_a_lost_sequence_says_so_until_it_is_started_anew():
     sequences = made()
-    sequences.admit("a", 1, 0.0, implicit=True)
+    sequences.admit_step("a", 1, 0.0, implicit=True)
     ran(sequences, "dead")
     assert sequences.drop_place("dead") == []
     for _ in range(2):
         with pytest.raises(SequenceLost, match="the state of sequence 'a'"):
-            sequences.admit("a", 2, 0.0, implicit=True)
-    sequences.admit("a", 3, 0.0, start=True)
-    sequences.admit("a", 4, 0.0)
+            sequences.admit_step("a", 2, 0.0, implicit=True)
+    sequences.admit_step("a", 3, 0.0, start=True)
+    sequences.admit_step("a", 4, 0.0)
 
 
 def test_a_sequence_that_has_not_begun_goes_elsewhere_when_its_place_is_gone():
     sequences = made()
-    sequences.admit("a", 1, 0.0, implicit=True)
+    sequences.admit_step("a", 1, 0.0, implicit=True)
     sequences.assign_places(["dead"])
     assert sequences.drop_place("dead") == []
     assert ran(sequences, "alive") == [(1, True, False)]
@@ -168,10 +168,10 @@ def test_a_sequence_that_has_not_begun_goes_elsewhere_when_its_place_is_gone():
 def test_a_step_that_was_taken_and_did_not_run_is_the_next_one_again():
     sequences = made()
     for job in (1, 2):
-        sequences.admit("a", job, 0.0, implicit=True)
+        sequences.admit_step("a", job, 0.0, implicit=True)
     sequences.assign_places(["dead"])
-    sequences.take("dead", 8, one)
-    sequences.give_back(1)
+    sequences.take_steps("dead", 8, one)
+    sequences.return_step(1)
     assert sequences.drop_place("dead") == []
     assert ran(sequences, "alive") == [(1, True, False)]
     assert ran(sequences, "alive") == [(2, False, False)]
@@ -180,20 +180,20 @@ def test_a_step_that_was_taken_and_did_not_run_is_the_next_one_again():
 def test_a_withdrawn_first_step_leaves_the_start_to_the_next():
     sequences = made()
     for job in (1, 2):
-        sequences.admit("a", job, 0.0, implicit=True)
-    sequences.withdraw(1, 0.0)
+        sequences.admit_step("a", job, 0.0, implicit=True)
+    sequences.withdraw_step(1, 0.0)
     assert ran(sequences, 1) == [(2, True, False)]
-    sequences.admit("a", 3, 0.0, start=True)
-    sequences.withdraw(3, 0.0)
-    sequences.admit("a", 4, 0.0)
+    sequences.admit_step("a", 3, 0.0, start=True)
+    sequences.withdraw_step(3, 0.0)
+    sequences.admit_step("a", 4, 0.0)
     assert ran(sequences, 1) == [(4, True, False)]
 
 
 def test_a_withdrawn_last_step_ends_the_sequence_all_the_same():
     sequences = made()
-    sequences.admit("a", 1, 0.0, implicit=True)
-    sequences.admit("a", 2, 0.0, end=True)
-    sequences.withdraw(2, 0.0)
+    sequences.admit_step("a", 1, 0.0, implicit=True)
+    sequences.admit_step("a", 2, 0.0, end=True)
+    sequences.withdraw_step(2, 0.0)
     assert len(sequences) == 1
     ran(sequences, 1)
     assert len(sequences) == 0
@@ -201,7 +201,7 @@ def test_a_withdrawn_last_step_ends_the_sequence_all_the_same():
 
 def test_a_job_of_no_sequence_takes_no_slot():
     sequences = made(most=1)
-    sequences.admit("a", 1, 0.0, implicit=True)
+    sequences.admit_step("a", 1, 0.0, implicit=True)
     sequences.admit_alone("lone", 0.0)
     assert {job for job, _, _ in ran(sequences, 1)} == {1, "lone"}
     assert sequences.count_at(1) == 1
@@ -211,10 +211,10 @@ def test_a_job_of_no_sequence_takes_no_slot():
 def test_a_call_has_at_most_so_many_rows_or_one_step(sizes, most):
     sequences = made()
     for number, size in enumerate(sizes):
-        sequences.admit(str(number), (number, size), 0.0, implicit=True)
+        sequences.admit_step(str(number), (number, size), 0.0, implicit=True)
     sequences.assign_places([1])
     seen = 0
-    while turns := sequences.take(1, most, lambda job: job[1]):
+    while turns := sequences.take_steps(1, most, lambda job: job[1]):
         seen += len(turns)
         assert len(turns) == 1 or sum(turn.job[1] for turn in turns) <= most
     assert seen == len(sizes)
@@ -241,7 +241,7 @@ class Rules(RuleBasedStateMachine):
         self.number += 1
         before = len(self.sequences)
         try:
-            self.sequences.admit(name, self.number, self.now, start=start, end=end, implicit=implicit)
+            self.sequences.admit_step(name, self.number, self.now, start=start, end=end, implicit=implicit)
         except (InvalidInput, SequencesFull, SequenceLost):
             assert len(self.sequences) == before
         else:
@@ -252,7 +252,7 @@ class Rules(RuleBasedStateMachine):
         if any(where == place for where, _ in self.running.values()):
             return  # a worker has one call at a time
         self.sequences.assign_places(list(self.places))
-        turns = self.sequences.take(place, most, one)
+        turns = self.sequences.take_steps(place, most, one)
         names = [self.waiting[turn.job] for turn in turns]
         assert len(set(names)) == len(names)
         for turn, name in zip(turns, names, strict=True):
@@ -270,21 +270,21 @@ class Rules(RuleBasedStateMachine):
     def answer(self, data):
         job = data.draw(st.sampled_from(sorted(self.running)))
         del self.running[job]
-        self.sequences.finish(job, self.now)
+        self.sequences.finish_step(job, self.now)
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
     def go_away(self, data):
         job = data.draw(st.sampled_from(sorted(self.waiting)))
         del self.waiting[job]
-        self.sequences.withdraw(job, self.now)
+        self.sequences.withdraw_step(job, self.now)
 
     @rule(place=st.sampled_from(places))
     def die(self, place):
         for job, (where, _) in list(self.running.items()):
             if where == place:
                 del self.running[job]
-                self.sequences.finish(job, self.now)
+                self.sequences.finish_step(job, self.now)
         self.states = {key: job for key, job in self.states.items() if key[0] != place}
         for job in self.sequences.drop_place(place):
             del self.waiting[job]
@@ -292,7 +292,7 @@ class Rules(RuleBasedStateMachine):
     @rule(seconds=st.floats(1, 100))
     def grow_old(self, seconds):
         self.now += seconds
-        self.sequences.expire(self.now)
+        self.sequences.end_expired(self.now)
 
     @invariant()
     def never_too_many(self):
@@ -303,7 +303,7 @@ class Rules(RuleBasedStateMachine):
             for place in self.places:
                 for job in [job for job, (where, _) in self.running.items() if where == place]:
                     del self.running[job]
-                    self.sequences.finish(job, self.now)
+                    self.sequences.finish_step(job, self.now)
                 self.leave(place, 3)
         assert not self.waiting, "a step was forgotten"
 

@@ -1,4 +1,4 @@
-"""From a request to the queue of its version: its deadline, and its parts where it has more rows than a batch."""
+"""Admission of a request to the queue of a version: its deadline, and its split where it has more rows than a batch."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ class RequestScheduler(Protocol):
 
     @property
     def refusal(self) -> MooringError | None:
-        """The error with which every new request is refuse_request now, if any."""
+        """The error with which every new request is refused now, if any."""
 
     @property
     def waiting(self) -> int:
@@ -32,12 +32,12 @@ class RequestScheduler(Protocol):
         """Whether nothing waits and nothing runs."""
 
     def overload_error(self) -> MooringError | None:
-        """Why any request would be refuse_request if it came now; None where that cannot be told."""
+        """The error for a request that came now; None where it would be queued, or where that cannot be told."""
 
     def submit(self, request: InferenceRequest, done: Done, rows: int) -> Ticket:
         """Queue a request of so many rows; a refusal goes to ``done``."""
 
-    def limit(self, queue_size: int) -> None:
+    def set_queue_size(self, queue_size: int) -> None:
         """Let so many requests wait at most; those that wait already are not affected."""
 
     def refuse_new(self, error: MooringError) -> None:
@@ -46,14 +46,14 @@ class RequestScheduler(Protocol):
     def refuse_all(self, error: MooringError) -> None:
         """Refuse new requests and those that wait with this error."""
 
-    def admit(self) -> None:
+    def accept_new(self) -> None:
         """Take requests again."""
 
-    def check(self, now: float) -> None:
+    def check_deadlines(self, now: float) -> None:
         """Give up requests whose deadline has passed. Call it often enough for the deadlines to mean something."""
 
 
-def admit(scheduler: RequestScheduler, request: InferenceRequest, done: Done) -> Ticket:
+def admit_request(scheduler: RequestScheduler, request: InferenceRequest, done: Done) -> Ticket:
     """Queue a request for the version that this scheduler serves; every refusal goes to ``done``."""
     options = scheduler.spec.options
     if options.timeouts.client_timeout and request.deadline is None:
@@ -79,7 +79,7 @@ def admit(scheduler: RequestScheduler, request: InferenceRequest, done: Done) ->
 
 
 class SplitRequest:
-    """A request of more rows than a batch holds, as several: split in order, rejoined in order, one answer.
+    """A request of more rows than a batch holds: it is split in order, and the answers are joined in order.
 
     The first part that fails answers for all, and the others are withdrawn.
     """
@@ -92,9 +92,11 @@ class SplitRequest:
         self._answers: list[InferenceResponse | None] = [None] * len(groups)
         self._tickets: list[Ticket] = []
         for index, group in enumerate(groups):
-            if self._done is None:  # a part was refuse_request: the rest would be
+            if self._done is None:  # a part was refused: the others would be, too
                 break
-            self._tickets.append(scheduler.submit(_part(request, group), self._take(index), len(group)))
+            self._tickets.append(
+                scheduler.submit(_make_part(request, group), self._collect_part(index), len(group))
+            )
 
     def cancel(self) -> None:
         """Withdraw every part: the caller does not wait any more."""
@@ -102,7 +104,7 @@ class SplitRequest:
         for ticket in self._tickets:
             ticket.cancel()
 
-    def _take(self, index: int) -> Done:
+    def _collect_part(self, index: int) -> Done:
         def done(outcome: Outcome) -> None:
             if self._done is None:
                 return
@@ -118,11 +120,11 @@ class SplitRequest:
                 self._answers[index] = outcome
                 if None not in self._answers:
                     whole, self._done = self._done, None
-                    whole(self._joined())
+                    whole(self._join_answers())
 
         return done
 
-    def _joined(self) -> InferenceResponse:
+    def _join_answers(self) -> InferenceResponse:
         first = self._answers[0]
         assert first is not None
         outputs = [answer.tensors[0] for answer in self._answers if answer is not None]
@@ -148,13 +150,13 @@ NO_OP_TICKET = _NoOpTicket()
 
 
 def refuse_request(request: InferenceRequest, done: Done, error: MooringError) -> Ticket:
-    """The ticket of a request that goes nowhere: its memory is given back, and ``done`` hears why."""
+    """Refuse a request that is in no queue: release its memory and pass the error to ``done``."""
     request.release()
     done(error)
     return NO_OP_TICKET
 
 
-def _part(request: InferenceRequest, elements: list[bytes | Buffer]) -> InferenceRequest:
+def _make_part(request: InferenceRequest, elements: list[bytes | Buffer]) -> InferenceRequest:
     tensor = request.inputs[0]
     if not isinstance(elements, list):
         raise InvalidInput(f"tensor '{tensor.name}' is no list of elements")
@@ -174,7 +176,7 @@ def _part(request: InferenceRequest, elements: list[bytes | Buffer]) -> Inferenc
 
 
 async def wait_until(condition: Callable[[], bool], limit: float) -> bool:
-    """Return True as soon as it is so, or False after ``limit`` seconds."""
+    """Return True as soon as the condition holds, or False after ``limit`` seconds."""
     end = time.monotonic() + limit
     while not condition():
         if time.monotonic() > end:

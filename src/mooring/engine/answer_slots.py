@@ -24,7 +24,7 @@ class AnswerSlots:
         self._unused = 0
         self.size = 0
 
-    def lend(self) -> Buffer | None:
+    def lend_slot(self) -> Buffer | None:
         """A slot of ``size`` bytes; None where shared memory is full, and then the answer comes over the socket."""
         return self._allocate(self.size)
 

@@ -1,4 +1,4 @@
-"""When waiting requests leave, and how many of them go to one worker: pure rules, with no clock and no queue."""
+"""The rules of batching: when a batch leaves, and how many rows go to one worker. Pure: no clock and no queue."""
 
 from collections.abc import Iterable
 
@@ -43,7 +43,7 @@ class BatchPolicy(msgspec.Struct, frozen=True):
         return max(0.0, self.max_delay - oldest_age)
 
     def share_of_room(self, waiting: int, idle: int, room: int) -> int:
-        """How many rows go next to a worker that takes requests while others run, and cuts its batches itself.
+        """The number of rows to send next to a worker that takes requests while others run, and forms its own batches.
 
         ``room`` is how many it takes now, ``idle`` how many workers have room.
 
@@ -55,15 +55,15 @@ class BatchPolicy(msgspec.Struct, frozen=True):
         most = min(room, self.max_size) if self.exact else room
         return max(1, min(most, -(-waiting // idle)))
 
-    def share(self, waiting: int, idle: int, row_time: float | None) -> int:
-        """How many of the waiting rows the next of ``idle`` workers gets, each of which takes ``row_time`` seconds.
+    def share_of_queue(self, waiting: int, idle: int, row_time: float | None) -> int:
+        """The number of waiting rows to send to the next of ``idle`` workers; a row takes ``row_time`` seconds.
 
         Never more than its even share, so that no worker idles while another has a heap. Never more than one batch of
         a slow model, or of one whose speed is not known yet. Of a fast model as much as runs in ``MESSAGE_TIME``.
 
-        >>> BatchPolicy(max_size=8).share(waiting=8, idle=2, row_time=0.05)
+        >>> BatchPolicy(max_size=8).share_of_queue(waiting=8, idle=2, row_time=0.05)
         4
-        >>> BatchPolicy(max_size=1).share(waiting=40, idle=1, row_time=0.00001)
+        >>> BatchPolicy(max_size=1).share_of_queue(waiting=40, idle=1, row_time=0.00001)
         40
         """
         most = self.max_size
@@ -74,7 +74,7 @@ class BatchPolicy(msgspec.Struct, frozen=True):
 
 
 def fair_share(load: int, workers: int, elsewhere: int) -> int:
-    """How many of ``load`` rows one of the workers should have while ``elsewhere`` of them run on other workers.
+    """The number of ``load`` rows that one worker should have while ``elsewhere`` of them run on other workers.
 
     >>> fair_share(8, workers=2, elsewhere=4)
     4

@@ -25,18 +25,18 @@ class BodyReader:
         self._codecs = codecs
         self._allocate = allocate
 
-    def read(self, request: InferenceRequest, done: BodyRead) -> Ticket:
+    def read_body(self, request: InferenceRequest, done: BodyRead) -> Ticket:
         """Replace the undecoded body of a request by its inputs, parameters and outputs, and call ``done`` then.
 
         The request stays the caller's to release, whatever becomes of the body.
         """
         job = decode_job(request)
-        self._codecs.idle(_ignore)  # starts a process where none has nothing to do
-        return self._codecs.submit(job, lambda outcome: self._take(request, done, outcome))
+        self._codecs.has_idle(_do_nothing)  # starts a process where none has nothing to do
+        return self._codecs.submit(job, lambda outcome: self._apply_body(request, done, outcome))
 
-    def _take(self, request: InferenceRequest, done: BodyRead, outcome: Outcome) -> None:
+    def _apply_body(self, request: InferenceRequest, done: BodyRead, outcome: Outcome) -> None:
         if isinstance(outcome, MooringError):
-            done(_refusal(outcome))
+            done(_body_error(outcome))
             return
         move_to_arena(outcome.tensors, self._allocate)
         replace_body(request, outcome)
@@ -48,12 +48,12 @@ def is_undecoded(request: InferenceRequest) -> bool:
     return request.body is not None and request.form is TENSORS
 
 
-def _refusal(error: MooringError) -> MooringError:
+def _body_error(error: MooringError) -> MooringError:
     """The error for a body that cannot be decoded. It does not name the codec, which is no model of the client's."""
     if isinstance(error, DeadlineExceeded):
         return DeadlineExceeded("the body of the request was not read in time")
     return ErrorRecord.of(error).error(model="", version="")
 
 
-def _ignore() -> None:
+def _do_nothing() -> None:
     """Do nothing when a process is free: what was submitted waits for it."""

@@ -1,7 +1,7 @@
-"""The codec processes: large JSON is decoded and encoded there while the workers that would do it are busy.
+"""The codec processes, which decode and encode large JSON while the model's own workers are busy.
 
-They are workers of a model that is ours (backends/codec_backend.py), so their queue, retries, deadlines and deaths are those of
-every model. The first is started when it is first wanted, a further one when all are busy.
+They are workers of a model of the server's own (backends/codec_backend.py), so their queue, retries, deadlines and deaths are those of
+every model. The first starts when it is first needed, another one when all are busy.
 """
 
 from collections.abc import Callable
@@ -46,20 +46,20 @@ class CodecPool:
         def make_pool(owner: PoolOwner) -> WorkerPool:
             return WorkerPool(spec, owner, workers, threads=1)
 
-        # Their numbers are no model's, and nobody sees them.
+        # Statistics of no model: they are not exported.
         statistics = ModelStatistics(spec.name, spec.version)
         self._scheduler = Scheduler(
-            spec, statistics, allocate, self._report, make_pool, on_worker_free=self._notify
+            spec, statistics, allocate, self._on_worker_event, make_pool, on_worker_free=self._notify_waiting
         )
         self._pool = self._scheduler.pool
-        self._waiting_for_one: dict[Callable[[], None], None] = {}
+        self._waiting: dict[Callable[[], None], None] = {}
 
-    def idle(self, again: Callable[[], None]) -> bool:
+    def has_idle(self, again: Callable[[], None]) -> bool:
         """Whether a process has nothing to do; where not, ``again`` is called once when one may have."""
         pool = self._pool
         if len(pool.idle) > self._scheduler.waiting:
             return True
-        self._waiting_for_one[again] = None
+        self._waiting[again] = None
         if pool.wanted < self._most and pool.has_exactly(pool.wanted):
             pool.start(pool.wanted + 1)
         return False
@@ -71,19 +71,19 @@ class CodecPool:
         """
         return self._scheduler.submit(request, done, 1)
 
-    def check(self, now: float) -> None:
+    def check_deadlines(self, now: float) -> None:
         """Give up requests that are late. Call it a few times a second."""
-        self._scheduler.check(now)
+        self._scheduler.check_deadlines(now)
 
     async def stop(self) -> None:
         """Return once every process is gone."""
         await self._pool.stop()
 
-    def _report(self, news: ModelMetadata | MooringError) -> None:
-        if isinstance(news, ModelMetadata):
-            self._scheduler.admit()
+    def _on_worker_event(self, event: ModelMetadata | MooringError) -> None:
+        if isinstance(event, ModelMetadata):
+            self._scheduler.accept_new()
             return
-        log.warning("codec process lost", reason=news.message, detail=news.detail)
+        log.warning("codec process lost", reason=event.message, detail=event.detail)
         if not self._pool.ready:
             # The model's own workers are there, and the next process may be seconds away. A request that needs a codec
             # all the same has done nothing to the last one, and its client may ask again.
@@ -91,7 +91,7 @@ class CodecPool:
                 ModelNotReady("the process that reads large bodies is being replaced; try again")
             )
 
-    def _notify(self) -> None:
-        waiting, self._waiting_for_one = self._waiting_for_one, {}
+    def _notify_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, {}
         for again in waiting:
             again()

@@ -1,4 +1,4 @@
-"""What an operator may look at and change of the server itself while it runs: the log level and the devices."""
+"""The log level and the devices of the server, for the management protocols."""
 
 import logging
 from collections.abc import Mapping

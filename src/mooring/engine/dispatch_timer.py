@@ -1,4 +1,4 @@
-"""When a scheduler looks for work for its idle workers again."""
+"""The timer that calls a scheduler's ``dispatch``."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Loop(Protocol):
-    """What schedulers need of an event loop."""
+    """The part of an event loop that schedulers use."""
 
     def call_soon(self, callback: Callable[[], None], /) -> object:
         """Call it in the next turn."""
@@ -30,13 +30,13 @@ class DispatchTimer:
         self._waits = False
         self.pending = False
 
-    def soon(self) -> None:
+    def dispatch_soon(self) -> None:
         """Dispatch at the end of this turn of the loop."""
         if not self.pending:
             self.pending = True
             self._loop.call_soon(self._dispatch)
 
-    def later(self, seconds: float) -> None:
+    def dispatch_later(self, seconds: float) -> None:
         """Dispatch after so many seconds, unless a wait runs already: at its end the time is computed anew."""
         if not self._waits:
             self._waits = True

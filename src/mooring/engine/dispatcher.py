@@ -1,4 +1,4 @@
-"""Between the queue of one version and its workers: batches go out, outcomes come back to the callers."""
+"""The dispatcher of one version: it sends batches to workers and passes the outcomes to the callers."""
 
 import functools
 import time
@@ -37,9 +37,9 @@ class RequestSource(Protocol):
         """Whether an idle worker that is too many may end now."""
 
     def requeue(self, unstarted: Sequence[QueuedRequest]) -> None:
-        """These wait again, before all others. Those that are DONE were withdrawn while they ran."""
+        """Put requests back before all others. Those that are DONE were withdrawn while they ran."""
 
-    def withdrawn(self, queued: QueuedRequest, state: RequestState) -> None:
+    def on_withdrawn(self, queued: QueuedRequest, state: RequestState) -> None:
         """A request that was in this state is DONE: nobody waits for it any more."""
 
     def slow_batches_done(self, rows: int, row_time: float) -> None:
@@ -52,7 +52,7 @@ class RequestSource(Protocol):
 class Dispatcher(Generic[W]):
     """Runs the requests of one version on its workers.
 
-    How this works: a scheduler queues requests and calls ``start`` with a batch and an idle worker. The pool reports to
+    How this works: a scheduler queues requests and calls ``start_batch`` with a batch and an idle worker. The pool reports to
     this class what its workers do. An outcome goes through ``finish_many``, the only place where a request that ran ends:
     it gives memory back, counts, fills in the names of the answer and calls the caller's ``done``. Requests of a worker
     that died go back to the ``source``, or fail. The deadlines of waiting and of running requests are kept here, too.
@@ -92,18 +92,18 @@ class Dispatcher(Generic[W]):
         self.may_dismiss = source.may_dismiss
         self.pool = make_pool(self)
 
-    def start(self, batch: Sequence[QueuedRequest], worker: WorkerHandle, now: float) -> None:
+    def start_batch(self, batch: Sequence[QueuedRequest], worker: WorkerHandle, now: float) -> None:
         """Send these requests to an idle worker."""
         slots = self.slots
         lends = slots.size > 0
         for queued in batch:
             if queued.state is not WAITING:
-                queued.move(RUNNING)  # which raises; a call for every request would cost 1 % of its time
+                queued.move_to(RUNNING)  # which raises; a call for every request would cost 1 % of its time
             queued.state = RUNNING
             queued.worker = worker
             queued.queued_for = now - queued.arrived
             if lends:
-                queued.answer_slot = slots.lend()
+                queued.answer_slot = slots.lend_slot()
         self.running += len(batch)
         self.pool.idle.remove(worker)
         worker.send(batch)
@@ -111,8 +111,8 @@ class Dispatcher(Generic[W]):
     def reject(self, queued: QueuedRequest, error: MooringError) -> QueuedRequest:
         """Refuse a request that is not in the queue, and return it as the ticket of its caller."""
         done, queued.done = queued.done, None
-        queued.free()
-        queued.move(DONE)
+        queued.release_memory()
+        queued.move_to(DONE)
         self.count_refusal(queued)
         if done is not None:
             done(error)
@@ -122,7 +122,7 @@ class Dispatcher(Generic[W]):
         """Refuse this request when its deadline has passed, unless it is answered before."""
         self._with_deadline.add(queued)
 
-    def check(self, now: float) -> None:
+    def check_deadlines(self, now: float) -> None:
         """Give up requests whose deadline has passed. Call it often enough for the deadlines to mean something."""
         self.pool.check(now)
         for queued in [queued for queued in self._with_deadline if queued.request.expired(now)]:
@@ -144,7 +144,7 @@ class Dispatcher(Generic[W]):
         """Refuse new requests with this error; those that wait already were accepted and are served."""
         self.refusal = error
 
-    def admit(self) -> None:
+    def accept_new(self) -> None:
         """Take requests again."""
         self.refusal = self._given_up = None
 
@@ -167,18 +167,18 @@ class Dispatcher(Generic[W]):
         try:
             for queued, outcome in zip(works, outcomes, strict=True):
                 if borrowed:
-                    queued.free()
+                    queued.release_memory()
                 request, done = queued.request, queued.done
                 if (
                     type(outcome) is not InferenceResponse
                     or done is None
                     or queued.state is not RUNNING
-                    or queued.json_writer is not None
+                    or queued.output_encoder is not None
                     or hears
                 ):
-                    self._finish(queued, outcome)
+                    self._finish_one(queued, outcome)
                     continue
-                # The same as ``_finish``, without its calls: they would cost a small request 2 % of all its time.
+                # The same as ``_finish_one``, without its calls: they would cost a small request 2 % of all its time.
                 queued.state, queued.done, queued.worker = DONE, None, None
                 self.running -= 1
                 if request.deadline is not None:
@@ -195,39 +195,39 @@ class Dispatcher(Generic[W]):
             if last_queue is not None:
                 self.statistics.observe_answers(len(works), last_queue)
 
-    def _finish(self, queued: QueuedRequest, outcome: Outcome | ErrorRecord) -> None:
+    def _finish_one(self, queued: QueuedRequest, outcome: Outcome | ErrorRecord) -> None:
         """End a request, whatever its outcome is and whether or not its caller still waits."""
-        queued.move(DONE)
+        queued.move_to(DONE)
         if isinstance(outcome, ErrorRecord):
-            self._fail(queued, outcome.error(model=self.spec.name, version=self.spec.version))
+            self._deliver_error(queued, outcome.error(model=self.spec.name, version=self.spec.version))
         elif isinstance(outcome, MooringError):
-            self._fail(queued, outcome)
-        elif queued.json_writer is not None and queued.done is not None:
-            queued.json_writer.encode(outcome, functools.partial(self._finish_encoded, queued))
+            self._deliver_error(queued, outcome)
+        elif queued.output_encoder is not None and queued.done is not None:
+            queued.output_encoder.encode_answer(outcome, functools.partial(self._finish_encoded, queued))
         else:
-            self._deliver(queued, outcome)
+            self._deliver_answer(queued, outcome)
 
     def _finish_encoded(self, queued: QueuedRequest, outcome: Outcome) -> None:
         """Pass an answer to its caller whose JSON has been written, or why it could not be."""
         if isinstance(outcome, MooringError):
-            self._fail(queued, outcome)
+            self._deliver_error(queued, outcome)
         else:
-            self._deliver(queued, outcome)
+            self._deliver_answer(queued, outcome)
 
-    def _deliver(self, queued: QueuedRequest, answer: InferenceResponse) -> None:
+    def _deliver_answer(self, queued: QueuedRequest, answer: InferenceResponse) -> None:
         done, queued.done = queued.done, None
-        self._end(queued, delivered=done is not None)
+        self._note_end(queued, delivered=done is not None)
         if done is None:
             release(answer.outputs)
             return
         latency = self._clock() - queued.arrived
         self.statistics.observe_request(latency, queued.queued_for, True, not queued.request.version)
-        queued.label(answer)
+        queued.fill_identity(answer)
         done(answer)
 
-    def _fail(self, queued: QueuedRequest, error: MooringError) -> None:
+    def _deliver_error(self, queued: QueuedRequest, error: MooringError) -> None:
         done, queued.done = queued.done, None
-        self._end(queued, delivered=False)
+        self._note_end(queued, delivered=False)
         if done is not None:
             self.count_refusal(queued)
         if isinstance(error, ModelFailed) and not 400 <= error.code < 500:
@@ -235,7 +235,7 @@ class Dispatcher(Generic[W]):
         if done is not None:
             done(error)
 
-    def _end(self, queued: QueuedRequest, *, delivered: bool) -> None:
+    def _note_end(self, queued: QueuedRequest, *, delivered: bool) -> None:
         if queued.worker is not None:
             queued.worker = None
             self.running -= 1
@@ -249,10 +249,10 @@ class Dispatcher(Generic[W]):
         latency = self._clock() - queued.arrived
         self.statistics.observe_request(latency, queued.queued_for, False, not queued.request.version)
 
-    def withdrawn(self, queued: QueuedRequest, state: RequestState) -> None:
+    def on_withdrawn(self, queued: QueuedRequest, state: RequestState) -> None:
         """A request that no worker has is DONE: nobody waits for it any more."""
         self._with_deadline.discard(queued)
-        self._source.withdrawn(queued, state)
+        self._source.on_withdrawn(queued, state)
 
     def _log_failure(self, request: InferenceRequest, error: ModelFailed) -> None:
         """Log the reason, which clients do not get. Of a model that fails every request so many a second are logged."""
@@ -280,7 +280,7 @@ class Dispatcher(Generic[W]):
         again: list[Work] = []
         for queued in running:
             assert isinstance(queued, QueuedRequest)
-            if retry and self._retries and not queued.attempts and not queued.streamed and queued.wanted:
+            if retry and self._retries and not queued.attempts and not queued.streamed and queued.has_caller:
                 queued.attempts += 1
                 again.append(queued)
             else:
@@ -294,15 +294,15 @@ class Dispatcher(Generic[W]):
             assert isinstance(queued, QueuedRequest)
             self.running -= 1
             queued.worker = None
-            if not queued.wanted:
-                queued.free()
-                queued.move(DONE)
+            if not queued.has_caller:
+                queued.release_memory()
+                queued.move_to(DONE)
                 self._with_deadline.discard(queued)
             else:
                 if queued.answer_slot is not None:
                     queued.answer_slot.release()
                     queued.answer_slot = None
-                queued.move(WAITING)
+                queued.move_to(WAITING)
             requests.append(queued)
         self._source.requeue(requests)
         if self._given_up is not None:

@@ -23,7 +23,7 @@ from mooring.core.service import (
     Ticket,
 )
 from mooring.core.tensors import TensorSpec
-from mooring.engine.admission import RequestScheduler, admit, refuse_request, wait_until
+from mooring.engine.admission import RequestScheduler, admit_request, refuse_request, wait_until
 from mooring.engine.body_reader import BodyReader
 from mooring.engine.codec_pool import MAX_CODECS, CodecPool
 from mooring.engine.frontends import Frontends, SingleProcess
@@ -113,7 +113,7 @@ class Engine(InferenceService):
         )
         self._codecs = CodecPool(max(1, codecs), arena.slot, self._workers)
         self._shares_reading = codecs > 0
-        self._read_body = BodyReader(self._codecs, arena.slot).read
+        self._read_body = BodyReader(self._codecs, arena.slot).read_body
         self._heartbeat_clock = Clock(deadlines.heartbeat)
         self._loop = asyncio.get_running_loop()
         self._expected_models: set[str] = set()
@@ -129,7 +129,7 @@ class Engine(InferenceService):
                 return self.run_graph(version, request, done)
             scheduler = version.scheduler
             if scheduler is not None:
-                return admit(scheduler, request, done)
+                return admit_request(scheduler, request, done)
         text = f"model '{request.model}' has no version '{request.version}'"
         return refuse_request(
             request, done, VersionNotFound(text, model=request.model, version=request.version)
@@ -163,7 +163,7 @@ class Engine(InferenceService):
         if version is None or not version.spec.following:
             return self.submit(request, done)
         assert version.scheduler is not None
-        return admit(version.scheduler, request, done)
+        return admit_request(version.scheduler, request, done)
 
     def ready(self, model: str = "", version: str = "") -> bool:
         if model:
@@ -338,7 +338,7 @@ class Engine(InferenceService):
             )
             return stateful, stateful.pool
         codecs = self._codecs if self._shares_reading else None
-        wake = functools.partial(self._idle_models.wake, version) if may_scale_to_zero(spec) else None
+        wake = functools.partial(self._idle_models.wake_version, version) if may_scale_to_zero(spec) else None
         scheduler = make_scheduler(
             spec, statistics, allocate, version.on_worker_event, make_pool, codecs=codecs, wake=wake
         )
@@ -491,9 +491,9 @@ class Engine(InferenceService):
         now = time.monotonic()
         for version in self.registry:
             if version.scheduler is not None:
-                version.scheduler.check(now)
-        self._codecs.check(now)
-        self._idle_models.check(now)
+                version.scheduler.check_deadlines(now)
+        self._codecs.check_deadlines(now)
+        self._idle_models.check_budget(now)
         if self._heartbeat_clock.step(now):
             self._workers.check(now)
             self._frontends.check(now)

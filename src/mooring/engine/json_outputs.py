@@ -1,6 +1,6 @@
-"""JSON text of a request's outputs, where its worker leaves the writing to the server.
+"""Encodes outputs as JSON where the worker leaves that to the server.
 
-That is so for requests whose bodies a codec process has decoded (offload.py): small outputs are written here and now,
+It does so for requests whose bodies a codec process has decoded (offload.py): small outputs are written here and now,
 large ones by a codec process, or by a thread where that fails.
 """
 
@@ -24,7 +24,7 @@ _BINARY = "binary_data"
 class CodecProcesses(Protocol):
     """The processes that decode and encode large JSON."""
 
-    def idle(self, again: Callable[[], None]) -> bool:
+    def has_idle(self, again: Callable[[], None]) -> bool:
         """Whether one has nothing to do; where not, ``again`` is called once when one may have."""
 
     def submit(self, request: InferenceRequest, done: Done) -> Ticket:
@@ -46,10 +46,10 @@ class JsonOutputs:
                 piece.outputs[at] = encode_json_output(tensor, null=self._null)
                 release([tensor])
 
-    def encode(self, answer: InferenceResponse, done: Callable[[Outcome], None]) -> None:
+    def encode_answer(self, answer: InferenceResponse, done: Callable[[Outcome], None]) -> None:
         """Write the JSON of an answer in place, then pass it to ``done``; it passes an error where that fails."""
         json = [at for at, tensor in enumerate(answer.outputs) if self._is_json(tensor)]
-        large = [at for at in json if _size(answer.tensors[at]) > _INLINE_JSON_LIMIT]
+        large = [at for at in json if _output_size(answer.tensors[at]) > _INLINE_JSON_LIMIT]
         error = self._encode_here(answer, [at for at in json if at not in large])
         if error is not None:
             done(error)
@@ -80,9 +80,9 @@ class JsonOutputs:
         for at, tensor in zip(places, kept, strict=True):
             answer.outputs[at] = tensor
 
-        def encoded(outcome: Outcome) -> None:
+        def on_encoded(outcome: Outcome) -> None:
             if isinstance(outcome, InferenceResponse):
-                _replace(answer, places, outcome.outputs)
+                _replace_outputs(answer, places, outcome.outputs)
                 done(answer)
             else:
                 self._encode_in_thread(answer, places, done)
@@ -97,7 +97,7 @@ class JsonOutputs:
             json_writer=JsonWriter.CODEC,
             null_for_nan=self._null,
         )
-        self._codecs.submit(job, encoded)
+        self._codecs.submit(job, on_encoded)
 
     def _encode_in_thread(
         self, answer: InferenceResponse, places: list[int], done: Callable[[Outcome], None]
@@ -105,25 +105,25 @@ class JsonOutputs:
         """Write these of the outputs where no codec process could: the answer keeps their memory meanwhile."""
         tensors = [answer.tensors[at] for at in places]
 
-        def encode() -> list[JsonOutput]:
+        def encode_all() -> list[JsonOutput]:
             return [encode_json_output(tensor, null=self._null) for tensor in tensors]
 
-        def encoded(task: "asyncio.Future[list[JsonOutput]]") -> None:
+        def on_encoded(task: "asyncio.Future[list[JsonOutput]]") -> None:
             error = task.exception()
             if error is None:
-                _replace(answer, places, task.result())
+                _replace_outputs(answer, places, task.result())
                 done(answer)
                 return
             release(answer.outputs)
             done(error if isinstance(error, MooringError) else InvalidOutput(repr(error)))
 
-        asyncio.get_running_loop().run_in_executor(None, encode).add_done_callback(encoded)
+        asyncio.get_running_loop().run_in_executor(None, encode_all).add_done_callback(on_encoded)
 
 
 def take_over_json(request: InferenceRequest) -> OutputSelection | None:
     """Ask the worker for plain tensors only, and return which outputs are not to be JSON; None where that cannot be.
 
-    Where an output is wanted in yet another form, as classes or in shared memory, the worker writes all of them.
+    Where an output is requested in yet another form, as classes or in shared memory, the worker writes all of them.
     """
     outputs = request.outputs or []
     if any(output.parameters and output.parameters.keys() != {_BINARY} for output in outputs):
@@ -137,14 +137,14 @@ def take_over_json(request: InferenceRequest) -> OutputSelection | None:
     return selection
 
 
-def _size(tensor: Tensor) -> int:
+def _output_size(tensor: Tensor) -> int:
     """Bytes of an output, or more than the limit for so many elements that to count them takes long."""
     if isinstance(tensor.data, list):
         return _INLINE_JSON_LIMIT + 1 if len(tensor.data) > MAX_UNPACKED else sum(map(len, tensor.data))
     return len(tensor.data)
 
 
-def _replace(answer: InferenceResponse, places: list[int], texts: Sequence[Output]) -> None:
+def _replace_outputs(answer: InferenceResponse, places: list[int], texts: Sequence[Output]) -> None:
     release([answer.outputs[at] for at in places])
     for at, tensor in zip(places, texts, strict=True):
         answer.outputs[at] = tensor

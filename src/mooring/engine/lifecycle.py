@@ -7,7 +7,7 @@
                 FAILED ◀── (crash loop)     │
                     └───────────────────────┘
 
-``Lifecycle.move`` makes every change of a version's state; no other code assigns one.
+``Lifecycle.move_to`` makes every change of a version's state; no other code assigns one.
 """
 
 import enum
@@ -38,22 +38,22 @@ class IllegalMove(Exception):
 
 
 class Lifecycle:
-    """The state of one version. ``changed`` is called after every move."""
+    """The state of one version. ``on_change`` is called with the new state after every move."""
 
-    def __init__(self, changed: Callable[[State], None]) -> None:
+    def __init__(self, on_change: Callable[[State], None]) -> None:
         self._state = State.UNLOADED
-        self._changed = changed
+        self._on_change = on_change
 
     @property
     def state(self) -> State:
         """The state now."""
         return self._state
 
-    def move(self, state: State) -> None:
+    def move_to(self, state: State) -> None:
         """Change the state; to the same one nothing happens. Raises ``IllegalMove`` for what is not in the table."""
         if state is self._state:
             return
         if state not in MOVES[self._state]:
             raise IllegalMove(f"{self._state.name} cannot become {state.name}")
         self._state = state
-        self._changed(state)
+        self._on_change(state)

@@ -35,14 +35,14 @@ class Queue(Protocol):
     def put_back(self, queued: QueuedRequest) -> None:
         """Let it wait for a worker again, at its old place."""
 
-    def fail(self, queued: QueuedRequest, error: MooringError) -> None:
+    def fail_offloaded(self, queued: QueuedRequest, error: MooringError) -> None:
         """End an offloaded request whose body cannot be decoded."""
 
 
 class JsonOffload:
     """Has the bodies of one queue decoded by codec processes while all its workers are busy, the oldest first.
 
-    ``pending`` holds the requests whose bodies are worth it, and some that have found a worker meanwhile.
+    ``pending`` holds the requests whose bodies are worth it, and some that a worker has taken meanwhile.
     """
 
     def __init__(
@@ -53,9 +53,8 @@ class JsonOffload:
         self._spec = spec
         self._allocate = allocate
         self._in_flight: dict[QueuedRequest, Ticket] = {}
-        self._again = (
-            self.begin
-        )  # always the same object: the codec processes call it once, however often it asked
+        # Bound once, so that it is always the same object: the codec processes call it once, however often it asked.
+        self._again = self.start_pending
         self.pending: deque[QueuedRequest] = deque()
 
     @property
@@ -63,37 +62,37 @@ class JsonOffload:
         """The requests whose bodies are being decoded."""
         return list(self._in_flight)
 
-    def begin(self) -> None:
+    def start_pending(self) -> None:
         """Have pending bodies decoded while there is a process for them. Call it when all workers are busy."""
         pending = self.pending
         while pending:
             queued = pending[0]
             if queued.state is not WAITING or not worth_offloading(queued.request):
                 pending.popleft()
-            elif not self._codecs.idle(self._again):
+            elif not self._codecs.has_idle(self._again):
                 return
             else:
                 pending.popleft()
-                self._decode(queued)
+                self._start_decoding(queued)
 
-    def cancel(self, queued: QueuedRequest) -> None:
+    def cancel_decoding(self, queued: QueuedRequest) -> None:
         """Stop the decoding for a request that nobody waits for any more."""
         self._in_flight.pop(queued).cancel()
 
-    def _decode(self, queued: QueuedRequest) -> None:
+    def _start_decoding(self, queued: QueuedRequest) -> None:
         request = queued.request
         job = decode_job(request)
         self._queue.offload(queued)
-        ticket = self._codecs.submit(job, lambda outcome: self._decoded(queued, outcome))
+        ticket = self._codecs.submit(job, lambda outcome: self._on_decoded(queued, outcome))
         if queued.state is OFFLOADED:
             self._in_flight[queued] = ticket
 
-    def _decoded(self, queued: QueuedRequest, outcome: Outcome) -> None:
+    def _on_decoded(self, queued: QueuedRequest, outcome: Outcome) -> None:
         self._in_flight.pop(queued, None)
         request, spec = queued.request, self._spec
         if isinstance(outcome, InvalidInput):
             error = ErrorRecord.of(outcome).error(model=spec.name, version=spec.version)
-            self._queue.fail(queued, error)
+            self._queue.fail_offloaded(queued, error)
             return
         # A deadline is the queue's own to see. Of any other error the worker will know more.
         if isinstance(outcome, InferenceResponse):
@@ -103,7 +102,7 @@ class JsonOffload:
                 selection = take_over_json(request)
                 if selection is not None:
                     null = writes_null(spec.handler.json_nan, asked=request.null_for_nan)
-                    queued.json_writer = JsonOutputs(self._codecs, selection, null=null)
+                    queued.output_encoder = JsonOutputs(self._codecs, selection, null=null)
             else:
                 release(outcome.outputs)
         self._queue.put_back(queued)
@@ -118,7 +117,7 @@ def worth_offloading(request: InferenceRequest) -> bool:
 
 
 def decode_job(request: InferenceRequest) -> InferenceRequest:
-    """What a codec process gets to decode the body of a request, which keeps a share of it."""
+    """The job for a codec process that decodes the body of a request; the request keeps a share of the body."""
     assert request.body is not None
     request.body, lent = request.body.shares(2)
     return InferenceRequest("", "", request.id, [], deadline=request.deadline, body=lent)
@@ -143,9 +142,9 @@ def move_to_arena(tensors: list[Tensor], allocate: Callable[[int], Buffer | None
         data = tensor.data
         inline = isinstance(data, bytes) or (isinstance(data, Buffer) and data.slot is None)
         if inline and len(data) > LARGE:
-            found = allocate(len(data))
-            if found is None:
+            slot = allocate(len(data))
+            if slot is None:
                 return False
-            found.view[:] = view_of(data)
-            tensor.data = found
+            slot.view[:] = view_of(data)
+            tensor.data = slot
     return True

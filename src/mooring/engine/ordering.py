@@ -13,13 +13,13 @@ class Ordering:
     def __init__(self) -> None:
         self._entries: deque[OrderedDone] = deque()
 
-    def enter(self, done: Done) -> "OrderedDone":
+    def add_request(self, done: Done) -> "OrderedDone":
         """Put a request that comes now last. Its outcomes go to what this returns, and from there to ``done``."""
         entry = OrderedDone(self, done)
         self._entries.append(entry)
         return entry
 
-    def advance(self) -> None:
+    def deliver_ready(self) -> None:
         """Hand on what is held for the oldest request, and for those after it once it has all its answers."""
         entries = self._entries
         while entries:
@@ -44,18 +44,18 @@ class OrderedDone:
     def __call__(self, outcome: Outcome) -> None:
         """The service's word on the request."""
         if self._done is None:
-            self._release(outcome)
+            self._release_outcome(outcome)
             return
         self._held.append(outcome)
         self.over = not isinstance(outcome, InferenceResponse) or outcome.final
-        self._ordering.advance()
+        self._ordering.deliver_ready()
 
     def deliver_held(self) -> None:
         """Say what is held."""
         held, self._held = self._held, []
         for outcome in held:
             if self._done is None:  # the caller left in the middle of it
-                self._release(outcome)
+                self._release_outcome(outcome)
             else:
                 self._done(outcome)
 
@@ -63,9 +63,9 @@ class OrderedDone:
         """Let the requests behind this one go on: its caller does not wait any more."""
         self._done = None
         self.over = True
-        self._ordering.advance()
+        self._ordering.deliver_ready()
 
-    def _release(self, outcome: Outcome) -> None:
+    def _release_outcome(self, outcome: Outcome) -> None:
         if isinstance(outcome, InferenceResponse):
             release(outcome.outputs)
 

@@ -59,8 +59,8 @@ class PolicyScheduler(Scheduler[W]):
         level = request.priority if policy.levels else 0
         if self._ordering is None:
             return self._submit_at(request, done, rows, level)
-        turn = self._ordering.enter(done)
-        return OrderedTicket(self._submit_at(request, turn, rows, level), turn)
+        entry = self._ordering.add_request(done)
+        return OrderedTicket(self._submit_at(request, entry, rows, level), entry)
 
     def _submit_at(self, request: InferenceRequest, done: Done, rows: int, level: int) -> Ticket:
         policy = self._queue_policy.of(level)
@@ -75,9 +75,9 @@ class PolicyScheduler(Scheduler[W]):
             timed.append((ticket.arrived + policy.timeout, ticket))
         return ticket
 
-    def check(self, now: float) -> None:
+    def check_deadlines(self, now: float) -> None:
         """Give up requests whose deadline, or whose time in the queue, has passed."""
-        super().check(now)
+        super().check_deadlines(now)
         self._end_waits(now)
 
     def dispatch(self) -> None:

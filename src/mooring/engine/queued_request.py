@@ -9,8 +9,8 @@ its      │   ▼                                   ▼                  │
 worker  RUNNING ─── answered, or failed ───────▶ DONE ◀──────────────┘ refused or withdrawn
 is gone
 
-``QueuedRequest.move`` makes every change of a state. Only the two that every request makes are made in place as well,
-where the old state was just looked at: in ``Dispatcher.start`` and ``Dispatcher.finish_many``.
+``QueuedRequest.move_to`` makes every change of a state. Only the two that every request makes are made in place as well,
+where the old state was just looked at: in ``Dispatcher.start_batch`` and ``Dispatcher.finish_many``.
 """
 
 import enum
@@ -31,7 +31,7 @@ from mooring.workers.handle import Work, WorkerHandle
 
 
 class RequestState(enum.IntEnum):
-    """Where a queued request stands."""
+    """The state of a queued request; the table of moves is ``TRANSITIONS``."""
 
     WAITING = 0
     RUNNING = 1
@@ -58,26 +58,26 @@ class IllegalTransition(Exception):
     """A change of state that the table does not have: a bug."""
 
 
-class JsonWriter(Protocol):
+class OutputEncoder(Protocol):
     """Writes the JSON text of one request's outputs, where its worker leaves that to the server."""
 
     def encode_piece(self, piece: InferenceResponse) -> None:
         """Write the JSON of a streamed part now, in place."""
 
-    def encode(self, answer: InferenceResponse, done: Callable[[Outcome], None]) -> None:
+    def encode_answer(self, answer: InferenceResponse, done: Callable[[Outcome], None]) -> None:
         """Write the JSON of an answer in place, then pass it to ``done``; it passes an error where that fails."""
 
 
 class RequestOwner(Protocol):
-    """What a queued request needs of those who queue and run it."""
+    """The dispatcher of a queued request."""
 
     spec: ModelSpec
     slots: AnswerSlots
 
     def finish_many(self, works: "Sequence[Work]", outcomes: Sequence[Outcome], *, borrowed: bool) -> None:
-        """These requests have their outcomes; with ``borrowed`` some may have memory to give back."""
+        """Pass the outcomes of requests to their callers; with ``borrowed`` some have memory to give back."""
 
-    def withdrawn(self, queued: "QueuedRequest", state: RequestState) -> None:
+    def on_withdrawn(self, queued: "QueuedRequest", state: RequestState) -> None:
         """A request that was in this state, and that no worker has, is DONE: nobody waits for it any more."""
 
     def count_refusal(self, queued: "QueuedRequest") -> None:
@@ -105,19 +105,19 @@ class QueuedRequest(msgspec.Struct, eq=False):
     delayed: bool = False  # it has waited too long, and goes after others of its priority (queue_policy.py)
     answer_slot: Buffer | None = None
     worker: WorkerHandle | None = None
-    json_writer: JsonWriter | None = None
+    output_encoder: OutputEncoder | None = None
 
     @property
-    def wanted(self) -> bool:
+    def has_caller(self) -> bool:
         """Whether the caller still waits for the answer."""
         return self.done is not None
 
     @property
     def precedence(self) -> tuple[float, bool]:
-        """What is served first: the smallest of these. A request without a priority comes after all with one."""
+        """The sort key in the queue, the smallest first. A request without a priority comes after all with one."""
         return (self.request.priority or math.inf, self.delayed)
 
-    def move(self, state: RequestState) -> None:
+    def move_to(self, state: RequestState) -> None:
         """Change the state. Raises ``IllegalTransition`` where the table does not have that change."""
         if state not in TRANSITIONS[self.state]:
             raise IllegalTransition(f"a request cannot go from {self.state.name} to {state.name}")
@@ -127,9 +127,9 @@ class QueuedRequest(msgspec.Struct, eq=False):
         """Pass a part of a streamed answer to the caller."""
         self.streamed = True
         if self.done is not None:
-            if self.json_writer is not None:
-                self.json_writer.encode_piece(response)
-            self.label(response)
+            if self.output_encoder is not None:
+                self.output_encoder.encode_piece(response)
+            self.fill_identity(response)
             self.done(response)
 
     def answer(self, outcome: Outcome) -> None:
@@ -137,7 +137,7 @@ class QueuedRequest(msgspec.Struct, eq=False):
         self.owner.finish_many((self,), (outcome,), borrowed=True)
 
     def refuse(self, error: MooringError) -> None:
-        """Tell the caller now; a worker that has the request may go on with it, but its answer is dropped."""
+        """Pass an error to the caller now. A worker that has the request may go on; its answer is dropped."""
         done, self.done = self.done, None
         self._withdraw()
         if done is not None:
@@ -145,18 +145,18 @@ class QueuedRequest(msgspec.Struct, eq=False):
             done(error)
 
     def cancel(self) -> None:
-        """The caller does not wait any more."""
+        """Withdraw the request: the caller does not wait any more."""
         self.done = None
         self._withdraw()
 
-    def free(self) -> None:
-        """Give back the memory: no worker has the request and none will get it."""
+    def release_memory(self) -> None:
+        """Release the payloads and the answer slot: no worker has the request and none will get it."""
         self.request.release()
         if self.answer_slot is not None:
             self.owner.slots.return_unused(self.answer_slot)
             self.answer_slot = None
 
-    def label(self, response: InferenceResponse) -> None:
+    def fill_identity(self, response: InferenceResponse) -> None:
         """Fill in which model answers and which request it answers, where the worker has left that open."""
         request = self.request
         response.model = response.model or request.model
@@ -169,6 +169,6 @@ class QueuedRequest(msgspec.Struct, eq=False):
             if self.worker is not None:
                 self.worker.cancel(self)
         elif state is not DONE:
-            self.free()
-            self.move(DONE)
-            self.owner.withdrawn(self, state)
+            self.release_memory()
+            self.move_to(DONE)
+            self.owner.on_withdrawn(self, state)

@@ -130,7 +130,7 @@ class ModelVersion:
     def start_loading(self, scheduler: RequestScheduler | None, pool: WorkerPool | None) -> None:
         """Begin to load the version. A chain or a workflow has no scheduler and no pool."""
         self.scheduler, self.pool = scheduler, pool
-        self._lifecycle.move(State.LOADING)
+        self._lifecycle.move_to(State.LOADING)
 
     def on_worker_event(self, event: ModelMetadata | MooringError) -> None:
         """Note that a worker has loaded the model (its metadata), or has failed to or died (the error)."""
@@ -139,7 +139,7 @@ class ModelVersion:
         if isinstance(event, ModelMetadata):
             self.metadata = event
             self.ever_loaded = True
-            self._lifecycle.move(State.READY)
+            self._lifecycle.move_to(State.READY)
         else:
             self._on_failure(event)
         self._settled.set()
@@ -155,13 +155,13 @@ class ModelVersion:
         """Accept requests again: workers are about to start, and requests wait for them."""
         assert self.scheduler is not None
         if self.state is State.FAILED:
-            self._lifecycle.move(State.LOADING)
-        self.scheduler.admit()
+            self._lifecycle.move_to(State.LOADING)
+        self.scheduler.accept_new()
 
     def suspend(self) -> None:
         """Refuse requests: there are no workers until an operator sets a number."""
         assert self.scheduler is not None
-        self._lifecycle.move(State.LOADING)
+        self._lifecycle.move_to(State.LOADING)
         self.scheduler.refuse_all(self.no_worker_error())
         self._settled.set()
 
@@ -183,11 +183,11 @@ class ModelVersion:
     def start_unloading(self) -> None:
         """Refuse new requests; those that wait are still served."""
         self.resize_epoch += 1
-        self._lifecycle.move(State.UNLOADING)
+        self._lifecycle.move_to(State.UNLOADING)
 
     def finish_unloading(self) -> None:
         """Note that the workers are gone."""
-        self._lifecycle.move(State.UNLOADED)
+        self._lifecycle.move_to(State.UNLOADED)
 
     def not_ready_error(self) -> ModelNotReady:
         """The error for requests to a version that is not READY, with the reason of its state."""
@@ -217,9 +217,9 @@ class ModelVersion:
         if pool.ready:
             return
         if isinstance(error, ModelLoadFailed) or pool.failures.in_a_row >= _CRASH_LOOP:
-            self._lifecycle.move(State.FAILED)
+            self._lifecycle.move_to(State.FAILED)
         elif self.state is not State.FAILED:
-            self._lifecycle.move(State.LOADING)
+            self._lifecycle.move_to(State.LOADING)
 
     def _on_state_change(self, state: State) -> None:
         name, version = self.spec.name, self.spec.version
@@ -244,7 +244,7 @@ class ModelVersion:
     def _set_admission(self, scheduler: RequestScheduler, state: State) -> None:
         """Accept requests, refuse new ones, or refuse those that wait, too, as the state demands."""
         if state in (State.READY, State.LOADING):
-            scheduler.admit()
+            scheduler.accept_new()
         elif state is State.UNLOADING:
             scheduler.refuse_new(self.not_ready_error())
         else:

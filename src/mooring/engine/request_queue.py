@@ -41,7 +41,7 @@ class RequestQueue:
     def push(self, queued: QueuedRequest) -> None:
         """Add a request behind those of its priority or a better one."""
         if queued.request.priority or self._prioritized:
-            self._insert(queued)
+            self._insert_by_precedence(queued)
         else:
             self._entries.append(queued)
         self.waiting += 1
@@ -54,11 +54,11 @@ class RequestQueue:
     def reinsert(self, queued: QueuedRequest) -> None:
         """Move a waiting request whose precedence has changed to its new place."""
         self._entries.remove(queued)
-        self._insert(queued)
+        self._insert_by_precedence(queued)
 
     def offload(self, queued: QueuedRequest) -> None:
         """Take out a request whose body is decoded elsewhere meanwhile. It still counts against the size."""
-        queued.move(OFFLOADED)
+        queued.move_to(OFFLOADED)
         self._entries.remove(queued)
         self.waiting -= 1
         self.offloaded += 1
@@ -72,7 +72,7 @@ class RequestQueue:
     def put_back(self, queued: QueuedRequest) -> None:
         """Put back a request that was offloaded, behind those only that came before it or have a better priority."""
         self.end_offload()
-        queued.move(WAITING)
+        queued.move_to(WAITING)
         self.waiting += 1
         entries, place, own = self._entries, 0, (queued.precedence, queued.key)
         # It came early, so its place is near the head.
@@ -89,7 +89,7 @@ class RequestQueue:
         entries = self._entries
         if len(entries) > 2 * self.waiting + _MAX_WITHDRAWN:
             left = list(self)
-            entries.clear()  # in place: ``take`` may be going through it just now
+            entries.clear()  # in place: ``take_batch`` may be going through it just now
             entries.extend(left)
 
     def head(self) -> QueuedRequest:
@@ -99,7 +99,7 @@ class RequestQueue:
             entries.popleft()
         return entries[0]
 
-    def take(
+    def take_batch(
         self,
         max_rows: int,
         now: float,
@@ -136,7 +136,7 @@ class RequestQueue:
         self.waiting -= len(batch)
         return batch
 
-    def _insert(self, queued: QueuedRequest) -> None:
+    def _insert_by_precedence(self, queued: QueuedRequest) -> None:
         self._prioritized = self.waiting > 0 or queued.request.priority > 0
         entries, place, own = self._entries, len(self._entries), queued.precedence
         while place and own < entries[place - 1].precedence:

@@ -1,8 +1,8 @@
-"""Which models have no process while nobody asks them: those of files, above a budget of processes and memory.
+"""Scale to zero: idle models of files have no processes while all models together exceed a budget.
 
 A model whose file and signature were checked when it was loaded can be loaded again whenever it is asked for. So such
-models stay READY when their workers and their template have ended, and the first request waits for new ones. Models with
-code of their own, models that keep state and models that somebody gave a number of workers are never touched.
+models stay READY when their workers and their template have ended, and the next request waits for new ones. Models with
+code of their own, models that keep state and models whose number of workers was set are never scaled to zero.
 """
 
 import asyncio
@@ -25,48 +25,48 @@ from mooring.workers.recycling import memory_of, resident_memory
 
 log = get_logger(__name__)
 
-# Without settings: as many processes as an operator can still survey, and half of the memory.
+# The default budget: as many processes as an operator can still survey, and half of the memory.
 _PROCESSES_PER_CORE = 64
-# Descriptors that a process takes of the server's, and as many again for connections.
+# File descriptors of the server that a worker process takes, and as many again for connections.
 _DESCRIPTORS = 8
 # Seconds between two looks, and between two times that memory is measured.
 _CHECK_EVERY = 1.0
 _MEASURE_EVERY = 10.0
-# Seconds that a model which was asked keeps its workers, whatever the budget: starting them costs more than keeping them.
+# Seconds after its last request for which a model keeps its workers whatever the budget: a start costs more than they do.
 _MIN_IDLE = 10.0
 
 
 class Budget(msgspec.Struct, frozen=True):
-    """What the processes of all models may take before idle ones are scaled to zero; ``memory`` in bytes, 0 is no limit."""
+    """The number of processes and the bytes of ``memory`` above which idle models are scaled to zero; 0 is no limit."""
 
     processes: int = 0
     memory: int = 0
 
 
 def machine_budget(processes: int | None, memory: int | None) -> Budget:
-    """By the settings ``scale_to_zero_processes`` and ``scale_to_zero_memory``; what is None, by the machine."""
-    usual = memory_limit() or psutil.virtual_memory().total
+    """The budget of the settings ``scale_to_zero_processes`` and ``scale_to_zero_memory``; None takes the machine's."""
+    available = memory_limit() or psutil.virtual_memory().total
     return Budget(
         min(_PROCESSES_PER_CORE * count_cores(), highest_limit() // _DESCRIPTORS)
         if processes is None
         else processes,
-        usual // 2 if memory is None else memory,
+        available // 2 if memory is None else memory,
     )
 
 
 def may_scale_to_zero(spec: ModelSpec) -> bool:
-    """Whether a model may be without workers while nobody asks it: nothing of it is lost, and nobody wants them there."""
-    code = runs_user_code(spec.backend, module=bool(spec.parameters.get("module")))
+    """Whether an idle model may lose its workers: it keeps no state, runs no user code, and its workers are the default."""
+    has_code = runs_user_code(spec.backend, module=bool(spec.parameters.get("module")))
     return (
         spec.scaling.workers_by_default
-        and not code
+        and not has_code
         and not spec.sequence.enabled
         and not spec.limits.job_ticket
     )
 
 
 def processes_kept(specs: Iterable[ModelSpec], budget: Budget) -> int:
-    """How many workers models have at most while nobody asks them."""
+    """The greatest number of workers that these models have while all of them are idle."""
     kept = idle = 0
     for spec in specs:
         if may_scale_to_zero(spec):
@@ -77,21 +77,24 @@ def processes_kept(specs: Iterable[ModelSpec], budget: Budget) -> int:
 
 
 class _Use(msgspec.Struct):
-    """The use of a version. ``last`` is when it was last asked, on the monotonic clock, or minus infinity for never.
+    """The use of a version. ``last`` is when it last had a request, in seconds of the monotonic clock; minus infinity: never.
 
-    ``known`` is when it was first seen, ``served`` how many requests its workers were sent; ``memory`` is in bytes.
+    ``first_seen`` is on the same clock, ``served`` counts the requests sent to its workers, ``memory`` is in bytes.
     """
 
-    known: float
+    first_seen: float
     served: int = 0
     last: float = -math.inf
     memory: int = 0
 
 
 class IdleModels:
-    """Keeps the models of a registry within a budget. Call ``check`` a few times a second.
+    """Keeps the models of a registry within a budget. Call ``check_budget`` a few times a second.
 
-    ``retire`` returns when no frontend has anything in a version, or sends it anything more.
+    How this works: once a second the use of each version is brought up to date. While the processes or their memory
+    exceed the budget, the least recently used idle versions lose their workers: first no frontend process may use them
+    (``retire`` returns then), then their pools end. The next request calls ``wake_version``. Memory is measured in a
+    thread, and less often, because the kernel needs milliseconds for each process.
     """
 
     def __init__(
@@ -108,8 +111,8 @@ class IdleModels:
         self._measuring: asyncio.Task[None] | None = None
         self._checked_at = self._measured_at = -math.inf
 
-    def check(self, now: float) -> None:
-        """Scale idle models to zero while all together take more than they may, the least recently used first."""
+    def check_budget(self, now: float) -> None:
+        """Scale idle models to zero while all together exceed the budget, the least recently used first."""
         if now - self._checked_at < _CHECK_EVERY:
             return
         self._checked_at = now
@@ -130,9 +133,9 @@ class IdleModels:
             self._leaving[version] = asyncio.ensure_future(self._scale_to_zero(version, pools[version]))
 
     def workers_at_first(self, spec: ModelSpec) -> int:
-        """How many workers to start for a version that is loaded for the first time.
+        """The number of workers to start for a version that is loaded for the first time.
 
-        One worker is enough to learn its signature where the budget would take all of them away in a moment.
+        Where the budget would end all of them in a moment, one is enough to learn the model's signature.
         """
         if self._budget.processes and may_scale_to_zero(spec):
             running = sum(pool.processes for _, pool in self._pools_by_version())
@@ -140,15 +143,15 @@ class IdleModels:
                 return min(spec.scaling.min_workers, 1)
         return spec.scaling.min_workers
 
-    def wake(self, version: ModelVersion) -> None:
-        """Start the workers of a version that is asked for and has none."""
+    def wake_version(self, version: ModelVersion) -> None:
+        """Start the workers of a version that has requests and no workers."""
         pool = version.pool
         if pool is not None and version.ready and not pool.wanted:
             log.info("model started again", model=version.spec.name, version=version.spec.version)
             pool.start(version.spec.scaling.min_workers)
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop scaling and measuring."""
         for task in (*self._leaving.values(), self._measuring):
             if task is not None:
                 task.cancel()
@@ -163,7 +166,7 @@ class IdleModels:
         served = pool.served
         if served > use.served or not version.scheduler.idle:
             use.last = now
-            # It was loaded with one worker when there was no room for more, and is wanted after all.
+            # It was loaded with one worker when the budget had no room for more, and now has requests.
             if 0 < pool.wanted < version.spec.scaling.min_workers and may_scale_to_zero(version.spec):
                 pool.start(version.spec.scaling.min_workers)
         use.served = served
@@ -172,9 +175,9 @@ class IdleModels:
         return use
 
     def _idle_candidates(self, pools: Collection[ModelVersion], now: float) -> list[ModelVersion]:
-        """Idle versions, the first to go first: never asked and loaded last, then least recently asked."""
-        found = [version for version in reversed(list(pools)) if self._is_idle(version, now)]
-        return sorted(found, key=lambda version: (self._uses[version].last, -self._uses[version].known))
+        """The idle versions in the order to scale down: never used ones, the newest first, then the least recently used."""
+        idle = [version for version in reversed(list(pools)) if self._is_idle(version, now)]
+        return sorted(idle, key=lambda version: (self._uses[version].last, -self._uses[version].first_seen))
 
     def _is_idle(self, version: ModelVersion, now: float) -> bool:
         scheduler, pool = version.scheduler, version.pool
@@ -193,7 +196,7 @@ class IdleModels:
     async def _scale_to_zero(self, version: ModelVersion, pool: WorkerPool) -> None:
         await self._retire(version)
         del self._leaving[version]
-        # It may have been asked, scaled or unloaded meanwhile.
+        # It may have got a request, or been scaled or unloaded meanwhile.
         if version in self._uses and self._is_idle(version, self._checked_at):
             log.info(
                 "model scaled to zero",
@@ -204,7 +207,7 @@ class IdleModels:
             pool.scale_to_zero()
 
     async def _measure_memory(self, pools: "dict[ModelVersion, WorkerPool]") -> None:
-        """Find out how much memory the processes of each version have."""
+        """Measure the memory of the processes of each version."""
         pids = {version: pool.pids for version, pool in pools.items() if pool.workers}
         try:
             used = await asyncio.to_thread(_memory_of_versions, pids, resident_memory)

@@ -110,7 +110,7 @@ class Scheduler(Generic[W]):
         if request.body is not None and self._offload is not None and worth_offloading(request):
             self._offload.pending.append(queued)
         if not self._timer.pending:
-            self._timer.soon()
+            self._timer.dispatch_soon()
         return queued
 
     def dispatch(self) -> None:
@@ -123,33 +123,33 @@ class Scheduler(Generic[W]):
             if policy.exact:
                 wait = policy.due_in(queue.waiting, now - queue.head().arrived)
                 if wait > 0.0:
-                    self._timer.later(wait)
+                    self._timer.dispatch_later(wait)
                     return
             if pool.overlapping:
                 pool.put_least_busy_last()
                 share = policy.share_of_room(queue.waiting, len(pool.idle), pool.idle[-1].room)
             else:
                 row_time = dispatcher.row_time.value
-                share = policy.share(queue.waiting, len(pool.idle), row_time)
+                share = policy.share_of_queue(queue.waiting, len(pool.idle), row_time)
                 if row_time is not None and row_time >= SLOW_ROW and not policy.exact:
                     wait = self._refill.due_in(queue.waiting, pool.ready, policy.max_size, now)
                     if wait > 0.0:
-                        self._timer.later(wait)
+                        self._timer.dispatch_later(wait)
                         return
                     load = queue.waiting + dispatcher.running
                     share = min(share, fair_share(load, pool.ready, dispatcher.running))
             worker = pool.next()
             # A body that takes milliseconds to decode goes to a worker alone: others are for the codec processes.
             pending = self._offload is not None and self._offload.pending
-            batch = queue.take(share, now, self._expire, _has_large_body if pending else None)
+            batch = queue.take_batch(share, now, self._expire, _has_large_body if pending else None)
             if batch:
-                dispatcher.start(batch, worker, now)
+                dispatcher.start_batch(batch, worker, now)
         if self._offload is not None and self._offload.pending:
-            self._offload.begin()
+            self._offload.start_pending()
         if queue.waiting and self._wake is not None and not pool.ready:
             self._wake()
 
-    def limit(self, queue_size: int) -> None:
+    def set_queue_size(self, queue_size: int) -> None:
         """Let so many requests wait at most; those that wait already are not affected."""
         self.queue_size = queue_size
         if not self.spec.limits.job_ticket:
@@ -159,17 +159,17 @@ class Scheduler(Generic[W]):
         """Refuse new requests with this error; those that wait already were accepted and are served."""
         self._dispatcher.refuse_new(error)
 
-    def admit(self) -> None:
+    def accept_new(self) -> None:
         """Take requests again."""
-        self._dispatcher.admit()
+        self._dispatcher.accept_new()
 
     def refuse_all(self, error: MooringError) -> None:
         """Refuse new requests and those that wait with this error."""
         self._dispatcher.refuse_all(error)
 
-    def check(self, now: float) -> None:
+    def check_deadlines(self, now: float) -> None:
         """Give up requests whose deadline has passed. Call it often enough for the deadlines to mean something."""
-        self._dispatcher.check(now)
+        self._dispatcher.check_deadlines(now)
 
     # What the dispatcher asks of its source.
 
@@ -190,12 +190,12 @@ class Scheduler(Generic[W]):
             if queued.state is WAITING:
                 self._queue.push_first(queued)
 
-    def withdrawn(self, queued: QueuedRequest, state: RequestState) -> None:
+    def on_withdrawn(self, queued: QueuedRequest, state: RequestState) -> None:
         """Forget a request that nobody waits for any more."""
         if state is OFFLOADED:
             self._queue.end_offload()
             assert self._offload is not None
-            self._offload.cancel(queued)
+            self._offload.cancel_decoding(queued)
         else:
             self._queue.forget_withdrawn()
 
@@ -221,7 +221,7 @@ class Scheduler(Generic[W]):
         self._queue.put_back(queued)
         self.on_worker_free()
 
-    def fail(self, queued: QueuedRequest, error: MooringError) -> None:
+    def fail_offloaded(self, queued: QueuedRequest, error: MooringError) -> None:
         """End a request whose body cannot be decoded."""
         self._queue.end_offload()
         queued.answer(error)
@@ -230,7 +230,7 @@ class Scheduler(Generic[W]):
         spec, dispatcher = self.spec, self._dispatcher
         return queue_full(spec, self.queue_size, dispatcher, self._queue.waiting)
 
-    def _room(self) -> int:
+    def _idle_room(self) -> int:
         """How many requests the idle workers take at once."""
         idle = self._dispatcher.pool.idle
         return sum(worker.room if worker.capacity else self.spec.batching.max_batch_size for worker in idle)
@@ -238,7 +238,7 @@ class Scheduler(Generic[W]):
     def _is_full(self) -> bool:
         """Whether one more would find no room, once those that wait have gone to the workers that are idle."""
         if self.spec.limits.job_ticket:
-            return self._queue.waiting >= self._room()
+            return self._queue.waiting >= self._idle_room()
         self.dispatch()
         return self.waiting >= self.queue_size
 

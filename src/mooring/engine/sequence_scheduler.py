@@ -50,9 +50,9 @@ class QueuedStep(QueuedRequest, eq=False):
     step: Step | None = None
     named_here: bool = False
 
-    def label(self, response: InferenceResponse) -> None:
-        """As for every request; the answer says which sequence it belongs to."""
-        super().label(response)
+    def fill_identity(self, response: InferenceResponse) -> None:
+        """Fill in what every answer has, and the id of the sequence."""
+        super().fill_identity(response)
         if self.step is not None:
             add_sequence_id(response, self.request, self.step, self.owner.spec.sequence.headers)
 
@@ -132,14 +132,14 @@ class SequenceScheduler(Generic[S]):
         if dispatcher.refusal is not None:
             return dispatcher.reject(queued, dispatcher.refusal)
         if not is_undecoded(request):
-            self._enqueue(queued, now)
+            self._enqueue_step(queued, now)
         elif len(self._undecoded) >= self.queue_size:
             dispatcher.reject(queued, self._queue_full())
         else:
-            self._decode(queued)
+            self._start_decoding(queued)
         return queued
 
-    def _enqueue(self, queued: QueuedStep, now: float) -> None:
+    def _enqueue_step(self, queued: QueuedStep, now: float) -> None:
         try:
             self._admit_step(queued, now)
         except MooringError as error:
@@ -150,31 +150,31 @@ class SequenceScheduler(Generic[S]):
             self._dispatcher.watch_deadline(queued)
         self._dispatch_soon()
 
-    def _decode(self, queued: QueuedStep) -> None:
-        queued.move(OFFLOADED)
+    def _start_decoding(self, queued: QueuedStep) -> None:
+        queued.move_to(OFFLOADED)
         queued.queued_for = self._clock() - queued.arrived
         if queued.request.deadline is not None:
             self._dispatcher.watch_deadline(queued)
         self._undecoded[queued] = None
-        ticket = self._read_body(queued.request, lambda error: self._decoded(queued, error))
+        ticket = self._read_body(queued.request, lambda error: self._on_decoded(queued, error))
         if queued in self._undecoded:
             self._undecoded[queued] = ticket
 
-    def _decoded(self, queued: QueuedStep, error: MooringError | None) -> None:
+    def _on_decoded(self, queued: QueuedStep, error: MooringError | None) -> None:
         del self._undecoded[queued]
         error = error or self._dispatcher.refusal
         if error is not None:
             self._dispatcher.reject(queued, error)
             return
-        queued.move(WAITING)
-        self._enqueue(queued, self._clock())
+        queued.move_to(WAITING)
+        self._enqueue_step(queued, self._clock())
 
     def _dispatch_soon(self) -> None:
         if self._waiting:
-            self._timer.soon()
+            self._timer.dispatch_soon()
 
     def _admit_step(self, queued: QueuedStep, now: float) -> None:
-        """Find the sequence of a request and take it in. Raises ``MooringError`` where it cannot be taken."""
+        """Add a request to its sequence. Raises ``MooringError`` where the sequence cannot take it."""
         request = queued.request
         if request.form is Form.TENSORS:
             queued.rows = max(request.rows, 1)
@@ -186,21 +186,21 @@ class SequenceScheduler(Generic[S]):
                 f"a step of a sequence has at most {self.spec.batching.max_batch_size} instances for model "
                 f"'{self.spec.name}', not {queued.rows}"
             )
-        step = self._step_of(queued)
+        step = self._read_step(queued)
         self._drop_dead_workers()
         name, implicit = str(step.id), request.form is not Form.TENSORS
         if self._sequences.is_full(name):  # what waits may only wait for the end of this turn of the loop
             self.dispatch()
         if self.spec.limits.job_ticket:
             self._sequences.assign_places(
-                self._places_with_room()
+                self._workers_with_room()
             )  # those that came earlier in this turn of the loop
-            if not self._sequences.would_run(name, self._places_with_room()):
+            if not self._sequences.would_run(name, self._workers_with_room()):
                 raise self._queue_full()
-        self._sequences.admit(name, queued, now, start=step.start, end=step.end, implicit=implicit)
+        self._sequences.admit_step(name, queued, now, start=step.start, end=step.end, implicit=implicit)
         queued.step = step
 
-    def _step_of(self, queued: QueuedStep) -> Step:
+    def _read_step(self, queued: QueuedStep) -> Step:
         step = step_of(queued.request, self.spec.sequence.headers)
         if step.id:
             return step
@@ -211,7 +211,7 @@ class SequenceScheduler(Generic[S]):
         queued.named_here = True
         return Step(new_sequence_id(), start=True, end=step.end)
 
-    def limit(self, queue_size: int) -> None:
+    def set_queue_size(self, queue_size: int) -> None:
         """Let so many requests wait at most for their bodies to be decoded; sequences have bounds of their own."""
         self.queue_size = queue_size
 
@@ -219,26 +219,26 @@ class SequenceScheduler(Generic[S]):
         """Refuse new requests with this error; those that wait already were accepted and are served."""
         self._dispatcher.refuse_new(error)
 
-    def admit(self) -> None:
+    def accept_new(self) -> None:
         """Take requests again."""
-        self._dispatcher.admit()
+        self._dispatcher.accept_new()
 
     def refuse_all(self, error: MooringError) -> None:
         """Refuse new requests and those that wait with this error."""
         self._dispatcher.refuse_all(error)
 
-    def check(self, now: float) -> None:
-        """Give up requests whose deadline has passed, and sequences that nobody goes on with."""
-        self._dispatcher.check(now)
-        self._sequences.expire(now)
+    def check_deadlines(self, now: float) -> None:
+        """Refuse requests whose deadline has passed, and end sequences that were idle for too long."""
+        self._dispatcher.check_deadlines(now)
+        self._sequences.end_expired(now)
         self._drop_dead_workers()
-        self._shed()
+        self._dismiss_surplus()
         self._dispatch_soon()  # there may be room now for a sequence that waits for some
         self._dispatcher.statistics.sequences = len(self._sequences)
 
     def open_sequences(self) -> list[str]:
         """The ids of the sequences that are not over."""
-        return self._sequences.ids()
+        return self._sequences.open_ids()
 
     def remember_lost(self, ids: Sequence[str]) -> None:
         """Note sequences that a scheduler before this one had: they can only be started anew."""
@@ -259,14 +259,14 @@ class SequenceScheduler(Generic[S]):
         """Make these the next steps of their sequences again."""
         for queued in unstarted:
             assert isinstance(queued, QueuedStep)
-            self._sequences.give_back(queued)
+            self._sequences.return_step(queued)
             if queued.state is WAITING:
                 self._waiting += 1
             else:
-                self._sequences.withdraw(queued, self._clock())
+                self._sequences.withdraw_step(queued, self._clock())
         self._drop_dead_workers()
 
-    def withdrawn(self, queued: QueuedRequest, state: RequestState) -> None:
+    def on_withdrawn(self, queued: QueuedRequest, state: RequestState) -> None:
         """Forget a step that nobody waits for any more; those behind it move up."""
         assert isinstance(queued, QueuedStep)
         if state is OFFLOADED:
@@ -275,12 +275,12 @@ class SequenceScheduler(Generic[S]):
                 ticket.cancel()
             return
         self._waiting -= 1
-        self._sequences.withdraw(queued, self._clock())
-        self._shed()
+        self._sequences.withdraw_step(queued, self._clock())
+        self._dismiss_surplus()
         self._dispatch_soon()
 
     def slow_batches_done(self, rows: int, row_time: float) -> None:
-        """Nothing: a step waits for its sequence, never for others to share its call."""
+        """Do nothing: a step waits for its sequence, never for others to share its call."""
 
     def refuse_waiting(self, error: MooringError) -> None:
         """Refuse every step that waits."""
@@ -292,11 +292,11 @@ class SequenceScheduler(Generic[S]):
         assert isinstance(queued, QueuedStep)
         # A client that did not get its answer does not know the id that was made here, and cannot go on.
         over = queued.named_here and not delivered
-        self._sequences.finish(queued, self._clock(), over=over)
-        self._shed()
+        self._sequences.finish_step(queued, self._clock(), over=over)
+        self._dismiss_surplus()
         self._dispatch_soon()  # its worker was free before, and had nothing to do then
 
-    def _shed(self) -> None:
+    def _dismiss_surplus(self) -> None:
         pool = self._pool
         if len(pool.workers) > pool.wanted:
             pool.dismiss_surplus()
@@ -306,7 +306,7 @@ class SequenceScheduler(Generic[S]):
 
         What ran there is answered when the pool says that the worker is lost.
         """
-        for worker in self._sequences.places():
+        for worker in self._sequences.used_places():
             if worker.state is WorkerState.ENDED and not self._sequences.runs_at(worker):
                 for queued in self._sequences.drop_place(worker):
                     queued.refuse(
@@ -325,7 +325,7 @@ class SequenceScheduler(Generic[S]):
         now = self._clock()
         # With job tickets nothing waits for a worker that has the fewest sequences and is busy.
         self._sequences.assign_places(
-            self._places_with_room() if self.spec.limits.job_ticket else self._places()
+            self._workers_with_room() if self.spec.limits.job_ticket else self._eligible_workers()
         )
         waits: list[float] = []
         for worker in list(self._pool.idle):
@@ -339,20 +339,20 @@ class SequenceScheduler(Generic[S]):
             batch = self._next_call(worker, now)
             if batch:
                 self._waiting -= len(batch)
-                self._dispatcher.start(batch, worker, now)
+                self._dispatcher.start_batch(batch, worker, now)
         if waits:
-            self._timer.later(min(waits))
+            self._timer.dispatch_later(min(waits))
 
-    def _places_with_room(self) -> Sequence[WorkerHandle]:
+    def _workers_with_room(self) -> Sequence[WorkerHandle]:
         """The workers whose next call has room for one more step."""
         return [
             worker
-            for worker in self._places()
-            if worker in self._pool.idle and self._sequences.next_at(worker)[0] < self._room(worker)
+            for worker in self._eligible_workers()
+            if worker in self._pool.idle and self._sequences.next_at(worker)[0] < self._room_of(worker)
         ]
 
-    def _places(self) -> Sequence[WorkerHandle]:
-        """The workers that new sequences may go to: of too many, those that have the most to keep."""
+    def _eligible_workers(self) -> Sequence[WorkerHandle]:
+        """The workers that new sequences may go to: where there are too many, those with the most sequences."""
         pool = self._pool
         loaded = [
             worker
@@ -363,8 +363,8 @@ class SequenceScheduler(Generic[S]):
             loaded.sort(key=self._sequences.count_at, reverse=True)
         return loaded[: pool.wanted] or loaded
 
-    def _room(self, worker: WorkerHandle) -> int:
-        """How many rows its next call may have. A worker with a capacity takes steps while others run."""
+    def _room_of(self, worker: WorkerHandle) -> int:
+        """The rows that the next call of a worker may have. A worker with a capacity takes steps while others run."""
         return worker.room if worker.capacity else self.spec.batching.max_batch_size
 
     def _next_call(self, worker: WorkerHandle, now: float) -> list[QueuedStep]:
@@ -375,7 +375,7 @@ class SequenceScheduler(Generic[S]):
             return queued.rows
 
         batch: list[QueuedStep] = []
-        for step in self._sequences.take(worker, self._room(worker), rows):
+        for step in self._sequences.take_steps(worker, self._room_of(worker), rows):
             queued = step.job
             if queued.step is not None:
                 queued.step = Step(queued.step.id, step.start, step.end)

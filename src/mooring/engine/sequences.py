@@ -1,4 +1,4 @@
-"""Which step of which sequence may run where, and when a sequence is over: pure rules, with no clock and no worker.
+"""The rules of sequences: which step may run where, and when a sequence is over. Pure: no clock and no worker.
 
 A *place* is whatever keeps the state of its sequences (a worker), a *job* is one step of one (a request). Three rules
 hold whatever happens: the steps of a sequence run in the order in which they came, one at a time, and all in one place.
@@ -49,9 +49,9 @@ class LiveSequence(Generic[P, J]):
 class Sequences(Generic[P, J]):
     """The sequences of one model.
 
-    How this works: ``admit`` adds a step to its sequence, which stands in line while its next step may run: at its
-    place, or in ``_unplaced`` until ``assign_places`` gives it one. ``take`` removes the next steps of a place from the
-    line; ``finish`` lets each sequence stand in line again, or ends it. A sequence without a step is idle, and ends when
+    How this works: ``admit_step`` adds a step to its sequence, which stands in line while its next step may run: at its
+    place, or in ``_unplaced`` until ``assign_places`` gives it one. ``take_steps`` removes the next steps of a place from the
+    line; ``finish_step`` lets each sequence stand in line again, or ends it. A sequence without a step is idle, and ends when
     it has been so for too long. When a place is gone, ``drop_place`` tells which steps have lost their state.
     """
 
@@ -84,10 +84,10 @@ class Sequences(Generic[P, J]):
             return live is None and any(not room or self.count_at(place) < room for place in places)
         return live.running is None and not live.waiting and live.place in places
 
-    def admit(
+    def admit_step(
         self, name: str, job: J, now: float, *, start: bool = False, end: bool = False, implicit: bool = False
     ) -> None:
-        """Take a step in. ``implicit`` lets it start a sequence that nobody knows without saying so.
+        """Add a step to its sequence. With ``implicit`` it starts an unknown sequence even without ``start``.
 
         Raises ``InvalidInput`` for a sequence that was not started, ``SequenceLost`` for one whose state is gone and
         ``SequencesFull`` where there is no room; then nothing has changed.
@@ -111,7 +111,7 @@ class Sequences(Generic[P, J]):
         live.restart = False
 
     def admit_alone(self, job: J, now: float) -> None:
-        """Take a job in that belongs to no sequence; it runs wherever there is least to do."""
+        """Add a job that belongs to no sequence; it runs at the place with the fewest sequences."""
         live: LiveSequence[P, J] = LiveSequence(None, now)
         live.closed = True
         self._append_step(live, ScheduledStep(job, start=False, end=True))
@@ -147,9 +147,9 @@ class Sequences(Generic[P, J]):
         live.waiting.append(step)
         self._sequence_of[step.job] = live
         self._idle.pop(live, None)
-        self._enqueue(live)
+        self._enqueue_sequence(live)
 
-    def _enqueue(self, live: LiveSequence[P, J]) -> None:
+    def _enqueue_sequence(self, live: LiveSequence[P, J]) -> None:
         """Put a sequence whose next step may run in line at its place, or for a place."""
         if live.running is not None or live.queued or not live.waiting:
             return
@@ -172,7 +172,7 @@ class Sequences(Generic[P, J]):
             if live.waiting:
                 live.place = min(places, key=self.count_at)
                 self._held.setdefault(live.place, set()).add(live)
-                self._enqueue(live)
+                self._enqueue_sequence(live)
 
     def count_at(self, place: P) -> int:
         """How many sequences have their state at this place."""
@@ -185,10 +185,10 @@ class Sequences(Generic[P, J]):
             ready.popleft().queued = False
         return (len(ready), ready[0].waiting[0].job) if ready else (0, None)
 
-    def take(self, place: P, most: int, rows: Callable[[J], int]) -> list[ScheduledStep[J]]:
-        """The next call: steps of different sequences, of at most ``most`` rows together and always at least one.
+    def take_steps(self, place: P, most: int, rows: Callable[[J], int]) -> list[ScheduledStep[J]]:
+        """Take the steps of the next call: of different sequences, at least one, of at most ``most`` rows together.
 
-        ``rows`` may withdraw a job instead, and say 0.
+        ``rows`` returns the rows of a job; it may withdraw the job instead, and returns 0 then.
         """
         taken: list[ScheduledStep[J]] = []
         total = 0
@@ -208,16 +208,16 @@ class Sequences(Generic[P, J]):
             total += size
         return taken
 
-    def finish(self, job: J, now: float, *, over: bool = False) -> None:
-        """A step has its answer. ``over`` ends the sequence, as if the step had been its last."""
+    def finish_step(self, job: J, now: float, *, over: bool = False) -> None:
+        """Note that a step has its answer. ``over`` ends the sequence, as if the step had been its last."""
         live = self._sequence_of.pop(job, None)
         if live is not None:
             live.running = None
             live.closed = live.closed or over
             self._enqueue_or_end(live, now)
 
-    def withdraw(self, job: J, now: float) -> None:
-        """A step that waits will not run after all; nothing happens where it is not known."""
+    def withdraw_step(self, job: J, now: float) -> None:
+        """Remove a waiting step, which will not run. Nothing happens for a job that is not known."""
         live = self._sequence_of.pop(job, None)
         if live is None:
             return
@@ -230,20 +230,20 @@ class Sequences(Generic[P, J]):
             live.restart = True
         self._enqueue_or_end(live, now)
 
-    def give_back(self, job: J) -> None:
-        """A step that was taken did not run: it is the next one again."""
+    def return_step(self, job: J) -> None:
+        """Put back a step that was taken and did not run: it is the next one of its sequence again."""
         live = self._sequence_of[job]
         step, live.running = live.running, None
         assert step is not None
         live.used = not step.start
         live.waiting.appendleft(step)
-        self._enqueue(live)
+        self._enqueue_sequence(live)
 
     def _enqueue_or_end(self, live: LiveSequence[P, J], now: float) -> None:
         if live.running is not None:
             return
         if live.waiting:
-            self._enqueue(live)
+            self._enqueue_sequence(live)
         elif live.closed or not live.used:
             self._remove_sequence(live)
         else:
@@ -263,8 +263,8 @@ class Sequences(Generic[P, J]):
             del self._held[place]
             self._ready.pop(place, None)
 
-    def expire(self, now: float) -> None:
-        """End what was idle, or has lasted, for too long; a step that was accepted is answered before."""
+    def end_expired(self, now: float) -> None:
+        """End sequences that were idle, or have lasted, for too long. Steps that were accepted are still answered."""
         most, settings = self._settings.max_idle, self._settings
         while most and self._idle:
             live, since = next(iter(self._idle.items()))
@@ -283,7 +283,7 @@ class Sequences(Generic[P, J]):
             if live in self._idle:
                 self._remove_sequence(live)
 
-    def places(self) -> list[P]:
+    def used_places(self) -> list[P]:
         """The places that have a sequence."""
         return list(self._held)
 
@@ -292,9 +292,9 @@ class Sequences(Generic[P, J]):
         return any(live.running is not None for live in self._held.get(place, ()))
 
     def drop_place(self, place: P) -> list[J]:
-        """A place is gone, and nothing runs there: the steps that wait for a state that is lost with it.
+        """Remove a place that is gone, where no step runs. Return the jobs that wait for a state that was lost with it.
 
-        A sequence that has not begun there, or is to be started anew, goes elsewhere.
+        A sequence that has not begun there, or is to be started again, goes to another place.
         """
         self._ready.pop(place, None)
         lost: list[J] = []
@@ -307,14 +307,14 @@ class Sequences(Generic[P, J]):
                     lost.append(step.job)
             if live.waiting:
                 live.used = False
-                self._enqueue(live)
+                self._enqueue_sequence(live)
             else:
                 self._remove_sequence(live)
                 if live.id is not None:
                     self.remember_lost([live.id])
         return lost
 
-    def ids(self) -> list[str]:
+    def open_ids(self) -> list[str]:
         """The ids of the sequences that are not over."""
         return list(self._live)
 

@@ -25,7 +25,7 @@ from mooring.core.errors import (
 )
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import Done, InferenceService, ModelMetadata, ModelState, Ticket
-from mooring.engine.admission import admit, wait_until
+from mooring.engine.admission import admit_request, wait_until
 from mooring.engine.queue_policy import make_scheduler
 from mooring.engine.scheduler import Scheduler
 from mooring.frontends import messages
@@ -155,7 +155,7 @@ class FrontendService(InferenceService):
         served = self._by_name.get((request.model, request.version))
         if served is None or not served.pool.ready or served.scheduler.refusal is not None:
             return self._forward(request, done)
-        return admit(served.scheduler, request, done)
+        return admit_request(served.scheduler, request, done)
 
     def overload_error(self, model: str, version: str = "") -> MooringError | None:
         served = self._by_name.get((model, version))
@@ -322,7 +322,7 @@ class FrontendService(InferenceService):
         self._name_default(spec.name)
 
     def _limit(self, served: ServedVersion) -> None:
-        served.scheduler.limit(queue_share(served.queue_size, self._share))
+        served.scheduler.set_queue_size(queue_share(served.queue_size, self._share))
 
     def _attach_worker(self, message: messages.AttachWorker) -> None:
         _, descriptors, _, _ = socket.recv_fds(self._descriptors, 1, 2)
@@ -383,7 +383,7 @@ class FrontendService(InferenceService):
             if state is not None and state.state == "FAILED":
                 served.give_up(f"model '{served.name}' version '{served.version}' is FAILED: {state.reason}")
             else:
-                served.scheduler.admit()
+                served.scheduler.accept_new()
 
     def _name_default(self, name: str) -> None:
         """A request that names no version finds the default one."""
@@ -397,7 +397,7 @@ class FrontendService(InferenceService):
     def _check(self) -> None:
         now = time.monotonic()
         for served in self._served.values():
-            served.scheduler.check(now)
+            served.scheduler.check_deadlines(now)
         for number, (served, orders) in list(self._retiring.items()):
             if served.scheduler.idle:
                 del self._retiring[number], self._served[number]

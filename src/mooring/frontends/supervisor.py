@@ -293,7 +293,7 @@ class FrontendSupervisor:
 
     def _limit(self, version: ModelVersion) -> None:
         if version.scheduler is not None:
-            version.scheduler.limit(queue_share(version.spec.limits.queue_size, self._share))
+            version.scheduler.set_queue_size(queue_share(version.spec.limits.queue_size, self._share))
 
     async def order(self, order: Callable[[int], messages.ToFrontend], version: int) -> None:
         """Send an order to all frontends that serve a version, and wait until they have carried it out."""
