@@ -49,7 +49,7 @@ def snapshot(stage: Stage) -> None:
             gone(family)
             server.start()
             server.await_start()
-            until(lambda: server.has_exactly(first=2, second=1))
+            until(lambda: server.holds(first=2, second=1))
             load.until_right(50)
     assert set(stage.account.statuses) <= {200, 503}, stage.account.statuses
     stage.notes.append("both models and their three workers came back; no orphan")
