@@ -58,7 +58,7 @@ def test_a_tool_without_a_driver_is_no_card(tmp_path, tool):
 
 def test_a_tool_that_hangs_is_no_card(tmp_path, tool, monkeypatch):
     tool("import time; time.sleep(60)")
-    monkeypatch.setattr(hardware, "_PATIENCE", 0.05)
+    monkeypatch.setattr(hardware, "_TOOL_TIMEOUT", 0.05)
     assert list(hardware._find_accelerators(tmp_path)) == []
 
 

@@ -584,7 +584,7 @@ def test_what_cannot_be_read_is_told_and_the_rest_is_read(root, mar):
 def test_a_device_that_is_taken_for_granted_is_named_where_the_machine_has_none(
     root, mar, monkeypatch, line, there
 ):
-    monkeypatch.setattr("mooring.doctor.libraries.devices", lambda: there)
+    monkeypatch.setattr("mooring.doctor.libraries.find_devices", lambda: there)
     mar(files={"handler.py": f"{HANDLER}\n    def initialize(self, context):\n        {line}\n"})
     found = told(root, Verdict.CHANGE)
     if len(there) == 1:
@@ -603,6 +603,6 @@ def test_a_device_that_is_taken_for_granted_is_named_where_the_machine_has_none(
     ],
 )
 def test_a_device_that_is_asked_for_with_care_is_no_fault(root, mar, monkeypatch, line):
-    monkeypatch.setattr("mooring.doctor.libraries.devices", lambda: {"CPU": 2})
+    monkeypatch.setattr("mooring.doctor.libraries.find_devices", lambda: {"CPU": 2})
     mar(files={"handler.py": f"{HANDLER}\n    def initialize(self, context):\n        {line}\n"})
     assert not told(root, Verdict.CHANGE)

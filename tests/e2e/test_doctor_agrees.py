@@ -18,7 +18,7 @@ import requests
 from e2e_kit import PATIENCE, Server, until
 from onnx import TensorProto, helper, numpy_helper
 
-from mooring.doctor.examination import examine
+from mooring.doctor.examination import examine_place
 
 ANSWERS = "def infer(inputs):\n    return {'y': 1}\n"
 HANDLER = "def handle(data, context):\n    return ['ok' for _ in data or ()]\n"
@@ -255,7 +255,7 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def doctors(root):
     """What doctor says, by entry."""
-    findings = examine(root / "installed").findings
+    findings = examine_place(root / "installed").findings
 
     def verdict(entry):
         own = [each for each in findings if f"{each.where}/".startswith((f"{entry}/", f"{entry}:"))]

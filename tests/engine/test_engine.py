@@ -103,7 +103,7 @@ async def test_a_model_with_more_workers_than_there_is_room_for_is_not_loaded(ho
 
 
 async def test_threads_of_workers_are_their_share_of_the_cores_unless_the_model_says(house, monkeypatch):
-    monkeypatch.setattr(engine_module, "cores", lambda: 8)
+    monkeypatch.setattr(engine_module, "count_cores", lambda: 8)
     assert (await house.load("a", min_workers=1, max_workers=2)).pool.threads == 4
     assert (await house.load("b", threads=3)).pool.threads == 3
 

@@ -13,7 +13,7 @@ def machine(monkeypatch):
     """A machine of four cores and 64 GB that limits nothing; ``machine`` changes what it is."""
 
     def change(*, cores=4, memory=64 << 30, pids=None, nproc=resource.RLIM_INFINITY, descriptors=1 << 20):
-        monkeypatch.setattr(capacity, "cores", lambda: cores)
+        monkeypatch.setattr(capacity, "count_cores", lambda: cores)
         monkeypatch.setattr(capacity, "memory_limit", lambda: memory)
         monkeypatch.setattr(capacity, "process_limit", lambda: pids)
         monkeypatch.setattr(capacity, "highest_limit", lambda: descriptors)

@@ -100,7 +100,7 @@ class Stage:
 def _world(monkeypatch):
     set_clock(monkeypatch, handle_module, pool_module)
     monkeypatch.setattr(pool_module, "Spawner", FakeSpawner)
-    monkeypatch.setattr(local_module, "cores", lambda: 1)
+    monkeypatch.setattr(local_module, "count_cores", lambda: 1)
 
 
 # Starting.
