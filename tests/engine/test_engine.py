@@ -160,6 +160,18 @@ async def test_a_chain_is_ready_when_all_its_models_are_and_asks_them_in_turn(ho
     assert outcomes[0].model == "c"
 
 
+async def test_a_model_goes_before_a_workflow_of_its_name(house):
+    stage = await house.load("stage")
+    await house.engine.deploy_workflow(model_spec(name="m", backend="", stages=["stage"]))
+    house.ask()
+    await asyncio.sleep(0)
+    assert len(stage.pool.workers[0].sent) == 1
+    model = await house.load("m")
+    house.ask()
+    await asyncio.sleep(0)
+    assert (len(stage.pool.workers[0].sent), len(model.pool.workers[0].sent)) == (1, 1)
+
+
 # Replacing and unloading.
 
 

@@ -27,6 +27,11 @@ def test_a_move_is_made_if_and_only_if_the_table_has_it(old, new):
         assert lifecycle.state is old
 
 
+def test_a_version_that_is_unloaded_does_not_come_back_before_it_is_gone():
+    assert MOVES[State.UNLOADING] == {State.UNLOADED}
+    assert MOVES[State.UNLOADED] == {State.LOADING}
+
+
 @given(st.lists(st.sampled_from(State)))
 def test_every_change_is_told_once_and_standing_still_is_none(states):
     told = []
