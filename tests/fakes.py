@@ -90,6 +90,7 @@ class FakeWorker:
         return self.capacity - len(self.outstanding) if self.capacity else 1 << 30
 
     def send(self, batch):
+        self.pool.idle.remove(self)
         self.state = WorkerState.BUSY
         self.sent.append(list(batch))
         if self.capacity and self.room > 0:

@@ -36,6 +36,8 @@ class Line:
     def send(self, *keys):
         works = [FakeWork(key) for key in keys]
         self.works |= {work.key: work for work in works}
+        if self.worker not in self.pool.idle:
+            self.pool.idle.append(self.worker)
         self.worker.send(works)
 
     async def say(self, message):

@@ -78,7 +78,6 @@ class Stage:
 
     def send(self, worker, *keys):
         """As the scheduler does."""
-        self.pool.idle.remove(worker)
         works = [FakeWork(key) for key in keys]
         worker.send(works)
         return works

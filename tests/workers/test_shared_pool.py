@@ -42,7 +42,6 @@ class Stage:
 
     def send(self, name, *keys):
         (worker,) = (worker for worker in self.pool.idle if worker.id == name)
-        self.pool.idle.remove(worker)
         worker.send([FakeWork(key) for key in keys])
 
     async def answer(self, name, *keys):

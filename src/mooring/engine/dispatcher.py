@@ -105,7 +105,6 @@ class Dispatcher(Generic[W]):
             if lends:
                 queued.answer_slot = slots.lend_slot()
         self.running += len(batch)
-        self.pool.idle.remove(worker)
         worker.send(batch)
 
     def reject(self, queued: QueuedRequest, error: MooringError) -> QueuedRequest:

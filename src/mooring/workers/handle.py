@@ -5,7 +5,7 @@ import enum
 import socket
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol, Self, TypeVar
 
 from mooring.core.buffers import LARGE, Buffer
 from mooring.core.errors import ErrorRecord, MooringError, WorkerDied
@@ -112,46 +112,52 @@ class WorkerProcess(Protocol):
         """End it now."""
 
 
-class Pool(Protocol):
+W = TypeVar("W")
+
+
+class Pool(Protocol[W]):
     """The pool of a worker, which hears from the worker's handle."""
 
     spec: ModelSpec
     owner: PoolOwner
-    idle: list[Any]
+    idle: list[W]
 
-    def on_idle(self, worker: Any) -> None:
+    def on_idle(self, worker: W) -> None:
         """The worker has answered its message."""
 
-    def on_loaded(self, worker: Any, metadata: ModelMetadata, joining: Joining | None) -> None:
+    def on_loaded(self, worker: W, metadata: ModelMetadata, joining: Joining | None) -> None:
         """The worker has loaded the model."""
 
     def on_joining_missed(self) -> None:
         """Requests came that might have shared a call, had a trial shown that they may."""
 
-    def on_load_failed(self, worker: Any, failure: LoadFailed) -> None:
+    def on_load_failed(self, worker: W, failure: LoadFailed) -> None:
         """The worker could not load the model, and ends by itself."""
 
-    def on_closed(self, worker: Any) -> None:
+    def on_closed(self, worker: W) -> None:
         """The worker has closed its end of the channel."""
 
     def on_records(self, records: Sequence[Record]) -> None:
         """The model's own code recorded metrics."""
 
-    def on_room(self, worker: Any) -> None:
+    def on_room(self, worker: W) -> None:
         """A worker with a capacity has answered a request."""
 
 
 class Workers(Protocol):
     """The workers of one version, as its scheduler uses them."""
 
-    idle: list[Any]
     overlapping: bool
+
+    @property
+    def idle(self) -> Sequence["WorkerHandle"]:
+        """The workers that may be sent a request now. Each leaves them when it is sent one."""
 
     @property
     def ready(self) -> int:
         """How many have the model loaded."""
 
-    def next(self) -> Any:
+    def next(self) -> "WorkerHandle":
         """The idle worker to send to."""
 
     def put_least_busy_last(self) -> None:
@@ -184,7 +190,7 @@ class WorkerHandle:
     its unanswered requests, which ``report_death`` hands back by how far they had come (``Progress``).
     """
 
-    def __init__(self, pool: Pool, process: WorkerProcess, name: str) -> None:
+    def __init__(self, pool: Pool[Self], process: WorkerProcess, name: str) -> None:
         self.id = name
         self.process = process
         self.state = STARTING
@@ -217,8 +223,9 @@ class WorkerHandle:
         """The number of requests that it takes now."""
         return self.capacity - len(self._outstanding) if self.capacity else _A_MESSAGE
 
-    def send(self, works: Sequence[Work]) -> None:
-        """Send requests to the worker. The caller has taken it from the idle ones of its pool."""
+    def send(self: Self, works: Sequence[Work]) -> None:
+        """Send requests to the worker, which is one of its pool's idle ones until then."""
+        self._pool.idle.remove(self)
         if self.capacity:
             self._send_more(works)
             return
@@ -272,7 +279,7 @@ class WorkerHandle:
         if self._outstanding.keys() >= set(results.keys):  # the worker may be gone, and they with it
             self._handle_message(results, large=False)
 
-    def offer(self) -> None:
+    def offer(self: Self) -> None:
         """Join the idle workers of the pool if there is room for another request."""
         if self.room > 0 and not self.retiring and self not in self._pool.idle:
             self._pool.idle.append(self)
@@ -285,7 +292,7 @@ class WorkerHandle:
         """Send a message; what the socket does not take is sent as soon as it does."""
         self._writer.send(message)
 
-    def _receive_messages(self) -> bool:
+    def _receive_messages(self: Self) -> bool:
         """Handle the messages that have come; False when none has."""
         try:
             count = self._frames.receive(self._sock)
@@ -316,7 +323,7 @@ class WorkerHandle:
             return False
         return True
 
-    def _handle_message(self, message: ToServer, *, large: bool) -> None:
+    def _handle_message(self: Self, message: ToServer, *, large: bool) -> None:
         """Handle one message. One that is not ``large`` has no large payload, unless an answer slot was lent for it."""
         if isinstance(message, Results):
             self._handle_results(message, large=large)
@@ -361,7 +368,7 @@ class WorkerHandle:
                     owner.large_answer(size)
         owner.finish_many(works, results.outcomes, borrowed=borrowed)
 
-    def _handle_concurrent_results(self, results: Results) -> None:
+    def _handle_concurrent_results(self: Self, results: Results) -> None:
         """Answers and pieces, of whichever of the outstanding requests."""
         self.sent_at = time.monotonic()
         owner, spec = self._pool.owner, self._pool.spec
@@ -389,7 +396,7 @@ class WorkerHandle:
         for work, answer in told:
             work.answer(answer)
 
-    def _free_if_done(self) -> None:
+    def _free_if_done(self: Self) -> None:
         if not self._outstanding and self.state is BUSY:
             self._message = ()
             self.state = READY
@@ -435,7 +442,7 @@ class OwnedWorker(WorkerHandle):
     process: LocalProcess
 
     def __init__(
-        self, pool: Pool, process: LocalProcess, name: str, *, turn: Turn, stop_watch: StopWatch
+        self, pool: Pool[Self], process: LocalProcess, name: str, *, turn: Turn, stop_watch: StopWatch
     ) -> None:
         super().__init__(pool, process, name)
         self.turn = turn
@@ -445,7 +452,7 @@ class OwnedWorker(WorkerHandle):
         self.started = time.time()
         self.begun = time.monotonic()  # with the process that it is forked from
 
-    def _on_process_end(self) -> None:
+    def _on_process_end(self: Self) -> None:
         """The process has ended. What its model's code forked may hold its end of the channel open for ever."""
         while self.state is not ENDED and self._receive_messages():
             pass
