@@ -1,4 +1,4 @@
-"""Memory that somebody lends: a view, the slot of shared memory it lives in, and how it is given back.
+"""Borrowed memory: a view, the slot of shared memory in which it lies, and how it is released.
 
 Small payloads are plain ``bytes``. Only what is too large to copy travels as a ``Buffer``.
 """
@@ -25,7 +25,7 @@ class Slot(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Buffer:
-    """A borrowed view. Whoever holds it last calls ``release``; a second call does nothing.
+    """A borrowed view. The last holder calls ``release``; a second call does nothing.
 
     ``view`` must not be touched after the release: the memory may hold the next request by then.
     """
@@ -49,9 +49,9 @@ class Buffer:
         return bytes(self.view)
 
     def received(self, size: int) -> None:
-        """Count bytes that have been written to it where that matters: in memory that is shared they are counted already.
+        """Count ``size`` bytes that have been written, on the account of all bodies. Raises ``BodyMemoryFull``.
 
-        Raises ``BodyMemoryFull``.
+        Nothing to do for shared memory, whose bytes were counted when it was allocated.
         """
 
     def shortened(self, size: int) -> "Buffer":
@@ -63,7 +63,7 @@ class Buffer:
         return Buffer(self.view[:size], used, give_back)
 
     def tail(self, start: int) -> "Buffer":
-        """The bytes from ``start`` on. The new buffer is what is to be released, and this one no more."""
+        """The bytes from ``start`` on. Release the new buffer instead of this one."""
         slot = self.slot
         place = None if slot is None else Slot(slot.arena, slot.offset + start, slot.size - start)
         return Buffer(self.view[start:], place, lambda _: self.release())
@@ -101,7 +101,7 @@ class Share:
         return Buffer(view, place, lambda _: self.release())
 
     def release(self) -> None:
-        """One holder less."""
+        """Give up one hold; the last one releases the whole buffer."""
         self._held -= 1
         if not self._held:
             self._whole.release()
@@ -117,7 +117,7 @@ class HeapBuffer(Buffer):
         self._claim = claim
 
     def received(self, size: int) -> None:
-        """Count them."""
+        """Count ``size`` bytes on the account. Raises ``BodyMemoryFull``."""
         self._claim.grow(size)
 
 
@@ -129,15 +129,15 @@ class Allocator(Protocol):
     """
 
     def allocate(self, size: int) -> Buffer:
-        """Memory for what is there already."""
+        """Memory for bytes that are there already; all of it counts at once."""
         ...
 
     def expect(self, size: int) -> Buffer:
-        """Memory for what is announced; whoever writes to it says how much has come, by ``received``."""
+        """Memory for bytes that are announced; the writer counts them with ``received`` as they come."""
         ...
 
     def claim(self) -> Claim:
-        """A claim for what somebody holds elsewhere on the heap."""
+        """A claim for bytes that are held elsewhere on the heap."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What protocols may know of the engine, and what a model's code may know of the server."""
+"""The interfaces between protocols and engine, and between a model's code and its worker, with their records."""
 
 import abc
 import enum
@@ -26,7 +26,7 @@ class LoadContext(msgspec.Struct, frozen=True):
 
 
 class ModelMetadata(msgspec.Struct, frozen=True):
-    """What a loaded model says of itself. Handlers declare no tensors."""
+    """The metadata of a loaded model. Handlers declare no tensors."""
 
     name: str
     versions: list[str] = []
@@ -36,20 +36,20 @@ class ModelMetadata(msgspec.Struct, frozen=True):
 
 
 class JoiningState(enum.StrEnum):
-    """How far it is known whether the requests for a model file may share its calls."""
+    """Whether the requests for a model file may share its calls, as far as that is known."""
 
     DECLARED = "declared"  # the configuration says how many rows a call has
     NO_BATCH = "no_batch"  # the file shows that they may not
-    UNTRIED = "untried"  # nobody has sent two at once yet
+    UNTRIED = "untried"  # no two requests have come at the same time yet
     TRYING = "trying"
     SHOWN = "shown"  # rows gave the same answers alone and joined
     APART = "apart"  # they did not, or it cannot be told
 
 
 class Joining(msgspec.Struct, frozen=True):
-    """Whether requests for a model file are joined in one call, and why: a line for who runs the server.
+    """Whether requests for a model file are joined in one call, and the ``reason``, a line for operators.
 
-    ``stamp`` tells the contents of the file apart: what was found holds for workers that loaded the same.
+    ``stamp`` identifies the contents of the file: the result of a trial holds for all workers with the same stamp.
     """
 
     state: JoiningState
@@ -58,7 +58,7 @@ class Joining(msgspec.Struct, frozen=True):
 
     @property
     def joined(self) -> bool:
-        """Whether they are."""
+        """Whether requests are joined."""
         return self.state in (JoiningState.DECLARED, JoiningState.SHOWN)
 
 
@@ -78,12 +78,12 @@ class Ticket(Protocol):
     """A request on its way."""
 
     def cancel(self) -> None:
-        """Nobody waits any more: ``done`` is not called again. Queued work is dropped, running work is told."""
+        """Withdraw the request: ``done`` is not called again. A queued one is dropped, a worker that runs it is told."""
         ...
 
 
 class InferenceService(abc.ABC):
-    """Asks models. The engine is one, and so is a client of another server."""
+    """The interface by which protocols call models. The engine implements it, and so does a client of another server."""
 
     @abc.abstractmethod
     def submit(self, request: InferenceRequest, done: Done) -> Ticket:
@@ -94,15 +94,15 @@ class InferenceService(abc.ABC):
         """
 
     def overload_error(self, model: str, version: str = "") -> MooringError | None:
-        """Why a request would be refused now, whatever it says: who knows it need not receive its body.
+        """The error with which any request would be refused now, so that its body need not be received.
 
-        None where it would not be, as far as that can be told.
+        None where a request would be queued, or where that cannot be told without it.
         """
         return None
 
     @abc.abstractmethod
     def ready(self, model: str = "", version: str = "") -> bool:
-        """Whether a model (or with no name: every model asked for) can answer now.
+        """Whether a model can answer now; without a name, whether every model that was configured can.
 
         Raises ``ModelNotFound`` or ``VersionNotFound``.
         """
@@ -113,7 +113,7 @@ class InferenceService(abc.ABC):
 
     @abc.abstractmethod
     def metadata(self, model: str, version: str = "") -> ModelMetadata:
-        """What a loaded model says of itself. Raises ``ModelNotFound``, ``VersionNotFound`` or ``ModelNotReady``."""
+        """The metadata of a loaded model. Raises ``ModelNotFound``, ``VersionNotFound`` or ``ModelNotReady``."""
 
     @abc.abstractmethod
     def models(self) -> Sequence[ModelState]:
@@ -121,14 +121,14 @@ class InferenceService(abc.ABC):
 
 
 class Reply(Protocol):
-    """What a worker passes into every ``Backend.infer``. ``row`` is the index of a request in the batch."""
+    """The callbacks that a worker passes to ``Backend.infer``. ``row`` is the index of a request in the batch."""
 
     def emit(self, row: int, piece: InferenceResponse) -> None:
         """Send a piece of a streamed answer now; the value returned at the end is the last piece."""
         ...
 
     def cancelled(self, row: int) -> bool:
-        """Whether nobody waits for this request any more."""
+        """Whether the caller of this request has gone."""
         ...
 
     def metric(self, name: str, value: float, unit: str, kind: str, dimensions: dict[str, str]) -> None:
@@ -147,9 +147,9 @@ class WorkerDescription(msgspec.Struct, frozen=True):
 
 
 class SequenceDescription(msgspec.Struct, frozen=True):
-    """How a model has its sequences: how many at most, how many steps of one may wait, and when one is over (0: never).
+    """The limits of a model's sequences: ``most`` at a time, ``waiting`` steps of each, and seconds until one ends (0: never).
 
-    ``controls`` are the names and kinds of the inputs that say of a row which sequence it belongs to.
+    ``controls`` has the name, kind and datatype of each input that tells the model which sequence a row belongs to.
     """
 
     most: int
@@ -160,7 +160,7 @@ class SequenceDescription(msgspec.Struct, frozen=True):
 
 
 class ModelDescription(msgspec.Struct, frozen=True):
-    """Everything there is to tell of one version. Times are in seconds.
+    """The description of one version in the management protocols. Times are in seconds.
 
     ``reason`` is why it is not ready, in a line; ``detail`` the last traceback of its workers. ``default_rule`` is why
     the model's default version is that one; only models of a repository have a ``version_policy``.
@@ -189,17 +189,17 @@ class ModelDescription(msgspec.Struct, frozen=True):
     default_rule: str = ""
     version_policy: VersionPolicy | None = None
     sequences: SequenceDescription | None = None
-    joining: Joining | None = None  # None for models of code, whose requests are joined as it says
+    joining: Joining | None = None  # None for models with code of their own, which decide by themselves
     use_venv: bool = False
     stepwise: bool = False
     job_ticket: bool = False
-    # Without workers because nobody asks it. The next request waits for one: so many seconds, by the last that was started.
+    # It has no workers because it was idle. ``start_seconds`` is how long the last start of one took.
     scaled_to_zero: bool = False
     start_seconds: float = 0.0
 
 
 class ModelConfig(msgspec.Struct, frozen=True):
-    """What a version was loaded with, in the terms of Triton's model configuration. Shapes include the batch dimension.
+    """The configuration of a version, in the terms of Triton's model configuration. Shapes include the batch dimension.
 
     ``max_batch_size`` 0 means that the model's shapes have none; ``delay`` is in seconds. ``declared`` is a configuration
     of Triton's as the model's owner wrote it, empty where it has none.
@@ -237,7 +237,7 @@ class BatchUsage(msgspec.Struct, frozen=True):
 
 
 class ModelUsage(msgspec.Struct, frozen=True):
-    """What a version has done since it was loaded first.
+    """The statistics of a version since it was first loaded.
 
     ``last_inference`` is in milliseconds since the epoch; ``inferences`` counts rows, ``executions`` calls of the
     model, ``success`` and ``fail`` requests.
@@ -256,7 +256,7 @@ class ModelUsage(msgspec.Struct, frozen=True):
 
 
 class Registration(msgspec.Struct, frozen=True, kw_only=True):
-    """What an operator says of a model to register. Times are in seconds.
+    """The options of a request to register a model. Times are in seconds.
 
     ``url`` is an archive or folder of the model store, or where an archive is fetched from. What is empty or None is
     left to the model's own configuration and the server's settings; those win over ``workers`` and the time-outs, and
@@ -275,7 +275,7 @@ class Registration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scaled(msgspec.Struct, frozen=True):
-    """What became of a version's workers. ``done`` is False while those asked for are still to come, or others to go."""
+    """The result of a change of a version's workers. ``done`` is False while some are still to start or to end."""
 
     name: str
     version: str
@@ -284,7 +284,7 @@ class Scaled(msgspec.Struct, frozen=True):
 
 
 class ModelAdministration(abc.ABC):
-    """What an operator may see of the models, and do to them."""
+    """The operations of the management protocols on models."""
 
     @abc.abstractmethod
     def describe(self, model: str, version: str = "") -> Sequence[ModelDescription]:
@@ -301,11 +301,11 @@ class ModelAdministration(abc.ABC):
 
     @abc.abstractmethod
     def config(self, model: str, version: str = "") -> ModelConfig:
-        """What a version was loaded with. Raises ``ModelNotFound`` or ``VersionNotFound``."""
+        """The configuration of a version. Raises ``ModelNotFound`` or ``VersionNotFound``."""
 
     @abc.abstractmethod
     def usage(self, model: str = "", version: str = "") -> Sequence[ModelUsage]:
-        """What one version has done, all of a model's, or all. Raises ``ModelNotFound`` or ``VersionNotFound``."""
+        """The statistics of one version, of all versions of a model, or of all. Raises ``ModelNotFound`` or ``VersionNotFound``."""
 
     @abc.abstractmethod
     async def load(
@@ -359,7 +359,7 @@ class ModelAdministration(abc.ABC):
 
     @abc.abstractmethod
     def set_default(self, model: str, version: str) -> None:
-        """The version that answers when none is named. Raises ``ModelNotFound`` or ``VersionNotFound``."""
+        """Set the version that answers requests that name none. Raises ``ModelNotFound`` or ``VersionNotFound``."""
 
     @abc.abstractmethod
     async def unregister(self, model: str, version: str = "") -> None:
@@ -383,7 +383,7 @@ class ModelAdministration(abc.ABC):
 
 
 class WorkflowRegistration(msgspec.Struct, frozen=True, kw_only=True):
-    """What an operator says of a workflow to register. Times are in seconds; what is empty or None is left open.
+    """The options of a request to register a workflow. Times are in seconds; empty and None leave an option open.
 
     ``url`` is an archive (.war) of the workflow store, or where one is fetched from.
     """
@@ -395,9 +395,9 @@ class WorkflowRegistration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkflowDescription(msgspec.Struct, frozen=True):
-    """What is told of a workflow. ``max_delay`` is in seconds; ``graph`` is what follows on each node, as it is written.
+    """The description of a workflow. ``max_delay`` is in seconds; ``graph`` maps each node to those that follow it.
 
-    The sizes are those that its archive has for every model that does not say.
+    The sizes are the archive's defaults for models that set none.
     """
 
     name: str
@@ -410,7 +410,7 @@ class WorkflowDescription(msgspec.Struct, frozen=True):
 
 
 class WorkflowService(abc.ABC):
-    """The workflows there are: asking one, and what an operator may do to them."""
+    """The interface by which protocols call workflows, and register and unregister them."""
 
     @abc.abstractmethod
     def submit(self, request: InferenceRequest, done: Done) -> Ticket:
@@ -442,16 +442,16 @@ class WorkflowService(abc.ABC):
 
 
 class ServerAdministration(abc.ABC):
-    """What an operator may see of the server itself, and change while it runs."""
+    """The operations of the management protocols on the server itself."""
 
     @abc.abstractmethod
     def log_level(self) -> str:
-        """debug, info, warning or error."""
+        """The log level: debug, info, warning or error."""
 
     @abc.abstractmethod
     def set_log_level(self, level: str) -> None:
-        """Raises ``InvalidInput`` for a level that there is not."""
+        """Change the log level. Raises ``InvalidInput`` for an unknown one."""
 
     @abc.abstractmethod
     def devices(self) -> Mapping[str, int]:
-        """What the server can calculate on: "CPU" -> logical cores, and every accelerator's name -> how many."""
+        """The devices of the machine: "CPU" -> the number of logical cores, and the name of each accelerator -> its count."""
