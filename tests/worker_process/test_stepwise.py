@@ -78,7 +78,7 @@ class Bench:
                 self.server.shutdown(socket.SHUT_WR)
 
         self.model.before = before
-        serving.run()
+        serving.serve_forever()
         return self.answers()
 
     last_step = 0
