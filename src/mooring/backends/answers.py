@@ -7,6 +7,7 @@ import numpy as np
 
 from mooring.backends.samples import Arrays, Sample
 from mooring.codecs.bodies import NO_CLASSES, Classes, encode_classes, encode_outputs, encode_rows
+from mooring.codecs.raw import make_tensor
 from mooring.codecs.tensor_json import cast_array
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.requests import BODY, TENSORS, InferenceRequest, InferenceResponse, ResponseHead
@@ -68,22 +69,6 @@ def _as_declared(array: Array, spec: TensorSpec) -> Array:
     except InvalidInput as error:
         text = error.message.replace("input", "output", 1)
         raise InvalidOutput(f"{text}, as the model's configuration declares it") from None
-
-
-def tensor_of(name: str, array: Array, datatype: str = "") -> Tensor:
-    """Return the array as a tensor; float32 becomes BF16 where that is declared."""
-    if datatype != "BF16":
-        return Tensor.of(name, array)
-    tensor = Tensor.of(name, bfloat16_bits(array))
-    tensor.datatype = "BF16"
-    return tensor
-
-
-def bfloat16_bits(array: Array) -> Array:
-    """Return every element rounded to bfloat16, as uint16."""
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # to nearest, ties to even
-    return np.where(np.isnan(array), np.uint32(0x7FC0), rounded).astype("<u2")
 
 
 def json_body_response(text: bytes) -> InferenceResponse:
@@ -173,5 +158,6 @@ def _select_outputs(
         if name not in outputs:
             raise InvalidInput(f"unexpected inference output '{name}' for model '{request.model}'")
     return [
-        tensor_of(name, outputs[name], declared[name].datatype if name in declared else "") for name in names
+        make_tensor(name, outputs[name], declared[name].datatype if name in declared else "")
+        for name in names
     ]

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from msgspec import structs
 
-from mooring.backends.answers import bfloat16_bits
 from mooring.backends.onnx_file import OnnxFile
 from mooring.backends.samples import Arrays, Parameters
 from mooring.backends.signature_check import DeclaredBackend, model_file, resolve_signature
 from mooring.backends.tensors import ModelOutput
+from mooring.codecs.raw import round_to_bfloat16
 from mooring.codecs.signature import Signature
 from mooring.codecs.tensor_json import cast_array
 from mooring.core.errors import InvalidInput, InvalidOutput, ModelFailed, ModelLoadFailed, OutOfResources
@@ -166,7 +166,7 @@ class OnnxBackend(DeclaredBackend):
             # The runtime takes text, and of bytes it would take what Python prints of them.
             return _decode_texts(cast_array(array, name, datatype), name)
         if datatype == "BF16":
-            return bfloat16_bits(cast_array(array, name, datatype))
+            return round_to_bfloat16(cast_array(array, name, datatype))
         return cast_array(array, name, datatype) if array.dtype != NUMPY_TYPES[datatype] else array
 
     def _run_with_bfloat16(self, feed: Arrays) -> Arrays:

@@ -50,6 +50,7 @@ from mooring.core.requests import (
     Operation,
 )
 from mooring.core.service import LoadContext, ModelMetadata, Outcome, Reply
+from mooring.core.tensors import WITHOUT_NUMPY_TYPE
 from mooring.repository.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -143,10 +144,10 @@ class TensorBackend(Backend):
             classes=self.classes,
             null=self._writes_null(),
         )
-        bfloat16 = any(output.datatype == "BF16" for output in metadata.outputs)
+        borrows_type = any(output.datatype in WITHOUT_NUMPY_TYPE for output in metadata.outputs)
         if (
             self.plain
-            and not bfloat16
+            and not borrows_type
             and not self.controls
             and not self.takes_cancelled
             and self.overlap is None

@@ -25,7 +25,7 @@ from mooring.core.requests import (
     InferenceResponse,
     Operation,
 )
-from mooring.core.tensors import NUMPY_TYPES, Array, Tensor
+from mooring.core.tensors import DATATYPE_BY_NUMPY_TYPE, Array, Tensor
 
 # Bytes of an output of one request up to which copying it is the cheapest there is, and nobody wants it as JSON.
 _MAX_COPIED_BYTES = 4096
@@ -35,8 +35,6 @@ _BINARY = {"binary_data": True}
 BatchKey = tuple[object, ...]
 """What requests must have in common: the outputs asked for, and name, datatype and sizes of every input. Neither can be
 taken for another."""
-
-_NAMES = {dtype: name for name, dtype in NUMPY_TYPES.items() if name != "BF16"}
 
 
 class BatchLayout(msgspec.Struct, frozen=True):
@@ -90,7 +88,7 @@ class UniformBatch(msgspec.Struct):
             if name not in outputs:
                 return None
             array = outputs[name]
-            datatype, shape = _NAMES.get(array.dtype), list(array.shape)
+            datatype, shape = DATATYPE_BY_NUMPY_TYPE.get(array.dtype), list(array.shape)
             if datatype is None or (rows and (shape[:1] != [rows] or name in layout.unbatched_outputs)):
                 return None
             if array.nbytes > _MAX_COPIED_BYTES * count:
@@ -181,7 +179,7 @@ class UniformBatches:
         inputs = [
             (name, array.dtype, array.shape, array.nbytes)
             for name, array in sample.arrays.items()
-            if array.nbytes and array.dtype in _NAMES
+            if array.nbytes and array.dtype in DATATYPE_BY_NUMPY_TYPE
         ]
         is_uniform = len(inputs) == len(request.inputs) and sample.rows <= model.reader.limit
         requested = request.outputs

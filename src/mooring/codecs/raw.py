@@ -11,7 +11,7 @@ import numpy as np
 
 from mooring.core.buffers import Payload, view_of
 from mooring.core.errors import InvalidInput
-from mooring.core.tensors import NUMPY_TYPES, Array, Tensor
+from mooring.core.tensors import NUMPY_TYPES, WITHOUT_NUMPY_TYPE, Array, Tensor
 
 _LENGTH = struct.Struct("<I")
 
@@ -75,9 +75,9 @@ def round_to_bfloat16(array: Array) -> Array:
 
 
 def make_tensor(name: str, array: Array, datatype: str = "") -> Tensor:
-    """Make a tensor of an array: of its own type, or of float32 a BF16 one where ``datatype`` says so."""
-    if datatype != "BF16":
+    """Make a tensor of an array. Its type decides the datatype, unless ``datatype`` has no numpy type of its own (BF16)."""
+    if datatype not in WITHOUT_NUMPY_TYPE:
         return Tensor.of(name, array)
-    tensor = Tensor.of(name, round_to_bfloat16(array))
-    tensor.datatype = "BF16"
+    tensor = Tensor.of(name, round_to_bfloat16(array) if datatype == "BF16" else array)
+    tensor.datatype = datatype
     return tensor

@@ -33,7 +33,12 @@ NUMPY_TYPES: Mapping[str, np.dtype[np.generic]] = {
     "FP64": np.dtype("<f8"),
 }
 DATATYPES = frozenset(NUMPY_TYPES) | {"BYTES"}
-_DATATYPE_NAMES = {dtype: name for name, dtype in NUMPY_TYPES.items() if name != "BF16"}
+
+# Datatypes without a numpy type of their own: an array does not tell them, so outputs of them must be declared.
+WITHOUT_NUMPY_TYPE = frozenset({"BF16"})
+DATATYPE_BY_NUMPY_TYPE: Mapping[np.dtype[np.generic], str] = {
+    dtype: name for name, dtype in NUMPY_TYPES.items() if name not in WITHOUT_NUMPY_TYPE
+}
 
 
 class Packing(enum.IntEnum):
@@ -63,7 +68,9 @@ def datatype_of(array: Array) -> str:
 
     Text and object arrays are BYTES. Raises ``InvalidInput`` for what no datatype holds (complex, dates).
     """
-    name = _DATATYPE_NAMES.get(array.dtype) or _DATATYPE_NAMES.get(array.dtype.newbyteorder("<"))
+    name = DATATYPE_BY_NUMPY_TYPE.get(array.dtype) or DATATYPE_BY_NUMPY_TYPE.get(
+        array.dtype.newbyteorder("<")
+    )
     if name is not None:
         return name
     if array.dtype.kind in "SUO":
