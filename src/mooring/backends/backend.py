@@ -1,13 +1,14 @@
-"""The interface of backends, and the table of backends by name."""
+"""The interface of backends, and how one is made by its name."""
 
 import abc
 import importlib
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mooring.core.errors import ModelLoadFailed
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import Joining, LoadContext, ModelMetadata, Outcome, Reply
+from mooring.repository.platforms import CLASSES
 from mooring.repository.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -99,25 +100,14 @@ class Backend(abc.ABC):
         """Release files and threads. Nothing is called afterwards."""
 
 
-# Imported when the first model of the kind is loaded, in the worker, never in the server.
-_BACKENDS: Mapping[str, str] = {
-    "handler": "mooring.backends.handler.backend:HandlerBackend",
-    "function": "mooring.backends.function:FunctionBackend",
-    "builtin": "mooring.backends.builtin:BuiltinBackend",
-    "onnx": "mooring.backends.onnx:OnnxBackend",
-    "pytorch": "mooring.backends.pytorch:PyTorchBackend",
-    "codec": "mooring.backends.codec_backend:CodecBackend",
-}
-
-
 def create_backend(name: str) -> Backend:
     """Create a backend by its name, or by ``package.module:Class`` for a user's own. Its model is not loaded yet.
 
     Raises ``ModelLoadFailed`` for an unknown name.
     """
-    path = _BACKENDS.get(name, name)
+    path = CLASSES.get(name, name)
     if ":" not in path:
-        raise ModelLoadFailed(f"unknown backend '{name}'; known are {', '.join(sorted(_BACKENDS))}")
+        raise ModelLoadFailed(f"unknown backend '{name}'; known are {', '.join(sorted(CLASSES))}")
     module, _, attribute = path.partition(":")
     backend: Backend = getattr(importlib.import_module(module), attribute)()
     return backend

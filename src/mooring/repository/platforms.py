@@ -31,6 +31,16 @@ BACKENDS: Mapping[str, str] = {
     "pytorch_eager": "pytorch",
 }
 
+# The class of each backend. A worker or its template imports it, the server never does.
+CLASSES: Mapping[str, str] = {
+    "handler": "mooring.backends.handler.backend:HandlerBackend",
+    "function": "mooring.backends.function:FunctionBackend",
+    "builtin": "mooring.backends.builtin:BuiltinBackend",
+    "onnx": "mooring.backends.onnx:OnnxBackend",
+    "pytorch": "mooring.backends.pytorch:PyTorchBackend",
+    "codec": "mooring.backends.codec_backend:CodecBackend",
+}
+
 # AMD's own names: there a request is one sample, and its shape has no batch dimension.
 AMD_PLATFORMS = frozenset(
     {

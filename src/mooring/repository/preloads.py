@@ -11,19 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile, ZipFile
 
-from mooring.repository.platforms import SUFFIXES, backend_of, unshared_reason
+from mooring.repository.platforms import CLASSES, SUFFIXES, backend_of, unshared_reason
 
 if TYPE_CHECKING:
     from mooring.config.settings import Config
     from mooring.repository.spec import ModelSpec
 
-_PRELOAD: Mapping[str, tuple[str, ...]] = {
-    "handler": ("mooring.backends.handler.backend",),
-    "function": ("mooring.backends.function",),
-    "builtin": ("mooring.backends.builtin",),
-    "codec": ("mooring.backends.codec_backend",),
-    "onnx": ("onnxruntime", "mooring.backends.onnx"),
-    "pytorch": ("torch", "mooring.backends.programs", "mooring.backends.pytorch"),
+# What a template imports for a backend before the backend's own module: the libraries that take long.
+_LIBRARIES: Mapping[str, tuple[str, ...]] = {
+    "onnx": ("onnxruntime",),
+    "pytorch": ("torch", "mooring.backends.programs"),
 }
 # What torch imports to read an exported program: a second of every worker's start (1.05 s, with it 0.19).
 _READS_PROGRAMS = "torch._export.serde.serialize"
@@ -44,7 +41,8 @@ def preload(spec: "ModelSpec") -> tuple[str, ...]:
 
 def libraries(backend: str, entry: str) -> tuple[str, ...]:
     """What every model of this backend whose file is called so needs."""
-    modules = _PRELOAD.get(backend, ())
+    module, _, _ = CLASSES.get(backend, "").partition(":")
+    modules = (*_LIBRARIES.get(backend, ()), module) if module else ()
     return (*modules, _READS_PROGRAMS) if backend == "pytorch" and entry.endswith(".pt2") else modules
 
 
