@@ -1,5 +1,7 @@
 """The options that a model's own configuration declares, as layers over the server's defaults."""
 
+from typing import Any, TypeVar
+
 from mooring.core.options import (
     UNDECLARED,
     Batching,
@@ -22,11 +24,14 @@ from mooring.repository.declaration import (
     Declaration,
     QueuePolicyTable,
     SequencesTable,
+    Table,
     TritonDeclaration,
     WaitPolicyTable,
 )
 from mooring.repository.platforms import AMD_PLATFORMS, DEFAULT_BATCH, LIBRARIES, unshared_reason
 from mooring.repository.spec import Defaults
+
+G = TypeVar("G", bound=OptionGroup)
 
 # How many sequences a model of our own may have at a time where it does not say; TorchServe's and Triton's say.
 _MAX_SEQUENCES = 1000
@@ -69,34 +74,28 @@ def option_layers(declared: Declaration) -> list[OptionGroup]:
             exact_delay=or_undeclared(batching.exact_delay),
             concurrency=or_undeclared(declared.concurrency),
         ),
-        declare(
+        _declare_table(
             Scaling,
+            workers,
             min_workers=or_undeclared(workers.min),
             max_workers=or_undeclared(workers.max),
-            max_requests=or_undeclared(workers.max_requests),
-            memory_limit=or_undeclared(workers.memory_limit),
         ),
-        declare(
-            Timeouts,
-            response_timeout=or_undeclared(declared.response_timeout),
-            startup_timeout=or_undeclared(declared.startup_timeout),
-            client_timeout=or_undeclared(declared.client_timeout),
+        _declare_table(Timeouts, declared),
+        _declare_table(
+            ModelLimits, declared, queue_policy=UNDECLARED if policy is None else _queue_policy(policy)
         ),
-        declare(
-            ModelLimits,
-            queue_size=or_undeclared(declared.queue_size),
-            queue_policy=UNDECLARED if policy is None else _queue_policy(policy),
-            job_ticket=or_undeclared(declared.job_ticket),
-            retry=or_undeclared(declared.retry),
-        ),
-        declare(
-            RuntimeOptions,
-            threads=or_undeclared(declared.threads),
-            preload=or_undeclared(declared.preload),
-            optimize=or_undeclared(declared.optimize),
-            channels_last=or_undeclared(declared.channels_last),
-        ),
+        _declare_table(RuntimeOptions, declared),
     ]
+
+
+def _declare_table(group: type[G], table: Table, **converted: Any) -> G:
+    """A layer with every option for which the table has a key of the same name, and with the ``converted`` ones.
+
+    A key that is left out leaves its option undeclared.
+    """
+    names = set(group.__struct_fields__) & set(table.__struct_fields__)
+    same = {name: or_undeclared(getattr(table, name)) for name in names}
+    return declare(group, **{**same, **converted})
 
 
 def with_sequences(options: ModelOptions, declared: SequencesTable | None) -> ModelOptions:
