@@ -173,7 +173,7 @@ async def test_a_frozen_template_forks_nothing_more_and_its_workers_serve_until_
     forked, waiting = stage.order(), stage.order()
     await stage.say((READY, 3000, 0), (FORKED, 41, 0))
     await stage.pass_time(30)
-    assert stage.template.dead
+    assert (stage.template.dead, stage.process.ended) == (True, False)
     assert (forked.stale, forked.status, stage.killed) == (True, None, [])
     assert (waiting.stale, waiting.status) == (True, -9)
     await stage.say((FORKED, 43, 0))  # it went on after all
