@@ -38,7 +38,7 @@ def test_nothing_is_said_of_the_machine_where_nobody_wants_it():
 def test_times_on_the_way_are_told_in_milliseconds_once_there_are_any():
     assert read_samples(HostMetrics(lambda: None))["QueueTime"] == []
     host = HostMetrics(lambda: (0.002, 0.0005))
-    host.loads = lambda: [("W-9000-m_1.0", 1.5)]
+    host.read_load_times(lambda: [("W-9000-m_1.0", 1.5)])
     found = read_samples(host)
     assert (found["QueueTime"][0].value, found["WorkerThreadTime"][0].value) == (2.0, 0.5)
     (load,) = found["WorkerLoadTime"]

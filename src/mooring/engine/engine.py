@@ -99,8 +99,8 @@ class Engine(InferenceService):
         self._strict_readiness = strict_readiness
         self._arena = arena
         self._metrics = metrics
-        metrics.host.loads = self._load_times
-        metrics.requests.states = self._version_states
+        metrics.host.read_load_times(self._load_times)
+        metrics.requests.read_states(self._version_states)
         self._frontends = frontends or SingleProcess()
         self._idle_models = IdleModels(self.registry, budget or Budget(), self._frontends.retire)
         self._workers = LocalWorkers(

@@ -29,7 +29,7 @@ SYSTEM: Mapping[str, str] = {
 }
 """What is told of the machine itself, and in which unit."""
 
-Loads = Callable[[], Iterable[tuple[str, float]]]
+LoadTimes = Callable[[], Iterable[tuple[str, float]]]
 """The name of every worker that has its model, and how many seconds it took to have it."""
 
 
@@ -40,10 +40,14 @@ class HostMetrics(Collector):
     """
 
     def __init__(self, paths: Callable[[], tuple[float, float] | None], *, system: bool = True) -> None:
-        self.loads: Loads = lambda: ()
+        self._load_times: LoadTimes = lambda: ()
         self._paths = paths
         self._host = socket.gethostname()
         self._machine = Machine() if system else None
+
+    def read_load_times(self, source: LoadTimes) -> None:
+        """Ask ``source`` at every scrape how long the workers took to load their models."""
+        self._load_times = source
 
     def collect(self) -> Iterator[Metric]:
         """Every gauge anew. Those of GPUs have no samples where there is none."""
@@ -54,7 +58,7 @@ class HostMetrics(Collector):
                 family.add_sample(name, self._host_labels(), paths[index] * 1000)
             yield family
         loads = new_gauge("WorkerLoadTime", "Milliseconds")
-        for worker, seconds in self.loads():
+        for worker, seconds in self._load_times():
             loads.add_sample(loads.name, {"WorkerName": worker} | self._host_labels(), seconds * 1000)
         yield loads
         if self._machine is not None:

@@ -205,7 +205,11 @@ class RequestMetrics(Collector):
         self._models = models
         self._responses = responses
         self._host = socket.gethostname()
-        self.states: States = lambda: ()
+        self._states: States = lambda: ()
+
+    def read_states(self, source: States) -> None:
+        """Ask ``source`` at every scrape for the state of every version."""
+        self._states = source
 
     def collect(self) -> Iterable[Metric]:
         """Return all families with the counts of now."""
@@ -224,7 +228,7 @@ class RequestMetrics(Collector):
 
     def _state_family(self) -> Metric:
         family = Metric("mooring_model_state", "1 for the state that a version is in", "gauge")
-        for model, version, state in self.states():
+        for model, version, state in self._states():
             labels = {"model_name": model, "model_version": version, "state": state}
             family.add_sample(family.name, labels, 1)
         return family
