@@ -1,9 +1,20 @@
 """Options that a configuration declares, and what holds where it declares none."""
 
+import pytest
 from declaration_kit import AMD, TRITON, read
 from model_kit import defaults
+from msgspec import structs
 
-from mooring.core.options import BatchMode, Control, ControlKind, SequenceOptions
+from mooring.core.options import BatchMode, Control, ControlKind, ModelOptions, SequenceOptions
+from mooring.repository.declaration import Declaration
+
+# Options whose keys have their names; a queue policy is a table, which is tested by itself.
+KEYS = [
+    (group, name)
+    for group in structs.fields(ModelOptions)
+    for name in group.type.__struct_fields__
+    if name in Declaration.__struct_fields__ and name != "queue_policy"
+]
 
 
 def test_what_a_config_leaves_out_comes_from_the_server(model):
@@ -23,6 +34,14 @@ def test_what_a_config_leaves_out_comes_from_the_server(model):
         spec.timeouts.response_timeout,
     ) == (3, 3, 7, 8.0)
     assert (spec.batching.exact_delay, spec.inputs, spec.outputs, spec.parameters) == (True, [], [], {})
+
+
+@pytest.mark.parametrize(("group", "name"), KEYS, ids=[name for _, name in KEYS])
+def test_a_key_of_the_name_of_an_option_declares_it(model, group, name):
+    default = getattr(group.default, name)
+    value = not default if isinstance(default, bool | None) else 7
+    (spec,) = read(model, f"{name} = {str(value).lower()}\n")
+    assert getattr(getattr(spec, group.name), name) == value
 
 
 def test_a_request_to_a_text_proto_model_is_a_single_sample(model):
