@@ -1,4 +1,4 @@
-"""The backend for each platform or backend name of a configuration, and the file of a version that is the model.
+"""The backend for each platform or backend name of a configuration, its class, and the file that is the model.
 
     platform (ours, AMD's, Triton's)                                  backend     the file in NAME/1/
     python, function                                                  function    model.py, or the only .py
