@@ -11,9 +11,11 @@ import pytest
 
 from mooring.config.settings import Config
 from mooring.config.torchserve_keys import MILLISECONDS, SAME, is_effective, known_keys
-from mooring.mount.grpc import grpc_management, grpc_server
+from mooring.core.options import TORCHSERVE_HEADERS
+from mooring.mount.grpc import inference_services, management_service
 from mooring.observability.metrics import Metrics
 from mooring.protocols.amd.metrics import AmdMetrics
+from mooring.protocols.grpc_reflection import Reflection
 from mooring.protocols.kserve.settings import TraceSettings
 from mooring.repository.catalog import WORKERS
 from mooring.repository.declaration import (
@@ -93,10 +95,11 @@ async def test_each_route_that_needs_no_token_is_documented_as_such_and_no_other
 
 
 async def test_each_rpc_is_documented_and_no_other():
-    mounted = grpc_server(
-        Mock(), Mock(), Mock(), Mock(), version="", extensions=[], dialect=Mock(server=""), memory=None,
-        log_settings=Mock(), trace_settings=TraceSettings(), max_message_bytes=0, further=[grpc_management(Mock(), Mock(), model_api=True)],
-    )._services  # fmt: skip
+    services = inference_services(
+        Mock(), Mock(trace_settings=TraceSettings()), Mock(), extensions=[], dialect=Mock(server=""), memory=None,
+        sequence_headers=TORCHSERVE_HEADERS, further=[management_service(Mock(), Mock(), model_api=True)],
+    )  # fmt: skip
+    mounted = [*services, *Reflection(services).services()]
     methods = {name for service in mounted for name in (*service.unary, *service.streaming)}
     text = guide("protocols").partition("## gRPC")[2]
     assert first_cells(text) == methods

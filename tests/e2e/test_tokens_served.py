@@ -22,7 +22,9 @@ from websockets.sync.client import connect
 from mooring import Client, MooringError
 from mooring.codecs.proto import inference_pb2
 from mooring.config.settings import Config
-from mooring.mount.grpc import grpc_management, grpc_server
+from mooring.core.options import TORCHSERVE_HEADERS
+from mooring.mount.grpc import inference_services, management_service
+from mooring.protocols.grpc_reflection import Reflection
 from mooring.protocols.kserve.settings import TraceSettings
 from mooring.server.server import Server as Composition
 
@@ -93,13 +95,13 @@ async def routes(**settings) -> list[tuple[int, str, str]]:
 
 async def rpcs() -> list[tuple[str, str, str]]:
     """Every RPC: its service, its name, and unary or streaming."""
-    server = grpc_server(
-        Mock(), Mock(), Mock(), Mock(), version="", extensions=[], dialect=Mock(server=""), memory=None,
-        log_settings=Mock(), trace_settings=TraceSettings(), further=[grpc_management(Mock(), Mock(), model_api=True)],
+    services = inference_services(
+        Mock(), Mock(trace_settings=TraceSettings()), Mock(), extensions=[], dialect=Mock(server=""), memory=None,
+        sequence_headers=TORCHSERVE_HEADERS, further=[management_service(Mock(), Mock(), model_api=True)],
     )  # fmt: skip
     return [
         (service.name, name, kind)
-        for service in server._services
+        for service in [*services, *Reflection(services).services()]
         for kind in ("unary", "streaming")
         for name in getattr(service, kind)
     ]

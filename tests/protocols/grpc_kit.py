@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import NamedTuple
+from unittest.mock import Mock
 
 import grpc
 from protocol_wire import FakeService
@@ -9,6 +10,7 @@ from protocol_wire import FakeService
 from mooring.codecs.proto import inference_pb2 as pb
 from mooring.core.buffers import HeapAllocator
 from mooring.core.errors import ModelLoadFailed, ModelNotFound
+from mooring.core.options import TORCHSERVE_HEADERS
 from mooring.core.requests import InferenceResponse
 from mooring.core.service import (
     BatchUsage,
@@ -20,9 +22,11 @@ from mooring.core.service import (
     ServerAdministration,
 )
 from mooring.core.tensors import TensorSpec
-from mooring.mount.grpc import grpc_server
+from mooring.mount.grpc import inference_services
+from mooring.mount.routes import Administrative
 from mooring.protocols.access import Gate
 from mooring.protocols.dialect import V2, Dialect
+from mooring.protocols.grpc_reflection import Reflection
 from mooring.protocols.grpc_server import GrpcServer
 from mooring.protocols.kserve.settings import LogSettings, TraceSettings
 from mooring.protocols.kserve.shared_memory import SharedMemory
@@ -140,19 +144,24 @@ async def serve(
     service: TensorService, *, changes: bool = True, memory: SharedMemory | None = None, dialect: Dialect = V2
 ) -> GrpcServer:
     """Everything that a server mounts, over a service."""
-    server = grpc_server(
+    administrative = Administrative(
+        models=service,
+        server=service.administration,
+        workflows=Mock(),
+        metrics=Mock(),
+        log_settings=LogSettings(service.administration),
+        trace_settings=TraceSettings(),
+    )
+    services = inference_services(
         service,
-        service,
-        service.administration,
+        administrative,
         HeapAllocator(),
-        version="0.0.1",
         extensions=["binary_tensor_data"],
         dialect=dialect,
         memory=memory,
-        log_settings=LogSettings(service.administration),
-        trace_settings=TraceSettings(),
-        gate=Gate(closed=not changes),
+        sequence_headers=TORCHSERVE_HEADERS,
     )
+    server = GrpcServer([*services, *Reflection(services).services()], gate=Gate(closed=not changes))
     await server.start("127.0.0.1", 0)
     return server
 

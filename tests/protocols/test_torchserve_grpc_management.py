@@ -11,7 +11,8 @@ from mooring.codecs.proto import torchserve_management_pb2 as pb
 from mooring.core import errors
 from mooring.core.requests import Operation
 from mooring.core.service import Registration, Scaled
-from mooring.mount.grpc import grpc_management, grpc_of
+from mooring.mount.grpc import management_service
+from mooring.protocols.grpc_server import GrpcServer
 
 SERVICE = "/org.pytorch.serve.grpc.management.ManagementAPIsService/"
 HTTP = "org.pytorch.serve.http."
@@ -25,7 +26,7 @@ def start():
 
     async def start(**how) -> Talk:
         service = FakeService()
-        server = grpc_of([grpc_management(service, service, **{"model_api": True} | how)])
+        server = GrpcServer([management_service(service, service, **{"model_api": True} | how)])
         await server.start("127.0.0.1", 0)
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}")
         running.append((server, channel))

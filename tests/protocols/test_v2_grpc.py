@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from grpc_kit import Talk, TensorService, serve, until
 
+from mooring import __version__
 from mooring.codecs.proto import health_pb2 as health
 from mooring.codecs.proto import inference_pb2 as pb
 from mooring.core import errors
@@ -208,7 +209,11 @@ async def test_reserved_parameters_are_refused(talk):
 
 async def test_the_server_says_what_it_is(talk):
     about = await talk.call("ServerMetadata")
-    assert (about.name, about.version, list(about.extensions)) == ("mooring", "0.0.1", ["binary_tensor_data"])
+    assert (about.name, about.version, list(about.extensions)) == (
+        "mooring",
+        __version__,
+        ["binary_tensor_data"],
+    )
     assert (await talk.call("ServerLive")).live
     assert (await talk.call("ServerReady")).ready
     talk.service.alive = False

@@ -21,8 +21,8 @@ from mooring.frontends.messages import CONNECTION, GRPC, HTTP, LISTENER, LOAD_EV
 from mooring.frontends.service import FrontendService
 from mooring.frontends.settings import FrontendSettings
 from mooring.ipc.arena import Arena
-from mooring.mount.grpc import frontend_grpc_server
-from mooring.mount.listeners import Listeners, by_load, limits_of, reuse_port
+from mooring.mount.grpc import frontend_services, grpc_listener
+from mooring.mount.listeners import Listeners, by_load, reuse_port
 from mooring.mount.routes import Services, inference_endpoints
 from mooring.observability.load import ThreadLoad
 from mooring.observability.logs import get_logger, setup_logging
@@ -186,25 +186,20 @@ class FrontendServer:
     def _grpc_server(self, arena: Arena) -> GrpcServer:
         settings, config = self._settings, self._settings.config
         address = settings.addresses[GRPC].address
-        return frontend_grpc_server(
+        services = frontend_services(
             self._frontend,
             arena,
             self._frontend.relay_call,
             settings.relayed_methods,
-            version=__version__,
             extensions=settings.extensions,
             dialect=self._dialect,
-            gate=self._listeners.gate(address),
-            tls=self._listeners.rpc_tls(address),
-            reuse_port=reuse_port(config, address),
-            max_message_bytes=config.grpc_max_message_size,
-            max_request_bytes=config.grpc_max_request_size,
-            limits=limits_of(config),
-            age=ConnectionAge(config.grpc_max_connection_age, config.grpc_max_connection_age_grace),
             sequence_headers=SequenceHeaders(
                 config.sequence_id_header, config.sequence_start_header, config.sequence_end_header
             ),
         )
+        age = ConnectionAge(config.grpc_max_connection_age, config.grpc_max_connection_age_grace)
+        shared = reuse_port(config, address)
+        return grpc_listener(config, self._listeners, address, services, arena, age, reuse_port=shared)
 
     async def _renew_certificates(self) -> None:
         while self._certificates is not None:

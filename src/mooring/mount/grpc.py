@@ -1,12 +1,14 @@
-"""Every gRPC service of one address, put together."""
+"""The gRPC services of an address, in the first process and in a frontend process, and the listener that serves them."""
 
-import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from mooring import __version__
+from mooring.config.settings import Address, Config
 from mooring.core.buffers import Allocator
-from mooring.core.options import TORCHSERVE_HEADERS, SequenceHeaders
-from mooring.core.service import InferenceService, ModelAdministration, ServerAdministration
-from mooring.protocols.access import Gate
+from mooring.core.options import SequenceHeaders
+from mooring.core.service import InferenceService, ModelAdministration
+from mooring.mount.listeners import Listeners, limits_of
+from mooring.mount.routes import Administrative
 from mooring.protocols.amd.rpcs import AmdRpcs
 from mooring.protocols.dialect import Dialect
 from mooring.protocols.grpc_health import NAME as HEALTH_NAME
@@ -16,143 +18,99 @@ from mooring.protocols.grpc_relay import CallRelay, relaying_handler
 from mooring.protocols.grpc_server import ConnectionAge, GrpcServer, Service, UnaryMethod
 from mooring.protocols.kserve.grpc_administration import GrpcRepository, GrpcSettings, GrpcSharedMemory
 from mooring.protocols.kserve.grpc_infer import Inference
-from mooring.protocols.kserve.settings import LogSettings, TraceSettings
 from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.kserve.v2_grpc import NAME as V2_NAME
 from mooring.protocols.kserve.v2_grpc import KServeV2Grpc
 from mooring.protocols.torchserve.grpc_inference import TorchServeInferenceRpcs
 from mooring.protocols.torchserve.grpc_management import TorchServeManagementRpcs
 from mooring.tokens import Access
-from mooring.web.http1 import Limits
 
 
-def grpc_server(
+def inference_services(
     service: InferenceService,
-    administration: ModelAdministration,
-    control: ServerAdministration,
+    administrative: Administrative,
     allocator: Allocator,
     *,
-    version: str,
     extensions: Sequence[str],
     dialect: Dialect,
     memory: SharedMemory | None,
-    log_settings: LogSettings,
-    trace_settings: TraceSettings,
-    gate: Gate | None = None,
-    max_message_bytes: int = 0,
-    max_request_bytes: int = 0,
-    limits: Limits | None = None,
-    age: ConnectionAge | None = None,
-    tls: Callable[[], ssl.SSLContext] | None = None,
-    reuse_port: bool = False,
-    sequence_headers: SequenceHeaders = TORCHSERVE_HEADERS,
+    sequence_headers: SequenceHeaders,
     further: Sequence[Service] = (),
-) -> GrpcServer:
-    """A server that speaks v2 with its extensions, AMD's methods, TorchServe's inference, health and reflection.
+) -> list[Service]:
+    """The first process's services of the inference address: v2 with its extensions, AMD's RPCs, TorchServe's, health.
 
-    ``further`` services are mounted beside these, all of them behind the ``gate``.
+    ``extensions`` are those that ServerMetadata lists. Health knows the ``further`` services, too.
     """
     inference = Inference(service, allocator, memory=memory, dialect=dialect)
     methods = {
-        **GrpcRepository(administration, dialect=dialect).methods(),
-        **GrpcSettings(service, log_settings, trace_settings).methods(),
+        **GrpcRepository(administrative.models, dialect=dialect).methods(),
+        **GrpcSettings(service, administrative.log_settings, administrative.trace_settings).methods(),
         **GrpcSharedMemory(memory).methods(),
-        **AmdRpcs(administration, control).methods(),
+        **AmdRpcs(administrative.models, administrative.server).methods(),
     }
-    services = KServeV2Grpc(inference, version=version, extensions=extensions).services(methods)
+    services = KServeV2Grpc(inference, version=__version__, extensions=extensions).services(methods)
     services += [TorchServeInferenceRpcs(service, allocator, sequence_headers).service(), *further]
-    return grpc_of(
-        [*services, _health(service, services)],
-        gate=gate,
-        allocator=allocator,
-        max_message_bytes=max_message_bytes,
-        max_request_bytes=max_request_bytes,
-        limits=limits,
-        age=age,
-        tls=tls,
-        reuse_port=reuse_port,
-    )
+    return [*services, _health(service, services)]
 
 
-def frontend_grpc_server(
+def frontend_services(
     service: InferenceService,
     allocator: Allocator,
     relay: CallRelay,
     relayed: Sequence[tuple[str, str, Access]],
     *,
-    version: str,
     extensions: Sequence[str],
     dialect: Dialect,
-    gate: Gate,
-    max_message_bytes: int,
-    max_request_bytes: int,
-    limits: Limits,
-    age: ConnectionAge,
-    tls: Callable[[], ssl.SSLContext] | None,
-    reuse_port: bool,
     sequence_headers: SequenceHeaders,
-) -> GrpcServer:
-    """The same in a frontend process. ``relayed`` are service, name and access of the first process's unary methods.
+) -> list[Service]:
+    """The same services in a frontend process, which answers inference, metadata and health by itself.
 
-    It answers inference, metadata, health and reflection by itself; every other call goes over the ``relay``.
+    ``relayed`` are service, name and access of the first process's unary methods; calls of those that are not here go
+    over the ``relay``.
     """
     inference = Inference(service, allocator, dialect=dialect, relay=relay)
     handler = relaying_handler(relay)
     missing: dict[str, dict[str, UnaryMethod]] = {}
     for name, method, access in relayed:
         missing.setdefault(name, {})[method] = UnaryMethod(access, handler)
-    services = KServeV2Grpc(inference, version=version, extensions=extensions).services(
-        missing.pop(V2_NAME, {})
-    )
+    v2 = KServeV2Grpc(inference, version=__version__, extensions=extensions)
+    services = v2.services(missing.pop(V2_NAME, {}))
     services.append(TorchServeInferenceRpcs(service, allocator, sequence_headers).service())
     own = {each.name for each in services} | {HEALTH_NAME}
     services += [Service(name, methods) for name, methods in missing.items() if name not in own]
-    return grpc_of(
-        [*services, _health(service, services)],
-        gate=gate,
-        allocator=allocator,
-        max_message_bytes=max_message_bytes,
-        max_request_bytes=max_request_bytes,
-        limits=limits,
-        age=age,
-        tls=tls,
-        reuse_port=reuse_port,
-    )
+    return [*services, _health(service, services)]
 
 
-def _health(service: InferenceService, services: Sequence[Service]) -> Service:
-    return Health(service.ready, [each.name for each in services]).service()
-
-
-def grpc_management(
+def management_service(
     service: InferenceService, administration: ModelAdministration, *, model_api: bool
 ) -> Service:
     """TorchServe's management. ``model_api`` False refuses to register and unregister models."""
     return TorchServeManagementRpcs(service, administration, model_api=model_api).service()
 
 
-def grpc_of(
+def grpc_listener(
+    config: Config,
+    listeners: Listeners,
+    address: Address,
     services: Sequence[Service],
+    allocator: Allocator,
+    age: ConnectionAge,
     *,
-    gate: Gate | None = None,
-    allocator: Allocator | None = None,
-    max_message_bytes: int = 0,
-    max_request_bytes: int = 0,
-    limits: Limits | None = None,
-    age: ConnectionAge | None = None,
-    tls: Callable[[], ssl.SSLContext] | None = None,
     reuse_port: bool = False,
 ) -> GrpcServer:
-    """A server of these services that tells, too, what they are."""
-    services = [*services, *Reflection(services).services()]
+    """The listener of these services, and of the reflection that describes them; it is still to be started."""
     return GrpcServer(
-        services,
-        gate=gate,
-        allocator=allocator,
-        max_message_bytes=max_message_bytes,
-        max_request_bytes=max_request_bytes,
-        limits=limits,
-        age=age,
-        tls=tls,
+        [*services, *Reflection(services).services()],
+        gate=listeners.gate(address),
+        tls=listeners.rpc_tls(address),
         reuse_port=reuse_port,
+        allocator=allocator,
+        max_message_bytes=config.grpc_max_message_size,
+        max_request_bytes=config.grpc_max_request_size,
+        limits=limits_of(config),
+        age=age,
     )
+
+
+def _health(service: InferenceService, services: Sequence[Service]) -> Service:
+    return Health(service.ready, [each.name for each in services]).service()

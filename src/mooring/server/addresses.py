@@ -18,7 +18,7 @@ from mooring.frontends.balancer import ConnectionBalancer
 from mooring.frontends.settings import FrontendSettings, RelayedEndpoint, SharedAddress
 from mooring.frontends.supervisor import FrontendSupervisor
 from mooring.ipc.arena import Arena
-from mooring.mount.listeners import Listeners, by_load, limits_of, reuse_port
+from mooring.mount.listeners import Listeners, by_load, reuse_port
 from mooring.mount.routes import (
     Administrative,
     Mount,
@@ -145,49 +145,34 @@ class Addresses:
     async def _listen_grpc(self) -> None:
         # Here and not above, and in a thread: it takes some sixty milliseconds to import, and models load meanwhile.
         mount = await asyncio.to_thread(importlib.import_module, "mooring.mount.grpc")
-        config = self._config
+        config, administrative = self._config, self._administrative
         address, managing = config.grpc_address, config.grpc_management_address
-        management = mount.grpc_management(
-            self._engine, self._administrative.models, model_api=self._model_api(managing)
+        management = mount.management_service(
+            self._engine, administrative.models, model_api=self._model_api(managing)
         )
         together = managing == address and bool(address.path or address.port)
-        server: GrpcServer = mount.grpc_server(
+        services = mount.inference_services(
             self._engine,
-            self._administrative.models,
-            self._administrative.server,
+            administrative,
             self._arena,
-            version=__version__,
             extensions=self._extensions,
             dialect=self._services.dialect,
             memory=self._memory_at(address),
-            log_settings=self._administrative.log_settings,
-            trace_settings=self._administrative.trace_settings,
-            gate=self._http.gate(address),
-            tls=self._http.rpc_tls(address),
-            reuse_port=reuse_port(config, address),
-            max_message_bytes=config.grpc_max_message_size,
-            max_request_bytes=config.grpc_max_request_size,
-            limits=limits_of(config),
-            age=mount.ConnectionAge(config.grpc_max_connection_age, config.grpc_max_connection_age_grace),
             sequence_headers=sequence_headers(config),
             further=[management] if together else [],
+        )
+        age = mount.ConnectionAge(config.grpc_max_connection_age, config.grpc_max_connection_age_grace)
+        shared = reuse_port(config, address)
+        server: GrpcServer = mount.grpc_listener(
+            config, self._http, address, services, self._arena, age, reuse_port=shared
         )
         self._grpc = server
         await self._start_grpc(server, "grpc_address")
         if not together:
-            server = mount.grpc_of(
-                [management],
-                gate=self._http.gate(managing),
-                tls=self._http.rpc_tls(managing),
-                allocator=self._arena,
-                max_message_bytes=config.grpc_max_message_size,
-                max_request_bytes=config.grpc_max_request_size,
-                limits=limits_of(config),
-                age=mount.ConnectionAge(
-                    config.grpc_management_max_connection_age,
-                    config.grpc_management_max_connection_age_grace,
-                ),
+            age = mount.ConnectionAge(
+                config.grpc_management_max_connection_age, config.grpc_management_max_connection_age_grace
             )
+            server = mount.grpc_listener(config, self._http, managing, [management], self._arena, age)
             await self._start_grpc(server, "grpc_management_address")
 
     async def _start_grpc(self, server: "GrpcServer", name: str) -> None:
