@@ -76,11 +76,10 @@ def test_every_protocol_says_something_of_every_error(kind):
     assert 400 <= status.torchserve_workflow_registration(error, "w.war").status < 600
 
 
-class Novel(errors.QueueFull):
-    """A kind of error that no table knows."""
-
-
 def test_an_error_that_no_table_knows_is_what_it_is_a_kind_of():
+    class Novel(errors.QueueFull):
+        """A kind of error that no table knows."""
+
     try:
         assert status.torchserve(Novel(), TARGET) == status.torchserve(errors.QueueFull(), TARGET)
         assert status.kserve_v2(Novel(), TARGET).status == 503

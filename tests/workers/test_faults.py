@@ -399,7 +399,7 @@ async def test_a_worker_that_cannot_be_started_for_want_of_descriptors_costs_non
         before = psutil.Process().num_fds()
         for _ in range(5):
             with pytest.raises(OSError, match="Too many open files"):
-                await version.pool._origin.start()
+                await version.pool._spawner.start()
         assert psutil.Process().num_fds() == before
     assert body_of(await harness.ask(b"fine")) == b"fine"
 
