@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from mooring.config.settings import Config
-from mooring.repository.preloads import libraries, likely
+from mooring.repository.preloads import guess_modules, libraries
 from mooring.workers.libraries import Libraries
 from mooring.workers.libraries import start_libraries as begun_for
 from mooring.workers.library_process import LibraryProcess
@@ -38,18 +38,18 @@ def test_files_of_native_models_tell_what_they_need(tmp_path):
     for file in ("a/1/model.pt", "b/1/model.onnx", "c/2/model.pt2", "d/1/model.py", "d/1/notes.txt"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
-    assert likely(Config(model_repository=tmp_path)) == {
+    assert guess_modules(Config(model_repository=tmp_path)) == {
         libraries("pytorch", "model.pt"),
         libraries("pytorch", "model.pt2"),
         libraries("onnx", "model.onnx"),
     }
-    assert likely(Config(model_repository=tmp_path, repository_load_existing=False)) == set()
+    assert guess_modules(Config(model_repository=tmp_path, repository_load_existing=False)) == set()
 
 
 def test_targets_tell_what_they_need(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert likely(Config(targets=("net=models/net.pt",))) == {libraries("pytorch", "net.pt")}
-    assert likely(Config(targets=("models/code.py:f", "digits.mar", "folder"))) == set()
+    assert guess_modules(Config(targets=("net=models/net.pt",))) == {libraries("pytorch", "net.pt")}
+    assert guess_modules(Config(targets=("models/code.py:f", "digits.mar", "folder"))) == set()
 
 
 def archive(path, *names):
@@ -63,16 +63,16 @@ def test_archives_with_weights_tell_that_their_handlers_need_torch(tmp_path):
     archive(tmp_path / "text.mar", "MAR-INF/MANIFEST.json", "handler.py", "words.txt")
     (tmp_path / "broken.mar").write_bytes(b"PK")
     torch = {("torch", *libraries("handler", "handler.py"))}
-    assert likely(Config(targets=(f"n={tmp_path / 'net.mar'}",))) == torch
-    assert likely(Config(targets=(str(tmp_path / "text.mar"), str(tmp_path / "broken.mar")))) == set()
-    assert likely(Config(model_store=tmp_path, models=("all",))) == torch
-    assert likely(Config(model_store=tmp_path, models=("n=net.mar",))) == torch
-    assert likely(Config(model_store=tmp_path, models=("text.mar", "no-such.mar"))) == set()
-    assert likely(Config(model_store=tmp_path)) == set()
+    assert guess_modules(Config(targets=(f"n={tmp_path / 'net.mar'}",))) == torch
+    assert guess_modules(Config(targets=(str(tmp_path / "text.mar"), str(tmp_path / "broken.mar")))) == set()
+    assert guess_modules(Config(model_store=tmp_path, models=("all",))) == torch
+    assert guess_modules(Config(model_store=tmp_path, models=("n=net.mar",))) == torch
+    assert guess_modules(Config(model_store=tmp_path, models=("text.mar", "no-such.mar"))) == set()
+    assert guess_modules(Config(model_store=tmp_path)) == set()
 
 
 def test_a_repository_that_is_not_there_is_no_fault_of_a_glance(tmp_path):
-    assert likely(Config(model_repository=tmp_path / "nowhere")) == set()
+    assert guess_modules(Config(model_repository=tmp_path / "nowhere")) == set()
 
 
 def test_a_wrong_glance_is_ended_and_a_right_one_is_taken(begun):

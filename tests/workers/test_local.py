@@ -27,7 +27,7 @@ from mooring.ipc.template_protocol import (
 )
 from mooring.workers import local as local_module
 from mooring.workers.heartbeat import Deadlines
-from mooring.workers.local import ForkedProcess, LibraryTemplate, Turn
+from mooring.workers.local import ForkedProcess, LibraryTemplate, StartPermit
 
 LOAD = Load(model_spec(backend="x"), LoadContext())
 
@@ -228,7 +228,7 @@ async def test_a_refusal_to_be_forked_has_its_reason_behind_it(monkeypatch):
 async def test_a_turn_is_given_back_once():
     turns_left = asyncio.Semaphore(1)
     await turns_left.acquire()
-    turn = Turn(turns_left)
+    turn = StartPermit(turns_left)
     turn.end()
     turn.end()
     await asyncio.sleep(6.0)

@@ -56,7 +56,7 @@ class Stage:
         for task in self.pool._tasks:
             task.cancel()
         for worker in self.pool.workers:
-            worker.turn.end()
+            worker.start_permit.end()
             worker.close()
         for process in self.processes:
             process.theirs.close()

@@ -67,7 +67,7 @@ class FakeProcess:
             self.ended.set()
             self.on_end()
 
-    def release_shares(self):
+    def close_frontend_channels(self):
         pass
 
     def say(self, message):

@@ -431,7 +431,7 @@ class VersionSharing:
     def joined(self, worker: OwnedWorker) -> None:
         """Every frontend that was there when the worker was forked gets its channel."""
         processes = self._frontends.processes
-        for share in worker.process.shares:
+        for share in worker.process.frontend_channels:
             frontend = processes[share.number - 1]
             if frontend.generation == share.generation:
                 self._frontends.serve(self._version, frontend)

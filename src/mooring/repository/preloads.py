@@ -27,7 +27,7 @@ _READS_PROGRAMS = "torch._export.serde.serialize"
 _SOURCE_READ = 1_048_576
 _NATIVE = ("onnx", "pytorch")
 # How many folders of a repository, or archives of a store, are looked at before they are read.
-_GLANCES = 32
+_MAX_FILES = 32
 
 
 def preload(spec: "ModelSpec") -> tuple[str, ...]:
@@ -46,21 +46,21 @@ def libraries(backend: str, entry: str) -> tuple[str, ...]:
     return (*modules, _READS_PROGRAMS) if backend == "pytorch" and entry.endswith(".pt2") else modules
 
 
-def likely(config: "Config") -> set[tuple[str, ...]]:
+def guess_modules(config: "Config") -> set[tuple[str, ...]]:
     """The modules that the names of files suggest at a glance, before anything is read.
 
     A configuration may know better, so whoever has them imported must be ready to throw that away.
     """
     files = [Path(target.rpartition("=")[2]) for target in config.targets]
     if config.model_repository is not None and config.repository_load_existing:
-        files += islice(config.model_repository.glob("*/*/*.*"), _GLANCES)
+        files += islice(config.model_repository.glob("*/*/*.*"), _MAX_FILES)
     found = {libraries(backend, file.name) for file in files if (backend := backend_of(file)) in _NATIVE}
     if config.model_store is not None:
         named = [name.rpartition("=")[2] for name in config.models]
         every = any(name.lower() == "all" for name in named)
         files += config.model_store.glob("*.mar") if every else map(config.model_store.joinpath, named)
     archives = (file for file in files if file.suffix == ".mar")
-    if any(map(_holds_weights, islice(archives, _GLANCES))):
+    if any(map(_holds_weights, islice(archives, _MAX_FILES))):
         found.add(("torch", *libraries("handler", "")))
     return found
 

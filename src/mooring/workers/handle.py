@@ -34,12 +34,12 @@ from mooring.observability.logs import get_logger
 from mooring.observability.records import Record
 from mooring.repository.spec import ModelSpec
 from mooring.workers.heartbeat import StopWatch
-from mooring.workers.local import LocalProcess, Turn
+from mooring.workers.local import LocalProcess, StartPermit
 
 log = get_logger(__name__)
 
 # The room of a worker that takes one message at a time: what goes into that is the scheduler's to say.
-_A_MESSAGE = 1 << 30
+_UNBOUNDED_ROOM = 1 << 30
 
 _codec = Codec()
 
@@ -221,7 +221,7 @@ class WorkerHandle:
     @property
     def room(self) -> int:
         """The number of requests that it takes now."""
-        return self.capacity - len(self._outstanding) if self.capacity else _A_MESSAGE
+        return self.capacity - len(self._outstanding) if self.capacity else _UNBOUNDED_ROOM
 
     def send(self: Self, works: Sequence[Work]) -> None:
         """Send requests to the worker, which is one of its pool's idle ones until then."""
@@ -442,10 +442,16 @@ class OwnedWorker(WorkerHandle):
     process: LocalProcess
 
     def __init__(
-        self, pool: Pool[Self], process: LocalProcess, name: str, *, turn: Turn, stop_watch: StopWatch
+        self,
+        pool: Pool[Self],
+        process: LocalProcess,
+        name: str,
+        *,
+        start_permit: StartPermit,
+        stop_watch: StopWatch,
     ) -> None:
         super().__init__(pool, process, name)
-        self.turn = turn
+        self.start_permit = start_permit
         self.stop_watch = stop_watch
         self.frozen = False  # and ended for it
         process.on_end = self._on_process_end

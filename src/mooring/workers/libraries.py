@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
 from mooring.config.settings import Config
-from mooring.repository.preloads import likely
+from mooring.repository.preloads import guess_modules
 from mooring.workers.environment import worker_environment
 from mooring.workers.library_process import LibraryProcess
 
@@ -62,7 +62,7 @@ def start_libraries(config: Config, first: LibraryProcess | None = None) -> Libr
     libraries = Libraries(
         worker_environment(os.environ, hidden=config.blacklist_env_vars, gpus=config.number_of_gpu), first
     )
-    for modules in _slowest_first(likely(config)):
+    for modules in _slowest_first(guess_modules(config)):
         libraries.start_import(modules)
     return libraries
 

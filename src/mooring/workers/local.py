@@ -50,9 +50,9 @@ _KEPT_LINES = 40
 _KEPT_CHARACTERS = 1_000  # of each
 
 # Workers that are started at a time: enough to keep the cores busy while some wait for a disk.
-_LEAST_TURNS = 8
+_MIN_STARTING = 8
 # Seconds after which the next worker need not wait for one that is still loading its model.
-_LONGEST_TURN = 5.0
+_LONGEST_START = 5.0
 
 # Seconds that the trial of a model may take.
 _TRIAL = 120.0
@@ -115,7 +115,7 @@ class WorkerOutput:
             os.close(fd)
 
 
-class Share(NamedTuple):
+class FrontendChannel(NamedTuple):
     """A frontend's end of its channel to a worker. ``generation`` tells the frontends of one number apart."""
 
     number: int
@@ -160,8 +160,9 @@ class ForkedProcess:
         """It is gone."""
         self.status = status
         self.ended.set()
-        told, self.on_end = self.on_end, lambda: None  # or process and worker would keep each other in memory
-        told()
+        # Let go of it, or the process and its worker would keep each other in memory.
+        on_end, self.on_end = self.on_end, lambda: None
+        on_end()
 
     def kill(self) -> None:
         """End it now. Nothing is lost: the server knows what it was doing."""
@@ -174,8 +175,8 @@ class ForkedProcess:
 class LocalProcess(ForkedProcess):
     """One worker process as the server sees it.
 
-    ``shares`` are the ends of the channels for frontends until those have them, ``progress_fd`` describes the
-    memory of ``progress`` for as long.
+    ``frontend_channels`` are the ends of the channels for frontends until those have them, ``progress_fd`` describes
+    the memory of ``progress`` for as long.
     """
 
     channel = 0
@@ -185,23 +186,23 @@ class LocalProcess(ForkedProcess):
         sock: socket.socket,
         progress: Progress,
         output: WorkerOutput,
-        shares: Sequence[Share] = (),
+        frontend_channels: Sequence[FrontendChannel] = (),
         progress_fd: int = -1,
     ) -> None:
         super().__init__(output)
         self.sock = sock
         self.progress = progress
-        self.shared = bool(shares)
-        self.shares = shares
+        self.shared = bool(frontend_channels)
+        self.frontend_channels = frontend_channels
         self.progress_fd = progress_fd
 
-    def release_shares(self) -> None:
+    def close_frontend_channels(self) -> None:
         """Every frontend has its end of its channel."""
-        for share in self.shares:
+        for share in self.frontend_channels:
             share.sock.close()
         if self.progress_fd >= 0:
             os.close(self.progress_fd)
-        self.shares, self.progress_fd = (), -1
+        self.frontend_channels, self.progress_fd = (), -1
 
 
 class Template:
@@ -429,12 +430,12 @@ class ModelTemplate(Template):
         self._process.output.close()
 
 
-class Turn:
-    """The right to start a worker, until it is given back: that may be done twice."""
+class StartPermit:
+    """The right to start a worker, of which there are only so many. ``end`` gives it back, and may be called twice."""
 
-    def __init__(self, turns: asyncio.Semaphore) -> None:
-        self._turns = turns
-        self._timer = asyncio.get_running_loop().call_later(_LONGEST_TURN, self.end)
+    def __init__(self, permits: asyncio.Semaphore) -> None:
+        self._permits = permits
+        self._timer = asyncio.get_running_loop().call_later(_LONGEST_START, self.end)
         self._held = True
 
     def end(self) -> None:
@@ -442,7 +443,7 @@ class Turn:
         self._timer.cancel()
         if self._held:
             self._held = False
-            self._turns.release()
+            self._permits.release()
 
 
 class LocalWorkers:
@@ -465,24 +466,24 @@ class LocalWorkers:
         self.deadlines = deadlines
         self._arena = arena
         self._libraries = libraries
-        self._fronts = frontends
+        self._frontends = frontends
         self._cache_folder = cache_folder
         self._one_trial = asyncio.Semaphore()
         self._templates: dict[tuple[str, ...], LibraryTemplate] = {}
         self._given_up: list[LibraryTemplate] = []  # of which workers may be left
-        self._turns = asyncio.Semaphore(max(_LEAST_TURNS, 2 * count_cores()))
+        self._permits = asyncio.Semaphore(max(_MIN_STARTING, 2 * count_cores()))
 
-    async def turn(self) -> Turn:
+    async def acquire_start_permit(self) -> StartPermit:
         """Return when one more worker may be started. It is the caller's to end."""
-        await self._turns.acquire()
-        return Turn(self._turns)
+        await self._permits.acquire()
+        return StartPermit(self._permits)
 
     def start(self, template: Template, facts: Mapping[str, str]) -> LocalProcess:
         """A new worker, forked from a template that is ready. Raises ``OSError`` when there is no room."""
         # Both are closed where descriptors run out in the middle: who has none left must not lose more.
         with ExitStack() as handed_over, ExitStack() as kept:
             ours, theirs = [], []
-            for _ in range(1 + len(self._fronts)):
+            for _ in range(1 + len(self._frontends)):
                 mine, its = socket.socketpair()
                 ours.append(kept.enter_context(mine))
                 theirs.append(handed_over.enter_context(its))
@@ -493,16 +494,16 @@ class LocalWorkers:
             progress_fd = anonymous_file(Progress.size(len(ours)))
             kept.callback(os.close, progress_fd)
             shares = [
-                Share(frontend.number, frontend.generation, sock)
-                for frontend, sock in zip(self._fronts, ours[1:], strict=True)
+                FrontendChannel(frontend.number, frontend.generation, sock)
+                for frontend, sock in zip(self._frontends, ours[1:], strict=True)
             ]
             progress = Progress(progress_fd, len(ours))
             process = LocalProcess(ours[0], progress, output, shares, progress_fd)
-            arenas = [self._arena.fd, *(frontend.arena for frontend in self._fronts)]
+            arenas = [self._arena.fd, *(frontend.arena for frontend in self._frontends)]
             template.fork(process, theirs, [write, progress_fd, *(s.fileno() for s in theirs), *arenas])
             kept.pop_all()
         if not shares:
-            process.release_shares()
+            process.close_frontend_channels()
         ours[0].setblocking(False)
         return process
 

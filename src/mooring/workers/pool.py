@@ -17,7 +17,7 @@ from mooring.workers.failures import FailureHistory
 from mooring.workers.handle import OwnedWorker, PoolOwner, WorkerHandle, WorkerState
 from mooring.workers.heartbeat import Clock, StopWatch
 from mooring.workers.joining import JoiningTrial
-from mooring.workers.local import LocalWorkers, Turn
+from mooring.workers.local import LocalWorkers, StartPermit
 from mooring.workers.recycling import Recycler, memory_of
 from mooring.workers.retries import backoff, files_changed
 from mooring.workers.spawner import Spawner
@@ -159,7 +159,7 @@ class WorkerPool:
                 and self.owner.may_dismiss(worker)
             ):
                 self._dismiss(worker)
-        self._starve_surplus()
+        self._stop_sending_to_surplus()
 
     def put_least_busy_last(self) -> None:
         """Sort the idle workers so that the one with the most room is sent the next request."""
@@ -187,7 +187,7 @@ class WorkerPool:
         worker.offer()
         self.owner.on_worker_free()
 
-    def _starve_surplus(self) -> None:
+    def _stop_sending_to_surplus(self) -> None:
         """Send no new requests to surplus workers with a capacity: they are never idle otherwise, and would never end."""
         if not self.overlapping:
             return
@@ -208,8 +208,8 @@ class WorkerPool:
         self._trial.learn(worker, joining)
         if self._sharing is not None and not worker.capacity:
             self._sharing.joined(worker)
-        worker.process.release_shares()
-        worker.turn.end()
+        worker.process.close_frontend_channels()
+        worker.start_permit.end()
         self.start_seconds = time.monotonic() - worker.begun
         self.idle.append(worker)
         if self.ready >= self._wanted:
@@ -371,7 +371,7 @@ class WorkerPool:
             bytes=worker.memory,
         )
         self.owner.on_worker_recycled()
-        self._starve_surplus()
+        self._stop_sending_to_surplus()
         self.dismiss_surplus()
 
     async def stop(self, grace: float = 2.0) -> None:
@@ -384,7 +384,7 @@ class WorkerPool:
             if worker.state is not WorkerState.READY:
                 worker.process.kill()
             worker.state = WorkerState.ENDED
-            worker.turn.end()
+            worker.start_permit.end()
             worker.close()
         ends = [asyncio.ensure_future(worker.process.ended.wait()) for worker in workers]
         if ends:
@@ -426,14 +426,14 @@ class WorkerPool:
                 await asyncio.sleep(delay)
             async with self._start_slots:
                 await asyncio.sleep(self.failures.pause(time.monotonic()))
-                turn = await self._local.turn()
+                permit = await self._local.acquire_start_permit()
                 # Fewer may be wanted than when this was begun.
                 wanted = len(self._workers) + self._starting <= self._allowed_workers
-                worker = await self._start_process(turn) if wanted else None
+                worker = await self._start_process(permit) if wanted else None
         finally:
             self._starting -= 1
         if worker is None:
-            turn.end()
+            permit.end()
             self._replace()
             return
         self._workers.append(worker)
@@ -459,7 +459,7 @@ class WorkerPool:
             called.cancel()
         self._spawner.recheck_fork_safety()
 
-    async def _start_process(self, turn: Turn) -> OwnedWorker | None:
+    async def _start_process(self, permit: StartPermit) -> OwnedWorker | None:
         """A worker that is about to load the model; None, and a reported failure, where no process could be started."""
         begun = time.monotonic()
         try:
@@ -470,7 +470,9 @@ class WorkerPool:
             self.failures.record_no_room(time.monotonic())
             return None
         stop_watch = StopWatch(self._local.deadlines.heartbeat)
-        worker = OwnedWorker(self, process, str(next(self._local.numbers)), turn=turn, stop_watch=stop_watch)
+        worker = OwnedWorker(
+            self, process, str(next(self._local.numbers)), start_permit=permit, stop_watch=stop_watch
+        )
         worker.begun = begun
         return worker
 
@@ -519,15 +521,15 @@ class WorkerPool:
 
     def _remove(self, worker: OwnedWorker) -> None:
         worker.state = WorkerState.ENDED
-        worker.turn.end()
+        worker.start_permit.end()
         self._served_before += worker.served
         self._recycler.forget(worker)
-        worker.process.release_shares()
+        worker.process.close_frontend_channels()
         with suppress(ValueError):
             self._workers.remove(worker)
         with suppress(ValueError):
             self.idle.remove(worker)
-        self._starve_surplus()
+        self._stop_sending_to_surplus()
 
     def _run(self, work: "asyncio._CoroutineLike[None]") -> None:
         task = asyncio.get_running_loop().create_task(work)
