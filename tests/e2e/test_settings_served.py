@@ -90,6 +90,18 @@ def addresses(ports):
     return [f"--{name}-address=http://127.0.0.1:{port}" for name, port in names]
 
 
+def test_a_temporary_folder_whose_path_is_too_long_for_sockets_is_named(tmp_path, rows):
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    server = Server(tmp_path, rows, "--frontends", "2", "--temporary-folder", folder)
+    try:
+        assert server.process.wait(PATIENCE) == 1
+    finally:
+        server.kill()
+    said = f"Error: AF_UNIX path too long (temporary_folder, of which {folder}/"
+    assert said in server.log, server.log
+
+
 def test_one_model_has_as_many_versions_as_archives_and_one_default(start, tmp_path):
     for version in ("1.0", "2.0"):
         pack(tmp_path, "rows", "rows_handler.py", "-v", version, "--force")

@@ -242,7 +242,8 @@ class Addresses:
         ]  # the others are bound by every process for itself
         self._balancer = ConnectionBalancer(self._frontends, listeners, shared=shared, by_load=spread)
         internal = self._http.listener(address, endpoints, self._engine.overload_error, internal=True)
-        await internal.start_unix(str(self._relay_socket))
+        with _naming(f"temporary_folder, of which {self._relay_socket} is made"):
+            await internal.start_unix(str(self._relay_socket))
         self._stack.push_async_callback(internal.close)
         settings = FrontendSettings(
             self._config,
