@@ -64,19 +64,19 @@ def usage_of(document: Document) -> list[ModelUsage]:
     return [_usage(each) for each in _read(document, _AllStatistics).model_stats]
 
 
-def _usage(said: _Statistics) -> ModelUsage:
-    times = said.inference_stats
+def _usage(statistics: _Statistics) -> ModelUsage:
+    times = statistics.inference_stats
     return ModelUsage(
-        name=said.name,
-        version=said.version,
-        last_inference=said.last_inference,
-        inferences=said.inference_count,
-        executions=said.execution_count,
+        name=statistics.name,
+        version=statistics.version,
+        last_inference=statistics.last_inference,
+        inferences=statistics.inference_count,
+        executions=statistics.execution_count,
         success=times.success,
         fail=times.fail,
         queue=times.queue,
         infer=times.compute_infer,
-        batches=[BatchUsage(batch.batch_size, batch.compute_infer) for batch in said.batch_stats],
+        batches=[BatchUsage(batch.batch_size, batch.compute_infer) for batch in statistics.batch_stats],
     )
 
 

@@ -47,8 +47,8 @@ def model_path(model: str, version: str = "", rest: str = "") -> str:
 
 
 def infer_call(request: InferenceRequest, *, binary: bool) -> Call:
-    """An inference; with ``binary`` its tensors travel in binary, both ways."""
-    whole = _asking_for_binary(request) if binary else request
+    """Build an inference request; with ``binary`` its tensors travel in binary, both ways."""
+    whole = _request_binary_outputs(request) if binary else request
     pieces, json_size = encode_request(whole, ALL_BINARY if binary else JSON_ONLY)
     headers = {"content-type": "application/octet-stream" if json_size else "application/json"}
     if json_size:
@@ -58,15 +58,15 @@ def infer_call(request: InferenceRequest, *, binary: bool) -> Call:
 
 
 def stream_call(request: InferenceRequest) -> Call:
-    """An inference whose answer comes in pieces, as events."""
+    """Build an inference request whose answer comes in pieces, as server-sent events."""
     pieces, _ = encode_request(request, JSON_ONLY)
     path = model_path(request.model, request.version, "/generate_stream")
     return Call("POST", path, b"".join(map(view_of, pieces)), {"content-type": "application/json"})
 
 
-def _asking_for_binary(request: InferenceRequest) -> InferenceRequest:
+def _request_binary_outputs(request: InferenceRequest) -> InferenceRequest:
     if request.outputs:
-        # Said of every output: other servers do not look at the request's own parameter then.
+        # Set on every output: other servers do not look at the request's own parameter then.
         outputs = [
             RequestedOutput(each.name, {**(each.parameters or {}), "binary_data": True})
             for each in request.outputs
@@ -77,7 +77,7 @@ def _asking_for_binary(request: InferenceRequest) -> InferenceRequest:
 
 
 def answer_of(headers: Mapping[str, str], body: bytes) -> InferenceResponse:
-    """The answer to an inference. Raises ``InvalidOutput`` for what is none."""
+    """Decode the answer to an inference. Raises ``InvalidOutput``."""
     size = headers.get(JSON_SIZE)
     if size is not None and not size.isdecimal():
         raise errors.InvalidOutput(f"the server's answer cannot be read: its {JSON_SIZE} is '{size}'")
@@ -89,16 +89,16 @@ def load_body(
     files: Mapping[str, bytes] | None,
     parameters: Mapping[str, Parameter] | None,
 ) -> bytes:
-    """The body of a request to load a model."""
-    said = dict(load_parameters(config, parameters))
-    said.update({f"file:{name}": base64.b64encode(data).decode() for name, data in (files or {}).items()})
-    return msgspec.json.encode({"parameters": said}) if said else b"{}"
+    """Build the body of a request to load a model; files are encoded in base64."""
+    values = dict(load_parameters(config, parameters))
+    values.update({f"file:{name}": base64.b64encode(data).decode() for name, data in (files or {}).items()})
+    return msgspec.json.encode({"parameters": values}) if values else b"{}"
 
 
 def load_parameters(
     config: Mapping[str, Any] | None, parameters: Mapping[str, Parameter] | None
 ) -> Iterator[tuple[str, Parameter]]:
-    """What a request to load a model says beside its files."""
+    """Yield the parameters of a request to load a model, except its files."""
     yield from (parameters or {}).items()
     if config is not None:
         yield "config", msgspec.json.encode(config).decode()
@@ -107,7 +107,7 @@ def load_parameters(
 def error_of(
     status: int, headers: Mapping[str, str], body: bytes, *, model: str = "", version: str = ""
 ) -> MooringError:
-    """What a status other than 200 means."""
+    """Build the error that a status other than 200 means."""
     kind = _KINDS.get(status, errors.InvalidInput if status < 500 else errors.ModelFailed)
     if status == 503 and "retry-after" in headers:
         kind = errors.QueueFull

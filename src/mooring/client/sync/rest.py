@@ -42,22 +42,26 @@ class Rest:
         self._http.close()
 
     def infer(self, request: InferenceRequest, timeout: float | None) -> InferenceResponse:
-        """One answer to one request."""
+        """Send one request and return its answer."""
         call = infer_call(request, binary=self._binary)
-        answer = self._ask(call, timeout, model=request.model, version=request.version)
+        answer = self._request(call, timeout, model=request.model, version=request.version)
         return answer_of(answer.headers, answer.content)
 
     def stream(
         self, request: InferenceRequest, timeout: float | None
     ) -> Generator[InferenceResponse, None, None]:
-        """The pieces of an answer, each when it comes; ``timeout`` is for each of them."""
+        """Yield the pieces of an answer as they come; ``timeout`` (seconds) is for each of them."""
         call, model, version = stream_call(request), request.model, request.version
         try:
             with self._http.stream(
-                call.method, call.path, content=call.body, headers=call.headers, timeout=_limit(timeout)
+                call.method,
+                call.path,
+                content=call.body,
+                headers=call.headers,
+                timeout=_timeout_or_default(timeout),
             ) as answer:
                 if answer.status_code != 200:
-                    body = _plain(answer.read())
+                    body = _strip_event_prefix(answer.read())
                     raise error_of(answer.status_code, answer.headers, body, model=model, version=version)
                 for line in answer.iter_lines():
                     piece = event_of(line, model=model, version=version)
@@ -68,34 +72,34 @@ class Rest:
 
     def live(self) -> bool:
         """Whether the server runs."""
-        return self._says_yes("/v2/health/live")
+        return self._is_ok("/v2/health/live")
 
     def ready(self, model: str, version: str) -> bool:
         """Whether the server, or one of its models, can answer now."""
         if not model:
-            return self._says_yes("/v2/health/ready")
-        return self._says_yes(model_path(model, version, "/ready"), model=model, version=version)
+            return self._is_ok("/v2/health/ready")
+        return self._is_ok(model_path(model, version, "/ready"), model=model, version=version)
 
     def server(self) -> ServerMetadata:
-        """What the server says of itself."""
+        """Return the server's name, version and extensions."""
         return server_of(self._document("GET", "/v2"))
 
     def metadata(self, model: str, version: str) -> ModelMetadata:
-        """What a model says of itself."""
+        """Return a model's inputs, outputs and versions."""
         return metadata_of(self._document("GET", model_path(model, version), model=model, version=version))
 
     def config(self, model: str, version: str) -> Mapping[str, Any]:
-        """What a model was loaded with."""
+        """Return the configuration that a model was loaded with."""
         return self._document("GET", model_path(model, version, "/config"), model=model, version=version)
 
     def usage(self, model: str, version: str) -> list[ModelUsage]:
-        """What one model has done, or every one."""
+        """Return the statistics of one model, or of all models when ``model`` is empty."""
         path = model_path(model, version, "/stats") if model else "/v2/models/stats"
         return usage_of(self._document("GET", path, model=model, version=version))
 
     def index(self) -> list[IndexEntry]:
-        """Every model that there is."""
-        answer = self._ask(Call("POST", "/v2/repository/index"))
+        """List every model in the repository."""
+        answer = self._request(Call("POST", "/v2/repository/index"))
         return index_of(_json(answer.content))
 
     def load(
@@ -107,14 +111,16 @@ class Rest:
         timeout: float | None,
     ) -> None:
         """Load a model of the repository."""
-        self._ask(_change(model, "load", load_body(config, files, parameters)), timeout, model=model)
+        self._request(
+            _repository_call(model, "load", load_body(config, files, parameters)), timeout, model=model
+        )
 
     def unload(self, model: str, dependents: bool, timeout: float | None) -> None:
         """Unload every version of a model."""
         body = msgspec.json.encode({"parameters": {"unload_dependents": dependents}})
-        self._ask(_change(model, "unload", body), timeout, model=model)
+        self._request(_repository_call(model, "unload", body), timeout, model=model)
 
-    def _says_yes(self, path: str, *, model: str = "", version: str = "") -> bool:
+    def _is_ok(self, path: str, *, model: str = "", version: str = "") -> bool:
         try:
             answer = self._http.get(path)
         except httpx.HTTPError as error:
@@ -125,18 +131,22 @@ class Rest:
         return answer.status_code == 200
 
     def _document(self, method: str, path: str, *, model: str = "", version: str = "") -> dict[str, Any]:
-        answer = self._ask(Call(method, path), model=model, version=version)
+        answer = self._request(Call(method, path), model=model, version=version)
         document = _json(answer.content)
         if not isinstance(document, dict):
             raise InvalidOutput(f"the server answered {path} with something other than an object")
         return document
 
-    def _ask(
+    def _request(
         self, call: Call, timeout: float | None = None, *, model: str = "", version: str = ""
     ) -> httpx.Response:
         try:
             answer = self._http.request(
-                call.method, call.path, content=call.body, headers=call.headers, timeout=_limit(timeout)
+                call.method,
+                call.path,
+                content=call.body,
+                headers=call.headers,
+                timeout=_timeout_or_default(timeout),
             )
         except httpx.HTTPError as error:
             raise _unreachable(error) from error
@@ -145,12 +155,12 @@ class Rest:
         return answer
 
 
-def _change(model: str, verb: str, body: bytes) -> Call:
+def _repository_call(model: str, verb: str, body: bytes) -> Call:
     path = model_path(model, "", f"/{verb}").replace("/v2/models/", "/v2/repository/models/", 1)
     return Call("POST", path, body, {"content-type": "application/json"})
 
 
-def _limit(timeout: float | None) -> Any:
+def _timeout_or_default(timeout: float | None) -> Any:
     return httpx.USE_CLIENT_DEFAULT if timeout is None else timeout
 
 
@@ -160,8 +170,8 @@ def _unreachable(error: httpx.HTTPError) -> MooringError:
     return ServerUnreachable(f"the server cannot be reached: {error or type(error).__name__}")
 
 
-def _plain(body: bytes) -> bytes:
-    """An error that came as an event is the same text with a word before it."""
+def _strip_event_prefix(body: bytes) -> bytes:
+    """Return an error's text without the ``data:`` that a stream of events puts before it."""
     return body.strip().removeprefix(b"data:").strip()
 
 

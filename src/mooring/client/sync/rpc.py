@@ -37,7 +37,7 @@ class Rpc:
         self._channel.close()
 
     def infer(self, request: InferenceRequest, timeout: float | None) -> InferenceResponse:
-        """One answer to one request."""
+        """Send one request and return its answer."""
         try:
             answer: bytes = self._infer(
                 encode_request(request), timeout=timeout or self._timeout, metadata=self._metadata
@@ -49,9 +49,11 @@ class Rpc:
     def stream(
         self, request: InferenceRequest, timeout: float | None
     ) -> Generator[InferenceResponse, None, None]:
-        """The pieces of an answer, each when it comes; ``timeout`` is for all of them."""
-        ask: Any = self._channel.stream_stream(f"{SERVICE}ModelStreamInfer")
-        call = ask(iter([encode_request(request)]), timeout=timeout or self._timeout, metadata=self._metadata)
+        """Yield the pieces of an answer as they come; ``timeout`` (seconds) is for all of them."""
+        start_stream: Any = self._channel.stream_stream(f"{SERVICE}ModelStreamInfer")
+        call = start_stream(
+            iter([encode_request(request)]), timeout=timeout or self._timeout, metadata=self._metadata
+        )
         try:
             for message in call:
                 yield piece_of(message, model=request.model, version=request.version)
@@ -62,45 +64,45 @@ class Rpc:
 
     def live(self) -> bool:
         """Whether the server runs."""
-        answer: messages.ServerLiveResponse = self._ask("ServerLive")
+        answer: messages.ServerLiveResponse = self._call("ServerLive")
         return answer.live
 
     def ready(self, model: str, version: str) -> bool:
         """Whether the server, or one of its models, can answer now."""
         if not model:
-            server: messages.ServerReadyResponse = self._ask("ServerReady")
+            server: messages.ServerReadyResponse = self._call("ServerReady")
             return server.ready
-        answer: messages.ModelReadyResponse = self._ask("ModelReady", name=model, version=version)
+        answer: messages.ModelReadyResponse = self._call("ModelReady", name=model, version=version)
         if not answer.ready:
-            self._require(model, version)
+            self._require_known(model, version)
         return answer.ready
 
-    def _require(self, model: str, version: str) -> None:
-        """Over gRPC a model that there is not is just not ready; over HTTP it is not found, and so it is here."""
+    def _require_known(self, model: str, version: str) -> None:
+        """Raise ``ModelNotFound`` for an unknown model, as HTTP does: ModelReady answers only that it is not ready."""
         with suppress(ModelNotReady):
-            self._ask("ModelMetadata", name=model, version=version)
+            self._call("ModelMetadata", name=model, version=version)
 
     def server(self) -> ServerMetadata:
-        """What the server says of itself."""
-        return server_of(document_of(self._ask("ServerMetadata")))
+        """Return the server's name, version and extensions."""
+        return server_of(document_of(self._call("ServerMetadata")))
 
     def metadata(self, model: str, version: str) -> ModelMetadata:
-        """What a model says of itself."""
-        return metadata_of(document_of(self._ask("ModelMetadata", name=model, version=version)))
+        """Return a model's inputs, outputs and versions."""
+        return metadata_of(document_of(self._call("ModelMetadata", name=model, version=version)))
 
     def config(self, model: str, version: str) -> Mapping[str, Any]:
-        """What a model was loaded with."""
-        answer = document_of(self._ask("ModelConfig", name=model, version=version))
+        """Return the configuration that a model was loaded with."""
+        answer = document_of(self._call("ModelConfig", name=model, version=version))
         config: dict[str, Any] = answer["config"]
         return config
 
     def usage(self, model: str, version: str) -> list[ModelUsage]:
-        """What one model has done, or every one."""
-        return usage_of(document_of(self._ask("ModelStatistics", name=model, version=version)))
+        """Return the statistics of one model, or of all models when ``model`` is empty."""
+        return usage_of(document_of(self._call("ModelStatistics", name=model, version=version)))
 
     def index(self) -> list[IndexEntry]:
-        """Every model that there is."""
-        return index_of(document_of(self._ask("RepositoryIndex"))["models"])
+        """List every model in the repository."""
+        return index_of(document_of(self._call("RepositoryIndex"))["models"])
 
     def load(
         self,
@@ -111,18 +113,18 @@ class Rpc:
         timeout: float | None,
     ) -> None:
         """Load a model of the repository."""
-        given = {name: _parameter(value) for name, value in load_parameters(config, parameters)}
+        fields = {name: _parameter(value) for name, value in load_parameters(config, parameters)}
         for name, data in (files or {}).items():
-            given[f"file:{name}"] = messages.ModelRepositoryParameter(bytes_param=data)
-        self._ask("RepositoryModelLoad", timeout, model_name=model, parameters=given)
+            fields[f"file:{name}"] = messages.ModelRepositoryParameter(bytes_param=data)
+        self._call("RepositoryModelLoad", timeout, model_name=model, parameters=fields)
 
     def unload(self, model: str, dependents: bool, timeout: float | None) -> None:
         """Unload every version of a model."""
-        given = {"unload_dependents": messages.ModelRepositoryParameter(bool_param=dependents)}
-        self._ask("RepositoryModelUnload", timeout, model_name=model, parameters=given)
+        fields = {"unload_dependents": messages.ModelRepositoryParameter(bool_param=dependents)}
+        self._call("RepositoryModelUnload", timeout, model_name=model, parameters=fields)
 
-    def _ask(self, rpc: str, timeout: float | None = None, **fields: Any) -> Any:
-        """Call an RPC whose messages are called like it."""
+    def _call(self, rpc: str, timeout: float | None = None, **fields: Any) -> Any:
+        """Call the unary RPC ``rpc``, whose messages are ``{rpc}Request`` and ``{rpc}Response``."""
         request = getattr(messages, f"{rpc}Request")(**fields)
         call = self._channel.unary_unary(
             f"{SERVICE}{rpc}",
