@@ -16,10 +16,10 @@ from mooring.protocols.responses import Responses
 from mooring.protocols.status import Target, kserve_v2
 from mooring.web.http1 import Exchange, header_lines
 
-# Compressed answers below this are no smaller.
-_WORTH_IT = 256
+# Bytes; below this compression makes an answer no smaller.
+_MIN_COMPRESSED_SIZE = 256
 
-Taken = Callable[[Payload], None]
+UseBody = Callable[[Payload], None]
 Refuse = Callable[[MooringError], None]
 
 
@@ -30,15 +30,15 @@ class Bodies:
         self._responses = responses
         self._answer_tasks = AnswerTasks(responses)
 
-    def take(self, exchange: Exchange, taken: Taken, refuse: Refuse) -> None:
-        """Hand the body over, to be released. What ``taken`` raises goes to ``refuse``."""
+    def take(self, exchange: Exchange, use: UseBody, refuse: Refuse) -> None:
+        """Hand the body over, to be released. What ``use`` raises goes to ``refuse``."""
         try:
-            taken(exchange.take_body())
+            use(exchange.take_body())
         except MooringError as error:
             refuse(error)
 
-    def take_object(self, exchange: Exchange, taken: Callable[[dict[str, Any]], None], asked: Target) -> None:
-        """Hand a JSON object over; no body is an empty one."""
+    def take_object(self, exchange: Exchange, use: Callable[[dict[str, Any]], None], target: Target) -> None:
+        """Parse a JSON object and hand it over; an empty body is an empty object."""
 
         def read(body: Payload) -> None:
             try:
@@ -46,13 +46,13 @@ class Bodies:
             finally:
                 if isinstance(body, Buffer):
                     body.release()
-            taken(document)
+            use(document)
 
-        self.take(exchange, read, self.refuses(exchange, asked))
+        self.take(exchange, read, self.refuser(exchange, target))
 
-    def refuses(self, exchange: Exchange, asked: Target) -> Refuse:
-        """Says no in the words of v2."""
-        return lambda error: self._responses.send_refusal(exchange, kserve_v2(error, asked))
+    def refuser(self, exchange: Exchange, target: Target) -> Refuse:
+        """Return a function that answers an error as v2 does."""
+        return lambda error: self._responses.send_refusal(exchange, kserve_v2(error, target))
 
     def respond(
         self, exchange: Exchange, status: int, pieces: Sequence[Payload], head: bytes, *, reason: str = ""
@@ -61,7 +61,7 @@ class Bodies:
         accept = exchange.fields.get(b"accept-encoding")
         coding = choose_coding(accept.decode("latin-1")) if accept is not None else ""
         size = sum(map(len, pieces)) if coding else 0
-        if size < _WORTH_IT:
+        if size < _MIN_COMPRESSED_SIZE:
             exchange.respond_in_pieces(status, list(pieces), head, reason=reason)
             return
         head += header_lines([("Content-Encoding", coding), ("Vary", "Accept-Encoding")])
@@ -78,7 +78,7 @@ class Bodies:
                 _release(pieces)
             exchange.respond(status, body, head, reason=reason)
 
-        self._answer_tasks.start(exchange, work(), self.refuses(exchange, Target()))
+        self._answer_tasks.start(exchange, work(), self.refuser(exchange, Target()))
 
 
 def _release(pieces: Sequence[Payload]) -> None:

@@ -61,35 +61,35 @@ def is_structured(exchange: Exchange) -> bool:
 
 
 def data_of(exchange: Exchange) -> Payload:
-    """The data of an event, for the caller to release. Raises ``InvalidInput`` for an event that lacks something."""
+    """Return the data of an event, for the caller to release. Raises ``InvalidInput`` for an event that lacks something."""
     if is_structured(exchange):
-        return _unwrapped(exchange.take_body())
+        return _unwrap(exchange.take_body())
     attributes = {
         name: exchange.fields.get(f"ce-{name}".encode(), b"").decode("latin-1") for name in _REQUIRED
     }
-    _check(exchange.fields[b"ce-specversion"].decode("latin-1"), attributes)
+    _check_attributes(exchange.fields[b"ce-specversion"].decode("latin-1"), attributes)
     return exchange.take_body()
 
 
-def _unwrapped(body: Payload) -> Payload:
+def _unwrap(body: Payload) -> Payload:
     try:
         envelope = _envelope.decode(view_of(body))
-        found = bytes(envelope.data)
+        data = bytes(envelope.data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"the body is no CloudEvent in JSON: {error}") from None
     finally:
         if isinstance(body, Buffer):
             body.release()
-    _check(envelope.specversion, {name: getattr(envelope, name) for name in _REQUIRED})
+    _check_attributes(envelope.specversion, {name: getattr(envelope, name) for name in _REQUIRED})
     if envelope.data_base64 is None:
-        return found
+        return data
     try:
         return base64.b64decode(envelope.data_base64, validate=True)
     except binascii.Error as error:
         raise InvalidInput(f"data_base64 of the CloudEvent is no base64: {error}") from None
 
 
-def _check(version: str, attributes: dict[str, str]) -> None:
+def _check_attributes(version: str, attributes: dict[str, str]) -> None:
     # 0.3 has the same attributes, and KServe's senders still use it.
     if version not in {"1.0", "0.3"}:
         raise InvalidInput(f"the CloudEvent has the specversion '{version}'; 1.0 is understood")
@@ -99,12 +99,12 @@ def _check(version: str, attributes: dict[str, str]) -> None:
 
 
 def answer_lines(model: str, request_id: str) -> bytes:
-    """The attributes of an answer in binary mode, as header lines."""
+    """Return the attributes of an answer in binary mode, as header lines."""
     return header_lines([(f"ce-{name}", value) for name, value in _attributes(model, request_id).items()])
 
 
-def wrapped(data: bytes, model: str, request_id: str) -> bytes:
-    """An answer in structured mode; ``data`` is JSON."""
+def wrap(data: bytes, model: str, request_id: str) -> bytes:
+    """Wrap an answer as an event in structured mode; ``data`` is JSON."""
     event: dict[str, Any] = {**_attributes(model, request_id), "datacontenttype": "application/json"}
     return orjson.dumps({**event, "data": orjson.Fragment(data)})
 

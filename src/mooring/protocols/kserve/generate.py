@@ -38,39 +38,39 @@ from mooring.web.routing import Match
 _EVENTS = "text/event-stream; charset=utf-8"
 
 
-class _Written:
-    """How a response is written: as the object of generate, or where the request was v2's, as v2's."""
+class _AnswerWriter:
+    """Writes responses as objects of generate, or as v2 responses to a v2 request."""
 
-    def __init__(self, request_id: str, asked: Target, dialect: Dialect, *, null: bool) -> None:
+    def __init__(self, request_id: str, target: Target, dialect: Dialect, *, null: bool) -> None:
         self._request_id = request_id
-        self._target = asked
+        self._target = target
         self._dialect = dialect
         self._null = null
         self._body: GenerateBody | None = None  # None where a worker reads it
 
     def read(self, body: GenerateBody) -> None:
-        """Answer this body; of one that a worker reads each response says what it needs to."""
+        """Keep the decoded body. Of a body that a worker decodes, each response carries the form instead."""
         self._body = body
 
     def document(self, response: InferenceResponse) -> bytes:
-        """The JSON of a response, whose memory is given back."""
+        """Return the JSON of a response, whose memory is released."""
         form = pop_body_form(response)
         if self._body is not None:
-            given, v2 = self._body.id, self._body.v2
+            client_id, v2 = self._body.id, self._body.v2
         else:
             # What the server called a request without an id is not for its client.
-            given, v2 = "" if response.id == self._request_id else response.id, form == INFER_FORM
-        response.id = given
+            client_id, v2 = "" if response.id == self._request_id else response.id, form == INFER_FORM
+        response.id = client_id
         self._dialect.set_model_name(response, self._target)
         try:
             if v2:
                 pieces, _ = encode_response(response, JSON_ONLY, null=self._null)
                 return b"".join(map(view_of, pieces))
-            head = {"id": given} if given else {}
+            head = {"id": client_id} if client_id else {}
             head |= {"model_name": response.model, "model_version": response.version}
             outputs = b"".join(
                 [
-                    b"," + orjson.dumps(each.name) + b":" + _value(each, self._null)
+                    b"," + orjson.dumps(each.name) + b":" + _encode_value(each, self._null)
                     for each in response.outputs
                 ]
             )
@@ -79,7 +79,7 @@ class _Written:
             release(response.outputs)
 
 
-def _value(tensor: Output, null: bool) -> bytes:
+def _encode_value(tensor: Output, null: bool) -> bytes:
     if type(tensor) is JsonOutput:
         text = bytes(view_of(tensor.data))
         return text[1:-1] if math.prod(tensor.shape) == 1 else text
@@ -90,7 +90,7 @@ def _value(tensor: Output, null: bool) -> bytes:
 class GenerateAnswer(V2Answer, eq=False):
     """The one response of a model, as JSON."""
 
-    _written: _Written
+    _writer: _AnswerWriter
     _only: bytes | None = None
 
     def _send_whole(self, outcome: InferenceResponse) -> None:
@@ -103,7 +103,7 @@ class GenerateAnswer(V2Answer, eq=False):
                     )
                 )
                 return
-            body = self._written.document(outcome)
+            body = self._writer.document(outcome)
         elif outcome.outputs:
             self._refuse_more(outcome)
             return
@@ -111,7 +111,7 @@ class GenerateAnswer(V2Answer, eq=False):
 
     def _send_piece(self, outcome: InferenceResponse) -> None:
         if self._only is None:
-            self._only = self._written.document(outcome)
+            self._only = self._writer.document(outcome)
         else:
             self._cancel_request()
             self._refuse_more(outcome)
@@ -128,16 +128,16 @@ class GenerateAnswer(V2Answer, eq=False):
 class StreamAnswer(V2Answer, eq=False):
     """Every response as an event. What goes wrong in the model is an event, too, after the first or in its place."""
 
-    _written: _Written
+    _writer: _AnswerWriter
 
     def _send_whole(self, outcome: InferenceResponse) -> None:
         self._begin(200)
-        self._exchange.finish(_event(self._written.document(outcome)) if outcome.outputs else b"")
+        self._exchange.finish(_encode_event(self._writer.document(outcome)) if outcome.outputs else b"")
 
     def _send_piece(self, outcome: InferenceResponse) -> None:
         self._begin(200)
         if outcome.outputs:
-            self._exchange.send(_event(self._written.document(outcome)))
+            self._exchange.send(_encode_event(self._writer.document(outcome)))
         if outcome.final:
             self._exchange.finish()
 
@@ -148,7 +148,7 @@ class StreamAnswer(V2Answer, eq=False):
         self._mark_over()
         refusal = self._refusal_for(error)
         self._begin(refusal.status)
-        self._exchange.finish(_event(orjson.dumps({"error": refusal.message})))
+        self._exchange.finish(_encode_event(orjson.dumps({"error": refusal.message})))
 
     def _begin(self, status: int) -> None:
         if not self._started:
@@ -157,7 +157,7 @@ class StreamAnswer(V2Answer, eq=False):
             self._exchange.start(status, self._responses.build_head(self._id, _EVENTS))
 
 
-def _event(document: bytes) -> bytes:
+def _encode_event(document: bytes) -> bytes:
     return b"data: " + document + b"\n\n"
 
 
@@ -175,7 +175,7 @@ class Generate:
         self._dialect = dialect
 
     def endpoints(self) -> list[Endpoint]:
-        """Everything mounted."""
+        """Return the endpoints."""
         return [
             Endpoint(f"{MODEL}/generate", self.generate, Access.INFERENCE, calls.GENERATE, methods=WRITING),
             Endpoint(
@@ -202,48 +202,48 @@ class Generate:
         ]
 
     def generate(self, exchange: Exchange, match: Match) -> None:
-        """One response."""
-        self._ask(exchange, target_of(match), GenerateAnswer)
+        """Answer with one response."""
+        self._submit(exchange, target_of(match), GenerateAnswer)
 
     def stream(self, exchange: Exchange, match: Match) -> None:
-        """Any number of responses, each when it is there."""
-        self._ask(exchange, target_of(match), StreamAnswer)
+        """Answer with any number of responses, each as an event when it is there."""
+        self._submit(exchange, target_of(match), StreamAnswer)
 
-    def _ask(
-        self, exchange: Exchange, asked: Target, kind: type[GenerateAnswer] | type[StreamAnswer]
+    def _submit(
+        self, exchange: Exchange, target: Target, kind: type[GenerateAnswer] | type[StreamAnswer]
     ) -> None:
-        def taken(body: Payload) -> None:
+        def submit(body: Payload) -> None:
             request_id = self._responses.read_request_id(exchange)
             null = self._responses.writes_null(exchange)
-            written = _Written(request_id, asked, self._dialect, null=null)
+            writer = _AnswerWriter(request_id, target, self._dialect, null=null)
             if len(body) > LARGE:
-                request = self._unread(exchange, asked, body)
+                request = self._build_undecoded_request(exchange, target, body)
             else:
-                request = self._request(exchange, asked, body, written)
+                request = self._decode_request(exchange, target, body, writer)
             request.id = request.id or request_id
             request.null_for_nan = null
-            answer = kind(self._responses, exchange, request_id, asked, self._dialect, written)
+            answer = kind(self._responses, exchange, request_id, target, self._dialect, writer)
             exchange.on_abandoned = self._service.submit(request, answer.done).cancel
 
-        self._bodies.take(exchange, taken, lambda error: self._send_refusal(exchange, error, asked))
+        self._bodies.take(exchange, submit, lambda error: self._send_refusal(exchange, error, target))
 
-    def _send_refusal(self, exchange: Exchange, error: MooringError, asked: Target) -> None:
-        error = prefer_not_found(self._service, error, asked)
+    def _send_refusal(self, exchange: Exchange, error: MooringError, target: Target) -> None:
+        error = prefer_not_found(self._service, error, target)
         self._responses.send_refusal(
-            exchange, self._dialect.override_refusal(error, asked) or kserve_v2(error, asked)
+            exchange, self._dialect.override_refusal(error, target) or kserve_v2(error, target)
         )
 
-    def _unread(self, exchange: Exchange, asked: Target, body: Payload) -> InferenceRequest:
-        """A request whose body is for a worker to read. What it says of time and priority comes too late then."""
+    def _build_undecoded_request(self, exchange: Exchange, target: Target, body: Payload) -> InferenceRequest:
+        """Build a request whose body a worker decodes. Its parameters of time and priority are not honored then."""
         try:
-            specs = self._service.metadata(*asked).inputs
+            specs = self._service.metadata(*target).inputs
             deadline = read_deadline(exchange)
         except MooringError:
-            _give_back(body)
+            _release_body(body)
             raise
         return InferenceRequest(
-            asked.model,
-            asked.version,
+            target.model,
+            target.version,
             "",
             [],
             deadline=deadline,
@@ -251,26 +251,26 @@ class Generate:
             body=UndecodedBody(BodyKind.GENERATE, body, declared=list(specs)),
         )
 
-    def _request(
-        self, exchange: Exchange, asked: Target, body: Payload, written: _Written
+    def _decode_request(
+        self, exchange: Exchange, target: Target, body: Payload, writer: _AnswerWriter
     ) -> InferenceRequest:
         try:
-            found = decode_generate(body, lambda: self._service.metadata(*asked).inputs)
+            decoded = decode_generate(body, lambda: self._service.metadata(*target).inputs)
         finally:
-            _give_back(body)
-        written.read(found)
+            _release_body(body)
+        writer.read(decoded)
         try:
-            plan = read_schedule(found.parameters, read_deadline(exchange))
+            plan = read_schedule(decoded.parameters, read_deadline(exchange))
         except InvalidInput:
-            release(found.inputs)
+            release(decoded.inputs)
             raise
         return InferenceRequest(
-            asked.model,
-            asked.version,
-            found.id,
-            found.inputs,
+            target.model,
+            target.version,
+            decoded.id,
+            decoded.inputs,
             parameters=plan.parameters,
-            outputs=found.outputs,
+            outputs=decoded.outputs,
             deadline=plan.deadline,
             headers=exchange.headers,
             priority=plan.priority,
@@ -278,6 +278,6 @@ class Generate:
         )
 
 
-def _give_back(body: Payload) -> None:
+def _release_body(body: Payload) -> None:
     if isinstance(body, Buffer):
         body.release()

@@ -13,7 +13,7 @@ from mooring.core.tensors import Parameter
 from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.grpc_messages import async_handler, parse_message, sync_handler
 from mooring.protocols.grpc_server import UnaryMethod
-from mooring.protocols.kserve.repository import listed
+from mooring.protocols.kserve.repository import describe_state
 from mooring.protocols.kserve.settings import LogSettings, TraceSettings
 from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.kserve.statistics import config_document, usage_document
@@ -34,7 +34,7 @@ class GrpcRepository:
         self._dialect = dialect
 
     def methods(self) -> dict[str, UnaryMethod]:
-        """Every RPC of them."""
+        """Return every RPC of the three extensions."""
         return {
             "ModelConfig": UnaryMethod(Access.INFERENCE, sync_handler(pb.ModelConfigRequest, self._config)),
             "ModelStatistics": UnaryMethod(
@@ -51,23 +51,23 @@ class GrpcRepository:
             ),
         }
 
-    def _config(self, asked: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
-        found = config_document(self._administration.config(asked.name, asked.version))
-        return pb.ModelConfigResponse(config=_parsed(found, pb.ModelConfig()))
+    def _config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+        document = config_document(self._administration.config(request.name, request.version))
+        return pb.ModelConfigResponse(config=_to_message(document, pb.ModelConfig()))
 
-    def _statistics(self, asked: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
-        found = usage_document(self._administration.usage(asked.name, asked.version))
-        return _parsed(found, pb.ModelStatisticsResponse())
+    def _statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
+        document = usage_document(self._administration.usage(request.name, request.version))
+        return _to_message(document, pb.ModelStatisticsResponse())
 
-    def _index(self, asked: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
-        states = [state for state in self._administration.index() if state.ready or not asked.ready]
+    def _index(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
+        states = [state for state in self._administration.index() if state.ready or not request.ready]
         kind = pb.RepositoryIndexResponse.ModelIndex
-        return pb.RepositoryIndexResponse(models=[kind(**listed(state)) for state in states])
+        return pb.RepositoryIndexResponse(models=[kind(**describe_state(state)) for state in states])
 
-    async def _load(self, asked: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
-        model = _model_of(asked)
+    async def _load(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
+        model = _model_name(request)
         config, files, parameters = None, {}, {}
-        for name, parameter in asked.parameters.items():
+        for name, parameter in request.parameters.items():
             value = _value(parameter)
             if name == "config":
                 config = parse_config(value)
@@ -82,9 +82,9 @@ class GrpcRepository:
         )
         return pb.RepositoryModelLoadResponse(model_name=model, is_loaded=True)
 
-    async def _unload(self, asked: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
-        model = _model_of(asked)
-        dependents = asked.parameters["unload_dependents"].bool_param
+    async def _unload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
+        model = _model_name(request)
+        dependents = request.parameters["unload_dependents"].bool_param
         try:
             await self._administration.unload(model, dependents=dependents)
         except ModelNotFound:
@@ -102,28 +102,28 @@ class GrpcSettings:
         self._trace = trace
 
     def methods(self) -> dict[str, UnaryMethod]:
-        """Both RPCs."""
+        """Return both RPCs."""
         return {
             "LogSettings": UnaryMethod(
-                lambda message: _to_set(parse_message(pb.LogSettingsRequest, message).settings),
+                lambda message: _settings_access(parse_message(pb.LogSettingsRequest, message).settings),
                 sync_handler(pb.LogSettingsRequest, self._log_settings),
             ),
             "TraceSetting": UnaryMethod(
-                lambda message: _to_set(parse_message(pb.TraceSettingRequest, message).settings),
+                lambda message: _settings_access(parse_message(pb.TraceSettingRequest, message).settings),
                 sync_handler(pb.TraceSettingRequest, self._trace_settings),
             ),
         }
 
-    def _log_settings(self, asked: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
-        given = {}
-        for name, setting in asked.settings.items():
+    def _log_settings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
+        changes = {}
+        for name, setting in request.settings.items():
             chosen = setting.WhichOneof("parameter_choice")
             if chosen is not None:
-                given[name] = getattr(setting, chosen)
-        if given:
-            self._log.change(given)
+                changes[name] = getattr(setting, chosen)
+        if changes:
+            self._log.change(changes)
         response = pb.LogSettingsResponse()
-        for name, value in self._log.shown().items():
+        for name, value in self._log.current().items():
             if isinstance(value, bool):
                 response.settings[name].bool_param = value
             elif isinstance(value, int):
@@ -132,15 +132,15 @@ class GrpcSettings:
                 response.settings[name].string_param = value
         return response
 
-    def _trace_settings(self, asked: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
-        if asked.model_name:
-            self._service.ready(asked.model_name)  # ready or not: it is there
-        if asked.settings:
+    def _trace_settings(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
+        if request.model_name:
+            self._service.ready(request.model_name)  # ready or not: it is there
+        if request.settings:
             # No value is Triton's way to take a setting back.
-            given = {name: list(setting.value) or None for name, setting in asked.settings.items()}
-            self._trace.change(given, asked.model_name)
+            changes = {name: list(setting.value) or None for name, setting in request.settings.items()}
+            self._trace.change(changes, request.model_name)
         response = pb.TraceSettingResponse()
-        for name, value in self._trace.shown(asked.model_name).items():
+        for name, value in self._trace.current(request.model_name).items():
             response.settings[name].value.extend(value if isinstance(value, list) else [value])
         return response
 
@@ -152,7 +152,7 @@ class GrpcSharedMemory:
         self._memory = memory
 
     def methods(self) -> dict[str, UnaryMethod]:
-        """Every RPC of it, and CUDA's, which say that they are not offered."""
+        """Return every RPC of the extension, and CUDA's, which refuse every call."""
         return {
             name: UnaryMethod(Access.INFERENCE, call)
             for name, call in {
@@ -167,28 +167,30 @@ class GrpcSharedMemory:
             }.items()
         }
 
-    def _status(self, asked: pb.SystemSharedMemoryStatusRequest) -> pb.SystemSharedMemoryStatusResponse:
+    def _status(self, request: pb.SystemSharedMemoryStatusRequest) -> pb.SystemSharedMemoryStatusResponse:
         response = pb.SystemSharedMemoryStatusResponse()
-        memory = self._offered()
-        for region in memory.regions(asked.name):
-            kept = response.regions[region.name]
-            kept.name, kept.key = region.name, region.key
-            kept.offset, kept.byte_size = region.offset, region.byte_size
+        memory = self._require_memory()
+        for region in memory.regions(request.name):
+            entry = response.regions[region.name]
+            entry.name, entry.key = region.name, region.key
+            entry.offset, entry.byte_size = region.offset, region.byte_size
         return response
 
-    def _register(self, asked: pb.SystemSharedMemoryRegisterRequest) -> pb.SystemSharedMemoryRegisterResponse:
-        if not asked.name:
+    def _register(
+        self, request: pb.SystemSharedMemoryRegisterRequest
+    ) -> pb.SystemSharedMemoryRegisterResponse:
+        if not request.name:
             raise InvalidInput("a shared memory region needs a name")
-        self._offered().register(asked.name, asked.key, asked.offset, asked.byte_size)
+        self._require_memory().register(request.name, request.key, request.offset, request.byte_size)
         return pb.SystemSharedMemoryRegisterResponse()
 
     def _unregister(
-        self, asked: pb.SystemSharedMemoryUnregisterRequest
+        self, request: pb.SystemSharedMemoryUnregisterRequest
     ) -> pb.SystemSharedMemoryUnregisterResponse:
-        self._offered().unregister(asked.name)
+        self._require_memory().unregister(request.name)
         return pb.SystemSharedMemoryUnregisterResponse()
 
-    def _offered(self) -> SharedMemory:
+    def _require_memory(self) -> SharedMemory:
         if self._memory is None:
             raise Unsupported("shared memory is off: it is offered to clients of this machine alone")
         return self._memory
@@ -198,13 +200,13 @@ def _no_cuda(_call: UnaryRpc) -> None:
     raise Unsupported("CUDA shared memory is not offered")
 
 
-def _to_set(settings: Collection[str]) -> Access:
+def _settings_access(settings: Collection[str]) -> Access:
     return Access.MANAGEMENT if settings else Access.INFERENCE
 
 
-def _model_of(asked: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest) -> str:
+def _model_name(request: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest) -> str:
     # Field 1 is Triton's repository_name and KServe's model_name: it names the model where field 2 does not.
-    return asked.model_name or asked.repository_name
+    return request.model_name or request.repository_name
 
 
 def _value(parameter: pb.ModelRepositoryParameter) -> Parameter | bytes | None:
@@ -215,6 +217,6 @@ def _value(parameter: pb.ModelRepositoryParameter) -> Parameter | bytes | None:
     return value
 
 
-def _parsed(document: dict[str, object], message: _Answer) -> _Answer:
-    """The JSON that HTTP would answer, as a message. What the message has no field for is left out."""
+def _to_message(document: dict[str, object], message: _Answer) -> _Answer:
+    """Fill a message from the JSON that HTTP would answer. Keys without a field are left out."""
     return ParseDict(document, message, ignore_unknown_fields=True)

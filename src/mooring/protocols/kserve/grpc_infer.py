@@ -1,6 +1,6 @@
 """Inference over gRPC: ModelInfer, one request and one answer, and ModelStreamInfer, any number of either.
 
-What a request says is read, and what an answer is to say is written, in one place for both.
+``Inference`` decodes requests and encodes answers for both.
 """
 
 import asyncio
@@ -34,10 +34,10 @@ _EMPTY_FINAL = "triton_enable_empty_final_response"
 _FINAL = "triton_final_response"
 # Requests of one stream that are not answered yet, and answers that the client has not taken: above this many no
 # further request is read.
-_MOST_PENDING = 256
+_MAX_PENDING = 256
 
 
-class Told(msgspec.Struct, gc=False):
+class DecodedRequest(msgspec.Struct, gc=False):
     """A request as the service takes it, and what its client expects of the answer.
 
     ``id`` is the client's own, empty where it gave none. With ``empty_final`` a streamed answer has a last message
@@ -50,8 +50,8 @@ class Told(msgspec.Struct, gc=False):
     empty_final: bool
 
     @property
-    def asked(self) -> Target:
-        """What an error is about."""
+    def target(self) -> Target:
+        """Return the model and version that an error names."""
         return Target(self.request.model, self.request.version)
 
 
@@ -82,18 +82,18 @@ class Inference:
         self._streams: set[_Stream] = set()
 
     def infer(self, call: UnaryRpc) -> None:
-        """One request, one answer, and no task. A client that goes away takes its request with it."""
+        """Answer one request, without a task. A client that goes away takes its request with it."""
         message, relay = call.take_message(), self.relay
         if relay is None:
-            told = self.read(message, call)
+            decoded = self.read(message, call)
         else:
             read = self.read_or_keep(message, call)
             if isinstance(read, bytes):
                 relay_unary(relay, call, read)
                 return
-            told = read
-        answer = _Answer(self, told, call)
-        ticket = self.service.submit(answer.told.request, answer.done)
+            decoded = read
+        answer = _Answer(self, decoded, call)
+        ticket = self.service.submit(answer.decoded.request, answer.done)
         if answer.over:
             if answer.withdrawn:
                 ticket.cancel()
@@ -101,7 +101,7 @@ class Inference:
             answer.ticket, call.on_cancelled = ticket, answer.cancel
 
     async def stream(self, call: StreamingRpc) -> None:
-        """Requests and answers until the client has sent its last request and got its last answer."""
+        """Serve a stream until the client has sent its last request and got its last answer."""
         stream = _Stream(self, call)
         self._streams.add(stream)
         try:
@@ -110,12 +110,12 @@ class Inference:
             self._streams.discard(stream)
 
     def leave(self) -> None:
-        """The server stops: read no further requests, answer those that were."""
+        """Read no further requests, since the server stops; those that were read are answered."""
         for stream in list(self._streams):
             stream.leave()
 
-    def read_or_keep(self, message: Payload, call: Rpc) -> Told | bytes:
-        """What a message asks; or the message as it is, where only the first process can answer it.
+    def read_or_keep(self, message: Payload, call: Rpc) -> DecodedRequest | bytes:
+        """Decode a message; or return it as it is, where only the first process can answer it.
 
         Takes the message over. Raises ``MooringError``.
         """
@@ -130,8 +130,8 @@ class Inference:
             if isinstance(kept, Buffer):
                 kept.release()
 
-    def read(self, message: Payload, call: Rpc) -> Told:
-        """What a message asks, which is taken over. Raises ``MooringError``."""
+    def read(self, message: Payload, call: Rpc) -> DecodedRequest:
+        """Decode a message, which is taken over. Raises ``MooringError``."""
         try:
             request, layout = protobuf.decode_request(message, self._allocator, self._read_region)
         except InvalidInput as error:
@@ -140,55 +140,58 @@ class Inference:
             release(request.inputs)
             raise ElsewhereOnly("an output is to go to shared memory")
         request.layout = layout
-        told = Told(request, layout, request.id, False)
+        decoded = DecodedRequest(request, layout, request.id, False)
         request.id = request.id or call.request_id or self._new_id()
         request.deadline = call.deadline
         request.headers = call.custom_metadata
         if request.parameters:
             try:
-                _schedule(told, request.parameters)
+                _apply_schedule(decoded, request.parameters)
             except InvalidInput:
                 release(request.inputs)
                 raise
-        return told
+        return decoded
 
-    def write(self, told: Told, response: InferenceResponse) -> tuple[list[Part], Callable[[], None]]:
-        """The parts of an answer and what to call when they are sent. Raises ``InvalidInput`` where it does not fit the
-        shared memory it was to go to.
+    def write(
+        self, decoded: DecodedRequest, response: InferenceResponse
+    ) -> tuple[list[Part], Callable[[], None]]:
+        """Return the parts of an answer, and what to call when they are sent.
+
+        Raises ``InvalidInput`` for an output that does not fit its place in shared memory.
         """
         outputs = response.outputs
         try:
-            self._name(told, response)
-            return protobuf.encode_response(response, told.layout), lambda: release(outputs)
+            self._prepare_response(decoded, response)
+            return protobuf.encode_response(response, decoded.layout), lambda: release(outputs)
         except BaseException:
             release(outputs)
             raise
 
-    def write_piece(self, told: Told, response: InferenceResponse) -> bytes:
-        """An answer, or a piece of one, as a message of a stream. Raises as ``write``."""
+    def write_piece(self, decoded: DecodedRequest, response: InferenceResponse) -> bytes:
+        """Return an answer, or a piece of one, as a message of a stream. Raises as ``write``."""
         try:
-            self._name(told, response)
+            self._prepare_response(decoded, response)
             response.parameters = {**(response.parameters or {}), _FINAL: response.final}
-            return protobuf.encode_piece(response, told.layout)
+            return protobuf.encode_piece(response, decoded.layout)
         finally:
             release(response.outputs)
 
-    def _name(self, told: Told, response: InferenceResponse) -> None:
+    def _prepare_response(self, decoded: DecodedRequest, response: InferenceResponse) -> None:
         """Give an answer the id that its client knows, and put what belongs in shared memory there."""
-        response.id = told.id
+        response.id = decoded.id
         if self._memory is not None:
             self._memory.store(response.outputs)
-        self.dialect.set_model_name(response, told.asked)
+        self.dialect.set_model_name(response, decoded.target)
         if self.dialect.byte_shapes:
             for tensor in response.tensors:
                 if tensor.datatype == "BYTES" and not tensor.packed and tensor.data and len(tensor.data) == 1:
                     tensor.shape = [len(tensor.data[0])]
 
 
-def _schedule(told: Told, parameters: dict[str, RequestValue]) -> None:
-    """Take what is the server's out of the parameters. Raises ``InvalidInput``."""
-    request = told.request
-    told.empty_final = parameters.pop(_EMPTY_FINAL, False) is True
+def _apply_schedule(decoded: DecodedRequest, parameters: dict[str, RequestValue]) -> None:
+    """Move the server's own parameters (deadline, priority, empty final) to the request. Raises ``InvalidInput``."""
+    request = decoded.request
+    decoded.empty_final = parameters.pop(_EMPTY_FINAL, False) is True
     _refuse_reserved(parameters)
     schedule = read_schedule(parameters, request.deadline)
     request.parameters, request.priority = schedule.parameters, schedule.priority
@@ -206,10 +209,10 @@ def _refuse_reserved(parameters: Mapping[str, RequestValue]) -> None:
 class _Answer:
     """The one answer to a call. A model that streams may give it as a piece, but only one."""
 
-    __slots__ = ("_call", "_inference", "_piece", "over", "ticket", "told", "withdrawn")
+    __slots__ = ("_call", "_inference", "_piece", "decoded", "over", "ticket", "withdrawn")
 
-    def __init__(self, inference: Inference, told: Told, call: UnaryRpc) -> None:
-        self.told = told
+    def __init__(self, inference: Inference, decoded: DecodedRequest, call: UnaryRpc) -> None:
+        self.decoded = decoded
         self.ticket: Ticket | None = None
         self.over = self.withdrawn = False
         self._inference = inference
@@ -217,7 +220,7 @@ class _Answer:
         self._piece: InferenceResponse | None = None
 
     def cancel(self) -> None:
-        """Nobody waits any more."""
+        """Give the request up: its client waits no longer."""
         if not self.over:
             self.over = True
             self._drop_piece()
@@ -225,23 +228,23 @@ class _Answer:
                 self.ticket.cancel()
 
     def done(self, outcome: Outcome) -> None:
-        """What the service says; never raises."""
+        """Take an outcome from the service; never raises."""
         if self.over:
-            _drop(outcome)
+            _release_outcome(outcome)
         elif isinstance(outcome, MooringError):
             self._refuse(outcome)
         elif not outcome.final and self._piece is None:
             self._piece = outcome
         elif self._piece is None:
             if outcome.outputs:
-                self._settle(outcome)
+                self._send(outcome)
             else:
                 self._refuse(Unsupported("the model gave no response to the request; use ModelStreamInfer"))
         elif outcome.final and not outcome.outputs:
             piece, self._piece = self._piece, None
-            self._settle(piece)
+            self._send(piece)
         else:
-            _drop(outcome)
+            _release_outcome(outcome)
             self._withdraw()
 
     def _withdraw(self) -> None:
@@ -250,29 +253,29 @@ class _Answer:
         if self.ticket is not None:
             self.ticket.cancel()
 
-    def _settle(self, response: InferenceResponse) -> None:
+    def _send(self, response: InferenceResponse) -> None:
         self.over = True
         try:
-            self._call.respond(*self._inference.write(self.told, response))
+            self._call.respond(*self._inference.write(self.decoded, response))
         except MooringError as error:
             self._refuse(error)
         except Exception as error:  # the protocol edge: an engine has no use for our faults
-            log.exception("request failed", model=self.told.request.model, request=self.told.request.id)
+            log.exception("request failed", model=self.decoded.request.model, request=self.decoded.request.id)
             self._call.end(Status.INTERNAL, internal_error_text(error))
 
     def _refuse(self, error: MooringError) -> None:
         self.over = True
         self._drop_piece()
-        status_error = to_status_error(error, self.told.asked, self._inference.dialect)
+        status_error = to_status_error(error, self.decoded.target, self._inference.dialect)
         self._call.end(status_error.status, str(status_error))
 
     def _drop_piece(self) -> None:
         piece, self._piece = self._piece, None
         if piece is not None:
-            _drop(piece)
+            _release_outcome(piece)
 
 
-def _drop(outcome: Outcome) -> None:
+def _release_outcome(outcome: Outcome) -> None:
     if isinstance(outcome, InferenceResponse):
         release(outcome.outputs)
 
@@ -284,7 +287,7 @@ class _Stream:
         self.inference = inference
         self._call = call
         self._answers: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self._asking: set[_StreamedRequest] = set()
+        self._pending: set[_StreamedRequest] = set()
         self._room = asyncio.Event()
         self._room.set()
         self._reader: asyncio.Task[None] | None = None
@@ -296,11 +299,11 @@ class _Stream:
         try:
             while (answer := await self._answers.get()) is not None:
                 await self._call.write_message(answer)
-                self._make_room()
+                self._update_room()
         finally:
             if self._reader is not None:
                 self._reader.cancel()
-            for request in self._asking:
+            for request in self._pending:
                 request.withdraw()
         if self._leaving:
             raise ModelNotReady("the server is stopping")
@@ -314,20 +317,20 @@ class _Stream:
     async def _read(self) -> None:
         try:
             while (message := await self._call.read_message()) is not None:
-                self._ask(message)
-                self._make_room()
+                self._submit(message)
+                self._update_room()
                 await self._room.wait()
         finally:
             self._reader = None
             self._finish()
 
-    def _ask(self, message: Payload) -> None:
+    def _submit(self, message: Payload) -> None:
         request = _StreamedRequest(self)
-        self._asking.add(request)
+        self._pending.add(request)
         request.begin(message, self._call)
 
-    def _make_room(self) -> None:
-        if len(self._asking) + self._answers.qsize() < _MOST_PENDING:
+    def _update_room(self) -> None:
+        if len(self._pending) + self._answers.qsize() < _MAX_PENDING:
             self._room.set()
         else:
             self._room.clear()
@@ -336,25 +339,25 @@ class _Stream:
         """Send an answer, after those before it."""
         self._answers.put_nowait(answer)
 
-    def over(self, request: "_StreamedRequest") -> None:
-        """A request has its last answer."""
-        self._asking.discard(request)
-        self._make_room()
+    def remove(self, request: "_StreamedRequest") -> None:
+        """Forget a request that has its last answer."""
+        self._pending.discard(request)
+        self._update_room()
         self._finish()
 
     def _finish(self) -> None:
-        if self._reader is None and not self._asking:
+        if self._reader is None and not self._pending:
             self._answers.put_nowait(None)
 
 
 class _StreamedRequest:
     """One request of a stream, from its message to its last answer."""
 
-    __slots__ = ("_over", "_stream", "_ticket", "_told")
+    __slots__ = ("_decoded", "_over", "_stream", "_ticket")
 
     def __init__(self, stream: _Stream) -> None:
         self._stream = stream
-        self._told = Told(InferenceRequest("", "", "", []), ContentsLayout.RAW, "", False)
+        self._decoded = DecodedRequest(InferenceRequest("", "", "", []), ContentsLayout.RAW, "", False)
         self._ticket: Ticket | None = None
         self._over = False
 
@@ -362,28 +365,28 @@ class _StreamedRequest:
         """Read the message and send the request on its way."""
         inference = self._stream.inference
         try:
-            told = inference.read_or_keep(message, call)
-            if isinstance(told, bytes):
+            decoded = inference.read_or_keep(message, call)
+            if isinstance(decoded, bytes):
                 assert inference.relay is not None
-                self._ticket = inference.relay(call, told, self._stream.send, self._relayed)
+                self._ticket = inference.relay(call, decoded, self._stream.send, self._relayed)
                 return
-            self._told = told
-            self._ticket = inference.service.submit(self._told.request, self.done)
+            self._decoded = decoded
+            self._ticket = inference.service.submit(self._decoded.request, self.done)
         except MooringError as error:
             self._refuse(error)
         except Exception as error:  # the protocol edge: the stream and its other requests live on
-            self._fault(error)
+            self._report_fault(error)
 
     def withdraw(self) -> None:
-        """Nobody waits any more."""
+        """Give the request up: its client waits no longer."""
         self._over = True
         if self._ticket is not None:
             self._ticket.cancel()
 
     def done(self, outcome: Outcome) -> None:
-        """What the service says; never raises."""
+        """Take an outcome from the service; never raises."""
         if self._over:
-            _drop(outcome)
+            _release_outcome(outcome)
             return
         try:
             if isinstance(outcome, MooringError):
@@ -393,10 +396,10 @@ class _StreamedRequest:
         except MooringError as error:
             self._refuse(error)
         except Exception as error:  # the protocol edge: an engine has no use for our faults
-            self._fault(error)
+            self._report_fault(error)
 
     def _relayed(self, status: Status, text: str) -> None:
-        """End with what the first process answered, which has sent its messages."""
+        """End with the status of the first process, which has sent its messages."""
         if self._over:
             return
         if status is Status.OK:
@@ -407,24 +410,29 @@ class _StreamedRequest:
     def _answer(self, outcome: InferenceResponse) -> None:
         final = outcome.final
         # The end of an answer that was all sent, or that has no response, is only for those who asked to hear of it.
-        if outcome.outputs or not final or self._told.empty_final:
-            self._stream.send(self._stream.inference.write_piece(self._told, outcome))
+        if outcome.outputs or not final or self._decoded.empty_final:
+            self._stream.send(self._stream.inference.write_piece(self._decoded, outcome))
         if final:
             self._end()
 
     def _refuse(self, error: MooringError) -> None:
-        _, text = describe_error(error, self._told.asked, self._stream.inference.dialect)
+        _, text = describe_error(error, self._decoded.target, self._stream.inference.dialect)
         self._fail(text)
 
-    def _fault(self, error: Exception) -> None:
+    def _report_fault(self, error: Exception) -> None:
         log.error(
-            "request failed", exc_info=error, model=self._told.request.model, request=self._told.request.id
+            "request failed",
+            exc_info=error,
+            model=self._decoded.request.model,
+            request=self._decoded.request.id,
         )
         self._fail(internal_error_text(error))
 
     def _fail(self, text: str) -> None:
-        said = InferenceResponse([], {_FINAL: True}, model=self._told.request.model, id=self._told.id)
-        self._stream.send(protobuf.encode_piece(said, error=text))
+        failure = InferenceResponse(
+            [], {_FINAL: True}, model=self._decoded.request.model, id=self._decoded.id
+        )
+        self._stream.send(protobuf.encode_piece(failure, error=text))
         if self._ticket is not None:
             self._ticket.cancel()
         self._end()
@@ -432,4 +440,4 @@ class _StreamedRequest:
     def _end(self) -> None:
         self._over = True
         self._ticket = None
-        self._stream.over(self)
+        self._stream.remove(self)

@@ -21,8 +21,8 @@ from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
-# What is done with the body of a request to load or to unload.
-_Change = Callable[[bytes], Coroutine[None, None, None]]
+# Loads or unloads a model as the body of the request says, and answers.
+_Work = Callable[[bytes], Coroutine[None, None, None]]
 
 _WRITING = frozenset({"POST"})
 _LISTED = {"READY": "READY", "LOADING": "LOADING", "UNLOADING": "UNLOADING"}
@@ -48,7 +48,7 @@ class Repository:
         self._answer_tasks = AnswerTasks(responses)
 
     def endpoints(self) -> list[Endpoint]:
-        """Everything mounted. There is one repository, whatever name a path gives it."""
+        """Return the endpoints. There is one repository, whatever name a path gives it."""
         endpoints = []
         for path, named in (("/v2/repository", ""), ("/v2/repository/{repository_name}", "named_")):
             model = f"{path}/models/{{model_name}}"
@@ -91,33 +91,33 @@ class Repository:
         return endpoints
 
     def index(self, exchange: Exchange, match: Match) -> None:
-        """Every version of every model there is, or with ``{"ready": true}`` those that can answer."""
+        """List every version of every model, or with ``{"ready": true}`` those that can answer."""
 
-        def taken(document: dict[str, Any]) -> None:
+        def respond(document: dict[str, Any]) -> None:
             ready = document.get("ready", False)
             if type(ready) is not bool:
                 raise InvalidInput('"ready" must be true or false')
             states = [state for state in self._administration.index() if state.ready or not ready]
-            self._responses.send_json(exchange, [listed(state) for state in states])
+            self._responses.send_json(exchange, [describe_state(state) for state in states])
 
-        self._bodies.take_object(exchange, taken, Target())
+        self._bodies.take_object(exchange, respond, Target())
 
     def load(self, exchange: Exchange, match: Match) -> None:
         """Load a model; answered when it is ready."""
-        asked = _read_target(match)
+        target = _read_target(match)
 
         async def load(body: bytes) -> None:
             options = parse_load_options(body)
             await self._administration.load(
-                *asked, config=options.config, files=options.files, parameters=options.parameters
+                *target, config=options.config, files=options.files, parameters=options.parameters
             )
-            self._responses.send_json(exchange, {"name": asked.model, "load": True})
+            self._responses.send_json(exchange, {"name": target.model, "load": True})
 
-        self._change(exchange, asked, load)
+        self._answer_when_done(exchange, target, load)
 
     def unload(self, exchange: Exchange, match: Match) -> None:
         """Unload a model; answered when its last request is."""
-        asked = _read_target(match)
+        target = _read_target(match)
 
         async def unload(body: bytes) -> None:
             parameters = parse_load_options(body).parameters or {}
@@ -125,33 +125,33 @@ class Repository:
             if type(dependents) is not bool:
                 raise InvalidInput("parameter 'unload_dependents' must be true or false")
             with suppress(*([ModelNotFound] if self._dialect.unloads_anything else [])):
-                await self._administration.unload(*asked, dependents=dependents)
-            self._responses.send_json(exchange, {"name": asked.model, "unload": True})
+                await self._administration.unload(*target, dependents=dependents)
+            self._responses.send_json(exchange, {"name": target.model, "unload": True})
 
-        self._change(exchange, asked, unload)
+        self._answer_when_done(exchange, target, unload)
 
-    def _change(self, exchange: Exchange, asked: Target, change: _Change) -> None:
+    def _answer_when_done(self, exchange: Exchange, target: Target, work: _Work) -> None:
         def refuse(error: MooringError) -> None:
-            refusal = kserve_v2(error, asked)
+            refusal = kserve_v2(error, target)
             if self._dialect.workers and isinstance(error, ModelNotFound):
                 refusal = msgspec.structs.replace(refusal, status=400)
             self._responses.send_refusal(exchange, refusal)
 
-        def taken(body: Payload) -> None:
+        def respond(body: Payload) -> None:
             text = bytes(view_of(body))
             if isinstance(body, Buffer):
                 body.release()
-            self._answer_tasks.start(exchange, change(text), refuse)
+            self._answer_tasks.start(exchange, work(text), refuse)
 
-        self._bodies.take(exchange, taken, refuse)
+        self._bodies.take(exchange, respond, refuse)
 
 
 def _read_target(match: Match) -> Target:
     return Target(match.params["model_name"], match.params.get("model_version", ""))
 
 
-def listed(state: ModelState) -> dict[str, str]:
-    """A version in the index, with Triton's names of its states."""
+def describe_state(state: ModelState) -> dict[str, str]:
+    """Return a version's entry in the index, with Triton's names of its states."""
     entry = {"name": state.name}
     if state.version:
         entry["version"] = state.version

@@ -39,8 +39,8 @@ class LogSettings:
         self._verbose = 1
         self._format = "default"
 
-    def shown(self) -> dict[str, Any]:
-        """All of them."""
+    def current(self) -> dict[str, Any]:
+        """Return all settings by their names in Triton."""
         level = self._server.log_level()
         return {
             "log_file": "",
@@ -51,28 +51,31 @@ class LogSettings:
             "log_format": self._format,
         }
 
-    def change(self, given: Mapping[str, Any]) -> None:
-        """Raises ``InvalidInput``, and changes nothing then. What it does not know is passed over, as Triton does."""
-        wanted = self.shown()
+    def change(self, changes: Mapping[str, Any]) -> None:
+        """Apply the settings that are sent; unknown names are ignored, as in Triton.
+
+        Raises ``InvalidInput``, and changes nothing then.
+        """
+        settings = self.current()
         for name in _SWITCHES:
-            wanted[name] = value = given.get(name, wanted[name])
+            settings[name] = value = changes.get(name, settings[name])
             if type(value) is not bool:
                 raise InvalidInput(f"'{name}' must be true or false, not {value!r}")
-        verbose = given.get("log_verbose_level", wanted["log_verbose_level"])
+        verbose = changes.get("log_verbose_level", settings["log_verbose_level"])
         if type(verbose) is not int or not 0 <= verbose < 2**31:
             raise InvalidInput(f"'log_verbose_level' must be a whole number from 0, not {verbose!r}")
-        layout = given.get("log_format", self._format)
-        if layout not in _FORMATS:
-            raise InvalidInput(f"'log_format' must be one of {', '.join(_FORMATS)}, not {layout!r}")
-        if given.get("log_file"):
+        log_format = changes.get("log_format", self._format)
+        if log_format not in _FORMATS:
+            raise InvalidInput(f"'log_format' must be one of {', '.join(_FORMATS)}, not {log_format!r}")
+        if changes.get("log_file"):
             raise InvalidInput("'log_file' cannot be changed: the log goes to the server's standard error")
-        self._verbose, self._format = verbose or 1, layout
+        self._verbose, self._format = verbose or 1, log_format
         if verbose:
             self._server.set_log_level("debug")
-        elif wanted["log_info"]:
+        elif settings["log_info"]:
             self._server.set_log_level("info")
         else:
-            self._server.set_log_level("warning" if wanted["log_warning"] else "error")
+            self._server.set_log_level("warning" if settings["log_warning"] else "error")
 
 
 class TraceSettings:
@@ -82,20 +85,20 @@ class TraceSettings:
         self._all = dict(TRACE_DEFAULTS)
         self._models: dict[str, dict[str, Setting]] = {}
 
-    def shown(self, model: str = "") -> dict[str, Setting]:
-        """What holds for a model, or for all of them."""
+    def current(self, model: str = "") -> dict[str, Setting]:
+        """Return the settings that hold for a model, or the global ones."""
         return {**self._all, **self._models.get(model, {})}
 
-    def change(self, given: Mapping[str, Any], model: str = "") -> None:
-        """Null takes a setting back: a model's to the global one, a global one to its default.
+    def change(self, changes: Mapping[str, Any], model: str = "") -> None:
+        """Apply settings; null resets one: a model's to the global one, a global one to its default.
 
         Raises ``InvalidInput``, and changes nothing then.
         """
-        checked = {
-            name: None if value is None else _checked(name, value, self.shown(model))
-            for name, value in given.items()
+        values = {
+            name: None if value is None else _check_setting(name, value, self.current(model))
+            for name, value in changes.items()
         }
-        for name, value in checked.items():
+        for name, value in values.items():
             if value is not None:
                 (self._models.setdefault(model, {}) if model else self._all)[name] = value
             elif model:
@@ -104,7 +107,7 @@ class TraceSettings:
                 self._all[name] = TRACE_DEFAULTS[name]
 
 
-def _checked(name: str, value: Any, present: Mapping[str, Setting]) -> Setting:
+def _check_setting(name: str, value: Any, current: Mapping[str, Setting]) -> Setting:
     if name not in TRACE_DEFAULTS:
         raise InvalidInput(f"unknown trace setting '{name}'; known are {', '.join(TRACE_DEFAULTS)}")
     if name == "trace_level":
@@ -120,7 +123,7 @@ def _checked(name: str, value: Any, present: Mapping[str, Setting]) -> Setting:
         if not isinstance(text, str) or not text.removeprefix("-").isdecimal() or int(text) < _LOWEST[name]:
             raise InvalidInput(f"'{name}' must be a whole number from {_LOWEST[name]}, not {value!r}")
         return str(int(text))
-    if text != present[name]:
+    if text != current[name]:
         raise InvalidInput(f"'{name}' cannot be changed while the server runs")
     return str(text)
 
@@ -145,7 +148,7 @@ class Settings:
         self._bodies = bodies
 
     def endpoints(self) -> list[Endpoint]:
-        """Everything mounted."""
+        """Return the endpoints."""
         log, trace, model = "/v2/logging", "/v2/trace/setting", "/v2/models/{model_name}/trace/setting"
         return [
             Endpoint(log, self.log_settings, Access.INFERENCE, calls.LOG_SETTINGS, methods=_READING),
@@ -175,39 +178,39 @@ class Settings:
         ]
 
     def log_settings(self, exchange: Exchange, match: Match) -> None:
-        """How much is logged."""
-        self._responses.send_json(exchange, self._log.shown())
+        """Show the log settings."""
+        self._responses.send_json(exchange, self._log.current())
 
     def change_log(self, exchange: Exchange, match: Match) -> None:
-        """Change it, and show what holds then."""
+        """Change the log settings, and show the result."""
 
-        def taken(document: dict[str, Any]) -> None:
+        def respond(document: dict[str, Any]) -> None:
             self._log.change(document)
-            self._responses.send_json(exchange, self._log.shown())
+            self._responses.send_json(exchange, self._log.current())
 
-        self._bodies.take_object(exchange, taken, Target())
+        self._bodies.take_object(exchange, respond, Target())
 
     def trace_settings(self, exchange: Exchange, match: Match) -> None:
-        """How much is traced."""
+        """Show the trace settings."""
         model = match.params.get("model_name", "")
         try:
-            self._know(model)
+            self._require_model(model)
         except MooringError as error:
             self._responses.send_refusal(exchange, kserve_v2(error, Target(model)))
         else:
-            self._responses.send_json(exchange, self._trace.shown(model))
+            self._responses.send_json(exchange, self._trace.current(model))
 
     def change_trace(self, exchange: Exchange, match: Match) -> None:
-        """Change it, and show what holds then."""
+        """Change the trace settings, and show the result."""
         model = match.params.get("model_name", "")
 
-        def taken(document: dict[str, Any]) -> None:
-            self._know(model)
+        def respond(document: dict[str, Any]) -> None:
+            self._require_model(model)
             self._trace.change(document, model)
-            self._responses.send_json(exchange, self._trace.shown(model))
+            self._responses.send_json(exchange, self._trace.current(model))
 
-        self._bodies.take_object(exchange, taken, Target(model))
+        self._bodies.take_object(exchange, respond, Target(model))
 
-    def _know(self, model: str) -> None:
+    def _require_model(self, model: str) -> None:
         if model:
             self._service.ready(model)  # ready or not: it is there

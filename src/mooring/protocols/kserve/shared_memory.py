@@ -27,7 +27,7 @@ from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
 _OBJECTS = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory, by name
-_MOST_REGIONS = 1024
+_MAX_REGIONS = 1024
 _NAME, _SIZE, _OFFSET = REGION
 _READING, _WRITING = frozenset({"GET", "HEAD"}), frozenset({"POST"})
 _NO_CUDA = Refusal(501, "UnsupportedOperationException", "CUDA shared memory is not offered")
@@ -47,8 +47,8 @@ class Region(msgspec.Struct, frozen=True):
     byte_size: int
     descriptor: int
 
-    def described(self) -> dict[str, object]:
-        """As the protocol shows it."""
+    def describe(self) -> dict[str, object]:
+        """Return the region as the protocol shows it."""
         return {"name": self.name, "key": self.key, "offset": self.offset, "byte_size": self.byte_size}
 
 
@@ -70,11 +70,11 @@ class SharedMemory:
         """
         if name in self._regions:
             raise InvalidInput(f"shared memory region '{name}' is registered already; unregister it first")
-        if len(self._regions) >= _MOST_REGIONS:
-            raise InvalidInput(f"{_MOST_REGIONS} shared memory regions are registered; unregister one first")
+        if len(self._regions) >= _MAX_REGIONS:
+            raise InvalidInput(f"{_MAX_REGIONS} shared memory regions are registered; unregister one first")
         if offset < 0 or byte_size < 1:
             raise InvalidInput(f"shared memory region '{name}' needs a byte_size from 1 and an offset from 0")
-        descriptor = _opened(name, key)
+        descriptor = _open_object(name, key)
         size = os.fstat(descriptor).st_size
         if offset + byte_size > size:
             os.close(descriptor)
@@ -91,7 +91,7 @@ class SharedMemory:
                 os.close(region.descriptor)
 
     def regions(self, name: str = "") -> list[Region]:
-        """One region, or every one. Raises ``ModelNotFound`` for a name that is not registered."""
+        """Return one region, or all. Raises ``ModelNotFound`` for a name that is not registered."""
         if not name:
             return list(self._regions.values())
         if name not in self._regions:
@@ -99,13 +99,13 @@ class SharedMemory:
         return [self._regions[name]]
 
     def read(self, name: str, offset: int, size: int) -> Payload:
-        """Bytes of a region. Raises ``InvalidInput``."""
-        region = self._within(name, offset, size)
+        """Copy bytes out of a region. Raises ``InvalidInput``."""
+        region = self._find_region(name, offset, size)
         start = region.offset + offset
         if size <= LARGE:
             data = os.pread(region.descriptor, size, start)
             if len(data) != size:
-                raise _shortened(name)
+                raise _truncated_error(name)
             return data
         buffer = self._allocator.allocate(size)
         at = 0
@@ -113,7 +113,7 @@ class SharedMemory:
             count = os.preadv(region.descriptor, [buffer.view[at:]], start + at)
             if not count:
                 buffer.release()
-                raise _shortened(name)
+                raise _truncated_error(name)
             at += count
         return buffer
 
@@ -134,9 +134,9 @@ class SharedMemory:
             raise InvalidInput(
                 f"output '{tensor.name}' has {len(data)} bytes, its place in shared memory has {room}"
             )
-        region = self._within(str(place[_NAME]), offset, room)
+        region = self._find_region(str(place[_NAME]), offset, room)
         if os.fstat(region.descriptor).st_size < region.offset + offset + len(data):
-            raise _shortened(region.name)
+            raise _truncated_error(region.name)
         start = at = region.offset + offset
         while at < start + len(data):
             at += os.pwrite(region.descriptor, data[at - start :], at)
@@ -145,7 +145,7 @@ class SharedMemory:
         tensor.data = None
         tensor.parameters = {key: value for key, value in place.items() if key not in REGION} or None
 
-    def _within(self, name: str, offset: int, size: int) -> Region:
+    def _find_region(self, name: str, offset: int, size: int) -> Region:
         region = self._regions.get(name)
         if region is None:
             raise InvalidInput(f"shared memory region '{name}' is not registered")
@@ -156,28 +156,34 @@ class SharedMemory:
         return region
 
 
-def _shortened(name: str) -> InvalidInput:
+def _truncated_error(name: str) -> InvalidInput:
     return InvalidInput(
         f"the object of shared memory region '{name}' was made shorter since it was registered"
     )
 
 
 def elsewhere_only(region: str, _offset: int, _size: int) -> Payload:
-    """What a process does that has no regions of shared memory when a request names one."""
+    """Raise ``ElsewhereOnly``: this process has no regions of shared memory, and the request names one."""
     raise ElsewhereOnly(f"only the first process has the shared memory region '{region}'")
 
 
-def _opened(name: str, key: str) -> int:
-    """A descriptor of the object. Nothing but a plain file directly among the shared memory objects will do."""
-    plain = key.removeprefix("/")
+def _open_object(name: str, key: str) -> int:
+    """Open a shared memory object. Raises ``InvalidInput`` for everything but a regular file directly in ``/dev/shm``."""
+    object_name = key.removeprefix("/")
     # Semaphores lie there too, as sem.NAME.
-    if not plain or plain in {".", ".."} or "/" in plain or "\0" in plain or plain.startswith("sem."):
+    if (
+        not object_name
+        or object_name in {".", ".."}
+        or "/" in object_name
+        or "\0" in object_name
+        or object_name.startswith("sem.")
+    ):
         raise InvalidInput(
             f"the key '{key}' of shared memory region '{name}' is no name of an object; give /NAME"
         )
     try:
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        descriptor = os.open(_OBJECTS / plain, flags)
+        descriptor = os.open(_OBJECTS / object_name, flags)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InvalidInput(f"shared memory object '{key}' cannot be opened: {reason}") from None
@@ -198,7 +204,7 @@ class SharedMemoryEndpoints:
         self._bodies = bodies
 
     def endpoints(self) -> list[Endpoint]:
-        """Everything mounted. CUDA's half is there to say that it is not."""
+        """Return the endpoints. CUDA's half refuses every request."""
         path = "/v2/systemsharedmemory"
         region = f"{path}/region/{{region_name}}"
         return [
@@ -234,8 +240,8 @@ class SharedMemoryEndpoints:
         ]
 
     def status(self, exchange: Exchange, match: Match) -> None:
-        """The regions that are registered."""
-        memory = self._offered(exchange)
+        """List the registered regions."""
+        memory = self._memory_or_refuse(exchange)
         if memory is None:
             return
         try:
@@ -245,16 +251,16 @@ class SharedMemoryEndpoints:
                 exchange, Refusal(404, "ResourceNotFoundException", "", error.message)
             )
             return
-        self._responses.send_json(exchange, [region.described() for region in regions])
+        self._responses.send_json(exchange, [region.describe() for region in regions])
 
     def register(self, exchange: Exchange, match: Match) -> None:
         """Take a region into use."""
-        memory = self._offered(exchange)
+        memory = self._memory_or_refuse(exchange)
         if memory is None:
             return
         name = match.params["region_name"]
 
-        def taken(document: dict[str, Any]) -> None:
+        def respond(document: dict[str, Any]) -> None:
             key, offset, size = document.get("key"), document.get("offset", 0), document.get("byte_size")
             if type(key) is not str or type(offset) is not int or type(size) is not int:
                 raise InvalidInput(
@@ -263,20 +269,20 @@ class SharedMemoryEndpoints:
             memory.register(name, key, offset, size)
             self._responses.send_body(exchange, b"", "")
 
-        self._bodies.take_object(exchange, taken, Target())
+        self._bodies.take_object(exchange, respond, Target())
 
     def unregister(self, exchange: Exchange, match: Match) -> None:
         """Forget a region, or every one."""
-        memory = self._offered(exchange)
+        memory = self._memory_or_refuse(exchange)
         if memory is not None:
             memory.unregister(match.params.get("region_name", ""))
             self._responses.send_body(exchange, b"", "")
 
     def no_cuda(self, exchange: Exchange, match: Match) -> None:
-        """Not offered."""
+        """Refuse: CUDA shared memory is not offered."""
         self._responses.send_refusal(exchange, _NO_CUDA)
 
-    def _offered(self, exchange: Exchange) -> SharedMemory | None:
+    def _memory_or_refuse(self, exchange: Exchange) -> SharedMemory | None:
         if self._memory is None:
             self._responses.send_refusal(exchange, _OFF)
         return self._memory

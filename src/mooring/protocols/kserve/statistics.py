@@ -54,24 +54,24 @@ class Statistics:
         ]
 
     def config(self, exchange: Exchange, match: Match) -> None:
-        """The configuration of a version."""
-        asked = _read_target(match)
+        """Answer with the configuration of a version."""
+        target = _read_target(match)
         try:
-            found = self._administration.config(*asked)
+            config = self._administration.config(*target)
         except MooringError as error:
-            self._responses.send_refusal(exchange, kserve_v2(error, asked))
+            self._responses.send_refusal(exchange, kserve_v2(error, target))
         else:
-            self._responses.send_json(exchange, config_document(found))
+            self._responses.send_json(exchange, config_document(config))
 
     def usage(self, exchange: Exchange, match: Match) -> None:
-        """What one version, a model's or all of them have done."""
-        asked = _read_target(match)
+        """Answer with the statistics of one version, of one model, or of all models."""
+        target = _read_target(match)
         try:
-            found = self._administration.usage(*asked)
+            usage = self._administration.usage(*target)
         except MooringError as error:
-            self._responses.send_refusal(exchange, kserve_v2(error, asked))
+            self._responses.send_refusal(exchange, kserve_v2(error, target))
         else:
-            self._responses.send_json(exchange, usage_document(found))
+            self._responses.send_json(exchange, usage_document(usage))
 
 
 def _read_target(match: Match) -> Target:
@@ -83,13 +83,13 @@ _BACKENDS: Mapping[str, str] = {"onnx": "onnxruntime", "function": "python"}
 
 
 def config_document(config: ModelConfig) -> dict[str, Any]:
-    """A configuration as Triton's clients read it: what its owner wrote for Triton, completed by what holds now.
+    """Return a configuration as Triton's clients read it: what its owner wrote for Triton, completed by what holds now.
 
     Shapes are without the batch dimension where there is one.
     """
     declared, joining = config.declared, config.joining
-    apart = joining is not None and joining.state in (JoiningState.APART, JoiningState.NO_BATCH)
-    batched = _has_batch(config) and not apart
+    unbatched = joining is not None and joining.state in (JoiningState.APART, JoiningState.NO_BATCH)
+    batched = _has_batch(config) and not unbatched
     document: dict[str, Any] = {
         **declared,
         "name": config.name,
@@ -98,22 +98,24 @@ def config_document(config: ModelConfig) -> dict[str, Any]:
         "version_policy": _version_policy(config.version_policy),
         "max_batch_size": config.max_batch_size if batched else 0,
         "input": [
-            {"format": "FORMAT_NONE", **_declared(declared, "input", spec), **_tensor(spec, batched)}
+            {"format": "FORMAT_NONE", **_declared_entry(declared, "input", spec), **_tensor(spec, batched)}
             | ({"optional": True} if spec.optional else {})
             for spec in config.inputs
         ],
         "output": [
-            {**_declared(declared, "output", spec), **_tensor(spec, batched)} for spec in config.outputs
+            {**_declared_entry(declared, "output", spec), **_tensor(spec, batched)} for spec in config.outputs
         ],
         "instance_group": _instance_groups(config),
-        "parameters": {name: {"string_value": _text(value)} for name, value in config.parameters.items()},
+        "parameters": {
+            name: {"string_value": _parameter_text(value)} for name, value in config.parameters.items()
+        },
         "model_transaction_policy": {"decoupled": config.decoupled},
     }
     if joining is not None:
         document["parameters"]["batching"] = {"string_value": f"{joining.state}: {joining.reason}"}
     if config.sequences is not None:
         document.setdefault("sequence_batching", _sequence_batching(config.sequences))
-    elif (config.max_batch_size > 1 and not apart) or "dynamic_batching" in declared:
+    elif (config.max_batch_size > 1 and not unbatched) or "dynamic_batching" in declared:
         document["dynamic_batching"] = {
             "preferred_batch_size": [config.max_batch_size],
             **declared.get("dynamic_batching", {}),
@@ -136,13 +138,13 @@ def _has_batch(config: ModelConfig) -> bool:
     )
 
 
-def _declared(declared: Mapping[str, Any], kind: str, spec: TensorSpec) -> Mapping[str, Any]:
-    """What the owner wrote of an input or output."""
+def _declared_entry(declared: Mapping[str, Any], kind: str, spec: TensorSpec) -> Mapping[str, Any]:
+    """Return the owner's entry for an input or output; empty if there is none."""
     return next((each for each in declared.get(kind, ()) if each.get("name") == spec.name), {})
 
 
 def _instance_groups(config: ModelConfig) -> list[dict[str, Any]]:
-    """As they were written, unless the number of workers has changed since."""
+    """Return the declared groups, or one group of all workers where their number has changed since."""
     written: list[dict[str, Any]] = config.declared.get("instance_group", [])
     active = [each for each in written if not each.get("passive", False)]
     if active and sum(each.get("count", 1) or 1 for each in active) == config.instances:
@@ -179,17 +181,17 @@ def _tensor(spec: TensorSpec, batched: bool) -> dict[str, Any]:
     datatype = "STRING" if spec.datatype == "BYTES" else spec.datatype
     # An input with a default has no batch dimension where its file gives it none.
     first = 1 if batched and not (spec.optional and spec.shape[:1] != [-1]) else 0
-    found = {"name": spec.name, "data_type": f"TYPE_{datatype or 'INVALID'}", "dims": spec.shape[first:]}
-    return found if spec.reshape is None else found | {"reshape": {"shape": spec.reshape[first:]}}
+    document = {"name": spec.name, "data_type": f"TYPE_{datatype or 'INVALID'}", "dims": spec.shape[first:]}
+    return document if spec.reshape is None else document | {"reshape": {"shape": spec.reshape[first:]}}
 
 
-def _text(value: object) -> str:
+def _parameter_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def usage_document(found: Sequence[ModelUsage]) -> dict[str, Any]:
-    """Statistics as Triton's clients read them."""
-    return {"model_stats": [_usage(usage) for usage in found]}
+def usage_document(usages: Sequence[ModelUsage]) -> dict[str, Any]:
+    """Return statistics as Triton's clients read them."""
+    return {"model_stats": [_usage(usage) for usage in usages]}
 
 
 def _usage(usage: ModelUsage) -> dict[str, Any]:
@@ -203,19 +205,19 @@ def _usage(usage: ModelUsage) -> dict[str, Any]:
             "success": _duration(usage.success),
             "fail": _duration(usage.fail),
             "queue": _duration(usage.queue),
-            **_computed(usage.infer),
+            **_compute_times(usage.infer),
             "cache_hit": _NEVER,
             "cache_miss": _NEVER,
         },
         "response_stats": {},
         "batch_stats": [
-            {"batch_size": batch.batch_size, **_computed(batch.infer)} for batch in usage.batches
+            {"batch_size": batch.batch_size, **_compute_times(batch.infer)} for batch in usage.batches
         ],
         "memory_usage": [],
     }
 
 
-def _computed(infer: Duration) -> dict[str, Any]:
+def _compute_times(infer: Duration) -> dict[str, Any]:
     # Joining and splitting a batch is part of the model's call here; it is not measured by itself.
     nothing = {"count": infer.count, "ns": 0}
     return {"compute_input": nothing, "compute_infer": _duration(infer), "compute_output": nothing}

@@ -41,7 +41,7 @@ _KEYS = {Operation.INFER: b'{"predictions":[', Operation.EXPLAIN: b'{"explanatio
 
 
 def _decode_small(body: Payload) -> tuple[list[Tensor], UndecodedBody | None]:
-    """The inputs in a body, or what a worker is to decode. Raises ``InvalidInput``."""
+    """Decode the inputs of a small body; a large one is returned undecoded, for a worker. Raises ``InvalidInput``."""
     if len(body) > LARGE:
         # Half a millisecond of JSON here would be half a millisecond for every client.
         return [], UndecodedBody(BodyKind.V1, body)
@@ -73,7 +73,7 @@ class _InstancesAnswer(Answer, eq=False):
         if self._event:
             if cloudevents.is_structured(self._exchange):
                 content_type = cloudevents.CONTENT_TYPE
-                body = cloudevents.wrapped(body, self._target.model, self._id)
+                body = cloudevents.wrap(body, self._target.model, self._id)
             else:
                 event = cloudevents.answer_lines(self._target.model, self._id)
         status, lines, reason = self._build_head(
@@ -103,7 +103,7 @@ class KServeV1:
         self._responses = responses
 
     def endpoints(self) -> list[Endpoint]:
-        """Everything mounted on the inference port. As in TorchServe, a verb may come with any method."""
+        """Return the endpoints of the inference port. As in TorchServe, a verb may come with any method."""
         return [
             Endpoint("/v1/models", self.models, Access.INFERENCE, _MODELS, methods=_READING),
             *self.readiness(),
@@ -118,30 +118,30 @@ class KServeV1:
         ]
 
     def readiness(self) -> list[Endpoint]:
-        """For the management port too, where TorchServe has it."""
+        """Return the endpoint of readiness, which TorchServe has on the management port too."""
         return [Endpoint("/v1/models/{model_name}", self.ready, Access.OPEN, _READY, methods=_READING)]
 
     def models(self, exchange: Exchange, match: Match) -> None:
-        """The names of the models that are ready."""
+        """List the names of the models that are ready."""
         names = sorted({state.name for state in self._service.models() if state.ready and state.is_default})
         self._responses.send_json(exchange, {"models": names})
 
     def ready(self, exchange: Exchange, match: Match) -> None:
-        """Whether a model is ready."""
-        asked = Target(match.params["model_name"])
+        """Answer whether a model is ready."""
+        target = Target(match.params["model_name"])
         try:
-            self._require_ready(asked)
+            self._require_ready(target)
         except MooringError as error:
-            self._responses.send_refusal(exchange, kserve_v1(error, asked))
+            self._responses.send_refusal(exchange, kserve_v1(error, target))
         else:
-            self._responses.send_json(exchange, {"name": asked.model, "ready": True})
+            self._responses.send_json(exchange, {"name": target.model, "ready": True})
 
     def predict(self, exchange: Exchange, match: Match) -> None:
-        """A prediction for every instance."""
-        self._ask(exchange, Target(match.params["model_name"]), Operation.INFER)
+        """Answer with a prediction for every instance."""
+        self._submit(exchange, Target(match.params["model_name"]), Operation.INFER)
 
     def prepare_prediction(self, exchange: Exchange, match: Match) -> Callable[[Exchange], None] | None:
-        """The way of a small body with instances, that is no event and may take its time."""
+        """Return the fast path for small bodies of instances; None for an event, a deadline or a large body."""
         fields = exchange.fields
         if (
             TIMEOUT_HEADER in fields
@@ -149,8 +149,8 @@ class KServeV1:
             or int(fields[b"content-length"]) > LARGE
         ):
             return None
-        asked = Target(match.params["model_name"])
-        model, key = asked.model, _KEYS[Operation.INFER]
+        target = Target(match.params["model_name"])
+        model, key = target.model, _KEYS[Operation.INFER]
         responses, new_id, submit = (
             self._responses,
             self._responses.request_id_source(exchange),
@@ -170,20 +170,20 @@ class KServeV1:
             request = InferenceRequest(
                 model, "", request_id, [tensor], form=INSTANCES, headers=exchange.headers
             )
-            answer = _InstancesAnswer(responses, exchange, request_id, asked, key, False)
+            answer = _InstancesAnswer(responses, exchange, request_id, target, key, False)
             exchange.on_abandoned = submit(request, answer.done).cancel
 
         return predict
 
     def explain(self, exchange: Exchange, match: Match) -> None:
-        """An explanation for every instance."""
-        self._ask(exchange, Target(match.params["model_name"]), Operation.EXPLAIN)
+        """Answer with an explanation for every instance."""
+        self._submit(exchange, Target(match.params["model_name"]), Operation.EXPLAIN)
 
-    def _require_ready(self, asked: Target) -> None:
-        if not self._service.ready(asked.model):
-            raise ModelNotReady(model=asked.model)
+    def _require_ready(self, target: Target) -> None:
+        if not self._service.ready(target.model):
+            raise ModelNotReady(model=target.model)
 
-    def _ask(self, exchange: Exchange, asked: Target, operation: Operation) -> None:
+    def _submit(self, exchange: Exchange, target: Target, operation: Operation) -> None:
         responses = self._responses
         request_id = responses.read_request_id(exchange)
         try:
@@ -191,18 +191,18 @@ class KServeV1:
             cloudevents.refuse_batch(exchange)
             event = cloudevents.is_event(exchange)
             inputs, body = _decode_small(cloudevents.data_of(exchange) if event else exchange.take_body())
-            answer = _InstancesAnswer(responses, exchange, request_id, asked, _KEYS[operation], event)
+            answer = _InstancesAnswer(responses, exchange, request_id, target, _KEYS[operation], event)
             if body is None and inputs[0].shape == [0]:
-                # No instances have no predictions: the model need not be asked, but it has to be there.
-                self._require_ready(asked)
+                # No instances have no predictions: the model need not be called, but it has to be there.
+                self._require_ready(target)
                 answer.done(InferenceResponse([]))
                 return
         except MooringError as error:
-            refusal = kserve_v1(prefer_not_found(self._service, error, asked), asked)
+            refusal = kserve_v1(prefer_not_found(self._service, error, target), target)
             responses.send_refusal(exchange, refusal, request_id=request_id)
             return
         request = InferenceRequest(
-            asked.model,
+            target.model,
             "",
             request_id,
             inputs,
@@ -215,7 +215,7 @@ class KServeV1:
         exchange.on_abandoned = self._service.submit(request, answer.done).cancel
 
 
-def _verb(id_: str, description: str, key: str) -> Call:
+def _describe_call(id_: str, description: str, key: str) -> Call:
     anything: dict[str, Any] = {}
     return Call(
         id=id_,
@@ -233,8 +233,8 @@ def _verb(id_: str, description: str, key: str) -> Call:
     )
 
 
-_PREDICT = _verb("v1Predict", "Predict every instance of a list", "predictions")
-_EXPLAIN = _verb("v1Explain", "Explain the prediction of every instance of a list", "explanations")
+_PREDICT = _describe_call("v1Predict", "Predict every instance of a list", "predictions")
+_EXPLAIN = _describe_call("v1Explain", "Explain the prediction of every instance of a list", "explanations")
 _MODELS = Call(
     id="v1Models",
     method="GET",

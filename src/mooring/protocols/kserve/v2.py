@@ -1,7 +1,7 @@
 """The Open Inference Protocol over HTTP: what the server and its models say of themselves, and inference.
 
 The content type of a request is ignored: clients send none, a form's or octet-stream with plain JSON. Whether binary
-tensors follow the JSON is said by ``Inference-Header-Content-Length`` alone.
+tensors follow the JSON depends on ``Inference-Header-Content-Length`` alone.
 """
 
 import math
@@ -52,7 +52,7 @@ VERSION = "/v2/models/{model_name}/versions/{model_version}"
 
 _BINARY = "application/octet-stream"
 _JSON_SIZE = b"inference-header-content-length"
-# What makes more of a request than its body says.
+# With one of these headers a request means more than its body.
 _SPECIAL_HEADERS = frozenset({_JSON_SIZE, TIMEOUT_HEADER})
 
 
@@ -134,7 +134,7 @@ class InferAnswer(V2Answer, eq=False):
                 )
 
     def _name_answer(self, outcome: InferenceResponse) -> None:
-        """The id is the client's own: what the server called a request without one is not for it."""
+        """Set the model's name and the client's own id; an id that the server made up is removed."""
         self._dialect.set_model_name(outcome, self._target)
         if self._client_id is not None:
             outcome.id = self._client_id
@@ -202,7 +202,7 @@ class KServeV2:
         ]
 
     def endpoints(self) -> list[Endpoint]:
-        """Everything mounted."""
+        """Return the endpoints."""
         return [
             Endpoint("/v2", self.server, Access.INFERENCE, calls.SERVER, methods=READING),
             Endpoint("/v2/health/live", self.live, Access.OPEN, calls.LIVE, methods=READING),
@@ -233,28 +233,28 @@ class KServeV2:
         ]
 
     def server(self, exchange: Exchange, match: Match) -> None:
-        """What the server is, and what it can do."""
+        """Answer with the server's name, version and extensions."""
         self._responses.send_json(
             exchange,
             {"name": self._dialect.server, "version": self._version, "extensions": self.extensions},
         )
 
     def live(self, exchange: Exchange, match: Match) -> None:
-        """That the server is there."""
+        """Answer that the server runs."""
         self._responses.send_json(exchange, {"live": True})
 
     def ready(self, exchange: Exchange, match: Match) -> None:
-        """Whether every model asked for can answer."""
+        """Answer whether every requested model can answer."""
         is_ready = self._service.ready()
         self._responses.send_json(exchange, {"ready": is_ready}, status=200 if is_ready else 503)
 
     def models(self, exchange: Exchange, match: Match) -> None:
-        """The names of the models that are ready."""
+        """List the names of the models that are ready."""
         names = sorted({state.name for state in self._service.models() if state.ready and state.is_default})
         self._responses.send_json(exchange, {"models": names})
 
     def model(self, exchange: Exchange, match: Match) -> None:
-        """What a model takes and gives."""
+        """Answer with the inputs and outputs of a model."""
         target = target_of(match)
         try:
             metadata = self._service.metadata(*target)
@@ -287,16 +287,14 @@ class KServeV2:
         self._responses.send_json(exchange, answer, status=200 if is_ready else 503)
 
     def infer(self, exchange: Exchange, match: Match) -> None:
-        """The answer to an infer request."""
+        """Answer an infer request."""
         params = match.params
         target = Target(params["model_name"], params.get("model_version", ""))
         try:
             deadline = read_deadline(exchange)
             body = exchange.take_body()
             if self._relay is not None:
-                exchange.body, body = share_payload(
-                    body, 2
-                )  # who relays the request needs its body once more
+                exchange.body, body = share_payload(body, 2)  # the relay sends the body again
             self._infer(exchange, target, body, deadline)
         except ElsewhereOnly:
             assert self._relay is not None
@@ -305,7 +303,7 @@ class KServeV2:
             self.refuse(exchange, prefer_not_found(self._service, error, target), target)
 
     def prepare_infer(self, exchange: Exchange, match: Match) -> Callable[[Exchange], None] | None:
-        """The way of a small body of JSON that may take its time, where the body is one that is known, too."""
+        """Return the fast path for small JSON bodies that fit a template; None for a large body or special headers."""
         fields = exchange.fields
         if not _SPECIAL_HEADERS.isdisjoint(fields) or int(fields[b"content-length"]) > LARGE:
             return None
@@ -335,13 +333,13 @@ class KServeV2:
         return infer
 
     def refuse(self, exchange: Exchange, error: MooringError, target: Target) -> None:
-        """Say no in the dialect's words."""
+        """Answer an error as the dialect does."""
         self._responses.send_refusal(
             exchange, self._dialect.override_refusal(error, target) or kserve_v2(error, target)
         )
 
     def _infer(self, exchange: Exchange, target: Target, body: Payload, deadline: float | None) -> None:
-        """Send a request on its way. Takes the body over; raises ``MooringError``."""
+        """Decode and submit a request. Takes the body over; raises ``MooringError``."""
         json_length = exchange.fields.get(_JSON_SIZE)
         responses = self._responses
         request_id = responses.read_request_id(exchange)
@@ -403,7 +401,7 @@ class KServeV2:
     def _decode_small(
         self, target: Target, body: Payload, json_length: bytes | None
     ) -> tuple[InferBody, OutputSelection | None]:
-        """What a body says, and where that is not for it to say, which outputs are wanted in binary."""
+        """Decode a body. The selection of outputs is None where the body alone decides it."""
         if json_length is None:
             if type(body) is not bytes:
                 return decode_request(body, None, self._regions), None
@@ -430,7 +428,7 @@ class KServeV2:
         return decoded, None
 
     def _decode_raw(self, target: Target, body: Payload) -> InferBody:
-        """A raw binary request: the body is the only input, whole."""
+        """Decode a raw binary request: the body is the only input, whole."""
         try:
             inputs = self._service.metadata(*target).inputs
             if len(inputs) != 1 or not inputs[0].datatype:
@@ -448,7 +446,7 @@ class KServeV2:
 
 
 def raw_shape(spec: TensorSpec, size: int) -> list[int]:
-    """The shape of an input that fills so many bytes. Raises ``InvalidInput`` where that does not tell it.
+    """Return the shape of an input that fills ``size`` bytes. Raises ``InvalidInput`` where they do not determine it.
 
     >>> raw_shape(TensorSpec("x", "FP32", [-1, 3, -1]), 24)
     [1, 3, 2]
@@ -480,12 +478,12 @@ def raw_shape(spec: TensorSpec, size: int) -> list[int]:
 
 
 def target_of(match: Match) -> Target:
-    """The model and the version in a path."""
+    """Return the model and the version in a path."""
     return Target(match.params["model_name"], match.params.get("model_version", ""))
 
 
 def _describe_tensor(spec: TensorSpec) -> dict[str, object]:
-    """As the protocol has it, and what it has no place for only where there is something to say."""
+    """Return a tensor's entry in the metadata; members beyond the protocol only where they hold something."""
     described: dict[str, object] = {"name": spec.name, "datatype": spec.datatype, "shape": spec.shape}
     if spec.optional:
         described["optional"] = True
@@ -497,7 +495,7 @@ def _describe_tensor(spec: TensorSpec) -> dict[str, object]:
 
 
 def _parse_length(json_length: bytes) -> int:
-    """The number of bytes that a header says; -1 where it is no number."""
+    """Return the number of bytes in a header; -1 where it is no number."""
     return int(json_length) if json_length.isdigit() and len(json_length) <= 18 else -1
 
 

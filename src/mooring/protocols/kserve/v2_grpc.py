@@ -34,7 +34,7 @@ class KServeV2Grpc:
         )
 
     def services(self, extensions: Mapping[str, UnaryMethod] | None = None) -> list[Service]:
-        """What the server mounts: these methods under both names, and with the first those of extensions."""
+        """Return the services to mount: these methods under both names, and with the first those of extensions."""
         own, inference = self.methods(), self._inference
         streaming: dict[str, StreamingMethod] = {
             "ModelStreamInfer": StreamingMethod(Access.INFERENCE, inference.stream)
@@ -45,7 +45,7 @@ class KServeV2Grpc:
         ]
 
     def methods(self) -> dict[str, UnaryMethod]:
-        """Every RPC of the protocol."""
+        """Return every RPC of the protocol."""
         return {
             "ModelInfer": UnaryMethod(Access.INFERENCE, self._inference.infer),
             "ServerLive": UnaryMethod(
@@ -66,22 +66,22 @@ class KServeV2Grpc:
             ),
         }
 
-    def _model_ready(self, asked: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
+    def _model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         try:
             return pb.ModelReadyResponse(
-                ready=bool(asked.name) and self._service.ready(asked.name, asked.version)
+                ready=bool(request.name) and self._service.ready(request.name, request.version)
             )
-        except ModelNotFound:  # as Triton says it; over HTTP this is a 404
+        except ModelNotFound:  # as Triton answers; over HTTP this is a 404
             return pb.ModelReadyResponse(ready=False)
 
-    def _model_metadata(self, asked: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
-        found = self._service.metadata(asked.name, asked.version)
+    def _model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
+        metadata = self._service.metadata(request.name, request.version)
         return pb.ModelMetadataResponse(
-            name=found.name,
-            versions=found.versions,
-            platform=found.platform,
-            inputs=map(_tensor, found.inputs),
-            outputs=map(_tensor, found.outputs),
+            name=metadata.name,
+            versions=metadata.versions,
+            platform=metadata.platform,
+            inputs=map(_tensor, metadata.inputs),
+            outputs=map(_tensor, metadata.outputs),
         )
 
 
