@@ -42,7 +42,7 @@ NO_CLASSES: Classes = {}
 
 
 class Body(NamedTuple):
-    """What a body holds: the inputs by name, or KServe v1 instances, which are rows; and what it says aside."""
+    """A decoded body: the inputs by name, or KServe v1 instances, which are rows; and the value of ``Signature.aside``."""
 
     inputs: dict[str, Array]
     instances: Instances | None = None
@@ -50,9 +50,10 @@ class Body(NamedTuple):
 
 
 def decode_body(fields: Sequence[Tensor], signature: Signature) -> Body:
-    """The body of a TorchServe request. Raises ``InvalidInput``.
+    """Decode the body of a TorchServe request. Raises ``InvalidInput``.
 
-    A body without a byte is enough for a model that takes nothing. One form field that is no input's name is as good as a plain body: clients call it data or file as they please.
+    A model that takes nothing accepts an empty body. A lone form field that has no input's name counts as the whole
+    body: clients call it data or file as they please.
     """
     if signature.aside and any(each.name == signature.aside for each in fields):
         return _decode_beside(fields, signature)
@@ -69,20 +70,20 @@ def decode_body(fields: Sequence[Tensor], signature: Signature) -> Body:
 
 
 def _decode_beside(fields: Sequence[Tensor], signature: Signature) -> Body:
-    """A form of which one field is no input."""
-    found = [each for each in fields if each.name == signature.aside]
-    if len(found) > 1:
+    """Decode a form of which one field is no input, but ``signature.aside``."""
+    targets = [each for each in fields if each.name == signature.aside]
+    if len(targets) > 1:
         raise InvalidInput(f"'{signature.aside}' is sent twice")
-    others = [each for each in fields if each.name != signature.aside]
-    body = decode_body(others, replace(signature, aside="")) if others else Body({})
-    text = bytes(_plain_bytes(found[0]))
-    if _is_json(_media_type(found[0])) or text.lstrip().startswith(b"["):
+    inputs = [each for each in fields if each.name != signature.aside]
+    body = decode_body(inputs, replace(signature, aside="")) if inputs else Body({})
+    text = bytes(_plain_bytes(targets[0]))
+    if _is_json(_media_type(targets[0])) or text.lstrip().startswith(b"["):
         return body._replace(aside=_to_list(decode_json(text)))
     return body._replace(aside=text.decode(errors="replace"))
 
 
 def split_aside(value: Any, signature: Signature) -> tuple[Any, Any]:
-    """A JSON value without what it says aside, and that; None where it says nothing."""
+    """Return a JSON value without its member ``signature.aside``, and that member; None where it has none."""
     name = signature.aside
     if not name or not isinstance(value, dict) or name not in value:
         return value, None
@@ -94,7 +95,7 @@ def _to_list(value: Any) -> Any:
 
 
 def decode_instances(request: InferenceRequest) -> Instances:
-    """The rows of a KServe v1 request, or of the model before this one in a chain. Raises ``InvalidInput``."""
+    """Return the rows of a KServe v1 request, or of the model before this one in a chain. Raises ``InvalidInput``."""
     if request.body is not None:
         return find_instances(decode_json(view_of(request.body.data)))
     (tensor,) = request.inputs
@@ -104,7 +105,7 @@ def decode_instances(request: InferenceRequest) -> Instances:
 
 
 def decode_inputs(value: Any, signature: Signature) -> dict[str, Array]:
-    """The inputs that one JSON value stands for: an object by input name, anything else the only input."""
+    """Return the inputs of one JSON value: an object holds them by name, anything else is the only input."""
     if not isinstance(value, dict):
         return {signature.only(): to_array(value, signature.lone, signature.datatype_of(signature.lone))}
     if len(value) == 1 and signature.lone and signature.lone not in value:
@@ -134,7 +135,7 @@ def _from_base64(text: Any, signature: Signature) -> Array:
 
 
 def _cast_to_input(array: Array, name: str, signature: Signature) -> Array:
-    """What came with a type of its own, as the type the input wants."""
+    """Cast an array that came with a type of its own to the input's datatype, if the model declares one."""
     datatype = signature.datatype_of(name)
     return cast_array(array, name, datatype) if datatype else array
 
@@ -179,7 +180,7 @@ def _decode_field(tensor: Tensor, signature: Signature) -> Array:
 
 
 def _from_binary(data: bytes | memoryview, media: str, name: str, signature: Signature) -> Array | None:
-    """One array out of bytes that are no JSON; None where they may be."""
+    """Decode one array from bytes that are no JSON; return None where they may be JSON."""
     head = bytes(data[:12])
     if media == "application/x-npy" or head.startswith(npy.NPY):
         return _cast_to_input(npy.read_npy(data), name, signature)
@@ -203,14 +204,14 @@ def _from_binary(data: bytes | memoryview, media: str, name: str, signature: Sig
 
 
 def _bytes_or_json(data: bytes | memoryview, signature: Signature) -> Body:
-    """A BYTES input takes any bytes; only an object that names it is JSON."""
+    """Decode the body for a lone BYTES input: any bytes are its element, unless they are a JSON object that names it."""
     if bytes(data[:1]) == b"{":
         try:
             value = decode_json(data)
         except InvalidInput:
             value = None
-        telling = {signature.lone, "inputs", "instances", "b64", signature.aside or signature.lone}
-        if isinstance(value, dict) and value.keys() & telling:
+        json_keys = {signature.lone, "inputs", "instances", "b64", signature.aside or signature.lone}
+        if isinstance(value, dict) and value.keys() & json_keys:
             return _from_json(value, signature)
     return Body({signature.lone: _text_element(bytes(data))})
 
@@ -251,7 +252,7 @@ def _from_v2(inputs: list[Any], signature: Signature) -> dict[str, Array]:
 def encode_outputs(
     outputs: Mapping[str, Array], classes: Classes = NO_CLASSES, *, null: bool = False
 ) -> bytes:
-    """One JSON object, the outputs by name; ``null`` as ``encode_json`` has it."""
+    """Encode the outputs by name as one JSON object; ``null`` as in ``encode_json``."""
     members = []
     for name, array in outputs.items():
         text = _encode_maps(array, classes[name], null) if name in classes else encode_json(array, null=null)
@@ -262,7 +263,7 @@ def encode_outputs(
 def encode_rows(
     outputs: Mapping[str, Array], rows: int, classes: Classes = NO_CLASSES, *, null: bool = False
 ) -> list[bytes]:
-    """The JSON of every row's prediction: a value where there is one output, else an object by output name."""
+    """Encode every row's prediction: a value where there is one output, else an object by output name."""
     columns = [
         [_encode_maps(array[row], classes[name], null) for row in range(rows)]
         if name in classes
@@ -279,7 +280,7 @@ def encode_rows(
 
 
 def _encode_maps(scores: Array, names: Sequence[str], null: bool) -> bytes:
-    """``{class: score}`` of every row: one object where there are no rows, else a list of what is in each."""
+    """Encode ``{class: score}`` of every row: one object for scores of one dimension, else nested lists of objects."""
     if scores.ndim > 1:
         return b"[" + b",".join([_encode_maps(row, names, null) for row in scores]) + b"]"
     values = encode_json(scores, null=null)[1:-1].split(b",")
@@ -288,23 +289,23 @@ def _encode_maps(scores: Array, names: Sequence[str], null: bool) -> bytes:
 
 
 def encode_classes(scores: Array, labels: Mapping[str, Any]) -> list[bytes]:
-    """``{"class", "probability"}`` of every row of ``scores``: the likeliest class by its label.
+    """Encode ``{"class", "probability"}`` of every row of ``scores``: the likeliest class by its label.
 
     Scores that are no probabilities already (0 to 1, a sum of 1) are taken for logits.
     """
     rows = scores.reshape(-1, scores.shape[-1]).astype(np.float64)
-    found = []
+    texts = []
     for row in rows:
-        sure = row
+        probabilities = row
         if row.min() < 0 or abs(row.sum() - 1) > 1e-3:
             powers = np.exp(row - row.max())
-            sure = powers / powers.sum()
-        best = int(np.argmax(sure))
+            probabilities = powers / powers.sum()
+        best = int(np.argmax(probabilities))
         label = labels.get(str(best), str(best))
         # index_to_name.json has ["n01440764", "tench"] or a name alone.
         name = label[-1] if isinstance(label, list) and label else label
-        found.append(orjson.dumps({"class": name, "probability": float(sure[best])}))
-    return found
+        texts.append(orjson.dumps({"class": name, "probability": float(probabilities[best])}))
+    return texts
 
 
 def _plain_bytes(tensor: Tensor) -> bytes | memoryview:
@@ -313,10 +314,10 @@ def _plain_bytes(tensor: Tensor) -> bytes | memoryview:
 
 
 def _media_type(tensor: Tensor) -> str:
-    stated = tensor.parameters.get("content_type", "") if tensor.parameters else ""
-    if stated == _JSON:
+    content_type = tensor.parameters.get("content_type", "") if tensor.parameters else ""
+    if content_type == _JSON:
         return _JSON
-    return str(stated).partition(";")[0].strip().lower()
+    return str(content_type).partition(";")[0].strip().lower()
 
 
 def _is_json(media: str) -> bool:

@@ -17,13 +17,13 @@ _RESERVED_KEYS = frozenset({"id", "parameters", "inputs", "outputs", "model_name
 _BINARY = "binary_data"
 
 
-# What a body was, for the server that has not read it; among the parameters of a response.
+# The parameter of a response that tells the server, which has not decoded the body, what form it had.
 _FORM = "body_form"
 INFER_FORM, GENERATE_FORM = "infer", "generate"
 
 
 class GenerateBody(msgspec.Struct):
-    """What the body of a generate request says; ``id`` empty means it has none. ``v2``: it is an infer request."""
+    """The decoded body of a generate request; ``id`` is empty where it has none. ``v2``: it is an infer request."""
 
     v2: bool
     id: str
@@ -33,41 +33,41 @@ class GenerateBody(msgspec.Struct):
 
 
 def mark_body_form(response: InferenceResponse, form: str) -> None:
-    """Say in a response what the body of its request was."""
+    """Record in a response which form the body of its request had."""
     response.parameters = {**(response.parameters or {}), _FORM: form}
 
 
 def pop_body_form(response: InferenceResponse) -> str:
-    """What ``mark_body_form`` has said; the response does not say it any more."""
+    """Take what ``mark_body_form`` recorded out of the response; empty where it recorded nothing."""
     parameters = response.parameters
     return str(parameters.pop(_FORM, "")) if parameters else ""
 
 
 def decode_generate(body: Payload, declared: Callable[[], Sequence[TensorSpec]]) -> GenerateBody:
-    """The request in a body; ``declared`` gives the inputs that its model declares. The body stays the caller's.
+    """Decode a body; ``declared`` returns the inputs that its model declares. The caller keeps the body.
 
     Raises ``InvalidInput``, or what ``declared`` raises.
     """
     document = decode_object(body)
     if isinstance(document.get("inputs"), list):
-        found = decode_request(bytes(view_of(body)))
-        outputs = None if found.outputs is None else [_without_binary(output) for output in found.outputs]
-        return GenerateBody(True, found.id, found.inputs, found.parameters, outputs)
-    given = document.get("id", "")
-    if type(given) not in {str, int}:
+        request = decode_request(bytes(view_of(body)))
+        outputs = None if request.outputs is None else [_without_binary(output) for output in request.outputs]
+        return GenerateBody(True, request.id, request.inputs, request.parameters, outputs)
+    request_id = document.get("id", "")
+    if type(request_id) not in {str, int}:
         raise InvalidInput('"id" must be a string')
     inputs, parameters = _sort_keys(document, declared())
-    return GenerateBody(False, str(given), inputs, parameters)
+    return GenerateBody(False, str(request_id), inputs, parameters)
 
 
 def _without_binary(output: RequestedOutput) -> RequestedOutput:
-    """The same output, not in binary: what generate answers is JSON."""
-    kept = {name: value for name, value in (output.parameters or {}).items() if name != _BINARY}
-    return RequestedOutput(output.name, kept or None)
+    """Return the same output, not in binary: generate answers in JSON."""
+    parameters = {name: value for name, value in (output.parameters or {}).items() if name != _BINARY}
+    return RequestedOutput(output.name, parameters or None)
 
 
 def decode_object(body: Payload) -> dict[str, Any]:
-    """The JSON object in a body; an empty one where there is no body. Raises ``InvalidInput``."""
+    """Decode the JSON object in a body; an empty body is an empty object. Raises ``InvalidInput``."""
     if not len(body):
         return {}
     document = decode_to_python(view_of(body))
@@ -81,9 +81,9 @@ def decode_object(body: Payload) -> dict[str, Any]:
 def _sort_keys(
     document: dict[str, Any], declared: Sequence[TensorSpec]
 ) -> tuple[list[Tensor], dict[str, RequestValue] | None]:
-    """The tensors and the parameters of a request. Of a model that declares no inputs every key is one.
+    """Return the tensors and the parameters of a request. Every key is an input of a model that declares none.
 
-    Whether it may be asked without any, only its worker knows.
+    Only the worker knows whether such a model can be called without inputs.
     """
     specs = {spec.name: spec for spec in declared}
     inputs: list[Tensor] = []
@@ -105,7 +105,7 @@ def _sort_keys(
 
 
 def _make_input(name: str, value: Any, spec: TensorSpec | None) -> Tensor:
-    """A scalar or a list as the tensor of an input: its shape is filled up with ones, from the left."""
+    """Return a scalar or a list as the tensor of an input; its shape is filled up with ones, from the left."""
     array = to_array(value, name, "" if spec is None else spec.datatype)
     if array.ndim > 1:
         raise InvalidInput(f"input '{name}' must be a single value or a flat list of values")

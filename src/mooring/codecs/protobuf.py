@@ -35,17 +35,17 @@ from mooring.core.errors import InvalidInput
 from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
 from mooring.core.tensors import Parameter, RequestValue, Tensor
 
-# Bytes of a message up to which it is decoded to the last element at once.
 _BINARY = "binary_data"
+# Bytes of a message up to which it is decoded to the last element at once.
 _MAX_UNPACKED_BYTES = 4096
-# No size of the 32 that there may be takes more than ten bytes.
+# A shape has at most 32 sizes, and a varint at most ten bytes.
 _MAX_SHAPE_BYTES = 320
 
 
 def decode_request(
     payload: Payload, allocator: Allocator | None = None, regions: Regions | None = None
 ) -> tuple[InferenceRequest, ContentsLayout]:
-    """A ModelInferRequest and its layout. Takes the message over: large elements of a buffer stay where they lie.
+    """Decode a ModelInferRequest; return it and its layout. Takes the message over: large elements of a buffer stay where they lie.
 
     Those of bytes are copied to the allocator's memory, or borrowed where there is none. Of a message above a few
     kilobytes, elements stay packed that cost time one by one. Raises ``InvalidInput``, or what ``regions`` raises;
@@ -64,13 +64,13 @@ def _decode_request(
     message: bytes | memoryview, share: Share | None, allocator: Allocator | None, regions: Regions | None
 ) -> tuple[InferenceRequest, ContentsLayout]:
     request = InferenceRequest("", "", "", [])
-    found: list[TensorEntry] = []
+    entries: list[TensorEntry] = []
     raw: list[tuple[int, int]] = []
     outputs: list[RequestedOutput] = []
     large = len(message) > _MAX_UNPACKED_BYTES
-    walk: FieldReader = CountingReader().read_fields if large else read_fields
+    read: FieldReader = CountingReader().read_fields if large else read_fields
     try:
-        for tag, start, end in walk(message, 0, len(message)):
+        for tag, start, end in read(message, 0, len(message)):
             if tag == 0x0A:
                 request.model = str(message[start:end], "utf-8")
             elif tag == 0x12:
@@ -79,15 +79,15 @@ def _decode_request(
                 request.id = str(message[start:end], "utf-8")
             elif tag == 0x22:
                 request.parameters = request.parameters or {}
-                _read_parameter(message, start, end, request.parameters, walk)
+                _read_parameter(message, start, end, request.parameters, read)
             elif tag == 0x2A:
-                found.append(_read_tensor(message, start, end, walk))
+                entries.append(_read_tensor(message, start, end, read))
             elif tag == 0x32:
-                outputs.append(_read_requested_output(message, start, end, walk))
+                outputs.append(_read_requested_output(message, start, end, read))
             elif tag == 0x3A:
                 raw.append((start, end))
         elements = ElementReader(message, "input", allocator, share, pack=large)
-        request.inputs, layout = elements.read_tensors(found, raw, regions)
+        request.inputs, layout = elements.read_tensors(entries, raw, regions)
     except InvalidInput as error:
         error.model, error.version = request.model, request.version
         raise
@@ -101,9 +101,9 @@ def _decode_request(
 
 
 def decode_response(message: bytes) -> InferenceResponse:
-    """A ModelInferResponse; large elements are borrowed from the message. Raises ``InvalidInput``."""
+    """Decode a ModelInferResponse; large elements are borrowed from the message. Raises ``InvalidInput``."""
     response = InferenceResponse([])
-    found: list[TensorEntry] = []
+    entries: list[TensorEntry] = []
     raw: list[tuple[int, int]] = []
     try:
         for tag, start, end in read_fields(message, 0, len(message)):
@@ -117,10 +117,10 @@ def decode_response(message: bytes) -> InferenceResponse:
                 response.parameters = response.parameters or {}
                 _read_parameter(message, start, end, response.parameters)
             elif tag == 0x2A:
-                found.append(_read_tensor(message, start, end))
+                entries.append(_read_tensor(message, start, end))
             elif tag == 0x32:
                 raw.append((start, end))
-        tensors, _ = ElementReader(message, "output", None).read_tensors(found, raw, None)
+        tensors, _ = ElementReader(message, "output", None).read_tensors(entries, raw, None)
         response.outputs = [*tensors]
     except (Malformed, UnicodeDecodeError) as error:
         raise InvalidInput(f"the message is no ModelInferResponse: {error}") from None
@@ -128,54 +128,54 @@ def decode_response(message: bytes) -> InferenceResponse:
 
 
 def _read_tensor(
-    message: bytes | memoryview, at: int, stop: int, walk: FieldReader = read_fields
+    message: bytes | memoryview, at: int, stop: int, read: FieldReader = read_fields
 ) -> TensorEntry:
-    found = TensorEntry("", "", [], None, [])
-    for tag, start, end in walk(message, at, stop):
+    entry = TensorEntry("", "", [], None, [])
+    for tag, start, end in read(message, at, stop):
         if tag == 0x0A:
-            found.name = str(message[start:end], "utf-8")
+            entry.name = str(message[start:end], "utf-8")
         elif tag == 0x12:
-            found.datatype = str(message[start:end], "utf-8")
+            entry.datatype = str(message[start:end], "utf-8")
         elif tag == 0x1A:
             if end - start > _MAX_SHAPE_BYTES:
-                raise InvalidInput(f"tensor '{found.name}' has a shape that no tensor can have")
+                raise InvalidInput(f"tensor '{entry.name}' has a shape that no tensor can have")
             sizes = bytes(message[start:end])
-            found.shape += sizes if sizes.isascii() else map(to_signed, read_varints(sizes).tolist())
+            entry.shape += sizes if sizes.isascii() else map(to_signed, read_varints(sizes).tolist())
         elif tag == 0x18:  # a number by itself, which a reader of proto3 must take too
-            found.shape.append(to_signed(start))
+            entry.shape.append(to_signed(start))
         elif tag == 0x22:
-            found.parameters = found.parameters or {}
-            _read_parameter(message, start, end, found.parameters, walk)
+            entry.parameters = entry.parameters or {}
+            _read_parameter(message, start, end, entry.parameters, read)
         elif tag == 0x2A:
-            found.contents.append((start, end))
-    return found
+            entry.contents.append((start, end))
+    return entry
 
 
 def _read_requested_output(
-    message: bytes | memoryview, at: int, stop: int, walk: FieldReader
+    message: bytes | memoryview, at: int, stop: int, read: FieldReader
 ) -> RequestedOutput:
     name = ""
     parameters: dict[str, Parameter] = {}
-    for tag, start, end in walk(message, at, stop):
+    for tag, start, end in read(message, at, stop):
         if tag == 0x0A:
             name = str(message[start:end], "utf-8")
         elif tag == 0x12:
-            _read_parameter(message, start, end, parameters, walk)
+            _read_parameter(message, start, end, parameters, read)
     parameters.pop(_BINARY, None)  # of no use: over gRPC every output is binary
     return RequestedOutput(name, parameters or None)
 
 
 def _read_parameter(
-    message: bytes | memoryview, at: int, stop: int, into: dict[str, Any], walk: FieldReader = read_fields
+    message: bytes | memoryview, at: int, stop: int, into: dict[str, Any], read: FieldReader = read_fields
 ) -> None:
-    """An entry of a map of InferParameter; one that has no value is none."""
+    """Read an entry of a map of InferParameter into ``into``; an entry without a value is left out."""
     key = ""
     value: Parameter | None = None
-    for tag, start, end in walk(message, at, stop):
+    for tag, start, end in read(message, at, stop):
         if tag == 0x0A:
             key = str(message[start:end], "utf-8")
         elif tag == 0x12:
-            for choice, begin, finish in walk(message, start, end):
+            for choice, begin, finish in read(message, start, end):
                 if choice == 0x08:
                     value = begin != 0
                 elif choice == 0x10:
@@ -191,7 +191,7 @@ def _read_parameter(
 
 
 def encode_response(response: InferenceResponse, layout: ContentsLayout = ContentsLayout.RAW) -> list[Part]:
-    """A ModelInferResponse, in parts. An output whose data is None lies in shared memory, and has no elements here.
+    """Encode a ModelInferResponse, in parts. An output whose data is None lies in shared memory, and has no elements here.
 
     Parts may be views of the outputs: they are to be released when the parts have been sent.
     """
@@ -201,14 +201,14 @@ def encode_response(response: InferenceResponse, layout: ContentsLayout = Conten
 def encode_piece(
     response: InferenceResponse, layout: ContentsLayout = ContentsLayout.RAW, error: str = ""
 ) -> bytes:
-    """A ModelStreamInferResponse, with ``error`` one that says what went wrong."""
+    """Encode a ModelStreamInferResponse; ``error`` is its ``error_message``."""
     parts = _encode_response(response, layout)
     size = sum(len(part) for part in parts)
     return b"".join([encode_text(b"\x0a", error), b"\x12", encode_varint(size), *parts])
 
 
 def encode_request(request: InferenceRequest) -> bytes:
-    """A ModelInferRequest with raw contents."""
+    """Encode a ModelInferRequest with raw contents."""
     parts: list[Part] = [
         encode_text(b"\x0a", request.model),
         encode_text(b"\x12", request.version),
@@ -217,8 +217,8 @@ def encode_request(request: InferenceRequest) -> bytes:
     ]
     parts += [encode_nested(b"\x2a", _encode_tensor_head(tensor)) for tensor in request.inputs]
     for output in request.outputs or ():
-        named = encode_text(b"\x0a", output.name) + b"".join(_encode_parameters(b"\x12", output.parameters))
-        parts.append(encode_nested(b"\x32", named))
+        inner = encode_text(b"\x0a", output.name) + b"".join(_encode_parameters(b"\x12", output.parameters))
+        parts.append(encode_nested(b"\x32", inner))
     return b"".join(parts + encode_raw_contents(b"\x3a", request.inputs))
 
 
@@ -238,13 +238,13 @@ def _encode_response(response: InferenceResponse, layout: ContentsLayout) -> lis
     for tensor in outputs:
         head, contents = _encode_tensor_head(tensor), encode_typed_contents(tensor)
         inner = sum(len(part) for part in contents)
-        before = head + b"\x2a" + encode_varint(inner)
-        parts += [b"\x2a", encode_varint(len(before) + inner), before, *contents]
+        prefix = head + b"\x2a" + encode_varint(inner)
+        parts += [b"\x2a", encode_varint(len(prefix) + inner), prefix, *contents]
     return parts
 
 
 def _encode_tensor_head(tensor: Tensor) -> bytes:
-    """All of a tensor but its elements."""
+    """Encode all of a tensor but its elements."""
     name, datatype, shape = tensor.name.encode(), tensor.datatype.encode(), tensor.shape
     sizes = bytes(shape) if not shape or max(shape) < 0x80 else b"".join(map(encode_varint, shape))
     head = b"%b\x12%c%b" % (encode_nested(b"\x0a", name), len(datatype), datatype)
@@ -254,7 +254,7 @@ def _encode_tensor_head(tensor: Tensor) -> bytes:
 
 
 def _encode_parameters(tag: bytes, parameters: Mapping[str, RequestValue] | None) -> list[Part]:
-    """A map of InferParameter."""
+    """Encode a map of InferParameter."""
     if not parameters:
         return []
     return [
@@ -278,5 +278,5 @@ def _encode_parameter(value: RequestValue) -> bytes:
         )
     if isinstance(value, float):
         return b"\x21" + struct.pack("<d", value)
-    # Not text(): of a oneof the empty string is a value too.
+    # Not encode_text(): of a oneof the empty string is a value too.
     return encode_nested(b"\x1a", value.encode())

@@ -34,7 +34,7 @@ from mooring.core.tensors import (
 )
 
 Regions = Callable[[str, int, int], Payload]
-"""Reads of a region of shared memory, by its name, from an offset in it so many bytes. Raises ``InvalidInput``."""
+"""Reads a region of shared memory, called with its name, an offset and a number of bytes. Raises ``InvalidInput``."""
 
 Part = bytes | memoryview
 
@@ -114,7 +114,7 @@ class ElementReader:
         self._allocator = allocator
 
     def read_tensors(
-        self, found: Sequence[TensorEntry], raw: Sequence[tuple[int, int]], regions: Regions | None
+        self, entries: Sequence[TensorEntry], raw: Sequence[tuple[int, int]], regions: Regions | None
     ) -> tuple[list[Tensor], ContentsLayout]:
         """Return the tensors with their data, and how their contents came.
 
@@ -123,10 +123,10 @@ class ElementReader:
         tensors: list[Tensor] = []
         layout = RAW_LAYOUT
         rest = iter(raw)
-        names: set[str] = set()
+        seen: set[str] = set()
         try:
-            for each in found:
-                self._check_entry(each, names)
+            for each in entries:
+                self._check_entry(each, seen)
                 if each.parameters and _REGION in each.parameters:
                     tensors.append(self._read_shared(each, each.parameters, regions))
                 elif raw:
@@ -142,10 +142,10 @@ class ElementReader:
             raise
         return tensors, layout
 
-    def _check_entry(self, each: TensorEntry, before: set[str]) -> None:
-        if each.name in before and self._side == "input":
+    def _check_entry(self, each: TensorEntry, seen: set[str]) -> None:
+        if each.name in seen and self._side == "input":
             raise InvalidInput(f"input '{each.name}' is sent twice")
-        before.add(each.name)
+        seen.add(each.name)
         if each.datatype not in DATATYPES:
             raise InvalidInput(f"invalid datatype '{each.datatype}' for {self._side} '{each.name}'")
         shape = each.shape
@@ -172,7 +172,7 @@ class ElementReader:
     def _read_shared(
         self, each: TensorEntry, parameters: dict[str, Parameter], regions: Regions | None
     ) -> Tensor:
-        """A tensor whose elements are in shared memory."""
+        """Return a tensor whose elements are in shared memory."""
         if regions is None:
             raise InvalidInput(
                 f"{self._side} '{each.name}' names a region of shared memory, which is not offered here"
@@ -190,7 +190,7 @@ class ElementReader:
         return tensor
 
     def _read_raw(self, each: TensorEntry, start: int, end: int, whole: Payload | None = None) -> Tensor:
-        """A tensor of raw bytes, from a place in the message; ``whole`` is the payload that they are instead."""
+        """Return a tensor of raw bytes, from a place in the message; or of ``whole``, a payload from elsewhere."""
         part = self._view[start:end] if whole is None else view_of(whole)
         if each.contents:
             raise InvalidInput(
@@ -211,7 +211,7 @@ class ElementReader:
         return self._make_tensor(each, self._take_part(part, start, 0, expected) if whole is None else whole)
 
     def _take_part(self, part: memoryview, start: int | None, begin: int, end: int) -> Payload:
-        """Bytes of a part that starts in the message there, or elsewhere."""
+        """Return bytes of a part; ``start`` is its place in the message, None where it lies elsewhere."""
         if self._share is None or start is None:
             return self._keep_part(part[begin:end])
         return self._share.part(start + begin, start + end)
@@ -243,7 +243,7 @@ class ElementReader:
         return tensor
 
     def _keep_contents_packed(self, each: TensorEntry) -> Tensor:
-        """The contents as they came; they may have come in parts, which together are one message again."""
+        """Keep the contents as they came. Parts of them joined are one message again."""
         if len(each.contents) == 1:
             ((start, end),) = each.contents
             begin = self._find_floats(each, start, end)
@@ -257,7 +257,7 @@ class ElementReader:
         return tensor
 
     def _find_floats(self, each: TensorEntry, start: int, end: int) -> int:
-        """Where the elements begin, if all there is between two places is them as they lie in memory; else 0."""
+        """Return where the elements begin, if the place holds nothing but them as they lie in memory; else 0."""
         if each.datatype not in {"FP32", "FP64"} or start == end:
             return 0
         tag, begin, finish = next(read_fields(self._message, start, end))
@@ -270,7 +270,7 @@ class ElementReader:
         )
 
     def read_typed(self, each: TensorEntry) -> Tensor:
-        """A tensor of the contents field of its type. Raises ``InvalidInput`` or ``Malformed``."""
+        """Return a tensor from the contents field of its type. Raises ``InvalidInput`` or ``Malformed``."""
         number, field = _CONTENTS_FIELDS[each.datatype]
         parts: list[Part] = []
         for start, end in each.contents:
@@ -324,7 +324,7 @@ def _read_byte_count(value: Parameter | None, key: str, name: str) -> int:
 
 
 def _decode_numbers(datatype: str, packed: Part, name: str) -> Array:
-    """The elements of a packed contents field, as the datatype has them. Raises ``InvalidInput`` or ``Malformed``."""
+    """Return the elements of a packed contents field, as the datatype has them. Raises ``InvalidInput`` or ``Malformed``."""
     if datatype in ("FP32", "FP64", "FP16", "BF16"):
         kind = NUMPY_TYPES["FP64" if datatype == "FP64" else "FP32"]
         if len(packed) % kind.itemsize:
@@ -347,7 +347,7 @@ def _decode_numbers(datatype: str, packed: Part, name: str) -> Array:
 
 
 def encode_raw_contents(tag: bytes, tensors: Iterable[Tensor]) -> list[Part]:
-    """The raw entry of every tensor that does not lie in shared memory."""
+    """Encode the raw entry of every tensor that does not lie in shared memory."""
     parts: list[Part] = []
     for tensor in tensors:
         if tensor.data is not None:
@@ -357,7 +357,7 @@ def encode_raw_contents(tag: bytes, tensors: Iterable[Tensor]) -> list[Part]:
 
 
 def encode_typed_contents(tensor: Tensor) -> list[Part]:
-    """The elements of one as an InferTensorContents."""
+    """Encode the elements of a tensor as an InferTensorContents."""
     if tensor.data is None:
         return []
     if tensor.packed != PLAIN:

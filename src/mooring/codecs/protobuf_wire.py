@@ -26,7 +26,7 @@ class Malformed(ValueError):
 
 
 def read_varint(message: bytes | memoryview, at: int) -> tuple[int, int]:
-    """An unsigned number of at most 64 bits and where it ends. Raises ``IndexError`` at the end of the message."""
+    """Read an unsigned number of at most 64 bits; return it and where it ends. Raises ``IndexError`` at the end of the message."""
     value = message[at]
     at += 1
     if value < 0x80:
@@ -42,15 +42,15 @@ def read_varint(message: bytes | memoryview, at: int) -> tuple[int, int]:
 
 
 def to_signed(value: int) -> int:
-    """A varint as the int64 that it stands for."""
+    """Return a varint as the int64 that it stands for."""
     return value - (1 << 64) if value >> 63 else value
 
 
 def read_fields(message: bytes | memoryview, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Every field between two places: its tag, and where its content starts and ends; of a varint its value and 0.
+    """Yield every field between two places: its tag, and where its content starts and ends; of a varint its value and 0.
 
-    The tag is the number and the wire type together, so whoever compares tags skips, as the format demands, fields
-    that have the right number and the wrong type.
+    The tag is the number and the wire type together, so comparing tags skips, as the format demands, fields that have
+    the right number and the wrong type.
     """
     try:
         while at < end:
@@ -91,7 +91,7 @@ FieldReader = Callable[[bytes | memoryview, int, int], Iterator[tuple[int, int, 
 
 
 class CountingReader:
-    """Goes through the structure of one message, of whose fields there may be so many in all."""
+    """Reads the fields of one message, at most ``MAX_FIELDS`` in all."""
 
     __slots__ = ("_left",)
 
@@ -99,7 +99,7 @@ class CountingReader:
         self._left = MAX_FIELDS
 
     def read_fields(self, message: bytes | memoryview, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """As the function of that name. Raises ``Malformed``, too, after the last field that there may be."""
+        """Yield fields as the function of that name does. Raises ``Malformed``, too, for one field too many."""
         for field in read_fields(message, at, end):
             self._left -= 1
             if self._left < 0:
@@ -110,7 +110,7 @@ class CountingReader:
 
 
 def read_varints(packed: bytes | memoryview) -> UInt64s:
-    """All numbers of a packed field."""
+    """Return all numbers of a packed field."""
     if len(packed) <= _MIN_VECTORIZED_BYTES:
         return np.array(_read_varints_one_by_one(bytes(packed)), np.uint64)
     data = np.frombuffer(packed, np.uint8)
@@ -147,7 +147,7 @@ def _read_varints_one_by_one(packed: bytes) -> list[int]:
 
 
 def encode_varint(value: int) -> bytes:
-    """A number from 0 to 2^64-1."""
+    """Encode a number from 0 to 2^64-1."""
     if value < 0x80:
         return b"%c" % value
     out = bytearray()
@@ -159,7 +159,7 @@ def encode_varint(value: int) -> bytes:
 
 
 def encode_varints(values: UInt64s) -> bytes:
-    """Numbers as the content of a packed field."""
+    """Encode numbers as the content of a packed field."""
     if not values.size or int(values.max()) < 0x80:
         return values.astype(np.uint8).tobytes()
     if values.size <= _MIN_VECTORIZED_BYTES:
@@ -181,13 +181,13 @@ def encode_varints(values: UInt64s) -> bytes:
 
 
 def encode_text(tag: bytes, value: str) -> bytes:
-    """A string field; nothing where it is empty, as in proto3."""
+    """Encode a string field; an empty string is left out, as in proto3."""
     if not value:
         return b""
     return encode_nested(tag, value.encode())
 
 
 def encode_nested(tag: bytes, message: bytes) -> bytes:
-    """A message within a message, or any other field that tells its length."""
+    """Encode a nested message, or any other field with a length."""
     size = len(message)
     return b"%b%c%b" % (tag, size, message) if size < 0x80 else tag + encode_varint(size) + message

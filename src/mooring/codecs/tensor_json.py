@@ -1,15 +1,15 @@
 """JSON and numeric tensors, both ways, without routes.
 
 ``decode_json`` reads a document so that large lists of numbers arrive as arrays, ``to_array`` makes one JSON value an
-array of a wanted datatype or says what is wrong with it, ``encode_json`` writes an array. The rules, which do not depend
+array of a given datatype or says what is wrong with it, ``encode_json`` writes an array. The rules, which do not depend
 on the size of the document:
 
 - A list of lists is a tensor when it is regular; a ragged one is refused.
-- Without a wanted datatype integers are INT64 (UINT64 where that is needed), other numbers FP64, strings BYTES.
+- Without a datatype integers are INT64 (UINT64 where that is needed), other numbers FP64, strings BYTES.
 - Nothing is rounded, wrapped or truncated but to a float type: an integer must fit, and 1.0 is the integer 1.
 - NaN, Infinity and -Infinity are read as bare tokens, as Python and Triton write them, and among numbers as strings of
-  the same text; null in a float tensor, or among numbers of no wanted datatype, is a missing value and read as NaN.
-- They are written as bare tokens, or where that is asked for as null.
+  the same text; null in a float tensor, or among numbers of no datatype, is a missing value and read as NaN.
+- They are written as bare tokens, or as null where ``null`` is true.
 """
 
 import base64
@@ -68,7 +68,7 @@ _parser = simdjson.Parser()
 
 
 def decode_json(document: bytes | memoryview) -> Any:
-    """The value of a JSON document; in a large one every regular list of numbers is an array already.
+    """Decode a JSON document; in a large one every regular list of numbers is an array already.
 
     Raises ``InvalidInput`` when it is not JSON.
     """
@@ -81,7 +81,7 @@ def decode_json(document: bytes | memoryview) -> Any:
 
 
 def decode_to_python(document: bytes | memoryview) -> Any:
-    """As ``decode_json``, in Python's own types alone."""
+    """Decode a JSON document as ``decode_json`` does, to Python's own types alone."""
     try:
         return orjson.loads(document)
     except orjson.JSONDecodeError as error:
@@ -90,7 +90,7 @@ def decode_to_python(document: bytes | memoryview) -> Any:
 
 
 def _decode_with_tokens(document: bytes, reason: str) -> Any:
-    """The standard library reads NaN and Infinity; orjson refuses them, as JSON does."""
+    """Decode NaN and Infinity too, by the standard library; orjson refuses them, as JSON does."""
     if b"NaN" in document or b"Infinity" in document:
         try:
             value = json.loads(document.decode(), parse_int=_parse_integer)
@@ -103,7 +103,7 @@ def _decode_with_tokens(document: bytes, reason: str) -> Any:
 
 
 def _parse_integer(text: str) -> int | float:
-    """As orjson reads integers: those above 64 bits are floats."""
+    """Parse an integer as orjson does: one above 64 bits is a float."""
     number = int(text) if len(text) <= 20 else float(text)
     return number if -(2**63) <= number < 2**64 else float(number)
 
@@ -142,14 +142,14 @@ def _decode_large(document: bytes | memoryview) -> Any:
 
 
 def _count_brackets(text: Array, expected: int) -> int:
-    """How many lists begin in the text, or more than expected."""
+    """Count the lists that begin in the text; stop above ``expected``, where that is cheaper."""
     if expected > _FEW_LISTS:
         return int(np.count_nonzero(text == ord("[")))
-    found, at = 0, text.ctypes.data
+    count, at = 0, text.ctypes.data
     end = at + text.size
-    while found <= expected and (place := _memchr(at, ord("["), end - at)):
-        found, at = found + 1, place + 1
-    return found
+    while count <= expected and (place := _memchr(at, ord("["), end - at)):
+        count, at = count + 1, place + 1
+    return count
 
 
 def _convert(node: Any, depth: int, lists: list[int]) -> Any:
@@ -177,7 +177,7 @@ def _convert(node: Any, depth: int, lists: list[int]) -> Any:
 
 
 def _numbers_to_array(node: Any, lists: list[int]) -> Array:
-    """The array of a regular list of numbers. Raises whatever, when it is something else."""
+    """Return the array of a regular list of numbers. Raises any exception for something else."""
     rows, shape = [node], [len(node)]
     while type(rows[0][0]) is simdjson.Array:
         lists[0] += len(rows)
@@ -200,7 +200,7 @@ def _numbers_to_array(node: Any, lists: list[int]) -> Array:
 
 
 def to_array(value: Any, name: str, datatype: str = "") -> Array:
-    """One JSON value (or what ``decode_json`` made of it) as an array, of ``datatype`` where one is wanted.
+    """Return one JSON value (or what ``decode_json`` made of it) as an array, of ``datatype`` unless that is empty.
 
     Strings become an object array of their UTF-8 bytes, BF16 comes as float32. Raises ``InvalidInput``, which calls
     the value ``name``.
@@ -243,7 +243,7 @@ def _from_lists(value: Any, name: str, datatype: str) -> Array:
 def _may_be_floats(flat: list[Any], kinds: set[type], datatype: str) -> bool:
     """Whether values that are not all numbers stand for floats: null and "NaN", "Infinity", "-Infinity".
 
-    Where no datatype is wanted, strings alone are strings.
+    Without a datatype, strings alone are strings.
     """
     if not kinds <= _NUMBERS_OR_MISSING or (datatype not in _FLOATS if datatype else kinds == {str}):
         return False
@@ -251,7 +251,7 @@ def _may_be_floats(flat: list[Any], kinds: set[type], datatype: str) -> bool:
 
 
 def _numbers_with_words(flat: list[Any], kinds: set[type], name: str, shape: list[int]) -> Array:
-    """The narrowest of INT64, UINT64, FP64, BOOL and BYTES that holds the values."""
+    """Return an array of the narrowest of INT64, UINT64, FP64, BOOL and BYTES that holds the values."""
     if kinds == {float} or not kinds:
         return np.array(flat, np.float64)
     if kinds == {int}:
@@ -276,17 +276,17 @@ def _numbers_with_words(flat: list[Any], kinds: set[type], name: str, shape: lis
             "float tensors have"
         )
     names = {bool: "booleans", int: "numbers", float: "numbers", str: "strings", dict: "objects"}
-    found = " and ".join(sorted({names[kind] for kind in kinds}))
-    raise InvalidInput(f"input '{name}' holds {found}; send numbers, booleans or strings, one kind only")
+    kinds_text = " and ".join(sorted({names[kind] for kind in kinds}))
+    raise InvalidInput(f"input '{name}' holds {kinds_text}; send numbers, booleans or strings, one kind only")
 
 
 def _position_text(index: int, shape: list[int]) -> str:
-    """Where in the nested lists of this shape the element is that has the index in the flat one."""
+    """Describe where in nested lists of this shape the element with the flat index is."""
     return f" at {[int(each) for each in np.unravel_index(index, shape)]}" if shape else ""
 
 
 def cast_array(source: Array, name: str, datatype: str) -> Array:
-    """The same values as ``datatype``. Raises ``InvalidInput`` where that would change one, but to a float type."""
+    """Return the same values as ``datatype``. Raises ``InvalidInput`` where that would change one, but to a float type."""
     kind = source.dtype.kind
     if not source.size:
         return source.astype(object if datatype == "BYTES" else _numpy_type(datatype))
@@ -334,7 +334,7 @@ def _to_integer(source: Array, name: str, datatype: str) -> Array:
 
 
 def encode_json(array: Array, *, null: bool = False) -> bytes:
-    """The array as JSON: nested lists of its shape, or one value where it has none.
+    """Encode the array as JSON: nested lists of its shape, or one value where it has none.
 
     Integers are exact, floats the shortest text that reads back equal, NaN and Infinity bare tokens, or with ``null``
     null. BYTES elements are strings; where one of them is not UTF-8, each is an object with its base64 text:
@@ -346,8 +346,8 @@ def encode_json(array: Array, *, null: bool = False) -> bytes:
         number = array[()]
         text = orjson.dumps(number, option=_NUMPY) if type(number) in _NUMBERS else _NULL
         return encode_json(array.reshape(1), null=null)[1:-1] if text == _NULL else text
-    plain = array if array.dtype.isnative and array.flags.c_contiguous else _to_json_types(array)
-    text = orjson.dumps(plain, option=_NUMPY)
+    native = array if array.dtype.isnative and array.flags.c_contiguous else _to_json_types(array)
+    text = orjson.dumps(native, option=_NUMPY)
     # orjson writes null for what JSON has no number for; nothing else in an array of numbers or booleans has an "n", and
     # one letter is found in a tenth of the time of four (0.08 of 0.8 ms in 1.6 MB).
     if not null and b"n" in text:
