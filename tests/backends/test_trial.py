@@ -207,7 +207,7 @@ def test_a_configuration_that_says_max_batch_size_is_trusted(tmp_path, load):
     file = write_model(tmp_path / "model.onnx", nodes=MEAN, constants=CONSTANTS)
     model = load(file, size_by_default=False)
     assert model.joining.state is JoiningState.DECLARED
-    assert not model.reader.apart
+    assert not model.reader.runs_alone
 
 
 def test_a_file_without_a_batch_needs_no_trial(tmp_path, load):

@@ -126,7 +126,7 @@ def test_the_file_alone_says_what_its_configuration_says(tmp_path, name, file):
     metadata = backend.load(spec, LoadContext())
     assert metadata.inputs == [TensorSpec("image", "FP32", [-1, 1, 8, 8])]
     assert metadata.outputs == [TensorSpec("scores", "FP32", [-1, 10])]
-    assert (backend.reader.joins, backend.reader.limit) == (True, spec.batching.max_batch_size)
+    assert (backend.reader.can_batch, backend.reader.limit) == (True, spec.batching.max_batch_size)
     assert scores(backend, pixels(SAMPLES[3])).argmax() == 3
     backend.close()
 

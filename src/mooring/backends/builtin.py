@@ -134,8 +134,8 @@ BUILTINS: Mapping[str, Builtin] = {
 class BuiltinBackend(TensorBackend):
     """Runs one of the builtins, the one that ``spec.entry`` names."""
 
-    joins: ClassVar[bool] = False
-    plain: ClassVar[bool] = False
+    can_batch: ClassVar[bool] = False
+    standard_outputs: ClassVar[bool] = False
 
     _builtin: Builtin
 

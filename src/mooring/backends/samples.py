@@ -63,7 +63,7 @@ class Reader:
     to inputs, or to instances. Instances are rows: those of one shape make one sample, others one each. A sample whose
     first dimension is a batch says how many ``rows`` it has, and may be joined with others along it.
 
-    ``joins`` False: the model gets one request, or one row, at a time. So it is with ``apart``, too, although its
+    ``can_batch`` False: the model gets one request, or one row, at a time. So it is with ``runs_alone``, too, although its
     inputs have a batch dimension: whether a row's answer depends on the rows beside it is not known
     (docs/decisions/0034-when-requests-are-joined.md). ``unbatched_outputs`` are the outputs whose first dimension is
     known to be no batch. ``constants`` are inputs without a batch dimension that a request may leave out; one that
@@ -73,8 +73,8 @@ class Reader:
     signature: Signature
     batch: BatchMode
     limit: int
-    joins: bool = True
-    apart: bool = False
+    can_batch: bool = True
+    runs_alone: bool = False
     unbatched_outputs: frozenset[str] = frozenset()
     constants: frozenset[str] = frozenset()
     one_row: bool = False
@@ -124,7 +124,7 @@ class Reader:
         """Make one sample of one request's tensors."""
         self._check_names(arrays)
         sample = Sample(0, arrays)
-        if self.batch is STACK and self.joins:
+        if self.batch is STACK and self.can_batch:
             self._check_arrays(arrays)
             return self._make_row(self._add_batch_dimension(arrays), batch_added=True)
         if self._lacks_batch_dimension(arrays):
@@ -132,7 +132,7 @@ class Reader:
         self._check_arrays(sample.arrays)
         if self.one_row:
             self._check_one_row(sample.arrays)
-        if self.joins and self.limit > 1 and not self._stands_apart(arrays):
+        if self.can_batch and self.limit > 1 and not self._must_run_alone(arrays):
             sample.rows = self._common_rows(sample.arrays)
         return sample
 
@@ -143,9 +143,9 @@ class Reader:
                     f"inference request batch-size must be <= 1, and is {array.shape[0]}; send one row in a request"
                 )
 
-    def _stands_apart(self, arrays: Arrays) -> bool:
+    def _must_run_alone(self, arrays: Arrays) -> bool:
         """Whether these arrays may share no call with others."""
-        return self.apart or not self.constants.isdisjoint(arrays)
+        return self.runs_alone or not self.constants.isdisjoint(arrays)
 
     def _add_batch_dimension(self, arrays: Arrays) -> Arrays:
         """Return the arrays with a batch dimension of 1; those that have none in the model are left as they are."""
@@ -173,7 +173,7 @@ class Reader:
     def _read_rows(self, instances: Instances) -> list[Sample]:
         """Return the samples of instances. Each instance is a row; rows of one shape make one sample."""
         signature = self.signature
-        if self.joins and len(instances) and signature.lone and not isinstance(instances[0], dict):
+        if self.can_batch and len(instances) and signature.lone and not isinstance(instances[0], dict):
             try:
                 arrays = decode_inputs(
                     instances if isinstance(instances, np.ndarray) else list(instances), signature
@@ -182,7 +182,7 @@ class Reader:
                 pass  # perhaps they only differ in shape; if not, the faulty one is named below
             else:
                 self._check_rows(arrays)
-                if not self.apart:
+                if not self.runs_alone:
                     return [Sample(0, arrays, len(instances))]
                 rows = range(len(instances))
                 return [
@@ -200,7 +200,7 @@ class Reader:
         return samples
 
     def _read_row(self, arrays: Arrays) -> Sample:
-        if not self.joins or not arrays:  # without inputs there is nothing to be joined along
+        if not self.can_batch or not arrays:  # without inputs there is nothing to be joined along
             return self._make_sample(arrays)
         self._check_names(arrays)
         rows = self._add_batch_dimension(arrays)
@@ -209,7 +209,7 @@ class Reader:
 
     def _make_row(self, arrays: Arrays, *, batch_added: bool = False) -> Sample:
         """Return a sample of one row, which may be joined with others unless it must run alone."""
-        if self._stands_apart(arrays):
+        if self._must_run_alone(arrays):
             return Sample(0, arrays, 0, batch_added=True)
         return Sample(0, arrays, 1, batch_added=batch_added)
 

@@ -21,7 +21,7 @@ from mooring.repository.spec import ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class ResolvedSignature:
-    """The tensors as clients see them; with ``BatchMode.STACK`` of one sample. ``limit`` 1 and ``joins`` False: no batching.
+    """The tensors as clients see them; with ``BatchMode.STACK`` of one sample. ``limit`` 1 and ``can_batch`` False: no batching.
 
     ``unbatched_outputs`` are the outputs whose first dimension is no batch according to the file. ``constants`` are
     inputs that a request may leave out, which have no batch dimension either.
@@ -31,7 +31,7 @@ class ResolvedSignature:
     outputs: list[TensorSpec]
     batch: BatchMode
     limit: int
-    joins: bool
+    can_batch: bool
     unbatched_outputs: frozenset[str] = frozenset()
     constants: frozenset[str] = frozenset()
 
@@ -49,8 +49,8 @@ class DeclaredBackend(TensorBackend):
             self.reader,
             batch=resolved.batch,
             limit=resolved.limit,
-            joins=resolved.joins,
-            apart=resolved.limit > 1 and spec.batching.size_by_default,
+            can_batch=resolved.can_batch,
+            runs_alone=resolved.limit > 1 and spec.batching.size_by_default,
             unbatched_outputs=resolved.unbatched_outputs,
             constants=resolved.constants,
         )
@@ -59,11 +59,11 @@ class DeclaredBackend(TensorBackend):
 
     def join_requests(self) -> None:
         """Let rows of several requests share calls from now on, and split large requests into several calls."""
-        self.reader = replace(self.reader, apart=False)
+        self.reader = replace(self.reader, runs_alone=False)
         self.clear_layouts()
 
     def _known_joining(self, spec: ModelSpec, resolved: ResolvedSignature) -> Joining:
-        if self.reader.apart:
+        if self.reader.runs_alone:
             reason = "it is tried when two requests come at once"
             return Joining(JoiningState.UNTRIED, reason, stamp_of(model_file(spec)))
         if resolved.limit > 1 or not spec.batching.size_by_default:
@@ -124,14 +124,14 @@ def resolve_signature(
         open_batch = batched and all(each.shape[:1] == [-1] for each in batches)
         limit = max(1, spec.batching.max_batch_size) if open_batch else 1
         return ResolvedSignature(
-            resolved_inputs, resolved_outputs, BatchMode.STACK, limit, joins=True, constants=constants
+            resolved_inputs, resolved_outputs, BatchMode.STACK, limit, can_batch=True, constants=constants
         )
     own_rows = (
         frozenset(unbatched_outputs) & {each.name for each in resolved_outputs}
         if spec.batching.size_by_default
         else frozenset[str]()
     )
-    joins = (
+    can_batch = (
         spec.batching.max_batch_size > 1
         and batched
         and not own_rows
@@ -141,9 +141,9 @@ def resolve_signature(
             strict=spec.batching.size_by_default,
         )
     )
-    limit = spec.batching.max_batch_size if joins else 1
+    limit = spec.batching.max_batch_size if can_batch else 1
     return ResolvedSignature(
-        resolved_inputs, resolved_outputs, BatchMode.CONCAT, limit, joins, own_rows, constants
+        resolved_inputs, resolved_outputs, BatchMode.CONCAT, limit, can_batch, own_rows, constants
     )
 
 

@@ -74,14 +74,16 @@ class TensorBackend(Backend):
     With ``max_batch_size`` 1 a model gets each request's arrays as they were sent and may return any shape; above
     that its inputs and outputs carry the batch in their first dimension. KServe v1 instances always do. A request of
     more rows than ``max_batch_size`` is called in parts, but one of v2 is refused where the configuration says so
-    many. ``joins`` False: no batch, not even for instances.
+    many. ``can_batch`` False: no batch, not even for instances.
     """
 
-    joins: ClassVar[bool] = True
+    # Whether calls may have a batch dimension at all. ``Reader.runs_alone`` is about a model that has one: its calls are
+    # not shared yet, since it is not known whether the rows of a batch affect each other.
+    can_batch: ClassVar[bool] = True
     # Whether the model's code may be given parameters that are lists and objects.
     takes_values: ClassVar[bool] = False
-    # Whether its answers are its outputs, each under its own name.
-    plain: ClassVar[bool] = True
+    # Whether an answer holds the declared outputs and nothing else, so that ``UniformBatches`` may serve the model.
+    standard_outputs: ClassVar[bool] = True
 
     spec: ModelSpec
     reader: Reader
@@ -131,7 +133,7 @@ class TensorBackend(Backend):
         limit = max(1, spec.batching.max_batch_size)
         one_row = spec.batching.batch_dimension is True and limit == 1
         self.reader = Reader(
-            self.input_signature(metadata), spec.batching.mode, limit, self.joins, one_row=one_row
+            self.input_signature(metadata), spec.batching.mode, limit, self.can_batch, one_row=one_row
         )
         self._reshaping = Reshaping(metadata.inputs, metadata.outputs) or None
         self._declared = {output.name: output for output in metadata.outputs if output.datatype}
@@ -146,7 +148,7 @@ class TensorBackend(Backend):
         )
         borrows_type = any(output.datatype in WITHOUT_NUMPY_TYPE for output in metadata.outputs)
         if (
-            self.plain
+            self.standard_outputs
             and not borrows_type
             and not self.controls
             and not self.takes_cancelled
@@ -175,7 +177,7 @@ class TensorBackend(Backend):
         signature = self.reader.signature
         aside = "" if _TARGET in signature.names else _TARGET
         # Attributions are made row by row however many lie together, and of one request at a time all the same.
-        return replace(self.reader, signature=replace(signature, aside=aside), apart=False)
+        return replace(self.reader, signature=replace(signature, aside=aside), runs_alone=False)
 
     def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
         """Answer a batch; see ``Backend.infer``."""
@@ -349,7 +351,7 @@ class BatchRun:
         self._requests = requests
         self._reply = reply
         self._operation = requests[0].operation
-        self._limit = 1 if backend.reader.apart else backend.reader.limit
+        self._limit = 1 if backend.reader.runs_alone else backend.reader.limit
         self._errors: dict[int, MooringError] = {}
         self._samples: list[list[Sample]] = []
         self._rows: list[bool] = []
@@ -396,7 +398,7 @@ class BatchRun:
             except MooringError as error:
                 self._errors[index] = error
                 samples = []
-            if len(samples) > 1 and reader.apart:
+            if len(samples) > 1 and reader.runs_alone:
                 self._backend.missed_joining = True
             self._samples.append(samples)
             self._rows.append(rows)
