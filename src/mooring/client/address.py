@@ -46,7 +46,7 @@ class Address(msgspec.Struct, frozen=True):
 class Trust(msgspec.Struct, frozen=True):
     """Files, all PEM. ``ca``: whom to trust in place of what the machine trusts; ``certificate`` and ``key``: who asks.
 
-    A ``key`` that is not given is in the file of the certificate.
+    Without ``key`` the key is in the file of the certificate.
     """
 
     ca: str = ""
@@ -55,7 +55,7 @@ class Trust(msgspec.Struct, frozen=True):
 
 
 def verification(trust: Trust) -> Any:
-    """What HTTP checks a server's certificate with, and shows it where it asks for one. Raises ``InvalidInput``."""
+    """Return httpx's ``verify``: True, or a context with the trusted roots and the client's certificate. Raises ``InvalidInput``."""
     roots, certificate, _ = identities(trust)
     if roots is None and certificate is None:
         return True
@@ -73,14 +73,14 @@ def verification(trust: Trust) -> Any:
 
 
 def identities(trust: Trust) -> tuple[bytes | None, bytes | None, bytes | None]:
-    """What the files hold, None for those that are not given. Raises ``InvalidInput``."""
+    """Return the contents of ``ca``, ``certificate`` and key, None for those not set. Raises ``InvalidInput``."""
     if trust.key and not trust.certificate:
         raise InvalidInput(f"the key {trust.key} is of use only with its certificate")
     key = trust.key or trust.certificate
-    return _content(trust.ca), _content(trust.certificate), _content(key)
+    return _read_file(trust.ca), _read_file(trust.certificate), _read_file(key)
 
 
-def _content(file: str) -> bytes | None:
+def _read_file(file: str) -> bytes | None:
     try:
         return Path(file).read_bytes() if file else None
     except OSError as error:

@@ -45,26 +45,26 @@ class _AllStatistics(msgspec.Struct):
 
 
 def server_of(document: Document) -> ServerMetadata:
-    """What a server says of itself."""
-    return _read(document, ServerMetadata)
+    """Read a server's metadata."""
+    return _convert(document, ServerMetadata)
 
 
 def metadata_of(document: Document) -> ModelMetadata:
-    """What a loaded model says of itself."""
-    return _read(document, ModelMetadata)
+    """Read a loaded model's metadata."""
+    return _convert(document, ModelMetadata)
 
 
 def index_of(entries: Sequence[Any]) -> list[IndexEntry]:
-    """The repository's index."""
-    return _read(entries, list[IndexEntry])
+    """Read the repository's index."""
+    return _convert(entries, list[IndexEntry])
 
 
 def usage_of(document: Document) -> list[ModelUsage]:
-    """What models have done."""
-    return [_usage(each) for each in _read(document, _AllStatistics).model_stats]
+    """Read the statistics of models."""
+    return [_model_usage(each) for each in _convert(document, _AllStatistics).model_stats]
 
 
-def _usage(statistics: _Statistics) -> ModelUsage:
+def _model_usage(statistics: _Statistics) -> ModelUsage:
     times = statistics.inference_stats
     return ModelUsage(
         name=statistics.name,
@@ -80,7 +80,7 @@ def _usage(statistics: _Statistics) -> ModelUsage:
     )
 
 
-def _read(document: Any, kind: type[T]) -> T:
+def _convert(document: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(document, kind, strict=False)
     except msgspec.ValidationError as error:

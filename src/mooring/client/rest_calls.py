@@ -41,7 +41,7 @@ class Call(msgspec.Struct):
 
 
 def model_path(model: str, version: str = "", rest: str = "") -> str:
-    """The path of a model, or of one of its versions. A name's slashes stay, as all clients of the protocol have it."""
+    """Return the path of a model, or of one of its versions. A name's slashes stay, as all clients of the protocol have it."""
     versions = f"/versions/{quote(version, safe='')}" if version else ""
     return f"/v2/models/{quote(model)}{versions}{rest}"
 
@@ -111,11 +111,13 @@ def error_of(
     kind = _KINDS.get(status, errors.InvalidInput if status < 500 else errors.ModelFailed)
     if status == 503 and "retry-after" in headers:
         kind = errors.QueueFull
-    return kind(_text(body) or f"the server answered {status}", model=model, version=version, code=status)
+    return kind(
+        _error_text(body) or f"the server answered {status}", model=model, version=version, code=status
+    )
 
 
-def _text(body: bytes) -> str:
-    """The reason in an error's body: ``error``, or ``message`` as TorchServe has it, or whatever there is."""
+def _error_text(body: bytes) -> str:
+    """Return the reason in an error's body: ``error``, or ``message`` as TorchServe has it, or whatever there is."""
     try:
         document = msgspec.json.decode(body)
     except msgspec.DecodeError:
@@ -126,7 +128,7 @@ def _text(body: bytes) -> str:
 
 
 def event_of(line: str, *, model: str, version: str) -> InferenceResponse | None:
-    """The piece of an answer in a line of a stream of events, None where the line holds none. Raises ``MooringError``."""
+    """Decode the piece of an answer in a line of a stream of events; None where the line holds none. Raises ``MooringError``."""
     if not line.startswith("data:"):
         return None
     data = line[5:].strip().encode()

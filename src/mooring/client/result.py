@@ -15,7 +15,7 @@ Input = Tensor | npt.ArrayLike
 
 
 class Result(dict[str, Array]):
-    """The outputs of an answer by name; what else the server said of it is in the attributes.
+    """The outputs of an answer by name; the rest of what the server sent is in the attributes.
 
     Arrays are views of the bytes that came, and so cannot be written to; BYTES come as ``object`` arrays of bytes,
     BF16 as float32. ``version`` is the one that answered.
@@ -65,13 +65,13 @@ def request_of(
         model,
         version,
         request_id,
-        [_tensor(name, value) for name, value in inputs.items()],
+        [_make_tensor(name, value) for name, value in inputs.items()],
         parameters=dict(parameters) if parameters else None,
         outputs=[RequestedOutput(name) for name in outputs] or None,
     )
 
 
-def _tensor(name: str, value: Input) -> Tensor:
+def _make_tensor(name: str, value: Input) -> Tensor:
     if isinstance(value, Tensor):
         return msgspec.structs.replace(value, name=name)
     array: Any = value if isinstance(value, np.ndarray) else np.asarray(value)

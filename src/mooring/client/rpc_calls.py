@@ -48,7 +48,7 @@ _BROKEN = (
 
 
 def error_of(error: Any, *, model: str = "", version: str = "") -> MooringError:
-    """What an RPC's failure means."""
+    """Build the error that an RPC's failure means."""
     kind, text = _KINDS.get(error.code(), errors.ModelFailed), error.details() or error.code().name.lower()
     if kind is errors.ModelNotReady and any(word in text.lower() for word in _BROKEN):
         return errors.ServerUnreachable(f"the server cannot be reached: {text}")
@@ -56,12 +56,12 @@ def error_of(error: Any, *, model: str = "", version: str = "") -> MooringError:
 
 
 def document_of(message: Message) -> dict[str, Any]:
-    """A message as the JSON that REST answers in its place."""
+    """Return a message as the JSON that REST answers in its place."""
     return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
 def piece_of(message: bytes, *, model: str, version: str) -> InferenceResponse:
-    """One message of a stream of answers. Raises ``ModelFailed`` where it says what went wrong."""
+    """Decode one message of a stream of answers. Raises ``ModelFailed`` for one with an error."""
     text, answer = b"", b""
     try:
         for tag, start, end in read_fields(message, 0, len(message)):

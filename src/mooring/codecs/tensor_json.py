@@ -125,7 +125,7 @@ def _decode_large(document: bytes | memoryview) -> Any:
         if not isinstance(root, simdjson.Array | simdjson.Object):
             raise _Irregular
         lists = [0]
-        value = _convert(root, _MAX_OBJECTS, lists)
+        value = _convert_node(root, _MAX_OBJECTS, lists)
     except (
         ValueError,
         TypeError,
@@ -152,7 +152,7 @@ def _count_brackets(text: Array, expected: int) -> int:
     return count
 
 
-def _convert(node: Any, depth: int, lists: list[int]) -> Any:
+def _convert_node(node: Any, depth: int, lists: list[int]) -> Any:
     if isinstance(node, simdjson.Object):
         keys = list(node)
         # A look-up walks the object, and finds the first of two equal keys where orjson keeps the last; of a key with
@@ -160,7 +160,7 @@ def _convert(node: Any, depth: int, lists: list[int]) -> Any:
         if not depth or len(keys) > _MAX_KEYS or len(set(keys)) != len(keys) or "\0" in "".join(keys):
             raise _Irregular
         # Not items(): that makes Python lists of every value.
-        return {key: _convert(node[key], depth - 1, lists) for key in keys}
+        return {key: _convert_node(node[key], depth - 1, lists) for key in keys}
     if not isinstance(node, simdjson.Array):
         return node
     if len(node) == 0:
@@ -173,7 +173,7 @@ def _convert(node: Any, depth: int, lists: list[int]) -> Any:
     children = list(node)
     if set(map(type, children)) != {simdjson.Object}:
         raise _Irregular
-    return [_convert(child, depth, lists) for child in children]
+    return [_convert_node(child, depth, lists) for child in children]
 
 
 def _numbers_to_array(node: Any, lists: list[int]) -> Array:
@@ -360,7 +360,7 @@ def _to_json_types(array: Array) -> Array:
 
 
 def encode_each_row(array: Array, rows: int, *, null: bool = False) -> list[bytes]:
-    """Each of the array's first ``rows`` elements along its first dimension as ``encode_json`` has it.
+    """Encode the first ``rows`` elements of the first dimension, each as ``encode_json`` does.
 
     Where one text of the array is not UTF-8, those of all its rows are objects with base64.
     """
@@ -372,7 +372,7 @@ def encode_each_row(array: Array, rows: int, *, null: bool = False) -> list[byte
 
 
 def _texts_to_json(array: Array) -> Any:
-    """The elements of BYTES as JSON has them, in nested lists of the array's shape."""
+    """Return the elements of BYTES as orjson takes them, in nested lists of the array's shape."""
     elements = array.ravel().tolist()
     try:
         flat: list[Any] = [each.decode() if isinstance(each, bytes) else str(each) for each in elements]
@@ -386,7 +386,7 @@ def _texts_to_json(array: Array) -> Any:
 
 
 def decode_utf8_texts(elements: Iterable[bytes]) -> list[str] | None:
-    """The elements as strings; None where one of them is not UTF-8."""
+    """Return the elements as strings; None where one of them is not UTF-8."""
     try:
         return [element.decode() for element in elements]
     except UnicodeDecodeError:
@@ -394,7 +394,7 @@ def decode_utf8_texts(elements: Iterable[bytes]) -> list[str] | None:
 
 
 def encode_base64_texts(elements: Iterable[Any]) -> list[str]:
-    """The elements as base64, each of them."""
+    """Return the base64 of each element."""
     return [
         base64.b64encode(each if isinstance(each, bytes) else str(each).encode()).decode()
         for each in elements

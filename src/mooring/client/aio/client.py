@@ -59,8 +59,8 @@ class AsyncClient:
     one file that holds both; all are PEM. Over REST tensors travel in binary
     unless ``binary`` is off; over gRPC they always do.
 
-    What a server refuses is raised as a ``MooringError`` of the kind that its protocol lets tell; a server that cannot
-    be asked is ``ServerUnreachable``. Use it as a context manager, or ``close`` it.
+    A refusal is raised as the ``MooringError`` that the protocol's status stands for; a server that cannot be reached
+    raises ``ServerUnreachable``. Use the client as a context manager, or ``close`` it.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class AsyncClient:
     ) -> None:
         sent = dict(headers or {}) | ({"authorization": f"Bearer {token}"} if token else {})
         trust = Trust(ca, certificate, key)
-        self._transport = _transport(Address.of(url), timeout, sent, trust, binary)
+        self._transport = _make_transport(Address.of(url), timeout, sent, trust, binary)
 
     async def __aenter__(self) -> Self:
         return self
@@ -137,23 +137,23 @@ class AsyncClient:
         return await self._transport.ready(model, version)
 
     async def server(self) -> ServerMetadata:
-        """What the server says of itself."""
+        """Return the server's name, version and extensions."""
         return await self._transport.server()
 
     async def metadata(self, model: str, version: str = "") -> ModelMetadata:
-        """What a loaded model says of itself: its inputs and outputs, its versions."""
+        """Return the inputs, outputs and versions of a loaded model."""
         return await self._transport.metadata(model, version)
 
     async def config(self, model: str, version: str = "") -> Mapping[str, Any]:
-        """What a model was loaded with, in the words of Triton's model configuration."""
+        """Return a model's configuration, as Triton's model configuration in JSON."""
         return await self._transport.config(model, version)
 
     async def usage(self, model: str = "", version: str = "") -> list[ModelUsage]:
-        """What one version has done, all of a model's, or all there are."""
+        """Return the statistics of one version, of all versions of a model, or of all models."""
         return await self._transport.usage(model, version)
 
     async def models(self) -> list[IndexEntry]:
-        """Every model of the server's repository, loaded or not."""
+        """List every model of the server's repository, loaded or not."""
         return await self._transport.index()
 
     async def load(
@@ -176,7 +176,7 @@ class AsyncClient:
         await self._transport.unload(model, dependents, timeout)
 
 
-def _transport(
+def _make_transport(
     address: Address, timeout: float, headers: Mapping[str, str], trust: Trust, binary: bool
 ) -> AsyncTransport:
     # Each is imported only where it is used: httpx and gRPC take a tenth of a second each.

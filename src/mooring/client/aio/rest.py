@@ -67,7 +67,7 @@ class AsyncRest:
                     if piece is not None:
                         yield piece
         except httpx.HTTPError as error:
-            raise _unreachable(error) from error
+            raise _connection_error(error) from error
 
     async def live(self) -> bool:
         """Whether the server runs."""
@@ -81,29 +81,29 @@ class AsyncRest:
 
     async def server(self) -> ServerMetadata:
         """Return the server's name, version and extensions."""
-        return server_of(await self._document("GET", "/v2"))
+        return server_of(await self._get_document("GET", "/v2"))
 
     async def metadata(self, model: str, version: str) -> ModelMetadata:
         """Return a model's inputs, outputs and versions."""
         return metadata_of(
-            await self._document("GET", model_path(model, version), model=model, version=version)
+            await self._get_document("GET", model_path(model, version), model=model, version=version)
         )
 
     async def config(self, model: str, version: str) -> Mapping[str, Any]:
         """Return the configuration that a model was loaded with."""
-        return await self._document(
+        return await self._get_document(
             "GET", model_path(model, version, "/config"), model=model, version=version
         )
 
     async def usage(self, model: str, version: str) -> list[ModelUsage]:
         """Return the statistics of one model, or of all models when ``model`` is empty."""
         path = model_path(model, version, "/stats") if model else "/v2/models/stats"
-        return usage_of(await self._document("GET", path, model=model, version=version))
+        return usage_of(await self._get_document("GET", path, model=model, version=version))
 
     async def index(self) -> list[IndexEntry]:
         """List every model in the repository."""
         answer = await self._request(Call("POST", "/v2/repository/index"))
-        return index_of(_json(answer.content))
+        return index_of(_decode_json(answer.content))
 
     async def load(
         self,
@@ -127,17 +127,17 @@ class AsyncRest:
         try:
             answer = await self._http.get(path)
         except httpx.HTTPError as error:
-            raise _unreachable(error) from error
+            raise _connection_error(error) from error
         # 404 is a fault of the caller; servers say not ready with 400 or 503.
         if answer.status_code in (401, 403, 404):
             raise error_of(answer.status_code, answer.headers, answer.content, model=model, version=version)
         return answer.status_code == 200
 
-    async def _document(
+    async def _get_document(
         self, method: str, path: str, *, model: str = "", version: str = ""
     ) -> dict[str, Any]:
         answer = await self._request(Call(method, path), model=model, version=version)
-        document = _json(answer.content)
+        document = _decode_json(answer.content)
         if not isinstance(document, dict):
             raise InvalidOutput(f"the server answered {path} with something other than an object")
         return document
@@ -154,7 +154,7 @@ class AsyncRest:
                 timeout=_timeout_or_default(timeout),
             )
         except httpx.HTTPError as error:
-            raise _unreachable(error) from error
+            raise _connection_error(error) from error
         if answer.status_code != 200:
             raise error_of(answer.status_code, answer.headers, answer.content, model=model, version=version)
         return answer
@@ -169,7 +169,7 @@ def _timeout_or_default(timeout: float | None) -> Any:
     return httpx.USE_CLIENT_DEFAULT if timeout is None else timeout
 
 
-def _unreachable(error: httpx.HTTPError) -> MooringError:
+def _connection_error(error: httpx.HTTPError) -> MooringError:
     if isinstance(error, httpx.TimeoutException):
         return DeadlineExceeded(f"the server did not answer in time: {type(error).__name__}")
     return ServerUnreachable(f"the server cannot be reached: {error or type(error).__name__}")
@@ -180,7 +180,7 @@ def _strip_event_prefix(body: bytes) -> bytes:
     return body.strip().removeprefix(b"data:").strip()
 
 
-def _json(body: bytes) -> Any:
+def _decode_json(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
     except msgspec.DecodeError as error:

@@ -60,8 +60,8 @@ class Client:
     one file that holds both; all are PEM. Over REST tensors travel in binary
     unless ``binary`` is off; over gRPC they always do.
 
-    What a server refuses is raised as a ``MooringError`` of the kind that its protocol lets tell; a server that cannot
-    be asked is ``ServerUnreachable``. Use it as a context manager, or ``close`` it.
+    A refusal is raised as the ``MooringError`` that the protocol's status stands for; a server that cannot be reached
+    raises ``ServerUnreachable``. Use the client as a context manager, or ``close`` it.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Client:
     ) -> None:
         sent = dict(headers or {}) | ({"authorization": f"Bearer {token}"} if token else {})
         trust = Trust(ca, certificate, key)
-        self._transport = _transport(Address.of(url), timeout, sent, trust, binary)
+        self._transport = _make_transport(Address.of(url), timeout, sent, trust, binary)
 
     def __enter__(self) -> Self:
         return self
@@ -138,23 +138,23 @@ class Client:
         return self._transport.ready(model, version)
 
     def server(self) -> ServerMetadata:
-        """What the server says of itself."""
+        """Return the server's name, version and extensions."""
         return self._transport.server()
 
     def metadata(self, model: str, version: str = "") -> ModelMetadata:
-        """What a loaded model says of itself: its inputs and outputs, its versions."""
+        """Return the inputs, outputs and versions of a loaded model."""
         return self._transport.metadata(model, version)
 
     def config(self, model: str, version: str = "") -> Mapping[str, Any]:
-        """What a model was loaded with, in the words of Triton's model configuration."""
+        """Return a model's configuration, as Triton's model configuration in JSON."""
         return self._transport.config(model, version)
 
     def usage(self, model: str = "", version: str = "") -> list[ModelUsage]:
-        """What one version has done, all of a model's, or all there are."""
+        """Return the statistics of one version, of all versions of a model, or of all models."""
         return self._transport.usage(model, version)
 
     def models(self) -> list[IndexEntry]:
-        """Every model of the server's repository, loaded or not."""
+        """List every model of the server's repository, loaded or not."""
         return self._transport.index()
 
     def load(
@@ -177,7 +177,7 @@ class Client:
         self._transport.unload(model, dependents, timeout)
 
 
-def _transport(
+def _make_transport(
     address: Address, timeout: float, headers: Mapping[str, str], trust: Trust, binary: bool
 ) -> Transport:
     # Each is imported only where it is used: httpx and gRPC take a tenth of a second each.

@@ -113,7 +113,7 @@ class Rpc:
         timeout: float | None,
     ) -> None:
         """Load a model of the repository."""
-        fields = {name: _parameter(value) for name, value in load_parameters(config, parameters)}
+        fields = {name: _encode_parameter(value) for name, value in load_parameters(config, parameters)}
         for name, data in (files or {}).items():
             fields[f"file:{name}"] = messages.ModelRepositoryParameter(bytes_param=data)
         self._call("RepositoryModelLoad", timeout, model_name=model, parameters=fields)
@@ -138,7 +138,7 @@ class Rpc:
             raise error_of(error, model=model, version=fields.get("version", "")) from None
 
 
-def _parameter(value: Parameter) -> messages.ModelRepositoryParameter:
+def _encode_parameter(value: Parameter) -> messages.ModelRepositoryParameter:
     if isinstance(value, bool):
         return messages.ModelRepositoryParameter(bool_param=value)
     if isinstance(value, int):

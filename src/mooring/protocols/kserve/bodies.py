@@ -67,7 +67,7 @@ class Bodies:
         head += header_lines([("Content-Encoding", coding), ("Vary", "Accept-Encoding")])
         if size <= LARGE:
             body = deflate(map(view_of, pieces), coding)
-            _release(pieces)
+            _release_pieces(pieces)
             exchange.respond(status, body, head, reason=reason)
             return
 
@@ -75,13 +75,13 @@ class Bodies:
             try:
                 body = await asyncio.to_thread(lambda: deflate(map(view_of, pieces), coding))
             finally:
-                _release(pieces)
+                _release_pieces(pieces)
             exchange.respond(status, body, head, reason=reason)
 
         self._answer_tasks.start(exchange, work(), self.refuser(exchange, Target()))
 
 
-def _release(pieces: Sequence[Payload]) -> None:
+def _release_pieces(pieces: Sequence[Payload]) -> None:
     for piece in pieces:
         if isinstance(piece, Buffer):
             piece.release()

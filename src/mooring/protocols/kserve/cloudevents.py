@@ -63,7 +63,7 @@ def is_structured(exchange: Exchange) -> bool:
 def data_of(exchange: Exchange) -> Payload:
     """Return the data of an event, for the caller to release. Raises ``InvalidInput`` for an event that lacks something."""
     if is_structured(exchange):
-        return _unwrap(exchange.take_body())
+        return _unwrap_event(exchange.take_body())
     attributes = {
         name: exchange.fields.get(f"ce-{name}".encode(), b"").decode("latin-1") for name in _REQUIRED
     }
@@ -71,7 +71,7 @@ def data_of(exchange: Exchange) -> Payload:
     return exchange.take_body()
 
 
-def _unwrap(body: Payload) -> Payload:
+def _unwrap_event(body: Payload) -> Payload:
     try:
         envelope = _envelope.decode(view_of(body))
         data = bytes(envelope.data)
@@ -100,16 +100,18 @@ def _check_attributes(version: str, attributes: dict[str, str]) -> None:
 
 def answer_lines(model: str, request_id: str) -> bytes:
     """Return the attributes of an answer in binary mode, as header lines."""
-    return header_lines([(f"ce-{name}", value) for name, value in _attributes(model, request_id).items()])
+    return header_lines(
+        [(f"ce-{name}", value) for name, value in _make_attributes(model, request_id).items()]
+    )
 
 
 def wrap(data: bytes, model: str, request_id: str) -> bytes:
     """Wrap an answer as an event in structured mode; ``data`` is JSON."""
-    event: dict[str, Any] = {**_attributes(model, request_id), "datacontenttype": "application/json"}
+    event: dict[str, Any] = {**_make_attributes(model, request_id), "datacontenttype": "application/json"}
     return orjson.dumps({**event, "data": orjson.Fragment(data)})
 
 
-def _attributes(model: str, request_id: str) -> dict[str, str]:
+def _make_attributes(model: str, request_id: str) -> dict[str, str]:
     return {
         "specversion": "1.0",
         "id": request_id,

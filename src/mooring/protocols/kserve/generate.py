@@ -131,11 +131,11 @@ class StreamAnswer(V2Answer, eq=False):
     _writer: _AnswerWriter
 
     def _send_whole(self, outcome: InferenceResponse) -> None:
-        self._begin(200)
+        self._send_head(200)
         self._exchange.finish(_encode_event(self._writer.document(outcome)) if outcome.outputs else b"")
 
     def _send_piece(self, outcome: InferenceResponse) -> None:
-        self._begin(200)
+        self._send_head(200)
         if outcome.outputs:
             self._exchange.send(_encode_event(self._writer.document(outcome)))
         if outcome.final:
@@ -147,10 +147,10 @@ class StreamAnswer(V2Answer, eq=False):
             return
         self._mark_over()
         refusal = self._refusal_for(error)
-        self._begin(refusal.status)
+        self._send_head(refusal.status)
         self._exchange.finish(_encode_event(orjson.dumps({"error": refusal.message})))
 
-    def _begin(self, status: int) -> None:
+    def _send_head(self, status: int) -> None:
         if not self._started:
             self._started = True
             self._responses.counter.count(status)

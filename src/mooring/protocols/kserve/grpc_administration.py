@@ -68,7 +68,7 @@ class GrpcRepository:
         model = _model_name(request)
         config, files, parameters = None, {}, {}
         for name, parameter in request.parameters.items():
-            value = _value(parameter)
+            value = _parameter_value(parameter)
             if name == "config":
                 config = parse_config(value)
             elif name.startswith(_FILE) and isinstance(value, bytes):
@@ -209,7 +209,7 @@ def _model_name(request: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloa
     return request.model_name or request.repository_name
 
 
-def _value(parameter: pb.ModelRepositoryParameter) -> Parameter | bytes | None:
+def _parameter_value(parameter: pb.ModelRepositoryParameter) -> Parameter | bytes | None:
     chosen = parameter.WhichOneof("parameter_choice")
     if chosen is None:
         return None

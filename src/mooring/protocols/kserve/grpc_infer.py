@@ -368,7 +368,7 @@ class _StreamedRequest:
             decoded = inference.read_or_keep(message, call)
             if isinstance(decoded, bytes):
                 assert inference.relay is not None
-                self._ticket = inference.relay(call, decoded, self._stream.send, self._relayed)
+                self._ticket = inference.relay(call, decoded, self._stream.send, self._end_relayed)
                 return
             self._decoded = decoded
             self._ticket = inference.service.submit(self._decoded.request, self.done)
@@ -392,24 +392,24 @@ class _StreamedRequest:
             if isinstance(outcome, MooringError):
                 self._refuse(outcome)
             else:
-                self._answer(outcome)
+                self._send_answer(outcome)
         except MooringError as error:
             self._refuse(error)
         except Exception as error:  # the protocol edge: an engine has no use for our faults
             self._report_fault(error)
 
-    def _relayed(self, status: Status, text: str) -> None:
+    def _end_relayed(self, status: Status, text: str) -> None:
         """End with the status of the first process, which has sent its messages."""
         if self._over:
             return
         if status is Status.OK:
             self._end()
         else:
-            self._fail(text)
+            self._send_failure(text)
 
-    def _answer(self, outcome: InferenceResponse) -> None:
+    def _send_answer(self, outcome: InferenceResponse) -> None:
         final = outcome.final
-        # The end of an answer that was all sent, or that has no response, is only for those who asked to hear of it.
+        # An empty final response is only for clients that requested it.
         if outcome.outputs or not final or self._decoded.empty_final:
             self._stream.send(self._stream.inference.write_piece(self._decoded, outcome))
         if final:
@@ -417,7 +417,7 @@ class _StreamedRequest:
 
     def _refuse(self, error: MooringError) -> None:
         _, text = describe_error(error, self._decoded.target, self._stream.inference.dialect)
-        self._fail(text)
+        self._send_failure(text)
 
     def _report_fault(self, error: Exception) -> None:
         log.error(
@@ -426,9 +426,9 @@ class _StreamedRequest:
             model=self._decoded.request.model,
             request=self._decoded.request.id,
         )
-        self._fail(internal_error_text(error))
+        self._send_failure(internal_error_text(error))
 
-    def _fail(self, text: str) -> None:
+    def _send_failure(self, text: str) -> None:
         failure = InferenceResponse(
             [], {_FINAL: True}, model=self._decoded.request.model, id=self._decoded.id
         )

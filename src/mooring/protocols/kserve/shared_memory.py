@@ -123,9 +123,9 @@ class SharedMemory:
             place = tensor.parameters
             if place and _NAME in place:
                 assert type(tensor) is Tensor  # a worker writes no JSON of what goes to shared memory
-                self._write(tensor, place)
+                self._write_tensor(tensor, place)
 
-    def _write(self, tensor: Tensor, place: Mapping[str, Parameter]) -> None:
+    def _write_tensor(self, tensor: Tensor, place: Mapping[str, Parameter]) -> None:
         data = view_of(raw_of(tensor))
         offset, room = place.get(_OFFSET, 0), place.get(_SIZE, -1)
         if type(offset) is not int or type(room) is not int or offset < 0 or room < 0:

@@ -98,12 +98,17 @@ def config_document(config: ModelConfig) -> dict[str, Any]:
         "version_policy": _version_policy(config.version_policy),
         "max_batch_size": config.max_batch_size if batched else 0,
         "input": [
-            {"format": "FORMAT_NONE", **_declared_entry(declared, "input", spec), **_tensor(spec, batched)}
+            {
+                "format": "FORMAT_NONE",
+                **_declared_entry(declared, "input", spec),
+                **_tensor_document(spec, batched),
+            }
             | ({"optional": True} if spec.optional else {})
             for spec in config.inputs
         ],
         "output": [
-            {**_declared_entry(declared, "output", spec), **_tensor(spec, batched)} for spec in config.outputs
+            {**_declared_entry(declared, "output", spec), **_tensor_document(spec, batched)}
+            for spec in config.outputs
         ],
         "instance_group": _instance_groups(config),
         "parameters": {
@@ -161,13 +166,13 @@ def _sequence_batching(sequences: SequenceDescription) -> dict[str, Any]:
         "oldest": {"max_candidate_sequences": sequences.most},
         "max_sequence_idle_microseconds": round(sequences.max_idle * 1e6),
         "control_input": [
-            {"name": name, "control": [_control(kind, datatype)]}
+            {"name": name, "control": [_control_document(kind, datatype)]}
             for name, kind, datatype in sequences.controls
         ],
     }
 
 
-def _control(kind: str, datatype: str) -> dict[str, Any]:
+def _control_document(kind: str, datatype: str) -> dict[str, Any]:
     if kind == "ID":
         return {
             "kind": "CONTROL_SEQUENCE_CORRID",
@@ -177,7 +182,7 @@ def _control(kind: str, datatype: str) -> dict[str, Any]:
     return {"kind": f"CONTROL_SEQUENCE_{kind}", key: values}
 
 
-def _tensor(spec: TensorSpec, batched: bool) -> dict[str, Any]:
+def _tensor_document(spec: TensorSpec, batched: bool) -> dict[str, Any]:
     datatype = "STRING" if spec.datatype == "BYTES" else spec.datatype
     # An input with a default has no batch dimension where its file gives it none.
     first = 1 if batched and not (spec.optional and spec.shape[:1] != [-1]) else 0
@@ -191,10 +196,10 @@ def _parameter_text(value: object) -> str:
 
 def usage_document(usages: Sequence[ModelUsage]) -> dict[str, Any]:
     """Return statistics as Triton's clients read them."""
-    return {"model_stats": [_usage(usage) for usage in usages]}
+    return {"model_stats": [_model_statistics(usage) for usage in usages]}
 
 
-def _usage(usage: ModelUsage) -> dict[str, Any]:
+def _model_statistics(usage: ModelUsage) -> dict[str, Any]:
     return {
         "name": usage.name,
         "version": usage.version,
@@ -202,9 +207,9 @@ def _usage(usage: ModelUsage) -> dict[str, Any]:
         "inference_count": usage.inferences,
         "execution_count": usage.executions,
         "inference_stats": {
-            "success": _duration(usage.success),
-            "fail": _duration(usage.fail),
-            "queue": _duration(usage.queue),
+            "success": _duration_document(usage.success),
+            "fail": _duration_document(usage.fail),
+            "queue": _duration_document(usage.queue),
             **_compute_times(usage.infer),
             "cache_hit": _NEVER,
             "cache_miss": _NEVER,
@@ -220,8 +225,8 @@ def _usage(usage: ModelUsage) -> dict[str, Any]:
 def _compute_times(infer: Duration) -> dict[str, Any]:
     # Joining and splitting a batch is part of the model's call here; it is not measured by itself.
     nothing = {"count": infer.count, "ns": 0}
-    return {"compute_input": nothing, "compute_infer": _duration(infer), "compute_output": nothing}
+    return {"compute_input": nothing, "compute_infer": _duration_document(infer), "compute_output": nothing}
 
 
-def _duration(duration: Duration) -> dict[str, int]:
+def _duration_document(duration: Duration) -> dict[str, int]:
     return {"count": duration.count, "ns": duration.ns}

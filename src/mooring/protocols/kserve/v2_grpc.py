@@ -80,12 +80,12 @@ class KServeV2Grpc:
             name=metadata.name,
             versions=metadata.versions,
             platform=metadata.platform,
-            inputs=map(_tensor, metadata.inputs),
-            outputs=map(_tensor, metadata.outputs),
+            inputs=map(_tensor_metadata, metadata.inputs),
+            outputs=map(_tensor_metadata, metadata.outputs),
         )
 
 
-def _tensor(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
+def _tensor_metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
     return pb.ModelMetadataResponse.TensorMetadata(
         name=spec.name,
         datatype=spec.datatype,
