@@ -348,7 +348,7 @@ async def test_somebody_who_wants_workers_need_not_wait_for_the_files_to_change(
 
 async def test_workers_of_many_models_are_started_a_few_at_a_time(harness, monkeypatch):
     """Those that load do so beside at most as many others as there are turns."""
-    monkeypatch.setattr("mooring.workers.local._LONGEST_TURN", 60.0)
+    monkeypatch.setattr("mooring.workers.local._LONGEST_START", 60.0)
     most = 0
     pools = []
 
@@ -399,7 +399,7 @@ async def test_a_worker_that_cannot_be_started_for_want_of_descriptors_costs_non
         before = psutil.Process().num_fds()
         for _ in range(5):
             with pytest.raises(OSError, match="Too many open files"):
-                await version.pool._spawner.start()
+                await version.pool._spawner.start_worker()
         assert psutil.Process().num_fds() == before
     assert body_of(await harness.ask(b"fine")) == b"fine"
 

@@ -35,7 +35,6 @@ from mooring.protocols.torchserve.management import TorchServeManagement
 from mooring.protocols.torchserve.metrics import TorchServeMetrics
 from mooring.protocols.torchserve.tokens import TokenRenewal
 from mooring.protocols.torchserve.workflows import TorchServeWorkflows
-from mooring.repository.catalog import worker_extensions
 from mooring.tokens import Tokens
 from mooring.web.http1 import App
 
@@ -50,6 +49,7 @@ class Administrative:
     metrics: Metrics
     log_settings: LogSettings
     trace_settings: TraceSettings
+    worker_extensions: Sequence[str] = ()  # of v2: AMD's workers whose library is installed
     tokens: Tokens | None = None
 
 
@@ -129,7 +129,7 @@ def _v2_endpoints(services: Services, shared_memory: SharedMemory | None) -> tup
             v2.extensions.extend(part.extensions)
         if shared_memory is not None:
             v2.extensions.extend(memory.extensions)
-        v2.extensions.extend(worker_extensions())
+        v2.extensions.extend(administrative.worker_extensions)
     cors = services.cors
     socket = InferenceSocket(
         inference, responses, any_origin=cors.any_origin, trusted_origins=cors.named_origins

@@ -39,7 +39,7 @@ from mooring.observability.metrics_file import read_metrics_file
 from mooring.protocols.amd.metrics import AmdMetrics
 from mooring.protocols.dialect import AMD, V2
 from mooring.protocols.kserve.settings import LogSettings, TraceSettings
-from mooring.repository.catalog import Catalog
+from mooring.repository.catalog import Catalog, worker_extensions
 from mooring.repository.snapshot import Kind
 from mooring.repository.spec import ModelSpec
 from mooring.repository.workflows import WorkflowCatalog
@@ -196,6 +196,7 @@ class Server:
             metrics=self._metrics,
             log_settings=LogSettings(control),
             trace_settings=TraceSettings(),
+            worker_extensions=worker_extensions(),
             tokens=self._tokens,
         )
         services = Services(
