@@ -6,6 +6,8 @@ HOST ?= 127.0.0.1
 PORT ?= 8080
 MANAGEMENT_PORT ?= 8081
 METRICS_PORT ?= 8082
+GRPC_PORT ?= 7070
+GRPC_MANAGEMENT_PORT ?= 7071
 # Passed to pytest, as in: make test ARGS="tests/engine -x"
 ARGS ?=
 UNIT := $(addprefix tests/,config core engine frontends ipc observability protocols server web worker_process workers)
@@ -32,7 +34,9 @@ serve: $(INSTALLED) $(DIGITS)
 	$(BIN)/mooring serve $(DIGITS) \
 		--inference-address http://$(HOST):$(PORT) \
 		--management-address http://127.0.0.1:$(MANAGEMENT_PORT) \
-		--metrics-address http://127.0.0.1:$(METRICS_PORT)
+		--metrics-address http://127.0.0.1:$(METRICS_PORT) \
+		--grpc-address 127.0.0.1:$(GRPC_PORT) \
+		--grpc-management-address 127.0.0.1:$(GRPC_MANAGEMENT_PORT)
 
 test: check $(DIGITS)
 	$(BIN)/pytest -n auto $(ARGS)
