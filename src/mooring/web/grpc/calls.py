@@ -13,7 +13,7 @@ import msgspec
 from mooring.core.buffers import Payload
 from mooring.web.grpc import responses
 from mooring.web.grpc.context import GrpcContext
-from mooring.web.grpc.headers import CallHead, decode_binary_header
+from mooring.web.grpc.headers import CallHead
 from mooring.web.grpc.messages import CompressedMessage, MessageReader
 from mooring.web.grpc.responses import JOIN_LIMIT, MESSAGE_PREFIX
 from mooring.web.grpc.rpc import Rpc, StreamingRpc, UnaryRpc
@@ -86,10 +86,7 @@ class Call(Stream):
 
     def header(self, name: bytes) -> bytes | None:
         """The last value of a name, in lower case; of one that ends in ``-bin`` the bytes that it stands for."""
-        for each, value in reversed(self._head.metadata):
-            if each == name:
-                return decode_binary_header(value) if name.endswith(b"-bin") else value
-        return None
+        return self._head.header(name)
 
     def end(self, status: Status, text: str = "") -> None:
         """End the call, after everything that was written. A second end does nothing."""

@@ -47,6 +47,13 @@ class CallHead(msgspec.Struct, frozen=True):
     request_id: bytes = b""  # the caller's own, of x-request-id
     custom_metadata: tuple[Field, ...] = ()  # without the headers of gRPC and HTTP
 
+    def header(self, name: bytes) -> bytes | None:
+        """The last value of a name, in lower case; of one that ends in ``-bin`` the bytes that it stands for."""
+        for each, value in reversed(self.metadata):
+            if each == name:
+                return decode_binary_header(value) if name.endswith(b"-bin") else value
+        return None
+
 
 def parse_head(fields: list[Field]) -> CallHead:
     """Read the fields of a header block; never raises."""

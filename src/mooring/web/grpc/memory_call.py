@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from mooring.core.buffers import Payload
-from mooring.web.grpc.headers import CallHead, decode_binary_header
+from mooring.web.grpc.headers import CallHead
 from mooring.web.grpc.status import Status
 from mooring.web.http2.hpack import Field
 from mooring.web.http2.streams import Part
@@ -52,10 +52,7 @@ class MemoryCall:
         return self._message or b""
 
     def header(self, name: bytes) -> bytes | None:
-        for each, value in reversed(self._head.metadata):
-            if each == name:
-                return decode_binary_header(value) if name.endswith(b"-bin") else value
-        return None
+        return self._head.header(name)
 
     def take_message(self) -> Payload:
         message, self._message = self.message, None
