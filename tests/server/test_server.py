@@ -44,7 +44,7 @@ class Stage:
         self.refused = ""
         set_clock(monkeypatch, server_module)
         set_clock(monkeypatch, addresses_module)
-        monkeypatch.setattr(Addresses, "_listen", self.listen)
+        monkeypatch.setattr(Addresses, "listen_at", self.listen)
         monkeypatch.setattr(Addresses, "_listen_grpc", self.listen_grpc)
         self.stack = AsyncExitStack()
         config = Config(**{"temporary_folder": tmp_path, **ADDRESSES, **settings})

@@ -53,7 +53,7 @@ class Listener(Protocol):
 class Addresses:
     """The listeners of one server. ``stack`` closes them in reverse order.
 
-    How this works: ``listen`` opens every address but the one for inference, and ``listen_for_inference`` that one, with
+    How this works: ``listen`` opens every address but the one for inference, and ``listen_at`` that one, with
     the frontends that share it: whoever finds the server ready there may use all others at once. ``listening`` are the
     settings with the ports that were found where they say 0.
     """
@@ -91,12 +91,8 @@ class Addresses:
         inference, *others = self.mounts()
         await self._listen_grpc()
         for mount in others:
-            await self._listen(mount)
+            await self.listen_at(mount)
         return inference
-
-    async def listen_for_inference(self, inference: Mount) -> None:
-        """Open the address for inference, and start the frontends. Raises ``OSError``."""
-        await self._listen(inference)
 
     async def drain(self, limit: float) -> None:
         """Accept nothing new, and answer what was accepted; give up after ``limit`` seconds."""
@@ -206,7 +202,8 @@ class Addresses:
         found = {name: structs.replace(address, port=port)}
         self.listening = structs.replace(self.listening, **found)
 
-    async def _listen(self, mount: Mount) -> None:
+    async def listen_at(self, mount: Mount) -> None:
+        """Open an address over HTTP; with the one for inference the frontends are started. Raises ``OSError``."""
         address = mount.address
         endpoints = [*mount.endpoints, *options_endpoints(mount.endpoints, self._services.responses)]
         counted = (

@@ -240,7 +240,7 @@ class Server:
         inference = await self.addresses.listen()
         self._write_metrics()
         self._follow_files()
-        await self.addresses.listen_for_inference(inference)
+        await self.addresses.listen_at(inference)
         # Only a server that has all its addresses writes the key file: it may be that of one that runs already.
         self._log_access_policy()
         self.engine.listening = True
