@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from e2e_kit import PATIENCE, Server, free_ports, frontends, until
+from e2e_kit import PATIENCE, Server, assert_gone, free_ports, frontends, until
 from tritonclient.utils import InferenceServerException, shared_memory
 
 from mooring.codecs.proto import health_pb2
@@ -247,7 +247,7 @@ def test_health_is_told_and_watched_over_every_connection(served):
 
 def test_a_frontend_that_is_killed_takes_only_its_own_calls_with_it(tmp_path):
     started = Started(Server, tmp_path)
-    stop, answered, lost = threading.Event(), Counter(), Counter()
+    stop, gone, answered, lost = threading.Event(), threading.Event(), Counter(), Counter()
 
     def ask(number):
         channel = grpc.insecure_channel(started.target, [("grpc.use_local_subchannel_pool", 1)])
@@ -263,6 +263,8 @@ def test_a_frontend_that_is_killed_takes_only_its_own_calls_with_it(tmp_path):
                 answer = infer(asked, timeout=PATIENCE, wait_for_ready=True)
             except grpc.RpcError as error:
                 lost[number, error.code()] += 1
+                # Until then the kernel may connect it once more to the socket that the process listened on.
+                gone.wait(PATIENCE)
             else:
                 assert list(answer.outputs[0].contents.fp32_contents) == [2 * number]
                 answered[number] += 1
@@ -275,7 +277,10 @@ def test_a_frontend_that_is_killed_takes_only_its_own_calls_with_it(tmp_path):
             client.start()
         until(lambda: len(answered) == 12 and min(answered.values()) > 10)
         listening = started.server.log.count("frontend listening")
-        frontends(started.server)[0].kill()
+        victim = frontends(started.server)[0]
+        victim.kill()
+        assert_gone([victim])
+        gone.set()
         until(lambda: started.server.log.count("frontend listening") > listening)
         before = answered.copy()
         until(lambda: all(answered[number] > before[number] + 10 for number in range(12)))
