@@ -10,6 +10,8 @@ import pytest
 import requests
 import tritonclient.grpc
 from e2e_kit import PATIENCE, Server, free_ports
+from google.protobuf.json_format import ParseDict
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 QUEUE = """
 max_batch_size: 1
@@ -44,6 +46,22 @@ MODELS = {
         input [ { name: "x" data_type: TYPE_FP32 dims: [ -1 ] } ]
         output [ { name: "y" data_type: TYPE_FP32 dims: [ 1 ] } ]
         model_transaction_policy { decoupled: true }
+        """,
+    ),
+    "states": (
+        "def infer(x, READY, CORRID):\n    return {'y': x}\n",
+        """
+        max_batch_size: 2
+        input [ { name: "x" data_type: TYPE_FP32 dims: [ 1 ] } ]
+        output [ { name: "y" data_type: TYPE_FP32 dims: [ 1 ] } ]
+        sequence_batching {
+          oldest { max_candidate_sequences: 4 }
+          max_sequence_idle_microseconds: 5000000
+          control_input [
+            { name: "READY" control [ { kind: CONTROL_SEQUENCE_READY int32_false_true: [ 0, 1 ] } ] },
+            { name: "CORRID" control [ { kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 } ] }
+          ]
+        }
         """,
     ),
     "typo": ("def infer(x): return {'y': x}\n", "dynamic_batching { max_queue_delay_microsecond: 100 }"),
@@ -189,20 +207,40 @@ def test_what_was_written_is_shown_over_both_protocols(server, grpc):
     assert shown["backend"] == told["backend"] == "python"
     assert shown["input"][0] == {
         "name": "n", "data_type": "TYPE_FP32", "format": "FORMAT_NONE", "dims": [4], "reshape": {"shape": [2, 2]},
+        "is_shape_tensor": False, "allow_ragged_batch": False, "optional": False, "is_non_linear_format_io": False,
     }  # fmt: skip
     assert shown["input"][1]["optional"] is told["input"][1]["optional"] is True
     assert told["input"][0]["reshape"] == {"shape": ["2", "2"]}
     assert shown["output"][1]["label_filename"] == told["output"][1]["label_filename"] == "k.txt"
     assert shown["output"][0]["reshape"] == {"shape": []}
-    assert shown["optimization"] == told["optimization"] == {"graph": {"level": 1}}
+    assert shown["optimization"]["graph"] == told["optimization"]["graph"] == {"level": 1}
+    assert shown["default_model_filename"] == told["default_model_filename"] == "model.py"
+    assert shown["version_policy"] == told["version_policy"] == {"latest": {"num_versions": 1}}
     shown, told = (
         requests.get(f"{server.url}/v2/models/queue/config", timeout=PATIENCE).json(),
         grpc.get_model_config("queue", as_json=True)["config"],
     )
-    policy = {"max_queue_size": 2, "default_timeout_microseconds": 300000, "timeout_action": "REJECT"}
+    policy = {
+        "timeout_action": "REJECT", "default_timeout_microseconds": 300000, "allow_timeout_override": False,
+        "max_queue_size": 2,
+    }  # fmt: skip
     assert shown["dynamic_batching"]["default_queue_policy"] == policy
     assert told["dynamic_batching"]["default_queue_policy"]["max_queue_size"] == 2
     assert grpc.get_model_config("nothing").config.model_transaction_policy.decoupled
+
+
+def test_both_protocols_show_the_same_configuration_of_every_model(server, grpc):
+    names = [
+        each["name"]
+        for each in grpc.get_model_repository_index(as_json=True)["models"]
+        if each.get("state") == "READY"
+    ]
+    assert len(names) > 3
+    for name in names:
+        shown = requests.get(f"{server.url}/v2/models/{name}/config", timeout=PATIENCE).json()
+        assert (
+            ParseDict(shown, ModelConfig(), ignore_unknown_fields=True) == grpc.get_model_config(name).config
+        ), name
 
 
 def test_a_model_with_an_unknown_or_refused_key_is_in_the_index_with_its_path(server):
@@ -220,7 +258,15 @@ def test_a_configuration_of_a_load_request_is_held_to_the_same_rules(server):
     refused = load({"dynamic_batching": {"max_delay": 1}})
     assert (refused.status_code, "dynamic_batching.max_delay: unknown key" in refused.text) == (400, True)
     shown = requests.get(f"{server.url}/v2/models/shapes/config", timeout=PATIENCE).json()
-    done = load({**shown, "max_batch_size": "2", "input": [shown["input"][0]]})
+    delay = {"dynamicBatching": {"maxQueueDelayMicroseconds": "100"}}
+    done = load(
+        {
+            **shown,
+            "max_batch_size": "2",
+            "input": [{**shown["input"][0], "data_type": 11, "dims": ["4"]}],
+            **delay,
+        }
+    )
     assert done.status_code == 200, done.text
     changed = requests.get(f"{server.url}/v2/models/shapes/config", timeout=PATIENCE).json()
     assert (changed["max_batch_size"], [each["name"] for each in changed["input"]]) == (2, ["n"])

@@ -201,8 +201,9 @@ class ModelDescription(msgspec.Struct, frozen=True):
 class ModelConfig(msgspec.Struct, frozen=True):
     """The configuration of a version, in the terms of Triton's model configuration. Shapes include the batch dimension.
 
-    ``max_batch_size`` 0 means that the model's shapes have none; ``delay`` is in seconds. ``declared`` is a configuration
-    of Triton's as the model's owner wrote it, empty where it has none.
+    ``max_batch_size`` 0 means that the model's shapes have none; ``delay`` is in seconds. ``file_name`` is the model's file
+    in its version's folder, empty where that does not say all. ``declared`` is a configuration of Triton's as the model's
+    owner wrote it, empty where it has none.
     """
 
     name: str
@@ -219,6 +220,7 @@ class ModelConfig(msgspec.Struct, frozen=True):
     joining: Joining | None = None
     version_policy: VersionPolicy = VersionPolicy()
     decoupled: bool = False
+    file_name: str = ""
     declared: Mapping[str, Any] = {}
 
 

@@ -29,11 +29,9 @@ from mooring.core.service import (
     ModelUsage,
     Registration,
     Scaled,
-    SequenceDescription,
     WorkerDescription,
 )
 from mooring.core.tensors import Parameter
-from mooring.core.versions import VersionPolicy
 from mooring.engine.endpoints import WorkerEndpoints
 from mooring.engine.engine import Engine
 from mooring.engine.registry import Model, ModelVersion, Unavailable
@@ -42,6 +40,7 @@ from mooring.observability.metrics import Metrics
 from mooring.observability.statistics import ModelStatistics
 from mooring.repository.catalog import Catalog, ServedVersions, worker_spec
 from mooring.repository.spec import ModelSpec
+from mooring.repository.triton_document import describe_sequences, model_config
 from mooring.workers.recycling import resident_memory
 
 log = get_logger(__name__)
@@ -96,23 +95,13 @@ class Administration(ModelAdministration):
 
     def config(self, model: str, version: str = "") -> ModelConfig:
         target = self._engine.registry.find_version(model, version)
-        spec, metadata = target.spec, target.metadata
-        return ModelConfig(
-            name=spec.name,
-            version=spec.version,
-            platform=metadata.platform or spec.platform,
-            backend=spec.backend,
-            max_batch_size=spec.batching.max_batch_size,
+        metadata = target.metadata
+        return model_config(
+            target.spec,
             inputs=metadata.inputs,
             outputs=metadata.outputs,
-            instances=spec.scaling.min_workers,
-            delay=spec.batching.max_delay,
-            parameters=spec.parameters,
-            sequences=_sequence_description(spec),
+            platform=metadata.platform,
             joining=_joining_of(target),
-            version_policy=spec.version_policy or VersionPolicy(),
-            decoupled=spec.decoupled,
-            declared=spec.triton,
         )
 
     def usage(self, model: str = "", version: str = "") -> Sequence[ModelUsage]:
@@ -477,7 +466,7 @@ def _describe_version(version: ModelVersion, model: Model, pending: int) -> Mode
             )
             for worker in (pool.workers if pool is not None else ())
         ],
-        sequences=_sequence_description(spec),
+        sequences=describe_sequences(spec),
         joining=_joining_of(version),
         stepwise=spec.batching.stepwise,
         job_ticket=spec.limits.job_ticket,
@@ -489,13 +478,3 @@ def _describe_version(version: ModelVersion, model: Model, pending: int) -> Mode
 def _joining_of(version: ModelVersion) -> Joining | None:
     pool = version.pool
     return pool.joining if pool is not None else None
-
-
-def _sequence_description(spec: ModelSpec) -> SequenceDescription | None:
-    sequence = spec.sequence
-    if not sequence.enabled:
-        return None
-    controls = [(each.name, each.kind.name, each.datatype) for each in sequence.controls]
-    return SequenceDescription(
-        sequence.max_sequences, sequence.max_queued_steps, sequence.max_idle, sequence.timeout, controls
-    )

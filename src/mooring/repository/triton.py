@@ -77,7 +77,7 @@ def declaration_table(config: TritonConfig, *, batched: bool | None = None) -> d
         table["parameters"] = {
             name: value.get("string_value", "") for name, value in config["parameters"].items()
         }
-    if "default_model_filename" in config:
+    if config.get("default_model_filename"):
         table["entry"] = config["default_model_filename"]
     if "model_transaction_policy" in config:
         table["decoupled"] = config["model_transaction_policy"].get("decoupled", False)

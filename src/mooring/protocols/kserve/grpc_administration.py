@@ -16,8 +16,9 @@ from mooring.protocols.grpc_server import UnaryMethod
 from mooring.protocols.kserve.repository import describe_state
 from mooring.protocols.kserve.settings import LogSettings, TraceSettings
 from mooring.protocols.kserve.shared_memory import SharedMemory
-from mooring.protocols.kserve.statistics import config_document, usage_document
+from mooring.protocols.kserve.statistics import usage_document
 from mooring.protocols.load_options import parse_config
+from mooring.repository.triton_document import config_document
 from mooring.tokens import Access
 from mooring.web.grpc.rpc import UnaryRpc
 
