@@ -29,8 +29,8 @@ BOUNDS = tuple(
 
 # As TorchServe writes out the units that handlers give.
 UNITS = {
-    "ms": "Milliseconds", "s": "Seconds", "percent": "Percent", "count": "Count", "B": "Bytes", "KB": "Kilobytes",
-    "MB": "Megabytes", "GB": "Gigabytes", "": "unit",
+    "ms": "Milliseconds", "s": "Seconds", "percent": "Percent", "count": "Count", "B": "Bytes", "kB": "Kilobytes",
+    "KB": "Kilobytes", "MB": "Megabytes", "GB": "Gigabytes", "": "unit",
 }  # fmt: skip
 
 _SUFFIXES: Mapping[str, tuple[str, ...]] = {HISTOGRAM: ("", "_bucket", "_count", "_sum")}

@@ -213,7 +213,7 @@ def test_metrics_reach_the_worker_with_the_models_dimensions(load):
         ("Took", 1.5, "s", "gauge", {"Step": "one", **own}),
         ("Size", 2, "MB", "gauge", own),
         ("Share", 50, "percent", "gauge", own),
-        ("Odd", 1, "", "counter", own),
+        ("Odd", 1, "", "counter", {"Level": "Error"}),
         ("Own", 3, "things", "gauge", own),
         ("Rows", 4, "count", "histogram", {"Kind": "text"}),
     ]
@@ -229,17 +229,56 @@ def test_the_time_of_a_prediction_is_not_sent_for_every_request(load):
     assert [metric[0] for metric in model.reply.metrics] == ["PredictionTime"]
 
 
-def test_metrics_with_wrong_units_or_dimensions_are_refused():
+def test_metrics_with_wrong_units_are_refused():
     store = MetricsStore(model_name="m")
     with pytest.raises(ValueError, match="unknown unit 'MB'"):
         store.add_time("t", 1, unit="MB")
     with pytest.raises(ValueError, match="unknown unit 'ms'"):
         store.add_size("t", 1, unit="ms")
-    with pytest.raises(ValueError, match=r"has dimensions \['a'\]"):
-        store.add_metric_to_cache("x", "count", ["a"]).add_or_update(1, [])
     with pytest.raises(KeyError):
         store.get_metric("x", MetricTypes.GAUGE)
     assert str(Dimension("a", 1)) == "a:1"
+
+
+@pytest.mark.parametrize("unit", ["B", "kB", "KB", "MB", "GB"])
+def test_a_size_takes_torchserves_units_and_ours(unit):
+    store = MetricsStore(model_name="m")
+    heard = []
+    store.set_listener(lambda *metric: heard.append(metric))
+    store.add_size("Payload", 3, None, unit)
+    assert heard == [("Payload", 3.0, unit, "gauge", {"ModelName": "m", "Level": "Model"})]
+
+
+def test_values_without_a_dimension_each_are_left_out_with_a_line_in_the_log(caplog):
+    store = MetricsStore(model_name="m")
+    heard = []
+    store.set_listener(lambda *metric: heard.append(metric))
+    store.add_metric_to_cache("x", "count", ["a"]).add_or_update(1, [])
+    assert not heard
+    assert "metric 'x' not recorded: its dimensions are ['a'], got the values []" in caplog.text
+
+
+def test_what_was_recorded_can_be_had_by_its_name_and_fed_on():
+    store = MetricsStore(model_name="m")
+    heard = []
+    store.set_listener(lambda *metric: heard.append(metric))
+    store.add_counter("Seen", 1, dimensions=[Dimension("Kind", "a")])
+    store.add_time("Took", 5)
+    store.get_metric("Seen").add_or_update(2, ["b", "m", "Model"])
+    store.get_metric("Took", MetricTypes.GAUGE).update(7, "id", [Dimension("Step", "one")])
+    assert heard[2:] == [
+        ("Seen", 2.0, "count", "counter", {"Kind": "b", "ModelName": "m", "Level": "Model"}),
+        ("Took", 7.0, "ms", "gauge", {"Step": "one"}),
+    ]
+    assert store.cache_keys() == ["counter:Seen", "gauge:Took"]
+
+
+def test_a_handlers_own_model_name_and_level_are_kept():
+    store = MetricsStore(model_name="m")
+    heard = []
+    store.set_listener(lambda *metric: heard.append(metric))
+    store.add_counter("Seen", 1, None, [Dimension("Level", "Step"), Dimension("ModelName", "inner")])
+    assert heard == [("Seen", 1.0, "count", "counter", {"Level": "Step", "ModelName": "inner"})]
 
 
 def test_a_context_made_by_hand_works_in_a_users_own_test():

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import queue
+import re
 
 import pytest
 
@@ -79,7 +80,7 @@ def test_metrics_declared_in_a_file_are_known(tmp_path):
     store.initialize_cache()
     heard = []
     store.set_listener(lambda *metric: heard.append(metric))
-    store.get_metric("Heat", MetricTypes.GAUGE).update(3, ["core"])
+    store.get_metric("Heat", MetricTypes.GAUGE).update(3, "id", [Dimension("Where", "core")])
     assert heard == [("Heat", 3.0, "K", "gauge", {"Where": "core"})]
 
 
@@ -95,7 +96,9 @@ def test_a_service_calls_a_handler_with_a_context(capsys):
     assert service.predict([{}, {}]) == ["m", "m"]
     assert service.context.get_request_id(1) == "1"
     emit_metrics([Metric("Took", 2, "ms", [Dimension("Level", "Model")])])
-    assert capsys.readouterr().out == "[METRICS]Took.ms:2|#Level:Model\n"
+    assert re.fullmatch(
+        r"\[METRICS]Took\.Milliseconds:2\|#Level:Model\|#hostname:\S+,\d+\n", capsys.readouterr().out
+    )
 
 
 @pytest.fixture

@@ -2,9 +2,13 @@
 
 import enum
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+
+from mooring.backends.handler.metric_errors import MetricsCacheKeyError, MetricsCacheValueError
+from mooring.observability.recorded_metrics import UNITS
 
 _log = logging.getLogger(__name__)
 
@@ -37,9 +41,12 @@ class Dimension:
     def __str__(self) -> str:
         return f"{self.name}:{self.value}"
 
+    def to_dict(self) -> dict[str, Any]:
+        return {"Name": self.name, "Value": self.value}
+
 
 class Metric:
-    """One measured value with its dimensions."""
+    """One measured value with its dimensions. Its text is that of a line in TorchServe's log."""
 
     def __init__(
         self,
@@ -53,7 +60,7 @@ class Metric:
         self.name = name
         self.metric_name = name
         self.value = value
-        self.unit = unit
+        self.unit = UNITS.get(unit or "", unit)
         self.dimensions = list(dimensions)
         self.request_id = request_id
         self.metric_method = metric_method
@@ -61,6 +68,25 @@ class Metric:
     def update(self, value: float) -> None:
         """A counter adds up, anything else takes the new value."""
         self.value = self.value + value if self.metric_method == "counter" else value
+
+    def __str__(self) -> str:
+        dimensions = ",".join(map(str, self.dimensions))
+        tail = f",{self.request_id}" if self.request_id else ""
+        return (
+            f"{self.name}.{self.unit}:{self.value}|#{dimensions}"
+            f"|#hostname:{socket.gethostname()},{int(time.time())}{tail}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "MetricName": self.name,
+            "Value": self.value,
+            "Unit": self.unit,
+            "Dimensions": self.dimensions,
+            "Timestamp": int(time.time()),
+            "HostName": socket.gethostname(),
+            "RequestId": self.request_id,
+        }
 
 
 class CachingMetric:
@@ -81,16 +107,24 @@ class CachingMetric:
         self.store = store
 
     def add_or_update(self, value: float, dimension_values: Sequence[Any] = (), request_id: str = "") -> None:
-        """Record a value. Raises ``ValueError`` unless there is one dimension value for every name."""
-        if len(dimension_values) != len(self.dimension_names):
-            raise ValueError(
-                f"metric '{self.metric_name}' has dimensions {self.dimension_names}, got {list(dimension_values)}"
+        """Record a value. What does not fit the declaration is logged and left out, as in TorchServe."""
+        values = list(dimension_values or ())
+        if len(values) != len(self.dimension_names):
+            _log.error(
+                "metric '%s' not recorded: its dimensions are %s, got the values %s",
+                self.metric_name,
+                self.dimension_names,
+                values,
             )
-        if self.store is not None:
-            dimensions = dict(zip(self.dimension_names, map(str, dimension_values), strict=True))
+        elif self.store is not None:
+            dimensions = dict(zip(self.dimension_names, map(str, values), strict=True))
             self.store.record_value(self.metric_name, value, self.unit, self.metric_type, dimensions)
 
-    update = add_or_update
+    def update(self, value: float, request_id: str = "", dimensions: Iterable[Dimension] = ()) -> None:
+        """Record a value under these dimensions, which replace the declared ones from now on."""
+        dimensions = list(dimensions)
+        self.dimension_names = [str(dimension.name) for dimension in dimensions]
+        self.add_or_update(value, [dimension.value for dimension in dimensions], request_id)
 
 
 class MetricsStore:
@@ -100,7 +134,7 @@ class MetricsStore:
         self.model_name = model_name
         self.request_ids = request_ids
         self.listener: Record | None = None
-        self._declared: dict[tuple[str, MetricTypes], CachingMetric] = {}
+        self.cache: dict[MetricTypes, dict[str, CachingMetric]] = {kind: {} for kind in MetricTypes}
         self._in_files: dict[str, CachingMetric] = {}
         self._next_sample: dict[str, float] = {}
         self._waiting: list[tuple[str, float, str, str, dict[str, str]]] = []
@@ -143,7 +177,7 @@ class MetricsStore:
     def add_declared(self, metric: CachingMetric) -> None:
         """Add a metric that a file declares. Its unit and type then replace those of the handler's calls."""
         metric.store = self
-        self._declared[metric.metric_name, metric.metric_type] = metric
+        self.cache[metric.metric_type][metric.metric_name] = metric
         self._in_files[metric.metric_name] = metric
 
     def add_metric(
@@ -157,12 +191,19 @@ class MetricsStore:
     ) -> None:
         """Record a value under the model's name, its level and the handler's own dimensions."""
         labels = {str(dimension.name): str(dimension.value) for dimension in dimensions or ()}
-        labels["ModelName"] = self.model_name
-        labels["Level"] = "Model"
+        labels.setdefault("ModelName", self.model_name)
+        labels.setdefault("Level", "Model")
+        self._record_under(labels, name, value, unit, MetricTypes(metric_type))
+
+    def _record_under(
+        self, labels: dict[str, str], name: str, value: float, unit: str, metric_type: MetricTypes
+    ) -> None:
         declared = self._in_files.get(name)
         if declared is not None:
             unit, metric_type = declared.unit, declared.metric_type
-        self.record_value(name, value, unit, MetricTypes(metric_type), labels)
+        elif name not in (known := self.cache[metric_type]):
+            known[name] = CachingMetric(name, unit, list(labels), metric_type, self)
+        self.record_value(name, value, unit, metric_type, labels)
 
     def add_counter(
         self, name: str, value: float, idx: int | None = None, dimensions: Iterable[Dimension] | None = None
@@ -192,7 +233,7 @@ class MetricsStore:
         metric_type: MetricTypes = MetricTypes.GAUGE,
     ) -> None:
         """Raises ``ValueError`` for a unit of anything but size."""
-        _check_unit(unit, ("B", "KB", "MB", "GB"))
+        _check_unit(unit, ("MB", "kB", "GB", "B", "KB"))
         self.add_metric(name, value, unit, idx, dimensions, metric_type)
 
     def add_percent(
@@ -206,11 +247,16 @@ class MetricsStore:
         self.add_metric(name, value, "percent", idx, dimensions, metric_type)
 
     def add_error(self, name: str, value: Any, dimensions: Iterable[Dimension] | None = None) -> None:
-        """Count an error; a ``value`` that is a text goes to the log, since a metric has room for numbers only."""
+        """Count an error, under ``Level:Error`` and the handler's own dimensions.
+
+        A ``value`` that is a text goes to the log, since a metric has room for numbers only.
+        """
         if isinstance(value, str):
             _log.error("%s: %s", name, value)
             value = 1
-        self.add_metric(name, value, "", None, dimensions)
+        labels = {str(dimension.name): str(dimension.value) for dimension in dimensions or ()}
+        labels.setdefault("Level", "Error")
+        self._record_under(labels, name, value, "", MetricTypes.COUNTER)
 
     def add_metric_to_cache(
         self,
@@ -221,14 +267,23 @@ class MetricsStore:
     ) -> CachingMetric:
         """Declare a metric; a second declaration of the same name and type replaces the first."""
         metric = CachingMetric(metric_name, unit, dimension_names, metric_type, self)
-        self._declared[metric_name, metric.metric_type] = metric
+        self.cache[metric.metric_type][metric_name] = metric
         return metric
 
     def get_metric(self, metric_name: str, metric_type: MetricTypes = MetricTypes.COUNTER) -> CachingMetric:
-        """A declared metric. Raises ``KeyError`` for one nobody declared."""
-        return self._declared[metric_name, MetricTypes(metric_type)]
+        """Return a metric that was declared, or recorded before. Raises ``MetricsCacheKeyError`` for one nobody named."""
+        metric = self.cache[MetricTypes(metric_type)].get(metric_name)
+        if metric is None:
+            raise MetricsCacheKeyError(
+                f"no {MetricTypes(metric_type).value} called '{metric_name}' was declared or recorded"
+            )
+        return metric
+
+    def cache_keys(self) -> list[str]:
+        """Return the type and name of every metric that was declared or recorded, as ``counter:Rows``."""
+        return [f"{kind.value}:{name}" for kind, metrics in self.cache.items() for name in metrics]
 
 
 def _check_unit(unit: str, units: Sequence[str]) -> None:
     if unit not in units:
-        raise ValueError(f"unknown unit '{unit}'; known are {', '.join(units)}")
+        raise MetricsCacheValueError(f"unknown unit '{unit}'; known are {', '.join(units)}")

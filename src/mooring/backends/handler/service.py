@@ -42,5 +42,4 @@ class Service:
 def emit_metrics(metrics: Any) -> None:
     """Print metrics as TorchServe's logs hold them, a line each."""
     for metric in metrics if isinstance(metrics, list) else metrics.values():
-        dimensions = ",".join(str(dimension) for dimension in metric.dimensions)
-        print(f"[METRICS]{metric.name}.{metric.unit}:{metric.value}|#{dimensions}")  # noqa: T201 - it is meant for the log
+        print(f"[METRICS]{metric}")  # noqa: T201 - it is meant for the log
