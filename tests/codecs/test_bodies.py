@@ -83,7 +83,7 @@ def test_json_is_what_a_body_of_no_other_type_is(content_type):
             "its shape [2] needs 2",
         ),
         ({"inputs": [{"name": "a", "datatype": "INT", "shape": [1], "data": [1]}]}, "unknown datatype 'INT'"),
-        ({"inputs": [{"name": "a", "datatype": "INT32", "shape": [-1], "data": [1]}]}, "non-negative"),
+        ({"inputs": [{"name": "a", "datatype": "INT32", "shape": [-2], "data": [1]}]}, "non-negative"),
         ({"instances": 3}, '"instances" must be a list'),
     ],
 )

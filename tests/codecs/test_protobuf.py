@@ -397,3 +397,20 @@ def test_what_workers_are_forked_from_has_neither_grpc_nor_protobuf():
         " found = {'grpc', 'google.protobuf'} & set(sys.modules); assert not found, found"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("texts", "shape", "filled"), [(3, [-1], [3]), (4, [2, -1], [2, 2]), (64, [-1], [64])]
+)
+def test_a_shape_of_minus_one_counts_the_texts(texts, shape, filled):
+    message = pb.ModelInferRequest()
+    message.inputs.add(name="x", datatype="BYTES", shape=shape).contents.bytes_contents.extend([b"a"] * texts)
+    assert decoded(message)[0].inputs[0].shape == filled
+
+
+@pytest.mark.parametrize(("texts", "shape"), [(3, [2, -1]), (65, [-1]), (2, [-1, -1]), (2, [-2])])
+def test_a_shape_that_the_texts_do_not_fill_is_refused(texts, shape):
+    message = pb.ModelInferRequest()
+    message.inputs.add(name="x", datatype="BYTES", shape=shape).contents.bytes_contents.extend([b"a"] * texts)
+    with pytest.raises(InvalidInput):
+        decoded(message)

@@ -246,7 +246,11 @@ def test_a_request_may_have_no_inputs_for_a_model_that_takes_none(document):
         (body(datatype="INT4"), "unknown datatype 'INT4'"),
         (body(datatype=["INT32"]), "unknown datatype"),
         (body(shape=...), "non-negative integers"),
-        (body(shape=[-1]), "non-negative integers"),
+        (body(shape=[-2]), "non-negative integers"),
+        (body(shape=[-1, -1]), "2 elements, which do not tell the size"),
+        (body(shape=[-1, 3]), "2 elements, which do not tell the size"),
+        (body(shape=[-1, 0]), "2 elements, which do not tell the size"),
+        (body(shape=[-1], data=..., parameters={"binary_data_size": 8}), "non-negative integers"),
         (body(shape=[2.0]), "non-negative integers"),
         (body(shape=[True]), "non-negative integers"),
         (body(shape="2"), "non-negative integers"),
@@ -472,3 +476,17 @@ def test_outputs_that_are_all_binary_are_written_alike_however_plain_they_are(fo
             return joined(pieces), size
 
     assert write(True) == write(False)
+
+
+@pytest.mark.parametrize(
+    ("shape", "data", "filled"),
+    [
+        ([-1], [1, 2, 3], [3]),
+        ([-1, 3], [1, 2, 3], [1, 3]),
+        ([2, -1], [[1, 2], [3, 4]], [2, 2]),
+        ([-1], [], [0]),
+    ],
+)
+def test_a_dimension_of_minus_one_is_as_large_as_the_elements_make_it(shape, data, filled):
+    decoded = decode_request(body(shape=shape, data=data))
+    assert decoded.inputs[0].shape == filled

@@ -22,6 +22,7 @@ def server(tmp_path_factory):
     place = tmp_path_factory.mktemp("models")
     source = (HANDLERS / "talking_handler.py").read_text()
     models = [folder(place, name, source, **settings) for name, settings in MODELS.items()]
+    models.append(folder(place, "once", ONCE, continuousBatching=True, batchSize=4))
     (port,) = free_ports(1)
     server = Server(tmp_path_factory.mktemp("server"), *models, f"--grpc-address=127.0.0.1:{port}")
     server.grpc = f"127.0.0.1:{port}"
@@ -43,6 +44,16 @@ def words(answer):
     return b"".join(chunks).decode(), True
 
 
+ONCE = """
+def handle(data, context):
+    if data is None:
+        return None
+    assert all(data), data  # a row that is at its end does not come again
+    context.stopping_criteria = [lambda result: None for _ in data]
+    return ["once"] * len(data)
+"""
+
+
 class Endless:
     """A request that goes on until its client leaves."""
 
@@ -62,6 +73,12 @@ class Endless:
 def test_every_step_is_a_chunk_and_what_ends_with_its_first_step_is_answered(server):
     assert server.predict("single", "one two three") == streamed("one ", "two ", "three")
     assert server.predict("single", "one") == answered("one")
+
+
+def test_a_criterion_that_says_none_makes_the_result_the_whole_answer(server):
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(lambda text: server.predict("once", text), "abcdefgh"))
+    assert answers == [answered("once")] * 8
 
 
 def test_thirty_requests_over_two_workers_get_their_own_words(server):

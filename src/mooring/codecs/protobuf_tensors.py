@@ -17,7 +17,15 @@ from mooring.codecs.protobuf_wire import (
     read_fields,
     read_varints,
 )
-from mooring.codecs.raw import check_booleans, check_room, raw_of, raw_size, round_to_bfloat16, split_texts
+from mooring.codecs.raw import (
+    check_booleans,
+    check_room,
+    fill_open_dimension,
+    raw_of,
+    raw_size,
+    round_to_bfloat16,
+    split_texts,
+)
 from mooring.codecs.tensor_json import cast_array
 from mooring.core.buffers import LARGE, Allocator, Buffer, Payload, Share, view_of
 from mooring.core.errors import InvalidInput
@@ -74,6 +82,8 @@ _REGION, _REGION_SIZE, _REGION_OFFSET = (
 # numpy 1.26 has no more dimensions than this; no memory has more elements than that.
 _MAX_DIMENSIONS = 32
 _MAX_DIMENSION_SIZE = 1 << 40
+# Texts that are counted for a shape of -1, which TorchServe's example of a call sends. The event loop counts them.
+_MAX_COUNTED_TEXTS = 64
 
 
 class TensorEntry(msgspec.Struct, gc=False):
@@ -149,10 +159,25 @@ class ElementReader:
         if each.datatype not in DATATYPES:
             raise InvalidInput(f"invalid datatype '{each.datatype}' for {self._side} '{each.name}'")
         shape = each.shape
+        if each.datatype == "BYTES" and -1 in shape and each.contents:
+            shape = each.shape = fill_open_dimension(each.name, shape, self._count_texts(each))
         if shape and (min(shape) < 0 or max(shape) >= _MAX_DIMENSION_SIZE or len(shape) > _MAX_DIMENSIONS):
             raise InvalidInput(
                 f"{self._side} '{each.name}' has a shape that no tensor can have: {shape[:40]}"
             )
+
+    def _count_texts(self, each: TensorEntry) -> int:
+        """Return how many texts an input of BYTES has in its contents. Raises ``InvalidInput`` for too many to count here."""
+        count = 0
+        for start, end in each.contents:
+            for _ in read_fields(self._message, start, end):
+                count += 1
+                if count > _MAX_COUNTED_TEXTS:
+                    raise InvalidInput(
+                        f"{self._side} '{each.name}' has -1 in its shape {each.shape} and more than {_MAX_COUNTED_TEXTS} "
+                        "elements; send how many they are"
+                    )
+        return count
 
     def _take_raw_entry(self, rest: Iterator[tuple[int, int]], each: TensorEntry) -> tuple[int, int]:
         place = next(rest, None)

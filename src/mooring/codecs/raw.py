@@ -16,6 +16,20 @@ from mooring.core.tensors import NUMPY_TYPES, WITHOUT_NUMPY_TYPE, Array, Tensor
 _LENGTH = struct.Struct("<I")
 
 
+def fill_open_dimension(name: str, sizes: list[int], elements: int) -> list[int]:
+    """Return the shape with the size that its dimension of -1 has. Raises ``InvalidInput`` where there is no one such size.
+
+    >>> fill_open_dimension("x", [-1, 3], 6)
+    [2, 3]
+    """
+    known = math.prod(size for size in sizes if size != -1)
+    if sizes.count(-1) > 1 or known == 0 or elements % known:
+        raise InvalidInput(
+            f"input '{name}' has {elements} elements, which do not tell the size that -1 in its shape {sizes} stands for"
+        )
+    return [elements // known if size == -1 else size for size in sizes]
+
+
 def raw_size(datatype: str, shape: Sequence[int]) -> int:
     """How many bytes a numeric tensor of this shape fills."""
     return math.prod(shape) * NUMPY_TYPES[datatype].itemsize

@@ -16,7 +16,15 @@ import numpy as np
 import orjson
 
 from mooring.codecs.packed import unpack_tensors, with_plain_data
-from mooring.codecs.raw import check_booleans, check_room, raw_of, raw_size, round_to_bfloat16, split_texts
+from mooring.codecs.raw import (
+    check_booleans,
+    check_room,
+    fill_open_dimension,
+    raw_of,
+    raw_size,
+    round_to_bfloat16,
+    split_texts,
+)
 from mooring.codecs.short_lists import pack_numbers
 from mooring.codecs.tensor_json import (
     decode_json,
@@ -260,7 +268,7 @@ def _read_tensor(entry: Any, tail: _Tail, what: str) -> Tensor:
         )
     elif (plain := _read_flat_tensor(name, datatype, entry.get("shape"), entry["data"])) is not None:
         return plain
-    sizes = _check_shape(name, datatype, entry.get("shape"), what)
+    sizes = _check_shape(name, datatype, entry.get("shape"), what, least=-1)
     array, sizes = _fill_shape(name, str(datatype), sizes, entry.get("data"))
     tensor = Tensor(name, str(datatype), sizes, _encode_elements(array, str(datatype)))
     if parameters:
@@ -284,8 +292,13 @@ def _read_flat_tensor(name: str, datatype: Any, shape: Any, data: Any) -> Tensor
 
 
 def _fill_shape(name: str, datatype: str, sizes: list[int], data: Any) -> tuple[Array, list[int]]:
-    """Return the elements as an array, in any shape, and the shape that they are meant to have."""
+    """Return the elements as an array, in any shape, and the shape that they are meant to have.
+
+    One dimension of -1 is as large as the elements make it: TorchServe's and KServe's examples send ``"shape": [-1]``.
+    """
     array = to_array(data, name, datatype)
+    if -1 in sizes:
+        sizes = fill_open_dimension(name, sizes, array.size)
     size = math.prod(sizes)
     if array.size != size:
         # AMD's clients send one text, and the number of its bytes as the shape.
@@ -308,7 +321,8 @@ def _raise_mismatch(name: str, found: int, sizes: list[int]) -> None:
     raise InvalidInput(f"input '{name}' has {found} elements, its shape {sizes} needs {math.prod(sizes)}")
 
 
-def _check_shape(name: str, datatype: Any, shape: Any, what: str = "input") -> list[int]:
+def _check_shape(name: str, datatype: Any, shape: Any, what: str = "input", *, least: int = 0) -> list[int]:
+    """Return the sizes in a shape, none of them below ``least``. Raises ``InvalidInput``."""
     if datatype not in DATATYPES if type(datatype) is str else True:
         if datatype is None:
             raise InvalidInput(f"{what} '{name}' has no datatype; one of {', '.join(sorted(DATATYPES))}")
@@ -319,7 +333,7 @@ def _check_shape(name: str, datatype: Any, shape: Any, what: str = "input") -> l
     if type(sizes) is not list or len(sizes) > _MAX_DIMENSIONS:
         raise InvalidInput(f"{what} '{name}' must have a list of non-negative integers as its shape")
     for size in sizes:
-        if type(size) is not int or not 0 <= size < _MAX_DIMENSION_SIZE:
+        if type(size) is not int or not least <= size < _MAX_DIMENSION_SIZE:
             raise InvalidInput(
                 f"{what} '{name}' must have a list of non-negative integers as its shape, not {sizes}"
             )
@@ -328,7 +342,7 @@ def _check_shape(name: str, datatype: Any, shape: Any, what: str = "input") -> l
 
 def decode_array(name: Any, datatype: Any, shape: Any, data: Any) -> Array:
     """Decode the elements of one tensor of a v2 document, flat or nested, to an array of its shape. Raises ``InvalidInput``."""
-    array, sizes = _fill_shape(name, datatype, _check_shape(name, datatype, shape), data)
+    array, sizes = _fill_shape(name, datatype, _check_shape(name, datatype, shape, least=-1), data)
     return array.reshape(sizes)
 
 

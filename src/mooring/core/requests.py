@@ -168,12 +168,17 @@ class InferenceRequest(_RequestBasis, array_like=True, gc=False, kw_only=True):
 
 
 class ResponseHead(msgspec.Struct, array_like=True, gc=False):
-    """What a TorchServe handler set on the HTTP response. ``status`` 0 means it set none."""
+    """What a TorchServe handler set on the HTTP response. ``status`` 0 means it set none.
+
+    ``with_id`` says that a v2 answer carries an id even where its request had none: TorchServe's kservev2 envelope
+    answers so.
+    """
 
     status: int = 0
     reason: str = ""
     content_type: str = ""
     headers: list[tuple[str, str]] = []
+    with_id: bool = False
 
 
 class InferenceResponse(msgspec.Struct, array_like=True, gc=False, tag="response"):

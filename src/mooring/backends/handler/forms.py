@@ -5,7 +5,8 @@
 | BODY                  | one dict, field -> decoded value            | the bytes of the response body             |
 | BODY in an envelope   | what the envelope finds in the body         | the body the envelope makes of all results |
 | INSTANCES             | every instance is one                       | the JSON of every result                   |
-| TENSORS               | one dict per element, or one per request    | tensors typed from the results             |
+| TENSORS               | one dict per element, or one per request; a | tensors typed from the results             |
+|                       | lone input is ``data``, too                 |                                            |
 """
 
 import abc
@@ -23,7 +24,7 @@ from mooring.codecs.nonfinite import BY_PROTOCOL
 from mooring.codecs.open_inference import decode_v2_inputs
 from mooring.codecs.packed import pack_predictions, unpack_tensor
 from mooring.codecs.requested_outputs import NO_LABELS, encode_outputs
-from mooring.core.buffers import Payload
+from mooring.core.buffers import Payload, view_of
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.requests import InferenceRequest, InferenceResponse, Operation, ResponseHead
 from mooring.core.tensors import Tensor
@@ -145,10 +146,10 @@ class TensorsForm(RowForm):
         tensors = request.inputs
         check_inputs(tensors)
         if not _one_row_per_element(tensors):
-            return [{tensor.name: _tensor_value(tensor) for tensor in tensors}]
+            return _with_data([{tensor.name: _tensor_value(tensor) for tensor in tensors}])
         names = [tensor.name for tensor in tensors]
         columns = [[decode_field(tensor, element, True) for element in tensor.data] for tensor in tensors]
-        return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+        return _with_data([dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)])
 
     def to_response(
         self, request: InferenceRequest, results: Sequence[Any], head: ResponseHead | None
@@ -181,7 +182,7 @@ class InputsForm(RowForm):
                 "name": tensor.name,
                 "shape": tensor.shape,
                 "datatype": tensor.datatype,
-                "data": _tensor_value(tensor),
+                "data": _text_or_value(tensor),
             }
             for tensor in request.inputs
         ]
@@ -192,6 +193,8 @@ class InputsForm(RowForm):
         names = [tensor.name for tensor in request.inputs]
         check_output_names(len(names), len(results))
         outputs = [tensor_of(name, result) for name, result in zip(names, results, strict=False)]
+        head = head or ResponseHead()
+        head.with_id = True
         return encode_outputs(request, InferenceResponse([*outputs], head=head), NO_LABELS, self._json_nan)
 
 
@@ -289,6 +292,14 @@ def tensor_of(name: str, value: Any) -> Tensor:
     return Tensor(name, "BYTES", [len(elements)], elements)
 
 
+def _with_data(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows; where they have one field, handlers find it as ``data``, too, as most of TorchServe's read that."""
+    for row in rows:
+        if len(row) == 1 and "body" not in row:
+            (row["data"],) = row.values()
+    return rows
+
+
 def _instances_of(payload: Payload) -> list[Any]:
     try:
         body = json_text.load_json(payload)
@@ -313,6 +324,16 @@ def _tensor_value(tensor: Tensor) -> Any:
     if tensor.datatype == "BYTES" and tensor.shape in ([], [1]):
         return decode_field(tensor, tensor.data[0], True)
     return tensor.array().tolist()
+
+
+def _text_or_value(tensor: Tensor) -> Any:
+    """Return the value of an input under the kservev2 envelope: of BYTES the first text, as TorchServe reads it from JSON."""
+    if tensor.datatype == "BYTES" and tensor.data and len(tensor.data) == 1 and not tensor.parameters:
+        try:
+            return bytes(view_of(tensor.data[0])).decode()
+        except UnicodeDecodeError:
+            pass
+    return _tensor_value(tensor)
 
 
 def _output_name(request: InferenceRequest) -> str:

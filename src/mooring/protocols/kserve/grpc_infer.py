@@ -178,7 +178,8 @@ class Inference:
 
     def _prepare_response(self, decoded: DecodedRequest, response: InferenceResponse) -> None:
         """Give an answer the id that its client knows, and put what belongs in shared memory there."""
-        response.id = decoded.id
+        if decoded.id or response.head is None or not response.head.with_id:
+            response.id = decoded.id
         if self._memory is not None:
             self._memory.store(response.outputs)
         self.dialect.set_model_name(response, decoded.target)

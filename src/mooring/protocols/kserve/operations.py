@@ -101,6 +101,10 @@ MODEL_READY = _get("modelReady", "Whether a model can answer", _IS_READY, _MODEL
 MODEL_VERSION_READY = _get("versionReady", "Whether a version of a model can answer", _IS_READY, _MODEL)
 INFER = _post("infer", "Infer with the default version of a model", _INFER_ANSWER, _INFER, _INFER_BODY)
 INFER_VERSION = _post("versionInfer", "Infer with a version of a model", _INFER_ANSWER, _INFER, _INFER_BODY)
+EXPLAIN = _post("explain", "Explain the prediction of a model", _INFER_ANSWER, _INFER, _INFER_BODY)
+EXPLAIN_VERSION = _post(
+    "versionExplain", "Explain the prediction of a version of a model", _INFER_ANSWER, _INFER, _INFER_BODY
+)
 
 _GENERATED = Body(JSON, _ANYTHING, "model_name, model_version and every output by its name")
 _EVENTS = Body("text/event-stream", TEXT, "An event for every response, each such an object as JSON")

@@ -26,7 +26,16 @@ from mooring.codecs.v2_json import (
 from mooring.codecs.v2_json_templates import JsonTemplates
 from mooring.core.buffers import LARGE, Buffer, Payload
 from mooring.core.errors import ElsewhereOnly, InvalidInput, MooringError, Unsupported
-from mooring.core.requests import NOBODY, SERVER, BodyKind, InferenceRequest, InferenceResponse, UndecodedBody
+from mooring.core.requests import (
+    INFER,
+    NOBODY,
+    SERVER,
+    BodyKind,
+    InferenceRequest,
+    InferenceResponse,
+    Operation,
+    UndecodedBody,
+)
 from mooring.core.service import InferenceService
 from mooring.core.tensors import NUMPY_TYPES, Tensor, TensorSpec, release, share_payload
 from mooring.protocols.answers import Answer
@@ -89,7 +98,12 @@ class InferAnswer(V2Answer, eq=False):
                 return
             outcome, self._only = self._only, None
         exchange = self._exchange
-        if self._selection is JSON_ONLY and self._dialect is V2 and b"accept-encoding" not in exchange.fields:
+        if (
+            self._selection is JSON_ONLY
+            and self._dialect is V2
+            and outcome.head is None
+            and b"accept-encoding" not in exchange.fields
+        ):
             text = encode_short_answer(outcome, self._target.model, self._client_id or "")
             if text is not None:
                 self._responses.send_answer(exchange, self._id, JSON, text)
@@ -134,9 +148,11 @@ class InferAnswer(V2Answer, eq=False):
                 )
 
     def _name_answer(self, outcome: InferenceResponse) -> None:
-        """Set the model's name and the client's own id; an id that the server made up is removed."""
+        """Set the model's name and the client's own id; an id that the server made up is removed, unless the model wants it."""
         self._dialect.set_model_name(outcome, self._target)
-        if self._client_id is not None:
+        if outcome.head is not None and outcome.head.with_id:
+            outcome.id = self._client_id or outcome.id or self._id
+        elif self._client_id is not None:
             outcome.id = self._client_id
         elif outcome.id == self._id:
             outcome.id = ""
@@ -230,6 +246,10 @@ class KServeV2:
                 methods=WRITING,
                 prepare=self.prepare_infer,
             ),
+            Endpoint(f"{MODEL}/explain", self.explain, Access.INFERENCE, calls.EXPLAIN, methods=WRITING),
+            Endpoint(
+                f"{VERSION}/explain", self.explain, Access.INFERENCE, calls.EXPLAIN_VERSION, methods=WRITING
+            ),
         ]
 
     def server(self, exchange: Exchange, match: Match) -> None:
@@ -288,6 +308,13 @@ class KServeV2:
 
     def infer(self, exchange: Exchange, match: Match) -> None:
         """Answer an infer request."""
+        self._answer_request(exchange, match, INFER)
+
+    def explain(self, exchange: Exchange, match: Match) -> None:
+        """Answer with an explanation. TorchServe has this route, Triton and KServe's v2 have none."""
+        self._answer_request(exchange, match, Operation.EXPLAIN)
+
+    def _answer_request(self, exchange: Exchange, match: Match, operation: Operation) -> None:
         params = match.params
         target = Target(params["model_name"], params.get("model_version", ""))
         try:
@@ -295,7 +322,7 @@ class KServeV2:
             body = exchange.take_body()
             if self._relay is not None:
                 exchange.body, body = share_payload(body, 2)  # the relay sends the body again
-            self._infer(exchange, target, body, deadline)
+            self._submit_request(exchange, target, body, operation, deadline)
         except ElsewhereOnly:
             assert self._relay is not None
             self._relay(exchange)
@@ -338,7 +365,9 @@ class KServeV2:
             exchange, self._dialect.override_refusal(error, target) or kserve_v2(error, target)
         )
 
-    def _infer(self, exchange: Exchange, target: Target, body: Payload, deadline: float | None) -> None:
+    def _submit_request(
+        self, exchange: Exchange, target: Target, body: Payload, operation: Operation, deadline: float | None
+    ) -> None:
         """Decode and submit a request. Takes the body over; raises ``MooringError``."""
         json_length = exchange.fields.get(_JSON_SIZE)
         responses = self._responses
@@ -352,6 +381,7 @@ class KServeV2:
                 target.version,
                 request_id,
                 [],
+                operation=operation,
                 deadline=deadline,
                 headers=exchange.headers,
                 body=undecoded,
@@ -373,6 +403,7 @@ class KServeV2:
                 target.version,
                 client_id or request_id,
                 decoded.inputs,
+                operation=operation,
                 parameters=plan.parameters,
                 outputs=decoded.outputs,
                 deadline=plan.deadline,
