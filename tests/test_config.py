@@ -72,6 +72,7 @@ def test_every_setting_reads_the_same_from_file_environment_and_flag(tmp_path, n
         "service_envelope": ("kserve", "kserve"),
         "dialect": ("amd", "amd"),
         "token_authorization": ("on", "on"),
+        "unauthorized_status": ("400", 400),
         "metrics_mode": ("log", "log"),
         "cors_allowed_origin": ("https://a.example,*", ["https://a.example", "*"]),
         "cors_allowed_methods": ("GET, PUT", ["GET", "PUT"]),

@@ -152,4 +152,31 @@ def test_tokens_that_cannot_be_used_are_refused_without_being_shown(tmp_path, se
 
 def test_without_a_word_there_are_no_tokens():
     assert tokens_of(Config()) is None
-    assert tokens_of(Config(token_authorization="elsewhere")) is None
+
+
+def test_an_inference_token_is_not_taken_where_nobody_needs_one_to_manage():
+    given = Config(token_authorization="elsewhere", inference_token=Secret("an-inference-token"))
+    with pytest.raises(ConfigError, match="management_token"):
+        tokens_of(given)
+
+
+def test_the_key_file_goes_with_the_server_that_wrote_it_and_stays_if_it_is_another_ones(tmp_path):
+    tokens = generated(tmp_path)
+    generated(tmp_path)
+    tokens.withdraw()
+    assert (tmp_path / "key_file.json").exists()
+    generated(tmp_path).withdraw()
+    assert not (tmp_path / "key_file.json").exists()
+
+
+def test_without_a_key_file_that_nobody_needs_no_token_is_checked(tmp_path):
+    folder = tmp_path / "gone"
+    tokens = Tokens(
+        fixed={Access.INFERENCE: b"given-by-hand"},
+        generated=(Access.MANAGEMENT,),
+        file=folder / "key_file.json",
+    )
+    with pytest.raises(ConfigError, match="cannot be written"):
+        tokens.publish()
+    tokens.publish(needed=False)
+    assert set(tokens.tokens) == {Access.INFERENCE}

@@ -109,6 +109,11 @@ class TokenTable:
         """Whether a call of this kind needs a token."""
         return access in self.tokens or (access is Access.METRICS and bool(self.tokens))
 
+    def is_given(self, access: Access) -> bool:
+        """Whether the token for this kind of call is the user's own, or the API key: those are needed at every address."""
+        kinds = self.tokens.keys() - {Access.RENEWAL} if access is Access.METRICS else {access}
+        return any(kind not in self.renewable for kind in kinds)
+
     def lacking(self, access: Access, authorization: bytes | None, now: float | None = None) -> str:
         """Why the header of a call does not allow it; empty where it does. ``now`` is on the monotonic clock."""
         if not authorization:
@@ -168,18 +173,34 @@ class Tokens(TokenTable):
             tokens[Access.RENEWAL] = Token(_random())
         super().__init__(tokens, generated)
 
-    def publish(self) -> None:
+    def publish(self, *, needed: bool = True) -> None:
         """Write the key file. Only once the addresses are had: a start in vain leaves a running server's file alone.
 
-        Raises ``ConfigError``.
+        Raises ``ConfigError`` if it cannot be written. If it is not ``needed``, that is logged, and the tokens that
+        nobody can read are not checked.
         """
         try:
             self._write(self.tokens)
         except OSError as error:
-            raise ConfigError(
-                f"{self.file} cannot be written ({error.strerror}): start in a folder that can be"
-                " written to, or give fixed tokens (management_token_file and inference_token_file)"
-            ) from None
+            why = f"{self.file} cannot be written ({error.strerror})"
+            if needed:
+                raise ConfigError(
+                    f"{why}: start in a folder that can be written to, or give fixed tokens"
+                    " (management_token_file and inference_token_file)"
+                ) from None
+            self.file = None
+            generated = {*self.renewable, Access.RENEWAL}
+            self.replace({kind: token for kind, token in self.tokens.items() if kind not in generated})
+            log.warning("there is no key file", reason=why, effect="no token is checked, and none is needed")
+
+    def withdraw(self) -> None:
+        """Delete the key file, unless it is another server's by now."""
+        if self.file is None:
+            return
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            key = json.loads(self.file.read_bytes())[Access.RENEWAL.value]["key"]
+            if self.tokens[Access.RENEWAL].is_(key.encode()):
+                self.file.unlink()
 
     def lacking(self, access: Access, authorization: bytes | None, now: float | None = None) -> str:
         """As in ``TokenTable``; a file of a token that has changed is read first."""
@@ -272,7 +293,9 @@ def tokens_of(
     generated = tuple(kind for kind in wanted if kind not in fixed)
     if not fixed and not generated:
         return None
-    if Access.INFERENCE in fixed and Access.MANAGEMENT not in {*fixed, *generated}:
+    managing = (config.management_address, config.grpc_management_address)
+    demanded = Access.MANAGEMENT in fixed or all(config.demands_tokens(address) for address in managing)
+    if Access.INFERENCE in fixed and not demanded:
         raise ConfigError(
             "inference_token asks a token of whoever infers, and nobody is asked for one to manage the models:"
             " give management_token, too, or token_authorization = on"

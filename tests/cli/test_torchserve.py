@@ -174,11 +174,16 @@ def test_the_version_is_one_that_scripts_know(mooring):
 
 def test_a_management_address_that_others_reach_has_tokens_unless_they_are_turned_off(mooring, server, store):
     start = ["torchserve", "--start", "--foreground", "--model-store", store]
-    mooring(*start)
-    assert not server.config.generates_tokens
+    assert "needed at no address" in mooring(*start).stdout
+    assert (server.config.generates_tokens, server.config.demanding_addresses) == (True, [])
     Path("config.properties").write_text("management_address=http://0.0.0.0:8081\n")
-    assert "tokens" in mooring(*start).stdout
-    assert server.config.generates_tokens
+    assert "needed at http://0.0.0.0:8081\n" in mooring(*start).stdout
+    assert server.config.demanding_addresses == [server.config.management_address]
+    Path("config.properties").write_text("disable_token_authorization=false\n")
+    assert "needed at" not in mooring(*start).stdout
+    assert len(server.config.demanding_addresses) == 4
+    assert server.config.unauthorized_status == 400
+    Path("config.properties").write_text("management_address=http://0.0.0.0:8081\n")
     assert "tokens" not in mooring(*start, "--dt").stdout
     assert not server.config.generates_tokens
     assert server.config.insecure

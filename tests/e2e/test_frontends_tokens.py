@@ -77,6 +77,16 @@ def test_every_process_checks_generated_tokens_and_knows_a_renewed_one_at_once(s
     assert not any(secret in text for text in (server.log, *shown) for secret in secrets)
 
 
+def test_every_process_refuses_only_wrong_tokens_where_none_is_demanded(start):
+    server = start("--token-authorization=elsewhere")
+    assert {server.predict("scale", BODY).code for _ in range(CONNECTIONS)} == {200}
+    assert codes(server, keys(server)["inference"]) == {200}
+    assert codes(server, "wrong-token") == {401}
+    file = server.folder / "key_file.json"
+    assert server.stop() == 0
+    assert not file.exists()
+
+
 def test_every_process_refuses_a_token_that_has_expired(start):
     server = start("--token-authorization=on", "--token-expiration-min=0.05")
     renew(server, "inference")

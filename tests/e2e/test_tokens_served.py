@@ -15,7 +15,7 @@ import pytest
 import requests
 import tritonclient.grpc
 import tritonclient.http
-from e2e_kit import PATIENCE, SCRIPTS, Server, Wire, free_ports, request, until
+from e2e_kit import PATIENCE, SCRIPTS, Server, Wire, free_ports, pack, request, until
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -110,6 +110,8 @@ async def rpcs() -> list[tuple[str, str, str]]:
 class Guarded(Server):
     """A server with generated keys, asked over ``host``, whatever it is bound to."""
 
+    unauthorized = 401
+
     def __init__(self, folder: Path, *arguments: str | Path, **how) -> None:
         self.rpc, self.managing = free_ports(2)
         bound = how.pop("bound", "127.0.0.1")
@@ -199,9 +201,9 @@ def elsewhere(tmp_path_factory, function):
     (folder / "store").mkdir()
     server = Server(
         folder, "--start", "--foreground", "--model-store", folder / "store", command="torchserve",
-        ports=[port, port, port],
+        ports=[port, port, port], environ={"TMPDIR": str(folder)},
     )  # fmt: skip
-    server.__class__, server.rpc, server.managing = Guarded, rpc, rpc
+    server.__class__, server.rpc, server.managing, server.unauthorized = Guarded, rpc, rpc, 400
     try:
         yield server.started("Model server started.")
         server.closed()
@@ -230,7 +232,8 @@ async def of_routes(server: Guarded, mounted, credentials: dict[str, str | None]
             may = MAY[need_of(method, pattern)]
             for name, header in credentials.items():
                 code, text = server.code(server.ports[number], method, filled(pattern), header, session)
-                if (code == 401) == (name in may) or (code == 401 and DENIED not in text):
+                denied = code == server.unauthorized and DENIED in text
+                if denied == (name in may) or code == 401 != server.unauthorized:
                     wrong.append((method, pattern, name, code, text))
     assert wrong == []
 
@@ -582,7 +585,7 @@ def test_with_the_management_token_alone_inference_needs_none(tmp_path, function
         server.kill()
 
 
-def test_torchserves_start_writes_the_key_file_that_a_signal_leaves_and_its_stop_deletes(tmp_path):
+def test_torchserves_start_writes_the_key_file_and_its_end_deletes_it(tmp_path):
     port, managing, metrics, rpc, rpc_managing = free_ports(5)
     (tmp_path / "store").mkdir()
     (tmp_path / "config.properties").write_text(
@@ -605,20 +608,175 @@ def test_torchserves_start_writes_the_key_file_that_a_signal_leaves_and_its_stop
     try:
         assert str(file) in torchserve("--start")
         first = json.loads(file.read_text())["management"]["key"]
-        assert (code(first), code()) == (200, 401)
+        assert (code(first), code()) == (200, 400)
         server = psutil.Process(int((tmp_path / ".model_server.pid").read_text()))
         server.terminate()
         psutil.wait_procs([server], timeout=PATIENCE)
-        assert file.exists()
+        assert not file.exists()
         torchserve("--start")
         second = json.loads(file.read_text())["management"]["key"]
-        assert (code(second), code(first)) == (200, 401)
+        assert (code(second), code(first)) == (200, 400)
         written = [each.read_text() for each in (tmp_path / "logs").rglob("*") if each.is_file()]
         assert written
         assert not any(key in text for key in (first, second) for text in written)
     finally:
         torchserve("--stop")
     assert not file.exists()
+
+
+class DropIn(Guarded):
+    """What ``mooring torchserve`` starts, all of it on loopback."""
+
+    unauthorized = 400
+
+    def __init__(self, folder: Path, *lines: str) -> None:
+        (folder / "store").mkdir(exist_ok=True)
+        if not (folder / "store/rows.mar").exists():
+            pack(folder / "store", "rows", "rows_handler.py")
+        ports = free_ports(5)
+        self.rpc, self.managing = ports[3:]
+        (folder / "config.properties").write_text(
+            "\n".join(
+                [
+                    *(
+                        f"{name}_address=http://127.0.0.1:{port}"
+                        for name, port in zip(("inference", "management", "metrics"), ports, strict=False)
+                    ),
+                    f"grpc_inference_port={self.rpc}\ngrpc_management_port={self.managing}",
+                    "model_store=store\nload_models=rows.mar\ndefault_workers_per_model=1",
+                    *lines,
+                ]
+            )
+        )
+        Server.__init__(
+            self, folder, "--start", "--foreground", "--ncs", command="torchserve", ports=ports,
+            environ={"TMPDIR": str(folder)},
+        )  # fmt: skip
+
+
+REFUSED = {
+    "code": 400,
+    "type": "InvalidKeyException",
+    "message": "Token Authorization failed. Token either incorrect, expired, or not provided correctly",
+}
+
+
+@pytest.fixture(scope="module")
+def dropped(tmp_path_factory):
+    server = DropIn(tmp_path_factory.mktemp("dropped"))
+    try:
+        yield server.started("Model server started.")
+        server.closed()
+        assert not (server.folder / "key_file.json").exists()
+    finally:
+        server.kill()
+
+
+def test_a_drop_in_start_on_loopback_needs_no_token_and_takes_those_of_the_key_file(dropped):
+    keys = dropped.keys()
+    url, managing = dropped.url, f"http://127.0.0.1:{dropped.ports[1]}"
+    assert "needed at no address" in dropped.log
+    for kind, method, place in (
+        ("inference", "POST", f"{url}/predictions/rows"), ("management", "GET", f"{managing}/models/rows"),
+        ("management", "PUT", f"{managing}/models/rows?min_worker=1"),
+    ):  # fmt: skip
+        for headers in ({}, {"Authorization": f"Bearer {keys[kind]}"}):
+            assert requests.request(method, place, headers=headers, timeout=30).status_code in (200, 202)
+    for service, name, port in (
+        ("inference.InferenceAPIsService", "Ping", dropped.rpc),
+        ("management.ManagementAPIsService", "ListModels", dropped.managing),
+    ):
+        for header in (None, f"Bearer {keys['management']}"):
+            assert (
+                dropped.rpc_code(port, f"org.pytorch.serve.grpc.{service}", name, "unary", header)[0] == "OK"
+            )
+
+
+@pytest.mark.parametrize(
+    "wrong", ["Bearer AAAAAAAA", "AAAAAAAA", "Basic AAAAAAAA", "Bearer API", "Bearer inference"]
+)
+def test_a_wrong_token_gets_torchserves_answer_in_a_drop_in_start(dropped, wrong):
+    keys = dropped.keys()
+    header = {"Authorization": wrong.replace("API", keys["API"]).replace("inference", keys["inference"])}
+    places = [f"http://127.0.0.1:{dropped.ports[1]}/models/rows"]
+    if wrong != "Bearer inference":
+        places.append(f"{dropped.url}/predictions/rows")
+    for place in places:
+        answer = requests.get(place, headers=header, timeout=30)
+        assert (answer.status_code, answer.json()) == (400, REFUSED)
+        assert "error_description=" in answer.headers["WWW-Authenticate"]
+    for service, name, port in (
+        ("org.pytorch.serve.grpc.management.ManagementAPIsService", "ListModels", dropped.managing),
+        ("org.pytorch.serve.grpc.inference.InferenceAPIsService", "Predictions", dropped.rpc),
+    )[: len(places)]:
+        code, text = dropped.rpc_code(port, service, name, "unary", header["Authorization"])
+        assert (code, DENIED in text) == ("PERMISSION_DENIED", True)
+
+
+def test_a_request_with_a_head_that_is_known_is_still_checked(dropped):
+    wrong, right = "Authorization: Bearer AAAAAAAA", f"Authorization: Bearer {dropped.keys()['inference']}"
+    with Wire(dropped.port) as wire:
+        for line, code in [("X-Own: 1", 200), (right, 200), (wrong, 400)] * 3:
+            wire.send(request("POST", "/predictions/rows", b"x", line))
+            assert wire.answer().code == code
+
+
+def test_a_renewal_asks_for_its_key_and_for_a_type_also_on_loopback(dropped):
+    url, old = f"http://127.0.0.1:{dropped.ports[1]}/token", dropped.keys()
+    api = {"Authorization": f"Bearer {old['API']}"}
+    for headers, query in (
+        ({}, "?type=inference"),
+        ({"Authorization": f"Bearer {old['management']}"}, "?type=inference"),
+    ):
+        answer = requests.get(url + query, headers=headers, timeout=30)
+        assert (answer.status_code, answer.json()) == (400, REFUSED)
+    for query in ("", "?type=", "?type=token"):
+        answer = requests.get(url + query, headers=api, timeout=30)
+        assert (answer.status_code, answer.json()["type"]) == (400, "InvalidKeyException")
+        assert "inference or management" in answer.json()["message"]
+    assert dropped.keys() == old
+    assert requests.get(f"{url}?type=inference", headers=api, timeout=30).text == "\n"
+    stale = requests.post(
+        f"{dropped.url}/predictions/rows", headers={"Authorization": f"Bearer {old['inference']}"}, timeout=30
+    )
+    assert (stale.status_code, stale.json()) == (400, REFUSED)
+
+
+@pytest.mark.parametrize(("switch", "plain", "wrong"), [("false", 400, 400), ("true", 200, 200)])
+def test_the_switch_demands_tokens_or_writes_none(tmp_path, switch, plain, wrong):
+    server = DropIn(tmp_path, f"disable_token_authorization={switch}")
+    try:
+        server.started("Model server started.")
+        assert (tmp_path / "key_file.json").exists() is (switch == "false")
+        for path in ("/predictions/rows", "/v2/models/rows/infer"):
+            assert DENIED in server.code(server.port, "POST", path, None)[1] or plain == 200
+        assert server.code(server.port, "POST", "/predictions/rows", None)[0] == plain
+        assert server.code(server.port, "POST", "/predictions/rows", "Bearer AAAAAAAA")[0] == wrong
+        server.closed()
+    finally:
+        server.kill()
+
+
+def test_a_key_file_that_cannot_be_written_is_one_warning_on_loopback_and_no_start_where_tokens_are_needed(
+    tmp_path,
+):
+    (tmp_path / "key_file.json").mkdir()
+    (tmp_path / "key_file.json/own").touch()  # nothing takes the place of a folder with something in it
+    server = DropIn(tmp_path)
+    try:
+        server.started("Model server started.")
+        (line,) = [line for line in server.log.splitlines() if "key_file.json" in line and "WARN" in line]
+        assert "no token is checked" in line
+        assert server.code(server.port, "POST", "/predictions/rows", "Bearer an-old-one")[0] == 200
+        server.closed()
+    finally:
+        server.kill()
+    server = DropIn(tmp_path, "disable_token_authorization=false")
+    try:
+        assert server.process.wait(PATIENCE) == 1
+        assert "key_file.json cannot be written (Is a directory)" in server.log.splitlines()[-1]
+    finally:
+        server.kill()
 
 
 def test_a_start_in_vain_leaves_the_keys_of_a_running_server_alone(here):

@@ -74,6 +74,11 @@ def _token_lines(config: Config) -> list[str]:
     lines = [f"  tokens      {', '.join([*keys, *(f'{kind} fixed' for kind in fixed)])}"]
     if "inference" not in fixed and not config.generates_tokens:
         lines.append("              inference needs none")
+    elif keys and config.token_authorization != "on":  # noqa: S105 - a mode, and no password
+        demanding = ", ".join(map(str, config.demanding_addresses))
+        lines.append(
+            f"              needed at {demanding or 'no address, since only this machine reaches them'}"
+        )
     return lines
 
 
@@ -92,7 +97,7 @@ def _curl_lines(config: Config, model: str) -> list[str]:
     where = f"--unix-socket {address.path} http://localhost" if address.path else _reachable_url(address)
     if address.secure and config.client_ca_file is not None:
         where = f"--cert CERTIFICATE --key KEY {where}"
-    guarded = config.generates_tokens or config.inference_token or config.inference_token_file
+    guarded = config.demands_tokens(address) or config.inference_token or config.inference_token_file
     token = ' -H "Authorization: Bearer $TOKEN"' if guarded else ""
     return [f"  curl {where}/ping", f"  curl {where}/predictions/{model} -T FILE{token}"]
 

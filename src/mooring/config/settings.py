@@ -541,9 +541,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Literal["off", "on", "elsewhere"],
         Meta(
             description="whether clients need tokens, generated at the start into key_file.json: off, on, or elsewhere,"
-            " which is on where other machines reach the management address"
+            " which demands them at the addresses that other machines reach and refuses only wrong ones at the others"
         ),
     ] = "off"  # noqa: S105 - a mode, and no password
+    unauthorized_status: Annotated[
+        Literal[401, 400],
+        Meta(
+            description="how a missing or wrong token is answered: 401, or 400 with TorchServe's body, as"
+            " mooring torchserve has it"
+        ),
+    ] = 401
     token_expiration_min: Annotated[
         Seconds, Meta(description="minutes that a generated token lasts until it is renewed")
     ] = 60.0
@@ -567,12 +574,31 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def generates_tokens(self) -> bool:
         """Whether the server generates tokens for what has no fixed one."""
-        elsewhere = not (self.management_address.loopback and self.grpc_management_address.loopback)
-        return self.token_authorization in (("on", "elsewhere") if elsewhere else ("on",))
+        return self.token_authorization != "off"  # noqa: S105 - a mode, and no password
+
+    def demands_tokens(self, address: Address) -> bool:
+        """Whether calls need the generated tokens at this address; at others only wrong ones are refused.
+
+        The address decides and not the peer: behind a proxy on the same machine every peer is on loopback.
+        """
+        if self.token_authorization == "elsewhere":  # noqa: S105 - a mode, and no password
+            return not address.loopback
+        return self.generates_tokens
+
+    @property
+    def demanding_addresses(self) -> list[Address]:
+        """The addresses at which calls need the generated tokens."""
+        addresses = (
+            self.inference_address,
+            self.grpc_address,
+            self.management_address,
+            self.grpc_management_address,
+        )
+        return [address for address in dict.fromkeys(addresses) if self.demands_tokens(address)]
 
     @property
     def guards_management(self) -> bool:
-        """Whether managing models needs a token."""
+        """Whether managing models needs a token where other machines reach it."""
         return self.generates_tokens or bool(self.management_token) or self.management_token_file is not None
 
     def guarded(self, address: Address) -> bool:

@@ -85,11 +85,18 @@ class Settings:
             yield runs(self.shown, f"{honored} of its keys mean the same here")
 
     def _default_token_finding(self) -> Finding:
-        if load_config({}, {}, self.file, defaults=TORCHSERVE_DEFAULTS).generates_tokens:
-            what = "tokens are needed, as in TorchServe, since other machines reach the management address"
-            return runs(self.where("management_address"), what)
-        what = "no tokens are needed, since only this machine reaches the management address; in TorchServe they are"
-        return differs(self.shown, what, "set disable_token_authorization=false to ask for them")
+        if demanding := load_config({}, {}, self.file, defaults=TORCHSERVE_DEFAULTS).demanding_addresses:
+            where = " and ".join(map(str, demanding))
+            keys = (
+                "management_address",
+                "inference_address",
+                "grpc_management_address",
+                "grpc_inference_address",
+            )
+            place = self.where(next((key for key in keys if key in self.values), keys[0]))
+            return runs(place, f"tokens are needed at {where}, which other machines reach, as in TorchServe")
+        what = "tokens are checked where they are shown, and none is needed on this machine; in TorchServe they are"
+        return differs(self.shown, what, "set disable_token_authorization=false to demand them")
 
     def _no_effect_finding(self, key: str) -> Finding:
         if key in _MISSED:

@@ -62,7 +62,13 @@ class Listeners:
     def gate(self, address: Address) -> Gate:
         """What clients of this address need. Who reaches it from elsewhere without a token may not manage models."""
         config = self._config
-        return Gate(self._tokens, closed=not config.guarded(address), protect_metrics=config.protect_metrics)
+        return Gate(
+            self._tokens,
+            closed=not config.guarded(address),
+            protect_metrics=config.protect_metrics,
+            demanded=config.demands_tokens(address),
+            status=config.unauthorized_status,
+        )
 
     def rpc_tls(self, address: Address) -> Callable[[], ssl.SSLContext] | None:
         """The TLS of a gRPC listener; None where it speaks none."""

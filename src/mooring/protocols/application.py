@@ -138,6 +138,8 @@ class Application:
         if match is not None and exchange.method != "OPTIONS" and ENCODING not in exchange.fields:
             prepares = self._prepares.get(match.route.pattern, {})
             prepare = prepares.get(exchange.method) or prepares.get("")
+            if self._checks.get(match.route.pattern) and exchange.header(b"authorization") is not None:
+                prepare = None  # a token that is shown is checked each time
             head_cache.handler = None if prepare is None else prepare(exchange, match)
             head_cache.on_error = self._answer_error
 
@@ -170,7 +172,8 @@ class Application:
 
     def _mount_endpoint(self, endpoint: Endpoint) -> Handler:
         check, handler = self._gate.check(endpoint.access), endpoint.handler
-        if endpoint.prepare is not None and check is None and not endpoint.changes:
+        unchecked = check is None or self._gate.is_optional(endpoint.access)
+        if endpoint.prepare is not None and unchecked and not endpoint.changes:
             prepares = self._prepares.setdefault(endpoint.pattern, {})
             prepares.update(dict.fromkeys(endpoint.methods or ("",), endpoint.prepare))
         if endpoint.access is Access.INFERENCE and "{model_name}" in endpoint.pattern:

@@ -19,7 +19,8 @@ from mooring.web.http1_format import reason_of
 class Refusal(msgspec.Struct, frozen=True):
     """An error response: the status, TorchServe's type and the text.
 
-    ``head`` holds further raw header lines. ``error`` is the text for KServe's clients, where it differs.
+    ``head`` holds further raw header lines. ``error`` is the text for KServe's clients, where it differs. ``detail`` is
+    what the text leaves out because it is TorchServe's to the letter; a gRPC status has both.
     """
 
     status: int
@@ -27,6 +28,7 @@ class Refusal(msgspec.Struct, frozen=True):
     message: str
     error: str = ""
     head: bytes = b""
+    detail: str = ""
 
     def document_for(self, target: bytes) -> dict[str, object]:
         """Return the JSON body in the form of the protocol that the request target belongs to."""
@@ -427,19 +429,31 @@ FORBIDDEN = Refusal(
 )
 
 
-def unauthorized_refusal(token: str, why: str, how: str) -> Refusal:
-    """Return the refusal of a call that lacks its token. TorchServe answers the first two sentences, with 400."""
-    text = (
-        "Token Authorization failed. Token either incorrect, expired, or not provided correctly: "
-        f"{why}; this call needs the {token} token, sent as 'Authorization: Bearer TOKEN', and {how}"
-    )
-    return Refusal(401, "InvalidKeyException", text, head=b'www-authenticate: Bearer realm="mooring"\r\n')
+def unauthorized_refusal(token: str, why: str, how: str, *, status: int = 401) -> Refusal:
+    """Return the refusal of a call that lacks its token.
+
+    With ``status`` 400 the body is TorchServe's, and the header alone says what is wrong.
+    """
+    reason = f"{why}; this call needs the {token} token, sent as 'Authorization: Bearer TOKEN', and {how}"
+    if status == 400:
+        head = f'www-authenticate: Bearer realm="mooring", error="invalid_token", error_description="{reason}"\r\n'
+        return Refusal(status, _NO_TOKEN, _NO_TOKEN_TEXT, detail=reason, head=head.encode())
+    text = f"{_NO_TOKEN_TEXT}: {reason}"
+    return Refusal(status, _NO_TOKEN, text, head=b'www-authenticate: Bearer realm="mooring"\r\n')
+
+
+_NO_TOKEN = "InvalidKeyException"  # noqa: S105 - TorchServe's name of the error
+_NO_TOKEN_TEXT = "Token Authorization failed. Token either incorrect, expired, or not provided correctly"  # noqa: S105
 
 
 def grpc_gate(refusal: Refusal, service: str) -> tuple[str, str]:
     """Return the gRPC status and text of a refusal by the gate. TorchServe's clients expect PERMISSION_DENIED."""
+    if refusal.detail:
+        refusal = msgspec.structs.replace(refusal, message=f"{refusal.message}: {refusal.detail}")
     if service.startswith("org.pytorch.serve."):
         return "PERMISSION_DENIED", grpc_torchserve(refusal)[1]
+    if refusal.type == _NO_TOKEN:
+        return "UNAUTHENTICATED", refusal.message
     return _GRPC_OF_HTTP[refusal.status], refusal.message
 
 

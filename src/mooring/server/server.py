@@ -332,12 +332,17 @@ class Server:
         """Write the key file, and to the log: whether there are tokens and where, and what is not to be had for want of one."""
         config, tokens = self._config, self._tokens
         if tokens is not None:
-            tokens.publish()
-            where = str(tokens.file) if tokens.file is not None else "fixed"
-            open_ = not tokens.guards(Access.INFERENCE)
-            log.info(
-                "tokens are on", needed_for="management" if open_ else "inference, management", keys=where
-            )
+            demanding = config.demanding_addresses
+            tokens.publish(needed=bool(demanding))
+            self._stack.callback(tokens.withdraw)
+            needed = [
+                kind.value
+                for kind in (Access.INFERENCE, Access.MANAGEMENT)
+                if tokens.guards(kind) and (demanding or tokens.is_given(kind))
+            ]
+            if tokens.tokens:
+                where = str(tokens.file) if tokens.file is not None else "fixed"
+                log.info("tokens are on", needed_for=", ".join(needed) or "no call", keys=where)
         for address in {config.inference_address, config.grpc_address}:
             if not config.guarded(address):
                 log.warning(

@@ -31,8 +31,13 @@ from mooring.config.torchserve_keys import (
 
 _TORCHSERVE = "TS_"
 
-# Where only this machine manages models its own users are trusted; TorchServe asks for tokens there, too.
-TORCHSERVE_DEFAULTS: Mapping[str, Any] = MappingProxyType({"token_authorization": "elsewhere"})
+TORCHSERVE_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {
+        # This machine's own users are trusted; TorchServe asks them for tokens, too.
+        "token_authorization": "elsewhere",
+        "unauthorized_status": 400,
+    }
+)
 """What a start under TorchServe's command has in place of our defaults."""
 
 
@@ -101,7 +106,8 @@ def to_properties(config: Config) -> dict[str, str]:
     }
     if file := next(filter(None, (getattr(config, name).file for name in filter(is_secret, SETTINGS))), ""):
         written[CONFIG_FILE] = file
-    if config.generates_tokens:  # insecure or not: whoever reads the file again is not to lose them
+    # Whoever reads the file again is not to lose them, and gets "elsewhere" by default under TorchServe's command.
+    if config.generates_tokens and (config.insecure or config.token_authorization == "on"):  # noqa: S105
         written["disable_token_authorization"] = "false"  # noqa: S105 - a switch, and no password
     for key, name in MILLISECONDS.items():
         if seconds := getattr(config, name):
