@@ -73,6 +73,28 @@ def test_a_v2_request_of_more_rows_is_told_the_limit(function, reply, ask):
     assert calls(model) == []
 
 
+TWO = "def infer(x, y): return {'x': x, 'y': y}"
+PAIR = [TensorSpec("x", "FP32", [-1, 1]), TensorSpec("y", "FP32", [-1, 1])]
+
+
+@pytest.mark.parametrize("batching", [{"max_batch_size": 8}, {"max_batch_size": 8, "batch_dimension": True}])
+def test_inputs_of_a_batched_model_have_as_many_rows(function, reply, ask, batching):
+    model = function(TWO, inputs=PAIR, **batching)
+    uneven = ask.tensors(x=np.float32([[1], [2]]), y=np.float32([[1], [2], [3]]))
+    even = ask.tensors(x=np.float32([[1], [2]]), y=np.float32([[1], [2]]))
+    refused, answered = model.infer([uneven, even], reply)
+    assert refused.message.startswith("input 'y' batch size does not match other inputs for 'm'")
+    assert ask.read(answered)["y"] == [[1], [2]]
+    assert isinstance(model.infer([ask.body({"x": [[1]], "y": [[1], [2]]})], reply)[0], InvalidInput)
+
+
+@pytest.mark.parametrize("batching", [{}, {"max_batch_size": 8, "size_by_default": True}])
+def test_inputs_without_a_declared_batch_are_as_long_as_they_like(function, reply, ask, batching):
+    model = function(TWO, inputs=PAIR, **batching)
+    (found,) = model.infer([ask.tensors(x=np.float32([[1], [2]]), y=np.float32([[1]]))], reply)
+    assert len(ask.read(found)["x"]) == 2
+
+
 def test_a_limit_that_nobody_set_only_says_how_it_is_called(function, reply, ask):
     model = function(COUNTING, max_batch_size=3, size_by_default=True, **WIDE)
     (found,) = model.infer([tensors(ask, [[0, 0]] * 4)], reply)

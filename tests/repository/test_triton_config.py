@@ -143,7 +143,6 @@ def test_what_only_tunes_is_listed_with_the_reason():
         "dynamic_batching.default_queue_policy.allow_timeout_override",
         "instance_group.kind",
         "instance_group.gpus",
-        "response_cache",
         "parameters['execution_mode']",
     }
 

@@ -67,7 +67,8 @@ class Reader:
     inputs have a batch dimension: whether a row's answer depends on the rows beside it is not known
     (docs/decisions/0034-when-requests-are-joined.md). ``unbatched_outputs`` are the outputs whose first dimension is
     known to be no batch. ``constants`` are inputs without a batch dimension that a request may leave out; one that
-    sends them shares no call. With ``one_row`` inputs have a batch dimension, in which there is one row alone.
+    sends them shares no call. With ``one_row`` inputs have a batch dimension, in which there is one row alone. With
+    ``equal_rows`` the configuration says that all inputs have as many rows; ``model`` is its name for the error text.
     """
 
     signature: Signature
@@ -78,6 +79,8 @@ class Reader:
     unbatched_outputs: frozenset[str] = frozenset()
     constants: frozenset[str] = frozenset()
     one_row: bool = False
+    equal_rows: bool = False
+    model: str = ""
 
     def read_samples(self, index: int, request: InferenceRequest) -> tuple[list[Sample], bool]:
         """Return the samples of a request, and whether they are KServe v1 instances. Raises ``InvalidInput``."""
@@ -132,6 +135,8 @@ class Reader:
         self._check_arrays(sample.arrays)
         if self.one_row:
             self._check_one_row(sample.arrays)
+        if self.equal_rows:
+            self._check_equal_rows(sample.arrays)
         if self.can_batch and self.limit > 1 and not self._must_run_alone(arrays):
             sample.rows = self._common_rows(sample.arrays)
         return sample
@@ -141,6 +146,19 @@ class Reader:
             if array.ndim and array.shape[0] > 1 and name not in self.constants:
                 raise InvalidInput(
                     f"inference request batch-size must be <= 1, and is {array.shape[0]}; send one row in a request"
+                )
+
+    def _check_equal_rows(self, arrays: Arrays) -> None:
+        rows: int | None = None
+        for name, array in arrays.items():
+            if name in self.constants or not array.ndim:
+                continue
+            if rows is None:
+                rows = array.shape[0]
+            elif array.shape[0] != rows:
+                raise InvalidInput(
+                    f"input '{name}' batch size does not match other inputs for '{self.model}': it has "
+                    f"{array.shape[0]} rows, and they have {rows}"
                 )
 
     def _must_run_alone(self, arrays: Arrays) -> bool:

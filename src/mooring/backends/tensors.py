@@ -132,8 +132,15 @@ class TensorBackend(Backend):
         metadata = self.load_model(spec, context)
         limit = max(1, spec.batching.max_batch_size)
         one_row = spec.batching.batch_dimension is True and limit == 1
+        signature = self.input_signature(metadata)
         self.reader = Reader(
-            self.input_signature(metadata), spec.batching.mode, limit, self.can_batch, one_row=one_row
+            signature,
+            spec.batching.mode,
+            limit,
+            self.can_batch,
+            one_row=one_row,
+            equal_rows=_has_equal_rows(spec, signature),
+            model=spec.name,
         )
         self._reshaping = Reshaping(metadata.inputs, metadata.outputs) or None
         self._declared = {output.name: output for output in metadata.outputs if output.datatype}
@@ -290,6 +297,23 @@ class TensorBackend(Backend):
             if explained
             else self._reshaping.reshape_outputs(arrays)
         )
+
+
+def _has_equal_rows(spec: ModelSpec, signature: Signature) -> bool:
+    """Whether the configuration says that the first dimension of every input is the batch.
+
+    A file that nobody configured may have inputs whose open first dimensions have nothing to do with each other.
+    """
+    batching = spec.batching
+    if batching.batch_dimension is not None:
+        return batching.batch_dimension
+    inputs = [each for each in signature.specs.values() if not each.optional]
+    return (
+        batching.max_batch_size > 1
+        and not batching.size_by_default
+        and bool(inputs)
+        and all(each.shape[:1] == [-1] for each in inputs)
+    )
 
 
 def _no_labels(_output: str) -> Mapping[str, Any]:

@@ -506,6 +506,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             " 0 is no limit"
         ),
     ] = 1_073_741_824
+    response_cache_size: Annotated[
+        Count,
+        Meta(
+            description="bytes of the answers that are kept for models whose configuration says response_cache, all models"
+            " together; each of several frontends has its share; 0 keeps none"
+        ),
+    ] = 67_108_864
     min_body_rate: Annotated[
         Count,
         Meta(

@@ -118,7 +118,8 @@ class ModelLimits(OptionGroup, frozen=True, kw_only=True):
 
     ``queue_policy`` is None where requests wait in the order of their priority and for as long as their callers do.
     With ``job_ticket`` a request that finds no idle worker is refused at once (TorchServe's useJobTicket). ``retry``:
-    a request that was running when its worker died may run once more on another.
+    a request that was running when its worker died may run once more on another. ``response_cache``: the answer to a
+    request is kept, and given to whoever sends the same request again.
     """
 
     queue_size: int = 100
@@ -126,6 +127,7 @@ class ModelLimits(OptionGroup, frozen=True, kw_only=True):
     job_ticket: bool = False
     retry: bool = True
     max_response_bytes: int = 6_553_500
+    response_cache: bool = False
 
 
 class SequenceHeaders(msgspec.Struct, frozen=True):

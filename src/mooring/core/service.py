@@ -255,6 +255,8 @@ class ModelUsage(msgspec.Struct, frozen=True):
     queue: Duration
     infer: Duration
     batches: list[BatchUsage]
+    cache_hit: Duration = Duration()
+    cache_miss: Duration = Duration()
 
 
 class Registration(msgspec.Struct, frozen=True, kw_only=True):

@@ -423,6 +423,8 @@ def _usage_of(statistics: ModelStatistics) -> ModelUsage:
             BatchUsage(rows, _duration(int(count), seconds))
             for rows, (count, seconds) in sorted(counts.by_size.items())
         ],
+        cache_hit=_duration(counts.cache[1], counts.cache_spent[1]),
+        cache_miss=_duration(counts.cache[0], counts.cache_spent[0]),
     )
 
 

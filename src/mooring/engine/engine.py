@@ -28,9 +28,10 @@ from mooring.engine.body_reader import BodyReader
 from mooring.engine.codec_pool import MAX_CODECS, CodecPool
 from mooring.engine.frontends import Frontends, SingleProcess
 from mooring.engine.graphs.run import GraphRun
-from mooring.engine.queue_policy import make_scheduler
 from mooring.engine.registry import Model, ModelVersion, Registry
+from mooring.engine.response_cache import CachingScheduler, ResponseCache
 from mooring.engine.scale_to_zero import Budget, IdleModels, may_scale_to_zero
+from mooring.engine.scheduler_choice import make_scheduler
 from mooring.engine.sequence_scheduler import SequenceScheduler
 from mooring.hardware import count_cores
 from mooring.ipc.arena import Arena
@@ -68,7 +69,8 @@ class Engine(InferenceService):
     models together; 0 leaves the bound to the machine. Idle models of files have no workers while all together exceed
     the ``budget``. Workers are forked from the processes of ``libraries``, which by default get the environment of this
     process. With ``strict_readiness`` the engine is not ready while anything is missing that was configured at the
-    start; without it, the engine is ready once everything has been tried.
+    start; without it, the engine is ready once everything has been tried. ``cache_size`` bounds the answers that are kept
+    for models with a response cache, in bytes; with 0 none is kept.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Engine(InferenceService):
         strict_readiness: bool = True,
         budget: Budget | None = None,
         deadlines: Deadlines = DEADLINES,
+        cache_size: int = 0,
     ) -> None:
         self.registry = Registry()
         # A registry of their own: a workflow may have the name of a model. Then only its own route reaches it.
@@ -111,6 +114,7 @@ class Engine(InferenceService):
             cache_folder,
             deadlines,
         )
+        self._cache = ResponseCache(cache_size)
         self._codecs = CodecPool(max(1, codecs), arena.slot, self._workers)
         self._shares_reading = codecs > 0
         self._read_body = BodyReader(self._codecs, arena.slot).read_body
@@ -340,7 +344,14 @@ class Engine(InferenceService):
         codecs = self._codecs if self._shares_reading else None
         wake = functools.partial(self._idle_models.wake_version, version) if may_scale_to_zero(spec) else None
         scheduler = make_scheduler(
-            spec, statistics, allocate, version.on_worker_event, make_pool, codecs=codecs, wake=wake
+            spec,
+            statistics,
+            allocate,
+            version.on_worker_event,
+            make_pool,
+            codecs=codecs,
+            wake=wake,
+            cache=self._cache,
         )
         return scheduler, scheduler.pool
 
@@ -372,6 +383,8 @@ class Engine(InferenceService):
         )
         if version.pool is not None:
             await version.pool.stop()
+        if isinstance(scheduler, CachingScheduler):
+            scheduler.forget_answers()
         version.finish_unloading()
 
     def set_default(self, name: str, version: str) -> None:

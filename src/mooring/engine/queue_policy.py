@@ -126,18 +126,3 @@ class PolicyScheduler(Scheduler[W]):
 def _drop_answered(timed: deque[tuple[float, QueuedRequest]]) -> None:
     while timed and timed[0][1].state not in (WAITING, OFFLOADED):
         timed.popleft()
-
-
-def make_scheduler(
-    spec: ModelSpec,
-    statistics: ModelStatistics,
-    allocate: Callable[[int], Buffer | None],
-    health: Callable[[ModelMetadata | MooringError], None],
-    make_pool: Callable[[PoolOwner], W],
-    *,
-    codecs: CodecProcesses | None = None,
-    wake: Callable[[], None] | None = None,
-) -> Scheduler[W]:
-    """The scheduler of a version whose requests do not depend on each other: with a queue policy where it has one."""
-    kind: type[Scheduler[W]] = Scheduler if spec.limits.queue_policy is None else PolicyScheduler
-    return kind(spec, statistics, allocate, health, make_pool, codecs=codecs, wake=wake)

@@ -15,6 +15,7 @@ import uvloop
 from mooring import __version__
 from mooring.core.memory import BodyMemory
 from mooring.core.options import SequenceHeaders
+from mooring.engine.response_cache import ResponseCache
 from mooring.frontends.balancing import Load
 from mooring.frontends.load import load_of
 from mooring.frontends.messages import CONNECTION, GRPC, HTTP, LISTENER, LOAD_EVERY
@@ -128,7 +129,8 @@ class FrontendServer:
         link, descriptors, channel = sockets
         arena = Arena(config.arena_size, number, memory, memory=BodyMemory(config.max_body_memory))
         metrics = Metrics(config.metrics_mode, system=False)
-        frontend = FrontendService(number, link, descriptors, arena, metrics, commands=self)
+        cache = ResponseCache(config.response_cache_size // config.frontends)
+        frontend = FrontendService(number, link, descriptors, arena, metrics, commands=self, cache=cache)
         tokens = None
         if settings.tokens is not None:
             tokens = TokenTable(settings.tokens, settings.renewable)

@@ -26,8 +26,9 @@ from mooring.core.errors import (
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import Done, InferenceService, ModelMetadata, ModelState, Ticket
 from mooring.engine.admission import admit_request, wait_until
-from mooring.engine.queue_policy import make_scheduler
+from mooring.engine.response_cache import CachingScheduler, ResponseCache
 from mooring.engine.scheduler import Scheduler
+from mooring.engine.scheduler_choice import make_scheduler
 from mooring.frontends import messages
 from mooring.frontends.balancing import Load, queue_share
 from mooring.ipc.arena import Arena
@@ -114,7 +115,7 @@ class FrontendService(InferenceService):
     """Serves what it was told of by the first process, whose link comes in as ``sock``.
 
     Descriptors of workers come over ``descriptors``; ``commands`` does what the first process says of connections. ``ended`` is set when the first process is gone or wants this one to end, and
-    ``limit`` says how many seconds it then has for what runs.
+    ``limit`` says how many seconds it then has for what runs. ``cache`` holds the answers of models with a response cache.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class FrontendService(InferenceService):
         arena: Arena,
         metrics: Metrics,
         commands: Commands,
+        cache: ResponseCache | None = None,
     ) -> None:
         self.ended = asyncio.Event()
         self.limit = 0.0
@@ -135,6 +137,7 @@ class FrontendService(InferenceService):
         self._descriptors = descriptors
         self._arena = arena
         self._metrics = metrics
+        self._cache = cache
         self._link = messages.Link(sock, messages.ToFrontend, self._receive_messages, self.ended.set)
         self._served: dict[int, ServedVersion] = {}
         self._by_name: dict[tuple[str, str], ServedVersion] = {}
@@ -315,7 +318,9 @@ class FrontendService(InferenceService):
                 spec, owner, lambda records: self._link.send(messages.MetricRecords(spec.name, list(records)))
             )
 
-        scheduler = make_scheduler(spec, statistics, self._arena.slot, lambda _news: None, make_pool)
+        scheduler = make_scheduler(
+            spec, statistics, self._arena.slot, lambda _news: None, make_pool, cache=self._cache
+        )
         served = self._served[number] = ServedVersion(number, scheduler, spec.limits.queue_size)
         self._limit(served)
         self._by_name[spec.name, spec.version] = served
@@ -402,6 +407,8 @@ class FrontendService(InferenceService):
             if served.scheduler.idle:
                 del self._retiring[number], self._served[number]
                 served.pool.close()
+                if isinstance(served.scheduler, CachingScheduler):
+                    served.scheduler.forget_answers()
                 for order in orders:
                     self._link.send(messages.OrderDone(order))
         self._checks += 1

@@ -217,6 +217,7 @@ class RequestMetrics(Collector):
         yield from self.by_url()
         models = list(self._models.values())
         yield _outcome_family(models)
+        yield _cache_family(models)
         yield from _worker_families(models)
         yield self._state_family()
         yield _sequence_family(models)
@@ -283,6 +284,16 @@ def _outcome_family(models: Sequence[ModelStatistics]) -> Metric:
             family.add_sample(
                 "mooring_requests_total", {**_version_labels(statistics), "outcome": outcome}, count
             )
+    return family
+
+
+def _cache_family(models: Sequence[ModelStatistics]) -> Metric:
+    name = "mooring_response_cache_requests_total"
+    family = Metric(name, "Requests to models with a response cache by whether it had the answer", "counter")
+    for statistics in models:
+        counts = statistics.counts.cache
+        for outcome, count in zip(("miss", "hit"), counts, strict=True) if any(counts) else ():
+            family.add_sample(name, {**_version_labels(statistics), "outcome": outcome}, count)
     return family
 
 

@@ -26,7 +26,7 @@ class Counts:
     """The sums of one version, in this process or of several. Times are in seconds."""
 
     __slots__ = (
-        "by_size", "durations", "inferences", "latency", "outcomes", "queue", "queues", "requests", "spent",
+        "by_size", "cache", "cache_spent", "durations", "inferences", "latency", "outcomes", "queue", "queues", "requests", "spent",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -37,6 +37,9 @@ class Counts:
         self.requests = [0, 0]
         self.latency = [0.0, 0.0]
         self.queue = [0.0, 0.0]
+        # Of requests to a model with a response cache: misses [0] and hits [1], and the seconds of looking and keeping.
+        self.cache = [0, 0]
+        self.cache_spent = [0.0, 0.0]
         self.durations = Histogram(DURATIONS)
         self.queues = Histogram(DURATIONS)
         self.inferences = Histogram(DURATIONS)
@@ -68,13 +71,16 @@ class Counts:
         """Return all sums, for ``add_list`` in another process."""
         histograms = [(h.counts, h.total) for h in (self.durations, self.queues, self.inferences)]
         return [
-            self.outcomes, self.spent, self.requests, self.latency, self.queue, self.by_size, histograms,
+            self.outcomes, self.spent, self.requests, self.latency, self.queue, self.cache, self.cache_spent,
+            self.by_size, histograms,
         ]  # fmt: skip
 
     def add_list(self, values: Sequence[Any]) -> None:
         """Add the sums of another process, as ``to_list`` returns them."""
         *sums, by_size, histograms = values
-        totals: tuple[list[Any], ...] = (self.outcomes, self.spent, self.requests, self.latency, self.queue)
+        totals: tuple[list[Any], ...] = (
+            self.outcomes, self.spent, self.requests, self.latency, self.queue, self.cache, self.cache_spent,
+        )  # fmt: skip
         for total, more in zip(totals, sums, strict=True):
             total[:] = map(operator.add, total, more)
         for rows, (count, seconds) in by_size.items():
@@ -139,6 +145,11 @@ class ModelStatistics:
         self._note_count += count
         if self._note_count > _MAX_NOTES:
             self._sum_up()
+
+    def observe_cache(self, seconds: float, *, hit: bool) -> None:
+        """Note that a response cache had the answer to a request, or had not, and the seconds that this took."""
+        self._counts.cache[hit] += 1
+        self._counts.cache_spent[hit] += seconds
 
     def observe_batches(self, batches: Sequence[tuple[int, float]]) -> None:
         """Note calls of the model by a worker, each with its rows and seconds.

@@ -149,6 +149,7 @@ class Declaration(Table, frozen=True, kw_only=True):
     startup_timeout: _Seconds | None = None
     client_timeout: _Wait | None = None
     retry: bool | None = None
+    response_cache: bool | None = None
     threads: _Count | None = None
     warmup: list[WarmupTable] = []
     preload: bool | None = None

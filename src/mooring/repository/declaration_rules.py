@@ -46,6 +46,11 @@ def check_declaration(declared: Declaration, file: object) -> None:
     if policy is not None and [policy.latest is not None, policy.all, bool(policy.specific)].count(True) != 1:
         raise ModelLoadFailed(f"{file}: version_policy has one of latest = N, all = true and specific = [N]")
     _check_queue(declared, file)
+    if declared.response_cache and declared.decoupled:
+        raise ModelLoadFailed(
+            f"{file}: response_cache is for models with one response to a request, and this one is decoupled; "
+            "leave one of them out"
+        )
     workers = declared.workers
     if workers.min is not None and workers.max is not None and workers.min > workers.max:
         raise ModelLoadFailed(f"{file}: workers.min is above workers.max")

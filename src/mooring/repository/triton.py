@@ -81,6 +81,8 @@ def declaration_table(config: TritonConfig, *, batched: bool | None = None) -> d
         table["entry"] = config["default_model_filename"]
     if "model_transaction_policy" in config:
         table["decoupled"] = config["model_transaction_policy"].get("decoupled", False)
+    if "response_cache" in config:
+        table["response_cache"] = config["response_cache"].get("enable", False)
     table |= _scheduling_tables(config, rows)
     if config.get("model_warmup"):
         table["warmup"] = [_warmup_table(each) for each in config["model_warmup"]]

@@ -122,9 +122,7 @@ MESSAGES: Mapping[str, Mapping[str, Key]] = {
         "model_repository_agents": _refused(
             "ModelRepositoryAgents", "agents, which check or decrypt a model's files, are not run"
         ),
-        "response_cache": _tunes(
-            "ModelResponseCache", "answers are not cached, as in Triton without --cache-config"
-        ),
+        "response_cache": _served("ModelResponseCache", "whether answers are kept for equal requests"),
         "model_metrics": _tunes("ModelMetrics", "buckets of Triton's metrics"),
     },
     "ModelVersionPolicy": {
@@ -370,7 +368,9 @@ MESSAGES: Mapping[str, Mapping[str, Key]] = {
         "name": _tunes("string"),
         "parameters": _tunes("string", keyed="string"),
     },
-    "ModelResponseCache": {"enable": _tunes("bool")},
+    "ModelResponseCache": {
+        "enable": _served("bool", "whether they are; within the server's `response_cache_size`")
+    },
     "ModelMetrics": {"metric_control": _tunes("ModelMetrics.MetricControl", many=True)},
     "ModelMetrics.MetricControl": {
         "metric_identifier": _tunes("ModelMetrics.MetricControl.MetricIdentifier"),

@@ -166,6 +166,7 @@ class Server:
             cache_folder=_cache_folder(config),
             strict_readiness=config.strict_readiness,
             deadlines=deadlines,
+            cache_size=config.response_cache_size // config.frontends,
         )
         self.engine.listening = False
         self._stack = stack

@@ -15,7 +15,6 @@ from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
 _READING = frozenset({"GET", "HEAD"})
-_NEVER = {"count": 0, "ns": 0}
 
 
 class Statistics:
@@ -87,8 +86,8 @@ def _model_statistics(usage: ModelUsage) -> dict[str, Any]:
             "fail": _duration_document(usage.fail),
             "queue": _duration_document(usage.queue),
             **_compute_times(usage.infer),
-            "cache_hit": _NEVER,
-            "cache_miss": _NEVER,
+            "cache_hit": _duration_document(usage.cache_hit),
+            "cache_miss": _duration_document(usage.cache_miss),
         },
         "response_stats": {},
         "batch_stats": [

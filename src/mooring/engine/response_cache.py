@@ -1,0 +1,254 @@
+"""Answers that are kept, so that the same request is answered again without a worker: Triton's response cache.
+
+A key is a hash of all that an answer depends on: the version, the inputs with their contents, the outputs asked for and
+in which form, and the parameters. Requests up to 64 KB are hashed on the event loop, larger ones in a thread.
+"""
+
+import asyncio
+import hashlib
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from mooring.core.buffers import LARGE, Buffer, Payload, view_of
+from mooring.core.errors import MooringError
+from mooring.core.requests import INFER, InferenceRequest, InferenceResponse
+from mooring.core.service import Done, Outcome, Ticket
+from mooring.core.tensors import JsonOutput, Output, Tensor
+from mooring.engine.admission import NO_OP_TICKET
+from mooring.engine.dispatcher import W
+from mooring.engine.queue_policy import PolicyScheduler
+
+# Bytes of a request above which it is not hashed: that would take longer than most models.
+_MAX_REQUEST = 64 << 20
+# Bytes of an answer above which it is not kept: it is copied on the event loop, 0.1 ms a megabyte.
+_MAX_ANSWER = 1 << 20
+# Bytes that an entry takes beside the elements of its tensors.
+_ENTRY_OVERHEAD = 1024
+
+_owners = itertools.count(1)
+_encode = msgspec.msgpack.Encoder().encode
+
+CacheKey = tuple[int, bytes]
+"""The scheduler that the answer is of, and the hash of the request."""
+
+
+class ResponseCache:
+    """Answers by their keys, of all versions of a process, ``size`` bytes at most. The one unused longest goes first."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.used = 0
+        self._entries: OrderedDict[CacheKey, tuple[InferenceResponse, int]] = OrderedDict()
+
+    def find(self, key: CacheKey) -> InferenceResponse | None:
+        """Return a copy of the answer of that key, whose tensors its reader may change but for their elements."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        self._entries.move_to_end(key)
+        return _copy_response(entry[0], _lend_payload)
+
+    def keep(self, key: CacheKey, answer: InferenceResponse) -> None:
+        """Keep a copy of an answer, unless it is too large; what was unused longest makes room for it."""
+        size = sum(map(_output_size, answer.outputs)) + _ENTRY_OVERHEAD
+        if size > min(self.size, _MAX_ANSWER) or key in self._entries:
+            return
+        self._entries[key] = _copy_response(answer, _copy_payload), size
+        self.used += size
+        while self.used > self.size:
+            _, (_, oldest) = self._entries.popitem(last=False)
+            self.used -= oldest
+
+    def forget(self, owner: int) -> None:
+        """Forget all answers of a scheduler."""
+        for key in [key for key in self._entries if key[0] == owner]:
+            self.used -= self._entries.pop(key)[1]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+class CachingScheduler(PolicyScheduler[W]):
+    """The queue of a version whose answers are kept in a ``ResponseCache``.
+
+    How this works: a request is hashed. An answer that is kept under that hash goes to the caller at once; else the
+    request waits in the queue as every other, and its answer is kept. Equal requests that come before the first of them
+    is answered all run. What is no plain inference, or streams its answer, is not kept.
+    """
+
+    cache: ResponseCache
+
+    def set_cache(self, cache: ResponseCache) -> None:
+        """Keep answers there. Called once, before the first request."""
+        self.cache = cache
+        self._owner = next(_owners)
+        self._hashing = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits, runs or is being hashed."""
+        return not self._hashing and super().idle
+
+    def forget_answers(self) -> None:
+        """Forget all answers that are kept: the version is gone."""
+        self.cache.forget(self._owner)
+
+    def _submit_at(self, request: InferenceRequest, done: Done, rows: int, level: int) -> Ticket:
+        size = _request_size(request)
+        if self.refusal is not None or request.operation is not INFER or size > _MAX_REQUEST:
+            return super()._submit_at(request, done, rows, level)
+        began = self._clock()
+        if size <= LARGE:
+            return self._answer_or_queue(request, done, rows, level, hash_request(request), began)
+        return _HashedRequest(self, request, done, rows, level, began)
+
+    def _answer_or_queue(
+        self, request: InferenceRequest, done: Done, rows: int, level: int, digest: bytes, began: float
+    ) -> Ticket:
+        """Answer a request with what is kept, or have it wait for a worker and keep its answer."""
+        key = self._owner, digest
+        answer = self.cache.find(key)
+        lookup = self._clock() - began
+        statistics = self._dispatcher.statistics
+        if answer is None:
+            return super()._submit_at(request, self._keeping(key, request.id, done, lookup), rows, level)
+        request.release()
+        answer.id = answer.id or request.id
+        statistics.observe_cache(lookup, hit=True)
+        statistics.observe_request(self._clock() - began, 0.0, True, not request.version)
+        done(answer)
+        return NO_OP_TICKET
+
+    def _keeping(self, key: CacheKey, request_id: str, done: Done, lookup: float) -> Done:
+        """Return a ``done`` that keeps the answer before it passes it on."""
+        streams = False
+
+        def keep_and_pass(outcome: Outcome) -> None:
+            nonlocal streams
+            if isinstance(outcome, MooringError):
+                done(outcome)
+                return
+            streams = streams or not outcome.final
+            if outcome.final and not streams and outcome.outputs:
+                began = self._clock()
+                outcome_id = outcome.id
+                if outcome_id == request_id:  # the next client's is another
+                    outcome.id = ""
+                self.cache.keep(key, outcome)
+                outcome.id = outcome_id
+                self._dispatcher.statistics.observe_cache(lookup + self._clock() - began, hit=False)
+            done(outcome)
+
+        return keep_and_pass
+
+    def submit_hashed(
+        self, request: InferenceRequest, done: Done, rows: int, level: int, digest: bytes, began: float
+    ) -> Ticket:
+        """Go on with a request that a thread has hashed."""
+        self._hashing -= 1
+        return self._answer_or_queue(request, done, rows, level, digest, began)
+
+    def start_hashing(self) -> None:
+        """Count a request that a thread hashes."""
+        self._hashing += 1
+
+    def drop_hashed(self, request: InferenceRequest) -> None:
+        """Give back the memory of a request that was withdrawn while a thread hashed it."""
+        self._hashing -= 1
+        request.release()
+
+
+class _HashedRequest:
+    """A large request while a thread hashes it, and then the ticket of the request in the queue."""
+
+    def __init__(
+        self,
+        scheduler: CachingScheduler[Any],
+        request: InferenceRequest,
+        done: Done,
+        rows: int,
+        level: int,
+        began: float,
+    ) -> None:
+        self._ticket: Ticket | None = None
+        self._cancelled = False
+        scheduler.start_hashing()
+        task = asyncio.get_running_loop().run_in_executor(None, hash_request, request)
+
+        def on_hashed(task: "asyncio.Future[bytes]") -> None:
+            if self._cancelled:
+                scheduler.drop_hashed(request)
+                return
+            self._ticket = scheduler.submit_hashed(request, done, rows, level, task.result(), began)
+
+        task.add_done_callback(on_hashed)
+
+    def cancel(self) -> None:
+        """Withdraw the request: the caller does not wait any more."""
+        self._cancelled = True
+        if self._ticket is not None:
+            self._ticket.cancel()
+
+
+def hash_request(request: InferenceRequest) -> bytes:
+    """Return the hash of all that the answer to a request depends on, but for the version that answers it."""
+    body = request.body
+    head = (
+        request.form,
+        request.path,
+        request.parameters,
+        request.outputs,
+        request.json_writer,
+        request.null_for_nan,
+        request.layout,
+        [
+            (tensor.name, tensor.datatype, tensor.shape, tensor.parameters, tensor.packed)
+            for tensor in request.inputs
+        ],
+        None if body is None else (body.kind, body.json_size, body.no_regions, body.declared),
+    )
+    digest = hashlib.sha256(_encode(head))
+    for data in ([] if body is None else [body.data]) + [tensor.data for tensor in request.inputs]:
+        if isinstance(data, list):
+            digest.update(_encode([each if type(each) is bytes else bytes(each) for each in data]))
+        else:
+            digest.update(b"%d:" % len(data))
+            digest.update(view_of(data))
+    return digest.digest()
+
+
+def _request_size(request: InferenceRequest) -> int:
+    size = 0 if request.body is None else len(request.body.data)
+    return size + sum(map(_output_size, request.inputs))
+
+
+def _output_size(tensor: Output) -> int:
+    return sum(map(len, tensor.data)) if isinstance(tensor.data, list) else len(tensor.data)
+
+
+def _copy_response(
+    response: InferenceResponse, copy_payload: Callable[[Payload], Payload]
+) -> InferenceResponse:
+    parameters = dict(response.parameters) if response.parameters else None
+    outputs = [_copy_output(output, copy_payload) for output in response.outputs]
+    return msgspec.structs.replace(response, outputs=outputs, parameters=parameters)
+
+
+def _copy_output(output: Output, copy_payload: Callable[[Payload], Payload]) -> Tensor | JsonOutput:
+    data = output.data
+    copied = [copy_payload(each) for each in data] if isinstance(data, list) else copy_payload(data)
+    parameters = dict(output.parameters) if output.parameters else None
+    return msgspec.structs.replace(output, data=copied, shape=[*output.shape], parameters=parameters)
+
+
+def _copy_payload(payload: Payload) -> bytes:
+    return payload if isinstance(payload, bytes) else bytes(payload)
+
+
+def _lend_payload(payload: Payload) -> Payload:
+    """The kept bytes; large ones in the form in which large answers come, which are sent without a copy."""
+    return Buffer(view_of(payload)) if len(payload) > LARGE else payload
