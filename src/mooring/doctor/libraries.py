@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from mooring.backends.handler.absent import REASONS
 from mooring.backends.handler.entry import COMPAT
 from mooring.doctor.findings import Finding, at, change, differs
 from mooring.doctor.python_source import (
@@ -98,7 +99,10 @@ def _import_findings(each: Import, top: str, where: str, requirements: Requireme
     if top in sys.stdlib_module_names:
         return
     if top == "ts":
-        if not _known_to_compat(each.module):
+        if each.module in REASONS:
+            text = f"imports {each.module}, which {REASONS[each.module]}"
+            yield change(where, text, "take it out, or write a handler of your own")
+        elif not _known_to_compat(each.module):
             text = f"imports {each.module}, which is not among the parts of TorchServe that are here"
             yield change(where, text, "copy what is used of it into the archive")
         return

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from mooring.backends.handler.absent import REASONS
 from mooring.backends.handler.entry import DEFAULT_HANDLERS
 from mooring.core.errors import ModelLoadFailed
 from mooring.doctor.findings import Finding, Verdict, at, change, differs, line_of, runs
@@ -27,7 +28,6 @@ from mooring.workers.capacity import machine_capacity
 
 _WEIGHTS = (".pt", ".pth", ".bin", ".ckpt")
 # TorchServe's own that are no part of this server.
-_VENDOR_HANDLERS = frozenset({"dali_image_classifier", "trt_llm_handler", "vllm_handler"})
 
 
 class _Model(msgspec.Struct, frozen=True):
@@ -133,9 +133,8 @@ def _named_handler_findings(model: _Model, name: str) -> Iterator[Finding]:
     where = f"{model.shown}/{MANIFEST}"
     if name in DEFAULT_HANDLERS:
         return
-    if name in _VENDOR_HANDLERS:
-        text = f"handler {name} needs a GPU vendor's library and is not part of this server"
-        yield change(where, text, "name a handler of your own in its place")
+    if reason := REASONS.get(f"ts.torch_handler.{name}"):
+        yield change(where, f"handler {name} {reason}", "name a handler of your own in its place")
     else:
         text = f"the handler is missing: {name}.py is not in the archive, and no default handler is called so"
         yield change(where, text, f"make the archive anew with --handler {name}.py")

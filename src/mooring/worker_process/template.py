@@ -228,5 +228,7 @@ def _run_child(channels: int, descriptors: Sequence[int], parent: int, model: Pr
 
 
 if __name__ == "__main__":
-    set_soft_limit(int(sys.argv[3]))
-    serve_template(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
+    _control, _parent, _soft_limit = map(int, sys.argv[1:])
+    sys.argv[:] = ["worker"]  # these arguments are not for the parsers that models' code brings
+    set_soft_limit(_soft_limit)
+    serve_template(socket.socket(fileno=_control), _parent)

@@ -60,7 +60,8 @@ class BaseHandler:
     def initialize(self, context: Context) -> None:
         """Load the model. Raises ``RuntimeError`` when the archive holds none."""
         self.context = context
-        self.model_yaml_config = context.model_yaml_config or {}
+        # The contexts of users' own tests lack it.
+        self.model_yaml_config = getattr(context, "model_yaml_config", None) or {}
         properties = context.system_properties
         self.map_location, self.device = _choose_devices(properties.get("gpu_id"))
         self.manifest = context.manifest
@@ -168,7 +169,10 @@ class BaseHandler:
                 arguments["activities"].append(profiler.ProfilerActivity.CUDA)
             arguments["record_shapes"] = True
         if "on_trace_ready" not in arguments:
-            folder = Path(tempfile.gettempdir()) / "pytorch_profiler" / self.context.model_name
+            name = getattr(self.context, "model_name", "") or (self.manifest or {}).get("model", {}).get(
+                "modelName"
+            )
+            folder = Path(tempfile.gettempdir()) / "pytorch_profiler" / (name or "model")
             arguments["on_trace_ready"] = profiler.tensorboard_trace_handler(str(folder))
         with profiler.profile(**arguments) as profile:
             output = self._run_steps(data)

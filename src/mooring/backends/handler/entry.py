@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from mooring.backends.handler.absent import REASONS
 from mooring.backends.handler.context import Context
 from mooring.backends.handler.module_classes import import_file, list_classes_from_module
 from mooring.backends.model_source import bypass_bytecode_cache
@@ -131,6 +132,8 @@ def _import_handler(name: str, model_dir: Path) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != name.partition(".")[0] and error.name != name:
             raise
+        if reason := REASONS.get(f"ts.torch_handler.{name}"):
+            raise ModelLoadFailed(f"TorchServe's handler '{name}' {reason}") from None
         known = ", ".join(sorted(DEFAULT_HANDLERS))
         raise ModelLoadFailed(
             f"no handler '{name}': it is no file of the model, no module, and none of {known}"

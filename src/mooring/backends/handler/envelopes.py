@@ -26,15 +26,39 @@ class EnvelopeRequest(NamedTuple):
 
 
 class BaseEnvelope(abc.ABC):
-    """An envelope: unpacks the rows of a body, and packs the results.
+    """TorchServe's interface of an envelope, for those that users write: it wraps the function of a handler."""
+
+    context: Any = None
+
+    def __init__(self, handle_fn: Callable[[Any, Any], Any] | None = None) -> None:
+        self._handle_fn = handle_fn
+
+    def handle(self, data: Any, context: Any) -> Any:
+        """The answers to a batch by the wrapped function; without ``data`` (to initialize it) that is only called."""
+        assert self._handle_fn is not None
+        self.context = context
+        if not data:
+            return self._handle_fn(data, context)
+        return self.format_output(self._handle_fn(self.parse_input(data), context))
+
+    @abc.abstractmethod
+    def parse_input(self, data: Any) -> Any:
+        """The rows that the function gets, out of the rows of a batch."""
+
+    @abc.abstractmethod
+    def format_output(self, data: Any) -> Any:
+        """The answers to a batch, out of what the function returned."""
+
+
+class RowEnvelope(BaseEnvelope):
+    """An envelope that unpacks each request by itself. The server calls its two rules; by hand it is called as any other.
 
     ``joint`` envelopes give a handler one request at a time and take any number of results.
     """
 
     joint = False
-
-    def __init__(self, handle_fn: Callable[[Any, Any], Any] | None = None) -> None:
-        self._handle_fn = handle_fn
+    _batch: Sequence[dict[str, Any]] = ()
+    _counts: Sequence[int] = ()
 
     @abc.abstractmethod
     def split_rows(self, row: dict[str, Any]) -> list[Any]:
@@ -44,28 +68,44 @@ class BaseEnvelope(abc.ABC):
     def join_results(self, results: Sequence[Any], row: dict[str, Any], request: EnvelopeRequest) -> Any:
         """One request's answer out of the results of its rows, and its fields as they came."""
 
-    def handle(self, data: Sequence[dict[str, Any]], context: Any) -> list[Any]:
-        """The answers to a batch by the function given at first: for handlers that wrap themselves."""
-        assert self._handle_fn is not None
+    def handle(self, data: Any, context: Any) -> Any:
+        if not self.joint or not data:
+            return super().handle(data, context)
+        answers = []
+        for row in data:
+            answers += super().handle([row], context)
+        return answers
+
+    def parse_input(self, data: Sequence[dict[str, Any]]) -> list[Any]:
         parts = [self.split_rows(row) for row in data]
-        if self.joint:
-            results = [self._handle_fn(part, context) for part in parts]
-        else:
-            flat = iter(self._handle_fn([each for part in parts for each in part], context))
-            results = [[next(flat) for _ in part] for part in parts]
-        explain = context.get_request_header(0, "explain") == "True"
-        version = str(context.manifest.get("model", {}).get("modelVersion", ""))
+        self._batch, self._counts = data, [len(part) for part in parts]
+        return [each for part in parts for each in part]
+
+    def format_output(self, data: Any) -> list[Any]:
+        flat = iter(data)
         return [
             self.join_results(
-                result,
+                list(flat) if self.joint else [next(flat) for _ in range(count)],
                 row,
-                EnvelopeRequest(explain, context.get_request_id(index) or "", context.model_name, version),
+                self._request_facts(index),
             )
-            for index, (result, row) in enumerate(zip(results, data, strict=True))
+            for index, (row, count) in enumerate(zip(self._batch, self._counts, strict=True))
         ]
 
+    def _request_facts(self, index: int) -> EnvelopeRequest:
+        """What a context says of a request. Those of users' tests have a part of its attributes only."""
+        context = self.context
+        manifest_model = (getattr(context, "manifest", None) or {}).get("model", {})
+        find_id = getattr(context, "get_request_id", None)
+        return EnvelopeRequest(
+            context.get_request_header(0, "explain") == "True",
+            (find_id(index) if find_id else None) or "",
+            getattr(context, "model_name", None) or manifest_model.get("modelName", ""),
+            str(manifest_model.get("modelVersion", "")),
+        )
 
-class BodyEnvelope(BaseEnvelope):
+
+class BodyEnvelope(RowEnvelope):
     """The handler gets the body itself in place of a dict."""
 
     def split_rows(self, row: dict[str, Any]) -> list[Any]:
@@ -75,7 +115,7 @@ class BodyEnvelope(BaseEnvelope):
         return results[0]
 
 
-class JSONEnvelope(BaseEnvelope):
+class JSONEnvelope(RowEnvelope):
     """``{"instances": [...]}`` in, ``{"predictions": [...]}`` out, with base64 undone on the way."""
 
     def split_rows(self, row: dict[str, Any]) -> list[Any]:
@@ -86,7 +126,7 @@ class JSONEnvelope(BaseEnvelope):
         return json.dumps({"predictions": list(results)})
 
 
-class KServeEnvelope(BaseEnvelope):
+class KServeEnvelope(RowEnvelope):
     """``{"instances": [...]}`` in, ``{"predictions": [...]}`` or ``{"explanations": [...]}`` out."""
 
     def split_rows(self, row: dict[str, Any]) -> list[Any]:
@@ -97,7 +137,7 @@ class KServeEnvelope(BaseEnvelope):
         return {key: list(results)}
 
 
-class KServev2Envelope(BaseEnvelope):
+class KServev2Envelope(RowEnvelope):
     """The JSON of the Open Inference Protocol: the handler gets the list of inputs, output i is named as input i."""
 
     joint = True
@@ -195,7 +235,7 @@ def _output_of(name: str, result: Any) -> dict[str, Any]:
     return {"name": name, "datatype": datatype, "data": flat, "shape": [len(flat)]}
 
 
-ENVELOPES: dict[str, type[BaseEnvelope]] = {
+ENVELOPES: dict[str, type[RowEnvelope]] = {
     "body": BodyEnvelope,
     "json": JSONEnvelope,
     "kserve": KServeEnvelope,

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mooring.backends.handler import json_text
-from mooring.backends.handler.envelopes import BaseEnvelope, EnvelopeRequest, check_output_names
+from mooring.backends.handler.envelopes import EnvelopeRequest, RowEnvelope, check_output_names
 from mooring.codecs.instances import find_instances
 from mooring.codecs.nonfinite import BY_PROTOCOL
 from mooring.codecs.open_inference import decode_v2_inputs
@@ -87,7 +87,7 @@ class BodyForm(RowForm):
 class EnvelopeForm(RowForm):
     """A body in an envelope, which unpacks its rows."""
 
-    def __init__(self, body: BodyForm, envelope: BaseEnvelope, version: str) -> None:
+    def __init__(self, body: BodyForm, envelope: RowEnvelope, version: str) -> None:
         self._body = body
         self._version = version
         self._envelope = envelope

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from mooring.backends.handler.metric_errors import MetricsCacheIOError, MetricsCacheValueError
 from mooring.backends.handler.metrics import CachingMetric, MetricsStore, MetricTypes
 from mooring.observability.metrics_file import read_metrics_file
 
@@ -15,9 +16,17 @@ class MetricsCacheYamlImpl(MetricsStore):
         self._path = Path(config_file_path)
 
     def initialize_cache(self) -> None:
-        """Declare every model metric of the file. Raises ``OSError``, or ``ValueError`` for what declares none."""
-        for metric in read_metrics(self._path):
-            self.add_declared(metric)
+        """Declare every model metric of the file.
+
+        Raises ``MetricsCacheIOError`` (an ``OSError``), or ``MetricsCacheValueError`` (a ``ValueError``) for what declares none.
+        """
+        try:
+            for metric in read_metrics(self._path):
+                self.add_declared(metric)
+        except OSError as error:
+            raise MetricsCacheIOError(f"{self._path}: {error.strerror}") from error
+        except ValueError as error:
+            raise MetricsCacheValueError(str(error)) from error
 
 
 def read_metrics(path: Path) -> Iterator[CachingMetric]:

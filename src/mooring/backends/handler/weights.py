@@ -103,3 +103,8 @@ def load_onnx(path: str, device: Any) -> OnnxSession:
     """Create a session of ONNX Runtime, on the GPU where the device is one."""
     accelerated = ["CUDAExecutionProvider"] if getattr(device, "type", "") == "cuda" else []
     return OnnxSession(path, [*accelerated, "CPUExecutionProvider"])
+
+
+def setup_ort_session(model_pt_path: str, map_location: str) -> OnnxSession:
+    """As ``load_onnx``, with the device by its name ("cuda" or "cpu")."""
+    return load_onnx(model_pt_path, torch.device(map_location))

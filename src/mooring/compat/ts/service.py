@@ -1,2 +1,2 @@
 from mooring.backends.handler.faults import PredictionException
-from mooring.backends.handler.service import Service, emit_metrics
+from mooring.backends.handler.service import PREDICTION_METRIC, Service, emit_metrics

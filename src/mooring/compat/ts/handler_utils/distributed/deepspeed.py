@@ -1,0 +1,1 @@
+from mooring.backends.handler.vendors import get_ds_engine

@@ -1,0 +1,1 @@
+from mooring.backends.handler.weights import load_compiled_library as load_exported_model

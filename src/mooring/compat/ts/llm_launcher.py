@@ -1,0 +1,4 @@
+from mooring.backends.handler.absent import launch_llm as main
+
+if __name__ == "__main__":
+    main()

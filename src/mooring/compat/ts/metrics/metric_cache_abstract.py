@@ -1,0 +1,1 @@
+from mooring.backends.handler.metrics import MetricsStore as MetricCacheAbstract

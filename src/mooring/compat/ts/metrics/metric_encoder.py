@@ -1,0 +1,1 @@
+from mooring.backends.handler.metric_units import MetricEncoder

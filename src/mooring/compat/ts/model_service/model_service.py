@@ -1,0 +1,1 @@
+from mooring.backends.handler.model_service import ModelService, SingleNodeService

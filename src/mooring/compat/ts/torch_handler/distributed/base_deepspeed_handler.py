@@ -1,0 +1,1 @@
+from mooring.backends.handler.deepspeed_handler import BaseDeepSpeedHandler

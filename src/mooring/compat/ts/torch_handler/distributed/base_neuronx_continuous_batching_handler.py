@@ -1,0 +1,1 @@
+from mooring.backends.handler.absent import BaseNeuronXContinuousBatchingHandler

@@ -1,0 +1,1 @@
+from mooring.backends.handler.mock_context import MockContext

@@ -1,0 +1,1 @@
+from mooring.backends.handler.vendors import download_model
