@@ -69,16 +69,13 @@ def test_a_worker_whose_code_ends_it_takes_only_its_own_request_along(server):
     assert [answer.body for answer in answers[1:]] == [b"7", b"7"]
 
 
-NO_WORKER = (
-    'Model "narrow" has no worker to serve inference request. Please use scale workers API to add workers. If this is '
-    "a sequence inference, please check if it is closed, or expired; or exceeds maxSequenceJobQueueSize"
-)
+FULL = "the queue of model 'narrow' is full, with 2 requests waiting; try again later"
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again(server):
     answers = together(server, "narrow", ["0.4"] * 8)
     full = [answer for answer in answers if answer.code != 200]
     assert len(full) == 5  # one runs, two wait
-    assert full == [refused(BUSY, "ServiceUnavailableException", NO_WORKER, retry_after="1")] * 5
+    assert full == [refused(BUSY, "ServiceUnavailableException", FULL, retry_after="1")] * 5
     assert [answer for answer in answers if answer.code == 200] == [answered("slept 0.4")] * 3
     assert server.predict("narrow", "0") == answered("slept 0.0")

@@ -69,11 +69,7 @@ def managed(server, method, target):
 
 
 def no_ticket(model):
-    text = (
-        f'Model "{model}" has no worker to serve inference request. Please use scale workers API to add workers. '
-        "If this is a sequence inference, please check if it is closed, or expired; "
-        "or exceeds maxSequenceJobQueueSize"
-    )
+    text = f"model '{model}' has no idle worker; try again later"
     return refused("503 Service Unavailable", "ServiceUnavailableException", text, retry_after="1")
 
 

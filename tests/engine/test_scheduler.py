@@ -184,7 +184,9 @@ def test_a_request_that_finds_the_queue_full_is_refused_at_once():
     stage = Stage(queue_size=2)
     stage.ask("runs", "a", "b", "c")
     assert stage.refusals(QueueFull) == ["c"]
-    assert stage.outcomes["c"][0].message == "model 'm' has 2 requests waiting; try again later"
+    assert stage.outcomes["c"][0].message == (
+        "the queue of model 'm' is full, with 2 requests waiting; try again later"
+    )
     assert isinstance(stage.scheduler.overload_error(), QueueFull)
     stage.worker.answer()
     assert stage.scheduler.overload_error() is None

@@ -65,9 +65,8 @@ EVERYTHING = Registration(
             EVERYTHING,
             True,
         ),
-        ("url=m.mar&batch_size=x&initial_workers=&response_timeout=1.5", Registration(url="m.mar"), True),
         (
-            "url=m.mar&batch_size=0&max_batch_delay=-1&initial_workers=-1&startup_timeout=0",
+            "url=m.mar&batch_size=0&max_batch_delay=-1&initial_workers=-1&startup_timeout=-1&response_timeout=",
             Registration(url="m.mar"),
             True,
         ),
@@ -104,6 +103,23 @@ async def test_a_json_body_says_it_too(management, kind, body, query, registrati
     text = json.dumps(body).encode()
     await management.call("POST", f"/models{query}", text, f"content-type: {kind}")
     assert management.service.changes == [("register", registration, wait)]
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("batch_size=x", "batch_size must be a whole number, not 'x'."),
+        ("response_timeout=1.5", "response_timeout must be a whole number, not '1.5'."),
+        ("batch_size=-2", "batch_size cannot be less than 1."),
+        ("initial_workers=-2", "initial_workers cannot be less than 0."),
+        ("startup_timeout=0", "startup_timeout must be at least 1 second."),
+        ("response_timeout=0", "response_timeout must be at least 1 second."),
+    ],
+)
+async def test_a_registration_with_a_number_that_makes_no_sense_is_refused(management, query, message):
+    reply = await management.call("POST", f"/models?url=m.mar&{query}")
+    assert reply.raw == refused("400 Bad Request", "BadRequestException", message)
+    assert management.service.changes == []
 
 
 @pytest.mark.parametrize("body", [b"[]", b"{", b'{"url": 3}', b'{"url": "m", "batch_size": "x"}', b"\xff"])
@@ -173,7 +189,7 @@ async def test_what_cannot_be_registered_is_told_in_torchserves_words(
          ("echo", "2.0", 2, 4, True), said("Workers scaled to 3 for model: echo, version: 2.0")),
         ("/models/echo?max_worker=4&synchronous=true&number_gpu=1&timeout=3", Scaled("echo", "1.0", 1, done=False),
          ("echo", "", 1, 4, True), said("Workers scaling in progress...", "206 Partial Content")),
-        ("/models/echo?min_worker=x&max_worker=", None, ("echo", "", 1, 1, False),
+        ("/models/echo?min_worker=&max_worker=", None, ("echo", "", 1, 1, False),
          said("Processing worker updates...", "202 Accepted")),
     ],
 )  # fmt: skip
@@ -191,6 +207,8 @@ async def test_scaling_is_answered_in_torchserves_words(management, target, scal
         ("max_worker=-1", "max_worker cannot be less than min_worker."),
         ("min_worker=-1", "min_worker cannot be less than 0."),
         ("min_worker=-1&max_worker=3", "min_worker cannot be less than 0."),
+        ("min_worker=x&max_worker=", "min_worker must be a whole number, not 'x'."),
+        ("max_worker=1.5", "max_worker must be a whole number, not '1.5'."),
         ("min_worker=100000", "max_worker cannot be more than 1024."),
     ],
 )

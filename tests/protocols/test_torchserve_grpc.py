@@ -157,12 +157,18 @@ async def test_errors_have_torchserves_text_and_class_and_the_status_that_fits(t
     assert await refusal(talk, asking(version="7.0")) == (status, said)
 
 
-@pytest.mark.parametrize("error", [errors.ModelNotReady(), errors.QueueFull()])
-async def test_what_another_try_may_mend_is_unavailable(talk, error):
+@pytest.mark.parametrize(
+    ("error", "begin"),
+    [
+        (errors.ModelNotReady(), 'Model "echo" has no worker to serve inference request.'),
+        (errors.QueueFull("the queue is full"), "the queue is full\n"),
+    ],
+)
+async def test_what_another_try_may_mend_is_unavailable(talk, error, begin):
     talk.service.answer = lambda _: [error]
     status, text = await refusal(talk, asking())
     assert status == "UNAVAILABLE"
-    assert text.startswith('Model "echo" has no worker to serve inference request.')
+    assert text.startswith(begin)
     assert text.endswith("\norg.pytorch.serve.http.ServiceUnavailableException")
 
 

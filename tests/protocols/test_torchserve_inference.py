@@ -308,9 +308,7 @@ INTERNAL = "InternalServerException"
         ),
         (
             errors.QueueFull("100 wait"), "/predictions/echo",
-            refused(
-                UNAVAILABLE, "ServiceUnavailableException", f'Model \\"echo\\" {NO_WORKER}', more=b"retry-after: 1\r\n"
-            ),
+            refused(UNAVAILABLE, "ServiceUnavailableException", "100 wait", more=b"retry-after: 1\r\n"),
         ),
         (
             errors.ModelFailed("ValueError: secret", detail="Traceback"), "/predictions/echo",

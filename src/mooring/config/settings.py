@@ -431,6 +431,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             " under /v1 and from /predictions of tensor models, NaN under /v2), or null or nan everywhere"
         ),
     ] = "by_protocol"
+    ping_format: Annotated[
+        Literal["both", "status"],
+        Meta(
+            description="what /ping answers: both (TorchServe 0.12's status, and health, as its first versions), or status"
+            " alone, for clients that compare the whole body"
+        ),
+    ] = "both"
     decode_input_request: Annotated[
         bool, Meta(description="whether handlers get JSON and text bodies decoded, true or false")
     ] = True

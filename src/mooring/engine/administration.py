@@ -1,6 +1,7 @@
 """The operations of the management protocols on models: load, unload, scale, describe."""
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -41,6 +42,7 @@ from mooring.observability.statistics import ModelStatistics
 from mooring.repository.catalog import Catalog, ServedVersions, worker_spec
 from mooring.repository.spec import ModelSpec
 from mooring.repository.triton_document import describe_sequences, model_config
+from mooring.workers.pool import WorkerPool
 from mooring.workers.recycling import resident_memory
 
 log = get_logger(__name__)
@@ -458,16 +460,7 @@ def _describe_version(version: ModelVersion, model: Model, pending: int) -> Mode
         use_venv=bool(spec.venv),
         pending=pending,
         loaded_at_startup=version.loaded_at_startup,
-        workers=[
-            WorkerDescription(
-                worker.id,
-                worker.process.pid,
-                worker.state.name,
-                worker.started,
-                resident_memory(worker.process.pid),
-            )
-            for worker in (pool.workers if pool is not None else ())
-        ],
+        workers=_describe_workers(pool) if pool is not None else [],
         sequences=describe_sequences(spec),
         joining=_joining_of(version),
         stepwise=spec.batching.stepwise,
@@ -475,6 +468,22 @@ def _describe_version(version: ModelVersion, model: Model, pending: int) -> Mode
         scaled_to_zero=version.scaled_to_zero,
         start_seconds=pool.start_seconds if pool is not None else 0.0,
     )
+
+
+def _describe_workers(pool: WorkerPool) -> list[WorkerDescription]:
+    """Describe the workers of a pool, those that are wanted and have no process yet included: clients wait for them."""
+    described = [
+        WorkerDescription(
+            worker.id,
+            worker.process.pid,
+            worker.state.name,
+            worker.started,
+            resident_memory(worker.process.pid),
+        )
+        for worker in pool.workers
+    ]
+    missing = pool.wanted - len(described)
+    return described + [WorkerDescription("", 0, "STARTING", time.time(), 0)] * missing
 
 
 def _joining_of(version: ModelVersion) -> Joining | None:

@@ -245,10 +245,13 @@ class Scheduler(Generic[W]):
 
 def queue_full(spec: ModelSpec, queue_size: int, dispatcher: Dispatcher[W], waiting: int) -> QueueFull:
     """The error of a request that finds no room, with the seconds after which there should be some."""
-    what = "no idle worker" if spec.limits.job_ticket else f"{queue_size} requests waiting"
-    error = QueueFull(
-        f"model '{spec.name}' has {what}; try again later", model=spec.name, version=spec.version
-    )
+    if spec.limits.job_ticket:
+        text = f"model '{spec.name}' has no idle worker; try again later"
+    else:
+        text = (
+            f"the queue of model '{spec.name}' is full, with {queue_size} requests waiting; try again later"
+        )
+    error = QueueFull(text, model=spec.name, version=spec.version)
     error.retry_after = (dispatcher.row_time.value or 0.0) * waiting / max(dispatcher.pool.ready, 1)
     return error
 

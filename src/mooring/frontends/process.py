@@ -216,6 +216,7 @@ class FrontendServer:
             responses=responses,
             cors=self._listeners.cors,
             dialect=self._dialect,
+            ping_format=self._settings.config.ping_format,
             relay=relay,
         )
         description = ApiDescription(responses, __version__)  # a call for it is relayed

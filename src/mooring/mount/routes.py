@@ -65,6 +65,7 @@ class Services:
     cors: Cors
     dialect: Dialect = V2
     administrative: Administrative | None = None
+    ping_format: str = "both"
     relay: App | None = None
 
 
@@ -92,7 +93,9 @@ def inference_endpoints(
     ``shared_memory`` is None where clients may not name regions of it.
     """
     inference, responses = services.inference, services.responses
-    endpoints = TorchServeInference(inference, responses, description).endpoints()
+    endpoints = TorchServeInference(
+        inference, responses, description, ping_format=services.ping_format
+    ).endpoints()
     if services.administrative is not None:
         endpoints += TorchServeWorkflows(services.administrative.workflows, responses).inference_endpoints()
     endpoints += KServeV1(inference, responses).endpoints()

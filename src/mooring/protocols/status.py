@@ -109,7 +109,7 @@ _TORCHSERVE: Mapping[type[MooringError], _Rule] = {
         lambda _, target: f"Cannot remove default version for model {target.model}",
     ),
     errors.WorkersFailed: _Rule(500, "InternalServerException", _workers_failed),
-    errors.QueueFull: _Rule(503, "ServiceUnavailableException", _no_worker),
+    errors.QueueFull: _Rule(503, "ServiceUnavailableException", _error_text),
     # TorchServe never answers a request that timed out; a proxy would answer 504.
     errors.SequencesFull: _Rule(503, "ServiceUnavailableException", _no_worker, adds_reason=True),
     errors.BodyMemoryFull: _Rule(503, "ServiceUnavailableException", _error_text),
@@ -232,7 +232,7 @@ def _not_found_at(url: str) -> str:
 
 
 def _not_allowed_from(url: str) -> str:
-    if "://" in url:
+    if "://" in url and ".." not in url:
         return f"Given URL {url} does not match any allowed URL(s)"
     return f"Relative path is not allowed in url: {url}"
 

@@ -213,7 +213,7 @@ class Catalog:
 
     def _open(self, url: str, name: str, defaults: Defaults) -> ModelSpec:
         if is_remote(url):
-            return self._store.read_remote(url, name=name, defaults=defaults)
+            return self._store.read_remote(url, name=name, defaults=defaults, keep_in=self._archives)
         if not url or self._archives is None or not self._archives.is_dir():
             raise ModelNotFound(f"no '{url}': there is no model store" if url else "")
         return self._store.read_archive(real_path(self._archives), url, name=name, defaults=defaults)

@@ -11,9 +11,10 @@ links in them: they are followed. Names that come from clients may not lead out 
 holds is unpacked without any link.
 """
 
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -121,16 +122,24 @@ class Store:
         ``SourceRefused``, of an archive that does not come ``FetchFailed``.
         """
         if is_remote(archive):
-            return self.read_remote(archive, name=name, defaults=defaults)
+            return self.read_remote(archive, name=name, defaults=defaults, keep_in=store)
         place = _place_in_store(store, archive)
         if place.is_dir():
             return self._read_folder(find_model_root(real_path(place)), archive, name, place, defaults)
         return self._unpack(place, archive, name, defaults)
 
-    def read_remote(self, url: str, *, name: str = "", defaults: Defaults | None = None) -> ModelSpec:
-        """Read a model whose archive lies at a URL; as ``read_archive``."""
+    def read_remote(
+        self, url: str, *, name: str = "", defaults: Defaults | None = None, keep_in: Path | None = None
+    ) -> ModelSpec:
+        """Read a model whose archive lies at a URL, and keep the archive in the model store ``keep_in``.
+
+        Raises as ``read_archive``.
+        """
         with self._fetched(url) as archive:
-            return self._unpack(archive, url_for_log(url), name, defaults)
+            spec = self._unpack(archive, url_for_log(url), name, defaults)
+            if keep_in is not None:
+                _keep_archive(archive, keep_in)
+            return spec
 
     def read_workflow_archive(self, store: Path, url: str, *, name: str = "") -> Workflow:
         """Read a workflow by the name of its archive in the store, or by a URL; as ``read_archive``."""
@@ -405,6 +414,22 @@ def _place_in_store(store: Path, name: str) -> Path:
         )
         raise ModelNotFound(f"no '{name}' in '{store}'; there is {known or 'nothing'}")
     return place
+
+
+def _keep_archive(archive: Path, store: Path) -> None:
+    """Keep a fetched archive in the model store, under its own name, as TorchServe does; a file of that name stays."""
+    part = store / f".{uuid.uuid4().hex}.part"
+    try:
+        if (store / archive.name).exists():
+            return
+        shutil.copyfile(archive, part)
+        with suppress(FileExistsError):
+            (store / archive.name).hardlink_to(part)
+    except OSError as error:
+        log.warning("archive not kept in the model store", archive=archive.name, reason=str(error))
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def _exists(place: Path) -> bool:

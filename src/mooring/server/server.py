@@ -206,6 +206,7 @@ class Server:
             cors=http.cors,
             dialect=AMD if config.dialect == "amd" else V2,
             administrative=administrative,
+            ping_format=config.ping_format,
         )
         return Addresses(
             config,

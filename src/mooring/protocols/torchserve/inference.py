@@ -30,19 +30,33 @@ from mooring.tokens import Access
 from mooring.web.http1 import Exchange
 from mooring.web.routing import Match
 
-_HEALTHY = to_pretty_json({"status": "Healthy", "health": "healthy!"})
-_UNHEALTHY = to_pretty_json({"status": "Unhealthy", "health": "unhealthy"})
+_HEALTHY = {"status": "Healthy", "health": "healthy!"}
+_UNHEALTHY = {"status": "Unhealthy", "health": "unhealthy"}
 _ALIVE = b'{"status":"alive"}'
 
 
 class TorchServeInference:
-    """The endpoints of the inference port. ``description`` has the OpenAPI documents that OPTIONS asks for."""
+    """The endpoints of the inference port. ``description`` has the OpenAPI documents that OPTIONS asks for.
 
-    def __init__(self, service: InferenceService, responses: Responses, description: ApiDescription) -> None:
+    ``ping_format`` is the setting of that name.
+    """
+
+    def __init__(
+        self,
+        service: InferenceService,
+        responses: Responses,
+        description: ApiDescription,
+        *,
+        ping_format: str = "both",
+    ) -> None:
         self._service = service
         self._responses = responses
         self._description = description
         self._read_inputs = InputReader().read_inputs
+        self._pings = {
+            healthy: to_pretty_json({"status": body["status"]} if ping_format == "status" else body)
+            for healthy, body in ((True, _HEALTHY), (False, _UNHEALTHY))
+        }
 
     def endpoints(self) -> list[Endpoint]:
         """Return the endpoints; those with more literal segments come before the legacy routes."""
@@ -98,9 +112,12 @@ class TorchServeInference:
     def ping(self, exchange: Exchange, match: Match) -> None:
         """Answer 200 if every default version has all its workers, else 500."""
         responses = self._responses
-        status, body = (200, _HEALTHY) if self._service.healthy() else (500, _UNHEALTHY)
+        healthy = self._service.healthy()
+        status = 200 if healthy else 500
         responses.counter.count(status)
-        exchange.respond(status, body, responses.build_head(responses.read_request_id(exchange), JSON))
+        exchange.respond(
+            status, self._pings[healthy], responses.build_head(responses.read_request_id(exchange), JSON)
+        )
 
     def not_found(self, exchange: Exchange, match: Match) -> None:
         """Answer 404: the path names no model."""

@@ -1,7 +1,8 @@
 """Lists in pages, as TorchServe returns them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from mooring.core.errors import InvalidInput
 from mooring.protocols.torchserve.registration import int_parameter, parse_query
 
 MAX_PAGE_SIZE = 100
@@ -10,8 +11,15 @@ MAX_PAGE_SIZE = 100
 def read_page_range(query: bytes) -> tuple[int, int]:
     """Return the limit and the index of the first entry. A value that is no number or out of range is the default."""
     texts = parse_query(query)
-    limit, first = int_parameter(texts, "limit", MAX_PAGE_SIZE), int_parameter(texts, "next_page_token", 0)
+    limit, first = _read_number(texts, "limit", MAX_PAGE_SIZE), _read_number(texts, "next_page_token", 0)
     return limit if 0 <= limit <= MAX_PAGE_SIZE else MAX_PAGE_SIZE, max(first, 0)
+
+
+def _read_number(texts: Mapping[str, str], name: str, default: int) -> int:
+    try:
+        return int_parameter(texts, name, default)
+    except InvalidInput:
+        return default
 
 
 def build_page(

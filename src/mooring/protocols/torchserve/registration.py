@@ -39,11 +39,14 @@ def parse_query(query: bytes) -> dict[str, str]:
 
 
 def int_parameter(texts: Mapping[str, str], name: str, default: int) -> int:
-    """Return a parameter as an integer; a value that is none gives the default, as in TorchServe."""
-    try:
-        return int(texts.get(name, ""))
-    except ValueError:
+    """Return a parameter as an integer; the default where it is not there or empty. Raises ``InvalidInput``."""
+    text = texts.get(name, "")
+    if not text:
         return default
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidInput(f"{name} must be a whole number, not '{text[:40]}'.") from None
 
 
 def bool_parameter(texts: Mapping[str, str], name: str, *, default: bool) -> bool:
@@ -65,8 +68,8 @@ def read_workflow_registration(exchange: Exchange, query: bytes) -> WorkflowRegi
     return WorkflowRegistration(
         url=parameters.url,
         name=parameters.workflow_name or "",
-        response_timeout=_at_least(1, parameters.response_timeout),
-        startup_timeout=_at_least(1, parameters.startup_timeout),
+        response_timeout=_at_least(1, "response_timeout", parameters.response_timeout),
+        startup_timeout=_at_least(1, "startup_timeout", parameters.startup_timeout),
     )
 
 
@@ -85,11 +88,11 @@ def _to_registration(parameters: _Parameters) -> Registration:
         name=parameters.model_name or "",
         handler=parameters.handler or "",
         runtime=parameters.runtime or "",
-        batch_size=_at_least(1, parameters.batch_size),
-        max_delay=_to_seconds(_at_least(0, parameters.max_batch_delay)),
-        workers=_at_least(0, parameters.initial_workers),
-        response_timeout=_at_least(1, parameters.response_timeout),
-        startup_timeout=_at_least(1, parameters.startup_timeout),
+        batch_size=_at_least(1, "batch_size", parameters.batch_size),
+        max_delay=_to_seconds(_at_least(0, "max_batch_delay", parameters.max_batch_delay)),
+        workers=_at_least(0, "initial_workers", parameters.initial_workers),
+        response_timeout=_at_least(1, "response_timeout", parameters.response_timeout),
+        startup_timeout=_at_least(1, "startup_timeout", parameters.startup_timeout),
     )
 
 
@@ -101,7 +104,10 @@ def _read_parameters(exchange: Exchange, query: bytes) -> _Parameters:
     if isinstance(body, Buffer):
         body.release()
     if (exchange.header(b"content-type") or b"").lower().startswith(b"application/json") and text.strip():
-        return _override(_from_json(text), parameters)
+        parameters = _override(_from_json(text), parameters)
+    for name in ("response_timeout", "startup_timeout"):
+        if getattr(parameters, name) == 0:  # gRPC has 0 for what is not set, and no other way to say it
+            raise InvalidInput(f"{name} must be at least 1 second.")
     return parameters
 
 
@@ -132,8 +138,13 @@ def _override(first: _Parameters, second: _Parameters) -> _Parameters:
     return _Parameters(**chosen)
 
 
-def _at_least(least: int, value: int | None) -> int | None:
-    """Return None for values below ``least``: TorchServe's own clients send -1 and 0 for parameters that are not set."""
+def _at_least(least: int, name: str, value: int | None) -> int | None:
+    """Return None for -1, and 0 where ``least`` is 1: TorchServe's own clients send them for parameters that are not set.
+
+    Raises ``InvalidInput`` for what is below.
+    """
+    if value is not None and value < -1:
+        raise InvalidInput(f"{name} cannot be less than {least}.")
     return None if value is None or value < least else value
 
 
