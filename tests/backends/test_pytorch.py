@@ -414,6 +414,12 @@ def test_safetensors_are_weights(weights, load, reply, ask):
     assert ask.read(one(model, reply, ask.body([1, 1, 1]))) == {"y": [1, 2, 3]}
 
 
+def test_a_whole_model_that_was_pickled_is_called_so(weights, load):
+    torch.save(torch.nn.Sequential(torch.nn.Linear(2, 1)), weights)
+    with pytest.raises(ModelLoadFailed, match=r"weights\.pt is a whole model that torch\.save pickled"):
+        load(weights)
+
+
 @pytest.mark.parametrize(
     ("module", "match"),
     [

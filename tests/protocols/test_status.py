@@ -23,6 +23,7 @@ WORDS = {
     "InvalidOutput": (503, "InternalServerException", 500, 500, "INTERNAL"),
     "ModelExists": (409, "ConflictStatusException", 409, 409, "ALREADY_EXISTS"),
     "ModelFailed": (503, "InternalServerException", 500, 500, "INTERNAL"),
+    "RequirementsFailed": (500, "InternalServerException", 500, 400, "FAILED_PRECONDITION"),
     "ModelLoadFailed": (500, "InternalServerException", 500, 400, "FAILED_PRECONDITION"),
     "ModelNotFound": (404, "ModelNotFoundException", 404, 404, "NOT_FOUND"),
     "ModelNotReady": (503, "ServiceUnavailableException", 503, 503, "UNAVAILABLE"),
@@ -179,6 +180,10 @@ def test_torchserves_text_has_the_reason_beside_it_where_it_does_not_say_it():
             (400, "DownloadArchiveException", "Failed to download archive from: http://a/m.mar"),
         ),
         (errors.ModelLoadFailed("no zip"), "m.mar", (400, "InvalidModelException", "no zip")),
+        (
+            errors.RequirementsFailed("Custom pip package installation failed for model m: ERROR: x", model="m"), "m.mar",
+            (400, "ModelException", "Custom pip package installation failed for model m"),
+        ),
         (errors.OutOfResources("disk"), "m.mar", (507, "InternalServerException", "disk")),
         (
             errors.WorkersFailed("no torch", model="m", version="1"), "m.mar",

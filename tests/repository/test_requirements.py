@@ -143,10 +143,14 @@ def test_progress_is_in_the_log_and_a_flood_of_lines_is_not(tmp_path, store, arc
     assert len(lines) < 20
 
 
-def test_a_failure_is_named_with_what_pip_said_and_leaves_nothing(tmp_path, store, archive):
+def test_a_failure_is_named_with_what_pip_said_and_leaves_nothing(tmp_path, store, archive, caplog):
     with pytest.raises(ModelLoadFailed) as failed:
         store().read_archive(tmp_path, archive("--no-index\nno-such-package-anywhere\n", carried=False))
-    assert failed.value.message == "Custom pip package installation failed for model bell"
+    reason = "ERROR: No matching distribution found for no-such-package-anywhere"
+    assert failed.value.message.startswith("Custom pip package installation failed for model bell: ERROR: ")
+    assert failed.value.message.endswith(reason)
+    (line,) = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert reason in line.getMessage()
     assert "no-such-package-anywhere" in failed.value.detail
     assert list((tmp_path / "unpacked").iterdir()) == []
 

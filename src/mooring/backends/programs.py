@@ -4,7 +4,6 @@ import functools
 import inspect
 import pickle
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +14,13 @@ import torch
 from torch.utils import _pytree as pytree
 
 from mooring.backends.function import import_file, run_user_code
-from mooring.backends.handler.weights import load_script, load_weights
+from mooring.backends.handler.weights import (
+    EXPORTED_ENTRIES,
+    archive_entries,
+    kind_of_file,
+    load_script,
+    load_weights,
+)
 from mooring.backends.onednn_layout import optimize_for_onednn
 from mooring.core.errors import ModelLoadFailed
 from mooring.core.paths import leads_out
@@ -90,8 +95,8 @@ def load_program(file: Path, spec: ModelSpec, device: torch.device, *, optimize:
     Raises ``ModelLoadFailed``, which names the file.
     """
     try:
-        inner = _archive_entries(file)
-        if any(name.endswith(("models/model.json", "serialized_exported_program.json")) for name in inner):
+        inner = archive_entries(file)
+        if any(name.endswith(EXPORTED_ENTRIES) for name in inner):
             return _load_exported(file, device, spec)
         if any(name.endswith("/constants.pkl") for name in inner):
             return _load_torchscript(file, device, optimize=optimize)
@@ -128,13 +133,6 @@ def _walk_outputs(key: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from _walk_outputs("", inner)
     elif value is not None:
         yield key, value
-
-
-def _archive_entries(file: Path) -> list[str]:
-    if not zipfile.is_zipfile(file):
-        return []
-    with zipfile.ZipFile(file) as archive:
-        return archive.namelist()
 
 
 def _load_exported(file: Path, device: torch.device, spec: ModelSpec) -> Program:
@@ -300,6 +298,11 @@ def _forget_weights(module: Any) -> None:
 def _load_eager(file: Path, spec: ModelSpec, device: torch.device) -> Program:
     path, _, name = str(spec.parameters.get("module", "")).partition(":")
     if not path:
+        if kind_of_file(file) == "whole model":
+            raise ModelLoadFailed(
+                f"{file} is a whole model that torch.save pickled, which is not loaded, since that may run any code:"
+                " save it with torch.export, or its state_dict beside a file with its class"
+            )
         raise ModelLoadFailed(
             f"{file} holds weights alone: name the class they are for, as in "
             '[parameters] module = "model.py:Net", or save the model with torch.export'

@@ -10,6 +10,7 @@ MooringError
 ├── ModelLoadFailed           its files or its own code prevented the load
 │   ├── SourceRefused         ... its source is not allowed
 │   ├── FetchFailed           ... its archive could not be downloaded
+│   ├── RequirementsFailed    ... pip could not install what it requires
 │   └── WorkersFailed         ... no worker could load it, or too few
 ├── VersionIsDefault          the default version cannot be removed while there are others
 ├── QueueFull                 the model's queue is full
@@ -93,6 +94,10 @@ class SourceRefused(ModelLoadFailed):
 
 class FetchFailed(ModelLoadFailed):
     """The model's archive could not be downloaded."""
+
+
+class RequirementsFailed(ModelLoadFailed):
+    """The packages that the model requires could not be installed."""
 
 
 class WorkersFailed(ModelLoadFailed):

@@ -222,6 +222,11 @@ _REGISTRATION: Mapping[type[MooringError], tuple[int, str, Callable[[MooringErro
         "DownloadArchiveException",
         lambda _, url: f"Failed to download archive from: {url}",
     ),
+    errors.RequirementsFailed: (
+        400,
+        "ModelException",
+        lambda error, _: f"Custom pip package installation failed for model {error.model}",
+    ),
     errors.ModelLoadFailed: (400, "InvalidModelException", lambda error, _: error.message),
     errors.OutOfResources: (507, "InternalServerException", lambda error, _: error.message),
 }

@@ -19,13 +19,14 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from mooring.core.errors import ModelLoadFailed
+from mooring.core.errors import RequirementsFailed
 from mooring.observability.logs import Throttle, get_logger
 
 log = get_logger(__name__)
 
 _PACKAGES = ".packages"
 _LINES_KEPT = 30
+_ERRORS_SHOWN = 3
 _LINES_A_SECOND = 2
 _PIP = (
     sys.executable,
@@ -46,7 +47,7 @@ def install_requirements(requirements: Path, folder: Path, model: str) -> Path:
     """Install a requirements file into a folder, and return that folder; pip is not run where it is there already.
 
     Paths in the file are relative to the model's ``folder``, so that an archive may carry its wheels. Blocks for as long
-    as pip takes. Raises ``ModelLoadFailed`` with pip's last lines as its detail; then nothing is left behind.
+    as pip takes. Raises ``RequirementsFailed``, which has pip's reason; then nothing is left behind.
     """
     try:
         return _install_once(requirements, folder, model)
@@ -142,7 +143,7 @@ def _run_pip(
             if line.strip() and throttle.allow_line(time.monotonic()):
                 log.info("installing", model=model, pip=line.strip())
     if pip.returncode:
-        raise _install_error(model, "\n".join(last))
+        raise _install_error(model, _reason_of(last), "\n".join(last))
     seconds = round(time.monotonic() - began, 1)
     log.info("requirements installed", model=model, seconds=seconds, lines_left_out=throttle.left_out)
 
@@ -158,7 +159,21 @@ def _digest_of(requirements: Path, folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _install_error(model: str, detail: str) -> ModelLoadFailed:
+def _reason_of(lines: Sequence[str]) -> str:
+    """Say why pip failed, from its last lines.
+
+    >>> _reason_of(["Collecting x", "ERROR: No matching distribution found for x", ""])
+    'ERROR: No matching distribution found for x'
+    """
+    said = [line.strip() for line in lines if line.strip()]
+    errors = [line for line in said if line.lower().startswith("error:")] or said[-1:]
+    offline = any("after connection broken by" in line for line in said)
+    hint = ["pip did not reach its package index"] if offline else []
+    return "; ".join([*errors[-_ERRORS_SHOWN:], *hint]) or "pip said nothing"
+
+
+def _install_error(model: str, reason: str, detail: str = "") -> RequirementsFailed:
+    log.error("requirements not installed", model=model, reason=reason)
     # TorchServe's text, which its users search for.
-    text = f"Custom pip package installation failed for model {model}"
-    return ModelLoadFailed(text, model=model, detail=detail)
+    text = f"Custom pip package installation failed for model {model}: {reason}"
+    return RequirementsFailed(text, model=model, detail=detail or reason)

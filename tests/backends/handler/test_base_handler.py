@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 import warnings
 
 import pytest
@@ -300,3 +301,50 @@ def test_an_onnx_model_is_called_as_a_torch_model_is(load):
     files = {"handler.py": BY_VALUE, "weights.onnx": made.SerializeToString()}
     model = load(files, manifest={"model": {"serializedFile": "weights.onnx"}})
     assert json.loads(model.body(b"[1, 2]", "application/json")) == [2.0, 4.0]
+
+
+class _Kept(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(2, 1)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+def exported():
+    buffer = io.BytesIO()
+    torch.export.save(torch.export.export(torch.nn.Linear(2, 1), (torch.zeros(1, 2),)), buffer)
+    return buffer.getvalue()
+
+
+def old_pickle(value):
+    buffer = io.BytesIO()
+    torch.save(value, buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()
+
+
+def in_safetensors():
+    from safetensors.torch import save
+
+    return save({"weight": torch.zeros(1, 2)})
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: saved(_Kept()), "a whole model that torch.save pickled; .* --model-file .*allow_pickle"),
+        (lambda: old_pickle(_Kept()), "a whole model that torch.save pickled"),
+        (lambda: saved(_Kept().state_dict()), "weights alone, which torch.save wrote; .* --model-file"),
+        (lambda: old_pickle({"w": torch.zeros(1)}), "weights alone"),
+        (exported, "a program of torch.export"),
+        (in_safetensors, "weights as safetensors"),
+        (lambda: b"PK nonsense", "failed"),
+    ],
+)
+def test_a_file_that_is_no_torchscript_is_named_for_what_it_is(load, make, said):
+    files = {"handler.py": BY_VALUE, "weights.pt": make()}
+    with pytest.raises(ModelLoadFailed) as failed:
+        load(files, manifest={"model": {"serializedFile": "weights.pt"}})
+    assert re.search(said, failed.value.message + failed.value.detail)
+    assert ("weights.pt is not TorchScript" in failed.value.message) == (said != "failed")

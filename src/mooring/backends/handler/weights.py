@@ -2,12 +2,17 @@
 
 import pickle
 import warnings
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mooring.backends.handler.module_classes import import_file, list_classes_from_module
+
+EXPORTED_ENTRIES = ("models/model.json", "serialized_exported_program.json")
+"""How the names of entries end that only a program of torch.export has."""
 
 
 def load_weights(path: str, *, device: Any, allow_pickle: bool) -> Any:
@@ -57,11 +62,71 @@ def load_eager(
 
 
 def load_script(path: str, device: Any) -> Any:
-    """Load a TorchScript model to its device."""
+    """Load a TorchScript model to its device. Raises ``RuntimeError``, which says what else the file holds."""
+    try:
+        return _load_script(path, device)
+    except RuntimeError as error:
+        remedy = _REMEDIES.get(kind_of_file(path))
+        if remedy is None:
+            raise
+        raise RuntimeError(f"{Path(path).name} is not TorchScript: {remedy}") from error
+
+
+def _load_script(path: str, device: Any) -> Any:
     with warnings.catch_warnings():
         # TorchScript is deprecated, and many archives hold it: a warning at each load is of no use.
         warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated.*")
         return torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
+
+
+def kind_of_file(path: str | Path) -> str:
+    """What a file that PyTorch's users save holds: whole model, weights, exported program, safetensors; else empty.
+
+    Nothing of it is run. It is read whole to tell weights from a whole model.
+    """
+    names = archive_entries(path)
+    if any(name.endswith(EXPORTED_ENTRIES) for name in names):
+        return "exported program"
+    with Path(path).open("rb") as file:
+        head = file.read(9)
+    if head[8:] == b"{" and not names:
+        return "safetensors"
+    saved = any(name.rpartition("/")[2] == "data.pkl" for name in names)
+    if any(name.endswith("/constants.pkl") for name in names) or not (saved or head[:1] == b"\x80"):
+        return ""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.load(path, map_location="meta", weights_only=True)
+    except pickle.UnpicklingError:
+        return "whole model"
+    except Exception:
+        return ""
+    return "weights"
+
+
+def archive_entries(path: str | Path) -> list[str]:
+    """The names of what is in a zip archive; none if it is another file."""
+    if not zipfile.is_zipfile(path):
+        return []
+    with zipfile.ZipFile(path) as archive:
+        return archive.namelist()
+
+
+_NAME_CLASS = "name the Python file of its class with --model-file (modelFile in MANIFEST.json)"
+_SCRIPT_IT = "or save the model as TorchScript, with torch.jit.script(model).save(FILE)"
+_REMEDIES: Mapping[str, str] = {
+    "whole model": (
+        f"it is a whole model that torch.save pickled; {_NAME_CLASS} and set 'allow_pickle: true' in"
+        f" model-config.yaml if you trust it, {_SCRIPT_IT}"
+    ),
+    "weights": f"it holds weights alone, which torch.save wrote; {_NAME_CLASS}, {_SCRIPT_IT}",
+    "safetensors": f"it holds weights as safetensors; call it .safetensors and {_NAME_CLASS}",
+    "exported program": (
+        "it is a program of torch.export; serve the file itself, without a handler, or load it in a handler of"
+        " your own, with torch.export.load"
+    ),
+}
 
 
 def load_compiled_library(path: str, device: str) -> Any:
