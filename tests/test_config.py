@@ -84,6 +84,7 @@ def test_every_setting_reads_the_same_from_file_environment_and_flag(tmp_path, n
         "deal_connections": ("evenly", "evenly"),
         "json_nan": ("null", "null"),
         "ping_format": ("status", "status"),
+        "log_format": ("json", "json"),
         "codec_processes": ("2", 2),
         "max_worker_processes": ("64", 64),
         "scale_to_zero_processes": ("64", 64),

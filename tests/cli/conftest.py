@@ -1,10 +1,10 @@
-import logging
 import sys
 import tempfile
 import types
 
 import pytest
 from click.testing import CliRunner
+from logging_kit import logging_restored
 
 from mooring.cli.commands import commands
 from mooring.server.startup import Startup
@@ -38,11 +38,9 @@ def mooring(server, monkeypatch, tmp_path):
     for name in ("TS_CONFIG_FILE", "LOG_LOCATION", "METRICS_LOCATION", "TEMP"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where the pid file is
-    handlers, level = logging.root.handlers[:], logging.root.level
 
     def run(*args, **environ):
         return CliRunner().invoke(commands, args, env=environ, prog_name="mooring")
 
-    yield run
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
+    with logging_restored():
+        yield run

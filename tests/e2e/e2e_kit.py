@@ -307,6 +307,19 @@ def until(reached, *, within: float = PATIENCE) -> None:
         time.sleep(0.02)
 
 
+def run_to_end(
+    command: Sequence[str | Path], folder: Path, environ: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run a command that may leave a server in the background, which keeps its output open: so files take that."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        status = subprocess.run(
+            command, cwd=folder, env=environ, stdout=out, stderr=err, timeout=2 * PATIENCE, check=False
+        ).returncode
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(command, status, out.read(), err.read())
+
+
 def pack(folder: Path, name: str, handler: str, *more: str | Path) -> None:
     """Make an archive with the real torch-model-archiver, of one of our handlers or of a default one."""
     with (

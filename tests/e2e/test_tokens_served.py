@@ -15,7 +15,7 @@ import pytest
 import requests
 import tritonclient.grpc
 import tritonclient.http
-from e2e_kit import PATIENCE, SCRIPTS, Server, Wire, free_ports, pack, request, until
+from e2e_kit import PATIENCE, SCRIPTS, Server, Wire, free_ports, pack, request, run_to_end, until
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -595,10 +595,11 @@ def test_torchserves_start_writes_the_key_file_and_its_end_deletes_it(tmp_path):
     )
 
     def torchserve(*arguments: str) -> str:
-        return subprocess.run(
-            [SCRIPTS / "mooring", "torchserve", *arguments], cwd=tmp_path, capture_output=True, text=True,
-            env=os.environ | {"TMPDIR": str(tmp_path)}, timeout=60, check=True,
-        ).stdout  # fmt: skip
+        done = run_to_end(
+            [SCRIPTS / "mooring", "torchserve", *arguments], tmp_path, os.environ | {"TMPDIR": str(tmp_path)}
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def code(key: str = "") -> int:
         headers = {"Authorization": f"Bearer {key}"} if key else {}

@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
-from e2e_kit import PATIENCE, SCRIPTS, Server, assert_gone, free_ports, pack, until
+from e2e_kit import PATIENCE, SCRIPTS, Server, assert_gone, free_ports, pack, run_to_end, until
 
 from mooring.codecs.proto import torchserve_management_pb2 as messages
 from mooring.config.properties import parse_properties
@@ -78,11 +78,8 @@ class TorchServe:
         } | {"TMPDIR": str(folder), "STORE": str(folder / "store")}
 
     def __call__(self, *arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [SCRIPTS / "mooring", "torchserve", *arguments],
-            cwd=self.folder, env=self._environ | environ, capture_output=True, text=True, timeout=2 * PATIENCE,
-            check=False,
-        )  # fmt: skip
+        command = [SCRIPTS / "mooring", "torchserve", *arguments]
+        return run_to_end(command, self.folder, self._environ | environ)
 
     def ask(self, method: str, path: str, body: bytes | None = None, *, port: int = 0):
         url = f"http://127.0.0.1:{self.ports[port]}{path}"
@@ -140,7 +137,8 @@ def test_a_deployment_with_forty_keys_starts_answers_and_stops_unchanged(torchse
     (torchserve.folder / "key_file.json").write_text("{}")
     done = torchserve("--start", "--ts-config", "config.properties", TS_JOB_QUEUE_SIZE="60", SECRET_A="x")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("Model server started.\n")
+    assert "\nModel server started.\n" in done.stdout
+    assert " [INFO ] main mooring." in done.stdout, "the log is on standard output, too"
     log = (torchserve.folder / "logs/ts_log.log").read_text()
     (idle,) = [line for line in log.splitlines() if "not applicable here" in line]
     for key in ("number_of_netty_threads", "netty_client_threads", "async_logging", "vmargs"):

@@ -14,7 +14,8 @@ import click
 from mooring.config.settings import SETTINGS, Config, ConfigError, is_secret
 from mooring.config.sources.loading import PREFIX, load_config
 from mooring.core.errors import MooringError
-from mooring.observability.logs import get_logger, setup_logging
+from mooring.observability.log_output.setup import setup_logging
+from mooring.observability.logs import get_logger
 from mooring.signals import exit_on_signal
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def serve_until_stopped(
     config: Config, warnings: Iterable[str], started: "Callable[[Config, Sequence[ModelState]], None]"
 ) -> int:
     """Serve until the server ends; return its exit status. Raises ``ClickException`` if it cannot start."""
-    setup_logging(config.log_level)
+    setup_logging(config)
     exit_on_signal()
     for warning in warnings:
         log.warning(warning)

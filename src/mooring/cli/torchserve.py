@@ -112,9 +112,8 @@ def torchserve(
     if foreground:
         with hold_pid_file():
             sys.exit(serve_until_stopped(config, warnings, greeting_printer(_UP)))
-    log_file = logs / "ts_log.log"
-    click.echo(f"Starting in the background; the log is in {log_file}", err=True)
-    click.echo(start_in_background(lambda ready: _serve_in_background(config, warnings, ready), log_file))
+    click.echo(f"Starting in the background; the log is also in {logs / 'ts_log.log'}", err=True)
+    click.echo(start_in_background(lambda ready: _serve_in_background(config, warnings, ready)))
 
 
 def _serve_in_background(config: Config, warnings: Sequence[str], ready: Ready) -> int:
@@ -141,6 +140,8 @@ def _read_torchserve_config(
     defaults = {
         **TORCHSERVE_DEFAULTS,
         "snapshot_folder": snapshot_folder,
+        "log_format": "torchserve",
+        "log_folder": logs,
         "metrics_folder": Path(os.environ.get("METRICS_LOCATION") or logs),
         "temporary_folder": _temporary_folder(),
     }

@@ -547,6 +547,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Literal["debug", "info", "warning", "error"],
         Meta(description="how much is logged: debug, info, warning or error"),
     ] = "info"
+    log_format: Annotated[
+        Literal["text", "json", "torchserve"],
+        Meta(
+            description="the form of the log: text, json (one object per line), or torchserve, whose lines are"
+            " TorchServe's"
+        ),
+    ] = "text"
+    log_folder: Annotated[
+        Folder,
+        Meta(
+            description="folder for TorchServe's log files, beside standard output: ts_log.log, model_log.log and"
+            " access_log.log; without it the log is on standard error"
+        ),
+    ] = None
     insecure: Annotated[
         bool,
         Meta(description="whether anybody may manage models on an address beyond loopback, true or false"),

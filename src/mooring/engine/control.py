@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from mooring import hardware
 from mooring.core.errors import InvalidInput
 from mooring.core.service import ServerAdministration
+from mooring.observability.log_output.setup import set_log_level
 from mooring.observability.logs import LEVELS, get_logger
 
 log = get_logger(__name__)
@@ -23,7 +24,7 @@ class ServerControl(ServerAdministration):
     def set_log_level(self, level: str) -> None:
         if level not in LEVELS:
             raise InvalidInput(f"unknown log level '{level}'; known are {', '.join(LEVELS)}")
-        logging.getLogger("mooring").setLevel(LEVELS[level])
+        set_log_level(level)
         log.info("log level changed", level=level)
 
     def devices(self) -> Mapping[str, int]:

@@ -26,7 +26,8 @@ from mooring.mount.grpc import frontend_services, grpc_listener
 from mooring.mount.listeners import Listeners, by_load, reuse_port
 from mooring.mount.routes import Services, inference_endpoints
 from mooring.observability.load import ThreadLoad
-from mooring.observability.logs import get_logger, setup_logging
+from mooring.observability.log_output.setup import setup_logging
+from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.protocols.amd.metrics import count_requests
 from mooring.protocols.dialect import AMD, V2
@@ -255,7 +256,7 @@ def main(arguments: Sequence[str]) -> None:
     end_with_parent(parent)
     leave_to_first_process()
     settings = FrontendSettings.decoded(sys.stdin.buffer.read())
-    setup_logging(settings.config.log_level)
+    setup_logging(settings.config)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(number, descriptors, settings))
 

@@ -1,16 +1,18 @@
-"""Log lines on stderr, event first and then facts: ``INFO  model ready model=digits version=1.0 seconds=3.2``.
+"""What is logged: events with facts. Where it goes and in which form is decided in ``log_output``.
 
-One event is one line. Text of several lines (a traceback) follows it, indented, so that no text from outside can be
-taken for a log line.
+The named logs of ``LOGS`` are loggers of Python's ``logging``: whoever writes to one need not know whether there is a file
+behind it.
 """
 
 import json
 import logging
 import sys
-from typing import Any, TextIO
+from typing import Any
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-_INDENT = "    "
+# The logs that TorchServe's configurations name: requests, what models say, the server's metrics, and those of models.
+ACCESS_LOG, MODEL_LOG, TS_METRICS, MODEL_METRICS = "ACCESS_LOG", "MODEL_LOG", "TS_METRICS", "MODEL_METRICS"
+LOGS = (ACCESS_LOG, MODEL_LOG, TS_METRICS, MODEL_METRICS)
 # Characters of one fact or detail at most: an exception in a model may carry megabytes of text.
 MAX_CHARACTERS = 65_536
 
@@ -57,9 +59,34 @@ class Logger:
         detail: str,
         exc_info: BaseException | None = None,
     ) -> None:
-        line = " ".join([event, *(f"{name}={format_fact(value)}" for name, value in facts.items())])
-        text = f"{line}\n{truncate_text(detail)}" if detail else line
-        self._logger.log(level, "%s", text, exc_info=exc_info)
+        self._logger.log(level, Event(event, facts, detail), exc_info=exc_info)
+
+
+class Event:
+    """The message of one record: a constant text, the facts that vary, and a ``detail`` of many lines.
+
+    ``text`` is what somebody else said, such as a line of a model: it is the message where a layout has a place for one.
+    ``line`` is what TorchServe's files have in that place, where that is another form of the event and its facts. As text
+    an event is one line of ``name=value``, and the detail after it.
+    """
+
+    __slots__ = ("detail", "facts", "line", "name", "text")
+
+    def __init__(
+        self, name: str, facts: dict[str, Any], detail: str = "", *, text: str = "", line: str = ""
+    ) -> None:
+        self.name = name
+        self.facts = facts
+        self.detail = detail
+        self.text = text
+        self.line = line
+
+    def __str__(self) -> str:
+        parts = [self.name, *(f"{name}={format_fact(value)}" for name, value in self.facts.items())]
+        if self.text:
+            parts.append(f"text={format_fact(self.text)}")
+        line = " ".join(parts)
+        return f"{line}\n{truncate_text(self.detail)}" if self.detail else line
 
 
 class Throttle:
@@ -107,45 +134,23 @@ class Throttle:
 
 
 def get_logger(name: str) -> Logger:
-    """Return the log of the module ``name``. ``setup_logging`` configures it, once, at the start."""
+    """Return the log of the module ``name``. ``log_output.setup`` configures it, once, at the start."""
     return Logger(name)
-
-
-def setup_logging(level: str) -> None:
-    """Send the log of this process to stderr: the server's from ``level`` up, other libraries' from warnings up."""
-    handler = _Stream()
-    handler.setFormatter(_Lines("%(asctime)s.%(msecs)03d %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("mooring").setLevel(LEVELS[level])
-
-
-class _Stream(logging.StreamHandler[TextIO]):
-    """Drops lines that cannot be written: a full disk must neither stop the server nor fail its end."""
-
-    def __init__(self) -> None:
-        super().__init__(_open_stderr())
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name logging gave it
-        if not isinstance(sys.exception(), OSError):
-            super().handleError(record)
-
-
-def _open_stderr() -> TextIO:
-    """Return standard error with a buffer apart from ``sys.stderr``, whose unwritten rest would fail the exit."""
-    try:
-        return open(sys.stderr.fileno(), "w", encoding="utf-8", errors="backslashreplace", closefd=False)
-    except (OSError, ValueError):  # no real file, as under a test that captures it
-        return sys.stderr
 
 
 def format_fact(value: object) -> str:
     """Return the text of a fact's value: bare if it is one plain word, else quoted, with line ends escaped."""
-    text = truncate_text(str(value))
+    text = to_text(value)
     if not text.isprintable():
         return json.dumps(text)
     if not text or " " in text or "=" in text or '"' in text:
         return json.dumps(text, ensure_ascii=False)
     return text
+
+
+def to_text(value: object) -> str:
+    """Return a fact's value as text of bounded length; the values of a list are joined by commas."""
+    return truncate_text(",".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
 
 
 def truncate_text(text: str, max_lines: int = MAX_CHARACTERS) -> str:
@@ -158,26 +163,3 @@ def truncate_text(text: str, max_lines: int = MAX_CHARACTERS) -> str:
         return text
     half = max_lines // 2
     return f"{text[:half]} ... {len(text) - 2 * half} characters left out ... {text[-half:]}"
-
-
-class _Lines(logging.Formatter):
-    """Formats the first line of a record as it is, and all further ones indented; control characters are escaped."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        first, *more = super().format(record).splitlines()
-        return "\n".join([_escape_controls(first), *(_INDENT + _escape_controls(line) for line in more)])
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name logging gave it
-        plain = record.levelname
-        record.levelname = f"{plain:<5}" if plain != "WARNING" else "WARN "
-        try:
-            return super().formatMessage(record)
-        finally:
-            record.levelname = plain
-
-
-def _escape_controls(line: str) -> str:
-    """Return a line with its control characters escaped, which could move a terminal's cursor or change its colors."""
-    if line.isprintable():
-        return line
-    return "".join(sign if sign.isprintable() or sign == "\t" else ascii(sign)[1:-1] for sign in line)

@@ -1,0 +1,60 @@
+"""Standard output or error as a place for the log, which never holds the server up and never fails it."""
+
+import logging
+import os
+import select
+import sys
+
+# Bytes that a pipe surely takes without waiting once it can be written to (POSIX's PIPE_BUF on Linux).
+_PIECE = 4096
+# Milliseconds that a reader may take before its lines are left out.
+_PATIENCE = 1000
+
+
+class Console(logging.Handler):
+    """Writes records to standard output or error.
+
+    A reader that has gone, a closed terminal and a full disk lose the lines. So does a pipe that nobody reads, after a
+    second; as soon as it takes lines again, one of them says how many are missing.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__()
+        self._stream = sys.stderr if stderr else sys.stdout
+        self._left_out = 0
+        self._poll = select.poll()
+        try:
+            self._fd = self._stream.fileno()
+            self._poll.register(self._fd, select.POLLOUT)
+        except (
+            OSError,
+            ValueError,
+            AttributeError,
+        ):  # no real file, as under a test that captures it, or closed
+            self._fd = -1
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._write_line(self.format(record))
+        except OSError:
+            pass
+        except Exception:  # whoever logs must not fail by it
+            self.handleError(record)
+
+    def _write_line(self, line: str) -> None:
+        if self._fd < 0:
+            print(line, file=self._stream, flush=True)
+            return
+        data = line.encode("utf-8", "backslashreplace") + b"\n"
+        patience = 0 if self._left_out else _PATIENCE
+        if not self._poll.poll(patience):
+            self._left_out += 1
+            return
+        if self._left_out:
+            data = b"... %d lines left out: nobody read them\n%b" % (self._left_out, data)
+            self._left_out = 0
+        for start in range(0, len(data), _PIECE):
+            if start and not self._poll.poll(_PATIENCE):
+                self._left_out += 1
+                return
+            os.write(self._fd, data[start : start + _PIECE])

@@ -1,0 +1,304 @@
+"""log4j's pattern layout: ``%d{ISO8601} [%-5p] %t %c - %m%n`` and its like, compiled once to a list of pieces."""
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+
+from mooring.observability.log_output.layouts import details_of, encode_json, indent_lines, message_of
+from mooring.observability.logs import Event, to_text
+
+Piece = Callable[[logging.LogRecord], str]
+
+_LEVELS = {"WARNING": "WARN", "CRITICAL": "FATAL"}
+# One conversion: its width and precision, its name, and its options in braces, which may hold patterns with braces.
+_CONVERSION = re.compile(r"%(?P<width>-?0?\d*)(?:\.(?P<most>-?\d+))?(?P<name>[A-Za-z]+|%)")
+_DATES = {
+    "DEFAULT": "yyyy-MM-dd HH:mm:ss,SSS",
+    "DEFAULT_PERIOD": "yyyy-MM-dd HH:mm:ss.SSS",
+    "DEFAULT_MICROS": "yyyy-MM-dd HH:mm:ss,SSSSSS",
+    "ISO8601": "yyyy-MM-dd'T'HH:mm:ss,SSS",
+    "ISO8601_PERIOD": "yyyy-MM-dd'T'HH:mm:ss.SSS",
+    "ISO8601_BASIC": "yyyyMMdd'T'HHmmss,SSS",
+    "ISO8601_OFFSET_DATE_TIME_HH": "yyyy-MM-dd'T'HH:mm:ss,SSSX",
+    "ISO8601_OFFSET_DATE_TIME_HHMM": "yyyy-MM-dd'T'HH:mm:ss,SSSXX",
+    "ISO8601_OFFSET_DATE_TIME_HHCMM": "yyyy-MM-dd'T'HH:mm:ss,SSSXXX",
+    "ABSOLUTE": "HH:mm:ss,SSS",
+    "ABSOLUTE_PERIOD": "HH:mm:ss.SSS",
+    "COMPACT": "yyyyMMddHHmmssSSS",
+    "DATE": "dd MMM yyyy HH:mm:ss,SSS",
+    "DATE_PERIOD": "dd MMM yyyy HH:mm:ss.SSS",
+}
+_DATE_LETTERS = re.compile(r"'(?:[^']|'')*'|([A-Za-z])\1*")
+# SimpleDateFormat's letters by how many stand together -> strftime's.
+_STRFTIME = {
+    "y": "%Y", "yy": "%y", "yyy": "%Y", "yyyy": "%Y", "u": "%Y", "uuuu": "%Y",
+    "M": "%-m", "MM": "%m", "MMM": "%b", "MMMM": "%B", "d": "%-d", "dd": "%d", "D": "%-j", "DDD": "%j",
+    "H": "%-H", "HH": "%H", "h": "%-I", "hh": "%I", "k": "%-H", "kk": "%H", "m": "%-M", "mm": "%M",
+    "s": "%-S", "ss": "%S", "a": "%p", "E": "%a", "EE": "%a", "EEE": "%a", "EEEE": "%A",
+    "z": "%Z", "zzz": "%Z", "Z": "%z", "w": "%V", "ww": "%V",
+}  # fmt: skip
+
+
+class UnknownPattern(ValueError):
+    """A conversion or a letter of a date that is not known; the text names it."""
+
+
+class DateFormat:
+    """A date in the letters of Java: ``yyyy-MM-dd'T'HH:mm:ss,SSS``, or one of log4j's names such as ISO8601.
+
+    ``zone`` is UTC or GMT, else the local time. Raises ``UnknownPattern``.
+
+    >>> DateFormat("dd-MMM", "UTC").format(0.0)
+    '01-Jan'
+    """
+
+    def __init__(self, text: str, zone: str = "") -> None:
+        if zone not in {"", "UTC", "GMT", "GMT+0", "Z"}:
+            raise UnknownPattern(f"time zone {zone}: only UTC and the local time are known")
+        self._utc = bool(zone)
+        self.text = _DATES.get(text, text)
+        self._unix = {"UNIX": 1, "UNIX_MILLIS": 1000}.get(text, 0)
+        self._pieces = [] if self._unix else list(self._compile(self.text))
+        self._second = -1
+        self._known: list[str] = []
+
+    def format(self, moment: float) -> str:
+        """Return the text for a moment in seconds since 1970."""
+        if self._unix:
+            return str(int(moment * self._unix))
+        second = int(moment)
+        if second != self._second:
+            clock = time.gmtime(second) if self._utc else time.localtime(second)
+            self._known = [time.strftime(format_, clock) if format_ else "" for format_, _ in self._pieces]
+            self._second = second
+        fraction = f"{int((moment - second) * 1e9):09d}"
+        return "".join(
+            text + fraction[:digits] for text, (_, digits) in zip(self._known, self._pieces, strict=True)
+        )
+
+    def _compile(self, text: str) -> Iterator[tuple[str, int]]:
+        """Yield what strftime formats and how many digits of the second's fraction follow it."""
+        done, format_ = 0, ""
+        for match in _DATE_LETTERS.finditer(text):
+            format_ += text[done : match.start()].replace("%", "%%")
+            done = match.end()
+            letters = match[0]
+            if letters[0] == "S" or letters[0] == "n":
+                yield format_, min(len(letters), 9)
+                format_ = ""
+            else:
+                format_ += self._translate(letters)
+        yield format_ + text[done:].replace("%", "%%"), 0
+
+    def _translate(self, letters: str) -> str:
+        if letters.startswith("'"):
+            return (letters[1:-1].replace("''", "'") or "'").replace("%", "%%")
+        if set(letters) <= {"X", "x"}:
+            offset = "+0000" if self._utc else time.strftime("%z")
+            if letters[0] == "X" and offset == "+0000":
+                return "Z"
+            return {1: offset[:3], 2: offset, 3: f"{offset[:3]}:{offset[3:]}"}[min(len(letters), 3)]
+        if letters not in _STRFTIME:
+            raise UnknownPattern(f"'{letters}' in the date {self.text}")
+        return _STRFTIME[letters]
+
+
+class PatternLayout(logging.Formatter):
+    """A layout from a pattern. A traceback follows its line, indented, unless the pattern leaves it out (``%ex{0}``).
+
+    Conversions that are not known are kept as they are and listed in ``unknown``.
+
+    >>> record = logging.LogRecord("a.b", logging.WARNING, "", 0, "slow", None, None)
+    >>> PatternLayout("[%-5p] %c{1} - %m%n").format(record)
+    '[WARN ] b - slow'
+    """
+
+    def __init__(self, pattern: str) -> None:
+        super().__init__()
+        self.unknown: list[str] = []
+        self._writes_details = False
+        # The handler ends the line; one more %n at the end would be an empty line.
+        self._pieces = list(self._compile(re.sub(r"%n$", "", pattern)))
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = indent_lines("".join([piece(record) for piece in self._pieces]))
+        details = "" if self._writes_details else details_of(record)
+        return line + indent_lines(f"\n{details}") if details else line
+
+    def _compile(self, pattern: str) -> Iterator[Piece]:
+        done = 0
+        while match := _CONVERSION.search(pattern, done):
+            if match.start() > done:
+                yield _literal(pattern[done : match.start()])
+            options, done = _read_options(pattern, match.end())
+            name, rest = _split_name(match["name"])
+            if name == "%":
+                done = match.end()
+            elif rest:  # such as %msgtext: the conversion ends inside the word
+                options, done = [], match.end() - len(rest)
+            try:
+                piece = self._find_piece(name, options)
+            except UnknownPattern as error:
+                self.unknown.append(str(error))
+                piece = _literal(pattern[match.start() : done])
+            yield _padded(piece, match["width"], match["most"])
+        if done < len(pattern):
+            yield _literal(pattern[done:])
+
+    def _find_piece(self, name: str, options: list[str]) -> Piece:
+        if name in _PLAIN:
+            return _PLAIN[name]
+        option = options[0] if options else ""
+        if name in {"d", "date"}:
+            date = DateFormat(option or "DEFAULT", options[1] if len(options) > 1 else "")
+            return lambda record: date.format(record.created)
+        if name in {"c", "logger", "C", "class"}:
+            return _logger_name(option)
+        if name in {"X", "mdc", "MDC"}:
+            return _context(option)
+        if name in {"ex", "exception", "throwable", "xEx", "xException", "xThrowable", "rEx", "rException"}:
+            self._writes_details = True
+            return _literal("") if option in {"none", "0"} else details_of
+        return self._nested_piece(name, option, options)
+
+    def _nested_piece(self, name: str, option: str, options: list[str]) -> Piece:
+        """Find a conversion that is put around a pattern."""
+        if name in {"highlight", "style", "enc", "encode", "notEmpty", "varsNotEmpty", "variablesNotEmpty"}:
+            inner = list(self._compile(option))
+            if name in {"highlight", "style"}:  # without their colors
+                return lambda record: "".join([piece(record) for piece in inner])
+            if name in {"enc", "encode"}:
+                return _encoded(inner, options[1] if len(options) > 1 else "HTML")
+            return _not_empty(inner)
+        raise UnknownPattern(f"%{name}")
+
+
+def _literal(text: str) -> Piece:
+    return lambda _record: text
+
+
+def _level(record: logging.LogRecord) -> str:
+    return _LEVELS.get(record.levelname, record.levelname)
+
+
+def _thread(record: logging.LogRecord) -> str:
+    return "main" if record.threadName == "MainThread" else str(record.threadName)
+
+
+_PLAIN: Mapping[str, Piece] = MappingProxyType(
+    {
+        "%": _literal("%"),
+        "n": _literal("\n"),
+        **dict.fromkeys(("m", "msg", "message"), message_of),
+        **dict.fromkeys(("p", "level"), _level),
+        **dict.fromkeys(("t", "tn", "thread", "threadName"), _thread),
+        **dict.fromkeys(("T", "tid", "threadId"), lambda record: str(record.thread)),
+        **dict.fromkeys(("r", "relative"), lambda record: f"{record.relativeCreated:.0f}"),
+        **dict.fromkeys(("pid", "processId"), lambda _record: str(os.getpid())),
+        **dict.fromkeys(("F", "file"), lambda record: record.filename),
+        **dict.fromkeys(("L", "line"), lambda record: str(record.lineno)),
+        **dict.fromkeys(("M", "method"), lambda record: record.funcName or "?"),
+        **dict.fromkeys(
+            ("l", "location"), lambda record: f"{record.module}({record.filename}:{record.lineno})"
+        ),
+        **dict.fromkeys(("x", "NDC", "marker", "markerSimpleName"), _literal("")),
+    }
+)
+_NAMES = frozenset(
+    [
+        *_PLAIN, "d", "date", "c", "logger", "C", "class", "X", "mdc", "MDC", "ex", "exception", "throwable", "xEx",
+        "xException", "xThrowable", "rEx", "rException", "highlight", "style", "enc", "encode", "notEmpty",
+        "varsNotEmpty", "variablesNotEmpty", "replace", "equals", "equalsIgnoreCase", "maxLen", "maxLength", "K", "map",
+        "MAP", "sn", "sequenceNumber", "endOfBatch", "N", "nano", "tp", "threadPriority", "fqcn", "repeat",
+    ]
+)  # fmt: skip
+
+
+def _split_name(word: str) -> tuple[str, str]:
+    """Split a word after ``%`` into the longest name of a conversion and what follows: ``msgtext`` is ``msg``, ``text``."""
+    for length in range(len(word), 0, -1):
+        if word[:length] in _NAMES:
+            return word[:length], word[length:]
+    return word, ""
+
+
+def _read_options(pattern: str, start: int) -> tuple[list[str], int]:
+    """Return the texts in the braces that begin at ``start``, and where the last of them ends."""
+    options = []
+    while start < len(pattern) and pattern[start] == "{":
+        depth, end = 1, start + 1
+        while end < len(pattern) and depth:
+            depth += {"{": 1, "}": -1}.get(pattern[end], 0)
+            end += 1
+        options.append(pattern[start + 1 : end - 1 if not depth else end])
+        start = end
+    return options, start
+
+
+def _padded(piece: Piece, width: str, most: str | None) -> Piece:
+    """Apply ``%-5p`` and ``%.30c``: at least so wide, and cut to so many characters, of the beginning by default."""
+    if not width and most is None:
+        return piece
+    least, limit = int(width.lstrip("-") or 0), int(most) if most is not None else None
+
+    def format_padded(record: logging.LogRecord) -> str:
+        text = piece(record)
+        if limit is not None and len(text) > abs(limit):
+            text = text[:-limit] if limit < 0 else text[-limit:] if limit else ""
+        return text.ljust(least) if width.startswith("-") else text.rjust(least)
+
+    return format_padded
+
+
+def _logger_name(option: str) -> Piece:
+    """``%c{1}`` is the last part of a logger's name, ``%c{1.}`` shortens all but the last to one letter."""
+    if not option:
+        return lambda record: record.name
+    if re.fullmatch(r"-?\d+", option):
+        parts = int(option)
+        return lambda record: ".".join(record.name.split(".")[-parts:])
+    if match := re.fullmatch(r"(\d+)\.[\d.*]*", option):
+        letters = int(match[1])
+
+        def shorten(record: logging.LogRecord) -> str:
+            *before, last = record.name.split(".")
+            return ".".join([*(part[:letters] for part in before), last])
+
+        return shorten
+    raise UnknownPattern(f"%c{{{option}}}")
+
+
+def _context(option: str) -> Piece:
+    """``%X{request_id}`` is a fact of the event, ``%X`` all of them."""
+
+    def format_context(record: logging.LogRecord) -> str:
+        facts = record.msg.facts if isinstance(record.msg, Event) else {}
+        if not option:
+            return "{" + ", ".join(f"{name}={to_text(value)}" for name, value in facts.items()) + "}"
+        return to_text(facts[option]) if option in facts else ""
+
+    return format_context
+
+
+def _encoded(inner: list[Piece], form: str) -> Piece:
+    if form not in {"JSON", "CRLF"}:
+        raise UnknownPattern(f"%enc with {form}")
+
+    def encode(record: logging.LogRecord) -> str:
+        text = "".join([piece(record) for piece in inner])
+        if form == "JSON":
+            return encode_json({"": text})[5:-2]
+        return text.replace("\r", "\\r").replace("\n", "\\n")
+
+    return encode
+
+
+def _not_empty(inner: list[Piece]) -> Piece:
+    def write_unless_empty(record: logging.LogRecord) -> str:
+        texts = [piece(record) for piece in inner]
+        return "".join(texts) if any(text.strip() for text in texts[1:]) or len(texts) == 1 else ""
+
+    return write_unless_empty
