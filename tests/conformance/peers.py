@@ -19,6 +19,7 @@ from mooring.client.result import Result, request_of
 from mooring.codecs.proto import inference_pb2 as pb
 from mooring.codecs.protobuf import decode_response
 from mooring.core.requests import InferenceRequest
+from mooring.protocols.kserve.v2_grpc import TORCHSERVE_NAME
 
 PATIENCE = 30.0
 _CONTENTS = {
@@ -131,14 +132,14 @@ class Rpc(Peer):
 
 
 class TypedRpc(Peer):
-    """v2 over gRPC with typed contents, in messages made by protobuf itself."""
+    """v2 over gRPC with typed contents, in messages made by protobuf itself, under the name that answers them typed."""
 
     name = "v2 gRPC typed"
     halves = False
 
     def __init__(self, served: Any) -> None:
         self._channel = grpc.insecure_channel(served.grpc_url.removeprefix("grpc://"))
-        self._ask = self._channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        self._ask = self._channel.unary_unary(f"/{TORCHSERVE_NAME}/ModelInfer")
 
     def infer(self, model, inputs, *, version="", outputs=()):
         whole = request_of(model, inputs, version=version, request_id="", parameters=None, outputs=())

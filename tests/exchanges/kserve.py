@@ -78,7 +78,8 @@ GETS = (
     "GET /v2/models/sums/infer", "PUT /v2/models/sums/infer", "DELETE /v2/models/sums", "OPTIONS /v2/models/sums/infer",
     "GET /v2/models/sums/nothing", "POST /v2/models/nobody/infer", "POST /v2/models/sums/versions/9/infer",
     "GET /v2/models//infer", "GET /v2/models/a%22b", "GET /v2/docs/dataplane.json", "GET /v2/cudasharedmemory/status",
-    "POST /v2/cudasharedmemory/region/a/register", "GET /v2/nothing", "POST /v2/hardware",
+    "GET /v2/cudasharedmemory/region/a/status", "POST /v2/cudasharedmemory/unregister",
+    "POST /v2/cudasharedmemory/region/a/unregister", "POST /v2/cudasharedmemory/region/a/register", "GET /v2/nothing", "POST /v2/hardware",
 )  # fmt: skip
 OUTPUTS = {
     "one output": [{"name": "peak"}],

@@ -1,6 +1,7 @@
 """The Open Inference Protocol over gRPC, with a plain client against a service to order."""
 
 import asyncio
+from contextlib import asynccontextmanager
 
 import grpc
 import numpy as np
@@ -10,10 +11,12 @@ from grpc_kit import Talk, TensorService, serve, until
 from mooring import __version__
 from mooring.codecs.proto import health_pb2 as health
 from mooring.codecs.proto import inference_pb2 as pb
+from mooring.config.settings import Config
 from mooring.core import errors
 from mooring.core.buffers import Buffer, HeapAllocator, Slot
 from mooring.core.requests import InferenceResponse
 from mooring.core.tensors import Tensor
+from mooring.protocols.dialect import TRITON, V2, dialect_for
 from mooring.protocols.grpc_server import ConnectionAge, GrpcServer
 from mooring.protocols.kserve.grpc_infer import Inference
 from mooring.protocols.kserve.v2_grpc import KServeV2Grpc
@@ -22,13 +25,19 @@ HEALTH = "/grpc.health.v1.Health/"
 ALIAS = "/org.pytorch.serve.grpc.openinference.GRPCInferenceService/"
 
 
-@pytest.fixture
-async def talk():
+@asynccontextmanager
+async def talking(dialect=V2):
     service = TensorService()
-    server = await serve(service)
+    server = await serve(service, dialect=dialect)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         yield Talk(service, server, channel)
     await server.close()
+
+
+@pytest.fixture
+async def talk():
+    async with talking() as talk:
+        yield talk
 
 
 def infer_request(array=None, **fields):
@@ -58,10 +67,35 @@ async def test_an_id_is_echoed_only_where_one_was_given(talk):
     assert len(talk.service.requests[0].id) == 36  # a handler counts on one of its own
 
 
-async def test_typed_contents_are_answered_with_typed_contents(talk):
+def typed_request():
     message = pb.ModelInferRequest(model_name="echo")
     message.inputs.add(name="x", datatype="INT32", shape=[2]).contents.int_contents.extend([1, -2])
-    answer = await talk.call("ModelInfer", message)
+    return message
+
+
+async def test_typed_contents_are_answered_with_raw_contents(talk):
+    answer = await talk.call("ModelInfer", typed_request())
+    assert list(answer.raw_output_contents) == [np.int32([1, -2]).tobytes()]
+    assert not answer.outputs[0].HasField("contents")
+
+
+@pytest.mark.parametrize("kind", ["raw", "typed"])
+async def test_torchserves_name_of_the_service_answers_in_the_form_of_the_request(talk, kind):
+    message = typed_request() if kind == "typed" else infer_request()
+    call = talk.channel.unary_unary(
+        f"{ALIAS}ModelInfer",
+        request_serializer=pb.ModelInferRequest.SerializeToString,
+        response_deserializer=pb.ModelInferResponse.FromString,
+    )
+    answer = await call(message)
+    assert bool(answer.raw_output_contents) == (kind == "raw")
+    assert answer.outputs[0].HasField("contents") == (kind == "typed")
+
+
+@pytest.mark.parametrize("settings", [{"dialect": "amd"}, {"grpc_typed_outputs": True}])
+async def test_typed_contents_are_answered_with_typed_contents_where_that_is_set(settings):
+    async with talking(dialect_for(Config(**settings))) as talk:
+        answer = await talk.call("ModelInfer", typed_request())
     assert list(answer.outputs[0].contents.int_contents) == [1, -2]
     assert not answer.raw_output_contents
 
@@ -341,3 +375,15 @@ async def test_a_wrong_message_for_a_model_that_is_not_there_is_not_found(talk):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await talk.call("ModelInfer", message)
         assert caught.value.code().name == code
+
+
+async def test_tritons_dialect_has_the_words_that_its_clients_look_for():
+    async with talking(TRITON) as talk:
+        about = await talk.call("ServerMetadata", pb.ServerMetadataRequest())
+        assert about.name == "triton"
+        unknown = pb.ModelMetadataRequest(name="nobody")
+        code, text = await talk.refused("ModelMetadata", unknown)
+        assert (code, text) == ("NOT_FOUND", "Request for unknown model: 'nobody' is not found")
+        load = pb.RepositoryModelLoadRequest(model_name="nobody")
+        code, text = await talk.refused("RepositoryModelLoad", load)
+        assert text == "failed to load 'nobody', failed to poll from model repository"

@@ -320,11 +320,20 @@ async def test_regions_that_are_not_there_have_their_statuses(sharing):
     assert (await sharing.refused("SystemSharedMemoryRegister", missing))[0] == "INVALID_ARGUMENT"
 
 
-async def test_shared_memory_that_is_off_is_unimplemented_and_so_is_cudas(talk):
+async def test_shared_memory_that_is_off_is_unimplemented(talk):
     assert (await talk.refused("SystemSharedMemoryStatus"))[0] == "UNIMPLEMENTED"
-    for method in ("CudaSharedMemoryStatus", "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister"):
-        code, text = await talk.refused(method, kind=pb.ServerLiveResponse)
-        assert (code, text) == ("UNIMPLEMENTED", "CUDA shared memory is not offered")
+
+
+async def test_a_gpus_shared_memory_is_as_where_there_is_none(talk):
+    status = await talk.call("CudaSharedMemoryStatus", pb.CudaSharedMemoryStatusRequest())
+    assert not status.regions
+    await talk.call("CudaSharedMemoryUnregister", pb.CudaSharedMemoryUnregisterRequest(name="r"))
+    code, text = await talk.refused("CudaSharedMemoryStatus", pb.CudaSharedMemoryStatusRequest(name="r"))
+    assert (code, text) == ("NOT_FOUND", "Unable to find cuda shared memory region: 'r'")
+    new = pb.CudaSharedMemoryRegisterRequest(name="r", raw_handle=b"h", byte_size=8)
+    code, text = await talk.refused("CudaSharedMemoryRegister", new)
+    assert code == "INVALID_ARGUMENT"
+    assert text == "failed to register CUDA shared memory region: 'r', GPUs not supported"
 
 
 async def test_the_librarys_reflection_client_learns_every_service(talk):

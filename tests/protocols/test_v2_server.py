@@ -453,9 +453,15 @@ async def test_where_shared_memory_is_off_everything_says_so(v2_as):
     assert "not offered" in (await got(served, "/v2/models/echo/infer", "POST", body, 400))["error"]
 
 
-@pytest.mark.parametrize("path", ["status", "unregister", "region/r/register"])
-async def test_cuda_shared_memory_is_not_offered(v2, path):
-    assert "CUDA" in (await got(v2, f"/v2/cudasharedmemory/{path}", "POST", {}, 501))["error"]
+async def test_a_gpus_shared_memory_is_as_where_there_is_none(v2):
+    assert await got(v2, "/v2/cudasharedmemory/status") == []
+    missing = await got(v2, "/v2/cudasharedmemory/region/r/status", status=404)
+    assert missing == {"error": "Unable to find cuda shared memory region: 'r'"}
+    for path in ("unregister", "region/r/unregister"):
+        reply = await v2.call("POST", f"/v2/cudasharedmemory/{path}")
+        assert (reply.status, reply.body) == (200, b""), reply.body
+    refused = await got(v2, "/v2/cudasharedmemory/region/r/register", "POST", {}, 400)
+    assert refused == {"error": "failed to register CUDA shared memory region: 'r', GPUs not supported"}
 
 
 # The document

@@ -357,9 +357,22 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="whether the repository is polled for changes, as network file systems need it"),
     ] = False
     dialect: Annotated[
-        Literal["v2", "amd"],
-        Meta(description="how /v2 is spoken: v2, or amd where the AMD Inference Server differs"),
+        Literal["v2", "amd", "triton"],
+        Meta(
+            description="how /v2 is spoken: v2, or amd or triton where those servers differ; triton adds Triton's metrics"
+        ),
     ] = "v2"
+    server_name: Annotated[
+        str,
+        Meta(description="what the server calls itself under /v2; the name that the dialect has by default"),
+    ] = ""
+    grpc_typed_outputs: Annotated[
+        Switch,
+        Meta(
+            description="whether ModelInfer answers a request with typed contents with typed contents, true or false; by"
+            " default only in the dialect amd, and all others get raw contents"
+        ),
+    ] = None
     # 0 is not one per CPU as TorchServe has it: that default fills a laptop's memory with copies of every model (its
     # issues 2432, 2128, 2905), where they do not share one. A value above 0 means the same in both.
     default_workers_per_model: Annotated[

@@ -30,7 +30,7 @@ from mooring.observability.log_output.setup import setup_logging
 from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.protocols.amd.metrics import count_requests
-from mooring.protocols.dialect import AMD, V2
+from mooring.protocols.dialect import dialect_for
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.grpc_server import ConnectionAge, GrpcServer
 from mooring.protocols.openapi import ApiDescription
@@ -137,7 +137,7 @@ class FrontendServer:
             tokens = TokenTable(settings.tokens, settings.renewable)
         self._tokens = tokens
         self._settings = settings
-        self._dialect = AMD if config.dialect == "amd" else V2
+        self._dialect = dialect_for(config)
         self._metrics = metrics
         self._frontend = frontend
         self._certificates = certificates_of(config)
@@ -227,7 +227,7 @@ class FrontendServer:
         own += [
             Endpoint(each.pattern, self._relay_call, each.access, methods=each.methods) for each in relayed
         ]
-        if services.dialect is AMD:
+        if services.dialect.workers:
             own = count_requests(own, self._metrics)
         # A method that is not there is refused by the first process, too.
         rest = {each.pattern for each in relayed} - {each.pattern for each in relayed if each.methods is None}

@@ -148,7 +148,7 @@ def _administrative_parts(
     log, trace = administrative.log_settings, administrative.trace_settings
     return [
         Repository(models, responses, v2.bodies, dialect=services.dialect),
-        Statistics(models, responses),
+        Statistics(models, responses, dialect=services.dialect),
         Settings(services.inference, log, trace, responses, v2.bodies),
     ]
 

@@ -5,8 +5,9 @@ import math
 import msgspec
 import orjson
 
+from mooring.config.settings import Config
 from mooring.core.buffers import view_of
-from mooring.core.errors import ModelNotFound, MooringError
+from mooring.core.errors import ModelLoadFailed, ModelNotFound, MooringError, VersionNotFound
 from mooring.core.requests import InferenceResponse
 from mooring.core.tensors import Output, Tensor
 from mooring.protocols.status import Refusal, Target
@@ -21,6 +22,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     ``plain_answers``     an answer has no model_version, always an id ("" where none was given) and always the
                           parameters of every output; its model_name is what the model's own code says, if it does
     ``byte_shapes``       the shape of a BYTES output with one element counts its bytes, not its elements
+    ``triton_texts``      errors begin with the words that Triton's own clients look for
+    ``typed_outputs``     over gRPC typed contents are answered with typed contents, and not with raw ones
     """
 
     server: str = "mooring"
@@ -28,14 +31,26 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     unloads_anything: bool = False
     plain_answers: bool = False
     byte_shapes: bool = False
+    triton_texts: bool = False
+    typed_outputs: bool = False
 
     def override_refusal(self, error: MooringError, target: Target) -> Refusal | None:
         """What this dialect says of an error in place of v2's own words; None where it says no other."""
+        if self.triton_texts and isinstance(error, ModelNotFound):
+            return _triton_not_found(error, target)
         if not self.workers or not isinstance(error, ModelNotFound):
             return None
         name = f"{target.model}_{target.version}" if target.version else target.model
         message = f"Worker {name or error.model} not found"
         return Refusal(400, "ModelNotFoundException", message, message)
+
+    def reword_load_error(self, error: MooringError, model: str) -> MooringError:
+        """Return a failed load's error with the words that this dialect's clients look for in front."""
+        if not self.triton_texts or not isinstance(error, ModelNotFound | ModelLoadFailed):
+            return error
+        missing = isinstance(error, ModelNotFound)
+        reason = "failed to poll from model repository" if missing else error.message
+        return ModelLoadFailed(f"failed to load '{model}', {reason}", model=model, detail=error.detail)
 
     def set_model_name(self, response: InferenceResponse, target: Target) -> None:
         """Give an answer the name and the version that it has in this dialect."""
@@ -60,5 +75,28 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
             output.shape = [len(texts[0].encode())]
 
 
+def _triton_not_found(error: MooringError, target: Target) -> Refusal:
+    what = f"'{target.model or error.model}'"
+    if isinstance(error, VersionNotFound):
+        what = f"{what} version {target.version or error.version}"
+    message = f"Request for unknown model: {what} is not found"
+    return Refusal(404, "ModelNotFoundException", message, message)
+
+
 V2 = Dialect()
-AMD = Dialect(server="amdinfer", workers=True, unloads_anything=True, plain_answers=True, byte_shapes=True)
+TRITON = Dialect(server="triton", unloads_anything=True, triton_texts=True)
+AMD = Dialect(
+    server="amdinfer",
+    workers=True,
+    unloads_anything=True,
+    plain_answers=True,
+    byte_shapes=True,
+    typed_outputs=True,
+)
+
+
+def dialect_for(config: Config) -> Dialect:
+    """Return the dialect of a server with these settings."""
+    dialect = {"amd": AMD, "triton": TRITON}.get(config.dialect, V2)
+    typed = dialect.typed_outputs if config.grpc_typed_outputs is None else config.grpc_typed_outputs
+    return msgspec.structs.replace(dialect, server=config.server_name or dialect.server, typed_outputs=typed)

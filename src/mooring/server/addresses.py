@@ -30,7 +30,6 @@ from mooring.mount.routes import (
 )
 from mooring.observability.logs import get_logger
 from mooring.protocols.amd.metrics import count_requests
-from mooring.protocols.dialect import AMD
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve.shared_memory import SharedMemory
 from mooring.protocols.openapi import ApiDescription
@@ -208,7 +207,7 @@ class Addresses:
         endpoints = [*mount.endpoints, *options_endpoints(mount.endpoints, self._services.responses)]
         counted = (
             count_requests(endpoints, self._administrative.metrics)
-            if self._services.dialect is AMD
+            if self._services.dialect.workers
             else endpoints
         )
         shared = mount.setting == "inference_address" and self._config.frontends > 1

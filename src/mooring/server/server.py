@@ -37,7 +37,7 @@ from mooring.observability.logs import get_logger
 from mooring.observability.metrics import Metrics
 from mooring.observability.metrics_file import read_metrics_file
 from mooring.protocols.amd.metrics import AmdMetrics
-from mooring.protocols.dialect import AMD, V2
+from mooring.protocols.dialect import dialect_for
 from mooring.protocols.kserve.settings import LogSettings, TraceSettings
 from mooring.repository.catalog import Catalog, worker_extensions
 from mooring.repository.snapshot import Kind
@@ -204,7 +204,7 @@ class Server:
             inference=self.engine,
             responses=http.responses,
             cors=http.cors,
-            dialect=AMD if config.dialect == "amd" else V2,
+            dialect=dialect_for(config),
             administrative=administrative,
             ping_format=config.ping_format,
         )

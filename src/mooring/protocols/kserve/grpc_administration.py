@@ -7,7 +7,7 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
 from mooring.codecs.proto import inference_pb2 as pb
-from mooring.core.errors import InvalidInput, ModelNotFound, Unsupported
+from mooring.core.errors import InvalidInput, ModelNotFound, MooringError, Unsupported
 from mooring.core.service import InferenceService, ModelAdministration
 from mooring.core.tensors import Parameter
 from mooring.protocols.dialect import V2, Dialect
@@ -15,15 +15,13 @@ from mooring.protocols.grpc_messages import async_handler, parse_message, sync_h
 from mooring.protocols.grpc_server import UnaryMethod
 from mooring.protocols.kserve.repository import describe_state
 from mooring.protocols.kserve.settings import LogSettings, TraceSettings
-from mooring.protocols.kserve.shared_memory import SharedMemory
+from mooring.protocols.kserve.shared_memory import SharedMemory, missing_cuda_region, no_cuda_region
 from mooring.protocols.kserve.statistics import usage_document
 from mooring.protocols.load_options import parse_config
 from mooring.repository.triton_document import config_document
 from mooring.tokens import Access
-from mooring.web.grpc.rpc import UnaryRpc
 
 _FILE = "file:"
-_CUDA = ("CudaSharedMemoryStatus", "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister")
 _Answer = TypeVar("_Answer", bound=Message)
 
 
@@ -78,9 +76,12 @@ class GrpcRepository:
                 raise InvalidInput(f"parameter '{name}' must be a string, a number or a boolean")
             elif value is not None:
                 parameters[name] = value
-        await self._administration.load(
-            model, config=config, files=files or None, parameters=parameters or None
-        )
+        try:
+            await self._administration.load(
+                model, config=config, files=files or None, parameters=parameters or None
+            )
+        except MooringError as error:
+            raise self._dialect.reword_load_error(error, model) from error
         return pb.RepositoryModelLoadResponse(model_name=model, is_loaded=True)
 
     async def _unload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
@@ -147,13 +148,16 @@ class GrpcSettings:
 
 
 class GrpcSharedMemory:
-    """The system shared memory extension; with ``memory`` None every RPC says that it is off."""
+    """The system shared memory extension; with ``memory`` None every RPC of it says that it is off.
+
+    Those for a GPU's memory answer as where there is none: clients of every kind forget all regions before they begin.
+    """
 
     def __init__(self, memory: SharedMemory | None) -> None:
         self._memory = memory
 
     def methods(self) -> dict[str, UnaryMethod]:
-        """Return every RPC of the extension, and CUDA's, which refuse every call."""
+        """Return every RPC of the extension, and CUDA's."""
         return {
             name: UnaryMethod(Access.INFERENCE, call)
             for name, call in {
@@ -164,7 +168,11 @@ class GrpcSharedMemory:
                 "SystemSharedMemoryUnregister": sync_handler(
                     pb.SystemSharedMemoryUnregisterRequest, self._unregister
                 ),
-                **dict.fromkeys(_CUDA, _no_cuda),
+                "CudaSharedMemoryStatus": sync_handler(pb.CudaSharedMemoryStatusRequest, _cuda_status),
+                "CudaSharedMemoryRegister": sync_handler(pb.CudaSharedMemoryRegisterRequest, _cuda_register),
+                "CudaSharedMemoryUnregister": sync_handler(
+                    pb.CudaSharedMemoryUnregisterRequest, lambda _: pb.CudaSharedMemoryUnregisterResponse()
+                ),
             }.items()
         }
 
@@ -197,8 +205,14 @@ class GrpcSharedMemory:
         return self._memory
 
 
-def _no_cuda(_call: UnaryRpc) -> None:
-    raise Unsupported("CUDA shared memory is not offered")
+def _cuda_status(request: pb.CudaSharedMemoryStatusRequest) -> pb.CudaSharedMemoryStatusResponse:
+    if request.name:
+        raise ModelNotFound(missing_cuda_region(request.name))
+    return pb.CudaSharedMemoryStatusResponse()
+
+
+def _cuda_register(request: pb.CudaSharedMemoryRegisterRequest) -> pb.CudaSharedMemoryRegisterResponse:
+    raise InvalidInput(no_cuda_region(request.name))
 
 
 def _settings_access(settings: Collection[str]) -> Access:

@@ -4,12 +4,13 @@
 """
 
 import asyncio
+import copy
 from collections.abc import Callable, Mapping
 
 import msgspec
 
 from mooring.codecs import protobuf
-from mooring.codecs.protobuf_tensors import ContentsLayout, Part, Regions
+from mooring.codecs.protobuf_tensors import RAW_LAYOUT, TYPED_LAYOUT, ContentsLayout, Part, Regions
 from mooring.codecs.v2_json import names_region
 from mooring.core.buffers import Allocator, Buffer, Payload
 from mooring.core.errors import ElsewhereOnly, InvalidInput, ModelNotReady, MooringError, Unsupported
@@ -73,6 +74,7 @@ class Inference:
         self.service = service
         self.dialect = dialect
         self.relay = relay
+        self.typed_outputs = dialect.typed_outputs
         self._allocator = allocator
         self._memory = memory
         self._read_region: Regions | None = memory.read if memory is not None else None
@@ -80,6 +82,12 @@ class Inference:
             self._read_region = elsewhere_only
         self._new_id = RequestIds().new_id
         self._streams: set[_Stream] = set()
+
+    def with_typed_outputs(self) -> "Inference":
+        """Return the same, but that it answers typed contents with typed contents."""
+        inference = copy.copy(self)
+        inference.typed_outputs = True
+        return inference
 
     def infer(self, call: UnaryRpc) -> None:
         """Answer one request, without a task. A client that goes away takes its request with it."""
@@ -139,6 +147,8 @@ class Inference:
         if self.relay is not None and names_region(request.outputs):
             release(request.inputs)
             raise ElsewhereOnly("an output is to go to shared memory")
+        if layout is TYPED_LAYOUT and not self.typed_outputs:
+            layout = RAW_LAYOUT
         request.layout = layout
         decoded = DecodedRequest(request, layout, request.id, False)
         request.id = request.id or call.request_id or self._new_id()

@@ -183,6 +183,13 @@ REGISTER = _post(
 )  # fmt: skip
 UNREGISTER = _post("sharedMemoryUnregister", "Forget a region of shared memory", _NOTHING, (500, 501))
 UNREGISTER_ALL = _post("sharedMemoryUnregisterAll", "Forget every region", _NOTHING, (500, 501))
+CUDA_REGIONS = _get("cudaSharedMemoryStatus", "No region: a GPU's memory is not shared", _REGIONS)
+CUDA_REGION_STATUS = _get("cudaSharedMemoryRegion", "No region of a GPU's memory", _REGIONS, (404, 500))
+CUDA_REGISTER = _post(
+    "cudaSharedMemoryRegister", "Refused: a GPU's memory is not shared", _NOTHING, (400, 500)
+)
+CUDA_UNREGISTER = _post("cudaSharedMemoryUnregister", "Forget a region of a GPU's memory", _NOTHING, (500,))
+CUDA_UNREGISTER_ALL = _post("cudaSharedMemoryUnregisterAll", "Forget all of them", _NOTHING, (500,))
 
 _LOG = object_schema(
     log_file=TEXT,

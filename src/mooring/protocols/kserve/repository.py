@@ -108,9 +108,12 @@ class Repository:
 
         async def load(body: bytes) -> None:
             options = parse_load_options(body)
-            await self._administration.load(
-                *target, config=options.config, files=options.files, parameters=options.parameters
-            )
+            try:
+                await self._administration.load(
+                    *target, config=options.config, files=options.files, parameters=options.parameters
+                )
+            except MooringError as error:
+                raise self._dialect.reword_load_error(error, target.model) from error
             self._responses.send_json(exchange, {"name": target.model, "load": True})
 
         self._answer_when_done(exchange, target, load)

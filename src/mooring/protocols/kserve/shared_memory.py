@@ -30,7 +30,6 @@ _OBJECTS = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memor
 _MAX_REGIONS = 1024
 _NAME, _SIZE, _OFFSET = REGION
 _READING, _WRITING = frozenset({"GET", "HEAD"}), frozenset({"POST"})
-_NO_CUDA = Refusal(501, "UnsupportedOperationException", "CUDA shared memory is not offered")
 _OFF = Refusal(
     501,
     "UnsupportedOperationException",
@@ -167,6 +166,16 @@ def elsewhere_only(region: str, _offset: int, _size: int) -> Payload:
     raise ElsewhereOnly(f"only the first process has the shared memory region '{region}'")
 
 
+def missing_cuda_region(name: str) -> str:
+    """The error text for a region of a GPU's memory that a client looks up."""
+    return f"Unable to find cuda shared memory region: '{name}'"
+
+
+def no_cuda_region(name: str) -> str:
+    """The error text for a region of a GPU's memory that a client registers, as of a Triton without a GPU."""
+    return f"failed to register CUDA shared memory region: '{name}', GPUs not supported"
+
+
 def _open_object(name: str, key: str) -> int:
     """Open a shared memory object. Raises ``InvalidInput`` for everything but a regular file directly in ``/dev/shm``."""
     object_name = key.removeprefix("/")
@@ -204,7 +213,7 @@ class SharedMemoryEndpoints:
         self._bodies = bodies
 
     def endpoints(self) -> list[Endpoint]:
-        """Return the endpoints. CUDA's half refuses every request."""
+        """Return the endpoints. CUDA's half answers as where there is no GPU."""
         path = "/v2/systemsharedmemory"
         region = f"{path}/region/{{region_name}}"
         return [
@@ -236,7 +245,47 @@ class SharedMemoryEndpoints:
                 methods=_WRITING,
                 changes=True,
             ),
-            Endpoint("/v2/cudasharedmemory/{rest*}", self.no_cuda, Access.INFERENCE),
+            *self._cuda_endpoints(),
+        ]
+
+    def _cuda_endpoints(self) -> list[Endpoint]:
+        path = "/v2/cudasharedmemory"
+        region = f"{path}/region/{{region_name}}"
+        return [
+            Endpoint(
+                f"{path}/status", self.cuda_status, Access.INFERENCE, calls.CUDA_REGIONS, methods=_READING
+            ),
+            Endpoint(
+                f"{region}/status",
+                self.cuda_status,
+                Access.INFERENCE,
+                calls.CUDA_REGION_STATUS,
+                methods=_READING,
+            ),
+            Endpoint(
+                f"{region}/register",
+                self.register_cuda,
+                Access.INFERENCE,
+                calls.CUDA_REGISTER,
+                methods=_WRITING,
+                changes=True,
+            ),
+            Endpoint(
+                f"{path}/unregister",
+                self.unregister_cuda,
+                Access.INFERENCE,
+                calls.CUDA_UNREGISTER_ALL,
+                methods=_WRITING,
+                changes=True,
+            ),
+            Endpoint(
+                f"{region}/unregister",
+                self.unregister_cuda,
+                Access.INFERENCE,
+                calls.CUDA_UNREGISTER,
+                methods=_WRITING,
+                changes=True,
+            ),
         ]
 
     def status(self, exchange: Exchange, match: Match) -> None:
@@ -278,9 +327,23 @@ class SharedMemoryEndpoints:
             memory.unregister(match.params.get("region_name", ""))
             self._responses.send_body(exchange, b"", "")
 
-    def no_cuda(self, exchange: Exchange, match: Match) -> None:
-        """Refuse: CUDA shared memory is not offered."""
-        self._responses.send_refusal(exchange, _NO_CUDA)
+    def cuda_status(self, exchange: Exchange, match: Match) -> None:
+        """List no region: none can be registered."""
+        name = match.params.get("region_name", "")
+        if name:
+            refusal = Refusal(404, "ResourceNotFoundException", "", missing_cuda_region(name))
+            self._responses.send_refusal(exchange, refusal)
+        else:
+            self._responses.send_json(exchange, [])
+
+    def register_cuda(self, exchange: Exchange, match: Match) -> None:
+        """Refuse: the server has no memory of a GPU that clients could share."""
+        refusal = Refusal(400, "BadRequestException", no_cuda_region(match.params["region_name"]))
+        self._responses.send_refusal(exchange, refusal)
+
+    def unregister_cuda(self, exchange: Exchange, match: Match) -> None:
+        """Forget a region, or every one: there is none."""
+        self._responses.send_body(exchange, b"", "")
 
     def _memory_or_refuse(self, exchange: Exchange) -> SharedMemory | None:
         if self._memory is None:

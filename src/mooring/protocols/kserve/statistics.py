@@ -5,6 +5,7 @@ from typing import Any
 
 from mooring.core.errors import MooringError
 from mooring.core.service import Duration, ModelAdministration, ModelUsage
+from mooring.protocols.dialect import V2, Dialect
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
 from mooring.protocols.responses import Responses
@@ -22,9 +23,12 @@ class Statistics:
 
     extensions = ("model_configuration", "statistics")
 
-    def __init__(self, administration: ModelAdministration, responses: Responses) -> None:
+    def __init__(
+        self, administration: ModelAdministration, responses: Responses, *, dialect: Dialect = V2
+    ) -> None:
         self._administration = administration
         self._responses = responses
+        self._dialect = dialect
 
     def endpoints(self) -> list[Endpoint]:
         """Everything mounted."""
@@ -50,7 +54,8 @@ class Statistics:
         try:
             config = self._administration.config(*target)
         except MooringError as error:
-            self._responses.send_refusal(exchange, kserve_v2(error, target))
+            refusal = self._dialect.override_refusal(error, target) or kserve_v2(error, target)
+            self._responses.send_refusal(exchange, refusal)
         else:
             self._responses.send_json(exchange, config_document(config))
 
@@ -60,7 +65,8 @@ class Statistics:
         try:
             usage = self._administration.usage(*target)
         except MooringError as error:
-            self._responses.send_refusal(exchange, kserve_v2(error, target))
+            refusal = self._dialect.override_refusal(error, target) or kserve_v2(error, target)
+            self._responses.send_refusal(exchange, refusal)
         else:
             self._responses.send_json(exchange, usage_document(usage))
 

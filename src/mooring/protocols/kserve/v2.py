@@ -100,7 +100,7 @@ class InferAnswer(V2Answer, eq=False):
         exchange = self._exchange
         if (
             self._selection is JSON_ONLY
-            and self._dialect is V2
+            and not self._dialect.plain_answers
             and outcome.head is None
             and b"accept-encoding" not in exchange.fields
         ):

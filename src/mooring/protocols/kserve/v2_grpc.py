@@ -41,7 +41,12 @@ class KServeV2Grpc:
         }
         return [
             Service(NAME, dict(extensions or {}) | own, streaming, inference.leave, inference.dialect),
-            Service(TORCHSERVE_NAME, own, dialect=inference.dialect),
+            # TorchServe's clients read typed contents, where they send those.
+            Service(
+                TORCHSERVE_NAME,
+                own | {"ModelInfer": UnaryMethod(Access.INFERENCE, inference.with_typed_outputs().infer)},
+                dialect=inference.dialect,
+            ),
         ]
 
     def methods(self) -> dict[str, UnaryMethod]:
