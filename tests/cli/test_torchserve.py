@@ -78,9 +78,12 @@ def test_a_message_of_grpc_is_no_larger_than_a_body_as_there(mooring, server, st
     assert server.config.grpc_max_request_size == 0
 
 
-def test_start_and_stop_exclude_each_other_and_one_of_them_is_needed(mooring, server):
+def test_start_and_stop_exclude_each_other_and_start_may_be_left_out(mooring, server, store):
     assert mooring("torchserve", "--start", "--stop").exit_code == 2
-    assert mooring("torchserve").exit_code == 2
+    done = mooring("torchserve", "--foreground", "--ncs", "--model-store", store)
+    assert done.exit_code == 3
+    assert server.config.model_store == Path(store)
+    assert not server.config.require_models
 
 
 def test_there_may_be_nothing_to_stop(mooring, server):

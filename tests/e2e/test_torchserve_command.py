@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import grpc
@@ -260,7 +261,7 @@ def test_a_snapshot_that_torchserve_wrote_is_restored(torchserve):
 
 def test_a_start_in_the_background_that_fails_says_why_in_the_terminal(torchserve):
     (torchserve.folder / "broken.properties").write_text("model_store=store\nload_models=nothing.mar")
-    done = torchserve("--start", "--ts-config", "broken.properties")
+    done = torchserve("--start", "--ts-config", "broken.properties", MOORING_REQUIRE_MODELS="true")
     assert done.returncode == 1
     assert "no 'nothing.mar' in" in done.stderr
     assert not (torchserve.folder / ".model_server.pid").exists()
@@ -270,6 +271,73 @@ def test_a_start_in_the_background_that_fails_says_why_in_the_terminal(torchserv
     done = torchserve("--start", "--ts-config", "last.properties")
     assert done.returncode == 1
     assert "model 'rows' version '2.0' of the snapshot: no 'rows2.mar' in" in done.stderr
+
+
+FLOW = """
+models:
+  m1: {url: rows.mar}
+dag:
+  pre: [m1]
+"""
+FUNCTIONS = "def pre(data, context):\n    return None if data is None else [bytes(data[0]['body'])]\n"
+
+
+def make_workflow(folder: Path, name: str) -> None:
+    made = {"workflow": {"workflowName": name, "specFile": "wf.yaml", "handler": "fn.py"}}
+    with zipfile.ZipFile(folder / f"{name}.war", "w") as archive:
+        archive.writestr("WAR-INF/MANIFEST.json", json.dumps(made))
+        archive.writestr("wf.yaml", FLOW)
+        archive.writestr("fn.py", FUNCTIONS)
+
+
+def test_what_is_missing_or_broken_is_left_out_and_the_rest_is_served_with_its_workflows(torchserve):
+    store, flows = torchserve.folder / "store", torchserve.folder / "flows"
+    flows.mkdir()
+    (store / "broken.mar").write_bytes(b"junk")
+    make_workflow(flows, "one")
+    make_workflow(store, "two")
+    named = ["gone.mar", "rows.mar", "broken.mar", "one.war", "second=two.war", "gone.war"]
+    done = torchserve(
+        "--ncs", "--ts-config", "config.properties", "--workflow-store", "flows", "--models", *named,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    log = (torchserve.folder / "logs/ts_log.log").read_text()
+    for url, reason in (
+        ("model: gone.mar", "there is broken.mar, environment.mar, rows.mar"), ("model: broken.mar", "zip"),
+        ("workflow: gone.war", "there is one.war"),
+    ):  # fmt: skip
+        (line,) = [line for line in log.splitlines() if f"Failed to load {url}" in line]
+        assert "WARN" in line
+        assert reason in line
+        assert url.partition(".")[0].partition(": ")[2] in done.stdout
+    assert json.loads(torchserve.ask("GET", "/ping"))["status"] == "Healthy"
+    assert torchserve.ask("POST", "/predictions/rows", b"x") == "{'body': bytearray(b'x')}"
+    for workflow in ("one", "second"):
+        assert "bytearray(b'x')" in torchserve.ask("POST", f"/wfpredict/{workflow}", b"x")
+    assert [each["workflowName"] for each in torchserve.manage("GET", "/workflows")["workflows"]] == [
+        "one",
+        "second",
+    ]
+    registered = torchserve.manage(
+        "POST", "/models?url=rows2.mar&model_name=gone&initial_workers=1&synchronous=true"
+    )
+    assert "registered with 1 initial workers" in registered["status"]
+
+
+def test_a_workflow_that_is_required_and_missing_ends_the_start(tmp_path, archives):
+    server = Server(tmp_path, "--model-store", archives, "--models", "gone.war")
+    try:
+        assert server.process.wait(PATIENCE) == 1
+        assert "no 'gone.war' in" in server.log.splitlines()[-1]
+    finally:
+        server.kill()
+
+
+def test_a_start_of_which_nothing_can_be_loaded_serves_all_the_same(torchserve):
+    done = torchserve("--start", "--ncs", "--ts-config", "config.properties", "--models", "gone.mar")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(torchserve.ask("GET", "/ping"))["status"] == "Healthy"
+    assert torchserve.manage("GET", "/models")["models"] == []
 
 
 def test_without_snapshots_none_is_written(torchserve):

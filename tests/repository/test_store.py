@@ -191,6 +191,30 @@ def test_all_of_a_store_is_served_but_what_is_broken(store, models, caplog):
     assert [(each.name, each.expected) for each in found.skipped] == [("broken", True), ("copy", False)]
 
 
+def test_models_that_are_not_required_are_warned_of_and_the_others_served(store, models, caplog):
+    mar(models / "a.mar", "a")
+    (models / "broken.mar").write_bytes(b"x")
+    named = (
+        "gone.mar",
+        "own=a.mar",
+        "broken.mar",
+        "http://nowhere.example/x.mar?token=y",
+        "flow.war",
+        "n=flow.war",
+    )
+    found = store.find(Config(model_store=models, models=named, require_models=False))
+    assert names(found.specs) == [("own", "1.0")]
+    assert [(each.url, each.expected) for each in found.skipped] == [
+        ("gone.mar", False), ("broken.mar", False), ("http://nowhere.example/x.mar?token=y", False),
+    ]  # fmt: skip
+    assert found.workflows == [("", "flow.war"), ("n", "flow.war")]
+    (first, *_) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert first.startswith("Failed to load model: gone.mar ")
+    assert "there is a.mar, broken.mar" in first
+    everything = store.find(Config(model_store=models, models=("all",), require_models=False))
+    assert [(each.url, each.expected) for each in everything.skipped] == [("broken.mar", False)]
+
+
 def test_named_models_come_in_their_order_and_under_their_names(store, models):
     mar(models / "a.mar", "a")
     mar(models / "b.mar", "b")

@@ -42,7 +42,7 @@ class _ManyModels(click.Command):
 @click.version_option(
     "0.12.0", "--version", "-v", message=f"TorchServe Version is %(version)s (Mooring {__version__})"
 )
-@click.option("--start", is_flag=True, help="start the server")
+@click.option("--start", is_flag=True, help="start the server, as the command does without it, too")
 @click.option("--stop", is_flag=True, help="stop the server, and return when it is gone")
 @click.option("--foreground", is_flag=True, help="do not go to the background; log to the terminal")
 @click.option("--ts-config", metavar="FILE", help="config.properties to read; TS_CONFIG_FILE names another")
@@ -91,8 +91,6 @@ def torchserve(
     if stop:
         stop_server()
         return
-    if not start:
-        raise click.UsageError("give --start or --stop")
     flags = drop_unset(
         {
             "insecure": disable_token_auth or None,
@@ -156,7 +154,9 @@ def _read_torchserve_config(
         # TorchServe's gRPC takes no larger messages either, and sends any.
         config = msgspec.structs.replace(config, grpc_max_request_size=config.max_request_size)
     if config.model_snapshot is not None and config.models:
-        warnings.append("--models and load_models are ignored: the models of the snapshot are served")
+        warnings.append(
+            "--models and load_models are ignored, but for workflows: the models of the snapshot are served"
+        )
     return config
 
 

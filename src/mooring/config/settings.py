@@ -287,9 +287,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     models: Annotated[
         Names,
         Meta(
-            description="archives of the model store to load: all, or ARCHIVE or NAME=ARCHIVE, comma-separated"
+            description="archives of the model store to load: all, or ARCHIVE or NAME=ARCHIVE, comma-separated; a workflow's"
+            " (.war) is registered"
         ),
     ] = ()
+    require_models: Annotated[
+        bool,
+        Meta(
+            description="whether a start ends when an archive that models names is missing or broken, true or false; with"
+            " false the others are served, and the server is ready without it, as mooring torchserve has it"
+        ),
+    ] = True
     model_settings: Annotated[
         Versions, Meta(description="settings by model and version, as JSON in TorchServe's form")
     ] = {}

@@ -98,6 +98,7 @@ class Engine(InferenceService):
         # depend on both, whatever the models' states are.
         self.listening = True
         self.stopping = False
+        self._awaits_workflows = False
         self._capacity = machine_capacity(most_workers)
         self._strict_readiness = strict_readiness
         self._arena = arena
@@ -173,7 +174,9 @@ class Engine(InferenceService):
         if model:
             return self._can_answer(self._find_version(model, version))
         models = self.registry.models
-        if not self.listening or self.stopping or not self._expected_models <= models.keys():
+        if not self.listening or self.stopping or self._awaits_workflows:
+            return False
+        if not self._expected_models <= models.keys():
             return False
         if not self._strict_readiness:
             return all(
@@ -277,6 +280,11 @@ class Engine(InferenceService):
         """Count the requests that wait for a worker of a version, in all processes."""
         own = version.scheduler.waiting if version.scheduler is not None else 0
         return own + self._frontends.waiting(version)
+
+    def await_workflows(self, *, awaiting: bool) -> None:
+        """Set whether workflows that the start names are still being registered: the engine is not ready meanwhile."""
+        self._awaits_workflows = awaiting
+        self._frontends.publish()
 
     def expect_model(self, spec: ModelSpec) -> None:
         """Announce a model that will be deployed: its libraries are imported now, and the server is not ready before."""

@@ -5,8 +5,8 @@
     the model store                    archives and model folders, named one by one or "all"
     the model repository               NAME/config.toml and NAME/1/model.py
 
-A model that the user named must be there. A broken one that was only found (in all of a store, in a repository) is
-logged with the reason and skipped, and the others are served. Store and repository are the operator's, and so are the
+A model that the user named must be there, unless ``require_models`` is off. A broken one that was only found (in all of
+a store, in a repository) is logged with the reason and skipped, and the others are served. Store and repository are the operator's, and so are the
 links in them: they are followed. Names that come from clients may not lead out (``..``, absolute paths), and what an archive
 holds is unpacked without any link.
 """
@@ -82,7 +82,8 @@ class Store:
         Raises ``ModelNotFound`` or ``ModelLoadFailed`` for one that was named, and ``ModelExists`` where two of
         those are the same version of the same model.
         """
-        found = StartupModels()
+        found = StartupModels(config.require_models)
+        found.workflows = [_split_name(each) for each in config.models if _names_workflow(each)]
         for target in config.targets:
             found.add(self.read_target(target))
         if config.model_snapshot is not None:
@@ -177,13 +178,16 @@ class Store:
             raise ModelLoadFailed("models are named but no model store to find them in: give --model-store")
         store = _existing_folder(folder, "model store")
         for each in wanted:
+            if _names_workflow(each):
+                continue
             if each.lower() == "all":
                 for archive in archives_in(store):
                     with found.skip_broken(model_name_of(store / archive), archive):
                         found.add([self.read_archive(store, archive)])
                 continue
-            name, _, archive = each.rpartition("=")
-            found.add([self.read_archive(store, archive, name=name)])
+            name, archive = _split_name(each)
+            with found.skip_named(name or model_name_of(Path(archive)), archive):
+                found.add([self.read_archive(store, archive, name=name)])
 
     def _find_in_repository(self, repository: Path, name: str, found: "StartupModels") -> None:
         model = self.read_from_repository(repository, name)
@@ -339,11 +343,17 @@ class SkippedModel(msgspec.Struct, frozen=True):
 
 
 class StartupModels:
-    """The models of a start, each version once, and those that had to be skipped."""
+    """The models of a start, each version once, and those that had to be skipped.
 
-    def __init__(self) -> None:
+    ``workflows`` are the names and archives of workflows to register once the models are being loaded. Where the models
+    are not ``required``, one that was named is skipped, too, and the start counts on none of those that are skipped.
+    """
+
+    def __init__(self, required: bool = True) -> None:
         self.specs: list[ModelSpec] = []
         self.skipped: list[SkippedModel] = []
+        self.workflows: list[tuple[str, str]] = []
+        self._required = required
 
     def add(self, specs: list[ModelSpec]) -> None:
         """Add these models. Raises ``ModelExists`` for a version that is there already."""
@@ -369,7 +379,19 @@ class StartupModels:
         except ModelNotFound as error:  # it went between the listing and the look
             log.warning("model gone", url=url, reason=error.message)
         except MooringError as error:
-            self.skip(SkippedModel(name, "", url, error.message, expected=not isinstance(error, ModelExists)))
+            expected = self._required and not isinstance(error, ModelExists)
+            self.skip(SkippedModel(name, "", url, error.message, expected=expected))
+
+    @contextmanager
+    def skip_named(self, name: str, url: str) -> Iterator[None]:
+        """Skip the model inside, which the user named, where it cannot be served and is not required."""
+        try:
+            yield
+        except MooringError as error:
+            if self._required:
+                raise
+            log.warning(f"Failed to load model: {url}", reason=error.message)  # noqa: G004 - TorchServe's line
+            self.skipped.append(SkippedModel(name, "", url, error.message, expected=False))
 
 
 def archives_in(store: Path) -> list[str]:
@@ -387,6 +409,16 @@ def is_archive(place: Path) -> bool:
         return is_file(find_model_root(place) / MANIFEST)
     except OSError:  # it went meanwhile, or is not ours to read
         return False
+
+
+def _names_workflow(named: str) -> bool:
+    return named.endswith(".war")
+
+
+def _split_name(named: str) -> tuple[str, str]:
+    """Split NAME=ARCHIVE, where the archive may be a URL with a = of its own."""
+    name, equals, archive = named.partition("=")
+    return (name, archive) if equals and "/" not in name else ("", named)
 
 
 def _split_target(target: str) -> tuple[str, str]:

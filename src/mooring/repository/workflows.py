@@ -1,5 +1,6 @@
 """Workflows that can be run: their archives in the store, and the models that each has for itself."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ from mooring.core.options import (
     override,
     resolve_options,
 )
-from mooring.core.paths import real_path
+from mooring.core.paths import leads_out, real_path
 from mooring.core.service import WorkflowDescription, WorkflowRegistration
 from mooring.observability.logs import get_logger
 from mooring.repository.fetch import is_remote
@@ -50,7 +51,7 @@ class WorkflowCatalog:
     def __init__(self, store: Store, config: Config, defaults: Defaults) -> None:
         self._store = store
         self._models = config.model_store
-        self._workflows = config.workflow_store or config.model_store
+        self._stores = [store for store in (config.workflow_store, config.model_store) if store is not None]
         self._defaults = defaults
 
     def read_workflow(self, registration: WorkflowRegistration) -> ResolvedWorkflow:
@@ -59,7 +60,7 @@ class WorkflowCatalog:
         Raises ``ModelNotFound`` where there is no such archive, ``SourceRefused``, ``FetchFailed`` or, for what is
         wrong with it or with a model that it names, ``ModelLoadFailed``.
         """
-        folder = self._workflows
+        folder = self._store_of(registration.url)
         if not registration.url or (
             not is_remote(registration.url) and (folder is None or not folder.is_dir())
         ):
@@ -96,6 +97,14 @@ class WorkflowCatalog:
             for part in parts.values()
         ]
         return ResolvedWorkflow(spec, alone, _describe(workflow))
+
+    def _store_of(self, url: str) -> Path | None:
+        """The workflow store, or the model store where only that has such a file."""
+        with suppress(OSError):  # a name too long
+            for store in self._stores:
+                if not leads_out(url) and (store / url).is_file():
+                    return store
+        return next(iter(self._stores), None)
 
     def release(self, spec: ModelSpec) -> None:
         """Remove what was unpacked for a workflow or a model of its own; a function's files are the workflow's."""

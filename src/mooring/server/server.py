@@ -86,7 +86,7 @@ async def _serve(config: Config, startup: Startup, started: Started) -> int:
         await server.start()
         if await _run_until(ended, server.load()):
             _settle()
-            started(server.addresses.listening, [*server.engine.list_missing(), *server.engine.models()])
+            started(server.addresses.listening, server.list_models())
             await ended.wait()
         ended.clear()
         log.info("stopping", drain_seconds=config.drain_timeout, serving_on_for_seconds=config.pre_stop_delay)
@@ -183,7 +183,7 @@ class Server:
         if config.dialect == "amd":
             AmdMetrics(self._metrics, self.engine.waiting_requests)
         self.addresses = self._build_addresses(folder / "relay")
-        self._loading: list[asyncio.Future[ModelVersion]] = []
+        self._loading: list[asyncio.Future[ModelVersion] | asyncio.Future[None]] = []
         self._loaded = False
 
     def _build_addresses(self, relay_socket: Path) -> Addresses:
@@ -235,6 +235,11 @@ class Server:
         self._loading = [
             asyncio.ensure_future(self.engine.deploy_version(spec, at_startup=True)) for spec in specs
         ]
+        if found.workflows:
+            registering = self._workflows.register_at_start(
+                found.workflows, required=self._config.require_models
+            )
+            self._loading.append(asyncio.ensure_future(registering))
         await asyncio.sleep(0)  # from here on a request for one of them waits for it, and is not told 404
         # Whoever finds the server ready, at whichever address, may ask all others at once, read the key file, and
         # signal it. So nothing is ready before everything is there, and the inference address, which is the first
@@ -287,6 +292,10 @@ class Server:
                         self.engine.set_default(name, version)
         self._loaded = True
         self.snapshot("startup")
+
+    def list_models(self) -> list[ModelState]:
+        """List what could not be loaded, and then every model."""
+        return [*self.engine.list_missing(), *self._workflows.missing, *self.engine.models()]
 
     def snapshot(self, kind: Kind) -> None:
         """Write down what is served, if it is to be and was loaded at all."""

@@ -36,6 +36,8 @@ TORCHSERVE_DEFAULTS: Mapping[str, Any] = MappingProxyType(
         # This machine's own users are trusted; TorchServe asks them for tokens, too.
         "token_authorization": "elsewhere",
         "unauthorized_status": 400,
+        # It serves what it can, and says in its log what it cannot.
+        "require_models": False,
     }
 )
 """What a start under TorchServe's command has in place of our defaults."""

@@ -9,6 +9,7 @@ from mooring.core.options import Scaling, declare
 from mooring.core.requests import InferenceRequest
 from mooring.core.service import (
     Done,
+    ModelState,
     Ticket,
     WorkflowDescription,
     WorkflowRegistration,
@@ -31,6 +32,8 @@ class Workflows(WorkflowService):
         self._catalog = catalog
         self._workflows: dict[str, ResolvedWorkflow] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self.missing: list[ModelState] = []
+        """The workflows that the start named and that could not be registered then."""
 
     def submit(self, request: InferenceRequest, done: Done) -> Ticket:
         model = self._engine.workflows.models.get(request.model)
@@ -61,6 +64,30 @@ class Workflows(WorkflowService):
             self._workflows[name] = resolved
         log.info("workflow ready", workflow=name, nodes=[node.name for node in resolved.spec.nodes])
         return name
+
+    async def register_at_start(self, named: Sequence[tuple[str, str]], *, required: bool) -> None:
+        """Register the workflows that a start names, each by its name (or none) and its archive.
+
+        The engine is not ready before. Raises ``MooringError`` for one that cannot be registered; where they are not
+        ``required`` that is logged, and the others are served.
+        """
+
+        async def register(name: str, archive: str) -> None:
+            try:
+                await self.register(WorkflowRegistration(url=archive, name=name))
+            except MooringError as error:
+                if required:
+                    raise
+                reason = error.message
+                log.warning(f"Failed to load workflow: {archive}", reason=reason)  # noqa: G004 - as of a model
+                missing = ModelState(
+                    name or archive, "", "UNAVAILABLE", ready=False, is_default=False, reason=reason
+                )
+                self.missing.append(missing)
+
+        self._engine.await_workflows(awaiting=True)
+        await asyncio.gather(*(register(name, archive) for name, archive in named))
+        self._engine.await_workflows(awaiting=False)
 
     async def unregister(self, workflow: str) -> None:
         self.describe(workflow)  # no lock for a name that no workflow has
