@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import struct
 import sys
 from collections import Counter
 from contextlib import ExitStack, suppress
@@ -119,7 +120,7 @@ class RpcChannel:
         asked = pb.ModelInferRequest(model_name="double")
         asked.inputs.add(name="x", datatype="INT64", shape=[1]).contents.int64_contents.append(4)
         answer = self._infer(asked, timeout=PATIENCE)
-        return {answer.outputs[0].name: list(answer.outputs[0].contents.int64_contents)}
+        return {answer.outputs[0].name: list(struct.unpack("<q", answer.raw_output_contents[0]))}
 
 
 class Rpc(Plain):

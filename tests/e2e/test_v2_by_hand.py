@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import struct
 import subprocess
 
 import grpc
@@ -129,7 +130,7 @@ def test_reflection_tells_the_services_and_enough_to_call_them(channel):
         response_deserializer=GetMessageClass(method.output_type).FromString,
     )(request, timeout=30)
     assert answer.id == "mine"
-    assert list(answer.outputs[0].contents.fp32_contents) == [1, 2, 3]
+    assert list(answer.raw_output_contents) == [struct.pack("<3f", 1, 2, 3)]
 
 
 def test_every_documented_rpc_is_offered(channel):
