@@ -71,8 +71,17 @@ class _ManyModels(click.Command):
 @click.option("--log-config", metavar="FILE", help="without effect")
 @click.option("--cpp-log-config", metavar="FILE", help="without effect")
 @click.option("--plugins-path", "--ppath", metavar="PATH", help="without effect")
+@click.option(
+    "--install-aliases",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="write the commands torchserve, torch-model-archiver and torch-workflow-archiver into a folder, and do nothing else",
+)
+@click.option("--force", is_flag=True, help="with --install-aliases: replace other programs of these names")
 def torchserve(
     *,
+    install_aliases: Path | None,
+    force: bool,
     start: bool,
     stop: bool,
     foreground: bool,
@@ -86,6 +95,11 @@ def torchserve(
     **stores: Any,
 ) -> None:
     """Start as TorchServe would, from its flags and its config.properties, or stop what was started so."""
+    if install_aliases is not None:
+        from mooring.cli.aliases import install_aliases as install
+
+        install(install_aliases, force=force)
+        return
     if start and stop:
         raise click.UsageError("give --start or --stop, not both")
     if stop:
