@@ -452,15 +452,15 @@ async def test_a_template_that_dies_is_replaced(harness):
 
 
 async def test_a_model_that_floods_its_output_is_neither_blocked_nor_logged_without_limit(harness, caplog):
-    caplog.set_level("INFO", "mooring")
+    caplog.set_level("INFO", "MODEL_LOG")
     await harness.load()
     assert body_of(await harness.ask(b"done", do="flood")) == b"done"
-    assert sum("model says" in record.message for record in caplog.records) < 5000
+    assert 0 < sum("model says" in record.message for record in caplog.records) < 5000
     assert body_of(await harness.ask(b"next")) == b"next"
 
 
 async def test_a_line_without_an_end_neither_fills_the_log_nor_the_obituary(harness, caplog):
-    caplog.set_level("INFO", "mooring")
+    caplog.set_level("INFO", "MODEL_LOG")
     await harness.load(retry=False)
     assert body_of(await harness.ask(b"done", do="flood_line")) == b"done"
     said = [record.getMessage() for record in caplog.records]

@@ -25,6 +25,9 @@ class FakeOutput:
         self.last_lines = []
         self.closed = False
 
+    def name_worker(self, number):
+        pass
+
     def read(self):
         pass
 

@@ -19,7 +19,13 @@ _MOST_MODELS = 8
 
 
 def print_greeting(config: Config, models: Sequence[ModelState], *, up: str) -> None:
-    """Print the greeting, in color on a terminal. If stdout cannot be written, it is replaced by the null device."""
+    """Print the greeting, in color on a terminal. If stdout cannot be written, it is replaced by the null device.
+
+    Where the log is JSON the greeting is an event of it.
+    """
+    if config.log_format == "json":
+        log_greeting(config, up=up)
+        return
     try:
         _print_lines(format_greeting(config, models, up=up))
     except OSError as error:  # a full disk, or a reader that has gone
@@ -27,6 +33,18 @@ def print_greeting(config: Config, models: Sequence[ModelState], *, up: str) -> 
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, sys.stdout.fileno())
         os.close(nothing)
+
+
+def log_greeting(config: Config, *, up: str) -> None:
+    """Log the greeting with the addresses."""
+    log.info(
+        up,
+        inference=str(config.inference_address),
+        grpc=str(config.grpc_address),
+        management=str(config.management_address),
+        grpc_management=str(config.grpc_management_address),
+        **({"metrics": str(config.metrics_address)} if config.enable_metrics_api else {}),
+    )
 
 
 def _print_lines(lines: Sequence[str]) -> None:

@@ -69,6 +69,8 @@ def serve_until_stopped(
         with ExitStack() as stack:
             return _prepare_server(config, stack)(started=started)
     except (MooringError, ConfigError, OSError) as error:
+        if config.log_folder is not None:
+            log.error("server not started", reason=error)  # noqa: TRY400 - a mistake of the user's, not a fault of ours
         raise click.ClickException(str(error)) from error
 
 

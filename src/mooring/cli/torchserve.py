@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -17,6 +17,9 @@ from mooring.cli.pid_file import AlreadyServing, hold_pid_file, running_process_
 from mooring.cli.stopping import stop_server
 from mooring.config.settings import Config
 from mooring.config.sources.torchserve import TORCHSERVE_DEFAULTS
+
+if TYPE_CHECKING:
+    from mooring.core.service import ModelState
 
 # The file that TorchServe reads if none is named.
 _DEFAULT_FILE = "config.properties"
@@ -125,18 +128,22 @@ def torchserve(
         with hold_pid_file():
             sys.exit(serve_until_stopped(config, warnings, greeting_printer(_UP)))
     click.echo(f"Starting in the background; the log is also in {logs / 'ts_log.log'}", err=True)
-    click.echo(start_in_background(lambda ready: _serve_in_background(config, warnings, ready)))
+    if greeting := start_in_background(lambda ready: _serve_in_background(config, warnings, ready)):
+        click.echo(greeting)
 
 
 def _serve_in_background(config: Config, warnings: Sequence[str], ready: Ready) -> int:
-    from mooring.cli.greeting import format_greeting
+    from mooring.cli.greeting import format_greeting, log_greeting
+
+    def started(listening: Config, models: "Sequence[ModelState]") -> None:
+        if listening.log_format == "json":
+            log_greeting(listening, up=_UP)
+            ready("")
+        else:
+            ready("\n".join(format_greeting(listening, models, up=_UP)))
 
     with hold_pid_file():
-        return serve_until_stopped(
-            config,
-            warnings,
-            lambda listening, models: ready("\n".join(format_greeting(listening, models, up=_UP))),
-        )
+        return serve_until_stopped(config, warnings, started)
 
 
 def _refuse_second() -> None:

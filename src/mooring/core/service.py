@@ -18,11 +18,15 @@ Done = Callable[[Outcome], None]
 
 
 class LoadContext(msgspec.Struct, frozen=True):
-    """The worker that loads a model. ``threads`` is the number that its libraries may use; ``gpu`` None means the CPU."""
+    """The worker that loads a model. ``threads`` is the number that its libraries may use; ``gpu`` None means the CPU.
+
+    With ``debug`` what the model logs is taken from DEBUG up, else from INFO.
+    """
 
     worker: str = ""
     threads: int = 1
     gpu: int | None = None
+    debug: bool = False
 
 
 class ModelMetadata(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from mooring.core.service import Outcome
 from mooring.ipc.messages import Batch, Cancel, Load, Loaded
 from mooring.repository.spec import ModelSpec
 from mooring.worker_process.channel import ResponseBuffer
+from mooring.worker_process.model_logging import requests_of_call
 from mooring.worker_process.outcomes import enforce_answer_limit, failure_of, split_into_calls
 
 
@@ -159,6 +160,7 @@ class _Call:
     async def _infer_rows(self, rows: Sequence[int]) -> list[Outcome]:
         spec = self._serving.spec
         requests = [self._requests[row] for row in rows]
+        requests_of_call.set(requests)
         try:
             outcomes = await self._serving.model.infer(requests, _Reply(self, rows))
             if len(outcomes) != len(rows):

@@ -15,6 +15,7 @@ from mooring.core.errors import MooringError
 from mooring.core.service import ModelMetadata
 from mooring.ipc.framing import Frames
 from mooring.ipc.messages import Codec, Load, Trial
+from mooring.worker_process.model_logging import show_debug
 from mooring.worker_process.outcomes import line_of
 
 
@@ -42,6 +43,8 @@ def preload_model(load: Load) -> Preloaded | str:
 
     Linux only.
     """
+    if load.context.debug:
+        show_debug()
     try:
         backend = create_backend(load.spec.backend)
         metadata = backend.load(load.spec, load.context)

@@ -15,6 +15,7 @@ from mooring.core.service import Outcome
 from mooring.ipc.messages import Batch, Cancel, Loaded, ToWorker
 from mooring.repository.spec import ModelSpec
 from mooring.worker_process.channel import ResponseBuffer
+from mooring.worker_process.model_logging import running
 from mooring.worker_process.outcomes import enforce_answer_limit, failure_of
 
 
@@ -103,14 +104,18 @@ class StepServing:
 
     def _infer_other(self, row: _Row) -> Outcome:
         try:
+            running.requests = [row.request]
             (outcome,) = self._backend.infer([row.request], _Reply(self, [row]))
         except Exception as error:  # user code may raise anything
             return failure_of(error)
+        finally:
+            running.requests = ()
         return outcome
 
     def _run_step(self) -> None:
         rows = self._rows[: self._spec.options.batching.max_batch_size]
         requests = [row.request for row in rows]
+        running.requests = requests
         started_at = time.monotonic()
         outcomes: Sequence[Outcome]
         try:
@@ -119,6 +124,7 @@ class StepServing:
                 raise ModelFailed(f"the step gave {len(outcomes)} outcomes for {len(rows)} requests")
         except Exception as error:  # user code may raise anything while it infers
             outcomes = [failure_of(error)] * len(rows)
+        running.requests = ()
         rows[0].buffer.record_call(len(rows), time.monotonic() - started_at)
         outcomes = enforce_answer_limit(self._spec.options.limits.max_response_bytes, requests, outcomes)
         finished = set()

@@ -40,6 +40,7 @@ from mooring.ipc.template_protocol import (
 )
 from mooring.signals import end_with_parent, leave_to_first_process, spare_forks
 from mooring.worker_process import worker
+from mooring.worker_process.model_logging import install_handler
 from mooring.worker_process.preloaded import Preloaded, preload_model, receive_order
 
 
@@ -200,6 +201,7 @@ def _run_child(channels: int, descriptors: Sequence[int], parent: int, model: Pr
     output, *rest = descriptors
     os.dup2(output, 1)
     os.dup2(output, 2)
+    install_handler(output)
     os.close(output)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     status = 0

@@ -26,6 +26,7 @@ from mooring.core.errors import MooringError
 from mooring.core.service import Joining
 from mooring.ipc.messages import Load, Trial
 from mooring.repository.spec import ModelSpec
+from mooring.worker_process.model_logging import show_warnings_only
 from mooring.worker_process.outcomes import line_of
 from mooring.worker_process.preloaded import Preloaded, receive_order
 
@@ -40,6 +41,7 @@ _LIBRARIES = ("onnxruntime", "torch", "numpy")
 
 def run_trial(control: socket.socket, model: Preloaded | None) -> None:
     """Try the model that the server names, which may be loaded already, and send the ``Joining`` that results."""
+    show_warnings_only()  # of made-up rows
     order = receive_order(control)
     assert isinstance(order, Trial)
     try:

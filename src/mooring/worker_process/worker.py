@@ -36,6 +36,7 @@ from mooring.observability.records import Recorder
 from mooring.repository.platforms import runs_user_code
 from mooring.repository.spec import ModelSpec
 from mooring.worker_process.channel import Channel, ResponseBuffer
+from mooring.worker_process.model_logging import running, show_debug
 from mooring.worker_process.outcomes import (
     enforce_answer_limit,
     fails_again,
@@ -286,6 +287,8 @@ class Worker:
                 backend, metadata = self._model.backend, self._model.metadata
                 backend.after_fork(message.context)
             else:
+                if message.context.debug:
+                    show_debug()
                 backend = create_backend(message.spec.backend)
                 metadata = backend.load(message.spec, message.context)
             if message.spec.warmup:
@@ -355,6 +358,7 @@ class Worker:
             batch_in_progress.add_outcomes(infer(requests[begin:end], reply), rows)
         if len(runs) > 1:
             self._flush_thread.watch_batch(None)
+        running.requests = ()
         batch_in_progress.send_rest()
         self._batch = self._batch_channel = None
         if self._joining_untried and self._backend is not None and self._backend.missed_joining:
@@ -384,6 +388,7 @@ class Worker:
     def _infer_requests(self, requests: Sequence[InferenceRequest], reply: WorkerReply) -> Sequence[Outcome]:
         assert self._backend is not None
         assert self._spec is not None
+        running.requests = requests
         try:
             outcomes = self._backend.infer(requests, reply)
         except Exception as error:  # user code may raise anything while it infers

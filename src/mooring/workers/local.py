@@ -33,86 +33,24 @@ from mooring.ipc.template_protocol import (
     REFUSED,
     TRIAL,
 )
-from mooring.observability.logs import Throttle, get_logger, truncate_text
+from mooring.observability.logs import get_logger
 from mooring.workers.heartbeat import DEADLINES, Deadlines, Heartbeat, StopWatch, cpu_seconds, has_ended
 from mooring.workers.libraries import Libraries
 from mooring.workers.library_process import LibraryProcess
+from mooring.workers.output import WorkerOutput
 
 log = get_logger(__name__)
-
-# What a worker prints is logged line by line: lines of this length, and so many and so many bytes a second. A model that
-# floods its output must neither block on it nor keep the server busy, nor fill the disk, so what is more is only counted.
-_MOST_OUTPUT = 65_536
-_MOST_LINES = 500
-_MOST_BYTES = 262_144
-# Of what it printed last, which an error tells of.
-_KEPT_LINES = 40
-_KEPT_CHARACTERS = 1_000  # of each
 
 # Workers that are started at a time: enough to keep the cores busy while some wait for a disk.
 _MIN_STARTING = 8
 # Seconds after which the next worker need not wait for one that is still loading its model.
 _LONGEST_START = 5.0
 
-# Seconds that the trial of a model may take.
+# Seconds that the trial of a model may take, and bytes of its result that are read at once.
 _TRIAL = 120.0
+_MOST_RESULT = 65_536
 
 _REFUSED = RECORD.pack(REFUSED, 0, 0)[:8]
-
-
-class WorkerOutput:
-    """Reads what a worker prints, logs it under the model's name and keeps its last lines for the error text."""
-
-    def __init__(self, fd: int, facts: Mapping[str, str]) -> None:
-        self._fd = fd
-        self._facts = facts
-        self._rest = b""
-        self._throttle = Throttle(_MOST_LINES, _MOST_BYTES)
-        self.last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
-        os.set_blocking(fd, False)
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(fd, self.read)
-
-    def read(self) -> None:
-        """Take what is there."""
-        if self._fd < 0:
-            return
-        try:
-            data = os.read(self._fd, _MOST_OUTPUT)
-        except BlockingIOError:
-            return
-        if not data:
-            self.close()
-            return
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > _MOST_OUTPUT:
-            lines, self._rest = [*lines, self._rest], b""
-        for line in lines:
-            text = line.decode("utf-8", "replace").rstrip()
-            if text:
-                self.last_lines.append(truncate_text(text, _KEPT_CHARACTERS))
-                self._log(text, len(line))
-
-    def _log(self, text: str, size: int) -> None:
-        throttle = self._throttle
-        if not throttle.allow_line(self._loop.time(), size):
-            return
-        if throttle.left_out:
-            log.warning(
-                "model says too much",
-                **self._facts,
-                lines_left_out=throttle.left_out,
-                bytes_left_out=throttle.bytes_left_out,
-            )
-            throttle.reset()
-        log.info("model says", **self._facts, text=text)
-
-    def close(self) -> None:
-        """Stop reading. A second call does nothing."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            self._loop.remove_reader(fd)
-            os.close(fd)
 
 
 class FrontendChannel(NamedTuple):
@@ -557,7 +495,7 @@ async def _read_trial_result(sock: socket.socket) -> Joining:
     loop, said = asyncio.get_running_loop(), b""
     try:
         async with asyncio.timeout(_TRIAL):
-            while part := await loop.sock_recv(sock, _MOST_OUTPUT):
+            while part := await loop.sock_recv(sock, _MOST_RESULT):
                 said += part
         return msgspec.msgpack.decode(said, type=Joining)
     except TimeoutError:

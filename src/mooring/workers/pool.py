@@ -18,6 +18,7 @@ from mooring.workers.handle import OwnedWorker, PoolOwner, WorkerHandle, WorkerS
 from mooring.workers.heartbeat import Clock, StopWatch
 from mooring.workers.joining import JoiningTrial
 from mooring.workers.local import LocalWorkers, StartPermit
+from mooring.workers.output import shows_debug
 from mooring.workers.recycling import Recycler, memory_of
 from mooring.workers.retries import backoff, files_changed
 from mooring.workers.spawner import Spawner
@@ -441,7 +442,8 @@ class WorkerPool:
             self._dismiss(worker)
             return
         try:
-            worker.send_message(Load(self.spec, LoadContext(worker=worker.id, threads=self._threads)))
+            context = LoadContext(worker=worker.id, threads=self._threads, debug=shows_debug())
+            worker.send_message(Load(self.spec, context))
         except (ArithmeticError, TypeError, ValueError) as error:
             # What the model is told cannot be written down: without this it would be loading for ever.
             self.on_load_failed(worker, LoadFailed(ErrorRecord("ModelLoadFailed", str(error)), lasting=True))
@@ -474,6 +476,7 @@ class WorkerPool:
             self, process, str(next(self._local.numbers)), start_permit=permit, stop_watch=stop_watch
         )
         worker.begun = begun
+        process.output.name_worker(worker.id)
         return worker
 
     async def _reap(self, worker: OwnedWorker, *, loading: bool) -> None:

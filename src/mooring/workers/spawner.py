@@ -10,6 +10,7 @@ from mooring.observability.logs import get_logger
 from mooring.repository.preloads import fork_unsafe_reason, preload
 from mooring.repository.spec import ModelSpec
 from mooring.workers.local import LibraryTemplate, LocalProcess, LocalWorkers, ModelTemplate, Template
+from mooring.workers.output import shows_debug
 
 log = get_logger(__name__)
 
@@ -20,7 +21,7 @@ class Spawner:
     def __init__(self, spec: ModelSpec, workers: LocalWorkers, threads: int) -> None:
         self._spec = spec
         self._local = workers
-        self._facts = {"model": spec.name}
+        self._facts = {"model": spec.name, "version": spec.version}
         self._threads = threads
         self._fork_unsafe_reason = self._find_fork_unsafe_reason()
         if self._fork_unsafe_reason:
@@ -86,7 +87,9 @@ class Spawner:
     async def _load_once(self, libraries: LibraryTemplate) -> ModelTemplate | None:
         """A template that has loaded the model; None where the workers must load it themselves."""
         begin = time.monotonic()
-        model = self._model = libraries.fork_model(Load(self._spec, LoadContext()), self._facts)
+        model = self._model = libraries.fork_model(
+            Load(self._spec, LoadContext(debug=shows_debug())), self._facts
+        )
         try:
             await asyncio.wait_for(model.ready(), self._spec.timeouts.startup_timeout)
         except TimeoutError:

@@ -1,0 +1,119 @@
+"""What a worker prints and logs, on its way to our log."""
+
+import asyncio
+import logging
+import os
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from mooring.ipc.log_records import MARK, ModelRecord, decode_record
+from mooring.observability.logs import MODEL_LOG, Event, Throttle, get_logger, truncate_text
+
+log = get_logger(__name__)
+_model_log = logging.getLogger(MODEL_LOG)
+
+# What a worker prints is logged line by line: lines of this length, and so many and so many bytes a second. A model that
+# floods its output must neither block on it nor keep the server busy, nor fill the disk, so what is more is only counted.
+_MOST_OUTPUT = 65_536
+_MOST_LINES = 500
+_MOST_BYTES = 262_144
+# Of what it printed last, which an error tells of.
+_KEPT_LINES = 40
+_KEPT_CHARACTERS = 1_000  # of each
+
+
+def shows_debug() -> bool:
+    """Whether the log takes what models log at the level DEBUG."""
+    return _model_log.isEnabledFor(logging.DEBUG)
+
+
+class WorkerOutput:
+    """Reads what a worker prints and logs, logs it under the model's name and keeps its last lines for the error text."""
+
+    def __init__(self, fd: int, facts: Mapping[str, str]) -> None:
+        self._fd = fd
+        self._facts = facts
+        self._rest = b""
+        self._throttle = Throttle(_MOST_LINES, _MOST_BYTES)
+        self._thread = self._name_thread("")
+        self.last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        os.set_blocking(fd, False)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(fd, self.read)
+
+    def name_worker(self, number: str) -> None:
+        """Name the worker, as soon as it has a number: TorchServe's lines show it as the thread."""
+        self._thread = self._name_thread(number)
+
+    def _name_thread(self, number: str) -> str:
+        model = "_".join(filter(None, (self._facts.get("model", ""), self._facts.get("version", ""))))
+        return "-".join(filter(None, ("W", number, model, "stdout")))
+
+    def read(self) -> None:
+        """Take what is there."""
+        if self._fd < 0:
+            return
+        try:
+            data = os.read(self._fd, _MOST_OUTPUT)
+        except BlockingIOError:
+            return
+        if not data:
+            self.close()
+            return
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _MOST_OUTPUT:
+            lines, self._rest = [*lines, self._rest], b""
+        for line in lines:
+            text, mark, rest = line.partition(MARK)
+            self._take_text(text)  # a record may follow a line that was not ended, such as a progress bar's
+            if mark:
+                record = decode_record(mark + rest)
+                if record is not None:
+                    self._take_record(record, len(line))
+                else:
+                    self._take_text(rest)
+
+    def _take_text(self, line: bytes) -> None:
+        text = line.decode("utf-8", "replace").rstrip()
+        if text:
+            self.last_lines.append(truncate_text(text, _KEPT_CHARACTERS))
+            self._log(logging.INFO, Event("model says", dict(self._facts), text=text), len(line))
+
+    def _take_record(self, record: ModelRecord, size: int) -> None:
+        facts: dict[str, Any] = {**self._facts, "logger": record.logger}
+        if record.request_ids:
+            ids = record.request_ids
+            facts["request_id"] = ids if len(ids) > 1 else ids[0]
+        if record.requests > len(record.request_ids):
+            facts["requests"] = record.requests
+        self.last_lines += [
+            truncate_text(line, _KEPT_CHARACTERS)
+            for line in (f"{record.level_name} {record.text}".splitlines() + record.details.splitlines())
+        ]
+        self._log(record.level, Event("model says", facts, record.details, text=record.text), size, record)
+
+    def _log(self, level: int, event: Event, size: int, said: ModelRecord | None = None) -> None:
+        throttle = self._throttle
+        if not _model_log.isEnabledFor(level) or not throttle.allow_line(self._loop.time(), size):
+            return
+        if throttle.left_out:
+            log.warning(
+                "model says too much",
+                **self._facts,
+                lines_left_out=throttle.left_out,
+                bytes_left_out=throttle.bytes_left_out,
+            )
+            throttle.reset()
+        record = _model_log.makeRecord(MODEL_LOG, level, "", 0, event, (), None)
+        record.threadName = self._thread
+        if said is not None:
+            record.levelname = said.level_name
+        _model_log.handle(record)
+
+    def close(self) -> None:
+        """Stop reading. A second call does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            self._loop.remove_reader(fd)
+            os.close(fd)
