@@ -36,7 +36,7 @@ def test_flags_choose_ports_and_repository(mooring, server):
     assert "repository" not in done.stderr
     config = server.config
     assert (config.inference_address.port, config.grpc_address.port) == (8080, 9000)
-    assert config.model_repository == Path("models")
+    assert config.model_repository == (Path("models"),)
     assert config.repository_polling
     assert not config.repository_load_existing
     assert not config.repository_monitoring
@@ -57,7 +57,7 @@ def test_a_repository_that_is_not_there_is_fine(mooring, server):
     done = mooring("amdinfer-server", "--model-repository", "nowhere", "--repository-monitoring")
     assert done.exit_code == 3
     assert "no model repository at nowhere" in done.stderr
-    assert server.config.model_repository is None
+    assert server.config.model_repository == ()
     assert not server.config.repository_monitoring
 
 

@@ -45,7 +45,7 @@ class Harness:
         self.arena = Arena(16 << 20)
         metrics = Metrics()
         self.engine = Engine(self.arena, metrics, drain_limit=5.0)
-        config = Config(model_repository=self.repository)
+        config = Config(model_repository=(self.repository,))
         catalog = Catalog(Store(folder / "archives"), config, folder / "files", defaults())
         self.files = folder / "files"
         self.changes = []
@@ -391,7 +391,7 @@ async def test_what_the_server_was_started_with_can_be_loaded_again(tmp_path):
     file = tmp_path / "elsewhere.py"
     file.write_text("def infer(inputs, parameters):\n    return {'said': 'elsewhere'}\n")
     store = Store(tmp_path / "archives")
-    config = Config(targets=[f"talker={file}"], model_repository=harness.repository)
+    config = Config(targets=[f"talker={file}"], model_repository=(harness.repository,))
     catalog = Catalog(store, config, harness.files, defaults())
     administration = Administration(harness.engine, catalog, Metrics())
     with pytest.raises(ModelNotFound):

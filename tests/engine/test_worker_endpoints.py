@@ -31,7 +31,7 @@ class Amd:
             (folder / name).mkdir()
         metrics = Metrics()
         self.engine = Engine(Arena(1 << 20), metrics, drain_limit=5.0)
-        config = Config(model_repository=self.repository)
+        config = Config(model_repository=(self.repository,))
         catalog = Catalog(Store(folder / "archives"), config, folder / "files", defaults())
         self.administration = Administration(self.engine, catalog, metrics)
         self.unload = self.administration.unload_worker

@@ -260,7 +260,7 @@ def test_a_repository_is_served_version_by_version(store, tmp_path, caplog):
     (repository / "lost+found").mkdir()
     (repository / "README.md").touch()
     assert model_folders(repository) == ["adder", "echo", "typo"]
-    found = store.find(Config(model_repository=repository))
+    found = store.find(Config(model_repository=(repository,)))
     specs = found.specs
     assert names(specs) == [("adder", "1"), ("adder", "2"), ("echo", "1")]
     assert [spec.backend for spec in specs] == ["function", "function", "builtin"]
@@ -269,14 +269,14 @@ def test_a_repository_is_served_version_by_version(store, tmp_path, caplog):
     assert [(each.name, each.url, each.expected) for each in found.skipped] == [
         ("typo", str(repository / "typo"), True)
     ]
-    assert store.find(Config(model_repository=repository, repository_load_existing=False)).specs == []
+    assert store.find(Config(model_repository=(repository,), repository_load_existing=False)).specs == []
 
 
 def test_a_version_that_cannot_be_served_does_not_take_the_others_with_it(store, tmp_path):
     repository = tmp_path / "repository"
     function_model(repository / "adder", versions=("1", "2"))
     (repository / "adder" / "2" / "model.py").unlink()
-    found = store.find(Config(model_repository=repository))
+    found = store.find(Config(model_repository=(repository,)))
     assert names(found.specs) == [("adder", "1")]
     assert [(each.name, each.version) for each in found.skipped] == [("adder", "2")]
     assert "no model.py" in found.skipped[0].reason
@@ -294,7 +294,7 @@ def test_links_in_a_repository_are_the_operators_own_and_are_followed(store, tmp
     function_model(repository / "file", "entry = 'model.py'")
     (repository / "file" / "1" / "model.py").unlink()
     (repository / "file" / "1" / "model.py").symlink_to(releases / "41" / "1" / "model.py")
-    found = store.find(Config(model_repository=repository))
+    found = store.find(Config(model_repository=(repository,)))
     assert names(found.specs) == [
         ("file", "1"), ("versions", "1"), ("versions", "2"), ("whole", "1"), ("whole2", "1"),
     ]  # fmt: skip
@@ -322,7 +322,7 @@ def test_targets_store_and_repository_come_together(store, models, tmp_path):
         targets=(f"{tmp_path}/fn.py:double",),
         model_store=models,
         models=("all",),
-        model_repository=tmp_path / "repository",
+        model_repository=(tmp_path / "repository",),
     )
     assert names(store.find(config).specs) == [("double", "1"), ("a", "1.0"), ("adder", "1")]
 

@@ -38,12 +38,12 @@ def test_files_of_native_models_tell_what_they_need(tmp_path):
     for file in ("a/1/model.pt", "b/1/model.onnx", "c/2/model.pt2", "d/1/model.py", "d/1/notes.txt"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
-    assert guess_modules(Config(model_repository=tmp_path)) == {
+    assert guess_modules(Config(model_repository=(tmp_path,))) == {
         libraries("pytorch", "model.pt"),
         libraries("pytorch", "model.pt2"),
         libraries("onnx", "model.onnx"),
     }
-    assert guess_modules(Config(model_repository=tmp_path, repository_load_existing=False)) == set()
+    assert guess_modules(Config(model_repository=(tmp_path,), repository_load_existing=False)) == set()
 
 
 def test_targets_tell_what_they_need(tmp_path, monkeypatch):
@@ -72,7 +72,7 @@ def test_archives_with_weights_tell_that_their_handlers_need_torch(tmp_path):
 
 
 def test_a_repository_that_is_not_there_is_no_fault_of_a_glance(tmp_path):
-    assert guess_modules(Config(model_repository=tmp_path / "nowhere")) == set()
+    assert guess_modules(Config(model_repository=(tmp_path / "nowhere",))) == set()
 
 
 def test_a_wrong_glance_is_ended_and_a_right_one_is_taken(begun):

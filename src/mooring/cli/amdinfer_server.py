@@ -79,7 +79,7 @@ def amdinfer_server(
         "management_address": http if everybody else None,
         "grpc_address": rpc,
         "grpc_management_address": rpc if everybody else None,
-        "model_repository": model_repository if there else None,
+        "model_repository": [model_repository] if there else None,
         "repository_load_existing": repository_load_existing or repository_monitoring,
         "repository_monitoring": repository_monitoring and there,
         "repository_polling": use_polling_watcher,

@@ -11,6 +11,7 @@ _COMMANDS: Mapping[str, str] = {
     "serve": "mooring.cli.serve:serve",
     "torchserve": "mooring.cli.torchserve:torchserve",
     "amdinfer-server": "mooring.cli.amdinfer_server:amdinfer_server",
+    "tritonserver": "mooring.cli.tritonserver:tritonserver",
     "archive": "mooring.cli.archive:archive",
     "infer": "mooring.cli.infer:infer",
     "models": "mooring.cli.models:models",

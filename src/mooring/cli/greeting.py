@@ -64,7 +64,7 @@ def format_greeting(config: Config, models: Sequence[ModelState], *, up: str) ->
         up,
         f"  inference   {config.inference_address}",
         f"  gRPC        {_grpc_text(config.grpc_address)}",
-        f"  management  {config.management_address}, gRPC {_grpc_text(config.grpc_management_address)}",
+        *_management_lines(config),
         *([f"  metrics     {config.metrics_address}"] if config.enable_metrics_api else []),
         *_token_lines(config),
         *(_model_line(state) for state in models[:_MOST_MODELS]),
@@ -77,6 +77,12 @@ def format_greeting(config: Config, models: Sequence[ModelState], *, up: str) ->
     if ready:
         lines += ["Try:", *_curl_lines(config, ready[0].name)]
     return lines
+
+
+def _management_lines(config: Config) -> list[str]:
+    if not config.enable_management_api:
+        return []
+    return [f"  management  {config.management_address}, gRPC {_grpc_text(config.grpc_management_address)}"]
 
 
 def _token_lines(config: Config) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from mooring.cli.launch import drop_unset, launch
-from mooring.config.settings import SETTINGS, Config, is_secret, is_switch
+from mooring.config.settings import SETTINGS, Config, is_list, is_secret, is_switch
 
 
 def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -25,6 +25,7 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
             declaration,
             name,
             default=None,
+            multiple=is_list(name),
             metavar=None if is_switch(name) else "VALUE",
             help=SETTINGS[name] + default_text,
         )

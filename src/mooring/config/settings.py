@@ -151,6 +151,7 @@ def to_torchserve_models(
 Names = tuple[str, ...]
 Versions = dict[str, dict[str, ModelSettings]]
 Folder = Path | None
+Folders = tuple[Path, ...]
 Switch = bool | None  # None where the default depends on other settings
 Seconds = Annotated[float, Meta(gt=0)]
 Age = Annotated[float, Meta(ge=0)]
@@ -322,10 +323,34 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = None
     model_repository: Annotated[
-        Folder, Meta(description="folder of models, NAME/config.toml and NAME/1/model.py")
-    ] = None
+        Folders,
+        Meta(
+            description="folders of models, NAME/config.toml and NAME/1/model.py, comma-separated; a name may be in one of"
+            " them only"
+        ),
+    ] = ()
     repository_load_existing: Annotated[
         bool, Meta(description="whether every model of the repository is loaded at the start, true or false")
+    ] = True
+    startup_models: Annotated[
+        Names,
+        Meta(description="models of the repository to load at the start in place of all, comma-separated"),
+    ] = ()
+    exit_on_error: Annotated[
+        bool,
+        Meta(
+            description="whether the server ends with status 1 where a model cannot be loaded at the start, true or false"
+        ),
+    ] = False
+    enable_repository_api: Annotated[
+        bool,
+        Meta(
+            description="whether clients may load and unload models of the repository, and AMD's workers, true or false"
+        ),
+    ] = True
+    enable_management_api: Annotated[
+        bool,
+        Meta(description="whether TorchServe's management is served, over HTTP and gRPC, true or false"),
     ] = True
     strict_readiness: Annotated[
         bool,
@@ -672,6 +697,11 @@ SETTINGS: Mapping[str, str] = {name: hint.__metadata__[-1].description for name,
 def is_switch(name: str) -> bool:
     """Whether a setting is either on or off."""
     return KINDS[name] in (bool, Switch)
+
+
+def is_list(name: str) -> bool:
+    """Whether a setting has any number of values."""
+    return KINDS[name] in (Names, Folders)
 
 
 def is_secret(name: str) -> bool:

@@ -6,6 +6,7 @@ MooringError
 ├── ModelNotFound             no model of that name
 │   └── VersionNotFound       the model is known, this version of it is not
 ├── ModelNotReady             known, but loading, unloading, failed or without a worker
+├── LoadingDisabled           the server's settings allow no client to load or unload models
 ├── ModelExists               a version of that name is registered already
 ├── ModelLoadFailed           its files or its own code prevented the load
 │   ├── SourceRefused         ... its source is not allowed
@@ -78,6 +79,10 @@ class VersionNotFound(ModelNotFound):
 
 class ModelNotReady(MooringError):
     """The model is known, but it is loading, unloading, failed or without a worker."""
+
+
+class LoadingDisabled(MooringError):
+    """The server's settings allow no client to load or unload models."""
 
 
 class ModelExists(MooringError):

@@ -10,6 +10,7 @@ import msgspec
 
 from mooring.core.errors import (
     InvalidInput,
+    LoadingDisabled,
     ModelExists,
     ModelLoadFailed,
     ModelNotFound,
@@ -57,7 +58,7 @@ class Administration(ModelAdministration):
     versions in place, and its reason in the registry for the index. A resize is a task of its own: it goes on when the
     client that asked for it has gone. AMD's clients load by the name of a worker; ``WorkerEndpoints`` has those names.
 
-    ``on_change`` is called after each change.
+    ``on_change`` is called after each change. ``loading`` says whether clients may load and unload models.
     """
 
     def __init__(
@@ -66,8 +67,11 @@ class Administration(ModelAdministration):
         catalog: Catalog,
         metrics: Metrics,
         on_change: Callable[[], None] = lambda: None,
+        *,
+        loading: bool = True,
     ) -> None:
         self._engine = engine
+        self._loading = loading
         self._catalog = catalog
         self._metrics = metrics
         self._on_change = on_change
@@ -126,6 +130,25 @@ class Administration(ModelAdministration):
         files: Mapping[str, bytes] | None = None,
         parameters: Mapping[str, Parameter] | None = None,
     ) -> None:
+        self._check_loading()
+        await self._load(model, version, config=config, files=files, parameters=parameters)
+
+    def _check_loading(self) -> None:
+        if not self._loading:
+            raise LoadingDisabled(
+                "explicit model load / unload is not allowed: enable_repository_api is off, as with Triton's "
+                "--model-control-mode none and poll; start with explicit to allow it"
+            )
+
+    async def _load(
+        self,
+        model: str,
+        version: str = "",
+        *,
+        config: Mapping[str, Any] | None = None,
+        files: Mapping[str, bytes] | None = None,
+        parameters: Mapping[str, Parameter] | None = None,
+    ) -> None:
         async with self._lock_of(model):
             url = self._catalog.url_of(model)
             try:
@@ -154,7 +177,7 @@ class Administration(ModelAdministration):
         Return whether the folder is there. Raises as ``load``.
         """
         if self._catalog.has_folder(folder):
-            await self.load(folder)
+            await self._load(folder)
             return True
         async with self._lock_of(folder):
             await self._unload_folder(folder)
@@ -223,6 +246,7 @@ class Administration(ModelAdministration):
         return self._pinned.get(model, set()) | chosen
 
     async def unload(self, model: str, version: str = "", *, dependents: bool = False) -> None:
+        self._check_loading()
         async with self._lock_of(model):
             if (
                 not version
@@ -322,6 +346,7 @@ class Administration(ModelAdministration):
             task.exception()  # it was logged where it was raised; without ``wait`` no other code retrieves it
 
     async def load_worker(self, worker: str, parameters: Mapping[str, Parameter]) -> str:
+        self._check_loading()
         worker = worker.lower()
         share = parameters.get("share", True)
         if not isinstance(share, bool):
@@ -345,6 +370,7 @@ class Administration(ModelAdministration):
             return endpoint
 
     async def unload_worker(self, endpoint: str) -> None:
+        self._check_loading()
         try:
             left = self._endpoints.release_instance(endpoint)
         except KeyError:

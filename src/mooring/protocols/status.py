@@ -101,6 +101,7 @@ _TORCHSERVE: Mapping[type[MooringError], _Rule] = {
     ),
     errors.VersionNotFound: _Rule(404, "ModelVersionNotFoundException", _no_version),
     errors.ModelNotReady: _Rule(503, "ServiceUnavailableException", _no_worker),
+    errors.LoadingDisabled: _Rule(503, "ServiceUnavailableException", _error_text),
     errors.ModelExists: _Rule(409, "ConflictStatusException", _version_exists),
     errors.ModelLoadFailed: _Rule(500, "InternalServerException", _error_text),
     errors.VersionIsDefault: _Rule(
@@ -169,6 +170,7 @@ _KSERVE_V2: Mapping[type[MooringError], tuple[int, Callable[[MooringError, Targe
     errors.ModelNotFound: (404, _no_such_model),
     errors.VersionNotFound: (404, _no_such_version),
     errors.ModelNotReady: (503, _name_model),
+    errors.LoadingDisabled: (503, _error_text),  # as Triton
     errors.ModelExists: (409, _name_model),
     errors.ModelLoadFailed: (400, _name_model),
     errors.VersionIsDefault: (409, _name_model),
@@ -321,6 +323,7 @@ _GRPC: Mapping[type[MooringError], str] = {
     errors.InvalidInput: "INVALID_ARGUMENT",
     errors.ModelNotFound: "NOT_FOUND",
     errors.ModelNotReady: "UNAVAILABLE",
+    errors.LoadingDisabled: "UNAVAILABLE",
     errors.ModelExists: "ALREADY_EXISTS",
     errors.ModelLoadFailed: "FAILED_PRECONDITION",
     errors.VersionIsDefault: "FAILED_PRECONDITION",

@@ -39,7 +39,7 @@ from mooring.repository.layout import (
 from mooring.repository.mar import check_name, model_name_of
 from mooring.repository.repository_model import VersionChoice, apply_triton_config
 from mooring.repository.spec import Defaults, ModelSpec
-from mooring.repository.store import Store, archives_in, is_archive
+from mooring.repository.store import Store, archives_in, is_archive, several_places
 from mooring.repository.triton import parse_version_policy
 from mooring.repository.triton_config import config_from_json
 
@@ -94,7 +94,8 @@ class Catalog:
     def __init__(self, store: Store, config: Config, folder: Path, defaults: Defaults) -> None:
         self.defaults = defaults
         self._store = store
-        self._repository = real_path(config.model_repository) if config.model_repository is not None else None
+        self._repositories = [real_path(each) for each in config.model_repository]
+        self._urls: dict[str, str] = {}  # of models that a repository had when they were last looked for
         self._archives = config.model_store
         self._folder = folder.resolve()
         self._named = frozenset(config.targets)
@@ -116,30 +117,40 @@ class Catalog:
             for archive in archives_in(self._archives):
                 name = model_name_of(self._archives / archive)
                 found[name] = Available(name, archive)
-        if self._repository is not None:
-            for name in model_folders(self._repository):
-                found[name] = Available(name, str(self._repository / name))
+        for repository in reversed(self._repositories):
+            for name in model_folders(repository):
+                found[name] = Available(name, str(repository / name))
         return [found[name] for name in sorted(found)]
 
     def has_folder(self, model: str) -> bool:
-        """Whether the repository has a folder of that name, or a link. No other folder is looked at."""
-        if self._repository is None or not _is_entry(model):
-            return False
-        return is_folder(self._repository / model) or is_dangling_link(self._repository / model)
+        """Whether a repository has a folder of that name, or a link. No other folder is looked at."""
+        return bool(self._repositories_of(model))
+
+    def _repositories_of(self, model: str) -> list[Path]:
+        if not _is_entry(model):
+            return []
+        return [
+            repository
+            for repository in self._repositories
+            if is_folder(repository / model) or is_dangling_link(repository / model)
+        ]
 
     def url_of(self, model: str) -> str:
-        """The ``url`` of all versions of a model of the repository."""
-        return str(self._repository / model) if self._repository is not None else ""
+        """The ``url`` of all versions of a model of the repository, also where its folder has gone since."""
+        places = self._repositories_of(model)
+        if places:
+            self._urls[model] = str(places[0] / model)
+            return self._urls[model]
+        return self._urls.get(model) or (str(self._repositories[0] / model) if self._repositories else "")
 
     def has_no_version(self, model: str) -> bool:
         """Whether the repository has the model's folder, but no version in it."""
-        if self._repository is None or not self.has_folder(model):
-            return False
-        folder = self._repository / model
-        return (
+        folders = [repository / model for repository in self._repositories_of(model)]
+        return bool(folders) and all(
             find_declaration(folder) is None
             and not version_folders(folder)
             and not find_flat_file(folder, "")
+            for folder in folders
         )
 
     def is_uploaded(self, spec: ModelSpec) -> bool:
@@ -148,9 +159,12 @@ class Catalog:
 
     def list_symlinked(self) -> list[str]:
         """The models of the repository whose folders are links."""
-        if self._repository is None:
-            return []
-        return [name for name in model_folders(self._repository) if (self._repository / name).is_symlink()]
+        return [
+            name
+            for repository in self._repositories
+            for name in model_folders(repository)
+            if (repository / name).is_symlink()
+        ]
 
     def read_versions(
         self,
@@ -229,8 +243,11 @@ class Catalog:
 
     def _find(self, model: str, choice: VersionChoice) -> ServedVersions:
         """Find the model of that name without a look at others: one of them may go meanwhile."""
-        if self._repository is not None and self.has_folder(model):
-            found = self._store.read_from_repository(self._repository, model, choice)
+        places = self._repositories_of(model)
+        if len(places) > 1:
+            raise ModelLoadFailed(several_places(model, places), model=model)
+        if places:
+            found = self._store.read_from_repository(places[0], model, choice)
             return ServedVersions(found.specs, found.faults, whole=True)
         if self._archives is not None:
             for entry in list_entries(self._archives):

@@ -52,8 +52,9 @@ def guess_modules(config: "Config") -> set[tuple[str, ...]]:
     A configuration may know better, so whoever has them imported must be ready to throw that away.
     """
     files = [Path(target.rpartition("=")[2]) for target in config.targets]
-    if config.model_repository is not None and config.repository_load_existing:
-        files += islice(config.model_repository.glob("*/*/*.*"), _MAX_FILES)
+    if config.repository_load_existing:
+        for repository in config.model_repository:
+            files += islice(repository.glob("*/*/*.*"), _MAX_FILES)
     found = {libraries(backend, file.name) for file in files if (backend := backend_of(file)) in _NATIVE}
     if config.model_store is not None:
         named = [name.rpartition("=")[2] for name in config.models]

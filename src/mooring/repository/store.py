@@ -90,11 +90,9 @@ class Store:
             self._find_of_snapshot(config.model_store, config.model_snapshot, found)
         elif config.models:
             self._find_in_store(config.model_store, config.models, found)
-        if config.model_repository is not None:
-            repository = _existing_folder(config.model_repository, "model repository")
-            for name in model_folders(repository) if config.repository_load_existing else ():
-                with found.skip_broken(name, str(repository / name)):
-                    self._find_in_repository(repository, name, found)
+        repositories = [_existing_folder(each, "model repository") for each in config.model_repository]
+        if config.repository_load_existing:
+            self._find_in_repositories(repositories, config.startup_models, found)
         return found
 
     def read_target(self, target: str) -> list[ModelSpec]:
@@ -188,6 +186,25 @@ class Store:
             name, archive = _split_name(each)
             with found.skip_named(name or model_name_of(Path(archive)), archive):
                 found.add([self.read_archive(store, archive, name=name)])
+
+    def _find_in_repositories(
+        self, repositories: Sequence[Path], wanted: Sequence[str], found: "StartupModels"
+    ) -> None:
+        """Find the models of all repositories, or those that are ``wanted``, each name once."""
+        places: dict[str, list[Path]] = {}
+        for repository in repositories:
+            for name in model_folders(repository):
+                places.setdefault(name, []).append(repository)
+        for name in dict.fromkeys(wanted) or places:
+            where = places.get(name, [])
+            if len(where) == 1:
+                with found.skip_broken(name, str(where[0] / name)):
+                    self._find_in_repository(where[0], name, found)
+            elif where:
+                found.skip(SkippedModel(name, "", str(where[0] / name), several_places(name, where)))
+            else:
+                reason = f"there is no folder '{name}' in the model repository"
+                found.skip(SkippedModel(name, "", name, reason))
 
     def _find_in_repository(self, repository: Path, name: str, found: "StartupModels") -> None:
         model = self.read_from_repository(repository, name)
@@ -392,6 +409,12 @@ class StartupModels:
                 raise
             log.warning(f"Failed to load model: {url}", reason=error.message)  # noqa: G004 - TorchServe's line
             self.skipped.append(SkippedModel(name, "", url, error.message, expected=False))
+
+
+def several_places(name: str, repositories: Sequence[Path]) -> str:
+    """Say that several repositories have a model of one name, of which none is served."""
+    folders = " and ".join(f"'{each / name}'" for each in repositories)
+    return f"model '{name}' is in several model repositories: {folders}; name one of them differently"
 
 
 def archives_in(store: Path) -> list[str]:

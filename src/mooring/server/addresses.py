@@ -108,18 +108,11 @@ class Addresses:
         """What each address serves. Settings with the same address share a listener (TorchServe's one-port mode)."""
         config, services, administrative = self._config, self._services, self._administrative
         mounts: list[Mount] = []
-        inference, management = (
-            self._mount_at(mounts, name) for name in ("inference_address", "management_address")
-        )
+        inference = self._mount_at(mounts, "inference_address")
         memory = self._memory_at(config.inference_address)
         endpoints, self._extensions = inference_endpoints(services, inference.description, memory)
         inference.add(endpoints)
-        model_api = self._model_api(config.management_address)
-        management.add(
-            management_endpoints(services, administrative, management.description, model_api=model_api)
-        )
-        if management is not inference:
-            management.add(readiness_endpoints(services))
+        management = self._mount_management(mounts) if config.enable_management_api else None
         if config.enable_metrics_api:
             metrics = metrics_endpoints(services, administrative)
             own = self._mount_at(mounts, "metrics_address")
@@ -127,6 +120,16 @@ class Addresses:
             if management is inference and own is not inference:  # one port shows all, as in TorchServe
                 inference.add(metrics)
         return mounts
+
+    def _mount_management(self, mounts: list[Mount]) -> Mount:
+        mount = self._mount_at(mounts, "management_address")
+        model_api = self._model_api(mount.address)
+        mount.add(
+            management_endpoints(self._services, self._administrative, mount.description, model_api=model_api)
+        )
+        if mount is not mounts[0]:
+            mount.add(readiness_endpoints(self._services))
+        return mount
 
     def _model_api(self, address: Address) -> bool:
         """Whether models may be registered and unregistered there."""
@@ -145,7 +148,8 @@ class Addresses:
         management = mount.management_service(
             self._engine, administrative.models, model_api=self._model_api(managing)
         )
-        together = managing == address and bool(address.path or address.port)
+        separate = managing != address or not (address.path or address.port)
+        further = [] if separate or not config.enable_management_api else [management]
         services = mount.inference_services(
             self._engine,
             administrative,
@@ -154,7 +158,7 @@ class Addresses:
             dialect=self._services.dialect,
             memory=self._memory_at(address),
             sequence_headers=sequence_headers(config),
-            further=[management] if together else [],
+            further=further,
         )
         age = mount.ConnectionAge(config.grpc_max_connection_age, config.grpc_max_connection_age_grace)
         shared = reuse_port(config, address)
@@ -163,7 +167,7 @@ class Addresses:
         )
         self._grpc = server
         await self._start_grpc(server, "grpc_address")
-        if not together:
+        if separate and config.enable_management_api:
             age = mount.ConnectionAge(
                 config.grpc_management_max_connection_age, config.grpc_management_max_connection_age_grace
             )

@@ -84,17 +84,33 @@ async def _serve(config: Config, startup: Startup, started: Started) -> int:
     async with AsyncExitStack() as stack:
         server = Server(config, stack, startup)
         await server.start()
+        status = 0
         if await _run_until(ended, server.load()):
-            _settle()
-            started(server.addresses.listening, server.list_models())
-            await ended.wait()
+            if config.exit_on_error and _report_failures(server.list_models()):
+                status = 1
+            else:
+                _settle()
+                started(server.addresses.listening, server.list_models())
+                await ended.wait()
         ended.clear()
         log.info("stopping", drain_seconds=config.drain_timeout, serving_on_for_seconds=config.pre_stop_delay)
         server.snapshot("shutdown")
         if not await _run_until(ended, server.leave(config.pre_stop_delay, config.drain_timeout)):
             log.warning("stopping at once", reason="a second signal came")
     log.info("stopped")
-    return 0
+    return status
+
+
+def _report_failures(models: Sequence[ModelState]) -> bool:
+    """Log every model of the start that cannot answer; return whether there is one."""
+    failed = [each for each in models if not each.ready]
+    for each in failed:
+        log.error("failed to load", model=each.name, version=each.version or "all", reason=each.reason)
+    if failed:
+        log.error(
+            "ending", reason=f"exit_on_error is on, and {len(failed)} of the start's models are not loaded"
+        )
+    return bool(failed)
 
 
 def _end_signals() -> asyncio.Event:
@@ -175,7 +191,11 @@ class Server:
         self._catalog = Catalog(self._store, config, _make_private_dir(folder / "files"), defaults)
         self._snapshots = self._snapshots_in(config.snapshot_folder)
         self._administration = Administration(
-            self.engine, self._catalog, self._metrics, on_change=self._changed
+            self.engine,
+            self._catalog,
+            self._metrics,
+            on_change=self._changed,
+            loading=config.enable_repository_api,
         )
         self._workflows = Workflows(self.engine, WorkflowCatalog(self._store, config, defaults))
         self._tokens = tokens_of(config, self._frontends.set_tokens)
@@ -260,11 +280,11 @@ class Server:
         if self._certificates is not None:
             renewing = asyncio.ensure_future(_every(self._certificates.renew, RENEWAL))
             self._stack.callback(renewing.cancel)
-        if self._config.repository_monitoring and self._config.model_repository is not None:
+        for repository in self._config.model_repository if self._config.repository_monitoring else ():
             monitor = RepositoryMonitor(
                 self._administration,
                 self._catalog,
-                self._config.model_repository,
+                repository,
                 polling=self._config.repository_polling,
             )
             monitor.start()

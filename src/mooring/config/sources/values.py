@@ -18,6 +18,7 @@ from mooring.config.settings import (
     Address,
     ConfigError,
     Folder,
+    Folders,
     Names,
     Secret,
     Snapshot,
@@ -38,6 +39,9 @@ def parse_setting(name: str, value: Any, where: str, *, strict: bool = False) ->
             return Address.parse(msgspec.convert(value, str), getattr(DEFAULTS, name).port)
         if kind == Folder:
             return Path(value) if msgspec.convert(value, str) else None
+        if kind == Folders:
+            texts = value.split(",") if isinstance(value, str) else msgspec.convert(value, list[str])
+            return tuple(Path(each.strip()) for each in texts if each.strip())
         if kind is Secret:
             return Secret(msgspec.convert(value, str))
         if kind == Names:
