@@ -26,7 +26,9 @@ def main() -> None:
 def _is_server_start(arguments: Sequence[str]) -> bool:
     """Return whether these arguments start a server in this process."""
     foreground = arguments[:1] == ["torchserve"] and "--foreground" in arguments
-    return foreground or (arguments[:1] in (["serve"], ["amdinfer-server"]) and "--help" not in arguments)
+    return foreground or (
+        arguments[:1] in (["serve"], ["amdinfer-server"], ["tritonserver"]) and "--help" not in arguments
+    )
 
 
 def _start_library_process() -> "LibraryProcess | None":

@@ -1,4 +1,4 @@
-"""Starts a server from the flags of a command; shared by ``serve``, ``torchserve`` and ``amdinfer-server``."""
+"""Starts a server from the flags of a command; shared by ``serve``, ``torchserve``, ``amdinfer-server`` and ``tritonserver``."""
 
 import functools
 import gc

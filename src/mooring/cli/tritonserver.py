@@ -21,23 +21,19 @@ _MODES = ("none", "poll", "explicit")
 _CACHE_PREFIX = "local,size="
 
 
-class _TritonBool(click.ParamType):
-    name = "true|false"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:
-        """Parse true, false, 1 or 0, in any case."""
-        known = {"true": True, "1": True, "false": False, "0": False}
-        text = str(value).lower()
-        if text not in known:
-            self.fail(f"expected true or false, got '{value}'", param, ctx)
-        return known[text]
+def _parse_bool(text: str) -> bool:
+    """Parse true, false, 1 or 0, in any case."""
+    known = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in known:
+        raise click.BadParameter(f"expected true or false, got '{text}'")
+    return known[text.lower()]
 
 
-_TYPES: Mapping[Kind, click.ParamType] = {
-    Kind.BOOL: _TritonBool(),
-    Kind.INTEGER: click.INT,
-    Kind.NUMBER: click.FLOAT,
-    Kind.TEXT: click.STRING,
+_TYPES: Mapping[Kind, Any] = {
+    Kind.BOOL: _parse_bool,
+    Kind.INTEGER: int,
+    Kind.NUMBER: float,
+    Kind.TEXT: str,
 }
 
 
@@ -74,6 +70,7 @@ def _option(flag: Flag) -> Any:
         type=_TYPES[flag.kind],
         multiple=flag.repeatable,
         default=None,
+        metavar="true|false" if flag.kind is Kind.BOOL else None,
         help=flag.text,
     )
 

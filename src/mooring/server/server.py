@@ -375,7 +375,7 @@ class Server:
                 where = str(tokens.file) if tokens.file is not None else "fixed"
                 log.info("tokens are on", needed_for=", ".join(needed) or "no call", keys=where)
         for address in {config.inference_address, config.grpc_address}:
-            if not config.guarded(address):
+            if config.enable_repository_api and not config.guarded(address):
                 log.warning(
                     "models are not managed over this address",
                     address=str(address),
