@@ -6,7 +6,7 @@ import typing
 
 from model_kit import GROUPS, model_options
 
-from mooring.core.options import Control, ControlKind, QueuePolicy, SequenceHeaders
+from mooring.core.options import Control, ControlKind, ImplicitState, QueuePolicy, SequenceHeaders
 
 OF_KIND = {
     int: lambda value: value + 7,
@@ -15,7 +15,9 @@ OF_KIND = {
     bool: lambda value: not value,
     SequenceHeaders: lambda _: SequenceHeaders("X-Id", "X-Start", "X-End"),
     QueuePolicy: lambda _: QueuePolicy(levels=2, default_level=1),
-    tuple: lambda _: (Control("START", ControlKind.START, "FP32"),),
+    tuple[Control, ...]: lambda _: (Control("START", ControlKind.START, "FP32"),),
+    tuple[ImplicitState, ...]: lambda _: (ImplicitState("S", "S_", "FP32", (1,), (1,)),),
+    tuple[int, ...]: lambda _: (2, 4),
 }
 
 
@@ -24,6 +26,8 @@ def unlike(group, option):
     value, kind = getattr(group(), option), typing.get_type_hints(group)[option]
     if isinstance(kind, types.UnionType):
         kind, value = next(each for each in typing.get_args(kind) if each is not type(None)), False
+    if kind in OF_KIND:
+        return OF_KIND[kind](value)
     kind = typing.get_origin(kind) or kind
     if issubclass(kind, enum.Enum):
         return next(each for each in kind if each is not value)

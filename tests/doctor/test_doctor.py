@@ -360,7 +360,8 @@ def test_mlservers_models_are_recognised(root):
             "change",
             "input[0].reshap: unknown key",
         ),
-        ("sequence_batching { state { } }", "change", "sequence_batching.state is not served"),
+        ("sequence_batching { state { } }", "change", "sequence_batching: state '': data_type is missing"),
+        ("max_batch_size: 8 sequence_batching { direct { } }", "runs", "runs as it is"),
     ],
 )
 def test_a_key_of_tritons_is_judged_as_the_server_judges_it(root, line, verdict, said):

@@ -313,13 +313,13 @@ def test_v2_wants_an_id_and_a_start_as_triton_does(server):
     assert "must specify a non-zero or non-empty correlation ID" in unnamed.json()["error"]
     unknown = server.v2("adder", 1, sequence_id="nobody")
     assert unknown.code == 400
-    assert "sequence 'nobody' of model 'adder' was never started" in unknown.json()["error"]
+    assert "for sequence nobody to model 'adder' must specify the START flag" in unknown.json()["error"]
     assert server.v2("adder", 1, sequence_id=[1]).code == 400
     assert server.v2("adder", 1, sequence_id="x", sequence_start="perhaps").code == 400
     with closing(tritonclient.http.InferenceServerClient(f"127.0.0.1:{server.port}")) as client:
         tensor = tritonclient.http.InferInput("x", [1, 1], "FP64")
         tensor.set_data_from_numpy(np.array([[1.0]]))
-        with pytest.raises(InferenceServerException, match="was never started"):
+        with pytest.raises(InferenceServerException, match="must specify the START flag"):
             client.infer("adder", [tensor], sequence_id=9)
         for step, total in ((0, 1.0), (1, 2.0), (2, 3.0)):
             found = client.infer(

@@ -18,7 +18,7 @@ def finish(outcomes, *, general, version, deadline, cancelled):
     stage = Stage(max_batch_size=8)
     owner = stage.pool.owner
     if general:
-        owner._on_finished = lambda _queued, _delivered: None
+        owner._on_finished = lambda _queued, _error, _delivered: None
     stage.ask("before")
     due = None if deadline is None else stage.clock() + deadline
     names = [f"r{at}" for at in range(len(outcomes))]

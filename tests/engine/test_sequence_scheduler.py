@@ -14,16 +14,22 @@ from mooring.core.errors import (
 )
 from mooring.core.options import SequenceOptions
 from mooring.core.requests import BodyKind, Form, InferenceRequest, UndecodedBody
+from mooring.core.tensors import Tensor
 from mooring.engine.sequence_scheduler import SequenceScheduler
 
 
-def made(workers=1, rows=8, *, codecs=None, queue_size=100, job_ticket=False, **settings):
+def made(
+    workers=1, rows=8, *, codecs=None, queue_size=100, job_ticket=False, delay=0.0, batch=None, **settings
+):
     read_body = (codecs or FakeCodecs(at_hand=True)).reader()
     return Stage(
         SequenceScheduler,
         workers=workers,
         more={"read_body": read_body},
         max_batch_size=rows,
+        batch_dimension=batch,
+        max_delay=delay,
+        exact_delay=bool(delay),
         job_ticket=job_ticket,
         queue_size=queue_size,
         sequence=SequenceOptions(enabled=True, **{"max_sequences": 10, "max_queued_steps": 10, **settings}),
@@ -256,3 +262,100 @@ def test_everyone_who_waits_is_told_when_the_model_is_given_up(stage):
     stage.scheduler.refuse_all(ModelNotReady("it failed"))
     assert [type(outcomes[0]) for outcomes in told] == [ModelNotReady] * 3
     assert stage.scheduler.idle
+
+
+def v2_step(stage, sequence, step, *, rows=1, **said):
+    """A step of a client of the Open Inference Protocol."""
+    parameters = {"sequence_id": sequence, **{f"sequence_{key}": value for key, value in said.items()}}
+    request = InferenceRequest(
+        "m", "", step, [Tensor("x", "FP32", [rows, 1], b"1234" * rows)], parameters=parameters
+    )
+    outcomes = []
+    return stage.scheduler.submit(request, outcomes.append, rows), outcomes
+
+
+def test_more_sequences_than_slots_wait_in_order_and_get_the_slots_that_others_leave():
+    stage = made(rows=2, max_sequences=0, max_per_worker=2, direct=True)
+    (worker,) = stage.pool.workers
+    for name in "abcd":
+        asked(stage, name, f"{name}1", start=True)
+    asked(stage, "b", "b2", end=True)
+    stage.loop.turn()
+    for _ in range(3):
+        worker.answer()
+        stage.loop.turn()
+    assert worker.names == [["a1", "b1"], ["b2"], ["c1"]]
+    assert [[queued.step.slot for queued in call] for call in worker.sent] == [[0, 1], [1], [1]]
+
+
+def test_so_many_sequences_wait_as_the_queue_has_room_for():
+    stage = made(queue_size=2, max_sequences=0, max_per_worker=1)
+    told = [asked(stage, name, name, start=True)[1] for name in "abcd"]
+    assert told[:3] == [[], [], []]
+    (error,) = told[3]
+    assert isinstance(error, QueueFull)
+    assert error.message == "model 'm' has 2 sequences waiting for a worker, as many as may; try again later"
+    assert asked(stage, "c", "c2")[1] == []  # a further step of one that waits is no new sequence
+
+
+def test_the_first_call_with_free_slots_waits_until_enough_of_them_have_a_step():
+    stage = made(rows=4, delay=0.5, max_per_worker=4, direct=True, minimum_slot_utilization=0.5)
+    (worker,) = stage.pool.workers
+    asked(stage, "a", "a1", start=True)
+    stage.loop.turn()
+    assert worker.names == []
+    asked(stage, "b", "b1", start=True)
+    stage.loop.turn()
+    assert worker.names == [["a1", "b1"]]
+    worker.answer()
+    asked(stage, "a", "a2")
+    stage.loop.turn()
+    stage.loop.advance(0.5)
+    assert worker.names[1:] == [["a2"]]
+
+
+def test_steps_of_candidates_leave_at_a_preferred_size_or_when_the_oldest_has_waited():
+    stage = made(rows=4, delay=0.5, max_per_worker=8, preferred_batch_size=(2,))
+    (worker,) = stage.pool.workers
+    for name in "abc":
+        asked(stage, name, name, start=True)
+    stage.loop.turn()
+    assert worker.names == [["a", "b"]]
+    worker.answer()
+    stage.loop.turn()
+    assert worker.names == [["a", "b"]]
+    stage.loop.advance(0.5)
+    assert worker.names == [["a", "b"], ["c"]]
+
+
+@pytest.mark.parametrize("error", [InvalidInput("the shape"), DeadlineExceeded("too late")])
+def test_a_first_step_that_its_worker_refuses_leaves_no_sequence_open(error):
+    stage = made(max_sequences=0, max_per_worker=1)
+    (worker,) = stage.pool.workers
+    _, first = v2_step(stage, 7, "a1", start=True)
+    _, second = v2_step(stage, 7, "a2")
+    _, other = v2_step(stage, 8, "b1", start=True)
+    stage.loop.turn()
+    worker.answer(error)
+    assert (first, second) == ([error], [])
+    stage.loop.turn()
+    assert "must specify the START flag on the first request of the sequence" in second[0].message
+    assert stage.scheduler.open_sequences() == ["8"]
+    assert worker.names == [["a1"], ["b1"]]
+    assert other == []
+
+
+def test_a_step_of_several_rows_is_refused_where_there_is_a_batch_dimension():
+    stage = made(batch=True, max_per_worker=8, direct=True)
+    _, outcomes = v2_step(stage, 7, "a", rows=2, start=True)
+    assert outcomes[0].message == (
+        "inference request to model 'm' must specify batch-size 1 due to requirements of sequence batcher"
+    )
+    assert stage.scheduler.open_sequences() == []
+
+
+def test_all_who_wait_get_the_reason_for_which_a_model_is_given_up():
+    stage = made(max_sequences=0, max_per_worker=1)
+    told = [v2_step(stage, 7, step, start=step == "a")[1] for step in "abc"]
+    stage.scheduler.refuse_all(ModelNotReady("gone"))
+    assert [[type(each) for each in outcomes] for outcomes in told] == [[ModelNotReady]] * 3

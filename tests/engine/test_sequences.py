@@ -70,8 +70,11 @@ def test_where_a_place_is_full_new_sequences_wait_for_room():
 
 def test_an_unknown_sequence_is_only_started_by_who_may():
     sequences = made()
-    with pytest.raises(InvalidInput, match="sequence 's' of model 'm' was never started"):
+    with pytest.raises(InvalidInput) as refused:
         sequences.admit_step("s", 1, 0.0)
+    assert refused.value.message == (
+        "inference request for sequence s to model 'm' must specify the START flag on the first request of the sequence"
+    )
     sequences.admit_step("s", 1, 0.0, start=True)
     sequences.admit_step("s", 2, 0.0)
 
@@ -79,7 +82,7 @@ def test_an_unknown_sequence_is_only_started_by_who_may():
 def test_after_the_last_step_a_sequence_can_only_begin_anew():
     sequences = made()
     sequences.admit_step("s", 1, 0.0, start=True, end=True)
-    with pytest.raises(InvalidInput, match="has ended"):
+    with pytest.raises(InvalidInput, match="must specify the START flag"):
         sequences.admit_step("s", 2, 0.0)
     sequences.admit_step("s", 3, 0.0, implicit=True)
     assert ran(sequences, 1) == [(1, True, True)]
@@ -119,7 +122,7 @@ def test_a_sequence_that_is_idle_for_too_long_is_over():
     assert len(sequences) == 1
     sequences.end_expired(25.0)
     assert len(sequences) == 0
-    with pytest.raises(InvalidInput, match="or is over"):
+    with pytest.raises(InvalidInput, match="must specify the START flag"):
         sequences.admit_step("a", 3, 26.0)
 
 
@@ -128,7 +131,7 @@ def test_a_sequence_that_has_lasted_too_long_is_over_once_its_steps_are_answered
     sequences.admit_step("a", 1, 0.0, start=True)
     sequences.end_expired(11.0)
     assert len(sequences) == 1
-    with pytest.raises(InvalidInput, match="has ended"):
+    with pytest.raises(InvalidInput, match="must specify the START flag"):
         sequences.admit_step("a", 2, 12.0)
     ran(sequences, 1, now=12.0)
     assert len(sequences) == 0
@@ -177,16 +180,90 @@ def test_a_step_that_was_taken_and_did_not_run_is_the_next_one_again():
     assert ran(sequences, "alive") == [(2, False, False)]
 
 
-def test_a_withdrawn_first_step_leaves_the_start_to_the_next():
+def test_a_withdrawn_first_step_leaves_the_start_to_the_next_that_needs_none():
     sequences = made()
     for job in (1, 2):
         sequences.admit_step("a", job, 0.0, implicit=True)
-    sequences.withdraw_step(1, 0.0)
+    assert sequences.withdraw_step(1, 0.0) == []
     assert ran(sequences, 1) == [(2, True, False)]
-    sequences.admit_step("a", 3, 0.0, start=True)
-    sequences.withdraw_step(3, 0.0)
-    sequences.admit_step("a", 4, 0.0)
+    sequences.admit_step("a", 3, 0.0, start=True, implicit=True)
+    assert sequences.withdraw_step(3, 0.0) == []
+    sequences.admit_step("a", 4, 0.0, implicit=True)
     assert ran(sequences, 1) == [(4, True, False)]
+
+
+@pytest.mark.parametrize("reason", ["withdrawn", "refused"])
+def test_steps_that_say_no_start_are_given_up_with_the_one_that_was_to_start_them(reason):
+    sequences = made()
+    sequences.admit_step("a", 0, 0.0, start=True)
+    ran(sequences, 1)
+    for job, start in ((1, True), (2, False), (3, False), (4, True), (5, False)):
+        sequences.admit_step("a", job, 0.0, start=start)
+    if reason == "refused":
+        sequences.take_steps(1, 8, one)
+        assert sequences.refuse_step(1, 0.0) == [2, 3]
+    else:
+        assert sequences.withdraw_step(1, 0.0) == [2, 3]
+    assert ran(sequences, 1) == [(4, True, False)]
+    assert ran(sequences, 1) == [(5, False, False)]
+    assert len(sequences) == 1
+
+
+def test_a_refused_first_step_leaves_no_sequence_open():
+    sequences = made(max_per_worker=1)
+    sequences.admit_step("a", 1, 0.0, start=True)
+    sequences.admit_step("b", 2, 0.0, start=True)
+    sequences.assign_places([1])
+    sequences.take_steps(1, 8, one)
+    assert sequences.refuse_step(1, 0.0) == []
+    with pytest.raises(InvalidInput, match="sequence a to model 'm' must specify the START flag"):
+        sequences.admit_step("a", 3, 0.0)
+    assert ran(sequences, 1) == [(2, True, False)]
+
+
+def test_a_refused_last_step_can_be_sent_again():
+    sequences = made()
+    sequences.admit_step("a", 1, 0.0, start=True)
+    ran(sequences, 1)
+    sequences.admit_step("a", 2, 0.0, end=True)
+    sequences.take_steps(1, 8, one)
+    sequences.refuse_step(2, 0.0)
+    sequences.admit_step("a", 3, 0.0, end=True)
+    assert ran(sequences, 1) == [(3, False, True)]
+    assert len(sequences) == 0
+
+
+def test_the_backlog_is_served_in_the_order_in_which_it_came():
+    sequences = made(most=0, max_per_worker=2)
+    jobs = list("abcdef")
+    for job in jobs:
+        sequences.admit_step(job, job, 0.0, start=True, end=True)
+    sequences.withdraw_step(jobs[3], 0.0)
+    assert sequences.backlog == 5
+    served = [[job for job, _, _ in ran(sequences, 1)] for _ in range(3)]
+    assert served == [["a", "b"], ["c", "e"], ["f"]]
+    assert sequences.backlog == 0
+
+
+def test_a_sequence_that_loses_its_place_unbegun_comes_before_the_backlog():
+    sequences = made(most=0, max_per_worker=2)
+    for number, name in enumerate("abcd"):
+        sequences.admit_step(name, name, float(number), start=True)
+    sequences.assign_places(["dead"])
+    assert sequences.drop_place("dead") == []
+    assert [job for job, _, _ in ran(sequences, "alive")] == ["a", "b"]
+
+
+def test_a_new_sequence_has_the_lowest_slot_that_is_free():
+    sequences = made(max_per_worker=3)
+    for name in "abc":
+        sequences.admit_step(name, name, 0.0, start=True, end=name == "b")
+    sequences.assign_places([1])
+    assert [sequences.slot_of(job) for job in "abc"] == [0, 1, 2]
+    ran(sequences, 1)
+    sequences.admit_step("d", "d", 0.0, start=True)
+    sequences.assign_places([1])
+    assert sequences.slot_of("d") == 1
 
 
 def test_a_withdrawn_last_step_ends_the_sequence_all_the_same():
@@ -224,17 +301,17 @@ class Rules(RuleBasedStateMachine):
     """Whatever comes in whatever order, a model that keeps a count for every sequence never miscounts."""
 
     places = ("w1", "w2", "w3")
-    names = st.sampled_from("abcde")
+    names = st.sampled_from("abcdefghi")
 
     def __init__(self):
         super().__init__()
-        self.sequences = made(most=4, waiting=3, max_idle=50.0)
+        self.sequences = made(most=0, waiting=3, max_idle=50.0, max_per_worker=2)
         self.now = 0.0
         self.number = 0
         self.waiting = {}  # job -> sequence
         self.running = {}  # job -> (place, sequence)
-        self.states = {}  # (place, sequence) -> the last job seen there
-        self.ran = {}  # sequence -> jobs since its start, in the order they ran
+        self.states = {}  # (place, slot) -> the sequence that has it, and the last job seen there
+        self.explicit = {}  # job -> whether it must not start a sequence of itself
 
     @rule(name=names, start=st.booleans(), end=st.booleans(), implicit=st.booleans())
     def come(self, name, start, end, implicit):
@@ -246,6 +323,7 @@ class Rules(RuleBasedStateMachine):
             assert len(self.sequences) == before
         else:
             self.waiting[self.number] = name
+            self.explicit[self.number] = not start and not implicit
 
     @rule(place=st.sampled_from(places), most=st.integers(1, 3))
     def leave(self, place, most):
@@ -257,13 +335,19 @@ class Rules(RuleBasedStateMachine):
         assert len(set(names)) == len(names)
         for turn, name in zip(turns, names, strict=True):
             assert turn.job == min(job for job, whose in self.waiting.items() if whose == name)
+            slot = self.sequences.slot_of(turn.job)
+            assert slot < 2, "a worker has more sequences than it may"
             if turn.start:
-                self.states[place, name] = 0
-            assert (place, name) in self.states, "a step ran where its state is not"
-            assert self.states[place, name] < turn.job
-            self.states[place, name] = turn.job
+                assert not self.explicit[turn.job], "a step began a sequence that did not say so"
+                self.states[place, slot] = name, 0
+            owner, last = self.states[place, slot]
+            assert owner == name, "a step ran where another sequence's state is"
+            assert last < turn.job
+            self.states[place, slot] = name, turn.job
             self.running[turn.job] = place, name
             del self.waiting[turn.job]
+        slots = [self.sequences.slot_of(turn.job) for turn in turns]
+        assert len(set(slots)) == len(slots)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
@@ -272,12 +356,21 @@ class Rules(RuleBasedStateMachine):
         del self.running[job]
         self.sequences.finish_step(job, self.now)
 
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def refuse(self, data):
+        job = data.draw(st.sampled_from(sorted(self.running)))
+        del self.running[job]
+        for lost in self.sequences.refuse_step(job, self.now):
+            del self.waiting[lost]
+
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
     def go_away(self, data):
         job = data.draw(st.sampled_from(sorted(self.waiting)))
         del self.waiting[job]
-        self.sequences.withdraw_step(job, self.now)
+        for lost in self.sequences.withdraw_step(job, self.now):
+            del self.waiting[lost]
 
     @rule(place=st.sampled_from(places))
     def die(self, place):
@@ -295,8 +388,11 @@ class Rules(RuleBasedStateMachine):
         self.sequences.end_expired(self.now)
 
     @invariant()
-    def never_too_many(self):
-        assert len(self.sequences) <= 4
+    def nobody_waits_while_a_slot_is_free(self):
+        self.sequences.assign_places(list(self.places))
+        held = [self.sequences.count_at(place) for place in self.places]
+        assert max(held) <= 2
+        assert not self.sequences.backlog or min(held) == 2
 
     def teardown(self):
         for _ in range(100):
@@ -305,7 +401,9 @@ class Rules(RuleBasedStateMachine):
                     del self.running[job]
                     self.sequences.finish_step(job, self.now)
                 self.leave(place, 3)
+            self.grow_old(100.0)
         assert not self.waiting, "a step was forgotten"
+        assert len(self.sequences) == 0, "a sequence was forgotten"
 
 
 TestRules = Rules.TestCase

@@ -242,6 +242,12 @@ def test_any_toml_is_a_declaration_or_a_refusal(tmp_path, data):
             "one of kind start is BOOL",
         ),
         ('[[sequences.controls]]\nname = "S"\nkind = "id"\ndatatype = "FP32"', "one of kind id is BYTES"),
+        ('[sequences]\nstrategy = "direct"\nper_worker = 2', "leave per_worker out"),
+        ('[sequences]\nstrategy = "newest"', "strategy"),
+        (
+            '[[sequences.states]]\ninput = "S"\noutput = "T"\ndatatype = "FP9"\nshape = [1]',
+            "unknown datatype 'FP9'",
+        ),
         (
             'inputs = [{name = "S", datatype = "INT32", shape = [1]}]\nsequences.controls = [{name = "S", kind = "start"}]',
             "'S' is a control and an input",
@@ -253,14 +259,44 @@ def test_a_fault_in_the_table_of_sequences_is_named(model, text, match):
         read(model, text)
 
 
+def state(more=""):
+    """A configuration with an implicit state of two numbers."""
+    own = 'input_name: "S" output_name: "S_" data_type: TYPE_FP32 dims: [ 2 ]'
+    return f"sequence_batching {{ state [ {{ {own} {more} }} ] }}"
+
+
 @pytest.mark.parametrize(
     ("text", "match"),
     [
         (
-            "max_batch_size: 8 sequence_batching { direct { } }",
-            "the direct strategy gives a sequence a place",
+            "sequence_batching { direct { minimum_slot_utilization: 1.5 } }",
+            "minimum_slot_utilization: expected a number from 0 to 1, got 1.5",
         ),
-        ('sequence_batching { state [ { input_name: "a" } ] }', "sequence_batching.state is not served"),
+        (
+            "max_batch_size: 4 sequence_batching { oldest { preferred_batch_size: [ 8 ] } }",
+            "a preferred_batch_size of 8 is above max_batch_size, which is 4",
+        ),
+        ('sequence_batching { state [ { input_name: "a" } ] }', "state 'a': data_type is missing"),
+        (state("initial_state { data_type: TYPE_FP32 dims: [ 2 ] }"), "has neither zero_data nor data_file"),
+        (
+            state("initial_state { data_type: TYPE_INT32 dims: [ 2 ] zero_data: true }"),
+            "not that of the state",
+        ),
+        (
+            state("initial_state { data_type: TYPE_FP32 dims: [ -1 ] zero_data: true }"),
+            "every size must be from 1",
+        ),
+        (state("initial_state { data_type: TYPE_FP32 dims: [ 3 ] zero_data: true }"), "does not fit"),
+        (state("initial_state [ { zero_data: true }, { } ]"), "exactly one or zero element, and has 2"),
+        (state("initial_state { data_type: TYPE_FP32 dims: [ 2 ] data_file: 'none' }"), "none"),
+        (
+            f"{state()} input {{ name: 'S' data_type: TYPE_FP32 dims: [ 2 ] }}",
+            "has a tensor that is another's",
+        ),
+        (
+            "sequence_batching { iterative_sequence: true }",
+            "iterative_sequence is not served: a request runs once",
+        ),
         (
             'sequence_batching { control_input [ { name: "S" control [ { kind: NONE } ] } ] }',
             r"control_input\[0\]\.control\[0\]\.kind: unknown value 'NONE'",

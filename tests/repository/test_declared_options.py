@@ -5,7 +5,14 @@ from declaration_kit import AMD, TRITON, read
 from model_kit import defaults
 from msgspec import structs
 
-from mooring.core.options import BatchMode, Control, ControlKind, ModelOptions, SequenceOptions
+from mooring.core.options import (
+    BatchMode,
+    Control,
+    ControlKind,
+    ImplicitState,
+    ModelOptions,
+    SequenceOptions,
+)
 from mooring.repository.declaration import Declaration
 
 # Options whose keys have their names; a queue policy is a table, which is tested by itself.
@@ -62,7 +69,7 @@ def test_a_model_that_keeps_state_says_so_with_a_table(model):
         '[[sequences.controls]]\nname = "C"\nkind = "id"\ndatatype = "BYTES"\n',
     )
     assert spec.sequence == SequenceOptions(
-        enabled=True, max_sequences=12, max_per_worker=4, max_queued_steps=2, max_idle=1.5, timeout=60.0,
+        enabled=True, max_sequences=0, max_per_worker=4, max_queued_steps=2, max_idle=1.5, timeout=60.0,
         controls=(Control("S", ControlKind.START, "FP32", (-1, 1)), Control("C", ControlKind.ID, "BYTES")),
     )  # fmt: skip
     assert not read(model, "")[0].sequence.enabled
@@ -71,19 +78,53 @@ def test_a_model_that_keeps_state_says_so_with_a_table(model):
 def test_triton_s_sequences_are_ours(model):
     (spec,) = read(model, TRITON, "config.pbtxt")
     assert spec.sequence == SequenceOptions(
-        enabled=True, max_sequences=16, max_per_worker=8, max_queued_steps=1000, max_idle=5.0,
+        enabled=True, max_sequences=0, max_per_worker=8, max_queued_steps=1000, max_idle=5.0,
         controls=(
             Control("START", ControlKind.START, "FP32", (0, 1)), Control("READY", ControlKind.READY, "INT32", (0, 1)),
             Control("CORRID", ControlKind.ID, "UINT64"),
         ),
     )  # fmt: skip
     assert (spec.batching.max_delay, spec.scaling.max_workers, spec.batching.max_batch_size) == (0.0001, 2, 4)
+    assert spec.batching.exact_delay
 
 
-def test_triton_s_direct_strategy_has_one_sequence_in_each_instance(model):
+@pytest.mark.parametrize(("rows", "slots"), [(0, 1), (1, 1), (8, 8)])
+def test_triton_s_direct_strategy_has_a_slot_for_every_row_of_an_instance(model, rows, slots):
     (spec,) = read(
-        model, "max_batch_size: 0 sequence_batching { } instance_group [ { count: 3 } ]", "config.pbtxt"
+        model,
+        f"max_batch_size: {rows} instance_group [ {{ count: 3 }} ] sequence_batching {{ direct {{ "
+        "max_queue_delay_microseconds: 100 minimum_slot_utilization: 0.5 } }",
+        "config.pbtxt",
     )
     assert spec.sequence == SequenceOptions(
-        enabled=True, max_sequences=3, max_per_worker=1, max_queued_steps=1000, max_idle=1.0
+        enabled=True, max_sequences=0, max_per_worker=slots, max_queued_steps=1000, max_idle=1.0, direct=True,
+        minimum_slot_utilization=0.5,
+    )  # fmt: skip
+    assert (spec.batching.max_delay, spec.batching.exact_delay) == (0.0001, True)
+
+
+def test_triton_s_states_are_ours(model):
+    (model / "initial_state").mkdir()
+    (model / "initial_state" / "first").write_bytes(bytes(8))
+    named = 'input_name: "S" output_name: "T" data_type: TYPE_FP32 dims: [ -1 ] use_growable_memory: true'
+    first = 'data_type: TYPE_FP32 dims: [ 2 ] name: "n" data_file: "first"'
+    bare = 'input_name: "U" output_name: "V" data_type: TYPE_STRING dims: [ 3, -1 ]'
+    (spec,) = read(
+        model,
+        f"sequence_batching {{ state [ {{ {named} initial_state: {{ {first} }} }}, {{ {bare} }} ] }}",
+        "config.pbtxt",
     )
+    assert spec.sequence.states == (
+        ImplicitState("S", "T", "FP32", (-1,), (2,), str(model / "initial_state" / "first")),
+        ImplicitState("U", "V", "BYTES", (3, -1), (3, 1)),
+    )
+
+
+def test_a_state_in_toml_is_the_same(model):
+    (spec,) = read(
+        model,
+        '[sequences]\nstrategy = "direct"\n[[sequences.states]]\ninput = "S"\noutput = "T"\ndatatype = "FP32"\n'
+        "shape = [-1]\ninitial_shape = [2]\n",
+    )
+    assert spec.sequence.states == (ImplicitState("S", "T", "FP32", (-1,), (2,)),)
+    assert (spec.sequence.direct, spec.sequence.max_per_worker) == (True, 1)

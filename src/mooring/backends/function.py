@@ -16,7 +16,8 @@ An argument called cancelled, where it is no declared input, is a function witho
 the answer any more. A model that works for long asks it now and then, and returns.
 
 Where config.toml has [sequences], arguments called sequence_id (an object array of bytes), sequence_start and
-sequence_end (bool) have an entry for every row; in a dict of inputs they are among them.
+sequence_end (bool) have an entry for every row; in a dict of inputs they are among them. So are the states that it
+declares; their new values are returned under the names of their outputs.
 
 Inputs are numpy arrays that the function may change: JSON numbers come as float64 or int64 of the shape they have
 (a lone number has none), text as an object array of bytes. Where config.toml declares inputs they come in the
@@ -238,6 +239,7 @@ class FunctionBackend(TensorBackend):
         if not self.spec.sequence.enabled:
             return Arguments(function, (), own)
         filled = {each.name for each in (*self.controls, *_CONTROLS)} - inputs
+        filled |= {each.input for each in self.spec.sequence.states}
         return Arguments(function, filled, own)
 
     def _check_arguments(self, spec: ModelSpec, path: Path) -> None:
@@ -248,7 +250,13 @@ class FunctionBackend(TensorBackend):
                     f"{path}: input '{tensor.name}' is optional, and the function's argument of that name has no "
                     f"default: write {tensor.name}=None"
                 )
-        filled = {each.name for each in self.controls}
+        kept = {each.input for each in spec.sequence.states}
+        for name in kept:
+            if not self._infer.accepts_input(name):
+                raise ModelLoadFailed(
+                    f"{path}: the function has no argument '{name}' for the state of a sequence"
+                )
+        filled = {each.name for each in self.controls} | kept
         wrong = set(self._infer.required) - declared - filled or (declared - set(self._infer.names))
         if declared and not self._infer.takes_any and wrong:
             raise ModelLoadFailed(

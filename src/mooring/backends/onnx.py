@@ -16,7 +16,13 @@ from msgspec import structs
 
 from mooring.backends.onnx_file import OnnxFile
 from mooring.backends.samples import Arrays, Parameters
-from mooring.backends.signature_check import DeclaredBackend, model_file, resolve_signature
+from mooring.backends.signature_check import (
+    DeclaredBackend,
+    check_slots,
+    check_states,
+    model_file,
+    resolve_signature,
+)
 from mooring.backends.tensors import ModelOutput
 from mooring.codecs.raw import round_to_bfloat16
 from mooring.codecs.signature import Signature
@@ -86,11 +92,14 @@ class OnnxBackend(DeclaredBackend):
         self.classes = OnnxFile(file).read_classes() if maps else {}
         open_ranks = not all(each.shape for each in (*session_inputs, *session_outputs))
         unranked = OnnxFile(file).read_unranked_names() if open_ranks else set[str]()
+        own_inputs = [_input_spec(each, file, unranked) for each in session_inputs]
+        own_outputs = [_output_spec(each, file, unranked) for each in session_outputs]
+        check_states(spec, own_inputs, own_outputs, file)
         self.resolved_signature = resolve_signature(
             spec,
-            [_input_spec(each, file, unranked) for each in session_inputs]
+            own_inputs
             + [structs.replace(_input_spec(each, file, unranked), optional=True) for each in constants],
-            [_output_spec(each, file, unranked) for each in session_outputs],
+            own_outputs,
             file=file,
             batched=not spec.batching.size_by_default
             or _is_one_batch([each.shape[0] for each in session_inputs if each.shape]),
@@ -101,12 +110,16 @@ class OnnxBackend(DeclaredBackend):
             structs.replace(each, labels=list(self.classes.get(each.name, ())))
             for each in self.resolved_signature.outputs
         ]
-        self._names = [each.name for each in outputs]
+        states = spec.sequence.states
+        self._names = list(
+            dict.fromkeys([*(each.name for each in outputs), *(each.output for each in states)])
+        )
         self._types = {each.name: each.datatype for each in inputs}
         self._types |= {each.name: each.datatype for each in self.controls}
+        self._types |= {each.input: each.datatype for each in states}
         self._ranks = {each.name: bool(each.shape) for each in session_inputs}
         # Its Python interface has no numpy type for them; they go by their bits.
-        self._has_bfloat16 = "BF16" in {each.datatype for each in (*inputs, *outputs)}
+        self._has_bfloat16 = "BF16" in {*self._types.values(), *(each.datatype for each in outputs)}
         self._runtime = onnxruntime
         self._ranks |= {each.name: True for each in constants}
         return ModelMetadata(spec.name, [spec.version], spec.platform or PLATFORM, inputs, outputs)
@@ -197,7 +210,8 @@ def check_declared(spec: ModelSpec) -> None:
     if own is None:
         raise ModelLoadFailed(f"{file} cannot be loaded: no model can be read of it")
     if all(each.datatype for each in (*own.inputs, *own.outputs)):
-        resolve_signature(spec, own.inputs, own.outputs, file=file)
+        check_states(spec, own.inputs, own.outputs, file)
+        check_slots(spec, resolve_signature(spec, own.inputs, own.outputs, file=file))
 
 
 def _create_session(runtime: Any, file: Path, spec: ModelSpec, context: LoadContext) -> Any:

@@ -84,6 +84,10 @@ class PyTorchBackend(DeclaredBackend):
 
     def _describe_model(self, spec: ModelSpec, file: Path) -> ModelMetadata:
         program = self._program
+        if spec.sequence.states:
+            raise ModelLoadFailed(
+                f"{file}: the server keeps implicit state for ONNX files and Python models, not for PyTorch's"
+            )
         if self.controls and not spec.inputs:
             raise ModelLoadFailed(
                 f"{file}: where the configuration declares controls it must declare the inputs too"

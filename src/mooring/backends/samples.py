@@ -12,7 +12,7 @@ from mooring.codecs.packed import unpack_tensor
 from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.options import STACK, BatchMode
-from mooring.core.requests import INSTANCES, TENSORS, InferenceRequest
+from mooring.core.requests import INSTANCES, TENSORS, InferenceRequest, Step
 from mooring.core.tensors import Array, RequestValue, TensorSpec
 
 Arrays = dict[str, Array]
@@ -26,7 +26,7 @@ class Sample:
     ``rows`` is their first dimension where they may be joined with others along it, 0 where the model must get them as
     they are. ``batch_added``: the first dimension was added here, so the answer loses it again, but for the outputs in
     ``unbatched_outputs``, whose first dimension is no batch. ``target`` is what an explanation shall be of, as it was
-    sent.
+    sent. ``step`` is only set for models that keep state by slots.
     """
 
     request: int
@@ -36,6 +36,7 @@ class Sample:
     parameters: Parameters = field(default_factory=dict)
     target: Any = None
     unbatched_outputs: Container[str] = ()
+    step: Step | None = None
 
     def batch_key(self) -> tuple[Any, ...]:
         """Equal for samples that may share a batch."""

@@ -11,6 +11,8 @@ from mooring.core.requests import InferenceRequest, Step
 from mooring.core.tensors import NUMPY_TYPES, Array
 
 _ALONE = Step("", start=True, end=True)  # a request of no sequence
+NOT_READY = Step("")
+"""Stands for a row of a call without a request, whose sequence has no step in it."""
 
 
 def fill_controls(
@@ -60,4 +62,4 @@ def _parse_id(name: str | int, datatype: str) -> Array:
 def _flag_value(kind: ControlKind, step: Step) -> bool:
     if kind is ControlKind.START:
         return step.start
-    return step.end if kind is ControlKind.END else True
+    return step.end if kind is ControlKind.END else step is not NOT_READY

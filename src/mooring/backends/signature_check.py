@@ -54,6 +54,7 @@ class DeclaredBackend(TensorBackend):
             unbatched_outputs=resolved.unbatched_outputs,
             constants=resolved.constants,
         )
+        check_slots(spec, resolved)
         self.joining = self._known_joining(spec, resolved)
         return metadata
 
@@ -105,9 +106,16 @@ def resolve_signature(
     batch, as whoever read the file can tell. ``unbatched_outputs``: outputs whose first dimension is none; such a model
     is only batched where the configuration says so.
     """
-    if spec.sequence.enabled:  # what the server fills is no client's to send
-        filled = {each.name for each in spec.sequence.controls}
+    if (
+        spec.sequence.enabled
+    ):  # what the server fills is no client's to send, and what it keeps is none's to get
+        filled = {each.name for each in spec.sequence.controls} | {
+            each.input for each in spec.sequence.states
+        }
         inputs = [each for each in inputs if each.name not in filled]
+        if not spec.outputs:
+            kept = {each.output for each in spec.sequence.states}
+            outputs = [each for each in outputs if each.name not in kept]
     constants = frozenset(each.name for each in inputs if each.optional)
     batches = [each for each in inputs if not each.optional]
     stack = spec.batching.mode is BatchMode.STACK
@@ -145,6 +153,34 @@ def resolve_signature(
     return ResolvedSignature(
         resolved_inputs, resolved_outputs, BatchMode.CONCAT, limit, can_batch, own_rows, constants
     )
+
+
+def check_slots(spec: ModelSpec, resolved: ResolvedSignature) -> None:
+    """Raise ``ModelLoadFailed`` for a file whose calls cannot have a row for every sequence of the direct strategy."""
+    if spec.sequence.direct and spec.batching.max_batch_size > resolved.limit:
+        raise ModelLoadFailed(
+            f"model '{spec.name}': the direct strategy gives each of {spec.batching.max_batch_size} sequences a row of the "
+            "batch, and the file has no first dimension that is open in all inputs and outputs; set max_batch_size to 1"
+        )
+
+
+def check_states(
+    spec: ModelSpec, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], file: object
+) -> None:
+    """Raise ``ModelLoadFailed`` where the file does not have the tensors of an implicit state as they are declared."""
+    for state in spec.sequence.states:
+        for kind, name, tensors in (("input", state.input, inputs), ("output", state.output, outputs)):
+            own = next((each for each in tensors if each.name == name), None)
+            if own is None:
+                names = ", ".join(f"'{each.name}'" for each in tensors)
+                raise ModelLoadFailed(
+                    f"the configuration declares a state with {kind} '{name}'; {file} has {names}"
+                )
+            if own.datatype != state.datatype:
+                raise ModelLoadFailed(
+                    f"the configuration declares the state of {kind} '{name}' as {state.datatype}; {file} has it as "
+                    f"{own.datatype}"
+                )
 
 
 def _adds_batch_dimension(spec: ModelSpec, inputs: Sequence[TensorSpec], file: object) -> bool:

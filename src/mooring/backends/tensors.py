@@ -24,6 +24,7 @@ from mooring.backends.samples import (
     split_outputs,
 )
 from mooring.backends.sequence_controls import check_sequence_id, fill_controls
+from mooring.backends.sequence_slots import SequenceSlots
 from mooring.backends.uniform_batches import UniformBatch, UniformBatches
 from mooring.codecs.bodies import NO_CLASSES, Classes
 from mooring.codecs.images import ImageSettings
@@ -34,6 +35,7 @@ from mooring.core.errors import (
     InvalidInput,
     InvalidOutput,
     ModelFailed,
+    ModelLoadFailed,
     MooringError,
     OutOfResources,
     RequestCancelled,
@@ -98,6 +100,8 @@ class TensorBackend(Backend):
     _uniform_batches: UniformBatches | None = None
     _reshaping: Reshaping | None = None
     controls: Sequence[Control] = ()
+    # Of a model whose sequences have slots: with the direct strategy, or with implicit state.
+    slots: SequenceSlots | None = None
     # Whether a call of the model asks ``cancelled`` if anybody still waits for what it does.
     takes_cancelled: bool = False
     cancelled: Callable[[], bool] = staticmethod(lambda: False)
@@ -144,6 +148,9 @@ class TensorBackend(Backend):
         )
         self._reshaping = Reshaping(metadata.inputs, metadata.outputs) or None
         self._declared = {output.name: output for output in metadata.outputs if output.datatype}
+        if spec.sequence.direct or spec.sequence.states:
+            self._check_slots(spec)
+            self.slots = SequenceSlots(spec, self._declared)
         # What of an answer is the same for all requests, put together once.
         self._answer = functools.partial(
             build_response,
@@ -158,6 +165,7 @@ class TensorBackend(Backend):
             self.standard_outputs
             and not borrows_type
             and not self.controls
+            and self.slots is None
             and not self.takes_cancelled
             and self.overlap is None
         ):
@@ -165,6 +173,17 @@ class TensorBackend(Backend):
         if spec.explain:
             self.explainer = self.create_explainer(metadata, context)
         return metadata
+
+    def _check_slots(self, spec: ModelSpec) -> None:
+        """Raise ``ModelLoadFailed`` for a model whose calls cannot have a row for every sequence."""
+        if spec.sequence.direct and spec.batching.max_batch_size > 1:
+            if self.overlap is not None:
+                raise ModelLoadFailed(
+                    f"model '{spec.name}' is asynchronous, so that its sequences have no slots of a batch: choose the "
+                    "strategy oldest, or set max_batch_size to 1"
+                )
+            if not self.can_batch:
+                raise ModelLoadFailed(f"model '{spec.name}' takes one row at a time: set max_batch_size to 1")
 
     def clear_layouts(self) -> None:
         """Forget what requests mean on the fast path, since the reader has changed."""
@@ -419,6 +438,8 @@ class BatchRun:
                 if request.form is TENSORS:
                     self._backend.check_row_count(request.model, samples[0].rows)
                 check_sequence_id(self._backend.controls, request)
+                if self._backend.slots is not None:
+                    self._backend.slots.prepare_samples(samples, request)
             except MooringError as error:
                 self._errors[index] = error
                 samples = []
@@ -435,13 +456,15 @@ class BatchRun:
             self._pieces[id(samples[0])] = [await self._run_in_parts(samples[0])]
             return
         targets = [(sample.target, sample.rows) for sample in samples] if explained else ()
-        returned = self._call_backend(join_samples(samples), samples, targets)
+        slots = self._backend.slots
+        rows = samples if slots is None else slots.lay_out(samples)
+        returned = self._call_backend(join_samples(rows), rows, targets)
         if self._backend.overlap is not None:
             returned = await _await_output(returned)
         await self._collect_output(samples, returned)
 
     def _call_backend(
-        self, arrays: Arrays, samples: list[Sample], targets: ExplanationTargets
+        self, arrays: Arrays, samples: Sequence[Sample], targets: ExplanationTargets
     ) -> ModelOutput:
         """Call the model with the rows of these samples. Returns its output, or something to await."""
         backend = self._backend
@@ -473,20 +496,24 @@ class BatchRun:
         except (KeyError, ValueError) as error:
             raise InvalidOutput(f"the outputs of one request's rows do not fit together: {error}") from None
 
-    def _with_controls(self, arrays: Arrays, samples: list[Sample]) -> Arrays:
+    def _with_controls(self, arrays: Arrays, samples: Sequence[Sample]) -> Arrays:
         """Add the control inputs that tell a sequence model which sequence each row belongs to."""
         controls = self._backend.controls
         if not controls:
             return arrays
         steps = [
-            self._requests[sample.request].sequence for sample in samples for _ in range(max(sample.rows, 1))
+            sample.step or self._requests[sample.request].sequence
+            for sample in samples
+            for _ in range(max(sample.rows, 1))
         ]
         first = samples[0]
         batched = first.rows > 0 or first.batch_added or self._backend.spec.batching.batch_dimension is True
         return {**arrays, **fill_controls(controls, steps, batched=batched)}
 
     def _split_outputs(self, samples: list[Sample], returned: ModelOutput) -> list[Arrays]:
-        return split_outputs(self._backend.to_output_arrays(self._operation, returned), samples)
+        outputs = self._backend.to_output_arrays(self._operation, returned)
+        slots = self._backend.slots
+        return split_outputs(outputs, samples) if slots is None else slots.split_outputs(outputs, samples)
 
     def _store_outputs(self, samples: list[Sample], outputs: list[Arrays]) -> None:
         for sample, arrays in zip(samples, outputs, strict=True):
@@ -538,9 +565,9 @@ class BatchRun:
             elif hasattr(returned, "close"):
                 returned.close()
 
-    def _is_cancelled(self, samples: list[Sample]) -> bool:
-        """Whether all requests of these samples were cancelled."""
-        return all(self._reply.cancelled(sample.request) for sample in samples)
+    def _is_cancelled(self, samples: Sequence[Sample]) -> bool:
+        """Whether all requests of these samples were cancelled; an empty row has none."""
+        return all(self._reply.cancelled(sample.request) for sample in samples if sample.request >= 0)
 
     def _emit_pieces(self, samples: list[Sample], outputs: list[Arrays]) -> None:
         for sample, arrays in zip(samples, outputs, strict=True):

@@ -169,18 +169,42 @@ class Control(msgspec.Struct, frozen=True):
     flat: bool = False
 
 
+class ImplicitState(msgspec.Struct, frozen=True):
+    """A tensor that the worker keeps of every sequence: output ``output`` of a step is input ``input`` of the next one.
+
+    ``shape`` is that of one sequence, without a batch dimension, -1 for any size. The first step of a sequence gets what
+    is in the file ``initial``, zeros without one, of the ``initial_shape``.
+    """
+
+    input: str
+    output: str
+    datatype: str
+    shape: tuple[int, ...]
+    initial_shape: tuple[int, ...]
+    initial: str = ""
+
+
 class SequenceOptions(OptionGroup, frozen=True, kw_only=True):
     """Whether a model keeps state from request to request (``enabled``), and how its sequences are kept apart.
 
     There are ``max_sequences`` at a time, and of each ``max_queued_steps`` wait beside the step that runs. A sequence
     without a request for ``max_idle`` seconds, or that began ``timeout`` seconds ago, is over. ``max_per_worker`` 0 is
-    any number; where every worker has so many, new sequences wait.
+    any number; where every worker has so many, new sequences wait. ``max_sequences`` 0 lets any number of them wait that
+    the model's queue has room for.
+
+    With ``direct`` (Triton's strategy) a sequence has a row of its own in every call of its worker, and a call leaves
+    without a delay where the part ``minimum_slot_utilization`` of the rows has a step; without ``direct``, where there are
+    as many steps as one of the numbers in ``preferred_batch_size``.
     """
 
     enabled: bool = False
     max_sequences: int = 1
     max_per_worker: int = 0
     max_queued_steps: int = 1
+    direct: bool = False
+    minimum_slot_utilization: float = 0.0
+    preferred_batch_size: tuple[int, ...] = ()
+    states: tuple[ImplicitState, ...] = ()
     max_idle: float = 0.0
     timeout: float = 0.0
     controls: tuple[Control, ...] = ()

@@ -105,11 +105,16 @@ class RequestedOutput(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Step(msgspec.Struct, array_like=True, frozen=True):
-    """A request as one step of a sequence: the sequence's id, and whether it is its first or its last step."""
+    """A request as one step of a sequence: the sequence's id, and whether it is its first or its last step.
+
+    ``slot`` is the number of the sequence among those of its worker. With Triton's direct strategy it is the row that every
+    step of the sequence has in a call.
+    """
 
     id: str | int
     start: bool = False
     end: bool = False
+    slot: int = 0
 
 
 class _RequestBasis(msgspec.Struct, array_like=True, gc=False):

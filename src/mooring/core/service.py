@@ -153,7 +153,8 @@ class WorkerDescription(msgspec.Struct, frozen=True):
 class SequenceDescription(msgspec.Struct, frozen=True):
     """The limits of a model's sequences: ``most`` at a time, ``waiting`` steps of each, and seconds until one ends (0: never).
 
-    ``controls`` has the name, kind and datatype of each input that tells the model which sequence a row belongs to.
+    ``controls`` has the name, kind and datatype of each input that tells the model which sequence a row belongs to. With
+    ``direct`` every sequence has a row of its own.
     """
 
     most: int
@@ -161,6 +162,7 @@ class SequenceDescription(msgspec.Struct, frozen=True):
     max_idle: float
     timeout: float
     controls: list[tuple[str, str, str]] = []
+    direct: bool = False
 
 
 class ModelDescription(msgspec.Struct, frozen=True):

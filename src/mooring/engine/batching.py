@@ -73,6 +73,42 @@ class BatchPolicy(msgspec.Struct, frozen=True):
         return max(1, min(most, -(-waiting // idle)))
 
 
+class SequencePolicy(msgspec.Struct, frozen=True):
+    """When the steps of sequences leave that wait at one worker, as in Triton. Sizes are in steps, times in seconds.
+
+    ``preferred`` are the sizes of a call that leave without a delay, and the largest of them is the most that leave
+    together; without any it is ``max_size``. With ``min_fill`` (Triton's minimum_slot_utilization) a call leaves without a
+    delay where that part of its slots has a step. Without ``max_delay`` nothing waits.
+    """
+
+    max_size: int = 1
+    max_delay: float = 0.0
+    preferred: tuple[int, ...] = ()
+    min_fill: float | None = None
+
+    def next_call(self, ready: int, oldest_age: float) -> tuple[int, float]:
+        """How many of ``ready`` steps leave now, and where none does, the seconds until some do.
+
+        >>> SequencePolicy(max_size=8, max_delay=0.5, preferred=(2, 4)).next_call(3, oldest_age=0.0)
+        (2, 0.0)
+        >>> SequencePolicy(max_size=8, max_delay=0.5).next_call(3, oldest_age=0.25)
+        (0, 0.25)
+        >>> SequencePolicy(max_size=8, max_delay=0.5, min_fill=0.25).next_call(2, oldest_age=0.0)
+        (2, 0.0)
+        """
+        late = oldest_age >= self.max_delay
+        if self.min_fill is not None:
+            leaves = late or ready >= self.min_fill * self.max_size
+            return (ready, 0.0) if leaves else (0, self.max_delay - oldest_age)
+        most = max(self.preferred, default=self.max_size)
+        size = max((each for each in self.preferred if each <= ready), default=0)
+        if size and not (late and self.max_delay):
+            return size, 0.0
+        if late or ready >= most:
+            return min(ready, most), 0.0
+        return 0, self.max_delay - oldest_age
+
+
 def fair_share(load: int, workers: int, elsewhere: int) -> int:
     """The number of ``load`` rows that one worker should have while ``elsewhere`` of them run on other workers.
 

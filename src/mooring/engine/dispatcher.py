@@ -58,7 +58,7 @@ class Dispatcher(Generic[W]):
     that died go back to the ``source``, or fail. The deadlines of waiting and of running requests are kept here, too.
 
     ``pool`` is made with this object as its owner. ``refusal`` is the error with which new requests are refused now.
-    ``on_finished`` hears of every request that has ended, and whether its caller gets an answer that is no error.
+    ``on_finished`` hears of every request that has ended: its error, if any, and whether its caller gets an answer.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Dispatcher(Generic[W]):
         allocate: Callable[[int], Buffer | None],
         health: Callable[[ModelMetadata | MooringError], None],
         clock: Clock = time.monotonic,
-        on_finished: Callable[[QueuedRequest, bool], None] | None = None,
+        on_finished: Callable[[QueuedRequest, MooringError | None, bool], None] | None = None,
     ) -> None:
         self.spec = spec
         self.statistics = statistics
@@ -215,7 +215,7 @@ class Dispatcher(Generic[W]):
 
     def _deliver_answer(self, queued: QueuedRequest, answer: InferenceResponse) -> None:
         done, queued.done = queued.done, None
-        self._note_end(queued, delivered=done is not None)
+        self._note_end(queued, None, delivered=done is not None)
         if done is None:
             release(answer.outputs)
             return
@@ -226,7 +226,7 @@ class Dispatcher(Generic[W]):
 
     def _deliver_error(self, queued: QueuedRequest, error: MooringError) -> None:
         done, queued.done = queued.done, None
-        self._note_end(queued, delivered=False)
+        self._note_end(queued, error, delivered=False)
         if done is not None:
             self.count_refusal(queued)
         if isinstance(error, ModelFailed) and not 400 <= error.code < 500:
@@ -234,14 +234,14 @@ class Dispatcher(Generic[W]):
         if done is not None:
             done(error)
 
-    def _note_end(self, queued: QueuedRequest, *, delivered: bool) -> None:
+    def _note_end(self, queued: QueuedRequest, error: MooringError | None, *, delivered: bool) -> None:
         if queued.worker is not None:
             queued.worker = None
             self.running -= 1
         if queued.request.deadline is not None:
             self._with_deadline.discard(queued)
         if self._on_finished is not None:
-            self._on_finished(queued, delivered)
+            self._on_finished(queued, error, delivered)
 
     def count_refusal(self, queued: QueuedRequest) -> None:
         """Count a request that got an error."""

@@ -5,10 +5,10 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from mooring.core.buffers import Buffer
-from mooring.core.errors import InvalidInput, MooringError, SequenceLost
+from mooring.core.errors import DeadlineExceeded, InvalidInput, MooringError, QueueFull, SequenceLost
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, Operation, Step
 from mooring.core.service import Done, ModelMetadata, Ticket
-from mooring.engine.batching import BatchPolicy
+from mooring.engine.batching import SequencePolicy
 from mooring.engine.body_reader import ReadBody, is_undecoded
 from mooring.engine.dispatch_timer import DispatchTimer, Loop
 from mooring.engine.dispatcher import Clock, Dispatcher
@@ -87,9 +87,9 @@ class SequenceScheduler(Generic[S]):
         # Requests whose bodies are being decoded; their tickets, once there are any.
         self._undecoded: dict[QueuedStep, Ticket | None] = {}
         self._waiting = 0  # steps; without the undecoded
-        self._policy = BatchPolicy(
-            spec.batching.max_batch_size, spec.batching.max_delay, spec.batching.exact_delay
-        )
+        # Those that cannot run. They are refused in the next turn of the loop: behind the step that they depend on.
+        self._unstarted: list[QueuedStep] = []
+        self._policy = _policy_of(spec)
         self._sequences: Sequences[WorkerHandle, QueuedStep] = Sequences(spec.name, spec.sequence)
         self._clock = clock
         self._timer = DispatchTimer(self.dispatch, loop)
@@ -177,7 +177,7 @@ class SequenceScheduler(Generic[S]):
         """Add a request to its sequence. Raises ``MooringError`` where the sequence cannot take it."""
         request = queued.request
         if request.form is Form.TENSORS:
-            queued.rows = max(request.rows, 1)
+            queued.rows = self._count_rows(request)
         if request.operation is Operation.DESCRIBE:
             self._sequences.admit_alone(queued, now)
             return
@@ -191,6 +191,8 @@ class SequenceScheduler(Generic[S]):
         name, implicit = str(step.id), request.form is not Form.TENSORS
         if self._sequences.is_full(name):  # what waits may only wait for the end of this turn of the loop
             self.dispatch()
+        if (step.start or implicit) and not self._sequences.is_open(name):
+            self._check_backlog()
         if self.spec.limits.job_ticket:
             self._sequences.assign_places(
                 self._workers_with_room()
@@ -199,6 +201,30 @@ class SequenceScheduler(Generic[S]):
                 raise self._queue_full()
         self._sequences.admit_step(name, queued, now, start=step.start, end=step.end, implicit=implicit)
         queued.step = step
+
+    def _count_rows(self, request: InferenceRequest) -> int:
+        """Count the rows of a call that a step needs. Raises ``InvalidInput`` where it has more than a sequence may have."""
+        batching, sequence = self.spec.batching, self.spec.sequence
+        if batching.batch_dimension is True and request.rows > 1:
+            raise InvalidInput(
+                f"inference request to model '{self.spec.name}' must specify batch-size 1 due to requirements of "
+                "sequence batcher"
+            )
+        one = sequence.direct or sequence.states or batching.batch_dimension is not None
+        return 1 if one else max(request.rows, 1)
+
+    def _check_backlog(self) -> None:
+        """Raise ``QueueFull`` where one more sequence that waits for a worker would be too many."""
+        if self._sequences.backlog >= self.queue_size:
+            # Those that came earlier in this turn of the loop may have room.
+            self._sequences.assign_places(self._eligible_workers())
+        if self._sequences.backlog >= self.queue_size:
+            raise QueueFull(
+                f"model '{self.spec.name}' has {self._sequences.backlog} sequences waiting for a worker, as many as may; "
+                "try again later",
+                model=self.spec.name,
+                version=self.spec.version,
+            )
 
     def _read_step(self, queued: QueuedStep) -> Step:
         step = step_of(queued.request, self.spec.sequence.headers)
@@ -212,7 +238,7 @@ class SequenceScheduler(Generic[S]):
         return Step(new_sequence_id(), start=True, end=step.end)
 
     def set_queue_size(self, queue_size: int) -> None:
-        """Let so many requests wait at most for their bodies to be decoded; sequences have bounds of their own."""
+        """Let so many sequences wait for a worker, and so many requests for their bodies to be decoded."""
         self.queue_size = queue_size
 
     def refuse_new(self, error: MooringError) -> None:
@@ -263,7 +289,7 @@ class SequenceScheduler(Generic[S]):
             if queued.state is WAITING:
                 self._waiting += 1
             else:
-                self._sequences.withdraw_step(queued, self._clock())
+                self._withdraw_step(queued)
         self._drop_dead_workers()
 
     def on_withdrawn(self, queued: QueuedRequest, state: RequestState) -> None:
@@ -275,7 +301,7 @@ class SequenceScheduler(Generic[S]):
                 ticket.cancel()
             return
         self._waiting -= 1
-        self._sequences.withdraw_step(queued, self._clock())
+        self._withdraw_step(queued)
         self._dismiss_surplus()
         self._dispatch_soon()
 
@@ -284,15 +310,31 @@ class SequenceScheduler(Generic[S]):
 
     def refuse_waiting(self, error: MooringError) -> None:
         """Refuse every step that waits."""
-        for queued in [*self._undecoded, *self._sequences.waiting_jobs()]:
+        # The last steps of a sequence first: without its start those behind it would get another error.
+        waiting = reversed([*self._sequences.waiting_jobs(), *self._unstarted])
+        for queued in [*self._undecoded, *waiting]:
             queued.refuse(error)
 
-    def _step_finished(self, queued: QueuedRequest, delivered: bool) -> None:
+    def _withdraw_step(self, queued: QueuedStep) -> None:
+        self._unstarted += self._sequences.withdraw_step(queued, self._clock())
+
+    def _refuse_unstarted(self) -> None:
+        """Refuse steps whose sequence did not begin, because the step that was to start it did not run."""
+        unstarted, self._unstarted = self._unstarted, []
+        for queued in unstarted:
+            error = self._sequences.not_started_error(str(queued.step.id if queued.step else ""))
+            error.message += ": the one that was to start it was not run"
+            queued.refuse(error)
+
+    def _step_finished(self, queued: QueuedRequest, error: MooringError | None, delivered: bool) -> None:
         """A step that ran is over: the next one of its sequence may run."""
         assert isinstance(queued, QueuedStep)
-        # A client that did not get its answer does not know the id that was made here, and cannot go on.
-        over = queued.named_here and not delivered
-        self._sequences.finish_step(queued, self._clock(), over=over)
+        if isinstance(error, InvalidInput | DeadlineExceeded):  # the model has not seen it
+            self._unstarted += self._sequences.refuse_step(queued, self._clock())
+        else:
+            # A client that did not get its answer does not know the id that was made here, and cannot go on.
+            over = queued.named_here and not delivered
+            self._sequences.finish_step(queued, self._clock(), over=over)
         self._dismiss_surplus()
         self._dispatch_soon()  # its worker was free before, and had nothing to do then
 
@@ -322,6 +364,7 @@ class SequenceScheduler(Generic[S]):
     def dispatch(self) -> None:
         """Send every idle worker the next steps of its sequences."""
         self._timer.pending = False
+        self._refuse_unstarted()
         now = self._clock()
         # With job tickets nothing waits for a worker that has the fewest sequences and is busy.
         self._sequences.assign_places(
@@ -332,11 +375,11 @@ class SequenceScheduler(Generic[S]):
             count, oldest = self._sequences.next_at(worker)
             if oldest is None:
                 continue
-            wait = self._policy.due_in(count, now - oldest.arrived)
-            if wait > 0.0:
+            size, wait = self._policy.next_call(count, now - oldest.arrived)
+            if not size:
                 waits.append(wait)
                 continue
-            batch = self._next_call(worker, now)
+            batch = self._next_call(worker, size, now)
             if batch:
                 self._waiting -= len(batch)
                 self._dispatcher.start_batch(batch, worker, now)
@@ -367,7 +410,7 @@ class SequenceScheduler(Generic[S]):
         """The rows that the next call of a worker may have. A worker with a capacity takes steps while others run."""
         return worker.room if worker.capacity else self.spec.batching.max_batch_size
 
-    def _next_call(self, worker: WorkerHandle, now: float) -> list[QueuedStep]:
+    def _next_call(self, worker: WorkerHandle, size: int, now: float) -> list[QueuedStep]:
         def rows(queued: QueuedStep) -> int:
             if queued.request.expired(now):
                 self._dispatcher.expire(queued)
@@ -375,10 +418,13 @@ class SequenceScheduler(Generic[S]):
             return queued.rows
 
         batch: list[QueuedStep] = []
-        for step in self._sequences.take_steps(worker, self._room_of(worker), rows):
+        # A worker with a capacity forms its calls itself.
+        max_steps = None if worker.capacity else size
+        for step in self._sequences.take_steps(worker, self._room_of(worker), rows, max_steps=max_steps):
             queued = step.job
             if queued.step is not None:
-                queued.step = Step(queued.step.id, step.start, step.end)
+                slot = self._sequences.slot_of(queued)
+                queued.step = Step(queued.step.id, step.start, step.end, slot)
                 mark_step(queued.request, queued.step, self.spec.sequence.headers)
             batch.append(queued)
         return batch
@@ -386,3 +432,13 @@ class SequenceScheduler(Generic[S]):
     def _queue_full(self) -> MooringError:
         waiting = self._waiting + 1  # with the one that is refused
         return queue_full(self.spec, self.queue_size, self._dispatcher, waiting)
+
+
+def _policy_of(spec: ModelSpec) -> SequencePolicy:
+    batching, sequence = spec.batching, spec.sequence
+    return SequencePolicy(
+        batching.max_batch_size,
+        batching.max_delay if batching.exact_delay else 0.0,
+        sequence.preferred_batch_size,
+        sequence.minimum_slot_utilization if sequence.direct else None,
+    )

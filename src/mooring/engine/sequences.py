@@ -1,9 +1,11 @@
 """The rules of sequences: which step may run where, and when a sequence is over. Pure: no clock and no worker.
 
-A *place* is whatever keeps the state of its sequences (a worker), a *job* is one step of one (a request). Three rules
-hold whatever happens: the steps of a sequence run in the order in which they came, one at a time, and all in one place.
+A *place* is whatever keeps the state of its sequences (a worker), a *job* is one step of one (a request). Four rules
+hold whatever happens: the steps of a sequence run in the order in which they came, one at a time, all in one place, and
+in one slot of it, which no other sequence has meanwhile.
 """
 
+import heapq
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
@@ -19,40 +21,72 @@ _MAX_REMEMBERED = 65_536
 
 
 class ScheduledStep(Generic[J]):
-    """One step of a sequence. With ``start`` the model must forget what it knew of the sequence."""
+    """One step of a sequence. With ``start`` the model must forget what it knew of the sequence.
 
-    __slots__ = ("end", "job", "start")
+    An ``implicit`` step starts its sequence where no step before it did.
+    """
 
-    def __init__(self, job: J, *, start: bool, end: bool) -> None:
+    __slots__ = ("end", "implicit", "job", "start")
+
+    def __init__(self, job: J, *, start: bool, end: bool, implicit: bool = False) -> None:
         self.job = job
         self.start = start
         self.end = end
+        self.implicit = implicit
+
+
+class Slots:
+    """The numbers, from 0, of the sequences at one place. A new sequence gets the lowest that is free."""
+
+    __slots__ = ("_beyond", "_freed")
+
+    def __init__(self) -> None:
+        self._beyond = 0  # this number and all above it are free
+        self._freed: list[int] = []  # free numbers below it, as a heap
+
+    def take(self) -> int:
+        """Return the lowest free number, which is not free any more."""
+        if self._freed:
+            return heapq.heappop(self._freed)
+        self._beyond += 1
+        return self._beyond - 1
+
+    def free(self, slot: int) -> None:
+        """Give a number back."""
+        heapq.heappush(self._freed, slot)
 
 
 class LiveSequence(Generic[P, J]):
-    """A sequence that is not over. Once it is ``used``, a step of it has run at its place, and it cannot go elsewhere."""
+    """A sequence that is not over. Once it is ``used``, a step of it has run at its place, and it cannot go elsewhere.
 
-    __slots__ = ("began", "closed", "id", "place", "queued", "restart", "running", "used", "waiting")
+    ``slot`` is its number at its place.
+    """
+
+    __slots__ = ("began", "closed", "id", "place", "queued", "restart", "running", "slot", "used", "waiting")
 
     def __init__(self, name: str | None, now: float) -> None:
         self.id = name
         self.began = now
         self.place: P | None = None
+        self.slot = 0
         self.waiting: deque[ScheduledStep[J]] = deque()
         self.running: ScheduledStep[J] | None = None
         self.used = False
         self.closed = False  # over once what waits has run, unless it is started anew
         self.restart = False  # the step that was to start it was withdrawn: the next one does
-        self.queued = False  # in line at its place, or for one
+        self.queued = False  # in line at its place
 
 
 class Sequences(Generic[P, J]):
     """The sequences of one model.
 
     How this works: ``admit_step`` adds a step to its sequence, which stands in line while its next step may run: at its
-    place, or in ``_unplaced`` until ``assign_places`` gives it one. ``take_steps`` removes the next steps of a place from the
+    place, or in the backlog until ``assign_places`` gives it one. ``take_steps`` removes the next steps of a place from the
     line; ``finish_step`` lets each sequence stand in line again, or ends it. A sequence without a step is idle, and ends when
     it has been so for too long. When a place is gone, ``drop_place`` tells which steps have lost their state.
+
+    A step that was to start its sequence and did not run, because it was refused or withdrawn, leaves that to the next one
+    only where that one is implicit. All others are refused with ``not_started_error``: the methods return their jobs.
     """
 
     def __init__(self, model: str, settings: SequenceOptions) -> None:
@@ -62,14 +96,25 @@ class Sequences(Generic[P, J]):
         # The sequences without a step, and since when; the longest idle first.
         self._idle: dict[LiveSequence[P, J], float] = {}
         self._held: dict[P, set[LiveSequence[P, J]]] = {}
+        self._slots: dict[P, Slots] = {}
         self._ready: dict[P, deque[LiveSequence[P, J]]] = {}
-        self._unplaced: deque[LiveSequence[P, J]] = deque()
+        # The sequences that wait for a place, the next one first.
+        self._backlog: dict[LiveSequence[P, J], None] = {}
         self._sequence_of: dict[J, LiveSequence[P, J]] = {}
         self._lost: dict[str, None] = {}
 
     def __len__(self) -> int:
         """How many sequences there are."""
         return len(self._live)
+
+    @property
+    def backlog(self) -> int:
+        """How many sequences wait for a place."""
+        return len(self._backlog)
+
+    def is_open(self, name: str) -> bool:
+        """Whether a sequence of this name has begun, or waits to begin."""
+        return name in self._live
 
     def is_full(self, name: str) -> bool:
         """Whether as many steps of this sequence wait as may."""
@@ -95,7 +140,7 @@ class Sequences(Generic[P, J]):
         live = self._live.get(name)
         if live is not None and live.closed and not start:
             if not implicit:
-                raise self._not_started(name, "has ended")
+                raise self.not_started_error(name)
             start = True
         if live is None:
             live = self._begin_sequence(name, now, start=start, implicit=implicit)
@@ -107,7 +152,7 @@ class Sequences(Generic[P, J]):
                 model=self._model,
             )
         live.closed = end
-        self._append_step(live, ScheduledStep(job, start=start or live.restart, end=end))
+        self._append_step(live, ScheduledStep(job, start=start or live.restart, end=end, implicit=implicit))
         live.restart = False
 
     def admit_alone(self, job: J, now: float) -> None:
@@ -125,8 +170,9 @@ class Sequences(Generic[P, J]):
                     model=self._model,
                 )
             if not implicit:
-                raise self._not_started(name, "was never started, or is over")
-        if len(self._live) >= self._settings.max_sequences:
+                raise self.not_started_error(name)
+        most = self._settings.max_sequences
+        if most and len(self._live) >= most:
             raise SequencesFull(
                 f"model '{self._model}' has {len(self._live)} sequences open, as many as it may; "
                 "end one of them, or try again later",
@@ -136,10 +182,11 @@ class Sequences(Generic[P, J]):
         live = self._live[name] = LiveSequence(name, now)
         return live
 
-    def _not_started(self, name: str, why: str) -> InvalidInput:
+    def not_started_error(self, name: str) -> InvalidInput:
+        """The error of a step whose sequence has not begun, or is over, in the words that tests of Triton's clients ask for."""
         return InvalidInput(
-            f"sequence '{name}' of model '{self._model}' {why}: "
-            "the first request of a sequence must say so with sequence_start",
+            f"inference request for sequence {name} to model '{self._model}' must specify the START flag on the "
+            "first request of the sequence",
             model=self._model,
         )
 
@@ -150,33 +197,37 @@ class Sequences(Generic[P, J]):
         self._enqueue_sequence(live)
 
     def _enqueue_sequence(self, live: LiveSequence[P, J]) -> None:
-        """Put a sequence whose next step may run in line at its place, or for a place."""
+        """Put a sequence whose next step may run in line at its place, or into the backlog."""
         if live.running is not None or live.queued or not live.waiting:
             return
-        live.queued = True
         if live.place is None:
-            self._unplaced.append(live)
+            self._backlog.setdefault(live)
         else:
+            live.queued = True
             self._ready.setdefault(live.place, deque()).append(live)
 
     def assign_places(self, places: Sequence[P]) -> None:
         """Give every new sequence the place with the fewest sequences, while one has room."""
         room = self._settings.max_per_worker
-        while self._unplaced:
+        while self._backlog:
             if room:
                 places = [place for place in places if self.count_at(place) < room]
             if not places:
                 return
-            live = self._unplaced.popleft()
-            live.queued = False
-            if live.waiting:
-                live.place = min(places, key=self.count_at)
-                self._held.setdefault(live.place, set()).add(live)
-                self._enqueue_sequence(live)
+            live = next(iter(self._backlog))
+            del self._backlog[live]
+            live.place = min(places, key=self.count_at)
+            live.slot = self._slots.setdefault(live.place, Slots()).take()
+            self._held.setdefault(live.place, set()).add(live)
+            self._enqueue_sequence(live)
 
     def count_at(self, place: P) -> int:
         """How many sequences have their state at this place."""
         return len(self._held.get(place, ()))
+
+    def slot_of(self, job: J) -> int:
+        """The number that the sequence of a job has at its place."""
+        return self._sequence_of[job].slot
 
     def next_at(self, place: P) -> tuple[int, J | None]:
         """How many steps may run at this place now, and the one that has waited for it the longest."""
@@ -185,7 +236,9 @@ class Sequences(Generic[P, J]):
             ready.popleft().queued = False
         return (len(ready), ready[0].waiting[0].job) if ready else (0, None)
 
-    def take_steps(self, place: P, most: int, rows: Callable[[J], int]) -> list[ScheduledStep[J]]:
+    def take_steps(
+        self, place: P, most: int, rows: Callable[[J], int], *, max_steps: int | None = None
+    ) -> list[ScheduledStep[J]]:
         """Take the steps of the next call: of different sequences, at least one, of at most ``most`` rows together.
 
         ``rows`` returns the rows of a job; it may withdraw the job instead, and returns 0 then.
@@ -198,7 +251,7 @@ class Sequences(Generic[P, J]):
             size = rows(step.job)
             if not size:
                 continue
-            if taken and total + size > most:
+            if taken and (total + size > most or len(taken) == max_steps):
                 break
             self._ready[place].popleft()
             live.queued = False
@@ -216,19 +269,51 @@ class Sequences(Generic[P, J]):
             live.closed = live.closed or over
             self._enqueue_or_end(live, now)
 
-    def withdraw_step(self, job: J, now: float) -> None:
-        """Remove a waiting step, which will not run. Nothing happens for a job that is not known."""
+    def refuse_step(self, job: J, now: float) -> list[J]:
+        """Note that a step was refused before the model saw it: its sequence is as it was before. Return the jobs to refuse."""
         live = self._sequence_of.pop(job, None)
         if live is None:
-            return
+            return []
+        step, live.running = live.running, None
+        assert step is not None
+        if step.start:
+            live.used = False
+        elif step.end and not live.waiting:
+            live.closed = False
+        lost = self._pass_start_on(live, 0) if step.start else []
+        self._enqueue_or_end(live, now)
+        return lost
+
+    def withdraw_step(self, job: J, now: float) -> list[J]:
+        """Remove a waiting step, which will not run, if it is known. Return the jobs to refuse."""
+        live = self._sequence_of.pop(job, None)
+        if live is None:
+            return []
         at = next(index for index, step in enumerate(live.waiting) if step.job is job)
         step = live.waiting[at]
         del live.waiting[at]
-        if step.start and at < len(live.waiting):
-            live.waiting[at].start = True
-        elif step.start:
+        if step.start and at == len(live.waiting) and step.implicit:
             live.restart = True
+        lost = self._pass_start_on(live, at) if step.start and not live.restart else []
         self._enqueue_or_end(live, now)
+        return lost
+
+    def _pass_start_on(self, live: LiveSequence[P, J], at: int) -> list[J]:
+        """Let the step that waits at this index start the sequence in place of the one before it, which did not run.
+
+        Those that must not are removed, up to one that may; their jobs are returned. Where none is left, the sequence is
+        over.
+        """
+        lost: list[J] = []
+        while at < len(live.waiting) and not (live.waiting[at].start or live.waiting[at].implicit):
+            lost.append(live.waiting[at].job)
+            del self._sequence_of[live.waiting[at].job]
+            del live.waiting[at]
+        if at < len(live.waiting):
+            live.waiting[at].start = True
+        else:
+            live.closed = True
+        return lost
 
     def return_step(self, job: J) -> None:
         """Put back a step that was taken and did not run: it is the next one of its sequence again."""
@@ -251,6 +336,7 @@ class Sequences(Generic[P, J]):
 
     def _remove_sequence(self, live: LiveSequence[P, J]) -> None:
         self._idle.pop(live, None)
+        self._backlog.pop(live, None)
         if live.id is not None:
             self._live.pop(live.id, None)
         if live.place is not None:
@@ -259,8 +345,9 @@ class Sequences(Generic[P, J]):
     def _leave_place(self, live: LiveSequence[P, J], place: P) -> None:
         held = self._held[place]
         held.discard(live)
+        self._slots[place].free(live.slot)
         if not held:
-            del self._held[place]
+            del self._held[place], self._slots[place]
             self._ready.pop(place, None)
 
     def end_expired(self, now: float) -> None:
@@ -297,7 +384,9 @@ class Sequences(Generic[P, J]):
         A sequence that has not begun there, or is to be started again, goes to another place.
         """
         self._ready.pop(place, None)
+        self._slots.pop(place, None)
         lost: list[J] = []
+        homeless: list[LiveSequence[P, J]] = []
         for live in self._held.pop(place, set()):
             live.place, live.queued = None, False
             if live.used:
@@ -307,11 +396,14 @@ class Sequences(Generic[P, J]):
                     lost.append(step.job)
             if live.waiting:
                 live.used = False
-                self._enqueue_sequence(live)
+                homeless.append(live)
             else:
                 self._remove_sequence(live)
                 if live.id is not None:
                     self.remember_lost([live.id])
+        # They came before all that wait for a place.
+        homeless.sort(key=lambda live: live.began)
+        self._backlog = {**dict.fromkeys(homeless), **self._backlog}
         return lost
 
     def open_ids(self) -> list[str]:

@@ -84,13 +84,26 @@ class ControlTable(Table, frozen=True):
     values: tuple[float, float] = (0, 1)
 
 
+class StateTable(Table, frozen=True):
+    input: Annotated[str, Meta(min_length=1)]
+    output: Annotated[str, Meta(min_length=1)]
+    datatype: str
+    shape: list[_Size]
+    initial: str = "zero"
+    initial_shape: list[_Count] | None = None
+
+
 class SequencesTable(Table, frozen=True):
+    strategy: Literal["oldest", "direct"] = "oldest"
     max: _Positive | None = None
     per_worker: _Count = 0
     queue_size: _Positive = 1000
     max_idle: _Wait = 0.0
     timeout: _Wait = 0.0
+    minimum_slot_utilization: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    preferred_batch_size: list[_Positive] = []
     controls: list[ControlTable] = []
+    states: list[StateTable] = []
 
 
 class WarmupInputTable(Table, frozen=True):
@@ -190,6 +203,7 @@ TABLES: Mapping[str, type[Table]] = {
     "queue_policy.by_priority": WaitPolicyTable,
     "sequences": SequencesTable,
     "sequences.controls": ControlTable,
+    "sequences.states": StateTable,
     "version_policy": VersionPolicyTable,
     "warmup": WarmupTable,
     "warmup.inputs": WarmupInputTable,

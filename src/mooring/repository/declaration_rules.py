@@ -5,7 +5,14 @@ from collections.abc import Mapping, Sequence
 from mooring.core.errors import ModelLoadFailed
 from mooring.core.options import BatchMode, ControlKind
 from mooring.core.tensors import DATATYPES
-from mooring.repository.declaration import LARGEST, SMALLEST, Declaration, QueuePolicyTable, TensorTable
+from mooring.repository.declaration import (
+    LARGEST,
+    SMALLEST,
+    Declaration,
+    QueuePolicyTable,
+    SequencesTable,
+    TensorTable,
+)
 
 _INTEGERS = ("INT32", "UINT32", "INT64", "UINT64")
 _FLAGS = ("BOOL", "INT32", "FP32")
@@ -36,6 +43,8 @@ def check_declaration(declared: Declaration, file: object) -> None:
             raise ModelLoadFailed(f"{file}: '{control.name}' is a control and an input")
         if control.datatype == "INT32" and not all(_is_int32(value) for value in control.values):
             raise ModelLoadFailed(f"{file}: control '{control.name}' has values that are no INT32")
+    if declared.sequences is not None:
+        _check_sequences(declared, declared.sequences, file)
     for key in ("parameters", "explain"):
         path = _find_oversized_integer(getattr(declared, key), key)
         if path:
@@ -61,6 +70,37 @@ def check_declaration(declared: Declaration, file: object) -> None:
         if stage.models:
             raise ModelLoadFailed(f"{file}: model '{stage.name}' of the chain is a chain itself")
         check_declaration(stage, file)
+
+
+def _check_sequences(declared: Declaration, sequences: SequencesTable, file: object) -> None:
+    """Raise ``ModelLoadFailed`` for a strategy or a state that contradicts itself."""
+    if sequences.strategy == "direct" and sequences.per_worker:
+        raise ModelLoadFailed(
+            f"{file}: with the direct strategy a worker has a sequence for each row of max_batch_size; leave per_worker out"
+        )
+    most = declared.max_batch_size or 1
+    if sequences.preferred_batch_size and max(sequences.preferred_batch_size) > most:
+        raise ModelLoadFailed(
+            f"{file}: a preferred_batch_size of {max(sequences.preferred_batch_size)} is above max_batch_size, which is {most}"
+        )
+    filled = [each.name for each in sequences.controls] + [each.name for each in declared.inputs]
+    seen: set[str] = set()
+    for state in sequences.states:
+        where = f"{file}: state '{state.input}'"
+        if state.datatype not in DATATYPES:
+            raise ModelLoadFailed(f"{where} has the unknown datatype '{state.datatype}'")
+        if state.input in filled or {state.input, state.output} & seen:
+            raise ModelLoadFailed(f"{where} has a tensor that is another's, too")
+        seen |= {state.input, state.output}
+        first = state.initial_shape
+        fits = first is None or (
+            len(first) == len(state.shape)
+            and all(want in (-1, size) for want, size in zip(state.shape, first, strict=True))
+        )
+        if not fits:
+            raise ModelLoadFailed(
+                f"{where} has the shape {state.shape}, and its first value {first}, which does not fit it"
+            )
 
 
 def _is_int32(value: float) -> bool:

@@ -7,6 +7,7 @@ from mooring.core.options import (
     Batching,
     BatchMode,
     Control,
+    ImplicitState,
     ModelLimits,
     ModelOptions,
     OptionGroup,
@@ -24,6 +25,7 @@ from mooring.repository.declaration import (
     Declaration,
     QueuePolicyTable,
     SequencesTable,
+    StateTable,
     Table,
     TritonDeclaration,
     WaitPolicyTable,
@@ -99,23 +101,44 @@ def _declare_table(group: type[G], table: Table, **converted: Any) -> G:
 
 
 def with_sequences(options: ModelOptions, declared: SequencesTable | None) -> ModelOptions:
-    """The options of a model that keeps state where its configuration says so; every worker has its share of sequences."""
+    """The options of a model that keeps state where its configuration says so; every worker has its share of sequences.
+
+    Where a worker has a limit, new sequences wait for room, unless ``max`` refuses them.
+    """
     if declared is None:
         return options
-    workers = options.scaling.max_workers
+    direct = declared.strategy == "direct"
+    per_worker = options.batching.max_batch_size if direct else declared.per_worker
     layer = declare(
         SequenceOptions,
         enabled=True,
-        max_sequences=declared.max or declared.per_worker * workers or _MAX_SEQUENCES,
-        max_per_worker=declared.per_worker,
+        max_sequences=declared.max or (0 if per_worker else _MAX_SEQUENCES),
+        max_per_worker=per_worker,
+        direct=direct,
+        minimum_slot_utilization=declared.minimum_slot_utilization,
+        preferred_batch_size=tuple(sorted(declared.preferred_batch_size)),
         max_queued_steps=declared.queue_size,
         max_idle=declared.max_idle,
         timeout=declared.timeout,
         controls=tuple(
             Control(each.name, each.kind, each.datatype, each.values) for each in declared.controls
         ),
+        states=tuple(_implicit_state(each) for each in declared.states),
     )
     return resolve_options(options, layer)
+
+
+def _implicit_state(declared: StateTable) -> ImplicitState:
+    """The state; of an open size its first value has 1, as in Triton."""
+    first = declared.initial_shape
+    return ImplicitState(
+        declared.input,
+        declared.output,
+        declared.datatype,
+        tuple(declared.shape),
+        tuple([abs(size) for size in declared.shape] if first is None else first),
+        "" if declared.initial == "zero" else declared.initial,
+    )
 
 
 def _queue_policy(declared: QueuePolicyTable) -> QueuePolicy | None:

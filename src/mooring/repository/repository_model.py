@@ -6,7 +6,15 @@ from typing import Any
 import msgspec
 
 from mooring.core.errors import ModelLoadFailed, ModelNotFound
-from mooring.core.options import UNDECLARED, Batching, declare, resolve_options
+from mooring.core.options import (
+    UNDECLARED,
+    Batching,
+    ModelOptions,
+    SequenceOptions,
+    declare,
+    override,
+    resolve_options,
+)
 from mooring.core.paths import real_path
 from mooring.core.tensors import DATATYPES, TensorSpec
 from mooring.core.versions import VersionPolicy
@@ -224,7 +232,7 @@ def _model_spec(
         url=home.url,
         version_policy=home.policy,
         platform=declared.platform or declared.backend,
-        options=declared_options(declared, backend, home.defaults),
+        options=_with_state_files(declared_options(declared, backend, home.defaults), backend, place, home),
         inputs=_input_specs(declared),
         outputs=_output_specs(declared),
         labels=_read_labels(declared.labels, place, home),
@@ -260,8 +268,13 @@ def apply_triton_config(spec: ModelSpec, config: TritonConfig) -> ModelSpec:
         mode=UNDECLARED if {"inputs", "outputs"} & table.keys() else batching.mode,
         batch_dimension=UNDECLARED if "max_batch_size" in table else batching.batch_dimension,
     )
-    options = resolve_options(spec.options, *option_layers(declared), implied)
-    changes: dict[str, Any] = {"triton": theirs, "options": with_sequences(options, declared.sequences)}
+    options = with_sequences(
+        resolve_options(spec.options, *option_layers(declared), implied), declared.sequences
+    )
+    changes: dict[str, Any] = {
+        "triton": theirs,
+        "options": _with_state_files(options, spec.backend, place, home),
+    }
     if "inputs" in table:
         changes["inputs"] = _input_specs(declared)
     if "outputs" in table:
@@ -344,6 +357,35 @@ def _output_labels(declared: Declaration, place: Path, home: ModelLocation) -> d
     return {each.name: _read_labels(each.labels, place, home) for each in declared.outputs if each.labels}
 
 
+def _with_state_files(options: ModelOptions, backend: str, place: Path, home: ModelLocation) -> ModelOptions:
+    """Find the files of initial states in the version's folder, in the model's, or in ``initial_state``, where Triton has them.
+
+    Raises ``ModelLoadFailed`` where there is none, and for a backend whose calls have no slots of sequences.
+    """
+    sequence = options.sequence
+    if backend == "handler" and (sequence.direct or sequence.states):
+        raise ModelLoadFailed(
+            f"{home.where}: a handler keeps the state of its sequences itself; the direct strategy and states are for "
+            "models of tensors"
+        )
+    if not any(each.initial for each in sequence.states):
+        return options
+    states = tuple(
+        msgspec.structs.replace(each, initial=_find_data_file(each.initial, "initial_state", place, home))
+        if each.initial
+        else each
+        for each in sequence.states
+    )
+    return override(options, declare(SequenceOptions, states=states))
+
+
+def _find_data_file(name: str, folder: str, place: Path, home: ModelLocation) -> str:
+    """Return the path of a file in the version's folder, in the model's, or in this folder of it."""
+    folders = (place, home.folder, home.folder / folder)
+    found = next((each for each in folders if (each / name).is_file()), place)
+    return str(real_path(find_named_file(found, name, home.where)))
+
+
 def _warmup_requests(declared: Declaration, place: Path, home: ModelLocation) -> list[Warmup]:
     return [_warmup_request(each, index, place, home) for index, each in enumerate(declared.warmup, 1)]
 
@@ -354,9 +396,7 @@ def _warmup_request(declared: WarmupTable, number: int, place: Path, home: Model
         raise ModelLoadFailed(f"{home.where}: warmup '{declared.name or number}' has a body and inputs")
 
     def file_path(name: str) -> str:
-        folders = (place, home.folder, home.folder / "warmup")
-        folder = next((each for each in folders if (each / name).is_file()), place)
-        return str(real_path(find_named_file(folder, name, home.where)))
+        return _find_data_file(name, "warmup", place, home)
 
     inputs = []
     for each in declared.inputs:

@@ -83,7 +83,7 @@ def declaration_table(config: TritonConfig, *, batched: bool | None = None) -> d
         table["decoupled"] = config["model_transaction_policy"].get("decoupled", False)
     if "response_cache" in config:
         table["response_cache"] = config["response_cache"].get("enable", False)
-    table |= _scheduling_tables(config, rows)
+    table |= _scheduling_tables(config)
     if config.get("model_warmup"):
         table["warmup"] = [_warmup_table(each) for each in config["model_warmup"]]
     if config.get("instance_group"):
@@ -115,20 +115,20 @@ def _version_policy_table(policy: VersionPolicy) -> dict[str, Any]:
     return {"specific": list(policy.specific)} if policy.specific else {"all": True}
 
 
-def _scheduling_tables(config: TritonConfig, rows: int) -> dict[str, Any]:
+def _scheduling_tables(config: TritonConfig) -> dict[str, Any]:
     """The tables for how requests wait, and for how long."""
     table: dict[str, Any] = {}
-    delay = None
     if "dynamic_batching" in config:
         batching = config["dynamic_batching"]
         delay = batching.get("max_queue_delay_microseconds", 0)
         table |= _queue_tables(batching)
+        table["batching"] = {"mode": "concat", "max_delay_ms": delay / 1000}
     elif "sequence_batching" in config:
         batching = config["sequence_batching"]
-        table["sequences"] = _sequences_table(batching, rows)
-        delay = batching.get("oldest", {}).get("max_queue_delay_microseconds", 0)
-    if delay is not None:
-        table["batching"] = {"mode": "concat", "max_delay_ms": delay / 1000}
+        table["sequences"] = _sequences_table(batching)
+        strategy = batching.get("oldest") or batching.get("direct") or {}
+        delay = strategy.get("max_queue_delay_microseconds", 0)
+        table["batching"] = {"mode": "concat", "max_delay_ms": delay / 1000, "exact_delay": True}
     return table
 
 
@@ -203,25 +203,59 @@ def _warmup_table(warmup: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": warmup.get("name", ""), "count": warmup.get("count", 1) or 1, "inputs": inputs}
 
 
-def _sequences_table(batching: Mapping[str, Any], rows: int) -> dict[str, Any]:
-    """The table for how sequences share the instances. Raises ``ValueError`` for the direct strategy with batches."""
-    oldest = batching.get("oldest")
-    if oldest is None and rows > 1:
-        raise ValueError(
-            "sequence_batching: the direct strategy gives a sequence a place in the batch of its own, which is not "
-            "kept here; set max_batch_size to 1, or choose oldest where the model goes by the CORRID input"
-        )
-    candidates = oldest.get("max_candidate_sequences", 0) if oldest is not None else 1
+def _sequences_table(batching: Mapping[str, Any]) -> dict[str, Any]:
+    """The table for how sequences share the instances; direct is the strategy where none is named."""
     idle = batching.get("max_sequence_idle_microseconds", 0) or _DEFAULT_IDLE
-    return {
-        "per_worker": candidates,
+    oldest = batching.get("oldest")
+    table: dict[str, Any] = {
         "max_idle": idle / _MICROSECONDS,
         "controls": [
             _control_table(each.get("name", ""), control)
             for each in batching.get("control_input", [])
             for control in each.get("control", [])
         ],
+        "states": [_state_table(each) for each in batching.get("state", [])],
     }
+    if oldest is None:
+        fill = batching.get("direct", {}).get("minimum_slot_utilization", 0.0)
+        if not 0 <= fill <= 1:
+            raise ValueError(
+                f"sequence_batching.direct.minimum_slot_utilization: expected a number from 0 to 1, got {fill}"
+            )
+        return table | {"strategy": "direct", "minimum_slot_utilization": fill}
+    return table | {
+        "per_worker": oldest.get("max_candidate_sequences", 0),
+        "preferred_batch_size": oldest.get("preferred_batch_size", []),
+    }
+
+
+def _state_table(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of an implicit state. Raises ``ValueError`` where its initial state is not that of such a tensor."""
+    where = f"sequence_batching: state '{state.get('input_name', '')}'"
+    if "data_type" not in state:
+        raise ValueError(f"{where}: data_type is missing")
+    table: dict[str, Any] = {
+        "input": state.get("input_name", ""),
+        "output": state.get("output_name", ""),
+        "datatype": _v2_datatype(state["data_type"]),
+        "shape": _check_sizes(state.get("dims", []), f"{where}: dims"),
+    }
+    initial = state.get("initial_state", [])
+    if not initial:
+        return table
+    if len(initial) > 1:
+        raise ValueError(
+            f"{where}: initial_state must contain exactly one or zero element, and has {len(initial)}"
+        )
+    (first,) = initial
+    if first.get("data_type", "TYPE_INVALID") != state["data_type"]:
+        raise ValueError(f"{where}: the data type of initial_state is not that of the state")
+    if "zero_data" not in first and "data_file" not in first:
+        raise ValueError(f"{where}: initial_state has neither zero_data nor data_file")
+    dims = first.get("dims", [])
+    if any(size < 1 for size in dims):
+        raise ValueError(f"{where}: initial_state has the dims {dims}; every size must be from 1")
+    return table | {"initial": first.get("data_file", "zero"), "initial_shape": dims}
 
 
 def _control_table(name: str, control: Mapping[str, Any]) -> dict[str, Any]:

@@ -53,8 +53,9 @@ def describe_sequences(spec: ModelSpec) -> SequenceDescription | None:
     if not sequence.enabled:
         return None
     controls = [(each.name, each.kind.name, each.datatype) for each in sequence.controls]
+    most = sequence.max_sequences or sequence.max_per_worker * spec.scaling.max_workers
     return SequenceDescription(
-        sequence.max_sequences, sequence.max_queued_steps, sequence.max_idle, sequence.timeout, controls
+        most, sequence.max_queued_steps, sequence.max_idle, sequence.timeout, controls, sequence.direct
     )
 
 
@@ -166,7 +167,7 @@ _FALSE_TRUE = {"INT32": ("int32_false_true", [0, 1]), "FP32": ("fp32_false_true"
 
 def _sequence_batching(sequences: SequenceDescription) -> dict[str, Any]:
     return {
-        "oldest": {"max_candidate_sequences": sequences.most},
+        **({"direct": {}} if sequences.direct else {"oldest": {"max_candidate_sequences": sequences.most}}),
         "max_sequence_idle_microseconds": round(sequences.max_idle * 1e6),
         "control_input": [
             {"name": name, "control": [_control_document(kind, datatype)]}

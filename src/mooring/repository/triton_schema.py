@@ -72,7 +72,7 @@ ENUMS: Mapping[str, tuple[str, ...]] = {
 
 _SHAPE_TENSOR = "only TensorRT has shape tensors; leave the line out, and the tensor is an ordinary one"
 _LINEAR = "only TensorRT has formats that are not linear; leave the line out"
-_STATE = "the server keeps no state for a model: it must keep its state itself"
+_ITERATIVE = "a request runs once, and is not scheduled again until the model says that it is done"
 _RAGGED = (
     "Triton joins requests of different lengths end to end, which is not done here; leave the line out where the model "
     "takes each request by itself"
@@ -246,7 +246,7 @@ MESSAGES: Mapping[str, Mapping[str, Key]] = {
     "ModelSequenceBatching": {
         "direct": _served(
             "ModelSequenceBatching.StrategyDirect",
-            "one sequence for each worker, and what holds where no strategy is named; with a batch it is refused",
+            "every sequence has a row of its worker's batch; what holds where no strategy is named",
             choice="strategy_choice",
         ),
         "oldest": _served(
@@ -258,26 +258,27 @@ MESSAGES: Mapping[str, Mapping[str, Key]] = {
         "control_input": _served(
             "ModelSequenceBatching.ControlInput", "an input that the server fills", many=True
         ),
-        "state": _refused("ModelSequenceBatching.State", _STATE, many=True),
-        "iterative_sequence": _refused("bool", _STATE),
-        "generative_sequence": _refused("bool", _STATE),
+        "state": _served(
+            "ModelSequenceBatching.State", "a tensor that the server keeps of every sequence", many=True
+        ),
+        "iterative_sequence": _refused("bool", _ITERATIVE),
+        "generative_sequence": _refused("bool", _ITERATIVE),
     },
     "ModelSequenceBatching.StrategyDirect": {
-        "max_queue_delay_microseconds": _tunes("uint64", "a sequence has its worker for itself"),
-        "minimum_slot_utilization": _tunes("float", "a sequence has its worker for itself"),
+        "max_queue_delay_microseconds": _served(
+            "uint64", "how long the oldest step may wait for those of other rows"
+        ),
+        "minimum_slot_utilization": _served(
+            "float", "the part of the rows that needs a step for not waiting"
+        ),
     },
     "ModelSequenceBatching.StrategyOldest": {
-        "max_candidate_sequences": _served("int32", "sequences that one worker has at a time"),
-        "preferred_batch_size": _tunes(
-            "int32", "a call takes every sequence with a step that waits", many=True
-        ),
+        "max_candidate_sequences": _served("int32", "sequences that one worker has at a time; others wait"),
+        "preferred_batch_size": _served("int32", "steps of a call that leave without waiting", many=True),
         "max_queue_delay_microseconds": _served(
             "uint64", "how long the oldest step may wait for a larger batch"
         ),
-        "preserve_ordering": _refused(
-            "bool",
-            "the steps of one sequence are answered in order, those of different ones are not; leave the line out",
-        ),
+        "preserve_ordering": _served("bool", "a worker answers the steps of its calls in their order anyway"),
     },
     "ModelSequenceBatching.ControlInput": {
         "name": _served("string", "its name"),
@@ -291,20 +292,26 @@ MESSAGES: Mapping[str, Mapping[str, Key]] = {
         "data_type": _served("DataType", "the type of the sequence's id"),
     },
     "ModelSequenceBatching.State": {
-        "input_name": _tunes("string"),
-        "output_name": _tunes("string"),
-        "data_type": _tunes("DataType"),
-        "dims": _tunes("int64", many=True),
-        "initial_state": _tunes("ModelSequenceBatching.InitialState", many=True),
-        "use_same_buffer_for_input_output": _tunes("bool"),
-        "use_growable_memory": _tunes("bool"),
+        "input_name": _served("string", "the input that a step gets it in"),
+        "output_name": _served("string", "the output that has it for the next step"),
+        "data_type": _served("DataType", "its type"),
+        "dims": _served("int64", "its shape without the batch dimension, -1 for any size", many=True),
+        "initial_state": _served(
+            "ModelSequenceBatching.InitialState", "what the first step gets; zeros", many=True
+        ),
+        "use_same_buffer_for_input_output": _tunes("bool", "how memory is used on a GPU"),
+        "use_growable_memory": _tunes("bool", "how memory is used on a GPU"),
     },
     "ModelSequenceBatching.InitialState": {
-        "data_type": _tunes("DataType"),
-        "dims": _tunes("int64", many=True),
-        "zero_data": _tunes("bool", choice="state_data"),
-        "data_file": _tunes("string", choice="state_data"),
-        "name": _tunes("string"),
+        "data_type": _served("DataType", "that of the state"),
+        "dims": _served("int64", "its shape, without open sizes", many=True),
+        "zero_data": _served("bool", "zeros", choice="state_data"),
+        "data_file": _served(
+            "string",
+            "a file of elements, in the folder `initial_state`, the version's or the model's",
+            choice="state_data",
+        ),
+        "name": _served("string", "its name"),
     },
     "ModelEnsembling": {
         "step": _tunes("ModelEnsembling.Step", many=True),
