@@ -178,6 +178,8 @@ def test_the_version_is_one_that_scripts_know(mooring):
 
 def test_a_management_address_that_others_reach_has_tokens_unless_they_are_turned_off(mooring, server, store):
     start = ["torchserve", "--start", "--foreground", "--model-store", store]
+    assert "tokens" not in mooring(*start).stdout, "there is no file of them"
+    Path("key_file.json").touch()
     assert "needed at no address" in mooring(*start).stdout
     assert (server.config.generates_tokens, server.config.demanding_addresses) == (True, [])
     Path("config.properties").write_text("management_address=http://0.0.0.0:8081\n")

@@ -2,20 +2,16 @@
 
 import json
 import os
-import shutil
-import stat
 import subprocess
-import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from shlex import quote
 
 import psutil
 import pytest
-from e2e_kit import ROOT, SCRIPTS, Server, free_ports
+from e2e_kit import SCRIPTS, Server, free_ports
+from namespace_kit import DROP_RIGHTS, NEEDS_ROOT, NOBODY, SHOWN, make_home, namespace, remove_home
 
-NOBODY = 65_534
 MODEL = """
 import os
 from pathlib import Path
@@ -30,49 +26,7 @@ def tell(x):
     return [[str(os.getuid()), wrote]]
 """
 
-pytestmark = [
-    pytest.mark.skipif(os.getuid() != 0, reason="only root can start a server as somebody else"),
-    pytest.mark.skipif(shutil.which("setpriv") is None, reason="there is no setpriv here"),
-]
-
-
-# The name of the folder in ``home`` at which ``namespace`` mounts.
-SHOWN = "shown"
-
-
-def namespace(home: Path, *, read_only: bool = False) -> list[str]:
-    """The command that runs another one in a mount namespace where anybody can read the server's program.
-
-    The interpreter, the virtual environment and the sources may lie in a folder that only its owner may enter, as
-    root's home is: such a folder is replaced by an empty one, which has them at their old paths. ``read_only`` mounts
-    all but ``home`` read-only. Skips the test where nothing can be mounted.
-    """
-    program = sorted({Path(place).resolve() for place in (sys.base_prefix, sys.prefix, ROOT / "src")})
-    closed = {place: top for place in program if (top := closed_parent(place))}
-    if not closed and not read_only:
-        return []
-    steps = ["set -e", "mount --make-rprivate /"]
-    shown = {place: home / SHOWN / str(number) for number, place in enumerate(closed)}
-    steps += [mount(place, there) for place, there in shown.items()]
-    steps += [f"mount -t tmpfs -o mode=755 tmpfs {quote(str(top))}" for top in sorted(set(closed.values()))]
-    steps += [mount(there, place) for place, there in shown.items()]
-    if read_only:
-        steps += [mount(home, home), "mount -o remount,bind,ro /"]
-    around = ["unshare", "--mount", "sh", "-c", "\n".join([*steps, 'exec "$@"']), "sh"]
-    tried = subprocess.run([*around, "true"], capture_output=True, text=True, timeout=60, check=False)
-    if tried.returncode:
-        pytest.skip(f"file systems cannot be mounted here: {tried.stderr.strip()}")
-    return around
-
-
-def closed_parent(place: Path) -> Path | None:
-    """The uppermost folder above ``place`` that other users may not enter."""
-    return next((each for each in reversed(place.parents) if not each.stat().st_mode & stat.S_IXOTH), None)
-
-
-def mount(source: Path, target: Path) -> str:
-    """The shell commands that show ``source`` at ``target``, too."""
-    return f"mkdir -p {quote(str(target))}\nmount --bind {quote(str(source))} {quote(str(target))}"
+pytestmark = NEEDS_ROOT
 
 
 class Unprivileged(Server):
@@ -84,17 +38,9 @@ class Unprivileged(Server):
         named = zip(("inference", "management", "metrics"), self.ports, strict=True)
         flags = [f"--{name}-address=http://127.0.0.1:{port}" for name, port in named]
         flags += ["--grpc-address=127.0.0.1:0", "--grpc-management-address=127.0.0.1:0", *arguments]
-        drop = [
-            "setpriv",
-            f"--reuid={NOBODY}",
-            f"--regid={NOBODY}",
-            "--clear-groups",
-            "--no-new-privs",
-            "--bounding-set=-all",
-        ]
         with self.log_file.open("wb") as log:
             self.process = psutil.Popen(
-                [*around, *drop, SCRIPTS / "mooring", "serve", *flags],
+                [*around, *DROP_RIGHTS, SCRIPTS / "mooring", "serve", *flags],
                 cwd=folder, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                 env=os.environ | {"TMPDIR": str(folder / "tmp"), "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"},
             )  # fmt: skip
@@ -102,17 +48,10 @@ class Unprivileged(Server):
 
 @pytest.fixture
 def home():
-    folder = Path("/var/tmp", f"mooring-test-{uuid.uuid4()}")
-    (folder / "tmp").mkdir(parents=True)
+    folder = make_home()
     (folder / "model.py").write_text(MODEL)
-    for each in (folder, folder / "tmp"):
-        os.chown(each, NOBODY, NOBODY)
-        each.chmod(0o700)
     yield folder
-    for mounted in [*(folder / SHOWN).glob("*"), folder / SHOWN]:
-        if mounted.exists():
-            mounted.rmdir()  # not with what lies in it: it is empty unless a mount has come through
-    shutil.rmtree(folder)
+    remove_home(folder)
 
 
 def check(server: Server) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from mooring.cli.init_process import leave_process_one
+
 if TYPE_CHECKING:
     from mooring.workers.library_process import LibraryProcess
 
@@ -13,7 +15,10 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run the command line of this process and leave with its exit status."""
     arguments = sys.argv[1:]
-    first = _start_library_process() if _is_server_start(arguments) else None
+    first = None
+    if _is_server_start(arguments):
+        leave_process_one()
+        first = _start_library_process()
     try:
         from mooring.cli.commands import commands
 

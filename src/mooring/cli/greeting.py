@@ -94,7 +94,10 @@ def _token_lines(config: Config) -> list[str]:
         for kind in ("inference", "management")
         if getattr(config, f"{kind}_token") or getattr(config, f"{kind}_token_file")
     ]
-    keys = [f"{Path(KEY_FILE).absolute()}"] if config.generates_tokens and len(fixed) < 2 else []
+    written = config.generates_tokens and len(fixed) < 2 and Path(KEY_FILE).is_file()
+    keys = [f"{Path(KEY_FILE).absolute()}"] if written else []
+    if not keys and not fixed:
+        return []
     lines = [f"  tokens      {', '.join([*keys, *(f'{kind} fixed' for kind in fixed)])}"]
     if "inference" not in fixed and not config.generates_tokens:
         lines.append("              inference needs none")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from mooring.cli.pid_file import find_temporary_folder
 from mooring.config.settings import SETTINGS, Config, ConfigError, is_secret
 from mooring.config.sources.loading import PREFIX, load_config
 from mooring.core.errors import MooringError
@@ -51,6 +52,8 @@ def read_config(
         config = load_config(flags, os.environ, file, defaults=defaults, warn=warnings.append)
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
+    if config.temporary_folder is None:
+        find_temporary_folder()
     for name in filter(is_secret, SETTINGS):  # workers run users' code, and inherit the environment
         os.environ.pop(f"{PREFIX}{name.upper()}", None)
     return config

@@ -86,4 +86,14 @@ def _open_file(flags: int) -> int:
 
 
 def _file_path() -> Path:
-    return Path(tempfile.gettempdir(), _NAME)
+    return Path(find_temporary_folder(), _NAME)
+
+
+def find_temporary_folder() -> str:
+    """Return the system's folder for temporary files. Raises ``ClickException`` where none can be written to."""
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError as error:
+        tried = "/tmp, /var/tmp, the working directory"
+        text = f"no folder for temporary files can be written to ({tried}): name one that can be in TMPDIR"
+        raise click.ClickException(text) from error

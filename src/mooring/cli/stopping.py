@@ -29,16 +29,29 @@ def stop_server() -> None:
         (signal.SIGKILL, _NO_PATIENCE),
     ):
         try:
+            alone = not _ends_with(number)
             os.kill(number, ending)
         except ProcessLookupError:
             break
         except PermissionError as error:
             raise click.ClickException(f"process {number} belongs to another user") from error
+        if not alone:
+            click.echo("TorchServe is stopping. It is the first process here: all others end with it.")
+            return
         if _wait_for_exit(number, patience):
             break
         click.echo("Stopping takes long; what it still runs is given up.", err=True)
     _KEYS.unlink(missing_ok=True)
     click.echo("TorchServe has stopped.")
+
+
+def _ends_with(number: int) -> bool:
+    """Return whether this process ends with the server, whose parent is process 1 of a container."""
+    with suppress(psutil.Error):
+        server = psutil.Process(number)
+        # Process 1 has forked the server and runs no other program (init_process.py).
+        return server.ppid() == 1 and psutil.Process(1).cmdline() == server.cmdline()
+    return False
 
 
 def _wait_for_exit(number: int, patience: float) -> bool:
