@@ -94,6 +94,6 @@ def find_temporary_folder() -> str:
     try:
         return tempfile.gettempdir()
     except FileNotFoundError as error:
-        tried = "/tmp, /var/tmp, the working directory"
+        tried = "/tmp, /var/tmp, the working directory"  # noqa: S108 - shown, and not used
         text = f"no folder for temporary files can be written to ({tried}): name one that can be in TMPDIR"
         raise click.ClickException(text) from error
