@@ -17,6 +17,7 @@ from mooring.observability.metrics import Metrics
 from mooring.protocols.amd.metrics import AmdMetrics
 from mooring.protocols.grpc_reflection import Reflection
 from mooring.protocols.kserve.settings import TraceSettings
+from mooring.protocols.kserve.triton_metrics import TritonMetrics
 from mooring.repository.catalog import WORKERS
 from mooring.repository.declaration import (
     BatchingTable,
@@ -109,6 +110,7 @@ async def test_each_rpc_is_documented_and_no_other():
 def test_each_metric_is_documented_and_no_other():
     metrics = Metrics()
     AmdMetrics(metrics, lambda: 0)
+    TritonMetrics(metrics, list)
     assert first_cells(guide("metrics")) == {family.name for family in metrics.registry.collect()}
 
 

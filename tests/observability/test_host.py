@@ -49,7 +49,7 @@ def test_times_on_the_way_are_told_in_milliseconds_once_there_are_any():
 def test_gpus_are_told_by_their_number_and_without_what_their_driver_hides():
     host = HostMetrics(lambda: None)
     seen = [(0, Gpu(7.0, 50.0, 2**21)), (1, Gpu(None, 10.0, 0.0))]
-    host._machine._gpus = types.SimpleNamespace(read_all=lambda: iter(seen))
+    host.machine._gpus = types.SimpleNamespace(read_all=lambda: iter(seen))
     found = read_samples(host)
     assert [(sample.labels["DeviceId"], sample.value) for sample in found["GPUUtilization"]] == [("0", 7.0)]
     assert [sample.value for sample in found["GPUMemoryUsed"]] == [2.0, 0.0]

@@ -118,7 +118,11 @@ class Administration(ModelAdministration):
         else:
             versions = list(self._engine.registry)
         return [
-            _usage_of(self._metrics.statistics_for(each.spec.name, each.spec.version)) for each in versions
+            _usage_of(
+                self._metrics.statistics_for(each.spec.name, each.spec.version),
+                has_rows=each.spec.batching.batch_dimension is not False,
+            )
+            for each in versions
         ]
 
     async def load(
@@ -434,26 +438,33 @@ def _load_failed(version: ModelVersion) -> ModelLoadFailed:
     )
 
 
-def _usage_of(statistics: ModelStatistics) -> ModelUsage:
+def _usage_of(statistics: ModelStatistics, *, has_rows: bool) -> ModelUsage:
+    """Describe what a version has done. Without a batch dimension the first one is no number of rows."""
     counts = statistics.counts
     failed, answered = counts.outcomes
+    by_size = counts.by_size if has_rows else _merge_sizes(counts.by_size)
     return ModelUsage(
         name=statistics.name,
         version=statistics.version,
         last_inference=int(statistics.last * 1e3),
-        inferences=sum(rows * int(count) for rows, (count, _) in counts.by_size.items()),
-        executions=sum(int(count) for count, _ in counts.by_size.values()),
+        inferences=sum(rows * int(count) for rows, (count, _) in by_size.items()),
+        executions=sum(int(count) for count, _ in by_size.values()),
         success=_duration(answered, counts.spent[1]),
         fail=_duration(failed, counts.spent[0]),
         queue=_duration(failed + answered, sum(counts.queue)),
         infer=_duration(sum(counts.inferences.counts), counts.inferences.total),
         batches=[
             BatchUsage(rows, _duration(int(count), seconds))
-            for rows, (count, seconds) in sorted(counts.by_size.items())
+            for rows, (count, seconds) in sorted(by_size.items())
         ],
         cache_hit=_duration(counts.cache[1], counts.cache_spent[1]),
         cache_miss=_duration(counts.cache[0], counts.cache_spent[0]),
     )
+
+
+def _merge_sizes(by_size: Mapping[int, Sequence[float]]) -> dict[int, list[float]]:
+    calls = list(by_size.values())
+    return {1: [sum(count for count, _ in calls), sum(seconds for _, seconds in calls)]} if calls else {}
 
 
 def _duration(count: int, seconds: float) -> Duration:

@@ -6,7 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from mooring.core.buffers import Buffer
-from mooring.core.errors import DeadlineExceeded, ErrorRecord, ModelFailed, MooringError, WorkerDied
+from mooring.core.errors import (
+    DeadlineExceeded,
+    ErrorRecord,
+    ModelFailed,
+    MooringError,
+    QueueTimeout,
+    RequestCancelled,
+    WorkerDied,
+)
 from mooring.core.requests import InferenceRequest, InferenceResponse
 from mooring.core.service import ModelMetadata, Outcome
 from mooring.core.tensors import release
@@ -14,7 +22,7 @@ from mooring.engine.answer_slots import AnswerSlots
 from mooring.engine.batching import SLOW_ROW, RowTime
 from mooring.engine.queued_request import DONE, RUNNING, WAITING, QueuedRequest, RequestState
 from mooring.observability.logs import Throttle, get_logger
-from mooring.observability.statistics import ModelStatistics
+from mooring.observability.statistics import Failure, ModelStatistics
 from mooring.repository.spec import ModelSpec
 from mooring.workers.handle import PoolOwner, Work, WorkerHandle, Workers
 
@@ -47,6 +55,13 @@ class RequestSource(Protocol):
 
     def refuse_waiting(self, error: MooringError) -> None:
         """Refuse every request that waits."""
+
+
+_FAILURES: Sequence[tuple[tuple[type[MooringError], ...], Failure]] = (
+    ((QueueTimeout, DeadlineExceeded), Failure.REJECTED),
+    ((RequestCancelled,), Failure.CANCELED),
+    ((ModelFailed, WorkerDied), Failure.BACKEND),
+)
 
 
 class Dispatcher(Generic[W]):
@@ -112,7 +127,7 @@ class Dispatcher(Generic[W]):
         done, queued.done = queued.done, None
         queued.release_memory()
         queued.move_to(DONE)
-        self.count_refusal(queued)
+        self.count_refusal(queued, error)
         if done is not None:
             done(error)
         return queued
@@ -228,7 +243,7 @@ class Dispatcher(Generic[W]):
         done, queued.done = queued.done, None
         self._note_end(queued, error, delivered=False)
         if done is not None:
-            self.count_refusal(queued)
+            self.count_refusal(queued, error)
         if isinstance(error, ModelFailed) and not 400 <= error.code < 500:
             self._log_failure(queued.request, error)
         if done is not None:
@@ -243,8 +258,11 @@ class Dispatcher(Generic[W]):
         if self._on_finished is not None:
             self._on_finished(queued, error, delivered)
 
-    def count_refusal(self, queued: QueuedRequest) -> None:
+    def count_refusal(self, queued: QueuedRequest, error: MooringError) -> None:
         """Count a request that got an error."""
+        for kinds, failure in _FAILURES:
+            if isinstance(error, kinds):
+                self.statistics.count_failure(failure)
         latency = self._clock() - queued.arrived
         self.statistics.observe_request(latency, queued.queued_for, False, not queued.request.version)
 

@@ -276,6 +276,11 @@ class Engine(InferenceService):
         """Count the requests that wait for a worker, over all models and all processes."""
         return sum(map(self.waiting_for, self.registry))
 
+    def waiting_by_version(self) -> Iterator[tuple[str, str, int]]:
+        """Return the name and the number of each version, and how many requests wait for its workers."""
+        for version in self.registry:
+            yield version.spec.name, version.spec.version, self.waiting_for(version)
+
     def waiting_for(self, version: ModelVersion) -> int:
         """Count the requests that wait for a worker of a version, in all processes."""
         own = version.scheduler.waiting if version.scheduler is not None else 0

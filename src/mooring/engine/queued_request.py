@@ -80,7 +80,7 @@ class RequestOwner(Protocol):
     def on_withdrawn(self, queued: "QueuedRequest", state: RequestState) -> None:
         """A request that was in this state, and that no worker has, is DONE: nobody waits for it any more."""
 
-    def count_refusal(self, queued: "QueuedRequest") -> None:
+    def count_refusal(self, queued: "QueuedRequest", error: MooringError) -> None:
         """A request is about to be refused after it was accepted."""
 
 
@@ -141,7 +141,7 @@ class QueuedRequest(msgspec.Struct, eq=False):
         done, self.done = self.done, None
         self._withdraw()
         if done is not None:
-            self.owner.count_refusal(self)
+            self.owner.count_refusal(self, error)
             done(error)
 
     def cancel(self) -> None:

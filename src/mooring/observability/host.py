@@ -43,7 +43,7 @@ class HostMetrics(Collector):
         self._load_times: LoadTimes = lambda: ()
         self._paths = paths
         self._host = socket.gethostname()
-        self._machine = Machine() if system else None
+        self.machine = Machine() if system else None
 
     def read_load_times(self, source: LoadTimes) -> None:
         """Ask ``source`` at every scrape how long the workers took to load their models."""
@@ -61,8 +61,8 @@ class HostMetrics(Collector):
         for worker, seconds in self._load_times():
             loads.add_sample(loads.name, {"WorkerName": worker} | self._host_labels(), seconds * 1000)
         yield loads
-        if self._machine is not None:
-            yield from self._machine_families(self._machine)
+        if self.machine is not None:
+            yield from self._machine_families(self.machine)
 
     def _machine_families(self, machine: "Machine") -> Iterator[Metric]:
         families = {name: new_gauge(name, unit) for name, unit in SYSTEM.items()}
@@ -89,7 +89,7 @@ class Machine:
     def read_gauges(self) -> Iterator[tuple[str, float]]:
         """Return the gauges of the host by name."""
         memory, disk = psutil.virtual_memory(), psutil.disk_usage("/")
-        yield "CPUUtilization", self._cpu_percent()
+        yield "CPUUtilization", self.cpu_percent()
         yield "MemoryUsed", memory.used / _MB
         yield "MemoryAvailable", memory.available / _MB
         yield "MemoryUtilization", memory.percent
@@ -107,7 +107,8 @@ class Machine:
             }
             yield number, {name: value for name, value in values.items() if value is not None}
 
-    def _cpu_percent(self) -> float:
+    def cpu_percent(self) -> float:
+        """Return how busy all cores together were since the last reading, in percent."""
         now = time.monotonic()
         if now - self._cpu_at >= _MIN_CPU_INTERVAL:
             self._cpu, self._cpu_at = psutil.cpu_percent(), now

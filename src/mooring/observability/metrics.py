@@ -34,7 +34,7 @@ _BY_MODEL = (
 )
 _HOST_NAMES = {"Requests2XX", "Requests4XX", "Requests5XX", "QueueTime", "WorkerThreadTime", "WorkerLoadTime"}
 _TORCHSERVE_NAMES = frozenset((*_BY_MODEL, *_HOST_NAMES, *SYSTEM))
-_OWN_PREFIXES = ("mooring_", "process_", "amdinfer_", "exposer_")
+_OWN_PREFIXES = ("mooring_", "process_", "amdinfer_", "exposer_", "nv_inference_", "nv_cache_", "nv_cpu_")
 
 
 class ResponseCounter:

@@ -4,6 +4,7 @@ A note is two numbers appended to lists; sorting them into the histograms at onc
 are exact whenever they are read, because they are only read through ``counts``.
 """
 
+import enum
 import operator
 import time
 from collections.abc import Sequence
@@ -22,15 +23,24 @@ ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 _MAX_NOTES = 1024
 
 
+class Failure(enum.IntEnum):
+    """Why a request got an error, where it is known."""
+
+    REJECTED = 0  # it waited too long
+    CANCELED = 1
+    BACKEND = 2  # the model, or the process that ran it
+
+
 class Counts:
     """The sums of one version, in this process or of several. Times are in seconds."""
 
     __slots__ = (
-        "by_size", "cache", "cache_spent", "durations", "inferences", "latency", "outcomes", "queue", "queues", "requests", "spent",
+        "by_size", "cache", "cache_spent", "durations", "failures", "inferences", "latency", "outcomes", "queue", "queues", "requests", "spent",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.outcomes = [0, 0]  # failed, answered
+        self.failures = [0, 0, 0]  # of those that failed, by Failure
         self.spent = [0.0, 0.0]  # from arrival to answer, of each kind
         self.by_size: dict[int, list[float]] = {}  # rows of a batch -> how many of them, and their seconds
         # TorchServe's three, apart for requests whose URL named a version [0] and those whose URL did not [1].
@@ -72,7 +82,7 @@ class Counts:
         histograms = [(h.counts, h.total) for h in (self.durations, self.queues, self.inferences)]
         return [
             self.outcomes, self.spent, self.requests, self.latency, self.queue, self.cache, self.cache_spent,
-            self.by_size, histograms,
+            self.failures, self.by_size, histograms,
         ]  # fmt: skip
 
     def add_list(self, values: Sequence[Any]) -> None:
@@ -80,6 +90,7 @@ class Counts:
         *sums, by_size, histograms = values
         totals: tuple[list[Any], ...] = (
             self.outcomes, self.spent, self.requests, self.latency, self.queue, self.cache, self.cache_spent,
+            self.failures,
         )  # fmt: skip
         for total, more in zip(totals, sums, strict=True):
             total[:] = map(operator.add, total, more)
@@ -150,6 +161,10 @@ class ModelStatistics:
         """Note that a response cache had the answer to a request, or had not, and the seconds that this took."""
         self._counts.cache[hit] += 1
         self._counts.cache_spent[hit] += seconds
+
+    def count_failure(self, failure: Failure) -> None:
+        """Note why a request got an error, beside ``observe_request``."""
+        self._counts.failures[failure] += 1
 
     def observe_batches(self, batches: Sequence[tuple[int, float]]) -> None:
         """Note calls of the model by a worker, each with its rows and seconds.

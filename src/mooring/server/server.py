@@ -39,6 +39,7 @@ from mooring.observability.metrics_file import read_metrics_file
 from mooring.protocols.amd.metrics import AmdMetrics
 from mooring.protocols.dialect import dialect_for
 from mooring.protocols.kserve.settings import LogSettings, TraceSettings
+from mooring.protocols.kserve.triton_metrics import TritonMetrics
 from mooring.repository.catalog import Catalog, worker_extensions
 from mooring.repository.snapshot import Kind
 from mooring.repository.spec import ModelSpec
@@ -202,6 +203,8 @@ class Server:
         self._certificates = certificates_of(config)
         if config.dialect == "amd":
             AmdMetrics(self._metrics, self.engine.waiting_requests)
+        if config.dialect == "triton":
+            TritonMetrics(self._metrics, self.engine.waiting_by_version)
         self.addresses = self._build_addresses(folder / "relay")
         self._loading: list[asyncio.Future[ModelVersion] | asyncio.Future[None]] = []
         self._loaded = False
