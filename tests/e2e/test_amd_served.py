@@ -1,5 +1,7 @@
 """``mooring amdinfer-server`` in a process of its own, asked on the wire as AMD's Python client asks."""
 
+import base64
+import io
 import json
 import os
 import signal
@@ -8,9 +10,13 @@ import subprocess
 import sys
 from http.client import HTTPConnection
 
+import grpc
 import pytest
 from e2e_kit import PATIENCE, free_ports
+from PIL import Image
 from websockets.sync.client import connect
+
+from mooring.codecs.proto import inference_pb2 as pb
 
 CONTENT = {"content-type": "application/json; charset=utf-8"}
 
@@ -83,6 +89,53 @@ def tensor(datatype, shape, data, name="input0"):
     return {"data": data, "datatype": datatype, "name": name, "parameters": {}, "shape": shape}
 
 
+TEXTS = """
+name = "texts"
+platform = "amdinfer_cpp"
+id = "base64_decode.so"
+inputs = [{ name = "image_in", datatype = "STRING", shape = [1048576] }]
+outputs = [{ name = "image_out", datatype = "Uint8", shape = [4, 4, 3] }]
+"""
+# A chain is asked by the name of its first stage.
+FLIP = """
+[[models]]
+name = "flip"
+platform = "amdinfer_cpp"
+id = "base64_decode.so"
+inputs = [{ name = "image_in", datatype = "String", shape = [1048576], id = "" }]
+outputs = [{ name = "image_out", datatype = "Uint8", shape = [4, 4, 3], id = "decoded" }]
+
+[[models]]
+name = "flip-encode"
+platform = "amdinfer_cpp"
+id = "base64_encode.so"
+inputs = [{ name = "image_in", datatype = "Uint8", shape = [4, 4, 3], id = "decoded" }]
+outputs = [{ name = "image_out", datatype = "STRING", shape = [1048576], id = "" }]
+"""
+TEXT_PROTO = """
+name: "proto"
+platform: "amdinfer_cpp"
+inputs [ { name: "image_in" datatype: "STRING" shape: [1048576] } ]
+outputs [ { name: "image_out" datatype: "Uint8" shape: [4, 4, 3] } ]
+"""
+
+
+@pytest.fixture(scope="module")
+def spelled(tmp_path_factory):
+    """A repository whose configurations spell datatypes as AMD's do."""
+    folder = tmp_path_factory.mktemp("spelled")
+    for name, file, text in (
+        ("texts", "config.toml", TEXTS),
+        ("flip", "config.toml", FLIP),
+        ("proto", "config.pbtxt", TEXT_PROTO),
+    ):
+        (folder / name / "1").mkdir(parents=True)
+        (folder / name / file).write_text(text)
+        (folder / name / "1" / "base64_decode.so").touch()
+        (folder / name / "1" / "base64_encode.so").touch()
+    yield from serve(folder)
+
+
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
     folder = tmp_path_factory.mktemp("repository")
@@ -95,19 +148,25 @@ def repository(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(repository):
-    http, grpc = free_ports(2)
+    yield from serve(repository)
+
+
+def serve(repository):
+    http, rpc = free_ports(2)
     process = subprocess.Popen(
         [sys.executable, "-m", "mooring", "amdinfer-server", f"--model-repository={repository}",
-         "--repository-load-existing", f"--http-port={http}", f"--grpc-port={grpc}"],
+         "--repository-load-existing", f"--http-port={http}", f"--grpc-port={rpc}"],
         env={name: value for name, value in os.environ.items() if not name.startswith("MOORING_")},
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     try:
-        assert process.stdout.readline() == f"gRPC server starting at port {grpc}\n"
+        assert process.stdout.readline() == f"gRPC server starting at port {rpc}\n"
         assert process.stdout.readline() == f"HTTP server starting at port {http}\n"
-        with socket.create_connection(("127.0.0.1", grpc), timeout=PATIENCE):
+        with socket.create_connection(("127.0.0.1", rpc), timeout=PATIENCE):
             pass
-        yield HttpClient(http)
+        client = HttpClient(http)
+        client.grpc = f"127.0.0.1:{rpc}"
+        yield client
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=PATIENCE) == 0
     finally:
@@ -229,3 +288,75 @@ def test_the_metrics_have_amds_names(client):
 
     assert count(after) == count(before) + 1
     assert 'amdinfer_request_latency{quantile="0.99"}' in after
+
+
+def test_datatypes_may_be_spelled_as_amds_are(spelled):
+    pixels = Image.new("RGB", (4, 4), (10, 20, 30))
+    file = io.BytesIO()
+    pixels.save(file, "png")
+    text = base64.b64encode(file.getvalue()).decode()
+    assert spelled.list() == ["flip", "flip-encode", "proto", "texts"]
+    for datatype in ("STRING", "String", "BYTES"):
+        for model in ("texts", "proto"):
+            (output,) = spelled.infer(model, tensor(datatype, [len(text)], [text]))["outputs"]
+            assert (output["datatype"], output["shape"]) == ("UINT8", [4, 4, 3])
+            assert output["data"][:3] == [30, 20, 10]
+    answer = spelled.infer("flip", tensor("STRING", [len(text)], [text]))
+    assert answer["model_name"] == "base64_decode"  # what the first stage's code is called
+    assert base64.b64decode(answer["outputs"][0]["data"][0])[:2] == b"\xff\xd8"
+
+
+def test_a_chain_of_its_first_stages_name_leaves_nothing_behind(spelled):
+    assert spelled.model_ready("flip")
+    assert not any(name.startswith("flip-0") for name in spelled.list())
+    spelled.model_unload("FLIP")  # AMD's server lower-cases the name
+    assert not spelled.model_ready("flip")
+    assert not spelled.model_ready("flip-0")
+    spelled.model_load("flip")
+    assert spelled.model_ready("flip")
+
+
+def test_an_id_may_be_a_number(client):
+    assert client.infer("invert-it", tensor("UINT8", [1, 1, 3], [1, 2, 3]), id_=42)["id"] == "42"
+
+
+@pytest.mark.parametrize("names", [("", ""), ("a", "a"), ("x", ""), ("input1", "input0")])
+def test_inputs_are_taken_by_position_whatever_their_names(client, names):
+    endpoint = client.worker_load("cplusplus", model="echo_multi")
+    try:
+        inputs = [tensor("Uint32", [1], [3], names[0]), tensor("Uint32", [2], [2, 7], names[1])]
+        outputs = client.infer(endpoint, *inputs)["outputs"]
+        assert [output["data"] for output in outputs] == [[3], [2, 7, 3, 2], [7, 3, 2]]
+        request = pb.ModelInferRequest(model_name=endpoint)
+        for name, data in zip(names, ([3], [2, 7]), strict=True):
+            given = request.inputs.add(name=name, datatype="UINT32", shape=[len(data)])
+            given.contents.uint_contents.extend(data)
+        with grpc.insecure_channel(client.grpc) as channel:
+            call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            found = pb.ModelInferResponse.FromString(call(request.SerializeToString(), timeout=PATIENCE))
+        assert len(found.outputs) == 3
+    finally:
+        client.worker_unload(endpoint)
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"batch_size": "2"}, {"batch_size": 0}, {"timeout": "x"}, {"timeout": True}]
+)
+def test_a_load_parameter_of_a_wrong_type_is_refused(client, parameters):
+    (name,) = parameters
+    with pytest.raises(BadStatus, match=f"parameter '{name}' must be a whole number"):
+        client.model_load("invert-it", **parameters)
+    assert client.model_ready("invert-it")
+
+
+def test_the_platform_is_what_the_model_runs_on(client):
+    assert client.model_metadata("invert-it")["platform"] == "CPU"
+
+
+def test_readiness_of_an_unknown_model_is_not_found_over_grpc(client):
+    with grpc.insecure_channel(client.grpc) as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelReady")
+        with pytest.raises(grpc.RpcError) as refused:
+            call(pb.ModelReadyRequest(name="nonesuch").SerializeToString(), timeout=PATIENCE)
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    assert refused.value.details() == "Worker nonesuch not found"

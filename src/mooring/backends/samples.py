@@ -13,7 +13,7 @@ from mooring.codecs.signature import Signature
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.options import STACK, BatchMode
 from mooring.core.requests import INSTANCES, TENSORS, InferenceRequest, Step
-from mooring.core.tensors import Array, RequestValue, TensorSpec
+from mooring.core.tensors import BY_POSITION, Array, RequestValue, TensorSpec, restore_names
 
 Arrays = dict[str, Array]
 Parameters = dict[str, RequestValue]
@@ -114,6 +114,8 @@ class Reader:
     def _read_tensors(self, request: InferenceRequest) -> Arrays:
         arrays: Arrays = {}
         for tensor in request.inputs:
+            if tensor.name == BY_POSITION:
+                restore_names(request.inputs, list(self.signature.specs))
             if tensor.name in arrays:
                 raise InvalidInput(f"input '{tensor.name}' is sent twice")
             datatype = self.signature.datatype_of(tensor.name)

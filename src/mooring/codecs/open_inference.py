@@ -36,7 +36,7 @@ def decode_v2_body(request: InferenceRequest) -> None:
     if undecoded.kind is BodyKind.GENERATE:
         _decode_generate(request, undecoded)
         return
-    body = decode_request(undecoded.data, undecoded.json_size, _refuse_region)
+    body = decode_request(undecoded.data, undecoded.json_size, _refuse_region, lenient=undecoded.lenient)
     if undecoded.no_regions:
         refuse_regions(body.outputs)
     parameters = body.parameters or {}

@@ -33,7 +33,7 @@ from mooring.codecs.protobuf_wire import (
 from mooring.core.buffers import Allocator, Buffer, Payload, Share
 from mooring.core.errors import InvalidInput
 from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
-from mooring.core.tensors import Parameter, RequestValue, Tensor
+from mooring.core.tensors import Parameter, RequestValue, Tensor, clear_names
 
 _BINARY = "binary_data"
 # Bytes of a message up to which it is decoded to the last element at once.
@@ -43,25 +43,34 @@ _MAX_SHAPE_BYTES = 320
 
 
 def decode_request(
-    payload: Payload, allocator: Allocator | None = None, regions: Regions | None = None
+    payload: Payload,
+    allocator: Allocator | None = None,
+    regions: Regions | None = None,
+    *,
+    lenient: bool = False,
 ) -> tuple[InferenceRequest, ContentsLayout]:
     """Decode a ModelInferRequest; return it and its layout. Takes the message over: large elements of a buffer stay where they lie.
 
     Those of bytes are copied to the allocator's memory, or borrowed where there is none. Of a message above a few
-    kilobytes, elements stay packed that cost time one by one. Raises ``InvalidInput``, or what ``regions`` raises;
+    kilobytes, elements stay packed that cost time one by one. ``lenient`` is that of ``v2_json.decode_request``. Raises ``InvalidInput``, or what ``regions`` raises;
     nothing is held then.
     """
     if not isinstance(payload, Buffer):
-        return _decode_request(payload, None, allocator, regions)
+        return _decode_request(payload, None, allocator, regions, lenient=lenient)
     share = Share(payload)
     try:
-        return _decode_request(payload.view, share, allocator, regions)
+        return _decode_request(payload.view, share, allocator, regions, lenient=lenient)
     finally:
         share.release()
 
 
 def _decode_request(
-    message: bytes | memoryview, share: Share | None, allocator: Allocator | None, regions: Regions | None
+    message: bytes | memoryview,
+    share: Share | None,
+    allocator: Allocator | None,
+    regions: Regions | None,
+    *,
+    lenient: bool,
 ) -> tuple[InferenceRequest, ContentsLayout]:
     request = InferenceRequest("", "", "", [])
     entries: list[TensorEntry] = []
@@ -86,8 +95,10 @@ def _decode_request(
                 outputs.append(_read_requested_output(message, start, end, read))
             elif tag == 0x3A:
                 raw.append((start, end))
-        elements = ElementReader(message, "input", allocator, share, pack=large)
+        elements = ElementReader(message, "input", allocator, share, pack=large, lenient=lenient)
         request.inputs, layout = elements.read_tensors(entries, raw, regions)
+        if lenient:
+            clear_names(request.inputs)
     except InvalidInput as error:
         error.model, error.version = request.model, request.version
         raise

@@ -31,6 +31,7 @@ from mooring.core.buffers import LARGE, Allocator, Buffer, Payload, Share, view_
 from mooring.core.errors import InvalidInput
 from mooring.core.tensors import (
     CONTENTS,
+    DATATYPE_SPELLINGS,
     DATATYPES,
     NUMPY_TYPES,
     PLAIN,
@@ -105,7 +106,7 @@ class ElementReader:
     elements that would have to be looked at one by one stay packed, for a worker to unpack.
     """
 
-    __slots__ = ("_allocator", "_message", "_pack", "_share", "_side", "_view")
+    __slots__ = ("_allocator", "_lenient", "_message", "_pack", "_share", "_side", "_view")
 
     def __init__(
         self,
@@ -115,10 +116,12 @@ class ElementReader:
         share: Share | None = None,
         *,
         pack: bool = False,
+        lenient: bool = False,
     ) -> None:
         self._message = message
         self._share = share  # of the buffer that the message is
         self._pack = pack
+        self._lenient = lenient  # inputs may have equal names
         self._view = memoryview(message)
         self._side = side
         self._allocator = allocator
@@ -153,9 +156,11 @@ class ElementReader:
         return tensors, layout
 
     def _check_entry(self, each: TensorEntry, seen: set[str]) -> None:
-        if each.name in seen and self._side == "input":
+        if each.name in seen and self._side == "input" and not self._lenient:
             raise InvalidInput(f"input '{each.name}' is sent twice")
         seen.add(each.name)
+        if each.datatype not in DATATYPES:
+            each.datatype = DATATYPE_SPELLINGS.get(each.datatype, each.datatype)
         if each.datatype not in DATATYPES:
             raise InvalidInput(f"invalid datatype '{each.datatype}' for {self._side} '{each.name}'")
         shape = each.shape

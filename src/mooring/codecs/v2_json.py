@@ -37,6 +37,7 @@ from mooring.core.buffers import LARGE, Buffer, Payload, Share, view_of
 from mooring.core.errors import ElsewhereOnly, InvalidInput, InvalidOutput
 from mooring.core.requests import InferenceRequest, InferenceResponse, RequestedOutput
 from mooring.core.tensors import (
+    DATATYPE_SPELLINGS,
     DATATYPES,
     NUMPY_TYPES,
     RAW,
@@ -46,6 +47,7 @@ from mooring.core.tensors import (
     Parameter,
     RequestValue,
     Tensor,
+    clear_names,
     release,
 )
 
@@ -181,15 +183,18 @@ def refuse_regions(outputs: Iterable[RequestedOutput] | None) -> None:
         raise ElsewhereOnly("an output is to go to shared memory")
 
 
-def decode_request(body: Payload, json_size: int | None = None, regions: Regions | None = None) -> InferBody:
+def decode_request(
+    body: Payload, json_size: int | None = None, regions: Regions | None = None, *, lenient: bool = False
+) -> InferBody:
     """Decode the body of an infer request; with ``json_size`` its JSON has that many bytes and binary tensors follow.
 
-    Takes the body over: the tensors hold what they need of it. Those whose elements would have to be looked at one by one
+    ``lenient`` allows what AMD's clients send: an id that is a number, and inputs with equal names or none, which
+    then are all called ``BY_POSITION``. Takes the body over: the tensors hold what they need of it. Those whose elements would have to be looked at one by one
     stay packed where the body has more than a few kilobytes. Raises ``InvalidInput``.
     """
     inputs: list[Tensor] = []
     try:
-        return _decode_request(body, json_size, regions, inputs)
+        return _decode_request(body, json_size, regions, inputs, lenient=lenient)
     except BaseException:
         release(inputs)
         if isinstance(body, Buffer):
@@ -198,7 +203,7 @@ def decode_request(body: Payload, json_size: int | None = None, regions: Regions
 
 
 def _decode_request(
-    body: Payload, json_size: int | None, regions: Regions | None, inputs: list[Tensor]
+    body: Payload, json_size: int | None, regions: Regions | None, inputs: list[Tensor], *, lenient: bool
 ) -> InferBody:
     document, tail = _read_document(body, json_size, regions)
     # None are enough for a model that takes none: whether this one does, only its worker knows.
@@ -209,14 +214,16 @@ def _decode_request(
         raise InvalidInput(f"the request has {len(given)} inputs; send at most {MAX_INPUTS}")
     for entry in given:
         inputs.append(_read_tensor(entry, tail, "input"))  # noqa: PERF401 - the caller releases them when one is at fault
-    if len(inputs) > 1 and len({tensor.name for tensor in inputs}) < len(inputs):
+    if lenient:
+        clear_names(inputs)
+    elif len(inputs) > 1 and len({tensor.name for tensor in inputs}) < len(inputs):
         names = [tensor.name for tensor in inputs]
         twice = next(name for name in names if names.count(name) > 1)
         raise InvalidInput(f"input '{twice}' is sent twice; send every input once")
     tail.finish()
     outputs, parameters = document.get("outputs"), document.get("parameters")
     return InferBody(
-        _read_id(document),
+        _read_id(document, lenient=lenient),
         inputs,
         None if outputs is None else _read_outputs(outputs),
         None if parameters is None else decode_parameters(parameters, "the request"),
@@ -244,8 +251,10 @@ def _read_document(
     return document, tail
 
 
-def _read_id(document: Mapping[str, Any]) -> str:
+def _read_id(document: Mapping[str, Any], *, lenient: bool = False) -> str:
     found = document.get("id")
+    if lenient and type(found) is int:
+        return str(found)
     if found is not None and type(found) is not str:
         raise InvalidInput('"id" must be a string')
     return found or ""
@@ -257,6 +266,8 @@ def _read_tensor(entry: Any, tail: _Tail, what: str) -> Tensor:
     name, datatype = entry.get("name"), entry.get("datatype")
     if type(name) is not str:
         raise InvalidInput(f'every {what} needs a "name", a string')
+    if type(datatype) is str and datatype not in DATATYPES:
+        datatype = entry["datatype"] = DATATYPE_SPELLINGS.get(datatype, datatype)
     parameters = entry.get("parameters")
     if parameters:
         kept = _check_parameters(parameters, f"{what} '{name}'") or {}

@@ -79,6 +79,7 @@ class UndecodedBody(msgspec.Struct, array_like=True, gc=False):
     ``data`` is one payload. ``json_size`` is how many bytes of a V2 body are JSON, where binary tensors follow them; None
     where all are. ``no_regions``: the process that answers a V2 body cannot write to shared memory, so that outputs which
     are to go there are ``ElsewhereOnly``. ``declared`` are the inputs that the model of a GENERATE body declares.
+    ``lenient``: a V2 body may be as AMD's clients send it.
     """
 
     kind: BodyKind
@@ -86,6 +87,7 @@ class UndecodedBody(msgspec.Struct, array_like=True, gc=False):
     json_size: int | None = None
     no_regions: bool = False
     declared: list[TensorSpec] | None = None
+    lenient: bool = False
 
     def shares(self, count: int) -> "list[UndecodedBody]":
         """The same body for so many readers, each of whom releases its own; takes this one over."""

@@ -75,7 +75,8 @@ class ModelState(msgspec.Struct, frozen=True):
     ready: bool
     is_default: bool
     reason: str = ""
-    listed: bool = True  # False for a function of a workflow, which TorchServe lists nowhere
+    # False for a function of a workflow, which TorchServe lists nowhere, and for a stage that has its chain's name.
+    listed: bool = True
 
 
 class Ticket(Protocol):

@@ -1,7 +1,7 @@
 """A named, shaped buffer that nobody copies, and the data types of the Open Inference Protocol."""
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, final
 
 import msgspec
@@ -33,12 +33,22 @@ NUMPY_TYPES: Mapping[str, np.dtype[np.generic]] = {
     "FP64": np.dtype("<f8"),
 }
 DATATYPES = frozenset(NUMPY_TYPES) | {"BYTES"}
+DATATYPE_SPELLINGS: Mapping[str, str] = {
+    **{datatype.capitalize(): datatype for datatype in DATATYPES},
+    "STRING": "BYTES",
+    "String": "BYTES",
+}
+"""Other names of datatypes, in configurations and requests: those of the AMD Inference Server's ``data_types.hpp``."""
 
 # Datatypes without a numpy type of their own: an array does not tell them, so outputs of them must be declared.
 WITHOUT_NUMPY_TYPE = frozenset({"BF16"})
 DATATYPE_BY_NUMPY_TYPE: Mapping[np.dtype[np.generic], str] = {
     dtype: name for name, dtype in NUMPY_TYPES.items() if name not in WITHOUT_NUMPY_TYPE
 }
+
+
+BY_POSITION = "\0"
+"""The name of inputs that a client told apart by their positions alone: AMD's clients do."""
 
 
 class Packing(enum.IntEnum):
@@ -193,6 +203,21 @@ def share_payload(payload: Payload, count: int) -> list[Payload]:
     parts = [share.part(0, payload.view.nbytes) for _ in range(count)]
     share.release()
     return parts
+
+
+def clear_names(inputs: Sequence[Tensor]) -> None:
+    """Call all inputs ``BY_POSITION`` where one has no name, or two have the same."""
+    names = {tensor.name for tensor in inputs}
+    if len(names) < len(inputs) or "" in names:
+        for tensor in inputs:
+            tensor.name = BY_POSITION
+
+
+def restore_names(inputs: Sequence[Tensor], declared: Sequence[str] = ()) -> None:
+    """Give inputs that are called ``BY_POSITION`` the names that a model declares, in order, or else input0, input1 and so on."""
+    for position, tensor in enumerate(inputs):
+        if tensor.name == BY_POSITION:
+            tensor.name = declared[position] if position < len(declared) else f"input{position}"
 
 
 def release(tensors: Iterable[Output]) -> None:

@@ -266,11 +266,10 @@ class Administration(ModelAdministration):
                 self._pinned.get(model, set()).discard(each.spec.version)
         self._endpoints.forget_endpoint(model)
         self._on_change()
-        if dependents:
-            for stage in dict.fromkeys(stage for each in versions for stage in each.spec.stages):
-                if not self._is_in_use(stage):
-                    with suppress(ModelNotFound):  # somebody else unloaded it meanwhile
-                        await self.unload(stage, dependents=True)
+        for stage in dict.fromkeys(stage for each in versions for stage in each.spec.stages):
+            if (dependents or self._belongs_to(stage, model)) and not self._is_in_use(stage):
+                with suppress(ModelNotFound):  # somebody else unloaded it meanwhile
+                    await self.unload(stage, dependents=dependents)
 
     async def register(self, registration: Registration, *, wait: bool = True) -> Scaled:
         spec = await asyncio.to_thread(self._catalog.read_registration, registration)
@@ -418,6 +417,10 @@ class Administration(ModelAdministration):
     async def _unload_one(self, version: ModelVersion) -> None:
         await self._engine.retire_version(version.spec.name, version.spec.version)
         self._catalog.release(version.spec)
+
+    def _belongs_to(self, stage: str, chain: str) -> bool:
+        entry = self._engine.registry.models.get(stage)
+        return entry is not None and all(each.spec.chain == chain for each in entry.versions.values())
 
     def _is_in_use(self, stage: str) -> bool:
         return any(

@@ -240,7 +240,7 @@ class Engine(InferenceService):
                 ready=version.ready,
                 is_default=self.registry.models[version.spec.name].default == version.spec.version,
                 reason=self._reason_not_ready(version),
-                listed=not version.spec.function,
+                listed=not version.spec.function and not version.spec.chain,
             )
             for version in self.registry
         ]

@@ -9,6 +9,7 @@ from mooring.config.settings import Config
 from mooring.core.buffers import view_of
 from mooring.core.errors import ModelLoadFailed, ModelNotFound, MooringError, VersionNotFound
 from mooring.core.requests import InferenceResponse
+from mooring.core.service import ModelAdministration
 from mooring.core.tensors import Output, Tensor
 from mooring.protocols.status import Refusal, Target
 
@@ -21,6 +22,9 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     ``unloads_anything``  unloading what is not there succeeds
     ``plain_answers``     an answer has no model_version, always an id ("" where none was given) and always the
                           parameters of every output; its model_name is what the model's own code says, if it does
+    ``platform``          what runs every model; empty: what its own configuration or backend is called
+    ``lenient``           ids may be numbers, and inputs without names, or with equal ones, are taken by position
+    ``unknown_not_found`` gRPC's ModelReady of a model that is not there is NOT_FOUND, and not false
     ``byte_shapes``       the shape of a BYTES output with one element counts its bytes, not its elements
     ``triton_texts``      errors begin with the words that Triton's own clients look for
     ``typed_outputs``     over gRPC typed contents are answered with typed contents, and not with raw ones
@@ -33,6 +37,9 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     byte_shapes: bool = False
     triton_texts: bool = False
     typed_outputs: bool = False
+    platform: str = ""
+    lenient: bool = False
+    unknown_not_found: bool = False
 
     def override_refusal(self, error: MooringError, target: Target) -> Refusal | None:
         """What this dialect says of an error in place of v2's own words; None where it says no other."""
@@ -92,6 +99,9 @@ AMD = Dialect(
     plain_answers=True,
     byte_shapes=True,
     typed_outputs=True,
+    platform="CPU",
+    lenient=True,
+    unknown_not_found=True,
 )
 
 
@@ -100,3 +110,15 @@ def dialect_for(config: Config) -> Dialect:
     dialect = {"amd": AMD, "triton": TRITON}.get(config.dialect, V2)
     typed = dialect.typed_outputs if config.grpc_typed_outputs is None else config.grpc_typed_outputs
     return msgspec.structs.replace(dialect, server=config.server_name or dialect.server, typed_outputs=typed)
+
+
+def resolve_name(name: str, administration: ModelAdministration) -> str:
+    """Return the name of a model that is there: the lower-case one where only that is.
+
+    AMD's server lower-cases the name of every model that it loads.
+    """
+    lower = name.lower()
+    if lower == name:
+        return name
+    known = {state.name for state in administration.index()}
+    return lower if lower in known and name not in known else name

@@ -288,8 +288,8 @@ def override_config(
 ) -> ModelSpec:
     """Put a caller's configuration over a model's own: Triton's names (a model configuration as JSON) or ours.
 
-    A key of Triton's means what it means in config.pbtxt. Raises ``InvalidInput`` naming one that is unknown, wrong or
-    refused.
+    A key of Triton's means what it means in config.pbtxt. The parameters ``batch_size`` and ``timeout`` (milliseconds)
+    are AMD's for how requests are joined. Raises ``InvalidInput`` naming one that is unknown, wrong or refused.
     """
     own = {**spec.parameters, **_plain_parameters(config.get("parameters", {})), **parameters}
     changes: dict[str, Any] = {"parameters": own}
@@ -302,7 +302,15 @@ def override_config(
                 changes[key] = [_parse_tensor(tensor) for tensor in config[key]]
     except (ModelLoadFailed, ValueError, AttributeError, TypeError, KeyError) as error:
         raise InvalidInput(f"config of model '{spec.name}': {error}", model=spec.name) from None
-    return msgspec.structs.replace(spec, **changes)
+    spec = msgspec.structs.replace(spec, **changes)
+    return spec if spec.stages else spec.with_options(_batching_of_parameters(parameters))
+
+
+def _batching_of_parameters(parameters: Mapping[str, Parameter]) -> Batching:
+    """Return how requests are joined, as far as AMD's parameters of a load say it."""
+    size = _number_parameter(parameters, "batch_size", 0, least=1) if "batch_size" in parameters else None
+    delay = _number_parameter(parameters, "timeout", 0, least=0) / 1e3 if "timeout" in parameters else None
+    return declare(Batching, max_batch_size=or_undeclared(size), max_delay=or_undeclared(delay))
 
 
 def _policy_of_config(config: Mapping[str, Any], model: str) -> VersionPolicy | None:

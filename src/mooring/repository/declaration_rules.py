@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from mooring.core.errors import ModelLoadFailed
 from mooring.core.options import BatchMode, ControlKind
-from mooring.core.tensors import DATATYPES
+from mooring.core.tensors import DATATYPE_SPELLINGS, DATATYPES
 from mooring.repository.declaration import (
     LARGEST,
     SMALLEST,
@@ -25,7 +25,7 @@ def check_declaration(declared: Declaration, file: object) -> None:
         if len(set(names)) < len(names):
             raise ModelLoadFailed(f"{file}: two of the {kind} have the same name")
         for tensor in tensors:
-            if tensor.datatype not in DATATYPES:
+            if DATATYPE_SPELLINGS.get(tensor.datatype, tensor.datatype) not in DATATYPES:
                 raise ModelLoadFailed(
                     f"{file}: {kind} '{tensor.name}' has the unknown datatype '{tensor.datatype}'; "
                     f"known are {', '.join(sorted(DATATYPES))}"

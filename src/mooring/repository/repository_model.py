@@ -16,11 +16,12 @@ from mooring.core.options import (
     resolve_options,
 )
 from mooring.core.paths import real_path
-from mooring.core.tensors import DATATYPES, TensorSpec
+from mooring.core.tensors import DATATYPE_SPELLINGS, DATATYPES, TensorSpec
 from mooring.core.versions import VersionPolicy
 from mooring.repository.declaration import (
     Declaration,
     Labels,
+    TensorTable,
     TritonDeclaration,
     VersionPolicyTable,
     WarmupTable,
@@ -186,9 +187,10 @@ def _read_version(
     stages = []
     for index, stage in enumerate(declared.models):
         name = check_name(stage.name, home.where, "name of a stage")
-        # AMD's chains are asked by the name of their first stage: that is the chain's then.
-        name = f"{model}-{index}" if name == model else name
-        stages.append(_model_spec(stage, name, version, place, home))
+        spec = _model_spec(stage, name, version, place, home)
+        if name == model:  # AMD's chains are asked by the name of their first stage: that is the chain's then
+            spec = msgspec.structs.replace(spec, name=f"{model}-{index}", chain=model)
+        stages.append(spec)
     if not declared.name:  # as in AMD's: whoever asks for a stage gets what the rest makes of it
         names = [stage.name for stage in stages]
         stages = [
@@ -291,15 +293,20 @@ def apply_triton_config(spec: ModelSpec, config: TritonConfig) -> ModelSpec:
 
 def _input_specs(declared: Declaration) -> list[TensorSpec]:
     return [
-        TensorSpec(each.name, each.datatype, each.shape, each.optional, reshape=each.reshape)
+        TensorSpec(each.name, _datatype_of(each), each.shape, each.optional, reshape=each.reshape)
         for each in declared.inputs
     ]
 
 
 def _output_specs(declared: Declaration) -> list[TensorSpec]:
     return [
-        TensorSpec(each.name, each.datatype, each.shape, reshape=each.reshape) for each in declared.outputs
+        TensorSpec(each.name, _datatype_of(each), each.shape, reshape=each.reshape)
+        for each in declared.outputs
     ]
+
+
+def _datatype_of(declared: TensorTable) -> str:
+    return DATATYPE_SPELLINGS.get(declared.datatype, declared.datatype)
 
 
 def _triton_config(declared: Declaration) -> TritonConfig:

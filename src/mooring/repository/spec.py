@@ -108,6 +108,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     workflow: str = ""
     # A function of a workflow: its files are the workflow's, and TorchServe lists it nowhere.
     function: bool = False
+    # The chain that has this stage's name, and that it is loaded and unloaded with: clients do not see the stage.
+    chain: str = ""
     # Models that take this one's outputs further, in order (AMD's load parameter "next").
     following: list[str] = []
     # A configuration for Triton as it was written, which clients are shown again.

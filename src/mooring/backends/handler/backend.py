@@ -351,7 +351,7 @@ def _choose_forms(spec: ModelSpec) -> dict[Form, RowForm]:
     body = BodyForm(decode=spec.handler.decode_input)
     forms: dict[Form, RowForm] = {
         Form.BODY: body,
-        Form.INSTANCES: InstancesForm(),
+        Form.INSTANCES: InstancesForm(opens_base64=spec.handler.envelope == "json"),
         Form.TENSORS: (InputsForm if spec.handler.envelope == "kservev2" else TensorsForm)(
             spec.handler.json_nan
         ),

@@ -119,7 +119,7 @@ class JSONEnvelope(RowEnvelope):
     """``{"instances": [...]}`` in, ``{"predictions": [...]}`` out, with base64 undone on the way."""
 
     def split_rows(self, row: dict[str, Any]) -> list[Any]:
-        return [_without_base64(instance) for instance in _instances_of(row)]
+        return [without_base64(instance) for instance in _instances_of(row)]
 
     def join_results(self, results: Sequence[Any], row: dict[str, Any], request: EnvelopeRequest) -> Any:
         # TorchServe writes this one on a single line, and names explanations predictions too.
@@ -193,8 +193,8 @@ def _instances_of(row: dict[str, Any]) -> list[Any]:
     return instances
 
 
-def _without_base64(instance: Any) -> Any:
-    """``{"b64": text}`` is bytes, as an instance or as one of its columns."""
+def without_base64(instance: Any) -> Any:
+    """Return an instance in which ``{"b64": text}`` is bytes: the instance itself, or one of its columns."""
     if not isinstance(instance, dict):
         return instance
     if set(instance) == {"b64"}:

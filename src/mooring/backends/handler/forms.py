@@ -18,7 +18,12 @@ from typing import Any
 import numpy as np
 
 from mooring.backends.handler import json_text
-from mooring.backends.handler.envelopes import EnvelopeRequest, RowEnvelope, check_output_names
+from mooring.backends.handler.envelopes import (
+    EnvelopeRequest,
+    RowEnvelope,
+    check_output_names,
+    without_base64,
+)
 from mooring.codecs.instances import find_instances
 from mooring.codecs.nonfinite import BY_PROTOCOL
 from mooring.codecs.open_inference import decode_v2_inputs
@@ -27,7 +32,7 @@ from mooring.codecs.requested_outputs import NO_LABELS, encode_outputs
 from mooring.core.buffers import Payload, view_of
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.requests import InferenceRequest, InferenceResponse, Operation, ResponseHead
-from mooring.core.tensors import Tensor
+from mooring.core.tensors import Tensor, restore_names
 
 _log = logging.getLogger(__name__)
 
@@ -113,9 +118,16 @@ class EnvelopeForm(RowForm):
 
 
 class InstancesForm(RowForm):
-    """KServe v1: each instance's value is a row."""
+    """KServe v1: each instance's value is a row. ``opens_base64`` is TorchServe's json envelope around it."""
+
+    def __init__(self, *, opens_base64: bool = False) -> None:
+        self._opens_base64 = opens_base64
 
     def to_rows(self, request: InferenceRequest) -> list[Any]:
+        rows = self._read_instances(request)
+        return [without_base64(row) for row in rows] if self._opens_base64 else rows
+
+    def _read_instances(self, request: InferenceRequest) -> list[Any]:
         if request.body is not None:
             return _instances_of(request.body.data)
         (tensor,) = request.inputs
@@ -145,6 +157,7 @@ class TensorsForm(RowForm):
         decode_v2_inputs(request)
         tensors = request.inputs
         check_inputs(tensors)
+        restore_names(tensors)
         if not _one_row_per_element(tensors):
             return _with_data([{tensor.name: _tensor_value(tensor) for tensor in tensors}])
         names = [tensor.name for tensor in tensors]

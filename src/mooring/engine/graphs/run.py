@@ -144,6 +144,8 @@ class GraphRun:
         # By child that still waits for other parents: the answers of its parents. And the answers of the leaves.
         self._answers: dict[str, dict[str, InferenceResponse]] = {}
         self._leaf_answers: dict[str, InferenceResponse] = {}
+        # What the first model that names itself is called: AMD's chains answer by that name.
+        self._code_name = ""
         # True while the body is decoded. Until then this object must release the request's memory.
         self._undecoded = is_undecoded(request)
         self._body_ticket: Ticket | None = None
@@ -285,6 +287,8 @@ class GraphRun:
 
     def _hand_to_children(self, name: str, answer: InferenceResponse) -> None:
         children = self._graph.children[name]
+        if answer.model != self._graph.nodes[name].model:  # the name of the model's own code
+            self._code_name = self._code_name or answer.model
         for child, outputs in zip(children, share_tensors(answer.outputs, len(children)), strict=True):
             copy = InferenceResponse(outputs, head=answer.head)
             self._answers.setdefault(child, {})[name] = copy
@@ -386,7 +390,7 @@ class GraphRun:
         request = self._request
         self._leaf_answers.clear()
         self._tickets.clear()
-        answer.model = request.model
+        answer.model = self._code_name or request.model
         answer.version = self._graph.version or answer.version
         answer.id = answer.id or request.id
         done, self._done = self._done, None

@@ -11,6 +11,7 @@ from mooring.core.errors import InvalidInput, ModelLoadFailed, ModelNotFound, Mo
 from mooring.core.service import ModelAdministration, ServerAdministration
 from mooring.protocols.amd import operations as calls
 from mooring.protocols.answer_tasks import AnswerTasks
+from mooring.protocols.dialect import resolve_name
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.load_options import parse_load_options, parse_parameters
 from mooring.protocols.responses import Responses
@@ -182,15 +183,3 @@ class AmdAdministration:
 
     def _resolve_name(self, name: str) -> str:
         return resolve_name(name, self._administration)
-
-
-def resolve_name(name: str, administration: ModelAdministration) -> str:
-    """Return the name of a loaded model: the lower-case one where only that is loaded.
-
-    AMD's server lower-cases the name of every model that it loads.
-    """
-    lower = name.lower()
-    if lower == name:
-        return name
-    known = {state.name for state in administration.index()}
-    return lower if lower in known and name not in known else name

@@ -158,7 +158,7 @@ class InferenceSession:
 
     def _decode_request(self, name: str, message: bytes) -> InferenceRequest:
         model = self._resolve_model(name)
-        body = decode_request(message)
+        body = decode_request(message, lenient=True)
         schedule = read_schedule(body.parameters)
         return InferenceRequest(
             model,

@@ -10,7 +10,7 @@ from mooring.codecs.proto import inference_pb2 as pb
 from mooring.core.errors import ModelNotFound
 from mooring.core.service import ModelAdministration, ServerAdministration
 from mooring.core.tensors import Parameter
-from mooring.protocols.amd.administration import resolve_name
+from mooring.protocols.dialect import resolve_name
 from mooring.protocols.grpc_messages import async_handler, sync_handler
 from mooring.protocols.grpc_server import UnaryMethod
 from mooring.tokens import Access
@@ -40,7 +40,11 @@ class AmdRpcs:
         }
 
     def _list_models(self, _request: pb.ModelListRequest) -> pb.ModelListResponse:
-        ready = {state.name for state in self._administration.index() if state.ready and state.is_default}
+        ready = {
+            state.name
+            for state in self._administration.index()
+            if state.ready and state.is_default and state.listed
+        }
         return pb.ModelListResponse(models=sorted(ready))
 
     async def _load_model(self, request: pb.ModelLoadRequest) -> pb.ModelLoadResponse:

@@ -141,7 +141,9 @@ class Inference:
     def read(self, message: Payload, call: Rpc) -> DecodedRequest:
         """Decode a message, which is taken over. Raises ``MooringError``."""
         try:
-            request, layout = protobuf.decode_request(message, self._allocator, self._read_region)
+            request, layout = protobuf.decode_request(
+                message, self._allocator, self._read_region, lenient=self.dialect.lenient
+            )
         except InvalidInput as error:
             raise prefer_not_found(self.service, error, Target(error.model, error.version)) from None
         if self.relay is not None and names_region(request.outputs):

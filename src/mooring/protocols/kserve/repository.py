@@ -10,7 +10,7 @@ from mooring.core.buffers import Buffer, Payload, view_of
 from mooring.core.errors import InvalidInput, ModelNotFound, MooringError
 from mooring.core.service import ModelAdministration, ModelState
 from mooring.protocols.answer_tasks import AnswerTasks
-from mooring.protocols.dialect import V2, Dialect
+from mooring.protocols.dialect import V2, Dialect, resolve_name
 from mooring.protocols.endpoints import Endpoint
 from mooring.protocols.kserve import operations as calls
 from mooring.protocols.kserve.bodies import Bodies
@@ -104,7 +104,7 @@ class Repository:
 
     def load(self, exchange: Exchange, match: Match) -> None:
         """Load a model; answered when it is ready."""
-        target = _read_target(match)
+        target = self._read_target(match)
 
         async def load(body: bytes) -> None:
             options = parse_load_options(body)
@@ -120,7 +120,7 @@ class Repository:
 
     def unload(self, exchange: Exchange, match: Match) -> None:
         """Unload a model; answered when its last request is."""
-        target = _read_target(match)
+        target = self._read_target(match)
 
         async def unload(body: bytes) -> None:
             parameters = parse_load_options(body).parameters or {}
@@ -132,6 +132,12 @@ class Repository:
             self._responses.send_json(exchange, {"name": target.model, "unload": True})
 
         self._answer_when_done(exchange, target, unload)
+
+    def _read_target(self, match: Match) -> Target:
+        name = match.params["model_name"]
+        if self._dialect.workers:
+            name = resolve_name(name, self._administration)
+        return Target(name, match.params.get("model_version", ""))
 
     def _answer_when_done(self, exchange: Exchange, target: Target, work: _Work) -> None:
         def refuse(error: MooringError) -> None:
@@ -147,10 +153,6 @@ class Repository:
             self._answer_tasks.start(exchange, work(text), refuse)
 
         self._bodies.take(exchange, respond, refuse)
-
-
-def _read_target(match: Match) -> Target:
-    return Target(match.params["model_name"], match.params.get("model_version", ""))
 
 
 def describe_state(state: ModelState) -> dict[str, str]:

@@ -123,7 +123,13 @@ class KServeV1:
 
     def models(self, exchange: Exchange, match: Match) -> None:
         """List the names of the models that are ready."""
-        names = sorted({state.name for state in self._service.models() if state.ready and state.is_default})
+        names = sorted(
+            {
+                state.name
+                for state in self._service.models()
+                if state.ready and state.is_default and state.listed
+            }
+        )
         self._responses.send_json(exchange, {"models": names})
 
     def ready(self, exchange: Exchange, match: Match) -> None:

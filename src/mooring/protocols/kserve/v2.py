@@ -270,7 +270,13 @@ class KServeV2:
 
     def models(self, exchange: Exchange, match: Match) -> None:
         """List the names of the models that are ready."""
-        names = sorted({state.name for state in self._service.models() if state.ready and state.is_default})
+        names = sorted(
+            {
+                state.name
+                for state in self._service.models()
+                if state.ready and state.is_default and state.listed
+            }
+        )
         self._responses.send_json(exchange, {"models": names})
 
     def model(self, exchange: Exchange, match: Match) -> None:
@@ -287,7 +293,7 @@ class KServeV2:
             {
                 "name": metadata.name,
                 "versions": versions or metadata.versions,
-                "platform": metadata.platform,
+                "platform": self._dialect.platform or metadata.platform,
                 "inputs": [_describe_tensor(spec) for spec in metadata.inputs],
                 "outputs": [_describe_tensor(spec) for spec in metadata.outputs],
             },
@@ -375,7 +381,13 @@ class KServeV2:
         if len(body) > LARGE and (json_length is None or _parse_length(json_length) > LARGE):
             # Decoded by the worker: milliseconds of JSON here would be milliseconds for every client.
             json_size = None if json_length is None else _parse_length(json_length)
-            undecoded = UndecodedBody(BodyKind.V2, body, json_size, no_regions=self._relay is not None)
+            undecoded = UndecodedBody(
+                BodyKind.V2,
+                body,
+                json_size,
+                no_regions=self._relay is not None,
+                lenient=self._dialect.lenient,
+            )
             request = InferenceRequest(
                 target.model,
                 target.version,
@@ -433,13 +445,14 @@ class KServeV2:
         self, target: Target, body: Payload, json_length: bytes | None
     ) -> tuple[InferBody, OutputSelection | None]:
         """Decode a body. The selection of outputs is None where the body alone decides it."""
+        lenient = self._dialect.lenient
         if json_length is None:
             if type(body) is not bytes:
-                return decode_request(body, None, self._regions), None
+                return decode_request(body, None, self._regions, lenient=lenient), None
             known = self._json_templates.read(body)
             if known is not None:
                 return InferBody("", [known]), JSON_ONLY
-            decoded = decode_request(body, None, self._regions)
+            decoded = decode_request(body, None, self._regions, lenient=lenient)
             self._json_templates.remember(body, decoded)
             return decoded, None
         size = _parse_length(json_length)
@@ -454,7 +467,7 @@ class KServeV2:
         read = self._binary_templates.read(document, body)
         if read is not None:
             return read
-        decoded = decode_request(body, size, self._regions)
+        decoded = decode_request(body, size, self._regions, lenient=lenient)
         self._binary_templates.remember(document, whole, decoded)
         return decoded, None
 

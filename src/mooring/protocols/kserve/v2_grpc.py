@@ -29,6 +29,7 @@ class KServeV2Grpc:
     ) -> None:
         self._inference = inference
         self._service = inference.service
+        self._dialect = inference.dialect
         self._about = pb.ServerMetadataResponse(
             name=inference.dialect.server, version=version, extensions=extensions
         )
@@ -76,7 +77,10 @@ class KServeV2Grpc:
             return pb.ModelReadyResponse(
                 ready=bool(request.name) and self._service.ready(request.name, request.version)
             )
-        except ModelNotFound:  # as Triton answers; over HTTP this is a 404
+        except ModelNotFound:
+            if self._dialect.unknown_not_found:
+                raise
+            # As Triton answers; over HTTP this is a 404.
             return pb.ModelReadyResponse(ready=False)
 
     def _model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
@@ -84,7 +88,7 @@ class KServeV2Grpc:
         return pb.ModelMetadataResponse(
             name=metadata.name,
             versions=metadata.versions,
-            platform=metadata.platform,
+            platform=self._dialect.platform or metadata.platform,
             inputs=map(_tensor_metadata, metadata.inputs),
             outputs=map(_tensor_metadata, metadata.outputs),
         )
