@@ -12,6 +12,7 @@ from mooring.engine.batching import (
     BatchPolicy,
     RefillWait,
     RowTime,
+    SequencePolicy,
     fair_share,
     refill_wait,
 )
@@ -33,6 +34,19 @@ def test_an_idle_worker_is_never_kept_waiting_unless_the_model_asks_for_it(size,
 def test_nobody_waits_longer_than_max_delay_even_in_exact_mode(size, delay, waiting, age):
     due = BatchPolicy(size, delay, exact=True).due_in(waiting, age)
     assert due == 0.0 if waiting >= size or age >= delay else age + due <= delay + 1e-9
+
+
+@given(sizes, delays, st.lists(sizes), st.one_of(st.none(), st.floats(0, 1)), st.integers(1, 64), delays)
+def test_steps_of_sequences_leave_after_max_delay_at_the_latest(size, delay, preferred, fill, ready, age):
+    policy = SequencePolicy(size, delay, tuple(preferred), fill)
+    leave, wait = policy.next_call(ready, age)
+    assert leave <= ready
+    if age >= delay:
+        assert leave > 0
+    if not leave:
+        assert 0.0 < wait <= delay - age
+    if leave and fill is None:
+        assert leave <= max(preferred, default=size)
 
 
 @given(sizes, st.integers(1, 1000), st.integers(1, 16), st.one_of(st.none(), st.floats(1e-9, 10)))

@@ -24,7 +24,7 @@ from mooring.observability.statistics import ModelStatistics
         ({"response_cache": True, "decoupled": True}, 1000, Scheduler),
     ],
 )
-def test_no_request_pays_for_what_its_model_does_not_have(options, size, kind):
+async def test_no_request_pays_for_what_its_model_does_not_have(options, size, kind):
     cache = None if size is None else ResponseCache(size)
     scheduler = make_scheduler(
         model_spec(backend="x", **options),
