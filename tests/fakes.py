@@ -9,7 +9,7 @@ import heapq
 import itertools
 import time
 
-from mooring.backends.codec_backend import decode_json, encode_json
+from mooring.backends.codec_backend import run_job
 from mooring.core.buffers import Buffer, HeapAllocator, Slot, heap
 from mooring.core.errors import WorkerDied
 from mooring.core.requests import InferenceResponse
@@ -251,7 +251,7 @@ class FakeCodecs:
         for again in asking:
             again()
         if outcome is None:
-            outcome = encode_json(request) if request.body is None else decode_json(request)
+            outcome = run_job(request)
         request.release()
         done(outcome)
 

@@ -22,6 +22,7 @@ from mooring.repository.catalog import WORKERS
 from mooring.repository.declaration import (
     BatchingTable,
     Declaration,
+    EnsembleTable,
     QueuePolicyTable,
     SequencesTable,
     WorkersTable,
@@ -120,12 +121,14 @@ def test_each_key_of_a_models_configuration_is_documented_and_no_other():
         "workers",
         "sequences",
         "queue_policy",
+        "ensemble",
     }
     tables = {
         "batching": BatchingTable,
         "workers": WorkersTable,
         "sequences": SequencesTable,
         "queue_policy": QueuePolicyTable,
+        "ensemble": EnsembleTable,
     }
     for table, kind in tables.items():
         fields |= {f"{table}.{field.name}" for field in msgspec.structs.fields(kind)}

@@ -136,7 +136,7 @@ def test_explanations_are_declared_in_either_form(model):
         ("response_timeout = 0", "response_timeout"),
         (
             'platform = "rocal_json"',
-            "unknown platform 'rocal_json'; known are amdinfer_cpp, builtin, function",
+            "unknown platform 'rocal_json'; known are amdinfer_cpp, builtin, ensemble",
         ),
         ('backend = "handlr"', "unknown backend 'handlr'"),
         ('name = "a/b"', "cannot be the name"),

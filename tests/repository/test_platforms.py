@@ -179,7 +179,10 @@ def test_triton_without_a_batch_has_the_shapes_as_they_stand(model):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("ensemble_scheduling { step [] } max_batch_size: 1 input []", "ensemble_scheduling is not served"),
+        (
+            "ensemble_scheduling { step [] } max_batch_size: 1 input []",
+            "for a model of the platform 'ensemble'",
+        ),
         ("output: 1", "expected a message in braces"),
         ("instance_group { count: 'x' }", "count: expected a whole number"),
         ("dynamic_batching { max_queue_delay_microseconds: 1.5 }", "max_queue_delay_microseconds"),

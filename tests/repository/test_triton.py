@@ -219,7 +219,7 @@ def test_a_size_alone_changes_the_shapes_with_it(read):
             {"input": [{"name": "x", "data_type": "TYPE_FP32", "dims": [2], "reshape": {"shape": [3]}}]},
             "as many",
         ),
-        ({"ensemble_scheduling": {}}, "ensemble_scheduling is not served"),
+        ({"ensemble_scheduling": {}}, "for a model of the platform 'ensemble', and this one is 'python'"),
         ({"backend": "onnxruntime"}, "run by function, which cannot be changed"),
         ({"backend": "nonsense"}, "nonsense"),
     ],

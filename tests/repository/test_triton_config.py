@@ -98,7 +98,10 @@ def test_what_is_unknown_or_wrong_is_named_with_its_path(text, said):
 @pytest.mark.parametrize(
     ("text", "path"),
     [
-        ("ensemble_scheduling { step [] }", "ensemble_scheduling"),
+        (
+            'ensemble_scheduling { step { model_namespace: "a" } }',
+            "ensemble_scheduling.step[0].model_namespace",
+        ),
         ("batch_input [ { kind: BATCH_ITEM_SHAPE } ]", "batch_input"),
         ("batch_output [ { } ]", "batch_output"),
         ('model_operations { op_library_filename: "a.so" }', "model_operations"),
@@ -173,7 +176,7 @@ def test_json_is_read_as_protobuf_writes_it():
         ({"parameters": [1]}, "parameters: expected an object"),
         ({"max_batch_size": "many"}, "max_batch_size: expected a whole number, got 'many'"),
         ({"instance_group": [{"passive": "yes"}]}, "instance_group[0].passive: expected true or false"),
-        ({"ensemble_scheduling": {}}, "ensemble_scheduling is not served"),
+        ({"ensemble_scheduling": {"step": {}}}, "ensemble_scheduling.step: expected a list"),
     ],
 )
 def test_json_that_is_unknown_or_wrong_is_named_with_its_path(document, said):

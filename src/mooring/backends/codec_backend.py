@@ -2,16 +2,17 @@
 
 A codec process runs no code but ours. It takes requests and gives responses as every worker does, so that it is kept,
 fed and replaced by the same code. A request with a body has it decoded; the inputs of every other one are outputs of a
-model to encode (``codecs/decoded_body.py``).
+model to encode (``codecs/decoded_body.py``). Bodies that are no tensors are those of ensembles (``ensemble_forms.py``).
 """
 
 from collections.abc import Sequence
 
 from mooring.backends.backend import Backend
+from mooring.backends.ensemble_forms import convert_form
 from mooring.codecs.decoded_body import encode_decoded
 from mooring.codecs.v2_json import encode_json_output
 from mooring.core.errors import InvalidInput
-from mooring.core.requests import InferenceRequest, InferenceResponse
+from mooring.core.requests import TENSORS, InferenceRequest, InferenceResponse
 from mooring.core.service import LoadContext, ModelMetadata, Outcome, Reply
 from mooring.repository.spec import ModelSpec
 
@@ -25,9 +26,14 @@ class CodecBackend(Backend):
 
     def infer(self, requests: Sequence[InferenceRequest], reply: Reply) -> Sequence[Outcome]:
         """Decode or encode every request by itself."""
-        return [
-            encode_json(request) if request.body is None else decode_json(request) for request in requests
-        ]
+        return [run_job(request) for request in requests]
+
+
+def run_job(request: InferenceRequest) -> Outcome:
+    """Do what the form and the body of the request ask for."""
+    if request.form is not TENSORS:
+        return convert_form(request)
+    return encode_json(request) if request.body is None else decode_json(request)
 
 
 def encode_json(request: InferenceRequest) -> InferenceResponse:

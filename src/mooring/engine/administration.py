@@ -144,15 +144,40 @@ class Administration(ModelAdministration):
                 "--model-control-mode none and poll; start with explicit to allow it"
             )
 
-    async def _load(
-        self,
-        model: str,
-        version: str = "",
-        *,
-        config: Mapping[str, Any] | None = None,
-        files: Mapping[str, bytes] | None = None,
-        parameters: Mapping[str, Parameter] | None = None,
-    ) -> None:
+    async def _load(self, model: str, version: str = "", **changes: Any) -> None:
+        """As ``load``, whether or not clients may load models."""
+        await self._load_model(model, version, (), **changes)
+        self._on_change()
+
+    async def _load_model(self, model: str, version: str, within: tuple[str, ...], **changes: Any) -> None:
+        """Load a model, and the missing models of its steps before it where it is an ensemble, itself ``within`` others."""
+        missing = await self._load_unless_incomplete(model, version, changes)
+        if not missing:
+            return
+        for step in missing:
+            if step in (*within, model):
+                path = " -> ".join((*within, model, step))
+                raise ModelLoadFailed(f"the ensemble is a step of itself: {path}", model=model)
+            try:
+                await self._load_model(step, "", (*within, model))
+            except (ModelLoadFailed, ModelNotFound) as error:
+                text = f"step '{step}' of ensemble '{model}': {error.message}"
+                self._note_incomplete(model, text)
+                raise ModelLoadFailed(text, model=model, detail=error.detail) from error
+        await self._load_unless_incomplete(model, version, changes, complete=True)
+
+    def _note_incomplete(self, model: str, reason: str) -> None:
+        if model not in self._engine.registry.models:
+            url = self._catalog.url_of(model)
+            self._engine.registry.note_missing(model, "", Unavailable(url, reason))
+
+    async def _load_unless_incomplete(
+        self, model: str, version: str, changes: Mapping[str, Any], *, complete: bool = False
+    ) -> list[str]:
+        """Load a model, unless it is an ensemble of models that are not loaded: then return those.
+
+        No lock is held while they are loaded: another ensemble may need this one.
+        """
         async with self._lock_of(model):
             url = self._catalog.url_of(model)
             try:
@@ -161,19 +186,27 @@ class Administration(ModelAdministration):
                     model,
                     version,
                     also=self._pinned_versions(model),
-                    config=config,
-                    files=files,
-                    parameters=parameters,
+                    **changes,
                 )
             except (ModelLoadFailed, ModelNotFound) as error:
-                if not files:
+                if not changes.get("files"):
                     await self._on_read_failure(model, version, url, error)
                 raise
+            missing = [] if complete else self._missing_steps(served.specs)
+            if missing:
+                for spec in served.specs:
+                    self._catalog.release(spec)
+                return missing
             await self._load_versions(served, url)
             if version:
                 self._pinned.setdefault(model, set()).add(version)
             self._engine.registry.forget_missing(model, url, version)
-        self._on_change()
+        return []
+
+    def _missing_steps(self, specs: Sequence[ModelSpec]) -> list[str]:
+        """The models of ensembles' steps that are not loaded."""
+        steps = dict.fromkeys(stage for spec in specs if spec.ensemble is not None for stage in spec.stages)
+        return [step for step in steps if step not in self._engine.registry.models]
 
     async def sync_folder(self, folder: str) -> bool:
         """Load the model in a folder of the repository, or unload it where the folder is gone.
@@ -287,7 +320,8 @@ class Administration(ModelAdministration):
     ) -> Scaled:
         target = self._engine.registry.find_version(model, version)
         if target.spec.stages:
-            raise Unsupported(f"model '{model}' is a chain: its stages have the workers")
+            kind = "a chain" if target.spec.ensemble is None else "an ensemble"
+            raise Unsupported(f"model '{model}' is {kind}: its stages have the workers")
         self._engine.check_capacity(least, target)
         return await self._resize_version(target, least, most, wait=wait)
 

@@ -36,7 +36,7 @@ class BodyReader:
 
     def _apply_body(self, request: InferenceRequest, done: BodyRead, outcome: Outcome) -> None:
         if isinstance(outcome, MooringError):
-            done(_body_error(outcome))
+            done(body_error(outcome))
             return
         move_to_arena(outcome.tensors, self._allocate)
         replace_body(request, outcome)
@@ -48,7 +48,7 @@ def is_undecoded(request: InferenceRequest) -> bool:
     return request.body is not None and request.form is TENSORS
 
 
-def _body_error(error: MooringError) -> MooringError:
+def body_error(error: MooringError) -> MooringError:
     """The error for a body that cannot be decoded. It does not name the codec, which is no model of the client's."""
     if isinstance(error, DeadlineExceeded):
         return DeadlineExceeded("the body of the request was not read in time")

@@ -27,6 +27,10 @@ from mooring.engine.admission import RequestScheduler, admit_request, refuse_req
 from mooring.engine.body_reader import BodyReader
 from mooring.engine.codec_pool import MAX_CODECS, CodecPool
 from mooring.engine.frontends import Frontends, SingleProcess
+from mooring.engine.graphs.ensemble_forms import observe_run, run_ensemble
+from mooring.engine.graphs.ensemble_plan import EnsemblePlan
+from mooring.engine.graphs.ensemble_run import EnsembleContext
+from mooring.engine.graphs.ensembles import Ensembles
 from mooring.engine.graphs.run import GraphRun
 from mooring.engine.registry import Model, ModelVersion, Registry
 from mooring.engine.response_cache import CachingScheduler, ResponseCache
@@ -57,7 +61,7 @@ class Engine(InferenceService):
 
     How this works: the ``Registry`` holds every version with its state. Each version has a scheduler, which queues its
     requests, and a pool of worker processes, which runs them. ``submit`` looks up the version and passes the request to
-    its scheduler; a chain or a workflow has none, and its request becomes a ``GraphRun``. To deploy a version is to make
+    its scheduler; a chain, a workflow or an ensemble has none, and its request becomes a run. To deploy a version is to make
     scheduler and pool and to wait until the first worker has loaded the model. To retire one is to refuse new requests,
     to wait for those in flight, and to end the workers. A timer calls ``_check_all`` every 50 ms: it refuses requests
     past their deadlines, scales idle models to zero, and looks for frozen processes.
@@ -116,6 +120,7 @@ class Engine(InferenceService):
             deadlines,
         )
         self._cache = ResponseCache(cache_size)
+        self._ensembles = Ensembles(self.registry)
         self._codecs = CodecPool(max(1, codecs), arena.slot, self._workers)
         self._shares_reading = codecs > 0
         self._read_body = BodyReader(self._codecs, arena.slot).read_body
@@ -149,10 +154,13 @@ class Engine(InferenceService):
         return target.scheduler.overload_error()
 
     def run_graph(self, version: ModelVersion, request: InferenceRequest, done: Done) -> Ticket:
-        """Send a request on its way through a chain or a workflow; as ``submit``."""
-        assert version.graph is not None
+        """Send a request on its way through a chain, a workflow or an ensemble; as ``submit``."""
+        graph = version.graph
+        if isinstance(graph, EnsemblePlan):
+            return self._run_ensemble(version, graph, request, done)
+        assert graph is not None
         return GraphRun(
-            version.graph,
+            graph,
             request,
             done,
             self._submit_stage,
@@ -160,6 +168,15 @@ class Engine(InferenceService):
             version.runs,
             self._read_body,
         )
+
+    def _run_ensemble(
+        self, version: ModelVersion, plan: EnsemblePlan, request: InferenceRequest, done: Done
+    ) -> Ticket:
+        if not version.ready:
+            return refuse_request(request, done, version.not_ready_error())
+        context = EnsembleContext(self.submit, self._read_body, self._codecs, version.runs)
+        statistics = self._metrics.statistics_for(version.spec.name, version.spec.version)
+        return run_ensemble(plan, request, observe_run(request, statistics, done), context, self._arena.slot)
 
     def _submit_stage(self, request: InferenceRequest, done: Done) -> Ticket:
         """Submit a request to one model of a graph. A model that others follow runs alone, without its followers."""
@@ -206,6 +223,8 @@ class Engine(InferenceService):
 
     def _can_answer(self, version: ModelVersion) -> bool:
         models = self.registry.models
+        if version.spec.ensemble is not None:
+            return self._ensembles.can_answer(version)
         return version.ready and all(
             stage in models and models[stage].find_version("").ready
             for stage in (*version.spec.stages, *version.spec.following)
@@ -315,6 +334,12 @@ class Engine(InferenceService):
 
     async def _start_version(self, version: ModelVersion) -> ModelVersion:
         spec = version.spec
+        if spec.ensemble is not None:
+            self._metrics.statistics_for(spec.name, spec.version)
+            self._ensembles.start(version)
+            await version.wait_until_settled()
+            self._frontends.publish()
+            return version
         if spec.stages:
             self._metrics.statistics_for(spec.name, spec.version)
             version.start_loading(None, None)
@@ -331,6 +356,7 @@ class Engine(InferenceService):
             await version.wait_until_settled()
         else:
             version.suspend()
+        self._ensembles.update()
         self._frontends.publish()
         return version
 
@@ -387,6 +413,8 @@ class Engine(InferenceService):
     async def _unload_version(self, version: ModelVersion) -> None:
         """Refuse new requests, wait for those in flight for ``drain_limit`` seconds at most, and end the workers."""
         version.start_unloading()
+        self._ensembles.forget(version)
+        self._ensembles.update()
         scheduler = version.scheduler
         self._frontends.publish()
         await self._frontends.retire(version)
@@ -415,6 +443,7 @@ class Engine(InferenceService):
         new = await self._start_version(ModelVersion(spec))
         if new.ready:
             self.registry.replace_version(old, new)
+            self._ensembles.update()
             if isinstance(new.scheduler, SequenceScheduler) and isinstance(old.scheduler, SequenceScheduler):
                 new.scheduler.remember_lost(old.scheduler.open_sequences())
             await self._unload_version(old)
@@ -518,6 +547,7 @@ class Engine(InferenceService):
         for version in self.registry:
             if version.scheduler is not None:
                 version.scheduler.check_deadlines(now)
+        self._ensembles.update()
         self._codecs.check_deadlines(now)
         self._idle_models.check_budget(now)
         if self._heartbeat_clock.step(now):

@@ -17,9 +17,10 @@ from mooring.core.errors import (
     VersionNotFound,
 )
 from mooring.core.options import Scaling, declare
-from mooring.core.service import ModelMetadata
+from mooring.core.service import ModelMetadata, Ticket
 from mooring.engine.admission import RequestScheduler
-from mooring.engine.graphs.run import GraphRun, graph_of
+from mooring.engine.graphs.ensemble_plan import EnsemblePlan
+from mooring.engine.graphs.run import Graph, graph_of
 from mooring.engine.lifecycle import Lifecycle, State
 from mooring.observability.logs import get_logger, truncate_text
 from mooring.repository.spec import ModelSpec
@@ -52,7 +53,7 @@ class ModelVersion:
     closes the queue, and tells the ``Model``, whose default version may change with it. A version is *settled* once its
     first worker has loaded the model or has failed to. It is *suspended* while an operator has set its workers to 0.
 
-    A chain or a workflow has neither scheduler nor pool: its models have theirs. ``number`` is unique among all versions
+    A chain, a workflow or an ensemble has neither scheduler nor pool: its models have theirs. ``number`` is unique among all versions
     that this process ever had; frontend processes name a version by it.
     """
 
@@ -65,9 +66,12 @@ class ModelVersion:
         self.pool: WorkerPool | None = None
         self.loaded_at_startup = False
         self.ever_loaded = False  # by any of its workers
-        # The graph of a chain, of a workflow or of a model with followers, and the requests on their way through it.
-        self.graph = graph_of(spec)
-        self.runs: set[GraphRun] = set()
+        # The graph of a chain, of a workflow or of a model with followers, or the plan of an ensemble; and the requests on
+        # their way through it.
+        self.graph: Graph | EnsemblePlan | None = (
+            graph_of(spec) if spec.ensemble is None else EnsemblePlan(spec)
+        )
+        self.runs: set[Ticket] = set()
         # Counts the calls that set the number of workers: a newer call makes an older one that still waits give up.
         self.resize_epoch = 0
         self._on_move: Callable[[], None] = _do_nothing
@@ -102,8 +106,8 @@ class ModelVersion:
         While a worker is being restarted it counts, until the model's retry time-out has passed (TorchServe's rule);
         while the first ones are loading it does not, so that nobody is sent here too early.
         """
-        if self.spec.stages:
-            return True  # its stages answer for themselves
+        if self.spec.stages:  # which answer for themselves
+            return self.state is not State.FAILED
         pool = self.pool
         if pool is None:
             return False
@@ -128,7 +132,7 @@ class ModelVersion:
         self._on_move = on_move or _do_nothing
 
     def start_loading(self, scheduler: RequestScheduler | None, pool: WorkerPool | None) -> None:
-        """Begin to load the version. A chain or a workflow has no scheduler and no pool."""
+        """Begin to load the version. A chain, a workflow or an ensemble has no scheduler and no pool."""
         self.scheduler, self.pool = scheduler, pool
         self._lifecycle.move_to(State.LOADING)
 
@@ -143,6 +147,22 @@ class ModelVersion:
         else:
             self._on_failure(event)
         self._settled.set()
+
+    def fail(self, error: MooringError) -> None:
+        """Note why an ensemble cannot answer."""
+        if self.state not in (State.UNLOADING, State.UNLOADED):
+            self.error = error
+            self._lifecycle.move_to(State.FAILED)
+            self._settled.set()
+
+    def wait_again(self) -> None:
+        """Note that an ensemble waits for a model that is being loaded."""
+        if self.state in (State.READY, State.FAILED):
+            self._lifecycle.move_to(State.LOADING)
+
+    def set_decoupled(self, decoupled: bool) -> None:
+        """Set whether an ensemble may have any number of responses to a request, which its models decide."""
+        self.spec = msgspec.structs.replace(self.spec, decoupled=decoupled)
 
     def set_worker_range(self, least: int, most: int) -> None:
         """Set the least and the greatest number of workers in the spec; the pool itself is not changed."""

@@ -123,6 +123,18 @@ class WarmupTable(Table, frozen=True):
     data: Literal["zero", "random"] = "zero"
 
 
+class EnsembleStepTable(Table, frozen=True):
+    model: str = ""
+    version: Annotated[int, Meta(ge=-1, le=LARGEST)] = -1
+    inputs: dict[str, str] = {}
+    outputs: dict[str, str] = {}
+
+
+class EnsembleTable(Table, frozen=True):
+    steps: list[EnsembleStepTable] = []
+    max_inflight_requests: _Count = 0
+
+
 class VersionPolicyTable(Table, frozen=True):
     latest: Annotated[int, Meta(ge=1, lt=1 << 32)] | None = None
     all: bool = False
@@ -154,6 +166,7 @@ class Declaration(Table, frozen=True, kw_only=True):
     labels: Labels = []
     explain: dict[str, Any] = {}
     models: list["Declaration"] = []
+    ensemble: EnsembleTable | None = None
     queue_size: _Positive | None = None
     queue_policy: QueuePolicyTable | None = None
     concurrency: _Positive | None = None
@@ -201,6 +214,8 @@ TABLES: Mapping[str, type[Table]] = {
     "workers": WorkersTable,
     "queue_policy": QueuePolicyTable,
     "queue_policy.by_priority": WaitPolicyTable,
+    "ensemble": EnsembleTable,
+    "ensemble.steps": EnsembleStepTable,
     "sequences": SequencesTable,
     "sequences.controls": ControlTable,
     "sequences.states": StateTable,

@@ -13,6 +13,7 @@ from mooring.repository.declaration import (
     SequencesTable,
     TensorTable,
 )
+from mooring.repository.ensemble_rules import find_step_fault
 
 _INTEGERS = ("INT32", "UINT32", "INT64", "UINT64")
 _FLAGS = ("BOOL", "INT32", "FP32")
@@ -63,6 +64,8 @@ def check_declaration(declared: Declaration, file: object) -> None:
     workers = declared.workers
     if workers.min is not None and workers.max is not None and workers.min > workers.max:
         raise ModelLoadFailed(f"{file}: workers.min is above workers.max")
+    if fault := find_step_fault(declared):
+        raise ModelLoadFailed(f"{file}: {fault}")
     names = [stage.name for stage in declared.models]
     if len(set(names)) < len(names):
         raise ModelLoadFailed(f"{file}: two of the models of the chain have the same name")

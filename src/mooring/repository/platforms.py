@@ -4,6 +4,7 @@
     python, function                                                  function    model.py, or the only .py
     builtin, amdinfer_cpp                                             builtin     none, or lib<builtin>.so, which is not run
     onnx, onnxruntime, onnxruntime_onnx, onnx_onnxv1, migraphx_mxr    onnx        model.onnx, the only .onnx, the only file
+    ensemble                                                          ensemble    none: its steps are other models
     pytorch, pytorch_libtorch, pytorch_torchscript, pytorch_exported  pytorch     model.pt2, model.pt, the only one of those
 
 Without a name the files decide.
@@ -19,6 +20,7 @@ BACKENDS: Mapping[str, str] = {
     "python": "function",
     "builtin": "builtin",
     "amdinfer_cpp": "builtin",
+    "ensemble": "ensemble",
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxruntime_onnx": "onnx",

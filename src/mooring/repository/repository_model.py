@@ -41,7 +41,7 @@ from mooring.repository.layout import (
 )
 from mooring.repository.mar import check_name
 from mooring.repository.platforms import backend_for, backend_of, find_model_file
-from mooring.repository.spec import Defaults, ModelSpec, Warmup, WarmupInput
+from mooring.repository.spec import Defaults, Ensemble, EnsembleStep, ModelSpec, Warmup, WarmupInput
 from mooring.repository.triton import declaration_table
 from mooring.repository.triton_config import TritonConfig
 
@@ -153,7 +153,7 @@ def _version_folders(declared: "Declaration", home: "ModelLocation") -> dict[str
         return numbered
     backend = _declared_backend(declared, home.where)
     named = (declared.entry or declared.id).partition(":")[0]
-    if declared.models or backend == "builtin" or (named and is_file(home.folder / named)):
+    if declared.models or backend in ("builtin", "ensemble") or (named and is_file(home.folder / named)):
         return {"1": home.folder}
     if find_flat_file(home.folder, backend):
         return {"1": home.folder}
@@ -221,7 +221,9 @@ def _model_spec(
 ) -> ModelSpec:
     """One version of one model."""
     backend = _declared_backend(declared, home.where)
-    if backend == "builtin":
+    if backend == "ensemble":
+        entry = ""
+    elif backend == "builtin":
         entry = _builtin_name(declared, place) or name
     else:
         backend, entry = _model_file(declared, backend, place, home)
@@ -244,7 +246,22 @@ def _model_spec(
         explain=declared.explain,
         warmup=_warmup_requests(declared, place, home),
         triton=_triton_config(declared),
+        **_ensemble_fields(declared),
     )
+
+
+def _ensemble_fields(declared: Declaration) -> dict[str, Any]:
+    """The fields of a spec that only an ensemble has."""
+    if declared.ensemble is None:
+        return {}
+    steps = [
+        EnsembleStep(each.model, "" if each.version < 0 else str(each.version), each.inputs, each.outputs)
+        for each in declared.ensemble.steps
+    ]
+    return {
+        "ensemble": Ensemble(steps, declared.ensemble.max_inflight_requests),
+        "stages": list(dict.fromkeys(step.model for step in steps)),
+    }
 
 
 def apply_triton_config(spec: ModelSpec, config: TritonConfig) -> ModelSpec:
@@ -286,6 +303,7 @@ def apply_triton_config(spec: ModelSpec, config: TritonConfig) -> ModelSpec:
         changes["decoupled"] = declared.decoupled
     if "warmup" in table:
         changes["warmup"] = _warmup_requests(declared, place, home)
+    changes |= _ensemble_fields(declared)
     if "entry" in table:
         changes["entry"] = _model_file(declared, spec.backend, place, home)[1]
     return msgspec.structs.replace(spec, **changes)

@@ -41,6 +41,25 @@ class Node(msgspec.Struct, frozen=True):
     retries: int = 0
 
 
+class EnsembleStep(msgspec.Struct, frozen=True):
+    """A step of an ensemble: a model, and the ensemble's tensor for each of its inputs and outputs, by their names.
+
+    ``version`` is empty for the default one.
+    """
+
+    model: str
+    version: str = ""
+    inputs: dict[str, str] = {}
+    outputs: dict[str, str] = {}
+
+
+class Ensemble(msgspec.Struct, frozen=True):
+    """The steps of an ensemble. Of the pieces of a streamed answer ``max_inflight`` are in the steps after it at a time."""
+
+    steps: list[EnsembleStep]
+    max_inflight: int = 0
+
+
 class WarmupInput(msgspec.Struct, frozen=True):
     """An input of a warm-up request. ``data`` is zero, random, or the file that holds its elements, little-endian."""
 
@@ -102,6 +121,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     stages: list[str] = []
     # Of a workflow, whose models are the stages: its graph. Every node stands after those whose answers it takes.
     nodes: list[Node] = []
+    # Of an ensemble, whose models are the stages; it has no worker of its own, its backend is "ensemble".
+    ensemble: Ensemble | None = None
     # What a worker asks its model before it is ready.
     warmup: list[Warmup] = []
     # The workflow that this model belongs to, and is registered and unregistered with.

@@ -6,6 +6,7 @@ output [ { name: "y" data_type: TYPE_STRING dims: [ 1 ] label_filename: "labels.
 dynamic_batching { max_queue_delay_microseconds: 100 default_queue_policy { max_queue_size: 16 } }
 instance_group [ { count: 2 } ]
 version_policy { latest { num_versions: 1 } }     the default
+ensemble_scheduling { step [ { model_name: "m" model_version: -1 input_map { key: "x" value: "X" } output_map { ... } } ] }
 sequence_batching { oldest { max_candidate_sequences: 8 } max_sequence_idle_microseconds: 5000000 }
 default_model_filename: "net.onnx"
 model_warmup [ { name: "one" batch_size: 1 inputs { key: "x" value { data_type: TYPE_FP32 dims: [ 3 ] zero_data: true } } } ]
@@ -83,6 +84,8 @@ def declaration_table(config: TritonConfig, *, batched: bool | None = None) -> d
         table["decoupled"] = config["model_transaction_policy"].get("decoupled", False)
     if "response_cache" in config:
         table["response_cache"] = config["response_cache"].get("enable", False)
+    if "ensemble_scheduling" in config:
+        table["ensemble"] = _ensemble_table(config["ensemble_scheduling"])
     table |= _scheduling_tables(config)
     if config.get("model_warmup"):
         table["warmup"] = [_warmup_table(each) for each in config["model_warmup"]]
@@ -183,6 +186,20 @@ def _worker_count(groups: Sequence[Mapping[str, Any]]) -> int:
     if not active:
         raise ValueError("instance_group: all are passive, so that the model would have no worker")
     return sum(each.get("count", 1) or 1 for each in active)
+
+
+def _ensemble_table(scheduling: Mapping[str, Any]) -> dict[str, Any]:
+    steps = [
+        {
+            "model": each.get("model_name", ""),
+            # Left out it is 0 to protobuf, which nobody means as a version.
+            "version": each.get("model_version", -1),
+            "inputs": each.get("input_map", {}),
+            "outputs": each.get("output_map", {}),
+        }
+        for each in scheduling.get("step", [])
+    ]
+    return {"steps": steps, "max_inflight_requests": scheduling.get("max_inflight_requests", 0)}
 
 
 def _warmup_table(warmup: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from mooring.repository.spec import ModelSpec
 from mooring.repository.triton_schema import ENUMS, MESSAGES, Key, Verdict
 
 # Triton's names for what runs a model.
-_BACKENDS: Mapping[str, str] = {"onnx": "onnxruntime", "function": "python"}
+_BACKENDS: Mapping[str, str] = {"onnx": "onnxruntime", "function": "python", "ensemble": ""}
 _EMPTY: Mapping[str, object] = {"bool": False, "string": "", "float": 0.0}
 
 
@@ -43,8 +43,24 @@ def model_config(
         version_policy=spec.version_policy or VersionPolicy(),
         decoupled=spec.decoupled,
         file_name=spec.entry if spec.backend in SUFFIXES and ":" not in spec.entry else "",
-        declared=spec.triton,
+        declared=spec.triton or _ensemble_scheduling(spec),
     )
+
+
+def _ensemble_scheduling(spec: ModelSpec) -> dict[str, Any]:
+    """The steps of an ensemble that is not configured for Triton, as Triton would have them; empty for other models."""
+    if spec.ensemble is None:
+        return {}
+    steps = [
+        {
+            "model_name": step.model,
+            "model_version": int(step.version or -1),
+            "input_map": step.inputs,
+            "output_map": step.outputs,
+        }
+        for step in spec.ensemble.steps
+    ]
+    return {"ensemble_scheduling": {"step": steps, "max_inflight_requests": spec.ensemble.max_inflight}}
 
 
 def describe_sequences(spec: ModelSpec) -> SequenceDescription | None:
@@ -97,7 +113,9 @@ def config_document(config: ModelConfig) -> dict[str, Any]:
         document["parameters"]["batching"] = {"string_value": f"{joining.state}: {joining.reason}"}
     if config.sequences is not None:
         document.setdefault("sequence_batching", _sequence_batching(config.sequences))
-    elif (config.max_batch_size > 1 and not unbatched) or "dynamic_batching" in declared:
+    elif config.backend != "ensemble" and (
+        (config.max_batch_size > 1 and not unbatched) or "dynamic_batching" in declared
+    ):
         document["dynamic_batching"] = {
             "preferred_batch_size": [config.max_batch_size],
             **declared.get("dynamic_batching", {}),
@@ -154,6 +172,8 @@ def _declared_entry(declared: Mapping[str, Any], kind: str, spec: TensorSpec) ->
 
 def _instance_groups(config: ModelConfig) -> list[dict[str, Any]]:
     """Return the declared groups, or one group of all workers where their number has changed since."""
+    if config.backend == "ensemble":  # which has no workers
+        return []
     written: list[dict[str, Any]] = config.declared.get("instance_group", [])
     active = [each for each in written if not each.get("passive", False)]
     if active and sum(each.get("count", 1) or 1 for each in active) == config.instances:

@@ -104,10 +104,8 @@ MESSAGES: Mapping[str, Mapping[str, Key]] = {
             "the model keeps state from request to request",
             choice="scheduling_choice",
         ),
-        "ensemble_scheduling": _refused(
-            "ModelEnsembling",
-            "a chain of models ([[models]] in config.toml) runs models in order",
-            choice="scheduling_choice",
+        "ensemble_scheduling": _served(
+            "ModelEnsembling", "other models answer, each its step", choice="scheduling_choice"
         ),
         "instance_group": _served(
             "ModelInstanceGroup", "the workers of the model, all groups together", many=True
@@ -314,15 +312,17 @@ MESSAGES: Mapping[str, Mapping[str, Key]] = {
         "name": _served("string", "its name"),
     },
     "ModelEnsembling": {
-        "step": _tunes("ModelEnsembling.Step", many=True),
-        "max_inflight_requests": _tunes("uint32"),
+        "step": _served("ModelEnsembling.Step", "a model that is asked", many=True),
+        "max_inflight_requests": _served(
+            "uint32", "how many pieces of a streamed answer are in the steps after it at a time; 16"
+        ),
     },
     "ModelEnsembling.Step": {
-        "model_name": _tunes("string"),
-        "model_version": _tunes("int64"),
-        "input_map": _tunes("string", keyed="string"),
-        "output_map": _tunes("string", keyed="string"),
-        "model_namespace": _tunes("string"),
+        "model_name": _served("string", "the model, an ensemble as well"),
+        "model_version": _served("int64", "its version; -1 is the default one"),
+        "input_map": _served("string", "the ensemble's tensor for each input of the model", keyed="string"),
+        "output_map": _served("string", "the ensemble's tensor for each output of the model", keyed="string"),
+        "model_namespace": _refused("string", "a server has one name for each model; leave the line out"),
     },
     "ModelInstanceGroup": {
         "name": _tunes("string", "workers have their own names"),

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from mooring.codecs.packed import pack_predictions, split_predictions
-from mooring.codecs.requested_outputs import NO_LABELS, encode_outputs
+from mooring.codecs.requested_outputs import NO_LABELS, LabelSource, encode_outputs
 from mooring.core.buffers import LARGE, Buffer, Payload
 from mooring.core.errors import InvalidInput, InvalidOutput
 from mooring.core.requests import Form, InferenceRequest, InferenceResponse, ResponseHead
@@ -71,7 +71,7 @@ def merged_answer(answers: Answers, request: InferenceRequest) -> InferenceRespo
         return InferenceResponse([output], head=ResponseHead(content_type="application/json"))
     if request.form is Form.INSTANCES:
         return InferenceResponse([_merge_rows(answers, "predictions")])
-    return _present_outputs(_select_outputs(_named_outputs(answers), request), request)
+    return present_outputs(_select_outputs(_named_outputs(answers), request), request)
 
 
 def _as_instances(predictions: Tensor) -> Tensor:
@@ -93,10 +93,15 @@ def _select_outputs(outputs: list[Tensor], request: InferenceRequest) -> list[Te
     return kept
 
 
-def _present_outputs(outputs: list[Tensor], request: InferenceRequest) -> InferenceResponse:
-    """The outputs in the form that the request asks for, as a worker would have written them."""
+def present_outputs(
+    outputs: list[Tensor], request: InferenceRequest, labels: LabelSource = NO_LABELS
+) -> InferenceResponse:
+    """The outputs in the form that the request asks for, as a worker would have written them.
+
+    It takes them over. Raises ``InvalidInput``; then they are still the caller's.
+    """
     before = [msgspec.structs.replace(output) for output in outputs]
-    response = encode_outputs(request, InferenceResponse([*outputs]), NO_LABELS)
+    response = encode_outputs(request, InferenceResponse([*outputs]), labels)
     kept = {id(output.data) for output in response.outputs}
     release(output for output in before if id(output.data) not in kept)
     return response

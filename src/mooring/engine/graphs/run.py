@@ -129,7 +129,7 @@ class GraphRun:
         done: Done,
         submit: Submit,
         inputs: DeclaredInputs,
-        runs: set["GraphRun"],
+        runs: set[Ticket],
         read_body: ReadBody,
     ) -> None:
         self._graph = graph

@@ -1,0 +1,236 @@
+"""Requests to an ensemble, in whatever form: tensors go their way at once, bodies and instances by a codec process."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mooring.codecs.ensemble_forms import (
+    READ,
+    WRITE,
+    FormHead,
+    FormSample,
+    FormSignature,
+    read_head,
+    write_head,
+    write_signature,
+)
+from mooring.codecs.nonfinite import writes_null
+from mooring.core.buffers import Buffer
+from mooring.core.errors import InvalidInput, MooringError, Unsupported
+from mooring.core.requests import INFER, INSTANCES, TENSORS, InferenceRequest, InferenceResponse
+from mooring.core.service import Done, Outcome, Ticket
+from mooring.core.tensors import Tensor, release
+from mooring.engine.admission import NO_OP_TICKET, refuse_request
+from mooring.engine.body_reader import body_error
+from mooring.engine.graphs.ensemble_plan import EnsemblePlan
+from mooring.engine.graphs.ensemble_run import EnsembleContext, EnsembleRun
+from mooring.engine.offload import move_to_arena
+from mooring.observability.statistics import ModelStatistics
+
+Allocate = Callable[[int], Buffer | None]
+
+
+def run_ensemble(
+    plan: EnsemblePlan, request: InferenceRequest, done: Done, context: EnsembleContext, allocate: Allocate
+) -> Ticket:
+    """Send a request on its way through an ensemble; every refusal goes to ``done``."""
+    if request.operation is not INFER:
+        text = (
+            f"'{request.model}' is made of several models and has no explanation of its own; ask one of them"
+        )
+        return refuse_request(request, done, Unsupported(text))
+    if request.form is TENSORS:
+        return EnsembleRun(plan, request, done, context)
+    if request.form is INSTANCES and request.body is None and not request.rows:
+        done(InferenceResponse([Tensor("predictions", "BYTES", [0], [])], model=request.model))
+        return NO_OP_TICKET
+    return _FormRun(plan, request, done, context, allocate)
+
+
+def observe_run(request: InferenceRequest, statistics: ModelStatistics, done: Done) -> Done:
+    """Return a ``done`` that counts the request when it has its last answer, with the time that all steps took together."""
+    began = time.monotonic()
+    rows, defaulted = max(request.rows, 1), not request.version
+
+    def count_and_pass(outcome: Outcome) -> None:
+        failed = isinstance(outcome, MooringError)
+        if isinstance(outcome, MooringError) or outcome.final:
+            seconds = time.monotonic() - began
+            statistics.observe_request(seconds, 0.0, not failed, defaulted)
+            if not failed:
+                statistics.observe_batches([(rows, seconds)])
+        done(outcome)
+
+    return count_and_pass
+
+
+class _FormRun:
+    """A request that is no tensors yet; the ``Ticket`` of its caller.
+
+    How this works: a codec process makes samples of the body. Each sample is a run of its own through the ensemble, all
+    at once, and of all their outputs a codec process makes the answer. The first failure ends all.
+    """
+
+    def __init__(
+        self,
+        plan: EnsemblePlan,
+        request: InferenceRequest,
+        done: Done,
+        context: EnsembleContext,
+        allocate: Allocate,
+    ) -> None:
+        self._plan = plan
+        self._request = request
+        self._done: Done | None = done
+        self._context = context
+        self._allocate = allocate
+        self._job: Ticket | None = None  # what a codec process does for this request
+        self._tickets: list[Ticket] = []
+        self._head = FormHead(False, [])
+        self._outputs: list[list[Tensor]] = []  # by sample
+        self._left = 0
+        own = plan.own
+        self._signature = FormSignature(
+            list(plan.spec.inputs),
+            list(plan.spec.outputs),
+            (own.max_batch_size or 1) if own.batched else 0,
+            {name: dict(labels) for name, labels in plan.labels.items() if labels},
+            writes_null(plan.spec.handler.json_nan, by_default=True),
+        )
+        context.runs.add(self)
+        self._submit_job(READ, request.inputs, self._on_read, body=request.body)
+
+    def cancel(self) -> None:
+        """The caller does not wait any more."""
+        self._done = None
+        self._release_all()
+
+    def _submit_job(
+        self, path: str, inputs: list[Tensor], done: Callable[[InferenceResponse], None], **fields: Any
+    ) -> None:
+        request = self._request
+        job = InferenceRequest(
+            "",
+            "",
+            request.id,
+            inputs,
+            form=request.form,
+            path=path,
+            parameters=write_signature(self._signature),
+            deadline=request.deadline,
+            **fields,
+        )
+
+        over = False
+
+        def on_outcome(outcome: Outcome) -> None:
+            nonlocal over
+            over, self._job = True, None
+            if self._done is None:
+                if isinstance(outcome, InferenceResponse):
+                    release(outcome.outputs)
+            elif isinstance(outcome, MooringError):
+                self._end_with_error(body_error(outcome))
+            else:
+                done(outcome)
+
+        self._context.codecs.has_idle(_do_nothing)  # starts a process where none has nothing to do
+        ticket = self._context.codecs.submit(job, on_outcome)
+        if not over:  # it may have been answered before ``submit`` returned
+            self._job = ticket
+
+    def _on_read(self, response: InferenceResponse) -> None:
+        request, tensors = self._request, response.tensors
+        self._head = head = read_head(tensors)
+        move_to_arena(tensors, self._allocate)
+        self._outputs = [[] for _ in head.samples]
+        self._left = len(head.samples)
+        start = 1
+        samples = []
+        for sample in head.samples:
+            samples.append(tensors[start : start + sample.counts[0]])
+            start += sample.counts[0]
+        self._head = FormHead(
+            head.is_rows, [FormSample([], each.rows, each.batch_added) for each in head.samples]
+        )
+        for index, inputs in enumerate(samples):
+            if self._done is None:  # a sample before it has failed at once
+                release(inputs)
+                continue
+            part = InferenceRequest(
+                request.model,
+                request.version,
+                request.id,
+                inputs,
+                parameters=request.parameters,
+                deadline=request.deadline,
+                headers=request.headers,
+                priority=request.priority,
+            )
+            self._tickets.append(EnsembleRun(self._plan, part, self._collect_sample(index), self._context))
+
+    def _collect_sample(self, index: int) -> Done:
+        def done(outcome: Outcome) -> None:
+            if self._done is None:
+                if isinstance(outcome, InferenceResponse):
+                    release(outcome.outputs)
+                return
+            if isinstance(outcome, MooringError):
+                self._end_with_error(self._sample_error(index, outcome))
+                return
+            counts = self._head.samples[index].counts
+            if outcome.outputs:
+                counts.append(len(outcome.outputs))
+                self._outputs[index] += outcome.tensors
+            if len(counts) > 1 and not self._head.is_rows:
+                self._end_with_error(
+                    Unsupported(f"model '{self._request.model}' gives several responses: use generate_stream")
+                )
+            elif outcome.final:
+                self._left -= 1
+                if not self._left:
+                    self._write_answer()
+
+        return done
+
+    def _sample_error(self, index: int, error: MooringError) -> MooringError:
+        """An error of a request that has several samples says which of them it is about."""
+        if isinstance(error, InvalidInput) and len(self._outputs) > 1:
+            return InvalidInput(f"instance {index}: {error.message}", model=error.model)
+        return error
+
+    def _write_answer(self) -> None:
+        outputs, self._outputs = [each for sample in self._outputs for each in sample], []
+        self._submit_job(WRITE, [write_head(self._head), *outputs], self._deliver_answer)
+
+    def _deliver_answer(self, answer: InferenceResponse) -> None:
+        done, self._done = self._done, None
+        answer.model, answer.version, answer.id = (
+            self._request.model,
+            self._plan.spec.version,
+            self._request.id,
+        )
+        self._release_all()
+        assert done is not None
+        done(answer)
+
+    def _end_with_error(self, error: MooringError) -> None:
+        done, self._done = self._done, None
+        self._release_all()
+        if done is not None:
+            done(error)
+
+    def _release_all(self) -> None:
+        self._context.runs.discard(self)
+        if self._job is not None:
+            self._job.cancel()
+        tickets, self._tickets = self._tickets, []
+        for ticket in tickets:
+            ticket.cancel()
+        for outputs in self._outputs:
+            release(outputs)
+        self._outputs = []
+
+
+def _do_nothing() -> None:
+    """Do nothing when a process is free: what was submitted waits for it."""

@@ -1,0 +1,94 @@
+"""Bodies and instances for an ensemble: made tensors of by a codec process, and answered of all samples together."""
+
+import msgspec
+from ensemble_kit import Steps, ensemble_spec, step
+
+from mooring.core.buffers import HeapAllocator
+from mooring.core.errors import InvalidInput, ModelFailed, Unsupported
+from mooring.core.requests import Form, InferenceRequest, Operation
+from mooring.core.tensors import Tensor
+from mooring.engine.graphs.ensemble_forms import observe_run, run_ensemble
+from mooring.observability.statistics import ModelStatistics
+
+SPEC = ensemble_spec(
+    step("first", "x=A", "y=m"), step("last", "x=m", "y=C"), inputs="A", outputs="C", batch=2
+)
+
+
+def instances(*rows):
+    return [Tensor("instances", "BYTES", [len(rows)], [msgspec.json.encode(row) for row in rows])]
+
+
+def ask(steps, inputs, form=Form.INSTANCES, **fields):
+    request = InferenceRequest("e", "", "7", inputs, form=form, **fields)
+    return run_ensemble(steps.plan, request, steps.outcomes.append, steps.context, HeapAllocator().allocate)
+
+
+def answer_all(steps):
+    while steps.waiting():
+        model = steps.waiting()[0]
+        steps.answer(model, steps.tensor("y", steps.given(model)[0][1][0]))
+
+
+def test_rows_go_in_batches_and_come_back_as_one_answer():
+    steps = Steps(SPEC)
+    ask(steps, instances([1, 2], [3, 4], [5, 6]))
+    assert steps.waiting() == ["first", "first"]
+    answer_all(steps)
+    (answer,) = steps.outcomes
+    assert (answer.outputs[0].data, answer.id, answer.version) == ([b"[0.0,0.0]"] * 3, "7", "3")
+    assert steps.runs == set()
+
+
+def test_no_rows_are_no_predictions():
+    steps = Steps(SPEC)
+    ask(steps, instances())
+    assert (steps.outcomes[0].outputs[0].shape, steps.asked) == ([0], [])
+
+
+def test_a_body_is_answered_with_a_body():
+    steps = Steps(SPEC)
+    ask(steps, [Tensor("body", "BYTES", [1], [b"[1, 2]"], {"content_type": "application/json"})], Form.BODY)
+    answer_all(steps)
+    assert bytes(steps.outcomes[0].outputs[0].data[0]) == b'{"C":[0.0,0.0]}'
+
+
+def test_a_wrong_body_or_row_is_named():
+    steps = Steps(SPEC)
+    ask(steps, instances([1, 2], [3, "x"]))
+    ask(steps, [Tensor("body", "BYTES", [1], [b"{"])], Form.BODY)
+    assert [type(outcome) for outcome in steps.outcomes] == [InvalidInput, InvalidInput]
+    assert steps.outcomes[0].message.startswith("instance 1")
+    assert steps.runs == set()
+
+
+def test_the_first_failure_withdraws_all_samples():
+    steps = Steps(SPEC)
+    ask(steps, instances([1, 2], [3, 4], [5, 6]))
+    steps.answer("first", error=ModelFailed("no"))
+    assert steps.outcomes[0].message == "in ensemble 'e', step 'first': no"
+    assert (len(steps.outcomes), steps.withdrawn, steps.runs) == (1, ["first"], set())
+
+
+def test_who_goes_away_withdraws_all_samples():
+    steps = Steps(SPEC)
+    ask(steps, instances([1, 2], [3, 4], [5, 6])).cancel()
+    assert (steps.outcomes, steps.withdrawn, steps.runs) == ([], ["first", "first"], set())
+
+
+def test_an_ensemble_has_no_explanation():
+    steps = Steps(SPEC)
+    ask(steps, instances([1, 2]), operation=Operation.EXPLAIN)
+    assert isinstance(steps.outcomes[0], Unsupported)
+
+
+def test_requests_rows_and_failures_are_counted():
+    steps, statistics = Steps(SPEC), ModelStatistics("e", "3")
+    for error in (None, ModelFailed("no")):
+        request = InferenceRequest("e", "", "7", [steps.tensor("A", 2)])
+        done = observe_run(request, statistics, steps.outcomes.append)
+        run_ensemble(steps.plan, request, done, steps.context, HeapAllocator().allocate)
+        steps.answer("first", steps.tensor("y", 2), error=error)
+        answer_all(steps)
+    counts = statistics.counts
+    assert (counts.outcomes, counts.by_size.keys()) == ([1, 1], {2})
