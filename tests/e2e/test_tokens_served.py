@@ -28,7 +28,9 @@ from mooring.protocols.grpc_reflection import Reflection
 from mooring.protocols.kserve.settings import TraceSettings
 from mooring.server.server import Server as Composition
 
-DENIED = "Token Authorization failed"
+DENIED = re.compile(
+    "Token Auth(oriz|entic)ation failed. Token either incorrect"
+)  # the second at /token alone
 MODEL = "/v2/models/{model_name}"
 VERSION = f"{MODEL}/versions/{{model_version}}"
 
@@ -232,8 +234,8 @@ async def of_routes(server: Guarded, mounted, credentials: dict[str, str | None]
             may = MAY[need_of(method, pattern)]
             for name, header in credentials.items():
                 code, text = server.code(server.ports[number], method, filled(pattern), header, session)
-                denied = code == server.unauthorized and DENIED in text
-                if denied == (name in may) or code == 401 != server.unauthorized:
+                denied = code == server.unauthorized and DENIED.search(text)
+                if bool(denied) == (name in may) or code == 401 != server.unauthorized:
                     wrong.append((method, pattern, name, code, text))
     assert wrong == []
 
@@ -247,7 +249,7 @@ async def of_rpcs(server: Guarded, credentials: dict[str, str | None]) -> None:
             port = server.managing if managing else server.rpc
             code, text = server.rpc_code(port, service, name, kind, header)
             denied = "PERMISSION_DENIED" if service.startswith("org.pytorch") else "UNAUTHENTICATED"
-            if (who not in may) != (code == denied and text.startswith(DENIED)):
+            if (who not in may) != (code == denied and bool(DENIED.match(text))):
                 wrong.append((service, name, who, code, text))
     assert wrong == []
 
@@ -342,7 +344,7 @@ def test_without_a_token_a_request_is_refused_before_its_body_is_sent(here, path
         answer = wire.answer()
         assert (answer.code, answer.headers["connection"]) == (401, "close")
         assert answer.headers["www-authenticate"] == 'Bearer realm="mooring"'
-        assert DENIED in answer.body.decode()
+        assert DENIED.search(answer.body.decode())
         assert wire.ended()
 
 
@@ -454,7 +456,7 @@ def test_the_commands_take_a_token_from_the_environment_or_from_a_file(here):
     assert "scale" in listed("--token-file", str(here.folder / "key_file.json")).stdout
     nobody = listed()
     assert nobody.returncode == 1
-    assert DENIED in nobody.stderr
+    assert DENIED.search(nobody.stderr)
 
 
 def test_a_websocket_needs_the_token_to_open(here):
@@ -711,7 +713,7 @@ def test_a_wrong_token_gets_torchserves_answer_in_a_drop_in_start(dropped, wrong
         ("org.pytorch.serve.grpc.inference.InferenceAPIsService", "Predictions", dropped.rpc),
     )[: len(places)]:
         code, text = dropped.rpc_code(port, service, name, "unary", header["Authorization"])
-        assert (code, DENIED in text) == ("PERMISSION_DENIED", True)
+        assert (code, bool(DENIED.match(text))) == ("PERMISSION_DENIED", True)
 
 
 def test_a_request_with_a_head_that_is_known_is_still_checked(dropped):
@@ -724,13 +726,14 @@ def test_a_request_with_a_head_that_is_known_is_still_checked(dropped):
 
 def test_a_renewal_asks_for_its_key_and_for_a_type_also_on_loopback(dropped):
     url, old = f"http://127.0.0.1:{dropped.ports[1]}/token", dropped.keys()
+    unrenewed = REFUSED | {"message": REFUSED["message"].replace("Authorization", "Authentication")}
     api = {"Authorization": f"Bearer {old['API']}"}
     for headers, query in (
         ({}, "?type=inference"),
         ({"Authorization": f"Bearer {old['management']}"}, "?type=inference"),
     ):
         answer = requests.get(url + query, headers=headers, timeout=30)
-        assert (answer.status_code, answer.json()) == (400, REFUSED)
+        assert (answer.status_code, answer.json()) == (400, unrenewed)
     for query in ("", "?type=", "?type=token"):
         answer = requests.get(url + query, headers=api, timeout=30)
         assert (answer.status_code, answer.json()["type"]) == (400, "InvalidKeyException")
@@ -750,7 +753,7 @@ def test_the_switch_demands_tokens_or_writes_none(tmp_path, switch, plain, wrong
         server.started("Model server started.")
         assert (tmp_path / "key_file.json").exists() is (switch == "false")
         for path in ("/predictions/rows", "/v2/models/rows/infer"):
-            assert DENIED in server.code(server.port, "POST", path, None)[1] or plain == 200
+            assert DENIED.search(server.code(server.port, "POST", path, None)[1]) or plain == 200
         assert server.code(server.port, "POST", "/predictions/rows", None)[0] == plain
         assert server.code(server.port, "POST", "/predictions/rows", "Bearer AAAAAAAA")[0] == wrong
         server.closed()

@@ -6,6 +6,14 @@ import pytest
 from openapi_spec_validator import validate
 from protocol_wire import JSON
 
+from mooring.observability.metrics import Metrics
+from mooring.protocols.access import Gate
+from mooring.protocols.endpoints import Endpoint
+from mooring.protocols.openapi import ApiDescription
+from mooring.protocols.responses import Responses
+from mooring.protocols.torchserve.operations import RENEW
+from mooring.tokens import Access, Tokens
+
 
 async def document(served, method: str = "OPTIONS", target: str = "/") -> dict:
     reply = await served.call(method, target)
@@ -125,3 +133,13 @@ async def test_the_server_is_described_with_and_without_a_slash(v2):
     paths = (await document(v2))["paths"]
     assert paths["/v2/"]["get"]["responses"] == paths["/v2"]["get"]["responses"]
     assert (await v2.call("GET", "/v2/")).body == (await v2.call("GET", "/v2")).body
+
+
+@pytest.mark.parametrize("status", [401, 400])
+def test_a_refused_token_is_in_the_document_with_the_status_that_it_has_here(status):
+    gate = Gate(Tokens(fixed={Access.MANAGEMENT: b"a-management-token"}), status=status)
+    description = ApiDescription(Responses(Metrics().responses), "1", gate=gate)
+    description.add_endpoints([Endpoint("/it", lambda *_: None, Access.MANAGEMENT, RENEW)])
+    document = json.loads(description.to_json())
+    assert str(status) in document["paths"]["/it"]["get"]["responses"]
+    assert ("401" in document["paths"]["/it"]["get"]["responses"]) == (status == 401)

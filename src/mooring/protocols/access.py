@@ -33,7 +33,7 @@ class Gate:
         self._closed = closed
         self._protect_metrics = protect_metrics
         self._demanded = demanded
-        self._status = status
+        self.status = status
 
     def needs_token(self, access: Access) -> bool:
         """Return whether a call of this kind needs a token here."""
@@ -63,7 +63,7 @@ class Gate:
                 why = tokens.lacking(access, authorization)
                 if not why:
                     return None
-                return unauthorized_refusal(access.value, why, tokens.how(access), status=self._status)
+                return unauthorized_refusal(access.value, why, tokens.how(access), status=self.status)
 
             return check_token
         if self._closed and access is Access.MANAGEMENT:

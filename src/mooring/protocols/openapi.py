@@ -158,7 +158,7 @@ class ApiDescription:
     def to_json(self) -> bytes:
         """Return the document of the listener as JSON."""
         self._document = self._document or to_pretty_json(
-            _build_document(self._info, self._operations, self._root)
+            _build_document(self._info, self._operations, self._root, self._gate.status)
         )
         return self._document
 
@@ -173,7 +173,7 @@ class ApiDescription:
                 if "{model_name}" in path and not operation.deprecated
             ]
             info = self._info | {"title": f"RESTful API for: {model}"}
-            document = to_pretty_json(_build_document(info, operations, self._root))
+            document = to_pretty_json(_build_document(info, operations, self._root, self._gate.status))
             if len(self._models) < _MAX_MODELS:
                 self._models[model] = document
         return document
@@ -193,12 +193,15 @@ _MountedCall = tuple[str, Operation, Access]
 """A path, its operation, and the token that a call needs."""
 
 
-def _build_document(info: Mapping[str, Any], operations: Iterable[_MountedCall], root: str) -> dict[str, Any]:
+def _build_document(
+    info: Mapping[str, Any], operations: Iterable[_MountedCall], root: str, unauthorized: int
+) -> dict[str, Any]:
+    """Return the document; ``unauthorized`` is the status of a missing or wrong token."""
     paths: dict[str, Any] = {}
     schemes: dict[str, Any] = {}
     for path, operation, token in operations:
         call = paths.setdefault(path, {})[operation.method.lower()] = _describe_operation(
-            path, operation, token
+            path, operation, token, unauthorized
         )
         for name in (name for either in call.get("security", ()) for name in either):
             schemes[name] = {"type": "http", "scheme": "bearer", "description": f"The {name} token"}
@@ -214,7 +217,7 @@ def _is_v2(path: str) -> bool:
     return path == "/v2" or path.startswith("/v2/")
 
 
-def _describe_operation(path: str, operation: Operation, token: Access) -> dict[str, Any]:
+def _describe_operation(path: str, operation: Operation, token: Access, unauthorized: int) -> dict[str, Any]:
     description: dict[str, Any] = {
         "description": operation.description,
         "operationId": operation.id,
@@ -236,7 +239,7 @@ def _describe_operation(path: str, operation: Operation, token: Access) -> dict[
         str(status): _describe_content(
             Body(JSON, {"$ref": f"#/components/schemas/{error}"}, _MEANINGS[status])
         )
-        for status in sorted({*operation.errors, *([] if token is Access.OPEN else [401])})
+        for status in sorted({*operation.errors, *([] if token is Access.OPEN else [unauthorized])})
     }
     if token is not Access.OPEN:
         description["security"] = [{kind.value: []} for kind in allowing(token)]

@@ -444,8 +444,10 @@ def unauthorized_refusal(token: str, why: str, how: str, *, status: int = 401) -
     """
     reason = f"{why}; this call needs the {token} token, sent as 'Authorization: Bearer TOKEN', and {how}"
     if status == 400:
+        renewing = token == "API"  # noqa: S105 - the name of a kind; TorchServe has another word at /token
+        text = _NO_TOKEN_TEXT.replace("Authorization", "Authentication") if renewing else _NO_TOKEN_TEXT
         head = f'www-authenticate: Bearer realm="mooring", error="invalid_token", error_description="{reason}"\r\n'
-        return Refusal(status, _NO_TOKEN, _NO_TOKEN_TEXT, detail=reason, head=head.encode())
+        return Refusal(status, _NO_TOKEN, text, detail=reason, head=head.encode())
     text = f"{_NO_TOKEN_TEXT}: {reason}"
     return Refusal(status, _NO_TOKEN, text, head=b'www-authenticate: Bearer realm="mooring"\r\n')
 

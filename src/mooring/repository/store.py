@@ -396,8 +396,10 @@ class StartupModels:
         except ModelNotFound as error:  # it went between the listing and the look
             log.warning("model gone", url=url, reason=error.message)
         except MooringError as error:
-            expected = self._required and not isinstance(error, ModelExists)
-            self.skip(SkippedModel(name, "", url, error.message, expected=expected))
+            if not self._required:
+                self._leave_out(name, url, error.message)
+                return
+            self.skip(SkippedModel(name, "", url, error.message, expected=not isinstance(error, ModelExists)))
 
     @contextmanager
     def skip_named(self, name: str, url: str) -> Iterator[None]:
@@ -407,8 +409,11 @@ class StartupModels:
         except MooringError as error:
             if self._required:
                 raise
-            log.warning(f"Failed to load model: {url}", reason=error.message)  # noqa: G004 - TorchServe's line
-            self.skipped.append(SkippedModel(name, "", url, error.message, expected=False))
+            self._leave_out(name, url, error.message)
+
+    def _leave_out(self, name: str, url: str, reason: str) -> None:
+        log.warning(f"Failed to load model: {url}", reason=reason)  # noqa: G004 - TorchServe's line
+        self.skipped.append(SkippedModel(name, "", url, reason, expected=False))
 
 
 def several_places(name: str, repositories: Sequence[Path]) -> str:
