@@ -49,13 +49,15 @@ import numpy as np
 class Model:
     def load(self, context):
         self.sums = np.zeros(2, np.int32)
+        self.first = 0
 
     def infer(self, INPUT, START, READY):
         rows = len(INPUT)
+        self.first = self.first or rows
         time.sleep(0.002)
         started = START[:, 0] == 1
         self.sums[:rows] = np.where(started, 0, self.sums[:rows]) + np.where(READY[:, 0] == 1, INPUT[:, 0], 0)
-        return {"OUTPUT": self.sums[:rows, None], "SHAPE": np.full((rows, 1), rows, np.int32)}
+        return {"OUTPUT": self.sums[:rows, None], "FIRST": np.full((rows, 1), self.first, np.int32)}
 """
 CONFIGS = {
     "simple_sequence": f"""
@@ -79,6 +81,10 @@ CONFIGS = {
         backend: "python" max_batch_size: 2
         input [ {{ name: "INPUT" data_type: TYPE_INT32 dims: [ 1 ] }} ]
         sequence_batching {{ max_sequence_idle_microseconds: 400000 control_input [ {START}, {READY} ] }}
+        model_warmup [ {{
+          name: "full" batch_size: 2
+          inputs {{ key: "INPUT" value {{ data_type: TYPE_INT32 dims: [ 1 ] random_data: true }} }}
+        }} ]
     """,
     "unbatched": f"""
         platform: "onnxruntime_onnx" max_batch_size: 0 {tensors("INT32")}
@@ -226,6 +232,14 @@ def test_a_sequence_has_one_row_of_the_batch_from_its_first_step_to_its_last(ser
         ones, tens = 21, 1 + sum(bool(place % 3) for place in range(20))
         found = stream.read(ones + tens)
     assert found == {"1": list(range(1, ones + 1)), "2": [10 * count for count in range(1, tens + 1)]}
+
+
+def test_a_warm_up_of_a_batch_is_a_step_in_every_slot(server):
+    with closing(tritonclient.http.InferenceServerClient(f"127.0.0.1:{server.port}")) as client:
+        found = client.infer(
+            "slots", [tensor(5, tritonclient.http)], sequence_id=1, sequence_start=True, sequence_end=True
+        )
+    assert (found.as_numpy("OUTPUT").item(), found.as_numpy("FIRST").item()) == (5, 2)
 
 
 def test_more_sequences_than_slots_wait_for_one(server):

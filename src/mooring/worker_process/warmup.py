@@ -5,10 +5,11 @@ The requests have the forms that requests of clients have when they reach the ba
 
 import math
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from msgspec import structs
 
 from mooring.backends.backend import Backend, Concurrent
 from mooring.codecs.raw import join_texts, raw_size, round_to_bfloat16, split_texts
@@ -28,27 +29,50 @@ def run_warmup(backend: Backend, spec: ModelSpec, metadata: ModelMetadata) -> No
     for warmup in spec.warmup:
         for _ in range(warmup.count):
             try:
-                outcome = _infer_once(backend, _build_request(spec, warmup, metadata))
+                outcomes = _infer_once(backend, _build_requests(spec, warmup, metadata))
             except Exception as error:  # user code may raise anything
-                outcome = failure_of(error)
-            if isinstance(outcome, MooringError):
-                raise ModelLoadFailed(
-                    f"warm-up request '{warmup.name}' failed: {outcome.message}",
-                    detail=outcome.detail or traceback.format_exc(),
-                )
+                outcomes = [failure_of(error)]
+            for outcome in outcomes:
+                if isinstance(outcome, MooringError):
+                    raise ModelLoadFailed(
+                        f"warm-up request '{warmup.name}' failed: {outcome.message}",
+                        detail=outcome.detail or traceback.format_exc(),
+                    )
 
 
-def _infer_once(backend: Backend, request: InferenceRequest) -> Outcome:
+def _infer_once(backend: Backend, requests: Sequence[InferenceRequest]) -> Sequence[Outcome]:
     model, reply = backend.overlap, _NullReply()
     if model is None:
-        (outcome,) = backend.infer([request], reply)
-    elif isinstance(model, Concurrent):
-        (outcome,) = model.loop.run_until_complete(model.infer([request], reply))
-    else:
-        (outcome,) = model.run_step([request], 0, reply)
-        while isinstance(outcome, InferenceResponse) and not outcome.final:
-            (outcome,) = model.run_step([request], 1, reply)
-    return outcome
+        return backend.infer(requests, reply)
+    if isinstance(model, Concurrent):
+        return model.loop.run_until_complete(model.infer(requests, reply))
+    (outcome,) = model.run_step(requests, 0, reply)
+    while isinstance(outcome, InferenceResponse) and not outcome.final:
+        (outcome,) = model.run_step(requests, 1, reply)
+    return [outcome]
+
+
+def _build_requests(spec: ModelSpec, warmup: Warmup, metadata: ModelMetadata) -> list[InferenceRequest]:
+    """Build a warm-up request: where a step of a sequence has one row, as many steps as it has rows."""
+    request = _build_request(spec, warmup, metadata)
+    rows = request.rows if request.form is Form.TENSORS else 1
+    if not spec.sequence.enabled or not spec.batching.batch_dimension or rows < 2:
+        return [request]
+    return [
+        structs.replace(
+            request,
+            id=f"{request.id}-{row}",
+            inputs=[_cut_row(tensor, row) for tensor in request.inputs],
+            sequence=Step(f"{request.id}-{row}", start=True, end=True, slot=row),
+        )
+        for row in range(rows)
+    ]
+
+
+def _cut_row(tensor: Tensor, row: int) -> Tensor:
+    size = len(tensor.data) // tensor.shape[0]
+    data = tensor.data[row * size : (row + 1) * size]
+    return Tensor(tensor.name, tensor.datatype, [1, *tensor.shape[1:]], data)
 
 
 def _build_request(spec: ModelSpec, warmup: Warmup, metadata: ModelMetadata) -> InferenceRequest:
