@@ -245,6 +245,13 @@ def test_the_backlog_is_served_in_the_order_in_which_it_came():
     assert sequences.backlog == 0
 
 
+def test_a_sequence_that_begins_anew_under_its_name_waits_behind_those_that_wait():
+    sequences = made(most=0, max_per_worker=1)
+    for job, name in ((1, "a"), (2, "a"), (3, "b"), (4, "c")):
+        sequences.admit_step(name, job, 0.0, start=True, end=True)
+    assert [ran(sequences, 1)[0][0] for _ in range(4)] == [1, 3, 4, 2]
+
+
 def test_a_sequence_that_loses_its_place_unbegun_comes_before_the_backlog():
     sequences = made(most=0, max_per_worker=2)
     for number, name in enumerate("abcd"):

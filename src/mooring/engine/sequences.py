@@ -264,10 +264,15 @@ class Sequences(Generic[P, J]):
     def finish_step(self, job: J, now: float, *, over: bool = False) -> None:
         """Note that a step has its answer. ``over`` ends the sequence, as if the step had been its last."""
         live = self._sequence_of.pop(job, None)
-        if live is not None:
-            live.running = None
-            live.closed = live.closed or over
-            self._enqueue_or_end(live, now)
+        if live is None:
+            return
+        step, live.running = live.running, None
+        live.closed = live.closed or over
+        if step is not None and step.end and live.waiting and live.place is not None and self._backlog:
+            # What comes next under its name is a new sequence, and waits its turn.
+            self._leave_place(live, live.place)
+            live.place, live.used = None, False
+        self._enqueue_or_end(live, now)
 
     def refuse_step(self, job: J, now: float) -> list[J]:
         """Note that a step was refused before the model saw it: its sequence is as it was before. Return the jobs to refuse."""
