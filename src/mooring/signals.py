@@ -75,7 +75,20 @@ def exit_on_signal() -> None:
         signal.signal(number, _leave)
 
 
+def stop_was_asked() -> bool:
+    """Return whether a stop signal has come since ``exit_on_signal``.
+
+    Python ignores an exception in a finalizer or in a callback of a weak reference. A signal that comes in such a moment does
+    not end the process: whoever goes on asks here.
+    """
+    return _asked.is_set()
+
+
+_asked = threading.Event()
+
+
 def _leave(_number: int, _frame: FrameType | None) -> None:
+    _asked.set()
     for number in STOP:  # a second one must not stop the cleaning
         signal.signal(number, _do_nothing)
     raise SystemExit(0)

@@ -46,7 +46,7 @@ from mooring.repository.spec import ModelSpec
 from mooring.repository.workflows import WorkflowCatalog
 from mooring.server.addresses import Addresses
 from mooring.server.startup import Startup
-from mooring.signals import STOP, asking_to_stop
+from mooring.signals import STOP, asking_to_stop, stop_was_asked
 from mooring.tokens import Access, tokens_of
 from mooring.web.certificates import RENEWAL, certificates_of
 from mooring.workers.capacity import descriptors_needed
@@ -133,6 +133,8 @@ def _end_signals() -> asyncio.Event:
 
     for number in asking_to_stop():
         loop.add_signal_handler(number, end)
+    if stop_was_asked():
+        ended.set()
     return ended
 
 
