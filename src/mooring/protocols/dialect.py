@@ -7,7 +7,7 @@ import orjson
 
 from mooring.config.settings import Config
 from mooring.core.buffers import view_of
-from mooring.core.errors import ModelLoadFailed, ModelNotFound, MooringError, VersionNotFound
+from mooring.core.errors import InvalidInput, ModelLoadFailed, ModelNotFound, MooringError, VersionNotFound
 from mooring.core.requests import InferenceResponse
 from mooring.core.service import ModelAdministration
 from mooring.core.tensors import Output, Tensor
@@ -53,11 +53,12 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
 
     def reword_load_error(self, error: MooringError, model: str) -> MooringError:
         """Return a failed load's error with the words that this dialect's clients look for in front."""
-        if not self.triton_texts or not isinstance(error, ModelNotFound | ModelLoadFailed):
+        if not self.triton_texts or not isinstance(error, ModelNotFound | ModelLoadFailed | InvalidInput):
             return error
         missing = isinstance(error, ModelNotFound)
+        kind = InvalidInput if isinstance(error, InvalidInput) else ModelLoadFailed
         reason = "failed to poll from model repository" if missing else error.message
-        return ModelLoadFailed(f"failed to load '{model}', {reason}", model=model, detail=error.detail)
+        return kind(f"failed to load '{model}', {reason}", model=model, detail=error.detail)
 
     def set_model_name(self, response: InferenceResponse, target: Target) -> None:
         """Give an answer the name and the version that it has in this dialect."""
@@ -85,7 +86,13 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
 def _triton_not_found(error: MooringError, target: Target) -> Refusal:
     what = f"'{target.model or error.model}'"
     if isinstance(error, VersionNotFound):
-        what = f"{what} version {target.version or error.version}"
+        version = target.version or error.version
+        if not version.isdecimal():
+            message = (
+                f"failed to get model version from specified version string '{version}': expected a number"
+            )
+            return Refusal(400, "BadRequestException", message, message)
+        what = f"{what} version {version}"
     message = f"Request for unknown model: {what} is not found"
     return Refusal(404, "ModelNotFoundException", message, message)
 

@@ -17,7 +17,7 @@ from mooring.protocols.kserve.repository import describe_state
 from mooring.protocols.kserve.settings import LogSettings, TraceSettings
 from mooring.protocols.kserve.shared_memory import SharedMemory, missing_cuda_region, no_cuda_region
 from mooring.protocols.kserve.statistics import usage_document
-from mooring.protocols.load_options import parse_config
+from mooring.protocols.load_options import LoadOptions, parse_config
 from mooring.repository.triton_document import config_document
 from mooring.tokens import Access
 
@@ -65,20 +65,13 @@ class GrpcRepository:
 
     async def _load(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
         model = _model_name(request)
-        config, files, parameters = None, {}, {}
-        for name, parameter in request.parameters.items():
-            value = _parameter_value(parameter)
-            if name == "config":
-                config = parse_config(value)
-            elif name.startswith(_FILE) and isinstance(value, bytes):
-                files[name.removeprefix(_FILE)] = value
-            elif isinstance(value, bytes):
-                raise InvalidInput(f"parameter '{name}' must be a string, a number or a boolean")
-            elif value is not None:
-                parameters[name] = value
         try:
+            options = _read_load_options(request)
             await self._administration.load(
-                model, config=config, files=files or None, parameters=parameters or None
+                model,
+                config=options.config,
+                files=options.files,
+                parameters=options.parameters,
             )
         except MooringError as error:
             raise self._dialect.reword_load_error(error, model) from error
@@ -222,6 +215,23 @@ def _settings_access(settings: Collection[str]) -> Access:
 def _model_name(request: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest) -> str:
     # Field 1 is Triton's repository_name and KServe's model_name: it names the model where field 2 does not.
     return request.model_name or request.repository_name
+
+
+def _read_load_options(request: pb.RepositoryModelLoadRequest) -> LoadOptions:
+    config = None
+    files: dict[str, bytes] = {}
+    parameters: dict[str, Parameter] = {}
+    for name, parameter in request.parameters.items():
+        value = _parameter_value(parameter)
+        if name == "config":
+            config = parse_config(value)
+        elif name.startswith(_FILE) and isinstance(value, bytes):
+            files[name.removeprefix(_FILE)] = value
+        elif isinstance(value, bytes):
+            raise InvalidInput(f"parameter '{name}' must be a string, a number or a boolean")
+        elif value is not None:
+            parameters[name] = value
+    return LoadOptions(config, files or None, parameters or None)
 
 
 def _parameter_value(parameter: pb.ModelRepositoryParameter) -> Parameter | bytes | None:

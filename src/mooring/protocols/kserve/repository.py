@@ -107,8 +107,8 @@ class Repository:
         target = self._read_target(match)
 
         async def load(body: bytes) -> None:
-            options = parse_load_options(body)
             try:
+                options = parse_load_options(body)
                 await self._administration.load(
                     *target, config=options.config, files=options.files, parameters=options.parameters
                 )

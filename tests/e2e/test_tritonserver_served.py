@@ -1,0 +1,125 @@
+"""``mooring tritonserver`` with several repositories, in its three modes of control, and with models that do not load."""
+
+from contextlib import contextmanager
+
+import pytest
+import requests
+import tritonclient.grpc
+from e2e_kit import PATIENCE, Server, free_ports, until
+from tritonclient.utils import InferenceServerException
+
+GOOD = "def infer(x):\n    return {'y': x}\n"
+BROKEN = "raise ValueError('no weights here')\n"
+CONFIG = """
+backend: "python"
+input [ { name: "x" data_type: TYPE_FP32 dims: [ 1 ] } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [ 1 ] } ]
+"""
+
+
+def add(repository, name, source=GOOD):
+    (repository / name / "1").mkdir(parents=True)
+    (repository / name / "config.pbtxt").write_text(CONFIG)
+    (repository / name / "1" / "model.py").write_text(source)
+
+
+@pytest.fixture
+def repositories(tmp_path):
+    """Two repositories with one model each of their own, and one of the same name."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    add(first, "one")
+    add(second, "two")
+    for each in (first, second):
+        add(each, "both")
+    return first, second
+
+
+@contextmanager
+def triton(folder, *repositories, flags=(), status=0):
+    http, rpc, metrics = free_ports(3)
+    server = Server(
+        folder, *(f"--model-repository={each}" for each in repositories), "--http-address=127.0.0.1",
+        "--grpc-address=127.0.0.1", f"--http-port={http}", f"--grpc-port={rpc}", f"--metrics-port={metrics}",
+        *flags, command="tritonserver", ports=(http, rpc, metrics),
+    )  # fmt: skip
+    try:
+        until(
+            lambda: "Started HTTPService" in server.log or server.process.poll() is not None,
+            within=3 * PATIENCE,
+        )
+        yield server
+        assert server.stop() == status
+    finally:
+        server.kill()
+
+
+def index(server):
+    found = requests.post(f"{server.url}/v2/repository/index", timeout=PATIENCE).json()
+    return {each["name"]: (each["state"], each["reason"]) for each in found}
+
+
+def load(server, name):
+    return requests.post(f"{server.url}/v2/repository/models/{name}/load", timeout=PATIENCE)
+
+
+def test_several_repositories_are_served_and_a_name_in_both_is_not(tmp_path, repositories):
+    with triton(tmp_path, *repositories, flags=["--exit-on-error=false"]) as server:
+        found = index(server)
+        assert (found["one"][0], found["two"][0], found["both"][0]) == ("READY", "READY", "UNAVAILABLE")
+        assert "is in several model repositories" in found["both"][1]
+        refused = load(server, "one")
+        assert (refused.status_code, "explicit model load / unload is not allowed" in refused.text) == (
+            503,
+            True,
+        )
+        with (
+            tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{server.ports[1]}") as client,
+            pytest.raises(InferenceServerException) as error,
+        ):
+            client.unload_model("one")
+        assert "UNAVAILABLE" in error.value.status()
+
+
+def test_a_model_that_does_not_load_ends_the_start_with_status_1(tmp_path):
+    add(tmp_path / "models", "good")
+    add(tmp_path / "models", "broken", BROKEN)
+    with triton(tmp_path, tmp_path / "models", status=1) as server:
+        assert server.process.wait(PATIENCE) == 1
+        assert "failed to load model=broken" in server.log
+        assert "no weights here" in server.log
+        assert "Started HTTPService" not in server.log
+
+
+def test_clients_load_and_unload_from_every_repository_where_that_is_allowed(tmp_path, repositories):
+    flags = ["--model-control-mode=explicit", "--load-model=two"]
+    with triton(tmp_path, *repositories, flags=flags) as server:
+        assert {name: state for name, (state, _) in index(server).items()} == {
+            "one": "UNAVAILABLE", "two": "READY", "both": "UNAVAILABLE",
+        }  # fmt: skip
+        assert load(server, "one").status_code == 200
+        assert load(server, "both").status_code == 400
+        missing = load(server, "nobody")
+        assert missing.json()["error"].startswith(
+            "failed to load 'nobody', failed to poll from model repository"
+        )
+        unloaded = requests.post(f"{server.url}/v2/repository/models/two/unload", timeout=PATIENCE)
+        assert unloaded.status_code == 200
+        assert index(server)["two"][0] == "UNAVAILABLE"
+
+
+def test_a_model_of_the_start_that_is_in_no_repository_ends_it(tmp_path, repositories):
+    flags = ["--model-control-mode=explicit", "--load-model=nobody"]
+    with triton(tmp_path, *repositories, flags=flags, status=1) as server:
+        assert server.process.wait(PATIENCE) == 1
+        assert "there is no folder 'nobody' in the model repository" in server.log
+
+
+def test_every_repository_is_followed_with_poll(tmp_path, repositories):
+    first, second = repositories
+    flags = ["--model-control-mode=poll", "--exit-on-error=false"]
+    with triton(tmp_path, first, second, flags=flags) as server:
+        add(second, "late")
+        until(lambda: index(server).get("late", ("",))[0] == "READY")
+        assert load(server, "late").status_code == 503
+        (second / "late").rename(tmp_path / "gone")
+        until(lambda: "late" not in index(server))
